@@ -1,0 +1,118 @@
+"""The adapter seam: what an agent is to the runner.
+
+To add a framework, write one module with a class that has `name` and `run`, and a line in the table of
+`gapless.agents`. `run` yields what the agent produces as it produces it; the runner does the rest: it opens and closes
+messages, writes the journal, ends the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from gapless.config import RunConfig
+from gapless.events import ContentPart, Context, Event, Interrupt, Message, ResumeEntry, TokenUsage, Tool, text_of
+
+__all__ = ["Agent", "AgentItem", "RunContext"]
+
+AgentItem: TypeAlias = str | Event
+"""What an agent yields: a piece of the answer's text, or any event."""
+
+
+class RunContext:
+    """One run as its agent sees it.
+
+    Read: who asks what, with which history and settings. Write: `native` (the turn in the framework's own form, kept
+    for the next turn), `result` (the typed output, sent with RUN_FINISHED), `state`, `add_usage`.
+    """
+
+    __slots__ = (
+        "_interrupt",
+        "agent_name",
+        "config",
+        "content",
+        "context",
+        "deps",
+        "forwarded_props",
+        "messages",
+        "native",
+        "native_history",
+        "output_type",
+        "result",
+        "run_id",
+        "session_id",
+        "state",
+        "tools",
+        "usage",
+        "user_id",
+    )
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        session_id: str,
+        user_id: str,
+        agent_name: str,
+        content: str | list[ContentPart],
+        messages: list[Message],
+        config: RunConfig,
+        interrupt: Callable[[list[Interrupt]], Awaitable[list[ResumeEntry]]],
+        native_history: Sequence[bytes] = (),
+        deps: Any = None,
+        output_type: Any = None,
+        state: dict[str, Any] | None = None,
+        tools: list[Tool] | None = None,
+        context: list[Context] | None = None,
+        forwarded_props: Any = None,
+    ) -> None:
+        self.run_id = run_id
+        self.session_id = session_id
+        self.user_id = user_id
+        self.agent_name = agent_name
+        self.content = content
+        """The new user message: text, or parts when it has media."""
+        self.messages = messages
+        """The session's history with the new user message last, oldest first."""
+        self.config = config
+        self.native_history = native_history
+        """What `native` was at the end of each earlier turn of this session, oldest first; turns without one left out."""
+        self.deps = deps
+        self.output_type = output_type
+        """The type asked for by `run_stream(output_type=…)`, or None."""
+        self.state: dict[str, Any] = state or {}
+        """The session's state; saved when the run ends."""
+        self.tools = tools or []
+        """Tools that the client offers and executes itself."""
+        self.context = context or []
+        self.forwarded_props = forwarded_props
+        self.native: bytes | None = None
+        """Set by an adapter, and kept up to date while it streams, so that a run cut short leaves a usable turn."""
+        self.result: Any = None
+        """The final output, anything that JSON can carry."""
+        self.usage: list[TokenUsage] = []
+        self._interrupt = interrupt
+
+    @property
+    def message(self) -> str:
+        """The new user message's text."""
+        return text_of(self.content)
+
+    def add_usage(self, usage: TokenUsage) -> None:
+        """Count one model call's tokens; the sum per model goes out with the run's last event."""
+        self.usage.append(usage)
+
+    async def interrupt(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
+        """Ask a person and wait. The run's status is `waiting` until `POST /runs/{id}/input` or `run.answer()` comes."""
+        return await self._interrupt(interrupts)
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """What the runner runs."""
+
+    name: str
+
+    def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+        """Produce the answer. Cancelling the iteration must stop the model call. Raises whatever the agent raises."""
+        ...

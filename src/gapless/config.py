@@ -1,0 +1,85 @@
+"""What a run may be told (`RunConfig`) and what bounds everything (`Limits`)."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Literal
+
+import msgspec
+
+__all__ = ["Limits", "RunConfig", "StreamingMode"]
+
+
+class StreamingMode(enum.Enum):
+    """How the agent's model is called.
+
+    `SSE` streams, `NONE` (old spelling: `OFF`) asks for the whole answer at once, `BIDI` is the live, two-way mode.
+    """
+
+    SSE = "sse"
+    NONE = "none"
+    BIDI = "bidi"
+    OFF = "none"  # an alias of NONE: the spelling of older tutorials
+
+    @classmethod
+    def _missing_(cls, value: object) -> StreamingMode | None:
+        return cls.NONE if isinstance(value, str) and value.lower() == "off" else None
+
+
+class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Settings of one run. All durations are in seconds unless the name says otherwise; None means no bound.
+
+    Raises `ValueError` for a duration or count that is not positive.
+    """
+
+    streaming_mode: StreamingMode = StreamingMode.SSE
+    """`SSE` streams the model; `NONE` runs it blocking (the journal and its followers work the same)."""
+    response_modalities: list[str] | None = None
+    """Passed to the agent as it is, e.g. `["TEXT"]`."""
+    max_llm_calls: int | None = None
+    """The most model calls one run may make; past it the run fails with `run_limit`."""
+    timeout: float | None = 600.0
+    """From the run's start to its end, time spent waiting for a person's answer not counted."""
+    first_event_timeout: float | None = None
+    """From the start to the agent's first event."""
+    idle_timeout: float | None = None
+    """Between two events of the agent."""
+    on_busy: Literal["reject", "queue", "interrupt"] = "reject"
+    """When the session has a run that has not ended: refuse, wait for it, or cancel it and go on."""
+    on_disconnect: Literal["continue", "cancel"] = "continue"
+    """When the last follower leaves: go on (a run outlives its connections), or cancel the run."""
+    fallback: bool = True
+    """Run a model that cannot stream blocking instead, and say so in an event; False makes it an error."""
+    coalesce_ms: float | None = None
+    """Deliver text at most this often to live followers, several deltas in one frame. None: each as it comes."""
+    model_settings: dict[str, Any] = {}
+    """Generation settings, passed to the agent untouched: `temperature`, `max_tokens`, `model`, …"""
+
+    def __post_init__(self) -> None:
+        for name in ("timeout", "first_event_timeout", "idle_timeout", "max_llm_calls", "coalesce_ms"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive or None, not {value!r}")
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """The bounds of one worker. Past one, new work gets an error with `Retry-After`; what runs is unharmed."""
+
+    body_bytes_max: int = 4 * 1024 * 1024
+    """An HTTP request's body."""
+    message_chars_max: int = 1_000_000
+    """A message's text, in characters."""
+    event_bytes_max: int = 1024 * 1024
+    """One event's JSON; a text delta over it is split, any other event over it ends the run with `run_limit`."""
+    journal_events_max: int = 1_000_000
+    """Events in one run's journal."""
+    journal_bytes_max: int = 256 * 1024 * 1024
+    """Bytes in one run's journal."""
+    runs_active_max: int = 5_000
+    """Runs that this worker executes at once."""
+    runs_active_per_user_max: int | None = None
+    """Runs that one user may have active on this worker."""
+    followers_per_run_max: int = 10_000
+    """Followers of one run on this worker."""
+    history_messages_max: int = 10_000
+    """Messages of a session's history that are given to an agent; the oldest are dropped first."""

@@ -1,0 +1,269 @@
+"""Every error that Gapless raises: one class, one stable `code` and one HTTP status each.
+
+The code is the same on every surface: the Python exception, the HTTP answer's `error.code`, the `code` of a run's
+RUN_ERROR event, the command line's message.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AgentFailed",
+    "AgentInvalid",
+    "AgentNotFound",
+    "CursorExpired",
+    "CursorInvalid",
+    "ExtraMissing",
+    "GaplessError",
+    "InputInvalid",
+    "InputTooLarge",
+    "LimitReached",
+    "ModelFailed",
+    "ModelMissing",
+    "NotAuthenticated",
+    "NotAuthorized",
+    "OutputInvalid",
+    "RunCancelled",
+    "RunConflict",
+    "RunFailed",
+    "RunFenced",
+    "RunLimit",
+    "RunNotFound",
+    "RunTimeout",
+    "SessionBusy",
+    "SessionNotFound",
+    "ShuttingDown",
+    "StoreCorrupt",
+    "StoreUnavailable",
+    "ToolFailed",
+    "UsageError",
+    "WorkerLost",
+    "error_for_code",
+]
+
+
+class GaplessError(Exception):
+    """What happened, to which run, and what to do.
+
+    `code` is stable and machine-readable; `status` is the HTTP status of an answer that carries the error before its
+    first byte; `run_id` names the run, where there is one; `retry_after_s` is set where trying again later helps.
+    """
+
+    code = "internal_error"
+    status = 500
+
+    def __init__(
+        self, message: str, *, run_id: str | None = None, code: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.run_id = run_id
+        self.retry_after_s = retry_after_s
+        if code is not None:
+            self.code = code
+
+
+class UsageError(GaplessError):
+    """The program was called wrongly: a bad option, agent reference or store URL."""
+
+    code = "usage"
+    status = 400
+
+
+class InputInvalid(GaplessError):
+    """The request's content is not what the route takes."""
+
+    code = "input_invalid"
+    status = 422
+
+
+class InputTooLarge(GaplessError):
+    """The request's body or message is over its limit."""
+
+    code = "input_too_large"
+    status = 413
+
+
+class NotAuthenticated(GaplessError):
+    """No key, or not one that is known."""
+
+    code = "not_authenticated"
+    status = 401
+
+
+class NotAuthorized(GaplessError):
+    """The caller is known and may not do this."""
+
+    code = "not_authorized"
+    status = 403
+
+
+class AgentNotFound(GaplessError):
+    """No agent is registered or importable under that name."""
+
+    code = "agent_not_found"
+    status = 404
+
+
+class AgentInvalid(GaplessError):
+    """The object is not something that Gapless can run as an agent, or it yielded something that is no event."""
+
+    code = "agent_invalid"
+
+
+class ExtraMissing(GaplessError):
+    """An optional dependency is not installed."""
+
+    code = "extra_missing"
+
+
+class ModelMissing(GaplessError):
+    """No model weights were found."""
+
+    code = "model_missing"
+
+
+class ModelFailed(GaplessError):
+    """The model could not be loaded or its endpoint failed."""
+
+    code = "model_failed"
+    status = 502
+
+
+class RunNotFound(GaplessError):
+    """No run has that id, or the caller may not know of it."""
+
+    code = "run_not_found"
+    status = 404
+
+
+class RunConflict(GaplessError):
+    """The run id is taken by a run with another message, session or agent."""
+
+    code = "run_conflict"
+    status = 409
+
+
+class SessionNotFound(GaplessError):
+    """No session has that id, or the caller may not know of it."""
+
+    code = "session_not_found"
+    status = 404
+
+
+class SessionBusy(GaplessError):
+    """The session has a run that has not ended, and `on_busy` is "reject"."""
+
+    code = "session_busy"
+    status = 409
+
+
+class CursorInvalid(GaplessError):
+    """The cursor is malformed, belongs to another run, or lies beyond what the run has written."""
+
+    code = "cursor_invalid"
+    status = 400
+
+
+class CursorExpired(GaplessError):
+    """The run is known, but its events are past their retention."""
+
+    code = "cursor_expired"
+    status = 410
+
+
+class LimitReached(GaplessError):
+    """Too many runs or followers at once; try again after `retry_after_s`."""
+
+    code = "limit_reached"
+    status = 429
+
+
+class ShuttingDown(GaplessError):
+    """This worker takes no new runs because it is stopping; another one will."""
+
+    code = "shutting_down"
+    status = 503
+
+
+class StoreUnavailable(GaplessError):
+    """The store cannot be reached or written (disk full, read-only, connection lost)."""
+
+    code = "store_unavailable"
+    status = 503
+
+
+class StoreCorrupt(GaplessError):
+    """The store's file is damaged or not a store of Gapless."""
+
+    code = "store_corrupt"
+    status = 500
+
+
+class RunFenced(GaplessError):
+    """This worker lost its lease on the run: another one has closed it or taken it over."""
+
+    code = "run_fenced"
+    status = 409
+
+
+class RunFailed(GaplessError):
+    """A run ended without success. Its subclasses say how; `text` is what had been shown until then."""
+
+    code = "run_failed"
+    text: str = ""
+
+
+class AgentFailed(RunFailed):
+    """The agent raised. The original exception is the cause where it happened in this process."""
+
+    code = "agent_failed"
+
+
+class ToolFailed(RunFailed):
+    """A tool raised and the agent did not recover."""
+
+    code = "tool_failed"
+
+
+class OutputInvalid(RunFailed):
+    """The final output does not have the type that was asked for."""
+
+    code = "output_invalid"
+
+
+class RunTimeout(RunFailed):
+    """The run passed `timeout`, `first_event_timeout` or `idle_timeout`."""
+
+    code = "run_timeout"
+    status = 504
+
+
+class RunCancelled(RunFailed):
+    """The run was cancelled."""
+
+    code = "run_cancelled"
+
+
+class RunLimit(RunFailed):
+    """The run passed one of its limits: journal length, event size or model calls."""
+
+    code = "run_limit"
+
+
+class WorkerLost(RunFailed):
+    """The worker that ran it died or lost its lease; the run was closed by another."""
+
+    code = "worker_lost"
+
+
+def _classes(base: type[GaplessError]) -> list[type[GaplessError]]:
+    return [base, *(c for sub in base.__subclasses__() for c in _classes(sub))]
+
+
+_BY_CODE = {cls.code: cls for cls in reversed(_classes(GaplessError))}
+
+
+def error_for_code(code: str | None, message: str, *, run_id: str | None = None) -> GaplessError:
+    """The typed error for a `code` that came over a wire or out of a journal; `RunFailed` for a code not known here."""
+    cls = _BY_CODE.get(code or "", RunFailed)
+    return cls(message, run_id=run_id, code=code)
