@@ -19,7 +19,7 @@ class StreamingMode(enum.Enum):
     SSE = "sse"
     NONE = "none"
     BIDI = "bidi"
-    OFF = "none"  # an alias of NONE: the spelling of older tutorials
+    OFF = "none"  # noqa: PIE796  # an alias of NONE on purpose: the spelling of older tutorials
 
     @classmethod
     def _missing_(cls, value: object) -> StreamingMode | None:

@@ -76,7 +76,7 @@ class RunContext:
         """The session's history with the new user message last, oldest first."""
         self.config = config
         self.native_history = native_history
-        """What `native` was at the end of each earlier turn of this session, oldest first; turns without one left out."""
+        """`native` of each earlier turn of this session that has one, oldest first."""
         self.deps = deps
         self.output_type = output_type
         """The type asked for by `run_stream(output_type=…)`, or None."""
@@ -103,7 +103,7 @@ class RunContext:
         self.usage.append(usage)
 
     async def interrupt(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
-        """Ask a person and wait. The run's status is `waiting` until `POST /runs/{id}/input` or `run.answer()` comes."""
+        """Ask a person and wait: the run is `waiting` until `POST /runs/{id}/input` or `run.answer()`."""
         return await self._interrupt(interrupts)
 
 

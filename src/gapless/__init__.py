@@ -1,0 +1,1 @@
+"""Gapless: stream AI-agent responses over Server-Sent Events without a gap."""

@@ -1,0 +1,1 @@
+"""Agents: one adapter module per framework behind the seam in `gapless.agents.base`."""

@@ -1,0 +1,268 @@
+"""What a store of journals must do. The normative page is docs/journal.md; tests/journals/conformance.py is its suite.
+
+A store knows bytes and positions. It keeps, for each run, a record and a journal: events numbered 1, 2, 3 … without
+holes, closed once by the append that carries the terminal event. It knows which worker owns a run and refuses appends
+of any other. It keeps sessions: their records and, per ended run, one turn.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar, Protocol
+
+import msgspec
+
+from gapless.events import UserMessage
+
+__all__ = [
+    "ACTIVE",
+    "Append",
+    "Listener",
+    "RunEnd",
+    "RunRecord",
+    "RunStatus",
+    "SessionRecord",
+    "Store",
+    "Turn",
+    "WorkerFenced",
+    "title_of",
+]
+
+TITLE_CHARS_MAX = 80
+
+
+class RunStatus(enum.StrEnum):
+    """queued → running ⇄ waiting → finished | failed | cancelled. The last three are final."""
+
+    QUEUED = "queued"
+    """Accepted; waits for the session's earlier run."""
+    RUNNING = "running"
+    WAITING = "waiting"
+    """Interrupted: a person has to answer before it goes on."""
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self not in ACTIVE
+
+
+ACTIVE = frozenset({RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING})
+
+
+class _Record(msgspec.Struct, omit_defaults=True):
+    pass
+
+
+class RunRecord(_Record, kw_only=True):
+    """One run, as `GET /runs/{id}` shows it (less `owner` and `digest`). Times are milliseconds since the epoch."""
+
+    id: str
+    session_id: str
+    user_id: str
+    agent: str
+    message: str
+    """The user's message as text (media left out)."""
+    created_at: int
+    status: RunStatus = RunStatus.QUEUED
+    started_at: int | None = None
+    ended_at: int | None = None
+    last_seq: int = 0
+    """Position of the newest accepted event."""
+    error: dict[str, str] | None = None
+    """`code` and `message` of a run that failed or was cancelled."""
+    owner: str = ""
+    """Id of the worker that executes it."""
+    digest: str = ""
+    """Hash of what was asked, to tell a repeated start from a conflicting one."""
+    input: UserMessage | None = None
+    """The user's message whole, for the session's turn."""
+    expired: bool = False
+    """The journal's events are past their retention and gone."""
+
+
+class SessionRecord(_Record, kw_only=True):
+    """One conversation. Times are milliseconds since the epoch."""
+
+    id: str
+    user_id: str
+    agent: str
+    created_at: int
+    updated_at: int
+    title: str = ""
+    state: dict[str, Any] = {}
+
+
+class Turn(_Record, kw_only=True):
+    """What one ended run adds to its session: the user's message and all that came back."""
+
+    run_id: str
+    messages: msgspec.Raw
+    """A JSON array of AG-UI messages, the user's first."""
+    native: bytes | None = None
+    """The turn in the agent framework's own form."""
+
+
+class RunEnd(_Record, kw_only=True):
+    """Goes with the append that holds a run's terminal event: both are accepted, or neither."""
+
+    status: RunStatus
+    ended_at: int
+    turn: Turn
+    error: dict[str, str] | None = None
+    state: dict[str, Any] | None = None
+    """The session's new state; None leaves it."""
+
+
+class Append:
+    """Events of one run to be accepted as one: all of them in order, or none.
+
+    `first_seq` is the position of `events[0]`, which must be the journal's last + 1. With `end` the journal is closed.
+    With `status` the run's record is updated in the same step.
+    """
+
+    __slots__ = ("end", "events", "first_seq", "run_id", "status")
+
+    def __init__(
+        self,
+        run_id: str,
+        first_seq: int,
+        events: list[bytes],
+        end: RunEnd | None = None,
+        status: RunStatus | None = None,
+    ) -> None:
+        self.run_id = run_id
+        self.first_seq = first_seq
+        self.events = events
+        self.end = end
+        self.status = status
+
+
+def title_of(message: str) -> str:
+    """A session's title: the first line of its first message."""
+    line = message.strip().partition("\n")[0]
+    return line if len(line) <= TITLE_CHARS_MAX else line[: TITLE_CHARS_MAX - 1] + "…"
+
+
+class WorkerFenced(Exception):
+    """This worker's lease was lost: its runs belong to others and it can append nothing under its id."""
+
+
+class Listener(Protocol):
+    """Who a store tells of what other workers did. Called on the event loop; must not block."""
+
+    def on_events(self, run_id: str, first_seq: int, events: list[bytes], closed: bool) -> None:
+        """Events of a watched run that another worker appended. May repeat or skip: positions tell."""
+
+    def on_command(self, run_id: str, command: bytes) -> None:
+        """A command for a run that this worker owns."""
+
+
+class Store(ABC):
+    """A keeper of journals, runs and sessions, as one worker sees it.
+
+    Every method raises `StoreUnavailable` when the store cannot be reached or written; nothing has changed then.
+    """
+
+    scheme: ClassVar[str]
+    commit_interval_s: ClassVar[float] = 0.0
+    """Appends are grouped: two calls of `append` are at least this far apart while there is traffic."""
+
+    # -- the worker -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def open(self, worker_id: str, listener: Listener) -> None:
+        """Make the store ready and register the worker. Raises `StoreCorrupt`."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Release everything and unregister the worker. Idempotent."""
+
+    @abstractmethod
+    async def renew(self) -> None:
+        """Renew the worker's lease. Raises `WorkerFenced` when another worker has taken its runs."""
+
+    @abstractmethod
+    async def take_over(self, lease_s: float) -> list[RunRecord]:
+        """Fence every worker that has not renewed for `lease_s` seconds, as observed by this worker's own monotonic
+        clock, and become the owner of its active runs. Exactly one worker gets each run."""
+
+    # -- runs -------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
+        """Record a new run, owned by this worker and queued, and its session where that is new.
+
+        Returns the record and True, or the record that already has the id and False. With `reject_busy`, raises
+        `SessionBusy` when the session has an active run."""
+
+    @abstractmethod
+    async def start_run(self, run_id: str, started_at: int) -> str | None:
+        """Set a queued run running if it is the oldest active run of its session: None; else the id of the run just
+        ahead of it. Raises `RunNotFound` when it is no longer queued."""
+
+    @abstractmethod
+    async def get_run(self, run_id: str) -> RunRecord | None: ...
+
+    @abstractmethod
+    async def list_runs(
+        self,
+        *,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        status: RunStatus | None = None,
+        limit: int = 100,
+    ) -> list[RunRecord]:
+        """Newest first."""
+
+    # -- journals ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def append(self, batches: Sequence[Append]) -> Collection[str]:
+        """Accept each batch, durably and atomically; returns the ids of the runs that were refused because this worker
+        does not own them or they are closed. Raises `WorkerFenced`."""
+
+    @abstractmethod
+    async def read(self, run_id: str, after: int, limit: int) -> list[bytes]:
+        """The accepted events after + 1 … at most `limit` of them; empty at the end. Raises `CursorExpired` when the
+        events are past their retention, `RunNotFound`."""
+
+    @abstractmethod
+    async def watch(self, run_id: str) -> None:
+        """Tell the listener of what others append to this run from now on, until `unwatch`."""
+
+    @abstractmethod
+    async def unwatch(self, run_id: str) -> None: ...
+
+    @abstractmethod
+    async def send(self, run_id: str, command: bytes) -> None:
+        """Deliver a command (cancel, input) to the worker that owns the run, at least once."""
+
+    @abstractmethod
+    async def expire(self, ended_before: int) -> int:
+        """Drop the events of runs that ended before that time (ms); their records stay. Returns how many runs."""
+
+    # -- sessions ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def create_session(self, session: SessionRecord) -> SessionRecord:
+        """Record a new session; returns the one that already has the id, if any."""
+
+    @abstractmethod
+    async def get_session(self, session_id: str) -> SessionRecord | None: ...
+
+    @abstractmethod
+    async def list_sessions(self, *, user_id: str | None = None, limit: int = 100) -> list[SessionRecord]:
+        """Latest used first."""
+
+    @abstractmethod
+    async def delete_session(self, session_id: str) -> bool:
+        """Drop the session, its turns, its ended runs and their journals. Raises `SessionBusy` when a run of it is
+        active."""
+
+    @abstractmethod
+    async def turns(self, session_id: str) -> list[Turn]:
+        """The session's turns, oldest first."""

@@ -1,0 +1,397 @@
+"""The hot path: journals as this process sees them, the writer that gets events accepted, the followers that read them.
+
+An event goes `Journal.append` → pending → `Journals._write` (one group for all runs of the process) → the store accepts
+→ the journal's window → followers wake. A follower holds a cursor and nothing else: what has left the window it reads
+from the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection
+
+from gapless.errors import RunNotFound, StoreUnavailable
+from gapless.journals.contract import Append, RunEnd, RunStatus, Store, WorkerFenced
+
+__all__ = ["Follower", "Journal", "Journals", "Slice"]
+
+WINDOW_EVENTS = 512
+"""Accepted events that a journal keeps at hand; at most twice as many before the older half goes."""
+WINDOW_BYTES_MAX = 1024 * 1024
+"""Bytes of accepted events kept at hand."""
+PENDING_EVENTS_MAX = 256
+PENDING_BYTES_MAX = 1024 * 1024
+"""What a producer may have written and the store not yet accepted; past it the producer is held back."""
+PAGE_EVENTS = 512
+"""Events read at once by a follower that is behind."""
+RETRY_FIRST_S, RETRY_MAX_S = 0.05, 1.0
+"""Pause between attempts while the store is unavailable, doubling."""
+STORE_PATIENCE_S = 30.0
+"""A store unavailable for this long fails the runs that wait for it."""
+
+log = logging.getLogger("gapless.journal")
+
+
+class Slice:
+    """Consecutive events of one journal. `behind` says that they were there before the follower asked."""
+
+    __slots__ = ("behind", "events", "first_seq")
+
+    def __init__(self, first_seq: int, events: list[bytes], behind: bool) -> None:
+        self.first_seq = first_seq
+        self.events = events
+        self.behind = behind
+
+
+class Journal:
+    """One run's journal in this process: the newest accepted events, and who waits for more.
+
+    `last` is the newest accepted position, `closed` says that it is the terminal event's. `append` and `close` are for
+    the run's owner alone.
+    """
+
+    __slots__ = (
+        "_bytes",
+        "_end",
+        "_first",
+        "_hub",
+        "_in_flight",
+        "_pending",
+        "_pending_bytes",
+        "_queued",
+        "_status",
+        "_waiters",
+        "_window",
+        "closed",
+        "followers",
+        "last",
+        "lost",
+        "owned",
+        "run_id",
+        "size_bytes",
+    )
+
+    def __init__(self, hub: Journals, run_id: str, *, owned: bool, last: int = 0, closed: bool = False) -> None:
+        self.run_id = run_id
+        self.last = last
+        self.closed = closed
+        self.owned = owned
+        self.lost: Exception | None = None
+        """Why nothing more will come from here: the store stayed away too long."""
+        self.followers = 0
+        self.size_bytes = 0
+        """Bytes appended by this owner."""
+        self._hub = hub
+        self._window: list[bytes] = []
+        self._first = last + 1
+        self._bytes = 0
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._in_flight = 0
+        self._end: RunEnd | None = None
+        self._status: RunStatus | None = None
+        self._queued = False
+        self._waiters: list[asyncio.Future[None]] = []
+
+    # -- the owner's side -------------------------------------------------------------------------------------------
+
+    def append(self, event: bytes) -> None:
+        """Hand one event to the writer. It is delivered once the store has accepted it."""
+        self._pending.append(event)
+        self._pending_bytes += len(event)
+        if not self._queued:
+            self._queued = True
+            self._hub._enqueue(self)
+
+    def set_status(self, status: RunStatus) -> None:
+        """Change the run's status together with the events appended last."""
+        self._status = status
+
+    def close(self, event: bytes, end: RunEnd) -> None:
+        """Append the terminal event and close the journal in one step."""
+        self._end = end
+        self.append(event)
+
+    @property
+    def appended(self) -> int:
+        """Position of the newest event handed over, accepted or not."""
+        return self.last + self._in_flight + len(self._pending)
+
+    @property
+    def full(self) -> bool:
+        return len(self._pending) >= PENDING_EVENTS_MAX or self._pending_bytes >= PENDING_BYTES_MAX
+
+    async def drain(self) -> None:
+        """Wait until all that was appended is accepted. Raises `StoreUnavailable` when the store stays away."""
+        while (self._pending or self._in_flight) and self.owned:
+            if self.lost is not None:
+                raise self.lost
+            await self._changed()
+
+    def _take(self) -> Append:
+        batch = Append(self.run_id, self.last + 1, self._pending, self._end, self._status)
+        self._in_flight = len(self._pending)
+        self._pending, self._pending_bytes, self._status, self._queued = [], 0, None, False
+        return batch
+
+    def _accept(self, batch: Append) -> None:
+        self._in_flight = 0
+        self._advance(batch.events, batch.end is not None)
+
+    # -- every reader's side ----------------------------------------------------------------------------------------
+
+    async def wait(self, after: int) -> None:
+        """Until there is an event past `after`, or the journal is closed. Raises `StoreUnavailable`."""
+        while self.last <= after and not self.closed:
+            if self.lost is not None:
+                raise self.lost
+            await self._changed()
+
+    async def read(self, after: int, limit: int = PAGE_EVENTS) -> list[bytes]:
+        """Accepted events after `after`, from the window or else from the store."""
+        start = after + 1 - self._first
+        if start >= 0:
+            return self._window[start : start + limit]
+        return await self._hub.store.read(self.run_id, after, limit)
+
+    async def _changed(self) -> None:
+        waiter = self._hub.loop.create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            raise
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _advance(self, events: list[bytes], closed: bool) -> None:
+        window = self._window
+        window += events
+        self.last += len(events)
+        size = 0
+        for event in events:
+            size += len(event)
+        self._bytes += size
+        self.size_bytes += size
+        if len(window) > 2 * WINDOW_EVENTS or self._bytes > WINDOW_BYTES_MAX:
+            self._trim()
+        self.closed = closed
+        if self._waiters:
+            self._wake()
+
+    def _trim(self) -> None:
+        window = self._window
+        dropped = max(0, len(window) - WINDOW_EVENTS)
+        self._bytes -= sum(map(len, window[:dropped]))
+        while self._bytes > WINDOW_BYTES_MAX and dropped < len(window) - 1:
+            self._bytes -= len(window[dropped])
+            dropped += 1
+        del window[:dropped]
+        self._first += dropped
+
+    def _catch_up(self, first_seq: int, events: list[bytes], closed: bool) -> None:
+        """Take over what another worker appended; positions tell repeats and holes."""
+        last = first_seq + len(events) - 1
+        if last <= self.last:
+            if closed and last == self.last and not self.closed:
+                self.closed = True
+                self._wake()
+            return
+        if first_seq > self.last + 1:
+            self._window.clear()
+            self._bytes = 0
+            self._first, self.last = first_seq, first_seq - 1
+        self._advance(events[self.last + 1 - first_seq :], closed)
+
+
+class Follower:
+    """One reader of a journal: a cursor that moves."""
+
+    __slots__ = ("after", "coalesce_s", "journal")
+
+    def __init__(self, journal: Journal, after: int = 0, *, coalesce_s: float = 0.0) -> None:
+        self.journal = journal
+        self.after = after
+        self.coalesce_s = coalesce_s
+
+    async def next(self) -> Slice | None:
+        """The next events past the cursor, waiting for them; None at the end of the journal.
+
+        Raises `CursorExpired`, `StoreUnavailable`."""
+        journal, after = self.journal, self.after
+        behind = journal.last > after
+        if not behind:
+            if journal.closed:
+                return None
+            await journal.wait(after)
+            if self.coalesce_s and not journal.closed:
+                await asyncio.sleep(self.coalesce_s)
+                behind = True
+        events = await journal.read(after)
+        if not events:
+            return None
+        self.after = after + len(events)
+        return Slice(after + 1, events, behind)
+
+
+class Journals:
+    """All journals that this process writes or follows, and the one writer of them."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        on_refused: Callable[[str], None],
+        on_command: Callable[[str, bytes], None],
+        on_fenced: Callable[[], None],
+        patience_s: float = STORE_PATIENCE_S,
+    ) -> None:
+        self.store = store
+        self.loop: asyncio.AbstractEventLoop
+        self._on_refused = on_refused
+        self._on_command = on_command
+        self._on_fenced = on_fenced
+        self._patience_s = patience_s
+        self._journals: dict[str, Journal] = {}
+        self._dirty: list[Journal] = []
+        self._sleeper: asyncio.Future[None] | None = None
+        self._writer: asyncio.Task[None] | None = None
+
+    async def open(self, worker_id: str) -> None:
+        """Open the store and start the writer. Raises `StoreUnavailable`, `StoreCorrupt`."""
+        self.loop = asyncio.get_running_loop()
+        await self.store.open(worker_id, self)
+        self._writer = asyncio.create_task(self._write(), name="gapless-writer")
+
+    async def close(self) -> None:
+        """Stop the writer and close the store. What is pending is not waited for: drain first."""
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.gather(self._writer, return_exceptions=True)
+            self._writer = None
+        await self.store.close()
+
+    # -- who uses which journal -------------------------------------------------------------------------------------
+
+    def create(self, run_id: str, *, last: int = 0) -> Journal:
+        """The journal of a run that this worker owns."""
+        journal = self._journals[run_id] = Journal(self, run_id, owned=True, last=last)
+        return journal
+
+    async def attach(self, run_id: str) -> Journal:
+        """The journal of any run, counted as used until `release`. Raises `RunNotFound`."""
+        journal = self._journals.get(run_id)
+        if journal is None:
+            await self.store.watch(run_id)  # before the record is read, so that nothing falls between
+            record = await self.store.get_run(run_id)
+            journal = self._journals.get(run_id)
+            if journal is None:
+                if record is None:
+                    await self.store.unwatch(run_id)
+                    raise RunNotFound(f"no run {run_id}", run_id=run_id)
+                journal = Journal(self, run_id, owned=False, last=record.last_seq, closed=record.status.ended)
+                self._journals[run_id] = journal
+        journal.followers += 1
+        return journal
+
+    async def release(self, journal: Journal) -> None:
+        """One user less; the last one of a journal that is not being written here lets it go."""
+        journal.followers -= 1
+        await self._drop_if_unused(journal)
+
+    async def disown(self, journal: Journal) -> None:
+        """The owner has finished with it, or lost it: from now on it is read like anyone else's."""
+        was_owned, journal.owned = journal.owned, False
+        if was_owned and not journal.closed:
+            journal._pending, journal._pending_bytes, journal._in_flight = [], 0, 0
+            await self.store.watch(journal.run_id)
+            record = await self.store.get_run(journal.run_id)
+            if record is not None and record.last_seq > journal.last:
+                journal._catch_up(record.last_seq + 1, [], False)
+            if record is not None and record.status.ended:
+                journal.closed = True
+            journal._wake()
+        await self._drop_if_unused(journal)
+
+    async def _drop_if_unused(self, journal: Journal) -> None:
+        if journal.followers <= 0 and not journal.owned and self._journals.get(journal.run_id) is journal:
+            del self._journals[journal.run_id]
+            await self.store.unwatch(journal.run_id)
+
+    # -- the writer -------------------------------------------------------------------------------------------------
+
+    def _enqueue(self, journal: Journal) -> None:
+        self._dirty.append(journal)
+        if self._sleeper is not None:
+            self._sleeper.set_result(None)
+            self._sleeper = None
+
+    async def _write(self) -> None:
+        interval_s = self.store.commit_interval_s
+        committed_at = 0.0
+        while True:
+            if not self._dirty:
+                self._sleeper = self.loop.create_future()
+                await self._sleeper
+            if interval_s and (wait_s := committed_at + interval_s - self.loop.time()) > 0:
+                await asyncio.sleep(wait_s)
+            dirty, self._dirty = self._dirty, []
+            await self._commit(dirty)
+            committed_at = self.loop.time()
+
+    async def _commit(self, dirty: list[Journal]) -> None:
+        dirty = [journal for journal in dirty if journal.owned]
+        batches = [journal._take() for journal in dirty]
+        refused = await self._append(batches)
+        for journal, batch in zip(dirty, batches, strict=True):
+            if batch.run_id in refused:
+                self._on_refused(batch.run_id)
+            else:
+                journal._accept(batch)
+
+    async def _append(self, batches: list[Append]) -> Collection[str]:
+        """Until the store has answered. Every run is refused when the worker itself is fenced."""
+        pause_s, failing_since = RETRY_FIRST_S, 0.0
+        while True:
+            try:
+                return await self.store.append(batches)
+            except WorkerFenced:
+                self._on_fenced()
+                return {batch.run_id for batch in batches}
+            except StoreUnavailable as error:
+                now = time.monotonic()
+                if not failing_since:
+                    failing_since = now
+                    log.warning("store unavailable, holding %d runs back: %s", len(batches), error)
+                elif now - failing_since > self._patience_s:
+                    self._give_up(batches, error)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RETRY_MAX_S)
+
+    def _give_up(self, batches: list[Append], error: StoreUnavailable) -> None:
+        for batch in batches:
+            journal = self._journals.get(batch.run_id)
+            if journal is not None and journal.lost is None:
+                journal.lost = StoreUnavailable(
+                    f"run {batch.run_id}: the store has been unavailable for {self._patience_s:.0f} s ({error})",
+                    run_id=batch.run_id,
+                )
+                journal._wake()
+
+    # -- what other workers did (Listener) --------------------------------------------------------------------------
+
+    def on_events(self, run_id: str, first_seq: int, events: list[bytes], closed: bool) -> None:
+        journal = self._journals.get(run_id)
+        if journal is not None and not journal.owned:
+            journal._catch_up(first_seq, events, closed)
+
+    def on_command(self, run_id: str, command: bytes) -> None:
+        self._on_command(run_id, command)

@@ -1,0 +1,34 @@
+"""Telling dead workers from live ones without comparing clocks.
+
+A worker proves that it lives by counting up its beat. Another one watches the count by its own monotonic clock: a beat
+that has not moved for a lease is a worker that is gone. Neither a jump of the wall clock nor two machines that disagree
+about the time can kill a living worker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+__all__ = ["LeaseWatch"]
+
+
+class LeaseWatch:
+    """What one worker has seen of the others' beats."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._observed_at = 0.0
+
+    def expired(self, beats: Mapping[str, int], lease_s: float) -> list[str]:
+        """The workers whose beat has stood still for `lease_s` seconds. Call it several times a lease."""
+        now = self._monotonic()
+        if now - self._observed_at > lease_s / 2:
+            self._seen.clear()  # this process slept: what it last saw says nothing about the time since
+        self._observed_at = now
+        self._seen = {
+            worker_id: seen if (seen := self._seen.get(worker_id)) is not None and seen[0] == beat else (beat, now)
+            for worker_id, beat in beats.items()
+        }
+        return [worker_id for worker_id, (_, since) in self._seen.items() if now - since >= lease_s]

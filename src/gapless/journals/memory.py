@@ -1,0 +1,266 @@
+"""The store in memory: for tests, demonstrations and single-process use. Everything goes with the process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import ClassVar, TypeVar
+
+import msgspec
+
+from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreUnavailable
+from gapless.journals.contract import (
+    ACTIVE,
+    Append,
+    Listener,
+    RunRecord,
+    RunStatus,
+    SessionRecord,
+    Store,
+    Turn,
+    WorkerFenced,
+    title_of,
+)
+from gapless.journals.lease import LeaseWatch
+
+__all__ = ["Memory", "MemoryStore"]
+
+_RecordT = TypeVar("_RecordT", RunRecord, SessionRecord)
+
+
+class Memory:
+    """What is kept. Several `MemoryStore`s on one `Memory` are several workers on one store."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, RunRecord] = {}
+        self.events: dict[str, list[bytes]] = {}
+        self.sessions: dict[str, SessionRecord] = {}
+        self.turns: dict[str, list[Turn]] = {}
+        self.session_runs: dict[str, dict[str, None]] = {}
+        """Active runs per session, oldest first."""
+        self.beats: dict[str, int] = {}
+        """Renewals per registered worker."""
+        self.workers: dict[str, MemoryStore] = {}
+        self.watchers: dict[str, set[str]] = {}
+
+
+class MemoryStore(Store):
+    """`memory://`, or a `Memory` shared with others."""
+
+    scheme: ClassVar[str] = "memory"
+
+    def __init__(self, memory: Memory | None = None, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._memory = memory or Memory()
+        self._worker_id = ""
+        self._listener: Listener | None = None
+        self._lease_watch = LeaseWatch(monotonic)
+
+    # -- the worker -------------------------------------------------------------------------------------------------
+
+    async def open(self, worker_id: str, listener: Listener) -> None:
+        self._worker_id, self._listener = worker_id, listener
+        self._memory.workers[worker_id] = self
+        self._memory.beats[worker_id] = 0
+
+    async def close(self) -> None:
+        self._memory.workers.pop(self._worker_id, None)
+        self._memory.beats.pop(self._worker_id, None)
+        for watchers in self._memory.watchers.values():
+            watchers.discard(self._worker_id)
+        self._listener = None
+
+    async def renew(self) -> None:
+        self._check_lease()
+        self._memory.beats[self._worker_id] += 1
+
+    async def take_over(self, lease_s: float) -> list[RunRecord]:
+        self._check_lease()
+        memory = self._memory
+        others = {worker_id: beat for worker_id, beat in memory.beats.items() if worker_id != self._worker_id}
+        for worker_id in self._lease_watch.expired(others, lease_s):
+            del memory.beats[worker_id]
+        taken = []
+        for run in memory.runs.values():
+            if run.status in ACTIVE and run.owner not in memory.beats:
+                run.owner = self._worker_id
+                taken.append(_copy(run))
+        return taken
+
+    def _check_lease(self) -> None:
+        if self._listener is None:
+            raise StoreUnavailable("the memory store is closed")
+        if self._worker_id not in self._memory.beats:
+            raise WorkerFenced(self._worker_id)
+
+    # -- runs -------------------------------------------------------------------------------------------------------
+
+    async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
+        self._check_lease()
+        memory = self._memory
+        if (known := memory.runs.get(run.id)) is not None:
+            return _copy(known), False
+        active = memory.session_runs.setdefault(run.session_id, {})
+        if reject_busy and active:
+            raise SessionBusy(f"session {run.session_id} has an active run, {next(iter(active))}", run_id=run.id)
+        if run.session_id not in memory.sessions:
+            memory.sessions[run.session_id] = SessionRecord(
+                id=run.session_id,
+                user_id=run.user_id,
+                agent=run.agent,
+                created_at=run.created_at,
+                updated_at=run.created_at,
+                title=title_of(run.message),
+            )
+        run.owner = self._worker_id
+        memory.runs[run.id] = _copy(run)
+        memory.events[run.id] = []
+        active[run.id] = None
+        return run, True
+
+    async def start_run(self, run_id: str, started_at: int) -> str | None:
+        self._check_lease()
+        run = self._memory.runs.get(run_id)
+        if run is None or run.status is not RunStatus.QUEUED:
+            raise RunNotFound(f"run {run_id} is not queued", run_id=run_id)
+        ahead = None
+        for other in self._memory.session_runs[run.session_id]:
+            if other == run_id:
+                break
+            ahead = other
+        if ahead is None:
+            run.status, run.started_at = RunStatus.RUNNING, started_at
+        return ahead
+
+    async def get_run(self, run_id: str) -> RunRecord | None:
+        run = self._memory.runs.get(run_id)
+        return None if run is None else _copy(run)
+
+    async def list_runs(
+        self,
+        *,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        status: RunStatus | None = None,
+        limit: int = 100,
+    ) -> list[RunRecord]:
+        found = []
+        for run in reversed(self._memory.runs.values()):
+            if (
+                (user_id is None or run.user_id == user_id)
+                and (session_id is None or run.session_id == session_id)
+                and (status is None or run.status is status)
+            ):
+                found.append(_copy(run))
+                if len(found) == limit:
+                    break
+        return found
+
+    # -- journals ---------------------------------------------------------------------------------------------------
+
+    async def append(self, batches: Sequence[Append]) -> Collection[str]:
+        self._check_lease()
+        memory, refused = self._memory, []
+        for batch in batches:
+            run = memory.runs.get(batch.run_id)
+            if run is None or run.owner != self._worker_id or run.status not in ACTIVE:
+                refused.append(batch.run_id)
+                continue
+            events = memory.events[batch.run_id]
+            assert batch.first_seq == len(events) + 1, "a journal has no holes"
+            events += batch.events
+            run.last_seq = len(events)
+            if batch.status is not None:
+                run.status = batch.status
+            if batch.end is not None:
+                self._end(run, batch)
+            if batch.run_id in memory.watchers:
+                self._tell(run, batch)
+        return refused
+
+    def _end(self, run: RunRecord, batch: Append) -> None:
+        end = batch.end
+        assert end is not None
+        run.status, run.ended_at, run.error = end.status, end.ended_at, end.error
+        memory = self._memory
+        memory.session_runs[run.session_id].pop(run.id, None)
+        if (session := memory.sessions.get(run.session_id)) is not None:
+            memory.turns.setdefault(run.session_id, []).append(end.turn)
+            session.updated_at = end.ended_at
+            if end.state is not None:
+                session.state = end.state
+
+    def _tell(self, run: RunRecord, batch: Append) -> None:
+        for worker_id in tuple(self._memory.watchers[run.id]):
+            worker = self._memory.workers.get(worker_id)
+            if worker is None or worker is self or worker._listener is None:
+                continue
+            worker._listener.on_events(run.id, batch.first_seq, batch.events, batch.end is not None)
+
+    async def read(self, run_id: str, after: int, limit: int) -> list[bytes]:
+        run = self._memory.runs.get(run_id)
+        if run is None:
+            raise RunNotFound(f"no run {run_id}", run_id=run_id)
+        if run.expired:
+            raise CursorExpired(f"the events of run {run_id} are past their retention", run_id=run_id)
+        return self._memory.events[run_id][after : after + limit]
+
+    async def watch(self, run_id: str) -> None:
+        self._memory.watchers.setdefault(run_id, set()).add(self._worker_id)
+
+    async def unwatch(self, run_id: str) -> None:
+        watchers = self._memory.watchers.get(run_id)
+        if watchers is not None:
+            watchers.discard(self._worker_id)
+            if not watchers:
+                del self._memory.watchers[run_id]
+
+    async def send(self, run_id: str, command: bytes) -> None:
+        run = self._memory.runs.get(run_id)
+        if run is None:
+            raise RunNotFound(f"no run {run_id}", run_id=run_id)
+        owner = self._memory.workers.get(run.owner)
+        if owner is not None and owner._listener is not None:
+            owner._listener.on_command(run_id, command)
+
+    async def expire(self, ended_before: int) -> int:
+        expired = 0
+        for run in self._memory.runs.values():
+            if not run.expired and run.ended_at is not None and run.ended_at < ended_before:
+                run.expired = True
+                self._memory.events[run.id] = []
+                expired += 1
+        return expired
+
+    # -- sessions ---------------------------------------------------------------------------------------------------
+
+    async def create_session(self, session: SessionRecord) -> SessionRecord:
+        self._check_lease()
+        return _copy(self._memory.sessions.setdefault(session.id, _copy(session)))
+
+    async def get_session(self, session_id: str) -> SessionRecord | None:
+        session = self._memory.sessions.get(session_id)
+        return None if session is None else _copy(session)
+
+    async def list_sessions(self, *, user_id: str | None = None, limit: int = 100) -> list[SessionRecord]:
+        found = [_copy(s) for s in self._memory.sessions.values() if user_id is None or s.user_id == user_id]
+        found.sort(key=lambda session: session.updated_at, reverse=True)
+        return found[:limit]
+
+    async def delete_session(self, session_id: str) -> bool:
+        memory = self._memory
+        if memory.session_runs.get(session_id):
+            raise SessionBusy(f"session {session_id} has an active run; cancel it first")
+        if memory.sessions.pop(session_id, None) is None:
+            return False
+        memory.turns.pop(session_id, None)
+        memory.session_runs.pop(session_id, None)
+        for run_id in [run.id for run in memory.runs.values() if run.session_id == session_id]:
+            del memory.runs[run_id], memory.events[run_id]
+        return True
+
+    async def turns(self, session_id: str) -> list[Turn]:
+        return list(self._memory.turns.get(session_id, ()))
+
+
+def _copy(record: _RecordT) -> _RecordT:
+    return msgspec.structs.replace(record)

@@ -1,0 +1,763 @@
+"""The store in one SQLite file, shared by any number of processes of one machine.
+
+Layout. A run's events scattered by (run, position) would cost one page write each (measured: 10 µs per event). So the
+newest events of all runs go to the end of one table, `log` (1.2 µs), and every `SEGMENT_EVENTS` events, and at its end,
+a run's part of it is written again as one row of `segments`, by which it is read; the log's start is dropped once it
+is covered. A crash loses nothing: what is in the log and in no segment is read from the log.
+
+Writing. One connection, on the event loop: a commit of a group takes tens of microseconds and goes to the page cache
+(WAL, synchronous=NORMAL: a killed process loses nothing, a power cut may lose the last moments, never the file's
+integrity). What blocks, the checkpoint and its fsync, runs in a thread on a connection of its own.
+
+Fencing. Whoever takes a dead worker's runs deletes its row in `workers` in the same transaction; every append checks
+its own worker's row in its transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import msgspec
+
+from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreCorrupt, StoreUnavailable
+from gapless.journals.contract import (
+    ACTIVE,
+    Append,
+    Listener,
+    RunRecord,
+    RunStatus,
+    SessionRecord,
+    Store,
+    Turn,
+    WorkerFenced,
+    title_of,
+)
+from gapless.journals.lease import LeaseWatch
+
+__all__ = ["SQLiteStore"]
+
+SEGMENT_EVENTS = 256
+SEGMENT_BYTES = 64 * 1024
+"""A run's unsealed events become a segment at either."""
+LOG_ROWS_KEPT = 4096
+"""Newest log rows that are kept although sealed, for followers in other processes that are about to read them."""
+LOG_ROWS_MAX = 4 * LOG_ROWS_KEPT
+"""A run that holds the log's start for longer than this is sealed early."""
+POLL_S = 0.01
+"""How often another process's commits are looked for while anything here waits for them."""
+CHECKPOINT_S = 1.0
+WAL_BYTES_MAX = 64 * 1024 * 1024
+"""Past this the writer waits for a checkpoint that lets the WAL start over."""
+BUSY_PAUSE_S, BUSY_S_MAX = 0.001, 10.0
+"""Another process holds the write lock: try again after a pause, for so long at most."""
+APPLICATION_ID = 0x47504C31
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE workers(id TEXT PRIMARY KEY, beat INTEGER NOT NULL, low INTEGER NOT NULL, process TEXT NOT NULL);
+CREATE TABLE runs(rid INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, session TEXT NOT NULL,
+                  user TEXT NOT NULL, status TEXT NOT NULL, owner TEXT NOT NULL, record BLOB NOT NULL);
+CREATE INDEX runs_session ON runs(session, rid);
+CREATE INDEX runs_user ON runs(user, rid);
+CREATE INDEX runs_active ON runs(owner) WHERE status IN ('queued', 'running', 'waiting');
+CREATE TABLE log(pos INTEGER PRIMARY KEY AUTOINCREMENT, rid INTEGER NOT NULL, seq INTEGER NOT NULL,
+                 n INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE TABLE segments(rid INTEGER NOT NULL, seq INTEGER NOT NULL, n INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE UNIQUE INDEX segments_run ON segments(rid, seq);
+CREATE TABLE commands(cid INTEGER PRIMARY KEY AUTOINCREMENT, rid INTEGER NOT NULL, command BLOB NOT NULL);
+CREATE TABLE sessions(id TEXT PRIMARY KEY, user TEXT NOT NULL, updated_at INTEGER NOT NULL, record BLOB NOT NULL);
+CREATE INDEX sessions_user ON sessions(user, updated_at);
+CREATE TABLE turns(tid INTEGER PRIMARY KEY AUTOINCREMENT, session TEXT NOT NULL, turn BLOB NOT NULL);
+CREATE INDEX turns_session ON turns(session, tid);
+"""
+
+log = logging.getLogger("gapless.sqlite")
+_encode = msgspec.json.Encoder().encode
+_decode_run = msgspec.json.Decoder(RunRecord).decode
+_decode_session = msgspec.json.Decoder(SessionRecord).decode
+_decode_turn = msgspec.json.Decoder(Turn).decode
+_T = TypeVar("_T")
+_ACTIVE_SQL = "('queued', 'running', 'waiting')"
+
+
+class _Tail:
+    """An owned run's end: what is in the log and not yet in a segment."""
+
+    __slots__ = ("first_pos", "last", "rid", "size", "unsealed")
+
+    def __init__(self, rid: int) -> None:
+        self.rid = rid
+        self.last = 0
+        self.unsealed: list[bytes] = []
+        self.size = 0
+        self.first_pos: int | None = None
+
+
+class SQLiteStore(Store):
+    """`sqlite:///path` (three slashes: relative; four: absolute)."""
+
+    scheme: ClassVar[str] = "sqlite"
+    commit_interval_s: ClassVar[float] = 0.002
+
+    def __init__(self, path: str | os.PathLike[str], *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.path = Path(path)
+        self._lease_watch = LeaseWatch(monotonic)
+        self._worker_id = ""
+        self._listener: Listener | None = None
+        self._db: sqlite3.Connection | None = None
+        self._tails: dict[str, _Tail] = {}
+        self._watched: dict[str, int] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._writable = asyncio.Event()
+        self._pos = 0
+        """Newest log position that this process has written or read."""
+        self._trimmed = 0
+        self._command = 0
+        self._data_version = -1
+        self._dirty = False
+
+    # -- the worker -------------------------------------------------------------------------------------------------
+
+    async def open(self, worker_id: str, listener: Listener) -> None:
+        reopened = self._db is not None
+        self._worker_id, self._listener = worker_id, listener
+        self._tails.clear()
+        if not reopened:
+            self._db = self._connect()
+        self._writable.set()
+
+        def register(db: sqlite3.Connection) -> None:
+            self._pos = self._newest_pos(db)
+            self._command = _scalar(db, "SELECT coalesce(max(cid), 0) FROM commands")
+            db.execute("INSERT INTO workers VALUES(?, 0, ?, ?)", (worker_id, self._pos + 1, _process()))
+
+        await self._transact(register)
+        if not reopened:
+            self._tasks = [asyncio.create_task(self._poll()), asyncio.create_task(self._checkpoint())]
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            if not self.path.parent.is_dir():
+                raise StoreUnavailable(f"store {self.path}: the folder {self.path.parent} does not exist")
+            db = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_S_MAX, check_same_thread=False)
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            db.execute("PRAGMA wal_autocheckpoint=0")
+            db.execute("BEGIN IMMEDIATE")
+            if not _scalar(db, "PRAGMA application_id"):
+                if _scalar(db, "SELECT count(*) FROM sqlite_master"):
+                    raise StoreCorrupt(
+                        f"store {self.path}: an SQLite file, but not one of Gapless; choose another path"
+                    )
+                for statement in _SCHEMA.split(";"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            elif _scalar(db, "PRAGMA application_id") != APPLICATION_ID:
+                raise StoreCorrupt(f"store {self.path}: an SQLite file, but not one of Gapless; choose another path")
+            elif (version := _scalar(db, "PRAGMA user_version")) != SCHEMA_VERSION:
+                raise StoreCorrupt(
+                    f"store {self.path}: schema version {version}, this Gapless reads {SCHEMA_VERSION}; "
+                    "use the Gapless that wrote it, or another path"
+                )
+            db.execute("COMMIT")
+            db.execute("PRAGMA busy_timeout=0")
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+        return db
+
+    async def close(self) -> None:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        db, self._db = self._db, None
+        if db is not None:
+            try:
+                db.execute("DELETE FROM workers WHERE id = ?", (self._worker_id,))
+            except sqlite3.Error as error:  # its lease runs out by itself then
+                log.warning("store %s: could not unregister: %s", self.path, error)
+            await asyncio.to_thread(db.close)  # the last connection checkpoints
+        self._listener = None
+
+    async def renew(self) -> None:
+        def beat(db: sqlite3.Connection) -> None:
+            self._check_lease(db)
+            db.execute("UPDATE workers SET beat = beat + 1, low = ? WHERE id = ?", (self._low(db), self._worker_id))
+
+        await self._transact(beat)
+
+    async def take_over(self, lease_s: float) -> list[RunRecord]:
+        rows = self._query("SELECT id, beat, process FROM workers WHERE id != ?", self._worker_id)
+        beats = {str(worker_id): int(beat) for worker_id, beat, _ in rows}  # type: ignore[call-overload]  # as declared
+        dead = set(self._lease_watch.expired(beats, lease_s))
+        dead.update(str(worker_id) for worker_id, _, process in rows if _process_is_gone(str(process)))
+
+        def fence(db: sqlite3.Connection) -> list[RunRecord]:
+            self._check_lease(db)
+            for worker_id in dead:
+                db.execute("DELETE FROM workers WHERE id = ? AND beat = ?", (worker_id, beats[worker_id]))
+            rows = db.execute(
+                f"SELECT rid, id, session, user, status, owner, record FROM runs WHERE status IN {_ACTIVE_SQL}"
+                " AND owner NOT IN (SELECT id FROM workers) ORDER BY rid"
+            ).fetchall()
+            taken = []
+            for rid, *columns in rows:
+                db.execute("UPDATE runs SET owner = ? WHERE rid = ?", (self._worker_id, rid))
+                run = self._record(db, rid, *columns)
+                run.owner = self._worker_id
+                taken.append((self._load_tail(db, rid, run.last_seq), run))
+            for tail, run in taken:
+                self._tails[run.id] = tail
+            return [run for _, run in taken]
+
+        return await self._transact(fence)
+
+    def _load_tail(self, db: sqlite3.Connection, rid: int, last: int) -> _Tail:
+        tail = _Tail(rid)
+        sealed = _sealed(db, rid)
+        for pos, seq, data in db.execute("SELECT pos, seq, data FROM log WHERE rid = ? ORDER BY pos", (rid,)):
+            if seq <= sealed:
+                continue
+            if tail.first_pos is None:
+                tail.first_pos = pos
+            tail.unsealed += data.split(b"\n")
+            tail.size += len(data)
+        tail.last = last
+        return tail
+
+    # -- transactions -----------------------------------------------------------------------------------------------
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise StoreUnavailable(f"store {self.path} is closed")
+        return self._db
+
+    async def _transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run `work` in one write transaction, waiting without blocking while another process writes."""
+        deadline = 0.0
+        while True:
+            if not self._writable.is_set():
+                await self._writable.wait()
+            db = self._connection()
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                try:
+                    result = work(db)
+                    db.execute("COMMIT")
+                except BaseException:
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+                    raise
+                self._dirty = True
+                return result
+            except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise self._translate(error) from error
+                now = time.monotonic()
+                deadline = deadline or now + BUSY_S_MAX
+                if now > deadline:
+                    raise StoreUnavailable(
+                        f"store {self.path}: locked by another process for {BUSY_S_MAX:.0f} s"
+                    ) from error
+            await asyncio.sleep(BUSY_PAUSE_S)
+
+    def _query(self, sql: str, *values: object) -> list[tuple[object, ...]]:
+        try:
+            return self._connection().execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: sqlite3.Error) -> Exception:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return StoreCorrupt(f"store {self.path}: the file is damaged ({error}); move it away or restore a copy")
+        if code == sqlite3.SQLITE_FULL:
+            return StoreUnavailable(f"store {self.path}: the disk is full; free some space, runs go on by themselves")
+        if code == sqlite3.SQLITE_READONLY:
+            return StoreUnavailable(f"store {self.path}: the file is read-only; make it writable for this user")
+        if code == sqlite3.SQLITE_CANTOPEN:
+            return StoreUnavailable(f"store {self.path}: cannot be opened; check the path and its permissions")
+        return StoreUnavailable(f"store {self.path}: {error}")
+
+    def _check_lease(self, db: sqlite3.Connection) -> None:
+        if db.execute("SELECT 1 FROM workers WHERE id = ?", (self._worker_id,)).fetchone() is None:
+            raise WorkerFenced(self._worker_id)
+
+    # -- runs -------------------------------------------------------------------------------------------------------
+
+    async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
+        def create(db: sqlite3.Connection) -> tuple[RunRecord, bool]:
+            self._check_lease(db)
+            known = self._find(db, run.id)
+            if known is not None:
+                return known, False
+            if reject_busy:
+                active = db.execute(
+                    f"SELECT id FROM runs WHERE session = ? AND status IN {_ACTIVE_SQL} LIMIT 1", (run.session_id,)
+                ).fetchone()
+                if active is not None:
+                    raise SessionBusy(f"session {run.session_id} has an active run, {active[0]}", run_id=run.id)
+            session = SessionRecord(
+                id=run.session_id,
+                user_id=run.user_id,
+                agent=run.agent,
+                created_at=run.created_at,
+                updated_at=run.created_at,
+                title=title_of(run.message),
+            )
+            self._insert_session(db, session)
+            run.owner = self._worker_id
+            cursor = db.execute(
+                "INSERT INTO runs(id, session, user, status, owner, record) VALUES(?, ?, ?, ?, ?, ?)",
+                (run.id, run.session_id, run.user_id, run.status.value, run.owner, _encode(run)),
+            )
+            assert cursor.lastrowid is not None
+            created_rid.append(cursor.lastrowid)
+            return run, True
+
+        created_rid: list[int] = []
+        answer = await self._transact(create)
+        if answer[1]:
+            self._tails[run.id] = _Tail(created_rid[-1])
+        return answer
+
+    async def start_run(self, run_id: str, started_at: int) -> str | None:
+        def start(db: sqlite3.Connection) -> str | None:
+            self._check_lease(db)
+            run = self._find(db, run_id)
+            if run is None or run.status is not RunStatus.QUEUED:
+                raise RunNotFound(f"run {run_id} is not queued", run_id=run_id)
+            ahead = db.execute(
+                f"SELECT id FROM runs WHERE session = ? AND status IN {_ACTIVE_SQL}"
+                " AND rid < (SELECT rid FROM runs WHERE id = ?) ORDER BY rid DESC LIMIT 1",
+                (run.session_id, run_id),
+            ).fetchone()
+            if ahead is None:
+                run.status, run.started_at = RunStatus.RUNNING, started_at
+                self._update(db, run)
+            return None if ahead is None else str(ahead[0])
+
+        return await self._transact(start)
+
+    async def get_run(self, run_id: str) -> RunRecord | None:
+        try:
+            return self._find(self._connection(), run_id)
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+
+    async def list_runs(
+        self,
+        *,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        status: RunStatus | None = None,
+        limit: int = 100,
+    ) -> list[RunRecord]:
+        conditions: dict[str, str | None] = {
+            "user = ?": user_id,
+            "session = ?": session_id,
+            "status = ?": None if status is None else status.value,
+        }
+        where = [condition for condition, value in conditions.items() if value is not None] or ["1"]
+        values = [value for value in conditions.values() if value is not None]
+        rows = self._query(
+            "SELECT rid, id, session, user, status, owner, record FROM runs"
+            f" WHERE {' AND '.join(where)} ORDER BY rid DESC LIMIT ?",
+            *values,
+            limit,
+        )
+        return [self._record(self._connection(), *row) for row in rows]  # type: ignore[arg-type]  # columns as selected
+
+    def _find(self, db: sqlite3.Connection, run_id: str) -> RunRecord | None:
+        row = db.execute(
+            "SELECT rid, id, session, user, status, owner, record FROM runs WHERE id = ?", (run_id,)
+        ).fetchone()
+        return None if row is None else self._record(db, *row)
+
+    def _record(
+        self,
+        db: sqlite3.Connection,
+        rid: int,
+        run_id: str,
+        session: str,
+        user: str,
+        status: str,
+        owner: str,
+        data: bytes,
+    ) -> RunRecord:
+        run = _decode_run(data)
+        run.status, run.owner = RunStatus(status), owner
+        if run.status in ACTIVE:
+            tail = self._tails.get(run_id)
+            run.last_seq = tail.last if tail is not None else _last(db, rid)
+        return run
+
+    def _update(self, db: sqlite3.Connection, run: RunRecord) -> None:
+        db.execute("UPDATE runs SET status = ?, record = ? WHERE id = ?", (run.status.value, _encode(run), run.id))
+
+    # -- journals ---------------------------------------------------------------------------------------------------
+
+    async def append(self, batches: Sequence[Append]) -> Collection[str]:
+        refused = [batch.run_id for batch in batches if batch.run_id not in self._tails]
+        accepted = [batch for batch in batches if batch.run_id in self._tails] if refused else batches
+        sealed: list[tuple[_Tail, int]] = []
+
+        def write(db: sqlite3.Connection) -> int:
+            self._check_lease(db)
+            pos = self._newest_pos(db)
+            rows, segments = [], []
+            sealed.clear()
+            for batch in accepted:
+                tail = self._tails[batch.run_id]
+                assert batch.first_seq == tail.last + 1, "a journal has no holes"
+                data = b"\n".join(batch.events)
+                pos += 1
+                rows.append((pos, tail.rid, batch.first_seq, len(batch.events), data))
+                n = len(tail.unsealed) + len(batch.events)
+                if batch.end is not None or n >= SEGMENT_EVENTS or tail.size + len(data) >= SEGMENT_BYTES:
+                    first = tail.last + 1 - len(tail.unsealed)
+                    segments.append((tail.rid, first, n, b"\n".join([*tail.unsealed, data])))
+                    sealed.append((tail, pos))
+                if batch.end is not None or batch.status is not None:
+                    self._update_run(db, batch)
+            db.executemany("INSERT INTO log VALUES(?, ?, ?, ?, ?)", rows)
+            if segments:
+                db.executemany("INSERT INTO segments VALUES(?, ?, ?, ?)", segments)
+            return pos
+
+        newest = await self._transact(write)
+        pos = newest - len(accepted)
+        for batch in accepted:
+            pos += 1
+            tail = self._tails[batch.run_id]
+            tail.last += len(batch.events)
+            if tail.first_pos is None:
+                tail.first_pos = pos
+            tail.unsealed += batch.events
+            tail.size += sum(map(len, batch.events))
+            if batch.end is not None:
+                del self._tails[batch.run_id]
+        for tail, _ in sealed:
+            tail.unsealed, tail.size, tail.first_pos = [], 0, None
+        if not self._watched:
+            self._pos = newest
+        if newest - self._trimmed > LOG_ROWS_KEPT:
+            self._trimmed = newest
+            await self._trim(newest)
+        return refused
+
+    def _update_run(self, db: sqlite3.Connection, batch: Append) -> None:
+        run = self._find(db, batch.run_id)
+        assert run is not None, "an owned run has a record"
+        run.last_seq = batch.first_seq + len(batch.events) - 1
+        if batch.status is not None:
+            run.status = batch.status
+        end = batch.end
+        if end is not None:
+            run.status, run.ended_at, run.error = end.status, end.ended_at, end.error
+            db.execute("INSERT INTO turns(session, turn) VALUES(?, ?)", (run.session_id, _encode(end.turn)))
+            row = db.execute("SELECT record FROM sessions WHERE id = ?", (run.session_id,)).fetchone()
+            if row is not None:
+                session = _decode_session(row[0])
+                session.updated_at = end.ended_at
+                if end.state is not None:
+                    session.state = end.state
+                db.execute(
+                    "UPDATE sessions SET updated_at = ?, record = ? WHERE id = ?",
+                    (session.updated_at, _encode(session), session.id),
+                )
+        self._update(db, run)
+
+    def _newest_pos(self, db: sqlite3.Connection) -> int:
+        return _scalar(db, "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'log'), 0)")
+
+    def _low(self, db: sqlite3.Connection) -> int:
+        """The log may be dropped below this position as far as this worker goes."""
+        return min(
+            (t.first_pos for t in self._tails.values() if t.first_pos is not None), default=self._newest_pos(db) + 1
+        )
+
+    async def _trim(self, newest: int) -> None:
+        """Seal the runs that hold the log's start for too long, then drop what every worker has sealed."""
+        laggards = [
+            tail
+            for tail in self._tails.values()
+            if tail.first_pos is not None and tail.first_pos < newest - LOG_ROWS_MAX // 2
+        ]
+
+        def trim(db: sqlite3.Connection) -> None:
+            self._check_lease(db)
+            for tail in laggards:
+                first = tail.last + 1 - len(tail.unsealed)
+                db.execute(
+                    "INSERT INTO segments VALUES(?, ?, ?, ?)",
+                    (tail.rid, first, len(tail.unsealed), b"\n".join(tail.unsealed)),
+                )
+            positions = [t.first_pos for t in self._tails.values() if t.first_pos is not None and t not in laggards]
+            db.execute("UPDATE workers SET low = ? WHERE id = ?", (min(positions, default=newest + 1), self._worker_id))
+            low = min(_scalar(db, "SELECT min(low) FROM workers"), newest - LOG_ROWS_KEPT)
+            db.execute("DELETE FROM log WHERE pos < ?", (low,))
+
+        await self._transact(trim)
+        for tail in laggards:
+            tail.unsealed, tail.size, tail.first_pos = [], 0, None
+
+    async def read(self, run_id: str, after: int, limit: int) -> list[bytes]:
+        try:
+            return self._read(self._connection(), run_id, after, limit)
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+
+    def _read(self, db: sqlite3.Connection, run_id: str, after: int, limit: int) -> list[bytes]:
+        row = db.execute("SELECT rid, status, record FROM runs WHERE id = ?", (run_id,)).fetchone()
+        if row is None:
+            raise RunNotFound(f"no run {run_id}", run_id=run_id)
+        rid, status, record = row
+        events: list[bytes] = []
+        rows = db.execute(
+            "SELECT seq, data FROM segments WHERE rid = ?1 AND seq >= coalesce("
+            "(SELECT max(seq) FROM segments WHERE rid = ?1 AND seq <= ?2), 0) ORDER BY seq",
+            (rid, after + 1),
+        )
+        for seq, data in rows:
+            events += data.split(b"\n")[max(0, after + 1 - seq) :]
+            if len(events) >= limit:
+                return events[:limit]
+        if RunStatus(status).ended:
+            if not events and _decode_run(record).expired:
+                raise CursorExpired(f"the events of run {run_id} are past their retention", run_id=run_id)
+            return events
+        tail = self._tails.get(run_id)
+        reached = after + len(events)
+        if tail is not None:
+            events += tail.unsealed[max(0, reached - (tail.last - len(tail.unsealed))) :]
+        else:
+            query = "SELECT seq, data FROM log WHERE rid = ? AND seq + n > ? ORDER BY pos"
+            for seq, data in db.execute(query, (rid, reached + 1)):
+                events += data.split(b"\n")[max(0, after + len(events) + 1 - seq) :]
+        return events[:limit]
+
+    async def watch(self, run_id: str) -> None:
+        if run_id in self._tails:
+            return
+        rid = self._query("SELECT rid FROM runs WHERE id = ? AND status IN " + _ACTIVE_SQL, run_id)
+        if rid:
+            if not self._watched:
+                self._pos = self._newest_pos(self._connection())
+            self._watched[run_id] = int(rid[0][0])  # type: ignore[call-overload]  # an INTEGER column
+
+    async def unwatch(self, run_id: str) -> None:
+        self._watched.pop(run_id, None)
+
+    async def send(self, run_id: str, command: bytes) -> None:
+        if run_id in self._tails and self._listener is not None:
+            self._listener.on_command(run_id, command)
+            return
+
+        def insert(db: sqlite3.Connection) -> None:
+            row = db.execute("SELECT rid FROM runs WHERE id = ?", (run_id,)).fetchone()
+            if row is None:
+                raise RunNotFound(f"no run {run_id}", run_id=run_id)
+            db.execute("INSERT INTO commands(rid, command) VALUES(?, ?)", (row[0], command))
+
+        await self._transact(insert)
+
+    async def expire(self, ended_before: int) -> int:
+        def drop(db: sqlite3.Connection) -> int:
+            rows = db.execute(
+                f"SELECT id FROM runs WHERE status NOT IN {_ACTIVE_SQL}"
+                " AND json_extract(record, '$.ended_at') < ? AND json_extract(record, '$.expired') IS NULL",
+                (ended_before,),
+            ).fetchall()
+            for (run_id,) in rows:
+                run = self._find(db, run_id)
+                assert run is not None
+                run.expired = True
+                self._update(db, run)
+                db.execute("DELETE FROM segments WHERE rid = (SELECT rid FROM runs WHERE id = ?)", (run_id,))
+            return len(rows)
+
+        return await self._transact(drop)
+
+    # -- other processes --------------------------------------------------------------------------------------------
+
+    async def _poll(self) -> None:
+        """Look for what other processes committed: events of watched runs, commands for owned ones."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            if not self._watched and not self._tails:
+                continue
+            try:
+                db = self._connection()
+                version = _scalar(db, "PRAGMA data_version")
+                if version != self._data_version:
+                    self._data_version = version
+                    self._read_others(db)
+                    await self._read_commands(db)
+            except (sqlite3.Error, StoreUnavailable) as error:
+                log.warning("store %s: %s", self.path, error)
+                await asyncio.sleep(CHECKPOINT_S)
+
+    def _read_others(self, db: sqlite3.Connection) -> None:
+        if not self._watched or self._listener is None:
+            return
+        newest = self._newest_pos(db)
+        skipped = _scalar(db, "SELECT coalesce(min(pos), 0) FROM log") > self._pos + 1
+        run_ids = {rid: run_id for run_id, rid in self._watched.items()}
+        marks = ",".join(map(str, run_ids))
+        query = f"SELECT rid, seq, data FROM log WHERE pos > ? AND rid IN ({marks}) ORDER BY pos"
+        for rid, seq, data in db.execute(query, (self._pos,)).fetchall():
+            self._listener.on_events(run_ids[rid], seq, data.split(b"\n"), False)
+        self._pos = newest
+        ended = db.execute(f"SELECT rid FROM runs WHERE rid IN ({marks}) AND status NOT IN {_ACTIVE_SQL}").fetchall()
+        for rid in run_ids if skipped else [rid for (rid,) in ended]:
+            run = self._find(db, run_ids[rid])
+            if run is not None:
+                self._listener.on_events(run.id, run.last_seq + 1, [], run.status.ended)
+                if run.status.ended:
+                    self._watched.pop(run.id, None)
+
+    async def _read_commands(self, db: sqlite3.Connection) -> None:
+        run_ids = {tail.rid: run_id for run_id, tail in self._tails.items()}
+        rows = db.execute(
+            "SELECT cid, rid, command FROM commands WHERE cid > ? ORDER BY cid", (self._command,)
+        ).fetchall()
+        mine = [(cid, rid, command) for cid, rid, command in rows if rid in run_ids]
+        if rows:
+            self._command = rows[-1][0]
+        if not mine or self._listener is None:
+            return
+        for _, rid, command in mine:
+            self._listener.on_command(run_ids[rid], command)
+        await self._transact(lambda db: db.executemany("DELETE FROM commands WHERE cid = ?", [(m[0],) for m in mine]))
+
+    async def _checkpoint(self) -> None:
+        """Move the WAL into the file, in a thread; hold the writer only when the WAL has grown past its bound."""
+        wal = self.path.with_name(self.path.name + "-wal")
+        while True:
+            await asyncio.sleep(CHECKPOINT_S)
+            if not self._dirty:
+                continue
+            self._dirty = False
+            try:
+                await asyncio.to_thread(self._run_checkpoint, "PASSIVE")
+                if wal.exists() and wal.stat().st_size > WAL_BYTES_MAX:
+                    self._writable.clear()
+                    try:
+                        await asyncio.to_thread(self._run_checkpoint, "RESTART")
+                    finally:
+                        self._writable.set()
+            except (sqlite3.Error, OSError) as error:
+                log.warning("store %s: checkpoint: %s", self.path, error)
+
+    def _run_checkpoint(self, mode: str) -> None:
+        db = sqlite3.connect(self.path, timeout=1.0)
+        try:
+            db.execute(f"PRAGMA wal_checkpoint({mode})")
+        finally:
+            db.close()
+
+    # -- sessions ---------------------------------------------------------------------------------------------------
+
+    async def create_session(self, session: SessionRecord) -> SessionRecord:
+        def create(db: sqlite3.Connection) -> SessionRecord:
+            self._insert_session(db, session)
+            row = db.execute("SELECT record FROM sessions WHERE id = ?", (session.id,)).fetchone()
+            return _decode_session(row[0])
+
+        return await self._transact(create)
+
+    def _insert_session(self, db: sqlite3.Connection, session: SessionRecord) -> None:
+        db.execute(
+            "INSERT INTO sessions VALUES(?, ?, ?, ?) ON CONFLICT(id) DO NOTHING",
+            (session.id, session.user_id, session.updated_at, _encode(session)),
+        )
+
+    async def get_session(self, session_id: str) -> SessionRecord | None:
+        rows = self._query("SELECT record FROM sessions WHERE id = ?", session_id)
+        return _decode_session(rows[0][0]) if rows else None  # type: ignore[arg-type]  # a BLOB column
+
+    async def list_sessions(self, *, user_id: str | None = None, limit: int = 100) -> list[SessionRecord]:
+        rows = self._query(
+            "SELECT record FROM sessions WHERE ?1 IS NULL OR user = ?1 ORDER BY updated_at DESC LIMIT ?2",
+            user_id,
+            limit,
+        )
+        return [_decode_session(row[0]) for row in rows]  # type: ignore[arg-type]  # a BLOB column
+
+    async def delete_session(self, session_id: str) -> bool:
+        def delete(db: sqlite3.Connection) -> bool:
+            active = f"SELECT 1 FROM runs WHERE session = ? AND status IN {_ACTIVE_SQL}"
+            if db.execute(active, (session_id,)).fetchone() is not None:
+                raise SessionBusy(f"session {session_id} has an active run; cancel it first")
+            if db.execute("DELETE FROM sessions WHERE id = ?", (session_id,)).rowcount == 0:
+                return False
+            db.execute("DELETE FROM segments WHERE rid IN (SELECT rid FROM runs WHERE session = ?)", (session_id,))
+            db.execute("DELETE FROM runs WHERE session = ?", (session_id,))
+            db.execute("DELETE FROM turns WHERE session = ?", (session_id,))
+            return True
+
+        return await self._transact(delete)
+
+    async def turns(self, session_id: str) -> list[Turn]:
+        rows = self._query("SELECT turn FROM turns WHERE session = ? ORDER BY tid", session_id)
+        return [_decode_turn(row[0]) for row in rows]  # type: ignore[arg-type]  # a BLOB column
+
+
+def _scalar(db: sqlite3.Connection, sql: str) -> int:
+    row = db.execute(sql).fetchone()
+    return int(row[0])
+
+
+def _sealed(db: sqlite3.Connection, rid: int) -> int:
+    """Position of the newest event in a segment."""
+    row = db.execute("SELECT seq + n - 1 FROM segments WHERE rid = ? ORDER BY seq DESC LIMIT 1", (rid,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _last(db: sqlite3.Connection, rid: int) -> int:
+    """Position of the newest event of a run that another process owns."""
+    row = db.execute("SELECT seq + n - 1 FROM log WHERE rid = ? ORDER BY pos DESC LIMIT 1", (rid,)).fetchone()
+    return max(0 if row is None else int(row[0]), _sealed(db, rid))
+
+
+def _process() -> str:
+    """This process, told apart from any other of this machine, also after a restart: boot id, pid namespace, pid and
+    start time."""
+    return f"{_machine()} {os.getpid()} {_started(os.getpid())}"
+
+
+def _process_is_gone(process: str) -> bool:
+    """True only if it certainly is: no such process now, or another one under its pid, in this very pid namespace, or
+    the machine has been started anew. Where that cannot be told, the lease alone decides."""
+    machine, pid, started = process.rsplit(" ", 2)
+    here = _machine()
+    if not machine or not here:
+        return False
+    if machine.split(" ")[0] != here.split(" ")[0]:
+        return True
+    return machine == here and _started(int(pid)) != started
+
+
+def _machine() -> str:
+    try:
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot_id} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        return ""
+
+
+def _started(pid: int) -> str:
+    """The process's start time in clock ticks since boot (proc(5), stat field 22); "" if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""

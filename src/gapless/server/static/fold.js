@@ -1,0 +1,241 @@
+/**
+ * Folds the AG-UI events of a run into what a page shows of it. The same events give the same view, however they were
+ * split over connections, tabs and reloads: a reload or a second tab folds the run again from its start.
+ *
+ * A view is `{ status, items, error, interrupts }`. `status` is one of queued, running, waiting, finished, failed,
+ * cancelled. An item is one of
+ *
+ *   { kind: "text",      key, parent, open, interrupted, chunks }
+ *   { kind: "reasoning", key, parent, open, interrupted, chunks }
+ *   { kind: "tool",      key, parent, open, interrupted, name, chunks, result, failed }
+ *   { kind: "step",      key, parent, open, interrupted, name }
+ *   { kind: "subagent",  key, parent, open, interrupted, name, description, error }
+ *   { kind: "notice",    key, parent, code, message }
+ *
+ * `chunks` are the pieces of text in order (a tool's are its arguments): a renderer keeps its place in the list, so a
+ * delta costs what the delta is long. `parent` is the key of the subagent that an item belongs to, or null.
+ */
+
+/** A view before its first event. */
+export function newView() {
+  return { status: "queued", items: [], error: null, interrupts: [], byKey: new Map(), last: {}, steps: 0, notices: 0 };
+}
+
+/** The text of an item that has chunks. */
+export function textOf(item) {
+  return item.chunks.join("");
+}
+
+/** True once a run can bring no more events by itself. */
+export function isSettled(status) {
+  return status === "finished" || status === "failed" || status === "cancelled" || status === "waiting";
+}
+
+/** Applies one event to a view, in place. Unknown events change nothing. Returns the item that changed, or null. */
+export function applyEvent(view, event) {
+  return HANDLERS[event.type]?.(view, event) ?? null;
+}
+
+const HANDLERS = {
+  RUN_STARTED(view) {
+    view.status = "running";
+    view.interrupts = [];
+  },
+  RUN_FINISHED(view, { outcome }) {
+    if (outcome?.type === "interrupt") {
+      view.status = "waiting";
+      view.interrupts = outcome.interrupts;
+    } else if (outcome?.type === "cancelled") {
+      view.status = "cancelled";
+      cutShort(view);
+    } else {
+      view.status = "finished";
+    }
+    closeAll(view);
+  },
+  RUN_ERROR(view, { message, code }) {
+    view.status = "failed";
+    view.error = { code: code ?? "error", message };
+    cutShort(view);
+    closeAll(view);
+  },
+
+  TEXT_MESSAGE_START(view, event) {
+    return chunked(view, "text", event.messageId, event);
+  },
+  TEXT_MESSAGE_CONTENT(view, event) {
+    return append(chunked(view, "text", event.messageId, event), event.delta);
+  },
+  TEXT_MESSAGE_END(view, event) {
+    return close(view, `text:${event.messageId}`);
+  },
+  TEXT_MESSAGE_CHUNK(view, event) {
+    return append(chunked(view, "text", event.messageId, event), event.delta);
+  },
+
+  REASONING_MESSAGE_START(view, event) {
+    return chunked(view, "reasoning", event.messageId, event);
+  },
+  REASONING_MESSAGE_CONTENT(view, event) {
+    return append(chunked(view, "reasoning", event.messageId, event), event.delta);
+  },
+  REASONING_MESSAGE_END(view, event) {
+    return close(view, `reasoning:${event.messageId}`);
+  },
+  REASONING_MESSAGE_CHUNK(view, event) {
+    return append(chunked(view, "reasoning", event.messageId, event), event.delta);
+  },
+
+  TOOL_CALL_START(view, event) {
+    return tool(view, event.toolCallId, event);
+  },
+  TOOL_CALL_ARGS(view, event) {
+    return append(tool(view, event.toolCallId, event), event.delta);
+  },
+  TOOL_CALL_CHUNK(view, event) {
+    return append(tool(view, event.toolCallId, event), event.delta);
+  },
+  // TOOL_CALL_END closes the arguments only: the call stays open until its result is there or the run ends.
+  TOOL_CALL_RESULT(view, event) {
+    const item = tool(view, event.toolCallId, event);
+    item.result = contentText(event.content);
+    item.open = false;
+    return item;
+  },
+
+  STEP_STARTED(view, event) {
+    view.steps += 1;
+    return put(view, { kind: "step", key: `step:${view.steps}`, parent: parentOf(event), name: event.stepName });
+  },
+  STEP_FINISHED(view, event) {
+    const item = view.items.findLast((it) => it.kind === "step" && it.open && it.name === event.stepName);
+    return item ? close(view, item.key) : null;
+  },
+
+  SUBAGENT_STARTED(view, event) {
+    return put(view, {
+      kind: "subagent",
+      key: `subagent:${event.subagentRunId}`,
+      parent: event.parentSubagentRunId ? `subagent:${event.parentSubagentRunId}` : null,
+      name: event.name,
+      description: event.description ?? "",
+      error: null,
+    });
+  },
+  SUBAGENT_FINISHED(view, event) {
+    return close(view, `subagent:${event.subagentRunId}`);
+  },
+  SUBAGENT_ERROR(view, event) {
+    const item = close(view, `subagent:${event.subagentRunId}`);
+    if (item) item.error = { code: event.code ?? "error", message: event.message };
+    return item;
+  },
+
+  CUSTOM(view, event) {
+    if (event.name !== "gapless.notice") return null;
+    view.notices += 1;
+    return put(view, {
+      kind: "notice",
+      key: `notice:${view.notices}`,
+      parent: null,
+      code: event.value?.code ?? "notice",
+      message: event.value?.message ?? "",
+    });
+  },
+};
+
+/** The view of an ended run, from its record and its saved messages (the user's own message is left out). */
+export function viewOfMessages(record, messages) {
+  const view = newView();
+  for (const message of messages) {
+    const parent = parentOf(message);
+    if (message.role === "assistant") {
+      if (message.content) {
+        const item = put(view, { kind: "text", key: `text:${message.id}`, parent, chunks: [message.content] });
+        if (message.metadata?.interrupted) item.interrupted = true;
+      }
+      for (const call of message.toolCalls ?? []) {
+        append(tool(view, call.id, { toolCallName: call.function.name }), call.function.arguments);
+      }
+      if (message.metadata?.error) view.error = message.metadata.error;
+      if (message.metadata?.interrupted) view.status = message.metadata.error ? "failed" : "cancelled";
+    } else if (message.role === "tool") {
+      const item = tool(view, message.toolCallId, {});
+      item.result = contentText(message.content);
+      item.failed = message.error !== undefined;
+      item.open = false;
+    } else if (message.role === "reasoning") {
+      put(view, { kind: "reasoning", key: `reasoning:${message.id}`, parent, chunks: [message.content] });
+    }
+  }
+  if (view.status === "queued") view.status = "finished";
+  if (record) {
+    view.status = record.status;
+    view.error = record.error ?? (record.status === "failed" ? view.error : null);
+  }
+  if (view.status === "failed" || view.status === "cancelled") cutShort(view);
+  closeAll(view);
+  return view;
+}
+
+/** A message's content as text: parts that are not text are named by their type. */
+export function contentText(content) {
+  if (typeof content === "string") return content;
+  return (content ?? []).map((part) => (part.type === "text" ? part.text : `[${part.type}]`)).join("\n");
+}
+
+function put(view, item) {
+  const known = view.byKey.get(item.key);
+  if (known) return known;
+  const made = { open: true, interrupted: false, ...item };
+  view.items.push(made);
+  view.byKey.set(made.key, made);
+  return made;
+}
+
+/** The text or reasoning item of a message. A chunk event without an id goes on with the last message of its kind. */
+function chunked(view, kind, id, event) {
+  const messageId = id ?? view.last[kind];
+  view.last[kind] = messageId;
+  return put(view, { kind, key: `${kind}:${messageId}`, parent: parentOf(event), chunks: [] });
+}
+
+function tool(view, id, event) {
+  const callId = id ?? view.last.tool;
+  view.last.tool = callId;
+  return put(view, {
+    kind: "tool",
+    key: `tool:${callId}`,
+    parent: parentOf(event),
+    name: event.toolCallName ?? "tool",
+    chunks: [],
+    result: null,
+    failed: false,
+  });
+}
+
+function append(item, delta) {
+  if (delta) item.chunks.push(delta);
+  return item;
+}
+
+function close(view, key) {
+  const item = view.byKey.get(key);
+  if (item) item.open = false;
+  return item ?? null;
+}
+
+function closeAll(view) {
+  for (const item of view.items) item.open = false;
+}
+
+/** Marks what a cancel or an error cut short: everything open, and the text that was last, open or already closed. */
+function cutShort(view) {
+  for (const item of view.items) if (item.open) item.interrupted = true;
+  const last = view.items.at(-1);
+  if (last?.kind === "text") last.interrupted = true;
+}
+
+function parentOf({ subagentRunId }) {
+  return subagentRunId ? `subagent:${subagentRunId}` : null;
+}
