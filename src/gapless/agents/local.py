@@ -1,0 +1,439 @@
+"""A `.gguf` model in this process, by llama.cpp (`pip install 'gapless[local]'`).
+
+llama.cpp's own HTTP server runs in threads of this process, on a loopback port with a random key. Its slots batch
+several runs together, and a closed connection is what stops a generation: the library's callback interface has no way
+to do that while it reads the prompt.
+
+llama.cpp is silent unless the logger `gapless.agents.local` is at DEBUG when the model is loaded; its messages (sizes,
+timings, never text) then go to standard error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import itertools
+import logging
+import os
+import secrets
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias, TypeVar
+
+import httpx
+import msgspec
+
+from gapless.agents.base import AgentItem, RunContext
+from gapless.config import StreamingMode
+from gapless.errors import ExtraMissing, InputInvalid, InputTooLarge, ModelFailed, ModelMissing, OutputInvalid
+from gapless.events import (
+    AssistantMessage,
+    CustomEvent,
+    DeveloperMessage,
+    Message,
+    SystemMessage,
+    TextPart,
+    TokenUsage,
+    UserMessage,
+    text_of,
+)
+
+__all__ = ["LocalModel"]
+
+logger = logging.getLogger(__name__)
+
+SLOTS = 4
+"""Runs that generate at once; more wait their turn inside llama.cpp."""
+WINDOW_TOKENS = 2048
+"""Context of one slot, prompt and answer together. The embedded model keeps 23 KB per token: 188 MB for all slots."""
+ANSWER_TOKENS_RESERVED = 512
+"""Room kept for an answer whose `max_tokens` is not set."""
+PROMPT_BATCH_TOKENS = 64
+"""Prompt tokens between two looks at the connection: about 0.3 s of one core, which bounds how late a cancel acts."""
+HTTP_THREADS = 64
+"""Connections that the server serves at once, waiting runs included; later ones wait to be accepted."""
+CONNECT_TIMEOUT_S = 10.0
+LOG_LEVEL_SILENT, LOG_LEVEL_INFO = -1, 3
+
+ChatMessage: TypeAlias = dict[str, str]
+_T = TypeVar("_T")
+
+
+class LocalModel:
+    """An agent that is a `.gguf` file.
+
+    The file is loaded at the first run (or by `load`), once per process however many agents and event loops use it.
+    `RunConfig.model_settings` goes to llama.cpp's chat endpoint as it is: `temperature`, `max_tokens`, `seed`, `top_p`,
+    `stop`, `response_format` and so on. Raises `ModelMissing` if there is no such file and `ModelFailed` if it is not
+    GGUF.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, name: str | None = None) -> None:
+        self.path = Path(path).expanduser().resolve()
+        self.name = name or self.path.stem
+        try:
+            with self.path.open("rb") as file:
+                magic = file.read(4)
+        except FileNotFoundError:
+            raise ModelMissing(
+                f"There is no model file {self.path}. Check the path; `gapless model install` fetches a small one."
+            ) from None
+        except OSError as error:
+            raise ModelFailed(f"Cannot read the model file {self.path}: {error.strerror}.") from error
+        if magic != b"GGUF":
+            raise ModelFailed(f"{self.path} is not a GGUF model: it does not start with the bytes GGUF.")
+
+    async def load(self) -> None:
+        """Load the model now rather than at the first run. Raises `ExtraMissing` or `ModelFailed`."""
+        await asyncio.to_thread(_acquire, self)
+
+    async def aclose(self) -> None:
+        """Unload the model unless another agent of this process uses it. A later run loads it again."""
+        await asyncio.to_thread(_release, self)
+
+    async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+        """Stream the answer to `ctx.messages`, oldest turns dropped where they do not fit the model's window.
+
+        Ends with a `gapless.finish` event whose value is `{"reason": "stop"}` or `{"reason": "length"}`. With a
+        `response_format` the parsed answer is `ctx.result`. Raises `InputTooLarge` for a message over the window,
+        `InputInvalid` for settings that llama.cpp refuses, `OutputInvalid` for JSON cut short, else `ModelFailed`.
+        """
+        server = await asyncio.to_thread(_acquire, self)
+        # `aclosing`: a run that is left in the middle stops its generation now, not when the garbage is collected.
+        async with _client(server) as client, aclosing(self._answer(ctx, server, client)) as answer:
+            try:
+                async for item in answer:
+                    yield item
+            except httpx.HTTPError as error:
+                raise ModelFailed(f"The model {self.name} stopped answering: {error!r}.", run_id=ctx.run_id) from error
+
+    async def _answer(
+        self, ctx: RunContext, server: _Server, client: httpx.AsyncClient
+    ) -> AsyncGenerator[AgentItem, None]:
+        settings = ctx.config.model_settings
+        if any(_has_media(message) for message in ctx.messages):
+            yield _notice("media_ignored", f"{self.name} reads text only: images and files were left out.")
+        asked = settings.get("max_tokens")
+        reserved = min(asked if isinstance(asked, int) else ANSWER_TOKENS_RESERVED, server.window_tokens // 2)
+        chat, dropped = await _fit(client, ctx, server.window_tokens - reserved)
+        if dropped:
+            yield _notice(
+                "history_truncated",
+                f"The conversation is longer than the model's window of {server.window_tokens} tokens: "
+                f"its {dropped} oldest messages were left out.",
+            )
+        text: list[str] = []
+        finish_reason = "stop"
+        request = settings | {
+            "messages": chat,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            # A line per prompt batch. Writing it is how llama.cpp notices at once that we are gone; otherwise it looks
+            # only after a second in which no slot produced anything, which never comes while other runs stream.
+            "return_progress": True,
+        }
+        async with aclosing(_stream(client, request, ctx.run_id)) as chunks:
+            async for chunk in chunks:
+                for choice in chunk.choices:
+                    finish_reason = choice.finish_reason or finish_reason
+                    if delta := choice.delta.content:
+                        text.append(delta)
+                        if ctx.config.streaming_mode is not StreamingMode.NONE:
+                            yield delta
+                if chunk.usage is not None:
+                    ctx.add_usage(chunk.usage.counted(self.name))
+        answer = "".join(text)
+        if ctx.config.streaming_mode is StreamingMode.NONE and answer:
+            yield answer
+        yield CustomEvent(name="gapless.finish", value={"reason": finish_reason})
+        if finish_reason == "length":
+            yield _notice("answer_cut", "The answer was cut: it reached max_tokens or the end of the model's window.")
+        if "response_format" in settings:
+            ctx.result = _parse(answer, finish_reason, ctx.run_id)
+
+
+# ------------------------------------------------------------------------------------------------- the chat endpoint
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta
+    finish_reason: str | None = None
+
+
+class _CachedTokens(msgspec.Struct):
+    cached_tokens: int = 0
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: _CachedTokens = msgspec.field(default_factory=_CachedTokens)
+
+    def counted(self, model: str) -> TokenUsage:
+        return TokenUsage(
+            provider="local",
+            model=model,
+            input_tokens=self.prompt_tokens,
+            output_tokens=self.completion_tokens,
+            total_tokens=self.total_tokens,
+            cached_input_tokens=self.prompt_tokens_details.cached_tokens,
+        )
+
+
+class _Error(msgspec.Struct):
+    message: str
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: _Error | None = None
+
+
+class _Refusal(msgspec.Struct):
+    error: _Error
+
+
+class _Prompt(msgspec.Struct):
+    prompt: str
+
+
+class _Tokens(msgspec.Struct):
+    tokens: list[int]
+
+
+class _GenerationSettings(msgspec.Struct):
+    n_ctx: int
+
+
+class _Props(msgspec.Struct):
+    default_generation_settings: _GenerationSettings
+
+
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
+def _client(server: _Server) -> httpx.AsyncClient:
+    """A client for one run: it belongs to the run's event loop, and closing it closes the connection."""
+    return httpx.AsyncClient(
+        base_url=server.url,
+        headers={"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"},
+        # A run may wait long for a slot; how long is the runner's to decide.
+        timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
+        trust_env=False,  # a proxy from the environment cannot reach this process
+        verify=False,  # noqa: S501  # plain HTTP on loopback: do not read the system's certificates for it
+    )
+
+
+async def _stream(client: httpx.AsyncClient, request: dict[str, Any], run_id: str) -> AsyncGenerator[_Chunk, None]:
+    """The chunks of one answer. Leaving it early closes the connection, and with it the generation."""
+    async with client.stream("POST", "/v1/chat/completions", content=msgspec.json.encode(request)) as response:
+        if response.status_code != httpx.codes.OK:
+            await response.aread()
+            _raise_refusal(response, run_id)
+        rest = b""
+        # Not httpx's lines: those also split at U+2028 and its like, which may stand inside a JSON string.
+        async for data in response.aiter_bytes():
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                kind, _, value = line.strip().partition(b": ")
+                if kind == b"error":
+                    raise ModelFailed(f"llama.cpp failed: {_message(value)}", run_id=run_id)
+                if kind != b"data" or value == b"[DONE]":
+                    continue
+                chunk = _decode_chunk(value)
+                if chunk.error is not None:
+                    raise ModelFailed(f"llama.cpp failed: {chunk.error.message}", run_id=run_id)
+                yield chunk
+
+
+async def _count(client: httpx.AsyncClient, chat: list[ChatMessage], run_id: str) -> int:
+    """Tokens of the prompt that the model's own template makes of `chat`."""
+    prompt = (await _post(client, "/apply-template", {"messages": chat}, _Prompt, run_id)).prompt
+    body = {"content": prompt, "add_special": True, "parse_special": True}
+    return len((await _post(client, "/tokenize", body, _Tokens, run_id)).tokens)
+
+
+async def _post(client: httpx.AsyncClient, path: str, body: Any, answer: type[_T], run_id: str) -> _T:
+    response = await client.post(path, content=msgspec.json.encode(body))
+    if response.status_code != httpx.codes.OK:
+        _raise_refusal(response, run_id)
+    return msgspec.json.decode(response.content, type=answer)
+
+
+def _raise_refusal(response: httpx.Response, run_id: str) -> NoReturn:
+    message = _message(response.content)
+    if response.status_code == httpx.codes.BAD_REQUEST:
+        raise InputInvalid(f"llama.cpp refused the request: {message} Check the run's model_settings.", run_id=run_id)
+    raise ModelFailed(f"llama.cpp answered {response.status_code}: {message}", run_id=run_id)
+
+
+def _message(body: bytes) -> str:
+    try:
+        return msgspec.json.decode(body, type=_Refusal).error.message
+    except msgspec.MsgspecError:
+        return body.decode(errors="replace")
+
+
+def _parse(answer: str, finish_reason: str, run_id: str) -> Any:
+    try:
+        return msgspec.json.decode(answer)
+    except msgspec.DecodeError:
+        why = "it was cut; raise max_tokens or ask for less" if finish_reason == "length" else "the model wrote no JSON"
+        raise OutputInvalid(
+            f"The answer is not the JSON that response_format asks for: {why}.", run_id=run_id
+        ) from None
+
+
+# ------------------------------------------------------------------------------------------------------- the history
+
+
+async def _fit(client: httpx.AsyncClient, ctx: RunContext, budget_tokens: int) -> tuple[list[ChatMessage], int]:
+    """The chat as it is sent, and how many of the oldest messages it lacks. Instructions are never dropped."""
+    if not ctx.message.strip():
+        raise InputInvalid("There is no text in this message to answer.", run_id=ctx.run_id)
+    said = [chat for message in ctx.messages if (chat := _chat_message(message)) is not None]
+    instructions = [chat for chat in said if chat["role"] == "system"]
+    turns: list[list[ChatMessage]] = []
+    for chat in said:
+        if chat["role"] == "system":
+            continue
+        if chat["role"] == "user" or not turns:
+            turns.append([])
+        turns[-1].append(chat)
+
+    def without(dropped: int) -> list[ChatMessage]:
+        return _joined([*instructions, *itertools.chain.from_iterable(turns[dropped:])])
+
+    # Bisection for the fewest turns to drop, trying none first: a chat template may count as it likes.
+    low, high, probe = 0, len(turns), 0
+    while low < high:
+        tokens = await _count(client, without(probe), ctx.run_id)
+        if tokens <= budget_tokens:
+            high = probe
+        else:
+            low = probe + 1
+        probe = (low + high) // 2
+    if low == len(turns):
+        raise InputTooLarge(
+            f"The message alone is {tokens} tokens long; the model takes {budget_tokens} beside its answer. "
+            "Shorten the message or lower max_tokens.",
+            run_id=ctx.run_id,
+        )
+    return without(low), sum(map(len, turns[:low]))
+
+
+def _chat_message(message: Message) -> ChatMessage | None:
+    """What the model is shown of a message: text by one of three roles. Tool calls and reasoning mean nothing to it."""
+    match message:
+        case UserMessage():
+            role = "user"
+        case AssistantMessage():
+            role = "assistant"
+        case SystemMessage() | DeveloperMessage():
+            role = "system"
+        case _:
+            return None
+    content = text_of(message.content)
+    return {"role": role, "content": content} if content else None
+
+
+def _joined(chat: list[ChatMessage]) -> list[ChatMessage]:
+    """Neighbours of one role made one message: after a run that failed, or many templates refuse the chat."""
+    joined: list[ChatMessage] = []
+    for role, messages in itertools.groupby(chat, key=lambda message: message["role"]):
+        joined.append({"role": role, "content": "\n\n".join(message["content"] for message in messages)})
+    return joined
+
+
+def _has_media(message: Message) -> bool:
+    content = message.content if isinstance(message, UserMessage) else ""
+    return any(not isinstance(part, TextPart) for part in content if not isinstance(part, str))
+
+
+def _notice(code: str, message: str) -> CustomEvent:
+    return CustomEvent(name="gapless.notice", value={"code": code, "message": message})
+
+
+# -------------------------------------------------------------------------------------------------- the loaded model
+
+
+@dataclass(eq=False)
+class _Server:
+    """llama.cpp with one model in this process. `native` is the library's object; it stops when it is let go."""
+
+    native: Any
+    url: str
+    key: str
+    window_tokens: int
+    users: set[LocalModel] = field(default_factory=set)
+
+
+_servers: dict[Path, _Server] = {}
+_servers_lock = threading.Lock()
+"""Held while a model loads or unloads, which takes seconds: taken in worker threads only."""
+
+
+def _acquire(user: LocalModel) -> _Server:
+    server = _servers.get(user.path)
+    if server is not None and user in server.users:
+        return server
+    with _servers_lock:
+        server = _servers.get(user.path)
+        if server is None:
+            server = _servers[user.path] = _start(user.path)
+        server.users.add(user)
+        return server
+
+
+def _release(user: LocalModel) -> None:
+    with _servers_lock:
+        server = _servers.get(user.path)
+        if server is None:
+            return
+        server.users.discard(user)
+        if not server.users:
+            del _servers[user.path]
+            server.native = None
+
+
+def _start(path: Path) -> _Server:
+    try:
+        xllamacpp = importlib.import_module("xllamacpp")
+    except ImportError as error:
+        raise ExtraMissing(f"Running {path.name} takes llama.cpp: pip install 'gapless[local]'") from error
+    key = secrets.token_urlsafe(32)
+    # All cores would be faster alone, but llama.cpp's threads wait for each other: one busy neighbour costs 60 to 90 %.
+    threads = max(1, (os.cpu_count() or 1) - 1)
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.api_keys = [key]
+    params.ui = False
+    params.n_threads_http = HTTP_THREADS
+    params.n_parallel = SLOTS
+    params.n_ctx = SLOTS * WINDOW_TOKENS
+    params.n_batch = params.n_ubatch = PROMPT_BATCH_TOKENS
+    params.cache_ram_mib = 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.verbosity = LOG_LEVEL_INFO if logger.isEnabledFor(logging.DEBUG) else LOG_LEVEL_SILENT
+    try:
+        native = xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise ModelFailed(
+            f"llama.cpp cannot load {path}: the file is cut short or damaged, or too new for this llama.cpp. "
+            f"Fetch it again; logger {__name__} at DEBUG shows what llama.cpp says."
+        ) from error
+    url = native.listening_address
+    props = httpx.get(f"{url}/props", headers={"Authorization": f"Bearer {key}"}, trust_env=False, verify=False)  # noqa: S501
+    window_tokens = msgspec.json.decode(props.content, type=_Props).default_generation_settings.n_ctx
+    return _Server(native, url, key, window_tokens)
