@@ -40,8 +40,9 @@ from gapless.events import (
     UserMessage,
     text_of,
 )
+from gapless.model import find_model
 
-__all__ = ["LocalModel"]
+__all__ = ["LocalModel", "embedded_model"]
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +154,14 @@ class LocalModel:
             yield _notice("answer_cut", "The answer was cut: it reached max_tokens or the end of the model's window.")
         if "response_format" in settings:
             ctx.result = _parse(answer, finish_reason, ctx.run_id)
+
+
+def embedded_model() -> LocalModel:
+    """The agent used when none is named. Raises `ModelMissing`, which says how to install it."""
+    path = find_model()
+    if path is None:
+        raise ModelMissing("No model is installed: run `gapless model install` (93 MB, once), or name an agent.")
+    return LocalModel(path)
 
 
 # ------------------------------------------------------------------------------------------------- the chat endpoint
