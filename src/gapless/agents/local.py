@@ -118,7 +118,9 @@ class LocalModel:
         if any(_has_media(message) for message in ctx.messages):
             yield _notice("media_ignored", f"{self.name} reads text only: images and files were left out.")
         asked = settings.get("max_tokens")
-        reserved = min(asked if isinstance(asked, int) else ANSWER_TOKENS_RESERVED, server.window_tokens // 2)
+        # llama.cpp takes -1 for "no bound".
+        wanted = asked if isinstance(asked, int) and asked > 0 else ANSWER_TOKENS_RESERVED
+        reserved = min(wanted, server.window_tokens // 2)
         chat, dropped = await _fit(client, ctx, server.window_tokens - reserved)
         if dropped:
             yield _notice(
