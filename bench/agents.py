@@ -1,0 +1,108 @@
+"""The scripted agents, the same for every candidate.
+
+The message is the script: `{"n": 500, "hz": 50, "phase": 0.3}` asks for 500 chunks of 4 characters at 50 a second, the
+first one 0.3 periods after the start. `hz` 0 is unpaced: the agent lets the event loop turn once per chunk, as an agent
+that reads a socket does. Each chunk is the time at which it was due, so the client measures lateness from the text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from google.adk.agents import LlmAgent
+    from pydantic_ai import Agent
+
+CHUNK_CHARS = 4
+STAMP_UNIT_S = 1e-5
+STAMP_WRAP = 1 << 24
+"""A stamp counts units of 10 µs modulo 2**24: it wraps after 167 s, longer than any one measurement."""
+
+
+class Script(NamedTuple):
+    n: int
+    hz: float
+    phase: float
+    hold_s: float
+    """Seconds to stay open after the last chunk."""
+
+
+def parse(message: str) -> Script:
+    """Read the script from the message. Raises `ValueError` for anything else."""
+    fields = json.loads(message)
+    return Script(fields["n"], fields.get("hz", 0), fields.get("phase", 0.0), fields.get("hold_s", 0.0))
+
+
+def script(n: int, hz: float = 0, phase: float = 0.0, hold_s: float = 0.0) -> str:
+    """The message for `parse`."""
+    return json.dumps({"n": n, "hz": hz, "phase": round(phase, 4), "hold_s": hold_s})
+
+
+def stamp(at_s: float) -> str:
+    """A monotonic time as 4 characters of base64."""
+    units = int(at_s / STAMP_UNIT_S) % STAMP_WRAP
+    return binascii.b2a_base64(units.to_bytes(3, "big"), newline=False).decode()
+
+
+async def generator_agent(message: str) -> AsyncIterator[str]:
+    """Chunks as the script says."""
+    n, hz, phase, hold_s = parse(message)
+    sleep, now = asyncio.sleep, time.monotonic
+    if hz:
+        start = now() + phase / hz
+        for i in range(n):
+            due = start + i / hz
+            delay = due - now()
+            await sleep(delay if delay > 0 else 0)
+            yield stamp(due)
+    else:
+        for _ in range(n):
+            await sleep(0)
+            yield stamp(now())
+    if hold_s:
+        await sleep(hold_s)
+
+
+def pydantic_ai_agent() -> Agent[None, str]:
+    """The same chunks from a scripted model inside a real Pydantic AI agent."""
+    from pydantic_ai import Agent
+    from pydantic_ai.messages import ModelMessage, ModelRequest, UserPromptPart
+    from pydantic_ai.models.function import AgentInfo, FunctionModel
+
+    async def stream(messages: list[ModelMessage], _info: AgentInfo) -> AsyncIterator[str]:
+        last = messages[-1]
+        assert isinstance(last, ModelRequest)
+        prompts = [part.content for part in last.parts if isinstance(part, UserPromptPart)]
+        prompt = prompts[-1]
+        # A frontend's message arrives as a list of content parts, a plain call's as a string.
+        text = prompt if isinstance(prompt, str) else "".join(getattr(item, "content", item) for item in prompt)
+        async for chunk in generator_agent(text):
+            yield chunk
+
+    return Agent(FunctionModel(stream_function=stream))
+
+
+def adk_agent() -> LlmAgent:
+    """The same chunks from a scripted model inside a real ADK agent."""
+    from google.adk.agents import LlmAgent
+    from google.adk.models import BaseLlm, LlmRequest, LlmResponse
+    from google.genai import types
+
+    class ScriptedLlm(BaseLlm):
+        async def generate_content_async(self, llm_request: LlmRequest, stream: bool = False) -> Any:
+            parts = llm_request.contents[-1].parts or []
+            chunks = []
+            async for chunk in generator_agent(parts[0].text or ""):
+                chunks.append(chunk)
+                if stream:
+                    content = types.Content(role="model", parts=[types.Part(text=chunk)])
+                    yield LlmResponse(content=content, partial=True)
+            whole = types.Content(role="model", parts=[types.Part(text="".join(chunks))])
+            yield LlmResponse(content=whole, partial=False, finish_reason=types.FinishReason.STOP)
+
+    return LlmAgent(name="scripted", model=ScriptedLlm(model="scripted"), instruction="Follow the script.")

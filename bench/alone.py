@@ -1,0 +1,100 @@
+"""The agents with nobody listening: what the scripted model, its timer and its framework cost by themselves.
+
+`python -m bench.alone AGENT STREAMS HZ N WINDOW_S` prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterable, Awaitable, Callable
+
+import uvloop
+
+from bench import agents
+
+GOLDEN = 0.618033988749895
+events = 0
+
+
+async def run_generator(message: str) -> None:
+    global events
+    async for _ in agents.generator_agent(message):
+        events += 1
+
+
+def run_pydantic_ai() -> Callable[[str], Awaitable[None]]:
+    from pydantic_ai import AgentStreamEvent, PartDeltaEvent, PartStartEvent, RunContext
+
+    agent = agents.pydantic_ai_agent()
+
+    async def handle(_ctx: RunContext[None], stream: AsyncIterable[AgentStreamEvent]) -> None:
+        global events
+        async for event in stream:
+            if isinstance(event, PartDeltaEvent | PartStartEvent):
+                events += 1
+
+    async def run(message: str) -> None:
+        await agent.run(message, event_stream_handler=handle)
+
+    return run
+
+
+def run_adk() -> Callable[[str], Awaitable[None]]:
+    import itertools
+
+    from google.adk.agents.run_config import RunConfig, StreamingMode
+    from google.adk.runners import InMemoryRunner
+    from google.genai import types
+
+    runner = InMemoryRunner(agents.adk_agent(), app_name="scripted")
+    numbers = itertools.count()
+
+    async def run(message: str) -> None:
+        global events
+        session_id = f"s{next(numbers)}"
+        await runner.session_service.create_session(app_name="scripted", user_id="u", session_id=session_id)
+        async for event in runner.run_async(
+            user_id="u",
+            session_id=session_id,
+            new_message=types.Content(role="user", parts=[types.Part(text=message)]),
+            run_config=RunConfig(streaming_mode=StreamingMode.SSE),
+        ):
+            events += bool(event.partial)
+
+    return run
+
+
+AGENTS: dict[str, Callable[[], Callable[[str], Awaitable[None]]]] = {
+    "generator": lambda: run_generator,
+    "pydantic-ai": run_pydantic_ai,
+    "adk": run_adk,
+}
+
+
+async def measure(agent: str, streams: int, hz: float, n: int, window_s: float) -> dict[str, float]:
+    run = AGENTS[agent]()
+    tasks = [asyncio.create_task(run(agents.script(n, hz, i * GOLDEN % 1))) for i in range(streams)]
+    if hz:
+        await asyncio.sleep(0.5)
+    events0, cpu0, wall0 = events, time.process_time(), time.monotonic()
+    if hz:
+        await asyncio.sleep(window_s)
+    else:
+        await asyncio.gather(*tasks)
+    counted, cpu, wall = events - events0, time.process_time() - cpu0, time.monotonic() - wall0
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return {"events": counted, "cpu_s": cpu, "wall_s": wall}
+
+
+def main() -> None:
+    agent, streams, hz, n, window_s = sys.argv[1:]
+    print(json.dumps(uvloop.run(measure(agent, int(streams), float(hz), int(n), float(window_s)))))
+
+
+if __name__ == "__main__":
+    main()

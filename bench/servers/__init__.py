@@ -1,0 +1,1 @@
+"""One module per candidate: `build(options)` makes the ASGI app that `bench.serve` runs."""
