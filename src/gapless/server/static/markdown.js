@@ -21,6 +21,10 @@
 const BLOCK_DEPTH_MAX = 40;
 /** Emphasis and links inside one another; deeper markers are text. */
 const INLINE_DEPTH_MAX = 20;
+/** Markers that are shown as if they were closed while the text grows. */
+const TRIAL_DEPTH_MAX = 3;
+/** A longer line is no table's delimiter row. */
+const DELIMITER_ROW_CHARS_MAX = 2000;
 /** Lines of code per element: the browser lays out each element anew when its text grows. */
 const CODE_CHUNK_LINES = 64;
 /** Characters between the places at which an open paragraph may be divided into a settled and an open part. */
@@ -48,7 +52,7 @@ export class MarkdownStream {
     this.#tail = lines.pop();
     for (const line of lines) this.#takeLine(line);
     this.#checkPoint();
-    if (!isUndecided(this.#tail, this.#stack.at(-1))) this.#takeLine(this.#tail);
+    if (!isUndecided(this.#tail, this.#stack.at(-1))) this.#takeLine(this.#tail, "");
     this.#sync();
   }
 
@@ -93,7 +97,8 @@ export class MarkdownStream {
 
   // Lines to blocks.
 
-  #takeLine(line) {
+  /** Takes a line into the tree. `lineEnd` is empty for the unfinished one: code shows the difference. */
+  #takeLine(line, lineEnd = "\n") {
     const stack = this.#stack;
     let rest = line.replace(/^[ \t]+/, (space) => space.replaceAll("\t", "    "));
     let matched = 1;
@@ -113,7 +118,7 @@ export class MarkdownStream {
     const leaf = stack[matched];
     if (leaf?.type === "code") {
       if (isClosingFence(rest, leaf)) stack.length = matched;
-      else leaf.text += `${rest.slice(Math.min(indentOf(rest), leaf.indent))}\n`;
+      else leaf.text += `${rest.slice(Math.min(indentOf(rest), leaf.indent))}${lineEnd}`;
       return;
     }
     if (rest.trim() === "") {
@@ -133,7 +138,7 @@ export class MarkdownStream {
         return;
       }
       if ((match = /^ {0,3}(#{1,6})(?:[ \t]+(.*))?$/.exec(rest))) {
-        const text = (match[2] ?? "").replace(/(?:^|[ \t]+)#+[ \t]*$/, "").trim();
+        const text = withoutClosingMarks((match[2] ?? "").trim());
         this.#open(depth, { type: "heading", level: match[1].length, text });
         stack.length -= 1;
         return;
@@ -182,7 +187,8 @@ export class MarkdownStream {
 
   /** A delimiter row under the last line of a paragraph makes that line a table's head. */
   #startTable(para, text) {
-    if (!/^\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$/.test(text) || !text.includes("|")) return false;
+    if (text.length > DELIMITER_ROW_CHARS_MAX || !text.includes("|")) return false;
+    if (!/^\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$/.test(text)) return false;
     const cut = para.text.lastIndexOf("\n");
     const cells = splitRow(para.text.slice(cut + 1));
     const marks = splitRow(text);
@@ -234,6 +240,7 @@ export class MarkdownStream {
         let table = node.firstChild;
         if (table?.localName !== "table") {
           table = document.createElement("table");
+          node.className = "table";
           node.replaceChildren(table);
         }
         this.#syncChildren(block, table);
@@ -330,6 +337,12 @@ function tagOf(block) {
   }
 }
 
+function withoutClosingMarks(heading) {
+  let end = heading.length;
+  while (heading[end - 1] === "#") end -= 1;
+  return end === 0 || /\s/.test(heading[end - 1]) ? heading.slice(0, end).trimEnd() : heading;
+}
+
 function indentOf(line) {
   let indent = 0;
   while (line[indent] === " ") indent += 1;
@@ -411,31 +424,21 @@ function parseInline(text, before, streaming) {
     flush();
     tokens.push(token);
   };
-  const mark = (at) => {
-    if (!settling || brackets.length > 0 || at - lastMark < SETTLE_CHARS) return;
-    lastMark = at;
-    push({ mark: at });
-  };
 
   while (pos < text.length) {
     SPECIAL.lastIndex = pos;
     const found = SPECIAL.exec(text);
     const end = found ? found.index : text.length;
     while (pos < end) {
-      // A word's start can be a mark: nothing that begins before it reaches over a space, except what is checked.
-      const space = text.indexOf(" ", Math.max(pos, lastMark + SETTLE_CHARS - 1));
-      if (space === -1 || space + 1 >= end || text[space + 1] === " ") {
-        plain += text.slice(pos, end);
-        pos = end;
-      } else {
-        plain += text.slice(pos, space + 1);
-        pos = space + 1;
-        const marked = lastMark;
-        mark(pos);
-        if (marked === lastMark) {
-          plain += text.slice(pos, end);
-          pos = end;
-        }
+      // The start of a word can be a mark: what may still change and reaches over a space is known by then.
+      const from = Math.max(pos, lastMark + SETTLE_CHARS - 1);
+      const space = settling && brackets.length === 0 ? text.slice(from, end - 1).indexOf(" ") : -1;
+      const cut = space === -1 ? end : from + space + 1;
+      plain += text.slice(pos, cut);
+      pos = cut;
+      if (cut < end && text[cut] !== " ") {
+        lastMark = cut;
+        push({ mark: cut });
       }
     }
     if (!found) break;
@@ -454,9 +457,9 @@ function parseInline(text, before, streaming) {
         }
         break;
       case "\n": {
-        const spaces = /  +$/.test(plain);
-        plain = plain.replace(/ +$/, "");
-        if (spaces) push({ tag: "br", attrs: {}, children: [] });
+        const spaces = trailingSpaces(plain);
+        plain = plain.slice(0, plain.length - spaces);
+        if (spaces >= 2) push({ tag: "br", attrs: {}, children: [] });
         else plain += "\n";
         pos += 1;
         break;
@@ -519,7 +522,7 @@ function parseInline(text, before, streaming) {
         const target = opener.active ? linkTarget(text, pos + 1) : null;
         if (target?.open) {
           settling = false;
-          if (streaming) {
+          if (streaming && target.hide) {
             // The address is on its way: show the words and not the brackets meanwhile.
             flush();
             tokens.splice(opener.index, 1);
@@ -579,6 +582,12 @@ function parseInline(text, before, streaming) {
     flush();
     return tokens.length;
   }
+}
+
+function trailingSpaces(text) {
+  let start = text.length;
+  while (text[start - 1] === " ") start -= 1;
+  return text.length - start;
 }
 
 function runLength(text, pos, char) {
@@ -655,9 +664,9 @@ function resolveEmphasis(tokens, streaming) {
         const depth = 1 + depthOf(children);
         openers.length = at + 1;
         if (depth > INLINE_DEPTH_MAX) {
-          out.push(...children);
-          openers.length = at;
-          continue;
+          for (const child of children) out.push(child);
+          openers.length = 0;
+          break;
         }
         // What the end of the text has closed may have to be closed elsewhere once more text comes.
         if (token.atEnd) unsettledFrom = Math.min(unsettledFrom, run.pos);
@@ -680,7 +689,7 @@ function resolveEmphasis(tokens, streaming) {
   }
   for (const { run } of openers) unsettledFrom = Math.min(unsettledFrom, run.pos);
   if (streaming) {
-    for (const { run, index } of openers.reverse()) {
+    for (const { run, index } of openers.slice(-TRIAL_DEPTH_MAX).reverse()) {
       if (run.length < 2 || index === out.length - 1) continue;
       const children = out.splice(index);
       out.push({ tag: run.char === "~" ? "del" : "strong", attrs: {}, children: clean(children.slice(1)) });
@@ -726,7 +735,7 @@ function addNode(nodes, token, apart) {
   }
 }
 
-/** What follows a link's text: `{ href, end }`, null if it is no target, `{ open }` if the text ends too early to say. */
+/** What follows a link's text: `{ href, end }`, null if it is none, `{ open }` if more text may complete it. */
 function linkTarget(text, pos) {
   if (text[pos] !== "(") return null;
   const pattern =
@@ -734,12 +743,12 @@ function linkTarget(text, pos) {
   pattern.lastIndex = pos;
   const match = pattern.exec(text);
   if (match) return { href: unescapeText(match[1] ?? match[2] ?? ""), end: pattern.lastIndex };
-  return { open: true };
+  return { open: true, hide: !/[\s()]/.test(text.slice(pos + 1)) };
 }
 
 function bareUrl(text, pos) {
   if (pos > 0 && /[\p{L}\p{N}]/u.test(lastCharacter(text, pos))) return null;
-  const pattern = /https?:\/\/[^\s<>`*"[\]|\\]+/y;
+  const pattern = /https?:\/\/[^\s<>`*"[\]|\\]{1,2048}(?![^\s<>`*"[\]|\\])/y;
   pattern.lastIndex = pos;
   let url = pattern.exec(text)?.[0] ?? "";
   for (;;) {

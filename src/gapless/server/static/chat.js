@@ -1,0 +1,673 @@
+/**
+ * The chat page. The server's journal is the only truth: a page holds no answer that it could not fold again, so a
+ * reload and a second tab need nothing but the session's id, which is in the address.
+ */
+
+import { applyEvent, contentText, isSettled, newView, textOf, viewOfMessages } from "./fold.js";
+import { GaplessClient, newId, StreamError } from "./stream.js";
+import { el, TurnView } from "./view.js";
+
+/** How often an idle, visible page asks whether somebody else went on with its session. */
+const POLL_MS = 5000;
+/** A hidden page draws no frames: it catches up this often instead. */
+const HIDDEN_RENDER_MS = 250;
+/** Closer to the end than this, the page follows the answer. */
+const STICK_PX = 48;
+/** A longer answer is announced as complete, not read out. */
+const ANNOUNCED_CHARS_MAX = 600;
+const TITLE_CHARS_MAX = 60;
+
+const KEY_ITEM = "gapless.key";
+const LAST_SESSION_ITEM = "gapless.session";
+const UNSENT_ITEM = "gapless.unsent";
+
+const CONNECTION_TEXTS = {
+  idle: "",
+  connecting: "Connecting…",
+  open: "Connected",
+  reconnecting: "Reconnecting…",
+  lost: "No connection",
+};
+
+const baseUrl = new URL("../", import.meta.url); // this file is <base>/static/chat.js
+const $ = (id) => document.getElementById(id);
+const root = document.documentElement;
+const finePointer = matchMedia("(pointer: fine)");
+const narrow = matchMedia("(max-width: 760px)");
+
+const client = new GaplessClient({
+  baseUrl: baseUrl.href,
+  headers: () => {
+    const key = sessionStorage.getItem(KEY_ITEM);
+    return key ? { Authorization: `Bearer ${key}` } : {};
+  },
+});
+const channel = new BroadcastChannel(`gapless:${baseUrl.pathname}`);
+
+// The API key.
+
+let asking = null;
+
+/** Calls, and asks for a key as often as the server wants one. */
+async function authorised(call) {
+  for (;;) {
+    try {
+      return await call();
+    } catch (error) {
+      if (error?.status !== 401) throw error;
+      asking ??= askForKey().finally(() => (asking = null));
+      await asking;
+    }
+  }
+}
+
+function askForKey() {
+  const dialog = $("key-dialog");
+  $("key").value = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("cancel", (event) => event.preventDefault());
+    dialog.addEventListener(
+      "close",
+      () => {
+        sessionStorage.setItem(KEY_ITEM, $("key").value.trim());
+        resolve();
+      },
+      { once: true },
+    );
+  });
+}
+
+// What the page says about itself.
+
+function showConnection(state) {
+  const node = $("connection");
+  if (node.dataset.state === state) return;
+  const before = node.dataset.state;
+  node.dataset.state = state;
+  $("connection-text").textContent = CONNECTION_TEXTS[state];
+  if (state === "reconnecting" || state === "lost") announce(CONNECTION_TEXTS[state]);
+  else if (state === "open" && before === "reconnecting") announce("Connected again");
+}
+
+/** For screen readers: the growing answer itself is not a live region, or it would be read out word by word. */
+function announce(text) {
+  $("live").textContent = text;
+}
+
+function showAlert(text) {
+  $("alert").textContent = text;
+  $("alert").hidden = text === "";
+}
+
+function describe(error) {
+  if (error instanceof StreamError) return `${error.message} (${error.code})`;
+  return "The server cannot be reached.";
+}
+
+// Drawing: once per frame, whatever came since the last one.
+
+const dirty = new Set();
+let drawing = false;
+let sticking = true;
+
+function draw(turn) {
+  dirty.add(turn);
+  if (drawing) return;
+  drawing = true;
+  if (document.hidden) setTimeout(drawNow, HIDDEN_RENDER_MS);
+  else requestAnimationFrame(drawNow);
+}
+
+function drawNow() {
+  drawing = false;
+  for (const turn of dirty) {
+    turn.shown.update(turn.view, turn.changed);
+    turn.changed.clear();
+  }
+  dirty.clear();
+  if (sticking) scrollToEnd();
+  showBusy();
+}
+
+function scrollToEnd() {
+  sticking = true;
+  $("scroll").scrollTop = $("scroll").scrollHeight;
+  $("to-end").hidden = true;
+}
+
+function showBusy() {
+  const busy = conversation.active() !== null;
+  root.dataset.busy = String(busy);
+  const focused = document.activeElement;
+  $("stop").hidden = !busy;
+  $("send").hidden = busy;
+  if (busy && focused === $("send")) $("stop").focus();
+  if (!busy) {
+    $("stop").disabled = false;
+    if (focused === $("stop")) $("message").focus();
+  }
+  $("welcome").hidden = conversation.turns.size > 0 || conversation.loading;
+}
+
+// A conversation: the turns of one session.
+
+class Conversation {
+  turns = new Map(); // run id → turn
+  loading = false;
+  #abort = new AbortController();
+  #mark = ""; // what the session's record said when it was last read
+  #syncing = null;
+  #again = false;
+
+  constructor(sessionId) {
+    this.id = sessionId;
+  }
+
+  get signal() {
+    return this.#abort.signal;
+  }
+
+  close() {
+    this.#abort.abort();
+  }
+
+  /** The turn whose run has not ended, or null. */
+  active() {
+    for (const turn of this.turns.values()) {
+      if (!isSettled(turn.view.status) || turn.view.status === "waiting") return turn;
+    }
+    return null;
+  }
+
+  add(runId, message, after = null) {
+    const turn = { runId, view: newView(), changed: new Set(), lastId: undefined, following: false, cancelled: false };
+    turn.shown = new TurnView({ runId, message, onAnswer: (interrupt, approved) => this.answer(turn, interrupt, approved) });
+    this.turns.set(runId, turn);
+    if (after) after.shown.node.after(turn.shown.node);
+    else $("messages").append(turn.shown.node);
+    draw(turn);
+    return turn;
+  }
+
+  remove(turn) {
+    this.turns.delete(turn.runId);
+    turn.shown.node.remove();
+    showBusy();
+  }
+
+  /** Brings the turns in line with the server. Calls that come meanwhile are served by one more round. */
+  async sync() {
+    if (this.#syncing) {
+      this.#again = true;
+      return this.#syncing;
+    }
+    this.#syncing = (async () => {
+      do {
+        this.#again = false;
+        await this.#read();
+      } while (this.#again);
+    })().finally(() => (this.#syncing = null));
+    return this.#syncing;
+  }
+
+  async #read() {
+    const { signal } = this;
+    // The runs before the messages: a run that is over by then has its messages.
+    const [record, runs] = await authorised(() =>
+      Promise.all([client.session(this.id, { signal }), client.runs({ sessionId: this.id, signal })]),
+    );
+    const messages = await authorised(() => client.messages(this.id, { signal }));
+    signal.throwIfAborted();
+    this.#mark = markOf(record);
+    this.loading = false;
+
+    const messagesOf = groupBy(messages, (message) => message.metadata?.run_id);
+    const recordOf = new Map(runs.sort((a, b) => a.created_at - b.created_at).map((run) => [run.id, run]));
+    const order = [...[...messagesOf.keys()].filter((id) => id !== undefined && !recordOf.has(id)), ...recordOf.keys()];
+    let previous = null;
+    for (const runId of order) {
+      const run = recordOf.get(runId);
+      const own = messagesOf.get(runId) ?? [];
+      let turn = this.turns.get(runId);
+      if (!turn) {
+        const first = previous === null && this.turns.size > 0;
+        const asked = own.find((message) => message.role === "user");
+        turn = this.add(runId, run?.message ?? contentText(asked?.content ?? ""), previous);
+        if (first) $("messages").prepend(turn.shown.node);
+        if (!run || ["finished", "failed", "cancelled"].includes(run.status)) {
+          turn.view = viewOfMessages(run, own);
+          turn.view.items.forEach((item) => turn.changed.add(item));
+          draw(turn);
+        }
+      }
+      const behind = !isSettled(turn.view.status) || (turn.view.status === "waiting" && run && run.status !== "waiting");
+      if (behind && run) this.follow(turn);
+      previous = turn;
+    }
+    const title = record.title || titleOf(recordOf.values().next().value?.message ?? "");
+    showTitle(title);
+    showBusy();
+  }
+
+  /** A look at the session's record, and a full round if it changed or somebody else may have answered for us. */
+  async poll() {
+    const record = await authorised(() => client.session(this.id, { signal: this.signal }));
+    if (markOf(record) !== this.#mark || this.active()) await this.sync();
+  }
+
+  /** Follows a run to its end. */
+  async follow(turn) {
+    if (turn.following) return;
+    turn.following = true;
+    const { signal } = this;
+    try {
+      await authorised(async () => {
+        const events = client.follow(turn.runId, { after: turn.lastId, signal, onStateChange: showStateOf(signal) });
+        for await (const { id, event } of events) {
+          const item = applyEvent(turn.view, event);
+          if (item) turn.changed.add(item);
+          if (id !== null) turn.lastId = id;
+          draw(turn);
+        }
+      });
+      if (!isSettled(turn.view.status)) {
+        // Complete without an event that says how: the record knows.
+        const record = await authorised(() => client.run(turn.runId, { signal }));
+        turn.view.status = record.status;
+        turn.view.error = record.error ?? null;
+      }
+      if (turn.view.status !== "waiting") this.#announceEnd(turn);
+    } catch (error) {
+      if (signal.aborted) return;
+      if (error instanceof StreamError && error.code !== "connection_lost") {
+        turn.view.status = "failed";
+        turn.view.error = { code: error.code, message: error.message };
+        for (const item of turn.view.items) item.open = false;
+      } else {
+        showConnection("lost"); // polling, focus and the browser's own word will try again
+      }
+    } finally {
+      turn.following = false;
+      if (!signal.aborted) {
+        draw(turn);
+        tellOthers(this.id);
+        refreshSessions();
+      }
+    }
+  }
+
+  #announceEnd(turn) {
+    const { status, error, items } = turn.view;
+    if (status === "failed") announce(`The answer was interrupted: ${error?.message ?? ""}`);
+    else if (status === "cancelled") announce("Stopped");
+    else {
+      const text = items.filter((item) => item.kind === "text").map(textOf).join("\n");
+      announce(text.length > ANNOUNCED_CHARS_MAX ? "The answer is complete" : text);
+    }
+  }
+
+  async answer(turn, interrupt, approved) {
+    const resume = [
+      { interruptId: interrupt.id, status: approved ? "resolved" : "cancelled", payload: { approved } },
+    ];
+    try {
+      showAlert("");
+      await authorised(() => client.answer(turn.runId, resume, { signal: this.signal }));
+      this.follow(turn);
+    } catch (error) {
+      showAlert(describe(error));
+      throw error;
+    }
+  }
+
+  async stop() {
+    const turn = this.active();
+    if (!turn) return;
+    $("stop").disabled = true;
+    turn.cancelled = true;
+    if (turn.starting) return; // send() cancels it as soon as the server knows the run
+    try {
+      await authorised(() => client.cancel(turn.runId, { signal: this.signal }));
+    } catch (error) {
+      $("stop").disabled = false;
+      if (!this.signal.aborted) showAlert(describe(error));
+    }
+  }
+
+  /** Sends a message. Throws if the server did not take it. */
+  async send(message, runId = newId()) {
+    const turn = this.add(runId, message);
+    turn.starting = true;
+    scrollToEnd();
+    showBusy();
+    announce("Sent");
+    try {
+      if (this.id === null) {
+        this.id = (await authorised(() => client.createSession({ signal: this.signal }))).id;
+        showTitle(titleOf(message));
+        remember(this.id);
+      }
+      // Kept until the server has it, so that a reload now does not lose the question.
+      sessionStorage.setItem(UNSENT_ITEM, JSON.stringify({ sessionId: this.id, runId, message }));
+      await authorised(() =>
+        client.start({
+          message,
+          runId,
+          sessionId: this.id,
+          signal: this.signal,
+          onRetry: () => showConnection("reconnecting"),
+        }),
+      );
+    } catch (error) {
+      if (this.signal.aborted) return;
+      this.remove(turn);
+      if (error instanceof StreamError) sessionStorage.removeItem(UNSENT_ITEM);
+      else showConnection("lost");
+      throw error;
+    } finally {
+      turn.starting = false;
+    }
+    sessionStorage.removeItem(UNSENT_ITEM);
+    tellOthers(this.id);
+    this.follow(turn);
+    refreshSessions();
+    if (turn.cancelled) this.stop();
+  }
+}
+
+function groupBy(values, keyOf) {
+  const groups = new Map();
+  for (const value of values) {
+    const key = keyOf(value);
+    if (groups.has(key)) groups.get(key).push(value);
+    else groups.set(key, [value]);
+  }
+  return groups;
+}
+
+function markOf(record) {
+  return `${record.updated_at} ${record.active_run_id ?? ""}`;
+}
+
+function titleOf(message) {
+  const line = message.trim().split("\n", 1)[0];
+  return line.length > TITLE_CHARS_MAX ? `${line.slice(0, TITLE_CHARS_MAX - 1)}…` : line;
+}
+
+function showTitle(title) {
+  $("title").textContent = title || "New conversation";
+  document.title = title ? `${title} · Gapless` : "Gapless";
+}
+
+function showStateOf(signal) {
+  return (state) => {
+    if (!signal.aborted) showConnection(state === "closed" ? "idle" : state);
+  };
+}
+
+// The session that the page shows.
+
+let conversation = new Conversation(null);
+
+function remember(sessionId) {
+  root.dataset.session = sessionId ?? "";
+  if (sessionId) localStorage.setItem(LAST_SESSION_ITEM, sessionId);
+  else localStorage.removeItem(LAST_SESSION_ITEM);
+  const hash = sessionId ? `#${encodeURIComponent(sessionId)}` : "";
+  if (location.hash !== hash) {
+    // The page as it was first opened is no place to go back to: it would open the same session again.
+    const change = history.state === null && location.hash === "" ? "replaceState" : "pushState";
+    history[change]({}, "", hash || location.pathname + location.search);
+  }
+  markCurrent();
+}
+
+async function open(sessionId) {
+  conversation.close();
+  conversation = new Conversation(sessionId);
+  const opened = conversation;
+  dirty.clear();
+  $("messages").replaceChildren();
+  showAlert("");
+  showConnection("idle");
+  showTitle("");
+  remember(sessionId);
+  opened.loading = sessionId !== null;
+  sticking = true;
+  showBusy();
+  if (finePointer.matches && !$("key-dialog").open) $("message").focus();
+  if (sessionId === null) return;
+  try {
+    await opened.sync();
+    await resend(opened);
+  } catch (error) {
+    if (opened.signal.aborted) return;
+    opened.loading = false;
+    if (error?.status === 404) {
+      await open(null);
+      showAlert("That conversation no longer exists.");
+    } else if (error instanceof StreamError) {
+      showAlert(describe(error));
+    } else {
+      showConnection("lost");
+    }
+  }
+}
+
+/** Sends what a reload caught between the click and the server's answer. The run's id makes it safe. */
+async function resend(opened) {
+  const unsent = JSON.parse(sessionStorage.getItem(UNSENT_ITEM) ?? "null");
+  if (unsent?.sessionId !== opened.id) return;
+  if (opened.turns.has(unsent.runId)) sessionStorage.removeItem(UNSENT_ITEM);
+  else await submit(unsent.message, unsent.runId);
+}
+
+async function submit(message, runId) {
+  showAlert("");
+  try {
+    await conversation.send(message, runId);
+  } catch (error) {
+    showAlert(`Not sent. ${describe(error)}`);
+    if ($("message").value === "") $("message").value = message;
+    fitMessage();
+    if (conversation.id !== null) conversation.sync().catch(() => {});
+  }
+}
+
+/** The id to send a message under: the same again for a message whose fate is unknown. */
+function runIdFor(message) {
+  const unsent = JSON.parse(sessionStorage.getItem(UNSENT_ITEM) ?? "null");
+  return unsent?.sessionId === conversation.id && unsent.message === message ? unsent.runId : newId();
+}
+
+// The list of sessions.
+
+async function refreshSessions() {
+  let sessions;
+  try {
+    sessions = await authorised(() => client.sessions());
+  } catch {
+    return; // the list is as it was; the connection line tells the rest
+  }
+  sessions.sort((a, b) => b.updated_at - a.updated_at);
+  $("sessions").replaceChildren(...sessions.map(sessionEntry));
+  markCurrent();
+}
+
+function sessionEntry(session) {
+  const title = session.title || "Untitled";
+  const link = el("a", { href: `#${encodeURIComponent(session.id)}`, "data-testid": "session" },
+    el("span", { class: "name" }, title),
+    el("time", { datetime: new Date(session.updated_at).toISOString() }, when(session.updated_at)));
+  link.classList.toggle("live", session.active_run_id !== undefined);
+  const button = el("button", { type: "button", class: "icon delete", "aria-label": `Delete ${title}`, "data-testid": "delete-session" }, "×");
+  button.addEventListener("click", () => remove(session, button));
+  button.addEventListener("blur", () => {
+    button.classList.remove("sure");
+    button.textContent = "×";
+  });
+  return el("li", { "data-session-id": session.id }, link, button);
+}
+
+/** The first click asks, the second one deletes. */
+async function remove(session, button) {
+  if (!button.classList.contains("sure")) {
+    button.classList.add("sure");
+    button.textContent = "Delete?";
+    return;
+  }
+  try {
+    await authorised(() => client.deleteSession(session.id));
+  } catch (error) {
+    if (error?.status !== 404) {
+      showAlert(describe(error));
+      return;
+    }
+  }
+  channel.postMessage({ deleted: session.id });
+  if (session.id === conversation.id) open(null);
+  refreshSessions();
+}
+
+function markCurrent() {
+  for (const item of $("sessions").children) {
+    const current = item.dataset.sessionId === conversation.id;
+    if (current) item.firstChild.setAttribute("aria-current", "page");
+    else item.firstChild.removeAttribute("aria-current");
+  }
+}
+
+function when(ms) {
+  const date = new Date(ms);
+  const today = new Date().toDateString() === date.toDateString();
+  return date.toLocaleString([], today ? { hour: "2-digit", minute: "2-digit" } : { day: "numeric", month: "short" });
+}
+
+// Other tabs, and the world coming back.
+
+function tellOthers(sessionId) {
+  channel.postMessage({ changed: sessionId });
+}
+
+channel.addEventListener("message", ({ data }) => {
+  refreshSessions();
+  if (data.changed === conversation.id && conversation.id !== null) catchUp();
+  if (data.deleted === conversation.id && conversation.id !== null) open(null);
+});
+
+async function catchUp(look = () => conversation.sync()) {
+  if (conversation.id === null) return;
+  const { signal } = conversation;
+  try {
+    await look();
+    if ($("connection").dataset.state === "lost") showConnection("idle");
+  } catch (error) {
+    if (signal.aborted) return;
+    if (error?.status === 404) open(null);
+    else if (!(error instanceof StreamError)) showConnection("lost");
+  }
+}
+
+function comeBack() {
+  if (document.hidden) return;
+  refreshSessions();
+  catchUp();
+}
+
+addEventListener("focus", comeBack);
+addEventListener("online", comeBack);
+addEventListener("offline", () => showConnection("lost"));
+document.addEventListener("visibilitychange", comeBack);
+setInterval(() => {
+  const following = [...conversation.turns.values()].some((turn) => turn.following || turn.starting);
+  if (!document.hidden && !following) catchUp(() => conversation.poll());
+}, POLL_MS);
+
+addEventListener("hashchange", () => {
+  const id = addressed();
+  if (id === conversation.id) return;
+  showSidebar(false);
+  open(id);
+});
+
+/** The session that the address names, or null. */
+function addressed() {
+  try {
+    return decodeURIComponent(location.hash.slice(1)) || null;
+  } catch {
+    return null;
+  }
+}
+
+// Hands on the page.
+
+function fitMessage() {
+  const field = $("message");
+  field.style.height = "auto";
+  field.style.height = `${field.scrollHeight}px`;
+}
+
+$("message").addEventListener("input", fitMessage);
+$("message").addEventListener("keydown", (event) => {
+  // An input method's own Enter picks a word and must not send.
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    $("composer").requestSubmit();
+  }
+});
+$("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const message = $("message").value.trim();
+  if (message === "" || conversation.active() !== null) return;
+  $("message").value = "";
+  fitMessage();
+  submit(message, runIdFor(message));
+});
+$("stop").addEventListener("click", () => conversation.stop());
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || $("key-dialog").open) return;
+  if (root.hasAttribute("data-sidebar")) showSidebar(false);
+  else conversation.stop();
+});
+$("new").addEventListener("click", () => {
+  showSidebar(false);
+  open(null);
+  $("message").focus();
+});
+$("to-end").addEventListener("click", scrollToEnd);
+$("scroll").addEventListener("scroll", () => {
+  const node = $("scroll");
+  sticking = node.scrollHeight - node.scrollTop - node.clientHeight < STICK_PX;
+  $("to-end").hidden = sticking;
+});
+new ResizeObserver(() => {
+  if (sticking) scrollToEnd();
+}).observe($("scroll"));
+$("messages").addEventListener("click", async ({ target }) => {
+  if (!target.matches("button.copy")) return;
+  try {
+    await navigator.clipboard.writeText(target.closest("figure").querySelector("code").textContent);
+    target.textContent = "Copied";
+  } catch {
+    target.textContent = "Not allowed";
+  }
+  setTimeout(() => (target.textContent = "Copy"), 1500);
+});
+
+function showSidebar(shown) {
+  root.toggleAttribute("data-sidebar", shown);
+  $("menu").setAttribute("aria-expanded", String(shown));
+  $("shade").hidden = !shown;
+  $("sidebar").inert = narrow.matches && !shown;
+  if (shown) $("new").focus();
+  else if (document.activeElement === document.body && narrow.matches) $("menu").focus();
+}
+
+$("menu").addEventListener("click", () => showSidebar(!root.hasAttribute("data-sidebar")));
+$("shade").addEventListener("click", () => showSidebar(false));
+narrow.addEventListener("change", () => showSidebar(false));
+
+showSidebar(false);
+refreshSessions();
+open(addressed() ?? localStorage.getItem(LAST_SESSION_ITEM));

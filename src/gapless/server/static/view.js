@@ -1,0 +1,246 @@
+/**
+ * Shows one run: the user's message, and the items of its view (see fold.js) as they grow. It knows the DOM but no
+ * network; `TurnView.update` is called once per frame with what changed.
+ */
+
+import { isSettled } from "./fold.js";
+import { MarkdownStream } from "./markdown.js";
+
+/** Characters of a tool's arguments or result that are shown. */
+const TOOL_CHARS_MAX = 20_000;
+
+const STATUS_TEXTS = {
+  queued: "Waiting to start",
+  running: "Answering",
+  waiting: "Waiting for your decision",
+  finished: "",
+  failed: "Interrupted",
+  cancelled: "Stopped",
+};
+
+/** Makes an element; text children become text nodes. */
+export function el(tag, attrs = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attrs)) {
+    if (value === true) node.setAttribute(name, "");
+    else if (value !== false && value !== null) node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+export class TurnView {
+  #items = new Map(); // key → the object that shows the item
+  #body;
+  #foot;
+  #status = null;
+
+  /** `onAnswer(interrupt, approved)` is called when the user decides. */
+  constructor({ runId, message, onAnswer }) {
+    this.onAnswer = onAnswer;
+    this.#body = el("div", { class: "answer", "data-testid": "answer" });
+    this.#foot = el("footer", { class: "foot", "data-testid": "run-status" });
+    this.node = el("article", { class: "turn", "data-testid": "turn", "data-run-id": runId });
+    if (message) this.node.append(el("div", { class: "user", "data-testid": "user" }, message));
+    this.node.append(this.#body, this.#foot);
+  }
+
+  /** Brings the DOM up to date with a view. `changed` are the items that changed since the last call. */
+  update(view, changed) {
+    for (const item of changed) {
+      let shown = this.#items.get(item.key);
+      if (!shown) {
+        shown = new SHOW[item.kind](item);
+        this.#items.set(item.key, shown);
+        (this.#items.get(item.parent)?.inside ?? this.#body).append(shown.node);
+      }
+      shown.update(item);
+    }
+    if (view.status !== this.#status) {
+      this.#status = view.status;
+      this.node.dataset.status = view.status;
+      this.#showFoot(view);
+      // The end of a run closes items without a word about each.
+      if (isSettled(view.status)) for (const item of view.items) this.#items.get(item.key)?.update(item);
+    }
+    const waiting = view.status === "queued" || (view.status === "running" && !view.items.some((item) => item.open));
+    this.node.classList.toggle("thinking", waiting);
+  }
+
+  #showFoot(view) {
+    const parts = [];
+    const text = STATUS_TEXTS[view.status];
+    if (isSettled(view.status) && text) parts.push(el("span", { class: `badge ${view.status}` }, text));
+    if (view.error) {
+      parts.push(
+        el("p", { class: "error", "data-testid": "run-error", "data-code": view.error.code },
+          el("code", {}, view.error.code), " ", view.error.message ?? ""),
+      );
+    }
+    if (view.status === "waiting") parts.push(...view.interrupts.map((interrupt) => this.#form(interrupt)));
+    this.#foot.replaceChildren(...parts);
+  }
+
+  #form(interrupt) {
+    const decide = (approved) => () => {
+      for (const button of form.querySelectorAll("button")) button.disabled = true;
+      this.onAnswer(interrupt, approved).catch(() => {
+        for (const button of form.querySelectorAll("button")) button.disabled = false;
+      });
+    };
+    const approve = el("button", { type: "button", class: "primary", "data-testid": "approve" }, "Approve");
+    const deny = el("button", { type: "button", "data-testid": "deny" }, "Deny");
+    approve.addEventListener("click", decide(true));
+    deny.addEventListener("click", decide(false));
+    const form = el("div", { class: "approval", role: "group", "aria-label": "Approval", "data-testid": "approval", "data-interrupt-id": interrupt.id },
+      el("p", {}, interrupt.message ?? interrupt.reason),
+      el("div", { class: "buttons" }, approve, deny));
+    return form;
+  }
+}
+
+/** Collects an item's new chunks since the last look. */
+class Chunks {
+  #taken = 0;
+
+  take(item) {
+    const text = item.chunks.slice(this.#taken).join("");
+    this.#taken = item.chunks.length;
+    return text;
+  }
+}
+
+class ShowText {
+  #chunks = new Chunks();
+  #markdown;
+  #done = false;
+
+  constructor() {
+    this.node = el("div", { class: "text md", "data-testid": "text" });
+    this.#markdown = new MarkdownStream(this.node);
+  }
+
+  update(item) {
+    const text = this.#chunks.take(item);
+    if (text !== "" && !this.#done) this.#markdown.append(text);
+    if (!item.open && !this.#done) {
+      this.#done = true;
+      this.#markdown.end();
+    }
+    this.node.classList.toggle("open", item.open);
+    this.node.toggleAttribute("data-interrupted", item.interrupted);
+  }
+}
+
+class ShowReasoning {
+  #chunks = new Chunks();
+  #text = document.createTextNode("");
+  #label = el("span", {}, "Thinking");
+
+  constructor() {
+    this.node = el("details", { class: "card reasoning", "data-testid": "reasoning" },
+      el("summary", {}, this.#label), el("div", { class: "plain" }, this.#text));
+  }
+
+  update(item) {
+    this.#text.appendData(this.#chunks.take(item));
+    this.node.classList.toggle("open", item.open);
+    this.#label.textContent = item.open ? "Thinking" : item.interrupted ? "Thought (interrupted)" : "Thought";
+  }
+}
+
+class ShowTool {
+  #chunks = new Chunks();
+  #args = "";
+  #argsNode = el("pre", { tabindex: "0" });
+  #state = el("span", { class: "state" });
+  #preview = el("span", { class: "preview" });
+  #result = null;
+
+  constructor(item) {
+    this.node = el("details", { class: "card tool", "data-testid": "tool", "data-tool": item.name },
+      el("summary", {}, el("code", {}, item.name), this.#preview, this.#state),
+      el("h4", {}, "Arguments"), this.#argsNode);
+  }
+
+  update(item) {
+    const delta = this.#chunks.take(item);
+    if (delta !== "") {
+      this.#args += delta;
+      this.#argsNode.textContent = shorten(item.open ? this.#args : pretty(this.#args));
+      this.#preview.textContent = this.#args.slice(0, 200);
+    }
+    if (item.result !== null && this.#result === null) {
+      this.#result = el("pre", { tabindex: "0", "data-testid": "tool-result" }, shorten(pretty(item.result)));
+      this.#argsNode.textContent = shorten(pretty(this.#args));
+      this.node.append(el("h4", {}, "Result"), this.#result);
+    }
+    const state = item.open ? "running" : item.interrupted ? "interrupted" : item.result === null ? "called" : item.failed ? "failed" : "done";
+    this.node.dataset.state = state;
+    this.node.classList.toggle("open", item.open);
+    this.#state.textContent = state;
+  }
+}
+
+class ShowStep {
+  constructor(item) {
+    this.node = el("p", { class: "step", "data-testid": "step" }, el("span", { class: "tick", "aria-hidden": "true" }), item.name);
+  }
+
+  update(item) {
+    this.node.classList.toggle("open", item.open);
+    this.node.dataset.state = item.open ? "running" : item.interrupted ? "interrupted" : "done";
+  }
+}
+
+class ShowSubagent {
+  #error = null;
+
+  constructor(item) {
+    this.inside = el("div", { class: "inside" });
+    this.node = el("section", { class: "subagent", "data-testid": "subagent", "aria-label": `Subagent ${item.name}` },
+      el("p", { class: "who" }, el("span", { class: "tick", "aria-hidden": "true" }), el("strong", {}, item.name),
+        item.description ? ` ${item.description}` : ""),
+      this.inside);
+  }
+
+  update(item) {
+    this.node.classList.toggle("open", item.open);
+    this.node.dataset.state = item.open ? "running" : item.error ? "failed" : item.interrupted ? "interrupted" : "done";
+    if (item.error && !this.#error) {
+      this.#error = el("p", { class: "error" }, el("code", {}, item.error.code), " ", item.error.message);
+      this.node.append(this.#error);
+    }
+  }
+}
+
+class ShowNotice {
+  constructor(item) {
+    this.node = el("p", { class: "notice", "data-testid": "notice", "data-code": item.code }, item.message || item.code);
+  }
+
+  update() {}
+}
+
+const SHOW = {
+  text: ShowText,
+  reasoning: ShowReasoning,
+  tool: ShowTool,
+  step: ShowStep,
+  subagent: ShowSubagent,
+  notice: ShowNotice,
+};
+
+function pretty(text) {
+  try {
+    const value = JSON.parse(text);
+    return typeof value === "object" && value !== null ? JSON.stringify(value, null, 2) : text;
+  } catch {
+    return text;
+  }
+}
+
+function shorten(text) {
+  if (text.length <= TOOL_CHARS_MAX) return text;
+  return `${text.slice(0, TOOL_CHARS_MAX)}\n… ${text.length - TOOL_CHARS_MAX} characters more`;
+}

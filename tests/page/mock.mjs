@@ -1,0 +1,272 @@
+/**
+ * A Gapless server in miniature, in memory: enough of the HTTP contract for the page and its client, and ways to make
+ * it misbehave. Answers are scripted: a script is a list of events, and of `{ pause: "name" }` at which a run waits
+ * until the test calls `go("name")`.
+ */
+import http from "node:http";
+import { staticFile } from "./browser.mjs";
+
+export const CSP =
+  "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+export class MockServer {
+  sessions = new Map();
+  runs = new Map();
+  /** Called with (message, run): the script of a run. */
+  script = () => textScript("Hello.");
+  /** An API key, or null for none. */
+  key = null;
+  /** Called with (request, response, url): returns true if it has answered in the server's place. */
+  intercept = null;
+  /** Each request as `METHOD /path`. */
+  log = [];
+  base = "/";
+  #clock = 1_700_000_000_000;
+  #serial = 0;
+  #server;
+  #passed = new Set();
+  #sockets = new Set();
+
+  async start() {
+    this.#server = http.createServer((request, response) => {
+      this.#serve(request, response).catch((error) => {
+        response.destroy(error);
+      });
+    });
+    this.#server.on("connection", (socket) => {
+      this.#sockets.add(socket);
+      socket.on("close", () => this.#sockets.delete(socket));
+    });
+    await new Promise((resolve) => this.#server.listen(0, "127.0.0.1", resolve));
+    this.port = this.#server.address().port;
+    return this;
+  }
+
+  get url() {
+    return `http://127.0.0.1:${this.port}${this.base}`;
+  }
+
+  async stop() {
+    this.cut();
+    await new Promise((resolve) => this.#server.close(resolve));
+  }
+
+  /** Breaks every connection. */
+  cut() {
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  /** Lets the runs that wait at a pause go on, now and later. */
+  go(name) {
+    this.#passed.add(name);
+    for (const run of this.runs.values()) this.#advance(run);
+  }
+
+  /** Makes a session. */
+  session() {
+    const id = `s${(this.#serial += 1)}`;
+    const now = (this.#clock += 1000);
+    this.sessions.set(id, { id, title: "", created_at: now, updated_at: now });
+    return this.sessions.get(id);
+  }
+
+  /** Starts a run as a POST would. */
+  begin({ run_id, session_id, message }) {
+    const session = this.sessions.get(session_id);
+    const now = (this.#clock += 1000);
+    const record = { id: run_id, session_id, user_id: "u", agent: "mock", status: "running", created_at: now, started_at: now, last_seq: 0, message };
+    const run = { record, events: [], followers: new Set(), rest: [] };
+    this.runs.set(run_id, run);
+    session.active_run_id = run_id;
+    session.title ||= message.slice(0, 60);
+    session.updated_at = now;
+    run.rest = [{ type: "RUN_STARTED", threadId: session_id, runId: run_id }, ...this.script(message, run)];
+    this.#advance(run);
+    return run;
+  }
+
+  /** Ends a run in the middle: `last` is its final event. */
+  end(run, last) {
+    run.rest = [];
+    this.#append(run, last);
+  }
+
+  #advance(run) {
+    while (run.rest.length > 0) {
+      const step = run.rest[0];
+      if (step.pause !== undefined && !this.#passed.has(step.pause)) return;
+      run.rest.shift();
+      if (step.pause === undefined) this.#append(run, step);
+    }
+  }
+
+  #append(run, event) {
+    run.events.push(event);
+    const { record } = run;
+    record.last_seq = run.events.length;
+    if (event.type === "RUN_STARTED") record.status = "running";
+    if (event.type === "RUN_FINISHED") {
+      record.status = { interrupt: "waiting", cancelled: "cancelled" }[event.outcome?.type] ?? "finished";
+    }
+    if (event.type === "RUN_ERROR") {
+      record.status = "failed";
+      record.error = { code: event.code, message: event.message };
+    }
+    const session = this.sessions.get(record.session_id);
+    if (session && ended(record)) {
+      record.ended_at = session.updated_at = this.#clock += 1000;
+      delete session.active_run_id;
+    }
+    for (const wake of run.followers) wake();
+  }
+
+  async #serve(request, response) {
+    const url = new URL(request.url, "http://mock");
+    this.log.push(`${request.method} ${url.pathname}`);
+    if (await this.intercept?.(request, response, url)) return;
+    if (!url.pathname.startsWith(this.base)) return fail(response, 404, "not_found");
+    const path = url.pathname.slice(this.base.length);
+    const file = request.method === "GET" ? await staticFile(path) : null;
+    if (file) {
+      response.writeHead(200, { "content-type": file.type, "content-security-policy": CSP, "cache-control": "no-store" });
+      return response.end(file.body);
+    }
+    if (this.key !== null && request.headers.authorization !== `Bearer ${this.key}`) {
+      return fail(response, 401, "unauthorized");
+    }
+    const chunks = [];
+    for await (const chunk of request) chunks.push(chunk);
+    const body = chunks.length > 0 ? JSON.parse(Buffer.concat(chunks).toString()) : {};
+    const [kind, id, part] = path.split("/").map(decodeURIComponent);
+    const route = `${request.method} ${kind}${id ? "/id" : ""}${part ? `/${part}` : ""}`;
+    if (kind === "runs" && id && !this.runs.has(id)) return fail(response, 404, "run_not_found");
+    if (kind === "sessions" && id && !this.sessions.has(id)) return fail(response, 404, "session_not_found");
+    const run = this.runs.get(id);
+    switch (route) {
+      case "POST runs": {
+        const known = this.runs.get(body.run_id);
+        if (known) return send(response, 202, known.record);
+        const session = this.sessions.get(body.session_id);
+        if (session.active_run_id) return fail(response, 409, "session_busy");
+        return send(response, 202, this.begin(body).record);
+      }
+      case "GET runs": {
+        const sessionId = url.searchParams.get("session_id");
+        const records = [...this.runs.values()].map((it) => it.record);
+        return send(response, 200, { runs: records.filter((it) => sessionId === null || it.session_id === sessionId) });
+      }
+      case "GET runs/id":
+        return send(response, 200, run.record);
+      case "GET runs/id/events":
+        return this.#follow(run, request, response, url);
+      case "POST runs/id/cancel":
+        if (!ended(run.record)) {
+          this.end(run, { type: "RUN_FINISHED", threadId: run.record.session_id, runId: id, outcome: { type: "cancelled" } });
+        }
+        return send(response, 202, run.record);
+      case "POST runs/id/input":
+        run.answers = body.resume;
+        run.rest = this.resume(run, body.resume);
+        this.#advance(run);
+        return send(response, 202, run.record);
+      case "GET sessions":
+        return send(response, 200, { sessions: [...this.sessions.values()] });
+      case "POST sessions":
+        return send(response, 201, this.session());
+      case "GET sessions/id":
+        return send(response, 200, this.sessions.get(id));
+      case "GET sessions/id/messages":
+        return send(response, 200, { messages: this.#messages(id) });
+      case "DELETE sessions/id":
+        this.sessions.delete(id);
+        for (const [runId, it] of this.runs) if (it.record.session_id === id) this.runs.delete(runId);
+        response.writeHead(204);
+        return response.end();
+      default:
+        return fail(response, 404, "not_found");
+    }
+  }
+
+  /** The events after an interrupt was answered. */
+  resume = (run) => [{ type: "RUN_STARTED", threadId: "t", runId: run.record.id }, ...textScript("Done.")];
+
+  #follow(run, request, response, url) {
+    let next = Number.parseInt(request.headers["last-event-id"] ?? url.searchParams.get("after") ?? "0", 10);
+    const complete = () => ended(run.record) || run.record.status === "waiting";
+    if (complete() && next >= run.events.length) {
+      response.writeHead(204);
+      return response.end();
+    }
+    response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-cache" });
+    response.write(": ping\n");
+    const wake = () => {
+      for (; next < run.events.length; next += 1) {
+        response.write(`id: ${next + 1}\ndata: ${JSON.stringify(run.events[next])}\n\n`);
+      }
+      if (complete()) response.end(`event: end\nid: ${next}.9\n\n`);
+    };
+    run.followers.add(wake);
+    response.on("close", () => run.followers.delete(wake));
+    wake();
+  }
+
+  #messages(sessionId) {
+    return [...this.runs.values()]
+      .filter(({ record }) => record.session_id === sessionId && ended(record))
+      .flatMap(({ record, events }) => messagesOf(record, events));
+  }
+}
+
+/** The events of a plain answer: one delta per word. */
+export function textScript(text, id = "m1") {
+  return [
+    { type: "TEXT_MESSAGE_START", messageId: id, role: "assistant" },
+    ...words(text).map((delta) => ({ type: "TEXT_MESSAGE_CONTENT", messageId: id, delta })),
+    { type: "TEXT_MESSAGE_END", messageId: id },
+    { type: "RUN_FINISHED", threadId: "t", runId: "r", outcome: { type: "success" } },
+  ];
+}
+
+export function words(text) {
+  return text.match(/\s*\S+\s*?(?=\s|$)|\s+/g) ?? [];
+}
+
+function ended({ status }) {
+  return status === "finished" || status === "failed" || status === "cancelled";
+}
+
+function messagesOf(record, events) {
+  const metadata = { run_id: record.id };
+  const messages = [{ id: `${record.id}-user`, role: "user", content: record.message, metadata }];
+  const texts = new Map();
+  for (const event of events) {
+    if (event.type === "TEXT_MESSAGE_START") {
+      texts.set(event.messageId, { id: event.messageId, role: "assistant", content: "", metadata });
+      messages.push(texts.get(event.messageId));
+    } else if (event.type === "TEXT_MESSAGE_CONTENT") texts.get(event.messageId).content += event.delta;
+    else if (event.type === "REASONING_MESSAGE_CONTENT") {
+      messages.push({ id: event.messageId, role: "reasoning", content: event.delta, metadata });
+    } else if (event.type === "TOOL_CALL_START") {
+      const call = { id: event.toolCallId, type: "function", function: { name: event.toolCallName, arguments: "" } };
+      texts.set(call.id, call);
+      messages.push({ id: `${event.toolCallId}-call`, role: "assistant", toolCalls: [call], metadata });
+    } else if (event.type === "TOOL_CALL_ARGS") texts.get(event.toolCallId).function.arguments += event.delta;
+    else if (event.type === "TOOL_CALL_RESULT") {
+      messages.push({ id: event.messageId, role: "tool", toolCallId: event.toolCallId, content: event.content, metadata });
+    }
+  }
+  if (record.status !== "finished") {
+    const last = messages.findLast((message) => message.role === "assistant");
+    if (last) last.metadata = { ...metadata, interrupted: true, ...(record.error ? { error: record.error } : {}) };
+  }
+  return messages;
+}
+
+function send(response, status, body) {
+  response.writeHead(status, { "content-type": "application/json" });
+  response.end(JSON.stringify(body));
+}
+
+function fail(response, status, code) {
+  send(response, status, { error: { code, message: `The mock says ${code}.` } });
+}
