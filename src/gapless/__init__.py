@@ -1,1 +1,55 @@
-"""Gapless: stream AI-agent responses over Server-Sent Events without a gap."""
+"""Gapless: stream AI-agent responses over Server-Sent Events without a gap.
+
+    runner = Runner(agent, store="sqlite:///gapless.db")
+    async for event in runner.run_async("Explain SSE"):
+        ...
+
+Names are imported at their first use, so that `import gapless` stays small.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gapless.config import Limits, RunConfig, StreamingMode
+    from gapless.errors import GaplessError
+    from gapless.run import Response, Run, RunStream
+    from gapless.runner import Runner
+    from gapless.server import create_app
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "GaplessError": "errors",
+    "Limits": "config",
+    "Response": "run",
+    "Run": "run",
+    "RunConfig": "config",
+    "RunStream": "run",
+    "Runner": "runner",
+    "StreamingMode": "config",
+    "create_app": "server",
+}
+
+__all__ = [
+    "GaplessError",
+    "Limits",
+    "Response",
+    "Run",
+    "RunConfig",
+    "RunStream",
+    "Runner",
+    "StreamingMode",
+    "create_app",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module 'gapless' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"gapless.{module}"), name)
+    globals()[name] = value
+    return value

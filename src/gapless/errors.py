@@ -50,6 +50,8 @@ class GaplessError(Exception):
 
     code = "internal_error"
     status = 500
+    text: str = ""
+    """Where the error ended a run: the answer's text until then."""
 
     def __init__(
         self, message: str, *, run_id: str | None = None, code: str | None = None, retry_after_s: float | None = None
@@ -207,10 +209,9 @@ class RunFenced(GaplessError):
 
 
 class RunFailed(GaplessError):
-    """A run ended without success. Its subclasses say how; `text` is what had been shown until then."""
+    """A run ended without success. Its subclasses say how."""
 
     code = "run_failed"
-    text: str = ""
 
 
 class AgentFailed(RunFailed):

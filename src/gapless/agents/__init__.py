@@ -1,1 +1,117 @@
-"""Agents: one adapter module per framework behind the seam in `gapless.agents.base`."""
+"""Agents: one adapter module per framework behind the seam in `gapless.agents.base`, and how to name one.
+
+To add a framework: one module beside this file, one line in `_FRAMEWORKS` (objects) or `_SCHEMES` (names).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gapless.agents.base import Agent
+from gapless.errors import AgentInvalid, AgentNotFound, ExtraMissing
+
+__all__ = ["adapt", "load"]
+
+_FRAMEWORKS = {
+    "pydantic_ai": ("gapless.agents.pydantic_ai:PydanticAIAgent", "pydantic-ai"),
+    "google.adk": ("gapless.agents.adk:ADKAgent", "adk"),
+}
+"""Package of the agent's class → adapter and extra. Only the adapter that is needed is imported."""
+
+
+def adapt(agent: object, name: str | None = None) -> Agent:
+    """Any agent → what the runner runs: an adapter's instance, or the object itself when it is one already.
+
+    Takes an ADK agent, app or runner, a Pydantic AI agent, an (async) generator function or function, or a name as
+    `load` takes it. Raises `AgentInvalid`, `AgentNotFound`, `ExtraMissing`.
+    """
+    if isinstance(agent, str | Path):
+        return load(str(agent))
+    for cls in type(agent).__mro__:
+        for package, (target, extra) in _FRAMEWORKS.items():
+            if cls.__module__ == package or cls.__module__.startswith(package + "."):
+                adapter: Agent = _import(target, extra)(agent)
+                return adapter
+    if callable(agent):
+        from gapless.agents.functions import FunctionAgent
+
+        return FunctionAgent(agent, name)
+    if isinstance(agent, Agent):
+        return agent
+    raise AgentInvalid(
+        f"cannot run a {type(agent).__name__} as an agent: give an ADK or Pydantic AI agent, an (async) generator or "
+        "function, a URL, or module:attribute"
+    )
+
+
+def load(reference: str) -> Agent:
+    """The agent that a name stands for: `module:attribute`, `file.py:attribute`, `model.gguf`, or a URL.
+
+    Raises `AgentNotFound` when there is no such thing, `AgentInvalid` when it cannot be run, `ExtraMissing`.
+    """
+    if reference.startswith(("http://", "https://", "openai+", "ag-ui+")):
+        endpoint: Agent = _import("gapless.agents.endpoints:endpoint", "all")(reference)
+        return endpoint
+    if reference.endswith(".gguf"):
+        local: Agent = _import("gapless.agents.local:LocalModel", "local")(Path(reference))
+        return local
+    module_name, colon, attribute = reference.rpartition(":")
+    if not colon or not module_name or not attribute:
+        raise AgentNotFound(
+            f"agent {reference!r}: write module:attribute, file.py:attribute, a .gguf file or a URL (http://…)"
+        )
+    module = _import_file(Path(module_name)) if module_name.endswith(".py") else _import_module(module_name)
+    found: Any = module
+    for part in attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise AgentNotFound(f"agent {reference!r}: {module_name} has no {attribute!r}") from None
+    return adapt(found, name=attribute)
+
+
+def _import(target: str, extra: str) -> Callable[..., Any]:
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]  # looked up by name
+    except ModuleNotFoundError as error:
+        raise ExtraMissing(
+            f"this agent needs the package {error.name!r}: pip install 'gapless[{extra}]'", code="extra_missing"
+        ) from error
+
+
+def _import_module(name: str) -> Any:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
+            raise AgentNotFound(f"agent module {name!r} was not found from {Path.cwd()}") from None
+        raise AgentInvalid(f"agent module {name!r} does not import: no module {error.name!r}; install it") from error
+    except Exception as error:
+        raise AgentInvalid(f"agent module {name!r} does not import: {type(error).__name__}: {error}") from error
+
+
+def _import_file(path: Path) -> Any:
+    if not path.is_file():
+        raise AgentNotFound(f"agent file {path} does not exist")
+    name = f"gapless_agent_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    assert spec is not None, "a .py file has a loader"
+    assert spec.loader is not None, "a .py file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    if str(path.resolve().parent) not in sys.path:
+        sys.path.insert(0, str(path.resolve().parent))  # so that it finds its neighbours, as `python file.py` does
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise AgentInvalid(f"agent file {path} does not import: {type(error).__name__}: {error}") from error
+    return module

@@ -1,0 +1,168 @@
+"""Plain Python as an agent: an async generator, a sync generator, an async function or a function.
+
+It takes the message, or the message and the `RunContext`, or nothing; it yields or returns text, events, or an
+iterable of them. Sync code runs in a thread and never blocks the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextvars
+import inspect
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from gapless.agents.base import AgentItem, RunContext
+from gapless.errors import AgentInvalid
+
+__all__ = ["FunctionAgent"]
+
+SYNC_THREADS_MAX = 256
+"""Sync agents that run at once in this process; further ones wait for a thread."""
+AHEAD_ITEMS_MAX = 64
+"""How far a sync generator may run ahead of the journal."""
+
+_threads = ThreadPoolExecutor(max_workers=SYNC_THREADS_MAX, thread_name_prefix="gapless-agent")
+
+
+class FunctionAgent:
+    """Adapts one callable. Raises `AgentInvalid` for one whose parameters it can't fill."""
+
+    def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
+        self.name: str = name or str(getattr(function, "__name__", type(function).__name__))
+        self._function = function
+        self._arguments = _arguments(function, self.name)
+        self._is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+        call = getattr(function, "__call__", None)  # noqa: B004  # an object with an async __call__ is async too
+        self._is_async = self._is_async or inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
+
+    async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+        arguments = self._arguments(ctx)
+        if self._is_async:
+            result = self._function(*arguments)
+            if inspect.isawaitable(result):
+                result = await result
+        else:
+            loop = asyncio.get_running_loop()
+            context = contextvars.copy_context()
+            result = await loop.run_in_executor(_threads, lambda: context.run(self._function, *arguments))
+            if inspect.isawaitable(result):
+                result = await result
+        if isinstance(result, AsyncIterator):
+            items = result
+        elif isinstance(result, Iterator):
+            items = _iterate_in_thread(result)
+        else:
+            items = _several(result)
+        try:
+            async for item in items:
+                yield item
+        finally:
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()
+
+
+def _arguments(function: Callable[..., Any], name: str) -> Callable[[RunContext], tuple[Any, ...]]:
+    """How to call it: with nothing, the message, the context, or both."""
+    try:
+        parameters = [
+            p
+            for p in inspect.signature(function).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+    except (TypeError, ValueError):  # a callable written in C: assume the simplest form
+        return lambda ctx: (ctx.message,)
+    required = [p for p in parameters if p.default is p.empty]
+    if len(required) > 2:
+        raise AgentInvalid(
+            f"agent {name}: takes {len(required)} arguments; it may take (message), (message, ctx), (ctx) or ()"
+        )
+    if not parameters:
+        return lambda ctx: ()
+    if len(parameters) == 1 or (len(required) == 1 and not _is_context(parameters[1])):
+        if _is_context(parameters[0]):
+            return lambda ctx: (ctx,)
+        return lambda ctx: (ctx.message,)
+    if _is_context(parameters[0]):
+        return lambda ctx: (ctx, ctx.message)
+    return lambda ctx: (ctx.message, ctx)
+
+
+def _is_context(parameter: inspect.Parameter) -> bool:
+    annotation = parameter.annotation
+    name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    return name.rpartition(".")[2] == "RunContext" or parameter.name in ("ctx", "context")
+
+
+async def _several(result: Any) -> AsyncIterator[AgentItem]:
+    if result is None:
+        return
+    if isinstance(result, Iterable) and not isinstance(result, str | bytes):
+        for item in result:
+            yield item
+    else:
+        yield result
+
+
+class _Ahead:
+    """Items on their way from a thread to the event loop, at most `AHEAD_ITEMS_MAX` of them."""
+
+    def __init__(self) -> None:
+        self.items: collections.deque[Any] = collections.deque()
+        self.room = threading.Semaphore(AHEAD_ITEMS_MAX)
+        self.stopped = False
+        self.done = False
+        self.error: BaseException | None = None
+        self.wake: asyncio.Event = asyncio.Event()
+
+
+async def _iterate_in_thread(iterator: Iterator[Any]) -> AsyncIterator[AgentItem]:
+    """Iterate in a thread. When this generator is closed, the thread stops at its next item; what blocks until then
+    blocks that thread alone."""
+    loop = asyncio.get_running_loop()
+    ahead = _Ahead()
+
+    def work() -> None:
+        try:
+            for item in iterator:
+                ahead.room.acquire()
+                if ahead.stopped:
+                    break
+                ahead.items.append(item)
+                loop.call_soon_threadsafe(ahead.wake.set)
+        except BaseException as error:  # delivered to the run, whatever it is
+            ahead.error = error
+        finally:
+            ahead.done = True
+            if ahead.stopped:
+                close = getattr(iterator, "close", None)
+                if close is not None:
+                    close()
+            else:
+                loop.call_soon_threadsafe(ahead.wake.set)
+
+    context = contextvars.copy_context()
+    _threads.submit(context.run, work)
+    try:
+        while True:
+            if ahead.items:
+                item = ahead.items.popleft()
+                ahead.room.release()
+                yield item
+            elif ahead.done:
+                if ahead.items:
+                    continue
+                if ahead.error is not None:
+                    raise ahead.error
+                return
+            else:
+                ahead.wake.clear()
+                if not ahead.items and not ahead.done:
+                    await ahead.wake.wait()
+    finally:
+        ahead.stopped = True
+        ahead.room.release()

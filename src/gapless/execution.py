@@ -1,0 +1,371 @@
+"""One run being executed: from its turn in the session to its terminal event.
+
+The agent is iterated in a task of its own (`_pump`, the hot loop). Around it, `run` waits for whatever comes first: the
+agent's end, a cancel, a deadline, the loss of the lease. However it ends, exactly one terminal event is written,
+together with the session's turn; unless this worker no longer owns the run, then nothing is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from gapless.agents.base import Agent, RunContext
+from gapless.config import Limits, RunConfig
+from gapless.errors import (
+    AgentFailed,
+    AgentInvalid,
+    GaplessError,
+    RunCancelled,
+    RunTimeout,
+    StoreUnavailable,
+)
+from gapless.events import (
+    Event,
+    Interrupt,
+    ResumeEntry,
+    RunErrorEvent,
+    RunFinishedCancelledOutcome,
+    RunFinishedEvent,
+    RunFinishedInterruptOutcome,
+    RunFinishedSuccessOutcome,
+    TokenUsage,
+    UserMessage,
+    encode_event,
+)
+from gapless.fold import Fold
+from gapless.journals.contract import RunEnd, RunRecord, RunStatus, Turn
+from gapless.journals.journal import Journal
+from gapless.recorder import Recorder
+
+__all__ = ["Execution", "end_of"]
+
+CLEANUP_S_MAX = 5.0
+"""What a cancelled agent may take to clean up before the run ends without it."""
+IDLE_CHECKS = 4
+"""How often within `idle_timeout` progress is looked for."""
+
+log = logging.getLogger("gapless.run")
+
+
+class Execution:
+    """Executes one run that this worker owns. `stop` ends it early; `answer` answers its interrupts."""
+
+    def __init__(
+        self,
+        record: RunRecord,
+        journal: Journal,
+        agent: Agent,
+        config: RunConfig,
+        limits: Limits,
+        make_context: Callable[[Callable[[list[Interrupt]], Awaitable[list[ResumeEntry]]]], Awaitable[RunContext]],
+        take_turn: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
+        self.record = record
+        self.journal = journal
+        self.config = config
+        self.failure: BaseException | None = None
+        """What the agent raised, for callers in this process; clients get its kind, never its text."""
+        self.waiting: list[Interrupt] = []
+        """What the run is waiting for a person to answer."""
+        self._agent = agent
+        self._make_context = make_context
+        self._take_turn = take_turn
+        self._recorder = Recorder(journal, record.id, record.session_id, limits)
+        self._stop: asyncio.Future[GaplessError | None] = asyncio.get_running_loop().create_future()
+        self._answers: asyncio.Future[list[ResumeEntry]] | None = None
+        self._attention = asyncio.Event()
+        self._context: RunContext | None = None
+        self._owned = True
+
+    # -- from outside -----------------------------------------------------------------------------------------------
+
+    def stop(self, reason: GaplessError) -> None:
+        """End the run with this error as soon as possible. The first reason counts."""
+        if not self._stop.done():
+            self._stop.set_result(reason)
+
+    def fence(self) -> None:
+        """The run belongs to another worker now: stop the agent and write nothing more."""
+        self._owned = False
+        if not self._stop.done():
+            self._stop.set_result(None)
+
+    def answer(self, entries: list[ResumeEntry]) -> bool:
+        """Answer what the run is waiting for; False if it does not wait, or not for these."""
+        if self._answers is None or self._answers.done():
+            return False
+        asked = {interrupt.id for interrupt in self.waiting}
+        if not asked <= {entry.interrupt_id for entry in entries}:
+            return False
+        self._answers.set_result([entry for entry in entries if entry.interrupt_id in asked])
+        return True
+
+    # -- the run ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """To the terminal event, accepted by the store. Raises nothing but a cancel of its own task."""
+        failure: GaplessError | None
+        try:
+            failure = await self._execute()
+        except StoreUnavailable as error:
+            failure = error
+        if not self._owned:
+            return
+        self._end(failure)
+        try:
+            await self.journal.drain()
+        except StoreUnavailable as error:
+            log.error("run %s: its end is not written yet: %s", self.record.id, error)
+
+    async def _execute(self) -> GaplessError | None:
+        """What the run failed with, or None for success."""
+        turn = asyncio.create_task(self._take_turn())
+        stopped = await self._first(turn, None)
+        self._recorder.start(_now_ms())
+        if stopped is not None:
+            return stopped.reason
+        if (error := _error_of(turn)) is not None:
+            return self._as_failure(error)
+        pump = asyncio.create_task(self._pump(), name=f"gapless-run-{self.record.id}")
+        stopped = await self._supervise(pump)
+        if stopped is not None:
+            return stopped.reason
+        if (error := _error_of(pump)) is not None:
+            return self._as_failure(error)
+        own = self._recorder.failure
+        return None if own is None else AgentFailed(own.message, run_id=self.record.id, code=own.code)
+
+    async def _pump(self) -> None:
+        """The hot loop: what the agent yields goes to the recorder and so to the journal."""
+        self._context = ctx = await self._make_context(self._interrupt)
+        journal, add = self.journal, self._recorder.add
+        stream = self._agent.run(ctx)
+        try:
+            async for item in stream:
+                add(item)
+                if journal.full:
+                    await journal.drain()
+        finally:
+            close = getattr(stream, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _supervise(self, pump: asyncio.Task[None]) -> _Stopped | None:
+        """Wait for the agent's end, a stop or a deadline. Nothing here is paid per event."""
+        clock = _Clock(self.config, self.journal.appended, asyncio.get_running_loop().time())
+        while True:
+            now = asyncio.get_running_loop().time()
+            clock.look(now, self.journal.appended, waiting=bool(self.waiting))
+            expired = clock.expired(now)
+            if expired is not None:
+                await self._cancel(pump)
+                return _Stopped(RunTimeout(f"the run passed {expired}", run_id=self.record.id))
+            stopped = await self._first(pump, clock.next_s(now))
+            if stopped is not None or pump.done():
+                return stopped
+
+    async def _first(self, task: asyncio.Task[None], timeout_s: float | None) -> _Stopped | None:
+        """Until the task is done, the run is stopped (then the task is cancelled), the interrupt state changes, or the
+        time is up."""
+        self._attention.clear()
+        attention = asyncio.ensure_future(self._attention.wait())
+        try:
+            waited: set[asyncio.Future[Any]] = {task, self._stop, attention}
+            await asyncio.wait(waited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self._cancel(task)
+            raise
+        finally:
+            attention.cancel()
+        if not self._stop.done() or task.done():
+            return None
+        await self._cancel(task)
+        return _Stopped(self._stop.result())
+
+    async def _cancel(self, task: asyncio.Task[None]) -> None:
+        task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=CLEANUP_S_MAX)
+        if not done:
+            self._recorder.seal()
+            log.warning("run %s: the agent did not stop within %.0f s; left behind", self.record.id, CLEANUP_S_MAX)
+        elif not task.cancelled() and (error := task.exception()) is not None:
+            log.debug("run %s: the agent raised %s while it was stopped", self.record.id, type(error).__name__)
+
+    async def _interrupt(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
+        """Pause the run: RUN_FINISHED with the interrupt outcome, and RUN_STARTED again once they are answered."""
+        if self._answers is not None:
+            raise AgentInvalid(f"run {self.record.id}: interrupted while it waits for an answer already")
+        self._answers = asyncio.get_running_loop().create_future()
+        self.waiting = list(interrupts)
+        self._attention.set()
+        self.journal.set_status(RunStatus.WAITING)
+        self._recorder.pause(self._finished(RunFinishedInterruptOutcome(interrupts=self.waiting)))
+        try:
+            entries = await self._answers
+        finally:
+            self.waiting, self._answers = [], None
+            self._attention.set()
+        self.journal.set_status(RunStatus.RUNNING)
+        self._recorder.start(_now_ms())
+        return entries
+
+    # -- its end ----------------------------------------------------------------------------------------------------
+
+    def _end(self, failure: GaplessError | None) -> None:
+        ctx, recorder = self._context, self._recorder
+        usage = _sum_usage(ctx.usage) if ctx is not None else None
+        recorder.close_open()
+        terminal: Event
+        if failure is None:
+            own = recorder.finish
+            finished = self._finished(
+                own.outcome if own is not None and own.outcome is not None else RunFinishedSuccessOutcome()
+            )
+            finished.result = ctx.result if ctx is not None else None
+            if own is not None and finished.result is None:
+                finished.result = own.result
+            finished.usage = usage or (own.usage if own is not None else None)
+            terminal = finished
+        elif isinstance(failure, RunCancelled):
+            terminal = self._finished(RunFinishedCancelledOutcome())
+            terminal.usage = usage
+        else:
+            terminal = RunErrorEvent(message=failure.message, code=failure.code, usage=usage, timestamp=_now_ms())
+        event = encode_event(terminal)
+        recorder.fold.add(terminal)
+        state = ctx.state if ctx is not None and ctx.state else None
+        if recorder.fold.state is not None and isinstance(recorder.fold.state, dict):
+            state = recorder.fold.state
+        end = end_of(self.record, recorder.fold, failure, native=ctx.native if ctx is not None else None, state=state)
+        recorder.seal()
+        self.journal.close(event, end)
+
+    def _finished(
+        self,
+        outcome: RunFinishedSuccessOutcome | RunFinishedInterruptOutcome | RunFinishedCancelledOutcome,
+    ) -> RunFinishedEvent:
+        return RunFinishedEvent(
+            thread_id=self.record.session_id, run_id=self.record.id, outcome=outcome, timestamp=_now_ms()
+        )
+
+    def _as_failure(self, error: BaseException) -> GaplessError:
+        """What the run failed with, in terms that a client may see. The exception itself stays in this process."""
+        self.failure = error
+        run_id = self.record.id
+        if isinstance(error, GaplessError):
+            error.run_id = error.run_id or run_id
+            return error
+        last = traceback.extract_tb(error.__traceback__)[-1:]
+        where = f"{last[0].filename}:{last[0].lineno}" if last else "unknown place"
+        log.error("run %s: agent %s raised %s at %s", run_id, self.record.agent, type(error).__name__, where)
+        log.debug("run %s", run_id, exc_info=error)
+        failure = AgentFailed(f"the agent raised {type(error).__name__}; see the server's log", run_id=run_id)
+        failure.__cause__ = error
+        return failure
+
+
+class _Stopped:
+    """The run was stopped; `reason` is None when this worker may write nothing more."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: GaplessError | None) -> None:
+        self.reason = reason
+
+
+class _Clock:
+    """The deadlines of one run. Time spent waiting for a person counts for none of them."""
+
+    def __init__(self, config: RunConfig, appended: int, now: float) -> None:
+        self._config = config
+        self._first = self._seen = appended
+        self._started = self._moved = self._looked = now
+        self._waiting = False
+
+    def look(self, now: float, appended: int, *, waiting: bool) -> None:
+        if self._waiting:
+            self._started += now - self._looked
+            self._moved = now
+        if appended != self._seen:
+            self._seen, self._moved = appended, now
+        self._waiting, self._looked = waiting, now
+
+    def _deadlines(self) -> list[tuple[float, str]]:
+        config, found = self._config, []
+        if self._waiting:
+            return []
+        if config.timeout is not None:
+            found.append((self._started + config.timeout, f"timeout={config.timeout:g} s"))
+        if config.first_event_timeout is not None and self._seen == self._first:
+            at = self._started + config.first_event_timeout
+            found.append((at, f"first_event_timeout={config.first_event_timeout:g} s"))
+        if config.idle_timeout is not None:
+            found.append((self._moved + config.idle_timeout, f"idle_timeout={config.idle_timeout:g} s"))
+        return found
+
+    def expired(self, now: float) -> str | None:
+        return next((name for at, name in sorted(self._deadlines()) if at <= now), None)
+
+    def next_s(self, now: float) -> float | None:
+        deadlines = self._deadlines()
+        if not deadlines:
+            return None
+        wake_s = min(deadlines)[0] - now
+        if self._config.idle_timeout is not None:
+            wake_s = min(wake_s, self._config.idle_timeout / IDLE_CHECKS)
+        return max(wake_s, 0.0)
+
+
+def end_of(
+    record: RunRecord,
+    fold: Fold,
+    failure: GaplessError | None,
+    *,
+    native: bytes | None = None,
+    state: dict[str, Any] | None = None,
+) -> RunEnd:
+    """What is recorded with a run's terminal event: its status and the session's turn, what was shown marked as
+    interrupted where the run was cut short."""
+    error = None if failure is None else {"code": failure.code, "message": failure.message}
+    status = RunStatus.FINISHED
+    if failure is not None:
+        status = RunStatus.CANCELLED if isinstance(failure, RunCancelled) else RunStatus.FAILED
+    metadata = {"run_id": record.id}
+    user = record.input or UserMessage(id=f"{record.id}-user", content=record.message)
+    user.metadata = {**(user.metadata or {}), **metadata}
+    messages = [user, *fold.messages(metadata=metadata, interrupted=error)]
+    turn = Turn(run_id=record.id, messages=msgspec.Raw(msgspec.json.encode(messages)), native=native)
+    return RunEnd(status=status, ended_at=_now_ms(), turn=turn, error=error, state=state)
+
+
+def _error_of(task: asyncio.Task[None]) -> BaseException | None:
+    if task.cancelled():  # the agent cancelled itself: nobody here asked for it
+        return asyncio.CancelledError("the agent was cancelled from inside")
+    return task.exception()
+
+
+def _sum_usage(usage: list[TokenUsage]) -> list[TokenUsage] | None:
+    """One entry per provider and model."""
+    total: dict[tuple[str | None, str | None], TokenUsage] = {}
+    for one in usage:
+        key = (one.provider, one.model)
+        known = total.get(key)
+        if known is None:
+            total[key] = msgspec.structs.replace(one)
+            continue
+        for field in one.__struct_fields__:
+            value = getattr(one, field)
+            if isinstance(value, int):
+                setattr(known, field, (getattr(known, field) or 0) + value)
+    return list(total.values()) or None
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,284 @@
+"""Folding events into what they amount to: the messages, the state, the outcome.
+
+One fold serves the session's turn, the sweeper that closes a dead worker's run, late joins and aggregation. It is
+linear in the length of the stream and usable at any point of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from gapless.events import (
+    ActivityDeltaEvent,
+    ActivityMessage,
+    ActivitySnapshotEvent,
+    AssistantMessage,
+    ContentPart,
+    DeveloperMessage,
+    Event,
+    FunctionCall,
+    Message,
+    ReasoningEncryptedValueEvent,
+    ReasoningMessage,
+    ReasoningMessageContentEvent,
+    ReasoningMessageEndEvent,
+    ReasoningMessageStartEvent,
+    RunErrorEvent,
+    RunFinishedEvent,
+    StateDeltaEvent,
+    StateSnapshotEvent,
+    SystemMessage,
+    TextMessageContentEvent,
+    TextMessageEndEvent,
+    TextMessageStartEvent,
+    ToolCall,
+    ToolCallArgsEvent,
+    ToolCallEndEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+    ToolMessage,
+    UserMessage,
+)
+
+__all__ = ["Fold"]
+
+_TEXT_ROLES: dict[str, type[AssistantMessage | UserMessage | SystemMessage | DeveloperMessage]] = {
+    "assistant": AssistantMessage,
+    "user": UserMessage,
+    "system": SystemMessage,
+    "developer": DeveloperMessage,
+}
+
+
+class _Text:
+    """A text or reasoning message, or the assistant message that carries tool calls."""
+
+    __slots__ = ("calls", "encrypted", "id", "kind", "name", "open", "parts", "subagent")
+
+    def __init__(self, id: str, kind: str, name: str | None = None, subagent: str | None = None) -> None:
+        self.id = id
+        self.kind = kind
+        self.name = name
+        self.subagent = subagent
+        self.parts: list[str] = []
+        self.calls: list[_Call] = []
+        self.open = True
+        self.encrypted: str | None = None
+
+
+class _Call:
+    __slots__ = ("encrypted", "id", "name", "open", "parts")
+
+    def __init__(self, id: str, name: str) -> None:
+        self.id = id
+        self.name = name
+        self.parts: list[str] = []
+        self.open = True
+        self.encrypted: str | None = None
+
+
+_Item: TypeAlias = "_Text | ToolMessage | ActivityMessage"
+
+
+class Fold:
+    """The state after some events of one run. `add` them in order; read the rest at any time."""
+
+    def __init__(self) -> None:
+        self._items: list[_Item] = []
+        self._texts: dict[str, _Text] = {}
+        self._calls: dict[str, _Call] = {}
+        self._activities: dict[str, ActivityMessage] = {}
+        self.state: Any = None
+        """The agent's state after its snapshots and deltas; None when there was none."""
+        self.finished: RunFinishedEvent | None = None
+        self.error: RunErrorEvent | None = None
+
+    def text_parts(self, message_id: str) -> list[str]:
+        """The list that a message's deltas are added to: the recorder's short cut for its hottest event."""
+        return self._texts[message_id].parts
+
+    def add(self, event: Event) -> None:
+        """Take one event. Deltas of a message or call that was never started are ignored."""
+        handler = _HANDLERS.get(type(event))
+        if handler is not None:
+            handler(self, event)
+
+    # -- what it amounts to -----------------------------------------------------------------------------------------
+
+    @property
+    def text(self) -> str:
+        """The answer's text: the assistant's text messages joined, reasoning apart."""
+        return "".join("".join(t.parts) for t in self._texts.values() if t.kind == "assistant")
+
+    def messages(
+        self, *, metadata: dict[str, Any] | None = None, interrupted: dict[str, Any] | None = None
+    ) -> list[Message]:
+        """The messages so far, in order. `metadata` is put on each.
+
+        With `interrupted` (the error's `code` and `message`, or {}), the messages still open are marked as cut short;
+        where none is, the last assistant message is, or an empty one that is added for it.
+        """
+        base = metadata or {}
+        mark = None if interrupted is None else {**base, "interrupted": True, "error": interrupted}
+        messages: list[Message] = []
+        marked = False
+        for item in self._items:
+            if not isinstance(item, _Text):
+                item.metadata = base or None
+                messages.append(item)
+                continue
+            cut = mark is not None and (item.open or any(call.open for call in item.calls))
+            marked = marked or cut
+            messages.append(_message(item, mark if mark is not None and cut else base))
+        if mark is not None and not marked:
+            last = messages[-1] if messages else None
+            if isinstance(last, AssistantMessage):
+                last.metadata = mark
+            else:
+                messages.append(AssistantMessage(id=f"{base.get('run_id', 'run')}-cut", content="", metadata=mark))
+        return messages
+
+    # -- the events -------------------------------------------------------------------------------------------------
+
+    def _text_start(self, event: TextMessageStartEvent) -> None:
+        if event.message_id not in self._texts:
+            self._open(event.message_id, event.role or "assistant", event.name, event.subagent_run_id)
+
+    def _open(self, id: str, kind: str, name: str | None = None, subagent: str | None = None) -> _Text:
+        text = self._texts[id] = _Text(id, kind, name, subagent)
+        self._items.append(text)
+        return text
+
+    def _text_delta(self, event: TextMessageContentEvent | ReasoningMessageContentEvent) -> None:
+        text = self._texts.get(event.message_id)
+        if text is not None:
+            text.parts.append(event.delta)
+
+    def _text_end(self, event: TextMessageEndEvent | ReasoningMessageEndEvent) -> None:
+        text = self._texts.get(event.message_id)
+        if text is not None:
+            text.open = False
+
+    def _reasoning_start(self, event: ReasoningMessageStartEvent) -> None:
+        if event.message_id not in self._texts:
+            self._open(event.message_id, "reasoning", None, event.subagent_run_id or None)
+
+    def _encrypted(self, event: ReasoningEncryptedValueEvent) -> None:
+        target = self._calls.get(event.entity_id) if event.subtype == "tool-call" else self._texts.get(event.entity_id)
+        if target is not None:
+            target.encrypted = event.encrypted_value
+
+    def _call_start(self, event: ToolCallStartEvent) -> None:
+        parent = self._texts.get(event.parent_message_id or "")
+        if parent is None:
+            last = self._items[-1] if self._items else None
+            if event.parent_message_id is None and isinstance(last, _Text) and last.kind == "assistant":
+                parent = last
+            else:
+                parent = self._open(event.parent_message_id or event.tool_call_id, "assistant")
+                parent.open = False
+        call = self._calls[event.tool_call_id] = _Call(event.tool_call_id, event.tool_call_name)
+        parent.calls.append(call)
+
+    def _call_args(self, event: ToolCallArgsEvent) -> None:
+        call = self._calls.get(event.tool_call_id)
+        if call is not None:
+            call.parts.append(event.delta)
+
+    def _call_end(self, event: ToolCallEndEvent) -> None:
+        call = self._calls.get(event.tool_call_id)
+        if call is not None:
+            call.open = False
+
+    def _call_result(self, event: ToolCallResultEvent) -> None:
+        content: str | list[ContentPart] = event.content
+        self._items.append(ToolMessage(id=event.message_id, tool_call_id=event.tool_call_id, content=content))
+
+    def _activity(self, event: ActivitySnapshotEvent) -> None:
+        known = self._activities.get(event.message_id)
+        if known is None:
+            known = ActivityMessage(id=event.message_id, activity_type=event.activity_type, content=event.content)
+            self._activities[event.message_id] = known
+            self._items.append(known)
+        elif event.replace is not False:
+            known.content = event.content
+
+    def _activity_delta(self, event: ActivityDeltaEvent) -> None:
+        known = self._activities.get(event.message_id)
+        if known is not None:
+            known.content = _patched(known.content, event.patch)
+
+    def _state(self, event: StateSnapshotEvent) -> None:
+        self.state = event.snapshot
+
+    def _state_delta(self, event: StateDeltaEvent) -> None:
+        self.state = _patched({} if self.state is None else self.state, event.delta)
+
+    def _finished(self, event: RunFinishedEvent) -> None:
+        self.finished = event
+
+    def _error(self, event: RunErrorEvent) -> None:
+        self.error = event
+
+
+_HANDLERS: dict[type, Any] = {
+    TextMessageStartEvent: Fold._text_start,
+    TextMessageContentEvent: Fold._text_delta,
+    TextMessageEndEvent: Fold._text_end,
+    ReasoningMessageStartEvent: Fold._reasoning_start,
+    ReasoningMessageContentEvent: Fold._text_delta,
+    ReasoningMessageEndEvent: Fold._text_end,
+    ReasoningEncryptedValueEvent: Fold._encrypted,
+    ToolCallStartEvent: Fold._call_start,
+    ToolCallArgsEvent: Fold._call_args,
+    ToolCallEndEvent: Fold._call_end,
+    ToolCallResultEvent: Fold._call_result,
+    ActivitySnapshotEvent: Fold._activity,
+    ActivityDeltaEvent: Fold._activity_delta,
+    StateSnapshotEvent: Fold._state,
+    StateDeltaEvent: Fold._state_delta,
+    RunFinishedEvent: Fold._finished,
+    RunErrorEvent: Fold._error,
+}
+
+
+def _message(item: _Text, metadata: dict[str, Any]) -> Message:
+    content = "".join(item.parts)
+    meta = metadata or None
+    if item.kind == "reasoning":
+        return ReasoningMessage(
+            id=item.id,
+            content=content,
+            metadata=meta,
+            encrypted_value=item.encrypted,
+            subagent_run_id=item.subagent,
+        )
+    if item.kind != "assistant":
+        cls = _TEXT_ROLES[item.kind]
+        return cls(id=item.id, content=content, name=item.name, metadata=meta, subagent_run_id=item.subagent)
+    calls = [
+        ToolCall(id=call.id, function=FunctionCall(name=call.name, arguments="".join(call.parts)))
+        for call in item.calls
+    ]
+    for call, source in zip(calls, item.calls, strict=True):
+        if source.encrypted is not None:
+            call.encrypted_value = source.encrypted
+    return AssistantMessage(
+        id=item.id,
+        content=content or (None if calls else ""),
+        tool_calls=calls or None,
+        name=item.name,
+        metadata=meta,
+        encrypted_value=item.encrypted,
+        subagent_run_id=item.subagent,
+    )
+
+
+def _patched(document: Any, patch: list[dict[str, Any]]) -> Any:
+    """The document after an RFC 6902 patch; unchanged where the patch does not apply."""
+    import jsonpatch  # only where a run sends patches
+
+    try:
+        return jsonpatch.apply_patch(document, patch)
+    except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException):
+        return document

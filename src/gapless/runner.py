@@ -1,0 +1,630 @@
+"""The runner: starts, attaches to and cancels runs, keeps their sessions, closes the runs of workers that died."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+
+import msgspec
+
+from gapless.agents import adapt
+from gapless.agents.base import Agent, RunContext
+from gapless.config import Limits, RunConfig
+from gapless.errors import (
+    AgentNotFound,
+    InputInvalid,
+    InputTooLarge,
+    LimitReached,
+    RunCancelled,
+    RunConflict,
+    RunNotFound,
+    SessionNotFound,
+    ShuttingDown,
+    StoreUnavailable,
+    UsageError,
+    WorkerLost,
+)
+from gapless.events import (
+    ContentPart,
+    Context,
+    Event,
+    Interrupt,
+    Message,
+    ResumeEntry,
+    Tool,
+    UserMessage,
+    decode_event,
+    encode_event,
+    text_of,
+)
+from gapless.execution import Execution, end_of
+from gapless.journals import open_store
+from gapless.journals.contract import RunRecord, RunStatus, SessionRecord, Store, WorkerFenced
+from gapless.journals.journal import PAGE_EVENTS, Journals
+from gapless.recorder import Recorder
+from gapless.run import Run, RunStream
+
+__all__ = ["Runner", "new_id"]
+
+LEASE_S = 10.0
+"""A worker that has not renewed for so long has lost its runs."""
+RENEWALS_PER_LEASE = 4
+DRAIN_S = 10.0
+"""What runs get to finish when the runner closes."""
+RETENTION_S = 7 * 24 * 3600.0
+"""Events of ended runs are kept for so long; their records and the sessions stay."""
+EXPIRE_EVERY_S = 600.0
+ID_CHARS_MAX = 96
+"""With the position after it, an id stays within the 128 bytes that every SSE client remembers."""
+
+_ID = re.compile(rf"[A-Za-z0-9._~@:+=-]{{1,{ID_CHARS_MAX}}}")
+_ANONYMOUS = "anonymous"
+_OutputT = TypeVar("_OutputT")
+
+log = logging.getLogger("gapless.runner")
+
+
+class _Command(msgspec.Struct, omit_defaults=True):
+    """What one worker asks of the run's owner."""
+
+    kind: str
+    resume: list[ResumeEntry] = []
+
+
+_decode_command = msgspec.json.Decoder(_Command).decode
+_decode_messages = msgspec.json.Decoder(list[Message]).decode
+
+
+class Runner:
+    """Runs agents and journals what they say.
+
+    `agent` is one agent of any kind that `gapless.agents.adapt` takes, or several by name. `store` is a store URL or a
+    `Store`. The runner opens itself at its first use and belongs to the event loop of that moment; `close` it, or use
+    it as an async context manager.
+
+    Raises `AgentInvalid`, `AgentNotFound`, `ExtraMissing`, `UsageError` for what it is given.
+    """
+
+    def __init__(
+        self,
+        agent: object = None,
+        *,
+        agents: Mapping[str, object] | None = None,
+        app_name: str | None = None,
+        store: str | Store = "memory://",
+        config: RunConfig | None = None,
+        limits: Limits | None = None,
+        lease_s: float = LEASE_S,
+        retention_s: float | None = RETENTION_S,
+        session_service: object = None,
+    ) -> None:
+        self.agents: dict[str, Agent] = {}
+        if agent is not None:
+            adapted = adapt(agent)
+            self.agents[app_name or adapted.name] = adapted
+        for name, one in (agents or {}).items():
+            self.agents[name] = adapt(one, name)
+        self.app_name = app_name or next(iter(self.agents), "gapless")
+        self.config = config or RunConfig()
+        self.limits = limits or Limits()
+        self.store = open_store(store)
+        self.journals = Journals(
+            self.store, on_refused=self._on_refused, on_command=self._on_command, on_fenced=self._on_fenced
+        )
+        self.worker_id = ""
+        self.executions: dict[str, Execution] = {}
+        """The runs that this worker executes."""
+        self._lease_s = lease_s
+        self._retention_s = retention_s
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._keeper: asyncio.Task[None] | None = None
+        self._opening: asyncio.Lock | None = None
+        self._open = False
+        self._draining = False
+        self._background: set[asyncio.Task[Any]] = set()
+        if session_service is not None:
+            self._give_session_service(session_service)
+
+    def _give_session_service(self, service: object) -> None:
+        for agent in self.agents.values():
+            use = getattr(agent, "use_session_service", None)
+            if use is None:
+                raise UsageError("session_service= is for ADK agents; Gapless keeps the sessions of every other kind")
+            use(service)
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> Self:
+        """Open the store and begin renewing this worker's lease. Idempotent; every method calls it.
+
+        Raises `StoreUnavailable`, `StoreCorrupt`."""
+        if self._open:
+            return self
+        self._opening = self._opening or asyncio.Lock()
+        async with self._opening:
+            if not self._open:
+                self.worker_id = new_id()
+                await self.journals.open(self.worker_id)
+                self._keeper = asyncio.create_task(self._keep(), name="gapless-keeper")
+                self._open, self._draining = True, False
+        return self
+
+    async def drain(self, grace_s: float = DRAIN_S) -> None:
+        """Take no new runs, let the active ones finish for `grace_s` seconds, close the rest as `shutting_down`."""
+        self._draining = True
+        tasks = list(self._tasks.values())
+        if tasks:
+            log.info("draining %d runs for at most %.0f s", len(tasks), grace_s)
+            await asyncio.wait(tasks, timeout=grace_s)
+        for run_id, execution in list(self.executions.items()):
+            execution.stop(
+                ShuttingDown(
+                    "the worker stopped before the run had finished; ask again", run_id=run_id, code="shutting_down"
+                )
+            )
+        if self._tasks:
+            await asyncio.wait(list(self._tasks.values()), timeout=DRAIN_S)
+
+    async def close(self, grace_s: float = 0.0) -> None:
+        """Drain, then release everything. Idempotent."""
+        if not self._open:
+            return
+        await self.drain(grace_s)
+        self._open = False
+        for task in [self._keeper, *self._tasks.values(), *self._background]:
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(
+            *(t for t in [self._keeper, *self._tasks.values(), *self._background] if t is not None),
+            return_exceptions=True,
+        )
+        await self.journals.close()
+        for agent in self.agents.values():
+            close = getattr(agent, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # -- starting ---------------------------------------------------------------------------------------------------
+
+    async def start(
+        self,
+        message: object,
+        *,
+        agent: object = None,
+        session_id: str | None = None,
+        run_id: str | None = None,
+        user_id: str = _ANONYMOUS,
+        config: RunConfig | None = None,
+        deps: Any = None,
+        output_type: Any = None,
+        messages: list[Message] | None = None,
+        state: dict[str, Any] | None = None,
+        tools: list[Tool] | None = None,
+        context: list[Context] | None = None,
+        forwarded_props: Any = None,
+    ) -> Run:
+        """Start a run, or come back to the one that has `run_id` already.
+
+        `message` is text, a list of AG-UI content parts, a `UserMessage`, or an ADK/Gemini content object. `messages`
+        replaces the session's history for this run, for clients that keep their own (the new user message is
+        `message` all the same). The run goes on whether or not anyone follows it.
+
+        Raises `RunConflict` (the id belongs to another request), `SessionBusy`, `SessionNotFound` (of another user),
+        `AgentNotFound`, `InputInvalid`, `InputTooLarge`, `LimitReached`, `ShuttingDown`, `StoreUnavailable`.
+        """
+        await self.open()
+        name, adapted = self._agent(agent)
+        config = config or self.config
+        user_message = self._user_message(message)
+        text = text_of(user_message.content)
+        if len(text) > self.limits.message_chars_max:
+            raise InputTooLarge(f"the message is over message_chars_max={self.limits.message_chars_max} characters")
+        digest = _digest(name, user_id, session_id, user_message.content, config, messages, tools)
+        run_id = _checked_id(run_id, "run") or new_id()
+        known = await self.store.get_run(run_id)
+        if known is not None:
+            return self._come_back(known, digest, user_id)
+        if self._draining:
+            raise ShuttingDown("this worker is stopping; try again, another one will answer", retry_after_s=1)
+        self._admit(user_id)
+        session_id = _checked_id(session_id, "session") or new_id()
+        session = await self.store.get_session(session_id)
+        if session is not None and session.user_id != user_id:
+            raise SessionNotFound(f"no session {session_id}")
+        if not user_message.id:
+            user_message.id = f"{run_id}-user"
+        record = RunRecord(
+            id=run_id,
+            session_id=session_id,
+            user_id=user_id,
+            agent=name,
+            message=text,
+            created_at=_now_ms(),
+            digest=digest,
+            input=user_message,
+        )
+        record, created = await self.store.create_run(record, reject_busy=config.on_busy == "reject")
+        if not created:
+            return self._come_back(record, digest, user_id)
+        journal = self.journals.create(run_id)
+
+        async def make_context(interrupt: Callable[[list[Interrupt]], Awaitable[list[ResumeEntry]]]) -> RunContext:
+            history, native = ([], []) if messages is not None else await self._history(session_id)
+            known = await self.store.get_session(session_id)
+            return RunContext(
+                run_id=run_id,
+                session_id=session_id,
+                user_id=user_id,
+                agent_name=name,
+                content=user_message.content,
+                messages=[*(history if messages is None else messages), user_message],
+                native_history=native,
+                config=config,
+                interrupt=interrupt,
+                deps=deps,
+                output_type=output_type,
+                state=state if state is not None else (dict(known.state) if known is not None else None),
+                tools=tools,
+                context=context,
+                forwarded_props=forwarded_props,
+            )
+
+        async def take_turn() -> None:
+            await self._take_turn(record, interrupt=config.on_busy == "interrupt")
+
+        execution = Execution(record, journal, adapted, config, self.limits, make_context, take_turn)
+        self.executions[run_id] = execution
+        self._tasks[run_id] = asyncio.create_task(self._execute(execution), name=f"gapless-execution-{run_id}")
+        return Run(self, run_id, session_id)
+
+    async def _execute(self, execution: Execution) -> None:
+        run_id = execution.record.id
+        try:
+            await execution.run()
+        finally:
+            del self._tasks[run_id]
+            self.executions.pop(run_id, None)
+            with contextlib.suppress(StoreUnavailable):
+                await self.journals.disown(execution.journal)
+
+    def _come_back(self, known: RunRecord, digest: str, user_id: str) -> Run:
+        if known.user_id != user_id or known.digest != digest:
+            raise RunConflict(
+                f"run {known.id} exists with another message, session or agent; choose a new run id", run_id=known.id
+            )
+        return Run(self, known.id, known.session_id)
+
+    def _agent(self, agent: object) -> tuple[str, Agent]:
+        if agent is None:
+            if len(self.agents) != 1 and self.app_name not in self.agents:
+                raise AgentNotFound(
+                    f"say which agent: {', '.join(sorted(self.agents))}" if self.agents else "no agent is registered"
+                )
+            name = self.app_name if self.app_name in self.agents else next(iter(self.agents))
+            return name, self.agents[name]
+        if isinstance(agent, str):
+            found = self.agents.get(agent)
+            if found is None:
+                raise AgentNotFound(f"no agent {agent!r}; there are: {', '.join(sorted(self.agents)) or 'none'}")
+            return agent, found
+        adapted = adapt(agent)
+        return adapted.name, adapted
+
+    def _user_message(self, message: object) -> UserMessage:
+        """The user's message, whatever form it came in. Raises `InputInvalid`."""
+        if isinstance(message, UserMessage):
+            return msgspec.structs.replace(message)
+        if isinstance(message, str):
+            content: str | list[ContentPart] = _clean(message)
+        elif isinstance(message, list):
+            try:
+                content = msgspec.convert(message, list[ContentPart], from_attributes=True)
+            except msgspec.ValidationError as error:
+                raise InputInvalid(f"message parts: {error}") from None
+        elif hasattr(message, "parts"):  # a Gemini content object
+            content = "".join(part.text for part in message.parts if getattr(part, "text", None))
+        else:
+            raise InputInvalid(f"a message is text, a list of parts or a content object, not {type(message).__name__}")
+        if not content:
+            raise InputInvalid("the message is empty")
+        return UserMessage(id="", content=content)
+
+    def _admit(self, user_id: str) -> None:
+        limits, active = self.limits, self.executions
+        if len(active) >= limits.runs_active_max:
+            raise LimitReached(f"this worker runs runs_active_max={limits.runs_active_max} runs", retry_after_s=1)
+        per_user = limits.runs_active_per_user_max
+        if per_user is not None:
+            mine = sum(execution.record.user_id == user_id for execution in active.values())
+            if mine >= per_user:
+                raise LimitReached(f"you have runs_active_per_user_max={per_user} runs active", retry_after_s=1)
+
+    async def _history(self, session_id: str) -> tuple[list[Message], list[bytes]]:
+        turns = await self.store.turns(session_id)
+        messages = [message for turn in turns for message in _decode_messages(turn.messages)]
+        native = [turn.native for turn in turns if turn.native is not None]
+        return messages[-self.limits.history_messages_max :], native
+
+    async def _take_turn(self, record: RunRecord, *, interrupt: bool) -> None:
+        """Wait until no earlier run of the session is active; with `interrupt`, cancel those."""
+        while True:
+            started_at = _now_ms()
+            ahead = await self.store.start_run(record.id, started_at)
+            if ahead is None:
+                record.started_at, record.status = started_at, RunStatus.RUNNING
+                return
+            if interrupt:
+                await self.cancel(ahead)
+            journal = await self.journals.attach(ahead)
+            try:
+                while not journal.closed:
+                    await journal.wait(journal.last)
+            finally:
+                await self.journals.release(journal)
+
+    # -- attaching --------------------------------------------------------------------------------------------------
+
+    async def attach(self, run_id: str) -> Run:
+        """A handle on any run of the store, wherever it executes. Raises `RunNotFound`."""
+        record = await self.get_run(run_id)
+        return Run(self, run_id, record.session_id)
+
+    async def get_run(self, run_id: str) -> RunRecord:
+        """The run's record. Raises `RunNotFound`."""
+        await self.open()
+        record = await self.store.get_run(run_id)
+        if record is None:
+            raise RunNotFound(f"no run {run_id}", run_id=run_id)
+        return record
+
+    async def list_runs(
+        self,
+        *,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        status: RunStatus | None = None,
+        limit: int = 100,
+    ) -> list[RunRecord]:
+        """Runs of the store, newest first."""
+        await self.open()
+        return await self.store.list_runs(user_id=user_id, session_id=session_id, status=status, limit=limit)
+
+    async def cancel(self, run_id: str) -> RunRecord:
+        """End a run as cancelled, wherever it executes; nothing happens to one that has ended. Raises `RunNotFound`."""
+        record = await self.get_run(run_id)
+        if not record.status.ended:
+            await self._command(run_id, _Command(kind="cancel"))
+        return record
+
+    async def answer(self, run_id: str, entries: list[ResumeEntry]) -> None:
+        """Answer the interrupts of a waiting run, wherever it executes. Raises `RunNotFound`, `InputInvalid`."""
+        record = await self.get_run(run_id)
+        if record.status is not RunStatus.WAITING:
+            raise InputInvalid(f"run {run_id} is {record.status.value}, it waits for no answer", run_id=run_id)
+        await self._command(run_id, _Command(kind="input", resume=entries))
+
+    async def _command(self, run_id: str, command: _Command) -> None:
+        encoded = msgspec.json.encode(command)
+        if run_id in self.executions:
+            self._on_command(run_id, encoded)
+        else:
+            await self.store.send(run_id, encoded)
+
+    def follower_left(self, run_id: str) -> None:
+        """A client's connection to the run ended before the run did: with `on_disconnect="cancel"`, the last one to
+        leave cancels it."""
+        execution = self.executions.get(run_id)
+        if execution is not None and execution.config.on_disconnect == "cancel" and execution.journal.followers == 0:
+            execution.stop(RunCancelled("cancelled because its last follower left", run_id=run_id))
+
+    # -- sessions ---------------------------------------------------------------------------------------------------
+
+    async def create_session(
+        self, session_id: str | None = None, *, user_id: str = _ANONYMOUS, state: dict[str, Any] | None = None
+    ) -> SessionRecord:
+        """A new session, or the one that has the id already. Raises `SessionNotFound` when that is another user's."""
+        await self.open()
+        now = _now_ms()
+        session_id = _checked_id(session_id, "session") or new_id()
+        session = await self.store.create_session(
+            SessionRecord(
+                id=session_id, user_id=user_id, agent=self.app_name, created_at=now, updated_at=now, state=state or {}
+            )
+        )
+        if session.user_id != user_id:
+            raise SessionNotFound(f"no session {session_id}")
+        return session
+
+    async def get_session(self, session_id: str) -> SessionRecord:
+        """Raises `SessionNotFound`."""
+        await self.open()
+        session = await self.store.get_session(session_id)
+        if session is None:
+            raise SessionNotFound(f"no session {session_id}")
+        return session
+
+    async def list_sessions(self, *, user_id: str | None = None, limit: int = 100) -> list[SessionRecord]:
+        """Latest used first."""
+        await self.open()
+        return await self.store.list_sessions(user_id=user_id, limit=limit)
+
+    async def delete_session(self, session_id: str) -> None:
+        """Drop the session with its runs. Raises `SessionNotFound`, `SessionBusy`."""
+        await self.open()
+        if not await self.store.delete_session(session_id):
+            raise SessionNotFound(f"no session {session_id}")
+
+    async def messages(self, session_id: str) -> list[Message]:
+        """The messages of the session's ended runs, oldest first. Raises `SessionNotFound`."""
+        await self.get_session(session_id)
+        turns = await self.store.turns(session_id)
+        return [message for turn in turns for message in _decode_messages(turn.messages)]
+
+    # -- asking and reading at once ---------------------------------------------------------------------------------
+
+    async def run_async(
+        self,
+        query: object = None,
+        agent: object = None,
+        session: object = None,
+        *,
+        run_config: RunConfig | None = None,
+        new_message: object = None,
+        session_id: str | None = None,
+        user_id: str = _ANONYMOUS,
+        run_id: str | None = None,
+        deps: Any = None,
+    ) -> AsyncIterator[Event]:
+        """Start a run and yield its events to the end. Leaving early leaves the run going, unless its `on_disconnect`
+        is "cancel".
+
+        The message is `query` or, in ADK's spelling, `new_message`; the session is given by id or as an object with
+        one. Raises what `start` raises and, after the last event of a run that failed, its `RunFailed`.
+        """
+        session_id = session_id or (session if isinstance(session, str) else getattr(session, "id", None))
+        message = query if query is not None else new_message
+        run = await self.start(
+            message,
+            agent=agent,
+            session_id=session_id,
+            user_id=user_id,
+            run_id=run_id,
+            config=run_config,
+            deps=deps,
+        )
+        async for event in run.events():
+            yield event
+        await run.raise_if_failed()
+
+    def run(
+        self, query: object = None, agent: object = None, session: object = None, **options: Any
+    ) -> Iterator[Event]:
+        """`run_async` for code without an event loop: a generator that blocks. Takes the same arguments.
+
+        The runner then lives on a thread of its own until the process ends. Raises `UsageError` inside an event loop.
+        """
+        from gapless.portal import iterate
+
+        return iterate(self, lambda: self.run_async(query, agent, session, **options))
+
+    @overload
+    def run_stream(self, query: object, *, output_type: type[_OutputT], **options: Any) -> RunStream[_OutputT]: ...
+
+    @overload
+    def run_stream(self, query: object, *, output_type: None = None, **options: Any) -> RunStream[str]: ...
+
+    def run_stream(self, query: object, *, output_type: Any = None, **options: Any) -> RunStream[Any]:
+        """`async with runner.run_stream(q) as stream`: text or typed output as it grows. Takes what `start` takes.
+
+        Leaving the block before the end cancels the run."""
+        return RunStream(lambda: self.start(query, output_type=output_type, **options), output_type or str)
+
+    # -- keeping the lease ------------------------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        """Renew this worker's lease, close what dead workers left, drop what is past its retention."""
+        expire_at = time.monotonic() + EXPIRE_EVERY_S / 10
+        while True:
+            try:
+                for orphan in await self.store.take_over(self._lease_s):
+                    self._spawn(self._close_orphan(orphan))
+                if self._retention_s is not None and time.monotonic() > expire_at:
+                    expire_at = time.monotonic() + EXPIRE_EVERY_S
+                    await self.store.expire(_now_ms() - int(self._retention_s * 1000))
+                await asyncio.sleep(self._lease_s / RENEWALS_PER_LEASE)
+                await self.store.renew()
+            except WorkerFenced:
+                await self._register_again()
+            except StoreUnavailable as error:
+                log.warning("worker %s: lease not renewed: %s", self.worker_id, error)
+                await asyncio.sleep(self._lease_s / RENEWALS_PER_LEASE)
+
+    async def _close_orphan(self, record: RunRecord) -> None:
+        """Close the run of a worker that is gone: what it had shown stays, marked as interrupted."""
+        journal = self.journals.create(record.id, last=record.last_seq)
+        recorder = Recorder(journal, record.id, record.session_id, self.limits)
+        after = 0
+        while events := await self.store.read(record.id, after, PAGE_EVENTS):
+            for event in events:
+                recorder.resume(decode_event(event))
+            after += len(events)
+            await asyncio.sleep(0)
+        failure = WorkerLost("the worker that ran it was lost; ask again", run_id=record.id)
+        if after == 0:
+            recorder.start(_now_ms())
+        recorder.close_open()
+        journal.close(encode_event(recorder.error(failure)), end_of(record, recorder.fold, failure))
+        await journal.drain()
+        await self.journals.disown(journal)
+        log.warning("run %s: closed, its worker was lost", record.id)
+
+    async def _register_again(self) -> None:
+        """Another worker has taken this one's runs (it had been stopped for too long): start anew under a new id."""
+        log.warning("worker %s lost its lease; its runs were closed by another", self.worker_id)
+        self._on_fenced()
+        self.worker_id = new_id()
+        await self.store.open(self.worker_id, self.journals)
+
+    def _on_fenced(self) -> None:
+        for execution in self.executions.values():
+            execution.fence()
+
+    def _on_refused(self, run_id: str) -> None:
+        execution = self.executions.get(run_id)
+        if execution is not None:
+            execution.fence()
+
+    def _on_command(self, run_id: str, command: bytes) -> None:
+        execution = self.executions.get(run_id)
+        if execution is None:
+            return
+        decoded = _decode_command(command)
+        if decoded.kind == "cancel":
+            execution.stop(RunCancelled("cancelled", run_id=run_id))
+        elif decoded.kind == "input" and not execution.answer(decoded.resume):
+            log.warning("run %s: an answer came that it does not wait for", run_id)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def new_id() -> str:
+    """A fresh id: 20 characters, roughly ordered by time."""
+    return f"{time.time_ns() // 1_000_000:011x}{secrets.token_hex(5)[:9]}"
+
+
+def _checked_id(value: str | None, kind: str) -> str | None:
+    if value is not None and not _ID.fullmatch(value):
+        raise InputInvalid(f"{kind} id: 1 to {ID_CHARS_MAX} of the characters A-Z a-z 0-9 . _ ~ @ : + = -")
+    return value
+
+
+def _clean(text: str) -> str:
+    """Lone surrogates (which no encoding can carry) become U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
