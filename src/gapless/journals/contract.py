@@ -14,10 +14,12 @@ from typing import Any, ClassVar, Protocol
 
 import msgspec
 
+from gapless.config import RunConfig
 from gapless.events import UserMessage
 
 __all__ = [
     "ACTIVE",
+    "READ_BYTES_MAX",
     "Append",
     "Listener",
     "RunEnd",
@@ -31,6 +33,8 @@ __all__ = [
 ]
 
 TITLE_CHARS_MAX = 80
+READ_BYTES_MAX = 1024 * 1024
+"""One `Store.read` stops at the event that takes it past this."""
 
 
 class RunStatus(enum.StrEnum):
@@ -80,6 +84,7 @@ class RunRecord(_Record, kw_only=True):
     """Hash of what was asked, to tell a repeated start from a conflicting one."""
     input: UserMessage | None = None
     """The user's message whole, for the session's turn."""
+    config: RunConfig | None = None
     expired: bool = False
     """The journal's events are past their retention and gone."""
 
@@ -120,8 +125,8 @@ class RunEnd(_Record, kw_only=True):
 class Append:
     """Events of one run to be accepted as one: all of them in order, or none.
 
-    `first_seq` is the position of `events[0]`, which must be the journal's last + 1. With `end` the journal is closed.
-    With `status` the run's record is updated in the same step.
+    An event is JSON in one line (no byte below 0x20). `first_seq` is the position of `events[0]`, which must be the
+    journal's last + 1. With `end` the journal is closed. With `status` the run's record is updated in the same step.
     """
 
     __slots__ = ("end", "events", "first_seq", "run_id", "status")
@@ -164,7 +169,8 @@ class Listener(Protocol):
 class Store(ABC):
     """A keeper of journals, runs and sessions, as one worker sees it.
 
-    Every method raises `StoreUnavailable` when the store cannot be reached or written; nothing has changed then.
+    Every method raises `StoreUnavailable` when the store cannot be reached or written: nothing has changed then, or
+    what was asked for may be asked for again.
     """
 
     scheme: ClassVar[str]
@@ -188,7 +194,9 @@ class Store(ABC):
     @abstractmethod
     async def take_over(self, lease_s: float) -> list[RunRecord]:
         """Fence every worker that has not renewed for `lease_s` seconds, as observed by this worker's own monotonic
-        clock, and become the owner of its active runs. Exactly one worker gets each run."""
+        clock, and become the owner of its active runs. Exactly one worker gets each run.
+
+        Call it several times a lease. Commands that the old owner did not take come to the listener afterwards."""
 
     # -- runs -------------------------------------------------------------------------------------------------------
 
@@ -223,12 +231,15 @@ class Store(ABC):
     @abstractmethod
     async def append(self, batches: Sequence[Append]) -> Collection[str]:
         """Accept each batch, durably and atomically; returns the ids of the runs that were refused because this worker
-        does not own them or they are closed. Raises `WorkerFenced`."""
+        does not own them or they are closed. At most one batch per run. Raises `WorkerFenced`.
+
+        After `StoreUnavailable` the same call is made again. A store whose answer can get lost on its way recognises
+        a batch that it has already accepted, and accepts it without writing it twice."""
 
     @abstractmethod
     async def read(self, run_id: str, after: int, limit: int) -> list[bytes]:
-        """The accepted events after + 1 … at most `limit` of them; empty at the end. Raises `CursorExpired` when the
-        events are past their retention, `RunNotFound`."""
+        """The accepted events after + 1 … at most `limit` of them and about `READ_BYTES_MAX`; only the end is empty.
+        Raises `CursorExpired` when the events are past their retention, `RunNotFound`."""
 
     @abstractmethod
     async def watch(self, run_id: str) -> None:
@@ -239,7 +250,8 @@ class Store(ABC):
 
     @abstractmethod
     async def send(self, run_id: str, command: bytes) -> None:
-        """Deliver a command (cancel, input) to the worker that owns the run, at least once."""
+        """Deliver a command (cancel, input) to the worker that owns the run, at least once; a run that has ended takes
+        none. Raises `RunNotFound`."""
 
     @abstractmethod
     async def expire(self, ended_before: int) -> int:

@@ -65,6 +65,7 @@ class Journal:
         "_waiters",
         "_window",
         "closed",
+        "encoded",
         "followers",
         "last",
         "lost",
@@ -81,6 +82,8 @@ class Journal:
         self.lost: Exception | None = None
         """Why nothing more will come from here: the store stayed away too long."""
         self.followers = 0
+        self.encoded: tuple[object, bytes] = (None, b"")
+        """The newest encoding that followers at the same position share, with what it is of."""
         self.size_bytes = 0
         """Bytes appended by this owner."""
         self._hub = hub
@@ -93,7 +96,7 @@ class Journal:
         self._end: RunEnd | None = None
         self._status: RunStatus | None = None
         self._queued = False
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: dict[asyncio.Future[None], None] = {}
 
     # -- the owner's side -------------------------------------------------------------------------------------------
 
@@ -147,7 +150,7 @@ class Journal:
         while self.last <= after and not self.closed:
             if self.lost is not None:
                 raise self.lost
-            await self._changed()
+            await self.waiter()
 
     async def read(self, after: int, limit: int = PAGE_EVENTS) -> list[bytes]:
         """Accepted events after `after`, from the window or else from the store."""
@@ -156,18 +159,24 @@ class Journal:
             return self._window[start : start + limit]
         return await self._hub.store.read(self.run_id, after, limit)
 
-    async def _changed(self) -> None:
+    def waiter(self) -> asyncio.Future[None]:
+        """A future that is done when the journal next changes; `forget` it when it is no longer awaited."""
         waiter = self._hub.loop.create_future()
-        self._waiters.append(waiter)
+        self._waiters[waiter] = None
+        return waiter
+
+    def forget(self, waiter: asyncio.Future[None]) -> None:
+        self._waiters.pop(waiter, None)
+
+    async def _changed(self) -> None:
+        waiter = self.waiter()
         try:
             await waiter
-        except asyncio.CancelledError:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-            raise
+        finally:
+            self.forget(waiter)
 
     def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
+        waiters, self._waiters = self._waiters, {}
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -215,12 +224,18 @@ class Journal:
 class Follower:
     """One reader of a journal: a cursor that moves."""
 
-    __slots__ = ("after", "coalesce_s", "journal")
+    __slots__ = ("_waiter", "after", "coalesce_s", "journal")
 
     def __init__(self, journal: Journal, after: int = 0, *, coalesce_s: float = 0.0) -> None:
         self.journal = journal
         self.after = after
         self.coalesce_s = coalesce_s
+        self._waiter: asyncio.Future[None] | None = None
+
+    def nudge(self) -> None:
+        """Make `next` return now, with no events if there are none."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def next(self) -> Slice | None:
         """The next events past the cursor, waiting for them; None at the end of the journal.
@@ -231,13 +246,18 @@ class Follower:
         if not behind:
             if journal.closed:
                 return None
-            await journal.wait(after)
+            if journal.lost is not None:
+                raise journal.lost
+            self._waiter = waiter = journal.waiter()
+            try:
+                await waiter
+            finally:
+                journal.forget(waiter)
+                self._waiter = None
             if self.coalesce_s and not journal.closed:
                 await asyncio.sleep(self.coalesce_s)
                 behind = True
         events = await journal.read(after)
-        if not events:
-            return None
         self.after = after + len(events)
         return Slice(after + 1, events, behind)
 

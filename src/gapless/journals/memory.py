@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar, TypeVar
-
-import msgspec
 
 from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreUnavailable
 from gapless.journals.contract import (
@@ -41,7 +41,9 @@ class Memory:
         self.beats: dict[str, int] = {}
         """Renewals per registered worker."""
         self.workers: dict[str, MemoryStore] = {}
-        self.watchers: dict[str, set[str]] = {}
+        self.watchers: dict[str, set[MemoryStore]] = {}
+        self.commands: dict[str, list[bytes]] = {}
+        """What was sent to runs whose owner was gone."""
 
 
 class MemoryStore(Store):
@@ -58,6 +60,7 @@ class MemoryStore(Store):
     # -- the worker -------------------------------------------------------------------------------------------------
 
     async def open(self, worker_id: str, listener: Listener) -> None:
+        self._memory.workers.pop(self._worker_id, None)
         self._worker_id, self._listener = worker_id, listener
         self._memory.workers[worker_id] = self
         self._memory.beats[worker_id] = 0
@@ -66,7 +69,7 @@ class MemoryStore(Store):
         self._memory.workers.pop(self._worker_id, None)
         self._memory.beats.pop(self._worker_id, None)
         for watchers in self._memory.watchers.values():
-            watchers.discard(self._worker_id)
+            watchers.discard(self)
         self._listener = None
 
     async def renew(self) -> None:
@@ -84,7 +87,13 @@ class MemoryStore(Store):
             if run.status in ACTIVE and run.owner not in memory.beats:
                 run.owner = self._worker_id
                 taken.append(_copy(run))
+                for command in memory.commands.pop(run.id, ()):
+                    asyncio.get_running_loop().call_soon(self._command, run.id, command)
         return taken
+
+    def _command(self, run_id: str, command: bytes) -> None:
+        if self._listener is not None:
+            self._listener.on_command(run_id, command)
 
     def _check_lease(self) -> None:
         if self._listener is None:
@@ -183,6 +192,7 @@ class MemoryStore(Store):
         run.status, run.ended_at, run.error = end.status, end.ended_at, end.error
         memory = self._memory
         memory.session_runs[run.session_id].pop(run.id, None)
+        memory.commands.pop(run.id, None)
         if (session := memory.sessions.get(run.session_id)) is not None:
             memory.turns.setdefault(run.session_id, []).append(end.turn)
             session.updated_at = end.ended_at
@@ -190,11 +200,9 @@ class MemoryStore(Store):
                 session.state = end.state
 
     def _tell(self, run: RunRecord, batch: Append) -> None:
-        for worker_id in tuple(self._memory.watchers[run.id]):
-            worker = self._memory.workers.get(worker_id)
-            if worker is None or worker is self or worker._listener is None:
-                continue
-            worker._listener.on_events(run.id, batch.first_seq, batch.events, batch.end is not None)
+        for worker in tuple(self._memory.watchers[run.id]):
+            if worker is not self and worker._listener is not None:
+                worker._listener.on_events(run.id, batch.first_seq, batch.events, batch.end is not None)
 
     async def read(self, run_id: str, after: int, limit: int) -> list[bytes]:
         run = self._memory.runs.get(run_id)
@@ -205,12 +213,12 @@ class MemoryStore(Store):
         return self._memory.events[run_id][after : after + limit]
 
     async def watch(self, run_id: str) -> None:
-        self._memory.watchers.setdefault(run_id, set()).add(self._worker_id)
+        self._memory.watchers.setdefault(run_id, set()).add(self)
 
     async def unwatch(self, run_id: str) -> None:
         watchers = self._memory.watchers.get(run_id)
         if watchers is not None:
-            watchers.discard(self._worker_id)
+            watchers.discard(self)
             if not watchers:
                 del self._memory.watchers[run_id]
 
@@ -218,9 +226,12 @@ class MemoryStore(Store):
         run = self._memory.runs.get(run_id)
         if run is None:
             raise RunNotFound(f"no run {run_id}", run_id=run_id)
-        owner = self._memory.workers.get(run.owner)
-        if owner is not None and owner._listener is not None:
-            owner._listener.on_command(run_id, command)
+        if run.status in ACTIVE:
+            owner = self._memory.workers.get(run.owner)
+            if owner is not None and run.owner in self._memory.beats:
+                owner._command(run_id, command)
+            else:
+                self._memory.commands.setdefault(run_id, []).append(command)
 
     async def expire(self, ended_before: int) -> int:
         expired = 0
@@ -263,4 +274,4 @@ class MemoryStore(Store):
 
 
 def _copy(record: _RecordT) -> _RecordT:
-    return msgspec.structs.replace(record)
+    return copy.deepcopy(record)

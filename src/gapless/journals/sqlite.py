@@ -20,15 +20,16 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
-from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreCorrupt, StoreUnavailable
+from gapless.errors import CursorExpired, GaplessError, RunNotFound, SessionBusy, StoreCorrupt, StoreUnavailable
 from gapless.journals.contract import (
     ACTIVE,
+    READ_BYTES_MAX,
     Append,
     Listener,
     RunRecord,
@@ -57,15 +58,19 @@ WAL_BYTES_MAX = 64 * 1024 * 1024
 """Past this the writer waits for a checkpoint that lets the WAL start over."""
 BUSY_PAUSE_S, BUSY_S_MAX = 0.001, 10.0
 """Another process holds the write lock: try again after a pause, for so long at most."""
+EXPIRE_RUNS = 100
+"""Runs whose events are dropped in one transaction."""
 APPLICATION_ID = 0x47504C31
 SCHEMA_VERSION = 1
 
 _SCHEMA = """
 CREATE TABLE workers(id TEXT PRIMARY KEY, beat INTEGER NOT NULL, low INTEGER NOT NULL, process TEXT NOT NULL);
 CREATE TABLE runs(rid INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, session TEXT NOT NULL,
-                  user TEXT NOT NULL, status TEXT NOT NULL, owner TEXT NOT NULL, record BLOB NOT NULL);
+                  user TEXT NOT NULL, status TEXT NOT NULL, owner TEXT NOT NULL, record BLOB NOT NULL,
+                  kept_since INTEGER /* the end of a run whose events are still there */);
 CREATE INDEX runs_session ON runs(session, rid);
 CREATE INDEX runs_user ON runs(user, rid);
+CREATE INDEX runs_kept ON runs(kept_since) WHERE kept_since IS NOT NULL;
 CREATE INDEX runs_active ON runs(owner) WHERE status IN ('queued', 'running', 'waiting');
 CREATE TABLE log(pos INTEGER PRIMARY KEY AUTOINCREMENT, rid INTEGER NOT NULL, seq INTEGER NOT NULL,
                  n INTEGER NOT NULL, data BLOB NOT NULL);
@@ -85,6 +90,7 @@ _decode_session = msgspec.json.Decoder(SessionRecord).decode
 _decode_turn = msgspec.json.Decoder(Turn).decode
 _T = TypeVar("_T")
 _ACTIVE_SQL = "('queued', 'running', 'waiting')"
+_COLUMNS = "rid, id, session, user, status, owner, record"
 
 
 class _Tail:
@@ -98,6 +104,9 @@ class _Tail:
         self.unsealed: list[bytes] = []
         self.size = 0
         self.first_pos: int | None = None
+
+    def sealed(self) -> None:
+        self.unsealed, self.size, self.first_pos = [], 0, None
 
 
 class SQLiteStore(Store):
@@ -143,49 +152,65 @@ class SQLiteStore(Store):
             self._tasks = [asyncio.create_task(self._poll()), asyncio.create_task(self._checkpoint())]
 
     def _connect(self) -> sqlite3.Connection:
+        if not self.path.parent.is_dir():
+            raise StoreUnavailable(f"store {self.path}: the folder {self.path.parent} does not exist")
+        db = None
         try:
-            if not self.path.parent.is_dir():
-                raise StoreUnavailable(f"store {self.path}: the folder {self.path.parent} does not exist")
             db = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_S_MAX, check_same_thread=False)
+            self._check_file(db)  # before anything is written to what may be another program's file
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
             db.execute("PRAGMA wal_autocheckpoint=0")
             db.execute("BEGIN IMMEDIATE")
-            if not _scalar(db, "PRAGMA application_id"):
-                if _scalar(db, "SELECT count(*) FROM sqlite_master"):
-                    raise StoreCorrupt(
-                        f"store {self.path}: an SQLite file, but not one of Gapless; choose another path"
-                    )
-                for statement in _SCHEMA.split(";"):
+            if not self._check_file(db):
+                for statement in _SCHEMA.split(";\n"):
                     db.execute(statement)
                 db.execute(f"PRAGMA application_id={APPLICATION_ID}")
                 db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-            elif _scalar(db, "PRAGMA application_id") != APPLICATION_ID:
-                raise StoreCorrupt(f"store {self.path}: an SQLite file, but not one of Gapless; choose another path")
-            elif (version := _scalar(db, "PRAGMA user_version")) != SCHEMA_VERSION:
-                raise StoreCorrupt(
-                    f"store {self.path}: schema version {version}, this Gapless reads {SCHEMA_VERSION}; "
-                    "use the Gapless that wrote it, or another path"
-                )
             db.execute("COMMIT")
             db.execute("PRAGMA busy_timeout=0")
-        except sqlite3.Error as error:
-            raise self._translate(error) from error
+        except BaseException as error:
+            if db is not None:
+                db.close()
+            if isinstance(error, sqlite3.Error):
+                raise self._translate(error) from error
+            raise
         return db
+
+    def _check_file(self, db: sqlite3.Connection) -> bool:
+        """Whether the file is a store; False when it is empty. Raises `StoreCorrupt` when it is something else."""
+        application = _scalar(db, "PRAGMA application_id")
+        if application != APPLICATION_ID:
+            if application or _scalar(db, "SELECT count(*) FROM sqlite_master"):
+                raise StoreCorrupt(f"store {self.path}: an SQLite file, but not one of Gapless; choose another path")
+            return False
+        if (version := _scalar(db, "PRAGMA user_version")) != SCHEMA_VERSION:
+            raise StoreCorrupt(
+                f"store {self.path}: schema version {version}, this Gapless reads {SCHEMA_VERSION}; "
+                "use the Gapless that wrote it, or another path"
+            )
+        return True
 
     async def close(self) -> None:
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        db, self._db = self._db, None
-        if db is not None:
+        if self._db is not None:
             try:
-                db.execute("DELETE FROM workers WHERE id = ?", (self._worker_id,))
-            except sqlite3.Error as error:  # its lease runs out by itself then
+                await self._transact(self._unregister)
+            except GaplessError as error:  # its lease runs out by itself then
                 log.warning("store %s: could not unregister: %s", self.path, error)
+            db, self._db = self._db, None
+            self._tails.clear()
             await asyncio.to_thread(db.close)  # the last connection checkpoints
         self._listener = None
+
+    def _unregister(self, db: sqlite3.Connection) -> None:
+        """Leave nothing behind that only this worker's row keeps in the log."""
+        if db.execute("SELECT 1 FROM workers WHERE id = ?", (self._worker_id,)).fetchone() is not None:
+            _seal(db, self._tails.values())
+            db.execute("DELETE FROM workers WHERE id = ?", (self._worker_id,))
 
     async def renew(self) -> None:
         def beat(db: sqlite3.Connection) -> None:
@@ -195,17 +220,17 @@ class SQLiteStore(Store):
         await self._transact(beat)
 
     async def take_over(self, lease_s: float) -> list[RunRecord]:
-        rows = self._query("SELECT id, beat, process FROM workers WHERE id != ?", self._worker_id)
-        beats = {str(worker_id): int(beat) for worker_id, beat, _ in rows}  # type: ignore[call-overload]  # as declared
+        rows = await self._query("SELECT id, beat, process FROM workers WHERE id != ?", self._worker_id)
+        beats = {worker_id: beat for worker_id, beat, _ in rows}
         dead = set(self._lease_watch.expired(beats, lease_s))
-        dead.update(str(worker_id) for worker_id, _, process in rows if _process_is_gone(str(process)))
+        dead.update(worker_id for worker_id, _, process in rows if _process_is_gone(process))
 
-        def fence(db: sqlite3.Connection) -> list[RunRecord]:
+        def fence(db: sqlite3.Connection) -> list[tuple[_Tail, RunRecord]]:
             self._check_lease(db)
             for worker_id in dead:
                 db.execute("DELETE FROM workers WHERE id = ? AND beat = ?", (worker_id, beats[worker_id]))
             rows = db.execute(
-                f"SELECT rid, id, session, user, status, owner, record FROM runs WHERE status IN {_ACTIVE_SQL}"
+                f"SELECT {_COLUMNS} FROM runs WHERE status IN {_ACTIVE_SQL}"
                 " AND owner NOT IN (SELECT id FROM workers) ORDER BY rid"
             ).fetchall()
             taken = []
@@ -214,11 +239,18 @@ class SQLiteStore(Store):
                 run = self._record(db, rid, *columns)
                 run.owner = self._worker_id
                 taken.append((self._load_tail(db, rid, run.last_seq), run))
-            for tail, run in taken:
-                self._tails[run.id] = tail
-            return [run for _, run in taken]
+            # The dead workers' rows no longer keep the unsealed events of these runs in the log: this one's must.
+            low = min([self._low(db), *(tail.first_pos for tail, _ in taken if tail.first_pos is not None)])
+            db.execute("UPDATE workers SET low = min(low, ?) WHERE id = ?", (low, self._worker_id))
+            return taken
 
-        return await self._transact(fence)
+        taken = await self._transact(fence)
+        for tail, run in taken:
+            self._tails[run.id] = tail
+            self._watched.pop(run.id, None)
+        if taken:
+            self._command, self._data_version = 0, -1  # commands that the dead did not take are still there
+        return [run for _, run in taken]
 
     def _load_tail(self, db: sqlite3.Connection, rid: int, last: int) -> _Tail:
         tail = _Tail(rid)
@@ -242,13 +274,21 @@ class SQLiteStore(Store):
 
     async def _transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run `work` in one write transaction, waiting without blocking while another process writes."""
+        return await self._run("BEGIN IMMEDIATE", work)
+
+    async def _look(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run `work`, which only reads, on one state of the file."""
+        return await self._run("BEGIN", work)
+
+    async def _run(self, begin: str, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        writes = begin != "BEGIN"
         deadline = 0.0
         while True:
-            if not self._writable.is_set():
+            if writes and not self._writable.is_set():
                 await self._writable.wait()
             db = self._connection()
             try:
-                db.execute("BEGIN IMMEDIATE")
+                db.execute(begin)
                 try:
                     result = work(db)
                     db.execute("COMMIT")
@@ -256,7 +296,7 @@ class SQLiteStore(Store):
                     if db.in_transaction:
                         db.execute("ROLLBACK")
                     raise
-                self._dirty = True
+                self._dirty |= writes
                 return result
             except sqlite3.Error as error:
                 if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
@@ -269,11 +309,11 @@ class SQLiteStore(Store):
                     ) from error
             await asyncio.sleep(BUSY_PAUSE_S)
 
-    def _query(self, sql: str, *values: object) -> list[tuple[object, ...]]:
-        try:
-            return self._connection().execute(sql, values).fetchall()
-        except sqlite3.Error as error:
-            raise self._translate(error) from error
+    async def _query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        return await self._look(lambda db: db.execute(sql, values).fetchall())
+
+    async def _execute(self, sql: str) -> None:
+        await self._transact(lambda db: db.execute(sql))
 
     def _translate(self, error: sqlite3.Error) -> Exception:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
@@ -289,6 +329,7 @@ class SQLiteStore(Store):
 
     def _check_lease(self, db: sqlite3.Connection) -> None:
         if db.execute("SELECT 1 FROM workers WHERE id = ?", (self._worker_id,)).fetchone() is None:
+            self._tails.clear()  # its runs are read as anyone else's from now on
             raise WorkerFenced(self._worker_id)
 
     # -- runs -------------------------------------------------------------------------------------------------------
@@ -348,10 +389,7 @@ class SQLiteStore(Store):
         return await self._transact(start)
 
     async def get_run(self, run_id: str) -> RunRecord | None:
-        try:
-            return self._find(self._connection(), run_id)
-        except sqlite3.Error as error:
-            raise self._translate(error) from error
+        return await self._look(lambda db: self._find(db, run_id))
 
     async def list_runs(
         self,
@@ -361,25 +399,16 @@ class SQLiteStore(Store):
         status: RunStatus | None = None,
         limit: int = 100,
     ) -> list[RunRecord]:
-        conditions: dict[str, str | None] = {
-            "user = ?": user_id,
-            "session = ?": session_id,
-            "status = ?": None if status is None else status.value,
-        }
-        where = [condition for condition, value in conditions.items() if value is not None] or ["1"]
+        conditions = {"user = ?": user_id, "session = ?": session_id, "status = ?": status and status.value}
+        where = [condition for condition, value in conditions.items() if value is not None]
         values = [value for value in conditions.values() if value is not None]
-        rows = self._query(
-            "SELECT rid, id, session, user, status, owner, record FROM runs"
-            f" WHERE {' AND '.join(where)} ORDER BY rid DESC LIMIT ?",
-            *values,
-            limit,
-        )
-        return [self._record(self._connection(), *row) for row in rows]  # type: ignore[arg-type]  # columns as selected
+        if status in ACTIVE:
+            where.append(f"status IN {_ACTIVE_SQL}")  # the index is on these
+        sql = f"SELECT {_COLUMNS} FROM runs WHERE {' AND '.join(where) or 1} ORDER BY rid DESC LIMIT ?"
+        return await self._look(lambda db: [self._record(db, *row) for row in db.execute(sql, (*values, limit))])
 
     def _find(self, db: sqlite3.Connection, run_id: str) -> RunRecord | None:
-        row = db.execute(
-            "SELECT rid, id, session, user, status, owner, record FROM runs WHERE id = ?", (run_id,)
-        ).fetchone()
+        row = db.execute(f"SELECT {_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone()
         return None if row is None else self._record(db, *row)
 
     def _record(
@@ -401,31 +430,39 @@ class SQLiteStore(Store):
         return run
 
     def _update(self, db: sqlite3.Connection, run: RunRecord) -> None:
-        db.execute("UPDATE runs SET status = ?, record = ? WHERE id = ?", (run.status.value, _encode(run), run.id))
+        kept_since = None if run.expired else run.ended_at
+        db.execute(
+            "UPDATE runs SET status = ?, record = ?, kept_since = ? WHERE id = ?",
+            (run.status.value, _encode(run), kept_since, run.id),
+        )
 
     # -- journals ---------------------------------------------------------------------------------------------------
 
     async def append(self, batches: Sequence[Append]) -> Collection[str]:
-        refused = [batch.run_id for batch in batches if batch.run_id not in self._tails]
-        accepted = [batch for batch in batches if batch.run_id in self._tails] if refused else batches
-        sealed: list[tuple[_Tail, int]] = []
+        refused: list[str] = []
+        accepted: list[tuple[Append, _Tail, bool]] = []
 
         def write(db: sqlite3.Connection) -> int:
             self._check_lease(db)
             pos = self._newest_pos(db)
             rows, segments = [], []
-            sealed.clear()
-            for batch in accepted:
-                tail = self._tails[batch.run_id]
+            refused.clear()
+            accepted.clear()
+            for batch in batches:
+                tail = self._tails.get(batch.run_id)
+                if tail is None:
+                    refused.append(batch.run_id)
+                    continue
                 assert batch.first_seq == tail.last + 1, "a journal has no holes"
                 data = b"\n".join(batch.events)
                 pos += 1
                 rows.append((pos, tail.rid, batch.first_seq, len(batch.events), data))
                 n = len(tail.unsealed) + len(batch.events)
-                if batch.end is not None or n >= SEGMENT_EVENTS or tail.size + len(data) >= SEGMENT_BYTES:
+                seal = batch.end is not None or n >= SEGMENT_EVENTS or tail.size + len(data) >= SEGMENT_BYTES
+                if seal:
                     first = tail.last + 1 - len(tail.unsealed)
                     segments.append((tail.rid, first, n, b"\n".join([*tail.unsealed, data])))
-                    sealed.append((tail, pos))
+                accepted.append((batch, tail, seal))
                 if batch.end is not None or batch.status is not None:
                     self._update_run(db, batch)
             db.executemany("INSERT INTO log VALUES(?, ?, ?, ?, ?)", rows)
@@ -435,23 +472,27 @@ class SQLiteStore(Store):
 
         newest = await self._transact(write)
         pos = newest - len(accepted)
-        for batch in accepted:
+        for batch, tail, seal in accepted:
             pos += 1
-            tail = self._tails[batch.run_id]
             tail.last += len(batch.events)
-            if tail.first_pos is None:
-                tail.first_pos = pos
-            tail.unsealed += batch.events
-            tail.size += sum(map(len, batch.events))
             if batch.end is not None:
                 del self._tails[batch.run_id]
-        for tail, _ in sealed:
-            tail.unsealed, tail.size, tail.first_pos = [], 0, None
+            elif seal:
+                tail.sealed()
+            else:
+                if tail.first_pos is None:
+                    tail.first_pos = pos
+                tail.unsealed += batch.events
+                for event in batch.events:
+                    tail.size += len(event)
         if not self._watched:
             self._pos = newest
         if newest - self._trimmed > LOG_ROWS_KEPT:
             self._trimmed = newest
-            await self._trim(newest)
+            try:
+                await self._trim(newest)
+            except (GaplessError, WorkerFenced) as error:  # the events are accepted; the next round trims
+                log.warning("store %s: could not trim its log: %s", self.path, error)
         return refused
 
     def _update_run(self, db: sqlite3.Connection, batch: Append) -> None:
@@ -464,6 +505,7 @@ class SQLiteStore(Store):
         if end is not None:
             run.status, run.ended_at, run.error = end.status, end.ended_at, end.error
             db.execute("INSERT INTO turns(session, turn) VALUES(?, ?)", (run.session_id, _encode(end.turn)))
+            db.execute("DELETE FROM commands WHERE rid = (SELECT rid FROM runs WHERE id = ?)", (run.id,))
             row = db.execute("SELECT record FROM sessions WHERE id = ?", (run.session_id,)).fetchone()
             if row is not None:
                 session = _decode_session(row[0])
@@ -495,12 +537,7 @@ class SQLiteStore(Store):
 
         def trim(db: sqlite3.Connection) -> None:
             self._check_lease(db)
-            for tail in laggards:
-                first = tail.last + 1 - len(tail.unsealed)
-                db.execute(
-                    "INSERT INTO segments VALUES(?, ?, ?, ?)",
-                    (tail.rid, first, len(tail.unsealed), b"\n".join(tail.unsealed)),
-                )
+            _seal(db, laggards)
             positions = [t.first_pos for t in self._tails.values() if t.first_pos is not None and t not in laggards]
             db.execute("UPDATE workers SET low = ? WHERE id = ?", (min(positions, default=newest + 1), self._worker_id))
             low = min(_scalar(db, "SELECT min(low) FROM workers"), newest - LOG_ROWS_KEPT)
@@ -508,13 +545,10 @@ class SQLiteStore(Store):
 
         await self._transact(trim)
         for tail in laggards:
-            tail.unsealed, tail.size, tail.first_pos = [], 0, None
+            tail.sealed()
 
     async def read(self, run_id: str, after: int, limit: int) -> list[bytes]:
-        try:
-            return self._read(self._connection(), run_id, after, limit)
-        except sqlite3.Error as error:
-            raise self._translate(error) from error
+        return await self._look(lambda db: self._read(db, run_id, after, limit))
 
     def _read(self, db: sqlite3.Connection, run_id: str, after: int, limit: int) -> list[bytes]:
         row = db.execute("SELECT rid, status, record FROM runs WHERE id = ?", (run_id,)).fetchone()
@@ -522,6 +556,7 @@ class SQLiteStore(Store):
             raise RunNotFound(f"no run {run_id}", run_id=run_id)
         rid, status, record = row
         events: list[bytes] = []
+        size = 0
         rows = db.execute(
             "SELECT seq, data FROM segments WHERE rid = ?1 AND seq >= coalesce("
             "(SELECT max(seq) FROM segments WHERE rid = ?1 AND seq <= ?2), 0) ORDER BY seq",
@@ -529,7 +564,8 @@ class SQLiteStore(Store):
         )
         for seq, data in rows:
             events += data.split(b"\n")[max(0, after + 1 - seq) :]
-            if len(events) >= limit:
+            size += len(data)
+            if len(events) >= limit or size >= READ_BYTES_MAX:
                 return events[:limit]
         if RunStatus(status).ended:
             if not events and _decode_run(record).expired:
@@ -548,11 +584,15 @@ class SQLiteStore(Store):
     async def watch(self, run_id: str) -> None:
         if run_id in self._tails:
             return
-        rid = self._query("SELECT rid FROM runs WHERE id = ? AND status IN " + _ACTIVE_SQL, run_id)
-        if rid:
-            if not self._watched:
-                self._pos = self._newest_pos(self._connection())
-            self._watched[run_id] = int(rid[0][0])  # type: ignore[call-overload]  # an INTEGER column
+
+        def look(db: sqlite3.Connection) -> None:
+            row = db.execute(f"SELECT rid FROM runs WHERE id = ? AND status IN {_ACTIVE_SQL}", (run_id,)).fetchone()
+            if row is not None:
+                if not self._watched:
+                    self._pos = self._newest_pos(db)
+                self._watched[run_id] = row[0]
+
+        await self._look(look)
 
     async def unwatch(self, run_id: str) -> None:
         self._watched.pop(run_id, None)
@@ -563,29 +603,31 @@ class SQLiteStore(Store):
             return
 
         def insert(db: sqlite3.Connection) -> None:
-            row = db.execute("SELECT rid FROM runs WHERE id = ?", (run_id,)).fetchone()
+            row = db.execute("SELECT rid, status FROM runs WHERE id = ?", (run_id,)).fetchone()
             if row is None:
                 raise RunNotFound(f"no run {run_id}", run_id=run_id)
-            db.execute("INSERT INTO commands(rid, command) VALUES(?, ?)", (row[0], command))
+            if not RunStatus(row[1]).ended:
+                db.execute("INSERT INTO commands(rid, command) VALUES(?, ?)", (row[0], command))
 
         await self._transact(insert)
 
     async def expire(self, ended_before: int) -> int:
         def drop(db: sqlite3.Connection) -> int:
-            rows = db.execute(
-                f"SELECT id FROM runs WHERE status NOT IN {_ACTIVE_SQL}"
-                " AND json_extract(record, '$.ended_at') < ? AND json_extract(record, '$.expired') IS NULL",
-                (ended_before,),
+            runs = db.execute(
+                f"SELECT {_COLUMNS} FROM runs WHERE kept_since < ? LIMIT ?", (ended_before, EXPIRE_RUNS)
             ).fetchall()
-            for (run_id,) in rows:
-                run = self._find(db, run_id)
-                assert run is not None
+            for row in runs:
+                run = self._record(db, *row)
                 run.expired = True
                 self._update(db, run)
-                db.execute("DELETE FROM segments WHERE rid = (SELECT rid FROM runs WHERE id = ?)", (run_id,))
-            return len(rows)
+                db.execute("DELETE FROM segments WHERE rid = ?", (row[0],))
+            return len(runs)
 
-        return await self._transact(drop)
+        total = 0
+        while dropped := await self._transact(drop):
+            total += dropped
+            await asyncio.sleep(0)
+        return total
 
     # -- other processes --------------------------------------------------------------------------------------------
 
@@ -600,13 +642,18 @@ class SQLiteStore(Store):
                 version = _scalar(db, "PRAGMA data_version")
                 if version != self._data_version:
                     self._data_version = version
-                    self._read_others(db)
-                    await self._read_commands(db)
-            except (sqlite3.Error, StoreUnavailable) as error:
+                    if taken := await self._look(self._read_news):
+                        await self._execute(f"DELETE FROM commands WHERE cid IN ({','.join(map(str, taken))})")
+            except (sqlite3.Error, GaplessError) as error:
                 log.warning("store %s: %s", self.path, error)
+                self._data_version = -1
                 await asyncio.sleep(CHECKPOINT_S)
 
-    def _read_others(self, db: sqlite3.Connection) -> None:
+    def _read_news(self, db: sqlite3.Connection) -> list[int]:
+        self._read_events(db)
+        return self._read_commands(db)
+
+    def _read_events(self, db: sqlite3.Connection) -> None:
         if not self._watched or self._listener is None:
             return
         newest = self._newest_pos(db)
@@ -625,19 +672,18 @@ class SQLiteStore(Store):
                 if run.status.ended:
                     self._watched.pop(run.id, None)
 
-    async def _read_commands(self, db: sqlite3.Connection) -> None:
-        run_ids = {tail.rid: run_id for run_id, tail in self._tails.items()}
+    def _read_commands(self, db: sqlite3.Connection) -> list[int]:
         rows = db.execute(
             "SELECT cid, rid, command FROM commands WHERE cid > ? ORDER BY cid", (self._command,)
         ).fetchall()
-        mine = [(cid, rid, command) for cid, rid, command in rows if rid in run_ids]
-        if rows:
-            self._command = rows[-1][0]
-        if not mine or self._listener is None:
-            return
-        for _, rid, command in mine:
-            self._listener.on_command(run_ids[rid], command)
-        await self._transact(lambda db: db.executemany("DELETE FROM commands WHERE cid = ?", [(m[0],) for m in mine]))
+        run_ids = {tail.rid: run_id for run_id, tail in self._tails.items()}
+        taken = []
+        for cid, rid, command in rows:
+            self._command = cid
+            if rid in run_ids and self._listener is not None:
+                self._listener.on_command(run_ids[rid], command)
+                taken.append(cid)
+        return taken
 
     async def _checkpoint(self) -> None:
         """Move the WAL into the file, in a thread; hold the writer only when the WAL has grown past its bound."""
@@ -682,16 +728,13 @@ class SQLiteStore(Store):
         )
 
     async def get_session(self, session_id: str) -> SessionRecord | None:
-        rows = self._query("SELECT record FROM sessions WHERE id = ?", session_id)
-        return _decode_session(rows[0][0]) if rows else None  # type: ignore[arg-type]  # a BLOB column
+        rows = await self._query("SELECT record FROM sessions WHERE id = ?", session_id)
+        return _decode_session(rows[0][0]) if rows else None
 
     async def list_sessions(self, *, user_id: str | None = None, limit: int = 100) -> list[SessionRecord]:
-        rows = self._query(
-            "SELECT record FROM sessions WHERE ?1 IS NULL OR user = ?1 ORDER BY updated_at DESC LIMIT ?2",
-            user_id,
-            limit,
-        )
-        return [_decode_session(row[0]) for row in rows]  # type: ignore[arg-type]  # a BLOB column
+        where, values = ("", ()) if user_id is None else ("WHERE user = ?", (user_id,))
+        sql = f"SELECT record FROM sessions {where} ORDER BY updated_at DESC LIMIT ?"
+        return [_decode_session(row[0]) for row in await self._query(sql, *values, limit)]
 
     async def delete_session(self, session_id: str) -> bool:
         def delete(db: sqlite3.Connection) -> bool:
@@ -708,13 +751,22 @@ class SQLiteStore(Store):
         return await self._transact(delete)
 
     async def turns(self, session_id: str) -> list[Turn]:
-        rows = self._query("SELECT turn FROM turns WHERE session = ? ORDER BY tid", session_id)
-        return [_decode_turn(row[0]) for row in rows]  # type: ignore[arg-type]  # a BLOB column
+        rows = await self._query("SELECT turn FROM turns WHERE session = ? ORDER BY tid", session_id)
+        return [_decode_turn(row[0]) for row in rows]
 
 
 def _scalar(db: sqlite3.Connection, sql: str) -> int:
     row = db.execute(sql).fetchone()
     return int(row[0])
+
+
+def _seal(db: sqlite3.Connection, tails: Iterable[_Tail]) -> None:
+    """Write what is only in the log as segments."""
+    for tail in tails:
+        if tail.unsealed:
+            first = tail.last + 1 - len(tail.unsealed)
+            data = b"\n".join(tail.unsealed)
+            db.execute("INSERT INTO segments VALUES(?, ?, ?, ?)", (tail.rid, first, len(tail.unsealed), data))
 
 
 def _sealed(db: sqlite3.Connection, rid: int) -> int:
@@ -758,6 +810,7 @@ def _machine() -> str:
 def _started(pid: int) -> str:
     """The process's start time in clock ticks since boot (proc(5), stat field 22); "" if there is none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
+    return "" if fields[0] in "ZX" else fields[19]  # killed, and its parent has not yet asked for its exit status
