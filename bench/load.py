@@ -162,7 +162,7 @@ class Load:
         self.answers += 1
         if not connection.ended:
             return self.fail(connection, "the answer has no end marker")
-        if connection.chars != request["chars"]:
+        if request["chars"] is not None and connection.chars != request["chars"]:
             return self.fail(connection, f"{connection.chars} characters instead of {request['chars']}")
         if connection.requests:
             connection.send()
@@ -211,11 +211,9 @@ class Load:
         self.poll(more)
 
     def window(self) -> dict[str, Any]:
-        memory = osinfo.private_bytes(self.spec["pids"])
         self.fill([requests[0] for requests in self.spec["connections"]])
         self.poll_for(self.spec["settle_s"])
         result = self.window_now(self.spec["window_s"])
-        result["memory_bytes"] = osinfo.private_bytes(self.spec["pids"]) - memory
         if self.spec.get("to_the_end"):
             self.poll(lambda: not self.open)
         return result
@@ -229,6 +227,7 @@ class Load:
         return {**result, **lateness(arrivals)}
 
     def ramp(self) -> dict[str, Any]:
+        memory = osinfo.private_bytes(self.spec["pids"])
         steps = []
         used = 0
         for streams in self.spec["levels"]:
@@ -237,6 +236,7 @@ class Load:
             self.fill([requests[0] for requests in new])
             self.poll_for(self.spec["settle_s"])
             step = {"streams": streams, **self.window_now(self.spec["window_s"])}
+            step["memory_bytes"] = osinfo.private_bytes(self.spec["pids"]) - memory
             steps.append(step)
             if step["p99_s"] > self.spec["late_s"] or self.error_count:
                 break

@@ -42,14 +42,6 @@ def private_bytes(pids: list[int]) -> int:
     return total_kib * 1024
 
 
-def peak_bytes(pid: int) -> int:
-    """The process's largest resident set so far."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
 def machine() -> dict[str, str]:
     """What the figures depend on."""
     cpu = next(

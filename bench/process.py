@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from bench.candidates import Candidate
 
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 3.0
 STDERR_LINES_KEPT = 3
 
 
@@ -26,10 +26,10 @@ class ServerFailed(Exception):
     """A candidate's server did not start: the message says why. The others are measured without it."""
 
 
-def environment(**extra: str) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """This process's environment with the checkout first on the path and telemetry off."""
     path = os.pathsep.join(filter(None, (str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path, "OTEL_SDK_DISABLED": "true", "PYTHONWARNINGS": "ignore", **extra}
+    return {**os.environ, "PYTHONPATH": path, "OTEL_SDK_DISABLED": "true", "PYTHONWARNINGS": "ignore"}
 
 
 class Server:
@@ -46,16 +46,16 @@ class Server:
 
 
 def stop(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    """End the server and what it started, at once: its data goes with it."""
+    if process.poll() is None:
+        for pid in osinfo.family(process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    process.wait()
 
 
 @contextmanager
-def serving(candidate: Candidate, profile: str | None = None) -> Iterator[Server]:
+def serving(candidate: Candidate) -> Iterator[Server]:
     """Run the candidate's server, with a fresh store, until the block ends. Raises `ServerFailed`."""
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True))
@@ -69,7 +69,7 @@ def serving(candidate: Candidate, profile: str | None = None) -> Iterator[Server
         process = subprocess.Popen(
             [sys.executable, "-m", "bench.serve", candidate.module, *arguments],
             cwd=directory,
-            env=environment(**({"BENCH_PROFILE": profile} if profile else {})),
+            env=environment(),
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import importlib
-import os
 import signal
 import socket
 import sys
@@ -48,13 +47,7 @@ def main() -> None:
         waiter.cancel()
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        if "BENCH_PROFILE" in os.environ:
-            from bench.sampler import sampling
-
-            with sampling(os.environ["BENCH_PROFILE"]):
-                runner.run(run())
-        else:
-            runner.run(run())
+        runner.run(run())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,69 @@
+"""`python -m bench`: measure, merge into the results, write the report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench import osinfo, process, report
+from bench.candidates import BY_NAME
+from bench.profile import profile
+from bench.scenarios import SCENARIOS, Results, run
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one round, smaller counts; writes to build/bench")
+    parser.add_argument("--only", nargs="+", metavar="SCENARIO", choices=SCENARIOS, default=list(SCENARIOS))
+    parser.add_argument("--candidates", nargs="+", metavar="NAME", choices=BY_NAME, default=[])
+    parser.add_argument("--rounds", type=int, help="instead of 5 (1 with --quick), the time permitting")
+    parser.add_argument("--profile", action="store_true", help="say where Gapless's time goes, instead of measuring")
+    parser.add_argument("--report", action="store_true", help="write the report from the results at hand")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where performance.md and performance/ go (docs)")
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = arguments()
+    out: Path = options.out or process.ROOT / ("build/bench" if options.quick else "docs")
+    stored = out / "performance" / "results.json"
+    results: dict[str, Any] = json.loads(stored.read_text()) if stored.exists() else {}
+    results.setdefault("scenarios", {})
+    if not options.report:
+        results["machine"] = osinfo.machine()
+        results["versions"] = osinfo.versions()
+
+    def keep(name: str, measured: Results, began: float) -> None:
+        results["scenarios"][name] = {
+            "when": datetime.now(UTC).isoformat(timespec="minutes"),
+            "commit": osinfo.commit(process.ROOT),
+            "quick": options.quick,
+            "seconds": round(time.monotonic() - began, 1),
+            "skipped": measured.skipped,
+            "rows": list(measured.rows.values()),
+        }
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        stored.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+
+    if options.profile:
+        began = time.monotonic()
+        names = options.candidates or ["gapless-memory", "gapless-sqlite", "gapless-redis"]
+        keep("profile", profile([BY_NAME[name] for name in names]), began)
+    elif not options.report:
+        for name in options.only:
+            began = time.monotonic()
+            print(f"{name} …", file=sys.stderr, flush=True)
+            keep(name, run(name, options.quick, options.rounds, options.candidates), began)
+            print(f"    {time.monotonic() - began:.0f} s", file=sys.stderr)
+    written = report.write(results, out)
+    print(f"report: {written}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
