@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -87,6 +88,9 @@ class Heard:
     def on_command(self, run_id: str, command: bytes) -> None:
         self.commands.append((run_id, command))
         self._news.set()
+
+    def is_past(self, run_id: str, seq: int) -> bool:
+        return run_id in self.closed or self.last.get(run_id, 0) > seq
 
     async def until(self, happened: Callable[[], bool]) -> None:
         async with asyncio.timeout(WAIT_S):
@@ -579,7 +583,7 @@ class Conformance:
                     seen += await b.store.read("r", len(seen), 50)
                 if closed:
                     return seen
-                await b.heard.until(lambda: "r" in b.heard.closed or b.heard.last.get("r", 0) > len(seen))
+                await b.heard.until(partial(b.heard.is_past, "r", len(seen)))
                 closed, last = "r" in b.heard.closed, b.heard.last["r"]
 
         writer = asyncio.create_task(write())

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from journals.conformance import Conformance, conforms_in_any_order
 
 from gapless.journals.contract import Store
 from gapless.journals.memory import Memory, MemoryStore
+from journals.conformance import Conformance, conforms_in_any_order
 
 
 class MemoryPlace:

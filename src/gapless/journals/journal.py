@@ -322,6 +322,11 @@ class Journals:
         journal.followers += 1
         return journal
 
+    def followers_of(self, run_id: str) -> int:
+        """How many in this process follow the run."""
+        journal = self._journals.get(run_id)
+        return 0 if journal is None else journal.followers
+
     async def release(self, journal: Journal) -> None:
         """One user less; the last one of a journal that is not being written here lets it go."""
         journal.followers -= 1
