@@ -157,9 +157,13 @@ class Runner:
                 self._open, self._draining = True, False
         return self
 
+    def refuse_new(self) -> None:
+        """Take no new runs; those that are active go on."""
+        self._draining = True
+
     async def drain(self, grace_s: float = DRAIN_S) -> None:
         """Take no new runs, let the active ones finish for `grace_s` seconds, close the rest as `shutting_down`."""
-        self._draining = True
+        self.refuse_new()
         tasks = list(self._tasks.values())
         if tasks:
             log.info("draining %d runs for at most %.0f s", len(tasks), grace_s)
@@ -258,6 +262,7 @@ class Runner:
             created_at=_now_ms(),
             digest=digest,
             input=user_message,
+            config=config,
         )
         record, created = await self.store.create_run(record, reject_busy=config.on_busy == "reject")
         if not created:

@@ -37,6 +37,8 @@ export function applyEvent(view, event) {
 }
 
 const HANDLERS = {
+  __proto__: null, // a type named after a method of Object is unknown like any other
+
   RUN_STARTED(view) {
     view.status = "running";
     view.interrupts = [];

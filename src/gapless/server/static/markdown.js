@@ -410,7 +410,6 @@ const ENTITY = /&(?:(amp|lt|gt|quot|apos|nbsp)|#([0-9]{1,7})|#[xX]([0-9a-fA-F]{1
 function parseInline(text, before, streaming) {
   let tokens = [];
   let brackets = []; // open "[" and "![", innermost last
-  const unclosedRuns = new Set(); // lengths of backtick runs that have no partner further on
   let settling = true; // false from the first construct on that more text could still complete
   let lastMark = 0;
   let pos = 0;
@@ -466,16 +465,11 @@ function parseInline(text, before, streaming) {
       }
       case "`": {
         const length = runLength(text, pos, "`");
-        const close = unclosedRuns.has(length) ? -1 : closingBackticks(text, pos + length, length);
-        if (close !== -1 && close + length < text.length) {
-          push(codeNode(text.slice(pos + length, close)));
-          pos = close + length;
-        } else if (close !== -1) {
-          settling = false; // at the very end of the text the run may still grow
+        const close = closingBackticks(text, pos + length, length);
+        if (close !== -1) {
           push(codeNode(text.slice(pos + length, close)));
           pos = close + length;
         } else {
-          unclosedRuns.add(length);
           settling = false;
           if (streaming) {
             if (pos + length < text.length) push(codeNode(text.slice(pos + length)));
@@ -531,7 +525,6 @@ function parseInline(text, before, streaming) {
           }
         }
         if (!target || target.open) {
-          if (pos + 1 === text.length) settling = false;
           plain += "]";
           pos += 1;
           break;
@@ -641,14 +634,12 @@ function resolveEmphasis(tokens, streaming) {
   const openers = []; // { run, index in out, serial }
   const bottoms = new Map(); // kind of closer → serial below which no opener fits it
   let serial = 0;
-  let unsettledFrom = Infinity;
 
   for (const token of tokens) {
     if (token.char === undefined) {
       out.push(token);
       continue;
     }
-    if (token.atEnd) unsettledFrom = Math.min(unsettledFrom, token.pos);
     if (token.canClose) {
       const kind = `${token.char}${token.canOpen}${token.original % 3}`;
       while (token.length > 0) {
@@ -668,8 +659,6 @@ function resolveEmphasis(tokens, streaming) {
           openers.length = 0;
           break;
         }
-        // What the end of the text has closed may have to be closed elsewhere once more text comes.
-        if (token.atEnd) unsettledFrom = Math.min(unsettledFrom, run.pos);
         const used = token.length >= 2 && run.length >= 2 ? 2 : 1;
         run.length -= used;
         token.length -= used;
@@ -687,7 +676,7 @@ function resolveEmphasis(tokens, streaming) {
       if (token.canOpen) openers.push({ run: token, index: out.length - 1, serial });
     }
   }
-  for (const { run } of openers) unsettledFrom = Math.min(unsettledFrom, run.pos);
+  const unsettledFrom = openers[0]?.run.pos ?? Infinity;
   if (streaming) {
     for (const { run, index } of openers.slice(-TRIAL_DEPTH_MAX).reverse()) {
       if (run.length < 2 || index === out.length - 1) continue;

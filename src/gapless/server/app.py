@@ -1,0 +1,174 @@
+"""The ASGI app: all routes over one runner."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import FileResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from gapless.errors import GaplessError
+from gapless.runner import DRAIN_S, Runner
+from gapless.server import chat, runs, sessions
+from gapless.server.auth import Access, Authenticate, Authorize, Guard, keys_from_environment
+from gapless.server.follow import Streams
+from gapless.server.http import answer, answer_error
+
+__all__ = ["create_app"]
+
+STATIC = Path(__file__).parent / "static"
+_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_PAGE_HEADERS = {
+    "content-security-policy": _CSP,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+
+
+def create_app(
+    runner: Runner,
+    *,
+    authenticate: Authenticate | None = None,
+    authorize: Authorize | None = None,
+    cors_origins: Sequence[str] = (),
+    allowed_hosts: Sequence[str] | None = None,
+    drain_s: float = DRAIN_S,
+) -> FastAPI:
+    """The whole HTTP surface over `runner`, as an app of its own or to be mounted in another:
+    `app.mount("/agents", create_app(runner))`.
+
+    `authenticate` takes a request and returns its user's id (or None); without it the keys of `GAPLESS_API_KEYS` are
+    used, and without those everyone is one anonymous user. `authorize` decides on every use of a run or session; by
+    default they are their user's. `cors_origins`: web origins that may call from a browser. `allowed_hosts`: names
+    that the server may be called by; None for any. `drain_s`: what runs get to finish at shutdown.
+    """
+    access = Access(authenticate or keys_from_environment(), authorize)
+    streams = Streams()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await runner.open()
+        with _draining_at_sigterm(streams, runner):
+            yield
+        streams.drain()
+        await runner.close(drain_s)
+
+    middleware = [
+        Middleware(
+            Guard,
+            hosts=None if allowed_hosts is None else frozenset(allowed_hosts),
+            origins=frozenset(cors_origins),
+            answer=answer_error,
+        )
+    ]
+    if cors_origins:
+        cors: Any = Middleware(
+            CORSMiddleware,
+            allow_origins=list(cors_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["authorization", "content-type", "last-event-id", "x-api-key", "x-run-id"],
+            expose_headers=["content-location", "location", "x-run-id"],
+        )
+        middleware.insert(0, cors)
+    app = FastAPI(
+        title="Gapless",
+        description="Runs agents and serves their journals to any client, from any position.",
+        lifespan=lifespan,
+        middleware=middleware,
+        redoc_url=None,
+    )
+    app.state.runner, app.state.streams, app.state.access = runner, streams, access
+    app.include_router(runs.routes(runner, streams, access))
+    app.include_router(sessions.routes(runner, access))
+    app.include_router(chat.routes(runner, streams, access))
+
+    @app.get("/health", tags=["probes"])
+    async def health() -> Response:
+        """The process answers."""
+        return answer({"status": "ok"})
+
+    @app.get("/ready", tags=["probes"])
+    async def ready() -> Response:
+        """New runs are taken: the store answers and the worker is not stopping."""
+        if streams.draining:
+            return answer({"status": "draining"}, 503)
+        await runner.list_runs(limit=1)
+        return answer({"status": "ready"})
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(STATIC / "index.html", headers=_PAGE_HEADERS)
+
+    app.mount("/static", _Static(directory=STATIC), name="static")
+
+    @app.exception_handler(GaplessError)
+    async def on_error(request: Request, error: GaplessError) -> Response:
+        return answer_error(error)
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> Response:
+        code = {404: "not_found", 405: "method_not_allowed", 415: "unsupported_media_type"}.get(
+            error.status_code, "http_error"
+        )
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return answer({"error": {"code": code, "message": message}}, error.status_code, dict(error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(request: Request, error: RequestValidationError) -> Response:
+        return answer({"error": {"code": "input_invalid", "message": str(error.errors()[0]["msg"])}}, 422)
+
+    return app
+
+
+class _Static(StaticFiles):
+    """The page's modules, revalidated at each load."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(_PAGE_HEADERS)
+        return response
+
+
+@contextlib.contextmanager
+def _draining_at_sigterm(streams: Streams, runner: Runner) -> Any:
+    """End the event streams as soon as the process is told to stop. A server first waits for its connections, and
+    those of followers would not end by themselves; so this goes in front of the server's own signal handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals go to the main thread; whoever runs a server elsewhere calls `streams.drain`
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def drain(number: int, frame: FrameType | None) -> None:
+        runner.journals.loop.call_soon_threadsafe(streams.drain)
+        runner.refuse_new()
+        handler = previous[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+        elif handler == signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    for number, handler in previous.items():
+        if handler is not None:
+            signal.signal(number, drain)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            if handler is not None and signal.getsignal(number) is drain:
+                signal.signal(number, handler)

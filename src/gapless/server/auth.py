@@ -1,0 +1,136 @@
+"""Who is asking, and may they: the one place where requests are authenticated and runs are authorised."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import inspect
+import os
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gapless.errors import GaplessError, NotAuthenticated, NotAuthorized, RunNotFound, SessionNotFound, UsageError
+from gapless.journals.contract import RunRecord, SessionRecord
+
+__all__ = ["ANONYMOUS", "Access", "Authenticate", "Authorize", "Guard", "keys_from_environment"]
+
+ANONYMOUS = "anonymous"
+"""The user of every request where no authentication is configured."""
+KEY_CHARS_MIN = 16
+
+Authenticate: TypeAlias = Callable[[HTTPConnection], str | Awaitable[str | None] | None]
+"""A request → the id of its user, or None for nobody known."""
+Authorize: TypeAlias = Callable[[str, str, RunRecord | SessionRecord], bool | Awaitable[bool]]
+"""(user id, "read" | "cancel" | "answer" | "delete", run or session) → may they."""
+
+
+def _owns(user_id: str, action: str, record: RunRecord | SessionRecord) -> bool:
+    return record.user_id == user_id
+
+
+class Access:
+    """Authenticates every request and authorises every use of a run or session."""
+
+    def __init__(self, authenticate: Authenticate | None = None, authorize: Authorize | None = None) -> None:
+        self._authenticate = authenticate
+        self._authorize = authorize or _owns
+
+    @property
+    def open(self) -> bool:
+        """No authentication is configured."""
+        return self._authenticate is None
+
+    async def user(self, request: HTTPConnection) -> str:
+        """The id of the user who asks. Raises `NotAuthenticated`."""
+        if self._authenticate is None:
+            return ANONYMOUS
+        user = self._authenticate(request)
+        if inspect.isawaitable(user):
+            user = await user
+        if not user:
+            raise NotAuthenticated("send an API key: Authorization: Bearer <key>")
+        return user
+
+    async def check(self, request: HTTPConnection, action: str, record: RunRecord | SessionRecord) -> str:
+        """The user's id. Raises `RunNotFound` or `SessionNotFound` where they may not: it does not exist for them."""
+        user = await self.user(request)
+        allowed = self._authorize(user, action, record)
+        if inspect.isawaitable(allowed):
+            allowed = await allowed
+        if not allowed:
+            if isinstance(record, RunRecord):
+                raise RunNotFound(f"no run {record.id}", run_id=record.id)
+            raise SessionNotFound(f"no session {record.id}")
+        return user
+
+
+def keys_from_environment(variable: str = "GAPLESS_API_KEYS") -> Authenticate | None:
+    """Authentication by the API keys in an environment variable: `alice=KEY,bob=KEY` or plain `KEY,KEY`; None if unset.
+
+    A key without a name stands for a user of its own. Keys come as `Authorization: Bearer KEY` or `X-API-Key: KEY`.
+    Raises `UsageError` for a key shorter than 16 characters.
+    """
+    entries = [entry.strip() for entry in os.environ.get(variable, "").split(",") if entry.strip()]
+    if not entries:
+        return None
+    users: dict[bytes, str] = {}
+    for entry in entries:
+        name, named, key = entry.partition("=")
+        if not named or not key:
+            name, key = "", entry
+        if len(key) < KEY_CHARS_MIN:
+            raise UsageError(f"{variable}: a key is shorter than {KEY_CHARS_MIN} characters; make longer ones")
+        digest = hashlib.sha256(key.encode()).digest()
+        users[digest] = name or f"key-{digest.hex()[:12]}"
+
+    def authenticate(request: HTTPConnection) -> str | None:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            key = request.headers.get("x-api-key", "")
+        digest = hashlib.sha256(key.strip().encode()).digest()
+        found = None
+        for known, user in users.items():  # every one of them, so that time tells nothing
+            if hmac.compare_digest(known, digest):
+                found = user
+        return found
+
+    return authenticate
+
+
+class Guard:
+    """Keeps other web sites' pages from using a server that trusts its network.
+
+    `hosts`: the names it may be called by, against DNS rebinding; None for any. A browser's request from another site
+    (Fetch Metadata, `Sec-Fetch-Site: cross-site`) is refused unless its origin is in `origins`.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        hosts: frozenset[str] | None,
+        origins: frozenset[str],
+        answer: Callable[[GaplessError], ASGIApp],
+    ) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._origins = origins
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            headers = dict(scope["headers"])
+            host = headers.get(b"host", b"").decode("latin-1")
+            name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+            if self._hosts is not None and name not in self._hosts:
+                error = NotAuthorized(f"this server is not known as {name[:100]!r}; use one of {sorted(self._hosts)}")
+                return await self._answer(error)(scope, receive, send)
+            if headers.get(b"sec-fetch-site") == b"cross-site" and headers.get(b"sec-fetch-mode") != b"navigate":
+                origin = headers.get(b"origin", b"").decode("latin-1")
+                if origin not in self._origins and "*" not in self._origins:
+                    error = NotAuthorized("this server does not answer other web sites; allow yours with cors_origins")
+                    return await self._answer(error)(scope, receive, send)
+        return await self._app(scope, receive, send)

@@ -1,0 +1,238 @@
+"""Serving a journal: the ASGI response that follows a run over Server-Sent Events.
+
+One loop per connection: the follower's next events, encoded, in one `send`. `send` waits while the client does not
+read, and then the follower is behind and reads on from its cursor: a slow client costs a cursor, not a queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gapless.errors import CursorExpired, CursorInvalid, GaplessError, InputInvalid, LimitReached
+from gapless.events import RunFinishedEvent, RunFinishedInterruptOutcome, decode_event
+from gapless.journals.contract import RunRecord
+from gapless.journals.journal import PAGE_EVENTS, Follower
+from gapless.journals.merge import merge_deltas
+from gapless.runner import Runner
+from gapless.wires.base import KEEP_ALIVE, Cursor, Encoder, parse_cursor
+
+__all__ = ["EventStream", "Streams", "cursor_of", "follow"]
+
+PING_S = 10.0
+"""A connection that was silent since the last look, this long ago, gets a keep-alive."""
+
+log = logging.getLogger("gapless.follow")
+
+
+class Streams:
+    """The open event streams of one app, so that all of them can be told to reconnect elsewhere."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        self.open: set[EventStream] = set()
+
+    def drain(self) -> None:
+        """End every connection, not its run: clients come back, to another worker or to the next one here."""
+        self.draining = True
+        for stream in self.open:
+            stream.nudge()
+
+
+class EventStream(Response):
+    """Follows one run from a cursor to its end."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        runner: Runner,
+        streams: Streams,
+        record: RunRecord,
+        encoder: Encoder,
+        cursor: Cursor,
+        *,
+        merge: bool = True,
+        location: str,
+    ) -> None:
+        self.background = None
+        self.status_code = 200
+        self._runner = runner
+        self._streams = streams
+        self._record = record
+        self._encoder = encoder
+        self._cursor = cursor
+        self._merge = merge
+        self._gone = False
+        self._sent = False
+        """Something went out since the last look."""
+        self._follower: Follower | None = None
+        self._pinging: asyncio.TimerHandle
+        self.init_headers(
+            {
+                "cache-control": "no-cache",
+                "x-accel-buffering": "no",
+                "content-location": location,
+                "location": location,
+                "x-run-id": record.id,
+                **encoder.headers,
+            }
+        )
+
+    def nudge(self) -> None:
+        if self._follower is not None:
+            self._follower.nudge()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        runner, run_id = self._runner, self._record.id
+        journal = await runner.journals.attach(run_id)
+        config = self._record.config
+        coalesce_s = (config.coalesce_ms or 0.0) / 1000 if config is not None else 0.0
+        self._follower = Follower(journal, self._cursor.seq, coalesce_s=coalesce_s)
+        self._streams.open.add(self)
+        listening = asyncio.ensure_future(self._listen(receive))
+        self._pinging = runner.journals.loop.call_later(PING_S, self._ping)
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await self._stream(self._follower, send)
+        except OSError:  # the client is gone (ASGI 2.4)
+            pass
+        except GaplessError as error:  # ends as a cut: the client comes back and gets the error as a status
+            log.warning("run %s: a follower at %d was cut off: %s", run_id, self._follower.after, error)
+        finally:
+            self._gone = True
+            self._pinging.cancel()
+            listening.cancel()
+            self._streams.open.discard(self)
+            await runner.journals.release(journal)
+            if not journal.closed:
+                runner.follower_left(run_id)
+
+    async def _stream(self, follower: Follower, send: Send) -> None:
+        encoder, journal, streams = self._encoder, follower.journal, self._streams
+        begin = encoder.begin(follower.after)
+        if begin:
+            await send({"type": "http.response.body", "body": begin, "more_body": True})
+        if self._cursor.seq and not encoder.stateless:
+            await self._fold_prefix(self._cursor.seq)
+        skip_parts = self._cursor.part
+        while not self._gone:
+            if streams.draining:
+                await send({"type": "http.response.body", "body": encoder.reconnect(), "more_body": False})
+                return
+            part = await follower.next()
+            if part is None:
+                await send({"type": "http.response.body", "body": encoder.end(follower.after), "more_body": False})
+                return
+            events = part.events
+            if not events:
+                if not self._sent and not streams.draining and not self._gone:
+                    await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+                self._sent = False
+                continue
+            body = self._encode(part.first_seq, events, part.behind, skip_parts)
+            skip_parts = 0
+            if body:
+                self._sent = True
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+            if encoder.pauses and follower.after == journal.last and _is_pause(events[-1]):
+                await send({"type": "http.response.body", "body": encoder.end(follower.after), "more_body": False})
+                return
+
+    def _encode(self, first_seq: int, events: list[bytes], behind: bool, skip_parts: int) -> bytes:
+        """One write for these events; followers at the same position of a stateless wire share it."""
+        encoder, journal = self._encoder, self._follower.journal  # type: ignore[union-attr]  # set before streaming
+        key = (encoder.name, first_seq, len(events), behind and self._merge)
+        if encoder.stateless and journal.encoded[0] == key:
+            return journal.encoded[1]
+        items: Sequence[tuple[int, bytes]]
+        if behind and self._merge and not skip_parts:
+            items = merge_deltas(first_seq, events)
+        else:
+            items = list(enumerate(events, first_seq))
+        body = encoder.encode(items, skip_parts)
+        if encoder.stateless and journal.followers > 1:
+            journal.encoded = (key, body)
+        return body
+
+    async def _fold_prefix(self, until: int) -> None:
+        """Let a wire that folds see what the client has seen."""
+        after = 0
+        while after < until:
+            events = await self._runner.store.read(self._record.id, after, min(PAGE_EVENTS, until - after))
+            if not events:
+                return
+            self._encoder.skip(events)
+            after += len(events)
+            await asyncio.sleep(0)
+
+    async def _listen(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        self.nudge()
+
+    def _ping(self) -> None:
+        assert self._follower is not None
+        self._pinging = self._runner.journals.loop.call_later(PING_S, self._ping)
+        self._follower.nudge()
+
+
+def _is_pause(event: bytes) -> bool:
+    if b'"RUN_FINISHED"' not in event[:32]:
+        return False
+    decoded = decode_event(event)
+    return isinstance(decoded, RunFinishedEvent) and isinstance(decoded.outcome, RunFinishedInterruptOutcome)
+
+
+def cursor_of(request: Request, run_id: str) -> Cursor:
+    """Where the client wants to go on: `Last-Event-ID` or `?after=`, else the start. Raises `CursorInvalid`."""
+    text = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
+    return parse_cursor(text, run_id)
+
+
+def follow(
+    runner: Runner,
+    streams: Streams,
+    record: RunRecord,
+    encoder: type[Encoder],
+    cursor: Cursor,
+    *,
+    location: str,
+    merge: bool = True,
+) -> Response:
+    """The answer to "this run, from here": a stream, or 204 when the run has ended and the client has seen it all.
+
+    Raises `CursorInvalid`, `CursorExpired`, `LimitReached`.
+    """
+    if record.expired:
+        raise CursorExpired(f"the events of run {record.id} are past their retention", run_id=record.id)
+    if cursor.seq > record.last_seq:
+        raise CursorInvalid(
+            f"run {record.id}: the cursor {cursor.seq} is past its last event, {record.last_seq}", run_id=record.id
+        )
+    if record.status.ended and cursor.seq == record.last_seq:
+        return Response(status_code=204, headers={"x-run-id": record.id})
+    if runner.journals.followers_of(record.id) >= runner.limits.followers_per_run_max:
+        raise LimitReached(
+            f"run {record.id} has followers_per_run_max={runner.limits.followers_per_run_max} followers here",
+            run_id=record.id,
+            retry_after_s=5,
+        )
+    return EventStream(runner, streams, record, encoder(record), cursor, merge=merge, location=location)
+
+
+def page_params(request: Request) -> tuple[int, int]:
+    """`?after=` and `?limit=` of a JSON page of events. Raises `InputInvalid`."""
+    try:
+        after, limit = int(request.query_params.get("after", "0")), int(request.query_params.get("limit", "1000"))
+    except ValueError:
+        raise InputInvalid("after and limit are whole numbers") from None
+    if after < 0 or not 1 <= limit <= 10_000:
+        raise InputInvalid("after is 0 or more, limit is 1 to 10000")
+    return after, limit

@@ -1,0 +1,78 @@
+"""What the routes share: reading a body, answering with a record or an error."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gapless.errors import GaplessError, InputInvalid, InputTooLarge
+from gapless.journals.contract import RunRecord, SessionRecord
+
+__all__ = ["answer", "answer_error", "body_docs", "public", "read_body", "wants_stream"]
+
+_T = TypeVar("_T")
+_encode = msgspec.json.Encoder().encode
+
+
+def answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer."""
+    return Response(_encode(content), status, headers, media_type="application/json")
+
+
+def answer_error(error: GaplessError) -> Response:
+    """An error before the first byte: its HTTP status and `{"error": {"code", "message", "run_id"?}}`."""
+    body = {"code": error.code, "message": error.message}
+    if error.run_id is not None:
+        body["run_id"] = error.run_id
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return answer({"error": body}, error.status, headers)
+
+
+async def read_body(request: Request, type: type[_T], bytes_max: int) -> _T:
+    """The request's JSON body as `type`. Raises `InputTooLarge`, `InputInvalid`, HTTP 415 for another content type."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json" and not content_type.endswith("+json"):
+        raise HTTPException(415, f"send application/json, not {content_type or 'a body without content type'}")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > bytes_max:
+        raise InputTooLarge(f"the body is {declared} bytes, over body_bytes_max={bytes_max}")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > bytes_max:
+            raise InputTooLarge(f"the body is over body_bytes_max={bytes_max} bytes")
+    try:
+        return msgspec.json.decode(body, type=type)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputInvalid(f"the body does not fit: {error}") from None
+
+
+def wants_stream(request: Request) -> bool:
+    """True if `Accept` asks for an event stream."""
+    return "text/event-stream" in request.headers.get("accept", "")
+
+
+def public(record: RunRecord | SessionRecord) -> dict[str, Any]:
+    """A record as clients see it."""
+    shown: dict[str, Any] = msgspec.to_builtins(record)
+    for hidden in ("owner", "digest", "input", "config", "expired"):
+        shown.pop(hidden, None)
+    if isinstance(record, RunRecord):
+        shown["status"], shown["last_seq"] = record.status.value, record.last_seq
+    return shown
+
+
+def body_docs(type: type) -> dict[str, Any]:
+    """OpenAPI's description of a JSON body, for routes that read it themselves."""
+    (schema,), components = msgspec.json.schema_components([type], ref_template="#/components/schemas/{name}")
+    name = schema["$ref"].rpartition("/")[2] if "$ref" in schema else ""
+    inline = components.get(name, schema)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inline}}}}

@@ -1,0 +1,139 @@
+"""Routes of runs: start, list, follow, cancel, answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from gapless.config import RunConfig
+from gapless.errors import InputInvalid
+from gapless.events import ContentPart, ResumeEntry
+from gapless.journals.contract import RunStatus
+from gapless.runner import Runner
+from gapless.server.auth import Access
+from gapless.server.follow import Streams, cursor_of, follow, page_params
+from gapless.server.http import answer, body_docs, public, read_body, wants_stream
+from gapless.wires import wire
+
+__all__ = ["routes"]
+
+
+class StartRun(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /runs`."""
+
+    message: str | list[ContentPart]
+    agent: str | None = None
+    session_id: str | None = None
+    run_id: str | None = None
+    config: RunConfig | None = None
+
+
+class AnswerRun(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /runs/{id}/input`."""
+
+    resume: list[ResumeEntry]
+
+
+def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
+    """The router. Every route that names a run authorises its caller for it."""
+    router = APIRouter(tags=["runs"])
+
+    @router.post("/runs", status_code=202, openapi_extra=body_docs(StartRun))
+    async def start_run(request: Request) -> Response:
+        """Start a run, or come back to the one that has the given `run_id`.
+
+        `Accept: application/json`: 202 and the run's record. `Accept: text/event-stream`: its events. Both name the
+        stream in `Content-Location`.
+        """
+        user = await access.user(request)
+        body = await read_body(request, StartRun, runner.limits.body_bytes_max)
+        encoder = wire(request.query_params.get("wire", "ag-ui"))
+        message = body.message if isinstance(body.message, str) else msgspec.to_builtins(body.message)
+        run = await runner.start(
+            message,
+            agent=body.agent,
+            session_id=body.session_id,
+            run_id=body.run_id,
+            user_id=user,
+            config=body.config,
+        )
+        record = await run.record()
+        location = _location(request, run.id)
+        if not wants_stream(request):
+            return answer(public(record), 202, {"content-location": location, "location": location})
+        cursor = cursor_of(request, run.id)
+        return follow(runner, streams, record, encoder, cursor, location=location, merge=_merge(request))
+
+    @router.get("/runs")
+    async def list_runs(request: Request) -> Response:
+        """The caller's runs, newest first; `?session_id=`, `?status=`, `?limit=`."""
+        user = await access.user(request)
+        params = request.query_params
+        try:
+            status = RunStatus(params["status"]) if "status" in params else None
+            limit = int(params.get("limit", "100"))
+        except ValueError:
+            raise InputInvalid(f"status is one of {', '.join(RunStatus)}; limit a whole number") from None
+        runs = await runner.list_runs(
+            user_id=user, session_id=params.get("session_id"), status=status, limit=max(1, min(limit, 1000))
+        )
+        return answer({"runs": [public(run) for run in runs]})
+
+    @router.get("/runs/{run_id}")
+    async def get_run(run_id: str, request: Request) -> Response:
+        """One run's record."""
+        record = await runner.get_run(run_id)
+        await access.check(request, "read", record)
+        return answer(public(record))
+
+    @router.get("/runs/{run_id}/events")
+    async def follow_run(run_id: str, request: Request) -> Response:
+        """Follow a run: `Last-Event-ID` or `?after=` says from where, `?wire=` in which encoding, `?merge=0` that
+        deltas are not merged while catching up. With `Accept: application/json`: one page of events instead."""
+        record = await runner.get_run(run_id)
+        await access.check(request, "read", record)
+        if "application/json" in request.headers.get("accept", "") and not wants_stream(request):
+            after, limit = page_params(request)
+            events = await runner.store.read(run_id, after, limit)
+            page = {
+                "run_id": run_id,
+                "after": after,
+                "events": [msgspec.Raw(event) for event in events],
+                "last_seq": record.last_seq,
+                "ended": record.status.ended,
+            }
+            return answer(page)
+        encoder = wire(request.query_params.get("wire", "ag-ui"))
+        location = _location(request, run_id)
+        cursor = cursor_of(request, run_id)
+        return follow(runner, streams, record, encoder, cursor, location=location, merge=_merge(request))
+
+    @router.post("/runs/{run_id}/cancel", status_code=202)
+    async def cancel_run(run_id: str, request: Request) -> Response:
+        """End a run as cancelled. Idempotent; whichever worker executes it acts."""
+        await access.check(request, "cancel", await runner.get_run(run_id))
+        return answer(public(await runner.cancel(run_id)), 202)
+
+    @router.post("/runs/{run_id}/input", status_code=202, openapi_extra=body_docs(AnswerRun))
+    async def answer_run(run_id: str, request: Request) -> Response:
+        """Answer the interrupts of a waiting run; it goes on."""
+        record = await runner.get_run(run_id)
+        await access.check(request, "answer", record)
+        body = await read_body(request, AnswerRun, runner.limits.body_bytes_max)
+        await runner.answer(run_id, body.resume)
+        return answer(public(record), 202)
+
+    return router
+
+
+def _location(request: Request, run_id: str) -> str:
+    """The stream's path, with the prefix that the app is mounted under."""
+    root: Any = request.scope.get("root_path", "")
+    return f"{root}/runs/{run_id}/events"
+
+
+def _merge(request: Request) -> bool:
+    return request.query_params.get("merge", "1") != "0"

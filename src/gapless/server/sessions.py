@@ -1,0 +1,74 @@
+"""Routes of sessions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from gapless.journals.contract import ACTIVE, SessionRecord
+from gapless.runner import Runner
+from gapless.server.auth import Access
+from gapless.server.http import answer, body_docs, public, read_body
+
+__all__ = ["routes"]
+
+
+class CreateSession(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /sessions`; it may be left out."""
+
+    id: str | None = None
+    state: dict[str, Any] | None = None
+
+
+def routes(runner: Runner, access: Access) -> APIRouter:
+    """The router. Every route that names a session authorises its caller for it."""
+    router = APIRouter(tags=["sessions"])
+
+    async def shown(session: SessionRecord) -> dict[str, Any]:
+        record = public(session)
+        runs = await runner.list_runs(session_id=session.id, limit=1)
+        if runs and runs[0].status in ACTIVE:
+            record["active_run_id"] = runs[0].id
+        return record
+
+    @router.get("/sessions")
+    async def list_sessions(request: Request) -> Response:
+        """The caller's sessions, latest used first."""
+        user = await access.user(request)
+        sessions = await runner.list_sessions(user_id=user)
+        return answer({"sessions": [await shown(session) for session in sessions]})
+
+    @router.post("/sessions", status_code=201, openapi_extra=body_docs(CreateSession))
+    async def create_session(request: Request) -> Response:
+        """A new session, or the one that has the id already."""
+        user = await access.user(request)
+        body = CreateSession()
+        if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
+            body = await read_body(request, CreateSession, runner.limits.body_bytes_max)
+        return answer(public(await runner.create_session(body.id, user_id=user, state=body.state)), 201)
+
+    @router.get("/sessions/{session_id}")
+    async def get_session(session_id: str, request: Request) -> Response:
+        """One session, with the id of its active run."""
+        session = await runner.get_session(session_id)
+        await access.check(request, "read", session)
+        return answer(await shown(session))
+
+    @router.get("/sessions/{session_id}/messages")
+    async def get_messages(session_id: str, request: Request) -> Response:
+        """The messages of the session's ended runs, oldest first."""
+        session = await runner.get_session(session_id)
+        await access.check(request, "read", session)
+        return answer({"messages": await runner.messages(session_id)})
+
+    @router.delete("/sessions/{session_id}", status_code=204)
+    async def delete_session(session_id: str, request: Request) -> Response:
+        """Drop the session, its runs and their journals. 409 while a run of it is active."""
+        await access.check(request, "delete", await runner.get_session(session_id))
+        await runner.delete_session(session_id)
+        return Response(status_code=204)
+
+    return router

@@ -1,0 +1,126 @@
+/** Types of stream.js: see there for what each part promises. */
+
+export interface Limits {
+  retryDelayMsMin: number;
+  retryDelayMsMax: number;
+  attemptsMax: number;
+  idleTimeoutMs: number;
+  frameCharsMax: number;
+  seenIdsMax: number;
+  postAttemptsMax: number;
+}
+
+export const LIMITS: Readonly<Limits>;
+
+export class StreamError extends Error {
+  constructor(message: string, options?: { status?: number; code?: string; runId?: string; cause?: unknown });
+  /** The HTTP status, 0 when there was no usable answer. */
+  readonly status: number;
+  readonly code: string;
+  readonly runId?: string;
+}
+
+export interface Frame {
+  /** The frame's own id, null if it has none. */
+  id: string | null;
+  /** "message" unless the frame names another. */
+  event: string;
+  /** Null for a frame that has no data field. */
+  data: string | null;
+}
+
+export class EventStreamParser {
+  constructor(options?: { frameCharsMax?: number });
+  readonly lastEventId: string;
+  readonly retryMs: number | null;
+  push(text: string): Frame[];
+}
+
+export function readFrames(
+  body: ReadableStream<Uint8Array>,
+  options?: { parser?: EventStreamParser; onBytes?: () => void },
+): AsyncGenerator<Frame, void, void>;
+
+export type Headers = Record<string, string> | (() => Record<string, string>);
+export type ConnectionState = "connecting" | "open" | "reconnecting" | "closed";
+export type OnStateChange = (
+  state: ConnectionState,
+  detail: { attempt?: number; delayMs?: number; error?: unknown },
+) => void;
+
+export interface FollowOptions {
+  /** The id of the last event already known. */
+  after?: string;
+  headers?: Headers;
+  signal?: AbortSignal;
+  fetch?: typeof fetch;
+  onStateChange?: OnStateChange;
+  limits?: Partial<Limits>;
+}
+
+export function follow(url: string | URL, options?: FollowOptions): AsyncGenerator<Frame, void, void>;
+
+export type RunStatus = "queued" | "running" | "waiting" | "finished" | "failed" | "cancelled";
+
+export interface RunRecord {
+  id: string;
+  session_id: string;
+  status: RunStatus;
+  created_at: number;
+  started_at?: number;
+  ended_at?: number;
+  last_seq?: number;
+  user_id?: string;
+  agent?: string;
+  message?: string;
+  error?: { code: string; message: string };
+}
+
+export interface SessionRecord {
+  id: string;
+  title?: string;
+  created_at: number;
+  updated_at: number;
+  active_run_id?: string;
+}
+
+/** An AG-UI event or message, as it is on the wire. */
+export type Json = { [key: string]: unknown };
+export type AgUiEvent = Json & { type: string };
+
+export interface ResumeEntry {
+  interruptId: string;
+  status: "resolved" | "cancelled";
+  payload?: unknown;
+}
+
+export class GaplessClient {
+  constructor(options?: { baseUrl?: string; headers?: Headers; fetch?: typeof fetch; limits?: Partial<Limits> });
+  start(options: {
+    message: string;
+    sessionId?: string;
+    runId?: string;
+    agent?: string;
+    config?: Json;
+    signal?: AbortSignal;
+    onRetry?: (detail: { attempt: number; error: unknown }) => void;
+  }): Promise<RunRecord>;
+  follow(
+    runId: string,
+    options?: { after?: string; signal?: AbortSignal; onStateChange?: OnStateChange },
+  ): AsyncGenerator<{ id: string | null; event: AgUiEvent }, void, void>;
+  run(runId: string, options?: { signal?: AbortSignal }): Promise<RunRecord>;
+  runs(options?: { sessionId?: string; signal?: AbortSignal }): Promise<RunRecord[]>;
+  cancel(
+    runId: string,
+    options?: { signal?: AbortSignal; onRetry?: (detail: { attempt: number; error: unknown }) => void },
+  ): Promise<RunRecord>;
+  answer(runId: string, resume: ResumeEntry[], options?: { signal?: AbortSignal }): Promise<RunRecord>;
+  sessions(options?: { signal?: AbortSignal }): Promise<SessionRecord[]>;
+  createSession(options?: { signal?: AbortSignal }): Promise<SessionRecord>;
+  session(sessionId: string, options?: { signal?: AbortSignal }): Promise<SessionRecord>;
+  messages(sessionId: string, options?: { signal?: AbortSignal }): Promise<Json[]>;
+  deleteSession(sessionId: string, options?: { signal?: AbortSignal }): Promise<void>;
+}
+
+export function newId(): string;

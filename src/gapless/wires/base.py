@@ -1,0 +1,109 @@
+"""What a wire is: a pure encoding of a journal for one family of clients.
+
+An encoder turns (position, event) pairs into Server-Sent Events (WHATWG HTML, section 9.2.6): LF only, an `id` on every
+data frame, an explicit end marker. It knows no store and no HTTP. To add a wire: one module, one line in the table of
+`gapless.wires`.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, NamedTuple
+
+from gapless.errors import CursorInvalid
+from gapless.journals.contract import RunRecord
+
+__all__ = ["KEEP_ALIVE", "Cursor", "Encoder", "parse_cursor"]
+
+KEEP_ALIVE = b": ping\n"
+"""A comment and no blank line: some clients dispatch an empty event on every blank line."""
+RETRY_MS = 500
+"""How soon an `EventSource` reconnects; told once, inside the first data frame."""
+
+_CURSOR = re.compile(r"(?:(?P<run>[^\s:]+(?::[^\s:]+)*):)?(?P<seq>\d{1,15})(?:\.(?:(?P<part>\d{1,6})|end))?")
+
+
+class Cursor(NamedTuple):
+    """A place in a stream: all frames of event `seq` were seen, or of the one after it only the first `part`."""
+
+    seq: int
+    part: int = 0
+
+
+def parse_cursor(text: str, run_id: str) -> Cursor:
+    """The cursor that a frame's id names: `seq`, `seq.part`, `seq.end`, each with or without `run:` before it.
+
+    Raises `CursorInvalid` for anything else, and for the id of another run.
+    """
+    match = _CURSOR.fullmatch(text.strip())
+    if match is None:
+        raise CursorInvalid(f"run {run_id}: {text[:64]!r} is not a cursor; send back an id as it came", run_id=run_id)
+    if match["run"] not in (None, run_id):
+        raise CursorInvalid(f"the cursor {text[:128]!r} belongs to another run than {run_id}", run_id=run_id)
+    seq, part = int(match["seq"]), match["part"]
+    return Cursor(seq) if part is None else Cursor(seq - 1, int(part))
+
+
+class Encoder(ABC):
+    """One connection's encoding of one run, from some position on."""
+
+    name: ClassVar[str]
+    headers: ClassVar[dict[str, str]] = {}
+    """HTTP headers beside those that every stream has."""
+    stateless: ClassVar[bool] = False
+    """True if a frame depends on its event alone: then encodings are shared between followers and nothing is folded."""
+    pauses: ClassVar[bool] = False
+    """True if the stream ends when the run waits for a person, and goes on in another request."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run = run
+        self._retry = True
+
+    @abstractmethod
+    def frames(self, event: bytes) -> Sequence[bytes]:
+        """One event's frames: the `data` of each, without its line breaks and id."""
+
+    def skip(self, events: Iterable[bytes]) -> None:
+        """Fold events that the client has seen already."""
+        for event in events:
+            self.frames(event)
+
+    def id_of(self, seq: int) -> bytes:
+        """The id of the last frame of event `seq`."""
+        return b"%d" % seq
+
+    def encode(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> bytes:
+        """(position, event) pairs → SSE frames. `skip_parts` leaves out the first frames of the first event.
+
+        The last frame of an event has the event's own id, an earlier one the id with its number as suffix.
+        """
+        out = []
+        for seq, event in items:
+            id = self.id_of(seq)
+            frames = self.frames(event)
+            last = len(frames)
+            for part, data in enumerate(frames, 1):
+                if part > skip_parts:
+                    out.append(self._frame(id if part == last else b"%b.%d" % (id, part), data))
+            skip_parts = 0
+        return b"".join(out)
+
+    def _frame(self, id: bytes, data: bytes) -> bytes:
+        if self._retry:
+            self._retry = False
+            return b"id: %b\nretry: %d\ndata: %b\n\n" % (id, RETRY_MS, data)
+        return b"id: %b\ndata: %b\n\n" % (id, data)
+
+    def begin(self, after: int) -> bytes:
+        """What goes out before the first frame, at once."""
+        return b""
+
+    def end(self, last: int) -> bytes:
+        """The end marker: a frame without data, so that clients that do not know it ignore it."""
+        return b"event: end\nid: %b.end\n\n" % self.id_of(last)
+
+    def reconnect(self) -> bytes:
+        """What goes out before the server ends the connection and not the run; b"" where clients would stumble."""
+        return b""

@@ -1,0 +1,72 @@
+"""The wire `text`: `data: {"text": …}` per delta and `data: [DONE]`, for the simplest of clients.
+
+Its ids name the run too, so that a browser's `EventSource`, which reconnects to the URL that started the run, goes on
+with that run instead of starting another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import msgspec
+
+from gapless.events import (
+    CustomEvent,
+    RunErrorEvent,
+    RunFinishedCancelledOutcome,
+    RunFinishedEvent,
+    RunFinishedInterruptOutcome,
+    TextMessageContentEvent,
+    TextMessageStartEvent,
+    decode_event,
+)
+from gapless.journals.contract import RunRecord
+from gapless.wires.base import RETRY_MS, Encoder
+
+__all__ = ["TextEncoder"]
+
+_encode = msgspec.json.Encoder().encode
+
+
+class TextEncoder(Encoder):
+    """The assistant's text, errors and the end; reasoning and tools stay inside."""
+
+    name: ClassVar[str] = "text"
+
+    def __init__(self, run: RunRecord) -> None:
+        super().__init__(run)
+        self._retry = False  # `begin` tells it
+        self._others: set[str] = set()
+        """Messages that are not the assistant's."""
+
+    def begin(self, after: int) -> bytes:
+        # An id at once, without data: a connection that is cut before the first word still comes back to this run.
+        return b"id: %b\nretry: %d\n\n" % (self.id_of(after), RETRY_MS)
+
+    def id_of(self, seq: int) -> bytes:
+        return b"%b:%d" % (self.run.id.encode(), seq)
+
+    def frames(self, event: bytes) -> Sequence[bytes]:
+        decoded = decode_event(event)
+        if isinstance(decoded, TextMessageContentEvent):
+            if not decoded.delta or decoded.message_id in self._others:
+                return ()
+            return (b'{"text":%b}' % _encode(decoded.delta),)
+        if isinstance(decoded, TextMessageStartEvent):
+            if decoded.role not in (None, "assistant"):
+                self._others.add(decoded.message_id)
+        elif isinstance(decoded, RunErrorEvent):
+            return (_encode({"error": decoded.message, "code": decoded.code or "run_failed"}), b"[DONE]")
+        elif isinstance(decoded, RunFinishedEvent):
+            if isinstance(decoded.outcome, RunFinishedInterruptOutcome):
+                return (_encode({"interrupts": decoded.outcome.interrupts}),)
+            if isinstance(decoded.outcome, RunFinishedCancelledOutcome):
+                return (b'{"cancelled":true}', b"[DONE]")
+            return (b"[DONE]",)
+        elif isinstance(decoded, CustomEvent) and decoded.name == "gapless.notice":
+            return (_encode({"notice": decoded.value}),)
+        return ()
+
+    def reconnect(self) -> bytes:
+        return b"event: reconnect\ndata: {}\n\n"
