@@ -80,7 +80,11 @@ def pydantic_ai_agent() -> Agent[None, str]:
         prompts = [part.content for part in last.parts if isinstance(part, UserPromptPart)]
         prompt = prompts[-1]
         # A frontend's message arrives as a list of content parts, a plain call's as a string.
-        text = prompt if isinstance(prompt, str) else "".join(getattr(item, "content", item) for item in prompt)
+        text = (
+            prompt
+            if isinstance(prompt, str)
+            else "".join(item if isinstance(item, str) else str(getattr(item, "content", "")) for item in prompt)
+        )
         async for chunk in generator_agent(text):
             yield chunk
 
@@ -90,7 +94,9 @@ def pydantic_ai_agent() -> Agent[None, str]:
 def adk_agent() -> LlmAgent:
     """The same chunks from a scripted model inside a real ADK agent."""
     from google.adk.agents import LlmAgent
-    from google.adk.models import BaseLlm, LlmRequest, LlmResponse
+    from google.adk.models.base_llm import BaseLlm
+    from google.adk.models.llm_request import LlmRequest
+    from google.adk.models.llm_response import LlmResponse
     from google.genai import types
 
     class ScriptedLlm(BaseLlm):

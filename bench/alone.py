@@ -9,7 +9,8 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable
+from collections.abc import AsyncIterable, Callable, Coroutine
+from typing import Any
 
 import uvloop
 
@@ -25,7 +26,7 @@ async def run_generator(message: str) -> None:
         events += 1
 
 
-def run_pydantic_ai() -> Callable[[str], Awaitable[None]]:
+def run_pydantic_ai() -> Callable[[str], Coroutine[Any, Any, None]]:
     from pydantic_ai import AgentStreamEvent, PartDeltaEvent, PartStartEvent, RunContext
 
     agent = agents.pydantic_ai_agent()
@@ -42,10 +43,10 @@ def run_pydantic_ai() -> Callable[[str], Awaitable[None]]:
     return run
 
 
-def run_adk() -> Callable[[str], Awaitable[None]]:
+def run_adk() -> Callable[[str], Coroutine[Any, Any, None]]:
     import itertools
 
-    from google.adk.agents.run_config import RunConfig, StreamingMode
+    from google.adk.agents.run_config import RunConfig, StreamingMode  # type: ignore[attr-defined]
     from google.adk.runners import InMemoryRunner
     from google.genai import types
 
@@ -67,7 +68,7 @@ def run_adk() -> Callable[[str], Awaitable[None]]:
     return run
 
 
-AGENTS: dict[str, Callable[[], Callable[[str], Awaitable[None]]]] = {
+AGENTS: dict[str, Callable[[], Callable[[str], Coroutine[Any, Any, None]]]] = {
     "generator": lambda: run_generator,
     "pydantic-ai": run_pydantic_ai,
     "adk": run_adk,

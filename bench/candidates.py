@@ -13,7 +13,6 @@ class Candidate:
     protocol: str
     module: str = ""
     options: dict[str, str] = field(default_factory=dict)
-    durable: bool = False
 
     @property
     def alone(self) -> bool:
@@ -32,7 +31,7 @@ class Candidate:
 def _gapless(agent: str, store: str, label: str) -> Candidate:
     prefix = "" if agent == "generator" else f"{agent}-"
     options = {"agent": agent, "store": store}
-    return Candidate(f"{prefix}gapless-{store}", label, agent, "gapless", "gapless_app", options, store != "memory")
+    return Candidate(f"{prefix}gapless-{store}", label, agent, "gapless", "gapless_app", options)
 
 
 CANDIDATES = [

@@ -28,6 +28,9 @@ from bench.protocols import PROTOCOLS
 RECEIVE_BYTES = 65536
 OPENING_MAX = 100
 """Connections that wait for their first text at the same time, while a window or a ramp fills up."""
+ATTEMPTS_PER_LEVEL = 3
+"""A level of a ramp is too much when it is late this often in a row: an overloaded server stays late, a busy neighbour
+does not."""
 ERRORS_KEPT = 5
 FRAME_END = b"\n\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
@@ -219,7 +222,8 @@ class Load:
         return result
 
     def window_now(self, window_s: float) -> dict[str, Any]:
-        self.arrivals = arrivals = []
+        arrivals: list[tuple[float, bytes]] = []
+        self.arrivals = arrivals
         before = self.snapshot()
         self.poll_for(window_s)
         result = self.since(before)
@@ -235,7 +239,10 @@ class Load:
             used = streams
             self.fill([requests[0] for requests in new])
             self.poll_for(self.spec["settle_s"])
-            step = {"streams": streams, **self.window_now(self.spec["window_s"])}
+            for _ in range(ATTEMPTS_PER_LEVEL):
+                step = {"streams": streams, **self.window_now(self.spec["window_s"])}
+                if step["p99_s"] <= self.spec["late_s"]:
+                    break
             step["memory_bytes"] = osinfo.private_bytes(self.spec["pids"]) - memory
             steps.append(step)
             if step["p99_s"] > self.spec["late_s"] or self.error_count:
@@ -246,7 +253,10 @@ class Load:
         if not self.first_s:
             return {}
         answers = sorted(self.first_s)
-        return {"median_s": answers[len(answers) // 2], **{f"late_{k}": v for k, v in lateness(self.first_late).items()}}
+        return {
+            "median_s": answers[len(answers) // 2],
+            **{f"late_{k}": v for k, v in lateness(self.first_late).items()},
+        }
 
 
 def lateness(arrivals: list[tuple[float, bytes]]) -> dict[str, float]:

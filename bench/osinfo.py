@@ -57,7 +57,7 @@ def machine() -> dict[str, str]:
         "cpu": f"{len(os.sched_getaffinity(0))} × {cpu}",
         "memory": f"{memory_kib / 2**20:.0f} GiB",
         "system": f"Linux {platform.release()}",
-        "python": platform.python_version(),
+        "python": f"Python {platform.python_version()}",
     }
 
 

@@ -7,10 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 760, 400
-LEFT, RIGHT, TOP, BOTTOM = 64, 210, 44, 52
+WIDTH, HEIGHT = 780, 400
+LEFT, RIGHT, TOP, BOTTOM = 64, 230, 44, 52
 COLORS = ("#2563eb", "#dc2626", "#059669", "#b45309", "#7c3aed", "#0e7490", "#be185d", "#4d7c0f", "#6b7280", "#a16207")
-DARK_COLORS = ("#60a5fa", "#f87171", "#34d399", "#fbbf24", "#a78bfa", "#22d3ee", "#f472b6", "#a3e635", "#9ca3af", "#facc15")
+DARK_COLORS = (
+    "#60a5fa",
+    "#f87171",
+    "#34d399",
+    "#fbbf24",
+    "#a78bfa",
+    "#22d3ee",
+    "#f472b6",
+    "#a3e635",
+    "#9ca3af",
+    "#facc15",
+)
 LABEL_STEP = 16
 """Pixels between two labels at the right edge."""
 
@@ -36,7 +47,10 @@ def ticks(low: float, high: float, log: bool) -> list[float]:
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
         steps = (1, 2, 5) if last - first <= 3 else (1,)
         return [
-            step * 10.0**power for power in range(first, last + 1) for step in steps if low <= step * 10.0**power <= high
+            step * 10.0**power
+            for power in range(first, last + 1)
+            for step in steps
+            if low <= step * 10.0**power <= high
         ]
     raw = (high - low) / 5 or 1.0
     power = 10.0 ** math.floor(math.log10(raw))
@@ -128,17 +142,14 @@ def line_plot(
     for i, line in enumerate(series):
         color = i % len(COLORS)
         path = "L".join(f"{at_x(point.x):.1f} {at_y(point.y):.1f}" for point in line.points)
-        parts.append(f'<path class="line c{color}{" dashed" if line.dashed else ""}" d="M{path}"/>')
+        dashed = " dashed" if line.dashed else ""
+        parts.append(f'<path class="line c{color}{dashed}" d="M{path}"/>')
         for point in line.points:
             x = at_x(point.x)
             if point.high > point.low:
                 parts.append(f'<path class="c{color}" d="M{x:.1f} {at_y(point.low):.1f}V{at_y(point.high):.1f}"/>')
             parts.append(f'<circle class="f{color}" cx="{x:.1f}" cy="{at_y(point.y):.1f}" r="3.2"/>')
-        last = line.points[-1]
-        label_x = WIDTH - RIGHT + 22
-        parts.append(
-            f'<path class="c{color}" fill="none" stroke-opacity="0.5" '
-            f'd="M{at_x(last.x) + 5:.1f} {at_y(last.y):.1f}L{label_x - 4} {label_y[i]:.1f}"/>'
-        )
-        parts.append(text(label_x, label_y[i] + 4, line.label, "start"))
+        label_x, y = WIDTH - RIGHT + 42, label_y[i]
+        parts.append(f'<path class="line c{color}{dashed}" d="M{label_x - 26} {y:.1f}h20"/>')
+        parts.append(text(label_x, y + 4, line.label, "start"))
     return "\n".join([*parts, "</svg>", ""])

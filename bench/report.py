@@ -40,7 +40,9 @@ class Figures:
 
     def levels(self, param: str, candidates: Iterable[Candidate] = CANDIDATES) -> list[Any]:
         names = {candidate.name for candidate in candidates}
-        return sorted({row["params"][param] for row in self.rows if param in row["params"] and row["candidate"] in names})
+        return sorted(
+            {row["params"][param] for row in self.rows if param in row["params"] and row["candidate"] in names}
+        )
 
     def series(self, param: str, value: str, label: Callable[[Candidate], str] | None = None) -> list[Series]:
         """A line per candidate."""
@@ -110,14 +112,13 @@ def head(results: dict[str, Any]) -> list[str]:
         "machine moves all of them.",
         "",
         *(["**A quick run: one round, small counts. Not for comparison.**", ""] if quick else []),
-        f"Machine: {machine.get('cpu')}, {machine.get('memory')}, {machine.get('system')}, Python {machine.get('python')}. "
-        "All servers run under uvicorn with uvloop and httptools, one process, the load client beside it on the same "
-        "machine.",
+        f"Machine: {', '.join(machine.values())}. All servers run under uvicorn with uvloop and httptools, one process, "
+        "the load client beside it on the same machine.",
         "",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
         "",
-        "How it is measured: the agents are scripted and yield chunks of 4 characters, an event each. CPU is the operating "
-        "system's count for all processes and threads of the server (the Redis server apart), read at the start and at "
+        "How it is measured: the agents are scripted and yield chunks of 4 characters, an event each. CPU is the "
+        "operating system's count for all processes and threads of the server (the Redis server apart), read at the start and at "
         "the end of the counted time. A chunk's text is the time at which it was due, so lateness covers the "
         "agent's timer, the journal, the socket and the client. Every answer is checked to be complete. Figures are "
         "medians of the rounds, with the smallest and the largest in brackets.",
@@ -165,12 +166,27 @@ def goals(results: dict[str, Any]) -> list[str]:
         note = f"the agent alone {number(agent_alone)}" if agent_alone is not None else ""
         measured = paced_.median(f"{agent}-gapless-memory", "cpu_us", streams=streams)
         row(f"CPU per event, {name} agent, memory, all of it", goal, "µs", measured, note=note)
-    row("fan-out to 1,000 followers, CPU per event and follower", 8, "µs", fan.median("gapless-memory", "cpu_us", followers=1000))
+    row(
+        "fan-out to 1,000 followers, CPU per event and follower",
+        8,
+        "µs",
+        fan.median("gapless-memory", "cpu_us", followers=1000),
+    )
     idle_bytes = idle_.median("gapless-memory", "bytes_each", followers=1000)
     row("an idle follower", 16, "KiB", idle_bytes / 1024 if idle_bytes else None)
     for store in ("memory", "sqlite", "redis"):
-        row(f"late join to 20,000 events: server CPU, {store}", 30, "ms", join_.median(f"gapless-{store}", "cpu_ms", events=20_000))
-    row("late join: bytes per byte of text", 1.2, "", join_.median("gapless-memory", "bytes_per_text_byte", events=20_000))
+        row(
+            f"late join to 20,000 events: server CPU, {store}",
+            30,
+            "ms",
+            join_.median(f"gapless-{store}", "cpu_ms", events=20_000),
+        )
+    row(
+        "late join: bytes per byte of text",
+        1.2,
+        "",
+        join_.median("gapless-memory", "bytes_per_text_byte", events=20_000),
+    )
     row("first event after the agent yields it (median)", 3, "ms", first.median("gapless-memory", "yield_ms"))
     row("`import gapless`", 150, "ms", imports_.median("import gapless", "wall_ms"))
     return ["## Goals", "", *table(["what", "goal", "measured", "", "beside"], rows)]
@@ -215,8 +231,8 @@ def throughput(results: dict[str, Any], plots: Path) -> list[str]:
     return [
         "## As fast as it goes",
         "",
-        "Every stream's agent yields as fast as it is let. A run is counted from its request to its end marker; at 1,000 "
-        "streams the runs are short, so the cost of starting a run weighs in.",
+        "Every stream's agent yields as fast as it is let. A run is counted from its request to its end marker; at "
+        "1,000 streams the runs are short, so the cost of starting a run weighs in.",
         "",
         *by_agent(figures, "streams", "events_per_s", "events per second by number of streams"),
         *by_agent(figures, "streams", "cpu_us", "µs of CPU per event"),
@@ -294,12 +310,14 @@ def fanout(results: dict[str, Any], plots: Path) -> list[str]:
     if not figures:
         return []
     series = figures.series("followers", "cpu_us")
-    svg = line_plot("One run, many followers", "followers", "µs per event and follower", series, ordinal=True, log_y=True)
+    svg = line_plot(
+        "One run, many followers", "followers", "µs per event and follower", series, ordinal=True, log_y=True
+    )
     return [
         "## One run, many followers",
         "",
-        "A run at 20 events a second. None of the peers lets a second client follow a run; the floor is one list and one "
-        "future that all waiters share.",
+        "A run at 20 events a second. None of the peers lets a second client follow a run; the floor is one list and "
+        "one future that all waiters share.",
         "",
         *by_agent(figures, "followers", "cpu_us", "µs of CPU per event and follower"),
         *plotted(plots / "fanout.svg", "CPU per event and follower", svg),
@@ -317,8 +335,8 @@ def idle(results: dict[str, Any], plots: Path) -> list[str]:
     return [
         "## Followers that wait",
         "",
-        "Memory private to the server's processes, before and after they connect. With the peers each of them is a stream "
-        "of its own; with Gapless they follow one run.",
+        "Memory private to the server's processes, before and after they connect. With the peers each of them is a "
+        "stream of its own; with Gapless they follow one run.",
         "",
         *by_agent(figures, "followers", "kib_each", "KiB per idle follower"),
         *by_agent(figures, "followers", "cpu_us_per_s_each", "µs of CPU per second and idle follower"),
@@ -353,8 +371,8 @@ def turns(results: dict[str, Any], plots: Path) -> list[str]:
     return [
         "## Short turns in long sessions",
         "",
-        "Turns of 4 events, one after the other, in a session with so many messages before them. Gapless and ADK keep the "
-        "history; Pydantic AI's adapters are sent it with every turn.",
+        "Turns of 4 events, one after the other, in a session with so many messages before them. Gapless and ADK keep "
+        "the history; Pydantic AI's adapters are sent it with every turn.",
         "",
         *by_agent(figures, "history", "turns_per_s", "turns per second by history"),
         *by_agent(figures, "history", "cpu_ms", "ms of CPU per turn"),
@@ -367,7 +385,11 @@ def length(results: dict[str, Any], plots: Path) -> list[str]:
     if not figures:
         return []
     svg = line_plot(
-        "CPU per event by run length", "events in the run", "µs per event", figures.series("events", "cpu_us"), ordinal=True
+        "CPU per event by run length",
+        "events in the run",
+        "µs per event",
+        figures.series("events", "cpu_us"),
+        ordinal=True,
     )
     return [
         "## Long runs",
@@ -481,9 +503,9 @@ def repeat(results: dict[str, Any]) -> list[str]:
     return [
         "## How to repeat",
         "",
-        "`scripts/bench` measures all of this again (about 15 minutes, on a machine that does nothing else), `scripts/bench "
-        "--quick` a part of it in 2 minutes, `--only ramp` one scenario, merged into the stored results. `--profile` says "
-        "where the time goes. The figures of every round are in [performance/results.json](performance/results.json).",
+        "`scripts/bench` measures all of this again (about 15 minutes, on a machine that does nothing else), "
+        "`scripts/bench --quick` a part of it in 2 minutes, `--only ramp` one scenario, merged into the stored results. "
+        "`--profile` says where the time goes. The figures of every round are in [performance/results.json](performance/results.json).",
         "",
         *table(["scenario", "commit", "measured", "seconds"], rows),
     ]

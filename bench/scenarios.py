@@ -146,7 +146,7 @@ def throughput(bench: Bench) -> None:
             result = bench.load(bench.server(candidate), connections, action="sequence")
             bench.results.add(candidate.name, {"streams": streams}, **per_event(result))
 
-    bench.alternate([c for c in bench.candidates() if not c.alone and not _redis_framework(c)], measure)
+    bench.alternate([c for c in bench.candidates() if not c.alone and _chosen(bench, c)], measure)
 
 
 def paced(bench: Bench) -> None:
@@ -174,7 +174,11 @@ def paced(bench: Bench) -> None:
         late = {"p99_ms": result["p99_s"] * 1e3} if "p99_s" in result else {}
         bench.results.add(candidate.name, {"streams": streams}, **per_event(result), **late)
 
-    bench.alternate(bench.candidates(), measure)
+    framework_stores = ("", "memory") if bench.quick else ("", "memory", "sqlite", "redis")
+    bench.alternate(
+        [c for c in bench.candidates() if c.agent == "generator" or c.store in framework_stores],
+        measure,
+    )
 
 
 def ramp(bench: Bench) -> None:
@@ -184,7 +188,8 @@ def ramp(bench: Bench) -> None:
     held: dict[str, int] = {}
 
     def measure(candidate: Candidate) -> None:
-        start, factor = (held[candidate.name], 1.06) if candidate.name in held else (first[candidate.agent], 1.3)
+        coarse = 1.7 if bench.quick else 1.3
+        start, factor = (held[candidate.name], 1.06) if candidate.name in held else (first[candidate.agent], coarse)
         levels = [int(start * factor**i) for i in range(14)]
         n = int(HZ * (len(levels) * (window_s + settle_s) + 10))
         with process.serving(candidate) as server:
@@ -207,8 +212,10 @@ def ramp(bench: Bench) -> None:
         # The next round starts a little lower: the level that held once may be beyond what holds as a rule.
         held[candidate.name] = int(max(good, default=start * 0.85) * 0.94)
 
-    names = ["asgi", "sse-starlette", "fastapi", "gapless-memory", "gapless-sqlite", "gapless-redis"]
-    names += ["pydantic-ai-vercel", "pydantic-ai-ag-ui", "pydantic-ai-gapless-memory", "adk-server", "adk-gapless-memory"]
+    names = ["asgi", "gapless-memory", "gapless-sqlite", "gapless-redis"]
+    if not bench.quick:
+        names += ["sse-starlette", "fastapi", "pydantic-ai-vercel", "pydantic-ai-ag-ui", "pydantic-ai-gapless-memory"]
+        names += ["adk-server", "adk-gapless-memory"]
     bench.alternate(bench.candidates(*names), measure)
 
 
@@ -229,7 +236,7 @@ def first_event(bench: Bench) -> None:
             run_cpu_us=result["cpu_s"] / count * 1e6,
         )
 
-    bench.alternate([c for c in bench.candidates() if not c.alone and not _redis_framework(c)], measure)
+    bench.alternate([c for c in bench.candidates() if not c.alone and _chosen(bench, c)], measure)
 
 
 def fanout(bench: Bench) -> None:
@@ -378,7 +385,15 @@ def wires(bench: Bench) -> None:
                 continue
             bench.results.add(candidate.name, {"wire": wire}, bytes_per_event=result["bytes"] / n)
 
-    names = ["asgi", "sse-starlette", "fastapi", "gapless-memory", "pydantic-ai-vercel", "pydantic-ai-ag-ui", "adk-server"]
+    names = [
+        "asgi",
+        "sse-starlette",
+        "fastapi",
+        "gapless-memory",
+        "pydantic-ai-vercel",
+        "pydantic-ai-ag-ui",
+        "adk-server",
+    ]
     bench.alternate(bench.candidates(*names), measure)
 
 
@@ -480,9 +495,11 @@ def run(name: str, quick: bool, rounds: int | None, wanted: Sequence[str]) -> Re
 # ------------------------------------------------------------------------------------------------------------- helpers
 
 
-def _redis_framework(candidate: Candidate) -> bool:
-    """Redis under a framework's agent is measured once, paced: elsewhere it repeats what the generator shows."""
-    return candidate.store == "redis" and candidate.agent != "generator"
+def _chosen(bench: Bench, candidate: Candidate) -> bool:
+    """Whether a scenario for all measures this one: a framework's agent on Redis is measured once, paced."""
+    return candidate.agent == "generator" or candidate.store in (
+        ("", "memory") if bench.quick else ("", "memory", "sqlite")
+    )
 
 
 def _requests(bench: Bench, candidate: Candidate, message: str, n: int, count: int) -> list[dict[str, Any]]:

@@ -1,4 +1,7 @@
-"""One candidate's server process: `python -m bench.serve MODULE key=value…`. Prints its port; lives as its parent does."""
+"""One candidate's server process: `python -m bench.serve MODULE key=value…`.
+
+It prints its port, and ends with its parent.
+"""
 
 from __future__ import annotations
 

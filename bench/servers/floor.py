@@ -1,4 +1,7 @@
-"""The floor: a bare ASGI app, one `send` per chunk, nothing kept. And one producer with many waiters, for the fan-out."""
+"""The floor: a bare ASGI app, one `send` per chunk, nothing kept.
+
+And one producer with many waiters, for the fan-out.
+"""
 
 from __future__ import annotations
 

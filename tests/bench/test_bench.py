@@ -1,0 +1,53 @@
+"""The benchmark runs: its smallest scenario against the floor, and the report of what it measured."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the benchmark reads Linux's CPU clocks")
+
+
+def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_the_floor_is_measured_and_reported(tmp_path: Path) -> None:
+    done = bench("--quick", "--only", "length", "--candidates", "asgi", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    stored = json.loads((tmp_path / "performance" / "results.json").read_text())["scenarios"]["length"]
+    assert stored["skipped"] == {}
+    assert [row["params"] for row in stored["rows"]] == [{"events": 500}, {"events": 10_000}]
+    assert all(row["values"]["cpu_us"][0] > 0 for row in stored["rows"])
+    report = (tmp_path / "performance.md").read_text()
+    assert "| bare ASGI (the floor) |" in report
+    assert (tmp_path / "performance" / "length.svg").read_text().startswith("<svg")
+
+
+def test_one_scenario_is_merged_into_stored_results(tmp_path: Path) -> None:
+    stored = tmp_path / "performance" / "results.json"
+    stored.parent.mkdir()
+    earlier = {"when": "2026-01-01", "commit": "abc", "quick": False, "seconds": 1, "skipped": {}, "rows": []}
+    stored.write_text(json.dumps({"scenarios": {"ramp": earlier}}))
+    assert bench("--quick", "--only", "length", "--candidates", "asgi", "--out", tmp_path).returncode == 0
+    assert json.loads(stored.read_text())["scenarios"]["ramp"] == earlier
+
+
+def test_an_answer_that_is_not_as_expected_is_an_error_not_a_figure() -> None:
+    from bench.candidates import BY_NAME
+
+    from bench import process, protocols
+
+    candidate = BY_NAME["asgi"]
+    with process.serving(candidate) as server:
+        request = {"send": protocols.start("sse", "k", '{"n": 3}'), "chars": 16}
+        spec = {"port": server.port, "pids": server.pids, "protocol": "sse", "action": "sequence", "deadline_s": 20}
+        result = process.load({**spec, "connections": [[request]]})
+    assert result["errors"] == ["12 characters instead of 16"]
