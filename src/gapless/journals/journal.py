@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Collection
 
-from gapless.errors import RunNotFound, StoreUnavailable
+from gapless.errors import GaplessError, RunNotFound, StoreCorrupt, StoreUnavailable
 from gapless.journals.contract import Append, RunEnd, RunStatus, Store, WorkerFenced
 
 __all__ = ["Follower", "Journal", "Journals", "Slice"]
@@ -140,8 +140,12 @@ class Journal:
         return batch
 
     def _accept(self, batch: Append) -> None:
-        self._in_flight = 0
-        self._advance(batch.events, batch.end is not None)
+        self.lost = None
+        if self.owned:
+            self._in_flight = 0
+            self._advance(batch.events, batch.end is not None)
+        else:  # disowned meanwhile, and may have caught up with what was just accepted
+            self._catch_up(batch.first_seq, batch.events, batch.end is not None)
 
     # -- every reader's side ----------------------------------------------------------------------------------------
 
@@ -302,8 +306,13 @@ class Journals:
     # -- who uses which journal -------------------------------------------------------------------------------------
 
     def create(self, run_id: str, *, last: int = 0) -> Journal:
-        """The journal of a run that this worker owns."""
-        journal = self._journals[run_id] = Journal(self, run_id, owned=True, last=last)
+        """The journal of a run that this worker owns: a new one, or the one that is followed here already."""
+        journal = self._journals.get(run_id)
+        if journal is None:
+            journal = self._journals[run_id] = Journal(self, run_id, owned=True, last=last)
+        else:
+            journal._catch_up(last + 1, [], False)
+            journal.owned = True
         return journal
 
     async def attach(self, run_id: str) -> Journal:
@@ -391,23 +400,22 @@ class Journals:
             except WorkerFenced:
                 self._on_fenced()
                 return {batch.run_id for batch in batches}
-            except StoreUnavailable as error:
+            except (StoreUnavailable, StoreCorrupt) as error:
                 now = time.monotonic()
                 if not failing_since:
                     failing_since = now
                     log.warning("store unavailable, holding %d runs back: %s", len(batches), error)
                 elif now - failing_since > self._patience_s:
-                    self._give_up(batches, error)
+                    self._give_up(error)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, RETRY_MAX_S)
 
-    def _give_up(self, batches: list[Append], error: StoreUnavailable) -> None:
-        for batch in batches:
-            journal = self._journals.get(batch.run_id)
-            if journal is not None and journal.lost is None:
+    def _give_up(self, error: GaplessError) -> None:
+        for journal in self._journals.values():
+            if journal.lost is None and (journal._in_flight or journal._pending):
                 journal.lost = StoreUnavailable(
-                    f"run {batch.run_id}: the store has been unavailable for {self._patience_s:.0f} s ({error})",
-                    run_id=batch.run_id,
+                    f"run {journal.run_id}: the store has been unavailable for {self._patience_s:.0f} s ({error})",
+                    run_id=journal.run_id,
                 )
                 journal._wake()
 

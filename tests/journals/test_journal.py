@@ -1,0 +1,428 @@
+"""The hot path: what followers see and when, what producers may buffer, and what a store's troubles do to both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Sequence
+
+import pytest
+
+from gapless.errors import RunNotFound, StoreCorrupt, StoreUnavailable
+from gapless.journals import journal as hot_path
+from gapless.journals.contract import Append
+from gapless.journals.journal import Follower, Journal, Journals
+from gapless.journals.memory import Memory, MemoryStore
+from journals.conformance import LEASE_S, Clock, Cluster, a_run, an_end, an_event
+from journals.test_memory import MemoryPlace
+
+WAIT_S = 10.0
+
+
+class DoubtfulStore(MemoryStore):
+    """A store that takes its time, or fails, when told to."""
+
+    def __init__(self, memory: Memory | None = None, clock: Clock | None = None) -> None:
+        super().__init__(memory, monotonic=clock or Clock())
+        self.open_gate = asyncio.Event()
+        self.open_gate.set()
+        self.reached = asyncio.Event()
+        self.troubles: list[Exception] = []
+        self.always: Exception | None = None
+        self.appends: list[list[str]] = []
+        self.reads: list[tuple[str, int]] = []
+
+    async def append(self, batches: Sequence[Append]) -> Collection[str]:
+        self.appends.append([batch.run_id for batch in batches])
+        self.reached.set()
+        await self.open_gate.wait()
+        if self.troubles:
+            raise self.troubles.pop(0)
+        if self.always is not None:
+            raise self.always
+        return await super().append(batches)
+
+    async def read(self, run_id: str, after: int, limit: int) -> list[bytes]:
+        self.reads.append((run_id, after))
+        return await super().read(run_id, after, limit)
+
+
+class Process:
+    """One worker process: its journals and what it was told."""
+
+    def __init__(self, store: DoubtfulStore, patience_s: float = 30.0) -> None:
+        self.store = store
+        self.refused: list[str] = []
+        self.commands: list[tuple[str, bytes]] = []
+        self.fenced = 0
+        self.journals = Journals(
+            store,
+            on_refused=self.refused.append,
+            on_command=lambda run_id, command: self.commands.append((run_id, command)),
+            on_fenced=self._on_fenced,
+            patience_s=patience_s,
+        )
+
+    def _on_fenced(self) -> None:
+        self.fenced += 1
+
+    async def start(self, run_id: str) -> Journal:
+        _, created = await self.store.create_run(a_run(run_id, run_id), reject_busy=False)
+        assert created
+        return self.journals.create(run_id)
+
+
+@pytest.fixture
+async def memory() -> Memory:
+    return Memory()
+
+
+@pytest.fixture
+async def process(memory: Memory) -> AsyncIterator[Process]:
+    process = Process(DoubtfulStore(memory))
+    await process.journals.open("a")
+    yield process
+    process.store.open_gate.set()
+    await process.journals.close()
+
+
+@pytest.fixture
+async def other(memory: Memory) -> AsyncIterator[Process]:
+    process = Process(DoubtfulStore(memory))
+    await process.journals.open("b")
+    yield process
+    await process.journals.close()
+
+
+async def everything(follower: Follower) -> list[bytes]:
+    events: list[bytes] = []
+    async with asyncio.timeout(WAIT_S):
+        while (part := await follower.next()) is not None:
+            assert part.first_seq == len(events) + 1
+            events += part.events
+    return events
+
+
+async def settle() -> None:
+    """Let everything that can happen without outside help happen."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+# -- delivery ----------------------------------------------------------------------------------------------------------
+
+
+async def test_no_follower_sees_what_the_store_has_not_accepted(process: Process) -> None:
+    journal = await process.start("r")
+    follower = Follower(journal)
+    process.store.open_gate.clear()
+    journal.append(an_event("1"))
+    following = asyncio.create_task(follower.next())
+    await process.store.reached.wait()
+    await settle()
+    assert not following.done()
+    assert (journal.last, journal.appended) == (0, 1)
+    assert await process.store.read("r", 0, 10) == []
+    process.store.open_gate.set()
+    part = await following
+    assert part is not None
+    assert part.events == [an_event("1")] == await process.store.read("r", 0, 10)
+    assert not part.behind
+
+
+async def test_no_follower_sees_what_the_store_refused(process: Process) -> None:
+    journal = await process.start("r")
+    following = asyncio.create_task(Follower(journal).next())
+    run = process.store._memory.runs["r"]
+    run.owner = "someone else"
+    journal.append(an_event("1"))
+    await settle()
+    assert process.refused == ["r"]
+    assert not following.done()
+    assert journal.last == 0
+    following.cancel()
+
+
+async def test_followers_from_any_position_see_the_rest_and_the_end(process: Process) -> None:
+    journal = await process.start("r")
+    events = [an_event(str(i)) for i in range(10)]
+    following = [asyncio.create_task(everything(Follower(journal))) for _ in range(5)]
+    for event in events[:-1]:
+        journal.append(event)
+        await asyncio.sleep(0)
+    journal.close(events[-1], an_end("r"))
+    for task in following:
+        assert await task == events
+    late = Follower(journal, 7)
+    part = await late.next()
+    assert part is not None
+    assert (part.first_seq, part.events, part.behind) == (8, events[7:], True)
+    assert await late.next() is None
+
+
+async def test_events_appended_together_are_one_commit_of_all_runs_and_one_wake_up(process: Process) -> None:
+    one, two = await process.start("r1"), await process.start("r2")
+    following = asyncio.create_task(Follower(one).next())
+    await settle()
+    for i in range(3):
+        one.append(an_event(str(i)))
+        two.append(an_event(str(i)))
+    part = await following
+    assert part is not None
+    assert len(part.events) == 3
+    assert process.store.appends == [["r1", "r2"]]
+
+
+async def test_a_follower_of_another_workers_run(process: Process, other: Process) -> None:
+    journal = await process.start("r")
+    journal.append(an_event("1"))
+    await journal.drain()
+    copy = await other.journals.attach("r")
+    assert (copy.last, copy.owned) == (1, False)
+    following = asyncio.create_task(everything(Follower(copy)))
+    for i in range(2, 50):
+        journal.append(an_event(str(i)))
+        await asyncio.sleep(0)
+    journal.close(an_event("end"), an_end("r"))
+    assert await following == [*(an_event(str(i)) for i in range(1, 50)), an_event("end")]
+    await other.journals.release(copy)
+    assert other.journals._journals == {}
+    assert process.store._memory.watchers == {}
+
+
+async def test_holes_and_repeats_in_what_is_heard_are_made_good(process: Process, other: Process) -> None:
+    journal = await process.start("r")
+    copy = await other.journals.attach("r")
+    await other.store.unwatch("r")  # what it hears from now on is what this test says
+    events = [an_event(str(i)) for i in range(8)]
+    for event in events[:-1]:
+        journal.append(event)
+    journal.close(events[-1], an_end("r"))
+    await journal.drain()
+    following = asyncio.create_task(everything(Follower(copy)))
+    for first, last, closed in ((1, 2, False), (1, 1, False), (2, 3, False), (6, 6, False), (9, 8, True), (9, 8, True)):
+        other.journals.on_events("r", first, events[first - 1 : last], closed)
+        await settle()
+    assert await following == events
+
+
+async def test_attaching_to_an_unknown_run_leaves_nothing(process: Process) -> None:
+    with pytest.raises(RunNotFound):
+        await process.journals.attach("nobody")
+    assert process.journals._journals == {}
+    assert process.store._memory.watchers == {}
+
+
+async def test_commands_pass_through(process: Process, other: Process) -> None:
+    await process.start("r")
+    await other.store.send("r", b"cancel")
+    await settle()
+    assert process.commands == [("r", b"cancel")]
+
+
+# -- bounds ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_journal_keeps_a_window_and_reads_the_rest_from_the_store(process: Process) -> None:
+    journal = await process.start("r")
+    events = [an_event(str(i)) for i in range(5 * hot_path.WINDOW_EVENTS)]
+    for event in events:
+        journal.append(event)
+        if journal.full:
+            await journal.drain()
+    await journal.drain()
+    assert len(journal._window) <= 2 * hot_path.WINDOW_EVENTS
+    follower = Follower(journal)
+    seen: list[bytes] = []
+    while len(seen) < len(events):
+        part = await follower.next()
+        assert part is not None
+        assert part.behind
+        seen += part.events
+    assert seen == events
+    assert process.store.reads
+    assert len(process.store.reads) <= 5 * hot_path.WINDOW_EVENTS / hot_path.PAGE_EVENTS
+
+
+async def test_the_window_is_bounded_in_bytes(process: Process) -> None:
+    journal = await process.start("r")
+    for i in range(50):
+        journal.append(an_event(f"{i}" + "x" * 100_000))
+        await journal.drain()
+    assert sum(map(len, journal._window)) <= hot_path.WINDOW_BYTES_MAX
+    assert journal._bytes == sum(map(len, journal._window))
+    assert len(await everything_so_far(journal)) == 50
+
+
+async def everything_so_far(journal: Journal) -> list[bytes]:
+    follower, seen = Follower(journal), list[bytes]()
+    while len(seen) < journal.last:
+        part = await follower.next()
+        assert part is not None
+        seen += part.events
+    return seen
+
+
+async def test_a_stalled_follower_holds_nothing_and_slows_nobody(process: Process) -> None:
+    journal = await process.start("r")
+    stalled = Follower(journal)
+    assert stalled.after == 0
+    for i in range(10_000):
+        journal.append(an_event(str(i)))
+        if journal.full:
+            await journal.drain()
+    await journal.drain()
+    assert journal._waiters == {}
+    assert len(journal._window) <= 2 * hot_path.WINDOW_EVENTS
+    assert await everything_so_far(journal) == [an_event(str(i)) for i in range(10_000)]
+
+
+@pytest.mark.parametrize("size", [1, 10_000])
+async def test_a_producer_that_outruns_the_store_is_held_back(process: Process, size: int) -> None:
+    journal = await process.start("r")
+    process.store.open_gate.clear()
+    produced = 0
+
+    async def produce() -> None:
+        nonlocal produced
+        for i in range(10_000):
+            journal.append(an_event(f"{i}" + "x" * size))
+            produced += 1
+            if journal.full:
+                await journal.drain()
+        await journal.drain()
+
+    producer = asyncio.create_task(produce())
+    await process.store.reached.wait()
+    await settle()
+    held = produced
+    assert held <= 2 * hot_path.PENDING_EVENTS_MAX
+    assert held * size <= 3 * hot_path.PENDING_BYTES_MAX
+    await settle()
+    assert produced == held
+    process.store.open_gate.set()
+    async with asyncio.timeout(WAIT_S):
+        await producer
+    assert journal.last == produced == 10_000
+
+
+async def test_journals_nobody_uses_are_let_go(process: Process) -> None:
+    journal = await process.start("r")
+    follower = await process.journals.attach("r")
+    assert follower is journal
+    journal.close(an_event("end"), an_end("r"))
+    await journal.drain()
+    await process.journals.disown(journal)
+    assert process.journals._journals == {"r": journal}
+    await process.journals.release(journal)
+    assert process.journals._journals == {}
+
+
+# -- a store in trouble ------------------------------------------------------------------------------------------------
+
+
+async def test_a_short_outage_is_waited_out(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hot_path, "RETRY_FIRST_S", 0.0)
+    journal = await process.start("r")
+    process.store.troubles = [StoreUnavailable("gone"), StoreUnavailable("still gone"), StoreCorrupt("looks odd")]
+    following = asyncio.create_task(everything(Follower(journal)))
+    journal.append(an_event("1"))
+    await process.store.reached.wait()
+    journal.append(an_event("2"))
+    journal.close(an_event("end"), an_end("r"))
+    await journal.drain()
+    assert await following == [an_event("1"), an_event("2"), an_event("end")]
+    assert journal.lost is None
+
+
+async def test_a_long_outage_loses_every_run_that_waits_and_heals(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hot_path, "RETRY_FIRST_S", 0.001)
+    process = Process(DoubtfulStore(memory), patience_s=0.01)
+    await process.journals.open("a")
+    one, two, idle = [await process.start(run_id) for run_id in ("r1", "r2", "idle")]
+    process.store.always = StoreUnavailable("gone")
+    one.append(an_event("1"))
+    await process.store.reached.wait()
+    two.append(an_event("1"))  # waits behind the append that is being tried
+    following = asyncio.create_task(Follower(two).next())
+    async with asyncio.timeout(WAIT_S):
+        for journal in (one, two):
+            with pytest.raises(StoreUnavailable, match=journal.run_id):
+                await journal.drain()
+        await asyncio.wait([following])
+    assert idle.lost is None
+    process.store.always = None
+    async with asyncio.timeout(WAIT_S):
+        while one.last + two.last < 2:
+            await asyncio.sleep(0.001)
+    assert one.lost is two.lost is None
+    assert await process.store.read("r1", 0, 10) == [an_event("1")]
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    await process.journals.close()
+
+
+async def test_a_batch_accepted_after_its_journal_was_disowned_counts_once(process: Process) -> None:
+    journal = await process.start("r")
+    kept = await process.journals.attach("r")
+    process.store.open_gate.clear()
+    journal.append(an_event("1"))
+    await process.store.reached.wait()
+    disowning = asyncio.create_task(process.journals.disown(journal))
+    await settle()
+    process.store.open_gate.set()
+    await disowning
+    await settle()
+    assert (kept.last, kept.owned) == (1, False)
+    assert await everything_so_far(kept) == [an_event("1")]
+
+
+async def test_a_fenced_journal_follows_its_new_owner() -> None:
+    cluster = Cluster(MemoryPlace())
+    assert isinstance(cluster.place, MemoryPlace)
+    process = Process(DoubtfulStore(cluster.place.memory, cluster.clock))
+    await process.journals.open("a")
+    b = await cluster.worker("b")
+    journal = await process.start("r")
+    reader = await process.journals.attach("r")
+    following = asyncio.create_task(everything(Follower(reader)))
+    journal.append(an_event("1"))
+    await journal.drain()
+    assert [run.id for run in (await cluster.lapse(b))["b"]] == ["r"]
+    journal.append(an_event("too late"))
+    await settle()
+    assert process.fenced == 1
+    assert process.refused == ["r"]
+    await process.journals.disown(journal)
+    end = await b.end("r", 2)
+    assert await following == [an_event("1"), end]
+    await process.journals.release(reader)
+    await process.journals.close()
+    await cluster.close()
+
+
+async def test_a_followed_run_that_is_taken_over_here_goes_on_for_its_followers() -> None:
+    cluster = Cluster(MemoryPlace())
+    assert isinstance(cluster.place, MemoryPlace)
+    a = await cluster.worker("a")
+    process = Process(DoubtfulStore(cluster.place.memory, cluster.clock))
+    await process.journals.open("b")
+    await a.create("r")
+    first = await a.append("r", 1, "1", "2")
+    reader = await process.journals.attach("r")
+    following = asyncio.create_task(everything(Follower(reader)))
+    await settle()
+    taken = []
+    for _ in range(4):
+        cluster.clock.now += 0.4 * LEASE_S
+        taken += await process.store.take_over(LEASE_S)
+    [run] = taken
+    journal = process.journals.create("r", last=run.last_seq)
+    journal.close(an_event("lost"), an_end("r"))
+    assert await following == [*first, an_event("lost")]
+    await process.journals.disown(journal)
+    await process.journals.release(reader)
+    assert process.journals._journals == {}
+    await process.journals.close()
+    await cluster.close()
