@@ -26,6 +26,7 @@ class DoubtfulStore(MemoryStore):
         self.open_gate = asyncio.Event()
         self.open_gate.set()
         self.reached = asyncio.Event()
+        self.answers_late = False
         self.troubles: list[Exception] = []
         self.always: Exception | None = None
         self.appends: list[list[str]] = []
@@ -33,6 +34,11 @@ class DoubtfulStore(MemoryStore):
 
     async def append(self, batches: Sequence[Append]) -> Collection[str]:
         self.appends.append([batch.run_id for batch in batches])
+        if self.answers_late:
+            refused = await super().append(batches)
+            self.reached.set()
+            await self.open_gate.wait()
+            return refused
         self.reached.set()
         await self.open_gate.wait()
         if self.troubles:
@@ -366,6 +372,7 @@ async def test_a_long_outage_loses_every_run_that_waits_and_heals(
 async def test_a_batch_accepted_after_its_journal_was_disowned_counts_once(process: Process) -> None:
     journal = await process.start("r")
     kept = await process.journals.attach("r")
+    process.store.answers_late = True
     process.store.open_gate.clear()
     journal.append(an_event("1"))
     await process.store.reached.wait()
