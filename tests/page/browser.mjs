@@ -1,6 +1,6 @@
 /** Starts the Chromium that the npm packages bring along, and a server for the page's files. */
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import path from "node:path";
@@ -31,6 +31,7 @@ function unpacked() {
     encoding: "utf8",
   });
   if (status !== 0) throw new Error(`Chromium could not be unpacked: ${stderr}`);
+  writeFileSync(path.join(fresh, "fonts.conf"), fontsConf(path.join(home, "fonts")));
   try {
     renameSync(fresh, home);
   } catch (error) {
@@ -40,11 +41,19 @@ function unpacked() {
   return home;
 }
 
+/** The carried font first, so that text is drawn alike everywhere; the machine's own for the signs that it lacks. */
+function fontsConf(directory) {
+  return `<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig>
+    <dir>${directory}</dir><dir>/usr/share/fonts</dir><cachedir>${directory}/cache</cachedir>
+    ${["sans-serif", "system-ui"].map((it) => `<alias binding="strong"><family>${it}</family><prefer><family>Open Sans</family></prefer></alias>`).join("")}
+    </fontconfig>`;
+}
+
 /** The path of a Chromium that runs here, and the environment that it needs. */
 export function chromium() {
   const home = unpacked();
   const executablePath = path.join(home, "chromium");
-  const env = { ...process.env, FONTCONFIG_PATH: process.env.FONTCONFIG_PATH ?? path.join(home, "fonts") };
+  const env = { ...process.env, FONTCONFIG_FILE: path.join(home, "fonts.conf") };
   const { stdout } = spawnSync("ldd", [executablePath], { env, encoding: "utf8" });
   if (stdout?.includes("not found")) {
     // The carried libraries only stand in for missing ones: the machine's own fit it better.

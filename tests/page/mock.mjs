@@ -201,6 +201,7 @@ export class MockServer {
     response.write(": ping\n");
     const wake = () => {
       for (; next < run.events.length; next += 1) {
+        if (response.writableEnded || response.destroyed) return;
         response.write(`id: ${next + 1}\ndata: ${JSON.stringify(run.events[next])}\n\n`);
       }
       if (complete()) response.end(`event: end\nid: ${next}.9\n\n`);

@@ -260,7 +260,7 @@ export class MarkdownStream {
   }
 
   #isOpen(block) {
-    return !this.#ended && this.#stack.at(-1) === block;
+    return this.#stack.at(-1) === block;
   }
 
   #renderInline(block, node) {

@@ -1,0 +1,448 @@
+import assert from "node:assert/strict";
+import { after, afterEach, before, beforeEach, test } from "node:test";
+import { launch } from "./browser.mjs";
+import { MockServer, textScript, words } from "./mock.mjs";
+
+let browser;
+let server;
+let complaints; // what pages wrote to their consoles: a breach of the content security policy among them
+
+before(async () => {
+  browser = await launch();
+});
+
+after(async () => {
+  await browser?.close();
+});
+
+beforeEach(async () => {
+  server = await new MockServer().start();
+  complaints = [];
+});
+
+afterEach(async () => {
+  for (const context of browser.contexts()) await context.close();
+  await server.stop();
+  assert.deepEqual(complaints.filter((it) => !it.startsWith("Failed to load resource")), []);
+});
+
+async function open({ context, url = server.url, ...options } = {}) {
+  context ??= await browser.newContext(options);
+  const page = await context.newPage();
+  page.setDefaultTimeout(15_000);
+  page.on("console", (it) => ["error", "warning"].includes(it.type()) && complaints.push(it.text()));
+  page.on("pageerror", (error) => complaints.push(String(error)));
+  await page.goto(url);
+  return page;
+}
+
+async function ask(page, message) {
+  await page.fill("#message", message);
+  await page.press("#message", "Enter");
+}
+
+/** The text of the last answer. */
+const answer = (page) => page.locator(".turn").last().locator(".answer").innerText();
+const turnIs = (page, status) => page.waitForSelector(`.turn:last-child[data-status=${status}]`);
+const connectionIs = (page, state) => page.waitForSelector(`#connection[data-state=${state}]`, { state: "attached" });
+const answered = (page, text) =>
+  page.waitForFunction((it) => [...document.querySelectorAll(".turn")].at(-1)?.querySelector(".answer").textContent.trim() === it, text);
+
+/** An answer that stops after each of its words until the test says `go("1")`, `go("2")` … */
+function wordByWord(text) {
+  const script = textScript(text);
+  return script.flatMap((event, index) => (event.type === "TEXT_MESSAGE_CONTENT" ? [event, { pause: String(index) }] : [event]));
+}
+
+test("page: the text appears as it comes", async () => {
+  server.script = () => wordByWord("one two three");
+  const page = await open();
+  assert.equal(await page.locator("#welcome").isVisible(), true);
+  await ask(page, "Count");
+  await answered(page, "one");
+  assert.equal(await page.locator("#welcome").isVisible(), false);
+  assert.equal(await page.locator(".turn").getAttribute("data-status"), "running");
+  assert.equal(await page.locator("#stop").isVisible(), true);
+  assert.equal(await page.locator("#connection").getAttribute("data-state"), "open");
+  server.go("1");
+  await answered(page, "one two");
+  server.go("2");
+  await answered(page, "one two three");
+  server.go("3");
+  await turnIs(page, "finished");
+  assert.equal(await page.locator("[data-testid=user]").innerText(), "Count");
+  assert.equal(await page.locator("#send").isVisible(), true);
+  await connectionIs(page, "idle");
+  assert.match(page.url(), /#s1$/);
+  assert.equal(await page.locator("#title").innerText(), "Count");
+});
+
+test("page: a reload in mid-answer continues the answer", async () => {
+  server.script = () => wordByWord("one two three");
+  const page = await open();
+  await ask(page, "Count");
+  await answered(page, "one");
+  await page.reload();
+  await answered(page, "one");
+  assert.equal(await page.locator("[data-testid=user]").innerText(), "Count");
+  server.go("1");
+  await page.reload();
+  server.go("2");
+  server.go("3");
+  await turnIs(page, "finished");
+  await answered(page, "one two three");
+  assert.equal(await page.locator(".turn").count(), 1);
+  assert.equal(server.runs.size, 1);
+  await page.reload();
+  await turnIs(page, "finished");
+  await answered(page, "one two three");
+});
+
+test("page: opened without an address, it shows the last conversation", async () => {
+  const page = await open();
+  await ask(page, "Hi");
+  await turnIs(page, "finished");
+  const other = await open({ context: page.context() });
+  await answered(other, "Hello.");
+  assert.match(other.url(), /#s1$/);
+});
+
+test("page: a reload before the server has the question does not lose it", async () => {
+  let stuck = true;
+  server.intercept = (request) => stuck && request.method === "POST" && request.url.endsWith("/runs");
+  const page = await open();
+  await ask(page, "Hi");
+  await page.waitForFunction(() => sessionStorage.getItem("gapless.unsent"));
+  const { runId } = JSON.parse(await page.evaluate(() => sessionStorage.getItem("gapless.unsent")));
+  stuck = false;
+  await page.reload();
+  await turnIs(page, "finished");
+  await answered(page, "Hello.");
+  assert.deepEqual([...server.runs.keys()], [runId]);
+});
+
+test("page: a lost connection shows and heals", async () => {
+  server.script = () => wordByWord("one two three");
+  const page = await open();
+  await ask(page, "Count");
+  await answered(page, "one");
+  let down = true;
+  server.intercept = (request, response) => down && Boolean(response.destroy());
+  server.cut();
+  await connectionIs(page, "reconnecting");
+  assert.equal(await page.locator("#connection-text").innerText(), "Reconnecting…");
+  assert.equal(await page.locator("#live").innerText(), "Reconnecting…");
+  server.go("1");
+  server.go("2");
+  down = false;
+  await answered(page, "one two three");
+  await connectionIs(page, "open");
+  server.go("3");
+  await turnIs(page, "finished");
+});
+
+test("page: cut again and again, the text is that of the journal", async () => {
+  const text = Array.from({ length: 300 }, (_, i) => `word${i}`).join(" ");
+  server.script = () => textScript(text);
+  let left = 25;
+  server.intercept = (request, response) => {
+    if (!request.url.endsWith("/events")) return false;
+    const write = response.write.bind(response);
+    let room = left > 0 ? 1500 : Infinity;
+    response.write = (chunk) => {
+      write(chunk.slice(0, Math.max(0, room)));
+      room -= chunk.length;
+      if (room >= 0) return;
+      left -= 1;
+      if (left % 2) response.destroy();
+      else response.end();
+    };
+    return false;
+  };
+  const page = await open();
+  await ask(page, "Much");
+  await turnIs(page, "finished");
+  assert.equal(left, 0);
+  assert.equal(await answer(page), text);
+});
+
+test("page: Stop ends the answer and keeps its text", async () => {
+  server.script = () => wordByWord("one two three");
+  const page = await open();
+  await ask(page, "Count");
+  await answered(page, "one");
+  await page.click("#stop");
+  await turnIs(page, "cancelled");
+  assert.equal(await answer(page), "one");
+  assert.equal(await page.locator("[data-testid=run-status]").innerText(), "Stopped");
+  assert.ok(server.log.some((it) => it.startsWith("POST /runs/") && it.endsWith("/cancel")));
+  await page.reload();
+  await turnIs(page, "cancelled");
+  assert.equal(await answer(page), "one");
+});
+
+test("page: Escape stops, Shift+Enter starts a line, Enter sends, the focus stays", async () => {
+  server.script = () => wordByWord("one two");
+  const page = await open();
+  await page.waitForFunction(() => document.activeElement.id === "message");
+  await page.keyboard.type("a");
+  await page.keyboard.press("Shift+Enter");
+  await page.keyboard.type("b");
+  assert.equal(server.runs.size, 0);
+  await page.keyboard.press("Enter");
+  await answered(page, "one");
+  assert.equal(await page.locator("[data-testid=user]").innerText(), "a\nb");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "message");
+  await page.keyboard.press("Escape");
+  await turnIs(page, "cancelled");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "message");
+});
+
+test("page: an error shows in place, with its code, under the partial text", async () => {
+  server.script = () => [...textScript("The answer begins").slice(0, -2), { type: "RUN_ERROR", code: "worker_lost", message: "The worker was lost." }];
+  const page = await open();
+  await ask(page, "Hi");
+  for (let round = 0; round < 2; round += 1) {
+    await turnIs(page, "failed");
+    assert.equal(await answer(page), "The answer begins");
+    assert.equal(await page.locator("[data-testid=run-error]").getAttribute("data-code"), "worker_lost");
+    assert.match(await page.locator("[data-testid=run-status]").innerText(), /Interrupted\s+worker_lost The worker was lost\./);
+    assert.equal(await page.locator(".text[data-interrupted]").count(), 1);
+    await page.reload();
+  }
+  server.script = () => textScript("Better.");
+  await ask(page, "Again");
+  await answered(page, "Better.");
+});
+
+test("page: a cursor that is gone stops and says so", async () => {
+  server.script = () => wordByWord("one two");
+  const page = await open();
+  await ask(page, "Hi");
+  await answered(page, "one");
+  server.intercept = (request, response) => {
+    if (!request.url.endsWith("/events")) return false;
+    response.writeHead(410, { "content-type": "application/json" });
+    return Boolean(response.end('{"error":{"code":"cursor_expired","message":"Too old."}}'));
+  };
+  server.cut();
+  await turnIs(page, "failed");
+  assert.equal(await page.locator("[data-testid=run-error]").innerText(), "cursor_expired Too old.");
+  assert.equal(await answer(page), "one");
+});
+
+test("page: steps, reasoning, tools, subagents and notices show as they happen", async () => {
+  server.script = () => [
+    { type: "STEP_STARTED", stepName: "plan" },
+    { type: "REASONING_MESSAGE_START", messageId: "q" },
+    { type: "REASONING_MESSAGE_CONTENT", messageId: "q", delta: "Let me <b>think</b>." },
+    { pause: "thought" },
+    { type: "REASONING_MESSAGE_END", messageId: "q" },
+    { type: "STEP_FINISHED", stepName: "plan" },
+    { type: "TOOL_CALL_START", toolCallId: "c", toolCallName: "get_forecast" },
+    { type: "TOOL_CALL_ARGS", toolCallId: "c", delta: '{"city":' },
+    { pause: "args" },
+    { type: "TOOL_CALL_ARGS", toolCallId: "c", delta: '"Oslo"}' },
+    { type: "TOOL_CALL_END", toolCallId: "c" },
+    { pause: "result" },
+    { type: "TOOL_CALL_RESULT", messageId: "t", toolCallId: "c", content: '{"sky":"rain"}' },
+    { type: "SUBAGENT_STARTED", subagentRunId: "a", name: "writer" },
+    { type: "CUSTOM", name: "gapless.notice", value: { code: "history_cut", message: "Old turns were left out." } },
+    { type: "TEXT_MESSAGE_START", messageId: "m", subagentRunId: "a" },
+    { type: "TEXT_MESSAGE_CONTENT", messageId: "m", delta: "Rain.", subagentRunId: "a" },
+    { type: "TEXT_MESSAGE_END", messageId: "m", subagentRunId: "a" },
+    { type: "SUBAGENT_FINISHED", subagentRunId: "a" },
+    { type: "RUN_FINISHED", outcome: { type: "success" } },
+  ];
+  const page = await open();
+  await ask(page, "Weather?");
+  await page.waitForSelector(".reasoning.open");
+  assert.equal(await page.locator("[data-testid=step]").getAttribute("data-state"), "running");
+  await page.click(".reasoning summary");
+  assert.equal(await page.locator(".reasoning .plain").innerText(), "Let me <b>think</b>.");
+  server.go("thought");
+  const tool = page.locator("[data-testid=tool]");
+  await tool.locator("summary").click();
+  assert.match(await tool.locator("pre").innerText(), /^\{"city":$/);
+  server.go("args");
+  await page.waitForFunction(() => document.querySelector(".tool pre").textContent.includes("Oslo"));
+  assert.equal(await tool.getAttribute("data-state"), "running");
+  server.go("result");
+  await turnIs(page, "finished");
+  assert.equal(await tool.getAttribute("data-state"), "done");
+  assert.equal(await page.locator("[data-testid=tool-result]").innerText(), '{\n  "sky": "rain"\n}');
+  assert.equal(await page.locator(".subagent .inside .text").innerText(), "Rain.");
+  assert.match(await page.locator(".subagent .who").innerText(), /writer/);
+  assert.equal(await page.locator("[data-testid=notice]").innerText(), "Old turns were left out.");
+  assert.equal(await page.locator("[data-testid=step]").getAttribute("data-state"), "done");
+});
+
+test("page: an interrupt asks, and the answer goes on in the same turn", async () => {
+  for (const approved of [true, false]) {
+    server.script = () => [
+      { type: "TOOL_CALL_START", toolCallId: "c", toolCallName: "send_mail" },
+      { type: "TOOL_CALL_END", toolCallId: "c" },
+      { type: "RUN_FINISHED", outcome: { type: "interrupt", interrupts: [{ id: "i1", reason: "tool_call", message: "Send it?" }] } },
+    ];
+    const page = await open();
+    await ask(page, "Mail");
+    await turnIs(page, "waiting");
+    await page.reload();
+    await turnIs(page, "waiting");
+    assert.equal(await page.locator(".approval p").innerText(), "Send it?");
+    const other = await open({ context: page.context(), url: page.url() });
+    await turnIs(other, "waiting");
+    await page.click(`[data-testid=${approved ? "approve" : "deny"}]`);
+    await turnIs(page, "finished");
+    assert.match(await answer(page), /Done\./);
+    assert.deepEqual([...server.runs.values()].at(-1).answers, [
+      { interruptId: "i1", status: approved ? "resolved" : "cancelled", payload: { approved } },
+    ]);
+    await turnIs(other, "finished");
+    assert.equal(await other.locator(".approval").count(), 0);
+    await page.context().close();
+  }
+});
+
+test("page: two tabs show the same run, and either can stop it", async () => {
+  server.script = () => wordByWord("one two three");
+  const first = await open();
+  await ask(first, "Hi");
+  await answered(first, "one");
+  const second = await open({ context: first.context(), url: first.url() });
+  await answered(second, "one");
+  server.go("1");
+  for (const page of [first, second]) await answered(page, "one two");
+  await second.click("#stop");
+  for (const page of [first, second]) await turnIs(page, "cancelled");
+  // A question asked in one tab appears in the other, which sees the answer grow.
+  await ask(second, "More");
+  await first.waitForFunction(() => document.querySelectorAll(".turn").length === 2);
+  await answered(first, "one two");
+  server.go("2");
+  server.go("3");
+  for (const page of [first, second]) await turnIs(page, "finished");
+  assert.equal(await answer(first), await answer(second));
+});
+
+test("page: a question from another browser appears on focus and by itself", async () => {
+  const first = await open();
+  await ask(first, "Hi");
+  await turnIs(first, "finished");
+  server.begin({ run_id: "elsewhere", session_id: "s1", message: "From my phone" });
+  await first.evaluate(() => dispatchEvent(new Event("focus")));
+  await first.waitForFunction(() => document.querySelectorAll(".turn").length === 2);
+  server.begin({ run_id: "elsewhere-2", session_id: "s1", message: "Once more" });
+  await first.waitForFunction(() => document.querySelectorAll(".turn").length === 3);
+  assert.deepEqual(await first.locator("[data-testid=user]").allInnerTexts(), ["Hi", "From my phone", "Once more"]);
+});
+
+test("page: a busy session gives the question back", async () => {
+  const page = await open();
+  await ask(page, "Hi");
+  await turnIs(page, "finished");
+  server.script = () => wordByWord("one two");
+  server.begin({ run_id: "elsewhere", session_id: "s1", message: "Mine first" });
+  await ask(page, "Mine");
+  await page.waitForFunction(() => document.getElementById("alert").textContent.includes("session_busy"));
+  assert.equal(await page.inputValue("#message"), "Mine");
+  await page.waitForSelector("[data-run-id=elsewhere][data-status=running]");
+});
+
+test("page: asks for a key, keeps it in the tab and sends it", async () => {
+  server.key = "right";
+  const page = await open();
+  await page.waitForSelector("#key-dialog[open]");
+  await page.fill("#key", "wrong");
+  await page.click("[data-testid=key-submit]");
+  await page.waitForFunction(() => document.getElementById("key-dialog").open && document.getElementById("key").value === "");
+  await page.fill("#key", "right");
+  await page.click("[data-testid=key-submit]");
+  await page.waitForFunction(() => !document.getElementById("key-dialog").open);
+  await ask(page, "Hi");
+  await answered(page, "Hello.");
+  await page.reload();
+  await answered(page, "Hello.");
+  assert.equal(await page.evaluate(() => [sessionStorage.getItem("gapless.key"), JSON.stringify(localStorage).includes("right")].join()), "right,false");
+});
+
+test("page: conversations can be begun, opened and deleted", async () => {
+  const page = await open();
+  await ask(page, "First");
+  await turnIs(page, "finished");
+  await page.click("#new");
+  assert.equal(await page.locator(".turn").count(), 0);
+  await ask(page, "Second");
+  await turnIs(page, "finished");
+  await page.waitForFunction(() => document.querySelectorAll("[data-testid=session]").length === 2);
+  await page.click("[data-session-id=s1] a");
+  await page.waitForFunction(() => document.querySelector("[data-testid=user]")?.textContent === "First");
+  await page.goBack();
+  await page.waitForFunction(() => document.querySelector("[data-testid=user]")?.textContent === "Second");
+  const remove = page.locator("[data-session-id=s2] .delete");
+  await remove.click();
+  assert.equal(server.sessions.size, 2);
+  await remove.click();
+  await page.waitForFunction(() => document.querySelectorAll("[data-testid=session]").length === 1);
+  assert.deepEqual([...server.sessions.keys()], ["s1"]);
+  assert.equal(await page.locator("#welcome").isVisible(), true);
+});
+
+test("page: an address that names nothing begins anew", async () => {
+  const page = await open({ url: `${server.url}#gone` });
+  await page.waitForFunction(() => document.getElementById("alert").textContent.includes("no longer exists"));
+  await ask(page, "Hi");
+  await answered(page, "Hello.");
+});
+
+test("page: works below a prefix", async () => {
+  server.base = "/my/app/";
+  const page = await open();
+  await ask(page, "Hi");
+  await answered(page, "Hello.");
+  assert.ok(server.log.includes("GET /my/app/static/chat.js"));
+  assert.ok(server.log.every((it) => it.includes(" /my/app/")), server.log.join("\n"));
+});
+
+test("page: follows the end of the answer only from the end", async () => {
+  const lines = Array.from({ length: 120 }, (_, i) => `line ${i}`).join("\n\n");
+  server.script = () => [...textScript(lines).slice(0, -2), { pause: "more" }, ...words(" and more\n\n".repeat(40)).map((delta) => ({ type: "TEXT_MESSAGE_CONTENT", messageId: "m1", delta })), ...textScript("").slice(-2)];
+  const page = await open({ viewport: { width: 900, height: 600 } });
+  await ask(page, "Long");
+  const gap = () => page.evaluate(() => { const n = document.getElementById("scroll"); return n.scrollHeight - n.scrollTop - n.clientHeight; });
+  await page.waitForFunction(() => document.querySelector(".answer").textContent.includes("line 119"));
+  assert.ok((await gap()) < 2);
+  await page.evaluate(() => (document.getElementById("scroll").scrollTop = 100));
+  await page.waitForSelector("#to-end:not([hidden])");
+  server.go("more");
+  await turnIs(page, "finished");
+  assert.equal(await page.evaluate(() => document.getElementById("scroll").scrollTop), 100);
+  await page.click("#to-end");
+  assert.ok((await gap()) < 2);
+});
+
+test("page: fits a phone, and its list opens and closes", async () => {
+  server.script = () => textScript(`| ${"wide column | ".repeat(9)}\n|${"--|".repeat(9)}\n\n\`\`\`\n${"x".repeat(300)}\n\`\`\`\n${"y".repeat(300)}`);
+  const page = await open({ viewport: { width: 360, height: 640 }, isMobile: true, hasTouch: true });
+  await ask(page, "z".repeat(200));
+  await turnIs(page, "finished");
+  assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 360);
+  assert.equal(await page.locator("#messages").evaluate((it) => it.scrollWidth <= it.clientWidth), true);
+  assert.equal(await page.locator("#sidebar").isVisible(), false);
+  await page.click("#menu");
+  assert.equal(await page.locator("#sidebar").isVisible(), true);
+  await page.keyboard.press("Escape");
+  await page.waitForFunction(() => getComputedStyle(document.getElementById("sidebar")).visibility === "hidden");
+});
+
+test("page: every control has a name, and the growing text is not read out word by word", async () => {
+  const page = await open();
+  await ask(page, "Hi");
+  await turnIs(page, "finished");
+  const nameless = await page.evaluate(() =>
+    [...document.querySelectorAll("button, a, textarea, input")].filter((it) => !(it.getAttribute("aria-label") || it.textContent.trim())).map((it) => it.outerHTML),
+  );
+  assert.deepEqual(nameless, []);
+  assert.equal(await page.locator("#messages").evaluate((it) => it.closest("[aria-live], [role=log], [role=status]")), null);
+  assert.equal(await page.locator("#live").innerText(), "Hello.");
+});
