@@ -10,6 +10,7 @@ __all__ = [
     "AgentFailed",
     "AgentInvalid",
     "AgentNotFound",
+    "ConnectionLost",
     "CursorExpired",
     "CursorInvalid",
     "ExtraMissing",
@@ -34,6 +35,7 @@ __all__ = [
     "ShuttingDown",
     "StoreCorrupt",
     "StoreUnavailable",
+    "StreamInvalid",
     "ToolFailed",
     "UsageError",
     "WorkerLost",
@@ -199,6 +201,20 @@ class StoreCorrupt(GaplessError):
 
     code = "store_corrupt"
     status = 500
+
+
+class ConnectionLost(GaplessError):
+    """The server cannot be reached, or its stream brought nothing new in too many connections. The run goes on."""
+
+    code = "connection_lost"
+    status = 502
+
+
+class StreamInvalid(GaplessError):
+    """What a server sent is not an answer or event stream of Gapless."""
+
+    code = "stream_invalid"
+    status = 502
 
 
 class RunFenced(GaplessError):

@@ -1,0 +1,573 @@
+"""A client of a Gapless server that loses nothing and repeats nothing.
+
+    async with GaplessClient("http://127.0.0.1:8000") as client:
+        run = await client.start("Explain SSE")
+        async for id, event in client.follow(run.id):
+            if isinstance(event, TextMessageContentEvent):
+                print(event.delta, end="", flush=True)
+
+A connection that breaks is made again from the last event that was delivered. `SyncClient` is the same for code without
+an event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import random
+import uuid
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+from urllib.parse import quote, urlsplit
+
+import httpx
+import msgspec
+
+from gapless.config import RunConfig
+from gapless.errors import ConnectionLost, GaplessError, RunFailed, StreamInvalid, UsageError, error_for_code
+from gapless.events import ContentPart, Event, Message, ResumeEntry, decode_event
+from gapless.journals.contract import RunRecord, RunStatus, SessionRecord
+
+__all__ = ["ClientLimits", "Cut", "EventStreamParser", "Frame", "GaplessClient", "Page", "Session", "SyncClient"]
+
+RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""HTTP statuses that say "later", not "no"."""
+_T = TypeVar("_T")
+
+
+class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What bounds a client."""
+
+    connect_timeout_s: float = 10.0
+    answer_timeout_s: float = 30.0
+    """For an answer that is not a stream."""
+    idle_timeout_s: float = 45.0
+    """A stream without a byte for so long is taken for dead; the server sends a keep-alive every 10 s."""
+    retry_first_s: float = 0.25
+    """The first retry waits at most this long (the server's `retry:` replaces it), each further one up to twice it."""
+    retry_max_s: float = 10.0
+    """No retry waits longer, whatever `Retry-After` says."""
+    attempts_max: int = 60
+    """Connections in a row that brought no new event before `follow` gives up."""
+    request_attempts_max: int = 6
+    """Attempts of a request that is safe to repeat."""
+    frame_bytes_max: int = 16 * 1024 * 1024
+    """One frame of a stream."""
+
+
+class Frame(NamedTuple):
+    """One Server-Sent Event: `data` is None for a frame that only names its event, `id` for one without an id."""
+
+    event: str
+    data: str | None
+    id: str | None
+
+
+class EventStreamParser:
+    """Parses `text/event-stream` (WHATWG HTML, section 9.2.6) from bytes in pieces of any size.
+
+    Differs from the standard in one point: a frame without data is not dropped if it names an event, because that is
+    how a Gapless stream marks its end. A frame that is cut off before its blank line is never reported, nor is its id.
+    """
+
+    def __init__(self, frame_bytes_max: int = ClientLimits().frame_bytes_max) -> None:
+        self.last_event_id = ""
+        """The last id of a complete frame."""
+        self.retry_ms: int | None = None
+        """The reconnection time that the server asked for."""
+        self._frame_bytes_max = frame_bytes_max
+        self._frame_bytes = 0
+        self._line: list[bytes] = []
+        self._first_line = True
+        self._skip_lf = False
+        self._data: list[str] = []
+        self._event = ""
+        self._id: str | None = None
+
+    def feed(self, piece: bytes) -> list[Frame]:
+        """The frames that this piece completes. Raises `StreamInvalid` for a frame over the limit."""
+        frames: list[Frame] = []
+        if self._skip_lf and piece:
+            self._skip_lf = False
+            if piece[:1] == b"\n":  # the second half of a CRLF
+                piece = piece[1:]
+        for line in piece.splitlines(keepends=True):  # of bytes: at LF, CRLF and CR only, as the standard wants
+            self._frame_bytes += len(line)
+            if self._frame_bytes > self._frame_bytes_max:
+                raise StreamInvalid(f"a frame of the stream is over frame_bytes_max={self._frame_bytes_max}")
+            if line[-1:] not in (b"\n", b"\r"):
+                self._line.append(line)
+                break
+            whole = line.rstrip(b"\r\n")
+            if self._line:
+                whole = b"".join([*self._line, whole])
+                self._line = []
+            self._take(whole, frames)
+        self._skip_lf = self._skip_lf or piece[-1:] == b"\r"
+        return frames
+
+    def _take(self, line: bytes, frames: list[Frame]) -> None:
+        if self._first_line:
+            self._first_line = False
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if not line:
+            if self._id is not None:
+                self.last_event_id = self._id
+            if self._data or self._event:
+                data = "\n".join(self._data) if self._data else None
+                frames.append(Frame(self._event or "message", data, self._id))
+            self._data, self._event, self._id, self._frame_bytes = [], "", None, 0
+            return
+        raw_name, _, raw_value = line.partition(b":")
+        value = raw_value.removeprefix(b" ").decode("utf-8", "replace")
+        match raw_name:
+            case b"data":
+                self._data.append(value)
+            case b"event":
+                self._event = value
+            case b"id" if "\0" not in value:
+                self._id = value
+            case b"retry" if value.isascii() and value.isdigit():
+                self.retry_ms = int(value)
+
+
+class Cut(NamedTuple):
+    """A connection of `follow` that ended before the run did; it is made again after `wait_s` seconds."""
+
+    run_id: str
+    after: int
+    """The last event that was delivered; the stream goes on after it."""
+    attempt: int
+    """Connections in a row, this one included, that brought no new event; 0 if this one did."""
+    reason: str
+    wait_s: float
+
+
+class Session(SessionRecord, kw_only=True):
+    """A session, with the id of its run that has not ended, if any."""
+
+    active_run_id: str | None = None
+
+
+class Page(msgspec.Struct, kw_only=True):
+    """Part of a run's journal: the events after position `after`, one for each position."""
+
+    run_id: str
+    after: int
+    events: list[Event]
+    last_seq: int
+    """Position of the run's newest event."""
+    ended: bool
+
+
+class _Runs(msgspec.Struct):
+    runs: list[RunRecord]
+
+
+class _Sessions(msgspec.Struct):
+    sessions: list[Session]
+
+
+class _Messages(msgspec.Struct):
+    messages: list[Message]
+
+
+class _ErrorBody(msgspec.Struct):
+    code: str
+    message: str
+    run_id: str | None = None
+
+
+class _Refusal(msgspec.Struct):
+    error: _ErrorBody
+
+
+class GaplessClient:
+    """Starts, follows, cancels and answers runs of a server, and manages its sessions.
+
+    `api_key` is by default what the environment variable GAPLESS_API_KEY holds; it goes to `base_url` only.
+    `on_cut` is told of each connection that broke and will be made again. `transport` replaces the network, for tests.
+
+    Every method raises the server's error as its class in `gapless.errors` (`RunNotFound`, `SessionBusy`,
+    `NotAuthenticated` …) and `ConnectionLost` when the server cannot be reached within the limits.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        *,
+        api_key: str | None = None,
+        limits: ClientLimits | None = None,
+        on_cut: Callable[[Cut], None] | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"{base_url!r} is not a server's URL; write http://host:port")
+        self.base_url = base_url.rstrip("/")
+        self.limits = limits or ClientLimits()
+        self._on_cut = on_cut
+        key = api_key if api_key is not None else os.environ.get("GAPLESS_API_KEY", "")
+        self._http = httpx.AsyncClient(
+            base_url=self.base_url,
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(self.limits.answer_timeout_s, connect=self.limits.connect_timeout_s),
+            transport=transport,
+            trust_env=not _is_loopback(parts.hostname),  # a proxy from the environment does not reach this machine
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections. Runs go on."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # -- runs -------------------------------------------------------------------------------------------------------
+
+    async def start(
+        self,
+        message: str | list[ContentPart],
+        *,
+        agent: str | None = None,
+        session_id: str | None = None,
+        run_id: str | None = None,
+        config: RunConfig | None = None,
+    ) -> RunRecord:
+        """Start a run; `follow` it by the record's `id`.
+
+        The run's id is chosen here, so that a request whose answer was lost is repeated without a second run. Raises
+        `RunConflict`, `SessionBusy`, `AgentNotFound`, `InputInvalid`, `LimitReached`, `ShuttingDown`.
+        """
+        body = {
+            "message": message,
+            "run_id": run_id or uuid.uuid4().hex,
+            "agent": agent,
+            "session_id": session_id,
+            "config": config,
+        }
+        body = {name: value for name, value in body.items() if value is not None}
+        return await self._request("POST", "/runs", RunRecord, body=body)
+
+    async def follow(self, run_id: str, after: int = 0) -> AsyncGenerator[tuple[int, Event], None]:
+        """The run's events after position `after` with their ids, in order, each once, however often it is cut.
+
+        Ends after the terminal event; also when the run waits for a person: the last event then is a RUN_FINISHED with
+        the interrupt outcome, and after `answer` one follows on from its id. Adjacent text deltas come merged while
+        catching up, with the id of the last of them. A clean end of the connection is not the end of the run.
+
+        Raises `RunNotFound`, `CursorExpired`, `CursorInvalid`, `NotAuthenticated`; `StreamInvalid` for what is no
+        stream of Gapless; `ConnectionLost` after `attempts_max` connections in a row without a new event.
+        """
+        last, attempt, retry_first_s = after, 0, self.limits.retry_first_s
+        while True:
+            parser = EventStreamParser(self.limits.frame_bytes_max)
+            attempt += 1
+            retry_after_s = 0.0
+            reason = "the connection ended"
+            try:
+                async with self._stream(run_id, last) as response:
+                    if response.status_code == httpx.codes.NO_CONTENT:  # all of it was seen
+                        return
+                    if response.status_code != httpx.codes.OK:
+                        await response.aread()
+                        error = _refusal(response)
+                        if response.status_code not in RETRYABLE_STATUSES:
+                            raise error
+                        retry_after_s, reason = error.retry_after_s or 0.0, error.message
+                    else:
+                        _check_content_type(response, run_id)
+                        async for piece in response.aiter_bytes():
+                            for frame in parser.feed(piece):
+                                if frame.event == "end":
+                                    return
+                                if frame.event != "message" or frame.data is None:
+                                    continue  # "reconnect" says that the server closes; the end of the body comes next
+                                seq, event = _decode(frame, run_id)
+                                if seq > last:
+                                    last, attempt = seq, 0
+                                    yield seq, event
+            except httpx.TransportError as error:
+                reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            if attempt >= self.limits.attempts_max:
+                raise ConnectionLost(
+                    f"run {run_id}: nothing new in {attempt} connections to {self.base_url} ({reason}); the run "
+                    f"goes on there, follow it later after {last}",
+                    run_id=run_id,
+                )
+            if parser.retry_ms is not None:
+                retry_first_s = parser.retry_ms / 1000
+            wait_s = self._wait_s(attempt, retry_first_s, retry_after_s)
+            if self._on_cut is not None:
+                self._on_cut(Cut(run_id, last, attempt, reason, wait_s))
+            await asyncio.sleep(wait_s)
+
+    async def cancel(self, run_id: str) -> RunRecord:
+        """Ask for the run's end as cancelled; its record as it was at that moment. Idempotent. Raises `RunNotFound`."""
+        return await self._request("POST", _path("runs", run_id, "cancel"), RunRecord)
+
+    async def answer(self, run_id: str, entries: list[ResumeEntry]) -> RunRecord:
+        """Answer the interrupts of a waiting run. Raises `InputInvalid` when it waits for none, `RunNotFound`."""
+        path = _path("runs", run_id, "input")
+        return await self._request("POST", path, RunRecord, body={"resume": entries}, repeatable=False)
+
+    async def run(self, run_id: str) -> RunRecord:
+        """One run's record. Raises `RunNotFound`."""
+        return await self._request("GET", _path("runs", run_id), RunRecord)
+
+    async def runs(
+        self, *, session_id: str | None = None, status: RunStatus | None = None, limit: int = 100
+    ) -> list[RunRecord]:
+        """The caller's runs, newest first."""
+        params = {"session_id": session_id, "status": status and status.value, "limit": str(limit)}
+        return (await self._request("GET", "/runs", _Runs, params=params)).runs
+
+    async def page(self, run_id: str, after: int = 0, limit: int = 1000) -> Page:
+        """Part of the run's journal as it is stored, unmerged, without waiting. Raises `RunNotFound`."""
+        params = {"after": str(after), "limit": str(limit)}
+        return await self._request("GET", _path("runs", run_id, "events"), Page, params=params)
+
+    # -- sessions ---------------------------------------------------------------------------------------------------
+
+    async def create_session(self, session_id: str | None = None, *, state: dict[str, Any] | None = None) -> Session:
+        """A new session, or the one that has the id already."""
+        body = {"id": session_id or uuid.uuid4().hex, "state": state}
+        return await self._request("POST", "/sessions", Session, body=body)
+
+    async def sessions(self) -> list[Session]:
+        """The caller's sessions, latest used first."""
+        return (await self._request("GET", "/sessions", _Sessions)).sessions
+
+    async def session(self, session_id: str) -> Session:
+        """One session. Raises `SessionNotFound`."""
+        return await self._request("GET", _path("sessions", session_id), Session)
+
+    async def messages(self, session_id: str) -> list[Message]:
+        """The messages of the session's ended runs, oldest first. Raises `SessionNotFound`."""
+        return (await self._request("GET", _path("sessions", session_id, "messages"), _Messages)).messages
+
+    async def delete_session(self, session_id: str) -> None:
+        """Drop the session with its runs. Raises `SessionNotFound`, `SessionBusy`."""
+        await self._request("DELETE", _path("sessions", session_id), None, repeatable=False)
+
+    # -- requests ---------------------------------------------------------------------------------------------------
+
+    def _stream(self, run_id: str, last: int) -> Any:
+        headers = {"accept": "text/event-stream", "accept-encoding": "identity", "cache-control": "no-store"}
+        if last:
+            headers["last-event-id"] = str(last)
+        timeout = httpx.Timeout(self.limits.idle_timeout_s, connect=self.limits.connect_timeout_s)
+        return self._http.stream("GET", _path("runs", run_id, "events"), headers=headers, timeout=timeout)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        answer: type[_T] | None,
+        *,
+        params: Mapping[str, str | None] | None = None,
+        body: Any = None,
+        repeatable: bool = True,
+    ) -> _T:
+        """One request, made again where that is safe and may help."""
+        headers = {"accept": "application/json"}
+        content = None
+        if body is not None:
+            headers["content-type"], content = "application/json", msgspec.json.encode(body)
+        query = {name: value for name, value in (params or {}).items() if value is not None}
+        attempt = 0
+        while True:
+            attempt += 1
+            retry_after_s = 0.0
+            try:
+                response = await self._http.request(method, path, params=query, content=content, headers=headers)
+            except httpx.TransportError as error:
+                reached = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                if attempt >= self.limits.request_attempts_max or (reached and not repeatable):
+                    raise ConnectionLost(
+                        f"{self.base_url} does not answer ({error or type(error).__name__}); is the server running?"
+                    ) from error
+            else:
+                if response.is_success:
+                    return _decode_answer(response, answer)
+                refusal = _refusal(response)
+                again = response.status_code in RETRYABLE_STATUSES and (repeatable or refusal.retry_after_s is not None)
+                if not again or attempt >= self.limits.request_attempts_max:
+                    raise refusal
+                retry_after_s = refusal.retry_after_s or 0.0
+            await asyncio.sleep(self._wait_s(attempt, self.limits.retry_first_s, retry_after_s))
+
+    def _wait_s(self, attempt: int, first_s: float, retry_after_s: float) -> float:
+        """Exponential, with full jitter, so that the clients of a server that restarts do not come back as one."""
+        ceiling_s: float = min(self.limits.retry_max_s, first_s * 2.0 ** min(max(attempt - 1, 0), 32))
+        return min(self.limits.retry_max_s, max(retry_after_s, random.uniform(0, ceiling_s)))  # noqa: S311  # jitter
+
+
+class SyncClient:
+    """`GaplessClient` for code without an event loop: the same methods, blocking; `follow` is a generator.
+
+    For one thread at a time. Raises `UsageError` inside an event loop.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        *,
+        api_key: str | None = None,
+        limits: ClientLimits | None = None,
+        on_cut: Callable[[Cut], None] | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._client = GaplessClient(base_url, api_key=api_key, limits=limits, on_cut=on_cut, transport=transport)
+        self._loop = asyncio.Runner()
+
+    def close(self) -> None:
+        """Close the connections. Runs go on."""
+        self._call(self._client.aclose())
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _call(self, work: Coroutine[Any, Any, _T]) -> _T:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return self._loop.run(work)
+        work.close()
+        raise UsageError("SyncClient blocks, and this is an event loop: use GaplessClient")
+
+    def start(
+        self,
+        message: str | list[ContentPart],
+        *,
+        agent: str | None = None,
+        session_id: str | None = None,
+        run_id: str | None = None,
+        config: RunConfig | None = None,
+    ) -> RunRecord:
+        """See `GaplessClient.start`."""
+        return self._call(self._client.start(message, agent=agent, session_id=session_id, run_id=run_id, config=config))
+
+    def follow(self, run_id: str, after: int = 0) -> Generator[tuple[int, Event], None, None]:
+        """See `GaplessClient.follow`."""
+        stream = self._client.follow(run_id, after)
+
+        async def step() -> tuple[int, Event] | None:
+            return await anext(stream, None)
+
+        try:
+            while (item := self._call(step())) is not None:
+                yield item
+        finally:
+            self._call(stream.aclose())
+
+    def cancel(self, run_id: str) -> RunRecord:
+        """See `GaplessClient.cancel`."""
+        return self._call(self._client.cancel(run_id))
+
+    def answer(self, run_id: str, entries: list[ResumeEntry]) -> RunRecord:
+        """See `GaplessClient.answer`."""
+        return self._call(self._client.answer(run_id, entries))
+
+    def run(self, run_id: str) -> RunRecord:
+        """See `GaplessClient.run`."""
+        return self._call(self._client.run(run_id))
+
+    def runs(
+        self, *, session_id: str | None = None, status: RunStatus | None = None, limit: int = 100
+    ) -> list[RunRecord]:
+        """See `GaplessClient.runs`."""
+        return self._call(self._client.runs(session_id=session_id, status=status, limit=limit))
+
+    def page(self, run_id: str, after: int = 0, limit: int = 1000) -> Page:
+        """See `GaplessClient.page`."""
+        return self._call(self._client.page(run_id, after, limit))
+
+    def create_session(self, session_id: str | None = None, *, state: dict[str, Any] | None = None) -> Session:
+        """See `GaplessClient.create_session`."""
+        return self._call(self._client.create_session(session_id, state=state))
+
+    def sessions(self) -> list[Session]:
+        """See `GaplessClient.sessions`."""
+        return self._call(self._client.sessions())
+
+    def session(self, session_id: str) -> Session:
+        """See `GaplessClient.session`."""
+        return self._call(self._client.session(session_id))
+
+    def messages(self, session_id: str) -> list[Message]:
+        """See `GaplessClient.messages`."""
+        return self._call(self._client.messages(session_id))
+
+    def delete_session(self, session_id: str) -> None:
+        """See `GaplessClient.delete_session`."""
+        self._call(self._client.delete_session(session_id))
+
+
+def _path(*parts: str) -> str:
+    return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _decode(frame: Frame, run_id: str) -> tuple[int, Event]:
+    try:
+        return int(frame.id or ""), decode_event(frame.data or "")
+    except (ValueError, msgspec.DecodeError) as error:
+        raise StreamInvalid(
+            f"run {run_id}: the frame with id {frame.id!r} is no event of AG-UI 1.0 ({error}); is the client older "
+            "than the server?",
+            run_id=run_id,
+        ) from error
+
+
+def _check_content_type(response: httpx.Response, run_id: str) -> None:
+    content_type = response.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "text/event-stream":
+        raise StreamInvalid(
+            f"run {run_id}: {response.url} answered {content_type or 'without a content type'}, not an event stream",
+            run_id=run_id,
+        )
+
+
+def _decode_answer(response: httpx.Response, answer: type[_T] | None) -> _T:
+    if answer is None:
+        return None  # type: ignore[return-value]  # the caller takes no answer
+    try:
+        return msgspec.json.decode(response.content, type=answer)
+    except msgspec.DecodeError as error:
+        raise StreamInvalid(f"{response.url} answered what is no {answer.__name__}: is it a Gapless server?") from error
+
+
+def _refusal(response: httpx.Response) -> GaplessError:
+    """The error that an answer stands for."""
+    retry_after = response.headers.get("retry-after", "")
+    retry_after_s = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
+    try:
+        body = msgspec.json.decode(response.content, type=_Refusal).error
+    except msgspec.DecodeError:
+        message = f"{response.request.method} {response.url.copy_with(query=None)}: HTTP {response.status_code}"
+        return GaplessError(message, code="http_error", retry_after_s=retry_after_s)
+    error = error_for_code(body.code, body.message, run_id=body.run_id)
+    if type(error) is RunFailed and body.code != RunFailed.code:  # a code that is no run's
+        error = GaplessError(body.message, run_id=body.run_id, code=body.code)
+    error.retry_after_s = retry_after_s
+    return error
