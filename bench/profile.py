@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench.candidates import Candidate
-from bench.scenarios import Bench, MeasurementFailed, Results
+from bench.scenarios import Bench, MeasurementFailed, Results, Servers
 
 STREAMS = 500
 WINDOW_S = 4.0
@@ -41,7 +41,7 @@ def layer_of(frame: str) -> str:
 def profile(candidates: list[Candidate]) -> Results:
     """Profile each candidate; the figures are µs per event, from the server's CPU clock shared out by samples."""
     with ExitStack() as stack:
-        bench = Bench(quick=False, rounds=1, budget_s=120, wanted=(), stack=stack)
+        bench = Bench(quick=False, rounds=1, budget_s=120, wanted=(), servers=Servers(stack))
 
         def measure(candidate: Candidate) -> None:
             server = bench.server(candidate)

@@ -112,15 +112,15 @@ def head(results: dict[str, Any]) -> list[str]:
         "machine moves all of them.",
         "",
         *(["**A quick run: one round, small counts. Not for comparison.**", ""] if quick else []),
-        f"Machine: {', '.join(machine.values())}. All servers run under uvicorn with uvloop and httptools, one process, "
-        "the load client beside it on the same machine.",
+        f"Machine: {', '.join(machine.values())}. All servers run under uvicorn with uvloop and httptools, "
+        "one process, the load client beside it on the same machine.",
         "",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
         "",
         "How it is measured: the agents are scripted and yield chunks of 4 characters, an event each. CPU is the "
-        "operating system's count for all processes and threads of the server (the Redis server apart), read at the start and at "
-        "the end of the counted time. A chunk's text is the time at which it was due, so lateness covers the "
-        "agent's timer, the journal, the socket and the client. Every answer is checked to be complete. Figures are "
+        "operating system's count for all processes and threads of the server (the Redis server apart), read at the "
+        "start and at the end of the counted time. A chunk's text is the time at which it was due, so lateness "
+        "covers the agent's timer, the journal, the socket and the client. Every answer is checked to be complete. Figures are "
         "medians of the rounds, with the smallest and the largest in brackets.",
         "",
     ]
@@ -504,8 +504,9 @@ def repeat(results: dict[str, Any]) -> list[str]:
         "## How to repeat",
         "",
         "`scripts/bench` measures all of this again (about 15 minutes, on a machine that does nothing else), "
-        "`scripts/bench --quick` a part of it in 2 minutes, `--only ramp` one scenario, merged into the stored results. "
-        "`--profile` says where the time goes. The figures of every round are in [performance/results.json](performance/results.json).",
+        "`scripts/bench --quick` a part of it in 2 minutes, `--only ramp` one scenario, merged into the stored "
+        "results. `--profile` says where the time goes. The figures of every round are in "
+        "[performance/results.json](performance/results.json).",
         "",
         *table(["scenario", "commit", "measured", "seconds"], rows),
     ]

@@ -42,18 +42,61 @@ class Results:
             row["values"].setdefault(name, []).append(value)
 
 
+class Servers:
+    """Servers that are started when they are first needed and run until the `stack` closes."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._running: dict[str, process.Server] = {}
+        self._failed: dict[str, process.ServerFailed] = {}
+        self._numbers = itertools.count()
+
+    def key(self) -> str:
+        """A run or session id that no server of these has seen."""
+        return f"bench-{next(self._numbers)}"
+
+    def get(self, candidate: Candidate) -> process.Server:
+        """The candidate's server. Raises `ServerFailed`."""
+        name = candidate.name
+        if name in self._failed:
+            raise self._failed[name]
+        if name not in self._running:
+            try:
+                self._running[name] = self._stack.enter_context(process.serving(candidate))
+            except process.ServerFailed as error:
+                self._failed[name] = error
+                raise
+        return self._running[name]
+
+    def load(self, server: process.Server, connections: list[list[dict[str, Any]]], **spec: Any) -> dict[str, Any]:
+        """Run the load client. Raises `MeasurementFailed` when an answer was not as expected."""
+        result = process.load(
+            {
+                "port": server.port,
+                "pids": server.pids,
+                "protocol": server.candidate.protocol,
+                "deadline_s": 60,
+                "connections": connections,
+                **spec,
+            }
+        )
+        if result["error_count"]:
+            raise MeasurementFailed(f"{result['error_count']} answers were wrong: {result['errors'][:2]}")
+        return result
+
+
 class Bench:
     """One scenario's run: its servers, its rounds, its results."""
 
-    def __init__(self, quick: bool, rounds: int, budget_s: float, wanted: Sequence[str], stack: ExitStack) -> None:
+    def __init__(self, quick: bool, rounds: int, budget_s: float, wanted: Sequence[str], servers: Servers) -> None:
         self.quick = quick
         self.rounds = rounds
         self.results = Results()
         self.deadline = time.monotonic() + budget_s
         self.wanted = wanted
-        self.stack = stack
-        self.servers: dict[str, process.Server] = {}
-        self.keys = itertools.count()
+        self.server = servers.get
+        self.load = servers.load
+        self.key = servers.key
 
     # ------------------------------------------------------------------------------------------------- candidates
 
@@ -80,35 +123,10 @@ class Bench:
                     measure(candidate)
                 except (process.ServerFailed, MeasurementFailed, RuntimeError, OSError) as error:
                     self.results.skipped[candidate.name] = str(error)
-                    print(f"    left out: {error}", file=sys.stderr)
+                    print(f"    left out: {candidate.name}: {error}", file=sys.stderr)
             longest_s = max(longest_s, time.monotonic() - began)
 
-    def server(self, candidate: Candidate) -> process.Server:
-        """The candidate's server, started at its first use and kept for the scenario. Raises `ServerFailed`."""
-        if candidate.name not in self.servers:
-            self.servers[candidate.name] = self.stack.enter_context(process.serving(candidate))
-        return self.servers[candidate.name]
-
-    # ------------------------------------------------------------------------------------------------ measurements
-
-    def load(self, server: process.Server, connections: list[list[dict[str, Any]]], **spec: Any) -> dict[str, Any]:
-        """Run the load client. Raises `MeasurementFailed` when an answer was not as expected."""
-        result = process.load(
-            {
-                "port": server.port,
-                "pids": server.pids,
-                "protocol": server.candidate.protocol,
-                "deadline_s": 60,
-                "connections": connections,
-                **spec,
-            }
-        )
-        if result["error_count"]:
-            raise MeasurementFailed(f"{server.candidate.name}: {result['error_count']} errors: {result['errors'][:2]}")
-        return result
-
-    def key(self) -> str:
-        return f"bench-{next(self.keys)}"
+    # ------------------------------------------------------------------------------------------------ requests
 
     def request(self, candidate: Candidate, message: str, n: int, **more: Any) -> dict[str, Any]:
         """A request for a run of n chunks."""
@@ -152,12 +170,12 @@ def throughput(bench: Bench) -> None:
 def paced(bench: Bench) -> None:
     """CPU per event at 50 events a second per stream."""
     streams_of = {"generator": 500, "pydantic-ai": 50, "adk": 25}
-    window_s = 1.5
+    window_s = 1.0 if bench.quick else 1.5
 
     def measure(candidate: Candidate) -> None:
         # FastAPI's own SSE is past its limit at 500.
         streams = 200 if candidate.name == "fastapi" else streams_of[candidate.agent]
-        fill_s = 1.5 if candidate.agent == "generator" else 0.7
+        fill_s = 1.2 if candidate.agent == "generator" else 0.7
         n = int(HZ * (fill_s + 0.3 + window_s))
         if candidate.alone:
             result = process.alone(candidate.agent, streams, HZ, n, window_s)
@@ -175,20 +193,25 @@ def paced(bench: Bench) -> None:
         bench.results.add(candidate.name, {"streams": streams}, **per_event(result), **late)
 
     framework_stores = ("", "memory") if bench.quick else ("", "memory", "sqlite", "redis")
+    others = ("sse-starlette", "fastapi") if bench.quick else ()
     bench.alternate(
-        [c for c in bench.candidates() if c.agent == "generator" or c.store in framework_stores],
+        [
+            candidate
+            for candidate in bench.candidates()
+            if candidate.name not in others and (candidate.agent == "generator" or candidate.store in framework_stores)
+        ],
         measure,
     )
 
 
 def ramp(bench: Bench) -> None:
     """Streams at 50 events a second until p99 lateness passes 50 ms: a coarse ramp, then fine ones around its end."""
-    first = {"generator": 200, "pydantic-ai": 20, "adk": 20}
-    window_s, settle_s = 1.0, 0.3
+    first = {"generator": 500 if bench.quick else 200, "pydantic-ai": 20, "adk": 20}
+    window_s, settle_s = (0.7, 0.2) if bench.quick else (1.0, 0.3)
     held: dict[str, int] = {}
 
     def measure(candidate: Candidate) -> None:
-        coarse = 1.7 if bench.quick else 1.3
+        coarse = 1.8 if bench.quick else 1.3
         start, factor = (held[candidate.name], 1.06) if candidate.name in held else (first[candidate.agent], coarse)
         levels = [int(start * factor**i) for i in range(14)]
         n = int(HZ * (len(levels) * (window_s + settle_s) + 10))
@@ -363,7 +386,7 @@ def turns(bench: Bench) -> None:
 
 def wires(bench: Bench) -> None:
     """Bytes of the body per 4-character chunk, on every wire."""
-    n, hz = 200, 200.0
+    n, hz = 100, 200.0
     bench.rounds = 1
 
     def measure(candidate: Candidate) -> None:
@@ -482,14 +505,13 @@ SCENARIOS = {
 }
 
 
-def run(name: str, quick: bool, rounds: int | None, wanted: Sequence[str]) -> Results:
-    """Measure one scenario, in a fresh set of servers."""
+def run(name: str, quick: bool, rounds: int | None, wanted: Sequence[str], servers: Servers) -> Results:
+    """Measure one scenario."""
     scenario = SCENARIOS[name]
     count = rounds or (scenario.quick_rounds if quick else 5)
-    with ExitStack() as stack:
-        bench = Bench(quick, count, scenario.budget_s, wanted, stack)
-        scenario.run(bench)
-        return bench.results
+    bench = Bench(quick, count, scenario.budget_s, wanted, servers)
+    scenario.run(bench)
+    return bench.results
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
