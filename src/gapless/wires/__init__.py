@@ -12,6 +12,7 @@ __all__ = ["wire"]
 _WIRES = {
     "ag-ui": "gapless.wires.agui:AGUIEncoder",
     "text": "gapless.wires.text:TextEncoder",
+    "vercel": "gapless.wires.vercel:VercelEncoder",
 }
 
 

@@ -68,7 +68,8 @@ class Encoder(ABC):
     def skip(self, events: Iterable[bytes]) -> None:
         """Fold events that the client has seen already."""
         for event in events:
-            self.frames(event)
+            if self.frames(event):
+                self._retry = False  # told in the stream's first frame, and in no other
 
     def id_of(self, seq: int) -> bytes:
         """The id of the last frame of event `seq`."""
@@ -87,6 +88,8 @@ class Encoder(ABC):
             for part, data in enumerate(frames, 1):
                 if part > skip_parts:
                     out.append(self._frame(id if part == last else b"%b.%d" % (id, part), data))
+                else:
+                    self._retry = False
             skip_parts = 0
         return b"".join(out)
 
