@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -214,7 +215,7 @@ def test_any_text_cut_anywhere_in_utf16_comes_out_as_if_uncut(text: str, cuts: l
     """Deltas that were cut between the halves of a pair, as JavaScript models cut them."""
     units = text.encode("utf-16-le", "surrogatepass")
     edges = sorted({0, len(units), *(2 * cut for cut in cuts if 2 * cut < len(units))})
-    pieces = [units[a:b].decode("utf-16-le", "surrogatepass") for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [units[a:b].decode("utf-16-le", "surrogatepass") for a, b in itertools.pairwise(edges)]
     assert record(*pieces)[1].fold.text == units.decode("utf-16-le", "replace")
 
 
@@ -233,7 +234,7 @@ def test_a_delta_over_the_limit_is_split():
 
 
 def test_a_sealed_recorder_takes_nothing():
-    events, recorder = record("a")
+    _events, recorder = record("a")
     recorder.seal()
     recorder.add("b")
     assert recorder.fold.text == "a"

@@ -542,23 +542,28 @@ class Runner:
 
     # -- keeping the lease ------------------------------------------------------------------------------------------
 
+    async def sweep(self) -> None:
+        """Renew this worker's lease and close the runs of workers that lost theirs. Done by itself several times a
+        lease. Raises `StoreUnavailable`."""
+        try:
+            await self.store.renew()
+            for orphan in await self.store.take_over(self._lease_s):
+                self._spawn(self._close_orphan(orphan))
+        except WorkerFenced:
+            await self._register_again()
+
     async def _keep(self) -> None:
-        """Renew this worker's lease, close what dead workers left, drop what is past its retention."""
+        """Sweep, and now and then drop the events that are past their retention."""
         expire_at = time.monotonic() + EXPIRE_EVERY_S / 10
         while True:
             try:
-                for orphan in await self.store.take_over(self._lease_s):
-                    self._spawn(self._close_orphan(orphan))
+                await self.sweep()
                 if self._retention_s is not None and time.monotonic() > expire_at:
                     expire_at = time.monotonic() + EXPIRE_EVERY_S
                     await self.store.expire(_now_ms() - int(self._retention_s * 1000))
-                await asyncio.sleep(self._lease_s / RENEWALS_PER_LEASE)
-                await self.store.renew()
-            except WorkerFenced:
-                await self._register_again()
             except StoreUnavailable as error:
                 log.warning("worker %s: lease not renewed: %s", self.worker_id, error)
-                await asyncio.sleep(self._lease_s / RENEWALS_PER_LEASE)
+            await asyncio.sleep(self._lease_s / RENEWALS_PER_LEASE)
 
     async def _close_orphan(self, record: RunRecord) -> None:
         """Close the run of a worker that is gone: what it had shown stays, marked as interrupted."""

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import contextvars
 import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from gapless.agents.base import AgentItem, RunContext
-from gapless.errors import AgentInvalid
+from gapless.errors import AgentInvalid, LimitReached
 
 __all__ = ["FunctionAgent"]
 
 SYNC_THREADS_MAX = 256
-"""Sync agents that run at once in this process; further ones wait for a thread."""
+"""Sync agents that run at once in this process; a further one is refused."""
 AHEAD_ITEMS_MAX = 64
 """How far a sync generator may run ahead of the journal."""
 
-_threads = ThreadPoolExecutor(max_workers=SYNC_THREADS_MAX, thread_name_prefix="gapless-agent")
+_threads = threading.BoundedSemaphore(SYNC_THREADS_MAX)
 
 
 class FunctionAgent:
@@ -46,9 +46,7 @@ class FunctionAgent:
             if inspect.isawaitable(result):
                 result = await result
         else:
-            loop = asyncio.get_running_loop()
-            context = contextvars.copy_context()
-            result = await loop.run_in_executor(_threads, lambda: context.run(self._function, *arguments))
+            result = await _in_thread(self._function, *arguments)
             if inspect.isawaitable(result):
                 result = await result
         if isinstance(result, AsyncIterator):
@@ -64,6 +62,49 @@ class FunctionAgent:
             close = getattr(items, "aclose", None)
             if close is not None:
                 await close()
+
+
+def _start_thread(work: Callable[[], None]) -> None:
+    """Run `work` in a daemon thread: one that hangs must not keep the process from ending.
+
+    Raises `LimitReached` when `SYNC_THREADS_MAX` are running."""
+    if not _threads.acquire(blocking=False):
+        raise LimitReached(f"{SYNC_THREADS_MAX} sync agents are running in this process", retry_after_s=1)
+
+    def run(context: contextvars.Context) -> None:
+        try:
+            context.run(work)
+        finally:
+            _threads.release()
+
+    threading.Thread(target=run, args=(contextvars.copy_context(),), name="gapless-agent", daemon=True).start()
+
+
+async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[Any] = loop.create_future()
+
+    def deliver(value: Any, error: BaseException | None) -> None:
+        if result.cancelled():
+            return
+        if error is None:
+            result.set_result(value)
+        else:
+            result.set_exception(error)
+
+    def work() -> None:
+        value, error = None, None
+        try:
+            value = function(*arguments)
+        except StopIteration as stop:  # which no future can carry
+            error = RuntimeError(f"the agent raised {stop!r}")
+        except BaseException as raised:  # delivered to the run, whatever it is
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is gone
+            loop.call_soon_threadsafe(deliver, value, error)
+
+    _start_thread(work)
+    return await result
 
 
 def _arguments(function: Callable[..., Any], name: str) -> Callable[[RunContext], tuple[Any, ...]]:
@@ -126,6 +167,10 @@ async def _iterate_in_thread(iterator: Iterator[Any]) -> AsyncIterator[AgentItem
     loop = asyncio.get_running_loop()
     ahead = _Ahead()
 
+    def tell() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is gone
+            loop.call_soon_threadsafe(ahead.wake.set)
+
     def work() -> None:
         try:
             for item in iterator:
@@ -133,7 +178,7 @@ async def _iterate_in_thread(iterator: Iterator[Any]) -> AsyncIterator[AgentItem
                 if ahead.stopped:
                     break
                 ahead.items.append(item)
-                loop.call_soon_threadsafe(ahead.wake.set)
+                tell()
         except BaseException as error:  # delivered to the run, whatever it is
             ahead.error = error
         finally:
@@ -143,10 +188,9 @@ async def _iterate_in_thread(iterator: Iterator[Any]) -> AsyncIterator[AgentItem
                 if close is not None:
                     close()
             else:
-                loop.call_soon_threadsafe(ahead.wake.set)
+                tell()
 
-    context = contextvars.copy_context()
-    _threads.submit(context.run, work)
+    _start_thread(work)
     try:
         while True:
             if ahead.items:

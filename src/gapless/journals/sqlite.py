@@ -215,7 +215,7 @@ class SQLiteStore(Store):
                 log.warning("store %s: could not unregister: %s", self.path, error)
             db, self._db = self._db, None
             self._tails.clear()
-            await asyncio.to_thread(db.close)  # the last connection checkpoints
+            db.close()  # not in a thread: at the interpreter's exit there are none to be had
         self._listener = None
 
     def _unregister(self, db: sqlite3.Connection) -> None:

@@ -1,0 +1,706 @@
+"""Runs: started once, ended once, whatever happens to them; sessions that remember; turns in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gapless import Limits, RunConfig, Runner
+from gapless.agents.base import RunContext
+from gapless.errors import (
+    AgentFailed,
+    AgentInvalid,
+    AgentNotFound,
+    CursorExpired,
+    InputInvalid,
+    InputTooLarge,
+    LimitReached,
+    RunConflict,
+    RunLimit,
+    RunNotFound,
+    RunTimeout,
+    SessionBusy,
+    SessionNotFound,
+    ShuttingDown,
+    UsageError,
+)
+from gapless.events import (
+    AssistantMessage,
+    CustomEvent,
+    Event,
+    ImagePart,
+    Interrupt,
+    ResumeEntry,
+    RunErrorEvent,
+    RunFinishedCancelledOutcome,
+    RunFinishedEvent,
+    RunFinishedInterruptOutcome,
+    RunStartedEvent,
+    StateSnapshotEvent,
+    TextMessageContentEvent,
+    TokenUsage,
+    ToolCallArgsEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+    UrlSource,
+    text_of,
+)
+from gapless.journals.contract import RunStatus
+from gapless.journals.memory import Memory, MemoryStore
+from support.agents import Gated
+from support.agui import check_order
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'gapless.db'}"
+
+
+async def echo(message: str) -> AsyncIterator[str]:
+    for word in ("you", " said ", message):
+        yield word
+
+
+async def events_of(runner: Runner, run_id: str) -> list[Event]:
+    events = [event async for event in (await runner.attach(run_id)).events()]
+    check_order(events)
+    assert sum(ends(event) for event in events) == 1
+    return events
+
+
+def ends(event: Event) -> bool:
+    return isinstance(event, RunErrorEvent) or (
+        isinstance(event, RunFinishedEvent) and not isinstance(event.outcome, RunFinishedInterruptOutcome)
+    )
+
+
+async def until(run: Any, position: int) -> None:
+    """Until the run's journal has that many events."""
+    async with contextlib.aclosing(run.entries()) as entries:
+        async for seq, _ in entries:
+            if seq >= position:
+                return
+
+
+# -- a run -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_run_from_message_to_record(store: str):
+    async with Runner(echo, store=store) as runner:
+        run = await runner.start("hello", session_id="s", run_id="r")
+        response = await run.collect()
+        assert (response.text, response.chunks) == ("you said hello", ["you", " said ", "hello"])
+        record = await run.record()
+        assert (record.status, record.last_seq, record.session_id) == (RunStatus.FINISHED, 7, "s")
+        assert record.created_at <= (record.started_at or 0) <= (record.ended_at or 0)
+        await events_of(runner, "r")
+
+
+async def test_run_async_yields_typed_events_and_takes_both_spellings(store: str):
+    class Session:
+        id = "s"
+
+    class Content:
+        parts = (type("Part", (), {"text": "adk"})(),)
+
+    async with Runner(app_name="app", agent=echo, store=store) as runner:
+        plain = [event async for event in runner.run_async("draft", session=Session())]
+        content = [
+            event async for event in runner.run_async(new_message=Content(), session_id="s", user_id="anonymous")
+        ]
+        assert isinstance(plain[0], RunStartedEvent)
+        assert plain[0].thread_id == content[0].thread_id == "s"  # type: ignore[union-attr]  # checked above
+        assert "".join(e.delta for e in content if isinstance(e, TextMessageContentEvent)) == "you said adk"
+
+
+def test_run_blocks_for_code_without_an_event_loop(store: str):
+    runner = Runner(echo, store=store)
+    for _ in range(2):
+        events = list(runner.run("sync", session_id="s"))
+        assert "".join(e.delta for e in events if isinstance(e, TextMessageContentEvent)) == "you said sync"
+
+
+async def test_run_refuses_to_block_an_event_loop():
+    runner = Runner(echo)
+    with pytest.raises(UsageError, match="run_async"):
+        next(iter(runner.run("x")))
+
+
+async def test_text_comes_in_the_sizes_asked_for(store: str):
+    async def letters(message: str) -> AsyncIterator[str]:
+        for letter in "abcdefghij":
+            yield letter
+
+    async with Runner(letters, store=store) as runner:
+        run = await runner.start("x")
+        assert [text async for text in run.text(min_chars=4)] == ["abcd", "efgh", "ij"]
+
+
+async def test_held_text_goes_out_after_the_delay():
+    agent = Gated("a", "b")
+    async with Runner(agent) as runner:
+        run = await runner.start("x")
+        texts = run.text(min_chars=100, max_delay_ms=1)
+        agent.let()
+        assert await anext(texts) == "a"  # though nothing follows it
+        agent.let(2)
+        assert [text async for text in texts] == ["b"]
+
+
+async def test_leaving_a_run_stream_cancels_its_run():
+    agent = Gated("a", "b")
+    async with Runner(agent) as runner:
+        agent.let()
+        async with runner.run_stream("x") as stream:
+            async for text in stream.stream_text():
+                assert text == "a"
+                break
+        assert (await stream.run.record()).status is RunStatus.CANCELLED
+        assert agent.stopped.is_set()
+
+
+# -- starting ----------------------------------------------------------------------------------------------------------
+
+
+async def test_starting_twice_is_one_run(store: str):
+    agent = Gated("a")
+    async with Runner(agent, store=store) as runner:
+        first = await runner.start("x", run_id="r")
+        second = await runner.start("x", run_id="r")
+        agent.let(2)
+        assert (await first.collect()).text == (await second.collect()).text == "a"
+        third = await runner.start("x", run_id="r")  # also when it has ended
+        assert third.session_id == first.session_id
+        assert agent.runs == 1
+
+
+async def test_many_starts_at_once_are_one_run(store: str):
+    calls = 0
+
+    async def counted(message: str) -> str:
+        nonlocal calls
+        calls += 1
+        return "once"
+
+    async with Runner(counted, store=store) as runner:
+        runs = await asyncio.gather(*(runner.start("x", run_id="r") for _ in range(10)))
+        assert {(await run.collect()).text for run in runs} == {"once"}
+        assert calls == 1
+
+
+@pytest.mark.parametrize("other", [{"message": "y"}, {"session_id": "t"}, {"user_id": "eve"}, {"agent": "b"}])
+async def test_another_request_under_the_same_id_is_a_conflict(store: str, other: dict[str, str]):
+    async with Runner(agents={"a": echo, "b": echo}, store=store) as runner:
+        request = {"message": "x", "session_id": "s", "agent": "a"}
+        await (await runner.start(**request, run_id="r")).wait()
+        with pytest.raises(RunConflict, match="run r exists") as caught:
+            await runner.start(**{**request, **other}, run_id="r")
+        assert caught.value.run_id == "r"
+
+
+@pytest.mark.parametrize("bad", ["", "a b", "a\n", "x" * 97, "é", "a/b", "\x00"])
+async def test_ids_have_a_form(bad: str):
+    async with Runner(echo) as runner:
+        with pytest.raises(InputInvalid, match="run id"):
+            await runner.start("x", run_id=bad)
+        with pytest.raises(InputInvalid, match="session id"):
+            await runner.start("x", session_id=bad)
+
+
+@pytest.mark.parametrize("empty", ["", [], 5, None, [{"type": "nonsense"}]])
+async def test_a_message_has_content(empty: object):
+    async with Runner(echo) as runner:
+        with pytest.raises(InputInvalid):
+            await runner.start(empty)
+
+
+async def test_parts_reach_the_agent(store: str):
+    seen: list[RunContext] = []
+
+    async def look(ctx: RunContext) -> str:
+        seen.append(ctx)
+        return "ok"
+
+    async with Runner(look, store=store) as runner:
+        image = {"type": "image", "source": {"type": "url", "value": "https://example.org/a.png"}}
+        await (await runner.start([{"type": "text", "text": "look"}, image], session_id="s")).collect()
+        assert seen[0].message == "look"
+        assert seen[0].content[1] == ImagePart(source=UrlSource(value="https://example.org/a.png"))
+        assert (await runner.messages("s"))[0].content == seen[0].content
+
+
+async def test_surrogates_and_nul_in_a_message(store: str):
+    async with Runner(echo, store=store) as runner:
+        run = await runner.start("a\x00\ud800b", session_id="s")
+        assert (await run.collect()).text == "you said a\x00\ufffdb"
+        assert text_of((await runner.messages("s"))[0].content) == "a\x00\ufffdb"
+
+
+async def test_unknown_names_say_what_there_is():
+    async with Runner(agents={"a": echo, "b": echo}) as runner:
+        with pytest.raises(AgentNotFound, match="there are: a, b"):
+            await runner.start("x", agent="c")
+        with pytest.raises(RunNotFound, match="no run nope"):
+            await runner.attach("nope")
+        with pytest.raises(SessionNotFound, match="no session nope"):
+            await runner.messages("nope")
+    with pytest.raises(AgentNotFound, match="no agent is registered"):
+        await Runner().start("x")
+
+
+async def test_limits_of_admission():
+    agent = Gated("a")
+    limits = Limits(runs_active_max=2, runs_active_per_user_max=1, message_chars_max=10)
+    async with Runner(agent, limits=limits) as runner:
+        with pytest.raises(InputTooLarge, match="message_chars_max=10"):
+            await runner.start("x" * 11)
+        await runner.start("x", user_id="a")
+        with pytest.raises(LimitReached, match="runs_active_per_user_max=1") as caught:
+            await runner.start("x", user_id="a")
+        assert caught.value.retry_after_s is not None
+        await runner.start("x", user_id="b")
+        with pytest.raises(LimitReached, match="runs_active_max=2"):
+            await runner.start("x", user_id="c")
+
+
+# -- failing -----------------------------------------------------------------------------------------------------------
+
+
+async def raises_before(message: str) -> AsyncIterator[str]:
+    raise ValueError("secret: " + message)
+    yield ""
+
+
+async def raises_after(message: str) -> AsyncIterator[str]:
+    yield "shown"
+    raise ValueError("secret: " + message)
+
+
+async def yields_a_number(message: str) -> AsyncIterator[Any]:
+    yield "shown"
+    yield 5
+
+
+async def says_it_failed(message: str) -> AsyncIterator[Any]:
+    yield "shown"
+    yield RunErrorEvent(message="no more", code="quota")
+
+
+@pytest.mark.parametrize(
+    ("agent", "error", "code", "shown"),
+    [
+        (raises_before, AgentFailed, "agent_failed", ""),
+        (raises_after, AgentFailed, "agent_failed", "shown"),
+        (yields_a_number, AgentInvalid, "agent_invalid", "shown"),
+        (says_it_failed, Exception, "quota", "shown"),
+    ],
+)
+async def test_an_agent_that_fails(
+    store: str, agent: Any, error: type[Exception], code: str, shown: str, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO)
+    async with Runner(agent, store=store) as runner:
+        run = await runner.start("word", session_id="s", run_id="r")
+        with pytest.raises(error) as caught:
+            await run.collect()
+        assert (caught.value.code, caught.value.text, caught.value.run_id) == (code, shown, "r")  # type: ignore[attr-defined]
+        record = await run.record()
+        assert record.status is RunStatus.FAILED
+        assert record.error is not None
+        assert record.error["code"] == code
+        events = await events_of(runner, "r")
+        assert "secret" not in str(events[-1]), "an exception's text is not for clients"
+        user, answer = await runner.messages("s")
+        assert isinstance(answer, AssistantMessage)
+        assert (user.content, answer.content) == ("word", shown)
+        assert answer.metadata is not None
+        assert answer.metadata["interrupted"] is True
+        assert answer.metadata["error"]["code"] == code
+        run = await runner.start("again", agent=echo, session_id="s")  # and the session goes on
+        assert (await run.collect()).text == "you said again"
+    assert "word" not in caplog.text, "a message's text is not for logs"
+
+
+async def test_cancel_at_every_position(store: str):
+    items = [
+        "a",
+        ToolCallStartEvent(tool_call_id="t", tool_call_name="f"),
+        ToolCallArgsEvent(tool_call_id="t", delta='{"x": 1}'),
+        ToolCallResultEvent(message_id="m", tool_call_id="t", content="ok"),
+        "b",
+        CustomEvent(name="n", value=1),
+        "c",
+    ]
+    async with Runner(echo, store=store) as runner:
+        for position in range(len(items) + 1):
+            agent = Gated(*items)
+            run = await runner.start("x", agent=agent, session_id="s", run_id=f"r{position}")
+            agent.let(position)
+            await agent.waits_for(position)
+            await run.cancel()
+            await run.cancel()
+            record = await run.wait()
+            assert agent.stopped.is_set()
+            assert record.status is RunStatus.CANCELLED
+            last = (await events_of(runner, run.id))[-1]
+            assert isinstance(last, RunFinishedEvent)
+            assert isinstance(last.outcome, RunFinishedCancelledOutcome)
+            response = await run.collect()
+            assert response.text == "".join(item for item in items[:position] if isinstance(item, str))
+            assert response.cancelled
+            assert (await (await runner.start("next", session_id="s")).collect()).text == "you said next"
+
+
+async def test_cancel_of_an_ended_run_changes_nothing(store: str):
+    async with Runner(echo, store=store) as runner:
+        run = await runner.start("x")
+        before = await run.wait()
+        await run.cancel()
+        assert await run.record() == before
+
+
+async def test_an_agent_that_ignores_its_cancel_is_left_behind(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gapless.execution.CLEANUP_S_MAX", 0.01)
+    release = asyncio.Event()
+
+    async def stubborn(message: str) -> AsyncIterator[str]:
+        yield "shown"
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+        yield "too late"
+
+    async with Runner(stubborn) as runner:
+        run = await runner.start("x")
+        await until(run, 3)
+        await run.cancel()
+        assert (await run.wait()).status is RunStatus.CANCELLED
+        release.set()
+        assert (await run.collect()).text == "shown"
+
+
+@pytest.mark.parametrize(
+    ("config", "items", "named"),
+    [
+        (RunConfig(timeout=0.05), ["a"], "timeout=0.05 s"),
+        (RunConfig(first_event_timeout=0.05), [], "first_event_timeout=0.05 s"),
+        (RunConfig(idle_timeout=0.05), ["a"], "idle_timeout=0.05 s"),
+    ],
+)
+async def test_timeouts_are_named_and_keep_what_was_shown(store: str, config: RunConfig, items: list[str], named: str):
+    agent = Gated(*items)
+    agent.let(len(items))
+    async with Runner(agent, store=store) as runner:
+        run = await runner.start("x", config=config)
+        with pytest.raises(RunTimeout, match=named) as caught:
+            await run.collect()
+        assert caught.value.text == "".join(items)
+        assert agent.stopped.is_set()
+
+
+async def test_a_first_event_in_time_ends_the_first_event_timeout():
+    agent = Gated("a", "b")
+    async with Runner(agent) as runner:
+        run = await runner.start("x", config=RunConfig(first_event_timeout=0.1))
+        agent.let()
+        await until(run, 3)
+        done, _ = await asyncio.wait({asyncio.ensure_future(run.wait())}, timeout=0.3)
+        assert not done
+        agent.let(2)
+        assert (await run.collect()).text == "ab"
+
+
+def test_durations_are_positive():
+    for name in ("timeout", "first_event_timeout", "idle_timeout", "max_llm_calls", "coalesce_ms"):
+        with pytest.raises(ValueError, match=name):
+            RunConfig(**{name: 0})
+
+
+async def test_a_journal_has_a_length():
+    async def endless(message: str) -> AsyncIterator[str]:
+        while True:
+            yield "x"
+
+    async with Runner(endless, limits=Limits(journal_events_max=1000)) as runner:
+        with pytest.raises(RunLimit, match="journal_events_max=1000"):
+            await (await runner.start("x")).collect()
+
+
+# -- a worker's end ----------------------------------------------------------------------------------------------------
+
+
+async def test_closing_lets_runs_finish_in_their_time(store: str):
+    agent = Gated("a")
+    runner = await Runner(agent, store=store).open()
+    run = await runner.start("x", run_id="r")
+    closing = asyncio.ensure_future(runner.close(grace_s=60))
+    await asyncio.sleep(0)
+    with pytest.raises(ShuttingDown):
+        await runner.start("another")
+    agent.let(2)
+    await closing
+    assert run.id == "r"
+    if store != "memory://":
+        async with Runner(agent, store=store) as later:
+            assert (await (await later.attach("r")).collect()).text == "a"
+
+
+async def test_closing_ends_what_does_not_finish(tmp_path: Path):
+    store = f"sqlite:///{tmp_path / 'gapless.db'}"
+    agent = Gated("a")
+    agent.let()
+    async with Runner(agent, store=store) as runner:
+        run = await runner.start("x", run_id="r")
+        await until(run, 3)
+    async with Runner(agent, store=store) as later:
+        record = await later.get_run("r")
+        assert record.error is not None
+        assert record.error["code"] == "shutting_down"
+        await events_of(later, "r")
+
+
+async def test_the_run_of_a_lost_worker_is_closed_once_and_the_lost_one_can_write_no_more():
+    memory, now = Memory(), [0.0]
+    agent = Gated("shown", "never seen")
+
+    def worker(agent: Any) -> Runner:
+        return Runner(agent, store=MemoryStore(memory, monotonic=lambda: now[0]), lease_s=1000)
+
+    lost, others = worker(agent), [worker(echo), worker(echo)]
+    await lost.open()
+    run = await lost.start("x", session_id="s", run_id="r")
+    agent.let()
+    await until(run, 3)
+    for other in others:
+        await other.open()
+    for _ in range(6):  # a lease and a half, in which it does not renew
+        assert not (await others[0].get_run("r")).status.ended or now[0] > 1000
+        now[0] += 250
+        await asyncio.gather(*(other.sweep() for other in others))
+    record = await (await others[0].attach("r")).wait()
+    assert record.error is not None
+    assert record.error["code"] == "worker_lost"
+    events = await events_of(others[1], "r")
+    agent.let(2)  # the lost one wakes up
+    await agent.stopped.wait()
+    assert await events_of(others[1], "r") == events
+    answer = (await others[1].messages("s"))[-1]
+    assert answer.content == "shown"
+    assert answer.metadata is not None
+    assert answer.metadata["error"]["code"] == "worker_lost"
+    assert (await (await others[1].start("next", session_id="s")).collect()).text == "you said next"
+    for runner in (lost, *others):
+        await runner.close()
+
+
+# -- sessions ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_session_remembers(store: str):
+    seen: list[list[str]] = []
+
+    async def remember(ctx: RunContext) -> str:
+        seen.append(
+            [f"{m.role if hasattr(m, 'role') else type(m).__name__}:{text_of(m.content)}" for m in ctx.messages]
+        )  # type: ignore[union-attr,arg-type]
+        ctx.native = f"native {ctx.message}".encode()
+        natives.append(list(ctx.native_history))
+        return f"answer to {ctx.message}"
+
+    natives: list[list[bytes]] = []
+    async with Runner(remember, store=store) as runner:
+        for message in ("one", "two", "three"):
+            await (await runner.start(message, session_id="s")).collect()
+        assert [len(messages) for messages in seen] == [1, 3, 5]
+        assert seen[2][-1].endswith("three")
+        assert "answer to one" in seen[2][1]
+        assert natives == [[], [b"native one"], [b"native one", b"native two"]]
+        assert (await runner.get_session("s")).title == "one"
+        assert [run.message for run in await runner.list_runs(session_id="s")] == ["three", "two", "one"]
+
+
+async def test_state_is_kept_with_the_session(store: str):
+    async def count(ctx: RunContext) -> AsyncIterator[Any]:
+        ctx.state["n"] = ctx.state.get("n", 0) + 1
+        yield str(ctx.state["n"])
+
+    async def snapshot(ctx: RunContext) -> AsyncIterator[Any]:
+        yield StateSnapshotEvent(snapshot={"n": 10})
+
+    async with Runner(agents={"count": count, "snapshot": snapshot}, store=store) as runner:
+        for expected, agent in (("1", "count"), ("2", "count"), ("", "snapshot"), ("11", "count")):
+            run = await runner.start("x", agent=agent, session_id="s")
+            assert (await run.collect()).text == expected
+
+
+async def test_result_and_usage_go_with_the_end(store: str):
+    async def counted(ctx: RunContext) -> AsyncIterator[str]:
+        ctx.add_usage(TokenUsage(model="m", input_tokens=1, output_tokens=2))
+        ctx.add_usage(TokenUsage(model="m", input_tokens=10))
+        ctx.result = {"answer": 42}
+        yield "text"
+
+    async with Runner(counted, store=store) as runner:
+        response = await (await runner.start("x")).collect()
+        assert response.result == {"answer": 42}
+        assert response.usage == [TokenUsage(model="m", input_tokens=11, output_tokens=2)]
+
+
+async def test_another_users_session_does_not_exist(store: str):
+    async with Runner(echo, store=store) as runner:
+        await (await runner.start("x", session_id="s", user_id="a")).wait()
+        with pytest.raises(SessionNotFound):
+            await runner.start("x", session_id="s", user_id="b")
+        with pytest.raises(SessionNotFound):
+            await runner.create_session("s", user_id="b")
+        assert [s.id for s in await runner.list_sessions(user_id="a")] == ["s"]
+        assert await runner.list_sessions(user_id="b") == []
+
+
+async def test_a_session_is_deleted_with_its_runs(store: str):
+    agent = Gated()
+    async with Runner(agent, store=store) as runner:
+        run = await runner.start("x", session_id="s", run_id="r")
+        with pytest.raises(SessionBusy):
+            await runner.delete_session("s")
+        agent.let()
+        await run.wait()
+        await runner.delete_session("s")
+        for gone in (runner.get_session("s"), runner.delete_session("s")):
+            with pytest.raises(SessionNotFound):
+                await gone
+        with pytest.raises(RunNotFound):
+            await runner.get_run("r")
+
+
+async def test_a_busy_session_rejects(store: str):
+    agent = Gated()
+    async with Runner(agent, store=store) as runner:
+        run = await runner.start("x", session_id="s")
+        with pytest.raises(SessionBusy, match=f"active run, {run.id}"):
+            await runner.start("y", session_id="s")
+        agent.let()
+        await run.wait()
+
+
+async def test_a_busy_session_queues_in_order(store: str):
+    order: list[str] = []
+    gate = asyncio.Event()
+
+    async def noted(message: str) -> str:
+        order.append(message)
+        await gate.wait()
+        return message
+
+    async with Runner(noted, store=store, config=RunConfig(on_busy="queue")) as runner:
+        runs = [await runner.start(str(n), session_id="s") for n in range(4)]
+        await runs[2].cancel()  # out of the middle of the queue
+        assert (await runs[2].wait()).status is RunStatus.CANCELLED
+        gate.set()
+        assert [(await run.collect()).text for run in runs] == ["0", "1", "", "3"]
+        assert order == ["0", "1", "3"]
+        messages = await runner.messages("s")
+        assert "3" in [text_of(m.content) for m in messages if isinstance(m, AssistantMessage)]
+
+
+async def test_a_busy_session_is_interrupted(store: str):
+    slow = Gated("shown")
+    slow.let()
+    async with Runner(slow, store=store) as runner:
+        first = await runner.start("x", session_id="s")
+        await until(first, 3)
+        second = await runner.start("y", agent=echo, session_id="s", config=RunConfig(on_busy="interrupt"))
+        assert (await second.collect()).text == "you said y"
+        assert (await first.record()).status is RunStatus.CANCELLED
+        assert (await runner.messages("s"))[1].content == "shown"
+
+
+# -- people ------------------------------------------------------------------------------------------------------------
+
+
+async def ask(ctx: RunContext) -> AsyncIterator[str]:
+    yield "may I? "
+    (entry,) = await ctx.interrupt([Interrupt(id="i", reason="approval", message="Delete it?")])
+    yield f"{entry.status} {entry.payload}"
+
+
+async def test_an_interrupt_waits_for_its_answer(store: str):
+    async with Runner(ask, store=store) as runner:
+        run = await runner.start("x", run_id="r", config=RunConfig(timeout=0.2))
+        async for event in run.events():
+            if isinstance(event, RunFinishedEvent):
+                break
+        assert (await run.record()).status is RunStatus.WAITING
+        await asyncio.sleep(0.3)  # past the timeout: waiting for a person does not count
+        with pytest.raises(InputInvalid, match="waits for no answer"):
+            await (await runner.start("y", agent=echo)).answer([])
+        await run.answer([ResumeEntry(interrupt_id="i", status="resolved", payload={"approved": True})])
+        response = await run.collect()
+        assert response.text == "may I? resolved {'approved': True}"
+        assert (await run.record()).status is RunStatus.FINISHED
+        events = await events_of(runner, "r")
+        assert [type(e) for e in events].count(RunStartedEvent) == 2
+
+
+async def test_a_waiting_run_can_be_cancelled(store: str):
+    async with Runner(ask, store=store) as runner:
+        run = await runner.start("x", run_id="r")
+        async for event in run.events():
+            if isinstance(event, RunFinishedEvent):
+                break
+        await run.cancel()
+        assert (await run.wait()).status is RunStatus.CANCELLED
+        await events_of(runner, "r")
+
+
+async def test_events_past_their_retention_are_gone_and_the_session_stays(store: str):
+    async with Runner(echo, store=store) as runner:
+        run = await runner.start("x", session_id="s")
+        record = await run.wait()
+        assert record.ended_at is not None
+        while run.id in runner.executions:  # its journal is at hand until then
+            await asyncio.sleep(0)
+        assert await runner.store.expire(record.ended_at + 1) == 1
+        with pytest.raises(CursorExpired):
+            await run.collect()
+        assert len(await runner.messages("s")) == 2
+
+
+async def test_on_disconnect_cancel_ends_a_run_nobody_follows():
+    agent = Gated("a", "b")
+    async with Runner(agent) as runner:
+        run = await runner.start("x", config=RunConfig(on_disconnect="cancel"))
+        agent.let()
+        await until(run, 3)  # follows, and leaves
+        assert (await run.wait()).status is RunStatus.CANCELLED
+        assert agent.stopped.is_set()
+
+
+async def test_a_slow_follower_costs_a_cursor(store: str):
+    """A follower that stops reading while 100,000 events pass catches up exactly, from the store."""
+    count = 100_000
+    agent_done = asyncio.Event()
+
+    async def torrent(message: str) -> AsyncIterator[str]:
+        for n in range(count):
+            yield f"{n},"
+        agent_done.set()
+
+    async with Runner(torrent, store=store) as runner:
+        run = await runner.start("x", config=RunConfig(timeout=None))
+        follower = run.text()
+        pieces = [await anext(follower)]
+        await agent_done.wait()
+        journal = runner.journals._journals[run.id]
+        assert len(journal._window) <= 2 * 512
+        assert len(journal._waiters) <= 1
+        pieces += [piece async for piece in follower]
+        assert "".join(pieces) == "".join(f"{n}," for n in range(count))
