@@ -1,0 +1,165 @@
+"""A session's history as Pydantic AI reads it, and one turn of it as Gapless keeps it.
+
+A turn that this adapter ran is kept as the framework's own messages, with the signatures and metadata that the
+session's messages don't carry. Every other turn (a client's own history, another framework's, a turn whose worker
+died) is rebuilt from the session's messages.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+import msgspec
+from pydantic_ai.messages import (
+    AudioUrl,
+    BinaryContent,
+    DocumentUrl,
+    ImageUrl,
+    ModelMessage,
+    ModelMessagesTypeAdapter,
+    ModelRequest,
+    ModelRequestPart,
+    ModelResponse,
+    ModelResponsePart,
+    SystemPromptPart,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UploadedFile,
+    UserContent,
+    UserPromptPart,
+    VideoUrl,
+    repair_messages,
+)
+
+from gapless import events
+from gapless.agents.base import RunContext
+from gapless.errors import InputInvalid
+from gapless.events import DataSource, Message, UrlSource, text_of
+
+__all__ = ["history_of", "prompt_of", "turn_of"]
+
+_URLS: dict[type, type[ImageUrl | AudioUrl | VideoUrl | DocumentUrl]] = {
+    events.ImagePart: ImageUrl,
+    events.AudioPart: AudioUrl,
+    events.VideoPart: VideoUrl,
+    events.DocumentPart: DocumentUrl,
+}
+
+
+class _Turn(msgspec.Struct, tag_field="framework", tag="pydantic-ai"):
+    """What `RunContext.native` holds for one turn."""
+
+    run_id: str
+    messages: msgspec.Raw
+
+
+_decode_turn = msgspec.json.Decoder(_Turn).decode
+
+
+def turn_of(run_id: str, messages: Sequence[ModelMessage]) -> bytes | None:
+    """One turn in the form that `history_of` reads; None when there is nothing of it.
+
+    Calls that were cut off in the middle of their arguments are left out: no provider takes them back. Calls that got
+    no result stay, and are closed when the turn is read.
+    """
+    kept = list(messages)
+    if kept and isinstance(last := kept[-1], ModelResponse) and last.state == "interrupted":
+        parts = [part for part in last.parts if not (isinstance(part, ToolCallPart) and not _is_whole(part))]
+        kept[-1:] = [dataclasses.replace(last, parts=parts)] if parts else []
+    if not kept:
+        return None
+    encoded = ModelMessagesTypeAdapter.dump_json(kept)
+    return msgspec.json.encode(_Turn(run_id=run_id, messages=msgspec.Raw(encoded)))
+
+
+def history_of(ctx: RunContext) -> list[ModelMessage]:
+    """The turns before this run's message, ready to take a new prompt: every call in it has a result."""
+    turns: dict[str, msgspec.Raw] = {}
+    for native in ctx.native_history:
+        try:
+            turn = _decode_turn(native)
+        except msgspec.MsgspecError:  # another framework's
+            continue
+        turns[turn.run_id] = turn.messages
+    earlier = ctx.messages if not ctx.content else ctx.messages[:-1]
+    messages: list[ModelMessage] = []
+    for run_id, group in groupby(earlier, key=_run_of):
+        native_turn = turns.pop(run_id, None) if run_id is not None else None
+        if native_turn is not None:
+            messages.extend(ModelMessagesTypeAdapter.validate_json(bytes(native_turn)))
+        elif run_id is None or run_id not in turns:
+            messages.extend(_rebuilt(group))
+    return repair_messages(messages)
+
+
+def prompt_of(content: str | list[events.ContentPart]) -> str | list[UserContent] | None:
+    """The user's message as the framework's prompt; None for an empty one. Raises `InputInvalid` on bad base64."""
+    if not content:
+        return None
+    if isinstance(content, str):
+        return content
+    return [_user_content(part) for part in content]
+
+
+def _is_whole(call: ToolCallPart) -> bool:
+    try:
+        call.args_as_dict(raise_if_invalid=True)
+    except (ValueError, AssertionError):
+        return False
+    return True
+
+
+def _run_of(message: Message) -> str | None:
+    run_id = (message.metadata or {}).get("run_id")
+    return run_id if isinstance(run_id, str) else None
+
+
+def _rebuilt(messages: Iterable[Message]) -> list[ModelMessage]:
+    """Model messages for session messages. Reasoning is left out: without its provider's signature it is no use."""
+    found: list[ModelMessage] = []
+    names: dict[str, str] = {}
+    for message in messages:
+        request: ModelRequestPart | None = None
+        if isinstance(message, events.UserMessage):
+            prompt = prompt_of(message.content)
+            request = None if prompt is None else UserPromptPart(prompt)
+        elif isinstance(message, events.SystemMessage | events.DeveloperMessage):
+            request = SystemPromptPart(message.content)
+        elif isinstance(message, events.ToolMessage):
+            name = names.get(message.tool_call_id, "")
+            request = ToolReturnPart(name, message.error or text_of(message.content), message.tool_call_id)
+        elif isinstance(message, events.AssistantMessage):
+            parts: list[ModelResponsePart] = [TextPart(message.content)] if message.content else []
+            for call in message.tool_calls or ():
+                part = ToolCallPart(call.function.name, call.function.arguments, call.id)
+                if _is_whole(part):
+                    names[call.id] = call.function.name
+                    parts.append(part)
+            if parts:
+                found.append(ModelResponse(parts=parts))
+        if request is not None:
+            found.append(ModelRequest(parts=[request]))
+    return found
+
+
+def _user_content(part: events.ContentPart) -> UserContent:
+    if isinstance(part, events.TextPart):
+        return part.text
+    source = part.source
+    if isinstance(source, DataSource):
+        try:
+            return BinaryContent(base64.b64decode(source.value, validate=True), media_type=source.mime_type)
+        except binascii.Error as error:
+            raise InputInvalid(f"a message part of {source.mime_type} is not base64: {error}") from None
+    if isinstance(source, UrlSource):
+        return _URLS[type(part)](source.value, media_type=source.mime_type)
+    if source.provider is None:
+        raise InputInvalid("a message part that names an uploaded file must name its provider")
+    provider: Any = source.provider  # the framework names those it knows; it says so itself about any other
+    return UploadedFile(source.value, provider_name=provider, media_type=source.mime_type)
