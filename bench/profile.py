@@ -19,7 +19,7 @@ RATE_HZ = 400
 FUNCTIONS_SHOWN = 25
 
 LAYERS = (
-    ("the agent and its timer", r"bench/agents\.py"),
+    ("the agent and its timer", r"bench/agents\.py|^sleep \(|^_set_result_unless_cancelled "),
     ("framework (Pydantic AI, ADK)", r"pydantic_ai/|google/|pydantic/|pydantic_graph/|opentelemetry/"),
     ("gapless: agents", r"gapless/agents/"),
     ("gapless: journals", r"gapless/journals/"),

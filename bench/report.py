@@ -120,8 +120,8 @@ def head(results: dict[str, Any]) -> list[str]:
         "How it is measured: the agents are scripted and yield chunks of 4 characters, an event each. CPU is the "
         "operating system's count for all processes and threads of the server (the Redis server apart), read at the "
         "start and at the end of the counted time. A chunk's text is the time at which it was due, so lateness "
-        "covers the agent's timer, the journal, the socket and the client. Every answer is checked to be complete. Figures are "
-        "medians of the rounds, with the smallest and the largest in brackets.",
+        "covers the agent's timer, the journal, the socket and the client. Every answer is checked to be complete. "
+        "Figures are medians of the rounds, with the smallest and the largest in brackets.",
         "",
     ]
 
@@ -449,8 +449,8 @@ def profile(results: dict[str, Any], plots: Path) -> list[str]:
 def better_elsewhere(results: dict[str, Any]) -> list[str]:
     """Where a peer does better than Gapless on the same agent."""
     questions = [
-        ("throughput", "cpu_us", "streams", "CPU per event, unpaced, {} streams", True),
-        ("paced", "cpu_us", "streams", "CPU per event, paced, {} streams", True),
+        ("throughput", "cpu_us", "streams", "CPU per event, unpaced, streams at once: {}", True),
+        ("paced", "cpu_us", "streams", "CPU per event, paced, streams at once: {}", True),
         ("ramp", "held", None, "streams carried", False),
         ("first-event", "request_ms", None, "time from the request to the first event", True),
         ("first-event", "run_cpu_us", None, "CPU of a short run", True),
@@ -487,11 +487,13 @@ def better_elsewhere(results: dict[str, Any]) -> list[str]:
 
 
 def left_out(results: dict[str, Any]) -> list[str]:
-    lines = [
-        f"* {name}: {candidate}: {why}"
-        for name, scenario in results["scenarios"].items()
-        for candidate, why in scenario["skipped"].items()
-    ]
+    scenarios: dict[str, list[str]] = {}
+    reasons: dict[str, str] = {}
+    for name, scenario in results["scenarios"].items():
+        for candidate, why in scenario["skipped"].items():
+            scenarios.setdefault(candidate, []).append(name)
+            reasons.setdefault(candidate, why)
+    lines = [f"* {candidate} ({', '.join(names)}): {reasons[candidate]}" for candidate, names in scenarios.items()]
     return ["## Not measured", "", *lines, ""] if lines else []
 
 

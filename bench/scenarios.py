@@ -491,9 +491,9 @@ class Scenario:
 
 
 SCENARIOS = {
-    "throughput": Scenario(throughput, 170),
-    "paced": Scenario(paced, 230),
-    "ramp": Scenario(ramp, 230),
+    "throughput": Scenario(throughput, 150),
+    "paced": Scenario(paced, 200),
+    "ramp": Scenario(ramp, 210),
     "first-event": Scenario(first_event, 30),
     "fanout": Scenario(fanout, 75),
     "idle": Scenario(idle, 60),
