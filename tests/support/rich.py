@@ -1,0 +1,120 @@
+"""A scripted agent that says everything a run can say, and what the answer must come to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from gapless.agents.base import AgentItem, RunContext
+from gapless.events import (
+    ActivityDeltaEvent,
+    ActivitySnapshotEvent,
+    CustomEvent,
+    Interrupt,
+    ReasoningMessageContentEvent,
+    ReasoningMessageEndEvent,
+    ReasoningMessageStartEvent,
+    StateDeltaEvent,
+    StateSnapshotEvent,
+    StepFinishedEvent,
+    StepStartedEvent,
+    TokenUsage,
+    ToolCallArgsEvent,
+    ToolCallEndEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+)
+
+REASONING = [f"thought {n}, " for n in range(40)] + ["so — 考える 🤔"]
+TEXT = ["Hello,\n\n", 'a "quoted" line\n', "data: not a frame\n\n", "id: 7\n"] + [
+    f"word{n} ünïcödé 🦉 {'x' * (n % 7)}\n" for n in range(150)
+]
+CLOSING = [f"and {n}. " for n in range(60)]
+ARGUMENTS = ['{"ci', 'ty": "Zü', 'rich \\u2603"', ', "days": [1, 2', ", 3]}"]
+RESULT = '{"degrees":21,"sky":"clear ☀"}'
+ANSWER = "".join(TEXT) + "".join(CLOSING)
+
+
+async def rich(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
+    """`rich`: everything. `error`: some text, then it fails. `endless`: text until it is cancelled. `approve`: asks
+    before it calls its tool. Anything else: an echo. A number after it is the pause between deltas, in milliseconds."""
+    what, _, pace_ms = message.partition(" ")
+    pause_s = float(pace_ms or 0) / 1000
+    async for item in _SCRIPTS.get(what, _echo)(message, ctx):
+        yield item
+        await asyncio.sleep(pause_s)
+
+
+async def _echo(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
+    said = [one.content for one in ctx.messages if isinstance(one.content, str)]
+    yield f"{len(said)}:{message}"
+
+
+async def _rich(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
+    thinking = f"{ctx.run_id}-r"
+    yield StepStartedEvent(step_name="plan")
+    yield StateSnapshotEvent(snapshot={"stage": "plan", "notes": []})
+    yield ReasoningMessageStartEvent(message_id=thinking)
+    for delta in REASONING:
+        yield ReasoningMessageContentEvent(message_id=thinking, delta=delta)
+    yield ReasoningMessageEndEvent(message_id=thinking)
+    yield StepFinishedEvent(step_name="plan")
+    for delta in TEXT:
+        yield delta
+    async for event in _call(f"{ctx.run_id}-c"):
+        yield event
+    yield StateDeltaEvent(delta=[{"op": "replace", "path": "/stage", "value": "tell"}])
+    yield ActivitySnapshotEvent(message_id=f"{ctx.run_id}-a", activity_type="search", content={"found": 1})
+    yield ActivityDeltaEvent(
+        message_id=f"{ctx.run_id}-a",
+        activity_type="search",
+        patch=[{"op": "replace", "path": "/found", "value": 2}],
+    )
+    yield CustomEvent(name="progress", value={"percent": 50})
+    yield CustomEvent(name="source-url", value={"sourceId": "s1", "url": "https://example.org/", "title": "Example"})
+    yield CustomEvent(name="file", value={"url": "data:text/plain;base64,aGk=", "mediaType": "text/plain"})
+    for delta in CLOSING:
+        yield delta
+    ctx.add_usage(TokenUsage(provider="test", model="scripted", input_tokens=11, output_tokens=22, total_tokens=33))
+    yield CustomEvent(name="gapless.finish", value={"reason": "stop"})
+
+
+async def _call(id: str) -> AsyncIterator[AgentItem]:
+    yield ToolCallStartEvent(tool_call_id=id, tool_call_name="weather")
+    for delta in ARGUMENTS:
+        yield ToolCallArgsEvent(tool_call_id=id, delta=delta)
+    yield ToolCallEndEvent(tool_call_id=id)
+    yield ToolCallResultEvent(message_id=f"{id}-result", tool_call_id=id, content=RESULT)
+
+
+async def _error(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
+    for delta in TEXT:
+        yield delta
+    raise RuntimeError("a secret that no client may see")
+
+
+async def _endless(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
+    n = 0
+    while True:
+        yield f"{n} "
+        n += 1
+
+
+async def _approve(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
+    id = f"{ctx.run_id}-c"
+    yield "May I? "
+    yield ToolCallStartEvent(tool_call_id=id, tool_call_name="weather")
+    yield ToolCallArgsEvent(tool_call_id=id, delta='{"city":"Zürich"}')
+    yield ToolCallEndEvent(tool_call_id=id)
+    asked = Interrupt(id=f"{id}-ask", reason="tool_approval", message="Look it up?", tool_call_id=id)
+    (answer,) = await ctx.interrupt([asked])
+    payload: Any = answer.payload if answer.status == "resolved" else None
+    approved = isinstance(payload, dict) and payload.get("approved") is True
+    result = RESULT if approved else "The user said no."
+    yield ToolCallResultEvent(message_id=f"{id}-result", tool_call_id=id, content=result)
+    for delta in CLOSING:
+        yield delta
+
+
+_SCRIPTS = {"rich": _rich, "error": _error, "endless": _endless, "approve": _approve}
