@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 Kind: TypeAlias = Literal["abrupt", "mid-frame", "clean"]
-"""`abrupt`: a reset, wherever it falls. `mid-frame`: a proper end of file, and half a frame before it. `clean`: a proper
+"""`abrupt`: a reset, wherever it falls. `mid-frame`: a proper end of file with half a frame before it. `clean`: a proper
 end of file between two frames, which looks like a complete answer."""
 
 CUT_BYTES = (150, 900)
@@ -40,7 +40,7 @@ class CuttingProxy:
 
     async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = "http://127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         ready.set()
         await stop.wait()
         server.close()

@@ -62,10 +62,7 @@ def encoded(
     at = parse_cursor(cursor or "0", record.id)
     encoder.skip(events[: at.seq])
     rest = events[at.seq :]
-    if merge and not at.part:
-        items = merge_deltas(at.seq + 1, rest)
-    else:
-        items = list(enumerate(rest, at.seq + 1))
+    items = merge_deltas(at.seq + 1, rest) if merge and not at.part else list(enumerate(rest, at.seq + 1))
     return encoder.encode(items, at.part) + encoder.end(len(events))
 
 
