@@ -9,19 +9,20 @@ from html import escape
 
 WIDTH, HEIGHT = 780, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 230, 44, 52
-COLORS = ("#2563eb", "#dc2626", "#059669", "#b45309", "#7c3aed", "#0e7490", "#be185d", "#4d7c0f", "#6b7280", "#a16207")
-DARK_COLORS = (
-    "#60a5fa",
-    "#f87171",
-    "#34d399",
-    "#fbbf24",
-    "#a78bfa",
-    "#22d3ee",
-    "#f472b6",
-    "#a3e635",
-    "#9ca3af",
-    "#facc15",
+COLORS = (
+    ("#2563eb", "#60a5fa"),
+    ("#dc2626", "#f87171"),
+    ("#059669", "#34d399"),
+    ("#6b7280", "#9ca3af"),
+    ("#b45309", "#fbbf24"),
+    ("#7c3aed", "#a78bfa"),
+    ("#0e7490", "#22d3ee"),
+    ("#be185d", "#f472b6"),
+    ("#4d7c0f", "#a3e635"),
+    ("#1e3a8a", "#93c5fd"),
+    ("#a16207", "#fde047"),
 )
+"""On a light page, on a dark page."""
 LABEL_STEP = 16
 """Pixels between two labels at the right edge."""
 
@@ -38,6 +39,8 @@ class Point:
 class Series:
     label: str
     points: Sequence[Point]
+    color: int
+    """An index of `COLORS`: the same line has the same colour in every plot."""
     dashed: bool = False
 
 
@@ -111,8 +114,8 @@ def line_plot(
     def text(x: float, y: float, content: str, anchor: str = "middle", extra: str = "") -> str:
         return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{extra}>{escape(content)}</text>'
 
-    light = "".join(f".c{i}{{stroke:{c}}}.f{i}{{fill:{c}}}" for i, c in enumerate(COLORS))
-    dark = "".join(f".c{i}{{stroke:{c}}}.f{i}{{fill:{c}}}" for i, c in enumerate(DARK_COLORS))
+    light = "".join(f".c{i}{{stroke:{c}}}.f{i}{{fill:{c}}}" for i, (c, _) in enumerate(COLORS))
+    dark = "".join(f".c{i}{{stroke:{c}}}.f{i}{{fill:{c}}}" for i, (_, c) in enumerate(COLORS))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         f'role="img" aria-label="{escape(title)}">',
@@ -140,7 +143,7 @@ def line_plot(
     ends = sorted((at_y(line.points[-1].y), i) for i, line in enumerate(series))
     label_y = dict(zip((i for _, i in ends), spread([y for y, _ in ends], TOP, HEIGHT - BOTTOM), strict=True))
     for i, line in enumerate(series):
-        color = i % len(COLORS)
+        color = line.color
         path = "L".join(f"{at_x(point.x):.1f} {at_y(point.y):.1f}" for point in line.points)
         dashed = " dashed" if line.dashed else ""
         parts.append(f'<path class="line c{color}{dashed}" d="M{path}"/>')
