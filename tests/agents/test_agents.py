@@ -1,0 +1,66 @@
+"""Naming and adapting agents: what cannot be run says why and what to write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gapless.agents import adapt, load
+from gapless.agents.functions import FunctionAgent
+from gapless.errors import AgentInvalid, AgentNotFound, ExtraMissing
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_module_and_file_references(folder: Path):
+    (folder / "neighbour.py").write_text("word = 'hi'\n")
+    (folder / "mine.py").write_text(
+        "import neighbour\nasync def agent(m): yield neighbour.word\nclass Box:\n    agent = agent\n"
+    )
+    for reference in ("mine:agent", "mine.py:agent", "mine:Box.agent", str(folder / "mine.py") + ":agent"):
+        assert isinstance(load(reference), FunctionAgent)
+    assert load("mine:agent").name == "agent"
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("nothing", "write module:attribute"),
+        (":agent", "write module:attribute"),
+        ("no_such_module:agent", "agent module 'no_such_module' was not found"),
+        ("no_such.py:agent", "does not exist"),
+        ("json:agent", "json has no 'agent'"),
+    ],
+)
+def test_what_is_not_there(folder: Path, reference: str, says: str):
+    with pytest.raises(AgentNotFound, match=says):
+        load(reference)
+
+
+def test_what_does_not_import(folder: Path):
+    (folder / "broken.py").write_text("1 / 0\n")
+    (folder / "needy.py").write_text("import no_such_dependency\n")
+    with pytest.raises(AgentInvalid, match=r"broken.py does not import: ZeroDivisionError"):
+        load("broken.py:agent")
+    with pytest.raises(AgentInvalid, match="'broken' does not import: ZeroDivisionError"):
+        load("broken:agent")
+    with pytest.raises(AgentInvalid, match="no module 'no_such_dependency'; install it"):
+        load("needy:agent")
+
+
+@pytest.mark.parametrize("thing", [5, object(), [], None])
+def test_what_is_no_agent(thing: object):
+    with pytest.raises(AgentInvalid, match=f"cannot run a {type(thing).__name__}"):
+        adapt(thing)
+
+
+def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gapless.agents._FRAMEWORKS", {"builtins": ("gapless_no_such.module:Adapter", "adk")})
+    with pytest.raises(ExtraMissing, match=r"pip install 'gapless\[adk\]'"):
+        adapt(object())

@@ -1,0 +1,137 @@
+"""Folding: any stream, whole or partial, to its messages."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gapless.events import (
+    ActivityDeltaEvent,
+    ActivityMessage,
+    ActivitySnapshotEvent,
+    AssistantMessage,
+    Event,
+    ReasoningEncryptedValueEvent,
+    ReasoningMessageContentEvent,
+    ReasoningMessageEndEvent,
+    ReasoningMessageStartEvent,
+    StateDeltaEvent,
+    StateSnapshotEvent,
+    TextMessageContentEvent,
+    TextMessageEndEvent,
+    TextMessageStartEvent,
+    ToolCallArgsEvent,
+    ToolCallEndEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+    ToolMessage,
+)
+from gapless.fold import Fold
+
+
+def folded(*events: Event) -> Fold:
+    fold = Fold()
+    for event in events:
+        fold.add(event)
+    return fold
+
+
+def text(id: str, *deltas: str, role: str = "assistant", end: bool = True) -> list[Event]:
+    start = TextMessageStartEvent(message_id=id, role=role)  # type: ignore[arg-type]
+    deltas_ = [TextMessageContentEvent(message_id=id, delta=delta) for delta in deltas]
+    return [start, *deltas_, *([TextMessageEndEvent(message_id=id)] if end else [])]
+
+
+def test_order_of_mixed_content_is_kept():
+    fold = folded(
+        ReasoningMessageStartEvent(message_id="q"),
+        ReasoningMessageContentEvent(message_id="q", delta="hm"),
+        ReasoningMessageEndEvent(message_id="q"),
+        *text("a", "one ", "two"),
+        ToolCallStartEvent(tool_call_id="t", tool_call_name="f"),
+        ToolCallArgsEvent(tool_call_id="t", delta='{"x":'),
+        ToolCallArgsEvent(tool_call_id="t", delta="1}"),
+        ToolCallEndEvent(tool_call_id="t"),
+        ToolCallResultEvent(message_id="r", tool_call_id="t", content="ok"),
+        *text("b", " three"),
+    )
+    reasoning, first, result, second = fold.messages()
+    assert (reasoning.content, first.content, second.content) == ("hm", "one two", " three")
+    assert isinstance(first, AssistantMessage)
+    assert first.tool_calls is not None
+    assert (first.tool_calls[0].id, first.tool_calls[0].function.arguments) == ("t", '{"x":1}')
+    assert isinstance(result, ToolMessage)
+    assert fold.text == "one two three"
+
+
+def test_a_call_without_text_has_a_message_of_its_own():
+    fold = folded(
+        ToolCallStartEvent(tool_call_id="t", tool_call_name="f", parent_message_id="p"),
+        ToolCallStartEvent(tool_call_id="u", tool_call_name="g", parent_message_id="p"),
+    )
+    (message,) = fold.messages()
+    assert isinstance(message, AssistantMessage)
+    assert (message.id, message.content) == ("p", None)
+    assert [call.id for call in message.tool_calls or ()] == ["t", "u"]
+
+
+def test_users_text_is_not_the_answer():
+    fold = folded(*text("u", "question", role="user"), *text("a", "answer"))
+    assert fold.text == "answer"
+    assert [m.content for m in fold.messages()] == ["question", "answer"]
+
+
+def test_what_was_open_is_marked():
+    fold = folded(*text("a", "done"), *text("b", "cut", end=False))
+    done, cut = fold.messages(metadata={"run_id": "r"}, interrupted={"code": "c", "message": "m"})
+    assert done.metadata == {"run_id": "r"}
+    assert cut.metadata == {"run_id": "r", "interrupted": True, "error": {"code": "c", "message": "m"}}
+
+
+def test_where_nothing_was_open_the_last_answer_is_marked_or_an_empty_one_added():
+    (marked,) = folded(*text("a", "done")).messages(interrupted={"code": "c"})
+    assert marked.metadata == {"interrupted": True, "error": {"code": "c"}}
+    (added,) = folded().messages(interrupted={"code": "c"})
+    assert (added.content, added.metadata) == ("", {"interrupted": True, "error": {"code": "c"}})
+
+
+def test_state_and_activities_follow_their_patches():
+    fold = folded(
+        StateSnapshotEvent(snapshot={"a": 1}),
+        StateDeltaEvent(delta=[{"op": "add", "path": "/b", "value": None}, {"op": "remove", "path": "/a"}]),
+        StateDeltaEvent(delta=[{"op": "remove", "path": "/nowhere"}]),
+        ActivitySnapshotEvent(message_id="x", activity_type="plan", content={"steps": []}),
+        ActivityDeltaEvent(
+            message_id="x", activity_type="plan", patch=[{"op": "add", "path": "/steps/-", "value": "go"}]
+        ),
+    )
+    assert fold.state == {"b": None}
+    (activity,) = fold.messages()
+    assert isinstance(activity, ActivityMessage)
+    assert activity.content == {"steps": ["go"]}
+
+
+def test_encrypted_values_go_with_what_they_belong_to():
+    fold = folded(
+        ReasoningMessageStartEvent(message_id="q"),
+        ReasoningEncryptedValueEvent(subtype="message", entity_id="q", encrypted_value="s1"),
+        ToolCallStartEvent(tool_call_id="t", tool_call_name="f"),
+        ReasoningEncryptedValueEvent(subtype="tool-call", entity_id="t", encrypted_value="s2"),
+    )
+    reasoning, call = fold.messages()
+    assert reasoning.encrypted_value == "s1"  # type: ignore[union-attr]
+    assert call.tool_calls[0].encrypted_value == "s2"  # type: ignore[union-attr,index]
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.text(max_size=3)), max_size=20), st.integers(0, 25))
+def test_any_prefix_can_be_read_and_reading_changes_nothing(deltas: list[tuple[str, str]], cut: int):
+    events: list[Event] = [e for id in "ab" for e in text(id, end=False)]
+    events += [TextMessageContentEvent(message_id=id, delta=delta) for id, delta in deltas]
+    fold = Fold()
+    for position, event in enumerate(events):
+        fold.add(event)
+        if position == cut:
+            fold.messages(metadata={"x": 1}, interrupted={})
+            assert fold.text is not None
+    assert fold.messages() == folded(*events).messages()
+    assert sorted(fold.text) == sorted("".join(delta for _, delta in deltas))
