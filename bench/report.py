@@ -240,9 +240,9 @@ def throughput(results: dict[str, Any], plots: Path) -> list[str]:
         "## As fast as it goes",
         "",
         "Every stream's agent yields as fast as it is let. A run is counted from its request to its end marker; at "
-        "1,000 streams the runs are short, so the cost of starting a run weighs in. What has come by the time a follower "
-        "of Gapless is written to goes out in one write, so a journal that commits in groups can cost less than the "
-        "floor, which sends every chunk by itself.",
+        "1,000 streams the runs are short, so the cost of starting a run weighs in. What has come by the time a "
+        "follower of Gapless is written to goes out in one write, so a journal that commits in groups can cost "
+        "less than the floor, which sends every chunk by itself.",
         "",
         *by_agent(figures, "streams", "events_per_s", "events per second by number of streams"),
         *by_agent(figures, "streams", "cpu_us", "µs of CPU per event"),

@@ -28,6 +28,10 @@ class MeasurementFailed(Exception):
     """The server did not answer as it should; the message says what came instead."""
 
 
+FAILURES = (process.ServerFailed, MeasurementFailed, RuntimeError, OSError, subprocess.TimeoutExpired)
+"""What leaves one candidate out of a scenario and lets the others go on."""
+
+
 @dataclass
 class Results:
     """The rounds of one scenario: `values[name]` holds one figure per round."""
@@ -121,7 +125,7 @@ class Bench:
                     continue
                 try:
                     measure(candidate)
-                except (process.ServerFailed, MeasurementFailed, RuntimeError, OSError) as error:
+                except FAILURES as error:
                     self.results.skipped[candidate.name] = str(error)
                     print(f"    left out: {candidate.name}: {error}", file=sys.stderr)
             longest_s = max(longest_s, time.monotonic() - began)
