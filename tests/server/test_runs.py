@@ -1,0 +1,297 @@
+"""The routes of runs, as a client sees them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from gapless import Limits, RunConfig, Runner
+from gapless.agents.base import RunContext
+from gapless.events import Interrupt, TextMessageContentEvent
+from support.agents import Gated
+from support.agui import check_order
+from support.sse import events, frames
+
+STREAM = {"accept": "text/event-stream"}
+
+
+async def start(client: httpx.AsyncClient, message: str = "hi", **body: Any) -> dict[str, Any]:
+    response = await client.post("/runs", json={"message": message, **body})
+    assert response.status_code == 202, response.text
+    return response.json()  # type: ignore[no-any-return]  # a record
+
+
+async def ended(client: httpx.AsyncClient, run_id: str) -> dict[str, Any]:
+    await client.get(f"/runs/{run_id}/events", headers=STREAM)
+    return (await client.get(f"/runs/{run_id}")).json()  # type: ignore[no-any-return]  # a record
+
+
+async def test_start_answers_with_the_record_and_names_the_stream(client: httpx.AsyncClient):
+    response = await client.post("/runs", json={"message": "hi", "run_id": "r", "session_id": "s"})
+    assert response.status_code == 202
+    assert response.headers["content-location"] == "/runs/r/events"
+    record = response.json()
+    assert (record["id"], record["session_id"], record["message"]) == ("r", "s", "hi")
+    assert not {"owner", "digest", "input", "config"} & record.keys()
+    assert (await ended(client, "r"))["status"] == "finished"
+
+
+async def test_start_as_a_stream_is_the_events_to_the_end_marker(client: httpx.AsyncClient):
+    response = await client.post("/runs", json={"message": "hi", "run_id": "r"}, headers=STREAM)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["cache-control"] == "no-cache"
+    assert response.headers["x-accel-buffering"] == "no"
+    assert response.headers["content-location"] == "/runs/r/events"
+    got = events(response.content)
+    check_order(got)
+    assert "".join(e.delta for e in got if isinstance(e, TextMessageContentEvent)) == "you said hi"
+    assert response.content.count(b"retry:") == 1
+    assert response.content.index(b"data:") > response.content.index(b"retry:")
+
+
+async def test_each_delta_of_a_live_stream_comes_as_it_is(client_of: Callable[..., Any]):
+    agent = Gated("a", "b", "c")
+    client = await client_of(Runner(agent))
+    reading = asyncio.create_task(client.post("/runs", json={"message": "x"}, headers=STREAM))
+    for _ in range(4):
+        await agent.started.wait()
+        agent.let()
+    got = events((await reading).content)
+    assert [e.delta for e in got if isinstance(e, TextMessageContentEvent)] == ["a", "b", "c"]
+
+
+async def test_following_later_merges_and_from_any_position_is_the_tail(client: httpx.AsyncClient):
+    await start(client, run_id="r")
+    await ended(client, "r")
+    whole = (await client.get("/runs/r/events?merge=0", headers=STREAM)).content
+    all_frames = frames(whole)
+    merged = frames((await client.get("/runs/r/events", headers=STREAM)).content)
+    assert [frame.data for frame in merged if "CONTENT" in frame.data] == [
+        '{"type":"TEXT_MESSAGE_CONTENT","messageId":"r-1","delta":"you said hi"}'
+    ]
+    assert {frame.id for frame in merged} <= {frame.id for frame in all_frames}
+    for position, frame in enumerate(all_frames[:-2]):
+        for cursor in ({"headers": {"last-event-id": frame.id}}, {"params": {"after": frame.id}}):
+            params = {"merge": "0", **cursor.get("params", {})}
+            tail = await client.get("/runs/r/events", params=params, headers={**STREAM, **cursor.get("headers", {})})
+            assert frames(tail.content) == all_frames[position + 1 :]
+
+
+async def test_a_client_that_has_it_all_gets_204(client: httpx.AsyncClient):
+    await start(client, run_id="r")
+    last = (await ended(client, "r"))["last_seq"]
+    for cursor in (str(last), f"{last}.end", f"r:{last}"):
+        assert (await client.get("/runs/r/events", headers={"last-event-id": cursor})).status_code == 204
+
+
+@pytest.mark.parametrize("cursor", ["x", "-1", "other:3", "3.x", "1e3", "999", "r:", "é", "3 4", "9" * 50])
+async def test_a_cursor_that_is_none_has_its_own_answer(client: httpx.AsyncClient, cursor: str):
+    await start(client, run_id="r")
+    await ended(client, "r")
+    response = await client.get("/runs/r/events", params={"after": cursor}, headers=STREAM)
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "cursor_invalid")
+    assert response.json()["error"]["run_id"] == "r"
+
+
+async def test_an_expired_journal_has_its_own_answer(client_of: Callable[..., Any]):
+    async def agent(message: str) -> str:
+        return "x"
+
+    runner = Runner(agent)
+    client = await client_of(runner)
+    await start(client, run_id="r")
+    record = await ended(client, "r")
+    await runner.store.expire(record["ended_at"] + 1)
+    response = await client.get("/runs/r/events", headers=STREAM)
+    assert (response.status_code, response.json()["error"]["code"]) == (410, "cursor_expired")
+    assert (await client.get("/runs/r")).json()["status"] == "finished"
+
+
+async def test_starting_twice_is_one_run_and_another_body_a_conflict(client: httpx.AsyncClient):
+    first = await start(client, run_id="r", session_id="s")
+    again = await client.post("/runs", json={"message": "hi", "run_id": "r", "session_id": "s"}, headers=STREAM)
+    assert events(again.content)
+    assert (await client.get("/runs")).json()["runs"][0]["id"] == first["id"]
+    assert len((await client.get("/runs")).json()["runs"]) == 1
+    other = await client.post("/runs", json={"message": "other", "run_id": "r", "session_id": "s"})
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "run_conflict")
+
+
+async def test_a_repeated_post_resumes_from_its_cursor(client: httpx.AsyncClient):
+    body = {"message": "hi", "run_id": "r"}
+    whole = frames((await client.post("/runs", json=body, headers=STREAM)).content)
+    tail = await client.post("/runs", json=body, headers={**STREAM, "last-event-id": whole[2].id})
+    assert frames(tail.content)[-1] == whole[-1]
+    assert frames(tail.content)[0].id > whole[2].id
+
+
+async def test_cancel_is_idempotent(client_of: Callable[..., Any]):
+    agent = Gated("shown")
+    client = await client_of(Runner(agent))
+    agent.let()
+    await start(client, run_id="r")
+    await agent.waits_for(1)
+    for _ in range(2):
+        assert (await client.post("/runs/r/cancel")).status_code == 202
+    record = await ended(client, "r")
+    assert (record["status"], record["error"]["code"]) == ("cancelled", "run_cancelled")
+
+
+async def test_an_interrupt_ends_the_stream_and_its_answer_goes_on(client_of: Callable[..., Any]):
+    async def ask(ctx: RunContext) -> AsyncIterator[str]:
+        yield "may I? "
+        (entry,) = await ctx.interrupt([Interrupt(id="i", reason="approval")])
+        yield entry.payload["word"]
+
+    client = await client_of(Runner(ask))
+    first = await client.post("/runs", json={"message": "x", "run_id": "r"}, headers=STREAM)
+    first_frames = frames(first.content)
+    assert '"interrupt"' in first_frames[-2].data
+    assert first_frames[-1].event == "end"
+    assert (await client.get("/runs/r")).json()["status"] == "waiting"
+    wrong = await client.post("/runs/r/input", json={"resume": [{"interruptId": "i", "status": "maybe"}]})
+    assert wrong.status_code == 422
+    entry = {"interruptId": "i", "status": "resolved", "payload": {"word": "yes"}}
+    assert (await client.post("/runs/r/input", json={"resume": [entry]})).status_code == 202
+    rest = await client.get("/runs/r/events", headers={**STREAM, "last-event-id": first_frames[-1].id})
+    assert [e.delta for e in events(rest.content) if isinstance(e, TextMessageContentEvent)] == ["yes"]
+    late = await client.post("/runs/r/input", json={"resume": [entry]})
+    assert (late.status_code, late.json()["error"]["code"]) == (422, "input_invalid")
+
+
+async def test_a_page_of_events_as_json(client: httpx.AsyncClient):
+    await start(client, run_id="r")
+    await ended(client, "r")
+    page = (await client.get("/runs/r/events?after=1&limit=2", headers={"accept": "application/json"})).json()
+    assert (page["after"], len(page["events"]), page["ended"]) == (1, 2, True)
+    assert page["events"][0]["type"] == "TEXT_MESSAGE_START"
+    bad = await client.get("/runs/r/events?limit=0", headers={"accept": "application/json"})
+    assert bad.status_code == 422
+
+
+async def test_lists_are_filtered(client: httpx.AsyncClient):
+    for n in range(3):
+        await start(client, run_id=f"r{n}", session_id=f"s{n % 2}")
+        await ended(client, f"r{n}")
+    assert [run["id"] for run in (await client.get("/runs?session_id=s0")).json()["runs"]] == ["r2", "r0"]
+    assert [run["id"] for run in (await client.get("/runs?status=finished&limit=1")).json()["runs"]] == ["r2"]
+    assert (await client.get("/runs?status=failed")).json()["runs"] == []
+    assert (await client.get("/runs?status=nonsense")).status_code == 422
+
+
+BAD_BODIES = [
+    ({"content": b"{"}, 422, "input_invalid"),
+    ({"content": b"\xff"}, 422, "input_invalid"),
+    ({"json": {}}, 422, "input_invalid"),
+    ({"json": {"message": ""}}, 422, "input_invalid"),
+    ({"json": {"message": 5}}, 422, "input_invalid"),
+    ({"json": {"message": "x", "colour": "red"}}, 422, "input_invalid"),
+    ({"json": {"message": "x", "config": {"timeout": -1}}}, 422, "input_invalid"),
+    ({"json": {"message": "x", "config": {"on_busy": "shrug"}}}, 422, "input_invalid"),
+    ({"json": {"message": "x", "run_id": "a b"}}, 422, "input_invalid"),
+    ({"json": {"message": "x", "agent": "nobody"}}, 404, "agent_not_found"),
+    ({"json": {"message": "x" * 3000}}, 413, "input_too_large"),
+    ({"content": b"message=x", "headers": {"content-type": "text/plain"}}, 415, "unsupported_media_type"),
+]
+
+
+@pytest.mark.parametrize(("request_", "status", "code"), BAD_BODIES)
+async def test_bad_bodies(client_of: Callable[..., Any], request_: dict[str, Any], status: int, code: str):
+    async def agent(message: str) -> str:
+        return "x"
+
+    client = await client_of(Runner(agent, limits=Limits(body_bytes_max=2000)), {"content-type": "application/json"})
+    response = await client.post("/runs", **request_)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code), response.text
+    assert (await client.get("/runs")).json()["runs"] == []
+
+
+async def test_a_body_without_length_is_bounded_too(client_of: Callable[..., Any]):
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(10_000):
+            yield b" " * 1000
+
+    client = await client_of(Runner(lambda m: m, limits=Limits(body_bytes_max=2000)))
+    response = await client.post("/runs", content=endless(), headers={"content-type": "application/json"})
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "input_too_large")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/runs/nope", 404, "run_not_found"),
+        ("GET", "/runs/nope/events", 404, "run_not_found"),
+        ("POST", "/runs/nope/cancel", 404, "run_not_found"),
+        ("GET", "/sessions/nope", 404, "session_not_found"),
+        ("DELETE", "/sessions/nope", 404, "session_not_found"),
+        ("GET", "/nowhere", 404, "not_found"),
+        ("DELETE", "/runs", 405, "method_not_allowed"),
+        ("PUT", "/runs/nope/cancel", 405, "method_not_allowed"),
+    ],
+)
+async def test_what_is_not_there(client: httpx.AsyncClient, method: str, path: str, status: int, code: str):
+    response = await client.request(method, path)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+
+
+async def test_an_agent_that_raises_is_an_event_and_then_the_end_marker(client_of: Callable[..., Any]):
+    async def fails(message: str) -> AsyncIterator[str]:
+        yield "shown"
+        raise ValueError("secret")
+
+    client = await client_of(Runner(fails))
+    got = await client.post("/runs", json={"message": "x"}, headers=STREAM)
+    assert got.status_code == 200
+    last = msgspec.to_builtins(events(got.content)[-1])
+    assert (last["type"], last["code"]) == ("RUN_ERROR", "agent_failed")
+    assert b"secret" not in got.content
+
+
+async def test_a_busy_session_answers_409_or_waits(client_of: Callable[..., Any]):
+    agent = Gated()
+    client = await client_of(Runner(agent))
+    await start(client, session_id="s", run_id="r")
+    busy = await client.post("/runs", json={"message": "y", "session_id": "s"})
+    assert (busy.status_code, busy.json()["error"]["code"]) == (409, "session_busy")
+    queued = await start(client, "y", session_id="s", run_id="q", config={"on_busy": "queue"})
+    assert queued["status"] == "queued"
+    agent.let(2)
+    assert (await ended(client, "q"))["status"] == "finished"
+
+
+async def test_too_much_at_once_answers_429_with_when_to_come_back(client_of: Callable[..., Any]):
+    agent = Gated()
+    client = await client_of(Runner(agent, limits=Limits(runs_active_max=1, followers_per_run_max=0)))
+    await start(client, run_id="r")
+    for response in (
+        await client.post("/runs", json={"message": "y"}),
+        await client.get("/runs/r/events", headers=STREAM),
+    ):
+        assert (response.status_code, response.json()["error"]["code"]) == (429, "limit_reached")
+        assert int(response.headers["retry-after"]) >= 1
+    await client.post("/runs/r/cancel")
+
+
+async def test_coalesced_text_comes_in_fewer_frames(client_of: Callable[..., Any]):
+    async def letters(message: str) -> AsyncIterator[str]:
+        for letter in "abcdefgh":
+            yield letter
+            await asyncio.sleep(0)
+
+    client = await client_of(Runner(letters, config=RunConfig(coalesce_ms=50)))
+    got = events((await client.post("/runs", json={"message": "x"}, headers=STREAM)).content)
+    deltas = [e.delta for e in got if isinstance(e, TextMessageContentEvent)]
+    assert "".join(deltas) == "abcdefgh"
+    assert len(deltas) < 8
+
+
+async def test_openapi_describes_the_bodies(client: httpx.AsyncClient):
+    spec = (await client.get("/openapi.json")).json()
+    body = spec["paths"]["/runs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert "message" in body["properties"]
+    assert (await client.get("/docs")).status_code == 200
