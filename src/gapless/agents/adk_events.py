@@ -1,0 +1,531 @@
+"""Google ADK's events → the events of a run.
+
+ADK sends a model's answer twice: as partial events while it comes, then once more whole. What was shown is not shown
+again; what came only in the whole event is. All of it goes by author and branch, because agents may work in parallel
+and need not give their partial events one id.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from typing import Any
+
+import msgspec
+from google.adk.events import Event
+from google.genai import types
+from pydantic_core import to_jsonable_python
+
+from gapless.agents.base import AgentItem, RunContext
+from gapless.events import (
+    CustomEvent,
+    Interrupt,
+    ReasoningEndEvent,
+    ReasoningMessageContentEvent,
+    ReasoningMessageEndEvent,
+    StateDeltaEvent,
+    StateSnapshotEvent,
+    StepFinishedEvent,
+    StepStartedEvent,
+    TextMessageContentEvent,
+    TextMessageEndEvent,
+    TextMessageStartEvent,
+    TokenUsage,
+    ToolCallArgsEvent,
+    ToolCallEndEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+)
+
+__all__ = ["CONFIRMATION", "CREDENTIAL", "INPUT", "ArgumentsWriter", "Translation"]
+
+CONFIRMATION = "adk_request_confirmation"
+CREDENTIAL = "adk_request_credential"
+INPUT = "adk_request_input"
+"""ADK asks its client by calls of these names."""
+FILE_BYTES_MAX = 512 * 1024
+"""Media of an answer up to this size go inline into the stream; larger ones are only named."""
+
+_FINISH = {"STOP": "stop", "MAX_TOKENS": "length", "MALFORMED_FUNCTION_CALL": "error", "OTHER": "other"}
+_ABORTED = "INVOCATION_ABORTED"
+
+
+class _Stream:
+    """What one agent has shown of the model response that it is receiving."""
+
+    __slots__ = ("blocks", "calls", "kind", "message_id", "source", "text", "thought", "writers")
+
+    def __init__(self, source: Event) -> None:
+        self.source = source
+        self.kind = ""
+        """What is open: "text", "thought" or nothing."""
+        self.message_id = ""
+        self.blocks = 0
+        self.text: list[str] = []
+        self.thought: list[str] = []
+        self.calls: list[types.FunctionCall] = []
+        """Calls shown whole before the whole response came."""
+        self.writers: dict[str, ArgumentsWriter] = {}
+        """Calls whose arguments are streaming, by id."""
+
+
+class Translation:
+    """One run's translation; `items` takes ADK's events in order."""
+
+    def __init__(self, ctx: RunContext, root: str, state: dict[str, Any]) -> None:
+        self.error: tuple[str, str] | None = None
+        """Code and message of the error that the last model response was."""
+        self.finish_reason: str | None = None
+        self.final_text = ""
+        """The text of the last whole response."""
+        self.pending: dict[str, tuple[types.FunctionCall, Event]] = {}
+        """Calls that wait for an answer from outside, with the events that made them."""
+        self._ctx = ctx
+        self._root = root
+        self._state: dict[str, Any] | None = state
+        """The session's state before the run, until the run changes it."""
+        self._streams: dict[tuple[str, str | None], _Stream] = {}
+        self._agents: dict[str | None, str] = {}
+        """Which agent other than the root works in which branch."""
+        self._shown_as: dict[str, str] = {}
+        """A call's id → the id that it was shown under while it was partial, where that is another one."""
+        self._placeholders: dict[str, Any] = {}
+        """First responses of calls that go on to wait."""
+
+    def items(self, event: Event) -> list[AgentItem]:
+        """What the run shows of one event."""
+        out: list[AgentItem] = []
+        author, branch = event.author, event.branch
+        if self._agents.get(branch, self._root) != author:
+            self._hand_over(out, author, branch)
+        parts = event.content.parts if event.content is not None else None
+        if event.partial:
+            if parts:
+                key = (author, branch)
+                stream = self._streams.get(key)
+                if stream is None:
+                    stream = self._streams[key] = _Stream(event)
+                for part in parts:
+                    self._partial(out, stream, part, event)
+            return out
+        self._whole(out, event, parts or [])
+        return out
+
+    def unsaved(self) -> list[tuple[Event, str]]:
+        """Text that was shown and that no whole event has confirmed, each with its first partial event."""
+        return [(stream.source, "".join(stream.text)) for stream in self._streams.values() if stream.text]
+
+    def settle(self) -> list[AgentItem]:
+        """Ends what is open, before the run pauses or ends."""
+        out: list[AgentItem] = []
+        for stream in self._streams.values():
+            _close(out, stream)
+        self._agents.clear()
+        return out
+
+    # -- who speaks -------------------------------------------------------------------------------------------------
+
+    def _hand_over(self, out: list[AgentItem], author: str, branch: str | None) -> None:
+        """Another agent goes on in this branch: a step ends, and one begins unless it is the root agent's."""
+        if author in ("user", "model"):
+            return
+        before = self._agents.pop(branch, None)
+        if before is not None:
+            stream = self._streams.get((before, branch))
+            if stream is not None:
+                _close(out, stream)
+            out.append(StepFinishedEvent(step_name=before))
+        if author and author != self._root:
+            self._agents[branch] = author
+            out.append(StepStartedEvent(step_name=author))
+
+    # -- while a response comes -------------------------------------------------------------------------------------
+
+    def _partial(self, out: list[AgentItem], stream: _Stream, part: types.Part, event: Event) -> None:
+        text = part.text
+        if text:
+            if part.thought:
+                self._thought(out, stream, text, event)
+            else:
+                self._text(out, stream, text, event)
+        elif part.function_call is not None:
+            self._partial_call(out, stream, part.function_call)
+
+    def _text(self, out: list[AgentItem], stream: _Stream, text: str, event: Event) -> None:
+        if stream.kind != "text":
+            _open(out, stream, "text", event)
+            out.append(TextMessageStartEvent(message_id=stream.message_id, role="assistant", name=event.author or None))
+        stream.text.append(text)
+        out.append(TextMessageContentEvent(message_id=stream.message_id, delta=text))
+
+    def _thought(self, out: list[AgentItem], stream: _Stream, text: str, event: Event) -> None:
+        if stream.kind != "thought":
+            _open(out, stream, "thought", event)
+        stream.thought.append(text)
+        out.append(ReasoningMessageContentEvent(message_id=stream.message_id, delta=text))
+
+    def _partial_call(self, out: list[AgentItem], stream: _Stream, call: types.FunctionCall) -> None:
+        streaming = bool(call.partial_args) or call.will_continue is not None
+        if not streaming and not (call.name and call.id):
+            return  # the end of one whose arguments streamed
+        if not streaming:
+            if call.name not in (CONFIRMATION, CREDENTIAL, INPUT):
+                stream.calls.append(call)
+                self._call(out, stream, call)
+            return
+        id = call.id or next(reversed(stream.writers), "")
+        writer = stream.writers.get(id)
+        if writer is None:
+            if not id or not call.name:
+                return
+            writer = stream.writers[id] = ArgumentsWriter(call.name)
+            _close(out, stream)
+            out.append(ToolCallStartEvent(tool_call_id=id, tool_call_name=call.name))
+        delta = "".join(writer.add(piece) for piece in call.partial_args or [])
+        if delta:
+            out.append(ToolCallArgsEvent(tool_call_id=id, delta=delta))
+
+    # -- when it is whole -------------------------------------------------------------------------------------------
+
+    def _whole(self, out: list[AgentItem], event: Event, parts: list[types.Part]) -> None:
+        self._account(event)
+        key = (event.author, event.branch)
+        speaks = any(part.text or part.function_call is not None or part.inline_data is not None for part in parts)
+        stream = (self._streams.pop(key, None) if speaks else None) or _Stream(event)
+        text, thought = "".join(stream.text), "".join(stream.thought)
+        for number, part in enumerate(parts, 1):
+            if part.text and part.thought:
+                rest, thought = _beyond(part.text, thought)
+                if rest:
+                    self._thought(out, stream, rest, event)
+            elif part.text and event.author != "user":
+                rest, text = _beyond(part.text, text)
+                if rest:
+                    self._text(out, stream, rest, event)
+            elif part.function_call is not None:
+                self._whole_call(out, stream, part.function_call, event)
+            elif part.function_response is not None:
+                self._response(out, part.function_response, event, number)
+            else:
+                self._other(out, stream, part, event, number)
+        if speaks:
+            _close(out, stream)
+        if event.actions.state_delta:
+            self._state_delta(out, event.actions.state_delta)
+        if event.output is not None and not isinstance(event.output, str):
+            self._ctx.result = to_jsonable_python(event.output, serialize_unknown=True)
+
+    def _account(self, event: Event) -> None:
+        usage = event.usage_metadata
+        if usage is not None:
+            self._ctx.add_usage(
+                TokenUsage(
+                    model=event.model_version,
+                    input_tokens=usage.prompt_token_count,
+                    output_tokens=_sum(usage.candidates_token_count, usage.thoughts_token_count),
+                    total_tokens=usage.total_token_count,
+                    reasoning_tokens=usage.thoughts_token_count,
+                    cached_input_tokens=usage.cached_content_token_count,
+                )
+            )
+        content = event.content
+        if event.finish_reason is not None:
+            name = event.finish_reason.name
+            self.finish_reason = _FINISH.get(name, "content_filter")
+        if event.error_code is not None and event.error_code != _ABORTED:
+            # An answer that was cut at its length is an answer; its finish reason says so.
+            cut = event.error_code == "MAX_TOKENS" and content is not None and content.parts
+            self.error = None if cut else (event.error_code, event.error_message or "")
+        elif content is not None and content.parts and event.author != "user":
+            self.error = None
+            self.final_text = "".join(part.text for part in content.parts if part.text and not part.thought)
+
+    def _whole_call(self, out: list[AgentItem], stream: _Stream, call: types.FunctionCall, event: Event) -> None:
+        id = call.id or ""
+        if call.name in (CONFIRMATION, CREDENTIAL, INPUT) or id in (event.long_running_tool_ids or ()):
+            self.pending[id] = (call, event)
+            if call.name in (CONFIRMATION, CREDENTIAL, INPUT):
+                return
+        writer = stream.writers.pop(id, None)
+        if writer is not None:
+            rest, exact = writer.finish(call.args or {})
+            out.append(ToolCallArgsEvent(tool_call_id=id, delta=rest))
+            out.append(ToolCallEndEvent(tool_call_id=id))
+            if not exact:
+                message = f"the arguments of {call.name} came out of order; what was streamed of them is not exact"
+                out.append(_notice("tool_arguments_differ", message))
+            return
+        for shown in stream.calls:
+            if shown.name == call.name and (shown.id == id or shown.args == call.args):
+                stream.calls.remove(shown)
+                if shown.id and shown.id != id:
+                    self._shown_as[id] = shown.id
+                return
+        self._call(out, stream, call)
+
+    def _call(self, out: list[AgentItem], stream: _Stream, call: types.FunctionCall) -> None:
+        _close(out, stream)
+        id = call.id or ""
+        out.append(ToolCallStartEvent(tool_call_id=id, tool_call_name=call.name or ""))
+        out.append(ToolCallArgsEvent(tool_call_id=id, delta=_json(call.args or {})))
+        out.append(ToolCallEndEvent(tool_call_id=id))
+
+    def _response(self, out: list[AgentItem], response: types.FunctionResponse, event: Event, number: int) -> None:
+        id = response.id or ""
+        if id in self.pending or id in event.actions.requested_tool_confirmations:
+            self._placeholders[id] = response.response
+            return
+        out.append(
+            ToolCallResultEvent(
+                message_id=event.id if number == 1 else f"{event.id}-{number}",
+                tool_call_id=self._shown_as.get(id, id),
+                content=_json(response.response or {}),
+            )
+        )
+
+    def _other(self, out: list[AgentItem], stream: _Stream, part: types.Part, event: Event, number: int) -> None:
+        """Media, and code that the model ran by itself."""
+        id = f"{event.id}-{number}"
+        if part.inline_data is not None and part.inline_data.data:
+            _close(out, stream)
+            mime_type, data = part.inline_data.mime_type, part.inline_data.data
+            if len(data) > FILE_BYTES_MAX:
+                out.append(_notice("file_too_large", f"a file of {len(data)} bytes ({mime_type}) was left out"))
+                return
+            value = {"mimeType": mime_type, "data": base64.b64encode(data).decode()}
+            out.append(CustomEvent(name="gapless.file", value=value))
+        elif part.file_data is not None:
+            _close(out, stream)
+            value = {"mimeType": part.file_data.mime_type, "url": part.file_data.file_uri}
+            out.append(CustomEvent(name="gapless.file", value=value))
+        elif part.executable_code is not None:
+            code = part.executable_code
+            args = {"language": code.language, "code": code.code}
+            self._call(out, stream, types.FunctionCall(id=f"{event.id}-code", name="code_execution", args=args))
+        elif part.code_execution_result is not None:
+            result = part.code_execution_result
+            content = _json({"outcome": result.outcome, "output": result.output})
+            out.append(ToolCallResultEvent(message_id=id, tool_call_id=f"{event.id}-code", content=content))
+
+    def _state_delta(self, out: list[AgentItem], delta: dict[str, Any]) -> None:
+        if self._state:
+            snapshot = to_jsonable_python(self._state, serialize_unknown=True)
+            out.append(StateSnapshotEvent(snapshot=snapshot))
+        self._state = None
+        patch = [
+            {
+                "op": "add",  # which replaces a member that is there (RFC 6902, section 4.1)
+                "path": "/" + key.replace("~", "~0").replace("/", "~1"),
+                "value": to_jsonable_python(value, serialize_unknown=True),
+            }
+            for key, value in delta.items()
+            if not key.startswith("temp:")
+        ]
+        if patch:
+            out.append(StateDeltaEvent(delta=patch))
+
+    # -- what waits for an answer -----------------------------------------------------------------------------------
+
+    def interrupts(self) -> list[Interrupt]:
+        """What to ask: one interrupt per call that waits, under the call's id."""
+        found = []
+        for id, (call, _) in self.pending.items():
+            args: dict[str, Any] = to_jsonable_python(call.args or {}, serialize_unknown=True)
+            adk: dict[str, Any] = {"name": call.name, "args": args}
+            if call.name == CONFIRMATION:
+                original = args.get("originalFunctionCall") or {}
+                hint = (args.get("toolConfirmation") or {}).get("hint")
+                found.append(
+                    Interrupt(
+                        id=id,
+                        reason="tool_approval",
+                        message=hint or f"May the tool {original.get('name')} run?",
+                        tool_call_id=original.get("id"),
+                        response_schema=_APPROVAL,
+                        metadata={"adk": adk},
+                    )
+                )
+            elif call.name == INPUT:
+                schema = args.get("response_schema") or args.get("responseSchema")
+                found.append(
+                    Interrupt(
+                        id=id,
+                        reason="input_required",
+                        message=args.get("message"),
+                        response_schema=schema if isinstance(schema, dict) else None,
+                        metadata={"adk": adk},
+                    )
+                )
+            elif call.name == CREDENTIAL:
+                found.append(
+                    Interrupt(
+                        id=id,
+                        reason="credential_required",
+                        message="The agent needs you to sign in",
+                        metadata={"adk": {"name": call.name, "args": _without_secrets(args)}},
+                    )
+                )
+            else:
+                if (first := self._placeholders.get(id)) is not None:
+                    adk["response"] = to_jsonable_python(first, serialize_unknown=True)
+                message = f"The tool {call.name} waits for its result"
+                found.append(
+                    Interrupt(id=id, reason="tool_result", message=message, tool_call_id=id, metadata={"adk": adk})
+                )
+        return found
+
+
+_APPROVAL = {
+    "type": "object",
+    "properties": {"approved": {"type": "boolean"}, "payload": {}},
+    "required": ["approved"],
+}
+
+
+def _open(out: list[AgentItem], stream: _Stream, kind: str, event: Event) -> None:
+    _close(out, stream)
+    stream.kind = kind
+    stream.blocks += 1
+    stream.message_id = event.id if stream.blocks == 1 else f"{event.id}-{stream.blocks}"
+
+
+def _close(out: list[AgentItem], stream: _Stream) -> None:
+    if stream.kind == "text":
+        out.append(TextMessageEndEvent(message_id=stream.message_id))
+    elif stream.kind == "thought":
+        out.append(ReasoningMessageEndEvent(message_id=stream.message_id))
+        out.append(ReasoningEndEvent(message_id=stream.message_id))
+    stream.kind = ""
+
+
+def _beyond(whole: str, shown: str) -> tuple[str, str]:
+    """What of `whole` has not been shown, and what of `shown` is still to be accounted for."""
+    if shown.startswith(whole):
+        return "", shown[len(whole) :]
+    if whole.startswith(shown):
+        return whole[len(shown) :], ""
+    return whole, ""  # another text than the one that was shown: a callback replaced it
+
+
+def _notice(code: str, message: str) -> CustomEvent:
+    return CustomEvent(name="gapless.notice", value={"code": code, "message": message})
+
+
+def _sum(*counts: int | None) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
+
+
+def _json(value: Any) -> str:
+    return json.dumps(to_jsonable_python(value, serialize_unknown=True), ensure_ascii=False, separators=(",", ":"))
+
+
+_SECRETS = re.compile(r"(?i)secret|token|password|api_?key|auth_?code|credential_?key|verifier|private")
+
+
+def _without_secrets(value: Any) -> Any:
+    """An authentication request without what only the server may know."""
+    if isinstance(value, dict):
+        return {key: _without_secrets(item) for key, item in value.items() if not _SECRETS.search(key)}
+    return [_without_secrets(item) for item in value] if isinstance(value, list) else value
+
+
+_PATH_STEP = re.compile(r"\[(\d+)\]|\['((?:[^'\\]|\\.)*)'\]|\[\"((?:[^\"\\]|\\.)*)\"\]|\.?([^.\[\]]+)")
+_ESCAPE = re.compile(r"\\(.)")
+
+
+class ArgumentsWriter:
+    """Streamed tool arguments as JSON text.
+
+    ADK gives them as pieces at JSONPaths (RFC 9535). Those that come in document order can be appended to a text as
+    they come; at the first one that does not, the text stops growing until `finish`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._text = ""
+        self._path: list[str | int] = []
+        self._in_string = False
+        self._left: set[tuple[str | int, ...]] = set()
+        """Members that are complete: one that came again could not be appended."""
+        self._stuck = False
+
+    def add(self, piece: types.PartialArg) -> str:
+        """The JSON text that this piece adds."""
+        if self._stuck or not piece.json_path:
+            return ""
+        path = _steps(piece.json_path)
+        if piece.string_value is not None:
+            fragment = json.dumps(piece.string_value, ensure_ascii=False)[1:-1]
+            if self._in_string and path == self._path:
+                return self._grow(fragment)
+            return self._grow(self._move(path) + '"' + fragment, in_string=True)
+        if piece.number_value is not None:
+            value = json.dumps(piece.number_value)
+        elif piece.bool_value is not None:
+            value = json.dumps(piece.bool_value)
+        elif piece.null_value is not None:
+            value = "null"
+        else:
+            return ""
+        return self._grow(self._move(path) + value)
+
+    def finish(self, args: dict[str, Any]) -> tuple[str, bool]:
+        """What completes the text, given all the arguments; and whether it says the same as they do."""
+        whole = _json(args)
+        if whole.startswith(self._text):
+            return whole[len(self._text) :], True
+        closing = self._closing(1)
+        written = msgspec.json.decode(self._text + closing + "}")
+        missing = {key: value for key, value in args.items() if key not in written}
+        members = "".join(f",{_json(key)}:{_json(value)}" for key, value in missing.items())
+        return closing + members + "}", {**written, **missing} == msgspec.json.decode(whole)
+
+    def _grow(self, text: str, in_string: bool | None = None) -> str:
+        if self._stuck:
+            return ""
+        if in_string is not None:
+            self._in_string = in_string
+        self._text += text
+        return text
+
+    def _closing(self, depth: int) -> str:
+        """Closes what is open below `depth` members."""
+        text = '"' if self._in_string else ""
+        return text + "".join("]" if isinstance(step, int) else "}" for step in reversed(self._path[depth:]))
+
+    def _move(self, path: list[str | int]) -> str:
+        """The text between the last value and the one at `path`."""
+        before = self._path
+        common = 0
+        while common < min(len(before), len(path)) and before[common] == path[common]:
+            common += 1
+        inside = common in (len(before), len(path)) and bool(before)
+        step = path[common] if common < len(path) else 0
+        first = not before
+        follows = first or not isinstance(step, int) or (common < len(before) and before[common] == step - 1)
+        nested = all(isinstance(one, str) or one == 0 for one in path[common + 1 :])
+        if inside or not path or not isinstance(path[0], str) or not follows or not nested:
+            self._stuck = True
+            return ""
+        self._left.update(tuple(before[: depth + 1]) for depth in range(common, len(before)))
+        if tuple(path[: common + 1]) in self._left:
+            self._stuck = True
+            return ""
+        text = "{" if first else self._closing(common + 1) + ","
+        self._in_string = False
+        for depth, one in enumerate(path[common:], common):
+            if depth > common:
+                text += "[" if isinstance(one, int) else "{"
+            if isinstance(one, str):
+                text += _json(one) + ":"
+        self._path = path
+        return text
+
+
+def _steps(path: str) -> list[str | int]:
+    steps: list[str | int] = []
+    for index, single, double, plain in _PATH_STEP.findall(path.removeprefix("$")):
+        steps.append(int(index) if index else plain or _ESCAPE.sub(r"\1", single or double))
+    return steps
