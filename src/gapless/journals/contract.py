@@ -112,7 +112,9 @@ class Turn(_Record, kw_only=True):
 
 
 class RunEnd(_Record, kw_only=True):
-    """Goes with the append that holds a run's terminal event: both are accepted, or neither."""
+    """Goes with the append that holds a run's terminal event: both are accepted, or neither.
+
+    The session gets the turn, `updated_at`, the state, and the run's message as title where it has none."""
 
     status: RunStatus
     ended_at: int

@@ -196,6 +196,7 @@ class MemoryStore(Store):
         if (session := memory.sessions.get(run.session_id)) is not None:
             memory.turns.setdefault(run.session_id, []).append(end.turn)
             session.updated_at = end.ended_at
+            session.title = session.title or title_of(run.message)
             if end.state is not None:
                 session.state = end.state
 

@@ -530,6 +530,7 @@ class SQLiteStore(Store):
             if row is not None:
                 session = _decode_session(row[0])
                 session.updated_at = end.ended_at
+                session.title = session.title or title_of(run.message)
                 if end.state is not None:
                     session.state = end.state
                 db.execute(

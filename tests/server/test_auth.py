@@ -1,0 +1,131 @@
+"""Nobody reads another's run, on any route."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from gapless import Runner
+from gapless.errors import UsageError
+from gapless.journals.contract import RunRecord, SessionRecord
+from gapless.server.auth import keys_from_environment
+from support.agents import Gated
+
+ALICE, BOB = "alice-key-0123456789", "bob-key-0123456789"
+
+
+@pytest.fixture
+async def client(client_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> httpx.AsyncClient:
+    monkeypatch.setenv("GAPLESS_API_KEYS", f"alice={ALICE}, bob={BOB}")
+    client: httpx.AsyncClient = await client_of(Runner(Gated("a")))
+    await client.post("/runs", json={"message": "x", "run_id": "r", "session_id": "s"}, headers=key(ALICE))
+    return client
+
+
+def key(value: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {value}"}
+
+
+ROUTES = [
+    ("GET", "/runs/r", None),
+    ("GET", "/runs/r/events", None),
+    ("POST", "/runs/r/cancel", None),
+    ("POST", "/runs/r/input", {"resume": []}),
+    ("GET", "/sessions/s", None),
+    ("GET", "/sessions/s/messages", None),
+    ("DELETE", "/sessions/s", None),
+    ("POST", "/runs", {"message": "x", "session_id": "s"}),
+    ("GET", "/chat/stream", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), ROUTES)
+async def test_without_a_key_every_route_is_closed(client: httpx.AsyncClient, method: str, path: str, body: Any):
+    for headers in ({}, key("wrong-key-0123456789"), {"authorization": f"Basic {ALICE}"}):
+        response = await client.request(method, path, json=body, headers=headers)
+        assert (response.status_code, response.json()["error"]["code"]) == (401, "not_authenticated")
+        assert response.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(("method", "path", "body"), ROUTES)
+async def test_anothers_run_and_session_do_not_exist(client: httpx.AsyncClient, method: str, path: str, body: Any):
+    headers = {**key(BOB), "last-event-id": "r:1"}
+    response = await client.request(method, path, json=body, headers=headers)
+    assert response.status_code == 404, response.text
+    assert (await client.get("/runs/r", headers=key(ALICE))).json()["status"] == "running"
+
+
+async def test_lists_show_ones_own(client: httpx.AsyncClient):
+    assert [run["id"] for run in (await client.get("/runs", headers=key(ALICE))).json()["runs"]] == ["r"]
+    assert (await client.get("/runs", headers=key(BOB))).json()["runs"] == []
+    assert (await client.get("/sessions", headers=key(BOB))).json()["sessions"] == []
+
+
+async def test_another_cannot_take_a_run_id(client: httpx.AsyncClient):
+    response = await client.post("/runs", json={"message": "x", "run_id": "r"}, headers=key(BOB))
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "run_conflict")
+
+
+async def test_the_other_header_for_keys(client: httpx.AsyncClient):
+    assert (await client.get("/runs/r", headers={"x-api-key": ALICE})).status_code == 200
+
+
+async def test_probes_and_page_need_no_key(client: httpx.AsyncClient):
+    for path in ("/health", "/ready", "/", "/static/stream.js", "/docs"):
+        assert (await client.get(path)).status_code == 200, path
+
+
+async def test_own_functions_decide(client_of: Callable[..., Any]):
+    asked: list[tuple[str, str, str]] = []
+
+    async def authenticate(request: Any) -> str | None:
+        return request.headers.get("x-user")  # type: ignore[no-any-return]  # a header
+
+    async def authorize(user: str, action: str, record: RunRecord | SessionRecord) -> bool:
+        asked.append((user, action, record.id))
+        return user == record.user_id or action == "read"
+
+    client = await client_of(Runner(Gated()), authenticate=authenticate, authorize=authorize)
+    await client.post("/runs", json={"message": "x", "run_id": "r"}, headers={"x-user": "alice"})
+    assert (await client.get("/runs/r", headers={"x-user": "bob"})).status_code == 200
+    assert (await client.post("/runs/r/cancel", headers={"x-user": "bob"})).status_code == 404
+    assert (await client.post("/runs/r/cancel", headers={"x-user": "alice"})).status_code == 202
+    assert (await client.get("/runs/r")).status_code == 401
+    assert asked == [("bob", "read", "r"), ("bob", "cancel", "r"), ("alice", "cancel", "r")]
+
+
+def test_keys_have_a_length(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GAPLESS_API_KEYS", "alice=short")
+    with pytest.raises(UsageError, match="shorter than 16") as caught:
+        keys_from_environment()
+    assert "short" not in str(caught.value).replace("shorter", ""), "a key is not for messages"
+
+
+async def test_a_plain_key_is_a_user_of_its_own(client_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GAPLESS_API_KEYS", f"{ALICE},{BOB}")
+    client = await client_of(Runner(Gated()))
+    await client.post("/runs", json={"message": "x", "run_id": "r"}, headers=key(ALICE))
+    assert (await client.get("/runs/r", headers=key(ALICE))).status_code == 200
+    assert (await client.get("/runs/r", headers=key(BOB))).status_code == 404
+
+
+async def test_names_the_server_may_be_called_by(client_of: Callable[..., Any]):
+    client = await client_of(Runner(Gated()), allowed_hosts=["localhost", "127.0.0.1", "[::1]"])
+    for host, status in (("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:80", 200), ("evil.example", 403)):
+        assert (await client.get("/health", headers={"host": host})).status_code == status, host
+
+
+async def test_other_sites_pages_are_refused_unless_named(client_of: Callable[..., Any]):
+    cross = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors", "origin": "https://app.example"}
+    client = await client_of(Runner(Gated()))
+    assert (await client.get("/chat/stream?query=x", headers=cross)).status_code == 403
+    assert (await client.get("/", headers={**cross, "sec-fetch-mode": "navigate"})).status_code == 200
+    allowing = await client_of(Runner(Gated()), cors_origins=["https://app.example"])
+    response = await allowing.get("/health", headers=cross)
+    assert response.status_code == 200
+    assert response.headers["access-control-allow-origin"] == "https://app.example"
+    preflight = {**cross, "access-control-request-method": "POST", "access-control-request-headers": "last-event-id"}
+    assert (await allowing.options("/runs", headers=preflight)).status_code == 200

@@ -1,0 +1,52 @@
+"""The routes of sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from gapless import Runner
+from support.agents import Gated
+
+STREAM = {"accept": "text/event-stream"}
+
+
+async def test_the_life_of_a_session(client: httpx.AsyncClient):
+    created = await client.post("/sessions", json={"id": "s", "state": {"k": 1}})
+    assert (created.status_code, created.json()["id"], created.json()["state"]) == (201, "s", {"k": 1})
+    assert (await client.post("/sessions")).status_code == 201
+    await client.post("/runs", json={"message": "hello\nworld", "session_id": "s"}, headers=STREAM)
+    messages = (await client.get("/sessions/s/messages")).json()["messages"]
+    assert [(m["role"], m["content"]) for m in messages] == [
+        ("user", "hello\nworld"),
+        ("assistant", "you said hello\nworld"),
+    ]
+    assert len({m["metadata"]["run_id"] for m in messages}) == 1
+    assert (await client.get("/sessions")).json()["sessions"][0]["id"] == "s"
+    assert (await client.delete("/sessions/s")).status_code == 204
+    assert (await client.get("/sessions/s")).status_code == 404
+
+
+async def test_a_new_conversation_is_named_after_its_first_message(client: httpx.AsyncClient):
+    await client.post("/runs", json={"message": "hello\nworld", "session_id": "s"}, headers=STREAM)
+    assert (await client.get("/sessions/s")).json()["title"] == "hello"
+
+
+async def test_an_active_run_is_named_and_keeps_its_session(client_of: Callable[..., Any]):
+    agent = Gated()
+    client = await client_of(Runner(agent))
+    await client.post("/runs", json={"message": "x", "session_id": "s", "run_id": "r"})
+    assert (await client.get("/sessions/s")).json()["active_run_id"] == "r"
+    refused = await client.delete("/sessions/s")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "session_busy")
+    agent.let()
+    await client.get("/runs/r/events", headers=STREAM)
+    assert "active_run_id" not in (await client.get("/sessions/s")).json()
+
+
+async def test_a_session_made_ahead_takes_its_title_from_the_first_message(client: httpx.AsyncClient):
+    await client.post("/sessions", json={"id": "s"})
+    await client.post("/runs", json={"message": "hello", "session_id": "s"}, headers=STREAM)
+    assert (await client.get("/sessions/s")).json()["title"] == "hello"
