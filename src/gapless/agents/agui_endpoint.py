@@ -1,0 +1,117 @@
+"""An AG-UI service as an agent: its events become the run's own.
+
+Source: AG-UI protocol specification 1.0: `RunAgentInput` is posted, its events come back as Server-Sent Events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import httpx
+import msgspec
+
+from gapless.agents.base import AgentItem, RunContext
+from gapless.agents.conversation import conversation
+from gapless.agents.endpoint_http import Service, cut, events_of
+from gapless.errors import ModelFailed
+from gapless.events import (
+    Event,
+    RawEvent,
+    ResumeEntry,
+    RunErrorEvent,
+    RunFinishedEvent,
+    RunFinishedInterruptOutcome,
+    decode_event,
+)
+from gapless.fold import Fold
+
+__all__ = ["AGUIEndpoint"]
+
+
+class AGUIEndpoint:
+    """An agent that is an AG-UI service. The session is its thread; interrupts are asked and answered here.
+
+    `forwardedProps` are the client's, or else the run's `model_settings`. The service always streams.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.name = service.host
+
+    async def aclose(self) -> None:
+        await self._service.aclose()
+
+    async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+        """Pass the service's events on. Raises `ModelFailed`, `InputInvalid`, `InputTooLarge` for a refusal and
+        `AgentFailed` (code `endpoint_cut`) when the stream ends before the run does."""
+        shown = Fold()
+        resume: list[ResumeEntry] = []
+        leg = 0
+        while True:
+            leg += 1
+            events = self._events(ctx, _input(ctx, shown, resume, leg))
+            interrupted: RunFinishedInterruptOutcome | None = None
+            async with aclosing(events):
+                async for event in events:
+                    if isinstance(event, RunFinishedEvent) and isinstance(event.outcome, RunFinishedInterruptOutcome):
+                        interrupted = event.outcome
+                        break
+                    shown.add(event)
+                    yield event
+            if interrupted is None:
+                return
+            resume = await ctx.interrupt(interrupted.interrupts)
+
+    async def _events(self, ctx: RunContext, body: dict[str, Any]) -> AsyncGenerator[Event, None]:
+        """The events of one request, to the one that ends it."""
+        service = self._service
+        async with service.request(
+            "POST", service.url, body, run_id=ctx.run_id, accept="text/event-stream"
+        ) as response:
+            kind = response.headers.get("content-type", "").partition(";")[0]
+            if kind != "text/event-stream":
+                raise ModelFailed(
+                    f"{service.host} answered {kind or 'nothing'}: not an AG-UI service", run_id=ctx.run_id
+                )
+            try:
+                async with aclosing(events_of(response)) as events:
+                    async for data in events:
+                        event = _decode(data, service.host, ctx.run_id)
+                        yield event
+                        if isinstance(event, RunFinishedEvent | RunErrorEvent):
+                            return
+                how = "the stream ended before the run"
+            except httpx.HTTPError as error:
+                how = type(error).__name__
+            raise cut(service.host, ctx.run_id, how)
+
+
+def _decode(data: bytes, host: str, run_id: str) -> Event:
+    try:
+        event: Event = decode_event(data)
+        return event
+    except msgspec.ValidationError:
+        return RawEvent(event=msgspec.json.decode(data), source="ag-ui")  # of another version of the protocol
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ModelFailed(f"{host} sent what is not an AG-UI event: {error}", run_id=run_id) from None
+
+
+def _input(ctx: RunContext, shown: Fold, resume: list[ResumeEntry], leg: int) -> dict[str, Any]:
+    """`RunAgentInput`, with every field that older services require."""
+    messages = msgspec.to_builtins(conversation([*ctx.messages, *shown.messages()]))
+    for message in messages:
+        message.pop("metadata", None)  # ours, and unknown to some
+    body: dict[str, Any] = {
+        "threadId": ctx.session_id,
+        "runId": ctx.run_id if leg == 1 else f"{ctx.run_id}-{leg}",
+        "messages": messages,
+        "state": ctx.state if shown.state is None else shown.state,
+        "tools": msgspec.to_builtins(ctx.tools),
+        "context": msgspec.to_builtins(ctx.context),
+        "forwardedProps": ctx.config.model_settings if ctx.forwarded_props is None else ctx.forwarded_props,
+    }
+    if resume:
+        body["resume"] = msgspec.to_builtins(resume)
+    return body

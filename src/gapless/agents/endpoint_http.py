@@ -1,0 +1,241 @@
+"""The HTTP side of endpoints: connections, the key, retries, what a refusal means, Server-Sent Events.
+
+A request is sent again only where it cannot have cost anything: the connection was never made, or the service said
+429 or 503 together with when to come back. Nothing is sent again once the answer has begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn
+
+import httpx
+import msgspec
+
+from gapless.errors import AgentFailed, GaplessError, InputInvalid, InputTooLarge, ModelFailed
+
+__all__ = ["CUT", "Refused", "Service", "cut", "events_of", "read_body"]
+
+ATTEMPTS_MAX = 3
+RETRY_FIRST_S = 0.2
+"""Pause before the second attempt to connect; it doubles."""
+RETRY_AFTER_S_MAX = 20.0
+"""A service that asks for a longer pause is not waited for."""
+CONNECT_TIMEOUT_S = 10.0
+IDLE_CONNECTIONS_MAX = 20
+LINE_BYTES_MAX = 8 * 1024 * 1024
+"""One event of a stream."""
+BODY_BYTES_MAX = 32 * 1024 * 1024
+"""An answer that is no stream."""
+REFUSAL_CHARS_MAX = 500
+"""What is passed on of a service's own error message."""
+
+KEY_VARIABLE = "GAPLESS_ENDPOINT_KEY"
+OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
+OPENAI_HOST = "api.openai.com"
+CUT = "endpoint_cut"
+"""The code of a run whose endpoint stopped in the middle of its answer."""
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Service:
+    """One HTTP service, named by its base URL.
+
+    Its key is read from the environment at each request: `GAPLESS_ENDPOINT_KEY`; for OpenAI's own host, and the one
+    that `OPENAI_BASE_URL` names, `OPENAI_API_KEY`. It goes to the URL as it was written and nowhere else: redirects are
+    not followed.
+    """
+
+    def __init__(self, url: httpx.URL) -> None:
+        self.url = url
+        self.host = url.host
+        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    @property
+    def key_variable(self) -> str:
+        """The environment variable that this service's key is read from."""
+        base = os.environ.get("OPENAI_BASE_URL", "")
+        openai_hosts = {OPENAI_HOST, httpx.URL(base).host} if base else {OPENAI_HOST}
+        own = self.host in openai_hosts and KEY_VARIABLE not in os.environ
+        return OPENAI_KEY_VARIABLE if own else KEY_VARIABLE
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop. A later request opens new ones."""
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.aclose()
+
+    @asynccontextmanager
+    async def request(
+        self, method: str, url: httpx.URL, body: Any, *, run_id: str, accept: str = "application/json"
+    ) -> AsyncIterator[httpx.Response]:
+        """One answer with status 200, its body unread. Leaving the block closes the stream, and with it the work.
+
+        Raises `InputInvalid`, `InputTooLarge` or `ModelFailed` for a refusal, `AgentFailed` (`endpoint_cut`) when the
+        connection broke before an answer.
+        """
+        client = self._client()
+        headers = {"accept": accept, "accept-encoding": "identity", **self._authorization(run_id)}
+        content = None
+        if body is not None:
+            headers["content-type"] = "application/json"
+            content = msgspec.json.encode(body)
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            request = client.build_request(method, url, headers=headers, content=content)
+            try:
+                response = await client.send(request, stream=True)
+            except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+                if attempt == ATTEMPTS_MAX:
+                    raise ModelFailed(
+                        f"nothing answers at {_shown(url)} ({type(error).__name__}, {attempt} attempts): "
+                        "check the URL and that the service is up",
+                        run_id=run_id,
+                    ) from error
+                await asyncio.sleep(RETRY_FIRST_S * 2 ** (attempt - 1))
+                continue
+            except httpx.HTTPError as error:
+                raise cut(self.host, run_id, type(error).__name__) from error
+            try:
+                pause_s = _retry_after_s(response)
+                if response.status_code == httpx.codes.OK:
+                    yield response
+                    return
+                if pause_s is None or pause_s > RETRY_AFTER_S_MAX or attempt == ATTEMPTS_MAX:
+                    await self._refuse(response, pause_s, run_id)
+            finally:
+                await response.aclose()
+            await asyncio.sleep(pause_s)
+
+    def _authorization(self, run_id: str) -> dict[str, str]:
+        variable = self.key_variable
+        key = os.environ.get(variable, "").strip()
+        if not (key.isascii() and key.isprintable()):  # said here, because what a header's encoder says may show it
+            raise ModelFailed(f"{variable} is no key: it has characters that a header cannot carry", run_id=run_id)
+        return {"authorization": f"Bearer {key}"} if key else {}
+
+    def _client(self) -> httpx.AsyncClient:
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None:
+            client = self._clients[loop] = httpx.AsyncClient(
+                # How long an answer may take is the run's to decide: timeout, first_event_timeout, idle_timeout.
+                timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=IDLE_CONNECTIONS_MAX),
+                follow_redirects=False,
+                trust_env=self.host not in _LOOPBACK,  # a proxy cannot reach this machine's own services
+                verify=self.url.scheme == "https",  # for plain HTTP the system's certificates need not be read
+            )
+        return client
+
+    async def _refuse(self, response: httpx.Response, pause_s: float | None, run_id: str) -> NoReturn:
+        status, where = response.status_code, _shown(response.request.url)
+        if response.has_redirect_location:
+            target = httpx.URL(response.headers["location"])
+            raise ModelFailed(f"{where} redirects to {_shown(response.request.url.join(target))}: write that URL")
+        if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            how = "does not take the key in" if os.environ.get(self.key_variable) else "wants a key: set"
+            raise ModelFailed(f"{where} answered {status}: it {how} {self.key_variable}", run_id=run_id)
+        message, parameter = await _refusal(response)
+        said = f"{where} answered {status}: {message}"
+        error: GaplessError
+        if status == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
+            error = InputTooLarge(said, run_id=run_id)
+        elif status in (httpx.codes.BAD_REQUEST, httpx.codes.UNPROCESSABLE_ENTITY):
+            error = InputInvalid(said, run_id=run_id)
+        else:
+            error = ModelFailed(said, run_id=run_id, retry_after_s=pause_s)
+        error.__cause__ = Refused(status, parameter)
+        raise error
+
+
+class Refused(Exception):
+    """What the service itself said: its HTTP status and, in OpenAI's error shape, the parameter it is about."""
+
+    def __init__(self, status: int, parameter: str | None) -> None:
+        super().__init__(status, parameter)
+        self.status = status
+        self.parameter = parameter
+
+
+def cut(host: str, run_id: str, how: str) -> AgentFailed:
+    """The error of an answer that stopped before it was complete."""
+    return AgentFailed(
+        f"{host} broke off in the middle of the answer ({how}); what had come is kept, ask again",
+        run_id=run_id,
+        code=CUT,
+    )
+
+
+async def events_of(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """The `data` of each Server-Sent Event (WHATWG HTML, section 9.2.6), one by one as they come.
+
+    An event that its blank line has not ended is not one. Raises `httpx.TransportError` when the connection breaks,
+    `ModelFailed` for a line over `LINE_BYTES_MAX`.
+    """
+    rest, data = b"", b""
+    # Not httpx's lines: those also split at U+2028 and its like, which may stand inside a JSON string.
+    async for chunk in response.aiter_bytes():
+        *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) + len(data) > LINE_BYTES_MAX:
+            raise ModelFailed(f"{response.request.url.host} sent an event of more than {LINE_BYTES_MAX} bytes")
+        for line in lines:
+            line = line.rstrip(b"\r")
+            if line.startswith(b"data:"):
+                value = line[6:] if line[5:6] == b" " else line[5:]
+                data = data + b"\n" + value if data else value
+            elif not line and data:
+                yield data
+                data = b""
+
+
+async def read_body(response: httpx.Response, bytes_max: int = BODY_BYTES_MAX) -> bytes:
+    """The whole body. Raises `ModelFailed` for one over `bytes_max`, `httpx.TransportError`."""
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > bytes_max:
+            raise ModelFailed(f"{response.request.url.host} answered more than {bytes_max} bytes")
+    return bytes(body)
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+    param: str | None = None
+
+
+class _Refusal(msgspec.Struct):
+    error: _Error | str = ""
+    detail: Any = None
+
+
+async def _refusal(response: httpx.Response) -> tuple[str, str | None]:
+    """The service's own message, as far as it has one, and the parameter it is about."""
+    try:
+        body = await read_body(response, 64 * 1024)
+        said = msgspec.json.decode(body, type=_Refusal)
+    except (msgspec.MsgspecError, GaplessError, httpx.HTTPError, UnicodeDecodeError):
+        return response.reason_phrase or "no reason given", None
+    error = said.error if isinstance(said.error, _Error) else _Error(message=said.error or str(said.detail or ""))
+    return error.message[:REFUSAL_CHARS_MAX] or response.reason_phrase, error.param
+
+
+def _retry_after_s(response: httpx.Response) -> float | None:
+    """The pause that a busy service asks for (RFC 9110, section 10.2.3; the form in seconds)."""
+    if response.status_code not in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE):
+        return None
+    value = response.headers.get("retry-after", "")
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        return None
+
+
+def _shown(url: httpx.URL) -> str:
+    """A URL as errors may show it: a query can hold a secret."""
+    return str(url.copy_with(query=None, fragment=None, username=None, password=None))
