@@ -12,9 +12,11 @@ import uvicorn
 
 
 @contextlib.contextmanager
-def serving(app: Any, **options: Any) -> Iterator[str]:
-    """Serve an ASGI app; yields its base URL."""
+def serving(app: Any, *, send_buffer_bytes: int | None = None, **options: Any) -> Iterator[str]:
+    """Serve an ASGI app; yields its base URL. `send_buffer_bytes` bounds what the kernel takes per connection."""
     listener = socket.socket()
+    if send_buffer_bytes is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, **options)
     server = uvicorn.Server(config)
