@@ -148,8 +148,8 @@ class PydanticAIAgent:
                     if not turn.opening:
                         raise
                 # The model said only when it was asked that it cannot stream: ask again, from where the run stands.
-                streaming, prompt, history = False, None, list(turn.run.all_messages()) if turn.run else history
                 yield turn.degraded()
+                streaming, prompt, history = False, None, turn.unanswered()
         except GaplessError:
             raise
         except Exception as error:
@@ -362,6 +362,13 @@ class _Turn:
             )
         message = f"the model {model} cannot stream: its answers come in one piece"
         return CustomEvent(name="gapless.notice", value={"code": "streaming_unavailable", "message": message})
+
+    def unanswered(self) -> list[m.ModelMessage]:
+        """The messages up to the request that got no answer."""
+        messages = [] if self.run is None else list(self.run.all_messages())
+        while messages and isinstance(messages[-1], m.ModelResponse):
+            messages.pop()
+        return messages
 
     def finish(self, result: AgentRunResult[Any]) -> Iterable[AgentItem]:
         """The run has its output. It is the run's result unless it is the text that was streamed anyway."""

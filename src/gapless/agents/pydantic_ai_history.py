@@ -74,7 +74,8 @@ def turn_of(run_id: str, messages: Sequence[ModelMessage]) -> bytes | None:
         kept[-1:] = [dataclasses.replace(last, parts=parts)] if parts else []
     if not kept:
         return None
-    encoded = ModelMessagesTypeAdapter.dump_json(kept)
+    # What a tool attached for the application may be anything; it is no part of what the model is shown.
+    encoded = ModelMessagesTypeAdapter.dump_json(kept, fallback=str, warnings=False)
     return msgspec.json.encode(_Turn(run_id=run_id, messages=msgspec.Raw(encoded)))
 
 
