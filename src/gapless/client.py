@@ -291,9 +291,12 @@ class GaplessClient:
                                 if frame.event != "message" or frame.data is None:
                                     continue  # "reconnect" says that the server closes; the end of the body comes next
                                 seq, event = _decode(frame, run_id)
-                                if seq > last:
-                                    last, attempt = seq, 0
-                                    yield seq, event
+                                if seq <= last:
+                                    raise StreamInvalid(
+                                        f"run {run_id}: the server sent event {seq} again after {last}", run_id=run_id
+                                    )
+                                last, attempt = seq, 0
+                                yield seq, event
             except httpx.TransportError as error:
                 reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             if attempt >= self.limits.attempts_max:
@@ -318,7 +321,7 @@ class GaplessClient:
         path = _path("runs", run_id, "input")
         return await self._request("POST", path, RunRecord, body={"resume": entries}, repeatable=False)
 
-    async def run(self, run_id: str) -> RunRecord:
+    async def record(self, run_id: str) -> RunRecord:
         """One run's record. Raises `RunNotFound`."""
         return await self._request("GET", _path("runs", run_id), RunRecord)
 
@@ -360,11 +363,13 @@ class GaplessClient:
     # -- requests ---------------------------------------------------------------------------------------------------
 
     def _stream(self, run_id: str, last: int) -> Any:
-        headers = {"accept": "text/event-stream", "accept-encoding": "identity", "cache-control": "no-store"}
-        if last:
-            headers["last-event-id"] = str(last)
+        # The position goes in the URL: a proxy may drop a header that it does not know, or answer from its cache.
+        params = {"after": str(last)} if last else {}
+        headers = {"accept": "text/event-stream", "accept-encoding": "identity"}
         timeout = httpx.Timeout(self.limits.idle_timeout_s, connect=self.limits.connect_timeout_s)
-        return self._http.stream("GET", _path("runs", run_id, "events"), headers=headers, timeout=timeout)
+        return self._http.stream(
+            "GET", _path("runs", run_id, "events"), params=params, headers=headers, timeout=timeout
+        )
 
     async def _request(
         self,
@@ -392,7 +397,7 @@ class GaplessClient:
                 reached = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
                 if attempt >= self.limits.request_attempts_max or (reached and not repeatable):
                     raise ConnectionLost(
-                        f"{self.base_url} does not answer ({error or type(error).__name__}); is the server running?"
+                        f"{self.base_url} does not answer ({str(error) or type(error).__name__})."
                     ) from error
             else:
                 if response.is_success:
@@ -482,9 +487,9 @@ class SyncClient:
         """See `GaplessClient.answer`."""
         return self._call(self._client.answer(run_id, entries))
 
-    def run(self, run_id: str) -> RunRecord:
-        """See `GaplessClient.run`."""
-        return self._call(self._client.run(run_id))
+    def record(self, run_id: str) -> RunRecord:
+        """See `GaplessClient.record`."""
+        return self._call(self._client.record(run_id))
 
     def runs(
         self, *, session_id: str | None = None, status: RunStatus | None = None, limit: int = 100

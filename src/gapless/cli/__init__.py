@@ -1,0 +1,102 @@
+"""The command line. One module per command; what it needs is imported when it runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from gapless import __version__
+from gapless.cli import chat, demo, doctor, model, runs, serve
+from gapless.cli.terminal import say_error
+from gapless.errors import AgentNotFound, GaplessError, InputInvalid, UsageError
+
+__all__ = ["app", "main"]
+
+EXIT_FAILURE, EXIT_USAGE = 1, 2
+
+
+class _Commands(TyperGroup):
+    """Turns errors into one line that says what is wrong and what to do."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer hands its own context down
+        debug = ctx.params.get("debug", False)
+        try:
+            return super().invoke(ctx)
+        except GaplessError as error:
+            if debug:
+                raise
+            say_error(error.message)
+            usage = isinstance(error, UsageError | AgentNotFound | InputInvalid)
+            raise typer.Exit(EXIT_USAGE if usage else EXIT_FAILURE) from None
+        except (typer.Exit, typer.Abort, TyperException, OSError):
+            raise  # typer's own; an OSError is a closed pipe, which it ends quietly, or says what file is concerned
+        except Exception as error:
+            if debug:
+                raise
+            say_error(f"unexpected {type(error).__name__}: {error}; `gapless --debug …` shows where")
+            raise typer.Exit(EXIT_FAILURE) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="gapless",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"gapless {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="GAPLESS_DEBUG", help="Show tracebacks instead of one line per error.")
+    ] = False,
+) -> None:
+    """Stream the responses of AI agents without a gap.
+
+    Runs any agent, keeps every event of a run in a journal before it is shown,
+    and serves that journal to any client from any position: a cut connection
+    loses nothing and repeats nothing.
+
+    AGENT is module:attribute, file.py:attribute, a .gguf file, a URL, or nothing:
+    then the small embedded model, which needs no key and no network.
+
+    [bold]Examples[/bold]
+    gapless chat                          talk to the embedded model
+    gapless serve my_agents.py:support    the chat page and the HTTP routes
+    gapless demo                          see a connection cut and healed
+    """
+
+
+app.command("chat")(chat.chat)
+app.command("serve")(serve.serve)
+app.command("runs")(runs.list_runs)
+app.command("follow")(runs.follow)
+app.command("cancel")(runs.cancel)
+app.command("demo")(demo.demo)
+app.add_typer(model.app, name="model")
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """The entry point of the command `gapless`."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")  # a terminal that cannot show a character gets a question mark
+    app(prog_name="gapless")

@@ -1,0 +1,85 @@
+"""Which agent a command runs: what AGENT names, or the embedded model, installed first where a person agrees."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import typer
+
+from gapless.errors import ExtraMissing, ModelMissing, UsageError
+
+if TYPE_CHECKING:
+    from gapless.agents.base import Agent
+
+__all__ = ["AGENT_HELP", "load_agent", "load_agents", "settings_of"]
+
+AGENT_HELP = "module:attribute, file.py:attribute, a .gguf file or a URL. Default: the embedded model."
+
+_NAMED = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64})=(?P<reference>.+)", re.DOTALL)
+
+
+def load_agent(reference: str | None) -> Agent:
+    """The agent that a reference names; the embedded model for None.
+
+    Raises `AgentNotFound`, `AgentInvalid`, `ModelMissing`, `ModelFailed`, `ExtraMissing`.
+    """
+    from gapless.agents import load
+
+    agent = load(reference) if reference is not None else _embedded()
+    if type(agent).__module__ == "gapless.agents.local":
+        _check_runtime()
+    return agent
+
+
+def load_agents(references: list[str]) -> dict[str, Agent]:
+    """Several agents by name: `name=reference`, or a reference whose agent has a name of its own.
+
+    Raises what `load_agent` raises, and `UsageError` for a name given twice.
+    """
+    agents: dict[str, Agent] = {}
+    for reference in references or [""]:
+        named = _NAMED.fullmatch(reference)
+        agent = load_agent(named["reference"] if named else reference or None)
+        name = named["name"] if named else agent.name
+        if name in agents:
+            raise UsageError(f"two agents are named {name!r}: write another-name={reference}")
+        agents[name] = agent
+    return agents
+
+
+def settings_of(pairs: list[str]) -> dict[str, Any]:
+    """`["temperature=0.2", "stop=END"]` → model settings: each value is JSON, or else text. Raises `UsageError`."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--set {pair!r}: write key=value, e.g. --set temperature=0.2")
+        try:
+            settings[name] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            settings[name] = value
+    return settings
+
+
+def _embedded() -> Agent:
+    from gapless.agents.local import embedded_model
+    from gapless.cli.model import install_with_bar
+    from gapless.model import NAME, find_model
+
+    if find_model() is None and sys.stdin.isatty() and sys.stderr.isatty():
+        question = f"No agent was named and no model is installed. Install {NAME} (93 MB, once)?"
+        if not typer.confirm(question, default=True, err=True):
+            raise ModelMissing("no model: name an agent, or run `gapless model install`")
+        install_with_bar()
+    return embedded_model()
+
+
+def _check_runtime() -> None:
+    # Found out now and not in the middle of the first run.
+    import importlib.util
+
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise ExtraMissing("a .gguf model takes llama.cpp: pip install 'gapless[local]'")

@@ -1,0 +1,314 @@
+"""`gapless chat`: talk to an agent in the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import Future
+from datetime import datetime
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import msgspec
+import typer
+
+from gapless.cli.agents import AGENT_HELP, load_agent, settings_of
+from gapless.cli.terminal import Transcript, one_line, say, say_error
+from gapless.errors import GaplessError
+from gapless.progress import Progress
+
+if TYPE_CHECKING:
+    from gapless.config import RunConfig
+    from gapless.events import Event, Interrupt, ResumeEntry
+    from gapless.execution import Execution
+    from gapless.run import Run
+    from gapless.runner import Runner
+
+__all__ = ["chat"]
+
+RULE = "=" * 70
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+_T = TypeVar("_T")
+
+
+def chat(
+    agent: Annotated[str | None, typer.Argument(help=AGENT_HELP, show_default=False)] = None,
+    message: Annotated[
+        str | None, typer.Option("--message", "-m", help="Ask this one message, print the answer, end.")
+    ] = None,
+    session: Annotated[
+        str | None, typer.Option(help="Id of the session to go on with; a new one by default. Needs --store to last.")
+    ] = None,
+    store: Annotated[
+        str, typer.Option(help="Where conversations are kept: memory://, sqlite:///file.db, redis://host.")
+    ] = "memory://",
+    timeout: Annotated[float | None, typer.Option(help="Seconds that an answer may take.", min=0.001)] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A model setting, e.g. temperature=0.2.")
+    ] = None,
+    progress: Annotated[
+        bool, typer.Option("--progress", help="Show chunks, characters and speed on standard error.")
+    ] = False,
+) -> None:
+    """Talk to an agent. The answer comes as it is written; what the agent does beside it is shown dim.
+
+    Ctrl-C stops an answer and keeps what was said; a second one, or one at the
+    prompt, leaves. So do exit and quit.
+
+    [bold]Examples[/bold]
+    gapless chat
+    gapless chat my_agents.py:support --store sqlite:///chat.db --session alice
+    gapless chat http://127.0.0.1:11434/v1 --set model=qwen3 --timeout 60
+    gapless chat -m "Explain SSE in one sentence" > answer.txt
+    """
+    from gapless.config import RunConfig
+    from gapless.runner import Runner, new_id
+
+    config = RunConfig(model_settings=settings_of(settings or []))
+    if timeout is not None:
+        config = msgspec.structs.replace(config, timeout=timeout)
+    logging.getLogger("gapless").addHandler(logging.NullHandler())  # errors of runs are shown where they happen
+    loaded = load_agent(agent)
+    with _Loop() as loop:
+        runner = Runner(loaded, store=store)
+        conversation = _Conversation(loop, runner, session or new_id(), config, progress)
+        try:
+            loop.call(runner.open())
+            if message is not None:
+                code = conversation.ask(message)
+            else:
+                code = _interactive(conversation, session=session, store=store)
+        finally:
+            loop.call(runner.close())
+    raise typer.Exit(code)
+
+
+def _interactive(conversation: _Conversation, *, session: str | None, store: str) -> int:
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  # line editing and history at the prompt
+    print(RULE)
+    print(f"GAPLESS CHAT · {conversation.agent_name}")
+    print(RULE)
+    print("Type 'exit' or 'quit' to end the conversation; Ctrl-C stops an answer")
+    print(RULE)
+    if session is not None:
+        earlier = conversation.turns_so_far()
+        print(f"Session {session}: {earlier} earlier {'message' if earlier == 1 else 'messages'}")
+        if store.startswith("memory:"):
+            say("The session lasts as long as this command; --store sqlite:///chat.db keeps it.", style="yellow")
+    while True:
+        try:
+            text = input(f"\n[{_now()}] You: ").strip()
+        except (KeyboardInterrupt, EOFError):
+            print("\nGoodbye!")
+            return 0
+        if not text:
+            continue
+        if text.lower() in ("exit", "quit"):
+            print("\nGoodbye!")
+            return 0
+        if conversation.ask(text, label=f"[{_now()}] Agent: ") == EXIT_INTERRUPTED and conversation.left:
+            print("Goodbye!")
+            return EXIT_INTERRUPTED
+
+
+class _Conversation:
+    """One session, asked message by message."""
+
+    def __init__(self, loop: _Loop, runner: Runner, session_id: str, config: RunConfig, progress: bool) -> None:
+        self.agent_name = runner.app_name
+        self.left = False
+        """Ctrl-C was pressed twice."""
+        self._loop = loop
+        self._runner = runner
+        self._session_id = session_id
+        self._config = config
+        self._progress = progress
+        self._transcript = Transcript()
+
+    def turns_so_far(self) -> int:
+        """Messages of the session so far."""
+        if self._loop.call(self._runner.store.get_session(self._session_id)) is None:
+            return 0
+        return len(self._loop.call(self._runner.messages(self._session_id)))
+
+    def ask(self, message: str, label: str = "") -> int:
+        """One turn, shown as it comes. Returns an exit code; what goes wrong is shown and survived."""
+        transcript, interrupts = self._transcript, _Interrupts()
+        progress = Progress(every_s=None if sys.stdout.isatty() else 1.0) if self._progress else None
+        transcript.label(label)
+        try:
+            with interrupts:
+                run, execution = self._loop.call(self._start(message))
+                interrupts.on_first(lambda: self._loop.submit(run.cancel()))
+                last = self._show(run, progress, interrupts)
+        except _Left:
+            self.left = True
+            transcript.end_line()
+            return EXIT_INTERRUPTED
+        except GaplessError as error:
+            transcript.end_line()
+            say_error(error.message)
+            return 1
+        transcript.end_line()
+        if progress is not None:
+            progress.finish()
+        return self._outcome(last, execution)
+
+    async def _start(self, message: str) -> tuple[Run, Execution | None]:
+        run = await self._runner.start(message, session_id=self._session_id, config=self._config)
+        return run, self._runner.executions.get(run.id)
+
+    def _show(self, run: Run, progress: Progress | None, interrupts: _Interrupts) -> Event | None:
+        from gapless.events import RunFinishedEvent, RunFinishedInterruptOutcome
+
+        event: Event | None = None
+        for event in self._loop.iterate(run.events()):
+            text = self._transcript.show(event)
+            if progress is not None:
+                progress.add(text)
+            if isinstance(event, RunFinishedEvent) and isinstance(event.outcome, RunFinishedInterruptOutcome):
+                self._transcript.end_line()
+                try:
+                    with interrupts.paused():
+                        entries = [_ask_person(interrupt) for interrupt in event.outcome.interrupts]
+                except (KeyboardInterrupt, typer.Abort):
+                    self._loop.call(run.cancel())
+                else:
+                    self._loop.call(run.answer(entries))
+        return event
+
+    def _outcome(self, last: Event | None, execution: Execution | None) -> int:
+        from gapless.events import RunErrorEvent, RunFinishedCancelledOutcome, RunFinishedEvent
+
+        if isinstance(last, RunErrorEvent):
+            failure = execution.failure if execution is not None else None
+            say_error(_explain(failure) if failure is not None else last.message)
+            return 1
+        if isinstance(last, RunFinishedEvent) and isinstance(last.outcome, RunFinishedCancelledOutcome):
+            say("[stopped; what was said is kept]", style="dim")
+            return EXIT_INTERRUPTED
+        return 0
+
+
+def _explain(failure: BaseException) -> str:
+    """What the agent raised and where: it ran in this process, so there is nothing to hide."""
+    if isinstance(failure, GaplessError):
+        return failure.message
+    frames = traceback.extract_tb(failure.__traceback__)
+    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"the agent raised {type(failure).__name__}: {one_line(str(failure), 500)}{where}"
+
+
+def _ask_person(interrupt: Interrupt) -> ResumeEntry:
+    """The answer to what a run asks: yes or no, or JSON where it wants more. Cancelled where nobody is there."""
+    from gapless.events import ResumeEntry
+
+    question = one_line(interrupt.message or interrupt.reason, 500)
+    if not sys.stdin.isatty():
+        say(f"The agent asks: {question} Nobody is at the terminal: answered with no.", style="yellow")
+        return ResumeEntry(interrupt_id=interrupt.id, status="cancelled")
+    if interrupt.response_schema is None:
+        approved = typer.confirm(question, default=False)
+        return ResumeEntry(interrupt_id=interrupt.id, status="resolved", payload={"approved": approved})
+    while True:
+        text = typer.prompt(f"{question} (JSON; empty to decline)", default="", show_default=False)
+        if not text.strip():
+            return ResumeEntry(interrupt_id=interrupt.id, status="cancelled")
+        try:
+            return ResumeEntry(interrupt_id=interrupt.id, status="resolved", payload=msgspec.json.decode(text))
+        except msgspec.DecodeError as error:
+            say_error(f"that is no JSON: {error}")
+
+
+def _now() -> str:
+    return datetime.now().strftime("%H:%M:%S")  # the person's own time
+
+
+class _Left(Exception):
+    """Ctrl-C was pressed a second time."""
+
+
+class _Interrupts:
+    """While it is entered, the first Ctrl-C calls what `on_first` was given and the second raises `_Left`."""
+
+    def __init__(self) -> None:
+        self._pressed = 0
+        self._action: Any = None
+
+    def on_first(self, action: Any) -> None:
+        self._action = action
+        if self._pressed:
+            action()
+
+    def __enter__(self) -> None:
+        self._previous = signal.signal(signal.SIGINT, self._on_signal)
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """While a person types, Ctrl-C has its usual meaning."""
+        signal.signal(signal.SIGINT, self._previous)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._pressed += 1
+        if self._pressed > 1:
+            raise _Left
+        if self._action is not None:
+            self._action()
+
+
+class _Loop:
+    """An event loop on a thread of its own: the main thread is left to wait for the person and for Ctrl-C, and the
+    runner keeps its lease and its runs while someone thinks at the prompt."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="gapless-chat", daemon=True)
+
+    def __enter__(self) -> _Loop:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.call(self._loop.shutdown_asyncgens())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def submit(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def call(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Wait for one coroutine; it is cancelled when the wait is given up."""
+        future = self.submit(work)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def iterate(self, items: AsyncIterator[_T]) -> Iterator[_T]:
+        """One item after the other, each asked for when it is wanted: a stopped terminal holds nothing up."""
+
+        async def step() -> tuple[_T] | None:
+            try:
+                return (await anext(items),)
+            except StopAsyncIteration:
+                return None
+
+        while (item := self.call(step())) is not None:
+            yield item[0]

@@ -1,0 +1,296 @@
+"""`gapless demo`: a scripted conversation over HTTP, with a connection that breaks in the middle of an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import sys
+import tempfile
+import time
+from contextlib import aclosing
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gapless.cli.agents import AGENT_HELP, load_agent
+from gapless.cli.terminal import Transcript
+from gapless.errors import GaplessError
+from gapless.progress import Progress
+
+if TYPE_CHECKING:
+    from gapless.agents.base import Agent
+    from gapless.client import Cut, GaplessClient
+    from gapless.config import RunConfig
+
+__all__ = ["demo"]
+
+RULE = "=" * 70
+MESSAGES = (
+    "Hello! What can you help me with?",
+    "Explain quantum computing in simple terms",
+    "What are the practical applications?",
+    "How does it compare to classical computing?",
+)
+CUT_FROM = 1
+"""Which message's answer is cut first (the second); if that one is too short, the next."""
+CUT_AFTER_BYTES = 3000
+"""Into an event stream with its HTTP headers: some fifteen words into an answer."""
+CUT_LAST_BYTES = 900
+"""The same for the last answer, should all be short."""
+READ_BYTES = 65_536
+DEMO_PORT = 8000
+SETTINGS = {"max_tokens": 160, "temperature": 0.3}
+"""For the embedded model: it is small, and long answers make it wander."""
+
+
+def demo(
+    agent: Annotated[str | None, typer.Option(help=AGENT_HELP)] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Where journals are kept; by default a SQLite file that goes with the demo.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help=f"The port; by default {DEMO_PORT}, or a free one.", min=0, max=65535)
+    ] = None,
+    leave: Annotated[bool, typer.Option("--exit", help="End after the conversation, also on a terminal.")] = False,
+) -> None:
+    """Serve an agent and talk to it over HTTP, with one connection cut in the middle of an answer.
+
+    The text comes as it is written; after the cut it goes on where it was, and it
+    is compared with the journal. On a terminal the server stays up, for its page.
+
+    [bold]Examples[/bold]
+    gapless demo
+    gapless demo --agent my_agents.py:support --exit
+    """
+    from gapless.agents.local import LocalModel
+    from gapless.cli.listen import bind, check_store, exit_at_signals
+    from gapless.cli.logs import log_to_stderr
+    from gapless.config import RunConfig
+
+    log_to_stderr("warning")
+    loaded = load_agent(agent)
+    config = RunConfig(model_settings=SETTINGS if isinstance(loaded, LocalModel) else {})
+    stay = sys.stdout.isatty() and not leave
+    with contextlib.ExitStack() as stack:
+        if store is None:
+            store = f"sqlite:///{stack.enter_context(tempfile.TemporaryDirectory(prefix='gapless-demo-'))}/demo.db"
+        check_store(store)
+        try:
+            listener = bind("127.0.0.1", DEMO_PORT if port is None else port)
+        except GaplessError:
+            if port is not None:
+                raise
+            listener = bind("127.0.0.1", 0)
+        exit_at_signals()
+        asyncio.run(_serve_and_talk(loaded, store, config, listener, stay))
+
+
+async def _serve_and_talk(agent: Agent, store: str, config: RunConfig, listener: socket.socket, stay: bool) -> None:
+    import uvicorn
+
+    from gapless.cli.listen import hosts_allowed, server_config, url_of
+    from gapless.runner import Runner
+    from gapless.server import create_app
+
+    url = url_of(listener)
+    print(RULE)
+    print("STREAMING CHAT DEMO")
+    print(RULE)
+    print(f"agent  {agent.name}")
+    print(f"store  {store}")
+    print(f"server {url}")
+    app = create_app(Runner(agent, store=store), allowed_hosts=hosts_allowed("127.0.0.1"), drain_s=0)
+    server = uvicorn.Server(server_config(app))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    talking = asyncio.create_task(_talk(agent, url, config))
+    await asyncio.wait({serving, talking}, return_when=asyncio.FIRST_COMPLETED)
+    if not talking.done():  # Ctrl-C, or the server did not start
+        talking.cancel()
+        await asyncio.wait({talking})
+    elif stay and talking.exception() is None:
+        print(f"\nThe chat page: {url}   (Ctrl-C ends)")
+    else:
+        server.should_exit = True
+    await serving
+    if not talking.cancelled():
+        talking.result()
+
+
+async def _talk(agent: Agent, url: str, config: RunConfig) -> None:
+    from gapless.agents.local import LocalModel
+    from gapless.client import ClientLimits, GaplessClient
+
+    if isinstance(agent, LocalModel):
+        await agent.load()  # so that the first figure is the model's and not the disk's
+
+    talk = _Talk()
+    async with _Relay(url) as relay:
+        limits = ClientLimits(attempts_max=10)
+        async with GaplessClient(relay.url, limits=limits, on_cut=talk.on_cut) as client:
+            session = await client.create_session()
+            for number, message in enumerate(MESSAGES):
+                if number >= CUT_FROM and not relay.cuts:
+                    relay.cut_after(CUT_LAST_BYTES if number == len(MESSAGES) - 1 else CUT_AFTER_BYTES)
+                await talk.turn(client, session.id, message, config)
+    if talk.cut is None:
+        raise GaplessError("the answers were too short to be cut, so that nothing was shown; try another agent")
+    print(f"\n{RULE}")
+    for line in [*talk.figures(), f"bytes           {relay.bytes_received} from the server, headers included"]:
+        print(line)
+    print(RULE)
+
+
+class _Talk:
+    """The conversation: shows it, counts it, and compares it with the journals."""
+
+    def __init__(self) -> None:
+        self.cut: Cut | None = None
+        self._transcript = Transcript()
+        self._cut_at = 0.0
+        self._resume_s = 0.0
+        self._events = self._chunks = self._characters = 0
+        self._seconds = 0.0
+        self._first_s: list[float] = []
+
+    def on_cut(self, cut: Cut) -> None:
+        self.cut, self._cut_at = cut, time.monotonic()
+        self._note(f"✂ connection cut in the middle of a frame, after event {cut.after} ({cut.reason})")
+
+    async def turn(self, client: GaplessClient, session_id: str, message: str, config: RunConfig) -> None:
+        """One message: its answer as it comes, then compared with the journal. Raises `GaplessError`."""
+        from gapless.events import RunErrorEvent
+
+        print(f"\n[{_now()}] User: {message}")
+        self._transcript.label(f"[{_now()}] Agent: ")
+        progress, shown = Progress(every_s=None), []
+        run = await client.start(message, session_id=session_id, config=config)
+        async with aclosing(client.follow(run.id)) as events:
+            async for _, event in events:
+                if self._cut_at:
+                    self._resume_s, self._cut_at = time.monotonic() - self._cut_at, 0.0
+                    self._note(f"↻ resumed after {self._resume_s * 1000:.0f} ms, from where it was:")
+                text = self._transcript.show(event)
+                progress.add(text)
+                shown.append(text)
+                if isinstance(event, RunErrorEvent):
+                    self._transcript.end_line()
+                    raise GaplessError(f"the run failed: {event.message}", run_id=run.id)
+        self._seconds += progress.elapsed_s
+        self._chunks += progress.chunks
+        self._characters += progress.characters
+        self._first_s.append(progress.first_s or 0.0)
+        self._transcript.end_line()
+        await self._compare(client, run.id, "".join(shown))
+
+    async def _compare(self, client: GaplessClient, run_id: str, shown: str) -> None:
+        from gapless.fold import Fold
+
+        fold, after, ended = Fold(), 0, False
+        while not ended:
+            page = await client.page(run_id, after)
+            for event in page.events:
+                fold.add(event)
+            after += len(page.events)
+            ended = page.ended and after >= page.last_seq
+        if shown != fold.text:
+            raise GaplessError(f"run {run_id}: the text that was shown is not that of the journal", run_id=run_id)
+        self._events += after
+        if self.cut is not None and self.cut.run_id == run_id:
+            self._note(f"✓ all {len(shown)} characters are those of the journal: nothing lost, nothing repeated")
+
+    def _note(self, text: str) -> None:
+        self._transcript.end_line()
+        print(f"    {text}", flush=True)
+
+    def figures(self) -> list[str]:
+        """What the conversation amounted to."""
+        assert self.cut is not None, "without a cut there is nothing to show"
+        first = ", ".join(f"{seconds:.2f}" for seconds in self._first_s)
+        return [
+            f"events          {self._events} in {len(MESSAGES)} journals",
+            f"text            {self._characters} characters in {self._chunks} chunks",
+            f"speed           {self._characters / max(self._seconds, 1e-9):.0f} characters/s",
+            f"first text      {first} s after each question",
+            f"cut and resume  1 cut after event {self.cut.after}, resumed after {self._resume_s * 1000:.0f} ms",
+        ]
+
+
+class _Relay:
+    """Stands between client and server and breaks one connection on purpose: with a reset, in the middle of a frame."""
+
+    def __init__(self, url: str) -> None:
+        self.url = ""
+        self.bytes_received = 0
+        """From the server, as far as they reached the client."""
+        self.cuts = 0
+        self._target = url.removeprefix("http://").rstrip("/").rpartition(":")
+        self._cut_after: int | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> _Relay:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def cut_after(self, received: int) -> None:
+        """Break the next event stream that gets past so many bytes."""
+        self._cut_after = received
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "asyncio.start_server runs this in a task"
+        self._tasks.add(task)
+        host, _, port = self._target
+        server_reader, server_writer = await asyncio.open_connection(host, int(port))
+        writers = {writer, server_writer}
+        self._writers |= writers
+        asking = asyncio.create_task(_copy(reader, server_writer))
+        with contextlib.suppress(ConnectionError):
+            await self._answer(server_reader, writer)
+        writer.close()
+        server_writer.close()
+        await asyncio.wait({asking})
+        self._writers -= writers
+        self._tasks.discard(task)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received, streaming = 0, False
+        while data := await reader.read(READ_BYTES):
+            if not streaming and b"text/event-stream" in data:  # the headers of an event stream
+                received, streaming = 0, True
+            room = None if self._cut_after is None else max(0, self._cut_after - received)
+            cut = streaming and room is not None and len(data) > room
+            piece = data[: max(room or 0, len(data) // 2)] if cut else data
+            received += len(piece)
+            self.bytes_received += len(piece)
+            writer.write(piece)
+            await writer.drain()
+            if cut:
+                self._cut_after, self.cuts = None, self.cuts + 1
+                connection = writer.get_extra_info("socket")
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+                writer.transport.abort()
+                return
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(READ_BYTES):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+def _now() -> str:
+    return datetime.now().strftime("%H:%M:%S")  # the person's own time

@@ -1,0 +1,118 @@
+"""A server's socket and settings: what `gapless serve` and `gapless demo` share."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import importlib.util
+import ipaddress
+import signal
+import socket
+import sys
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from gapless.errors import GaplessError, UsageError
+
+if TYPE_CHECKING:
+    import uvicorn
+
+__all__ = ["bind", "check_store", "exit_at_signals", "hosts_allowed", "is_loopback", "server_config", "url_of"]
+
+BACKLOG = 2048
+CONNECTIONS_GRACE_S = 5
+"""What answers that are on their way get at shutdown. Event streams end at once; runs have a time of their own."""
+WORKER_SILENCE_S = 30
+"""A worker process that does not answer its supervisor for so long is replaced."""
+
+
+def is_loopback(host: str) -> bool:
+    """True if only this machine can reach a server on `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def hosts_allowed(host: str) -> list[str]:
+    """The names by which a server that trusts this machine may be called, against DNS rebinding."""
+    return sorted({"localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host})
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises `UsageError` for a host that is none, else `GaplessError`."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise UsageError(f"--host {host}: {error.strerror or error}") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise GaplessError(_why(host, port, error), code="port_unavailable") from None
+    return listener
+
+
+def _why(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"port {port} of {host} is in use: stop what listens there, or choose another with --port (0: any free one)"
+        )
+    if error.errno == errno.EACCES:
+        return f"port {port} of {host} needs privileges: choose one from 1024 on with --port"
+    return f"cannot listen on port {port} of {host}: {error.strerror or error}"
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where a browser on this machine finds it."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104  # any address of this machine: one that works
+        host = "127.0.0.1"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+def server_config(app: Any, *, workers: int = 1, factory: bool = False, access_log: bool = False) -> uvicorn.Config:
+    """uvicorn's settings: the fast loop and parser where they are installed, its own logging left alone."""
+    import uvicorn
+
+    return uvicorn.Config(
+        app,
+        factory=factory,
+        workers=workers,
+        loop="uvloop" if importlib.util.find_spec("uvloop") else "asyncio",
+        http="httptools" if importlib.util.find_spec("httptools") else "h11",
+        lifespan="on",
+        log_config=None,
+        access_log=access_log,
+        server_header=False,
+        timeout_graceful_shutdown=CONNECTIONS_GRACE_S,
+        timeout_worker_healthcheck=WORKER_SILENCE_S,
+    )
+
+
+def check_store(url: str) -> None:
+    """Open and close the store once, so that a bad one is one clear line and not a server that fails to start.
+
+    Raises `UsageError`, `StoreUnavailable`, `StoreCorrupt`, `ExtraMissing`.
+    """
+    from gapless.runner import Runner
+
+    async def check() -> None:
+        async with Runner(store=url):
+            pass
+
+    asyncio.run(check())
+
+
+def exit_at_signals() -> None:
+    """SIGTERM and Ctrl-C end the process with exit code 0. The server puts its own handlers in front while it runs,
+    and hands the signal on here once it has shut down in order."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _exit)
+
+
+def _exit(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(0)

@@ -1,0 +1,254 @@
+"""`gapless runs`, `follow`, `cancel`: the runs of a server, or of a store that several processes share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+from urllib.parse import unquote
+
+import msgspec
+import typer
+
+from gapless.cli.terminal import Transcript, one_line, say, say_error
+from gapless.errors import ConnectionLost, GaplessError, UsageError
+
+if TYPE_CHECKING:
+    from gapless.client import Cut, GaplessClient
+    from gapless.events import Event
+    from gapless.journals.contract import RunRecord, RunStatus
+    from gapless.runner import Runner
+
+__all__ = ["cancel", "follow", "list_runs"]
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+CANCEL_WAIT_S = 15.0
+"""What a cancelled run gets to end: an agent may take 5 s to clean up, a lost worker's lease 10 s to run out."""
+CANCEL_LOOK_S = 0.1
+
+Url: TypeAlias = Annotated[
+    str | None, typer.Option(help=f"The server, by default {DEFAULT_URL}; GAPLESS_API_KEY holds its key.")
+]
+StoreUrl: TypeAlias = Annotated[
+    str | None, typer.Option(help="The store itself instead of a server: sqlite:///file.db, redis://host.")
+]
+
+
+def list_runs(
+    session: Annotated[str | None, typer.Option(help="Only the runs of this session.")] = None,
+    status: Annotated[
+        str | None, typer.Option(help="Only: queued, running, waiting, finished, failed or cancelled.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="At most so many, newest first.", min=1, max=1000)] = 20,
+    url: Url = None,
+    store: StoreUrl = None,
+) -> None:
+    """List runs, newest first. Tab-separated where the output is no terminal.
+
+    [bold]Examples[/bold]
+    gapless runs --status running
+    gapless runs --store sqlite:///gapless.db --session alice
+    """
+    from gapless.journals.contract import RunStatus
+
+    if status is not None and status not in set(RunStatus):
+        raise UsageError(f"--status {status!r}: it is one of {', '.join(RunStatus)}")
+    wanted = RunStatus(status) if status is not None else None
+
+    async def work() -> list[RunRecord]:
+        async with _target(url, store) as target:
+            return await target.runs(session_id=session, status=wanted, limit=limit)
+
+    runs = asyncio.run(work())
+    rows = [_row(run) for run in runs]
+    if not sys.stdout.isatty():
+        for row in [_COLUMNS, *rows]:
+            typer.echo("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        say("No runs.", style="dim")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in _COLUMNS:
+        table.add_column(name, overflow="ellipsis" if name == "message" else "fold", no_wrap=name != "id")
+    for row in rows:
+        style = _STATUS_STYLES.get(row[1], "")
+        table.add_row(*(Text(cell, style=style if column == 1 else "") for column, cell in enumerate(row)))
+    Console(highlight=False).print(table)
+
+
+_COLUMNS = ("id", "status", "agent", "session", "events", "created", "seconds", "message")
+_STATUS_STYLES = {"running": "cyan", "waiting": "yellow", "finished": "green", "failed": "red", "cancelled": "dim"}
+
+
+def _row(run: RunRecord) -> tuple[str, ...]:
+    created = datetime.fromtimestamp(run.created_at / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    started_ms = run.started_at or run.created_at
+    seconds = f"{((run.ended_at or time.time() * 1000) - started_ms) / 1000:.1f}" if run.started_at else "-"
+    message = one_line(run.message, 60)
+    return (run.id, run.status.value, run.agent, run.session_id, str(run.last_seq), created, seconds, message)
+
+
+def follow(
+    run: Annotated[str, typer.Argument(help="The run's id.")],
+    after: Annotated[int, typer.Option(help="Only what came after this position of its journal.", min=0)] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help='One line per event: {"id": position, "event": {…}} as in AG-UI.')
+    ] = False,
+    url: Url = None,
+    store: StoreUrl = None,
+) -> None:
+    """Show a run from its journal, from the start or from any position, and go on live until it ends.
+
+    A connection that breaks is made again by itself; nothing is lost or repeated.
+    Exit code 1 if the run failed.
+
+    [bold]Examples[/bold]
+    gapless follow 019a8f6e2d1c0a3b5c7d
+    gapless follow 019a8f6e2d1c0a3b5c7d --after 41 --json | jq .event.type
+    """
+    raise typer.Exit(asyncio.run(_follow(run, after, as_json, url, store)))
+
+
+async def _follow(run_id: str, after: int, as_json: bool, url: str | None, store: str | None) -> int:
+    from gapless.events import (
+        RunErrorEvent,
+        RunFinishedCancelledOutcome,
+        RunFinishedEvent,
+        RunFinishedInterruptOutcome,
+    )
+
+    transcript = Transcript()
+    last: Event | None = None
+    async with _target(url, store) as target:
+        record = await target.record(run_id)  # a server that is not there is found out at once
+        while True:
+            events = target.follow(run_id, after)
+            paused = False
+            async with aclosing(events):
+                async for after, last in events:
+                    if as_json:
+                        sys.stdout.write(msgspec.json.encode({"id": after, "event": last}).decode() + "\n")
+                        sys.stdout.flush()
+                    else:
+                        transcript.show(last)
+                    paused = isinstance(last, RunFinishedEvent) and isinstance(
+                        last.outcome, RunFinishedInterruptOutcome
+                    )
+                    if paused and not as_json:
+                        transcript.end_line()
+                        say("[the run waits for a person's answer]", style="yellow")
+            if not paused:
+                break
+    if not as_json:
+        transcript.end_line()
+    if isinstance(last, RunErrorEvent):
+        say_error(last.message)
+        return 1
+    if last is None and record.error is not None and record.status.value == "failed":
+        say_error(record.error["message"])
+        return 1
+    if isinstance(last, RunFinishedEvent) and isinstance(last.outcome, RunFinishedCancelledOutcome):
+        say("[the run was cancelled]", style="dim")
+    return 0
+
+
+def cancel(
+    run: Annotated[str, typer.Argument(help="The run's id.")],
+    url: Url = None,
+    store: StoreUrl = None,
+) -> None:
+    """End a run as cancelled; what was shown is kept. Nothing happens to a run that has ended."""
+    asyncio.run(_cancel(run, url, store))
+
+
+async def _cancel(run_id: str, url: str | None, store: str | None) -> None:
+    async with _target(url, store) as target:
+        record = await target.cancel(run_id)
+        if record.status.ended:
+            typer.echo(f"run {run_id} had ended already: {record.status.value}")
+            return
+        deadline = time.monotonic() + CANCEL_WAIT_S
+        while not record.status.ended:
+            if time.monotonic() > deadline:
+                raise GaplessError(
+                    f"run {run_id} was told to stop and has not ended within {CANCEL_WAIT_S:.0f} s; if its worker is "
+                    "gone, any other process on its store closes it once the lease has run out",
+                    run_id=run_id,
+                )
+            await asyncio.sleep(CANCEL_LOOK_S)
+            record = await target.record(run_id)
+    typer.echo(f"run {run_id}: {record.status.value} after {record.last_seq} events")
+
+
+class _Direct:
+    """A store as the target of a command, with no server in between."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    async def follow(self, run_id: str, after: int) -> AsyncGenerator[tuple[int, Event], None]:
+        record = await self._runner.get_run(run_id)
+        if after > record.last_seq:
+            from gapless.errors import CursorInvalid
+
+            raise CursorInvalid(f"run {run_id} has {record.last_seq} events, there is nothing after {after}")
+        handle = await self._runner.attach(run_id)
+        async for item in handle.entries(after):
+            yield item
+
+    async def runs(self, *, session_id: str | None, status: RunStatus | None, limit: int) -> list[RunRecord]:
+        return await self._runner.list_runs(session_id=session_id, status=status, limit=limit)
+
+    async def record(self, run_id: str) -> RunRecord:
+        return await self._runner.get_run(run_id)
+
+    async def cancel(self, run_id: str) -> RunRecord:
+        return await self._runner.cancel(run_id)
+
+
+@contextlib.asynccontextmanager
+async def _target(url: str | None, store: str | None) -> AsyncIterator[GaplessClient | _Direct]:
+    if store is not None and url is not None:
+        raise UsageError("give --url or --store, not both")
+    if store is not None:
+        from gapless.runner import Runner
+
+        _check_exists(store)
+        async with Runner(store=store) as runner:
+            yield _Direct(runner)
+        return
+    from gapless.client import ClientLimits, GaplessClient
+
+    async with GaplessClient(
+        url or DEFAULT_URL, on_cut=_say_cut, limits=ClientLimits(request_attempts_max=2)
+    ) as client:
+        try:
+            yield client
+        except ConnectionLost as error:
+            hint = f"{error.message} Start one with `gapless serve`, or give --url or --store."
+            raise ConnectionLost(hint, run_id=error.run_id) from error
+
+
+def _check_exists(store: str) -> None:
+    """Looking must not make a store. Raises `UsageError`."""
+    scheme, _, rest = store.partition("://")
+    if scheme == "memory":
+        raise UsageError("--store memory:// is another process's memory; use --url, or a store that is shared")
+    if scheme == "sqlite" and not Path(unquote(rest[1:])).is_file():
+        raise UsageError(f"--store {store}: there is no file {unquote(rest[1:])}")
+
+
+def _say_cut(cut: Cut) -> None:
+    if cut.attempt > 1 or cut.wait_s >= 1:  # a short one goes unnoticed
+        say(f"[connection lost after event {cut.after}: {cut.reason}; again in {cut.wait_s:.1f} s]", style="yellow")

@@ -1,0 +1,126 @@
+"""`gapless serve`: agents over HTTP, from one process or several on one socket."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gapless.cli.agents import AGENT_HELP, load_agents
+from gapless.cli.terminal import say
+from gapless.errors import UsageError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from gapless.agents.base import Agent
+
+__all__ = ["serve"]
+
+WORKERS_MAX = 256
+
+
+def serve(
+    agents: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[AGENT]...", help=f"{AGENT_HELP} Several: name=AGENT each.", show_default=False),
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.", min=0, max=65535)] = 8000,
+    store: Annotated[
+        str, typer.Option(help="Where journals are kept: sqlite:///file.db, redis://host, or memory://.")
+    ] = "sqlite:///gapless.db",
+    workers: Annotated[int, typer.Option(help="Processes on one socket.", min=1, max=WORKERS_MAX)] = 1,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond this machine although anyone may then use it.")
+    ] = False,
+    log_level: Annotated[
+        str, typer.Option(help="critical, error, warning, info, or debug (also each request).")
+    ] = "info",
+) -> None:
+    """Serve agents: the chat page, the HTTP routes, and every run's journal from any position.
+
+    Listens on this machine. Listening elsewhere takes authentication: keys in
+    GAPLESS_API_KEYS (alice=KEY,bob=KEY; each of 16 characters or more).
+    SIGTERM and Ctrl-C end it in order: clients are told to reconnect, runs finish
+    or are closed within seconds, exit code 0.
+
+    [bold]Examples[/bold]
+    gapless serve
+    gapless serve my_agents:support --port 9000 --store memory://
+    gapless serve support=my_agents:support sales=sales.py:agent --workers 4
+    GAPLESS_API_KEYS=alice=$(openssl rand -hex 16) gapless serve my_agents:support --host 0.0.0.0
+    """
+    from gapless.cli.listen import bind, check_store, exit_at_signals, is_loopback, server_config, url_of
+    from gapless.cli.logs import LEVELS, log_to_stderr
+    from gapless.server.auth import keys_from_environment
+
+    if log_level not in LEVELS:
+        raise UsageError(f"--log-level {log_level!r}: it is one of {', '.join(LEVELS)}")
+    if workers > 1 and store.startswith("memory:"):
+        raise UsageError(
+            f"--workers {workers} needs a store that processes share: --store sqlite:///gapless.db or redis://host"
+        )
+    authenticated = keys_from_environment() is not None
+    if not authenticated and not is_loopback(host) and not insecure:
+        raise UsageError(
+            f"--host {host} lets others in, and no authentication is configured: set GAPLESS_API_KEYS=name=key, or add "
+            "--insecure if anyone may use these agents"
+        )
+    exit_at_signals()
+    settings = Settings(tuple(agents or ()), host, store, log_level, guarded=not authenticated and is_loopback(host))
+    log_to_stderr(log_level)
+    loaded = load_agents(list(settings.agents))  # here, so that a bad one is one line and not N dying processes
+    check_store(store)
+    listener = bind(host, port)
+    typer.echo(f"page    {url_of(listener)}")
+    typer.echo(f"agents  {', '.join(loaded)}")
+    typer.echo(f"store   {store}")
+    if workers > 1:
+        typer.echo(f"workers {workers}")
+    if not authenticated and not is_loopback(host):
+        say("Anyone who reaches this port may use these agents (--insecure).", style="yellow")
+    access_log = log_level == "debug"
+    if workers > 1:
+        from uvicorn.supervisors import Multiprocess
+
+        make = functools.partial(make_worker_app, settings)
+        config = server_config(make, workers=workers, factory=True, access_log=access_log)
+        Multiprocess(config, sockets=[listener]).run()
+    else:
+        import uvicorn
+
+        config = server_config(make_app(settings, loaded), access_log=access_log)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What each worker process is told. It loads the agents by itself: they do not travel between processes."""
+
+    agents: tuple[str, ...]
+    host: str
+    store: str
+    log_level: str
+    guarded: bool
+    """Nobody is authenticated and the server trusts this machine: it answers to this machine's names only."""
+
+
+def make_app(settings: Settings, agents: dict[str, Agent]) -> FastAPI:
+    """The ASGI app over `agents`."""
+    from gapless.cli.listen import hosts_allowed
+    from gapless.runner import Runner
+    from gapless.server import create_app
+
+    runner = Runner(agents=agents, store=settings.store)
+    return create_app(runner, allowed_hosts=hosts_allowed(settings.host) if settings.guarded else None)
+
+
+def make_worker_app(settings: Settings) -> FastAPI:
+    """The ASGI app of one of several processes."""
+    from gapless.cli.logs import log_to_stderr
+
+    log_to_stderr(settings.log_level)
+    return make_app(settings, load_agents(list(settings.agents)))

@@ -1,0 +1,143 @@
+"""What the commands write: messages for a person on standard error, and a run's events as they happen."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from gapless.events import (
+    CustomEvent,
+    Event,
+    ReasoningMessageContentEvent,
+    ReasoningMessageEndEvent,
+    ReasoningMessageStartEvent,
+    SubagentStartedEvent,
+    TextMessageContentEvent,
+    TextMessageStartEvent,
+    ToolCallArgsEvent,
+    ToolCallEndEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+    text_of,
+)
+
+__all__ = ["Transcript", "clean", "one_line", "say", "say_error"]
+
+TOOL_CHARS_MAX = 200
+"""Characters shown of a tool call's arguments, and of its result."""
+
+# A model's text must not drive the terminal: escape sequences would.
+_CONTROLS = dict.fromkeys([*range(32), 127, *range(128, 160)], "�")
+_CONTROLS.update({ord("\n"): "\n", ord("\t"): "\t", ord("\r"): ""})
+
+
+def clean(text: str) -> str:
+    """The text without control characters other than line feed and tab."""
+    return text.translate(_CONTROLS)
+
+
+def one_line(text: str, chars_max: int) -> str:
+    """The text on one line, cut to a length."""
+    line = " ".join(clean(text).split())
+    return line if len(line) <= chars_max else line[: chars_max - 1] + "…"
+
+
+def say(text: str, *, style: str = "") -> None:
+    """A line for the person at the terminal, beside the output proper."""
+    Console(stderr=True, highlight=False).print(Text(text, style=style), soft_wrap=True)
+
+
+def say_error(text: str) -> None:
+    """`Error: …` on standard error, in one line."""
+    line = " ".join(text.split("\n"))
+    typer.echo(typer.style("Error: ", fg="red", bold=True) + line, err=True)
+
+
+class Transcript:
+    """Writes a run's events to standard output as they happen: the answer's text as it is; reasoning, tool calls and
+    notices dim and apart. Where the output is no terminal, the text alone.
+    """
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._plain = not sys.stdout.isatty()
+        self._at_line_start = True
+        self._fresh = True
+        """Nothing of the run stands on this line yet."""
+        self._foreign: set[str] = set()
+        """Messages that are not the assistant's."""
+        self._calls: dict[str, tuple[str, list[str]]] = {}
+
+    def write(self, text: str) -> None:
+        """Text of the answer."""
+        if text:
+            sys.stdout.write(text if self._plain else clean(text))
+            sys.stdout.flush()
+            self._at_line_start, self._fresh = text.endswith("\n"), False
+
+    def label(self, text: str) -> None:
+        """What stands before an answer on its first line."""
+        self.write(text)
+        self._fresh = True
+
+    def end_line(self) -> None:
+        """Go to the start of a line, if not there."""
+        if not self._at_line_start:
+            self.write("\n")
+
+    def aside(self, text: str, style: str = "dim") -> None:
+        """A line of its own beside the answer; nothing where the output is no terminal."""
+        if not self._plain:
+            self.end_line()
+            self._console.print(Text(clean(text), style=style))
+            self._fresh = True
+
+    def show(self, event: Event) -> str:
+        """One event; returns the answer's text in it, if any."""
+        match event:
+            case TextMessageContentEvent():
+                if event.message_id in self._foreign:
+                    return ""
+                self.write(event.delta)
+                return event.delta
+            case TextMessageStartEvent():
+                if event.role not in (None, "assistant"):
+                    self._foreign.add(event.message_id)
+                self._break()
+            case ReasoningMessageStartEvent():
+                self._break()
+            case ReasoningMessageContentEvent():
+                self._dim(event.delta)
+            case ReasoningMessageEndEvent():
+                self._break()
+            case ToolCallStartEvent():
+                self._calls[event.tool_call_id] = (event.tool_call_name, [])
+            case ToolCallArgsEvent():
+                if event.tool_call_id in self._calls:
+                    self._calls[event.tool_call_id][1].append(event.delta)
+            case ToolCallEndEvent():
+                name, arguments = self._calls.get(event.tool_call_id, ("tool", []))
+                self.aside(f"→ {name}({one_line(''.join(arguments), TOOL_CHARS_MAX)})")
+            case ToolCallResultEvent():
+                name, _ = self._calls.pop(event.tool_call_id, ("tool", []))
+                self.aside(f"← {name}: {one_line(text_of(event.content), TOOL_CHARS_MAX)}")
+            case SubagentStartedEvent():
+                self.aside(f"· {event.name}")
+            case CustomEvent(name="gapless.notice", value={"message": str(message)}):
+                self.aside(f"! {message}", style="yellow")
+            case _:
+                pass
+        return ""
+
+    def _break(self) -> None:
+        """Another message begins, or reasoning ends: not on the line of what came before."""
+        if not self._fresh:
+            self.end_line()
+
+    def _dim(self, text: str) -> None:
+        if text and not self._plain:
+            self._console.print(Text(clean(text), style="dim italic"), end="")
+            self._at_line_start, self._fresh = text.endswith("\n"), False
