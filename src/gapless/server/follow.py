@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -200,7 +200,7 @@ def follow(
     runner: Runner,
     streams: Streams,
     record: RunRecord,
-    encoder: type[Encoder],
+    encoder: Callable[[RunRecord], Encoder],
     cursor: Cursor,
     *,
     location: str,

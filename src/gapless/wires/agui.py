@@ -2,12 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+from gapless.events import (
+    Event,
+    Message,
+    MessagesSnapshotEvent,
+    ReasoningEndEvent,
+    ReasoningMessageEndEvent,
+    ReasoningMessageStartEvent,
+    ReasoningStartEvent,
+    RunStartedEvent,
+    StateSnapshotEvent,
+    StepFinishedEvent,
+    StepStartedEvent,
+    SubagentErrorEvent,
+    SubagentFinishedEvent,
+    SubagentStartedEvent,
+    TextMessageEndEvent,
+    TextMessageStartEvent,
+    ToolCallEndEvent,
+    ToolCallStartEvent,
+    decode_event,
+    encode_event,
+)
+from gapless.fold import Fold
+from gapless.journals.contract import RunRecord
 from gapless.wires.base import RETRY_MS, Encoder
 
-__all__ = ["AGUIEncoder"]
+__all__ = ["AGUIEncoder", "JoinEncoder", "Prefix"]
+
+_STARTS: dict[type, tuple[str, str]] = {
+    TextMessageStartEvent: ("text", "message_id"),
+    ReasoningStartEvent: ("span", "message_id"),
+    ReasoningMessageStartEvent: ("reasoning", "message_id"),
+    ToolCallStartEvent: ("call", "tool_call_id"),
+    StepStartedEvent: ("step", "step_name"),
+    SubagentStartedEvent: ("subagent", "subagent_run_id"),
+}
+_ENDS: dict[type, tuple[str, str]] = {
+    TextMessageEndEvent: ("text", "message_id"),
+    ReasoningEndEvent: ("span", "message_id"),
+    ReasoningMessageEndEvent: ("reasoning", "message_id"),
+    ToolCallEndEvent: ("call", "tool_call_id"),
+    StepFinishedEvent: ("step", "step_name"),
+    SubagentFinishedEvent: ("subagent", "subagent_run_id"),
+    SubagentErrorEvent: ("subagent", "subagent_run_id"),
+}
 
 
 class AGUIEncoder(Encoder):
@@ -28,3 +70,55 @@ class AGUIEncoder(Encoder):
 
     def reconnect(self) -> bytes:
         return b"event: reconnect\ndata: {}\n\n"
+
+
+class Prefix:
+    """What the first events of a run amount to, in as few events: for a client that joins late."""
+
+    def __init__(self) -> None:
+        self._fold = Fold()
+        self._started: Event | None = None
+        self._open: dict[tuple[str, str], Event] = {}
+
+    def add(self, events: Iterable[bytes]) -> None:
+        """Take the next events."""
+        for event in events:
+            decoded = decode_event(event)
+            self._fold.add(decoded)
+            kind = type(decoded)
+            if (start := _STARTS.get(kind)) is not None:
+                self._open[start[0], getattr(decoded, start[1])] = decoded
+            elif (end := _ENDS.get(kind)) is not None:
+                self._open.pop((end[0], getattr(decoded, end[1])), None)
+            elif kind is RunStartedEvent:
+                self._started = decoded
+
+    def events(self, before: Sequence[Message]) -> list[bytes]:
+        """RUN_STARTED, the messages `before` this run's and its own so far, the state, what is open again."""
+        assert self._started is not None, "a run begins with RUN_STARTED"
+        compact: list[Event] = [
+            self._started,
+            MessagesSnapshotEvent(messages=[*before, *self._fold.messages()]),
+        ]
+        if self._fold.state is not None:
+            compact.append(StateSnapshotEvent(snapshot=self._fold.state))
+        return [encode_event(event) for event in (*compact, *self._open.values())]
+
+
+class JoinEncoder(AGUIEncoder):
+    """AG-UI from the middle of a run: first what a `Prefix` came to, then the journal.
+
+    The prefix's frames have ids that name the position it stands for and how many of them were seen, so that a cut
+    between them is made good too: on the same route, which makes the same frames again. `seen` leaves those out.
+    """
+
+    def __init__(self, run: RunRecord, prefix: Sequence[bytes], seen: int = 0) -> None:
+        super().__init__(run)
+        self._prefix = prefix
+        self._seen = seen
+
+    def begin(self, after: int) -> bytes:
+        last = len(self._prefix)
+        ids = [b"%d.%d" % (after + 1, part) if part < last else b"%d" % after for part in range(1, last + 1)]
+        frames = [b"id: %b\ndata: %b\n\n" % frame for frame in zip(ids, self._prefix, strict=True)]
+        return b"".join(frames[self._seen :])

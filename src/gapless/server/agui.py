@@ -1,0 +1,167 @@
+"""The AG-UI endpoint, for `HttpAgent`, CopilotKit, TanStack AI and every other client of the protocol."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from gapless.errors import InputInvalid, RunConflict, RunNotFound
+from gapless.events import Message, RunAgentInput, UserMessage
+from gapless.journals.contract import RunRecord
+from gapless.journals.journal import PAGE_EVENTS
+from gapless.runner import Runner
+from gapless.server.auth import Access
+from gapless.server.follow import Streams, follow
+from gapless.server.history import answer_interrupts, has_said_all, history_unless_ours
+from gapless.server.http import body_docs, read_body
+from gapless.wires.agui import AGUIEncoder, JoinEncoder, Prefix
+from gapless.wires.base import Cursor, parse_cursor
+
+__all__ = ["routes"]
+
+_EVENT_STREAM = "text/event-stream"
+_decode_messages = msgspec.json.Decoder(list[Message]).decode
+
+
+def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
+    """The router."""
+    router = APIRouter(tags=["ag-ui"])
+
+    @router.post("/ag-ui", openapi_extra=body_docs(RunAgentInput))
+    async def run_agent(request: Request) -> Response:
+        """Run the agent on a `RunAgentInput`; `?agent=` names one of several. Posted again with the same `runId` it
+        goes on with that run, after `Last-Event-ID`. With `resume` it answers the thread's waiting run, whose events
+        from there on are the answer."""
+        user = await access.user(request)
+        body = await read_body(request, RunAgentInput, runner.limits.body_bytes_max)
+        if body.resume:
+            record = await _latest(body.thread_id)
+            await access.check(request, "answer", record)
+            after = await answer_interrupts(runner, record, body.resume)
+            return await _tail(request, await runner.get_run(record.id), after)
+        message, history = _asked(body)
+        try:
+            record = await runner.get_run(body.run_id)
+        except RunNotFound:
+            run = await runner.start(
+                message,
+                agent=request.query_params.get("agent"),
+                session_id=body.thread_id,
+                run_id=body.run_id,
+                user_id=user,
+                # Without a new message the run goes on from the client's own results of its tools: its history counts.
+                messages=await history_unless_ours(runner, body.thread_id, user, history)
+                if message.content
+                else history,
+                state=body.state if isinstance(body.state, dict) and body.state else None,
+                tools=body.tools,
+                context=body.context,
+                forwarded_props=body.forwarded_props,
+            )
+            record = await run.record()
+        else:
+            await access.check(request, "read", record)
+            known = record.input.content if record.input is not None else record.message
+            if record.session_id != body.thread_id or known != message.content:
+                raise RunConflict(
+                    f"run {record.id} exists with another message or thread; choose a new runId", run_id=record.id
+                )
+        return await _tail(request, record)
+
+    @router.get("/ag-ui")
+    async def join_run(request: Request) -> Response:
+        """Follow the run `?runId=`, from its start or after `Last-Event-ID` or `?offset=`. `?join=snapshot`: what has
+        been said comes as one MESSAGES_SNAPSHOT, with the session's messages before it, and then what follows."""
+        params = request.query_params
+        run_id = params.get("runId") or request.headers.get("x-run-id")
+        if not run_id:
+            raise InputInvalid("runId is missing: GET /ag-ui?runId=…")
+        record = await runner.get_run(run_id)
+        await access.check(request, "read", record)
+        if params.get("join") == "snapshot":
+            cursor = _cursor(request, run_id)
+            if cursor is None or cursor.part:
+                return await _join(request, record, cursor)
+        return await _tail(request, record)
+
+    async def _latest(thread_id: str) -> RunRecord:
+        runs = await runner.list_runs(session_id=thread_id, limit=1)
+        if not runs:
+            raise InputInvalid(f"thread {thread_id} has no run that waits for an answer")
+        return runs[0]
+
+    async def _tail(request: Request, record: RunRecord, after: int = 0) -> Response:
+        """The events after the request's cursor, or after this position if it has none."""
+        cursor = _cursor(request, record.id) or Cursor(after)
+        location = _location(request, record.id, after)
+        if not has_said_all(record, cursor):
+            return follow(runner, streams, record, AGUIEncoder, cursor, location=location)
+        last_id = request.headers.get("last-event-id", "")
+        if last_id.endswith(".end") or not (request.method == "POST" or "offset" in request.query_params):
+            return Response(status_code=204, headers={"x-run-id": record.id})
+        # TanStack AI was cut between the last event and the end of the body. It takes neither a 204 nor an event that
+        # it knows for the end; so the last event comes again, under the end marker's id.
+        (event,) = await runner.store.read(record.id, cursor.seq - 1, 1)
+        end = AGUIEncoder(record).end(cursor.seq)
+        body = b"id: %d.end\ndata: %b\n\n%b" % (cursor.seq, event, end)
+        return Response(body, headers={"content-location": location, "x-run-id": record.id}, media_type=_EVENT_STREAM)
+
+    async def _join(request: Request, record: RunRecord, cursor: Cursor | None) -> Response:
+        at = cursor.seq if cursor is not None else record.last_seq
+        prefix, after = Prefix(), 0
+        while after < at:
+            events = await runner.store.read(record.id, after, min(PAGE_EVENTS, at - after))
+            if not events:
+                break
+            after += len(events)
+            if after == at and events[-1].startswith((b'{"type":"RUN_FINISHED"', b'{"type":"RUN_ERROR"')):
+                after -= 1  # how it ended is told by the event itself
+                events.pop()
+                at = after
+            prefix.add(events)
+        if after == 0:
+            return await _tail(request, record)
+        compact = prefix.events(await _before(record))
+        encoder = functools.partial(JoinEncoder, prefix=compact, seen=cursor.part if cursor is not None else 0)
+        location = _location(request, record.id) + "&join=snapshot"
+        return follow(runner, streams, record, encoder, Cursor(after), location=location)
+
+    async def _before(record: RunRecord) -> list[Message]:
+        """The session's messages up to and with this run's question."""
+        messages: list[Message] = []
+        for turn in await runner.store.turns(record.session_id):
+            if turn.run_id == record.id:
+                break
+            messages += _decode_messages(turn.messages)
+        return [*messages, record.input] if record.input is not None else messages
+
+    return router
+
+
+def _asked(body: RunAgentInput) -> tuple[UserMessage, list[Message]]:
+    """The new message, and the history before it. Where the last message is not the user's there is no new one."""
+    if not body.messages:
+        raise InputInvalid("messages is empty; its last one is the question")
+    *history, last = body.messages
+    if isinstance(last, UserMessage):
+        return last, history
+    return UserMessage(id="", content=""), body.messages
+
+
+def _cursor(request: Request, run_id: str) -> Cursor | None:
+    """`Last-Event-ID`, or `?offset=` (TanStack AI: -1 is the start) or `?after=`. Raises `CursorInvalid`."""
+    params = request.query_params
+    text = request.headers.get("last-event-id") or params.get("offset") or params.get("after")
+    return None if text is None or text == "-1" else parse_cursor(text, run_id)
+
+
+def _location(request: Request, run_id: str, after: int = 0) -> str:
+    """Where the stream goes on."""
+    root: Any = request.scope.get("root_path", "")
+    query = urlencode({"runId": run_id, "after": after} if after else {"runId": run_id})
+    return f"{root}/ag-ui?{query}"

@@ -1,0 +1,104 @@
+"""Clients that keep the conversation themselves: is theirs ours, and which of their answers a run waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gapless.errors import InputInvalid, SessionNotFound
+from gapless.events import (
+    ActivityMessage,
+    AssistantMessage,
+    Interrupt,
+    Message,
+    ReasoningMessage,
+    ResumeEntry,
+    RunFinishedEvent,
+    RunFinishedInterruptOutcome,
+    ToolMessage,
+    decode_event,
+    text_of,
+)
+from gapless.journals.contract import RunRecord, RunStatus
+from gapless.journals.journal import PAGE_EVENTS
+from gapless.runner import Runner
+from gapless.wires.base import Cursor
+
+__all__ = ["answer_interrupts", "has_said_all", "history_unless_ours"]
+
+
+def has_said_all(record: RunRecord, cursor: Cursor) -> bool:
+    """The client has seen every event, and there are no more or none before a person answers."""
+    return cursor.seq == record.last_seq and (record.status.ended or record.status is RunStatus.WAITING)
+
+
+async def history_unless_ours(
+    runner: Runner, session_id: str, user_id: str, theirs: Sequence[Message]
+) -> list[Message] | None:
+    """The client's history where it differs from the session's; None where the session says the same.
+
+    The session's own is better where it is the same: it has the turns in the framework's form too.
+    """
+    try:
+        session = await runner.get_session(session_id)
+        ours = await runner.messages(session_id) if session.user_id == user_id else []
+    except SessionNotFound:
+        ours = []
+    return None if _said(theirs) == _said(ours) else list(theirs)
+
+
+def _said(messages: Sequence[Message]) -> list[tuple[type, str]]:
+    """Who said what. Ids, and how an answer is divided into messages, are each side's own; reasoning is not sent back
+    by every client."""
+    said: list[tuple[type, str]] = []
+    for message in messages:
+        if isinstance(message, ReasoningMessage | ActivityMessage):
+            continue
+        if isinstance(message, ToolMessage):
+            text = f"\0{message.tool_call_id}"
+        else:
+            text = text_of(message.content)
+            if isinstance(message, AssistantMessage):
+                text += "".join(f"\0{call.id}" for call in message.tool_calls or ())
+        if not text:
+            continue
+        if said and said[-1][0] is type(message):
+            said[-1] = (type(message), said[-1][1] + text)
+        else:
+            said.append((type(message), text))
+    return said
+
+
+async def answer_interrupts(runner: Runner, record: RunRecord, entries: list[ResumeEntry]) -> int:
+    """Answer what the run waits for, and wait until it goes on; the position after which it does. A repeated answer
+    finds its place again. Raises `InputInvalid` where the run never asked that, or asked more."""
+    answered = {entry.interrupt_id for entry in entries}
+    if record.status is RunStatus.WAITING:
+        (event,) = await runner.store.read(record.id, record.last_seq - 1, 1)
+        asked = {interrupt.id for interrupt in _interrupts(event)}
+        if asked <= answered:
+            await runner.answer(record.id, entries)
+            journal = await runner.journals.attach(record.id)
+            try:
+                await journal.wait(record.last_seq)
+            finally:
+                await runner.journals.release(journal)
+            return record.last_seq
+        missing = ", ".join(sorted(asked - answered))
+        raise InputInvalid(f"run {record.id} waits for more answers than came: {missing}", run_id=record.id)
+    after = 0
+    while events := await runner.store.read(record.id, after, PAGE_EVENTS):
+        for seq, event in enumerate(events, after + 1):
+            asked = {interrupt.id for interrupt in _interrupts(event)}
+            if asked and asked <= answered:
+                return seq
+        after += len(events)
+    raise InputInvalid(f"run {record.id} is {record.status.value}, it waits for no answer", run_id=record.id)
+
+
+def _interrupts(event: bytes) -> list[Interrupt]:
+    if b'"RUN_FINISHED"' not in event[:32]:
+        return []
+    decoded = decode_event(event)
+    if isinstance(decoded, RunFinishedEvent) and isinstance(decoded.outcome, RunFinishedInterruptOutcome):
+        return decoded.outcome.interrupts
+    return []
