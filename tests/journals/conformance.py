@@ -296,8 +296,8 @@ class Conformance:
         await a.create("r")
         events = await a.append("r", 1, "1")
         events.append(await a.end("r", 2, status=RunStatus.FAILED, error={"code": "x", "message": "y"}))
-        assert await a.store.append([Append("r", 3, [an_event("late")])]) == ["r"]
-        assert await a.store.append([Append("r", 3, [an_event("twice")], an_end("r"))]) == ["r"]
+        assert set(await a.store.append([Append("r", 3, [an_event("late")])])) == {"r"}
+        assert set(await a.store.append([Append("r", 3, [an_event("twice")], an_end("r"))])) == {"r"}
         assert await a.read_all("r") == events
         record = await a.store.get_run("r")
         assert record is not None
@@ -413,7 +413,7 @@ class Conformance:
 
     async def test_only_the_owner_appends(self, a: Worker, b: Worker) -> None:
         await a.create("r")
-        assert await b.store.append([Append("r", 1, [an_event("stolen")])]) == ["r"]
+        assert set(await b.store.append([Append("r", 1, [an_event("stolen")])])) == {"r"}
         assert await a.read_all("r") == []
 
     async def test_others_read_what_the_owner_appended(self, a: Worker, b: Worker) -> None:

@@ -1,0 +1,1048 @@
+"""The store in Redis or Valkey Streams (7 or later), shared by any number of machines.
+
+Layout. A session with its runs, their journals and its turns is kept in one hash slot (`{session}` in the key), so that
+each step on them is one script: the append of a terminal event closes the journal, adds the turn and leaves the queue
+at once. A journal is a stream, a batch one entry of it, whose id is the position of its first event. What spans
+sessions (workers and their beats, lists of runs and sessions) is in one other slot and is only an index: it is written
+before what it points to, finished after it, and whoever takes over a dead worker's runs finishes what it left halfway.
+
+Appending. The cost is the round trip, not the entry: one call of one script takes the batches of all runs. The script
+checks each run's owner, which is the fence. A batch whose answer was lost is sent again and recognised.
+
+Watching. A run's record names the workers that watch it, and the append publishes to each of them all of its news in
+one message, on the one channel that a worker listens to. The stream is the truth: after a lost connection a worker asks
+where its watched runs are, and holes are read from the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import msgspec
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
+
+from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreUnavailable, UsageError
+from gapless.journals.contract import (
+    ACTIVE,
+    READ_BYTES_MAX,
+    Append,
+    Listener,
+    RunEnd,
+    RunRecord,
+    RunStatus,
+    SessionRecord,
+    Store,
+    Turn,
+    WorkerFenced,
+    title_of,
+)
+from gapless.journals.lease import LeaseWatch
+
+__all__ = ["RedisStore"]
+
+CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 2.0, 5.0
+CONNECTIONS_MAX = 64
+VERSION_MIN = 7
+CREATE_ATTEMPTS = 10
+"""Each fails only when another worker creates or deletes the same run at the same moment."""
+CALL_BYTES_MAX = 8 * 1024 * 1024
+"""Batches that go in one call; the server does nothing else while it takes them."""
+LISTEN_IDLE_S = 2.0
+"""Silence on the listening connection after which it is probed; as much again, and it is replaced."""
+RECONNECT_PAUSE_S = 0.2
+PAGE_RECORDS = 200
+EXPIRE_RUNS = 100
+VOID_S = 3600
+"""How long it is remembered that a run must not be created by who began to before it was found dead."""
+PLACES_MAX = 10_000
+"""Runs whose session is remembered."""
+
+log = logging.getLogger("gapless.redis")
+_encode = msgspec.json.Encoder().encode
+_pack = msgspec.msgpack.Encoder().encode
+_unpack_news = msgspec.msgpack.Decoder(list[tuple[str, int, str, bool]]).decode
+_decode_run = msgspec.json.Decoder(RunRecord).decode
+_decode_session = msgspec.json.Decoder(SessionRecord).decode
+_decode_turn = msgspec.json.Decoder(Turn).decode
+_decode_error = msgspec.json.Decoder(dict[str, str]).decode
+_decode_state = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_member = msgspec.json.Decoder(tuple[str, str]).decode
+
+_SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
+_WORKERS, _RUNS, _ENDED, _SESSIONS = "{gapless}:workers", "{gapless}:runs", "{gapless}:ended", "{gapless}:sessions"
+_SESSION_FIELDS = ("record", "updated_at", "state")
+_RUN_FIELDS = ("record", "owner", "status", "last", "started_at", "ended_at", "error", "expired")
+
+
+class _Script:
+    """A Lua script; its first key names the hash slot, and it makes the other keys of that slot from its arguments."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+_LUA_ACTIVE = "local active = {queued = true, running = true, waiting = true}\n"
+
+_APPEND = _Script(
+    _LUA_ACTIVE
+    + """
+local me, refused, news = ARGV[1], {}, {}
+for i, batch in ipairs(cmsgpack.unpack(ARGV[2])) do
+  local place, id, first, n, data, status, ended = unpack(batch, 1, 7)
+  local run, events, last = place .. 'run:' .. id, place .. 'events:' .. id, first + n - 1
+  local is = redis.call('HMGET', run, 'owner', 'status', 'last', 'watchers')
+  if is[1] ~= me then
+    refused[#refused + 1] = id
+  elseif not active[is[2]] or tonumber(is[3]) + 1 ~= first then
+    local entry = redis.call('XRANGE', events, first .. '-0', first .. '-0')[1]
+    if tonumber(is[3]) ~= last or not entry or entry[2][2] ~= data then
+      refused[#refused + 1] = id
+    end
+  else
+    redis.call('XADD', events, first .. '-0', 'e', data)
+    redis.call('HSET', run, 'last', last)
+    if status then
+      redis.call('HSET', run, 'status', status)
+    end
+    if ended then
+      redis.call('HSET', run, 'ended_at', ended.at, 'error', ended.error)
+      redis.call('HDEL', run, 'watchers')
+      redis.call('DEL', place .. 'commands:' .. id)
+      redis.call('LREM', place .. 'queue', 1, id)
+      redis.call('RPUSH', place .. 'turns', ended.turn)
+      redis.call('HSET', place .. 'session', 'updated_at', ended.at)
+      if ended.state then
+        redis.call('HSET', place .. 'session', 'state', ended.state)
+      end
+    end
+    for watcher in string.gmatch(is[4] or '', '[^\\n]+') do
+      if watcher ~= me then
+        news[watcher] = news[watcher] or {}
+        table.insert(news[watcher], {id, first, data, ended and true or false})
+      end
+    end
+  end
+end
+for watcher, told in pairs(news) do
+  redis.call('PUBLISH', 'gapless:' .. watcher, 'e' .. cmsgpack.pack(told))
+end
+return refused
+"""
+)
+
+_CREATE = _Script("""
+local place, id, me, nonce, record, session, created_at, state, reject_busy, over_void = unpack(ARGV)
+local run = place .. 'run:' .. id
+local is = redis.call('HMGET', run, 'record', 'nonce', 'void')
+if is[1] then
+  return is[2] == nonce and 'created' or 'known'
+end
+if is[3] and over_void == '0' then
+  return 'void'
+end
+if reject_busy == '1' and redis.call('LLEN', place .. 'queue') > 0 then
+  return {'busy', redis.call('LINDEX', place .. 'queue', 0)}
+end
+redis.call('DEL', run)
+redis.call('HSET', run, 'record', record, 'owner', me, 'status', 'queued', 'last', 0, 'nonce', nonce)
+if redis.call('HSETNX', place .. 'session', 'record', session) == 1 then
+  redis.call('HSET', place .. 'session', 'updated_at', created_at, 'state', state)
+end
+redis.call('RPUSH', place .. 'queue', id)
+redis.call('RPUSH', place .. 'runs', id)
+return 'created'
+""")
+
+_START = _Script("""
+local place, id, me, at = unpack(ARGV)
+local run = place .. 'run:' .. id
+local is = redis.call('HMGET', run, 'owner', 'status', 'started_at')
+if is[1] == me and is[2] == 'running' and is[3] == at then
+  return 'started'
+end
+if is[1] ~= me or is[2] ~= 'queued' then
+  return 'not queued'
+end
+local behind = redis.call('LPOS', place .. 'queue', id)
+if behind > 0 then
+  return {redis.call('LINDEX', place .. 'queue', behind - 1)}
+end
+redis.call('HSET', run, 'status', 'running', 'started_at', at)
+return 'started'
+""")
+
+_TAKE = _Script(
+    _LUA_ACTIVE
+    + f"""
+local run, dead, me = KEYS[1], ARGV[1], ARGV[2]
+local is = redis.call('HMGET', run, 'record', 'owner', 'status')
+if not is[1] then
+  redis.call('HSET', run, 'void', 1)
+  redis.call('EXPIRE', run, {VOID_S})
+  return {{'void'}}
+end
+if active[is[3]] then
+  if is[2] ~= dead and is[2] ~= me then
+    return {{'other'}}
+  end
+  redis.call('HSET', run, 'owner', me)
+end
+return {{active[is[3]] and 'taken' or 'ended', redis.call('HMGET', run, {", ".join(repr(f) for f in _RUN_FIELDS)})}}
+"""
+)
+
+_READ = _Script("""
+local place, id, after, limit, bytes_max = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local is = redis.call('HMGET', place .. 'run:' .. id, 'record', 'expired')
+if not is[1] then
+  return false
+end
+if is[2] then
+  return 'expired'
+end
+local events, parts, size = place .. 'events:' .. id, {}, 0
+local entry = redis.call('XREVRANGE', events, (after + 1) .. '-0', '-', 'COUNT', 1)[1]
+if not entry then
+  return {1, ''}
+end
+local first = tonumber(string.match(entry[1], '^%d+'))
+local from = first .. '-0'
+while true do
+  local entries = redis.call('XRANGE', events, from, '+', 'COUNT', 100)
+  for _, e in ipairs(entries) do
+    parts[#parts + 1] = e[2][2]
+    size = size + #e[2][2]
+    if size >= bytes_max or tonumber(string.match(e[1], '^%d+')) - after > limit then
+      return {first, table.concat(parts, '\\n')}
+    end
+  end
+  if #entries < 100 then
+    return {first, table.concat(parts, '\\n')}
+  end
+  from = '(' .. entries[#entries][1]
+end
+""")
+
+_WATCH = _Script(
+    _LUA_ACTIVE
+    + """
+local run, me, on = KEYS[1], ARGV[1], ARGV[2] == '1'
+local is = redis.call('HMGET', run, 'status', 'watchers')
+if not active[is[1]] then
+  return 0
+end
+local watchers = {}
+for watcher in string.gmatch(is[2] or '', '[^\\n]+') do
+  if watcher ~= me then
+    watchers[#watchers + 1] = watcher
+  end
+end
+if on then
+  watchers[#watchers + 1] = me
+end
+redis.call('HSET', run, 'watchers', table.concat(watchers, '\\n'))
+return 1
+"""
+)
+
+_SEND = _Script(
+    _LUA_ACTIVE
+    + """
+local place, id, command = unpack(ARGV)
+local is = redis.call('HMGET', place .. 'run:' .. id, 'owner', 'status')
+if not is[2] then
+  return 0
+end
+if active[is[2]] then
+  redis.call('RPUSH', place .. 'commands:' .. id, command)
+  redis.call('PUBLISH', 'gapless:' .. is[1], 'c' .. id)
+end
+return 1
+"""
+)
+
+_DROP_EVENTS = _Script("""
+local place, id = unpack(ARGV)
+if redis.call('HEXISTS', place .. 'run:' .. id, 'record') == 0 then
+  return 0
+end
+redis.call('UNLINK', place .. 'events:' .. id)
+return redis.call('HSET', place .. 'run:' .. id, 'expired', 1)
+""")
+
+_DELETE = _Script("""
+local place = ARGV[1]
+if redis.call('LLEN', place .. 'queue') > 0 then
+  return 'busy'
+end
+local runs = redis.call('LRANGE', place .. 'runs', 0, -1)
+for _, id in ipairs(runs) do
+  redis.call('UNLINK', place .. 'run:' .. id, place .. 'events:' .. id, place .. 'commands:' .. id)
+end
+redis.call('UNLINK', place .. 'runs', place .. 'turns')
+return {redis.call('DEL', place .. 'session'), runs}
+""")
+
+_CREATE_SESSION = _Script("""
+local session, record, updated_at, state = KEYS[1], unpack(ARGV)
+if redis.call('HSETNX', session, 'record', record) == 1 then
+  redis.call('HSET', session, 'updated_at', updated_at, 'state', state)
+end
+return redis.call('HMGET', session, 'record', 'updated_at', 'state')
+""")
+
+# The index: one slot, for what spans sessions.
+
+_REGISTER_RUN = _Script("""
+local me, member, user, session, created_at = unpack(ARGV)
+if redis.call('HEXISTS', KEYS[1], me) == 0 then
+  return 0
+end
+redis.call('SADD', '{gapless}:owners', me)
+redis.call('SADD', '{gapless}:active:' .. me, member)
+local number = redis.call('INCR', '{gapless}:counter')
+for _, list in ipairs({'{gapless}:runs', '{gapless}:runs:' .. user}) do
+  redis.call('ZADD', list, 'NX', number, member)
+end
+for _, list in ipairs({'{gapless}:sessions', '{gapless}:sessions:' .. user}) do
+  redis.call('ZADD', list, 'NX', created_at, session)
+end
+return 1
+""")
+
+_FINISH_RUNS = _Script("""
+for _, run in ipairs(cmsgpack.unpack(ARGV[2])) do
+  local member, user, session, ended_at = unpack(run)
+  redis.call('SREM', '{gapless}:active:' .. ARGV[1], member)
+  redis.call('ZADD', '{gapless}:ended', ended_at, member)
+  for _, list in ipairs({'{gapless}:sessions', '{gapless}:sessions:' .. user}) do
+    redis.call('ZADD', list, 'GT', ended_at, session)
+  end
+end
+return 1
+""")
+
+_RENEW = _Script("""
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
+  return 0
+end
+return redis.call('HINCRBY', KEYS[1], ARGV[1], 1)
+""")
+
+_FENCE = _Script("""
+local me, beats = ARGV[1], cmsgpack.unpack(ARGV[2])
+if redis.call('HEXISTS', KEYS[1], me) == 0 then
+  return 0
+end
+for worker, beat in pairs(beats) do
+  if tonumber(redis.call('HGET', KEYS[1], worker)) == beat then
+    redis.call('HDEL', KEYS[1], worker)
+  end
+end
+local left = {}
+for _, owner in ipairs(redis.call('SMEMBERS', '{gapless}:owners')) do
+  if redis.call('HEXISTS', KEYS[1], owner) == 0 then
+    local members = redis.call('SMEMBERS', '{gapless}:active:' .. owner)
+    if #members == 0 then
+      redis.call('SREM', '{gapless}:owners', owner)
+    else
+      redis.call('SADD', '{gapless}:owners', me)
+      for _, member in ipairs(members) do
+        redis.call('SADD', '{gapless}:active:' .. me, member)
+        left[#left + 1] = {owner, member}
+      end
+    end
+  end
+end
+return left
+""")
+
+_SETTLE = _Script("""
+local me, settled = ARGV[1], cmsgpack.unpack(ARGV[2])
+for _, s in ipairs(settled) do
+  local dead, member, taken = unpack(s)
+  if dead ~= me then
+    redis.call('SREM', '{gapless}:active:' .. dead, member)
+  end
+  if not taken then
+    redis.call('SREM', '{gapless}:active:' .. me, member)
+  end
+end
+return 1
+""")
+
+_ACTIVE_RUNS = _Script("""
+local members = {}
+for _, owner in ipairs(redis.call('SMEMBERS', '{gapless}:owners')) do
+  for _, member in ipairs(redis.call('SMEMBERS', '{gapless}:active:' .. owner)) do
+    members[member] = tonumber(redis.call('ZSCORE', '{gapless}:runs', member) or 0)
+  end
+end
+local sorted = {}
+for member in pairs(members) do
+  sorted[#sorted + 1] = member
+end
+table.sort(sorted, function(a, b) return members[a] > members[b] end)
+return sorted
+""")
+
+
+_MOVE = _Script("""
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  redis.call('SET', KEYS[1], ARGV[2])
+end
+return 1
+""")
+
+
+class RedisStore(Store):
+    """`redis://[user:password@]host:port/db`, `rediss://` (TLS), `unix://path`; `valkey://` and `valkeys://` alike."""
+
+    scheme: ClassVar[str] = "redis"
+    commit_interval_s: ClassVar[float] = 0.002
+
+    def __init__(self, url: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        scheme, _, rest = url.partition("://")
+        self._url = f"{_SCHEMES.get(scheme, scheme)}://{rest}"
+        parts = urlsplit(url)
+        self._name = f"{scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        self._lease_watch = LeaseWatch(monotonic)
+        self._worker_id = ""
+        self._listener: Listener | None = None
+        self._client: Any = None
+        self._subscriber: Any = None
+        self._is_cluster = False
+        self._owned: dict[str, _Owned] = {}
+        self._doubtful: dict[str, tuple[str, str]] = {}
+        """Runs that may be this worker's without anyone here knowing, as an answer was lost: session and nonce."""
+        self._watched: set[str] = set()
+        self._watching = asyncio.Lock()
+        """Watching and no longer watching reach the server in the order of the calls."""
+        self._places: dict[str, str] = {}
+        self._listening: asyncio.Task[None] | None = None
+        self._inbox: dict[str, None] = {}
+        """Owned runs that commands have come for."""
+        self._taking_commands: asyncio.Task[None] | None = None
+
+    # -- the worker -------------------------------------------------------------------------------------------------
+
+    async def open(self, worker_id: str, listener: Listener) -> None:
+        first = self._client is None
+        if first:
+            await self._connect()
+        await self._stop_listening()
+        self._worker_id, self._listener = worker_id, listener
+        self._owned.clear()
+        self._doubtful.clear()
+        try:
+            subscribed = asyncio.get_running_loop().create_future()
+            self._listening = asyncio.create_task(self._listen(subscribed), name="gapless-redis-listener")
+            await asyncio.wait_for(subscribed, CONNECT_TIMEOUT_S + ANSWER_TIMEOUT_S)
+            await self._command("HSET", _WORKERS, worker_id, 0)
+            for run_id in tuple(self._watched):
+                await self.watch(run_id)
+        except BaseException as error:
+            if first:
+                await self._disconnect()
+            if isinstance(error, TimeoutError):
+                raise StoreUnavailable(f"store {self._name}: no answer to SUBSCRIBE") from error
+            raise
+
+    async def _connect(self) -> None:
+        options: dict[str, Any] = {
+            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "socket_timeout": ANSWER_TIMEOUT_S,
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 1),  # a pooled connection that the server has closed meanwhile
+        }
+        try:
+            pool = redis.BlockingConnectionPool.from_url(
+                self._url, max_connections=CONNECTIONS_MAX, timeout=ANSWER_TIMEOUT_S, **options
+            )
+            self._client = self._subscriber = redis.Redis.from_pool(pool)
+        except ValueError as error:
+            raise UsageError(f"store {self._name}: {error}") from error
+        try:
+            server = await self._command("INFO", "server")
+            if int(server["redis_version"].split(".")[0]) < VERSION_MIN:
+                version = server["redis_version"]
+                raise StoreUnavailable(f"store {self._name}: Redis {version}; {VERSION_MIN} or Valkey is needed")
+            self._is_cluster = bool((await self._command("INFO", "cluster")).get("cluster_enabled"))
+            if self._is_cluster:
+                self._client = redis.RedisCluster.from_url(self._url, **options)
+        except BaseException:
+            await self._disconnect()
+            raise
+
+    async def _disconnect(self) -> None:
+        await self._stop_listening()
+        clients = {id(client): client for client in (self._client, self._subscriber) if client is not None}
+        self._client = self._subscriber = None
+        for client in clients.values():
+            await client.aclose()
+
+    async def close(self) -> None:
+        if self._client is not None:
+            try:
+                await self._command("HDEL", _WORKERS, self._worker_id)
+            except StoreUnavailable as error:  # its lease runs out by itself then
+                log.warning("%s", error)
+            await self._disconnect()
+        self._listener = None
+
+    async def renew(self) -> None:
+        if not await self._call(_RENEW, _WORKERS, self._worker_id):
+            raise self._fenced()
+
+    async def take_over(self, lease_s: float) -> list[RunRecord]:
+        beats = {worker.decode(): int(beat) for worker, beat in (await self._command("HGETALL", _WORKERS)).items()}
+        if beats.pop(self._worker_id, None) is None:
+            raise self._fenced()
+        dead = {worker_id: beats[worker_id] for worker_id in self._lease_watch.expired(beats, lease_s)}
+        left = await self._call(_FENCE, _WORKERS, self._worker_id, _pack(dead))
+        if left == 0:
+            raise self._fenced()
+        found = [(owner.decode(), *_decode_member(member)) for owner, member in left]
+        found += [(self._worker_id, run_id, session_id) for run_id, (session_id, _) in self._doubtful.items()]
+        if not found:
+            return []
+        taken: dict[str, RunRecord] = {}
+        settled = []
+        for owner, run_id, session_id in found:
+            place = _place(session_id)
+            outcome, *fields = await self._call(_TAKE, f"{place}run:{run_id}", owner, self._worker_id)
+            if outcome == b"taken":
+                taken[run_id] = _run_from(fields[0])
+                self._doubtful[run_id] = (session_id, "")  # until the caller has it
+            elif outcome == b"ended":
+                await self._finish([_run_from(fields[0])], owner)
+            settled.append((owner, _member(run_id, session_id).decode(), outcome == b"taken"))
+        await self._call(_SETTLE, _WORKERS, self._worker_id, _pack(settled))
+        for _, run_id, _ in found:
+            self._doubtful.pop(run_id, None)
+        for run in taken.values():
+            self._owned[run.id] = _Owned(run)
+            self._inbox[run.id] = None
+        self._take_commands()
+        return list(taken.values())
+
+    def _fenced(self) -> WorkerFenced:
+        self._owned.clear()
+        return WorkerFenced(self._worker_id)
+
+    async def _check_lease(self) -> None:
+        if not await self._command("HEXISTS", _WORKERS, self._worker_id):
+            raise self._fenced()
+
+    # -- calls ------------------------------------------------------------------------------------------------------
+
+    async def _command(self, *arguments: Any, **options: Any) -> Any:
+        if self._client is None:
+            raise StoreUnavailable(f"store {self._name} is closed")
+        try:
+            return await self._client.execute_command(*arguments, **options)
+        except (RedisError, OSError) as error:
+            raise await self._translate(error) from error
+
+    async def _call(self, script: _Script, key: str, *arguments: Any) -> Any:
+        if self._client is None:
+            raise StoreUnavailable(f"store {self._name} is closed")
+        try:
+            try:
+                return await self._client.execute_command("EVALSHA", script.sha, 1, key, *arguments)
+            except NoScriptError:
+                return await self._client.execute_command("EVAL", script.source, 1, key, *arguments)
+        except (RedisError, OSError) as error:
+            raise await self._translate(error) from error
+
+    async def _translate(self, error: Exception) -> StoreUnavailable:
+        if isinstance(error, ReadOnlyError) and self._client is self._subscriber:
+            await self._client.connection_pool.disconnect(inuse_connections=False)  # the name may lead elsewhere now
+        return StoreUnavailable(f"store {self._name}: {error or type(error).__name__}")
+
+    async def _each(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
+        """The answers to many reading commands, in one round trip."""
+        if self._client is None:
+            raise StoreUnavailable(f"store {self._name} is closed")
+        try:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                answers: list[Any] = await pipeline.execute()
+                return answers
+        except (RedisError, OSError) as error:
+            raise await self._translate(error) from error
+
+    # -- runs -------------------------------------------------------------------------------------------------------
+
+    async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
+        session = SessionRecord(
+            id=run.session_id,
+            user_id=run.user_id,
+            agent=run.agent,
+            created_at=run.created_at,
+            updated_at=run.created_at,
+            title=title_of(run.message),
+        )
+        place, pointer = _place(run.session_id), _pointer(run.id)
+        asked_before, nonce = self._doubtful.get(run.id, ("", ""))
+        again = bool(nonce) and asked_before == run.session_id
+        if again:
+            del self._doubtful[run.id]
+        else:
+            nonce = uuid.uuid4().hex
+        over_void = 0
+        for _ in range(CREATE_ATTEMPTS):
+            holder = await self._command("GET", pointer)
+            if holder is not None and not again:
+                known = await self._record(holder.decode(), run.id)
+                if known is not None:
+                    return known, False
+            if reject_busy and await self._command("LLEN", f"{place}queue") and not again:
+                await self._raise_busy(place, run)
+            await self._register(run)
+            if holder is None:
+                holder = await self._command("SET", pointer, run.session_id, "NX", "GET", get=True)
+            if holder is not None and holder.decode() != run.session_id:
+                # Someone began to create it in that session and may have died: make sure that nothing comes of it.
+                outcome, *_ = await self._call(_TAKE, f"{_place(holder.decode())}run:{run.id}", "", "")
+                if outcome == b"void":
+                    await self._call(_MOVE, pointer, holder, run.session_id)
+                continue
+            run.owner = self._worker_id
+            try:
+                outcome = await self._call(
+                    _CREATE,
+                    f"{place}run:{run.id}",
+                    place,
+                    run.id,
+                    self._worker_id,
+                    nonce,
+                    _encode(run),
+                    _encode(session),
+                    session.updated_at,
+                    _encode(session.state),
+                    int(reject_busy),
+                    over_void,
+                )
+            except BaseException:
+                self._doubtful[run.id] = (run.session_id, nonce)
+                raise
+            if outcome == b"created":
+                self._owned[run.id] = _Owned(run)
+                return run, True
+            if isinstance(outcome, list):
+                await self._raise_busy(place, run)
+            over_void, again = int(outcome == b"void"), False
+        raise StoreUnavailable(f"run {run.id}: many workers create it at once; try again", run_id=run.id)
+
+    async def _register(self, run: RunRecord) -> None:
+        """List the run in the index. Raises `WorkerFenced`."""
+        member = _member(run.id, run.session_id)
+        if not await self._call(
+            _REGISTER_RUN, _WORKERS, self._worker_id, member, run.user_id, run.session_id, run.created_at
+        ):
+            raise self._fenced()
+
+    async def _raise_busy(self, place: str, run: RunRecord) -> None:
+        active = (await self._command("LINDEX", f"{place}queue", 0) or b"").decode()
+        raise SessionBusy(f"session {run.session_id} has an active run, {active}", run_id=run.id)
+
+    async def start_run(self, run_id: str, started_at: int) -> str | None:
+        session_id = await self._session_of(run_id)
+        if session_id is not None:
+            place = _place(session_id)
+            outcome = await self._call(_START, f"{place}run:{run_id}", place, run_id, self._worker_id, started_at)
+            if outcome == b"started":
+                return None
+            if isinstance(outcome, list):
+                return str(outcome[0].decode())
+        await self._check_lease()
+        raise RunNotFound(f"run {run_id} is not queued", run_id=run_id)
+
+    async def get_run(self, run_id: str) -> RunRecord | None:
+        for _ in range(2):
+            remembered = run_id in self._places
+            session_id = await self._session_of(run_id)
+            if session_id is None:
+                return None
+            run = await self._record(session_id, run_id)
+            if run is not None or not remembered:
+                return run
+            del self._places[run_id]  # deleted since, and perhaps made anew
+        return None
+
+    async def _session_of(self, run_id: str) -> str | None:
+        known = self._places.get(run_id)
+        if known is not None:
+            return known
+        found = await self._command("GET", _pointer(run_id))
+        if found is None:
+            return None
+        if len(self._places) >= PLACES_MAX:
+            self._places.clear()
+        session_id: str = found.decode()
+        self._places[run_id] = session_id
+        return session_id
+
+    async def _record(self, session_id: str, run_id: str) -> RunRecord | None:
+        fields = await self._command("HMGET", f"{_place(session_id)}run:{run_id}", *_RUN_FIELDS)
+        return None if fields[0] is None else _run_from(fields)
+
+    async def list_runs(
+        self,
+        *,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        status: RunStatus | None = None,
+        limit: int = 100,
+    ) -> list[RunRecord]:
+        runs: list[RunRecord] = []
+        async for page in self._run_ids(user_id, session_id, status):
+            for fields in await self._each(
+                ("HMGET", f"{_place(session)}run:{run_id}", *_RUN_FIELDS) for run_id, session in page
+            ):
+                if fields[0] is None:
+                    continue
+                run = _run_from(fields)
+                if (
+                    (user_id is None or run.user_id == user_id)
+                    and (session_id is None or run.session_id == session_id)
+                    and (status is None or run.status is status)
+                ):
+                    runs.append(run)
+            if len(runs) >= limit:
+                break
+        return runs[:limit]
+
+    async def _run_ids(
+        self, user_id: str | None, session_id: str | None, status: RunStatus | None
+    ) -> AsyncIterator[list[tuple[str, str]]]:
+        """Pages of run ids with their sessions, newest first, from the shortest list that has all of them."""
+        if session_id is not None:
+            found = await self._command("LRANGE", f"{_place(session_id)}runs", 0, -1)
+            ids = [(run_id.decode(), session_id) for run_id in reversed(found)]
+        elif status in ACTIVE:
+            ids = [_decode_member(member) for member in await self._call(_ACTIVE_RUNS, _WORKERS)]
+        else:
+            key = _RUNS if user_id is None else f"{_RUNS}:{user_id}"
+            start = 0
+            while page := await self._command("ZREVRANGE", key, start, start + PAGE_RECORDS - 1):
+                yield [_decode_member(member) for member in page]
+                start += PAGE_RECORDS
+            return
+        for start in range(0, len(ids), PAGE_RECORDS):
+            yield ids[start : start + PAGE_RECORDS]
+
+    # -- journals ---------------------------------------------------------------------------------------------------
+
+    async def append(self, batches: Sequence[Append]) -> Collection[str]:
+        refused: set[str] = set()
+        groups: dict[str, list[tuple[Any, ...]]] = {}
+        sizes: dict[str, int] = {}
+        for batch in batches:
+            owned = self._owned.get(batch.run_id)
+            if owned is None:
+                refused.add(batch.run_id)
+                continue
+            data = b"\n".join(batch.events)
+            row = (
+                owned.place,
+                batch.run_id,
+                batch.first_seq,
+                len(batch.events),
+                data.decode(),
+                None if batch.status is None and batch.end is None else (batch.end or batch).status,
+                batch.end and _end(batch.end),
+            )
+            slot = owned.place if self._is_cluster else ""
+            sizes[slot] = size = sizes.get(slot, 0) + len(data)
+            groups.setdefault(f"{slot} {size // CALL_BYTES_MAX}", []).append(row)
+        for rows in groups.values():
+            key = f"{rows[0][0]}run:{rows[0][1]}"
+            refused.update(map(bytes.decode, await self._call(_APPEND, key, self._worker_id, _pack(rows))))
+        ended = []
+        for batch in batches:
+            if batch.end is not None and batch.run_id not in refused:
+                run = self._owned[batch.run_id].run
+                run.ended_at = batch.end.ended_at
+                ended.append(run)
+        if ended:
+            await self._finish(ended, self._worker_id)
+            for run in ended:
+                del self._owned[run.id]
+        if refused:
+            await self._check_lease()
+            for run_id in refused:
+                lost = self._owned.pop(run_id, None)
+                if lost is not None:
+                    self._doubtful[run_id] = (lost.run.session_id, "")  # still this worker's? then it has to be closed
+        return refused
+
+    async def _finish(self, runs: Sequence[RunRecord], owner: str) -> None:
+        """Bring the index up to date with runs that have ended. May be repeated."""
+        rows = [(_member(run.id, run.session_id).decode(), run.user_id, run.session_id, run.ended_at) for run in runs]
+        await self._call(_FINISH_RUNS, _WORKERS, owner, _pack(rows))
+
+    async def read(self, run_id: str, after: int, limit: int) -> list[bytes]:
+        for _ in range(2):
+            remembered = run_id in self._places
+            session_id = await self._session_of(run_id)
+            if session_id is None:
+                break
+            place = _place(session_id)
+            answer = await self._call(_READ, f"{place}run:{run_id}", place, run_id, after, limit, READ_BYTES_MAX)
+            if answer == b"expired":
+                raise CursorExpired(f"the events of run {run_id} are past their retention", run_id=run_id)
+            if answer is not None:
+                first, data = answer
+                return data.split(b"\n")[after + 1 - first :][:limit] if data else []
+            if not remembered:
+                break
+            del self._places[run_id]
+        raise RunNotFound(f"no run {run_id}", run_id=run_id)
+
+    async def watch(self, run_id: str) -> None:
+        self._watched.add(run_id)
+        async with self._watching:
+            try:
+                if not await self._set_watching(run_id, on=True):
+                    self._watched.discard(run_id)
+            except StoreUnavailable:
+                self._watched.discard(run_id)
+                raise
+
+    async def unwatch(self, run_id: str) -> None:
+        if run_id not in self._watched:
+            return
+        self._watched.discard(run_id)
+        async with self._watching:
+            if run_id in self._watched:
+                return  # watched again meanwhile
+            try:
+                await self._set_watching(run_id, on=False)
+            except StoreUnavailable as error:  # what is heard of it now is dropped, to the run's end
+                log.warning("%s", error)
+
+    async def _set_watching(self, run_id: str, *, on: bool) -> bool:
+        session_id = await self._session_of(run_id)
+        if session_id is None:
+            return False
+        return bool(await self._call(_WATCH, f"{_place(session_id)}run:{run_id}", self._worker_id, int(on)))
+
+    async def send(self, run_id: str, command: bytes) -> None:
+        session_id = await self._session_of(run_id)
+        if session_id is not None:
+            place = _place(session_id)
+            if await self._call(_SEND, f"{place}run:{run_id}", place, run_id, command):
+                return
+        raise RunNotFound(f"no run {run_id}", run_id=run_id)
+
+    async def expire(self, ended_before: int) -> int:
+        expired = 0
+        while members := await self._command(
+            "ZRANGEBYSCORE", _ENDED, "-inf", f"({ended_before}", "LIMIT", 0, EXPIRE_RUNS
+        ):
+            for member in members:
+                run_id, session_id = _decode_member(member)
+                place = _place(session_id)
+                expired += await self._call(_DROP_EVENTS, f"{place}run:{run_id}", place, run_id)
+            await self._command("ZREM", _ENDED, *members)
+        return expired
+
+    # -- what other workers did -------------------------------------------------------------------------------------
+
+    async def _listen(self, subscribed: asyncio.Future[None]) -> None:
+        """Hear what is published to this worker; after every loss of the connection, ask for what was missed."""
+        while True:
+            listening = self._subscriber.pubsub()
+            try:
+                await listening.subscribe(f"gapless:{self._worker_id}")
+                probed = False
+                while True:
+                    message = await listening.get_message(timeout=LISTEN_IDLE_S)
+                    if message is None:
+                        if probed:
+                            raise TimeoutError("no answer to PING")
+                        await listening.ping()
+                    elif message["type"] == "message":
+                        self._hear(message["data"])
+                    elif message["type"] == "subscribe":
+                        if subscribed.done():
+                            await self._ask_what_was_missed()
+                        else:
+                            subscribed.set_result(None)
+                    probed = message is None
+            except (RedisError, OSError, StoreUnavailable) as error:
+                log.warning("store %s: listening anew: %s", self._name, error or type(error).__name__)
+                await asyncio.sleep(RECONNECT_PAUSE_S)
+            finally:
+                await listening.aclose()
+
+    async def _stop_listening(self) -> None:
+        tasks = [task for task in (self._listening, self._taking_commands) if task is not None]
+        self._listening = self._taking_commands = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _hear(self, data: bytes) -> None:
+        if data[:1] == b"c":
+            self._inbox[data[1:].decode()] = None
+            self._take_commands()
+            return
+        for run_id, first_seq, text, closed in _unpack_news(data[1:]):
+            if run_id in self._watched and self._listener is not None:
+                self._listener.on_events(run_id, first_seq, text.encode().split(b"\n"), closed)
+                if closed:
+                    self._watched.discard(run_id)
+
+    async def _ask_what_was_missed(self) -> None:
+        for run_id in tuple(self._watched):
+            run = await self.get_run(run_id)
+            if run is not None and run_id in self._watched and self._listener is not None:
+                self._listener.on_events(run_id, run.last_seq + 1, [], run.status.ended)
+        self._inbox.update(dict.fromkeys(self._owned))
+        self._take_commands()
+
+    def _take_commands(self) -> None:
+        if self._inbox and (self._taking_commands is None or self._taking_commands.done()):
+            self._taking_commands = asyncio.create_task(self._empty_inbox(), name="gapless-redis-inbox")
+
+    async def _empty_inbox(self) -> None:
+        while self._inbox:
+            run_id = next(iter(self._inbox))
+            del self._inbox[run_id]
+            owned = self._owned.get(run_id)
+            if owned is None or self._listener is None:
+                continue
+            key = f"{owned.place}commands:{run_id}"
+            try:
+                commands = await self._command("LRANGE", key, 0, -1)
+                for command in commands:
+                    self._listener.on_command(run_id, command)
+                if commands:
+                    await self._command("LTRIM", key, len(commands), -1)
+            except StoreUnavailable as error:
+                log.warning("run %s: its commands wait: %s", run_id, error)
+                self._inbox[run_id] = None
+                await asyncio.sleep(RECONNECT_PAUSE_S)
+
+    # -- sessions ---------------------------------------------------------------------------------------------------
+
+    async def create_session(self, session: SessionRecord) -> SessionRecord:
+        fields = await self._call(
+            _CREATE_SESSION,
+            f"{_place(session.id)}session",
+            _encode(session),
+            session.updated_at,
+            _encode(session.state),
+        )
+        known = _session_from(fields)
+        for key in (_SESSIONS, f"{_SESSIONS}:{known.user_id}"):
+            await self._command("ZADD", key, "GT", known.updated_at, session.id)
+        return known
+
+    async def get_session(self, session_id: str) -> SessionRecord | None:
+        fields = await self._command("HMGET", f"{_place(session_id)}session", *_SESSION_FIELDS)
+        return None if fields[0] is None else _session_from(fields)
+
+    async def list_sessions(self, *, user_id: str | None = None, limit: int = 100) -> list[SessionRecord]:
+        sessions: list[SessionRecord] = []
+        key = _SESSIONS if user_id is None else f"{_SESSIONS}:{user_id}"
+        start = 0
+        while len(sessions) < limit:
+            ids = await self._command("ZREVRANGE", key, start, start + PAGE_RECORDS - 1)
+            if not ids:
+                break
+            start += PAGE_RECORDS
+            for fields in await self._each(("HMGET", f"{_place(i.decode())}session", *_SESSION_FIELDS) for i in ids):
+                if fields[0] is not None:
+                    session = _session_from(fields)
+                    if user_id is None or session.user_id == user_id:
+                        sessions.append(session)
+        return sessions[:limit]
+
+    async def delete_session(self, session_id: str) -> bool:
+        session = await self.get_session(session_id)
+        place = _place(session_id)
+        answer = await self._call(_DELETE, f"{place}session", place)
+        if answer == b"busy":
+            raise SessionBusy(f"session {session_id} has an active run; cancel it first")
+        deleted, run_ids = answer
+        lists = [_RUNS, _ENDED] if session is None else [_RUNS, _ENDED, f"{_RUNS}:{session.user_id}"]
+        for run_id in map(bytes.decode, run_ids):
+            self._places.pop(run_id, None)
+            await self._command("DEL", _pointer(run_id))
+            for key in lists:
+                await self._command("ZREM", key, _member(run_id, session_id))
+        for key in [_SESSIONS] if session is None else [_SESSIONS, f"{_SESSIONS}:{session.user_id}"]:
+            await self._command("ZREM", key, session_id)
+        return bool(deleted)
+
+    async def turns(self, session_id: str) -> list[Turn]:
+        return [_decode_turn(turn) for turn in await self._command("LRANGE", f"{_place(session_id)}turns", 0, -1)]
+
+
+class _Owned:
+    """A run that this worker owns, and where it is kept."""
+
+    __slots__ = ("place", "run")
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run = run
+        self.place = _place(run.session_id)
+
+
+def _place(session_id: str) -> str:
+    """What the keys of a session begin with. The braces hold the part that decides the hash slot."""
+    tag = session_id.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
+    return f"gapless:{{{tag}}}:"
+
+
+def _pointer(run_id: str) -> str:
+    """The key that names a run's session."""
+    return f"gapless:at:{run_id}"
+
+
+def _member(run_id: str, session_id: str) -> bytes:
+    """A run as the index lists it."""
+    return _encode((run_id, session_id))
+
+
+def _end(end: RunEnd) -> dict[str, Any]:
+    return {
+        "at": end.ended_at,
+        "error": "" if end.error is None else _encode(end.error).decode(),
+        "turn": _encode(end.turn).decode(),
+        "state": None if end.state is None else _encode(end.state).decode(),
+    }
+
+
+def _run_from(fields: Sequence[Any]) -> RunRecord:
+    record, owner, status, last, started_at, ended_at, error, expired = fields
+    run = _decode_run(record)
+    run.owner, run.status, run.last_seq = owner.decode(), RunStatus(status.decode()), int(last)
+    run.started_at = None if started_at is None else int(started_at)
+    run.ended_at = None if ended_at is None else int(ended_at)
+    run.error = _decode_error(error) if error else None
+    run.expired = expired is not None
+    return run
+
+
+def _session_from(fields: Sequence[Any]) -> SessionRecord:
+    record, updated_at, state = fields
+    session = _decode_session(record)
+    session.updated_at, session.state = int(updated_at), _decode_state(state)
+    return session
