@@ -22,7 +22,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round, smaller counts; writes to build/bench")
     parser.add_argument("--only", nargs="+", metavar="SCENARIO", choices=SCENARIOS, default=list(SCENARIOS))
     parser.add_argument("--candidates", nargs="+", metavar="NAME", choices=BY_NAME, default=[])
-    parser.add_argument("--rounds", type=int, help="instead of 5 (1 with --quick), the time permitting")
+    parser.add_argument(
+        "--rounds", type=int, help="this many rounds, however long they take (5, the time permitting; 1 with --quick)"
+    )
     parser.add_argument("--profile", action="store_true", help="say where Gapless's time goes, instead of measuring")
     parser.add_argument("--report", action="store_true", help="write the report from the results at hand")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where performance.md and performance/ go (docs)")
