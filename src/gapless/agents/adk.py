@@ -226,7 +226,11 @@ class _Turn:
             if not (call.name or "").startswith("adk_request_"):
                 content = msgspec.json.encode(to_jsonable_python(response, serialize_unknown=True)).decode()
                 items.append(
-                    ToolCallResultEvent(message_id=f"{call.id}-result", tool_call_id=call.id or "", content=content)
+                    ToolCallResultEvent(
+                        message_id=f"{call.id}-result",
+                        tool_call_id=self.translation.shown_id(call.id or ""),
+                        content=content,
+                    )
                 )
         return types.Content(role="user", parts=parts), items
 

@@ -213,7 +213,7 @@ class Translation:
             _close(out, stream)
         if event.actions.state_delta:
             self._state_delta(out, event.actions.state_delta)
-        if event.output is not None and not isinstance(event.output, str):
+        if event.output is not None and not parts:  # a node's own output; an answer in words is text already
             self._ctx.result = to_jsonable_python(event.output, serialize_unknown=True)
 
     def _account(self, event: Event) -> None:
@@ -279,7 +279,7 @@ class Translation:
         out.append(
             ToolCallResultEvent(
                 message_id=event.id if number == 1 else f"{event.id}-{number}",
-                tool_call_id=self._shown_as.get(id, id),
+                tool_call_id=self.shown_id(id),
                 content=_json(response.response or {}),
             )
         )
@@ -325,6 +325,10 @@ class Translation:
         if patch:
             out.append(StateDeltaEvent(delta=patch))
 
+    def shown_id(self, call_id: str) -> str:
+        """The id that a call is known under in the stream."""
+        return self._shown_as.get(call_id, call_id)
+
     # -- what waits for an answer -----------------------------------------------------------------------------------
 
     def interrupts(self) -> list[Interrupt]:
@@ -341,7 +345,7 @@ class Translation:
                         id=id,
                         reason="tool_approval",
                         message=hint or f"May the tool {original.get('name')} run?",
-                        tool_call_id=original.get("id"),
+                        tool_call_id=self.shown_id(original.get("id") or ""),
                         response_schema=_APPROVAL,
                         metadata={"adk": adk},
                     )
@@ -371,7 +375,13 @@ class Translation:
                     adk["response"] = to_jsonable_python(first, serialize_unknown=True)
                 message = f"The tool {call.name} waits for its result"
                 found.append(
-                    Interrupt(id=id, reason="tool_result", message=message, tool_call_id=id, metadata={"adk": adk})
+                    Interrupt(
+                        id=id,
+                        reason="tool_result",
+                        message=message,
+                        tool_call_id=self.shown_id(id),
+                        metadata={"adk": adk},
+                    )
                 )
         return found
 
