@@ -27,10 +27,12 @@ export interface Frame {
   event: string;
   /** Null for a frame that has no data field. */
   data: string | null;
+  /** With the option `raw`: the frame as it came, comments left out and line ends as LF. */
+  raw?: string;
 }
 
 export class EventStreamParser {
-  constructor(options?: { frameCharsMax?: number });
+  constructor(options?: { frameCharsMax?: number; raw?: boolean });
   readonly lastEventId: string;
   readonly retryMs: number | null;
   push(text: string): Frame[];
@@ -55,10 +57,13 @@ export interface FollowOptions {
   signal?: AbortSignal;
   fetch?: typeof fetch;
   onStateChange?: OnStateChange;
+  /** Frames come with their text. */
+  raw?: boolean;
   limits?: Partial<Limits>;
 }
 
-export function follow(url: string | URL, options?: FollowOptions): AsyncGenerator<Frame, void, void>;
+/** Yields each frame once, in order; returns the end frame, or nothing when the server answered 204. */
+export function follow(url: string | URL, options?: FollowOptions): AsyncGenerator<Frame, Frame | undefined, void>;
 
 export type RunStatus = "queued" | "running" | "waiting" | "finished" | "failed" | "cancelled";
 

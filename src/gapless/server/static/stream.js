@@ -54,7 +54,8 @@ export class StreamError extends Error {
  * Parses `text/event-stream` (WHATWG HTML, section 9.2.6) from text in pieces of any size.
  *
  * Differs from the standard in one point: a frame without data is not dropped if it names an event, because Gapless
- * marks the end of a stream with such a frame; its `data` is null. `id` is the frame's own id, or null if it has none.
+ * marks the end of a stream with such a frame; its `data` is null. `id` is the frame's own id, or null if it has none;
+ * with the option `raw` a frame has its own text too, comments left out and line ends as LF.
  * A frame that is cut off before its blank line is never reported, and neither is its id.
  */
 export class EventStreamParser {
@@ -63,6 +64,7 @@ export class EventStreamParser {
   #data = null;
   #event = "";
   #id = null;
+  #raw = null;
   #frameChars = 0;
   #frameCharsMax;
 
@@ -71,8 +73,9 @@ export class EventStreamParser {
   /** The reconnection time that the server asked for, in milliseconds, or null. */
   retryMs = null;
 
-  constructor({ frameCharsMax = LIMITS.frameCharsMax } = {}) {
+  constructor({ frameCharsMax = LIMITS.frameCharsMax, raw = false } = {}) {
     this.#frameCharsMax = frameCharsMax;
+    if (raw) this.#raw = "";
   }
 
   /** Takes the next piece of text and returns the frames that it completes, in order. */
@@ -121,11 +124,13 @@ export class EventStreamParser {
           id: this.#id,
           event: this.#event || "message",
           data: this.#data === null ? null : this.#data.join("\n"),
+          ...(this.#raw === null ? {} : { raw: `${this.#raw}\n` }),
         });
       }
       this.#data = null;
       this.#event = "";
       this.#id = null;
+      if (this.#raw !== null) this.#raw = "";
       this.#frameChars = 0;
       return;
     }
@@ -134,6 +139,7 @@ export class EventStreamParser {
       this.#frameChars -= line.length; // Comments are dropped at once: keep-alives must not add up to a large frame.
       return;
     }
+    if (this.#raw !== null) this.#raw += `${line}\n`;
     const field = colon === -1 ? line : line.slice(0, colon);
     let value = colon === -1 ? "" : line.slice(colon + 1);
     if (value.startsWith(" ")) value = value.slice(1);
@@ -166,7 +172,8 @@ export async function* readFrames(body, { parser = new EventStreamParser(), onBy
 }
 
 /**
- * Follows the stream at `url` to its end and yields each frame once, in order, as `{ id, event, data }`.
+ * Follows the stream at `url` to its end and yields each frame once, in order, as `{ id, event, data }`; it returns the
+ * end frame, if there was one.
  *
  * The stream is complete only when the server sends a frame named `end`, or answers 204. Everything else is a cut: a
  * broken connection, a silent one, and a clean end of file without that frame. After a cut it reconnects with
@@ -175,13 +182,13 @@ export async function* readFrames(body, { parser = new EventStreamParser(), onBy
  *
  * Options: `after` (the id to resume after), `headers` (an object, or a function that returns one per attempt),
  * `signal`, `fetch`, `onStateChange(state, detail)` with the states `connecting`, `open`, `reconnecting`, `closed`,
- * and `limits` (see LIMITS).
+ * `raw` (each frame with its text, see EventStreamParser), and `limits` (see LIMITS).
  *
  * Throws a StreamError when the server refuses (4xx), repeats events out of place, or brought nothing new for
  * `attemptsMax` connections; throws the signal's reason when aborted. Returning normally means: complete.
  */
 export async function* follow(url, options = {}) {
-  const { after, headers, signal, fetch: doFetch = globalThis.fetch, onStateChange } = options;
+  const { after, headers, signal, fetch: doFetch = globalThis.fetch, onStateChange, raw } = options;
   const limits = { ...LIMITS, ...options.limits };
   const seen = new SeenIds(limits.seenIdsMax);
   let lastId = after ?? "";
@@ -216,10 +223,10 @@ export async function* follow(url, options = {}) {
           everOpen = true;
           onStateChange?.("open", {});
           let repeated = null; // the last id on this connection that had been delivered before
-          const parser = new EventStreamParser(limits);
+          const parser = new EventStreamParser({ ...limits, raw });
           for await (const frame of readFrames(response.body, { parser, onBytes: () => connection.alive() })) {
-            if (frame.event === "end" && frame.data === null) return;
-            if (frame.event === "reconnect" && frame.data === null) {
+            if (frame.event === "end" && frame.data === null) return frame;
+            if (frame.event === "reconnect") {
               retryAtOnce = attempts === 0;
               break;
             }

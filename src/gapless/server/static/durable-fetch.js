@@ -1,0 +1,110 @@
+/**
+ * A `fetch` for clients that know nothing of resuming: an event stream of Gapless that is cut goes on, in the same
+ * response, from the event after the last one that arrived whole.
+ *
+ *   import { createDurableFetch } from "gapless-client";
+ *   const fetch = createDurableFetch();
+ *
+ *   new DefaultChatTransport({ api: "/vercel/chat", fetch });      // AI SDK
+ *   new HttpAgent({ url: "/ag-ui", fetch });                       // AG-UI
+ *   new OpenAI({ baseURL: "/v1", apiKey, fetch });                 // OpenAI
+ *
+ * It acts on answers that are event streams and name the stream in `Content-Location`, as all of Gapless's do, and
+ * passes every other answer on as it came. The client sees what an uncut connection would have sent, frame by frame:
+ * none twice, none by halves, keep-alives left out.
+ *
+ * The request that starts a stream is made once. If it fails, it fails: whether it may be repeated is the caller's to say.
+ */
+
+import { StreamError, follow } from "./stream.js";
+
+/** Headers that speak of the first request alone: the one to resume has no body and wants an event stream. */
+const FIRST_HEADERS = ["accept", "content-encoding", "content-length", "content-type"];
+/** Headers that speak of one connection's bytes, which the stitched response has not. */
+const LENGTH_HEADERS = ["content-encoding", "content-length", "transfer-encoding"];
+
+/**
+ * Makes a durable `fetch`. Options: `fetch` (the one to build on), `limits` (see LIMITS in stream.js) and
+ * `onStateChange` (see `follow` there).
+ *
+ * The response's body fails with the signal's reason when the caller aborts; with a StreamError when the server refuses
+ * to resume; and with a TypeError, as a lost network is reported by `fetch` itself, when `limits.attemptsMax`
+ * connections in a row brought nothing new.
+ */
+export function createDurableFetch({ fetch: doFetch = (...args) => globalThis.fetch(...args), limits, onStateChange } = {}) {
+  return async function durableFetch(input, init) {
+    const request = input instanceof Request ? input : undefined;
+    const abort = new AbortController(); // ends everything
+    const first = new AbortController(); // ends the first connection
+    abort.signal.addEventListener("abort", () => first.abort(abort.signal.reason));
+    const signal = init?.signal ?? request?.signal;
+    const onAbort = () => abort.abort(signal.reason);
+    const release = () => signal?.removeEventListener("abort", onAbort);
+    signal?.addEventListener("abort", onAbort);
+    if (signal?.aborted) onAbort();
+    let response;
+    try {
+      response = await doFetch(input, { ...init, signal: first.signal });
+    } catch (error) {
+      release();
+      throw error;
+    }
+    const location = response.headers.get("content-location");
+    const isStream = (response.headers.get("content-type") ?? "").toLowerCase().startsWith("text/event-stream");
+    if (!response.ok || !isStream || location === null || response.body === null) return response;
+
+    const headers = new Headers(init?.headers ?? request?.headers);
+    for (const name of FIRST_HEADERS) headers.delete(name);
+    let answered = response; // the answer that is there already is the first connection
+    const frames = follow(new URL(location, response.url || globalThis.location?.href), {
+      headers: Object.fromEntries(headers),
+      signal: abort.signal,
+      limits,
+      onStateChange,
+      raw: true,
+      fetch: (url, options) => {
+        if (answered === null) return doFetch(url, { credentials: init?.credentials ?? request?.credentials, ...options });
+        options.signal.addEventListener("abort", () => first.abort(options.signal.reason));
+        const connection = answered;
+        answered = null;
+        return connection;
+      },
+    });
+    return stitched(response, frames, abort, release);
+  };
+}
+
+/** The response with the frames as its body. */
+function stitched(response, frames, abort, release) {
+  const encoder = new TextEncoder();
+  const body = new ReadableStream(
+    {
+      async pull(controller) {
+        try {
+          const { done, value } = await frames.next();
+          if (value !== undefined) controller.enqueue(encoder.encode(value.raw));
+          if (done) {
+            release();
+            controller.close();
+          }
+        } catch (error) {
+          release();
+          controller.error(
+            error instanceof StreamError && error.code === "connection_lost"
+              ? new TypeError(`network error: ${error.message}`, { cause: error })
+              : error,
+          );
+        }
+      },
+      cancel(reason) {
+        release();
+        abort.abort(reason);
+      },
+    },
+    { highWaterMark: 0 },
+  );
+  const headers = new Headers(response.headers);
+  for (const name of LENGTH_HEADERS) headers.delete(name);
+  const { status, statusText, url } = response;
+  return Object.defineProperty(new Response(body, { status, statusText, headers }), "url", { value: url });
+}
