@@ -27,6 +27,8 @@ __all__ = ["EventStream", "Streams", "cursor_of", "follow"]
 PING_S = 10.0
 """A connection that was silent since the last look, this long ago, gets a keep-alive."""
 
+_FINISHED = b'{"type":"RUN_FINISHED"'
+
 log = logging.getLogger("gapless.follow")
 
 
@@ -140,7 +142,7 @@ class EventStream(Response):
             if body:
                 self._sent = True
                 await send({"type": "http.response.body", "body": body, "more_body": True})
-            if encoder.pauses and follower.after == journal.last and _is_pause(events[-1]):
+            if encoder.pauses and events[-1].startswith(_FINISHED) and _is_pause(events[-1], follower):
                 await send({"type": "http.response.body", "body": encoder.end(follower.after), "more_body": False})
                 return
 
@@ -183,11 +185,14 @@ class EventStream(Response):
         self._follower.nudge()
 
 
-def _is_pause(event: bytes) -> bool:
-    if b'"RUN_FINISHED"' not in event[:32]:
-        return False
+def _is_pause(event: bytes, follower: Follower) -> bool:
+    """The run waits for a person now, and did not only at some time before."""
     decoded = decode_event(event)
-    return isinstance(decoded, RunFinishedEvent) and isinstance(decoded.outcome, RunFinishedInterruptOutcome)
+    return (
+        isinstance(decoded, RunFinishedEvent)
+        and isinstance(decoded.outcome, RunFinishedInterruptOutcome)
+        and follower.after == follower.journal.last
+    )
 
 
 def cursor_of(request: Request, run_id: str) -> Cursor:
