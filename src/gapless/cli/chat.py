@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
 import sys
 import threading
@@ -19,6 +18,7 @@ import msgspec
 import typer
 
 from gapless.cli.agents import AGENT_HELP, load_agent, settings_of
+from gapless.cli.logs import log_nowhere
 from gapless.cli.terminal import Transcript, one_line, say, say_error
 from gapless.errors import GaplessError
 from gapless.progress import Progress
@@ -74,7 +74,7 @@ def chat(
     config = RunConfig(model_settings=settings_of(settings or []))
     if timeout is not None:
         config = msgspec.structs.replace(config, timeout=timeout)
-    logging.getLogger("gapless").addHandler(logging.NullHandler())  # errors of runs are shown where they happen
+    log_nowhere()
     loaded = load_agent(agent)
     with _Loop() as loop:
         runner = Runner(loaded, store=store)

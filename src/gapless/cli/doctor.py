@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gapless.cli.agents import AGENT_HELP, load_agent
+from gapless.cli.logs import log_nowhere
 from gapless.cli.terminal import one_line
 from gapless.errors import GaplessError
 
@@ -69,6 +70,7 @@ def doctor(
     gapless doctor
     gapless doctor my_agents.py:support
     """
+    log_nowhere()
     report = _Report()
     report.section("Environment")
     _environment(report)

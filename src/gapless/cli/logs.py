@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-__all__ = ["LEVELS", "log_to_stderr"]
+__all__ = ["LEVELS", "log_nowhere", "log_to_stderr"]
 
 LEVELS = ("critical", "error", "warning", "info", "debug")
 
@@ -23,6 +23,11 @@ def log_to_stderr(level: str) -> None:
     access.addFilter(_without_query)
 
 
+def log_nowhere() -> None:
+    """For commands that show by themselves what goes wrong in a run."""
+    logging.getLogger("gapless").addHandler(logging.NullHandler())
+
+
 def _without_query(record: logging.LogRecord) -> bool:
     # A request's query may hold what a person wrote.
     if isinstance(record.args, tuple) and len(record.args) > 2:
@@ -34,7 +39,7 @@ def _without_query(record: logging.LogRecord) -> bool:
 class _Line(logging.Formatter):
     """Messages about a run begin with "run %s" and its id: the id becomes a field of its own."""
 
-    converter = time.gmtime  # type: ignore[assignment]  # the type shed knows it without its default
+    converter = time.gmtime  # type: ignore[assignment]  # typeshed knows it without its default
 
     def format(self, record: logging.LogRecord) -> str:
         run = ""
