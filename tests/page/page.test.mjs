@@ -304,6 +304,26 @@ test("page: an interrupt asks, and the answer goes on in the same turn", async (
   }
 });
 
+test("page: several interrupts are answered together", async () => {
+  const interrupts = ["a", "b"].map((id) => ({ id, reason: "tool_call", message: `May I ${id}?` }));
+  server.script = () => [{ type: "RUN_FINISHED", outcome: { type: "interrupt", interrupts } }];
+  const page = await open();
+  await ask(page, "Two");
+  await turnIs(page, "waiting");
+  await page.click("[data-interrupt-id=b] [data-testid=deny]");
+  assert.equal(await page.locator("[data-interrupt-id=b] [aria-pressed]").innerText(), "Deny");
+  assert.equal([...server.runs.values()][0].answers, undefined);
+  // A refused answer gives the choice back.
+  server.intercept = (request, response) => request.url.endsWith("/input") && Boolean(response.writeHead(500).end());
+  await page.click("[data-interrupt-id=a] [data-testid=approve]");
+  await page.waitForSelector("#alert:not([hidden])");
+  server.intercept = null;
+  await page.click("[data-interrupt-id=b] [data-testid=deny]");
+  await page.click("[data-interrupt-id=a] [data-testid=approve]");
+  await turnIs(page, "finished");
+  assert.deepEqual([...server.runs.values()][0].answers.map((it) => [it.interruptId, it.status]), [["b", "cancelled"], ["a", "resolved"]]);
+});
+
 test("page: two tabs show the same run, and either can stop it", async () => {
   server.script = () => wordByWord("one two three");
   const first = await open();
@@ -364,6 +384,30 @@ test("page: asks for a key, keeps it in the tab and sends it", async () => {
   await page.reload();
   await answered(page, "Hello.");
   assert.equal(await page.evaluate(() => [sessionStorage.getItem("gapless.key"), JSON.stringify(localStorage).includes("right")].join()), "right,false");
+});
+
+test("page: a late refusal of the old key does not ask again", async () => {
+  server.key = "right";
+  const late = [];
+  let both;
+  const caught = new Promise((resolve) => (both = resolve));
+  server.intercept = (request, response) => {
+    if (request.headers.authorization || !request.url.endsWith("/sessions") || late.length === 2) return false;
+    if (late.push(response) === 2) both();
+    return true;
+  };
+  const page = await open();
+  await page.evaluate(() => dispatchEvent(new Event("focus")));
+  await caught;
+  const refuse = (response) => response.writeHead(401, { "content-type": "application/json" }).end("{}");
+  refuse(late[0]);
+  await page.fill("#key", "right");
+  await Promise.all([page.waitForResponse((it) => it.ok() && it.url().endsWith("/sessions")), page.click("[data-testid=key-submit]")]);
+  const repeated = page.waitForResponse((it) => it.ok() && it.url().endsWith("/sessions"));
+  refuse(late[1]);
+  await repeated;
+  await ask(page, "Hi");
+  await answered(page, "Hello.");
 });
 
 test("page: conversations can be begun, opened and deleted", async () => {

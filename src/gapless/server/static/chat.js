@@ -51,10 +51,12 @@ let asking = null;
 /** Calls, and asks for a key as often as the server wants one. */
 async function authorised(call) {
   for (;;) {
+    const key = sessionStorage.getItem(KEY_ITEM);
     try {
       return await call();
     } catch (error) {
       if (error?.status !== 401) throw error;
+      if (sessionStorage.getItem(KEY_ITEM) !== key) continue; // another call has asked meanwhile
       asking ??= askForKey().finally(() => (asking = null));
       await asking;
     }
@@ -66,7 +68,6 @@ function askForKey() {
   $("key").value = "";
   dialog.showModal();
   return new Promise((resolve) => {
-    dialog.addEventListener("cancel", (event) => event.preventDefault());
     dialog.addEventListener(
       "close",
       () => {
@@ -182,7 +183,7 @@ class Conversation {
 
   add(runId, message, after = null) {
     const turn = { runId, view: newView(), changed: new Set(), lastId: undefined, following: false, cancelled: false };
-    turn.shown = new TurnView({ runId, message, onAnswer: (interrupt, approved) => this.answer(turn, interrupt, approved) });
+    turn.shown = new TurnView({ runId, message, onAnswer: (decisions) => this.answer(turn, decisions) });
     this.turns.set(runId, turn);
     if (after) after.shown.node.after(turn.shown.node);
     else $("messages").append(turn.shown.node);
@@ -275,7 +276,7 @@ class Conversation {
         // Complete without an event that says how: the record knows.
         const record = await authorised(() => client.run(turn.runId, { signal }));
         turn.view.status = record.status;
-        turn.view.error = record.error ?? null;
+        turn.view.error = record.status === "failed" ? (record.error ?? null) : null;
       }
       if (turn.view.status !== "waiting") this.#announceEnd(turn);
     } catch (error) {
@@ -307,10 +308,12 @@ class Conversation {
     }
   }
 
-  async answer(turn, interrupt, approved) {
-    const resume = [
-      { interruptId: interrupt.id, status: approved ? "resolved" : "cancelled", payload: { approved } },
-    ];
+  async answer(turn, decisions) {
+    const resume = Array.from(decisions, ([interruptId, approved]) => ({
+      interruptId,
+      status: approved ? "resolved" : "cancelled",
+      payload: { approved },
+    }));
     try {
       showAlert("");
       await authorised(() => client.answer(turn.runId, resume, { signal: this.signal }));
@@ -635,6 +638,8 @@ $("new").addEventListener("click", () => {
   open(null);
   $("message").focus();
 });
+// Without a key there is nothing to close the dialog for.
+$("key-dialog").addEventListener("cancel", (event) => event.preventDefault());
 $("to-end").addEventListener("click", scrollToEnd);
 $("scroll").addEventListener("scroll", () => {
   const node = $("scroll");

@@ -173,7 +173,7 @@ export function viewOfMessages(record, messages) {
   if (view.status === "queued") view.status = "finished";
   if (record) {
     view.status = record.status;
-    view.error = record.error ?? (record.status === "failed" ? view.error : null);
+    view.error = record.status === "failed" ? (record.error ?? view.error) : null;
   }
   if (view.status === "failed" || view.status === "cancelled") cutShort(view);
   closeAll(view);

@@ -35,7 +35,7 @@ export class TurnView {
   #foot;
   #status = null;
 
-  /** `onAnswer(interrupt, approved)` is called when the user decides. */
+  /** `onAnswer(decisions)`, a map from interrupt ids to booleans, is called when the user has decided. */
   constructor({ runId, message, onAnswer }) {
     this.onAnswer = onAnswer;
     this.#body = el("div", { class: "answer", "data-testid": "answer" });
@@ -77,26 +77,48 @@ export class TurnView {
           el("code", {}, view.error.code), " ", view.error.message ?? ""),
       );
     }
-    if (view.status === "waiting") parts.push(...view.interrupts.map((interrupt) => this.#form(interrupt)));
+    if (view.status === "waiting") parts.push(...this.#forms(view.interrupts));
     this.#foot.replaceChildren(...parts);
   }
 
-  #form(interrupt) {
-    const decide = (approved) => () => {
-      for (const button of form.querySelectorAll("button")) button.disabled = true;
-      this.onAnswer(interrupt, approved).catch(() => {
-        for (const button of form.querySelectorAll("button")) button.disabled = false;
-      });
-    };
-    const approve = el("button", { type: "button", class: "primary", "data-testid": "approve" }, "Approve");
-    const deny = el("button", { type: "button", "data-testid": "deny" }, "Deny");
-    approve.addEventListener("click", decide(true));
-    deny.addEventListener("click", decide(false));
-    const form = el("div", { class: "approval", role: "group", "aria-label": "Approval", "data-testid": "approval", "data-interrupt-id": interrupt.id },
-      el("p", {}, interrupt.message ?? interrupt.reason),
-      el("div", { class: "buttons" }, approve, deny));
-    return form;
+  /** One form per interrupt. The run goes on when all of them are answered, so the answers go out together. */
+  #forms(interrupts) {
+    const decisions = new Map(); // interrupt id → approved
+    return interrupts.map((interrupt) =>
+      approvalForm(interrupt, async (approved) => {
+        decisions.set(interrupt.id, approved);
+        if (decisions.size < interrupts.length) return;
+        try {
+          await this.onAnswer(decisions);
+        } catch {
+          decisions.clear();
+          for (const button of this.#foot.querySelectorAll("button")) {
+            button.disabled = false;
+            button.removeAttribute("aria-pressed");
+          }
+        }
+      }),
+    );
   }
+}
+
+function approvalForm(interrupt, onDecision) {
+  const button = (name, approved, primary) => {
+    const node = el("button", { type: "button", class: primary, "data-testid": name.toLowerCase() }, name);
+    node.addEventListener("click", () => {
+      for (const it of form.querySelectorAll("button")) it.disabled = true;
+      node.setAttribute("aria-pressed", "true");
+      onDecision(approved);
+    });
+    return node;
+  };
+  const form = el(
+    "div",
+    { class: "approval", role: "group", "aria-label": "Approval", "data-testid": "approval", "data-interrupt-id": interrupt.id },
+    el("p", {}, interrupt.message ?? interrupt.reason),
+    el("div", { class: "buttons" }, button("Approve", true, "primary"), button("Deny", false, null)),
+  );
+  return form;
 }
 
 /** Collects an item's new chunks since the last look. */
