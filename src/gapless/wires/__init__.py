@@ -11,6 +11,8 @@ __all__ = ["wire"]
 
 _WIRES = {
     "ag-ui": "gapless.wires.agui:AGUIEncoder",
+    "openai": "gapless.wires.openai:ChatEncoder",
+    "openai-responses": "gapless.wires.openai_responses:ResponsesEncoder",
     "text": "gapless.wires.text:TextEncoder",
     "vercel": "gapless.wires.vercel:VercelEncoder",
 }

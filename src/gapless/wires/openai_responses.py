@@ -1,0 +1,382 @@
+"""The wire `openai-responses`: the event stream of OpenAI's responses API.
+
+Source of the format: OpenAI API reference, responses, streaming events. Every event has a `sequence_number`, and
+clients resume by it. It counts the events of the stream as it is sent live, one per delta: a delta that was merged from
+several while catching up takes the number of the last of them, so that a number means the same place in every stream.
+
+The agent's own tools are shown as `mcp_call` items, this format's form for tools that the server executes; the
+client's as `function_call` items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+
+from gapless.events import (
+    CustomEvent,
+    ReasoningMessageContentEvent,
+    ReasoningMessageEndEvent,
+    ReasoningMessageStartEvent,
+    RunErrorEvent,
+    RunFinishedCancelledOutcome,
+    RunFinishedEvent,
+    RunFinishedInterruptOutcome,
+    RunStartedEvent,
+    TextMessageContentEvent,
+    TextMessageEndEvent,
+    TextMessageStartEvent,
+    TokenUsage,
+    ToolCallArgsEvent,
+    ToolCallEndEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+    decode_event,
+    text_of,
+)
+from gapless.journals.contract import RunRecord, RunStatus
+from gapless.wires.base import Cursor, Encoder
+from gapless.wires.openai import DONE, ChatEncoder, delta_head, encode, options_of, pending_calls, reason_of
+
+__all__ = ["ID_PREFIX", "ResponsesEncoder"]
+
+ID_PREFIX = "resp_"
+"""Before a run's id: the id of its response."""
+_STATUS = {
+    RunStatus.QUEUED: "queued",
+    RunStatus.RUNNING: "in_progress",
+    RunStatus.WAITING: "in_progress",
+    RunStatus.FINISHED: "completed",
+    RunStatus.FAILED: "failed",
+    RunStatus.CANCELLED: "cancelled",
+}
+_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+"""Finish reasons of an answer that is not whole."""
+
+
+class _Item:
+    """One item of the output. Its text is kept as it is stored: pieces of a JSON string, without the quotes."""
+
+    __slots__ = ("fields", "id", "index", "kind", "status", "text")
+
+    def __init__(self, kind: str, id: str, index: int, **fields: Any) -> None:
+        self.kind = kind
+        self.id = id
+        self.index = index
+        self.fields = fields
+        self.status = "in_progress"
+        self.text: list[bytes] = []
+
+    @property
+    def json_text(self) -> msgspec.Raw:
+        return msgspec.Raw(b'"%b"' % b"".join(self.text))
+
+    @property
+    def place(self) -> dict[str, Any]:
+        return {"item_id": self.id, "output_index": self.index}
+
+    def part(self) -> dict[str, Any]:
+        if self.kind == "reasoning":
+            return {"type": "reasoning_text", "text": self.json_text}
+        return {"type": "output_text", "text": self.json_text, "annotations": [], "logprobs": []}
+
+    def json(self) -> dict[str, Any]:
+        item = {"id": self.id, "type": self.kind, "status": self.status, **self.fields}
+        if self.kind in ("message", "reasoning"):
+            item["content"] = [self.part()] if self.text or self.status != "in_progress" else []
+        else:
+            item["arguments"] = self.json_text
+        return item
+
+
+class ResponsesEncoder(Encoder):
+    """Events of the responses API. It folds the output so far, which several of them carry whole.
+
+    Of `gapless.wires.openai.OPTIONS` it reads `tools`, `background`, `metadata` and `previous`, the id of the run that
+    this one goes on from.
+    """
+
+    name: ClassVar[str] = "openai-responses"
+    reconnect = ChatEncoder.reconnect
+
+    def __init__(self, run: RunRecord) -> None:
+        super().__init__(run)
+        self._options = options_of(run)
+        self._tools = frozenset(self._options.get("tools") or ())
+        self._number = 0
+        """The sequence number of the next event."""
+        self._seq = 0
+        """Position of the newest stored event."""
+        self._merged = 1
+        """How many stored deltas the current event stands for."""
+        self._output: list[_Item] = []
+        self._items: dict[str, _Item] = {}
+        """Items by their message's or call's id."""
+        self._others: set[str] = set()
+        """Messages that are not the assistant's."""
+        self._text_head = delta_head("")
+        self._delta = b""
+        self._newest: _Item | None = None
+        """The newest message, whose deltas begin with `_text_head`."""
+        self._begun = False
+        self._reason: str | None = None
+        self._end: dict[str, Any] = {}
+        """What the terminal event says of the response."""
+
+    # -- positions --------------------------------------------------------------------------------------------------
+
+    def skip(self, events: Iterable[bytes]) -> None:
+        self._merged = 1
+        for event in events:
+            self._seq += 1
+            if self.frames(event):
+                self._retry = False
+
+    def encode(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> bytes:
+        out = []
+        for item in items:
+            self._merged, self._seq = item[0] - self._seq, item[0]
+            out.append(super().encode((item,), skip_parts))
+            skip_parts = 0
+        return b"".join(out)
+
+    def locate(self, events: Iterable[bytes], number: int) -> Cursor | None:
+        """The place after the event with that sequence number, looking on through `events`; None if it is later."""
+        for event in events:
+            before, frames = self._number, self.frames(event)
+            self._seq += 1
+            if self._number > number:
+                part = number - before + 1
+                return Cursor(self._seq) if part == len(frames) else Cursor(self._seq - 1, part)
+        return None
+
+    def _frame(self, id: bytes, data: bytes) -> bytes:
+        frame = super()._frame(id, data)
+        if data is DONE:
+            return frame
+        return b"event: %b\n%b" % (data[len(b'{"type":"') : data.index(b'",')], frame)
+
+    # -- the response -----------------------------------------------------------------------------------------------
+
+    def response(self, status: str | None = None) -> dict[str, Any]:
+        """The response object as far as the events say; `status` where no terminal event has come."""
+        run, options = self.run, self._options
+        settings = run.config.model_settings if run.config is not None else {}
+        previous = options.get("previous")
+        response = {
+            "id": ID_PREFIX + run.id,
+            "object": "response",
+            "created_at": run.created_at // 1000,
+            "status": status or _STATUS[run.status],
+            "background": bool(options.get("background")),
+            "error": None,
+            "incomplete_details": None,
+            "instructions": None,
+            "max_output_tokens": settings.get("max_tokens"),
+            "metadata": options.get("metadata") or {},
+            "model": run.agent,
+            "output": [item.json() for item in self._output],
+            "parallel_tool_calls": settings.get("parallel_tool_calls", True),
+            "previous_response_id": ID_PREFIX + previous if previous else None,
+            "conversation": {"id": run.session_id},
+            "temperature": settings.get("temperature"),
+            "tool_choice": settings.get("tool_choice", "auto"),
+            "tools": [
+                {"type": "function", "name": name, "parameters": None, "strict": None}
+                for name in options.get("tools") or ()
+            ],
+            "top_p": settings.get("top_p"),
+            "usage": None,
+        }
+        return response | self._end
+
+    def frames(self, event: bytes) -> Sequence[bytes]:
+        if self._newest is not None and event.startswith(self._text_head):  # the hot path: nothing is decoded
+            text = event[len(self._text_head) : -1]
+            self._newest.text.append(text[1:-1])
+            self._number += self._merged
+            return (self._delta % (self._number - 1, text),)
+        decoded = decode_event(event)
+        handler = _HANDLERS.get(type(decoded))
+        return () if handler is None else handler(self, decoded)
+
+    def _event(self, kind: str, fields: dict[str, Any]) -> bytes:
+        number = self._number
+        self._number += 1
+        return encode({"type": kind, "sequence_number": number, **fields})
+
+    def _delta_event(self, kind: str, item: _Item, delta: str, **fields: Any) -> bytes:
+        item.text.append(encode(delta)[1:-1])
+        self._number += self._merged - 1
+        return self._event(kind, {**item.place, **fields, "delta": delta})
+
+    def _add(self, kind: str, prefix: str, id: str, **fields: Any) -> tuple[_Item, bytes]:
+        item = _Item(kind, f"{prefix}_{id}", len(self._output), **fields)
+        self._output.append(item)
+        self._items[id] = item
+        return item, self._event("response.output_item.added", {"output_index": item.index, "item": item.json()})
+
+    def _done(self, item: _Item, status: str = "completed") -> bytes:
+        item.status = status
+        return self._event("response.output_item.done", {"output_index": item.index, "item": item.json()})
+
+    # -- the run's frame --------------------------------------------------------------------------------------------
+
+    def _run_started(self, event: RunStartedEvent) -> Sequence[bytes]:
+        if self._begun:  # it goes on after an interrupt
+            return ()
+        self._begun = True
+        response = {"response": self.response("in_progress")}
+        return (self._event("response.created", response), self._event("response.in_progress", response))
+
+    def _finished(self, event: RunFinishedEvent) -> Sequence[bytes]:
+        outcome = event.outcome
+        if isinstance(outcome, RunFinishedInterruptOutcome):
+            return ()  # the stream stays open until a person has answered
+        frames = self._leave_calls(event)
+        self._end["usage"] = _usage(event.usage)
+        if isinstance(outcome, RunFinishedCancelledOutcome):
+            # The API has no event for it; the status says that it is not the incomplete answer of a whole run.
+            return (*frames, *self._last("response.incomplete", "cancelled"))
+        if self._reason in _INCOMPLETE:
+            self._end["incomplete_details"] = {"reason": _INCOMPLETE[self._reason]}
+            return (*frames, *self._last("response.incomplete", "incomplete"))
+        if event.timestamp is not None:
+            self._end["completed_at"] = event.timestamp // 1000
+        return (*frames, *self._last("response.completed", "completed"))
+
+    def _error(self, event: RunErrorEvent) -> Sequence[bytes]:
+        frames = self._leave_calls(None)
+        self._end["usage"] = _usage(event.usage)
+        self._end["error"] = {"code": "server_error", "message": event.message, "type": event.code or "run_failed"}
+        return (*frames, *self._last("response.failed", "failed"))
+
+    def _last(self, kind: str, status: str) -> Sequence[bytes]:
+        self._end["status"] = status
+        return (self._event(kind, {"response": self.response()}), DONE)
+
+    def _leave_calls(self, event: RunFinishedEvent | None) -> list[bytes]:
+        """End the calls that nobody has answered. Those of the client are complete; one that turns out to be the
+        client's only now, as a run that another client started may have, is shown as such."""
+        frames, pending = [], pending_calls(event, ()) if event is not None else ()
+        for id, item in list(self._items.items()):
+            if item.kind != "mcp_call" or item.status != "in_progress":
+                continue
+            frames.append(self._done(item, "incomplete"))
+            if id in pending:
+                call, added = self._add("function_call", "fc", id, call_id=id, name=item.fields["name"])
+                call.text = item.text
+                frames += [added, self._arguments_done(call), self._done(call)]
+        return frames
+
+    def _custom(self, event: CustomEvent) -> Sequence[bytes]:
+        self._reason = reason_of(event) or self._reason
+        return ()
+
+    # -- text and reasoning -----------------------------------------------------------------------------------------
+
+    def _text_start(self, event: TextMessageStartEvent) -> Sequence[bytes]:
+        if event.role not in (None, "assistant"):
+            self._others.add(event.message_id)
+            return ()
+        item, added = self._add("message", "msg", event.message_id, role="assistant")
+        self._newest, self._text_head = item, delta_head(event.message_id)
+        place = encode({**item.place, "content_index": 0, "logprobs": []}).replace(b"%", b"%%")
+        self._delta = b'{"type":"response.output_text.delta","sequence_number":%%d,%b,"delta":%%b}' % place[1:-1]
+        return (added, self._part("response.content_part.added", item))
+
+    def _part(self, kind: str, item: _Item) -> bytes:
+        return self._event(kind, {**item.place, "content_index": 0, "part": item.part()})
+
+    def _text(self, event: TextMessageContentEvent) -> Sequence[bytes]:
+        item = self._items.get(event.message_id)
+        if item is None or event.message_id in self._others:
+            return ()
+        return (self._delta_event("response.output_text.delta", item, event.delta, content_index=0, logprobs=[]),)
+
+    def _text_end(self, event: TextMessageEndEvent) -> Sequence[bytes]:
+        item = self._items.get(event.message_id)
+        if item is None:
+            return ()
+        text = {**item.place, "content_index": 0, "text": item.json_text, "logprobs": []}
+        done = self._event("response.output_text.done", text)
+        return (done, self._part("response.content_part.done", item), self._done(item))
+
+    def _reasoning_start(self, event: ReasoningMessageStartEvent) -> Sequence[bytes]:
+        item, added = self._add("reasoning", "rs", event.message_id, summary=[])
+        return (added, self._part("response.content_part.added", item))
+
+    def _reasoning(self, event: ReasoningMessageContentEvent) -> Sequence[bytes]:
+        item = self._items[event.message_id]
+        return (self._delta_event("response.reasoning_text.delta", item, event.delta, content_index=0),)
+
+    def _reasoning_end(self, event: ReasoningMessageEndEvent) -> Sequence[bytes]:
+        item = self._items[event.message_id]
+        text = {**item.place, "content_index": 0, "text": item.json_text}
+        done = self._event("response.reasoning_text.done", text)
+        return (done, self._part("response.content_part.done", item), self._done(item))
+
+    # -- tool calls -------------------------------------------------------------------------------------------------
+
+    def _call_start(self, event: ToolCallStartEvent) -> Sequence[bytes]:
+        id, name = event.tool_call_id, event.tool_call_name
+        if name in self._tools:
+            return (self._add("function_call", "fc", id, call_id=id, name=name)[1],)
+        item, added = self._add("mcp_call", "mcp", id, name=name, server_label=self.run.agent, output=None, error=None)
+        return (added, self._event("response.mcp_call.in_progress", item.place))
+
+    def _call_args(self, event: ToolCallArgsEvent) -> Sequence[bytes]:
+        item = self._items[event.tool_call_id]
+        return (self._delta_event(f"response.{item.kind}_arguments.delta", item, event.delta),)
+
+    def _call_end(self, event: ToolCallEndEvent) -> Sequence[bytes]:
+        item = self._items[event.tool_call_id]
+        done = self._arguments_done(item)
+        return (done, self._done(item)) if item.kind == "function_call" else (done,)
+
+    def _arguments_done(self, item: _Item) -> bytes:
+        fields = {**item.place, "name": item.fields["name"], "arguments": item.json_text}
+        return self._event(f"response.{item.kind}_arguments.done", fields)
+
+    def _call_result(self, event: ToolCallResultEvent) -> Sequence[bytes]:
+        item = self._items.get(event.tool_call_id)
+        if item is None or item.kind != "mcp_call":
+            return ()
+        item.fields["output"] = text_of(event.content)
+        return (self._event("response.mcp_call.completed", item.place), self._done(item))
+
+
+_HANDLERS: dict[type, Any] = {
+    RunStartedEvent: ResponsesEncoder._run_started,
+    RunFinishedEvent: ResponsesEncoder._finished,
+    RunErrorEvent: ResponsesEncoder._error,
+    CustomEvent: ResponsesEncoder._custom,
+    TextMessageStartEvent: ResponsesEncoder._text_start,
+    TextMessageContentEvent: ResponsesEncoder._text,
+    TextMessageEndEvent: ResponsesEncoder._text_end,
+    ReasoningMessageStartEvent: ResponsesEncoder._reasoning_start,
+    ReasoningMessageContentEvent: ResponsesEncoder._reasoning,
+    ReasoningMessageEndEvent: ResponsesEncoder._reasoning_end,
+    ToolCallStartEvent: ResponsesEncoder._call_start,
+    ToolCallArgsEvent: ResponsesEncoder._call_args,
+    ToolCallEndEvent: ResponsesEncoder._call_end,
+    ToolCallResultEvent: ResponsesEncoder._call_result,
+}
+
+
+def _usage(usage: list[TokenUsage] | None) -> dict[str, Any] | None:
+    if not usage:
+        return None
+    read, written = (sum(getattr(u, f) or 0 for u in usage) for f in ("input_tokens", "output_tokens"))
+    return {
+        "input_tokens": read,
+        "input_tokens_details": {
+            "cached_tokens": sum(u.cached_input_tokens or 0 for u in usage),
+            "cache_write_tokens": sum(u.cache_write_input_tokens or 0 for u in usage),
+        },
+        "output_tokens": written,
+        "output_tokens_details": {"reasoning_tokens": sum(u.reasoning_tokens or 0 for u in usage)},
+        "total_tokens": sum(u.total_tokens or 0 for u in usage) or read + written,
+    }
