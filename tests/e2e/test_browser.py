@@ -1,0 +1,164 @@
+"""The page in a real Chromium against a real server process: reloads, second tabs, cuts, a server that is killed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from support.browser import Browser, browsing
+from support.processes import Server
+
+ANSWER = """() => [...document.querySelectorAll('[data-testid=turn]')].at(-1)
+    ?.querySelector('[data-testid=answer]')?.textContent ?? ''"""
+ANSWER_IS = f"(text) => ({ANSWER})().includes(text)"
+IDLE = "() => document.documentElement.dataset.busy === 'false'"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with browsing() as browser:
+        yield browser
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.close()
+
+
+def ask(browser: Browser, text: str, *, tab: str = "one") -> None:
+    browser.do("fill", tab, selector="[data-testid=message]", value=text)
+    browser.do("press", tab, selector="[data-testid=message]", key="Enter")
+
+
+def last_run(server: Server) -> dict[str, Any]:
+    return httpx.get(server.url + "/runs?limit=1").json()["runs"][0]  # type: ignore[no-any-return]  # a record
+
+
+def journal_text(server: Server) -> str:
+    events = httpx.get(
+        f"{server.url}/runs/{last_run(server)['id']}/events?limit=10000", headers={"accept": "application/json"}
+    ).json()["events"]
+    return "".join(event["delta"] for event in events if event["type"] == "TEXT_MESSAGE_CONTENT")
+
+
+def test_ask_see_it_grow_reload_in_mid_answer_and_get_the_journals_text(browser: Browser, server: Server):
+    browser.do("goto", url=server.url)
+    ask(browser, "first question")
+    server.say("alpha", "beta")
+    browser.until(ANSWER_IS, "alpha beta")
+    server.say("gamma")
+    browser.until(ANSWER_IS, "alpha beta gamma")
+    browser.do("reload")
+    browser.until(ANSWER_IS, "alpha beta gamma")
+    server.say("delta")
+    browser.until(ANSWER_IS, "alpha beta gamma delta")
+    server.say("epsilon", "end")
+    browser.until(IDLE)
+    assert browser.evaluate(ANSWER).strip() == journal_text(server).strip() == "alpha beta gamma delta epsilon"
+    assert server.calls.read_text() == "first question\n", "one model call"
+    assert browser.do("errors") == []
+
+
+def test_two_tabs_show_the_same_run(browser: Browser, server: Server):
+    browser.do("goto", url=server.url)
+    ask(browser, "together")
+    server.say("alpha")
+    browser.until(ANSWER_IS, "alpha")
+    address = browser.evaluate("() => location.href")
+    browser.do("goto", tab="two", url=address)
+    browser.until(ANSWER_IS, "alpha", tab="two")
+    server.say("beta", "end")
+    for tab in ("one", "two"):
+        browser.until(ANSWER_IS, "alpha beta", tab=tab)
+        browser.until(IDLE, tab=tab)
+    server.forget()
+    server.say("gamma", "end")
+    ask(browser, "again", tab="two")
+    for tab in ("two", "one"):  # the first tab learns of a run that it did not start
+        browser.until(ANSWER_IS, "gamma", tab=tab)
+    assert server.calls.read_text() == "together\nagain\n"
+
+
+def test_a_killed_server_shows_what_was_journaled_then_worker_lost_and_the_next_question_works(
+    browser: Browser, server: Server
+):
+    browser.do("goto", url=server.url)
+    ask(browser, "doomed question")
+    server.say("alpha", "beta")
+    browser.until(ANSWER_IS, "alpha beta")
+    server.kill()
+    browser.until("() => document.querySelector('[data-testid=connection]').dataset.state !== 'live'")
+    server.start()
+    code = browser.until("() => document.querySelector('[data-testid=run-error]')?.dataset.code")
+    assert code == "worker_lost"
+    assert "alpha beta" in browser.evaluate(ANSWER)
+    server.forget()
+    server.say("gamma", "end")
+    browser.until(IDLE)
+    ask(browser, "next question")
+    browser.until(ANSWER_IS, "gamma")
+    browser.until(IDLE)
+    assert last_run(server)["status"] == "finished"
+    messages = httpx.get(f"{server.url}/sessions/{last_run(server)['session_id']}/messages").json()["messages"]
+    assert [message["content"].strip() for message in messages] == [
+        "doomed question",
+        "alpha beta",
+        "next question",
+        "gamma",
+    ]
+    assert messages[1]["metadata"]["interrupted"] is True
+
+
+def test_stop_ends_the_answer_and_keeps_what_was_shown(browser: Browser, server: Server):
+    browser.do("goto", url=server.url)
+    ask(browser, "long question")
+    server.say("alpha")
+    browser.until(ANSWER_IS, "alpha")
+    browser.do("click", selector="[data-testid=stop]")
+    browser.until(IDLE)
+    assert last_run(server)["status"] == "cancelled"
+    assert "alpha" in browser.evaluate(ANSWER)
+
+
+EVENT_SOURCE = """(url) => {
+  window.seen = [];
+  const source = new EventSource(url);
+  source.onmessage = (event) => {
+    window.seen.push(event.data);
+    if (event.data === '[DONE]') source.close();
+  };
+}"""
+SEEN = "(text) => window.seen.map((data) => data[0] === '{' ? JSON.parse(data).text : '').join('').includes(text)"
+
+
+def test_the_browsers_own_event_source_resumes_by_itself_without_a_second_model_call(browser: Browser, server: Server):
+    browser.do("goto", url=server.url + "/health")
+    browser.evaluate(EVENT_SOURCE, "/chat/stream?query=hello")
+    server.say("alpha")
+    browser.until(SEEN, "alpha")
+    server.kill()  # the next one closes the run as "worker lost"
+    server.start()
+    browser.until("() => window.seen.includes('[DONE]')")
+    assert server.calls.read_text() == "hello\n"
+
+
+def test_the_event_source_goes_on_where_a_cut_was(browser: Browser, server: Server):
+    from support.proxy import cutting
+
+    with cutting(server.url, "abrupt", cuts=3) as proxy:
+        browser.do("goto", url=proxy.url + "/health")
+        browser.evaluate(EVENT_SOURCE, "/chat/stream?query=hello")
+        words = [f"word{number}" for number in range(200)]
+        server.say(*words, "end")
+        browser.until("() => window.seen.includes('[DONE]')")
+        text = browser.evaluate("() => window.seen.filter((d) => d[0] === '{').map((d) => JSON.parse(d).text).join('')")
+        assert text.split() == words
+        assert sum(proxy.cuts.values()) == 3
+    assert server.calls.read_text() == "hello\n"

@@ -1,0 +1,54 @@
+/** A browser driven line by line: a JSON command on each line of stdin, its JSON answer on stdout. */
+import { createInterface } from "node:readline";
+import { launch } from "../page/browser.mjs";
+
+const TIMEOUT_MS = 30_000;
+const browser = await launch();
+const context = await browser.newContext();
+const pages = new Map();
+
+async function page(name) {
+  if (!pages.has(name)) {
+    const fresh = await context.newPage();
+    fresh.setDefaultTimeout(TIMEOUT_MS);
+    fresh.on("pageerror", (error) => errors.push(String(error)));
+    pages.set(name, fresh);
+  }
+  return pages.get(name);
+}
+const errors = [];
+
+const commands = {
+  goto: async ({ tab, url }) => void (await (await page(tab)).goto(url)),
+  reload: async ({ tab }) => void (await (await page(tab)).reload()),
+  fill: async ({ tab, selector, value }) => void (await (await page(tab)).fill(selector, value)),
+  press: async ({ tab, selector, key }) => void (await (await page(tab)).press(selector, key)),
+  click: async ({ tab, selector }) => void (await (await page(tab)).click(selector)),
+  evaluate: async ({ tab, script, value }) => (await page(tab)).evaluate(`(${script})(${JSON.stringify(value ?? null)})`),
+  /** Until `script`, a function's source, returns something true; returns that. */
+  until: async ({ tab, script, value }) => {
+    // Asked again and again from here: the page's own security policy forbids what Playwright would do inside it.
+    const target = await page(tab);
+    const expression = `(${script})(${JSON.stringify(value ?? null)})`;
+    for (const deadline = Date.now() + TIMEOUT_MS; ; await new Promise((done) => setTimeout(done, 20))) {
+      const found = await target.evaluate(expression).catch(() => null); // null while it navigates
+      if (found) return found;
+      if (Date.now() > deadline) throw new Error(`never true: ${expression}\n${await target.locator("body").innerText()}`);
+    }
+  },
+  screenshot: async ({ tab, path }) => void (await (await page(tab)).screenshot({ path })),
+  viewport: async ({ tab, width, height }) => void (await (await page(tab)).setViewportSize({ width, height })),
+  scheme: async ({ tab, value }) => void (await (await page(tab)).emulateMedia({ colorScheme: value })),
+  errors: async () => errors,
+};
+
+console.log(JSON.stringify({ ok: "ready" }));
+for await (const line of createInterface({ input: process.stdin })) {
+  const { op, ...options } = JSON.parse(line);
+  try {
+    console.log(JSON.stringify({ ok: (await commands[op](options)) ?? null }));
+  } catch (error) {
+    console.log(JSON.stringify({ error: String(error) }));
+  }
+}
+await browser.close();
