@@ -41,12 +41,14 @@ def main() -> int:
         results["machine"] = osinfo.machine()
         results["versions"] = osinfo.versions()
 
-    def keep(name: str, measured: Results, began: float) -> None:
+    def keep(name: str, measured: Results, began: float, others_s: float | None = None) -> None:
+        seconds = time.monotonic() - began
         results["scenarios"][name] = {
             "when": datetime.now(UTC).isoformat(timespec="minutes"),
             "commit": osinfo.commit(process.ROOT),
             "quick": options.quick,
-            "seconds": round(time.monotonic() - began, 1),
+            "seconds": round(seconds, 1),
+            "others_share": None if others_s is None else round(max(0.0, others_s / seconds), 2),
             "skipped": measured.skipped,
             "rows": list(measured.rows.values()),
         }
@@ -66,7 +68,10 @@ def main() -> int:
                 with ExitStack() as own:
                     # A quick run saves the time of starting them again; else none meets another's leftovers.
                     servers = shared if options.quick else Servers(own)
-                    keep(name, run(name, options.quick, options.rounds, options.candidates, servers), began)
+                    before_s = osinfo.busy_s() - osinfo.own_s() - servers.cpu_s()
+                    measured = run(name, options.quick, options.rounds, options.candidates, servers)
+                    others_s = osinfo.busy_s() - osinfo.own_s() - servers.cpu_s() - before_s
+                    keep(name, measured, began, others_s)
                 print(f"    {time.monotonic() - began:.0f} s", file=sys.stderr)
     written = report.write(results, out)
     print(f"report: {written}", file=sys.stderr)

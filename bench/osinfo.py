@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import subprocess
 import time
 from importlib import metadata
@@ -21,6 +22,18 @@ def cpu_s(pid: int) -> float:
     The clock id is the one that clock_getcpuclockid(3) makes. Raises `OSError` when the process is gone.
     """
     return time.clock_gettime((~pid << 3) | 2)
+
+
+def busy_s() -> float:
+    """CPU seconds that all processes of the machine have used."""
+    user, nice, system, _idle, _iowait, irq, softirq, *_ = Path("/proc/stat").read_text().split("\n")[0].split()[1:]
+    return sum(map(int, (user, nice, system, irq, softirq))) / os.sysconf("SC_CLK_TCK")
+
+
+def own_s() -> float:
+    """CPU seconds of this process and of its children that have ended."""
+    usages = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def family(pid: int) -> list[int]:

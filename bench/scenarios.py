@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench import process, protocols
+from bench import osinfo, process, protocols
 from bench.agents import CHUNK_CHARS, script
 from bench.alone import GOLDEN
 from bench.candidates import BY_NAME, CANDIDATES, Candidate
@@ -71,6 +71,10 @@ class Servers:
                 self._failed[name] = error
                 raise
         return self._running[name]
+
+    def cpu_s(self) -> float:
+        """CPU seconds of the running servers."""
+        return sum(osinfo.cpu_s(pid) for server in self._running.values() for pid in server.pids)
 
     def load(self, server: process.Server, connections: list[list[dict[str, Any]]], **spec: Any) -> dict[str, Any]:
         """Run the load client. Raises `MeasurementFailed` when an answer was not as expected."""
@@ -390,7 +394,7 @@ def turns(bench: Bench) -> None:
 
 def wires(bench: Bench) -> None:
     """Bytes of the body per 4-character chunk, on every wire."""
-    n, hz = 100, 200.0
+    n, hz = 100, 100.0
     bench.rounds = 1
 
     def measure(candidate: Candidate) -> None:
@@ -547,9 +551,10 @@ def _longest_history(candidate: Candidate) -> int:
 def _session_with(bench: Bench, server: process.Server, history: int) -> str:
     """A session of `history` messages: half of them asked, half answered."""
     session = bench.key()
-    if server.candidate.gapless and history:
+    if server.candidate.gapless:
         requests = [bench.request(server.candidate, script(1), 1, session=session) for _ in range(history // 2)]
-        bench.load(server, [requests], action="sequence")
+        if requests:
+            bench.load(server, [requests], action="sequence")
     elif server.candidate.agent == "adk":
         authors = [("user", "user"), ("scripted", "model")]
         events = [
