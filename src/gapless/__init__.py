@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gapless.aggregator import StreamingResponseAggregator
     from gapless.config import Limits, RunConfig, StreamingMode
     from gapless.errors import GaplessError
     from gapless.run import Response, Run, RunStream
@@ -30,6 +31,7 @@ _MODULES = {
     "RunStream": "run",
     "Runner": "runner",
     "StreamingMode": "config",
+    "StreamingResponseAggregator": "aggregator",
     "create_app": "server",
 }
 
@@ -42,6 +44,7 @@ __all__ = [
     "RunStream",
     "Runner",
     "StreamingMode",
+    "StreamingResponseAggregator",
     "create_app",
 ]
 

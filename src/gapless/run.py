@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -25,6 +25,8 @@ from gapless.events import (
 from gapless.fold import Fold
 from gapless.journals.contract import RunRecord
 from gapless.journals.journal import Follower
+from gapless.output import GrowingOutput, OutputType
+from gapless.sinks import SinkFailure, check, copy
 
 if TYPE_CHECKING:
     from gapless.runner import Runner
@@ -105,46 +107,59 @@ class Run:
 
         Raises the run's `RunFailed` after the text that there was."""
         buffer: list[str] = []
-        size, since = 0, 0.0
-        events = self.events().__aiter__()
-        upcoming: asyncio.Task[Event] | None = None
+        size, due = 0, 0.0
         terminal: Event | None = None
+        events = self.events()
+        source = events if max_delay_ms is None else _until(events, lambda: due if size else None)
         try:
-            while True:
-                if upcoming is None:
-                    upcoming = asyncio.ensure_future(_next(events))
-                wait_s = None
-                if size and max_delay_ms is not None:
-                    wait_s = max(0.0, since + max_delay_ms / 1000 - time.monotonic())
-                done, _ = await asyncio.wait({upcoming}, timeout=wait_s)
-                if not done:
-                    yield "".join(buffer)
-                    buffer, size = [], 0
-                    continue
-                try:
-                    event = upcoming.result()
-                except StopAsyncIteration:
-                    break
-                finally:
-                    upcoming = None
+            async for event in source:
                 if isinstance(event, TextMessageContentEvent):
-                    if not size:
-                        since = time.monotonic()
+                    if not size and max_delay_ms is not None:
+                        due = time.monotonic() + max_delay_ms / 1000
                     buffer.append(event.delta)
                     size += len(event.delta)
-                    if size >= min_chars:
-                        yield "".join(buffer)
-                        buffer, size = [], 0
                 elif isinstance(event, RunErrorEvent | RunFinishedEvent):
                     terminal = event
+                if size and (size >= min_chars or event is None):
+                    yield "".join(buffer)
+                    buffer, size = [], 0
         finally:
-            if upcoming is not None:
-                upcoming.cancel()
-                await asyncio.wait({upcoming})
-            await events.aclose()  # type: ignore[attr-defined]  # an async generator
+            await source.aclose()  # type: ignore[attr-defined]  # an async generator
         if size:
             yield "".join(buffer)
         _raise_for(terminal, self.id, "")
+
+    async def stream_to(self, *sinks: object) -> list[SinkFailure]:
+        """Copy the run's text to every sink as it comes: a path (appended to), an open file, a sync or async callable
+        that takes text, an object with `send_text` such as a WebSocket, `gapless.sinks.console`.
+
+        A sink that fails is reported, in the log and in what is returned, and the others go on. Raises the run's
+        `RunFailed` once the sinks have the text that there was; `UsageError` for what can be no sink."""
+        for sink in sinks:
+            check(sink)
+        copies = (copy(self._pieces(), sink, self.id) for sink in sinks)
+        outcomes = await asyncio.gather(*copies, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        record = await self.wait()
+        if record.error is not None and record.status.value == "failed":
+            raise error_for_code(record.error["code"], record.error["message"], run_id=self.id)
+        return [outcome for outcome in outcomes if isinstance(outcome, SinkFailure)]
+
+    async def _pieces(self) -> AsyncGenerator[str, None]:
+        """The text, joined as far as it is there when it is asked for."""
+        journal = await self._runner.journals.attach(self.id)
+        try:
+            follower = Follower(journal)
+            while (part := await follower.next()) is not None:
+                events = map(decode_event, part.events)
+                piece = "".join(event.delta for event in events if isinstance(event, TextMessageContentEvent))
+                if piece:
+                    yield piece
+        finally:
+            await self._runner.journals.release(journal)
+            self._runner.follower_left(self.id)
 
     async def collect(self) -> Response:
         """The whole run. Raises its `RunFailed`, which carries the text so far, when it failed."""
@@ -178,7 +193,7 @@ class RunStream(Generic[_OutputT]):
 
     def __init__(self, start: Callable[[], Awaitable[Run]], output_type: type[_OutputT]) -> None:
         self._start = start
-        self._output_type = output_type
+        self._type = OutputType(output_type)
         self._run: Run | None = None
 
     async def __aenter__(self) -> Self:
@@ -205,26 +220,34 @@ class RunStream(Generic[_OutputT]):
             text += piece
             yield piece if delta else text
 
+    async def stream_output(self) -> AsyncIterator[_OutputT]:
+        """The output each time that more of it is valid, the final one last. The longer it is, the more it grows from
+        one to the next. Raises the run's `RunFailed`, or `OutputInvalid`."""
+        growing = GrowingOutput(self._type)
+        async for event in self.run.events():
+            if growing.add(event):
+                yield growing.values[0]
+        output = await self.get_output()
+        if growing.values != [output]:
+            yield output
+
     async def get_output(self) -> _OutputT:
         """The final output, waiting for it. Raises the run's `RunFailed`, or `OutputInvalid`."""
         response = await self.run.collect()
         if response.cancelled:
             raise error_for_code("run_cancelled", "the run was cancelled before its output", run_id=self.run.id)
-        value = response.text if response.result is None and self._output_type is str else response.result
-        return _as_output(value, self._output_type, self.run.id)
+        result = response.result
+        try:
+            if result is None and self._type.type is not str and response.text:
+                result = msgspec.json.decode(response.text)  # an agent that writes its output as text
+            return self._type.validate(response.text if result is None else result)
+        except ValueError as error:
+            raise OutputInvalid(f"the output is not a {self._type.name}: {error}", run_id=self.run.id) from error
 
+    stream = stream_output
+    """The old name."""
     get_data = get_output
     """The old name."""
-
-
-def _as_output(value: Any, output_type: type[_OutputT], run_id: str) -> _OutputT:
-    validate = getattr(output_type, "model_validate", None)
-    try:
-        if validate is not None:
-            return validate(value)  # type: ignore[no-any-return]  # a Pydantic model validates to itself
-        return msgspec.convert(value, output_type)
-    except ValueError as error:
-        raise OutputInvalid(f"the output is not a {output_type.__name__}: {error}", run_id=run_id) from error
 
 
 def _raise_for(terminal: Event | None, run_id: str, text: str) -> None:
@@ -232,6 +255,30 @@ def _raise_for(terminal: Event | None, run_id: str, text: str) -> None:
         error = error_for_code(terminal.code, terminal.message, run_id=run_id)
         error.text = text
         raise error
+
+
+async def _until(events: AsyncIterator[Event], due: Callable[[], float | None]) -> AsyncIterator[Event | None]:
+    """The events, and None each time that `due`, on the monotonic clock, has come before the next of them."""
+    upcoming: asyncio.Task[Event] | None = None
+    try:
+        while True:
+            upcoming = upcoming or asyncio.ensure_future(_next(events))
+            at = due()
+            await asyncio.wait({upcoming}, timeout=None if at is None else max(0.0, at - time.monotonic()))
+            if not upcoming.done():
+                yield None
+                continue
+            done, upcoming = upcoming, None
+            try:
+                event = done.result()
+            except StopAsyncIteration:
+                return
+            yield event
+    finally:
+        if upcoming is not None:
+            upcoming.cancel()
+            await asyncio.wait({upcoming})
+        await events.aclose()  # type: ignore[attr-defined]  # an async generator
 
 
 async def _next(events: AsyncIterator[Event]) -> Event:

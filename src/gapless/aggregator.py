@@ -1,0 +1,257 @@
+"""The whole response out of a stream's events, complete or not.
+
+Takes the events of Gapless and those of Google ADK, which repeat in one aggregate what they sent in pieces.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from gapless.events import (
+    ReasoningMessageChunkEvent,
+    ReasoningMessageContentEvent,
+    TextMessageChunkEvent,
+    TextMessageContentEvent,
+    ToolCallArgsEvent,
+    ToolCallChunkEvent,
+    ToolCallEndEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+    text_of,
+)
+
+__all__ = ["AggregatedResponse", "Content", "FunctionCall", "FunctionResponse", "Part", "StreamingResponseAggregator"]
+
+
+class FunctionCall(msgspec.Struct):
+    """A tool call whose arguments are complete; `args` is {} where the model wrote no JSON object."""
+
+    id: str
+    name: str
+    args: dict[str, Any]
+
+
+class FunctionResponse(msgspec.Struct):
+    """A tool's result."""
+
+    id: str
+    name: str
+    response: Any
+
+
+class Part(msgspec.Struct, omit_defaults=True):
+    """One piece of the response: text (a thought, where `thought` is set), a tool call, a tool's result or media."""
+
+    text: str | None = None
+    thought: bool | None = None
+    function_call: FunctionCall | None = None
+    function_response: FunctionResponse | None = None
+    inline_data: Any = None
+    """ADK's own object."""
+
+
+class Content(msgspec.Struct):
+    parts: list[Part]
+    role: str = "model"
+
+
+_PLACE = Part()
+"""Where a tool call will be, once it is complete."""
+
+
+class AggregatedResponse(msgspec.Struct):
+    """The response so far: `content.parts` in the order of the stream, adjacent parts of one kind merged."""
+
+    content: Content
+
+    @property
+    def text(self) -> str:
+        """The answer's text, thoughts apart."""
+        return "".join(part.text for part in self.content.parts if part.text is not None and not part.thought)
+
+    @property
+    def thoughts(self) -> str:
+        return "".join(part.text for part in self.content.parts if part.text is not None and part.thought)
+
+    @property
+    def function_calls(self) -> list[FunctionCall]:
+        """The tool calls, each complete."""
+        return [part.function_call for part in self.content.parts if part.function_call is not None]
+
+
+class _Parts:
+    """Parts in order; the text of one kind gathers in a list and is joined when it is read."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self._pieces: list[str] = []
+        self._thought = False
+
+    def text(self, text: str, *, thought: bool) -> None:
+        if not text:
+            return
+        if self._pieces and self._thought != thought:
+            self._settle()
+        self._thought = thought
+        self._pieces.append(text)
+
+    def add(self, part: Part) -> None:
+        self._settle()
+        self.parts.append(part)
+
+    def extend(self, other: _Parts) -> None:
+        for part in other.whole():
+            if part.text is not None:
+                self.text(part.text, thought=bool(part.thought))
+            elif part != _PLACE:
+                self.add(part)
+
+    def whole(self) -> list[Part]:
+        if not self._pieces:
+            return list(self.parts)
+        self._pieces = ["".join(self._pieces)]
+        return [*self.parts, self._open()]
+
+    def _settle(self) -> None:
+        if self._pieces:
+            self.parts.append(self._open())
+            self._pieces = []
+
+    def _open(self) -> Part:
+        return Part(text="".join(self._pieces), thought=self._thought or None)
+
+
+class StreamingResponseAggregator:
+    """Collects a response from its events: `add` each, `get_response` at any time.
+
+    Time and memory are linear in the stream's length.
+    """
+
+    def __init__(self) -> None:
+        self._parts = _Parts()
+        self._pieces: dict[str, _Parts] = {}
+        """ADK: what partial events brought since the last aggregate, by the id that they share with it."""
+        self._calls: dict[str, tuple[str, list[str], int]] = {}
+        """Open tool calls by id: name, pieces of the arguments, and where their part is to go."""
+        self._names: dict[str, str] = {}
+        self._chunked_call = ""
+
+    def add(self, event: Any) -> None:
+        """Take one event, of Gapless or of ADK. Events without content are ignored."""
+        handle = _HANDLERS.get(type(event))
+        if handle is not None:
+            handle(self, event)
+            return
+        content = getattr(event, "content", None)
+        parts = getattr(content, "parts", None)
+        if parts:
+            self._add_adk(parts, getattr(event, "id", None) or "", partial=bool(getattr(event, "partial", None)))
+
+    def get_response(self) -> AggregatedResponse:
+        """The response so far. Tool calls whose arguments are not complete are not in it yet."""
+        whole = _Parts()
+        whole.extend(self._parts)
+        for pieces in self._pieces.values():
+            whole.extend(pieces)
+        return AggregatedResponse(Content(whole.whole()))
+
+    # -- events of Gapless ------------------------------------------------------------------------------------------
+
+    def _text(self, event: TextMessageContentEvent | TextMessageChunkEvent) -> None:
+        self._parts.text(event.delta or "", thought=False)
+
+    def _thought(self, event: ReasoningMessageContentEvent | ReasoningMessageChunkEvent) -> None:
+        self._parts.text(event.delta or "", thought=True)
+
+    def _call_start(self, event: ToolCallStartEvent) -> None:
+        self._open_call(event.tool_call_id, event.tool_call_name)
+
+    def _open_call(self, id: str, name: str) -> None:
+        if id not in self._calls:
+            self._names[id] = name
+            self._parts.add(_PLACE)
+            self._calls[id] = (name, [], len(self._parts.parts) - 1)
+
+    def _call_args(self, event: ToolCallArgsEvent) -> None:
+        if event.tool_call_id in self._calls:
+            self._calls[event.tool_call_id][1].append(event.delta)
+
+    def _call_chunk(self, event: ToolCallChunkEvent) -> None:
+        if event.tool_call_id is not None and event.tool_call_id != self._chunked_call:
+            self._close_call(self._chunked_call)
+            self._chunked_call = event.tool_call_id
+            self._open_call(event.tool_call_id, event.tool_call_name or "")
+        if self._chunked_call in self._calls:
+            self._calls[self._chunked_call][1].append(event.delta or "")
+
+    def _call_end(self, event: ToolCallEndEvent) -> None:
+        self._close_call(event.tool_call_id)
+
+    def _close_call(self, id: str) -> None:
+        call = self._calls.pop(id, None)
+        if call is not None:
+            name, pieces, place = call
+            self._parts.parts[place] = Part(function_call=FunctionCall(id, name, _arguments("".join(pieces))))
+
+    def _call_result(self, event: ToolCallResultEvent) -> None:
+        self._close_call(event.tool_call_id)
+        name = self._names.get(event.tool_call_id, "")
+        response = FunctionResponse(event.tool_call_id, name, text_of(event.content))
+        self._parts.add(Part(function_response=response))
+
+    # -- events of ADK ----------------------------------------------------------------------------------------------
+
+    def _add_adk(self, parts: list[Any], id: str, *, partial: bool) -> None:
+        given = _Parts()
+        for part in parts:
+            call, result = getattr(part, "function_call", None), getattr(part, "function_response", None)
+            media = getattr(part, "inline_data", None)
+            if getattr(part, "text", None):
+                given.text(part.text, thought=bool(getattr(part, "thought", None)))
+            elif call is not None and not partial:  # in partial events they may be incomplete, and they come again
+                given.add(Part(function_call=FunctionCall(call.id or "", call.name or "", dict(call.args or {}))))
+            elif result is not None:
+                given.add(Part(function_response=FunctionResponse(result.id or "", result.name or "", result.response)))
+            elif media is not None and not partial:
+                given.add(Part(inline_data=media))
+        if partial:
+            self._pieces.setdefault(id, _Parts()).extend(given)
+            return
+        pieces = self._pieces.pop(id, None)
+        if pieces is not None and not _repeats(given, pieces):
+            self._parts.extend(pieces)
+        self._parts.extend(given)
+
+
+def _repeats(aggregate: _Parts, pieces: _Parts) -> bool:
+    """Whether the aggregate holds the text that came in pieces before."""
+    return _texts(aggregate) == _texts(pieces)
+
+
+def _texts(parts: _Parts) -> tuple[str, str]:
+    response = AggregatedResponse(Content(parts.whole()))
+    return response.text, response.thoughts
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    try:
+        arguments = json.loads(text) if text else {}
+    except ValueError:
+        return {}
+    return arguments if isinstance(arguments, dict) else {}
+
+
+_HANDLERS: dict[type, Any] = {
+    TextMessageContentEvent: StreamingResponseAggregator._text,
+    TextMessageChunkEvent: StreamingResponseAggregator._text,
+    ReasoningMessageContentEvent: StreamingResponseAggregator._thought,
+    ReasoningMessageChunkEvent: StreamingResponseAggregator._thought,
+    ToolCallStartEvent: StreamingResponseAggregator._call_start,
+    ToolCallArgsEvent: StreamingResponseAggregator._call_args,
+    ToolCallChunkEvent: StreamingResponseAggregator._call_chunk,
+    ToolCallEndEvent: StreamingResponseAggregator._call_end,
+    ToolCallResultEvent: StreamingResponseAggregator._call_result,
+}
