@@ -1,0 +1,21 @@
+"""The page's own tests: its modules in Node, the page in a real Chromium."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from support.node import NODE, install
+
+HERE = Path(__file__).parent
+S_MAX = 300
+"""On a slow and busy machine."""
+
+
+@pytest.mark.timeout(S_MAX)
+def test_the_pages_modules_and_the_page() -> None:
+    install(HERE)
+    done = subprocess.run([NODE, "--test"], cwd=HERE, capture_output=True, text=True, timeout=S_MAX, check=False)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
