@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -33,14 +34,21 @@ from gapless.errors import (
     WorkerLost,
 )
 from gapless.events import (
+    AudioPart,
     ContentPart,
     Context,
+    DataSource,
+    DocumentPart,
     Event,
+    ImagePart,
     Interrupt,
     Message,
     ResumeEntry,
+    TextPart,
     Tool,
+    UrlSource,
     UserMessage,
+    VideoPart,
     decode_event,
     encode_event,
     text_of,
@@ -343,7 +351,7 @@ class Runner:
             except msgspec.ValidationError as error:
                 raise InputInvalid(f"message parts: {error}") from None
         elif hasattr(message, "parts"):  # a Gemini content object
-            content = "".join(part.text for part in message.parts if getattr(part, "text", None))
+            content = _gemini_content(message.parts or [])
         else:
             raise InputInvalid(f"a message is text, a list of parts or a content object, not {type(message).__name__}")
         if not content:
@@ -619,6 +627,33 @@ class Runner:
 def new_id() -> str:
     """A fresh id: 20 characters, roughly ordered by time."""
     return f"{time.time_ns() // 1_000_000:011x}{secrets.token_hex(5)[:9]}"
+
+
+def _gemini_content(parts: Sequence[Any]) -> str | list[ContentPart]:
+    """What a Gemini content object says: plain text where it says nothing else."""
+    found: list[ContentPart] = []
+    for part in parts:
+        if part.text:
+            found.append(TextPart(text=part.text))
+        elif part.inline_data is not None:
+            mime_type = part.inline_data.mime_type or "application/octet-stream"
+            data = base64.b64encode(part.inline_data.data or b"").decode()
+            found.append(_media(mime_type)(source=DataSource(value=data, mime_type=mime_type)))
+        elif part.file_data is not None:
+            mime_type = part.file_data.mime_type
+            found.append(_media(mime_type or "")(source=UrlSource(value=part.file_data.file_uri, mime_type=mime_type)))
+    return found if any(not isinstance(part, TextPart) for part in found) else text_of(found)
+
+
+_MEDIA: dict[str, type[ImagePart | AudioPart | VideoPart]] = {
+    "image": ImagePart,
+    "audio": AudioPart,
+    "video": VideoPart,
+}
+
+
+def _media(mime_type: str) -> type[ImagePart | AudioPart | VideoPart | DocumentPart]:
+    return _MEDIA.get(mime_type.partition("/")[0], DocumentPart)
 
 
 def _checked_id(value: str | None, kind: str) -> str | None:

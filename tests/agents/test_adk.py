@@ -470,10 +470,16 @@ async def test_the_model_sees_the_earlier_turns(tmp_path: Any):
     ]
 
 
-async def test_media_of_the_user_reach_the_model():
+@pytest.mark.parametrize(
+    "message",
+    [
+        [TextPart(text="what is it?"), ImagePart(source=DataSource(value="UE5H", mime_type="image/png"))],
+        types.UserContent(["what is it?", types.Part.from_bytes(data=b"PNG", mime_type="image/png")]),
+    ],
+)
+async def test_media_of_the_user_reach_the_model(message: Any):
     agent = agent_of(["A cat."])
-    image = ImagePart(source=DataSource(value="UE5H", mime_type="image/png"))
-    await ask(agent, [TextPart(text="what is it?"), image])
+    await ask(agent, message)
     parts = agent.model.requests[0][0].parts
     assert [part.text for part in parts] == ["what is it?", None]
     assert parts[1].inline_data == types.Blob(data=b"PNG", mime_type="image/png")
