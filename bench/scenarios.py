@@ -444,6 +444,7 @@ def length(bench: Bench) -> None:
 
 IMPORTS = {
     "import gapless": "import gapless",
+    "its Runner": "from gapless import Runner",
     "Gapless's server": "import gapless.server",
     "FastAPI": "import fastapi",
     "Pydantic AI": "import pydantic_ai",
