@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from gapless.agents.base import Agent, RunContext
-from gapless.config import Limits, RunConfig
+from gapless.config import RunConfig
 from gapless.errors import (
     AgentFailed,
     AgentInvalid,
@@ -63,7 +63,7 @@ class Execution:
         journal: Journal,
         agent: Agent,
         config: RunConfig,
-        limits: Limits,
+        recorder: Recorder,
         make_context: Callable[[Callable[[list[Interrupt]], Awaitable[list[ResumeEntry]]]], Awaitable[RunContext]],
         take_turn: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
@@ -77,7 +77,7 @@ class Execution:
         self._agent = agent
         self._make_context = make_context
         self._take_turn = take_turn
-        self._recorder = Recorder(journal, record.id, record.session_id, limits)
+        self._recorder = recorder
         self._stop: asyncio.Future[GaplessError | None] = asyncio.get_running_loop().create_future()
         self._answers: asyncio.Future[list[ResumeEntry]] | None = None
         self._attention = asyncio.Event()
@@ -126,9 +126,11 @@ class Execution:
 
     async def _execute(self) -> GaplessError | None:
         """What the run failed with, or None for success."""
+        restarted = self.journal.appended > 0
         turn = asyncio.create_task(self._take_turn())
         stopped = await self._first(turn, None)
-        self._recorder.start(_now_ms())
+        if not restarted:
+            self._recorder.start(_now_ms())
         if stopped is not None:
             return stopped.reason
         if (error := _error_of(turn)) is not None:
@@ -145,6 +147,8 @@ class Execution:
     async def _pump(self) -> None:
         """The hot loop: what the agent yields goes to the recorder and so to the journal."""
         self._context = ctx = await self._make_context(self._interrupt)
+        if self.journal.appended > 1:  # more than RUN_STARTED: another worker had begun
+            self._recorder.restart(ctx.messages)
         journal, add = self.journal, self._recorder.add
         stream = self._agent.run(ctx)
         try:
@@ -213,7 +217,7 @@ class Execution:
             self.waiting, self._answers = [], None
             self._attention.set()
         self.journal.set_status(RunStatus.RUNNING)
-        self._recorder.start(_now_ms())
+        self._recorder.start(_now_ms(), resume=entries)
         return entries
 
     # -- its end ----------------------------------------------------------------------------------------------------

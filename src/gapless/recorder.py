@@ -20,12 +20,16 @@ from gapless.events import (
     CustomEvent,
     Event,
     EventBase,
+    Message,
+    MessagesSnapshotEvent,
     ReasoningEndEvent,
     ReasoningMessageChunkEvent,
     ReasoningMessageContentEvent,
     ReasoningMessageEndEvent,
     ReasoningMessageStartEvent,
     ReasoningStartEvent,
+    ResumeEntry,
+    RunAgentInput,
     RunErrorEvent,
     RunFinishedEvent,
     RunStartedEvent,
@@ -45,7 +49,7 @@ from gapless.events import (
     ToolCallStartEvent,
     encode_event,
 )
-from gapless.fold import Fold
+from gapless.fold import RESTARTED, Fold
 from gapless.journals.journal import Journal
 
 __all__ = ["Recorder"]
@@ -340,9 +344,20 @@ class Recorder:
         self.close_open()
         self._put(CustomEvent(name="gapless.notice", value={"code": code, "message": message}))
 
-    def start(self, timestamp: int) -> None:
+    def start(self, timestamp: int, resume: list[ResumeEntry] | None = None) -> None:
+        """The run begins, or goes on with these answers to what it asked."""
         self._paused = False
-        self._put(RunStartedEvent(thread_id=self.session_id, run_id=self.run_id, timestamp=timestamp))
+        answers = None
+        if resume:
+            answers = RunAgentInput(thread_id=self.session_id, run_id=self.run_id, messages=[], resume=resume)
+        started = RunStartedEvent(thread_id=self.session_id, run_id=self.run_id, timestamp=timestamp, input=answers)
+        self._put(started)
+
+    def restart(self, messages: list[Message]) -> None:
+        """Begin anew after another worker's loss. `messages`, the conversation without the void answer, is what clients
+        that keep messages are to show now."""
+        self.put(CustomEvent(name=RESTARTED, value={"restarts": self.fold.restarts + 1}))
+        self._put(MessagesSnapshotEvent(messages=messages))
 
     def resume(self, event: Event) -> None:
         """Take up an event that another worker recorded, to know what is open and what it amounts to."""

@@ -14,8 +14,8 @@ from typing import Literal, TypeAlias
 from urllib.parse import urlsplit
 
 Kind: TypeAlias = Literal["abrupt", "mid-frame", "clean"]
-"""`abrupt`: a reset, wherever it falls. `mid-frame`: a proper end of file with half a frame before it. `clean`: a proper
-end of file between two frames, which looks like a complete answer."""
+"""`abrupt`: a reset in the middle of a chunk. `mid-frame`: a proper end of file with half a frame before it. `clean`: a
+proper end of file between two frames, which looks like a complete answer."""
 
 CUT_BYTES = (150, 900)
 """A stream is cut after so many bytes of its body."""
@@ -73,9 +73,13 @@ class CuttingProxy:
             up_writer.write(_head_bytes(lines, headers | {"connection": "close"}) + body)
             lines, headers = await _head(up_reader)
             chunked = headers.pop("transfer-encoding", "") == "chunked"
-            writer.write(_head_bytes(lines, headers | {"connection": "close"}))
             pieces = _chunks(up_reader) if chunked else _plain(up_reader)
             is_stream = headers.get("content-type", "").startswith("text/event-stream")
+            headers["connection"] = "close"
+            if is_stream and self._kind == "abrupt":  # in chunks, so that the missing last one tells
+                headers["transfer-encoding"] = "chunked"
+                headers.pop("content-length", None)
+            writer.write(_head_bytes(lines, headers))
             if is_stream and self._kind is not None:
                 await self._cut(pieces, writer, headers.get("x-run-id", ""), self._kind)
             else:
@@ -94,7 +98,7 @@ class CuttingProxy:
         before = b""
         async for piece in pieces:
             end = _place(before, piece, left, kind) if armed else None
-            writer.write(piece[:end])
+            writer.write(_chunk(piece[:end]) if kind == "abrupt" else piece[:end])
             await writer.drain()
             if end is not None:
                 self.cuts[run_id] += 1
@@ -103,6 +107,8 @@ class CuttingProxy:
                 return
             left -= len(piece)
             before = piece[-1:]
+        if kind == "abrupt":
+            writer.write(b"0\r\n\r\n")
 
 
 def _place(before: bytes, piece: bytes, left: int, kind: Kind) -> int | None:
@@ -134,6 +140,10 @@ async def _head(reader: asyncio.StreamReader) -> tuple[bytes, dict[str, str]]:
 def _head_bytes(first: bytes, headers: dict[str, str]) -> bytes:
     lines = [f"{name}: {value}".encode("latin-1") for name, value in headers.items()]
     return b"\r\n".join([first, *lines, b"", b""])
+
+
+def _chunk(piece: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(piece), piece)
 
 
 async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:

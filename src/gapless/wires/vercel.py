@@ -19,6 +19,7 @@ from gapless.events import (
     ReasoningMessageContentEvent,
     ReasoningMessageEndEvent,
     ReasoningMessageStartEvent,
+    ResumeEntry,
     RunErrorEvent,
     RunFinishedCancelledOutcome,
     RunFinishedEvent,
@@ -94,6 +95,9 @@ class VercelEncoder(Encoder):
         self._pending: set[str] = set()
         """Calls that are complete and have no result."""
         self._known: set[str] = set()
+        self._asked: dict[str, str] = {}
+        """Approvals asked for: interrupt and call."""
+        self._denied: set[str] = set()
         self._step_done = False
         """The current step has a tool's result: what comes next is another model call's."""
         self._reason: str | None = None
@@ -117,7 +121,12 @@ class VercelEncoder(Encoder):
         self._step_done = False
         metadata = {"runId": self.run.id, "sessionId": self.run.session_id}
         start = {"type": "start", "messageId": self._message_id, "messageMetadata": metadata}
-        return (_encode(start), _START_STEP)
+        answers = (event.input.resume if event.input is not None else None) or []
+        denied = [self._asked[one.interrupt_id] for one in answers if one.interrupt_id in self._asked and _denies(one)]
+        self._denied.update(denied)
+        self._pending.difference_update(denied)
+        denials = [_encode({"type": "tool-output-denied", "toolCallId": id}) for id in denied]
+        return (_encode(start), _START_STEP, *denials)
 
     def _run_finished(self, event: RunFinishedEvent) -> _Frames:
         outcome = event.outcome
@@ -139,7 +148,8 @@ class VercelEncoder(Encoder):
 
     def _approval(self, interrupt: Interrupt) -> bytes:
         call_id = interrupt.tool_call_id
-        if call_id in self._known:
+        if call_id is not None and call_id in self._known:
+            self._asked[interrupt.id] = call_id
             return _encode({"type": "tool-approval-request", "approvalId": interrupt.id, "toolCallId": call_id})
         return _data("interrupt", interrupt, id=interrupt.id)
 
@@ -223,6 +233,8 @@ class VercelEncoder(Encoder):
             return (_data("tool-result", {"toolCallId": id, "content": event.content}),)
         self._pending.discard(id)
         self._step_done = True
+        if id in self._denied:  # told with the answer; what the agent makes of it is for the model
+            return ()
         return (_encode({"type": "tool-output-available", "toolCallId": id, "output": _output(event.content)}),)
 
     # -- what has no chunk of its own -------------------------------------------------------------------------------
@@ -285,6 +297,11 @@ _HANDLERS: dict[type, Callable[[VercelEncoder, Any], _Frames]] = {
     SubagentErrorEvent: VercelEncoder._subagent,
     CustomEvent: VercelEncoder._custom,
 }
+
+
+def _denies(answer: ResumeEntry) -> bool:
+    approved = answer.payload.get("approved") if isinstance(answer.payload, dict) else answer.payload
+    return answer.status == "cancelled" or approved is False
 
 
 def _data(name: str, value: Any, *, id: str | None = None, transient: bool = False) -> bytes:

@@ -1,0 +1,64 @@
+/** What the client scripts share: the cases that they run, and how they report them. */
+
+import { writeFileSync } from "node:fs";
+
+import { createDurableFetch } from "../../src/gapless/server/static/client.js";
+
+/** `urls`: the server by kind of cut (`none`, `abrupt`, `mid-frame`, `clean`); `report`: the file for what came of it. */
+export const { urls, report } = JSON.parse(process.env.GAPLESS_TEST);
+export const CUTS = ["abrupt", "mid-frame", "clean"];
+export const ALL = ["none", ...CUTS];
+
+/** Quick to come back: the waits between attempts are not what is tested. */
+export const durable = () =>
+  createDurableFetch({ limits: { retryDelayMsMin: 1, retryDelayMsMax: 5, attemptsMax: 30 } });
+
+const CASE_MS_MAX = 40_000;
+const cases = [];
+
+/** Adds a case; `run` returns what is reported of it. The name is also its session, so that its runs can be found. */
+export function define(name, run) {
+  cases.push({ name, run });
+}
+
+/** Runs all cases at once and reports, by name, what each returned, or its error. */
+export async function runAll() {
+  const warned = [];
+  console.error = console.warn = (...args) => warned.push(args.map(String).join(" ").slice(0, 300));
+  // Some clients leave the rejections of readers that they cancel unhandled.
+  process.on("unhandledRejection", (error) => warned.push(`unhandled: ${error}`));
+  const results = await Promise.all(
+    cases.map(async ({ name, run }) => {
+      let timer;
+      const late = new Promise((_, reject) => {
+        timer = setTimeout(() => reject(new Error("the case takes too long")), CASE_MS_MAX);
+      });
+      try {
+        return [name, await Promise.race([run(name), late])];
+      } catch (error) {
+        return [name, { failed: String(error?.stack ?? error) }];
+      } finally {
+        clearTimeout(timer);
+      }
+    }),
+  );
+  // A file, because what is written to a pipe is lost when the process exits.
+  writeFileSync(report, JSON.stringify({ results: Object.fromEntries(results), warned }));
+  process.exit(0);
+}
+
+export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Waits until `condition()` holds. */
+export async function until(condition) {
+  while (!condition()) await sleep(2);
+}
+
+export async function post(url, body) {
+  const response = await fetch(url, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(body ?? {}),
+  });
+  return response.status === 204 ? undefined : response.json();
+}

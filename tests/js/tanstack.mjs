@@ -1,0 +1,89 @@
+/** TanStack AI's client, which resumes by itself: it posts again with `Last-Event-ID`, and joins by run id. */
+
+import { ChatClient, fetchServerSentEvents } from "@tanstack/ai-client";
+
+import { ALL, define, durable, post, runAll, until, urls } from "./cases.mjs";
+
+const reconnect = { delayMs: 2, maxAttempts: 30 };
+
+function clientFor(name, cut, { fetchClient, url, ...options } = {}) {
+  const connection = fetchServerSentEvents(url ?? `${urls[cut]}/ag-ui`, { reconnect, fetchClient });
+  const client = new ChatClient({ connection, threadId: name, ...options });
+  client.attach();
+  return client;
+}
+
+function report(client) {
+  const parts = client.getMessages().flatMap((message) => (message.role === "assistant" ? message.parts : []));
+  return {
+    text: parts.filter((part) => part.type === "text").map((part) => part.content).join(""),
+    reasoning: parts.filter((part) => part.type === "thinking").map((part) => part.content).join(""),
+    tools: parts.filter((part) => part.type === "tool-call").map((part) => ({ name: part.name, arguments: part.arguments })),
+    results: parts.filter((part) => part.type === "tool-result").map((part) => part.content),
+    status: client.getStatus(),
+    error: client.getError()?.message,
+  };
+}
+
+async function ask(name, cut, text, options) {
+  const client = clientFor(name, cut, options);
+  await client.sendMessage(text);
+  return client;
+}
+
+for (const cut of ALL) {
+  define(`tanstack.native.${cut}.rich`, async (name) => report(await ask(name, cut, "rich 3")));
+  define(`tanstack.durable.${cut}.rich`, async (name) =>
+    report(await ask(name, cut, "rich 3", { fetchClient: durable() })),
+  );
+  define(`tanstack.native.${cut}.error`, async (name) => report(await ask(name, cut, "error 1")));
+  define(`tanstack.native.${cut}.cancel`, async (name) => {
+    const client = clientFor(name, cut);
+    const done = client.sendMessage("endless 1");
+    await until(() => report(client).text.length > 3000);
+    await post(`${urls.none}/runs/${client.getCurrentRunId()}/cancel`);
+    await done;
+    return report(client);
+  });
+  define(`tanstack.native.${cut}.join`, async (name) => {
+    const asked = clientFor(name, "none");
+    const done = asked.sendMessage("rich 2");
+    await until(() => report(asked).text.length > 500);
+    const runId = asked.getCurrentRunId();
+    const { joinRun } = fetchServerSentEvents(`${urls[cut]}/ag-ui`, { reconnect });
+    let text = "";
+    for await (const chunk of joinRun(runId)) if (chunk.type === "TEXT_MESSAGE_CONTENT") text += chunk.delta;
+    await done;
+    return { text, asked: report(asked) };
+  });
+}
+/** Cut between the last event and the end of the body: each of its ways to go on must find the end. */
+define("tanstack.native.none.cut-at-the-end", async (name) => {
+  let cut = 0;
+  const fetchClient = async (url, init) => {
+    const response = await fetch(url, init);
+    let seen = "";
+    const decoder = new TextDecoder();
+    const body = response.body?.pipeThrough(
+      new TransformStream({
+        transform(chunk, controller) {
+          seen += decoder.decode(chunk, { stream: true });
+          const at = seen.indexOf("\n\n", seen.indexOf('"RUN_FINISHED"'));
+          if (cut || !seen.includes('"RUN_FINISHED"') || at < 0) return controller.enqueue(chunk);
+          cut += 1;
+          controller.enqueue(new TextEncoder().encode(seen.slice(0, at + 2).split("\n\n").slice(-2).join("\n\n")));
+          controller.error(new TypeError("terminated"));
+        },
+      }),
+    );
+    return new Response(body, response);
+  };
+  return { ...report(await ask(name, "none", "hello", { fetchClient })), cut };
+});
+define("tanstack.native.none.turns", async (name) => {
+  const client = await ask(name, "none", "one");
+  await client.sendMessage("two");
+  return report(client);
+});
+
+await runAll();
