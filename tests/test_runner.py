@@ -36,6 +36,7 @@ from gapless.events import (
     Event,
     ImagePart,
     Interrupt,
+    MessagesSnapshotEvent,
     ResumeEntry,
     RunErrorEvent,
     RunFinishedCancelledOutcome,
@@ -499,6 +500,44 @@ async def test_the_run_of_a_lost_worker_is_closed_once_and_the_lost_one_can_writ
     assert (await (await others[1].start("next", session_id="s")).collect()).text == "you said next"
     for runner in (lost, *others):
         await runner.close()
+
+
+async def test_a_restartable_run_is_begun_anew_and_says_that_what_came_before_is_void():
+    memory, now = Memory(), [0.0]
+    first, second = Gated("void", "never seen"), Gated("a", "new answer")
+
+    def worker(agent: Any) -> Runner:
+        return Runner(agents={"agent": agent}, store=MemoryStore(memory, monotonic=lambda: now[0]), lease_s=1000)
+
+    lost, other = worker(first), worker(second)
+    await lost.open()
+    await (await lost.start("earlier", agent=echo, session_id="s")).wait()
+    config = RunConfig(on_worker_lost="restart")
+    run = await lost.start("question", agent="agent", session_id="s", run_id="r", config=config)
+    first.let()
+    await until(run, 3)
+    await other.open()
+    for _ in range(6):
+        now[0] += 250
+        await other.sweep()
+    second.let(3)
+    response = await (await other.attach("r")).collect()
+    assert response.text == "anew answer"
+    events = await events_of(other, "r")
+    (marker,) = (n for n, e in enumerate(events) if isinstance(e, CustomEvent) and e.name == "gapless.restarted")
+    snapshot = events[marker + 1]
+    assert isinstance(snapshot, MessagesSnapshotEvent)
+    assert [text_of(m.content) for m in snapshot.messages] == ["earlier", "you said earlier", "question"]  # type: ignore[union-attr,arg-type]
+    assert "void" not in [text_of(m.content) for m in await other.messages("s")]  # type: ignore[union-attr,arg-type]
+    first.let(2)
+    await lost.close()
+    await other.close()
+
+
+async def test_a_restartable_run_takes_nothing_that_lives_in_this_process():
+    async with Runner(echo) as runner:
+        with pytest.raises(UsageError, match="deps="):
+            await runner.start("x", deps=object(), config=RunConfig(on_worker_lost="restart"))
 
 
 # -- sessions ----------------------------------------------------------------------------------------------------------

@@ -48,6 +48,10 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """When the session has a run that has not ended: refuse, wait for it, or cancel it and go on."""
     on_disconnect: Literal["continue", "cancel"] = "continue"
     """When the last follower leaves: go on (a run outlives its connections), or cancel the run."""
+    on_worker_lost: Literal["fail", "restart"] = "fail"
+    """When the worker that executes the run dies: close it as `worker_lost`, or let another worker that has the agent
+    run it again from the start; the stream then says that the text so far is void. A restart may repeat what the
+    agent's tools did."""
     fallback: bool = True
     """Run a model that cannot stream blocking instead, and say so in an event; False makes it an error."""
     coalesce_ms: float | None = None

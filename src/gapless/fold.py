@@ -14,6 +14,7 @@ from gapless.events import (
     ActivitySnapshotEvent,
     AssistantMessage,
     ContentPart,
+    CustomEvent,
     DeveloperMessage,
     Event,
     FunctionCall,
@@ -40,7 +41,10 @@ from gapless.events import (
     UserMessage,
 )
 
-__all__ = ["Fold"]
+__all__ = ["RESTARTED", "Fold"]
+
+RESTARTED = "gapless.restarted"
+"""Name of the CUSTOM event which says that the run begins anew and that what it has said so far is void."""
 
 _TEXT_ROLES: dict[str, type[AssistantMessage | UserMessage | SystemMessage | DeveloperMessage]] = {
     "assistant": AssistantMessage,
@@ -92,6 +96,8 @@ class Fold:
         """The agent's state after its snapshots and deltas; None when there was none."""
         self.finished: RunFinishedEvent | None = None
         self.error: RunErrorEvent | None = None
+        self.restarts = 0
+        """How often the run was begun anew by another worker; what had come before is void and not in here."""
 
     def text_parts(self, message_id: str) -> list[str]:
         """The list that a message's deltas are added to: the recorder's short cut for its hottest event."""
@@ -214,6 +220,11 @@ class Fold:
     def _state_delta(self, event: StateDeltaEvent) -> None:
         self.state = _patched({} if self.state is None else self.state, event.delta)
 
+    def _custom(self, event: CustomEvent) -> None:
+        if event.name == RESTARTED:
+            self._items, self._texts, self._calls, self._activities, self.state = [], {}, {}, {}, None
+            self.restarts += 1
+
     def _finished(self, event: RunFinishedEvent) -> None:
         self.finished = event
 
@@ -237,6 +248,7 @@ _HANDLERS: dict[type, Any] = {
     ActivityDeltaEvent: Fold._activity_delta,
     StateSnapshotEvent: Fold._state,
     StateDeltaEvent: Fold._state_delta,
+    CustomEvent: Fold._custom,
     RunFinishedEvent: Fold._finished,
     RunErrorEvent: Fold._error,
 }

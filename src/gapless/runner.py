@@ -55,8 +55,8 @@ from gapless.events import (
 )
 from gapless.execution import Execution, end_of
 from gapless.journals import open_store
-from gapless.journals.contract import RunRecord, RunStatus, SessionRecord, Store, WorkerFenced
-from gapless.journals.journal import PAGE_EVENTS, Journals
+from gapless.journals.contract import RunRecord, RunRequest, RunStatus, SessionRecord, Store, WorkerFenced
+from gapless.journals.journal import PAGE_EVENTS, Journal, Journals
 from gapless.recorder import Recorder
 from gapless.run import Run, RunStream
 
@@ -65,6 +65,8 @@ __all__ = ["Runner", "new_id"]
 LEASE_S = 10.0
 """A worker that has not renewed for so long has lost its runs."""
 RENEWALS_PER_LEASE = 4
+RESTARTS_MAX = 3
+"""A run whose worker is lost more often than this is closed, whatever was asked for: it may be what kills them."""
 DRAIN_S = 10.0
 """What runs get to finish when the runner closes."""
 RETENTION_S = 7 * 24 * 3600.0
@@ -247,6 +249,8 @@ class Runner:
         text = text_of(user_message.content)
         if len(text) > self.limits.message_chars_max:
             raise InputTooLarge(f"the message is over message_chars_max={self.limits.message_chars_max} characters")
+        if config.on_worker_lost == "restart" and deps is not None:
+            raise UsageError('deps= live in this process; a run with on_worker_lost="restart" cannot have them')
         digest = _digest(name, user_id, session_id, user_message.content, config, messages, tools)
         run_id = _checked_id(run_id, "run") or new_id()
         known = await self.store.get_run(run_id)
@@ -261,6 +265,9 @@ class Runner:
             raise SessionNotFound(f"no session {session_id}")
         if not user_message.id:
             user_message.id = f"{run_id}-user"
+        request = RunRequest(
+            messages=messages, state=state, tools=tools, context=context, forwarded_props=forwarded_props
+        )
         record = RunRecord(
             id=run_id,
             session_id=session_id,
@@ -271,40 +278,65 @@ class Runner:
             digest=digest,
             input=user_message,
             config=config,
+            request=request if config.on_worker_lost == "restart" else None,
         )
         record, created = await self.store.create_run(record, reject_busy=config.on_busy == "reject")
         if not created:
             return self._come_back(record, digest, user_id)
         journal = self.journals.create(run_id)
+        recorder = Recorder(journal, run_id, session_id, self.limits)
+        self._begin(record, adapted, journal, recorder, request, deps=deps, output_type=output_type)
+        return Run(self, run_id, session_id)
+
+    def _begin(
+        self,
+        record: RunRecord,
+        agent: Agent,
+        journal: Journal,
+        recorder: Recorder,
+        request: RunRequest,
+        *,
+        deps: Any = None,
+        output_type: Any = None,
+    ) -> None:
+        """Execute a run that this worker owns: a new one, or one that another worker had begun."""
+        config, user_message = record.config, record.input
+        assert config is not None, "the runner records it"
+        assert user_message is not None, "the runner records it"
 
         async def make_context(interrupt: Callable[[list[Interrupt]], Awaitable[list[ResumeEntry]]]) -> RunContext:
-            history, native = ([], []) if messages is not None else await self._history(session_id)
-            known = await self.store.get_session(session_id)
+            messages, native = request.messages, list[bytes]()
+            if messages is None:
+                messages, native = await self._history(record.session_id)
+            state = request.state
+            if state is None:
+                session = await self.store.get_session(record.session_id)
+                state = None if session is None else dict(session.state)
             return RunContext(
-                run_id=run_id,
-                session_id=session_id,
-                user_id=user_id,
-                agent_name=name,
+                run_id=record.id,
+                session_id=record.session_id,
+                user_id=record.user_id,
+                agent_name=record.agent,
                 content=user_message.content,
-                messages=[*(history if messages is None else messages), user_message],
+                messages=[*messages, user_message],
                 native_history=native,
                 config=config,
                 interrupt=interrupt,
                 deps=deps,
                 output_type=output_type,
-                state=state if state is not None else (dict(known.state) if known is not None else None),
-                tools=tools,
-                context=context,
-                forwarded_props=forwarded_props,
+                state=state,
+                tools=request.tools,
+                context=request.context,
+                forwarded_props=request.forwarded_props,
             )
 
         async def take_turn() -> None:
-            await self._take_turn(record, interrupt=config.on_busy == "interrupt")
+            if record.status is RunStatus.QUEUED:
+                await self._take_turn(record, interrupt=config.on_busy == "interrupt")
 
-        execution = Execution(record, journal, adapted, config, self.limits, make_context, take_turn)
-        self.executions[run_id] = execution
-        self._tasks[run_id] = asyncio.create_task(self._execute(execution), name=f"gapless-execution-{run_id}")
-        return Run(self, run_id, session_id)
+        execution = Execution(record, journal, agent, config, recorder, make_context, take_turn)
+        self.executions[record.id] = execution
+        self._tasks[record.id] = asyncio.create_task(self._execute(execution), name=f"gapless-execution-{record.id}")
 
     async def _execute(self, execution: Execution) -> None:
         run_id = execution.record.id
@@ -556,7 +588,7 @@ class Runner:
         try:
             await self.store.renew()
             for orphan in await self.store.take_over(self._lease_s):
-                self._spawn(self._close_orphan(orphan))
+                self._spawn(self._take_over(orphan))
         except WorkerFenced:
             await self._register_again()
 
@@ -573,8 +605,9 @@ class Runner:
                 log.warning("worker %s: lease not renewed: %s", self.worker_id, error)
             await asyncio.sleep(self._lease_s / RENEWALS_PER_LEASE)
 
-    async def _close_orphan(self, record: RunRecord) -> None:
-        """Close the run of a worker that is gone: what it had shown stays, marked as interrupted."""
+    async def _take_over(self, record: RunRecord) -> None:
+        """End the run of a worker that is gone, or run it again where that was asked for. What it had shown stays,
+        marked as interrupted; after a restart it is void."""
         journal = self.journals.create(record.id, last=record.last_seq)
         recorder = Recorder(journal, record.id, record.session_id, self.limits)
         after = 0
@@ -583,6 +616,14 @@ class Runner:
                 recorder.resume(decode_event(event))
             after += len(events)
             await asyncio.sleep(0)
+        agent = self.agents.get(record.agent)
+        wanted = record.config is not None and record.config.on_worker_lost == "restart"
+        if wanted and agent is not None and recorder.fold.restarts < RESTARTS_MAX and not self._draining:
+            log.warning("run %s: restarted, its worker was lost", record.id)
+            if record.status is RunStatus.WAITING:
+                journal.set_status(RunStatus.RUNNING)
+            self._begin(record, agent, journal, recorder, record.request or RunRequest())
+            return
         failure = WorkerLost("the worker that ran it was lost; ask again", run_id=record.id)
         if after == 0:
             recorder.start(_now_ms())

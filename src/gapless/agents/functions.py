@@ -93,7 +93,8 @@ async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
             result.set_exception(error)
 
     def work() -> None:
-        value, error = None, None
+        value: Any = None
+        error: BaseException | None = None
         try:
             value = function(*arguments)
         except StopIteration as stop:  # which no future can carry

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 
 from gapless.config import RunConfig
-from gapless.events import UserMessage
+from gapless.events import Context, Message, Tool, UserMessage
 
 __all__ = [
     "ACTIVE",
@@ -24,6 +24,7 @@ __all__ = [
     "Listener",
     "RunEnd",
     "RunRecord",
+    "RunRequest",
     "RunStatus",
     "SessionRecord",
     "Store",
@@ -61,6 +62,17 @@ class _Record(msgspec.Struct, omit_defaults=True):
     pass
 
 
+class RunRequest(_Record, kw_only=True):
+    """What a run was asked beside its message, kept only for runs that may be restarted."""
+
+    messages: list[Message] | None = None
+    """The history that the client sent along; None for the session's own."""
+    state: dict[str, Any] | None = None
+    tools: list[Tool] | None = None
+    context: list[Context] | None = None
+    forwarded_props: Any = None
+
+
 class RunRecord(_Record, kw_only=True):
     """One run, as `GET /runs/{id}` shows it (less `owner` and `digest`). Times are milliseconds since the epoch."""
 
@@ -85,6 +97,7 @@ class RunRecord(_Record, kw_only=True):
     input: UserMessage | None = None
     """The user's message whole, for the session's turn."""
     config: RunConfig | None = None
+    request: RunRequest | None = None
     expired: bool = False
     """The journal's events are past their retention and gone."""
 
