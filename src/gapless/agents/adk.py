@@ -31,8 +31,9 @@ from google.adk.workflow import BaseNode
 from google.genai import types
 from pydantic_core import to_jsonable_python
 
-from gapless.agents.adk_events import CONFIRMATION, Translation
+from gapless.agents.adk_events import Translation
 from gapless.agents.adk_sessions import JournalSessions, encode_turn, history, parts_of
+from gapless.agents.adk_turn import CONFIRMATION
 from gapless.agents.base import AgentItem, RunContext
 from gapless.config import RunConfig, StreamingMode
 from gapless.errors import AgentInvalid, GaplessError, ModelFailed, RunLimit, ToolFailed, UsageError
@@ -396,6 +397,8 @@ def _response_to(call: types.FunctionCall, entry: ResumeEntry) -> dict[str, Any]
     """A person's answer in the form that ADK wants for this call."""
     payload, cancelled = entry.payload, entry.status == "cancelled"
     if call.name == CONFIRMATION:
+        if isinstance(payload, dict) and list(payload) == ["response"] and isinstance(payload["response"], str):
+            payload = msgspec.json.decode(payload["response"])  # as ADK's own clients wrap it
         if isinstance(payload, dict):
             approved = payload.get("approved", payload.get("confirmed", False))
             return {"confirmed": bool(approved) and not cancelled, "payload": payload.get("payload")}

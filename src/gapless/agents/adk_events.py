@@ -17,6 +17,7 @@ from google.adk.events import Event
 from google.genai import types
 from pydantic_core import to_jsonable_python
 
+from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, INPUT, without_secrets
 from gapless.agents.base import AgentItem, RunContext
 from gapless.events import (
     CustomEvent,
@@ -38,12 +39,8 @@ from gapless.events import (
     ToolCallStartEvent,
 )
 
-__all__ = ["CONFIRMATION", "CREDENTIAL", "INPUT", "ArgumentsWriter", "Translation"]
+__all__ = ["ArgumentsWriter", "Translation"]
 
-CONFIRMATION = "adk_request_confirmation"
-CREDENTIAL = "adk_request_credential"
-INPUT = "adk_request_input"
-"""ADK asks its client by calls of these names."""
 FILE_BYTES_MAX = 512 * 1024
 """Media of an answer up to this size go inline into the stream; larger ones are only named."""
 
@@ -262,12 +259,13 @@ class Translation:
                 if shown.id and shown.id != id:
                     self._shown_as[id] = shown.id
                 return
-        self._call(out, stream, call)
+        self._call(out, stream, call, waits=id in self.pending)
 
-    def _call(self, out: list[AgentItem], stream: _Stream, call: types.FunctionCall) -> None:
+    def _call(self, out: list[AgentItem], stream: _Stream, call: types.FunctionCall, waits: bool = False) -> None:
         _close(out, stream)
         id = call.id or ""
-        out.append(ToolCallStartEvent(tool_call_id=id, tool_call_name=call.name or ""))
+        metadata = {"adk": {"longRunning": True}} if waits else None
+        out.append(ToolCallStartEvent(tool_call_id=id, tool_call_name=call.name or "", metadata=metadata))
         out.append(ToolCallArgsEvent(tool_call_id=id, delta=_json(call.args or {})))
         out.append(ToolCallEndEvent(tool_call_id=id))
 
@@ -367,7 +365,7 @@ class Translation:
                         id=id,
                         reason="credential_required",
                         message="The agent needs you to sign in",
-                        metadata={"adk": {"name": call.name, "args": _without_secrets(args)}},
+                        metadata={"adk": {"name": call.name, "args": without_secrets(args)}},
                     )
                 )
             else:
@@ -429,16 +427,6 @@ def _sum(*counts: int | None) -> int | None:
 
 def _json(value: Any) -> str:
     return json.dumps(to_jsonable_python(value, serialize_unknown=True), ensure_ascii=False, separators=(",", ":"))
-
-
-_SECRETS = re.compile(r"(?i)secret|token|password|api_?key|auth_?code|credential_?key|verifier|private")
-
-
-def _without_secrets(value: Any) -> Any:
-    """An authentication request without what only the server may know."""
-    if isinstance(value, dict):
-        return {key: _without_secrets(item) for key, item in value.items() if not _SECRETS.search(key)}
-    return [_without_secrets(item) for item in value] if isinstance(value, list) else value
 
 
 _PATH_STEP = re.compile(r"\[(\d+)\]|\['((?:[^'\\]|\\.)*)'\]|\[\"((?:[^\"\\]|\\.)*)\"\]|\.?([^.\[\]]+)")

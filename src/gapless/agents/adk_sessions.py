@@ -19,6 +19,7 @@ from google.adk.sessions import BaseSessionService, Session
 from google.adk.sessions.base_session_service import GetSessionConfig, ListSessionsResponse
 from google.genai import types
 
+from gapless.agents.adk_turn import ADKTurn, decode_turn
 from gapless.errors import InputInvalid
 from gapless.events import (
     AssistantMessage,
@@ -34,7 +35,7 @@ from gapless.events import (
     text_of,
 )
 
-__all__ = ["JournalSessions", "decode_turn", "encode_turn", "history", "parts_of"]
+__all__ = ["JournalSessions", "encode_turn", "history", "parts_of"]
 
 _SHARED = ("app:", "user:")
 """Prefixes of state that belongs to more than one session."""
@@ -109,35 +110,15 @@ class JournalSessions(BaseSessionService):
         return session.app_name, session.user_id if key.startswith("user:") else ""
 
 
-class _Turn(msgspec.Struct):
-    """One run's ADK events, as the store keeps them with its turn."""
-
-    run_id: str
-    events: list[msgspec.Raw]
-
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(_Turn).decode
-
-
 def encode_turn(run_id: str, events: Iterable[Event]) -> bytes:
     """A run's ADK events → what `RunContext.native` takes."""
     dumped = [event.model_dump_json(by_alias=True, exclude_none=True, fallback=repr).encode() for event in events]
-    return _encode(_Turn(run_id, [msgspec.Raw(one) for one in dumped]))
-
-
-def decode_turn(native: bytes) -> tuple[str, list[msgspec.Raw]] | None:
-    """A turn's run id and its ADK events as JSON; None for what another kind of agent left."""
-    try:
-        turn = _decode(native)
-    except msgspec.DecodeError:
-        return None
-    return turn.run_id, turn.events
+    return msgspec.json.encode(ADKTurn(run_id, [msgspec.Raw(one) for one in dumped]))
 
 
 def history(messages: Sequence[Message], native: Sequence[bytes], author: str) -> list[Event]:
     """The ADK events of a session's earlier turns. `author` stands for the agent where a message does not name it."""
-    turns = dict(turn for turn in map(decode_turn, native) if turn is not None)
+    turns = {turn.run_id: turn.events for turn in map(decode_turn, native) if turn is not None}
     events: list[Event] = []
     done: set[str] = set()
     for message in messages:

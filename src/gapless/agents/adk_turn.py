@@ -1,0 +1,41 @@
+"""How an ADK agent's turn is kept with the session: its ADK events as JSON. Imports no framework."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+__all__ = ["CONFIRMATION", "CREDENTIAL", "INPUT", "ADKTurn", "decode_turn", "without_secrets"]
+
+CONFIRMATION = "adk_request_confirmation"
+CREDENTIAL = "adk_request_credential"
+INPUT = "adk_request_input"
+"""ADK asks its client by function calls of these names."""
+
+
+class ADKTurn(msgspec.Struct, tag="adk"):
+    """One run's ADK events, camelCase and without nulls, the user's first."""
+
+    run_id: str
+    events: list[msgspec.Raw]
+
+
+_decode = msgspec.json.Decoder(ADKTurn).decode
+_SECRETS = re.compile(r"(?i)secret|token|password|api_?key|auth_?code|credential_?key|verifier|private")
+
+
+def decode_turn(native: bytes) -> ADKTurn | None:
+    """A session's turn in ADK's form; None for what another kind of agent left."""
+    try:
+        return _decode(native)
+    except msgspec.DecodeError:
+        return None
+
+
+def without_secrets(value: Any) -> Any:
+    """An authentication request without what only the server may know."""
+    if isinstance(value, dict):
+        return {key: without_secrets(item) for key, item in value.items() if not _SECRETS.search(key)}
+    return [without_secrets(item) for item in value] if isinstance(value, list) else value
