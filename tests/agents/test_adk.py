@@ -386,6 +386,8 @@ async def waiting(run: Run) -> Any:
     [
         ({"approved": True}, "resolved", True),
         (True, "resolved", True),
+        ({"response": '{"confirmed": true}'}, "resolved", True),
+        (None, "resolved", False),
         (False, "resolved", False),
         (None, "cancelled", False),
     ],
@@ -406,7 +408,7 @@ async def test_a_confirmation_is_asked_for_and_answered(payload: Any, status: An
     async with Runner(agent) as runner:
         run = await runner.start("fire it", session_id="s")
         (interrupt,) = await waiting(run)
-        assert interrupt.reason == "tool_approval"
+        assert interrupt.reason == "tool_call"
         assert fired == []
         await run.answer([ResumeEntry(interrupt_id=interrupt.id, status=status, payload=payload)])
         events = await all_of(run)

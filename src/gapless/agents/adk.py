@@ -399,10 +399,9 @@ def _response_to(call: types.FunctionCall, entry: ResumeEntry) -> dict[str, Any]
     if call.name == CONFIRMATION:
         if isinstance(payload, dict) and list(payload) == ["response"] and isinstance(payload["response"], str):
             payload = msgspec.json.decode(payload["response"])  # as ADK's own clients wrap it
-        if isinstance(payload, dict):
-            approved = payload.get("approved", payload.get("confirmed", False))
-            return {"confirmed": bool(approved) and not cancelled, "payload": payload.get("payload")}
-        return {"confirmed": not cancelled and payload is not False}
+        answer = payload if isinstance(payload, dict) else {"approved": payload}
+        approved = answer.get("approved", answer.get("confirmed")) is True  # nothing but a clear yes approves
+        return {"confirmed": approved and not cancelled, "payload": answer.get("payload")}
     if cancelled:
         return {"error": "cancelled"}
     return payload if isinstance(payload, dict) else {"result": payload}

@@ -338,14 +338,15 @@ class Translation:
             if call.name == CONFIRMATION:
                 original = args.get("originalFunctionCall") or {}
                 hint = (args.get("toolConfirmation") or {}).get("hint")
+                called = {"kind": "approval", "toolName": original.get("name"), "arguments": original.get("args") or {}}
                 found.append(
                     Interrupt(
                         id=id,
-                        reason="tool_approval",
-                        message=hint or f"May the tool {original.get('name')} run?",
+                        reason="tool_call",
+                        message=hint or f"Approve the call of {original.get('name')}?",
                         tool_call_id=self.shown_id(original.get("id") or ""),
                         response_schema=_APPROVAL,
-                        metadata={"adk": adk},
+                        metadata={**called, "adk": adk},
                     )
                 )
             elif call.name == INPUT:
@@ -356,29 +357,29 @@ class Translation:
                         reason="input_required",
                         message=args.get("message"),
                         response_schema=schema if isinstance(schema, dict) else None,
-                        metadata={"adk": adk},
+                        metadata={"kind": "question", "adk": adk},
                     )
                 )
             elif call.name == CREDENTIAL:
+                adk["args"] = without_secrets(args)
                 found.append(
                     Interrupt(
                         id=id,
                         reason="credential_required",
-                        message="The agent needs you to sign in",
-                        metadata={"adk": {"name": call.name, "args": without_secrets(args)}},
+                        message="The agent needs you to sign in.",
+                        metadata={"kind": "credential", "adk": adk},
                     )
                 )
             else:
                 if (first := self._placeholders.get(id)) is not None:
                     adk["response"] = to_jsonable_python(first, serialize_unknown=True)
-                message = f"The tool {call.name} waits for its result"
                 found.append(
                     Interrupt(
                         id=id,
-                        reason="tool_result",
-                        message=message,
+                        reason="tool_call",
+                        message=f"{call.name} is executed outside of the agent; answer with its result.",
                         tool_call_id=self.shown_id(id),
-                        metadata={"adk": adk},
+                        metadata={"kind": "external", "toolName": call.name, "arguments": args, "adk": adk},
                     )
                 )
         return found
