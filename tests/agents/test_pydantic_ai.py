@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -180,6 +181,11 @@ async def failure_of(agent: Any, **options: Any) -> GaplessError:
     return caught.value
 
 
+def frames_of(stream: str) -> list[dict[str, Any]]:
+    """The JSON of an event stream's frames."""
+    return [json.loads(line[6:]) for line in stream.splitlines() if line.startswith("data: {")]
+
+
 def every_call_is_answered(messages: list[m.ModelMessage]) -> None:
     """As providers demand it: the results of a response's calls are in the request after it, none without a call."""
     for position, message in enumerate(messages):
@@ -306,6 +312,23 @@ async def test_a_slow_tool_shows_as_called_and_its_neighbours_result_as_it_happe
             if isinstance(event, ToolCallResultEvent) and event.tool_call_id == "c2":
                 seen.set()  # only now can the slow one end
         assert (await run.collect()).text == "done"
+
+
+async def test_a_tool_that_blocks_blocks_no_other_run() -> None:
+    released = threading.Event()
+    agent = Agent(Script(call(0, "block", "c1", "{}"), ["done"]).model)
+
+    @agent.tool_plain
+    def block() -> str:
+        return str(released.wait(20))
+
+    async with Runner(agents={"blocking": agent, "other": Agent(Script(["hi"]).model)}) as runner:
+        blocked = await runner.start("hello", agent="blocking")
+        async for event in blocked.events():
+            if isinstance(event, ToolCallEndEvent):
+                assert (await (await runner.start("hello", agent="other")).collect()).text == "hi"
+                released.set()
+        assert (await blocked.collect()).text == "done"
 
 
 async def test_a_retry_is_shown_as_the_calls_result() -> None:
@@ -664,16 +687,79 @@ async def test_an_answer_that_is_none_is_asked_for_again(payload: Any) -> None:
     assert text(events) == "Done."
 
 
-async def test_a_clients_own_tool_is_answered_by_the_client() -> None:
-    script = Script(call(0, "pick_color", "c1", '{"of": "sky"}'), ["Blue it is."])
-    tool = Tool(name="pick_color", description="Ask", parameters={"type": "object", "properties": {"of": {}}})
+async def test_a_call_of_the_clients_own_tool_ends_the_run_and_its_result_comes_with_the_next_one() -> None:
+    script = Script(
+        ["Let me ask. ", *call(1, "pick_color", "c1", '{"of": "sky"}'), *call(2, "size", "c2", "{}")], ["Blue."]
+    )
+    agent = Agent(script.model)
+
+    @agent.tool_plain
+    def size() -> int:
+        return 7
+
+    body: dict[str, Any] = {
+        "threadId": "t",
+        "runId": "r1",
+        "messages": [{"id": "1", "role": "user", "content": "hello"}],
+        "tools": [
+            {"name": "pick_color", "description": "Ask", "parameters": {"type": "object", "properties": {"of": {}}}}
+        ],
+    }
+    transport = httpx.ASGITransport(app=create_app(runner := Runner(agent)))
+    async with runner, httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        first = frames_of((await client.post("/ag-ui", json=body)).text)
+        assert first[-1]["outcome"] == {"type": "success", "pendingToolCallIds": ["c1"]}
+        assert [f["toolCallId"] for f in first if f["type"] == "TOOL_CALL_RESULT"] == ["c2"]
+        calls = [
+            {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+            for id, name, arguments in (("c1", "pick_color", '{"of": "sky"}'), ("c2", "size", "{}"))
+        ]
+        body["messages"] += [
+            {"id": "2", "role": "assistant", "content": "Let me ask. ", "toolCalls": calls},
+            {"id": "3", "role": "tool", "toolCallId": "c2", "content": "7"},
+            {"id": "4", "role": "tool", "toolCallId": "c1", "content": "blue"},
+        ]
+        body["runId"] = "r2"
+        then = frames_of((await client.post("/ag-ui", json=body)).text)
+    assert "".join(f["delta"] for f in then if f["type"] == "TEXT_MESSAGE_CONTENT") == "Blue."
+    assert then[-1]["outcome"] == {"type": "success"}
+    assert {t.name for t in script.infos[0].function_tools} == {"pick_color", "size"}
+    returned = {p.tool_name: p.content for one in script.seen[-1] for p in one.parts if isinstance(p, m.ToolReturnPart)}
+    assert returned == {"size": "7", "pick_color": "blue"}
+    every_call_is_answered(script.seen[-1])
+
+
+async def test_a_client_that_does_not_answer_its_own_tool_can_go_on_all_the_same() -> None:
+    script = Script(call(0, "pick_color", "c1", "{}"))
     async with Runner(Agent(script.model)) as runner:
-        run = await runner.start("hello", tools=[tool])
-        events = await answered(run, ResumeEntry(interrupt_id="c1", status="resolved", payload={"color": "blue"}))
-    assert [t.name for t in script.infos[0].function_tools] == ["pick_color"]
-    assert of(events, RunFinishedEvent)[0].outcome.interrupts[0].metadata["kind"] == "external"
-    assert of(events, ToolCallResultEvent)[0].content == '{"color":"blue"}'
-    assert text(events) == "Blue it is."
+        tools = [Tool(name="pick_color", description="Ask")]
+        events = await events_of(await runner.start("hello", session_id="s", tools=tools))
+        assert of(events, RunFinishedEvent)[-1].outcome.pending_tool_call_ids == ["c1"]
+        script.responses = (["Never mind."],)
+        assert (await (await runner.start("or not", session_id="s")).collect()).text == "Never mind."
+    every_call_is_answered(script.seen[-1])
+
+
+async def test_a_tool_that_is_executed_elsewhere_is_answered_with_its_result() -> None:
+    agent = Agent(Script(call(0, "render", "c1", '{"size": 3}'), ["Done."]).model)
+
+    @agent.tool_plain
+    def render(size: int) -> str:
+        raise CallDeferred
+
+    async with Runner(agent) as runner:
+        run = await runner.start("hello")
+        events = await answered(run, ResumeEntry(interrupt_id="c1", status="resolved", payload={"url": "/3"}))
+    (interrupt,) = of(events, RunFinishedEvent)[0].outcome.interrupts
+    assert interrupt.metadata == {"kind": "external", "toolName": "render", "arguments": {"size": 3}}
+    assert of(events, ToolCallResultEvent)[0].content == '{"url":"/3"}'
+    assert text(events) == "Done."
+
+
+async def test_a_run_with_nothing_to_answer_is_refused() -> None:
+    ctx = context(content="", earlier=[UserMessage(id="1", content="hi"), AssistantMessage(id="2", content="cut sho")])
+    with pytest.raises(InputInvalid, match="nothing to answer"):
+        _ = [item async for item in adapt(weather_agent()[1]).run(ctx)]
 
 
 async def test_a_tool_that_asks_a_question_gets_the_answer_and_metadata_go_along() -> None:
@@ -719,7 +805,7 @@ async def test_an_approval_over_http() -> None:
                 entry = {"interruptId": "c1", "status": "resolved", "payload": {"approved": True}}
                 assert (await client.post("/runs/r1/input", json={"resume": [entry]})).status_code == 202
         stream = await client.get("/runs/r1/events", headers={"accept": "text/event-stream"})
-    frames = [json.loads(line[6:]) for line in stream.text.splitlines() if line.startswith("data: {")]
+    frames = frames_of(stream.text)
     assert [f["content"] for f in frames if f["type"] == "TOOL_CALL_RESULT"] == ["7", "deleted /a"]
     assert frames[-1]["type"] == "RUN_FINISHED"
     assert frames[-1]["outcome"] == {"type": "success"}
@@ -730,8 +816,7 @@ async def test_the_whole_of_a_run_over_http() -> None:
     transport = httpx.ASGITransport(app=create_app(runner := Runner(agent)))
     async with runner, httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         answer = await client.post("/chat/stream", json={"query": "hello"})
-    said = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
-    assert "".join(frame.get("text", "") for frame in said) == "Let me look. It is sunny."
+    assert "".join(frame.get("text", "") for frame in frames_of(answer.text)) == "Let me look. It is sunny."
 
 
 # ----------------------------------------------------------------------------------------------------------- history
@@ -818,13 +903,14 @@ def context(**options: Any) -> RunContext:
     async def interrupt(_: Any) -> list[ResumeEntry]:
         raise AssertionError("nothing to ask")
 
-    user = UserMessage(id="u", content="hello")
+    content = options.pop("content", "hello")
+    user = UserMessage(id="u", content=content)
     return RunContext(
         run_id=options.pop("run_id", "r"),
         session_id="s",
         user_id="u",
         agent_name="a",
-        content="hello",
+        content=content,
         messages=[*options.pop("earlier", []), user],
         config=RunConfig(),
         interrupt=interrupt,

@@ -32,6 +32,7 @@ from gapless.config import StreamingMode
 from gapless.errors import (
     AgentInvalid,
     GaplessError,
+    InputInvalid,
     ModelFailed,
     OutputInvalid,
     RunCancelled,
@@ -50,6 +51,8 @@ from gapless.events import (
     ReasoningMessageEndEvent,
     ReasoningMessageStartEvent,
     ResumeEntry,
+    RunFinishedEvent,
+    RunFinishedSuccessOutcome,
     StepFinishedEvent,
     StepStartedEvent,
     TokenUsage,
@@ -80,7 +83,8 @@ class PydanticAIAgent:
     """Adapts one agent. `deps` makes a run's dependencies from its context where the caller gives none, as over HTTP.
 
     Takes from `RunConfig`: `streaming_mode`, `max_llm_calls`, `fallback`, and `model_settings`, whose `model` chooses
-    the model. Tools that need approval or are executed elsewhere interrupt the run until they are answered.
+    the model. Tools that need approval or are executed elsewhere interrupt the run until they are answered; a call of
+    a tool that the client brought along ends it, and the client's next run brings the result.
 
     Raises `ToolFailed`, `OutputInvalid`, `ModelFailed`, `RunLimit`, `AgentInvalid`, `InputInvalid`.
     """
@@ -100,7 +104,9 @@ class PydanticAIAgent:
         history = history_of(ctx)
         turn = _Turn(ctx, len(history))
         prompt = prompt_of(ctx.content)
-        options = self._options(ctx, turn)
+        if prompt is None and not (history and isinstance(history[-1], m.ModelRequest)):
+            raise InputInvalid("there is nothing to answer: no message, and no tool results after the last answer")
+        options = self._options(ctx, turn, first=not history)
         streaming = ctx.config.streaming_mode is not StreamingMode.NONE
         try:
             while True:
@@ -157,7 +163,7 @@ class PydanticAIAgent:
         finally:
             turn.save()
 
-    def _options(self, ctx: RunContext, turn: _Turn) -> dict[str, Any]:
+    def _options(self, ctx: RunContext, turn: _Turn, *, first: bool) -> dict[str, Any]:
         settings = dict(ctx.config.model_settings)
         model = settings.pop("model", None)
         deps = self._deps(ctx) if ctx.deps is None and self._deps is not None else ctx.deps
@@ -170,15 +176,19 @@ class PydanticAIAgent:
             )
             for tool in ctx.tools
         ]
+        output_type = ctx.output_type
+        if tools:  # a run may end with calls for the client
+            output_type = [output_type or self._agent.output_type, DeferredToolRequests]
         return {
-            "output_type": ctx.output_type,
+            "output_type": output_type,
             "deps": deps,
             "model": model,
             "model_settings": ModelSettings(**settings) if settings else None,  # type: ignore[typeddict-item]
             "usage_limits": UsageLimits(request_limit=limit) if limit is not None else None,
             "conversation_id": ctx.session_id,
             "toolsets": [ExternalToolset(tools)] if tools else None,
-            "capabilities": [HandleDeferredToolCalls(turn.ask), ReinjectSystemPrompt()],
+            # The framework gives its system prompt to a first turn only, and a history may have lost it.
+            "capabilities": [HandleDeferredToolCalls(turn.ask), *(() if first else (ReinjectSystemPrompt(),))],
             "infer_name": False,
         }
 
@@ -331,9 +341,12 @@ class _Turn:
 
     async def ask(self, _: Any, requests: DeferredToolRequests) -> DeferredToolResults:
         """Interrupt the run until every deferred call is answered. An answer that is none is asked for again: a
-        malformed one neither approves a call nor costs the run."""
+        malformed one neither approves a call nor costs the run. Calls of the client's own tools are left to the client:
+        they end the run."""
         results = DeferredToolResults()
-        pending = {call.tool_call_id: call for call in (*requests.approvals, *requests.calls)}
+        own = {tool.name for tool in self._ctx.tools}
+        calls = (call for call in requests.calls if call.tool_name not in own)
+        pending = {call.tool_call_id: call for call in (*requests.approvals, *calls)}
         async with self._asking:  # calls deferred one by one may come at once; a run waits for one set of answers
             while pending:
                 asked = [_interrupt(call, requests) for call in pending.values()]
@@ -374,12 +387,18 @@ class _Turn:
         """The run has its output. It is the run's result unless it is the text that was streamed anyway."""
         responses = [message for message in self._messages() if isinstance(message, m.ModelResponse)]
         output = result.output
+        reason = responses[-1].finish_reason if responses else None
+        if reason is not None:
+            yield CustomEvent(
+                name="gapless.finish", value={"reason": "tool_calls" if reason == "tool_call" else reason}
+            )
+        if isinstance(output, DeferredToolRequests):
+            outcome = RunFinishedSuccessOutcome(pending_tool_call_ids=[call.tool_call_id for call in output.calls])
+            yield RunFinishedEvent(thread_id=self._ctx.session_id, run_id=self._ctx.run_id, outcome=outcome)
+            return
         texts = (part.content for one in responses for part in one.parts if isinstance(part, m.TextPart))
         if not (isinstance(output, str) and output == "".join(texts)):
             self._ctx.result = pydantic_core.to_jsonable_python(output, serialize_unknown=True)
-        reason = responses[-1].finish_reason if responses else None
-        if reason is not None:
-            yield CustomEvent(name="gapless.finish", value={"reason": reason})
 
     def save(self) -> None:
         """Keep the turn for the next run, and count its model calls; also of a run that was cut short."""
