@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from gapless.errors import GaplessError
 from gapless.runner import DRAIN_S, Runner
-from gapless.server import agui, chat, runs, sessions, vercel
+from gapless.server import agui, chat, openai, runs, sessions, vercel
 from gapless.server.auth import Access, Authenticate, Authorize, Guard, keys_from_environment
 from gapless.server.follow import Streams
 from gapless.server.http import answer, answer_error
@@ -98,6 +98,7 @@ def create_app(
     app.include_router(chat.routes(runner, streams, access))
     app.include_router(agui.routes(runner, streams, access))
     app.include_router(vercel.routes(runner, streams, access))
+    app.include_router(openai.routes(runner, streams, access))
 
     @app.get("/health", tags=["probes"])
     async def health() -> Response:

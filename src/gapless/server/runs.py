@@ -130,9 +130,10 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
 
 
 def _location(request: Request, run_id: str) -> str:
-    """The stream's path, with the prefix that the app is mounted under."""
+    """The stream's path, with the prefix that the app is mounted under, in the encoding that was asked for."""
     root: Any = request.scope.get("root_path", "")
-    return f"{root}/runs/{run_id}/events"
+    asked = request.query_params.get("wire")
+    return f"{root}/runs/{run_id}/events" + (f"?wire={wire(asked).name}" if asked else "")
 
 
 def _merge(request: Request) -> bool:

@@ -201,9 +201,9 @@ def reason_of(event: CustomEvent) -> str | None:
     return reason.replace("-", "_") if isinstance(reason, str) else None
 
 
-def error_json(code: str | None, message: str) -> bytes:
-    """An error in OpenAI's shape."""
-    status = error_for_code(code, message).status
+def error_json(code: str | None, message: str, status: int | None = None) -> bytes:
+    """An error in OpenAI's shape. Its kind goes by the HTTP status, which else is the code's own."""
+    status = error_for_code(code, message).status if status is None else status
     kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
     return encode({"error": {"message": message, "type": kind, "param": None, "code": code or "run_failed"}})
 

@@ -1,0 +1,407 @@
+"""What OpenAI's clients send, as messages, tools and settings of a run.
+
+Source of the formats: OpenAI API reference, chat completions and responses, request bodies. Fields that are not read
+here are ignored, as a service of another version would; what cannot be done is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias, Union
+
+import msgspec
+
+from gapless.errors import InputInvalid
+from gapless.events import (
+    AssistantMessage,
+    AudioPart,
+    ContentPart,
+    DataSource,
+    DeveloperMessage,
+    DocumentPart,
+    FileSource,
+    FunctionCall,
+    ImagePart,
+    Message,
+    PartSource,
+    SystemMessage,
+    TextPart,
+    Tool,
+    ToolCall,
+    ToolMessage,
+    UrlSource,
+    UserMessage,
+)
+
+__all__ = ["Chat", "Responses", "chat_messages", "chat_settings", "response_messages", "response_settings", "tools_of"]
+
+_CHAT_SETTINGS = (
+    "frequency_penalty",
+    "logit_bias",
+    "max_tokens",
+    "parallel_tool_calls",
+    "presence_penalty",
+    "reasoning_effort",
+    "response_format",
+    "seed",
+    "stop",
+    "temperature",
+    "tool_choice",
+    "top_p",
+)
+_RESPONSE_SETTINGS = ("parallel_tool_calls", "temperature", "tool_choice", "top_p")
+"""Generation settings with the same name and form in both APIs and in a run's `model_settings`."""
+_AUDIO_TYPES = {"mp3": "audio/mpeg", "wav": "audio/wav"}
+
+
+# ------------------------------------------------------------------------------------------------------ content parts
+
+
+class _Text(msgspec.Struct, tag_field="type", tag="text"):
+    text: str
+
+
+class _InputText(msgspec.Struct, tag_field="type", tag="input_text"):
+    text: str
+
+
+class _OutputText(msgspec.Struct, tag_field="type", tag="output_text"):
+    text: str
+
+
+class _Refusal(msgspec.Struct, tag_field="type", tag="refusal"):
+    refusal: str
+
+
+class _Url(msgspec.Struct):
+    url: str
+
+
+class _ImageUrl(msgspec.Struct, tag_field="type", tag="image_url"):
+    image_url: _Url
+
+
+class _InputImage(msgspec.Struct, tag_field="type", tag="input_image"):
+    image_url: str | None = None
+    file_id: str | None = None
+
+
+class _Audio(msgspec.Struct):
+    data: str
+    format: str
+
+
+class _InputAudio(msgspec.Struct, tag_field="type", tag="input_audio"):
+    input_audio: _Audio
+
+
+class _FileFields(msgspec.Struct):
+    file_data: str | None = None
+    file_id: str | None = None
+    file_url: str | None = None
+    filename: str | None = None
+
+
+class _File(msgspec.Struct, tag_field="type", tag="file"):
+    file: _FileFields
+
+
+class _InputFile(_FileFields, tag_field="type", tag="input_file"):
+    pass
+
+
+_Part: TypeAlias = Union[
+    _Text, _InputText, _OutputText, _Refusal, _ImageUrl, _InputImage, _InputAudio, _File, _InputFile
+]
+_Content: TypeAlias = str | list[_Part]
+
+
+# --------------------------------------------------------------------------------------------------- chat completions
+
+
+class _Function(msgspec.Struct):
+    name: str
+    arguments: str = ""
+
+
+class _Call(msgspec.Struct):
+    id: str
+    function: _Function
+
+
+class _System(msgspec.Struct, tag_field="role", tag="system"):
+    content: _Content
+
+
+class _Developer(msgspec.Struct, tag_field="role", tag="developer"):
+    content: _Content
+
+
+class _User(msgspec.Struct, tag_field="role", tag="user"):
+    content: _Content
+    name: str | None = None
+
+
+class _Assistant(msgspec.Struct, tag_field="role", tag="assistant"):
+    content: _Content | None = None
+    refusal: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Tool(msgspec.Struct, tag_field="role", tag="tool"):
+    tool_call_id: str
+    content: _Content
+
+
+class _ToolFunction(msgspec.Struct):
+    name: str
+    description: str | None = None
+    parameters: Any = None
+
+
+class _ChatTool(msgspec.Struct):
+    function: _ToolFunction
+    type: Literal["function"] = "function"
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class Chat(msgspec.Struct):
+    """The body of `POST /v1/chat/completions`, less its generation settings."""
+
+    messages: list[_System | _Developer | _User | _Assistant | _Tool]
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    tools: list[_ChatTool] | None = None
+    n: int | None = None
+    max_completion_tokens: int | None = None
+
+
+def chat_messages(body: Chat) -> tuple[UserMessage, list[Message]]:
+    """The new message and the history before it. Where the last message is a tool's result there is no new one: an
+    empty message stands for it. Raises `InputInvalid`."""
+    if not body.messages:
+        raise InputInvalid("messages is empty; its last one is the question")
+    messages: list[Message] = []
+    for number, one in enumerate(body.messages, 1):
+        id = f"m{number}"
+        match one:
+            case _User():
+                messages.append(UserMessage(id=id, content=_parts(one.content), name=one.name))
+            case _System():
+                messages.append(SystemMessage(id=id, content=_text(one.content)))
+            case _Developer():
+                messages.append(DeveloperMessage(id=id, content=_text(one.content)))
+            case _Tool():
+                messages.append(ToolMessage(id=id, tool_call_id=one.tool_call_id, content=_parts(one.content)))
+            case _Assistant():
+                content = _text(one.content or "") or one.refusal
+                calls = [_tool_call(call.id, call.function) for call in one.tool_calls or ()]
+                messages.append(AssistantMessage(id=id, content=content, tool_calls=calls or None))
+    return _split(messages)
+
+
+def chat_settings(body: Chat, raw: dict[str, Any]) -> dict[str, Any]:
+    """The generation settings among the body's fields."""
+    settings = {name: raw[name] for name in _CHAT_SETTINGS if raw.get(name) is not None}
+    if body.max_completion_tokens is not None:
+        settings["max_tokens"] = body.max_completion_tokens
+    return settings
+
+
+# ---------------------------------------------------------------------------------------------------------- responses
+
+
+class _Message(msgspec.Struct, tag_field="type", tag="message"):
+    role: Literal["user", "assistant", "system", "developer"]
+    content: _Content
+
+
+class _FunctionCall(msgspec.Struct, tag_field="type", tag="function_call"):
+    call_id: str
+    name: str
+    arguments: str = ""
+
+
+class _FunctionCallOutput(msgspec.Struct, tag_field="type", tag="function_call_output"):
+    call_id: str
+    output: _Content
+
+
+class _Reasoning(msgspec.Struct, tag_field="type", tag="reasoning"):
+    pass
+
+
+class _McpCall(msgspec.Struct, tag_field="type", tag="mcp_call"):
+    id: str
+    name: str
+    arguments: str = ""
+    output: str | None = None
+
+
+_InputItem: TypeAlias = Union[_Message, _FunctionCall, _FunctionCallOutput, _Reasoning, _McpCall]
+
+
+class _ResponseTool(_ToolFunction, kw_only=True):
+    type: Literal["function"] = "function"
+
+
+class _Effort(msgspec.Struct):
+    effort: str | None = None
+
+
+class _TextOptions(msgspec.Struct):
+    format: dict[str, Any] | None = None
+
+
+class _Conversation(msgspec.Struct):
+    id: str
+
+
+class Responses(msgspec.Struct):
+    """The body of `POST /v1/responses`, less its generation settings."""
+
+    input: str | list[dict[str, Any]]
+    model: str | None = None
+    stream: bool | None = None
+    background: bool | None = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    conversation: str | _Conversation | None = None
+    tools: list[_ResponseTool] | None = None
+    text: _TextOptions | None = None
+    reasoning: _Effort | None = None
+    max_output_tokens: int | None = None
+    metadata: dict[str, str] | None = None
+
+
+def response_messages(body: Responses) -> tuple[UserMessage, list[Message]]:
+    """The new message and those of the input before it, as `chat_messages`. Raises `InputInvalid`."""
+    if isinstance(body.input, str):
+        return UserMessage(id="", content=body.input), []
+    items = [item if "type" in item else {"type": "message", **item} for item in body.input]
+    try:
+        typed = msgspec.convert(items, list[_InputItem])
+    except msgspec.ValidationError as error:
+        raise InputInvalid(f"input: {error}") from None
+    if not typed:
+        raise InputInvalid("input is empty")
+    messages: list[Message] = []
+    for number, one in enumerate(typed, 1):
+        id = f"i{number}"
+        match one:
+            case _Message(role="user"):
+                messages.append(UserMessage(id=id, content=_parts(one.content)))
+            case _Message(role="assistant"):
+                messages.append(AssistantMessage(id=id, content=_text(one.content)))
+            case _Message():
+                messages.append(SystemMessage(id=id, content=_text(one.content)))
+            case _FunctionCall():
+                call = _tool_call(one.call_id, _Function(one.name, one.arguments))
+                messages.append(AssistantMessage(id=id, tool_calls=[call]))
+            case _FunctionCallOutput():
+                messages.append(ToolMessage(id=id, tool_call_id=one.call_id, content=_parts(one.output)))
+            case _McpCall():
+                call = _tool_call(one.id, _Function(one.name, one.arguments))
+                messages.append(AssistantMessage(id=id, tool_calls=[call]))
+                messages.append(ToolMessage(id=f"{id}-result", tool_call_id=one.id, content=one.output or ""))
+    return _split(messages)
+
+
+def response_settings(body: Responses, raw: dict[str, Any]) -> dict[str, Any]:
+    """The generation settings among the body's fields, in chat completions' form."""
+    settings = {name: raw[name] for name in _RESPONSE_SETTINGS if raw.get(name) is not None}
+    if body.max_output_tokens is not None:
+        settings["max_tokens"] = body.max_output_tokens
+    if body.reasoning is not None and body.reasoning.effort is not None:
+        settings["reasoning_effort"] = body.reasoning.effort
+    format = body.text.format if body.text is not None else None
+    if format is not None and format.get("type") == "json_schema":
+        schema = {name: value for name, value in format.items() if name != "type"}
+        settings["response_format"] = {"type": "json_schema", "json_schema": schema}
+    elif format is not None and format.get("type") != "text":
+        settings["response_format"] = format
+    return settings
+
+
+# -------------------------------------------------------------------------------------------------------- what both do
+
+
+def tools_of(tools: list[_ChatTool] | list[_ResponseTool] | None) -> list[Tool]:
+    """The client's tools."""
+    functions = [tool.function if isinstance(tool, _ChatTool) else tool for tool in tools or ()]
+    return [Tool(name=f.name, description=f.description or "", parameters=f.parameters) for f in functions]
+
+
+def _split(messages: list[Message]) -> tuple[UserMessage, list[Message]]:
+    last = messages[-1] if messages else None
+    if isinstance(last, UserMessage):
+        if not last.content:
+            raise InputInvalid("the last message is empty")
+        last.id = ""  # the run names it
+        return last, messages[:-1]
+    if not isinstance(last, ToolMessage):
+        raise InputInvalid("the last message is neither the user's nor a tool's result: there is nothing to answer")
+    return UserMessage(id="", content=""), messages
+
+
+def _tool_call(id: str, function: _Function) -> ToolCall:
+    return ToolCall(id=id, function=FunctionCall(name=function.name, arguments=function.arguments))
+
+
+def _text(content: _Content) -> str:
+    if isinstance(content, str):
+        return content
+    texts = []
+    for part in content:
+        if isinstance(part, _Refusal):
+            texts.append(part.refusal)
+        elif isinstance(part, _Text | _InputText | _OutputText):
+            texts.append(part.text)
+        else:
+            raise InputInvalid("only a user's message and a tool's result can have media")
+    return "".join(texts)
+
+
+def _parts(content: _Content) -> str | list[ContentPart]:
+    return content if isinstance(content, str) else [_part(part) for part in content]
+
+
+def _part(part: _Part) -> ContentPart:
+    match part:
+        case _Text() | _InputText() | _OutputText():
+            return TextPart(text=part.text)
+        case _Refusal():
+            return TextPart(text=part.refusal)
+        case _ImageUrl():
+            return ImagePart(source=_source(part.image_url.url))
+        case _InputImage():
+            return ImagePart(source=_source(part.image_url, part.file_id))
+        case _InputAudio():
+            audio = part.input_audio
+            kind = _AUDIO_TYPES.get(audio.format, f"audio/{audio.format}")
+            return AudioPart(source=DataSource(value=audio.data, mime_type=kind))
+        case _File():
+            return _document(part.file)
+        case _InputFile():
+            return _document(part)
+
+
+def _document(file: _FileFields) -> DocumentPart:
+    return DocumentPart(source=_source(file.file_data or file.file_url, file.file_id), id=file.filename)
+
+
+def _source(url: str | None, file_id: str | None = None) -> PartSource:
+    if not url:
+        if not file_id:
+            raise InputInvalid("an image or file has neither a URL nor data nor an id")
+        return FileSource(value=file_id, provider="openai")
+    if not url.startswith("data:"):
+        return UrlSource(value=url)
+    kind, _, data = url.removeprefix("data:").partition(",")
+    mime_type, encoded, _ = kind.partition(";base64")
+    if not encoded:
+        raise InputInvalid("a data: URL has to be base64")
+    return DataSource(value=data, mime_type=mime_type or "application/octet-stream")
