@@ -17,12 +17,13 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from gapless.errors import GaplessError
 from gapless.runner import DRAIN_S, Runner
 from gapless.server import agui, chat, openai, runs, sessions, vercel
 from gapless.server.auth import Access, Authenticate, Authorize, Guard, keys_from_environment
-from gapless.server.follow import Streams
+from gapless.server.follow import DEFERRED, EventStream, Streams
 from gapless.server.http import answer, answer_error
 
 __all__ = ["create_app"]
@@ -85,7 +86,7 @@ def create_app(
             expose_headers=["content-location", "location", "x-run-id"],
         )
         middleware.insert(0, cors)
-    app = FastAPI(
+    app = _App(
         title="Gapless",
         description="Runs agents and serves their journals to any client, from any position.",
         lifespan=lifespan,
@@ -136,6 +137,22 @@ def create_app(
         return answer({"error": {"code": "input_invalid", "message": str(error.errors()[0]["msg"])}}, 422)
 
     return app
+
+
+class _App(FastAPI):
+    """Routes requests as FastAPI does, and runs event streams after FastAPI is through with them."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.user_middleware and self.user_middleware[0].cls is CORSMiddleware:
+            return await super().__call__(scope, receive, send)  # which adds its headers to what goes through it
+        streams: list[EventStream] = []
+        before = {*scope, "root_path"}
+        scope[DEFERRED] = streams
+        await super().__call__(scope, receive, send)
+        if streams:
+            for added in scope.keys() - before:  # what the routes left behind is not kept for as long as it streams
+                del scope[added]
+            await streams.pop().stream(receive, send)
 
 
 class _Static(StaticFiles):

@@ -22,12 +22,16 @@ from gapless.journals.merge import merge_deltas
 from gapless.runner import Runner
 from gapless.wires.base import KEEP_ALIVE, Cursor, Encoder, parse_cursor
 
-__all__ = ["EventStream", "Streams", "cursor_of", "follow"]
+__all__ = ["DEFERRED", "EventStream", "Streams", "cursor_of", "follow", "page_params"]
 
 PING_S = 10.0
 """A connection that was silent since the last look, this long ago, gets a keep-alive."""
 
 _FINISHED = b'{"type":"RUN_FINISHED"'
+
+DEFERRED = "gapless.deferred"
+"""In an ASGI scope, the list in which a stream puts itself, to be run when the framework's layers have returned: those
+layers would cost a waiting follower 15 KiB and each of its frames a microsecond."""
 
 log = logging.getLogger("gapless.follow")
 
@@ -66,7 +70,8 @@ class EventStream(Response):
         self.status_code = 200
         self._runner = runner
         self._streams = streams
-        self._record = record
+        self._run_id = record.id  # and not the record: a waiting follower keeps little
+        self._coalesce_s = ((record.config.coalesce_ms if record.config is not None else None) or 0.0) / 1000
         self._encoder = encoder
         self._cursor = cursor
         self._merge = merge
@@ -91,16 +96,23 @@ class EventStream(Response):
             self._follower.nudge()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        runner, run_id = self._runner, self._record.id
+        deferred = scope.get(DEFERRED)
+        if deferred is None:
+            await self.stream(receive, send)
+        else:
+            deferred.append(self)
+
+    async def stream(self, receive: Receive, send: Send) -> None:
+        """The whole of the connection, from its headers to its end."""
+        runner, run_id = self._runner, self._run_id
         journal = await runner.journals.attach(run_id)
-        config = self._record.config
-        coalesce_s = (config.coalesce_ms or 0.0) / 1000 if config is not None else 0.0
-        self._follower = Follower(journal, self._cursor.seq, coalesce_s=coalesce_s)
+        self._follower = Follower(journal, self._cursor.seq, coalesce_s=self._coalesce_s)
         self._streams.open.add(self)
         listening = asyncio.ensure_future(self._listen(receive))
         self._pinging = runner.journals.loop.call_later(PING_S, self._ping)
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            self.raw_headers = []
             await self._stream(self._follower, send)
         except OSError:  # the client is gone (ASGI 2.4)
             pass
@@ -166,7 +178,7 @@ class EventStream(Response):
         """Let a wire that folds see what the client has seen."""
         after = 0
         while after < until:
-            events = await self._runner.store.read(self._record.id, after, min(PAGE_EVENTS, until - after))
+            events = await self._runner.store.read(self._run_id, after, min(PAGE_EVENTS, until - after))
             if not events:
                 return
             self._encoder.skip(events)

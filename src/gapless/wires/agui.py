@@ -59,6 +59,9 @@ class AGUIEncoder(Encoder):
     stateless: ClassVar[bool] = True
     pauses: ClassVar[bool] = True
 
+    def __init__(self, run: RunRecord) -> None:
+        """Keeps nothing of the run: of thousands of waiting followers, most are on this wire."""
+
     def frames(self, event: bytes) -> Sequence[bytes]:
         return (event,)
 
