@@ -93,6 +93,7 @@ def create_app(
         middleware=middleware,
         redoc_url=None,
     )
+    app.streams_inside = bool(cors_origins)
     app.state.runner, app.state.streams, app.state.access = runner, streams, access
     app.include_router(runs.routes(runner, streams, access))
     app.include_router(sessions.routes(runner, access))
@@ -142,9 +143,13 @@ def create_app(
 class _App(FastAPI):
     """Routes requests as FastAPI does, and runs event streams after FastAPI is through with them."""
 
+    streams_inside = False
+    """They have to go through the middleware all the same, because it adds to their headers (CORS)."""
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.user_middleware and self.user_middleware[0].cls is CORSMiddleware:
-            return await super().__call__(scope, receive, send)  # which adds its headers to what goes through it
+        if self.streams_inside:
+            await super().__call__(scope, receive, send)
+            return
         streams: list[EventStream] = []
         before = {*scope, "root_path"}
         scope[DEFERRED] = streams

@@ -128,7 +128,7 @@ class EventStream(Response):
                 runner.follower_left(run_id)
 
     async def _stream(self, follower: Follower, send: Send) -> None:
-        encoder, journal, streams = self._encoder, follower.journal, self._streams
+        encoder, streams = self._encoder, self._streams
         begin = encoder.begin(follower.after)
         if begin:
             await send({"type": "http.response.body", "body": begin, "more_body": True})
