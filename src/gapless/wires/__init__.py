@@ -10,6 +10,7 @@ from gapless.wires.base import Encoder
 __all__ = ["wire"]
 
 _WIRES = {
+    "adk": "gapless.wires.adk:ADKEncoder",
     "ag-ui": "gapless.wires.agui:AGUIEncoder",
     "openai": "gapless.wires.openai:ChatEncoder",
     "openai-responses": "gapless.wires.openai_responses:ResponsesEncoder",
