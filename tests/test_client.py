@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
-import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,6 +40,7 @@ from gapless.events import (
     UserMessage,
     encode_event,
 )
+from support.serving import serving
 
 IMPATIENT = ClientLimits(retry_first_s=0.001, retry_max_s=0.002, connect_timeout_s=5.0, idle_timeout_s=5.0)
 
@@ -359,35 +358,9 @@ async def agent(message: str, ctx: RunContext) -> AsyncIterator[str]:
     yield "world"
 
 
-class Serving:
-    """An app on a loopback port, in a thread of its own with its own event loop."""
-
-    def __init__(self) -> None:
-        listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self._server = uvicorn.Server(
-            uvicorn.Config(create_app(Runner(agent), drain_s=0), log_config=None, timeout_graceful_shutdown=1)
-        )
-        self._thread = threading.Thread(target=self._server.run, args=([listener],))
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-
-
-@contextmanager
-def serving() -> Iterator[str]:
-    server = Serving()
-    try:
-        yield server.url
-    finally:
-        server.stop()
-
-
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving() as url:
+    with serving(create_app(Runner(agent), drain_s=0)) as url:
         yield url
 
 

@@ -21,6 +21,8 @@ from gapless.errors import GaplessError
 from gapless.progress import Progress
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from gapless.agents.base import Agent
     from gapless.client import Cut, GaplessClient
     from gapless.config import RunConfig
@@ -104,7 +106,7 @@ async def _serve_and_talk(agent: Agent, store: str, config: RunConfig, listener:
     print(f"server {url}")
     app = create_app(Runner(agent, store=store), allowed_hosts=hosts_allowed("127.0.0.1"), drain_s=0)
     server = uvicorn.Server(server_config(app))
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    serving = asyncio.create_task(_serve(server, listener))
     talking = asyncio.create_task(_talk(agent, url, config))
     await asyncio.wait({serving, talking}, return_when=asyncio.FIRST_COMPLETED)
     if not talking.done():  # Ctrl-C, or the server did not start
@@ -115,8 +117,15 @@ async def _serve_and_talk(agent: Agent, store: str, config: RunConfig, listener:
     else:
         server.should_exit = True
     await serving
+    if not server.started:
+        raise GaplessError("the server did not start; the lines above say why")
     if not talking.cancelled():
         talking.result()
+
+
+async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    with contextlib.suppress(SystemExit):  # a signal: the server has shut down in order, and the demo ends as well
+        await server.serve(sockets=[listener])
 
 
 async def _talk(agent: Agent, url: str, config: RunConfig) -> None:

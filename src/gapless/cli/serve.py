@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 WORKERS_MAX = 256
+DRAIN_S_MAX = 3600.0
 
 
 def serve(
     agents: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[AGENT]...", help=f"{AGENT_HELP} Several: name=AGENT each.", show_default=False),
+        typer.Argument(metavar="AGENT", help=f"{AGENT_HELP} Several: name=AGENT each.", show_default=False),
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port; 0 takes a free one.", min=0, max=65535)] = 8000,
@@ -33,6 +34,9 @@ def serve(
         str, typer.Option(help="Where journals are kept: sqlite:///file.db, redis://host, or memory://.")
     ] = "sqlite:///gapless.db",
     workers: Annotated[int, typer.Option(help="Processes on one socket.", min=1, max=WORKERS_MAX)] = 1,
+    drain: Annotated[
+        float, typer.Option(help="Seconds that runs get to finish when it is told to end.", min=0, max=DRAIN_S_MAX)
+    ] = 10.0,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen beyond this machine although anyone may then use it.")
     ] = False,
@@ -70,7 +74,8 @@ def serve(
             "--insecure if anyone may use these agents"
         )
     exit_at_signals()
-    settings = Settings(tuple(agents or ()), host, store, log_level, guarded=not authenticated and is_loopback(host))
+    guarded = not authenticated and is_loopback(host)
+    settings = Settings(tuple(agents or ()), host, store, drain, log_level, guarded)
     log_to_stderr(log_level)
     loaded = load_agents(list(settings.agents))  # here, so that a bad one is one line and not N dying processes
     check_store(store)
@@ -103,6 +108,7 @@ class Settings:
     agents: tuple[str, ...]
     host: str
     store: str
+    drain_s: float
     log_level: str
     guarded: bool
     """Nobody is authenticated and the server trusts this machine: it answers to this machine's names only."""
@@ -115,7 +121,8 @@ def make_app(settings: Settings, agents: dict[str, Agent]) -> FastAPI:
     from gapless.server import create_app
 
     runner = Runner(agents=agents, store=settings.store)
-    return create_app(runner, allowed_hosts=hosts_allowed(settings.host) if settings.guarded else None)
+    hosts = hosts_allowed(settings.host) if settings.guarded else None
+    return create_app(runner, allowed_hosts=hosts, drain_s=settings.drain_s)
 
 
 def make_worker_app(settings: Settings) -> FastAPI:

@@ -1,0 +1,107 @@
+"""`gapless doctor`: the cause of each trouble and what to do."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gapless.cli import app
+from gapless.cli.doctor import diagnose_failure
+from gapless.errors import AgentInvalid, ExtraMissing
+
+
+def examine(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["doctor", "--store", "memory://", *arguments], env={"COLUMNS": "200"})
+    return result.exit_code, result.output
+
+
+def test_an_agent_that_streams(agents: str) -> None:
+    code, output = examine(f"{agents}:quick")
+    assert code == 0
+    assert "✓ quick loads (FunctionAgent)" in output
+    assert "✓ first event after 0.0" in output
+    assert "✓ it streams: 100 pieces of 6 to 7 characters (median 7) over " in output
+
+
+@pytest.mark.parametrize(
+    ("agent", "cause", "fix"),
+    [
+        ("whole", "nothing streams: all 23 characters came in one piece", "yield each piece as the model writes it"),
+        ("buffered", "its output is buffered: 12 pieces", "stream=True"),
+        ("blocks", "it blocks the event loop, for 0.", "asyncio.to_thread"),
+        ("silent", "it answers nothing", "yield text"),
+        ("keyless", "Set the `EXAMPLE_API_KEY` environment variable", "export EXAMPLE_API_KEY=… in this shell"),
+        ("raises", "ValueError: no luck", "run it alone"),
+        ("not_an_agent", "cannot run a int as an agent", ""),
+        ("missing", "has no 'missing'", ""),
+    ],
+)
+def test_an_agent_that_does_not(agents: str, agent: str, cause: str, fix: str) -> None:
+    code, output = examine(f"{agents}:{agent}")
+    assert code == 1
+    assert f"✗ {cause}" in output or cause in output.partition("✗")[2]
+    assert fix in output.partition("→")[2]
+
+
+def test_an_agent_that_is_too_slow(agents: str) -> None:
+    code, output = examine(f"{agents}:endless", "--timeout", "0.2")
+    assert code == 1
+    assert "the run passed timeout=0.2 s" in output
+    assert "raise --timeout" in output
+
+
+def test_a_module_that_does_not_import(tmp_path: Path) -> None:
+    (tmp_path / "old.py").write_text("from json import StreamingMode\n", encoding="utf-8")
+    code, output = examine(f"{tmp_path}/old.py:agent")
+    assert code == 1
+    assert "cannot import name 'StreamingMode'" in output
+    assert "upgrade the package" in output
+
+
+def test_the_place_is_examined(agents: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, output = examine(f"{agents}:quick", "--port", str(port), "--store", f"sqlite:///{tmp_path}/new.db")
+    assert code == 0  # a port in use is told, and no fault of the agent's
+    assert f"! port {port} of 127.0.0.1 is in use" in output
+    assert "new.db is writable" in output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["agents.py"]  # looking leaves nothing behind
+
+
+def test_a_store_that_cannot_be_opened_is_a_fault(agents: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.db").write_bytes(b"no database" * 100)
+    code, output = examine(f"{agents}:quick", "--store", f"sqlite:///{tmp_path}/broken.db")
+    assert code == 1
+    assert "✗ store sqlite:" in output
+
+
+@pytest.mark.parametrize(
+    ("failure", "fix"),
+    [
+        (RuntimeError("HTTP 401: invalid api key"), "set the provider's key: GOOGLE_API_KEY"),
+        (RuntimeError("models/x is not found or is not supported for generateContent"), "live-only model"),
+        (ConnectionError("Connection refused"), "endpoint cannot be reached"),
+        (AgentInvalid("agent module 'x' does not import: no module 'y'; install it"), "install the missing package"),
+        (RuntimeError("this model does not support streaming"), "streaming_mode=StreamingMode.NONE"),
+        (ExtraMissing("pip install 'gapless[adk]'"), ""),
+    ],
+)
+def test_causes_are_told_by_what_a_failure_says(failure: Exception, fix: str) -> None:
+    finding = diagnose_failure(failure)
+    assert finding.level == "bad"
+    assert fix in finding.fix
+    assert bool(finding.fix) == bool(fix)
+
+
+def test_the_cause_behind_a_failure_counts() -> None:
+    failure = RuntimeError("the model failed")
+    failure.__cause__ = RuntimeError("Your default credentials were not found")
+    assert "set the provider's key" in diagnose_failure(failure).fix
+
+
+def test_a_key_that_is_set_is_said_to_be_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXAMPLE_API_KEY", "x")
+    assert "is set, but the provider does not take it" in diagnose_failure(RuntimeError("401: EXAMPLE_API_KEY")).fix

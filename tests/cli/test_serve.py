@@ -1,0 +1,192 @@
+"""`gapless serve`: where it listens and for whom, how it ends, several processes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gapless.client import Cut, GaplessClient
+from gapless.events import RunFinishedEvent, TextMessageContentEvent
+
+KEY = "0123456789abcdef"
+
+
+def answers(url: str, **options: Any) -> httpx.Response:
+    return httpx.get(url, timeout=10, trust_env=False, **options)
+
+
+def test_serves_the_page_and_names_what_it_serves(server: Callable[..., Any], agents: str) -> None:
+    serving = server(f"{agents}:words", f"other={agents}:whole", "--port", "0", "--store", "memory://")
+    assert serving.banner["agents"] == "words, other"
+    assert serving.banner["store"] == "memory://"
+    assert answers(serving.url + "/health").json() == {"status": "ok"}
+    assert "text/html" in answers(serving.url + "/").headers["content-type"]
+    text = answers(serving.url + "/chat/stream", params={"query": "hi", "agent": "other"}).text
+    assert '{"text":"All of it in one piece."}' in text
+    assert serving.stop() == 0
+    assert serving.log.read_text() == ""
+
+
+def test_ctrl_c_ends_it_in_order_too(server: Callable[..., Any], agents: str) -> None:
+    serving = server(f"{agents}:words", "--port", "0", "--store", "memory://")
+    assert answers(serving.url + "/ready").status_code == 200
+    assert serving.stop(signal.SIGINT) == 0
+
+
+def test_other_names_are_refused_while_nobody_is_authenticated(server: Callable[..., Any], agents: str) -> None:
+    serving = server(f"{agents}:words", "--port", "0", "--store", "memory://")
+    assert answers(serving.url + "/health", headers={"host": "rebound.example"}).status_code == 403
+    assert answers(serving.url.replace("127.0.0.1", "localhost") + "/health").status_code == 200
+
+
+def test_refuses_to_listen_beyond_this_machine_without_authentication(run: Any, agents: str) -> None:
+    done = run("serve", f"{agents}:words", "--host", "0.0.0.0", "--port", "0")
+    assert done.returncode == 2
+    assert "set GAPLESS_API_KEYS=name=key, or add --insecure" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_listens_beyond_this_machine_with_keys(server: Callable[..., Any], agents: str) -> None:
+    arguments = (f"{agents}:words", "--host", "0.0.0.0", "--port", "0", "--store", "memory://")
+    serving = server(*arguments, env={"GAPLESS_API_KEYS": f"alice={KEY}"})
+    assert answers(serving.url + "/runs").status_code == 401
+    headers = {"authorization": f"Bearer {KEY}", "host": "any.name"}
+    assert answers(serving.url + "/runs", headers=headers).status_code == 200
+
+
+def test_listens_beyond_this_machine_when_told_that_it_is_insecure(server: Callable[..., Any], agents: str) -> None:
+    serving = server(f"{agents}:words", "--host", "0.0.0.0", "--port", "0", "--store", "memory://", "--insecure")
+    assert answers(serving.url + "/runs").status_code == 200
+    assert "Anyone who reaches this port" in serving.log.read_text()
+
+
+def test_a_short_key_is_refused(run: Any, agents: str) -> None:
+    done = run("serve", f"{agents}:words", env={"GAPLESS_API_KEYS": "short"})
+    assert (done.returncode, "shorter than 16" in done.stderr) == (2, True)
+
+
+def test_a_port_in_use_is_one_line_that_says_what_to_do(run: Any, agents: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("serve", f"{agents}:words", "--port", str(port), "--store", "memory://")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"Error: port {port} of 127.0.0.1 is in use: stop what listens there, or choose another with --port "
+        "(0: any free one)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "exit_code"),
+    [
+        (["--workers", "2", "--store", "memory://"], "needs a store that processes share", 2),
+        (["--store", "sqlite:////no/such/folder/x.db"], "the folder /no/such/folder does not exist", 1),
+        (["--host", "no.such.host.invalid", "--insecure"], "--host no.such.host.invalid", 2),
+    ],
+)
+def test_what_cannot_work_is_said_at_once(
+    run: Any, agents: str, arguments: list[str], message: str, exit_code: int
+) -> None:
+    done = run("serve", f"{agents}:words", *arguments)
+    assert message in done.stderr
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (exit_code, "", 1)
+
+
+def test_two_agents_of_one_name_are_refused(run: Any, agents: str) -> None:
+    done = run("serve", f"{agents}:words", f"words={agents}:ticks")
+    assert (done.returncode, "two agents are named 'words'" in done.stderr) == (2, True)
+
+
+async def test_sigterm_in_mid_answer_moves_the_clients_on_and_lets_the_run_finish(
+    server: Callable[..., Any], agents: str
+) -> None:
+    """The follower is told to reconnect at once, the run goes on to its end in the old process, and the follower reads
+    the rest from the next one: every word once."""
+    first = server(f"{agents}:ticks", "--port", "0", "--store", "sqlite:///gapless.db")
+    port = first.url.rpartition(":")[2]
+    cuts: list[Cut] = []
+    pieces: list[str] = []
+    second = None
+    async with GaplessClient(first.url, on_cut=cuts.append) as client:
+        run = await client.start("hi")
+        async for _, event in client.follow(run.id):
+            if isinstance(event, TextMessageContentEvent):
+                pieces.append(event.delta)
+            if len(pieces) == 5 and second is None:
+                second = asyncio.create_task(asyncio.to_thread(_restart, first, server, agents, port))
+        assert second is not None
+        assert await second == 0
+        assert isinstance(event, RunFinishedEvent)
+    assert "".join(pieces) == "".join(f"tick{number} " for number in range(100))
+    assert cuts
+    log = first.log.read_text()
+    assert "draining 1 runs" in log
+    assert "tick" not in log
+
+
+def _restart(first: Any, server: Callable[..., Any], agents: str, port: str) -> int:
+    code: int = first.stop()
+    server(f"{agents}:ticks", "--port", port, "--store", "sqlite:///gapless.db")
+    return code
+
+
+async def test_sigterm_closes_a_run_that_does_not_end_in_bounded_time(
+    server: Callable[..., Any], agents: str, run: Any
+) -> None:
+    serving = server(f"{agents}:endless", "--port", "0", "--store", "sqlite:///gapless.db", "--drain", "0.2")
+    async with GaplessClient(serving.url) as client:
+        started = await client.start("hi")
+        async for _, event in client.follow(started.id):
+            if isinstance(event, TextMessageContentEvent):
+                break
+    assert await asyncio.to_thread(serving.stop) == 0
+    followed = run("follow", started.id, "--store", "sqlite:///gapless.db")
+    assert followed.stdout.startswith("tick0 tick1 ")
+    assert "the worker stopped before the run had finished; ask again" in followed.stderr
+
+
+def test_debug_logs_name_runs_and_requests_and_never_what_was_said(server: Callable[..., Any], agents: str) -> None:
+    serving = server(f"{agents}:raises", "--port", "0", "--store", "memory://", "--log-level", "debug")
+    answer = answers(serving.url + "/chat/stream", params={"query": "a secret question"})
+    run_id = answer.headers["x-run-id"]
+    assert serving.stop() == 0
+    log = serving.log.read_text()
+    assert f" error gapless.run run={run_id} run {run_id}: agent raises raised ValueError at " in log
+    assert "GET /chat/stream HTTP" in log
+    assert "secret" not in log
+    assert "so far" not in log
+
+
+async def test_several_processes_serve_one_store(server: Callable[..., Any], agents: str) -> None:
+    serving = server(f"{agents}:words", "--port", "0", "--workers", "2", "--store", "sqlite:///gapless.db")
+    assert serving.banner["agents"] == "words"
+
+    async def ask() -> str:
+        async with GaplessClient(serving.url) as client:
+            run = await client.start("hi")
+        pieces = []
+        async with GaplessClient(serving.url) as client:  # a connection of its own: any of the processes may answer
+            async for _, event in client.follow(run.id):
+                if isinstance(event, TextMessageContentEvent):
+                    pieces.append(event.delta)
+        return "".join(pieces)
+
+    texts = await asyncio.gather(*(ask() for _ in range(20)))
+    assert set(texts) == {"".join(f"word{number} " for number in range(12))}
+    children = _children(serving.process.pid)
+    assert len(children) == 2
+    assert await asyncio.to_thread(serving.stop) == 0
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
+def _children(pid: int) -> list[str]:
+    """Its worker processes (multiprocessing's own helper ends a moment later)."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    return [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
