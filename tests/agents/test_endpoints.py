@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gapless import RunConfig, Runner, StreamingMode
+from gapless import RunConfig, Runner, StreamingMode, create_app
 from gapless.agents import adapt, local
 from gapless.agents.agui_endpoint import AGUIEndpoint
 from gapless.agents.base import RunContext
@@ -56,6 +56,9 @@ from gapless.events import (
 )
 from gapless.fold import Fold
 from gapless.run import Run
+from support.agui import check_order
+from support.rich import ANSWER, REASONING, rich
+from support.serving import serving
 from support.upstream import Reply, Request, sse, upstream
 
 KEY = "sk-a-secret-that-nobody-may-see"
@@ -674,6 +677,21 @@ async def test_what_is_not_ag_ui_is_said_to_be_that(reply: Reply) -> None:
         with pytest.raises(GaplessError, match="not an AG-UI") as error:
             await ask(up.url + "/ag-ui")
     assert error.value.code == ModelFailed.code
+
+
+# ------------------------------------------------------------------------------------------------- Gapless as a service
+
+
+@pytest.mark.parametrize(("protocol", "path"), [("openai", "/v1?model=rich"), ("ag-ui", "/ag-ui?agent=rich")])
+async def test_one_gapless_runs_anothers_agent(protocol: str, path: str) -> None:
+    with serving(create_app(Runner(agents={"rich": rich}))) as url:
+        fold, events = await ask(f"{protocol}+{url}{path}", "rich")
+    assert fold.text == ANSWER
+    reasoning = [one.content for one in fold.messages() if isinstance(one, ReasoningMessage)]
+    assert "".join(reasoning) == "".join(REASONING)
+    assert fold.finished is not None
+    assert sum(one.total_tokens or 0 for one in fold.finished.usage or ()) == 33
+    check_order(events)
 
 
 # -------------------------------------------------------------------------------------------------------- a real model

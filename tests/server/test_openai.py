@@ -380,6 +380,20 @@ async def _whole_frames(answer: httpx.Response) -> bytes:
     return head + end
 
 
+async def test_a_server_that_stops_is_no_end_of_the_answer() -> None:
+    """A clean end of file would be one for OpenAI's client."""
+    app = create_app(Runner(agents={"rich": rich}), drain_s=0)
+    with serving(app) as base:
+        async with AsyncOpenAI(base_url=base + "/v1", api_key="none", max_retries=0) as client:
+            chat = await client.chat.completions.create(model="rich", messages=ask("endless 1"), stream=True)
+            response = await client.responses.create(model="rich", input="endless 1", stream=True)
+            for stream in (chat, response):
+                with pytest.raises(openai.APIError, match="restarting") as error:
+                    async for _ in stream:
+                        app.state.runner.journals.loop.call_soon_threadsafe(app.state.streams.drain)
+                assert error.value.code == "reconnect"
+
+
 @pytest.mark.parametrize("kind", ["abrupt", "mid-frame", "clean"])
 def test_a_cut_response_goes_on_by_the_clients_own_resume(url: str, kind: Kind) -> None:
     with cutting(url, kind, cuts=10, seed=3) as proxy:
