@@ -4,46 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+
+from gapless.agents.base import AgentItem, RunContext
+from gapless.testing import Gate, ScriptedAgent
 
 
-class Gated:
-    """Yields its items one by one, each when the test lets it."""
+class Gated(ScriptedAgent):
+    """Yields its items one by one, each when the test lets it, and ends when it lets it once more."""
 
-    name = "gated"
-
-    def __init__(self, *items: Any) -> None:
+    def __init__(self, *items: AgentItem) -> None:
+        self._gate = Gate()
+        super().__init__(*(one for item in items for one in (self._gate, item)), self._gate, name="gated")
         self.items = items
         self.started = asyncio.Event()
         self.stopped = asyncio.Event()
-        self.runs = 0
-        self._gate = asyncio.Semaphore(0)
-        self._moved = asyncio.Condition()
-        self._at = -1
+        self.let = self._gate.let
 
     async def waits_for(self, position: int) -> None:
         """Until it has yielded `position` items and waits to be let on."""
-        async with self._moved:
-            await self._moved.wait_for(lambda: self._at >= position)
+        await self._gate.reached(position + 1)
 
-    def let(self, count: int = 1) -> None:
-        """Let the next `count` items go."""
-        for _ in range(count):
-            self._gate.release()
-
-    async def __call__(self, message: str) -> AsyncIterator[Any]:
-        self.runs += 1
+    async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
         self.started.set()
+        said = super().run(ctx)
         try:
-            for position, item in enumerate(self.items):
-                await self._wait(position)
+            async for item in said:
                 yield item
-            await self._wait(len(self.items))
         finally:
+            await said.aclose()  # type: ignore[attr-defined]  # an async generator
             self.stopped.set()
-
-    async def _wait(self, position: int) -> None:
-        async with self._moved:
-            self._at = position
-            self._moved.notify_all()
-        await self._gate.acquire()

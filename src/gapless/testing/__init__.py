@@ -1,0 +1,74 @@
+"""For tests of what you build with Gapless: agents and models that say what the test tells them, gates that set their
+pace, and a network that breaks on purpose. Nothing here sleeps unless it is told to, and nothing needs a key.
+
+    from gapless.testing import Gate, Reasoning, ScriptedAgent, ToolCall, words
+
+    gate = Gate()
+    agent = ScriptedAgent(Reasoning("Sums."), ToolCall("add", {"a": 1, "b": 2}, result=3), "It is ", gate, "3.")
+
+The same chunks make a model for a real Pydantic AI agent (`pydantic_ai_model`) or a real ADK agent (`adk_model`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gapless.errors import ExtraMissing
+from gapless.testing.cutter import CutKind, Cutter
+from gapless.testing.script import (
+    Chunk,
+    Delay,
+    Fail,
+    Gate,
+    NextTurn,
+    Output,
+    Reasoning,
+    ScriptedAgent,
+    Text,
+    ToolCall,
+    words,
+)
+
+if TYPE_CHECKING:
+    from gapless.testing.adk import ADKModel
+    from gapless.testing.pydantic_ai import PydanticAIModel
+
+__all__ = [
+    "Chunk",
+    "CutKind",
+    "Cutter",
+    "Delay",
+    "Fail",
+    "Gate",
+    "NextTurn",
+    "Output",
+    "Reasoning",
+    "ScriptedAgent",
+    "Text",
+    "ToolCall",
+    "adk_model",
+    "pydantic_ai_model",
+    "words",
+]
+
+
+def pydantic_ai_model(*chunks: Chunk) -> PydanticAIModel:
+    """A model for a Pydantic AI agent that says these chunks in every run: `Agent(pydantic_ai_model("Hello."))`.
+
+    Tool calls that stand side by side are the end of one response of the model; the agent then runs its own tools, and
+    the chunks after them answer its next request. `requests` is what the model was given. Raises `ExtraMissing`.
+    """
+    try:
+        from gapless.testing.pydantic_ai import PydanticAIModel
+    except ModuleNotFoundError as error:
+        raise ExtraMissing("pydantic_ai_model needs Pydantic AI: pip install 'gapless[pydantic-ai]'") from error
+    return PydanticAIModel(chunks)
+
+
+def adk_model(*chunks: Chunk) -> ADKModel:
+    """The same for an ADK agent: `LlmAgent(name="helper", model=adk_model("Hello."))`. Raises `ExtraMissing`."""
+    try:
+        from gapless.testing.adk import ADKModel
+    except ModuleNotFoundError as error:
+        raise ExtraMissing("adk_model needs Google ADK: pip install 'gapless[adk]'") from error
+    return ADKModel(chunks)
