@@ -162,6 +162,7 @@ def test_adks_calls_and_results_keep_their_order_and_run_once() -> None:
         adk({"text": "It "}, partial=True, id="e3"),
         adk({"text": "is."}, partial=True, id="e3"),
     ]
+    assert parts_of(events[:2]) == [Part(text="Let me look.")]
     assert parts_of(events) == [
         Part(text="Let me look."),
         Part(function_call=FunctionCall("c", "look", {"a": 1})),

@@ -126,6 +126,19 @@ async def test_output_that_an_agent_writes_as_text_is_read_as_any_type(
     assert seen[-1] == output
 
 
+async def test_output_written_as_text_is_read_from_the_latest_message() -> None:
+    async def agent(message: str) -> AsyncIterator[Any]:
+        yield "Let me look."
+        yield ToolCallStartEvent(tool_call_id="c", tool_call_name="look")
+        yield '{"x": 1, '
+        yield '"y": 2}'
+
+    async with Runner(agent) as runner, runner.run_stream("m", output_type=Point) as stream:
+        outputs = stream.stream_output()
+        assert await anext(outputs) == Point(1)
+        await outputs.aclose()
+
+
 async def test_output_of_another_type_is_an_error() -> None:
     async with Runner(saying('{"people": 3}')) as runner, runner.run_stream("m", output_type=City) as stream:
         with pytest.raises(OutputInvalid, match="not a City") as caught:

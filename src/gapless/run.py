@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -82,14 +82,14 @@ class Run:
             await journals.release(journal)
         return await self.record()
 
-    async def events(self, after: int = 0) -> AsyncIterator[Event]:
+    async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
         """Its events after position `after`, to the terminal one; from the store and then live.
 
         Raises `CursorExpired`, `StoreUnavailable`."""
         async for _, event in self.entries(after):
             yield event
 
-    async def entries(self, after: int = 0) -> AsyncIterator[tuple[int, Event]]:
+    async def entries(self, after: int = 0) -> AsyncGenerator[tuple[int, Event], None]:
         """Like `events`, each with its position."""
         journals = self._runner.journals
         journal = await journals.attach(self.id)
@@ -102,7 +102,7 @@ class Run:
             await journals.release(journal)
             self._runner.follower_left(self.id)
 
-    async def text(self, *, min_chars: int = 1, max_delay_ms: float | None = None) -> AsyncIterator[str]:
+    async def text(self, *, min_chars: int = 1, max_delay_ms: float | None = None) -> AsyncGenerator[str, None]:
         """The answer's text as it comes, at least `min_chars` characters at a time, held back at most `max_delay_ms`.
 
         Raises the run's `RunFailed` after the text that there was."""
@@ -124,7 +124,7 @@ class Run:
                     yield "".join(buffer)
                     buffer, size = [], 0
         finally:
-            await source.aclose()  # type: ignore[attr-defined]  # an async generator
+            await source.aclose()
         if size:
             yield "".join(buffer)
         _raise_for(terminal, self.id, "")
@@ -213,14 +213,14 @@ class RunStream(Generic[_OutputT]):
             raise RuntimeError("use `async with runner.run_stream(…) as stream`")
         return self._run
 
-    async def stream_text(self, *, delta: bool = False) -> AsyncIterator[str]:
+    async def stream_text(self, *, delta: bool = False) -> AsyncGenerator[str, None]:
         """The text so far each time it grows, or only what is new with `delta=True`. Raises the run's `RunFailed`."""
         text = ""
         async for piece in self.run.text():
             text += piece
             yield piece if delta else text
 
-    async def stream_output(self) -> AsyncIterator[_OutputT]:
+    async def stream_output(self) -> AsyncGenerator[_OutputT, None]:
         """The output each time that more of it is valid, the final one last. The longer it is, the more it grows from
         one to the next. Raises the run's `RunFailed`, or `OutputInvalid`."""
         growing = GrowingOutput(self._type)
@@ -257,7 +257,9 @@ def _raise_for(terminal: Event | None, run_id: str, text: str) -> None:
         raise error
 
 
-async def _until(events: AsyncIterator[Event], due: Callable[[], float | None]) -> AsyncIterator[Event | None]:
+async def _until(
+    events: AsyncGenerator[Event, None], due: Callable[[], float | None]
+) -> AsyncGenerator[Event | None, None]:
     """The events, and None each time that `due`, on the monotonic clock, has come before the next of them."""
     upcoming: asyncio.Task[Event] | None = None
     try:
@@ -278,8 +280,8 @@ async def _until(events: AsyncIterator[Event], due: Callable[[], float | None]) 
         if upcoming is not None:
             upcoming.cancel()
             await asyncio.wait({upcoming})
-        await events.aclose()  # type: ignore[attr-defined]  # an async generator
+        await events.aclose()
 
 
-async def _next(events: AsyncIterator[Event]) -> Event:
+async def _next(events: AsyncGenerator[Event, None]) -> Event:
     return await events.__anext__()
