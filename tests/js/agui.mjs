@@ -85,6 +85,14 @@ for (const cut of ALL) {
     return { whole: await done, starts, ...joined };
   });
 }
+define("agui.durable.none.client-tool", async (name) => {
+  const agent = agentFor(name, "none", "client-tool", durable());
+  const tools = [{ name: "locate", description: "Where the user is", parameters: { type: "object" } }];
+  const asked = await run(agent, { tools });
+  const call = agent.messages.flatMap((message) => message.toolCalls ?? [])[0];
+  agent.addMessage({ id: "found", role: "tool", toolCallId: call.id, content: "Zürich" });
+  return { asked, ...(await run(agent, { tools })) };
+});
 define("agui.durable.none.turns", async (name) => {
   const agent = agentFor(name, "none", "one", durable());
   await run(agent);

@@ -93,10 +93,24 @@ for (const [version, ai] of [["ai6", ai6], ["ai7", ai7]]) {
       });
     }
   }
+  define(`${version}.durable.none.client-tool`, async (name) => {
+    const chat = new TestChat("none", {
+      id: name,
+      fetch: durable(),
+      sendAutomaticallyWhen: ai.lastAssistantMessageIsCompleteWithToolCalls,
+      onToolCall: ({ toolCall: { toolName, toolCallId } }) => {
+        void chat.addToolOutput({ tool: toolName, toolCallId, output: "Zürich" });
+      },
+    });
+    await chat.sendMessage({ text: "client-tool" });
+    await until(() => chat.finished.length === 2);
+    await sleep(30); // one that sends again by itself would do so now
+    return { ...(await chat.report()), requests: chat.finished.length };
+  });
   for (const cut of CUTS) {
     // What an application without our fetch can do: join again whenever an answer has no finish reason.
     define(`${version}.resume.${cut}.rich`, async (name) => {
-      const chat = await ask(name, cut, "rich 8"); // still active when it has been cut for the last time
+      const chat = await ask(name, cut, "rich 12"); // still active when it has been cut for the last time
       let joins = 0;
       while (chat.finished.at(-1).finishReason === undefined && joins < 50) {
         joins += 1;

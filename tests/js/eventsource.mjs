@@ -28,7 +28,7 @@ for (const cut of ALL) {
     const { id } = await post(`${urls.none}/runs`, { message: "rich 4", session_id: name, run_id: `${name}-run` });
     let text = "";
     const ids = await listen(
-      `${urls[cut]}/runs/${id}/events?merge=0`,
+      `${urls[cut]}/runs/${id}/events`,
       (data) => {
         const event = JSON.parse(data);
         if (event.type === "TEXT_MESSAGE_CONTENT") text += event.delta;
@@ -39,7 +39,7 @@ for (const cut of ALL) {
   });
   define(`eventsource.native.${cut}.chat`, async (name) => {
     let text = "";
-    const query = new URLSearchParams({ query: "rich 25", session_id: name });
+    const query = new URLSearchParams({ query: "rich 4", session_id: name });
     const ids = await listen(
       `${urls[cut]}/chat/stream?${query}`,
       (data) => (text += data === "[DONE]" ? "" : (JSON.parse(data).text ?? "")),

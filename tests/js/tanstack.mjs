@@ -67,12 +67,13 @@ define("tanstack.native.none.cut-at-the-end", async (name) => {
     const body = response.body?.pipeThrough(
       new TransformStream({
         transform(chunk, controller) {
+          const passed = seen.length;
           seen += decoder.decode(chunk, { stream: true });
-          const at = seen.indexOf("\n\n", seen.indexOf('"RUN_FINISHED"'));
-          if (cut || !seen.includes('"RUN_FINISHED"') || at < 0) return controller.enqueue(chunk);
+          const last = seen.indexOf('"RUN_FINISHED"');
+          if (cut || last < 0) return controller.enqueue(chunk);
           cut += 1;
-          controller.enqueue(new TextEncoder().encode(seen.slice(0, at + 2).split("\n\n").slice(-2).join("\n\n")));
-          controller.error(new TypeError("terminated"));
+          controller.enqueue(new TextEncoder().encode(seen.slice(passed, seen.indexOf("\n\n", last) + 2)));
+          setTimeout(() => controller.error(new TypeError("terminated")), 20); // an error drops what was not read yet
         },
       }),
     );

@@ -1,14 +1,15 @@
-"""The vendors' own JavaScript clients against a real server, through a network that cuts every answer."""
+"""The vendors' own JavaScript clients against a real server, through a network that cuts every answer.
+
+The scripts beside this file run the clients and report what each made of the stream; here stands what it must be.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,5 +20,354 @@ from gapless.runner import Runner
 from gapless.server import create_app
 from support import node
 from support.proxy import cutting
-from support.rich import ANSWER, ARGUMENTS, CLOSING, REASONING, RESULT, TEXT, rich
+from support.rich import ANSWER, ARGUMENTS, BEAT, CLOSING, REASONING, RESULT, TEXT, rich
 from support.serving import serving
+
+HERE = Path(__file__).parent
+CUTS = ("abrupt", "mid-frame", "clean")
+ALL = ("none", *CUTS)
+CUTS_PER_ANSWER = 10
+SCRIPT_S_MAX = 60
+ENDLESS = "".join(f"{n} " for n in range(100_000))
+APPROVED = "May I? " + "".join(CLOSING)
+
+
+class Network:
+    """A server and, before it, one proxy for each kind of cut."""
+
+    def __init__(self, url: str, proxies: Mapping[str, Any]) -> None:
+        self.url = url
+        self.proxies = proxies
+
+    def run(self, script: str, report: Path) -> dict[str, Any]:
+        """What a script's cases came to, by their names."""
+        urls = {"none": self.url} | {kind: proxy.url for kind, proxy in self.proxies.items()}
+        env = {**os.environ, "GAPLESS_TEST": json.dumps({"urls": urls, "report": str(report)})}
+        command = [node.NODE, str(HERE / f"{script}.mjs")]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=SCRIPT_S_MAX, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        results: dict[str, Any] = json.loads(report.read_text())["results"]
+        failed = {name: result["failed"] for name, result in results.items() if "failed" in result}
+        assert not failed, failed
+        return results
+
+    def cuts(self, kind: str, session: str) -> list[int]:
+        """How often each run of a session was cut."""
+        runs = httpx.get(f"{self.url}/runs", params={"session_id": session}).json()["runs"]
+        return [self.proxies[kind].cuts[run["id"]] for run in runs]
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    node.install(HERE)
+    with contextlib.ExitStack() as stack:
+        url = stack.enter_context(serving(create_app(Runner(rich))))
+        kinds: dict[str, Any] = {}
+        for kind in CUTS:
+            kinds[kind] = stack.enter_context(cutting(url, kind, cuts=CUTS_PER_ANSWER))
+        yield Network(url, kinds)
+
+
+def _reports(script: str) -> Any:
+    """A fixture: the script's report, made once."""
+
+    @pytest.fixture(scope="module", name=script)
+    def report(network: Network, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+        return network.run(script, tmp_path_factory.mktemp(script) / "report.json")
+
+    return report
+
+
+aisdk, agui, tanstack, openai, eventsource, react, durable = map(
+    _reports, ["aisdk", "agui", "tanstack", "openai", "eventsource", "react", "durable"]
+)
+
+
+# -- the AI SDK -------------------------------------------------------------------------------------------------------
+
+VERSIONS = ("ai6", "ai7")
+
+
+def is_whole_ui_message(told: dict[str, Any]) -> None:
+    assert told["text"] == ANSWER
+    assert told["reasoning"] == "".join(REASONING)
+    (call,) = told["tools"]
+    assert call["type"] == "tool-weather"
+    assert call["state"] == "output-available"
+    assert call["input"] == json.loads("".join(ARGUMENTS))
+    assert call["output"] == json.loads(RESULT)
+    assert [part["data"] for part in told["others"] if part["type"] == "data-beat"] == list(range(0, len(TEXT), BEAT))
+    rest = [part for part in told["others"] if part["type"] != "data-beat"]
+    others = {part["type"]: part for part in rest}
+    assert others["data-state"]["data"] == {"stage": "plan", "notes": []}
+    assert others["data-step"]["data"] == {"name": "plan", "status": "finished"}
+    assert others["data-progress"]["data"] == {"percent": 50}
+    assert others["source-url"]["url"] == "https://example.org/"
+    assert others["file"]["mediaType"] == "text/plain"
+    assert len(others) == len(rest), "a part came twice"
+    assert told["metadata"]["usage"] == {"inputTokens": 11, "outputTokens": 22, "totalTokens": 33}
+    assert told["steps"] == 2
+    assert told["open"] == 0
+    assert told["valid"]
+    assert [message["role"] for message in told["messages"]] == ["user", "assistant"]
+    assert told["finishReason"] == "stop"
+    assert told["status"] == "ready"
+
+
+@pytest.mark.parametrize("cut", ALL)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_ai_sdk_over_the_durable_fetch(network: Network, aisdk: dict[str, Any], version: str, cut: str) -> None:
+    name = f"{version}.durable.{cut}"
+    is_whole_ui_message(aisdk[f"{name}.rich"])
+    told = aisdk[f"{name}.error"]
+    assert told["text"] == "".join(TEXT)
+    assert (told["isError"], told["status"], told["open"], told["valid"]) == (True, "error", 0, True)
+    assert told["metadata"]["error"]["code"] == "agent_failed"
+    assert "secret" not in told["error"]
+    told = aisdk[f"{name}.cancel"]
+    assert len(told["text"]) > 3000
+    assert ENDLESS.startswith(told["text"])
+    assert (told["status"], told["open"], "finishReason" in told) == ("ready", 0, False)
+    if cut != "none":
+        assert network.cuts(cut, f"{name}.rich") == [CUTS_PER_ANSWER]
+
+
+@pytest.mark.parametrize("cut", ALL)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_ai_sdk_approvals(network: Network, aisdk: dict[str, Any], version: str, cut: str) -> None:
+    for approved, state in ((True, "output-available"), (False, "output-denied")):
+        name = f"{version}.durable.{cut}.approve-{json.dumps(approved)}"
+        told = aisdk[name]
+        assert told["text"] == APPROVED
+        (call,) = told["tools"]
+        assert call["state"] == state
+        assert call.get("output") == (json.loads(RESULT) if approved else None)
+        assert (told["finishReason"], told["valid"], told["requests"]) == ("stop", True, 2)
+        assert len(told["messages"]) == 2, "the run goes on in the same message"
+        if cut != "none":
+            assert min(network.cuts(cut, name)) >= 2
+
+
+@pytest.mark.parametrize("cut", ALL)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_ai_sdk_plain_sees_a_cut_for_what_it_is(aisdk: dict[str, Any], version: str, cut: str) -> None:
+    told = aisdk[f"{version}.plain.{cut}.rich"]
+    if cut == "none":
+        return is_whole_ui_message(told)
+    assert ANSWER.startswith(told["text"])
+    assert told["text"] != ANSWER
+    assert "finishReason" not in told
+    assert told["isError"] == (cut == "abrupt")
+    return None
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_ai_sdk_joins_again_by_itself(network: Network, aisdk: dict[str, Any], version: str, cut: str) -> None:
+    told = aisdk[f"{version}.resume.{cut}.rich"]
+    is_whole_ui_message(told)
+    assert told["joins"] == CUTS_PER_ANSWER
+    assert network.cuts(cut, f"{version}.resume.{cut}.rich") == [CUTS_PER_ANSWER]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_ai_sdk_conversation(aisdk: dict[str, Any], version: str) -> None:
+    told = aisdk[f"{version}.durable.none.turns"]
+    assert (told["first"], told["second"], told["third"]) == ("1:one", "3:two", "3:two")
+    assert [message["role"] for message in told["messages"]] == ["user", "assistant"] * 2
+    told = aisdk[f"{version}.durable.none.hang-up"]
+    assert ENDLESS.startswith(told["text"])
+    assert len(told["messages"]) == told["kept"] == 2, "what is joined again replaces what was there"
+    told = aisdk[f"{version}.durable.none.nothing-active"]
+    assert (told["status"], told["messages"]) == ("ready", [])
+    told = aisdk[f"{version}.durable.none.refused"]
+    assert told["isError"]
+    assert "session id" in told["error"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_ai_sdk_tools_of_the_client(aisdk: dict[str, Any], version: str) -> None:
+    told = aisdk[f"{version}.durable.none.client-tool"]
+    assert told["text"] == "Where are you? Zürich it is."
+    (call,) = told["tools"]
+    assert (call["input"], call["output"]) == ({"precise": True}, "Zürich")
+    assert (told["requests"], len(told["messages"]), told["valid"]) == (2, 2, True)
+
+
+@pytest.mark.parametrize("cut", ALL)
+def test_use_chat_resumes_on_a_new_page(network: Network, react: dict[str, Any], cut: str) -> None:
+    name = f"react.durable.{cut}.resume"
+    told = react[name]
+    assert 300 < told["seen"] < len(ANSWER)
+    assert (told["text"], told["status"], told["roles"]) == (ANSWER, "ready", ["assistant"])
+    if cut != "none":
+        assert network.cuts(cut, name) == [CUTS_PER_ANSWER]
+
+
+def test_use_chat_stops(react: dict[str, Any]) -> None:
+    assert react["react.durable.none.nothing-to-resume"]["count"] == 0
+    assert ENDLESS.startswith(react["react.durable.none.stop"]["text"])
+
+
+# -- AG-UI ------------------------------------------------------------------------------------------------------------
+
+
+def is_whole_thread(told: dict[str, Any]) -> None:
+    assert told["text"] == ANSWER
+    assert told["reasoning"] == "".join(REASONING)
+    assert told["tools"] == [{"name": "weather", "arguments": "".join(ARGUMENTS)}]
+    assert told["results"] == [RESULT]
+    assert told["activities"] == [{"found": 2}]
+    assert told["state"] == {"stage": "tell", "notes": []}
+    assert (told["first"], told["last"], told["outcome"]) == ("RUN_STARTED", "RUN_FINISHED", "success")
+    assert "runError" not in told
+
+
+@pytest.mark.parametrize("cut", ALL)
+def test_http_agent_over_the_durable_fetch(network: Network, agui: dict[str, Any], cut: str) -> None:
+    name = f"agui.durable.{cut}"
+    is_whole_thread(agui[f"{name}.rich"])
+    told = agui[f"{name}.error"]
+    assert told["text"] == "".join(TEXT)
+    assert (told["last"], told["runError"]["code"]) == ("RUN_ERROR", "agent_failed")
+    assert "secret" not in told["runError"]["message"]
+    told = agui[f"{name}.cancel"]
+    assert ENDLESS.startswith(told["text"])
+    assert len(told["text"]) > 3000
+    assert told["outcome"] == "cancelled"
+    told = agui[f"{name}.approve"]
+    assert (told["asked"]["outcome"], told["asked"]["interrupts"]) == ("interrupt", 1)
+    assert (told["text"], told["results"], told["interrupts"]) == (APPROVED, [RESULT], 0)
+    assert (told["outcome"], "runError" in told) == ("success", False)
+    if cut != "none":
+        assert network.cuts(cut, f"{name}.rich") == [CUTS_PER_ANSWER]
+        assert network.cuts(cut, f"{name}.cancel") == [CUTS_PER_ANSWER]
+
+
+@pytest.mark.parametrize("cut", ALL)
+def test_http_agent_joins_late(network: Network, agui: dict[str, Any], cut: str) -> None:
+    told = agui[f"agui.durable.{cut}.join"]
+    is_whole_thread(told)
+    is_whole_thread(told["whole"])
+    assert told["starts"][:3] == ["RUN_STARTED", "MESSAGES_SNAPSHOT", "STATE_SNAPSHOT"]
+    assert set(told["starts"][3:5]) == {"REASONING_START", "TEXT_MESSAGE_START"}, "what is open is opened again"
+    assert "REASONING_MESSAGE_CONTENT" not in told["starts"], "what has been said comes in the snapshot alone"
+    assert told["roles"] == told["whole"]["roles"]
+    if cut != "none":
+        assert network.cuts(cut, f"agui.durable.{cut}.join")[0] >= 3
+
+
+@pytest.mark.parametrize("cut", ALL)
+def test_http_agent_plain_sees_a_cut_for_what_it_is(agui: dict[str, Any], cut: str) -> None:
+    told = agui[f"agui.plain.{cut}.rich"]
+    if cut == "none":
+        return is_whole_thread(told)
+    assert ANSWER.startswith(told["text"])
+    assert "outcome" not in told
+    assert ("runError" in told) == (cut != "clean")
+    return None
+
+
+def test_http_agent_conversation(agui: dict[str, Any]) -> None:
+    told = agui["agui.durable.none.turns"]
+    assert told["text"] == "1:one3:two"
+    assert told["other"]["text"] == "1:one3:two5:three", "another thread's history comes with the request"
+    assert agui["agui.durable.none.abort"] == {"last": "RUN_ERROR", "status": "running"}
+    assert "HTTP 422" in agui["agui.durable.none.refused"]["runError"]["message"]
+    told = agui["agui.durable.none.client-tool"]
+    assert (told["text"], told["results"]) == ("Where are you? Zürich it is.", ["Zürich"])
+
+
+@pytest.mark.parametrize("cut", ALL)
+def test_tanstack_resumes_by_itself(network: Network, tanstack: dict[str, Any], cut: str) -> None:
+    for name in (f"tanstack.native.{cut}.rich", f"tanstack.durable.{cut}.rich"):
+        told = tanstack[name]
+        assert told["text"] == ANSWER
+        assert told["reasoning"] == "".join(REASONING)
+        assert told["tools"] == [{"name": "weather", "arguments": "".join(ARGUMENTS)}]
+        assert told["results"] == [RESULT]
+        assert (told["status"], "error" in told) == ("ready", False)
+        if cut != "none":
+            assert network.cuts(cut, name) == [CUTS_PER_ANSWER]
+    told = tanstack[f"tanstack.native.{cut}.error"]
+    assert (told["text"], told["status"]) == ("".join(TEXT), "error")
+    told = tanstack[f"tanstack.native.{cut}.cancel"]
+    assert ENDLESS.startswith(told["text"])
+    assert (len(told["text"]) > 3000, told["status"]) == (True, "ready")
+    told = tanstack[f"tanstack.native.{cut}.join"]
+    assert told["text"] == told["asked"]["text"] == ANSWER
+
+
+def test_tanstack_cut_after_the_last_event(tanstack: dict[str, Any]) -> None:
+    told = tanstack["tanstack.native.none.cut-at-the-end"]
+    assert (told["cut"], told["text"], told["status"], "error" in told) == (1, "1:hello", "ready", False)
+    assert tanstack["tanstack.native.none.turns"]["text"] == "1:one3:two"
+
+
+# -- OpenAI -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", ALL)
+def test_openai_over_the_durable_fetch(network: Network, openai: dict[str, Any], cut: str) -> None:
+    told = openai[f"openai.durable.{cut}.chat-rich"]
+    assert (told["text"], told["finishReason"]) == (ANSWER, "stop")
+    assert (told["usage"]["total_tokens"], "error" in told) == (33, False)
+    if cut != "none":
+        assert network.proxies[cut].cuts[told["id"].removeprefix("chatcmpl-")] == CUTS_PER_ANSWER
+    told = openai[f"openai.durable.{cut}.chat-error"]
+    assert told["text"] == "".join(TEXT)
+    assert told["error"]["name"] == "APIError"
+    assert "secret" not in told["error"]["message"]
+    told = openai[f"openai.durable.{cut}.responses-rich"]
+    assert (told["text"], told["last"]) == (ANSWER, "response.completed")
+    if cut != "none":
+        assert network.proxies[cut].cuts[told["id"].removeprefix("resp_")] == CUTS_PER_ANSWER
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_openai_resumes_responses_by_number(network: Network, openai: dict[str, Any], cut: str) -> None:
+    told = openai[f"openai.native.{cut}.responses-rich"]
+    assert (told["text"], told["last"]) == (ANSWER, "response.completed")
+    assert network.proxies[cut].cuts[told["id"].removeprefix("resp_")] == CUTS_PER_ANSWER
+
+
+@pytest.mark.parametrize("cut", ALL)
+def test_openai_plain_sees_a_cut_for_what_it_is(openai: dict[str, Any], cut: str) -> None:
+    chat, responses = openai[f"openai.plain.{cut}.chat-rich"], openai[f"openai.plain.{cut}.responses-rich"]
+    assert ANSWER.startswith(chat["text"])
+    assert ANSWER.startswith(responses["text"])
+    assert ("finishReason" in chat) == (cut == "none") == (responses["last"] == "response.completed")
+    assert ("error" in chat) == (cut in ("abrupt", "mid-frame")) == ("error" in responses)
+
+
+# -- EventSource and the durable fetch itself -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", ALL)
+def test_event_source_resumes_by_itself(network: Network, eventsource: dict[str, Any], cut: str) -> None:
+    for name in (f"eventsource.native.{cut}.rich", f"eventsource.native.{cut}.chat"):
+        assert eventsource[name] == {"text": ANSWER, "unique": True}
+        if cut != "none":
+            assert network.cuts(cut, name) == [CUTS_PER_ANSWER]
+
+
+@pytest.mark.parametrize("cut", ALL)
+@pytest.mark.parametrize("wire", ["ag-ui", "vercel", "text"])
+def test_durable_fetch_gives_every_byte_once(network: Network, durable: dict[str, Any], wire: str, cut: str) -> None:
+    name = f"durable.{wire}.{cut}.bytes"
+    assert durable[name]["same"], durable[name]
+    if cut != "none":
+        assert network.cuts(cut, name) == [CUTS_PER_ANSWER]
+
+
+def test_durable_fetch_aborts_fails_and_gives_up(durable: dict[str, Any]) -> None:
+    for cut in ALL:
+        assert durable[f"durable.abort.{cut}.read"] == {"error": "enough"}
+    told = durable["durable.none.none.passes-errors-on"]
+    assert (told["status"], told["body"]["error"]["code"]) == (404, "run_not_found")
+    assert durable["durable.none.none.passes-json-on"] == {"status": "ok"}
+    assert durable["durable.none.none.aborted-before"] == {"error": "no"}
+    told = durable["durable.none.none.gives-up"]
+    assert (told["name"], told["cause"], told["calls"]) == ("TypeError", "connection_lost", 1 + 4)
+    assert durable["durable.none.none.refused-later"] == {"typed": True, "status": 404, "code": "run_not_found"}
+    assert durable["durable.none.none.cancel"] == {"status": "cancelled"}

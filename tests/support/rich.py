@@ -24,6 +24,7 @@ from gapless.events import (
     ToolCallEndEvent,
     ToolCallResultEvent,
     ToolCallStartEvent,
+    ToolMessage,
 )
 
 REASONING = [f"thought {n}, " for n in range(40)] + ["so — 考える 🤔"]
@@ -31,6 +32,8 @@ TEXT = ["Hello,\n\n", 'a "quoted" line\n', "data: not a frame\n\n", "id: 7\n"] +
     f"word{n} ünïcödé 🦉 {'x' * (n % 7)}\n" for n in range(150)
 ]
 CLOSING = [f"and {n}. " for n in range(60)]
+BEAT = 5
+"""After so many deltas comes an event of another kind, so that a text that is caught up with still has many frames."""
 ARGUMENTS = ['{"ci', 'ty": "Zü', 'rich \\u2603"', ', "days": [1, 2', ", 3]}"]
 RESULT = '{"degrees":21,"sky":"clear ☀"}'
 ANSWER = "".join(TEXT) + "".join(CLOSING)
@@ -38,7 +41,8 @@ ANSWER = "".join(TEXT) + "".join(CLOSING)
 
 async def rich(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
     """`rich`: everything. `error`: some text, then it fails. `endless`: text until it is cancelled. `approve`: asks
-    before it calls its tool. Anything else: an echo. A number after it is the pause between deltas, in milliseconds."""
+    before it calls its tool. `client-tool`: calls a tool of the client's. Anything else: an echo. A number after it is
+    the pause between deltas, in milliseconds."""
     what, _, pace_ms = message.partition(" ")
     pause_s = float(pace_ms or 0) / 1000
     async for item in _SCRIPTS.get(what, _echo)(message, ctx):
@@ -47,8 +51,20 @@ async def rich(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
 
 
 async def _echo(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
-    said = [one.content for one in ctx.messages if isinstance(one.content, str)]
-    yield f"{len(said)}:{message}"
+    results = [one for one in ctx.messages if isinstance(one, ToolMessage)]
+    if results and not message:
+        yield f"{results[-1].content} it is."
+    else:
+        yield f"{len(ctx.messages)}:{message}"
+
+
+async def _client_tool(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
+    id = f"{ctx.run_id}-c"
+    yield "Where are you? "
+    yield ToolCallStartEvent(tool_call_id=id, tool_call_name="locate")
+    yield ToolCallArgsEvent(tool_call_id=id, delta='{"precise":')
+    yield ToolCallArgsEvent(tool_call_id=id, delta="true}")
+    yield ToolCallEndEvent(tool_call_id=id)
 
 
 async def _rich(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
@@ -60,8 +76,10 @@ async def _rich(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
         yield ReasoningMessageContentEvent(message_id=thinking, delta=delta)
     yield ReasoningMessageEndEvent(message_id=thinking)
     yield StepFinishedEvent(step_name="plan")
-    for delta in TEXT:
+    for position, delta in enumerate(TEXT):
         yield delta
+        if position % BEAT == 0:
+            yield CustomEvent(name="beat", value=position)
     async for event in _call(f"{ctx.run_id}-c"):
         yield event
     yield StateDeltaEvent(delta=[{"op": "replace", "path": "/stage", "value": "tell"}])
@@ -117,4 +135,4 @@ async def _approve(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
         yield delta
 
 
-_SCRIPTS = {"rich": _rich, "error": _error, "endless": _endless, "approve": _approve}
+_SCRIPTS = {"rich": _rich, "error": _error, "endless": _endless, "approve": _approve, "client-tool": _client_tool}
