@@ -53,6 +53,7 @@ from gapless.events import (
     text_of,
 )
 from gapless.journals.contract import RunStatus
+from gapless.journals.journal import WINDOW_EVENTS
 from gapless.journals.memory import Memory, MemoryStore
 from support.agents import Gated
 from support.agui import check_order
@@ -739,7 +740,7 @@ async def test_a_slow_follower_costs_a_cursor(store: str):
         pieces = [await anext(follower)]
         await agent_done.wait()
         journal = runner.journals._journals[run.id]
-        assert len(journal._window) <= 2 * 512
+        assert len(journal._window) <= 2 * WINDOW_EVENTS
         assert len(journal._waiters) <= 1
         pieces += [piece async for piece in follower]
         assert "".join(pieces) == "".join(f"{n}," for n in range(count))

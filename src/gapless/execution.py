@@ -42,7 +42,9 @@ from gapless.events import (
 from gapless.fold import Fold
 from gapless.journals.contract import RunEnd, RunRecord, RunStatus, Turn
 from gapless.journals.journal import Journal
+from gapless.metrics import Metrics
 from gapless.recorder import Recorder
+from gapless.tracing import run_span
 
 __all__ = ["Execution", "end_of"]
 
@@ -66,6 +68,7 @@ class Execution:
         recorder: Recorder,
         make_context: Callable[[Callable[[list[Interrupt]], Awaitable[list[ResumeEntry]]]], Awaitable[RunContext]],
         take_turn: Callable[[], Coroutine[Any, Any, None]],
+        metrics: Metrics,
     ) -> None:
         self.record = record
         self.journal = journal
@@ -78,6 +81,8 @@ class Execution:
         self._make_context = make_context
         self._take_turn = take_turn
         self._recorder = recorder
+        self._metrics = metrics
+        self._span = run_span(record)
         self._stop: asyncio.Future[GaplessError | None] = asyncio.get_running_loop().create_future()
         self._answers: asyncio.Future[list[ResumeEntry]] | None = None
         self._attention = asyncio.Event()
@@ -117,12 +122,19 @@ class Execution:
         except StoreUnavailable as error:
             failure = error
         if not self._owned:
+            self._count("fenced", None)
             return
         self._end(failure)
+        self._count("finished" if failure is None else failure.code, failure)
         try:
             await self.journal.drain()
         except StoreUnavailable as error:
             log.error("run %s: its end is not written yet: %s", self.record.id, error)
+
+    def _count(self, outcome: str, failure: GaplessError | None) -> None:
+        self._metrics.run_ended(self.record.agent, outcome)
+        self._metrics.event_gap_s.observe(self.journal.gap_max_s)
+        self._span.end(self.journal.appended, failure)
 
     async def _execute(self) -> GaplessError | None:
         """What the run failed with, or None for success."""
@@ -150,16 +162,22 @@ class Execution:
         if self.journal.appended > 1:  # more than RUN_STARTED: another worker had begun
             self._recorder.restart(ctx.messages)
         journal, add = self.journal, self._recorder.add
-        stream = self._agent.run(ctx)
-        try:
-            async for item in stream:
-                add(item)
-                if journal.full:
-                    await journal.drain()
-        finally:
-            close = getattr(stream, "aclose", None)
-            if close is not None:
-                await close()
+        began: float | None = time.monotonic()
+        with self._span.current():
+            stream = self._agent.run(ctx)
+            try:
+                async for item in stream:
+                    add(item)
+                    if began is not None:
+                        self._metrics.first_event_s.observe(time.monotonic() - began)
+                        self._span.first_event()
+                        began = None
+                    if journal.full:
+                        await journal.drain()
+            finally:
+                close = getattr(stream, "aclose", None)
+                if close is not None:
+                    await close()
 
     async def _supervise(self, pump: asyncio.Task[None]) -> _Stopped | None:
         """Wait for the agent's end, a stop or a deadline. Nothing here is paid per event."""

@@ -57,6 +57,7 @@ from gapless.execution import Execution, end_of
 from gapless.journals import open_store
 from gapless.journals.contract import RunRecord, RunRequest, RunStatus, SessionRecord, Store, WorkerFenced
 from gapless.journals.journal import PAGE_EVENTS, Journal, Journals
+from gapless.metrics import Metrics
 from gapless.recorder import Recorder
 from gapless.run import Run, RunStream
 
@@ -126,8 +127,13 @@ class Runner:
         self.config = config or RunConfig()
         self.limits = limits or Limits()
         self.store = open_store(store)
+        self.metrics = Metrics()
         self.journals = Journals(
-            self.store, on_refused=self._on_refused, on_command=self._on_command, on_fenced=self._on_fenced
+            self.store,
+            on_refused=self._on_refused,
+            on_command=self._on_command,
+            on_fenced=self._on_fenced,
+            metrics=self.metrics,
         )
         self.worker_id = ""
         self.executions: dict[str, Execution] = {}
@@ -334,7 +340,7 @@ class Runner:
             if record.status is RunStatus.QUEUED:
                 await self._take_turn(record, interrupt=config.on_busy == "interrupt")
 
-        execution = Execution(record, journal, agent, config, recorder, make_context, take_turn)
+        execution = Execution(record, journal, agent, config, recorder, make_context, take_turn, self.metrics)
         self.executions[record.id] = execution
         self._tasks[record.id] = asyncio.create_task(self._execute(execution), name=f"gapless-execution-{record.id}")
 
@@ -481,7 +487,12 @@ class Runner:
     # -- sessions ---------------------------------------------------------------------------------------------------
 
     async def create_session(
-        self, session_id: str | None = None, *, user_id: str = _ANONYMOUS, state: dict[str, Any] | None = None
+        self,
+        session_id: str | None = None,
+        *,
+        user_id: str = _ANONYMOUS,
+        state: dict[str, Any] | None = None,
+        agent: str | None = None,
     ) -> SessionRecord:
         """A new session, or the one that has the id already. Raises `SessionNotFound` when that is another user's."""
         await self.open()
@@ -489,7 +500,12 @@ class Runner:
         session_id = _checked_id(session_id, "session") or new_id()
         session = await self.store.create_session(
             SessionRecord(
-                id=session_id, user_id=user_id, agent=self.app_name, created_at=now, updated_at=now, state=state or {}
+                id=session_id,
+                user_id=user_id,
+                agent=agent or self.app_name,
+                created_at=now,
+                updated_at=now,
+                state=state or {},
             )
         )
         if session.user_id != user_id:
@@ -616,6 +632,7 @@ class Runner:
                 recorder.resume(decode_event(event))
             after += len(events)
             await asyncio.sleep(0)
+        self.metrics.runs_taken_over += 1
         agent = self.agents.get(record.agent)
         wanted = record.config is not None and record.config.on_worker_lost == "restart"
         if wanted and agent is not None and recorder.fold.restarts < RESTARTS_MAX and not self._draining:
@@ -635,6 +652,7 @@ class Runner:
 
     async def _register_again(self) -> None:
         """Another worker has taken this one's runs (it had been stopped for too long): start anew under a new id."""
+        self.metrics.leases_lost += 1
         log.warning("worker %s lost its lease; its runs were closed by another", self.worker_id)
         self._on_fenced()
         self.worker_id = new_id()

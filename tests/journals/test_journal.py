@@ -21,6 +21,8 @@ WAIT_S = 10.0
 class DoubtfulStore(MemoryStore):
     """A store that takes its time, or fails, when told to."""
 
+    commit_interval_s = 0.0  # what is appended is at the store when the loop has gone round
+
     def __init__(self, memory: Memory | None = None, clock: Clock | None = None) -> None:
         super().__init__(memory, monotonic=clock or Clock())
         self.open_gate = asyncio.Event()

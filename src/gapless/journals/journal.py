@@ -14,12 +14,13 @@ from collections.abc import Callable, Collection
 
 from gapless.errors import GaplessError, RunNotFound, StoreCorrupt, StoreUnavailable
 from gapless.journals.contract import Append, RunEnd, RunStatus, Store, WorkerFenced
+from gapless.metrics import Metrics
 
 __all__ = ["Follower", "Journal", "Journals", "Slice"]
 
-WINDOW_EVENTS = 512
+WINDOW_EVENTS = 256
 """Accepted events that a journal keeps at hand; at most twice as many before the older half goes."""
-WINDOW_BYTES_MAX = 1024 * 1024
+WINDOW_BYTES_MAX = 256 * 1024
 """Bytes of accepted events kept at hand."""
 PENDING_EVENTS_MAX = 256
 PENDING_BYTES_MAX = 1024 * 1024
@@ -53,6 +54,7 @@ class Journal:
     """
 
     __slots__ = (
+        "_accepted_at",
         "_bytes",
         "_end",
         "_first",
@@ -67,6 +69,7 @@ class Journal:
         "closed",
         "encoded",
         "followers",
+        "gap_max_s",
         "last",
         "lost",
         "owned",
@@ -86,6 +89,9 @@ class Journal:
         """The newest encoding that followers at the same position share, with what it is of."""
         self.size_bytes = 0
         """Bytes appended by this owner."""
+        self.gap_max_s = 0.0
+        """The longest pause between two accepted groups of this owner's events."""
+        self._accepted_at = 0.0
         self._hub = hub
         self._window: list[bytes] = []
         self._first = last + 1
@@ -139,8 +145,11 @@ class Journal:
         self._pending, self._pending_bytes, self._status, self._queued = [], 0, None, False
         return batch
 
-    def _accept(self, batch: Append) -> None:
+    def _accept(self, batch: Append, now: float) -> None:
         self.lost = None
+        if self._accepted_at and now - self._accepted_at > self.gap_max_s:
+            self.gap_max_s = now - self._accepted_at
+        self._accepted_at = now
         if self.owned:
             self._in_flight = 0
             self._advance(batch.events, batch.end is not None)
@@ -247,7 +256,9 @@ class Follower:
         Raises `CursorExpired`, `StoreUnavailable`."""
         journal, after = self.journal, self.after
         behind = journal.last > after
-        if not behind:
+        if behind:
+            journal._hub.metrics.follower_lag.observe(journal.last - after)
+        else:
             if journal.closed:
                 return None
             if journal.lost is not None:
@@ -276,6 +287,7 @@ class Journals:
         on_refused: Callable[[str], None],
         on_command: Callable[[str, bytes], None],
         on_fenced: Callable[[], None],
+        metrics: Metrics | None = None,
         patience_s: float = STORE_PATIENCE_S,
     ) -> None:
         self.store = store
@@ -284,6 +296,7 @@ class Journals:
         self._on_command = on_command
         self._on_fenced = on_fenced
         self._patience_s = patience_s
+        self.metrics = metrics or Metrics()
         self._journals: dict[str, Journal] = {}
         self._dirty: list[Journal] = []
         self._sleeper: asyncio.Future[None] | None = None
@@ -384,12 +397,16 @@ class Journals:
     async def _commit(self, dirty: list[Journal]) -> None:
         dirty = [journal for journal in dirty if journal.owned]
         batches = [journal._take() for journal in dirty]
+        began = self.loop.time()
         refused = await self._append(batches)
+        now = self.loop.time()
+        self.metrics.append_s.observe(now - began)
         for journal, batch in zip(dirty, batches, strict=True):
             if batch.run_id in refused:
                 self._on_refused(batch.run_id)
             else:
-                journal._accept(batch)
+                self.metrics.events_accepted += len(batch.events)
+                journal._accept(batch, now)
 
     async def _append(self, batches: list[Append]) -> Collection[str]:
         """Until the store has answered. Every run is refused when the worker itself is fenced."""
@@ -401,6 +418,7 @@ class Journals:
                 self._on_fenced()
                 return {batch.run_id for batch in batches}
             except (StoreUnavailable, StoreCorrupt) as error:
+                self.metrics.store_failures += 1
                 now = time.monotonic()
                 if not failing_since:
                     failing_since = now

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from gapless.errors import GaplessError
 from gapless.runner import DRAIN_S, Runner
-from gapless.server import agui, chat, openai, runs, sessions, vercel
+from gapless.server import adk, agui, chat, openai, runs, sessions, vercel
 from gapless.server.auth import Access, Authenticate, Authorize, Guard, keys_from_environment
 from gapless.server.follow import DEFERRED, EventStream, Streams
 from gapless.server.http import answer, answer_error
@@ -101,6 +101,7 @@ def create_app(
     app.include_router(agui.routes(runner, streams, access))
     app.include_router(vercel.routes(runner, streams, access))
     app.include_router(openai.routes(runner, streams, access))
+    app.include_router(adk.routes(runner, streams, access))
 
     @app.get("/health", tags=["probes"])
     async def health() -> Response:
@@ -114,6 +115,14 @@ def create_app(
             return answer({"status": "draining"}, 503)
         await runner.list_runs(limit=1)
         return answer({"status": "ready"})
+
+    @app.get("/metrics", tags=["probes"])
+    async def metrics(request: Request) -> Response:
+        """This worker's counts in Prometheus' text format."""
+        await access.user(request)
+        runner.metrics.runs_active = len(runner.executions)
+        text, content_type = runner.metrics.exposition()
+        return Response(text, media_type=content_type)
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:

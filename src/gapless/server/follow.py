@@ -108,6 +108,7 @@ class EventStream(Response):
         journal = await runner.journals.attach(run_id)
         self._follower = Follower(journal, self._cursor.seq, coalesce_s=self._coalesce_s)
         self._streams.open.add(self)
+        runner.metrics.followers += 1
         listening = asyncio.ensure_future(self._listen(receive))
         self._pinging = runner.journals.loop.call_later(PING_S, self._ping)
         try:
@@ -123,6 +124,7 @@ class EventStream(Response):
             self._pinging.cancel()
             listening.cancel()
             self._streams.open.discard(self)
+            runner.metrics.followers -= 1
             await runner.journals.release(journal)
             if not journal.closed:
                 runner.follower_left(run_id)
@@ -169,6 +171,7 @@ class EventStream(Response):
             items = merge_deltas(first_seq, events)
         else:
             items = list(enumerate(events, first_seq))
+        self._runner.metrics.events_merged += len(events) - len(items)
         body = encoder.encode(items, skip_parts)
         if encoder.stateless and journal.followers > 1:
             journal.encoded = (key, body)
@@ -241,6 +244,7 @@ def follow(
             run_id=record.id,
             retry_after_s=5,
         )
+    runner.metrics.reconnects += cursor.seq > 0
     return EventStream(runner, streams, record, encoder(record), cursor, merge=merge, location=location)
 
 

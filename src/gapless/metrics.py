@@ -1,0 +1,118 @@
+"""What a worker counts: plain numbers, cheap enough for the hot path, put into Prometheus' form when asked for.
+
+Nothing is counted per event that can be counted per group, per run or per connection.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from gapless.errors import ExtraMissing
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+__all__ = ["Histogram", "Metrics"]
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_EVENTS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 5_000.0, 20_000.0, 100_000.0)
+
+
+class Histogram:
+    """Counts of observations by upper bound."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Prometheus' cumulative buckets."""
+        found, count = [], 0
+        for bound, here in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
+            count += here
+            found.append((bound, float(count)))
+        return found
+
+
+class Metrics:
+    """One worker's counts since it started."""
+
+    def __init__(self) -> None:
+        self.runs: dict[tuple[str, str], int] = {}
+        """Ended runs by agent and outcome: finished, cancelled, or the code of the error."""
+        self.runs_active = 0
+        self.runs_taken_over = 0
+        """Runs of lost workers that this one closed or restarted."""
+        self.leases_lost = 0
+        self.first_event_s = Histogram(_SECONDS)
+        """From a run's start to its agent's first event."""
+        self.event_gap_s = Histogram(_SECONDS)
+        """The longest pause between accepted events, per run."""
+        self.append_s = Histogram(_SECONDS)
+        """One group of appends, from handing it to the store to its acceptance."""
+        self.events_accepted = 0
+        self.store_failures = 0
+        self.followers = 0
+        self.follower_lag = Histogram(_EVENTS)
+        """How many events a follower was behind, each time that it read on from behind."""
+        self.events_merged = 0
+        """Events that went out as part of another's frame while a follower caught up."""
+        self.reconnects = 0
+        """Followers that came with a cursor."""
+
+    def run_ended(self, agent: str, outcome: str) -> None:
+        key = (agent, outcome)
+        self.runs[key] = self.runs.get(key, 0) + 1
+
+    def exposition(self) -> tuple[bytes, str]:
+        """Prometheus' text and its content type. Raises `ExtraMissing`."""
+        try:
+            from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+        except ModuleNotFoundError as error:
+            raise ExtraMissing("/metrics needs a package: pip install 'gapless[metrics]'") from error
+        registry = CollectorRegistry()
+        registry.register(_Collector(self))
+        return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+class _Collector:
+    """Puts the numbers into Prometheus' families."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+        metrics = self._metrics
+        runs = CounterMetricFamily("gapless_runs", "Ended runs by outcome.", labels=("agent", "outcome"))
+        for (agent, outcome), count in metrics.runs.items():
+            runs.add_metric((agent, outcome), count)
+        yield runs
+        yield GaugeMetricFamily("gapless_runs_active", "Runs that this worker executes.", metrics.runs_active)
+        yield GaugeMetricFamily("gapless_followers", "Open event streams.", metrics.followers)
+        for name, text, count in (
+            ("gapless_runs_taken_over", "Runs of lost workers closed or restarted here.", metrics.runs_taken_over),
+            ("gapless_leases_lost", "Times that this worker lost its lease.", metrics.leases_lost),
+            ("gapless_events_accepted", "Events that the store has accepted.", metrics.events_accepted),
+            ("gapless_events_merged", "Events joined to others for followers behind.", metrics.events_merged),
+            ("gapless_reconnects", "Followers that came with a cursor.", metrics.reconnects),
+            ("gapless_store_failures", "Appends that the store refused for the time being.", metrics.store_failures),
+        ):
+            yield CounterMetricFamily(name, text, count)
+        for name, text, histogram in (
+            ("gapless_first_event_seconds", "From a run's start to its agent's first event.", metrics.first_event_s),
+            ("gapless_event_gap_seconds", "The longest pause between events, per run.", metrics.event_gap_s),
+            ("gapless_store_append_seconds", "One group of appends to the store.", metrics.append_s),
+            ("gapless_follower_lag_events", "How far followers were behind when they read on.", metrics.follower_lag),
+        ):
+            yield HistogramMetricFamily(name, text, buckets=histogram.buckets(), sum_value=histogram.total)
