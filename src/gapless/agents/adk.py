@@ -85,6 +85,14 @@ class ADKAgent:
             for runner in runners:
                 await runner.close()
 
+    async def session_state(self, app_name: str, user_id: str, session_id: str) -> dict[str, Any] | None:
+        """The state of a session that the agent's own session service has; None where it has none."""
+        if isinstance(self._service, JournalSessions):
+            return None
+        name = self._runner(app_name).app_name
+        found = await self._service.get_session(app_name=name, user_id=user_id, session_id=session_id)
+        return None if found is None else dict(found.state)
+
     def _runner(self, app_name: str) -> Runner:
         """The runner under this app name, which is the agent's name where it is registered."""
         known = self._runners.get(app_name)

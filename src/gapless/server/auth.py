@@ -54,9 +54,12 @@ class Access:
             raise NotAuthenticated("send an API key: Authorization: Bearer <key>")
         return user
 
-    async def check(self, request: HTTPConnection, action: str, record: RunRecord | SessionRecord) -> str:
-        """The user's id. Raises `RunNotFound` or `SessionNotFound` where they may not: it does not exist for them."""
-        user = await self.user(request)
+    async def check(
+        self, request: HTTPConnection, action: str, record: RunRecord | SessionRecord, *, user: str | None = None
+    ) -> str:
+        """The user's id; `user` gives it where the caller knows it. Raises `RunNotFound` or `SessionNotFound` where
+        they may not: it does not exist for them."""
+        user = user or await self.user(request)
         allowed = self._authorize(user, action, record)
         if inspect.isawaitable(allowed):
             allowed = await allowed

@@ -41,7 +41,7 @@ from gapless.fold import RESTARTED, Fold
 from gapless.journals.contract import RunRecord
 from gapless.wires.base import Encoder
 
-__all__ = ["ADKEncoder", "WholeADKEncoder"]
+__all__ = ["ADKEncoder", "WholeADKEncoder", "arguments_of", "object_of"]
 
 _encode = msgspec.json.Encoder().encode
 _ACTIONS = b'"actions":{"stateDelta":%b,"artifactDelta":{},"requestedAuthConfigs":{},"requestedToolConfirmations":{}}'
@@ -242,7 +242,7 @@ class ADKEncoder(Encoder):
         call = self._calls.get(id)
         if call is None:
             return ()
-        return (self._called(id, call.name, _arguments(call.arguments), call.author, waits=call.waits),)
+        return (self._called(id, call.name, arguments_of("".join(call.arguments)), call.author, waits=call.waits),)
 
     def _called(self, id: str, name: str, arguments: Any, author: str, *, waits: bool) -> bytes:
         part = _encode({"functionCall": {"id": id, "args": arguments, "name": name}})
@@ -253,7 +253,7 @@ class ADKEncoder(Encoder):
         call = self._calls.get(event.tool_call_id)
         author = call.author if call is not None else self._author
         name = call.name if call is not None else ""
-        response = {"id": event.tool_call_id, "name": name, "response": _object(text_of(event.content))}
+        response = {"id": event.tool_call_id, "name": name, "response": object_of(text_of(event.content))}
         frame = b'{"content":{"parts":[{"functionResponse":%b}],"role":"user"},%b}' % (
             _encode(response),
             self._base(event.message_id, author),
@@ -345,7 +345,7 @@ class ADKEncoder(Encoder):
             original = {
                 "id": interrupt.tool_call_id,
                 "name": call.name if call else str(metadata.get("toolName", "")),
-                "args": _arguments(call.arguments) if call else {},
+                "args": arguments_of("".join(call.arguments)) if call else {},
             }
             confirmation = {"hint": interrupt.message or "", "confirmed": False}
             name, arguments = CONFIRMATION, {"originalFunctionCall": original, "toolConfirmation": confirmation}
@@ -382,9 +382,8 @@ _HANDLERS: dict[type, Callable[[ADKEncoder, Any], _Frames]] = {
 }
 
 
-def _arguments(pieces: list[str]) -> Any:
+def arguments_of(text: str) -> dict[str, Any]:
     """A call's arguments; {} for none, and the text itself under `_raw` where the model wrote no JSON object."""
-    text = "".join(pieces)
     if not text:
         return {}
     try:
@@ -394,7 +393,8 @@ def _arguments(pieces: list[str]) -> Any:
     return value if isinstance(value, dict) else {"_raw": text}
 
 
-def _object(text: str) -> dict[str, Any]:
+def object_of(text: str) -> dict[str, Any]:
+    """A result as ADK has them: the JSON object that it is, or an object that holds it."""
     try:
         value = msgspec.json.decode(text)
     except msgspec.DecodeError:
