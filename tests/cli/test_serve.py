@@ -158,7 +158,7 @@ def test_debug_logs_name_runs_and_requests_and_never_what_was_said(server: Calla
     run_id = answer.headers["x-run-id"]
     assert serving.stop() == 0
     log = serving.log.read_text()
-    assert f" error gapless.run run={run_id} run {run_id}: agent raises raised ValueError at " in log
+    assert f" error gapless.run run={run_id} agent raises raised ValueError at " in log
     assert "GET /chat/stream HTTP" in log
     assert "secret" not in log
     assert "so far" not in log

@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 
 from gapless import __version__
 from gapless.cli import chat, demo, doctor, model, runs, serve
+from gapless.cli.logs import log_to_stderr
 from gapless.cli.terminal import say_error
 from gapless.errors import AgentNotFound, GaplessError, InputInvalid, UsageError
 
@@ -64,7 +65,8 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", envvar="GAPLESS_DEBUG", help="Show tracebacks instead of one line per error.")
+        bool,
+        typer.Option("--debug", envvar="GAPLESS_DEBUG", help="Show tracebacks and logs, not one line per error."),
     ] = False,
 ) -> None:
     """Stream the responses of AI agents without a gap.
@@ -81,6 +83,8 @@ def _options(
     gapless serve my_agents.py:support    the chat page and the HTTP routes
     gapless demo                          see a connection cut and healed
     """
+    if debug:
+        log_to_stderr("debug")
 
 
 app.command("chat")(chat.chat)

@@ -25,7 +25,7 @@ def log_to_stderr(level: str) -> None:
 
 def log_nowhere() -> None:
     """For commands that show by themselves what goes wrong in a run."""
-    logging.getLogger("gapless").addHandler(logging.NullHandler())
+    logging.getLogger().addHandler(logging.NullHandler())  # else Python writes warnings to standard error
 
 
 def _without_query(record: logging.LogRecord) -> bool:
@@ -42,10 +42,10 @@ class _Line(logging.Formatter):
     converter = time.gmtime  # type: ignore[assignment]  # typeshed knows it without its default
 
     def format(self, record: logging.LogRecord) -> str:
-        run = ""
-        if record.msg.__class__ is str and record.msg.startswith("run %s") and isinstance(record.args, tuple):
-            run = f" run={record.args[0]}"
-        message = record.getMessage().replace("\n", " ")
+        message, run = record.getMessage().replace("\n", " "), ""
+        if isinstance(record.msg, str) and record.msg.startswith("run %s") and isinstance(record.args, tuple):
+            run_id = record.args[0]
+            message, run = message.removeprefix(f"run {run_id}").removeprefix(":").lstrip(), f" run={run_id}"
         moment = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z"
         line = f"{moment} {record.levelname.lower()} {record.name}{run} {message}"
         if record.exc_info and record.exc_info[0] is not None:

@@ -31,6 +31,8 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 CANCEL_WAIT_S = 15.0
 """What a cancelled run gets to end: an agent may take 5 s to clean up, a lost worker's lease 10 s to run out."""
 CANCEL_LOOK_S = 0.1
+PIPED_CHARS_MAX = 200
+"""Of a message, in a list that is no table."""
 
 Url: TypeAlias = Annotated[
     str | None, typer.Option(help=f"The server, by default {DEFAULT_URL}; GAPLESS_API_KEY holds its key.")
@@ -66,37 +68,46 @@ def list_runs(
             return await target.runs(session_id=session, status=wanted, limit=limit)
 
     runs = asyncio.run(work())
-    rows = [_row(run) for run in runs]
     if not sys.stdout.isatty():
-        for row in [_COLUMNS, *rows]:
-            typer.echo("\t".join(row))
+        for row in [_COLUMNS, *(_row(run) for run in runs)]:
+            typer.echo("\t".join(one_line(cell, PIPED_CHARS_MAX) for cell in row))
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    if not rows:
-        say("No runs.", style="dim")
-        return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in _COLUMNS:
-        table.add_column(name, overflow="ellipsis" if name == "message" else "fold", no_wrap=name != "id")
-    for row in rows:
-        style = _STATUS_STYLES.get(row[1], "")
-        table.add_row(*(Text(cell, style=style if column == 1 else "") for column, cell in enumerate(row)))
-    Console(highlight=False).print(table)
+    _print_table(runs)
 
 
 _COLUMNS = ("id", "status", "agent", "session", "events", "created", "seconds", "message")
 _STATUS_STYLES = {"running": "cyan", "waiting": "yellow", "finished": "green", "failed": "red", "cancelled": "dim"}
+_WIDE = 120
+"""Columns of a terminal from which on everything is shown; in a narrower one session and seconds are left out."""
 
 
 def _row(run: RunRecord) -> tuple[str, ...]:
     created = datetime.fromtimestamp(run.created_at / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     started_ms = run.started_at or run.created_at
     seconds = f"{((run.ended_at or time.time() * 1000) - started_ms) / 1000:.1f}" if run.started_at else "-"
-    message = one_line(run.message, 60)
-    return (run.id, run.status.value, run.agent, run.session_id, str(run.last_seq), created, seconds, message)
+    return (run.id, run.status.value, run.agent, run.session_id, str(run.last_seq), created, seconds, run.message)
+
+
+def _print_table(runs: list[RunRecord]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not runs:
+        say("No runs.", style="dim")
+        return
+    console = Console(highlight=False)
+    shown = [name for name in _COLUMNS if console.width >= _WIDE or name not in ("session", "seconds")]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in shown:
+        table.add_column(name, no_wrap=True, overflow="ellipsis" if name == "message" else "fold")
+    rows = [dict(zip(_COLUMNS, _row(run), strict=True)) for run in runs]
+    used = sum(max(len(name), *(len(row[name]) for row in rows)) + 2 for name in shown if name != "message")
+    for row in rows:
+        row["message"] = one_line(row["message"], max(10, console.width - used))
+        styles = {"status": _STATUS_STYLES.get(row["status"], "")}
+        table.add_row(*(Text(row[name], style=styles.get(name, "")) for name in shown))
+    console.print(table)
 
 
 def follow(
