@@ -659,7 +659,13 @@ async def test_an_ag_ui_services_own_error_is_the_runs() -> None:
 async def test_an_ag_ui_services_interrupt_is_asked_here_and_answered_there() -> None:
     asks = RunFinishedInterruptOutcome(interrupts=[Interrupt(id="i1", reason="confirm")])
     finished = msgspec.to_builtins(RunFinishedEvent(thread_id="t", run_id="r", outcome=asks))
-    first = sse({"type": "RUN_STARTED", "threadId": "t", "runId": "r"}, finished)
+    call = {"toolCallId": "c", "toolCallName": "order"}
+    first = sse(
+        {"type": "RUN_STARTED", "threadId": "t", "runId": "r"},
+        {"type": "TOOL_CALL_START", **call},
+        {"type": "TOOL_CALL_END", **call},
+        finished,
+    )
     async with upstream(Reply(first), Reply(AGUI)) as up, Runner(up.url + "/ag-ui") as runner:
         run = await runner.start("Hi", run_id="r1")
         async for event in run.events():
@@ -668,6 +674,10 @@ async def test_an_ag_ui_services_interrupt_is_asked_here_and_answered_there() ->
         assert (await run.collect()).text == "Hello"
     again = up.requests[1].body
     assert again["runId"] == "r1-2"
+    assert [(m["role"], [c["id"] for c in m.get("toolCalls", ())]) for m in again["messages"]] == [
+        ("user", []),
+        ("assistant", ["c"]),
+    ]
     assert again["resume"] == [{"interruptId": "i1", "status": "resolved", "payload": {"yes": True}}]
 
 

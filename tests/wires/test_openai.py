@@ -27,6 +27,7 @@ from gapless.events import (
     RunFinishedSuccessOutcome,
     StepStartedEvent,
     TextMessageContentEvent,
+    TextMessageEndEvent,
     TextMessageStartEvent,
     TokenUsage,
     ToolCallArgsEvent,
@@ -331,6 +332,28 @@ def test_a_call_that_turns_out_to_be_the_clients_is_told_at_the_end() -> None:
         ("mcp_call", "incomplete", "[]"),
         ("mcp_call", "incomplete", ""),
         ("function_call", "completed", "[]"),
+    ]
+
+
+def test_items_have_ids_of_their_own_where_an_agent_uses_one_again() -> None:
+    items = [
+        TextMessageContentEvent(message_id="x", delta="one "),
+        TextMessageEndEvent(message_id="x"),
+        ReasoningMessageContentEvent(message_id="x", delta="hm"),
+        ReasoningMessageEndEvent(message_id="x"),
+        *call("x", OWN, "{}", result="y"),
+        TextMessageContentEvent(message_id="x", delta="two"),
+    ]
+    run = stored(items, finished())
+    frames = stream(run, ResponsesEncoder)
+    output = data_of(frames[-3])["response"]["output"]
+    assert [item["type"] for item in output] == ["message", "reasoning", "mcp_call", "message"]
+    assert len({item["id"] for item in output}) == 4
+    assert [item["content"][0]["text"] for item in output if item["type"] == "message"] == ["one ", "two"]
+    deltas = [data_of(frame) for frame in frames if b"output_text.delta" in frame]
+    assert [(delta["item_id"], delta["delta"]) for delta in deltas] == [
+        (output[0]["id"], "one "),
+        (output[3]["id"], "two"),
     ]
 
 

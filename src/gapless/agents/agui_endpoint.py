@@ -100,7 +100,8 @@ def _decode(data: bytes, host: str, run_id: str) -> Event:
 
 def _input(ctx: RunContext, shown: Fold, resume: list[ResumeEntry], leg: int) -> dict[str, Any]:
     """`RunAgentInput`, with every field that older services require."""
-    messages = msgspec.to_builtins(conversation([*ctx.messages, *shown.messages()]))
+    # What came before an interrupt goes back as it is: it may hold the call that the interrupt is about.
+    messages = msgspec.to_builtins([*conversation(ctx.messages), *shown.messages()])
     for message in messages:
         message.pop("metadata", None)  # ours, and unknown to some
     body: dict[str, Any] = {

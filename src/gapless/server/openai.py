@@ -1,7 +1,8 @@
 """OpenAI's API, for its clients and everyone who speaks like them. A registered agent is a model name.
 
 A request that is sent again with the same `Idempotency-Key` or `X-Run-Id` comes back to its run; with `Last-Event-ID`
-its stream goes on from there, as it does at the URL in `Content-Location`.
+its stream goes on from there, as it does at the URL in `Content-Location`. A run that waits for a person keeps its
+request open until it is answered at `/runs/{id}/input`: these protocols have no word for it.
 """
 
 from __future__ import annotations

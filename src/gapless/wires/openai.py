@@ -68,8 +68,8 @@ class ChatEncoder(Encoder):
         self.include_usage = bool(options.get("include_usage"))
         self._tools = frozenset(options.get("tools") or ())
         self._begun = False
-        self._text_head = delta_head("")
-        """How a stored delta of the newest message begins: what follows is its text, as JSON."""
+        self._text_head = b"no message has begun"
+        """How the stored deltas of the newest message begin."""
         self._others: set[str] = set()
         """Messages that are not the assistant's."""
         self._shown: dict[str, int] = {}
@@ -101,7 +101,7 @@ class ChatEncoder(Encoder):
 
     def _text_start(self, event: TextMessageStartEvent) -> Sequence[bytes]:
         if event.role in (None, "assistant"):
-            self._text_head = delta_head(event.message_id)
+            self._text_head = delta_head(TextMessageContentEvent(message_id=event.message_id, delta=""))
         else:
             self._others.add(event.message_id)
         return ()
@@ -180,9 +180,9 @@ def options_of(run: RunRecord) -> dict[str, Any]:
     return options if isinstance(options, dict) else {}
 
 
-def delta_head(message_id: str) -> bytes:
-    """How the stored JSON of a delta of that message begins, up to its text."""
-    return encode_event(TextMessageContentEvent(message_id=message_id, delta=""))[: -len(b'""}')]
+def delta_head(delta: TextMessageContentEvent | ReasoningMessageContentEvent) -> bytes:
+    """How the stored JSON of a delta like this one, which is empty, begins: what follows is its text, as JSON."""
+    return encode_event(delta)[: -len(b'""}')]
 
 
 def pending_calls(event: RunFinishedEvent, unresolved: Iterable[str]) -> list[str]:

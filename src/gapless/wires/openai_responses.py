@@ -54,6 +54,7 @@ _STATUS = {
 }
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """Finish reasons of an answer that is not whole."""
+_TEXT, _THOUGHT, _CALL = "text", "thought", "call"
 
 
 class _Item:
@@ -77,10 +78,18 @@ class _Item:
     def place(self) -> dict[str, Any]:
         return {"item_id": self.id, "output_index": self.index}
 
+    @property
+    def text_kind(self) -> str:
+        return "reasoning_text" if self.kind == "reasoning" else "output_text"
+
+    @property
+    def delta_place(self) -> dict[str, Any]:
+        place = {**self.place, "content_index": 0}
+        return place if self.kind == "reasoning" else {**place, "logprobs": []}
+
     def part(self) -> dict[str, Any]:
-        if self.kind == "reasoning":
-            return {"type": "reasoning_text", "text": self.json_text}
-        return {"type": "output_text", "text": self.json_text, "annotations": [], "logprobs": []}
+        part = {"type": self.text_kind, "text": self.json_text}
+        return part if self.kind == "reasoning" else {**part, "annotations": [], "logprobs": []}
 
     def json(self) -> dict[str, Any]:
         item = {"id": self.id, "type": self.kind, "status": self.status, **self.fields}
@@ -112,14 +121,14 @@ class ResponsesEncoder(Encoder):
         self._merged = 1
         """How many stored deltas the current event stands for."""
         self._output: list[_Item] = []
-        self._items: dict[str, _Item] = {}
-        """Items by their message's or call's id."""
+        self._items: dict[tuple[str, str], _Item] = {}
+        """The newest item of each message, reasoning message or call: by `_TEXT`, `_THOUGHT` or `_CALL`, and its id."""
         self._others: set[str] = set()
         """Messages that are not the assistant's."""
-        self._text_head = delta_head("")
-        self._delta = b""
         self._newest: _Item | None = None
-        """The newest message, whose deltas begin with `_text_head`."""
+        """The newest item with text,"""
+        self._head = self._delta = b""
+        """how its stored deltas begin, and the event made of one: a template for number and text."""
         self._begun = False
         self._reason: str | None = None
         self._end: dict[str, Any] = {}
@@ -193,8 +202,8 @@ class ResponsesEncoder(Encoder):
         return response | self._end
 
     def frames(self, event: bytes) -> Sequence[bytes]:
-        if self._newest is not None and event.startswith(self._text_head):  # the hot path: nothing is decoded
-            text = event[len(self._text_head) : -1]
+        if self._newest is not None and event.startswith(self._head):  # the hot path: nothing is decoded
+            text = event[len(self._head) : -1]
             self._newest.text.append(text[1:-1])
             self._number += self._merged
             return (self._delta % (self._number - 1, text),)
@@ -207,15 +216,16 @@ class ResponsesEncoder(Encoder):
         self._number += 1
         return encode({"type": kind, "sequence_number": number, **fields})
 
-    def _delta_event(self, kind: str, item: _Item, delta: str, **fields: Any) -> bytes:
+    def _delta_event(self, kind: str, item: _Item, place: dict[str, Any], delta: str) -> bytes:
         item.text.append(encode(delta)[1:-1])
         self._number += self._merged - 1
-        return self._event(kind, {**item.place, **fields, "delta": delta})
+        return self._event(kind, {**place, "delta": delta})
 
-    def _add(self, kind: str, prefix: str, id: str, **fields: Any) -> tuple[_Item, bytes]:
-        item = _Item(kind, f"{prefix}_{id}", len(self._output), **fields)
+    def _add(self, group: str, id: str, kind: str, prefix: str, **fields: Any) -> tuple[_Item, bytes]:
+        again = f"_{len(self._output)}" if (group, id) in self._items else ""  # items' ids are unique
+        item = _Item(kind, f"{prefix}_{id}{again}", len(self._output), **fields)
         self._output.append(item)
-        self._items[id] = item
+        self._items[group, id] = item
         return item, self._event("response.output_item.added", {"output_index": item.index, "item": item.json()})
 
     def _done(self, item: _Item, status: str = "completed") -> bytes:
@@ -261,12 +271,12 @@ class ResponsesEncoder(Encoder):
         """End the calls that nobody has answered. Those of the client are complete; one that turns out to be the
         client's only now, as a run that another client started may have, is shown as such."""
         frames, pending = [], pending_calls(event, ()) if event is not None else ()
-        for id, item in list(self._items.items()):
+        for (_, id), item in list(self._items.items()):
             if item.kind != "mcp_call" or item.status != "in_progress":
                 continue
             frames.append(self._done(item, "incomplete"))
             if id in pending:
-                call, added = self._add("function_call", "fc", id, call_id=id, name=item.fields["name"])
+                call, added = self._add(_CALL, id, "function_call", "fc", call_id=id, name=item.fields["name"])
                 call.text = item.text
                 frames += [added, self._arguments_done(call), self._done(call)]
         return frames
@@ -281,58 +291,59 @@ class ResponsesEncoder(Encoder):
         if event.role not in (None, "assistant"):
             self._others.add(event.message_id)
             return ()
-        item, added = self._add("message", "msg", event.message_id, role="assistant")
-        self._newest, self._text_head = item, delta_head(event.message_id)
-        place = encode({**item.place, "content_index": 0, "logprobs": []}).replace(b"%", b"%%")
-        self._delta = b'{"type":"response.output_text.delta","sequence_number":%%d,%b,"delta":%%b}' % place[1:-1]
+        item, added = self._add(_TEXT, event.message_id, "message", "msg", role="assistant")
+        self._expect(item, TextMessageContentEvent(message_id=event.message_id, delta=""))
         return (added, self._part("response.content_part.added", item))
+
+    def _reasoning_start(self, event: ReasoningMessageStartEvent) -> Sequence[bytes]:
+        item, added = self._add(_THOUGHT, event.message_id, "reasoning", "rs", summary=[])
+        self._expect(item, ReasoningMessageContentEvent(message_id=event.message_id, delta=""))
+        return (added, self._part("response.content_part.added", item))
+
+    def _expect(self, item: _Item, delta: TextMessageContentEvent | ReasoningMessageContentEvent) -> None:
+        place = encode(item.delta_place).replace(b"%", b"%%")
+        template = b'{"type":"response.%b.delta","sequence_number":%%d,%b,"delta":%%b}'
+        self._newest, self._head = item, delta_head(delta)
+        self._delta = template % (item.text_kind.encode(), place[1:-1])
+
+    def _text_delta(self, event: TextMessageContentEvent | ReasoningMessageContentEvent) -> Sequence[bytes]:
+        item = self._text_item(event)
+        if item is None:
+            return ()
+        return (self._delta_event(f"response.{item.text_kind}.delta", item, item.delta_place, event.delta),)
+
+    def _text_end(self, event: TextMessageEndEvent | ReasoningMessageEndEvent) -> Sequence[bytes]:
+        item = self._text_item(event)
+        if item is None:
+            return ()
+        done = self._event(f"response.{item.text_kind}.done", {**item.delta_place, "text": item.json_text})
+        return (done, self._part("response.content_part.done", item), self._done(item))
+
+    def _text_item(self, event: Any) -> _Item | None:
+        is_text = isinstance(event, TextMessageContentEvent | TextMessageEndEvent)
+        if is_text and event.message_id in self._others:
+            return None
+        return self._items.get((_TEXT if is_text else _THOUGHT, event.message_id))
 
     def _part(self, kind: str, item: _Item) -> bytes:
         return self._event(kind, {**item.place, "content_index": 0, "part": item.part()})
-
-    def _text(self, event: TextMessageContentEvent) -> Sequence[bytes]:
-        item = self._items.get(event.message_id)
-        if item is None or event.message_id in self._others:
-            return ()
-        return (self._delta_event("response.output_text.delta", item, event.delta, content_index=0, logprobs=[]),)
-
-    def _text_end(self, event: TextMessageEndEvent) -> Sequence[bytes]:
-        item = self._items.get(event.message_id)
-        if item is None:
-            return ()
-        text = {**item.place, "content_index": 0, "text": item.json_text, "logprobs": []}
-        done = self._event("response.output_text.done", text)
-        return (done, self._part("response.content_part.done", item), self._done(item))
-
-    def _reasoning_start(self, event: ReasoningMessageStartEvent) -> Sequence[bytes]:
-        item, added = self._add("reasoning", "rs", event.message_id, summary=[])
-        return (added, self._part("response.content_part.added", item))
-
-    def _reasoning(self, event: ReasoningMessageContentEvent) -> Sequence[bytes]:
-        item = self._items[event.message_id]
-        return (self._delta_event("response.reasoning_text.delta", item, event.delta, content_index=0),)
-
-    def _reasoning_end(self, event: ReasoningMessageEndEvent) -> Sequence[bytes]:
-        item = self._items[event.message_id]
-        text = {**item.place, "content_index": 0, "text": item.json_text}
-        done = self._event("response.reasoning_text.done", text)
-        return (done, self._part("response.content_part.done", item), self._done(item))
 
     # -- tool calls -------------------------------------------------------------------------------------------------
 
     def _call_start(self, event: ToolCallStartEvent) -> Sequence[bytes]:
         id, name = event.tool_call_id, event.tool_call_name
         if name in self._tools:
-            return (self._add("function_call", "fc", id, call_id=id, name=name)[1],)
-        item, added = self._add("mcp_call", "mcp", id, name=name, server_label=self.run.agent, output=None, error=None)
+            return (self._add(_CALL, id, "function_call", "fc", call_id=id, name=name)[1],)
+        own = {"name": name, "server_label": self.run.agent, "output": None, "error": None}
+        item, added = self._add(_CALL, id, "mcp_call", "mcp", **own)
         return (added, self._event("response.mcp_call.in_progress", item.place))
 
     def _call_args(self, event: ToolCallArgsEvent) -> Sequence[bytes]:
-        item = self._items[event.tool_call_id]
-        return (self._delta_event(f"response.{item.kind}_arguments.delta", item, event.delta),)
+        item = self._items[_CALL, event.tool_call_id]
+        return (self._delta_event(f"response.{item.kind}_arguments.delta", item, item.place, event.delta),)
 
     def _call_end(self, event: ToolCallEndEvent) -> Sequence[bytes]:
-        item = self._items[event.tool_call_id]
+        item = self._items[_CALL, event.tool_call_id]
         done = self._arguments_done(item)
         return (done, self._done(item)) if item.kind == "function_call" else (done,)
 
@@ -341,8 +352,8 @@ class ResponsesEncoder(Encoder):
         return self._event(f"response.{item.kind}_arguments.done", fields)
 
     def _call_result(self, event: ToolCallResultEvent) -> Sequence[bytes]:
-        item = self._items.get(event.tool_call_id)
-        if item is None or item.kind != "mcp_call":
+        item = self._items.get((_CALL, event.tool_call_id))
+        if item is None or item.kind != "mcp_call" or item.status != "in_progress":
             return ()
         item.fields["output"] = text_of(event.content)
         return (self._event("response.mcp_call.completed", item.place), self._done(item))
@@ -354,11 +365,11 @@ _HANDLERS: dict[type, Any] = {
     RunErrorEvent: ResponsesEncoder._error,
     CustomEvent: ResponsesEncoder._custom,
     TextMessageStartEvent: ResponsesEncoder._text_start,
-    TextMessageContentEvent: ResponsesEncoder._text,
+    TextMessageContentEvent: ResponsesEncoder._text_delta,
     TextMessageEndEvent: ResponsesEncoder._text_end,
     ReasoningMessageStartEvent: ResponsesEncoder._reasoning_start,
-    ReasoningMessageContentEvent: ResponsesEncoder._reasoning,
-    ReasoningMessageEndEvent: ResponsesEncoder._reasoning_end,
+    ReasoningMessageContentEvent: ResponsesEncoder._text_delta,
+    ReasoningMessageEndEvent: ResponsesEncoder._text_end,
     ToolCallStartEvent: ResponsesEncoder._call_start,
     ToolCallArgsEvent: ResponsesEncoder._call_args,
     ToolCallEndEvent: ResponsesEncoder._call_end,
