@@ -103,7 +103,7 @@ def is_whole_ui_message(told: dict[str, Any]) -> None:
     assert others["data-step"]["data"] == {"name": "plan", "status": "finished"}
     assert others["data-progress"]["data"] == {"percent": 50}
     assert others["source-url"]["url"] == "https://example.org/"
-    assert others["file"]["mediaType"] == "text/plain"
+    assert others["file"] == {"type": "file", "mediaType": "text/plain", "url": "data:text/plain;base64,aGk="}
     assert len(others) == len(rest), "a part came twice"
     assert told["metadata"]["usage"] == {"inputTokens": 11, "outputTokens": 22, "totalTokens": 33}
     assert told["steps"] == 2

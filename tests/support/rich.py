@@ -91,7 +91,7 @@ async def _rich(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
     )
     yield CustomEvent(name="progress", value={"percent": 50})
     yield CustomEvent(name="source-url", value={"sourceId": "s1", "url": "https://example.org/", "title": "Example"})
-    yield CustomEvent(name="file", value={"url": "data:text/plain;base64,aGk=", "mediaType": "text/plain"})
+    yield CustomEvent(name="gapless.file", value={"mimeType": "text/plain", "data": "aGk="})
     for delta in CLOSING:
         yield delta
     ctx.add_usage(TokenUsage(provider="test", model="scripted", input_tokens=11, output_tokens=22, total_tokens=33))

@@ -57,7 +57,6 @@ _START_STEP, _FINISH_STEP = b'{"type":"start-step"}', b'{"type":"finish-step"}'
 _NOT_FOLDED = (b'{"type":"TEXT_MESSAGE_CONTENT"', b'{"type":"REASONING_MESSAGE_CONTENT"')
 _FINISH_REASONS = frozenset({"stop", "length", "content-filter", "tool-calls", "error", "other"})
 _CHUNKS = {
-    "file": ("url", "mediaType"),
     "source-url": ("sourceId", "url"),
     "source-document": ("sourceId", "mediaType", "title"),
 }
@@ -263,8 +262,13 @@ class VercelEncoder(Encoder):
     def _custom(self, event: CustomEvent) -> _Frames:
         name, value = event.name, event.value
         if name == "gapless.finish":
-            self._reason = value.get("reason") if isinstance(value, dict) else None
+            reason = value.get("reason") if isinstance(value, dict) else None
+            self._reason = reason.replace("_", "-") if isinstance(reason, str) else None
             return ()
+        if name == "gapless.file" and isinstance(value, dict):
+            media_type = value.get("mimeType") or "application/octet-stream"
+            url = value.get("url") or f"data:{media_type};base64,{value.get('data', '')}"
+            return (_encode({"type": "file", "url": url, "mediaType": media_type}),)
         fields = _CHUNKS.get(name)
         if fields is not None and isinstance(value, dict) and all(isinstance(value.get(key), str) for key in fields):
             keys = [*fields, *(key for key in _OPTIONAL if isinstance(value.get(key), str))]
