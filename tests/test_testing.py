@@ -109,6 +109,13 @@ async def test_each_text_is_one_delta(kind: Kind):
 
 
 @every_kind
+async def test_without_streaming_the_text_comes_in_one_piece(kind: Kind):
+    async with Runner(kind(*words("All at once."))) as runner:
+        run = await runner.start("go", config=RunConfig(streaming_mode=StreamingMode.NONE))
+        assert (await run.collect()).chunks == ["All at once."]
+
+
+@every_kind
 async def test_turns_answer_a_sessions_messages_one_after_the_other(kind: Kind):
     async with Runner(kind("Hello Ada.", NextTurn(), "You are Ada.")) as runner:
         said = [await (await runner.start(one, session_id="s")).collect() for one in ("I am Ada", "Who?", "Again?")]

@@ -13,16 +13,16 @@ from typing import Any, TypeAlias
 import msgspec
 
 from gapless.agents.base import AgentItem, RunContext
+from gapless.config import StreamingMode
 from gapless.errors import UsageError
 from gapless.events import (
     CustomEvent,
     Event,
     EventBase,
     ReasoningMessageChunkEvent,
-    ToolCallArgsEvent,
+    ToolCallChunkEvent,
     ToolCallEndEvent,
     ToolCallResultEvent,
-    ToolCallStartEvent,
     UserMessage,
 )
 from gapless.output import OUTPUT_EVENT
@@ -222,7 +222,10 @@ def pieces(value: Any) -> list[str]:
 
 
 class ScriptedAgent:
-    """A plain agent for `Runner`: says its chunks in every run. Events of `gapless.events` may stand among them."""
+    """A plain agent for `Runner`: says its chunks in every run; without streaming, adjacent text as one piece.
+
+    Events of `gapless.events` may stand among the chunks.
+    """
 
     def __init__(self, *chunks: Chunk | Event, name: str = "scripted") -> None:
         self.name = name
@@ -235,10 +238,11 @@ class ScriptedAgent:
     async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
         asked = sum(isinstance(message, UserMessage) for message in ctx.messages)
         turn = self._turns[min(max(asked, 1), len(self._turns)) - 1]
+        streaming = ctx.config.streaming_mode is not StreamingMode.NONE
         self.runs += 1
         self.running += 1
         try:
-            id = ""
+            id, text = "", ""
             before: object = None
             for position, chunk in enumerate(turn):
                 if await wait_or_raise(chunk):
@@ -246,8 +250,16 @@ class ScriptedAgent:
                 if not (isinstance(chunk, Reasoning) and isinstance(before, Reasoning)):  # it goes on thinking
                     id = f"{ctx.run_id}-said-{position}"
                 for item in _said(chunk, id, ctx):
+                    if isinstance(item, str) and not streaming:
+                        text += item
+                        continue
+                    if text:
+                        yield text
+                        text = ""
                     yield item
                 before = chunk
+            if text:
+                yield text
         finally:
             self.running -= 1
 
@@ -260,18 +272,18 @@ def _said(chunk: Any, id: str, ctx: RunContext) -> Iterable[AgentItem]:
     elif isinstance(chunk, Reasoning):
         yield ReasoningMessageChunkEvent(message_id=id, delta=chunk.text)
     elif isinstance(chunk, ToolCall):
-        yield ToolCallStartEvent(tool_call_id=id, tool_call_name=chunk.name)
-        for piece in pieces(chunk.args):
-            yield ToolCallArgsEvent(tool_call_id=id, delta=piece)
-        yield ToolCallEndEvent(tool_call_id=id)
+        yield from _call(id, chunk.name, chunk.args)
         result = chunk.result if isinstance(chunk.result, str) else json.dumps(chunk.result)
         yield ToolCallResultEvent(message_id=f"{id}-result", tool_call_id=id, content=result, role="tool")
     elif isinstance(chunk, Output):
-        yield ToolCallStartEvent(tool_call_id=id, tool_call_name=OUTPUT_TOOL)
         yield CustomEvent(name=OUTPUT_EVENT, value={"toolCallId": id})
-        for piece in pieces(chunk.value):
-            yield ToolCallArgsEvent(tool_call_id=id, delta=piece)
-        yield ToolCallEndEvent(tool_call_id=id)
+        yield from _call(id, OUTPUT_TOOL, chunk.value)
         ctx.result = chunk.value
     else:
         raise UsageError(f"a {type(chunk).__name__} is no chunk of a script")
+
+
+def _call(id: str, name: str, arguments: Any) -> Iterable[Event]:
+    for piece in pieces(arguments):
+        yield ToolCallChunkEvent(tool_call_id=id, tool_call_name=name, delta=piece)
+    yield ToolCallEndEvent(tool_call_id=id)
