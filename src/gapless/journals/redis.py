@@ -898,8 +898,9 @@ class RedisStore(Store):
         tasks = [task for task in (self._listening, self._taking_commands) if task is not None]
         self._listening = self._taking_commands = None
         for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            while not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=0.1)  # redis-py loses a cancellation that meets its own timeout
 
     def _hear(self, data: bytes) -> None:
         if data[:1] == b"c":
