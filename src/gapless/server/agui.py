@@ -149,6 +149,8 @@ def _asked(body: RunAgentInput) -> tuple[UserMessage, list[Message]]:
         raise InputInvalid("messages is empty; its last one is the question")
     *history, last = body.messages
     if isinstance(last, UserMessage):
+        if not last.content:
+            raise InputInvalid("the message is empty")
         return last, history
     return UserMessage(id="", content=""), body.messages
 

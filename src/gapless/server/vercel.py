@@ -54,15 +54,14 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             entries = approvals(last)
             if entries:
                 return await _go_on(request, body.id, entries)
-        messages = to_messages(body.messages)
-        history: list[Message] | None
+        # A client that has run tools of its own asks nothing new: the run goes on from what they found, in its message.
+        history: list[Message] | None = to_messages(body.messages)
+        message: Message = UserMessage(id="", content="", metadata={CONTINUES: last.id})
         if last.role == "user":
-            *before, asked = messages
-            assert isinstance(asked, UserMessage), "a user's message is one"
-            message = asked
+            *before, message = to_messages(body.messages)
+            if not message.content:
+                raise InputInvalid("the message is empty")
             history = await history_unless_ours(runner, body.id, user, before)
-        else:  # the client has run tools of its own: the run goes on from what they found, in the same message
-            message, history = UserMessage(id="", content="", metadata={CONTINUES: last.id}), messages
         config = runner.config
         if body.trigger == "regenerate-message":  # the answer that may still be coming has been dropped by the user
             config = msgspec.structs.replace(config, on_busy="interrupt")
