@@ -147,7 +147,7 @@ class Translation:
             else:
                 self._text(out, stream, text, event)
         elif part.function_call is not None:
-            self._partial_call(out, stream, part.function_call)
+            self._partial_call(out, stream, part.function_call, event)
 
     def _text(self, out: list[AgentItem], stream: _Stream, text: str, event: Event) -> None:
         if stream.kind != "text":
@@ -162,14 +162,14 @@ class Translation:
         stream.thought.append(text)
         out.append(ReasoningMessageContentEvent(message_id=stream.message_id, delta=text))
 
-    def _partial_call(self, out: list[AgentItem], stream: _Stream, call: types.FunctionCall) -> None:
+    def _partial_call(self, out: list[AgentItem], stream: _Stream, call: types.FunctionCall, event: Event) -> None:
         streaming = bool(call.partial_args) or call.will_continue is not None
         if not streaming and not (call.name and call.id):
             return  # the end of one whose arguments streamed
         if not streaming:
             if call.name not in (CONFIRMATION, CREDENTIAL, INPUT):
                 stream.calls.append(call)
-                self._call(out, stream, call)
+                self._call(out, stream, call, waits=call.id in (event.long_running_tool_ids or ()))
             return
         id = call.id or next(reversed(stream.writers), "")
         writer = stream.writers.get(id)

@@ -7,12 +7,15 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["CONFIRMATION", "CREDENTIAL", "INPUT", "ADKTurn", "decode_turn", "without_secrets"]
+__all__ = ["CONFIRMATION", "CREDENTIAL", "INPUT", "TRANSFER", "ADKTurn", "decode_turn", "without_secrets"]
 
 CONFIRMATION = "adk_request_confirmation"
 CREDENTIAL = "adk_request_credential"
 INPUT = "adk_request_input"
 """ADK asks its client by function calls of these names."""
+
+TRANSFER = "transfer_to_agent"
+"""The function call by which one agent hands over to another."""
 
 
 class ADKTurn(msgspec.Struct, tag="adk"):

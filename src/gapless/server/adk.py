@@ -7,6 +7,7 @@ in a request is the one who asks; where none is, users are told apart by the nam
 from __future__ import annotations
 
 import hashlib
+import sys
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from gapless import __version__
 from gapless.agents.adk_turn import CREDENTIAL, decode_turn, without_secrets
 from gapless.config import StreamingMode
 from gapless.errors import AgentNotFound, InputInvalid, NotAuthorized, SessionNotFound
@@ -195,7 +197,8 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         path = f"{root}/apps/{_quoted(record.agent)}/users/{_quoted(record.user_id)}/runs/{record.id}/events"
         location = f"{path}?streaming={'true' if streaming else 'false'}" + (f"&after={after}" if after else "")
         encoder = ADKEncoder if streaming else WholeADKEncoder
-        return follow(runner, streams, record, encoder, cursor, location=location)
+        merge = request.query_params.get("merge") != "0"
+        return follow(runner, streams, record, encoder, cursor, location=location, merge=merge)
 
     @router.post("/run_sse", openapi_extra=body_docs(RunAgentRequest))
     async def run_sse(request: Request) -> Response:
@@ -323,6 +326,12 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             return answer(names)
         apps = [{"name": name, "rootAgentName": name, "description": "", "language": "python"} for name in names]
         return answer({"apps": apps})
+
+    @router.get("/version")
+    async def version() -> Response:
+        """What answers, in the form of ADK's server."""
+        python = ".".join(str(number) for number in sys.version_info[:3])
+        return answer({"version": f"gapless {__version__}", "language": "python", "language_version": python})
 
     return router
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from gapless.agents.adk_turn import CONFIRMATION, INPUT
+from gapless.agents.adk_turn import CONFIRMATION, INPUT, TRANSFER
 from gapless.events import (
     CustomEvent,
     Event,
@@ -44,8 +44,8 @@ from gapless.wires.base import Encoder
 __all__ = ["ADKEncoder", "WholeADKEncoder", "arguments_of", "object_of"]
 
 _encode = msgspec.json.Encoder().encode
-_ACTIONS = b'"actions":{"stateDelta":%b,"artifactDelta":{},"requestedAuthConfigs":{},"requestedToolConfirmations":{}}'
-_NO_ACTIONS = _ACTIONS % b"{}"
+_ACTIONS = b'"actions":{"stateDelta":%b,"artifactDelta":{},%b"requestedAuthConfigs":{},"requestedToolConfirmations":{}}'
+_NO_ACTIONS = _ACTIONS % (b"{}", b"")
 _FINISH = {"stop": "STOP", "tool_calls": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY"}
 _HEAD = b'{"content":{"parts":[{"text":'
 _TEXT = b'{"type":"TEXT_MESSAGE_CONTENT"'
@@ -254,9 +254,13 @@ class ADKEncoder(Encoder):
         author = call.author if call is not None else self._author
         name = call.name if call is not None else ""
         response = {"id": event.tool_call_id, "name": name, "response": object_of(text_of(event.content))}
+        actions = _NO_ACTIONS
+        if call is not None and name == TRANSFER:
+            target = arguments_of("".join(call.arguments)).get("agent_name")
+            actions = _ACTIONS % (b"{}", b'"transferToAgent":%b,' % _encode(str(target)))
         frame = b'{"content":{"parts":[{"functionResponse":%b}],"role":"user"},%b}' % (
             _encode(response),
-            self._base(event.message_id, author),
+            self._base(event.message_id, author, actions),
         )
         return (*self._whole(author), frame)
 
@@ -270,7 +274,7 @@ class ADKEncoder(Encoder):
         changed.update({key: None for key in before if key not in state})
         if not changed:
             return ()
-        frame = b"{%b}" % self._base(self._new_id(), self._author, _ACTIONS % _encode(changed))
+        frame = b"{%b}" % self._base(self._new_id(), self._author, _ACTIONS % (_encode(changed), b""))
         return (*self._whole(self._author), frame)
 
     def _custom(self, event: CustomEvent) -> _Frames:

@@ -1,0 +1,529 @@
+"""The routes of ADK's server: its own client, and the same agents on its own server, as the measure."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+from google.adk.agents import BaseAgent, LlmAgent
+from google.adk.cli.api_server import RunAgentRequest
+from google.adk.cli.conformance.adk_web_server_client import AdkWebServerClient
+from google.adk.cli.fast_api import get_fast_api_app
+from google.adk.cli.utils.base_agent_loader import BaseAgentLoader
+from google.adk.events import Event as ADKEvent
+from google.adk.sessions import InMemorySessionService, Session
+from google.adk.tools import FunctionTool, LongRunningFunctionTool, ToolContext
+from google.genai import types
+
+from gapless import Runner, create_app
+from gapless.agents.base import RunContext
+from gapless.events import Interrupt, ToolCallArgsEvent, ToolCallResultEvent, ToolCallStartEvent
+from support.adk import Call, Raises, Scripted, Thought
+from support.serving import serving
+from support.sse import Frame, frames
+
+Client = httpx.AsyncClient
+ClientOf = Callable[..., Any]
+
+
+def body(app: str, message: str | list[dict[str, Any]] = "hi", **fields: Any) -> dict[str, Any]:
+    parts = [{"text": message}] if isinstance(message, str) else message
+    content = {"role": "user", "parts": parts}
+    return {"appName": app, "userId": "u", "sessionId": "s", "newMessage": content, "streaming": True, **fields}
+
+
+async def session(client: Client, app: str, user: str = "u", id: str = "s", **options: Any) -> None:
+    response = await client.post(f"/apps/{app}/users/{user}/sessions/{id}", **options)
+    assert response.status_code == 200, response.text
+
+
+async def run_sse(client: Client, request: dict[str, Any], **options: Any) -> tuple[httpx.Response, list[Frame]]:
+    response = await client.post("/run_sse", json=request, **options)
+    assert response.status_code == 200, response.text
+    got = frames(response.content)
+    assert got[-1].event == "end"
+    return response, got[:-1]
+
+
+def documents(got: list[Frame]) -> list[dict[str, Any]]:
+    """The frames' events; each is one that ADK's own model reads, and nothing in it goes unread."""
+    found = [json.loads(frame.data) for frame in got]
+    for document in found:
+        if "error" not in document:
+            event = ADKEvent.model_validate(document)
+            again = event.model_dump(by_alias=True, exclude_none=True, mode="json")
+            assert again == document
+    return found
+
+
+def text_of(events: list[dict[str, Any]], *, partial: bool) -> str:
+    return "".join(
+        part.get("text", "")
+        for event in events
+        if bool(event.get("partial")) is partial
+        for part in event.get("content", {}).get("parts", [])
+        if not part.get("thought")
+    )
+
+
+def add(a: int, b: int) -> dict[str, int]:
+    """Adds."""
+    return {"sum": a + b}
+
+
+def remember(tool_context: ToolContext) -> str:
+    """Remembers."""
+    tool_context.state["x"] = 1
+    return "ok"
+
+
+USAGE = types.GenerateContentResponseUsageMetadata(prompt_token_count=3, candidates_token_count=4, total_token_count=7)
+AGENTS: dict[str, Callable[[], BaseAgent]] = {
+    "plain": lambda: LlmAgent(
+        name="plain", model=Scripted([Thought("hm "), Thought("ok"), "Hello ", "thëre 🦉\n"], usage=USAGE)
+    ),
+    "tools": lambda: LlmAgent(
+        name="tools",
+        model=Scripted(["I add. ", Call("add", {"a": 1, "b": 2}, id="c1")], ["It ", "is 3."]),
+        tools=[add],
+    ),
+    "state": lambda: LlmAgent(
+        name="state", model=Scripted([Call("remember", {}, id="c1")], ["Done."]), tools=[remember]
+    ),
+    "transfer": lambda: LlmAgent(
+        name="transfer",
+        model=Scripted([Call("transfer_to_agent", {"agent_name": "w"}, id="c1")]),
+        sub_agents=[LlmAgent(name="w", description="w", model=Scripted(["Sun", "ny"]))],
+    ),
+    "cut": lambda: LlmAgent(
+        name="cut",
+        model=Scripted(["Once upon"], finish_reason=types.FinishReason.MAX_TOKENS, error_code="MAX_TOKENS"),
+    ),
+}
+
+
+class Loader(BaseAgentLoader):
+    def load_agent(self, agent_name: str) -> BaseAgent:
+        return AGENTS[agent_name]()
+
+    def list_agents(self) -> list[str]:
+        return list(AGENTS)
+
+
+@pytest.fixture
+def adks_own() -> Any:
+    """ADK's own server."""
+    return get_fast_api_app(
+        agents_dir=tempfile.mkdtemp(),
+        agent_loader=Loader(),
+        session_service_uri="memory://",
+        artifact_service_uri="memory://",
+        memory_service_uri="memory://",
+        use_local_storage=False,
+        web=False,
+    )
+
+
+VOLATILE = {"timestamp", "invocationId", "modelVersion", "nodeInfo", "errorCode"}
+"""What cannot be the same; and `errorCode` beside a finish reason that says the same."""
+
+
+def comparable(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without what is random or only decoration: ids by order of appearance; partial function calls, which ADK says
+    are not for display, left out; a call's own id kept."""
+    ids: dict[str, int] = {}
+    found = []
+    for event in events:
+        parts = event.get("content", {}).get("parts", [])
+        if event.get("partial") and any("functionCall" in part for part in parts):
+            continue
+        kept = {key: value for key, value in event.items() if key not in VOLATILE}
+        kept["id"] = ids.setdefault(event["id"], len(ids))
+        found.append(kept)
+    return found
+
+
+def merged(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """State that ADK puts on a tool's response comes in an event after it."""
+    found: list[dict[str, Any]] = []
+    for event in events:
+        if found and "content" not in event and event.get("actions", {}).get("stateDelta"):
+            found[-1]["actions"]["stateDelta"] |= event["actions"]["stateDelta"]
+        else:
+            found.append(event)
+    return found
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("app", list(AGENTS))
+async def test_frames_are_those_of_adks_own_server(app: str, streaming: bool, adks_own: Any, client_of: ClientOf):
+    transport = httpx.ASGITransport(adks_own)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as theirs:
+        await session(theirs, app)
+        response = await theirs.post("/run_sse", json=body(app, streaming=streaming))
+        expected = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: ")]
+    ours = await client_of(Runner(AGENTS[app]()))
+    await session(ours, app)
+    _, got = await run_sse(ours, body(app, streaming=streaming))
+    found = documents(got)
+    assert comparable(merged(found)) == comparable(merged(expected))
+    order = [list(event) for event in comparable(merged(found))]
+    assert order == [list(event) for event in comparable(merged(expected))]
+
+
+async def test_adks_own_client():
+    runner = Runner(agents={name: make() for name, make in AGENTS.items()})
+    with serving(create_app(runner)) as url:
+        async with AdkWebServerClient(url) as client:
+            assert (await client.get_version_data())["language"] == "python"
+            made = await client.create_session(app_name="tools", user_id="u", state={"k": 1})
+            request = RunAgentRequest(
+                app_name="tools", user_id="u", session_id=made.id, new_message=types.UserContent("hi"), streaming=True
+            )
+            events = [event async for event in client.run_agent(request)]
+            assert text_of([e.model_dump(by_alias=True, exclude_none=True) for e in events], partial=False) == (
+                "I add. It is 3."
+            )
+            found = await client.get_session(app_name="tools", user_id="u", session_id=made.id)
+            assert [event.author for event in found.events] == ["user", "tools", "tools", "tools"]
+            assert found.events[-1].id == events[-1].id
+            assert found.state == {"k": 1}
+            await client.delete_session(app_name="tools", user_id="u", session_id=made.id)
+            with pytest.raises(httpx.HTTPStatusError):
+                await client.get_session(app_name="tools", user_id="u", session_id=made.id)
+
+
+# -- every kind of agent ------------------------------------------------------------------------------------------
+
+
+async def poet(message: str, ctx: RunContext) -> AsyncIterator[Any]:
+    yield "Roses "
+    yield "are red. "
+    yield ToolCallStartEvent(tool_call_id="c", tool_call_name="look")
+    yield ToolCallArgsEvent(tool_call_id="c", delta='{"at":"violets"}')
+    yield ToolCallResultEvent(message_id="r", tool_call_id="c", content="blue")
+    yield "Violets are blue."
+
+
+async def test_an_agent_of_any_kind(client_of: ClientOf):
+    client = await client_of(Runner(poet))
+    await session(client, "poet")
+    _, got = await run_sse(client, body("poet"))
+    events = documents(got)
+    assert text_of(events, partial=True) == text_of(events, partial=False) == "Roses are red. Violets are blue."
+    kinds = [
+        "partial" if event.get("partial") else "+".join(next(iter(part)) for part in event["content"]["parts"])
+        for event in events
+    ]
+    assert kinds == ["partial", "partial", "text+functionCall", "functionResponse", "partial", "text"]
+    assert events[0]["id"] == events[2]["id"]
+    assert {event["author"] for event in events} == {"poet"}
+    shown = (await client.get("/apps/poet/users/u/sessions/s")).json()
+    Session.model_validate(shown)
+    assert [event["author"] for event in shown["events"]] == ["user", "poet", "poet", "poet"]
+    assert shown["events"][2]["content"]["parts"][0]["functionResponse"] == {
+        "id": "c",
+        "name": "look",
+        "response": {"result": "blue"},
+    }
+
+
+async def test_run_answers_with_all_events_at_once(client_of: ClientOf):
+    client = await client_of(Runner(AGENTS["tools"]()))
+    await session(client, "tools")
+    response = await client.post("/run", json=body("tools"))
+    events = response.json()
+    assert [event.get("partial") for event in events] == [False, None, False]
+    assert text_of(events, partial=False) == "I add. It is 3."
+
+
+async def test_snake_case_and_media_are_understood(client_of: ClientOf):
+    agent = LlmAgent(name="eyes", model=Scripted(["A cat."]))
+    client = await client_of(Runner(agent))
+    await session(client, "eyes")
+    request = {
+        "app_name": "eyes",
+        "user_id": "u",
+        "session_id": "s",
+        "new_message": {"parts": [{"text": "what?"}, {"inline_data": {"mime_type": "image/png", "data": "-_8"}}]},
+        "state_delta": {"seen_it": True},
+    }
+    assert (await client.post("/run", json=request)).status_code == 200
+    (asked,) = agent.model.requests  # type: ignore[union-attr]  # the scripted one
+    assert asked[0].parts[1].inline_data == types.Blob(data=b"\xfb\xff", mime_type="image/png")
+    assert (await client.get("/apps/eyes/users/u/sessions/s")).json()["state"] == {"seen_it": True}
+
+
+# -- resuming -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_resumed_after_any_frame_by_get_and_by_the_same_post(streaming: bool, client_of: ClientOf):
+    client = await client_of(Runner(AGENTS["tools"]()))
+    await session(client, "tools")
+    request = body("tools", streaming=streaming)
+    response, got = await run_sse(client, request)
+    whole = response.content.split(b"\n\n")
+    assert response.headers["content-location"].startswith("/apps/tools/users/u/runs/")
+    for position, frame in enumerate(got[:-1], 1):
+        headers = {"last-event-id": frame.id}
+        rest = b"\n\n".join(whole[position:])
+        location = response.headers["content-location"] + "&merge=0"
+        assert (await client.get(location, headers=headers)).content == rest
+        assert (await client.post("/run_sse?merge=0", json=request, headers=headers)).content == rest
+    assert len((await client.get("/runs")).json()["runs"]) == 0  # another user's
+    end = {"last-event-id": got[-1].id.partition(".")[0]}
+    assert (await client.get(response.headers["content-location"], headers=end)).status_code in (200, 204)
+
+
+async def test_the_run_id_makes_the_start_repeatable(client_of: ClientOf):
+    agent = AGENTS["plain"]()
+    client = await client_of(Runner(agent))
+    await session(client, "plain")
+    first, _ = await run_sse(client, body("plain"), headers={"x-run-id": "mine"})
+    second = await client.post("/run_sse?merge=0", json=body("plain"), headers={"x-run-id": "mine"})
+    assert first.content == second.content
+    assert len(agent.model.requests) == 1  # type: ignore[attr-defined]  # the scripted one
+
+
+# -- asking back ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("route", ["/run_sse", "/run"])
+async def test_a_confirmation_as_adks_clients_give_it(route: str, client_of: ClientOf):
+    fired = []
+
+    def fire(what: str) -> str:
+        """Fires."""
+        fired.append(what)
+        return "gone"
+
+    agent = LlmAgent(
+        name="boss",
+        model=Scripted([Call("fire", {"what": "job"}, id="c1")], ["As you wish."]),
+        tools=[FunctionTool(fire, require_confirmation=True)],
+    )
+    client = await client_of(Runner(agent))
+    await session(client, "boss")
+    _, got = await run_sse(client, body("boss"))
+    asked = documents(got)[-1]
+    (call,) = [part["functionCall"] for part in asked["content"]["parts"]]
+    assert call["name"] == "adk_request_confirmation"
+    assert call["args"]["originalFunctionCall"] == {"id": "c1", "name": "fire", "args": {"what": "job"}}
+    assert asked["longRunningToolIds"] == [call["id"]]
+    response = {"functionResponse": {"id": call["id"], "name": call["name"], "response": {"confirmed": True}}}
+    answered = await client.post(route, json=body("boss", [response]))
+    events = documents(frames(answered.content)[:-1]) if route == "/run_sse" else answered.json()
+    assert text_of(events, partial=False) == "As you wish."
+    assert events[0]["content"]["parts"][0]["functionResponse"] == {
+        "id": "c1",
+        "name": "fire",
+        "response": {"result": "gone"},
+    }
+    assert fired == ["job"]
+    again = await client.post("/run_sse", json=body("boss", [response]))  # a client that repeats its answer
+    assert text_of(documents(frames(again.content)[:-1]), partial=False) == "As you wish."
+    assert fired == ["job"]
+
+
+async def test_a_long_running_tool_is_marked_and_answered(client_of: ClientOf):
+    def ship() -> dict[str, str]:
+        """Ships."""
+        return {"status": "pending"}
+
+    agent = LlmAgent(
+        name="shop", model=Scripted([Call("ship", {}, id="c1")], ["Shipped."]), tools=[LongRunningFunctionTool(ship)]
+    )
+    client = await client_of(Runner(agent))
+    await session(client, "shop")
+    _, got = await run_sse(client, body("shop"))
+    events = documents(got)
+    assert [event["longRunningToolIds"] for event in events if event.get("longRunningToolIds")] == [["c1"]]
+    response = {"functionResponse": {"id": "c1", "name": "ship", "response": {"status": "there"}}}
+    _, rest = await run_sse(client, body("shop", [response]))
+    assert documents(rest)[0]["content"]["parts"][0]["functionResponse"]["response"] == {"status": "there"}
+
+
+async def test_another_agents_question_is_one_of_adks(client_of: ClientOf):
+    async def asks(message: str, ctx: RunContext) -> AsyncIterator[Any]:
+        (entry,) = await ctx.interrupt([Interrupt(id="q", reason="input_required", message="Which?")])
+        yield f"You said {entry.payload['result']}"
+
+    client = await client_of(Runner(asks))
+    await session(client, "asks")
+    _, got = await run_sse(client, body("asks"))
+    (call,) = [part["functionCall"] for part in documents(got)[-1]["content"]["parts"]]
+    assert call == {"id": "q", "name": "adk_request_input", "args": {"interruptId": "q", "message": "Which?"}}
+    response = {"functionResponse": {"id": "q", "name": call["name"], "response": {"result": "both"}}}
+    _, rest = await run_sse(client, body("asks", [response]))
+    assert text_of(documents(rest), partial=False) == "You said both"
+
+
+async def test_an_answer_to_nothing_is_refused(client_of: ClientOf):
+    client = await client_of(Runner(poet))
+    await session(client, "poet")
+    response = {"functionResponse": {"id": "q", "name": "x", "response": {}}}
+    assert (await client.post("/run_sse", json=body("poet", [response]))).status_code == 422
+    await run_sse(client, body("poet"))
+    assert (await client.post("/run_sse", json=body("poet", [response]))).status_code == 422
+
+
+# -- failures -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_failure_keeps_the_text_and_ends_as_adks_do(client_of: ClientOf):
+    agent = LlmAgent(name="frail", model=Scripted(["Half an ", "answer", Raises(ConnectionError("secret"))]))
+    client = await client_of(Runner(agent))
+    await session(client, "frail")
+    _, got = await run_sse(client, body("frail"))
+    *_, whole, failed, last = documents(got)
+    assert whole["interrupted"] is True
+    assert text_of([whole], partial=False) == "Half an answer"
+    assert failed["errorCode"] == "model_failed"
+    assert last["error"].startswith("model_failed: ")
+    assert "secret" not in str(documents(got))
+    events = (await client.get("/apps/frail/users/u/sessions/s")).json()["events"]
+    assert text_of(events[1:], partial=False) == "Half an answer"
+
+
+async def test_a_cancelled_run_says_so(client_of: ClientOf):
+    runner = Runner(LlmAgent(name="slow", model=Scripted(["One ", "two"], hold_at=1)))
+    client = await client_of(runner)
+    await session(client, "slow")
+    reading = asyncio.create_task(run_sse(client, body("slow"), headers={"x-run-id": "r"}))
+    while not runner.executions:
+        await asyncio.sleep(0)
+    async for event in (await runner.attach("r")).events():
+        if "CONTENT" in type(event).__struct_config__.tag:  # type: ignore[operator]  # each event has one
+            break
+    await runner.cancel("r")
+    events = documents((await reading)[1])
+    assert text_of(events, partial=False) == "One "
+    assert events[-1]["errorCode"] == "INVOCATION_ABORTED"
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"appName": "nobody"}, 404),
+        ({"sessionId": "missing"}, 404),
+        ({"newMessage": {"parts": []}}, 422),
+        ({"newMessage": None}, 422),
+        ({"newMessage": "text"}, 422),
+        ({"userId": None}, 422),
+        ({"sessionId": "bad id"}, 404),
+    ],
+)
+async def test_bad_requests_have_a_status(change: dict[str, Any], status: int, client_of: ClientOf):
+    client = await client_of(Runner(poet))
+    await session(client, "poet")
+    response = await client.post("/run_sse", json={**body("poet"), **change})
+    assert response.status_code == status, response.text
+    assert response.json()["error"]["message"]
+
+
+# -- sessions and users ---------------------------------------------------------------------------------------------
+
+
+async def test_sessions_are_created_listed_and_deleted(client_of: ClientOf):
+    client = await client_of(Runner(agents={"poet": poet, "other": poet}))
+    path = "/apps/poet/users/u/sessions"
+    made = (await client.post(path, json={"sessionId": "a", "state": {"k": 1}})).json()
+    assert (made["id"], made["appName"], made["userId"], made["state"], made["events"]) == (
+        "a",
+        "poet",
+        "u",
+        {"k": 1},
+        [],
+    )
+    assert (await client.post(path, json={"session_id": "a"})).status_code == 409
+    assert (await client.post(path)).json()["id"]
+    assert len((await client.get(path)).json()) == 2
+    assert (await client.get("/apps/other/users/u/sessions")).json() == []
+    assert (await client.delete(f"{path}/a")).status_code == 200
+    assert (await client.get(f"{path}/a")).status_code == 404
+    assert (await client.delete(f"{path}/a")).status_code == 200
+    assert (await client.get("/list-apps")).json() == ["other", "poet"]
+    assert (await client.get("/list-apps?detailed=true")).json()["apps"][1]["name"] == "poet"
+
+
+async def test_users_without_authentication_have_sessions_of_their_own(client_of: ClientOf):
+    client = await client_of(Runner(agents={"poet": poet, "other": poet}))
+    for user, app in (("ann", "poet"), ("bob", "poet"), ("ann", "other")):
+        await session(client, app, user, json={"of": f"{user} {app}"})
+    locations = {}
+    for user, app in (("ann", "poet"), ("bob", "poet"), ("ann", "other")):
+        shown = (await client.get(f"/apps/{app}/users/{user}/sessions/s")).json()
+        assert (shown["id"], shown["state"]) == ("s", {"of": f"{user} {app}"})
+        response, _ = await run_sse(client, body(app, userId=user))
+        locations[user] = response.headers["content-location"]
+        assert (await client.get(locations[user])).status_code == 200
+        assert [one["id"] for one in (await client.get(f"/apps/{app}/users/{user}/sessions")).json()] == ["s"]
+    assert (await client.get(locations["bob"].replace("bob", "ann"))).status_code == 404
+    await client.delete("/apps/poet/users/ann/sessions/s")
+    assert (await client.get("/apps/poet/users/bob/sessions/s")).status_code == 200
+
+
+async def test_with_authentication_the_user_is_the_one_who_asks(client_of: ClientOf):
+    def authenticate(request: Any) -> str | None:
+        return request.headers.get("x-user")  # type: ignore[no-any-return]  # a header
+
+    client = await client_of(Runner(poet), authenticate=authenticate)
+    ann, bob = {"x-user": "ann"}, {"x-user": "bob"}
+    await session(client, "poet", "ann", headers=ann)
+    response, _ = await run_sse(client, body("poet", userId="ann"), headers=ann)
+    location, id = response.headers["content-location"], response.headers["x-run-id"]
+    path = "/apps/poet/users/ann/sessions"
+    for method, url, json_body in (
+        ("POST", "/run_sse", body("poet", userId="ann")),
+        ("POST", "/run", body("poet", userId="ann")),
+        ("GET", path, None),
+        ("GET", f"{path}/s", None),
+        ("POST", path, {}),
+        ("POST", f"{path}/t", {}),
+        ("DELETE", f"{path}/s", None),
+        ("GET", location, None),
+    ):
+        assert (await client.request(method, url, json=json_body)).status_code == 401, url
+        assert (await client.request(method, url, json=json_body, headers=bob)).status_code == 403, url
+    assert (await client.get("/list-apps")).status_code == 401
+    stolen = {**bob, "last-event-id": f"{id}:1"}
+    assert (await client.post("/run_sse", json=body("poet", userId="bob"), headers=stolen)).status_code == 404
+    assert (await client.get(location.replace("/ann/", "/bob/"), headers=bob)).status_code == 404
+    assert (await client.get(f"/runs/{id}/events?wire=adk&merge=0", headers=ann)).content == response.content
+
+
+async def test_a_session_that_the_agents_own_service_has_is_known(client_of: ClientOf):
+    service = InMemorySessionService()
+    await service.create_session(app_name="desk", user_id="u", session_id="old", state={"plan": "gold"})
+    agent = LlmAgent(name="desk", model=Scripted(["ok"]), instruction="They have {plan}.")
+    client = await client_of(Runner(agent, session_service=service))
+    assert (await client.get("/apps/desk/users/u/sessions/old")).json()["state"] == {"plan": "gold"}
+    _, got = await run_sse(client, body("desk", sessionId="old"))
+    assert text_of(documents(got), partial=False) == "ok"
+
+
+async def test_a_session_shows_the_answer_that_is_coming(client_of: ClientOf):
+    agent = LlmAgent(
+        name="slow", model=Scripted(["I add. ", Call("add", {"a": 1, "b": 2}, id="c")], ["x"], hold_at=3), tools=[add]
+    )
+    runner = Runner(agent)
+    client = await client_of(runner)
+    await session(client, "slow")
+    run = await runner.start("hi", session_id="s", user_id="u", agent="slow")
+    async for event in run.events():
+        if isinstance(event, ToolCallResultEvent):
+            break
+    events = (await client.get("/apps/slow/users/u/sessions/s")).json()["events"]
+    assert [next(iter(event["content"]["parts"][-1])) for event in events] == [
+        "text",
+        "functionCall",
+        "functionResponse",
+    ]
+    await run.cancel()
+    await run.wait()
