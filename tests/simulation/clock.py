@@ -1,0 +1,145 @@
+"""An event loop without an outside: time is a number that jumps to the next timer, and several processes share it.
+
+A process here is what runs in its context. It keeps asyncio's order within itself, and between processes nothing has an
+order. A paused one is SIGSTOPped: its callbacks wait. A dead one takes nothing any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+__all__ = ["Process", "SimulatedLoop", "SimulatedTime"]
+
+EPOCH_S = 1_800_000_000
+"""What the wall clock shows when a schedule begins."""
+CALLBACKS_MAX = 2_000_000
+"""A schedule that takes more runs in circles."""
+
+_process: contextvars.ContextVar[Process] = contextvars.ContextVar("process")
+
+
+class Process:
+    """One operating-system process; the world outside of all others is one too."""
+
+    def __init__(self, name: str, rng: random.Random) -> None:
+        self.name = name
+        self.rng = rng
+        self.ready: deque[asyncio.Handle] = deque()
+        self.tasks: list[asyncio.Task[Any]] = []
+        self.paused = False
+        self.dead = False
+        self.skew_s = 0.0
+        """How far its wall clock is off."""
+        self.context = contextvars.Context()
+        self.context.run(_process.set, self)
+
+    def spawn(self, work: Coroutine[Any, Any, Any], loop: SimulatedLoop) -> asyncio.Task[Any]:
+        """Run it in this process."""
+        task: asyncio.Task[Any] = loop.create_task(work, context=self.context.copy())
+        return task
+
+    def kill(self) -> None:
+        """SIGKILL: nothing of it is heard again. Its tasks unwind, which nobody can notice: its store is dead."""
+        self.dead, self.paused = True, False
+        for task in self.tasks:
+            task.cancel()
+
+
+class SimulatedLoop(asyncio.BaseEventLoop):
+    """Runs what is ready, process by process in an order from `rng`, and else lets time pass."""
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__()
+        self.world = Process("world", rng)
+        self.processes = [self.world]
+        self._now = 0.0
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._count = 0
+        self._ran = 0
+        self._rng = rng
+
+    def time(self) -> float:
+        return self._now
+
+    def call_soon(  # type: ignore[override]  # the callback's arguments are anyone's
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        handle._context.get(_process, self.world).ready.append(handle)  # type: ignore[attr-defined]  # asyncio's own
+        return handle
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        self._count += 1
+        heapq.heappush(self._timers, (when, self._count, timer))
+        return timer
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        pass
+
+    def create_task(  # type: ignore[override]
+        self, coro: Coroutine[Any, Any, Any], *, name: str | None = None, context: contextvars.Context | None = None
+    ) -> asyncio.Task[Any]:
+        task = asyncio.Task(coro, loop=self, name=name or "task", context=context)
+        process = (context.get(_process) if context is not None else _process.get(None)) or self.world
+        if len(process.tasks) >= 64:
+            process.tasks = [other for other in process.tasks if not other.done()]
+        process.tasks.append(task)
+        return task
+
+    def _run_once(self) -> None:
+        runnable = [process for process in self.processes if process.ready and not process.paused]
+        if not runnable:
+            self._pass_time()
+            return
+        process = runnable[0] if len(runnable) == 1 else self._rng.choice(runnable)
+        ready = process.ready
+        self._ran += len(ready)
+        if self._ran > CALLBACKS_MAX:
+            raise RuntimeError("the schedule runs in circles")
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:  # type: ignore[attr-defined]
+                handle._run()  # type: ignore[attr-defined]
+            if process.paused:
+                break
+
+    def _pass_time(self) -> None:
+        timers = self._timers
+        if not timers:
+            raise RuntimeError("everything waits and nothing will come")
+        self._now = max(self._now, timers[0][0])
+        while timers and timers[0][0] <= self._now:
+            timer = heapq.heappop(timers)[2]
+            if not timer._cancelled:  # type: ignore[attr-defined]
+                timer._context.get(_process, self.world).ready.append(timer)  # type: ignore[attr-defined]
+
+    def _process_events(self, event_list: Any) -> None:
+        pass
+
+
+class SimulatedTime:
+    """Stands where a module has imported `time`."""
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def time(self) -> float:
+        process = _process.get(None)
+        return EPOCH_S + self.monotonic() + (process.skew_s if process is not None else 0.0)
+
+    def time_ns(self) -> int:
+        return int(self.time() * 1e9)

@@ -1,0 +1,391 @@
+"""A store across a network that delays, loses and cuts, and a ledger of what it really accepted.
+
+Behind it is the store in memory; what is faulty is the way to it. A call travels, is served in the world's time and not
+the caller's (who may be paused or dead by then), and its answer travels back. What other workers did and commands come
+in order, late, perhaps twice; what a cut lost is asked for afterwards, as the contract wants it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any, ClassVar
+
+from gapless.errors import StoreUnavailable
+from gapless.journals.contract import (
+    ACTIVE,
+    Append,
+    Listener,
+    RunRecord,
+    RunStatus,
+    SessionRecord,
+    Store,
+    Turn,
+)
+from gapless.journals.memory import Memory, MemoryStore
+from simulation.clock import Process, SimulatedLoop
+
+__all__ = ["FaultyStore", "Ledger", "Weather"]
+
+TIMEOUT_S = 0.5
+"""After which a call over a cut connection fails."""
+
+
+class Weather:
+    """How the network is, for all."""
+
+    def __init__(self) -> None:
+        self.latency_s = 0.0
+        self.slow = 0.0
+        """Of this share of the messages, each takes up to fifty times as long."""
+        self.fails = 0.0
+        """So many calls fail before they are served …"""
+        self.loses = 0.0
+        """… and so many answers are lost."""
+        self.repeats = 0.0
+        """So many messages come twice."""
+
+
+class Ledger:
+    """What the store did, written down apart from it."""
+
+    def __init__(self, loop: SimulatedLoop, report: Callable[[str], None], trace: Callable[[str], None]) -> None:
+        self.loop = loop
+        self.weather = Weather()
+        self.memory = Memory()
+        self.report = report
+        """Say that an invariant does not hold."""
+        self.trace = trace
+        self.owners: dict[str, str] = {}
+        """Worker ids by run, as creating and taking over made them."""
+        self.taken: dict[str, int] = {}
+        """How often each run was taken over."""
+        self.inbox: dict[str, list[bytes]] = {}
+        """Commands by run that nobody has taken yet."""
+        self.workers: dict[str, FaultyStore] = {}
+
+
+class FaultyStore(Store):
+    """What one process has of the store."""
+
+    scheme: ClassVar[str] = "simulated"
+    commit_interval_s: ClassVar[float] = 0.001
+
+    def __init__(self, ledger: Ledger, process: Process) -> None:
+        self.ledger = ledger
+        self.process = process
+        self.cut = False
+        """The network between this process and the store is gone."""
+        self.appends = 0
+        self._loop = ledger.loop
+        self._inner = MemoryStore(ledger.memory, monotonic=ledger.loop.time)
+        self._listener: Listener | None = None
+        self._worker_id = ""
+        self._doubtful: set[str] = set()
+        """Runs that are this worker's without anyone here knowing, as an answer was lost."""
+        self._heard_until = 0.0
+        self._watching_until = 0.0
+
+    # -- the way there and back -------------------------------------------------------------------------------------
+
+    def _delay(self) -> float:
+        weather, rng = self.ledger.weather, self.process.rng
+        delay = weather.latency_s * rng.random()
+        if weather.slow and rng.random() < weather.slow:
+            delay *= 50 * rng.random()
+        return delay
+
+    def _in_world(self, delay_s: float, do: Callable[..., object], *args: Any) -> None:
+        self._loop.call_later(delay_s, do, *args, context=self._loop.world.context)
+
+    async def _ask(self, serve: Callable[[], Any], name: str, about: object = "", *, not_before: float = 0.0) -> Any:
+        """`serve` is called when the request arrives, if it does."""
+        if self.process.dead:
+            raise asyncio.CancelledError
+        answer = self._loop.create_future()
+        rng, weather = self.process.rng, self.ledger.weather
+        chance = rng.random()
+        fails, loses = chance < weather.fails, weather.fails <= chance < weather.fails + weather.loses
+        delay = max(self._delay(), not_before - self._loop.time())
+
+        def arrive() -> None:
+            if self.cut or fails:
+                self.ledger.trace(f"{self.process.name} {name} {about}: never arrives")
+                self._in_world(TIMEOUT_S * rng.random(), lose)
+                return
+            try:
+                result, error = serve(), None
+            except Exception as raised:
+                result, error = None, raised
+            shown = error if error is not None else _short(result)
+            self.ledger.trace(f"{self.process.name} {name} {about}: {shown!s}{' (answer lost)' if loses else ''}")
+            if loses:
+                self._in_world(TIMEOUT_S * rng.random(), lose)
+            else:
+                self._in_world(self._delay(), come_back, result, error)
+
+        def come_back(result: Any, error: Exception | None) -> None:
+            if self.cut:
+                lose()
+            elif not answer.done():
+                answer.set_result(result) if error is None else answer.set_exception(error)
+
+        def lose() -> None:
+            if not answer.done():
+                answer.set_exception(StoreUnavailable(f"simulated: no answer to {name}"))
+
+        self._in_world(delay, arrive)
+        return await answer
+
+    # -- the worker -------------------------------------------------------------------------------------------------
+
+    async def open(self, worker_id: str, listener: Listener) -> None:
+        def serve() -> None:
+            _now(self._inner.open(worker_id, self))
+            self._worker_id, self._listener = worker_id, listener
+            self._doubtful.clear()
+            self.ledger.workers[worker_id] = self
+            self._in_world(self._delay(), self._catch_up)
+
+        await self._ask(serve, "open", worker_id)
+
+    async def close(self) -> None:
+        await self._ask(lambda: _now(self._inner.close()), "close")
+
+    async def renew(self) -> None:
+        await self._ask(lambda: _now(self._inner.renew()), "renew")
+
+    async def take_over(self, lease_s: float) -> list[RunRecord]:
+        def serve() -> list[RunRecord]:
+            ledger = self.ledger
+            taken = _now(self._inner.take_over(lease_s))
+            for run in taken:
+                ledger.owners[run.id] = self._worker_id
+                ledger.taken[run.id] = ledger.taken.get(run.id, 0) + 1
+            known = {run.id for run in taken}
+            for run_id in self._doubtful - known:
+                run = ledger.memory.runs[run_id]
+                if run.owner == self._worker_id and run.status in ACTIVE:
+                    ledger.taken[run_id] = ledger.taken.get(run_id, 0) + 1
+                    taken.append(_now(self._inner.get_run(run_id)))
+            self._doubtful |= {run.id for run in taken}
+            return taken
+
+        taken: list[RunRecord] = await self._ask(serve, "take_over")
+        for run in taken:
+            self._doubtful.discard(run.id)
+            self._in_world(self._delay(), self._deliver_commands, run.id)
+        return taken
+
+    # -- runs -------------------------------------------------------------------------------------------------------
+
+    async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
+        def serve() -> tuple[RunRecord, bool]:
+            record, created = _now(self._inner.create_run(run, reject_busy=reject_busy))
+            if created:
+                self.ledger.owners[run.id] = self._worker_id
+                self._doubtful.add(run.id)
+            return record, created
+
+        record, created = await self._ask(serve, "create_run", run.id)
+        if created:
+            self._doubtful.discard(run.id)
+        return record, created
+
+    async def start_run(self, run_id: str, started_at: int) -> str | None:
+        def serve() -> str | None:
+            ahead = _now(self._inner.start_run(run_id, started_at))
+            if ahead is None:
+                runs = self.ledger.memory.runs
+                for other in runs.values():
+                    if other.id == run_id:
+                        break
+                    if other.session_id == runs[run_id].session_id and other.status in ACTIVE:
+                        self.ledger.report(f"run {run_id} began while {other.id} before it was active")
+                if self.ledger.owners[run_id] != self._worker_id:
+                    self.ledger.report(f"run {run_id} was begun by {self._worker_id}, which does not own it")
+            return ahead
+
+        result: str | None = await self._ask(serve, "start_run", run_id)
+        return result
+
+    async def get_run(self, run_id: str) -> RunRecord | None:
+        record: RunRecord | None = await self._ask(lambda: _now(self._inner.get_run(run_id)), "get_run", run_id)
+        return record
+
+    async def list_runs(
+        self,
+        *,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        status: RunStatus | None = None,
+        limit: int = 100,
+    ) -> list[RunRecord]:
+        found: list[RunRecord] = await self._ask(
+            lambda: _now(self._inner.list_runs(user_id=user_id, session_id=session_id, status=status, limit=limit)),
+            "list_runs",
+        )
+        return found
+
+    # -- journals ---------------------------------------------------------------------------------------------------
+
+    async def append(self, batches: Sequence[Append]) -> Collection[str]:
+        self.appends += 1
+        about = [f"{batch.run_id}@{batch.first_seq}+{len(batch.events)}" for batch in batches]
+        refused: Collection[str] = await self._ask(lambda: self._serve_append(batches), "append", about)
+        return refused
+
+    def _serve_append(self, batches: Sequence[Append]) -> Collection[str]:
+        memory, ledger = self.ledger.memory, self.ledger
+        refused, fresh = [], []
+        for batch in batches:
+            run, events = memory.runs.get(batch.run_id), memory.events.get(batch.run_id, [])
+            last = batch.first_seq + len(batch.events) - 1
+            if run is None or run.owner != self._worker_id or (run.status in ACTIVE and len(events) + 1 == batch.first_seq):
+                fresh.append(batch)
+            elif last != len(events) or events[batch.first_seq - 1 :] != batch.events:
+                refused.append(batch.run_id)  # not what was accepted before
+        ended = {batch.run_id for batch in fresh if batch.run_id in memory.runs and memory.runs[batch.run_id].status.ended}
+        refused += _now(self._inner.append(fresh))
+        for batch in fresh:
+            if batch.run_id in refused:
+                continue
+            if ledger.owners.get(batch.run_id) != self._worker_id:
+                ledger.report(f"run {batch.run_id}: {self._worker_id} appended to it and does not own it")
+            if batch.run_id in ended:
+                ledger.report(f"run {batch.run_id}: events were accepted after its end")
+        return refused
+
+    async def read(self, run_id: str, after: int, limit: int) -> list[bytes]:
+        events: list[bytes] = await self._ask(
+            lambda: _now(self._inner.read(run_id, after, limit)), "read", f"{run_id}>{after}"
+        )
+        return events
+
+    async def watch(self, run_id: str) -> None:
+        self._watching_until += 1e-9
+        self._watching_until = max(self._watching_until, self._loop.time() + self._delay())
+        await self._ask(
+            lambda: _now(self._inner.watch(run_id)), "watch", run_id, not_before=self._watching_until
+        )  # in the order of the calls
+
+    async def unwatch(self, run_id: str) -> None:
+        self._watching_until = max(self._watching_until + 1e-9, self._loop.time() + self._delay())
+        await self._ask(lambda: _now(self._inner.unwatch(run_id)), "unwatch", run_id, not_before=self._watching_until)
+
+    async def send(self, run_id: str, command: bytes) -> None:
+        def serve() -> None:
+            ledger = self.ledger
+            run = _now(self._inner.get_run(run_id))
+            if run is not None and run.status in ACTIVE:
+                ledger.inbox.setdefault(run_id, []).append(command)
+                owner = ledger.workers.get(run.owner)
+                if owner is not None:
+                    owner._in_world(owner._delay(), owner._deliver_commands, run_id)
+            elif run is None:
+                _now(self._inner.send(run_id, command))
+
+        await self._ask(serve, "send", run_id)
+
+    async def expire(self, ended_before: int) -> int:
+        expired: int = await self._ask(lambda: _now(self._inner.expire(ended_before)), "expire")
+        return expired
+
+    # -- what others did --------------------------------------------------------------------------------------------
+
+    def heal(self) -> None:
+        """The network is back."""
+        self.cut = False
+        self._in_world(self._delay(), self._catch_up)
+
+    def on_events(self, run_id: str, first_seq: int, events: list[bytes], closed: bool) -> None:
+        """The store says it, in the world's time: it has yet to travel."""
+        for _ in range(2 if self.process.rng.random() < self.ledger.weather.repeats else 1):
+            self._heard_until = max(self._heard_until + 1e-9, self._loop.time() + self._delay())
+            self._loop.call_at(
+                self._heard_until, self._hear, run_id, first_seq, events, closed, context=self._loop.world.context
+            )
+
+    def on_command(self, run_id: str, command: bytes) -> None:
+        raise AssertionError("commands go through the ledger")
+
+    def _hear(self, run_id: str, first_seq: int, events: list[bytes], closed: bool) -> None:
+        if self._listener is not None and not self.cut and not self.process.dead:
+            self.ledger.trace(f"{self.process.name} hears of {run_id}@{first_seq}+{len(events)} {'end' * closed}")
+            self._loop.call_soon(
+                self._listener.on_events, run_id, first_seq, events, closed, context=self.process.context
+            )
+
+    def _catch_up(self) -> None:
+        """After a cut: where the watched runs are now, and which commands there are."""
+        memory = self.ledger.memory
+        for run_id, watchers in memory.watchers.items():
+            if self._inner in watchers:
+                run = memory.runs.get(run_id)
+                if run is None:
+                    continue
+                self.on_events(run_id, run.last_seq + 1, [], run.status.ended)
+        for run_id in tuple(self.ledger.inbox):
+            self._deliver_commands(run_id)
+
+    def _deliver_commands(self, run_id: str) -> None:
+        ledger = self.ledger
+        run = ledger.memory.runs[run_id]
+        if self.cut or self.process.dead or run.owner != self._worker_id or run_id in self._doubtful:
+            return
+        if self._worker_id not in ledger.memory.beats or self._listener is None:
+            return
+        for command in ledger.inbox.pop(run_id, ()):
+            for _ in range(2 if self.process.rng.random() < ledger.weather.repeats else 1):
+                ledger.trace(f"{self.process.name} is told of {run_id}: {command.decode()}")
+                self._loop.call_soon(self._listener.on_command, run_id, command, context=self.process.context)
+
+    # -- sessions ---------------------------------------------------------------------------------------------------
+
+    async def create_session(self, session: SessionRecord) -> SessionRecord:
+        known: SessionRecord = await self._ask(
+            lambda: _now(self._inner.create_session(session)), "create_session", session.id
+        )
+        return known
+
+    async def get_session(self, session_id: str) -> SessionRecord | None:
+        session: SessionRecord | None = await self._ask(
+            lambda: _now(self._inner.get_session(session_id)), "get_session", session_id
+        )
+        return session
+
+    async def list_sessions(self, *, user_id: str | None = None, limit: int = 100) -> list[SessionRecord]:
+        found: list[SessionRecord] = await self._ask(
+            lambda: _now(self._inner.list_sessions(user_id=user_id, limit=limit)), "list_sessions"
+        )
+        return found
+
+    async def delete_session(self, session_id: str) -> bool:
+        deleted: bool = await self._ask(
+            lambda: _now(self._inner.delete_session(session_id)), "delete_session", session_id
+        )
+        return deleted
+
+    async def turns(self, session_id: str) -> list[Turn]:
+        turns: list[Turn] = await self._ask(lambda: _now(self._inner.turns(session_id)), "turns", session_id)
+        return turns
+
+
+def _now(work: Coroutine[Any, Any, Any]) -> Any:
+    """What the store in memory answers; it never waits."""
+    try:
+        work.send(None)
+    except StopIteration as answered:
+        return answered.value
+    raise AssertionError("the store in memory waits for nothing")
+
+
+def _short(result: Any) -> str:
+    if isinstance(result, RunRecord):
+        return f"{result.status.value} last={result.last_seq} owner={result.owner}"
+    if isinstance(result, list | tuple):
+        return "[" + ", ".join(_short(one) for one in result) + "]"
+    if isinstance(result, bytes):
+        return f"{len(result)} bytes"
+    return str(result)
+

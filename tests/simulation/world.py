@@ -1,0 +1,726 @@
+"""One schedule: workers, clients and faults, all from a seed, and the invariants that every one of them must keep.
+
+The runner, the journals, the executions and the followers are the real ones. Only time, the way to the store and the
+agents are simulated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+import gapless.execution
+import gapless.journals.journal
+import gapless.journals.memory
+import gapless.recorder
+import gapless.runner
+from gapless import RunConfig, Runner
+from gapless.agents.base import AgentItem, RunContext
+from gapless.errors import (
+    GaplessError,
+    InputInvalid,
+    RunConflict,
+    RunNotFound,
+    SessionBusy,
+    ShuttingDown,
+    StoreUnavailable,
+)
+from gapless.events import CustomEvent, Interrupt, ResumeEntry
+from gapless.fold import RESTARTED
+from gapless.journals.contract import WorkerFenced
+from gapless.journals.journal import Follower, Journal
+from simulation.clock import Process, SimulatedLoop, SimulatedTime
+from simulation.faulty import FaultyStore, Ledger
+
+__all__ = ["Violation", "World", "run_schedule", "simulated"]
+
+LEASE_S = 1.0
+PATIENCE_S = 3.0
+CALM_S = 90.0
+"""Once nothing is faulty any more, everything must have ended within this."""
+SETTLE_S = 20.0
+WINDOW_EVENTS, PENDING_EVENTS, PAGE_EVENTS = 3, 4, 3
+"""Small, so that few events pass every border."""
+RETRY_S = 0.3
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+
+class Worker(Process):
+    """One server process."""
+
+    store: FaultyStore
+    runner: Runner
+    draining = False
+
+
+class Plan:
+    """One run as its clients want it."""
+
+    def __init__(self, run_id: str, session_id: str, script: list[tuple[Any, ...]], config: RunConfig) -> None:
+        self.run_id = run_id
+        self.session_id = session_id
+        self.script = script
+        self.config = config
+        self.calls = 0
+        """How often the agent was run for it."""
+        self.cancelled = False
+        """Someone wanted it to end."""
+        self.refused = False
+        """It was never begun: its session was busy."""
+        self.known = False
+        """Someone was told that it is there."""
+
+    @property
+    def text(self) -> str:
+        return "".join(step[1] for step in self.script if step[0] == "say")
+
+    @property
+    def fails(self) -> bool:
+        return any(step[0] == "fail" for step in self.script)
+
+    @property
+    def endless(self) -> bool:
+        return any(step[0] == "forever" for step in self.script)
+
+
+class Client:
+    """Someone who follows a run to its end, wherever it is served."""
+
+    def __init__(self, plan: Plan, name: str) -> None:
+        self.plan = plan
+        self.name = name
+        self.after = 0
+        self.ended = False
+
+
+class World:
+    """Everything in one schedule."""
+
+    def __init__(self, seed: int, *, trace: bool = False) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.loop = SimulatedLoop(random.Random(self.rng.random()))
+        self.loop.set_exception_handler(self._on_lost_exception)
+        self.traced: list[str] = []
+        self.violation = ""
+        self._tracing = trace
+        self.ledger = Ledger(self.loop, self.report, self.trace if trace else lambda text: None)
+        self.workers: list[Worker] = []
+        self.plans: dict[str, Plan] = {}
+        self.clients: list[Client] = []
+        self.calm = False
+        self.faults = False
+        """Anything at all goes wrong in this schedule."""
+        self._ids = 0
+        self._number = 0
+
+    # -- telling ----------------------------------------------------------------------------------------------------
+
+    def report(self, violation: str) -> None:
+        """The first one is the schedule's."""
+        self.trace(f"VIOLATION: {violation}")
+        if not self.violation:
+            self.violation = violation
+
+    def trace(self, text: str) -> None:
+        if self._tracing:
+            self.traced.append(f"{self.loop.time():9.4f} {text}")
+
+    def _on_lost_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        self.report(f"{context.get('message')}: {type(error).__name__}: {error}")
+
+    def new_id(self) -> str:
+        self._ids += 1
+        return f"w{self._ids}"
+
+    # -- workers ----------------------------------------------------------------------------------------------------
+
+    def start_worker(self) -> Worker:
+        self._number += 1
+        worker = Worker(f"worker-{self._number}", random.Random(self.rng.random()))
+        self.loop.processes.append(worker)
+        self.workers.append(worker)
+        worker.store = FaultyStore(self.ledger, worker)
+        worker.runner = Runner(Scripted(self), store=worker.store, lease_s=LEASE_S, retention_s=None)
+        worker.runner.journals._patience_s = PATIENCE_S
+        worker.spawn(self._serve(worker), self.loop)
+        self.trace(f"{worker.name} starts")
+        return worker
+
+    async def _serve(self, worker: Worker) -> None:
+        while True:
+            try:
+                await worker.runner.open()
+            except StoreUnavailable:
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+    def crash(self, worker: Worker) -> None:
+        self.trace(f"{worker.name} is killed")
+        worker.kill()
+        self.workers.remove(worker)
+
+    async def shut_down(self, worker: Worker, grace_s: float) -> None:
+        self.trace(f"{worker.name} is asked to stop")
+        worker.draining = True
+        closing = worker.spawn(worker.runner.close(grace_s), self.loop)
+        with contextlib.suppress(StoreUnavailable):
+            await _outcome(closing)
+        if worker in self.workers:
+            self.crash(worker)
+
+    # -- clients ----------------------------------------------------------------------------------------------------
+
+    def any_worker(self) -> Worker:
+        return self.rng.choice(self.workers) if self.workers else self.start_worker()
+
+    async def ask(self, what: Any) -> Any:
+        """Call a worker, as a client does: raises what it raises, `ConnectionError` when it dies, or is silent."""
+        worker = self.any_worker()
+        task = worker.spawn(what(worker), self.loop)
+        done, _ = await asyncio.wait({task}, timeout=10.0)
+        if not done:
+            task.cancel()
+            raise ConnectionError("no answer")
+        return await _outcome(task)
+
+    async def start_run(self, plan: Plan, delay_s: float, message: str) -> None:
+        """Start it, again and again until someone says that it is there."""
+        await asyncio.sleep(delay_s)
+        while True:
+            try:
+                await self.ask(
+                    lambda worker: worker.runner.start(
+                        message,
+                        run_id=plan.run_id,
+                        session_id=plan.session_id,
+                        config=plan.config,
+                    )
+                )
+            except SessionBusy:
+                if plan.run_id not in self.ledger.memory.runs:
+                    if not self.calm and self.rng.random() < 0.5:
+                        await asyncio.sleep(RETRY_S * self.rng.random())
+                        continue
+                    plan.refused = True
+                return
+            except RunConflict:
+                if message == plan.run_id:
+                    self.report(f"run {plan.run_id}: a repeated start was called a conflict")
+                return
+            except (StoreUnavailable, ShuttingDown, ConnectionError):
+                await asyncio.sleep(RETRY_S * self.rng.random())
+            except (GaplessError, WorkerFenced) as error:
+                self.report(f"run {plan.run_id}: start raised {type(error).__name__}: {error}")
+                return
+            else:
+                if message != plan.run_id:
+                    self.report(f"run {plan.run_id}: a start with another message was no conflict")
+                self.trace(f"run {plan.run_id} is known")
+                plan.known = True
+                return
+
+    async def cancel_run(self, plan: Plan, delay_s: float) -> None:
+        """Cancel it; again when its worker was lost meanwhile, which may have taken the wish along."""
+        await asyncio.sleep(delay_s)
+        while not plan.refused:
+            run = self.ledger.memory.runs.get(plan.run_id)
+            if run is not None and run.status.ended:
+                return
+            taken = self.ledger.taken.get(plan.run_id, 0)
+            try:
+                if run is not None:
+                    plan.cancelled = True
+                    await self.ask(lambda worker: worker.runner.cancel(plan.run_id))
+                    self.trace(f"run {plan.run_id}: cancel was accepted")
+                    while taken == self.ledger.taken.get(plan.run_id, 0):
+                        if self.ledger.memory.runs[plan.run_id].status.ended:
+                            return
+                        await asyncio.sleep(RETRY_S)
+            except (StoreUnavailable, ConnectionError, RunNotFound):
+                pass
+            await asyncio.sleep(RETRY_S)
+
+    async def answer_run(self, plan: Plan, interrupt_id: str) -> None:
+        taken = -1
+        while not self.ledger.memory.runs[plan.run_id].status.ended:
+            try:
+                if taken != self.ledger.taken.get(plan.run_id, 0):
+                    taken = self.ledger.taken.get(plan.run_id, 0)
+                    entry = ResumeEntry(interrupt_id=interrupt_id, status="resolved")
+                    await self.ask(lambda worker: worker.runner.answer(plan.run_id, [entry]))
+                    self.trace(f"run {plan.run_id}: answer was accepted")
+            except (StoreUnavailable, ConnectionError, InputInvalid):
+                taken = -1
+            await asyncio.sleep(RETRY_S)
+
+    async def follow(self, client: Client, delay_s: float) -> None:
+        """To the end, over any number of connections."""
+        await asyncio.sleep(delay_s)
+        rng = self.rng
+        while not client.ended and not client.plan.refused:
+            worker = self.any_worker()
+            connection = Connection(self, client, worker)
+            lifetime_s = None if self.calm or rng.random() < 0.4 else rng.random() ** 2 * 3
+            done, _ = await asyncio.wait({connection.task}, timeout=lifetime_s)
+            connection.open = False
+            if not done:
+                self.trace(f"{client.name} leaves {worker.name} at {client.after}")
+                connection.task.cancel()
+            await asyncio.sleep(RETRY_S * rng.random())
+
+    # -- faults -----------------------------------------------------------------------------------------------------
+
+    async def make_trouble(self, until_s: float) -> None:
+        rng = self.rng
+        weather = self.ledger.weather
+        while True:
+            await asyncio.sleep(rng.random() * until_s / 3)
+            if self.loop.time() >= until_s:
+                break
+            kind = rng.randrange(8)
+            worker = self.any_worker()
+            if kind == 0:
+                self.crash(worker)
+                if not self.workers or rng.random() < 0.5:
+                    self.start_worker()
+            elif kind == 1:
+                self.trace(f"{worker.name} is stopped")
+                worker.paused = True
+                self.loop.call_later(rng.random() ** 2 * 4, self._resume, worker)
+            elif kind == 2:
+                self.trace(f"{worker.name} is cut off from the store")
+                worker.store.cut = True
+                self.loop.call_later(rng.random() ** 2 * 6, self._heal, worker)
+            elif kind == 3:
+                self.trace("the store is away")
+                for one in self.workers:
+                    one.store.cut = True
+                    self.loop.call_later(rng.random() ** 2 * 8, self._heal, one)
+            elif kind == 4:
+                worker.skew_s += rng.choice([-3600.0, -1.0, 1.0, 86400.0])
+                self.trace(f"{worker.name}: its clock jumps")
+            elif kind == 5:
+                if not worker.draining:
+                    asyncio.ensure_future(self.shut_down(worker, rng.random() * 2))
+                    self.start_worker()
+            elif kind == 6:
+                weather.fails, weather.loses = rng.choice([(0.0, 0.0), (0.1, 0.05), (0.02, 0.2), (0.3, 0.3)])
+            else:
+                self.start_worker() if len(self.workers) < 3 else self.crash(worker)
+
+    def _resume(self, worker: Worker) -> None:
+        self.trace(f"{worker.name} goes on")
+        worker.paused = False
+
+    def _heal(self, worker: Worker) -> None:
+        if worker.store.cut:
+            self.trace(f"{worker.name} reaches the store again")
+            worker.store.heal()
+
+    def calm_down(self) -> None:
+        self.trace("nothing is faulty any more")
+        self.calm = True
+        weather = self.ledger.weather
+        weather.fails = weather.loses = weather.slow = 0.0
+        for worker in self.workers:
+            worker.paused = False
+            self._heal(worker)
+        if all(worker.draining for worker in self.workers):
+            self.start_worker()
+
+    # -- the schedule -----------------------------------------------------------------------------------------------
+
+    async def main(self) -> None:
+        rng, weather = self.rng, self.ledger.weather
+        weather.latency_s = rng.choice([0.0, 0.001, 0.01, 0.05])
+        weather.slow = rng.choice([0.0, 0.0, 0.05])
+        weather.repeats = rng.choice([0.0, 0.1])
+        self.faults = rng.random() < 0.85
+        if self.faults:
+            weather.fails, weather.loses = rng.choice([(0.0, 0.0), (0.0, 0.0), (0.05, 0.05), (0.0, 0.1)])
+        for _ in range(rng.choice([1, 2, 2, 3])):
+            self.start_worker()
+        until_s = rng.random() * 6
+        tasks = self._make_clients(until_s)
+        trouble = asyncio.ensure_future(self.make_trouble(until_s) if self.faults else asyncio.sleep(0))
+        await trouble
+        self.calm_down()
+        _, hanging = await asyncio.wait(tasks, timeout=CALM_S)
+        await self._settle()
+        if hanging and not self.violation:
+            self._explain_hang()
+        self._check_end()
+        await self._tear_down(hanging)
+
+    def _make_clients(self, until_s: float) -> list[asyncio.Task[None]]:
+        rng, tasks = self.rng, []
+        sessions = ["s1"] if rng.random() < 0.6 else ["s1", "s2"]
+        for number in range(rng.choice([1, 1, 2, 2, 3])):
+            config = CONFIGS[rng.randrange(len(CONFIGS))]
+            plan = Plan(f"r{number}", rng.choice(sessions), self._script(f"r{number}"), config)
+            self.plans[plan.run_id] = plan
+            begin_s = rng.random() * until_s * 0.7
+            for _ in range(rng.choice([1, 1, 1, 2])):
+                tasks.append(self.start_run(plan, begin_s + 0.2 * rng.random() ** 3, plan.run_id))
+            if rng.random() < 0.1:
+                tasks.append(self._conflict(plan, begin_s + rng.random()))
+            for index in range(rng.choice([1, 1, 2, 3])):
+                client = Client(plan, f"client-{number}.{index}")
+                self.clients.append(client)
+                tasks.append(self.follow(client, begin_s + (rng.random() * 2 if index else 0.0)))
+            if plan.endless or rng.random() < 0.2:
+                tasks.append(self.cancel_run(plan, begin_s + rng.random() * 3))
+            for step in plan.script:
+                if step[0] == "ask":
+                    tasks.append(self._answer_when_there(plan, step[1]))
+        return [asyncio.ensure_future(task) for task in tasks]
+
+    async def _conflict(self, plan: Plan, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        if plan.known:
+            await self.start_run(plan, 0.0, "something else")
+
+    async def _answer_when_there(self, plan: Plan, interrupt_id: str) -> None:
+        while not plan.refused:
+            run = self.ledger.memory.runs.get(plan.run_id)
+            if run is not None:
+                return await self.answer_run(plan, interrupt_id)
+            await asyncio.sleep(RETRY_S)
+        return None
+
+    def _script(self, run_id: str) -> list[tuple[Any, ...]]:
+        rng = self.rng
+        steps: list[tuple[Any, ...]] = []
+        pace_s = rng.choice([0.0, 0.0, 0.01, 0.3])
+        for number in range(rng.choice([0, 1, 3, 6, 12])):
+            steps.append(("say", f"{run_id}.{number} "))
+            if pace_s and rng.random() < 0.7:
+                steps.append(("wait", pace_s * rng.random() * 2))
+            if rng.random() < 0.03:
+                steps.append(("ask", f"{run_id}-ask-{number}"))
+            if rng.random() < 0.03:
+                steps.append(("event",))
+        end = rng.random()
+        if end < 0.08:
+            steps.append(("fail",))
+        elif end < 0.2:
+            steps.append(("forever",))
+        if rng.random() < 0.15:
+            steps.insert(0, ("cleanup", rng.choice([0.01, 1.0, 8.0])))
+        return steps
+
+    async def _settle(self) -> None:
+        """Until every worker has let go of what has ended."""
+        deadline = self.loop.time() + SETTLE_S
+        while self.loop.time() < deadline and not self.violation and any(map(_busy, self.workers)):
+            await asyncio.sleep(0.5)
+
+    async def _tear_down(self, hanging: set[asyncio.Task[None]]) -> None:
+        for task in hanging:
+            task.cancel()
+        for process in self.loop.processes[1:]:
+            process.paused = False
+            process.kill()
+        me = asyncio.current_task()
+        left = [task for process in self.loop.processes for task in process.tasks if task is not me and not task.done()]
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=60.0)
+
+    # -- what must hold at the end ----------------------------------------------------------------------------------
+
+    def _explain_hang(self) -> None:
+        for plan in self.plans.values():
+            run = self.ledger.memory.runs.get(plan.run_id)
+            if run is not None and not run.status.ended:
+                return self.report(f"run {run.id} hangs: {run.status.value} at {run.last_seq}, owner {run.owner}")
+        for client in self.clients:
+            if not client.ended and not client.plan.refused:
+                run = self.ledger.memory.runs.get(client.plan.run_id)
+                last = None if run is None else run.last_seq
+                return self.report(f"{client.name} of run {client.plan.run_id} hangs at {client.after} of {last}")
+        return self.report("a client hangs")
+
+    def _check_end(self) -> None:
+        for plan in self.plans.values():
+            self._check_run(plan)
+        for session_id, turns in self.ledger.memory.turns.items():
+            runs = self.ledger.memory.runs
+            began = [turn.run_id for turn in turns if runs[turn.run_id].started_at is not None]
+            order = [run_id for run_id in runs if run_id in began]
+            if began != order:
+                self.report(f"session {session_id}: its turns are {began}, they began as {order}")
+        for worker in self.workers:
+            if why := _busy(worker):
+                self.report(f"{worker.name} keeps {why}")
+
+    def _check_run(self, plan: Plan) -> None:
+        memory = self.ledger.memory
+        run = memory.runs.get(plan.run_id)
+        if run is None:
+            if not plan.refused:
+                self.report(f"run {plan.run_id} was never created")
+            return
+        raw = memory.events[plan.run_id]
+        events = [msgspec.json.decode(event) for event in raw]
+        terminal = [n for n, event in enumerate(events, 1) if _ends(event)]
+        if not run.status.ended:
+            self.report(f"run {run.id} has not ended")
+            return
+        if terminal != [len(events)]:
+            self.report(f"run {run.id}: terminal events at {terminal} of {len(events)}")
+        if run.last_seq != len(events):
+            self.report(f"run {run.id}: last_seq is {run.last_seq} of {len(events)}")
+        for client in self.clients:
+            if client.plan is plan and client.ended and client.after != len(events):
+                self.report(f"{client.name} ended at {client.after} of {len(events)}")
+        self._check_turn(plan, events)
+        takeovers = self.ledger.taken.get(run.id, 0)
+        restarts = takeovers if plan.config.on_worker_lost == "restart" else 0
+        if plan.calls > 1 + restarts:
+            self.report(f"run {run.id}: its agent was called {plan.calls} times, it was taken over {takeovers} times")
+        self._check_reason(plan, events[-1] if events else {}, takeovers)
+
+    def _check_turn(self, plan: Plan, events: list[dict[str, Any]]) -> None:
+        memory = self.ledger.memory
+        run = memory.runs[plan.run_id]
+        turns = [turn for turn in memory.turns.get(run.session_id, ()) if turn.run_id == run.id]
+        if len(turns) != 1:
+            self.report(f"run {run.id} has {len(turns)} turns in its session")
+            return
+        shown: list[str] = []
+        for event in events:
+            if event["type"] == "TEXT_MESSAGE_CONTENT":
+                shown.append(event["delta"])
+            elif event["type"] == "CUSTOM" and event["name"] == RESTARTED:
+                shown.clear()
+        messages = msgspec.json.decode(turns[0].messages)
+        kept = "".join(message.get("content") or "" for message in messages if message["role"] == "assistant")
+        if kept != "".join(shown):
+            self.report(f"run {run.id} showed {''.join(shown)!r} and its session keeps {kept!r}")
+        cut = any((message.get("metadata") or {}).get("interrupted") for message in messages)
+        if cut == (run.status.value == "finished"):
+            self.report(f"run {run.id} is {run.status.value} and its turn is{'' if cut else ' not'} marked interrupted")
+        if run.status.value == "finished" and kept != plan.text:
+            self.report(f"run {run.id} finished with {kept!r} and not {plan.text!r}")
+
+    def _check_reason(self, plan: Plan, terminal: dict[str, Any], takeovers: int) -> None:
+        """It ended as it did for a reason."""
+        run = self.ledger.memory.runs[plan.run_id]
+        code = (run.error or {}).get("code", "")
+        outcome = (terminal.get("outcome") or {}).get("type", "")
+        if terminal.get("type") == "RUN_ERROR" and terminal.get("code") != code:
+            self.report(f"run {run.id}: its record says {code}, its last event {terminal.get('code')}")
+        if (terminal.get("type") == "RUN_ERROR") != (run.status.value == "failed"):
+            self.report(f"run {run.id} is {run.status.value} and ends with {terminal}")
+        if (outcome == "cancelled") != (run.status.value == "cancelled"):
+            self.report(f"run {run.id} is {run.status.value} and ends with {terminal}")
+        interrupted = any(
+            other.session_id == plan.session_id and other is not plan and other.config.on_busy == "interrupt"
+            for other in self.plans.values()
+        )
+        allowed = {
+            "": not plan.fails and not plan.endless,
+            "run_cancelled": plan.cancelled or interrupted,
+            "worker_lost": takeovers > 0,
+            "agent_failed": plan.fails,
+            "store_unavailable": self.faults,
+            "shutting_down": self.faults,
+        }
+        if not allowed.get(code):
+            self.report(f"run {run.id} is {run.status.value} ({code}) for no reason")
+
+
+class Connection:
+    """One client's connection to one worker: the serving side runs there, the client is told at once."""
+
+    def __init__(self, world: World, client: Client, worker: Worker) -> None:
+        self.world = world
+        self.client = client
+        self.worker = worker
+        self.open = True
+        self._rng = random.Random(world.rng.random())
+        self._stalls = self._rng.random() < 0.3
+        self._cut_at = None if world.calm or self._rng.random() < 0.7 else client.after + self._rng.randrange(12)
+        self._from = client.after
+        world.trace(f"{client.name} comes to {worker.name} at {client.after}")
+        self.task = worker.spawn(self._serve(), world.loop)
+
+    async def _serve(self) -> None:
+        runner, client = self.worker.runner, self.client
+        if not runner._open:
+            return
+        try:
+            journal = await runner.journals.attach(client.plan.run_id)
+        except (RunNotFound, StoreUnavailable):
+            return
+        try:
+            follower = Follower(journal, self._from)
+            while (part := await follower.next()) is not None:
+                self._check_bounds(journal)
+                for seq, event in enumerate(part.events, part.first_seq):
+                    if not self._take(seq, event):
+                        return
+                if self._stalls and self._rng.random() < 0.5:
+                    await asyncio.sleep(self._rng.random())
+            self._end(journal)
+        except StoreUnavailable:
+            return
+        except GaplessError as error:
+            self.world.report(f"{client.name}: following raised {type(error).__name__}: {error}")
+        finally:
+            with contextlib.suppress(StoreUnavailable):
+                await runner.journals.release(journal)
+                runner.follower_left(client.plan.run_id)
+
+    def _take(self, seq: int, event: bytes) -> bool:
+        """The client gets an event; False when the connection is gone."""
+        world, client = self.world, self.client
+        if not self.open or self.worker.dead or self._cut_at == seq:
+            return False
+        run_id = client.plan.run_id
+        accepted = world.ledger.memory.events[run_id]
+        if seq != client.after + 1:
+            world.report(f"{client.name} of run {run_id} got {seq} after {client.after}")
+        elif seq > len(accepted):
+            world.report(f"{client.name} of run {run_id} got {seq}, the store has {len(accepted)}")
+        elif accepted[seq - 1] != event:
+            world.report(f"{client.name} of run {run_id} got another {seq} than the store has")
+        client.after = seq
+        world.trace(f"{client.name} gets {run_id}@{seq}")
+        return True
+
+    def _end(self, journal: Journal) -> None:
+        world, client = self.world, self.client
+        if self.open and not self.worker.dead:
+            accepted = world.ledger.memory.events[client.plan.run_id]
+            if client.after != len(accepted) or not _ends(msgspec.json.decode(accepted[-1])):
+                world.report(f"{client.name} is told of the end at {client.after} of {len(accepted)}")
+            client.ended = True
+            world.trace(f"{client.name} has it all")
+
+    def _check_bounds(self, journal: Journal) -> None:
+        if len(journal._window) > 2 * WINDOW_EVENTS + PENDING_EVENTS + PENDING_SLACK:
+            self.world.report(f"run {journal.run_id}: a window of {len(journal._window)} events")
+        if len(journal._pending) > PENDING_EVENTS + PENDING_SLACK:
+            self.world.report(f"run {journal.run_id}: {len(journal._pending)} pending events")
+
+
+PENDING_SLACK = 6
+"""What the run itself writes beside its agent: starts, ends, the terminal event."""
+
+CONFIGS = [
+    RunConfig(on_busy=on_busy, on_worker_lost=on_worker_lost)  # type: ignore[arg-type]  # of the literals
+    for on_busy in ("reject", "queue", "queue", "interrupt")
+    for on_worker_lost in ("fail", "restart")
+]
+
+
+class Scripted:
+    """The agent: it does what the plan of its run says."""
+
+    name = "scripted"
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+        plan = self._world.plans[ctx.run_id]
+        plan.calls += 1
+        cleanup_s = 0.0
+        try:
+            for kind, *rest in plan.script:
+                if kind == "say":
+                    yield rest[0]
+                elif kind == "wait":
+                    await asyncio.sleep(rest[0])
+                elif kind == "cleanup":
+                    cleanup_s = rest[0]
+                elif kind == "event":
+                    yield CustomEvent(name="mark", value=1)
+                elif kind == "ask":
+                    await ctx.interrupt([Interrupt(id=rest[0], reason="input_required")])
+                elif kind == "fail":
+                    raise ValueError("scripted")
+                else:
+                    await asyncio.sleep(1e9)
+        except asyncio.CancelledError:
+            await asyncio.sleep(cleanup_s)
+            raise
+
+
+async def _outcome(task: asyncio.Task[Any]) -> Any:
+    """What a worker's task came to; `ConnectionError` when the worker died."""
+    await asyncio.wait({task})
+    if task.cancelled():
+        raise ConnectionError("the worker is gone")
+    return task.result()
+
+
+def _ends(event: dict[str, Any]) -> bool:
+    kind = event["type"]
+    return kind == "RUN_ERROR" or (kind == "RUN_FINISHED" and (event.get("outcome") or {}).get("type") != "interrupt")
+
+
+def _busy(worker: Worker) -> str:
+    """What a worker still holds of runs that have ended."""
+    runner = worker.runner
+    for what, held in (
+        ("tasks", runner._tasks),
+        ("executions", runner.executions),
+        ("background tasks", runner._background),
+        ("journals", runner.journals._journals),
+    ):
+        if held:
+            return f"{what}: {list(held)}"
+    return ""
+
+
+@contextlib.contextmanager
+def simulated() -> Iterator[None]:
+    """Time and the bounds of the hot path as the simulation wants them."""
+    clock = SimulatedTime()
+    logging.disable(logging.CRITICAL)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (gapless.runner, gapless.execution, gapless.recorder, gapless.journals.journal):
+            patch.setattr(module, "time", clock)
+        patch.setattr(gapless.runner, "new_id", lambda: _world.new_id())
+        patch.setattr(gapless.runner, "PAGE_EVENTS", PAGE_EVENTS)
+        patch.setattr(gapless.journals.journal, "WINDOW_EVENTS", WINDOW_EVENTS)
+        patch.setattr(gapless.journals.journal, "PENDING_EVENTS_MAX", PENDING_EVENTS)
+        patch.setattr(Journal.read, "__defaults__", (PAGE_EVENTS,))
+        patch.setattr(gapless.journals.memory, "_copy", msgspec.structs.replace)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+_world: World
+
+
+def run_schedule(seed: int, *, trace: bool = False) -> World:
+    """Run the schedule of this seed; the world says what became of it. Within `simulated()`."""
+    global _world
+    world = _world = World(seed, trace=trace)
+    try:
+        world.loop.run_until_complete(world.main())
+    except RuntimeError as error:
+        world.report(f"{type(error).__name__}: {error}")
+    finally:
+        world.loop.close()
+    return world
