@@ -74,6 +74,7 @@ class ADKModel(BaseLlm):
             content=types.Content(role="model", parts=whole),
             partial=False,
             finish_reason=types.FinishReason.STOP,
+            usage_metadata=_usage(llm_request, whole),
             model_version="scripted",
         )
 
@@ -88,6 +89,19 @@ def _parts(chunk: Chunk, request: LlmRequest) -> list[types.Part]:
             return [_call(OUTPUT_TOOL, chunk.value)]
         return [types.Part(text=piece) for piece in pieces(chunk.value)]
     return [types.Part(text=chunk.text if isinstance(chunk, Text) else str(chunk))]
+
+
+def _usage(request: LlmRequest, answer: list[types.Part]) -> types.GenerateContentResponseUsageMetadata:
+    """A word counts as a token."""
+    asked = sum(_tokens(content.parts or []) for content in request.contents)
+    said = _tokens(answer)
+    return types.GenerateContentResponseUsageMetadata(
+        prompt_token_count=asked, candidates_token_count=said, total_token_count=asked + said
+    )
+
+
+def _tokens(parts: Sequence[types.Part]) -> int:
+    return sum(len((part.text or "").split()) for part in parts)
 
 
 def _call(name: str, args: dict[str, Any]) -> types.Part:

@@ -1,0 +1,254 @@
+"""Every example runs, offline, as any kind of agent, and prints what it is there to show."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import pytest
+
+from gapless import Runner, create_app
+from gapless.testing import ScriptedAgent, words
+from support.browser import Browser, browsing
+from support.serving import serving
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+RUN_S_MAX = 60
+
+
+def python(*arguments: object, input: str = "", cwd: Path | None = None) -> str:
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, input=input, capture_output=True, text=True, timeout=RUN_S_MAX, cwd=cwd, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def basic(out: str) -> None:
+    assert out == "You said: Hello \nfinished\n"
+
+
+def events(out: str) -> None:
+    kinds = [line.split()[0].removesuffix("Event") for line in out.splitlines()]
+    assert (kinds[0], kinds[-1]) == ("RunStarted", "RunFinished")
+    order = ("ReasoningMessageContent", "ToolCallStart", "ToolCallEnd", "ToolCallResult", "TextMessageContent")
+    assert [kind for kind in dict.fromkeys(kinds) if kind in order] == list(order)
+    assert "'sunny.'" in out
+
+
+def modes(out: str) -> None:
+    text = "Streaming shows an answer while it is being written."
+    assert out == f"SSE: 9 chunks: {text}\nNONE: 1 chunks: {text}\n"
+
+
+def without_asyncio(out: str) -> None:
+    assert out == "No event loop in sight.\n"
+
+
+def collect(out: str) -> None:
+    assert out == "Machine learning finds the rule in the examples.\n8 chunks, 48 characters\n"
+
+
+def progress(out: str) -> None:
+    assert out.count("An essay on artificial intelligence.") == 10
+
+
+def outputs(out: str) -> None:
+    text = "AI safety means that it does what people mean."
+    assert out == f"{text}\nfile: {text}\nsent: {text}\nfailed: disk full\n"
+
+
+def timeout(out: str) -> None:
+    said, error, kept = out.splitlines()
+    assert said == "The universe is "
+    assert error == "[run_timeout: the run passed timeout=0.5 s]"
+    assert kept.startswith("kept: 'The universe is '")
+    assert "'interrupted': True" in kept
+
+
+def aggregator(out: str) -> None:
+    thought, text, call, result, more, sums = out.splitlines()
+    assert "How many are there?" in thought
+    assert "thought=True" in thought
+    assert "text='Let me count. '" in text
+    assert "name='blocks', args={}" in call
+    assert "840000" in result
+    assert "A blockchain is a list" in more
+    assert sums == "59 characters of text, 19 of thought"
+
+
+def sessions(out: str) -> None:
+    assert out.startswith("My name is Ada. → Nice to meet you, Ada.\nWhat is my name? → Your name is Ada.\n['s1']\n")
+    assert re.findall(r"(\w+)Message: ", out) == ["User", "Assistant", "User", "Assistant"]
+    assert out.endswith("\n[]\n")
+
+
+def tools(out: str) -> None:
+    assert re.sub(r"\s", "", out) == (
+        'Letmelook.[toolfetch_sales]{"year":2024}[result]{"year":2024,"total":15750000}In2024wesoldfor$15.75million.'
+    )
+
+
+def typed_output(out: str) -> None:
+    partial = re.findall(r"so far: .*, (\d) findings", out)
+    assert partial[0] == "0"
+    assert partial == sorted(partial)
+    assert partial[-1] == "3"
+    assert out.endswith("['Sales grew.', 'Customers stayed.', 'Costs fell.']\n")
+
+
+def cancel(out: str) -> None:
+    said, status, kept = out.splitlines()
+    assert 60 < len(said) < 100
+    assert status == "cancelled"
+    assert said.strip() in kept
+    assert "'code': 'run_cancelled'" in kept
+
+
+def sse_format(out: str) -> None:
+    assert 'data: {"text":"REST "}\n\n' in out
+    assert "data: [DONE]\n\n" in out
+    tail = out.partition("as AG-UI events:")[2]
+    assert next(int(id) for id in re.findall(r"^id: (\d+)$", tail, re.MULTILINE)) > 2
+    assert "RUN_FINISHED" in tail
+    assert "RUN_STARTED" not in tail
+
+
+def errors(out: str) -> None:
+    failed, said, status = out.splitlines()
+    assert "check_stock raised ConnectionError" in failed
+    assert said == "Said until then: Let me check the stock. "
+    assert status == "failed"
+
+
+def buffered(out: str) -> None:
+    *pieces, last = [int(size) for size in re.findall(r"^\[(\d+) characters\]", out, re.MULTILINE)]
+    assert len(pieces) == 4
+    assert min(pieces) >= 50 > last
+
+
+CHECKS: dict[str, Callable[[str], None]] = {
+    check.__name__: check
+    for check in (
+        *(basic, events, modes, without_asyncio, collect, progress, outputs, timeout, aggregator, sessions, tools),
+        *(typed_output, cancel, sse_format, errors, buffered),
+    )
+}
+PLAIN_ONLY = {"basic"}
+OTHERWISE_TESTED = {"browser", "chat", "demo_agent", "endpoint", "mount", "my_agent", "server", "test_my_agent"}
+
+
+def test_every_example_is_tested():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(CHECKS) | OTHERWISE_TESTED
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_it_runs_with_nothing_but_gapless(name: str):
+    CHECKS[name](python(EXAMPLES / f"{name}.py"))
+
+
+@functools.cache
+def printed_with(framework: str) -> dict[str, str]:
+    names = ",".join(name for name in CHECKS if name not in PLAIN_ONLY)
+    printed: dict[str, str] = json.loads(
+        python(Path(__file__).with_name("run_all.py"), names, "--framework", framework)
+    )
+    return printed
+
+
+@pytest.mark.parametrize("framework", ["pydantic-ai", "adk"])
+@pytest.mark.parametrize("name", [name for name in CHECKS if name not in PLAIN_ONLY])
+def test_it_runs_as_a_real_agent_of_the_framework(name: str, framework: str):
+    CHECKS[name](printed_with(framework)[name])
+
+
+@pytest.mark.parametrize("framework", ["none", "pydantic-ai"])
+def test_the_chat_answers_until_quit(framework: str):
+    out = python(EXAMPLES / "chat.py", "--framework", framework, input="Hello\n\nWhat is a qubit?\nQuit\nnever\n")
+    answers = re.findall(r"\[\d\d:\d\d:\d\d\] Agent: (.*)", out)
+    assert answers == [
+        "Hello! I explain things. What would you like to know?",
+        "A qubit can be 0 and 1 at the same time, until somebody looks.",
+    ]
+    assert out.endswith("Goodbye!\n")
+
+
+def test_the_chat_survives_an_error():
+    out = python(EXAMPLES / "chat.py", "--model", "http://127.0.0.1:9/v1", input="Hello\nexit\n")
+    assert "[model_failed]" in out
+    assert out.endswith("Goodbye!\n")
+
+
+def test_an_endpoint_gets_a_journal():
+    with serving(create_app(Runner(ScriptedAgent(*words("I am a service.")), app_name="service"))) as url:
+        out = python(EXAMPLES / "endpoint.py", f"{url}/v1?model=service")
+    said, journal = out.splitlines()
+    assert said == "I am a service."
+    assert int(journal.split()[0]) > 5
+
+
+def test_the_unit_tests_of_an_agent_pass():
+    out = python("-m", "pytest", "-p", "no:cacheprovider", "examples/test_my_agent.py", cwd=EXAMPLES.parent)
+    assert "2 passed" in out
+
+
+# ------------------------------------------------------------------------------------------------------------ servers
+
+
+def module(name: str) -> ModuleType:
+    """The example as a module, as `uvicorn name:app` imports it."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+@pytest.fixture(autouse=True)
+def as_a_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["example"])
+    monkeypatch.chdir(tmp_path)  # server.py makes its database where it is started
+
+
+def test_the_server_of_the_readme(tmp_path: Path):
+    with serving(module("server").app) as url:
+        said = httpx.get(url + "/chat/stream", params={"query": "Hello"}).text
+        assert httpx.get(url).headers["content-type"].startswith("text/html")
+    assert [json.loads(one)["text"] for one in re.findall(r"data: (\{.*)", said)] == ["You ", "said: ", "Hello "]
+    assert (tmp_path / "gapless.db").exists()
+
+
+def test_gapless_inside_another_app():
+    with serving(module("mount").main) as url:
+        assert httpx.post(url + "/summary?query=Hi").json() == {"text": "FastAPI serves it, Gapless streams it."}
+        said = httpx.get(url + "/agents/chat/stream?query=Hi")
+        assert "data: [DONE]" in said.text
+        assert httpx.get(url + "/agents/health").json() == {"status": "ok"}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with browsing() as browser:
+        yield browser
+
+
+@pytest.mark.parametrize("client", ["./eventsource.js", "./follow.js"])
+def test_a_page_of_ones_own_in_a_real_browser(browser: Browser, client: str):
+    app: Any = module("browser").app
+    with serving(app) as url:
+        browser.do("goto", url=url)
+        browser.evaluate("(client) => { document.querySelector('select').value = client }", client)
+        browser.do("click", selector="button")
+        browser.until("() => document.querySelector('#status').textContent === 'done'")
+        shown = browser.evaluate("() => document.querySelector('#answer').textContent")
+    assert shown == "Server-Sent Events are lines of text over <b>one</b> HTTP answer."
+    assert browser.do("errors") == []
