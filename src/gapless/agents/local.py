@@ -50,8 +50,8 @@ SLOTS = 4
 """Runs that generate at once; more wait their turn inside llama.cpp."""
 WINDOW_TOKENS = 2048
 """Context of one slot, prompt and answer together. The embedded model keeps 23 KB per token: 188 MB for all slots."""
-ANSWER_TOKENS_RESERVED = 512
-"""Room kept for an answer whose `max_tokens` is not set."""
+ANSWER_TOKENS = 512
+"""An answer's bound where `max_tokens` is not set (-1: none): small models go round in circles after it."""
 PROMPT_BATCH_TOKENS = 64
 """Prompt tokens between two looks at the connection: about 0.3 s of one core, which bounds how late a cancel acts."""
 HTTP_THREADS = 64
@@ -119,7 +119,7 @@ class LocalModel:
             yield _notice("media_ignored", f"{self.name} reads text only: images and files were left out.")
         asked = settings.get("max_tokens")
         # llama.cpp takes -1 for "no bound".
-        wanted = asked if isinstance(asked, int) and asked > 0 else ANSWER_TOKENS_RESERVED
+        wanted = asked if isinstance(asked, int) and asked > 0 else ANSWER_TOKENS
         reserved = min(wanted, server.window_tokens // 2)
         chat, dropped = await _fit(client, ctx, server.window_tokens - reserved)
         if dropped:
@@ -130,7 +130,7 @@ class LocalModel:
             )
         text: list[str] = []
         finish_reason = "stop"
-        request = settings | {
+        request = {"max_tokens": ANSWER_TOKENS} | settings | {
             "messages": chat,
             "stream": True,
             "stream_options": {"include_usage": True},
