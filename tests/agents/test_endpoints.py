@@ -412,6 +412,14 @@ async def test_events_with_crlf_comments_and_no_space_are_read() -> None:
     assert fold.text == "Hi\u2028!"
 
 
+async def test_an_event_in_several_lines_is_one_event() -> None:
+    first, rest = json.dumps(chunk(content="Hi")).split(", ", 1)
+    body = f"data: {first},\nid: 5\nevent: message\ndata: {rest}\n: aside\n\n\n".encode()
+    async with upstream(Reply(body + sse(chunk("stop"), "[DONE]"))) as up:
+        fold, _ = await ask(up.url + "/v1?model=m")
+    assert fold.text == "Hi"
+
+
 # ---------------------------------------------------------------------------------------------------- refusals, retries
 
 

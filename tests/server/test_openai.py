@@ -33,6 +33,7 @@ from gapless.events import (
     UserMessage,
     text_of,
 )
+from gapless.journals.contract import RunRecord
 from support.agents import Gated
 from support.proxy import Kind, cutting
 from support.rich import ANSWER, ARGUMENTS, REASONING, RESULT, rich
@@ -341,6 +342,15 @@ async def test_bearer_keys_say_who_asks() -> None:
             await one.close()
 
 
+async def test_a_session_that_may_not_be_read_is_not_gone_on_with() -> None:
+    app = create_app(Runner(told), authorize=lambda user, action, record: isinstance(record, RunRecord))
+    with serving(app) as base:
+        async with AsyncOpenAI(base_url=base + "/v1", api_key="none", max_retries=0) as client:
+            await client.responses.create(model="told", input="Hi", conversation="talk")
+            with pytest.raises(openai.NotFoundError):
+                await client.responses.create(model="told", input="And?", conversation="talk")
+
+
 # ---------------------------------------------------------------------------------------------------------------- cuts
 
 
@@ -618,6 +628,7 @@ async def test_an_answer_that_met_its_bound_is_incomplete(client: AsyncOpenAI) -
     ("body", "status"),
     [
         ({"input": []}, 422),
+        ({"input": ""}, 422),
         ({"input": [{"type": "item_reference", "id": "x"}]}, 422),
         ({"input": "Hi", "tools": [{"type": "web_search"}]}, 422),
         ({"input": "Hi", "previous_response_id": "resp_unknown"}, 404),

@@ -182,8 +182,6 @@ class Chat(msgspec.Struct):
 def chat_messages(body: Chat) -> tuple[UserMessage, list[Message]]:
     """The new message and the history before it. Where the last message is a tool's result there is no new one: an
     empty message stands for it. Raises `InputInvalid`."""
-    if not body.messages:
-        raise InputInvalid("messages is empty; its last one is the question")
     messages: list[Message] = []
     for number, one in enumerate(body.messages, 1):
         id = f"m{number}"
@@ -280,14 +278,12 @@ class Responses(msgspec.Struct):
 def response_messages(body: Responses) -> tuple[UserMessage, list[Message]]:
     """The new message and those of the input before it, as `chat_messages`. Raises `InputInvalid`."""
     if isinstance(body.input, str):
-        return UserMessage(id="", content=body.input), []
+        return _split([UserMessage(id="", content=body.input)])
     items = [item if "type" in item else {"type": "message", **item} for item in body.input]
     try:
         typed = msgspec.convert(items, list[_InputItem])
     except msgspec.ValidationError as error:
         raise InputInvalid(f"input: {error}") from None
-    if not typed:
-        raise InputInvalid("input is empty")
     messages: list[Message] = []
     for number, one in enumerate(typed, 1):
         id = f"i{number}"
@@ -321,7 +317,7 @@ def response_settings(body: Responses, raw: dict[str, Any]) -> dict[str, Any]:
     if format is not None and format.get("type") == "json_schema":
         schema = {name: value for name, value in format.items() if name != "type"}
         settings["response_format"] = {"type": "json_schema", "json_schema": schema}
-    elif format is not None and format.get("type") != "text":
+    elif format is not None and format.get("type") not in (None, "text"):
         settings["response_format"] = format
     return settings
 
@@ -336,10 +332,10 @@ def tools_of(tools: list[_ChatTool] | list[_ResponseTool] | None) -> list[Tool]:
 
 
 def _split(messages: list[Message]) -> tuple[UserMessage, list[Message]]:
-    last = messages[-1] if messages else None
+    last = messages[-1] if messages else UserMessage(id="", content="")
     if isinstance(last, UserMessage):
         if not last.content:
-            raise InputInvalid("the last message is empty")
+            raise InputInvalid("there is no message, or the last one is empty: it is the question")
         last.id = ""  # the run names it
         return last, messages[:-1]
     if not isinstance(last, ToolMessage):
