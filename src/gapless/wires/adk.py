@@ -81,8 +81,8 @@ class _Response:
     def __init__(self, id: str) -> None:
         self.id = id
         """Its first message's."""
-        self.parts: list[tuple[bytes, list[bytes]]] = []
-        """What comes after each part's text, and the pieces of the text's JSON."""
+        self.parts: list[tuple[str, bytes, list[bytes]]] = []
+        """Of each part its message, what comes after its text, and the pieces of the text's JSON."""
 
 
 class ADKEncoder(Encoder):
@@ -146,10 +146,11 @@ class ADKEncoder(Encoder):
         if response is None:
             response = self._responses[speaker] = _Response(message_id)
         self._message_id = message_id
-        self._pieces = []
         rest = b',"thought":true}' if thought else b"}"
         self._tail = rest + b'],"role":"model"},"partial":true,' + self._base(response.id, speaker) + b"}"
-        response.parts.append((rest, self._pieces))
+        if not response.parts or response.parts[-1][0] != message_id:
+            response.parts.append((message_id, rest, []))
+        self._pieces = response.parts[-1][2]
         return True
 
     def _text(self, event: TextMessageContentEvent) -> _Frames:
@@ -186,7 +187,7 @@ class ADKEncoder(Encoder):
         parts = []
         if response is not None:
             id = response.id
-            parts = [b'{"text":"%b"%b' % (b"".join(pieces), rest) for rest, pieces in response.parts]
+            parts = [b'{"text":"%b"%b' % (b"".join(pieces), rest) for _, rest, pieces in response.parts]
         if part is not None:
             parts.append(part)
         extra = b"".join([b'"%b":%b,' % (name.encode(), _encode(value)) for name, value in fields.items()])
