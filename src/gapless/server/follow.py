@@ -172,7 +172,7 @@ class EventStream(Response):
         else:
             items = list(enumerate(events, first_seq))
         self._runner.metrics.events_merged += len(events) - len(items)
-        body = encoder.encode(items, skip_parts)
+        body = encoder.encode(encoder.sayable(items), skip_parts)
         if encoder.stateless and journal.followers > 1:
             journal.encoded = (key, body)
         return body
@@ -184,7 +184,8 @@ class EventStream(Response):
             events = await self._runner.store.read(self._run_id, after, min(PAGE_EVENTS, until - after))
             if not events:
                 return
-            self._encoder.skip(events)
+            said = self._encoder.sayable([(0, event) for event in events])
+            self._encoder.skip(event for _, event in said)
             after += len(events)
             await asyncio.sleep(0)
 

@@ -58,6 +58,7 @@ class AGUIEncoder(Encoder):
     name: ClassVar[str] = "ag-ui"
     stateless: ClassVar[bool] = True
     pauses: ClassVar[bool] = True
+    voids: ClassVar[bool] = True
 
     def __init__(self, run: RunRecord) -> None:
         """Keeps nothing of the run: of thousands of waiting followers, most are on this wire."""

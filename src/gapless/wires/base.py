@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
 from gapless.errors import CursorInvalid
+from gapless.events import RunErrorEvent, encode_event
+from gapless.fold import RESTARTED
 from gapless.journals.contract import RunRecord
 
 __all__ = ["KEEP_ALIVE", "Cursor", "Encoder", "parse_cursor"]
@@ -21,6 +23,12 @@ KEEP_ALIVE = b": ping\n"
 """A comment and no blank line: some clients dispatch an empty event on every blank line."""
 RETRY_MS = 500
 """How soon an `EventSource` reconnects; told once, inside the first data frame."""
+
+_CUSTOM = b'{"type":"CUSTOM"'
+_RESTARTED = b'"name":"%b"' % RESTARTED.encode()
+_CANNOT_VOID = encode_event(
+    RunErrorEvent(message="another worker began the run anew; what came so far is void, ask again", code=RESTARTED)
+)
 
 _CURSOR = re.compile(r"(?:(?P<run>[^\s:]+(?::[^\s:]+)*):)?(?P<seq>\d{1,15})(?:\.(?:(?P<part>\d{1,6})|end))?")
 
@@ -57,9 +65,27 @@ class Encoder(ABC):
     pauses: ClassVar[bool] = False
     """True if the stream ends when the run waits for a person, and goes on in another request."""
 
+    voids: ClassVar[bool] = False
+    """True if the wire can take back what it has said. On any other, a run that another worker begins anew has failed:
+    the client would add the new answer to the void one."""
+
     def __init__(self, run: RunRecord) -> None:
         self.run = run
         self._retry = True
+        self._restarted = False
+
+    def sayable(self, items: Sequence[tuple[int, bytes]]) -> Sequence[tuple[int, bytes]]:
+        """The (position, event) pairs that this wire can say: all of them, or for a wire that cannot void, those before
+        a restart and an error in its place."""
+        if self.voids:
+            return items
+        if self._restarted:
+            return ()
+        for index, (seq, event) in enumerate(items):
+            if event.startswith(_CUSTOM) and _RESTARTED in event:
+                self._restarted = True
+                return [*items[:index], (seq, _CANNOT_VOID)]
+        return items
 
     @abstractmethod
     def frames(self, event: bytes) -> Sequence[bytes]:

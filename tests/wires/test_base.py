@@ -1,0 +1,71 @@
+"""Cursors, and what every wire does alike."""
+
+from __future__ import annotations
+
+import pytest
+
+from gapless.errors import CursorInvalid, InputInvalid
+from gapless.events import CustomEvent, RunStartedEvent, TextMessageContentEvent, TextMessageStartEvent, encode_event
+from gapless.fold import RESTARTED
+from gapless.journals.contract import RunRecord
+from gapless.wires import _WIRES, wire
+from gapless.wires.base import Cursor, parse_cursor
+from support.sse import frames
+
+RUN = RunRecord(id="r", session_id="s", user_id="u", agent="a", message="m", created_at=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "cursor"),
+    [
+        ("0", Cursor(0)),
+        ("7", Cursor(7)),
+        ("r:7", Cursor(7)),
+        ("7.end", Cursor(7)),
+        ("r:7.end", Cursor(7)),
+        ("7.2", Cursor(6, 2)),
+        (" 7 ", Cursor(7)),
+    ],
+)
+def test_cursors(text: str, cursor: Cursor):
+    assert parse_cursor(text, "r") == cursor
+
+
+@pytest.mark.parametrize("text", ["", "x", "7.", "-7", "7.-1", "other:7", "r:", ":7", "7.end.end", "1" * 16])
+def test_what_is_no_cursor(text: str):
+    with pytest.raises(CursorInvalid):
+        parse_cursor(text, "r")
+
+
+def test_a_run_id_may_have_colons():
+    assert parse_cursor("a:b:7", "a:b") == Cursor(7)
+
+
+def test_an_unknown_wire_says_which_there_are():
+    with pytest.raises(InputInvalid, match="ag-ui"):
+        wire("nope")
+
+
+@pytest.mark.parametrize("name", sorted(_WIRES))
+def test_a_run_begun_anew_is_void_on_the_wires_that_can_say_so_and_an_error_on_the_others(name: str):
+    encoder = wire(name)(RUN)
+    events = [
+        encode_event(event)
+        for event in (
+            RunStartedEvent(thread_id="s", run_id="r"),
+            TextMessageStartEvent(message_id="m", role="assistant"),
+            TextMessageContentEvent(message_id="m", delta="void"),
+            CustomEvent(name=RESTARTED, value={"restarts": 1}),
+            TextMessageStartEvent(message_id="n", role="assistant"),
+            TextMessageContentEvent(message_id="n", delta="anew"),
+        )
+    ]
+    body = b"".join(encoder.encode(encoder.sayable([(n, e)])) for n, e in enumerate(events, 1))
+    said = " ".join(frame.data for frame in frames(body))
+    assert "void" in said
+    assert ("anew" in said.replace("began the run anew", "")) == encoder.voids
+    if not encoder.voids:
+        assert "began the run anew" in said
+        resumed = wire(name)(RUN)
+        resumed.skip(event for _, event in resumed.sayable([(0, event) for event in events]))
+        assert not resumed.sayable([(7, events[5])])
