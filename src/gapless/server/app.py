@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from gapless.errors import GaplessError
 from gapless.runner import DRAIN_S, Runner
 from gapless.server import adk, agui, chat, openai, runs, sessions, vercel
+from gapless.server.adk_web import serve_adk_web
 from gapless.server.auth import Access, Authenticate, Authorize, Guard, keys_from_environment
 from gapless.server.follow import DEFERRED, EventStream, Streams
 from gapless.server.http import answer, answer_error
@@ -49,6 +50,7 @@ def create_app(
     cors_origins: Sequence[str] = (),
     allowed_hosts: Sequence[str] | None = None,
     drain_s: float = DRAIN_S,
+    adk_web: bool = False,
 ) -> FastAPI:
     """The whole HTTP surface over `runner`, as an app of its own or to be mounted in another:
     `app.mount("/agents", create_app(runner))`.
@@ -56,7 +58,8 @@ def create_app(
     `authenticate` takes a request and returns its user's id (or None); without it the keys of `GAPLESS_API_KEYS` are
     used, and without those everyone is one anonymous user. `authorize` decides on every use of a run or session; by
     default they are their user's. `cors_origins`: web origins that may call from a browser. `allowed_hosts`: names
-    that the server may be called by; None for any. `drain_s`: what runs get to finish at shutdown.
+    that the server may be called by; None for any. `drain_s`: what runs get to finish at shutdown. `adk_web`: serve ADK's own web page at
+    `/dev-ui/`, which raises `ExtraMissing` without the `adk` extra.
     """
     access = Access(authenticate or keys_from_environment(), authorize)
     streams = Streams()
@@ -102,6 +105,8 @@ def create_app(
     app.include_router(vercel.routes(runner, streams, access))
     app.include_router(openai.routes(runner, streams, access))
     app.include_router(adk.routes(runner, streams, access))
+    if adk_web:
+        serve_adk_web(app)
 
     @app.get("/health", tags=["probes"])
     async def health() -> Response:
