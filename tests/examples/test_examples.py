@@ -135,14 +135,38 @@ def buffered(out: str) -> None:
     assert min(pieces) >= 50 > last
 
 
+def functions(out: str) -> None:
+    assert out == (
+        "['HELLO']\n['h', 'e', 'l', 'l', 'o']\nAda, this is message 1: hello\nAda, this is message 3: again\n"
+    )
+
+
+def pydantic_ai_agent(out: str) -> None:
+    assert out == "Paris: sunny\n"
+
+
+def adk_agent(out: str) -> None:
+    assert out == "It is sunny in Paris.\n"
+
+
+def approval(out: str) -> None:
+    assert out == "Approve the call of refund? {'order': 7}\nThe money is on its way.\n"
+
+
+def local_model(out: str) -> None:
+    assert len(out.split()) > 2, "the embedded model said something"
+
+
 CHECKS: dict[str, Callable[[str], None]] = {
     check.__name__: check
     for check in (
         *(basic, events, modes, without_asyncio, collect, progress, outputs, timeout, aggregator, sessions, tools),
         *(typed_output, cancel, sse_format, errors, buffered),
+        *(functions, pydantic_ai_agent, adk_agent, approval, local_model),
     )
 }
-PLAIN_ONLY = {"basic"}
+OF_ONE_KIND = {"adk_agent", "approval", "basic", "functions", "local_model", "pydantic_ai_agent"}
+"""They do not take `--framework`."""
 OTHERWISE_TESTED = {"browser", "chat", "demo_agent", "endpoint", "mount", "my_agent", "server", "test_my_agent"}
 
 
@@ -151,13 +175,13 @@ def test_every_example_is_tested():
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_it_runs_with_nothing_but_gapless(name: str):
+def test_it_runs_as_it_stands(name: str):
     CHECKS[name](python(EXAMPLES / f"{name}.py"))
 
 
 @functools.cache
 def printed_with(framework: str) -> dict[str, str]:
-    names = ",".join(name for name in CHECKS if name not in PLAIN_ONLY)
+    names = ",".join(name for name in CHECKS if name not in OF_ONE_KIND)
     printed: dict[str, str] = json.loads(
         python(Path(__file__).with_name("run_all.py"), names, "--framework", framework)
     )
@@ -165,7 +189,7 @@ def printed_with(framework: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("framework", ["pydantic-ai", "adk"])
-@pytest.mark.parametrize("name", [name for name in CHECKS if name not in PLAIN_ONLY])
+@pytest.mark.parametrize("name", [name for name in CHECKS if name not in OF_ONE_KIND])
 def test_it_runs_as_a_real_agent_of_the_framework(name: str, framework: str):
     CHECKS[name](printed_with(framework)[name])
 
