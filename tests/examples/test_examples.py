@@ -21,13 +21,16 @@ from gapless.testing import ScriptedAgent, words
 from support.browser import Browser, browsing
 from support.serving import serving
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
 RUN_S_MAX = 60
 
 
-def python(*arguments: object, input: str = "", cwd: Path | None = None) -> str:
+def python(*arguments: object, input: str = "") -> str:
     command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(command, input=input, capture_output=True, text=True, timeout=RUN_S_MAX, cwd=cwd, check=False)
+    done = subprocess.run(
+        command, input=input, capture_output=True, text=True, timeout=RUN_S_MAX, cwd=ROOT, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -220,7 +223,7 @@ def test_an_endpoint_gets_a_journal():
 
 
 def test_the_unit_tests_of_an_agent_pass():
-    out = python("-m", "pytest", "-p", "no:cacheprovider", "examples/test_my_agent.py", cwd=EXAMPLES.parent)
+    out = python("-m", "pytest", "-p", "no:cacheprovider", "examples/test_my_agent.py")
     assert "2 passed" in out
 
 
