@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -501,6 +502,33 @@ async def test_a_stream_goes_on_after_any_number(client: AsyncOpenAI, url: str) 
         assert (past.status_code, past.json()["error"]["code"]) == (400, "cursor_invalid")
         odd = await http.get(path, params={"stream": "true", "starting_after": "-1"})
         assert odd.status_code == 422
+
+
+async def test_another_worker_sends_the_same_bytes(tmp_path: Path) -> None:
+    """All that an encoding depends on is stored: the request's options too."""
+    store = f"sqlite:///{tmp_path / 'runs.db'}"
+    paths = (
+        "/runs/r1/events?wire=openai&merge=0",
+        "/v1/responses/resp_r1?stream=true&merge=0",
+        "/v1/responses/resp_r1",
+    )
+    seen = []
+    for worker in range(2):
+        with serving(create_app(Runner(agents={"calling": calling}, store=store))) as base:
+            async with httpx.AsyncClient(base_url=base) as http:
+                if worker == 0:
+                    body = {
+                        "model": "calling",
+                        "messages": ask(),
+                        "tools": TOOLS,
+                        "temperature": 0.5,
+                        "stream": True,
+                        "stream_options": {"include_usage": True},
+                    }
+                    await http.post("/v1/chat/completions", json=body, headers={"x-run-id": "r1"})
+                seen.append([(await http.get(path)).content for path in paths])
+    assert seen[0] == seen[1]
+    assert b'"function_call"' in seen[0][1]
 
 
 async def test_the_clients_tools_are_called_and_their_results_go_on_from_there(client: AsyncOpenAI) -> None:
