@@ -40,6 +40,7 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen beyond this machine although anyone may then use it.")
     ] = False,
+    adk_web: Annotated[bool, typer.Option("--adk-web", help="Also ADK's own web page, at /dev-ui/.")] = False,
     log_level: Annotated[
         str, typer.Option(help="critical, error, warning, info, or debug (also each request).")
     ] = "info",
@@ -75,12 +76,18 @@ def serve(
         )
     exit_at_signals()
     guarded = not authenticated and is_loopback(host)
-    settings = Settings(tuple(agents or ()), host, store, drain, log_level, guarded)
+    settings = Settings(tuple(agents or ()), host, store, drain, log_level, guarded, adk_web)
     log_to_stderr(log_level)
     loaded = load_agents(list(settings.agents))  # here, so that a bad one is one line and not N dying processes
+    if adk_web:
+        from gapless.server.adk_web import page_directory
+
+        page_directory()
     check_store(store)
     listener = bind(host, port)
     typer.echo(f"page    {url_of(listener)}")
+    if adk_web:
+        typer.echo(f"adk     {url_of(listener).rstrip('/')}/dev-ui/")
     typer.echo(f"agents  {', '.join(loaded)}")
     typer.echo(f"store   {store}")
     if workers > 1:
@@ -116,6 +123,7 @@ class Settings:
     log_level: str
     guarded: bool
     """Nobody is authenticated and the server trusts this machine: it answers to this machine's names only."""
+    adk_web: bool = False
 
 
 def make_app(settings: Settings, agents: dict[str, Agent]) -> FastAPI:
@@ -126,7 +134,7 @@ def make_app(settings: Settings, agents: dict[str, Agent]) -> FastAPI:
 
     runner = Runner(agents=agents, store=settings.store)
     hosts = hosts_allowed(settings.host) if settings.guarded else None
-    return create_app(runner, allowed_hosts=hosts, drain_s=settings.drain_s)
+    return create_app(runner, allowed_hosts=hosts, drain_s=settings.drain_s, adk_web=settings.adk_web)
 
 
 def make_worker_app(settings: Settings) -> FastAPI:

@@ -12,14 +12,14 @@ from starlette.staticfiles import StaticFiles
 from gapless.errors import ExtraMissing
 from gapless.server.http import answer
 
-__all__ = ["serve_adk_web"]
+__all__ = ["page_directory", "serve_adk_web"]
 
 
 def serve_adk_web(app: FastAPI) -> None:
     """Serve the page at `/dev-ui/`. Raises `ExtraMissing`.
 
-    What it shows beside chat and sessions (evaluations, traces, the agent builder) is of ADK's development server, and
-    is not here.
+    It chats, and shows sessions, events and state. Its evaluations, traces and agent builder are of ADK's development
+    server, and stay empty here. It is told that nobody agreed to send usage data.
     """
     router = APIRouter(include_in_schema=False)
 
@@ -29,22 +29,31 @@ def serve_adk_web(app: FastAPI) -> None:
 
     @router.get("/dev-ui/assets/config/runtime-config.json")
     async def config(request: Request) -> Response:
-        return answer({"backendUrl": request.scope.get("root_path", "")}, headers={"cache-control": "no-store"})
+        config = {"backendUrl": request.scope.get("root_path", ""), "telemetry": False}
+        return answer(config, headers={"cache-control": "no-store"})
+
+    @router.get("/config/telemetry")
+    async def telemetry() -> Response:
+        return answer({"telemetry": False})
+
+    @router.get("/dev/apps/{app_name}/eval_sets")
+    @router.get("/dev/apps/{app_name}/eval_results")
+    @router.get("/dev/apps/{app_name}/debug/trace/session/{session_id}")
+    async def nothing() -> Response:
+        return answer([])
 
     app.include_router(router)
-    app.mount("/dev-ui", StaticFiles(directory=_directory(), html=True), name="dev-ui")
+    app.mount("/dev-ui", StaticFiles(directory=page_directory(), html=True), name="dev-ui")
 
 
-def _directory() -> Path:
-    """Where `google-adk` keeps the page; found without importing it."""
+def page_directory() -> Path:
+    """Where `google-adk` keeps the page; found without importing it. Raises `ExtraMissing`."""
     try:
         spec = importlib.util.find_spec("google.adk")
     except ModuleNotFoundError:
         spec = None
-    places = (
-        [] if spec is None else [Path(place) / "cli" / "browser" for place in spec.submodule_search_locations or []]
-    )
-    for place in places:
-        if (place / "index.html").is_file():
-            return place
+    for place in (spec.submodule_search_locations if spec is not None else None) or ():
+        directory = Path(place) / "cli" / "browser"
+        if (directory / "index.html").is_file():
+            return directory
     raise ExtraMissing("ADK's web page comes with the package google-adk: pip install 'gapless[adk]'")

@@ -58,8 +58,8 @@ def create_app(
     `authenticate` takes a request and returns its user's id (or None); without it the keys of `GAPLESS_API_KEYS` are
     used, and without those everyone is one anonymous user. `authorize` decides on every use of a run or session; by
     default they are their user's. `cors_origins`: web origins that may call from a browser. `allowed_hosts`: names
-    that the server may be called by; None for any. `drain_s`: what runs get to finish at shutdown. `adk_web`: serve ADK's own web page at
-    `/dev-ui/`, which raises `ExtraMissing` without the `adk` extra.
+    that the server may be called by; None for any. `drain_s`: what runs get to finish at shutdown. `adk_web`: also
+    ADK's own web page, at `/dev-ui/`; raises `ExtraMissing` without the `adk` extra.
     """
     access = Access(authenticate or keys_from_environment(), authorize)
     streams = Streams()
