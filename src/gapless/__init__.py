@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gapless.aggregator import StreamingResponseAggregator
+    from gapless.client import GaplessClient, SyncClient
     from gapless.config import Limits, RunConfig, StreamingMode
     from gapless.errors import GaplessError
+    from gapless.progress import Progress
     from gapless.run import Response, Run, RunStream
     from gapless.runner import Runner
     from gapless.server import create_app
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "GaplessClient": "client",
     "GaplessError": "errors",
     "Limits": "config",
+    "Progress": "progress",
     "Response": "run",
     "Run": "run",
     "RunConfig": "config",
@@ -32,12 +36,15 @@ _MODULES = {
     "Runner": "runner",
     "StreamingMode": "config",
     "StreamingResponseAggregator": "aggregator",
+    "SyncClient": "client",
     "create_app": "server",
 }
 
 __all__ = [
+    "GaplessClient",
     "GaplessError",
     "Limits",
+    "Progress",
     "Response",
     "Run",
     "RunConfig",
@@ -45,6 +52,7 @@ __all__ = [
     "Runner",
     "StreamingMode",
     "StreamingResponseAggregator",
+    "SyncClient",
     "create_app",
 ]
 

@@ -132,6 +132,7 @@ class Execution:
             log.error("run %s: its end is not written yet: %s", self.record.id, error)
 
     def _count(self, outcome: str, failure: GaplessError | None) -> None:
+        log.info("run %s: %s after %d events", self.record.id, outcome, self.journal.appended)
         self._metrics.run_ended(self.record.agent, outcome)
         self._metrics.event_gap_s.observe(self.journal.gap_max_s)
         self._span.end(self.journal.appended, failure)

@@ -60,7 +60,7 @@ def fold(events: list[Event]) -> list[Event]:
         if isinstance(event, _DELTAS) and type(last) is type(event):
             joined = decode_event(encode_event(event))
             joined.delta = last.delta
-            if joined == last:
+            if encode_event(joined) == encode_event(last):  # not ==, for which 1 is True
                 last.delta += event.delta
                 continue
         folded.append(event)
