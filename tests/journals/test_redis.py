@@ -261,6 +261,24 @@ async def test_a_takeover_that_its_worker_did_not_outlive_is_made_by_another(
 # -- workers that die halfway ------------------------------------------------------------------------------------------
 
 
+async def test_a_run_that_another_worker_creates_meanwhile_does_not_stand_in_its_own_way(
+    a: Worker, b: Worker, monkeypatch: Any
+) -> None:
+    assert isinstance(a.store, RedisStore)
+    command = a.store._command
+    created: list[Any] = []
+
+    async def late(*arguments: Any, **options: Any) -> Any:
+        answer = await command(*arguments, **options)
+        if arguments[0] == "GET" and not created:
+            created.append(await b.create("r", reject_busy=True))
+        return answer
+
+    monkeypatch.setattr(a.store, "_command", late)
+    record, is_new = await a.store.create_run(a_run("r"), reject_busy=True)
+    assert (record.id, record.owner, is_new) == ("r", b.id, False)
+
+
 async def test_a_worker_that_dies_while_it_creates_leaves_nothing_in_the_way(
     cluster: Cluster, a: Worker, b: Worker, monkeypatch: Any
 ) -> None:

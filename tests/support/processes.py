@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 
+from gapless.client import ClientLimits, Cut, GaplessClient
+
 START_S_MAX = 30.0
+STOP_S_MAX = 30.0
 
 
 class Server:
     """A server process on a store that outlives it. Its agent speaks on as `say` lets it."""
 
-    def __init__(self, folder: Path, port: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int = 0,
+        *,
+        store: str = "",
+        arguments: tuple[str, ...] = (),
+        agent: str = "",
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.folder = folder
-        self.store = f"sqlite:///{folder / 'gapless.db'}"
+        self.store = store or f"sqlite:///{folder / 'gapless.db'}"
         self.gate, self.calls = folder / "gate", folder / "calls"
         self.gate.touch()
         self.calls.touch()
         self.port = port
-        self._process: subprocess.Popen[bytes] | None = None
+        self.log = folder / f"server-{time.monotonic_ns()}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._arguments = arguments
+        self._agent = agent or f"{Path(__file__).parent / 'slowly.py'}:agent"
+        self._environment = environment or {}
 
     @property
     def url(self) -> str:
@@ -40,45 +59,108 @@ class Server:
 
     def start(self) -> None:
         """Start it on the port it had, and wait until it is ready."""
+        self.launch()
+        self.ready()
+
+    def launch(self) -> None:
+        """Start it, without waiting."""
         if not self.port:
             self.port = free_port()
-        agent = Path(__file__).parent / "slowly.py"
         environment = {
             **os.environ,
             "GAPLESS_TEST_GATE": str(self.gate),
             "GAPLESS_TEST_CALLS": str(self.calls),
+            **self._environment,
         }
-        command = [sys.executable, "-m", "gapless", "serve", f"{agent}:agent", "--port", str(self.port)]
-        with (self.folder / "server.log").open("ab") as output:
-            self._process = subprocess.Popen(
-                [*command, "--store", self.store], env=environment, stdout=output, stderr=output
+        command = [sys.executable, "-m", "gapless", "serve", self._agent, "--port", str(self.port)]
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [*command, "--store", self.store, *self._arguments], env=environment, stdout=output, stderr=output
             )
+
+    def ready(self) -> None:
+        """Wait until it takes runs."""
+        assert self.process is not None
         deadline = time.monotonic() + START_S_MAX
         while True:
             try:
-                if httpx.get(self.url + "/ready", timeout=5).status_code == 200:
+                if httpx.get(self.url + "/ready", timeout=5, trust_env=False).status_code == 200:
                     return
             except httpx.TransportError:
                 pass
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError((self.folder / "server.log").read_text())
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(self.log.read_text())
             time.sleep(0.02)
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def workers(self) -> list[int]:
+        """The processes that serve, for one with `--workers` (multiprocessing's own helper is none)."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii").split()
+        return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait for its end, which must come; the exit code."""
+        assert self.process is not None
+        return self.process.wait(STOP_S_MAX)
 
     def kill(self) -> None:
         """SIGKILL."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
+        self.signal(signal.SIGKILL)
+        self.wait()
 
     def terminate(self) -> int:
         """SIGTERM; returns the exit code."""
-        assert self._process is not None
-        self._process.terminate()
-        return self._process.wait(30)
+        self.signal(signal.SIGTERM)
+        return self.wait()
 
     def close(self) -> None:
-        if self._process is not None and self._process.poll() is None:
+        if self.process is not None and self.process.poll() is None:
             self.kill()
+
+
+def client_of(url: str, on_cut: Callable[[Cut], None] | None = None) -> GaplessClient:
+    """A client that comes back quickly."""
+    return GaplessClient(url, limits=ClientLimits(retry_first_s=0.02, retry_max_s=0.2), on_cut=on_cut)
+
+
+class LogLine(NamedTuple):
+    """What the agent `talks` did."""
+
+    what: str
+    pid: int
+    run_id: str
+    talk: str
+    at_ns: int
+
+
+class Talks:
+    """The talks of the agent `talks`, shared by all processes that are given its `environment`."""
+
+    agent = f"{Path(__file__).parent / 'talks.py'}:agent"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.environment = {"GAPLESS_TEST_TALKS": str(folder)}
+
+    def say(self, talk: str, *lines: str) -> None:
+        """Let the talk's agents go on by these lines."""
+        with (self._folder / talk).open("a") as file:
+            file.write("".join(line + "\n" for line in lines))
+
+    def log(self, what: str, run_id: str | None = None) -> list[LogLine]:
+        """What was logged as `what`, in order."""
+        path = self._folder / "log"
+        rows = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+        lines = [LogLine(w, int(pid), run, talk, int(at_ns)) for w, pid, run, talk, at_ns in rows]
+        return [line for line in lines if line.what == what and run_id in (None, line.run_id)]
 
 
 def free_port() -> int:

@@ -614,6 +614,9 @@ class RedisStore(Store):
                 if known is not None:
                     return known, False
             if reject_busy and await self._command("LLEN", f"{place}queue") and not again:
+                known = await self._record(run.session_id, run.id)
+                if known is not None:  # it is busy with this very run, which another worker has created meanwhile
+                    return known, False
                 await self._raise_busy(place, run)
             await self._register(run)
             if holder is None:
