@@ -36,6 +36,7 @@ __all__ = [
     "StoreCorrupt",
     "StoreUnavailable",
     "StreamInvalid",
+    "StreamingUnavailable",
     "ToolFailed",
     "UsageError",
     "WorkerLost",
@@ -131,6 +132,12 @@ class ModelFailed(GaplessError):
 
     code = "model_failed"
     status = 502
+
+
+class StreamingUnavailable(ModelFailed):
+    """The model cannot stream, and `RunConfig(fallback=False)` forbids to run it blocking."""
+
+    code = "streaming_unavailable"
 
 
 class RunNotFound(GaplessError):

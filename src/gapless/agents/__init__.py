@@ -83,6 +83,10 @@ def _import(target: str, extra: str) -> Callable[..., Any]:
         raise ExtraMissing(
             f"this agent needs the package {error.name!r}: pip install 'gapless[{extra}]'", code="extra_missing"
         ) from error
+    except ImportError as error:
+        raise ExtraMissing(
+            f"the installed {error.name} is too old for Gapless ({error.msg}): pip install --upgrade 'gapless[{extra}]'"
+        ) from error
 
 
 def _import_module(name: str) -> Any:

@@ -36,7 +36,15 @@ from gapless.agents.adk_sessions import JournalSessions, encode_turn, history, p
 from gapless.agents.adk_turn import CONFIRMATION
 from gapless.agents.base import AgentItem, RunContext
 from gapless.config import RunConfig, StreamingMode
-from gapless.errors import AgentInvalid, GaplessError, ModelFailed, RunLimit, ToolFailed, UsageError
+from gapless.errors import (
+    AgentInvalid,
+    GaplessError,
+    ModelFailed,
+    RunLimit,
+    StreamingUnavailable,
+    ToolFailed,
+    UsageError,
+)
 from gapless.events import CustomEvent, ResumeEntry, ToolCallResultEvent
 
 __all__ = ["ADKAgent"]
@@ -297,7 +305,7 @@ class _Turn:
             if _lacks_key(error):
                 return ModelFailed("the model has no API key: set GOOGLE_API_KEY (or what your model's provider takes)")
             if _cannot_stream(error):
-                return ModelFailed("the model cannot stream, and fallback is off", code="streaming_unavailable")
+                return StreamingUnavailable("the model cannot stream, and fallback is off")
             status = getattr(error, "status", None) or getattr(error, "code", None)
             detail = f" ({status})" if isinstance(status, str | int) else ""
             return ModelFailed(f"the model call raised {kind}{detail}; see the server's log")

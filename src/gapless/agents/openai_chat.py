@@ -18,7 +18,7 @@ from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.conversation import conversation
 from gapless.agents.endpoint_http import OPENAI_HOST, Refused, Service, cut, events_of, read_body
 from gapless.config import StreamingMode
-from gapless.errors import AgentFailed, AgentInvalid, InputInvalid, ModelFailed, OutputInvalid
+from gapless.errors import AgentInvalid, InputInvalid, ModelFailed, OutputInvalid, StreamingUnavailable
 from gapless.events import (
     AssistantMessage,
     AudioPart,
@@ -185,9 +185,7 @@ class OpenAIChat:
     def _cannot_stream(self, ctx: RunContext) -> CustomEvent:
         message = f"{self._service.host} cannot stream this answer: it comes in one piece."
         if not ctx.config.fallback:
-            raise AgentFailed(
-                f"{message} Allow that with fallback=True.", run_id=ctx.run_id, code="streaming_unavailable"
-            )
+            raise StreamingUnavailable(f"{message} Allow that with fallback=True.", run_id=ctx.run_id)
         return CustomEvent(name="gapless.notice", value={"code": "streaming_unavailable", "message": message})
 
 

@@ -38,6 +38,7 @@ from gapless.errors import (
     RunCancelled,
     RunLimit,
     RunTimeout,
+    StreamingUnavailable,
     ToolFailed,
 )
 from gapless.events import (
@@ -366,10 +367,10 @@ class _Turn:
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def degraded(self) -> CustomEvent:
-        """The notice that the model runs blocking. Raises `ModelFailed` where the run's `fallback` is off."""
+        """The notice that the model runs blocking. Raises `StreamingUnavailable` where `fallback` is off."""
         model = self.run.ctx.deps.model.model_name if self.run is not None else "of the agent"
         if not self._ctx.config.fallback:
-            raise ModelFailed(
+            raise StreamingUnavailable(
                 f"the model {model} cannot stream; set streaming_mode to NONE or fallback to true to run it blocking",
                 run_id=self._ctx.run_id,
             )
