@@ -31,6 +31,7 @@ from gapless.errors import (
 from gapless.events import (
     AssistantMessage,
     AudioPart,
+    ContentPart,
     CustomEvent,
     DataSource,
     DocumentPart,
@@ -112,7 +113,7 @@ async def ask(agent: object, message: str = "Hi", **options: Any) -> tuple[Fold,
 
 
 def finish_of(events: list[Any]) -> str:
-    return next(e.value["reason"] for e in events if isinstance(e, CustomEvent) and e.name == "gapless.finish")
+    return next(str(e.value["reason"]) for e in events if isinstance(e, CustomEvent) and e.name == "gapless.finish")
 
 
 # ------------------------------------------------------------------------------------------------------------- by URL
@@ -593,7 +594,7 @@ def test_history_is_sent_complete_and_in_the_order_that_services_take() -> None:
 
 
 def test_media_have_the_forms_of_chat_completions() -> None:
-    parts = [
+    parts: list[ContentPart] = [
         TextPart(text="What is this?"),
         ImagePart(source=UrlSource(value="https://host/x.png")),
         ImagePart(source=DataSource(value="AAAA", mime_type="image/png")),
