@@ -320,7 +320,7 @@ async def test_bearer_keys_say_who_asks() -> None:
             bob.responses.retrieve(response.id),
             bob.responses.cancel(response.id),
             bob.responses.create(model="told", input="Hi", previous_response_id=response.id),
-            bob.responses.create(model="told", input="Hi", conversation=response.conversation.id),  # type: ignore[union-attr]
+            bob.responses.create(model="told", input="Hi", conversation=response.conversation.id),
             bob.responses.create(
                 model="told",
                 input="Hi",
