@@ -383,6 +383,13 @@ async def test_a_stream_of_something_else_is_said_to_be_that(body: bytes) -> Non
     assert error.value.code == ModelFailed.code
 
 
+async def test_a_web_page_is_no_answer() -> None:
+    async with upstream(Reply(b"<html>", content_type="text/html; charset=utf-8")) as up:
+        with pytest.raises(GaplessError, match="check the URL") as error:
+            await ask(up.url + "/v1?model=m")
+    assert error.value.code == ModelFailed.code
+
+
 async def test_json_without_a_choice_is_no_answer() -> None:
     async with upstream(Reply(b"{}", content_type="application/json")) as up:
         with pytest.raises(GaplessError, match="not a chat completion"):

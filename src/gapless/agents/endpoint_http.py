@@ -126,6 +126,7 @@ class Service:
             client = self._clients[loop] = httpx.AsyncClient(
                 # How long an answer may take is the run's to decide: timeout, first_event_timeout, idle_timeout.
                 timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
+                # One connection per run: `runs_active_max` bounds them.
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=IDLE_CONNECTIONS_MAX),
                 follow_redirects=False,
                 trust_env=self.host not in _LOOPBACK,  # a proxy cannot reach this machine's own services

@@ -135,7 +135,13 @@ class OpenAIChat:
             async with self._service.request(
                 "POST", self._completions, streaming, run_id=ctx.run_id, accept="text/event-stream"
             ) as response:
-                if response.headers.get("content-type", "").startswith("application/json"):
+                kind = response.headers.get("content-type", "").partition(";")[0].strip()
+                if kind == "text/html":
+                    raise ModelFailed(
+                        f"{self._service.host} answered a web page: check the URL, it mostly ends in /v1",
+                        run_id=ctx.run_id,
+                    )
+                if kind == "application/json":
                     yield self._cannot_stream(ctx)
                     yield await self._completion(response, ctx.run_id)
                     return
