@@ -24,8 +24,10 @@ from pydantic import BaseModel
 
 from gapless import RunConfig, Runner, StreamingMode
 from gapless.agents.adk import AHEAD_EVENTS_MAX, ADKAgent
+from gapless.agents.base import RunContext
 from gapless.errors import AgentFailed, AgentInvalid, ModelFailed, RunLimit, ToolFailed, UsageError
 from gapless.events import (
+    AssistantMessage,
     CustomEvent,
     DataSource,
     Event,
@@ -34,6 +36,7 @@ from gapless.events import (
     ResumeEntry,
     RunErrorEvent,
     RunFinishedEvent,
+    RunFinishedSuccessOutcome,
     StateDeltaEvent,
     StepFinishedEvent,
     StepStartedEvent,
@@ -41,10 +44,13 @@ from gapless.events import (
     TextMessageStartEvent,
     TextPart,
     TokenUsage,
+    Tool,
     ToolCallArgsEvent,
     ToolCallEndEvent,
     ToolCallResultEvent,
     ToolCallStartEvent,
+    ToolMessage,
+    UserMessage,
 )
 from gapless.journals.contract import RunStatus, Turn
 from gapless.run import Run
@@ -452,6 +458,30 @@ async def test_a_run_cancelled_while_it_waits_leaves_a_session_that_works():
         assert (await (await runner.start("and now?", session_id="s")).collect()).text == "Fine."
 
 
+async def test_tools_of_the_client_end_the_run_with_their_calls_and_come_back_with_results():
+    agent = agent_of(["Where? ", Call("locate", {"exact": True}, id="c1")], ["You are in Bern."])
+    tool = Tool(name="locate", description="Where the user is", parameters={"type": "object"})
+    async with Runner(agent) as runner:
+        run = await runner.start("where am I?", session_id="s", tools=[tool])
+        events = await all_of(run)
+        finished = events[-1]
+        assert isinstance(finished, RunFinishedEvent)
+        assert finished.outcome == RunFinishedSuccessOutcome(pending_tool_call_ids=["c1"])
+        assert custom(events, "gapless.finish") == [{"reason": "tool_calls"}]
+        (declared,) = agent.model.configs[0].tools[0].function_declarations
+        assert (declared.name, declared.parameters_json_schema) == ("locate", {"type": "object"})
+        messages = [*await runner.messages("s"), ToolMessage(id="t", tool_call_id="c1", content="Bern")]
+        back = UserMessage(id="", content="")
+        answer = await (await runner.start(back, session_id="s", tools=[tool], messages=messages)).collect()
+    assert answer.text == "You are in Bern."
+    assert contents(agent.model.requests[-1]) == [
+        ("user", "where am I?"),
+        ("model", "Where? "),
+        ("model", "call locate"),
+        ("user", "result locate {'result': 'Bern'}"),
+    ]
+
+
 # -- sessions -------------------------------------------------------------------------------------------------------
 
 
@@ -488,8 +518,6 @@ async def test_media_of_the_user_reach_the_model(message: Any):
 
 
 async def test_a_history_that_the_client_keeps_is_used():
-    from gapless.events import AssistantMessage, UserMessage
-
     agent = agent_of(["ok"])
     messages = [UserMessage(id="1", content="I am Ada"), AssistantMessage(id="2", content="Hello Ada")]
     await ask(agent, "who am I?", messages=messages)
@@ -545,6 +573,40 @@ async def test_cancelled_at_any_point_the_next_turn_works(own: bool):
                 session = await service.get_session(app_name="helper", user_id="anonymous", session_id="s")
                 assert session is not None
                 assert any(event.error_code == "INVOCATION_ABORTED" for event in session.events)
+
+
+@pytest.mark.parametrize("own", [False, True])
+async def test_cancelled_after_any_event_the_next_turn_works(own: bool):
+    """Cancels when a follower has seen the n-th event, also while the tool runs, and asks again."""
+
+    async def slow(a: int, b: int) -> dict[str, int]:
+        """Adds, in its own time."""
+        await asyncio.sleep(0.005)
+        return {"sum": a + b}
+
+    talk = ([Thought("Let me see."), "I will add. ", Call("slow", {"a": 2, "b": 3})], ["It is 5."], ["Later."])
+    statuses, at = [], 0
+    while RunStatus.FINISHED not in statuses:
+        agent = agent_of(*talk, tools=[slow])
+        async with Runner(agent, session_service=InMemorySessionService() if own else None) as runner:
+            run = await runner.start("add 2 and 3", session_id="s")
+            seen = 0
+            async for _ in run.events():
+                seen += 1
+                if seen > at:
+                    await run.cancel()
+                    break
+            statuses.append((await run.wait()).status)
+            assert agent.model.running == 0
+            shown = text_of(await all_of(run))
+            assert (await (await runner.start("go on", session_id="s")).collect()).text
+            sent = contents(agent.model.requests[-1])
+            assert shown in "".join(text for role, text in sent if role == "model" and text != "call slow")
+            asked = [text for _, text in sent if text.startswith("call ")]
+            assert len(asked) == sum(text.startswith("result ") for _, text in sent), "a call without its result"
+        at += 1
+    assert set(statuses) == {RunStatus.CANCELLED, RunStatus.FINISHED}
+    assert at > 10
 
 
 async def test_text_before_a_failure_stays_in_the_session():
@@ -643,8 +705,6 @@ async def test_a_model_does_not_run_far_ahead_of_the_journal():
     agent = agent_of([f"{n} " for n in range(AHEAD_EVENTS_MAX * 5)])
     model = agent.model
     adapter = ADKAgent(agent)
-    from gapless.agents.base import RunContext
-
     ctx = RunContext(
         run_id="r",
         session_id="s",

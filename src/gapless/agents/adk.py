@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -27,12 +27,14 @@ from google.adk.models.llm_response import LlmResponse
 from google.adk.plugins.base_plugin import BasePlugin
 from google.adk.runners import Runner
 from google.adk.sessions import BaseSessionService, Session
+from google.adk.tools.base_tool import BaseTool
+from google.adk.tools.tool_context import ToolContext
 from google.adk.workflow import BaseNode
 from google.genai import types
 from pydantic_core import to_jsonable_python
 
 from gapless.agents.adk_events import Translation
-from gapless.agents.adk_sessions import JournalSessions, encode_turn, history, parts_of
+from gapless.agents.adk_sessions import JournalSessions, encode_turn, history, question
 from gapless.agents.adk_turn import CONFIRMATION
 from gapless.agents.base import AgentItem, RunContext
 from gapless.config import RunConfig, StreamingMode
@@ -45,7 +47,15 @@ from gapless.errors import (
     ToolFailed,
     UsageError,
 )
-from gapless.events import CustomEvent, ResumeEntry, ToolCallResultEvent
+from gapless.events import (
+    CustomEvent,
+    Message,
+    ResumeEntry,
+    RunFinishedEvent,
+    RunFinishedSuccessOutcome,
+    Tool,
+    ToolCallResultEvent,
+)
 
 __all__ = ["ADKAgent"]
 
@@ -124,7 +134,8 @@ class ADKAgent:
 
     async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
         runner = self._runner(ctx.agent_name)
-        session = await self._session(runner, ctx)
+        earlier, message = question(ctx.content, ctx.messages[:-1])
+        session = await self._session(runner, ctx, earlier)
         before = len(session.events)
         turn = _Turn(ctx, Translation(ctx, runner.agent.name, dict(session.state)))
         _current.set(turn)
@@ -132,7 +143,6 @@ class ADKAgent:
         assert task is not None, "an agent runs in a task"
         abort = _Abort(task)
         config = _run_config(ctx.config)
-        message = types.Content(role="user", parts=parts_of(ctx.content))
         translate, complete = turn.translation.items, False
         try:
             while True:
@@ -156,7 +166,7 @@ class ADKAgent:
                     raise
                 for item in turn.translation.settle():
                     yield item
-                if not turn.translation.pending:
+                if not turn.translation.pending or turn.leave_to_client():
                     break
                 answers = await ctx.interrupt(turn.translation.interrupts())
                 message, results = turn.answered(answers)
@@ -165,7 +175,11 @@ class ADKAgent:
             turn.finish(runner.agent)
             complete = True
             if turn.translation.finish_reason is not None:
-                yield CustomEvent(name="gapless.finish", value={"reason": turn.translation.finish_reason})
+                reason = "tool_calls" if turn.client_calls else turn.translation.finish_reason
+                yield CustomEvent(name="gapless.finish", value={"reason": reason})
+            if turn.client_calls:
+                outcome = RunFinishedSuccessOutcome(pending_tool_call_ids=turn.client_calls)
+                yield RunFinishedEvent(thread_id=ctx.session_id, run_id=ctx.run_id, outcome=outcome)
         except Exception as error:
             failure = turn.failure(error)
             if failure is error:
@@ -174,7 +188,7 @@ class ADKAgent:
         finally:
             await self._leave(runner, ctx, session, before, turn, cut=not complete)
 
-    async def _session(self, runner: Runner, ctx: RunContext) -> Session:
+    async def _session(self, runner: Runner, ctx: RunContext, earlier: Sequence[Message]) -> Session:
         """The run's ADK session: the service's own, or rebuilt from the store."""
         service = runner.session_service
         if not isinstance(service, JournalSessions):
@@ -187,7 +201,7 @@ class ADKAgent:
             app_name=runner.app_name,
             user_id=ctx.user_id,
             state=dict(ctx.state),
-            events=history(ctx.messages[:-1], ctx.native_history, runner.agent.name),
+            events=history(earlier, ctx.native_history, runner.agent.name),
         )
         service.load(session)
         return session
@@ -204,8 +218,10 @@ class ADKAgent:
                     await service.get_session(app_name=session.app_name, user_id=session.user_id, session_id=session.id)
                     or session
                 )
+            known = {event.id for event in session.events}  # a whole event has the id of its partial ones
             for event in events:
-                await service.append_event(session, event)
+                if event.id not in known:
+                    await service.append_event(session, event)
         except Exception as error:  # the run's own end matters more
             log.warning("run %s: its ADK session lacks the end: %s", ctx.run_id, type(error).__name__)
         finally:
@@ -223,6 +239,8 @@ class _Turn:
         self.translation = translation
         self.notices: list[CustomEvent] = []
         self.noticed: set[str] = set()
+        self.client_calls: list[str] = []
+        """Calls of the client's own tools, which end the run: it comes back with their results."""
         self.tool_error: tuple[str, Exception] | None = None
         self.model_error: Exception | None = None
 
@@ -231,6 +249,16 @@ class _Turn:
         if code not in self.noticed:
             self.noticed.add(code)
             self.notices.append(CustomEvent(name="gapless.notice", value={"code": code, "message": message}))
+
+    def leave_to_client(self) -> bool:
+        """Whether nothing but the client's own tools is waited for; then the run ends with their calls."""
+        own = {tool.name for tool in self.ctx.tools}
+        pending = self.translation.pending
+        if not all(call.name in own for call, _ in pending.values()):
+            return False
+        self.client_calls = [self.translation.shown_id(id) for id in pending]
+        pending.clear()
+        return True
 
     def answered(self, entries: list[ResumeEntry]) -> tuple[types.Content, list[AgentItem]]:
         """The answers as the message that ADK goes on with, and the results of calls that they are."""
@@ -312,6 +340,22 @@ class _Turn:
         return error
 
 
+class ClientTool(BaseTool):
+    """A tool that the client offers and executes itself: the agent may call it, and its result comes later."""
+
+    def __init__(self, tool: Tool) -> None:
+        super().__init__(name=tool.name, description=tool.description, is_long_running=True)
+        self._parameters = tool.parameters or {"type": "object", "properties": {}}
+
+    def _get_declaration(self) -> types.FunctionDeclaration:
+        return types.FunctionDeclaration(
+            name=self.name, description=self.description, parameters_json_schema=self._parameters
+        )
+
+    async def run_async(self, *, args: dict[str, Any], tool_context: ToolContext) -> None:
+        """Nothing to run here: no result yet."""
+
+
 _current: ContextVar[_Turn | None] = ContextVar("gapless_adk_turn", default=None)
 
 
@@ -338,6 +382,7 @@ class _Bridge(BasePlugin):
         turn = _current.get()
         if turn is None:
             return
+        llm_request.append_tools([ClientTool(tool) for tool in turn.ctx.tools])
         for name, value in turn.ctx.config.model_settings.items():
             field = _SETTINGS.get(name, name)
             if field == "model":

@@ -35,7 +35,7 @@ from gapless.events import (
     text_of,
 )
 
-__all__ = ["JournalSessions", "encode_turn", "history", "parts_of"]
+__all__ = ["JournalSessions", "encode_turn", "history", "question"]
 
 _SHARED = ("app:", "user:")
 """Prefixes of state that belongs to more than one session."""
@@ -116,55 +116,72 @@ def encode_turn(run_id: str, events: Iterable[Event]) -> bytes:
     return msgspec.json.encode(ADKTurn(run_id, [msgspec.Raw(one) for one in dumped]))
 
 
+def question(content: str | list[ContentPart], earlier: Sequence[Message]) -> tuple[Sequence[Message], types.Content]:
+    """The history, and what the run is to answer: the user's message, or where there is none the results of the
+    client's own tools that the history ends with."""
+    if content:
+        return earlier, types.Content(role="user", parts=parts_of(content))
+    end = len(earlier)
+    while end and isinstance(earlier[end - 1], ToolMessage):
+        end -= 1
+    names = _call_names(earlier)
+    results = [_result(message, names) for message in earlier[end:] if isinstance(message, ToolMessage)]
+    return earlier[:end], types.Content(role="user", parts=results or parts_of(content))
+
+
 def history(messages: Sequence[Message], native: Sequence[bytes], author: str) -> list[Event]:
     """The ADK events of a session's earlier turns. `author` stands for the agent where a message does not name it."""
     turns = {turn.run_id: turn.events for turn in map(decode_turn, native) if turn is not None}
+    names = _call_names(messages)
     events: list[Event] = []
     done: set[str] = set()
+    asked = 0
     for message in messages:
-        run_id = (message.metadata or {}).get("run_id", "")
+        run_id = (message.metadata or {}).get("run_id")
         if run_id in done:
             continue
         if run_id in turns:
             done.add(run_id)
             events += [Event.model_validate_json(bytes(raw)) for raw in turns[run_id]]
-        elif (event := _event_of(message, run_id or "history", author, messages)) is not None:
-            events.append(event)
+            continue
+        asked += isinstance(message, UserMessage)
+        speaker, content = _content_of(message, author, names)
+        if content.parts:
+            events.append(Event(invocation_id=run_id or f"history-{asked}", author=speaker, content=content))
     return events
 
 
-def _event_of(message: Message, invocation_id: str, author: str, messages: Sequence[Message]) -> Event | None:
-    if isinstance(message, UserMessage):
-        content = types.Content(role="user", parts=parts_of(message.content))
-        return Event(invocation_id=invocation_id, author="user", content=content)
-    if isinstance(message, SystemMessage | DeveloperMessage):
-        content = types.Content(role="user", parts=[types.Part(text=message.content)])
-        return Event(invocation_id=invocation_id, author="user", content=content)
+def _content_of(message: Message, author: str, names: dict[str, str]) -> tuple[str, types.Content]:
+    """Who said it, and what; without parts where no model is told of it: reasoning and activities."""
+    parts: list[types.Part] = []
+    if isinstance(message, UserMessage | SystemMessage | DeveloperMessage):
+        return "user", types.Content(role="user", parts=parts_of(message.content))
+    if isinstance(message, ToolMessage):
+        return author, types.Content(role="user", parts=[_result(message, names)])
     if isinstance(message, AssistantMessage):
-        parts = [types.Part(text=message.content)] if message.content else []
+        author = message.name or author
+        parts = parts_of(message.content) if message.content else []
         for call in message.tool_calls or []:
             args = _object(call.function.arguments)
             function = types.FunctionCall(id=call.id, name=call.function.name, args=args)
             parts.append(types.Part(function_call=function))
-        content = types.Content(role="model", parts=parts)
-        return Event(invocation_id=invocation_id, author=message.name or author, content=content) if parts else None
-    if isinstance(message, ToolMessage):
-        name = next(
-            (
-                call.function.name
-                for other in messages
-                if isinstance(other, AssistantMessage)
-                for call in other.tool_calls or []
-                if call.id == message.tool_call_id
-            ),
-            "",
-        )
-        response = types.FunctionResponse(
-            id=message.tool_call_id, name=name, response=_object(text_of(message.content))
-        )
-        content = types.Content(role="user", parts=[types.Part(function_response=response)])
-        return Event(invocation_id=invocation_id, author=author, content=content)
-    return None  # reasoning and activities are not sent to a model
+    return author, types.Content(role="model", parts=parts)
+
+
+def _result(message: ToolMessage, names: dict[str, str]) -> types.Part:
+    id = message.tool_call_id
+    response = types.FunctionResponse(id=id, name=names.get(id, ""), response=_object(text_of(message.content)))
+    return types.Part(function_response=response)
+
+
+def _call_names(messages: Sequence[Message]) -> dict[str, str]:
+    """The tools' names by the ids of their calls."""
+    return {
+        call.id: call.function.name
+        for message in messages
+        if isinstance(message, AssistantMessage)
+        for call in message.tool_calls or []
+    }
 
 
 def _object(text: str) -> dict[str, Any]:
