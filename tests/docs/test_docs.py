@@ -1,0 +1,110 @@
+"""What the documents say is true: every snippet is part of a file that is tested, every link leads somewhere, and the
+tables of settings and errors are those of the code."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import re
+import textwrap
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gapless import RunConfig, errors
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
+TESTED = ("examples/", "tests/")
+"""Where a snippet's file may be: the tests run what is there."""
+
+SNIPPET = re.compile(r"(?:^<!-- (?P<file>\S+) -->\n)?^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```$", re.M | re.S)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ +(.*)$", re.M)
+
+
+def snippets(text: str) -> list[tuple[str | None, str, str]]:
+    return [(found["file"], found["language"], found["code"]) for found in SNIPPET.finditer(text)]
+
+
+def is_part_of(code: str, file: str) -> bool:
+    """Whether these lines stand in the file one after the other, at any depth of indentation."""
+    wanted, lines = code.strip("\n").split("\n"), file.split("\n")
+    for start in range(len(lines) - len(wanted) + 1):
+        if textwrap.dedent("\n".join(lines[start : start + len(wanted)])).split("\n") == wanted:
+            return True
+    return False
+
+
+def anchor(heading: str) -> str:
+    """As GitHub makes them."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_snippet_is_part_of_a_tested_file(name: str):
+    for file, language, code in snippets((ROOT / name).read_text()):
+        if file is None:
+            assert language != "python", f"name the example that this is part of, <!-- examples/x.py -->:\n{code}"
+            continue
+        assert file.startswith(TESTED), f"{file} is not run by the tests"
+        assert is_part_of(code, (ROOT / file).read_text()), f"this is not in {file}:\n{code}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_link_leads_somewhere(name: str):
+    text = SNIPPET.sub("", (ROOT / name).read_text())
+    for target in LINK.findall(text):
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, fragment = target.partition("#")
+        file = ((ROOT / name).parent / path).resolve() if path else ROOT / name
+        assert file.exists(), f"{name} links to {target}"
+        if fragment and file.suffix == ".md":
+            assert fragment in map(anchor, HEADING.findall(file.read_text())), f"{name} links to {target}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_that_is_named_exists(name: str):
+    for path in re.findall(r"`((?:examples|docs|tests|scripts|src)/[\w./-]+)`", (ROOT / name).read_text()):
+        assert (ROOT / path).exists(), f"{name} names {path}"
+
+
+def table(heading: str) -> list[list[str]]:
+    """The rows of the first table after a heading of docs/agents.md."""
+    section = (ROOT / "docs" / "agents.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    return rows[2:]
+
+
+def test_the_table_of_settings_is_that_of_the_code():
+    written = {row[0].strip("`"): row[1].strip("`") for row in table("Settings of a run")}
+    actual = {}
+    for field in msgspec.structs.fields(RunConfig):
+        default = getattr(RunConfig(), field.name)
+        actual[field.name] = default.name if isinstance(default, enum.Enum) else repr(default).replace("'", '"')
+    assert written == actual
+
+
+def test_the_table_of_errors_is_that_of_the_code():
+    written = {row[0].strip("`"): (row[1].strip("`"), int(row[2])) for row in table("Errors")}
+    classes = [one for _, one in inspect.getmembers(errors, inspect.isclass) if one.__module__ == errors.__name__]
+    actual = {one.code: (one.__name__, one.status) for one in classes if one is not errors.GaplessError}
+    assert written == actual
+
+
+def test_every_example_is_in_the_documents():
+    texts = "".join(path.read_text() for path in DOCUMENTS)
+    missing = [path.name for path in (ROOT / "examples").glob("*.py") if f"examples/{path.name}" not in texts]
+    assert not missing
+
+
+def test_what_the_checks_above_can_find():
+    assert snippets("<!-- examples/a.py -->\n```python\nx = 1\n```\n") == [("examples/a.py", "python", "x = 1\n")]
+    assert snippets("```python\nx = 1\n```\n") == [(None, "python", "x = 1\n")]
+    file = "def f():\n    if x:\n        y()\n\n    z()\n"
+    assert is_part_of("if x:\n    y()\n\nz()\n", file)
+    assert not is_part_of("if x:\n    z()\n", file)
+    assert anchor("Settings of a run") == "settings-of-a-run"
