@@ -83,6 +83,30 @@ define("durable.none.none.gives-up", async (name) => {
   }
   return {};
 });
+define("durable.none.none.stalls", async (name) => {
+  // The first connection goes silent and is never closed.
+  const { id } = await post(`${urls.none}/runs`, { message: "rich", session_id: name, run_id: `${name}-run` });
+  const url = `${urls.none}/runs/${id}/events`;
+  let hung = 0;
+  const stalls = async (target, init) => {
+    const response = await fetch(target, init);
+    if (hung) return response;
+    hung += 1;
+    const { value } = await response.body.getReader().read();
+    const body = new ReadableStream({
+      start(controller) {
+        controller.enqueue(value.slice(0, 300));
+        init.signal.addEventListener("abort", () => controller.error(init.signal.reason));
+      },
+    });
+    return Object.defineProperty(new Response(body, response), "url", { value: response.url });
+  };
+  const limits = { retryDelayMsMax: 2, idleTimeoutMs: 200 };
+  const frames = (await text(await createDurableFetch({ fetch: stalls, limits })(url))).split("\n\n");
+  const events = frames.filter((frame) => frame.includes("data: ")).map((frame) => JSON.parse(frame.slice(frame.indexOf("data: ") + 6)));
+  const said = events.filter((event) => event.type === "TEXT_MESSAGE_CONTENT").map((event) => event.delta);
+  return { text: said.join(""), hung };
+});
 define("durable.none.none.refused-later", async (name) => {
   const { id } = await post(`${urls.none}/runs`, { message: "rich 1", session_id: name, run_id: `${name}-run` });
   const url = `${urls.none}/runs/${id}/events`;

@@ -369,5 +369,6 @@ def test_durable_fetch_aborts_fails_and_gives_up(durable: dict[str, Any]) -> Non
     assert durable["durable.none.none.aborted-before"] == {"error": "no"}
     told = durable["durable.none.none.gives-up"]
     assert (told["name"], told["cause"], told["calls"]) == ("TypeError", "connection_lost", 1 + 4)
+    assert durable["durable.none.none.stalls"] == {"text": ANSWER, "hung": 1}
     assert durable["durable.none.none.refused-later"] == {"typed": True, "status": 404, "code": "run_not_found"}
     assert durable["durable.none.none.cancel"] == {"status": "cancelled"}
