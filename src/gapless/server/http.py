@@ -70,9 +70,18 @@ def public(record: RunRecord | SessionRecord) -> dict[str, Any]:
     return shown
 
 
-def body_docs(type: type) -> dict[str, Any]:
+def body_docs(type: Any) -> dict[str, Any]:
     """OpenAPI's description of a JSON body, for routes that read it themselves."""
-    (schema,), components = msgspec.json.schema_components([type], ref_template="#/components/schemas/{name}")
-    name = schema["$ref"].rpartition("/")[2] if "$ref" in schema else ""
-    inline = components.get(name, schema)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inline}}}}
+    (schema,), components = msgspec.json.schema_components([type])
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _whole(schema, components)}}}}
+
+
+def _whole(schema: Any, components: dict[str, Any]) -> Any:
+    """The schema with its parts in their places: what FastAPI does not know of cannot be referred to."""
+    if isinstance(schema, list):
+        return [_whole(item, components) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _whole(components[schema["$ref"].rpartition("/")[2]], components)
+    return {key: _whole(value, components) for key, value in schema.items() if key != "discriminator"}
