@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from gapless.journals.contract import ACTIVE, SessionRecord
+from gapless.journals.contract import ACTIVE, SessionRecord, title_of
 from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.http import answer, body_docs, public, read_body
@@ -32,6 +32,7 @@ def routes(runner: Runner, access: Access) -> APIRouter:
         runs = await runner.list_runs(session_id=session.id, limit=1)
         if runs and runs[0].status in ACTIVE:
             record["active_run_id"] = runs[0].id
+            record.setdefault("title", title_of(runs[0].message))  # it gets its title when its first run ends
         return record
 
     @router.get("/sessions")
