@@ -2,7 +2,7 @@
 
 import { HttpAgent } from "@ag-ui/client";
 
-import { ALL, define, durable, post, runAll, until, urls } from "./cases.mjs";
+import { ALL, define, durable, leaving, post, reconnect, runAll, until, urls } from "./cases.mjs";
 
 /** Runs an agent and reports what it made of the stream. */
 async function run(agent, parameters = {}, subscriber = {}) {
@@ -85,6 +85,12 @@ for (const cut of ALL) {
     return { whole: await done, starts, ...joined };
   });
 }
+define("agui.plain.none.server-leaves", (name) =>
+  run(agentFor(name, "none", "rich 3", leaving(reconnect["ag-ui"]))),
+);
+define("agui.durable.none.server-leaves", (name) =>
+  run(agentFor(name, "none", "rich 3", durable(leaving(reconnect["ag-ui"])))),
+);
 define("agui.durable.none.client-tool", async (name) => {
   const agent = agentFor(name, "none", "client-tool", durable());
   const tools = [{ name: "locate", description: "Where the user is", parameters: { type: "object" } }];

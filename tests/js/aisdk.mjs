@@ -3,7 +3,7 @@
 import * as ai6 from "ai6";
 import * as ai7 from "ai7";
 
-import { ALL, CUTS, define, durable, post, runAll, sleep, until, urls } from "./cases.mjs";
+import { ALL, CUTS, define, durable, leaving, post, reconnect, runAll, sleep, until, urls } from "./cases.mjs";
 
 for (const [version, ai] of [["ai6", ai6], ["ai7", ai7]]) {
   class TestChat extends ai.AbstractChat {
@@ -142,6 +142,12 @@ for (const [version, ai] of [["ai6", ai6], ["ai7", ai7]]) {
     await again;
     return { ...(await joined.report()), kept: chat.messages.length };
   });
+  define(`${version}.plain.none.server-leaves`, async (name) =>
+    (await ask(name, "none", "rich 3", { fetch: leaving(reconnect.vercel) })).report(),
+  );
+  define(`${version}.durable.none.server-leaves`, async (name) =>
+    (await ask(name, "none", "rich 3", { fetch: durable(leaving(reconnect.vercel)) })).report(),
+  );
   define(`${version}.durable.none.nothing-active`, async (name) => {
     const chat = new TestChat("none", { id: name });
     await chat.resumeStream();

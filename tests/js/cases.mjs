@@ -4,14 +4,15 @@ import { writeFileSync } from "node:fs";
 
 import { createDurableFetch } from "../../src/gapless/server/static/client.js";
 
-/** `urls`: the server by kind of cut (`none`, `abrupt`, `mid-frame`, `clean`); `report`: the file for what came of it. */
-export const { urls, report } = JSON.parse(process.env.GAPLESS_TEST);
+/** `urls`: the server by kind of cut (`none`, `abrupt`, `mid-frame`, `clean`); `report`: the file for what came of it;
+ * `reconnect`: by wire, what a server says that is about to stop. */
+export const { urls, report, reconnect } = JSON.parse(process.env.GAPLESS_TEST);
 export const CUTS = ["abrupt", "mid-frame", "clean"];
 export const ALL = ["none", ...CUTS];
 
 /** Quick to come back: the waits between attempts are not what is tested. */
-export const durable = () =>
-  createDurableFetch({ limits: { retryDelayMsMin: 1, retryDelayMsMax: 5, attemptsMax: 30 } });
+export const durable = (fetch) =>
+  createDurableFetch({ fetch, limits: { retryDelayMsMin: 1, retryDelayMsMax: 5, attemptsMax: 30 } });
 
 const CASE_MS_MAX = 40_000;
 const cases = [];
@@ -45,6 +46,23 @@ export async function runAll() {
   // A file, because what is written to a pipe is lost when the process exits.
   writeFileSync(report, JSON.stringify({ results: Object.fromEntries(results), warned }));
   process.exit(0);
+}
+
+/** A `fetch` whose first stream ends as a server ends it that is about to stop: with a frame that says so. */
+export function leaving(reconnect) {
+  let left = false;
+  return async (url, init) => {
+    const response = await fetch(url, init);
+    if (left || !response.ok || response.body === null) return response;
+    left = true;
+    const reader = response.body.getReader();
+    const decoder = new TextDecoder();
+    let seen = "";
+    while (seen.length < 2000) seen += decoder.decode((await reader.read()).value, { stream: true });
+    reader.cancel();
+    const body = seen.slice(0, seen.lastIndexOf("\n\n") + 2) + reconnect;
+    return Object.defineProperty(new Response(body, response), "url", { value: response.url });
+  };
 }
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));

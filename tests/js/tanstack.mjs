@@ -2,7 +2,7 @@
 
 import { ChatClient, fetchServerSentEvents } from "@tanstack/ai-client";
 
-import { ALL, define, durable, post, runAll, until, urls } from "./cases.mjs";
+import { ALL, define, durable, leaving, post, reconnect as frame, runAll, until, urls } from "./cases.mjs";
 
 const reconnect = { delayMs: 2, maxAttempts: 30 };
 
@@ -81,6 +81,9 @@ define("tanstack.native.none.cut-at-the-end", async (name) => {
   };
   return { ...report(await ask(name, "none", "hello", { fetchClient })), cut };
 });
+define("tanstack.native.none.server-leaves", async (name) =>
+  report(await ask(name, "none", "rich 3", { fetchClient: leaving(frame["ag-ui"]) })),
+);
 define("tanstack.native.none.turns", async (name) => {
   const client = await ask(name, "none", "one");
   await client.sendMessage("two");

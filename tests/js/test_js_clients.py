@@ -16,8 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
+from gapless.journals.contract import RunRecord
 from gapless.runner import Runner
 from gapless.server import create_app
+from gapless.wires import wire
 from support import node
 from support.proxy import cutting
 from support.rich import ANSWER, ARGUMENTS, BEAT, CLOSING, REASONING, RESULT, TEXT, rich
@@ -42,7 +44,10 @@ class Network:
     def run(self, script: str, report: Path) -> dict[str, Any]:
         """What a script's cases came to, by their names."""
         urls = {"none": self.url} | {kind: proxy.url for kind, proxy in self.proxies.items()}
-        env = {**os.environ, "GAPLESS_TEST": json.dumps({"urls": urls, "report": str(report)})}
+        record = RunRecord(id="r", session_id="s", user_id="u", agent="a", message="", created_at=0)
+        reconnect = {name: wire(name)(record).reconnect().decode() for name in ("ag-ui", "vercel")}
+        given = {"urls": urls, "report": str(report), "reconnect": reconnect}
+        env = {**os.environ, "GAPLESS_TEST": json.dumps(given)}
         command = [node.NODE, str(HERE / f"{script}.mjs")]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=SCRIPT_S_MAX, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -183,6 +188,19 @@ def test_ai_sdk_conversation(aisdk: dict[str, Any], version: str) -> None:
     told = aisdk[f"{version}.durable.none.refused"]
     assert told["isError"]
     assert "session id" in told["error"]
+
+
+def test_a_server_that_leaves_is_a_cut(aisdk: dict[str, Any], agui: dict[str, Any], tanstack: dict[str, Any]) -> None:
+    for version in VERSIONS:
+        told = aisdk[f"{version}.plain.none.server-leaves"]
+        assert (told["isError"], "finishReason" in told) == (True, False)
+        assert "restarting" in told["error"]
+        is_whole_ui_message(aisdk[f"{version}.durable.none.server-leaves"])
+    told = agui["agui.plain.none.server-leaves"]
+    assert ("runError" in told, "outcome" in told) == (True, False)
+    is_whole_thread(agui["agui.durable.none.server-leaves"])
+    told = tanstack["tanstack.native.none.server-leaves"]
+    assert (told["text"], told["status"]) == (ANSWER, "ready")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
