@@ -485,6 +485,21 @@ def _never(*_: object) -> None:
     raise AssertionError("nothing is refused, commanded or fenced here")
 
 
+async def test_a_run_whose_newest_events_the_server_lost_is_handed_over_to_be_closed(
+    a: Worker, server_side: Any
+) -> None:
+    await a.create("r")
+    events = await a.append("r", 1, "1")
+    await a.append("r", 2, "2")
+    server_side.xdel("gapless:{s}:events:r", "2-0")
+    server_side.hset("gapless:{s}:run:r", "last", 1)
+    assert set(await a.store.append([Append("r", 3, [an_event("3")])])) == {"r"}
+    [run] = await a.store.take_over(LEASE_S)
+    assert (run.id, run.last_seq) == ("r", 1)
+    assert await a.store.take_over(LEASE_S) == []
+    assert await a.read_all("r") == events
+
+
 async def test_a_server_that_is_not_there(server: ValkeyServer) -> None:
     for url in ("redis://user:secret@127.0.0.1:1/0", "unix:///nowhere/redis.sock"):
         with pytest.raises(StoreUnavailable) as caught:

@@ -72,6 +72,7 @@ class Journal:
         "gap_max_s",
         "last",
         "lost",
+        "opening",
         "owned",
         "run_id",
         "size_bytes",
@@ -84,6 +85,8 @@ class Journal:
         self.owned = owned
         self.lost: Exception | None = None
         """Why nothing more will come from here: the store stayed away too long."""
+        self.opening: asyncio.Task[None] | None = None
+        """Under way while it is not yet known where the journal is."""
         self.followers = 0
         self.encoded: tuple[object, bytes] = (None, b"")
         """The newest encoding that followers at the same position share, with what it is of."""
@@ -139,6 +142,17 @@ class Journal:
                 raise self.lost
             await self._changed()
 
+    async def settled(self) -> None:
+        """Wait until all that was appended is accepted, or refused for good, however long the store stays away."""
+        while (self._pending or self._in_flight) and self.owned:
+            await self._changed()
+
+    def _discard(self) -> None:
+        """Drop what has not been accepted: another worker owns the run."""
+        self._pending, self._pending_bytes, self._in_flight, self._queued = [], 0, 0, False
+        self._end = self._status = None
+        self._wake()
+
     def _take(self) -> Append:
         batch = Append(self.run_id, self.last + 1, self._pending, self._end, self._status)
         self._in_flight = len(self._pending)
@@ -150,10 +164,10 @@ class Journal:
         if self._accepted_at and now - self._accepted_at > self.gap_max_s:
             self.gap_max_s = now - self._accepted_at
         self._accepted_at = now
-        if self.owned:
-            self._in_flight = 0
+        self._in_flight = 0
+        if batch.first_seq == self.last + 1:
             self._advance(batch.events, batch.end is not None)
-        else:  # disowned meanwhile, and may have caught up with what was just accepted
+        else:  # disowned meanwhile, and has caught up with what was just accepted
             self._catch_up(batch.first_seq, batch.events, batch.end is not None)
 
     # -- every reader's side ----------------------------------------------------------------------------------------
@@ -301,12 +315,22 @@ class Journals:
         self._dirty: list[Journal] = []
         self._sleeper: asyncio.Future[None] | None = None
         self._writer: asyncio.Task[None] | None = None
+        self._registrations = 0
 
     async def open(self, worker_id: str) -> None:
         """Open the store and start the writer. Raises `StoreUnavailable`, `StoreCorrupt`."""
         self.loop = asyncio.get_running_loop()
         await self.store.open(worker_id, self)
         self._writer = asyncio.create_task(self._write(), name="gapless-writer")
+
+    async def register_again(self, worker_id: str) -> None:
+        """Come back under a new id after the lease was lost. What was not accepted under the old one never is, also
+        when this worker should own the same run again. Raises `StoreUnavailable`."""
+        self._registrations += 1
+        for journal in self._journals.values():
+            if journal.owned:
+                journal._discard()
+        await self.store.open(worker_id, self)
 
     async def close(self) -> None:
         """Stop the writer and close the store. What is pending is not waited for: drain first."""
@@ -321,6 +345,12 @@ class Journals:
     def create(self, run_id: str, *, last: int = 0) -> Journal:
         """The journal of a run that this worker owns: a new one, or the one that is followed here already."""
         journal = self._journals.get(run_id)
+        if journal is not None and journal.last > last:
+            journal.lost = StoreUnavailable(
+                f"run {run_id}: the store has lost events that it had accepted", run_id=run_id
+            )
+            journal._wake()
+            journal = None
         if journal is None:
             journal = self._journals[run_id] = Journal(self, run_id, owned=True, last=last)
         else:
@@ -329,20 +359,52 @@ class Journals:
         return journal
 
     async def attach(self, run_id: str) -> Journal:
-        """The journal of any run, counted as used until `release`. Raises `RunNotFound`."""
+        """The journal of any run, counted as used until `release`. Raises `RunNotFound`, `StoreUnavailable`."""
         journal = self._journals.get(run_id)
         if journal is None:
-            await self.store.watch(run_id)  # before the record is read, so that nothing falls between
-            record = await self.store.get_run(run_id)
-            journal = self._journals.get(run_id)
-            if journal is None:
-                if record is None:
-                    await self.store.unwatch(run_id)
-                    raise RunNotFound(f"no run {run_id}", run_id=run_id)
-                journal = Journal(self, run_id, owned=False, last=record.last_seq, closed=record.status.ended)
-                self._journals[run_id] = journal
+            journal = self._journals[run_id] = Journal(self, run_id, owned=False)
+            journal.opening = asyncio.create_task(self._open_journal(journal), name=f"gapless-attach-{run_id}")
+            journal.opening.add_done_callback(_retrieve)
         journal.followers += 1
+        if journal.opening is not None:
+            try:
+                await asyncio.shield(journal.opening)  # others wait for it too
+            except BaseException:
+                journal.followers -= 1
+                await self._drop_if_unused(journal)
+                raise
         return journal
+
+    async def _open_journal(self, journal: Journal) -> None:
+        """Find out where a journal is that others write. It is known here before it is asked for, so that nothing that
+        is told of it meanwhile is lost."""
+        try:
+            if not await self._look(journal) and not journal.owned:
+                raise RunNotFound(f"no run {journal.run_id}", run_id=journal.run_id)
+        except GaplessError as error:
+            if not journal.owned:
+                self._lose(journal, error)
+            if isinstance(error, RunNotFound):
+                await self.store.unwatch(journal.run_id)
+            raise
+        finally:
+            journal.opening = None
+        await self._drop_if_unused(journal)  # who asked may have left meanwhile
+
+    async def _look(self, journal: Journal) -> bool:
+        """Watch a run and catch up with its record; False where there is none."""
+        await self.store.watch(journal.run_id)  # before the record is read, so that nothing falls between
+        record = await self.store.get_run(journal.run_id)
+        if record is not None and not journal.owned:
+            journal._catch_up(record.last_seq + 1, [], record.status.ended)
+        return record is not None
+
+    def _lose(self, journal: Journal, error: GaplessError) -> None:
+        """Its followers cannot go on here; whoever attaches next begins anew."""
+        journal.lost = error
+        if self._journals.get(journal.run_id) is journal:
+            del self._journals[journal.run_id]
+        journal._wake()
 
     def followers_of(self, run_id: str) -> int:
         """How many in this process follow the run."""
@@ -358,18 +420,18 @@ class Journals:
         """The owner has finished with it, or lost it: from now on it is read like anyone else's."""
         was_owned, journal.owned = journal.owned, False
         if was_owned and not journal.closed:
-            journal._pending, journal._pending_bytes, journal._in_flight = [], 0, 0
-            await self.store.watch(journal.run_id)
-            record = await self.store.get_run(journal.run_id)
-            if record is not None and record.last_seq > journal.last:
-                journal._catch_up(record.last_seq + 1, [], False)
-            if record is not None and record.status.ended:
-                journal.closed = True
-            journal._wake()
+            journal._discard()
+            if journal.followers:
+                try:
+                    await self._look(journal)
+                except GaplessError as error:
+                    self._lose(journal, error)
         await self._drop_if_unused(journal)
 
     async def _drop_if_unused(self, journal: Journal) -> None:
-        if journal.followers <= 0 and not journal.owned and self._journals.get(journal.run_id) is journal:
+        if journal.followers > 0 or journal.owned or journal.opening is not None:
+            return
+        if self._journals.get(journal.run_id) is journal:
             del self._journals[journal.run_id]
             await self.store.unwatch(journal.run_id)
 
@@ -395,27 +457,32 @@ class Journals:
             committed_at = self.loop.time()
 
     async def _commit(self, dirty: list[Journal]) -> None:
-        dirty = [journal for journal in dirty if journal.owned]
-        batches = [journal._take() for journal in dirty]
+        taken = [(journal, journal._take()) for journal in dirty if journal.owned and journal._queued]
+        if not taken:
+            return
+        batches = [batch for _, batch in taken]
         began = self.loop.time()
         refused = await self._append(batches)
         now = self.loop.time()
         self.metrics.append_s.observe(now - began)
-        for journal, batch in zip(dirty, batches, strict=True):
+        for journal, batch in taken:
             if batch.run_id in refused:
-                self._on_refused(batch.run_id)
+                if journal._in_flight:  # else it was lost and won again while this was under way
+                    journal._discard()
+                    self._on_refused(batch.run_id)
             else:
                 self.metrics.events_accepted += len(batch.events)
                 journal._accept(batch, now)
 
     async def _append(self, batches: list[Append]) -> Collection[str]:
         """Until the store has answered. Every run is refused when the worker itself is fenced."""
-        pause_s, failing_since = RETRY_FIRST_S, 0.0
-        while True:
+        pause_s, failing_since, registrations = RETRY_FIRST_S, 0.0, self._registrations
+        while registrations == self._registrations:
             try:
                 return await self.store.append(batches)
             except WorkerFenced:
-                self._on_fenced()
+                if registrations == self._registrations:
+                    self._on_fenced()
                 return {batch.run_id for batch in batches}
             except (StoreUnavailable, StoreCorrupt) as error:
                 self.metrics.store_failures += 1
@@ -427,6 +494,7 @@ class Journals:
                     self._give_up(error)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, RETRY_MAX_S)
+        return {batch.run_id for batch in batches}
 
     def _give_up(self, error: GaplessError) -> None:
         for journal in self._journals.values():
@@ -446,3 +514,9 @@ class Journals:
 
     def on_command(self, run_id: str, command: bytes) -> None:
         self._on_command(run_id, command)
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Its error was for those who waited, if they still do."""
+    if not task.cancelled():
+        task.exception()
