@@ -24,7 +24,6 @@ from gapless.errors import (
     GaplessError,
     RunCancelled,
     RunTimeout,
-    StoreUnavailable,
 )
 from gapless.events import (
     Event,
@@ -40,7 +39,7 @@ from gapless.events import (
     encode_event,
 )
 from gapless.fold import Fold
-from gapless.journals.contract import RunEnd, RunRecord, RunStatus, Turn
+from gapless.journals.contract import RunEnd, RunRecord, RunStatus, Turn, WorkerFenced
 from gapless.journals.journal import Journal
 from gapless.metrics import Metrics
 from gapless.recorder import Recorder
@@ -99,6 +98,7 @@ class Execution:
     def fence(self) -> None:
         """The run belongs to another worker now: stop the agent and write nothing more."""
         self._owned = False
+        self._recorder.seal()
         if not self._stop.done():
             self._stop.set_result(None)
 
@@ -116,20 +116,13 @@ class Execution:
 
     async def run(self) -> None:
         """To the terminal event, accepted by the store. Raises nothing but a cancel of its own task."""
-        failure: GaplessError | None
-        try:
-            failure = await self._execute()
-        except StoreUnavailable as error:
-            failure = error
+        failure = await self._execute()
         if not self._owned:
             self._count("fenced", None)
             return
         self._end(failure)
         self._count("finished" if failure is None else failure.code, failure)
-        try:
-            await self.journal.drain()
-        except StoreUnavailable as error:
-            log.error("run %s: its end is not written yet: %s", self.record.id, error)
+        await self.journal.settled()
 
     def _count(self, outcome: str, failure: GaplessError | None) -> None:
         log.info("run %s: %s after %d events", self.record.id, outcome, self.journal.appended)
@@ -142,6 +135,10 @@ class Execution:
         restarted = self.journal.appended > 0
         turn = asyncio.create_task(self._take_turn())
         stopped = await self._first(turn, None)
+        if stopped is None and isinstance(_error_of(turn), WorkerFenced):
+            self.fence()
+        if not self._owned:
+            return None
         if not restarted:
             self._recorder.start(_now_ms())
         if stopped is not None:

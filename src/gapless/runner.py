@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import hashlib
 import logging
+import math
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -56,7 +58,14 @@ from gapless.events import (
 from gapless.execution import Execution, end_of
 from gapless.journals import open_store
 from gapless.journals.contract import RunRecord, RunRequest, RunStatus, SessionRecord, Store, WorkerFenced
-from gapless.journals.journal import PAGE_EVENTS, Journal, Journals
+from gapless.journals.journal import (
+    PAGE_EVENTS,
+    RETRY_FIRST_S,
+    RETRY_MAX_S,
+    STORE_PATIENCE_S,
+    Journal,
+    Journals,
+)
 from gapless.metrics import Metrics
 from gapless.recorder import Recorder
 from gapless.run import Run, RunStream
@@ -73,12 +82,15 @@ DRAIN_S = 10.0
 RETENTION_S = 7 * 24 * 3600.0
 """Events of ended runs are kept for so long; their records and the sessions stay."""
 EXPIRE_EVERY_S = 600.0
+EARLY_COMMANDS_MAX = 1_000
+"""Runs whose commands are kept for an execution that is about to begin; the oldest are dropped first."""
 ID_CHARS_MAX = 96
 """With the position after it, an id stays within the 128 bytes that every SSE client remembers."""
 
 _ID = re.compile(rf"[A-Za-z0-9._~@:+=-]{{1,{ID_CHARS_MAX}}}")
 _ANONYMOUS = "anonymous"
 _OutputT = TypeVar("_OutputT")
+_T = TypeVar("_T")
 
 log = logging.getLogger("gapless.runner")
 
@@ -145,7 +157,9 @@ class Runner:
         self._opening: asyncio.Lock | None = None
         self._open = False
         self._draining = False
-        self._background: set[asyncio.Task[Any]] = set()
+        """Who writes a run here: its execution, or who closes it for a worker that is gone."""
+        self._early: dict[str, list[bytes]] = {}
+        """Commands for runs that may be about to be executed here: one can come before the answer to who owns it."""
         if session_service is not None:
             self._give_session_service(session_service)
 
@@ -199,13 +213,12 @@ class Runner:
             return
         await self.drain(grace_s)
         self._open = False
-        for task in [self._keeper, *self._tasks.values(), *self._background]:
-            if task is not None:
-                task.cancel()
-        await asyncio.gather(
-            *(t for t in [self._keeper, *self._tasks.values(), *self._background] if t is not None),
-            return_exceptions=True,
-        )
+        tasks = list(self._tasks.values())
+        if self._keeper is not None:
+            tasks.append(self._keeper)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.journals.close()
         for agent in self.agents.values():
             close = getattr(agent, "aclose", None)
@@ -286,12 +299,14 @@ class Runner:
             config=config,
             request=request if config.on_worker_lost == "restart" else None,
         )
-        record, created = await self.store.create_run(record, reject_busy=config.on_busy == "reject")
+        with _lease_wanted(run_id):
+            record, created = await self.store.create_run(record, reject_busy=config.on_busy == "reject")
         if not created:
             return self._come_back(record, digest, user_id)
         journal = self.journals.create(run_id)
         recorder = Recorder(journal, run_id, session_id, self.limits)
-        self._begin(record, adapted, journal, recorder, request, deps=deps, output_type=output_type)
+        execution = self._begin(record, adapted, journal, recorder, request, deps=deps, output_type=output_type)
+        self._spawn(run_id, self._execute(execution))
         return Run(self, run_id, session_id)
 
     def _begin(
@@ -304,8 +319,8 @@ class Runner:
         *,
         deps: Any = None,
         output_type: Any = None,
-    ) -> None:
-        """Execute a run that this worker owns: a new one, or one that another worker had begun."""
+    ) -> Execution:
+        """The execution of a run that this worker owns: a new one, or one that another worker had begun."""
         config, user_message = record.config, record.input
         assert config is not None, "the runner records it"
         assert user_message is not None, "the runner records it"
@@ -313,10 +328,11 @@ class Runner:
         async def make_context(interrupt: Callable[[list[Interrupt]], Awaitable[list[ResumeEntry]]]) -> RunContext:
             messages, native = request.messages, list[bytes]()
             if messages is None:
-                messages, native = await self._history(record.session_id)
+                history = await self._patiently(self._history, record.session_id)
+                messages, native = history
             state = request.state
             if state is None:
-                session = await self.store.get_session(record.session_id)
+                session = await self._patiently(self.store.get_session, record.session_id)
                 state = None if session is None else dict(session.state)
             return RunContext(
                 run_id=record.id,
@@ -342,17 +358,25 @@ class Runner:
 
         execution = Execution(record, journal, agent, config, recorder, make_context, take_turn, self.metrics)
         self.executions[record.id] = execution
-        self._tasks[record.id] = asyncio.create_task(self._execute(execution), name=f"gapless-execution-{record.id}")
+        for command in self._early.pop(record.id, ()):
+            self._on_command(record.id, command)
+        return execution
 
     async def _execute(self, execution: Execution) -> None:
-        run_id = execution.record.id
         try:
             await execution.run()
         finally:
-            del self._tasks[run_id]
-            self.executions.pop(run_id, None)
+            self.executions.pop(execution.record.id, None)
             with contextlib.suppress(StoreUnavailable):
                 await self.journals.disown(execution.journal)
+
+    def _spawn(self, run_id: str, work: Coroutine[Any, Any, None]) -> None:
+        task = self._tasks[run_id] = asyncio.create_task(work, name=f"gapless-execution-{run_id}")
+        task.add_done_callback(functools.partial(self._done, run_id))
+
+    def _done(self, run_id: str, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(run_id) is task:
+            del self._tasks[run_id]
 
     def _come_back(self, known: RunRecord, digest: str, user_id: str) -> Run:
         if known.user_id != user_id or known.digest != digest:
@@ -416,18 +440,36 @@ class Runner:
         """Wait until no earlier run of the session is active; with `interrupt`, cancel those."""
         while True:
             started_at = _now_ms()
-            ahead = await self.store.start_run(record.id, started_at)
+            ahead = await self._patiently(self.store.start_run, record.id, started_at)
             if ahead is None:
                 record.started_at, record.status = started_at, RunStatus.RUNNING
                 return
             if interrupt:
-                await self.cancel(ahead)
-            journal = await self.journals.attach(ahead)
+                await self._patiently(self.cancel, ahead)
+            await self._patiently(self._ended, ahead)
+
+    async def _ended(self, run_id: str) -> None:
+        """Until it has."""
+        journal = await self.journals.attach(run_id)
+        try:
+            while not journal.closed:
+                await journal.wait(journal.last)
+        finally:
+            await self.journals.release(journal)
+
+    async def _patiently(
+        self, ask: Callable[..., Awaitable[_T]], *about: Any, patience_s: float = STORE_PATIENCE_S
+    ) -> _T:
+        """The store's answer. Raises `StoreUnavailable` once it has not come for so long."""
+        pause_s, deadline = RETRY_FIRST_S, time.monotonic() + patience_s
+        while True:
             try:
-                while not journal.closed:
-                    await journal.wait(journal.last)
-            finally:
-                await self.journals.release(journal)
+                return await ask(*about)
+            except StoreUnavailable:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, RETRY_MAX_S)
 
     # -- attaching --------------------------------------------------------------------------------------------------
 
@@ -498,16 +540,17 @@ class Runner:
         await self.open()
         now = _now_ms()
         session_id = _checked_id(session_id, "session") or new_id()
-        session = await self.store.create_session(
-            SessionRecord(
-                id=session_id,
-                user_id=user_id,
-                agent=agent or self.app_name,
-                created_at=now,
-                updated_at=now,
-                state=state or {},
+        with _lease_wanted():
+            session = await self.store.create_session(
+                SessionRecord(
+                    id=session_id,
+                    user_id=user_id,
+                    agent=agent or self.app_name,
+                    created_at=now,
+                    updated_at=now,
+                    state=state or {},
+                )
             )
-        )
         if session.user_id != user_id:
             raise SessionNotFound(f"no session {session_id}")
         return session
@@ -604,7 +647,7 @@ class Runner:
         try:
             await self.store.renew()
             for orphan in await self.store.take_over(self._lease_s):
-                self._spawn(self._take_over(orphan))
+                self._spawn(orphan.id, self._take_over(orphan, self._tasks.get(orphan.id)))
         except WorkerFenced:
             await self._register_again()
 
@@ -621,34 +664,52 @@ class Runner:
                 log.warning("worker %s: lease not renewed: %s", self.worker_id, error)
             await asyncio.sleep(self._lease_s / RENEWALS_PER_LEASE)
 
-    async def _take_over(self, record: RunRecord) -> None:
+    async def _take_over(self, record: RunRecord, before: asyncio.Task[None] | None) -> None:
         """End the run of a worker that is gone, or run it again where that was asked for. What it had shown stays,
-        marked as interrupted; after a restart it is void."""
+        marked as interrupted; after a restart it is void.
+
+        The worker that is gone may have been this one, under an earlier id: `before` is what still ends of it here."""
+        worker_id = self.worker_id
+        if before is not None:
+            self._on_refused(record.id)
+            await asyncio.wait({before})
         journal = self.journals.create(record.id, last=record.last_seq)
+        try:
+            recorder = await self._record_so_far(record, journal)
+            if self.worker_id != worker_id:
+                return  # the lease was lost again
+            self.metrics.runs_taken_over += 1
+            agent = self.agents.get(record.agent)
+            wanted = record.config is not None and record.config.on_worker_lost == "restart"
+            if wanted and agent is not None and recorder.fold.restarts < RESTARTS_MAX and not self._draining:
+                log.warning("run %s: restarted, its worker was lost", record.id)
+                if record.status is RunStatus.WAITING:
+                    journal.set_status(RunStatus.RUNNING)
+                await self._execute(self._begin(record, agent, journal, recorder, record.request or RunRequest()))
+                return
+            self._early.pop(record.id, None)
+            failure = WorkerLost("the worker that ran it was lost; ask again", run_id=record.id)
+            if record.last_seq == 0:
+                recorder.start(_now_ms())
+            recorder.close_open()
+            journal.close(encode_event(recorder.error(failure)), end_of(record, recorder.fold, failure))
+            await journal.settled()
+            log.warning("run %s: closed, its worker was lost", record.id)
+        finally:
+            with contextlib.suppress(StoreUnavailable):
+                await self.journals.disown(journal)
+
+    async def _record_so_far(self, record: RunRecord, journal: Journal) -> Recorder:
+        """A recorder that has seen what others recorded."""
         recorder = Recorder(journal, record.id, record.session_id, self.limits)
         after = 0
-        while events := await self.store.read(record.id, after, PAGE_EVENTS):
+        while after < record.last_seq:
+            events = await self._patiently(self.store.read, record.id, after, PAGE_EVENTS, patience_s=math.inf)
             for event in events:
                 recorder.resume(decode_event(event))
             after += len(events)
             await asyncio.sleep(0)
-        self.metrics.runs_taken_over += 1
-        agent = self.agents.get(record.agent)
-        wanted = record.config is not None and record.config.on_worker_lost == "restart"
-        if wanted and agent is not None and recorder.fold.restarts < RESTARTS_MAX and not self._draining:
-            log.warning("run %s: restarted, its worker was lost", record.id)
-            if record.status is RunStatus.WAITING:
-                journal.set_status(RunStatus.RUNNING)
-            self._begin(record, agent, journal, recorder, record.request or RunRequest())
-            return
-        failure = WorkerLost("the worker that ran it was lost; ask again", run_id=record.id)
-        if after == 0:
-            recorder.start(_now_ms())
-        recorder.close_open()
-        journal.close(encode_event(recorder.error(failure)), end_of(record, recorder.fold, failure))
-        await journal.drain()
-        await self.journals.disown(journal)
-        log.warning("run %s: closed, its worker was lost", record.id)
+        return recorder
 
     async def _register_again(self) -> None:
         """Another worker has taken this one's runs (it had been stopped for too long): start anew under a new id."""
@@ -656,7 +717,7 @@ class Runner:
         log.warning("worker %s lost its lease; its runs were closed by another", self.worker_id)
         self._on_fenced()
         self.worker_id = new_id()
-        await self.store.open(self.worker_id, self.journals)
+        await self.journals.register_again(self.worker_id)
 
     def _on_fenced(self) -> None:
         for execution in self.executions.values():
@@ -670,6 +731,9 @@ class Runner:
     def _on_command(self, run_id: str, command: bytes) -> None:
         execution = self.executions.get(run_id)
         if execution is None:
+            self._early.setdefault(run_id, []).append(command)
+            if len(self._early) > EARLY_COMMANDS_MAX:
+                del self._early[next(iter(self._early))]
             return
         decoded = _decode_command(command)
         if decoded.kind == "cancel":
@@ -677,10 +741,16 @@ class Runner:
         elif decoded.kind == "input" and not execution.answer(decoded.resume):
             log.warning("run %s: an answer came that it does not wait for", run_id)
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+
+@contextlib.contextmanager
+def _lease_wanted(run_id: str | None = None) -> Iterator[None]:
+    """Says what is meant for clients when this worker has lost its lease: it will have one again in a moment."""
+    try:
+        yield
+    except WorkerFenced:
+        raise StoreUnavailable(
+            "this worker lost its lease and registers again; try again", run_id=run_id, retry_after_s=1
+        ) from None
 
 
 def new_id() -> str:

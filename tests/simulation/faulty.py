@@ -21,6 +21,7 @@ from gapless.journals.contract import (
     SessionRecord,
     Store,
     Turn,
+    WorkerFenced,
 )
 from gapless.journals.memory import Memory, MemoryStore
 from simulation.clock import Process, SimulatedLoop
@@ -81,7 +82,7 @@ class FaultyStore(Store):
         self._inner = MemoryStore(ledger.memory, monotonic=ledger.loop.time)
         self._listener: Listener | None = None
         self._worker_id = ""
-        self._doubtful: set[str] = set()
+        self._doubtful: dict[str, None] = {}
         """Runs that are this worker's without anyone here knowing, as an answer was lost."""
         self._heard_until = 0.0
         self._watching_until = 0.0
@@ -98,8 +99,10 @@ class FaultyStore(Store):
     def _in_world(self, delay_s: float, do: Callable[..., object], *args: Any) -> None:
         self._loop.call_later(delay_s, do, *args, context=self._loop.world.context)
 
-    async def _ask(self, serve: Callable[[], Any], name: str, about: object = "", *, not_before: float = 0.0) -> Any:
-        """`serve` is called when the request arrives, if it does."""
+    async def _ask(
+        self, serve: Callable[[], Any], name: str, about: object = "", *, not_before: float = 0.0, leased: bool = False
+    ) -> Any:
+        """`serve` is called when the request arrives, if it does. A `leased` one is of the id it was sent under."""
         if self.process.dead:
             raise asyncio.CancelledError
         answer = self._loop.create_future()
@@ -107,6 +110,7 @@ class FaultyStore(Store):
         chance = rng.random()
         fails, loses = chance < weather.fails, weather.fails <= chance < weather.fails + weather.loses
         delay = max(self._delay(), not_before - self._loop.time())
+        sender = self._worker_id
 
         def arrive() -> None:
             if self.cut or fails:
@@ -114,6 +118,8 @@ class FaultyStore(Store):
                 self._in_world(TIMEOUT_S * rng.random(), lose)
                 return
             try:
+                if leased and sender != self._worker_id:
+                    raise WorkerFenced(sender)
                 result, error = serve(), None
             except Exception as raised:
                 result, error = None, raised
@@ -153,7 +159,7 @@ class FaultyStore(Store):
         await self._ask(lambda: _now(self._inner.close()), "close")
 
     async def renew(self) -> None:
-        await self._ask(lambda: _now(self._inner.renew()), "renew")
+        await self._ask(lambda: _now(self._inner.renew()), "renew", leased=True)
 
     async def take_over(self, lease_s: float) -> list[RunRecord]:
         def serve() -> list[RunRecord]:
@@ -163,17 +169,17 @@ class FaultyStore(Store):
                 ledger.owners[run.id] = self._worker_id
                 ledger.taken[run.id] = ledger.taken.get(run.id, 0) + 1
             known = {run.id for run in taken}
-            for run_id in self._doubtful - known:
-                run = ledger.memory.runs[run_id]
-                if run.owner == self._worker_id and run.status in ACTIVE:
+            for run_id in self._doubtful:
+                run = ledger.memory.runs.get(run_id)
+                if run is not None and run_id not in known and run.owner == self._worker_id and run.status in ACTIVE:
                     ledger.taken[run_id] = ledger.taken.get(run_id, 0) + 1
                     taken.append(_now(self._inner.get_run(run_id)))
-            self._doubtful |= {run.id for run in taken}
+            self._doubtful.update(dict.fromkeys(run.id for run in taken))  # until the caller has them
             return taken
 
-        taken: list[RunRecord] = await self._ask(serve, "take_over")
+        taken: list[RunRecord] = await self._ask(serve, "take_over", leased=True)
         for run in taken:
-            self._doubtful.discard(run.id)
+            self._doubtful.pop(run.id, None)
             self._in_world(self._delay(), self._deliver_commands, run.id)
         return taken
 
@@ -184,16 +190,22 @@ class FaultyStore(Store):
             record, created = _now(self._inner.create_run(run, reject_busy=reject_busy))
             if created:
                 self.ledger.owners[run.id] = self._worker_id
-                self._doubtful.add(run.id)
             return record, created
 
-        record, created = await self._ask(serve, "create_run", run.id)
+        try:
+            record, created = await self._ask(serve, "create_run", run.id, leased=True)
+        except (StoreUnavailable, asyncio.CancelledError):
+            self._doubtful[run.id] = None
+            raise
         if created:
-            self._doubtful.discard(run.id)
+            self._doubtful.pop(run.id, None)
         return record, created
 
     async def start_run(self, run_id: str, started_at: int) -> str | None:
         def serve() -> str | None:
+            run = self.ledger.memory.runs.get(run_id)
+            if run is not None and (run.owner, run.started_at) == (self._worker_id, started_at):
+                return None  # the answer was lost
             ahead = _now(self._inner.start_run(run_id, started_at))
             if ahead is None:
                 runs = self.ledger.memory.runs
@@ -206,7 +218,7 @@ class FaultyStore(Store):
                     self.ledger.report(f"run {run_id} was begun by {self._worker_id}, which does not own it")
             return ahead
 
-        result: str | None = await self._ask(serve, "start_run", run_id)
+        result: str | None = await self._ask(serve, "start_run", run_id, leased=True)
         return result
 
     async def get_run(self, run_id: str) -> RunRecord | None:
@@ -232,7 +244,7 @@ class FaultyStore(Store):
     async def append(self, batches: Sequence[Append]) -> Collection[str]:
         self.appends += 1
         about = [f"{batch.run_id}@{batch.first_seq}+{len(batch.events)}" for batch in batches]
-        refused: Collection[str] = await self._ask(lambda: self._serve_append(batches), "append", about)
+        refused: Collection[str] = await self._ask(lambda: self._serve_append(batches), "append", about, leased=True)
         return refused
 
     def _serve_append(self, batches: Sequence[Append]) -> Collection[str]:

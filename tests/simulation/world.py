@@ -34,7 +34,7 @@ from gapless.errors import (
 )
 from gapless.events import CustomEvent, Interrupt, ResumeEntry
 from gapless.fold import RESTARTED
-from gapless.journals.contract import WorkerFenced
+from gapless.journals.contract import RunStatus, WorkerFenced
 from gapless.journals.journal import Follower, Journal
 from simulation.clock import Process, SimulatedLoop, SimulatedTime
 from simulation.faulty import FaultyStore, Ledger
@@ -75,10 +75,15 @@ class Plan:
         """How often the agent was run for it."""
         self.cancelled = False
         """Someone wanted it to end."""
-        self.refused = False
-        """It was never begun: its session was busy."""
+        self.starters = 0
+        """Who still tries to start it."""
         self.known = False
         """Someone was told that it is there."""
+
+    @property
+    def refused(self) -> bool:
+        """It was never begun: its session was busy."""
+        return not self.starters and not self.known
 
     @property
     def text(self) -> str:
@@ -210,11 +215,11 @@ class World:
                     )
                 )
             except SessionBusy:
-                if plan.run_id not in self.ledger.memory.runs:
-                    if not self.calm and self.rng.random() < 0.5:
-                        await asyncio.sleep(RETRY_S * self.rng.random())
-                        continue
-                    plan.refused = True
+                if self.rng.random() < 0.5:
+                    await asyncio.sleep(RETRY_S * self.rng.random())
+                    continue
+                plan.known = plan.known or plan.run_id in self.ledger.memory.runs
+                plan.starters -= 1
                 return
             except RunConflict:
                 if message == plan.run_id:
@@ -254,16 +259,20 @@ class World:
             await asyncio.sleep(RETRY_S)
 
     async def answer_run(self, plan: Plan, interrupt_id: str) -> None:
-        taken = -1
-        while not self.ledger.memory.runs[plan.run_id].status.ended:
-            try:
-                if taken != self.ledger.taken.get(plan.run_id, 0):
-                    taken = self.ledger.taken.get(plan.run_id, 0)
+        """Answer each time that the run waits for this; again when its worker was lost meanwhile."""
+        answered = (0, 0)
+        while not plan.refused:
+            run = self.ledger.memory.runs.get(plan.run_id)
+            if run is not None and run.status.ended:
+                return
+            asked = (0, 0) if run is None else (run.last_seq, self.ledger.taken.get(plan.run_id, 0))
+            if run is not None and asked != answered and run.status is RunStatus.WAITING:
+                if interrupt_id.encode() in self.ledger.memory.events[plan.run_id][-1]:
                     entry = ResumeEntry(interrupt_id=interrupt_id, status="resolved")
-                    await self.ask(lambda worker: worker.runner.answer(plan.run_id, [entry]))
-                    self.trace(f"run {plan.run_id}: answer was accepted")
-            except (StoreUnavailable, ConnectionError, InputInvalid):
-                taken = -1
+                    with contextlib.suppress(StoreUnavailable, ConnectionError, InputInvalid):
+                        await self.ask(lambda worker: worker.runner.answer(plan.run_id, [entry]))
+                        self.trace(f"run {plan.run_id}: answer was accepted")
+                        answered = asked
             await asyncio.sleep(RETRY_S)
 
     async def follow(self, client: Client, delay_s: float) -> None:
@@ -373,7 +382,8 @@ class World:
             plan = Plan(f"r{number}", rng.choice(sessions), self._script(f"r{number}"), config)
             self.plans[plan.run_id] = plan
             begin_s = rng.random() * until_s * 0.7
-            for _ in range(rng.choice([1, 1, 1, 2])):
+            plan.starters = rng.choice([1, 1, 1, 2])
+            for _ in range(plan.starters):
                 tasks.append(self.start_run(plan, begin_s + 0.2 * rng.random() ** 3, plan.run_id))
             if rng.random() < 0.1:
                 tasks.append(self._conflict(plan, begin_s + rng.random()))
@@ -385,21 +395,13 @@ class World:
                 tasks.append(self.cancel_run(plan, begin_s + rng.random() * 3))
             for step in plan.script:
                 if step[0] == "ask":
-                    tasks.append(self._answer_when_there(plan, step[1]))
+                    tasks.append(self.answer_run(plan, step[1]))
         return [asyncio.ensure_future(task) for task in tasks]
 
     async def _conflict(self, plan: Plan, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
         if plan.known:
             await self.start_run(plan, 0.0, "something else")
-
-    async def _answer_when_there(self, plan: Plan, interrupt_id: str) -> None:
-        while not plan.refused:
-            run = self.ledger.memory.runs.get(plan.run_id)
-            if run is not None:
-                return await self.answer_run(plan, interrupt_id)
-            await asyncio.sleep(RETRY_S)
-        return None
 
     def _script(self, run_id: str) -> list[tuple[Any, ...]]:
         rng = self.rng
@@ -682,7 +684,6 @@ def _busy(worker: Worker) -> str:
     for what, held in (
         ("tasks", runner._tasks),
         ("executions", runner.executions),
-        ("background tasks", runner._background),
         ("journals", runner.journals._journals),
     ):
         if held:
@@ -700,6 +701,7 @@ def simulated() -> Iterator[None]:
             patch.setattr(module, "time", clock)
         patch.setattr(gapless.runner, "new_id", lambda: _world.new_id())
         patch.setattr(gapless.runner, "PAGE_EVENTS", PAGE_EVENTS)
+        patch.setattr(Runner._patiently, "__kwdefaults__", {"patience_s": PATIENCE_S})
         patch.setattr(gapless.journals.journal, "WINDOW_EVENTS", WINDOW_EVENTS)
         patch.setattr(gapless.journals.journal, "PENDING_EVENTS_MAX", PENDING_EVENTS)
         patch.setattr(Journal.read, "__defaults__", (PAGE_EVENTS,))
