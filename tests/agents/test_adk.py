@@ -23,6 +23,7 @@ from google.genai import types
 from pydantic import BaseModel
 
 from gapless import RunConfig, Runner, StreamingMode
+from gapless.agents import adk_sessions
 from gapless.agents.adk import AHEAD_EVENTS_MAX, ADKAgent
 from gapless.agents.base import RunContext
 from gapless.errors import AgentFailed, AgentInvalid, ModelFailed, RunLimit, ToolFailed, UsageError
@@ -722,3 +723,20 @@ async def test_a_model_does_not_run_far_ahead_of_the_journal():
     assert model.at < AHEAD_EVENTS_MAX * 2, "nobody reads, and the model was read all the same"
     await stream.aclose()
     assert model.running == 0
+
+
+def test_turns_are_kept_decoded_within_a_bound(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(adk_sessions, "TURN_EVENTS_MAX", 3)
+    sessions = adk_sessions.JournalSessions()
+    event = ADKEvent(author="user", content=types.UserContent("hi"))
+    natives = [adk_sessions.encode_turn(f"r{n}", [event, event]) for n in range(4)]
+    first = sessions.turn(natives[0])
+    assert first is not None
+    assert first[0] == "r0"
+    assert first[1][0] == event
+    assert sessions.turn(natives[0]) is first
+    for native in natives:
+        sessions.turn(native)
+    assert sessions.turn(natives[0]) is not first
+    assert len(sessions._turns) == 1
+    assert sessions.turn(b"[]") is None

@@ -196,13 +196,15 @@ class ADKAgent:
             return found or await service.create_session(
                 app_name=runner.app_name, user_id=ctx.user_id, session_id=ctx.session_id, state=dict(ctx.state)
             )
+        turns = dict(turn for native in ctx.native_history if (turn := service.turn(native)) is not None)
         session = Session(
             id=ctx.session_id,
             app_name=runner.app_name,
             user_id=ctx.user_id,
             state=dict(ctx.state),
-            events=history(earlier, ctx.native_history, runner.agent.name),
+            last_update_time=0.0,
         )
+        session.events = history(earlier, turns, runner.agent.name)  # not to be validated once more
         service.load(session)
         return session
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -37,6 +39,9 @@ from gapless.events import (
 
 __all__ = ["JournalSessions", "encode_turn", "history", "question"]
 
+TURN_EVENTS_MAX = 10_000
+"""ADK events of stored turns that are kept decoded, for sessions that go on soon."""
+
 _SHARED = ("app:", "user:")
 """Prefixes of state that belongs to more than one session."""
 
@@ -50,8 +55,29 @@ class JournalSessions(BaseSessionService):
 
     def __init__(self) -> None:
         self._sessions: dict[tuple[str, str, str], Session] = {}
+        self._turns: OrderedDict[bytes, tuple[str, list[Event]]] = OrderedDict()
+        """Turns by their digests, the latest used last: decoding a long history costs more than all else."""
+        self._turn_events = 0
         self._shared: dict[tuple[str, str], dict[str, Any]] = {}
         """State under `app:` by app, and under `user:` by app and user."""
+
+    def turn(self, native: bytes) -> tuple[str, list[Event]] | None:
+        """A stored turn's run id and events; None for what another kind of agent left."""
+        digest = hashlib.blake2b(native, digest_size=16).digest()
+        found = self._turns.get(digest)
+        if found is not None:
+            self._turns.move_to_end(digest)
+            return found
+        turn = decode_turn(native)
+        if turn is None:
+            return None
+        found = turn.run_id, [Event.model_validate_json(bytes(raw)) for raw in turn.events]
+        self._turns[digest] = found
+        self._turn_events += len(found[1])
+        while self._turn_events > TURN_EVENTS_MAX and len(self._turns) > 1:
+            _, (_, dropped) = self._turns.popitem(last=False)
+            self._turn_events -= len(dropped)
+        return found
 
     def load(self, session: Session) -> None:
         """Make a session known for as long as its run lasts."""
@@ -129,20 +155,20 @@ def question(content: str | list[ContentPart], earlier: Sequence[Message]) -> tu
     return earlier[:end], types.Content(role="user", parts=results or parts_of(content))
 
 
-def history(messages: Sequence[Message], native: Sequence[bytes], author: str) -> list[Event]:
-    """The ADK events of a session's earlier turns. `author` stands for the agent where a message does not name it."""
-    turns = {turn.run_id: turn.events for turn in map(decode_turn, native) if turn is not None}
+def history(messages: Sequence[Message], turns: Mapping[str, list[Event]], author: str) -> list[Event]:
+    """The ADK events of a session's earlier turns: those that the turns hold by run, and the rest from the messages.
+    `author` stands for the agent where a message does not name it."""
     names = _call_names(messages)
     events: list[Event] = []
     done: set[str] = set()
     asked = 0
     for message in messages:
-        run_id = (message.metadata or {}).get("run_id")
+        run_id = str((message.metadata or {}).get("run_id") or "")
         if run_id in done:
             continue
         if run_id in turns:
             done.add(run_id)
-            events += [Event.model_validate_json(bytes(raw)) for raw in turns[run_id]]
+            events += turns[run_id]
             continue
         asked += isinstance(message, UserMessage)
         speaker, content = _content_of(message, author, names)
