@@ -297,17 +297,19 @@ async def test_nobody_uses_anothers_run(client_of: Callable[..., Any]):
     alice = await client_of(runner, headers={"x-user": "a"}, **options)
     bob = await client_of(runner, headers={"x-user": "b"}, **options)
     stranger = await client_of(runner, **options)
-    asked = await ask(alice, "r", "approve")
+    asked = await ask(alice, "secret-run", "approve")
     assert isinstance(asked[-1], RunFinishedEvent)
     assert isinstance(asked[-1].outcome, RunFinishedInterruptOutcome)
     entry = {"interruptId": asked[-1].outcome.interrupts[0].id, "status": "cancelled"}
     for client, status in ((bob, 404), (stranger, 401)):
-        assert (await client.get("/ag-ui", params={"runId": "r"})).status_code == status
-        assert (await client.get("/ag-ui", params={"runId": "r", "join": "snapshot"})).status_code == status
-        assert (await client.post("/ag-ui", json=body("r", "approve"))).status_code == status
+        assert (await client.get("/ag-ui", params={"runId": "secret-run"})).status_code == status
+        assert (await client.get("/ag-ui", params={"runId": "secret-run", "join": "snapshot"})).status_code == status
+        assert (await client.post("/ag-ui", json=body("secret-run", "approve"))).status_code == status
         assert (await client.post("/ag-ui", json=body("r2", "hi"))).status_code == status
-        assert (await client.post("/ag-ui", json=body("r3", "approve", resume=[entry]))).status_code == status
-    assert (await alice.get("/runs/r")).json()["status"] == "waiting"
+        answer = await client.post("/ag-ui", json=body("r3", "approve", resume=[entry]))
+        assert answer.status_code == (422 if status == 404 else status)
+        assert "secret-run" not in answer.text
+    assert (await alice.get("/runs/secret-run")).json()["status"] == "waiting"
 
 
 def _decoded(frame: Frame) -> Event | None:

@@ -217,11 +217,13 @@ async def test_nobody_uses_anothers_chat(client_of: Callable[..., Any]):
     bob = await client_of(runner, headers={"x-user": "b"}, **options)
     stranger = await client_of(runner, **options)
     asked, response = await approval(alice)
-    for client, status in ((bob, 404), (stranger, 401)):
-        assert (await client.get("/vercel/chat/c/stream")).status_code == status
-        assert (await client.get(response.headers["content-location"])).status_code == status
-        assert (await client.post("/vercel/chat/c/stop")).status_code == status
-        assert (await client.post("/vercel/chat", json=body(message("hi")))).status_code == status
-        answer = body(answered(asked, approved=True))
-        assert (await client.post("/vercel/chat", json=answer)).status_code == status
+    answer = body(answered(asked, approved=True))
+    for client, nothing, invalid, missing in ((bob, 204, 422, 404), (stranger, 401, 401, 401)):
+        assert (await client.get("/vercel/chat/c/stream")).status_code == nothing
+        assert (await client.get(response.headers["content-location"])).status_code == missing
+        assert (await client.post("/vercel/chat/c/stop")).status_code == nothing
+        assert (await client.post("/vercel/chat", json=body(message("hi")))).status_code == missing
+        refused = await client.post("/vercel/chat", json=answer)
+        assert refused.status_code == invalid
+        assert response.headers["x-run-id"] not in refused.text
     assert (await alice.get(f"/runs/{response.headers['x-run-id']}")).json()["status"] == "waiting"

@@ -17,7 +17,7 @@ from gapless.journals.journal import PAGE_EVENTS
 from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, follow
-from gapless.server.history import answer_interrupts, has_said_all, history_unless_ours
+from gapless.server.history import answer_interrupts, has_said_all, history_unless_ours, runs_of
 from gapless.server.http import body_docs, read_body
 from gapless.wires.agui import AGUIEncoder, JoinEncoder, Prefix
 from gapless.wires.base import Cursor, parse_cursor
@@ -40,10 +40,12 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         user = await access.user(request)
         body = await read_body(request, RunAgentInput, runner.limits.body_bytes_max)
         if body.resume:
-            record = await _latest(body.thread_id)
-            await access.check(request, "answer", record)
-            after = await answer_interrupts(runner, record, body.resume)
-            return await _tail(request, await runner.get_run(record.id), after)
+            runs = await runs_of(runner, access, request, body.thread_id, "answer")
+            if not runs:
+                raise InputInvalid(f"thread {body.thread_id} has no run that waits for an answer")
+            (waiting,) = runs
+            after = await answer_interrupts(runner, waiting, body.resume)
+            return await _tail(request, await runner.get_run(waiting.id), after)
         message, history = _asked(body)
         try:
             record = await runner.get_run(body.run_id)
@@ -88,12 +90,6 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             if cursor is None or cursor.part:
                 return await _join(request, record, cursor)
         return await _tail(request, record)
-
-    async def _latest(thread_id: str) -> RunRecord:
-        runs = await runner.list_runs(session_id=thread_id, limit=1)
-        if not runs:
-            raise InputInvalid(f"thread {thread_id} has no run that waits for an answer")
-        return runs[0]
 
     async def _tail(request: Request, record: RunRecord, after: int = 0) -> Response:
         """The events after the request's cursor, or after this position if it has none."""

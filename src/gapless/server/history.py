@@ -1,10 +1,14 @@
-"""Clients that keep the conversation themselves: is theirs ours, and which of their answers a run waits for."""
+"""What the routes of clients share that think in conversations: its newest run, whether its history is ours, what a
+run of it waits for."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
-from gapless.errors import InputInvalid, SessionNotFound
+from starlette.requests import Request
+
+from gapless.errors import InputInvalid, RunNotFound, SessionNotFound
 from gapless.events import (
     ActivityMessage,
     AssistantMessage,
@@ -21,9 +25,24 @@ from gapless.events import (
 from gapless.journals.contract import RunRecord, RunStatus
 from gapless.journals.journal import PAGE_EVENTS
 from gapless.runner import Runner
+from gapless.server.auth import Access
 from gapless.wires.base import Cursor
 
-__all__ = ["answer_interrupts", "has_said_all", "history_unless_ours"]
+__all__ = ["answer_interrupts", "has_said_all", "history_unless_ours", "runs_of"]
+
+
+async def runs_of(
+    runner: Runner, access: Access, request: Request, session_id: str, action: str, limit: int = 1
+) -> list[RunRecord]:
+    """The session's newest runs that the caller may do this to; none for no session and for another's alike. Raises
+    `NotAuthenticated`."""
+    await access.user(request)
+    runs = []
+    for record in await runner.list_runs(session_id=session_id, limit=limit):
+        with contextlib.suppress(RunNotFound):
+            await access.check(request, action, record)
+            runs.append(record)
+    return runs
 
 
 def has_said_all(record: RunRecord, cursor: Cursor) -> bool:
@@ -72,6 +91,7 @@ async def answer_interrupts(runner: Runner, record: RunRecord, entries: list[Res
     """Answer what the run waits for, and wait until it goes on; the position after which it does. A repeated answer
     finds its place again. Raises `InputInvalid` where the run never asked that, or asked more."""
     answered = {entry.interrupt_id for entry in entries}
+    waits_for = "no answer"
     if record.status is RunStatus.WAITING:
         (event,) = await runner.store.read(record.id, record.last_seq - 1, 1)
         asked = {interrupt.id for interrupt in _interrupts(event)}
@@ -83,8 +103,7 @@ async def answer_interrupts(runner: Runner, record: RunRecord, entries: list[Res
             finally:
                 await runner.journals.release(journal)
             return record.last_seq
-        missing = ", ".join(sorted(asked - answered))
-        raise InputInvalid(f"run {record.id} waits for more answers than came: {missing}", run_id=record.id)
+        waits_for = f"answers to {', '.join(sorted(asked - answered))}"
     after = 0
     while events := await runner.store.read(record.id, after, PAGE_EVENTS):
         for seq, event in enumerate(events, after + 1):
@@ -92,7 +111,7 @@ async def answer_interrupts(runner: Runner, record: RunRecord, entries: list[Res
             if asked and asked <= answered:
                 return seq
         after += len(events)
-    raise InputInvalid(f"run {record.id} is {record.status.value}, it waits for no answer", run_id=record.id)
+    raise InputInvalid(f"run {record.id} is {record.status.value}, it waits for {waits_for}", run_id=record.id)
 
 
 def _interrupts(event: bytes) -> list[Interrupt]:

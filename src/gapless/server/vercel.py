@@ -15,7 +15,7 @@ from gapless.journals.contract import ACTIVE, RunRecord
 from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, cursor_of, follow
-from gapless.server.history import answer_interrupts, has_said_all, history_unless_ours
+from gapless.server.history import answer_interrupts, has_said_all, history_unless_ours, runs_of
 from gapless.server.http import answer, body_docs, public, read_body
 from gapless.server.uimessages import UIMessage, approvals, to_messages
 from gapless.wires.base import Cursor
@@ -80,38 +80,30 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         """The chat's answer that is coming, from its start or after `Last-Event-ID`; 204 if there is none. `?runId=`
         means that run and no later one, also when it has ended."""
         run_id = request.query_params.get("runId")
-        record = await _newest(chat_id) if run_id is None else await runner.get_run(run_id)
-        if record is None:
-            await access.user(request)
+        if run_id is None:
+            for newest in await runs_of(runner, access, request, chat_id, "read"):
+                if not newest.status.ended or cursor_of(request, newest.id) != Cursor(0):
+                    return _tail(request, newest)
             return Response(status_code=204)
+        record = await runner.get_run(run_id)
         await access.check(request, "read", record)
         if record.session_id != chat_id:
             raise RunNotFound(f"no run {record.id} in chat {chat_id}", run_id=record.id)
-        if run_id is None and record.status.ended and cursor_of(request, record.id) == Cursor(0):
-            return Response(status_code=204)
         return _tail(request, record)
 
     @router.post("/vercel/chat/{chat_id}/stop", status_code=202)
     async def stop(chat_id: str, request: Request) -> Response:
         """End the chat's runs as cancelled; 204 if none is active. (`useChat().stop()` itself only hangs up.)"""
-        await access.user(request)
-        stopped: list[dict[str, Any]] = []
-        for record in await runner.list_runs(session_id=chat_id, limit=RUNS_STOPPED_MAX):
-            if record.status in ACTIVE:
-                await access.check(request, "cancel", record)
-                stopped.append(public(await runner.cancel(record.id)))
+        runs = await runs_of(runner, access, request, chat_id, "cancel", RUNS_STOPPED_MAX)
+        stopped = [public(await runner.cancel(record.id)) for record in runs if record.status in ACTIVE]
         return answer({"runs": stopped}, 202) if stopped else Response(status_code=204)
-
-    async def _newest(chat_id: str) -> RunRecord | None:
-        runs = await runner.list_runs(session_id=chat_id, limit=1)
-        return runs[0] if runs else None
 
     async def _go_on(request: Request, chat_id: str, entries: list[ResumeEntry]) -> Response:
         """The rest of the run that these answers let go on."""
-        record = await _newest(chat_id)
-        if record is None:
+        runs = await runs_of(runner, access, request, chat_id, "answer")
+        if not runs:
             raise InputInvalid(f"chat {chat_id} has no run that waits for an answer")
-        await access.check(request, "answer", record)
+        (record,) = runs
         after = await answer_interrupts(runner, record, entries)
         return _tail(request, await runner.get_run(record.id), after)
 
