@@ -733,7 +733,7 @@ def test_turns_are_kept_decoded_within_a_bound(monkeypatch: pytest.MonkeyPatch):
     first = sessions.turn(natives[0])
     assert first is not None
     assert first[0] == "r0"
-    assert first[1][0] == event
+    assert first[1][0].id == event.id
     assert sessions.turn(natives[0]) is first
     for native in natives:
         sessions.turn(native)
