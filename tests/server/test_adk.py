@@ -498,6 +498,18 @@ async def test_with_authentication_the_user_is_the_one_who_asks(client_of: Clien
     assert (await client.get(f"/runs/{id}/events?wire=adk&merge=0", headers=ann)).content == response.content
 
 
+async def test_who_may_answer_is_asked_of_the_one_function(client_of: ClientOf):
+    async def asks(message: str, ctx: RunContext) -> AsyncIterator[Any]:
+        await ctx.interrupt([Interrupt(id="q", reason="input_required")])
+        yield "answered"
+
+    client = await client_of(Runner(asks), authorize=lambda user, action, record: action != "answer")
+    await session(client, "asks")
+    await run_sse(client, body("asks"))
+    response = {"functionResponse": {"id": "q", "name": "adk_request_input", "response": {"result": 1}}}
+    assert (await client.post("/run_sse", json=body("asks", [response]))).status_code == 404
+
+
 async def test_a_session_that_the_agents_own_service_has_is_known(client_of: ClientOf):
     service = InMemorySessionService()
     await service.create_session(app_name="desk", user_id="u", session_id="old", state={"plan": "gold"})
