@@ -108,6 +108,16 @@ def test_reasoning_gets_its_frame():
     assert kinds(events)[:3] == ["ReasoningStart", "ReasoningMessageStart", "ReasoningMessageContent"]
 
 
+def test_a_reasoning_frame_that_was_added_ends_with_its_message():
+    events, _ = record(
+        ReasoningMessageStartEvent(message_id="m"),
+        ReasoningMessageContentEvent(message_id="m", delta="x"),
+        ReasoningMessageEndEvent(message_id="m"),
+        "answer",
+    )
+    assert kinds(events)[3:6] == ["ReasoningMessageEnd", "ReasoningEnd", "TextMessageStart"]
+
+
 def test_reasoning_is_kept_apart_from_the_text():
     _, recorder = record(
         ReasoningStartEvent(message_id="q"),

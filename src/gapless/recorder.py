@@ -22,6 +22,7 @@ from gapless.events import (
     EventBase,
     Message,
     MessagesSnapshotEvent,
+    ReasoningEncryptedValueEvent,
     ReasoningEndEvent,
     ReasoningMessageChunkEvent,
     ReasoningMessageContentEvent,
@@ -83,6 +84,10 @@ class Recorder:
         self._carry = ""
         self._text_chars_max = limits.event_bytes_max // _TEXT_SPLIT_FACTOR
         self._chunk: dict[type, str] = {}
+        self._own_spans: set[str] = set()
+        """Reasoning spans that were opened here because the agent did not."""
+        self._ended_span: str | None = None
+        """One of them whose message has ended: it ends before the next thing that is no reasoning."""
         self._sealed = False
         self._paused = False
         """The run waits for a person: RUN_FINISHED with the interrupt outcome came last."""
@@ -133,7 +138,13 @@ class Recorder:
         self._text_parts.append(delta)
         self._append(self._text_head + encoded + b"}")
 
+    def _end_span(self) -> None:
+        if self._ended_span is not None:
+            span, self._ended_span = self._ended_span, None
+            self._close("span", span)
+
     def _open_text(self) -> None:
+        self._end_span()
         self._messages += 1
         self._text_id = message_id = f"{self.run_id}-{self._messages}"
         self._put(TextMessageStartEvent(message_id=message_id, role="assistant"))
@@ -166,12 +177,16 @@ class Recorder:
             expand(self, event)
             return
         self._end_chunks(kind)
+        if kind not in _REASONING:
+            self._end_span()
         if kind not in _BESIDE_TEXT:
             self._close_text()
         prepare = _PREPARE.get(kind)
         if prepare is not None and not prepare(self, event):
             return
         self._put(event)
+        if isinstance(event, ReasoningMessageEndEvent) and event.message_id in self._own_spans:
+            self._ended_span = event.message_id
 
     def _put(self, event: Event) -> None:
         try:
@@ -224,6 +239,7 @@ class Recorder:
             return False
         if not any(kind == "span" for kind, _ in self._open):
             self._event(ReasoningStartEvent(message_id=event.message_id))
+            self._own_spans.add(event.message_id)
         self._open["reasoning", event.message_id] = ReasoningMessageEndEvent(message_id=event.message_id)
         return True
 
@@ -453,6 +469,16 @@ _PREPARE: dict[type, Any] = {
     RunFinishedEvent: Recorder._own_finish,
     RunErrorEvent: Recorder._own_error,
 }
+_REASONING = frozenset(
+    {
+        ReasoningEncryptedValueEvent,
+        ReasoningEndEvent,
+        ReasoningMessageContentEvent,
+        ReasoningMessageEndEvent,
+        ReasoningMessageStartEvent,
+        ReasoningStartEvent,
+    }
+)
 _BESIDE_TEXT = frozenset({CustomEvent})
 """Events that do not end the message that plain text goes to."""
 
