@@ -95,6 +95,11 @@ class Execution:
         if not self._stop.done():
             self._stop.set_result(reason)
 
+    @property
+    def fenced(self) -> bool:
+        """The run belongs to another worker, and what is left here only cleans up."""
+        return not self._owned
+
     def fence(self) -> None:
         """The run belongs to another worker now: stop the agent and write nothing more."""
         self._owned = False

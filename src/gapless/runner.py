@@ -278,7 +278,7 @@ class Runner:
         if self._draining:
             raise ShuttingDown("this worker is stopping; try again, another one will answer", retry_after_s=1)
         self._admit(user_id)
-        session_id = _checked_id(session_id, "session") or new_id()
+        session_id = _checked_id(session_id, "session") or _session_for(run_id, user_id)
         session = await self.store.get_session(session_id)
         if session is not None and session.user_id != user_id:
             raise SessionNotFound(f"no session {session_id}")
@@ -299,10 +299,13 @@ class Runner:
             config=config,
             request=request if config.on_worker_lost == "restart" else None,
         )
+        worker_id = self.worker_id
         with _lease_wanted(run_id):
             record, created = await self.store.create_run(record, reject_busy=config.on_busy == "reject")
         if not created:
             return self._come_back(record, digest, user_id)
+        if self.worker_id != worker_id:  # the lease was lost meanwhile, and the run with it: another worker has it now
+            return Run(self, run_id, session_id)
         journal = self.journals.create(run_id)
         recorder = Recorder(journal, run_id, session_id, self.limits)
         execution = self._begin(record, adapted, journal, recorder, request, deps=deps, output_type=output_type)
@@ -502,7 +505,7 @@ class Runner:
         """End a run as cancelled, wherever it executes; nothing happens to one that has ended. Raises `RunNotFound`."""
         record = await self.get_run(run_id)
         if not record.status.ended:
-            await self._command(run_id, _Command(kind="cancel"))
+            await self._command(record, _Command(kind="cancel"))
         return record
 
     async def answer(self, run_id: str, entries: list[ResumeEntry]) -> None:
@@ -510,14 +513,14 @@ class Runner:
         record = await self.get_run(run_id)
         if record.status is not RunStatus.WAITING:
             raise InputInvalid(f"run {run_id} is {record.status.value}, it waits for no answer", run_id=run_id)
-        await self._command(run_id, _Command(kind="input", resume=entries))
+        await self._command(record, _Command(kind="input", resume=entries))
 
-    async def _command(self, run_id: str, command: _Command) -> None:
+    async def _command(self, record: RunRecord, command: _Command) -> None:
         encoded = msgspec.json.encode(command)
-        if run_id in self.executions:
-            self._on_command(run_id, encoded)
-        else:
-            await self.store.send(run_id, encoded)
+        if record.owner == self.worker_id and record.id in self.executions:
+            self._on_command(record.id, encoded)
+        else:  # also when it is still executed here: the store knows whose it is
+            await self.store.send(record.id, encoded)
 
     def follower_left(self, run_id: str) -> None:
         """A client's connection to the run ended before the run did: with `on_disconnect="cancel"`, the last one to
@@ -730,7 +733,7 @@ class Runner:
 
     def _on_command(self, run_id: str, command: bytes) -> None:
         execution = self.executions.get(run_id)
-        if execution is None:
+        if execution is None or execution.fenced:
             self._early.setdefault(run_id, []).append(command)
             if len(self._early) > EARLY_COMMANDS_MAX:
                 del self._early[next(iter(self._early))]
@@ -756,6 +759,11 @@ def _lease_wanted(run_id: str | None = None) -> Iterator[None]:
 def new_id() -> str:
     """A fresh id: 20 characters, roughly ordered by time."""
     return f"{time.time_ns() // 1_000_000:011x}{secrets.token_hex(5)[:9]}"
+
+
+def _session_for(run_id: str, user_id: str) -> str:
+    """The session of a run that was given none: the same on every worker that is asked for the run at the same time."""
+    return _digest("session", user_id, run_id)
 
 
 def _gemini_content(parts: Sequence[Any]) -> str | list[ContentPart]:

@@ -84,6 +84,8 @@ class FaultyStore(Store):
         self._worker_id = ""
         self._doubtful: dict[str, None] = {}
         """Runs that are this worker's without anyone here knowing, as an answer was lost."""
+        self._mine: set[str] = set()
+        """Runs that are known to be this worker's."""
         self._heard_until = 0.0
         self._watching_until = 0.0
 
@@ -100,7 +102,7 @@ class FaultyStore(Store):
         self._loop.call_later(delay_s, do, *args, context=self._loop.world.context)
 
     async def _ask(
-        self, serve: Callable[[], Any], name: str, about: object = "", *, not_before: float = 0.0, leased: bool = False
+        self, serve: Callable[[], Any], name: str, about: object = "", *, at: float | None = None, leased: bool = False
     ) -> Any:
         """`serve` is called when the request arrives, if it does. A `leased` one is of the id it was sent under."""
         if self.process.dead:
@@ -109,7 +111,7 @@ class FaultyStore(Store):
         rng, weather = self.process.rng, self.ledger.weather
         chance = rng.random()
         fails, loses = chance < weather.fails, weather.fails <= chance < weather.fails + weather.loses
-        delay = max(self._delay(), not_before - self._loop.time())
+        delay = self._delay() if at is None else at - self._loop.time()
         sender = self._worker_id
 
         def arrive() -> None:
@@ -150,6 +152,7 @@ class FaultyStore(Store):
             _now(self._inner.open(worker_id, self))
             self._worker_id, self._listener = worker_id, listener
             self._doubtful.clear()
+            self._mine.clear()
             self.ledger.workers[worker_id] = self
             self._in_world(self._delay(), self._catch_up)
 
@@ -171,7 +174,7 @@ class FaultyStore(Store):
             known = {run.id for run in taken}
             for run_id in self._doubtful:
                 run = ledger.memory.runs.get(run_id)
-                if run is not None and run_id not in known and run.owner == self._worker_id and run.status in ACTIVE:
+                if run is not None and run_id not in known | self._mine and run.owner == self._worker_id and run.status in ACTIVE:
                     ledger.taken[run_id] = ledger.taken.get(run_id, 0) + 1
                     taken.append(_now(self._inner.get_run(run_id)))
             self._doubtful.update(dict.fromkeys(run.id for run in taken))  # until the caller has them
@@ -180,6 +183,7 @@ class FaultyStore(Store):
         taken: list[RunRecord] = await self._ask(serve, "take_over", leased=True)
         for run in taken:
             self._doubtful.pop(run.id, None)
+            self._mine.add(run.id)
             self._in_world(self._delay(), self._deliver_commands, run.id)
         return taken
 
@@ -192,13 +196,15 @@ class FaultyStore(Store):
                 self.ledger.owners[run.id] = self._worker_id
             return record, created
 
+        self._doubtful.pop(run.id, None)  # from now on it is this call that may create it
         try:
             record, created = await self._ask(serve, "create_run", run.id, leased=True)
         except (StoreUnavailable, asyncio.CancelledError):
             self._doubtful[run.id] = None
             raise
         if created:
-            self._doubtful.pop(run.id, None)
+            self._mine.add(run.id)
+            self._in_world(self._delay(), self._deliver_commands, run.id)
         return record, created
 
     async def start_run(self, run_id: str, started_at: int) -> str | None:
@@ -275,15 +281,15 @@ class FaultyStore(Store):
         return events
 
     async def watch(self, run_id: str) -> None:
-        self._watching_until += 1e-9
-        self._watching_until = max(self._watching_until, self._loop.time() + self._delay())
-        await self._ask(
-            lambda: _now(self._inner.watch(run_id)), "watch", run_id, not_before=self._watching_until
-        )  # in the order of the calls
+        await self._ask(lambda: _now(self._inner.watch(run_id)), "watch", run_id, at=self._in_order())
 
     async def unwatch(self, run_id: str) -> None:
+        await self._ask(lambda: _now(self._inner.unwatch(run_id)), "unwatch", run_id, at=self._in_order())
+
+    def _in_order(self) -> float:
+        """Watching and no longer watching arrive in the order of the calls."""
         self._watching_until = max(self._watching_until + 1e-9, self._loop.time() + self._delay())
-        await self._ask(lambda: _now(self._inner.unwatch(run_id)), "unwatch", run_id, not_before=self._watching_until)
+        return self._watching_until
 
     async def send(self, run_id: str, command: bytes) -> None:
         def serve() -> None:
@@ -343,7 +349,7 @@ class FaultyStore(Store):
     def _deliver_commands(self, run_id: str) -> None:
         ledger = self.ledger
         run = ledger.memory.runs[run_id]
-        if self.cut or self.process.dead or run.owner != self._worker_id or run_id in self._doubtful:
+        if self.cut or self.process.dead or run.owner != self._worker_id or run_id not in self._mine:
             return
         if self._worker_id not in ledger.memory.beats or self._listener is None:
             return

@@ -225,7 +225,7 @@ class Store(ABC):
     @abstractmethod
     async def start_run(self, run_id: str, started_at: int) -> str | None:
         """Set a queued run running if it is the oldest active run of its session: None; else the id of the run just
-        ahead of it. Raises `RunNotFound` when it is no longer queued."""
+        ahead of it. Raises `RunNotFound` when it is no longer queued, or not this worker's."""
 
     @abstractmethod
     async def get_run(self, run_id: str) -> RunRecord | None: ...

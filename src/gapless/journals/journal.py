@@ -360,20 +360,24 @@ class Journals:
 
     async def attach(self, run_id: str) -> Journal:
         """The journal of any run, counted as used until `release`. Raises `RunNotFound`, `StoreUnavailable`."""
-        journal = self._journals.get(run_id)
-        if journal is None:
-            journal = self._journals[run_id] = Journal(self, run_id, owned=False)
-            journal.opening = asyncio.create_task(self._open_journal(journal), name=f"gapless-attach-{run_id}")
-            journal.opening.add_done_callback(_retrieve)
-        journal.followers += 1
-        if journal.opening is not None:
+        while True:
+            journal = self._journals.get(run_id)
+            asked_before = journal is not None
+            if journal is None:
+                journal = self._journals[run_id] = Journal(self, run_id, owned=False)
+                journal.opening = asyncio.create_task(self._open_journal(journal), name=f"gapless-attach-{run_id}")
+                journal.opening.add_done_callback(_retrieve)
+            journal.followers += 1
+            if journal.opening is None:
+                return journal
             try:
                 await asyncio.shield(journal.opening)  # others wait for it too
-            except BaseException:
-                journal.followers -= 1
-                await self._drop_if_unused(journal)
+            except BaseException as error:
+                await self.release(journal)
+                if isinstance(error, RunNotFound) and asked_before:
+                    continue  # what was asked before may be out of date
                 raise
-        return journal
+            return journal
 
     async def _open_journal(self, journal: Journal) -> None:
         """Find out where a journal is that others write. It is known here before it is asked for, so that nothing that

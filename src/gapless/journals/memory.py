@@ -130,8 +130,8 @@ class MemoryStore(Store):
     async def start_run(self, run_id: str, started_at: int) -> str | None:
         self._check_lease()
         run = self._memory.runs.get(run_id)
-        if run is None or run.status is not RunStatus.QUEUED:
-            raise RunNotFound(f"run {run_id} is not queued", run_id=run_id)
+        if run is None or run.owner != self._worker_id or run.status is not RunStatus.QUEUED:
+            raise RunNotFound(f"run {run_id} is not queued here", run_id=run_id)
         ahead = None
         for other in self._memory.session_runs[run.session_id]:
             if other == run_id:

@@ -392,8 +392,8 @@ class SQLiteStore(Store):
         def start(db: sqlite3.Connection) -> str | None:
             self._check_lease(db)
             run = self._find(db, run_id)
-            if run is None or run.status is not RunStatus.QUEUED:
-                raise RunNotFound(f"run {run_id} is not queued", run_id=run_id)
+            if run is None or run.owner != self._worker_id or run.status is not RunStatus.QUEUED:
+                raise RunNotFound(f"run {run_id} is not queued here", run_id=run_id)
             ahead = db.execute(
                 f"SELECT id FROM runs WHERE session = ? AND status IN {_ACTIVE_SQL}"
                 " AND rid < (SELECT rid FROM runs WHERE id = ?) ORDER BY rid DESC LIMIT 1",
