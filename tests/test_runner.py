@@ -256,6 +256,17 @@ async def test_unknown_names_say_what_there_is():
         await Runner().start("x")
 
 
+async def test_a_run_given_no_session_gets_the_same_one_on_every_worker():
+    async def agent() -> str:
+        return "hi"
+
+    async with Runner(agent) as one, Runner(agent) as other:
+        session_ids = {(await runner.start("x", run_id="r", user_id="u")).session_id for runner in (one, other)}
+        assert len(session_ids) == 1
+        assert (await one.start("x", run_id="r2", user_id="u")).session_id not in session_ids
+        assert (await other.start("x", run_id="r2", user_id="v")).session_id not in session_ids
+
+
 async def test_limits_of_admission():
     agent = Gated("a")
     limits = Limits(runs_active_max=2, runs_active_per_user_max=1, message_chars_max=10)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from gapless import Runner, create_app
-from gapless.events import TextMessageContentEvent
+from gapless.agents.base import RunContext
+from gapless.events import Interrupt, RunFinishedEvent, RunFinishedInterruptOutcome, TextMessageContentEvent
+from gapless.journals.contract import RunRecord, RunStatus
+from gapless.journals.memory import Memory, MemoryStore
 from support.agents import Gated
 from support.serving import serving
 from support.sse import events
@@ -151,3 +155,31 @@ async def test_many_followers_of_one_run_get_the_same_bytes():
             bodies = {(await task).content for task in reading}
     assert len(bodies) == 1
     assert "".join(e.delta for e in events(bodies.pop()) if isinstance(e, TextMessageContentEvent)) == "abcdef"
+
+
+class LateStore(MemoryStore):
+    """Knows of a run's first event only; what it reads is newer, as when another worker writes at that moment."""
+
+    async def get_run(self, run_id: str) -> RunRecord | None:
+        record = await super().get_run(run_id)
+        return None if record is None else msgspec.structs.replace(record, last_seq=min(record.last_seq, 1))
+
+
+async def test_a_stream_ends_where_another_workers_run_waits_also_when_that_was_read_before_it_was_told(
+    client_of: Callable[..., Any],
+):
+    async def asks(ctx: RunContext) -> AsyncIterator[str]:
+        yield "well "
+        await ctx.interrupt([Interrupt(id="i", reason="approval")])
+
+    memory = Memory()
+    async with Runner(asks, store=MemoryStore(memory)) as owner:
+        run = await owner.start("x", run_id="r")
+        while (await run.record()).status is not RunStatus.WAITING:
+            await asyncio.sleep(0)
+        client = await client_of(Runner(store=LateStore(memory)))
+        async with asyncio.timeout(10):
+            response = await client.get("/runs/r/events")
+    pause = events(response.content)[-1]
+    assert isinstance(pause, RunFinishedEvent)
+    assert isinstance(pause.outcome, RunFinishedInterruptOutcome)
