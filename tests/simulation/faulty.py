@@ -82,8 +82,10 @@ class FaultyStore(Store):
         self._inner = MemoryStore(ledger.memory, monotonic=ledger.loop.time)
         self._listener: Listener | None = None
         self._worker_id = ""
-        self._doubtful: dict[str, None] = {}
+        self._doubtful: dict[str, object] = {}
         """Runs that are this worker's without anyone here knowing, as an answer was lost."""
+        self._calls: dict[str, object] = {}
+        """Which call created a run."""
         self._mine: set[str] = set()
         """Runs that are known to be this worker's."""
         self._heard_until = 0.0
@@ -174,10 +176,15 @@ class FaultyStore(Store):
             known = {run.id for run in taken}
             for run_id in self._doubtful:
                 run = ledger.memory.runs.get(run_id)
-                if run is not None and run_id not in known | self._mine and run.owner == self._worker_id and run.status in ACTIVE:
+                if (
+                    run is not None
+                    and run_id not in known | self._mine
+                    and run.owner == self._worker_id
+                    and run.status in ACTIVE
+                ):
                     ledger.taken[run_id] = ledger.taken.get(run_id, 0) + 1
                     taken.append(_now(self._inner.get_run(run_id)))
-            self._doubtful.update(dict.fromkeys(run.id for run in taken))  # until the caller has them
+            self._doubtful.update(dict.fromkeys((run.id for run in taken), object()))  # until the caller has them
             return taken
 
         taken: list[RunRecord] = await self._ask(serve, "take_over", leased=True)
@@ -190,17 +197,22 @@ class FaultyStore(Store):
     # -- runs -------------------------------------------------------------------------------------------------------
 
     async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
+        # A call whose answer was lost may be repeated, and is then one with it.
+        call = self._doubtful.pop(run.id, None) or object()
+
         def serve() -> tuple[RunRecord, bool]:
+            if self._calls.get(run.id) is call:
+                return run, True
             record, created = _now(self._inner.create_run(run, reject_busy=reject_busy))
             if created:
                 self.ledger.owners[run.id] = self._worker_id
+                self._calls[run.id] = call
             return record, created
 
-        self._doubtful.pop(run.id, None)  # from now on it is this call that may create it
         try:
             record, created = await self._ask(serve, "create_run", run.id, leased=True)
         except (StoreUnavailable, asyncio.CancelledError):
-            self._doubtful[run.id] = None
+            self._doubtful[run.id] = call
             raise
         if created:
             self._mine.add(run.id)
@@ -259,11 +271,17 @@ class FaultyStore(Store):
         for batch in batches:
             run, events = memory.runs.get(batch.run_id), memory.events.get(batch.run_id, [])
             last = batch.first_seq + len(batch.events) - 1
-            if run is None or run.owner != self._worker_id or (run.status in ACTIVE and len(events) + 1 == batch.first_seq):
+            if (
+                run is None
+                or run.owner != self._worker_id
+                or (run.status in ACTIVE and len(events) + 1 == batch.first_seq)
+            ):
                 fresh.append(batch)
             elif last != len(events) or events[batch.first_seq - 1 :] != batch.events:
                 refused.append(batch.run_id)  # not what was accepted before
-        ended = {batch.run_id for batch in fresh if batch.run_id in memory.runs and memory.runs[batch.run_id].status.ended}
+        ended = {
+            batch.run_id for batch in fresh if batch.run_id in memory.runs and memory.runs[batch.run_id].status.ended
+        }
         refused += _now(self._inner.append(fresh))
         for batch in fresh:
             if batch.run_id in refused:
@@ -405,5 +423,6 @@ def _short(result: Any) -> str:
         return "[" + ", ".join(_short(one) for one in result) + "]"
     if isinstance(result, bytes):
         return f"{len(result)} bytes"
+    if isinstance(result, Turn | SessionRecord):
+        return type(result).__name__
     return str(result)
-

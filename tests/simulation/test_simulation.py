@@ -1,0 +1,255 @@
+"""Thousands of schedules keep the invariants, and the simulation would notice if they did not.
+
+A failing schedule names its seed. `python -m pytest tests/simulation --seed N` runs it again, with its trace;
+`GAPLESS_SIMULATION_SCHEDULES=1000000` runs more of them.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+import re
+import secrets
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from gapless.execution import Execution
+from gapless.journals.contract import Append, RunRecord, WorkerFenced
+from gapless.journals.journal import Journal, Journals
+from gapless.journals.memory import MemoryStore
+from gapless.runner import Runner
+from simulation.world import run_schedule, simulated
+
+SCHEDULES = int(os.environ.get("GAPLESS_SIMULATION_SCHEDULES", "10000"))
+PROCESSES = 2
+CHUNK = 250
+TRACE_LINES_MAX = 400
+PLANTED_SEEDS_MAX = 2_000
+"""A planted bug is found within so many schedules."""
+
+
+def failing_seed(seeds: Sequence[int]) -> tuple[int, str] | None:
+    """The first of these schedules that keeps not all invariants, and which."""
+    with simulated():
+        for seed in seeds:
+            world = run_schedule(seed)
+            if world.violation:
+                return seed, world.violation
+    return None
+
+
+def show(seed: int) -> str:
+    with simulated():
+        world = run_schedule(seed, trace=True)
+    lines = world.traced[-TRACE_LINES_MAX:]
+    return "\n".join([f"seed {seed}: {world.violation or 'all is well'}", *lines])
+
+
+@pytest.mark.timeout(900)
+def test_every_schedule_keeps_the_invariants(request: pytest.FixtureRequest) -> None:
+    seed = request.config.getoption("--seed", default=None)
+    if seed is not None:
+        print(show(seed))
+        found = failing_seed([seed])
+    else:
+        first = secrets.randbelow(10**9) if os.environ.get("GAPLESS_SIMULATION_RANDOM") else 0
+        chunks = [
+            range(start, min(start + CHUNK, first + SCHEDULES)) for start in range(first, first + SCHEDULES, CHUNK)
+        ]
+        spawning = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(PROCESSES, mp_context=spawning) as pool:
+            found = next(filter(None, pool.map(failing_seed, chunks)), None)
+    if found is not None:
+        pytest.fail(f"{show(found[0])}\n\nagain: python -m pytest tests/simulation --seed {found[0]}", pytrace=False)
+
+
+def test_a_seed_is_the_same_schedule_each_time() -> None:
+    with simulated():
+        for seed in range(40):
+            first, second = run_schedule(seed, trace=True), run_schedule(seed, trace=True)
+            assert first.traced == second.traced
+            assert len(first.traced) > 20
+
+
+# -- bugs that are planted, one by one ---------------------------------------------------------------------------------
+
+
+def deliver_before_the_store_has_accepted(patch: pytest.MonkeyPatch) -> None:
+    append = Journal.append
+
+    def early(journal: Journal, event: bytes) -> None:
+        append(journal, event)
+        journal._window.append(event)
+        journal._wake()
+
+    patch.setattr(Journal, "append", early)
+
+
+def take_appends_of_fenced_workers(patch: pytest.MonkeyPatch) -> None:
+    append = MemoryStore.append
+
+    async def unfenced(store: MemoryStore, batches: Sequence[Append]) -> Collection[str]:
+        memory, me = store._memory, store._worker_id
+        fenced = me not in memory.beats
+        memory.beats.setdefault(me, 0)
+        for batch in batches:
+            run = memory.runs.get(batch.run_id)
+            if run is not None and run.last_seq + 1 == batch.first_seq:
+                run.owner = me
+        try:
+            return await append(store, batches)
+        finally:
+            if fenced:
+                del memory.beats[me]
+
+    patch.setattr(MemoryStore, "append", unfenced)
+
+
+def end_twice(patch: pytest.MonkeyPatch) -> None:
+    end = Execution._end
+
+    def twice(execution: Execution, failure: Any) -> None:
+        end(execution, failure)
+        end(execution, failure)
+
+    patch.setattr(Execution, "_end", twice)
+
+
+def leave_a_hole_between_replay_and_live(patch: pytest.MonkeyPatch) -> None:
+    read = Journal.read
+
+    async def from_the_window(journal: Journal, after: int, limit: int = 3) -> list[bytes]:
+        start = max(0, after + 1 - journal._first)
+        return journal._window[start : start + limit] or await read(journal, after)
+
+    patch.setattr(Journal, "read", from_the_window)
+
+
+def lose_wakeups(patch: pytest.MonkeyPatch) -> None:
+    def wake(journal: Journal) -> None:
+        waiters, journal._waiters = journal._waiters, {}
+        for waiter in list(waiters)[:1]:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    patch.setattr(Journal, "_wake", wake)
+
+
+def attach_without_watching_first(patch: pytest.MonkeyPatch) -> None:
+    async def look(journals: Journals, journal: Journal) -> bool:
+        record = await journals.store.get_run(journal.run_id)
+        await journals.store.watch(journal.run_id)
+        if record is not None and not journal.owned:
+            journal._catch_up(record.last_seq + 1, [], record.status.ended)
+        return record is not None
+
+    patch.setattr(Journals, "_look", look)
+
+
+def deliver_again_after_a_retry(patch: pytest.MonkeyPatch) -> None:
+    def accept(journal: Journal, batch: Append, now: float) -> None:
+        journal._in_flight = 0
+        journal._advance(batch.events, batch.end is not None)
+
+    def catch_up(journal: Journal, first_seq: int, events: list[bytes], closed: bool) -> None:
+        if first_seq > journal.last + 1:
+            journal._window.clear()
+            journal._first, journal.last = first_seq, first_seq - 1
+        journal._advance(events, closed)
+
+    patch.setattr(Journal, "_accept", accept)
+    patch.setattr(Journal, "_catch_up", catch_up)
+
+
+def end_without_a_turn(patch: pytest.MonkeyPatch) -> None:
+    end = MemoryStore._end
+
+    def without(store: MemoryStore, run: RunRecord, batch: Append) -> None:
+        end(store, run, batch)
+        if run.status.value == "failed":
+            store._memory.turns[run.session_id].pop()
+
+    patch.setattr(MemoryStore, "_end", without)
+
+
+def forget_what_was_shown(patch: pytest.MonkeyPatch) -> None:
+    end = MemoryStore._end
+
+    def shortened(store: MemoryStore, run: RunRecord, batch: Append) -> None:
+        end(store, run, batch)
+        turn = store._memory.turns[run.session_id][-1]
+        messages = msgspec.json.decode(turn.messages)
+        if run.status.value == "cancelled" and messages[-1]["role"] == "assistant":
+            messages[-1]["content"] = ""
+            turn.messages = msgspec.Raw(msgspec.json.encode(messages))
+
+    patch.setattr(MemoryStore, "_end", shortened)
+
+
+def start_again_when_asked_again(patch: pytest.MonkeyPatch) -> None:
+    create_run = MemoryStore.create_run
+
+    async def always(store: MemoryStore, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
+        record, created = await create_run(store, run, reject_busy=reject_busy)
+        return record, created or record.status.value == "queued"
+
+    patch.setattr(MemoryStore, "create_run", always)
+
+
+def hold_nothing_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Journal, "full", False)
+
+
+def let_runs_of_a_session_overtake(patch: pytest.MonkeyPatch) -> None:
+    async def at_once(runner: Runner, record: RunRecord, *, interrupt: bool) -> None:
+        ahead = await runner.store.start_run(record.id, 1)
+        if ahead is not None:
+            store: Any = runner.store
+            store.ledger.memory.session_runs[record.session_id] = {record.id: None}
+            await runner.store.start_run(record.id, 1)
+
+    patch.setattr(Runner, "_take_turn", at_once)
+
+
+def leave_dead_workers_runs(patch: pytest.MonkeyPatch) -> None:
+    async def nothing(store: MemoryStore, lease_s: float) -> list[RunRecord]:
+        if store._worker_id not in store._memory.beats:
+            raise WorkerFenced(store._worker_id)
+        return []
+
+    patch.setattr(MemoryStore, "take_over", nothing)
+
+
+PLANTED: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
+    (deliver_before_the_store_has_accepted, "the store has"),
+    (take_appends_of_fenced_workers, "does not own it|terminal events|was begun by"),
+    (end_twice, "terminal events"),
+    (leave_a_hole_between_replay_and_live, "got another"),
+    (lose_wakeups, "hangs"),
+    (attach_without_watching_first, "hangs"),
+    (deliver_again_after_a_retry, "got|told of the end|terminal|hangs"),
+    (end_without_a_turn, "has 0 turns"),
+    (forget_what_was_shown, "its session keeps"),
+    (start_again_when_asked_again, "was called|does not own it"),
+    (hold_nothing_back, "pending events"),
+    (let_runs_of_a_session_overtake, "before it was active"),
+    (leave_dead_workers_runs, "hangs"),
+]
+
+
+@pytest.mark.parametrize(("plant", "symptom"), PLANTED, ids=[plant.__name__ for plant, _ in PLANTED])
+def test_a_planted_bug_is_found(plant: Callable[[pytest.MonkeyPatch], None], symptom: str) -> None:
+    with simulated(), pytest.MonkeyPatch.context() as patch:
+        plant(patch)
+        for seed in range(PLANTED_SEEDS_MAX):
+            world = run_schedule(seed)
+            if world.violation:
+                break
+        else:
+            pytest.fail(f"{plant.__name__} went unnoticed in {PLANTED_SEEDS_MAX} schedules")
+    print(f"seed {seed}: {world.violation}")
+    assert re.search(symptom, world.violation), world.violation
