@@ -176,12 +176,9 @@ class FaultyStore(Store):
             known = {run.id for run in taken}
             for run_id in self._doubtful:
                 run = ledger.memory.runs.get(run_id)
-                if (
-                    run is not None
-                    and run_id not in known | self._mine
-                    and run.owner == self._worker_id
-                    and run.status in ACTIVE
-                ):
+                if run is None or run_id in known | self._mine:
+                    continue
+                if run.owner == self._worker_id and run.status in ACTIVE:
                     ledger.taken[run_id] = ledger.taken.get(run_id, 0) + 1
                     taken.append(_now(self._inner.get_run(run_id)))
             self._doubtful.update(dict.fromkeys((run.id for run in taken), object()))  # until the caller has them
@@ -271,17 +268,13 @@ class FaultyStore(Store):
         for batch in batches:
             run, events = memory.runs.get(batch.run_id), memory.events.get(batch.run_id, [])
             last = batch.first_seq + len(batch.events) - 1
-            if (
-                run is None
-                or run.owner != self._worker_id
-                or (run.status in ACTIVE and len(events) + 1 == batch.first_seq)
-            ):
+            if run is None or run.owner != self._worker_id:
+                fresh.append(batch)
+            elif run.status in ACTIVE and len(events) + 1 == batch.first_seq:
                 fresh.append(batch)
             elif last != len(events) or events[batch.first_seq - 1 :] != batch.events:
                 refused.append(batch.run_id)  # not what was accepted before
-        ended = {
-            batch.run_id for batch in fresh if batch.run_id in memory.runs and memory.runs[batch.run_id].status.ended
-        }
+        ended = {run.id for run in memory.runs.values() if run.status.ended}
         refused += _now(self._inner.append(fresh))
         for batch in fresh:
             if batch.run_id in refused:

@@ -57,9 +57,8 @@ def test_every_schedule_keeps_the_invariants(request: pytest.FixtureRequest) -> 
         found = failing_seed([seed])
     else:
         first = secrets.randbelow(10**9) if os.environ.get("GAPLESS_SIMULATION_RANDOM") else 0
-        chunks = [
-            range(start, min(start + CHUNK, first + SCHEDULES)) for start in range(first, first + SCHEDULES, CHUNK)
-        ]
+        end = first + SCHEDULES
+        chunks = [range(start, min(start + CHUNK, end)) for start in range(first, end, CHUNK)]
         spawning = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(PROCESSES, mp_context=spawning) as pool:
             found = next(filter(None, pool.map(failing_seed, chunks)), None)

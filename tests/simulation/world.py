@@ -126,6 +126,7 @@ class World:
         self.calm = False
         self.faults = False
         """Anything at all goes wrong in this schedule."""
+        self._stopping: list[asyncio.Task[None]] = []
         self._ids = 0
         self._number = 0
 
@@ -260,19 +261,19 @@ class World:
 
     async def answer_run(self, plan: Plan, interrupt_id: str) -> None:
         """Answer each time that the run waits for this; again when its worker was lost meanwhile."""
+        entry = ResumeEntry(interrupt_id=interrupt_id, status="resolved")
         answered = (0, 0)
         while not plan.refused:
             run = self.ledger.memory.runs.get(plan.run_id)
             if run is not None and run.status.ended:
                 return
             asked = (0, 0) if run is None else (run.last_seq, self.ledger.taken.get(plan.run_id, 0))
-            if run is not None and asked != answered and run.status is RunStatus.WAITING:
-                if interrupt_id.encode() in self.ledger.memory.events[plan.run_id][-1]:
-                    entry = ResumeEntry(interrupt_id=interrupt_id, status="resolved")
-                    with contextlib.suppress(StoreUnavailable, ConnectionError, InputInvalid):
-                        await self.ask(lambda worker: worker.runner.answer(plan.run_id, [entry]))
-                        self.trace(f"run {plan.run_id}: answer was accepted")
-                        answered = asked
+            waits = run is not None and run.status is RunStatus.WAITING and asked != answered
+            if waits and interrupt_id.encode() in self.ledger.memory.events[plan.run_id][-1]:
+                with contextlib.suppress(StoreUnavailable, ConnectionError, InputInvalid):
+                    await self.ask(lambda worker: worker.runner.answer(plan.run_id, [entry]))
+                    self.trace(f"run {plan.run_id}: answer was accepted")
+                    answered = asked
             await asyncio.sleep(RETRY_S)
 
     async def follow(self, client: Client, delay_s: float) -> None:
@@ -323,7 +324,7 @@ class World:
                 self.trace(f"{worker.name}: its clock jumps")
             elif kind == 5:
                 if not worker.draining:
-                    asyncio.ensure_future(self.shut_down(worker, rng.random() * 2))
+                    self._stopping.append(asyncio.ensure_future(self.shut_down(worker, rng.random() * 2)))
                     self.start_worker()
             elif kind == 6:
                 weather.fails, weather.loses = rng.choice([(0.0, 0.0), (0.1, 0.05), (0.02, 0.2), (0.3, 0.3)])
@@ -383,8 +384,8 @@ class World:
             self.plans[plan.run_id] = plan
             begin_s = rng.random() * until_s * 0.7
             plan.starters = rng.choice([1, 1, 1, 2])
-            for _ in range(plan.starters):
-                tasks.append(self.start_run(plan, begin_s + 0.2 * rng.random() ** 3, plan.run_id))
+            delays = [begin_s + 0.2 * rng.random() ** 3 for _ in range(plan.starters)]
+            tasks += [self.start_run(plan, delay_s, plan.run_id) for delay_s in delays]
             if rng.random() < 0.1:
                 tasks.append(self._conflict(plan, begin_s + rng.random()))
             for index in range(rng.choice([1, 1, 2, 3])):
@@ -393,9 +394,7 @@ class World:
                 tasks.append(self.follow(client, begin_s + (rng.random() * 2 if index else 0.0)))
             if plan.endless or rng.random() < 0.2:
                 tasks.append(self.cancel_run(plan, begin_s + rng.random() * 3))
-            for step in plan.script:
-                if step[0] == "ask":
-                    tasks.append(self.answer_run(plan, step[1]))
+            tasks += [self.answer_run(plan, step[1]) for step in plan.script if step[0] == "ask"]
         return [asyncio.ensure_future(task) for task in tasks]
 
     async def _conflict(self, plan: Plan, delay_s: float) -> None:
