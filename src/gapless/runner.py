@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import functools
 import hashlib
@@ -12,7 +11,7 @@ import math
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -36,21 +35,12 @@ from gapless.errors import (
     WorkerLost,
 )
 from gapless.events import (
-    AudioPart,
-    ContentPart,
     Context,
-    DataSource,
-    DocumentPart,
     Event,
-    ImagePart,
     Interrupt,
     Message,
     ResumeEntry,
-    TextPart,
     Tool,
-    UrlSource,
-    UserMessage,
-    VideoPart,
     decode_event,
     encode_event,
     text_of,
@@ -66,6 +56,7 @@ from gapless.journals.journal import (
     Journal,
     Journals,
 )
+from gapless.message import user_message
 from gapless.metrics import Metrics
 from gapless.recorder import Recorder
 from gapless.run import Run, RunStream
@@ -264,13 +255,13 @@ class Runner:
         await self.open()
         name, adapted = self._agent(agent)
         config = config or self.config
-        user_message = self._user_message(message)
-        text = text_of(user_message.content)
+        asked = user_message(message)
+        text = text_of(asked.content)
         if len(text) > self.limits.message_chars_max:
             raise InputTooLarge(f"the message is over message_chars_max={self.limits.message_chars_max} characters")
         if config.on_worker_lost == "restart" and deps is not None:
             raise UsageError('deps= live in this process; a run with on_worker_lost="restart" cannot have them')
-        digest = _digest(name, user_id, session_id, user_message.content, config, messages, tools)
+        digest = _digest(name, user_id, session_id, asked.content, config, messages, tools)
         run_id = _checked_id(run_id, "run") or new_id()
         known = await self.store.get_run(run_id)
         if known is not None:
@@ -282,8 +273,8 @@ class Runner:
         session = await self.store.get_session(session_id)
         if session is not None and session.user_id != user_id:
             raise SessionNotFound(f"no session {session_id}")
-        if not user_message.id:
-            user_message.id = f"{run_id}-user"
+        if not asked.id:
+            asked.id = f"{run_id}-user"
         request = RunRequest(
             messages=messages, state=state, tools=tools, context=context, forwarded_props=forwarded_props
         )
@@ -295,7 +286,7 @@ class Runner:
             message=text,
             created_at=_now_ms(),
             digest=digest,
-            input=user_message,
+            input=asked,
             config=config,
             request=request if config.on_worker_lost == "restart" else None,
         )
@@ -324,9 +315,9 @@ class Runner:
         output_type: Any = None,
     ) -> Execution:
         """The execution of a run that this worker owns: a new one, or one that another worker had begun."""
-        config, user_message = record.config, record.input
+        config, asked = record.config, record.input
         assert config is not None, "the runner records it"
-        assert user_message is not None, "the runner records it"
+        assert asked is not None, "the runner records it"
 
         async def make_context(interrupt: Callable[[list[Interrupt]], Awaitable[list[ResumeEntry]]]) -> RunContext:
             messages, native = request.messages, list[bytes]()
@@ -342,8 +333,8 @@ class Runner:
                 session_id=record.session_id,
                 user_id=record.user_id,
                 agent_name=record.agent,
-                content=user_message.content,
-                messages=[*messages, user_message],
+                content=asked.content,
+                messages=[*messages, asked],
                 native_history=native,
                 config=config,
                 interrupt=interrupt,
@@ -403,25 +394,6 @@ class Runner:
             return agent, found
         adapted = adapt(agent)
         return adapted.name, adapted
-
-    def _user_message(self, message: object) -> UserMessage:
-        """The user's message, whatever form it came in. Raises `InputInvalid`."""
-        if isinstance(message, UserMessage):
-            return msgspec.structs.replace(message)
-        if isinstance(message, str):
-            content: str | list[ContentPart] = _clean(message)
-        elif isinstance(message, list):
-            try:
-                content = msgspec.convert(message, list[ContentPart], from_attributes=True)
-            except msgspec.ValidationError as error:
-                raise InputInvalid(f"message parts: {error}") from None
-        elif hasattr(message, "parts"):  # a Gemini content object
-            content = _gemini_content(message.parts or [])
-        else:
-            raise InputInvalid(f"a message is text, a list of parts or a content object, not {type(message).__name__}")
-        if not content:
-            raise InputInvalid("the message is empty")
-        return UserMessage(id="", content=content)
 
     def _admit(self, user_id: str) -> None:
         limits, active = self.limits, self.executions
@@ -766,42 +738,10 @@ def _session_for(run_id: str, user_id: str) -> str:
     return _digest("session", user_id, run_id)
 
 
-def _gemini_content(parts: Sequence[Any]) -> str | list[ContentPart]:
-    """What a Gemini content object says: plain text where it says nothing else."""
-    found: list[ContentPart] = []
-    for part in parts:
-        if part.text:
-            found.append(TextPart(text=part.text))
-        elif part.inline_data is not None:
-            mime_type = part.inline_data.mime_type or "application/octet-stream"
-            data = base64.b64encode(part.inline_data.data or b"").decode()
-            found.append(_media(mime_type)(source=DataSource(value=data, mime_type=mime_type)))
-        elif part.file_data is not None:
-            mime_type = part.file_data.mime_type
-            found.append(_media(mime_type or "")(source=UrlSource(value=part.file_data.file_uri, mime_type=mime_type)))
-    return found if any(not isinstance(part, TextPart) for part in found) else text_of(found)
-
-
-_MEDIA: dict[str, type[ImagePart | AudioPart | VideoPart]] = {
-    "image": ImagePart,
-    "audio": AudioPart,
-    "video": VideoPart,
-}
-
-
-def _media(mime_type: str) -> type[ImagePart | AudioPart | VideoPart | DocumentPart]:
-    return _MEDIA.get(mime_type.partition("/")[0], DocumentPart)
-
-
 def _checked_id(value: str | None, kind: str) -> str | None:
     if value is not None and not _ID.fullmatch(value):
         raise InputInvalid(f"{kind} id: 1 to {ID_CHARS_MAX} of the characters A-Z a-z 0-9 . _ ~ @ : + = -")
     return value
-
-
-def _clean(text: str) -> str:
-    """Lone surrogates (which no encoding can carry) become U+FFFD."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _digest(*parts: object) -> str:

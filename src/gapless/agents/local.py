@@ -130,14 +130,18 @@ class LocalModel:
             )
         text: list[str] = []
         finish_reason = "stop"
-        request = {"max_tokens": ANSWER_TOKENS} | settings | {
-            "messages": chat,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            # A line per prompt batch. Writing it is how llama.cpp notices at once that we are gone; otherwise it looks
-            # only after a second in which no slot produced anything, which never comes while other runs stream.
-            "return_progress": True,
-        }
+        request = (
+            {"max_tokens": ANSWER_TOKENS}
+            | settings
+            | {
+                "messages": chat,
+                "stream": True,
+                "stream_options": {"include_usage": True},
+                # A line per prompt batch. Writing it is how llama.cpp notices at once that we are gone; otherwise it
+                # looks only after a second in which no slot produced anything, which never comes while others stream.
+                "return_progress": True,
+            }
+        )
         async with aclosing(_stream(client, request, ctx.run_id)) as chunks:
             async for chunk in chunks:
                 for choice in chunk.choices:

@@ -21,22 +21,19 @@ from gapless.config import StreamingMode
 from gapless.errors import AgentNotFound, InputInvalid, NotAuthorized, SessionNotFound
 from gapless.events import (
     AssistantMessage,
-    AudioPart,
     ContentPart,
     DataSource,
-    DocumentPart,
-    ImagePart,
     Message,
     ResumeEntry,
     TextPart,
     ToolMessage,
     UrlSource,
     UserMessage,
-    VideoPart,
     text_of,
 )
 from gapless.journals.contract import ACTIVE, RunRecord, SessionRecord, Turn
 from gapless.journals.journal import PAGE_EVENTS
+from gapless.message import media_part, simplest
 from gapless.runner import Runner, new_id
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, cursor_of, follow
@@ -394,25 +391,12 @@ def _content(parts: list[Part]) -> str | list[ContentPart]:
         elif part.inline_data is not None:
             data = part.inline_data.data.replace("-", "+").replace("_", "/")  # ADK writes RFC 4648's section 5
             data += "=" * (-len(data) % 4)
-            source = DataSource(value=data, mime_type=part.inline_data.mime_type)
-            found.append(_media(source.mime_type)(source=source))
+            found.append(media_part(DataSource(value=data, mime_type=part.inline_data.mime_type)))
         elif part.file_data is not None:
-            mime_type = part.file_data.mime_type
-            found.append(_media(mime_type or "")(source=UrlSource(value=part.file_data.file_uri, mime_type=mime_type)))
+            found.append(media_part(UrlSource(value=part.file_data.file_uri, mime_type=part.file_data.mime_type)))
     if not found:
         raise InputInvalid("newMessage is missing or empty")
-    return found if any(not isinstance(part, TextPart) for part in found) else text_of(found)
-
-
-_MEDIA: dict[str, type[ImagePart | AudioPart | VideoPart]] = {
-    "image": ImagePart,
-    "audio": AudioPart,
-    "video": VideoPart,
-}
-
-
-def _media(mime_type: str) -> type[ImagePart | AudioPart | VideoPart | DocumentPart]:
-    return _MEDIA.get(mime_type.partition("/")[0], DocumentPart)
+    return simplest(found)
 
 
 def _entry(response: FunctionResponse) -> ResumeEntry:

@@ -1,0 +1,80 @@
+"""A user's message, in whatever form it comes."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from gapless.errors import InputInvalid
+from gapless.events import (
+    AudioPart,
+    ContentPart,
+    DataSource,
+    DocumentPart,
+    ImagePart,
+    PartSource,
+    TextPart,
+    UrlSource,
+    UserMessage,
+    VideoPart,
+    text_of,
+)
+
+__all__ = ["media_part", "simplest", "user_message"]
+
+
+def user_message(message: object) -> UserMessage:
+    """Text, a list of AG-UI content parts, a `UserMessage`, or a Gemini content object → the message, its id still
+    empty where it had none. Raises `InputInvalid`."""
+    if isinstance(message, UserMessage):
+        return msgspec.structs.replace(message)
+    if isinstance(message, str):
+        # Lone surrogates, which no encoding can carry, become U+FFFD.
+        content: str | list[ContentPart] = message.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    elif isinstance(message, list):
+        try:
+            content = msgspec.convert(message, list[ContentPart], from_attributes=True)
+        except msgspec.ValidationError as error:
+            raise InputInvalid(f"message parts: {error}") from None
+    elif hasattr(message, "parts"):
+        content = simplest(_gemini_parts(message.parts or []))
+    else:
+        raise InputInvalid(f"a message is text, a list of parts or a content object, not {type(message).__name__}")
+    if not content:
+        raise InputInvalid("the message is empty")
+    return UserMessage(id="", content=content)
+
+
+def simplest(parts: list[ContentPart]) -> str | list[ContentPart]:
+    """Plain text where the parts say nothing else."""
+    return parts if any(not isinstance(part, TextPart) for part in parts) else text_of(parts)
+
+
+def media_part(source: PartSource) -> ContentPart:
+    """The part of the kind that the source's MIME type says; a document where it says nothing."""
+    kind = (source.mime_type or "").partition("/")[0]
+    return _MEDIA.get(kind, DocumentPart)(source=source)
+
+
+_MEDIA: dict[str, type[ImagePart | AudioPart | VideoPart]] = {
+    "image": ImagePart,
+    "audio": AudioPart,
+    "video": VideoPart,
+}
+
+
+def _gemini_parts(parts: Iterable[Any]) -> list[ContentPart]:
+    found: list[ContentPart] = []
+    for part in parts:
+        if part.text:
+            found.append(TextPart(text=part.text))
+        elif part.inline_data is not None:
+            data = base64.b64encode(part.inline_data.data or b"").decode()
+            mime_type = part.inline_data.mime_type or "application/octet-stream"
+            found.append(media_part(DataSource(value=data, mime_type=mime_type)))
+        elif part.file_data is not None:
+            found.append(media_part(UrlSource(value=part.file_data.file_uri, mime_type=part.file_data.mime_type)))
+    return found
