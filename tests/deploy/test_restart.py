@@ -1,0 +1,155 @@
+"""Rolling restarts: one server after the other is told to end, and nobody who follows notices."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from gapless.client import Cut
+from gapless.journals.contract import RunStatus
+from support.balancer import Balancer
+from support.following import Seen, merged, rest_of, text_in
+from support.processes import Server, Talks, client_of
+
+RUNS = 8
+
+
+class Audience:
+    """Clients of one URL that each follow a run to its end, and say how far they are."""
+
+    def __init__(self, url: str, run_ids: list[str]) -> None:
+        self.cuts: list[Cut] = []
+        self.seen: dict[str, Seen] = {run_id: [] for run_id in run_ids}
+        self._changed = asyncio.Condition()
+        self._url = url
+        self._tasks = [asyncio.create_task(self._follow(run_id)) for run_id in run_ids]
+
+    async def _follow(self, run_id: str) -> None:
+        async with client_of(self._url, self.cuts.append) as client:
+            async for entry in client.follow(run_id):
+                self.seen[run_id].append(entry)
+                async with self._changed:
+                    self._changed.notify_all()
+
+    async def has_heard(self, text: str) -> None:
+        """Wait until each of them has."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: all(text_in(seen).endswith(text) for seen in self.seen.values()))
+
+    async def end(self) -> None:
+        await asyncio.gather(*self._tasks)
+
+
+async def check_all_saw_the_whole(audience: Audience, replica: Server, text: str) -> None:
+    async with client_of(replica.url) as client:
+        for run_id, seen in audience.seen.items():
+            page = await client.page(run_id)
+            assert merged(seen) == merged(list(enumerate(page.events, 1)))
+            assert text_in(seen) == text
+            assert (await client.record(run_id)).status is RunStatus.FINISHED
+
+
+async def test_a_rolling_restart_of_two_replicas_loses_nothing(
+    start: Callable[..., list[Server]], talks: Talks, name: str
+):
+    a, b = start(count=2)
+    async with Balancer([a.url, b.url]) as balancer:
+        runs = []
+        for _ in range(RUNS):  # a connection each, so that they are spread
+            async with client_of(balancer.url) as client:
+                runs.append((await client.start(name)).id)
+        audience = Audience(balancer.url, runs)
+        talks.say(name, "one")
+        await audience.has_heard("one ")
+        began = {line.pid for line in talks.log("began") if line.run_id in runs}
+        assert began == {a.pid, b.pid}, "both execute some"
+
+        a.signal(signal.SIGTERM)
+        while not any(cut.run_id in runs for cut in audience.cuts):
+            await asyncio.sleep(0.005)  # its followers are told at once, while it lets its runs end
+        talks.say(name, "two")
+        await audience.has_heard("two ")
+        assert a.process is not None
+        assert a.process.poll() is None, "its runs go on"
+        async with client_of(balancer.url) as client:
+            late = await client.start(name, run_id=f"{name}-late")  # and new ones begin elsewhere
+        talks.say(name, "three", "end")
+        await audience.end()
+        assert await asyncio.to_thread(a.wait) == 0
+        async with client_of(b.url) as client:
+            assert text_in(await rest_of(client.follow(late.id))) == "one two three "
+        assert talks.log("began", late.id)[0].pid == b.pid
+
+        a.start()  # a second server takes over
+        name = f"{name}-again"
+        runs = []
+        for _ in range(RUNS):
+            async with client_of(balancer.url) as client:
+                runs.append((await client.start(name)).id)
+        second = Audience(balancer.url, runs)
+        talks.say(name, "four")
+        await second.has_heard("four ")
+        b.signal(signal.SIGTERM)
+        talks.say(name, "five", "end")
+        await second.end()
+        assert await asyncio.to_thread(b.wait) == 0
+        await check_all_saw_the_whole(audience, a, "one two three ")
+        await check_all_saw_the_whole(second, a, "four five ")
+    a.close()
+
+
+async def test_what_a_replica_cannot_finish_in_time_is_closed_and_said(
+    start: Callable[..., list[Server]], talks: Talks, name: str
+):
+    a, b = start("--drain", "0.2", count=2)
+    async with client_of(a.url) as client:
+        run = await client.start(name, session_id=name)
+    audience = Audience(b.url, [run.id])
+    talks.say(name, "shown")
+    await audience.has_heard("shown ")
+    assert await asyncio.to_thread(a.terminate) == 0
+    await audience.end()
+    async with client_of(b.url) as client:
+        record = await client.record(run.id)
+        assert record.status is RunStatus.FAILED
+        assert record.error is not None
+        assert record.error["code"] == "shutting_down"
+        kept = (await client.messages(name))[-1]
+    assert getattr(kept, "content", None) == "shown ", "what was shown is kept"
+    b.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_workers_of_one_server_are_ended_or_replaced_in_order(
+    start: Callable[..., list[Server]], talks: Talks, name: str, number: signal.Signals
+):
+    (server,) = start("--workers", "2", "--drain", "30")
+    before = server.workers()
+    async with client_of(server.url) as client:
+        runs = [(await client.start(f"{name}-{index}")).id for index in range(RUNS)]
+    audience = Audience(server.url, runs)
+    for index in range(RUNS):
+        talks.say(f"{name}-{index}", "one")
+    await audience.has_heard("one ")
+    server.signal(number)
+    while not audience.cuts:
+        await asyncio.sleep(0.005)
+    for index in range(RUNS):
+        talks.say(f"{name}-{index}", "two", "end")
+    if number == signal.SIGHUP:  # new processes in the place of the old ones, on the same socket
+        await audience.end()
+        await check_all_saw_the_whole(audience, server, "one two ")
+        while set(server.workers()) & set(before):
+            await asyncio.sleep(0.01)
+        assert len(server.workers()) == 2
+        assert await asyncio.to_thread(server.terminate) == 0
+        return
+    assert await asyncio.to_thread(server.wait) == 0
+    (after,) = start()
+    async with client_of(after.url) as client:
+        for run_id in runs:
+            assert text_in(await rest_of(client.follow(run_id))) == "one two "
+    after.close()
