@@ -268,9 +268,11 @@ class FaultyStore(Store):
         for batch in batches:
             run, events = memory.runs.get(batch.run_id), memory.events.get(batch.run_id, [])
             last = batch.first_seq + len(batch.events) - 1
-            if run is None or run.owner != self._worker_id:
-                fresh.append(batch)
-            elif run.status in ACTIVE and len(events) + 1 == batch.first_seq:
+            if (
+                run is None
+                or run.owner != self._worker_id
+                or (run.status in ACTIVE and len(events) + 1 == batch.first_seq)
+            ):
                 fresh.append(batch)
             elif last != len(events) or events[batch.first_seq - 1 :] != batch.events:
                 refused.append(batch.run_id)  # not what was accepted before
