@@ -1,0 +1,54 @@
+/** Two pages with the chat of examples/clients/use_chat.mjs: one that is closed in the middle of the answer, and one
+ * that is opened then.   node pages.mjs server resume|stop */
+
+import { createElement } from "react";
+import { create } from "react-test-renderer";
+
+const [server, what] = process.argv.slice(2);
+const { fetch } = globalThis;
+globalThis.fetch = (url, init) => fetch(new URL(url, server), init); // as on a page of that server
+console.error = () => {}; // react-test-renderer says that it is deprecated
+
+const { useDurableChat } = await import("../../examples/clients/use_chat.mjs");
+const id = crypto.randomUUID();
+
+/** A page; `shown` is what the hook returned last. */
+function open() {
+  const shown = {};
+  const page = create(
+    createElement(() => {
+      Object.assign(shown, useDurableChat(id));
+      return null;
+    }),
+  );
+  return { shown, close: () => page.unmount() };
+}
+
+const textOf = ({ messages }) =>
+  (messages ?? [])
+    .filter((message) => message.role === "assistant")
+    .flatMap((message) => message.parts.flatMap((part) => (part.type === "text" ? [part.text] : [])))
+    .join("");
+
+async function until(condition) {
+  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 2));
+}
+
+const first = open();
+await until(() => first.shown.status === "ready");
+void first.shown.sendMessage({ text: what === "stop" ? "Never stop" : "Stay" });
+await until(() => textOf(first.shown).length > 20);
+if (what === "stop") {
+  await first.shown.stop();
+  await until(() => first.shown.status === "ready");
+  console.log(textOf(first.shown));
+} else {
+  first.close();
+  const second = open();
+  await until(() => textOf(second.shown));
+  const headers = { "content-type": "application/json" };
+  await globalThis.fetch("/runs", { method: "POST", headers, body: JSON.stringify({ message: `Go on ${id}` }) });
+  await until(() => second.shown.status === "ready");
+  console.log(textOf(second.shown));
+}
+process.exit(0);

@@ -1,0 +1,253 @@
+"""Every client of examples/clients gets the whole answer, once, from a real server through a network that cuts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
+
+from gapless import Runner, create_app
+from gapless.agents.base import AgentItem, RunContext
+from gapless.events import (
+    CustomEvent,
+    Interrupt,
+    ReasoningMessageContentEvent,
+    ReasoningMessageEndEvent,
+    ReasoningMessageStartEvent,
+    ToolCallArgsEvent,
+    ToolCallEndEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+)
+from gapless.testing import CutKind, Cutter
+from support import node
+from support.browser import Browser, browsing
+from support.serving import serving
+from support.sse import frames
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+CLIENTS = ROOT / "examples" / "clients"
+KINDS: tuple[CutKind, ...] = ("abrupt", "mid-frame", "clean")
+"""For programs that resume by code of their own. What others resume with meets every kind in tests/js and
+tests/test_client.py, and here the worst: the one that looks like the end."""
+CUTS = 3
+AFTER_BYTES = (100, 300)
+RUN_S_MAX = 60
+KEY = "a-key-of-the-examples"
+
+THOUGHTS = ["They ask ", "what SSE is."]
+PIECES = [f"Server-Sent Events are lines — number {n} — of text. " for n in range(60)]
+TEXT = "".join(PIECES)
+BEAT = 4
+"""After so many pieces comes another event: text that is caught up with has many frames all the same, to be cut."""
+PAUSE_S = 0.002
+going_on: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+"""By session: its runs that stay may go on."""
+
+
+async def assistant(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
+    """Thinks, calls a tool, explains. `Refund …`: asks before. `Never stop`: does not. `Stay`: says half of it, and
+    the rest when somebody says `Go on SESSION`."""
+    if message.startswith("Go on "):
+        going_on[message.removeprefix("Go on ")].set()
+        return
+    yield ReasoningMessageStartEvent(message_id=f"{ctx.run_id}-r")
+    for thought in THOUGHTS:
+        yield ReasoningMessageContentEvent(message_id=f"{ctx.run_id}-r", delta=thought)
+    yield ReasoningMessageEndEvent(message_id=f"{ctx.run_id}-r")
+    if message.startswith("Refund"):
+        yield "May I? "
+        (answer,) = await ctx.interrupt([Interrupt(id=f"{ctx.run_id}-ask", reason="confirm", message=message)])
+        yield f"You said {json.dumps(answer.payload)}. "
+    call = f"{ctx.run_id}-c"
+    yield ToolCallStartEvent(tool_call_id=call, tool_call_name="look_up")
+    yield ToolCallArgsEvent(tool_call_id=call, delta='{"what":"SSE"}')
+    yield ToolCallEndEvent(tool_call_id=call)
+    yield ToolCallResultEvent(message_id=f"{call}-result", tool_call_id=call, content='"found"')
+    while True:
+        for n, piece in enumerate(PIECES):
+            if message == "Stay" and n == len(PIECES) // 2:
+                await going_on[ctx.session_id].wait()
+            yield piece
+            if n % BEAT == 0:
+                yield CustomEvent(name="beat", value=n)
+            await asyncio.sleep(PAUSE_S)
+        if message != "Never stop":
+            return
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    node.install(ROOT / "tests" / "js")
+    with serving(create_app(Runner(assistant))) as url:
+        yield url
+
+
+def command(script: Path, *arguments: str) -> list[str]:
+    match script.suffix:
+        case ".py":
+            return [sys.executable, str(script), *arguments]
+        case ".mjs":
+            return [node.NODE, "--import", (HERE / "packages.mjs").as_uri(), str(script), *arguments]
+        case _:
+            return ["sh", str(script), *arguments]
+
+
+def printed(*processes: subprocess.Popen[str]) -> list[str]:
+    """What programs that run at once have printed when all of them have succeeded."""
+    try:
+        outs = [process.communicate(timeout=RUN_S_MAX) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, (out, error) in zip(processes, outs, strict=True):
+        assert process.returncode == 0, f"{process.args}\n{out[-1000:]}\n{error[-3000:]}"
+    return [out for out, _ in outs]
+
+
+def start(script: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
+    return subprocess.Popen(
+        command(script, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    )
+
+
+def through_cuts(
+    server: str, script: Path, *arguments: str, kinds: Sequence[CutKind] = ("clean",), **environment: str
+) -> list[str]:
+    """What a program printed behind each kind of cut; each of its runs was cut as often as it was to be."""
+    with contextlib.ExitStack() as stack:
+        cutters = [stack.enter_context(Cutter(server, kind, cuts=CUTS, after_bytes=AFTER_BYTES)) for kind in kinds]
+        outs = printed(*(start(script, cutter.url, *arguments, **environment) for cutter in cutters))
+        for cutter in cutters:
+            assert cutter.cuts, "nothing was cut"
+            assert set(cutter.cuts.values()) == {CUTS}
+    return outs
+
+
+WHOLE_ANSWERS = {
+    "adk_client.py": 1,
+    "ag_ui.mjs": 1,
+    "ai_sdk.mjs": 1,
+    "async_client.py": 1,
+    "openai_chat.mjs": 1,
+    "openai_python.py": 2,
+    "openai_responses.mjs": 1,
+    "stream.mjs": 1,
+    "sync_client.py": 1,
+    "tanstack.mjs": 1,
+}
+"""Programs that print the answer, with how often they do."""
+OWN_LOOPS = {"adk_client.py", "openai_python.py", "openai_responses.mjs"}
+OTHERWISE_TESTED = {"approve.mjs", "cli.sh", "curl.sh", "keys.mjs", "other_wire.py", "use_chat.mjs"}
+
+
+def test_every_client_is_tested() -> None:
+    assert {path.name for path in CLIENTS.iterdir() if path.is_file()} == WHOLE_ANSWERS.keys() | OTHERWISE_TESTED
+
+
+@pytest.mark.parametrize("name", WHOLE_ANSWERS)
+def test_it_gets_the_whole_answer_once(server: str, name: str) -> None:
+    for out in through_cuts(server, CLIENTS / name, kinds=KINDS if name in OWN_LOOPS else ("clean",)):
+        assert out == (TEXT + "\n") * WHOLE_ANSWERS[name]
+
+
+def test_the_older_ai_sdk_takes_the_same_code(server: str) -> None:
+    for out in through_cuts(server, CLIENTS / "ai_sdk.mjs", AI="ai6"):
+        assert out == TEXT + "\n"
+
+
+def test_use_chat_goes_on_on_a_new_page(server: str) -> None:
+    for out in through_cuts(server, HERE / "pages.mjs", "resume"):
+        assert out == TEXT + "\n"
+
+
+def test_use_chat_stops(server: str) -> None:
+    (out,) = printed(start(HERE / "pages.mjs", server, "stop"))
+    assert (TEXT * 100).startswith(out.removesuffix("\n"))
+
+
+def test_a_person_is_asked(server: str) -> None:
+    for out in through_cuts(server, CLIENTS / "approve.mjs", kinds=KINDS):
+        assert out == 'May I? You said {"approved": true}. ' + TEXT + "\n"
+
+
+def test_another_wire_goes_on_with_the_run(server: str) -> None:
+    for out in through_cuts(server, CLIENTS / "other_wire.py"):
+        assert out == f"{TEXT}\nfinished\ncompleted\n"
+
+
+def test_curl_goes_on_where_it_hung_up(server: str) -> None:
+    (out,) = printed(start(CLIENTS / "curl.sh", server))
+    record, _, streamed = out.partition("\n")
+    assert json.loads(record)["status"] in {"queued", "running"}
+    seen = [frame for frame in frames(streamed.encode()) if frame.data]
+    assert "".join(json.loads(frame.data)["text"] for frame in seen if frame.data != "[DONE]") == TEXT
+    assert len({frame.id for frame in seen}) == len(seen)
+
+
+def test_the_command_line_follows(server: str, tmp_path: Path) -> None:
+    gapless = tmp_path / "gapless"  # as the installed command, wherever the tests' Python has its scripts
+    gapless.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m gapless "$@"\n')
+    gapless.chmod(0o755)
+    for out in through_cuts(server, CLIENTS / "cli.sh", PATH=f"{tmp_path}:{os.environ['PATH']}"):
+        _, _, rest = out.partition("\n")
+        assert re.sub(r"\s+", " ", TEXT.strip()) in re.sub(r"\s+", " ", rest)
+        last = next(json.loads(line) for line in rest.splitlines() if line.startswith('{"id":'))
+        assert last["event"]["type"] == "RUN_FINISHED"
+
+
+def test_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAPLESS_API_KEYS", f"ada={KEY}")
+    with serving(create_app(Runner(assistant))) as url:
+        for out in through_cuts(url, HERE / "keys.mjs", KEY):
+            assert set(json.loads(out).values()) == {TEXT}
+        (told,) = printed(start(CLIENTS / "async_client.py", url, GAPLESS_API_KEY=KEY))
+        assert told == TEXT + "\n"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with browsing() as browser:
+        yield browser
+
+
+@pytest.mark.parametrize("client", ["eventsource.js", "follow.js"])
+def test_a_browser_goes_on_by_itself(browser: Browser, client: str) -> None:
+    """The clients of examples/browser, in Chromium."""
+    runner = Runner(assistant)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with runner:
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+    app.mount("/agents", create_app(runner))
+    app.mount("/", StaticFiles(directory=ROOT / "examples" / "browser", html=True))
+    with serving(app) as url, contextlib.ExitStack() as stack:
+        for kind in KINDS:
+            cutter = stack.enter_context(Cutter(url, kind, cuts=CUTS, after_bytes=AFTER_BYTES))
+            browser.do("goto", url=cutter.url)
+            assert browser.evaluate(ASK, f"./{client}") == TEXT
+            assert list(cutter.cuts.values()) == [CUTS]
+
+
+ASK = """async (module) => {
+    const { ask } = await import(module);
+    let text = "";
+    await ask("Explain SSE", (piece) => (text += piece));
+    return text;
+}"""
