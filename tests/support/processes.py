@@ -127,9 +127,10 @@ class Server:
             self.kill()
 
 
-def client_of(url: str, on_cut: Callable[[Cut], None] | None = None) -> GaplessClient:
+def client_of(url: str, on_cut: Callable[[Cut], None] | None = None, *, api_key: str | None = None) -> GaplessClient:
     """A client that comes back quickly."""
-    return GaplessClient(url, limits=ClientLimits(retry_first_s=0.02, retry_max_s=0.2), on_cut=on_cut)
+    limits = ClientLimits(retry_first_s=0.02, retry_max_s=0.2)
+    return GaplessClient(url, limits=limits, on_cut=on_cut, api_key=api_key)
 
 
 class LogLine(NamedTuple):

@@ -10,6 +10,7 @@ import typer
 
 from gapless.cli.agents import AGENT_HELP, load_agents
 from gapless.cli.terminal import say
+from gapless.config import Limits
 from gapless.errors import GaplessError, UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ def serve(
     drain: Annotated[
         float, typer.Option(help="Seconds that runs get to finish when it is told to end.", min=0, max=DRAIN_S_MAX)
     ] = 10.0,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=NUMBER", help="A bound of each worker, e.g. runs_active_max=500; see docs/deploy.md."
+        ),
+    ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen beyond this machine although anyone may then use it.")
     ] = False,
@@ -76,7 +83,7 @@ def serve(
         )
     exit_at_signals()
     guarded = not authenticated and is_loopback(host)
-    settings = Settings(tuple(agents or ()), host, store, drain, log_level, guarded, adk_web)
+    settings = Settings(tuple(agents or ()), host, store, drain, limits_of(limit or []), log_level, guarded, adk_web)
     log_to_stderr(log_level)
     loaded = load_agents(list(settings.agents))  # here, so that a bad one is one line and not N dying processes
     if adk_web:
@@ -120,10 +127,26 @@ class Settings:
     host: str
     store: str
     drain_s: float
+    limits: Limits
     log_level: str
     guarded: bool
     """Nobody is authenticated and the server trusts this machine: it answers to this machine's names only."""
     adk_web: bool = False
+
+
+def limits_of(options: list[str]) -> Limits:
+    """The limits that `--limit` options set, the others as they are. Raises `UsageError`."""
+    found: dict[str, int] = {}
+    for option in options:
+        name, _, number = option.partition("=")
+        if name not in Limits.__struct_fields__:
+            raise UsageError(
+                f"--limit {option!r}: there is no such limit; one of {', '.join(Limits.__struct_fields__)}"
+            )
+        if not (number.isascii() and number.isdigit() and int(number) > 0):
+            raise UsageError(f"--limit {option!r}: write {name}=NUMBER, a whole number from 1 on")
+        found[name] = int(number)
+    return Limits(**found)
 
 
 def make_app(settings: Settings, agents: dict[str, Agent]) -> FastAPI:
@@ -132,7 +155,7 @@ def make_app(settings: Settings, agents: dict[str, Agent]) -> FastAPI:
     from gapless.runner import Runner
     from gapless.server import create_app
 
-    runner = Runner(agents=agents, store=settings.store)
+    runner = Runner(agents=agents, store=settings.store, limits=settings.limits)
     hosts = hosts_allowed(settings.host) if settings.guarded else None
     return create_app(runner, allowed_hosts=hosts, drain_s=settings.drain_s, adk_web=settings.adk_web)
 
