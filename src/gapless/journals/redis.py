@@ -433,6 +433,8 @@ class RedisStore(Store):
         self._listening: asyncio.Task[None] | None = None
         self._inbox: dict[str, None] = {}
         """Owned runs that commands have come for."""
+        self._unclaimed: dict[str, None] = {}
+        """Runs that commands have come for before this worker knew that it owns them."""
         self._taking_commands: asyncio.Task[None] | None = None
 
     # -- the worker -------------------------------------------------------------------------------------------------
@@ -449,9 +451,12 @@ class RedisStore(Store):
             subscribed = asyncio.get_running_loop().create_future()
             self._listening = asyncio.create_task(self._listen(subscribed), name="gapless-redis-listener")
             await asyncio.wait_for(subscribed, CONNECT_TIMEOUT_S + ANSWER_TIMEOUT_S)
-            await self._command("HSET", _WORKERS, worker_id, 0)
-            for run_id in tuple(self._watched):
-                await self.watch(run_id)
+            for run_id in tuple(self._watched):  # nothing was heard of them under the new id yet
+                async with self._watching:
+                    if not await self._set_watching(run_id, on=True):
+                        self._watched.discard(run_id)
+                await self._tell(run_id)
+            await self._command("HSET", _WORKERS, worker_id, 0)  # last: what failed before is begun anew
         except BaseException as error:
             if first:
                 await self._disconnect()
@@ -648,6 +653,10 @@ class RedisStore(Store):
                 raise
             if outcome == b"created":
                 self._owned[run.id] = _Owned(run)
+                if run.id in self._unclaimed:
+                    del self._unclaimed[run.id]
+                    self._inbox[run.id] = None
+                    self._take_commands()
                 return run, True
             if isinstance(outcome, list):
                 await self._raise_busy(place, run)
@@ -918,11 +927,15 @@ class RedisStore(Store):
 
     async def _ask_what_was_missed(self) -> None:
         for run_id in tuple(self._watched):
-            run = await self.get_run(run_id)
-            if run is not None and run_id in self._watched and self._listener is not None:
-                self._listener.on_events(run_id, run.last_seq + 1, [], run.status.ended)
+            await self._tell(run_id)
         self._inbox.update(dict.fromkeys(self._owned))
         self._take_commands()
+
+    async def _tell(self, run_id: str) -> None:
+        """Where a watched run is now, whatever was missed of it."""
+        run = await self.get_run(run_id)
+        if run is not None and self._listener is not None:
+            self._listener.on_events(run_id, run.last_seq + 1, [], run.status.ended)
 
     def _take_commands(self) -> None:
         if self._inbox and (self._taking_commands is None or self._taking_commands.done()):
@@ -934,6 +947,9 @@ class RedisStore(Store):
             del self._inbox[run_id]
             owned = self._owned.get(run_id)
             if owned is None or self._listener is None:
+                self._unclaimed[run_id] = None
+                if len(self._unclaimed) > PLACES_MAX:
+                    del self._unclaimed[next(iter(self._unclaimed))]
                 continue
             key = f"{owned.place}commands:{run_id}"
             try:
