@@ -19,6 +19,8 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 TESTED = ("examples/", "tests/")
 """Where a snippet's file may be: the tests run what is there."""
+CODE = {"python", "js", "mjs", "jsx", "ts", "tsx", "html"}
+"""What no document shows without naming its file."""
 
 SNIPPET = re.compile(r"(?:^<!-- (?P<file>\S+) -->\n)?^```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -47,7 +49,7 @@ def anchor(heading: str) -> str:
 def test_every_snippet_is_part_of_a_tested_file(name: str):
     for file, language, code in snippets((ROOT / name).read_text()):
         if file is None:
-            assert language != "python", f"name the example that this is part of, <!-- examples/x.py -->:\n{code}"
+            assert language not in CODE, f"name the example that this is part of, <!-- examples/x.py -->:\n{code}"
             continue
         assert file.startswith(TESTED), f"{file} is not run by the tests"
         assert is_part_of(code, (ROOT / file).read_text()), f"this is not in {file}:\n{code}"
@@ -97,7 +99,8 @@ def test_the_table_of_errors_is_that_of_the_code():
 
 def test_every_example_is_in_the_documents():
     texts = "".join(path.read_text() for path in DOCUMENTS)
-    missing = [path.name for path in (ROOT / "examples").glob("*.py") if f"examples/{path.name}" not in texts]
+    examples = [*(ROOT / "examples").glob("*.py"), *(ROOT / "examples" / "clients").glob("*.*")]
+    missing = [path.name for path in examples if str(path.relative_to(ROOT)) not in texts]
     assert not missing
 
 

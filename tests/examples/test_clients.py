@@ -43,16 +43,18 @@ KINDS: tuple[CutKind, ...] = ("abrupt", "mid-frame", "clean")
 """For programs that resume by code of their own. What others resume with meets every kind in tests/js and
 tests/test_client.py, and here the worst: the one that looks like the end."""
 CUTS = 3
-AFTER_BYTES = (100, 300)
+AFTER_BYTES = (1500, 2500)
+"""In the middle of the text on most wires, with some 1,200 bytes before it; responses have 4,300."""
+OPENAI_AFTER_BYTES = (5000, 6000)
 RUN_S_MAX = 60
 KEY = "a-key-of-the-examples"
 
 THOUGHTS = ["They ask ", "what SSE is."]
-PIECES = [f"Server-Sent Events are lines — number {n} — of text. " for n in range(60)]
+PIECES = [f"Server-Sent Events are lines — number {n} — of text. " for n in range(160)]
 TEXT = "".join(PIECES)
-BEAT = 4
+BEAT = 2
 """After so many pieces comes another event: text that is caught up with has many frames all the same, to be cut."""
-PAUSE_S = 0.002
+PAUSE_S = 0.001
 going_on: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 """By session: its runs that stay may go on."""
 
@@ -113,7 +115,7 @@ def printed(*processes: subprocess.Popen[str]) -> list[str]:
         for process in processes:
             process.kill()
     for process, (out, error) in zip(processes, outs, strict=True):
-        assert process.returncode == 0, f"{process.args}\n{out[-1000:]}\n{error[-3000:]}"
+        assert process.returncode == 0, f"{process.args!r}\n{out[-1000:]}\n{error[-3000:]}"
     return [out for out, _ in outs]
 
 
@@ -125,11 +127,16 @@ def start(script: Path, *arguments: str, **environment: str) -> subprocess.Popen
 
 
 def through_cuts(
-    server: str, script: Path, *arguments: str, kinds: Sequence[CutKind] = ("clean",), **environment: str
+    server: str,
+    script: Path,
+    *arguments: str,
+    kinds: Sequence[CutKind] = ("clean",),
+    after_bytes: tuple[int, int] = AFTER_BYTES,
+    **environment: str,
 ) -> list[str]:
     """What a program printed behind each kind of cut; each of its runs was cut as often as it was to be."""
     with contextlib.ExitStack() as stack:
-        cutters = [stack.enter_context(Cutter(server, kind, cuts=CUTS, after_bytes=AFTER_BYTES)) for kind in kinds]
+        cutters = [stack.enter_context(Cutter(server, kind, cuts=CUTS, after_bytes=after_bytes)) for kind in kinds]
         outs = printed(*(start(script, cutter.url, *arguments, **environment) for cutter in cutters))
         for cutter in cutters:
             assert cutter.cuts, "nothing was cut"
@@ -160,7 +167,9 @@ def test_every_client_is_tested() -> None:
 
 @pytest.mark.parametrize("name", WHOLE_ANSWERS)
 def test_it_gets_the_whole_answer_once(server: str, name: str) -> None:
-    for out in through_cuts(server, CLIENTS / name, kinds=KINDS if name in OWN_LOOPS else ("clean",)):
+    kinds: Sequence[CutKind] = KINDS if name in OWN_LOOPS else ("clean",)
+    after_bytes = OPENAI_AFTER_BYTES if name.startswith("openai") else AFTER_BYTES
+    for out in through_cuts(server, CLIENTS / name, kinds=kinds, after_bytes=after_bytes):
         assert out == (TEXT + "\n") * WHOLE_ANSWERS[name]
 
 
@@ -251,3 +260,30 @@ ASK = """async (module) => {
     await ask("Explain SSE", (piece) => (text += piece));
     return text;
 }"""
+
+
+ASK_ELSEWHERE = """async (server) => {
+    const { createDurableFetch } = await import("/static/client.js");
+    const body = JSON.stringify({ query: "Explain SSE" });
+    const headers = { "content-type": "application/json" };
+    try {
+        return await (await createDurableFetch()(`${server}/chat/stream`, { method: "POST", headers, body })).text();
+    } catch (error) {
+        return error.name;
+    }
+}"""
+
+
+def test_a_page_of_another_origin(browser: Browser) -> None:
+    with serving(create_app(Runner(assistant))) as page:
+        browser.do("goto", url=f"{page}/health")
+        for origins in ([page], []):
+            with serving(create_app(Runner(assistant), cors_origins=origins)) as url:
+                with Cutter(url, "clean", cuts=CUTS, after_bytes=AFTER_BYTES) as cutter:
+                    got = browser.evaluate(ASK_ELSEWHERE, cutter.url)
+                    if not origins:
+                        assert got == "TypeError"
+                        continue
+                    assert list(cutter.cuts.values()) == [CUTS]
+                seen = [json.loads(frame.data) for frame in frames(got.encode()) if frame.data.startswith("{")]
+                assert "".join(one["text"] for one in seen) == TEXT
