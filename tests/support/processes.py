@@ -147,19 +147,19 @@ class Talks:
     """The talks of the agent `talks`, shared by all processes that are given its `environment`."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         copied = shutil.copy(Path(__file__).parent / "talks.py", folder)  # a worker process imports what is beside it
         self.agent = f"{copied}:agent"
         self.environment = {"GAPLESS_TEST_TALKS": str(folder)}
 
     def say(self, talk: str, *lines: str) -> None:
         """Let the talk's agents go on by these lines."""
-        with (self._folder / talk).open("a") as file:
+        with (self.folder / talk).open("a") as file:
             file.write("".join(line + "\n" for line in lines))
 
     def log(self, what: str, run_id: str | None = None) -> list[LogLine]:
         """What was logged as `what`, in order."""
-        path = self._folder / "log"
+        path = self.folder / "log"
         rows = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
         lines = [LogLine(w, int(pid), run, talk, int(at_ns)) for w, pid, run, talk, at_ns in rows]
         return [line for line in lines if line.what == what and run_id in (None, line.run_id)]
