@@ -361,8 +361,7 @@ class Runner:
             await execution.run()
         finally:
             self.executions.pop(execution.record.id, None)
-            with contextlib.suppress(StoreUnavailable):
-                await self.journals.disown(execution.journal)
+            await self.journals.disown(execution.journal)
 
     def _spawn(self, run_id: str, work: Coroutine[Any, Any, None]) -> None:
         task = self._tasks[run_id] = asyncio.create_task(work, name=f"gapless-execution-{run_id}")
@@ -671,8 +670,7 @@ class Runner:
             await journal.settled()
             log.warning("run %s: closed, its worker was lost", record.id)
         finally:
-            with contextlib.suppress(StoreUnavailable):
-                await self.journals.disown(journal)
+            await self.journals.disown(journal)
 
     async def _record_so_far(self, record: RunRecord, journal: Journal) -> Recorder:
         """A recorder that has seen what others recorded."""

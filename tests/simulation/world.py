@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, MutableMapping
 from typing import Any
 
 import msgspec
@@ -23,6 +23,7 @@ import gapless.recorder
 import gapless.runner
 from gapless import RunConfig, Runner
 from gapless.agents.base import AgentItem, RunContext
+from gapless.client import EventStreamParser
 from gapless.errors import (
     GaplessError,
     InputInvalid,
@@ -35,7 +36,10 @@ from gapless.errors import (
 from gapless.events import CustomEvent, Interrupt, ResumeEntry
 from gapless.fold import RESTARTED
 from gapless.journals.contract import RunStatus, WorkerFenced
-from gapless.journals.journal import Follower, Journal
+from gapless.journals.journal import Journal
+from gapless.server.follow import EventStream, Streams, follow
+from gapless.wires.agui import AGUIEncoder
+from gapless.wires.base import Cursor
 from simulation.clock import Process, SimulatedLoop, SimulatedTime
 from simulation.faulty import FaultyStore, Ledger
 
@@ -60,6 +64,7 @@ class Worker(Process):
 
     store: FaultyStore
     runner: Runner
+    streams: Streams
     draining = False
 
 
@@ -158,6 +163,7 @@ class World:
         self.loop.processes.append(worker)
         self.workers.append(worker)
         worker.store = FaultyStore(self.ledger, worker)
+        worker.streams = Streams()
         worker.runner = Runner(Scripted(self), store=worker.store, lease_s=LEASE_S, retention_s=None)
         worker.runner.journals._patience_s = PATIENCE_S
         worker.spawn(self._serve(worker), self.loop)
@@ -181,6 +187,7 @@ class World:
     async def shut_down(self, worker: Worker, grace_s: float) -> None:
         self.trace(f"{worker.name} is asked to stop")
         worker.draining = True
+        worker.streams.drain()
         closing = worker.spawn(worker.runner.close(grace_s), self.loop)
         with contextlib.suppress(StoreUnavailable):
             await _outcome(closing)
@@ -285,10 +292,11 @@ class World:
             connection = Connection(self, client, worker)
             lifetime_s = None if self.calm or rng.random() < 0.4 else rng.random() ** 2 * 3
             done, _ = await asyncio.wait({connection.task}, timeout=lifetime_s)
-            connection.open = False
+            connection.leave()
             if not done:
                 self.trace(f"{client.name} leaves {worker.name} at {client.after}")
-                connection.task.cancel()
+                if rng.random() < 0.3:
+                    connection.task.cancel()  # as a server does that stops
             await asyncio.sleep(RETRY_S * rng.random())
 
     # -- faults -----------------------------------------------------------------------------------------------------
@@ -536,7 +544,8 @@ class World:
         )
         allowed = {
             "": not plan.fails and not plan.endless,
-            "run_cancelled": plan.cancelled or interrupted,
+            "run_cancelled": plan.cancelled or interrupted or plan.config.on_disconnect == "cancel",
+            "run_timeout": plan.config.timeout == 1.0 or plan.config.idle_timeout is not None,
             "worker_lost": takeovers > 0,
             "agent_failed": plan.fails,
             "store_unavailable": self.faults,
@@ -547,7 +556,8 @@ class World:
 
 
 class Connection:
-    """One client's connection to one worker: the serving side runs there, the client is told at once."""
+    """One client's connection to one worker, over HTTP without the sockets: the serving side runs there, and what it
+    sends the client has at once."""
 
     def __init__(self, world: World, client: Client, worker: Worker) -> None:
         self.world = world
@@ -557,62 +567,84 @@ class Connection:
         self._rng = random.Random(world.rng.random())
         self._stalls = self._rng.random() < 0.3
         self._cut_at = None if world.calm or self._rng.random() < 0.7 else client.after + self._rng.randrange(12)
-        self._from = client.after
+        self._cursor = Cursor(client.after)
+        self._leaving = world.loop.create_future()
+        self._parser = EventStreamParser()
         world.trace(f"{client.name} comes to {worker.name} at {client.after}")
         self.task = worker.spawn(self._serve(), world.loop)
 
+    def leave(self) -> None:
+        """The client hangs up."""
+        self.open = False
+        if not self._leaving.done():
+            self._leaving.set_result(None)
+
     async def _serve(self) -> None:
+        """What the route does that serves a run's events."""
         runner, client = self.worker.runner, self.client
         if not runner._open:
             return
         try:
-            journal = await runner.journals.attach(client.plan.run_id)
+            record = await runner.get_run(client.plan.run_id)
+            response = follow(runner, self.worker.streams, record, AGUIEncoder, self._cursor, location="")
+            if isinstance(response, EventStream):
+                await response.stream(self._receive, self._send)
+            elif self.open and not self.worker.dead:
+                self._end()
         except (RunNotFound, StoreUnavailable):
-            return
-        try:
-            follower = Follower(journal, self._from)
-            while (part := await follower.next()) is not None:
-                self._check_bounds(journal)
-                for seq, event in enumerate(part.events, part.first_seq):
-                    if not self._take(seq, event):
-                        return
-                if self._stalls and self._rng.random() < 0.5:
-                    await asyncio.sleep(self._rng.random())
-            self._end(journal)
-        except StoreUnavailable:
             return
         except GaplessError as error:
             self.world.report(f"{client.name}: following raised {type(error).__name__}: {error}")
-        finally:
-            with contextlib.suppress(StoreUnavailable):
-                await runner.journals.release(journal)
-                runner.follower_left(client.plan.run_id)
 
-    def _take(self, seq: int, event: bytes) -> bool:
-        """The client gets an event; False when the connection is gone."""
+    async def _receive(self) -> dict[str, Any]:
+        await asyncio.shield(self._leaving)
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: MutableMapping[str, Any]) -> None:
+        for frame in self._parser.feed(message.get("body", b"")):
+            if not self.open or self.worker.dead:
+                raise ConnectionResetError
+            if frame.event == "end":
+                self._end()
+            elif frame.event == "message" and frame.data is not None:
+                seq = int(frame.id or "0")
+                if self._cut_at is not None and seq >= self._cut_at:
+                    self.leave()
+                    raise ConnectionResetError
+                self._take(seq, frame.data.encode())
+        journal = self.worker.runner.journals._journals.get(self.client.plan.run_id)
+        if journal is not None:
+            self._check_bounds(journal)
+        if self._stalls and self._rng.random() < 0.5:
+            await asyncio.sleep(self._rng.random())
+
+    def _take(self, seq: int, event: bytes) -> None:
+        """The client gets an event, or several in one."""
         world, client = self.world, self.client
-        if not self.open or self.worker.dead or self._cut_at == seq:
-            return False
         run_id = client.plan.run_id
         accepted = world.ledger.memory.events[run_id]
-        if seq != client.after + 1:
+        meant = accepted[client.after : seq]
+        if seq <= client.after:
             world.report(f"{client.name} of run {run_id} got {seq} after {client.after}")
         elif seq > len(accepted):
             world.report(f"{client.name} of run {run_id} got {seq}, the store has {len(accepted)}")
-        elif accepted[seq - 1] != event:
-            world.report(f"{client.name} of run {run_id} got another {seq} than the store has")
+        elif meant != [event] if len(meant) == 1 else not _is_merged(event, meant):
+            world.report(f"{client.name} of run {run_id} got another {client.after + 1} to {seq} than the store has")
         client.after = seq
         world.trace(f"{client.name} gets {run_id}@{seq}")
-        return True
 
-    def _end(self, journal: Journal) -> None:
+    def _end(self) -> None:
+        """The client is told that there is no more: the run has ended, or waits for a person."""
         world, client = self.world, self.client
-        if self.open and not self.worker.dead:
-            accepted = world.ledger.memory.events[client.plan.run_id]
-            if client.after != len(accepted) or not _ends(msgspec.json.decode(accepted[-1])):
-                world.report(f"{client.name} is told of the end at {client.after} of {len(accepted)}")
-            client.ended = True
-            world.trace(f"{client.name} has it all")
+        accepted = world.ledger.memory.events[client.plan.run_id]
+        last = msgspec.json.decode(accepted[client.after - 1])
+        if last["type"] == "RUN_FINISHED" and not _ends(last):
+            world.trace(f"{client.name} is told that the run waits")
+            return
+        if client.after != len(accepted) or not _ends(last):
+            world.report(f"{client.name} is told of the end at {client.after} of {len(accepted)}")
+        client.ended = True
+        world.trace(f"{client.name} has it all")
 
     def _check_bounds(self, journal: Journal) -> None:
         if len(journal._window) > 2 * WINDOW_EVENTS + PENDING_EVENTS + PENDING_SLACK:
@@ -621,13 +653,21 @@ class Connection:
             self.world.report(f"run {journal.run_id}: {len(journal._pending)} pending events")
 
 
+def _is_merged(event: bytes, meant: list[bytes]) -> bool:
+    """The event is these deltas of one text in one."""
+    merged, *parts = (msgspec.json.decode(one) for one in (event, *meant))
+    delta = "".join(part.pop("delta", "") for part in parts)
+    return bool(merged.pop("delta", None) == delta) and all(part == merged for part in parts)
+
+
 PENDING_SLACK = 6
 """What the run itself writes beside its agent: starts, ends, the terminal event."""
 
 CONFIGS = [
-    RunConfig(on_busy=on_busy, on_worker_lost=on_worker_lost)  # type: ignore[arg-type]  # of the literals
+    RunConfig(on_busy=on_busy, on_worker_lost=on_worker_lost, **more)  # type: ignore[arg-type]  # of the literals
     for on_busy in ("reject", "queue", "queue", "interrupt")
     for on_worker_lost in ("fail", "restart")
+    for more in ({}, {}, {}, {"coalesce_ms": 50}, {"timeout": 1.0}, {"idle_timeout": 0.5}, {"on_disconnect": "cancel"})
 ]
 
 

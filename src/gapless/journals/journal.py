@@ -389,7 +389,7 @@ class Journals:
             if not journal.owned:
                 self._lose(journal, error)
             if isinstance(error, RunNotFound):
-                await self.store.unwatch(journal.run_id)
+                await self._unwatch(journal.run_id)
             raise
         finally:
             journal.opening = None
@@ -437,7 +437,13 @@ class Journals:
             return
         if self._journals.get(journal.run_id) is journal:
             del self._journals[journal.run_id]
-            await self.store.unwatch(journal.run_id)
+            await self._unwatch(journal.run_id)
+
+    async def _unwatch(self, run_id: str) -> None:
+        try:
+            await self.store.unwatch(run_id)
+        except StoreUnavailable as error:  # what is still told of it is dropped
+            log.warning("run %s: %s", run_id, error)
 
     # -- the writer -------------------------------------------------------------------------------------------------
 
