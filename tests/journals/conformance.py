@@ -552,6 +552,15 @@ class Conformance:
             assert event == events[seq - 1]
         assert await b.read_all("r") == events
 
+    async def test_a_watcher_that_registers_again_misses_nothing(self, a: Worker, b: Worker) -> None:
+        await a.create("r")
+        await b.store.watch("r")
+        await a.append("r", 1, "1")
+        await b.store.open("b again", b.heard)
+        await b.heard.until(lambda: b.heard.last.get("r") == 1)
+        await a.append("r", 2, "2")
+        await b.heard.until(lambda: b.heard.last.get("r") == 2)
+
     async def test_a_late_watcher_hears_what_comes_after(self, a: Worker, b: Worker) -> None:
         await a.create("r")
         await a.append("r", 1, "1", "2")

@@ -144,12 +144,14 @@ class SQLiteStore(Store):
         reopened = self._db is not None
         self._worker_id, self._listener = worker_id, listener
         self._tails.clear()
+        self._data_version = -1
         if not reopened:
             self._db = self._connect()
         self._writable.set()
 
         def register(db: sqlite3.Connection) -> None:
-            self._pos = self._newest_pos(db)
+            if not self._watched:  # else the news since the last look are still to be told
+                self._pos = self._newest_pos(db)
             self._command = _scalar(db, "SELECT coalesce(max(cid), 0) FROM commands")
             db.execute("INSERT INTO workers VALUES(?, 0, ?, ?)", (worker_id, self._pos + 1, _process()))
 
