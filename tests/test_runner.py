@@ -52,7 +52,7 @@ from gapless.events import (
     UrlSource,
     text_of,
 )
-from gapless.journals.contract import RunStatus
+from gapless.journals.contract import RunRecord, RunStatus
 from gapless.journals.journal import WINDOW_EVENTS
 from gapless.journals.memory import Memory, MemoryStore
 from support.agents import Gated
@@ -755,3 +755,22 @@ async def test_a_slow_follower_costs_a_cursor(store: str):
         assert len(journal._waiters) <= 1
         pieces += [piece async for piece in follower]
         assert "".join(pieces) == "".join(f"{n}," for n in range(count))
+
+
+async def test_a_cancel_that_comes_before_the_answer_to_the_creation_counts():
+    created, answers = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryStore):
+        async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
+            answer = await super().create_run(run, reject_busy=reject_busy)
+            created.set()
+            await answers.wait()
+            return answer
+
+    memory, agent = Memory(), Gated("never said")
+    async with Runner(agent, store=Slow(memory)) as owner, Runner(agent, store=MemoryStore(memory)) as other:
+        starting = asyncio.create_task(owner.start("x", run_id="r"))
+        await created.wait()
+        await other.cancel("r")
+        answers.set()
+        assert (await (await starting).wait()).status is RunStatus.CANCELLED
