@@ -10,16 +10,17 @@ from fastapi import FastAPI
 from gapless import Runner, create_app
 
 runner = Runner(demo_agent(*typed("FastAPI serves it, Gapless streams it.")))
+agents = create_app(runner)
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    async with runner:  # an app that is mounted is not told when its server starts and stops
+    async with agents.router.lifespan_context(agents):  # a mounted app is not told when its server starts and stops
         yield
 
 
 main = FastAPI(lifespan=lifespan)
-main.mount("/agents", create_app(runner))
+main.mount("/agents", agents)
 
 
 @main.post("/summary")
