@@ -1,4 +1,4 @@
-"""`python -m pytest tests/simulation --seed N` runs the one schedule of that seed and shows all of it."""
+"""`python -m pytest tests/simulation -s --seed N` runs the one schedule of that seed and shows all of it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Thousands of schedules keep the invariants, and the simulation would notice if they did not.
 
-A failing schedule names its seed. `python -m pytest tests/simulation --seed N` runs it again, with its trace;
+A failing schedule names its seed. `python -m pytest tests/simulation -s --seed N` runs it again, with its trace;
 `GAPLESS_SIMULATION_SCHEDULES=1000000` runs more of them.
 """
 
@@ -22,7 +22,7 @@ from gapless.journals.contract import Append, RunRecord, WorkerFenced
 from gapless.journals.journal import Journal, Journals
 from gapless.journals.memory import MemoryStore
 from gapless.runner import Runner
-from simulation.world import run_schedule, simulated
+from simulation.world import failing_seed, run_schedule, simulated
 
 SCHEDULES = int(os.environ.get("GAPLESS_SIMULATION_SCHEDULES", "10000"))
 PROCESSES = 2
@@ -30,16 +30,6 @@ CHUNK = 250
 TRACE_LINES_MAX = 400
 PLANTED_SEEDS_MAX = 2_000
 """A planted bug is found within so many schedules."""
-
-
-def failing_seed(seeds: Sequence[int]) -> tuple[int, str] | None:
-    """The first of these schedules that keeps not all invariants, and which."""
-    with simulated():
-        for seed in seeds:
-            world = run_schedule(seed)
-            if world.violation:
-                return seed, world.violation
-    return None
 
 
 def show(seed: int) -> str:
@@ -63,7 +53,7 @@ def test_every_schedule_keeps_the_invariants(request: pytest.FixtureRequest) -> 
         with concurrent.futures.ProcessPoolExecutor(PROCESSES, mp_context=spawning) as pool:
             found = next(filter(None, pool.map(failing_seed, chunks)), None)
     if found is not None:
-        pytest.fail(f"{show(found[0])}\n\nagain: python -m pytest tests/simulation --seed {found[0]}", pytrace=False)
+        pytest.fail(f"{show(found[0])}\n\nagain: python -m pytest tests/simulation -s --seed {found[0]}", pytrace=False)
 
 
 def test_a_seed_is_the_same_schedule_each_time() -> None:

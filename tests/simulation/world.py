@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Iterator, MutableMapping, Sequence
 from typing import Any
 
 import msgspec
@@ -43,7 +43,7 @@ from gapless.wires.base import Cursor
 from simulation.clock import Process, SimulatedLoop, SimulatedTime
 from simulation.faulty import FaultyStore, Ledger
 
-__all__ = ["Violation", "World", "run_schedule", "simulated"]
+__all__ = ["World", "failing_seed", "run_schedule", "simulated"]
 
 LEASE_S = 1.0
 PATIENCE_S = 3.0
@@ -53,10 +53,6 @@ SETTLE_S = 20.0
 WINDOW_EVENTS, PENDING_EVENTS, PAGE_EVENTS = 3, 4, 3
 """Small, so that few events pass every border."""
 RETRY_S = 0.3
-
-
-class Violation(AssertionError):
-    """An invariant does not hold."""
 
 
 class Worker(Process):
@@ -765,3 +761,13 @@ def run_schedule(seed: int, *, trace: bool = False) -> World:
     finally:
         world.loop.close()
     return world
+
+
+def failing_seed(seeds: Sequence[int]) -> tuple[int, str] | None:
+    """The first of these schedules that keeps not all invariants, and which."""
+    with simulated():
+        for seed in seeds:
+            world = run_schedule(seed)
+            if world.violation:
+                return seed, world.violation
+    return None
