@@ -17,7 +17,8 @@ TEXT = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
 def test_the_table_of_limits():
     written = re.findall(r"^\| `(\w+_max)` \| (\w+) \|", TEXT, re.M)
     actual = [
-        (field.name, "none" if field.default is None else str(field.default)) for field in msgspec.structs.fields(Limits)
+        (field.name, "none" if field.default is None else str(field.default))
+        for field in msgspec.structs.fields(Limits)
     ]
     assert written == actual
 
