@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ from gapless.events import (
     ToolCallStartEvent,
     ToolMessage,
 )
-from gapless.fold import Fold
+from gapless.fold import COPIED_BYTES_MAX, Fold
 
 
 def folded(*events: Event) -> Fold:
@@ -109,6 +110,15 @@ def test_state_and_activities_follow_their_patches():
     (activity,) = fold.messages()
     assert isinstance(activity, ActivityMessage)
     assert activity.content == {"steps": ["go"]}
+
+
+def test_a_patch_that_doubles_the_state_over_and_over_stops_at_a_bound():
+    fold = folded(StateSnapshotEvent(snapshot={"a": ["x" * 1000]}))
+    for n in range(60):
+        fold.add(StateDeltaEvent(delta=[{"op": "copy", "from": "", "path": f"/{n}"}]))
+    assert len(msgspec.json.encode(fold.state)) <= COPIED_BYTES_MAX
+    for strange in ({"op": "nonsense"}, {"path": 5}, {"op": "add", "path": None, "value": 1}):
+        fold.add(StateDeltaEvent(delta=[strange]))
 
 
 def test_encrypted_values_go_with_what_they_belong_to():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gapless import Limits
-from gapless.errors import AgentInvalid, RunLimit
+from gapless.errors import AgentInvalid, RunFenced, RunLimit
 from gapless.events import (
     CustomEvent,
     Event,
@@ -23,6 +24,7 @@ from gapless.events import (
     RunErrorEvent,
     RunFinishedEvent,
     RunStartedEvent,
+    StateDeltaEvent,
     StateSnapshotEvent,
     StepFinishedEvent,
     StepStartedEvent,
@@ -246,8 +248,48 @@ def test_a_delta_over_the_limit_is_split():
 def test_a_sealed_recorder_takes_nothing():
     _events, recorder = record("a")
     recorder.seal()
-    recorder.add("b")
+    with pytest.raises(RunFenced, match="run r has ended"):
+        recorder.add("b")
     assert recorder.fold.text == "a"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        TextMessageContentEvent(message_id="m", delta=None),  # type: ignore[arg-type]
+        TextMessageContentEvent(message_id=5, delta="x"),  # type: ignore[arg-type]
+        TextMessageStartEvent(message_id="m", role="bogus"),  # type: ignore[arg-type]
+        ToolCallStartEvent(tool_call_id="t", tool_call_name=None),  # type: ignore[arg-type]
+        ToolCallResultEvent(message_id="m", tool_call_id="t", content={"a": 1}),  # type: ignore[arg-type]
+        StateDeltaEvent(delta=["x"]),  # type: ignore[list-item]
+        CustomEvent(name="n", value=object()),
+    ],
+)
+def test_an_event_that_could_not_be_read_again_is_refused(event: Event):
+    with pytest.raises(AgentInvalid):
+        record(event)
+
+
+def test_json_that_was_put_in_as_it_was_becomes_one_line():
+    events, _ = record(CustomEvent(name="n", value=msgspec.Raw(b'{\n\n"a":\n1}')))
+    assert events == [CustomEvent(name="n", value={"a": 1})]
+
+
+@pytest.mark.parametrize("depth", [200, 990, 100_000])
+def test_nesting_has_a_bound(depth: int):
+    nested: Any = "x"
+    for _ in range(depth):
+        nested = [nested]
+    with pytest.raises(AgentInvalid):
+        record(StateSnapshotEvent(snapshot=nested))
+    brackets = "[{" * 1000
+    assert record(CustomEvent(name="n", value=[brackets, '"' + brackets]))[0], "brackets in text nest nothing"
+
+
+def test_a_delta_with_too_much_beside_it_is_over_the_limit_and_not_split_for_ever():
+    event = TextMessageContentEvent(message_id="m", delta="hi", raw_event="x" * 5000)
+    with pytest.raises(RunLimit, match="event_bytes_max=1000"):
+        record(event, limits=Limits(event_bytes_max=1000))
 
 
 _ids = st.sampled_from(["1", "2"])

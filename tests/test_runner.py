@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -445,6 +446,153 @@ async def test_a_journal_has_a_length():
     async with Runner(endless, limits=Limits(journal_events_max=1000)) as runner:
         with pytest.raises(RunLimit, match="journal_events_max=1000"):
             await (await runner.start("x")).collect()
+
+
+def _exits(ctx: RunContext) -> Any:
+    raise SystemExit(3)
+
+
+def _interrupts(ctx: RunContext) -> Any:
+    raise KeyboardInterrupt
+
+
+async def _exits_async(ctx: RunContext) -> AsyncIterator[str]:
+    yield "shown"
+    raise SystemExit(3)
+
+
+def _leaves(**what: Any) -> Any:
+    async def agent(ctx: RunContext) -> AsyncIterator[str]:
+        yield "shown"
+        for name, value in what.items():
+            setattr(ctx, name, value)
+
+    return agent
+
+
+def _yields(*items: Any) -> Any:
+    async def agent(ctx: RunContext) -> AsyncIterator[Any]:
+        for item in items:
+            yield item
+
+    return agent
+
+
+EVIL = {
+    "exit": _exits,
+    "keyboard": _interrupts,
+    "exit async": _exits_async,
+    "result object": _leaves(result=object()),
+    "state object": _leaves(state={"x": object()}),
+    "state list": _leaves(state=[1]),
+    "native dict": _leaves(native={}),
+    "usage": _leaves(usage=[object()]),
+    "error code": _yields(RunErrorEvent(message="m", code=500)),  # type: ignore[arg-type]
+    "error message": _yields(RunErrorEvent(message=None)),  # type: ignore[arg-type]
+    "finish result": _yields(RunFinishedEvent(thread_id="t", run_id="r", result=object())),
+    "finish usage": _yields(RunFinishedEvent(thread_id="t", run_id="r", usage=5)),  # type: ignore[arg-type]
+    "own interrupt": _yields(
+        RunFinishedEvent(thread_id="t", run_id="r", outcome=RunFinishedInterruptOutcome(interrupts=[]))
+    ),
+    "custom object": _yields("a", CustomEvent(name="n", value=object())),
+}
+
+
+@pytest.mark.parametrize("name", EVIL)
+async def test_whatever_an_agent_leaves_behind_its_run_ends_and_no_other_is_harmed(store: str, name: str):
+    async with Runner(agents={"evil": EVIL[name], "echo": echo}, store=store) as runner:
+        other = Gated("a")
+        running = await runner.start("x", agent=other)
+        run = await runner.start("x", agent="evil", session_id="s", run_id="r")
+        record = await run.wait()
+        assert record.status is RunStatus.FAILED
+        assert record.error is not None
+        assert record.error["code"] in ("agent_failed", "agent_invalid")
+        await events_of(runner, "r")
+        assert await runner.messages("s")
+        assert (await (await runner.start("next", agent="echo", session_id="s")).collect()).text == "you said next"
+        other.let(2)
+        assert (await running.collect()).text == "a"
+        assert {r.id for r in await runner.list_runs()} >= {"r", running.id}
+
+
+async def test_surrogates_in_results_and_states_are_replaced(store: str):
+    agent = _leaves(result={"k": "\ud800"}, state={"x": "ok"})
+    async with Runner(agent, store=store) as runner:
+        assert (await (await runner.start("x")).collect()).result == {"k": "\ufffd"}
+
+
+async def test_an_agent_that_ends_its_run_as_cancelled_is_believed(store: str):
+    outcome = RunFinishedCancelledOutcome()
+    async with Runner(
+        _yields("a", RunFinishedEvent(thread_id="t", run_id="r", outcome=outcome)), store=store
+    ) as runner:
+        assert (await (await runner.start("x")).wait()).status is RunStatus.CANCELLED
+
+
+async def test_an_agent_left_behind_that_never_waits_does_not_stop_the_worker(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gapless.execution.CLEANUP_S_MAX", 0.01)
+
+    async def spins(message: str) -> AsyncIterator[str]:
+        while True:
+            try:
+                while True:
+                    yield "x"
+            except asyncio.CancelledError:
+                continue
+
+    async with Runner(agents={"spins": spins, "echo": echo}) as runner:
+        run = await runner.start("x", agent="spins", config=RunConfig(timeout=0.05))
+        assert (await run.wait()).status is RunStatus.FAILED
+        assert (await (await runner.start("x", agent="echo")).collect()).text == "you said x"
+
+
+async def test_what_an_agent_left_behind_raises_is_not_for_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("gapless.execution.CLEANUP_S_MAX", 0.01)
+    release = asyncio.Event()
+
+    async def late(message: str) -> AsyncIterator[str]:
+        yield "a"
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+        raise ValueError("secret")
+
+    caplog.set_level(logging.INFO)
+    async with Runner(late) as runner:
+        run = await runner.start("x")
+        await until(run, 3)
+        await run.cancel()
+        await run.wait()
+        (left,) = (task for task in asyncio.all_tasks() if task.get_name() == f"gapless-run-{run.id}")
+        release.set()
+        await asyncio.wait({left})
+        del left
+        gc.collect()
+    assert "secret" not in caplog.text
+
+
+async def test_one_enormous_text_goes_to_the_store_in_pieces(store: str):
+    async def enormous(message: str) -> AsyncIterator[str]:
+        yield "x" * 5_000_000
+
+    async with Runner(enormous, store=store) as runner:
+        sizes: list[int] = []
+        append = runner.store.append
+
+        async def measured(batches: Any) -> Any:
+            sizes.extend(sum(map(len, batch.events)) for batch in batches)
+            return await append(batches)
+
+        runner.store.append = measured  # type: ignore[method-assign]  # to look at what passes
+        run = await runner.start("x")
+        assert (await run.collect()).text == "x" * 5_000_000
+        assert max(sizes) < 2 * 1024 * 1024
+        assert sum(map(len, await runner.store.read(run.id, 0, 10_000))) < 2 * 1024 * 1024
 
 
 # -- a worker's end ----------------------------------------------------------------------------------------------------

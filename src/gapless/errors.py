@@ -41,6 +41,7 @@ __all__ = [
     "UsageError",
     "WorkerLost",
     "error_for_code",
+    "is_code",
 ]
 
 
@@ -285,6 +286,11 @@ def _classes(base: type[GaplessError]) -> list[type[GaplessError]]:
 
 
 _BY_CODE = {cls.code: cls for cls in reversed(_classes(GaplessError))}
+
+
+def is_code(code: str) -> bool:
+    """True if a class here has that code."""
+    return code in _BY_CODE
 
 
 def error_for_code(code: str | None, message: str, *, run_id: str | None = None) -> GaplessError:

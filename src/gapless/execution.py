@@ -8,10 +8,11 @@ together with the session's turn; unless this worker no longer owns the run, the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from gapless.errors import (
     GaplessError,
     RunCancelled,
     RunTimeout,
+    is_code,
 )
 from gapless.events import (
     Event,
@@ -36,13 +38,12 @@ from gapless.events import (
     RunFinishedSuccessOutcome,
     TokenUsage,
     UserMessage,
-    encode_event,
 )
 from gapless.fold import Fold
 from gapless.journals.contract import RunEnd, RunRecord, RunStatus, Turn, WorkerFenced
 from gapless.journals.journal import Journal
 from gapless.metrics import Metrics
-from gapless.recorder import Recorder
+from gapless.recorder import Recorder, sound
 from gapless.tracing import run_span
 
 __all__ = ["Execution", "end_of"]
@@ -51,6 +52,9 @@ CLEANUP_S_MAX = 5.0
 """What a cancelled agent may take to clean up before the run ends without it."""
 IDLE_CHECKS = 4
 """How often within `idle_timeout` progress is looked for."""
+
+_encode = msgspec.json.Encoder().encode
+_decode_end = msgspec.json.Decoder(RunEnd).decode
 
 log = logging.getLogger("gapless.run")
 
@@ -125,13 +129,14 @@ class Execution:
         if not self._owned:
             self._count("fenced", None)
             return
-        self._end(failure)
+        failure = self._end(failure)
         self._count("finished" if failure is None else failure.code, failure)
         await self.journal.settled()
 
     def _count(self, outcome: str, failure: GaplessError | None) -> None:
         log.info("run %s: %s after %d events", self.record.id, outcome, self.journal.appended)
-        self._metrics.run_ended(self.record.agent, outcome)
+        # An agent may choose any code; as a label each would be a series for ever.
+        self._metrics.run_ended(self.record.agent, outcome if is_code(outcome) or failure is None else "agent_error")
         self._metrics.event_gap_s.observe(self.journal.gap_max_s)
         self._span.end(self.journal.appended, failure)
 
@@ -156,8 +161,25 @@ class Execution:
             return stopped.reason
         if (error := _error_of(pump)) is not None:
             return self._as_failure(error)
-        own = self._recorder.failure
-        return None if own is None else AgentFailed(own.message, run_id=self.record.id, code=own.code)
+        return self._own_end()
+
+    def _own_end(self) -> GaplessError | None:
+        """How the agent said that it ended, where it said so itself."""
+        own, run_id = self._recorder.failure, self.record.id
+        if own is not None:
+            try:
+                own, _ = sound(own)
+            except AgentInvalid as error:
+                return error
+            return AgentFailed(own.message, run_id=run_id, code=own.code)
+        outcome = None if self._recorder.finish is None else self._recorder.finish.outcome
+        if isinstance(outcome, RunFinishedCancelledOutcome):
+            return RunCancelled("the agent ended the run as cancelled", run_id=run_id)
+        if isinstance(outcome, RunFinishedInterruptOutcome):
+            return AgentInvalid(
+                "the agent ended the run with an interrupt; use `await ctx.interrupt(…)`", run_id=run_id
+            )
+        return None
 
     async def _pump(self) -> None:
         """The hot loop: what the agent yields goes to the recorder and so to the journal."""
@@ -166,7 +188,7 @@ class Execution:
             self._recorder.restart(ctx.messages)
         journal, add = self.journal, self._recorder.add
         began: float | None = time.monotonic()
-        with self._span.current():
+        with self._span.current(), _exits_as_errors():
             stream = self._agent.run(ctx)
             try:
                 async for item in stream:
@@ -219,6 +241,7 @@ class Execution:
         done, _ = await asyncio.wait({task}, timeout=CLEANUP_S_MAX)
         if not done:
             self._recorder.seal()
+            task.add_done_callback(_retrieve)
             log.warning("run %s: the agent did not stop within %.0f s; left behind", self.record.id, CLEANUP_S_MAX)
         elif not task.cancelled() and (error := task.exception()) is not None:
             log.debug("run %s: the agent raised %s while it was stopped", self.record.id, type(error).__name__)
@@ -227,11 +250,11 @@ class Execution:
         """Pause the run: RUN_FINISHED with the interrupt outcome, and RUN_STARTED again once they are answered."""
         if self._answers is not None:
             raise AgentInvalid(f"run {self.record.id}: interrupted while it waits for an answer already")
+        self._recorder.pause(self._finished(RunFinishedInterruptOutcome(interrupts=interrupts)))
+        self.journal.set_status(RunStatus.WAITING)
         self._answers = asyncio.get_running_loop().create_future()
         self.waiting = list(interrupts)
         self._attention.set()
-        self.journal.set_status(RunStatus.WAITING)
-        self._recorder.pause(self._finished(RunFinishedInterruptOutcome(interrupts=self.waiting)))
         try:
             entries = await self._answers
         finally:
@@ -243,34 +266,50 @@ class Execution:
 
     # -- its end ----------------------------------------------------------------------------------------------------
 
-    def _end(self, failure: GaplessError | None) -> None:
-        ctx, recorder = self._context, self._recorder
-        usage = _sum_usage(ctx.usage) if ctx is not None else None
-        recorder.close_open()
+    def _end(self, failure: GaplessError | None) -> GaplessError | None:
+        """Write the terminal event with the session's turn; returns what the run has ended with.
+
+        What the agent left behind is recorded only if it can be read again; if not, that is how the run failed."""
+        self._recorder.close_open()
+        try:
+            event, end = self._ending(failure, self._context)
+        except Exception as error:  # whatever an agent may put there must not keep its run from ending
+            kind = type(error).__name__
+            log.error("run %s: what agent %s left cannot be recorded: %s", self.record.id, self.record.agent, kind)
+            log.debug("run %s", self.record.id, exc_info=error)
+            failure = AgentInvalid(
+                "the agent's result, state, native turn or usage cannot be written as JSON", run_id=self.record.id
+            )
+            self._recorder.finish = None
+            event, end = self._ending(failure, None)
+        self._recorder.seal()
+        self.journal.close(event, end)
+        return failure
+
+    def _ending(self, failure: GaplessError | None, ctx: RunContext | None) -> tuple[bytes, RunEnd]:
+        """The terminal event and what is recorded with it, both read back. Raises for what cannot be."""
+        fold, own = self._recorder.fold, self._recorder.finish
+        usage = (_sum_usage(ctx.usage) if ctx is not None else None) or (own.usage if own is not None else None)
         terminal: Event
         if failure is None:
-            own = recorder.finish
-            finished = self._finished(
-                own.outcome if own is not None and own.outcome is not None else RunFinishedSuccessOutcome()
-            )
-            finished.result = ctx.result if ctx is not None else None
-            if own is not None and finished.result is None:
-                finished.result = own.result
-            finished.usage = usage or (own.usage if own is not None else None)
+            finished = self._finished(RunFinishedSuccessOutcome())
+            if own is not None:
+                finished.outcome, finished.result = own.outcome or finished.outcome, own.result
+            if ctx is not None and ctx.result is not None:
+                finished.result = ctx.result
+            finished.usage = usage
             terminal = finished
         elif isinstance(failure, RunCancelled):
             terminal = self._finished(RunFinishedCancelledOutcome())
             terminal.usage = usage
         else:
             terminal = RunErrorEvent(message=failure.message, code=failure.code, usage=usage, timestamp=_now_ms())
-        event = encode_event(terminal)
-        recorder.fold.add(terminal)
-        state = ctx.state if ctx is not None and ctx.state else None
-        if recorder.fold.state is not None and isinstance(recorder.fold.state, dict):
-            state = recorder.fold.state
-        end = end_of(self.record, recorder.fold, failure, native=ctx.native if ctx is not None else None, state=state)
-        recorder.seal()
-        self.journal.close(event, end)
+        _, event = sound(terminal)
+        state, native = (ctx.state or None, ctx.native) if ctx is not None else (None, None)
+        if isinstance(fold.state, dict):
+            state = fold.state
+        end = end_of(self.record, fold, failure, native=native, state=state)
+        return event, _decode_end(_encode(end))
 
     def _finished(
         self,
@@ -294,6 +333,21 @@ class Execution:
         failure = AgentFailed(f"the agent raised {type(error).__name__}; see the server's log", run_id=run_id)
         failure.__cause__ = error
         return failure
+
+
+@contextlib.contextmanager
+def _exits_as_errors() -> Iterator[None]:
+    """An agent that wants to end the process ends its run: the process has others."""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise RuntimeError(f"the agent raised {type(error).__name__}") from error
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """An agent that was left behind has ended after all. Its exception's text is not for the log."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.debug("%s: the agent raised %s after its run had ended", task.get_name(), type(error).__name__)
 
 
 class _Stopped:

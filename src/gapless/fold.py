@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+import msgspec
+
 from gapless.events import (
     ActivityDeltaEvent,
     ActivityMessage,
@@ -43,6 +45,8 @@ from gapless.events import (
 
 __all__ = ["RESTARTED", "Fold"]
 
+COPIED_BYTES_MAX = 4 * 1024 * 1024
+"""A patch that copies may double the document each time; one that could make it larger than this is not applied."""
 RESTARTED = "gapless.restarted"
 """Name of the CUSTOM event which says that the run begins anew and that what it has said so far is void."""
 
@@ -290,7 +294,10 @@ def _patched(document: Any, patch: list[dict[str, Any]]) -> Any:
     """The document after an RFC 6902 patch; unchanged where the patch does not apply."""
     import jsonpatch  # only where a run sends patches
 
+    copies = sum(operation.get("op") == "copy" for operation in patch)
+    if copies and len(msgspec.json.encode(document)) << copies > COPIED_BYTES_MAX:
+        return document
     try:
         return jsonpatch.apply_patch(document, patch)
-    except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException):
+    except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, LookupError, TypeError, ValueError):
         return document

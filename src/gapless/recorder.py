@@ -7,15 +7,16 @@ session. It runs once per event: plain text takes the short way.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from gapless.agents.base import AgentItem
 from gapless.config import Limits
-from gapless.errors import AgentInvalid, GaplessError, RunLimit
+from gapless.errors import AgentInvalid, RunFenced, RunLimit
 from gapless.events import (
     CustomEvent,
     Event,
@@ -48,14 +49,20 @@ from gapless.events import (
     ToolCallEndEvent,
     ToolCallResultEvent,
     ToolCallStartEvent,
+    decode_event,
     encode_event,
 )
 from gapless.fold import RESTARTED, Fold
 from gapless.journals.journal import Journal
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "sound"]
 
 _encode_text = msgspec.json.Encoder().encode
+_EventT = TypeVar("_EventT", bound=EventBase)
+_BRACKETS = re.compile(rb'[\[\]{}]|"(?:[^"\\]|\\.)*"')
+
+DEPTH_MAX = 100
+"""Levels that an event's JSON may nest: what is stored within other records must still be readable there."""
 _TEXT_SPLIT_FACTOR = 8
 """A character takes at most 6 bytes of JSON; so much of a text surely fits one event of `event_bytes_max`."""
 
@@ -95,11 +102,11 @@ class Recorder:
     # -- what agents yield ------------------------------------------------------------------------------------------
 
     def add(self, item: AgentItem) -> None:
-        """Record one item. Raises `AgentInvalid` for anything that is neither text nor event, `RunLimit`.
+        """Record one item. Raises `AgentInvalid` for anything that is neither text nor a sound event, `RunLimit`.
 
-        Once sealed it takes nothing: an agent that was left behind may go on, its run has ended."""
+        Once sealed it raises `RunFenced`: an agent that was left behind may go on, its run has ended."""
         if self._sealed:
-            return
+            raise RunFenced(f"run {self.run_id} has ended", run_id=self.run_id)
         if type(item) is str:
             self._text(item)
         elif isinstance(item, EventBase):
@@ -190,20 +197,18 @@ class Recorder:
 
     def _put(self, event: Event) -> None:
         try:
-            encoded = encode_event(event)
-        except UnicodeEncodeError:
-            event = msgspec.convert(_without_surrogates(msgspec.to_builtins(event)), type(event))
-            encoded = encode_event(event)
-        except (TypeError, ValueError, NotImplementedError, RecursionError) as error:
-            raise AgentInvalid(
-                f"run {self.run_id}: a {type(event).__name__} cannot be written as JSON: {error}"
-            ) from None
+            event, encoded = sound(event)
+        except AgentInvalid as error:
+            error.run_id = self.run_id
+            raise
         if len(encoded) > self._limits.event_bytes_max:
             if isinstance(event, TextMessageContentEvent | ToolCallArgsEvent | ReasoningMessageContentEvent):
-                half = len(event.delta) // 2
-                self._put(msgspec.structs.replace(event, delta=event.delta[:half]))
-                self._put(msgspec.structs.replace(event, delta=event.delta[half:]))
-                return
+                bare = len(encode_event(msgspec.structs.replace(event, delta="")))
+                if len(event.delta) > 1 and 2 * bare < self._limits.event_bytes_max:
+                    half = len(event.delta) // 2
+                    self._put(msgspec.structs.replace(event, delta=event.delta[:half]))
+                    self._put(msgspec.structs.replace(event, delta=event.delta[half:]))
+                    return
             raise RunLimit(
                 f"run {self.run_id}: a {type(event).__name__} of {len(encoded)} bytes is over "
                 f"event_bytes_max={self._limits.event_bytes_max}"
@@ -385,12 +390,6 @@ class Recorder:
             self._paused = isinstance(event, RunFinishedEvent)
         self.fold.add(event)
 
-    def error(self, failure: GaplessError) -> RunErrorEvent:
-        """The terminal event of a run that failed, taken into the fold and not yet written."""
-        event = RunErrorEvent(message=failure.message, code=failure.code, timestamp=time.time_ns() // 1_000_000)
-        self.fold.add(event)
-        return event
-
     def put(self, event: Event) -> None:
         """Record an event of the runner's own, after closing what is open."""
         self.close_open()
@@ -481,6 +480,41 @@ _REASONING = frozenset(
 )
 _BESIDE_TEXT = frozenset({CustomEvent})
 """Events that do not end the message that plain text goes to."""
+
+
+def sound(event: _EventT) -> tuple[_EventT, bytes]:
+    """An event as it will be read, and its JSON in one line. What is in the journal can be decoded, by everyone and for
+    ever: an agent makes its events without any check of their fields' types, so they are read back here.
+
+    Raises `AgentInvalid`."""
+    name = type(event).__name__
+    try:
+        try:
+            encoded = encode_event(event)
+        except UnicodeEncodeError:
+            encoded = msgspec.json.encode(_without_surrogates(msgspec.to_builtins(event)))
+        checked = decode_event(encoded)
+        if b"\n" in encoded:  # JSON that was put in as it was
+            encoded = encode_event(checked)
+    except msgspec.DecodeError as error:
+        raise AgentInvalid(f"a {name} that is none: {error}") from None
+    except (TypeError, ValueError, NotImplementedError, OverflowError, RecursionError) as error:
+        raise AgentInvalid(f"a {name} cannot be written as JSON: {error}") from None
+    if encoded.count(b"{") + encoded.count(b"[") > DEPTH_MAX and _depth(encoded) > DEPTH_MAX:
+        raise AgentInvalid(f"a {name} is nested deeper than {DEPTH_MAX} levels")
+    return checked, encoded
+
+
+def _depth(encoded: bytes) -> int:
+    """How deep the brackets nest; those within strings do not count."""
+    depth = deepest = 0
+    for bracket in _BRACKETS.findall(encoded):
+        if bracket in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif bracket in b"]}":
+            depth -= 1
+    return deepest
 
 
 def _without_surrogates(value: Any) -> Any:

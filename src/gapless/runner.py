@@ -40,6 +40,7 @@ from gapless.events import (
     Interrupt,
     Message,
     ResumeEntry,
+    RunErrorEvent,
     Tool,
     decode_event,
     encode_event,
@@ -636,6 +637,9 @@ class Runner:
                     await self.store.expire(_now_ms() - int(self._retention_s * 1000))
             except StoreUnavailable as error:
                 log.warning("worker %s: lease not renewed: %s", self.worker_id, error)
+            except Exception as error:  # a bug; the lease of all runs must not end with it
+                log.error("worker %s: %s while its lease was renewed", self.worker_id, type(error).__name__)
+                log.debug("worker %s", self.worker_id, exc_info=error)
             await asyncio.sleep(self._lease_s / RENEWALS_PER_LEASE)
 
     async def _take_over(self, record: RunRecord, before: asyncio.Task[None] | None) -> None:
@@ -666,7 +670,8 @@ class Runner:
             if record.last_seq == 0:
                 recorder.start(_now_ms())
             recorder.close_open()
-            journal.close(encode_event(recorder.error(failure)), end_of(record, recorder.fold, failure))
+            terminal = RunErrorEvent(message=failure.message, code=failure.code, timestamp=_now_ms())
+            journal.close(encode_event(terminal), end_of(record, recorder.fold, failure))
             await journal.settled()
             log.warning("run %s: closed, its worker was lost", record.id)
         finally:
@@ -678,8 +683,11 @@ class Runner:
         after = 0
         while after < record.last_seq:
             events = await self._patiently(self.store.read, record.id, after, PAGE_EVENTS, patience_s=math.inf)
+            if not events:
+                break  # the store has lost what its record counts
             for event in events:
-                recorder.resume(decode_event(event))
+                with contextlib.suppress(msgspec.DecodeError):  # of another version; the run must still be ended
+                    recorder.resume(decode_event(event))
             after += len(events)
             await asyncio.sleep(0)
         return recorder

@@ -25,6 +25,8 @@ WINDOW_BYTES_MAX = 256 * 1024
 PENDING_EVENTS_MAX = 256
 PENDING_BYTES_MAX = 1024 * 1024
 """What a producer may have written and the store not yet accepted; past it the producer is held back."""
+BATCH_BYTES_MAX = 1024 * 1024
+"""What one run hands to the store at once; one item that was split into many events may be more."""
 PAGE_EVENTS = 512
 """Events read at once by a follower that is behind."""
 RETRY_FIRST_S, RETRY_MAX_S = 0.05, 1.0
@@ -154,9 +156,24 @@ class Journal:
         self._wake()
 
     def _take(self) -> Append:
+        if self._pending_bytes > BATCH_BYTES_MAX and len(self._pending) > 1:
+            return self._take_part()
         batch = Append(self.run_id, self.last + 1, self._pending, self._end, self._status)
         self._in_flight = len(self._pending)
         self._pending, self._pending_bytes, self._status, self._queued = [], 0, None, False
+        return batch
+
+    def _take_part(self) -> Append:
+        """The first of what is pending. What comes with the newest events, the end or a status, waits for them."""
+        size = count = 0
+        while count < len(self._pending) - 1 and (not count or size < BATCH_BYTES_MAX):
+            size += len(self._pending[count])
+            count += 1
+        batch = Append(self.run_id, self.last + 1, self._pending[:count])
+        self._in_flight = count
+        del self._pending[:count]
+        self._pending_bytes -= size
+        self._hub._enqueue(self)
         return batch
 
     def _accept(self, batch: Append, now: float) -> None:
@@ -311,6 +328,8 @@ class Journals:
         self._on_fenced = on_fenced
         self._patience_s = patience_s
         self.metrics = metrics or Metrics()
+        self.failing = False
+        """The store takes nothing at the moment."""
         self._journals: dict[str, Journal] = {}
         self._dirty: list[Journal] = []
         self._sleeper: asyncio.Future[None] | None = None
@@ -322,6 +341,15 @@ class Journals:
         self.loop = asyncio.get_running_loop()
         await self.store.open(worker_id, self)
         self._writer = asyncio.create_task(self._write(), name="gapless-writer")
+        self._writer.add_done_callback(self._writer_ended)
+
+    def _writer_ended(self, writer: asyncio.Task[None]) -> None:
+        """Nothing is written any more: by a bug, unless it was closed. Say so to everyone who waits."""
+        if writer.cancelled() or (error := writer.exception()) is None:
+            return
+        log.critical("the writer has failed, this worker must be restarted: %s", type(error).__name__, exc_info=error)
+        self.failing = True
+        self._give_up(StoreUnavailable("this worker's writer has failed"))
 
     async def register_again(self, worker_id: str) -> None:
         """Come back under a new id after the lease was lost. What was not accepted under the old one never is, also
@@ -457,6 +485,7 @@ class Journals:
         interval_s = self.store.commit_interval_s
         committed_at = 0.0
         while True:
+            self.failing = False
             if not self._dirty:
                 self._sleeper = self.loop.create_future()
                 await self._sleeper
@@ -496,12 +525,19 @@ class Journals:
                 return {batch.run_id for batch in batches}
             except (StoreUnavailable, StoreCorrupt) as error:
                 self.metrics.store_failures += 1
+                self.failing = True
                 now = time.monotonic()
                 if not failing_since:
                     failing_since = now
                     log.warning("store unavailable, holding %d runs back: %s", len(batches), error)
                 elif now - failing_since > self._patience_s:
                     self._give_up(error)
+            except Exception as error:  # a bug; it must cost the run that meets it and no other
+                if len(batches) > 1:
+                    return [run_id for batch in batches for run_id in await self._append([batch])]
+                log.critical("run %s: the store failed on it: %s", batches[0].run_id, type(error).__name__)
+                log.debug("run %s", batches[0].run_id, exc_info=error)
+                return [batches[0].run_id]
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, RETRY_MAX_S)
         return {batch.run_id for batch in batches}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar, TypeVar
@@ -11,6 +12,7 @@ from typing import ClassVar, TypeVar
 from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreUnavailable
 from gapless.journals.contract import (
     ACTIVE,
+    READ_BYTES_MAX,
     Append,
     Listener,
     RunRecord,
@@ -212,7 +214,9 @@ class MemoryStore(Store):
             raise RunNotFound(f"no run {run_id}", run_id=run_id)
         if run.expired:
             raise CursorExpired(f"the events of run {run_id} are past their retention", run_id=run_id)
-        return self._memory.events[run_id][after : after + limit]
+        events = self._memory.events[run_id][after : after + limit]
+        sizes = itertools.accumulate(map(len, events))
+        return events[: 1 + next((n for n, size in enumerate(sizes) if size >= READ_BYTES_MAX), len(events))]
 
     async def watch(self, run_id: str) -> None:
         self._memory.watchers.setdefault(run_id, set()).add(self)

@@ -17,7 +17,7 @@ from gapless.journals.journal import PAGE_EVENTS
 from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, follow
-from gapless.server.history import answer_interrupts, has_said_all, history_unless_ours, runs_of
+from gapless.server.history import answer_interrupts, from_client, has_said_all, history_unless_ours, runs_of
 from gapless.server.http import body_docs, read_body
 from gapless.wires.agui import AGUIEncoder, JoinEncoder, Prefix
 from gapless.wires.base import Cursor, parse_cursor
@@ -143,12 +143,13 @@ def _asked(body: RunAgentInput) -> tuple[UserMessage, list[Message]]:
     """The new message, and the history before it. Where the last message is not the user's there is no new one."""
     if not body.messages:
         raise InputInvalid("messages is empty; its last one is the question")
-    *history, last = body.messages
+    messages = from_client(body.messages)
+    *history, last = messages
     if isinstance(last, UserMessage):
         if not last.content:
             raise InputInvalid("the message is empty")
         return last, history
-    return UserMessage(id="", content=""), body.messages
+    return UserMessage(id="", content=""), messages
 
 
 def _cursor(request: Request, run_id: str) -> Cursor | None:

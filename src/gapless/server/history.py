@@ -1,11 +1,12 @@
-"""What the routes of clients share that think in conversations: its newest run, whether its history is ours, what a
-run of it waits for."""
+"""What the routes of clients share that think in conversations: what they may say, its newest run, whether its history
+is ours, what a run of it waits for."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
 
+import msgspec
 from starlette.requests import Request
 
 from gapless.errors import InputInvalid, RunNotFound, SessionNotFound
@@ -27,8 +28,23 @@ from gapless.journals.journal import PAGE_EVENTS
 from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.wires.base import Cursor
+from gapless.wires.openai import OPTIONS
+from gapless.wires.vercel import CONTINUES
 
-__all__ = ["answer_interrupts", "has_said_all", "history_unless_ours", "runs_of"]
+__all__ = ["answer_interrupts", "from_client", "has_said_all", "history_unless_ours", "runs_of"]
+
+_OURS = frozenset({OPTIONS, CONTINUES, "run_id", "interrupted", "error"})
+"""Keys of a message's metadata that the server writes and goes by."""
+
+
+def from_client(messages: Sequence[Message]) -> list[Message]:
+    """The messages as a client may say them: without the marks that are the server's to make. To be used wherever
+    whole messages come in."""
+    said = []
+    for message in messages:
+        metadata = {key: value for key, value in (message.metadata or {}).items() if key not in _OURS}
+        said.append(msgspec.structs.replace(message, metadata=metadata or None))
+    return said
 
 
 async def runs_of(

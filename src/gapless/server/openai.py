@@ -47,7 +47,7 @@ from gapless.server.openai_input import (
     tools_of,
 )
 from gapless.wires.base import Cursor, Encoder
-from gapless.wires.openai import DONE, OPTIONS, ChatEncoder, error_json
+from gapless.wires.openai import DONE, OPTIONS, ChatEncoder, Options, error_json, options_of
 from gapless.wires.openai_responses import ID_PREFIX, ResponsesEncoder
 
 __all__ = ["routes"]
@@ -306,30 +306,27 @@ class _Past(NamedTuple):
 
 def _line(turns: dict[str, list[Message]], run_id: str) -> list[str]:
     """The runs up to that one, along its own line where responses went on from one several times."""
-    line: list[str] = []
+    line: dict[str, None] = {}  # each run once, whatever they say of each other
     at: str | None = run_id
-    while at in turns:
-        line.append(at)
+    while at in turns and at not in line:
+        line[at] = None
         options = _options(turns[at])
         if "previous" not in options:  # not a response: it goes on from what came before it in the session
             earlier = list(turns)
-            line += reversed(earlier[: earlier.index(at)])
+            line |= dict.fromkeys(reversed(earlier[: earlier.index(at)]))
             break
         at = options["previous"]
-    line.reverse()
-    return line
+    return list(reversed(line))
 
 
-def _options(turn: list[Message]) -> dict[str, Any]:
-    options = (turn[0].metadata or {}).get(OPTIONS)
-    return options if isinstance(options, dict) else {}
+def _options(turn: list[Message]) -> Options:
+    return options_of(turn[0])
 
 
 def _with_input(turn: list[Message]) -> list[Message]:
     """A turn with the messages that came with its request, such as results of the client's tools."""
     user, *rest = turn
-    before = msgspec.convert(_options(turn).get("input", []), list[Message])
-    return [*before, *([user] if user.content else []), *rest]
+    return [*_options(turn).get("input", []), *([user] if user.content else []), *rest]
 
 
 def _completion(record: RunRecord, events: Iterable[bytes]) -> dict[str, Any]:

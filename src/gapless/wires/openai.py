@@ -11,13 +11,14 @@ an error and never with a finish reason.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import msgspec
 
 from gapless.errors import error_for_code
 from gapless.events import (
     CustomEvent,
+    Message,
     ReasoningMessageContentEvent,
     RunErrorEvent,
     RunFinishedCancelledOutcome,
@@ -37,15 +38,38 @@ from gapless.events import (
 from gapless.journals.contract import RunRecord
 from gapless.wires.base import Encoder
 
-__all__ = ["DONE", "OPTIONS", "ChatEncoder", "delta_head", "error_json", "options_of", "pending_calls", "reason_of"]
+__all__ = [
+    "DONE",
+    "OPTIONS",
+    "ChatEncoder",
+    "Options",
+    "delta_head",
+    "error_json",
+    "options_of",
+    "pending_calls",
+    "reason_of",
+]
 
 OPTIONS = "openai"
-"""Key in the metadata of a run's input: what of the client's request its answer depends on. `tools`: the names of the
-client's tools; `include_usage`; for the responses API see `gapless.wires.openai_responses`."""
+"""Key in the metadata of a run's input, for its `Options`."""
 DONE = b"[DONE]"
 _RECONNECT = {"message": "the server is restarting; the answer goes on: resume it", "code": "reconnect"}
 
 encode = msgspec.json.Encoder().encode
+
+
+class Options(TypedDict, total=False):
+    """What of the client's request its answer depends on."""
+
+    tools: list[str]
+    """The names of the client's tools."""
+    include_usage: bool
+    background: bool
+    metadata: dict[str, str]
+    previous: str | None
+    """Id of the run that a response goes on from; left out where the session says it."""
+    input: list[Message]
+    """What came with a response's request before its last message."""
 
 
 class ChatEncoder(Encoder):
@@ -55,7 +79,7 @@ class ChatEncoder(Encoder):
 
     def __init__(self, run: RunRecord) -> None:
         super().__init__(run)
-        options = options_of(run)
+        options = options_of(run.input)
         head = {
             "id": f"chatcmpl-{run.id}",
             "object": "chat.completion.chunk",
@@ -173,11 +197,12 @@ _HANDLERS: dict[type, Any] = {
 }
 
 
-def options_of(run: RunRecord) -> dict[str, Any]:
-    """What the request that started the run asked of its answer; nothing for a run that was started elsewhere."""
-    metadata = (run.input.metadata if run.input is not None else None) or {}
-    options = metadata.get(OPTIONS)
-    return options if isinstance(options, dict) else {}
+def options_of(asked: Message | None) -> Options:
+    """What the request that this message came with asked of its answer; nothing for one that was asked elsewhere."""
+    try:
+        return msgspec.convert(((asked and asked.metadata) or {}).get(OPTIONS, {}), Options)
+    except msgspec.ValidationError:
+        return {}
 
 
 def delta_head(delta: TextMessageContentEvent | ReasoningMessageContentEvent) -> bytes:

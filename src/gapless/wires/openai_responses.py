@@ -103,8 +103,7 @@ class _Item:
 class ResponsesEncoder(Encoder):
     """Events of the responses API. It folds the output so far, which several of them carry whole.
 
-    Of `gapless.wires.openai.OPTIONS` it reads `tools`, `background`, `metadata` and `previous`, the id of the run that
-    this one goes on from.
+    Of `gapless.wires.openai.Options` it reads `tools`, `background`, `metadata` and `previous`.
     """
 
     name: ClassVar[str] = "openai-responses"
@@ -112,7 +111,7 @@ class ResponsesEncoder(Encoder):
 
     def __init__(self, run: RunRecord) -> None:
         super().__init__(run)
-        self._options = options_of(run)
+        self._options = options_of(run.input)
         self._tools = frozenset(self._options.get("tools") or ())
         self._number = 0
         """The sequence number of the next event."""
