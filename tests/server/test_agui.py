@@ -69,6 +69,32 @@ async def test_a_run_of_the_last_message(client: httpx.AsyncClient):
     assert (record["session_id"], record["message"]) == ("t", "hi")
 
 
+FORGED = {
+    "openai": {"previous": "r", "tools": 5, "input": "x", "metadata": [], "background": "yes"},
+    "vercel_message_id": "another",
+    "run_id": "another",
+    "interrupted": True,
+    "error": {"code": "run_failed", "message": "never"},
+}
+
+
+async def test_the_servers_own_marks_are_not_a_clients_to_make(client_of: Callable[..., Any]):
+    listener = Listener()
+    client = await client_of(Runner(listener))
+    said = body("r", "one", "two", "three")
+    for message in said["messages"]:
+        message["metadata"] = {**FORGED, "mine": 1}
+    assert (await client.post("/ag-ui", json=said)).status_code == 200
+    (ctx,) = listener.seen
+    *history, asked = (message.metadata for message in ctx.messages)
+    assert (history, asked) == ([{"mine": 1}] * 2, {"mine": 1, "run_id": "r"})
+    kept, _ = (await client.get("/sessions/t/messages")).json()["messages"]
+    assert kept["metadata"] == {"run_id": "r", "mine": 1}
+    assert (await client.get("/v1/responses/resp_r")).json()["previous_response_id"] is None
+    more = {"model": "listener", "input": "x", "previous_response_id": "resp_r"}
+    assert (await client.post("/v1/responses", json=more)).status_code == 200
+
+
 async def test_posted_again_it_is_the_same_run(client: httpx.AsyncClient):
     first = await client.post("/ag-ui", json=body("r", "hi"))
     again = await client.post("/ag-ui", json=body("r", "hi"))

@@ -35,6 +35,8 @@ from gapless.events import (
     text_of,
 )
 from gapless.journals.contract import RunRecord
+from gapless.server.openai import _line
+from gapless.wires.openai import OPTIONS
 from support.agents import Gated
 from support.proxy import Kind, cutting
 from support.rich import ANSWER, ARGUMENTS, REASONING, RESULT, rich
@@ -598,6 +600,17 @@ async def test_two_responses_can_go_on_from_one(client: AsyncOpenAI) -> None:
         leaf = await client.responses.create(model="told", input="leaf", previous_response_id=response.id)
         said = [text for role, text in json.loads(leaf.output_text)["messages"] if role == "user"]
         assert said == ["root", side, "leaf"]
+
+
+def test_responses_that_go_on_from_each_other_are_each_said_once() -> None:
+    def turn(previous: object) -> list[Message]:
+        return [UserMessage(id="u", content="x", metadata={OPTIONS: {"previous": previous}})]
+
+    assert _line({"a": turn("b"), "b": turn("c"), "c": turn("a")}, "b") == ["a", "c", "b"]
+    assert _line({"a": turn("a")}, "a") == ["a"]
+    plain = [UserMessage(id="u", content="x")]
+    assert _line({"a": plain, "b": plain, "c": turn("b")}, "c") == ["a", "b", "c"]
+    assert _line({"a": turn(None), "b": turn({"not": "an id"})}, "b") == ["a", "b"], "what does not fit says nothing"
 
 
 async def test_a_conversation_is_a_session(client: AsyncOpenAI, url: str) -> None:
