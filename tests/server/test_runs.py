@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -170,8 +171,12 @@ async def test_a_page_of_events_as_json(client: httpx.AsyncClient):
     page = (await client.get("/runs/r/events?after=1&limit=2", headers={"accept": "application/json"})).json()
     assert (page["after"], len(page["events"]), page["ended"]) == (1, 2, True)
     assert page["events"][0]["type"] == "TEXT_MESSAGE_START"
-    bad = await client.get("/runs/r/events?limit=0", headers={"accept": "application/json"})
-    assert bad.status_code == 422
+    for query in ("limit=0", "limit=10001", "after=-1", "after=1_0", "after=1.0", "after=٣", "after=" + "9" * 23):
+        bad = await client.get(f"/runs/r/events?{query}", headers={"accept": "application/json"})
+        assert (bad.status_code, bad.json()["error"]["code"]) == (422, "input_invalid"), query
+    for number in ("1_0", "٣", "9" * 23, "9" * 5000):
+        stream = await client.get(f"/v1/responses/resp_r?stream=true&starting_after={number}")
+        assert (stream.status_code, stream.json()["error"]["code"]) == (422, "input_invalid"), number[:9]
 
 
 async def test_lists_are_filtered(client: httpx.AsyncClient):
@@ -181,7 +186,8 @@ async def test_lists_are_filtered(client: httpx.AsyncClient):
     assert [run["id"] for run in (await client.get("/runs?session_id=s0")).json()["runs"]] == ["r2", "r0"]
     assert [run["id"] for run in (await client.get("/runs?status=finished&limit=1")).json()["runs"]] == ["r2"]
     assert (await client.get("/runs?status=failed")).json()["runs"] == []
-    assert (await client.get("/runs?status=nonsense")).status_code == 422
+    for bad in ("status=nonsense", "limit=0", "limit=1001", "limit=1_0", "limit=" + "9" * 5000):
+        assert (await client.get(f"/runs?{bad}")).status_code == 422, bad[:20]
 
 
 BAD_BODIES = [
@@ -192,6 +198,8 @@ BAD_BODIES = [
     ({"json": {"message": 5}}, 422, "input_invalid"),
     ({"json": {"message": "x", "colour": "red"}}, 422, "input_invalid"),
     ({"json": {"message": "x", "config": {"timeout": -1}}}, 422, "input_invalid"),
+    ({"content": b'{"message":"x","colour":' + b"[" * 500 + b"]" * 500 + b"}"}, 422, "input_invalid"),
+    ({"content": b'{"message":' + b"[" * 1900}, 422, "input_invalid"),
     ({"json": {"message": "x", "config": {"on_busy": "shrug"}}}, 422, "input_invalid"),
     ({"json": {"message": "x", "run_id": "a b"}}, 422, "input_invalid"),
     ({"json": {"message": "x", "agent": "nobody"}}, 404, "agent_not_found"),
@@ -209,6 +217,25 @@ async def test_bad_bodies(client_of: Callable[..., Any], request_: dict[str, Any
     response = await client.post("/runs", **request_)
     assert (response.status_code, response.json()["error"]["code"]) == (status, code), response.text
     assert (await client.get("/runs")).json()["runs"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/ag-ui", {"threadId": "t", "runId": "r", "messages": [{"id": "m", "role": "user", "content": "x"}]}),
+        ("/vercel/chat", {"id": "c", "messages": [{"id": "m", "role": "user", "parts": [{"type": "text"}]}]}),
+        ("/v1/responses", {"input": "x"}),
+        ("/sessions", {}),
+        ("/apps/words/users/u/sessions/s", {}),
+    ],
+)
+async def test_a_body_that_is_too_deep_to_be_sent_back_is_refused_at_once(
+    client: httpx.AsyncClient, path: str, body: dict[str, Any]
+):
+    for levels in (101, 950, 100_000):
+        deep = json.dumps({**body, "state": "deep"}).replace('"deep"', "[" * levels + "]" * levels)
+        response = await client.post(path, content=deep, headers={"content-type": "application/json"})
+        assert (response.status_code, "within each other" in response.text) == (422, True), response.text
 
 
 async def test_a_body_without_length_is_bounded_too(client_of: Callable[..., Any]):

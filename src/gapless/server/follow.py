@@ -14,16 +14,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gapless.errors import CursorExpired, CursorInvalid, GaplessError, InputInvalid, LimitReached
+from gapless.errors import CursorExpired, CursorInvalid, GaplessError, LimitReached
 from gapless.events import RunFinishedEvent, RunFinishedInterruptOutcome, decode_event
 from gapless.journals.contract import RunRecord
 from gapless.journals.journal import PAGE_EVENTS, Follower
 from gapless.journals.merge import merge_deltas
 from gapless.runner import Runner
+from gapless.server.http import whole_number
 from gapless.wires.base import KEEP_ALIVE, Cursor, Encoder, parse_cursor
 
 __all__ = ["DEFERRED", "EventStream", "Streams", "cursor_of", "follow", "page_params"]
 
+PAGE_LIMIT_MAX = 10_000
+"""Events in one JSON page."""
 PING_S = 10.0
 """A connection that was silent since the last look, this long ago, gets a keep-alive."""
 
@@ -41,6 +44,8 @@ class Streams:
 
     def __init__(self) -> None:
         self.draining = False
+        self.closing: asyncio.Future[None] | None = None
+        """The runner's end, where no lifespan sees to it."""
         self.open: set[EventStream] = set()
 
     def drain(self) -> None:
@@ -251,10 +256,4 @@ def follow(
 
 def page_params(request: Request) -> tuple[int, int]:
     """`?after=` and `?limit=` of a JSON page of events. Raises `InputInvalid`."""
-    try:
-        after, limit = int(request.query_params.get("after", "0")), int(request.query_params.get("limit", "1000"))
-    except ValueError:
-        raise InputInvalid("after and limit are whole numbers") from None
-    if after < 0 or not 1 <= limit <= 10_000:
-        raise InputInvalid("after is 0 or more, limit is 1 to 10000")
-    return after, limit
+    return whole_number(request, "after", 0), whole_number(request, "limit", 1000, least=1, most=PAGE_LIMIT_MAX)

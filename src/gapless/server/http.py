@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -11,9 +12,14 @@ from starlette.responses import Response
 
 from gapless.errors import GaplessError, InputInvalid, InputTooLarge
 from gapless.journals.contract import RunRecord, SessionRecord
+from gapless.jsontext import decode_json
 
-__all__ = ["answer", "answer_error", "body_docs", "public", "read_body", "wants_stream"]
+__all__ = ["answer", "answer_error", "body_docs", "public", "read_body", "wants_stream", "whole_number"]
 
+NUMBER_DIGITS_MAX = 15
+"""Of a number in a query: fits a position of any store, and JavaScript's numbers."""
+
+_NUMBER = re.compile(rf"[0-9]{{1,{NUMBER_DIGITS_MAX}}}")
 _T = TypeVar("_T")
 _encode = msgspec.json.Encoder().encode
 
@@ -42,7 +48,7 @@ async def read_body(request: Request, type: type[_T], bytes_max: int) -> _T:
     if content_type != "application/json" and not content_type.endswith("+json"):
         raise HTTPException(415, f"send application/json, not {content_type or 'a body without content type'}")
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > bytes_max:
+    if _NUMBER.fullmatch(declared) and int(declared) > bytes_max:
         raise InputTooLarge(f"the body is {declared} bytes, over body_bytes_max={bytes_max}")
     body = bytearray()
     async for chunk in request.stream():
@@ -50,9 +56,21 @@ async def read_body(request: Request, type: type[_T], bytes_max: int) -> _T:
         if len(body) > bytes_max:
             raise InputTooLarge(f"the body is over body_bytes_max={bytes_max} bytes")
     try:
-        return msgspec.json.decode(body, type=type)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return decode_json(body, type)
+    except msgspec.DecodeError as error:
         raise InputInvalid(f"the body does not fit: {error}") from None
+
+
+def whole_number(request: Request, name: str, default: int, *, least: int = 0, most: int | None = None) -> int:
+    """A whole number in the query. Raises `InputInvalid` for anything else, and for one out of bounds."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    number = int(text) if _NUMBER.fullmatch(text) else -1
+    if number < least or (most is not None and number > most):
+        most = 10**NUMBER_DIGITS_MAX - 1 if most is None else most
+        raise InputInvalid(f"{name} is a whole number from {least} to {most}")
+    return number
 
 
 def wants_stream(request: Request) -> bool:

@@ -36,7 +36,7 @@ from gapless.run import Run
 from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, cursor_of, follow
-from gapless.server.http import answer, answer_error, body_docs, read_body
+from gapless.server.http import answer, answer_error, body_docs, read_body, whole_number
 from gapless.server.openai_input import (
     Chat,
     Responses,
@@ -156,10 +156,8 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         if params.get("stream", "false").lower() != "true":
             return await _response(record)
         cursor = cursor_of(request, record.id)
-        if (number := params.get("starting_after")) is not None:
-            if not number.isdecimal():
-                raise InputInvalid("starting_after is the sequence_number of an event")
-            cursor = await _after_number(record, int(number))
+        if "starting_after" in params:
+            cursor = await _after_number(record, whole_number(request, "starting_after", 0))
             record = await runner.get_run(record.id)  # it may have grown meanwhile
         return _follow(request, record, ResponsesEncoder, cursor)
 

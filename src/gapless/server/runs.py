@@ -15,10 +15,13 @@ from gapless.journals.contract import RunStatus
 from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, cursor_of, follow, page_params
-from gapless.server.http import answer, body_docs, public, read_body, wants_stream
+from gapless.server.http import answer, body_docs, public, read_body, wants_stream, whole_number
 from gapless.wires import wire
 
 __all__ = ["routes"]
+
+LIST_LIMIT_MAX = 1000
+"""Runs in one list."""
 
 
 class StartRun(msgspec.Struct, forbid_unknown_fields=True):
@@ -74,12 +77,10 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         params = request.query_params
         try:
             status = RunStatus(params["status"]) if "status" in params else None
-            limit = int(params.get("limit", "100"))
         except ValueError:
-            raise InputInvalid(f"status is one of {', '.join(RunStatus)}; limit a whole number") from None
-        runs = await runner.list_runs(
-            user_id=user, session_id=params.get("session_id"), status=status, limit=max(1, min(limit, 1000))
-        )
+            raise InputInvalid(f"status is one of {', '.join(RunStatus)}") from None
+        limit = whole_number(request, "limit", 100, least=1, most=LIST_LIMIT_MAX)
+        runs = await runner.list_runs(user_id=user, session_id=params.get("session_id"), status=status, limit=limit)
         return answer({"runs": [public(run) for run in runs]})
 
     @router.get("/runs/{run_id}")

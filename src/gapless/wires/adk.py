@@ -39,6 +39,7 @@ from gapless.events import (
 )
 from gapless.fold import RESTARTED, Fold
 from gapless.journals.contract import RunRecord
+from gapless.jsontext import decode_json
 from gapless.wires.base import Encoder
 
 __all__ = ["ADKEncoder", "WholeADKEncoder", "arguments_of", "object_of"]
@@ -392,7 +393,7 @@ def arguments_of(text: str) -> dict[str, Any]:
     if not text:
         return {}
     try:
-        value = msgspec.json.decode(text)
+        value = decode_json(text)
     except msgspec.DecodeError:
         value = None
     return value if isinstance(value, dict) else {"_raw": text}
@@ -401,7 +402,7 @@ def arguments_of(text: str) -> dict[str, Any]:
 def object_of(text: str) -> dict[str, Any]:
     """A result as ADK has them: the JSON object that it is, or an object that holds it."""
     try:
-        value = msgspec.json.decode(text)
+        value = decode_json(text)
     except msgspec.DecodeError:
         value = text
     return value if isinstance(value, dict) else {"result": value}

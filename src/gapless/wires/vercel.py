@@ -44,6 +44,7 @@ from gapless.events import (
     decode_event,
 )
 from gapless.journals.contract import RunRecord
+from gapless.jsontext import decode_json
 from gapless.wires.base import Encoder
 
 __all__ = ["CONTINUES", "VercelEncoder"]
@@ -219,7 +220,7 @@ class VercelEncoder(Encoder):
         text = "".join(parts)
         chunk: dict[str, Any] = {"type": "tool-input-available", "toolCallId": event.tool_call_id, "toolName": name}
         try:
-            chunk["input"] = msgspec.json.decode(text) if text.strip() else {}
+            chunk["input"] = decode_json(text) if text.strip() else {}
         except msgspec.DecodeError:
             error = {"type": "tool-input-error", "input": text, "errorText": "the arguments are not JSON"}
             return (_encode(chunk | error),)
@@ -322,7 +323,7 @@ def _output(content: Any) -> Any:
     """A tool's result: what it returned if that was an object or a list, which AG-UI carries as JSON text."""
     if isinstance(content, str) and content[:1] in ("{", "["):
         try:
-            return msgspec.json.decode(content)
+            return decode_json(content)
         except msgspec.DecodeError:
             return content
     return content

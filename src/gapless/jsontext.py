@@ -1,0 +1,46 @@
+"""JSON that others wrote, decoded: bodies of requests, and the texts in which models and clients put JSON."""
+
+from __future__ import annotations
+
+import re
+from itertools import accumulate
+from typing import Any, TypeVar, overload
+
+import msgspec
+
+__all__ = ["DEPTH_MAX", "decode_json"]
+
+DEPTH_MAX = 100
+"""Arrays and objects within each other. What is decoded here is read, copied and encoded again by code that recurses:
+a value that is only just decodable would fail there, each time that it is asked for."""
+
+_T = TypeVar("_T")
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # an unclosed one too: each byte is looked at once
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_OTHERS = bytes(byte for byte in range(256) if byte not in b"[{]}")
+
+
+@overload
+def decode_json(text: str | bytes | bytearray) -> Any: ...
+
+
+@overload
+def decode_json(text: str | bytes | bytearray, type: type[_T]) -> _T: ...
+
+
+def decode_json(text: str | bytes | bytearray, type: Any = Any) -> Any:
+    """The value, as `type`. Raises `msgspec.DecodeError`, also for more than `DEPTH_MAX` levels."""
+    data = text.encode(errors="replace") if isinstance(text, str) else text
+    if _is_deep(data):
+        raise msgspec.DecodeError(f"more than {DEPTH_MAX} arrays and objects within each other")
+    try:
+        return msgspec.json.decode(data, type=type)
+    except (UnicodeDecodeError, RecursionError) as error:  # the latter: arrays that nothing closes
+        raise msgspec.DecodeError(str(error)) from None
+
+
+def _is_deep(data: bytes | bytearray) -> bool:
+    if data.count(b"[") + data.count(b"{") <= DEPTH_MAX:
+        return False
+    steps = memoryview(_STRING.sub(b"", data).translate(_STEPS, _OTHERS)).cast("b")  # 1 in, -1 out
+    return max(accumulate(steps), default=0) > DEPTH_MAX
