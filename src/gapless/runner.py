@@ -67,6 +67,8 @@ __all__ = ["Runner", "new_id"]
 LEASE_S = 10.0
 """A worker that has not renewed for so long has lost its runs."""
 RENEWALS_PER_LEASE = 4
+WATCH_S = 0.5
+"""How often the other workers' beats are looked at."""
 RESTARTS_MAX = 3
 """A run whose worker is lost more often than this is closed, whatever was asked for: it may be what kills them."""
 DRAIN_S = 10.0
@@ -621,17 +623,28 @@ class Runner:
         lease. Raises `StoreUnavailable`."""
         try:
             await self.store.renew()
-            for orphan in await self.store.take_over(self._lease_s):
-                self._spawn(orphan.id, self._take_over(orphan, self._tasks.get(orphan.id)))
+            await self._look_for_orphans()
         except WorkerFenced:
             await self._register_again()
 
+    async def _look_for_orphans(self) -> None:
+        for orphan in await self.store.take_over(self._lease_s):
+            self._spawn(orphan.id, self._take_over(orphan, self._tasks.get(orphan.id)))
+
     async def _keep(self) -> None:
-        """Sweep, and now and then drop the events that are past their retention."""
+        """Renew several times a lease, look at the others more often, so that a lost worker's runs wait for little more
+        than the lease, and now and then drop the events that are past their retention."""
         expire_at = time.monotonic() + EXPIRE_EVERY_S / 10
+        pause_s = min(self._lease_s / RENEWALS_PER_LEASE, WATCH_S)
+        renew_at = 0.0
         while True:
             try:
-                await self.sweep()
+                if time.monotonic() >= renew_at:
+                    renew_at = time.monotonic() + self._lease_s / RENEWALS_PER_LEASE
+                    await self.sweep()
+                else:
+                    with contextlib.suppress(WorkerFenced):  # the next renewal sees to it
+                        await self._look_for_orphans()
                 if self._retention_s is not None and time.monotonic() > expire_at:
                     expire_at = time.monotonic() + EXPIRE_EVERY_S
                     await self.store.expire(_now_ms() - int(self._retention_s * 1000))
@@ -640,7 +653,7 @@ class Runner:
             except Exception as error:  # a bug; the lease of all runs must not end with it
                 log.error("worker %s: %s while its lease was renewed", self.worker_id, type(error).__name__)
                 log.debug("worker %s", self.worker_id, exc_info=error)
-            await asyncio.sleep(self._lease_s / RENEWALS_PER_LEASE)
+            await asyncio.sleep(pause_s)
 
     async def _take_over(self, record: RunRecord, before: asyncio.Task[None] | None) -> None:
         """End the run of a worker that is gone, or run it again where that was asked for. What it had shown stays,

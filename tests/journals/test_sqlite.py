@@ -418,3 +418,35 @@ def test_urls(tmp_path: Path) -> None:
     relative = open_store("sqlite:///gapless.db")
     assert isinstance(relative, SQLiteStore)
     assert relative.path == Path("gapless.db")
+
+
+@pytest.mark.parametrize("what", ["removed", "replaced", "overwritten"])
+async def test_a_file_that_is_taken_away_while_it_is_in_use_takes_nothing_more(
+    cluster: Cluster, path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "CHECKPOINT_S", 0.01)
+    worker = await cluster.worker("a")
+    aside = path.with_name("aside.db")
+    if what == "overwritten":
+        path.write_bytes(b"something else entirely, and longer than a page" * 200)
+    else:
+        path.rename(aside)
+    if what == "replaced":
+        sqlite3.connect(path).execute("CREATE TABLE t(x)").connection.close()
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await worker.store.renew()
+            except StoreUnavailable as error:
+                assert what in str(error)
+                break
+            await asyncio.sleep(0.01)
+    if what == "removed":
+        aside.rename(path)  # it is back, and so is the store
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    await worker.store.renew()
+                    break
+                except StoreUnavailable:
+                    await asyncio.sleep(0.01)

@@ -112,7 +112,7 @@ def _import_file(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     if str(path.resolve().parent) not in sys.path:
-        sys.path.insert(0, str(path.resolve().parent))  # so that it finds its neighbours, as `python file.py` does
+        sys.path.append(str(path.resolve().parent))  # it finds its neighbours; a `redis.py` beside it hides no package
     try:
         spec.loader.exec_module(module)
     except Exception as error:

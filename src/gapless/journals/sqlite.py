@@ -66,6 +66,7 @@ EXPIRE_RUNS = 100
 APPLICATION_ID = 0x47504C31
 SCHEMA_VERSION = 1
 
+_MAGIC = b"SQLite format 3\x00"
 _SCHEMA = """
 CREATE TABLE workers(id TEXT PRIMARY KEY, beat INTEGER NOT NULL, low INTEGER NOT NULL, process TEXT NOT NULL);
 CREATE TABLE runs(rid INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, session TEXT NOT NULL,
@@ -126,6 +127,10 @@ class SQLiteStore(Store):
         self._db: sqlite3.Connection | None = None
         self._tails: dict[str, _Tail] = {}
         self._watched: dict[str, int] = {}
+        self._file = (0, 0)
+        """Device and inode of the file that was opened."""
+        self._gone = ""
+        """Why the file at the path is no longer that one."""
         self._tasks: list[asyncio.Task[None]] = []
         self._writable = asyncio.Event()
         self._pos = 0
@@ -147,6 +152,8 @@ class SQLiteStore(Store):
         self._data_version = -1
         if not reopened:
             self._db = self._connect()
+            found = self.path.stat()
+            self._file = (found.st_dev, found.st_ino)
         self._writable.set()
 
         def register(db: sqlite3.Connection) -> None:
@@ -239,10 +246,18 @@ class SQLiteStore(Store):
             tail.sealed()
 
     async def take_over(self, lease_s: float) -> list[RunRecord]:
-        rows = await self._query("SELECT id, beat, process FROM workers WHERE id != ?", self._worker_id)
+        rows = await self._query("SELECT id, beat, process FROM workers")
+        if not any(worker_id == self._worker_id for worker_id, _, _ in rows):
+            raise WorkerFenced(self._worker_id)
+        rows = [row for row in rows if row[0] != self._worker_id]
         beats = {worker_id: beat for worker_id, beat, _ in rows}
         dead = set(self._lease_watch.expired(beats, lease_s))
         dead.update(worker_id for worker_id, _, process in rows if _process_is_gone(process))
+        orphans = await self._query(
+            f"SELECT 1 FROM runs WHERE status IN {_ACTIVE_SQL} AND owner NOT IN (SELECT id FROM workers) LIMIT 1"
+        )
+        if not dead and not orphans:
+            return []  # as nearly always: nothing to write
 
         def fence(db: sqlite3.Connection) -> list[tuple[_Tail, RunRecord]]:
             self._check_lease(db)
@@ -290,7 +305,29 @@ class SQLiteStore(Store):
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
             raise StoreUnavailable(f"store {self.path} is closed")
+        if self._gone:
+            raise StoreUnavailable(self._gone)
         return self._db
+
+    def _look_at_file(self) -> None:
+        """SQLite goes on writing into a file that somebody has removed, replaced or overwritten; what is accepted then
+        is lost. So look at it now and then, and take nothing while it is not the one that was opened."""
+        gone = ""
+        try:
+            found = self.path.stat()
+            with self.path.open("rb") as file:
+                magic = file.read(len(_MAGIC))
+            if (found.st_dev, found.st_ino) != self._file:
+                gone = f"store {self.path}: the file was replaced while it is in use; restart to use the new one"
+            elif magic != _MAGIC:
+                gone = f"store {self.path}: the file was overwritten while it is in use; restore it and restart"
+        except FileNotFoundError:
+            gone = f"store {self.path}: the file was removed while it is in use; put it back, or restart for a new one"
+        except OSError as error:
+            gone = f"store {self.path}: {error.strerror}"
+        if gone != self._gone:
+            self._gone = gone
+            log.error("%s", gone or f"store {self.path}: the file is back")
 
     async def _transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run `work` in one write transaction, waiting without blocking while another process writes."""
@@ -714,7 +751,8 @@ class SQLiteStore(Store):
         wal = self.path.with_name(self.path.name + "-wal")
         while True:
             await asyncio.sleep(CHECKPOINT_S)
-            if not self._dirty:
+            self._look_at_file()
+            if not self._dirty or self._gone:
                 continue
             self._dirty = False
             try:
@@ -729,7 +767,7 @@ class SQLiteStore(Store):
                 log.warning("store %s: checkpoint: %s", self.path, error)
 
     def _run_checkpoint(self, mode: str) -> None:
-        db = sqlite3.connect(self.path, timeout=1.0)
+        db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=rw", uri=True, timeout=1.0)  # never makes a new file
         try:
             db.execute(f"PRAGMA wal_checkpoint({mode})")
         finally:

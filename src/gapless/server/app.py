@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import signal
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -65,10 +67,14 @@ def create_app(
     streams = Streams()
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: _App) -> AsyncIterator[None]:
+        app.first_request = None
         await runner.open()
-        with _draining_at_sigterm(streams, runner):
+        undo = _at_sigterm(runner, streams.drain)
+        try:
             yield
+        finally:
+            undo()
         streams.drain()
         await runner.close(drain_s)
 
@@ -97,6 +103,7 @@ def create_app(
         redoc_url=None,
     )
     app.streams_inside = bool(cors_origins)
+    app.first_request = functools.partial(_close_at_sigterm, streams, runner)
     app.state.runner, app.state.streams, app.state.access = runner, streams, access
     app.include_router(runs.routes(runner, streams, access))
     app.include_router(sessions.routes(runner, access))
@@ -160,7 +167,13 @@ class _App(FastAPI):
     streams_inside = False
     """They have to go through the middleware all the same, because it adds to their headers (CORS)."""
 
+    first_request: Callable[[], None] | None = None
+    """Called at the first request of an app that was mounted without its lifespan."""
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.first_request is not None and scope["type"] != "lifespan":
+            self.first_request()
+            self.first_request = None
         if self.streams_inside:
             await super().__call__(scope, receive, send)
             return
@@ -183,18 +196,29 @@ class _Static(StaticFiles):
         return response
 
 
-@contextlib.contextmanager
-def _draining_at_sigterm(streams: Streams, runner: Runner) -> Any:
-    """End the event streams as soon as the process is told to stop. A server first waits for its connections, and
-    those of followers would not end by themselves; so this goes in front of the server's own signal handlers."""
+def _close_at_sigterm(streams: Streams, runner: Runner) -> None:
+    """For an app that is mounted in another one, which does not run its lifespan: end streams and runs as soon as the
+    process is told to stop, because nobody will later."""
+
+    def close() -> None:
+        streams.drain()
+        streams.closing = asyncio.ensure_future(runner.close())
+
+    _at_sigterm(runner, close)
+
+
+def _at_sigterm(runner: Runner, drain: Callable[[], None]) -> Callable[[], None]:
+    """Call `drain` on the runner's loop as soon as the process is told to stop; returns what undoes that.
+
+    A server first waits for its connections, and those of followers would not end by themselves; so this goes in front
+    of the server's own signal handlers."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals go to the main thread; whoever runs a server elsewhere calls `streams.drain`
-        return
+        return lambda: None  # signals go to the main thread; whoever runs a server elsewhere calls `streams.drain`
     previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def drain(number: int, frame: FrameType | None) -> None:
-        runner.journals.loop.call_soon_threadsafe(streams.drain)
+    def handle(number: int, frame: FrameType | None) -> None:
         runner.refuse_new()
+        runner.journals.loop.call_soon_threadsafe(drain)
         handler = previous[signal.Signals(number)]
         if callable(handler):
             handler(number, frame)
@@ -204,10 +228,11 @@ def _draining_at_sigterm(streams: Streams, runner: Runner) -> Any:
 
     for number, handler in previous.items():
         if handler is not None:
-            signal.signal(number, drain)
-    try:
-        yield
-    finally:
+            signal.signal(number, handle)
+
+    def undo() -> None:
         for number, handler in previous.items():
-            if handler is not None and signal.getsignal(number) is drain:
+            if handler is not None and signal.getsignal(number) is handle:
                 signal.signal(number, handler)
+
+    return undo
