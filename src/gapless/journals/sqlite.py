@@ -66,7 +66,6 @@ EXPIRE_RUNS = 100
 APPLICATION_ID = 0x47504C31
 SCHEMA_VERSION = 1
 
-_MAGIC = b"SQLite format 3\x00"
 _SCHEMA = """
 CREATE TABLE workers(id TEXT PRIMARY KEY, beat INTEGER NOT NULL, low INTEGER NOT NULL, process TEXT NOT NULL);
 CREATE TABLE runs(rid INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, session TEXT NOT NULL,
@@ -311,18 +310,24 @@ class SQLiteStore(Store):
 
     def _look_at_file(self) -> None:
         """SQLite goes on writing into a file that somebody has removed, replaced or overwritten; what is accepted then
-        is lost. So look at it now and then, and take nothing while it is not the one that was opened."""
+        is lost. So look at it now and then, and take nothing while it is not the one that was opened.
+
+        Only through SQLite: whoever else closes the file lets go of all locks that this process has on it (POSIX)."""
         gone = ""
         try:
             found = self.path.stat()
-            with self.path.open("rb") as file:
-                magic = file.read(len(_MAGIC))
             if (found.st_dev, found.st_ino) != self._file:
                 gone = f"store {self.path}: the file was replaced while it is in use; restart to use the new one"
-            elif magic != _MAGIC:
-                gone = f"store {self.path}: the file was overwritten while it is in use; restore it and restart"
+            else:
+                header = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+                try:
+                    _scalar(header, "PRAGMA application_id")
+                finally:
+                    header.close()
         except FileNotFoundError:
             gone = f"store {self.path}: the file was removed while it is in use; put it back, or restart for a new one"
+        except sqlite3.Error:
+            gone = f"store {self.path}: the file was overwritten while it is in use; restore it and restart"
         except OSError as error:
             gone = f"store {self.path}: {error.strerror}"
         if gone != self._gone:
