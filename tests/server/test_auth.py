@@ -7,8 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
-from gapless import Runner
+from gapless import Runner, create_app
 from gapless.errors import UsageError
 from gapless.journals.contract import RunRecord, SessionRecord
 from gapless.server.auth import keys_from_environment
@@ -114,8 +115,60 @@ async def test_a_plain_key_is_a_user_of_its_own(client_of: Callable[..., Any], m
 
 async def test_names_the_server_may_be_called_by(client_of: Callable[..., Any]):
     client = await client_of(Runner(Gated()), allowed_hosts=["localhost", "127.0.0.1", "[::1]"])
-    for host, status in (("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:80", 200), ("evil.example", 403)):
-        assert (await client.get("/health", headers={"host": host})).status_code == status, host
+    for host in ("localhost:8000", "127.0.0.1", "[::1]:80", "LOCALHOST:1"):
+        assert (await client.get("/health", headers={"host": host})).status_code == 200, host
+    assert (await client.get("/health", headers={"host": "evil.example"})).status_code == 403
+
+
+HOME = "http://test"
+FOREIGN = [
+    {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"},
+    {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"},
+    {"sec-fetch-site": "same-site", "sec-fetch-mode": "cors", "origin": HOME + ":3000"},
+    {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"},
+    {"origin": HOME + ":3000"},
+    {"origin": "https://evil.example"},
+    {"origin": "null"},
+]
+OURS = [
+    {},
+    {"origin": HOME},
+    {"origin": "https://TEST"},
+    {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors", "origin": HOME},
+    {"sec-fetch-site": "same-origin", "origin": "https://outside.example"},
+    {"sec-fetch-site": "none", "sec-fetch-mode": "navigate"},
+]
+
+
+async def test_what_another_origins_page_asks_for_is_not_done(client_of: Callable[..., Any]):
+    client = await client_of(Runner(Gated()))
+    for headers in FOREIGN:
+        for method, path in (
+            ("GET", "/chat/stream?query=x"),
+            ("POST", "/chat/stream?query=x"),
+            ("POST", "/runs/r/cancel"),
+            ("DELETE", "/sessions/s"),
+            ("GET", "/runs"),
+        ):
+            response = await client.request(method, path, headers=headers)
+            assert (response.status_code, response.json()["error"]["code"]) == (403, "not_authorized"), headers
+        assert (await client.post("/", headers={**headers, "sec-fetch-mode": "navigate"})).status_code == 403
+    assert (await client.get("/runs")).json()["runs"] == []
+    for headers in OURS:
+        assert (await client.post("/chat/stream", headers=headers)).status_code == 422, headers
+
+
+async def test_links_from_other_sites_lead_to_pages_and_into_no_frame(client_of: Callable[..., Any]):
+    client = await client_of(Runner(Gated()))
+    app = FastAPI()
+    app.mount("/agents", create_app(Runner(Gated())))
+    mounted = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test/agents")
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    async with mounted:
+        for one in (client, mounted):
+            for path in ("/", "/docs", "/static/chat.js"):
+                assert (await one.get(path, headers=link)).status_code == 200, path
+                assert (await one.get(path, headers={**link, "sec-fetch-dest": "iframe"})).status_code == 403, path
 
 
 async def test_other_sites_pages_are_refused_unless_named(client_of: Callable[..., Any]):

@@ -31,7 +31,9 @@ def test_cursors(text: str, cursor: Cursor):
     assert parse_cursor(text, "r") == cursor
 
 
-@pytest.mark.parametrize("text", ["", "x", "7.", "-7", "7.-1", "other:7", "r:", ":7", "7.end.end", "1" * 16])
+@pytest.mark.parametrize(
+    "text", ["", "x", "7.", "-7", "7.-1", "7.0", "0.1", "٣", "other:7", "r:", ":7", "7.end.end", "1" * 16]
+)
 def test_what_is_no_cursor(text: str):
     with pytest.raises(CursorInvalid):
         parse_cursor(text, "r")
@@ -44,6 +46,13 @@ def test_a_run_id_may_have_colons():
 def test_an_unknown_wire_says_which_there_are():
     with pytest.raises(InputInvalid, match="ag-ui"):
         wire("nope")
+
+
+@pytest.mark.parametrize("name", sorted(_WIRES))
+def test_an_agents_event_that_holds_the_name_of_a_restart_is_none(name: str):
+    encoder = wire(name)(RUN)
+    event = encode_event(CustomEvent(name="mine", value={"type": "CUSTOM", "name": RESTARTED}))
+    assert encoder.sayable([(1, event)]) == [(1, event)]
 
 
 @pytest.mark.parametrize("name", sorted(_WIRES))

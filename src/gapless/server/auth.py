@@ -20,6 +20,8 @@ __all__ = ["ANONYMOUS", "Access", "Authenticate", "Authorize", "Guard", "keys_fr
 ANONYMOUS = "anonymous"
 """The user of every request where no authentication is configured."""
 KEY_CHARS_MIN = 16
+PAGES = frozenset({"", "/", "/docs", "/dev-ui"})
+"""Where links from other web sites may lead, beside what is under /static/ and /dev-ui/."""
 
 Authenticate: TypeAlias = Callable[[HTTPConnection], str | Awaitable[str | None] | None]
 """A request → the id of its user, or None for nobody known."""
@@ -106,8 +108,9 @@ def keys_from_environment(variable: str = "GAPLESS_API_KEYS") -> Authenticate | 
 class Guard:
     """Keeps other web sites' pages from using a server that trusts its network.
 
-    `hosts`: the names it may be called by, against DNS rebinding; None for any. A browser's request from another site
-    (Fetch Metadata, `Sec-Fetch-Site: cross-site`) is refused unless its origin is in `origins`.
+    `hosts`: the names it may be called by, against DNS rebinding; None for any. A browser's request from a page of
+    another origin is refused, whatever its method, unless that is in `origins`. To go to one of the server's own
+    pages by a link is no use of the server, and allowed.
     """
 
     def __init__(
@@ -119,21 +122,40 @@ class Guard:
         answer: Callable[[GaplessError], ASGIApp],
     ) -> None:
         self._app = app
-        self._hosts = hosts
+        self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
         self._origins = origins
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            headers = dict(scope["headers"])
-            host = headers.get(b"host", b"").decode("latin-1")
+            headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+            host = headers.get(b"host", "").lower()
             name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
             if self._hosts is not None and name not in self._hosts:
                 error = NotAuthorized(f"this server is not known as {name[:100]!r}; use one of {sorted(self._hosts)}")
                 return await self._answer(error)(scope, receive, send)
-            if headers.get(b"sec-fetch-site") == b"cross-site" and headers.get(b"sec-fetch-mode") != b"navigate":
-                origin = headers.get(b"origin", b"").decode("latin-1")
-                if origin not in self._origins and "*" not in self._origins:
-                    error = NotAuthorized("this server does not answer other web sites; allow yours with cors_origins")
-                    return await self._answer(error)(scope, receive, send)
+            invited = "*" in self._origins or headers.get(b"origin") in self._origins
+            if not invited and _is_foreign(headers, host) and not _opens_page(scope, headers):
+                error = NotAuthorized("this server does not answer other web sites; allow yours with cors_origins")
+                return await self._answer(error)(scope, receive, send)
         return await self._app(scope, receive, send)
+
+
+def _is_foreign(headers: dict[bytes, str], host: str) -> bool:
+    """A browser asks, and not for a page of this server. Sites are no bound: another port is the same site."""
+    site = headers.get(b"sec-fetch-site")
+    if site is not None:  # Fetch Metadata: no page can set it, and it holds behind proxies that change the host
+        return site not in ("same-origin", "none")
+    origin = headers.get(b"origin")
+    return origin is not None and origin.partition("://")[2].lower() != host
+
+
+def _opens_page(scope: Scope, headers: dict[bytes, str]) -> bool:
+    """A person follows a link to a page, in a tab of its own."""
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    return (
+        scope.get("method") in ("GET", "HEAD")
+        and headers.get(b"sec-fetch-mode") == "navigate"
+        and headers.get(b"sec-fetch-dest", "document") == "document"
+        and (path in PAGES or path.startswith(("/static/", "/dev-ui/")))
+    )

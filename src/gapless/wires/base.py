@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
+import msgspec
+
 from gapless.errors import CursorInvalid
 from gapless.events import RunErrorEvent, encode_event
 from gapless.fold import RESTARTED
@@ -30,7 +32,14 @@ _CANNOT_VOID = encode_event(
     RunErrorEvent(message="another worker began the run anew; what came so far is void, ask again", code=RESTARTED)
 )
 
-_CURSOR = re.compile(r"(?:(?P<run>[^\s:]+(?::[^\s:]+)*):)?(?P<seq>\d{1,15})(?:\.(?:(?P<part>\d{1,6})|end))?")
+_CURSOR = re.compile(r"(?:(?P<run>[^\s:]+(?::[^\s:]+)*):)?(?P<seq>[0-9]{1,15})(?:\.(?:(?P<part>[1-9][0-9]{0,5})|end))?")
+
+
+class _Named(msgspec.Struct):
+    name: str
+
+
+_decode_named = msgspec.json.Decoder(_Named).decode
 
 
 class Cursor(NamedTuple):
@@ -51,7 +60,17 @@ def parse_cursor(text: str, run_id: str) -> Cursor:
     if match["run"] not in (None, run_id):
         raise CursorInvalid(f"the cursor {text[:128]!r} belongs to another run than {run_id}", run_id=run_id)
     seq, part = int(match["seq"]), match["part"]
-    return Cursor(seq) if part is None else Cursor(seq - 1, int(part))
+    if part is None:
+        return Cursor(seq)
+    if seq == 0:
+        raise CursorInvalid(f"run {run_id}: {text[:64]!r} is part of no event; the first one is 1", run_id=run_id)
+    return Cursor(seq - 1, int(part))
+
+
+def _is_restart(event: bytes) -> bool:
+    if not event.startswith(_CUSTOM) or _RESTARTED not in event:
+        return False
+    return _decode_named(event).name == RESTARTED  # and not a name inside of its value
 
 
 class Encoder(ABC):
@@ -82,7 +101,7 @@ class Encoder(ABC):
         if self._restarted:
             return ()
         for index, (seq, event) in enumerate(items):
-            if event.startswith(_CUSTOM) and _RESTARTED in event:
+            if _is_restart(event):
                 self._restarted = True
                 return [*items[:index], (seq, _CANNOT_VOID)]
         return items
