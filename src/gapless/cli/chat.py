@@ -19,7 +19,7 @@ import typer
 
 from gapless.cli.agents import AGENT_HELP, load_agent, settings_of
 from gapless.cli.logs import log_nowhere
-from gapless.cli.terminal import Transcript, one_line, say, say_error
+from gapless.cli.terminal import Transcript, clean, one_line, say, say_error
 from gapless.errors import GaplessError
 from gapless.progress import Progress
 
@@ -94,7 +94,7 @@ def _interactive(conversation: _Conversation, *, session: str | None, store: str
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  # line editing and history at the prompt
     print(RULE)
-    print(f"GAPLESS CHAT · {conversation.agent_name}")
+    print(f"GAPLESS CHAT · {clean(conversation.agent_name)}")
     print(RULE)
     print("Type 'exit' or 'quit' to end the conversation; Ctrl-C stops an answer")
     print(RULE)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gapless.cli.agents import AGENT_HELP, load_agent
-from gapless.cli.terminal import Transcript
+from gapless.cli.terminal import Transcript, clean
 from gapless.errors import GaplessError
 from gapless.progress import Progress
 
@@ -101,7 +101,7 @@ async def _serve_and_talk(agent: Agent, store: str, config: RunConfig, listener:
     print(RULE)
     print("STREAMING CHAT DEMO")
     print(RULE)
-    print(f"agent  {agent.name}")
+    print(f"agent  {clean(agent.name)}")
     print(f"store  {store}")
     print(f"server {url}")
     app = create_app(Runner(agent, store=store), allowed_hosts=hosts_allowed("127.0.0.1"), drain_s=0)
@@ -212,7 +212,7 @@ class _Talk:
 
     def _note(self, text: str) -> None:
         self._transcript.end_line()
-        print(f"    {text}", flush=True)
+        print(f"    {clean(text)}", flush=True)
 
     def figures(self) -> list[str]:
         """What the conversation amounted to."""

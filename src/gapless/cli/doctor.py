@@ -25,7 +25,7 @@ from rich.text import Text
 
 from gapless.cli.agents import AGENT_HELP, load_agent
 from gapless.cli.logs import log_nowhere
-from gapless.cli.terminal import one_line
+from gapless.cli.terminal import clean, one_line
 from gapless.errors import GaplessError
 
 if TYPE_CHECKING:
@@ -94,9 +94,9 @@ class _Report:
     def say(self, finding: Finding) -> None:
         self.broken = self.broken or finding.level == "bad"
         mark, style = _MARKS[finding.level]
-        self._console.print(Text.assemble("  ", (mark, style), f" {finding.text}"))
+        self._console.print(Text.assemble("  ", (mark, style), f" {clean(finding.text)}"))
         if finding.fix:
-            self._console.print(Text(f"      → {finding.fix}", style="bold"))
+            self._console.print(Text(f"      → {clean(finding.fix)}", style="bold"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def _environment(report: _Report) -> None:
 
     python = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
     report.say(Finding("ok", f"gapless {__version__}, {python}"))
-    names = ("fastapi", "uvicorn", "msgspec", "httpx")
+    names = ("fastapi", "uvicorn", "msgspec", "httpx2")
     report.say(Finding("ok", ", ".join(f"{name} {_version(name) or 'missing'}" for name in names)))
     for name in ("uvloop", "httptools"):
         if _version(name) is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 
+from gapless.cli.terminal import clean
+
 __all__ = ["LEVELS", "log_nowhere", "log_to_stderr"]
 
 LEVELS = ("critical", "error", "warning", "info", "debug")
@@ -50,4 +52,4 @@ class _Line(logging.Formatter):
         line = f"{moment} {record.levelname.lower()} {record.name}{run} {message}"
         if record.exc_info and record.exc_info[0] is not None:
             line += "\n" + self.formatException(record.exc_info)
-        return line
+        return clean(line)

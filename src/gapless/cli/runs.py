@@ -16,7 +16,7 @@ from urllib.parse import unquote
 import msgspec
 import typer
 
-from gapless.cli.terminal import Transcript, one_line, say, say_error
+from gapless.cli.terminal import Transcript, clean, one_line, say, say_error
 from gapless.errors import ConnectionLost, GaplessError, UsageError
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 CANCEL_WAIT_S = 15.0
 """What a cancelled run gets to end: an agent may take 5 s to clean up, a lost worker's lease 10 s to run out."""
 CANCEL_LOOK_S = 0.1
-PIPED_CHARS_MAX = 200
-"""Of a message, in a list that is no table."""
+CELL_CHARS_MAX = 200
+"""Of a message in a list."""
 
 Url: TypeAlias = Annotated[
     str | None, typer.Option(help=f"The server, by default {DEFAULT_URL}; GAPLESS_API_KEY holds its key.")
@@ -70,7 +70,7 @@ def list_runs(
     runs = asyncio.run(work())
     if not sys.stdout.isatty():
         for row in [_COLUMNS, *(_row(run) for run in runs)]:
-            typer.echo("\t".join(one_line(cell, PIPED_CHARS_MAX) for cell in row))
+            typer.echo("\t".join(row))
         return
     _print_table(runs)
 
@@ -85,7 +85,8 @@ def _row(run: RunRecord) -> tuple[str, ...]:
     created = datetime.fromtimestamp(run.created_at / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     started_ms = run.started_at or run.created_at
     seconds = f"{((run.ended_at or time.time() * 1000) - started_ms) / 1000:.1f}" if run.started_at else "-"
-    return (run.id, run.status.value, run.agent, run.session_id, str(run.last_seq), created, seconds, run.message)
+    cells = (run.id, run.status.value, run.agent, run.session_id, str(run.last_seq), created, seconds, run.message)
+    return tuple(one_line(cell, CELL_CHARS_MAX) for cell in cells)
 
 
 def _print_table(runs: list[RunRecord]) -> None:
@@ -149,7 +150,8 @@ async def _follow(run_id: str, after: int, as_json: bool, url: str | None, store
             async with aclosing(events):
                 async for after, last in events:
                     if as_json:
-                        sys.stdout.write(msgspec.json.encode({"id": after, "event": last}).decode() + "\n")
+                        line = msgspec.json.encode({"id": after, "event": last}).decode()
+                        sys.stdout.write((clean(line) if sys.stdout.isatty() else line) + "\n")
                         sys.stdout.flush()
                     else:
                         transcript.show(last)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gapless.cli.agents import AGENT_HELP, load_agents
-from gapless.cli.terminal import say
+from gapless.cli.terminal import clean, say
 from gapless.config import Limits
 from gapless.errors import GaplessError, UsageError
 
@@ -95,7 +95,7 @@ def serve(
     typer.echo(f"page    {url_of(listener)}")
     if adk_web:
         typer.echo(f"adk     {url_of(listener).rstrip('/')}/dev-ui/")
-    typer.echo(f"agents  {', '.join(loaded)}")
+    typer.echo(f"agents  {clean(', '.join(loaded))}")
     typer.echo(f"store   {store}")
     if workers > 1:
         typer.echo(f"workers {workers}")

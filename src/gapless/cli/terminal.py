@@ -29,7 +29,7 @@ __all__ = ["Transcript", "clean", "one_line", "say", "say_error"]
 TOOL_CHARS_MAX = 200
 """Characters shown of a tool call's arguments, and of its result."""
 
-# A model's text must not drive the terminal: escape sequences would.
+# What a model, an agent or a server says must not drive the terminal: escape sequences would.
 _CONTROLS = dict.fromkeys([*range(32), 127, *range(128, 160)], "�")
 _CONTROLS.update({ord("\n"): "\n", ord("\t"): "\t", ord("\r"): ""})
 
@@ -47,12 +47,12 @@ def one_line(text: str, chars_max: int) -> str:
 
 def say(text: str, *, style: str = "") -> None:
     """A line for the person at the terminal, beside the output proper."""
-    Console(stderr=True, highlight=False).print(Text(text, style=style), soft_wrap=True)
+    Console(stderr=True, highlight=False).print(Text(clean(text), style=style), soft_wrap=True)
 
 
 def say_error(text: str) -> None:
     """`Error: …` on standard error, in one line."""
-    line = " ".join(text.split("\n"))
+    line = " ".join(clean(text).split("\n"))
     typer.echo(typer.style("Error: ", fg="red", bold=True) + line, err=True)
 
 

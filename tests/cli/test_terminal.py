@@ -1,0 +1,60 @@
+"""Nothing that an agent or a server says drives the terminal."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+
+import pytest
+
+from gapless.cli.doctor import Finding, _Report
+from gapless.cli.logs import _Line
+from gapless.cli.runs import _print_table, _row
+from gapless.cli.terminal import Transcript, say, say_error
+from gapless.events import CustomEvent, RunErrorEvent, TextMessageContentEvent, ToolCallEndEvent, ToolCallStartEvent
+from gapless.journals.contract import RunRecord
+
+EVIL = "a\x1b]0;title\x07b\x1b[2J\x9b2Jc\x08\x7f"
+CONTROLS = {chr(code) for code in (*range(9), *range(11, 32), *range(127, 160))}
+
+
+def test_messages_for_the_person_are_clean(capsys: pytest.CaptureFixture[str]) -> None:
+    say(EVIL)
+    say_error(f"{EVIL}\n{EVIL}")
+    _Report().say(Finding("bad", EVIL, EVIL))
+    out, err = capsys.readouterr()
+    assert not CONTROLS & set(out + err)
+    assert err.splitlines()[1].startswith("Error: a�]0;title�b"), "and readable, in one line"
+    assert err.count("\n") == 2
+
+
+def test_a_run_is_clean_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    transcript = Transcript()
+    transcript.show(TextMessageContentEvent(message_id="m", delta=EVIL))
+    transcript.show(ToolCallStartEvent(tool_call_id="t", tool_call_name=EVIL))
+    transcript.show(ToolCallEndEvent(tool_call_id="t"))
+    transcript.show(CustomEvent(name="gapless.notice", value={"code": "x", "message": EVIL}))
+    transcript.show(RunErrorEvent(message=EVIL))
+    out, err = capsys.readouterr()
+    assert out.count("]0;title") == 3
+    assert not CONTROLS & set(re.sub(r"\x1b\[\d*m", "", out + err)), "but for the styles that are ours"
+
+
+def test_a_list_of_runs_is_clean(capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunRecord(id=EVIL, session_id=f"{EVIL}\t\n", user_id="u", agent=EVIL, message=EVIL, created_at=0)
+    assert not (CONTROLS | set("\t\n")) & set("".join(_row(run)))
+    _print_table([run])
+    assert not CONTROLS & set(capsys.readouterr().out)
+
+
+def test_a_log_line_is_clean() -> None:
+    record = logging.makeLogRecord(
+        {"name": "n", "msg": "run %s: %s", "args": (f"{EVIL}\nb", EVIL), "levelname": "INFO"}
+    )
+    try:
+        raise ValueError(EVIL)
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    assert not CONTROLS & set(_Line().format(record))
