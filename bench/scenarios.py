@@ -454,7 +454,7 @@ IMPORTS = {
 }
 FRAMEWORKS = (
     "fastapi", "starlette", "uvicorn", "pydantic", "google.adk", "pydantic_ai", "redis", "xllamacpp", "rich", "typer",
-    "httpx", "sqlite3", "openai",
+    "httpx", "httpx2", "sqlite3", "openai",
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-import httpx
+import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -24,8 +24,8 @@ async def words(message: str) -> AsyncIterator[str]:
 
 async def test_the_numbers_after_some_runs():
     runner = Runner(words)
-    transport = httpx.ASGITransport(create_app(runner))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    transport = httpx2.ASGITransport(create_app(runner))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
         for message in ("hi", "hi", "fail"):
             await client.post("/runs", json={"message": message, "run_id": f"{message}-{id(message)}"}, headers=STREAM)
         run_id = (await client.get("/runs?status=finished")).json()["runs"][0]["id"]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from google.adk.agents import LlmAgent
 from pydantic import BaseModel
@@ -252,7 +252,7 @@ def test_a_gate_works_between_event_loops():
     gate = Gate()
     with (
         serving(create_app(Runner(ScriptedAgent("a", gate, "b")))) as url,
-        httpx.stream("POST", url + "/chat/stream?query=go") as answer,
+        httpx2.stream("POST", url + "/chat/stream?query=go") as answer,
     ):
         lines = answer.iter_lines()
         assert any('"a"' in line for line in lines)
@@ -281,10 +281,10 @@ async def test_a_cutter_cuts_and_a_gapless_client_does_not_notice(kind: CutKind)
 async def body_of(url: str, path: str) -> tuple[bytes, str]:
     body, error = b"", ""
     try:
-        async with httpx.AsyncClient(base_url=url) as http, http.stream("GET", path) as answer:
+        async with httpx2.AsyncClient(base_url=url) as http, http.stream("GET", path) as answer:
             async for piece in answer.aiter_raw():
                 body += piece
-    except httpx.HTTPError as raised:
+    except httpx2.HTTPError as raised:
         error = type(raised).__name__
     return body, error
 
@@ -293,8 +293,8 @@ async def body_of(url: str, path: str) -> tuple[bytes, str]:
 def finished():
     """A server, and the path of a run's events."""
     with serving(create_app(Runner(ScriptedAgent(*words("word " * 400))))) as url:
-        run_id = httpx.post(url + "/runs", json={"message": "go", "run_id": "r1"}).json()["id"]
-        with httpx.stream("GET", f"{url}/runs/{run_id}/events") as answer:
+        run_id = httpx2.post(url + "/runs", json={"message": "go", "run_id": "r1"}).json()["id"]
+        with httpx2.stream("GET", f"{url}/runs/{run_id}/events") as answer:
             answer.read()
         yield url, f"/runs/{run_id}/events"
 
@@ -326,11 +326,11 @@ async def test_it_passes_on_what_it_is_not_to_cut_and_refuses_on_demand(finished
     whole, _ = await body_of(url, path)
     with Cutter(url, None) as cutter:
         assert await body_of(cutter.url, path) == (whole, "")
-        assert httpx.get(cutter.url + "/health").json() == {"status": "ok"}
+        assert httpx2.get(cutter.url + "/health").json() == {"status": "ok"}
         cutter.refuse = 1
-        with pytest.raises(httpx.HTTPError):
-            httpx.get(cutter.url + "/health")
-        assert httpx.get(cutter.url + "/health").status_code == 200
+        with pytest.raises(httpx2.HTTPError):
+            httpx2.get(cutter.url + "/health")
+        assert httpx2.get(cutter.url + "/health").status_code == 200
     assert not cutter.cuts
 
 

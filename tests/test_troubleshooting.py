@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from google.adk.agents import LlmAgent
 from pydantic_ai import Agent
@@ -87,7 +87,7 @@ def test_nothing_streams_because_the_agent_returns_the_whole_and_the_doctor_says
 
 def test_nothing_streams_because_a_proxy_buffers_so_it_is_told_not_to():
     with serving(create_app(Runner(ScriptedAgent("hi")))) as url:
-        headers = httpx.get(url + "/chat/stream?query=go").headers
+        headers = httpx2.get(url + "/chat/stream?query=go").headers
     assert headers["content-type"].startswith("text/event-stream")
     assert headers["cache-control"] == "no-cache"
     assert headers["x-accel-buffering"] == "no"

@@ -7,13 +7,13 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 
 from gapless.client import EventStreamParser
 
 ATTEMPTS_MAX = 60
 server = sys.argv[1] if sys.argv[1:] else "http://127.0.0.1:8000"
-http = httpx.Client(base_url=server, timeout=45)
+http = httpx2.Client(base_url=server, timeout=45)
 APP = http.get("/list-apps").json()[0]
 USER = "ada"
 
@@ -33,7 +33,7 @@ def run_sse(session_id: str, question: str) -> Iterator[dict[str, Any]]:
         try:
             with http.stream("POST", "/run_sse", json=request, headers=headers) as answer:
                 answer.raise_for_status()
-                if answer.status_code == httpx.codes.NO_CONTENT:
+                if answer.status_code == httpx2.codes.NO_CONTENT:
                     return
                 for piece in answer.iter_bytes():
                     for frame in parser.feed(piece):
@@ -41,7 +41,7 @@ def run_sse(session_id: str, question: str) -> Iterator[dict[str, Any]]:
                             return
                         headers["Last-Event-ID"] = frame.id or ""
                         yield json.loads(frame.data or "")
-        except httpx.TransportError:
+        except httpx2.TransportError:
             time.sleep(0.2)
     raise ConnectionError("the server cannot be reached")
 

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
-import httpx
+import httpx2
 import msgspec
 
 from gapless.config import RunConfig
@@ -201,7 +201,7 @@ class GaplessClient:
         api_key: str | None = None,
         limits: ClientLimits | None = None,
         on_cut: Callable[[Cut], None] | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -210,10 +210,10 @@ class GaplessClient:
         self.limits = limits or ClientLimits()
         self._on_cut = on_cut
         key = api_key if api_key is not None else os.environ.get("GAPLESS_API_KEY", "")
-        self._http = httpx.AsyncClient(
+        self._http = httpx2.AsyncClient(
             base_url=self.base_url,
             headers={"authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(self.limits.answer_timeout_s, connect=self.limits.connect_timeout_s),
+            timeout=httpx2.Timeout(self.limits.answer_timeout_s, connect=self.limits.connect_timeout_s),
             transport=transport,
             trust_env=not _is_loopback(parts.hostname),  # a proxy from the environment does not reach this machine
         )
@@ -274,9 +274,9 @@ class GaplessClient:
             reason = "the connection ended"
             try:
                 async with self._stream(run_id, last) as response:
-                    if response.status_code == httpx.codes.NO_CONTENT:  # all of it was seen
+                    if response.status_code == httpx2.codes.NO_CONTENT:  # all of it was seen
                         return
-                    if response.status_code != httpx.codes.OK:
+                    if response.status_code != httpx2.codes.OK:
                         await response.aread()
                         error = _refusal(response)
                         if response.status_code not in RETRYABLE_STATUSES:
@@ -297,7 +297,7 @@ class GaplessClient:
                                     )
                                 last, attempt = seq, 0
                                 yield seq, event
-            except httpx.TransportError as error:
+            except httpx2.TransportError as error:
                 reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             if attempt >= self.limits.attempts_max:
                 raise ConnectionLost(
@@ -366,7 +366,7 @@ class GaplessClient:
         # The position goes in the URL: a proxy may drop a header that it does not know, or answer from its cache.
         params = {"after": str(last)} if last else {}
         headers = {"accept": "text/event-stream", "accept-encoding": "identity"}
-        timeout = httpx.Timeout(self.limits.idle_timeout_s, connect=self.limits.connect_timeout_s)
+        timeout = httpx2.Timeout(self.limits.idle_timeout_s, connect=self.limits.connect_timeout_s)
         return self._http.stream(
             "GET", _path("runs", run_id, "events"), params=params, headers=headers, timeout=timeout
         )
@@ -393,8 +393,8 @@ class GaplessClient:
             retry_after_s = 0.0
             try:
                 response = await self._http.request(method, path, params=query, content=content, headers=headers)
-            except httpx.TransportError as error:
-                reached = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            except httpx2.TransportError as error:
+                reached = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
                 if attempt >= self.limits.request_attempts_max or (reached and not repeatable):
                     raise ConnectionLost(
                         f"{self.base_url} does not answer ({str(error) or type(error).__name__})."
@@ -428,7 +428,7 @@ class SyncClient:
         api_key: str | None = None,
         limits: ClientLimits | None = None,
         on_cut: Callable[[Cut], None] | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self._client = GaplessClient(base_url, api_key=api_key, limits=limits, on_cut=on_cut, transport=transport)
         self._loop = asyncio.Runner()
@@ -544,7 +544,7 @@ def _decode(frame: Frame, run_id: str) -> tuple[int, Event]:
         ) from error
 
 
-def _check_content_type(response: httpx.Response, run_id: str) -> None:
+def _check_content_type(response: httpx2.Response, run_id: str) -> None:
     content_type = response.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "text/event-stream":
         raise StreamInvalid(
@@ -553,7 +553,7 @@ def _check_content_type(response: httpx.Response, run_id: str) -> None:
         )
 
 
-def _decode_answer(response: httpx.Response, answer: type[_T] | None) -> _T:
+def _decode_answer(response: httpx2.Response, answer: type[_T] | None) -> _T:
     if answer is None:
         return None  # type: ignore[return-value]  # the caller takes no answer
     try:
@@ -562,7 +562,7 @@ def _decode_answer(response: httpx.Response, answer: type[_T] | None) -> _T:
         raise StreamInvalid(f"{response.url} answered what is no {answer.__name__}: is it a Gapless server?") from error
 
 
-def _refusal(response: httpx.Response) -> GaplessError:
+def _refusal(response: httpx2.Response) -> GaplessError:
     """The error that an answer stands for."""
     retry_after = response.headers.get("retry-after", "")
     retry_after_s = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None

@@ -11,7 +11,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import httpx2
 import pytest
 from openai import AsyncOpenAI
@@ -723,8 +722,8 @@ async def test_a_call_of_the_clients_own_tool_ends_the_run_and_its_result_comes_
             {"name": "pick_color", "description": "Ask", "parameters": {"type": "object", "properties": {"of": {}}}}
         ],
     }
-    transport = httpx.ASGITransport(app=create_app(runner := Runner(agent)))
-    async with runner, httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    transport = httpx2.ASGITransport(app=create_app(runner := Runner(agent)))
+    async with runner, httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
         first = frames_of((await client.post("/ag-ui", json=body)).text)
         assert first[-1]["outcome"] == {"type": "success", "pendingToolCallIds": ["c1"]}
         assert [f["toolCallId"] for f in first if f["type"] == "TOOL_CALL_RESULT"] == ["c2"]
@@ -813,8 +812,8 @@ async def test_a_run_cancelled_while_it_waits_leaves_a_session_that_goes_on() ->
 async def test_an_approval_over_http() -> None:
     _, agent = careful_agent()
     runner = Runner(agent)
-    transport = httpx.ASGITransport(app=create_app(runner))
-    async with runner, httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    transport = httpx2.ASGITransport(app=create_app(runner))
+    async with runner, httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
         started = await client.post("/runs", json={"message": "hello", "run_id": "r1"})
         assert started.status_code == 202
         run = await runner.attach("r1")
@@ -831,8 +830,8 @@ async def test_an_approval_over_http() -> None:
 
 async def test_the_whole_of_a_run_over_http() -> None:
     _, agent = weather_agent()
-    transport = httpx.ASGITransport(app=create_app(runner := Runner(agent)))
-    async with runner, httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    transport = httpx2.ASGITransport(app=create_app(runner := Runner(agent)))
+    async with runner, httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
         answer = await client.post("/chat/stream", json={"query": "hello"})
     assert "".join(frame.get("text", "") for frame in frames_of(answer.text)) == "Let me look. It is sunny."
 

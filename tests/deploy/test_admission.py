@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 
-import httpx
+import httpx2
 import pytest
 
 from gapless.cli.serve import limits_of
@@ -40,11 +40,11 @@ def server(start: Callable[..., list[Server]]) -> Server:
 
 
 @pytest.fixture
-def ask(server: Server) -> Iterator[Callable[..., httpx.Response]]:
+def ask(server: Server) -> Iterator[Callable[..., httpx2.Response]]:
     """`ask("alice", "POST", "/runs", json={…})`"""
-    with httpx.Client(base_url=server.url, trust_env=False, timeout=60, verify=False) as http:
+    with httpx2.Client(base_url=server.url, trust_env=False, timeout=60, verify=False) as http:
 
-        def ask(user: str, method: str, path: str, stream: bool = False, **options: object) -> httpx.Response:
+        def ask(user: str, method: str, path: str, stream: bool = False, **options: object) -> httpx2.Response:
             headers = {"authorization": f"Bearer {KEYS[user]}"} | (STREAM if stream else {})
             request = http.build_request(method, path, headers=headers, **options)
             return http.send(request, stream=stream)
@@ -52,13 +52,13 @@ def ask(server: Server) -> Iterator[Callable[..., httpx.Response]]:
         yield ask
 
 
-def code_of(response: httpx.Response) -> tuple[int, str, bool]:
+def code_of(response: httpx2.Response) -> tuple[int, str, bool]:
     """Status, error code, and whether it says when to come back."""
     return response.status_code, response.json()["error"]["code"], "retry-after" in response.headers
 
 
 async def test_runs_past_the_limits_are_refused_until_one_has_ended(
-    server: Server, ask: Callable[..., httpx.Response], talks: Talks, name: str
+    server: Server, ask: Callable[..., httpx2.Response], talks: Talks, name: str
 ):
     mine = [ask("alice", "POST", "/runs", json={"message": name}).json()["id"] for _ in range(2)]
     assert code_of(ask("alice", "POST", "/runs", json={"message": name})) == (429, "limit_reached", True)
@@ -82,7 +82,7 @@ async def test_runs_past_the_limits_are_refused_until_one_has_ended(
 
 
 async def test_a_follower_past_the_limit_is_refused_and_the_others_go_on(
-    server: Server, ask: Callable[..., httpx.Response], talks: Talks, name: str
+    server: Server, ask: Callable[..., httpx2.Response], talks: Talks, name: str
 ):
     run_id = ask("alice", "POST", "/runs", json={"message": name}).json()["id"]
     open_streams = [ask("alice", "GET", f"/runs/{run_id}/events", stream=True) for _ in range(2)]
@@ -94,12 +94,12 @@ async def test_a_follower_past_the_limit_is_refused_and_the_others_go_on(
         assert "both" in stream.read().decode()
 
 
-def test_what_is_too_large_is_refused(ask: Callable[..., httpx.Response], name: str):
+def test_what_is_too_large_is_refused(ask: Callable[..., httpx2.Response], name: str):
     assert code_of(ask("alice", "POST", "/runs", json={"message": "x" * 101})) == (413, "input_too_large", False)
     assert code_of(ask("alice", "POST", "/runs", json={"message": "x" * 3000})) == (413, "input_too_large", False)
     endless = iter([b'{"message":"', *[b"x" * 500] * 10, b'"}'])  # in chunks: no length is said beforehand
     headers = {"content-type": "application/json", "authorization": f"Bearer {KEYS['alice']}"}
-    with httpx.Client(base_url=str(ask("alice", "GET", "/health").url).removesuffix("/health"), verify=False) as http:
+    with httpx2.Client(base_url=str(ask("alice", "GET", "/health").url).removesuffix("/health"), verify=False) as http:
         assert code_of(http.post("/runs", content=endless, headers=headers)) == (413, "input_too_large", False)
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from gapless.config import Limits
@@ -87,8 +87,8 @@ class Upstream:
 
 
 @pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(trust_env=False, timeout=60, verify=False) as http:
+async def http() -> AsyncIterator[httpx2.AsyncClient]:
+    async with httpx2.AsyncClient(trust_env=False, timeout=60, verify=False) as http:
         yield http
 
 
@@ -102,7 +102,7 @@ def replicas(start: Callable[..., list[Server]]) -> Iterator[list[Server]]:
 
 
 async def test_events_pass_one_by_one_as_they_come(
-    replicas: list[Server], talks: Talks, name: str, tmp_path: Path, http: httpx.AsyncClient
+    replicas: list[Server], talks: Talks, name: str, tmp_path: Path, http: httpx2.AsyncClient
 ):
     headers = {"authorization": f"Bearer {KEY}", "accept": "text/event-stream", "accept-encoding": "gzip"}
     with nginx(tmp_path, *(server.port for server in replicas)) as url:
@@ -153,7 +153,7 @@ async def test_a_rolling_restart_behind_nginx_loses_nothing(
             ending.start()
 
 
-async def test_connections_to_the_replicas_are_kept(tmp_path: Path, http: httpx.AsyncClient):
+async def test_connections_to_the_replicas_are_kept(tmp_path: Path, http: httpx2.AsyncClient):
     async with Upstream(answers=True) as one, Upstream(answers=True) as other:
         with nginx(tmp_path, one.port, other.port) as url:
             for _ in range(10):
@@ -167,7 +167,7 @@ async def test_connections_to_the_replicas_are_kept(tmp_path: Path, http: httpx.
 
 @pytest.mark.parametrize(("method", "status", "asked"), [("GET", 200, 2), ("POST", 502, 1)])
 async def test_what_a_replica_may_have_begun_is_not_asked_of_another(
-    tmp_path: Path, http: httpx.AsyncClient, method: str, status: int, asked: int
+    tmp_path: Path, http: httpx2.AsyncClient, method: str, status: int, asked: int
 ):
     async with Upstream(answers=False) as hangs_up, Upstream(answers=True) as answers:
         with nginx(tmp_path, hangs_up.port, answers.port) as url:
@@ -176,14 +176,14 @@ async def test_what_a_replica_may_have_begun_is_not_asked_of_another(
     assert len(hangs_up.asked + answers.asked) == asked
 
 
-async def test_a_replica_that_is_not_there_costs_no_request(tmp_path: Path, http: httpx.AsyncClient):
+async def test_a_replica_that_is_not_there_costs_no_request(tmp_path: Path, http: httpx2.AsyncClient):
     async with Upstream(answers=True) as there:
         with nginx(tmp_path, free_port(), there.port) as url:
             for _ in range(3):
                 assert (await http.post(f"{url}/runs", content=b"{}")).status_code == 200
 
 
-async def test_the_largest_body_passes(tmp_path: Path, http: httpx.AsyncClient):
+async def test_the_largest_body_passes(tmp_path: Path, http: httpx2.AsyncClient):
     async with Upstream(answers=True) as one, Upstream(answers=True) as other:
         with nginx(tmp_path, one.port, other.port) as url:
             for size, status in ((Limits().body_bytes_max, 200), (Limits().body_bytes_max + 1, 413)):

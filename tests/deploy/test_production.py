@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from gapless.journals.contract import RunStatus
@@ -27,15 +27,15 @@ ALICE = {"x-forwarded-user": "alice"}
 @contextlib.contextmanager
 def production(
     store: str, folder: Path = EXAMPLES, app: str = "production:app", environment: dict[str, str] | None = None
-) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
+) -> Iterator[tuple[httpx2.Client, subprocess.Popen[bytes]]]:
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", app, "--app-dir", folder, "--port", str(port)]
     process = subprocess.Popen(command, env={**os.environ, "STORE": store, **(environment or {})})
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}/agents", trust_env=False, timeout=30) as http:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}/agents", trust_env=False, timeout=30) as http:
             deadline = time.monotonic() + START_S_MAX
             while True:
-                with contextlib.suppress(httpx.TransportError):
+                with contextlib.suppress(httpx2.TransportError):
                     if http.get("/ready").status_code == 200:
                         break
                 assert process.poll() is None

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from support.following import merged, rest_of, text_in
@@ -57,9 +57,9 @@ async def test_every_worker_serves_any_run(server: Server, talks: Talks, name: s
         follower = client.follow(run.id)
         talks.say(name, "shown")
         first = [await anext(follower)]
-        followers: dict[int, tuple[httpx.Client, httpx.Response]] = {}
+        followers: dict[int, tuple[httpx2.Client, httpx2.Response]] = {}
         for _ in range(ATTEMPTS_MAX):  # one open stream on each worker
-            http = httpx.Client(trust_env=False, verify=False, timeout=60)
+            http = httpx2.Client(trust_env=False, verify=False, timeout=60)
             request = http.build_request("GET", f"{server.url}/runs/{run.id}/events?wire=text")
             response = http.send(request, stream=True)
             connection: socket.socket = response.extensions["network_stream"].get_extra_info("socket")
@@ -86,7 +86,7 @@ async def test_each_worker_answers_for_itself_about_metrics(server: Server, talk
         run = await client.start(name)
     seen = set()
     for _ in range(ATTEMPTS_MAX):
-        with httpx.Client(trust_env=False, verify=False) as http:
+        with httpx2.Client(trust_env=False, verify=False) as http:
             text = http.get(f"{server.url}/metrics").text
         seen.add(next(line for line in text.splitlines() if line.startswith("gapless_runs_active ")))
         if len(seen) == 2:

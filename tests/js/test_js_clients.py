@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from gapless.journals.contract import RunRecord
@@ -58,7 +58,7 @@ class Network:
 
     def cuts(self, kind: str, session: str) -> list[int]:
         """How often each run of a session was cut."""
-        runs = httpx.get(f"{self.url}/runs", params={"session_id": session}).json()["runs"]
+        runs = httpx2.get(f"{self.url}/runs", params={"session_id": session}).json()["runs"]
         return [self.proxies[kind].cuts[run["id"]] for run in runs]
 
 

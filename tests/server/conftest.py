@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from gapless import Runner, create_app
@@ -22,18 +22,18 @@ async def client_of() -> AsyncIterator[Callable[..., Any]]:
     """`await client_of(runner, **create_app options)`: an HTTP client on the app, without a socket between."""
     async with AsyncExitStack() as stack:
 
-        async def make(runner: Runner, headers: dict[str, str] | None = None, **options: Any) -> httpx.AsyncClient:
+        async def make(runner: Runner, headers: dict[str, str] | None = None, **options: Any) -> httpx2.AsyncClient:
             app = create_app(runner, **options)
             stack.push_async_callback(runner.close)
-            transport = httpx.ASGITransport(app)
+            transport = httpx2.ASGITransport(app)
             return await stack.enter_async_context(
-                httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+                httpx2.AsyncClient(transport=transport, base_url="http://test", headers=headers)
             )
 
         yield make
 
 
 @pytest.fixture
-async def client(client_of: Callable[..., Any]) -> httpx.AsyncClient:
+async def client(client_of: Callable[..., Any]) -> httpx2.AsyncClient:
     """A client on an app with one agent that repeats what it is told."""
     return await client_of(Runner(words))  # type: ignore[no-any-return]  # as made above

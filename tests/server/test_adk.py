@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
+import httpx2
 import pytest
 from google.adk.agents import BaseAgent, LlmAgent
 from google.adk.cli.api_server import RunAgentRequest
@@ -27,7 +28,7 @@ from support.adk import Call, Raises, Scripted, Thought
 from support.serving import serving
 from support.sse import Frame, frames
 
-Client = httpx.AsyncClient
+Client = httpx2.AsyncClient
 ClientOf = Callable[..., Any]
 
 
@@ -42,7 +43,7 @@ async def session(client: Client, app: str, user: str = "u", id: str = "s", **op
     assert response.status_code == 200, response.text
 
 
-async def run_sse(client: Client, request: dict[str, Any], **options: Any) -> tuple[httpx.Response, list[Frame]]:
+async def run_sse(client: Client, request: dict[str, Any], **options: Any) -> tuple[httpx2.Response, list[Frame]]:
     response = await client.post("/run_sse", json=request, **options)
     assert response.status_code == 200, response.text
     got = frames(response.content)
@@ -162,8 +163,8 @@ def merged(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("streaming", [True, False])
 @pytest.mark.parametrize("app", list(AGENTS))
 async def test_frames_are_those_of_adks_own_server(app: str, streaming: bool, adks_own: Any, client_of: ClientOf):
-    transport = httpx.ASGITransport(adks_own)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as theirs:
+    transport = httpx2.ASGITransport(adks_own)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as theirs:
         await session(theirs, app)
         response = await theirs.post("/run_sse", json=body(app, streaming=streaming))
         expected = [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: ")]
@@ -194,7 +195,7 @@ async def test_adks_own_client():
             assert found.events[-1].id == events[-1].id
             assert found.state == {"k": 1}
             await client.delete_session(app_name="tools", user_id="u", session_id=made.id)
-            with pytest.raises(httpx.HTTPStatusError):
+            with pytest.raises(httpx.HTTPStatusError):  # its own client is on httpx
                 await client.get_session(app_name="tools", user_id="u", session_id=made.id)
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from gapless import Runner
@@ -38,7 +38,7 @@ def text(seen: list[Event]) -> str:
     return "".join(event.delta for event in seen if isinstance(event, TextMessageContentEvent))
 
 
-async def ask(client: httpx.AsyncClient, run_id: str, *said: str, **more: Any) -> list[Event]:
+async def ask(client: httpx2.AsyncClient, run_id: str, *said: str, **more: Any) -> list[Event]:
     response = await client.post("/ag-ui", json=body(run_id, *said, **more))
     assert response.status_code == 200, response.text
     return events(response.content)
@@ -57,7 +57,7 @@ class Listener:
         yield f"heard {ctx.message}"
 
 
-async def test_a_run_of_the_last_message(client: httpx.AsyncClient):
+async def test_a_run_of_the_last_message(client: httpx2.AsyncClient):
     response = await client.post("/ag-ui", json=body("r", "hi"))
     seen = events(response.content)
     check_order(seen)
@@ -95,7 +95,7 @@ async def test_the_servers_own_marks_are_not_a_clients_to_make(client_of: Callab
     assert (await client.post("/v1/responses", json=more)).status_code == 200
 
 
-async def test_posted_again_it_is_the_same_run(client: httpx.AsyncClient):
+async def test_posted_again_it_is_the_same_run(client: httpx2.AsyncClient):
     first = await client.post("/ag-ui", json=body("r", "hi"))
     again = await client.post("/ag-ui", json=body("r", "hi"))
     assert [frame.id for frame in frames(again.content)][-1] == frames(first.content)[-1].id
@@ -104,13 +104,13 @@ async def test_posted_again_it_is_the_same_run(client: httpx.AsyncClient):
 
 
 @pytest.mark.parametrize("other", [body("r", "ho"), body("r", "hi", thread="other")])
-async def test_another_request_under_the_same_run_id_is_a_conflict(client: httpx.AsyncClient, other: dict[str, Any]):
+async def test_another_request_under_the_same_run_id_is_a_conflict(client: httpx2.AsyncClient, other: dict[str, Any]):
     await client.post("/ag-ui", json=body("r", "hi"))
     response = await client.post("/ag-ui", json=other)
     assert (response.status_code, response.json()["error"]["code"]) == (409, "run_conflict")
 
 
-async def test_every_way_to_say_from_where(client: httpx.AsyncClient):
+async def test_every_way_to_say_from_where(client: httpx2.AsyncClient):
     whole = frames((await client.post("/ag-ui", json=body("r", "hi"))).content)
     cursor = whole[2].id
 
@@ -133,7 +133,7 @@ async def test_every_way_to_say_from_where(client: httpx.AsyncClient):
     assert (await ids(method="GET", params=params | {"offset": "-1"}))[0] == whole[0].id
 
 
-async def test_what_is_over_is_told_so(client: httpx.AsyncClient):
+async def test_what_is_over_is_told_so(client: httpx2.AsyncClient):
     end, marker = frames((await client.post("/ag-ui", json=body("r", "hi"))).content)[-2:]
     for last in (end.id, marker.id):
         response = await client.get("/ag-ui", params={"runId": "r"}, headers={"last-event-id": last})
@@ -155,12 +155,12 @@ async def test_what_is_over_is_told_so(client: httpx.AsyncClient):
         (body("r", "hi", resume=[{"interruptId": "i", "status": "resolved"}]), 422, "input_invalid"),
     ],
 )
-async def test_requests_that_do_not_fit(client: httpx.AsyncClient, request_body: Any, status: int, code: str):
+async def test_requests_that_do_not_fit(client: httpx2.AsyncClient, request_body: Any, status: int, code: str):
     response = await client.post("/ag-ui", json=request_body)
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
 
 
-async def test_joining_needs_a_run(client: httpx.AsyncClient):
+async def test_joining_needs_a_run(client: httpx2.AsyncClient):
     assert (await client.get("/ag-ui")).status_code == 422
     assert (await client.get("/ag-ui", params={"runId": "none"})).status_code == 404
     await client.post("/ag-ui", json=body("r", "hi"))
@@ -302,7 +302,7 @@ async def test_a_late_join_is_compact_and_can_be_cut_anywhere(client_of: Callabl
         assert partial[3] + text(before) + text(events_after) == "".join(f"{n} " for n in range(50))
 
 
-async def test_a_late_join_of_a_run_that_is_over(client: httpx.AsyncClient):
+async def test_a_late_join_of_a_run_that_is_over(client: httpx2.AsyncClient):
     await client.post("/ag-ui", json=body("r", "hi"))
     response = await client.get("/ag-ui", params={"runId": "r", "join": "snapshot"})
     seen = [event for event in map(_decoded, frames(response.content)) if event is not None]

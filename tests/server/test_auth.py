@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from fastapi import FastAPI
 
@@ -19,9 +19,9 @@ ALICE, BOB = "alice-key-0123456789", "bob-key-0123456789"
 
 
 @pytest.fixture
-async def client(client_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> httpx.AsyncClient:
+async def client(client_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> httpx2.AsyncClient:
     monkeypatch.setenv("GAPLESS_API_KEYS", f"alice={ALICE}, bob={BOB}")
-    client: httpx.AsyncClient = await client_of(Runner(Gated("a")))
+    client: httpx2.AsyncClient = await client_of(Runner(Gated("a")))
     await client.post("/runs", json={"message": "x", "run_id": "r", "session_id": "s"}, headers=key(ALICE))
     return client
 
@@ -44,7 +44,7 @@ ROUTES = [
 
 
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES)
-async def test_without_a_key_every_route_is_closed(client: httpx.AsyncClient, method: str, path: str, body: Any):
+async def test_without_a_key_every_route_is_closed(client: httpx2.AsyncClient, method: str, path: str, body: Any):
     for headers in ({}, key("wrong-key-0123456789"), {"authorization": f"Basic {ALICE}"}):
         response = await client.request(method, path, json=body, headers=headers)
         assert (response.status_code, response.json()["error"]["code"]) == (401, "not_authenticated")
@@ -52,29 +52,29 @@ async def test_without_a_key_every_route_is_closed(client: httpx.AsyncClient, me
 
 
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES)
-async def test_anothers_run_and_session_do_not_exist(client: httpx.AsyncClient, method: str, path: str, body: Any):
+async def test_anothers_run_and_session_do_not_exist(client: httpx2.AsyncClient, method: str, path: str, body: Any):
     headers = {**key(BOB), "last-event-id": "r:1"}
     response = await client.request(method, path, json=body, headers=headers)
     assert response.status_code == 404, response.text
     assert (await client.get("/runs/r", headers=key(ALICE))).json()["status"] == "running"
 
 
-async def test_lists_show_ones_own(client: httpx.AsyncClient):
+async def test_lists_show_ones_own(client: httpx2.AsyncClient):
     assert [run["id"] for run in (await client.get("/runs", headers=key(ALICE))).json()["runs"]] == ["r"]
     assert (await client.get("/runs", headers=key(BOB))).json()["runs"] == []
     assert (await client.get("/sessions", headers=key(BOB))).json()["sessions"] == []
 
 
-async def test_another_cannot_take_a_run_id(client: httpx.AsyncClient):
+async def test_another_cannot_take_a_run_id(client: httpx2.AsyncClient):
     response = await client.post("/runs", json={"message": "x", "run_id": "r"}, headers=key(BOB))
     assert (response.status_code, response.json()["error"]["code"]) == (409, "run_conflict")
 
 
-async def test_the_other_header_for_keys(client: httpx.AsyncClient):
+async def test_the_other_header_for_keys(client: httpx2.AsyncClient):
     assert (await client.get("/runs/r", headers={"x-api-key": ALICE})).status_code == 200
 
 
-async def test_probes_and_page_need_no_key(client: httpx.AsyncClient):
+async def test_probes_and_page_need_no_key(client: httpx2.AsyncClient):
     for path in ("/health", "/ready", "/", "/static/stream.js", "/docs"):
         assert (await client.get(path)).status_code == 200, path
 
@@ -162,7 +162,7 @@ async def test_links_from_other_sites_lead_to_pages_and_into_no_frame(client_of:
     client = await client_of(Runner(Gated()))
     app = FastAPI()
     app.mount("/agents", create_app(Runner(Gated())))
-    mounted = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test/agents")
+    mounted = httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test/agents")
     link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
     async with mounted:
         for one in (client, mounted):

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from gapless import Runner
@@ -28,7 +28,7 @@ def texts(found: list[Frame]) -> str:
         ("POST", "/chat/stream", {"message": "hi"}),
     ],
 )
-async def test_text_then_done_then_the_end_marker(client: httpx.AsyncClient, request_: tuple[str, str, Any]):
+async def test_text_then_done_then_the_end_marker(client: httpx2.AsyncClient, request_: tuple[str, str, Any]):
     method, path, body = request_
     response = await client.request(method, path, json=body) if body else await client.request(method, path)
     found = frames(response.content)
@@ -96,6 +96,6 @@ async def test_errors_are_a_frame(client_of: Callable[..., Any]):
         ({"last-event-id": "nope:7"}, 404, "run_not_found"),
     ],
 )
-async def test_bad_requests(client: httpx.AsyncClient, headers: dict[str, str], status: int, code: str):
+async def test_bad_requests(client: httpx2.AsyncClient, headers: dict[str, str], status: int, code: str):
     response = await client.get("/chat/stream", headers=headers)
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)

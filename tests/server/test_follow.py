@@ -8,7 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 import pytest
 
@@ -91,7 +91,7 @@ async def test_a_silent_run_is_kept_alive_without_blank_lines(monkeypatch: pytes
     monkeypatch.setattr("gapless.server.follow.PING_S", 0.02)
     agent = Gated("a")
     with serving(create_app(Runner(agent))) as url:
-        async with httpx.AsyncClient(base_url=url) as client:
+        async with httpx2.AsyncClient(base_url=url) as client:
             post = {"json": {"message": "x"}, "headers": {"accept": "text/event-stream"}}
             async with client.stream("POST", "/runs", **post) as response:  # type: ignore[arg-type]  # keywords
                 body = b""
@@ -108,7 +108,7 @@ async def test_a_client_that_leaves_is_noticed_and_its_run_goes_on():
     agent = Gated("a", "b")
     app = create_app(Runner(agent))
     with serving(app) as url:
-        async with httpx.AsyncClient(base_url=url) as client:
+        async with httpx2.AsyncClient(base_url=url) as client:
             post = {"json": {"message": "x", "run_id": "r"}, "headers": {"accept": "text/event-stream"}}
             async with client.stream("POST", "/runs", **post) as response:  # type: ignore[arg-type]  # keywords
                 async for _ in response.aiter_bytes():
@@ -125,7 +125,7 @@ async def test_draining_ends_connections_and_not_runs():
     agent = Gated("a", "b")
     app = create_app(Runner(agent))
     with serving(app) as url:
-        async with httpx.AsyncClient(base_url=url) as client:
+        async with httpx2.AsyncClient(base_url=url) as client:
             post = {"json": {"message": "x", "run_id": "r"}, "headers": {"accept": "text/event-stream"}}
             async with client.stream("POST", "/runs", **post) as response:  # type: ignore[arg-type]  # keywords
                 agent.let()
@@ -144,7 +144,7 @@ async def test_many_followers_of_one_run_get_the_same_bytes():
     agent = Gated(*"abcdef")
     app = create_app(Runner(agent))
     with serving(app) as url:
-        async with httpx.AsyncClient(base_url=url, limits=httpx.Limits(max_connections=None)) as client:
+        async with httpx2.AsyncClient(base_url=url, limits=httpx2.Limits(max_connections=None)) as client:
             await client.post("/runs", json={"message": "x", "run_id": "r"})
             headers = {"accept": "text/event-stream"}
             reading = [asyncio.create_task(client.get("/runs/r/events?merge=0", headers=headers)) for _ in range(20)]

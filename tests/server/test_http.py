@@ -6,10 +6,10 @@ import json
 import re
 from typing import Any
 
-import httpx
+import httpx2
 
 
-async def test_the_api_description_refers_to_nothing_that_it_lacks(client: httpx.AsyncClient) -> None:
+async def test_the_api_description_refers_to_nothing_that_it_lacks(client: httpx2.AsyncClient) -> None:
     description: dict[str, Any] = (await client.get("/openapi.json")).json()
     known = description["components"]["schemas"]
     referred = re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(description))

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
@@ -225,7 +225,7 @@ async def test_a_failure_without_streaming_is_a_status_that_nobody_retries(url: 
 
 
 async def _runs(url: str) -> list[Any]:
-    async with httpx.AsyncClient(base_url=url) as http:
+    async with httpx2.AsyncClient(base_url=url) as http:
         runs: list[Any] = (await http.get("/runs", params={"limit": 1000})).json()["runs"]
         return runs
 
@@ -237,7 +237,7 @@ async def test_a_cancelled_run_is_never_taken_for_whole(client: AsyncOpenAI, url
         async for chunk in stream:
             seen += 1
             if seen == 3:
-                async with httpx.AsyncClient(base_url=url) as http:
+                async with httpx2.AsyncClient(base_url=url) as http:
                     await http.post(f"/runs/{chunk.id.removeprefix('chatcmpl-')}/cancel")
     assert error.value.code == "run_cancelled"
 
@@ -256,7 +256,7 @@ async def test_a_cancelled_run_is_never_taken_for_whole(client: AsyncOpenAI, url
     ],
 )
 async def test_errors_have_openais_shape(url: str, body: Any, status: int, code: str) -> None:
-    async with httpx.AsyncClient(base_url=url) as http:
+    async with httpx2.AsyncClient(base_url=url) as http:
         answer = await http.post("/v1/chat/completions", json=body)
         wrong_type = await http.post("/v1/chat/completions", content=b"{}", headers={"content-type": "text/plain"})
     assert answer.status_code == status
@@ -286,7 +286,7 @@ async def test_the_same_request_is_one_run(client: AsyncOpenAI, url: str) -> Non
 async def test_a_client_that_leaves_does_not_end_the_run() -> None:
     gated = Gated("one ", "two ")
     with serving(create_app(own := Runner(agents={"gated": gated}))) as base:
-        async with httpx.AsyncClient(base_url=base, timeout=None) as http:
+        async with httpx2.AsyncClient(base_url=base, timeout=None) as http:
             body = {"model": "gated", "messages": ask()}
             asking = asyncio.ensure_future(
                 http.post("/v1/chat/completions", json=body, headers={"x-run-id": "r"}),
@@ -362,7 +362,7 @@ async def test_a_cut_chat_goes_on_byte_for_byte(url: str, kind: Kind) -> None:
     body = {"model": "rich", "messages": ask("rich"), "stream": True, "stream_options": {"include_usage": True}}
     run_id = f"cut-{kind}"
     with cutting(url, kind, cuts=10, seed=7) as proxy:
-        async with httpx.AsyncClient(base_url=proxy.url) as http:
+        async with httpx2.AsyncClient(base_url=proxy.url) as http:
             request = http.build_request(
                 "POST", "/v1/chat/completions?merge=0", json=body, headers={"x-run-id": run_id}
             )
@@ -375,7 +375,7 @@ async def test_a_cut_chat_goes_on_byte_for_byte(url: str, kind: Kind) -> None:
                 location = answer.headers["content-location"]
                 request = http.build_request("GET", f"{location}&merge=0", headers={"last-event-id": last_id.decode()})
         assert proxy.cuts[run_id] == 10
-    async with httpx.AsyncClient(base_url=url) as http:
+    async with httpx2.AsyncClient(base_url=url) as http:
         uncut = (await http.get(f"/runs/{run_id}/events?wire=openai&merge=0")).content
     assert healed == uncut
     chunks = [json.loads(data) for data in re.findall(rb"^data: ({.+)$", healed, re.MULTILINE)]
@@ -383,9 +383,9 @@ async def test_a_cut_chat_goes_on_byte_for_byte(url: str, kind: Kind) -> None:
     assert chunks[-1]["usage"]["total_tokens"] == 33
 
 
-async def _whole_frames(answer: httpx.Response) -> bytes:
+async def _whole_frames(answer: httpx2.Response) -> bytes:
     got = b""
-    with contextlib.suppress(httpx.HTTPError):
+    with contextlib.suppress(httpx2.HTTPError):
         async for piece in answer.aiter_bytes():
             got += piece
     await answer.aclose()
@@ -469,7 +469,7 @@ async def test_every_event_of_a_response_fits_openais_types(url: str) -> None:
     check: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
     for agent, message in (("rich", "rich"), ("calling", "Hi"), ("failing", "Hi"), ("told", "length")):
         body = {"model": agent, "input": message, "stream": True, "tools": RESPONSE_TOOLS}
-        async with httpx.AsyncClient(base_url=url) as http:
+        async with httpx2.AsyncClient(base_url=url) as http:
             stream = (await http.post("/v1/responses", json=body)).text
         seen = [line[6:] for line in stream.split("\n") if line.startswith("data: {")]
         named = [line[7:] for line in stream.split("\n") if line.startswith("event: ")]
@@ -492,7 +492,7 @@ async def test_the_whole_response_and_the_one_fetched_later_are_the_streams_last
 
 async def test_a_stream_goes_on_after_any_number(client: AsyncOpenAI, url: str) -> None:
     response = await client.responses.create(model="calling", input="Hi", tools=RESPONSE_TOOLS)
-    async with httpx.AsyncClient(base_url=url) as http:
+    async with httpx2.AsyncClient(base_url=url) as http:
         path = f"/v1/responses/{response.id}"
         whole = (await http.get(path, params={"stream": "true", "merge": "0"})).content
         frames = whole.split(b"\n\n")
@@ -517,7 +517,7 @@ async def test_another_worker_sends_the_same_bytes(tmp_path: Path) -> None:
     seen = []
     for worker in range(2):
         with serving(create_app(Runner(agents={"calling": calling}, store=store))) as base:
-            async with httpx.AsyncClient(base_url=base) as http:
+            async with httpx2.AsyncClient(base_url=base) as http:
                 if worker == 0:
                     body = {
                         "model": "calling",
@@ -619,7 +619,7 @@ async def test_a_conversation_is_a_session(client: AsyncOpenAI, url: str) -> Non
     assert [text for role, text in json.loads(second.output_text)["messages"] if role == "user"] == ["one", "two"]
     assert second.conversation is not None
     assert second.conversation.id == "talk"
-    async with httpx.AsyncClient(base_url=url) as http:
+    async with httpx2.AsyncClient(base_url=url) as http:
         runs = (await http.get("/runs", params={"session_id": "talk"})).json()["runs"]
     assert "resp_" + runs[0]["id"] == second.id
     with pytest.raises(openai.UnprocessableEntityError, match="either"):
@@ -682,7 +682,7 @@ async def test_an_answer_that_met_its_bound_is_incomplete(client: AsyncOpenAI) -
     ],
 )
 async def test_what_cannot_be_done_is_refused(url: str, body: dict[str, Any], status: int) -> None:
-    async with httpx.AsyncClient(base_url=url) as http:
+    async with httpx2.AsyncClient(base_url=url) as http:
         answer = await http.post("/v1/responses", json={"model": "told"} | body)
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["type"] == "invalid_request_error"

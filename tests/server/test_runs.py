@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 import pytest
 
@@ -21,18 +21,18 @@ from support.sse import events, frames
 STREAM = {"accept": "text/event-stream"}
 
 
-async def start(client: httpx.AsyncClient, message: str = "hi", **body: Any) -> dict[str, Any]:
+async def start(client: httpx2.AsyncClient, message: str = "hi", **body: Any) -> dict[str, Any]:
     response = await client.post("/runs", json={"message": message, **body})
     assert response.status_code == 202, response.text
     return response.json()  # type: ignore[no-any-return]  # a record
 
 
-async def ended(client: httpx.AsyncClient, run_id: str) -> dict[str, Any]:
+async def ended(client: httpx2.AsyncClient, run_id: str) -> dict[str, Any]:
     await client.get(f"/runs/{run_id}/events", headers=STREAM)
     return (await client.get(f"/runs/{run_id}")).json()  # type: ignore[no-any-return]  # a record
 
 
-async def test_start_answers_with_the_record_and_names_the_stream(client: httpx.AsyncClient):
+async def test_start_answers_with_the_record_and_names_the_stream(client: httpx2.AsyncClient):
     response = await client.post("/runs", json={"message": "hi", "run_id": "r", "session_id": "s"})
     assert response.status_code == 202
     assert response.headers["content-location"] == "/runs/r/events"
@@ -42,7 +42,7 @@ async def test_start_answers_with_the_record_and_names_the_stream(client: httpx.
     assert (await ended(client, "r"))["status"] == "finished"
 
 
-async def test_start_as_a_stream_is_the_events_to_the_end_marker(client: httpx.AsyncClient):
+async def test_start_as_a_stream_is_the_events_to_the_end_marker(client: httpx2.AsyncClient):
     response = await client.post("/runs", json={"message": "hi", "run_id": "r"}, headers=STREAM)
     assert response.headers["content-type"].startswith("text/event-stream")
     assert response.headers["cache-control"] == "no-cache"
@@ -66,7 +66,7 @@ async def test_each_delta_of_a_live_stream_comes_as_it_is(client_of: Callable[..
     assert [e.delta for e in got if isinstance(e, TextMessageContentEvent)] == ["a", "b", "c"]
 
 
-async def test_following_later_merges_and_from_any_position_is_the_tail(client: httpx.AsyncClient):
+async def test_following_later_merges_and_from_any_position_is_the_tail(client: httpx2.AsyncClient):
     await start(client, run_id="r")
     await ended(client, "r")
     whole = (await client.get("/runs/r/events?merge=0", headers=STREAM)).content
@@ -83,7 +83,7 @@ async def test_following_later_merges_and_from_any_position_is_the_tail(client: 
             assert frames(tail.content) == all_frames[position + 1 :]
 
 
-async def test_a_client_that_has_it_all_gets_204(client: httpx.AsyncClient):
+async def test_a_client_that_has_it_all_gets_204(client: httpx2.AsyncClient):
     await start(client, run_id="r")
     last = (await ended(client, "r"))["last_seq"]
     for cursor in (str(last), f"{last}.end", f"r:{last}"):
@@ -91,7 +91,7 @@ async def test_a_client_that_has_it_all_gets_204(client: httpx.AsyncClient):
 
 
 @pytest.mark.parametrize("cursor", ["x", "-1", "other:3", "3.x", "1e3", "999", "r:", "é", "3 4", "9" * 50])
-async def test_a_cursor_that_is_none_has_its_own_answer(client: httpx.AsyncClient, cursor: str):
+async def test_a_cursor_that_is_none_has_its_own_answer(client: httpx2.AsyncClient, cursor: str):
     await start(client, run_id="r")
     await ended(client, "r")
     response = await client.get("/runs/r/events", params={"after": cursor}, headers=STREAM)
@@ -113,7 +113,7 @@ async def test_an_expired_journal_has_its_own_answer(client_of: Callable[..., An
     assert (await client.get("/runs/r")).json()["status"] == "finished"
 
 
-async def test_starting_twice_is_one_run_and_another_body_a_conflict(client: httpx.AsyncClient):
+async def test_starting_twice_is_one_run_and_another_body_a_conflict(client: httpx2.AsyncClient):
     first = await start(client, run_id="r", session_id="s")
     again = await client.post("/runs", json={"message": "hi", "run_id": "r", "session_id": "s"}, headers=STREAM)
     assert events(again.content)
@@ -123,7 +123,7 @@ async def test_starting_twice_is_one_run_and_another_body_a_conflict(client: htt
     assert (other.status_code, other.json()["error"]["code"]) == (409, "run_conflict")
 
 
-async def test_a_repeated_post_resumes_from_its_cursor(client: httpx.AsyncClient):
+async def test_a_repeated_post_resumes_from_its_cursor(client: httpx2.AsyncClient):
     body = {"message": "hi", "run_id": "r"}
     whole = frames((await client.post("/runs", json=body, headers=STREAM)).content)
     tail = await client.post("/runs", json=body, headers={**STREAM, "last-event-id": whole[2].id})
@@ -165,7 +165,7 @@ async def test_an_interrupt_ends_the_stream_and_its_answer_goes_on(client_of: Ca
     assert (late.status_code, late.json()["error"]["code"]) == (422, "input_invalid")
 
 
-async def test_a_page_of_events_as_json(client: httpx.AsyncClient):
+async def test_a_page_of_events_as_json(client: httpx2.AsyncClient):
     await start(client, run_id="r")
     await ended(client, "r")
     page = (await client.get("/runs/r/events?after=1&limit=2", headers={"accept": "application/json"})).json()
@@ -179,7 +179,7 @@ async def test_a_page_of_events_as_json(client: httpx.AsyncClient):
         assert (stream.status_code, stream.json()["error"]["code"]) == (422, "input_invalid"), number[:9]
 
 
-async def test_lists_are_filtered(client: httpx.AsyncClient):
+async def test_lists_are_filtered(client: httpx2.AsyncClient):
     for n in range(3):
         await start(client, run_id=f"r{n}", session_id=f"s{n % 2}")
         await ended(client, f"r{n}")
@@ -230,7 +230,7 @@ async def test_bad_bodies(client_of: Callable[..., Any], request_: dict[str, Any
     ],
 )
 async def test_a_body_that_is_too_deep_to_be_sent_back_is_refused_at_once(
-    client: httpx.AsyncClient, path: str, body: dict[str, Any]
+    client: httpx2.AsyncClient, path: str, body: dict[str, Any]
 ):
     for levels in (101, 950, 100_000):
         deep = json.dumps({**body, "state": "deep"}).replace('"deep"', "[" * levels + "]" * levels)
@@ -261,7 +261,7 @@ async def test_a_body_without_length_is_bounded_too(client_of: Callable[..., Any
         ("PUT", "/runs/nope/cancel", 405, "method_not_allowed"),
     ],
 )
-async def test_what_is_not_there(client: httpx.AsyncClient, method: str, path: str, status: int, code: str):
+async def test_what_is_not_there(client: httpx2.AsyncClient, method: str, path: str, status: int, code: str):
     response = await client.request(method, path)
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
 
@@ -317,7 +317,7 @@ async def test_coalesced_text_comes_in_fewer_frames(client_of: Callable[..., Any
     assert len(deltas) < 8
 
 
-async def test_openapi_describes_the_bodies(client: httpx.AsyncClient):
+async def test_openapi_describes_the_bodies(client: httpx2.AsyncClient):
     spec = (await client.get("/openapi.json")).json()
     body = spec["paths"]["/runs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert "message" in body["properties"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 
 from gapless import Runner
 from support.agents import Gated
@@ -13,7 +13,7 @@ from support.agents import Gated
 STREAM = {"accept": "text/event-stream"}
 
 
-async def test_the_life_of_a_session(client: httpx.AsyncClient):
+async def test_the_life_of_a_session(client: httpx2.AsyncClient):
     created = await client.post("/sessions", json={"id": "s", "state": {"k": 1}})
     assert (created.status_code, created.json()["id"], created.json()["state"]) == (201, "s", {"k": 1})
     assert (await client.post("/sessions")).status_code == 201
@@ -29,7 +29,7 @@ async def test_the_life_of_a_session(client: httpx.AsyncClient):
     assert (await client.get("/sessions/s")).status_code == 404
 
 
-async def test_a_new_conversation_is_named_after_its_first_message(client: httpx.AsyncClient):
+async def test_a_new_conversation_is_named_after_its_first_message(client: httpx2.AsyncClient):
     await client.post("/runs", json={"message": "hello\nworld", "session_id": "s"}, headers=STREAM)
     assert (await client.get("/sessions/s")).json()["title"] == "hello"
 
@@ -47,7 +47,7 @@ async def test_an_active_run_is_named_and_keeps_its_session(client_of: Callable[
     assert "active_run_id" not in (await client.get("/sessions/s")).json()
 
 
-async def test_a_session_made_ahead_takes_its_title_from_the_first_message(client: httpx.AsyncClient):
+async def test_a_session_made_ahead_takes_its_title_from_the_first_message(client: httpx2.AsyncClient):
     await client.post("/sessions", json={"id": "s"})
     await client.post("/runs", json={"message": "hello", "session_id": "s"}, headers=STREAM)
     assert (await client.get("/sessions/s")).json()["title"] == "hello"

@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from gapless import RunConfig, Runner
@@ -26,7 +26,7 @@ def body(*messages: dict[str, Any], chat: str = "c", **more: Any) -> dict[str, A
     return {"id": chat, "messages": list(messages), "trigger": "submit-message", **more}
 
 
-def chunks(response: httpx.Response) -> list[dict[str, Any]]:
+def chunks(response: httpx2.Response) -> list[dict[str, Any]]:
     assert response.status_code == 200, response.text
     assert response.headers["x-vercel-ai-ui-message-stream"] == "v1"
     *said, done, end = frames(response.content)
@@ -34,7 +34,7 @@ def chunks(response: httpx.Response) -> list[dict[str, Any]]:
     return [json.loads(frame.data) for frame in said if frame.data != "[DONE]"]
 
 
-def text(response: httpx.Response) -> str:
+def text(response: httpx2.Response) -> str:
     return "".join(chunk["delta"] for chunk in chunks(response) if chunk["type"] == "text-delta")
 
 
@@ -51,7 +51,7 @@ class Listener:
         yield f"heard {ctx.message}"
 
 
-async def test_a_message_is_answered(client: httpx.AsyncClient):
+async def test_a_message_is_answered(client: httpx2.AsyncClient):
     response = await client.post("/vercel/chat", json=body(message("hi")))
     told = chunks(response)
     assert [chunk["type"] for chunk in told[:2]] == ["start", "start-step"]
@@ -62,7 +62,7 @@ async def test_a_message_is_answered(client: httpx.AsyncClient):
     assert (await client.get(f"/runs/{run_id}")).json()["session_id"] == "c"
 
 
-async def test_the_stream_goes_on_where_it_is_said_to_be(client: httpx.AsyncClient):
+async def test_the_stream_goes_on_where_it_is_said_to_be(client: httpx2.AsyncClient):
     response = await client.post("/vercel/chat", json=body(message("hi")))
     where, whole = response.headers["content-location"], frames(response.content)
     assert text(await client.get(where)) == "you said hi"
@@ -144,7 +144,7 @@ async def test_one_of_several_agents(client_of: Callable[..., Any]):
     assert text(await client.post("/vercel/chat?agent=a", json=body(message("hi"), chat="d"))) == "heard hi"
 
 
-async def approval(client: httpx.AsyncClient) -> tuple[dict[str, Any], httpx.Response]:
+async def approval(client: httpx2.AsyncClient) -> tuple[dict[str, Any], httpx2.Response]:
     """A chat that asks: its request, and the response that carried it."""
     response = await client.post("/vercel/chat", json=body(message("approve")))
     (asked,) = [chunk for chunk in chunks(response) if chunk["type"] == "tool-approval-request"]
@@ -196,7 +196,7 @@ async def test_a_client_that_lost_the_end_of_a_paused_stream_is_not_left_waiting
         (body(answered({"toolCallId": "t", "approvalId": "a"}, approved=True)), 422),
     ],
 )
-async def test_requests_that_do_not_fit(client: httpx.AsyncClient, request_body: Any, status: int):
+async def test_requests_that_do_not_fit(client: httpx2.AsyncClient, request_body: Any, status: int):
     response = await client.post("/vercel/chat", json=request_body)
     assert (response.status_code, response.json()["error"]["code"]) == (status, "input_invalid")
 

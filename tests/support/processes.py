@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
+import httpx2
 
 from gapless.client import ClientLimits, Cut, GaplessClient
 
@@ -85,9 +85,9 @@ class Server:
         deadline = time.monotonic() + START_S_MAX
         while True:
             try:
-                if httpx.get(self.url + "/ready", timeout=5, trust_env=False, verify=False).status_code == 200:
+                if httpx2.get(self.url + "/ready", timeout=5, trust_env=False, verify=False).status_code == 200:
                     return
-            except httpx.TransportError:
+            except httpx2.TransportError:
                 pass
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(self.log.read_text())
@@ -130,7 +130,9 @@ class Server:
 def client_of(url: str, on_cut: Callable[[Cut], None] | None = None, *, api_key: str | None = None) -> GaplessClient:
     """A client that comes back quickly."""
     limits = ClientLimits(retry_first_s=0.02, retry_max_s=0.2)
-    transport = httpx.AsyncHTTPTransport(verify=False)  # reading the certificates of the world takes longer than a test
+    transport = httpx2.AsyncHTTPTransport(
+        verify=False
+    )  # reading all certificates takes longer than a test
     return GaplessClient(url, limits=limits, on_cut=on_cut, api_key=api_key, transport=transport)
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 
 from gapless.agents.base import AgentItem, RunContext
@@ -83,7 +83,7 @@ class AGUIEndpoint:
                         if isinstance(event, RunFinishedEvent | RunErrorEvent):
                             return
                 how = "the stream ended before the run"
-            except httpx.HTTPError as error:
+            except httpx2.HTTPError as error:
                 how = type(error).__name__
             raise cut(service.host, ctx.run_id, how)
 

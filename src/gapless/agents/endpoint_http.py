@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
-import httpx
+import httpx2
 import msgspec
 
 from gapless.errors import AgentFailed, GaplessError, InputInvalid, InputTooLarge, ModelFailed
@@ -50,10 +50,10 @@ class Service:
     not followed.
     """
 
-    def __init__(self, url: httpx.URL) -> None:
+    def __init__(self, url: httpx2.URL) -> None:
         self.url = url
         self.host = url.host
-        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = (
+        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx2.AsyncClient] = (
             weakref.WeakKeyDictionary()
         )
 
@@ -61,7 +61,7 @@ class Service:
     def key_variable(self) -> str:
         """The environment variable that this service's key is read from."""
         base = os.environ.get("OPENAI_BASE_URL", "")
-        openai_hosts = {OPENAI_HOST, httpx.URL(base).host} if base else {OPENAI_HOST}
+        openai_hosts = {OPENAI_HOST, httpx2.URL(base).host} if base else {OPENAI_HOST}
         own = self.host in openai_hosts and KEY_VARIABLE not in os.environ
         return OPENAI_KEY_VARIABLE if own else KEY_VARIABLE
 
@@ -73,8 +73,8 @@ class Service:
 
     @asynccontextmanager
     async def request(
-        self, method: str, url: httpx.URL, body: Any, *, run_id: str, accept: str = "application/json"
-    ) -> AsyncIterator[httpx.Response]:
+        self, method: str, url: httpx2.URL, body: Any, *, run_id: str, accept: str = "application/json"
+    ) -> AsyncIterator[httpx2.Response]:
         """One answer with status 200, its body unread. Leaving the block closes the stream, and with it the work.
 
         Raises `InputInvalid`, `InputTooLarge` or `ModelFailed` for a refusal, `AgentFailed` (`endpoint_cut`) when the
@@ -90,7 +90,7 @@ class Service:
             request = client.build_request(method, url, headers=headers, content=content)
             try:
                 response = await client.send(request, stream=True)
-            except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
                 if attempt == ATTEMPTS_MAX:
                     raise ModelFailed(
                         f"nothing answers at {_shown(url)} ({type(error).__name__}, {attempt} attempts): "
@@ -99,11 +99,11 @@ class Service:
                     ) from error
                 await asyncio.sleep(RETRY_FIRST_S * 2 ** (attempt - 1))
                 continue
-            except httpx.HTTPError as error:
+            except httpx2.HTTPError as error:
                 raise cut(self.host, run_id, type(error).__name__) from error
             try:
                 pause_s = _retry_after_s(response)
-                if response.status_code == httpx.codes.OK:
+                if response.status_code == httpx2.codes.OK:
                     yield response
                     return
                 if pause_s is None or pause_s > RETRY_AFTER_S_MAX or attempt == ATTEMPTS_MAX:
@@ -119,35 +119,35 @@ class Service:
             raise ModelFailed(f"{variable} is no key: it has characters that a header cannot carry", run_id=run_id)
         return {"authorization": f"Bearer {key}"} if key else {}
 
-    def _client(self) -> httpx.AsyncClient:
+    def _client(self) -> httpx2.AsyncClient:
         loop = asyncio.get_running_loop()
         client = self._clients.get(loop)
         if client is None:
-            client = self._clients[loop] = httpx.AsyncClient(
+            client = self._clients[loop] = httpx2.AsyncClient(
                 # How long an answer may take is the run's to decide: timeout, first_event_timeout, idle_timeout.
-                timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
+                timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
                 # One connection per run: `runs_active_max` bounds them.
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=IDLE_CONNECTIONS_MAX),
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=IDLE_CONNECTIONS_MAX),
                 follow_redirects=False,
                 trust_env=self.host not in _LOOPBACK,  # a proxy cannot reach this machine's own services
                 verify=self.url.scheme == "https",  # for plain HTTP the system's certificates need not be read
             )
         return client
 
-    async def _refuse(self, response: httpx.Response, pause_s: float | None, run_id: str) -> NoReturn:
+    async def _refuse(self, response: httpx2.Response, pause_s: float | None, run_id: str) -> NoReturn:
         status, where = response.status_code, _shown(response.request.url)
         if response.has_redirect_location:
-            target = httpx.URL(response.headers["location"])
+            target = httpx2.URL(response.headers["location"])
             raise ModelFailed(f"{where} redirects to {_shown(response.request.url.join(target))}: write that URL")
-        if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        if status in (httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN):
             how = "does not take the key in" if os.environ.get(self.key_variable) else "wants a key: set"
             raise ModelFailed(f"{where} answered {status}: it {how} {self.key_variable}", run_id=run_id)
         message, parameter = await _refusal(response)
         said = f"{where} answered {status}: {message}"
         error: GaplessError
-        if status == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
+        if status == httpx2.codes.REQUEST_ENTITY_TOO_LARGE:
             error = InputTooLarge(said, run_id=run_id)
-        elif status in (httpx.codes.BAD_REQUEST, httpx.codes.UNPROCESSABLE_ENTITY):
+        elif status in (httpx2.codes.BAD_REQUEST, httpx2.codes.UNPROCESSABLE_ENTITY):
             error = InputInvalid(said, run_id=run_id)
         else:
             error = ModelFailed(said, run_id=run_id, retry_after_s=pause_s)
@@ -173,14 +173,14 @@ def cut(host: str, run_id: str, how: str) -> AgentFailed:
     )
 
 
-async def events_of(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+async def events_of(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
     """The `data` of each Server-Sent Event (WHATWG HTML, section 9.2.6), one by one as they come.
 
-    An event that its blank line has not ended is not one. Raises `httpx.TransportError` when the connection breaks,
+    An event that its blank line has not ended is not one. Raises `httpx2.TransportError` when the connection breaks,
     `ModelFailed` for a line over `LINE_BYTES_MAX`.
     """
     rest, data = b"", b""
-    # Not httpx's lines: those also split at U+2028 and its like, which may stand inside a JSON string.
+    # Not httpx2's lines: those also split at U+2028 and its like, which may stand inside a JSON string.
     async for chunk in response.aiter_bytes():
         *lines, rest = (rest + chunk).split(b"\n")
         if len(rest) + len(data) > LINE_BYTES_MAX:
@@ -195,8 +195,8 @@ async def events_of(response: httpx.Response) -> AsyncGenerator[bytes, None]:
                 data = b""
 
 
-async def read_body(response: httpx.Response, bytes_max: int = BODY_BYTES_MAX) -> bytes:
-    """The whole body. Raises `ModelFailed` for one over `bytes_max`, `httpx.TransportError`."""
+async def read_body(response: httpx2.Response, bytes_max: int = BODY_BYTES_MAX) -> bytes:
+    """The whole body. Raises `ModelFailed` for one over `bytes_max`, `httpx2.TransportError`."""
     body = bytearray()
     async for chunk in response.aiter_bytes():
         body += chunk
@@ -215,20 +215,20 @@ class _Refusal(msgspec.Struct):
     detail: Any = None
 
 
-async def _refusal(response: httpx.Response) -> tuple[str, str | None]:
+async def _refusal(response: httpx2.Response) -> tuple[str, str | None]:
     """The service's own message, as far as it has one, and the parameter it is about."""
     try:
         body = await read_body(response, 64 * 1024)
         said = msgspec.json.decode(body, type=_Refusal)
-    except (msgspec.MsgspecError, GaplessError, httpx.HTTPError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, GaplessError, httpx2.HTTPError, UnicodeDecodeError):
         return response.reason_phrase or "no reason given", None
     error = said.error if isinstance(said.error, _Error) else _Error(message=said.error or str(said.detail or ""))
     return error.message[:REFUSAL_CHARS_MAX] or response.reason_phrase, error.param
 
 
-def _retry_after_s(response: httpx.Response) -> float | None:
+def _retry_after_s(response: httpx2.Response) -> float | None:
     """The pause that a busy service asks for (RFC 9110, section 10.2.3; the form in seconds)."""
-    if response.status_code not in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE):
+    if response.status_code not in (httpx2.codes.TOO_MANY_REQUESTS, httpx2.codes.SERVICE_UNAVAILABLE):
         return None
     value = response.headers.get("retry-after", "")
     try:
@@ -237,6 +237,6 @@ def _retry_after_s(response: httpx.Response) -> float | None:
         return None
 
 
-def _shown(url: httpx.URL) -> str:
+def _shown(url: httpx2.URL) -> str:
     """A URL as errors may show it: a query can hold a secret."""
     return str(url.copy_with(query=None, fragment=None, username=None, password=None))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 
-import httpx
+import httpx2
 
 from gapless.agents.agui_endpoint import AGUIEndpoint
 from gapless.agents.base import Agent
@@ -32,8 +32,8 @@ def endpoint(reference: str) -> Agent:
     """The agent behind a URL. Nothing is connected yet. Raises `AgentInvalid` when the URL does not say enough."""
     match = _REFERENCE.fullmatch(reference)
     try:
-        url = httpx.URL(match["url"]) if match else httpx.URL("")
-    except httpx.InvalidURL as error:
+        url = httpx2.URL(match["url"]) if match else httpx2.URL("")
+    except httpx2.InvalidURL as error:
         raise AgentInvalid(f"agent URL {reference[:200]!r}: {error}") from None
     if match is None or not url.host:
         raise AgentInvalid(

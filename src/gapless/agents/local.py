@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
-import httpx
+import httpx2
 import msgspec
 
 from gapless.agents.base import AgentItem, RunContext
@@ -108,11 +108,11 @@ class LocalModel:
             try:
                 async for item in answer:
                     yield item
-            except httpx.HTTPError as error:
+            except httpx2.HTTPError as error:
                 raise ModelFailed(f"The model {self.name} stopped answering: {error!r}.", run_id=ctx.run_id) from error
 
     async def _answer(
-        self, ctx: RunContext, server: _Server, client: httpx.AsyncClient
+        self, ctx: RunContext, server: _Server, client: httpx2.AsyncClient
     ) -> AsyncGenerator[AgentItem, None]:
         settings = ctx.config.model_settings
         if any(_has_media(message) for message in ctx.messages):
@@ -236,26 +236,26 @@ class _Props(msgspec.Struct):
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 
 
-def _client(server: _Server) -> httpx.AsyncClient:
+def _client(server: _Server) -> httpx2.AsyncClient:
     """A client for one run: it belongs to the run's event loop, and closing it closes the connection."""
-    return httpx.AsyncClient(
+    return httpx2.AsyncClient(
         base_url=server.url,
         headers={"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"},
         # A run may wait long for a slot; how long is the runner's to decide.
-        timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
+        timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
         trust_env=False,  # a proxy from the environment cannot reach this process
-        verify=False,  # noqa: S501  # plain HTTP on loopback: do not read the system's certificates for it
+        verify=False,  # plain HTTP on loopback: do not read the system's certificates for it
     )
 
 
-async def _stream(client: httpx.AsyncClient, request: dict[str, Any], run_id: str) -> AsyncGenerator[_Chunk, None]:
+async def _stream(client: httpx2.AsyncClient, request: dict[str, Any], run_id: str) -> AsyncGenerator[_Chunk, None]:
     """The chunks of one answer. Leaving it early closes the connection, and with it the generation."""
     async with client.stream("POST", "/v1/chat/completions", content=msgspec.json.encode(request)) as response:
-        if response.status_code != httpx.codes.OK:
+        if response.status_code != httpx2.codes.OK:
             await response.aread()
             _raise_refusal(response, run_id)
         rest = b""
-        # Not httpx's lines: those also split at U+2028 and its like, which may stand inside a JSON string.
+        # Not httpx2's lines: those also split at U+2028 and its like, which may stand inside a JSON string.
         async for data in response.aiter_bytes():
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
@@ -270,23 +270,23 @@ async def _stream(client: httpx.AsyncClient, request: dict[str, Any], run_id: st
                 yield chunk
 
 
-async def _count(client: httpx.AsyncClient, chat: list[ChatMessage], run_id: str) -> int:
+async def _count(client: httpx2.AsyncClient, chat: list[ChatMessage], run_id: str) -> int:
     """Tokens of the prompt that the model's own template makes of `chat`."""
     prompt = (await _post(client, "/apply-template", {"messages": chat}, _Prompt, run_id)).prompt
     body = {"content": prompt, "add_special": True, "parse_special": True}
     return len((await _post(client, "/tokenize", body, _Tokens, run_id)).tokens)
 
 
-async def _post(client: httpx.AsyncClient, path: str, body: Any, answer: type[_T], run_id: str) -> _T:
+async def _post(client: httpx2.AsyncClient, path: str, body: Any, answer: type[_T], run_id: str) -> _T:
     response = await client.post(path, content=msgspec.json.encode(body))
-    if response.status_code != httpx.codes.OK:
+    if response.status_code != httpx2.codes.OK:
         _raise_refusal(response, run_id)
     return msgspec.json.decode(response.content, type=answer)
 
 
-def _raise_refusal(response: httpx.Response, run_id: str) -> NoReturn:
+def _raise_refusal(response: httpx2.Response, run_id: str) -> NoReturn:
     message = _message(response.content)
-    if response.status_code == httpx.codes.BAD_REQUEST:
+    if response.status_code == httpx2.codes.BAD_REQUEST:
         raise InputInvalid(f"llama.cpp refused the request: {message} Check the run's model_settings.", run_id=run_id)
     raise ModelFailed(f"llama.cpp answered {response.status_code}: {message}", run_id=run_id)
 
@@ -311,7 +311,7 @@ def _parse(answer: str, finish_reason: str, run_id: str) -> Any:
 # ------------------------------------------------------------------------------------------------------- the history
 
 
-async def _fit(client: httpx.AsyncClient, ctx: RunContext, budget_tokens: int) -> tuple[list[ChatMessage], int]:
+async def _fit(client: httpx2.AsyncClient, ctx: RunContext, budget_tokens: int) -> tuple[list[ChatMessage], int]:
     """The chat as it is sent, and how many of the oldest messages it lacks. Instructions are never dropped."""
     if not ctx.message.strip():
         raise InputInvalid("There is no text in this message to answer.", run_id=ctx.run_id)
@@ -449,6 +449,6 @@ def _start(path: Path) -> _Server:
             f"Fetch it again; logger {__name__} at DEBUG shows what llama.cpp says."
         ) from error
     url = native.listening_address
-    props = httpx.get(f"{url}/props", headers={"Authorization": f"Bearer {key}"}, trust_env=False, verify=False)  # noqa: S501
+    props = httpx2.get(f"{url}/props", headers={"Authorization": f"Bearer {key}"}, trust_env=False, verify=False)
     window_tokens = msgspec.json.decode(props.content, type=_Props).default_generation_settings.n_ctx
     return _Server(native, url, key, window_tokens)

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-import httpx
+import httpx2
 import msgspec
 
 from gapless.agents.base import AgentItem, RunContext
@@ -156,7 +156,7 @@ class OpenAIChat:
             yield self._cannot_stream(ctx)
             yield await self._whole(ctx, request)
 
-    async def _streamed(self, response: httpx.Response, run_id: str) -> AsyncGenerator[_Chunk, None]:
+    async def _streamed(self, response: httpx2.Response, run_id: str) -> AsyncGenerator[_Chunk, None]:
         host, complete = self._service.host, False
         try:
             async with aclosing(events_of(response)) as events:
@@ -167,7 +167,7 @@ class OpenAIChat:
                     complete = complete or any(choice.finish_reason for choice in chunk.choices or ())
                     yield chunk
             how = "the stream ended without a finish reason"
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             how = type(error).__name__
         if not complete:
             raise cut(host, run_id, how)
@@ -176,16 +176,16 @@ class OpenAIChat:
         async with self._service.request("POST", self._completions, request, run_id=ctx.run_id) as response:
             return await self._completion(response, ctx.run_id)
 
-    async def _completion(self, response: httpx.Response, run_id: str) -> _Chunk:
+    async def _completion(self, response: httpx2.Response, run_id: str) -> _Chunk:
         completion = _decode(await self._body(response, run_id), self._service.host, run_id)
         if not completion.choices:
             raise ModelFailed(f"{self._service.host} sent JSON that is not a chat completion", run_id=run_id)
         return completion
 
-    async def _body(self, response: httpx.Response, run_id: str) -> bytes:
+    async def _body(self, response: httpx2.Response, run_id: str) -> bytes:
         try:
             return await read_body(response)
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             raise cut(self._service.host, run_id, type(error).__name__) from error
 
     def _cannot_stream(self, ctx: RunContext) -> CustomEvent:
