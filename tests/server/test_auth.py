@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +50,38 @@ async def test_without_a_key_every_route_is_closed(client: httpx2.AsyncClient, m
         response = await client.request(method, path, json=body, headers=headers)
         assert (response.status_code, response.json()["error"]["code"]) == (401, "not_authenticated")
         assert response.headers["www-authenticate"] == "Bearer"
+
+
+async def test_without_a_key_no_route_tells_what_there_is(client: httpx2.AsyncClient):
+    public = {"/health", "/ready", "/version"}
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    assert public < paths.keys()
+    for path, methods in paths.items():
+        for method in () if path in public else methods:
+            for name in ("r", "s", "nope"):
+                response = await client.request(method, re.sub(r"\{.*?\}", name, path))
+                assert response.status_code == 401, (method, path, response.text)
+
+
+async def test_anothers_and_none_are_told_apart_by_nothing(client: httpx2.AsyncClient):
+    for method, path in (
+        ("GET", "/runs/{r}"),
+        ("GET", "/runs/{r}/events"),
+        ("POST", "/runs/{r}/cancel"),
+        ("GET", "/sessions/{s}"),
+        ("DELETE", "/sessions/{s}"),
+        ("GET", "/ag-ui?runId={r}"),
+        ("GET", "/vercel/chat/{s}/stream"),
+        ("GET", "/vercel/chat/{s}/stream?runId={r}"),
+        ("POST", "/vercel/chat/{s}/stop"),
+        ("GET", "/v1/responses/resp_{r}"),
+        ("POST", "/v1/responses/resp_{r}/cancel"),
+    ):
+        anothers = await client.request(method, path.format(r="r", s="s"), headers=key(BOB))
+        none = await client.request(method, path.format(r="q", s="q"), headers=key(BOB))
+        assert anothers.status_code == none.status_code, path
+        as_none = re.sub(r"\b(resp_)?[rs]\b", r"\1q", anothers.text)
+        assert as_none == none.text, path
 
 
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES)
@@ -103,6 +136,13 @@ def test_keys_have_a_length(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(UsageError, match="shorter than 16") as caught:
         keys_from_environment()
     assert "short" not in str(caught.value).replace("shorter", ""), "a key is not for messages"
+
+
+@pytest.mark.parametrize("keys", ["", " , ", ","])
+def test_a_setting_without_keys_does_not_open_the_server(monkeypatch: pytest.MonkeyPatch, keys: str):
+    monkeypatch.setenv("GAPLESS_API_KEYS", keys)
+    with pytest.raises(UsageError, match="no key in it"):
+        keys_from_environment()
 
 
 async def test_a_plain_key_is_a_user_of_its_own(client_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):

@@ -157,6 +157,10 @@ async def test_an_interrupt_ends_the_stream_and_its_answer_goes_on(client_of: Ca
     assert (await client.get("/runs/r")).json()["status"] == "waiting"
     wrong = await client.post("/runs/r/input", json={"resume": [{"interruptId": "i", "status": "maybe"}]})
     assert wrong.status_code == 422
+    for resume in ([], [{"interruptId": "other", "status": "cancelled"}]):
+        ignored = await client.post("/runs/r/input", json={"resume": resume})
+        assert (ignored.status_code, ignored.json()["error"]["code"]) == (422, "input_invalid")
+        assert ignored.json()["error"]["message"] == "run r is waiting, it waits for answers to i"
     entry = {"interruptId": "i", "status": "resolved", "payload": {"word": "yes"}}
     assert (await client.post("/runs/r/input", json={"resume": [entry]})).status_code == 202
     rest = await client.get("/runs/r/events", headers={**STREAM, "last-event-id": first_frames[-1].id})

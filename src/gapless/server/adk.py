@@ -149,6 +149,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
     async def begin(request: Request) -> tuple[RunRecord, int, bool]:
         """The run that a request starts, repeats or answers; the position after which its answer begins; and whether
         it is wanted piece by piece."""
+        await access.user(request)  # before anything is read
         body = _convert(await read_body(request, dict[str, Any], runner.limits.body_bytes_max))
         user = await claimed(request, body.user_id)
         run_id = request.headers.get("last-event-id", "").rpartition(":")[0]
@@ -273,24 +274,23 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
     @router.post(sessions, openapi_extra=body_docs(CreateSessionRequest))
     async def create_session(app: str, user: str, request: Request) -> Response:
         """A new session, with an id and a state of the client's choice."""
+        await claimed(request, user)
         body = CreateSessionRequest()
         if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
             given = await read_body(request, dict[str, Any], runner.limits.body_bytes_max)
             body = _as(CreateSessionRequest, _camel(given))
-        return await new_session(app, user, body.session_id, body.state, request)
+        return await new_session(app, user, body.session_id, body.state)
 
     @router.post(sessions + "/{session_id}")
     async def create_session_with_id(app: str, user: str, session_id: str, request: Request) -> Response:
         """A new session under this id; the body is its state."""
+        await claimed(request, user)
         state = None
         if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
             state = await read_body(request, dict[str, Any], runner.limits.body_bytes_max)
-        return await new_session(app, user, session_id, state, request)
+        return await new_session(app, user, session_id, state)
 
-    async def new_session(
-        app: str, user: str, session_id: str | None, state: dict[str, Any] | None, request: Request
-    ) -> Response:
-        await claimed(request, user)
+    async def new_session(app: str, user: str, session_id: str | None, state: dict[str, Any] | None) -> Response:
         session, id = await find(known_app(app), user, session_id or new_id())
         if session is not None:
             raise SessionExists(f"session {session_id} exists already")

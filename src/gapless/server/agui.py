@@ -79,12 +79,12 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
     async def join_run(request: Request) -> Response:
         """Follow the run `?runId=`, from its start or after `Last-Event-ID` or `?offset=`. `?join=snapshot`: what has
         been said comes as one MESSAGES_SNAPSHOT, with the session's messages before it, and then what follows."""
+        await access.user(request)
         params = request.query_params
         run_id = params.get("runId") or request.headers.get("x-run-id")
         if not run_id:
             raise InputInvalid("runId is missing: GET /ag-ui?runId=…")
-        record = await runner.get_run(run_id)
-        await access.check(request, "read", record)
+        record = await access.find(request, "read", runner.get_run, run_id)
         if params.get("join") == "snapshot":
             cursor = _cursor(request, run_id)
             if cursor is None or cursor.part:

@@ -7,7 +7,7 @@ import hmac
 import inspect
 import os
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -22,6 +22,8 @@ ANONYMOUS = "anonymous"
 KEY_CHARS_MIN = 16
 PAGES = frozenset({"", "/", "/docs", "/dev-ui"})
 """Where links from other web sites may lead, beside what is under /static/ and /dev-ui/."""
+
+_RecordT = TypeVar("_RecordT", RunRecord, SessionRecord)
 
 Authenticate: TypeAlias = Callable[[HTTPConnection], str | Awaitable[str | None] | None]
 """A request → the id of its user, or None for nobody known."""
@@ -56,6 +58,16 @@ class Access:
             raise NotAuthenticated("send an API key: Authorization: Bearer <key>")
         return user
 
+    async def find(
+        self, request: HTTPConnection, action: str, get: Callable[[str], Awaitable[_RecordT]], id: str
+    ) -> _RecordT:
+        """The run or session that `get` has under this id, for a caller who may do this to it. Who asks comes first:
+        to nobody known, no record is told from none. Raises `NotAuthenticated`, `RunNotFound`, `SessionNotFound`."""
+        user = await self.user(request)
+        record = await get(id)
+        await self.check(request, action, record, user=user)
+        return record
+
     async def check(
         self, request: HTTPConnection, action: str, record: RunRecord | SessionRecord, *, user: str | None = None
     ) -> str:
@@ -76,11 +88,14 @@ def keys_from_environment(variable: str = "GAPLESS_API_KEYS") -> Authenticate | 
     """Authentication by the API keys in an environment variable: `alice=KEY,bob=KEY` or plain `KEY,KEY`; None if unset.
 
     A key without a name stands for a user of its own. Keys come as `Authorization: Bearer KEY` or `X-API-Key: KEY`.
-    Raises `UsageError` for a key shorter than 16 characters.
+    Raises `UsageError` for a key shorter than 16 characters, and where there is none in the variable.
     """
-    entries = [entry.strip() for entry in os.environ.get(variable, "").split(",") if entry.strip()]
-    if not entries:
+    setting = os.environ.get(variable)
+    if setting is None:
         return None
+    entries = [entry.strip() for entry in setting.split(",") if entry.strip()]
+    if not entries:  # whoever sets it means to keep others out
+        raise UsageError(f"{variable} is set and there is no key in it: set name=key, or unset it to let anyone in")
     users: dict[bytes, str] = {}
     for entry in entries:
         name, named, key = entry.partition("=")

@@ -39,8 +39,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             run_id = last_id.rpartition(":")[0]
             if not run_id:
                 raise CursorInvalid(f"{last_id[:64]!r} is not an id of this stream; send it back as it came")
-            record = await runner.get_run(run_id)
-            await access.check(request, "read", record)
+            record = await access.find(request, "read", runner.get_run, run_id)
         else:
             query = body.query or body.message
             if not query:

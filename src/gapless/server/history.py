@@ -31,7 +31,7 @@ from gapless.wires.base import Cursor
 from gapless.wires.openai import OPTIONS
 from gapless.wires.vercel import CONTINUES
 
-__all__ = ["answer_interrupts", "from_client", "has_said_all", "history_unless_ours", "runs_of"]
+__all__ = ["answer_interrupts", "check_answers", "from_client", "has_said_all", "history_unless_ours", "runs_of"]
 
 _OURS = frozenset({OPTIONS, CONTINUES, "run_id", "interrupted", "error"})
 """Keys of a message's metadata that the server writes and goes by."""
@@ -106,28 +106,43 @@ def _said(messages: Sequence[Message]) -> list[tuple[type, str]]:
 async def answer_interrupts(runner: Runner, record: RunRecord, entries: list[ResumeEntry]) -> int:
     """Answer what the run waits for, and wait until it goes on; the position after which it does. A repeated answer
     finds its place again. Raises `InputInvalid` where the run never asked that, or asked more."""
-    answered = {entry.interrupt_id for entry in entries}
+    try:
+        await check_answers(runner, record, entries)
+    except InputInvalid:
+        if (place := await _place_of(runner, record, entries)) is not None:
+            return place
+        raise
+    await runner.answer(record.id, entries)
+    journal = await runner.journals.attach(record.id)
+    try:
+        await journal.wait(record.last_seq)
+    finally:
+        await runner.journals.release(journal)
+    return record.last_seq
+
+
+async def check_answers(runner: Runner, record: RunRecord, entries: list[ResumeEntry]) -> None:
+    """Raises `InputInvalid` where these are not the answers that the run waits for: all of them have to be there."""
     waits_for = "no answer"
     if record.status is RunStatus.WAITING:
         (event,) = await runner.store.read(record.id, record.last_seq - 1, 1)
-        asked = {interrupt.id for interrupt in _interrupts(event)}
-        if asked <= answered:
-            await runner.answer(record.id, entries)
-            journal = await runner.journals.attach(record.id)
-            try:
-                await journal.wait(record.last_seq)
-            finally:
-                await runner.journals.release(journal)
-            return record.last_seq
-        waits_for = f"answers to {', '.join(sorted(asked - answered))}"
-    after = 0
+        missing = {interrupt.id for interrupt in _interrupts(event)} - {entry.interrupt_id for entry in entries}
+        if not missing:
+            return
+        waits_for = f"answers to {', '.join(sorted(missing))}"
+    raise InputInvalid(f"run {record.id} is {record.status.value}, it waits for {waits_for}", run_id=record.id)
+
+
+async def _place_of(runner: Runner, record: RunRecord, entries: list[ResumeEntry]) -> int | None:
+    """Where the run once asked what these answer."""
+    answered, after = {entry.interrupt_id for entry in entries}, 0
     while events := await runner.store.read(record.id, after, PAGE_EVENTS):
         for seq, event in enumerate(events, after + 1):
             asked = {interrupt.id for interrupt in _interrupts(event)}
             if asked and asked <= answered:
                 return seq
         after += len(events)
-    raise InputInvalid(f"run {record.id} is {record.status.value}, it waits for {waits_for}", run_id=record.id)
+    return None
 
 
 def _interrupts(event: bytes) -> list[Interrupt]:

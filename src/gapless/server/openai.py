@@ -150,8 +150,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
     @router.get("/responses/{response_id}")
     async def get_response(response_id: str, request: Request) -> Response:
         """The response as it stands; with `?stream=true` its events, from the start or after `?starting_after=`."""
-        record = await _record(response_id)
-        await access.check(request, "read", record)
+        record = await _record(request, "read", response_id)
         params = request.query_params
         if params.get("stream", "false").lower() != "true":
             return await _response(record)
@@ -164,8 +163,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
     @router.post("/responses/{response_id}/cancel")
     async def cancel_response(response_id: str, request: Request) -> Response:
         """End a response as cancelled. Idempotent."""
-        record = await _record(response_id)
-        await access.check(request, "cancel", record)
+        record = await _record(request, "cancel", response_id)
         await runner.cancel(record.id)
         ending = asyncio.ensure_future((await runner.attach(record.id)).wait())
         await asyncio.wait({ending}, timeout=CANCEL_WAIT_S)
@@ -240,9 +238,9 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         merge = request.query_params.get("merge", "1") != "0"
         return follow(runner, streams, record, encoder, cursor, location=location, merge=merge)
 
-    async def _record(response_id: str) -> RunRecord:
+    async def _record(request: Request, action: str, response_id: str) -> RunRecord:
         try:
-            return await runner.get_run(response_id.removeprefix(ID_PREFIX))
+            return await access.find(request, action, runner.get_run, response_id.removeprefix(ID_PREFIX))
         except RunNotFound:
             raise RunNotFound(f"no response {response_id}") from None
 
@@ -268,8 +266,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             return _Past(session_id, None, list((await _turns(session_id)).values()), True)
         if body.previous_response_id is None:
             return _Past(None, None, [], True)
-        record = await _record(body.previous_response_id)
-        await access.check(request, "read", record)
+        record = await _record(request, "read", body.previous_response_id)
         if not record.status.ended:
             raise InputInvalid(f"response {body.previous_response_id} has not ended yet", run_id=record.id)
         turns = await _turns(record.session_id)

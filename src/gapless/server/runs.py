@@ -15,6 +15,7 @@ from gapless.journals.contract import RunStatus
 from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, cursor_of, follow, page_params
+from gapless.server.history import check_answers
 from gapless.server.http import answer, body_docs, public, read_body, wants_stream, whole_number
 from gapless.wires import wire
 
@@ -86,16 +87,14 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
     @router.get("/runs/{run_id}")
     async def get_run(run_id: str, request: Request) -> Response:
         """One run's record."""
-        record = await runner.get_run(run_id)
-        await access.check(request, "read", record)
+        record = await access.find(request, "read", runner.get_run, run_id)
         return answer(public(record))
 
     @router.get("/runs/{run_id}/events")
     async def follow_run(run_id: str, request: Request) -> Response:
         """Follow a run: `Last-Event-ID` or `?after=` says from where, `?wire=` in which encoding, `?merge=0` that
         deltas are not merged while catching up. With `Accept: application/json`: one page of events instead."""
-        record = await runner.get_run(run_id)
-        await access.check(request, "read", record)
+        record = await access.find(request, "read", runner.get_run, run_id)
         if "application/json" in request.headers.get("accept", "") and not wants_stream(request):
             after, limit = page_params(request)
             events = await runner.store.read(run_id, after, limit)
@@ -115,15 +114,15 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
     @router.post("/runs/{run_id}/cancel", status_code=202)
     async def cancel_run(run_id: str, request: Request) -> Response:
         """End a run as cancelled. Idempotent; whichever worker executes it acts."""
-        await access.check(request, "cancel", await runner.get_run(run_id))
+        await access.find(request, "cancel", runner.get_run, run_id)
         return answer(public(await runner.cancel(run_id)), 202)
 
     @router.post("/runs/{run_id}/input", status_code=202, openapi_extra=body_docs(AnswerRun))
     async def answer_run(run_id: str, request: Request) -> Response:
         """Answer the interrupts of a waiting run; it goes on."""
-        record = await runner.get_run(run_id)
-        await access.check(request, "answer", record)
+        record = await access.find(request, "answer", runner.get_run, run_id)
         body = await read_body(request, AnswerRun, runner.limits.body_bytes_max)
+        await check_answers(runner, record, body.resume)
         await runner.answer(run_id, body.resume)
         return answer(public(record), 202)
 

@@ -54,21 +54,19 @@ def routes(runner: Runner, access: Access) -> APIRouter:
     @router.get("/sessions/{session_id}")
     async def get_session(session_id: str, request: Request) -> Response:
         """One session, with the id of its active run."""
-        session = await runner.get_session(session_id)
-        await access.check(request, "read", session)
+        session = await access.find(request, "read", runner.get_session, session_id)
         return answer(await shown(session))
 
     @router.get("/sessions/{session_id}/messages")
     async def get_messages(session_id: str, request: Request) -> Response:
         """The messages of the session's ended runs, oldest first."""
-        session = await runner.get_session(session_id)
-        await access.check(request, "read", session)
+        await access.find(request, "read", runner.get_session, session_id)
         return answer({"messages": await runner.messages(session_id)})
 
     @router.delete("/sessions/{session_id}", status_code=204)
     async def delete_session(session_id: str, request: Request) -> Response:
         """Drop the session, its runs and their journals. 409 while a run of it is active."""
-        await access.check(request, "delete", await runner.get_session(session_id))
+        await access.find(request, "delete", runner.get_session, session_id)
         await runner.delete_session(session_id)
         return Response(status_code=204)
 

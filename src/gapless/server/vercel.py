@@ -85,8 +85,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
                 if not newest.status.ended or cursor_of(request, newest.id) != Cursor(0):
                     return _tail(request, newest)
             return Response(status_code=204)
-        record = await runner.get_run(run_id)
-        await access.check(request, "read", record)
+        record = await access.find(request, "read", runner.get_run, run_id)
         if record.session_id != chat_id:
             raise RunNotFound(f"no run {record.id} in chat {chat_id}", run_id=record.id)
         return _tail(request, record)
