@@ -66,6 +66,20 @@ def test_ask_see_it_grow_reload_in_mid_answer_and_get_the_journals_text(browser:
     assert browser.do("errors") == []
 
 
+def test_the_api_is_described_without_a_script_from_elsewhere(browser: Browser, server: Server):
+    browser.do("goto", url=server.url + "/docs")
+    described = httpx2.get(server.url + "/openapi.json").json()["paths"]
+    routes = [[method.upper(), path] for path, methods in described.items() for method in methods]
+    browser.until("(n) => document.querySelectorAll('details').length === n", len(routes))
+    shown = browser.evaluate(
+        "() => [...document.querySelectorAll('summary')].map((it) => [...it.children].map((one) => one.textContent))"
+    )
+    assert sorted(shown) == sorted(routes)
+    assert browser.evaluate("() => performance.getEntriesByType('resource').every((it) => it.name.startsWith(origin))")
+    browser.do("click", selector="summary")
+    assert browser.do("errors") == []
+
+
 def test_two_tabs_show_the_same_run(browser: Browser, server: Server):
     browser.do("goto", url=server.url)
     ask(browser, "together")

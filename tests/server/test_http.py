@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
+import pytest
+
+from gapless import Runner
+from gapless.errors import StoreUnavailable
 
 
 async def test_the_api_description_refers_to_nothing_that_it_lacks(client: httpx2.AsyncClient) -> None:
@@ -16,3 +22,36 @@ async def test_the_api_description_refers_to_nothing_that_it_lacks(client: httpx
     assert [name for name in referred if name not in known] == []
     body = description["paths"]["/runs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert {"message", "run_id", "config"} <= body["properties"].keys()
+
+
+async def test_the_pages_load_nothing_from_elsewhere(client: httpx2.AsyncClient) -> None:
+    for path in ("/", "/docs"):
+        page = await client.get(path)
+        assert page.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
+        for file in re.findall(r'(?:src|href)="([^"#]+)"', page.text):
+            assert (await client.get(f"/{file}")).status_code == 200, file
+
+
+async def test_a_worker_whose_store_takes_nothing_is_not_ready(
+    client_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = Runner(lambda message: message)
+    client = await client_of(runner)
+    append, refused = runner.store.append, asyncio.Event()
+
+    async def full(batches: Any) -> Any:
+        refused.set()
+        raise StoreUnavailable("disk full")
+
+    monkeypatch.setattr(runner.store, "append", full)
+    assert (await client.get("/ready")).status_code == 200
+    await client.post("/runs", json={"message": "x", "run_id": "r"})
+    await refused.wait()
+    answer = await client.get("/ready")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_unavailable")
+    assert (await client.get("/health")).status_code == 200, "it is not the process that is ill"
+    monkeypatch.setattr(runner.store, "append", append)
+    await (await runner.attach("r")).wait()
+    while runner.executions:
+        await asyncio.sleep(0)
+    assert (await client.get("/ready")).status_code == 200

@@ -21,7 +21,7 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from gapless.errors import GaplessError
+from gapless.errors import GaplessError, StoreUnavailable
 from gapless.runner import DRAIN_S, Runner
 from gapless.server import adk, agui, chat, openai, runs, sessions, vercel
 from gapless.server.adk_web import serve_adk_web
@@ -100,6 +100,7 @@ def create_app(
         description="Runs agents and serves their journals to any client, from any position.",
         lifespan=lifespan,
         middleware=middleware,
+        docs_url=None,  # FastAPI's own pages load scripts from elsewhere
         redoc_url=None,
     )
     app.streams_inside = bool(cors_origins)
@@ -122,9 +123,11 @@ def create_app(
 
     @app.get("/ready", tags=["probes"])
     async def ready() -> Response:
-        """New runs are taken: the store answers and the worker is not stopping."""
+        """New runs are taken: the store answers and takes events, and the worker is not stopping."""
         if streams.draining:
             return answer({"status": "draining"}, 503)
+        if runner.journals.failing:
+            raise StoreUnavailable("the store takes nothing at the moment", retry_after_s=1)
         await runner.list_runs(limit=1)
         return answer({"status": "ready"})
 
@@ -139,6 +142,10 @@ def create_app(
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return FileResponse(STATIC / "index.html", headers=_PAGE_HEADERS)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return FileResponse(STATIC / "docs.html", headers=_PAGE_HEADERS)
 
     app.mount("/static", _Static(directory=STATIC), name="static")
 
