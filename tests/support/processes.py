@@ -130,9 +130,7 @@ class Server:
 def client_of(url: str, on_cut: Callable[[Cut], None] | None = None, *, api_key: str | None = None) -> GaplessClient:
     """A client that comes back quickly."""
     limits = ClientLimits(retry_first_s=0.02, retry_max_s=0.2)
-    transport = httpx2.AsyncHTTPTransport(
-        verify=False
-    )  # reading all certificates takes longer than a test
+    transport = httpx2.AsyncHTTPTransport(verify=False)  # reading all certificates takes longer than a test
     return GaplessClient(url, limits=limits, on_cut=on_cut, api_key=api_key, transport=transport)
 
 
