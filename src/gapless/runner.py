@@ -640,8 +640,9 @@ class Runner:
         while True:
             try:
                 if time.monotonic() >= renew_at:
-                    renew_at = time.monotonic() + self._lease_s / RENEWALS_PER_LEASE
                     await self.sweep()
+                    renew_at = time.monotonic() + self._lease_s / RENEWALS_PER_LEASE
+                    self.journals.failing = False
                 else:
                     with contextlib.suppress(WorkerFenced):  # the next renewal sees to it
                         await self._look_for_orphans()
@@ -649,7 +650,9 @@ class Runner:
                     expire_at = time.monotonic() + EXPIRE_EVERY_S
                     await self.store.expire(_now_ms() - int(self._retention_s * 1000))
             except StoreUnavailable as error:
-                log.warning("worker %s: lease not renewed: %s", self.worker_id, error)
+                if not self.journals.failing:
+                    log.warning("worker %s: the store is unavailable: %s", self.worker_id, error)
+                self.journals.failing = True
             except Exception as error:  # a bug; the lease of all runs must not end with it
                 log.error("worker %s: %s while its lease was renewed", self.worker_id, type(error).__name__)
                 log.debug("worker %s", self.worker_id, exc_info=error)

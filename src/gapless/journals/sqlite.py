@@ -150,7 +150,7 @@ class SQLiteStore(Store):
         self._tails.clear()
         self._data_version = -1
         if not reopened:
-            self._db = self._connect()
+            self._db = await self._connect_patiently()
             found = self.path.stat()
             self._file = (found.st_dev, found.st_ino)
         self._writable.set()
@@ -170,6 +170,18 @@ class SQLiteStore(Store):
             raise
         if not reopened:
             self._tasks = [asyncio.create_task(self._poll()), asyncio.create_task(self._checkpoint())]
+
+    async def _connect_patiently(self) -> sqlite3.Connection:
+        """Another process that opens or closes the file for a moment locks out even those who would wait for a lock."""
+        deadline = time.monotonic() + BUSY_S_MAX
+        while True:
+            try:
+                return self._connect()
+            except StoreUnavailable as error:
+                cause = error.__cause__
+                if not isinstance(cause, sqlite3.Error) or not _is_busy(cause) or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(BUSY_PAUSE_S)
 
     def _connect(self) -> sqlite3.Connection:
         if not self.path.parent.is_dir():
@@ -361,7 +373,7 @@ class SQLiteStore(Store):
                 self._dirty |= writes
                 return result
             except sqlite3.Error as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+                if not _is_busy(error):
                     raise self._translate(error) from error
                 now = time.monotonic()
                 deadline = deadline or now + BUSY_S_MAX
@@ -820,6 +832,10 @@ class SQLiteStore(Store):
     async def turns(self, session_id: str) -> list[Turn]:
         rows = await self._query("SELECT turn FROM turns WHERE session = ? ORDER BY tid", session_id)
         return [_decode_turn(row[0]) for row in rows]
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _scalar(db: sqlite3.Connection, sql: str) -> int:
