@@ -34,6 +34,15 @@ def test_what_is_no_config(body: bytes):
         msgspec.json.decode(body, type=RunConfig)
 
 
+def test_python_is_told_what_json_is_told():
+    assert RunConfig(streaming_mode="off").streaming_mode is StreamingMode.NONE  # type: ignore[arg-type]
+    for wrong in ({"on_busy": "foo"}, {"on_disconnect": 1}, {"on_worker_lost": None}, {"streaming_mode": "foo"}):
+        with pytest.raises(ValueError, match=r"must be one of|is not a valid"):
+            RunConfig(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="timeout"):
+        RunConfig(timeout="x")  # type: ignore[arg-type]
+
+
 def test_nan_is_no_duration():
     with pytest.raises(ValueError, match="idle_timeout"):
         RunConfig(idle_timeout=float("nan"))

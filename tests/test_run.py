@@ -14,7 +14,7 @@ from pydantic_ai import Agent
 from pydantic_ai.models.function import DeltaToolCall, FunctionModel
 from typing_extensions import TypedDict
 
-from gapless import Runner, RunStream
+from gapless import Run, Runner, RunStream
 from gapless.errors import AgentFailed, OutputInvalid, RunCancelled, UsageError
 from gapless.events import CustomEvent, ToolCallArgsEvent, ToolCallStartEvent
 from gapless.output import GROWTH, GrowingOutput, OutputType
@@ -229,3 +229,31 @@ def test_reading_a_growing_output_takes_time_in_proportion_to_its_length() -> No
 
     assert chars_read(8000) < 10 * chars_read(1000)
     assert chars_read(8000) < 2 * (GROWTH + 1) * 8000 * len(",1000")
+
+
+async def raises_after(message: str) -> AsyncIterator[str]:
+    yield "shown"
+    raise ValueError("the agent's own words")
+
+
+async def test_whoever_reads_a_failed_run_gets_its_text_and_what_the_agent_raised():
+    async with Runner(raises_after) as runner:
+
+        async def text(run: Run) -> None:
+            async for _ in run.text():
+                pass
+
+        async def collected(run: Run) -> None:
+            await run.collect()
+
+        async def sunk(run: Run) -> None:
+            await run.stream_to([].append)
+
+        for read in (text, collected, sunk, Run.raise_if_failed):
+            run = await runner.start("x")
+            await run.wait()
+            with pytest.raises(AgentFailed) as caught:
+                await read(run)
+            assert caught.value.text == "shown"
+            assert isinstance(caught.value.__cause__, ValueError)
+            assert "own words" not in str(caught.value)

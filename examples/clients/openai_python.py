@@ -19,7 +19,7 @@ def chat(question: str) -> Iterator[str]:
     run_id, shown = uuid.uuid4().hex, 0
     for _ in range(ATTEMPTS_MAX):
         text = ""
-        with suppress(openai.APIConnectionError):
+        with suppress(openai.APIConnectionError, UnicodeDecodeError):  # a cut, perhaps within a character
             for chunk in client.chat.completions.create(
                 model=MODEL,
                 messages=[{"role": "user", "content": question}],
@@ -41,7 +41,7 @@ def respond(question: str) -> Iterator[str]:
     response = client.responses.create(model=MODEL, input=question, background=True)
     last: int | openai.Omit = openai.omit
     for _ in range(ATTEMPTS_MAX):
-        with suppress(openai.APIConnectionError):
+        with suppress(openai.APIConnectionError, UnicodeDecodeError):  # a cut, perhaps within a character
             for event in client.responses.retrieve(response.id, stream=True, starting_after=last):
                 last = event.sequence_number
                 match event.type:

@@ -62,8 +62,20 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def __post_init__(self) -> None:
         for name in ("timeout", "first_event_timeout", "idle_timeout", "max_llm_calls", "coalesce_ms"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not (isinstance(value, int | float) and value > 0):
                 raise ValueError(f"{name} must be positive or None, not {value!r}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        # Python takes the names as well, as JSON does.
+        msgspec.structs.force_setattr(self, "streaming_mode", StreamingMode(self.streaming_mode))
+
+
+_CHOICES = {
+    "on_busy": ("reject", "queue", "interrupt"),
+    "on_disconnect": ("continue", "cancel"),
+    "on_worker_lost": ("fail", "restart"),
+}
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

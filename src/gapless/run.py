@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import msgspec
 
-from gapless.errors import OutputInvalid, error_for_code
+from gapless.errors import GaplessError, OutputInvalid, error_for_code
 from gapless.events import (
     Event,
     Message,
@@ -23,12 +23,13 @@ from gapless.events import (
     decode_event,
 )
 from gapless.fold import Fold
-from gapless.journals.contract import RunRecord
+from gapless.journals.contract import RunRecord, RunStatus
 from gapless.journals.journal import Follower
 from gapless.output import GrowingOutput, OutputType
 from gapless.sinks import SinkFailure, check, copy
 
 if TYPE_CHECKING:
+    from gapless.execution import Execution
     from gapless.runner import Runner
 
 __all__ = ["Response", "Run", "RunStream"]
@@ -54,10 +55,11 @@ class Response(msgspec.Struct, kw_only=True):
 class Run:
     """One run of a runner's store, local or not. Following it is independent of its execution."""
 
-    def __init__(self, runner: Runner, run_id: str, session_id: str) -> None:
+    def __init__(self, runner: Runner, run_id: str, session_id: str, execution: Execution | None = None) -> None:
         self.id = run_id
         self.session_id = session_id
         self._runner = runner
+        self._execution = execution
 
     async def record(self) -> RunRecord:
         """The run's record as it stands now."""
@@ -107,6 +109,7 @@ class Run:
 
         Raises the run's `RunFailed` after the text that there was."""
         buffer: list[str] = []
+        said: list[str] = []
         size, due = 0, 0.0
         terminal: Event | None = None
         events = self.events()
@@ -117,6 +120,7 @@ class Run:
                     if not size and max_delay_ms is not None:
                         due = time.monotonic() + max_delay_ms / 1000
                     buffer.append(event.delta)
+                    said.append(event.delta)
                     size += len(event.delta)
                 elif isinstance(event, RunErrorEvent | RunFinishedEvent):
                     terminal = event
@@ -127,7 +131,7 @@ class Run:
             await source.aclose()
         if size:
             yield "".join(buffer)
-        _raise_for(terminal, self.id, "")
+        self._raise_for(terminal, "".join(said))
 
     async def stream_to(self, *sinks: object) -> list[SinkFailure]:
         """Copy the run's text to every sink as it comes: a path (appended to), an open file, a sync or async callable
@@ -142,9 +146,8 @@ class Run:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
-        record = await self.wait()
-        if record.error is not None and record.status.value == "failed":
-            raise error_for_code(record.error["code"], record.error["message"], run_id=self.id)
+        await self.wait()
+        await self.raise_if_failed()
         return [outcome for outcome in outcomes if isinstance(outcome, SinkFailure)]
 
     async def _pieces(self) -> AsyncGenerator[str, None]:
@@ -170,7 +173,7 @@ class Run:
             if isinstance(event, TextMessageContentEvent):
                 chunks.append(event.delta)
             terminal = event
-        _raise_for(terminal, self.id, fold.text)
+        self._raise_for(terminal, fold.text)
         finished = fold.finished
         return Response(
             text=fold.text,
@@ -183,9 +186,17 @@ class Run:
 
     async def raise_if_failed(self) -> None:
         """Raise the `RunFailed` of a run that failed; nothing for one that succeeded or was cancelled."""
-        record = await self.record()
-        if record.error is not None and record.status.value == "failed":
-            raise error_for_code(record.error["code"], record.error["message"], run_id=self.id)
+        if (await self.record()).status is RunStatus.FAILED:
+            await self.collect()
+
+    def _raise_for(self, terminal: Event | None, text: str) -> None:
+        """Raise what the terminal event says; the agent's own exception is the cause where it is at hand."""
+        if not isinstance(terminal, RunErrorEvent):
+            return
+        error = error_for_code(terminal.code, terminal.message, run_id=self.id)
+        error.text = text
+        raised = None if self._execution is None else self._execution.failure
+        raise error from (raised.__cause__ if isinstance(raised, GaplessError) else raised)
 
 
 class RunStream(Generic[_OutputT]):
@@ -248,13 +259,6 @@ class RunStream(Generic[_OutputT]):
     """The old name."""
     get_data = get_output
     """The old name."""
-
-
-def _raise_for(terminal: Event | None, run_id: str, text: str) -> None:
-    if isinstance(terminal, RunErrorEvent):
-        error = error_for_code(terminal.code, terminal.message, run_id=run_id)
-        error.text = text
-        raise error
 
 
 async def _until(

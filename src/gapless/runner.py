@@ -56,6 +56,7 @@ from gapless.journals.journal import (
     STORE_PATIENCE_S,
     Journal,
     Journals,
+    end_tasks,
 )
 from gapless.message import user_message
 from gapless.metrics import Metrics
@@ -210,9 +211,7 @@ class Runner:
         tasks = list(self._tasks.values())
         if self._keeper is not None:
             tasks.append(self._keeper)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)
         await self.journals.close()
         for agent in self.agents.values():
             close = getattr(agent, "aclose", None)
@@ -304,7 +303,7 @@ class Runner:
         recorder = Recorder(journal, run_id, session_id, self.limits)
         execution = self._begin(record, adapted, journal, recorder, request, deps=deps, output_type=output_type)
         self._spawn(run_id, self._execute(execution))
-        return Run(self, run_id, session_id)
+        return Run(self, run_id, session_id, execution)
 
     def _begin(
         self,

