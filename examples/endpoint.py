@@ -18,4 +18,6 @@ async def ask(url: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     asyncio.run(ask(sys.argv[1]))

@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gapless.agents.base import RunContext
     from gapless.aggregator import StreamingResponseAggregator
     from gapless.client import GaplessClient, SyncClient
     from gapless.config import Limits, RunConfig, StreamingMode
@@ -32,6 +33,7 @@ _MODULES = {
     "Response": "run",
     "Run": "run",
     "RunConfig": "config",
+    "RunContext": "agents.base",
     "RunStream": "run",
     "Runner": "runner",
     "StreamingMode": "config",
@@ -48,6 +50,7 @@ __all__ = [
     "Response",
     "Run",
     "RunConfig",
+    "RunContext",
     "RunStream",
     "Runner",
     "StreamingMode",

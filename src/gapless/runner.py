@@ -187,9 +187,12 @@ class Runner:
         self._draining = True
 
     async def drain(self, grace_s: float = DRAIN_S) -> None:
-        """Take no new runs, let the active ones finish for `grace_s` seconds, close the rest as `shutting_down`."""
+        """Take no new runs, let the active ones finish for `grace_s` seconds, close the rest as `shutting_down`.
+
+        A run that waits for a person would not finish in that time: it is closed at once."""
         self.refuse_new()
-        tasks = list(self._tasks.values())
+        waiting = {run_id for run_id, execution in self.executions.items() if execution.waiting}
+        tasks = [task for run_id, task in self._tasks.items() if run_id not in waiting]
         if tasks:
             log.info("draining %d runs for at most %.0f s", len(tasks), grace_s)
             await asyncio.wait(tasks, timeout=grace_s)

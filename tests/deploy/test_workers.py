@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,3 +96,14 @@ async def test_each_worker_answers_for_itself_about_metrics(server: Server, talk
     talks.say(name, "end")
     async with client_of(server.url) as client:
         await rest_of(client.follow(run.id))
+
+
+def test_workers_end_with_the_process_that_started_them_however_it_went(start: Callable[..., list[Server]]):
+    server = start("--workers", "2")[0]
+    server.kill()
+    for _ in range(ATTEMPTS_MAX):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", server.port)) != 0:
+                return  # nobody keeps the port
+        time.sleep(0.02)
+    raise AssertionError("the workers go on without it")

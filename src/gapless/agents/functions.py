@@ -1,7 +1,7 @@
 """Plain Python as an agent: an async generator, a sync generator, an async function or a function.
 
-It takes the message, or the message and the `RunContext`, or nothing; it yields or returns text, events, or an
-iterable of them. Sync code runs in a thread and never blocks the event loop.
+It takes the message, or the message and the `RunContext`, or nothing; it yields or returns text, events, or a
+list of them. Sync code runs in a thread and never blocks the event loop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import contextvars
 import inspect
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from gapless.agents.base import AgentItem, RunContext
@@ -143,7 +143,7 @@ def _is_context(parameter: inspect.Parameter) -> bool:
 async def _several(result: Any) -> AsyncIterator[AgentItem]:
     if result is None:
         return
-    if isinstance(result, Iterable) and not isinstance(result, str | bytes):
+    if isinstance(result, list | tuple):  # and no other iterable: a dict's keys are no answer
         for item in result:
             yield item
     else:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
+import os
+import signal
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -161,8 +165,17 @@ def make_app(settings: Settings, agents: dict[str, Agent]) -> FastAPI:
 
 
 def make_worker_app(settings: Settings) -> FastAPI:
-    """The ASGI app of one of several processes."""
+    """The ASGI app of one of several processes. It ends when the process that started it is gone, however that went:
+    nobody would end it then, and it would keep the port."""
     from gapless.cli.logs import log_to_stderr
 
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), name="gapless-parent", daemon=True).start()
     log_to_stderr(settings.log_level)
     return make_app(settings, load_agents(list(settings.agents)))
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
