@@ -207,6 +207,9 @@ def _explain(failure: BaseException) -> str:
     return f"the agent raised {type(failure).__name__}: {one_line(str(failure), 500)}{where}"
 
 
+_YES, _NO = {"y", "yes"}, {"n", "no"}
+
+
 def _ask_person(interrupt: Interrupt) -> ResumeEntry:
     """The answer to what a run asks: yes or no, or JSON where it wants more. Cancelled where nobody is there."""
     from gapless.events import ResumeEntry
@@ -219,9 +222,11 @@ def _ask_person(interrupt: Interrupt) -> ResumeEntry:
         approved = typer.confirm(question, default=False)
         return ResumeEntry(interrupt_id=interrupt.id, status="resolved", payload={"approved": approved})
     while True:
-        text = typer.prompt(f"{question} (JSON; empty to decline)", default="", show_default=False)
+        text = typer.prompt(f"{question} (y, n or JSON; empty to decline)", default="", show_default=False)
         if not text.strip():
             return ResumeEntry(interrupt_id=interrupt.id, status="cancelled")
+        if (said := text.strip().lower()) in _YES | _NO:
+            return ResumeEntry(interrupt_id=interrupt.id, status="resolved", payload={"approved": said in _YES})
         try:
             return ResumeEntry(interrupt_id=interrupt.id, status="resolved", payload=msgspec.json.decode(text))
         except msgspec.DecodeError as error:
