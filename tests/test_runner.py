@@ -51,6 +51,7 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
     UrlSource,
+    UserMessage,
     text_of,
 )
 from gapless.journals.contract import RunRecord, RunStatus
@@ -81,6 +82,12 @@ def ends(event: Event) -> bool:
     return isinstance(event, RunErrorEvent) or (
         isinstance(event, RunFinishedEvent) and not isinstance(event.outcome, RunFinishedInterruptOutcome)
     )
+
+
+async def said(runner: Runner, session_id: str) -> list[str]:
+    """The session's messages, as text."""
+    messages = await runner.messages(session_id)
+    return [text_of(message.content) for message in messages if isinstance(message, UserMessage | AssistantMessage)]
 
 
 async def until(run: Any, position: int) -> None:
@@ -806,8 +813,7 @@ async def test_a_busy_session_queues_in_order(store: str):
         gate.set()
         assert [(await run.collect()).text for run in runs] == ["0", "1", "", "3"]
         assert order == ["0", "1", "3"]
-        messages = await runner.messages("s")
-        assert "3" in [text_of(m.content) for m in messages if isinstance(m, AssistantMessage)]
+        assert await said(runner, "s") == ["0", "0", "1", "1", "3", "3"], "the one withdrawn was never asked"
 
 
 async def test_a_busy_session_is_interrupted(store: str):
@@ -820,6 +826,42 @@ async def test_a_busy_session_is_interrupted(store: str):
         assert (await second.collect()).text == "you said y"
         assert (await first.record()).status is RunStatus.CANCELLED
         assert (await runner.messages("s"))[1].content == "shown"
+
+
+async def test_turns_are_in_the_order_in_which_they_began(store: str):
+    first, interrupting = Gated("shown"), RunConfig(on_busy="interrupt")
+    async with Runner(first, store=store) as runner:
+        runs = [await runner.start("0", session_id="s")]
+        first.let()
+        await first.waits_for(1)
+        async with asyncio.TaskGroup() as group:
+            for message, config in (("1", RunConfig(on_busy="queue")), ("2", interrupting), ("3", interrupting)):
+                runs.append(await runner.start(message, agent=echo, session_id="s", config=config))
+                group.create_task(runs[-1].wait())
+        statuses = [(await run.record()).status for run in runs]
+        assert statuses == [RunStatus.CANCELLED] * 3 + [RunStatus.FINISHED]
+        assert await said(runner, "s") == ["0", "shown", "3", "you said 3"]
+
+
+async def test_a_queued_run_of_a_lost_worker_adds_nothing_to_its_session():
+    memory, now, agent = Memory(), [0.0], Gated("shown")
+
+    def worker(agent: Any) -> Runner:
+        return Runner(agent, store=MemoryStore(memory, monotonic=lambda: now[0]), lease_s=1000)
+
+    lost, other = worker(agent), worker(echo)
+    runs = [await lost.start(message, session_id="s", config=RunConfig(on_busy="queue")) for message in ("0", "1")]
+    agent.let()
+    await until(runs[0], 3)
+    await other.open()
+    for _ in range(6):
+        now[0] += 250
+        await other.sweep()
+    for run in runs:
+        assert (await (await other.attach(run.id)).wait()).status is RunStatus.FAILED
+    assert await said(other, "s") == ["0", "shown"]
+    for runner in (lost, other):
+        await runner.close()
 
 
 # -- people ------------------------------------------------------------------------------------------------------------

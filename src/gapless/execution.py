@@ -411,7 +411,10 @@ def end_of(
     state: dict[str, Any] | None = None,
 ) -> RunEnd:
     """What is recorded with a run's terminal event: its status and the session's turn, what was shown marked as
-    interrupted where the run was cut short."""
+    interrupted where the run was cut short.
+
+    The turn of a run that ended before it began is empty: no agent has seen its message, and it may end before the
+    run does that it waited for."""
     error = None if failure is None else {"code": failure.code, "message": failure.message}
     status = RunStatus.FINISHED
     if failure is not None:
@@ -420,6 +423,8 @@ def end_of(
     user = record.input or UserMessage(id=f"{record.id}-user", content=record.message)
     user.metadata = {**(user.metadata or {}), **metadata}
     messages = [user, *fold.messages(metadata=metadata, interrupted=error)]
+    if record.status is RunStatus.QUEUED:
+        messages = []
     turn = Turn(run_id=record.id, messages=msgspec.Raw(msgspec.json.encode(messages)), native=native)
     return RunEnd(status=status, ended_at=_now_ms(), turn=turn, error=error, state=state)
 

@@ -185,6 +185,20 @@ async def test_a_new_turn_interrupts_the_other_replicas(a: GaplessClient, b: Gap
     assert said(await a.messages(name)) == [f"{name}-1", "half ", f"{name}-2", "2 "]
 
 
+async def test_turns_are_in_the_order_in_which_they_began_and_withdrawn_ones_are_none(
+    a: GaplessClient, b: GaplessClient, talks: Talks, name: str
+):
+    first = await a.start(f"{name}-1", session_id=name)
+    talks.say(f"{name}-1", "half")
+    await text_to(b.follow(first.id), "half ")
+    queued = await b.start(f"{name}-2", session_id=name, config=RunConfig(on_busy="queue"))
+    third = await a.start(f"{name}-3", session_id=name, config=RunConfig(on_busy="interrupt"))
+    talks.say(f"{name}-3", "count", "end")
+    assert text_in(await rest_of(b.follow(third.id))) == "2 "
+    assert (await a.record(queued.id)).status is RunStatus.CANCELLED
+    assert said(await b.messages(name)) == [f"{name}-1", "half ", f"{name}-3", "2 "]
+
+
 async def test_the_same_run_started_on_both_replicas_at_once_is_one_run(
     a: GaplessClient, b: GaplessClient, talks: Talks, name: str
 ):

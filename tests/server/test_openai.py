@@ -626,6 +626,22 @@ async def test_a_conversation_is_a_session(client: AsyncOpenAI, url: str) -> Non
         await client.responses.create(model="told", input="x", conversation="talk", previous_response_id=second.id)
 
 
+async def test_a_run_that_was_withdrawn_before_it_began_is_no_part_of_the_conversation(
+    client: AsyncOpenAI, url: str
+) -> None:
+    first = await client.responses.create(model="rich", input="endless", background=True, conversation="withdrawn")
+    queued = {"message": "x", "agent": "told", "session_id": "withdrawn", "config": {"on_busy": "queue"}}
+    async with httpx2.AsyncClient(base_url=url) as http:
+        run_id = (await http.post("/runs", json=queued)).json()["id"]
+        await http.post(f"/runs/{run_id}/cancel")
+        await http.get(f"/runs/{run_id}/events", headers={"accept": "text/event-stream"})
+    await client.responses.cancel(first.id)
+    for past in ({"conversation": "withdrawn"}, {"previous_response_id": f"resp_{run_id}"}):
+        told = await client.responses.create(model="told", input="two", **past)
+        users = [text for role, text in json.loads(told.output_text)["messages"] if role == "user"]
+        assert users in (["endless", "two"], ["two"])
+
+
 async def test_a_background_response_is_polled_and_cancelled(client: AsyncOpenAI) -> None:
     started = await client.responses.create(model="rich", input="endless", background=True)
     assert started.status in ("queued", "in_progress")

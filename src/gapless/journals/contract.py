@@ -119,7 +119,7 @@ class Turn(_Record, kw_only=True):
 
     run_id: str
     messages: msgspec.Raw
-    """A JSON array of AG-UI messages, the user's first."""
+    """A JSON array of AG-UI messages, the user's first; empty where the run ended before it began."""
     native: bytes | None = None
     """The turn in the agent framework's own form."""
 

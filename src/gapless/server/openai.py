@@ -315,11 +315,13 @@ def _line(turns: dict[str, list[Message]], run_id: str) -> list[str]:
 
 
 def _options(turn: list[Message]) -> Options:
-    return options_of(turn[0])
+    return options_of(turn[0]) if turn else {}
 
 
 def _with_input(turn: list[Message]) -> list[Message]:
     """A turn with the messages that came with its request, such as results of the client's tools."""
+    if not turn:  # its run ended before it began
+        return []
     user, *rest = turn
     return [*_options(turn).get("input", []), *([user] if user.content else []), *rest]
 
