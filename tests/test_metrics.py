@@ -10,7 +10,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gapless import Runner, create_app
+from gapless.journals.memory import Memory, MemoryStore
 from gapless.metrics import Histogram
+from support.agents import Gated
 
 STREAM = {"accept": "text/event-stream"}
 
@@ -50,6 +52,25 @@ async def test_the_numbers_after_some_runs():
     assert samples["gapless_first_event_seconds_count",] == 1
     assert samples["gapless_store_append_seconds_count",] >= 2
     assert "secret" not in response.text
+
+
+async def test_a_run_of_a_lost_worker_is_counted_once():
+    memory, now, agent = Memory(), [0.0], Gated("a")
+    workers = [Runner(agent, store=MemoryStore(memory, monotonic=lambda: now[0]), lease_s=1000) for _ in range(2)]
+    lost, other = workers
+    run = await lost.start("x", run_id="r")
+    await agent.started.wait()
+    await other.open()
+    for _ in range(6):  # a lease and a half, in which it does not renew
+        now[0] += 250
+        await other.sweep()
+    await (await other.attach(run.id)).wait()
+    await lost.sweep()
+    await agent.stopped.wait()
+    for worker in workers:
+        await worker.close()
+    assert (lost.metrics.runs, other.metrics.runs) == ({}, {("gated", "worker_lost"): 1})
+    assert (lost.metrics.leases_lost, other.metrics.runs_taken_over) == (1, 1)
 
 
 def test_buckets_are_cumulative():

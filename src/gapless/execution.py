@@ -136,7 +136,9 @@ class Execution:
     def _count(self, outcome: str, failure: GaplessError | None) -> None:
         log.info("run %s: %s after %d events", self.record.id, outcome, self.journal.appended)
         # An agent may choose any code; as a label each would be a series for ever.
-        self._metrics.run_ended(self.record.agent, outcome if is_code(outcome) or failure is None else "agent_error")
+        if self._owned:  # else whoever has it counts it
+            known = failure is None or is_code(outcome)
+            self._metrics.run_ended(self.record.agent, outcome if known else "agent_error")
         self._metrics.event_gap_s.observe(self.journal.gap_max_s)
         self._span.end(self.journal.appended, failure)
 

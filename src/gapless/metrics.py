@@ -1,20 +1,28 @@
 """What a worker counts: plain numbers, cheap enough for the hot path, put into Prometheus' form when asked for.
 
-Nothing is counted per event that can be counted per group, per run or per connection.
+Nothing is counted per event that can be counted per group, per run or per connection. Several workers of one server
+answer for all: where `PROMETHEUS_MULTIPROC_DIR` names a folder, prometheus_client's multiprocess mode keeps a file for
+each of them there. Writing to those costs more than counting does, so what has changed is written now and then.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import os
 from bisect import bisect_left
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gapless.errors import ExtraMissing
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-__all__ = ["Histogram", "Metrics"]
+__all__ = ["FOLDER_VARIABLE", "Histogram", "Metrics", "shared"]
+
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Names the folder of the workers' files. prometheus_client reads it when it is imported."""
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _EVENTS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 5_000.0, 20_000.0, 100_000.0)
@@ -68,20 +76,59 @@ class Metrics:
         """Events that went out as part of another's frame while a follower caught up."""
         self.reconnects = 0
         """Followers that came with a cursor."""
+        self._published: dict[tuple[object, ...], float] = {}
 
     def run_ended(self, agent: str, outcome: str) -> None:
         key = (agent, outcome)
         self.runs[key] = self.runs.get(key, 0) + 1
 
     def exposition(self) -> tuple[bytes, str]:
-        """Prometheus' text and its content type. Raises `ExtraMissing`."""
+        """Prometheus' text and its content type; with `shared`, of all workers together. Raises `ExtraMissing`."""
         try:
             from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
         except ModuleNotFoundError as error:
             raise ExtraMissing("/metrics needs a package: pip install 'gapless[metrics]'") from error
         registry = CollectorRegistry()
-        registry.register(_Collector(self))
+        if shared():
+            from prometheus_client.multiprocess import MultiProcessCollector
+
+            self.publish()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the package leaves it untyped
+        else:
+            registry.register(_Collector(self))
         return generate_latest(registry), CONTENT_TYPE_LATEST
+
+    def publish(self) -> None:
+        """Add what has changed since the last time to this worker's files; only where these are `shared`."""
+        for family in _Collector(self).collect():
+            below = 0.0
+            for sample in family.samples:
+                value = sample.value
+                if family.type == "histogram" and sample.name.endswith("_count"):
+                    continue  # made of the buckets, which are apart in the files
+                if "le" in sample.labels:
+                    value, below = value - below, value
+                labels = tuple(sample.labels.items())
+                key = (family.type, family.name, sample.name, labels, family.documentation)
+                change = value - self._published.get(key, 0.0)
+                if change or key not in self._published:
+                    _value(*key).inc(change)
+                    self._published[key] = value
+
+
+def shared() -> bool:
+    """The workers' numbers are added up."""
+    return bool(os.environ.get(FOLDER_VARIABLE)) and importlib.util.find_spec("prometheus_client") is not None
+
+
+@functools.cache
+def _value(kind: str, family: str, name: str, labels: tuple[tuple[str, str], ...], help: str) -> Any:
+    """One number in this process's files, whichever runners it has. Counters of workers that are gone stay, or the sum
+    would go back; their gauges go with them."""
+    from prometheus_client.values import ValueClass
+
+    names, values = [name for name, _ in labels], [value for _, value in labels]
+    return ValueClass(kind, family, name, names, values, help, multiprocess_mode="livesum")
 
 
 class _Collector:
@@ -98,11 +145,11 @@ class _Collector:
         for (agent, outcome), count in metrics.runs.items():
             runs.add_metric((agent, outcome), count)
         yield runs
-        yield GaugeMetricFamily("gapless_runs_active", "Runs that this worker executes.", metrics.runs_active)
+        yield GaugeMetricFamily("gapless_runs_active", "Runs being executed.", metrics.runs_active)
         yield GaugeMetricFamily("gapless_followers", "Open event streams.", metrics.followers)
         for name, text, count in (
-            ("gapless_runs_taken_over", "Runs of lost workers closed or restarted here.", metrics.runs_taken_over),
-            ("gapless_leases_lost", "Times that this worker lost its lease.", metrics.leases_lost),
+            ("gapless_runs_taken_over", "Runs of lost workers closed or restarted.", metrics.runs_taken_over),
+            ("gapless_leases_lost", "Times that a worker lost its lease.", metrics.leases_lost),
             ("gapless_events_accepted", "Events that the store has accepted.", metrics.events_accepted),
             ("gapless_events_merged", "Events joined to others for followers behind.", metrics.events_merged),
             ("gapless_reconnects", "Followers that came with a cursor.", metrics.reconnects),

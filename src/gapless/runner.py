@@ -691,6 +691,7 @@ class Runner:
             terminal = RunErrorEvent(message=failure.message, code=failure.code, timestamp=_now_ms())
             journal.close(encode_event(terminal), end_of(record, recorder.fold, failure))
             await journal.settled()
+            self.metrics.run_ended(record.agent, failure.code)
             log.warning("run %s: closed, its worker was lost", record.id)
         finally:
             await self.journals.disown(journal)

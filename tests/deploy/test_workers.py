@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -9,6 +14,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from support.following import merged, rest_of, text_in
 from support.processes import Server, Talks, client_of
@@ -81,21 +87,73 @@ async def test_every_worker_serves_any_run(server: Server, talks: Talks, name: s
         http.close()
 
 
-async def test_each_worker_answers_for_itself_about_metrics(server: Server, talks: Talks, name: str):
-    """What docs/deploy.md says of `--workers`: the numbers are those of the process that answers."""
-    async with client_of(server.url) as client:
-        run = await client.start(name)
-    seen = set()
-    for _ in range(ATTEMPTS_MAX):
+class Metrics(dict[tuple[str, ...], float]):
+    """The samples of one scrape, which any of the workers answers."""
+
+    def __init__(self, server: Server) -> None:
         with httpx2.Client(trust_env=False, verify=False) as http:
             text = http.get(f"{server.url}/metrics").text
-        seen.add(next(line for line in text.splitlines() if line.startswith("gapless_runs_active ")))
-        if len(seen) == 2:
-            break
-    assert seen == {"gapless_runs_active 0.0", "gapless_runs_active 1.0"}
-    talks.say(name, "end")
+        for family in text_string_to_metric_families(text):
+            super().update({(sample.name, *sample.labels.values()): sample.value for sample in family.samples})
+
+    @property
+    def finished(self) -> float:
+        return self.get(("gapless_runs_total", "agent", "finished"), 0.0)
+
+    @property
+    def active(self) -> float:
+        return self["gapless_runs_active",]
+
+
+async def test_metrics_are_those_of_all_workers_and_do_not_go_back_with_one_that_is_gone(
+    start: Callable[..., list[Server]], talks: Talks, name: str, tmp_path: Path
+):
+    server = start("--workers", "2", environment={"TMPDIR": str(tmp_path)})[0]
+    runs: list[str] = []
+    while len(pids := {line.pid for line in talks.log("began") if line.run_id in runs}) < 2:
+        async with client_of(server.url) as client:
+            runs.append((await client.start(name)).id)
+            await has_begun(talks, runs[-1])
+    while (metrics := Metrics(server)).active < len(runs):  # a worker knows of another's a little later
+        assert metrics.finished == 0
+    assert metrics.active == len(runs)
+    talks.say(name, "word", "end")
     async with client_of(server.url) as client:
-        await rest_of(client.follow(run.id))
+        for run_id in runs:
+            await rest_of(client.follow(run_id))
+    while (metrics := Metrics(server)).finished < len(runs) or metrics.active:
+        pass
+    scrapes = [metrics]
+    assert metrics.finished == len(runs), "each once"
+    assert metrics["gapless_events_accepted_total",] == 5 * len(runs)
+    assert metrics["gapless_first_event_seconds_count",] == metrics["gapless_first_event_seconds_bucket", "+Inf"]
+    assert metrics["gapless_first_event_seconds_count",] == len(runs)
+
+    async with client_of(server.url) as client:
+        lost = await client.start(f"{name}-lost")
+        await has_begun(talks, lost.id)
+    while Metrics(server).active < 1:
+        pass
+    victim = talks.log("began", lost.id)[0].pid
+    assert victim in pids
+    os.kill(victim, signal.SIGKILL)
+    while victim in server.workers() or len(server.workers()) < 2:
+        await asyncio.sleep(0.01)
+    while scrapes[-1].active or len(scrapes) < 20:  # its run is not being executed any more
+        with contextlib.suppress(httpx2.TransportError):  # it was the dead worker's connection
+            scrapes.append(Metrics(server))
+    for before, after in itertools.pairwise(scrapes):
+        for sample in before:
+            if sample[0].endswith(("_total", "_count", "_bucket", "_sum")):
+                assert after[sample] >= before[sample], sample
+    assert list(tmp_path.iterdir())
+    assert await asyncio.to_thread(server.terminate) == 0
+    assert not list(tmp_path.iterdir())
+
+
+async def has_begun(talks: Talks, run_id: str) -> None:
+    while not talks.log("began", run_id):
+        await asyncio.sleep(0.005)
 
 
 def test_workers_end_with_the_process_that_started_them_however_it_went(start: Callable[..., list[Server]]):

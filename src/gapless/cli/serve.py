@@ -15,7 +15,7 @@ import typer
 from gapless.cli.agents import AGENT_HELP, load_agents
 from gapless.cli.terminal import clean, say
 from gapless.config import Limits
-from gapless.errors import GaplessError, UsageError
+from gapless.errors import UsageError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -107,15 +107,10 @@ def serve(
         say("Anyone who reaches this port may use these agents (--insecure).", style="yellow")
     access_log = log_level == "debug"
     if workers > 1:
-        from uvicorn.config import STARTUP_FAILURE
-        from uvicorn.supervisors import Multiprocess
+        from gapless.cli.workers import run_workers
 
         make = functools.partial(make_worker_app, settings)
-        config = server_config(make, workers=workers, factory=True, access_log=access_log)
-        supervisor = Multiprocess(config, sockets=[listener])
-        supervisor.run()
-        if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
-            raise GaplessError("a worker process did not start; the lines above say why")
+        run_workers(server_config(make, workers=workers, factory=True, access_log=access_log), listener)
     else:
         import uvicorn
 

@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from gapless.errors import GaplessError, StoreUnavailable
 from gapless.runner import DRAIN_S, Runner
-from gapless.server import adk, agui, chat, openai, runs, sessions, vercel
+from gapless.server import adk, agui, chat, metrics, openai, runs, sessions, vercel
 from gapless.server.adk_web import serve_adk_web
 from gapless.server.auth import Access, Authenticate, Authorize, Guard, keys_from_environment
 from gapless.server.follow import DEFERRED, EventStream, Streams
@@ -69,14 +69,15 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: _App) -> AsyncIterator[None]:
         app.first_request = None
-        await runner.open()
-        undo = _at_sigterm(runner, streams.drain)
-        try:
-            yield
-        finally:
-            undo()
-        streams.drain()
-        await runner.close(drain_s)
+        async with metrics.published(runner):
+            await runner.open()
+            undo = _at_sigterm(runner, streams.drain)
+            try:
+                yield
+            finally:
+                undo()
+            streams.drain()
+            await runner.close(drain_s)
 
     middleware = [
         Middleware(
@@ -113,6 +114,7 @@ def create_app(
     app.include_router(vercel.routes(runner, streams, access))
     app.include_router(openai.routes(runner, streams, access))
     app.include_router(adk.routes(runner, streams, access))
+    app.include_router(metrics.routes(runner, access))
     if adk_web:
         serve_adk_web(app)
 
@@ -130,14 +132,6 @@ def create_app(
             raise StoreUnavailable("the store takes nothing at the moment", retry_after_s=1)
         await runner.list_runs(limit=1)
         return answer({"status": "ready"})
-
-    @app.get("/metrics", tags=["probes"])
-    async def metrics(request: Request) -> Response:
-        """This worker's counts in Prometheus' text format."""
-        await access.user(request)
-        runner.metrics.runs_active = len(runner.executions)
-        text, content_type = runner.metrics.exposition()
-        return Response(text, media_type=content_type)
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:

@@ -1,0 +1,60 @@
+"""`/metrics`: what this worker has counted or, with several workers, what they all have."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from gapless import metrics
+from gapless.runner import Runner
+from gapless.server.auth import Access
+
+__all__ = ["published", "routes"]
+
+PUBLISH_EVERY_S = 1.0
+"""What a worker counts is seen through the others this much later, and lost if it is killed meanwhile."""
+
+
+def routes(runner: Runner, access: Access) -> APIRouter:
+    """The router."""
+    router = APIRouter(tags=["probes"])
+
+    @router.get("/metrics")
+    async def show(request: Request) -> Response:
+        """The counts in Prometheus' text format, of all workers of this server."""
+        await access.user(request)
+        _count_active(runner)
+        text, content_type = runner.metrics.exposition()
+        return Response(text, media_type=content_type)
+
+    return router
+
+
+@contextlib.asynccontextmanager
+async def published(runner: Runner) -> AsyncIterator[None]:
+    """While it is open, the other workers know what this one counts, and after it what it has counted."""
+    if not metrics.shared():
+        yield
+        return
+
+    async def publish() -> None:
+        while True:
+            _count_active(runner)
+            runner.metrics.publish()
+            await asyncio.sleep(PUBLISH_EVERY_S)
+
+    publishing = asyncio.create_task(publish(), name="gapless-metrics")
+    try:
+        yield
+    finally:
+        publishing.cancel()
+        _count_active(runner)
+        runner.metrics.publish()
+
+
+def _count_active(runner: Runner) -> None:
+    runner.metrics.runs_active = len(runner.executions)
