@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from gapless.execution import Execution
-from gapless.journals.contract import Append, RunRecord, WorkerFenced
+from gapless.journals.contract import Append, RunRecord, RunStatus, WorkerFenced
 from gapless.journals.journal import Journal, Journals
 from gapless.journals.memory import MemoryStore
 from gapless.runner import Runner
@@ -109,13 +109,11 @@ def end_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def leave_a_hole_between_replay_and_live(patch: pytest.MonkeyPatch) -> None:
-    read = Journal.read
-
-    async def from_the_window(journal: Journal, after: int, limit: int = 3) -> list[bytes]:
+    def from_the_window(journal: Journal, after: int, limit: int = 3) -> list[bytes] | None:
         start = max(0, after + 1 - journal._first)
-        return journal._window[start : start + limit] or await read(journal, after)
+        return journal._window[start : start + limit] or None
 
-    patch.setattr(Journal, "read", from_the_window)
+    patch.setattr(Journal, "at_hand", from_the_window)
 
 
 def lose_wakeups(patch: pytest.MonkeyPatch) -> None:
@@ -142,13 +140,13 @@ def attach_without_watching_first(patch: pytest.MonkeyPatch) -> None:
 def deliver_again_after_a_retry(patch: pytest.MonkeyPatch) -> None:
     def accept(journal: Journal, batch: Append, now: float) -> None:
         journal._in_flight = 0
-        journal._advance(batch.events, batch.end is not None)
+        journal._advance(batch.events, sum(map(len, batch.events)), batch.end is not None)
 
     def catch_up(journal: Journal, first_seq: int, events: list[bytes], closed: bool) -> None:
         if first_seq > journal.last + 1:
             journal._window.clear()
             journal._first, journal.last = first_seq, first_seq - 1
-        journal._advance(events, closed)
+        journal._advance(events, sum(map(len, events)), closed)
 
     patch.setattr(Journal, "_accept", accept)
     patch.setattr(Journal, "_catch_up", catch_up)
@@ -190,7 +188,7 @@ def start_again_when_asked_again(patch: pytest.MonkeyPatch) -> None:
 
 
 def hold_nothing_back(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Journal, "full", False)
+    patch.setattr(Journal, "full", property(lambda journal: False, lambda journal, full: None))
 
 
 def let_runs_of_a_session_overtake(patch: pytest.MonkeyPatch) -> None:
@@ -200,6 +198,7 @@ def let_runs_of_a_session_overtake(patch: pytest.MonkeyPatch) -> None:
             store: Any = runner.store
             store.ledger.memory.session_runs[record.session_id] = {record.id: None}
             await runner.store.start_run(record.id, 1)
+        record.started_at, record.status = 1, RunStatus.RUNNING
 
     patch.setattr(Runner, "_take_turn", at_once)
 

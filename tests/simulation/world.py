@@ -514,6 +514,8 @@ class World:
             elif event["type"] == "CUSTOM" and event["name"] == RESTARTED:
                 shown.clear()
         messages = msgspec.json.decode(turns[0].messages)
+        if not messages and not plan.calls:
+            return  # it ended before it began: nothing was asked, nothing shown
         kept = "".join(message.get("content") or "" for message in messages if message["role"] == "assistant")
         if kept != "".join(shown):
             self.report(f"run {run.id} showed {''.join(shown)!r} and its session keeps {kept!r}")

@@ -38,9 +38,16 @@ class FunctionAgent:
         self._is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
         call = getattr(function, "__call__", None)  # noqa: B004  # an object with an async __call__ is async too
         self._is_async = self._is_async or inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
+        self._yields = inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(call)
 
-    async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+    def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
         arguments = self._arguments(ctx)
+        if self._yields:  # as it is: a generator around it would cost each event a step
+            generator: AsyncIterator[AgentItem] = self._function(*arguments)
+            return generator
+        return self._run(arguments)
+
+    async def _run(self, arguments: tuple[Any, ...]) -> AsyncIterator[AgentItem]:
         if self._is_async:
             result = self._function(*arguments)
             if inspect.isawaitable(result):

@@ -137,28 +137,18 @@ class RunEnd(_Record, kw_only=True):
     """The session's new state; None leaves it."""
 
 
-class Append:
+class Append(msgspec.Struct, gc=False):  # one per run and group: thousands a second that no cycle can hold
     """Events of one run to be accepted as one: all of them in order, or none.
 
     An event is JSON in one line (no byte below 0x20). `first_seq` is the position of `events[0]`, which must be the
     journal's last + 1. With `end` the journal is closed. With `status` the run's record is updated in the same step.
     """
 
-    __slots__ = ("end", "events", "first_seq", "run_id", "status")
-
-    def __init__(
-        self,
-        run_id: str,
-        first_seq: int,
-        events: list[bytes],
-        end: RunEnd | None = None,
-        status: RunStatus | None = None,
-    ) -> None:
-        self.run_id = run_id
-        self.first_seq = first_seq
-        self.events = events
-        self.end = end
-        self.status = status
+    run_id: str
+    first_seq: int
+    events: list[bytes]
+    end: RunEnd | None = None
+    status: RunStatus | None = None
 
 
 def title_of(message: str) -> str:

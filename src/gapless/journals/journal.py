@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
+import msgspec
+
 from gapless.errors import GaplessError, RunNotFound, StoreCorrupt, StoreUnavailable
 from gapless.journals.contract import Append, RunEnd, RunStatus, Store, WorkerFenced
 from gapless.metrics import Metrics
@@ -49,15 +51,12 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
         _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
 
-class Slice:
+class Slice(msgspec.Struct, gc=False):
     """Consecutive events of one journal. `behind` says that they were there before the follower asked."""
 
-    __slots__ = ("behind", "events", "first_seq")
-
-    def __init__(self, first_seq: int, events: list[bytes], behind: bool) -> None:
-        self.first_seq = first_seq
-        self.events = events
-        self.behind = behind
+    first_seq: int
+    events: list[bytes]
+    behind: bool
 
 
 class Journal:
@@ -74,15 +73,18 @@ class Journal:
         "_first",
         "_hub",
         "_in_flight",
+        "_in_flight_bytes",
         "_pending",
         "_pending_bytes",
         "_queued",
         "_status",
         "_waiters",
         "_window",
+        "appended",
         "closed",
         "encoded",
         "followers",
+        "full",
         "gap_max_s",
         "last",
         "lost",
@@ -95,6 +97,10 @@ class Journal:
     def __init__(self, hub: Journals, run_id: str, *, owned: bool, last: int = 0, closed: bool = False) -> None:
         self.run_id = run_id
         self.last = last
+        self.appended = last
+        """Position of the newest event that the owner handed over, accepted or not."""
+        self.full = False
+        """As much is pending as may be: the producer must `drain`."""
         self.closed = closed
         self.owned = owned
         self.lost: Exception | None = None
@@ -116,6 +122,7 @@ class Journal:
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._in_flight = 0
+        self._in_flight_bytes = 0
         self._end: RunEnd | None = None
         self._status: RunStatus | None = None
         self._queued = False
@@ -125,8 +132,12 @@ class Journal:
 
     def append(self, event: bytes) -> None:
         """Hand one event to the writer. It is delivered once the store has accepted it."""
-        self._pending.append(event)
+        pending = self._pending
+        pending.append(event)
+        self.appended += 1
         self._pending_bytes += len(event)
+        if len(pending) >= PENDING_EVENTS_MAX or self._pending_bytes >= PENDING_BYTES_MAX:
+            self.full = True
         if not self._queued:
             self._queued = True
             self._hub._enqueue(self)
@@ -139,15 +150,6 @@ class Journal:
         """Append the terminal event and close the journal in one step."""
         self._end = end
         self.append(event)
-
-    @property
-    def appended(self) -> int:
-        """Position of the newest event handed over, accepted or not."""
-        return self.last + self._in_flight + len(self._pending)
-
-    @property
-    def full(self) -> bool:
-        return len(self._pending) >= PENDING_EVENTS_MAX or self._pending_bytes >= PENDING_BYTES_MAX
 
     async def drain(self) -> None:
         """Wait until all that was appended is accepted. Raises `StoreUnavailable` when the store stays away."""
@@ -165,14 +167,17 @@ class Journal:
         """Drop what has not been accepted: another worker owns the run."""
         self._pending, self._pending_bytes, self._in_flight, self._queued = [], 0, 0, False
         self._end = self._status = None
+        self.appended, self.full = self.last, False
         self._wake()
 
     def _take(self) -> Append:
         if self._pending_bytes > BATCH_BYTES_MAX and len(self._pending) > 1:
             return self._take_part()
-        batch = Append(self.run_id, self.last + 1, self._pending, self._end, self._status)
-        self._in_flight = len(self._pending)
-        self._pending, self._pending_bytes, self._status, self._queued = [], 0, None, False
+        events = self._pending
+        self._in_flight, self._in_flight_bytes = len(events), self._pending_bytes
+        batch = Append(self.run_id, self.last + 1, events, self._end, self._status)
+        self._pending, self._pending_bytes, self._status = [], 0, None
+        self._queued = self.full = False
         return batch
 
     def _take_part(self) -> Append:
@@ -182,7 +187,7 @@ class Journal:
             size += len(self._pending[count])
             count += 1
         batch = Append(self.run_id, self.last + 1, self._pending[:count])
-        self._in_flight = count
+        self._in_flight, self._in_flight_bytes = count, size
         del self._pending[:count]
         self._pending_bytes -= size
         self._hub._enqueue(self)
@@ -195,7 +200,7 @@ class Journal:
         self._accepted_at = now
         self._in_flight = 0
         if batch.first_seq == self.last + 1:
-            self._advance(batch.events, batch.end is not None)
+            self._advance(batch.events, self._in_flight_bytes, batch.end is not None)
         else:  # disowned meanwhile, and has caught up with what was just accepted
             self._catch_up(batch.first_seq, batch.events, batch.end is not None)
 
@@ -206,14 +211,17 @@ class Journal:
         while self.last <= after and not self.closed:
             if self.lost is not None:
                 raise self.lost
-            await self.waiter()
+            await self._changed()
 
     async def read(self, after: int, limit: int = PAGE_EVENTS) -> list[bytes]:
         """Accepted events after `after`, from the window or else from the store."""
+        events = self.at_hand(after, limit)
+        return await self._hub.store.read(self.run_id, after, limit) if events is None else events
+
+    def at_hand(self, after: int, limit: int = PAGE_EVENTS) -> list[bytes] | None:
+        """Accepted events after `after` from the window; None if they have left it."""
         start = after + 1 - self._first
-        if start >= 0:
-            return self._window[start : start + limit]
-        return await self._hub.store.read(self.run_id, after, limit)
+        return self._window[start : start + limit] if start >= 0 else None
 
     def waiter(self) -> asyncio.Future[None]:
         """A future that is done when the journal next changes; `forget` it when it is no longer awaited."""
@@ -232,18 +240,16 @@ class Journal:
             self.forget(waiter)
 
     def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, {}
+        waiters = self._waiters
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+        waiters.clear()
 
-    def _advance(self, events: list[bytes], closed: bool) -> None:
+    def _advance(self, events: list[bytes], size: int, closed: bool) -> None:
         window = self._window
         window += events
         self.last += len(events)
-        size = 0
-        for event in events:
-            size += len(event)
         self._bytes += size
         self.size_bytes += size
         if len(window) > 2 * WINDOW_EVENTS or self._bytes > WINDOW_BYTES_MAX:
@@ -274,7 +280,8 @@ class Journal:
             self._window.clear()
             self._bytes = 0
             self._first, self.last = first_seq, first_seq - 1
-        self._advance(events[self.last + 1 - first_seq :], closed)
+        events = events[self.last + 1 - first_seq :]
+        self._advance(events, sum(map(len, events)), closed)
 
 
 class Follower:
@@ -315,7 +322,9 @@ class Follower:
             if self.coalesce_s and not journal.closed:
                 await asyncio.sleep(self.coalesce_s)
                 behind = True
-        events = await journal.read(after)
+        events = journal.at_hand(after)
+        if events is None:
+            events = await journal.read(after)
         self.after = after + len(events)
         return Slice(after + 1, events, behind)
 
@@ -394,6 +403,7 @@ class Journals:
             journal = self._journals[run_id] = Journal(self, run_id, owned=True, last=last)
         else:
             journal._catch_up(last + 1, [], False)
+            journal.appended = journal.last
             journal.owned = True
         return journal
 
@@ -507,22 +517,23 @@ class Journals:
             committed_at = self.loop.time()
 
     async def _commit(self, dirty: list[Journal]) -> None:
-        taken = [(journal, journal._take()) for journal in dirty if journal.owned and journal._queued]
-        if not taken:
+        dirty = [journal for journal in dirty if journal.owned and journal._queued]
+        if not dirty:
             return
-        batches = [batch for _, batch in taken]
+        batches = [journal._take() for journal in dirty]
         began = self.loop.time()
         refused = await self._append(batches)
         now = self.loop.time()
         self.metrics.append_s.observe(now - began)
-        for journal, batch in taken:
-            if batch.run_id in refused:
-                if journal._in_flight:  # else it was lost and won again while this was under way
-                    journal._discard()
-                    self._on_refused(batch.run_id)
-            else:
-                self.metrics.events_accepted += len(batch.events)
+        accepted = 0
+        for journal, batch in zip(dirty, batches, strict=True):
+            if not refused or batch.run_id not in refused:
+                accepted += len(batch.events)
                 journal._accept(batch, now)
+            elif journal._in_flight:  # else it was lost and won again while this was under way
+                journal._discard()
+                self._on_refused(batch.run_id)
+        self.metrics.events_accepted += accepted
 
     async def _append(self, batches: list[Append]) -> Collection[str]:
         """Until the store has answered. Every run is refused when the worker itself is fenced."""

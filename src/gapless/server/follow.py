@@ -168,17 +168,20 @@ class EventStream(Response):
     def _encode(self, first_seq: int, events: list[bytes], behind: bool, skip_parts: int) -> bytes:
         """One write for these events; followers at the same position of a stateless wire share it."""
         encoder, journal = self._encoder, self._follower.journal  # type: ignore[union-attr]  # set before streaming
-        key = (encoder.name, first_seq, len(events), behind and self._merge)
-        if encoder.stateless and journal.encoded[0] == key:
-            return journal.encoded[1]
+        merge = behind and self._merge and not skip_parts
+        shared = encoder.stateless and journal.followers > 1
+        if shared:
+            key = (encoder.name, first_seq, len(events), merge)
+            if journal.encoded[0] == key:
+                return journal.encoded[1]
         items: Sequence[tuple[int, bytes]]
-        if behind and self._merge and not skip_parts:
+        if merge:
             items = merge_deltas(first_seq, events)
+            self._runner.metrics.events_merged += len(events) - len(items)
         else:
             items = list(enumerate(events, first_seq))
-        self._runner.metrics.events_merged += len(events) - len(items)
         body = encoder.encode(encoder.sayable(items), skip_parts)
-        if encoder.stateless and journal.followers > 1:
+        if shared:
             journal.encoded = (key, body)
         return body
 
