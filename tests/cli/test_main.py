@@ -40,8 +40,12 @@ def test_help_imports_no_server_and_no_framework() -> None:
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "message"),
     [
-        (["nonsense"], 2, "No such command"),
-        (["chat", "--nonsense"], 2, "No such option"),
+        (["nonsense"], 2, "No such command 'nonsense'; `gapless --help` shows what it takes"),
+        (["--nonsense"], 2, "No such option: --nonsense; `gapless --help` shows what it takes"),
+        (["chat", "--nonsense"], 2, "No such option: --nonsense; `gapless chat --help` shows what it takes"),
+        (["chat", "--store"], 2, "--store"),
+        (["follow"], 2, "Missing argument 'run'; `gapless follow --help`"),
+        (["model", "nonsense"], 2, "`gapless model --help`"),
         (["chat", "-m", "hi", "nowhere"], 2, "write module:attribute"),
         (["chat", "-m", "hi", "no_such_module:agent"], 2, "'no_such_module' was not found"),
         (["chat", "-m", "hi", "no_such_file.py:agent"], 2, "no_such_file.py does not exist"),
@@ -55,6 +59,7 @@ def test_help_imports_no_server_and_no_framework() -> None:
         (["chat", "json:dumps", "--timeout", "0"], 2, "0.001"),
         (["serve", "json:dumps", "--workers", "0"], 2, "greater than or equal to 1"),
         (["serve", "json:dumps", "--log-level", "loud"], 2, "one of critical"),
+        (["serve", "json:dumps", "--log-format", "xml"], 2, "one of text, json"),
         (["runs", "--status", "lost"], 2, "one of queued"),
         (["runs", "--store", "sqlite:///missing.db"], 2, "there is no file missing.db"),
         (["runs", "--store", "memory://"], 2, "another process's memory"),
@@ -67,8 +72,15 @@ def test_errors_are_one_line_and_an_exit_code(arguments: list[str], exit_code: i
     assert message in result.output
     assert result.exit_code == exit_code
     assert "Traceback" not in result.output
-    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(errors) == (0 if "Usage: " in result.output else 1)
+    (error,) = result.stderr.splitlines()
+    assert error.startswith("Error: ")
+
+
+def test_without_arguments_there_is_help() -> None:
+    result = CliRunner().invoke(app, [])
+    assert result.exit_code == 2
+    assert "Commands" in result.output
+    assert "Error" not in result.output
 
 
 def test_debug_shows_the_traceback() -> None:

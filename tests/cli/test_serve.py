@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -57,7 +59,10 @@ def test_refuses_to_listen_beyond_this_machine_without_authentication(run: Any, 
 
 def test_listens_beyond_this_machine_with_keys(server: Callable[..., Any], agents: str) -> None:
     arguments = (f"{agents}:words", "--host", "0.0.0.0", "--port", "0", "--store", "memory://")
-    serving = server(*arguments, env={"GAPLESS_API_KEYS": f"alice={KEY}"})
+    serving = server(*arguments, env={"GAPLESS_API_KEYS": f"alice={KEY},{KEY[::-1]}"})
+    assert re.fullmatch(r"alice, key-[0-9a-f]{12}", serving.banner["users"]), (
+        "a key without a name has one all the same"
+    )
     assert answers(serving.url + "/runs").status_code == 401
     headers = {"authorization": f"Bearer {KEY}", "host": "any.name"}
     assert answers(serving.url + "/runs", headers=headers).status_code == 200
@@ -164,6 +169,33 @@ def test_debug_logs_name_runs_and_requests_and_never_what_was_said(server: Calla
     assert "GET /chat/stream HTTP" in log
     assert "secret" not in log
     assert "so far" not in log
+
+    assert "Traceback" in log
+    assert "agents.py" in log.partition("Traceback")[2]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_logs_for_machines(server: Callable[..., Any], agents: str, workers: str) -> None:
+    arguments = (
+        "--store",
+        "sqlite:///gapless.db",
+        "--workers",
+        workers,
+        "--log-level",
+        "debug",
+        "--log-format",
+        "json",
+    )
+    serving = server(f"{agents}:raises", "--port", "0", *arguments)
+    run_id = answers(serving.url + "/chat/stream", params={"query": "a secret question"}).headers["x-run-id"]
+    assert serving.stop() == 0
+    lines = [json.loads(line) for line in serving.log.read_text().splitlines()]
+    failed, trace, ended = [line for line in lines if line.get("run") == run_id]
+    assert (failed["level"], failed["logger"]) == ("error", "gapless.run")
+    assert failed["message"].startswith("agent raises raised ValueError at ")
+    assert trace["exception"].startswith("Traceback")
+    assert ended["message"] == "agent_failed after 5 events"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", ended["time"])
 
 
 async def test_several_processes_serve_one_store(server: Callable[..., Any], agents: str) -> None:

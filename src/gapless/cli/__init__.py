@@ -23,6 +23,22 @@ EXIT_FAILURE, EXIT_USAGE = 1, 2
 class _Commands(TyperGroup):
     """Turns errors into one line that says what is wrong and what to do."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        standalone = options.pop("standalone_mode", True)
+        try:
+            code = super().main(*args, **options, standalone_mode=False)
+        except typer.Abort:
+            code = EXIT_FAILURE
+        except TyperException as error:  # what was typed; typer would draw a box
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context is not None else "gapless"
+            if message := error.format_message().removesuffix("."):  # none where help was shown instead
+                say_error(f"{message}; `{command} --help` shows what it takes")
+            code = error.exit_code
+        if standalone:
+            sys.exit(code)
+        return code
+
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer hands its own context down
         debug = ctx.params.get("debug", False)
         try:

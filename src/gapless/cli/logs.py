@@ -1,21 +1,24 @@
-"""Log lines of a server: one line each, `time level logger run=… message`, with run ids and without message text."""
+"""Log lines of a server, with run ids and without message text: `time level logger run=… message`, or JSON objects."""
 
 from __future__ import annotations
 
 import logging
 import time
 
+import msgspec
+
 from gapless.cli.terminal import clean
 
-__all__ = ["LEVELS", "log_nowhere", "log_to_stderr"]
+__all__ = ["FORMATS", "LEVELS", "log_nowhere", "log_to_stderr"]
 
 LEVELS = ("critical", "error", "warning", "info", "debug")
+FORMATS = ("text", "json")
 
 
-def log_to_stderr(level: str) -> None:
+def log_to_stderr(level: str, format: str = "text") -> None:
     """Set up this process's logging. uvicorn speaks from `warning` on, and of each request at `debug` only."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_Line())
+    handler.setFormatter(_Json() if format == "json" else _Line())
     number = logging.getLevelNamesMapping()[level.upper()]
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
     logging.getLogger("gapless").setLevel(number)
@@ -39,17 +42,36 @@ def _without_query(record: logging.LogRecord) -> bool:
 
 
 class _Line(logging.Formatter):
-    """Messages about a run begin with "run %s" and its id: the id becomes a field of its own."""
-
-    converter = time.gmtime  # type: ignore[assignment]  # typeshed knows it without its default
+    """A line for people: the fields that it has, and a traceback on lines of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
-        message, run = record.getMessage().replace("\n", " "), ""
-        if isinstance(record.msg, str) and record.msg.startswith("run %s") and isinstance(record.args, tuple):
-            run_id = record.args[0]
-            message, run = message.removeprefix(f"run {run_id}").removeprefix(":").lstrip(), f" run={run_id}"
-        moment = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z"
-        line = f"{moment} {record.levelname.lower()} {record.name}{run} {message}"
-        if record.exc_info and record.exc_info[0] is not None:
-            line += "\n" + self.formatException(record.exc_info)
+        fields = _fields(record)
+        run = f" run={fields['run']}" if "run" in fields else ""
+        line = f"{fields['time']} {fields['level']} {fields['logger']}{run} {fields['message']}"
+        if "exception" in fields:
+            line += "\n" + fields["exception"]
         return clean(line)
+
+
+class _Json(logging.Formatter):
+    """An object per line for machines, tracebacks inside it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return msgspec.json.encode(_fields(record)).decode()
+
+
+def _fields(record: logging.LogRecord) -> dict[str, str]:
+    """Messages about a run begin with "run %s" and its id: the id becomes a field of its own."""
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    fields = {"time": f"{moment}.{int(record.msecs):03d}Z", "level": record.levelname.lower(), "logger": record.name}
+    message = record.getMessage().replace("\n", " ")
+    if isinstance(record.msg, str) and record.msg.startswith("run %s") and isinstance(record.args, tuple):
+        run_id = fields["run"] = str(record.args[0])
+        message = message.removeprefix(f"run {run_id}").removeprefix(":").lstrip()
+    fields["message"] = message
+    if record.exc_info and record.exc_info[0] is not None:
+        fields["exception"] = _formatter.formatException(record.exc_info)
+    return fields
+
+
+_formatter = logging.Formatter()

@@ -53,8 +53,9 @@ def serve(
     ] = False,
     adk_web: Annotated[bool, typer.Option("--adk-web", help="Also ADK's own web page, at /dev-ui/.")] = False,
     log_level: Annotated[
-        str, typer.Option(help="critical, error, warning, info, or debug (also each request).")
+        str, typer.Option(help="critical, error, warning, info, or debug (also each request, and tracebacks).")
     ] = "info",
+    log_format: Annotated[str, typer.Option(help="text, or json: an object per line.")] = "text",
 ) -> None:
     """Serve agents: the chat page, the HTTP routes, and every run's journal from any position.
 
@@ -70,16 +71,19 @@ def serve(
     GAPLESS_API_KEYS=alice=$(openssl rand -hex 16) gapless serve my_agents:support --host 0.0.0.0
     """
     from gapless.cli.listen import bind, check_store, exit_at_signals, is_loopback, server_config, url_of
-    from gapless.cli.logs import LEVELS, log_to_stderr
-    from gapless.server.auth import keys_from_environment
+    from gapless.cli.logs import FORMATS, LEVELS, log_to_stderr
+    from gapless.server.auth import users_from_environment
 
     if log_level not in LEVELS:
         raise UsageError(f"--log-level {log_level!r}: it is one of {', '.join(LEVELS)}")
+    if log_format not in FORMATS:
+        raise UsageError(f"--log-format {log_format!r}: it is one of {', '.join(FORMATS)}")
     if workers > 1 and store.startswith("memory:"):
         raise UsageError(
             f"--workers {workers} needs a store that processes share: --store sqlite:///gapless.db or redis://host"
         )
-    authenticated = keys_from_environment() is not None
+    users = users_from_environment()
+    authenticated = users is not None
     if not authenticated and not is_loopback(host) and not insecure:
         raise UsageError(
             f"--host {host} lets others in, and no authentication is configured: set GAPLESS_API_KEYS=name=key, or add "
@@ -87,8 +91,10 @@ def serve(
         )
     exit_at_signals()
     guarded = not authenticated and is_loopback(host)
-    settings = Settings(tuple(agents or ()), host, store, drain, limits_of(limit or []), log_level, guarded, adk_web)
-    log_to_stderr(log_level)
+    settings = Settings(
+        tuple(agents or ()), host, store, drain, limits_of(limit or []), log_level, log_format, guarded, adk_web
+    )
+    log_to_stderr(log_level, log_format)
     loaded = load_agents(list(settings.agents))  # here, so that a bad one is one line and not N dying processes
     if adk_web:
         from gapless.server.adk_web import page_directory
@@ -100,6 +106,8 @@ def serve(
     if adk_web:
         typer.echo(f"adk     {url_of(listener).rstrip('/')}/dev-ui/")
     typer.echo(f"agents  {clean(', '.join(loaded))}")
+    if users is not None:
+        typer.echo(f"users   {clean(', '.join(users))}")
     typer.echo(f"store   {store}")
     if workers > 1:
         typer.echo(f"workers {workers}")
@@ -128,6 +136,7 @@ class Settings:
     drain_s: float
     limits: Limits
     log_level: str
+    log_format: str
     guarded: bool
     """Nobody is authenticated and the server trusts this machine: it answers to this machine's names only."""
     adk_web: bool = False
@@ -167,7 +176,7 @@ def make_worker_app(settings: Settings) -> FastAPI:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), name="gapless-parent", daemon=True).start()
-    log_to_stderr(settings.log_level)
+    log_to_stderr(settings.log_level, settings.log_format)
     return make_app(settings, load_agents(list(settings.agents)))
 
 

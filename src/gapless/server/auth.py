@@ -15,7 +15,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gapless.errors import GaplessError, NotAuthenticated, NotAuthorized, RunNotFound, SessionNotFound, UsageError
 from gapless.journals.contract import RunRecord, SessionRecord
 
-__all__ = ["ANONYMOUS", "Access", "Authenticate", "Authorize", "Guard", "keys_from_environment"]
+__all__ = [
+    "ANONYMOUS",
+    "Access",
+    "Authenticate",
+    "Authorize",
+    "Guard",
+    "keys_from_environment",
+    "users_from_environment",
+]
 
 ANONYMOUS = "anonymous"
 """The user of every request where no authentication is configured."""
@@ -87,9 +95,36 @@ class Access:
 def keys_from_environment(variable: str = "GAPLESS_API_KEYS") -> Authenticate | None:
     """Authentication by the API keys in an environment variable: `alice=KEY,bob=KEY` or plain `KEY,KEY`; None if unset.
 
-    A key without a name stands for a user of its own. Keys come as `Authorization: Bearer KEY` or `X-API-Key: KEY`.
+    A key without a name stands for a user of its own, `key-` and the start of its hash. Keys come as
+    `Authorization: Bearer KEY` or `X-API-Key: KEY`.
     Raises `UsageError` for a key shorter than 16 characters, and where there is none in the variable.
     """
+    users = _users(variable)
+    if users is None:
+        return None
+
+    def authenticate(request: HTTPConnection) -> str | None:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            key = request.headers.get("x-api-key", "")
+        digest = hashlib.sha256(key.strip().encode()).digest()
+        found = None
+        for known, user in users.items():  # every one of them, so that time tells nothing
+            if hmac.compare_digest(known, digest):
+                found = user
+        return found
+
+    return authenticate
+
+
+def users_from_environment(variable: str = "GAPLESS_API_KEYS") -> list[str] | None:
+    """The ids of the users whose keys are in the variable; None if unset. Raises as `keys_from_environment`."""
+    users = _users(variable)
+    return None if users is None else sorted(set(users.values()))
+
+
+def _users(variable: str) -> dict[bytes, str] | None:
+    """Users by the hash of their key."""
     setting = os.environ.get(variable)
     if setting is None:
         return None
@@ -105,19 +140,7 @@ def keys_from_environment(variable: str = "GAPLESS_API_KEYS") -> Authenticate | 
             raise UsageError(f"{variable}: a key is shorter than {KEY_CHARS_MIN} characters; make longer ones")
         digest = hashlib.sha256(key.encode()).digest()
         users[digest] = name or f"key-{digest.hex()[:12]}"
-
-    def authenticate(request: HTTPConnection) -> str | None:
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            key = request.headers.get("x-api-key", "")
-        digest = hashlib.sha256(key.strip().encode()).digest()
-        found = None
-        for known, user in users.items():  # every one of them, so that time tells nothing
-            if hmac.compare_digest(known, digest):
-                found = user
-        return found
-
-    return authenticate
+    return users
 
 
 class Guard:
