@@ -24,9 +24,9 @@ class _Commands(TyperGroup):
     """Turns errors into one line that says what is wrong and what to do."""
 
     def main(self, *args: Any, **options: Any) -> Any:
-        standalone = options.pop("standalone_mode", True)
+        standalone = options.get("standalone_mode", True)
         try:
-            code = super().main(*args, **options, standalone_mode=False)
+            code = super().main(*args, **{**options, "standalone_mode": False})
         except typer.Abort:
             code = EXIT_FAILURE
         except TyperException as error:  # what was typed; typer would draw a box
