@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
+from typing import Any
 
 import pytest
 
@@ -217,6 +218,32 @@ async def test_attaching_to_an_unknown_run_leaves_nothing(process: Process) -> N
     with pytest.raises(RunNotFound):
         await process.journals.attach("nobody")
     assert process.journals._journals == {}
+    assert process.store._memory.watchers == {}
+
+
+async def test_an_attach_that_failed_leaves_nothing(process: Process, other: Process, monkeypatch: Any) -> None:
+    """Though the store had begun to tell of the run, and then could not say where it is."""
+    journal = await process.start("r")
+
+    async def fail(run_id: str) -> None:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(other.store, "get_run", fail)
+        with pytest.raises(StoreUnavailable):
+            await other.journals.attach("r")
+    assert other.journals._journals == {}
+    assert process.store._memory.watchers == {}
+    copy = await other.journals.attach("r")
+    with monkeypatch.context() as patch:
+        patch.setattr(process.store, "get_run", fail)
+        mine = await process.journals.attach("r")
+        await process.journals.disown(journal)
+    with pytest.raises(StoreUnavailable):
+        await Follower(mine).next()
+    await process.journals.release(mine)
+    await other.journals.release(copy)
+    assert process.journals._journals == other.journals._journals == {}
     assert process.store._memory.watchers == {}
 
 
@@ -458,3 +485,45 @@ async def test_followers_of_what_the_store_has_lost_are_told(process: Process) -
     await process.journals.disown(again)
     assert process.journals._journals == {}
     await asyncio.gather(following, return_exceptions=True)
+
+
+async def test_followers_of_a_run_that_the_store_has_lost_are_told(process: Process, other: Process) -> None:
+    journal = await process.start("r")
+    reader = await process.journals.attach("r")
+    following = asyncio.create_task(everything(Follower(reader)))
+    await settle()
+    process.store._memory.session_runs.clear()
+    await other.store.delete_session("r")
+    journal.append(an_event("1"))
+    while process.refused != ["r"]:
+        await asyncio.sleep(0)
+    await process.journals.disown(journal)
+    with pytest.raises(RunNotFound):
+        await following
+    await process.journals.release(reader)
+    assert process.journals._journals == {}
+    assert process.store._memory.watchers == {}
+
+
+@pytest.mark.parametrize(
+    ("first", "heard", "closed"),
+    [(2, ["other", "end"], True), (2, ["other"], False), (3, [], True)],
+    ids=["closed anew", "gone on anew", "closed, heard late"],
+)
+async def test_what_a_store_has_lost_and_has_other_events_for_is_not_gone_on_with(
+    process: Process, other: Process, first: int, heard: list[str], closed: bool
+) -> None:
+    """As when a replica took over that had not yet got the newest events, and their writer was gone too."""
+    journal = await process.start("r")
+    copy = await other.journals.attach("r")
+    following = asyncio.create_task(everything(Follower(copy)))
+    for i in range(4):
+        journal.append(an_event(str(i)))
+    await journal.drain()
+    await settle()
+    assert copy.last == 4
+    other.journals.on_events("r", first, [an_event(text) for text in heard], closed)
+    with pytest.raises(StoreUnavailable, match="lost events"):
+        await following
+    assert other.journals._journals == {}, "whoever attaches next begins anew"
+    await other.journals.release(copy)

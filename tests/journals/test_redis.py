@@ -259,6 +259,21 @@ async def test_a_takeover_that_its_worker_did_not_outlive_is_made_by_another(
         await c.end(run_id, 1)
 
 
+async def test_a_watch_whose_answer_was_lost_is_undone(
+    a: Worker, b: Worker, server_side: Any, monkeypatch: Any
+) -> None:
+    await a.create("r")
+    await b.store.watch("r")
+    await b.store.unwatch("r")
+    Losses(b.store, monkeypatch).answers.append(redis_store._WATCH)
+    quiet = {"on_refused": _never, "on_command": _never, "on_fenced": _never}
+    with pytest.raises(StoreUnavailable):
+        await Journals(b.store, **quiet).attach("r")  # type: ignore[arg-type]
+    assert server_side.hget("gapless:{s}:run:r", "watchers") == b""
+    assert isinstance(b.store, RedisStore)
+    assert b.store._watched == set()
+
+
 # -- workers that die halfway ------------------------------------------------------------------------------------------
 
 

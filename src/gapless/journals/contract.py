@@ -251,7 +251,8 @@ class Store(ABC):
         """Tell the listener of what others append to this run from now on, until `unwatch`."""
 
     @abstractmethod
-    async def unwatch(self, run_id: str) -> None: ...
+    async def unwatch(self, run_id: str) -> None:
+        """Undo `watch`, also one that raised: it may be in force."""
 
     @abstractmethod
     async def send(self, run_id: str, command: bytes) -> None:

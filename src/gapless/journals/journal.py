@@ -268,6 +268,15 @@ class Journal:
         del window[:dropped]
         self._first += dropped
 
+    def contradicts(self, first_seq: int, events: list[bytes], closed: bool) -> bool:
+        """What another worker appended is not what is known here at the same positions: the store went back."""
+        if first_seq > self.last:
+            return False
+        if closed and not self.closed and first_seq + len(events) - 1 < self.last:
+            return True
+        known = self._window[max(0, first_seq - self._first) :][: len(events)] if first_seq >= self._first else []
+        return known != events[: len(known)]
+
     def _catch_up(self, first_seq: int, events: list[bytes], closed: bool) -> None:
         """Take over what another worker appended; positions tell repeats and holes."""
         last = first_seq + len(events) - 1
@@ -394,10 +403,7 @@ class Journals:
         """The journal of a run that this worker owns: a new one, or the one that is followed here already."""
         journal = self._journals.get(run_id)
         if journal is not None and journal.last > last:
-            journal.lost = StoreUnavailable(
-                f"run {run_id}: the store has lost events that it had accepted", run_id=run_id
-            )
-            journal._wake()
+            self._lose(journal, _went_back(run_id))
             journal = None
         if journal is None:
             journal = self._journals[run_id] = Journal(self, run_id, owned=True, last=last)
@@ -437,7 +443,6 @@ class Journals:
         except GaplessError as error:
             if not journal.owned:
                 self._lose(journal, error)
-            if isinstance(error, RunNotFound):
                 await self._unwatch(journal.run_id)
             raise
         finally:
@@ -449,7 +454,7 @@ class Journals:
         await self.store.watch(journal.run_id)  # before the record is read, so that nothing falls between
         record = await self.store.get_run(journal.run_id)
         if record is not None and not journal.owned:
-            journal._catch_up(record.last_seq + 1, [], record.status.ended)
+            self._hear(journal, record.last_seq + 1, [], record.status.ended)
         return record is not None
 
     def _lose(self, journal: Journal, error: GaplessError) -> None:
@@ -476,9 +481,11 @@ class Journals:
             journal._discard()
             if journal.followers:
                 try:
-                    await self._look(journal)
+                    if not await self._look(journal):
+                        raise RunNotFound(f"the store has lost run {journal.run_id}", run_id=journal.run_id)
                 except GaplessError as error:
                     self._lose(journal, error)
+                    await self._unwatch(journal.run_id)
         await self._drop_if_unused(journal)
 
     async def _drop_if_unused(self, journal: Journal) -> None:
@@ -578,10 +585,20 @@ class Journals:
     def on_events(self, run_id: str, first_seq: int, events: list[bytes], closed: bool) -> None:
         journal = self._journals.get(run_id)
         if journal is not None and not journal.owned:
+            self._hear(journal, first_seq, events, closed)
+
+    def _hear(self, journal: Journal, first_seq: int, events: list[bytes], closed: bool) -> None:
+        if journal.contradicts(first_seq, events, closed):
+            self._lose(journal, _went_back(journal.run_id))
+        else:
             journal._catch_up(first_seq, events, closed)
 
     def on_command(self, run_id: str, command: bytes) -> None:
         self._on_command(run_id, command)
+
+
+def _went_back(run_id: str) -> StoreUnavailable:
+    return StoreUnavailable(f"run {run_id}: the store has lost events that it had accepted", run_id=run_id)
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

@@ -867,12 +867,8 @@ class RedisStore(Store):
     async def watch(self, run_id: str) -> None:
         self._watched.add(run_id)
         async with self._watching:
-            try:
-                if not await self._set_watching(run_id, on=True):
-                    self._watched.discard(run_id)
-            except StoreUnavailable:
+            if not await self._set_watching(run_id, on=True):
                 self._watched.discard(run_id)
-                raise
 
     async def unwatch(self, run_id: str) -> None:
         if run_id not in self._watched:
