@@ -30,7 +30,18 @@ from gapless.errors import ConnectionLost, GaplessError, RunFailed, StreamInvali
 from gapless.events import ContentPart, Event, Message, ResumeEntry, decode_event
 from gapless.journals.contract import RunRecord, RunStatus, SessionRecord
 
-__all__ = ["ClientLimits", "Cut", "EventStreamParser", "Frame", "GaplessClient", "Page", "Session", "SyncClient"]
+__all__ = [
+    "RETRYABLE_STATUSES",
+    "ClientLimits",
+    "Cut",
+    "EventStreamParser",
+    "Frame",
+    "GaplessClient",
+    "Page",
+    "Session",
+    "SyncClient",
+    "backoff_s",
+]
 
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses that say "later", not "no"."""
@@ -63,6 +74,8 @@ class Frame(NamedTuple):
     event: str
     data: str | None
     id: str | None
+    raw: bytes = b""
+    """The frame as it came, without comments, its lines ended by LF; only where the parser was told to keep it."""
 
 
 class EventStreamParser:
@@ -72,7 +85,7 @@ class EventStreamParser:
     how a Gapless stream marks its end. A frame that is cut off before its blank line is never reported, nor is its id.
     """
 
-    def __init__(self, frame_bytes_max: int = ClientLimits().frame_bytes_max) -> None:
+    def __init__(self, frame_bytes_max: int = ClientLimits().frame_bytes_max, *, raw: bool = False) -> None:
         self.last_event_id = ""
         """The last id of a complete frame."""
         self.retry_ms: int | None = None
@@ -85,6 +98,7 @@ class EventStreamParser:
         self._data: list[str] = []
         self._event = ""
         self._id: str | None = None
+        self._raw: list[bytes] | None = [] if raw else None
 
     def feed(self, piece: bytes) -> list[Frame]:
         """The frames that this piece completes. Raises `StreamInvalid` for a frame over the limit."""
@@ -117,10 +131,15 @@ class EventStreamParser:
                 self.last_event_id = self._id
             if self._data or self._event:
                 data = "\n".join(self._data) if self._data else None
-                frames.append(Frame(self._event or "message", data, self._id))
+                raw = b"\n".join([*self._raw, b"", b""]) if self._raw else b""
+                frames.append(Frame(self._event or "message", data, self._id, raw))
             self._data, self._event, self._id, self._frame_bytes = [], "", None, 0
+            if self._raw:
+                self._raw = []
             return
         raw_name, _, raw_value = line.partition(b":")
+        if self._raw is not None and raw_name:
+            self._raw.append(line)
         value = raw_value.removeprefix(b" ").decode("utf-8", "replace")
         match raw_name:
             case b"data":
@@ -307,7 +326,7 @@ class GaplessClient:
                 )
             if parser.retry_ms is not None:
                 retry_first_s = parser.retry_ms / 1000
-            wait_s = self._wait_s(attempt, retry_first_s, retry_after_s)
+            wait_s = backoff_s(self.limits, attempt, retry_first_s, retry_after_s)
             if self._on_cut is not None:
                 self._on_cut(Cut(run_id, last, attempt, reason, wait_s))
             await asyncio.sleep(wait_s)
@@ -407,12 +426,7 @@ class GaplessClient:
                 if not again or attempt >= self.limits.request_attempts_max:
                     raise refusal
                 retry_after_s = refusal.retry_after_s or 0.0
-            await asyncio.sleep(self._wait_s(attempt, self.limits.retry_first_s, retry_after_s))
-
-    def _wait_s(self, attempt: int, first_s: float, retry_after_s: float) -> float:
-        """Exponential, with full jitter, so that the clients of a server that restarts do not come back as one."""
-        ceiling_s: float = min(self.limits.retry_max_s, first_s * 2.0 ** min(max(attempt - 1, 0), 32))
-        return min(self.limits.retry_max_s, max(retry_after_s, random.uniform(0, ceiling_s)))  # noqa: S311  # jitter
+            await asyncio.sleep(backoff_s(self.limits, attempt, self.limits.retry_first_s, retry_after_s))
 
 
 class SyncClient:
@@ -520,6 +534,13 @@ class SyncClient:
     def delete_session(self, session_id: str) -> None:
         """See `GaplessClient.delete_session`."""
         self._call(self._client.delete_session(session_id))
+
+
+def backoff_s(limits: ClientLimits, attempt: int, first_s: float, retry_after_s: float = 0.0) -> float:
+    """The wait before the attempt after this one, in seconds: exponential, with full jitter, so that the clients of a
+    server that restarts do not come back as one; not before `retry_after_s`, where that is within `retry_max_s`."""
+    ceiling_s: float = min(limits.retry_max_s, first_s * 2.0 ** min(max(attempt - 1, 0), 32))
+    return min(limits.retry_max_s, max(retry_after_s, random.uniform(0, ceiling_s)))  # noqa: S311  # jitter
 
 
 def _path(*parts: str) -> str:

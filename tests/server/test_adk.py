@@ -402,7 +402,9 @@ async def test_a_cancelled_run_says_so(client_of: ClientOf):
     async for event in (await runner.attach("r")).events():
         if "CONTENT" in type(event).__struct_config__.tag:  # type: ignore[operator]  # each event has one
             break
-    await runner.cancel("r")
+    assert (await client.post("/apps/slow/users/other/runs/r/cancel")).status_code == 404
+    for _ in range(2):
+        assert (await client.post("/apps/slow/users/u/runs/r/cancel")).status_code == 202
     events = documents((await reading)[1])
     assert text_of(events, partial=False) == "One "
     assert events[-1]["errorCode"] == "INVOCATION_ABORTED"

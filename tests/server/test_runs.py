@@ -36,10 +36,20 @@ async def test_start_answers_with_the_record_and_names_the_stream(client: httpx2
     response = await client.post("/runs", json={"message": "hi", "run_id": "r", "session_id": "s"})
     assert response.status_code == 202
     assert response.headers["content-location"] == "/runs/r/events"
+    assert response.headers["x-run-id"] == "r"
     record = response.json()
     assert (record["id"], record["session_id"], record["message"]) == ("r", "s", "hi")
     assert not {"owner", "digest", "input", "config"} & record.keys()
     assert (await ended(client, "r"))["status"] == "finished"
+
+
+async def test_the_streams_name_says_how_it_was_asked_for(client: httpx2.AsyncClient):
+    """So that a client that goes on there gets the same encoding and the same bytes."""
+    asked = {"wire": "text", "merge": "0"}
+    started = await client.post("/runs", json={"message": "hi", "run_id": "r"}, params=asked)
+    followed = await client.get("/runs/r/events", params={**asked, "after": "1"})
+    for response in (started, followed):
+        assert response.headers["content-location"] == "/runs/r/events?wire=text&merge=0"
 
 
 async def test_start_as_a_stream_is_the_events_to_the_end_marker(client: httpx2.AsyncClient):

@@ -38,7 +38,7 @@ from gapless.runner import Runner, new_id
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, cursor_of, follow
 from gapless.server.history import answer_interrupts, has_said_all
-from gapless.server.http import answer, body_docs, read_body
+from gapless.server.http import answer, body_docs, public, read_body
 from gapless.wires.adk import ADKEncoder, WholeADKEncoder, arguments_of, object_of
 from gapless.wires.base import Cursor
 
@@ -214,6 +214,13 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         """Go on with a run's stream."""
         record = await readable(request, await claimed(request, user), run_id)
         return tail(request, record, 0, streaming=request.query_params.get("streaming", "true") == "true")
+
+    @router.post("/apps/{app}/users/{user}/runs/{run_id}/cancel", status_code=202)
+    async def cancel_run(app: str, user: str, run_id: str, request: Request) -> Response:
+        """End a run as cancelled; its id is its events' `invocationId`. Idempotent."""
+        user = await claimed(request, user)
+        await access.check(request, "cancel", await runner.get_run(run_id), user=user)
+        return answer(public(await runner.cancel(run_id)), 202)
 
     @router.post("/run", openapi_extra=body_docs(RunAgentRequest))
     async def run(request: Request) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -67,7 +68,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         record = await run.record()
         location = _location(request, run.id)
         if not wants_stream(request):
-            return answer(public(record), 202, {"content-location": location, "location": location})
+            return answer(public(record), 202, {"content-location": location, "location": location, "x-run-id": run.id})
         cursor = cursor_of(request, run.id)
         return follow(runner, streams, record, encoder, cursor, location=location, merge=_merge(request))
 
@@ -132,8 +133,8 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
 def _location(request: Request, run_id: str) -> str:
     """The stream's path, with the prefix that the app is mounted under, in the encoding that was asked for."""
     root: Any = request.scope.get("root_path", "")
-    asked = request.query_params.get("wire")
-    return f"{root}/runs/{run_id}/events" + (f"?wire={wire(asked).name}" if asked else "")
+    asked = {name: value for name in ("wire", "merge") if (value := request.query_params.get(name))}
+    return f"{root}/runs/{run_id}/events" + (f"?{urlencode(asked)}" if asked else "")
 
 
 def _merge(request: Request) -> bool:
