@@ -21,7 +21,6 @@ def test_cuts_resumes_compares_and_ends(run: Any, agents: str) -> None:
     figures = dict(line.split(maxsplit=1) for line in done.stdout.split("=" * 70)[-2].strip().splitlines())
     assert figures["text"].startswith(f"{4 * len(WORDS)} characters in ")
     assert figures["events"] == "416 in 4 journals"
-    assert int(figures["bytes"].split()[0]) > 4 * len(WORDS)
 
 
 def test_short_answers_that_come_at_once_are_cut_too(run: Any, agents: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from gapless.testing import Cutter
 from support.browser import Browser, browsing
 from support.processes import Server
 
@@ -164,9 +165,7 @@ def test_the_browsers_own_event_source_resumes_by_itself_without_a_second_model_
 
 
 def test_the_event_source_goes_on_where_a_cut_was(browser: Browser, server: Server):
-    from support.proxy import cutting
-
-    with cutting(server.url, "abrupt", cuts=3) as proxy:
+    with Cutter(server.url, "abrupt", cuts=3) as proxy:
         browser.do("goto", url=proxy.url + "/health")
         browser.evaluate(EVENT_SOURCE, "/chat/stream?query=hello")
         words = [f"word{number}" for number in range(200)]

@@ -13,7 +13,7 @@ from gapless import Limits, Runner, create_app
 from gapless.client import ClientLimits, GaplessClient
 from gapless.events import Event
 from gapless.fold import Fold
-from support.proxy import Kind, cutting
+from gapless.testing import CutKind, Cutter
 from support.rich import rich
 from support.serving import serving
 
@@ -45,9 +45,9 @@ def state_of(events: list[Event]) -> tuple[object, ...]:
 async def test_random_cuts_leave_the_collected_answer_identical(url: str, first_seed: int):
     for seed in range(first_seed, first_seed + BATCH):
         chance = random.Random(seed)
-        kind: Kind = chance.choice(get_args(Kind))
+        kind: CutKind = chance.choice(get_args(CutKind))
         message = chance.choice(["rich", "rich 0.2", "error", "error 0.2"])
-        with cutting(url, kind, cuts=chance.randint(1, 12), seed=seed) as proxy:
+        with Cutter(url, kind, cuts=chance.randint(1, 12), seed=seed) as proxy:
             cuts = []
             async with GaplessClient(proxy.url, limits=LIMITS, on_cut=cuts.append) as client:
                 run = await client.start(message)

@@ -9,9 +9,8 @@ import pytest
 
 from gapless.runner import Runner
 from gapless.server import create_app
-from gapless.testing import CutKind
+from gapless.testing import CutKind, Cutter
 from support.browser import Browser, browsing
-from support.proxy import cutting
 from support.rich import ANSWER, rich
 from support.serving import serving
 from support.sse import frames
@@ -38,7 +37,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.mark.parametrize("kind", ["abrupt", "mid-frame", "clean"])
 def test_every_frame_once_through_ten_cuts(browser: Browser, kind: CutKind) -> None:
-    with serving(create_app(Runner(rich))) as url, cutting(url, kind, cuts=CUTS) as proxy:
+    with serving(create_app(Runner(rich))) as url, Cutter(url, kind, cuts=CUTS) as proxy:
         browser.do("goto", url=f"{proxy.url}/health")
         told = browser.evaluate(ASK, f"chat-{kind}")
         assert proxy.cuts[told["run"]] == CUTS

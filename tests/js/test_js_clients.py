@@ -19,9 +19,9 @@ import pytest
 from gapless.journals.contract import RunRecord
 from gapless.runner import Runner
 from gapless.server import create_app
+from gapless.testing import Cutter
 from gapless.wires import wire
 from support import node
-from support.proxy import cutting
 from support.rich import ANSWER, ARGUMENTS, BEAT, CLOSING, REASONING, RESULT, TEXT, rich
 from support.serving import serving
 
@@ -69,7 +69,7 @@ def network() -> Iterator[Network]:
         url = stack.enter_context(serving(create_app(Runner(rich))))
         kinds: dict[str, Any] = {}
         for kind in CUTS:
-            kinds[kind] = stack.enter_context(cutting(url, kind, cuts=CUTS_PER_ANSWER))
+            kinds[kind] = stack.enter_context(Cutter(url, kind, cuts=CUTS_PER_ANSWER))
         yield Network(url, kinds)
 
 

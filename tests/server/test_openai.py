@@ -36,9 +36,9 @@ from gapless.events import (
 )
 from gapless.journals.contract import RunRecord
 from gapless.server.openai import _line
+from gapless.testing import CutKind, Cutter
 from gapless.wires.openai import OPTIONS
 from support.agents import Gated
-from support.proxy import Kind, cutting
 from support.rich import ANSWER, ARGUMENTS, REASONING, RESULT, rich
 from support.serving import serving
 
@@ -358,10 +358,10 @@ async def test_a_session_that_may_not_be_read_is_not_gone_on_with() -> None:
 
 
 @pytest.mark.parametrize("kind", ["abrupt", "mid-frame", "clean"])
-async def test_a_cut_chat_goes_on_byte_for_byte(url: str, kind: Kind) -> None:
+async def test_a_cut_chat_goes_on_byte_for_byte(url: str, kind: CutKind) -> None:
     body = {"model": "rich", "messages": ask("rich"), "stream": True, "stream_options": {"include_usage": True}}
     run_id = f"cut-{kind}"
-    with cutting(url, kind, cuts=10, seed=7) as proxy:
+    with Cutter(url, kind, cuts=10, seed=7) as proxy:
         async with httpx2.AsyncClient(base_url=proxy.url) as http:
             request = http.build_request(
                 "POST", "/v1/chat/completions?merge=0", json=body, headers={"x-run-id": run_id}
@@ -408,8 +408,8 @@ async def test_a_server_that_stops_is_no_end_of_the_answer() -> None:
 
 
 @pytest.mark.parametrize("kind", ["abrupt", "mid-frame", "clean"])
-def test_a_cut_response_goes_on_by_the_clients_own_resume(url: str, kind: Kind) -> None:
-    with cutting(url, kind, cuts=10, seed=3) as proxy:
+def test_a_cut_response_goes_on_by_the_clients_own_resume(url: str, kind: CutKind) -> None:
+    with Cutter(url, kind, cuts=10, seed=3) as proxy:
         client = OpenAI(base_url=proxy.url + "/v1", api_key="none", max_retries=0)
         events: list[Any] = []
         response_id: str | None = None

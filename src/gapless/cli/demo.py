@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import struct
 import sys
 import tempfile
 import time
@@ -38,11 +37,10 @@ MESSAGES = (
 )
 CUT_FROM = 1
 """Which message's answer is cut first (the second); if that one is too short, the next."""
-CUT_AFTER_BYTES = 3000
-"""Into an event stream with its HTTP headers: some fifteen words into an answer."""
-CUT_LAST_BYTES = 900
+CUT_AFTER_BYTES = 2600
+"""Into an event stream: some fifteen words into an answer."""
+CUT_LAST_BYTES = 500
 """The same for the last answer, should all be short."""
-READ_BYTES = 65_536
 DEMO_PORT = 8000
 SETTINGS = {"max_tokens": 160, "temperature": 0.3}
 """For the embedded model: it is small, and long answers make it wander."""
@@ -131,24 +129,23 @@ async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
 async def _talk(agent: Agent, url: str, config: RunConfig) -> None:
     from gapless.agents.local import LocalModel
     from gapless.client import ClientLimits, GaplessClient
+    from gapless.runner import new_id
+    from gapless.testing import Cutter
 
     if isinstance(agent, LocalModel):
         await agent.load()  # so that the first figure is the model's and not the disk's
 
-    talk = _Talk()
-    async with _Relay(url) as relay:
-        limits = ClientLimits(attempts_max=10)
-        async with GaplessClient(relay.url, limits=limits, on_cut=talk.on_cut) as client:
-            session = await client.create_session()
-            for number, message in enumerate(MESSAGES):
-                if number >= CUT_FROM and not relay.cuts:
-                    relay.cut_after(CUT_LAST_BYTES if number == len(MESSAGES) - 1 else CUT_AFTER_BYTES)
-                await talk.turn(client, session.id, message, config)
+    talk, session_id, limits = _Talk(), new_id(), ClientLimits(attempts_max=10)
+    for number, message in enumerate(MESSAGES):
+        cut = number >= CUT_FROM and talk.cut is None
+        after = CUT_LAST_BYTES if number == len(MESSAGES) - 1 else CUT_AFTER_BYTES
+        with Cutter(url, "abrupt" if cut else None, cuts=1, after_bytes=(after, after)) as cutter:
+            async with GaplessClient(cutter.url, limits=limits, on_cut=talk.on_cut) as client:
+                await talk.turn(client, session_id, message, config)
     if talk.cut is None:
         raise GaplessError("the answers were too short to be cut, so that nothing was shown; try another agent")
     print(f"\n{RULE}")
-    for line in [*talk.figures(), f"bytes           {relay.bytes_received} from the server, headers included"]:
-        print(line)
+    print("\n".join(talk.figures()))
     print(RULE)
 
 
@@ -225,80 +222,6 @@ class _Talk:
             f"first text      {first} s after each question",
             f"cut and resume  1 cut after event {self.cut.after}, resumed after {self._resume_s * 1000:.0f} ms",
         ]
-
-
-class _Relay:
-    """Stands between client and server and breaks one connection on purpose: with a reset, in the middle of a frame."""
-
-    def __init__(self, url: str) -> None:
-        self.url = ""
-        self.bytes_received = 0
-        """From the server, as far as they reached the client."""
-        self.cuts = 0
-        self._target = url.removeprefix("http://").rstrip("/").rpartition(":")
-        self._cut_after: int | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: set[asyncio.StreamWriter] = set()
-
-    async def __aenter__(self) -> _Relay:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    def cut_after(self, received: int) -> None:
-        """Break the next event stream that gets past so many bytes."""
-        self._cut_after = received
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None, "asyncio.start_server runs this in a task"
-        self._tasks.add(task)
-        host, _, port = self._target
-        server_reader, server_writer = await asyncio.open_connection(host, int(port))
-        writers = {writer, server_writer}
-        self._writers |= writers
-        asking = asyncio.create_task(_copy(reader, server_writer))
-        with contextlib.suppress(ConnectionError):
-            await self._answer(server_reader, writer)
-        writer.close()
-        server_writer.close()
-        await asyncio.wait({asking})
-        self._writers -= writers
-        self._tasks.discard(task)
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        received, streaming = 0, False
-        while data := await reader.read(READ_BYTES):
-            if not streaming and b"text/event-stream" in data:  # the headers of an event stream
-                received, streaming = 0, True
-            room = None if self._cut_after is None else max(0, self._cut_after - received)
-            cut = streaming and room is not None and len(data) > room
-            piece = data[: max(room or 0, len(data) // 2)] if cut else data
-            received += len(piece)
-            self.bytes_received += len(piece)
-            writer.write(piece)
-            await writer.drain()
-            if cut:
-                self._cut_after, self.cuts = None, self.cuts + 1
-                connection = writer.get_extra_info("socket")
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
-                writer.transport.abort()
-                return
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
-        while data := await reader.read(READ_BYTES):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
 
 
 def _now() -> str:

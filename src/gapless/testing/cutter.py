@@ -100,6 +100,8 @@ class Cutter:
             await self._relay(reader, writer)
         except (OSError, asyncio.IncompleteReadError):
             pass  # one of the two sides went away
+        except asyncio.CancelledError:
+            pass  # the proxy ends; Python 3.11 would log it as an error
         finally:
             self._tasks.discard(task)
             writer.close()
