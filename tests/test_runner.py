@@ -915,6 +915,16 @@ async def test_events_past_their_retention_are_gone_and_the_session_stays(store:
         assert len(await runner.messages("s")) == 2
 
 
+async def test_ended_runs_keep_no_more_than_kept_bytes_max(store: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gapless.runner.EXPIRE_EVERY_S", 0.0)
+    async with Runner(echo, store=store, limits=Limits(kept_bytes_max=1), retention_s=None, lease_s=0.1) as runner:
+        run = await runner.start("x", session_id="s")
+        async with asyncio.timeout(10):
+            while not (await run.record()).expired:
+                await asyncio.sleep(0.01)
+        assert len(await runner.messages("s")) == 2
+
+
 async def test_on_disconnect_cancel_ends_a_run_nobody_follows():
     agent = Gated("a", "b")
     async with Runner(agent) as runner:

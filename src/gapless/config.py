@@ -97,5 +97,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Runs that one user may have active on this worker."""
     followers_per_run_max: int = 10_000
     """Followers of one run on this worker."""
+    kept_bytes_max: int | None = None
+    """Bytes of the events of all ended runs in the store, other workers' included; past it, the events of those that
+    ended first are dropped, as when they are past their retention."""
     history_messages_max: int = 10_000
     """Messages of a session's history that are given to an agent; the oldest are dropped first."""

@@ -648,9 +648,9 @@ class Runner:
                 else:
                     with contextlib.suppress(WorkerFenced):  # the next renewal sees to it
                         await self._look_for_orphans()
-                if self._retention_s is not None and time.monotonic() > expire_at:
+                if time.monotonic() > expire_at:
                     expire_at = time.monotonic() + EXPIRE_EVERY_S
-                    await self.store.expire(_now_ms() - int(self._retention_s * 1000))
+                    await self._expire()
             except StoreUnavailable as error:
                 if not self.journals.failing:
                     log.warning("worker %s: the store is unavailable: %s", self.worker_id, error)
@@ -659,6 +659,11 @@ class Runner:
                 log.error("worker %s: %s while its lease was renewed", self.worker_id, type(error).__name__)
                 log.debug("worker %s", self.worker_id, exc_info=error)
             await asyncio.sleep(pause_s)
+
+    async def _expire(self) -> None:
+        kept_s, kept_bytes_max = self._retention_s, self.limits.kept_bytes_max
+        if kept_s is not None or kept_bytes_max is not None:
+            await self.store.expire(0 if kept_s is None else _now_ms() - int(kept_s * 1000), kept_bytes_max)
 
     async def _take_over(self, record: RunRecord, before: asyncio.Task[None] | None) -> None:
         """End the run of a worker that is gone, or run it again where that was asked for. What it had shown stays,

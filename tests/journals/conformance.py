@@ -696,6 +696,45 @@ class Conformance:
         assert len(await b.store.turns("s0")) == 1
         assert not (await b.store.create_run(a_run("r0"), reject_busy=False))[1]
 
+    async def test_events_over_a_length_go_and_those_of_the_latest_ends_stay(
+        self, cluster: Cluster, a: Worker, b: Worker
+    ) -> None:
+        """One that was taken over, one that was deleted and one whose end was given in pieces count like all others."""
+        big = "x" * 10_000
+        for i in range(6):
+            worker = b if i == 1 else a
+            await worker.create(f"r{i}", f"s{i}")
+            await worker.append(f"r{i}", 1, big)
+            await worker.append(f"r{i}", 2, big)
+        await cluster.crash(b)
+        assert [run.id for run in (await cluster.lapse(a))["a"]] == ["r1"]
+        c = await cluster.worker("c")
+        await a.append("r5", 3, *[big] * 20)  # open: it does not count, and it stays
+        for i, ended_at in ((2, 300), (1, 200), (0, 100), (3, 400), (4, 500)):
+            await a.end(f"r{i}", 3, big, ended_at=ended_at)
+        assert await c.store.expire(0, 151_000) == 0
+        assert await c.store.expire(0, 149_000) == 1
+
+        async def kept() -> list[str]:
+            return [run.id for run in reversed(await c.store.list_runs()) if not run.expired]
+
+        assert await kept() == ["r1", "r2", "r3", "r4", "r5"], "the longest ended went"
+        with pytest.raises(CursorExpired):
+            await a.store.read("r0", 0, 10)
+        assert await c.store.delete_session("s3")
+        assert await c.store.expire(0, 91_000) == 0
+        assert await c.store.expire(150, 89_000) == 1
+        assert await kept() == ["r2", "r4", "r5"]
+        assert await c.store.expire(301, 91_000) == 1, "by age, though there is room"
+        assert await kept() == ["r4", "r5"]
+        assert await c.store.expire(0, 0) == 1
+        assert await c.store.expire(10**9, 0) == 0
+        assert await kept() == ["r5"]
+        assert len(await c.read_all("r5")) == 22
+        await a.end("r5", 23)
+        assert await c.store.expire(0, 0) == 1
+        assert len(await c.store.turns("s0")) == 1
+
     # -- sessions ---------------------------------------------------------------------------------------------------
 
     async def test_a_run_makes_its_session(self, a: Worker, b: Worker) -> None:

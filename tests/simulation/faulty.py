@@ -318,8 +318,8 @@ class FaultyStore(Store):
 
         await self._ask(serve, "send", run_id)
 
-    async def expire(self, ended_before: int) -> int:
-        expired: int = await self._ask(lambda: _now(self._inner.expire(ended_before)), "expire")
+    async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:
+        expired: int = await self._ask(lambda: _now(self._inner.expire(ended_before, bytes_max)), "expire")
         return expired
 
     # -- what others did --------------------------------------------------------------------------------------------

@@ -260,8 +260,9 @@ class Store(ABC):
         none. Raises `RunNotFound`."""
 
     @abstractmethod
-    async def expire(self, ended_before: int) -> int:
-        """Drop the events of runs that ended before that time (ms); their records stay. Returns how many runs."""
+    async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:
+        """Drop the events of runs that ended before that time (ms), then of those that ended first until the events of
+        all ended runs are at most `bytes_max` bytes; their records stay. Returns how many runs."""
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 

@@ -240,13 +240,19 @@ class MemoryStore(Store):
             else:
                 self._memory.commands.setdefault(run_id, []).append(command)
 
-    async def expire(self, ended_before: int) -> int:
+    async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:
+        events = self._memory.events
+        ended = [(run.ended_at, run) for run in self._memory.runs.values() if run.ended_at is not None]
+        kept = sorted((at_and_run for at_and_run in ended if not at_and_run[1].expired), key=lambda kept: kept[0])
+        sizes = [sum(map(len, events[run.id])) for _, run in kept]
+        over = 0 if bytes_max is None else sum(sizes) - bytes_max
         expired = 0
-        for run in self._memory.runs.values():
-            if not run.expired and run.ended_at is not None and run.ended_at < ended_before:
-                run.expired = True
-                self._memory.events[run.id] = []
-                expired += 1
+        for (ended_at, run), size in zip(kept, sizes, strict=True):
+            if ended_at >= ended_before and over <= 0:
+                break
+            run.expired, events[run.id] = True, []
+            over -= size
+            expired += 1
         return expired
 
     # -- sessions ---------------------------------------------------------------------------------------------------

@@ -57,6 +57,8 @@ __all__ = ["RedisStore"]
 
 CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 2.0, 5.0
 CONNECTIONS_MAX = 64
+CALLS_AT_ONCE = 32
+"""Appends to sessions in different slots of a cluster that are under way at the same time."""
 VERSION_MIN = 7
 CREATE_ATTEMPTS = 10
 """Each fails only when another worker creates or deletes the same run at the same moment."""
@@ -85,10 +87,13 @@ _decode_error = msgspec.json.Decoder(dict[str, str]).decode
 _decode_state = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_member = msgspec.json.Decoder(tuple[str, str]).decode
 
+_Row = tuple[str, str, int, int, str, str | None, dict[str, Any] | None]
+"""One batch as `_APPEND` takes it: the session's place, the run, first position, count, events, status, end."""
+
 _SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
 _WORKERS, _RUNS, _ENDED, _SESSIONS = "{gapless}:workers", "{gapless}:runs", "{gapless}:ended", "{gapless}:sessions"
 _SESSION_FIELDS = ("record", "updated_at", "state")
-_RUN_FIELDS = ("record", "owner", "status", "last", "started_at", "ended_at", "error", "expired")
+_RUN_FIELDS = ("record", "owner", "status", "last", "started_at", "ended_at", "error", "expired", "bytes")
 
 
 class _Script:
@@ -104,11 +109,12 @@ _LUA_ACTIVE = "local active = {queued = true, running = true, waiting = true}\n"
 _APPEND = _Script(
     _LUA_ACTIVE
     + """
-local me, refused, news = ARGV[1], {}, {}
+local me, refused, sizes, news = ARGV[1], {}, {}, {}
 for i, batch in ipairs(cmsgpack.unpack(ARGV[2])) do
   local place, id, first, n, data, status, ended = unpack(batch, 1, 7)
   local run, events, last = place .. 'run:' .. id, place .. 'events:' .. id, first + n - 1
-  local is = redis.call('HMGET', run, 'owner', 'status', 'last', 'watchers')
+  local is = redis.call('HMGET', run, 'owner', 'status', 'last', 'watchers', 'bytes')
+  local size = tonumber(is[5] or 0)
   if is[1] ~= me then
     refused[#refused + 1] = id
   elseif not active[is[2]] or tonumber(is[3]) + 1 ~= first then
@@ -117,8 +123,9 @@ for i, batch in ipairs(cmsgpack.unpack(ARGV[2])) do
       refused[#refused + 1] = id
     end
   else
+    size = size + #data
     redis.call('XADD', events, first .. '-0', 'e', data)
-    redis.call('HSET', run, 'last', last)
+    redis.call('HSET', run, 'last', last, 'bytes', size)
     if status then
       redis.call('HSET', run, 'status', status)
     end
@@ -140,11 +147,12 @@ for i, batch in ipairs(cmsgpack.unpack(ARGV[2])) do
       end
     end
   end
+  sizes[i] = size
 end
 for watcher, told in pairs(news) do
   redis.call('PUBLISH', 'gapless:' .. watcher, 'e' .. cmsgpack.pack(told))
 end
-return refused
+return {refused, sizes}
 """
 )
 
@@ -336,11 +344,41 @@ return number
 
 _FINISH_RUNS = _Script("""
 for _, run in ipairs(cmsgpack.unpack(ARGV[2])) do
-  local member, user, session, ended_at = unpack(run)
+  local member, user, session, ended_at, bytes = unpack(run)
   redis.call('SREM', '{gapless}:active:' .. ARGV[1], member)
-  redis.call('ZADD', '{gapless}:ended', ended_at, member)
+  if redis.call('ZADD', '{gapless}:ended', ended_at, member) == 1 then
+    redis.call('HSET', '{gapless}:kept', member, bytes)
+    redis.call('INCRBY', '{gapless}:kept_bytes', bytes)
+  end
   for _, list in ipairs({'{gapless}:sessions', '{gapless}:sessions:' .. user}) do
     redis.call('ZADD', list, 'GT', ended_at, session)
+  end
+end
+return 1
+""")
+
+_PAST_RETENTION = _Script(f"""
+local ended_before, bytes_max = unpack(ARGV)
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. ended_before, 'LIMIT', 0, {EXPIRE_RUNS})
+if #due > 0 or bytes_max == '' then
+  return due
+end
+local over = tonumber(redis.call('GET', '{{gapless}}:kept_bytes') or 0) - tonumber(bytes_max)
+for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, {EXPIRE_RUNS - 1})) do
+  if over <= 0 then
+    break
+  end
+  due[#due + 1] = member
+  over = over - tonumber(redis.call('HGET', '{{gapless}}:kept', member) or 0)
+end
+return due
+""")
+
+_FORGET_EVENTS = _Script("""
+for _, member in ipairs(ARGV) do
+  if redis.call('ZREM', KEYS[1], member) == 1 then
+    redis.call('DECRBY', '{gapless}:kept_bytes', redis.call('HGET', '{gapless}:kept', member) or 0)
+    redis.call('HDEL', '{gapless}:kept', member)
   end
 end
 return 1
@@ -445,6 +483,7 @@ class RedisStore(Store):
         self._doubtful: dict[str, tuple[str, str]] = {}
         """Runs that may be this worker's without anyone here knowing, as an answer was lost: session and nonce."""
         self._watched: set[str] = set()
+        self._appending = asyncio.Semaphore(CALLS_AT_ONCE)
         self._watching = asyncio.Lock()
         """Watching and no longer watching reach the server in the order of the calls."""
         self._places: dict[str, str] = {}
@@ -554,7 +593,7 @@ class RedisStore(Store):
                 taken[run_id] = _run_from(fields[0])
                 self._doubtful[run_id] = (session_id, "")  # until the caller has it
             elif outcome == b"ended":
-                await self._finish([_run_from(fields[0])], owner)
+                await self._finish([(_run_from(fields[0]), int(fields[0][-1]))], owner)
             settled.append((owner, member, outcome == b"taken"))
         await self._call(_SETTLE, _WORKERS, self._worker_id, _pack(settled))
         for _, run_id, _ in found:
@@ -800,7 +839,7 @@ class RedisStore(Store):
 
     async def append(self, batches: Sequence[Append]) -> Collection[str]:
         refused: set[str] = set()
-        groups: dict[str, list[tuple[Any, ...]]] = {}
+        groups: dict[str, list[_Row]] = {}
         sizes: dict[str, int] = {}
         for batch in batches:
             owned = self._owned.get(batch.run_id)
@@ -815,23 +854,22 @@ class RedisStore(Store):
                 len(batch.events),
                 data.decode(),
                 None if batch.status is None and batch.end is None else (batch.end or batch).status,
-                batch.end and _end(batch.end),
+                None if batch.end is None else _end(batch.end),
             )
             slot = owned.place if self._is_cluster else ""
             sizes[slot] = size = sizes.get(slot, 0) + len(data)
             groups.setdefault(f"{slot} {size // CALL_BYTES_MAX}", []).append(row)
-        for rows in groups.values():
-            key = f"{rows[0][0]}run:{rows[0][1]}"
-            refused.update(map(bytes.decode, await self._call(_APPEND, key, self._worker_id, _pack(rows))))
         ended = []
-        for batch in batches:
-            if batch.end is not None and batch.run_id not in refused:
-                run = self._owned[batch.run_id].run
-                run.ended_at = batch.end.ended_at
-                ended.append(run)
+        for rows, (refused_here, journal_sizes) in await self._append_groups(groups.values()):
+            refused.update(map(bytes.decode, refused_here))
+            for (_, run_id, _, _, _, _, end), journal_bytes in zip(rows, journal_sizes, strict=True):
+                if end is not None and run_id not in refused:
+                    run = self._owned[run_id].run
+                    run.ended_at = end["at"]
+                    ended.append((run, journal_bytes))
         if ended:
             await self._finish(ended, self._worker_id)
-            for run in ended:
+            for run, _ in ended:
                 del self._owned[run.id]
         if refused:
             await self._check_lease()
@@ -841,9 +879,27 @@ class RedisStore(Store):
                     self._doubtful[run_id] = (lost.run.session_id, "")  # still this worker's? then it has to be closed
         return refused
 
-    async def _finish(self, runs: Sequence[RunRecord], owner: str) -> None:
-        """Bring the index up to date with runs that have ended. May be repeated."""
-        rows = [(_member(run.id, run.session_id).decode(), run.user_id, run.session_id, run.ended_at) for run in runs]
+    async def _append_groups(self, groups: Collection[list[_Row]]) -> list[tuple[list[_Row], Any]]:
+        """Each group with its answer. All have been answered, or have failed, when this raises."""
+
+        async def append(rows: list[_Row]) -> Any:
+            async with self._appending:
+                return await self._call(_APPEND, f"{rows[0][0]}run:{rows[0][1]}", self._worker_id, _pack(rows))
+
+        if len(groups) == 1:
+            return [(rows, await append(rows)) for rows in groups]
+        answers = await asyncio.gather(*map(append, groups), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return list(zip(groups, answers, strict=True))
+
+    async def _finish(self, runs: Sequence[tuple[RunRecord, int]], owner: str) -> None:
+        """Bring the index up to date with runs that have ended, and the bytes of their events. May be repeated."""
+        rows = [
+            (_member(run.id, run.session_id).decode(), run.user_id, run.session_id, run.ended_at, size)
+            for run, size in runs
+        ]
         await self._call(_FINISH_RUNS, _WORKERS, owner, _pack(rows))
 
     async def read(self, run_id: str, after: int, limit: int) -> list[bytes]:
@@ -896,16 +952,15 @@ class RedisStore(Store):
                 return
         raise RunNotFound(f"no run {run_id}", run_id=run_id)
 
-    async def expire(self, ended_before: int) -> int:
+    async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:
         expired = 0
-        while members := await self._command(
-            "ZRANGEBYSCORE", _ENDED, "-inf", f"({ended_before}", "LIMIT", 0, EXPIRE_RUNS
-        ):
+        limit = "" if bytes_max is None else bytes_max
+        while members := await self._call(_PAST_RETENTION, _ENDED, ended_before, limit):
             for member in members:
                 run_id, session_id = _decode_member(member)
                 place = _place(session_id)
                 expired += await self._call(_DROP_EVENTS, f"{place}run:{run_id}", place, run_id)
-            await self._command("ZREM", _ENDED, *members)
+            await self._call(_FORGET_EVENTS, _ENDED, *members)
         return expired
 
     # -- what other workers did -------------------------------------------------------------------------------------
@@ -1036,12 +1091,13 @@ class RedisStore(Store):
         if answer == b"busy":
             raise SessionBusy(f"session {session_id} has an active run; cancel it first")
         deleted, runs = answer
-        lists = [_RUNS, _ENDED] if session is None else [_RUNS, _ENDED, f"{_RUNS}:{session.user_id}"]
+        lists = [_RUNS] if session is None else [_RUNS, f"{_RUNS}:{session.user_id}"]
         for run_id, claim in ((run_id.decode(), claim) for run_id, claim in runs):
             self._places.pop(run_id, None)
             await self._call(_CLAIM, _pointer(run_id), b"%s %s" % (claim, session_id.encode()), "")
             for key in lists:
                 await self._command("ZREM", key, _member(run_id, session_id))
+            await self._call(_FORGET_EVENTS, _ENDED, _member(run_id, session_id))
         for key in [_SESSIONS] if session is None else [_SESSIONS, f"{_SESSIONS}:{session.user_id}"]:
             await self._command("ZREM", key, session_id)
         return bool(deleted)
@@ -1094,7 +1150,7 @@ def _end(end: RunEnd) -> dict[str, Any]:
 
 
 def _run_from(fields: Sequence[Any]) -> RunRecord:
-    record, owner, status, last, started_at, ended_at, error, expired = fields
+    record, owner, status, last, started_at, ended_at, error, expired, _ = fields
     run = _decode_run(record)
     run.owner, run.status, run.last_seq = owner.decode(), RunStatus(status.decode()), int(last)
     run.started_at = None if started_at is None else int(started_at)

@@ -64,16 +64,17 @@ BUSY_PAUSE_S, BUSY_S_MAX = 0.001, 10.0
 EXPIRE_RUNS = 100
 """Runs whose events are dropped in one transaction."""
 APPLICATION_ID = 0x47504C31
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE workers(id TEXT PRIMARY KEY, beat INTEGER NOT NULL, low INTEGER NOT NULL, process TEXT NOT NULL);
 CREATE TABLE runs(rid INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, session TEXT NOT NULL,
                   user TEXT NOT NULL, status TEXT NOT NULL, owner TEXT NOT NULL, record BLOB NOT NULL,
-                  kept_since INTEGER /* the end of a run whose events are still there */);
+                  kept_since INTEGER /* the end of a run whose events are still there */,
+                  kept_bytes INTEGER /* of these events */);
 CREATE INDEX runs_session ON runs(session, rid);
 CREATE INDEX runs_user ON runs(user, rid);
-CREATE INDEX runs_kept ON runs(kept_since) WHERE kept_since IS NOT NULL;
+CREATE INDEX runs_kept ON runs(kept_since, kept_bytes) WHERE kept_since IS NOT NULL;
 CREATE INDEX runs_active ON runs(owner) WHERE status IN ('queued', 'running', 'waiting');
 CREATE TABLE log(pos INTEGER PRIMARY KEY AUTOINCREMENT, rid INTEGER NOT NULL, seq INTEGER NOT NULL,
                  n INTEGER NOT NULL, data BLOB NOT NULL);
@@ -99,11 +100,13 @@ _COLUMNS = "rid, id, session, user, status, owner, record"
 class _Tail:
     """An owned run's end: what is in the log and not yet in a segment."""
 
-    __slots__ = ("first_pos", "last", "rid", "size", "unsealed")
+    __slots__ = ("bytes", "first_pos", "last", "rid", "size", "unsealed")
 
     def __init__(self, rid: int) -> None:
         self.rid = rid
         self.last = 0
+        self.bytes = 0
+        """Of all of the run's events."""
         self.unsealed: list[bytes] = []
         self.size = 0
         self.first_pos: int | None = None
@@ -310,6 +313,7 @@ class SQLiteStore(Store):
             tail.unsealed += data.split(b"\n")
             tail.size += len(data)
         tail.last = last
+        tail.bytes = tail.size + _scalar(db, f"SELECT coalesce(sum(length(data)), 0) FROM segments WHERE rid = {rid}")
         return tail
 
     # -- transactions -----------------------------------------------------------------------------------------------
@@ -504,11 +508,11 @@ class SQLiteStore(Store):
             run.last_seq = tail.last if tail is not None else _last(db, rid)
         return run
 
-    def _update(self, db: sqlite3.Connection, run: RunRecord) -> None:
+    def _update(self, db: sqlite3.Connection, run: RunRecord, size: int = 0) -> None:
         kept_since = None if run.expired else run.ended_at
         db.execute(
-            "UPDATE runs SET status = ?, record = ?, kept_since = ? WHERE id = ?",
-            (run.status.value, _encode(run), kept_since, run.id),
+            "UPDATE runs SET status = ?, record = ?, kept_since = ?, kept_bytes = ? WHERE id = ?",
+            (run.status.value, _encode(run), kept_since, size, run.id),
         )
 
     # -- journals ---------------------------------------------------------------------------------------------------
@@ -539,7 +543,7 @@ class SQLiteStore(Store):
                     segments.append((tail.rid, first, n, b"\n".join([*tail.unsealed, data])))
                 accepted.append((batch, tail, seal))
                 if batch.end is not None or batch.status is not None:
-                    self._update_run(db, batch)
+                    self._update_run(db, batch, tail.bytes + len(data))
             db.executemany("INSERT INTO log VALUES(?, ?, ?, ?, ?)", rows)
             if segments:
                 db.executemany("INSERT INTO segments VALUES(?, ?, ?, ?)", segments)
@@ -552,6 +556,7 @@ class SQLiteStore(Store):
             size = sum(map(len, batch.events))
             self._log_bytes += size
             tail.last += len(batch.events)
+            tail.bytes += size
             if batch.end is not None:
                 del self._tails[batch.run_id]
             elif seal:
@@ -572,7 +577,7 @@ class SQLiteStore(Store):
                 log.warning("store %s: could not trim its log: %s", self.path, error)
         return refused
 
-    def _update_run(self, db: sqlite3.Connection, batch: Append) -> None:
+    def _update_run(self, db: sqlite3.Connection, batch: Append, size: int) -> None:
         run = self._find(db, batch.run_id)
         assert run is not None, "an owned run has a record"
         run.last_seq = batch.first_seq + len(batch.events) - 1
@@ -594,7 +599,7 @@ class SQLiteStore(Store):
                     "UPDATE sessions SET updated_at = ?, record = ? WHERE id = ?",
                     (session.updated_at, _encode(session), session.id),
                 )
-        self._update(db, run)
+        self._update(db, run, size)
 
     def _newest_pos(self, db: sqlite3.Connection) -> int:
         return _scalar(db, "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'log'), 0)")
@@ -690,17 +695,27 @@ class SQLiteStore(Store):
 
         await self._transact(insert)
 
-    async def expire(self, ended_before: int) -> int:
+    async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:
         def drop(db: sqlite3.Connection) -> int:
-            runs = db.execute(
-                f"SELECT {_COLUMNS} FROM runs WHERE kept_since < ? LIMIT ?", (ended_before, EXPIRE_RUNS)
+            over = 0
+            if bytes_max is not None:
+                over = _scalar(db, "SELECT total(kept_bytes) FROM runs WHERE kept_since IS NOT NULL") - bytes_max
+            rows = db.execute(
+                f"SELECT kept_since, kept_bytes, {_COLUMNS} FROM runs WHERE kept_since IS NOT NULL"
+                " ORDER BY kept_since, rid LIMIT ?",
+                (EXPIRE_RUNS,),
             ).fetchall()
-            for row in runs:
-                run = self._record(db, *row)
+            dropped = 0
+            for kept_since, kept_bytes, *columns in rows:
+                if kept_since >= ended_before and over <= 0:
+                    break
+                run = self._record(db, *columns)
                 run.expired = True
                 self._update(db, run)
-                db.execute("DELETE FROM segments WHERE rid = ?", (row[0],))
-            return len(runs)
+                db.execute("DELETE FROM segments WHERE rid = ?", (columns[0],))
+                over -= kept_bytes
+                dropped += 1
+            return dropped
 
         total = 0
         while dropped := await self._transact(drop):
