@@ -47,7 +47,7 @@ async def test_the_streams_name_says_how_it_was_asked_for(client: httpx2.AsyncCl
     """So that a client that goes on there gets the same encoding and the same bytes."""
     asked = {"wire": "text", "merge": "0"}
     started = await client.post("/runs", json={"message": "hi", "run_id": "r"}, params=asked)
-    followed = await client.get("/runs/r/events", params={**asked, "after": "1"})
+    followed = await client.get("/runs/r/events", params=asked, headers=STREAM)
     for response in (started, followed):
         assert response.headers["content-location"] == "/runs/r/events?wire=text&merge=0"
 
