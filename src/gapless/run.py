@@ -25,6 +25,7 @@ from gapless.events import (
 from gapless.fold import Fold
 from gapless.journals.contract import RunRecord, RunStatus
 from gapless.journals.journal import Follower
+from gapless.jsontext import decode_json
 from gapless.output import GrowingOutput, OutputType
 from gapless.sinks import SinkFailure, check, copy
 
@@ -250,7 +251,7 @@ class RunStream(Generic[_OutputT]):
         result = response.result
         try:
             if result is None and self._type.type is not str and response.text:
-                result = msgspec.json.decode(response.text)  # an agent that writes its output as text
+                result = decode_json(response.text)  # an agent that writes its output as text
             return self._type.validate(response.text if result is None else result)
         except ValueError as error:
             raise OutputInvalid(f"the output is not a {self._type.name}: {error}", run_id=self.run.id) from error

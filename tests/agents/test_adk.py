@@ -26,7 +26,7 @@ from gapless import RunConfig, Runner, StreamingMode
 from gapless.agents import adk_sessions
 from gapless.agents.adk import AHEAD_EVENTS_MAX, ADKAgent
 from gapless.agents.base import RunContext
-from gapless.errors import AgentFailed, AgentInvalid, ModelFailed, RunLimit, ToolFailed, UsageError
+from gapless.errors import AgentFailed, AgentInvalid, ModelFailed, OutputInvalid, RunLimit, ToolFailed, UsageError
 from gapless.events import (
     AssistantMessage,
     CustomEvent,
@@ -228,6 +228,13 @@ async def test_typed_output():
         assert await stream.get_output() == City(name="Bern", people=134000)
 
 
+async def test_output_that_is_nested_without_end_is_invalid_output():
+    agent = agent_of(["[" * 5000 + "]" * 5000])
+    async with Runner(agent) as runner, runner.run_stream("?", output_type=list) as stream:
+        with pytest.raises(OutputInvalid):
+            await stream.get_output()
+
+
 # -- agents among themselves ----------------------------------------------------------------------------------------
 
 
@@ -394,6 +401,7 @@ async def waiting(run: Run) -> Any:
         ({"approved": True}, "resolved", True),
         (True, "resolved", True),
         ({"response": '{"confirmed": true}'}, "resolved", True),
+        ({"response": "yes, why not"}, "resolved", False),
         (None, "resolved", False),
         (False, "resolved", False),
         (None, "cancelled", False),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic_ai import Agent
 
+from gapless import Runner
 from gapless.agents import adapt, load
 from gapless.agents.functions import FunctionAgent
 from gapless.errors import AgentInvalid, AgentNotFound, ExtraMissing
@@ -34,8 +36,10 @@ def test_module_and_file_references(folder: Path):
         ("nothing", "write module:attribute"),
         (":agent", "write module:attribute"),
         ("no_such_module:agent", "agent module 'no_such_module' was not found"),
-        ("no_such.py:agent", "does not exist"),
-        ("json:agent", "json has no 'agent'"),
+        ("no_such.py:agent", r"no_such.py does not exist in .*: check the name, or write the whole path"),
+        ("/no/such.py:agent", r"agent file /no/such.py does not exist: check"),
+        ("json:agent", "json has no 'agent': name a variable or function of it"),
+        ("json:lods", "json has no 'lods'; did you mean 'loads'"),
     ],
 )
 def test_what_is_not_there(folder: Path, reference: str, says: str):
@@ -52,6 +56,16 @@ def test_what_does_not_import(folder: Path):
         load("broken:agent")
     with pytest.raises(AgentInvalid, match="no module 'no_such_dependency'; install it"):
         load("needy:agent")
+
+
+def test_an_agent_without_a_name_goes_by_the_one_that_it_was_found_or_registered_under(folder: Path):
+    (folder / "mine.py").write_text(
+        "from pydantic_ai import Agent\nsupport = Agent('test')\nnamed = Agent('test', name='shop')\n"
+    )
+    assert [load(f"mine.py:{variable}").name for variable in ("support", "named")] == ["support", "shop"]
+    runner = Runner(agents={"sales": Agent("test"), "help": "mine.py:support"})
+    assert {name: agent.name for name, agent in runner.agents.items()} == {"sales": "sales", "help": "support"}
+    assert adapt(Agent("test")).name == "agent"
 
 
 @pytest.mark.parametrize("thing", [5, object(), [], None])

@@ -5,6 +5,7 @@ To add a framework: one module beside this file, one line in `_FRAMEWORKS` (obje
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import sys
@@ -28,7 +29,8 @@ def adapt(agent: object, name: str | None = None) -> Agent:
     """Any agent → what the runner runs: an adapter's instance, or the object itself when it is one already.
 
     Takes an ADK agent, app or runner, a Pydantic AI agent, an (async) generator function or function, or a name as
-    `load` takes it. Raises `AgentInvalid`, `AgentNotFound`, `ExtraMissing`.
+    `load` takes it. `name` is for a function, and for an agent that has none. Raises `AgentInvalid`, `AgentNotFound`,
+    `ExtraMissing`.
     """
     if isinstance(agent, str | Path):
         return load(str(agent))
@@ -36,6 +38,8 @@ def adapt(agent: object, name: str | None = None) -> Agent:
         for package, (target, extra) in _FRAMEWORKS.items():
             if cls.__module__ == package or cls.__module__.startswith(package + "."):
                 adapter: Agent = _import(target, extra)(agent)
+                if name is not None and getattr(agent, "name", name) is None:
+                    adapter.name = name
                 return adapter
     if callable(agent):
         from gapless.agents.functions import FunctionAgent
@@ -71,7 +75,9 @@ def load(reference: str) -> Agent:
         try:
             found = getattr(found, part)
         except AttributeError:
-            raise AgentNotFound(f"agent {reference!r}: {module_name} has no {attribute!r}") from None
+            like = difflib.get_close_matches(part, [name for name in dir(found) if not name.startswith("_")])
+            hint = f"; did you mean {' or '.join(map(repr, like))}?" if like else ": name a variable or function of it"
+            raise AgentNotFound(f"agent {reference!r}: {module_name} has no {attribute!r}{hint}") from None
     return adapt(found, name=attribute)
 
 
@@ -104,7 +110,8 @@ def _import_module(name: str) -> Any:
 
 def _import_file(path: Path) -> Any:
     if not path.is_file():
-        raise AgentNotFound(f"agent file {path} does not exist")
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise AgentNotFound(f"agent file {path} does not exist{where}: check the name, or write the whole path")
     name = f"gapless_agent_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     assert spec is not None, "a .py file has a loader"

@@ -7,6 +7,7 @@ its requests for confirmation and results, and leaves a session behind in which 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextvars import ContextVar
@@ -56,6 +57,7 @@ from gapless.events import (
     Tool,
     ToolCallResultEvent,
 )
+from gapless.jsontext import decode_json
 
 __all__ = ["ADKAgent"]
 
@@ -318,7 +320,7 @@ class _Turn:
         typed = ctx.output_type not in (None, str) or getattr(root, "output_schema", None) is not None
         if ctx.result is None and typed:
             try:
-                ctx.result = msgspec.json.decode(translation.final_text)
+                ctx.result = decode_json(translation.final_text)
             except msgspec.DecodeError:
                 log.debug("run %s: the answer is not JSON", ctx.run_id)
 
@@ -461,7 +463,8 @@ def _response_to(call: types.FunctionCall, entry: ResumeEntry) -> dict[str, Any]
     payload, cancelled = entry.payload, entry.status == "cancelled"
     if call.name == CONFIRMATION:
         if isinstance(payload, dict) and list(payload) == ["response"] and isinstance(payload["response"], str):
-            payload = msgspec.json.decode(payload["response"])  # as ADK's own clients wrap it
+            with contextlib.suppress(msgspec.DecodeError):  # what is no JSON approves nothing
+                payload = decode_json(payload["response"])  # as ADK's own clients wrap it
         answer = payload if isinstance(payload, dict) else {"approved": payload}
         approved = answer.get("approved", answer.get("confirmed")) is True  # nothing but a clear yes approves
         return {"confirmed": approved and not cancelled, "payload": answer.get("payload")}

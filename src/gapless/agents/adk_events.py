@@ -38,6 +38,7 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
 )
+from gapless.jsontext import decode_json
 
 __all__ = ["ArgumentsWriter", "Translation"]
 
@@ -476,7 +477,10 @@ class ArgumentsWriter:
         if whole.startswith(self._text):
             return whole[len(self._text) :], True
         closing = self._closing(1)
-        written = msgspec.json.decode(self._text + closing + "}")
+        try:
+            written = decode_json(self._text + closing + "}")
+        except msgspec.DecodeError:  # nested beyond what is read
+            return closing + "}", False
         missing = {key: value for key, value in args.items() if key not in written}
         members = "".join(f",{_json(key)}:{_json(value)}" for key, value in missing.items())
         return closing + members + "}", {**written, **missing} == msgspec.json.decode(whole)

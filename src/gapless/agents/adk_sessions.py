@@ -36,6 +36,7 @@ from gapless.events import (
     UserMessage,
     text_of,
 )
+from gapless.jsontext import decode_json
 
 __all__ = ["JournalSessions", "encode_turn", "history", "question"]
 
@@ -213,7 +214,7 @@ def _call_names(messages: Sequence[Message]) -> dict[str, str]:
 def _object(text: str) -> dict[str, Any]:
     """JSON text as an object; anything else as the result it is."""
     try:
-        value = msgspec.json.decode(text)
+        value = decode_json(text)
     except msgspec.DecodeError:
         value = text
     return value if isinstance(value, dict) else {"result": value}

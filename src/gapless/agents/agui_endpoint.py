@@ -26,6 +26,7 @@ from gapless.events import (
     decode_event,
 )
 from gapless.fold import Fold
+from gapless.jsontext import decode_json
 
 __all__ = ["AGUIEndpoint"]
 
@@ -89,11 +90,13 @@ class AGUIEndpoint:
 
 
 def _decode(data: bytes, host: str, run_id: str) -> Event:
+    event: Event
     try:
-        event: Event = decode_event(data)
+        try:
+            event = decode_event(data)
+        except msgspec.ValidationError:  # of another version of the protocol
+            event = RawEvent(event=decode_json(data), source="ag-ui")
         return event
-    except msgspec.ValidationError:
-        return RawEvent(event=msgspec.json.decode(data), source="ag-ui")  # of another version of the protocol
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ModelFailed(f"{host} sent what is not an AG-UI event: {error}", run_id=run_id) from None
 

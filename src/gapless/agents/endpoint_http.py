@@ -17,6 +17,7 @@ import httpx2
 import msgspec
 
 from gapless.errors import AgentFailed, GaplessError, InputInvalid, InputTooLarge, ModelFailed
+from gapless.jsontext import decode_json
 
 __all__ = ["CUT", "Refused", "Service", "cut", "events_of", "read_body"]
 
@@ -145,9 +146,9 @@ class Service:
         message, parameter = await _refusal(response)
         said = f"{where} answered {status}: {message}"
         error: GaplessError
-        if status == httpx2.codes.REQUEST_ENTITY_TOO_LARGE:
+        if status == 413:  # content too large
             error = InputTooLarge(said, run_id=run_id)
-        elif status in (httpx2.codes.BAD_REQUEST, httpx2.codes.UNPROCESSABLE_ENTITY):
+        elif status in (400, 422):  # bad request, unprocessable content
             error = InputInvalid(said, run_id=run_id)
         else:
             error = ModelFailed(said, run_id=run_id, retry_after_s=pause_s)
@@ -219,8 +220,8 @@ async def _refusal(response: httpx2.Response) -> tuple[str, str | None]:
     """The service's own message, as far as it has one, and the parameter it is about."""
     try:
         body = await read_body(response, 64 * 1024)
-        said = msgspec.json.decode(body, type=_Refusal)
-    except (msgspec.MsgspecError, GaplessError, httpx2.HTTPError, UnicodeDecodeError):
+        said = decode_json(body, _Refusal)
+    except (msgspec.MsgspecError, GaplessError, httpx2.HTTPError):
         return response.reason_phrase or "no reason given", None
     error = said.error if isinstance(said.error, _Error) else _Error(message=said.error or str(said.detail or ""))
     return error.message[:REFUSAL_CHARS_MAX] or response.reason_phrase, error.param

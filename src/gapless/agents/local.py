@@ -40,6 +40,7 @@ from gapless.events import (
     UserMessage,
     text_of,
 )
+from gapless.jsontext import decode_json
 from gapless.model import find_model
 
 __all__ = ["LocalModel", "embedded_model"]
@@ -293,14 +294,14 @@ def _raise_refusal(response: httpx2.Response, run_id: str) -> NoReturn:
 
 def _message(body: bytes) -> str:
     try:
-        return msgspec.json.decode(body, type=_Refusal).error.message
+        return decode_json(body, _Refusal).error.message
     except msgspec.MsgspecError:
         return body.decode(errors="replace")
 
 
 def _parse(answer: str, finish_reason: str, run_id: str) -> Any:
     try:
-        return msgspec.json.decode(answer)
+        return decode_json(answer)
     except msgspec.DecodeError:
         why = "it was cut; raise max_tokens or ask for less" if finish_reason == "length" else "the model wrote no JSON"
         raise OutputInvalid(

@@ -46,6 +46,7 @@ from gapless.events import (
     UserMessage,
     VideoPart,
 )
+from gapless.jsontext import decode_json
 
 __all__ = ["OpenAIChat", "chat_messages"]
 
@@ -112,7 +113,7 @@ class OpenAIChat:
             async with self._service.request("GET", self._models, None, run_id=run_id) as response:
                 body = await self._body(response, run_id)
             try:
-                names = [model.id for model in msgspec.json.decode(body, type=_Models).data]
+                names = [model.id for model in decode_json(body, _Models).data]
             except msgspec.MsgspecError:
                 names = []
             if len(names) != 1:
@@ -357,8 +358,8 @@ def _usage(usage: _Usage, provider: str, model: str) -> TokenUsage:
 
 def _parsed(answer: str, finish_reason: str, run_id: str) -> Any:
     try:
-        return msgspec.json.decode(answer)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+        return decode_json(answer)
+    except msgspec.DecodeError:
         why = "it was cut; raise max_tokens or ask for less" if finish_reason == "length" else "the model wrote no JSON"
         raise OutputInvalid(f"the answer is not the JSON that was asked for: {why}", run_id=run_id) from None
 

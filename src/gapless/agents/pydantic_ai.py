@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import sys
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import msgspec
 import pydantic_core
@@ -82,6 +83,7 @@ log = logging.getLogger("gapless.agents.pydantic_ai")
 
 class PydanticAIAgent:
     """Adapts one agent. `deps` makes a run's dependencies from its context where the caller gives none, as over HTTP.
+    An agent that takes Pydantic AI's `StateDeps` has the session's state by itself.
 
     Takes from `RunConfig`: `streaming_mode`, `max_llm_calls`, `fallback`, and `model_settings`, whose `model` chooses
     the model. Tools that need approval or are executed elsewhere interrupt the run until they are answered; a call of
@@ -99,7 +101,7 @@ class PydanticAIAgent:
     ) -> None:
         self.name = name or agent.name or "agent"
         self._agent = agent
-        self._deps = deps
+        self._deps = deps or _state_deps(agent.deps_type)
 
     async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
         history = history_of(ctx)
@@ -453,6 +455,22 @@ _EVENTS: dict[type, Callable[[_Turn, Any], Iterable[AgentItem]]] = {
     m.FunctionToolResultEvent: _Turn._tool_returned,
     m.OutputToolResultEvent: _Turn._tool_returned,
 }
+
+
+def _state_deps(deps_type: Any) -> Callable[[RunContext], Any] | None:
+    """What makes `StateDeps[Model]`, the dependencies of the framework's AG-UI agents, from the session's state."""
+    ui = sys.modules.get("pydantic_ai.ui")  # in there, if this is such a type
+    if ui is None or get_origin(deps_type) is not ui.StateDeps:
+        return None
+    (model,) = get_args(deps_type)
+
+    def make(ctx: RunContext) -> Any:
+        try:
+            return deps_type(model.model_validate(ctx.state))
+        except ValueError as error:
+            raise InputInvalid(f"the session's state is no {model.__name__}: {error}") from None
+
+    return make
 
 
 def _can_stream(model: Model) -> bool:

@@ -42,10 +42,11 @@ def load_agents(references: list[str]) -> dict[str, Agent]:
     agents: dict[str, Agent] = {}
     for reference in references or [""]:
         named = _NAMED.fullmatch(reference)
-        agent = load_agent(named["reference"] if named else reference or None)
+        what = named["reference"] if named else reference
+        agent = load_agent(what or None)
         name = named["name"] if named else agent.name
         if name in agents:
-            raise UsageError(f"two agents are named {name!r}: write another-name={reference}")
+            raise UsageError(f"two agents are named {name!r}: give one another name, e.g. {name}-2={what}")
         agents[name] = agent
     return agents
 
