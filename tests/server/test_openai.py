@@ -39,7 +39,7 @@ from gapless.server.openai import _line
 from gapless.testing import CutKind, Cutter
 from gapless.wires.openai import OPTIONS
 from support.agents import Gated
-from support.rich import ANSWER, ARGUMENTS, REASONING, RESULT, rich
+from support.rich import ANSWER, ARGUMENTS, CLOSING, REASONING, RESULT, rich
 from support.serving import serving
 
 TOOLS: list[Any] = [
@@ -281,6 +281,38 @@ async def test_the_same_request_is_one_run(client: AsyncOpenAI, url: str) -> Non
         assert first == again
         with pytest.raises(openai.ConflictError):
             await client.chat.completions.create(model="told", messages=ask("Another"), extra_headers=headers)
+
+
+async def test_a_run_that_waits_for_a_person_is_said_to(client: AsyncOpenAI, url: str) -> None:
+    async def approve(run_id: str) -> None:
+        async with httpx2.AsyncClient(base_url=url) as http:
+            page = (await http.get(f"/runs/{run_id}/events", headers={"accept": "application/json"})).json()
+            (interrupt,) = page["events"][-1]["outcome"]["interrupts"]
+            entry = {"interruptId": interrupt["id"], "status": "resolved", "payload": {"approved": True}}
+            (await http.post(f"/runs/{run_id}/input", json={"resume": [entry]})).raise_for_status()
+
+    patient = client.with_options(max_retries=2)
+    with pytest.raises(openai.ConflictError, match="waits for a person") as refused:
+        await patient.chat.completions.create(model="rich", messages=ask("approve"))
+    assert refused.value.code == "run_waits"
+    run_id = refused.value.response.headers["x-run-id"]
+    async with httpx2.AsyncClient(base_url=url) as http:
+        waiting = (await http.get("/runs", params={"status": "waiting"})).json()["runs"]
+        assert [run["id"] for run in waiting] == [run_id], "it was not started again"
+    await approve(run_id)
+    whole = await client.chat.completions.create(
+        model="rich", messages=ask("approve"), extra_headers={"x-run-id": run_id}
+    )
+    assert whole.choices[0].message.content == "May I? " + "".join(CLOSING)
+    assert whole.choices[0].finish_reason == "stop"
+
+    response = await patient.responses.create(model="rich", input="approve")
+    assert (response.status, response.output_text) == ("in_progress", "May I? ")
+    await approve(response.id.removeprefix("resp_"))
+    stream = await client.responses.retrieve(response.id, stream=True)
+    *_, last = [event async for event in stream]
+    assert last.type == "response.completed"
+    assert last.response.output_text == "May I? " + "".join(CLOSING)
 
 
 async def test_a_client_that_leaves_does_not_end_the_run() -> None:

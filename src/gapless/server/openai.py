@@ -1,8 +1,11 @@
 """OpenAI's API, for its clients and everyone who speaks like them. A registered agent is a model name.
 
 A request that is sent again with the same `Idempotency-Key` or `X-Run-Id` comes back to its run; with `Last-Event-ID`
-its stream goes on from there, as it does at the URL in `Content-Location`. A run that waits for a person keeps its
-request open until it is answered at `/runs/{id}/input`: these protocols have no word for it.
+its stream goes on from there, as it does at the URL in `Content-Location`.
+
+These protocols have no word for a run that waits for a person: it is answered at `/runs/{id}/input`. A stream stays
+open until then. A request without one is not left waiting for so long: a response comes back in progress, to be
+retrieved later, and a chat completion, which has no such state, is refused with what to do.
 """
 
 from __future__ import annotations
@@ -30,12 +33,13 @@ from gapless.errors import (
 )
 from gapless.events import Message, SystemMessage
 from gapless.journals.contract import RunRecord, RunStatus
-from gapless.journals.journal import PAGE_EVENTS
+from gapless.journals.journal import PAGE_EVENTS, Follower
 from gapless.journals.merge import merge_deltas
 from gapless.run import Run
 from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, cursor_of, follow
+from gapless.server.history import has_said_all
 from gapless.server.http import answer, answer_error, body_docs, read_body, whole_number
 from gapless.server.openai_input import (
     Chat,
@@ -55,6 +59,7 @@ __all__ = ["routes"]
 CANCEL_WAIT_S = 6.0
 """How long the answer to a cancel waits for the run's end."""
 
+_FINISHED = b'{"type":"RUN_FINISHED"'
 _decode_messages = msgspec.json.Decoder(list[Message]).decode
 
 
@@ -105,8 +110,16 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         )
         if body.stream:
             return _follow(request, await run.record(), ChatEncoder, cursor_of(request, run.id))
-        record = await _ended(request, run)
-        return _gone() if record is None else answer(_completion(record, await _merged(record)), headers=_names(record))
+        record = await _settled(request, run)
+        if record is None:
+            return _gone()
+        if record.status is RunStatus.WAITING:
+            raise RunWaits(
+                f"run {run.id} waits for a person: answer it at /runs/{run.id}/input, then send this request again, "
+                f"with the header X-Run-Id: {run.id}",
+                run_id=run.id,
+            )
+        return answer(_completion(record, await _merged(record)), headers=_names(record))
 
     # -- responses --------------------------------------------------------------------------------------------------
 
@@ -144,7 +157,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             return _follow(request, await run.record(), ResponsesEncoder, cursor_of(request, run.id))
         if body.background:
             return await _response(await run.record())
-        record = await _ended(request, run)
+        record = await _settled(request, run)
         return _gone() if record is None else await _response(record)
 
     @router.get("/responses/{response_id}")
@@ -200,9 +213,25 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             return None
         return msgspec.structs.replace(runner.config, model_settings=runner.config.model_settings | settings)
 
-    async def _ended(request: Request, run: Run) -> RunRecord | None:
-        """The run's record once it has ended; None when the client has left before. Raises what the run failed with."""
-        ending = asyncio.ensure_future(run.wait())
+    async def _ended_or_waits(run: Run) -> RunRecord:
+        record = await run.record()
+        journal = await runner.journals.attach(run.id)
+        try:
+            follower = Follower(journal, record.last_seq)
+            while not has_said_all(record, Cursor(follower.after)):
+                part = await follower.next()
+                if part is None:
+                    return await run.record()
+                if part.events and part.events[-1].startswith(_FINISHED):
+                    record = await run.record()
+            return record
+        finally:
+            await runner.journals.release(journal)
+
+    async def _settled(request: Request, run: Run) -> RunRecord | None:
+        """The run's record once it has ended or waits for a person; None when the client has left before. Raises what
+        the run failed with."""
+        ending = asyncio.ensure_future(_ended_or_waits(run))
         leaving = asyncio.ensure_future(_left(request))
         try:
             await asyncio.wait({ending, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -277,6 +306,13 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         return {turn.run_id: _decode_messages(turn.messages) for turn in await runner.store.turns(session_id)}
 
     return router
+
+
+class RunWaits(GaplessError):
+    """A run waits for a person, and the request has no way to say so but to fail."""
+
+    code = "run_waits"
+    status = 409
 
 
 class _Past(NamedTuple):
@@ -359,8 +395,10 @@ def _completion(record: RunRecord, events: Iterable[bytes]) -> dict[str, Any]:
 def _error(error: GaplessError) -> Response:
     told = answer_error(error).headers
     headers = {name: told[name] for name in ("retry-after", "www-authenticate") if name in told}
-    if isinstance(error, RunFailed):
+    if isinstance(error, RunFailed | RunWaits):
         headers["x-should-retry"] = "false"  # OpenAI's clients would start, and pay for, another run
+    if error.run_id is not None:
+        headers["x-run-id"] = error.run_id
     code = "model_not_found" if isinstance(error, AgentNotFound) else error.code
     body = error_json(code, error.message, error.status)
     return Response(body, error.status, headers, media_type="application/json")
