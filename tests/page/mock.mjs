@@ -14,6 +14,8 @@ export class MockServer {
   runs = new Map();
   /** Called with (message, run): the script of a run. */
   script = () => textScript("Hello.");
+  /** The names of the agents; the first answers by default. */
+  agents = ["mock"];
   /** An API key, or null for none. */
   key = null;
   /** Called with (request, response, url): returns true if it has answered in the server's place. */
@@ -71,10 +73,10 @@ export class MockServer {
   }
 
   /** Starts a run as a POST would. */
-  begin({ run_id, session_id, message }) {
+  begin({ run_id, session_id, message, agent = this.agents[0] }) {
     const session = this.sessions.get(session_id);
     const now = (this.#clock += 1000);
-    const record = { id: run_id, session_id, user_id: "u", agent: "mock", status: "running", created_at: now, started_at: now, last_seq: 0, message };
+    const record = { id: run_id, session_id, user_id: "u", agent, status: "running", created_at: now, started_at: now, last_seq: 0, message };
     const run = { record, events: [], followers: new Set(), rest: [] };
     this.runs.set(run_id, run);
     session.active_run_id = run_id;
@@ -150,6 +152,8 @@ export class MockServer {
         if (session.active_run_id) return fail(response, 409, "session_busy");
         return send(response, 202, this.begin(body).record);
       }
+      case "GET v1/id":
+        return send(response, 200, { object: "list", data: this.agents.map((name) => ({ id: name, object: "model" })) });
       case "GET runs": {
         const sessionId = url.searchParams.get("session_id");
         const records = [...this.runs.values()].map((it) => it.record);

@@ -324,6 +324,70 @@ test("page: several interrupts are answered together", async () => {
   assert.deepEqual([...server.runs.values()][0].answers.map((it) => [it.interruptId, it.status]), [["b", "cancelled"], ["a", "resolved"]]);
 });
 
+test("page: who approves a call sees what it is called with", async () => {
+  const script = '<img src=x onerror="document.title=1">';
+  server.script = () => [
+    { type: "TOOL_CALL_START", toolCallId: "c", toolCallName: "send_mail" },
+    { type: "TOOL_CALL_ARGS", toolCallId: "c", delta: `{"to": "everyone", "text": ${JSON.stringify(script)}}` },
+    { type: "TOOL_CALL_END", toolCallId: "c" },
+    { type: "RUN_FINISHED", outcome: { type: "interrupt", interrupts: [{ id: "i1", reason: "tool_call", message: "Send it?", toolCallId: "c" }] } },
+  ];
+  const page = await open();
+  await ask(page, "Mail");
+  await turnIs(page, "waiting");
+  const shown = await page.locator("[data-testid=approval-call]").innerText();
+  assert.deepEqual(JSON.parse(shown.replace(/^send_mail /, "")), { to: "everyone", text: script });
+  assert.equal(await page.locator(".approval img").count(), 0);
+});
+
+test("page: an empty answer is said to be empty, and one of tools alone is not", async () => {
+  const end = { type: "RUN_FINISHED", outcome: { type: "success" } };
+  server.script = (message) => (message === "tool" ? [
+    { type: "TOOL_CALL_START", toolCallId: "c", toolCallName: "note" },
+    { type: "TOOL_CALL_RESULT", messageId: "m", toolCallId: "c", content: "ok" },
+    end,
+  ] : [end]);
+  const page = await open();
+  await ask(page, "tool");
+  await turnIs(page, "finished");
+  assert.equal(await page.locator("[data-testid=empty]").count(), 0);
+  await ask(page, "nothing");
+  await page.waitForSelector(".turn:nth-child(2)[data-status=finished]");
+  assert.equal(await page.locator(".turn:last-child .foot").innerText(), "The answer is empty");
+  await page.reload();
+  await page.waitForSelector(".turn:nth-child(2)[data-status=finished]");
+  assert.equal(await page.locator("[data-testid=empty]").count(), 1);
+});
+
+test("page: with several agents, one is chosen, and each answer says whose it is", async () => {
+  server.agents = ["support", "<b>sales</b>"];
+  const page = await open();
+  await page.waitForSelector("#agent:not([hidden])");
+  assert.deepEqual(await page.locator("#agent option").allInnerTexts(), server.agents);
+  await ask(page, "Hi");
+  await turnIs(page, "finished");
+  await page.selectOption("#agent", "<b>sales</b>");
+  await ask(page, "Again");
+  await page.waitForSelector(".turn:nth-child(2)[data-status=finished]");
+  assert.deepEqual([...server.runs.values()].map(({ record }) => record.agent), server.agents);
+  assert.deepEqual(await page.locator("[data-testid=by]").allInnerTexts(), server.agents);
+  await page.reload();
+  await page.waitForSelector(".turn:nth-child(2)[data-status=finished]");
+  assert.deepEqual(await page.locator("[data-testid=by]").allInnerTexts(), server.agents);
+  assert.equal(await page.inputValue("#agent"), "<b>sales</b>", "a conversation goes on with the agent that it had");
+  await page.click("#new");
+  assert.equal(await page.inputValue("#agent"), "<b>sales</b>", "and a new one begins with the one that was chosen");
+});
+
+test("page: one agent is no choice", async () => {
+  const page = await open();
+  await ask(page, "Hi");
+  await turnIs(page, "finished");
+  assert.ok(server.log.includes("GET /v1/models"));
+  assert.equal(await page.locator("#agent").isVisible(), false);
+  assert.equal(await page.locator("[data-testid=by]").isVisible(), false);
+});
+
 test("page: two tabs show the same run, and either can stop it", async () => {
   server.script = () => wordByWord("one two three");
   const first = await open();
@@ -374,8 +438,10 @@ test("page: asks for a key, keeps it in the tab and sends it", async () => {
   const page = await open();
   await page.waitForSelector("#key-dialog[open]");
   await page.fill("#key", "wrong");
+  assert.equal(await page.locator("#key-refused").isVisible(), false, "none was given yet");
   await page.click("[data-testid=key-submit]");
   await page.waitForFunction(() => document.getElementById("key-dialog").open && document.getElementById("key").value === "");
+  assert.equal(await page.locator("#key-refused").innerText(), "The server refused that key.");
   await page.fill("#key", "right");
   await page.click("[data-testid=key-submit]");
   await page.waitForFunction(() => !document.getElementById("key-dialog").open);

@@ -20,6 +20,7 @@ const TITLE_CHARS_MAX = 60;
 const KEY_ITEM = "gapless.key";
 const LAST_SESSION_ITEM = "gapless.session";
 const UNSENT_ITEM = "gapless.unsent";
+const AGENT_ITEM = "gapless.agent";
 
 const CONNECTION_TEXTS = {
   idle: "",
@@ -35,18 +36,17 @@ const root = document.documentElement;
 const finePointer = matchMedia("(pointer: fine)");
 const narrow = matchMedia("(max-width: 760px)");
 
-const client = new GaplessClient({
-  baseUrl: baseUrl.href,
-  headers: () => {
-    const key = sessionStorage.getItem(KEY_ITEM);
-    return key ? { Authorization: `Bearer ${key}` } : {};
-  },
-});
+const client = new GaplessClient({ baseUrl: baseUrl.href, headers: keyHeader });
 const channel = new BroadcastChannel(`gapless:${baseUrl.pathname}`);
 
 // The API key.
 
 let asking = null;
+
+function keyHeader() {
+  const key = sessionStorage.getItem(KEY_ITEM);
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
 
 /** Calls, and asks for a key as often as the server wants one. */
 async function authorised(call) {
@@ -57,14 +57,15 @@ async function authorised(call) {
     } catch (error) {
       if (error?.status !== 401) throw error;
       if (sessionStorage.getItem(KEY_ITEM) !== key) continue; // another call has asked meanwhile
-      asking ??= askForKey().finally(() => (asking = null));
+      asking ??= askForKey(Boolean(key)).finally(() => (asking = null));
       await asking;
     }
   }
 }
 
-function askForKey() {
+function askForKey(refused) {
   const dialog = $("key-dialog");
+  $("key-refused").hidden = !refused;
   $("key").value = "";
   dialog.showModal();
   return new Promise((resolve) => {
@@ -77,6 +78,41 @@ function askForKey() {
       { once: true },
     );
   });
+}
+
+// The agent that answers, where there are several.
+
+let agents = [];
+
+async function loadAgents() {
+  if (agents.length > 0) return;
+  try {
+    const models = await authorised(async () => {
+      const response = await fetch(new URL("v1/models", baseUrl), { headers: keyHeader(), cache: "no-store" });
+      if (!response.ok) throw Object.assign(new Error(response.statusText), { status: response.status });
+      return response.json();
+    });
+    agents = models.data.map(({ id }) => id);
+  } catch {
+    return; // the server's first agent answers, and the next focus tries again
+  }
+  $("agent").replaceChildren(...agents.map((name) => el("option", { value: name }, name)));
+  $("agent").hidden = agents.length < 2;
+  root.toggleAttribute("data-agents", agents.length > 1);
+  showAgent(wantedAgent ?? localStorage.getItem(AGENT_ITEM));
+}
+
+let wantedAgent = null;
+
+/** Chooses an agent, unless the server has it no more. */
+function showAgent(name) {
+  wantedAgent = name;
+  if (agents.includes(name)) $("agent").value = name;
+}
+
+/** The agent to ask, or undefined for the server's only one. */
+function chosenAgent() {
+  return agents.length > 1 ? $("agent").value : undefined;
 }
 
 // What the page says about itself.
@@ -181,9 +217,9 @@ class Conversation {
     return null;
   }
 
-  add(runId, message, after = null) {
+  add(runId, message, agent, after = null) {
     const turn = { runId, view: newView(), changed: new Set(), lastId: undefined, following: false, cancelled: false };
-    turn.shown = new TurnView({ runId, message, onAnswer: (decisions) => this.answer(turn, decisions) });
+    turn.shown = new TurnView({ runId, message, agent, onAnswer: (decisions) => this.answer(turn, decisions) });
     this.turns.set(runId, turn);
     if (after) after.shown.node.after(turn.shown.node);
     else $("messages").append(turn.shown.node);
@@ -220,6 +256,7 @@ class Conversation {
     );
     const messages = await authorised(() => client.messages(this.id, { signal }));
     signal.throwIfAborted();
+    const opening = this.#mark === "";
     this.#mark = markOf(record);
     this.loading = false;
 
@@ -234,7 +271,7 @@ class Conversation {
       if (!turn) {
         const first = previous === null && this.turns.size > 0;
         const asked = own.find((message) => message.role === "user");
-        turn = this.add(runId, run?.message ?? contentText(asked?.content ?? ""), previous);
+        turn = this.add(runId, run?.message ?? contentText(asked?.content ?? ""), run?.agent, previous);
         if (first) $("messages").prepend(turn.shown.node);
         if (!run || ["finished", "failed", "cancelled"].includes(run.status)) {
           turn.view = viewOfMessages(run, own);
@@ -246,6 +283,7 @@ class Conversation {
       if (behind && run) this.follow(turn);
       previous = turn;
     }
+    if (opening) showAgent(runs.at(-1)?.agent ?? null);
     const title = record.title || titleOf(recordOf.values().next().value?.message ?? "");
     showTitle(title);
     showBusy();
@@ -339,8 +377,8 @@ class Conversation {
   }
 
   /** Sends a message. Throws if the server did not take it. */
-  async send(message, runId = newId()) {
-    const turn = this.add(runId, message);
+  async send(message, runId, agent) {
+    const turn = this.add(runId, message, agent);
     turn.starting = true;
     scrollToEnd();
     showBusy();
@@ -352,11 +390,12 @@ class Conversation {
         remember(this.id);
       }
       // Kept until the server has it, so that a reload now does not lose the question.
-      sessionStorage.setItem(UNSENT_ITEM, JSON.stringify({ sessionId: this.id, runId, message }));
+      sessionStorage.setItem(UNSENT_ITEM, JSON.stringify({ sessionId: this.id, runId, message, agent }));
       await authorised(() =>
         client.start({
           message,
           runId,
+          agent,
           sessionId: this.id,
           signal: this.signal,
           onRetry: () => showConnection("reconnecting"),
@@ -463,13 +502,13 @@ async function resend(opened) {
   const unsent = JSON.parse(sessionStorage.getItem(UNSENT_ITEM) ?? "null");
   if (unsent?.sessionId !== opened.id) return;
   if (opened.turns.has(unsent.runId)) sessionStorage.removeItem(UNSENT_ITEM);
-  else await submit(unsent.message, unsent.runId);
+  else await submit(unsent.message, unsent.runId, unsent.agent);
 }
 
-async function submit(message, runId) {
+async function submit(message, runId, agent) {
   showAlert("");
   try {
-    await conversation.send(message, runId);
+    await conversation.send(message, runId, agent);
   } catch (error) {
     showAlert(`Not sent. ${describe(error)}`);
     if ($("message").value === "") $("message").value = message;
@@ -479,9 +518,10 @@ async function submit(message, runId) {
 }
 
 /** The id to send a message under: the same again for a message whose fate is unknown. */
-function runIdFor(message) {
+function runIdFor(message, agent) {
   const unsent = JSON.parse(sessionStorage.getItem(UNSENT_ITEM) ?? "null");
-  return unsent?.sessionId === conversation.id && unsent.message === message ? unsent.runId : newId();
+  const same = unsent?.sessionId === conversation.id && unsent.message === message && unsent.agent === agent;
+  return same ? unsent.runId : newId();
 }
 
 // The list of sessions.
@@ -574,6 +614,7 @@ async function catchUp(look = () => conversation.sync()) {
 
 function comeBack() {
   if (document.hidden) return;
+  loadAgents();
   refreshSessions();
   catchUp();
 }
@@ -625,8 +666,9 @@ $("composer").addEventListener("submit", (event) => {
   if (message === "" || conversation.active() !== null) return;
   $("message").value = "";
   fitMessage();
-  submit(message, runIdFor(message));
+  submit(message, runIdFor(message, chosenAgent()), chosenAgent());
 });
+$("agent").addEventListener("change", () => localStorage.setItem(AGENT_ITEM, $("agent").value));
 $("stop").addEventListener("click", () => conversation.stop());
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || $("key-dialog").open) return;
@@ -674,5 +716,6 @@ $("shade").addEventListener("click", () => showSidebar(false));
 narrow.addEventListener("change", () => showSidebar(false));
 
 showSidebar(false);
+loadAgents();
 refreshSessions();
 open(addressed() ?? localStorage.getItem(LAST_SESSION_ITEM));

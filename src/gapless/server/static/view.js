@@ -3,7 +3,7 @@
  * network; `TurnView.update` is called once per frame with what changed.
  */
 
-import { isSettled } from "./fold.js";
+import { isSettled, textOf } from "./fold.js";
 import { MarkdownStream } from "./markdown.js";
 
 /** Characters of a tool's arguments or result that are shown. */
@@ -36,12 +36,13 @@ export class TurnView {
   #status = null;
 
   /** `onAnswer(decisions)`, a map from interrupt ids to booleans, is called when the user has decided. */
-  constructor({ runId, message, onAnswer }) {
+  constructor({ runId, message, agent, onAnswer }) {
     this.onAnswer = onAnswer;
     this.#body = el("div", { class: "answer", "data-testid": "answer" });
     this.#foot = el("footer", { class: "foot", "data-testid": "run-status" });
     this.node = el("article", { class: "turn", "data-testid": "turn", "data-run-id": runId });
     if (message) this.node.append(el("div", { class: "user", "data-testid": "user" }, message));
+    if (agent) this.node.append(el("p", { class: "by", "data-testid": "by" }, agent)); // shown where there are several
     this.node.append(this.#body, this.#foot);
   }
 
@@ -77,15 +78,18 @@ export class TurnView {
           el("code", {}, view.error.code), " ", view.error.message ?? ""),
       );
     }
-    if (view.status === "waiting") parts.push(...this.#forms(view.interrupts));
+    if (view.status === "finished" && view.items.every((item) => item.kind === "text" && textOf(item) === "")) {
+      parts.push(el("span", { class: "badge", "data-testid": "empty" }, "The answer is empty"));
+    }
+    if (view.status === "waiting") parts.push(...this.#forms(view));
     this.#foot.replaceChildren(...parts);
   }
 
   /** One form per interrupt. The run goes on when all of them are answered, so the answers go out together. */
-  #forms(interrupts) {
+  #forms({ interrupts, byKey }) {
     const decisions = new Map(); // interrupt id → approved
     return interrupts.map((interrupt) =>
-      approvalForm(interrupt, async (approved) => {
+      approvalForm(interrupt, byKey.get(`tool:${interrupt.toolCallId}`), async (approved) => {
         decisions.set(interrupt.id, approved);
         if (decisions.size < interrupts.length) return;
         try {
@@ -102,7 +106,8 @@ export class TurnView {
   }
 }
 
-function approvalForm(interrupt, onDecision) {
+/** Asks for a decision; `tool` is the call that it is about, if any. */
+function approvalForm(interrupt, tool, onDecision) {
   const button = (name, approved, primary) => {
     const node = el("button", { type: "button", class: primary, "data-testid": name.toLowerCase() }, name);
     node.addEventListener("click", () => {
@@ -116,9 +121,15 @@ function approvalForm(interrupt, onDecision) {
     "div",
     { class: "approval", role: "group", "aria-label": "Approval", "data-testid": "approval", "data-interrupt-id": interrupt.id },
     el("p", {}, interrupt.message ?? interrupt.reason),
+    ...(tool ? [el("pre", { tabindex: "0", "aria-label": "Arguments", "data-testid": "approval-call" }, callText(tool))] : []),
     el("div", { class: "buttons" }, button("Approve", true, "primary"), button("Deny", false, null)),
   );
   return form;
+}
+
+function callText(tool) {
+  const args = shorten(pretty(textOf(tool)));
+  return args === "" ? tool.name : `${tool.name} ${args}`;
 }
 
 /** Collects an item's new chunks since the last look. */
