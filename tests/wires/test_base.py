@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 
 from gapless.errors import CursorInvalid, InputInvalid
@@ -53,6 +56,26 @@ def test_an_agents_event_that_holds_the_name_of_a_restart_is_none(name: str):
     encoder = wire(name)(RUN)
     event = encode_event(CustomEvent(name="mine", value={"type": "CUSTOM", "name": RESTARTED}))
     assert encoder.sayable([(1, event)]) == [(1, event)]
+
+
+@pytest.mark.parametrize("name", sorted(_WIRES))
+def test_text_has_no_character_that_a_line_reader_takes_for_a_lines_end(name: str):
+    text = "a\u2028b\u2029c\x85d\x0be\x1cf — 🦉\n"
+    events = [
+        RunStartedEvent(thread_id="s", run_id="r"),
+        TextMessageStartEvent(message_id="m", role="assistant"),
+        TextMessageContentEvent(message_id="m", delta=text),
+    ]
+    body = wire(name)(RUN).encode([(seq, encode_event(event)) for seq, event in enumerate(events, 1)])
+    assert body.decode().splitlines() == body.decode().split("\n")[:-1]
+    assert text in str([strings(msgspec.json.decode(frame.data)) for frame in frames(body)][-1])
+
+
+def strings(value: Any) -> str:
+    """All strings in a JSON value."""
+    if isinstance(value, dict | list):
+        return "".join(map(strings, value.values() if isinstance(value, dict) else value))
+    return value if isinstance(value, str) else ""
 
 
 @pytest.mark.parametrize("name", sorted(_WIRES))

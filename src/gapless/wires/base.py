@@ -19,7 +19,7 @@ from gapless.events import RunErrorEvent, encode_event
 from gapless.fold import RESTARTED
 from gapless.journals.contract import RunRecord
 
-__all__ = ["KEEP_ALIVE", "Cursor", "Encoder", "parse_cursor"]
+__all__ = ["KEEP_ALIVE", "Cursor", "Encoder", "parse_cursor", "with_plain_lines"]
 
 KEEP_ALIVE = b": ping\n"
 """A comment and no blank line: some clients dispatch an empty event on every blank line."""
@@ -33,6 +33,10 @@ _CANNOT_VOID = encode_event(
 )
 
 _CURSOR = re.compile(r"(?:(?P<run>[^\s:]+(?::[^\s:]+)*):)?(?P<seq>[0-9]{1,15})(?:\.(?:(?P<part>[1-9][0-9]{0,5})|end))?")
+
+
+_BREAKS = {"\u0085".encode(): b"\\u0085", "\u2028".encode(): b"\\u2028", "\u2029".encode(): b"\\u2029"}
+"""The characters that Python breaks a line at and JSON does not escape, and how JSON may write them."""
 
 
 class _Named(msgspec.Struct):
@@ -65,6 +69,15 @@ def parse_cursor(text: str, run_id: str) -> Cursor:
     if seq == 0:
         raise CursorInvalid(f"run {run_id}: {text[:64]!r} is part of no event; the first one is 1", run_id=run_id)
     return Cursor(seq - 1, int(part))
+
+
+def with_plain_lines(frames: bytes) -> bytes:
+    """The same frames without the characters in their JSON that `str.splitlines` takes for the end of a line: so the
+    line readers of `httpx` and `requests` divide a stream, and ADK's own clients by them."""
+    if not frames.isascii() and (b"\xe2\x80" in frames or b"\xc2\x85" in frames):  # most text has neither
+        for character, escaped in _BREAKS.items():
+            frames = frames.replace(character, escaped)
+    return frames
 
 
 def _is_restart(event: bytes) -> bool:
@@ -136,7 +149,7 @@ class Encoder(ABC):
                 else:
                     self._retry = False
             skip_parts = 0
-        return b"".join(out)
+        return with_plain_lines(b"".join(out))
 
     def _frame(self, id: bytes, data: bytes) -> bytes:
         if self._retry:
