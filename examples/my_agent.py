@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from pydantic_ai import Agent, RunContext
 
+from gapless.agents.pydantic_ai import PydanticAIAgent
+
 
 @dataclass
 class Shop:
@@ -24,3 +26,7 @@ shop_agent = Agent(
 def in_stock(ctx: RunContext[Shop], item: str) -> int:
     """How many of an item there are."""
     return ctx.deps.stock.get(item, 0)
+
+
+STOCKS = {"north": {"lamp": 3}, "south": {"lamp": 0}}
+served = PydanticAIAgent(shop_agent, name="shop", deps=lambda run: Shop(stock=STOCKS.get(run.user_id, {})))

@@ -11,6 +11,8 @@ from gapless.errors import UsageError
 from gapless.events import (
     CustomEvent,
     Event,
+    RunFinishedEvent,
+    RunFinishedSuccessOutcome,
     TextMessageContentEvent,
     TextMessageStartEvent,
     ToolCallArgsEvent,
@@ -18,7 +20,7 @@ from gapless.events import (
     ToolCallStartEvent,
 )
 
-__all__ = ["GrowingOutput", "OutputType"]
+__all__ = ["GrowingOutput", "OutputText", "OutputType"]
 
 OUTPUT_EVENT = "gapless.output"
 """Name of the CUSTOM event by which an agent says that one of its tool calls is the output."""
@@ -129,6 +131,32 @@ class GrowingOutput(Generic[_OutputT]):
             return False
         self.values = [value]
         return True
+
+
+class OutputText:
+    """The output of a run for those who are shown text alone: its JSON at the end, or a text as it is.
+
+    Nothing where the agent wrote its output as text itself, or said something else after it. Takes the events that
+    tell; the others may be left out.
+    """
+
+    __slots__ = ("_due", "_spoken")
+
+    def __init__(self) -> None:
+        self._due = True
+        self._spoken = False
+
+    def add(self, event: TextMessageStartEvent | CustomEvent | RunFinishedEvent) -> str:
+        """Take one event; the text that is to be shown before it, if any."""
+        if isinstance(event, TextMessageStartEvent):
+            if event.role in (None, "assistant"):
+                self._due, self._spoken = False, True
+        elif isinstance(event, CustomEvent):
+            self._due = self._due or event.name == OUTPUT_EVENT
+        elif self._due and event.result is not None and isinstance(event.outcome, RunFinishedSuccessOutcome | None):
+            text = event.result if isinstance(event.result, str) else msgspec.json.encode(event.result).decode()
+            return f"\n\n{text}" if self._spoken else text
+        return ""
 
 
 def _is_struct(output_type: Any) -> bool:

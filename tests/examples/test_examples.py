@@ -17,7 +17,7 @@ import httpx2
 import pytest
 
 from gapless import Runner, create_app
-from gapless.testing import ScriptedAgent, words
+from gapless.testing import ScriptedAgent, ToolCall, pydantic_ai_model, words
 from support.browser import Browser, browsing
 from support.serving import serving
 
@@ -252,6 +252,15 @@ def test_the_server_of_the_readme(tmp_path: Path):
         assert httpx2.get(url).headers["content-type"].startswith("text/html")
     assert [json.loads(one)["text"] for one in re.findall(r"data: (\{.*)", said)] == ["You ", "said: ", "Hello "]
     assert (tmp_path / "gapless.db").exists()
+
+
+@pytest.mark.parametrize(("user", "lamps"), [("north", "3"), ("nobody", "0")])
+def test_dependencies_over_http_are_made_from_the_run(user: str, lamps: str):
+    example = module("my_agent")
+    example.shop_agent.model = pydantic_ai_model(ToolCall("in_stock", {"item": "lamp"}), "That many.")
+    with serving(create_app(Runner(example.served), authenticate=lambda request: user)) as url:
+        said = httpx2.post(url + "/runs", json={"message": "Lamps?"}, headers={"accept": "text/event-stream"}).text
+    assert [json.loads(one)["content"] for one in re.findall(r"data: (.*TOOL_CALL_RESULT.*)", said)] == [lamps]
 
 
 def test_gapless_inside_another_app():

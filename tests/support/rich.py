@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -40,9 +41,9 @@ ANSWER = "".join(TEXT) + "".join(CLOSING)
 
 
 async def rich(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
-    """`rich`: everything. `error`: some text, then it fails. `endless`: text until it is cancelled. `approve`: asks
-    before it calls its tool. `client-tool`: calls a tool of the client's. Anything else: an echo. A number after it is
-    the pause between deltas, in milliseconds."""
+    """`rich`: everything. `typed`: some text, then an output as a tool call. `error`: some text, then it fails.
+    `endless`: text until it is cancelled. `approve`: asks before it calls its tool. `client-tool`: calls a tool of the
+    client's. Anything else: an echo. A number after it is the pause between deltas, in milliseconds."""
     what, _, pace_ms = message.partition(" ")
     pause_s = float(pace_ms or 0) / 1000
     async for item in _SCRIPTS.get(what, _echo)(message, ctx):
@@ -112,6 +113,15 @@ async def _error(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
     raise RuntimeError("a secret that no client may see")
 
 
+async def _typed(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
+    for delta in CLOSING:
+        yield delta
+    yield CustomEvent(name="gapless.output", value={"toolCallId": f"{ctx.run_id}-c"})
+    async for event in _call(f"{ctx.run_id}-c"):
+        yield event
+    ctx.result = json.loads(RESULT)
+
+
 async def _endless(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
     n = 0
     while True:
@@ -135,4 +145,11 @@ async def _approve(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
         yield delta
 
 
-_SCRIPTS = {"rich": _rich, "error": _error, "endless": _endless, "approve": _approve, "client-tool": _client_tool}
+_SCRIPTS = {
+    "rich": _rich,
+    "typed": _typed,
+    "error": _error,
+    "endless": _endless,
+    "approve": _approve,
+    "client-tool": _client_tool,
+}

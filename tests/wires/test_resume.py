@@ -18,7 +18,7 @@ from gapless.wires import _WIRES, wire
 from gapless.wires.base import parse_cursor
 from support.rich import rich
 
-SCRIPTS = ["rich", "error", "approve"]
+SCRIPTS = ["rich", "typed", "error", "approve"]
 _ID = re.compile(rb"^id: (.+)$", re.MULTILINE)
 
 

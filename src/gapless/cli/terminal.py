@@ -14,6 +14,7 @@ from gapless.events import (
     ReasoningMessageContentEvent,
     ReasoningMessageEndEvent,
     ReasoningMessageStartEvent,
+    RunFinishedEvent,
     SubagentStartedEvent,
     TextMessageContentEvent,
     TextMessageStartEvent,
@@ -23,6 +24,7 @@ from gapless.events import (
     ToolCallStartEvent,
     text_of,
 )
+from gapless.output import OutputText
 
 __all__ = ["Transcript", "clean", "one_line", "say", "say_error"]
 
@@ -70,6 +72,7 @@ class Transcript:
         self._foreign: set[str] = set()
         """Messages that are not the assistant's."""
         self._calls: dict[str, tuple[str, list[str]]] = {}
+        self._output = OutputText()
 
     def write(self, text: str) -> None:
         """Text of the answer."""
@@ -80,6 +83,7 @@ class Transcript:
 
     def label(self, text: str) -> None:
         """What stands before an answer on its first line."""
+        self._output = OutputText()
         self.write(text)
         self._fresh = True
 
@@ -103,7 +107,13 @@ class Transcript:
                     return ""
                 self.write(event.delta)
                 return event.delta
+            case RunFinishedEvent():
+                if text := self._output.add(event):
+                    self._break()
+                    self.write(text.lstrip())
+                    return text
             case TextMessageStartEvent():
+                self._output.add(event)
                 if event.role not in (None, "assistant"):
                     self._foreign.add(event.message_id)
                 self._break()
@@ -128,6 +138,8 @@ class Transcript:
                 self.aside(f"· {event.name}")
             case CustomEvent(name="gapless.notice", value={"message": str(message)}):
                 self.aside(f"! {message}", style="yellow")
+            case CustomEvent():
+                self._output.add(event)
             case _:
                 pass
         return ""

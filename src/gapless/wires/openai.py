@@ -36,6 +36,7 @@ from gapless.events import (
     encode_event,
 )
 from gapless.journals.contract import RunRecord
+from gapless.output import OutputText
 from gapless.wires.base import Encoder
 
 __all__ = [
@@ -102,6 +103,7 @@ class ChatEncoder(Encoder):
         """The other calls that have no result yet: name and arguments so far."""
         self._resolved: set[str] = set()
         self._reason: str | None = None
+        self._output = OutputText()
 
     def frames(self, event: bytes) -> Sequence[bytes]:
         if event.startswith(self._text_head):  # the hot path: nothing is decoded
@@ -124,6 +126,7 @@ class ChatEncoder(Encoder):
         return (self._chunk({"role": "assistant", "content": ""}),)
 
     def _text_start(self, event: TextMessageStartEvent) -> Sequence[bytes]:
+        self._output.add(event)
         if event.role in (None, "assistant"):
             self._text_head = delta_head(TextMessageContentEvent(message_id=event.message_id, delta=""))
         else:
@@ -162,6 +165,7 @@ class ChatEncoder(Encoder):
 
     def _custom(self, event: CustomEvent) -> Sequence[bytes]:
         self._reason = reason_of(event) or self._reason
+        self._output.add(event)
         return ()
 
     def _finished(self, event: RunFinishedEvent) -> Sequence[bytes]:
@@ -173,6 +177,8 @@ class ChatEncoder(Encoder):
         frames = [
             self._call(id, name, "".join(arguments)) for id, (name, arguments) in self._hidden.items() if id in pending
         ]
+        if text := self._output.add(event):
+            frames.append(self._chunk({"content": text}))
         reason = self._reason if self._reason in ("length", "content_filter") else "stop"
         frames.append(self._chunk({}, "tool_calls" if pending else reason))
         if self.include_usage and event.usage:

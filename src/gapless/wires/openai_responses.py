@@ -37,6 +37,7 @@ from gapless.events import (
     text_of,
 )
 from gapless.journals.contract import RunRecord, RunStatus
+from gapless.output import OutputText
 from gapless.wires.base import Cursor, Encoder
 from gapless.wires.openai import DONE, ChatEncoder, delta_head, encode, options_of, pending_calls, reason_of
 
@@ -130,6 +131,7 @@ class ResponsesEncoder(Encoder):
         """how its stored deltas begin, and the event made of one: a template for number and text."""
         self._begun = False
         self._reason: str | None = None
+        self._typed = OutputText()
         self._end: dict[str, Any] = {}
         """What the terminal event says of the response."""
 
@@ -244,7 +246,7 @@ class ResponsesEncoder(Encoder):
         outcome = event.outcome
         if isinstance(outcome, RunFinishedInterruptOutcome):
             return ()  # the stream stays open until a person has answered
-        frames = self._leave_calls(event)
+        frames = [*self._leave_calls(event), *self._typed_output(event)]
         self._end["usage"] = _usage(event.usage)
         if isinstance(outcome, RunFinishedCancelledOutcome):
             # The API has no event for it; the status says that it is not the incomplete answer of a whole run.
@@ -255,6 +257,15 @@ class ResponsesEncoder(Encoder):
         if event.timestamp is not None:
             self._end["completed_at"] = event.timestamp // 1000
         return (*frames, *self._last("response.completed", "completed"))
+
+    def _typed_output(self, event: RunFinishedEvent) -> list[bytes]:
+        """A message of its own for an output that was not said."""
+        text, id = self._typed.add(event), "output"
+        if not text:
+            return []
+        start = TextMessageStartEvent(message_id=id, role="assistant")
+        delta = TextMessageContentEvent(message_id=id, delta=text.lstrip())
+        return [*self._text_start(start), *self._text_delta(delta), *self._text_end(TextMessageEndEvent(message_id=id))]
 
     def _error(self, event: RunErrorEvent) -> Sequence[bytes]:
         frames = self._leave_calls(None)
@@ -282,11 +293,13 @@ class ResponsesEncoder(Encoder):
 
     def _custom(self, event: CustomEvent) -> Sequence[bytes]:
         self._reason = reason_of(event) or self._reason
+        self._typed.add(event)
         return ()
 
     # -- text and reasoning -----------------------------------------------------------------------------------------
 
     def _text_start(self, event: TextMessageStartEvent) -> Sequence[bytes]:
+        self._typed.add(event)
         if event.role not in (None, "assistant"):
             self._others.add(event.message_id)
             return ()

@@ -22,6 +22,7 @@ from gapless.events import (
     decode_event,
 )
 from gapless.journals.contract import RunRecord
+from gapless.output import OutputText
 from gapless.wires.base import RETRY_MS, Encoder
 
 __all__ = ["TextEncoder"]
@@ -30,7 +31,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class TextEncoder(Encoder):
-    """The assistant's text, errors and the end; reasoning and tools stay inside."""
+    """The assistant's text, a typed output as JSON, errors and the end; reasoning and tools stay inside."""
 
     name: ClassVar[str] = "text"
 
@@ -39,6 +40,7 @@ class TextEncoder(Encoder):
         self._retry = False  # `begin` tells it
         self._others: set[str] = set()
         """Messages that are not the assistant's."""
+        self._output = OutputText()
 
     def begin(self, after: int) -> bytes:
         # An id at once, without data: a connection that is cut before the first word still comes back to this run.
@@ -54,6 +56,7 @@ class TextEncoder(Encoder):
                 return ()
             return (b'{"text":%b}' % _encode(decoded.delta),)
         if isinstance(decoded, TextMessageStartEvent):
+            self._output.add(decoded)
             if decoded.role not in (None, "assistant"):
                 self._others.add(decoded.message_id)
         elif isinstance(decoded, RunErrorEvent):
@@ -63,9 +66,12 @@ class TextEncoder(Encoder):
                 return (_encode({"interrupts": decoded.outcome.interrupts}),)
             if isinstance(decoded.outcome, RunFinishedCancelledOutcome):
                 return (b'{"cancelled":true}', b"[DONE]")
-            return (b"[DONE]",)
-        elif isinstance(decoded, CustomEvent) and decoded.name == "gapless.notice":
-            return (_encode({"notice": decoded.value}),)
+            text = self._output.add(decoded)
+            return (b'{"text":%b}' % _encode(text), b"[DONE]") if text else (b"[DONE]",)
+        elif isinstance(decoded, CustomEvent):
+            self._output.add(decoded)
+            if decoded.name == "gapless.notice":
+                return (_encode({"notice": decoded.value}),)
         return ()
 
     def reconnect(self) -> bytes:
