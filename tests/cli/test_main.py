@@ -64,6 +64,7 @@ def test_help_imports_no_server_and_no_framework() -> None:
         (["runs", "--store", "sqlite:///missing.db"], 2, "there is no file missing.db"),
         (["runs", "--store", "memory://"], 2, "another process's memory"),
         (["runs", "--store", "sqlite:///a.db", "--url", "http://x"], 2, "not both"),
+        (["runs", "--store", f"sqlite:///{'x' * 300}.db"], 1, "File name too long; check the path"),
         (["follow", "r", "--url", "localhost:8000"], 2, "not a server's URL"),
     ],
 )

@@ -56,7 +56,7 @@ def test_by_http_and_by_store_the_same(serving: Any, store: str, invoke: Any) ->
         assert (beyond.exit_code, beyond.stderr.count("\n")) == (1, 1)
 
         unknown = invoke("follow", "no-such-run", *target)
-        assert (unknown.stderr, unknown.exit_code) == ("Error: no run no-such-run\n", 1)
+        assert (unknown.stderr, unknown.exit_code) == ("Error: no run no-such-run; `gapless runs` lists them\n", 1)
         ended = invoke("cancel", ids["words"], *target)
         assert ended.stdout == f"run {ids['words']} had ended already: finished\n"
 

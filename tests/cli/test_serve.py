@@ -57,6 +57,15 @@ def test_refuses_to_listen_beyond_this_machine_without_authentication(run: Any, 
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+def test_a_host_that_is_not_this_machine_is_refused(run: Any, agents: str, host: str) -> None:
+    done = run("serve", f"{agents}:words", "--host", host, "--insecure", "--port", "0", "--store", "memory://")
+    assert done.returncode != 0
+    assert done.stderr.startswith(f"Error: --host {host}")
+    assert "0.0.0.0 for all of its networks" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_listens_beyond_this_machine_with_keys(server: Callable[..., Any], agents: str) -> None:
     arguments = (f"{agents}:words", "--host", "0.0.0.0", "--port", "0", "--store", "memory://")
     serving = server(*arguments, env={"GAPLESS_API_KEYS": f"alice={KEY},{KEY[::-1]}"})

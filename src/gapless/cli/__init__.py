@@ -13,7 +13,7 @@ from gapless import __version__
 from gapless.cli import chat, demo, doctor, model, runs, serve
 from gapless.cli.logs import log_to_stderr
 from gapless.cli.terminal import say_error
-from gapless.errors import AgentNotFound, GaplessError, InputInvalid, UsageError
+from gapless.errors import AgentNotFound, GaplessError, InputInvalid, RunNotFound, UsageError
 
 __all__ = ["app", "main"]
 
@@ -46,14 +46,18 @@ class _Commands(TyperGroup):
         except GaplessError as error:
             if debug:
                 raise
-            say_error(error.message)
+            hint = "; `gapless runs` lists them" if isinstance(error, RunNotFound) else ""
+            say_error(error.message + hint)
             usage = isinstance(error, UsageError | AgentNotFound | InputInvalid)
             raise typer.Exit(EXIT_USAGE if usage else EXIT_FAILURE) from None
-        except (typer.Exit, typer.Abort, TyperException, OSError):
-            raise  # typer's own; an OSError is a closed pipe, which it ends quietly, or says what file is concerned
+        except (typer.Exit, typer.Abort, TyperException):
+            raise
         except Exception as error:
-            if debug:
+            if debug or isinstance(error, BrokenPipeError):  # who reads the output has left: typer ends it quietly
                 raise
+            if isinstance(error, OSError) and error.filename is not None:
+                say_error(f"{error.filename}: {error.strerror}; check the path and its permissions")
+                raise typer.Exit(EXIT_FAILURE) from None
             say_error(f"unexpected {type(error).__name__}: {error}; `gapless --debug …` shows where")
             raise typer.Exit(EXIT_FAILURE) from None
 

@@ -24,6 +24,7 @@ CONNECTIONS_GRACE_S = 5
 """What answers that are on their way get at shutdown. Event streams end at once; runs have a time of their own."""
 WORKER_SILENCE_S = 30
 """A worker process that does not answer its supervisor for so long is replaced."""
+_HOSTS = "give one of this machine: 127.0.0.1 for programs on it alone, 0.0.0.0 for all of its networks"
 
 
 def is_loopback(host: str) -> bool:
@@ -44,7 +45,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
-        raise UsageError(f"--host {host}: {error.strerror or error}") from None
+        raise UsageError(f"--host {host}: {error.strerror or error}; {_HOSTS}") from None
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -63,6 +64,8 @@ def _why(host: str, port: int, error: OSError) -> str:
         )
     if error.errno == errno.EACCES:
         return f"port {port} of {host} needs privileges: choose one from 1024 on with --port"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"--host {host} cannot be listened on; {_HOSTS}"
     return f"cannot listen on port {port} of {host}: {error.strerror or error}"
 
 
