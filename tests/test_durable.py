@@ -468,6 +468,13 @@ async def test_any_other_is_made_once(via: Any, unnamed: dict[str, Any]) -> None
         assert (await ask(via, "POST", f"{server.url}/start", **unnamed)).status_code == 503
 
 
+async def test_a_start_that_is_not_to_be_repeated_is_not(via: Any) -> None:
+    refusal = Reply(b"{}", 502, "application/json", {"x-should-retry": "false"})
+    async with upstream(refusal, later) as server:
+        assert (await ask(via, "POST", server.url, json={"run_id": "r"})).status_code == 502
+        assert len(server.requests) == 1
+
+
 async def test_a_start_is_repeated_so_often_and_then_fails(via: Any) -> None:
     limits = msgspec.structs.replace(QUICK, request_attempts_max=3)
     async with upstream(gone) as server:

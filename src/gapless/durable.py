@@ -139,7 +139,7 @@ class _Start:
 
     def answered(self, response: Any) -> float | None:
         """The same after an answer: only one that says "later" is asked for again."""
-        if response.status_code not in RETRYABLE_STATUSES:
+        if response.status_code not in RETRYABLE_STATUSES or response.headers.get("x-should-retry") == "false":
             return None
         wait_s = self.failed()
         return None if wait_s is None else max(wait_s, min(_retry_after_s(response), self._limits.retry_max_s))

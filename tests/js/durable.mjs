@@ -13,17 +13,7 @@ for (const cut of ALL) {
       await post(`${urls.none}/runs`, { message: "rich", session_id: name, run_id: runId });
       // To its end: it is all in the journal now. (`text` begins with an id without data; no frame, nothing to keep.)
       const whole = (await text(await fetch(urls.none + path))).replace(/^id: \S+\nretry: \d+\n\n/, "");
-      // A server names the stream in Content-Location as it would serve it by itself; these want it unmerged.
-      const unmerged = async (url, init) => {
-        const response = await fetch(url, init);
-        const headers = new Headers(response.headers);
-        headers.set("content-location", path);
-        return Object.defineProperty(new Response(response.body, { status: response.status, headers }), "url", {
-          value: response.url,
-        });
-      };
-      const limits = { retryDelayMsMin: 1, retryDelayMsMax: 5 };
-      const stitched = await text(await createDurableFetch({ fetch: unmerged, limits })(urls[cut] + path));
+      const stitched = await text(await durable()(urls[cut] + path));
       return { same: stitched === whole, bytes: whole.length, stitched: stitched.length };
     });
   }
@@ -82,6 +72,73 @@ define("durable.none.none.gives-up", async (name) => {
     return { name: error.name, message: error.message, cause: error.cause?.code, calls };
   }
   return {};
+});
+/** A server that is away twice, and then is there; what was asked of it. */
+async function away(lost, limits, input, init) {
+  const calls = [];
+  const flaky = async (url, options) => {
+    calls.push(`${options.method} ${url} ${options.body}`);
+    if (calls.length > 2) return fetch(url, options);
+    if (lost === "network") throw new TypeError("fetch failed");
+    return new Response("later", { status: 503, headers: { "retry-after": "0", ...lost } });
+  };
+  const doFetch = createDurableFetch({ fetch: flaky, limits: { retryDelayMsMin: 1, retryDelayMsMax: 2, ...limits } });
+  const headers = { "content-type": "application/json", accept: "text/event-stream", ...init.headers };
+  try {
+    const response = await doFetch(input, { method: "POST", ...init, headers });
+    const ended = (await response.text()).includes("event: end");
+    return { calls: calls.length, same: new Set(calls).size === 1, status: response.status, ended };
+  } catch (error) {
+    return { calls: calls.length, error: error.name };
+  }
+}
+for (const lost of ["network", "status"]) {
+  define(`durable.start.${lost}.named`, async (name) => {
+    const json = (body) => JSON.stringify({ message: "hi", session_id: name, ...body });
+    const runs = `${urls.none}/runs`;
+    const chat = { model: "rich", stream: true, messages: [{ role: "user", content: "hi" }] };
+    const agui = { threadId: `${name}-agui`, state: {}, messages: [{ id: "1", role: "user", content: "hi" }], tools: [], context: [] };
+    return Promise.all([
+      away(lost, {}, runs, { body: json({ run_id: `${lost}-body` }) }),
+      away(lost, {}, `${urls.none}/ag-ui`, { body: JSON.stringify({ ...agui, runId: `${lost}-agui` }) }),
+      away(lost, {}, `${urls.none}/chat/stream?run_id=${lost}-query`, { body: JSON.stringify({ query: "hi", run_id: `${lost}-query` }) }),
+      away(lost, {}, `${urls.none}/v1/chat/completions`, { body: JSON.stringify(chat), headers: { "X-Run-Id": `${lost}-header` } }),
+      away(lost, {}, `${urls.none}/v1/chat/completions`, { body: JSON.stringify(chat), headers: { "Idempotency-Key": lost } }),
+    ]);
+  });
+  define(`durable.start.${lost}.unnamed`, async (name) =>
+    Promise.all([
+      away(lost, {}, `${urls.none}/runs`, { body: JSON.stringify({ message: "hi", session_id: name }) }),
+      away(lost, {}, `${urls.none}/runs`, { body: "no JSON" }),
+      away(lost, {}, `${urls.none}/runs`, { body: new TextEncoder().encode('{"run_id":"r"}') }),
+      away(lost, { postAttemptsMax: 2 }, `${urls.none}/runs`, { body: '{"run_id":"r"}' }),
+      away(lost === "status" ? { "x-should-retry": "false" } : lost, { postAttemptsMax: 1 }, `${urls.none}/runs`, { body: '{"run_id":"r"}' }),
+    ]),
+  );
+}
+define("durable.start.aborted", async () => {
+  const limits = { retryDelayMsMin: 60_000, retryDelayMsMax: 60_000 };
+  const gone = async () => {
+    setTimeout(() => abort.abort(new Error("enough")), 5);
+    throw new TypeError("fetch failed");
+  };
+  const abort = new AbortController();
+  try {
+    await createDurableFetch({ fetch: gone, limits })(`${urls.none}/runs`, { body: '{"run_id":"r"}', signal: abort.signal });
+  } catch (error) {
+    return { error: error.message };
+  }
+  return {};
+});
+define("durable.none.none.elsewhere", async () => {
+  // What another server's stream is said to be does not get this one's headers.
+  const calls = [];
+  const names = async (url) => {
+    calls.push(url);
+    const headers = { "content-type": "text/event-stream", "content-location": "http://elsewhere.invalid/stream" };
+    return Object.defineProperty(new Response("data: 1\n\n", { headers }), "url", { value: `${urls.none}/x` });
+  };
+  return { text: await text(await createDurableFetch({ fetch: names })(`${urls.none}/x`)), calls: calls.length };
 });
 define("durable.none.none.stalls", async (name) => {
   // The first connection goes silent and is never closed.

@@ -391,3 +391,13 @@ def test_durable_fetch_aborts_fails_and_gives_up(durable: dict[str, Any]) -> Non
     assert durable["durable.none.none.stalls"] == {"text": ANSWER, "hung": 1}
     assert durable["durable.none.none.refused-later"] == {"typed": True, "status": 404, "code": "run_not_found"}
     assert durable["durable.none.none.cancel"] == {"status": "cancelled"}
+    assert durable["durable.none.none.elsewhere"] == {"text": "data: 1\n\n", "calls": 1}
+
+
+def test_durable_fetch_repeats_a_start_that_names_its_run(durable: dict[str, Any]) -> None:
+    for lost in ("network", "status"):
+        for told in durable[f"durable.start.{lost}.named"]:
+            assert told == {"calls": 3, "same": True, "status": 200, "ended": True}
+        *unnamed, bounded, final = durable[f"durable.start.{lost}.unnamed"]
+        assert [told["calls"] for told in (*unnamed, bounded, final)] == [1, 1, 1, 2, 1]
+    assert durable["durable.start.aborted"] == {"error": "enough"}

@@ -13,10 +13,12 @@
  * passes every other answer on as it came. The client sees what an uncut connection would have sent, frame by frame:
  * none twice, none by halves, keep-alives left out.
  *
- * The request that starts a stream is made once. If it fails, it fails: whether it may be repeated is the caller's to say.
+ * The request that starts a run is made again, `limits.postAttemptsMax` times at most, if it names its run: by the header
+ * X-Run-Id or Idempotency-Key, or by `run_id` or `runId` in its query or its JSON text. Then it is one run, however often
+ * it arrives. Any other is made once; if it fails, it fails.
  */
 
-import { StreamError, follow } from "./stream.js";
+import { LIMITS, RETRYABLE_STATUSES, StreamError, follow, retryAfterOf, retryDelayMs, wait } from "./stream.js";
 
 /** Headers that speak of the first request alone: the one to resume has no body and wants an event stream. */
 const FIRST_HEADERS = ["accept", "content-encoding", "content-length", "content-type"];
@@ -44,7 +46,10 @@ export function createDurableFetch({ fetch: doFetch = (...args) => globalThis.fe
     if (signal?.aborted) onAbort();
     let response;
     try {
-      response = await doFetch(input, { ...init, signal: first.signal });
+      response = await started(() => doFetch(input, { ...init, signal: first.signal }), input, init, abort.signal, {
+        ...LIMITS,
+        ...limits,
+      });
     } catch (error) {
       release();
       throw error;
@@ -53,10 +58,13 @@ export function createDurableFetch({ fetch: doFetch = (...args) => globalThis.fe
     const isStream = (response.headers.get("content-type") ?? "").toLowerCase().startsWith("text/event-stream");
     if (!response.ok || !isStream || location === null || response.body === null) return response;
 
+    const url = new URL(location, response.url || globalThis.location?.href);
+    if (response.url && url.origin !== new URL(response.url).origin) return response; // the headers are not for others
+
     const headers = new Headers(init?.headers ?? request?.headers);
     for (const name of FIRST_HEADERS) headers.delete(name);
     let answered = response; // the answer that is there already is the first connection
-    const frames = follow(new URL(location, response.url || globalThis.location?.href), {
+    const frames = follow(url, {
       headers: Object.fromEntries(headers),
       signal: abort.signal,
       limits,
@@ -72,6 +80,41 @@ export function createDurableFetch({ fetch: doFetch = (...args) => globalThis.fe
     });
     return stitched(response, frames, abort, release);
   };
+}
+
+/** The answer to the first request: to its last attempt, where more than one cannot make more than one run. */
+async function started(request, input, init, signal, limits) {
+  const attemptsMax = namesItsRun(input, init) ? limits.postAttemptsMax : 1;
+  for (let attempt = 1; ; attempt += 1) {
+    let retryAfterMs = null;
+    try {
+      const response = await request();
+      const isFinal = !RETRYABLE_STATUSES.has(response.status) || response.headers.get("x-should-retry") === "false";
+      if (isFinal || attempt >= attemptsMax) return response;
+      retryAfterMs = retryAfterOf(response);
+      await response.body?.cancel();
+    } catch (error) {
+      signal.throwIfAborted();
+      if (attempt >= attemptsMax) throw error;
+    }
+    await wait(retryDelayMs(attempt, retryAfterMs, limits), signal);
+  }
+}
+
+/** A `Request` object's body can be sent only once, so it is not looked into. */
+function namesItsRun(input, init) {
+  if (input instanceof Request) return false;
+  const headers = new Headers(init?.headers);
+  if (headers.has("x-run-id") || headers.has("idempotency-key")) return true;
+  const query = new URL(input, globalThis.location?.href ?? "http://localhost").searchParams;
+  if (query.has("run_id") || query.has("runId")) return true;
+  if (typeof init?.body !== "string") return false;
+  try {
+    const body = JSON.parse(init.body);
+    return Boolean(body?.run_id ?? body?.runId);
+  } catch {
+    return false;
+  }
 }
 
 /** The response with the frames as its body. */

@@ -33,7 +33,7 @@ export const LIMITS = Object.freeze({
 });
 
 /** HTTP statuses that say "later", not "no". */
-const RETRYABLE_STATUSES = new Set([408, 425, 429, 500, 502, 503, 504]);
+export const RETRYABLE_STATUSES = new Set([408, 425, 429, 500, 502, 503, 504]);
 
 /**
  * A request or a stream that failed for good: trying again the same way would not help.
@@ -343,19 +343,20 @@ function headerValue(id) {
   return String.fromCharCode(...new TextEncoder().encode(id));
 }
 
-function retryAfterOf(response) {
+/** How long the server says to wait, in milliseconds, or null. */
+export function retryAfterOf(response) {
   const seconds = Number(response.headers.get("retry-after") ?? NaN);
   return Number.isFinite(seconds) && seconds >= 0 ? seconds * 1000 : null;
 }
 
 /** Exponential backoff with full jitter, so that the clients of a restarted server do not all return at once. */
-function retryDelayMs(attempts, serverMs, { retryDelayMsMin, retryDelayMsMax }) {
+export function retryDelayMs(attempts, serverMs, { retryDelayMsMin, retryDelayMsMax }) {
   const ceilingMs = Math.min(retryDelayMsMax, retryDelayMsMin * 2 ** Math.min(attempts - 1, 30));
   return Math.min(retryDelayMsMax, Math.max(serverMs ?? 0, Math.random() * ceilingMs));
 }
 
 /** Waits, but no longer than until the browser is online or visible again. Rejects when aborted. */
-function wait(delayMs, signal) {
+export function wait(delayMs, signal) {
   return new Promise((resolve, reject) => {
     const hub = typeof window === "undefined" ? null : window;
     const page = typeof document === "undefined" ? null : document;
