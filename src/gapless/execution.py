@@ -11,13 +11,12 @@ import asyncio
 import contextlib
 import logging
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 import msgspec
 
-from gapless.agents.base import Agent, RunContext
+from gapless.agents.base import SEE_LOG, Agent, RunContext, log_raised
 from gapless.config import RunConfig
 from gapless.errors import (
     AgentFailed,
@@ -328,11 +327,8 @@ class Execution:
         if isinstance(error, GaplessError):
             error.run_id = error.run_id or run_id
             return error
-        last = traceback.extract_tb(error.__traceback__)[-1:]
-        where = f"{last[0].filename}:{last[0].lineno}" if last else "unknown place"
-        log.error("run %s: agent %s raised %s at %s", run_id, self.record.agent, type(error).__name__, where)
-        log.debug("run %s", run_id, exc_info=error)
-        failure = AgentFailed(f"the agent raised {type(error).__name__}; see the server's log", run_id=run_id)
+        log_raised(log, run_id, f"agent {self.record.agent}", error)
+        failure = AgentFailed(f"the agent raised {type(error).__name__}{SEE_LOG}", run_id=run_id)
         failure.__cause__ = error
         return failure
 

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from gapless.cli import app
-from gapless.cli.doctor import diagnose_failure
-from gapless.errors import AgentInvalid, ExtraMissing
+from gapless.cli.doctor import Turn, diagnose_failure, diagnose_turn
+from gapless.errors import AgentInvalid, ExtraMissing, ToolFailed
 
 
 def examine(*arguments: str) -> tuple[int, str]:
@@ -34,7 +34,7 @@ def test_an_agent_that_streams(agents: str) -> None:
         ("blocks", "it blocks the event loop, for 0.", "asyncio.to_thread"),
         ("silent", "it answers nothing", "yield text"),
         ("keyless", "Set the `EXAMPLE_API_KEY` environment variable", "export EXAMPLE_API_KEY=… in this shell"),
-        ("raises", "ValueError: no luck", "run it alone"),
+        ("raises", "the agent raised ValueError: no luck (", "run it alone"),
         ("not_an_agent", "cannot run a int as an agent", ""),
         ("missing", "has no 'missing'", ""),
     ],
@@ -85,6 +85,7 @@ def test_a_store_that_cannot_be_opened_is_a_fault(agents: str, tmp_path: Path) -
         (RuntimeError("models/x is not found or is not supported for generateContent"), "live-only model"),
         (ConnectionError("Connection refused"), "endpoint cannot be reached"),
         (AgentInvalid("agent module 'x' does not import: no module 'y'; install it"), "install the missing package"),
+        (AttributeError("'NoneType' object has no attribute 'city'"), "say how they are made from the run"),
         (RuntimeError("this model does not support streaming"), "streaming_mode=StreamingMode.NONE"),
         (ExtraMissing("pip install 'gapless[adk]'"), ""),
     ],
@@ -94,6 +95,37 @@ def test_causes_are_told_by_what_a_failure_says(failure: Exception, fix: str) ->
     assert finding.level == "bad"
     assert fix in finding.fix
     assert bool(finding.fix) == bool(fix)
+
+
+def test_what_a_tool_raised_is_shown_with_its_place() -> None:
+    try:
+        raise KeyError("lamp")
+    except KeyError as error:
+        failure = ToolFailed("tool in_stock raised KeyError; see the server's log")
+        failure.__cause__ = error
+    text = diagnose_failure(failure).text
+    assert text.startswith(f"ToolFailed: tool in_stock raised KeyError: 'lamp' ({__file__}:")
+
+
+@pytest.mark.parametrize(
+    ("turn", "level", "text"),
+    [
+        (Turn(output=True, others=3), "ok", "a typed output and no text"),
+        (Turn(others=3), "note", "no text in the answer, but 3 events"),
+        (Turn(), "bad", "it answers nothing"),
+        (Turn(texts=[(0.9, 3), (0.9, 3)], total_s=1.0), "bad", "its output is buffered"),
+    ],
+)
+def test_what_a_turn_says(turn: Turn, level: str, text: str) -> None:
+    (finding,) = diagnose_turn(turn)
+    assert (finding.level, text in finding.text) == (level, True)
+
+
+def test_what_explains_another_fault_is_told_once() -> None:
+    blocked = Turn(texts=[(0.9, 3), (0.9, 3)], total_s=1.0, blocked_s=0.9)
+    assert ["it blocks the event loop" in finding.text for finding in diagnose_turn(blocked)] == [True]
+    asking = Turn(notices=["it asks a person"], interrupted=True, others=3)
+    assert ["it asks a person" in finding.text for finding in diagnose_turn(asking)] == [True]
 
 
 def test_the_cause_behind_a_failure_counts() -> None:

@@ -37,7 +37,7 @@ from pydantic_core import to_jsonable_python
 from gapless.agents.adk_events import Translation
 from gapless.agents.adk_sessions import JournalSessions, encode_turn, history, question
 from gapless.agents.adk_turn import CONFIRMATION
-from gapless.agents.base import AgentItem, RunContext
+from gapless.agents.base import SEE_LOG, AgentItem, RunContext, log_raised
 from gapless.config import RunConfig, StreamingMode
 from gapless.errors import (
     AgentInvalid,
@@ -332,7 +332,8 @@ class _Turn:
         if isinstance(error, LlmCallsLimitExceededError):
             return RunLimit(f"the agent wanted more than max_llm_calls={self.ctx.config.max_llm_calls} model calls")
         if self.tool_error is not None and self.tool_error[1] is error:
-            return ToolFailed(f"the tool {self.tool_error[0]} raised {kind}; see the server's log")
+            log_raised(log, self.ctx.run_id, f"tool {self.tool_error[0]}", error)
+            return ToolFailed(f"the tool {self.tool_error[0]} raised {kind}{SEE_LOG}")
         if self.model_error is error:
             if _lacks_key(error):
                 return ModelFailed("the model has no API key: set GOOGLE_API_KEY (or what your model's provider takes)")
@@ -340,7 +341,8 @@ class _Turn:
                 return StreamingUnavailable("the model cannot stream, and fallback is off")
             status = getattr(error, "status", None) or getattr(error, "code", None)
             detail = f" ({status})" if isinstance(status, str | int) else ""
-            return ModelFailed(f"the model call raised {kind}{detail}; see the server's log")
+            log_raised(log, self.ctx.run_id, "its model call", error)
+            return ModelFailed(f"the model call raised {kind}{detail}{SEE_LOG}")
         return error
 
 

@@ -7,13 +7,18 @@ messages, writes the journal, ends the run.
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from gapless.config import RunConfig
 from gapless.events import ContentPart, Context, Event, Interrupt, Message, ResumeEntry, TokenUsage, Tool, text_of
 
-__all__ = ["Agent", "AgentItem", "RunContext"]
+__all__ = ["SEE_LOG", "Agent", "AgentItem", "RunContext", "log_raised"]
+
+SEE_LOG = "; see the server's log"
+"""Ends the message of an error whose cause may hold what people wrote: clients are not told it."""
 
 AgentItem: TypeAlias = str | Event
 """What an agent yields: a piece of the answer's text, or any event."""
@@ -116,3 +121,11 @@ class Agent(Protocol):
     def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
         """Produce the answer. Cancelling the iteration must stop the model call. Raises whatever the agent raises."""
         ...
+
+
+def log_raised(log: logging.Logger, run_id: str, who: str, error: BaseException) -> None:
+    """Log an exception by its class and place; its text, which may hold what people wrote, only at `debug`."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    where = f"{last[0].filename}:{last[0].lineno}" if last else "unknown place"
+    log.error("run %s: %s raised %s at %s", run_id, who, type(error).__name__, where)
+    log.debug("run %s", run_id, exc_info=error)

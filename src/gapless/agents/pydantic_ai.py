@@ -10,7 +10,6 @@ import asyncio
 import base64
 import logging
 import sys
-import traceback
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, get_args, get_origin
 
@@ -27,7 +26,7 @@ from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApp
 from pydantic_ai.toolsets import ExternalToolset
 from pydantic_ai.usage import UsageLimits
 
-from gapless.agents.base import AgentItem, RunContext
+from gapless.agents.base import SEE_LOG, AgentItem, RunContext, log_raised
 from gapless.agents.pydantic_ai_history import history_of, prompt_of, turn_of
 from gapless.config import StreamingMode
 from gapless.errors import (
@@ -436,11 +435,8 @@ class _Turn:
             names = ", ".join(sorted(set(self._running.values())))
             if isinstance(error, exceptions.UnexpectedModelBehavior):
                 return ToolFailed(f"tool {names}: {error}", run_id=run_id)
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            log.error(
-                "run %s: tool %s raised %s at %s:%s", run_id, names, type(error).__name__, last.filename, last.lineno
-            )
-            return ToolFailed(f"tool {names} raised {type(error).__name__}; see the server's log", run_id=run_id)
+            log_raised(log, run_id, f"tool {names}", error)
+            return ToolFailed(f"tool {names} raised {type(error).__name__}{SEE_LOG}", run_id=run_id)
         if isinstance(error, exceptions.UnexpectedModelBehavior):
             return OutputInvalid(f"the model gave no valid output: {error.message}", run_id=run_id)
         return error

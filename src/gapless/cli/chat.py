@@ -7,7 +7,6 @@ import contextlib
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import Future
 from datetime import datetime
@@ -19,7 +18,7 @@ import typer
 
 from gapless.cli.agents import AGENT_HELP, load_agent, settings_of
 from gapless.cli.logs import log_nowhere
-from gapless.cli.terminal import Transcript, clean, one_line, say, say_error
+from gapless.cli.terminal import Transcript, clean, explained, one_line, say, say_error
 from gapless.errors import GaplessError
 from gapless.progress import Progress
 
@@ -190,21 +189,12 @@ class _Conversation:
 
         if isinstance(last, RunErrorEvent):
             failure = execution.failure if execution is not None else None
-            say_error(_explain(failure) if failure is not None else last.message)
+            say_error(explained(failure) if failure is not None else last.message)
             return 1
         if isinstance(last, RunFinishedEvent) and isinstance(last.outcome, RunFinishedCancelledOutcome):
             say("[stopped; what was said is kept]", style="dim")
             return EXIT_INTERRUPTED
         return 0
-
-
-def _explain(failure: BaseException) -> str:
-    """What the agent raised and where: it ran in this process, so there is nothing to hide."""
-    if isinstance(failure, GaplessError):
-        return failure.message
-    frames = traceback.extract_tb(failure.__traceback__)
-    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"the agent raised {type(failure).__name__}: {one_line(str(failure), 500)}{where}"
 
 
 _YES, _NO = {"y", "yes"}, {"n", "no"}

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from gapless.cli.agents import AGENT_HELP, load_agent
 from gapless.cli.logs import log_nowhere
-from gapless.cli.terminal import clean, one_line
+from gapless.cli.terminal import clean, explained, one_line
 from gapless.errors import GaplessError
 
 if TYPE_CHECKING:
@@ -197,6 +197,10 @@ class Turn:
     others: int = 0
     """Events of tools and reasoning."""
     notices: list[str] = field(default_factory=list)
+    interrupted: bool = False
+    """It was ended where it waited for a person."""
+    output: bool = False
+    """It ended with a typed output."""
     total_s: float = 0.0
     blocked_s: float = 0.0
     """The longest time that the event loop stood still."""
@@ -246,8 +250,10 @@ async def _turn(agent: Agent, message: str, timeout_s: float) -> Turn:
                     own = execution.failure if execution is not None else None
                     turn.failure = own or error_for_code(event.code, event.message)
                 case RunFinishedEvent():
+                    turn.output = event.result is not None
                     if isinstance(event.outcome, RunFinishedInterruptOutcome):
                         turn.notices.append("it asks a person to approve or to answer; the turn was ended there")
+                        turn.interrupted = True
                         await run.cancel()
                 case CustomEvent():
                     pass
@@ -283,8 +289,10 @@ def diagnose_turn(turn: Turn) -> Iterator[Finding]:
         return
     if turn.first_event_s is not None:
         yield Finding("ok", f"first event after {turn.first_event_s:.2f} s, the whole turn in {turn.total_s:.2f} s")
-    yield _streams(turn)
-    if turn.blocked_s > BLOCKED_S:
+    blocked = turn.blocked_s > BLOCKED_S
+    if not (turn.interrupted and not turn.texts) and not (blocked and _came_at_once(turn)):
+        yield _streams(turn)
+    if blocked:
         yield Finding(
             "bad",
             f"it blocks the event loop, for {turn.blocked_s:.1f} s at a time: every other run stands still meanwhile",
@@ -292,8 +300,16 @@ def diagnose_turn(turn: Turn) -> Iterator[Finding]:
         )
 
 
+def _came_at_once(turn: Turn) -> bool:
+    """Several pieces in one burst: something held them back."""
+    times = [at for at, _ in turn.texts]
+    return len(times) > 1 and turn.total_s > BURST_S_MIN and times[-1] - times[0] < BURST_SHARE * turn.total_s
+
+
 def _streams(turn: Turn) -> Finding:
     if not turn.texts:
+        if turn.output:
+            return Finding("ok", "a typed output and no text: clients that read text alone get it as JSON, at the end")
         if turn.others:
             return Finding("note", f"no text in the answer, but {turn.others} events of tools and reasoning")
         return Finding("bad", "it answers nothing", "yield text: strings, or TEXT_MESSAGE_CONTENT events")
@@ -307,7 +323,7 @@ def _streams(turn: Turn) -> Finding:
             "that cannot stream, or an output type that is validated as a whole there is nothing to yield earlier",
         )
     pieces = f"{len(sizes)} pieces of {min(sizes)} to {max(sizes)} characters (median {statistics.median(sizes):.0f})"
-    if turn.total_s > BURST_S_MIN and times[-1] - times[0] < BURST_SHARE * turn.total_s:
+    if _came_at_once(turn):
         return Finding(
             "bad",
             f"its output is buffered: {pieces} came at once, {times[0]:.2f} s after the question",
@@ -325,11 +341,11 @@ def diagnose_failure(failure: BaseException) -> Finding:
     """The cause of a failure and what to do about it, by what it says."""
     messages = [str(error) for error in _causes(failure)]
     text = " ".join(messages)
-    shown = f"{type(failure).__name__}: {one_line(str(failure), 400)}"
+    own = isinstance(failure, GaplessError)  # says what to do by itself
+    shown = f"{type(failure).__name__}: {explained(failure)}" if own else explained(failure)
     for matches, fix in _CAUSES:
         if matches(text):
             return Finding("bad", shown, fix(text))
-    own = isinstance(failure, GaplessError)  # says what to do by itself
     return Finding("bad", shown, "" if own else "run it alone, outside Gapless, to see the agent's own traceback")
 
 
@@ -372,6 +388,13 @@ _CAUSES: tuple[tuple[Callable[[str], bool], Callable[[str], str]], ...] = (
     (
         _says(r"streaming (is )?not supported", r"does not support streaming", r"stream.{0,20}unsupported"),
         lambda text: "this model cannot stream: RunConfig(streaming_mode=StreamingMode.NONE), or choose another model",
+    ),
+    (
+        _says(r"'NoneType' object"),
+        lambda text: (
+            "something that it needs is None. If that is its deps: nobody gives any here; say how they are made from "
+            "the run, e.g. PydanticAIAgent(agent, deps=…)"
+        ),
     ),
     (
         _says(r"cannot import name", r"has no attribute"),

@@ -23,6 +23,8 @@ def log_to_stderr(level: str, format: str = "text") -> None:
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
     logging.getLogger("gapless").setLevel(number)
     logging.getLogger("uvicorn.error").setLevel(number if level == "debug" else max(number, logging.WARNING))
+    if level != "debug":  # it logs an exception with its text, twice; the class and place of each are in `gapless`
+        logging.getLogger("google_adk").setLevel(logging.CRITICAL)
     access = logging.getLogger("uvicorn.access")
     access.setLevel(logging.INFO if level == "debug" else logging.CRITICAL)
     access.addFilter(_without_query)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from gapless.agents.base import SEE_LOG
+from gapless.errors import GaplessError
 from gapless.events import (
     CustomEvent,
     Event,
@@ -26,8 +29,10 @@ from gapless.events import (
 )
 from gapless.output import OutputText
 
-__all__ = ["Transcript", "clean", "one_line", "say", "say_error"]
+__all__ = ["Transcript", "clean", "explained", "one_line", "say", "say_error"]
 
+ERROR_CHARS_MAX = 500
+"""Characters shown of what an agent's exception says."""
 TOOL_CHARS_MAX = 200
 """Characters shown of a tool call's arguments, and of its result."""
 
@@ -56,6 +61,21 @@ def say_error(text: str) -> None:
     """`Error: …` on standard error, in one line."""
     line = " ".join(clean(text).split("\n"))
     typer.echo(typer.style("Error: ", fg="red", bold=True) + line, err=True)
+
+
+def explained(failure: BaseException) -> str:
+    """What a run failed with, and what the agent raised and where: it ran in this process, so nothing is to be hidden,
+    and there is no server's log."""
+    if not isinstance(failure, GaplessError):
+        return f"the agent raised {type(failure).__name__}: {_told(failure)}"
+    hidden = failure.message.endswith(SEE_LOG) and failure.__cause__ is not None
+    return f"{failure.message.removesuffix(SEE_LOG)}: {_told(failure.__cause__)}" if hidden else failure.message
+
+
+def _told(error: BaseException | None) -> str:
+    frames = traceback.extract_tb(error.__traceback__) if error is not None else ()
+    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return one_line(str(error), ERROR_CHARS_MAX) + where
 
 
 class Transcript:
