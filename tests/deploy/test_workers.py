@@ -156,12 +156,16 @@ async def has_begun(talks: Talks, run_id: str) -> None:
         await asyncio.sleep(0.005)
 
 
-def test_workers_end_with_the_process_that_started_them_however_it_went(start: Callable[..., list[Server]]):
-    server = start("--workers", "2")[0]
+def test_workers_end_with_the_process_that_started_them_however_it_went(
+    start: Callable[..., list[Server]], tmp_path: Path
+):
+    server = start("--workers", "2", environment={"TMPDIR": str(tmp_path)})[0]
+    assert list(tmp_path.iterdir()), "what they count"
     server.kill()
     for _ in range(ATTEMPTS_MAX):
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", server.port)) != 0:
-                return  # nobody keeps the port
+            if probe.connect_ex(("127.0.0.1", server.port)) != 0:  # nobody keeps the port
+                assert not list(tmp_path.iterdir()), "and nothing is left behind"
+                return
         time.sleep(0.02)
     raise AssertionError("the workers go on without it")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-import os
-import signal
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -169,17 +167,12 @@ def make_app(settings: Settings, agents: dict[str, Agent]) -> FastAPI:
 
 
 def make_worker_app(settings: Settings) -> FastAPI:
-    """The ASGI app of one of several processes. It ends when the process that started it is gone, however that went:
-    nobody would end it then, and it would keep the port."""
+    """The ASGI app of one of several processes."""
     from gapless.cli.logs import log_to_stderr
+    from gapless.cli.workers import end_with
 
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), name="gapless-parent", daemon=True).start()
+        threading.Thread(target=end_with, args=(parent,), name="gapless-parent", daemon=True).start()
     log_to_stderr(settings.log_level, settings.log_format)
     return make_app(settings, load_agents(list(settings.agents)))
-
-
-def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)

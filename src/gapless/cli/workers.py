@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing.process
 import os
+import shutil
+import signal
 import socket
 import tempfile
+from pathlib import Path
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
@@ -14,20 +18,32 @@ from uvicorn.supervisors import Multiprocess
 from gapless.errors import GaplessError
 from gapless.metrics import FOLDER_VARIABLE
 
-__all__ = ["run_workers"]
+__all__ = ["end_with", "run_workers"]
+
+FOLDER_PREFIX = "gapless-metrics-"
 
 
 def run_workers(config: uvicorn.Config, listener: socket.socket) -> None:
     """Until it is told to end. Raises `GaplessError` when the workers do not start."""
     with contextlib.ExitStack() as stack:
         if FOLDER_VARIABLE not in os.environ:  # it is inherited: the workers add up what they count there
-            folder = tempfile.TemporaryDirectory(prefix="gapless-metrics-", ignore_cleanup_errors=True)
+            folder = tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True)
             os.environ[FOLDER_VARIABLE] = stack.enter_context(folder)
             stack.callback(os.environ.pop, FOLDER_VARIABLE)
         supervisor = _Supervisor(config, sockets=[listener])
         supervisor.run()
     if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
         raise GaplessError("a worker process did not start; the lines above say why")
+
+
+def end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    """In a worker: wait for the end of the process that started it, which nobody else tells it when that was killed,
+    tidy up in its place, and end this one in order. It would keep the port."""
+    parent.join()
+    folder = Path(os.environ.get(FOLDER_VARIABLE, ""))
+    if folder.name.startswith(FOLDER_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Supervisor(Multiprocess):
