@@ -13,8 +13,21 @@ function clientFor(name, cut, { fetchClient, url, ...options } = {}) {
   return client;
 }
 
+const partsOf = (client) =>
+  client.getMessages().flatMap((message) => (message.role === "assistant" ? message.parts : []));
+
+/** Says yes to what the run asks. The client knows no form for other servers' questions: it takes any answer for them. */
+async function approve(client) {
+  const asked = client.getPendingInterrupts();
+  await client.resumeInterruptsUnsafe(
+    asked.map(({ interruptId }) => ({ interruptId, status: "resolved", payload: { approved: true } })),
+  );
+  await until(() => client.getStatus() === "ready" && client.getPendingInterrupts().length === 0);
+  return { asked: asked.map(({ message }) => message) };
+}
+
 function report(client) {
-  const parts = client.getMessages().flatMap((message) => (message.role === "assistant" ? message.parts : []));
+  const parts = partsOf(client);
   return {
     text: parts.filter((part) => part.type === "text").map((part) => part.content).join(""),
     reasoning: parts.filter((part) => part.type === "thinking").map((part) => part.content).join(""),
@@ -57,6 +70,55 @@ for (const cut of ALL) {
     return { text, asked: report(asked) };
   });
 }
+for (const cut of ALL) {
+  define(`tanstack.native.${cut}.client-tool`, async (name) => {
+    const client = await ask(name, cut, "client-tool 30");
+    const [call] = partsOf(client).filter((part) => part.type === "tool-call");
+    await client.addToolResult({ toolCallId: call.id, tool: call.name, output: "Zürich" });
+    await until(() => client.getStatus() === "ready" && client.getMessages().length === 3);
+    return { ...report(client), input: call.input };
+  });
+  define(`tanstack.native.${cut}.approve`, async (name) => {
+    const client = await ask(name, cut, "approve 3");
+    const approved = await approve(client);
+    return { ...approved, ...report(client) };
+  });
+  define(`tanstack.native.${cut}.hydrate-active`, async (name) => {
+    const first = clientFor(name, "none");
+    const done = first.sendMessage("endless 1");
+    await until(() => report(first).text.length > 3000);
+    const second = clientFor(name, cut, { persistence: true });
+    await until(() => report(second).text.length > 8000);
+    await post(`${urls.none}/runs/${first.getCurrentRunId()}/cancel`);
+    await done;
+    await until(() => second.getStatus() === "ready");
+    const shown = second.getMessages().map(({ role }) => role);
+    return { ...report(second), same: report(first).text === report(second).text, shown };
+  });
+}
+define("tanstack.native.none.hydrate-ended", async (name) => {
+  const first = await ask(name, "none", "rich");
+  await first.sendMessage("two");
+  const second = clientFor(name, "none", { persistence: true });
+  await until(() => second.getMessages().length > 0);
+  const bare = (client) =>
+    client.getMessages().map(({ createdAt, ...message }) => ({
+      ...message,
+      parts: message.parts.map(({ stepId, ...part }) => part),
+    }));
+  return { first: bare(first), second: bare(second) };
+});
+define("tanstack.native.none.hydrate-waiting", async (name) => {
+  await ask(name, "none", "approve");
+  const second = clientFor(name, "none", { persistence: true });
+  await until(() => second.getPendingInterrupts().length > 0);
+  return { before: report(second), ...(await approve(second)), ...report(second) };
+});
+define("tanstack.native.none.hydrate-nothing", async (name) => {
+  const client = clientFor(name, "none", { persistence: true });
+  const response = await fetch(`${urls.none}/ag-ui?threadId=${name}`);
+  return { status: response.status, body: await response.json(), error: client.getError()?.message };
+});
 /** Cut between the last event and the end of the body: each of its ways to go on must find the end. */
 define("tanstack.native.none.cut-at-the-end", async (name) => {
   let cut = 0;

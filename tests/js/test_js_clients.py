@@ -317,6 +317,44 @@ def test_tanstack_resumes_by_itself(network: Network, tanstack: dict[str, Any], 
     assert told["text"] == told["asked"]["text"] == ANSWER
 
 
+@pytest.mark.parametrize("cut", ALL)
+def test_tanstack_tools_and_questions(network: Network, tanstack: dict[str, Any], cut: str) -> None:
+    told = tanstack[f"tanstack.native.{cut}.client-tool"]
+    assert (told["text"], told["input"], told["results"]) == (
+        "Where are you? Zürich it is.",
+        {"precise": True},
+        ["Zürich"],
+    )
+    told = tanstack[f"tanstack.native.{cut}.approve"]
+    assert told["asked"] == ["Look it up?"]
+    assert (told["text"], told["results"]) == (APPROVED, [RESULT])
+    assert (told["status"], "error" in told) == ("ready", False)
+    if cut != "none":
+        assert min(network.cuts(cut, f"tanstack.native.{cut}.approve")) >= 2
+
+
+@pytest.mark.parametrize("cut", ALL)
+def test_tanstack_opens_a_page_on_an_answer_that_is_coming(
+    network: Network, tanstack: dict[str, Any], cut: str
+) -> None:
+    name = f"tanstack.native.{cut}.hydrate-active"
+    told = tanstack[name]
+    assert ENDLESS.startswith(told["text"])
+    assert (told["same"], told["shown"], told["status"]) == (True, ["user", "assistant"], "ready")
+    if cut != "none":
+        assert network.cuts(cut, name) == [CUTS_PER_ANSWER]
+
+
+def test_tanstack_opens_a_page_on_what_was_said(tanstack: dict[str, Any]) -> None:
+    told = tanstack["tanstack.native.none.hydrate-ended"]
+    assert told["second"] == told["first"]
+    assert len(told["first"]) == 5
+    told = tanstack["tanstack.native.none.hydrate-waiting"]
+    assert (told["before"]["text"], told["asked"], told["text"]) == ("May I? ", ["Look it up?"], APPROVED)
+    told = tanstack["tanstack.native.none.hydrate-nothing"]
+    assert told == {"status": 200, "body": {"messages": [], "activeRun": None, "interrupts": None}}
+
+
 def test_tanstack_cut_after_the_last_event(tanstack: dict[str, Any]) -> None:
     told = tanstack["tanstack.native.none.cut-at-the-end"]
     assert (told["cut"], told["text"], told["status"], "error" in told) == (1, "1:hello", "ready", False)

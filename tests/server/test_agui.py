@@ -332,10 +332,15 @@ async def test_nobody_uses_anothers_run(client_of: Callable[..., Any]):
         assert (await client.get("/ag-ui", params={"runId": "secret-run", "join": "snapshot"})).status_code == status
         assert (await client.post("/ag-ui", json=body("secret-run", "approve"))).status_code == status
         assert (await client.post("/ag-ui", json=body("r2", "hi"))).status_code == status
+        page = await client.get("/ag-ui", params={"threadId": "t"})
+        assert page.status_code == (200 if status == 404 else status)
+        assert "secret-run" not in page.text
+        assert "approve" not in page.text
         answer = await client.post("/ag-ui", json=body("r3", "approve", resume=[entry]))
         assert answer.status_code == (422 if status == 404 else status)
         assert "secret-run" not in answer.text
     assert (await alice.get("/runs/secret-run")).json()["status"] == "waiting"
+    assert (await alice.get("/ag-ui", params={"threadId": "t"})).json()["interrupts"]["runId"] == "secret-run"
 
 
 def _decoded(frame: Frame) -> Event | None:

@@ -11,14 +11,23 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from gapless.errors import InputInvalid, RunConflict, RunNotFound
-from gapless.events import Message, RunAgentInput, UserMessage
-from gapless.journals.contract import RunRecord
+from gapless.events import Message, RunAgentInput, UserMessage, decode_event
+from gapless.fold import Fold
+from gapless.journals.contract import RunRecord, RunStatus
 from gapless.journals.journal import PAGE_EVENTS
 from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, follow
-from gapless.server.history import answer_interrupts, from_client, has_said_all, history_unless_ours, runs_of
-from gapless.server.http import body_docs, read_body
+from gapless.server.history import (
+    answer_interrupts,
+    from_client,
+    has_said_all,
+    history_unless_ours,
+    interrupts_in,
+    runs_of,
+)
+from gapless.server.http import answer, body_docs, read_body
+from gapless.server.tanstack import to_tanstack
 from gapless.wires.agui import AGUIEncoder, JoinEncoder, Prefix
 from gapless.wires.base import Cursor, parse_cursor
 
@@ -78,10 +87,16 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
     @router.get("/ag-ui")
     async def join_run(request: Request) -> Response:
         """Follow the run `?runId=`, from its start or after `Last-Event-ID` or `?offset=`. `?join=snapshot`: what has
-        been said comes as one MESSAGES_SNAPSHOT, with the session's messages before it, and then what follows."""
+        been said comes as one MESSAGES_SNAPSHOT, with the session's messages before it, and then what follows.
+
+        `?threadId=` alone: what TanStack AI's client asks for when a page opens, as JSON. Its `messages` are those of
+        the ended runs and the newest question; `activeRun` is the run to join, `interrupts` what one waits for.
+        """
         await access.user(request)
         params = request.query_params
         run_id = params.get("runId") or request.headers.get("x-run-id")
+        if not run_id and "threadId" in params:
+            return await _hydration(request, params["threadId"])
         if not run_id:
             raise InputInvalid("runId is missing: GET /ag-ui?runId=…")
         record = await access.find(request, "read", runner.get_run, run_id)
@@ -126,6 +141,31 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         encoder = functools.partial(JoinEncoder, prefix=compact, seen=cursor.part if cursor is not None else 0)
         location = _location(request, record.id) + "&join=snapshot"
         return follow(runner, streams, record, encoder, Cursor(after), location=location)
+
+    async def _hydration(request: Request, thread_id: str) -> Response:
+        shown: dict[str, Any] = {"messages": [], "activeRun": None, "interrupts": None}
+        for record in await runs_of(runner, access, request, thread_id, "read"):
+            if record.status.ended:
+                shown["messages"] = to_tanstack(await runner.messages(thread_id))
+                continue
+            messages = await _before(record)
+            if record.status is RunStatus.WAITING:  # there is nothing to join: what it has said comes here
+                fold, asked = Fold(), []
+                for event in await _events(record):
+                    fold.add(decode_event(event))
+                    asked = interrupts_in(event)
+                messages += fold.messages()
+                shown["interrupts"] = {"runId": record.id, "pending": asked}
+            else:
+                shown["activeRun"] = {"runId": record.id}
+            shown["messages"] = to_tanstack(messages)
+        return answer(shown, headers={"cache-control": "no-store"})
+
+    async def _events(record: RunRecord) -> list[bytes]:
+        events: list[bytes] = []
+        while page := await runner.store.read(record.id, len(events), PAGE_EVENTS):
+            events += page
+        return events
 
     async def _before(record: RunRecord) -> list[Message]:
         """The session's messages up to and with this run's question."""

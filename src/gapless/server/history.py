@@ -31,7 +31,15 @@ from gapless.wires.base import Cursor
 from gapless.wires.openai import OPTIONS
 from gapless.wires.vercel import CONTINUES
 
-__all__ = ["answer_interrupts", "check_answers", "from_client", "has_said_all", "history_unless_ours", "runs_of"]
+__all__ = [
+    "answer_interrupts",
+    "check_answers",
+    "from_client",
+    "has_said_all",
+    "history_unless_ours",
+    "interrupts_in",
+    "runs_of",
+]
 
 _OURS = frozenset({OPTIONS, CONTINUES, "run_id", "interrupted", "error"})
 """Keys of a message's metadata that the server writes and goes by."""
@@ -126,7 +134,7 @@ async def check_answers(runner: Runner, record: RunRecord, entries: list[ResumeE
     waits_for = "no answer"
     if record.status is RunStatus.WAITING:
         (event,) = await runner.store.read(record.id, record.last_seq - 1, 1)
-        missing = {interrupt.id for interrupt in _interrupts(event)} - {entry.interrupt_id for entry in entries}
+        missing = {interrupt.id for interrupt in interrupts_in(event)} - {entry.interrupt_id for entry in entries}
         if not missing:
             return
         waits_for = f"answers to {', '.join(sorted(missing))}"
@@ -138,14 +146,15 @@ async def _place_of(runner: Runner, record: RunRecord, entries: list[ResumeEntry
     answered, after = {entry.interrupt_id for entry in entries}, 0
     while events := await runner.store.read(record.id, after, PAGE_EVENTS):
         for seq, event in enumerate(events, after + 1):
-            asked = {interrupt.id for interrupt in _interrupts(event)}
+            asked = {interrupt.id for interrupt in interrupts_in(event)}
             if asked and asked <= answered:
                 return seq
         after += len(events)
     return None
 
 
-def _interrupts(event: bytes) -> list[Interrupt]:
+def interrupts_in(event: bytes) -> list[Interrupt]:
+    """What the event, as stored, asks a person; nothing for one that asks nothing."""
     if b'"RUN_FINISHED"' not in event[:32]:
         return []
     decoded = decode_event(event)
