@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -382,6 +383,10 @@ async def test_tools_get_the_runs_deps():
         ),
     ):
         assert results(await ask(agent, deps=Deps())) == [{"result": "Ada"}]
+    made = ADKAgent(agent_of([Call("who")], ["ok"], tools=[who]), deps=lambda ctx: SimpleNamespace(name=ctx.user_id))
+    assert results(await ask(made, user_id="bob")) == [{"result": "bob"}]
+    made = ADKAgent(agent_of([Call("who")], ["ok"], tools=[who]), deps=lambda ctx: SimpleNamespace(name=ctx.user_id))
+    assert results(await ask(made, deps=Deps())) == [{"result": "Ada"}]
 
 
 # -- asking back ----------------------------------------------------------------------------------------------------

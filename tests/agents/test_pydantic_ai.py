@@ -25,6 +25,7 @@ from pydantic_ai.models.function import AgentInfo, DeltaThinkingPart, DeltaToolC
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.providers.openai import OpenAIProvider
+from pydantic_ai.ui import StateDeps
 
 from gapless import RunConfig, Runner, StreamingMode, create_app
 from gapless.agents import adapt
@@ -44,6 +45,7 @@ from gapless.errors import (
 from gapless.events import (
     AssistantMessage,
     ContentPart,
+    Context,
     CustomEvent,
     DataSource,
     Event,
@@ -441,6 +443,38 @@ async def test_dependencies_of_the_run_or_else_of_the_adapter_reach_the_tools() 
     adapted = PydanticAIAgent(agent, deps=lambda ctx: Deps(ctx.user_id))
     assert of(await one_run(adapted, deps=Deps("ann")), ToolCallResultEvent)[0].content == "ann"
     assert of(await one_run(adapted, user_id="bob"), ToolCallResultEvent)[0].content == "bob"
+
+
+async def test_what_an_ag_ui_client_says_of_its_context_can_be_made_dependencies() -> None:
+    agent = Agent(Script(call(0, "where", "c1", "{}"), ["done"]).model)
+
+    @agent.tool
+    def where(ctx: ToolContext[Any]) -> str:
+        return str(ctx.deps["page"])
+
+    adapted = PydanticAIAgent(agent, deps=lambda run: {one.description: one.value for one in run.context})
+    events = await one_run(adapted, context=[Context(description="page", value="/cart")])
+    assert of(events, ToolCallResultEvent)[0].content == "/cart"
+
+
+class Recipe(BaseModel):
+    title: str = "none"
+
+
+async def test_an_agent_of_state_has_the_sessions_state() -> None:
+    agent = Agent(Script(call(0, "title", "c1", "{}"), ["done"]).model, deps_type=StateDeps[Recipe])
+
+    @agent.tool
+    def title(ctx: ToolContext[StateDeps[Recipe]]) -> str:
+        return ctx.deps.state.title
+
+    assert of(await one_run(agent, state={"title": "Soup"}), ToolCallResultEvent)[0].content == "Soup"
+    assert of(await one_run(agent), ToolCallResultEvent)[0].content == "none"
+    given = StateDeps(Recipe(title="Cake"))
+    assert of(await one_run(agent, deps=given, state={"title": "Soup"}), ToolCallResultEvent)[0].content == "Cake"
+    (failed,) = of(await one_run(agent, state={"title": 5}), RunErrorEvent)
+    assert failed.code == "input_invalid"
+    assert "the session's state is no Recipe" in failed.message
 
 
 async def test_settings_and_model_choice_reach_the_model_untouched() -> None:

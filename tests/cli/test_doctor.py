@@ -131,7 +131,9 @@ def test_what_explains_another_fault_is_told_once() -> None:
 def test_the_cause_behind_a_failure_counts() -> None:
     failure = RuntimeError("the model failed")
     failure.__cause__ = RuntimeError("Your default credentials were not found")
-    assert "set the provider's key" in diagnose_failure(failure).fix
+    fix = diagnose_failure(failure).fix
+    assert "set the provider's key" in fix
+    assert fix.endswith("gcloud auth application-default login")
 
 
 def test_a_key_that_is_set_is_said_to_be_refused(monkeypatch: pytest.MonkeyPatch) -> None:

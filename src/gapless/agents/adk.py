@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -74,10 +74,12 @@ log = logging.getLogger("gapless.adk")
 
 
 class ADKAgent:
-    """Adapts one ADK agent, app or runner. Raises `AgentInvalid` for anything else."""
+    """Adapts one ADK agent, app or runner. `deps` makes a run's dependencies from its context where the caller gives
+    none, as over HTTP. Raises `AgentInvalid` for anything else."""
 
-    def __init__(self, target: object) -> None:
+    def __init__(self, target: object, *, deps: Callable[[RunContext], Any] | None = None) -> None:
         self._target = target
+        self._deps = deps
         self._runners: dict[str, Runner] = {}
         """By app name; the agent's own runner under every name."""
         self._service: BaseSessionService = JournalSessions()
@@ -145,6 +147,7 @@ class ADKAgent:
         assert task is not None, "an agent runs in a task"
         abort = _Abort(task)
         config = _run_config(ctx.config)
+        deps = self._deps(ctx) if ctx.deps is None and self._deps is not None else ctx.deps
         translate, complete = turn.translation.items, False
         try:
             while True:
@@ -153,7 +156,7 @@ class ADKAgent:
                     session_id=session.id,
                     new_message=message,
                     run_config=config,
-                    state_delta=None if ctx.deps is None else {DEPS_KEY: ctx.deps},
+                    state_delta=None if deps is None else {DEPS_KEY: deps},
                     abort_signal=abort,
                 )
                 try:

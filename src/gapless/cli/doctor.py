@@ -361,7 +361,10 @@ def _key_fix(text: str) -> str:
     missing = [name for name in named if not os.environ.get(name)]
     if named and not missing:
         return f"{', '.join(named)} is set, but the provider does not take it: make a new key"
-    return f"export {' or '.join(missing)}=… in this shell" if missing else f"set the provider's key: {_KEYS_KNOWN}"
+    if missing:
+        return f"export {' or '.join(missing)}=… in this shell"
+    cloud = "; on Google Cloud: gcloud auth application-default login" if "default credentials" in text else ""
+    return f"set the provider's key: {_KEYS_KNOWN}{cloud}"
 
 
 def _says(*patterns: str) -> Callable[[str], bool]:
@@ -390,10 +393,10 @@ _CAUSES: tuple[tuple[Callable[[str], bool], Callable[[str], str]], ...] = (
         lambda text: "this model cannot stream: RunConfig(streaming_mode=StreamingMode.NONE), or choose another model",
     ),
     (
-        _says(r"'NoneType' object"),
+        _says(r"'NoneType' object", r"temp:deps"),
         lambda text: (
-            "something that it needs is None. If that is its deps: nobody gives any here; say how they are made from "
-            "the run, e.g. PydanticAIAgent(agent, deps=…)"
+            "it needs something that is not there. If that is its deps: nobody gives any here; say how they are made "
+            "from the run, with PydanticAIAgent(agent, deps=…) or ADKAgent(agent, deps=…)"
         ),
     ),
     (
