@@ -1,4 +1,4 @@
-"""Gapless, as a user's program would make it."""
+"""Gapless, as `gapless serve` makes it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from bench import agents
 from gapless import Runner
+from gapless.cli.listen import collect_garbage_rarely
 from gapless.server import create_app
 
 AGENTS = {
@@ -18,4 +19,6 @@ AGENTS = {
 
 def build(options: Mapping[str, str]) -> Any:
     """`options`: `agent` (a key of `AGENTS`) and `store` (`memory` or a URL)."""
-    return create_app(Runner(AGENTS[options["agent"]](), store=options["store"]))
+    app = create_app(Runner(AGENTS[options["agent"]](), store=options["store"]))
+    collect_garbage_rarely()  # as `gapless serve` does
+    return app

@@ -87,7 +87,11 @@ class Execution:
         self._span = run_span(record)
         self._stop: asyncio.Future[GaplessError | None] = asyncio.get_running_loop().create_future()
         self._answers: asyncio.Future[list[ResumeEntry]] | None = None
-        self._attention = asyncio.Event()
+        self._timed = any(s is not None for s in (config.timeout, config.first_event_timeout, config.idle_timeout))
+        self._attention: asyncio.Future[None] | None = None
+        """Of a run with deadlines: done when what counts for them has changed."""
+        self._began_at: int | None = None
+        """Position of the newest event when the agent's turn had come."""
         self._context: RunContext | None = None
         self._owned = True
 
@@ -143,21 +147,12 @@ class Execution:
 
     async def _execute(self) -> GaplessError | None:
         """What the run failed with, or None for success."""
-        restarted = self.journal.appended > 0
-        turn = asyncio.create_task(self._take_turn())
-        stopped = await self._first(turn, None)
-        if stopped is None and isinstance(_error_of(turn), WorkerFenced):
-            self.fence()
-        if not self._owned:
-            return None
-        if not restarted:
-            self._recorder.start(_now_ms())
-        if stopped is not None:
-            return stopped.reason
-        if (error := _error_of(turn)) is not None:
-            return self._as_failure(error)
         pump = asyncio.create_task(self._pump(), name=f"gapless-run-{self.record.id}")
         stopped = await self._supervise(pump)
+        if not self._owned:
+            return None
+        if not self.journal.appended:  # it ends before its turn has come
+            self._recorder.start(_now_ms())
         if stopped is not None:
             return stopped.reason
         if (error := _error_of(pump)) is not None:
@@ -184,6 +179,15 @@ class Execution:
 
     async def _pump(self) -> None:
         """The hot loop: what the agent yields goes to the recorder and so to the journal."""
+        try:
+            await self._take_turn()
+        except WorkerFenced:
+            self.fence()
+            return
+        if not self.journal.appended:  # else another worker had begun
+            self._recorder.start(_now_ms())
+        self._began_at = self.journal.appended
+        self._attend()
         self._context = ctx = await self._make_context(self._interrupt)
         if self.journal.appended > 1:  # more than RUN_STARTED: another worker had begun
             self._recorder.restart(ctx.messages)
@@ -207,31 +211,39 @@ class Execution:
 
     async def _supervise(self, pump: asyncio.Task[None]) -> _Stopped | None:
         """Wait for the agent's end, a stop or a deadline. Nothing here is paid per event."""
-        clock = _Clock(self.config, self.journal.appended, asyncio.get_running_loop().time())
+        clock: _Clock | None = None
+        wake_s: float | None = None
         while True:
-            now = asyncio.get_running_loop().time()
-            clock.look(now, self.journal.appended, waiting=bool(self.waiting))
-            expired = clock.expired(now)
-            if expired is not None:
-                await self._cancel(pump)
-                return _Stopped(RunTimeout(f"the run passed {expired}", run_id=self.record.id))
-            stopped = await self._first(pump, clock.next_s(now))
+            if self._timed and self._began_at is not None:
+                now = asyncio.get_running_loop().time()
+                clock = clock or _Clock(self.config, self._began_at, now)
+                clock.look(now, self.journal.appended, waiting=bool(self.waiting))
+                expired = clock.expired(now)
+                if expired is not None:
+                    await self._cancel(pump)
+                    return _Stopped(RunTimeout(f"the run passed {expired}", run_id=self.record.id))
+                wake_s = clock.next_s(now)
+            stopped = await self._first(pump, wake_s)
             if stopped is not None or pump.done():
                 return stopped
 
+    def _attend(self) -> None:
+        """Have the deadlines looked at anew."""
+        if self._attention is not None and not self._attention.done():
+            self._attention.set_result(None)
+
     async def _first(self, task: asyncio.Task[None], timeout_s: float | None) -> _Stopped | None:
-        """Until the task is done, the run is stopped (then the task is cancelled), the interrupt state changes, or the
-        time is up."""
-        self._attention.clear()
-        attention = asyncio.ensure_future(self._attention.wait())
+        """Until the task is done, the run is stopped (then the task is cancelled), the deadlines want attention, or
+        the time is up."""
+        waited: set[asyncio.Future[Any]] = {task, self._stop}
+        if self._timed:
+            self._attention = asyncio.get_running_loop().create_future()
+            waited.add(self._attention)
         try:
-            waited: set[asyncio.Future[Any]] = {task, self._stop, attention}
             await asyncio.wait(waited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             await self._cancel(task)
             raise
-        finally:
-            attention.cancel()
         if not self._stop.done() or task.done():
             return None
         await self._cancel(task)
@@ -255,12 +267,12 @@ class Execution:
         self.journal.set_status(RunStatus.WAITING)
         self._answers = asyncio.get_running_loop().create_future()
         self.waiting = list(interrupts)
-        self._attention.set()
+        self._attend()
         try:
             entries = await self._answers
         finally:
             self.waiting, self._answers = [], None
-            self._attention.set()
+            self._attend()
         self.journal.set_status(RunStatus.RUNNING)
         self._recorder.start(_now_ms(), resume=entries)
         return entries
@@ -419,7 +431,7 @@ def end_of(
         status = RunStatus.CANCELLED if isinstance(failure, RunCancelled) else RunStatus.FAILED
     metadata = {"run_id": record.id}
     user = record.input or UserMessage(id=f"{record.id}-user", content=record.message)
-    user.metadata = {**(user.metadata or {}), **metadata}
+    user = msgspec.structs.replace(user, metadata={**(user.metadata or {}), **metadata})
     messages = [user, *fold.messages(metadata=metadata, interrupted=error)]
     if record.status is RunStatus.QUEUED:
         messages = []

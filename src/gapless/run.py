@@ -56,9 +56,11 @@ class Response(msgspec.Struct, kw_only=True):
 class Run:
     """One run of a runner's store, local or not. Following it is independent of its execution."""
 
-    def __init__(self, runner: Runner, run_id: str, session_id: str, execution: Execution | None = None) -> None:
-        self.id = run_id
-        self.session_id = session_id
+    def __init__(self, runner: Runner, record: RunRecord, execution: Execution | None = None) -> None:
+        self.id = record.id
+        self.session_id = record.session_id
+        self.started = record
+        """Its record as it was when this handle was made; `record` reads how it stands."""
         self._runner = runner
         self._execution = execution
 

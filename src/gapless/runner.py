@@ -48,7 +48,7 @@ from gapless.events import (
 )
 from gapless.execution import Execution, end_of
 from gapless.journals import open_store
-from gapless.journals.contract import RunRecord, RunRequest, RunStatus, SessionRecord, Store, WorkerFenced
+from gapless.journals.contract import RunRecord, RunRequest, RunStatus, SessionRecord, Store, Turn, WorkerFenced
 from gapless.journals.journal import (
     PAGE_EVENTS,
     RETRY_FIRST_S,
@@ -267,17 +267,21 @@ class Runner:
         if config.on_worker_lost == "restart" and deps is not None:
             raise UsageError('deps= live in this process; a run with on_worker_lost="restart" cannot have them')
         digest = _digest(name, user_id, session_id, asked.content, config, messages, tools)
-        run_id = _checked_id(run_id, "run") or new_id()
-        known = await self.store.get_run(run_id)
-        if known is not None:
-            return self._come_back(known, digest, user_id)
+        if run_id is not None:
+            _check_id(run_id, "run")
+            known = await self.store.get_run(run_id)
+            if known is not None:
+                return self._come_back(known, digest, user_id)
+        run_id = run_id or new_id()
         if self._draining:
             raise ShuttingDown("this worker is stopping; try again, another one will answer", retry_after_s=1)
         self._admit(user_id)
-        session_id = _checked_id(session_id, "session") or _session_for(run_id, user_id)
-        session = await self.store.get_session(session_id)
-        if session is not None and session.user_id != user_id:
-            raise SessionNotFound(f"no session {session_id}")
+        if session_id is not None:
+            _check_id(session_id, "session")
+            session = await self.store.get_session(session_id)
+            if session is not None and session.user_id != user_id:
+                raise SessionNotFound(f"no session {session_id}")
+        session_id = session_id or _session_for(run_id, user_id)
         if not asked.id:
             asked.id = f"{run_id}-user"
         request = RunRequest(
@@ -301,12 +305,12 @@ class Runner:
         if not created:
             return self._come_back(record, digest, user_id)
         if self.worker_id != worker_id:  # the lease was lost meanwhile, and the run with it: another worker has it now
-            return Run(self, run_id, session_id)
+            return Run(self, record)
         journal = self.journals.create(run_id)
         recorder = Recorder(journal, run_id, session_id, self.limits)
         execution = self._begin(record, adapted, journal, recorder, request, deps=deps, output_type=output_type)
         self._spawn(run_id, self._execute(execution))
-        return Run(self, run_id, session_id, execution)
+        return Run(self, record, execution)
 
     def _begin(
         self,
@@ -325,22 +329,21 @@ class Runner:
         assert asked is not None, "the runner records it"
 
         async def make_context(interrupt: Callable[[list[Interrupt]], Awaitable[list[ResumeEntry]]]) -> RunContext:
-            messages, native = request.messages, list[bytes]()
-            if messages is None:
-                history = await self._patiently(self._history, record.session_id)
-                messages, native = history
-            state = request.state
-            if state is None:
-                session = await self._patiently(self.store.get_session, record.session_id)
-                state = None if session is None else dict(session.state)
+            turns, state = list[Turn](), request.state
+            if record.session_id != _session_for(record.id, record.user_id):  # else it is new, and this run's alone
+                if request.messages is None:
+                    turns = await self._patiently(self.store.turns, record.session_id)
+                if state is None:
+                    session = await self._patiently(self.store.get_session, record.session_id)
+                    state = None if session is None else dict(session.state)
             return RunContext(
                 run_id=record.id,
                 session_id=record.session_id,
                 user_id=record.user_id,
                 agent_name=record.agent,
                 content=asked.content,
-                messages=[*messages, asked],
-                native_history=native,
+                messages=lambda: [*self._earlier(request.messages, turns), asked],
+                native_history=[turn.native for turn in turns if turn.native is not None],
                 config=config,
                 interrupt=interrupt,
                 deps=deps,
@@ -381,7 +384,7 @@ class Runner:
             raise RunConflict(
                 f"run {known.id} exists with another message, session or agent; choose a new run id", run_id=known.id
             )
-        return Run(self, known.id, known.session_id)
+        return Run(self, known)
 
     def _agent(self, agent: object) -> tuple[str, Agent]:
         if agent is None:
@@ -409,11 +412,12 @@ class Runner:
             if mine >= per_user:
                 raise LimitReached(f"you have runs_active_per_user_max={per_user} runs active", retry_after_s=1)
 
-    async def _history(self, session_id: str) -> tuple[list[Message], list[bytes]]:
-        turns = await self.store.turns(session_id)
+    def _earlier(self, sent: list[Message] | None, turns: list[Turn]) -> list[Message]:
+        """The history before a run: what the client sent, or the newest of the session's turns."""
+        if sent is not None:
+            return sent
         messages = [message for turn in turns for message in _decode_messages(turn.messages)]
-        native = [turn.native for turn in turns if turn.native is not None]
-        return messages[-self.limits.history_messages_max :], native
+        return messages[-self.limits.history_messages_max :]
 
     async def _take_turn(self, record: RunRecord, *, interrupt: bool) -> None:
         """Wait until no earlier run of the session is active; with `interrupt`, cancel those."""
@@ -455,7 +459,7 @@ class Runner:
     async def attach(self, run_id: str) -> Run:
         """A handle on any run of the store, wherever it executes. Raises `RunNotFound`."""
         record = await self.get_run(run_id)
-        return Run(self, run_id, record.session_id)
+        return Run(self, record)
 
     async def get_run(self, run_id: str) -> RunRecord:
         """The run's record. Raises `RunNotFound`."""
@@ -518,7 +522,9 @@ class Runner:
         """A new session, or the one that has the id already. Raises `SessionNotFound` when that is another user's."""
         await self.open()
         now = _now_ms()
-        session_id = _checked_id(session_id, "session") or new_id()
+        if session_id is not None:
+            _check_id(session_id, "session")
+        session_id = session_id or new_id()
         with _lease_wanted():
             session = await self.store.create_session(
                 SessionRecord(
@@ -768,10 +774,9 @@ def _session_for(run_id: str, user_id: str) -> str:
     return _digest("session", user_id, run_id)
 
 
-def _checked_id(value: str | None, kind: str) -> str | None:
-    if value is not None and not _ID.fullmatch(value):
+def _check_id(value: str, kind: str) -> None:
+    if not _ID.fullmatch(value):
         raise InputInvalid(f"{kind} id: 1 to {ID_CHARS_MAX} of the characters A-Z a-z 0-9 . _ ~ @ : + = -")
-    return value
 
 
 def _digest(*parts: object) -> str:

@@ -87,7 +87,7 @@ async def test_the_servers_own_marks_are_not_a_clients_to_make(client_of: Callab
     assert (await client.post("/ag-ui", json=said)).status_code == 200
     (ctx,) = listener.seen
     *history, asked = (message.metadata for message in ctx.messages)
-    assert (history, asked) == ([{"mine": 1}] * 2, {"mine": 1, "run_id": "r"})
+    assert (history, asked) == ([{"mine": 1}] * 2, {"mine": 1})
     kept, _ = (await client.get("/sessions/t/messages")).json()["messages"]
     assert kept["metadata"] == {"run_id": "r", "mine": 1}
     assert (await client.get("/v1/responses/resp_r")).json()["previous_response_id"] is None

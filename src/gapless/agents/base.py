@@ -33,13 +33,13 @@ class RunContext:
 
     __slots__ = (
         "_interrupt",
+        "_messages",
         "agent_name",
         "config",
         "content",
         "context",
         "deps",
         "forwarded_props",
-        "messages",
         "native",
         "native_history",
         "output_type",
@@ -60,7 +60,7 @@ class RunContext:
         user_id: str,
         agent_name: str,
         content: str | list[ContentPart],
-        messages: list[Message],
+        messages: list[Message] | Callable[[], list[Message]],
         config: RunConfig,
         interrupt: Callable[[list[Interrupt]], Awaitable[list[ResumeEntry]]],
         native_history: Sequence[bytes] = (),
@@ -77,8 +77,7 @@ class RunContext:
         self.agent_name = agent_name
         self.content = content
         """The new user message: text, or parts when it has media."""
-        self.messages = messages
-        """The session's history with the new user message last, oldest first."""
+        self._messages = messages
         self.config = config
         self.native_history = native_history
         """`native` of each earlier turn of this session that has one, oldest first."""
@@ -102,6 +101,13 @@ class RunContext:
     def message(self) -> str:
         """The new user message's text."""
         return text_of(self.content)
+
+    @property
+    def messages(self) -> list[Message]:
+        """The session's history with the new user message last, oldest first."""
+        if not isinstance(self._messages, list):  # a long history is decoded for those who read it
+            self._messages = self._messages()
+        return self._messages
 
     def add_usage(self, usage: TokenUsage) -> None:
         """Count one model call's tokens; the sum per model goes out with the run's last event."""

@@ -157,13 +157,15 @@ def limits_of(options: list[str]) -> Limits:
 
 def make_app(settings: Settings, agents: dict[str, Agent]) -> FastAPI:
     """The ASGI app over `agents`."""
-    from gapless.cli.listen import hosts_allowed
+    from gapless.cli.listen import collect_garbage_rarely, hosts_allowed
     from gapless.runner import Runner
     from gapless.server import create_app
 
     runner = Runner(agents=agents, store=settings.store, limits=settings.limits)
     hosts = hosts_allowed(settings.host) if settings.guarded else None
-    return create_app(runner, allowed_hosts=hosts, drain_s=settings.drain_s, adk_web=settings.adk_web)
+    app = create_app(runner, allowed_hosts=hosts, drain_s=settings.drain_s, adk_web=settings.adk_web)
+    collect_garbage_rarely()
+    return app
 
 
 def make_worker_app(settings: Settings) -> FastAPI:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar, TypeVar
 
+import msgspec
+
 from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreUnavailable
 from gapless.journals.contract import (
     ACTIVE,
@@ -43,7 +45,7 @@ class Memory:
         self.beats: dict[str, int] = {}
         """Renewals per registered worker."""
         self.workers: dict[str, MemoryStore] = {}
-        self.watchers: dict[str, set[MemoryStore]] = {}
+        self.watchers: dict[str, dict[MemoryStore, None]] = {}
         self.commands: dict[str, list[bytes]] = {}
         """What was sent to runs whose owner was gone."""
 
@@ -72,7 +74,7 @@ class MemoryStore(Store):
         self._memory.workers.pop(self._worker_id, None)
         self._memory.beats.pop(self._worker_id, None)
         for watchers in self._memory.watchers.values():
-            watchers.discard(self)
+            watchers.pop(self, None)
         self._listener = None
 
     async def renew(self) -> None:
@@ -220,12 +222,12 @@ class MemoryStore(Store):
         return events[: 1 + next((n for n, size in enumerate(sizes) if size >= READ_BYTES_MAX), len(events))]
 
     async def watch(self, run_id: str) -> None:
-        self._memory.watchers.setdefault(run_id, set()).add(self)
+        self._memory.watchers.setdefault(run_id, {})[self] = None
 
     async def unwatch(self, run_id: str) -> None:
         watchers = self._memory.watchers.get(run_id)
         if watchers is not None:
-            watchers.discard(self)
+            watchers.pop(self, None)
             if not watchers:
                 del self._memory.watchers[run_id]
 
@@ -287,4 +289,8 @@ class MemoryStore(Store):
 
 
 def _copy(record: _RecordT) -> _RecordT:
-    return copy.deepcopy(record)
+    """What a caller does with its copy stays with the caller. What is in a run's record is never changed in place."""
+    copied = msgspec.structs.replace(record)
+    if isinstance(copied, SessionRecord) and copied.state:
+        copied.state = copy.deepcopy(copied.state)
+    return copied

@@ -178,7 +178,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             config=config,
             state=state,
         )
-        return await run.record(), 0, body.streaming
+        return run.started, 0, body.streaming
 
     async def readable(request: Request, user: str, run_id: str) -> RunRecord:
         record = await runner.get_run(run_id)

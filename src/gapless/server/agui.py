@@ -74,7 +74,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
                 context=body.context,
                 forwarded_props=body.forwarded_props,
             )
-            record = await run.record()
+            record = run.started
         else:
             await access.check(request, "read", record)
             known = record.input.content if record.input is not None else record.message

@@ -52,7 +52,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
                 user_id=user,
                 config=body.config,
             )
-            record = await run.record()
+            record = run.started
         location = f"{request.scope.get('root_path', '')}/runs/{record.id}/events?wire=text"
         cursor = cursor_of(request, record.id)
         return follow(runner, streams, record, TextEncoder, cursor, location=location)

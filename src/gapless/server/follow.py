@@ -46,7 +46,7 @@ class Streams:
         self.draining = False
         self.closing: asyncio.Future[None] | None = None
         """The runner's end, where no lifespan sees to it."""
-        self.open: set[EventStream] = set()
+        self.open: dict[EventStream, None] = {}
 
     def drain(self) -> None:
         """End every connection, not its run: clients come back, to another worker or to the next one here."""
@@ -112,7 +112,7 @@ class EventStream(Response):
         runner, run_id = self._runner, self._run_id
         journal = await runner.journals.attach(run_id)
         self._follower = Follower(journal, self._cursor.seq, coalesce_s=self._coalesce_s)
-        self._streams.open.add(self)
+        self._streams.open[self] = None
         runner.metrics.followers += 1
         listening = asyncio.ensure_future(self._listen(receive))
         self._pinging = runner.journals.loop.call_later(PING_S, self._ping)
@@ -128,7 +128,7 @@ class EventStream(Response):
             self._gone = True
             self._pinging.cancel()
             listening.cancel()
-            self._streams.open.discard(self)
+            self._streams.open.pop(self, None)
             runner.metrics.followers -= 1
             await runner.journals.release(journal)
             if not journal.closed:

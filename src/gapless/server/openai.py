@@ -109,7 +109,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             tools=tools_of(body.tools) or None,
         )
         if body.stream:
-            return _follow(request, await run.record(), ChatEncoder, cursor_of(request, run.id))
+            return _follow(request, run.started, ChatEncoder, cursor_of(request, run.id))
         record = await _settled(request, run)
         if record is None:
             return _gone()
@@ -154,9 +154,9 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             tools=tools_of(body.tools) or None,
         )
         if body.stream:
-            return _follow(request, await run.record(), ResponsesEncoder, cursor_of(request, run.id))
+            return _follow(request, run.started, ResponsesEncoder, cursor_of(request, run.id))
         if body.background:
-            return await _response(await run.record())
+            return await _response(run.started)
         record = await _settled(request, run)
         return _gone() if record is None else await _response(record)
 
@@ -214,16 +214,16 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         return msgspec.structs.replace(runner.config, model_settings=runner.config.model_settings | settings)
 
     async def _ended_or_waits(run: Run) -> RunRecord:
-        record = await run.record()
+        record = run.started
         journal = await runner.journals.attach(run.id)
         try:
             follower = Follower(journal, record.last_seq)
             while not has_said_all(record, Cursor(follower.after)):
                 part = await follower.next()
                 if part is None:
-                    return await run.record()
+                    return run.started
                 if part.events and part.events[-1].startswith(_FINISHED):
-                    record = await run.record()
+                    record = run.started
             return record
         finally:
             await runner.journals.release(journal)

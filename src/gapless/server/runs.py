@@ -65,7 +65,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             user_id=user,
             config=body.config,
         )
-        record = await run.record()
+        record = run.started
         location = _location(request, run.id)
         if not wants_stream(request):
             return answer(public(record), 202, {"content-location": location, "location": location, "x-run-id": run.id})

@@ -73,7 +73,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             config=config,
             messages=history,
         )
-        return _tail(request, await run.record())
+        return _tail(request, run.started)
 
     @router.get("/vercel/chat/{chat_id}/stream")
     async def resume(chat_id: str, request: Request) -> Response:
