@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 import httpx2
 import pytest
 
+from gapless import Runner, create_app
 from gapless.cli.serve import limits_of
 from gapless.config import Limits
 from gapless.errors import UsageError
+from support.agents import Gated
 from support.following import rest_of, text_in, text_to
 from support.processes import Server, Talks, client_of
 
@@ -124,6 +126,21 @@ async def test_a_piece_of_text_past_the_size_of_an_event_is_split(server: Server
         talks.say(name, "end")
         await rest_of(follower)
         assert max(len(getattr(event, "delta", "")) for event in (await client.page(run.id)).events) < 1000
+
+
+async def test_a_server_that_is_stopping_takes_no_new_run_and_lets_come_back_to_the_others():
+    agent = Gated("unharmed")
+    runner = Runner(agent)
+    transport = httpx2.ASGITransport(create_app(runner))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+        known = {"message": "x", "run_id": "r"}
+        await client.post("/runs", json=known)
+        runner.refuse_new()
+        assert code_of(await client.post("/runs", json={"message": "y"})) == (503, "shutting_down", True)
+        assert (await client.post("/runs", json=known)).status_code == 202
+        agent.let(2)
+        assert "unharmed" in (await client.get("/runs/r/events", headers=STREAM)).text
+    await runner.close()
 
 
 def test_limits_on_the_command_line():
