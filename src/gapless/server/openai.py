@@ -214,16 +214,16 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         return msgspec.structs.replace(runner.config, model_settings=runner.config.model_settings | settings)
 
     async def _ended_or_waits(run: Run) -> RunRecord:
-        record = run.started
+        record = await run.record()
         journal = await runner.journals.attach(run.id)
         try:
             follower = Follower(journal, record.last_seq)
             while not has_said_all(record, Cursor(follower.after)):
                 part = await follower.next()
                 if part is None:
-                    return run.started
+                    return await run.record()
                 if part.events and part.events[-1].startswith(_FINISHED):
-                    record = run.started
+                    record = await run.record()
             return record
         finally:
             await runner.journals.release(journal)
