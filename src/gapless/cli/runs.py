@@ -181,7 +181,11 @@ def cancel(
     url: Url = None,
     store: StoreUrl = None,
 ) -> None:
-    """End a run as cancelled; what was shown is kept. Nothing happens to a run that has ended."""
+    """End a run as cancelled; what was shown is kept. Nothing happens to a run that has ended.
+
+    [bold]Examples[/bold]
+    gapless cancel 019a8f6e2d1c0a3b5c7d
+    """
     asyncio.run(_cancel(run, url, store))
 
 

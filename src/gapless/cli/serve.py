@@ -66,7 +66,8 @@ def serve(
     gapless serve
     gapless serve my_agents:support --port 9000 --store memory://
     gapless serve support=my_agents:support sales=sales.py:agent --workers 4
-    GAPLESS_API_KEYS=alice=$(openssl rand -hex 16) gapless serve my_agents:support --host 0.0.0.0
+    KEY=$(openssl rand -hex 16); echo "Alice's key: $KEY"
+    GAPLESS_API_KEYS=alice=$KEY gapless serve my_agents:support --host 0.0.0.0
     """
     from gapless.cli.listen import bind, check_store, exit_at_signals, is_loopback, server_config, url_of
     from gapless.cli.logs import FORMATS, LEVELS, log_to_stderr
