@@ -307,8 +307,9 @@ class ADKEncoder(Encoder):
 
     def _finished(self, event: RunFinishedEvent) -> _Frames:
         if isinstance(event.outcome, RunFinishedInterruptOutcome):
+            said = self._whole()
             asked = [self._asked(interrupt) for interrupt in event.outcome.interrupts]
-            return (*self._whole(), *(frame for frame in asked if frame))
+            return (*said, *(frame for frame in asked if frame))
         if isinstance(event.outcome, RunFinishedCancelledOutcome):
             return (
                 *self._whole(interrupted=True),
@@ -360,7 +361,13 @@ class ADKEncoder(Encoder):
             if interrupt.response_schema is not None:
                 arguments["response_schema"] = interrupt.response_schema
             name = INPUT
-        return self._called(interrupt.id, name, arguments, self._author, waits=True)
+        part = _encode({"functionCall": {"id": interrupt.id, "args": arguments, "name": name}})
+        calls = b'"longRunningToolIds":%b,' % _encode([interrupt.id])
+        base = self._base(f"{interrupt.id}-call", self._author, calls=calls)
+        return b'{"content":{"parts":[%b],"role":"model"},%b}' % (
+            part,
+            base,
+        )  # no model's words: it has no finish reason
 
 
 class WholeADKEncoder(ADKEncoder):
