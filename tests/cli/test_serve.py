@@ -66,9 +66,13 @@ def test_a_host_that_is_not_this_machine_is_refused(run: Any, agents: str, host:
     assert done.stderr.count("\n") == 1
 
 
-def test_listens_beyond_this_machine_with_keys(server: Callable[..., Any], agents: str) -> None:
+def test_listens_beyond_this_machine_with_keys(server: Callable[..., Any], agents: str, run: Any) -> None:
     arguments = (f"{agents}:words", "--host", "0.0.0.0", "--port", "0", "--store", "memory://")
     serving = server(*arguments, env={"GAPLESS_API_KEYS": f"alice={KEY},{KEY[::-1]}"})
+    for key in ({}, {"GAPLESS_API_KEY": "another"}):
+        refused = run("runs", "--url", serving.url, env=key)
+        assert (refused.returncode, "; set GAPLESS_API_KEY to one that the server knows" in refused.stderr) == (1, True)
+    assert run("runs", "--url", serving.url, env={"GAPLESS_API_KEY": KEY}).returncode == 0
     assert re.fullmatch(r"alice, key-[0-9a-f]{12}", serving.banner["users"]), (
         "a key without a name has one all the same"
     )

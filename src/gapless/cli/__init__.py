@@ -13,11 +13,17 @@ from gapless import __version__
 from gapless.cli import chat, demo, doctor, model, runs, serve
 from gapless.cli.logs import log_to_stderr
 from gapless.cli.terminal import say_error
-from gapless.errors import AgentNotFound, GaplessError, InputInvalid, RunNotFound, UsageError
+from gapless.errors import AgentNotFound, GaplessError, InputInvalid, NotAuthenticated, RunNotFound, UsageError
 
 __all__ = ["app", "main"]
 
 EXIT_FAILURE, EXIT_USAGE = 1, 2
+
+_HINTS: dict[type[GaplessError], str] = {
+    NotAuthenticated: "; set GAPLESS_API_KEY to one that the server knows",
+    RunNotFound: "; `gapless runs` lists them",
+}
+"""What to do here about errors that say what to do elsewhere."""
 
 
 class _Commands(TyperGroup):
@@ -46,8 +52,7 @@ class _Commands(TyperGroup):
         except GaplessError as error:
             if debug:
                 raise
-            hint = "; `gapless runs` lists them" if isinstance(error, RunNotFound) else ""
-            say_error(error.message + hint)
+            say_error(error.message + _HINTS.get(type(error), ""))
             usage = isinstance(error, UsageError | AgentNotFound | InputInvalid)
             raise typer.Exit(EXIT_USAGE if usage else EXIT_FAILURE) from None
         except (typer.Exit, typer.Abort, TyperException):
