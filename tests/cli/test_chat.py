@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,6 +87,25 @@ def test_a_conversation_on_a_terminal(terminal: Callable[..., Any], agents: str)
     chat.press("exit\r")
     chat.expect("Goodbye!")
     assert chat.ends() == 0
+
+
+def test_a_typed_output_of_a_real_agent_and_nothing_else(
+    terminal: Callable[..., Any], run: Any, environment: dict[str, str], tmp_path: Path
+) -> None:
+    for name in ("CI", "PYTEST_VERSION"):  # the framework shows no banner where these are
+        environment.pop(name, None)
+    file = tmp_path / "typed.py"
+    file.write_text(
+        "from pydantic_ai import Agent\nfrom gapless.testing import Output, pydantic_ai_model\n"
+        "agent = Agent(pydantic_ai_model(Output(['a', 'b'])), output_type=list[str])\n"
+    )
+    assert run("chat", f"{file}:agent", "-m", "hi").stdout == '["a","b"]\n'
+    chat = terminal("chat", f"{file}:agent", "-m", "hi")
+    assert chat.ends() == 0
+    call, result, output = re.sub(r"\x1b\[\d*m", "", chat.output).strip().splitlines()  # no banner of the framework
+    assert call.startswith("→ final_result(")
+    assert result.startswith("← final_result: ")
+    assert output == '["a","b"]'
 
 
 def test_an_error_is_shown_and_survived(terminal: Callable[..., Any], agents: str) -> None:

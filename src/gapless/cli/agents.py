@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ def load_agent(reference: str | None) -> Agent:
     """
     from gapless.agents import load
 
+    os.environ.setdefault("PYDANTIC_AI_NO_BANNER", "1")  # it would come in the middle of the first answer
     agent = load(reference) if reference is not None else _embedded()
     if type(agent).__module__ == "gapless.agents.local":
         _check_runtime()
