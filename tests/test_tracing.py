@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -58,11 +59,15 @@ async def test_a_failed_runs_span_says_the_code_and_not_the_text(spans: InMemory
     assert "secret" not in span.to_json()
 
 
-async def test_without_opentelemetry_nothing_happens(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tracing, "_tracer", lambda: None)
+async def test_without_opentelemetrys_api_nothing_happens(monkeypatch: pytest.MonkeyPatch):
+    """Other packages of that name, such as its protocol's, are not the API."""
+    monkeypatch.delattr("opentelemetry.trace")
+    monkeypatch.setitem(sys.modules, "opentelemetry.trace", None)
+    tracing._tracer.cache_clear()
 
     async def agent(message: str) -> str:
         return "x"
 
     async with Runner(agent) as runner:
         assert (await (await runner.start("x")).collect()).text == "x"
+    tracing._tracer.cache_clear()

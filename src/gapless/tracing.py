@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,10 +19,10 @@ __all__ = ["run_span"]
 
 @functools.cache
 def _tracer() -> Any:
-    if importlib.util.find_spec("opentelemetry") is None:
+    try:
+        from opentelemetry import trace
+    except ImportError:
         return None
-    from opentelemetry import trace
-
     return trace.get_tracer("gapless")
 
 
