@@ -146,6 +146,7 @@ class Example(NamedTuple):
     module: str
     agent: str
     script: tuple[Chunk, ...]
+    """Calls that stand side by side run at once and end in any order; so there are words between them."""
     deps: Callable[[Any], Any] = lambda module: None
     """Makes the dependencies from the module."""
     others: Mapping[str, tuple[Chunk, ...]] = types.MappingProxyType({})
@@ -282,6 +283,7 @@ PYDANTIC_AI_EXAMPLES = [
         (
             *words("Let me look. "),
             ToolCall("get_lat_lng", {"location_description": "London"}),
+            *words("Found it. "),
             ToolCall("get_weather", {"lat": 51.5, "lng": -0.1}),
             *words("It is sunny in London."),
         ),
@@ -328,6 +330,7 @@ PYDANTIC_AI_EXAMPLES = [
         "triage_agent",
         (
             ToolCall("consult_specialist", {"specialty": "cardiology", "question": "Chest pain?"}),
+            *words("That is serious. "),
             ToolCall("consult_senior_doctor", {"reason_for_escalation": "severe", "initial_complaint": "pain"}),
             Output({"specialty": "cardiology", "final_report": REPORT, "treatment_plan": PLAN, "final_status": "ok"}),
         ),
@@ -364,7 +367,7 @@ PYDANTIC_AI_EXAMPLES = [
         "analyst_agent",
         (
             ToolCall("load_dataset", {"path": "films"}),
-            *words("It is loaded. "),  # and only then:
+            *words("It is loaded. "),
             ToolCall("run_duckdb", {"dataset": "Out[1]", "sql": "SELECT count(*) AS n FROM dataset WHERE label = 0"}),
             *words("Now look. "),
             ToolCall("display", {"name": "Out[2]"}),
@@ -414,6 +417,7 @@ PYDANTIC_AI_EXAMPLES = [
         "agent",
         (
             ToolCall("lookup_time", {"city": "Tokyo"}),
+            *words("And the money: "),
             ToolCall("lookup_support_policy", {"topic": "refund"}),
             *words("It is evening, and you have 30 days."),
         ),
