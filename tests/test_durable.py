@@ -22,32 +22,19 @@ from google.genai import types
 from openai import AsyncOpenAI, OpenAI
 
 from gapless import Runner, create_app
-from gapless.agents.base import AgentItem, RunContext
 from gapless.client import ClientLimits
 from gapless.durable import durable_transport
-from gapless.events import ToolCallArgsEvent, ToolCallEndEvent, ToolCallStartEvent
 from gapless.testing import CutKind, Cutter
 from support.adk import Call, Raises, Scripted, Thought
-from support.rich import ANSWER, REASONING, TEXT, rich
+from support.rich import ANSWER, LONG_ARGUMENTS, REASONING, TEXT, rich
 from support.serving import serving
 from support.upstream import Reply, Request, upstream
 
 KINDS: tuple[CutKind | None, ...] = ("abrupt", "mid-frame", "clean", None)
 CUTS = 10
 QUICK = ClientLimits(retry_first_s=0.001, retry_max_s=0.005)
-ARGUMENTS = json.dumps({"places": [f"Zürich {n}" for n in range(100)]}, ensure_ascii=False)
 ENDLESS = "".join(f"{n} " for n in range(100_000))
-TOOLS: list[Any] = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
-
-
-async def calling(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
-    """Calls the client's tool, its arguments in many pieces."""
-    yield "Let me see. "
-    yield ToolCallStartEvent(tool_call_id="c", tool_call_name="weather")
-    for at in range(0, len(ARGUMENTS), 5):
-        yield ToolCallArgsEvent(tool_call_id="c", delta=ARGUMENTS[at : at + 5])
-        await asyncio.sleep(0.001)  # so that it is not caught up with in one frame
-    yield ToolCallEndEvent(tool_call_id="c")
+TOOLS: list[Any] = [{"type": "function", "function": {"name": "locate", "parameters": {"type": "object"}}}]
 
 
 def add(a: int, b: int) -> dict[str, int]:
@@ -78,7 +65,7 @@ ADK_AGENTS: dict[str, Callable[[], LlmAgent]] = {
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving(create_app(Runner(agents={"rich": rich, "calling": calling}))) as base:
+    with serving(create_app(Runner(rich))) as base:
         yield base
 
 
@@ -127,13 +114,13 @@ class Told:
 Chat = Callable[..., Told]
 
 
-def chat_sync(base: str, model: str, message: str, durable: bool, on_id: Callable[[str], None] | None = None) -> Told:
+def chat_sync(base: str, message: str, durable: bool, on_id: Callable[[str], None] | None = None) -> Told:
     told = Told()
     transport = httpx2.HTTPTransport()
     http = httpx2.Client(transport=durable_transport(transport, limits=QUICK) if durable else transport)
     with OpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0, http_client=http) as client:
         try:
-            for chunk in client.chat.completions.create(**asked(model, message)):
+            for chunk in client.chat.completions.create(**asked(message)):
                 told.take(chunk)
                 if on_id and len(told.text) > 3000:
                     on_id(told.id)
@@ -142,7 +129,7 @@ def chat_sync(base: str, model: str, message: str, durable: bool, on_id: Callabl
     return told
 
 
-def chat_async(base: str, model: str, message: str, durable: bool, on_id: Callable[[str], None] | None = None) -> Told:
+def chat_async(base: str, message: str, durable: bool, on_id: Callable[[str], None] | None = None) -> Told:
     told = Told()
 
     async def chat() -> None:
@@ -150,7 +137,7 @@ def chat_async(base: str, model: str, message: str, durable: bool, on_id: Callab
         http = httpx2.AsyncClient(transport=durable_transport(transport, limits=QUICK) if durable else transport)
         async with AsyncOpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0, http_client=http) as client:
             try:
-                async for chunk in await client.chat.completions.create(**asked(model, message)):
+                async for chunk in await client.chat.completions.create(**asked(message)):
                     told.take(chunk)
                     if on_id and len(told.text) > 3000:
                         await asyncio.to_thread(on_id, told.id)
@@ -161,13 +148,13 @@ def chat_async(base: str, model: str, message: str, durable: bool, on_id: Callab
     return told
 
 
-def asked(model: str, message: str) -> dict[str, Any]:
+def asked(message: str) -> dict[str, Any]:
     return {
-        "model": model,
+        "model": "rich",
         "messages": [{"role": "user", "content": message}],
         "stream": True,
         "stream_options": {"include_usage": True},
-        "tools": TOOLS if model == "calling" else openai.omit,
+        "tools": TOOLS if message.startswith("long-tool") else openai.omit,
     }
 
 
@@ -175,7 +162,7 @@ def asked(model: str, message: str) -> dict[str, Any]:
 @pytest.mark.parametrize("chat", [chat_sync, chat_async])
 def test_openai_chat_is_whole(url: str, chat: Chat, kind: CutKind | None) -> None:
     with cut(url, kind) as network:
-        told = chat(network.url, "rich", "rich 1", True)
+        told = chat(network.url, "rich 1", True)
     assert (told.text, told.reasoning) == (ANSWER, "".join(REASONING))
     assert (told.reason, told.tokens, told.error) == ("stop", 33, None)
 
@@ -184,8 +171,8 @@ def test_openai_chat_is_whole(url: str, chat: Chat, kind: CutKind | None) -> Non
 @pytest.mark.parametrize("chat", [chat_sync, chat_async])
 def test_openai_chat_calls_the_clients_tools(url: str, chat: Chat, kind: CutKind | None) -> None:
     with cut(url, kind) as network:
-        told = chat(network.url, "calling", "hi", True)
-    assert (told.text, told.calls, told.arguments) == ("Let me see. ", ["weather"], ARGUMENTS)
+        told = chat(network.url, "long-tool 1", True)
+    assert (told.text, told.calls, told.arguments) == ("Let me see. ", ["locate"], LONG_ARGUMENTS)
     assert (told.reason, told.error) == ("tool_calls", None)
 
 
@@ -193,7 +180,7 @@ def test_openai_chat_calls_the_clients_tools(url: str, chat: Chat, kind: CutKind
 @pytest.mark.parametrize("chat", [chat_sync, chat_async])
 def test_openai_chat_that_fails_says_so_after_its_text(url: str, chat: Chat, kind: CutKind | None) -> None:
     with cut(url, kind) as network:
-        told = chat(network.url, "rich", "error 1", True)
+        told = chat(network.url, "error 1", True)
     assert (told.text, told.reason) == ("".join(TEXT), None)
     assert told.error is not None
     assert told.error.code == "agent_failed"
@@ -210,7 +197,7 @@ def test_openai_chat_that_is_cancelled_is_never_taken_for_whole(url: str, chat: 
 
     cancelled = threading.Event()
     with cut(url, kind) as network:
-        told = chat(network.url, "rich", "endless 1", True, cancel)
+        told = chat(network.url, "endless 1", True, cancel)
     assert ENDLESS.startswith(told.text)
     assert (len(told.text) > 3000, told.reason) == (True, None)
     assert told.error is not None
@@ -222,7 +209,7 @@ def test_openai_chat_that_is_cancelled_is_never_taken_for_whole(url: str, chat: 
 def test_openai_chat_without_it_sees_a_cut_for_what_it_is(url: str, chat: Chat, kind: CutKind | None) -> None:
     with Cutter(url, kind, cuts=1, after_bytes=(9000, 9900)) as network:
         try:
-            told = chat(network.url, "rich", "rich 1", False)
+            told = chat(network.url, "rich 1", False)
         except UnicodeDecodeError:  # within a character: no answer at all
             assert kind in ("abrupt", "mid-frame")
             return

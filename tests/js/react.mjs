@@ -1,18 +1,18 @@
 /** `@ai-sdk/react`: `useChat({ resume: true })` on a page that is loaded while an answer is coming. */
 
 import { useChat } from "@ai-sdk/react";
-import { DefaultChatTransport } from "ai7";
+import { DefaultChatTransport, isToolUIPart, lastAssistantMessageIsCompleteWithApprovalResponses } from "ai7";
 import { createElement } from "react";
 import { create } from "react-test-renderer";
 
 import { ALL, define, durable, post, runAll, until, urls } from "./cases.mjs";
 
 /** A page with the chat on it; `shown` is what the hook returned last. */
-async function open(id, cut, { resume, fetch }) {
+async function open(id, cut, { resume, fetch, ...options }) {
   const shown = {};
   const transport = new DefaultChatTransport({ api: `${urls[cut]}/vercel/chat`, fetch });
   function Page() {
-    Object.assign(shown, useChat({ id, transport, resume }));
+    Object.assign(shown, useChat({ id, transport, resume, ...options }));
     return null;
   }
   const page = create(createElement(Page));
@@ -28,7 +28,65 @@ const textOf = ({ messages }) =>
     .map((part) => part.text)
     .join("");
 
+/** What the page shows of the last answer. */
+function report({ messages, status, error }) {
+  const { parts, metadata } = messages.findLast(({ role }) => role === "assistant") ?? { parts: [] };
+  return {
+    text: parts.filter(({ type }) => type === "text").map(({ text }) => text).join(""),
+    reasoning: parts.filter(({ type }) => type === "reasoning").map(({ text }) => text).join(""),
+    tools: parts.filter(isToolUIPart).map(({ type, state, input, output }) => ({ type, state, input, output })),
+    others: parts.filter(({ type }) => /^(data-|source-|file)/.test(type)).map(({ type }) => type),
+    usage: metadata?.usage,
+    roles: messages.map(({ role }) => role),
+    status,
+    error: error?.message,
+  };
+}
+
 for (const cut of ALL) {
+  define(`react.durable.${cut}.rich`, async (name) => {
+    const finished = [];
+    const onFinish = ({ finishReason }) => finished.push(finishReason);
+    const page = await open(name, cut, { resume: true, fetch: durable(), onFinish });
+    await page.shown.sendMessage({ text: "rich 3" });
+    await until(() => page.shown.status === "ready" && finished.length === 1);
+    await page.shown.regenerate();
+    await until(() => page.shown.status === "ready" && finished.length === 2);
+    const told = report(page.shown);
+    page.close();
+    return { ...told, finished };
+  });
+  define(`react.durable.${cut}.error`, async (name) => {
+    const page = await open(name, cut, { resume: true, fetch: durable() });
+    await page.shown.sendMessage({ text: "error 1" });
+    await until(() => page.shown.status === "error");
+    const told = report(page.shown);
+    page.close();
+    return told;
+  });
+  define(`react.durable.${cut}.approve`, async (name) => {
+    const sendAutomaticallyWhen = lastAssistantMessageIsCompleteWithApprovalResponses;
+    const page = await open(name, cut, { resume: true, fetch: durable(), sendAutomaticallyWhen });
+    await page.shown.sendMessage({ text: "approve 1" });
+    const asks = () => page.shown.messages.at(-1)?.parts.find((part) => part.state === "approval-requested");
+    await until(() => page.shown.status === "ready" && asks());
+    const asked = asks();
+    await page.shown.addToolApprovalResponse({ id: asked.approval.id, approved: true });
+    await until(() => page.shown.status === "ready" && textOf(page.shown).length > 20);
+    const told = report(page.shown);
+    page.close();
+    return told;
+  });
+  define(`react.plain.${cut}.rich`, async (name) => {
+    const finished = [];
+    const onFinish = ({ finishReason, isError }) => finished.push({ finishReason, isError });
+    const page = await open(name, cut, { resume: false, fetch: undefined, onFinish });
+    await page.shown.sendMessage({ text: "rich 3" });
+    await until(() => ["ready", "error"].includes(page.shown.status) && finished.length > 0 && page.shown.messages.length > 0);
+    const told = report(page.shown);
+    page.close();
+    return { ...told, finished };
+  });
   define(`react.durable.${cut}.resume`, async (name) => {
     const first = await open(name, "none", { resume: false, fetch: durable() });
     void first.shown.sendMessage({ text: "rich 4" });

@@ -22,7 +22,7 @@ from gapless.server import create_app
 from gapless.testing import Cutter
 from gapless.wires import wire
 from support import node
-from support.rich import ANSWER, ARGUMENTS, BEAT, CLOSING, REASONING, RESULT, TEXT, rich
+from support.rich import ANSWER, ARGUMENTS, BEAT, CLOSING, LONG_ARGUMENTS, REASONING, RESULT, TEXT, rich
 from support.serving import serving
 
 HERE = Path(__file__).parent
@@ -222,6 +222,38 @@ def test_use_chat_resumes_on_a_new_page(network: Network, react: dict[str, Any],
         assert network.cuts(cut, name) == [CUTS_PER_ANSWER]
 
 
+@pytest.mark.parametrize("cut", ALL)
+def test_use_chat_shows_everything_and_regenerates(network: Network, react: dict[str, Any], cut: str) -> None:
+    name = f"react.durable.{cut}.rich"
+    told = react[name]
+    assert (told["text"], told["reasoning"]) == (ANSWER, "".join(REASONING))
+    (call,) = told["tools"]
+    assert (call["state"], call["input"], call["output"]) == (
+        "output-available",
+        json.loads("".join(ARGUMENTS)),
+        json.loads(RESULT),
+    )
+    assert {"data-state", "data-step", "data-progress", "data-beat", "source-url", "file"} <= set(told["others"])
+    assert told["usage"]["totalTokens"] == 33
+    assert (told["roles"], told["status"], told["finished"]) == (["user", "assistant"], "ready", ["stop", "stop"])
+    if cut != "none":
+        assert network.cuts(cut, name) == [CUTS_PER_ANSWER] * 2
+    told = react[f"react.durable.{cut}.error"]
+    assert (told["text"], told["status"]) == ("".join(TEXT), "error")
+    told = react[f"react.durable.{cut}.approve"]
+    assert (told["text"], told["roles"], told["status"]) == (APPROVED, ["user", "assistant"], "ready")
+    assert [call["state"] for call in told["tools"]] == ["output-available"]
+
+
+@pytest.mark.parametrize("cut", ALL)
+def test_use_chat_without_it_sees_a_cut_for_what_it_is(react: dict[str, Any], cut: str) -> None:
+    told = react[f"react.plain.{cut}.rich"]
+    assert ANSWER.startswith(told["text"])
+    (finished,) = told["finished"]
+    assert (told["text"] == ANSWER) == (finished.get("finishReason") == "stop") == (cut == "none")
+    assert finished["isError"] == (cut == "abrupt") == (told["status"] == "error")
+
+
 def test_use_chat_stops(react: dict[str, Any]) -> None:
     assert react["react.durable.none.nothing-to-resume"]["count"] == 0
     assert ENDLESS.startswith(react["react.durable.none.stop"]["text"])
@@ -375,10 +407,36 @@ def test_openai_over_the_durable_fetch(network: Network, openai: dict[str, Any],
     assert told["text"] == "".join(TEXT)
     assert told["error"]["name"] == "APIError"
     assert "secret" not in told["error"]["message"]
-    told = openai[f"openai.durable.{cut}.responses-rich"]
-    assert (told["text"], told["last"]) == (ANSWER, "response.completed")
+    assert openai[f"openai.durable.{cut}.chat-rich"]["reasoning"] == "".join(REASONING)
+    told = openai[f"openai.durable.{cut}.chat-tool"]
+    assert (told["text"], told["calls"], told["arguments"]) == ("Let me see. ", ["locate"], LONG_ARGUMENTS)
+    assert (told["finishReason"], "error" in told) == ("tool_calls", False)
+    told = openai[f"openai.durable.{cut}.chat-cancel"]
+    assert ENDLESS.startswith(told["text"])
+    assert (told["error"]["code"], "finishReason" in told) == ("run_cancelled", False)
     if cut != "none":
-        assert network.proxies[cut].cuts[told["id"].removeprefix("resp_")] == CUTS_PER_ANSWER
+        for case in ("chat-tool", "chat-cancel"):
+            run_id = openai[f"openai.durable.{cut}.{case}"]["id"].removeprefix("chatcmpl-")
+            assert network.proxies[cut].cuts[run_id] == CUTS_PER_ANSWER
+
+
+@pytest.mark.parametrize("cut", ALL)
+def test_openai_responses_over_the_durable_fetch(network: Network, openai: dict[str, Any], cut: str) -> None:
+    told = openai[f"openai.durable.{cut}.responses-rich"]
+    assert (told["text"], told["reasoning"], told["last"]) == (ANSWER, "".join(REASONING), "response.completed")
+    assert told["kinds"] == ["reasoning", "message", "mcp_call", "message"]
+    told = openai[f"openai.durable.{cut}.responses-tool"]
+    assert (told["text"], told["arguments"], told["last"]) == ("Let me see. ", LONG_ARGUMENTS, "response.completed")
+    assert told["kinds"] == ["message", "function_call"]
+    told = openai[f"openai.durable.{cut}.responses-error"]
+    assert (told["text"], told["last"], told["failure"]) == ("".join(TEXT), "response.failed", "agent_failed")
+    told = openai[f"openai.durable.{cut}.responses-cancel"]
+    assert ENDLESS.startswith(told["text"])
+    assert (told["last"], told["status"]) == ("response.incomplete", "cancelled")
+    if cut != "none":
+        for case in ("rich", "tool", "error", "cancel"):
+            run_id = openai[f"openai.durable.{cut}.responses-{case}"]["id"].removeprefix("resp_")
+            assert network.proxies[cut].cuts[run_id] == CUTS_PER_ANSWER
 
 
 @pytest.mark.parametrize("cut", CUTS)

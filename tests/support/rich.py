@@ -36,6 +36,7 @@ CLOSING = [f"and {n}. " for n in range(60)]
 BEAT = 5
 """After so many deltas comes an event of another kind, so that a text that is caught up with still has many frames."""
 ARGUMENTS = ['{"ci', 'ty": "Zü', 'rich \\u2603"', ', "days": [1, 2', ", 3]}"]
+LONG_ARGUMENTS = json.dumps({"places": [f"Zürich {n}" for n in range(100)]}, ensure_ascii=False)
 RESULT = '{"degrees":21,"sky":"clear ☀"}'
 ANSWER = "".join(TEXT) + "".join(CLOSING)
 
@@ -43,7 +44,8 @@ ANSWER = "".join(TEXT) + "".join(CLOSING)
 async def rich(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
     """`rich`: everything. `typed`: some text, then an output as a tool call. `error`: some text, then it fails.
     `endless`: text until it is cancelled. `approve`: asks before it calls its tool. `client-tool`: calls a tool of the
-    client's. Anything else: an echo. A number after it is the pause between deltas, in milliseconds."""
+    client's; `long-tool` too, with long arguments in many pieces. Anything else: an echo. A number after it is the
+    pause between deltas, in milliseconds."""
     what, _, pace_ms = message.partition(" ")
     pause_s = float(pace_ms or 0) / 1000
     async for item in _SCRIPTS.get(what, _echo)(message, ctx):
@@ -65,6 +67,15 @@ async def _client_tool(message: str, ctx: RunContext) -> AsyncIterator[AgentItem
     yield ToolCallStartEvent(tool_call_id=id, tool_call_name="locate")
     yield ToolCallArgsEvent(tool_call_id=id, delta='{"precise":')
     yield ToolCallArgsEvent(tool_call_id=id, delta="true}")
+    yield ToolCallEndEvent(tool_call_id=id)
+
+
+async def _long_tool(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
+    id = f"{ctx.run_id}-c"
+    yield "Let me see. "
+    yield ToolCallStartEvent(tool_call_id=id, tool_call_name="locate")
+    for at in range(0, len(LONG_ARGUMENTS), 5):
+        yield ToolCallArgsEvent(tool_call_id=id, delta=LONG_ARGUMENTS[at : at + 5])
     yield ToolCallEndEvent(tool_call_id=id)
 
 
@@ -152,4 +163,5 @@ _SCRIPTS = {
     "endless": _endless,
     "approve": _approve,
     "client-tool": _client_tool,
+    "long-tool": _long_tool,
 }
