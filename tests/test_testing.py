@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from google.adk.agents import LlmAgent
 from pydantic import BaseModel
-from pydantic_ai import Agent
+from pydantic_ai import Agent, NativeOutput, ToolReturn
 
 from gapless import RunConfig, Runner, StreamingMode, create_app
 from gapless.client import ClientLimits, GaplessClient
@@ -226,10 +226,23 @@ async def test_a_model_that_is_asked_more_than_its_script_says_so():
             await (await runner.start("go")).collect()
 
 
-async def test_what_stands_after_an_output_answers_an_agent_that_did_not_take_it():
-    agent = Agent(pydantic_ai_model(Output({"name": "Atlantis"}), Output(CITY)), output_type=City)
+@pytest.mark.parametrize("output_type", [City, NativeOutput(City)])
+async def test_what_stands_after_an_output_answers_an_agent_that_did_not_take_it(output_type: Any):
+    agent = Agent(pydantic_ai_model(Output({"name": "Atlantis"}), Output(CITY)), output_type=output_type)
     async with Runner(agent) as runner, runner.run_stream("Where to?", output_type=City) as stream:
         assert await stream.get_output() == City(**CITY)
+
+
+async def test_what_a_tool_says_to_the_model_is_no_message_of_the_users():
+    agent = Agent(pydantic_ai_model(ToolCall("look"), "A lamp.", NextTurn(), "Still a lamp."))
+
+    @agent.tool_plain
+    def look() -> ToolReturn:
+        return ToolReturn(return_value="seen", content=["this is", "what there is"])
+
+    async with Runner(agent) as runner:
+        said = [(await (await runner.start("Look!", session_id="s")).collect()).text for _ in range(2)]
+    assert said == ["A lamp.", "Still a lamp."]
 
 
 async def test_a_delay_passes_time():

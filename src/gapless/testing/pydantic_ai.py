@@ -37,10 +37,14 @@ class PydanticAIModel(FunctionModel):
     def _response(self, messages: list[m.ModelMessage]) -> list[Chunk]:
         self.requests.append(list(messages))
         turn, request = -1, 0
+        run_id: str | None = None
         for message in messages:
+            # Within a run, the framework words its own feedback and the contents of tools' results as the user's.
+            goes_on = message.run_id is not None and message.run_id == run_id
+            run_id = message.run_id
             if isinstance(message, m.ModelResponse):
                 request += 1
-            elif any(isinstance(part, m.UserPromptPart) for part in message.parts):
+            elif not goes_on and any(isinstance(part, m.UserPromptPart) for part in message.parts):
                 turn, request = turn + 1, 0
         return response_at(self._chunks, max(turn, 0), request)
 
