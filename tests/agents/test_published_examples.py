@@ -55,7 +55,19 @@ from gapless.events import (
     ToolCallStartEvent,
     decode_event,
 )
-from gapless.testing import Chunk, Fail, Gate, NextTurn, Output, Text, ToolCall, adk_model, pydantic_ai_model, words
+from gapless.testing import (
+    Chunk,
+    Fail,
+    Gate,
+    NextTurn,
+    Output,
+    Reasoning,
+    Text,
+    ToolCall,
+    adk_model,
+    pydantic_ai_model,
+    words,
+)
 from gapless.testing.pydantic_ai import PydanticAIModel
 from support.agui import check_order
 from support.sse import events as events_of
@@ -828,6 +840,7 @@ class ADKExample(NamedTuple):
 
 
 WEATHER = (
+    Reasoning("They want the weather, and the time."),
     *words("Let me look. "),
     ToolCall("get_weather", {"query": "San Francisco"}),
     *words("And the time: "),
@@ -871,6 +884,9 @@ def write(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Iterator[C
     vertexai = types.ModuleType("vertexai")
     vertexai.init = lambda **options: None  # type: ignore[attr-defined]  # all that they use of it
     monkeypatch.setitem(sys.modules, "vertexai", vertexai)
+    notes = tmp_path / "cookiecutter.yaml"  # where the tools' own tool leaves notes: not at home
+    notes.write_text(f"replay_dir: {tmp_path}/replay\ncookiecutters_dir: {tmp_path}/cookiecutters\n")
+    monkeypatch.setenv("COOKIECUTTER_CONFIG", str(notes))
     monkeypatch.syspath_prepend(tmp_path)  # and back to what it was
     monkeypatch.chdir(tmp_path)
     before = set(sys.modules)
