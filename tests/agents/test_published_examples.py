@@ -917,7 +917,7 @@ async def _by_adk(app: object, *messages: Any) -> list[tuple[Any, ...]]:
         content = message(steps) if callable(message) else genai.UserContent(message)
         async for event in runner.run_async(user_id="u", session_id="s", new_message=content, run_config=config):
             for part in (event.content.parts or []) if event.content is not None and not event.partial else []:
-                if part.text:
+                if part.text and not part.thought:
                     steps.append(("text", part.text))
                 elif part.function_call is not None:
                     steps.append(("call", part.function_call.name, part.function_call.args, part.function_call.id))
