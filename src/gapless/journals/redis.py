@@ -26,15 +26,16 @@ import hashlib
 import logging
 import time
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 from urllib.parse import urlsplit
 
 import msgspec
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisClusterException, RedisError
 
 from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreUnavailable, UsageError
 from gapless.journals.contract import (
@@ -71,6 +72,14 @@ LISTEN_IDLE_S = 2.0
 RECONNECT_PAUSE_S = 0.2
 PAGE_RECORDS = 200
 EXPIRE_RUNS = 100
+RECENT_BYTES_MAX = 16 * 1024
+"""Of each run's accepted events, the newest are kept at hand: a server that takes over may lack them. About 5 s of a
+model's text; replicas are milliseconds behind, an append-only file that is flushed every second a second."""
+LOOK_AGAIN_S = 5.0
+"""So long after a run's end, or after it was begun to watch it, is looked at whether the server still knows of that."""
+LOOK_AGAIN_MAX = 10_000
+"""Ended runs that wait for that look."""
+REFUSED = -1
 VOID_S = 3600
 """How long it is remembered which claims to a run's id no run may be created under any more."""
 PLACES_MAX = 10_000
@@ -89,6 +98,8 @@ _decode_member = msgspec.json.Decoder(tuple[str, str]).decode
 
 _Row = tuple[str, str, int, int, str, str | None, dict[str, Any] | None]
 """One batch as `_APPEND` takes it: the session's place, the run, first position, count, events, status, end."""
+
+_FAILURES = (RedisError, RedisClusterException, OSError)
 
 _SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
 _WORKERS, _RUNS, _ENDED, _SESSIONS = "{gapless}:workers", "{gapless}:runs", "{gapless}:ended", "{gapless}:sessions"
@@ -109,18 +120,21 @@ _LUA_ACTIVE = "local active = {queued = true, running = true, waiting = true}\n"
 _APPEND = _Script(
     _LUA_ACTIVE
     + """
-local me, refused, sizes, news = ARGV[1], {}, {}, {}
+local me, sizes, behind, news = ARGV[1], {}, {}, {}
 for i, batch in ipairs(cmsgpack.unpack(ARGV[2])) do
   local place, id, first, n, data, status, ended = unpack(batch, 1, 7)
   local run, events, last = place .. 'run:' .. id, place .. 'events:' .. id, first + n - 1
   local is = redis.call('HMGET', run, 'owner', 'status', 'last', 'watchers', 'bytes')
   local size = tonumber(is[5] or 0)
   if is[1] ~= me then
-    refused[#refused + 1] = id
+    size = -1
+  elseif active[is[2]] and tonumber(is[3]) + 1 < first then
+    behind[#behind + 1] = {i - 1, tonumber(is[3])}
+    size = -1
   elseif not active[is[2]] or tonumber(is[3]) + 1 ~= first then
     local entry = redis.call('XRANGE', events, first .. '-0', first .. '-0')[1]
     if tonumber(is[3]) ~= last or not entry or entry[2][2] ~= data then
-      refused[#refused + 1] = id
+      size = -1
     end
   else
     size = size + #data
@@ -152,7 +166,7 @@ end
 for watcher, told in pairs(news) do
   redis.call('PUBLISH', 'gapless:' .. watcher, 'e' .. cmsgpack.pack(told))
 end
-return {refused, sizes}
+return {sizes, behind}
 """
 )
 
@@ -483,6 +497,9 @@ class RedisStore(Store):
         self._doubtful: dict[str, tuple[str, str]] = {}
         """Runs that may be this worker's without anyone here knowing, as an answer was lost: session and nonce."""
         self._watched: set[str] = set()
+        self._ended: deque[tuple[float, _Owned]] = deque(maxlen=LOOK_AGAIN_MAX)
+        """Runs that have ended not long ago, and when."""
+        self._newly_watched: dict[str, float] = {}
         self._appending = asyncio.Semaphore(CALLS_AT_ONCE)
         self._watching = asyncio.Lock()
         """Watching and no longer watching reach the server in the order of the calls."""
@@ -504,6 +521,8 @@ class RedisStore(Store):
         self._worker_id, self._listener = worker_id, listener
         self._owned.clear()
         self._doubtful.clear()
+        self._ended.clear()
+        self._newly_watched.clear()
         try:
             subscribed = asyncio.get_running_loop().create_future()
             self._listening = asyncio.create_task(self._listen(subscribed), name="gapless-redis-listener")
@@ -543,6 +562,7 @@ class RedisStore(Store):
             self._is_cluster = bool((await self._command("INFO", "cluster")).get("cluster_enabled"))
             if self._is_cluster:
                 self._client = redis.RedisCluster.from_url(self._url, **options)
+                await self._command("PING")  # which nodes there are
         except BaseException:
             await self._disconnect()
             raise
@@ -566,6 +586,7 @@ class RedisStore(Store):
     async def renew(self) -> None:
         if not await self._call(_RENEW, _WORKERS, self._worker_id):
             raise self._fenced()
+        await self._look_again()
 
     async def take_over(self, lease_s: float) -> list[RunRecord]:
         beats = {worker.decode(): int(beat) for worker, beat in (await self._command("HGETALL", _WORKERS)).items()}
@@ -619,7 +640,7 @@ class RedisStore(Store):
             raise StoreUnavailable(f"store {self._name} is closed")
         try:
             return await self._client.execute_command(*arguments, **options)
-        except (RedisError, OSError) as error:
+        except _FAILURES as error:
             raise await self._translate(error) from error
 
     async def _call(self, script: _Script, key: str, *arguments: Any) -> Any:
@@ -630,7 +651,7 @@ class RedisStore(Store):
                 return await self._client.execute_command("EVALSHA", script.sha, 1, key, *arguments)
             except NoScriptError:
                 return await self._client.execute_command("EVAL", script.source, 1, key, *arguments)
-        except (RedisError, OSError) as error:
+        except _FAILURES as error:
             raise await self._translate(error) from error
 
     async def _translate(self, error: Exception) -> StoreUnavailable:
@@ -648,7 +669,7 @@ class RedisStore(Store):
                     pipeline.execute_command(*command)
                 answers: list[Any] = await pipeline.execute()
                 return answers
-        except (RedisError, OSError) as error:
+        except _FAILURES as error:
             raise await self._translate(error) from error
 
     # -- runs -------------------------------------------------------------------------------------------------------
@@ -847,7 +868,7 @@ class RedisStore(Store):
                 refused.add(batch.run_id)
                 continue
             data = b"\n".join(batch.events)
-            row = (
+            row: _Row = (
                 owned.place,
                 batch.run_id,
                 batch.first_seq,
@@ -860,17 +881,21 @@ class RedisStore(Store):
             sizes[slot] = size = sizes.get(slot, 0) + len(data)
             groups.setdefault(f"{slot} {size // CALL_BYTES_MAX}", []).append(row)
         ended = []
-        for rows, (refused_here, journal_sizes) in await self._append_groups(groups.values()):
-            refused.update(map(bytes.decode, refused_here))
-            for (_, run_id, _, _, _, _, end), journal_bytes in zip(rows, journal_sizes, strict=True):
-                if end is not None and run_id not in refused:
-                    run = self._owned[run_id].run
-                    run.ended_at = end["at"]
-                    ended.append((run, journal_bytes))
+        for rows, journal_sizes in await self._append_groups(groups.values()):
+            for row, journal_bytes in zip(rows, journal_sizes, strict=True):
+                if journal_bytes == REFUSED:
+                    refused.add(row[1])
+                    continue
+                owned = self._owned[row[1]]
+                owned.remember(row)
+                if row[-1] is not None:
+                    owned.run.ended_at = row[-1]["at"]
+                    ended.append((owned, journal_bytes))
         if ended:
-            await self._finish(ended, self._worker_id)
-            for run, _ in ended:
-                del self._owned[run.id]
+            await self._finish([(owned.run, journal_bytes) for owned, journal_bytes in ended], self._worker_id)
+            for owned, _ in ended:
+                del self._owned[owned.run.id]
+                self._ended.append((time.monotonic(), owned))
         if refused:
             await self._check_lease()
             for run_id in refused:
@@ -879,20 +904,61 @@ class RedisStore(Store):
                     self._doubtful[run_id] = (lost.run.session_id, "")  # still this worker's? then it has to be closed
         return refused
 
-    async def _append_groups(self, groups: Collection[list[_Row]]) -> list[tuple[list[_Row], Any]]:
-        """Each group with its answer. All have been answered, or have failed, when this raises."""
-
-        async def append(rows: list[_Row]) -> Any:
-            async with self._appending:
-                return await self._call(_APPEND, f"{rows[0][0]}run:{rows[0][1]}", self._worker_id, _pack(rows))
-
+    async def _append_groups(self, groups: Collection[list[_Row]]) -> list[tuple[list[_Row], list[int]]]:
+        """Each group with how many bytes each journal has now, or REFUSED. All have ended when this raises."""
         if len(groups) == 1:
-            return [(rows, await append(rows)) for rows in groups]
-        answers = await asyncio.gather(*map(append, groups), return_exceptions=True)
+            return [(rows, await self._append_rows(rows)) for rows in groups]
+        answers = await asyncio.gather(*map(self._append_rows, groups), return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
-        return list(zip(groups, answers, strict=True))
+        return list(zip(groups, cast("list[list[int]]", answers), strict=True))
+
+    async def _append_rows(self, rows: list[_Row]) -> list[int]:
+        """One call. A server that lacks accepted events (a replica took over that had not got them) is given them
+        again, if they are still at hand: the positions keep their content."""
+        key = f"{rows[0][0]}run:{rows[0][1]}"
+        async with self._appending:
+            sizes: list[int]
+            sizes, behind = await self._call(_APPEND, key, self._worker_id, _pack(rows))
+            for number, last in behind:
+                row = rows[number]
+                lacking = self._owned[row[1]].recent_after(last)
+                if lacking:
+                    log.warning("run %s: the server lacks its events from %d on, they are sent again", row[1], last + 1)
+                    key = f"{row[0]}run:{row[1]}"
+                    again, _ = await self._call(_APPEND, key, self._worker_id, _pack([*lacking, row]))
+                    sizes[number] = again[-1]
+            return sizes
+
+    async def _look_again(self) -> None:
+        """A server that took over may lack a run's end, which its owner has forgotten, and that a run is watched."""
+        before = time.monotonic() - LOOK_AGAIN_S
+        for run_id in [run_id for run_id, since in self._newly_watched.items() if since <= before]:
+            if run_id in self._watched:
+                await self.watch(run_id)
+                await self._tell(run_id)
+            self._newly_watched.pop(run_id, None)
+        due = []
+        while self._ended and self._ended[0][0] <= before:
+            due.append(self._ended.popleft())
+        try:
+            found = await self._each(
+                ("HMGET", f"{owned.place}run:{owned.run.id}", "owner", "status", "last") for _, owned in due
+            )
+            for (_, owned), (owner, status, last) in zip(due, found, strict=True):
+                if owner != self._worker_id.encode() or RunStatus(status.decode()).ended:
+                    continue
+                rows = owned.recent_after(int(last))
+                log.warning("run %s: the server lacks its end, it is sent again", owned.run.id)
+                sizes = await self._append_rows(rows) if rows else [REFUSED]
+                if REFUSED in sizes:
+                    self._doubtful[owned.run.id] = (owned.run.session_id, "")  # it is closed as lost
+                else:
+                    await self._finish([(owned.run, sizes[-1])], self._worker_id)
+        except StoreUnavailable:
+            self._ended.extendleft(reversed(due))
+            raise
 
     async def _finish(self, runs: Sequence[tuple[RunRecord, int]], owner: str) -> None:
         """Bring the index up to date with runs that have ended, and the bytes of their events. May be repeated."""
@@ -923,13 +989,16 @@ class RedisStore(Store):
     async def watch(self, run_id: str) -> None:
         self._watched.add(run_id)
         async with self._watching:
-            if not await self._set_watching(run_id, on=True):
+            if await self._set_watching(run_id, on=True):
+                self._newly_watched[run_id] = time.monotonic()
+            else:
                 self._watched.discard(run_id)
 
     async def unwatch(self, run_id: str) -> None:
         if run_id not in self._watched:
             return
         self._watched.discard(run_id)
+        self._newly_watched.pop(run_id, None)
         async with self._watching:
             if run_id in self._watched:
                 return  # watched again meanwhile
@@ -968,7 +1037,7 @@ class RedisStore(Store):
     async def _listen(self, subscribed: asyncio.Future[None]) -> None:
         """Hear what is published to this worker; after every loss of the connection, ask for what was missed."""
         while True:
-            listening = self._subscriber.pubsub()
+            listening = self._pubsub()
             try:
                 await listening.subscribe(f"gapless:{self._worker_id}")
                 probed = False
@@ -986,11 +1055,17 @@ class RedisStore(Store):
                         else:
                             subscribed.set_result(None)
                     probed = message is None
-            except (RedisError, OSError, StoreUnavailable) as error:
+            except (*_FAILURES, StoreUnavailable) as error:
                 log.warning("store %s: listening anew: %s", self._name, error or type(error).__name__)
                 await asyncio.sleep(RECONNECT_PAUSE_S)
             finally:
                 await listening.aclose()
+
+    def _pubsub(self) -> Any:
+        """A connection to hear on: in a cluster to any of its nodes, they pass on what is published on another."""
+        if not self._is_cluster:
+            return self._subscriber.pubsub()
+        return self._client.pubsub(node=self._client.get_random_node())
 
     async def _stop_listening(self) -> None:
         tasks = [task for task in (self._listening, self._taking_commands) if task is not None]
@@ -1109,11 +1184,26 @@ class RedisStore(Store):
 class _Owned:
     """A run that this worker owns, and where it is kept."""
 
-    __slots__ = ("place", "run")
+    __slots__ = ("_recent", "_recent_bytes", "place", "run")
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
         self.place = _place(run.session_id)
+        self._recent: deque[_Row] = deque()
+        self._recent_bytes = 0
+
+    def remember(self, row: _Row) -> None:
+        """Keep an accepted batch at hand, and let go of the oldest."""
+        recent = self._recent
+        recent.append(row)
+        self._recent_bytes += len(row[4])
+        while self._recent_bytes > RECENT_BYTES_MAX and len(recent) > 1:
+            self._recent_bytes -= len(recent.popleft()[4])
+
+    def recent_after(self, last: int) -> list[_Row]:
+        """The batches from that position on; none when some of them are no longer at hand."""
+        rows = [row for row in self._recent if row[2] > last]
+        return rows if rows and rows[0][2] == last + 1 else []
 
 
 def _place(session_id: str) -> str:

