@@ -7,7 +7,7 @@ import { ALL, CUTS, define, durable, leaving, post, reconnect, runAll, sleep, un
 
 for (const [version, ai] of [["ai6", ai6], ["ai7", ai7]]) {
   class TestChat extends ai.AbstractChat {
-    constructor(cut, { fetch, ...options }) {
+    constructor(cut, { fetch, headers, ...options }) {
       const state = {
         status: "ready",
         error: undefined,
@@ -21,7 +21,7 @@ for (const [version, ai] of [["ai6", ai6], ["ai7", ai7]]) {
       };
       const finished = [];
       const data = [];
-      const transport = new ai.DefaultChatTransport({ api: `${urls[cut]}/vercel/chat`, fetch });
+      const transport = new ai.DefaultChatTransport({ api: `${urls[cut]}/vercel/chat`, fetch, headers });
       super({
         transport,
         state,
@@ -141,6 +141,19 @@ for (const [version, ai] of [["ai6", ai6], ["ai7", ai7]]) {
     await post(`${urls.none}/vercel/chat/${name}/stop`);
     await again;
     return { ...(await joined.report()), kept: chat.messages.length };
+  });
+  define(`${version}.durable.none.lost-start`, async (name) => {
+    const headers = () => ({ "X-Run-Id": crypto.randomUUID() });
+    let lost = 0;
+    const flaky = async (url, init) => {
+      const response = await fetch(url, init);
+      if (lost > 1) return response;
+      lost += 1;
+      await response.body.cancel();
+      throw new TypeError("fetch failed"); // the server has it, the client does not know
+    };
+    const chat = await ask(name, "none", "rich 1", { fetch: durable(flaky), headers });
+    return { lost, ...(await chat.report()) };
   });
   define(`${version}.plain.none.server-leaves`, async (name) =>
     (await ask(name, "none", "rich 3", { fetch: leaving(reconnect.vercel) })).report(),

@@ -204,6 +204,15 @@ def test_a_server_that_leaves_is_a_cut(aisdk: dict[str, Any], agui: dict[str, An
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+def test_ai_sdk_a_start_that_names_its_run_is_repeated(network: Network, aisdk: dict[str, Any], version: str) -> None:
+    name = f"{version}.durable.none.lost-start"
+    assert aisdk[name]["lost"] == 2
+    is_whole_ui_message(aisdk[name])
+    runs = httpx2.get(f"{network.url}/runs", params={"session_id": name}).json()["runs"]
+    assert len(runs) == 1
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_ai_sdk_tools_of_the_client(aisdk: dict[str, Any], version: str) -> None:
     told = aisdk[f"{version}.durable.none.client-tool"]
     assert told["text"] == "Where are you? Zürich it is."

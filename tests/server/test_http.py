@@ -24,6 +24,31 @@ async def test_the_api_description_refers_to_nothing_that_it_lacks(client: httpx
     assert {"message", "run_id", "config"} <= body["properties"].keys()
 
 
+RESUME = {"Last-Event-ID", "after"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "names"),
+    [
+        ("post", "/runs", {"Accept", "wire", "merge", *RESUME}),
+        ("get", "/runs", {"session_id", "status", "limit"}),
+        ("get", "/runs/{run_id}/events", {"run_id", "Accept", "wire", "merge", "limit", *RESUME}),
+        ("get", "/chat/stream", {"query", "message", "agent", "session_id", "run_id", *RESUME}),
+        ("get", "/ag-ui", {"runId", "threadId", "join", "offset", *RESUME}),
+        ("post", "/vercel/chat", {"agent", "X-Run-Id", *RESUME}),
+        ("post", "/v1/chat/completions", {"X-Run-Id", "Idempotency-Key", "merge", *RESUME}),
+        ("get", "/v1/responses/{response_id}", {"response_id", "stream", "starting_after", "merge", *RESUME}),
+        ("post", "/run_sse", {"X-Run-Id", "merge", *RESUME}),
+    ],
+)
+async def test_the_api_description_names_what_routes_read(
+    client: httpx2.AsyncClient, method: str, path: str, names: set[str]
+) -> None:
+    operation = (await client.get("/openapi.json")).json()["paths"][path][method]
+    assert {parameter["name"] for parameter in operation["parameters"]} == names
+    assert all(parameter["schema"] for parameter in operation["parameters"])
+
+
 async def test_the_pages_load_nothing_from_elsewhere(client: httpx2.AsyncClient) -> None:
     for path in ("/", "/docs"):
         page = await client.get(path)

@@ -62,6 +62,14 @@ async def test_a_message_is_answered(client: httpx2.AsyncClient):
     assert (await client.get(f"/runs/{run_id}")).json()["session_id"] == "c"
 
 
+async def test_a_start_that_names_its_run_is_one_run(client: httpx2.AsyncClient):
+    named = {"headers": {"x-run-id": "mine"}, "json": body(message("hi"))}
+    first, second = [await client.post("/vercel/chat", **named) for _ in range(2)]
+    assert first.headers["x-run-id"] == "mine"
+    assert text(first) == text(second) == "you said hi"
+    assert len((await client.get("/runs")).json()["runs"]) == 1
+
+
 async def test_the_stream_goes_on_where_it_is_said_to_be(client: httpx2.AsyncClient):
     response = await client.post("/vercel/chat", json=body(message("hi")))
     where, whole = response.headers["content-location"], frames(response.content)

@@ -38,7 +38,7 @@ from gapless.runner import Runner, new_id
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, cursor_of, follow
 from gapless.server.history import answer_interrupts, has_said_all
-from gapless.server.http import answer, body_docs, public, read_body
+from gapless.server.http import answer, body_docs, parameter_docs, public, read_body
 from gapless.wires.adk import ADKEncoder, WholeADKEncoder, arguments_of, object_of
 from gapless.wires.base import Cursor
 
@@ -198,7 +198,10 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         merge = request.query_params.get("merge") != "0"
         return follow(runner, streams, record, encoder, cursor, location=location, merge=merge)
 
-    @router.post("/run_sse", openapi_extra=body_docs(RunAgentRequest))
+    @router.post(
+        "/run_sse",
+        openapi_extra=body_docs(RunAgentRequest) | parameter_docs("X-Run-Id", "Last-Event-ID", "after", "merge"),
+    )
     async def run_sse(request: Request) -> Response:
         """Run the agent and stream its events, as ADK's server does; also, with function responses as the message,
         answer what a run of the session waits for.
@@ -209,7 +212,10 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         record, after, streaming = await begin(request)
         return tail(request, record, after, streaming=streaming)
 
-    @router.get("/apps/{app}/users/{user}/runs/{run_id}/events")
+    @router.get(
+        "/apps/{app}/users/{user}/runs/{run_id}/events",
+        openapi_extra=parameter_docs("Last-Event-ID", "after", "merge", "streaming"),
+    )
     async def follow_run(app: str, user: str, run_id: str, request: Request) -> Response:
         """Go on with a run's stream."""
         record = await readable(request, await claimed(request, user), run_id)
@@ -222,7 +228,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         await access.check(request, "cancel", await runner.get_run(run_id), user=user)
         return answer(public(await runner.cancel(run_id)), 202)
 
-    @router.post("/run", openapi_extra=body_docs(RunAgentRequest))
+    @router.post("/run", openapi_extra=body_docs(RunAgentRequest) | parameter_docs("X-Run-Id"))
     async def run(request: Request) -> Response:
         """Run the agent; all of its events at once, when it is done or waits for an answer."""
         record, after, _ = await begin(request)
@@ -321,7 +327,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             await runner.delete_session(session.id)
         return answer(None)
 
-    @router.get("/list-apps")
+    @router.get("/list-apps", openapi_extra=parameter_docs("detailed"))
     async def list_apps(request: Request) -> Response:
         """The names of the agents."""
         await access.user(request)

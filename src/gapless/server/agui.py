@@ -10,7 +10,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from gapless.errors import InputInvalid, RunConflict, RunNotFound
+from gapless.errors import InputInvalid
 from gapless.events import Message, RunAgentInput, UserMessage, decode_event
 from gapless.fold import Fold
 from gapless.journals.contract import RunRecord, RunStatus
@@ -24,9 +24,10 @@ from gapless.server.history import (
     has_said_all,
     history_unless_ours,
     interrupts_in,
+    known_run,
     runs_of,
 )
-from gapless.server.http import answer, body_docs, read_body
+from gapless.server.http import answer, body_docs, parameter_docs, read_body
 from gapless.server.tanstack import to_tanstack
 from gapless.wires.agui import AGUIEncoder, JoinEncoder, Prefix
 from gapless.wires.base import Cursor, parse_cursor
@@ -41,7 +42,10 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
     """The router."""
     router = APIRouter(tags=["ag-ui"])
 
-    @router.post("/ag-ui", openapi_extra=body_docs(RunAgentInput))
+    @router.post(
+        "/ag-ui",
+        openapi_extra=body_docs(RunAgentInput) | parameter_docs("agent", "Last-Event-ID", "offset", "after"),
+    )
     async def run_agent(request: Request) -> Response:
         """Run the agent on a `RunAgentInput`; `?agent=` names one of several. Posted again with the same `runId` it
         goes on with that run, after `Last-Event-ID`. With `resume` it answers the thread's waiting run, whose events
@@ -56,9 +60,8 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             after = await answer_interrupts(runner, waiting, body.resume)
             return await _tail(request, await runner.get_run(waiting.id), after)
         message, history = _asked(body)
-        try:
-            record = await runner.get_run(body.run_id)
-        except RunNotFound:
+        record = await known_run(runner, access, request, body.run_id, body.thread_id, message)
+        if record is None:
             run = await runner.start(
                 message,
                 agent=request.query_params.get("agent"),
@@ -75,16 +78,9 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
                 forwarded_props=body.forwarded_props,
             )
             record = run.started
-        else:
-            await access.check(request, "read", record)
-            known = record.input.content if record.input is not None else record.message
-            if record.session_id != body.thread_id or known != message.content:
-                raise RunConflict(
-                    f"run {record.id} exists with another message or thread; choose a new runId", run_id=record.id
-                )
         return await _tail(request, record)
 
-    @router.get("/ag-ui")
+    @router.get("/ag-ui", openapi_extra=parameter_docs("runId", "Last-Event-ID", "offset", "after", "join", "threadId"))
     async def join_run(request: Request) -> Response:
         """Follow the run `?runId=`, from its start or after `Last-Event-ID` or `?offset=`. `?join=snapshot`: what has
         been said comes as one MESSAGES_SNAPSHOT, with the session's messages before it, and then what follows.

@@ -11,7 +11,7 @@ from gapless.errors import CursorInvalid, InputInvalid
 from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, cursor_of, follow
-from gapless.server.http import body_docs, read_body
+from gapless.server.http import body_docs, parameter_docs, read_body
 from gapless.wires.text import TextEncoder
 
 __all__ = ["routes"]
@@ -26,6 +26,9 @@ class ChatStream(msgspec.Struct):
     session_id: str | None = None
     run_id: str | None = None
     config: RunConfig | None = None
+
+
+_DOCS = parameter_docs("query", "message", "agent", "session_id", "run_id", "Last-Event-ID", "after")
 
 
 def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
@@ -66,7 +69,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             run_id=params.get("run_id"),
         )
 
-    @router.get("/chat/stream")
+    @router.get("/chat/stream", openapi_extra=_DOCS)
     async def get_stream(request: Request) -> Response:
         """`new EventSource("/chat/stream?query=Hello")`: the answer as `data: {"text": …}` to `data: [DONE]`.
 
@@ -75,7 +78,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         """
         return await stream(request, from_query(request))
 
-    @router.post("/chat/stream", openapi_extra=body_docs(ChatStream))
+    @router.post("/chat/stream", openapi_extra=body_docs(ChatStream) | _DOCS)
     async def post_stream(request: Request) -> Response:
         """The same as a POST, with a JSON body or with query parameters."""
         body = from_query(request)

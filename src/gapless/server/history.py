@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 from starlette.requests import Request
 
-from gapless.errors import InputInvalid, RunNotFound, SessionNotFound
+from gapless.errors import InputInvalid, RunConflict, RunNotFound, SessionNotFound
 from gapless.events import (
     ActivityMessage,
     AssistantMessage,
@@ -38,6 +38,7 @@ __all__ = [
     "has_said_all",
     "history_unless_ours",
     "interrupts_in",
+    "known_run",
     "runs_of",
 ]
 
@@ -67,6 +68,23 @@ async def runs_of(
             await access.check(request, action, record)
             runs.append(record)
     return runs
+
+
+async def known_run(
+    runner: Runner, access: Access, request: Request, run_id: str | None, session_id: str, message: Message
+) -> RunRecord | None:
+    """The run that a request starts by this id, if it has been started before: the history that came with it may be
+    another by now, its message is not. Raises `RunConflict`, `RunNotFound` for another's."""
+    try:
+        record = None if run_id is None else await runner.get_run(run_id)
+    except RunNotFound:
+        record = None
+    if record is not None:
+        await access.check(request, "read", record)
+        known = record.input.content if record.input is not None else record.message
+        if record.session_id != session_id or known != message.content:
+            raise RunConflict(f"run {run_id} exists with another message or session; choose a new id", run_id=run_id)
+    return record
 
 
 def has_said_all(record: RunRecord, cursor: Cursor) -> bool:

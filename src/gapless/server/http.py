@@ -11,10 +11,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gapless.errors import GaplessError, InputInvalid, InputTooLarge
-from gapless.journals.contract import RunRecord, SessionRecord
+from gapless.journals.contract import RunRecord, RunStatus, SessionRecord
 from gapless.jsontext import decode_json
+from gapless.wires import WIRES
 
-__all__ = ["answer", "answer_error", "body_docs", "public", "read_body", "wants_stream", "whole_number"]
+__all__ = [
+    "answer",
+    "answer_error",
+    "body_docs",
+    "parameter_docs",
+    "public",
+    "read_body",
+    "wants_stream",
+    "whole_number",
+]
 
 NUMBER_DIGITS_MAX = 15
 """Of a number in a query: fits a position of any store, and JavaScript's numbers."""
@@ -92,6 +102,42 @@ def body_docs(type: Any) -> dict[str, Any]:
     """OpenAPI's description of a JSON body, for routes that read it themselves."""
     (schema,), components = msgspec.json.schema_components([type])
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": _whole(schema, components)}}}}
+
+
+_PARAMETERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "Accept": ("header", "`text/event-stream` or `application/json`.", {}),
+    "Idempotency-Key": ("header", "The same request with the same key is the same run.", {}),
+    "Last-Event-ID": ("header", "Go on after the frame with this id, as it came.", {}),
+    "X-Run-Id": ("header", "The id of the run to start; sent again, the request comes back to it.", {}),
+    "after": ("query", "Go on after this event: an id as it came, or a position.", {}),
+    "agent": ("query", "Which of several agents.", {}),
+    "detailed": ("query", "`true`: with their descriptions.", {"enum": ["true", "false"]}),
+    "join": ("query", "What was said comes as one MESSAGES_SNAPSHOT.", {"enum": ["snapshot"]}),
+    "limit": ("query", "At most so many.", {"type": "integer", "minimum": 1}),
+    "merge": ("query", "`0`: deltas are not merged while catching up.", {"enum": ["0", "1"]}),
+    "message": ("query", "The same as `query`.", {}),
+    "offset": ("query", "Go on after this event; -1 is the start.", {}),
+    "query": ("query", "The question.", {}),
+    "runId": ("query", "The run to follow.", {}),
+    "run_id": ("query", "The id of the run to start; sent again, the request comes back to it.", {}),
+    "session_id": ("query", "The conversation.", {}),
+    "starting_after": ("query", "Go on after the event with this sequence number.", {"type": "integer", "minimum": 0}),
+    "status": ("query", "Runs in this state.", {"enum": [status.value for status in RunStatus]}),
+    "stream": ("query", "`true`: its events.", {"enum": ["true", "false"]}),
+    "streaming": ("query", "`false`: whole events only.", {"enum": ["true", "false"]}),
+    "threadId": ("query", "The conversation, for a page that opens on it.", {}),
+    "wire": ("query", "The encoding of the stream.", {"enum": ["ag-ui", *(name for name in WIRES if name != "ag-ui")]}),
+}
+
+
+def parameter_docs(*names: str) -> dict[str, Any]:
+    """OpenAPI's description of what a route reads from its query and headers itself."""
+    documents = []
+    for name in names:
+        place, description, schema = _PARAMETERS[name]
+        document = {"name": name, "in": place, "description": description, "schema": {"type": "string", **schema}}
+        documents.append(document)
+    return {"parameters": documents}
 
 
 def _whole(schema: Any, components: dict[str, Any]) -> Any:

@@ -40,7 +40,7 @@ from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, cursor_of, follow
 from gapless.server.history import has_said_all
-from gapless.server.http import answer, answer_error, body_docs, read_body, whole_number
+from gapless.server.http import answer, answer_error, body_docs, parameter_docs, read_body, whole_number
 from gapless.server.openai_input import (
     Chat,
     Responses,
@@ -61,6 +61,9 @@ CANCEL_WAIT_S = 6.0
 
 _FINISHED = b'{"type":"RUN_FINISHED"'
 _decode_messages = msgspec.json.Decoder(list[Message]).decode
+
+
+_DOCS = parameter_docs("X-Run-Id", "Idempotency-Key", "Last-Event-ID", "after", "merge")
 
 
 class _Route(APIRoute):
@@ -87,7 +90,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
 
     # -- chat completions -------------------------------------------------------------------------------------------
 
-    @router.post("/chat/completions", openapi_extra=body_docs(Chat))
+    @router.post("/chat/completions", openapi_extra=body_docs(Chat) | _DOCS)
     async def complete_chat(request: Request) -> Response:
         """A chat completion, streamed with `"stream": true`. The conversation is the request's own `messages`. Calls
         of the client's `tools` come back; the agent's own tools run here."""
@@ -123,7 +126,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
 
     # -- responses --------------------------------------------------------------------------------------------------
 
-    @router.post("/responses", openapi_extra=body_docs(Responses))
+    @router.post("/responses", openapi_extra=body_docs(Responses) | _DOCS)
     async def create_response(request: Request) -> Response:
         """A response: streamed with `"stream": true`, at once and still in progress with `"background": true`. It goes
         on from `previous_response_id`, or in the session that `conversation` names."""
@@ -160,7 +163,10 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         record = await _settled(request, run)
         return _gone() if record is None else await _response(record)
 
-    @router.get("/responses/{response_id}")
+    @router.get(
+        "/responses/{response_id}",
+        openapi_extra=parameter_docs("stream", "starting_after", "Last-Event-ID", "after", "merge"),
+    )
     async def get_response(response_id: str, request: Request) -> Response:
         """The response as it stands; with `?stream=true` its events, from the start or after `?starting_after=`."""
         record = await _record(request, "read", response_id)

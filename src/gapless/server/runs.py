@@ -17,7 +17,7 @@ from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, cursor_of, follow, page_params
 from gapless.server.history import check_answers
-from gapless.server.http import answer, body_docs, public, read_body, wants_stream, whole_number
+from gapless.server.http import answer, body_docs, parameter_docs, public, read_body, wants_stream, whole_number
 from gapless.wires import wire
 
 __all__ = ["routes"]
@@ -46,7 +46,11 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
     """The router. Every route that names a run authorises its caller for it."""
     router = APIRouter(tags=["runs"])
 
-    @router.post("/runs", status_code=202, openapi_extra=body_docs(StartRun))
+    @router.post(
+        "/runs",
+        status_code=202,
+        openapi_extra=body_docs(StartRun) | parameter_docs("Accept", "Last-Event-ID", "after", "wire", "merge"),
+    )
     async def start_run(request: Request) -> Response:
         """Start a run, or come back to the one that has the given `run_id`.
 
@@ -72,7 +76,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         cursor = cursor_of(request, run.id)
         return follow(runner, streams, record, encoder, cursor, location=location, merge=_merge(request))
 
-    @router.get("/runs")
+    @router.get("/runs", openapi_extra=parameter_docs("session_id", "status", "limit"))
     async def list_runs(request: Request) -> Response:
         """The caller's runs, newest first; `?session_id=`, `?status=`, `?limit=`."""
         user = await access.user(request)
@@ -91,7 +95,10 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         record = await access.find(request, "read", runner.get_run, run_id)
         return answer(public(record))
 
-    @router.get("/runs/{run_id}/events")
+    @router.get(
+        "/runs/{run_id}/events",
+        openapi_extra=parameter_docs("Accept", "Last-Event-ID", "after", "wire", "merge", "limit"),
+    )
     async def follow_run(run_id: str, request: Request) -> Response:
         """Follow a run: `Last-Event-ID` or `?after=` says from where, `?wire=` in which encoding, `?merge=0` that
         deltas are not merged while catching up. With `Accept: application/json`: one page of events instead."""

@@ -15,8 +15,8 @@ from gapless.journals.contract import ACTIVE, RunRecord
 from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, cursor_of, follow
-from gapless.server.history import answer_interrupts, has_said_all, history_unless_ours, runs_of
-from gapless.server.http import answer, body_docs, public, read_body
+from gapless.server.history import answer_interrupts, has_said_all, history_unless_ours, known_run, runs_of
+from gapless.server.http import answer, body_docs, parameter_docs, public, read_body
 from gapless.server.uimessages import UIMessage, approvals, to_messages
 from gapless.wires.base import Cursor
 from gapless.wires.vercel import CONTINUES, VercelEncoder
@@ -41,7 +41,10 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
     """The router. A chat is a session."""
     router = APIRouter(tags=["vercel"])
 
-    @router.post("/vercel/chat", openapi_extra=body_docs(ChatRequest))
+    @router.post(
+        "/vercel/chat",
+        openapi_extra=body_docs(ChatRequest) | parameter_docs("agent", "X-Run-Id", "Last-Event-ID", "after"),
+    )
     async def chat(request: Request) -> Response:
         """`new DefaultChatTransport({ api: "/vercel/chat" })`: a new message, a regenerated answer, the results of
         the client's own tools, or answers to approval requests; `?agent=` names one of several agents."""
@@ -55,12 +58,15 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             if entries:
                 return await _go_on(request, body.id, entries)
         # A client that has run tools of its own asks nothing new: the run goes on from what they found, in its message.
+        run_id = request.headers.get("x-run-id")
         history: list[Message] | None = to_messages(body.messages)
         message: Message = UserMessage(id="", content="", metadata={CONTINUES: last.id})
         if last.role == "user":
             *before, message = to_messages(body.messages)
             if not message.content:
                 raise InputInvalid("the message is empty")
+            if (known := await known_run(runner, access, request, run_id, body.id, message)) is not None:
+                return _tail(request, known)
             history = await history_unless_ours(runner, body.id, user, before)
         config = runner.config
         if body.trigger == "regenerate-message":  # the answer that may still be coming has been dropped by the user
@@ -69,13 +75,14 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             message,
             agent=body.agent or request.query_params.get("agent"),
             session_id=body.id,
+            run_id=run_id,
             user_id=user,
             config=config,
             messages=history,
         )
         return _tail(request, run.started)
 
-    @router.get("/vercel/chat/{chat_id}/stream")
+    @router.get("/vercel/chat/{chat_id}/stream", openapi_extra=parameter_docs("runId", "Last-Event-ID", "after"))
     async def resume(chat_id: str, request: Request) -> Response:
         """The chat's answer that is coming, from its start or after `Last-Event-ID`; 204 if there is none. `?runId=`
         means that run and no later one, also when it has ended."""

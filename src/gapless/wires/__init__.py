@@ -7,7 +7,7 @@ import importlib
 from gapless.errors import InputInvalid
 from gapless.wires.base import Encoder
 
-__all__ = ["wire"]
+__all__ = ["WIRES", "wire"]
 
 _WIRES = {
     "adk": "gapless.wires.adk:ADKEncoder",
@@ -17,6 +17,10 @@ _WIRES = {
     "text": "gapless.wires.text:TextEncoder",
     "vercel": "gapless.wires.vercel:VercelEncoder",
 }
+
+
+WIRES = tuple(_WIRES)
+"""Their names."""
 
 
 def wire(name: str) -> type[Encoder]:
