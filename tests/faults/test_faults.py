@@ -21,6 +21,7 @@ from support.following import Seen, merged, text_in
 from support.network import Network
 from support.paced import words
 from support.processes import Server
+from support.valkey_cluster import ValkeyCluster
 from support.wanderer import Wanderer
 
 WAIT_S = 40.0
@@ -120,6 +121,24 @@ async def test_a_valkey_that_is_killed_and_comes_back(serve: Serve, connect: Con
         a.close()
         b.close()
         valkey.stop()
+
+
+async def test_a_master_of_a_cluster_dies_and_its_replica_takes_over(serve: Serve, connect: Connect):
+    with ValkeyCluster() as cluster:
+        a, b = serve(cluster.url), serve(cluster.url)
+        await ready(a, b)
+        clients = connect(a, b)
+        wanderers = [Wanderer(clients, seed, stay_s=0.5) for seed in range(8)]
+        for number, wanderer in enumerate(wanderers):
+            await wanderer.start(f"300 {PACE_S}", run_id=f"r{number}")
+        following = [asyncio.create_task(one.follow(f"r{number}")) for number, one in enumerate(wanderers)]
+        await until(clients[0], "r0", lambda record: record.last_seq > 30)
+        cluster.kill(cluster.master_of("{gapless}:workers"))
+        for number, (wanderer, task) in enumerate(zip(wanderers, following, strict=True)):
+            journal, _ = await whole(task, wanderer, f"r{number}")
+            assert_finished(journal, 300)
+        a.close()
+        b.close()
 
 
 async def test_a_worker_without_its_network_is_fenced_and_comes_back(

@@ -274,6 +274,29 @@ async def test_a_watch_whose_answer_was_lost_is_undone(
     assert b.store._watched == set()
 
 
+async def test_followers_share_one_connection_and_runs_one_call(
+    a: Worker, b: Worker, server_side: Any, monkeypatch: Any
+) -> None:
+    runs = [f"r{i}" for i in range(200)]
+    for run_id in runs:
+        await a.create(run_id, run_id)
+        await b.store.watch(run_id)
+    assert isinstance(a.store, RedisStore)
+    mine = f"gapless:{b.id}"
+    assert server_side.pubsub_numsub(mine) == [(mine.encode(), 1)]
+    assert len(server_side.client_list()) < 20
+    before = server_side.info("commandstats")
+    assert not await a.store.append([Append(run_id, 1, [an_event("1"), an_event("2")]) for run_id in runs])
+    after = server_side.info("commandstats")
+    await b.heard.until(lambda: all(b.heard.last.get(run_id) == 2 for run_id in runs))
+
+    def calls(command: str) -> int:
+        return int(after[f"cmdstat_{command}"]["calls"] - before.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+    assert (calls("xadd"), calls("publish")) == (200, 1)
+    assert calls("evalsha") <= 2  # the other may be a lease's
+
+
 # -- workers that die halfway ------------------------------------------------------------------------------------------
 
 

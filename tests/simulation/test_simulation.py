@@ -6,6 +6,7 @@ A failing schedule names its seed. `python -m pytest tests/simulation -s --seed 
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import multiprocessing
 import os
@@ -17,12 +18,15 @@ from typing import Any
 import msgspec
 import pytest
 
+import gapless.runner
+import simulation.world
+from gapless import RunConfig
 from gapless.execution import Execution
 from gapless.journals.contract import Append, RunRecord, RunStatus, WorkerFenced
 from gapless.journals.journal import Journal, Journals
 from gapless.journals.memory import MemoryStore
 from gapless.runner import Runner
-from simulation.world import failing_seed, run_schedule, simulated
+from simulation.world import Plan, World, failing_seed, run_schedule, simulated
 
 SCHEDULES = int(os.environ.get("GAPLESS_SIMULATION_SCHEDULES", "10000"))
 PROCESSES = 2
@@ -62,6 +66,52 @@ def test_a_seed_is_the_same_schedule_each_time() -> None:
             first, second = run_schedule(seed, trace=True), run_schedule(seed, trace=True)
             assert first.traced == second.traced
             assert len(first.traced) > 20
+
+
+async def lose_a_worker(world: World, at_s: float, *, stopped: bool) -> float:
+    """How long the run of a worker that is killed, or stopped, is still open."""
+    workers = []
+    for _ in range(3):
+        workers.append(world.start_worker())
+        await asyncio.sleep(world.rng.random())  # none looks when another one renews
+    plan = world.plans["r"] = Plan("r", "s", [("say", "x "), ("forever",)], RunConfig())
+    while not all(worker.runner._open for worker in workers):
+        await asyncio.sleep(0.01)
+    start = workers[0].runner.start("go", run_id="r", session_id="s", config=plan.config)
+    await asyncio.wait({workers[0].spawn(start, world.loop)})
+    await asyncio.sleep(at_s)
+    lost_at = world.loop.time()
+    if stopped:
+        workers[0].paused = True
+    else:
+        world.crash(workers[0])
+    run = world.ledger.memory.runs["r"]
+    while not run.status.ended:
+        await asyncio.sleep(0.001)
+    assert world.ledger.taken["r"] == 1
+    assert run.error is not None
+    assert run.error["code"] == "worker_lost"
+    took_s = world.loop.time() - lost_at
+    for worker in list(world.workers):
+        world.crash(worker)
+    await asyncio.sleep(1)
+    return took_s
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["killed", "stopped"])
+def test_a_lost_workers_run_is_closed_within_its_lease_and_a_second(
+    stopped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the lease that is the default, wherever in its beat it is lost."""
+    monkeypatch.setattr(simulation.world, "LEASE_S", gapless.runner.LEASE_S)
+    with simulated():
+        for tenths in range(100, 150):
+            world = simulation.world._world = World(tenths)
+            try:
+                took_s = world.loop.run_until_complete(lose_a_worker(world, tenths / 10, stopped=stopped))
+            finally:
+                world.loop.close()
+            assert took_s < gapless.runner.LEASE_S + 1
 
 
 # -- bugs that are planted, one by one ---------------------------------------------------------------------------------
