@@ -40,7 +40,7 @@ from gapless.events import (
 from gapless.fold import RESTARTED, Fold
 from gapless.journals.contract import RunRecord
 from gapless.jsontext import decode_json
-from gapless.wires.base import Encoder
+from gapless.wires.base import Encoder, with_plain_lines
 
 __all__ = ["ADKEncoder", "WholeADKEncoder", "arguments_of", "object_of"]
 
@@ -121,13 +121,13 @@ class ADKEncoder(Encoder):
     def frames(self, event: bytes) -> Sequence[bytes]:
         if event.startswith(_TEXT):  # the hot one: its text is passed on without being decoded
             delta = _decode_delta(event)
-            return self._said(delta.message_id, bytes(delta.delta), thought=False)
+            return self._said(delta.message_id, with_plain_lines(bytes(delta.delta)), thought=False)
         return self.frames_of(decode_event(event))
 
     def frames_of(self, event: Event) -> Sequence[bytes]:
         """One decoded event's frames."""
         handler = _HANDLERS.get(type(event))
-        return handler(self, event) if handler is not None else ()
+        return tuple(map(with_plain_lines, handler(self, event))) if handler is not None else ()
 
     # -- text and reasoning -----------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from gapless.events import (
 )
 from gapless.fold import Fold
 from gapless.journals.contract import RunRecord
-from gapless.wires.base import RETRY_MS, Encoder, with_plain_lines
+from gapless.wires.base import RETRY_MS, Encoder
 
 __all__ = ["AGUIEncoder", "JoinEncoder", "Prefix"]
 
@@ -67,7 +67,7 @@ class AGUIEncoder(Encoder):
         return (event,)
 
     def encode(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> bytes:
-        frames = with_plain_lines(b"".join([b"id: %d\ndata: %b\n\n" % item for item in items]))
+        frames = b"".join([b"id: %d\ndata: %b\n\n" % item for item in items])
         if items and items[0][0] == 1:  # the stream's first frame tells browsers how soon to come back
             return frames.replace(b"\n", b"\nretry: %d\n" % RETRY_MS, 1)
         return frames
@@ -125,4 +125,4 @@ class JoinEncoder(AGUIEncoder):
         last = len(self._prefix)
         ids = [b"%d.%d" % (after + 1, part) if part < last else b"%d" % after for part in range(1, last + 1)]
         frames = [b"id: %b\ndata: %b\n\n" % frame for frame in zip(ids, self._prefix, strict=True)]
-        return with_plain_lines(b"".join(frames[self._seen :]))
+        return b"".join(frames[self._seen :])

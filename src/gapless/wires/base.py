@@ -71,13 +71,13 @@ def parse_cursor(text: str, run_id: str) -> Cursor:
     return Cursor(seq - 1, int(part))
 
 
-def with_plain_lines(frames: bytes) -> bytes:
-    """The same frames without the characters in their JSON that `str.splitlines` takes for the end of a line: so the
-    line readers of `httpx` and `requests` divide a stream, and ADK's own clients by them."""
-    if not frames.isascii() and (b"\xe2\x80" in frames or b"\xc2\x85" in frames):  # most text has neither
+def with_plain_lines(data: bytes) -> bytes:
+    """The same JSON without the characters that `str.splitlines` takes for the end of a line: so the line readers of
+    `httpx` and `requests` divide a stream. To be used on wires whose clients are built on those."""
+    if not data.isascii() and (b"\xe2" in data or b"\xc2" in data):  # most text has neither
         for character, escaped in _BREAKS.items():
-            frames = frames.replace(character, escaped)
-    return frames
+            data = data.replace(character, escaped)
+    return data
 
 
 def _is_restart(event: bytes) -> bool:
@@ -149,7 +149,7 @@ class Encoder(ABC):
                 else:
                     self._retry = False
             skip_parts = 0
-        return with_plain_lines(b"".join(out))
+        return b"".join(out)
 
     def _frame(self, id: bytes, data: bytes) -> bytes:
         if self._retry:

@@ -23,11 +23,15 @@ from gapless.events import (
 )
 from gapless.journals.contract import RunRecord
 from gapless.output import OutputText
-from gapless.wires.base import RETRY_MS, Encoder
+from gapless.wires.base import RETRY_MS, Encoder, with_plain_lines
 
 __all__ = ["TextEncoder"]
 
-_encode = msgspec.json.Encoder().encode
+_to_json = msgspec.json.Encoder().encode
+
+
+def _encode(value: object) -> bytes:
+    return with_plain_lines(_to_json(value))
 
 
 class TextEncoder(Encoder):
