@@ -349,6 +349,18 @@ async def test_resumed_after_any_frame_by_get_and_by_the_same_post(streaming: bo
     assert (await client.get(response.headers["content-location"], headers=end)).status_code in (200, 204)
 
 
+async def test_another_wire_follows_the_run(client_of: ClientOf):
+    client = await client_of(Runner(AGENTS["plain"]()))
+    await session(client, "plain")
+    _, got = await run_sse(client, body("plain"))
+    path = f"/apps/plain/users/u/runs/{documents(got)[0]['invocationId']}/events"
+    response = await client.get(path, params={"wire": "text"})
+    assert response.headers["content-location"] == f"{path}?wire=text"
+    said = [json.loads(frame.data) for frame in frames(response.content) if frame.data.startswith("{")]
+    assert "".join(one["text"] for one in said) == "Hello thëre 🦉\n"
+    assert (await client.get(path.replace("/u/", "/other/"), params={"wire": "text"})).status_code == 404
+
+
 async def test_the_run_id_makes_the_start_repeatable(client_of: ClientOf):
     agent = AGENTS["plain"]()
     client = await client_of(Runner(agent))

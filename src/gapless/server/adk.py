@@ -39,6 +39,7 @@ from gapless.server.auth import Access
 from gapless.server.follow import Streams, cursor_of, follow
 from gapless.server.history import answer_interrupts, has_said_all
 from gapless.server.http import answer, body_docs, parameter_docs, public, read_body
+from gapless.wires import wire
 from gapless.wires.adk import ADKEncoder, WholeADKEncoder, arguments_of, object_of
 from gapless.wires.base import Cursor
 
@@ -191,12 +192,10 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             cursor = Cursor(after)
         if has_said_all(record, cursor):
             return Response(status_code=204, headers={"x-run-id": record.id})
-        root = request.scope.get("root_path", "")
-        path = f"{root}/apps/{_quoted(record.agent)}/users/{_quoted(record.user_id)}/runs/{record.id}/events"
-        location = f"{path}?streaming={'true' if streaming else 'false'}" + (f"&after={after}" if after else "")
+        location = f"{_events_of(request, record)}?streaming={'true' if streaming else 'false'}"
+        location += f"&after={after}" if after else ""
         encoder = ADKEncoder if streaming else WholeADKEncoder
-        merge = request.query_params.get("merge") != "0"
-        return follow(runner, streams, record, encoder, cursor, location=location, merge=merge)
+        return follow(runner, streams, record, encoder, cursor, location=location, merge=_merge(request))
 
     @router.post(
         "/run_sse",
@@ -214,11 +213,16 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
 
     @router.get(
         "/apps/{app}/users/{user}/runs/{run_id}/events",
-        openapi_extra=parameter_docs("Last-Event-ID", "after", "merge", "streaming"),
+        openapi_extra=parameter_docs("Last-Event-ID", "after", "merge", "streaming", "wire"),
     )
     async def follow_run(app: str, user: str, run_id: str, request: Request) -> Response:
-        """Go on with a run's stream."""
+        """Go on with a run's stream, or follow it in another encoding."""
         record = await readable(request, await claimed(request, user), run_id)
+        if "wire" in request.query_params:
+            encoder = wire(request.query_params["wire"])
+            location = f"{_events_of(request, record)}?wire={encoder.name}"
+            cursor = cursor_of(request, run_id)
+            return follow(runner, streams, record, encoder, cursor, location=location, merge=_merge(request))
         return tail(request, record, 0, streaming=request.query_params.get("streaming", "true") == "true")
 
     @router.post("/apps/{app}/users/{user}/runs/{run_id}/cancel", status_code=202)
@@ -355,6 +359,16 @@ class SessionExists(InputInvalid):
 def _suffix(app: str, user: str) -> str:
     """What tells a session's id from the same id of another app or user."""
     return "@" + hashlib.sha256(f"{app}\0{user}".encode()).hexdigest()[:16]
+
+
+def _events_of(request: Request, record: RunRecord) -> str:
+    """The path of the run's stream."""
+    root = request.scope.get("root_path", "")
+    return f"{root}/apps/{_quoted(record.agent)}/users/{_quoted(record.user_id)}/runs/{record.id}/events"
+
+
+def _merge(request: Request) -> bool:
+    return request.query_params.get("merge") != "0"
 
 
 def _quoted(text: str) -> str:
