@@ -534,6 +534,14 @@ async def test_sessions_are_created_listed_and_deleted(client_of: ClientOf):
     assert (await client.get("/list-apps?detailed=true")).json()["apps"][1]["name"] == "poet"
 
 
+async def test_a_session_that_begins_with_events_is_refused(client_of: ClientOf):
+    client = await client_of(Runner(poet))
+    path = "/apps/poet/users/u/sessions"
+    said = {"author": "user", "content": {"parts": [{"text": "hi"}]}}
+    assert (await client.post(path, json={"events": [said]})).status_code == 422
+    assert (await client.post(path, json={"events": [], "session_id": "s"})).json()["id"] == "s"
+
+
 async def test_users_without_authentication_have_sessions_of_their_own(client_of: ClientOf):
     client = await client_of(Runner(agents={"poet": poet, "other": poet}))
     for user, app in (("ann", "poet"), ("bob", "poet"), ("ann", "other")):

@@ -95,6 +95,7 @@ class CreateSessionRequest(msgspec.Struct, rename="camel"):
 
     session_id: str | None = None
     state: dict[str, Any] | None = None
+    events: list[Any] | None = None
 
 
 def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
@@ -296,6 +297,8 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
             given = await read_body(request, dict[str, Any], runner.limits.body_bytes_max)
             body = _as(CreateSessionRequest, _camel(given))
+        if body.events:  # to leave them out would be to forget what the client thinks was said
+            raise InputInvalid("events: a session begins empty here; its turns come from its runs")
         return await new_session(app, user, body.session_id, body.state)
 
     @router.post(sessions + "/{session_id}")
