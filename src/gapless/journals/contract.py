@@ -165,7 +165,8 @@ class Listener(Protocol):
     """Who a store tells of what other workers did. Called on the event loop; must not block."""
 
     def on_events(self, run_id: str, first_seq: int, events: list[bytes], closed: bool) -> None:
-        """Events of a watched run that another worker appended. May repeat or skip: positions tell."""
+        """Events of a watched run that another worker appended. May repeat or skip: positions tell. A run that is no
+        longer there, as the store has forgotten it, is told as closed before its first event: `first_seq` is 0."""
 
     def on_command(self, run_id: str, command: bytes) -> None:
         """A command for a run that this worker owns."""

@@ -1095,8 +1095,11 @@ class RedisStore(Store):
     async def _tell(self, run_id: str) -> None:
         """Where a watched run is now, whatever was missed of it."""
         run = await self.get_run(run_id)
-        if run is not None and self._listener is not None:
-            self._listener.on_events(run_id, run.last_seq + 1, [], run.status.ended)
+        if self._listener is not None:
+            if run is None:
+                self._listener.on_events(run_id, 0, [], closed=True)
+            else:
+                self._listener.on_events(run_id, run.last_seq + 1, [], run.status.ended)
 
     def _take_commands(self) -> None:
         if self._inbox and (self._taking_commands is None or self._taking_commands.done()):
