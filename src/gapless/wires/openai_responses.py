@@ -147,9 +147,14 @@ class ResponsesEncoder(Encoder):
     def encode(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> bytes:
         out = []
         for item in items:
-            self._merged, self._seq = item[0] - self._seq, item[0]
-            out.append(super().encode((item,), skip_parts))
-            skip_parts = 0
+            seq, event = item
+            self._merged, self._seq = seq - self._seq, seq
+            if self._newest is not None and event.startswith(self._head) and not skip_parts:  # the hot path
+                (data,) = self.frames(event)
+                out.append(self._frame(b"%d" % seq, data))
+            else:
+                out.append(super().encode((item,), skip_parts))
+                skip_parts = 0
         return b"".join(out)
 
     def locate(self, events: Iterable[bytes], number: int) -> Cursor | None:
