@@ -37,6 +37,7 @@ _CURSOR = re.compile(r"(?:(?P<run>[^\s:]+(?::[^\s:]+)*):)?(?P<seq>[0-9]{1,15})(?
 
 _BREAKS = {"\u0085".encode(): b"\\u0085", "\u2028".encode(): b"\\u2028", "\u2029".encode(): b"\\u2029"}
 """The characters that Python breaks a line at and JSON does not escape, and how JSON may write them."""
+_find_break = re.compile(b"|".join(_BREAKS)).search
 
 
 class _Named(msgspec.Struct):
@@ -74,7 +75,7 @@ def parse_cursor(text: str, run_id: str) -> Cursor:
 def with_plain_lines(data: bytes) -> bytes:
     """The same JSON without the characters that `str.splitlines` takes for the end of a line: so the line readers of
     `httpx` and `requests` divide a stream. To be used on wires whose clients are built on those."""
-    if not data.isascii() and (b"\xe2" in data or b"\xc2" in data):  # most text has neither
+    if not data.isascii() and _find_break(data):
         for character, escaped in _BREAKS.items():
             data = data.replace(character, escaped)
     return data
