@@ -77,8 +77,10 @@ RECENT_BYTES_MAX = 16 * 1024
 model's text; replicas are milliseconds behind, an append-only file that is flushed every second a second."""
 LOOK_AGAIN_S = 5.0
 """So long after a run's end, or after it was begun to watch it, is looked at whether the server still knows of that."""
-LOOK_AGAIN_MAX = 10_000
+LOOK_AGAIN_MAX = 2_000
 """Ended runs that wait for that look."""
+LOOK_AGAIN_RUNS = 500
+"""Of each kind, looked at between two renewals of the lease, which must not wait for long."""
 REFUSED = -1
 VOID_S = 3600
 """How long it is remembered which claims to a run's id no run may be created under any more."""
@@ -887,7 +889,10 @@ class RedisStore(Store):
                     refused.add(row[1])
                     continue
                 owned = self._owned[row[1]]
-                owned.remember(row)
+                owned.recent.append(row)
+                owned.recent_bytes += len(row[4])
+                if owned.recent_bytes > RECENT_BYTES_MAX:
+                    owned.let_go()
                 if row[-1] is not None:
                     owned.run.ended_at = row[-1]["at"]
                     ended.append((owned, journal_bytes))
@@ -923,7 +928,8 @@ class RedisStore(Store):
             sizes, behind = await self._call(_APPEND, key, self._worker_id, _pack(rows))
             for number, last in behind:
                 row = rows[number]
-                lacking = self._owned[row[1]].recent_after(last)
+                owned = self._owned.get(row[1])
+                lacking = [] if owned is None else owned.recent_after(last)
                 if lacking:
                     log.warning("run %s: the server lacks its events from %d on, they are sent again", row[1], last + 1)
                     key = f"{row[0]}run:{row[1]}"
@@ -934,14 +940,17 @@ class RedisStore(Store):
     async def _look_again(self) -> None:
         """A server that took over may lack a run's end, which its owner has forgotten, and that a run is watched."""
         before = time.monotonic() - LOOK_AGAIN_S
-        for run_id in [run_id for run_id, since in self._newly_watched.items() if since <= before]:
+        watched = [run_id for run_id, since in self._newly_watched.items() if since <= before]
+        for run_id in watched[:LOOK_AGAIN_RUNS]:
             if run_id in self._watched:
                 await self.watch(run_id)
                 await self._tell(run_id)
             self._newly_watched.pop(run_id, None)
-        due = []
-        while self._ended and self._ended[0][0] <= before:
+        due: list[tuple[float, _Owned]] = []
+        while self._ended and self._ended[0][0] <= before and len(due) < LOOK_AGAIN_RUNS:
             due.append(self._ended.popleft())
+        if not due:
+            return
         try:
             found = await self._each(
                 ("HMGET", f"{owned.place}run:{owned.run.id}", "owner", "status", "last") for _, owned in due
@@ -1187,25 +1196,23 @@ class RedisStore(Store):
 class _Owned:
     """A run that this worker owns, and where it is kept."""
 
-    __slots__ = ("_recent", "_recent_bytes", "place", "run")
+    __slots__ = ("place", "recent", "recent_bytes", "run")
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
         self.place = _place(run.session_id)
-        self._recent: deque[_Row] = deque()
-        self._recent_bytes = 0
+        self.recent: deque[_Row] = deque()
+        """The batches accepted last, kept at hand."""
+        self.recent_bytes = 0
 
-    def remember(self, row: _Row) -> None:
-        """Keep an accepted batch at hand, and let go of the oldest."""
-        recent = self._recent
-        recent.append(row)
-        self._recent_bytes += len(row[4])
-        while self._recent_bytes > RECENT_BYTES_MAX and len(recent) > 1:
-            self._recent_bytes -= len(recent.popleft()[4])
+    def let_go(self) -> None:
+        """Of the oldest of them, down to the bound; the newest one stays."""
+        while self.recent_bytes > RECENT_BYTES_MAX and len(self.recent) > 1:
+            self.recent_bytes -= len(self.recent.popleft()[4])
 
     def recent_after(self, last: int) -> list[_Row]:
         """The batches from that position on; none when some of them are no longer at hand."""
-        rows = [row for row in self._recent if row[2] > last]
+        rows = [row for row in self.recent if row[2] > last]
         return rows if rows and rows[0][2] == last + 1 else []
 
 
