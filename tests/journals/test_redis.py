@@ -16,6 +16,7 @@ from gapless import Runner
 from gapless.errors import RunNotFound, SessionBusy, StoreUnavailable, UsageError
 from gapless.journals import open_store
 from gapless.journals import redis as redis_store
+from gapless.journals import redis_scripts as scripts
 from gapless.journals.contract import Append, RunStatus, Store, WorkerFenced
 from gapless.journals.journal import Follower, Journals
 from gapless.journals.redis import RedisStore
@@ -113,8 +114,8 @@ class Losses:
 
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         assert isinstance(store, RedisStore)
-        self.answers: list[redis_store._Script] = []
-        self.calls: list[redis_store._Script] = []
+        self.answers: list[scripts.Script] = []
+        self.calls: list[scripts.Script] = []
         self._execute = store._client.execute_command
         monkeypatch.setattr(store._client, "execute_command", self._lossy)
 
@@ -149,18 +150,18 @@ async def test_an_append_whose_answer_was_lost_is_accepted_once(a: Worker, b: Wo
     await a.create("r")
     events = [an_event("1"), an_event("2")]
     batches = [Append("r", 1, events)]
-    losses.answers = [redis_store._APPEND]
+    losses.answers = [scripts.APPEND]
     with pytest.raises(StoreUnavailable, match="cut before the answer"):
         await a.store.append(batches)
     assert not await a.store.append(batches)
     assert await b.read_all("r") == events
     events += await a.append("r", 3, "3")
     last = [Append("r", 4, [an_event("end")], an_end("r", state={"n": 1}))]
-    for lost in ("_APPEND", "_FINISH_RUNS"):
-        losses.answers = [getattr(redis_store, lost)]
+    for lost in ("APPEND", "FINISH_RUNS"):
+        losses.answers = [getattr(scripts, lost)]
         with pytest.raises(StoreUnavailable):
             await a.store.append(last)
-    losses.calls = [redis_store._FINISH_RUNS]
+    losses.calls = [scripts.FINISH_RUNS]
     with pytest.raises(StoreUnavailable):
         await a.store.append(last)
     assert not await a.store.append(last)
@@ -179,7 +180,7 @@ async def test_other_events_at_the_same_position_are_refused(a: Worker, b: Worke
 async def test_a_creation_whose_answer_was_lost_may_be_asked_for_again(a: Worker, b: Worker, monkeypatch: Any) -> None:
     await warm(a)
     losses = Losses(a.store, monkeypatch)
-    losses.answers = [redis_store._CREATE]
+    losses.answers = [scripts.CREATE]
     with pytest.raises(StoreUnavailable):
         await a.create("r")
     await a.create("r", reject_busy=True)
@@ -191,13 +192,13 @@ async def test_a_creation_whose_answer_was_lost_is_not_left_running(a: Worker, m
     """Its caller gave up: the run is handed to whoever closes lost ones."""
     await warm(a)
     losses = Losses(a.store, monkeypatch)
-    losses.answers = [redis_store._CREATE]
+    losses.answers = [scripts.CREATE]
     with pytest.raises(StoreUnavailable):
         await a.create("r")
     assert [run.id for run in await a.store.take_over(LEASE_S)] == ["r"]
     assert await a.store.take_over(LEASE_S) == []
     await a.end("r", 1, status=RunStatus.FAILED)
-    losses.calls = [redis_store._CREATE]
+    losses.calls = [scripts.CREATE]
     with pytest.raises(StoreUnavailable):
         await a.create("q")
     assert await a.store.take_over(LEASE_S) == []
@@ -210,13 +211,13 @@ async def test_a_start_whose_answer_was_lost(a: Worker, monkeypatch: Any) -> Non
     await a.store.start_run("warm", 1)
     await a.create("r", "s2")
     losses = Losses(a.store, monkeypatch)
-    losses.answers = [redis_store._START]
+    losses.answers = [scripts.START]
     with pytest.raises(StoreUnavailable):
         await a.store.start_run("r", 5)
     assert await a.store.start_run("r", 5) is None
 
 
-@pytest.mark.parametrize("lost", ["_FENCE", "_TAKE", "_SETTLE"])
+@pytest.mark.parametrize("lost", ["FENCE", "TAKE", "SETTLE"])
 @pytest.mark.parametrize("when", ["calls", "answers"])
 async def test_a_takeover_that_is_cut_short_is_made_again(
     cluster: Cluster, a: Worker, b: Worker, monkeypatch: Any, lost: str, when: str
@@ -226,7 +227,7 @@ async def test_a_takeover_that_is_cut_short_is_made_again(
     for i in range(3):
         await a.create(f"r{i}", f"s{i}")
     await cluster.stop(a)
-    getattr(Losses(b.store, monkeypatch), when).append(getattr(redis_store, lost))
+    getattr(Losses(b.store, monkeypatch), when).append(getattr(scripts, lost))
     taken: list[str] = []
     for _ in range(4):
         try:
@@ -239,7 +240,7 @@ async def test_a_takeover_that_is_cut_short_is_made_again(
         await b.end(run_id, 1)
 
 
-@pytest.mark.parametrize("lost", ["_FENCE", "_TAKE", "_SETTLE"])
+@pytest.mark.parametrize("lost", ["FENCE", "TAKE", "SETTLE"])
 async def test_a_takeover_that_its_worker_did_not_outlive_is_made_by_another(
     cluster: Cluster, a: Worker, b: Worker, monkeypatch: Any, lost: str
 ) -> None:
@@ -248,7 +249,7 @@ async def test_a_takeover_that_its_worker_did_not_outlive_is_made_by_another(
     for i in range(3):
         await a.create(f"r{i}", f"s{i}")
     await cluster.stop(a)
-    Losses(b.store, monkeypatch).answers.append(getattr(redis_store, lost))
+    Losses(b.store, monkeypatch).answers.append(getattr(scripts, lost))
     with pytest.raises(StoreUnavailable):
         await b.store.take_over(LEASE_S)
     first = [run.id for run in await c.store.take_over(LEASE_S)]
@@ -265,7 +266,7 @@ async def test_a_watch_whose_answer_was_lost_is_undone(
     await a.create("r")
     await b.store.watch("r")
     await b.store.unwatch("r")
-    Losses(b.store, monkeypatch).answers.append(redis_store._WATCH)
+    Losses(b.store, monkeypatch).answers.append(scripts.WATCH)
     quiet = {"on_refused": _never, "on_command": _never, "on_fenced": _never}
     with pytest.raises(StoreUnavailable):
         await Journals(b.store, **quiet).attach("r")  # type: ignore[arg-type]
@@ -322,8 +323,8 @@ async def test_a_worker_that_dies_while_it_creates_leaves_nothing_in_the_way(
     cluster: Cluster, a: Worker, b: Worker, monkeypatch: Any
 ) -> None:
     await warm(a)
-    for run_id, lost in (("r1", "_REGISTER_RUN"), ("r2", "_CREATE")):
-        Losses(a.store, monkeypatch).calls.append(getattr(redis_store, lost))
+    for run_id, lost in (("r1", "REGISTER_RUN"), ("r2", "CREATE")):
+        Losses(a.store, monkeypatch).calls.append(getattr(scripts, lost))
         with pytest.raises(StoreUnavailable):
             await a.create(run_id, "s")
     await b.create("r1", "elsewhere")
@@ -345,7 +346,7 @@ async def test_a_creator_that_was_taken_for_dead_creates_nothing(
     asleep, awake = asyncio.Event(), asyncio.Event()
 
     async def sleepy(*arguments: Any, **options: Any) -> Any:
-        if redis_store._CREATE.sha in arguments:
+        if scripts.CREATE.sha in arguments:
             asleep.set()
             await awake.wait()
         return await execute(*arguments, **options)
@@ -367,7 +368,7 @@ async def test_a_worker_that_dies_right_after_an_end_leaves_the_index_to_others(
     await warm(a)
     await a.create("r")
     await a.create("other", "s2", created_at=50)
-    Losses(a.store, monkeypatch).calls.append(redis_store._FINISH_RUNS)
+    Losses(a.store, monkeypatch).calls.append(scripts.FINISH_RUNS)
     with pytest.raises(StoreUnavailable):
         await a.end("r", 1, ended_at=200)
     await b.create("next", reject_busy=True)  # the end itself was whole
@@ -426,7 +427,7 @@ async def test_a_command_that_comes_before_the_answer_to_the_creation(a: Worker,
 
     async def slow(*arguments: Any, **options: Any) -> Any:
         answer = await execute(*arguments, **options)
-        if redis_store._CREATE.sha in arguments:
+        if scripts.CREATE.sha in arguments:
             await a.store.send("r", b"cancel")
             while "r" not in b.store._unclaimed:  # type: ignore[attr-defined]  # a RedisStore
                 await asyncio.sleep(0.001)

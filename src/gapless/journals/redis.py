@@ -22,7 +22,6 @@ where its watched runs are, and holes are read from the stream.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 import uuid
@@ -38,6 +37,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisClusterException, RedisError
 
 from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreUnavailable, UsageError
+from gapless.journals import redis_scripts as scripts
 from gapless.journals.contract import (
     ACTIVE,
     READ_BYTES_MAX,
@@ -53,6 +53,7 @@ from gapless.journals.contract import (
     title_of,
 )
 from gapless.journals.lease import LeaseWatch
+from gapless.journals.redis_scripts import Script
 
 __all__ = ["RedisStore"]
 
@@ -71,7 +72,6 @@ LISTEN_IDLE_S = 2.0
 """Silence on the listening connection after which it is probed; as much again, and it is replaced."""
 RECONNECT_PAUSE_S = 0.2
 PAGE_RECORDS = 200
-EXPIRE_RUNS = 100
 RECENT_BYTES_MAX = 16 * 1024
 """Of each run's accepted events, the newest are kept at hand: a server that takes over may lack them. About 5 s of a
 model's text; replicas are milliseconds behind, an append-only file that is flushed every second a second."""
@@ -82,8 +82,6 @@ LOOK_AGAIN_MAX = 2_000
 LOOK_AGAIN_RUNS = 500
 """Of each kind, looked at between two renewals of the lease, which must not wait for long."""
 REFUSED = -1
-VOID_S = 3600
-"""How long it is remembered which claims to a run's id no run may be created under any more."""
 PLACES_MAX = 10_000
 """Runs whose session is remembered."""
 
@@ -99,383 +97,13 @@ _decode_state = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_member = msgspec.json.Decoder(tuple[str, str]).decode
 
 _Row = tuple[str, str, int, int, str, str | None, dict[str, Any] | None]
-"""One batch as `_APPEND` takes it: the session's place, the run, first position, count, events, status, end."""
+"""One batch as `scripts.APPEND` takes it: the session's place, the run, first position, count, events, status, end."""
 
 _FAILURES = (RedisError, RedisClusterException, OSError)
 
 _SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
 _WORKERS, _RUNS, _ENDED, _SESSIONS = "{gapless}:workers", "{gapless}:runs", "{gapless}:ended", "{gapless}:sessions"
 _SESSION_FIELDS = ("record", "updated_at", "state")
-_RUN_FIELDS = ("record", "owner", "status", "last", "started_at", "ended_at", "error", "expired", "bytes")
-
-
-class _Script:
-    """A Lua script; its first key names the hash slot, and it makes the other keys of that slot from its arguments."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
-
-
-_LUA_ACTIVE = "local active = {queued = true, running = true, waiting = true}\n"
-
-_APPEND = _Script(
-    _LUA_ACTIVE
-    + """
-local me, sizes, behind, news = ARGV[1], {}, {}, {}
-for i, batch in ipairs(cmsgpack.unpack(ARGV[2])) do
-  local place, id, first, n, data, status, ended = unpack(batch, 1, 7)
-  local run, events, last = place .. 'run:' .. id, place .. 'events:' .. id, first + n - 1
-  local is = redis.call('HMGET', run, 'owner', 'status', 'last', 'watchers', 'bytes')
-  local size = tonumber(is[5] or 0)
-  if is[1] ~= me then
-    size = -1
-  elseif active[is[2]] and tonumber(is[3]) + 1 < first then
-    behind[#behind + 1] = {i - 1, tonumber(is[3])}
-    size = -1
-  elseif not active[is[2]] or tonumber(is[3]) + 1 ~= first then
-    local entry = redis.call('XRANGE', events, first .. '-0', first .. '-0')[1]
-    if tonumber(is[3]) ~= last or not entry or entry[2][2] ~= data then
-      size = -1
-    end
-  else
-    size = size + #data
-    redis.call('XADD', events, first .. '-0', 'e', data)
-    redis.call('HSET', run, 'last', last, 'bytes', size)
-    if status then
-      redis.call('HSET', run, 'status', status)
-    end
-    if ended then
-      redis.call('HSET', run, 'ended_at', ended.at, 'error', ended.error)
-      redis.call('HDEL', run, 'watchers')
-      redis.call('DEL', place .. 'commands:' .. id)
-      redis.call('LREM', place .. 'queue', 1, id)
-      redis.call('RPUSH', place .. 'turns', ended.turn)
-      redis.call('HSET', place .. 'session', 'updated_at', ended.at)
-      if ended.state then
-        redis.call('HSET', place .. 'session', 'state', ended.state)
-      end
-    end
-    for watcher in string.gmatch(is[4] or '', '[^\\n]+') do
-      if watcher ~= me then
-        news[watcher] = news[watcher] or {}
-        table.insert(news[watcher], {id, first, data, ended and true or false})
-      end
-    end
-  end
-  sizes[i] = size
-end
-for watcher, told in pairs(news) do
-  redis.call('PUBLISH', 'gapless:' .. watcher, 'e' .. cmsgpack.pack(told))
-end
-return {sizes, behind}
-"""
-)
-
-_CREATE = _Script("""
-local place, id, me, nonce, record, session, created_at, state, reject_busy, claim = unpack(ARGV)
-local run = place .. 'run:' .. id
-local is = redis.call('HMGET', run, 'record', 'nonce', 'spent')
-if is[1] then
-  return is[2] == nonce and 'created' or 'known'
-end
-if tonumber(claim) <= tonumber(is[3] or 0) then
-  return 'void'
-end
-if reject_busy == '1' and redis.call('LLEN', place .. 'queue') > 0 then
-  return {'busy', redis.call('LINDEX', place .. 'queue', 0)}
-end
-redis.call('HSET', run, 'record', record, 'owner', me, 'status', 'queued', 'last', 0, 'nonce', nonce, 'spent', claim)
-redis.call('PERSIST', run)
-if redis.call('HSETNX', place .. 'session', 'record', session) == 1 then
-  redis.call('HSET', place .. 'session', 'updated_at', created_at, 'state', state)
-end
-redis.call('RPUSH', place .. 'queue', id)
-redis.call('RPUSH', place .. 'runs', id)
-return 'created'
-""")
-
-_START = _Script("""
-local place, id, me, at = unpack(ARGV)
-local run = place .. 'run:' .. id
-local is = redis.call('HMGET', run, 'owner', 'status', 'started_at')
-if is[1] == me and is[2] == 'running' and is[3] == at then
-  return 'started'
-end
-if is[1] ~= me or is[2] ~= 'queued' then
-  return 'not queued'
-end
-local behind = redis.call('LPOS', place .. 'queue', id)
-if behind > 0 then
-  return {redis.call('LINDEX', place .. 'queue', behind - 1)}
-end
-redis.call('HSET', run, 'status', 'running', 'started_at', at)
-return 'started'
-""")
-
-_TAKE = _Script(
-    _LUA_ACTIVE
-    + f"""
-local run, dead, me, claim = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
-local is = redis.call('HMGET', run, 'record', 'owner', 'status', 'spent')
-if not is[1] then
-  if tonumber(claim) > tonumber(is[4] or 0) then
-    redis.call('HSET', run, 'spent', claim)
-  end
-  redis.call('EXPIRE', run, {VOID_S})
-  return {{'void'}}
-end
-if active[is[3]] then
-  if is[2] ~= dead and is[2] ~= me then
-    return {{'other'}}
-  end
-  redis.call('HSET', run, 'owner', me)
-end
-return {{active[is[3]] and 'taken' or 'ended', redis.call('HMGET', run, {", ".join(repr(f) for f in _RUN_FIELDS)})}}
-"""
-)
-
-_READ = _Script("""
-local place, id, after, limit, bytes_max = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local is = redis.call('HMGET', place .. 'run:' .. id, 'record', 'expired')
-if not is[1] then
-  return false
-end
-if is[2] then
-  return 'expired'
-end
-local events, parts, size = place .. 'events:' .. id, {}, 0
-local entry = redis.call('XREVRANGE', events, (after + 1) .. '-0', '-', 'COUNT', 1)[1]
-if not entry then
-  return {1, ''}
-end
-local first = tonumber(string.match(entry[1], '^%d+'))
-local from = first .. '-0'
-while true do
-  local entries = redis.call('XRANGE', events, from, '+', 'COUNT', 100)
-  for _, e in ipairs(entries) do
-    parts[#parts + 1] = e[2][2]
-    size = size + #e[2][2]
-    if size >= bytes_max or tonumber(string.match(e[1], '^%d+')) - after > limit then
-      return {first, table.concat(parts, '\\n')}
-    end
-  end
-  if #entries < 100 then
-    return {first, table.concat(parts, '\\n')}
-  end
-  from = '(' .. entries[#entries][1]
-end
-""")
-
-_WATCH = _Script(
-    _LUA_ACTIVE
-    + """
-local run, me, on = KEYS[1], ARGV[1], ARGV[2] == '1'
-local is = redis.call('HMGET', run, 'status', 'watchers')
-if not active[is[1]] then
-  return 0
-end
-local watchers = {}
-for watcher in string.gmatch(is[2] or '', '[^\\n]+') do
-  if watcher ~= me then
-    watchers[#watchers + 1] = watcher
-  end
-end
-if on then
-  watchers[#watchers + 1] = me
-end
-redis.call('HSET', run, 'watchers', table.concat(watchers, '\\n'))
-return 1
-"""
-)
-
-_SEND = _Script(
-    _LUA_ACTIVE
-    + """
-local place, id, command = unpack(ARGV)
-local is = redis.call('HMGET', place .. 'run:' .. id, 'owner', 'status')
-if not is[2] then
-  return 0
-end
-if active[is[2]] then
-  redis.call('RPUSH', place .. 'commands:' .. id, command)
-  redis.call('PUBLISH', 'gapless:' .. is[1], 'c' .. id)
-end
-return 1
-"""
-)
-
-_DROP_EVENTS = _Script("""
-local place, id = unpack(ARGV)
-if redis.call('HEXISTS', place .. 'run:' .. id, 'record') == 0 then
-  return 0
-end
-redis.call('UNLINK', place .. 'events:' .. id)
-return redis.call('HSET', place .. 'run:' .. id, 'expired', 1)
-""")
-
-_DELETE = _Script(f"""
-local place, runs = ARGV[1], {{}}
-if redis.call('LLEN', place .. 'queue') > 0 then
-  return 'busy'
-end
-for i, id in ipairs(redis.call('LRANGE', place .. 'runs', 0, -1)) do
-  local run = place .. 'run:' .. id
-  local claim = redis.call('HGET', run, 'spent')
-  runs[i] = {{id, claim}}
-  redis.call('UNLINK', run, place .. 'events:' .. id, place .. 'commands:' .. id)
-  redis.call('HSET', run, 'spent', claim)
-  redis.call('EXPIRE', run, {VOID_S})
-end
-redis.call('UNLINK', place .. 'runs', place .. 'turns')
-return {{redis.call('DEL', place .. 'session'), runs}}
-""")
-
-_CREATE_SESSION = _Script("""
-local session, record, updated_at, state = KEYS[1], unpack(ARGV)
-if redis.call('HSETNX', session, 'record', record) == 1 then
-  redis.call('HSET', session, 'updated_at', updated_at, 'state', state)
-end
-return redis.call('HMGET', session, 'record', 'updated_at', 'state')
-""")
-
-# The index: one slot, for what spans sessions.
-
-_REGISTER_RUN = _Script("""
-local me, member, user, session, created_at = unpack(ARGV)
-if redis.call('HEXISTS', KEYS[1], me) == 0 then
-  return 0
-end
-redis.call('SADD', '{gapless}:owners', me)
-redis.call('SADD', '{gapless}:active:' .. me, member)
-local number = redis.call('INCR', '{gapless}:counter')
-for _, list in ipairs({'{gapless}:runs', '{gapless}:runs:' .. user}) do
-  redis.call('ZADD', list, 'NX', number, member)
-end
-for _, list in ipairs({'{gapless}:sessions', '{gapless}:sessions:' .. user}) do
-  redis.call('ZADD', list, 'NX', created_at, session)
-end
-return number
-""")
-
-_FINISH_RUNS = _Script("""
-for _, run in ipairs(cmsgpack.unpack(ARGV[2])) do
-  local member, user, session, ended_at, bytes = unpack(run)
-  redis.call('SREM', '{gapless}:active:' .. ARGV[1], member)
-  if redis.call('ZADD', '{gapless}:ended', ended_at, member) == 1 then
-    redis.call('HSET', '{gapless}:kept', member, bytes)
-    redis.call('INCRBY', '{gapless}:kept_bytes', bytes)
-  end
-  for _, list in ipairs({'{gapless}:sessions', '{gapless}:sessions:' .. user}) do
-    redis.call('ZADD', list, 'GT', ended_at, session)
-  end
-end
-return 1
-""")
-
-_PAST_RETENTION = _Script(f"""
-local ended_before, bytes_max = unpack(ARGV)
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. ended_before, 'LIMIT', 0, {EXPIRE_RUNS})
-if #due > 0 or bytes_max == '' then
-  return due
-end
-local over = tonumber(redis.call('GET', '{{gapless}}:kept_bytes') or 0) - tonumber(bytes_max)
-for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, {EXPIRE_RUNS - 1})) do
-  if over <= 0 then
-    break
-  end
-  due[#due + 1] = member
-  over = over - tonumber(redis.call('HGET', '{{gapless}}:kept', member) or 0)
-end
-return due
-""")
-
-_FORGET_EVENTS = _Script("""
-for _, member in ipairs(ARGV) do
-  if redis.call('ZREM', KEYS[1], member) == 1 then
-    redis.call('DECRBY', '{gapless}:kept_bytes', redis.call('HGET', '{gapless}:kept', member) or 0)
-    redis.call('HDEL', '{gapless}:kept', member)
-  end
-end
-return 1
-""")
-
-_RENEW = _Script("""
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
-  return 0
-end
-return redis.call('HINCRBY', KEYS[1], ARGV[1], 1)
-""")
-
-_FENCE = _Script("""
-local me, beats = ARGV[1], cmsgpack.unpack(ARGV[2])
-if redis.call('HEXISTS', KEYS[1], me) == 0 then
-  return 0
-end
-for worker, beat in pairs(beats) do
-  if tonumber(redis.call('HGET', KEYS[1], worker)) == beat then
-    redis.call('HDEL', KEYS[1], worker)
-  end
-end
-local left = {}
-for _, owner in ipairs(redis.call('SMEMBERS', '{gapless}:owners')) do
-  if redis.call('HEXISTS', KEYS[1], owner) == 0 then
-    local members = redis.call('SMEMBERS', '{gapless}:active:' .. owner)
-    if #members == 0 then
-      redis.call('SREM', '{gapless}:owners', owner)
-    else
-      redis.call('SADD', '{gapless}:owners', me)
-      for _, member in ipairs(members) do
-        redis.call('SADD', '{gapless}:active:' .. me, member)
-        left[#left + 1] = {owner, member}
-      end
-    end
-  end
-end
-return {redis.call('INCR', '{gapless}:counter'), left}
-""")
-
-_SETTLE = _Script("""
-local me, settled = ARGV[1], cmsgpack.unpack(ARGV[2])
-for _, s in ipairs(settled) do
-  local dead, member, taken = unpack(s)
-  if dead ~= me then
-    redis.call('SREM', '{gapless}:active:' .. dead, member)
-  end
-  if not taken then
-    redis.call('SREM', '{gapless}:active:' .. me, member)
-  end
-end
-return 1
-""")
-
-_ACTIVE_RUNS = _Script("""
-local members = {}
-for _, owner in ipairs(redis.call('SMEMBERS', '{gapless}:owners')) do
-  for _, member in ipairs(redis.call('SMEMBERS', '{gapless}:active:' .. owner)) do
-    members[member] = tonumber(redis.call('ZSCORE', '{gapless}:runs', member) or 0)
-  end
-end
-local sorted = {}
-for member in pairs(members) do
-  sorted[#sorted + 1] = member
-end
-table.sort(sorted, function(a, b) return members[a] > members[b] end)
-return sorted
-""")
-
-
-_CLAIM = _Script("""
-if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then
-  return 0
-end
-if ARGV[2] == '' then
-  redis.call('DEL', KEYS[1])
-else
-  redis.call('SET', KEYS[1], ARGV[2])
-end
-return 1
-""")
 
 
 class RedisStore(Store):
@@ -586,7 +214,7 @@ class RedisStore(Store):
         self._listener = None
 
     async def renew(self) -> None:
-        if not await self._call(_RENEW, _WORKERS, self._worker_id):
+        if not await self._call(scripts.RENEW, _WORKERS, self._worker_id):
             raise self._fenced()
         await self._look_again()
 
@@ -595,7 +223,7 @@ class RedisStore(Store):
         if beats.pop(self._worker_id, None) is None:
             raise self._fenced()
         dead = {worker_id: beats[worker_id] for worker_id in self._lease_watch.expired(beats, lease_s)}
-        answer = await self._call(_FENCE, _WORKERS, self._worker_id, _pack(dead))
+        answer = await self._call(scripts.FENCE, _WORKERS, self._worker_id, _pack(dead))
         if answer == 0:
             raise self._fenced()
         newest_claim, left = answer
@@ -611,14 +239,16 @@ class RedisStore(Store):
                 settled.append((owner, member, True))
                 continue
             place = _place(session_id)
-            outcome, *fields = await self._call(_TAKE, f"{place}run:{run_id}", owner, self._worker_id, newest_claim)
+            outcome, *fields = await self._call(
+                scripts.TAKE, f"{place}run:{run_id}", owner, self._worker_id, newest_claim
+            )
             if outcome == b"taken":
                 taken[run_id] = _run_from(fields[0])
                 self._doubtful[run_id] = (session_id, "")  # until the caller has it
             elif outcome == b"ended":
                 await self._finish([(_run_from(fields[0]), int(fields[0][-1]))], owner)
             settled.append((owner, member, outcome == b"taken"))
-        await self._call(_SETTLE, _WORKERS, self._worker_id, _pack(settled))
+        await self._call(scripts.SETTLE, _WORKERS, self._worker_id, _pack(settled))
         for _, run_id, _ in found:
             self._doubtful.pop(run_id, None)
         for run in taken.values():
@@ -645,7 +275,7 @@ class RedisStore(Store):
         except _FAILURES as error:
             raise await self._translate(error) from error
 
-    async def _call(self, script: _Script, key: str, *arguments: Any) -> Any:
+    async def _call(self, script: Script, key: str, *arguments: Any) -> Any:
         if self._client is None:
             raise StoreUnavailable(f"store {self._name} is closed")
         try:
@@ -714,13 +344,13 @@ class RedisStore(Store):
                 if claim and not await self._make_void(claim, run.id):
                     continue
                 mine = b"%d %s" % (number, run.session_id.encode())
-                if not await self._call(_CLAIM, pointer, claim, mine):
+                if not await self._call(scripts.CLAIM, pointer, claim, mine):
                     continue
                 claim = mine
             run.owner = self._worker_id
             try:
                 outcome = await self._call(
-                    _CREATE,
+                    scripts.CREATE,
                     f"{place}run:{run.id}",
                     place,
                     run.id,
@@ -755,7 +385,7 @@ class RedisStore(Store):
         """List the run in the index; a number that is higher than any before. Raises `WorkerFenced`."""
         member = _member(run.id, run.session_id)
         number: int = await self._call(
-            _REGISTER_RUN, _WORKERS, self._worker_id, member, run.user_id, run.session_id, run.created_at
+            scripts.REGISTER_RUN, _WORKERS, self._worker_id, member, run.user_id, run.session_id, run.created_at
         )
         if not number:
             raise self._fenced()
@@ -764,7 +394,7 @@ class RedisStore(Store):
     async def _make_void(self, claim: bytes, run_id: str) -> bool:
         """Make sure that nothing comes of a claim any more; False when something has."""
         key = f"{_place(_session_claimed(claim))}run:{run_id}"
-        outcome, *_ = await self._call(_TAKE, key, "", "", _number_claimed(claim))
+        outcome, *_ = await self._call(scripts.TAKE, key, "", "", _number_claimed(claim))
         return bool(outcome == b"void")
 
     async def _raise_busy(self, place: str, run: RunRecord) -> None:
@@ -775,7 +405,9 @@ class RedisStore(Store):
         owned = self._owned.get(run_id)
         if owned is not None:
             place = owned.place
-            outcome = await self._call(_START, f"{place}run:{run_id}", place, run_id, self._worker_id, started_at)
+            outcome = await self._call(
+                scripts.START, f"{place}run:{run_id}", place, run_id, self._worker_id, started_at
+            )
             if outcome == b"started":
                 return None
             if isinstance(outcome, list):
@@ -810,7 +442,7 @@ class RedisStore(Store):
         return session_id
 
     async def _record(self, session_id: str, run_id: str) -> RunRecord | None:
-        fields = await self._command("HMGET", f"{_place(session_id)}run:{run_id}", *_RUN_FIELDS)
+        fields = await self._command("HMGET", f"{_place(session_id)}run:{run_id}", *scripts.RUN_FIELDS)
         return None if fields[0] is None else _run_from(fields)
 
     async def list_runs(
@@ -824,7 +456,7 @@ class RedisStore(Store):
         runs: list[RunRecord] = []
         async for page in self._run_ids(user_id, session_id, status):
             for fields in await self._each(
-                ("HMGET", f"{_place(session)}run:{run_id}", *_RUN_FIELDS) for run_id, session in page
+                ("HMGET", f"{_place(session)}run:{run_id}", *scripts.RUN_FIELDS) for run_id, session in page
             ):
                 if fields[0] is None:
                     continue
@@ -847,7 +479,7 @@ class RedisStore(Store):
             found = await self._command("LRANGE", f"{_place(session_id)}runs", 0, -1)
             ids = [(run_id.decode(), session_id) for run_id in reversed(found)]
         elif status in ACTIVE:
-            ids = [_decode_member(member) for member in await self._call(_ACTIVE_RUNS, _WORKERS)]
+            ids = [_decode_member(member) for member in await self._call(scripts.ACTIVE_RUNS, _WORKERS)]
         else:
             key = _RUNS if user_id is None else f"{_RUNS}:{user_id}"
             start = 0
@@ -925,7 +557,7 @@ class RedisStore(Store):
         key = f"{rows[0][0]}run:{rows[0][1]}"
         async with self._appending:
             sizes: list[int]
-            sizes, behind = await self._call(_APPEND, key, self._worker_id, _pack(rows))
+            sizes, behind = await self._call(scripts.APPEND, key, self._worker_id, _pack(rows))
             for number, last in behind:
                 row = rows[number]
                 owned = self._owned.get(row[1])
@@ -933,7 +565,7 @@ class RedisStore(Store):
                 if lacking:
                     log.warning("run %s: the server lacks its events from %d on, they are sent again", row[1], last + 1)
                     key = f"{row[0]}run:{row[1]}"
-                    again, _ = await self._call(_APPEND, key, self._worker_id, _pack([*lacking, row]))
+                    again, _ = await self._call(scripts.APPEND, key, self._worker_id, _pack([*lacking, row]))
                     sizes[number] = again[-1]
             return sizes
 
@@ -975,7 +607,7 @@ class RedisStore(Store):
             (_member(run.id, run.session_id).decode(), run.user_id, run.session_id, run.ended_at, size)
             for run, size in runs
         ]
-        await self._call(_FINISH_RUNS, _WORKERS, owner, _pack(rows))
+        await self._call(scripts.FINISH_RUNS, _WORKERS, owner, _pack(rows))
 
     async def read(self, run_id: str, after: int, limit: int) -> list[bytes]:
         for _ in range(2):
@@ -984,7 +616,7 @@ class RedisStore(Store):
             if session_id is None:
                 break
             place = _place(session_id)
-            answer = await self._call(_READ, f"{place}run:{run_id}", place, run_id, after, limit, READ_BYTES_MAX)
+            answer = await self._call(scripts.READ, f"{place}run:{run_id}", place, run_id, after, limit, READ_BYTES_MAX)
             if answer == b"expired":
                 raise CursorExpired(f"the events of run {run_id} are past their retention", run_id=run_id)
             if answer is not None:
@@ -1020,25 +652,25 @@ class RedisStore(Store):
         session_id = await self._session_of(run_id)
         if session_id is None:
             return False
-        return bool(await self._call(_WATCH, f"{_place(session_id)}run:{run_id}", self._worker_id, int(on)))
+        return bool(await self._call(scripts.WATCH, f"{_place(session_id)}run:{run_id}", self._worker_id, int(on)))
 
     async def send(self, run_id: str, command: bytes) -> None:
         session_id = await self._session_of(run_id)
         if session_id is not None:
             place = _place(session_id)
-            if await self._call(_SEND, f"{place}run:{run_id}", place, run_id, command):
+            if await self._call(scripts.SEND, f"{place}run:{run_id}", place, run_id, command):
                 return
         raise RunNotFound(f"no run {run_id}", run_id=run_id)
 
     async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:
         expired = 0
         limit = "" if bytes_max is None else bytes_max
-        while members := await self._call(_PAST_RETENTION, _ENDED, ended_before, limit):
+        while members := await self._call(scripts.PAST_RETENTION, _ENDED, ended_before, limit):
             for member in members:
                 run_id, session_id = _decode_member(member)
                 place = _place(session_id)
-                expired += await self._call(_DROP_EVENTS, f"{place}run:{run_id}", place, run_id)
-            await self._call(_FORGET_EVENTS, _ENDED, *members)
+                expired += await self._call(scripts.DROP_EVENTS, f"{place}run:{run_id}", place, run_id)
+            await self._call(scripts.FORGET_EVENTS, _ENDED, *members)
         return expired
 
     # -- what other workers did -------------------------------------------------------------------------------------
@@ -1140,7 +772,7 @@ class RedisStore(Store):
 
     async def create_session(self, session: SessionRecord) -> SessionRecord:
         fields = await self._call(
-            _CREATE_SESSION,
+            scripts.CREATE_SESSION,
             f"{_place(session.id)}session",
             _encode(session),
             session.updated_at,
@@ -1174,17 +806,17 @@ class RedisStore(Store):
     async def delete_session(self, session_id: str) -> bool:
         session = await self.get_session(session_id)
         place = _place(session_id)
-        answer = await self._call(_DELETE, f"{place}session", place)
+        answer = await self._call(scripts.DELETE, f"{place}session", place)
         if answer == b"busy":
             raise SessionBusy(f"session {session_id} has an active run; cancel it first")
         deleted, runs = answer
         lists = [_RUNS] if session is None else [_RUNS, f"{_RUNS}:{session.user_id}"]
         for run_id, claim in ((run_id.decode(), claim) for run_id, claim in runs):
             self._places.pop(run_id, None)
-            await self._call(_CLAIM, _pointer(run_id), b"%s %s" % (claim, session_id.encode()), "")
+            await self._call(scripts.CLAIM, _pointer(run_id), b"%s %s" % (claim, session_id.encode()), "")
             for key in lists:
                 await self._command("ZREM", key, _member(run_id, session_id))
-            await self._call(_FORGET_EVENTS, _ENDED, _member(run_id, session_id))
+            await self._call(scripts.FORGET_EVENTS, _ENDED, _member(run_id, session_id))
         for key in [_SESSIONS] if session is None else [_SESSIONS, f"{_SESSIONS}:{session.user_id}"]:
             await self._command("ZREM", key, session_id)
         return bool(deleted)

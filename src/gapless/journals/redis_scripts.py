@@ -1,0 +1,409 @@
+"""The scripts of the Redis store: each step that must be whole, in Lua, as the server runs it.
+
+A script's first key names the hash slot (a session's, or the one of what spans sessions); it makes the other keys of
+that slot from its arguments. What a script answers stands where it is called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+__all__ = [
+    "ACTIVE_RUNS",
+    "APPEND",
+    "CLAIM",
+    "CREATE",
+    "CREATE_SESSION",
+    "DELETE",
+    "DROP_EVENTS",
+    "FENCE",
+    "FINISH_RUNS",
+    "FORGET_EVENTS",
+    "PAST_RETENTION",
+    "READ",
+    "REGISTER_RUN",
+    "RENEW",
+    "RUN_FIELDS",
+    "SEND",
+    "SETTLE",
+    "START",
+    "TAKE",
+    "WATCH",
+    "Script",
+]
+
+RUN_FIELDS = ("record", "owner", "status", "last", "started_at", "ended_at", "error", "expired", "bytes")
+"""What makes a run's record, in the order in which scripts answer it."""
+EXPIRE_RUNS = 100
+"""Runs that one call names whose events are past their retention."""
+VOID_S = 3600
+"""How long it is remembered which claims to a run's id no run may be created under any more."""
+
+
+class Script:
+    """One Lua script, known to the server by the SHA-1 of its source."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+_ACTIVE = "local active = {queued = true, running = true, waiting = true}\n"
+
+APPEND = Script(
+    _ACTIVE
+    + """
+local me, sizes, behind, news = ARGV[1], {}, {}, {}
+for i, batch in ipairs(cmsgpack.unpack(ARGV[2])) do
+  local place, id, first, n, data, status, ended = unpack(batch, 1, 7)
+  local run, events, last = place .. 'run:' .. id, place .. 'events:' .. id, first + n - 1
+  local is = redis.call('HMGET', run, 'owner', 'status', 'last', 'watchers', 'bytes')
+  local size = tonumber(is[5] or 0)
+  if is[1] ~= me then
+    size = -1
+  elseif active[is[2]] and tonumber(is[3]) + 1 < first then
+    behind[#behind + 1] = {i - 1, tonumber(is[3])}
+    size = -1
+  elseif not active[is[2]] or tonumber(is[3]) + 1 ~= first then
+    local entry = redis.call('XRANGE', events, first .. '-0', first .. '-0')[1]
+    if tonumber(is[3]) ~= last or not entry or entry[2][2] ~= data then
+      size = -1
+    end
+  else
+    size = size + #data
+    redis.call('XADD', events, first .. '-0', 'e', data)
+    redis.call('HSET', run, 'last', last, 'bytes', size)
+    if status then
+      redis.call('HSET', run, 'status', status)
+    end
+    if ended then
+      redis.call('HSET', run, 'ended_at', ended.at, 'error', ended.error)
+      redis.call('HDEL', run, 'watchers')
+      redis.call('DEL', place .. 'commands:' .. id)
+      redis.call('LREM', place .. 'queue', 1, id)
+      redis.call('RPUSH', place .. 'turns', ended.turn)
+      redis.call('HSET', place .. 'session', 'updated_at', ended.at)
+      if ended.state then
+        redis.call('HSET', place .. 'session', 'state', ended.state)
+      end
+    end
+    for watcher in string.gmatch(is[4] or '', '[^\\n]+') do
+      if watcher ~= me then
+        news[watcher] = news[watcher] or {}
+        table.insert(news[watcher], {id, first, data, ended and true or false})
+      end
+    end
+  end
+  sizes[i] = size
+end
+for watcher, told in pairs(news) do
+  redis.call('PUBLISH', 'gapless:' .. watcher, 'e' .. cmsgpack.pack(told))
+end
+return {sizes, behind}
+"""
+)
+
+CREATE = Script("""
+local place, id, me, nonce, record, session, created_at, state, reject_busy, claim = unpack(ARGV)
+local run = place .. 'run:' .. id
+local is = redis.call('HMGET', run, 'record', 'nonce', 'spent')
+if is[1] then
+  return is[2] == nonce and 'created' or 'known'
+end
+if tonumber(claim) <= tonumber(is[3] or 0) then
+  return 'void'
+end
+if reject_busy == '1' and redis.call('LLEN', place .. 'queue') > 0 then
+  return {'busy', redis.call('LINDEX', place .. 'queue', 0)}
+end
+redis.call('HSET', run, 'record', record, 'owner', me, 'status', 'queued', 'last', 0, 'nonce', nonce, 'spent', claim)
+redis.call('PERSIST', run)
+if redis.call('HSETNX', place .. 'session', 'record', session) == 1 then
+  redis.call('HSET', place .. 'session', 'updated_at', created_at, 'state', state)
+end
+redis.call('RPUSH', place .. 'queue', id)
+redis.call('RPUSH', place .. 'runs', id)
+return 'created'
+""")
+
+START = Script("""
+local place, id, me, at = unpack(ARGV)
+local run = place .. 'run:' .. id
+local is = redis.call('HMGET', run, 'owner', 'status', 'started_at')
+if is[1] == me and is[2] == 'running' and is[3] == at then
+  return 'started'
+end
+if is[1] ~= me or is[2] ~= 'queued' then
+  return 'not queued'
+end
+local behind = redis.call('LPOS', place .. 'queue', id)
+if behind > 0 then
+  return {redis.call('LINDEX', place .. 'queue', behind - 1)}
+end
+redis.call('HSET', run, 'status', 'running', 'started_at', at)
+return 'started'
+""")
+
+TAKE = Script(
+    _ACTIVE
+    + f"""
+local run, dead, me, claim = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local is = redis.call('HMGET', run, 'record', 'owner', 'status', 'spent')
+if not is[1] then
+  if tonumber(claim) > tonumber(is[4] or 0) then
+    redis.call('HSET', run, 'spent', claim)
+  end
+  redis.call('EXPIRE', run, {VOID_S})
+  return {{'void'}}
+end
+if active[is[3]] then
+  if is[2] ~= dead and is[2] ~= me then
+    return {{'other'}}
+  end
+  redis.call('HSET', run, 'owner', me)
+end
+return {{active[is[3]] and 'taken' or 'ended', redis.call('HMGET', run, {", ".join(repr(f) for f in RUN_FIELDS)})}}
+"""
+)
+
+READ = Script("""
+local place, id, after, limit, bytes_max = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local is = redis.call('HMGET', place .. 'run:' .. id, 'record', 'expired')
+if not is[1] then
+  return false
+end
+if is[2] then
+  return 'expired'
+end
+local events, parts, size = place .. 'events:' .. id, {}, 0
+local entry = redis.call('XREVRANGE', events, (after + 1) .. '-0', '-', 'COUNT', 1)[1]
+if not entry then
+  return {1, ''}
+end
+local first = tonumber(string.match(entry[1], '^%d+'))
+local from = first .. '-0'
+while true do
+  local entries = redis.call('XRANGE', events, from, '+', 'COUNT', 100)
+  for _, e in ipairs(entries) do
+    parts[#parts + 1] = e[2][2]
+    size = size + #e[2][2]
+    if size >= bytes_max or tonumber(string.match(e[1], '^%d+')) - after > limit then
+      return {first, table.concat(parts, '\\n')}
+    end
+  end
+  if #entries < 100 then
+    return {first, table.concat(parts, '\\n')}
+  end
+  from = '(' .. entries[#entries][1]
+end
+""")
+
+WATCH = Script(
+    _ACTIVE
+    + """
+local run, me, on = KEYS[1], ARGV[1], ARGV[2] == '1'
+local is = redis.call('HMGET', run, 'status', 'watchers')
+if not active[is[1]] then
+  return 0
+end
+local watchers = {}
+for watcher in string.gmatch(is[2] or '', '[^\\n]+') do
+  if watcher ~= me then
+    watchers[#watchers + 1] = watcher
+  end
+end
+if on then
+  watchers[#watchers + 1] = me
+end
+redis.call('HSET', run, 'watchers', table.concat(watchers, '\\n'))
+return 1
+"""
+)
+
+SEND = Script(
+    _ACTIVE
+    + """
+local place, id, command = unpack(ARGV)
+local is = redis.call('HMGET', place .. 'run:' .. id, 'owner', 'status')
+if not is[2] then
+  return 0
+end
+if active[is[2]] then
+  redis.call('RPUSH', place .. 'commands:' .. id, command)
+  redis.call('PUBLISH', 'gapless:' .. is[1], 'c' .. id)
+end
+return 1
+"""
+)
+
+DROP_EVENTS = Script("""
+local place, id = unpack(ARGV)
+if redis.call('HEXISTS', place .. 'run:' .. id, 'record') == 0 then
+  return 0
+end
+redis.call('UNLINK', place .. 'events:' .. id)
+return redis.call('HSET', place .. 'run:' .. id, 'expired', 1)
+""")
+
+DELETE = Script(f"""
+local place, runs = ARGV[1], {{}}
+if redis.call('LLEN', place .. 'queue') > 0 then
+  return 'busy'
+end
+for i, id in ipairs(redis.call('LRANGE', place .. 'runs', 0, -1)) do
+  local run = place .. 'run:' .. id
+  local claim = redis.call('HGET', run, 'spent')
+  runs[i] = {{id, claim}}
+  redis.call('UNLINK', run, place .. 'events:' .. id, place .. 'commands:' .. id)
+  redis.call('HSET', run, 'spent', claim)
+  redis.call('EXPIRE', run, {VOID_S})
+end
+redis.call('UNLINK', place .. 'runs', place .. 'turns')
+return {{redis.call('DEL', place .. 'session'), runs}}
+""")
+
+CREATE_SESSION = Script("""
+local session, record, updated_at, state = KEYS[1], unpack(ARGV)
+if redis.call('HSETNX', session, 'record', record) == 1 then
+  redis.call('HSET', session, 'updated_at', updated_at, 'state', state)
+end
+return redis.call('HMGET', session, 'record', 'updated_at', 'state')
+""")
+
+# The index: one slot, for what spans sessions.
+
+REGISTER_RUN = Script("""
+local me, member, user, session, created_at = unpack(ARGV)
+if redis.call('HEXISTS', KEYS[1], me) == 0 then
+  return 0
+end
+redis.call('SADD', '{gapless}:owners', me)
+redis.call('SADD', '{gapless}:active:' .. me, member)
+local number = redis.call('INCR', '{gapless}:counter')
+for _, list in ipairs({'{gapless}:runs', '{gapless}:runs:' .. user}) do
+  redis.call('ZADD', list, 'NX', number, member)
+end
+for _, list in ipairs({'{gapless}:sessions', '{gapless}:sessions:' .. user}) do
+  redis.call('ZADD', list, 'NX', created_at, session)
+end
+return number
+""")
+
+FINISH_RUNS = Script("""
+for _, run in ipairs(cmsgpack.unpack(ARGV[2])) do
+  local member, user, session, ended_at, bytes = unpack(run)
+  redis.call('SREM', '{gapless}:active:' .. ARGV[1], member)
+  if redis.call('ZADD', '{gapless}:ended', ended_at, member) == 1 then
+    redis.call('HSET', '{gapless}:kept', member, bytes)
+    redis.call('INCRBY', '{gapless}:kept_bytes', bytes)
+  end
+  for _, list in ipairs({'{gapless}:sessions', '{gapless}:sessions:' .. user}) do
+    redis.call('ZADD', list, 'GT', ended_at, session)
+  end
+end
+return 1
+""")
+
+PAST_RETENTION = Script(f"""
+local ended_before, bytes_max = unpack(ARGV)
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. ended_before, 'LIMIT', 0, {EXPIRE_RUNS})
+if #due > 0 or bytes_max == '' then
+  return due
+end
+local over = tonumber(redis.call('GET', '{{gapless}}:kept_bytes') or 0) - tonumber(bytes_max)
+for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, {EXPIRE_RUNS - 1})) do
+  if over <= 0 then
+    break
+  end
+  due[#due + 1] = member
+  over = over - tonumber(redis.call('HGET', '{{gapless}}:kept', member) or 0)
+end
+return due
+""")
+
+FORGET_EVENTS = Script("""
+for _, member in ipairs(ARGV) do
+  if redis.call('ZREM', KEYS[1], member) == 1 then
+    redis.call('DECRBY', '{gapless}:kept_bytes', redis.call('HGET', '{gapless}:kept', member) or 0)
+    redis.call('HDEL', '{gapless}:kept', member)
+  end
+end
+return 1
+""")
+
+RENEW = Script("""
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then
+  return 0
+end
+return redis.call('HINCRBY', KEYS[1], ARGV[1], 1)
+""")
+
+FENCE = Script("""
+local me, beats = ARGV[1], cmsgpack.unpack(ARGV[2])
+if redis.call('HEXISTS', KEYS[1], me) == 0 then
+  return 0
+end
+for worker, beat in pairs(beats) do
+  if tonumber(redis.call('HGET', KEYS[1], worker)) == beat then
+    redis.call('HDEL', KEYS[1], worker)
+  end
+end
+local left = {}
+for _, owner in ipairs(redis.call('SMEMBERS', '{gapless}:owners')) do
+  if redis.call('HEXISTS', KEYS[1], owner) == 0 then
+    local members = redis.call('SMEMBERS', '{gapless}:active:' .. owner)
+    if #members == 0 then
+      redis.call('SREM', '{gapless}:owners', owner)
+    else
+      redis.call('SADD', '{gapless}:owners', me)
+      for _, member in ipairs(members) do
+        redis.call('SADD', '{gapless}:active:' .. me, member)
+        left[#left + 1] = {owner, member}
+      end
+    end
+  end
+end
+return {redis.call('INCR', '{gapless}:counter'), left}
+""")
+
+SETTLE = Script("""
+local me, settled = ARGV[1], cmsgpack.unpack(ARGV[2])
+for _, s in ipairs(settled) do
+  local dead, member, taken = unpack(s)
+  if dead ~= me then
+    redis.call('SREM', '{gapless}:active:' .. dead, member)
+  end
+  if not taken then
+    redis.call('SREM', '{gapless}:active:' .. me, member)
+  end
+end
+return 1
+""")
+
+ACTIVE_RUNS = Script("""
+local members = {}
+for _, owner in ipairs(redis.call('SMEMBERS', '{gapless}:owners')) do
+  for _, member in ipairs(redis.call('SMEMBERS', '{gapless}:active:' .. owner)) do
+    members[member] = tonumber(redis.call('ZSCORE', '{gapless}:runs', member) or 0)
+  end
+end
+local sorted = {}
+for member in pairs(members) do
+  sorted[#sorted + 1] = member
+end
+table.sort(sorted, function(a, b) return members[a] > members[b] end)
+return sorted
+""")
+
+
+CLAIM = Script("""
+if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then
+  return 0
+end
+if ARGV[2] == '' then
+  redis.call('DEL', KEYS[1])
+else
+  redis.call('SET', KEYS[1], ARGV[2])
+end
+return 1
+""")
