@@ -13,8 +13,8 @@ from typing import Any
 
 from bench import osinfo, process, report
 from bench.candidates import BY_NAME
-from bench.profile import profile
-from bench.scenarios import SCENARIOS, Results, Servers, run
+from bench.harness import Results, Servers
+from bench.scenarios import SCENARIOS, run
 
 
 def arguments() -> argparse.Namespace:
@@ -25,7 +25,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--rounds", type=int, help="this many rounds, however long they take (5, the time permitting; 1 with --quick)"
     )
-    parser.add_argument("--profile", action="store_true", help="say where Gapless's time goes, instead of measuring")
     parser.add_argument("--report", action="store_true", help="write the report from the results at hand")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where performance.md and performance/ go (docs)")
     return parser.parse_args()
@@ -41,25 +40,21 @@ def main() -> int:
         results["machine"] = osinfo.machine()
         results["versions"] = osinfo.versions()
 
-    def keep(name: str, measured: Results, began: float, others_s: float | None = None) -> None:
+    def keep(name: str, measured: Results, began: float, others_s: float) -> None:
         seconds = time.monotonic() - began
         results["scenarios"][name] = {
             "when": datetime.now(UTC).isoformat(timespec="minutes"),
             "commit": osinfo.commit(process.ROOT),
             "quick": options.quick,
             "seconds": round(seconds, 1),
-            "others_share": None if others_s is None else round(max(0.0, others_s / seconds), 2),
+            "others_share": round(max(0.0, others_s / seconds), 2) if measured.others_known else None,
             "skipped": measured.skipped,
             "rows": list(measured.rows.values()),
         }
         stored.parent.mkdir(parents=True, exist_ok=True)
         stored.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
-    if options.profile:
-        began = time.monotonic()
-        names = options.candidates or ["gapless-memory", "gapless-sqlite", "gapless-redis"]
-        keep("profile", profile([BY_NAME[name] for name in names]), began)
-    elif not options.report:
+    if not options.report:
         with ExitStack() as stack:
             shared = Servers(stack)
             for name in options.only:

@@ -68,6 +68,45 @@ async def generator_agent(message: str) -> AsyncIterator[str]:
         await sleep(hold_s)
 
 
+PROSE = """## Part {i}
+
+An answer of a model has **bold** words, `code`, [links](https://example.com/) and plain text that goes on for a while,
+so that a paragraph has several lines; then it lists what it found:
+
+* the first thing, in a few words
+* the second, with `a_name` in it
+* the third
+
+```python
+def part_{i}(items: list[int]) -> int:
+    return sum(item * item for item in items if item % 2)
+```
+
+| name | value |
+|---|---|
+| part | {i} |
+
+"""
+TOKEN_CHARS = 5
+
+
+def prose(chars: int, n: int, hz: float) -> str:
+    """The message for `writer_agent`: so many characters at once, then n tokens at `hz`."""
+    return json.dumps({"chars": chars, "n": n, "hz": hz})
+
+
+async def writer_agent(message: str) -> AsyncIterator[str]:
+    """A Markdown answer, for a page that draws it."""
+    asked = json.loads(message)
+    chars, n, hz = asked["chars"], asked["n"], asked["hz"]
+    text = "".join(PROSE.format(i=i) for i in range((chars + n * TOKEN_CHARS) // len(PROSE) + 1))
+    yield text[:chars]
+    start = time.monotonic()
+    for i in range(n):
+        await asyncio.sleep(max(0.0, start + i / hz - time.monotonic()))
+        yield text[chars + i * TOKEN_CHARS : chars + (i + 1) * TOKEN_CHARS]
+
+
 def pydantic_ai_agent() -> Agent[None, str]:
     """The same chunks from a scripted model inside a real Pydantic AI agent."""
     from pydantic_ai import Agent

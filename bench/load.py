@@ -6,6 +6,8 @@ CPU are taken at the same moment. Actions:
 * `sequence`: each connection sends its requests one after the other; from the first byte sent to the last answer.
 * `window`: each connection sends one request; when all answer, count over a window.
 * `ramp`: as `window`, with more and more connections, until p99 lateness passes the bound.
+
+A `window` or a `ramp` can be followed by a command (`meanwhile`) that runs while the streams go on: a profiler.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import re
 import select
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -28,9 +31,6 @@ from bench.protocols import PROTOCOLS
 RECEIVE_BYTES = 65536
 OPENING_MAX = 100
 """Connections that wait for their first text at the same time, while a window or a ramp fills up."""
-ATTEMPTS_PER_LEVEL = 3
-"""A level of a ramp is too much when it is late this often in a row: an overloaded server stays late, a busy neighbour
-does not."""
 ERRORS_KEPT = 5
 FRAME_END = b"\n\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
@@ -201,17 +201,19 @@ class Load:
         self.poll(lambda: not self.open)
         return {**self.since(before), "first": self.first_latencies()}
 
-    def fill(self, requests: list[dict[str, Any]]) -> None:
-        """Open one connection per request, a bounded number at a time, until each has text."""
+    def fill(self, requests: list[dict[str, Any]], s_max: float = float("inf")) -> bool:
+        """Open one connection per request, a bounded number at a time; whether each has text before `s_max` is over."""
         wanted = self.speaking + len(requests)
+        end = time.monotonic() + s_max
         waiting = requests[::-1]
 
         def more() -> bool:
             while waiting and len(self.open) + self.error_count - self.speaking < OPENING_MAX:
                 self.connect([waiting.pop()]).send()
-            return self.speaking + self.error_count >= wanted
+            return self.speaking + self.error_count >= wanted or time.monotonic() > end
 
         self.poll(more)
+        return self.speaking + self.error_count >= wanted
 
     def window(self) -> dict[str, Any]:
         self.fill([requests[0] for requests in self.spec["connections"]])
@@ -237,17 +239,30 @@ class Load:
         for streams in self.spec["levels"]:
             new = self.spec["connections"][used:streams]
             used = streams
-            self.fill([requests[0] for requests in new])
+            full = self.fill([requests[0] for requests in new], self.spec.get("fill_s", float("inf")))
             self.poll_for(self.spec["settle_s"])
-            for _ in range(ATTEMPTS_PER_LEVEL):
+            # Late once may be a busy neighbour; an overloaded server stays late.
+            for _ in range(self.spec.get("attempts", 1) if full else 1):
                 step = {"streams": streams, **self.window_now(self.spec["window_s"])}
                 if step["p99_s"] <= self.spec["late_s"]:
                     break
+            if not full and step["p99_s"] <= self.spec["late_s"]:
+                break  # too slow to start so many: what was measured is not this level
             step["memory_bytes"] = osinfo.private_bytes(self.spec["pids"]) - memory
             steps.append(step)
-            if step["p99_s"] > self.spec["late_s"] or self.error_count:
+            if not full or step["p99_s"] > self.spec["late_s"] or self.error_count:
                 break
         return {"steps": steps}
+
+    def meanwhile(self, command: list[str]) -> dict[str, Any]:
+        """Read on until the command has ended. Its output on stderr is part of the result."""
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                self.poll(lambda: process.poll() is not None)
+            finally:
+                process.kill()
+            assert process.stderr is not None
+            return {"status": process.returncode, "said": process.stderr.read()}
 
     def first_latencies(self) -> dict[str, float]:
         if not self.first_s:
@@ -288,6 +303,8 @@ def main() -> None:
     gc.disable()  # nothing here makes cycles; a collection over many connections would look like lateness
     try:
         result: dict[str, Any] = {"sequence": load.sequence, "window": load.window, "ramp": load.ramp}[spec["action"]]()
+        if "meanwhile" in spec:
+            result["meanwhile"] = load.meanwhile(spec["meanwhile"])
     except TimeoutError as error:
         result = {}
         load.error_count += 1

@@ -1,95 +1,146 @@
-"""Where the time goes: py-spy on a Gapless server under paced load, samples summed by layer."""
+"""Where the time goes: py-spy on a server under paced load, its samples summed by layer."""
 
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import tempfile
 from collections import Counter
-from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+from bench import process
+from bench.agents import script
 from bench.candidates import Candidate
-from bench.scenarios import Bench, MeasurementFailed, Results, Servers
+from bench.harness import HZ, PACED_STREAMS, Bench, MeasurementFailed, per_event
 
-STREAMS = 500
-WINDOW_S = 4.0
-RATE_HZ = 400
-FUNCTIONS_SHOWN = 25
+PY_SPY = Path(sys.executable).with_name("py-spy")
+RATE_HZ = 100
+"""Each sample stops the server for a moment, to walk the C stack too: more of them would be a load of their own."""
+FUNCTIONS_KEPT = 12
+LISTED = ("gapless-memory", PACED_STREAMS["generator"])
+"""Whose costliest functions are kept."""
+FANOUT_FOLLOWERS = 1000
+FANOUT_HZ = 20.0
+STARTUP_S = 6.0
+"""For the streams to fill up and for py-spy to read the symbols: the runs go on this much longer."""
 
+AGENT = "the agent and its timer"
 LAYERS = (
-    ("the agent and its timer", r"bench/agents\.py|^sleep \(|^_set_result_unless_cancelled "),
-    ("framework (Pydantic AI, ADK)", r"pydantic_ai/|google/|pydantic/|pydantic_graph/|opentelemetry/"),
-    ("gapless: agents", r"gapless/agents/"),
-    ("gapless: journals", r"gapless/journals/"),
-    ("gapless: wires", r"gapless/wires/"),
-    ("gapless: server", r"gapless/server/"),
-    ("gapless: runner", r"gapless/"),
-    ("Redis client", r"redis/"),
-    ("HTTP (uvicorn, FastAPI, Starlette)", r"uvicorn/|starlette/|fastapi/|anyio/"),
-    ("event loop and sockets (uvloop, kernel)", r"asyncio/|uvloop/|bench/serve\.py|threading\.py|concurrent/"),
+    (AGENT, r"bench/agents\.py|^_set_result_unless_cancelled "),
+    ("its framework", r"/(pydantic_ai|google|pydantic|pydantic_graph|opentelemetry)/"),
+    ("gapless: agents", r"/gapless/agents/"),
+    ("gapless: runner", r"/gapless/\w+\.py"),
+    ("gapless: journals", r"/gapless/journals/"),
+    ("gapless: wires", r"/gapless/wires/"),
+    ("gapless: server", r"/gapless/server/"),
+    ("the Redis client", r"/redis/"),
+    ("the bare app", r"bench/servers/"),
+    ("the HTTP server", r"/(uvicorn|starlette|fastapi|sse_starlette)/"),
 )
-"""By the innermost frame's file, first match first. Time in C counts for the Python function that called it."""
+"""A sample counts for its innermost Python function that belongs to one of these; what that calls in the standard
+library, in anyio or in C counts for it, the event loop and the kernel apart."""
+LOOP = "the event loop"
+KERNEL = "the kernel"
+OTHER = "other"
+ORDER = (*(name for name, _ in LAYERS), LOOP, KERNEL, OTHER)
+
+SYSTEM_CALL = re.compile(r"^(__)?(write|writev|send|sendmsg|read|recv|recvmsg|epoll_p?wait|epoll_ctl)\w* \(.*libc")
+UVLOOP = re.compile(r"/uvloop/|/libuv|^uv_")
 
 
-def layer_of(frame: str) -> str:
-    """The layer of a py-spy frame, `function (file:line)`."""
-    return next((name for name, pattern in LAYERS if re.search(pattern, frame)), "other")
+def _layer(frame: str) -> str | None:
+    return next((name for name, pattern in LAYERS if re.search(pattern, frame)), None)
 
 
-def profile(candidates: list[Candidate]) -> Results:
-    """Profile each candidate; the figures are µs per event, from the server's CPU clock shared out by samples."""
-    with ExitStack() as stack:
-        bench = Bench(quick=False, rounds=1, budget_s=120, wanted=(), servers=Servers(stack))
-
-        def measure(candidate: Candidate) -> None:
-            server = bench.server(candidate)
-            n = int(50 * (WINDOW_S + 4))
-            with tempfile.TemporaryDirectory(prefix="bench-") as directory:
-                output = Path(directory, "samples")
-                spy = subprocess.Popen(
-                    [
-                        *(str(Path(sys.executable).parent / "py-spy"), "record", "--pid", str(server.process.pid)),
-                        *("--format", "raw", "--output", str(output), "--rate", str(RATE_HZ), "--full-filenames"),
-                        *("--duration", str(int(WINDOW_S + 2)), "--subprocesses"),
-                    ],
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-                result = bench.load(
-                    server,
-                    bench.paced(candidate, STREAMS if candidate.agent == "generator" else 40, n),
-                    action="window",
-                    settle_s=1.0,
-                    window_s=WINDOW_S,
-                )
-                _, said = spy.communicate(timeout=30)
-                if not output.exists():
-                    raise MeasurementFailed(f"py-spy gave nothing: {said[-300:]}")
-                layers, functions = summed(output.read_text())
-            cpu_us = result["cpu_s"] / result["events"] * 1e6
-            total = sum(layers.values())
-            shares = {name: count / total * cpu_us for name, count in layers.most_common()}
-            bench.results.add(candidate.name, {}, cpu_us=cpu_us, **shares)
-            print(f"\n{candidate.name}: {cpu_us:.1f} µs per event with the profiler attached")
-            for name, share in shares.items():
-                print(f"  {share:6.2f} µs  {name}")
-            for name, count in functions.most_common(FUNCTIONS_SHOWN):
-                print(f"    {count / total * cpu_us:6.2f} µs  {name}")
-
-        bench.alternate(candidates, measure)
-        return bench.results
+def layer_of(stack: list[str]) -> str:
+    """The layer that a sample counts for. `stack` has frames `function (file:line)`, the innermost last."""
+    if SYSTEM_CALL.search(stack[-1]):
+        return KERNEL
+    in_loop = False
+    for frame in reversed(stack):
+        found = _layer(frame)
+        if found:
+            # Setting a timer is the agent's own cost; a write that the HTTP server asks for is the loop's.
+            return LOOP if in_loop and found != AGENT else found
+        in_loop = in_loop or bool(UVLOOP.search(frame))
+    return LOOP if in_loop or "bench/serve.py" in stack[-1] or "/asyncio/" in stack[-1] else OTHER
 
 
 def summed(raw: str) -> tuple[Counter[str], Counter[str]]:
-    """Samples by layer and by function, from py-spy's folded stacks."""
+    """Samples by layer, and by the innermost Python function that is nobody's helper, from py-spy's folded stacks."""
     layers: Counter[str] = Counter()
     functions: Counter[str] = Counter()
     for line in raw.splitlines():
-        stack, _, count = line.rpartition(" ")
-        frame = stack.rpartition(";")[2]
-        layers[layer_of(frame)] += int(count)
-        functions[re.sub(r":\d+\)$", ")", re.sub(r"\(.*?/(site-packages|src)/", "(", frame))] += int(count)
+        folded, _, count = line.rpartition(" ")
+        stack = folded.split(";")
+        layers[layer_of(stack)] += int(count)
+        frame = next((frame for frame in reversed(stack) if _layer(frame)), stack[-1])
+        functions[re.sub(r"\((.*/)?([^/]+/[^/:]+):\d+\)$", r"(\2)", frame)] += int(count)
     return layers, functions
+
+
+def profile(bench: Bench) -> None:
+    """µs per event by layer: the server's CPU without the profiler, shared out by the samples taken right after."""
+    names = ["asgi", "gapless-memory"]
+    if not bench.quick:
+        names += ["gapless-sqlite", "gapless-redis", "pydantic-ai-gapless-memory", "pydantic-ai-vercel"]
+        names += ["adk-gapless-memory", "adk-server"]
+    bench.rounds = 1
+    bench.alternate(bench.candidates(*names), lambda candidate: _paced(bench, candidate))
+    if not bench.quick:
+        bench.alternate(bench.candidates("asgi", "gapless-memory"), lambda candidate: _fanout(bench, candidate))
+
+
+def _seconds(bench: Bench) -> int:
+    return 2 if bench.quick else 4
+
+
+def _paced(bench: Bench, candidate: Candidate) -> None:
+    streams = PACED_STREAMS[candidate.agent]
+    n = int(HZ * (STARTUP_S + _seconds(bench)))
+    _measure(bench, candidate, {"streams": streams}, [streams], bench.paced(candidate, streams, n))
+
+
+def _fanout(bench: Bench, candidate: Candidate) -> None:
+    n = int(FANOUT_HZ * (2 * STARTUP_S + _seconds(bench)))
+    starter, follow = bench.followed(candidate, script(n, FANOUT_HZ), n)
+    connections = [[starter], *[[follow]] * (FANOUT_FOLLOWERS - 1)]
+    _measure(bench, candidate, {"followers": FANOUT_FOLLOWERS}, [1, FANOUT_FOLLOWERS], connections)
+
+
+def _measure(
+    bench: Bench,
+    candidate: Candidate,
+    params: dict[str, Any],
+    levels: list[int],
+    connections: list[list[dict[str, Any]]],
+) -> None:
+    """Fill up, count the CPU per event, then profile. Raises `MeasurementFailed`."""
+    if not PY_SPY.exists():
+        raise MeasurementFailed(f"{PY_SPY.name} is not installed beside the interpreter")
+    with process.serving(candidate) as server, tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        samples = Path(directory, "samples")
+        command = [str(PY_SPY), "record", "--pid", str(server.process.pid), "--subprocesses", "--native"]
+        command += ["--format", "raw", "--full-filenames", "--output", str(samples)]
+        command += ["--rate", str(RATE_HZ), "--duration", str(_seconds(bench))]
+        result = bench.load(
+            server,
+            connections,
+            action="ramp",
+            levels=levels,
+            settle_s=0.3,
+            window_s=1.0,
+            late_s=10,
+            meanwhile=command,
+        )
+        if result["meanwhile"]["status"] or not samples.exists():
+            raise MeasurementFailed(f"py-spy gave nothing: {result['meanwhile']['said'].strip()[-300:]}")
+        layers, functions = summed(samples.read_text())
+    figures = per_event(result["steps"][-1])
+    share = figures["cpu_us"] / layers.total()
+    parts = {name: count * share for name, count in layers.items()}
+    bench.results.add(candidate.name, params, samples=layers.total(), **figures, **parts)
+    if (candidate.name, params.get("streams")) == LISTED:
+        for name, count in functions.most_common(FUNCTIONS_KEPT):
+            bench.results.add(candidate.name, {**params, "function": name}, cpu_us=count * share)

@@ -3,108 +3,29 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.candidates import BY_NAME, CANDIDATES, Candidate
+from bench import goals
+from bench import profile as profiling
+from bench.candidates import BY_NAME, CANDIDATES
+from bench.figures import AGENTS, Figures, cell, full_label, number, table
+from bench.page import LATE_FRAME_MS, TOKENS_HZ
 from bench.plot import Point, Series, line_plot
 
-LATE_MS = 50.0
-"""Later than this, a server is behind: what it then sends in one write makes its CPU per event look small."""
 NEIGHBOURS_SHARE = 0.1
 """CPU of other processes, in cores, above which the report warns."""
-AGENTS = {
-    "generator": "A generator agent",
-    "pydantic-ai": "The same answer from a Pydantic AI agent",
-    "adk": "The same answer from an ADK agent",
-}
-
-
-PLOTTED = (
-    "gapless-memory", "gapless-sqlite", "gapless-redis", "asgi", "sse-starlette", "fastapi", "pydantic-ai-vercel",
-    "pydantic-ai-ag-ui", "pydantic-ai-gapless-memory", "adk-server", "adk-gapless-memory",
-)  # fmt: skip
-"""The lines of the plots, in the order of their colours; the tables have all candidates."""
-
-
-class Figures:
-    """The results of one scenario."""
-
-    def __init__(self, results: dict[str, Any], scenario: str) -> None:
-        self.scenario = results["scenarios"].get(scenario, {})
-        self.rows: list[dict[str, Any]] = self.scenario.get("rows", [])
-
-    def __bool__(self) -> bool:
-        return bool(self.rows)
-
-    def rounds(self, candidate: str, value: str, **params: Any) -> list[float]:
-        """One figure per round; empty when it was not measured."""
-        for row in self.rows:
-            if row["candidate"] == candidate and row["params"] == params:
-                return list(row["values"].get(value, []))
-        return []
-
-    def median(self, candidate: str, value: str, **params: Any) -> float | None:
-        rounds = self.rounds(candidate, value, **params)
-        return statistics.median(rounds) if rounds else None
-
-    def levels(self, param: str, candidates: Iterable[Candidate] = CANDIDATES) -> list[Any]:
-        names = {candidate.name for candidate in candidates}
-        return sorted(
-            {row["params"][param] for row in self.rows if param in row["params"] and row["candidate"] in names}
-        )
-
-    def series(self, param: str, value: str, label: Callable[[Candidate], str] | None = None) -> list[Series]:
-        """A line per plotted candidate."""
-        found = []
-        for color, name in enumerate(PLOTTED):
-            candidate = BY_NAME[name]
-            points = []
-            for x in self.levels(param, [candidate]):
-                rounds = self.rounds(candidate.name, value, **{param: x})
-                if rounds:
-                    points.append(Point(x, statistics.median(rounds), min(rounds), max(rounds)))
-            if points:
-                shown = label(candidate) if label else candidate.label
-                found.append(Series(shown, points, color, dashed=not candidate.gapless))
-        return found
-
-
-def number(value: float) -> str:
-    """Three significant digits, thousands separated."""
-    if value == 0:
-        return "0"
-    digits = max(0, 2 - len(str(int(abs(value)))) + 1) if abs(value) >= 1 else 2
-    return f"{value:,.{digits}f}"
-
-
-def cell(rounds: list[float]) -> str:
-    """Median, with minimum and maximum where there are several rounds."""
-    if not rounds:
-        return "–"
-    middle = number(statistics.median(rounds))
-    return middle if len(rounds) == 1 else f"{middle} ({number(min(rounds))}–{number(max(rounds))})"
-
-
-def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return [*lines, *("| " + " | ".join(row) + " |" for row in rows), ""]
-
-
-def full_label(candidate: Candidate) -> str:
-    framework = {"generator": "", "pydantic-ai": "Pydantic AI: ", "adk": "ADK: "}[candidate.agent]
-    return framework + candidate.label
 
 
 def write(results: dict[str, Any], out: Path) -> Path:
     """Write the report and its plots below `out`; the path of the report."""
     plots = out / "performance"
     plots.mkdir(parents=True, exist_ok=True)
-    lines = head(results)
-    lines += goals(results)
-    for section in (throughput, paced, ramp, first_event, fanout, idle, join, turns, length, wires, imports, profile):
-        lines += section(results, plots)
+    lines = [*head(results), *goals.section(results)]
+    for name, section in SECTIONS.items():
+        if figures := Figures(results, name):
+            lines += section(figures, plots)
     lines += better_elsewhere(results)
     lines += left_out(results)
     lines += repeat(results)
@@ -141,90 +62,6 @@ def head(results: dict[str, Any]) -> list[str]:
     ]
 
 
-# -------------------------------------------------------------------------------------------------------------- goals
-
-
-def goals(results: dict[str, Any]) -> list[str]:
-    """The table of goals, each with what was measured."""
-    paced_, ramp_, fan, idle_, join_, first, imports_ = (
-        Figures(results, name) for name in ("paced", "ramp", "fanout", "idle", "join", "first-event", "import")
-    )
-    rows: list[list[str]] = []
-
-    def row(
-        what: str,
-        goal: float,
-        unit: str,
-        measured: float | None,
-        at_least: bool = False,
-        note: str = "",
-        late_ms: float | None = None,
-    ) -> None:
-        if measured is None:
-            shown, verdict = "not measured", ""
-        else:
-            met = measured >= goal if at_least else measured <= goal
-            shown, verdict = f"{number(measured)} {unit}", "met" if met else "**missed**"
-            if late_ms is not None and late_ms > LATE_MS:
-                verdict = f"**not comparable**: p99 lateness {number(late_ms)} ms"
-        rows.append([what, f"{'≥' if at_least else '≤'} {number(goal)} {unit}", shown, verdict, note])
-
-    alone = paced_.median("generator-alone", "cpu_us", streams=500)
-    floor = paced_.median("asgi", "cpu_us", streams=500)
-    for store, goal in (("memory", 12), ("sqlite", 16), ("redis", 30)):
-        total = paced_.median(f"gapless-{store}", "cpu_us", streams=500)
-        late_ms = paced_.median(f"gapless-{store}", "p99_ms", streams=500)
-        own = total - alone if total is not None and alone is not None else None
-        note = f"floor {number(floor - alone)}" if floor is not None and alone is not None else ""
-        row(
-            f"CPU per event, 500 streams at 50/s, the agent's share subtracted: {store}",
-            goal,
-            "µs",
-            own,
-            note=note,
-            late_ms=late_ms,
-        )
-    for store, goal in (("memory", 1500), ("sqlite", 1000)):
-        note = f"floor {number(floor_held)}" if (floor_held := ramp_.median("asgi", "held")) else ""
-        row(
-            f"streams at 50/s with p99 lateness under 50 ms: {store}",
-            goal,
-            "",
-            ramp_.median(f"gapless-{store}", "held"),
-            at_least=True,
-            note=note,
-        )
-    for agent, streams, goal, name in (("pydantic-ai", 50, 70, "Pydantic AI"), ("adk", 25, 175, "ADK")):
-        agent_alone = paced_.median(f"{agent}-alone", "cpu_us", streams=streams)
-        note = f"the agent alone {number(agent_alone)}" if agent_alone is not None else ""
-        measured = paced_.median(f"{agent}-gapless-memory", "cpu_us", streams=streams)
-        row(f"CPU per event, {name} agent, memory, all of it", goal, "µs", measured, note=note)
-    row(
-        "fan-out to 1,000 followers, CPU per event and follower",
-        8,
-        "µs",
-        fan.median("gapless-memory", "cpu_us", followers=1000),
-    )
-    idle_bytes = idle_.median("gapless-memory", "bytes_each", followers=1000)
-    row("an idle follower", 16, "KiB", idle_bytes / 1024 if idle_bytes else None)
-    for store in ("memory", "sqlite", "redis"):
-        row(
-            f"late join to 20,000 events: server CPU, {store}",
-            30,
-            "ms",
-            join_.median(f"gapless-{store}", "cpu_ms", events=20_000),
-        )
-    row(
-        "late join: bytes per byte of text",
-        1.2,
-        "",
-        join_.median("gapless-memory", "bytes_per_text_byte", events=20_000),
-    )
-    row("first event after the agent yields it (median)", 3, "ms", first.median("gapless-memory", "yield_ms"))
-    row("`import gapless`", 150, "ms", imports_.median("import gapless", "wall_ms"))
-    return ["## Goals", "", *table(["what", "goal", "measured", "", "beside"], rows)]
-
-
 # ----------------------------------------------------------------------------------------------------------- sections
 
 
@@ -244,41 +81,30 @@ def by_agent(results: Figures, param: str, value: str, title: str) -> list[str]:
     return lines
 
 
-def plotted(path: Path, alt: str, svg: str) -> list[str]:
-    path.write_text(svg)
-    return [f"![{alt}](performance/{path.name})", ""]
+def plot(plots: Path, name: str, title: str, x: str, y: str, series: list[Series], **options: Any) -> list[str]:
+    """Write the plot; the line that shows it."""
+    (plots / f"{name}.svg").write_text(line_plot(title, x, y, series, **options))
+    return [f"![{title}](performance/{name}.svg)", ""]
 
 
-def throughput(results: dict[str, Any], plots: Path) -> list[str]:
-    figures = Figures(results, "throughput")
-    if not figures:
-        return []
-    svg = line_plot(
-        "CPU per event, unpaced",
-        "streams at once",
-        "µs per event",
-        figures.series("streams", "cpu_us", full_label),
-        ordinal=True,
-        log_y=True,
-    )
+def throughput(figures: Figures, plots: Path) -> list[str]:
+    series = figures.series("streams", "cpu_us", full_label)
+    title = "CPU per event, unpaced, by number of streams"
     return [
         "## As fast as it goes",
         "",
         "Every stream's agent yields as fast as it is let. A run is counted from its request to its end marker; at "
-        "1,000 streams the runs are short, so the cost of starting a run weighs in. What has come by the time a "
-        "follower of Gapless is written to goes out in one write, so a journal that commits in groups can cost "
-        "less than the floor, which sends every chunk by itself.",
+        "1,000 streams the runs are short, so the cost of starting a run weighs in, and the frameworks' agents are "
+        "measured once. What has come by the time a follower of Gapless is written to goes out in one write, so a "
+        "journal that commits in groups can cost less than the floor, which sends every chunk by itself.",
         "",
         *by_agent(figures, "streams", "events_per_s", "events per second by number of streams"),
         *by_agent(figures, "streams", "cpu_us", "µs of CPU per event"),
-        *plotted(plots / "throughput.svg", "CPU per event by number of streams", svg),
+        *plot(plots, "throughput", title, "streams at once", "µs per event", series, ordinal=True, log_y=True),
     ]
 
 
-def paced(results: dict[str, Any], plots: Path) -> list[str]:
-    figures = Figures(results, "paced")
-    if not figures:
-        return []
+def paced(figures: Figures, plots: Path) -> list[str]:
     lines = ["## At 50 events a second per stream", ""]
     for agent, heading in AGENTS.items():
         rows = []
@@ -287,34 +113,23 @@ def paced(results: dict[str, Any], plots: Path) -> list[str]:
                 continue
             for streams in figures.levels("streams", [candidate]):
                 cpu = figures.rounds(candidate.name, "cpu_us", streams=streams)
-                alone = figures.median(f"{agent}-alone", "cpu_us", streams=streams)
-                above = statistics.median(cpu) - alone if cpu and alone is not None and not candidate.alone else None
+                above = None if candidate.alone else goals.net(figures, candidate.name, streams)
                 late = cell(figures.rounds(candidate.name, "p99_ms", streams=streams))
-                own = number(above) if above is not None else "–"
-                rows.append([candidate.label, str(streams), cell(cpu), own, late])
+                rows.append([candidate.label, str(streams), cell(cpu), "–" if above is None else number(above), late])
         if rows:
             columns = ["", "streams", "µs of CPU per event", "without the agent's", "p99 lateness, ms"]
             lines += [f"{heading}:", "", *table(columns, rows)]
     return lines
 
 
-def ramp(results: dict[str, Any], plots: Path) -> list[str]:
-    figures = Figures(results, "ramp")
-    if not figures:
-        return []
+def ramp(figures: Figures, plots: Path) -> list[str]:
     rows = [
         [full_label(candidate), cell(held)]
         for candidate in CANDIDATES
         if (held := figures.rounds(candidate.name, "held"))
     ]
-    svg = line_plot(
-        "p99 lateness as streams are added, 50 events a second each",
-        "streams",
-        "p99 lateness, ms",
-        figures.series("streams", "p99_ms", full_label),
-        log_y=True,
-        bound=(50, "50 ms"),
-    )
+    series = figures.series("streams", "p99_ms", full_label)
+    title = "p99 lateness as streams are added, 50 events a second each"
     return [
         "## How many streams one process carries",
         "",
@@ -322,32 +137,24 @@ def ramp(results: dict[str, Any], plots: Path) -> list[str]:
         "from just below its end. The largest number that held:",
         "",
         *table(["", "streams"], rows),
-        *plotted(plots / "ramp.svg", "p99 lateness by number of streams", svg),
+        *plot(plots, "ramp", title, "streams", "p99 lateness, ms", series, log_y=True, bound=(50, "50 ms")),
     ]
 
 
-def first_event(results: dict[str, Any], plots: Path) -> list[str]:
-    figures = Figures(results, "first-event")
-    if not figures:
-        return []
+def first_event(figures: Figures, plots: Path) -> list[str]:
     names = ("yield_ms", "yield_p99_ms", "request_ms", "run_cpu_us")
     rows = [
         [full_label(candidate), *(cell(figures.rounds(candidate.name, name)) for name in names)]
         for candidate in CANDIDATES
         if figures.rounds(candidate.name, "yield_ms")
     ]
-    head_ = ["", "from the agent's yield, ms", "its p99, ms", "from the request, ms", "CPU of a whole short run, µs"]
-    return ["## The first event", "", "One run at a time, on an open connection.", "", *table(head_, rows)]
+    columns = ["", "from the agent's yield, ms", "its p99, ms", "from the request, ms", "CPU of a whole short run, µs"]
+    return ["## The first event", "", "One run at a time, on an open connection.", "", *table(columns, rows)]
 
 
-def fanout(results: dict[str, Any], plots: Path) -> list[str]:
-    figures = Figures(results, "fanout")
-    if not figures:
-        return []
+def fanout(figures: Figures, plots: Path) -> list[str]:
     series = figures.series("followers", "cpu_us")
-    svg = line_plot(
-        "One run, many followers", "followers", "µs per event and follower", series, ordinal=True, log_y=True
-    )
+    title, y = "CPU per event and follower, one run", "µs per event and follower"
     return [
         "## One run, many followers",
         "",
@@ -355,18 +162,14 @@ def fanout(results: dict[str, Any], plots: Path) -> list[str]:
         "one future that all waiters share.",
         "",
         *by_agent(figures, "followers", "cpu_us", "µs of CPU per event and follower"),
-        *plotted(plots / "fanout.svg", "CPU per event and follower", svg),
+        *plot(plots, "fanout", title, "followers", y, series, ordinal=True, log_y=True),
     ]
 
 
-def idle(results: dict[str, Any], plots: Path) -> list[str]:
-    figures = Figures(results, "idle")
-    if not figures:
-        return []
+def idle(figures: Figures, plots: Path) -> list[str]:
     for row in figures.rows:
         row["values"]["kib_each"] = [value / 1024 for value in row["values"]["bytes_each"]]
     series = figures.series("followers", "kib_each")
-    svg = line_plot("Memory of an idle follower", "idle followers", "KiB each", series, ordinal=True)
     return [
         "## Followers that wait",
         "",
@@ -375,34 +178,35 @@ def idle(results: dict[str, Any], plots: Path) -> list[str]:
         "",
         *by_agent(figures, "followers", "kib_each", "KiB per idle follower"),
         *by_agent(figures, "followers", "cpu_us_per_s_each", "µs of CPU per second and idle follower"),
-        *plotted(plots / "idle.svg", "Memory of an idle follower", svg),
+        *plot(plots, "idle", "Memory of an idle follower", "idle followers", "KiB each", series, ordinal=True),
     ]
 
 
-def join(results: dict[str, Any], plots: Path) -> list[str]:
-    figures = Figures(results, "join")
-    if not figures:
-        return []
-    rows = []
-    for candidate in CANDIDATES:
-        for events in figures.levels("events", [candidate]):
-            values = ("cpu_ms", "wall_ms", "bytes_per_text_byte", "frames")
-            cells = [cell(figures.rounds(candidate.name, value, events=events)) for value in values]
-            rows.append([candidate.label, f"{events:,}", *cells])
-    head_ = ["", "events", "server CPU, ms", "until the end marker, ms", "bytes per byte of text", "frames"]
+def join(figures: Figures, plots: Path) -> list[str]:
+    values = ("cpu_ms", "wall_ms", "bytes_per_text_byte", "frames")
+    rows = [
+        [
+            candidate.label,
+            f"{events:,}",
+            *(cell(figures.rounds(candidate.name, value, events=events)) for value in values),
+        ]
+        for candidate in CANDIDATES
+        for events in figures.levels("events", [candidate])
+    ]
+    columns = ["", "events", "server CPU, ms", "until the end marker, ms", "bytes per byte of text", "frames"]
     series = figures.series("events", "cpu_ms")
-    svg = line_plot("Joining late", "events in the journal", "ms of server CPU", series, ordinal=True, log_y=True)
-    return ["## Joining late", "", *table(head_, rows), *plotted(plots / "join.svg", "CPU of a late join", svg)]
+    title, x, y = "CPU of a late join", "events in the journal", "ms of server CPU"
+    return [
+        "## Joining late",
+        "",
+        *table(columns, rows),
+        *plot(plots, "join", title, x, y, series, ordinal=True, log_y=True),
+    ]
 
 
-def turns(results: dict[str, Any], plots: Path) -> list[str]:
-    figures = Figures(results, "turns")
-    if not figures:
-        return []
+def turns(figures: Figures, plots: Path) -> list[str]:
     series = figures.series("history", "cpu_ms", full_label)
-    svg = line_plot(
-        "A short turn in a long session", "messages of history", "ms of CPU per turn", series, ordinal=True, log_y=True
-    )
+    title, x, y = "CPU of a short turn in a long session", "messages of history", "ms of CPU per turn"
     return [
         "## Short turns in long sessions",
         "",
@@ -411,74 +215,130 @@ def turns(results: dict[str, Any], plots: Path) -> list[str]:
         "",
         *by_agent(figures, "history", "turns_per_s", "turns per second by history"),
         *by_agent(figures, "history", "cpu_ms", "ms of CPU per turn"),
-        *plotted(plots / "turns.svg", "CPU per turn by history", svg),
+        *plot(plots, "turns", title, x, y, series, ordinal=True, log_y=True),
     ]
 
 
-def length(results: dict[str, Any], plots: Path) -> list[str]:
-    figures = Figures(results, "length")
-    if not figures:
-        return []
-    svg = line_plot(
-        "CPU per event by run length",
-        "events in the run",
-        "µs per event",
-        figures.series("events", "cpu_us"),
-        ordinal=True,
-    )
+def length(figures: Figures, plots: Path) -> list[str]:
+    series = figures.series("events", "cpu_us")
+    title = "CPU per event by run length"
     return [
         "## Long runs",
         "",
         "One stream, unpaced; many short runs or one long one, the same number of events in all.",
         "",
         *by_agent(figures, "events", "cpu_us", "µs of CPU per event by run length"),
-        *plotted(plots / "length.svg", "CPU per event by run length", svg),
+        *plot(plots, "length", title, "events in the run", "µs per event", series, ordinal=True),
     ]
 
 
-def wires(results: dict[str, Any], plots: Path) -> list[str]:
-    figures = Figures(results, "wires")
+def wires(figures: Figures, plots: Path) -> list[str]:
     rows = []
     for row in figures.rows:
         wire = row["params"].get("wire")
         label = f"Gapless, wire `{wire}`" if wire else full_label(BY_NAME[row["candidate"]])
         rows.append([label, cell(row["values"]["bytes_per_event"])])
-    if not rows:
-        return []
     return ["## Bytes", "", "Of the body, per 4-character chunk, over 100 chunks.", "", *table(["", "bytes"], rows)]
 
 
-def imports(results: dict[str, Any], plots: Path) -> list[str]:
-    figures = Figures(results, "import")
-    rows = []
-    loaded = ""
-    for row in figures.rows:
-        if "imports" in row["params"]:
-            loaded = row["params"]["imports"]
-        else:
-            rows.append([row["candidate"], cell(row["values"]["wall_ms"]), cell(row["values"]["cpu_ms"])])
-    if not rows:
-        return []
+def imports(figures: Figures, plots: Path) -> list[str]:
+    loaded = "".join(row["params"].get("imports", "") for row in figures.rows)
+    rows = [
+        [row["candidate"], cell(row["values"]["wall_ms"]), cell(row["values"]["cpu_ms"])]
+        for row in figures.rows
+        if "imports" not in row["params"]
+    ]
     lines = ["## Import", "", "In a fresh interpreter, the bare interpreter subtracted.", ""]
     return [*lines, *table(["", "ms", "ms of CPU"], rows), f"Frameworks that `import gapless` loads: `{loaded}`.", ""]
 
 
-def profile(results: dict[str, Any], plots: Path) -> list[str]:
-    figures = Figures(results, "profile")
-    if not figures:
-        return []
-    names = [row["candidate"] for row in figures.rows]
-    layers = sorted({name for row in figures.rows for name in row["values"]} - {"cpu_us"})
-    rows = [[layer, *(cell(figures.rounds(name, layer)) for name in names)] for layer in layers]
-    rows.append(["all", *(cell(figures.rounds(name, "cpu_us")) for name in names)])
+def page(figures: Figures, plots: Path) -> list[str]:
+    columns = {
+        "frame_p50_ms": "frame p50, ms",
+        "frame_p99_ms": "frame p99, ms",
+        "frame_max_ms": "longest frame, ms",
+        "late_frames": f"frames over {LATE_FRAME_MS:.0f} ms",
+        "long_tasks": "long tasks",
+        "long_task_max_ms": "longest, ms",
+        "chars_per_s": "characters shown per second",
+    }
+    parts = {"task_ms_per_s": "all of it", "script_ms_per_s": "script", "layout_ms_per_s": "style and layout"}
+    levels = figures.levels("chars")
+
+    def rows(names: dict[str, str]) -> list[list[str]]:
+        return [
+            [f"{chars:,}", *(cell(figures.rounds("page", name, chars=chars)) for name in names)] for chars in levels
+        ]
+
+    series = []
+    for color, (name, label) in enumerate(parts.items()):
+        rounds = {chars: figures.rounds("page", name, chars=chars) for chars in levels}
+        points = [Point(chars, statistics.median(of), min(of), max(of)) for chars, of in rounds.items() if of]
+        series.append(Series(label, points, color))
+    x, y = "characters of the answer", "ms of CPU per second"
+    return [
+        "## The chat page",
+        "",
+        f"Gapless's own page in headless Chromium, without a GPU, while a Markdown answer grows by {TOKENS_HZ:.0f} "
+        "tokens a second and has so many characters already. A frame is the time between two calls of "
+        "`requestAnimationFrame`, 16.7 ms at 60 a second; a long task blocks the page for more than 50 ms.",
+        "",
+        *table(["characters", *columns.values()], rows(columns)),
+        "CPU of the page's main thread, as Chromium accounts for it, ms per second (painting is in all of it alone):",
+        "",
+        *table(["characters", *parts.values()], rows(parts)),
+        *plot(plots, "page", "CPU of the chat page by length of the answer", x, y, series, ordinal=True),
+    ]
+
+
+def profile(figures: Figures, plots: Path) -> list[str]:
+    subjects = [row for row in figures.rows if "function" not in row["params"]]
+    layers = [layer for layer in profiling.ORDER if any(layer in row["values"] for row in subjects)]
+    rows = [[layer, *(cell(row["values"].get(layer, [])) for row in subjects)] for layer in layers]
+    rows.append(["**all of it**", *(cell(row["values"]["cpu_us"]) for row in subjects)])
+    rows.append(["samples", *(cell(row["values"]["samples"]) for row in subjects)])
+    loads = [
+        full_label(BY_NAME[row["candidate"]]) + "".join(f", {n:,} {what}" for what, n in row["params"].items())
+        for row in subjects
+    ]
+    costly = [row for row in figures.rows if row["params"].items() > {"streams": profiling.LISTED[1]}.items()]
+    functions = [
+        [f"`{row['params']['function']}`", cell(row["values"]["cpu_us"])]
+        for row in costly
+        if row["candidate"] == profiling.LISTED[0]
+    ]
     return [
         "## Where the time goes",
         "",
-        "µs per event with a sampling profiler attached (which costs some itself), by the file of the innermost Python "
-        "function: time in C counts for its caller.",
+        "µs per event (and follower). The CPU is counted without a profiler; right after, py-spy samples the same "
+        "streams, and the CPU is shared out by its samples. A sample counts for the innermost Python function of one "
+        "of these parts, with what it calls in C and in the standard library; the event loop's own code (uvloop) and "
+        "the system calls on sockets, polling included, are apart. With few samples a small part is a rough figure.",
         "",
-        *table(["", *(full_label(BY_NAME[name]) for name in names)], rows),
+        *table(["", *loads], rows),
+        f"The functions that cost most in “{full_label(BY_NAME[profiling.LISTED[0]])}”, {profiling.LISTED[1]} streams, "
+        "with what they call outside these parts:",
+        "",
+        *table(["", "µs per event"], functions),
     ]
+
+
+SECTIONS: dict[str, Callable[[Figures, Path], list[str]]] = {
+    "profile": profile,
+    "throughput": throughput,
+    "paced": paced,
+    "ramp": ramp,
+    "first-event": first_event,
+    "fanout": fanout,
+    "idle": idle,
+    "join": join,
+    "turns": turns,
+    "length": length,
+    "page": page,
+    "wires": wires,
+    "import": imports,
+}
+"""By scenario, in the order of the report."""
 
 
 def better_elsewhere(results: dict[str, Any]) -> list[str]:
@@ -522,13 +382,12 @@ def better_elsewhere(results: dict[str, Any]) -> list[str]:
 
 
 def left_out(results: dict[str, Any]) -> list[str]:
-    scenarios: dict[str, list[str]] = {}
-    reasons: dict[str, str] = {}
+    """Each reason once, with what it left out."""
+    found: dict[str, list[str]] = {}
     for name, scenario in results["scenarios"].items():
         for candidate, why in scenario["skipped"].items():
-            scenarios.setdefault(candidate, []).append(name)
-            reasons.setdefault(candidate, why)
-    lines = [f"* {candidate} ({', '.join(names)}): {reasons[candidate]}" for candidate, names in scenarios.items()]
+            found.setdefault(why, []).append(f"{candidate} ({name})")
+    lines = [f"* {', '.join(what)}: {why}" for why, what in found.items()]
     return ["## Not measured", "", *lines, ""] if lines else []
 
 
@@ -539,17 +398,18 @@ def repeat(results: dict[str, Any]) -> list[str]:
             scenario["commit"],
             scenario["when"],
             number(scenario["seconds"]),
-            "–" if scenario.get("others_share") is None else f"{scenario['others_share']:.2f}",
+            str(max((len(rounds) for row in scenario["rows"] for rounds in row["values"].values()), default=0)),
+            f"{scenario['others_share']:.2f}" if scenario.get("others_share") is not None else "–",
         ]
         for name, scenario in results["scenarios"].items()
     ]
+    columns = ["scenario", "commit", "measured", "seconds", "rounds", "cores used by others"]
     return [
         "## How to repeat",
         "",
         "`scripts/bench` measures all of this again (about 15 minutes, on a machine that does nothing else), "
         "`scripts/bench --quick` a part of it in 2 minutes, `--only ramp` one scenario, merged into the stored "
-        "results. `--profile` says where the time goes. The figures of every round are in "
-        "[performance/results.json](performance/results.json).",
+        "results. The figures of every round are in [performance/results.json](performance/results.json).",
         "",
-        *table(["scenario", "commit", "measured", "seconds", "cores used by others"], rows),
+        *table(columns, rows),
     ]

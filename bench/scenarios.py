@@ -3,186 +3,58 @@
 from __future__ import annotations
 
 import http.client
-import itertools
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from bench import osinfo, process, protocols
+from bench import process, protocols
 from bench.agents import CHUNK_CHARS, script
-from bench.alone import GOLDEN
-from bench.candidates import BY_NAME, CANDIDATES, Candidate
+from bench.candidates import Candidate
+from bench.harness import HZ, LATE_S, PACED_STREAMS, Bench, MeasurementFailed, Results, Servers, per_event
+from bench.page import page
+from bench.profile import profile
 
-HZ = 50.0
-LATE_S = 0.050
-"""p99 lateness at which a server counts as full."""
-
-
-class MeasurementFailed(Exception):
-    """The server did not answer as it should; the message says what came instead."""
-
-
-FAILURES = (process.ServerFailed, MeasurementFailed, RuntimeError, OSError, subprocess.TimeoutExpired)
-"""What leaves one candidate out of a scenario and lets the others go on."""
-
-
-@dataclass
-class Results:
-    """The rounds of one scenario: `values[name]` holds one figure per round."""
-
-    rows: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-
-    def add(self, candidate: str, params: dict[str, Any], **values: float) -> None:
-        key = (candidate, repr(sorted(params.items())))
-        row = self.rows.setdefault(key, {"candidate": candidate, "params": params, "values": {}})
-        for name, value in values.items():
-            row["values"].setdefault(name, []).append(value)
-
-
-class Servers:
-    """Servers that are started when they are first needed and run until the `stack` closes."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self._stack = stack
-        self._running: dict[str, process.Server] = {}
-        self._failed: dict[str, process.ServerFailed] = {}
-        self._numbers = itertools.count()
-
-    def key(self) -> str:
-        """A run or session id that no server of these has seen."""
-        return f"bench-{next(self._numbers)}"
-
-    def get(self, candidate: Candidate) -> process.Server:
-        """The candidate's server. Raises `ServerFailed`."""
-        name = candidate.name
-        if name in self._failed:
-            raise self._failed[name]
-        if name not in self._running:
-            try:
-                self._running[name] = self._stack.enter_context(process.serving(candidate))
-            except process.ServerFailed as error:
-                self._failed[name] = error
-                raise
-        return self._running[name]
-
-    def cpu_s(self) -> float:
-        """CPU seconds of the running servers."""
-        return sum(osinfo.cpu_s(pid) for server in self._running.values() for pid in server.pids)
-
-    def load(self, server: process.Server, connections: list[list[dict[str, Any]]], **spec: Any) -> dict[str, Any]:
-        """Run the load client. Raises `MeasurementFailed` when an answer was not as expected."""
-        result = process.load(
-            {
-                "port": server.port,
-                "pids": server.pids,
-                "protocol": server.candidate.protocol,
-                "deadline_s": 60,
-                "connections": connections,
-                **spec,
-            }
-        )
-        if result["error_count"]:
-            raise MeasurementFailed(f"{result['error_count']} answers were wrong: {result['errors'][:2]}")
-        return result
-
-
-class Bench:
-    """One scenario's run: its servers, its rounds, its results."""
-
-    def __init__(self, quick: bool, rounds: int, budget_s: float, wanted: Sequence[str], servers: Servers) -> None:
-        self.quick = quick
-        self.rounds = rounds
-        self.results = Results()
-        self.deadline = time.monotonic() + budget_s
-        self.wanted = wanted
-        self.server = servers.get
-        self.load = servers.load
-        self.key = servers.key
-
-    # ------------------------------------------------------------------------------------------------- candidates
-
-    def candidates(self, *names: str) -> list[Candidate]:
-        """The named candidates (all when none is named) that were asked for."""
-        found = [BY_NAME[name] for name in names] if names else CANDIDATES
-        return [candidate for candidate in found if not self.wanted or candidate.name in self.wanted]
-
-    def alternate(self, candidates: Iterable[Candidate], measure: Callable[[Candidate], None]) -> None:
-        """Call `measure` for each candidate, round by round, as long as the next round fits the scenario's budget.
-
-        A candidate that fails is left out from then on; why is part of the results.
-        """
-        candidates = list(candidates)
-        last_s = 0.0
-        for done in range(self.rounds):
-            began = time.monotonic()
-            if done and began + last_s > self.deadline:
-                break
-            for candidate in candidates:
-                if candidate.name in self.results.skipped:
-                    continue
-                try:
-                    measure(candidate)
-                except FAILURES as error:
-                    self.results.skipped[candidate.name] = str(error)
-                    print(f"    left out: {candidate.name}: {error}", file=sys.stderr)
-            last_s = time.monotonic() - began
-
-    # ------------------------------------------------------------------------------------------------ requests
-
-    def request(self, candidate: Candidate, message: str, n: int, **more: Any) -> dict[str, Any]:
-        """A request for a run of n chunks."""
-        return {"send": protocols.start(candidate.protocol, self.key(), message, **more), "chars": n * CHUNK_CHARS}
-
-    def paced(self, candidate: Candidate, streams: int, n: int, hz: float = HZ) -> list[list[dict[str, Any]]]:
-        """One connection and one paced run for each stream, their phases spread evenly."""
-        return [[self.request(candidate, script(n, hz, i * GOLDEN % 1), n)] for i in range(streams)]
-
-
-def per_event(result: dict[str, Any]) -> dict[str, float]:
-    """The figures that every measurement has."""
-    return {
-        "events_per_s": result["events"] / result["wall_s"],
-        "cpu_us": result["cpu_s"] / result["events"] * 1e6,
-        "client_share": result.get("client_cpu_s", 0.0) / result["wall_s"],
-    }
-
-
-# ------------------------------------------------------------------------------------------------------- the questions
+LIKE_WITH_LIKE_STREAMS = 10
+"""Unpaced, the agents alone are measured at this many streams."""
 
 
 def throughput(bench: Bench) -> None:
     """Events per second, unpaced."""
     totals = {"generator": 20_000, "pydantic-ai": 5_000, "adk": 2_500}
     few = {"generator": 20, "pydantic-ai": 8, "adk": 4}
-    levels = [1, 100] if bench.quick else [1, 10, 100, 1000]
+    levels = [10] if bench.quick else [1, 10, 100, 1000]
 
     def measure(candidate: Candidate) -> None:
         for streams in levels:
-            if streams == 1000 and candidate.agent != "generator" and candidate.store == "sqlite":
+            framework = candidate.agent != "generator"
+            # A thousand turns of a framework take longer than all the rest: one round of them has to do.
+            if streams == 1000 and framework and (candidate.store == "sqlite" or bench.round):
                 continue
             n = max(totals[candidate.agent] // streams, few[candidate.agent])
-            connections = [[request] for request in _requests(bench, candidate, script(n), n, streams)]
-            result = bench.load(bench.server(candidate), connections, action="sequence")
+            if not candidate.alone:
+                connections = [[request] for request in _requests(bench, candidate, script(n), n, streams)]
+                result = bench.load(bench.server(candidate), connections, action="sequence")
+            elif streams == LIKE_WITH_LIKE_STREAMS:
+                result = process.alone(candidate.agent, streams, 0, n, 0)
+            else:
+                continue
             bench.results.add(candidate.name, {"streams": streams}, **per_event(result))
 
-    bench.alternate([c for c in bench.candidates() if not c.alone and _chosen(bench, c)], measure)
+    bench.alternate([candidate for candidate in bench.candidates() if _chosen(bench, candidate)], measure)
 
 
 def paced(bench: Bench) -> None:
     """CPU per event at 50 events a second per stream."""
-    streams_of = {"generator": 500, "pydantic-ai": 50, "adk": 25}
-    window_s = 1.0 if bench.quick else 1.5
+    window_s = 0.7 if bench.quick else 1.5
 
     def measure(candidate: Candidate) -> None:
         # FastAPI's own SSE is past its limit at 500.
-        streams = 200 if candidate.name == "fastapi" else streams_of[candidate.agent]
+        streams = 200 if candidate.name == "fastapi" else PACED_STREAMS[candidate.agent]
         fill_s = 1.2 if candidate.agent == "generator" else 0.7
         n = int(HZ * (fill_s + 0.3 + window_s))
         if candidate.alone:
@@ -201,7 +73,7 @@ def paced(bench: Bench) -> None:
         bench.results.add(candidate.name, {"streams": streams}, **per_event(result), **late)
 
     framework_stores = ("", "memory") if bench.quick else ("", "memory", "sqlite", "redis")
-    others = ("sse-starlette", "fastapi") if bench.quick else ()
+    others = ("sse-starlette", "fastapi", "gapless-redis", "pydantic-ai-ag-ui") if bench.quick else ()
     bench.alternate(
         [
             candidate
@@ -210,6 +82,12 @@ def paced(bench: Bench) -> None:
         ],
         measure,
     )
+
+
+STREAMS_MAX = 6000
+"""Where a ramp ends: far above what one process carries."""
+FILL_S_MAX = 3.0
+"""A server that takes longer to start a level's new streams is full."""
 
 
 def ramp(bench: Bench) -> None:
@@ -221,7 +99,7 @@ def ramp(bench: Bench) -> None:
     def measure(candidate: Candidate) -> None:
         coarse = 1.8 if bench.quick else 1.3
         start, factor = (held[candidate.name], 1.06) if candidate.name in held else (first[candidate.agent], coarse)
-        levels = [int(start * factor**i) for i in range(14)]
+        levels = [level for i in range(14) if (level := int(start * factor**i)) <= STREAMS_MAX]
         n = int(HZ * (len(levels) * (window_s + settle_s) + 10))
         with process.serving(candidate) as server:
             result = bench.load(
@@ -232,6 +110,8 @@ def ramp(bench: Bench) -> None:
                 settle_s=settle_s,
                 window_s=window_s,
                 late_s=LATE_S,
+                attempts=2 if bench.quick else 3,
+                fill_s=FILL_S_MAX,
             )
         steps = result["steps"]
         for step in steps:
@@ -243,10 +123,10 @@ def ramp(bench: Bench) -> None:
         # The next round starts a little lower: the level that held once may be beyond what holds as a rule.
         held[candidate.name] = int(max(good, default=start * 0.85) * 0.94)
 
-    names = ["asgi", "gapless-memory", "gapless-sqlite", "gapless-redis"]
+    names = ["asgi", "gapless-memory", "gapless-sqlite"]
     if not bench.quick:
-        names += ["sse-starlette", "fastapi", "pydantic-ai-vercel", "pydantic-ai-ag-ui", "pydantic-ai-gapless-memory"]
-        names += ["adk-server", "adk-gapless-memory"]
+        names += ["gapless-redis", "sse-starlette", "fastapi", "pydantic-ai-vercel"]
+        names += ["pydantic-ai-ag-ui", "pydantic-ai-gapless-memory", "adk-server", "adk-gapless-memory"]
     bench.alternate(bench.candidates(*names), measure)
 
 
@@ -277,13 +157,7 @@ def fanout(bench: Bench) -> None:
     n = int(hz * (len(levels) * (settle_s + window_s) + 4))
 
     def measure(candidate: Candidate) -> None:
-        starter = bench.request(candidate, script(n, hz), n)
-        if candidate.gapless:
-            path = f"/runs/{_run_id(starter)}/events"
-        else:
-            path = protocols.PROTOCOLS["broadcast"].path
-            starter = {"send": protocols.start("broadcast", "", script(n, hz)), "chars": n * CHUNK_CHARS}
-        follow = {"send": protocols.get(path), "chars": n * CHUNK_CHARS}
+        starter, follow = bench.followed(candidate, script(n, hz), n)
         connections = [[starter], *[[follow]] * (levels[-1] - 1)]
         result = bench.load(
             bench.server(candidate),
@@ -298,7 +172,10 @@ def fanout(bench: Bench) -> None:
             figures = per_event(step)
             bench.results.add(candidate.name, {"followers": step["streams"]}, p99_ms=step["p99_s"] * 1e3, **figures)
 
-    bench.alternate(bench.candidates("asgi", "gapless-memory", "gapless-sqlite", "gapless-redis"), measure)
+    names = ["asgi", "gapless-memory"]
+    if not bench.quick:
+        names += ["gapless-sqlite", "gapless-redis"]
+    bench.alternate(bench.candidates(*names), measure)
 
 
 def idle(bench: Bench) -> None:
@@ -308,8 +185,7 @@ def idle(bench: Bench) -> None:
 
     def measure(candidate: Candidate) -> None:
         if candidate.gapless:
-            starter = bench.request(candidate, hold, 1)
-            follow = {"send": protocols.get(f"/runs/{_run_id(starter)}/events"), "chars": CHUNK_CHARS}
+            starter, follow = bench.followed(candidate, hold, 1)
             connections = [[starter], *[[follow]] * (levels[-1] - 1)]
         else:
             connections = [[request] for request in _requests(bench, candidate, hold, 1, levels[-1])]
@@ -332,7 +208,9 @@ def idle(bench: Bench) -> None:
                 cpu_us_per_s_each=step["cpu_s"] / step["wall_s"] / followers * 1e6,
             )
 
-    names = ["asgi", "sse-starlette", "fastapi", "gapless-memory", "gapless-sqlite", "gapless-redis"]
+    names = ["asgi", "gapless-memory"]
+    if not bench.quick:
+        names += ["sse-starlette", "fastapi", "gapless-sqlite", "gapless-redis"]
     bench.alternate(bench.candidates(*names), measure)
 
 
@@ -340,17 +218,17 @@ def join(bench: Bench) -> None:
     """A follower that comes late: what the server spends on it, and how many bytes it sends."""
     lengths = [20_000] if bench.quick else [2_000, 20_000, 50_000]
     joins = 5
-    runs: dict[tuple[str, int], str] = {}
+    follows: dict[tuple[str, int], dict[str, Any]] = {}
+
+    def prepare(candidate: Candidate) -> None:
+        for n in lengths:
+            starter, follows[candidate.name, n] = bench.followed(candidate, script(n), n)
+            bench.load(bench.server(candidate), [[starter]], action="sequence")
 
     def measure(candidate: Candidate) -> None:
         server = bench.server(candidate)
         for n in lengths:
-            if (candidate.name, n) not in runs:
-                request = bench.request(candidate, script(n), n)
-                bench.load(server, [[request]], action="sequence")
-                runs[candidate.name, n] = _run_id(request)
-            follow = {"send": protocols.get(f"/runs/{runs[candidate.name, n]}/events"), "chars": n * CHUNK_CHARS}
-            result = bench.load(server, [[follow] * joins], action="sequence", body_only=True)
+            result = bench.load(server, [[follows[candidate.name, n]] * joins], action="sequence", body_only=True)
             bench.results.add(
                 candidate.name,
                 {"events": n},
@@ -360,22 +238,25 @@ def join(bench: Bench) -> None:
                 frames=result["frames"] / joins,
             )
 
-    bench.alternate(bench.candidates("gapless-memory", "gapless-sqlite", "gapless-redis"), measure)
+    bench.alternate(bench.candidates("gapless-memory", "gapless-sqlite", "gapless-redis"), measure, prepare)
 
 
 def turns(bench: Bench) -> None:
     """Short turns, one after the other, in a session that already has a history."""
-    histories = [0, 1000] if bench.quick else [0, 200, 1000, 4000]
+    histories = [0, 200] if bench.quick else [0, 200, 1000, 4000]
     count, n = 10, 4
     sessions: dict[tuple[str, int], str] = {}
+
+    def prepare(candidate: Candidate) -> None:
+        for history in histories:
+            if history <= _longest_history(candidate):
+                sessions[candidate.name, history] = _session_with(bench, bench.server(candidate), history)
 
     def measure(candidate: Candidate) -> None:
         server = bench.server(candidate)
         for history in histories:
-            if history > _longest_history(candidate):
-                continue
             if (candidate.name, history) not in sessions:
-                sessions[candidate.name, history] = _session_with(bench, server, history)
+                continue
             more = {"session": sessions[candidate.name, history]}
             carried = {} if candidate.gapless or candidate.agent == "adk" else {"history": history}
             requests = [bench.request(candidate, script(n), n, **more, **carried) for _ in range(count)]
@@ -389,12 +270,12 @@ def turns(bench: Bench) -> None:
             )
 
     names = ["gapless-memory", "gapless-sqlite", "gapless-redis", "pydantic-ai-vercel", "pydantic-ai-gapless-memory"]
-    bench.alternate(bench.candidates(*names, "adk-server", "adk-gapless-memory"), measure)
+    bench.alternate(bench.candidates(*names, "adk-server", "adk-gapless-memory"), measure, prepare)
 
 
 def wires(bench: Bench) -> None:
     """Bytes of the body per 4-character chunk, on every wire."""
-    n, hz = 100, 100.0
+    n, hz = 100, 200.0 if bench.quick else 100.0
     bench.rounds = 1
 
     def measure(candidate: Candidate) -> None:
@@ -476,7 +357,7 @@ def imports(bench: Bench) -> None:
         bare_wall_s, bare_cpu_s = seconds("pass")
         for name, code in IMPORTS.items():
             try:
-                if not done:
+                if not done and not bench.quick:
                     seconds(code)  # compiles the bytecode
                 wall_s, cpu_s = seconds(code)
             except MeasurementFailed as error:
@@ -500,18 +381,22 @@ class Scenario:
 
 
 SCENARIOS = {
-    "throughput": Scenario(throughput, 150),
-    "paced": Scenario(paced, 200),
-    "ramp": Scenario(ramp, 240),
-    "first-event": Scenario(first_event, 30),
-    "fanout": Scenario(fanout, 70),
-    "idle": Scenario(idle, 60),
-    "join": Scenario(join, 25, 2),
-    "turns": Scenario(turns, 60),
-    "length": Scenario(length, 40),
+    "throughput": Scenario(throughput, 130),
+    "paced": Scenario(paced, 160),
+    "ramp": Scenario(ramp, 160),
+    "first-event": Scenario(first_event, 25),
+    "fanout": Scenario(fanout, 50),
+    "idle": Scenario(idle, 40),
+    "join": Scenario(join, 15, 2),
+    "turns": Scenario(turns, 85),
+    "length": Scenario(length, 30),
     "wires": Scenario(wires, 15),
-    "import": Scenario(imports, 25),
+    "import": Scenario(imports, 20),
+    "page": Scenario(page, 35),
+    "profile": Scenario(profile, 70),
 }
+"""Their budgets are 14 minutes together: what is left of 15 is for the environment and for a first round that takes
+longer than its budget."""
 
 
 def run(name: str, quick: bool, rounds: int | None, wanted: Sequence[str], servers: Servers) -> Results:
@@ -535,11 +420,6 @@ def _chosen(bench: Bench, candidate: Candidate) -> bool:
 
 def _requests(bench: Bench, candidate: Candidate, message: str, n: int, count: int) -> list[dict[str, Any]]:
     return [bench.request(candidate, message, n) for _ in range(count)]
-
-
-def _run_id(request: dict[str, Any]) -> str:
-    """The run id that a Gapless request names."""
-    return str(json.loads(request["send"].partition("\r\n\r\n")[2])["run_id"])
 
 
 def _longest_history(candidate: Candidate) -> int:

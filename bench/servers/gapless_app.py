@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bench import agents
@@ -10,10 +10,11 @@ from gapless import Runner
 from gapless.cli.listen import collect_garbage_rarely
 from gapless.server import create_app
 
-AGENTS = {
+AGENTS: dict[str, Callable[[], Any]] = {
     "generator": lambda: agents.generator_agent,
     "pydantic-ai": agents.pydantic_ai_agent,
     "adk": agents.adk_agent,
+    "writer": lambda: agents.writer_agent,
 }
 
 

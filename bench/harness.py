@@ -1,0 +1,174 @@
+"""What every scenario uses: the servers, the rounds, the results."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench import osinfo, process, protocols
+from bench.agents import CHUNK_CHARS, script
+from bench.alone import GOLDEN
+from bench.candidates import BY_NAME, CANDIDATES, Candidate
+
+HZ = 50.0
+LATE_S = 0.050
+"""p99 lateness at which a server counts as full."""
+PACED_STREAMS = {"generator": 500, "pydantic-ai": 50, "adk": 25}
+"""Streams of the paced load, by agent: what one process carries with every candidate."""
+DEADLINE_S = 60.0
+"""Until a load client gives up."""
+
+
+class MeasurementFailed(Exception):
+    """The server did not answer as it should; the message says what came instead."""
+
+
+FAILURES = (process.ServerFailed, MeasurementFailed, RuntimeError, OSError, subprocess.TimeoutExpired)
+"""What leaves one candidate out of a scenario and lets the others go on."""
+
+
+@dataclass
+class Results:
+    """The rounds of one scenario: `values[name]` holds one figure per round."""
+
+    rows: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    others_known: bool = True
+    """Whether what this scenario starts can be told from the machine's other processes."""
+
+    def add(self, candidate: str, params: dict[str, Any], **values: float) -> None:
+        key = (candidate, repr(sorted(params.items())))
+        row = self.rows.setdefault(key, {"candidate": candidate, "params": params, "values": {}})
+        for name, value in values.items():
+            row["values"].setdefault(name, []).append(value)
+
+
+class Servers:
+    """Servers that are started when they are first needed and run until the `stack` closes."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._running: dict[str, process.Server] = {}
+        self._failed: dict[str, process.ServerFailed] = {}
+        self._numbers = itertools.count()
+
+    def key(self) -> str:
+        """A run or session id that no server of these has seen."""
+        return f"bench-{next(self._numbers)}"
+
+    def get(self, candidate: Candidate) -> process.Server:
+        """The candidate's server. Raises `ServerFailed`."""
+        name = candidate.name
+        if name in self._failed:
+            raise self._failed[name]
+        if name not in self._running:
+            try:
+                self._running[name] = self._stack.enter_context(process.serving(candidate))
+            except process.ServerFailed as error:
+                self._failed[name] = error
+                raise
+        return self._running[name]
+
+    def cpu_s(self) -> float:
+        """CPU seconds of the running servers."""
+        return sum(osinfo.cpu_s(pid) for server in self._running.values() for pid in server.pids)
+
+    def load(self, server: process.Server, connections: list[list[dict[str, Any]]], **spec: Any) -> dict[str, Any]:
+        """Run the load client. Raises `MeasurementFailed` when an answer was not as expected."""
+        result = process.load(
+            {
+                "port": server.port,
+                "pids": server.pids,
+                "protocol": server.candidate.protocol,
+                "deadline_s": DEADLINE_S,
+                "connections": connections,
+                **spec,
+            }
+        )
+        if result["error_count"]:
+            raise MeasurementFailed(f"{result['error_count']} answers were wrong: {result['errors'][:2]}")
+        return result
+
+
+class Bench:
+    """One scenario's run: its servers, its rounds, its results."""
+
+    def __init__(self, quick: bool, rounds: int, budget_s: float, wanted: Sequence[str], servers: Servers) -> None:
+        self.quick = quick
+        self.rounds = rounds
+        self.round = 0
+        self.results = Results()
+        self.deadline = time.monotonic() + budget_s
+        self.wanted = wanted
+        self.server = servers.get
+        self.load = servers.load
+        self.key = servers.key
+
+    def candidates(self, *names: str) -> list[Candidate]:
+        """The named candidates (all when none is named) that were asked for."""
+        found = [BY_NAME[name] for name in names] if names else CANDIDATES
+        return [candidate for candidate in found if not self.wanted or candidate.name in self.wanted]
+
+    def alternate(
+        self,
+        candidates: Iterable[Candidate],
+        measure: Callable[[Candidate], None],
+        prepare: Callable[[Candidate], None] | None = None,
+    ) -> None:
+        """Call `measure` for each candidate, round by round, as long as the next round fits the scenario's budget.
+
+        `prepare` is called once for each, before the rounds. A candidate that fails is left out from then on; why is
+        part of the results.
+        """
+        candidates = list(candidates)
+        if prepare is not None:
+            self._each(candidates, prepare)
+        last_s = 0.0
+        for number in range(self.rounds):
+            self.round = number
+            began = time.monotonic()
+            if number and began + last_s > self.deadline:
+                break
+            self._each(candidates, measure)
+            last_s = time.monotonic() - began
+
+    def _each(self, candidates: Iterable[Candidate], do: Callable[[Candidate], None]) -> None:
+        for candidate in candidates:
+            if candidate.name in self.results.skipped:
+                continue
+            try:
+                do(candidate)
+            except FAILURES as error:
+                self.results.skipped[candidate.name] = str(error)
+                print(f"    left out: {candidate.name}: {error}", file=sys.stderr)
+
+    def request(self, candidate: Candidate, message: str, n: int, **more: Any) -> dict[str, Any]:
+        """A request for a run of n chunks."""
+        return {"send": protocols.start(candidate.protocol, self.key(), message, **more), "chars": n * CHUNK_CHARS}
+
+    def followed(self, candidate: Candidate, message: str, n: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A request that starts a run of n chunks, and one that follows it."""
+        run_id, chars = self.key(), n * CHUNK_CHARS
+        protocol = "gapless" if candidate.gapless else "broadcast"
+        path = f"/runs/{run_id}/events" if candidate.gapless else protocols.PROTOCOLS[protocol].path
+        starter = {"send": protocols.start(protocol, run_id, message), "chars": chars}
+        return starter, {"send": protocols.get(path), "chars": chars}
+
+    def paced(self, candidate: Candidate, streams: int, n: int, hz: float = HZ) -> list[list[dict[str, Any]]]:
+        """One connection and one paced run for each stream, their phases spread evenly."""
+        return [[self.request(candidate, script(n, hz, i * GOLDEN % 1), n)] for i in range(streams)]
+
+
+def per_event(result: dict[str, Any]) -> dict[str, float]:
+    """The figures that every measurement has."""
+    return {
+        "events_per_s": result["events"] / result["wall_s"],
+        "cpu_us": result["cpu_s"] / result["events"] * 1e6,
+        "client_share": result.get("client_cpu_s", 0.0) / result["wall_s"],
+    }

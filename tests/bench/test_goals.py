@@ -1,0 +1,97 @@
+"""The table of goals says what was missed, beside what, and why: out of the stored figures and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench import goals
+
+
+def row(candidate: str, params: dict[str, Any], **values: float) -> dict[str, Any]:
+    return {"candidate": candidate, "params": params, "values": {name: [value] for name, value in values.items()}}
+
+
+def results(**scenarios: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"scenarios": {name.replace("_", "-"): {"rows": rows} for name, rows in scenarios.items()}}
+
+
+def paced(memory_us: float, p99_ms: float = 3) -> list[dict[str, Any]]:
+    load = {"streams": 500}
+    return [
+        row("generator-alone", load, cpu_us=3),
+        row("asgi", load, cpu_us=13.4),
+        row("gapless-memory", load, cpu_us=memory_us, p99_ms=p99_ms),
+    ]
+
+
+def line_of(what: str, found: list[str]) -> str:
+    return next(line for line in found if line.startswith("|") and what in line)
+
+
+MEMORY = "the agent's share subtracted: memory"
+
+
+def test_a_figure_stands_beside_the_floor_of_the_same_run() -> None:
+    line = line_of(MEMORY, goals.section(results(paced=paced(14))))
+    assert "| 11.0 µs | met | the floor 10.4 (× 1.06) |" in line
+
+
+def test_a_missed_goal_is_explained_by_its_profile_and_the_floors() -> None:
+    profile = [
+        row(
+            "gapless-memory",
+            {"streams": 500},
+            cpu_us=25,
+            **{"gapless: journals": 4, "gapless: server": 3, "the kernel": 18},
+        ),
+        row("asgi", {"streams": 500}, cpu_us=14, **{"the kernel": 13.7, "the event loop": 0.3}),
+    ]
+    found = goals.section(results(paced=paced(26), profile=profile))
+    assert "| 23.0 µs | **missed** (1) |" in line_of(MEMORY, found)
+    (reason,) = [line for line in found if line.startswith("1. ")]
+    assert (
+        "of the 25.0 µs in the profile, Gapless's own code takes 7.00 (journals 4.00, server 3.00), the kernel 18.0"
+        in reason
+    )
+    assert (
+        "of the 14.0 µs of bare ASGI (the floor) in the profile, the kernel 13.7." in reason
+    )  # 0.3 is too little to say
+
+
+def test_a_missed_goal_without_a_profile_says_so() -> None:
+    assert any(
+        "1. " in line and "no profile of it in this run" in line for line in goals.section(results(paced=paced(26)))
+    )
+
+
+def test_a_server_that_is_behind_has_met_nothing() -> None:
+    line = line_of(MEMORY, goals.section(results(paced=paced(14, p99_ms=80))))
+    assert "**not comparable**: p99 lateness 80.0 ms" in line
+
+
+def test_a_frameworks_agent_is_shown_unpaced_and_paced_each_beside_its_own_load() -> None:
+    unpaced, steady = {"streams": 10}, {"streams": 50}
+    found = goals.section(
+        results(
+            throughput=[
+                row("pydantic-ai-alone", unpaced, cpu_us=50),
+                row("pydantic-ai-vercel", unpaced, cpu_us=100),
+                row("pydantic-ai-gapless-memory", unpaced, cpu_us=60),
+            ],
+            paced=[
+                row("pydantic-ai-alone", steady, cpu_us=70),
+                row("pydantic-ai-vercel", steady, cpu_us=140),
+                row("pydantic-ai-gapless-memory", steady, cpu_us=119),
+            ],
+        )
+    )
+    first, second = (line for line in found if line.startswith("| CPU per event, Pydantic AI agent"))
+    assert "| 60.0 µs | met | the agent alone 50.0 (× 1.20); its Vercel adapter 100 (× 0.60) |" in first
+    assert "| 119 µs | **missed** (1) | the agent alone 70.0 (× 1.70); its Vercel adapter 140 (× 0.85) |" in second
+    assert any(line.startswith("1. ") and "the agent alone takes 70.0 of the 119 µs" in line for line in found)
+
+
+def test_the_floor_of_this_run_is_compared_with_the_one_that_the_goals_were_set_by() -> None:
+    text = "\n".join(goals.section(results(paced=paced(14), ramp=[row("asgi", {}, held=1050)])))
+    assert "cost 10.4 µs per event net of the agent (there 5.2; × 2.00" in text
+    assert "carried 1,050 streams (there 2,100; × 0.50" in text
