@@ -409,7 +409,9 @@ def repeat(results: dict[str, Any]) -> list[str]:
         "",
         "`scripts/bench` measures all of this again (about 15 minutes, on a machine that does nothing else), "
         "`scripts/bench --quick` a part of it in 2 minutes, `--only ramp` one scenario, merged into the stored "
-        "results. The figures of every round are in [performance/results.json](performance/results.json).",
+        "results. The first use also makes an environment with the pinned peers, and npm fetches Chromium for the "
+        "page: about a minute more. The figures of every round are in "
+        "[performance/results.json](performance/results.json).",
         "",
         *table(columns, rows),
     ]

@@ -51,3 +51,17 @@ def test_an_answer_that_is_not_as_expected_is_an_error_not_a_figure() -> None:
         spec = {"port": server.port, "pids": server.pids, "protocol": "sse", "action": "sequence", "deadline_s": 20}
         result = process.load({**spec, "connections": [[request]]})
     assert result["errors"] == ["12 characters instead of 16"]
+
+
+def test_a_level_whose_streams_do_not_start_in_time_is_not_one_that_held() -> None:
+    from bench.agents import script
+    from bench.candidates import BY_NAME
+
+    from bench import process, protocols
+
+    request = {"send": protocols.start("sse", "k", script(100, 50)), "chars": 400}
+    with process.serving(BY_NAME["asgi"]) as server:
+        spec = {"port": server.port, "pids": server.pids, "protocol": "sse", "action": "ramp", "deadline_s": 20}
+        spec |= {"connections": [[request]], "levels": [1], "settle_s": 0.1, "window_s": 0.1, "late_s": 10}
+        assert [step["streams"] for step in process.load({**spec, "fill_s": 10})["steps"]] == [1]
+        assert process.load({**spec, "fill_s": -1})["steps"] == []
