@@ -52,11 +52,18 @@ class _Supervisor(Multiprocess):
     _known: frozenset[int | None] = frozenset()
 
     def keep_subprocess_alive(self) -> None:
+        for process in self.processes:
+            # The worker's end of its pipe, which is open here too. While it is, a worker that dies when it is asked
+            # whether it is well looks like one that is slow to answer: 30 s, and no worker is replaced meanwhile.
+            process.child_conn.close()
+        known = self._known | self._pids()  # a restart may have brought new ones since the last look
         super().keep_subprocess_alive()
-        present = frozenset(process.pid for process in self.processes)
-        for pid in self._known - present:
+        self._known = self._pids()
+        for pid in known - self._known:
             _forget(pid)
-        self._known = present
+
+    def _pids(self) -> frozenset[int | None]:
+        return frozenset(process.pid for process in self.processes)
 
 
 def _forget(pid: int | None) -> None:
