@@ -92,13 +92,14 @@ FILL_S_MAX = 3.0
 
 def ramp(bench: Bench) -> None:
     """Streams at 50 events a second until p99 lateness passes 50 ms: a coarse ramp, then fine ones around its end."""
-    first = {"generator": 500 if bench.quick else 200, "pydantic-ai": 20, "adk": 20}
+    first = {"generator": 500 if bench.quick else 300, "pydantic-ai": 30, "adk": 30}
     window_s, settle_s = (0.7, 0.2) if bench.quick else (1.0, 0.3)
     held: dict[str, int] = {}
 
     def measure(candidate: Candidate) -> None:
         coarse = 1.8 if bench.quick else 1.3
-        start, factor = (held[candidate.name], 1.06) if candidate.name in held else (first[candidate.agent], coarse)
+        low = 100 if candidate.name == "fastapi" else first[candidate.agent]
+        start, factor = (held[candidate.name], 1.06) if candidate.name in held else (low, coarse)
         levels = [level for i in range(14) if (level := int(start * factor**i)) <= STREAMS_MAX]
         n = int(HZ * (len(levels) * (window_s + settle_s) + 10))
         with process.serving(candidate) as server:
@@ -382,8 +383,8 @@ class Scenario:
 
 SCENARIOS = {
     "throughput": Scenario(throughput, 130),
-    "paced": Scenario(paced, 160),
-    "ramp": Scenario(ramp, 160),
+    "paced": Scenario(paced, 150),
+    "ramp": Scenario(ramp, 170),
     "first-event": Scenario(first_event, 25),
     "fanout": Scenario(fanout, 50),
     "idle": Scenario(idle, 40),
