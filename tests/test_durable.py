@@ -415,6 +415,14 @@ async def test_what_does_not_go_on_is_an_error_and_no_end(via: Any, answer: Repl
         assert len(server.requests) == 2
 
 
+async def test_another_servers_stream_without_ids_is_an_error_and_is_not_read_again_and_again(via: Any) -> None:
+    limits = msgspec.structs.replace(QUICK, attempts_max=1)
+    async with upstream(stream(b"data: one\n\n"), stream(b"data: one\n\n"), Reply(b"", 204)) as server:
+        with pytest.raises(via[0].RemoteProtocolError, match="no stream of Gapless"):
+            await ask(via, "GET", f"{server.url}/stream", limits=limits)
+        assert len(server.requests) == 1
+
+
 async def test_a_run_that_has_ended_meanwhile_is_no_error(via: Any) -> None:
     async with upstream(stream(b"".join(FRAMES[:4])), Reply(b"", 204)) as server:
         assert (await ask(via, "GET", f"{server.url}/stream")).content == b"".join(FRAMES[:4])

@@ -239,6 +239,8 @@ class _Stitch:
                     raise StreamInvalid(f"the server did not go on after event {self._last_id}")
                 self._first_id = self._first_id or frame.id
                 self._last_id = frame.id
+            elif frame.data is not None:  # on no wire of ours: it would come again with every connection, for ever
+                raise StreamInvalid("a frame with data and no id: this is no stream of Gapless")
             self._attempt = 0
             frames.append(frame.raw)
             if frame.event == "end" and frame.data is None:

@@ -258,3 +258,9 @@ test("client: an event that is not JSON is an error with its id", async (t) => {
   const client = new GaplessClient({ baseUrl: url, limits: FAST });
   await assert.rejects(client.follow("r").next(), { code: "bad_event" });
 });
+
+test("follow: another server's stream without ids is an error, and is not read again and again", async (t) => {
+  const { url, requests } = await serve(t, sse("data: one\n\n"), sse("data: one\n\n"), status(204));
+  await assert.rejects(ids(url), (error) => error instanceof StreamError && error.code === "cursor_ignored");
+  assert.equal(requests.length, 1);
+});

@@ -243,6 +243,9 @@ export async function* follow(url, options = {}) {
               repeated = null;
               seen.add(frame.id);
               lastId = frame.id;
+            } else if (frame.id === null && frame.data !== null) {
+              // On no wire of ours: it would come again with every connection, for ever.
+              throw new StreamError("A frame with data and no id: no stream of Gapless.", { code: "cursor_ignored" });
             }
             attempts = 0;
             // A consumer may take its time: only the wait for bytes is timed, not the wait for the consumer.
