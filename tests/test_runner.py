@@ -214,7 +214,7 @@ async def test_another_request_under_the_same_id_is_a_conflict(store: str, other
         assert caught.value.run_id == "r"
 
 
-@pytest.mark.parametrize("bad", ["", "a b", "a\n", "x" * 97, "é", "a/b", "\x00"])
+@pytest.mark.parametrize("bad", ["", "a b", "a\n", "x" * 97, "é", "a/b", "\x00", ".", ".."])
 async def test_ids_have_a_form(bad: str):
     async with Runner(echo) as runner:
         with pytest.raises(InputInvalid, match="run id"):

@@ -82,7 +82,8 @@ EARLY_COMMANDS_MAX = 1_000
 ID_CHARS_MAX = 96
 """With the position after it, an id stays within the 128 bytes that every SSE client remembers."""
 
-_ID = re.compile(rf"[A-Za-z0-9._~@:+=-]{{1,{ID_CHARS_MAX}}}")
+_ID = re.compile(rf"(?!\.{{1,2}}\Z)[A-Za-z0-9._~@:+=-]{{1,{ID_CHARS_MAX}}}")
+"""Not `.` or `..`: clients take these out of a path (RFC 3986, section 5.2.4), and `/runs/../cancel` is `/cancel`."""
 _ANONYMOUS = "anonymous"
 _OutputT = TypeVar("_OutputT")
 _T = TypeVar("_T")
@@ -776,7 +777,7 @@ def _session_for(run_id: str, user_id: str) -> str:
 
 def _check_id(value: str, kind: str) -> None:
     if not _ID.fullmatch(value):
-        raise InputInvalid(f"{kind} id: 1 to {ID_CHARS_MAX} of the characters A-Z a-z 0-9 . _ ~ @ : + = -")
+        raise InputInvalid(f"{kind} id: 1 to {ID_CHARS_MAX} of the characters A-Z a-z 0-9 . _ ~ @ : + = -; not . or ..")
 
 
 def _digest(*parts: object) -> str:
