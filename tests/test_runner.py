@@ -891,6 +891,24 @@ async def test_an_interrupt_waits_for_its_answer(store: str):
         assert [type(e) for e in events].count(RunStartedEvent) == 2
 
 
+async def ask_nothing(ctx: RunContext) -> AsyncIterator[str]:
+    yield "well "
+    await ctx.interrupt([])
+
+
+async def ask_while_asking(ctx: RunContext) -> AsyncIterator[str]:
+    yield "well "
+    await asyncio.gather(*(ctx.interrupt([Interrupt(id=name, reason="approval")]) for name in "ij"))
+
+
+@pytest.mark.parametrize(("agent", "why"), [(ask_nothing, "without a question"), (ask_while_asking, "already")])
+async def test_an_interrupt_that_cannot_be_answered_fails_the_run(agent: Any, why: str):
+    async with Runner(agent) as runner:
+        run = await runner.start("x", config=RunConfig(timeout=1))
+        with pytest.raises(AgentInvalid, match=why):
+            await run.collect()
+
+
 async def test_a_waiting_run_can_be_cancelled(store: str):
     async with Runner(ask, store=store) as runner:
         run = await runner.start("x", run_id="r")

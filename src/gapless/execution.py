@@ -263,6 +263,8 @@ class Execution:
         """Pause the run: RUN_FINISHED with the interrupt outcome, and RUN_STARTED again once they are answered."""
         if self._answers is not None:
             raise AgentInvalid(f"run {self.record.id}: interrupted while it waits for an answer already")
+        if not interrupts:  # nobody can answer nothing: it would stand still until its timeout
+            raise AgentInvalid(f"run {self.record.id}: interrupted without a question")
         self._recorder.pause(self._finished(RunFinishedInterruptOutcome(interrupts=interrupts)))
         self.journal.set_status(RunStatus.WAITING)
         self._answers = asyncio.get_running_loop().create_future()
