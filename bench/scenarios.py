@@ -270,8 +270,11 @@ def turns(bench: Bench) -> None:
                 first_ms=result["first"]["median_s"] * 1e3,
             )
 
-    names = ["gapless-memory", "gapless-sqlite", "gapless-redis", "pydantic-ai-vercel", "pydantic-ai-gapless-memory"]
-    bench.alternate(bench.candidates(*names, "adk-server", "adk-gapless-memory"), measure, prepare)
+    names = ["gapless-memory", "gapless-sqlite"]
+    if not bench.quick:
+        names += ["gapless-redis", "pydantic-ai-vercel", "pydantic-ai-gapless-memory"]
+        names += ["adk-server", "adk-gapless-memory"]
+    bench.alternate(bench.candidates(*names), measure, prepare)
 
 
 def wires(bench: Bench) -> None:
@@ -298,15 +301,9 @@ def wires(bench: Bench) -> None:
                 continue
             bench.results.add(candidate.name, {"wire": wire}, bytes_per_event=result["bytes"] / n)
 
-    names = [
-        "asgi",
-        "sse-starlette",
-        "fastapi",
-        "gapless-memory",
-        "pydantic-ai-vercel",
-        "pydantic-ai-ag-ui",
-        "adk-server",
-    ]
+    names = ["asgi", "gapless-memory"]
+    if not bench.quick:
+        names += ["sse-starlette", "fastapi", "pydantic-ai-vercel", "pydantic-ai-ag-ui", "adk-server"]
     bench.alternate(bench.candidates(*names), measure)
 
 
@@ -356,7 +353,7 @@ def imports(bench: Bench) -> None:
 
     for done in range(bench.rounds):
         bare_wall_s, bare_cpu_s = seconds("pass")
-        for name, code in IMPORTS.items():
+        for name, code in list(IMPORTS.items())[: 4 if bench.quick else None]:
             try:
                 if not done and not bench.quick:
                     seconds(code)  # compiles the bytecode
