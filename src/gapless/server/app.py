@@ -118,11 +118,13 @@ def create_app(
     if adk_web:
         serve_adk_web(app)
 
+    @app.head("/health", include_in_schema=False)  # what some balancers and monitors ask with
     @app.get("/health", tags=["probes"])
     async def health() -> Response:
         """The process answers."""
         return answer({"status": "ok"})
 
+    @app.head("/ready", include_in_schema=False)  # what some balancers and monitors ask with
     @app.get("/ready", tags=["probes"])
     async def ready() -> Response:
         """New runs are taken: the store answers and takes events, and the worker is not stopping."""
