@@ -338,6 +338,9 @@ class SQLiteStore(Store):
             else:
                 header = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
                 try:
+                    # Or a file that is shorter than its header says counts as damaged. It is, without the WAL that is
+                    # not looked at here, while a checkpoint is under way and after one that the disk was too full for.
+                    header.execute("PRAGMA writable_schema = ON")
                     _scalar(header, "PRAGMA application_id")
                 finally:
                     header.close()
