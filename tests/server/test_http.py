@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from gapless import Runner
+from gapless import Runner, create_app
 from gapless.errors import StoreUnavailable
 
 
@@ -80,3 +80,19 @@ async def test_a_worker_whose_store_takes_nothing_is_not_ready(
     while runner.executions:
         await asyncio.sleep(0)
     assert (await client.get("/ready")).status_code == 200
+
+
+async def test_a_client_that_leaves_while_it_sends_its_request_is_no_error_of_the_server() -> None:
+    arriving = iter([{"type": "http.request", "body": b'{"mess', "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(arriving)
+
+    async def send(message: Any) -> None:
+        pass
+
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"), (b"content-length", b"100")]
+    scope = {"type": "http", "method": "POST", "path": "/runs", "query_string": b"", "headers": headers}
+    app = create_app(Runner(lambda message: message, store="memory://"))
+    await app({**scope, "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 1)}, receive, send)
+    assert next(arriving, None) is None, "it was read"

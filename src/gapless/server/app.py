@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
@@ -156,6 +157,10 @@ def create_app(
         )
         message = f"{request.method} {request.url.path}: {error.detail}"
         return answer({"error": {"code": code, "message": message}}, error.status_code, dict(error.headers or {}))
+
+    @app.exception_handler(ClientDisconnect)
+    async def on_leaving(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # before it had sent its whole body; nobody reads this, and it is no error
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> Response:
