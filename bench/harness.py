@@ -120,11 +120,15 @@ class Bench:
         candidates: Iterable[Candidate],
         measure: Callable[[Candidate], None],
         prepare: Callable[[Candidate], None] | None = None,
+        *,
+        often: Sequence[str] = (),
     ) -> None:
         """Call `measure` for each candidate, round by round, as long as the next round fits the scenario's budget.
 
-        `prepare` is called once for each, before the rounds. A candidate that fails is left out from then on; why is
-        part of the results.
+        `prepare` is called once for each, before the rounds. After the first round only those named in `often` are
+        measured, if any are: the goals go by them. `measure` may do less after the first round too (`self.round`), so
+        how long the second takes is not known before; from then on the last one tells. A candidate that fails is left
+        out from then on; why is part of the results.
         """
         candidates = list(candidates)
         if prepare is not None:
@@ -135,8 +139,10 @@ class Bench:
             began = time.monotonic()
             if number and began + last_s > self.deadline:
                 break
+            if number == 1 and often:
+                candidates = [candidate for candidate in candidates if candidate.name in often]
             self._each(candidates, measure)
-            last_s = time.monotonic() - began
+            last_s = time.monotonic() - began if number else 0.0
 
     def _each(self, candidates: Iterable[Candidate], do: Callable[[Candidate], None]) -> None:
         for candidate in candidates:
