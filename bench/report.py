@@ -57,8 +57,8 @@ def head(results: dict[str, Any]) -> list[str]:
         "operating system's count for all processes and threads of the server (the Redis server apart), read at the "
         "start and at the end of the counted time. A chunk's text is the time at which it was due, so lateness "
         "covers the agent's timer, the journal, the socket and the client. Every answer is checked to be complete. "
-        "Figures are medians of the rounds, with the smallest and the largest in brackets; one without them was measured "
-        "in one round, as is most that no goal goes by.",
+        "Figures are medians of the rounds, with the smallest and the largest in brackets; one without them was "
+        "measured in one round, as is most that no goal goes by.",
         "",
     ]
 
