@@ -210,6 +210,21 @@ def test_what_json_cannot_carry_is_named():
         record(StateSnapshotEvent(snapshot=object()))
 
 
+def test_no_event_has_a_character_that_breaks_a_line():
+    """A client that reads a stream by `str.splitlines`, as those on `httpx` do, gets each event whole."""
+    text = "a\u2028b\u2029c\x85d é"
+    journal: Any = FakeJournal()
+    recorder = Recorder(journal, "r", "s", Limits())
+    recorder.start(1)
+    recorder.add(text)
+    recorder.add(CustomEvent(name=text, value=text))
+    recorder.close_open()
+    assert [len(event.decode().splitlines()) for event in journal.written] == [1] * len(journal.written)
+    said = [decode_event(event) for event in journal.written]
+    assert [event.delta for event in said if isinstance(event, TextMessageContentEvent)] == [text]
+    assert [(event.name, event.value) for event in said if isinstance(event, CustomEvent)] == [(text, text)]
+
+
 def test_nul_and_surrogates():
     smile = "\U0001f600"
     high, low = "\ud83d", "\ude00"

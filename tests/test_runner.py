@@ -883,6 +883,8 @@ async def test_an_interrupt_waits_for_its_answer(store: str):
         await asyncio.sleep(0.3)  # past the timeout: waiting for a person does not count
         with pytest.raises(InputInvalid, match="waits for no answer"):
             await (await runner.start("y", agent=echo)).answer([])
+        with pytest.raises(InputInvalid, match="waits for answers to i"):
+            await run.answer([ResumeEntry(interrupt_id="j", status="resolved")])
         await run.answer([ResumeEntry(interrupt_id="i", status="resolved", payload={"approved": True})])
         response = await run.collect()
         assert response.text == "may I? resolved {'approved': True}"

@@ -82,6 +82,7 @@ __all__ = [
     "VideoPart",
     "decode_event",
     "encode_event",
+    "interrupts_in",
     "text_of",
 ]
 
@@ -560,3 +561,13 @@ def text_of(content: str | list[ContentPart] | None) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     return "".join(part.text for part in content if isinstance(part, TextPart))
+
+
+def interrupts_in(event: bytes) -> list[Interrupt]:
+    """What an event, as stored, asks a person; nothing for one that asks nothing."""
+    if b'"RUN_FINISHED"' not in event[:32]:
+        return []
+    decoded = decode_event(event)
+    if isinstance(decoded, RunFinishedEvent) and isinstance(decoded.outcome, RunFinishedInterruptOutcome):
+        return decoded.outcome.interrupts
+    return []

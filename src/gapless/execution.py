@@ -77,6 +77,8 @@ class Execution:
         self.config = config
         self.failure: BaseException | None = None
         """What the agent raised, for callers in this process; clients get its kind, never its text."""
+        self._readers: dict[str, tuple[int, int]] = {}
+        """At other workers: of each the number of what it told last, and how many."""
         self.waiting: list[Interrupt] = []
         """What the run is waiting for a person to answer."""
         self._agent = agent
@@ -101,6 +103,16 @@ class Execution:
         """End the run with this error as soon as possible. The first reason counts."""
         if not self._stop.done():
             self._stop.set_result(reason)
+
+    @property
+    def read_elsewhere(self) -> bool:
+        """Somebody reads it at another worker."""
+        return any(readers for _, readers in self._readers.values())
+
+    def count_readers(self, worker_id: str, number: int, readers: int) -> None:
+        """Another worker has so many readers of it now. `number` counts what that worker says."""
+        if number > self._readers.get(worker_id, (0, 0))[0]:
+            self._readers[worker_id] = (number, readers)
 
     @property
     def fenced(self) -> bool:
@@ -133,8 +145,12 @@ class Execution:
             self._count("fenced", None)
             return
         failure = self._end(failure)
-        self._count("finished" if failure is None else failure.code, failure)
         await self.journal.settled()
+        if self.journal.closed:
+            self._count("finished" if failure is None else failure.code, failure)
+        else:  # refused: it is another worker's now
+            self._owned = False
+            self._count("fenced", None)
 
     def _count(self, outcome: str, failure: GaplessError | None) -> None:
         log.info("run %s: %s after %d events", self.record.id, outcome, self.journal.appended)

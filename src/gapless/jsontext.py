@@ -1,4 +1,5 @@
-"""JSON that others wrote, decoded: bodies of requests, and the texts in which models and clients put JSON."""
+"""JSON that others wrote, decoded (bodies of requests, and the texts in which models and clients put JSON), and ours as
+line readers want it."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
-__all__ = ["DEPTH_MAX", "decode_json"]
+__all__ = ["DEPTH_MAX", "decode_json", "with_plain_lines"]
 
 DEPTH_MAX = 100
 """Arrays and objects within each other. What is decoded here is read, copied and encoded again by code that recurses:
@@ -18,6 +19,9 @@ _T = TypeVar("_T")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # an unclosed one too: each byte is looked at once
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _OTHERS = bytes(byte for byte in range(256) if byte not in b"[{]}")
+_BREAKS = {"\u0085".encode(): b"\\u0085", "\u2028".encode(): b"\\u2028", "\u2029".encode(): b"\\u2029"}
+"""The characters that Python breaks a line at and JSON does not escape, and how JSON may write them."""
+_find_break = re.compile(b"|".join(_BREAKS)).search
 
 
 @overload
@@ -44,3 +48,12 @@ def _is_deep(data: bytes | bytearray) -> bool:
         return False
     steps = memoryview(_STRING.sub(b"", data).translate(_STEPS, _OTHERS)).cast("b")  # 1 in, -1 out
     return max(accumulate(steps), default=0) > DEPTH_MAX
+
+
+def with_plain_lines(data: bytes) -> bytes:
+    """The same JSON without the characters that `str.splitlines` takes for the end of a line: the line readers of
+    `httpx` and `requests` divide a stream by it."""
+    if not data.isascii() and _find_break(data):
+        for character, escaped in _BREAKS.items():
+            data = data.replace(character, escaped)
+    return data

@@ -54,6 +54,7 @@ from gapless.events import (
 )
 from gapless.fold import RESTARTED, Fold
 from gapless.journals.journal import Journal
+from gapless.jsontext import with_plain_lines
 
 __all__ = ["Recorder", "sound"]
 
@@ -143,6 +144,8 @@ class Recorder:
                 self._text(delta[start : start + self._text_chars_max])
             return
         self._text_parts.append(delta)
+        if not encoded.isascii():
+            encoded = with_plain_lines(encoded)
         self._append(self._text_head + encoded + b"}")
 
     def _end_span(self) -> None:
@@ -496,6 +499,7 @@ def sound(event: _EventT) -> tuple[_EventT, bytes]:
         checked = decode_event(encoded)
         if b"\n" in encoded:  # JSON that was put in as it was
             encoded = encode_event(checked)
+        encoded = with_plain_lines(encoded)
     except msgspec.DecodeError as error:
         raise AgentInvalid(f"a {name} that is none: {error}") from None
     except (TypeError, ValueError, NotImplementedError, OverflowError, RecursionError) as error:

@@ -99,13 +99,14 @@ class Run:
         journals = self._runner.journals
         journal = await journals.attach(self.id)
         try:
+            await self._runner.follower_came(self.id, self.started.config)
             follower = Follower(journal, after)
             while (part := await follower.next()) is not None:
                 for seq, event in enumerate(part.events, part.first_seq):
                     yield seq, decode_event(event)
         finally:
             await journals.release(journal)
-            self._runner.follower_left(self.id)
+            self._runner.follower_left(self.id, self.started.config)
 
     async def text(self, *, min_chars: int = 1, max_delay_ms: float | None = None) -> AsyncGenerator[str, None]:
         """The answer's text as it comes, at least `min_chars` characters at a time, held back at most `max_delay_ms`.
@@ -157,6 +158,7 @@ class Run:
         """The text, joined as far as it is there when it is asked for."""
         journal = await self._runner.journals.attach(self.id)
         try:
+            await self._runner.follower_came(self.id, self.started.config)
             follower = Follower(journal)
             while (part := await follower.next()) is not None:
                 events = map(decode_event, part.events)
@@ -165,7 +167,7 @@ class Run:
                     yield piece
         finally:
             await self._runner.journals.release(journal)
-            self._runner.follower_left(self.id)
+            self._runner.follower_left(self.id, self.started.config)
 
     async def collect(self) -> Response:
         """The whole run. Raises its `RunFailed`, which carries the text so far, when it failed."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import itertools
 import logging
 import math
 import re
@@ -44,6 +45,7 @@ from gapless.events import (
     Tool,
     decode_event,
     encode_event,
+    interrupts_in,
     text_of,
 )
 from gapless.execution import Execution, end_of
@@ -77,6 +79,9 @@ DRAIN_S = 10.0
 RETENTION_S = 7 * 24 * 3600.0
 """Events of ended runs are kept for so long; their records and the sessions stay."""
 EXPIRE_EVERY_S = 600.0
+LEFT_S = 0.1
+"""A run with `on_disconnect="cancel"` that nobody reads any more is cancelled after this: who has just begun to read it
+at another worker is heard of within that time."""
 EARLY_COMMANDS_MAX = 1_000
 """Runs whose commands are kept for an execution that is about to begin; the oldest are dropped first."""
 ID_CHARS_MAX = 96
@@ -92,10 +97,16 @@ log = logging.getLogger("gapless.runner")
 
 
 class _Command(msgspec.Struct, omit_defaults=True):
-    """What one worker asks of the run's owner."""
+    """What one worker asks of the run's owner, or tells it."""
 
     kind: str
+    """`cancel`, `input` or `readers`."""
     resume: list[ResumeEntry] = []
+    worker_id: str = ""
+    readers: int = 0
+    """How many read the run at that worker now."""
+    number: int = 0
+    """Counts what that worker tells: what comes late is out of date."""
 
 
 _decode_command = msgspec.json.Decoder(_Command).decode
@@ -154,6 +165,9 @@ class Runner:
         self._open = False
         self._draining = False
         """Who writes a run here: its execution, or who closes it for a worker that is gone."""
+        self._readers: dict[str, int] = {}
+        """How many clients here read which run that ends with its last reader, whoever executes it."""
+        self._numbers = itertools.count(1)
         self._early: dict[str, list[bytes]] = {}
         """Commands for runs that may be about to be executed here: one can come before the answer to who owns it."""
         if session_service is not None:
@@ -490,10 +504,17 @@ class Runner:
         return record
 
     async def answer(self, run_id: str, entries: list[ResumeEntry]) -> None:
-        """Answer the interrupts of a waiting run, wherever it executes. Raises `RunNotFound`, `InputInvalid`."""
+        """Answer the interrupts of a waiting run, wherever it executes. All that it waits for have to be answered.
+
+        Raises `RunNotFound`, `InputInvalid`."""
         record = await self.get_run(run_id)
-        if record.status is not RunStatus.WAITING:
-            raise InputInvalid(f"run {run_id} is {record.status.value}, it waits for no answer", run_id=run_id)
+        waits_for = "no answer"
+        if record.status is RunStatus.WAITING:
+            (event,) = await self.store.read(run_id, record.last_seq - 1, 1)
+            missing = {interrupt.id for interrupt in interrupts_in(event)} - {entry.interrupt_id for entry in entries}
+            waits_for = f"answers to {', '.join(sorted(missing))}" if missing else ""
+        if waits_for:
+            raise InputInvalid(f"run {run_id} is {record.status.value}, it waits for {waits_for}", run_id=run_id)
         await self._command(record, _Command(kind="input", resume=entries))
 
     async def _command(self, record: RunRecord, command: _Command) -> None:
@@ -503,12 +524,45 @@ class Runner:
         else:  # also when it is still executed here: the store knows whose it is
             await self.store.send(record.id, encoded)
 
-    def follower_left(self, run_id: str) -> None:
-        """A client's connection to the run ended before the run did: with `on_disconnect="cancel"`, the last one to
-        leave cancels it."""
+    async def follower_came(self, run_id: str, config: RunConfig | None) -> None:
+        """A client begins to read the run; `follower_left` has to follow. With `on_disconnect="cancel"` the worker that
+        executes it is told, before another reader can leave. (It takes those of a worker that dies as still there: the
+        run then ends by itself.)"""
+        if _ends_unread(config):
+            self._readers[run_id] = self._readers.get(run_id, 0) + 1
+            if run_id not in self.executions:
+                await self._tell_readers(run_id)
+
+    def follower_left(self, run_id: str, config: RunConfig | None) -> None:
+        """It no longer does: with `on_disconnect="cancel"`, the last one to leave, at whichever worker, cancels it."""
+        if not _ends_unread(config):
+            return
+        self._readers[run_id] -= 1
+        if not self._readers[run_id]:
+            del self._readers[run_id]
         execution = self.executions.get(run_id)
-        if execution is not None and execution.config.on_disconnect == "cancel" and execution.journal.followers == 0:
-            execution.stop(RunCancelled("cancelled because its last follower left", run_id=run_id))
+        if execution is not None:
+            self._cancel_unless_read(execution)
+        else:
+            self._spawn(f"{run_id}-readers", self._tell_readers(run_id))
+
+    async def _tell_readers(self, run_id: str) -> None:
+        told = _Command(
+            kind="readers",
+            worker_id=self.worker_id,
+            readers=self._readers.get(run_id, 0),
+            number=next(self._numbers),
+        )
+        with contextlib.suppress(RunNotFound, StoreUnavailable):
+            await self._patiently(self.store.send, run_id, msgspec.json.encode(told))
+
+    def _cancel_unless_read(self, execution: Execution) -> None:
+        if _ends_unread(execution.config):
+            self.journals.loop.call_later(LEFT_S, self._cancel_unread, execution)
+
+    def _cancel_unread(self, execution: Execution) -> None:
+        if execution.record.id not in self._readers and not execution.read_elsewhere:
+            execution.stop(RunCancelled("cancelled because its last follower left", run_id=execution.record.id))
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 
@@ -750,6 +804,9 @@ class Runner:
         decoded = _decode_command(command)
         if decoded.kind == "cancel":
             execution.stop(RunCancelled("cancelled", run_id=run_id))
+        elif decoded.kind == "readers":
+            execution.count_readers(decoded.worker_id, decoded.number, decoded.readers)
+            self._cancel_unless_read(execution)
         elif decoded.kind == "input" and not execution.answer(decoded.resume):
             log.warning("run %s: an answer came that it does not wait for", run_id)
 
@@ -782,6 +839,10 @@ def _check_id(value: str, kind: str) -> None:
 
 def _digest(*parts: object) -> str:
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
+
+
+def _ends_unread(config: RunConfig | None) -> bool:
+    return config is not None and config.on_disconnect == "cancel"
 
 
 def _now_ms() -> int:

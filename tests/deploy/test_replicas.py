@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from gapless.events import (
     text_of,
 )
 from gapless.journals.contract import RunStatus
+from gapless.runner import LEFT_S
 from support.following import merged, rest_of, text_in, text_to
 from support.processes import Server, Talks, client_of
 
@@ -93,6 +95,25 @@ async def test_a_run_is_cancelled_through_another_replica(
     assert [(await client.record(run.id)).status for client in (a, b)] == [RunStatus.CANCELLED] * 2
     assert said(await b.messages(run.session_id)) == [name, "so far "], "what was shown is kept"
     assert (await a.cancel(run.id)).status is RunStatus.CANCELLED, "and again it does nothing"
+
+
+async def test_a_run_that_ends_with_its_last_reader_counts_those_of_every_replica(
+    a: GaplessClient, b: GaplessClient, talks: Talks, name: str
+):
+    run = await a.start(name, config=RunConfig(on_disconnect="cancel"))
+    on_a, on_b = a.follow(run.id), b.follow(run.id)
+    talks.say(name, "so")
+    await text_to(on_a, "so ")
+    await text_to(on_b, "so ")
+    await on_a.aclose()
+    left_at = time.monotonic()
+    while time.monotonic() < left_at + 5 * LEFT_S:
+        talks.say(name, "far")
+        await text_to(on_b, "far ")
+    await on_b.aclose()
+    while not (record := await a.record(run.id)).status.ended:
+        await asyncio.sleep(0.01)
+    assert record.status is RunStatus.CANCELLED
 
 
 async def test_a_run_that_waits_is_answered_through_another_replica(

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from gapless.errors import InputInvalid
-from gapless.events import Message, RunAgentInput, UserMessage, decode_event
+from gapless.events import Message, RunAgentInput, UserMessage, decode_event, interrupts_in
 from gapless.fold import Fold
 from gapless.journals.contract import RunRecord, RunStatus
 from gapless.journals.journal import PAGE_EVENTS
@@ -23,7 +23,6 @@ from gapless.server.history import (
     from_client,
     has_said_all,
     history_unless_ours,
-    interrupts_in,
     known_run,
     runs_of,
 )

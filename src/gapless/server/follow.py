@@ -76,7 +76,7 @@ class EventStream(Response):
         self._runner = runner
         self._streams = streams
         self._run_id = record.id  # and not the record: a waiting follower keeps little
-        self._coalesce_s = ((record.config.coalesce_ms if record.config is not None else None) or 0.0) / 1000
+        self._config = record.config
         self._encoder = encoder
         self._cursor = cursor
         self._merge = merge
@@ -111,12 +111,14 @@ class EventStream(Response):
         """The whole of the connection, from its headers to its end."""
         runner, run_id = self._runner, self._run_id
         journal = await runner.journals.attach(run_id)
-        self._follower = Follower(journal, self._cursor.seq, coalesce_s=self._coalesce_s)
+        coalesce_ms = None if self._config is None else self._config.coalesce_ms
+        self._follower = Follower(journal, self._cursor.seq, coalesce_s=(coalesce_ms or 0.0) / 1000)
         self._streams.open[self] = None
         runner.metrics.followers += 1
         listening = asyncio.ensure_future(self._listen(receive))
         self._pinging = runner.journals.loop.call_later(PING_S, self._ping)
         try:
+            await runner.follower_came(run_id, self._config)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             self.raw_headers = []
             await self._stream(self._follower, send)
@@ -131,8 +133,7 @@ class EventStream(Response):
             self._streams.open.pop(self, None)
             runner.metrics.followers -= 1
             await runner.journals.release(journal)
-            if not journal.closed:
-                runner.follower_left(run_id)
+            runner.follower_left(run_id, self._config)
 
     async def _stream(self, follower: Follower, send: Send) -> None:
         encoder, streams = self._encoder, self._streams

@@ -13,14 +13,11 @@ from gapless.errors import InputInvalid, RunConflict, RunNotFound, SessionNotFou
 from gapless.events import (
     ActivityMessage,
     AssistantMessage,
-    Interrupt,
     Message,
     ReasoningMessage,
     ResumeEntry,
-    RunFinishedEvent,
-    RunFinishedInterruptOutcome,
     ToolMessage,
-    decode_event,
+    interrupts_in,
     text_of,
 )
 from gapless.journals.contract import RunRecord, RunStatus
@@ -33,11 +30,9 @@ from gapless.wires.vercel import CONTINUES
 
 __all__ = [
     "answer_interrupts",
-    "check_answers",
     "from_client",
     "has_said_all",
     "history_unless_ours",
-    "interrupts_in",
     "known_run",
     "runs_of",
 ]
@@ -133,30 +128,17 @@ async def answer_interrupts(runner: Runner, record: RunRecord, entries: list[Res
     """Answer what the run waits for, and wait until it goes on; the position after which it does. A repeated answer
     finds its place again. Raises `InputInvalid` where the run never asked that, or asked more."""
     try:
-        await check_answers(runner, record, entries)
+        await runner.answer(record.id, entries)
     except InputInvalid:
         if (place := await _place_of(runner, record, entries)) is not None:
             return place
         raise
-    await runner.answer(record.id, entries)
     journal = await runner.journals.attach(record.id)
     try:
         await journal.wait(record.last_seq)
     finally:
         await runner.journals.release(journal)
     return record.last_seq
-
-
-async def check_answers(runner: Runner, record: RunRecord, entries: list[ResumeEntry]) -> None:
-    """Raises `InputInvalid` where these are not the answers that the run waits for: all of them have to be there."""
-    waits_for = "no answer"
-    if record.status is RunStatus.WAITING:
-        (event,) = await runner.store.read(record.id, record.last_seq - 1, 1)
-        missing = {interrupt.id for interrupt in interrupts_in(event)} - {entry.interrupt_id for entry in entries}
-        if not missing:
-            return
-        waits_for = f"answers to {', '.join(sorted(missing))}"
-    raise InputInvalid(f"run {record.id} is {record.status.value}, it waits for {waits_for}", run_id=record.id)
 
 
 async def _place_of(runner: Runner, record: RunRecord, entries: list[ResumeEntry]) -> int | None:
@@ -169,13 +151,3 @@ async def _place_of(runner: Runner, record: RunRecord, entries: list[ResumeEntry
                 return seq
         after += len(events)
     return None
-
-
-def interrupts_in(event: bytes) -> list[Interrupt]:
-    """What the event, as stored, asks a person; nothing for one that asks nothing."""
-    if b'"RUN_FINISHED"' not in event[:32]:
-        return []
-    decoded = decode_event(event)
-    if isinstance(decoded, RunFinishedEvent) and isinstance(decoded.outcome, RunFinishedInterruptOutcome):
-        return decoded.outcome.interrupts
-    return []

@@ -16,7 +16,6 @@ from gapless.journals.contract import RunStatus
 from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, cursor_of, follow, page_params
-from gapless.server.history import check_answers
 from gapless.server.http import answer, body_docs, parameter_docs, public, read_body, wants_stream, whole_number
 from gapless.wires import wire
 
@@ -130,7 +129,6 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         """Answer the interrupts of a waiting run; it goes on."""
         record = await access.find(request, "answer", runner.get_run, run_id)
         body = await read_body(request, AnswerRun, runner.limits.body_bytes_max)
-        await check_answers(runner, record, body.resume)
         await runner.answer(run_id, body.resume)
         return answer(public(record), 202)
 

@@ -39,8 +39,8 @@ from gapless.events import (
 )
 from gapless.fold import RESTARTED, Fold
 from gapless.journals.contract import RunRecord
-from gapless.jsontext import decode_json
-from gapless.wires.base import Encoder, with_plain_lines
+from gapless.jsontext import decode_json, with_plain_lines
+from gapless.wires.base import Encoder
 
 __all__ = ["ADKEncoder", "WholeADKEncoder", "arguments_of", "object_of"]
 

@@ -19,7 +19,7 @@ from gapless.events import RunErrorEvent, encode_event
 from gapless.fold import RESTARTED
 from gapless.journals.contract import RunRecord
 
-__all__ = ["KEEP_ALIVE", "Cursor", "Encoder", "parse_cursor", "with_plain_lines"]
+__all__ = ["KEEP_ALIVE", "Cursor", "Encoder", "parse_cursor"]
 
 KEEP_ALIVE = b": ping\n"
 """A comment and no blank line: some clients dispatch an empty event on every blank line."""
@@ -33,11 +33,6 @@ _CANNOT_VOID = encode_event(
 )
 
 _CURSOR = re.compile(r"(?:(?P<run>[^\s:]+(?::[^\s:]+)*):)?(?P<seq>[0-9]{1,15})(?:\.(?:(?P<part>[1-9][0-9]{0,5})|end))?")
-
-
-_BREAKS = {"\u0085".encode(): b"\\u0085", "\u2028".encode(): b"\\u2028", "\u2029".encode(): b"\\u2029"}
-"""The characters that Python breaks a line at and JSON does not escape, and how JSON may write them."""
-_find_break = re.compile(b"|".join(_BREAKS)).search
 
 
 class _Named(msgspec.Struct):
@@ -70,15 +65,6 @@ def parse_cursor(text: str, run_id: str) -> Cursor:
     if seq == 0:
         raise CursorInvalid(f"run {run_id}: {text[:64]!r} is part of no event; the first one is 1", run_id=run_id)
     return Cursor(seq - 1, int(part))
-
-
-def with_plain_lines(data: bytes) -> bytes:
-    """The same JSON without the characters that `str.splitlines` takes for the end of a line: so the line readers of
-    `httpx` and `requests` divide a stream. To be used on wires whose clients are built on those."""
-    if not data.isascii() and _find_break(data):
-        for character, escaped in _BREAKS.items():
-            data = data.replace(character, escaped)
-    return data
 
 
 def _is_restart(event: bytes) -> bool:

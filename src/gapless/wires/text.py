@@ -22,8 +22,9 @@ from gapless.events import (
     decode_event,
 )
 from gapless.journals.contract import RunRecord
+from gapless.jsontext import with_plain_lines
 from gapless.output import OutputText
-from gapless.wires.base import RETRY_MS, Encoder, with_plain_lines
+from gapless.wires.base import RETRY_MS, Encoder
 
 __all__ = ["TextEncoder"]
 
