@@ -116,7 +116,8 @@ def spent(results: dict[str, Any], name: str, **params: Any) -> str:
         falling = sorted(of.items(), key=lambda item: -item[1])
         return ", ".join(f"{layer} {number(cost)}" for layer, cost in falling if cost >= SHARE_MIN * total)
 
-    gapless = f"Gapless's own code takes {number(sum(own.values()))} ({listed(own)}), " if any(own.values()) else ""
+    named = f" ({listed(own)})" if listed(own) else ""
+    gapless = f"Gapless's own code takes {number(sum(own.values()))}{named}, " if any(own.values()) else ""
     whose = "" if gapless else f" of {full_label(BY_NAME[name])}"
     return f"of the {number(total)} µs{whose} in the profile, {gapless}{listed(costs)}"
 
