@@ -71,7 +71,8 @@ def paced(bench: Bench) -> None:
         bench.results.add(candidate.name, {"streams": streams}, **per_event(result), **late)
 
     framework_stores = ("", "memory") if bench.quick else ("", "memory", "sqlite", "redis")
-    others = ("sse-starlette", "fastapi", "gapless-redis", "pydantic-ai-ag-ui") if bench.quick else ()
+    others = ["sse-starlette", "fastapi", "gapless-redis", "pydantic-ai-ag-ui", "pydantic-ai-vercel", "adk-server"]
+    others = others if bench.quick else []
     bench.alternate(
         [
             candidate
@@ -397,6 +398,8 @@ SCENARIOS = {
 }
 """Their budgets are 14 minutes together: what is left of 15 is for the environment and for first rounds that take
 longer than their budget."""
+NOT_QUICK = frozenset({"page"})
+"""Fetching and starting a browser would take a tenth of a quick run."""
 
 
 def run(name: str, quick: bool, rounds: int | None, wanted: Sequence[str], servers: Servers) -> Results:
