@@ -9,11 +9,11 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
-__all__ = ["DEPTH_MAX", "decode_json", "with_plain_lines"]
+__all__ = ["DEPTH_MAX", "decode_json", "is_deep", "with_plain_lines"]
 
 DEPTH_MAX = 100
-"""Arrays and objects within each other. What is decoded here is read, copied and encoded again by code that recurses:
-a value that is only just decodable would fail there, each time that it is asked for."""
+"""Arrays and objects within each other. What is decoded here, or recorded, is read, copied and encoded again by code
+that recurses: a value that is only just decodable would fail there, each time that it is asked for."""
 
 _T = TypeVar("_T")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # an unclosed one too: each byte is looked at once
@@ -35,7 +35,7 @@ def decode_json(text: str | bytes | bytearray, type: type[_T]) -> _T: ...
 def decode_json(text: str | bytes | bytearray, type: Any = Any) -> Any:
     """The value, as `type`. Raises `msgspec.DecodeError`, also for more than `DEPTH_MAX` levels."""
     data = text.encode(errors="replace") if isinstance(text, str) else text
-    if _is_deep(data):
+    if is_deep(data):
         raise msgspec.DecodeError(f"more than {DEPTH_MAX} arrays and objects within each other")
     try:
         return msgspec.json.decode(data, type=type)
@@ -43,7 +43,8 @@ def decode_json(text: str | bytes | bytearray, type: Any = Any) -> Any:
         raise msgspec.DecodeError(str(error)) from None
 
 
-def _is_deep(data: bytes | bytearray) -> bool:
+def is_deep(data: bytes | bytearray) -> bool:
+    """True if the JSON has more than `DEPTH_MAX` arrays and objects within each other; those in texts do not count."""
     if data.count(b"[") + data.count(b"{") <= DEPTH_MAX:
         return False
     steps = memoryview(_STRING.sub(b"", data).translate(_STEPS, _OTHERS)).cast("b")  # 1 in, -1 out

@@ -7,7 +7,6 @@ session. It runs once per event: plain text takes the short way.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -54,16 +53,13 @@ from gapless.events import (
 )
 from gapless.fold import RESTARTED, Fold
 from gapless.journals.journal import Journal
-from gapless.jsontext import with_plain_lines
+from gapless.jsontext import DEPTH_MAX, is_deep, with_plain_lines
 
 __all__ = ["Recorder", "sound"]
 
 _encode_text = msgspec.json.Encoder().encode
 _EventT = TypeVar("_EventT", bound=EventBase)
-_BRACKETS = re.compile(rb'[\[\]{}]|"(?:[^"\\]|\\.)*"')
 
-DEPTH_MAX = 100
-"""Levels that an event's JSON may nest: what is stored within other records must still be readable there."""
 _TEXT_SPLIT_FACTOR = 8
 """A character takes at most 6 bytes of JSON; so much of a text surely fits one event of `event_bytes_max`."""
 
@@ -504,21 +500,9 @@ def sound(event: _EventT) -> tuple[_EventT, bytes]:
         raise AgentInvalid(f"a {name} that is none: {error}") from None
     except (TypeError, ValueError, NotImplementedError, OverflowError, RecursionError) as error:
         raise AgentInvalid(f"a {name} cannot be written as JSON: {error}") from None
-    if encoded.count(b"{") + encoded.count(b"[") > DEPTH_MAX and _depth(encoded) > DEPTH_MAX:
+    if is_deep(encoded):
         raise AgentInvalid(f"a {name} is nested deeper than {DEPTH_MAX} levels")
     return checked, encoded
-
-
-def _depth(encoded: bytes) -> int:
-    """How deep the brackets nest; those within strings do not count."""
-    depth = deepest = 0
-    for bracket in _BRACKETS.findall(encoded):
-        if bracket in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif bracket in b"]}":
-            depth -= 1
-    return deepest
 
 
 def _without_surrogates(value: Any) -> Any:

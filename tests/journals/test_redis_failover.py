@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,10 +16,9 @@ from gapless.errors import RunNotFound, StoreUnavailable
 from gapless.events import RunErrorEvent, RunFinishedEvent, TextMessageContentEvent
 from gapless.journals import journal as hot_path
 from gapless.journals import redis as redis_store
-from gapless.journals.contract import RunRecord, RunStatus, Store
-from gapless.journals.redis import RedisStore
+from gapless.journals.contract import RunRecord, RunStatus
 from journals.conformance import Conformance
-from journals.test_redis import Proxy
+from journals.test_redis import Proxy, ServerPlace
 from support.valkey_cluster import ValkeyCluster
 
 WAIT_S = 60.0
@@ -28,17 +27,10 @@ WORDS = 60
 PACE_S = 0.05
 
 
-class ClusterPlace:
+class ClusterPlace(ServerPlace):
     def __init__(self, cluster: ValkeyCluster) -> None:
         self.url = cluster.url
         cluster.flush()
-
-    def store(self, clock: Callable[[], float]) -> Store:
-        return RedisStore(self.url, monotonic=clock)
-
-    async def crash(self, store: Store) -> None:
-        assert isinstance(store, RedisStore)
-        await store._disconnect()
 
 
 @pytest.fixture(scope="module")
