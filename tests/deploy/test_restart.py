@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -86,26 +88,48 @@ async def test_what_a_replica_cannot_finish_in_time_is_closed_and_said(
     b.close()
 
 
+@contextlib.contextmanager
+def alone(worker: int, workers: list[int]) -> Iterator[None]:
+    """Stop the others for now: the workers share a socket, and this one takes all that comes."""
+    others = [pid for pid in workers if pid != worker]
+    for pid in others:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in others:
+            os.kill(pid, signal.SIGCONT)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 async def test_workers_of_one_server_are_ended_or_replaced_in_order(
     start: Callable[..., list[Server]], talks: Talks, name: str, number: signal.Signals
 ):
     (server,) = start("--workers", "2", "--drain", "30")
     before = server.workers()
-    async with client_of(server.url) as client:
-        runs = [(await client.start(f"{name}-{index}")).id for index in range(RUNS)]
-    audience = Audience(server.url, runs)
-    for index in range(RUNS):
-        talks.say(f"{name}-{index}", "one")
-    await audience.has_heard("one ")
+    audiences: list[Audience] = []
+    for worker in before:  # each executes some and is followed, or nobody would notice that it is told to end
+        with alone(worker, before):
+            async with client_of(server.url) as client:
+                talk = f"{name}-{worker}"
+                runs = [(await client.start(talk)).id for _ in range(RUNS // len(before))]
+            audience = Audience(server.url, runs)
+            talks.say(talk, "one")
+            await audience.has_heard("one ")
+            assert {line.pid for line in talks.log("began") if line.run_id in runs} == {worker}
+        audiences.append(audience)
     server.signal(number)
-    while not audience.cuts:
+    told = set[int]()
+    while len(told) < len(before):  # at once, or one after the other's answers have ended
+        for worker, audience in zip(before, audiences, strict=True):
+            if audience.cuts and worker not in told:
+                talks.say(f"{name}-{worker}", "two", "end")
+                told.add(worker)
         await asyncio.sleep(0.005)
-    for index in range(RUNS):
-        talks.say(f"{name}-{index}", "two", "end")
     if number == signal.SIGHUP:  # new processes in the place of the old ones, on the same socket
-        await audience.end()
-        await check_all_saw_the_whole(audience, server, "one two ")
+        for audience in audiences:
+            await audience.end()
+            await check_all_saw_the_whole(audience, server, "one two ")
         while set(server.workers()) & set(before):
             await asyncio.sleep(0.01)
         assert len(server.workers()) == 2
@@ -114,6 +138,6 @@ async def test_workers_of_one_server_are_ended_or_replaced_in_order(
     assert await asyncio.to_thread(server.wait) == 0
     (after,) = start()
     async with client_of(after.url) as client:
-        for run_id in runs:
+        for run_id in (run_id for audience in audiences for run_id in audience.seen):
             assert text_in(await rest_of(client.follow(run_id))) == "one two "
     after.close()
