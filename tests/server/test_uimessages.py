@@ -108,3 +108,20 @@ def test_approvals():
         ("1", "resolved", {"approved": True, "reason": "fine"}),
         ("2", "resolved", {"approved": False}),
     ]
+
+
+@pytest.mark.parametrize(
+    ("role", "part", "key"),
+    [
+        ("user", {"type": "text", "text": None}, "text"),
+        ("user", {"type": "file", "mediaType": "image/png", "url": 1}, "url"),
+        ("system", {"type": "text", "text": ["hi"]}, "text"),
+        ("assistant", {"type": "reasoning", "text": {}}, "text"),
+        ("assistant", tool("output-available", toolCallId=7, output=1), "toolCallId"),
+        ("assistant", tool("output-error", errorText=False), "errorText"),
+        ("assistant", tool("output-available", type="dynamic-tool", toolName=None, output=1), "toolName"),
+    ],
+)
+def test_what_must_be_a_string_is_refused_otherwise(role: str, part: dict[str, Any], key: str):
+    with pytest.raises(InputInvalid, match=f"message m: {key} "):
+        convert(role, part)

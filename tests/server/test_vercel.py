@@ -231,6 +231,9 @@ async def test_nobody_uses_anothers_chat(client_of: Callable[..., Any]):
         assert (await client.get(response.headers["content-location"])).status_code == missing
         assert (await client.post("/vercel/chat/c/stop")).status_code == nothing
         assert (await client.post("/vercel/chat", json=body(message("hi")))).status_code == missing
+        named = {"x-run-id": response.headers["x-run-id"]}
+        taken = await client.post("/vercel/chat", json=body(message("approve")), headers=named)
+        assert taken.status_code == (409 if missing == 404 else missing)
         refused = await client.post("/vercel/chat", json=answer)
         assert refused.status_code == invalid
         assert response.headers["x-run-id"] not in refused.text

@@ -69,17 +69,19 @@ async def known_run(
     runner: Runner, access: Access, request: Request, run_id: str | None, session_id: str, message: Message
 ) -> RunRecord | None:
     """The run that a request starts by this id, if it has been started before: the history that came with it may be
-    another by now, its message is not. Raises `RunConflict`, `RunNotFound` for another's."""
+    another by now, its message is not. Raises `RunConflict`, as for a run that the caller may not read."""
     try:
         record = None if run_id is None else await runner.get_run(run_id)
     except RunNotFound:
-        record = None
-    if record is not None:
+        return None
+    if record is None:
+        return None
+    known = record.input.content if record.input is not None else record.message
+    with contextlib.suppress(RunNotFound):  # of another user: an id that is taken
         await access.check(request, "read", record)
-        known = record.input.content if record.input is not None else record.message
-        if record.session_id != session_id or known != message.content:
-            raise RunConflict(f"run {run_id} exists with another message or session; choose a new id", run_id=run_id)
-    return record
+        if record.session_id == session_id and known == message.content:
+            return record
+    raise RunConflict(f"run {run_id} exists with another message or session; choose a new id", run_id=run_id)
 
 
 def has_said_all(record: RunRecord, cursor: Cursor) -> bool:

@@ -56,7 +56,9 @@ def approvals(message: UIMessage) -> list[ResumeEntry]:
         approval = part.get("approval")
         if part.get("state") == "approval-responded" and isinstance(approval, dict):
             payload = {key: approval[key] for key in ("approved", "reason") if key in approval}
-            entries.append(ResumeEntry(interrupt_id=str(approval.get("id")), status="resolved", payload=payload))
+            entries.append(
+                ResumeEntry(interrupt_id=_string(message, approval, "id"), status="resolved", payload=payload)
+            )
     return entries
 
 
@@ -73,8 +75,16 @@ def to_messages(messages: list[UIMessage]) -> list[Message]:
     return converted
 
 
+def _string(message: UIMessage, part: dict[str, Any], key: str, default: str = "") -> str:
+    """A part's field, the default where it is left out. Raises `InputInvalid`."""
+    value = part.get(key, default)
+    if not isinstance(value, str):
+        raise InputInvalid(f"message {message.id}: {key} of a part of type {part.get('type')!r} must be a string")
+    return value
+
+
 def _text(message: UIMessage) -> str:
-    return "".join(str(part.get("text", "")) for part in message.parts if part.get("type") == "text")
+    return "".join(_string(message, part, "text") for part in message.parts if part.get("type") == "text")
 
 
 def _content(message: UIMessage) -> str | list[ContentPart]:
@@ -84,14 +94,14 @@ def _content(message: UIMessage) -> str | list[ContentPart]:
     parts: list[ContentPart] = []
     for part in message.parts:
         if part.get("type") == "text":
-            parts.append(TextPart(text=str(part.get("text", ""))))
+            parts.append(TextPart(text=_string(message, part, "text")))
         elif part.get("type") == "file":
             parts.append(_file(message, part))
     return parts
 
 
 def _file(message: UIMessage, part: dict[str, Any]) -> ContentPart:
-    url, mime_type, name = str(part.get("url", "")), str(part.get("mediaType", "")), part.get("filename")
+    url, mime_type, name = _string(message, part, "url"), _string(message, part, "mediaType"), part.get("filename")
     source: PartSource = UrlSource(value=url, mime_type=mime_type or None)
     if url.startswith("data:"):
         head, comma, data = url[5:].partition(",")
@@ -124,12 +134,12 @@ def _assistant(message: UIMessage) -> list[Message]:
         for part in step:
             kind = str(part.get("type"))
             if kind == "text":
-                texts.append(str(part.get("text", "")))
+                texts.append(_string(message, part, "text"))
             elif kind == "reasoning":
                 id = f"{message.id}-r{len(converted)}"
-                converted.append(ReasoningMessage(id=id, content=str(part.get("text", ""))))
-            elif (kind.startswith("tool-") or kind == "dynamic-tool") and (result := _result(part)) is not None:
-                name = str(part.get("toolName")) if kind == "dynamic-tool" else kind.removeprefix("tool-")
+                converted.append(ReasoningMessage(id=id, content=_string(message, part, "text")))
+            elif (kind.startswith("tool-") or kind == "dynamic-tool") and (result := _result(message, part)):
+                name = _string(message, part, "toolName") if kind == "dynamic-tool" else kind.removeprefix("tool-")
                 arguments = _encode(part.get("input")).decode()
                 calls.append(ToolCall(id=result.tool_call_id, function=FunctionCall(name=name, arguments=arguments)))
                 results.append(result)
@@ -141,13 +151,13 @@ def _assistant(message: UIMessage) -> list[Message]:
     return converted
 
 
-def _result(part: dict[str, Any]) -> ToolMessage | None:
-    state, call_id, error = part.get("state"), str(part.get("toolCallId")), None
+def _result(message: UIMessage, part: dict[str, Any]) -> ToolMessage | None:
+    state, call_id, error = part.get("state"), _string(message, part, "toolCallId"), None
     if state == "output-available":
         output = part.get("output")
         content = output if isinstance(output, str) else _encode(output).decode()
     elif state == "output-error":
-        content = error = str(part.get("errorText", "the tool failed"))
+        content = error = _string(message, part, "errorText", "the tool failed")
     elif state == "output-denied":
         content = "the user denied this call"
     else:
