@@ -98,6 +98,21 @@ async def until(run: Any, position: int) -> None:
                 return
 
 
+class LoopClock:
+    """The clock of the event loop's timers, moved on by the test: nothing is late because the machine is."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._real, self._passed_s = self._loop.time, 0.0
+        self._loop.time = lambda: self._real() + self._passed_s  # type: ignore[method-assign]  # of this test's loop
+
+    async def pass_(self, seconds: float) -> None:
+        """So much later every timer that is due has fired."""
+        self._passed_s += seconds
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+
 # -- a run -------------------------------------------------------------------------------------------------------------
 
 
@@ -411,16 +426,20 @@ async def test_an_agent_that_ignores_its_cancel_is_left_behind(monkeypatch: pyte
 @pytest.mark.parametrize(
     ("config", "items", "named"),
     [
-        (RunConfig(timeout=0.05), ["a"], "timeout=0.05 s"),
-        (RunConfig(first_event_timeout=0.05), [], "first_event_timeout=0.05 s"),
-        (RunConfig(idle_timeout=0.05), ["a"], "idle_timeout=0.05 s"),
+        (RunConfig(timeout=30), ["a"], "timeout=30 s"),
+        (RunConfig(first_event_timeout=30), [], "first_event_timeout=30 s"),
+        (RunConfig(idle_timeout=30), ["a"], "idle_timeout=30 s"),
     ],
 )
 async def test_timeouts_are_named_and_keep_what_was_shown(store: str, config: RunConfig, items: list[str], named: str):
-    agent = Gated(*items)
+    agent, clock = Gated(*items), LoopClock()
     agent.let(len(items))
     async with Runner(agent, store=store) as runner:
         run = await runner.start("x", config=config)
+        await agent.waits_for(len(items))
+        await clock.pass_(25)
+        assert not (await run.record()).status.ended
+        await clock.pass_(35)  # idleness counts from when progress was looked for
         with pytest.raises(RunTimeout, match=named) as caught:
             await run.collect()
         assert caught.value.text == "".join(items)
@@ -428,13 +447,12 @@ async def test_timeouts_are_named_and_keep_what_was_shown(store: str, config: Ru
 
 
 async def test_a_first_event_in_time_ends_the_first_event_timeout():
-    agent = Gated("a", "b")
+    agent, clock = Gated("a", "b"), LoopClock()
     async with Runner(agent) as runner:
-        run = await runner.start("x", config=RunConfig(first_event_timeout=0.1))
+        run = await runner.start("x", config=RunConfig(first_event_timeout=30))
         agent.let()
         await until(run, 3)
-        done, _ = await asyncio.wait({asyncio.ensure_future(run.wait())}, timeout=0.3)
-        assert not done
+        await clock.pass_(60)
         agent.let(2)
         assert (await run.collect()).text == "ab"
 
@@ -874,13 +892,14 @@ async def ask(ctx: RunContext) -> AsyncIterator[str]:
 
 
 async def test_an_interrupt_waits_for_its_answer(store: str):
+    clock = LoopClock()
     async with Runner(ask, store=store) as runner:
-        run = await runner.start("x", run_id="r", config=RunConfig(timeout=0.2))
+        run = await runner.start("x", run_id="r", config=RunConfig(timeout=30))
         async for event in run.events():
             if isinstance(event, RunFinishedEvent):
                 break
         assert (await run.record()).status is RunStatus.WAITING
-        await asyncio.sleep(0.3)  # past the timeout: waiting for a person does not count
+        await clock.pass_(60)  # past the timeout: waiting for a person does not count
         with pytest.raises(InputInvalid, match="waits for no answer"):
             await (await runner.start("y", agent=echo)).answer([])
         with pytest.raises(InputInvalid, match="waits for answers to i"):
@@ -906,7 +925,7 @@ async def ask_while_asking(ctx: RunContext) -> AsyncIterator[str]:
 @pytest.mark.parametrize(("agent", "why"), [(ask_nothing, "without a question"), (ask_while_asking, "already")])
 async def test_an_interrupt_that_cannot_be_answered_fails_the_run(agent: Any, why: str):
     async with Runner(agent) as runner:
-        run = await runner.start("x", config=RunConfig(timeout=1))
+        run = await runner.start("x", config=RunConfig(timeout=30))
         with pytest.raises(AgentInvalid, match=why):
             await run.collect()
 
@@ -937,7 +956,8 @@ async def test_events_past_their_retention_are_gone_and_the_session_stays(store:
 
 async def test_ended_runs_keep_no_more_than_kept_bytes_max(store: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("gapless.runner.EXPIRE_EVERY_S", 0.0)
-    async with Runner(echo, store=store, limits=Limits(kept_bytes_max=1), retention_s=None, lease_s=0.1) as runner:
+    monkeypatch.setattr("gapless.runner.WATCH_S", 0.01)  # how often it looks: the lease stays long
+    async with Runner(echo, store=store, limits=Limits(kept_bytes_max=1), retention_s=None) as runner:
         run = await runner.start("x", session_id="s")
         async with asyncio.timeout(10):
             while not (await run.record()).expired:
