@@ -603,6 +603,14 @@ class Runner:
             raise SessionNotFound(f"no session {session_id}")
         return session
 
+    async def update_state(self, session_id: str, changes: dict[str, Any]) -> SessionRecord:
+        """Set these keys of the session's state. Raises `SessionNotFound`; `SessionBusy` while it has an active run."""
+        await self.open()
+        session = await self.store.update_state(session_id, changes, _now_ms())
+        if session is None:
+            raise SessionNotFound(f"no session {session_id}")
+        return session
+
     async def list_sessions(self, *, user_id: str | None = None, limit: int = 100) -> list[SessionRecord]:
         """Latest used first."""
         await self.open()

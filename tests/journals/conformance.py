@@ -777,6 +777,30 @@ class Conformance:
             assert session is not None
             assert session.state == ({} if i == 2 else {"a": 1})
 
+    async def test_state_changes_key_by_key_between_runs(self, a: Worker, b: Worker) -> None:
+        await a.store.create_session(
+            SessionRecord(id="s", user_id="u", agent="x", created_at=1, updated_at=1, state={"kept": [], "k": 1})
+        )
+        await a.store.create_session(SessionRecord(id="s2", user_id="u", agent="x", created_at=2, updated_at=2))
+        changes: dict[str, Any] = {"k": {"é\x00": [2**60, None, {}]}}
+        session = await b.store.update_state("s", changes, 50)
+        assert session is not None
+        assert session == await a.store.get_session("s")
+        assert (session.state, session.updated_at) == ({"kept": [], "k": {"é\x00": [2**60, None, {}]}}, 50)
+        assert [session.id for session in await a.store.list_sessions()] == ["s", "s2"]
+        changes["k"]["é\x00"].append("later")
+        session.state.clear()
+        assert await asyncio.gather(*(w.store.update_state("s", {w.id: w.id}, 60) for w in (a, b) for _ in range(5)))
+        session = await a.store.get_session("s")
+        assert session is not None
+        assert session.state == {"kept": [], "k": {"é\x00": [2**60, None, {}]}, a.id: a.id, b.id: b.id}
+        assert await a.store.update_state("nobody", {}, 60) is None
+        await a.create("r")
+        with pytest.raises(SessionBusy):
+            await b.store.update_state("s", {"k": 2}, 70)
+        await a.end("r", 1)
+        assert await b.store.update_state("s", {}, 70) is not None
+
     async def test_sessions_are_listed_latest_used_first(self, a: Worker, b: Worker) -> None:
         for i in range(4):
             await a.create(f"r{i}", f"s{i}", user_id=f"u{i % 2}", created_at=i)

@@ -13,6 +13,7 @@ import httpx
 import httpx2
 import pytest
 from google.adk.agents import BaseAgent, LlmAgent, ParallelAgent, SequentialAgent
+from google.adk.agents.readonly_context import ReadonlyContext
 from google.adk.cli.api_server import RunAgentRequest
 from google.adk.cli.conformance.adk_web_server_client import AdkWebServerClient
 from google.adk.cli.fast_api import get_fast_api_app
@@ -261,6 +262,8 @@ async def test_adks_own_client():
             assert [event.author for event in found.events] == ["user", "tools", "tools", "tools"]
             assert found.events[-1].id == events[-1].id
             assert found.state == {"k": 1}
+            where = {"app_name": "tools", "user_id": "u", "session_id": made.id}
+            assert (await client.update_session(**where, state_delta={"n": 2})).state == {"k": 1, "n": 2}
             await client.delete_session(app_name="tools", user_id="u", session_id=made.id)
             with pytest.raises(httpx.HTTPStatusError):  # its own client is on httpx
                 await client.get_session(app_name="tools", user_id="u", session_id=made.id)
@@ -608,6 +611,49 @@ async def test_a_session_that_the_agents_own_service_has_is_known(client_of: Cli
     assert (await client.get("/apps/desk/users/u/sessions/old")).json()["state"] == {"plan": "gold"}
     _, got = await run_sse(client, body("desk", sessionId="old"))
     assert text_of(documents(got), partial=False) == "ok"
+
+
+async def test_a_sessions_state_changes_between_runs(client_of: ClientOf):
+    service = InMemorySessionService()
+    await service.create_session(app_name="desk", user_id="u", session_id="old", state={"plan": "gold", "seat": 1})
+    seen: list[dict[str, Any]] = []
+
+    def instruction(context: ReadonlyContext) -> str:
+        seen.append({key: context.state[key] for key in ("plan", "user:name", "seat")})
+        return "Be kind."
+
+    for given in (service, None):
+        agent = LlmAgent(name="desk", model=Scripted(["ok"]), instruction=instruction)
+        runner = Runner(agent, session_service=given)
+        client = await client_of(runner)
+        where = "/apps/desk/users/u/sessions/old"
+        if given is None:
+            assert (await client.post(where, json={"plan": "gold", "seat": 1})).status_code == 200
+        changes = {"plan": "silver", "user:name": "Ann", "temp:no": 1}
+        changed = await client.patch(where, json={"state_delta": changes})
+        now = {"plan": "silver", "user:name": "Ann", "seat": 1}
+        assert changed.json()["state"] == now
+        await run_sse(client, body("desk", sessionId="old"))
+        assert seen == [now]
+        seen.clear()
+        assert (await client.get(where)).json()["state"] == now
+        assert (await client.patch(where + "x", json={"stateDelta": {}})).status_code == 404
+        for wrong in ({}, {"stateDelta": None}, {"stateDelta": [1]}):
+            assert (await client.patch(where, json=wrong)).status_code == 422
+        other = await client.patch("/apps/desk/users/u/sessions/new", json={"stateDelta": {}})
+        assert other.status_code == 404
+
+
+async def test_state_does_not_change_under_a_run(client_of: ClientOf):
+    async def asks(message: str, ctx: RunContext) -> AsyncIterator[Any]:
+        await ctx.interrupt([Interrupt(id="q", reason="input_required")])
+        yield "answered"
+
+    client = await client_of(Runner(asks))
+    await session(client, "asks")
+    await run_sse(client, body("asks"))
+    refused = await client.patch("/apps/asks/users/u/sessions/s", json={"stateDelta": {"k": 1}})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "session_busy")
 
 
 async def test_a_session_shows_the_answer_that_is_coming(client_of: ClientOf):

@@ -391,6 +391,12 @@ class FaultyStore(Store):
         )
         return found
 
+    async def update_state(self, session_id: str, changes: dict[str, Any], updated_at: int) -> SessionRecord | None:
+        session: SessionRecord | None = await self._ask(
+            lambda: _now(self._inner.update_state(session_id, changes, updated_at)), "update_state", session_id
+        )
+        return session
+
     async def delete_session(self, session_id: str) -> bool:
         deleted: bool = await self._ask(
             lambda: _now(self._inner.delete_session(session_id)), "delete_session", session_id

@@ -21,7 +21,7 @@ from google.adk.agents.run_config import RunConfig as ADKRunConfig
 from google.adk.agents.run_config import ToolThreadPoolConfig
 from google.adk.apps import App
 from google.adk.artifacts import InMemoryArtifactService
-from google.adk.events import Event
+from google.adk.events import Event, EventActions
 from google.adk.memory import InMemoryMemoryService
 from google.adk.models.llm_request import LlmRequest
 from google.adk.models.llm_response import LlmResponse
@@ -114,6 +114,16 @@ class ADKAgent:
         name = self._runner(app_name).app_name
         found = await self._service.get_session(app_name=name, user_id=user_id, session_id=session_id)
         return None if found is None else dict(found.state)
+
+    async def update_state(self, app_name: str, user_id: str, session_id: str, changes: dict[str, Any]) -> None:
+        """Tell the agent's own session service of changes to a session's state, as ADK's server does: by an event."""
+        name, service = self._runner(app_name).app_name, self._service
+        session: Session | None = Session(id=session_id, app_name=name, user_id=user_id)
+        if not isinstance(service, JournalSessions):  # which keeps only what sessions share
+            session = await service.get_session(app_name=name, user_id=user_id, session_id=session_id)
+        if session is not None:
+            event = Event(invocation_id=Event.new_id(), author="user", actions=EventActions(state_delta=changes))
+            await service.append_event(session, event)
 
     def _runner(self, app_name: str) -> Runner:
         """The runner under this app name, which is the agent's name where it is registered."""

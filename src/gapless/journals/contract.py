@@ -279,6 +279,11 @@ class Store(ABC):
         """Latest used first."""
 
     @abstractmethod
+    async def update_state(self, session_id: str, changes: dict[str, Any], updated_at: int) -> SessionRecord | None:
+        """Set these keys of the session's state, in one step; the session as it is then, or None where there is none.
+        Raises `SessionBusy` when a run of it is active, as that run's end says what the state is."""
+
+    @abstractmethod
     async def delete_session(self, session_id: str) -> bool:
         """Drop the session, its turns, its ended runs and their journals. Raises `SessionBusy` when a run of it is
         active."""

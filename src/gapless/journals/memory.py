@@ -7,7 +7,7 @@ import copy
 import itertools
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -272,10 +272,23 @@ class MemoryStore(Store):
         found.sort(key=lambda session: session.updated_at, reverse=True)
         return found[:limit]
 
+    async def update_state(self, session_id: str, changes: dict[str, Any], updated_at: int) -> SessionRecord | None:
+        self._check_idle(session_id)
+        session = await self.get_session(session_id)
+        if session is None:
+            return None
+        session.state.update(changes)
+        session.updated_at = updated_at
+        self._memory.sessions[session_id] = _copy(session)
+        return session
+
+    def _check_idle(self, session_id: str) -> None:
+        if self._memory.session_runs.get(session_id):
+            raise SessionBusy(f"session {session_id} has an active run; cancel it first")
+
     async def delete_session(self, session_id: str) -> bool:
         memory = self._memory
-        if memory.session_runs.get(session_id):
-            raise SessionBusy(f"session {session_id} has an active run; cancel it first")
+        self._check_idle(session_id)
         if memory.sessions.pop(session_id, None) is None:
             return False
         memory.turns.pop(session_id, None)

@@ -803,12 +803,31 @@ class RedisStore(Store):
                         sessions.append(session)
         return sessions[:limit]
 
+    async def update_state(self, session_id: str, changes: dict[str, Any], updated_at: int) -> SessionRecord | None:
+        place = _place(session_id)
+        while True:  # each turn more means that somebody else's update has come through
+            fields = await self._command("HMGET", f"{place}session", *_SESSION_FIELDS)
+            if fields[0] is None:
+                return None
+            session = _session_from(fields)
+            session.state.update(changes)
+            state = _encode(session.state)
+            answer = await self._call(scripts.UPDATE_STATE, f"{place}session", place, fields[2], state, updated_at)
+            if answer == b"busy":
+                raise _busy(session_id)
+            if answer == b"updated":
+                break
+        for key in (_SESSIONS, f"{_SESSIONS}:{session.user_id}"):
+            await self._command("ZADD", key, "XX", "GT", updated_at, session_id)
+        session.updated_at = updated_at
+        return session
+
     async def delete_session(self, session_id: str) -> bool:
         session = await self.get_session(session_id)
         place = _place(session_id)
         answer = await self._call(scripts.DELETE, f"{place}session", place)
         if answer == b"busy":
-            raise SessionBusy(f"session {session_id} has an active run; cancel it first")
+            raise _busy(session_id)
         deleted, runs = answer
         lists = [_RUNS] if session is None else [_RUNS, f"{_RUNS}:{session.user_id}"]
         for run_id, claim in ((run_id.decode(), claim) for run_id, claim in runs):
@@ -890,6 +909,10 @@ def _run_from(fields: Sequence[Any]) -> RunRecord:
     run.error = _decode_error(error) if error else None
     run.expired = expired is not None
     return run
+
+
+def _busy(session_id: str) -> SessionBusy:
+    return SessionBusy(f"session {session_id} has an active run; cancel it first")
 
 
 def _session_from(fields: Sequence[Any]) -> SessionRecord:

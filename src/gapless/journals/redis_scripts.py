@@ -28,6 +28,7 @@ __all__ = [
     "SETTLE",
     "START",
     "TAKE",
+    "UPDATE_STATE",
     "WATCH",
     "Script",
 ]
@@ -268,6 +269,18 @@ if redis.call('HSETNX', session, 'record', record) == 1 then
   redis.call('HSET', session, 'updated_at', updated_at, 'state', state)
 end
 return redis.call('HMGET', session, 'record', 'updated_at', 'state')
+""")
+
+UPDATE_STATE = Script("""
+local place, before, after, updated_at = unpack(ARGV)
+if redis.call('LLEN', place .. 'queue') > 0 then
+  return 'busy'
+end
+if redis.call('HGET', place .. 'session', 'state') ~= before then
+  return 'changed'
+end
+redis.call('HSET', place .. 'session', 'state', after, 'updated_at', updated_at)
+return 'updated'
 """)
 
 # The index: one slot, for what spans sessions.

@@ -598,10 +598,7 @@ class SQLiteStore(Store):
                 session.title = session.title or title_of(run.message)
                 if end.state is not None:
                     session.state = end.state
-                db.execute(
-                    "UPDATE sessions SET updated_at = ?, record = ? WHERE id = ?",
-                    (session.updated_at, _encode(session), session.id),
-                )
+                _write_session(db, session)
         self._update(db, run, size)
 
     def _newest_pos(self, db: sqlite3.Connection) -> int:
@@ -834,11 +831,23 @@ class SQLiteStore(Store):
         sql = f"SELECT record FROM sessions {where} ORDER BY updated_at DESC LIMIT ?"
         return [_decode_session(row[0]) for row in await self._query(sql, *values, limit)]
 
+    async def update_state(self, session_id: str, changes: dict[str, Any], updated_at: int) -> SessionRecord | None:
+        def update(db: sqlite3.Connection) -> SessionRecord | None:
+            _check_idle(db, session_id)
+            row = db.execute("SELECT record FROM sessions WHERE id = ?", (session_id,)).fetchone()
+            if row is None:
+                return None
+            session = _decode_session(row[0])
+            session.state.update(changes)
+            session.updated_at = updated_at
+            _write_session(db, session)
+            return session
+
+        return await self._transact(update)
+
     async def delete_session(self, session_id: str) -> bool:
         def delete(db: sqlite3.Connection) -> bool:
-            active = f"SELECT 1 FROM runs WHERE session = ? AND status IN {_ACTIVE_SQL}"
-            if db.execute(active, (session_id,)).fetchone() is not None:
-                raise SessionBusy(f"session {session_id} has an active run; cancel it first")
+            _check_idle(db, session_id)
             if db.execute("DELETE FROM sessions WHERE id = ?", (session_id,)).rowcount == 0:
                 return False
             db.execute("DELETE FROM segments WHERE rid IN (SELECT rid FROM runs WHERE session = ?)", (session_id,))
@@ -851,6 +860,19 @@ class SQLiteStore(Store):
     async def turns(self, session_id: str) -> list[Turn]:
         rows = await self._query("SELECT turn FROM turns WHERE session = ? ORDER BY tid", session_id)
         return [_decode_turn(row[0]) for row in rows]
+
+
+def _check_idle(db: sqlite3.Connection, session_id: str) -> None:
+    active = f"SELECT 1 FROM runs WHERE session = ? AND status IN {_ACTIVE_SQL}"
+    if db.execute(active, (session_id,)).fetchone() is not None:
+        raise SessionBusy(f"session {session_id} has an active run; cancel it first")
+
+
+def _write_session(db: sqlite3.Connection, session: SessionRecord) -> None:
+    db.execute(
+        "UPDATE sessions SET updated_at = ?, record = ? WHERE id = ?",
+        (session.updated_at, _encode(session), session.id),
+    )
 
 
 def _is_busy(error: sqlite3.Error) -> bool:

@@ -47,6 +47,8 @@ __all__ = ["routes"]
 
 SESSIONS_MAX = 1000
 """Sessions that one list shows."""
+OF_ONE_RUN = "temp:"
+"""State under such keys is never kept (ADK's `State.TEMP_PREFIX`)."""
 _T = TypeVar("_T")
 _decode_messages = msgspec.json.Decoder(list[Message]).decode
 
@@ -96,6 +98,12 @@ class CreateSessionRequest(msgspec.Struct, rename="camel"):
     session_id: str | None = None
     state: dict[str, Any] | None = None
     events: list[Any] | None = None
+
+
+class UpdateSessionRequest(msgspec.Struct, rename="camel"):
+    """The body of `PATCH /apps/{app}/users/{user}/sessions/{session}`."""
+
+    state_delta: dict[str, Any]
 
 
 def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
@@ -322,6 +330,20 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         await claimed(request, user)
         session = await get(known_app(app), user, session_id)
         await access.check(request, "read", session, user=user)
+        return answer(await shown(session))
+
+    @router.patch(sessions + "/{session_id}", openapi_extra=body_docs(UpdateSessionRequest))
+    async def update_session(app: str, user: str, session_id: str, request: Request) -> Response:
+        """Set keys of a session's state. 409 while a run of it is active."""
+        await claimed(request, user)
+        body = _as(UpdateSessionRequest, _camel(await read_body(request, dict[str, Any], runner.limits.body_bytes_max)))
+        session = await get(known_app(app), user, session_id)
+        await access.check(request, "update", session, user=user)
+        changes = {key: value for key, value in body.state_delta.items() if not key.startswith(OF_ONE_RUN)}
+        session = await runner.update_state(session.id, changes)
+        tell = getattr(runner.agents[app], "update_state", None)
+        if tell is not None:
+            await tell(app, user, session.id, changes)
         return answer(await shown(session))
 
     @router.delete(sessions + "/{session_id}")
