@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import pty
 import re
@@ -26,8 +27,9 @@ COMMAND = [sys.executable, "-c", "from gapless.cli import main; main()"]
 WAIT_S = 30.0
 
 AGENTS = '''
-"""Scripted agents."""
-import asyncio, sys, time
+"""Scripted agents. A file "go" beside this one lets on those that wait for it."""
+import asyncio, sys
+from pathlib import Path
 from gapless.agents.base import RunContext
 from gapless.events import (CustomEvent, Interrupt, ReasoningMessageContentEvent, ReasoningMessageEndEvent,
     ReasoningMessageStartEvent, ToolCallArgsEvent, ToolCallEndEvent, ToolCallResultEvent, ToolCallStartEvent)
@@ -37,11 +39,16 @@ async def words(message):
     for number in range(12):
         yield f"word{number} "
 
+async def go():
+    while not Path(__file__).with_name("go").exists():
+        await asyncio.sleep(0.01)
+
 async def ticks(message):
-    "Ends after a hundred ticks, some seconds."
+    "A hundred ticks, half of them when it is let on."
     for number in range(100):
+        if number == 50:
+            await go()
         yield f"tick{number} "
-        await asyncio.sleep(0.02)
 
 async def quick(message):
     "The same in a third of a second."
@@ -57,13 +64,13 @@ async def endless(message):
         await asyncio.sleep(0.01)
 
 async def stubborn(message):
-    "Takes its time when it is cancelled."
+    "When it is cancelled, it ends when it is let on, and not before."
     yield "ready "
     try:
         await asyncio.Event().wait()
     finally:
         print("cleaning up", file=sys.stderr)
-        await asyncio.sleep(1)
+        await go()
 
 async def raises(message):
     yield "so far "
@@ -95,17 +102,6 @@ async def asks(message, ctx: RunContext):
 async def whole(message):
     return "All of it in one piece."
 
-async def buffered(message):
-    await asyncio.sleep(0.7)
-    for number in range(12):
-        yield f"word{number} "
-
-async def blocks(message):
-    yield "one "
-    time.sleep(0.8)
-    yield "two "
-    yield "three "
-
 async def keyless(message):
     raise RuntimeError("Set the `EXAMPLE_API_KEY` environment variable")
     yield
@@ -116,6 +112,17 @@ async def silent(message):
 
 not_an_agent = 42
 '''
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A command that is invoked in this process sets up the logging of all that comes after it."""
+    root, own = logging.getLogger(), logging.getLogger("gapless")
+    handlers, levels = list(root.handlers), (root.level, own.level)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    own.setLevel(levels[1])
 
 
 @pytest.fixture
