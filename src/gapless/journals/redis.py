@@ -99,7 +99,9 @@ _decode_member = msgspec.json.Decoder(tuple[str, str]).decode
 _Row = tuple[str, str, int, int, str, str | None, dict[str, Any] | None]
 """One batch as `scripts.APPEND` takes it: the session's place, the run, first position, count, events, status, end."""
 
-_FAILURES = (RedisError, RedisClusterException, OSError)
+_FAILURES = (RedisError, RedisClusterException, OSError, AttributeError)
+"""What redis-py raises where the server did not answer: AttributeError from a connection that its cluster client has
+closed under another task's command, as it does with all of them when it has lost the cluster's layout."""
 
 _SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
 _WORKERS, _RUNS, _ENDED, _SESSIONS = "{gapless}:workers", "{gapless}:runs", "{gapless}:ended", "{gapless}:sessions"
@@ -696,8 +698,9 @@ class RedisStore(Store):
                         else:
                             subscribed.set_result(None)
                     probed = message is None
-            except (*_FAILURES, StoreUnavailable) as error:
-                log.warning("store %s: listening anew: %s", self._name, error or type(error).__name__)
+            except Exception as error:  # whatever it is, followers here hear nothing while nobody listens
+                known = isinstance(error, (*_FAILURES, StoreUnavailable)) and str(error)
+                log.warning("store %s: listening anew: %s", self._name, known or type(error).__name__)
                 await asyncio.sleep(RECONNECT_PAUSE_S)
             finally:
                 await listening.aclose()
