@@ -416,7 +416,9 @@ async def test_a_connection_that_is_closed_under_its_user_is_a_lost_one(a: Worke
     await b.store.watch("r")
     monkeypatch.setattr(PubSub, "get_message", lossy)
     await a.append("r", 1, "1")
-    await b.heard.until(lambda: b.heard.last.get("r") == 1)
+    await b.heard.until(lambda: b.heard.last.get("r") == 1)  # by the call that was under way
+    await a.append("r", 2, "2")
+    await b.heard.until(lambda: b.heard.last.get("r") == 2)
     assert not failures
 
     async def broken(*arguments: Any, **options: Any) -> Any:
