@@ -738,8 +738,9 @@ class SQLiteStore(Store):
                     self._data_version = version
                     if taken := await self._look(self._read_news):
                         await self._execute(f"DELETE FROM commands WHERE cid IN ({','.join(map(str, taken))})")
-            except (sqlite3.Error, GaplessError) as error:
-                log.warning("store %s: %s", self.path, error)
+            except Exception as error:  # whatever it is, followers here hear nothing while nobody looks
+                known = isinstance(error, sqlite3.Error | GaplessError) and str(error)
+                log.warning("store %s: looking again: %s", self.path, known or type(error).__name__)
                 self._data_version = -1
                 await asyncio.sleep(CHECKPOINT_S)
 

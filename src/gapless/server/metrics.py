@@ -44,7 +44,8 @@ async def published(runner: Runner) -> AsyncIterator[None]:
     async def publish() -> None:
         while True:
             _count_active(runner)
-            runner.metrics.publish()
+            with contextlib.suppress(OSError):  # a full disk: it is added the next time
+                runner.metrics.publish()
             await asyncio.sleep(PUBLISH_EVERY_S)
 
     publishing = asyncio.create_task(publish(), name="gapless-metrics")
@@ -53,7 +54,8 @@ async def published(runner: Runner) -> AsyncIterator[None]:
     finally:
         publishing.cancel()
         _count_active(runner)
-        runner.metrics.publish()
+        with contextlib.suppress(OSError):
+            runner.metrics.publish()
 
 
 def _count_active(runner: Runner) -> None:
