@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 
 import httpx2
@@ -15,6 +14,7 @@ from gapless.errors import UsageError
 from support.agents import Gated
 from support.following import rest_of, text_in, text_to
 from support.processes import Server, Talks, client_of
+from support.waiting import until
 
 STREAM = {"accept": "text/event-stream"}
 KEYS = {"alice": "alice-0123456789abc", "bob": "bob-0123456789abcde"}
@@ -75,8 +75,12 @@ async def test_runs_past_the_limits_are_refused_until_one_has_ended(
         events = ask("alice", "GET", f"/runs/{run_id}/events", stream=True).read().decode()
         assert "unharmed" in events
         assert "event: end" in events
-    while (answer := ask("bob", "POST", "/runs", json={"message": name})).status_code == 429:
-        await asyncio.sleep(0.01)  # the end of a run is seen a moment before it is one less
+
+    def admitted() -> httpx2.Response | None:
+        answer = ask("bob", "POST", "/runs", json={"message": name})
+        return None if answer.status_code == 429 else answer
+
+    answer = await until(admitted, "one run less, a moment after its end was seen")
     assert answer.status_code == 202
     talks.say(f"{name}-bob", "end")
     for run_id in (theirs, answer.json()["id"]):

@@ -20,7 +20,7 @@ from support.following import rest_of, text_in, text_to
 from support.processes import Server, Talks, client_of, free_port
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "deploy"
-START_S_MAX = 30.0
+START_S_MAX = 60.0
 ALICE = {"x-forwarded-user": "alice"}
 
 
@@ -110,5 +110,7 @@ async def test_a_copy_of_a_store_in_use_is_whole(
             assert text_in(await rest_of(client.follow(ended.id))) == "all of it "
             assert len(await client.messages(ended.session_id)) == 2
             record = await client.record(active.id)
-            assert record.status is RunStatus.RUNNING, "until its worker, which is not on this copy, is found lost"
-            assert record.last_seq == 4
+            if record.status is not RunStatus.RUNNING:  # its worker, which is not on this copy, has been found lost
+                assert (record.error or {}).get("code") == "worker_lost"
+            events = (await client.page(active.id)).events[:4]
+            assert text_in(list(enumerate(events, 1))) == "so far "

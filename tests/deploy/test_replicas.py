@@ -25,6 +25,7 @@ from gapless.journals.contract import RunStatus
 from gapless.runner import LEFT_S
 from support.following import merged, rest_of, text_in, text_to
 from support.processes import Server, Talks, client_of
+from support.waiting import until
 
 RACES = 20
 
@@ -111,9 +112,12 @@ async def test_a_run_that_ends_with_its_last_reader_counts_those_of_every_replic
         talks.say(name, "far")
         await text_to(on_b, "far ")
     await on_b.aclose()
-    while not (record := await a.record(run.id)).status.ended:
-        await asyncio.sleep(0.01)
-    assert record.status is RunStatus.CANCELLED
+
+    async def ended() -> RunStatus | None:
+        status = (await a.record(run.id)).status
+        return status if status.ended else None
+
+    assert await until(ended, "ended") is RunStatus.CANCELLED
 
 
 async def test_a_run_that_waits_is_answered_through_another_replica(

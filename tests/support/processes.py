@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +19,12 @@ import httpx2
 
 from gapless.client import ClientLimits, Cut, GaplessClient
 
-START_S_MAX = 30.0
+START_S_MAX = 60.0
 STOP_S_MAX = 30.0
+LOCK_S_MAX = 0.5
+"""For as long nobody holds an SQLite file's lock who is running."""
+
+_held: list[socket.socket] = []
 
 
 class Server:
@@ -101,7 +108,49 @@ class Server:
     def workers(self) -> list[int]:
         """The processes that serve, for one with `--workers` (multiprocessing's own helper is none)."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii").split()
-        return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        return [int(child) for child in children if b"spawn_main" in _command_line(child)]
+
+    @contextlib.contextmanager
+    def alone(self, worker: int) -> Iterator[None]:
+        """Stop the other workers: this one takes all that comes, where else it is the kernel's choice."""
+        with contextlib.ExitStack() as stack:
+            for other in self.workers():
+                if other != worker:
+                    stack.enter_context(self.stopped(other))
+            yield
+
+    @contextlib.contextmanager
+    def stopped(self, pid: int | None = None) -> Iterator[None]:
+        """SIGSTOP the process, or that worker, for the block, and not while it has the lock of an SQLite file: nobody
+        could write then."""
+        pid = pid or self.pid
+        deadline = time.monotonic() + STOP_S_MAX
+        try:
+            while True:
+                os.kill(pid, signal.SIGSTOP)
+                while not _is_stopped(pid):
+                    assert time.monotonic() < deadline, f"process {pid} does not stop"
+                    time.sleep(0.001)
+                if self._store_is_free():
+                    break
+                assert time.monotonic() < deadline, f"process {pid} always has the lock of {self.store}"
+                os.kill(pid, signal.SIGCONT)
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def _store_is_free(self) -> bool:
+        scheme, _, path = self.store.partition(":///")
+        if scheme != "sqlite":
+            return True
+        with contextlib.closing(sqlite3.connect(path, timeout=LOCK_S_MAX, isolation_level=None)) as db:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            db.execute("ROLLBACK")
+            return True
 
     def signal(self, number: int) -> None:
         assert self.process is not None
@@ -167,8 +216,26 @@ class Talks:
 
 
 def free_port() -> int:
-    import socket
+    """A port for a server that a test starts, perhaps several times, and nobody else: the kernel gives it to no other,
+    as it stays bound here. Servers bind it all the same, since nobody listens on it (SO_REUSEADDR in socket(7))."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    _held.append(holder)
+    return int(holder.getsockname()[1])
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+
+def _command_line(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):  # it has ended since it was listed
+        return b""
+
+
+def _is_stopped(pid: int) -> bool:
+    """None of its threads runs."""
+    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            if thread.read_text().rpartition(")")[2].split()[0] not in "TZX":  # proc(5): stopped, or dead
+                return False
+    return True

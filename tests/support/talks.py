@@ -4,6 +4,8 @@ The message names a file in `$GAPLESS_TEST_TALKS`, and the agent says a word per
 not said but done: `end` ends the answer, `ask` asks a person and says what came back, `count` says how many messages of
 the user's it knows. What happened is a line in the file `log` there: `began` or `stopped`, process, run, talk and time
 (the machine's monotonic clock, in ns, the same for all processes).
+
+Whoever serves it gets a lease of `$GAPLESS_TEST_LEASE_S`: a worker that a test stops for a while is to keep its runs.
 """
 
 from __future__ import annotations
@@ -16,8 +18,12 @@ from pathlib import Path
 
 from gapless.agents.base import RunContext
 from gapless.events import Interrupt, UserMessage
+from gapless.runner import Runner
 
 LOOK_S = 0.005
+
+if (lease_s := os.environ.get("GAPLESS_TEST_LEASE_S")) is not None:
+    Runner.__init__.__kwdefaults__["lease_s"] = float(lease_s)
 
 
 async def agent(message: str, ctx: RunContext) -> AsyncIterator[str]:

@@ -1,0 +1,27 @@
+"""Waiting for what has no signal of its own, with a bound: what does not come fails the test there."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+WAIT_S = 45.0
+"""Far more than anything takes on a slow machine, and less than a test may take."""
+LOOK_S = 0.005
+
+
+async def until(holds: Callable[[], Any | Awaitable[Any]], what: str) -> Any:
+    """Look until it is true; returns what is found then."""
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                found = holds()
+                if inspect.isawaitable(found):
+                    found = await found
+                if found:
+                    return found
+                await asyncio.sleep(LOOK_S)
+    except TimeoutError:
+        raise AssertionError(f"for {WAIT_S:.0f} s never: {what}") from None
