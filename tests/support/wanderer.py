@@ -38,7 +38,7 @@ class Wanderer:
             try:
                 return await self._rng.choice(self._clients).start(message, run_id=run_id, config=config)
             except GaplessError as error:
-                self._tolerate(error)
+                tolerate(error)
             await asyncio.sleep(RETRY_S)
 
     async def follow(self, run_id: str) -> Seen:
@@ -55,7 +55,7 @@ class Wanderer:
             except TimeoutError:
                 pass
             except GaplessError as error:
-                self._tolerate(error)
+                tolerate(error)
                 await asyncio.sleep(RETRY_S)
             finally:
                 await stream.aclose()
@@ -68,14 +68,15 @@ class Wanderer:
             try:
                 page = await self._rng.choice(self._clients).page(run_id, len(events))
             except GaplessError as error:
-                self._tolerate(error)
+                tolerate(error)
                 await asyncio.sleep(RETRY_S)
                 continue
             events += enumerate(page.events, len(events) + 1)
             if page.ended and len(events) == page.last_seq:
                 return events
 
-    def _tolerate(self, error: GaplessError) -> None:
-        """That a replica is gone, stopping or without its store is what clients are to live with."""
-        if not isinstance(error, ConnectionLost) and error.status not in (429, 503):
-            raise error
+
+def tolerate(error: GaplessError) -> None:
+    """That a replica is gone, stopping or without its store is what clients are to live with."""
+    if not isinstance(error, ConnectionLost) and error.status not in (429, 503):
+        raise error
