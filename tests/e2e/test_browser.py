@@ -38,14 +38,18 @@ def ask(browser: Browser, text: str, *, tab: str = "one") -> None:
     browser.do("press", tab, selector="[data-testid=message]", key="Enter")
 
 
+def get(server: Server, path: str) -> dict[str, Any]:
+    headers = {"accept": "application/json"}
+    response = httpx2.get(server.url + path, headers=headers, timeout=60, trust_env=False, verify=False)
+    return response.json()  # type: ignore[no-any-return]  # all that is asked for here are objects
+
+
 def last_run(server: Server) -> dict[str, Any]:
-    return httpx2.get(server.url + "/runs?limit=1").json()["runs"][0]  # type: ignore[no-any-return]  # a record
+    return get(server, "/runs?limit=1")["runs"][0]  # type: ignore[no-any-return]  # a record
 
 
 def journal_text(server: Server) -> str:
-    events = httpx2.get(
-        f"{server.url}/runs/{last_run(server)['id']}/events?limit=10000", headers={"accept": "application/json"}
-    ).json()["events"]
+    events = get(server, f"/runs/{last_run(server)['id']}/events?limit=10000")["events"]
     return "".join(event["delta"] for event in events if event["type"] == "TEXT_MESSAGE_CONTENT")
 
 
@@ -69,7 +73,7 @@ def test_ask_see_it_grow_reload_in_mid_answer_and_get_the_journals_text(browser:
 
 def test_the_api_is_described_without_a_script_from_elsewhere(browser: Browser, server: Server):
     browser.do("goto", url=server.url + "/docs")
-    described = httpx2.get(server.url + "/openapi.json").json()["paths"]
+    described = get(server, "/openapi.json")["paths"]
     routes = [[method.upper(), path] for path, methods in described.items() for method in methods]
     browser.until("(n) => document.querySelectorAll('details').length === n", len(routes))
     shown = browser.evaluate(
@@ -121,7 +125,7 @@ def test_a_killed_server_shows_what_was_journaled_then_worker_lost_and_the_next_
     browser.until(ANSWER_IS, "gamma")
     browser.until(IDLE)
     assert last_run(server)["status"] == "finished"
-    messages = httpx2.get(f"{server.url}/sessions/{last_run(server)['session_id']}/messages").json()["messages"]
+    messages = get(server, f"/sessions/{last_run(server)['session_id']}/messages")["messages"]
     assert [message["content"].strip() for message in messages] == [
         "doomed question",
         "alpha beta",

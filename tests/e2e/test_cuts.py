@@ -10,10 +10,11 @@ from typing import Any, get_args
 import pytest
 
 from gapless import Limits, Runner, create_app
-from gapless.client import ClientLimits, GaplessClient
+from gapless.client import ClientLimits, Cut
 from gapless.events import Event
 from gapless.fold import Fold
 from gapless.testing import CutKind, Cutter
+from support.processes import client_of
 from support.rich import rich
 from support.serving import serving
 
@@ -48,11 +49,11 @@ async def test_random_cuts_leave_the_collected_answer_identical(url: str, first_
         kind: CutKind = chance.choice(get_args(CutKind))
         message = chance.choice(["rich", "rich 0.2", "error", "error 0.2"])
         with Cutter(url, kind, cuts=chance.randint(1, 12), seed=seed) as proxy:
-            cuts = []
-            async with GaplessClient(proxy.url, limits=LIMITS, on_cut=cuts.append) as client:
+            cuts: list[Cut] = []
+            async with client_of(proxy.url, cuts.append, limits=LIMITS) as client:
                 run = await client.start(message)
                 collected = [entry async for entry in client.follow(run.id)]
-            async with GaplessClient(url) as direct:
+            async with client_of(url) as direct:
                 journal = [entry async for entry in direct.follow(run.id)]
                 last = (await direct.record(run.id)).last_seq
         told = f"seed {seed}: {kind}, {message!r}, cut {proxy.cuts[run.id]} times"

@@ -23,6 +23,7 @@ START_S_MAX = 60.0
 STOP_S_MAX = 30.0
 LOCK_S_MAX = 0.5
 """For as long nobody holds an SQLite file's lock who is running."""
+QUICK = ClientLimits(retry_first_s=0.02, retry_max_s=0.2)
 
 _held: list[socket.socket] = []
 
@@ -176,9 +177,14 @@ class Server:
             self.kill()
 
 
-def client_of(url: str, on_cut: Callable[[Cut], None] | None = None, *, api_key: str | None = None) -> GaplessClient:
+def client_of(
+    url: str,
+    on_cut: Callable[[Cut], None] | None = None,
+    *,
+    api_key: str | None = None,
+    limits: ClientLimits = QUICK,
+) -> GaplessClient:
     """A client that comes back quickly."""
-    limits = ClientLimits(retry_first_s=0.02, retry_max_s=0.2)
     transport = httpx2.AsyncHTTPTransport(verify=False)  # reading all certificates takes longer than a test
     return GaplessClient(url, limits=limits, on_cut=on_cut, api_key=api_key, transport=transport)
 

@@ -11,6 +11,7 @@ from gapless.client import ClientLimits, GaplessClient
 from gapless.errors import ConnectionLost, GaplessError
 from gapless.journals.contract import RunRecord
 from support.following import Seen
+from support.processes import client_of
 
 RETRY_S = 0.05
 
@@ -20,7 +21,7 @@ def impatient(url: str) -> GaplessClient:
     limits = ClientLimits(
         connect_timeout_s=1, answer_timeout_s=5, attempts_max=1, request_attempts_max=1, retry_first_s=RETRY_S
     )
-    return GaplessClient(url, limits=limits)
+    return client_of(url, limits=limits)
 
 
 class Wanderer:
