@@ -7,11 +7,13 @@ each of them there. Writing to those costs more than counting does, so what has 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gapless.errors import ExtraMissing
@@ -90,10 +92,8 @@ class Metrics:
             raise ExtraMissing("/metrics needs a package: pip install 'gapless[metrics]'") from error
         registry = CollectorRegistry()
         if shared():
-            from prometheus_client.multiprocess import MultiProcessCollector
-
             self.publish()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the package leaves it untyped
+            registry.register(_AllWorkers())
         else:
             registry.register(_Collector(self))
         return generate_latest(registry), CONTENT_TYPE_LATEST
@@ -119,6 +119,21 @@ class Metrics:
 def shared() -> bool:
     """The workers' numbers are added up."""
     return bool(os.environ.get(FOLDER_VARIABLE)) and importlib.util.find_spec("prometheus_client") is not None
+
+
+class _AllWorkers:
+    """What the workers' files say together."""
+
+    def collect(self) -> Iterable[Metric]:
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        files = []
+        for path in Path(os.environ[FOLDER_VARIABLE]).glob("*.db"):
+            with contextlib.suppress(FileNotFoundError):  # of a worker that is gone
+                if path.stat().st_size:  # one that a worker has only just made is an error to the package
+                    files.append(str(path))
+        merged: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]  # left untyped
+        return merged
 
 
 @functools.cache

@@ -71,8 +71,9 @@ class Metrics(dict[tuple[str, ...], float]):
 
     def __init__(self, server: Server) -> None:
         with httpx2.Client(trust_env=False, verify=False, timeout=60) as http:
-            text = http.get(f"{server.url}/metrics").text
-        for family in text_string_to_metric_families(text):
+            response = http.get(f"{server.url}/metrics")
+        assert response.status_code == 200, response.text
+        for family in text_string_to_metric_families(response.text):
             super().update({(sample.name, *sample.labels.values()): sample.value for sample in family.samples})
 
     @property
@@ -94,6 +95,8 @@ async def test_metrics_are_those_of_all_workers_and_do_not_go_back_with_one_that
             async with client_of(server.url) as client:
                 runs.append((await client.start(name)).id)
                 await has_begun(talks, runs[-1])
+    (folder,) = tmp_path.iterdir()
+    (folder / "counter_0.db").touch()  # as a worker that starts makes it, a moment before it is filled
     started = await until(lambda: (metrics := Metrics(server)).active == len(runs) and metrics, "all are active")
     assert started.finished == 0
     talks.say(name, "word", "end")
