@@ -40,6 +40,7 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
     decode_event,
+    encode_event,
 )
 from gapless.recorder import Recorder
 from support.agui import check_order
@@ -266,6 +267,45 @@ def test_a_sealed_recorder_takes_nothing():
     with pytest.raises(RunFenced, match="run r has ended"):
         recorder.add("b")
     assert recorder.fold.text == "a"
+
+
+def test_a_paused_recorder_takes_nothing_until_it_goes_on():
+    _events, recorder = record("a")
+    recorder.pause(RunFinishedEvent(thread_id="s", run_id="r"))
+    with pytest.raises(AgentInvalid, match="waits for an answer"):
+        recorder.add("b")
+    recorder.start(2)
+    recorder.add("c")
+    assert recorder.fold.text == "ac"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        TextMessageStartEvent(message_id=5),  # type: ignore[arg-type]
+        ReasoningMessageStartEvent(message_id=[]),  # type: ignore[arg-type]
+        ToolCallStartEvent(tool_call_id=5, tool_call_name="f"),  # type: ignore[arg-type]
+        StepStartedEvent(step_name=["a"]),  # type: ignore[arg-type]
+        StepStartedEvent(step_name="x" * 300),
+    ],
+)
+def test_what_is_refused_is_not_left_open(event: Event):
+    journal: Any = FakeJournal()
+    recorder = Recorder(journal, "r", "s", Limits(event_bytes_max=200))
+    recorder.start(1)
+    recorder.add("a")
+    with pytest.raises((AgentInvalid, RunLimit)):
+        recorder.add(event)
+    recorder.close_open()
+    kinds_written = kinds([decode_event(event) for event in journal.written])
+    assert kinds_written == ["RunStarted", "TextMessageStart", "TextMessageContent", "TextMessageEnd"]
+
+
+def test_what_fits_the_limit_can_be_closed():
+    started = StepStartedEvent(step_name="")
+    step = "x" * (200 - len(encode_event(started)))
+    events, _ = record(StepStartedEvent(step_name=step), limits=Limits(event_bytes_max=200))
+    assert events == [StepStartedEvent(step_name=step), StepFinishedEvent(step_name=step)]
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,12 @@ from gapless.errors import (
     AgentInvalid,
     AgentNotFound,
     CursorExpired,
+    GaplessError,
     InputInvalid,
     InputTooLarge,
     LimitReached,
     RunConflict,
+    RunFenced,
     RunLimit,
     RunNotFound,
     RunTimeout,
@@ -34,6 +36,7 @@ from gapless.errors import (
 from gapless.events import (
     AssistantMessage,
     CustomEvent,
+    DataSource,
     Event,
     ImagePart,
     Interrupt,
@@ -46,6 +49,7 @@ from gapless.events import (
     RunStartedEvent,
     StateSnapshotEvent,
     TextMessageContentEvent,
+    TextPart,
     TokenUsage,
     ToolCallArgsEvent,
     ToolCallResultEvent,
@@ -57,6 +61,7 @@ from gapless.events import (
 from gapless.journals.contract import RunRecord, RunStatus
 from gapless.journals.journal import WINDOW_EVENTS
 from gapless.journals.memory import Memory, MemoryStore
+from gapless.recorder import Recorder
 from support.agents import Gated
 from support.agui import check_order
 
@@ -461,6 +466,8 @@ def test_durations_are_positive():
     for name in ("timeout", "first_event_timeout", "idle_timeout", "max_llm_calls", "coalesce_ms"):
         with pytest.raises(ValueError, match=name):
             RunConfig(**{name: 0})
+    with pytest.raises(ValueError, match="coalesce_ms must be at most 10000"):
+        RunConfig(coalesce_ms=10_001)
 
 
 async def test_a_journal_has_a_length():
@@ -696,7 +703,9 @@ async def test_a_restartable_run_is_begun_anew_and_says_that_what_came_before_is
 
     lost, other = worker(first), worker(second)
     await lost.open()
-    await (await lost.start("earlier", agent=echo, session_id="s")).wait()
+    picture = DataSource(value="A" * 1_200_000, mime_type="image/png")  # longer than one event of an agent's may be
+    earlier = [TextPart(text="earlier"), ImagePart(source=picture)]
+    await (await lost.start(earlier, agent=echo, session_id="s")).wait()
     config = RunConfig(on_worker_lost="restart")
     run = await lost.start("question", agent="agent", session_id="s", run_id="r", config=config)
     first.let()
@@ -928,6 +937,58 @@ async def test_an_interrupt_that_cannot_be_answered_fails_the_run(agent: Any, wh
         run = await runner.start("x", config=RunConfig(timeout=30))
         with pytest.raises(AgentInvalid, match=why):
             await run.collect()
+
+
+@pytest.mark.parametrize("turns", range(0, 16, 3))
+async def test_what_an_agent_leaves_running_asks_nothing_once_its_run_has_ended(store: str, turns: int):
+    left: list[asyncio.Task[Any]] = []
+
+    async def agent(ctx: RunContext) -> AsyncIterator[str]:
+        async def later() -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await ctx.interrupt([Interrupt(id="i", reason="late")])
+
+        yield "done"
+        left.append(asyncio.create_task(later()))
+
+    async with Runner(agent, store=store) as runner:
+        run = await runner.start("x", run_id="r")
+        await run.wait()
+        (task,) = left
+        with pytest.raises(RunFenced, match="run r has ended"):
+            await task
+        assert ends((await events_of(runner, "r"))[-1])
+        assert (await run.record()).status is RunStatus.FINISHED
+
+
+async def test_an_error_that_was_not_set_up_ends_its_run():
+    class Own(GaplessError):
+        def __init__(self) -> None:
+            pass
+
+    async def agent(message: str) -> AsyncIterator[str]:
+        yield "well "
+        raise Own
+
+    async with Runner(agent) as runner:
+        run = await runner.start("x")
+        with pytest.raises(AgentFailed, match="Own"):
+            await run.collect()
+        assert (await run.record()).status is RunStatus.FAILED
+
+
+async def test_an_error_of_the_recorders_own_ends_the_run(monkeypatch: pytest.MonkeyPatch):
+    def broken(self: Recorder) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Recorder, "close_open", broken)
+    async with Runner(echo) as runner:
+        run = await runner.start("x", session_id="s")
+        with pytest.raises(AgentInvalid):
+            await run.collect()
+        assert (await run.record()).status is RunStatus.FAILED
+        await runner.start("y", session_id="s")
 
 
 async def test_a_waiting_run_can_be_cancelled(store: str):

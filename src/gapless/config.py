@@ -9,6 +9,9 @@ import msgspec
 
 __all__ = ["Limits", "RunConfig", "StreamingMode"]
 
+COALESCE_MS_MAX = 10_000
+"""Live followers see nothing of a run for so long at most because of its `coalesce_ms`."""
+
 
 class StreamingMode(enum.Enum):
     """How the agent's model is called.
@@ -55,7 +58,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     fallback: bool = True
     """Run a model that cannot stream blocking instead, and say so in an event; False makes it an error."""
     coalesce_ms: float | None = None
-    """Deliver text at most this often to live followers, several deltas in one frame. None: each as it comes."""
+    """Deliver text at most this often to live followers, several deltas in one frame; at most `COALESCE_MS_MAX`. None:
+    each as it comes."""
     model_settings: dict[str, Any] = {}
     """Generation settings, passed to the agent untouched: `temperature`, `max_tokens`, `model`, …"""
 
@@ -64,6 +68,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and value > 0):
                 raise ValueError(f"{name} must be positive or None, not {value!r}")
+        if self.coalesce_ms is not None and self.coalesce_ms > COALESCE_MS_MAX:
+            raise ValueError(f"coalesce_ms must be at most {COALESCE_MS_MAX}, not {self.coalesce_ms!r}")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")

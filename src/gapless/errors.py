@@ -54,6 +54,9 @@ class GaplessError(Exception):
 
     code = "internal_error"
     status = 500
+    message: str = ""  # a subclass of somebody's may leave out this class's `__init__`
+    run_id: str | None = None
+    retry_after_s: float | None = None
     text: str = ""
     """Where the error ended a run: the answer's text until then."""
 

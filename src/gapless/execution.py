@@ -23,6 +23,7 @@ from gapless.errors import (
     AgentInvalid,
     GaplessError,
     RunCancelled,
+    RunFenced,
     RunTimeout,
     is_code,
 )
@@ -140,7 +141,10 @@ class Execution:
 
     async def run(self) -> None:
         """To the terminal event, accepted by the store. Raises nothing but a cancel of its own task."""
-        failure = await self._execute()
+        try:
+            failure = await self._execute()
+        except Exception as error:  # a bug; the run must end all the same
+            failure = self._as_failure(error)
         if not self._owned:
             self._count("fenced", None)
             return
@@ -165,6 +169,9 @@ class Execution:
         """What the run failed with, or None for success."""
         pump = asyncio.create_task(self._pump(), name=f"gapless-run-{self.record.id}")
         stopped = await self._supervise(pump)
+        self._recorder.seal()  # what the agent has left running has nothing to say any more
+        if self._answers is not None and not self._answers.done():
+            self._answers.set_exception(RunFenced(f"run {self.record.id} has ended", run_id=self.record.id))
         if not self._owned:
             return None
         if not self.journal.appended:  # it ends before its turn has come
@@ -277,8 +284,7 @@ class Execution:
 
     async def _interrupt(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
         """Pause the run: RUN_FINISHED with the interrupt outcome, and RUN_STARTED again once they are answered."""
-        if self._answers is not None:
-            raise AgentInvalid(f"run {self.record.id}: interrupted while it waits for an answer already")
+        self._recorder.check_open()
         if not interrupts:  # nobody can answer nothing: it would stand still until its timeout
             raise AgentInvalid(f"run {self.record.id}: interrupted without a question")
         self._recorder.pause(self._finished(RunFinishedInterruptOutcome(interrupts=interrupts)))
@@ -301,8 +307,8 @@ class Execution:
         """Write the terminal event with the session's turn; returns what the run has ended with.
 
         What the agent left behind is recorded only if it can be read again; if not, that is how the run failed."""
-        self._recorder.close_open()
         try:
+            self._recorder.close_open()
             event, end = self._ending(failure, self._context)
         except Exception as error:  # whatever an agent may put there must not keep its run from ending
             kind = type(error).__name__
@@ -313,7 +319,6 @@ class Execution:
             )
             self._recorder.finish = None
             event, end = self._ending(failure, None)
-        self._recorder.seal()
         self.journal.close(event, end)
         return failure
 
@@ -354,7 +359,7 @@ class Execution:
         """What the run failed with, in terms that a client may see. The exception itself stays in this process."""
         self.failure = error
         run_id = self.record.id
-        if isinstance(error, GaplessError):
+        if isinstance(error, GaplessError) and error.message:
             error.run_id = error.run_id or run_id
             return error
         log_raised(log, run_id, f"agent {self.record.agent}", error)

@@ -95,15 +95,18 @@ class Recorder:
         self._sealed = False
         self._paused = False
         """The run waits for a person: RUN_FINISHED with the interrupt outcome came last."""
+        self._barred = False
+        """Sealed or paused: nothing is taken from the agent."""
 
     # -- what agents yield ------------------------------------------------------------------------------------------
 
     def add(self, item: AgentItem) -> None:
-        """Record one item. Raises `AgentInvalid` for anything that is neither text nor a sound event, `RunLimit`.
+        """Record one item. Raises `AgentInvalid` for anything that is neither text nor a sound event, and for anything
+        while the run waits for an answer, `RunLimit`.
 
         Once sealed it raises `RunFenced`: an agent that was left behind may go on, its run has ended."""
-        if self._sealed:
-            raise RunFenced(f"run {self.run_id} has ended", run_id=self.run_id)
+        if self._barred:
+            self.check_open()
         if type(item) is str:
             self._text(item)
         elif isinstance(item, EventBase):
@@ -118,6 +121,13 @@ class Recorder:
             raise RunLimit(f"run {self.run_id}: more than journal_events_max={self._limits.journal_events_max} events")
         if self._journal.size_bytes > self._limits.journal_bytes_max:
             raise RunLimit(f"run {self.run_id}: more than journal_bytes_max={self._limits.journal_bytes_max} bytes")
+
+    def check_open(self) -> None:
+        """Raises `RunFenced` when the run has ended, `AgentInvalid` while it waits for an answer."""
+        if self._sealed:
+            raise RunFenced(f"run {self.run_id} has ended", run_id=self.run_id)
+        if self._paused:
+            raise AgentInvalid(f"run {self.run_id}: the agent goes on while the run waits for an answer already")
 
     def _text(self, delta: str) -> None:
         if self._text_id is None:
@@ -182,6 +192,8 @@ class Recorder:
         if expand is not None:
             expand(self, event)
             return
+        accepted = self._check(event)  # before anything is held open that only its end could close
+        event = accepted[0][0]
         self._end_chunks(kind)
         if kind not in _REASONING:
             self._end_span()
@@ -190,28 +202,37 @@ class Recorder:
         prepare = _PREPARE.get(kind)
         if prepare is not None and not prepare(self, event):
             return
-        self._put(event)
+        for part in accepted:
+            self._write(*part)
         if isinstance(event, ReasoningMessageEndEvent) and event.message_id in self._own_spans:
             self._ended_span = event.message_id
 
     def _put(self, event: Event) -> None:
+        for part in self._check(event):
+            self._write(*part)
+
+    def _check(self, event: Event) -> list[tuple[Event, bytes]]:
+        """The event as it will be read, with its JSON; in several parts where it is a delta over the limit. Raises
+        `AgentInvalid`, `RunLimit`."""
         try:
             event, encoded = sound(event)
         except AgentInvalid as error:
             error.run_id = self.run_id
             raise
-        if len(encoded) > self._limits.event_bytes_max:
-            if isinstance(event, TextMessageContentEvent | ToolCallArgsEvent | ReasoningMessageContentEvent):
-                bare = len(encode_event(msgspec.structs.replace(event, delta="")))
-                if len(event.delta) > 1 and 2 * bare < self._limits.event_bytes_max:
-                    half = len(event.delta) // 2
-                    self._put(msgspec.structs.replace(event, delta=event.delta[:half]))
-                    self._put(msgspec.structs.replace(event, delta=event.delta[half:]))
-                    return
-            raise RunLimit(
-                f"run {self.run_id}: a {type(event).__name__} of {len(encoded)} bytes is over "
-                f"event_bytes_max={self._limits.event_bytes_max}"
-            )
+        if len(encoded) <= self._limits.event_bytes_max:
+            return [(event, encoded)]
+        if isinstance(event, TextMessageContentEvent | ToolCallArgsEvent | ReasoningMessageContentEvent):
+            bare = len(encode_event(msgspec.structs.replace(event, delta="")))
+            if len(event.delta) > 1 and 2 * bare < self._limits.event_bytes_max:
+                half = len(event.delta) // 2
+                deltas = event.delta[:half], event.delta[half:]
+                return [part for delta in deltas for part in self._check(msgspec.structs.replace(event, delta=delta))]
+        raise RunLimit(
+            f"run {self.run_id}: a {type(event).__name__} of {len(encoded)} bytes is over "
+            f"event_bytes_max={self._limits.event_bytes_max}"
+        )
+
+    def _write(self, event: Event, encoded: bytes) -> None:
         self.fold.add(event)
         self._append(encoded)
 
@@ -220,7 +241,7 @@ class Recorder:
     def _close(self, kind: str, id: str) -> None:
         closing = self._open.pop((kind, id), None)
         if closing is not None:
-            self._put(closing)
+            self._write(*sound(closing))  # it says little more than what opened it, which was within the limit
 
     def _ensure_text(self, event: TextMessageContentEvent) -> bool:
         if ("text", event.message_id) not in self._open:
@@ -283,13 +304,11 @@ class Recorder:
         )
         return True
 
-    def _own_finish(self, event: RunFinishedEvent) -> bool:
+    def _own_finish(self, event: RunFinishedEvent) -> None:
         self.finish = event
-        return False
 
-    def _own_error(self, event: RunErrorEvent) -> bool:
+    def _own_error(self, event: RunErrorEvent) -> None:
         self.failure = event
-        return False
 
     # -- chunks: the shorthand without starts and ends --------------------------------------------------------------
 
@@ -366,27 +385,26 @@ class Recorder:
 
     def start(self, timestamp: int, resume: list[ResumeEntry] | None = None) -> None:
         """The run begins, or goes on with these answers to what it asked."""
-        self._paused = False
         answers = None
         if resume:
             answers = RunAgentInput(thread_id=self.session_id, run_id=self.run_id, messages=[], resume=resume)
         started = RunStartedEvent(thread_id=self.session_id, run_id=self.run_id, timestamp=timestamp, input=answers)
         self._put(started)
+        self._paused, self._barred = False, self._sealed
 
     def restart(self, messages: list[Message]) -> None:
         """Begin anew after another worker's loss. `messages`, the conversation without the void answer, is what clients
         that keep messages are to show now."""
         self.put(CustomEvent(name=RESTARTED, value={"restarts": self.fold.restarts + 1}))
-        self._put(MessagesSnapshotEvent(messages=messages))
+        self._write(*sound(MessagesSnapshotEvent(messages=messages)))  # however long the conversation is
 
     def resume(self, event: Event) -> None:
         """Take up an event that another worker recorded, to know what is open and what it amounts to."""
         prepare = _PREPARE.get(type(event))
         if prepare is not None and not isinstance(event, TextMessageContentEvent | ReasoningMessageContentEvent):
             prepare(self, event)
-        self.finish = self.failure = None
         if isinstance(event, RunStartedEvent | RunFinishedEvent):
-            self._paused = isinstance(event, RunFinishedEvent)
+            self._paused = self._barred = isinstance(event, RunFinishedEvent)
         self.fold.add(event)
 
     def put(self, event: Event) -> None:
@@ -396,12 +414,12 @@ class Recorder:
 
     def seal(self) -> None:
         """Take nothing more from the agent."""
-        self._sealed = True
+        self._sealed = self._barred = True
 
     def pause(self, event: RunFinishedEvent) -> None:
         """The run waits for a person: RUN_FINISHED with the interrupt outcome, and not the last of its events."""
         self.put(event)
-        self._paused = True
+        self._paused = self._barred = True
 
     def close_open(self) -> None:
         """End every message, call and step that is open, innermost first: nothing may be open when a run ends."""
@@ -424,6 +442,9 @@ def _ender(kind: str, id_field: str) -> Callable[[Recorder, Any], bool]:
 
 
 _EXPAND: dict[type, Any] = {
+    RunStartedEvent: lambda recorder, event: None,
+    RunFinishedEvent: Recorder._own_finish,
+    RunErrorEvent: Recorder._own_error,
     TextMessageChunkEvent: Recorder._text_chunk,
     ToolCallChunkEvent: Recorder._call_chunk,
     ReasoningMessageChunkEvent: Recorder._reasoning_chunk,
@@ -463,9 +484,6 @@ _PREPARE: dict[type, Any] = {
     SubagentStartedEvent: Recorder._subagent_started,
     SubagentFinishedEvent: _ender("subagent", "subagent_run_id"),
     SubagentErrorEvent: _ender("subagent", "subagent_run_id"),
-    RunStartedEvent: lambda recorder, event: False,
-    RunFinishedEvent: Recorder._own_finish,
-    RunErrorEvent: Recorder._own_error,
 }
 _REASONING = frozenset(
     {

@@ -166,6 +166,26 @@ async def test_followers_from_any_position_see_the_rest_and_the_end(process: Pro
     assert await late.next() is None
 
 
+@pytest.mark.parametrize("ended_by", ["the journal's end", "a nudge"])
+async def test_a_follower_that_lets_more_come_is_not_deaf(process: Process, ended_by: str) -> None:
+    journal = await process.start("r")
+    follower = Follower(journal, coalesce_s=1e6)
+    following = asyncio.create_task(follower.next())
+    for text in "12":
+        journal.append(an_event(text))
+        await settle()
+    assert not following.done()
+    if ended_by == "a nudge":
+        follower.nudge()
+    else:
+        journal.close(an_event("3"), an_end("r"))
+    async with asyncio.timeout(WAIT_S):
+        part = await following
+    assert part is not None
+    assert (part.events[:2], part.behind) == ([an_event("1"), an_event("2")], True)
+    assert len(part.events) == (2 if ended_by == "a nudge" else 3)
+
+
 async def test_events_appended_together_are_one_commit_of_all_runs_and_one_wake_up(process: Process) -> None:
     one, two = await process.start("r1"), await process.start("r2")
     following = asyncio.create_task(Follower(one).next())

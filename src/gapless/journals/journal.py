@@ -296,16 +296,18 @@ class Journal:
 class Follower:
     """One reader of a journal: a cursor that moves."""
 
-    __slots__ = ("_waiter", "after", "coalesce_s", "journal")
+    __slots__ = ("_nudged", "_waiter", "after", "coalesce_s", "journal")
 
     def __init__(self, journal: Journal, after: int = 0, *, coalesce_s: float = 0.0) -> None:
         self.journal = journal
         self.after = after
         self.coalesce_s = coalesce_s
         self._waiter: asyncio.Future[None] | None = None
+        self._nudged = False
 
     def nudge(self) -> None:
         """Make `next` return now, with no events if there are none."""
+        self._nudged = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -328,14 +330,30 @@ class Follower:
             finally:
                 journal.forget(waiter)
                 self._waiter = None
-            if self.coalesce_s and not journal.closed:
-                await asyncio.sleep(self.coalesce_s)
+            if self.coalesce_s and journal.last > after:
+                await self._let_more_come()
                 behind = True
         events = journal.at_hand(after)
         if events is None:
             events = await journal.read(after)
         self.after = after + len(events)
         return Slice(after + 1, events, behind)
+
+    async def _let_more_come(self) -> None:
+        """For `coalesce_s`, unless the journal ends or somebody wants `next` to return."""
+        journal = self.journal
+        timer = journal._hub.loop.call_later(self.coalesce_s, self.nudge)
+        self._nudged = False
+        try:
+            while not (self._nudged or journal.closed or journal.lost):
+                self._waiter = waiter = journal.waiter()
+                try:
+                    await waiter
+                finally:
+                    journal.forget(waiter)
+        finally:
+            self._waiter = None
+            timer.cancel()
 
 
 class Journals:
