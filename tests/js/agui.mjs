@@ -2,7 +2,7 @@
 
 import { HttpAgent } from "@ag-ui/client";
 
-import { ALL, define, durable, leaving, post, reconnect, runAll, until, urls } from "./cases.mjs";
+import { ALL, define, durable, go, leaving, post, reconnect, runAll, until, urls } from "./cases.mjs";
 
 /** Runs an agent and reports what it made of the stream. */
 async function run(agent, parameters = {}, subscriber = {}) {
@@ -69,7 +69,7 @@ for (const cut of ALL) {
   });
   define(`agui.durable.${cut}.join`, async (name) => {
     const runId = `${name}-run`;
-    const done = run(agentFor(name, "none", "rich 2"), { runId });
+    const done = run(agentFor(name, "none", "held 1"), { runId });
     let response;
     do response = await fetch(`${urls.none}/runs/${runId}/events?wire=text`);
     while (!response.ok);
@@ -81,7 +81,9 @@ for (const cut of ALL) {
       join(`${url}?runId=${runId}&join=snapshot`, { signal: init.signal }),
     );
     const starts = [];
-    const joined = await run(late, {}, { onEvent: ({ event }) => starts.push(event.type) });
+    // What was cut before it had an id is joined anew: the run goes on when all of what it had said has come.
+    const onEvent = ({ event }) => starts.push(event.type) === 4 && void go(name);
+    const joined = await run(late, {}, { onEvent });
     return { whole: await done, starts, ...joined };
   });
 }

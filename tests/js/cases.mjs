@@ -5,8 +5,8 @@ import { writeFileSync } from "node:fs";
 import { createDurableFetch } from "../../src/gapless/server/static/client.js";
 
 /** `urls`: the server by kind of cut (`none`, `abrupt`, `mid-frame`, `clean`); `report`: the file for what came of it;
- * `reconnect`: by wire, what a server says that is about to stop. */
-export const { urls, report, reconnect } = JSON.parse(process.env.GAPLESS_TEST);
+ * `reconnect`: by wire, what a server says that is about to stop; `cuts`: how often each answer is cut. */
+export const { urls, report, reconnect, cuts } = JSON.parse(process.env.GAPLESS_TEST);
 export const CUTS = ["abrupt", "mid-frame", "clean"];
 export const ALL = ["none", ...CUTS];
 
@@ -14,7 +14,7 @@ export const ALL = ["none", ...CUTS];
 export const durable = (fetch) =>
   createDurableFetch({ fetch, limits: { retryDelayMsMin: 1, retryDelayMsMax: 5, attemptsMax: 30 } });
 
-const CASE_MS_MAX = 40_000;
+const CASE_MS_MAX = 80_000;
 const cases = [];
 
 /** Adds a case; `run` returns what is reported of it. The name is also its session, so that its runs can be found. */
@@ -60,7 +60,7 @@ export function leaving(reconnect) {
     let seen = "";
     while (seen.length < 2000) seen += decoder.decode((await reader.read()).value, { stream: true });
     reader.cancel();
-    const body = seen.slice(0, seen.lastIndexOf("\n\n") + 2) + reconnect;
+    const body = seen.slice(0, seen.lastIndexOf("\n\n", 2000) + 2) + reconnect; // also where all of it was there
     return Object.defineProperty(new Response(body, response), "url", { value: response.url });
   };
 }
@@ -71,6 +71,9 @@ export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 export async function until(condition) {
   while (!condition()) await sleep(2);
 }
+
+/** Lets the runs of a session go on that are `held`. */
+export const go = (session) => post(`${urls.none}/runs`, { message: `go ${session}` });
 
 export async function post(url, body) {
   const response = await fetch(url, {

@@ -58,7 +58,7 @@ define("durable.none.none.gives-up", async (name) => {
     const [piece] = await Promise.all([response.body.getReader().read()]);
     const body = new ReadableStream({
       start(controller) {
-        controller.enqueue(piece.value);
+        controller.enqueue(piece.value.slice(0, 300)); // also where all of it was there
         controller.close();
       },
     });
@@ -172,7 +172,7 @@ define("durable.none.none.refused-later", async (name) => {
     if (init.headers) return fetch(`${urls.none}/runs/gone/events`);
     const reader = response.body.getReader();
     const { value } = await reader.read();
-    return Object.defineProperty(new Response(value, response), "url", { value: response.url });
+    return Object.defineProperty(new Response(value.slice(0, 300), response), "url", { value: response.url });
   };
   const response = await createDurableFetch({ fetch: broken, limits: { retryDelayMsMax: 2 } })(url);
   try {

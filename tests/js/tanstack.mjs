@@ -88,7 +88,7 @@ for (const cut of ALL) {
     const done = first.sendMessage("endless 1");
     await until(() => report(first).text.length > 3000);
     const second = clientFor(name, cut, { persistence: true });
-    await until(() => report(second).text.length > 8000);
+    await until(() => report(second).text.length > 3000);
     await post(`${urls.none}/runs/${first.getCurrentRunId()}/cancel`);
     await done;
     await until(() => second.getStatus() === "ready");

@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 CUTS = ("abrupt", "mid-frame", "clean")
 ALL = ("none", *CUTS)
 CUTS_PER_ANSWER = 10
-SCRIPT_S_MAX = 60
+SCRIPT_S_MAX = 100
 ENDLESS = "".join(f"{n} " for n in range(100_000))
 APPROVED = "May I? " + "".join(CLOSING)
 
@@ -46,7 +46,7 @@ class Network:
         urls = {"none": self.url} | {kind: proxy.url for kind, proxy in self.proxies.items()}
         record = RunRecord(id="r", session_id="s", user_id="u", agent="a", message="", created_at=0)
         reconnect = {name: wire(name)(record).reconnect().decode() for name in ("ag-ui", "vercel")}
-        given = {"urls": urls, "report": str(report), "reconnect": reconnect}
+        given = {"urls": urls, "report": str(report), "reconnect": reconnect, "cuts": CUTS_PER_ANSWER}
         env = {**os.environ, "GAPLESS_TEST": json.dumps(given)}
         command = [node.NODE, str(HERE / f"{script}.mjs")]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=SCRIPT_S_MAX, check=False)
@@ -300,7 +300,7 @@ def test_http_agent_over_the_durable_fetch(network: Network, agui: dict[str, Any
     assert (told["outcome"], "runError" in told) == ("success", False)
     if cut != "none":
         assert network.cuts(cut, f"{name}.rich") == [CUTS_PER_ANSWER]
-        assert network.cuts(cut, f"{name}.cancel") == [CUTS_PER_ANSWER]
+        assert network.cuts(cut, f"{name}.cancel")[0] >= 1
 
 
 @pytest.mark.parametrize("cut", ALL)
@@ -383,7 +383,7 @@ def test_tanstack_opens_a_page_on_an_answer_that_is_coming(
     assert ENDLESS.startswith(told["text"])
     assert (told["same"], told["shown"], told["status"]) == (True, ["user", "assistant"], "ready")
     if cut != "none":
-        assert network.cuts(cut, name) == [CUTS_PER_ANSWER]
+        assert network.cuts(cut, name)[0] >= 1
 
 
 def test_tanstack_opens_a_page_on_what_was_said(tanstack: dict[str, Any]) -> None:
@@ -424,9 +424,9 @@ def test_openai_over_the_durable_fetch(network: Network, openai: dict[str, Any],
     assert ENDLESS.startswith(told["text"])
     assert (told["error"]["code"], "finishReason" in told) == ("run_cancelled", False)
     if cut != "none":
-        for case in ("chat-tool", "chat-cancel"):
+        for case, least in (("chat-tool", CUTS_PER_ANSWER), ("chat-cancel", 1)):
             run_id = openai[f"openai.durable.{cut}.{case}"]["id"].removeprefix("chatcmpl-")
-            assert network.proxies[cut].cuts[run_id] == CUTS_PER_ANSWER
+            assert network.proxies[cut].cuts[run_id] >= least
 
 
 @pytest.mark.parametrize("cut", ALL)
@@ -445,7 +445,7 @@ def test_openai_responses_over_the_durable_fetch(network: Network, openai: dict[
     if cut != "none":
         for case in ("rich", "tool", "error", "cancel"):
             run_id = openai[f"openai.durable.{cut}.responses-{case}"]["id"].removeprefix("resp_")
-            assert network.proxies[cut].cuts[run_id] == CUTS_PER_ANSWER
+            assert network.proxies[cut].cuts[run_id] >= (1 if case == "cancel" else CUTS_PER_ANSWER)
 
 
 @pytest.mark.parametrize("cut", CUTS)

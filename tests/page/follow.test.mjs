@@ -117,10 +117,10 @@ test("follow: a server that starts over with other frames is refused, not repeat
   assert.deepEqual(got, ["1", "2", "4"]);
 });
 
-test("follow: an empty id does not forget the position", async (t) => {
+test("follow: an empty id is none to go on from", async (t) => {
   const { url, requests } = await serve(t, sse(`${frame(1)}id:\ndata: x\n\n`), sse(frame(2) + END));
-  assert.deepEqual(await ids(url), ["1", "", "2"]);
-  assert.equal(requests[1].headers["last-event-id"], "1");
+  await assert.rejects(ids(url), { code: "cursor_ignored" });
+  assert.equal(requests.length, 1);
 });
 
 test("follow: an id beyond ASCII travels as UTF-8", async (t) => {
@@ -187,14 +187,11 @@ test("follow: a server that only says reconnect is not called without end", asyn
 });
 
 test("follow: a silent connection is taken for dead", async (t) => {
-  const { url } = await serve(
-    t,
-    (response) => {
-      response.writeHead(200, { "content-type": "text/event-stream" });
-      response.write(frame(1)); // and never a byte more
-    },
-    sse(frame(2) + END),
-  );
+  const { url } = await serve(t, (response, request) => {
+    if (request.headers["last-event-id"]) return sse(frame(2) + END)(response);
+    response.writeHead(200, { "content-type": "text/event-stream" });
+    response.write(frame(1)); // and never a byte more
+  });
   assert.deepEqual(await ids(url, { limits: { ...FAST, idleTimeoutMs: 50 } }), ["1", "2"]);
 });
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -35,6 +36,8 @@ TEXT = ["Hello,\n\n", 'a "quoted" line\n', "data: not a frame\n\n", "id: 7\n"] +
 CLOSING = [f"and {n}. " for n in range(60)]
 BEAT = 5
 """After so many deltas comes an event of another kind, so that a text that is caught up with still has many frames."""
+_told_to_go: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+"""By session: its runs that are held may go on."""
 ARGUMENTS = ['{"ci', 'ty": "Zü', 'rich \\u2603"', ', "days": [1, 2', ", 3]}"]
 LONG_ARGUMENTS = json.dumps({"places": [f"Zürich {n}" for n in range(100)]}, ensure_ascii=False)
 RESULT = '{"degrees":21,"sky":"clear ☀"}'
@@ -42,12 +45,17 @@ ANSWER = "".join(TEXT) + "".join(CLOSING)
 
 
 async def rich(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
-    """`rich`: everything. `typed`: some text, then an output as a tool call. `error`: some text, then it fails.
-    `endless`: text until it is cancelled. `approve`: asks before it calls its tool. `client-tool`: calls a tool of the
-    client's; `long-tool` too, with long arguments in many pieces. Anything else: an echo. A number after it is the
-    pause between deltas, in milliseconds."""
-    what, _, pace_ms = message.partition(" ")
-    pause_s = float(pace_ms or 0) / 1000
+    """`rich`: everything. `held`: the same, but in the middle of its text it waits until somebody says `go SESSION`:
+    it is still coming when a client joins it, however slow that is. `typed`: some text, then an output as a tool call.
+    `error`: some text, then it fails. `endless`: text until it is cancelled; how far a follower is behind says how many
+    frames that is. `approve`: asks before it calls its tool. `client-tool`: calls a tool of the client's; `long-tool`
+    too, with long arguments in many pieces. Anything else: an echo. A number after it is the pause between deltas, in
+    milliseconds."""
+    what, _, more = message.partition(" ")
+    if what == "go":
+        _told_to_go[more].set()
+        return
+    pause_s = float(more or 0) / 1000
     async for item in _SCRIPTS.get(what, _echo)(message, ctx):
         yield item
         await asyncio.sleep(pause_s)
@@ -76,6 +84,8 @@ async def _long_tool(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
     yield ToolCallStartEvent(tool_call_id=id, tool_call_name="locate")
     for at in range(0, len(LONG_ARGUMENTS), 5):
         yield ToolCallArgsEvent(tool_call_id=id, delta=LONG_ARGUMENTS[at : at + 5])
+        if at % (5 * BEAT) == 0:
+            yield CustomEvent(name="beat", value=at)
     yield ToolCallEndEvent(tool_call_id=id)
 
 
@@ -89,6 +99,8 @@ async def _rich(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
     yield ReasoningMessageEndEvent(message_id=thinking)
     yield StepFinishedEvent(step_name="plan")
     for position, delta in enumerate(TEXT):
+        if position == len(TEXT) // 2 and message.startswith("held"):
+            await _told_to_go[ctx.session_id].wait()
         yield delta
         if position % BEAT == 0:
             yield CustomEvent(name="beat", value=position)
@@ -119,8 +131,10 @@ async def _call(id: str) -> AsyncIterator[AgentItem]:
 
 
 async def _error(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
-    for delta in TEXT:
+    for position, delta in enumerate(TEXT):
         yield delta
+        if position % BEAT == 0:
+            yield CustomEvent(name="beat", value=position)
     raise RuntimeError("a secret that no client may see")
 
 
@@ -152,12 +166,15 @@ async def _approve(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
     approved = isinstance(payload, dict) and payload.get("approved") is True
     result = RESULT if approved else "The user said no."
     yield ToolCallResultEvent(message_id=f"{id}-result", tool_call_id=id, content=result)
-    for delta in CLOSING:
+    for position, delta in enumerate(CLOSING):
         yield delta
+        if position % BEAT == 0:
+            yield CustomEvent(name="beat", value=position)
 
 
 _SCRIPTS = {
     "rich": _rich,
+    "held": _rich,
     "typed": _typed,
     "error": _error,
     "endless": _endless,

@@ -1,0 +1,16 @@
+"""The JavaScript client and durable fetch against broken and hostile servers; the cases are in hostile.test.mjs."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from support.node import NODE
+
+S_MAX = 100
+
+
+def test_whatever_a_server_sends_ends_in_order() -> None:
+    command = [NODE, "--test", "--test-timeout=20000", str(Path(__file__).parent / "hostile.test.mjs")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=S_MAX, check=False)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
