@@ -30,8 +30,9 @@ const LENGTH_HEADERS = ["content-encoding", "content-length", "transfer-encoding
  * `onStateChange` (see `follow` there).
  *
  * The response's body fails with the signal's reason when the caller aborts; with a StreamError when the server refuses
- * to resume; and with a TypeError, as a lost network is reported by `fetch` itself, when `limits.attemptsMax`
- * connections in a row brought nothing new.
+ * to resume or sends what is no stream of Gapless; and with a TypeError, as a lost network is reported by `fetch`
+ * itself, when `limits.attemptsMax` connections in a row brought nothing new. A Content-Location that is no URL is a
+ * StreamError before there is a response.
  */
 export function createDurableFetch({ fetch: doFetch = (...args) => globalThis.fetch(...args), limits, onStateChange } = {}) {
   return async function durableFetch(input, init) {
@@ -58,8 +59,21 @@ export function createDurableFetch({ fetch: doFetch = (...args) => globalThis.fe
     const isStream = (response.headers.get("content-type") ?? "").toLowerCase().startsWith("text/event-stream");
     if (!response.ok || !isStream || location === null || response.body === null) return response;
 
-    const url = new URL(location, response.url || globalThis.location?.href);
-    if (response.url && url.origin !== new URL(response.url).origin) return response; // the headers are not for others
+    const asked = askedUrl(input);
+    const answering = new URL(response.url || asked);
+    let url;
+    try {
+      url = new URL(location, answering);
+    } catch {
+      release();
+      first.abort();
+      throw new StreamError(`${answering}: the Content-Location of the answer is no URL: ${location}`, {
+        status: response.status,
+        code: "bad_location",
+      });
+    }
+    // The headers are for the server that was asked, and for no other.
+    if (url.origin !== answering.origin || (response.redirected && url.origin !== asked.origin)) return response;
 
     const headers = new Headers(init?.headers ?? request?.headers);
     for (const name of FIRST_HEADERS) headers.delete(name);
@@ -71,7 +85,8 @@ export function createDurableFetch({ fetch: doFetch = (...args) => globalThis.fe
       onStateChange,
       raw: true,
       fetch: (url, options) => {
-        if (answered === null) return doFetch(url, { credentials: init?.credentials ?? request?.credentials, ...options });
+        const credentials = init?.credentials ?? request?.credentials;
+        if (answered === null) return doFetch(url, { credentials, redirect: "manual", ...options }); // nor here
         options.signal.addEventListener("abort", () => first.abort(options.signal.reason));
         const connection = answered;
         answered = null;
@@ -101,12 +116,16 @@ async function started(request, input, init, signal, limits) {
   }
 }
 
-/** A `Request` object's body can be sent only once, so it is not looked into. */
+function askedUrl(input) {
+  return new URL(input instanceof Request ? input.url : input, globalThis.location?.href ?? "http://localhost");
+}
+
+/** What can be sent only once is not looked into: the body of a `Request`, and a stream, with which `duplex` must be. */
 function namesItsRun(input, init) {
-  if (input instanceof Request) return false;
+  if (input instanceof Request || init?.duplex) return false;
   const headers = new Headers(init?.headers);
   if (headers.has("x-run-id") || headers.has("idempotency-key")) return true;
-  const query = new URL(input, globalThis.location?.href ?? "http://localhost").searchParams;
+  const query = askedUrl(input).searchParams;
   if (query.has("run_id") || query.has("runId")) return true;
   if (typeof init?.body !== "string") return false;
   try {
@@ -142,6 +161,7 @@ function stitched(response, frames, abort, release) {
       cancel(reason) {
         release();
         abort.abort(reason);
+        frames.return().catch(() => {}); // not awaited: it may wait for what does not heed the signal
       },
     },
     { highWaterMark: 0 },

@@ -8,6 +8,7 @@ export interface Limits {
   frameCharsMax: number;
   seenIdsMax: number;
   postAttemptsMax: number;
+  answerBytesMax: number;
 }
 
 export const LIMITS: Readonly<Limits>;

@@ -30,7 +30,15 @@ export const LIMITS = Object.freeze({
   seenIdsMax: 10_000,
   /** Attempts to post a request that is safe to repeat. */
   postAttemptsMax: 6,
+  /** An answer that is no stream is read up to here. */
+  answerBytesMax: 256 * 1024 * 1024,
 });
+
+const ID_CHARS_MAX = 1024;
+/** An id that can be sent back: a header carries no control characters, and servers take no long ones. */
+const ID = new RegExp(`^[^\\x00-\\x1f\\x7f]{1,${ID_CHARS_MAX}}$`);
+/** An id of a stream of events as they are in the journal: the event's position. */
+const POSITION = /^[0-9]{1,15}$/;
 
 /** HTTP statuses that say "later", not "no". */
 export const RETRYABLE_STATUSES = new Set([408, 425, 429, 500, 502, 503, 504]);
@@ -38,7 +46,8 @@ export const RETRYABLE_STATUSES = new Set([408, 425, 429, 500, 502, 503, 504]);
 /**
  * A request or a stream that failed for good: trying again the same way would not help.
  * `status` is the HTTP status (0 when there was no usable answer), `code` the server's or one of `connection_lost`,
- * `frame_too_long`, `cursor_ignored`, `bad_event`; `runId` is the run concerned, where known.
+ * `frame_too_long`, `cursor_ignored`, `bad_event`, `bad_answer`, `bad_location`; `runId` is the run concerned, where
+ * known.
  */
 export class StreamError extends Error {
   constructor(message, { status = 0, code = "error", runId, cause } = {}) {
@@ -156,14 +165,20 @@ export class EventStreamParser {
  * order mark is dropped. `onBytes` is called for each chunk, keep-alives included.
  */
 export async function* readFrames(body, { parser = new EventStreamParser(), onBytes } = {}) {
-  const reader = body.getReader();
   const decoder = new TextDecoder();
+  for await (const chunk of chunksOf(body)) {
+    onBytes?.();
+    yield* parser.push(decoder.decode(chunk, { stream: true }));
+  }
+}
+
+async function* chunksOf(body) {
+  const reader = body.getReader();
   try {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return;
-      onBytes?.();
-      yield* parser.push(decoder.decode(value, { stream: true }));
+      yield value;
     }
   } finally {
     // Not awaited: cancelling a broken body may reject, and nobody is left to care.
@@ -215,10 +230,10 @@ export async function* follow(url, options = {}) {
           signal: connection.signal,
         });
         if (response.status === 204) return;
-        if (!response.ok && !RETRYABLE_STATUSES.has(response.status)) throw await errorOf(response);
+        if (!response.ok && !RETRYABLE_STATUSES.has(response.status)) throw await errorOf(response, limits);
         retryAfterMs = retryAfterOf(response);
         if (!response.ok || !isEventStream(response)) {
-          reason = await errorOf(response);
+          reason = await errorOf(response, limits);
         } else {
           everOpen = true;
           onStateChange?.("open", {});
@@ -230,7 +245,13 @@ export async function* follow(url, options = {}) {
               retryAtOnce = attempts === 0;
               break;
             }
-            if (frame.id) {
+            if (frame.id !== null || frame.data !== null) {
+              if (!ID.test(frame.id ?? "")) {
+                // On no wire of ours: it would come again with every connection, for ever.
+                throw new StreamError("A frame without an id that can be sent back: no stream of Gapless.", {
+                  code: "cursor_ignored",
+                });
+              }
               if (seen.has(frame.id)) {
                 repeated = frame.id;
                 continue;
@@ -243,11 +264,8 @@ export async function* follow(url, options = {}) {
               repeated = null;
               seen.add(frame.id);
               lastId = frame.id;
-            } else if (frame.id === null && frame.data !== null) {
-              // On no wire of ours: it would come again with every connection, for ever.
-              throw new StreamError("A frame with data and no id: no stream of Gapless.", { code: "cursor_ignored" });
+              attempts = 0;
             }
-            attempts = 0;
             // A consumer may take its time: only the wait for bytes is timed, not the wait for the consumer.
             connection.pause();
             yield frame;
@@ -382,17 +400,43 @@ export function wait(delayMs, signal) {
   });
 }
 
-async function errorOf(response) {
+/** The JSON object that an answer is. Rejects with a StreamError for any other, and for one over `answerBytesMax`. */
+async function objectOf(response, { answerBytesMax }) {
+  const decoder = new TextDecoder();
+  let text = "";
+  let bytes = 0;
+  for await (const chunk of response.body === null ? [] : chunksOf(response.body)) {
+    bytes += chunk.length;
+    if (bytes > answerBytesMax) throw badAnswer(response, `more than answerBytesMax=${answerBytesMax} bytes`);
+    text += decoder.decode(chunk, { stream: true });
+  }
+  let value;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    // Said below.
+  }
+  if (typeof value !== "object" || value === null) throw badAnswer(response, "what is no JSON object");
+  return value;
+}
+
+function badAnswer({ url, status }, what) {
+  return new StreamError(`${url} answered ${what}: is it a Gapless server?`, { status, code: "bad_answer" });
+}
+
+async function errorOf(response, limits) {
   let error = {};
   try {
-    error = (await response.json()).error ?? {};
+    error = (await objectOf(response, limits)).error ?? {};
   } catch {
     // Not the server's own answer (a proxy's page, say): the status alone must do.
   }
-  return new StreamError(error.message ?? `The server answered ${response.status} ${response.statusText}`.trim(), {
-    status: response.status,
-    code: error.code ?? `http_${response.status}`,
-    runId: error.run_id,
+  const text = (value, otherwise) => (typeof value === "string" ? value : otherwise);
+  const { status, statusText } = response;
+  return new StreamError(text(error.message, `The server answered ${status || "a redirect"} ${statusText}`.trim()), {
+    status,
+    code: text(error.code, `http_${status}`),
+    runId: text(error.run_id),
   });
 }
 
@@ -432,14 +476,19 @@ export class GaplessClient {
       fetch: this.#fetch,
       limits: this.#limits,
     });
+    let last = Number.parseInt(after ?? "0", 10);
     for await (const { id, data } of frames) {
       if (data === null) continue;
       let event;
       try {
         event = JSON.parse(data);
-      } catch (cause) {
-        throw new StreamError(`Event ${id} of run ${runId} is not JSON.`, { code: "bad_event", runId, cause });
+      } catch {
+        // Said below.
       }
+      if (typeof event?.type !== "string" || !POSITION.test(id) || Number(id) <= last) {
+        throw new StreamError(`Run ${runId}: what came as event ${id} after ${last} is none.`, { code: "bad_event", runId });
+      }
+      last = Number(id);
       yield { id, event };
     }
   }
@@ -502,8 +551,12 @@ export class GaplessClient {
       cache: "no-store",
       signal,
     });
-    if (!response.ok) throw await errorOf(response);
-    return response.status === 204 ? undefined : response.json();
+    if (!response.ok) {
+      const error = await errorOf(response, this.#limits);
+      signal?.throwIfAborted();
+      throw error;
+    }
+    return method === "DELETE" ? undefined : objectOf(response, this.#limits);
   }
 
   /** For requests that are safe to repeat: a network failure or a "later" is tried again, up to `postAttemptsMax`. */
