@@ -71,9 +71,10 @@ def outputs(out: str) -> None:
 
 def timeout(out: str) -> None:
     said, error, kept = out.splitlines()
-    assert said == "The universe is "
+    assert said, "some of it"
+    assert "The universe is ".startswith(said), "as much as there was time for"
     assert error == "[run_timeout: the run passed timeout=0.5 s]"
-    assert kept.startswith("kept: 'The universe is '")
+    assert kept.startswith(f"kept: {said!r}")
     assert "'interrupted': True" in kept
 
 
@@ -133,9 +134,10 @@ def errors(out: str) -> None:
 
 
 def buffered(out: str) -> None:
-    *pieces, last = [int(size) for size in re.findall(r"^\[(\d+) characters\]", out, re.MULTILINE)]
-    assert len(pieces) == 4
-    assert min(pieces) >= 50 > last
+    sizes = [int(size) for size in re.findall(r"^\[(\d+) characters\]", out, re.MULTILINE)]
+    assert sum(sizes) == 3 * 78
+    assert len(sizes) < 20, "of 51 words; a machine that is busy for half a second makes one more"
+    assert max(sizes) >= 50
 
 
 def functions(out: str) -> None:

@@ -50,10 +50,12 @@ for (const cut of ALL) {
     const finished = [];
     const onFinish = ({ finishReason }) => finished.push(finishReason);
     const page = await open(name, cut, { resume: true, fetch: durable(), onFinish });
+    // React may be behind: what it shows must be the end as well.
+    const complete = () => page.shown.status === "ready" && page.shown.messages.at(-1)?.metadata?.usage;
     await page.shown.sendMessage({ text: "rich 3" });
-    await until(() => page.shown.status === "ready" && finished.length === 1);
+    await until(() => finished.length === 1 && complete());
     await page.shown.regenerate();
-    await until(() => page.shown.status === "ready" && finished.length === 2);
+    await until(() => finished.length === 2 && complete());
     const told = report(page.shown);
     page.close();
     return { ...told, finished };

@@ -14,6 +14,7 @@ import pytest
 
 from gapless import Runner, create_app
 from gapless.agents.base import RunContext
+from gapless.errors import GaplessError, RunNotFound, StoreUnavailable
 from gapless.events import Interrupt, RunFinishedEvent, RunFinishedInterruptOutcome, TextMessageContentEvent
 from gapless.journals.contract import RunRecord, RunStatus
 from gapless.journals.memory import Memory, MemoryStore
@@ -94,11 +95,12 @@ async def test_a_silent_run_is_kept_alive_without_blank_lines(monkeypatch: pytes
         async with httpx2.AsyncClient(base_url=url) as client:
             post = {"json": {"message": "x"}, "headers": {"accept": "text/event-stream"}}
             async with client.stream("POST", "/runs", **post) as response:  # type: ignore[arg-type]  # keywords
-                body = b""
+                body, let = b"", False
                 async for piece in response.aiter_bytes():
                     body += piece
-                    if body.count(b": ping\n") == 3:
+                    if body.count(b": ping\n") >= 3 and not let:
                         agent.let(2)
+                        let = True
     assert b": ping\n\n" not in body
     text = body.replace(b": ping\n", b"")
     assert [e.delta for e in events(text) if isinstance(e, TextMessageContentEvent)] == ["a"]
@@ -155,6 +157,46 @@ async def test_many_followers_of_one_run_get_the_same_bytes():
             bodies = {(await task).content for task in reading}
     assert len(bodies) == 1
     assert "".join(e.delta for e in events(bodies.pop()) if isinstance(e, TextMessageContentEvent)) == "abcdef"
+
+
+class FailingStore(MemoryStore):
+    """Fails when it is asked to watch a run, at the last moment before its events are followed."""
+
+    error: GaplessError | None = None
+
+    async def watch(self, run_id: str) -> None:
+        if isinstance(self.error, RunNotFound):
+            await self.delete_session("s")
+        elif self.error is not None:
+            raise self.error
+        await super().watch(run_id)
+
+
+@pytest.mark.parametrize("cors", [(), ("https://app.example",)], ids=["deferred", "inside"])
+@pytest.mark.parametrize(("error", "status"), [(RunNotFound("gone"), 404), (StoreUnavailable("not now"), 503)])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/runs/r/events",
+        "/ag-ui?runId=r",
+        "/vercel/chat/s/stream?runId=r",
+        "/v1/responses/resp_r?stream=true",
+        "/apps/words/users/anonymous/runs/r/events",
+    ],
+)
+async def test_what_is_lost_before_its_stream_begins_has_a_status(
+    path: str, error: GaplessError, status: int, cors: tuple[str, ...], client_of: Callable[..., Any]
+):
+    store = FailingStore(Memory())
+    runner = Runner(agents={"words": lambda message: message}, store=store)
+    client = await client_of(runner, cors_origins=cors)
+    await (await runner.start("x", run_id="r", session_id="s")).wait()
+    store.error = error
+    response = await client.get(path)
+    told = response.json()["error"]
+    assert (response.status_code, told["code"]) == (status, error.code)
+    assert ("type" in told) == path.startswith("/v1/"), "in the shape of OpenAI's errors for its clients alone"
+    assert runner.journals.followers_of("r") == 0
 
 
 class LateStore(MemoryStore):
