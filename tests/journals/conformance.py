@@ -7,6 +7,7 @@ crashes is one that is dropped without `close`. Leases run on a clock that the t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreUnavailable
+from gapless.errors import CursorExpired, RunNotFound, SessionBusy, SessionNotFound, StoreUnavailable
 from gapless.events import UserMessage
 from gapless.journals.contract import (
     READ_BYTES_MAX,
@@ -393,7 +394,7 @@ class Conformance:
 
     async def test_runs_are_listed_newest_first(self, a: Worker, b: Worker) -> None:
         for i in range(6):
-            await a.create(f"r{i}", f"s{i % 2}", user_id=f"u{i % 3}", created_at=i)
+            await a.create(f"r{i}", f"s{i % 4}", user_id=f"u{i % 2}", created_at=i)
         await a.end("r4", 1)
 
         async def ids(**where: Any) -> list[str]:
@@ -401,12 +402,13 @@ class Conformance:
 
         assert await ids() == ["r5", "r4", "r3", "r2", "r1", "r0"]
         assert await ids(limit=2) == ["r5", "r4"]
-        assert await ids(session_id="s0") == ["r4", "r2", "r0"]
-        assert await ids(user_id="u1") == ["r4", "r1"]
-        assert await ids(user_id="u1", session_id="s1") == ["r1"]
+        assert await ids(session_id="s0") == ["r4", "r0"]
+        assert await ids(user_id="u1") == ["r5", "r3", "r1"]
+        assert await ids(user_id="u1", session_id="s1") == ["r5", "r1"]
+        assert await ids(user_id="u0", session_id="s1") == []
         assert await ids(status=RunStatus.FINISHED) == ["r4"]
         assert await ids(status=RunStatus.QUEUED, limit=3) == ["r5", "r3", "r2"]
-        assert await ids(status=RunStatus.QUEUED, session_id="s0") == ["r2", "r0"]
+        assert await ids(status=RunStatus.QUEUED, session_id="s0") == ["r0"]
         assert await ids(user_id="nobody") == []
 
     # -- several workers --------------------------------------------------------------------------------------------
@@ -589,7 +591,9 @@ class Conformance:
             last, closed = record.last_seq, record.status.ended
             while True:
                 while len(seen) < last:
-                    seen += await b.store.read("r", len(seen), 50)
+                    part = await b.store.read("r", len(seen), 50)
+                    assert part, f"event {len(seen) + 1} of {last} cannot be read"
+                    seen += part
                 if closed:
                     return seen
                 await b.heard.until(partial(b.heard.is_past, "r", len(seen)))
@@ -821,6 +825,56 @@ class Conformance:
         await a.end("r1", 1)
         assert await a.store.turns("s") == [a_turn("r2"), a_turn("r1")]
         assert await a.store.turns("nobody") == []
+
+    async def test_a_session_takes_no_run_of_another_user(self, a: Worker, b: Worker) -> None:
+        mine = "me\x00{é} 👩🏽‍🚀"
+        await a.store.create_session(SessionRecord(id="s", user_id=mine, agent="x", created_at=1, updated_at=1))
+        await a.create("r1", user_id=mine)
+        for reject_busy in (False, True):  # nobody else learns that it is busy, and with what
+            with pytest.raises(SessionNotFound):
+                await b.store.create_run(a_run("r2", user_id="you"), reject_busy=reject_busy)
+        assert await a.store.get_run("r2") is None
+        assert await a.store.list_runs(user_id="you") == []
+        assert await a.store.list_sessions(user_id="you") == []
+        await b.create("r2", "elsewhere", user_id="you")  # the id is still to be had
+        await a.end("r1", 1)
+        assert await b.store.start_run("r2", 1) is None
+        await b.create("r3", user_id=mine)
+
+    async def test_of_two_users_who_begin_one_session_at_once_one_has_it(self, a: Worker, b: Worker) -> None:
+        async def begin(worker: Worker, run_id: str, session_id: str, user_id: str) -> str | None:
+            try:
+                await worker.create(run_id, session_id, user_id=user_id)
+            except SessionNotFound:
+                return None
+            return user_id
+
+        async def make(worker: Worker, session_id: str, user_id: str) -> str:
+            wanted = SessionRecord(id=session_id, user_id=user_id, agent="x", created_at=1, updated_at=1)
+            return (await worker.store.create_session(wanted)).user_id
+
+        async def delete(worker: Worker, session_id: str) -> None:
+            with contextlib.suppress(SessionBusy):
+                await worker.store.delete_session(session_id)
+
+        for n in range(12):
+            alice, bob = (a, b) if n % 2 else (b, a)
+            session_id = f"s{n}"
+            ways = [begin(alice, f"alice{n}", session_id, "alice"), begin(bob, f"bob{n}", session_id, "bob")]
+            if n % 3 == 1:
+                ways.append(make(bob, session_id, "bob"))
+            elif n % 3 == 2:
+                await make(alice, session_id, "alice")
+                ways.append(delete(alice, session_id))
+            answers = await asyncio.gather(*ways)
+            session = await a.store.get_session(session_id)
+            begun = {run.user_id for run in await b.store.list_runs(session_id=session_id)}
+            if session is None:
+                assert not begun
+            else:
+                assert begun <= {session.user_id}
+                assert begun == set(answers[:2]) - {None}
+                assert answers[2:] in ([], [None], [session.user_id])
 
     async def test_a_deleted_session_takes_everything_with_it(self, a: Worker, b: Worker) -> None:
         await a.create("r1")

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from redis.exceptions import ConnectionError as ConnectionLost
 
 from gapless import Runner
-from gapless.errors import RunConflict, StoreUnavailable
+from gapless.errors import RunConflict, SessionNotFound, StoreUnavailable
 from gapless.journals import redis as redis_store
 from gapless.journals.contract import RunRecord, WorkerFenced
 from gapless.journals.redis import RedisStore
-from journals.conformance import LEASE_S, Cluster, Worker, a_run
+from journals.conformance import LEASE_S, WAIT_S, Cluster, Worker, a_run
 from journals.test_redis import ServerPlace
 from support.valkey import Valkey
 
@@ -66,12 +66,13 @@ class Gate:
 
     async def all_held(self) -> list[str]:
         """Who waits for its turn, once everyone does or has ended."""
-        while True:
-            self._news.clear()
-            going = [worker_id for worker_id, task in self.tasks.items() if not task.done()]
-            if all(worker_id in self._waiting for worker_id in going):
-                return going
-            await self._news.wait()
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                self._news.clear()
+                going = [worker_id for worker_id, task in self.tasks.items() if not task.done()]
+                if all(worker_id in self._waiting for worker_id in going):
+                    return going
+                await self._news.wait()
 
     async def play(self, schedule: Sequence[tuple[int, str]]) -> None:
         """As the schedule says; who has no turn left in it goes on when it is through."""
@@ -94,12 +95,12 @@ class Gate:
         return True
 
 
-async def ask(worker: Worker, session_id: str, *, reject_busy: bool = False) -> RunRecord | None:
-    """What the request is answered; None where it is to be made again."""
-    asked = a_run("r", session_id, digest=f"asked by {worker.id}")
+async def ask(worker: Worker, session_id: str, *, user_id: str = "u") -> RunRecord | None:
+    """What the request is answered; None where it is to be made again, or the session is another user's."""
+    asked = a_run("r", session_id, user_id=user_id, digest=f"asked by {worker.id}")
     try:
-        record, created = await worker.store.create_run(asked, reject_busy=reject_busy)
-    except (StoreUnavailable, WorkerFenced):
+        record, created = await worker.store.create_run(asked, reject_busy=False)
+    except (StoreUnavailable, WorkerFenced, SessionNotFound):
         return None
     assert not created or record.digest == asked.digest
     return record
@@ -144,6 +145,29 @@ async def test_two_different_requests_under_one_id_at_the_same_instant(
         for worker, session_id in ((a, "s1"), (b, "s2")):  # asked again, the answer is the same
             again = await ask(worker, session_id)
             await one_run(worker, {"s1", "s2"}, [*answers, again])
+        await cluster.close()
+
+
+async def test_a_request_that_another_users_session_refuses_keeps_the_id_from_nobody(
+    server: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_store, "CLAIM_PAUSE_S", 0.0)
+    for schedule, elsewhere in itertools.product(with_three_changes(), ("s1", "s2")):
+        cluster = Cluster(ServerPlace(server))
+        a, b = await cluster.worker("a"), await cluster.worker("b")
+        await b.create("before", "s1", user_id="bob")
+        gate = Gate(monkeypatch)
+        gate.hold(a, ask(a, "s1", user_id="alice"))
+        gate.hold(b, ask(b, elsewhere, user_id="bob"))
+        await gate.play(schedule)
+        (refused, record) = (task.result() for task in gate.tasks.values())
+        assert record is not None, schedule
+        assert record.user_id == "bob"
+        assert refused is None or refused.user_id == "bob"
+        found = await a.store.get_run("r")
+        assert found is not None
+        assert (found.user_id, found.session_id) == ("bob", elsewhere)
+        assert await a.store.list_runs(user_id="alice") == []
         await cluster.close()
 
 

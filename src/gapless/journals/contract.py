@@ -210,8 +210,9 @@ class Store(ABC):
     async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
         """Record a new run, owned by this worker and queued, and its session where that is new.
 
-        Returns the record and True, or the record that already has the id and False. With `reject_busy`, raises
-        `SessionBusy` when the session has an active run."""
+        Returns the record and True, or the record that already has the id and False. Raises `SessionNotFound` when the
+        session is another user's: of several users who begin it at the same instant, one has it. With `reject_busy`,
+        raises `SessionBusy` when the session has an active run. Either is found out in the step that creates."""
 
     @abstractmethod
     async def start_run(self, run_id: str, started_at: int) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
-from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreUnavailable
+from gapless.errors import CursorExpired, RunNotFound, SessionBusy, SessionNotFound, StoreUnavailable
 from gapless.journals.contract import (
     ACTIVE,
     READ_BYTES_MAX,
@@ -113,11 +113,14 @@ class MemoryStore(Store):
         memory = self._memory
         if (known := memory.runs.get(run.id)) is not None:
             return _copy(known), False
+        session = memory.sessions.get(run.session_id)
+        if session is not None and session.user_id != run.user_id:
+            raise SessionNotFound(f"no session {run.session_id}")
         active = memory.session_runs.setdefault(run.session_id, {})
         if reject_busy and active:
             busy = next(iter(active))
             raise SessionBusy(f"session {run.session_id} has an active run, {busy}", run_id=busy)
-        if run.session_id not in memory.sessions:
+        if session is None:
             memory.sessions[run.session_id] = SessionRecord(
                 id=run.session_id,
                 user_id=run.user_id,

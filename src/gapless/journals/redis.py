@@ -36,7 +36,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisClusterException, RedisError
 
-from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreUnavailable, UsageError
+from gapless.errors import CursorExpired, RunNotFound, SessionBusy, SessionNotFound, StoreUnavailable, UsageError
 from gapless.journals import redis_scripts as scripts
 from gapless.journals.contract import (
     ACTIVE,
@@ -340,7 +340,7 @@ class RedisStore(Store):
                 known = await self._record(run.session_id, run.id)
                 if known is not None:  # it is busy with this very run, which another worker has created meanwhile
                     return known, False
-                await self._raise_busy(place, run)
+                await self._refuse(place, run)
             number = await self._register(run)
             if claimed_for != run.session_id or claim == spent:
                 if claim and not await self._make_void(claim, run.id):
@@ -360,6 +360,7 @@ class RedisStore(Store):
                     nonce,
                     _encode(run),
                     _encode(session),
+                    session.user_id,
                     session.updated_at,
                     _encode(session.state),
                     int(reject_busy),
@@ -376,8 +377,10 @@ class RedisStore(Store):
                     self._inbox[run.id] = None
                     self._take_commands()
                 return run, True
+            if outcome == b"of another user":  # nothing comes of the claim: who wants the id elsewhere moves it
+                raise SessionNotFound(f"no session {run.session_id}")
             if isinstance(outcome, list):
-                await self._raise_busy(place, run)
+                await self._refuse(place, run)
             if outcome == b"void":
                 spent = claim
             again = False
@@ -399,7 +402,10 @@ class RedisStore(Store):
         outcome, *_ = await self._call(scripts.TAKE, key, "", "", _number_claimed(claim))
         return bool(outcome == b"void")
 
-    async def _raise_busy(self, place: str, run: RunRecord) -> None:
+    async def _refuse(self, place: str, run: RunRecord) -> None:
+        session = await self.get_session(run.session_id)
+        if session is not None and session.user_id != run.user_id:
+            raise SessionNotFound(f"no session {run.session_id}")
         active = (await self._command("LINDEX", f"{place}queue", 0) or b"").decode()
         raise SessionBusy(f"session {run.session_id} has an active run, {active}", run_id=active)
 
@@ -777,7 +783,7 @@ class RedisStore(Store):
         fields = await self._call(
             scripts.CREATE_SESSION,
             f"{_place(session.id)}session",
-            _encode(session),
+            _encode(msgspec.structs.replace(session, state={})),
             session.updated_at,
             _encode(session.state),
         )

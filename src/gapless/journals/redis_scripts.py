@@ -105,7 +105,7 @@ return {sizes, behind}
 )
 
 CREATE = Script("""
-local place, id, me, nonce, record, session, created_at, state, reject_busy, claim = unpack(ARGV)
+local place, id, me, nonce, record, session, user, created_at, state, reject_busy, claim = unpack(ARGV)
 local run = place .. 'run:' .. id
 local is = redis.call('HMGET', run, 'record', 'nonce', 'spent')
 if is[1] then
@@ -114,13 +114,17 @@ end
 if tonumber(claim) <= tonumber(is[3] or 0) then
   return 'void'
 end
+local known = redis.call('HGET', place .. 'session', 'record')
+if known and cjson.decode(known).user_id ~= user then
+  return 'of another user'
+end
 if reject_busy == '1' and redis.call('LLEN', place .. 'queue') > 0 then
   return {'busy', redis.call('LINDEX', place .. 'queue', 0)}
 end
 redis.call('HSET', run, 'record', record, 'owner', me, 'status', 'queued', 'last', 0, 'nonce', nonce, 'spent', claim)
 redis.call('PERSIST', run)
-if redis.call('HSETNX', place .. 'session', 'record', session) == 1 then
-  redis.call('HSET', place .. 'session', 'updated_at', created_at, 'state', state)
+if not known then
+  redis.call('HSET', place .. 'session', 'record', session, 'updated_at', created_at, 'state', state)
 end
 redis.call('RPUSH', place .. 'queue', id)
 redis.call('RPUSH', place .. 'runs', id)

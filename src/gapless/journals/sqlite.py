@@ -26,7 +26,15 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
-from gapless.errors import CursorExpired, GaplessError, RunNotFound, SessionBusy, StoreCorrupt, StoreUnavailable
+from gapless.errors import (
+    CursorExpired,
+    GaplessError,
+    RunNotFound,
+    SessionBusy,
+    SessionNotFound,
+    StoreCorrupt,
+    StoreUnavailable,
+)
 from gapless.journals.contract import (
     ACTIVE,
     READ_BYTES_MAX,
@@ -422,21 +430,25 @@ class SQLiteStore(Store):
             known = self._find(db, run.id)
             if known is not None:
                 return known, False
+            user = db.execute("SELECT user FROM sessions WHERE id = ?", (run.session_id,)).fetchone()
+            if user is not None and user[0] != run.user_id:
+                raise SessionNotFound(f"no session {run.session_id}")
             if reject_busy:
                 active = db.execute(
                     f"SELECT id FROM runs WHERE session = ? AND status IN {_ACTIVE_SQL} LIMIT 1", (run.session_id,)
                 ).fetchone()
                 if active is not None:
                     raise SessionBusy(f"session {run.session_id} has an active run, {active[0]}", run_id=active[0])
-            session = SessionRecord(
-                id=run.session_id,
-                user_id=run.user_id,
-                agent=run.agent,
-                created_at=run.created_at,
-                updated_at=run.created_at,
-                title=title_of(run.message),
-            )
-            self._insert_session(db, session)
+            if user is None:
+                session = SessionRecord(
+                    id=run.session_id,
+                    user_id=run.user_id,
+                    agent=run.agent,
+                    created_at=run.created_at,
+                    updated_at=run.created_at,
+                    title=title_of(run.message),
+                )
+                self._insert_session(db, session)
             run.owner = self._worker_id
             cursor = db.execute(
                 "INSERT INTO runs(id, session, user, status, owner, record) VALUES(?, ?, ?, ?, ?, ?)",
