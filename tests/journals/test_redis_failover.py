@@ -62,9 +62,14 @@ async def ended(runner: Runner, run_id: str) -> RunRecord | None:
     return None
 
 
-async def reached(runner: Runner, run_id: str, position: int) -> None:
+async def reached(runner: Runner, run_id: str, position: int) -> RunRecord:
+    """Its record, once it has so many events and there is somebody to say so."""
     async with asyncio.timeout(WAIT_S):
-        while (await runner.get_run(run_id)).last_seq < position:
+        while True:
+            with contextlib.suppress(StoreUnavailable):
+                record = await runner.get_run(run_id)
+                if record.last_seq >= position:
+                    return record
             await asyncio.sleep(PACE_S)
 
 
@@ -78,8 +83,8 @@ async def follow(runner: Runner, run_id: str) -> str:
         ends += isinstance(event, RunFinishedEvent)
         last += 1
     assert ends == 1
-    await reached(runner, run_id, last)  # a server that has just taken over may have to be given the end again
-    assert (await runner.get_run(run_id)).last_seq == last, "no hole and no repetition"
+    record = await reached(runner, run_id, last)  # a server that has just taken over may have to be given the end again
+    assert record.last_seq == last, "no hole and no repetition"
     return text
 
 
