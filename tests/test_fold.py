@@ -112,6 +112,21 @@ def test_state_and_activities_follow_their_patches():
     assert activity.content == {"steps": ["go"]}
 
 
+def test_patches_change_the_folds_own_copy_wholly_or_not_at_all():
+    fold, snapshot = Fold(), {"a": [1]}
+    add = {"op": "add", "path": "/a/-", "value": 2}
+    for snapshot_of in (StateSnapshotEvent(snapshot=snapshot), StateSnapshotEvent(snapshot=snapshot)):
+        fold.add(snapshot_of)
+        fold.add(StateDeltaEvent(delta=[add]))
+        before = fold.state
+        fold.add(StateDeltaEvent(delta=[add, {"op": "remove", "path": "/nowhere"}]))
+        assert fold.state == {"a": [1, 2]}
+        fold.add(StateDeltaEvent(delta=[add]))
+        assert fold.state is before  # a small patch must not cost what a large state does
+        assert fold.state == {"a": [1, 2, 2]}
+        assert snapshot == {"a": [1]}
+
+
 def test_a_patch_that_doubles_the_state_over_and_over_stops_at_a_bound():
     fold = folded(StateSnapshotEvent(snapshot={"a": ["x" * 1000]}))
     for n in range(60):

@@ -42,7 +42,7 @@ from gapless.events import (
     decode_event,
     encode_event,
 )
-from gapless.recorder import Recorder
+from gapless.recorder import OPEN_MAX, Recorder
 from support.agui import check_order
 
 
@@ -252,6 +252,13 @@ def test_limits_are_named():
         record(*"abcdefg", limits=Limits(journal_events_max=5))
     with pytest.raises(RunLimit, match="event_bytes_max=100"):
         record(CustomEvent(name="n", value="x" * 200), limits=Limits(event_bytes_max=100))
+
+
+def test_so_much_may_be_open_at_once_and_no_more():
+    steps = [StepStartedEvent(step_name=str(n)) for n in range(OPEN_MAX + 1)]
+    assert len(record(*steps[:-1])[0]) == 2 * OPEN_MAX
+    with pytest.raises(RunLimit, match=f"more than {OPEN_MAX} "):
+        record(*steps)
 
 
 def test_a_delta_over_the_limit_is_split():

@@ -6,6 +6,7 @@ linear in the length of the stream and usable at any point of it.
 
 from __future__ import annotations
 
+import copy
 from typing import Any, TypeAlias
 
 import msgspec
@@ -96,6 +97,8 @@ class Fold:
         self._texts: dict[str, _Text] = {}
         self._calls: dict[str, _Call] = {}
         self._activities: dict[str, ActivityMessage] = {}
+        self._own: set[str | None] = set()
+        """Activities whose content, and with None the state, is a copy of this fold's own: patches change it."""
         self.state: Any = None
         """The agent's state after its snapshots and deltas; None when there was none."""
         self.finished: RunFinishedEvent | None = None
@@ -212,21 +215,47 @@ class Fold:
             self._items.append(known)
         elif event.replace is not False:
             known.content = event.content
+            self._own.discard(event.message_id)
 
     def _activity_delta(self, event: ActivityDeltaEvent) -> None:
         known = self._activities.get(event.message_id)
         if known is not None:
-            known.content = _patched(known.content, event.patch)
+            known.content = self._patched(event.message_id, known.content, event.patch)
 
     def _state(self, event: StateSnapshotEvent) -> None:
         self.state = event.snapshot
+        self._own.discard(None)
 
     def _state_delta(self, event: StateDeltaEvent) -> None:
-        self.state = _patched({} if self.state is None else self.state, event.delta)
+        self.state = self._patched(None, {} if self.state is None else self.state, event.delta)
+
+    def _patched(self, id: str | None, document: Any, patch: list[dict[str, Any]]) -> Any:
+        """The document after an RFC 6902 patch; unchanged where the patch does not apply. It is copied once, because
+        it was an event's, and then changed in place: a small patch must not cost what a large document does."""
+        import jsonpatch  # only where a run sends patches
+
+        try:
+            copies = sum(operation.get("op") == "copy" for operation in patch)
+            if copies and len(msgspec.json.encode(document)) << copies > COPIED_BYTES_MAX:
+                return document
+            if id not in self._own:
+                document = copy.deepcopy(document)
+                self._own.add(id)
+            return jsonpatch.apply_patch(document, patch, in_place=True, atomic=True)
+        except (
+            jsonpatch.JsonPatchException,
+            jsonpatch.JsonPointerException,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ):
+            return document
 
     def _custom(self, event: CustomEvent) -> None:
         if event.name == RESTARTED:
             self._items, self._texts, self._calls, self._activities, self.state = [], {}, {}, {}, None
+            self._own.clear()
             self.restarts += 1
 
     def _finished(self, event: RunFinishedEvent) -> None:
@@ -288,16 +317,3 @@ def _message(item: _Text, metadata: dict[str, Any]) -> Message:
         encrypted_value=item.encrypted,
         subagent_run_id=item.subagent,
     )
-
-
-def _patched(document: Any, patch: list[dict[str, Any]]) -> Any:
-    """The document after an RFC 6902 patch; unchanged where the patch does not apply."""
-    import jsonpatch  # only where a run sends patches
-
-    copies = sum(operation.get("op") == "copy" for operation in patch)
-    if copies and len(msgspec.json.encode(document)) << copies > COPIED_BYTES_MAX:
-        return document
-    try:
-        return jsonpatch.apply_patch(document, patch)
-    except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, LookupError, TypeError, ValueError):
-        return document

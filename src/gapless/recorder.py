@@ -60,6 +60,8 @@ __all__ = ["Recorder", "sound"]
 _encode_text = msgspec.json.Encoder().encode
 _EventT = TypeVar("_EventT", bound=EventBase)
 
+OPEN_MAX = 1000
+"""Messages, calls, steps and the like that a run may have open at once: all are closed in one go when it ends."""
 _TEXT_SPLIT_FACTOR = 8
 """A character takes at most 6 bytes of JSON; so much of a text surely fits one event of `event_bytes_max`."""
 
@@ -204,6 +206,8 @@ class Recorder:
             return
         for part in accepted:
             self._write(*part)
+        if len(self._open) > OPEN_MAX:
+            raise RunLimit(f"run {self.run_id}: more than {OPEN_MAX} messages, calls and steps are open at once")
         if isinstance(event, ReasoningMessageEndEvent) and event.message_id in self._own_spans:
             self._ended_span = event.message_id
 
