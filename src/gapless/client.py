@@ -92,7 +92,8 @@ class EventStreamParser:
         """The reconnection time that the server asked for."""
         self._frame_bytes_max = frame_bytes_max
         self._frame_bytes = 0
-        self._line: list[bytes] = []
+        self._line = bytearray()
+        """The begin of a line whose end has not come. It grows in place, however small the pieces are."""
         self._first_line = True
         self._skip_lf = False
         self._data: list[str] = []
@@ -112,12 +113,12 @@ class EventStreamParser:
             if self._frame_bytes > self._frame_bytes_max:
                 raise StreamInvalid(f"a frame of the stream is over frame_bytes_max={self._frame_bytes_max}")
             if line[-1:] not in (b"\n", b"\r"):
-                self._line.append(line)
+                self._line += line
                 break
             whole = line.rstrip(b"\r\n")
             if self._line:
-                whole = b"".join([*self._line, whole])
-                self._line = []
+                whole = bytes(self._line + whole)
+                self._line.clear()
             self._take(whole, frames)
         self._skip_lf = self._skip_lf or piece[-1:] == b"\r"
         return frames

@@ -23,6 +23,7 @@ from gapless.agents.base import Agent, RunContext
 from gapless.config import Limits, RunConfig
 from gapless.errors import (
     AgentNotFound,
+    CursorExpired,
     InputInvalid,
     InputTooLarge,
     LimitReached,
@@ -775,7 +776,9 @@ class Runner:
         recorder = Recorder(journal, record.id, record.session_id, self.limits)
         after = 0
         while after < record.last_seq:
-            events = await self._patiently(self.store.read, record.id, after, PAGE_EVENTS, patience_s=math.inf)
+            events = []
+            with contextlib.suppress(CursorExpired):
+                events = await self._patiently(self.store.read, record.id, after, PAGE_EVENTS, patience_s=math.inf)
             if not events:
                 break  # the store has lost what its record counts
             for event in events:

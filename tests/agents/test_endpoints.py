@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx2
 import msgspec
 import pytest
 
@@ -16,7 +17,7 @@ from gapless import RunConfig, Runner, StreamingMode, create_app
 from gapless.agents import adapt, local
 from gapless.agents.agui_endpoint import AGUIEndpoint
 from gapless.agents.base import RunContext
-from gapless.agents.endpoint_http import ATTEMPTS_MAX
+from gapless.agents.endpoint_http import ATTEMPTS_MAX, EVENT_BYTES_MAX, STEPS_MAX, events_of, read_body
 from gapless.agents.endpoints import endpoint
 from gapless.agents.local import embedded_model
 from gapless.agents.openai_chat import OpenAIChat, chat_messages
@@ -426,6 +427,115 @@ async def test_an_event_in_several_lines_is_one_event() -> None:
     async with upstream(Reply(body + sse(chunk("stop"), "[DONE]"))) as up:
         fold, _ = await ask(up.url + "/v1?model=m")
     assert fold.text == "Hi"
+
+
+# ---------------------------------------------------------------------------------------------- services that mean ill
+
+
+def response_of(*pieces: bytes, waits: bool) -> httpx2.Response:
+    """An answer in these pieces; with `waits` the event loop turns between them, as between what comes by network."""
+
+    async def body() -> AsyncIterator[bytes]:
+        for number, piece in enumerate(pieces):
+            if waits and number % 1000 == 0:
+                await asyncio.sleep(0)
+            yield piece
+
+    return httpx2.Response(200, content=body(), request=httpx2.Request("GET", "http://host/"))
+
+
+def cut_up(data: bytes, size: int) -> list[bytes]:
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+LINES = EVENT_BYTES_MAX // len(b"data:x\n") - 1
+
+
+@pytest.mark.parametrize(
+    ("body", "size", "value"),
+    [
+        (b"data:x\n" * LINES + b"\n", 32, "\n".join("x" * LINES)),
+        (b"data:" + b"x" * (EVENT_BYTES_MAX - 9) + b"\n\n", 32, "x" * (EVENT_BYTES_MAX - 9)),
+    ],
+    ids=["many lines", "one line"],
+)
+async def test_a_large_event_is_work_for_its_bytes_however_it_comes(body: bytes, size: int, value: str) -> None:
+    async with asyncio.timeout(60):  # of work that grows with the square of the event it takes minutes
+        assert [data async for data in events_of(response_of(*cut_up(body, size), waits=True))] == [value]
+
+
+@pytest.mark.parametrize("body", [b"data:x\n" * LINES * 2, b"data:" + b"x" * EVENT_BYTES_MAX], ids=["lines", "line"])
+async def test_an_event_over_the_limit_ends_the_run(body: bytes) -> None:
+    async with upstream(Reply(body)) as up:
+        with pytest.raises(GaplessError, match=f"event of more than {EVENT_BYTES_MAX} bytes") as error:
+            await ask(up.url + "/v1?model=m")
+    assert error.value.code == ModelFailed.code
+
+
+@pytest.mark.parametrize("read", ["events", "pieces", "body"])
+async def test_what_has_come_at_once_does_not_keep_other_runs_from_their_turn(read: str) -> None:
+    count, turns = 10 * STEPS_MAX, 0
+    loop = asyncio.get_running_loop()
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        loop.call_soon(turn)
+
+    loop.call_soon(turn)
+    if read == "body":
+        assert await read_body(response_of(*[b"x"] * count, waits=False)) == b"x" * count
+    else:
+        pieces = [b"data: {}\n\n" * count] if read == "events" else [b":"] * count
+        async for _ in events_of(response_of(*pieces, waits=False)):
+            pass
+    assert turns >= 10
+
+
+async def test_the_newest_count_of_tokens_is_the_answers_also_when_it_is_cut() -> None:
+    growing = [{"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": n}} for n in range(1, 4)]
+    async with upstream(Reply(sse(chunk(content="Hel"), *growing))) as up, Runner(up.url + "/v1?model=m") as runner:
+        run = await runner.start("Hi")
+        events = [event async for event in run.events()]
+    last = events[-1]
+    assert isinstance(last, RunErrorEvent)
+    assert last.code == "endpoint_cut"
+    assert [(one.input_tokens, one.output_tokens) for one in last.usage or ()] == [(5, 3)]
+
+
+@pytest.mark.parametrize("path", ["/v1?model=m", "/ag-ui"])
+@pytest.mark.parametrize("depth", [200, 100_000])
+async def test_json_that_is_nested_too_deep_is_the_services_fault(path: str, depth: int) -> None:
+    event = '{"type": "STATE_SNAPSHOT", "snapshot": %s, "error": %s}'
+    deep = "[" * depth + "]" * depth
+    async with upstream(Reply(sse(event % (deep, deep)))) as up:
+        with pytest.raises(GaplessError, match="arrays and objects within each other") as error:
+            await ask(up.url + path)
+    assert error.value.code == ModelFailed.code
+
+
+async def test_patches_of_a_large_state_are_work_for_their_own_bytes() -> None:
+    state = {"type": "STATE_SNAPSHOT", "snapshot": {"rows": [[n] for n in range(60_000)]}}
+    patches = ({"type": "STATE_DELTA", "delta": [{"op": "add", "path": "/n", "value": n}]} for n in range(1000))
+    finish = {"type": "RUN_FINISHED", "threadId": "t", "runId": "r"}
+    async with upstream(Reply(sse(state, *patches, finish))) as up, asyncio.timeout(60):  # minutes if each copies it
+        fold, _ = await ask(up.url + "/ag-ui")
+    assert fold.state["n"] == 999
+
+
+async def test_a_services_cookies_are_not_kept() -> None:
+    async with upstream(Reply(HELLO, headers={"set-cookie": "who=somebody"})) as up:
+        async with Runner(up.url + "/v1?model=m") as runner:
+            for _ in range(2):
+                await (await runner.start("Hi")).collect()
+        assert [request.headers.get("cookie") for request in up.requests] == [None, None]
+
+
+async def test_a_redirect_to_nowhere_is_a_refusal() -> None:
+    async with upstream(Reply(b"", status=307, headers={"location": "http://host:port/"})) as up:
+        with pytest.raises(GaplessError, match="answered 307") as error:
+            await ask(up.url + "/v1?model=m")
+    assert error.value.code == ModelFailed.code
 
 
 # ---------------------------------------------------------------------------------------------------- refusals, retries

@@ -14,7 +14,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import ConnectionError as ConnectionLost
 
 from gapless import Runner
-from gapless.errors import RunNotFound, SessionBusy, StoreUnavailable, UsageError
+from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreCorrupt, StoreUnavailable, UsageError
 from gapless.journals import open_store
 from gapless.journals import redis as redis_store
 from gapless.journals import redis_scripts as scripts
@@ -710,6 +710,102 @@ async def test_a_server_without_memory_holds_back(a: Worker, server_side: Any) -
         server_side.config_set("maxmemory", 0)
     events += await a.append("r", 2, "2")
     assert await a.read_all("r") == events
+
+
+# -- keys that somebody else has written to ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["replaced", "added to"])
+async def test_a_journal_that_somebody_damages_costs_its_own_past_alone(
+    a: Worker, b: Worker, server_side: Any, how: str
+) -> None:
+    for run_id in "pqr":  # q's batch is in the middle of each call
+        await a.create(run_id, f"s{run_id}")
+        await a.append(run_id, 1, "1", "2")
+        await b.store.watch(run_id)
+    key = "gapless:{sq}:events:q"
+    if how == "replaced":
+        server_side.delete(key)
+        server_side.set(key, "x")
+    else:
+        server_side.xadd(key, {"x": "y"})
+    for seq, end in ((3, False), (4, True)):
+        batches = [Append(run_id, seq, [an_event(str(seq))], an_end(run_id) if end else None) for run_id in "pqr"]
+        assert not await a.store.append(batches)
+    await b.heard.until(lambda: b.heard.closed == set("pqr"))
+    for run_id in "pr":
+        assert await b.read_all(run_id) == [an_event(str(seq)) for seq in range(1, 5)]
+    assert await b.read_all("q", after=2) == [an_event("3"), an_event("4")]
+    with pytest.raises(CursorExpired, match="run q from 1 on are gone"):
+        await b.store.read("q", 0, 10)
+    record = await b.store.get_run("q")
+    assert record is not None
+    assert (record.status, record.last_seq) == (RunStatus.FINISHED, 4)
+    assert [turn.run_id for turn in await b.store.turns("sq")] == ["q"]
+    assert server_side.exists("gapless:{sq}:damaged:q"), "what was found there is kept"
+
+
+@pytest.mark.parametrize("field", [None, "last"])
+async def test_a_record_that_somebody_damages_is_one_run_less(
+    a: Worker, b: Worker, server_side: Any, field: str | None, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(redis_store, "LOOK_AGAIN_S", 0.0)
+    for run_id in "pqr":
+        await a.create(run_id, f"s{run_id}")
+        await a.append(run_id, 1, "1")
+        await b.store.watch(run_id)
+    key = "gapless:{sq}:run:q"
+    if field is None:
+        server_side.delete(key)
+        server_side.set(key, "x")
+    else:
+        server_side.hset(key, field, "x")
+    assert set(await a.store.append([Append(run_id, 2, [an_event("2")]) for run_id in "pqr"])) == {"q"}
+    await b.heard.until(lambda: b.heard.last == {"p": 2, "r": 2})
+    for worker in (a, b):
+        await worker.store.renew()
+        assert await worker.store.take_over(LEASE_S) == []
+    await b.heard.until(lambda: "q" in b.heard.closed)
+    with pytest.raises(StoreCorrupt):
+        await b.store.get_run("q")
+    if field is None:
+        assert {run.id for run in await b.store.list_runs(status=RunStatus.QUEUED)} == {"p", "r"}
+    for run_id in "pr":
+        await a.end(run_id, 3)
+    assert await b.store.expire(1000) == 2
+
+
+async def test_a_session_that_somebody_damages_still_lets_its_runs_end(a: Worker, b: Worker, server_side: Any) -> None:
+    for run_id in "pqr":
+        await a.create(run_id, f"s{run_id}")
+    for name in ("queue", "turns", "session", "commands:q"):
+        server_side.delete(f"gapless:{{sq}}:{name}")
+        server_side.set(f"gapless:{{sq}}:{name}", "x")
+    assert not await a.store.append([Append(run_id, 1, [an_event("1")], an_end(run_id, state={})) for run_id in "pqr"])
+    for run_id in "pqr":
+        assert await b.read_all(run_id) == [an_event("1")]
+        record = await b.store.get_run(run_id)
+        assert record is not None
+        assert record.status is RunStatus.FINISHED
+    assert {session.id for session in await b.store.list_sessions()} == {"sp", "sr"}
+    with pytest.raises(StoreCorrupt):
+        await a.store.create_run(a_run("next", "sq"), reject_busy=False)
+    assert await a.store.get_run("next") is None
+
+
+async def test_a_damaged_journal_does_not_outlive_its_worker_open(
+    a: Worker, cluster: Cluster, place: ServerPlace, server_side: Any
+) -> None:
+    await a.create("r")
+    await a.append("r", 1, "1", "2")
+    server_side.delete("gapless:{s}:events:r")
+    server_side.set("gapless:{s}:events:r", "x")
+    await cluster.crash(a)
+    async with Runner(store=place.url, lease_s=0.3) as runner, asyncio.timeout(WAIT_S):
+        while not (record := await runner.get_run("r")).status.ended:
+            await asyncio.sleep(0.05)
+    assert record.error is not None
+    assert record.error["code"] == "worker_lost"
 
 
 async def test_urls(place: ServerPlace, server_side: Any) -> None:

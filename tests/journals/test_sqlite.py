@@ -20,7 +20,7 @@ from gapless.errors import StoreCorrupt, StoreUnavailable
 from gapless.journals import open_store, sqlite
 from gapless.journals.contract import Store
 from gapless.journals.sqlite import SQLiteStore
-from journals.conformance import LEASE_S, WAIT_S, Cluster, Conformance, Worker, an_event, conforms_in_any_order
+from journals.conformance import LEASE_S, WAIT_S, Cluster, Conformance, Heard, Worker, an_event, conforms_in_any_order
 
 
 class FilePlace:
@@ -472,6 +472,46 @@ async def test_a_file_that_is_taken_away_while_it_is_in_use_takes_nothing_more(
                     break
                 except StoreUnavailable:
                     await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+async def test_a_log_that_is_taken_away_while_it_is_in_use_takes_nothing_more_and_loses_nothing(
+    cluster: Cluster, path: Path, suffix: str
+) -> None:
+    worker = await cluster.worker("a")
+    await worker.create("r")
+    path.with_name(path.name + suffix).unlink()
+    await worker.create("late", "elsewhere")  # before anyone could look
+    assert isinstance(worker.store, SQLiteStore)
+    worker.store._look_at_file()
+    with pytest.raises(StoreUnavailable, match=f"{suffix} was removed"):
+        await worker.create("refused", "elsewhere")
+    await cluster.stop(worker)
+    again = await cluster.worker("b")
+    assert {run.id for run in await again.store.list_runs()} == {"r", "late"}
+
+
+async def test_nothing_is_said_to_be_taken_away_while_others_come_and_go(cluster: Cluster, path: Path) -> None:
+    path.with_name("link.db").symlink_to(path)
+    stores = [SQLiteStore(path), SQLiteStore(path.with_name("link.db"))]
+    for number, store in enumerate(stores):
+        await store.open(f"s{number}", Heard(store))
+        assert all(store._files.values()), "there is nothing that it does not look at"
+    other = (
+        f"import sqlite3; db = sqlite3.connect({str(path)!r}, isolation_level=None);"
+        "db.execute('DELETE FROM commands'); db.execute('PRAGMA wal_checkpoint(TRUNCATE)');"
+        "db.execute('VACUUM'); db.close()"
+    )
+    for _ in range(3):
+        passing = await cluster.worker("passing")
+        subprocess.run([sys.executable, "-c", other], check=True)
+        await cluster.stop(passing)
+        for store in stores:
+            await store.renew()
+            store._look_at_file()
+            assert not store._gone
+    for store in stores:
+        await store.close()
 
 
 async def test_looking_at_the_file_keeps_this_process_locks_on_it(cluster: Cluster, path: Path) -> None:

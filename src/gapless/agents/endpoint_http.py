@@ -7,16 +7,18 @@ A request is sent again only where it cannot have cost anything: the connection 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.cookiejar
 import os
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
 import httpx2
 import msgspec
 
-from gapless.errors import AgentFailed, GaplessError, InputInvalid, InputTooLarge, ModelFailed
+from gapless.client import EventStreamParser
+from gapless.errors import AgentFailed, GaplessError, InputInvalid, InputTooLarge, ModelFailed, StreamInvalid
 from gapless.jsontext import decode_json
 
 __all__ = ["CUT", "Refused", "Service", "cut", "events_of", "read_body"]
@@ -28,12 +30,15 @@ RETRY_AFTER_S_MAX = 20.0
 """A service that asks for a longer pause is not waited for."""
 CONNECT_TIMEOUT_S = 10.0
 IDLE_CONNECTIONS_MAX = 20
-LINE_BYTES_MAX = 8 * 1024 * 1024
+EVENT_BYTES_MAX = 8 * 1024 * 1024
 """One event of a stream."""
 BODY_BYTES_MAX = 32 * 1024 * 1024
 """An answer that is no stream."""
 REFUSAL_CHARS_MAX = 500
 """What is passed on of a service's own error message."""
+STEPS_MAX = 64
+"""Pieces and events of an answer that are read before the other runs of the process have their turn. What has come
+already is read without waiting, and an event that makes the run say nothing waits for no store."""
 
 KEY_VARIABLE = "GAPLESS_ENDPOINT_KEY"
 OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"
@@ -72,7 +77,7 @@ class Service:
         if client is not None:
             await client.aclose()
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def request(
         self, method: str, url: httpx2.URL, body: Any, *, run_id: str, accept: str = "application/json"
     ) -> AsyncIterator[httpx2.Response]:
@@ -130,6 +135,8 @@ class Service:
                 # One connection per run: `runs_active_max` bounds them.
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=IDLE_CONNECTIONS_MAX),
                 follow_redirects=False,
+                # The runs of all users share the client: what a service tells one of them is not for the others.
+                cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=())),
                 trust_env=self.host not in _LOOPBACK,  # a proxy cannot reach this machine's own services
                 verify=self.url.scheme == "https",  # for plain HTTP the system's certificates need not be read
             )
@@ -138,8 +145,9 @@ class Service:
     async def _refuse(self, response: httpx2.Response, pause_s: float | None, run_id: str) -> NoReturn:
         status, where = response.status_code, _shown(response.request.url)
         if response.has_redirect_location:
-            target = httpx2.URL(response.headers["location"])
-            raise ModelFailed(f"{where} redirects to {_shown(response.request.url.join(target))}: write that URL")
+            with contextlib.suppress(httpx2.InvalidURL):  # else it is a refusal like any other
+                target = response.request.url.join(response.headers["location"])
+                raise ModelFailed(f"{where} redirects to {_shown(target)}: write that URL", run_id=run_id)
         if status in (httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN):
             how = "does not take the key in" if os.environ.get(self.key_variable) else "wants a key: set"
             raise ModelFailed(f"{where} answered {status}: it {how} {self.key_variable}", run_id=run_id)
@@ -174,33 +182,45 @@ def cut(host: str, run_id: str, how: str) -> AgentFailed:
     )
 
 
-async def events_of(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
+class _Turns:
+    """Counts the steps of reading one answer, and gives the event loop to others after each `STEPS_MAX` of them."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+
+    async def step(self) -> None:
+        self._steps += 1
+        if self._steps % STEPS_MAX == 0:
+            await asyncio.sleep(0)
+
+
+async def events_of(response: httpx2.Response) -> AsyncGenerator[str, None]:
     """The `data` of each Server-Sent Event (WHATWG HTML, section 9.2.6), one by one as they come.
 
     An event that its blank line has not ended is not one. Raises `httpx2.TransportError` when the connection breaks,
-    `ModelFailed` for a line over `LINE_BYTES_MAX`.
+    `ModelFailed` for an event over `EVENT_BYTES_MAX`.
     """
-    rest, data = b"", b""
+    parser, turns = EventStreamParser(EVENT_BYTES_MAX), _Turns()
     # Not httpx2's lines: those also split at U+2028 and its like, which may stand inside a JSON string.
-    async for chunk in response.aiter_bytes():
-        *lines, rest = (rest + chunk).split(b"\n")
-        if len(rest) + len(data) > LINE_BYTES_MAX:
-            raise ModelFailed(f"{response.request.url.host} sent an event of more than {LINE_BYTES_MAX} bytes")
-        for line in lines:
-            line = line.rstrip(b"\r")
-            if line.startswith(b"data:"):
-                value = line[6:] if line[5:6] == b" " else line[5:]
-                data = data + b"\n" + value if data else value
-            elif not line and data:
-                yield data
-                data = b""
+    async for piece in response.aiter_bytes():
+        await turns.step()
+        try:
+            frames = parser.feed(piece)
+        except StreamInvalid:
+            host = response.request.url.host
+            raise ModelFailed(f"{host} sent an event of more than {EVENT_BYTES_MAX} bytes") from None
+        for frame in frames:
+            if frame.data:
+                yield frame.data
+            await turns.step()
 
 
 async def read_body(response: httpx2.Response, bytes_max: int = BODY_BYTES_MAX) -> bytes:
     """The whole body. Raises `ModelFailed` for one over `bytes_max`, `httpx2.TransportError`."""
-    body = bytearray()
-    async for chunk in response.aiter_bytes():
-        body += chunk
+    body, turns = bytearray(), _Turns()
+    async for piece in response.aiter_bytes():
+        await turns.step()
+        body += piece
         if len(body) > bytes_max:
             raise ModelFailed(f"{response.request.url.host} answered more than {bytes_max} bytes")
     return bytes(body)

@@ -84,13 +84,16 @@ class OpenAIChat:
         answer = _Answer(ctx, self._service.host, request["model"])
         chunks = self._chunks(ctx, request)
         # `aclosing`: a run that is left in the middle closes its connection now, not when the garbage is collected.
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                if isinstance(chunk, CustomEvent):
-                    yield chunk
-                    continue
-                for item in answer.take(chunk):
-                    yield item
+        try:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    if isinstance(chunk, CustomEvent):
+                        yield chunk
+                        continue
+                    for item in answer.take(chunk):
+                        yield item
+        finally:
+            answer.account()
         for item in answer.end("response_format" in request):
             yield item
 
@@ -162,7 +165,7 @@ class OpenAIChat:
         try:
             async with aclosing(events_of(response)) as events:
                 async for data in events:
-                    if data == b"[DONE]":
+                    if data == "[DONE]":
                         return
                     chunk = _decode(data, host, run_id)
                     complete = complete or any(choice.finish_reason for choice in chunk.choices or ())
@@ -254,13 +257,10 @@ class _Models(msgspec.Struct):
     data: list[_Model]
 
 
-_decode_chunk = msgspec.json.Decoder(_Chunk).decode
-
-
-def _decode(data: bytes, host: str, run_id: str) -> _Chunk:
+def _decode(data: str | bytes, host: str, run_id: str) -> _Chunk:
     try:
-        chunk = _decode_chunk(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        chunk = decode_json(data, _Chunk)
+    except msgspec.DecodeError as error:
         raise ModelFailed(f"{host} sent what is not a chat completion: {error}", run_id=run_id) from None
     if chunk.error is not None:
         said = chunk.error.get("message") if isinstance(chunk.error, dict) else chunk.error
@@ -283,6 +283,8 @@ class _Answer:
         self._reasoning: str | None = None
         self._thoughts = 0
         self._finish_reason = "stop"
+        self._usage: _Usage | None = None
+        """The newest count: a service that sends one with each chunk sends what it has come to."""
 
     def take(self, chunk: _Chunk) -> Iterator[AgentItem]:
         for choice in chunk.choices or ():
@@ -293,8 +295,12 @@ class _Answer:
             delta = choice.delta or choice.message
             if delta is not None:
                 yield from self._delta(delta)
-        if chunk.usage is not None:
-            self._ctx.add_usage(_usage(chunk.usage, self._provider, self._model))
+        self._usage = chunk.usage or self._usage
+
+    def account(self) -> None:
+        """Count the tokens, also those of an answer that was cut short."""
+        if self._usage is not None:
+            self._ctx.add_usage(_usage(self._usage, self._provider, self._model))
 
     def _delta(self, delta: _Delta) -> Iterator[AgentItem]:
         thought = delta.reasoning_content or delta.reasoning

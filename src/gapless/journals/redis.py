@@ -34,9 +34,18 @@ import msgspec
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisClusterException, RedisError, ResponseError
 
-from gapless.errors import CursorExpired, RunNotFound, SessionBusy, SessionNotFound, StoreUnavailable, UsageError
+from gapless.errors import (
+    CursorExpired,
+    GaplessError,
+    RunNotFound,
+    SessionBusy,
+    SessionNotFound,
+    StoreCorrupt,
+    StoreUnavailable,
+    UsageError,
+)
 from gapless.journals import redis_scripts as scripts
 from gapless.journals.contract import (
     ACTIVE,
@@ -160,10 +169,7 @@ class RedisStore(Store):
             self._listening = asyncio.create_task(self._listen(subscribed), name="gapless-redis-listener")
             await asyncio.wait_for(subscribed, CONNECT_TIMEOUT_S + ANSWER_TIMEOUT_S)
             for run_id in tuple(self._watched):  # nothing was heard of them under the new id yet
-                async with self._watching:
-                    if not await self._set_watching(run_id, on=True):
-                        self._watched.discard(run_id)
-                await self._tell(run_id)
+                await self._watch_again(run_id)
             await self._command("HSET", _WORKERS, worker_id, 0)  # last: what failed before is begun anew
         except BaseException as error:
             if first:
@@ -241,14 +247,18 @@ class RedisStore(Store):
                 settled.append((owner, member, True))
                 continue
             place = _place(session_id)
-            outcome, *fields = await self._call(
-                scripts.TAKE, f"{place}run:{run_id}", owner, self._worker_id, newest_claim
-            )
-            if outcome == b"taken":
-                taken[run_id] = _run_from(fields[0])
-                self._doubtful[run_id] = (session_id, "")  # until the caller has it
-            elif outcome == b"ended":
-                await self._finish([(_run_from(fields[0]), int(fields[0][-1]))], owner)
+            try:
+                outcome, *fields = await self._call(
+                    scripts.TAKE, f"{place}run:{run_id}", owner, self._worker_id, newest_claim
+                )
+                if outcome == b"taken":
+                    taken[run_id] = _run_from(fields[0])
+                    self._doubtful[run_id] = (session_id, "")  # until the caller has it
+                elif outcome == b"ended":
+                    await self._finish([(_run_from(fields[0]), int(fields[0][-1]))], owner)
+            except StoreCorrupt as error:  # there is no run left to be taken
+                log.error("run %s: %s", run_id, error)
+                outcome = b"damaged"
             settled.append((owner, member, outcome == b"taken"))
         await self._call(scripts.SETTLE, _WORKERS, self._worker_id, _pack(settled))
         for _, run_id, _ in found:
@@ -288,21 +298,26 @@ class RedisStore(Store):
         except _FAILURES as error:
             raise await self._translate(error) from error
 
-    async def _translate(self, error: Exception) -> StoreUnavailable:
+    async def _translate(self, error: Exception) -> GaplessError:
+        if _is_damage(error):
+            return StoreCorrupt(f"store {self._name}: a key of Gapless holds what is not Gapless's; delete it: {error}")
         if isinstance(error, ReadOnlyError) and self._client is self._subscriber:
             await self._client.connection_pool.disconnect(inuse_connections=False)  # the name may lead elsewhere now
         return StoreUnavailable(f"store {self._name}: {error or type(error).__name__}")
 
-    async def _each(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
-        """The answers to many reading commands, in one round trip."""
+    async def _each(self, hashes: Iterable[str], fields: Sequence[str]) -> list[list[Any]]:
+        """These fields of many hashes, in one round trip. One that is damaged has none of them."""
         if self._client is None:
             raise StoreUnavailable(f"store {self._name} is closed")
         try:
             async with self._client.pipeline(transaction=False) as pipeline:
-                for command in commands:
-                    pipeline.execute_command(*command)
-                answers: list[Any] = await pipeline.execute()
-                return answers
+                for key in hashes:
+                    pipeline.execute_command("HMGET", key, *fields)
+                answers: list[Any] = await pipeline.execute(raise_on_error=False)
+            for answer in answers:
+                if isinstance(answer, Exception) and not _is_damage(answer):
+                    raise answer
+            return [[None] * len(fields) if isinstance(answer, Exception) else answer for answer in answers]
         except _FAILURES as error:
             raise await self._translate(error) from error
 
@@ -463,9 +478,8 @@ class RedisStore(Store):
     ) -> list[RunRecord]:
         runs: list[RunRecord] = []
         async for page in self._run_ids(user_id, session_id, status):
-            for fields in await self._each(
-                ("HMGET", f"{_place(session)}run:{run_id}", *scripts.RUN_FIELDS) for run_id, session in page
-            ):
+            keys = (f"{_place(session)}run:{run_id}" for run_id, session in page)
+            for fields in await self._each(keys, scripts.RUN_FIELDS):
                 if fields[0] is None:
                     continue
                 run = _run_from(fields)
@@ -565,7 +579,9 @@ class RedisStore(Store):
         key = f"{rows[0][0]}run:{rows[0][1]}"
         async with self._appending:
             sizes: list[int]
-            sizes, behind = await self._call(scripts.APPEND, key, self._worker_id, _pack(rows))
+            sizes, behind, damaged = await self._call(scripts.APPEND, key, self._worker_id, _pack(rows))
+            for name in damaged:
+                log.error("store %s: what was kept in %s is gone: somebody replaced it", self._name, name.decode())
             for number, last in behind:
                 row = rows[number]
                 owned = self._owned.get(row[1])
@@ -573,7 +589,7 @@ class RedisStore(Store):
                 if lacking:
                     log.warning("run %s: the server lacks its events from %d on, they are sent again", row[1], last + 1)
                     key = f"{row[0]}run:{row[1]}"
-                    again, _ = await self._call(scripts.APPEND, key, self._worker_id, _pack([*lacking, row]))
+                    again, *_ = await self._call(scripts.APPEND, key, self._worker_id, _pack([*lacking, row]))
                     sizes[number] = again[-1]
             return sizes
 
@@ -583,8 +599,7 @@ class RedisStore(Store):
         watched = [run_id for run_id, since in self._newly_watched.items() if since <= before]
         for run_id in watched[:LOOK_AGAIN_RUNS]:
             if run_id in self._watched:
-                await self.watch(run_id)
-                await self._tell(run_id)
+                await self._watch_again(run_id)
             self._newly_watched.pop(run_id, None)
         due: list[tuple[float, _Owned]] = []
         while self._ended and self._ended[0][0] <= before and len(due) < LOOK_AGAIN_RUNS:
@@ -592,9 +607,8 @@ class RedisStore(Store):
         if not due:
             return
         try:
-            found = await self._each(
-                ("HMGET", f"{owned.place}run:{owned.run.id}", "owner", "status", "last") for _, owned in due
-            )
+            keys = (f"{owned.place}run:{owned.run.id}" for _, owned in due)
+            found = await self._each(keys, ("owner", "status", "last"))
             for (_, owned), (owner, status, last) in zip(due, found, strict=True):
                 if owner != self._worker_id.encode() or RunStatus(status.decode()).ended:
                     continue
@@ -627,6 +641,11 @@ class RedisStore(Store):
             answer = await self._call(scripts.READ, f"{place}run:{run_id}", place, run_id, after, limit, READ_BYTES_MAX)
             if answer == b"expired":
                 raise CursorExpired(f"the events of run {run_id} are past their retention", run_id=run_id)
+            if answer == b"lost":
+                raise CursorExpired(
+                    f"the events of run {run_id} from {after + 1} on are gone: somebody removed or replaced their key",
+                    run_id=run_id,
+                )
             if answer is not None:
                 first, data = answer
                 return data.split(b"\n")[after + 1 - first :][:limit] if data else []
@@ -653,8 +672,18 @@ class RedisStore(Store):
                 return  # watched again meanwhile
             try:
                 await self._set_watching(run_id, on=False)
-            except StoreUnavailable as error:  # what is heard of it now is dropped, to the run's end
+            except GaplessError as error:  # what is heard of it now is dropped, to the run's end
                 log.warning("%s", error)
+
+    async def _watch_again(self, run_id: str) -> None:
+        """And be told where it is."""
+        try:
+            async with self._watching:
+                if not await self._set_watching(run_id, on=True):
+                    self._watched.discard(run_id)
+        except StoreCorrupt:  # which it is told in a moment
+            self._watched.discard(run_id)
+        await self._tell(run_id)
 
     async def _set_watching(self, run_id: str, *, on: bool) -> bool:
         session_id = await self._session_of(run_id)
@@ -677,7 +706,10 @@ class RedisStore(Store):
             for member in members:
                 run_id, session_id = _decode_member(member)
                 place = _place(session_id)
-                expired += await self._call(scripts.DROP_EVENTS, f"{place}run:{run_id}", place, run_id)
+                try:
+                    expired += await self._call(scripts.DROP_EVENTS, f"{place}run:{run_id}", place, run_id)
+                except StoreCorrupt as error:
+                    log.error("run %s: %s", run_id, error)
             await self._call(scripts.FORGET_EVENTS, _ENDED, *members)
         return expired
 
@@ -744,7 +776,11 @@ class RedisStore(Store):
 
     async def _tell(self, run_id: str) -> None:
         """Where a watched run is now, whatever was missed of it."""
-        run = await self.get_run(run_id)
+        try:
+            run = await self.get_run(run_id)
+        except StoreCorrupt as error:
+            log.error("run %s: %s", run_id, error)
+            run = None
         if self._listener is not None:
             if run is None:
                 self._listener.on_events(run_id, 0, [], closed=True)
@@ -772,6 +808,8 @@ class RedisStore(Store):
                     self._listener.on_command(run_id, command)
                 if commands:
                     await self._command("LTRIM", key, len(commands), -1)
+            except StoreCorrupt as error:
+                log.error("run %s: its commands are gone: %s", run_id, error)
             except StoreUnavailable as error:
                 log.warning("run %s: its commands wait: %s", run_id, error)
                 self._inbox[run_id] = None
@@ -805,7 +843,7 @@ class RedisStore(Store):
             if not ids:
                 break
             start += PAGE_RECORDS
-            for fields in await self._each(("HMGET", f"{_place(i.decode())}session", *_SESSION_FIELDS) for i in ids):
+            for fields in await self._each((f"{_place(i.decode())}session" for i in ids), _SESSION_FIELDS):
                 if fields[0] is not None:
                     session = _session_from(fields)
                     if user_id is None or session.user_id == user_id:
@@ -876,6 +914,11 @@ class _Owned:
         return rows if rows and rows[0][2] == last + 1 else []
 
 
+def _is_damage(error: Exception) -> bool:
+    """It is about what is kept in a key, and no reason to ask again."""
+    return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")
+
+
 def _place(session_id: str) -> str:
     """What the keys of a session begin with. The braces hold the part that decides the hash slot."""
     tag = session_id.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
@@ -912,9 +955,12 @@ def _end(end: RunEnd) -> dict[str, Any]:
 def _run_from(fields: Sequence[Any]) -> RunRecord:
     record, owner, status, last, started_at, ended_at, error, expired, _ = fields
     run = _decode_run(record)
-    run.owner, run.status, run.last_seq = owner.decode(), RunStatus(status.decode()), int(last)
-    run.started_at = None if started_at is None else int(started_at)
-    run.ended_at = None if ended_at is None else int(ended_at)
+    try:
+        run.owner, run.status, run.last_seq = owner.decode(), RunStatus(status.decode()), int(last)
+        run.started_at = None if started_at is None else int(started_at)
+        run.ended_at = None if ended_at is None else int(ended_at)
+    except (AttributeError, TypeError, ValueError) as cause:  # a field that is not there, or not Gapless's
+        raise StoreCorrupt(f"run {run.id}: its record is damaged", run_id=run.id) from cause
     run.error = _decode_error(error) if error else None
     run.expired = expired is not None
     return run

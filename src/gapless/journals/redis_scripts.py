@@ -50,29 +50,48 @@ class Script:
 
 
 _ACTIVE = "local active = {queued = true, running = true, waiting = true}\n"
+_TRY = """
+local damaged = {}
+local function try(command, key, ...)
+  local answer = redis.pcall(command, key, ...)
+  if type(answer) ~= 'table' or not answer.err then
+    return answer
+  end
+  if not string.find(answer.err, '^WRONGTYPE') and not string.find(answer.err, '^ERR The ID') then
+    error(answer)
+  end
+  damaged[#damaged + 1] = key
+end
+"""
+"""`try` answers nil where somebody else has put something into a key of this store. It costs what was in that key, and
+nothing beside it: a script that stops halfway has not undone what it wrote."""
 
 APPEND = Script(
     _ACTIVE
+    + _TRY
     + """
 local me, sizes, behind, news = ARGV[1], {}, {}, {}
 for i, batch in ipairs(cmsgpack.unpack(ARGV[2])) do
   local place, id, first, n, data, status, ended = unpack(batch, 1, 7)
   local run, events, last = place .. 'run:' .. id, place .. 'events:' .. id, first + n - 1
-  local is = redis.call('HMGET', run, 'owner', 'status', 'last', 'watchers', 'bytes')
-  local size = tonumber(is[5] or 0)
-  if is[1] ~= me then
+  local is = try('HMGET', run, 'owner', 'status', 'last', 'watchers', 'bytes') or {}
+  local size = tonumber(is[5] or 0) or 0
+  if is[1] ~= me or not tonumber(is[3]) then
     size = -1
   elseif active[is[2]] and tonumber(is[3]) + 1 < first then
     behind[#behind + 1] = {i - 1, tonumber(is[3])}
     size = -1
   elseif not active[is[2]] or tonumber(is[3]) + 1 ~= first then
-    local entry = redis.call('XRANGE', events, first .. '-0', first .. '-0')[1]
+    local entry = (try('XRANGE', events, first .. '-0', first .. '-0') or {})[1]
     if tonumber(is[3]) ~= last or not entry or entry[2][2] ~= data then
       size = -1
     end
   else
     size = size + #data
-    redis.call('XADD', events, first .. '-0', 'e', data)
+    if not try('XADD', events, first .. '-0', 'e', data) then
+      redis.call('RENAME', events, place .. 'damaged:' .. id)
+      redis.call('XADD', events, first .. '-0', 'e', data)
+    end
     redis.call('HSET', run, 'last', last, 'bytes', size)
     if status then
       redis.call('HSET', run, 'status', status)
@@ -81,11 +100,11 @@ for i, batch in ipairs(cmsgpack.unpack(ARGV[2])) do
       redis.call('HSET', run, 'ended_at', ended.at, 'error', ended.error)
       redis.call('HDEL', run, 'watchers')
       redis.call('DEL', place .. 'commands:' .. id)
-      redis.call('LREM', place .. 'queue', 1, id)
-      redis.call('RPUSH', place .. 'turns', ended.turn)
-      redis.call('HSET', place .. 'session', 'updated_at', ended.at)
+      try('LREM', place .. 'queue', 1, id)
+      try('RPUSH', place .. 'turns', ended.turn)
+      try('HSET', place .. 'session', 'updated_at', ended.at)
       if ended.state then
-        redis.call('HSET', place .. 'session', 'state', ended.state)
+        try('HSET', place .. 'session', 'state', ended.state)
       end
     end
     for watcher in string.gmatch(is[4] or '', '[^\\n]+') do
@@ -100,7 +119,7 @@ end
 for watcher, told in pairs(news) do
   redis.call('PUBLISH', 'gapless:' .. watcher, 'e' .. cmsgpack.pack(told))
 end
-return {sizes, behind}
+return {sizes, behind, damaged}
 """
 )
 
@@ -118,7 +137,8 @@ local known = redis.call('HGET', place .. 'session', 'record')
 if known and cjson.decode(known).user_id ~= user then
   return 'of another user'
 end
-if reject_busy == '1' and redis.call('LLEN', place .. 'queue') > 0 then
+redis.call('LLEN', place .. 'runs')
+if redis.call('LLEN', place .. 'queue') > 0 and reject_busy == '1' then
   return {'busy', redis.call('LINDEX', place .. 'queue', 0)}
 end
 redis.call('HSET', run, 'record', record, 'owner', me, 'status', 'queued', 'last', 0, 'nonce', nonce, 'spent', claim)
@@ -171,9 +191,11 @@ return {{active[is[3]] and 'taken' or 'ended', redis.call('HMGET', run, {", ".jo
 """
 )
 
-READ = Script("""
+READ = Script(
+    _TRY
+    + """
 local place, id, after, limit, bytes_max = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local is = redis.call('HMGET', place .. 'run:' .. id, 'record', 'expired')
+local is = redis.call('HMGET', place .. 'run:' .. id, 'record', 'expired', 'last')
 if not is[1] then
   return false
 end
@@ -181,8 +203,11 @@ if is[2] then
   return 'expired'
 end
 local events, parts, size = place .. 'events:' .. id, {}, 0
-local entry = redis.call('XREVRANGE', events, (after + 1) .. '-0', '-', 'COUNT', 1)[1]
+local entry = (try('XREVRANGE', events, (after + 1) .. '-0', '-', 'COUNT', 1) or {})[1]
 if not entry then
+  if tonumber(is[3]) > after then
+    return 'lost'
+  end
   return {1, ''}
 end
 local first = tonumber(string.match(entry[1], '^%d+'))
@@ -201,7 +226,8 @@ while true do
   end
   from = '(' .. entries[#entries][1]
 end
-""")
+"""
+)
 
 WATCH = Script(
     _ACTIVE
@@ -250,14 +276,16 @@ redis.call('UNLINK', place .. 'events:' .. id)
 return redis.call('HSET', place .. 'run:' .. id, 'expired', 1)
 """)
 
-DELETE = Script(f"""
+DELETE = Script(
+    _TRY
+    + f"""
 local place, runs = ARGV[1], {{}}
 if redis.call('LLEN', place .. 'queue') > 0 then
   return 'busy'
 end
 for i, id in ipairs(redis.call('LRANGE', place .. 'runs', 0, -1)) do
   local run = place .. 'run:' .. id
-  local claim = redis.call('HGET', run, 'spent')
+  local claim = try('HGET', run, 'spent') or '0'
   runs[i] = {{id, claim}}
   redis.call('UNLINK', run, place .. 'events:' .. id, place .. 'commands:' .. id)
   redis.call('HSET', run, 'spent', claim)
@@ -265,7 +293,8 @@ for i, id in ipairs(redis.call('LRANGE', place .. 'runs', 0, -1)) do
 end
 redis.call('UNLINK', place .. 'runs', place .. 'turns')
 return {{redis.call('DEL', place .. 'session'), runs}}
-""")
+"""
+)
 
 CREATE_SESSION = Script("""
 local session, record, updated_at, state = KEYS[1], unpack(ARGV)

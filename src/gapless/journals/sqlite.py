@@ -101,6 +101,7 @@ _decode_run = msgspec.json.Decoder(RunRecord).decode
 _decode_session = msgspec.json.Decoder(SessionRecord).decode
 _decode_turn = msgspec.json.Decoder(Turn).decode
 _T = TypeVar("_T")
+_FileId = tuple[int, int]
 _ACTIVE_SQL = "('queued', 'running', 'waiting')"
 _COLUMNS = "rid, id, session, user, status, owner, record"
 
@@ -137,8 +138,8 @@ class SQLiteStore(Store):
         self._db: sqlite3.Connection | None = None
         self._tails: dict[str, _Tail] = {}
         self._watched: dict[str, int] = {}
-        self._file = (0, 0)
-        """Device and inode of the file that was opened."""
+        self._files: dict[Path, _FileId | None] = {}
+        """What was opened: the file, and the two that SQLite keeps beside it while anyone has it open."""
         self._gone = ""
         """Why the file at the path is no longer that one."""
         self._tasks: list[asyncio.Task[None]] = []
@@ -162,8 +163,9 @@ class SQLiteStore(Store):
         self._data_version = -1
         if not reopened:
             self._db = await self._connect_patiently()
-            found = self.path.stat()
-            self._file = (found.st_dev, found.st_ino)
+            real = self.path.resolve()  # a link's own neighbours are not SQLite's
+            beside = [real.with_name(f"{real.name}-{what}") for what in ("wal", "shm")]
+            self._files = {path: _file_id(path) for path in (self.path, *beside)}
         self._writable.set()
 
         def register(db: sqlite3.Connection) -> None:
@@ -340,9 +342,19 @@ class SQLiteStore(Store):
         Only through SQLite: whoever else closes the file lets go of all locks that this process has on it (POSIX)."""
         gone = ""
         try:
-            found = self.path.stat()
-            if (found.st_dev, found.st_ino) != self._file:
+            found = {path: _file_id(path) for path in self._files}
+            changed = [path for path, file_id in self._files.items() if found[path] != file_id]
+            if self.path in changed and found[self.path] is None:
+                gone = (
+                    f"store {self.path}: the file was removed while it is in use; put it back, or restart for a new one"
+                )
+            elif self.path in changed:
                 gone = f"store {self.path}: the file was replaced while it is in use; restart to use the new one"
+            elif changed:
+                gone = (
+                    f"store {self.path}: {changed[0].name} was removed or replaced while it is in use; "
+                    "stop this server, which writes what it still holds into the file, and start it again"
+                )
             else:
                 header = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
                 try:
@@ -352,8 +364,6 @@ class SQLiteStore(Store):
                     _scalar(header, "PRAGMA application_id")
                 finally:
                     header.close()
-        except FileNotFoundError:
-            gone = f"store {self.path}: the file was removed while it is in use; put it back, or restart for a new one"
         except sqlite3.Error:
             gone = f"store {self.path}: the file was overwritten while it is in use; restore it and restart"
         except OSError as error:
@@ -886,6 +896,15 @@ def _write_session(db: sqlite3.Connection, session: SessionRecord) -> None:
         "UPDATE sessions SET updated_at = ?, record = ? WHERE id = ?",
         (session.updated_at, _encode(session), session.id),
     )
+
+
+def _file_id(path: Path) -> _FileId | None:
+    """Device and inode; None where there is no such file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
