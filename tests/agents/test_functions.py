@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -141,6 +142,43 @@ async def test_cancelling_a_sync_agent_ends_its_run_at_once_and_its_thread_at_it
         release.set()
         assert await asyncio.to_thread(closed.wait, 10)
         assert (await run.collect()).text == "a"
+
+
+def raises_when_closed(message: str) -> Iterator[str]:
+    try:
+        while True:
+            yield "a"
+    finally:
+        raise ValueError(message)
+
+
+def yields_when_closed(message: str) -> Iterator[str]:
+    try:
+        while True:
+            yield "a"
+    except GeneratorExit:
+        yield message
+
+
+@pytest.mark.parametrize(("agent", "kind"), [(raises_when_closed, "ValueError"), (yields_when_closed, "RuntimeError")])
+async def test_what_a_sync_generator_raises_when_it_is_closed_is_logged_by_class_and_place(
+    agent: Any, kind: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    unhandled: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", unhandled.append)
+    caplog.set_level(logging.INFO)
+    async with Runner(agents={"a": agent}) as runner:
+        run = await runner.start("what people wrote", run_id="r")
+        async for _ in run.text():
+            break
+        await run.cancel()
+        assert (await run.wait()).status is RunStatus.CANCELLED
+        for thread in threading.enumerate():
+            if thread.name == "gapless-agent":
+                await asyncio.to_thread(thread.join, 10)
+    assert f"run r: agent a, when it was closed, raised {kind} at " in caplog.text
+    assert "what people wrote" not in caplog.text
+    assert unhandled == []
 
 
 async def test_a_sync_generator_does_not_run_far_ahead_of_the_journal():

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -119,7 +120,10 @@ def logging_as_it_was() -> Iterator[None]:
     """A command that is invoked in this process sets up the logging of all that comes after it."""
     root, own = logging.getLogger(), logging.getLogger("gapless")
     handlers, levels = list(root.handlers), (root.level, own.level)
+    hooks, filters = (threading.excepthook, sys.unraisablehook), list(logging.getLogger("asyncio").filters)
     yield
+    threading.excepthook, sys.unraisablehook = hooks
+    logging.getLogger("asyncio").filters[:] = filters
     root.handlers[:] = handlers
     root.setLevel(levels[0])
     own.setLevel(levels[1])

@@ -45,3 +45,66 @@ def test_the_text_of_an_exception_is_logged_at_debug_alone(tmp_path: Path, level
         (line,) = [line for line in log.splitlines() if f"run={name} tool look raised" in line]
         assert line.endswith(f"KeyError at {file}:11")
     assert ("what Ada wrote" in log) == (level == "debug")
+
+
+STRAY = """
+import asyncio, gc, sys, threading
+from gapless import Runner
+from gapless.cli.logs import log_to_stderr
+
+class Loud(Exception):
+    pass
+
+async def task(message):
+    async def tool(): raise Loud(message)
+    asyncio.ensure_future(tool())
+    yield "a"
+    await asyncio.sleep(0)
+
+async def generator(message):
+    async def inner():
+        try: yield "a"
+        finally: raise Loud(message)
+    async for text in inner():
+        yield text
+        break
+
+def thread(message):
+    def work(): raise Loud(message)
+    one = threading.Thread(target=work)
+    one.start()
+    one.join()
+    return "a"
+
+def finalizer(message):
+    class Held:
+        def __del__(self): raise Loud(message)
+    Held()
+    return "a"
+
+agents = {"task": task, "generator": generator, "thread": thread, "finalizer": finalizer}
+
+async def main():
+    async with Runner(agents=agents) as runner:
+        for name in agents:
+            await (await runner.start("what Ada wrote", agent=name)).wait()
+            gc.collect()
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+log_to_stderr(sys.argv[1])
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_what_an_agent_leaves_alone_and_nobody_handles_is_logged_likewise(tmp_path: Path, level: str) -> None:
+    file = tmp_path / "stray.py"
+    file.write_text(STRAY, encoding="utf-8")
+    log = subprocess.run([sys.executable, file, level], capture_output=True, text=True, timeout=60, check=True).stderr
+    assert ("what Ada wrote" in log) == (level == "debug")
+    if level == "info":
+        lines = [line for line in log.splitlines() if "nobody handled an exception: Loud at " in line]
+        places = [int(line.rpartition(f" at {file}:")[2]) for line in lines]
+        sources = [STRAY.splitlines()[place - 1].strip() for place in places]
+        assert sources == [line.strip() for line in STRAY.splitlines() if "raise Loud" in line]

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from gapless.config import RunConfig
 from gapless.events import ContentPart, Context, Event, Interrupt, Message, ResumeEntry, TokenUsage, Tool, text_of
 
-__all__ = ["SEE_LOG", "Agent", "AgentItem", "RunContext", "log_raised"]
+__all__ = ["SEE_LOG", "Agent", "AgentItem", "RunContext", "class_and_place", "log_raised"]
 
 SEE_LOG = "; see the server's log"
 """Ends the message of an error whose cause may hold what people wrote: clients are not told it."""
@@ -131,7 +131,12 @@ class Agent(Protocol):
 
 def log_raised(log: logging.Logger, run_id: str, who: str, error: BaseException) -> None:
     """Log an exception by its class and place; its text, which may hold what people wrote, only at `debug`."""
+    log.error("run %s: %s raised %s", run_id, who, class_and_place(error))
+    log.debug("run %s", run_id, exc_info=error)
+
+
+def class_and_place(error: BaseException) -> str:
+    """What may be said of an exception in a log."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
     where = f"{last[0].filename}:{last[0].lineno}" if last else "unknown place"
-    log.error("run %s: %s raised %s at %s", run_id, who, type(error).__name__, where)
-    log.debug("run %s", run_id, exc_info=error)
+    return f"{type(error).__name__} at {where}"

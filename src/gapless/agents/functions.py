@@ -11,11 +11,12 @@ import collections
 import contextlib
 import contextvars
 import inspect
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-from gapless.agents.base import AgentItem, RunContext
+from gapless.agents.base import AgentItem, RunContext, log_raised
 from gapless.errors import AgentInvalid, LimitReached
 
 __all__ = ["FunctionAgent"]
@@ -24,6 +25,8 @@ SYNC_THREADS_MAX = 256
 """Sync agents that run at once in this process; a further one is refused."""
 AHEAD_ITEMS_MAX = 64
 """How far a sync generator may run ahead of the journal."""
+
+log = logging.getLogger("gapless.agents.functions")
 
 _threads = threading.BoundedSemaphore(SYNC_THREADS_MAX)
 
@@ -45,9 +48,9 @@ class FunctionAgent:
         if self._yields:  # as it is: a generator around it would cost each event a step
             generator: AsyncIterator[AgentItem] = self._function(*arguments)
             return generator
-        return self._run(arguments)
+        return self._run(ctx, arguments)
 
-    async def _run(self, arguments: tuple[Any, ...]) -> AsyncIterator[AgentItem]:
+    async def _run(self, ctx: RunContext, arguments: tuple[Any, ...]) -> AsyncIterator[AgentItem]:
         if self._is_async:
             result = self._function(*arguments)
             if inspect.isawaitable(result):
@@ -59,7 +62,7 @@ class FunctionAgent:
         if isinstance(result, AsyncIterator):
             items = result
         elif isinstance(result, Iterator):
-            items = _iterate_in_thread(result)
+            items = _iterate_in_thread(result, ctx)
         else:
             items = _several(result)
         try:
@@ -169,9 +172,9 @@ class _Ahead:
         self.wake: asyncio.Event = asyncio.Event()
 
 
-async def _iterate_in_thread(iterator: Iterator[Any]) -> AsyncIterator[AgentItem]:
+async def _iterate_in_thread(iterator: Iterator[Any], ctx: RunContext) -> AsyncIterator[AgentItem]:
     """Iterate in a thread. When this generator is closed, the thread stops at its next item; what blocks until then
-    blocks that thread alone."""
+    blocks that thread alone. What closing the iterator raises is logged: its run has ended."""
     loop = asyncio.get_running_loop()
     ahead = _Ahead()
 
@@ -191,12 +194,13 @@ async def _iterate_in_thread(iterator: Iterator[Any]) -> AsyncIterator[AgentItem
             ahead.error = error
         finally:
             ahead.done = True
-            if ahead.stopped:
-                close = getattr(iterator, "close", None)
-                if close is not None:
-                    close()
-            else:
+            if not ahead.stopped:
                 tell()
+            elif (close := getattr(iterator, "close", None)) is not None:
+                try:
+                    close()
+                except BaseException as error:  # left to Python, its text would be on standard error
+                    log_raised(log, ctx.run_id, f"agent {ctx.agent_name}, when it was closed,", error)
 
     _start_thread(work)
     try:

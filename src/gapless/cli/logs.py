@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import logging
+import sys
+import threading
 import time
+from typing import Any
 
 import msgspec
 
+from gapless.agents.base import class_and_place
 from gapless.cli.terminal import clean
 
 __all__ = ["FORMATS", "LEVELS", "log_nowhere", "log_to_stderr"]
 
 LEVELS = ("critical", "error", "warning", "info", "debug")
 FORMATS = ("text", "json")
+_UNHANDLED = "nobody handled an exception: %s"
+
+log = logging.getLogger("gapless")
 
 
 def log_to_stderr(level: str, format: str = "text") -> None:
@@ -25,6 +32,8 @@ def log_to_stderr(level: str, format: str = "text") -> None:
     logging.getLogger("uvicorn.error").setLevel(number if level == "debug" else max(number, logging.WARNING))
     if level != "debug":  # it logs an exception with its text, twice; the class and place of each are in `gapless`
         logging.getLogger("google_adk").setLevel(logging.CRITICAL)
+        logging.getLogger("asyncio").addFilter(_without_text)
+        threading.excepthook = sys.unraisablehook = _unhandled
     access = logging.getLogger("uvicorn.access")
     access.setLevel(logging.INFO if level == "debug" else logging.CRITICAL)
     access.addFilter(_without_query)
@@ -41,6 +50,19 @@ def _without_query(record: logging.LogRecord) -> bool:
         client, method, path, *rest = record.args
         record.args = (client, method, str(path).partition("?")[0], *rest)
     return True
+
+
+def _without_text(record: logging.LogRecord) -> bool:
+    # What asyncio says of a task or a generator that nobody looked after is its exception, text and all.
+    if record.exc_info and record.exc_info[1] is not None:
+        record.msg, record.args, record.exc_info = _UNHANDLED, (class_and_place(record.exc_info[1]),), None
+    return True
+
+
+def _unhandled(raised: Any) -> None:
+    """In place of Python's own hooks for threads and finalizers, which write the text to standard error."""
+    if raised.exc_value is not None and not isinstance(raised.exc_value, SystemExit):
+        log.error(_UNHANDLED, class_and_place(raised.exc_value))
 
 
 class _Line(logging.Formatter):
