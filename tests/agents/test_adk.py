@@ -26,6 +26,7 @@ from pydantic import BaseModel
 from gapless import RunConfig, Runner, StreamingMode
 from gapless.agents import adk_sessions
 from gapless.agents.adk import AHEAD_EVENTS_MAX, ADKAgent
+from gapless.agents.adk_events import ArgumentsWriter
 from gapless.agents.base import RunContext
 from gapless.errors import AgentFailed, AgentInvalid, ModelFailed, OutputInvalid, RunLimit, ToolFailed, UsageError
 from gapless.events import (
@@ -194,6 +195,13 @@ async def test_streamed_arguments_are_shown_as_they_come():
     assert calls(events) == [("weather", whole)]
     assert results(events) == [{"result": "Zürich [1, 2] True"}]
     assert not custom(events, "gapless.notice")
+
+
+def test_streamed_arguments_deeper_than_is_read_come_with_the_whole_call():
+    writer = ArgumentsWriter("weather")
+    assert writer.add(types.PartialArg(json_path="$.city", string_value="Bern")) == '{"city":"Bern'
+    assert writer.add(types.PartialArg(json_path="$" + ".a" * 10_000, string_value="x")) == ""
+    assert writer.finish({"city": "Bern", "more": 1}) == ('","more":1}', True)
 
 
 async def test_media_of_an_answer_are_shown():

@@ -38,7 +38,7 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
 )
-from gapless.jsontext import decode_json
+from gapless.jsontext import DEPTH_MAX, decode_json
 
 __all__ = ["ArgumentsWriter", "Translation"]
 
@@ -191,15 +191,13 @@ class Translation:
         key = (event.author, event.branch)
         speaks = any(part.text or part.function_call is not None or part.inline_data is not None for part in parts)
         stream = (self._streams.pop(key, None) if speaks else None) or _Stream(event)
-        text, thought = "".join(stream.text), "".join(stream.thought)
+        text, thought = _Shown(stream.text), _Shown(stream.thought)
         for number, part in enumerate(parts, 1):
             if part.text and part.thought:
-                rest, thought = _beyond(part.text, thought)
-                if rest:
+                if rest := thought.beyond(part.text):
                     self._thought(out, stream, rest, event)
             elif part.text and event.author != "user":
-                rest, text = _beyond(part.text, text)
-                if rest:
+                if rest := text.beyond(part.text):
                     self._text(out, stream, rest, event)
             elif part.function_call is not None:
                 self._whole_call(out, stream, part.function_call, event)
@@ -409,13 +407,21 @@ def _close(out: list[AgentItem], stream: _Stream) -> None:
     stream.kind = ""
 
 
-def _beyond(whole: str, shown: str) -> tuple[str, str]:
-    """What of `whole` has not been shown, and what of `shown` is still to be accounted for."""
-    if shown.startswith(whole):
-        return "", shown[len(whole) :]
-    if whole.startswith(shown):
-        return whole[len(shown) :], ""
-    return whole, ""  # another text than the one that was shown: a callback replaced it
+class _Shown:
+    """What was shown of a response while it came, as its whole parts account for it one after the other."""
+
+    def __init__(self, pieces: list[str]) -> None:
+        self._text = "".join(pieces)
+        self._accounted = 0
+
+    def beyond(self, whole: str) -> str:
+        """What of the next part has not been shown."""
+        if self._text.startswith(whole, self._accounted):
+            self._accounted += len(whole)
+            return ""
+        rest, self._accounted = self._text[self._accounted :], len(self._text)
+        # Where they differ, a callback replaced the text that was shown.
+        return whole[len(rest) :] if whole.startswith(rest) else whole
 
 
 def _notice(code: str, message: str) -> CustomEvent:
@@ -444,7 +450,7 @@ class ArgumentsWriter:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._text = ""
+        self._text: list[str] = []
         self._path: list[str | int] = []
         self._in_string = False
         self._left: set[tuple[str | int, ...]] = set()
@@ -473,12 +479,12 @@ class ArgumentsWriter:
 
     def finish(self, args: dict[str, Any]) -> tuple[str, bool]:
         """What completes the text, given all the arguments; and whether it says the same as they do."""
-        whole = _json(args)
-        if whole.startswith(self._text):
-            return whole[len(self._text) :], True
+        whole, text = _json(args), "".join(self._text)
+        if whole.startswith(text):
+            return whole[len(text) :], True
         closing = self._closing(1)
         try:
-            written = decode_json(self._text + closing + "}")
+            written = decode_json(text + closing + "}")
         except msgspec.DecodeError:  # nested beyond what is read
             return closing + "}", False
         missing = {key: value for key, value in args.items() if key not in written}
@@ -490,7 +496,7 @@ class ArgumentsWriter:
             return ""
         if in_string is not None:
             self._in_string = in_string
-        self._text += text
+        self._text.append(text)
         return text
 
     def _closing(self, depth: int) -> str:
@@ -509,7 +515,8 @@ class ArgumentsWriter:
         first = not before
         follows = first or not isinstance(step, int) or (common < len(before) and before[common] == step - 1)
         nested = all(isinstance(one, str) or one == 0 for one in path[common + 1 :])
-        if inside or not path or not isinstance(path[0], str) or not follows or not nested:
+        deep = len(path) > DEPTH_MAX
+        if deep or inside or not path or not isinstance(path[0], str) or not follows or not nested:
             self._stuck = True
             return ""
         self._left.update(tuple(before[: depth + 1]) for depth in range(common, len(before)))
