@@ -778,8 +778,6 @@ class Runner:
         while after < record.last_seq:
             events = []
             with contextlib.suppress(CursorExpired):
-                events = []
-            with contextlib.suppress(CursorExpired):
                 events = await self._patiently(self.store.read, record.id, after, PAGE_EVENTS, patience_s=math.inf)
             if not events:
                 break  # the store has lost what its record counts
