@@ -21,7 +21,6 @@ _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _OTHERS = bytes(byte for byte in range(256) if byte not in b"[{]}")
 _BREAKS = {"\u0085".encode(): b"\\u0085", "\u2028".encode(): b"\\u2028", "\u2029".encode(): b"\\u2029"}
 """The characters that Python breaks a line at and JSON does not escape, and how JSON may write them."""
-_find_break = re.compile(b"|".join(_BREAKS)).search
 
 
 @overload
@@ -54,7 +53,7 @@ def is_deep(data: bytes | bytearray) -> bool:
 def with_plain_lines(data: bytes) -> bytes:
     """The same JSON without the characters that `str.splitlines` takes for the end of a line: the line readers of
     `httpx` and `requests` divide a stream by it."""
-    if not data.isascii() and _find_break(data):
+    if not data.isascii():
         for character, escaped in _BREAKS.items():
-            data = data.replace(character, escaped)
+            data = data.replace(character, escaped)  # which searches faster than a regular expression does
     return data

@@ -22,6 +22,7 @@ from gapless.agents import adapt
 from gapless.agents.base import Agent, RunContext
 from gapless.config import Limits, RunConfig
 from gapless.errors import (
+    AgentInvalid,
     AgentNotFound,
     CursorExpired,
     InputInvalid,
@@ -42,7 +43,9 @@ from gapless.events import (
     Interrupt,
     Message,
     ResumeEntry,
+    RunAgentInput,
     RunErrorEvent,
+    RunStartedEvent,
     Tool,
     decode_event,
     encode_event,
@@ -63,7 +66,7 @@ from gapless.journals.journal import (
 )
 from gapless.message import user_message
 from gapless.metrics import Metrics
-from gapless.recorder import Recorder
+from gapless.recorder import Recorder, sound
 from gapless.run import Run, RunStream
 
 __all__ = ["Runner", "new_id"]
@@ -263,12 +266,15 @@ class Runner:
         tools: list[Tool] | None = None,
         context: list[Context] | None = None,
         forwarded_props: Any = None,
+        fingerprint: object = None,
     ) -> Run:
         """Start a run, or come back to the one that has `run_id` already.
 
         `message` is text, a list of AG-UI content parts, a `UserMessage`, or an ADK/Gemini content object. `messages`
         replaces the session's history for this run, for clients that keep their own (the new user message is
-        `message` all the same). The run goes on whether or not anyone follows it.
+        `message` all the same). `fingerprint` (JSON values) is what this request is told from another by under the same
+        id, where `messages` are made of more than the request, such as of a session that grows. The run goes on whether
+        or not anyone follows it.
 
         Raises `RunConflict` (the id belongs to another request), `SessionBusy`, `SessionNotFound` (of another user),
         `AgentNotFound`, `InputInvalid`, `InputTooLarge`, `LimitReached`, `ShuttingDown`, `StoreUnavailable`.
@@ -282,7 +288,8 @@ class Runner:
             raise InputTooLarge(f"the message is over message_chars_max={self.limits.message_chars_max} characters")
         if config.on_worker_lost == "restart" and deps is not None:
             raise UsageError('deps= live in this process; a run with on_worker_lost="restart" cannot have them')
-        digest = _digest(name, user_id, session_id, asked.content, config, messages, tools)
+        told_by = messages if fingerprint is None else fingerprint
+        digest = _digest(name, user_id, session_id, asked.content, config, told_by, tools)
         if run_id is not None:
             _check_id(run_id, "run")
             known = await self.store.get_run(run_id)
@@ -507,7 +514,7 @@ class Runner:
     async def answer(self, run_id: str, entries: list[ResumeEntry]) -> None:
         """Answer the interrupts of a waiting run, wherever it executes. All that it waits for have to be answered.
 
-        Raises `RunNotFound`, `InputInvalid`."""
+        Raises `RunNotFound`, `InputInvalid`, `InputTooLarge`."""
         record = await self.get_run(run_id)
         waits_for = "no answer"
         if record.status is RunStatus.WAITING:
@@ -516,7 +523,20 @@ class Runner:
             waits_for = f"answers to {', '.join(sorted(missing))}" if missing else ""
         if waits_for:
             raise InputInvalid(f"run {run_id} is {record.status.value}, it waits for {waits_for}", run_id=run_id)
+        self._check_size(record, entries)
         await self._command(record, _Command(kind="input", resume=entries))
+
+    def _check_size(self, record: RunRecord, entries: list[ResumeEntry]) -> None:
+        """Refuse answers that could not be recorded: they would end the run. Raises `InputTooLarge`."""
+        answers = RunAgentInput(thread_id=record.session_id, run_id=record.id, messages=[], resume=entries)
+        event = RunStartedEvent(thread_id=record.session_id, run_id=record.id, timestamp=_now_ms(), input=answers)
+        try:
+            _, encoded = sound(event)
+        except AgentInvalid as error:
+            raise InputTooLarge(f"run {record.id} cannot record the answer: {error}", run_id=record.id) from None
+        bytes_max = self.limits.event_bytes_max
+        if len(encoded) > bytes_max:
+            raise InputTooLarge(f"run {record.id}: the answer is over event_bytes_max={bytes_max}", run_id=record.id)
 
     async def _command(self, record: RunRecord, command: _Command) -> None:
         encoded = msgspec.json.encode(command)

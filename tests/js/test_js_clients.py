@@ -194,7 +194,7 @@ def test_a_server_that_leaves_is_a_cut(aisdk: dict[str, Any], agui: dict[str, An
     for version in VERSIONS:
         told = aisdk[f"{version}.plain.none.server-leaves"]
         assert (told["isError"], "finishReason" in told) == (True, False)
-        assert "restarting" in told["error"]
+        assert "resume it" in told["error"]
         is_whole_ui_message(aisdk[f"{version}.durable.none.server-leaves"])
     told = agui["agui.plain.none.server-leaves"]
     assert ("runError" in told, "outcome" in told) == (True, False)

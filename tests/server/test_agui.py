@@ -302,6 +302,17 @@ async def test_a_late_join_is_compact_and_can_be_cut_anywhere(client_of: Callabl
         assert partial[3] + text(before) + text(events_after) == "".join(f"{n} " for n in range(50))
 
 
+async def test_a_late_joins_snapshot_has_no_character_that_a_line_reader_takes_for_a_lines_end(
+    client: httpx2.AsyncClient,
+):
+    said = "a\u2028b\u2029c\x85d"
+    await client.post("/ag-ui", json=body("r", said))
+    stream = (await client.get("/ag-ui", params={"runId": "r", "join": "snapshot"})).content
+    assert stream.decode().splitlines() == stream.decode().split("\n")[:-1]
+    snapshot = next(event for event in map(_decoded, frames(stream)) if isinstance(event, MessagesSnapshotEvent))
+    assert _said(snapshot.messages) == [said, f"you said {said}"]
+
+
 async def test_a_late_join_of_a_run_that_is_over(client: httpx2.AsyncClient):
     await client.post("/ag-ui", json=body("r", "hi"))
     response = await client.get("/ag-ui", params={"runId": "r", "join": "snapshot"})

@@ -20,7 +20,7 @@ from gapless.journals.contract import RunRecord, RunStatus
 from gapless.journals.memory import Memory, MemoryStore
 from support.agents import Gated
 from support.serving import serving
-from support.sse import events
+from support.sse import events, frames
 
 EVENTS = 100_000
 STALLED_BYTES_MAX = 512 * 1024
@@ -163,6 +163,13 @@ class FailingStore(MemoryStore):
     """Fails when it is asked to watch a run, at the last moment before its events are followed."""
 
     error: GaplessError | None = None
+    unread: GaplessError | None = None
+    """What its reading of events fails with."""
+
+    async def read(self, run_id: str, after: int, limit: int) -> list[bytes]:
+        if self.unread is not None:
+            raise self.unread
+        return await super().read(run_id, after, limit)
 
     async def watch(self, run_id: str) -> None:
         if isinstance(self.error, RunNotFound):
@@ -187,16 +194,31 @@ class FailingStore(MemoryStore):
 async def test_what_is_lost_before_its_stream_begins_has_a_status(
     path: str, error: GaplessError, status: int, cors: tuple[str, ...], client_of: Callable[..., Any]
 ):
-    store = FailingStore(Memory())
-    runner = Runner(agents={"words": lambda message: message}, store=store)
+    memory = Memory()
+    store = FailingStore(memory)
+    runner = Runner(store=store)
     client = await client_of(runner, cors_origins=cors)
-    await (await runner.start("x", run_id="r", session_id="s")).wait()
+    async with Runner(lambda message: message, store=MemoryStore(memory)) as owner:
+        await (await owner.start("x", run_id="r", session_id="s")).wait()
     store.error = error
     response = await client.get(path)
     told = response.json()["error"]
     assert (response.status_code, told["code"]) == (status, error.code)
     assert ("type" in told) == path.startswith("/v1/"), "in the shape of OpenAI's errors for its clients alone"
     assert runner.journals.followers_of("r") == 0
+
+
+@pytest.mark.parametrize("wire", ["ag-ui", "vercel", "openai", "text"])
+async def test_what_is_lost_after_its_stream_has_begun_sends_the_client_back(wire: str, client_of: Callable[..., Any]):
+    memory = Memory()
+    store = FailingStore(memory)
+    client = await client_of(Runner(store=store))
+    async with Runner(lambda message: message, store=MemoryStore(memory)) as owner:
+        await (await owner.start("x", run_id="r", session_id="s")).wait()
+    store.unread = StoreUnavailable("not now")
+    response = await client.get("/runs/r/events", params={"wire": wire})
+    assert response.status_code == 200
+    assert frames(response.content)[-1].event == "reconnect"
 
 
 class LateStore(MemoryStore):

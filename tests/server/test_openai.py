@@ -20,12 +20,13 @@ from pydantic import TypeAdapter
 
 from gapless import RunConfig, Runner, create_app
 from gapless.agents.base import AgentItem, RunContext
-from gapless.errors import ToolFailed
+from gapless.errors import StoreUnavailable, error_for_code
 from gapless.events import (
     AssistantMessage,
     CustomEvent,
     ImagePart,
     Message,
+    RunErrorEvent,
     TokenUsage,
     ToolCallArgsEvent,
     ToolCallEndEvent,
@@ -35,6 +36,7 @@ from gapless.events import (
     text_of,
 )
 from gapless.journals.contract import RunRecord
+from gapless.journals.journal import Journal
 from gapless.server.openai import _line
 from gapless.testing import CutKind, Cutter
 from gapless.wires.openai import OPTIONS
@@ -89,8 +91,13 @@ async def calling(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
 
 
 async def failing(message: str) -> AsyncIterator[AgentItem]:
+    """Fails with the code that it is told to raise or say."""
     yield "Some text, "
-    raise ToolFailed("the tool broke")
+    how, _, code = message.partition(" ")
+    if how == "say":
+        yield RunErrorEvent(message="the tool broke", code=code)
+    else:
+        raise error_for_code(code or "tool_failed", "the tool broke")
 
 
 @pytest.fixture(scope="module")
@@ -215,13 +222,57 @@ async def test_a_failure_in_mid_stream_is_an_error_after_the_text(client: AsyncO
     assert error.value.code == "tool_failed"
 
 
-async def test_a_failure_without_streaming_is_a_status_that_nobody_retries(url: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("tool_failed", 500),
+        ("model_failed", 502),
+        ("run_timeout", 504),
+        ("limit_reached", 500),
+        ("store_unavailable", 503),
+        ("shutting_down", 503),
+        ("session_busy", 500),
+        ("not_authenticated", 500),
+        ("mine", 500),
+    ],
+)
+@pytest.mark.parametrize("how", ["raise", "say"])
+async def test_a_failure_without_streaming_is_a_status_that_nobody_retries(
+    url: str, how: str, code: str, status: int
+) -> None:
     async with AsyncOpenAI(base_url=url + "/v1", api_key="none", max_retries=2) as client:
         before = len(await _runs(url))
         with pytest.raises(openai.InternalServerError, match="the tool broke") as error:
-            await client.chat.completions.create(model="failing", messages=ask())
-        assert error.value.code == "tool_failed"
+            await client.chat.completions.create(model="failing", messages=ask(f"{how} {code}"))
+        assert (error.value.code, error.value.status_code) == (code, status)
         assert len(await _runs(url)) == before + 1
+
+
+async def test_an_error_of_the_server_is_retried_only_where_that_is_the_same_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runner = Runner(told)
+
+    async def fails(run_id: str) -> Journal:
+        raise StoreUnavailable("not at the moment", run_id=run_id)
+
+    with serving(create_app(runner)) as url:
+        async with AsyncOpenAI(base_url=url + "/v1", api_key="none", max_retries=1) as client:
+            monkeypatch.setattr(runner.journals, "attach", fails)
+            for started, stream in ((1, False), (2, True)):
+                with pytest.raises(openai.InternalServerError, match="not at the moment"):
+                    await client.chat.completions.create(model="told", messages=ask(), stream=stream)
+                assert len(await _runs(url)) == started
+
+            async def fails_once(run_id: str) -> Journal:
+                monkeypatch.undo()
+                return await fails(run_id)
+
+            monkeypatch.setattr(runner.journals, "attach", fails_once)
+            named = {"x-run-id": "named"}
+            answer = await client.chat.completions.create(model="told", messages=ask(), extra_headers=named)
+            assert answer.choices[0].finish_reason == "stop"
+            assert len(await _runs(url)) == 3
 
 
 async def _runs(url: str) -> list[Any]:
@@ -433,7 +484,7 @@ async def test_a_server_that_stops_is_no_end_of_the_answer() -> None:
             chat = await client.chat.completions.create(model="rich", messages=ask("endless 1"), stream=True)
             response = await client.responses.create(model="rich", input="endless 1", stream=True)
             for stream in (chat, response):
-                with pytest.raises(openai.APIError, match="restarting") as error:
+                with pytest.raises(openai.APIError, match="resume it") as error:
                     async for _ in stream:
                         app.state.runner.journals.loop.call_soon_threadsafe(app.state.streams.drain)
                 assert error.value.code == "reconnect"

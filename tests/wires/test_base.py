@@ -65,7 +65,7 @@ def test_an_agents_event_that_holds_the_name_of_a_restart_is_none(name: str):
     assert encoder.sayable([(1, event)]) == [(1, event)]
 
 
-@pytest.mark.parametrize("name", ["adk", "text"])
+@pytest.mark.parametrize("name", sorted(_WIRES.keys() - {"ag-ui"}))  # whose events are stored as they go out
 def test_text_has_no_character_that_a_line_reader_takes_for_a_lines_end(name: str):
     text = "a\u2028b\u2029c\x85d\x0be\x1cf — 🦉\n"
     events = [
@@ -77,8 +77,7 @@ def test_text_has_no_character_that_a_line_reader_takes_for_a_lines_end(name: st
     body = wire(name)(RUN).encode([(seq, encode_event(event)) for seq, event in enumerate(events, 1)])
     assert body.decode().splitlines() == body.decode().split("\n")[:-1]
     said = [strings(msgspec.json.decode(frame.data)) for frame in frames(body) if frame.data != "[DONE]"]
-    assert all(text in one for one in said), said
-    assert len(said) >= 2
+    assert sum(text in one for one in said) >= 2, said
 
 
 def strings(value: Any) -> str:

@@ -36,7 +36,7 @@ from gapless.journals.journal import PAGE_EVENTS
 from gapless.message import media_part, simplest
 from gapless.runner import Runner, new_id
 from gapless.server.auth import Access
-from gapless.server.follow import Streams, cursor_of, follow
+from gapless.server.follow import Streams, check_cursor, check_start, cursor_of, follow
 from gapless.server.history import answer_interrupts, has_said_all
 from gapless.server.http import answer, body_docs, parameter_docs, public, read_body
 from gapless.wires import wire
@@ -174,8 +174,11 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             if not runs:
                 raise InputInvalid(f"session {body.session_id} has no run that waits for an answer")
             await access.check(request, "answer", runs[0], user=user)
+            check_cursor(runs[0], cursor_of(request, runs[0].id))
             after = await answer_interrupts(runner, runs[0], [_entry(one) for one in answers])
             return await runner.get_run(runs[0].id), after, body.streaming
+        chosen_id = request.headers.get("x-run-id")
+        await check_start(runner, chosen_id, cursor_of(request, chosen_id))
         mode = StreamingMode.SSE if body.streaming else StreamingMode.NONE
         config = msgspec.structs.replace(runner.config, streaming_mode=mode, on_busy="queue")
         state = None if body.state_delta is None else {**session.state, **body.state_delta}
@@ -183,10 +186,11 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             _content(parts),
             agent=app,
             session_id=session.id,
-            run_id=request.headers.get("x-run-id"),
+            run_id=chosen_id,
             user_id=user,
             config=config,
             state=state,
+            fingerprint=body.state_delta,
         )
         return run.started, 0, body.streaming
 

@@ -17,7 +17,7 @@ from gapless.journals.contract import RunRecord, RunStatus
 from gapless.journals.journal import PAGE_EVENTS
 from gapless.runner import Runner
 from gapless.server.auth import Access
-from gapless.server.follow import Streams, follow
+from gapless.server.follow import Streams, check_cursor, check_start, follow
 from gapless.server.history import (
     answer_interrupts,
     from_client,
@@ -56,8 +56,10 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             if not runs:
                 raise InputInvalid(f"thread {body.thread_id} has no run that waits for an answer")
             (waiting,) = runs
+            check_cursor(waiting, _cursor(request, waiting.id) or Cursor(0))
             after = await answer_interrupts(runner, waiting, body.resume)
             return await _tail(request, await runner.get_run(waiting.id), after)
+        await check_start(runner, body.run_id, _cursor(request, body.run_id) or Cursor(0))
         message, history = _asked(body)
         record = await known_run(runner, access, request, body.run_id, body.thread_id, message)
         if record is None:
@@ -75,6 +77,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
                 tools=body.tools,
                 context=body.context,
                 forwarded_props=body.forwarded_props,
+                fingerprint=history,
             )
             record = run.started
         return await _tail(request, record)

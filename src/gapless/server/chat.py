@@ -10,7 +10,7 @@ from gapless.config import RunConfig
 from gapless.errors import CursorInvalid, InputInvalid
 from gapless.runner import Runner
 from gapless.server.auth import Access
-from gapless.server.follow import Streams, cursor_of, follow
+from gapless.server.follow import Streams, check_start, cursor_of, follow
 from gapless.server.http import body_docs, parameter_docs, read_body
 from gapless.wires.text import TextEncoder
 
@@ -47,6 +47,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             query = body.query or body.message
             if not query:
                 raise InputInvalid("query is missing: /chat/stream?query=Hello")
+            await check_start(runner, body.run_id, cursor_of(request, body.run_id))
             run = await runner.start(
                 query,
                 agent=body.agent,

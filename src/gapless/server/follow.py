@@ -7,6 +7,7 @@ read, and then the follower is behind and reads on from its cursor: a slow clien
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
@@ -14,16 +15,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gapless.errors import CursorExpired, CursorInvalid, GaplessError, LimitReached
+from gapless.errors import CursorExpired, CursorInvalid, GaplessError, LimitReached, RunNotFound
 from gapless.events import RunFinishedEvent, RunFinishedInterruptOutcome, decode_event
 from gapless.journals.contract import RunRecord
 from gapless.journals.journal import PAGE_EVENTS, Follower
 from gapless.journals.merge import merge_deltas
 from gapless.runner import Runner
-from gapless.server.http import whole_number
+from gapless.server.http import answer_error, whole_number
 from gapless.wires.base import KEEP_ALIVE, Cursor, Encoder, parse_cursor
 
-__all__ = ["DEFERRED", "EventStream", "Streams", "cursor_of", "follow", "page_params"]
+__all__ = ["DEFERRED", "EventStream", "Streams", "check_cursor", "check_start", "cursor_of", "follow", "page_params"]
 
 PAGE_LIMIT_MAX = 10_000
 """Events in one JSON page."""
@@ -70,6 +71,7 @@ class EventStream(Response):
         *,
         merge: bool = True,
         location: str,
+        on_error: Callable[[GaplessError], Response] = answer_error,
     ) -> None:
         self.background = None
         self.status_code = 200
@@ -80,6 +82,7 @@ class EventStream(Response):
         self._encoder = encoder
         self._cursor = cursor
         self._merge = merge
+        self._on_error = on_error
         self._gone = False
         self._sent = False
         """Something went out since the last look."""
@@ -110,7 +113,11 @@ class EventStream(Response):
     async def stream(self, receive: Receive, send: Send) -> None:
         """The whole of the connection, from its headers to its end."""
         runner, run_id = self._runner, self._run_id
-        journal = await runner.journals.attach(run_id)
+        try:
+            journal = await runner.journals.attach(run_id)
+        except GaplessError as error:
+            await self._refuse(error, send)
+            return
         coalesce_ms = None if self._config is None else self._config.coalesce_ms
         self._follower = Follower(journal, self._cursor.seq, coalesce_s=(coalesce_ms or 0.0) / 1000)
         self._streams.open[self] = None
@@ -124,8 +131,12 @@ class EventStream(Response):
             await self._stream(self._follower, send)
         except OSError:  # the client is gone (ASGI 2.4)
             pass
-        except GaplessError as error:  # ends as a cut: the client comes back and gets the error as a status
-            log.warning("run %s: a follower at %d was cut off: %s", run_id, self._follower.after, error)
+        except GaplessError as error:
+            if self.raw_headers:
+                await self._refuse(error, send)
+            else:
+                log.warning("run %s: a follower at %d was cut off: %s", run_id, self._follower.after, error)
+                await self._cut(send)
         finally:
             self._gone = True
             self._pinging.cancel()
@@ -134,6 +145,20 @@ class EventStream(Response):
             runner.metrics.followers -= 1
             await runner.journals.release(journal)
             runner.follower_left(run_id, self._config)
+
+    async def _refuse(self, error: GaplessError, send: Send) -> None:
+        """The error as the answer, which has not begun."""
+        response = self._on_error(error)
+        with contextlib.suppress(OSError):
+            await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+            await send({"type": "http.response.body", "body": response.body})
+
+    async def _cut(self, send: Send) -> None:
+        """The client is to come back, and gets the error as a status then. Where the wire has no word for that, the
+        body is left without its end, which nobody takes for the answer's."""
+        if frame := self._encoder.reconnect():
+            with contextlib.suppress(OSError):
+                await send({"type": "http.response.body", "body": frame, "more_body": False})
 
     async def _stream(self, follower: Follower, send: Send) -> None:
         encoder, streams = self._encoder, self._streams
@@ -220,10 +245,32 @@ def _is_pause(event: bytes, follower: Follower) -> bool:
     )
 
 
-def cursor_of(request: Request, run_id: str) -> Cursor:
+def cursor_of(request: Request, run_id: str | None) -> Cursor:
     """Where the client wants to go on: `Last-Event-ID` or `?after=`, else the start. Raises `CursorInvalid`."""
     text = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
     return parse_cursor(text, run_id)
+
+
+async def check_start(runner: Runner, run_id: str | None, cursor: Cursor) -> None:
+    """Refuse a cursor before its request starts a run that the client would not get: there is something to go on from
+    only where the run has been started before. Raises `CursorInvalid`."""
+    if cursor == Cursor(0):
+        return
+    try:
+        if run_id is not None:
+            await runner.get_run(run_id)
+            return
+    except RunNotFound:
+        pass
+    raise CursorInvalid("the cursor is past the start of a run that there is not yet; leave it out", run_id=run_id)
+
+
+def check_cursor(record: RunRecord, cursor: Cursor) -> None:
+    """Raises `CursorInvalid` for a cursor that the run has not come to."""
+    if cursor.seq > record.last_seq:
+        raise CursorInvalid(
+            f"run {record.id}: the cursor {cursor.seq} is past its last event, {record.last_seq}", run_id=record.id
+        )
 
 
 def follow(
@@ -235,17 +282,16 @@ def follow(
     *,
     location: str,
     merge: bool = True,
+    on_error: Callable[[GaplessError], Response] = answer_error,
 ) -> Response:
     """The answer to "this run, from here": a stream, or 204 when the run has ended and the client has seen it all.
 
-    Raises `CursorInvalid`, `CursorExpired`, `LimitReached`.
+    `on_error` makes the answer of an error that comes before the stream has begun. Raises `CursorInvalid`,
+    `CursorExpired`, `LimitReached`.
     """
     if record.expired:
         raise CursorExpired(f"the events of run {record.id} are past their retention", run_id=record.id)
-    if cursor.seq > record.last_seq:
-        raise CursorInvalid(
-            f"run {record.id}: the cursor {cursor.seq} is past its last event, {record.last_seq}", run_id=record.id
-        )
+    check_cursor(record, cursor)
     if record.status.ended and cursor.seq == record.last_seq:
         return Response(status_code=204, headers={"x-run-id": record.id})
     if runner.journals.followers_of(record.id) >= runner.limits.followers_per_run_max:
@@ -255,7 +301,9 @@ def follow(
             retry_after_s=5,
         )
     runner.metrics.reconnects += cursor.seq > 0
-    return EventStream(runner, streams, record, encoder(record), cursor, merge=merge, location=location)
+    return EventStream(
+        runner, streams, record, encoder(record), cursor, merge=merge, location=location, on_error=on_error
+    )
 
 
 def page_params(request: Request) -> tuple[int, int]:

@@ -11,6 +11,8 @@ retrieved later, and a chat completion, which has no such state, is refused with
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, NamedTuple
@@ -31,14 +33,14 @@ from gapless.errors import (
     RunNotFound,
     error_for_code,
 )
-from gapless.events import Message, SystemMessage
+from gapless.events import Message, SystemMessage, UserMessage
 from gapless.journals.contract import RunRecord, RunStatus
 from gapless.journals.journal import PAGE_EVENTS, Follower
 from gapless.journals.merge import merge_deltas
 from gapless.run import Run
 from gapless.runner import Runner
 from gapless.server.auth import Access
-from gapless.server.follow import Streams, cursor_of, follow
+from gapless.server.follow import Streams, check_start, cursor_of, follow
 from gapless.server.history import has_said_all
 from gapless.server.http import answer, answer_error, body_docs, parameter_docs, read_body, whole_number
 from gapless.server.openai_input import (
@@ -76,7 +78,7 @@ class _Route(APIRoute):
             try:
                 return await handle(request)
             except GaplessError as error:
-                return _error(error)
+                return _error(error, begun=_has_begun(request))
             except HTTPException as error:
                 body = error_json("input_invalid", str(error.detail), error.status_code)
                 return Response(body, error.status_code, media_type="application/json")
@@ -102,15 +104,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         options = {"tools": [tool.function.name for tool in body.tools or ()], "include_usage": include_usage}
         message.metadata = {OPTIONS: options}
-        run = await runner.start(
-            message,
-            agent=body.model,
-            run_id=_run_id(request, user),
-            user_id=user,
-            config=_config(chat_settings(body, raw)),
-            messages=history,
-            tools=tools_of(body.tools) or None,
-        )
+        run = await _start(request, user, body, message, config=_config(chat_settings(body, raw)), messages=history)
         if body.stream:
             return _follow(request, run.started, ChatEncoder, cursor_of(request, run.id))
         record = await _settled(request, run)
@@ -146,15 +140,15 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         message.metadata = {OPTIONS: options}
         instructions = [SystemMessage(id="instructions", content=body.instructions)] if body.instructions else []
         history = [*instructions, *past.messages(), *before] if before or instructions else past.history()
-        run = await runner.start(
+        run = await _start(
+            request,
+            user,
+            body,
             message,
-            agent=body.model,
             session_id=past.session_id,
-            run_id=_run_id(request, user),
-            user_id=user,
             config=_config(response_settings(body, raw)),
             messages=history,
-            tools=tools_of(body.tools) or None,
+            fingerprint=[body.previous_response_id, body.instructions, before, body.metadata],
         )
         if body.stream:
             return _follow(request, run.started, ResponsesEncoder, cursor_of(request, run.id))
@@ -184,9 +178,8 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         """End a response as cancelled. Idempotent."""
         record = await _record(request, "cancel", response_id)
         await runner.cancel(record.id)
-        ending = asyncio.ensure_future((await runner.attach(record.id)).wait())
-        await asyncio.wait({ending}, timeout=CANCEL_WAIT_S)
-        ending.cancel()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for((await runner.attach(record.id)).wait(), CANCEL_WAIT_S)
         return await _response(await runner.get_run(record.id))
 
     # -- models -----------------------------------------------------------------------------------------------------
@@ -213,6 +206,15 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             return raw, msgspec.convert(raw, type)
         except msgspec.ValidationError as error:
             raise InputInvalid(f"the body does not fit: {error}") from None
+
+    async def _start(request: Request, user: str, body: Chat | Responses, message: UserMessage, **options: Any) -> Run:
+        run_id = _run_id(request, user)
+        if body.stream:
+            await check_start(runner, run_id, cursor_of(request, run_id))
+        tools = tools_of(body.tools) or None
+        run = await runner.start(message, agent=body.model, run_id=run_id, user_id=user, tools=tools, **options)
+        request.state.begun = run_id is None
+        return run
 
     def _config(settings: dict[str, Any]) -> RunConfig | None:
         if not settings:
@@ -250,7 +252,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             runner.follower_left(run.id, run.started.config)
         record = ending.result()
         if record.status is RunStatus.FAILED and record.error is not None:
-            raise error_for_code(record.error["code"], record.error["message"], run_id=run.id)
+            raise _failure(run.id, **record.error)
         return record
 
     async def _merged(record: RunRecord) -> list[bytes]:
@@ -270,7 +272,8 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
     def _follow(request: Request, record: RunRecord, encoder: type[Encoder], cursor: Cursor) -> Response:
         location = f"{request.scope.get('root_path', '')}/runs/{record.id}/events?wire={encoder.name}"
         merge = request.query_params.get("merge", "1") != "0"
-        return follow(runner, streams, record, encoder, cursor, location=location, merge=merge)
+        on_error = functools.partial(_error, begun=_has_begun(request))
+        return follow(runner, streams, record, encoder, cursor, location=location, merge=merge, on_error=on_error)
 
     async def _record(request: Request, action: str, response_id: str) -> RunRecord:
         try:
@@ -397,10 +400,22 @@ def _completion(record: RunRecord, events: Iterable[bytes]) -> dict[str, Any]:
     return whole | {"object": "chat.completion", "choices": [choice]}
 
 
-def _error(error: GaplessError) -> Response:
+def _failure(run_id: str, code: str, message: str) -> RunFailed:
+    """What the run failed with. An agent chooses its codes: none of them is about this request."""
+    failure = RunFailed(message, run_id=run_id, code=code)
+    failure.status = max(failure.status, error_for_code(code, message).status)
+    return failure
+
+
+def _has_begun(request: Request) -> bool:
+    """The request has started a run, and sent again it would start another."""
+    return bool(getattr(request.state, "begun", False))
+
+
+def _error(error: GaplessError, *, begun: bool) -> Response:
     told = answer_error(error).headers
     headers = {name: told[name] for name in ("retry-after", "www-authenticate") if name in told}
-    if isinstance(error, RunFailed | RunWaits):
+    if begun or isinstance(error, RunFailed | RunWaits):
         headers["x-should-retry"] = "false"  # OpenAI's clients would start, and pay for, another run
     if error.run_id is not None:
         headers["x-run-id"] = error.run_id

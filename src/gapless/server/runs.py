@@ -15,7 +15,7 @@ from gapless.events import ContentPart, ResumeEntry
 from gapless.journals.contract import RunStatus
 from gapless.runner import Runner
 from gapless.server.auth import Access
-from gapless.server.follow import Streams, cursor_of, follow, page_params
+from gapless.server.follow import Streams, check_start, cursor_of, follow, page_params
 from gapless.server.http import answer, body_docs, parameter_docs, public, read_body, wants_stream, whole_number
 from gapless.wires import wire
 
@@ -59,6 +59,8 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         user = await access.user(request)
         body = await read_body(request, StartRun, runner.limits.body_bytes_max)
         encoder = wire(request.query_params.get("wire", "ag-ui"))
+        if wants_stream(request):
+            await check_start(runner, body.run_id, cursor_of(request, body.run_id))
         message = body.message if isinstance(body.message, str) else msgspec.to_builtins(body.message)
         run = await runner.start(
             message,

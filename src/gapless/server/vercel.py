@@ -14,7 +14,7 @@ from gapless.events import Message, ResumeEntry, UserMessage
 from gapless.journals.contract import ACTIVE, RunRecord
 from gapless.runner import Runner
 from gapless.server.auth import Access
-from gapless.server.follow import Streams, cursor_of, follow
+from gapless.server.follow import Streams, check_cursor, check_start, cursor_of, follow
 from gapless.server.history import answer_interrupts, has_said_all, history_unless_ours, known_run, runs_of
 from gapless.server.http import answer, body_docs, parameter_docs, public, read_body
 from gapless.server.uimessages import UIMessage, approvals, to_messages
@@ -59,15 +59,17 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
                 return await _go_on(request, body.id, entries)
         # A client that has run tools of its own asks nothing new: the run goes on from what they found, in its message.
         run_id = request.headers.get("x-run-id")
-        history: list[Message] | None = to_messages(body.messages)
+        await check_start(runner, run_id, cursor_of(request, run_id))
+        sent = to_messages(body.messages)
+        history: list[Message] | None = sent
         message: Message = UserMessage(id="", content="", metadata={CONTINUES: last.id})
         if last.role == "user":
-            *before, message = to_messages(body.messages)
+            *before, message = sent
             if not message.content:
                 raise InputInvalid("the message is empty")
             if (known := await known_run(runner, access, request, run_id, body.id, message)) is not None:
                 return _tail(request, known)
-            history = await history_unless_ours(runner, body.id, user, before)
+            sent, history = before, await history_unless_ours(runner, body.id, user, before)
         config = runner.config
         if body.trigger == "regenerate-message":  # the answer that may still be coming has been dropped by the user
             config = msgspec.structs.replace(config, on_busy="interrupt")
@@ -79,6 +81,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             user_id=user,
             config=config,
             messages=history,
+            fingerprint=sent,
         )
         return _tail(request, run.started)
 
@@ -110,6 +113,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         if not runs:
             raise InputInvalid(f"chat {chat_id} has no run that waits for an answer")
         (record,) = runs
+        check_cursor(record, cursor_of(request, record.id))
         after = await answer_interrupts(runner, record, entries)
         return _tail(request, await runner.get_run(record.id), after)
 

@@ -39,7 +39,7 @@ from gapless.events import (
 )
 from gapless.fold import RESTARTED, Fold
 from gapless.journals.contract import RunRecord
-from gapless.jsontext import decode_json, with_plain_lines
+from gapless.jsontext import decode_json
 from gapless.wires.base import Encoder
 
 __all__ = ["ADKEncoder", "WholeADKEncoder", "arguments_of", "object_of"]
@@ -112,6 +112,8 @@ class ADKEncoder(Encoder):
         self._calls: dict[str, _Call] = {}
         self._fold = Fold()
         """Of the state alone."""
+        self._state_before: dict[str, bytes] = {}
+        """The state's values as JSON: those in the fold are changed in place."""
         self._finish_reason = "STOP"
         self._events = 0
 
@@ -121,13 +123,13 @@ class ADKEncoder(Encoder):
     def frames(self, event: bytes) -> Sequence[bytes]:
         if event.startswith(_TEXT):  # the hot one: its text is passed on without being decoded
             delta = _decode_delta(event)
-            return self._said(delta.message_id, with_plain_lines(bytes(delta.delta)), thought=False)
+            return self._said(delta.message_id, bytes(delta.delta), thought=False)
         return self.frames_of(decode_event(event))
 
     def frames_of(self, event: Event) -> Sequence[bytes]:
         """One decoded event's frames."""
         handler = _HANDLERS.get(type(event))
-        return tuple(map(with_plain_lines, handler(self, event))) if handler is not None else ()
+        return handler(self, event) if handler is not None else ()
 
     # -- text and reasoning -----------------------------------------------------------------------------------------
 
@@ -269,11 +271,11 @@ class ADKEncoder(Encoder):
     # -- state and the rest -----------------------------------------------------------------------------------------
 
     def _state(self, event: StateSnapshotEvent | StateDeltaEvent) -> _Frames:
-        before = self._fold.state if isinstance(self._fold.state, dict) else {}
         self._fold.add(event)
         state = self._fold.state if isinstance(self._fold.state, dict) else {}
-        changed = {key: value for key, value in state.items() if key not in before or before[key] != value}
-        changed.update({key: None for key in before if key not in state})
+        before, self._state_before = self._state_before, {key: _encode(value) for key, value in state.items()}
+        changed: dict[str, Any] = {key: None for key in before if key not in state}
+        changed |= {key: msgspec.Raw(value) for key, value in self._state_before.items() if before.get(key) != value}
         if not changed:
             return ()
         frame = b"{%b}" % self._base(self._new_id(), self._author, _ACTIONS % (_encode(changed), b""))

@@ -29,6 +29,7 @@ from gapless.events import (
 )
 from gapless.fold import Fold
 from gapless.journals.contract import RunRecord
+from gapless.jsontext import with_plain_lines
 from gapless.wires.base import RETRY_MS, Encoder
 
 __all__ = ["AGUIEncoder", "JoinEncoder", "Prefix"]
@@ -124,5 +125,7 @@ class JoinEncoder(AGUIEncoder):
     def begin(self, after: int) -> bytes:
         last = len(self._prefix)
         ids = [b"%d.%d" % (after + 1, part) if part < last else b"%d" % after for part in range(1, last + 1)]
-        frames = [b"id: %b\ndata: %b\n\n" % frame for frame in zip(ids, self._prefix, strict=True)]
+        frames = [
+            b"id: %b\ndata: %b\n\n" % frame for frame in zip(ids, map(with_plain_lines, self._prefix), strict=True)
+        ]
         return b"".join(frames[self._seen :])

@@ -18,6 +18,7 @@ from gapless.errors import CursorInvalid
 from gapless.events import RunErrorEvent, encode_event
 from gapless.fold import RESTARTED
 from gapless.journals.contract import RunRecord
+from gapless.jsontext import with_plain_lines
 
 __all__ = ["KEEP_ALIVE", "Cursor", "Encoder", "parse_cursor"]
 
@@ -49,21 +50,24 @@ class Cursor(NamedTuple):
     part: int = 0
 
 
-def parse_cursor(text: str, run_id: str) -> Cursor:
-    """The cursor that a frame's id names: `seq`, `seq.part`, `seq.end`, each with or without `run:` before it.
+def parse_cursor(text: str, run_id: str | None) -> Cursor:
+    """The cursor that a frame's id names: `seq`, `seq.part`, `seq.end`, each with or without `run:` before it. `run_id`
+    is None for a run that has none yet.
 
     Raises `CursorInvalid` for anything else, and for the id of another run.
     """
-    match = _CURSOR.fullmatch(text.strip())
+    match, of = _CURSOR.fullmatch(text.strip()), "" if run_id is None else f"run {run_id}: "
     if match is None:
-        raise CursorInvalid(f"run {run_id}: {text[:64]!r} is not a cursor; send back an id as it came", run_id=run_id)
+        raise CursorInvalid(f"{of}{text[:64]!r} is not a cursor; send back an id as it came", run_id=run_id)
     if match["run"] not in (None, run_id):
-        raise CursorInvalid(f"the cursor {text[:128]!r} belongs to another run than {run_id}", run_id=run_id)
+        raise CursorInvalid(
+            f"the cursor {text[:128]!r} belongs to another run{f' than {run_id}' if run_id else ''}", run_id=run_id
+        )
     seq, part = int(match["seq"]), match["part"]
     if part is None:
         return Cursor(seq)
     if seq == 0:
-        raise CursorInvalid(f"run {run_id}: {text[:64]!r} is part of no event; the first one is 1", run_id=run_id)
+        raise CursorInvalid(f"{of}{text[:64]!r} is part of no event; the first one is 1", run_id=run_id)
     return Cursor(seq - 1, int(part))
 
 
@@ -139,6 +143,7 @@ class Encoder(ABC):
         return b"".join(out)
 
     def _frame(self, id: bytes, data: bytes) -> bytes:
+        data = with_plain_lines(data)
         if self._retry:
             self._retry = False
             return b"id: %b\nretry: %d\ndata: %b\n\n" % (id, RETRY_MS, data)

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, TypedDict
 
 import msgspec
 
-from gapless.errors import error_for_code
 from gapless.events import (
     CustomEvent,
     Message,
@@ -54,7 +53,7 @@ __all__ = [
 OPTIONS = "openai"
 """Key in the metadata of a run's input, for its `Options`."""
 DONE = b"[DONE]"
-_RECONNECT = {"message": "the server is restarting; the answer goes on: resume it", "code": "reconnect"}
+_RECONNECT = {"message": "the server ended the connection, not the answer: resume it", "code": "reconnect"}
 
 encode = msgspec.json.Encoder().encode
 
@@ -232,9 +231,9 @@ def reason_of(event: CustomEvent) -> str | None:
     return reason.replace("-", "_") if isinstance(reason, str) else None
 
 
-def error_json(code: str | None, message: str, status: int | None = None) -> bytes:
-    """An error in OpenAI's shape. Its kind goes by the HTTP status, which else is the code's own."""
-    status = error_for_code(code, message).status if status is None else status
+def error_json(code: str | None, message: str, status: int = 500) -> bytes:
+    """An error in OpenAI's shape. Its kind goes by the HTTP status. A run's error is never the request's, whatever its
+    code."""
     kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
     return encode({"error": {"message": message, "type": kind, "param": None, "code": code or "run_failed"}})
 

@@ -22,17 +22,12 @@ from gapless.events import (
     decode_event,
 )
 from gapless.journals.contract import RunRecord
-from gapless.jsontext import with_plain_lines
 from gapless.output import OutputText
 from gapless.wires.base import RETRY_MS, Encoder
 
 __all__ = ["TextEncoder"]
 
-_to_json = msgspec.json.Encoder().encode
-
-
-def _encode(value: object) -> bytes:
-    return with_plain_lines(_to_json(value))
+_encode = msgspec.json.Encoder().encode
 
 
 class TextEncoder(Encoder):

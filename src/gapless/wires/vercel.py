@@ -112,7 +112,7 @@ class VercelEncoder(Encoder):
 
     def reconnect(self) -> bytes:
         # A client that resumes knows the frame by its name; any other takes the error for what it is: a cut.
-        chunk = _encode({"type": "error", "errorText": "the server is restarting; the answer goes on: resume it"})
+        chunk = _encode({"type": "error", "errorText": "the server ended the connection, not the answer: resume it"})
         return b"event: reconnect\ndata: %b\n\n" % chunk
 
     # -- the run's frame --------------------------------------------------------------------------------------------
