@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from gapless import Runner, create_app
 from gapless.agents.base import RunContext
-from gapless.client import ClientLimits, Cut, EventStreamParser, Frame, GaplessClient, SyncClient
+from gapless.client import RETRY_MS_MAX, ClientLimits, Cut, EventStreamParser, Frame, GaplessClient, SyncClient
 from gapless.errors import (
     ConnectionLost,
     GaplessError,
@@ -94,7 +95,19 @@ def test_parser_keeps_the_last_id_of_complete_frames_and_the_retry_time() -> Non
     assert (parser.last_event_id, parser.retry_ms) == ("2", 250)
 
 
+@pytest.mark.parametrize(
+    ("text", "retry_ms"),
+    [("0", 0), ("000000000000000000250", 250), ("9" * 400, RETRY_MS_MAX), ("9" * 5000, RETRY_MS_MAX)]
+    + [(text, None) for text in ("", "-1", "1_0", "1e3", "٣", "²")],
+)
+def test_parser_takes_a_retry_time_of_any_size_and_ascii_digits_only(text: str, retry_ms: int | None) -> None:
+    parser = EventStreamParser()
+    parser.feed(f"retry: {text}\n\n".encode())
+    assert parser.retry_ms == retry_ms
+
+
 def test_parser_refuses_a_frame_over_the_limit() -> None:
+    assert parsed(*[b": keep-alive\n"] * 20, limit=40) == []
     assert len(parsed(*[b"data: 0123456789\n\n"] * 100, limit=40)) == 100
     with pytest.raises(StreamInvalid, match="frame_bytes_max=40"):
         parsed(b"data: 0123456789\n", b"data: 0123456789\n", b"data: 0123456789", limit=40)
@@ -280,15 +293,91 @@ async def test_later_is_waited_for_and_no_is_final() -> None:
         (OK + b"\r\nid: 1\ndata: {}\n\n", "no event of AG-UI"),
         (OK + b'\r\nid: x\ndata: {"type":"RAW","event":1}\n\n', "no event of AG-UI"),
         (OK + b"\r\n" + body(0), "sent event 1 again after 2"),
+        (OK + b'\r\nid: 3_0\ndata: {"type":"RAW","event":1}\n\n', "no event of AG-UI"),
+        (OK + b'\r\nid: \xd9\xa3\ndata: {"type":"RAW","event":1}\n\n', "no event of AG-UI"),
+        (OK + b"\r\nid: " + b"9" * 5000 + b'\ndata: {"type":"RAW","event":1}\n\n', "no event of AG-UI"),
+        (OK + b'\r\nid: 3\ndata: {"type":"RAW","event":' + b"[" * 200_000 + b"\n\n", "no event of AG-UI"),
+        (OK + b'\r\ndata: {"type":"RAW","event":1}\n\n', "no event of AG-UI"),
+        (OK + b"\r\n:" + b"x" * 1_000_001, "frame_bytes_max=1000000"),
+        (OK + b"content-encoding: gzip\r\n\r\nzzzz", "header"),
     ],
 )
 async def test_what_is_no_stream_of_gapless_is_refused(answer: bytes, message: str) -> None:
     async def handler(request: Request, writer: asyncio.StreamWriter) -> None:
         writer.write(answer)
 
-    async with scripted(handler) as url, GaplessClient(url, limits=IMPATIENT) as client:
-        with pytest.raises(StreamInvalid, match=message):
+    limits = msgspec.structs.replace(IMPATIENT, frame_bytes_max=1_000_000)
+    async with scripted(handler) as url, GaplessClient(url, limits=limits) as client:
+        with pytest.raises(StreamInvalid, match=message) as raised:
             await collect(client, after=2)
+    assert raised.value.run_id == "r"
+    assert str(raised.value).startswith(f"run r: {url} sent what is no stream of Gapless")
+    assert len(str(raised.value)) < 600
+
+
+async def test_an_absurd_retry_time_is_waited_for_within_the_limit() -> None:
+    async def handler(request: Request, writer: asyncio.StreamWriter) -> None:
+        frames = body(request.after).partition(b"\n\n")[0] + b"\n\n" if request.after == 0 else body(request.after)
+        writer.write(OK + b"\r\nretry: " + b"9" * 5000 + b"\n" + frames)
+
+    cuts: list[Cut] = []
+    async with scripted(handler) as url, GaplessClient(url, limits=IMPATIENT, on_cut=cuts.append) as client:
+        assert await collect(client) == WANTED
+    assert [cut.wait_s <= IMPATIENT.retry_max_s for cut in cuts] == [True]
+
+
+GZIP = "content-encoding: gzip\r\n"
+DEEP = b"[" * 200_000
+BROKEN = [
+    (answer_with("200 OK", b'{"id":"\xff"}'), "is no RunRecord"),
+    (answer_with("200 OK", b'{"x":' + DEEP), "is no RunRecord"),
+    (answer_with("200 OK", b"null"), "is no RunRecord"),
+    (answer_with("204 No Content"), "is no RunRecord"),
+    (answer_with("200 OK", b"zzzz", more=GZIP), "not encoded as it says"),
+    (answer_with("200 OK", b'"' + b"x" * 1_000_001), "answer_bytes_max=1000000"),
+    (answer_with("200 OK", gzip.compress(b"x" * 10_000_000), more=GZIP), "answer_bytes_max=1000000"),
+]
+
+
+@pytest.mark.parametrize(("answer", "message"), BROKEN)
+async def test_what_is_no_answer_of_gapless_is_refused(answer: bytes, message: str) -> None:
+    async def handler(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+
+    limits = msgspec.structs.replace(IMPATIENT, answer_bytes_max=1_000_000)
+    async with scripted(handler) as url, GaplessClient(url, limits=limits) as client:
+        with pytest.raises(StreamInvalid, match=message) as raised:
+            await client.record("r")
+    assert str(raised.value).startswith(f"{url}/runs/r answered")
+
+
+@pytest.mark.parametrize("answer", [answer.replace(b"200 OK", b"403 Forbidden") for answer, _ in BROKEN])
+async def test_a_refusal_that_says_nothing_readable_is_told_by_its_status(answer: bytes) -> None:
+    async def handler(request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer.replace(b"204 No Content", b"403 Forbidden"))
+
+    limits = msgspec.structs.replace(IMPATIENT, answer_bytes_max=1_000_000)
+    async with scripted(handler) as url, GaplessClient(url, limits=limits) as client:
+        for asked in (client.record("r"), collect(client)):
+            with pytest.raises(GaplessError, match=r"GET .*/runs/r.*: HTTP 403") as raised:
+                await asked
+            assert raised.value.code == "http_error"
+
+
+@pytest.mark.parametrize("location", ["http://[", "/runs/r/events", "http://elsewhere.invalid/"])
+async def test_a_redirect_is_not_followed(location: str) -> None:
+    requests: list[str] = []
+
+    async def handler(request: Request, writer: asyncio.StreamWriter) -> None:
+        requests.append(request.path)
+        writer.write(answer_with("307 Temporary Redirect", more=f"location: {location}\r\n"))
+
+    limits = msgspec.structs.replace(IMPATIENT, attempts_max=1, request_attempts_max=1)
+    async with scripted(handler) as url, GaplessClient(url, api_key="secret", limits=limits) as client:
+        for asked in (client.record("r"), collect(client)):
+            with pytest.raises(GaplessError, match=r"HTTP 307|Invalid URL"):
+                await asked
+    assert requests == ["/runs/r", "/runs/r/events"]
 
 
 async def test_a_start_whose_answer_is_lost_is_repeated_under_its_id() -> None:

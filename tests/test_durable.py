@@ -359,8 +359,8 @@ FRAMES = [b"id: %d\ndata: %d\n\n" % (n, n) for n in range(1, 5)] + [b"event: end
 WHOLE = b"".join(FRAMES)
 
 
-def stream(body: bytes, **options: Any) -> Reply:
-    return Reply(body, headers={"content-location": "/stream"}, **options)
+def stream(body: bytes, *, content_encoding: str = "identity", **options: Any) -> Reply:
+    return Reply(body, headers={"content-location": "/stream", "content-encoding": content_encoding}, **options)
 
 
 def later(request: Request) -> Reply:
@@ -403,12 +403,70 @@ async def test_it_gives_up_without_progress_only(via: Any) -> None:
         assert len(server.requests) == 5 + 2
 
 
+@pytest.mark.parametrize("empty", [b"", b": ping\n" * 1000, b"event: nothing\n\n"])
+async def test_what_brings_no_new_event_is_no_progress(via: Any, empty: bytes) -> None:
+    limits = msgspec.structs.replace(QUICK, attempts_max=3)
+    async with upstream(stream(FRAMES[0]), stream(empty)) as server:
+        with pytest.raises(via[0].ReadError, match="nothing new in 3 connections"):
+            await ask(via, "GET", f"{server.url}/stream", limits=limits)
+        assert len(server.requests) == 1 + 3
+
+
+@pytest.mark.parametrize("retry", ["9" * 400, "9" * 5000, "0", "-5", "soon"])
+async def test_any_retry_time_is_waited_for_within_the_limit(via: Any, retry: str) -> None:
+    busy = Reply(b"", 429, "text/plain", {"retry-after": retry})
+    async with upstream(stream(f"retry: {retry}\n".encode() + FRAMES[0]), busy, later) as server:
+        assert (await ask(via, "GET", f"{server.url}/stream")).content.endswith(b"".join(FRAMES[1:]))
+
+
+async def test_an_id_beyond_ascii_is_sent_back_as_it_came(via: Any) -> None:
+    async with upstream(stream("id: é漢\ndata: 1\n\n".encode()), stream(FRAMES[-1])) as server:
+        await ask(via, "GET", f"{server.url}/stream")
+        assert server.requests[1].headers["last-event-id"] == "é漢"
+
+
+@pytest.mark.parametrize("id", ["id:", "id", "id: \x0b1", "id: \x011", f"id: {'1' * 2000}"])
+async def test_an_id_that_cannot_be_sent_back_is_an_error(via: Any, id: str) -> None:
+    async with upstream(stream(f"{id}\ndata: x\n\n".encode())) as server:
+        with pytest.raises(via[0].RemoteProtocolError, match="no stream of Gapless"):
+            await ask(via, "GET", f"{server.url}/stream")
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("location", ["http://a:b/", "//a:b"])
+async def test_a_content_location_that_is_no_url_is_an_error_of_the_request(via: Any, location: str) -> None:
+    async with upstream(Reply(WHOLE, headers={"content-location": location}, hold=True)) as server:
+        with pytest.raises(via[0].RemoteProtocolError, match="/stream: its Content-Location is no URL"):
+            await ask(via, "GET", f"{server.url}/stream")
+        await asyncio.wait_for(server.left.wait(), WAIT_S)
+
+
+async def test_a_head_has_no_body_to_go_on_with(via: Any) -> None:
+    async with upstream(stream(b""), later) as server:
+        assert (await ask(via, "HEAD", f"{server.url}/stream")).content == b""
+        assert len(server.requests) == 1
+
+
+async def test_a_body_that_can_be_sent_only_once_is_sent_once(via: Any) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"{}"
+
+    content = pieces() if via[1] == "async" else iter([b"{}"])
+    headers = {"x-run-id": "r", "content-length": "2"}
+    async with upstream(Reply(b"later", 503, "text/plain")) as server:
+        assert (await ask(via, "POST", server.url, content=content, headers=headers)).status_code == 503
+        assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
+        (Reply(b"", 307, "text/plain", {"location": "http://elsewhere.invalid/"}), "HTTP 307"),
+        (stream(b"".join(FRAMES[2:0:-1])), "it sent 2 again"),
+        (stream(b"zzzz", content_encoding="gzip"), "decompressing"),
         (Reply(b"{}", 404, "application/json"), "HTTP 404"),
         (Reply(b"<html>log in</html>", 200, "text/html"), "HTTP 200"),
-        (stream(WHOLE), "did not go on after event 2"),
+        (stream(WHOLE), "did not go on after event 2: it sent 1 again"),
         (stream(b"data: " + b"x" * 2000), "frame_bytes_max"),
     ],
 )

@@ -16,6 +16,7 @@ import asyncio
 import ipaddress
 import os
 import random
+import re
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
 from types import TracebackType
@@ -45,6 +46,11 @@ __all__ = [
 
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses that say "later", not "no"."""
+RETRY_MS_MAX = 3_600_000
+"""What a `retry:` of more comes to."""
+_POSITION = re.compile(r"[0-9]{1,15}")
+_NOT_JSON = (msgspec.DecodeError, ValueError, RecursionError)
+"""What decoding raises, the second for what is no UTF-8."""
 _T = TypeVar("_T")
 
 
@@ -66,6 +72,8 @@ class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Attempts of a request that is safe to repeat."""
     frame_bytes_max: int = 16 * 1024 * 1024
     """One frame of a stream."""
+    answer_bytes_max: int = 256 * 1024 * 1024
+    """An answer that is not a stream."""
 
 
 class Frame(NamedTuple):
@@ -139,7 +147,9 @@ class EventStreamParser:
                 self._raw = []
             return
         raw_name, _, raw_value = line.partition(b":")
-        if self._raw is not None and raw_name:
+        if not raw_name:  # a comment; keep-alives must not add up to a large frame
+            self._frame_bytes -= len(line)
+        elif self._raw is not None:
             self._raw.append(line)
         value = raw_value.removeprefix(b" ").decode("utf-8", "replace")
         match raw_name:
@@ -150,7 +160,7 @@ class EventStreamParser:
             case b"id" if "\0" not in value:
                 self._id = value
             case b"retry" if value.isascii() and value.isdigit():
-                self.retry_ms = int(value)
+                self.retry_ms = int(min(float(value), RETRY_MS_MAX))  # `int` itself reads so many digits only
 
 
 class Cut(NamedTuple):
@@ -297,28 +307,31 @@ class GaplessClient:
                     if response.status_code == httpx2.codes.NO_CONTENT:  # all of it was seen
                         return
                     if response.status_code != httpx2.codes.OK:
-                        await response.aread()
-                        error = _refusal(response)
+                        error = await self._refusal(response)
                         if response.status_code not in RETRYABLE_STATUSES:
                             raise error
                         retry_after_s, reason = error.retry_after_s or 0.0, error.message
                     else:
-                        _check_content_type(response, run_id)
+                        _check_content_type(response)
                         async for piece in response.aiter_bytes():
                             for frame in parser.feed(piece):
-                                if frame.event == "end":
+                                if frame.event == "end" and frame.data is None:
                                     return
                                 if frame.event != "message" or frame.data is None:
                                     continue  # "reconnect" says that the server closes; the end of the body comes next
-                                seq, event = _decode(frame, run_id)
+                                seq, event = _decode(frame)
                                 if seq <= last:
-                                    raise StreamInvalid(
-                                        f"run {run_id}: the server sent event {seq} again after {last}", run_id=run_id
-                                    )
+                                    raise StreamInvalid(f"it sent event {seq} again after {last}")
                                 last, attempt = seq, 0
                                 yield seq, event
             except httpx2.TransportError as error:
                 reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            except (httpx2.DecodingError, StreamInvalid) as error:
+                raise StreamInvalid(
+                    f"run {run_id}: {self.base_url} sent what is no stream of Gapless ({error}); is it a Gapless "
+                    "server, and not newer than this client?",
+                    run_id=run_id,
+                ) from error
             if attempt >= self.limits.attempts_max:
                 raise ConnectionLost(
                     f"run {run_id}: nothing new in {attempt} connections to {self.base_url} ({reason}); the run "
@@ -412,7 +425,10 @@ class GaplessClient:
             attempt += 1
             retry_after_s = 0.0
             try:
-                response = await self._http.request(method, path, params=query, content=content, headers=headers)
+                async with self._http.stream(method, path, params=query, content=content, headers=headers) as response:
+                    if response.is_success:
+                        return _decode_answer(response, await self._read(response), answer)
+                    refusal = await self._refusal(response)
             except httpx2.TransportError as error:
                 reached = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
                 if attempt >= self.limits.request_attempts_max or (reached and not repeatable):
@@ -420,14 +436,38 @@ class GaplessClient:
                         f"{self.base_url} does not answer ({str(error) or type(error).__name__})."
                     ) from error
             else:
-                if response.is_success:
-                    return _decode_answer(response, answer)
-                refusal = _refusal(response)
                 again = response.status_code in RETRYABLE_STATUSES and (repeatable or refusal.retry_after_s is not None)
                 if not again or attempt >= self.limits.request_attempts_max:
                     raise refusal
                 retry_after_s = refusal.retry_after_s or 0.0
             await asyncio.sleep(backoff_s(self.limits, attempt, self.limits.retry_first_s, retry_after_s))
+
+    async def _read(self, response: httpx2.Response) -> bytearray:
+        """The whole answer. Raises `StreamInvalid`, `httpx2.TransportError`."""
+        content = bytearray()
+        try:
+            async for piece in response.aiter_bytes():
+                content += piece
+                if len(content) > self.limits.answer_bytes_max:
+                    raise _no_answer(response, f"more than answer_bytes_max={self.limits.answer_bytes_max} bytes")
+        except httpx2.DecodingError as error:
+            raise _no_answer(response, f"what is not encoded as it says ({error})") from error
+        return content
+
+    async def _refusal(self, response: httpx2.Response) -> GaplessError:
+        """The error that an answer stands for. Raises `httpx2.TransportError`."""
+        retry_after = response.headers.get("retry-after", "")
+        retry_after_s = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
+        try:
+            body = msgspec.json.decode(await self._read(response), type=_Refusal).error
+        except (*_NOT_JSON, StreamInvalid):  # not the server's own answer: the status must do
+            message = f"{response.request.method} {_shown(response)}: HTTP {response.status_code}"
+            return GaplessError(message, code="http_error", retry_after_s=retry_after_s)
+        error = error_for_code(body.code, body.message, run_id=body.run_id)
+        if type(error) is RunFailed and body.code != RunFailed.code:  # a code that is no run's
+            error = GaplessError(body.message, run_id=body.run_id, code=body.code)
+        error.retry_after_s = retry_after_s
+        return error
 
 
 class SyncClient:
@@ -555,46 +595,34 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _decode(frame: Frame, run_id: str) -> tuple[int, Event]:
+def _decode(frame: Frame) -> tuple[int, Event]:
+    id = frame.id or ""
     try:
-        return int(frame.id or ""), decode_event(frame.data or "")
-    except (ValueError, msgspec.DecodeError) as error:
-        raise StreamInvalid(
-            f"run {run_id}: the frame with id {frame.id!r} is no event of AG-UI 1.0 ({error}); is the client older "
-            "than the server?",
-            run_id=run_id,
-        ) from error
+        if not _POSITION.fullmatch(id):
+            raise ValueError("the id is no position")
+        return int(id), decode_event(frame.data or "")
+    except _NOT_JSON as error:
+        raise StreamInvalid(f"the frame with id {id!r:.100} is no event of AG-UI 1.0: {error}") from error
 
 
-def _check_content_type(response: httpx2.Response, run_id: str) -> None:
+def _check_content_type(response: httpx2.Response) -> None:
     content_type = response.headers.get("content-type", "")
     if content_type.partition(";")[0].strip().lower() != "text/event-stream":
-        raise StreamInvalid(
-            f"run {run_id}: {response.url} answered {content_type or 'without a content type'}, not an event stream",
-            run_id=run_id,
-        )
+        raise StreamInvalid(f"{content_type or 'something without a content type'}, not an event stream")
 
 
-def _decode_answer(response: httpx2.Response, answer: type[_T] | None) -> _T:
+def _decode_answer(response: httpx2.Response, content: bytearray, answer: type[_T] | None) -> _T:
     if answer is None:
         return None  # type: ignore[return-value]  # the caller takes no answer
     try:
-        return msgspec.json.decode(response.content, type=answer)
-    except msgspec.DecodeError as error:
-        raise StreamInvalid(f"{response.url} answered what is no {answer.__name__}: is it a Gapless server?") from error
+        return msgspec.json.decode(content, type=answer)
+    except _NOT_JSON as error:
+        raise _no_answer(response, f"what is no {answer.__name__.lstrip('_')} ({error})") from error
 
 
-def _refusal(response: httpx2.Response) -> GaplessError:
-    """The error that an answer stands for."""
-    retry_after = response.headers.get("retry-after", "")
-    retry_after_s = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
-    try:
-        body = msgspec.json.decode(response.content, type=_Refusal).error
-    except msgspec.DecodeError:
-        message = f"{response.request.method} {response.url.copy_with(query=None)}: HTTP {response.status_code}"
-        return GaplessError(message, code="http_error", retry_after_s=retry_after_s)
-    error = error_for_code(body.code, body.message, run_id=body.run_id)
-    if type(error) is RunFailed and body.code != RunFailed.code:  # a code that is no run's
-        error = GaplessError(body.message, run_id=body.run_id, code=body.code)
-    error.retry_after_s = retry_after_s
-    return error
+def _no_answer(response: httpx2.Response, what: str) -> StreamInvalid:
+    return StreamInvalid(f"{_shown(response)} answered {what}: is it a Gapless server?")
+
+
+def _shown(response: httpx2.Response) -> httpx2.URL:
+    return response.url.copy_with(query=None)

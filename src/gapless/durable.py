@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar, cast
 
@@ -23,6 +25,7 @@ import msgspec
 
 from gapless.client import RETRYABLE_STATUSES, ClientLimits, EventStreamParser, backoff_s
 from gapless.errors import StreamInvalid
+from gapless.jsontext import decode_json
 
 __all__ = ["durable_transport"]
 
@@ -41,6 +44,11 @@ _FIRST_HEADERS = frozenset(
 _LENGTH_HEADERS = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 """Headers that speak of one connection's bytes, which the stitched answer has not."""
 _OK, _NO_CONTENT = 200, 204
+ID_CHARS_MAX = 1024
+_ID = re.compile(rf"[^\x00-\x1f\x7f]{{1,{ID_CHARS_MAX}}}")
+"""An id that can be sent back: a header carries no control characters, and servers take no long ones."""
+SEEN_IDS_MAX = 10_000
+"""Ids that are remembered, beside the first, in order to recognise a server that sends a frame again."""
 _Transport = TypeVar("_Transport")
 
 
@@ -152,13 +160,17 @@ class _Run(msgspec.Struct):
 
 def _names_its_run(request: Any) -> bool:
     headers, query = request.headers, request.url.params
+    try:
+        content = request.content
+    except _library_of(request).RequestNotRead:  # it can be sent only once
+        return False
     if "x-run-id" in headers or "idempotency-key" in headers or "run_id" in query or "runId" in query:
         return True
     if "application/json" not in headers.get("content-type", ""):
         return False
     try:
-        body = msgspec.json.decode(request.content, type=_Run)
-    except (msgspec.DecodeError, _library_of(request).RequestNotRead):  # not JSON; a body that can be sent only once
+        body = decode_json(content, _Run)
+    except msgspec.DecodeError:
         return False
     return bool(body.run_id or body.runId)
 
@@ -167,12 +179,15 @@ def _stitched(request: Any, response: Any, inner: Any, limits: ClientLimits, on_
     """The answer as it came, or for an event stream that names itself one with all of its connections' frames."""
     headers = response.headers
     location = headers.get("content-location")
-    if response.status_code != _OK or not _is_stream(response) or location is None:
-        return response
-    url = request.url.join(location)
-    if (url.scheme, url.netloc) != (request.url.scheme, request.url.netloc):  # its headers are for that server alone
+    if request.method == "HEAD" or response.status_code != _OK or not _is_stream(response) or location is None:
         return response
     library = _library_of(request)
+    try:
+        url = request.url.join(location)
+    except library.InvalidURL:
+        url = None
+    if url and (url.scheme, url.netloc) != (request.url.scheme, request.url.netloc):  # its headers are for no other
+        return response
     request.extensions.setdefault("timeout", {})["read"] = limits.idle_timeout_s  # read anew when the body begins
     kept = [(name, value) for name, value in headers.multi_items() if name.lower() not in _LENGTH_HEADERS]
     body = _body_type(library)(_Stitch(library, request, url, limits, on_cut), response, inner)
@@ -192,14 +207,15 @@ class _Stitch:
         """The server has said that it ends the connection and not the run."""
         self._request = request
         self._url = url
+        """Where the stream goes on; None if what the server said is no URL."""
         self._limits = limits
         self._on_cut = on_cut
         self._parser = EventStreamParser(limits.frame_bytes_max, raw=True)
         self._first_id: str | None = None
         self._last_id: str | None = None
-        self._resumed = False
+        self._seen_ids: OrderedDict[str, None] = OrderedDict()
         self._attempt = 0
-        """Connections in a row that brought no new frame."""
+        """Connections in a row that brought no new id."""
         self._retry_first_s = limits.retry_first_s
         self._retry_after_s = 0.0
         self._reason = ""
@@ -209,7 +225,7 @@ class _Stitch:
         headers = [item for item in self._request.headers.multi_items() if item[0].lower() not in _FIRST_HEADERS]
         headers += [("accept", "text/event-stream"), ("accept-encoding", "identity")]
         if self._last_id is not None:
-            headers.append(("last-event-id", self._last_id))
+            headers.append(("last-event-id", self._last_id.encode()))
         timeout = {**self._request.extensions["timeout"], "connect": self._limits.connect_timeout_s}
         extensions = {**self._request.extensions, "timeout": timeout}
         return self.library.Request("GET", self._url, headers=headers, extensions=extensions)
@@ -217,6 +233,8 @@ class _Stitch:
     def accepts(self, response: Any) -> bool:
         """Whether the answer is the stream. Raises `StreamInvalid` where asking again would not help."""
         self._reason, self._retry_after_s = "the connection ended", 0.0
+        if self._url is None:
+            raise StreamInvalid(f"its Content-Location is no URL: {response.headers['content-location']!r:.100}")
         if response.status_code == _NO_CONTENT:  # all of it was seen
             self.ended = True
             return False
@@ -234,19 +252,25 @@ class _Stitch:
             if frame.event == "reconnect":
                 self.leaving = True
                 break
-            if frame.id is not None:
-                if self._resumed and frame.id in (self._first_id, self._last_id):
-                    raise StreamInvalid(f"the server did not go on after event {self._last_id}")
-                self._first_id = self._first_id or frame.id
-                self._last_id = frame.id
-            elif frame.data is not None:  # on no wire of ours: it would come again with every connection, for ever
-                raise StreamInvalid("a frame with data and no id: this is no stream of Gapless")
-            self._attempt = 0
             frames.append(frame.raw)
             if frame.event == "end" and frame.data is None:
                 self.ended = True
                 break
+            if frame.id is not None or frame.data is not None:
+                self._came(frame.id or "")
         return b"".join(frames)
+
+    def _came(self, id: str) -> None:
+        if not _ID.fullmatch(id):  # on no wire of ours: it would come again with every connection, for ever
+            raise StreamInvalid("a frame without an id that can be sent back: this is no stream of Gapless")
+        if id == self._first_id or id in self._seen_ids:
+            raise StreamInvalid(f"the server did not go on after event {self._last_id}: it sent {id} again")
+        self._first_id = self._first_id or id
+        self._last_id = id
+        self._seen_ids[id] = None
+        if len(self._seen_ids) > SEEN_IDS_MAX:
+            self._seen_ids.popitem(last=False)
+        self._attempt = 0
 
     def broke(self, error: Exception) -> None:
         """The connection failed."""
@@ -266,12 +290,13 @@ class _Stitch:
         if self._parser.retry_ms is not None:
             self._retry_first_s = self._parser.retry_ms / 1000
         self._parser = EventStreamParser(self._limits.frame_bytes_max, raw=True)
-        self._resumed, self.leaving = self._last_id is not None, False
+        self.leaving = False
         return 0.0 if at_once else backoff_s(self._limits, self._attempt, self._retry_first_s, self._retry_after_s)
 
-    def refused(self, error: StreamInvalid) -> Exception:
+    def refused(self, error: Exception) -> Exception:
         """The library's error for what no further connection would mend."""
-        raised: Exception = self.library.RemoteProtocolError(f"{self._url}: {error.message}", request=self._request)
+        where = self._url or self._request.url
+        raised: Exception = self.library.RemoteProtocolError(f"{where}: {error}", request=self._request)
         return raised
 
 
@@ -298,7 +323,7 @@ class _Body:
                             break
             except stitch.library.TransportError as error:
                 stitch.broke(error)
-            except StreamInvalid as error:
+            except (StreamInvalid, stitch.library.DecodingError) as error:
                 raise stitch.refused(error) from error
             finally:
                 self.close()
@@ -319,7 +344,7 @@ class _Body:
                             break
             except stitch.library.TransportError as error:
                 stitch.broke(error)
-            except StreamInvalid as error:
+            except (StreamInvalid, stitch.library.DecodingError) as error:
                 raise stitch.refused(error) from error
             finally:
                 await self.aclose()
