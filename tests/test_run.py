@@ -141,14 +141,15 @@ async def test_output_written_as_text_is_read_from_the_latest_message() -> None:
 
 async def test_output_of_another_type_is_an_error() -> None:
     async with Runner(saying('{"people": 3}')) as runner, runner.run_stream("m", output_type=City) as stream:
-        with pytest.raises(OutputInvalid, match="not a City") as caught:
+        with pytest.raises(OutputInvalid, match="not a valid City") as caught:
             await stream.get_output()
         assert caught.value.run_id == stream.run.id
         with pytest.raises(OutputInvalid):
             _ = [output async for output in stream.stream_output()]
     async with Runner(saying("no JSON")) as runner, runner.run_stream("m", output_type=Point) as stream:
-        with pytest.raises(OutputInvalid):
+        with pytest.raises(OutputInvalid) as caught:
             await stream.get_output()
+        assert caught.value.text == "no JSON"
 
 
 async def test_output_of_an_agent_with_a_type_of_its_own_is_text_where_none_was_asked_for() -> None:

@@ -23,6 +23,7 @@ from gapless.errors import (
     InputInvalid,
     InputTooLarge,
     LimitReached,
+    ModelFailed,
     RunConflict,
     RunFenced,
     RunLimit,
@@ -989,6 +990,37 @@ async def test_an_error_of_the_recorders_own_ends_the_run(monkeypatch: pytest.Mo
             await run.collect()
         assert (await run.record()).status is RunStatus.FAILED
         await runner.start("y", session_id="s")
+
+
+async def test_a_session_whose_run_waits_for_a_person_says_so(store: str):
+    async with Runner(ask, store=store) as runner:
+        run = await runner.start("may I?", run_id="r", session_id="s")
+        await until(run, 5)
+        with pytest.raises(SessionBusy, match="r, which waits for a person's answer; answer or cancel it") as caught:
+            await runner.start("and now?", session_id="s")
+        assert caught.value.run_id == "r"
+        await run.cancel()
+
+
+async def test_agents_are_ready_before_a_server_takes_runs(caplog: pytest.LogCaptureFixture):
+    class Heavy:
+        name = "heavy"
+        ready = False
+
+        async def load(self) -> None:
+            if self.ready:
+                raise ModelFailed("the file is damaged")
+            self.ready = True
+
+        async def run(self, ctx: RunContext) -> AsyncIterator[str]:
+            yield f"ready: {self.ready}"
+
+    runner = Runner(Heavy())
+    await runner.load()
+    async with runner:
+        assert (await (await runner.start("x")).collect()).text == "ready: True"
+    await runner.load()
+    assert "agent heavy is not ready: the file is damaged" in caplog.text
 
 
 async def test_a_waiting_run_can_be_cancelled(store: str):

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from gapless.errors import InputInvalid
+
 __all__ = ["Limits", "RunConfig", "StreamingMode"]
 
 COALESCE_MS_MAX = 10_000
@@ -76,7 +78,22 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         # Python takes the names as well, as JSON does.
         msgspec.structs.force_setattr(self, "streaming_mode", StreamingMode(self.streaming_mode))
 
+    def narrowed(self, asked: dict[str, Any]) -> RunConfig:
+        """This config with the fields that a client asks for in their place: its model settings join these, and a bound
+        it may only draw closer. Raises `InputInvalid`."""
+        for name in _BOUNDS & asked.keys():
+            most, wanted = getattr(self, name), asked[name]
+            if most is not None and (wanted is None or wanted > most):
+                raise InputInvalid(f"config.{name}: at most {most:g} here, not {wanted!r}")
+        if "model_settings" in asked:
+            asked = {**asked, "model_settings": {**self.model_settings, **asked["model_settings"]}}
+        try:
+            return msgspec.structs.replace(self, **asked)
+        except ValueError as error:
+            raise InputInvalid(f"config: {error}") from None
 
+
+_BOUNDS = frozenset({"max_llm_calls", "timeout", "first_event_timeout", "idle_timeout"})
 _CHOICES = {
     "on_busy": ("reject", "queue", "interrupt"),
     "on_disconnect": ("continue", "cancel"),

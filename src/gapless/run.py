@@ -258,7 +258,9 @@ class RunStream(Generic[_OutputT]):
                 result = decode_json(response.text)  # an agent that writes its output as text
             return self._type.validate(response.text if result is None else result)
         except ValueError as error:
-            raise OutputInvalid(f"the output is not a {self._type.name}: {error}", run_id=self.run.id) from error
+            invalid = OutputInvalid(f"the output is not a valid {self._type.name}: {error}", run_id=self.run.id)
+            invalid.text = response.text
+            raise invalid from error
 
     stream = stream_output
     """The old name."""

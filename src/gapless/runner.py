@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -25,12 +25,14 @@ from gapless.errors import (
     AgentInvalid,
     AgentNotFound,
     CursorExpired,
+    GaplessError,
     InputInvalid,
     InputTooLarge,
     LimitReached,
     RunCancelled,
     RunConflict,
     RunNotFound,
+    SessionBusy,
     SessionNotFound,
     ShuttingDown,
     StoreUnavailable,
@@ -54,7 +56,16 @@ from gapless.events import (
 )
 from gapless.execution import Execution, end_of
 from gapless.journals import open_store
-from gapless.journals.contract import RunRecord, RunRequest, RunStatus, SessionRecord, Store, Turn, WorkerFenced
+from gapless.journals.contract import (
+    RunRecord,
+    RunRequest,
+    RunStatus,
+    SessionRecord,
+    Store,
+    Turn,
+    WorkerFenced,
+    session_taken,
+)
 from gapless.journals.journal import (
     PAGE_EVENTS,
     RETRY_FIRST_S,
@@ -115,6 +126,33 @@ class _Command(msgspec.Struct, omit_defaults=True):
 
 _decode_command = msgspec.json.Decoder(_Command).decode
 _decode_messages = msgspec.json.Decoder(list[Message]).decode
+
+
+class AskOptions(TypedDict, total=False):
+    """What `Runner.run` takes beside the message, the agent and the session: see `run_async`."""
+
+    run_config: RunConfig | None
+    new_message: object
+    session_id: str | None
+    user_id: str
+    run_id: str | None
+    deps: Any
+
+
+class StartOptions(TypedDict, total=False):
+    """What `Runner.run_stream` takes beside the message and the output's type: see `start`."""
+
+    agent: object
+    session_id: str | None
+    run_id: str | None
+    user_id: str
+    config: RunConfig | None
+    deps: Any
+    messages: list[Message] | None
+    state: dict[str, Any] | None
+    tools: list[Tool] | None
+    context: list[Context] | None
+    forwarded_props: Any
 
 
 class Runner:
@@ -200,6 +238,17 @@ class Runner:
                 self._keeper = asyncio.create_task(self._keep(), name="gapless-keeper")
                 self._open, self._draining = True, False
         return self
+
+    async def load(self) -> None:
+        """Let the agents make ready what would hold all runs up when the first of them needs it. One that cannot fails
+        its runs, and says why in the log."""
+        for name, agent in self.agents.items():
+            load = getattr(agent, "load", None)
+            try:
+                if load is not None:
+                    await load()
+            except GaplessError as error:
+                log.warning("agent %s is not ready: %s", name, error)
 
     def refuse_new(self) -> None:
         """Take no new runs; those that are active go on."""
@@ -303,7 +352,7 @@ class Runner:
             _check_id(session_id, "session")
             session = await self.store.get_session(session_id)
             if session is not None and session.user_id != user_id:
-                raise SessionNotFound(f"no session {session_id}")
+                raise session_taken(session_id)
         session_id = session_id or _session_for(run_id, user_id)
         if not asked.id:
             asked.id = f"{run_id}-user"
@@ -324,7 +373,10 @@ class Runner:
         )
         worker_id = self.worker_id
         with _lease_wanted(run_id):
-            record, created = await self.store.create_run(record, reject_busy=config.on_busy == "reject")
+            try:
+                record, created = await self.store.create_run(record, reject_busy=config.on_busy == "reject")
+            except SessionBusy as error:
+                raise await self._busy(error) from None
         if not created:
             return self._come_back(record, digest, user_id)
         if self.worker_id != worker_id:  # the lease was lost meanwhile, and the run with it: another worker has it now
@@ -334,6 +386,14 @@ class Runner:
         execution = self._begin(record, adapted, journal, recorder, request, deps=deps, output_type=output_type)
         self._spawn(run_id, self._execute(execution))
         return Run(self, record, execution)
+
+    async def _busy(self, error: SessionBusy) -> SessionBusy:
+        """The same, saying more of a run that would go on for as long as nobody answers it."""
+        with contextlib.suppress(RunNotFound, StoreUnavailable):
+            if error.run_id is not None and (await self.get_run(error.run_id)).status is RunStatus.WAITING:
+                what = f"{error.message}, which waits for a person's answer; answer or cancel it first"
+                return SessionBusy(what, run_id=error.run_id)
+        return error
 
     def _begin(
         self,
@@ -504,6 +564,18 @@ class Runner:
         await self.open()
         return await self.store.list_runs(user_id=user_id, session_id=session_id, status=status, limit=limit)
 
+    async def current_run(self, session_id: str) -> RunRecord | None:
+        """The session's run that executes or waits for an answer, or else the one that is next; where none is active,
+        the newest; None where there is none. The newest run may only stand behind it in the queue."""
+        newest = found = None
+        for limit in (1, self.limits.runs_active_max):  # mostly the newest is it
+            for record in (await self.list_runs(session_id=session_id, limit=limit))[0 if newest is None else 1 :]:
+                newest = newest or record
+                found = found if record.status.ended else record
+                if record.started_at is not None:  # its turn had come: all before it have ended
+                    return found or newest
+        return found or newest
+
     async def cancel(self, run_id: str) -> RunRecord:
         """End a run as cancelled, wherever it executes; nothing happens to one that has ended. Raises `RunNotFound`."""
         record = await self.get_run(run_id)
@@ -613,7 +685,7 @@ class Runner:
                 )
             )
         if session.user_id != user_id:
-            raise SessionNotFound(f"no session {session_id}")
+            raise session_taken(session_id)
         return session
 
     async def get_session(self, session_id: str) -> SessionRecord:
@@ -686,7 +758,7 @@ class Runner:
         await run.raise_if_failed()
 
     def run(
-        self, query: object = None, agent: object = None, session: object = None, **options: Any
+        self, query: object = None, agent: object = None, session: object = None, **options: Unpack[AskOptions]
     ) -> Iterator[Event]:
         """`run_async` for code without an event loop: a generator that blocks. Takes the same arguments.
 
@@ -697,12 +769,16 @@ class Runner:
         return iterate(self, lambda: self.run_async(query, agent, session, **options))
 
     @overload
-    def run_stream(self, query: object, *, output_type: type[_OutputT], **options: Any) -> RunStream[_OutputT]: ...
+    def run_stream(
+        self, query: object, *, output_type: type[_OutputT], **options: Unpack[StartOptions]
+    ) -> RunStream[_OutputT]: ...
 
     @overload
-    def run_stream(self, query: object, *, output_type: None = None, **options: Any) -> RunStream[str]: ...
+    def run_stream(
+        self, query: object, *, output_type: None = None, **options: Unpack[StartOptions]
+    ) -> RunStream[str]: ...
 
-    def run_stream(self, query: object, *, output_type: Any = None, **options: Any) -> RunStream[Any]:
+    def run_stream(self, query: object, *, output_type: Any = None, **options: Unpack[StartOptions]) -> RunStream[Any]:
         """`async with runner.run_stream(q) as stream`: text or typed output as it grows. Takes what `start` takes.
 
         Leaving the block before the end cancels the run."""

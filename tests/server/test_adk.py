@@ -23,7 +23,7 @@ from google.adk.sessions import InMemorySessionService, Session
 from google.adk.tools import FunctionTool, LongRunningFunctionTool, ToolContext
 from google.genai import types
 
-from gapless import Runner, create_app
+from gapless import RunConfig, Runner, create_app
 from gapless.agents.base import RunContext
 from gapless.events import Interrupt, ToolCallArgsEvent, ToolCallResultEvent, ToolCallStartEvent
 from support.adk import Call, Raises, Scripted, Thought
@@ -430,6 +430,29 @@ async def test_a_long_running_tool_is_marked_and_answered(client_of: ClientOf):
     response = {"functionResponse": {"id": "c1", "name": "ship", "response": {"status": "there"}}}
     _, rest = await run_sse(client, body("shop", [response]))
     assert documents(rest)[0]["content"]["parts"][0]["functionResponse"]["response"] == {"status": "there"}
+    assert (await run_sse(client, body("shop", [response])))[1] == rest, "sent again, it finds its place again"
+    response["functionResponse"]["response"] = {"status": "lost"}
+    other = await client.post("/run_sse", json=body("shop", [response]))
+    assert (other.status_code, "another answer" in other.json()["error"]["message"]) == (422, True)
+
+
+async def test_what_is_said_while_a_call_waits_for_its_response(client_of: ClientOf):
+    async def asks(message: str, ctx: RunContext) -> AsyncIterator[Any]:
+        if message == "hi":
+            await ctx.interrupt([Interrupt(id="q", reason="input_required")])
+        yield f"answered {message}"
+
+    runner = Runner(asks)
+    client = await client_of(runner)
+    await session(client, "asks")
+    await run_sse(client, body("asks"))
+    busy = await client.post("/run_sse", json=body("asks", [{"text": "and?"}]))
+    assert (busy.status_code, "waits for the response" in busy.json()["error"]["message"]) == (409, True)
+
+    await runner.start("and?", session_id="s", user_id="u", config=RunConfig(on_busy="queue"))
+    response = {"functionResponse": {"id": "q", "name": "adk_request_input", "response": {"result": 1}}}
+    _, rest = await run_sse(client, body("asks", [response]))
+    assert text_of(documents(rest), partial=False) == "answered hi"
 
 
 async def test_another_agents_question_is_one_of_adks(client_of: ClientOf):

@@ -47,6 +47,23 @@ async def test_an_active_run_is_named_and_keeps_its_session(client_of: Callable[
     assert "active_run_id" not in (await client.get("/sessions/s")).json()
 
 
+async def test_a_run_that_waits_its_turn_does_not_hide_the_one_before_it(client_of: Callable[..., Any]):
+    agent = Gated("one ", "two")
+    client = await client_of(Runner(agent))
+    for run_id in ("r", "q"):
+        body = {"message": run_id, "session_id": "s", "run_id": run_id, "config": {"on_busy": "queue"}}
+        assert (await client.post("/runs", json=body)).status_code == 202
+    assert (await client.get("/sessions/s")).json()["active_run_id"] == "r"
+    await client.post("/runs/q/cancel")
+    await client.get("/runs/q/events", headers=STREAM)
+    assert (await client.get("/sessions/s")).json()["active_run_id"] == "r"
+    agent.let(3)
+    page = await client.get("/vercel/chat/s/stream")
+    assert (page.headers["x-run-id"], b"two" in page.content) == ("r", True)
+    assert "active_run_id" not in (await client.get("/sessions/s")).json()
+    assert (await client.get("/vercel/chat/s/stream")).status_code == 204
+
+
 async def test_a_session_made_ahead_takes_its_title_from_the_first_message(client: httpx2.AsyncClient):
     await client.post("/sessions", json={"id": "s"})
     await client.post("/runs", json={"message": "hello", "session_id": "s"}, headers=STREAM)

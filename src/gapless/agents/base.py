@@ -120,7 +120,7 @@ class RunContext:
 
 @runtime_checkable
 class Agent(Protocol):
-    """What the runner runs."""
+    """What the runner runs. It may have `async load()`, to be ready before the first run, and `async aclose()`."""
 
     name: str
 

@@ -233,7 +233,9 @@ async def _turn(agent: Agent, message: str, timeout_s: float) -> Turn:
     from gapless.runner import Runner
 
     turn = Turn()
-    async with Runner(agent) as runner, _watching_the_loop(turn):
+    runner = Runner(agent)
+    await runner.load()  # as a server does before it takes runs
+    async with runner, _watching_the_loop(turn):
         started = time.monotonic()
         run = await runner.start(message, config=RunConfig(timeout=timeout_s))
         execution = runner.executions.get(run.id)

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 
 from gapless.config import RunConfig
+from gapless.errors import SessionNotFound
 from gapless.events import Context, Message, Tool, UserMessage
 
 __all__ = [
@@ -155,6 +156,11 @@ def title_of(message: str) -> str:
     """A session's title: the first line of its first message."""
     line = message.strip().partition("\n")[0]
     return line if len(line) <= TITLE_CHARS_MAX else line[: TITLE_CHARS_MAX - 1] + "…"
+
+
+def session_taken(session_id: str) -> SessionNotFound:
+    """For whoever would begin in another's session."""
+    return SessionNotFound(f"no session {session_id} of yours, and the id is taken; choose another")
 
 
 class WorkerFenced(Exception):

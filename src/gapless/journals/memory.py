@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
-from gapless.errors import CursorExpired, RunNotFound, SessionBusy, SessionNotFound, StoreUnavailable
+from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreUnavailable
 from gapless.journals.contract import (
     ACTIVE,
     READ_BYTES_MAX,
@@ -23,6 +23,7 @@ from gapless.journals.contract import (
     Store,
     Turn,
     WorkerFenced,
+    session_taken,
     title_of,
 )
 from gapless.journals.lease import LeaseWatch
@@ -115,7 +116,7 @@ class MemoryStore(Store):
             return _copy(known), False
         session = memory.sessions.get(run.session_id)
         if session is not None and session.user_id != run.user_id:
-            raise SessionNotFound(f"no session {run.session_id}")
+            raise session_taken(run.session_id)
         active = memory.session_runs.setdefault(run.session_id, {})
         if reject_busy and active:
             busy = next(iter(active))

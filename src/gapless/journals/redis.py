@@ -41,7 +41,6 @@ from gapless.errors import (
     GaplessError,
     RunNotFound,
     SessionBusy,
-    SessionNotFound,
     StoreCorrupt,
     StoreUnavailable,
     UsageError,
@@ -59,6 +58,7 @@ from gapless.journals.contract import (
     Store,
     Turn,
     WorkerFenced,
+    session_taken,
     title_of,
 )
 from gapless.journals.lease import LeaseWatch
@@ -393,7 +393,7 @@ class RedisStore(Store):
                     self._take_commands()
                 return run, True
             if outcome == b"of another user":  # nothing comes of the claim: who wants the id elsewhere moves it
-                raise SessionNotFound(f"no session {run.session_id}")
+                raise session_taken(run.session_id)
             if isinstance(outcome, list):
                 await self._refuse(place, run)
             if outcome == b"void":
@@ -420,7 +420,7 @@ class RedisStore(Store):
     async def _refuse(self, place: str, run: RunRecord) -> None:
         session = await self.get_session(run.session_id)
         if session is not None and session.user_id != run.user_id:
-            raise SessionNotFound(f"no session {run.session_id}")
+            raise session_taken(run.session_id)
         active = (await self._command("LINDEX", f"{place}queue", 0) or b"").decode()
         raise SessionBusy(f"session {run.session_id} has an active run, {active}", run_id=active)
 

@@ -31,7 +31,6 @@ from gapless.errors import (
     GaplessError,
     RunNotFound,
     SessionBusy,
-    SessionNotFound,
     StoreCorrupt,
     StoreUnavailable,
 )
@@ -46,6 +45,7 @@ from gapless.journals.contract import (
     Store,
     Turn,
     WorkerFenced,
+    session_taken,
     title_of,
 )
 from gapless.journals.lease import LeaseWatch
@@ -442,7 +442,7 @@ class SQLiteStore(Store):
                 return known, False
             user = db.execute("SELECT user FROM sessions WHERE id = ?", (run.session_id,)).fetchone()
             if user is not None and user[0] != run.user_id:
-                raise SessionNotFound(f"no session {run.session_id}")
+                raise session_taken(run.session_id)
             if reject_busy:
                 active = db.execute(
                     f"SELECT id FROM runs WHERE session = ? AND status IN {_ACTIVE_SQL} LIMIT 1", (run.session_id,)

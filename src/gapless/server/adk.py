@@ -18,7 +18,7 @@ from starlette.responses import Response
 from gapless import __version__
 from gapless.agents.adk_turn import CREDENTIAL, decode_turn, without_secrets
 from gapless.config import StreamingMode
-from gapless.errors import AgentNotFound, InputInvalid, NotAuthorized, SessionNotFound
+from gapless.errors import AgentNotFound, InputInvalid, NotAuthorized, SessionBusy, SessionNotFound
 from gapless.events import (
     AssistantMessage,
     ContentPart,
@@ -31,7 +31,7 @@ from gapless.events import (
     UserMessage,
     text_of,
 )
-from gapless.journals.contract import ACTIVE, RunRecord, SessionRecord, Turn
+from gapless.journals.contract import ACTIVE, RunRecord, RunStatus, SessionRecord, Turn
 from gapless.journals.journal import PAGE_EVENTS
 from gapless.message import media_part, simplest
 from gapless.runner import Runner, new_id
@@ -169,15 +169,22 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         session = await get(app, user, body.session_id)
         parts = body.new_message.parts if body.new_message is not None else []
         answers = [part.function_response for part in parts if part.function_response is not None]
+        current = await runner.current_run(session.id)
         if answers:
-            runs = await runner.list_runs(session_id=session.id, limit=1)
-            if not runs:
+            if current is None:
                 raise InputInvalid(f"session {body.session_id} has no run that waits for an answer")
-            await access.check(request, "answer", runs[0], user=user)
-            check_cursor(runs[0], cursor_of(request, runs[0].id))
-            after = await answer_interrupts(runner, runs[0], [_entry(one) for one in answers])
-            return await runner.get_run(runs[0].id), after, body.streaming
+            await access.check(request, "answer", current, user=user)
+            check_cursor(current, cursor_of(request, current.id))
+            after = await answer_interrupts(runner, current, [_entry(one) for one in answers])
+            return await runner.get_run(current.id), after, body.streaming
         chosen_id = request.headers.get("x-run-id")
+        if current is not None and current.status is RunStatus.WAITING and current.id != chosen_id:
+            # Behind it the message would stand in the queue for as long as nobody answers.
+            raise SessionBusy(
+                f"session {body.session_id} has run {current.id}, which waits for the response to a function call: "
+                "send that first, or cancel the run",
+                run_id=current.id,
+            )
         await check_start(runner, chosen_id, cursor_of(request, chosen_id))
         mode = StreamingMode.SSE if body.streaming else StreamingMode.NONE
         config = msgspec.structs.replace(runner.config, streaming_mode=mode, on_busy="queue")
@@ -280,10 +287,10 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         if events:
             for turn in await runner.store.turns(session.id):
                 found += _turn_events(turn, session)
-            for record in await runner.list_runs(session_id=session.id, limit=1):
-                if record.status in ACTIVE and record.input is not None:
-                    found.append(_event(record.input, record.id, session))
-                    found += [msgspec.Raw(event) for event in await events_of(record, wait=False)]
+            record = await runner.current_run(session.id)
+            if record is not None and record.status in ACTIVE and record.input is not None:
+                found.append(_event(record.input, record.id, session))
+                found += [msgspec.Raw(event) for event in await events_of(record, wait=False)]
         return {
             "id": session.id.removesuffix(suffix),
             "appName": session.agent,

@@ -20,11 +20,11 @@ from gapless.server.auth import Access
 from gapless.server.follow import Streams, check_cursor, check_start, follow
 from gapless.server.history import (
     answer_interrupts,
+    current_run,
     from_client,
     has_said_all,
     history_unless_ours,
     known_run,
-    runs_of,
 )
 from gapless.server.http import answer, body_docs, parameter_docs, read_body
 from gapless.server.tanstack import to_tanstack
@@ -52,10 +52,9 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         user = await access.user(request)
         body = await read_body(request, RunAgentInput, runner.limits.body_bytes_max)
         if body.resume:
-            runs = await runs_of(runner, access, request, body.thread_id, "answer")
-            if not runs:
+            waiting = await current_run(runner, access, request, body.thread_id, "answer")
+            if waiting is None:
                 raise InputInvalid(f"thread {body.thread_id} has no run that waits for an answer")
-            (waiting,) = runs
             check_cursor(waiting, _cursor(request, waiting.id) or Cursor(0))
             after = await answer_interrupts(runner, waiting, body.resume)
             return await _tail(request, await runner.get_run(waiting.id), after)
@@ -142,10 +141,12 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
 
     async def _hydration(request: Request, thread_id: str) -> Response:
         shown: dict[str, Any] = {"messages": [], "activeRun": None, "interrupts": None}
-        for record in await runs_of(runner, access, request, thread_id, "read"):
-            if record.status.ended:
-                shown["messages"] = to_tanstack(await runner.messages(thread_id))
-                continue
+        record = await current_run(runner, access, request, thread_id, "read")
+        if record is None:
+            messages = []
+        elif record.status.ended:
+            messages = await runner.messages(thread_id)
+        else:
             messages = await _before(record)
             if record.status is RunStatus.WAITING:  # there is nothing to join: what it has said comes here
                 fold, asked = Fold(), []
@@ -156,7 +157,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
                 shown["interrupts"] = {"runId": record.id, "pending": asked}
             else:
                 shown["activeRun"] = {"runId": record.id}
-            shown["messages"] = to_tanstack(messages)
+        shown["messages"] = to_tanstack(messages)
         return answer(shown, headers={"cache-control": "no-store"})
 
     async def _events(record: RunRecord) -> list[bytes]:

@@ -72,6 +72,7 @@ def create_app(
         app.first_request = None
         async with metrics.published(runner):
             await runner.open()
+            await runner.load()
             undo = _at_sigterm(runner, streams.drain)
             try:
                 yield

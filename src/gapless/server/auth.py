@@ -63,7 +63,9 @@ class Access:
         if inspect.isawaitable(user):
             user = await user
         if not user:
-            raise NotAuthenticated("send an API key: Authorization: Bearer <key>")
+            raise NotAuthenticated(
+                "it is not known who asks; send what this server asks for, an API key as Authorization: Bearer <key>"
+            )
         return user
 
     async def find(

@@ -16,7 +16,9 @@ from gapless.events import (
     Message,
     ReasoningMessage,
     ResumeEntry,
+    RunStartedEvent,
     ToolMessage,
+    decode_event,
     interrupts_in,
     text_of,
 )
@@ -30,6 +32,7 @@ from gapless.wires.vercel import CONTINUES
 
 __all__ = [
     "answer_interrupts",
+    "current_run",
     "from_client",
     "has_said_all",
     "history_unless_ours",
@@ -51,8 +54,22 @@ def from_client(messages: Sequence[Message]) -> list[Message]:
     return said
 
 
+async def current_run(
+    runner: Runner, access: Access, request: Request, session_id: str, action: str
+) -> RunRecord | None:
+    """The session's current run, or its newest, if the caller may do this to it; None for no session and for another's
+    alike. Raises `NotAuthenticated`."""
+    user = await access.user(request)
+    record = await runner.current_run(session_id)
+    with contextlib.suppress(RunNotFound):
+        if record is not None:
+            await access.check(request, action, record, user=user)
+            return record
+    return None
+
+
 async def runs_of(
-    runner: Runner, access: Access, request: Request, session_id: str, action: str, limit: int = 1
+    runner: Runner, access: Access, request: Request, session_id: str, action: str, limit: int
 ) -> list[RunRecord]:
     """The session's newest runs that the caller may do this to; none for no session and for another's alike. Raises
     `NotAuthenticated`."""
@@ -145,11 +162,17 @@ async def answer_interrupts(runner: Runner, record: RunRecord, entries: list[Res
 
 async def _place_of(runner: Runner, record: RunRecord, entries: list[ResumeEntry]) -> int | None:
     """Where the run once asked what these answer."""
-    answered, after = {entry.interrupt_id for entry in entries}, 0
+    answers, after, place = {entry.interrupt_id: entry for entry in entries}, 0, None
     while events := await runner.store.read(record.id, after, PAGE_EVENTS):
         for seq, event in enumerate(events, after + 1):
+            if place is not None:  # it went on from there
+                started = decode_event(event)
+                known = started.input.resume if isinstance(started, RunStartedEvent) and started.input else None
+                if known is None or any(answers.get(one.interrupt_id) != one for one in known):
+                    raise InputInvalid(f"run {record.id} went on with another answer", run_id=record.id)
+                return place
             asked = {interrupt.id for interrupt in interrupts_in(event)}
-            if asked and asked <= answered:
-                return seq
+            if asked and asked <= answers.keys():
+                place = seq
         after += len(events)
-    return None
+    return place

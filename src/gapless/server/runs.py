@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import msgspec
@@ -25,6 +25,17 @@ LIST_LIMIT_MAX = 1000
 """Runs in one list."""
 
 
+if TYPE_CHECKING:
+    AskedConfig = Any
+else:
+    # A `RunConfig` of which it is known what was left out: that is the operator's to say.
+    AskedConfig = msgspec.defstruct(
+        "RunConfig",
+        [(field.name, field.type | msgspec.UnsetType, msgspec.UNSET) for field in msgspec.structs.fields(RunConfig)],
+        forbid_unknown_fields=True,
+    )
+
+
 class StartRun(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /runs`."""
 
@@ -32,7 +43,7 @@ class StartRun(msgspec.Struct, forbid_unknown_fields=True):
     agent: str | None = None
     session_id: str | None = None
     run_id: str | None = None
-    config: RunConfig | None = None
+    config: AskedConfig | None = None
 
 
 class AnswerRun(msgspec.Struct, forbid_unknown_fields=True):
@@ -68,7 +79,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             session_id=body.session_id,
             run_id=body.run_id,
             user_id=user,
-            config=body.config,
+            config=None if body.config is None else runner.config.narrowed(_asked(body.config)),
         )
         record = run.started
         location = _location(request, run.id)
@@ -146,3 +157,8 @@ def _location(request: Request, run_id: str) -> str:
 
 def _merge(request: Request) -> bool:
     return request.query_params.get("merge", "1") != "0"
+
+
+def _asked(config: msgspec.Struct) -> dict[str, Any]:
+    """The fields that were sent."""
+    return {name: value for name, value in msgspec.structs.asdict(config).items() if value is not msgspec.UNSET}

@@ -29,10 +29,10 @@ def routes(runner: Runner, access: Access) -> APIRouter:
 
     async def shown(session: SessionRecord) -> dict[str, Any]:
         record = public(session)
-        runs = await runner.list_runs(session_id=session.id, limit=1)
-        if runs and runs[0].status in ACTIVE:
-            record["active_run_id"] = runs[0].id
-            record.setdefault("title", title_of(runs[0].message))  # it gets its title when its first run ends
+        run = await runner.current_run(session.id)
+        if run is not None and run.status in ACTIVE:
+            record["active_run_id"] = run.id
+            record.setdefault("title", title_of(run.message))  # it gets its title when its first run ends
         return record
 
     @router.get("/sessions")

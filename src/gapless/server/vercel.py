@@ -15,7 +15,7 @@ from gapless.journals.contract import ACTIVE, RunRecord
 from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, check_cursor, check_start, cursor_of, follow
-from gapless.server.history import answer_interrupts, has_said_all, history_unless_ours, known_run, runs_of
+from gapless.server.history import answer_interrupts, current_run, has_said_all, history_unless_ours, known_run, runs_of
 from gapless.server.http import answer, body_docs, parameter_docs, public, read_body
 from gapless.server.uimessages import UIMessage, approvals, to_messages
 from gapless.wires.base import Cursor
@@ -91,10 +91,10 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         means that run and no later one, also when it has ended."""
         run_id = request.query_params.get("runId")
         if run_id is None:
-            for newest in await runs_of(runner, access, request, chat_id, "read"):
-                if not newest.status.ended or cursor_of(request, newest.id) != Cursor(0):
-                    return _tail(request, newest)
-            return Response(status_code=204)
+            current = await current_run(runner, access, request, chat_id, "read")
+            if current is None or (current.status.ended and cursor_of(request, current.id) == Cursor(0)):
+                return Response(status_code=204)
+            return _tail(request, current)
         record = await access.find(request, "read", runner.get_run, run_id)
         if record.session_id != chat_id:
             raise RunNotFound(f"no run {record.id} in chat {chat_id}", run_id=record.id)
@@ -109,10 +109,9 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
 
     async def _go_on(request: Request, chat_id: str, entries: list[ResumeEntry]) -> Response:
         """The rest of the run that these answers let go on."""
-        runs = await runs_of(runner, access, request, chat_id, "answer")
-        if not runs:
+        record = await current_run(runner, access, request, chat_id, "answer")
+        if record is None:
             raise InputInvalid(f"chat {chat_id} has no run that waits for an answer")
-        (record,) = runs
         check_cursor(record, cursor_of(request, record.id))
         after = await answer_interrupts(runner, record, entries)
         return _tail(request, await runner.get_run(record.id), after)
