@@ -41,7 +41,7 @@ from gapless.events import (
     UserMessage,
     encode_event,
 )
-from support.serving import serving
+from gapless.testing import serving
 
 IMPATIENT = ClientLimits(retry_first_s=0.001, retry_max_s=0.002, connect_timeout_s=5.0, idle_timeout_s=5.0)
 
@@ -424,7 +424,10 @@ async def test_the_key_comes_from_the_caller_or_the_environment(monkeypatch: pyt
             async with GaplessClient(url, api_key=key) as client:
                 with pytest.raises(NotAuthenticated):
                     await client.runs()
-    assert keys == ["Bearer from-the-environment", "Bearer given", None]
+        async with GaplessClient(url, api_key="", headers={"Authorization": "Own it"}) as client:
+            with pytest.raises(NotAuthenticated):
+                await client.runs()
+    assert keys == ["Bearer from-the-environment", "Bearer given", None, "Own it"]
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", ""])

@@ -24,10 +24,9 @@ from openai import AsyncOpenAI, OpenAI
 from gapless import Runner, create_app
 from gapless.client import ClientLimits
 from gapless.durable import durable_transport
-from gapless.testing import CutKind, Cutter
+from gapless.testing import CutKind, Cutter, serving
 from support.adk import Call, Raises, Scripted, Thought
 from support.rich import ANSWER, LONG_ARGUMENTS, REASONING, TEXT, rich
-from support.serving import serving
 from support.upstream import Reply, Request, upstream
 
 KINDS: tuple[CutKind | None, ...] = ("abrupt", "mid-frame", "clean", None)

@@ -40,9 +40,9 @@ from gapless.testing import (
     ToolCall,
     adk_model,
     pydantic_ai_model,
+    serving,
     words,
 )
-from support.serving import serving
 
 
 class City(BaseModel):

@@ -22,9 +22,8 @@ from gapless.agents import adapt
 from gapless.cli import app as command_line
 from gapless.errors import ExtraMissing, ModelFailed, StreamingUnavailable, UsageError
 from gapless.events import CustomEvent, TextMessageContentEvent
-from gapless.testing import Chunk, Gate, ScriptedAgent, ToolCall, adk_model, pydantic_ai_model, words
+from gapless.testing import Chunk, Gate, ScriptedAgent, ToolCall, adk_model, pydantic_ai_model, serving, words
 from support.adk import Scripted
-from support.serving import serving
 
 TEXT = "An answer of seven words, in pieces."
 

@@ -58,9 +58,9 @@ from gapless.events import (
 )
 from gapless.fold import Fold
 from gapless.run import Run
+from gapless.testing import serving
 from support.agui import check_order
 from support.rich import ANSWER, REASONING, rich
-from support.serving import serving
 from support.upstream import Reply, Request, sse, upstream
 
 KEY = "sk-a-secret-that-nobody-may-see"

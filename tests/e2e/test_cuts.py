@@ -13,10 +13,9 @@ from gapless import Limits, Runner, create_app
 from gapless.client import ClientLimits, Cut
 from gapless.events import Event
 from gapless.fold import Fold
-from gapless.testing import CutKind, Cutter
+from gapless.testing import CutKind, Cutter, serving
 from support.processes import client_of
 from support.rich import rich
-from support.serving import serving
 
 SCHEDULES = 210
 BATCH = 15

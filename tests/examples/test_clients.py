@@ -30,10 +30,9 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
 )
-from gapless.testing import CutKind, Cutter
+from gapless.testing import CutKind, Cutter, serving
 from support import node
 from support.browser import Browser, browsing
-from support.serving import serving
 from support.sse import frames
 
 HERE = Path(__file__).parent

@@ -17,9 +17,8 @@ import httpx2
 import pytest
 
 from gapless import Runner, create_app
-from gapless.testing import ScriptedAgent, ToolCall, pydantic_ai_model, words
+from gapless.testing import ScriptedAgent, ToolCall, pydantic_ai_model, serving, words
 from support.browser import Browser, browsing
-from support.serving import serving
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

@@ -9,10 +9,9 @@ import pytest
 
 from gapless.runner import Runner
 from gapless.server import create_app
-from gapless.testing import CutKind, Cutter
+from gapless.testing import CutKind, Cutter, serving
 from support.browser import Browser, browsing
 from support.rich import ANSWER, rich
-from support.serving import serving
 from support.sse import frames
 
 CUTS = 10

@@ -19,11 +19,10 @@ import pytest
 from gapless.journals.contract import RunRecord
 from gapless.runner import Runner
 from gapless.server import create_app
-from gapless.testing import Cutter
+from gapless.testing import Cutter, serving
 from gapless.wires import wire
 from support import node
 from support.rich import ANSWER, ARGUMENTS, BEAT, CLOSING, LONG_ARGUMENTS, REASONING, RESULT, TEXT, rich
-from support.serving import serving
 
 HERE = Path(__file__).parent
 CUTS = ("abrupt", "mid-frame", "clean")

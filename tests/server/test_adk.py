@@ -26,8 +26,8 @@ from google.genai import types
 from gapless import RunConfig, Runner, create_app
 from gapless.agents.base import RunContext
 from gapless.events import Interrupt, ToolCallArgsEvent, ToolCallResultEvent, ToolCallStartEvent
+from gapless.testing import serving
 from support.adk import Call, Raises, Scripted, Thought
-from support.serving import serving
 from support.sse import Frame, frames
 
 Client = httpx2.AsyncClient

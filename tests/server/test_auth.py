@@ -110,7 +110,7 @@ async def test_the_other_header_for_keys(client: httpx2.AsyncClient):
 async def test_probes_and_page_need_no_key(client: httpx2.AsyncClient):
     for path in ("/health", "/ready", "/", "/static/stream.js", "/docs"):
         assert (await client.get(path)).status_code == 200, path
-    for path in ("/health", "/ready"):
+    for path in ("/health", "/ready", "/"):
         response = await client.head(path)
         assert (response.status_code, response.content) == (200, b""), path
 

@@ -18,8 +18,8 @@ from gapless.errors import GaplessError, RunNotFound, StoreUnavailable
 from gapless.events import Interrupt, RunFinishedEvent, RunFinishedInterruptOutcome, TextMessageContentEvent
 from gapless.journals.contract import RunRecord, RunStatus
 from gapless.journals.memory import Memory, MemoryStore
+from gapless.testing import serving
 from support.agents import Gated
-from support.serving import serving
 from support.sse import events, frames
 
 EVENTS = 100_000

@@ -38,11 +38,10 @@ from gapless.events import (
 from gapless.journals.contract import RunRecord
 from gapless.journals.journal import Journal
 from gapless.server.openai import _line
-from gapless.testing import CutKind, Cutter
+from gapless.testing import CutKind, Cutter, serving
 from gapless.wires.openai import OPTIONS
 from support.agents import Gated
 from support.rich import ANSWER, ARGUMENTS, CLOSING, REASONING, RESULT, rich
-from support.serving import serving
 
 TOOLS: list[Any] = [
     {

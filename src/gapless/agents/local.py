@@ -288,7 +288,9 @@ async def _post(client: httpx2.AsyncClient, path: str, body: Any, answer: type[_
 def _raise_refusal(response: httpx2.Response, run_id: str) -> NoReturn:
     message = _message(response.content)
     if response.status_code == httpx2.codes.BAD_REQUEST:
-        raise InputInvalid(f"llama.cpp refused the request: {message} Check the run's model_settings.", run_id=run_id)
+        raise InputInvalid(
+            f"llama.cpp refused the request: {message.rstrip('. ')}. Check the run's model_settings.", run_id=run_id
+        )
     raise ModelFailed(f"llama.cpp answered {response.status_code}: {message}", run_id=run_id)
 
 

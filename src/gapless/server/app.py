@@ -137,6 +137,7 @@ def create_app(
         await runner.list_runs(limit=1)
         return answer({"status": "ready"})
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return FileResponse(STATIC / "index.html", headers=_PAGE_HEADERS)

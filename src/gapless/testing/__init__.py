@@ -1,5 +1,6 @@
 """For tests of what you build with Gapless: agents and models that say what the test tells them, gates that set their
-pace, and a network that breaks on purpose. Nothing here sleeps unless it is told to, and nothing needs a key.
+pace, a server that lives as long as a block, and a network that breaks on purpose. Nothing here sleeps unless it is
+told to, and nothing needs a key.
 
     from gapless.testing import Gate, Reasoning, ScriptedAgent, ToolCall, words
 
@@ -28,6 +29,7 @@ from gapless.testing.script import (
     ToolCall,
     words,
 )
+from gapless.testing.serving import serving
 
 if TYPE_CHECKING:
     from gapless.testing.adk import ADKModel
@@ -48,6 +50,7 @@ __all__ = [
     "ToolCall",
     "adk_model",
     "pydantic_ai_model",
+    "serving",
     "words",
 ]
 

@@ -1,4 +1,4 @@
-"""A real server in a thread of this process, on a free loopback port, ended when the block ends."""
+"""A real server for a test, on a thread of its own."""
 
 from __future__ import annotations
 
@@ -8,18 +8,26 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import uvicorn
+__all__ = ["serving"]
+
+START_S_MAX = 20.0
+"""What the server may take to start, and to stop."""
 
 
 @contextlib.contextmanager
 def serving(app: Any, *, send_buffer_bytes: int | None = None, **options: Any) -> Iterator[str]:
-    """Serve an ASGI app; yields its base URL. `send_buffer_bytes` bounds what the kernel takes per connection."""
+    """Serve an ASGI app on a free loopback port until the block ends: `with serving(create_app(runner)) as url:`.
+
+    `send_buffer_bytes` bounds what the kernel takes per connection before the server has to wait; other options are
+    those of `uvicorn.Config`. Raises `TimeoutError` when it does not start or stop.
+    """
+    import uvicorn
+
     listener = socket.socket()
     if send_buffer_bytes is not None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, **options)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, **options))
     started = threading.Event()
     startup = server.startup
 
@@ -28,16 +36,18 @@ def serving(app: Any, *, send_buffer_bytes: int | None = None, **options: Any) -
         started.set()
 
     server.startup = startup_and_tell  # type: ignore[method-assign]  # the one hook that uvicorn has for this
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="test-server")
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="gapless-serving")
     thread.start()
     try:
-        assert started.wait(20), "the server did not start"
+        if not started.wait(START_S_MAX):
+            raise TimeoutError("the server did not start; what it logged says why")
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         streams = getattr(getattr(app, "state", None), "streams", None)
         if streams is not None and server.started:
             app.state.runner.journals.loop.call_soon_threadsafe(streams.drain)
         server.should_exit = True
-        thread.join(20)
+        thread.join(START_S_MAX)
         listener.close()
-        assert not thread.is_alive(), "the server did not stop"
+    if thread.is_alive():
+        raise TimeoutError("the server did not stop")
