@@ -305,7 +305,10 @@ async def test_a_busy_session_answers_409_or_waits(client_of: Callable[..., Any]
     assert (await ended(client, "q"))["status"] == "finished"
 
 
-async def test_what_a_client_leaves_out_of_the_config_is_the_operators(client_of: Callable[..., Any]):
+@pytest.mark.parametrize(("path", "says"), [("/runs", "message"), ("/chat/stream", "query")])
+async def test_what_a_client_leaves_out_of_the_config_is_the_operators(
+    path: str, says: str, client_of: Callable[..., Any]
+):
     seen: list[RunConfig] = []
 
     async def agent(message: str, ctx: RunContext) -> AsyncIterator[str]:
@@ -316,14 +319,14 @@ async def test_what_a_client_leaves_out_of_the_config_is_the_operators(client_of
     client = await client_of(Runner(agent, config=config))
     hotter = {"timeout": 5, "model_settings": {"temperature": 1}}
     for asked in ({}, hotter, {"timeout": 30, "first_event_timeout": 900}):
-        await client.post("/runs", json={"message": "x", "config": asked}, headers=STREAM)
+        await client.post(path, json={says: "x", "config": asked}, headers=STREAM)
     assert seen == [
         config,
         msgspec.structs.replace(config, timeout=5, model_settings={"model": "m", "temperature": 1}),
         msgspec.structs.replace(config, first_event_timeout=900),
     ]
     for name, wanted in (("timeout", None), ("timeout", 31), ("max_llm_calls", 4), ("max_llm_calls", None)):
-        refused = await client.post("/runs", json={"message": "x", "config": {name: wanted}})
+        refused = await client.post(path, json={says: "x", "config": {name: wanted}})
         assert (refused.status_code, f"config.{name}: at most" in refused.json()["error"]["message"]) == (422, True)
     assert len(seen) == 3
 

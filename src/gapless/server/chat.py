@@ -6,12 +6,12 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from gapless.config import RunConfig
 from gapless.errors import CursorInvalid, InputInvalid
 from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, check_start, cursor_of, follow
 from gapless.server.http import body_docs, parameter_docs, read_body
+from gapless.server.runs import AskedConfig, config_for
 from gapless.wires.text import TextEncoder
 
 __all__ = ["routes"]
@@ -25,7 +25,7 @@ class ChatStream(msgspec.Struct):
     agent: str | None = None
     session_id: str | None = None
     run_id: str | None = None
-    config: RunConfig | None = None
+    config: AskedConfig | None = None
 
 
 _DOCS = parameter_docs("query", "message", "agent", "session_id", "run_id", "Last-Event-ID", "after")
@@ -54,7 +54,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
                 session_id=body.session_id,
                 run_id=body.run_id,
                 user_id=user,
-                config=body.config,
+                config=config_for(runner, body.config),
             )
             record = run.started
         location = f"{request.scope.get('root_path', '')}/runs/{record.id}/events?wire=text"

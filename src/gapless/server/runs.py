@@ -19,7 +19,7 @@ from gapless.server.follow import Streams, check_start, cursor_of, follow, page_
 from gapless.server.http import answer, body_docs, parameter_docs, public, read_body, wants_stream, whole_number
 from gapless.wires import wire
 
-__all__ = ["routes"]
+__all__ = ["AskedConfig", "config_for", "routes"]
 
 LIST_LIMIT_MAX = 1000
 """Runs in one list."""
@@ -52,6 +52,14 @@ class AnswerRun(msgspec.Struct, forbid_unknown_fields=True):
     resume: list[ResumeEntry]
 
 
+def config_for(runner: Runner, asked: AskedConfig | None) -> RunConfig | None:
+    """The config of a run of whoever asks for this one. Raises `InputInvalid`."""
+    if asked is None:
+        return None
+    fields = msgspec.structs.asdict(asked)
+    return runner.config.narrowed({name: value for name, value in fields.items() if value is not msgspec.UNSET})
+
+
 def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
     """The router. Every route that names a run authorises its caller for it."""
     router = APIRouter(tags=["runs"])
@@ -79,7 +87,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             session_id=body.session_id,
             run_id=body.run_id,
             user_id=user,
-            config=None if body.config is None else runner.config.narrowed(_asked(body.config)),
+            config=config_for(runner, body.config),
         )
         record = run.started
         location = _location(request, run.id)
@@ -157,8 +165,3 @@ def _location(request: Request, run_id: str) -> str:
 
 def _merge(request: Request) -> bool:
     return request.query_params.get("merge", "1") != "0"
-
-
-def _asked(config: msgspec.Struct) -> dict[str, Any]:
-    """The fields that were sent."""
-    return {name: value for name, value in msgspec.structs.asdict(config).items() if value is not msgspec.UNSET}
