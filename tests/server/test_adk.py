@@ -445,7 +445,10 @@ async def test_what_is_said_while_a_call_waits_for_its_response(client_of: Clien
     runner = Runner(asks)
     client = await client_of(runner)
     await session(client, "asks")
+    before = {"json": body("asks", [{"text": "before"}]), "headers": {"x-run-id": "before"}}
+    first = await client.post("/run_sse", **before)
     await run_sse(client, body("asks"))
+    assert (await client.post("/run_sse", **before)).content == first.content, "it is no new message"
     busy = await client.post("/run_sse", json=body("asks", [{"text": "and?"}]))
     assert (busy.status_code, "waits for the response" in busy.json()["error"]["message"]) == (409, True)
 

@@ -240,3 +240,34 @@ async def test_an_answer_with_a_cursor_that_is_none_is_not_taken(
     refused = await client.post(path + query, json=body("yes"), headers=headers)
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "cursor_invalid"), refused.text
     assert (await runner.get_run("r")).status is RunStatus.WAITING
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_an_answer_to_a_run_that_was_cancelled_while_it_waited_says_so(name: str, client_of: Callable[..., Any]):
+    runner, client = await waiting(client_of)
+    await runner.cancel("r")
+    await (await runner.attach("r")).wait()
+    path, body = ANSWERS[name]
+    late = await client.post(path, json=body("yes"))
+    assert (late.status_code, "is cancelled" in late.json()["error"]["message"]) == (422, True), late.text
+
+
+async def test_an_answer_finds_its_place_where_the_same_was_asked_before(client_of: Callable[..., Any]):
+    async def asks_twice(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
+        for _ in range(2):
+            (entry,) = await ctx.interrupt([Interrupt(id="i", reason="approval")])
+            yield f"answered {entry.payload}"
+
+    runner = Runner(asks_twice)
+    client = await client_of(runner)
+    await runner.start("?", run_id="r", session_id="s")
+    path, body = ANSWERS["ag-ui"]
+    for said in ("one", "two"):
+        while (await runner.get_run("r")).status is not RunStatus.WAITING:
+            await asyncio.sleep(0)
+        first = await client.post(path, json=body(said))
+    again = await client.post(path, json=body("two"))
+    assert (again.status_code, again.content) == (200, first.content)
+    assert b"answered two" in again.content
+    other = await client.post(path, json=body("three"))
+    assert (other.status_code, "another answer" in other.json()["error"]["message"]) == (422, True)

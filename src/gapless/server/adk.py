@@ -178,8 +178,11 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             after = await answer_interrupts(runner, current, [_entry(one) for one in answers])
             return await runner.get_run(current.id), after, body.streaming
         chosen_id = request.headers.get("x-run-id")
-        if current is not None and current.status is RunStatus.WAITING and current.id != chosen_id:
-            # Behind it the message would stand in the queue for as long as nobody answers.
+        if (
+            current is not None
+            and current.status is RunStatus.WAITING
+            and (chosen_id is None or await runner.store.get_run(chosen_id) is None)
+        ):  # behind it a new message would stand in the queue for as long as nobody answers
             raise SessionBusy(
                 f"session {body.session_id} has run {current.id}, which waits for the response to a function call: "
                 "send that first, or cancel the run",

@@ -161,18 +161,20 @@ async def answer_interrupts(runner: Runner, record: RunRecord, entries: list[Res
 
 
 async def _place_of(runner: Runner, record: RunRecord, entries: list[ResumeEntry]) -> int | None:
-    """Where the run once asked what these answer."""
-    answers, after, place = {entry.interrupt_id: entry for entry in entries}, 0, None
+    """Where the run once asked what these answer. Raises `InputInvalid` where it was answered otherwise."""
+    answers, after, place, otherwise = {entry.interrupt_id: entry for entry in entries}, 0, None, False
     while events := await runner.store.read(record.id, after, PAGE_EVENTS):
         for seq, event in enumerate(events, after + 1):
-            if place is not None:  # it went on from there
+            if place is not None:
                 started = decode_event(event)
                 known = started.input.resume if isinstance(started, RunStartedEvent) and started.input else None
-                if known is None or any(answers.get(one.interrupt_id) != one for one in known):
-                    raise InputInvalid(f"run {record.id} went on with another answer", run_id=record.id)
-                return place
+                if known is not None:  # and else it was ended, or begun anew, before anybody answered
+                    if all(answers.get(one.interrupt_id) == one for one in known):
+                        return place
+                    otherwise = True
             asked = {interrupt.id for interrupt in interrupts_in(event)}
-            if asked and asked <= answers.keys():
-                place = seq
+            place = seq if asked and asked <= answers.keys() else None
         after += len(events)
+    if otherwise and place is None:
+        raise InputInvalid(f"run {record.id} went on with another answer", run_id=record.id)
     return place
