@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gapless import Limits, RunConfig, Runner
+from gapless import Limits, RunConfig, Runner, execution
 from gapless.agents.base import RunContext
 from gapless.errors import (
     AgentFailed,
@@ -961,6 +961,45 @@ async def test_what_an_agent_leaves_running_asks_nothing_once_its_run_has_ended(
             await task
         assert ends((await events_of(runner, "r"))[-1])
         assert (await run.record()).status is RunStatus.FINISHED
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_an_answer_that_comes_as_the_run_ends_adds_nothing_after_its_end(store: str, turns: int):
+    left: list[asyncio.Task[Any]] = []
+
+    async def agent(ctx: RunContext) -> AsyncIterator[str]:
+        async def answer() -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            execution.answer([ResumeEntry(interrupt_id="i", status="resolved")])
+
+        execution = runner.executions["r"]
+        yield "done"
+        left.append(asyncio.create_task(ctx.interrupt([Interrupt(id="i", reason="late")])))
+        for _ in range(50):  # until nobody has anything else to do
+            await asyncio.sleep(0)
+        left.append(asyncio.create_task(answer()))
+
+    async with Runner(agent, store=store) as runner:
+        run = await runner.start("x", run_id="r")
+        await run.wait()
+        await asyncio.gather(*left, return_exceptions=True)
+        assert ends((await events_of(runner, "r"))[-1])
+        assert (await run.record()).status is RunStatus.FINISHED
+
+
+async def test_an_error_of_the_executions_own_ends_the_run_and_stops_the_agent(monkeypatch: pytest.MonkeyPatch):
+    def broken(self: Any, now: float) -> None:
+        raise ZeroDivisionError
+
+    agent = Gated("shown")
+    monkeypatch.setattr(execution._Clock, "next_s", broken)
+    async with Runner(agent) as runner:
+        run = await runner.start("x", run_id="r", config=RunConfig(timeout=30))
+        with pytest.raises(AgentFailed, match="ZeroDivisionError"):
+            await run.collect()
+        assert agent.stopped.is_set()
+        assert ends((await events_of(runner, "r"))[-1])
 
 
 async def test_an_error_that_was_not_set_up_ends_its_run():

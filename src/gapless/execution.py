@@ -168,10 +168,15 @@ class Execution:
     async def _execute(self) -> GaplessError | None:
         """What the run failed with, or None for success."""
         pump = asyncio.create_task(self._pump(), name=f"gapless-run-{self.record.id}")
-        stopped = await self._supervise(pump)
-        self._recorder.seal()  # what the agent has left running has nothing to say any more
-        if self._answers is not None and not self._answers.done():
-            self._answers.set_exception(RunFenced(f"run {self.record.id} has ended", run_id=self.record.id))
+        try:
+            stopped = await self._supervise(pump)
+        except Exception:  # a bug; the agent must not go on without its run
+            await self._cancel(pump)
+            raise
+        finally:
+            self._recorder.seal()  # what the agent has left running has nothing to say any more
+            if self._answers is not None and not self._answers.done():
+                self._answers.set_exception(RunFenced(f"run {self.record.id} has ended", run_id=self.record.id))
         if not self._owned:
             return None
         if not self.journal.appended:  # it ends before its turn has come
@@ -297,6 +302,7 @@ class Execution:
         finally:
             self.waiting, self._answers = [], None
             self._attend()
+        self._recorder.check_sealed()  # the answer may have come as the run ended
         self.journal.set_status(RunStatus.RUNNING)
         self._recorder.start(_now_ms(), resume=entries)
         return entries

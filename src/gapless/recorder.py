@@ -126,10 +126,14 @@ class Recorder:
 
     def check_open(self) -> None:
         """Raises `RunFenced` when the run has ended, `AgentInvalid` while it waits for an answer."""
-        if self._sealed:
-            raise RunFenced(f"run {self.run_id} has ended", run_id=self.run_id)
+        self.check_sealed()
         if self._paused:
             raise AgentInvalid(f"run {self.run_id}: the agent goes on while the run waits for an answer already")
+
+    def check_sealed(self) -> None:
+        """Raises `RunFenced` when the run has ended."""
+        if self._sealed:
+            raise RunFenced(f"run {self.run_id} has ended", run_id=self.run_id)
 
     def _text(self, delta: str) -> None:
         if self._text_id is None:
@@ -381,11 +385,6 @@ class Recorder:
             self._switch_chunk(type(None), "")
 
     # -- the run's frame --------------------------------------------------------------------------------------------
-
-    def notice(self, code: str, message: str) -> None:
-        """Say something about the run in the stream: a CUSTOM event named `gapless.notice`."""
-        self.close_open()
-        self._put(CustomEvent(name="gapless.notice", value={"code": code, "message": message}))
 
     def start(self, timestamp: int, resume: list[ResumeEntry] | None = None) -> None:
         """The run begins, or goes on with these answers to what it asked."""
