@@ -186,6 +186,18 @@ async def test_a_follower_that_lets_more_come_is_not_deaf(process: Process, ende
     assert len(part.events) == (2 if ended_by == "a nudge" else 3)
 
 
+async def test_a_nudge_as_an_event_comes_lets_no_more_come(process: Process) -> None:
+    journal = await process.start("r")
+    follower = Follower(journal, coalesce_s=1e6)
+    journal.waiter().add_done_callback(lambda _: follower.nudge())  # just before the follower sees that it came
+    following = asyncio.create_task(follower.next())
+    journal.append(an_event("1"))
+    async with asyncio.timeout(WAIT_S):
+        part = await following
+    assert part is not None
+    assert part.events == [an_event("1")]
+
+
 async def test_events_appended_together_are_one_commit_of_all_runs_and_one_wake_up(process: Process) -> None:
     one, two = await process.start("r1"), await process.start("r2")
     following = asyncio.create_task(Follower(one).next())

@@ -324,6 +324,7 @@ class Follower:
                 return None
             if journal.lost is not None:
                 raise journal.lost
+            self._nudged = False
             self._waiter = waiter = journal.waiter()
             try:
                 await waiter
@@ -343,7 +344,6 @@ class Follower:
         """For `coalesce_s`, unless the journal ends or somebody wants `next` to return."""
         journal = self.journal
         timer = journal._hub.loop.call_later(self.coalesce_s, self.nudge)
-        self._nudged = False
         try:
             while not (self._nudged or journal.closed or journal.lost):
                 self._waiter = waiter = journal.waiter()
