@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -272,6 +273,12 @@ def test_a_gate_works_between_event_loops():
         asyncio.run(gate.reached())
         gate.let()
         assert any('"b"' in line for line in lines)
+
+
+def test_a_server_that_cannot_start_says_so_at_once(tmp_path: Path):
+    app = create_app(Runner(ScriptedAgent("a"), store=f"sqlite:///{tmp_path}"))
+    with pytest.raises(RuntimeError, match="did not start"), serving(app):
+        pass
 
 
 # ------------------------------------------------------------------------------------------------------- the network

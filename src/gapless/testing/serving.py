@@ -19,7 +19,7 @@ def serving(app: Any, *, send_buffer_bytes: int | None = None, **options: Any) -
     """Serve an ASGI app on a free loopback port until the block ends: `with serving(create_app(runner)) as url:`.
 
     `send_buffer_bytes` bounds what the kernel takes per connection before the server has to wait; other options are
-    those of `uvicorn.Config`. Raises `TimeoutError` when it does not start or stop.
+    those of `uvicorn.Config`. Raises `RuntimeError` when it does not start or stop.
     """
     import uvicorn
 
@@ -27,7 +27,8 @@ def serving(app: Any, *, send_buffer_bytes: int | None = None, **options: Any) -
     if send_buffer_bytes is not None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, **options))
+    options = {"log_level": "warning", "timeout_graceful_shutdown": 2, **options}
+    server = uvicorn.Server(uvicorn.Config(app, **options))
     started = threading.Event()
     startup = server.startup
 
@@ -36,11 +37,20 @@ def serving(app: Any, *, send_buffer_bytes: int | None = None, **options: Any) -
         started.set()
 
     server.startup = startup_and_tell  # type: ignore[method-assign]  # the one hook that uvicorn has for this
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="gapless-serving")
+
+    def run() -> None:
+        try:
+            server.run(sockets=[listener])
+        except SystemExit:  # so uvicorn ends where the app does not start
+            pass
+        finally:
+            started.set()  # what has not started by now never will
+
+    thread = threading.Thread(target=run, name="gapless-serving")
     thread.start()
     try:
-        if not started.wait(START_S_MAX):
-            raise TimeoutError("the server did not start; what it logged says why")
+        if not started.wait(START_S_MAX) or not server.started:
+            raise RuntimeError("the server did not start; what it logged says why")
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         streams = getattr(getattr(app, "state", None), "streams", None)
@@ -50,4 +60,4 @@ def serving(app: Any, *, send_buffer_bytes: int | None = None, **options: Any) -
         thread.join(START_S_MAX)
         listener.close()
     if thread.is_alive():
-        raise TimeoutError("the server did not stop")
+        raise RuntimeError("the server did not stop")
