@@ -242,10 +242,12 @@ class GaplessClient:
         self.limits = limits or ClientLimits()
         self._on_cut = on_cut
         key = api_key if api_key is not None else os.environ.get("GAPLESS_API_KEY", "")
+        sent = httpx2.Headers({"authorization": f"Bearer {key}"} if key else {})
+        sent.update(headers)  # in whatever case they are written
         here = _is_loopback(parts.hostname)
         self._http = httpx2.AsyncClient(
             base_url=self.base_url,
-            headers={**({"authorization": f"Bearer {key}"} if key else {}), **(headers or {})},
+            headers=sent,
             timeout=httpx2.Timeout(self.limits.answer_timeout_s, connect=self.limits.connect_timeout_s),
             transport=transport,
             trust_env=not here,  # a proxy from the environment does not reach this machine
