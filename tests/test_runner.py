@@ -729,6 +729,32 @@ async def test_a_restartable_run_is_begun_anew_and_says_that_what_came_before_is
     await other.close()
 
 
+async def test_a_lost_workers_run_is_closed_also_where_not_all_of_its_events_can_be_read():
+    memory, now = Memory(), [0.0]
+    agent = Gated(
+        ToolCallStartEvent(tool_call_id="c", tool_call_name="t"), ToolCallArgsEvent(tool_call_id="c", delta="{")
+    )
+
+    def worker(agent: Any) -> Runner:
+        return Runner(agent, store=MemoryStore(memory, monotonic=lambda: now[0]), lease_s=1000)
+
+    lost, other = worker(agent), worker(echo)
+    await lost.open()
+    run = await lost.start("x", run_id="r")
+    agent.let(2)
+    await until(run, 3)
+    memory.events["r"][1] = b'{"type":"OF_ANOTHER_VERSION"}'
+    await other.open()
+    for _ in range(6):
+        now[0] += 250
+        await other.sweep()
+    record = await (await other.attach("r")).wait()
+    assert record.error is not None
+    assert record.error["code"] == "worker_lost"
+    for runner in (lost, other):
+        await runner.close()
+
+
 async def test_a_restartable_run_takes_nothing_that_lives_in_this_process():
     async with Runner(echo) as runner:
         with pytest.raises(UsageError, match="deps="):

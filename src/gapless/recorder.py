@@ -403,9 +403,9 @@ class Recorder:
 
     def resume(self, event: Event) -> None:
         """Take up an event that another worker recorded, to know what is open and what it amounts to."""
-        prepare = _PREPARE.get(type(event))
-        if prepare is not None and not isinstance(event, TextMessageContentEvent | ReasoningMessageContentEvent):
-            prepare(self, event)
+        kind = type(event)
+        if kind in _PREPARE and kind not in _CONTENT:
+            _PREPARE[kind](self, event)
         if isinstance(event, RunStartedEvent | RunFinishedEvent):
             self._paused = self._barred = isinstance(event, RunFinishedEvent)
         self.fold.add(event)
@@ -488,6 +488,8 @@ _PREPARE: dict[type, Any] = {
     SubagentFinishedEvent: _ender("subagent", "subagent_run_id"),
     SubagentErrorEvent: _ender("subagent", "subagent_run_id"),
 }
+_CONTENT: frozenset[type] = frozenset({TextMessageContentEvent, ReasoningMessageContentEvent, ToolCallArgsEvent})
+"""Before them it is only made sure that what they go into is open."""
 _REASONING = frozenset(
     {
         ReasoningEncryptedValueEvent,
