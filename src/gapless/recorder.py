@@ -488,7 +488,7 @@ _PREPARE: dict[type, Any] = {
     SubagentFinishedEvent: _ender("subagent", "subagent_run_id"),
     SubagentErrorEvent: _ender("subagent", "subagent_run_id"),
 }
-_CONTENT: frozenset[type] = frozenset({TextMessageContentEvent, ReasoningMessageContentEvent, ToolCallArgsEvent})
+_CONTENT: tuple[type, ...] = (TextMessageContentEvent, ReasoningMessageContentEvent, ToolCallArgsEvent)
 """Before them it is only made sure that what they go into is open."""
 _REASONING = frozenset(
     {
