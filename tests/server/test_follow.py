@@ -142,6 +142,21 @@ async def test_draining_ends_connections_and_not_runs():
             agent.let(2)
 
 
+async def test_a_wire_that_cannot_say_so_is_not_ended_cleanly_by_draining():
+    agent = Gated("a", "b")
+    app = create_app(Runner(agent))
+    with serving(app, log_level="critical") as url:  # the server says that the answer lacks its end
+        async with httpx2.AsyncClient(base_url=url) as client:
+            await client.post("/runs", json={"message": "x", "run_id": "r"})
+            agent.let()
+            async with client.stream("GET", "/runs/r/events?wire=adk") as response:
+                with pytest.raises(httpx2.RemoteProtocolError):
+                    async for piece in response.aiter_bytes():
+                        assert b"event: end" not in piece
+                        app.state.runner.journals.loop.call_soon_threadsafe(app.state.streams.drain)
+            agent.let(2)
+
+
 async def test_many_followers_of_one_run_get_the_same_bytes():
     agent = Gated(*"abcdef")
     app = create_app(Runner(agent))

@@ -154,8 +154,8 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": response.body})
 
     async def _cut(self, send: Send) -> None:
-        """The client is to come back, and gets the error as a status then. Where the wire has no word for that, the
-        body is left without its end, which nobody takes for the answer's."""
+        """The client is to come back, and gets what is wrong as a status then. Where the wire has no word for that,
+        the body is left without its end, which nobody takes for the answer's."""
         if frame := self._encoder.reconnect():
             with contextlib.suppress(OSError):
                 await send({"type": "http.response.body", "body": frame, "more_body": False})
@@ -170,7 +170,7 @@ class EventStream(Response):
         skip_parts = self._cursor.part
         while not self._gone:
             if streams.draining:
-                await send({"type": "http.response.body", "body": encoder.reconnect(), "more_body": False})
+                await self._cut(send)
                 return
             part = await follower.next()
             if part is None:
