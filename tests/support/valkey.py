@@ -24,7 +24,7 @@ class Valkey(ValkeyServer):
         super().start(timeout)
 
     def kill(self) -> None:
-        """SIGKILL; `again` is the next one on its port and its data."""
+        """SIGKILL. Its port stays reserved."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()

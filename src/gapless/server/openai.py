@@ -217,9 +217,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         return run
 
     def _config(settings: dict[str, Any]) -> RunConfig | None:
-        if not settings:
-            return None
-        return msgspec.structs.replace(runner.config, model_settings=runner.config.model_settings | settings)
+        return runner.config.narrowed({"model_settings": settings}) if settings else None
 
     async def _ended_or_waits(run: Run) -> RunRecord:
         record = await run.record()
