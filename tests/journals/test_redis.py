@@ -768,11 +768,23 @@ async def test_a_record_that_somebody_damages_is_one_run_less(
     await b.heard.until(lambda: "q" in b.heard.closed)
     with pytest.raises(StoreCorrupt):
         await b.store.get_run("q")
-    if field is None:
-        assert {run.id for run in await b.store.list_runs(status=RunStatus.QUEUED)} == {"p", "r"}
+    assert {run.id for run in await b.store.list_runs(status=RunStatus.QUEUED)} == {"p", "r"}
     for run_id in "pr":
         await a.end(run_id, 3)
     assert await b.store.expire(1000) == 2
+
+
+@pytest.mark.parametrize("field", ["record", "status"])
+async def test_a_record_that_nobody_can_read_holds_no_other_run_up(
+    a: Worker, b: Worker, cluster: Cluster, server_side: Any, field: str
+) -> None:
+    for run_id in "pqr":
+        await a.create(run_id)
+    server_side.hset("gapless:{s}:run:q", field, "x")
+    assert {run.id for run in await b.store.list_runs(session_id="s")} == {"p", "r"}
+    await cluster.crash(a)
+    taken = await cluster.lapse(b)
+    assert {run.id for run in taken["b"]} == {"p", "r"}
 
 
 async def test_a_session_that_somebody_damages_still_lets_its_runs_end(a: Worker, b: Worker, server_side: Any) -> None:

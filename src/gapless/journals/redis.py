@@ -252,10 +252,10 @@ class RedisStore(Store):
                     scripts.TAKE, f"{place}run:{run_id}", owner, self._worker_id, newest_claim
                 )
                 if outcome == b"taken":
-                    taken[run_id] = _run_from(fields[0])
+                    taken[run_id] = _run_from(run_id, fields[0])
                     self._doubtful[run_id] = (session_id, "")  # until the caller has it
                 elif outcome == b"ended":
-                    await self._finish([(_run_from(fields[0]), int(fields[0][-1]))], owner)
+                    await self._finish([(_run_from(run_id, fields[0]), int(fields[0][-1]))], owner)
             except StoreCorrupt as error:  # there is no run left to be taken
                 log.error("run %s: %s", run_id, error)
                 outcome = b"damaged"
@@ -466,7 +466,7 @@ class RedisStore(Store):
 
     async def _record(self, session_id: str, run_id: str) -> RunRecord | None:
         fields = await self._command("HMGET", f"{_place(session_id)}run:{run_id}", *scripts.RUN_FIELDS)
-        return None if fields[0] is None else _run_from(fields)
+        return None if fields[0] is None else _run_from(run_id, fields)
 
     async def list_runs(
         self,
@@ -479,10 +479,13 @@ class RedisStore(Store):
         runs: list[RunRecord] = []
         async for page in self._run_ids(user_id, session_id, status):
             keys = (f"{_place(session)}run:{run_id}" for run_id, session in page)
-            for fields in await self._each(keys, scripts.RUN_FIELDS):
+            for (run_id, _), fields in zip(page, await self._each(keys, scripts.RUN_FIELDS), strict=True):
                 if fields[0] is None:
                     continue
-                run = _run_from(fields)
+                try:
+                    run = _run_from(run_id, fields)
+                except StoreCorrupt:  # of that run alone, and said to whoever asks for it
+                    continue
                 if (
                     (user_id is None or run.user_id == user_id)
                     and (session_id is None or run.session_id == session_id)
@@ -952,16 +955,16 @@ def _end(end: RunEnd) -> dict[str, Any]:
     }
 
 
-def _run_from(fields: Sequence[Any]) -> RunRecord:
+def _run_from(run_id: str, fields: Sequence[Any]) -> RunRecord:
     record, owner, status, last, started_at, ended_at, error, expired, _ = fields
-    run = _decode_run(record)
     try:
+        run = _decode_run(record)
         run.owner, run.status, run.last_seq = owner.decode(), RunStatus(status.decode()), int(last)
         run.started_at = None if started_at is None else int(started_at)
         run.ended_at = None if ended_at is None else int(ended_at)
+        run.error = _decode_error(error) if error else None
     except (AttributeError, TypeError, ValueError) as cause:  # a field that is not there, or not Gapless's
-        raise StoreCorrupt(f"run {run.id}: its record is damaged", run_id=run.id) from cause
-    run.error = _decode_error(error) if error else None
+        raise StoreCorrupt(f"run {run_id}: its record is damaged", run_id=run_id) from cause
     run.expired = expired is not None
     return run
 

@@ -137,7 +137,7 @@ local known = redis.call('HGET', place .. 'session', 'record')
 if known and cjson.decode(known).user_id ~= user then
   return 'of another user'
 end
-redis.call('LLEN', place .. 'runs')
+redis.call('LLEN', place .. 'runs')  -- fails where it is no list, before anything is written
 if redis.call('LLEN', place .. 'queue') > 0 and reject_busy == '1' then
   return {'busy', redis.call('LINDEX', place .. 'queue', 0)}
 end

@@ -26,14 +26,7 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
-from gapless.errors import (
-    CursorExpired,
-    GaplessError,
-    RunNotFound,
-    SessionBusy,
-    StoreCorrupt,
-    StoreUnavailable,
-)
+from gapless.errors import CursorExpired, GaplessError, RunNotFound, SessionBusy, StoreCorrupt, StoreUnavailable
 from gapless.journals.contract import (
     ACTIVE,
     READ_BYTES_MAX,
