@@ -966,6 +966,21 @@ async def test_an_interrupt_that_cannot_be_answered_fails_the_run(agent: Any, wh
             await run.collect()
 
 
+async def test_an_agent_that_waits_no_longer_for_its_answer_goes_on(store: str):
+    async def impatient(ctx: RunContext) -> AsyncIterator[str]:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await ctx.interrupt([Interrupt(id="i", reason="approval")])
+        yield "nobody said no"
+
+    async with Runner(impatient, store=store) as runner:
+        run = await runner.start("x", run_id="r")
+        assert (await run.collect()).text == "nobody said no"
+        assert (await run.record()).status is RunStatus.FINISHED
+        events = await events_of(runner, "r")
+        assert [type(e) for e in events].count(RunStartedEvent) == 2
+
+
 @pytest.mark.parametrize("turns", range(0, 16, 3))
 async def test_what_an_agent_leaves_running_asks_nothing_once_its_run_has_ended(store: str, turns: int):
     left: list[asyncio.Task[Any]] = []

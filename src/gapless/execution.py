@@ -288,7 +288,8 @@ class Execution:
             log.debug("run %s: the agent raised %s while it was stopped", self.record.id, type(error).__name__)
 
     async def _interrupt(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
-        """Pause the run: RUN_FINISHED with the interrupt outcome, and RUN_STARTED again once they are answered."""
+        """Pause the run: RUN_FINISHED with the interrupt outcome, and RUN_STARTED again once they are answered, or
+        the agent waits no longer."""
         self._recorder.check_open()
         if not interrupts:  # nobody can answer nothing: it would stand still until its timeout
             raise AgentInvalid(f"run {self.record.id}: interrupted without a question")
@@ -299,13 +300,20 @@ class Execution:
         self._attend()
         try:
             entries = await self._answers
+        except asyncio.CancelledError:  # the agent waits no longer; it may have more to say
+            with contextlib.suppress(RunFenced):
+                self._go_on([])
+            raise
         finally:
             self.waiting, self._answers = [], None
             self._attend()
-        self._recorder.check_sealed()  # the answer may have come as the run ended
-        self.journal.set_status(RunStatus.RUNNING)
-        self._recorder.start(_now_ms(), resume=entries)
+        self._go_on(entries)
         return entries
+
+    def _go_on(self, answers: list[ResumeEntry]) -> None:
+        self._recorder.check_sealed()  # the answers may have come as the run ended
+        self.journal.set_status(RunStatus.RUNNING)
+        self._recorder.start(_now_ms(), resume=answers)
 
     # -- its end ----------------------------------------------------------------------------------------------------
 

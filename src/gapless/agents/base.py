@@ -114,7 +114,8 @@ class RunContext:
         self.usage.append(usage)
 
     async def interrupt(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
-        """Ask a person and wait: the run is `waiting` until `POST /runs/{id}/input` or `run.answer()`."""
+        """Ask a person and wait: the run is `waiting` until `POST /runs/{id}/input` or `run.answer()`. An agent that
+        leaves off (`asyncio.timeout`) goes on unanswered."""
         return await self._interrupt(interrupts)
 
 
