@@ -25,20 +25,21 @@ async def test_the_api_description_refers_to_nothing_that_it_lacks(client: httpx
 
 
 RESUME = {"Last-Event-ID", "after"}
+STARTING = {"run_id", "X-Run-Id", "Idempotency-Key"}
 
 
 @pytest.mark.parametrize(
     ("method", "path", "names"),
     [
-        ("post", "/runs", {"Accept", "wire", "merge", *RESUME}),
+        ("post", "/runs", {"Accept", "wire", "merge", *STARTING, *RESUME}),
         ("get", "/runs", {"session_id", "status", "limit"}),
         ("get", "/runs/{run_id}/events", {"run_id", "Accept", "wire", "merge", "limit", *RESUME}),
-        ("get", "/chat/stream", {"query", "message", "agent", "session_id", "run_id", *RESUME}),
+        ("get", "/chat/stream", {"query", "message", "agent", "session_id", *STARTING, *RESUME}),
         ("get", "/ag-ui", {"runId", "threadId", "join", "offset", *RESUME}),
-        ("post", "/vercel/chat", {"agent", "X-Run-Id", *RESUME}),
-        ("post", "/v1/chat/completions", {"X-Run-Id", "Idempotency-Key", "merge", *RESUME}),
+        ("post", "/vercel/chat", {"agent", *STARTING, *RESUME}),
+        ("post", "/v1/chat/completions", {*STARTING, "merge", *RESUME}),
         ("get", "/v1/responses/{response_id}", {"response_id", "stream", "starting_after", "merge", *RESUME}),
-        ("post", "/run_sse", {"X-Run-Id", "merge", *RESUME}),
+        ("post", "/run_sse", {*STARTING, "merge", *RESUME}),
     ],
 )
 async def test_the_api_description_names_what_routes_read(

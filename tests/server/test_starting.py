@@ -271,3 +271,31 @@ async def test_an_answer_finds_its_place_where_the_same_was_asked_before(client_
     assert b"answered two" in again.content
     other = await client.post(path, json=body("three"))
     assert (other.status_code, "another answer" in other.json()["error"]["message"]) == (422, True)
+
+
+NAMES: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
+    "header": ("", {"x-run-id": "mine"}, {}),
+    "key": ("", {"idempotency-key": "mine"}, {}),
+    "query": ("?run_id=mine", {}, {}),
+    "query, AG-UI's spelling": ("?runId=mine", {}, {}),
+    "body": ("", {}, {"run_id": "mine"}),
+    "body, AG-UI's spelling": ("", {}, {"runId": "mine"}),
+}
+"""By what a durable client takes a request for one that may be repeated: query, headers, more of the body."""
+
+
+@pytest.mark.parametrize("naming", NAMES)
+@pytest.mark.parametrize("name", STARTS)
+async def test_a_request_that_durable_clients_repeat_is_one_run(name: str, naming: str, client_of: Callable[..., Any]):
+    agent = Counting()
+    client = await client_of(Runner(agent))
+    await prepare(client)
+    before = agent.runs
+    path, body = STARTS[name]
+    query, headers, more = NAMES[naming]
+    body = {key: value for key, value in body.items() if key != "run_id"} | more
+    for _ in range(2):
+        answer = await client.post(path + query, json=body, headers={"accept": "text/event-stream", **headers})
+    if answer.status_code == 422:  # it is no part of this route's body, and so runs nothing
+        assert more
+    assert agent.runs == before + (answer.status_code == 200)

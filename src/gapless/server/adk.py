@@ -38,7 +38,7 @@ from gapless.runner import Runner, new_id
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, check_cursor, check_start, cursor_of, follow
 from gapless.server.history import answer_interrupts, has_said_all
-from gapless.server.http import answer, body_docs, parameter_docs, public, read_body
+from gapless.server.http import STARTING, answer, body_docs, chosen_run_id, parameter_docs, public, read_body
 from gapless.wires import wire
 from gapless.wires.adk import ADKEncoder, WholeADKEncoder, arguments_of, object_of
 from gapless.wires.base import Cursor
@@ -177,7 +177,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             check_cursor(current, cursor_of(request, current.id))
             after = await answer_interrupts(runner, current, [_entry(one) for one in answers])
             return await runner.get_run(current.id), after, body.streaming
-        chosen_id = request.headers.get("x-run-id")
+        chosen_id = chosen_run_id(request, user)
         if (
             current is not None
             and current.status is RunStatus.WAITING
@@ -222,7 +222,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
 
     @router.post(
         "/run_sse",
-        openapi_extra=body_docs(RunAgentRequest) | parameter_docs("X-Run-Id", "Last-Event-ID", "after", "merge"),
+        openapi_extra=body_docs(RunAgentRequest) | parameter_docs(*STARTING, "Last-Event-ID", "after", "merge"),
     )
     async def run_sse(request: Request) -> Response:
         """Run the agent and stream its events, as ADK's server does; also, with function responses as the message,
@@ -255,7 +255,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         await access.check(request, "cancel", await runner.get_run(run_id), user=user)
         return answer(public(await runner.cancel(run_id)), 202)
 
-    @router.post("/run", openapi_extra=body_docs(RunAgentRequest) | parameter_docs("X-Run-Id"))
+    @router.post("/run", openapi_extra=body_docs(RunAgentRequest) | parameter_docs(*STARTING))
     async def run(request: Request) -> Response:
         """Run the agent; all of its events at once, when it is done or waits for an answer."""
         record, after, _ = await begin(request)

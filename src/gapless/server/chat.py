@@ -10,7 +10,7 @@ from gapless.errors import CursorInvalid, InputInvalid
 from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, check_start, cursor_of, follow
-from gapless.server.http import body_docs, parameter_docs, read_body
+from gapless.server.http import STARTING, body_docs, chosen_run_id, parameter_docs, read_body
 from gapless.server.runs import AskedConfig, config_for
 from gapless.wires.text import TextEncoder
 
@@ -28,7 +28,7 @@ class ChatStream(msgspec.Struct):
     config: AskedConfig | None = None
 
 
-_DOCS = parameter_docs("query", "message", "agent", "session_id", "run_id", "Last-Event-ID", "after")
+_DOCS = parameter_docs("query", "message", "agent", "session_id", *STARTING, "Last-Event-ID", "after")
 
 
 def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
@@ -47,12 +47,13 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             query = body.query or body.message
             if not query:
                 raise InputInvalid("query is missing: /chat/stream?query=Hello")
-            await check_start(runner, body.run_id, cursor_of(request, body.run_id))
+            chosen_id = chosen_run_id(request, user)
+            await check_start(runner, chosen_id, cursor_of(request, chosen_id))
             run = await runner.start(
                 query,
                 agent=body.agent,
                 session_id=body.session_id,
-                run_id=body.run_id,
+                run_id=chosen_id,
                 user_id=user,
                 config=config_for(runner, body.config),
             )
@@ -67,7 +68,6 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             query=params.get("query") or params.get("message"),
             agent=params.get("agent"),
             session_id=params.get("session_id"),
-            run_id=params.get("run_id"),
         )
 
     @router.get("/chat/stream", openapi_extra=_DOCS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ __all__ = [
     "answer",
     "answer_error",
     "body_docs",
+    "chosen_run_id",
     "parameter_docs",
     "public",
     "read_body",
@@ -28,6 +30,9 @@ __all__ = [
 
 NUMBER_DIGITS_MAX = 15
 """Of a number in a query: fits a position of any store, and JavaScript's numbers."""
+
+STARTING = ("run_id", "X-Run-Id", "Idempotency-Key")
+"""The parameters by which a request names the run that it starts."""
 
 _NUMBER = re.compile(rf"[0-9]{{1,{NUMBER_DIGITS_MAX}}}")
 _T = TypeVar("_T")
@@ -66,9 +71,39 @@ async def read_body(request: Request, type: type[_T], bytes_max: int) -> _T:
         if len(body) > bytes_max:
             raise InputTooLarge(f"the body is over body_bytes_max={bytes_max} bytes")
     try:
-        return decode_json(body, type)
+        content = decode_json(body, type)
     except msgspec.DecodeError as error:
         raise InputInvalid(f"the body does not fit: {error}") from None
+    request.state.named = _run_named_in(body)
+    return content
+
+
+class _Naming(msgspec.Struct):
+    run_id: str | None = None
+    runId: str | None = None  # noqa: N815  # AG-UI's spelling
+
+
+def _run_named_in(body: bytearray) -> str | None:
+    if b"run_id" not in body and b"runId" not in body:
+        return None
+    try:
+        naming = decode_json(body, _Naming)
+    except msgspec.DecodeError:
+        return None
+    return naming.runId if naming.run_id is None else naming.run_id
+
+
+def chosen_run_id(request: Request, user: str) -> str | None:
+    """The id of the run that a request starts, where the client chose one or said how to know the request again: in the
+    body that was read, the query or a header. It is the same on every route, since durable clients, which know no
+    routes, repeat a request that does."""
+    named: str | None = getattr(request.state, "named", None)
+    query, headers = request.query_params, request.headers
+    for run_id in (named, query.get("run_id"), query.get("runId"), headers.get("x-run-id")):
+        if run_id is not None:
+            return run_id
+    key = headers.get("idempotency-key")
+    return None if key is None else "key-" + hashlib.sha256(f"{user}\n{key}".encode()).hexdigest()[:32]
 
 
 def whole_number(request: Request, name: str, default: int, *, least: int = 0, most: int | None = None) -> int:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import hashlib
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, NamedTuple
 
@@ -42,7 +41,16 @@ from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, check_start, cursor_of, follow
 from gapless.server.history import has_said_all
-from gapless.server.http import answer, answer_error, body_docs, parameter_docs, read_body, whole_number
+from gapless.server.http import (
+    STARTING,
+    answer,
+    answer_error,
+    body_docs,
+    chosen_run_id,
+    parameter_docs,
+    read_body,
+    whole_number,
+)
 from gapless.server.openai_input import (
     Chat,
     Responses,
@@ -65,7 +73,7 @@ _FINISHED = b'{"type":"RUN_FINISHED"'
 _decode_messages = msgspec.json.Decoder(list[Message]).decode
 
 
-_DOCS = parameter_docs("X-Run-Id", "Idempotency-Key", "Last-Event-ID", "after", "merge")
+_DOCS = parameter_docs(*STARTING, "Last-Event-ID", "after", "merge")
 
 
 class _Route(APIRoute):
@@ -208,7 +216,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             raise InputInvalid(f"the body does not fit: {error}") from None
 
     async def _start(request: Request, user: str, body: Chat | Responses, message: UserMessage, **options: Any) -> Run:
-        run_id = _run_id(request, user)
+        run_id = chosen_run_id(request, user)
         if body.stream:
             await check_start(runner, run_id, cursor_of(request, run_id))
         tools = tools_of(body.tools) or None
@@ -424,14 +432,6 @@ def _error(error: GaplessError, *, begun: bool) -> Response:
 
 def _names(record: RunRecord) -> dict[str, str]:
     return {"x-run-id": record.id}
-
-
-def _run_id(request: Request, user: str) -> str | None:
-    """The run's id, where the client chose one or said how to know the request again."""
-    if run_id := request.headers.get("x-run-id"):
-        return run_id
-    key = request.headers.get("idempotency-key")
-    return None if key is None else "key-" + hashlib.sha256(f"{user}\n{key}".encode()).hexdigest()[:32]
 
 
 def _model(name: str) -> dict[str, Any]:

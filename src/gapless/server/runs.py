@@ -16,7 +16,17 @@ from gapless.journals.contract import RunStatus
 from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, check_start, cursor_of, follow, page_params
-from gapless.server.http import answer, body_docs, parameter_docs, public, read_body, wants_stream, whole_number
+from gapless.server.http import (
+    STARTING,
+    answer,
+    body_docs,
+    chosen_run_id,
+    parameter_docs,
+    public,
+    read_body,
+    wants_stream,
+    whole_number,
+)
 from gapless.wires import wire
 
 __all__ = ["AskedConfig", "config_for", "routes"]
@@ -67,7 +77,8 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
     @router.post(
         "/runs",
         status_code=202,
-        openapi_extra=body_docs(StartRun) | parameter_docs("Accept", "Last-Event-ID", "after", "wire", "merge"),
+        openapi_extra=body_docs(StartRun)
+        | parameter_docs("Accept", *STARTING, "Last-Event-ID", "after", "wire", "merge"),
     )
     async def start_run(request: Request) -> Response:
         """Start a run, or come back to the one that has the given `run_id`.
@@ -78,14 +89,15 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         user = await access.user(request)
         body = await read_body(request, StartRun, runner.limits.body_bytes_max)
         encoder = wire(request.query_params.get("wire", "ag-ui"))
+        run_id = chosen_run_id(request, user)
         if wants_stream(request):
-            await check_start(runner, body.run_id, cursor_of(request, body.run_id))
+            await check_start(runner, run_id, cursor_of(request, run_id))
         message = body.message if isinstance(body.message, str) else msgspec.to_builtins(body.message)
         run = await runner.start(
             message,
             agent=body.agent,
             session_id=body.session_id,
-            run_id=body.run_id,
+            run_id=run_id,
             user_id=user,
             config=config_for(runner, body.config),
         )

@@ -16,7 +16,7 @@ from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, check_cursor, check_start, cursor_of, follow
 from gapless.server.history import answer_interrupts, current_run, has_said_all, history_unless_ours, known_run, runs_of
-from gapless.server.http import answer, body_docs, parameter_docs, public, read_body
+from gapless.server.http import STARTING, answer, body_docs, chosen_run_id, parameter_docs, public, read_body
 from gapless.server.uimessages import UIMessage, approvals, to_messages
 from gapless.wires.base import Cursor
 from gapless.wires.vercel import CONTINUES, VercelEncoder
@@ -43,7 +43,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
 
     @router.post(
         "/vercel/chat",
-        openapi_extra=body_docs(ChatRequest) | parameter_docs("agent", "X-Run-Id", "Last-Event-ID", "after"),
+        openapi_extra=body_docs(ChatRequest) | parameter_docs("agent", *STARTING, "Last-Event-ID", "after"),
     )
     async def chat(request: Request) -> Response:
         """`new DefaultChatTransport({ api: "/vercel/chat" })`: a new message, a regenerated answer, the results of
@@ -58,7 +58,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             if entries:
                 return await _go_on(request, body.id, entries)
         # A client that has run tools of its own asks nothing new: the run goes on from what they found, in its message.
-        run_id = request.headers.get("x-run-id")
+        run_id = chosen_run_id(request, user)
         await check_start(runner, run_id, cursor_of(request, run_id))
         sent = to_messages(body.messages)
         history: list[Message] | None = sent
