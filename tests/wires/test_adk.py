@@ -33,6 +33,7 @@ from gapless.events import (
     encode_event,
 )
 from gapless.journals.contract import RunRecord
+from gapless.wires import adk as adk_wire
 from gapless.wires.adk import ADKEncoder, WholeADKEncoder
 
 RUN = RunRecord(id="r", session_id="s", user_id="u", agent="helper", message="hi", created_at=1_000)
@@ -152,6 +153,44 @@ def test_state_comes_as_what_changed():
         {"a": None},
     ]
     assert len({event["id"] for event in events}) == 3
+
+
+@pytest.mark.parametrize(
+    ("patch", "delta"),
+    [
+        ([{"op": "replace", "path": "/a~1b/c~0d", "value": 2}], {"a/b": {"c~d": 2}}),
+        ([{"op": "move", "from": "/x", "path": "/y"}], {"x": None, "y": 1}),
+        ([{"op": "copy", "from": "/x", "path": "/a~1b/e"}], {"a/b": {"c~d": 1, "e": 1}}),
+        ([{"op": "replace", "path": "", "value": {"x": 1}}], {"a/b": None, "large": None}),
+        ([{"op": "add", "path": "/", "value": 3}], {"": 3}),
+        ([{"op": "add", "path": "/x", "value": 3}, {"op": "test", "path": "/nowhere", "value": 1}], None),
+    ],
+)
+def test_a_patch_of_the_state_says_what_it_changes_of_it(patch: list[dict[str, Any]], delta: dict[str, Any] | None):
+    state = {"a/b": {"c~d": 1}, "x": 1, "large": ["much"]}
+    events = encoded(StateSnapshotEvent(snapshot=state), StateDeltaEvent(delta=patch), finished())
+    assert [event["actions"]["stateDelta"] for event in events[1:]] == ([] if delta is None else [delta])
+
+
+def test_the_state_of_a_run_that_begins_anew_is_void():
+    events = encoded(
+        StateSnapshotEvent(snapshot={"a": 1, "b": 1}),
+        CustomEvent(name="gapless.restarted", value={"restarts": 1}),
+        StateDeltaEvent(delta=[{"op": "add", "path": "/b", "value": 2}]),
+        finished(),
+    )
+    assert events[-1]["actions"]["stateDelta"] == {"a": None, "b": 2}
+
+
+def test_a_small_patch_does_not_go_through_a_large_state(monkeypatch: pytest.MonkeyPatch):
+    went_through: list[Any] = []
+    encode = adk_wire._encode
+    encoder = ADKEncoder(RUN)
+    encoder.frames_of(StateSnapshotEvent(snapshot={"large": ["much"], "x": 1}))
+    monkeypatch.setattr(adk_wire, "_encode", lambda value: went_through.append(value) or encode(value))  # type: ignore[func-returns-value]
+    assert encoder.frames_of(StateDeltaEvent(delta=[{"op": "replace", "path": "/x", "value": 2}]))
+    assert 2 in went_through
+    assert ["much"] not in went_through
 
 
 def test_only_the_assistants_words_are_said():

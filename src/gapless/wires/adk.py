@@ -112,7 +112,7 @@ class ADKEncoder(Encoder):
         self._calls: dict[str, _Call] = {}
         self._fold = Fold()
         """Of the state alone."""
-        self._state_before: dict[str, bytes] = {}
+        self._state_said: dict[str, bytes] = {}
         """The state's values as JSON: those in the fold are changed in place."""
         self._finish_reason = "STOP"
         self._events = 0
@@ -271,11 +271,19 @@ class ADKEncoder(Encoder):
     # -- state and the rest -----------------------------------------------------------------------------------------
 
     def _state(self, event: StateSnapshotEvent | StateDeltaEvent) -> _Frames:
+        said, keys = self._state_said, None
+        if isinstance(event, StateDeltaEvent) and self._fold.state is not None:
+            keys = _keys_of(event.delta)
         self._fold.add(event)
         state = self._fold.state if isinstance(self._fold.state, dict) else {}
-        before, self._state_before = self._state_before, {key: _encode(value) for key, value in state.items()}
-        changed: dict[str, Any] = {key: None for key in before if key not in state}
-        changed |= {key: msgspec.Raw(value) for key, value in self._state_before.items() if before.get(key) != value}
+        changed: dict[str, Any] = {}
+        for key in {**said, **state} if keys is None else keys:
+            if key not in state:
+                if said.pop(key, None) is not None:
+                    changed[key] = None
+            elif (value := _encode(state[key])) != said.get(key):
+                said[key] = value
+                changed[key] = msgspec.Raw(value)
         if not changed:
             return ()
         frame = b"{%b}" % self._base(self._new_id(), self._author, _ACTIONS % (_encode(changed), b""))
@@ -292,6 +300,7 @@ class ADKEncoder(Encoder):
         elif event.name in ("gapless.notice", RESTARTED):
             if event.name == RESTARTED:  # what was said is void
                 self._responses, self._message_id, self._calls = {}, "", {}
+                self._fold.add(event)
             metadata = _encode({event.name: event.value})
             return (b'{"customMetadata":%b,%b}' % (metadata, self._base(self._new_id(), self._author)),)
         return ()
@@ -395,6 +404,18 @@ _HANDLERS: dict[type, Callable[[ADKEncoder, Any], _Frames]] = {
     RunFinishedEvent: ADKEncoder._finished,
     RunErrorEvent: ADKEncoder._failed,
 }
+
+
+def _keys_of(patch: list[dict[str, Any]]) -> dict[str, None] | None:
+    """The state's keys that an RFC 6902 patch may change; None where that may be any. Not all of a large state is to be
+    compared for each small patch."""
+    keys: dict[str, None] = {}
+    for operation in patch:
+        for pointer in (operation.get("path"), operation.get("from", "/")):
+            if not isinstance(pointer, str) or not pointer.startswith("/"):
+                return None
+            keys[pointer.split("/", 2)[1].replace("~1", "/").replace("~0", "~")] = None
+    return keys
 
 
 def arguments_of(text: str) -> dict[str, Any]:
