@@ -273,6 +273,18 @@ async def test_an_answer_finds_its_place_where_the_same_was_asked_before(client_
     assert (other.status_code, "another answer" in other.json()["error"]["message"]) == (422, True)
 
 
+@pytest.mark.parametrize("name", ["ag-ui", "vercel", "adk", "adk-run"])
+async def test_of_two_who_answer_at_the_same_instant_one_hears_that_the_other_did(
+    name: str, client_of: Callable[..., Any]
+):
+    _, client = await waiting(client_of)
+    path, body = ANSWERS[name]
+    answers = await asyncio.gather(*(client.post(path, json=body(said)) for said in ("yes", "no")))
+    taken, late = sorted(answers, key=lambda one: one.status_code)
+    assert taken.status_code == 200
+    assert (late.status_code, "another answer" in late.json()["error"]["message"]) == (422, True)
+
+
 NAMES: dict[str, tuple[str, dict[str, str], dict[str, str]]] = {
     "header": ("", {"x-run-id": "mine"}, {}),
     "key": ("", {"idempotency-key": "mine"}, {}),

@@ -145,7 +145,7 @@ def _said(messages: Sequence[Message]) -> list[tuple[type, str]]:
 
 async def answer_interrupts(runner: Runner, record: RunRecord, entries: list[ResumeEntry]) -> int:
     """Answer what the run waits for, and wait until it goes on; the position after which it does. A repeated answer
-    finds its place again. Raises `InputInvalid` where the run never asked that, or asked more."""
+    finds its place again. Raises `InputInvalid` where the run never asked that, asked more, or has another answer."""
     try:
         await runner.answer(record.id, entries)
     except InputInvalid:
@@ -157,18 +157,21 @@ async def answer_interrupts(runner: Runner, record: RunRecord, entries: list[Res
         await journal.wait(record.last_seq)
     finally:
         await runner.journals.release(journal)
-    return record.last_seq
+    # Two may answer at the same instant, and one of them is late.
+    place = await _place_of(runner, record, entries, max(record.last_seq - 1, 0))
+    return record.last_seq if place is None else place
 
 
-async def _place_of(runner: Runner, record: RunRecord, entries: list[ResumeEntry]) -> int | None:
-    """Where the run once asked what these answer. Raises `InputInvalid` where it was answered otherwise."""
-    answers, after, place, otherwise = {entry.interrupt_id: entry for entry in entries}, 0, None, False
+async def _place_of(runner: Runner, record: RunRecord, entries: list[ResumeEntry], after: int = 0) -> int | None:
+    """Where the run asked, after this position, what these answer. Raises `InputInvalid` where it was answered
+    otherwise."""
+    answers, place, otherwise = {entry.interrupt_id: entry for entry in entries}, None, False
     while events := await runner.store.read(record.id, after, PAGE_EVENTS):
         for seq, event in enumerate(events, after + 1):
             if place is not None:
                 started = decode_event(event)
                 known = started.input.resume if isinstance(started, RunStartedEvent) and started.input else None
-                if known is not None:  # and else it was ended, or begun anew, before anybody answered
+                if known:  # and else it was ended, begun anew or went on before anybody answered
                     if all(answers.get(one.interrupt_id) == one for one in known):
                         return place
                     otherwise = True
