@@ -202,11 +202,11 @@ class Runner:
         self._lease_s = lease_s
         self._retention_s = retention_s
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        """Who writes a run here: its execution, or who closes it for a worker that is gone."""
         self._keeper: asyncio.Task[None] | None = None
         self._opening: asyncio.Lock | None = None
         self._open = False
         self._draining = False
-        """Who writes a run here: its execution, or who closes it for a worker that is gone."""
         self._readers: dict[str, int] = {}
         """How many clients here read which run that ends with its last reader, whoever executes it."""
         self._numbers = itertools.count(1)
@@ -338,7 +338,7 @@ class Runner:
         if config.on_worker_lost == "restart" and deps is not None:
             raise UsageError('deps= live in this process; a run with on_worker_lost="restart" cannot have them')
         told_by = messages if fingerprint is None else fingerprint
-        digest = _digest(name, user_id, session_id, asked.content, config, told_by, tools)
+        digest = _digest(name, user_id, session_id, asked.content, _changes(self.config, config), told_by, tools)
         if run_id is not None:
             _check_id(run_id, "run")
             known = await self.store.get_run(run_id)
@@ -942,6 +942,12 @@ def _session_for(run_id: str, user_id: str) -> str:
 def _check_id(value: str, kind: str) -> None:
     if not _ID.fullmatch(value):
         raise InputInvalid(f"{kind} id: 1 to {ID_CHARS_MAX} of the characters A-Z a-z 0-9 . _ ~ @ : + = -; not . or ..")
+
+
+def _changes(own: RunConfig, config: RunConfig) -> dict[str, Any]:
+    """What was asked for beside the runner's own config. That may be another when the same request comes again, such as
+    after a deployment."""
+    return {name: value for name, value in msgspec.structs.asdict(config).items() if value != getattr(own, name)}
 
 
 def _digest(*parts: object) -> str:

@@ -97,6 +97,21 @@ async def test_the_same_request_is_one_run_also_when_that_has_ended(name: str, c
     assert agent.runs == before + 1
 
 
+@pytest.mark.parametrize("name", STARTS)
+async def test_also_when_it_comes_again_after_the_operator_has_set_something_else(
+    name: str, client_of: Callable[..., Any]
+):
+    agent, memory = Counting(), Memory()
+    runners = [Runner(agent, store=MemoryStore(memory), config=RunConfig(timeout=timeout)) for timeout in (30, 60)]
+    old, new = [await client_of(runner) for runner in runners]
+    await prepare(old)
+    before = agent.runs
+    first = await post(old, name)
+    again = await post(new, name)
+    assert (first.status_code, again.status_code) == (200, 200), again.text
+    assert agent.runs == before + 1
+
+
 class LateStore(MemoryStore):
     """Does not know a run when it is first asked for it, as if another request started it at that moment."""
 
