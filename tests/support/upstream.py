@@ -50,7 +50,12 @@ class Upstream:
             request = Request(line, headers, json.loads(body) if body else None)
             reply = self.replies[min(len(self.requests), len(self.replies) - 1)]
             self.requests.append(request)
-            await self._answer(reply(request) if callable(reply) else reply, reader, writer)
+            reply = reply(request) if callable(reply) else reply
+            try:
+                await self._answer(reply, reader, writer)
+            finally:
+                if reply.hold:  # with a reset as well: that is what closing does where something is unread
+                    self.left.set()
         writer.close()
 
     async def _answer(self, reply: Reply, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -65,7 +70,6 @@ class Upstream:
         await writer.drain()
         if reply.hold:
             await reader.read()
-            self.left.set()
         elif reply.cut_at is None or reply.clean:
             writer.write(b"0\r\n\r\n")
             await writer.drain()
