@@ -1086,21 +1086,27 @@ async def test_agents_are_ready_before_a_server_takes_runs(caplog: pytest.LogCap
     class Heavy:
         name = "heavy"
         ready = False
+        failure: Exception = ModelFailed("the file is damaged")
 
         async def load(self) -> None:
             if self.ready:
-                raise ModelFailed("the file is damaged")
+                raise self.failure
             self.ready = True
 
         async def run(self, ctx: RunContext) -> AsyncIterator[str]:
             yield f"ready: {self.ready}"
 
-    runner = Runner(Heavy())
+    agent = Heavy()
+    runner = Runner(agent)
     await runner.load()
     async with runner:
         assert (await (await runner.start("x")).collect()).text == "ready: True"
     await runner.load()
     assert "agent heavy is not ready: the file is damaged" in caplog.text
+    agent.failure = OSError("what was said")
+    await runner.load()
+    assert "OSError" in caplog.text
+    assert "what was said" not in caplog.text
 
 
 async def test_a_waiting_run_can_be_cancelled(store: str):

@@ -247,8 +247,11 @@ class Runner:
             try:
                 if load is not None:
                     await load()
-            except GaplessError as error:
-                log.warning("agent %s is not ready: %s", name, error)
+            except Exception as error:
+                log.warning(
+                    "agent %s is not ready: %s", name, error if isinstance(error, GaplessError) else type(error)
+                )
+                log.debug("agent %s", name, exc_info=error)
 
     def refuse_new(self) -> None:
         """Take no new runs; those that are active go on."""
@@ -389,7 +392,7 @@ class Runner:
 
     async def _busy(self, error: SessionBusy) -> SessionBusy:
         """The same, saying more of a run that would go on for as long as nobody answers it."""
-        with contextlib.suppress(RunNotFound, StoreUnavailable):
+        with contextlib.suppress(GaplessError):
             if error.run_id is not None and (await self.get_run(error.run_id)).status is RunStatus.WAITING:
                 what = f"{error.message}, which waits for a person's answer; answer or cancel it first"
                 return SessionBusy(what, run_id=error.run_id)
