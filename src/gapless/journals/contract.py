@@ -158,6 +158,18 @@ def title_of(message: str) -> str:
     return line if len(line) <= TITLE_CHARS_MAX else line[: TITLE_CHARS_MAX - 1] + "…"
 
 
+def session_of(run: RunRecord) -> SessionRecord:
+    """The session that a run begins."""
+    return SessionRecord(
+        id=run.session_id,
+        user_id=run.user_id,
+        agent=run.agent,
+        created_at=run.created_at,
+        updated_at=run.created_at,
+        title=title_of(run.message),
+    )
+
+
 def session_taken(session_id: str) -> SessionNotFound:
     """For whoever would begin in another's session."""
     return SessionNotFound(f"no session {session_id} of yours, and the id is taken; choose another")

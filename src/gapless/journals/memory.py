@@ -23,6 +23,7 @@ from gapless.journals.contract import (
     Store,
     Turn,
     WorkerFenced,
+    session_of,
     session_taken,
     title_of,
 )
@@ -122,14 +123,7 @@ class MemoryStore(Store):
             busy = next(iter(active))
             raise SessionBusy(f"session {run.session_id} has an active run, {busy}", run_id=busy)
         if session is None:
-            memory.sessions[run.session_id] = SessionRecord(
-                id=run.session_id,
-                user_id=run.user_id,
-                agent=run.agent,
-                created_at=run.created_at,
-                updated_at=run.created_at,
-                title=title_of(run.message),
-            )
+            memory.sessions[run.session_id] = session_of(run)
         run.owner = self._worker_id
         memory.runs[run.id] = _copy(run)
         memory.events[run.id] = []

@@ -58,8 +58,8 @@ from gapless.journals.contract import (
     Store,
     Turn,
     WorkerFenced,
+    session_of,
     session_taken,
-    title_of,
 )
 from gapless.journals.lease import LeaseWatch
 from gapless.journals.redis_scripts import Script
@@ -324,14 +324,7 @@ class RedisStore(Store):
     # -- runs -------------------------------------------------------------------------------------------------------
 
     async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
-        session = SessionRecord(
-            id=run.session_id,
-            user_id=run.user_id,
-            agent=run.agent,
-            created_at=run.created_at,
-            updated_at=run.created_at,
-            title=title_of(run.message),
-        )
+        session = session_of(run)
         place, pointer = _place(run.session_id), _pointer(run.id)
         asked_before, nonce = self._doubtful.get(run.id, ("", ""))
         again = bool(nonce) and asked_before == run.session_id

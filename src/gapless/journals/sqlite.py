@@ -38,6 +38,7 @@ from gapless.journals.contract import (
     Store,
     Turn,
     WorkerFenced,
+    session_of,
     session_taken,
     title_of,
 )
@@ -443,15 +444,7 @@ class SQLiteStore(Store):
                 if active is not None:
                     raise SessionBusy(f"session {run.session_id} has an active run, {active[0]}", run_id=active[0])
             if user is None:
-                session = SessionRecord(
-                    id=run.session_id,
-                    user_id=run.user_id,
-                    agent=run.agent,
-                    created_at=run.created_at,
-                    updated_at=run.created_at,
-                    title=title_of(run.message),
-                )
-                self._insert_session(db, session)
+                self._insert_session(db, session_of(run))
             run.owner = self._worker_id
             cursor = db.execute(
                 "INSERT INTO runs(id, session, user, status, owner, record) VALUES(?, ?, ?, ?, ?, ?)",
