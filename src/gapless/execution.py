@@ -281,7 +281,6 @@ class Execution:
         task.cancel()
         done, _ = await asyncio.wait({task}, timeout=CLEANUP_S_MAX)
         if not done:
-            self._recorder.seal()
             task.add_done_callback(_retrieve)
             log.warning("run %s: the agent did not stop within %.0f s; left behind", self.record.id, CLEANUP_S_MAX)
         elif not task.cancelled() and (error := task.exception()) is not None:

@@ -248,9 +248,8 @@ class Runner:
                 if load is not None:
                     await load()
             except Exception as error:
-                log.warning(
-                    "agent %s is not ready: %s", name, error if isinstance(error, GaplessError) else type(error)
-                )
+                why = error if isinstance(error, GaplessError) else type(error).__name__
+                log.warning("agent %s is not ready: %s", name, why)
                 log.debug("agent %s", name, exc_info=error)
 
     def refuse_new(self) -> None:
