@@ -81,6 +81,7 @@ __all__ = [
     "UserMessage",
     "VideoPart",
     "decode_event",
+    "delta_head",
     "encode_event",
     "interrupts_in",
     "text_of",
@@ -554,6 +555,12 @@ encode_event = msgspec.json.Encoder().encode
 
 decode_event = msgspec.json.Decoder(Event).decode
 """JSON bytes → `Event`. Raises `msgspec.ValidationError` on anything that is not one."""
+
+
+def delta_head(kind: type[TextMessageContentEvent | ReasoningMessageContentEvent], message_id: str) -> bytes:
+    """How the stored JSON of this message's deltas begins: the rest is the text, as JSON, and a brace. Wires know most
+    events by it, and pass their text on without decoding it."""
+    return encode_event(kind(message_id=message_id, delta=""))[: -len(b'""}')]
 
 
 def text_of(content: str | list[ContentPart] | None) -> str:

@@ -10,6 +10,7 @@ import pytest
 from gapless.errors import CursorInvalid, InputInvalid
 from gapless.events import (
     CustomEvent,
+    Event,
     RunErrorEvent,
     RunStartedEvent,
     TextMessageContentEvent,
@@ -78,6 +79,35 @@ def test_text_has_no_character_that_a_line_reader_takes_for_a_lines_end(name: st
     assert body.decode().splitlines() == body.decode().split("\n")[:-1]
     said = [strings(msgspec.json.decode(frame.data)) for frame in frames(body) if frame.data != "[DONE]"]
     assert sum(text in one for one in said) >= 2, said
+
+
+@pytest.mark.parametrize("name", sorted(_WIRES))
+def test_a_delta_belongs_to_its_message_whichever_has_begun_last(name: str):
+    def said(message_id: str, delta: str) -> TextMessageContentEvent:
+        return TextMessageContentEvent(message_id=message_id, delta=delta)
+
+    events: list[Event] = [
+        RunStartedEvent(thread_id="s", run_id="r"),
+        TextMessageStartEvent(message_id="a", role="assistant"),
+        said("a", "one "),
+        TextMessageStartEvent(message_id="b", role="assistant"),
+        said("a", "two "),
+        said("b", "three "),
+        TextMessageStartEvent(message_id="u", role="user"),
+        said("u", "asked "),
+        said("a", "four "),
+        said("b", "five "),
+    ]
+    encoder = wire(name)(RUN)
+    bodies = [encoder.encode([(seq, encode_event(event))]).decode() for seq, event in enumerate(events, 1)]
+    for body, event in zip(bodies, events, strict=True):
+        if isinstance(event, TextMessageContentEvent):
+            heard = event.message_id != "u" or name == "ag-ui"
+            assert (f'"{event.delta}"' in body) == heard, body
+    if name in ("ag-ui", "vercel"):  # which name a delta's message
+        assert ['"a"' in bodies[n] for n in (2, 4, 5, 8, 9)] == [True, True, False, True, False]
+    if name == "openai-responses":
+        assert ["msg_a" in bodies[n] for n in (2, 4, 5, 8, 9)] == [True, True, False, True, False]
 
 
 def strings(value: Any) -> str:

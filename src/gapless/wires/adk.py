@@ -35,12 +35,13 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
     decode_event,
+    delta_head,
     text_of,
 )
 from gapless.fold import RESTARTED, Fold
 from gapless.journals.contract import RunRecord
 from gapless.jsontext import decode_json
-from gapless.wires.base import Encoder
+from gapless.wires.base import NO_DELTA, Encoder
 
 __all__ = ["ADKEncoder", "WholeADKEncoder", "arguments_of", "object_of"]
 
@@ -49,19 +50,8 @@ _ACTIONS = b'"actions":{"stateDelta":%b,"artifactDelta":{},%b"requestedAuthConfi
 _NO_ACTIONS = _ACTIONS % (b"{}", b"")
 _FINISH = {"stop": "STOP", "tool_calls": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY"}
 _HEAD = b'{"content":{"parts":[{"text":'
-_TEXT = b'{"type":"TEXT_MESSAGE_CONTENT"'
 
 _Frames = Sequence[bytes]
-
-
-class _Delta(msgspec.Struct, rename="camel"):
-    """What a text delta's event says, its text still as JSON."""
-
-    message_id: str
-    delta: msgspec.Raw
-
-
-_decode_delta = msgspec.json.Decoder(_Delta).decode
 
 
 class _Call:
@@ -96,6 +86,7 @@ class ADKEncoder(Encoder):
 
     def __init__(self, run: RunRecord) -> None:
         super().__init__(run)
+        self._id_head = b"%b:" % run.id.encode()  # names the run too, for clients that repeat their POST
         self._seconds = b"%.3f" % (run.created_at / 1000)
         self._author = run.agent
         """Who speaks where a message does not name its agent."""
@@ -105,9 +96,8 @@ class ADKEncoder(Encoder):
         """Steps that are open, each with who spoke before it."""
         self._responses: dict[str, _Response] = {}
         """By agent; several where agents speak at once."""
-        self._message_id = ""
-        """The message of the last delta; its pieces, and what comes after the text in its frames, are the next two."""
         self._pieces: list[bytes] = []
+        """The newest message's, and what comes after the text in its frames."""
         self._tail = b""
         self._calls: dict[str, _Call] = {}
         self._fold = Fold()
@@ -117,13 +107,9 @@ class ADKEncoder(Encoder):
         self._finish_reason = "STOP"
         self._events = 0
 
-    def id_of(self, seq: int) -> bytes:
-        return b"%b:%d" % (self.run.id.encode(), seq)  # names the run too, for clients that repeat their POST
-
     def frames(self, event: bytes) -> Sequence[bytes]:
-        if event.startswith(_TEXT):  # the hot one: its text is passed on without being decoded
-            delta = _decode_delta(event)
-            return self._said(delta.message_id, bytes(delta.delta), thought=False)
+        if event.startswith(self._delta_head):  # the hot path: nothing is decoded
+            return self._piece(event[len(self._delta_head) : -1])
         return self.frames_of(decode_event(event))
 
     def frames_of(self, event: Event) -> Sequence[bytes]:
@@ -133,34 +119,27 @@ class ADKEncoder(Encoder):
 
     # -- text and reasoning -----------------------------------------------------------------------------------------
 
-    def _said(self, message_id: str, encoded: bytes, thought: bool) -> _Frames:
-        """A piece of text; `encoded` is its JSON."""
-        if message_id != self._message_id and not self._speak(message_id, thought):
-            return ()
-        self._pieces.append(encoded[1:-1])
-        return (_HEAD + encoded + self._tail,) if self.partials else ()
+    def _piece(self, text: bytes) -> _Frames:
+        """A piece of the newest message; `text` is its JSON."""
+        self._pieces.append(text[1:-1])
+        return (_HEAD + text + self._tail,) if self.partials else ()
 
-    def _speak(self, message_id: str, thought: bool) -> bool:
-        """Another message goes on; False for one that is not the assistant's."""
+    def _said(self, event: TextMessageContentEvent | ReasoningMessageContentEvent) -> _Frames:
+        """Another message goes on than the one before."""
+        message_id, thought = event.message_id, isinstance(event, ReasoningMessageContentEvent)
         speaker = self._names.get(message_id, self._author)
         if not speaker:
-            return False
+            return ()
         response = self._responses.get(speaker)
         if response is None:
             response = self._responses[speaker] = _Response(message_id)
-        self._message_id = message_id
+        self._delta_head = delta_head(type(event), message_id)
         rest = b',"thought":true}' if thought else b"}"
         self._tail = rest + b'],"role":"model"},"partial":true,' + self._base(response.id, speaker) + b"}"
         if not response.parts or response.parts[-1][0] != message_id:
             response.parts.append((message_id, rest, []))
         self._pieces = response.parts[-1][2]
-        return True
-
-    def _text(self, event: TextMessageContentEvent) -> _Frames:
-        return self._said(event.message_id, _encode(event.delta), thought=False)
-
-    def _thought(self, event: ReasoningMessageContentEvent) -> _Frames:
-        return self._said(event.message_id, _encode(event.delta), thought=True)
+        return self._piece(_encode(event.delta))
 
     def _text_start(self, event: TextMessageStartEvent) -> _Frames:
         if event.role not in (None, "assistant"):
@@ -186,7 +165,7 @@ class ADKEncoder(Encoder):
     ) -> bytes:
         """What the agent has said, and this part after it, as one event."""
         response = self._responses.pop(speaker, None)
-        self._message_id = ""
+        self._delta_head = NO_DELTA
         parts = []
         if response is not None:
             id = response.id
@@ -299,7 +278,7 @@ class ADKEncoder(Encoder):
             return (self._model_event(self._author, part, self._new_id()),)
         elif event.name in ("gapless.notice", RESTARTED):
             if event.name == RESTARTED:  # what was said is void
-                self._responses, self._message_id, self._calls = {}, "", {}
+                self._responses, self._delta_head, self._calls = {}, NO_DELTA, {}
                 self._fold.add(event)
             metadata = _encode({event.name: event.value})
             return (b'{"customMetadata":%b,%b}' % (metadata, self._base(self._new_id(), self._author)),)
@@ -390,8 +369,8 @@ class WholeADKEncoder(ADKEncoder):
 _HANDLERS: dict[type, Callable[[ADKEncoder, Any], _Frames]] = {
     RunStartedEvent: ADKEncoder._started,
     TextMessageStartEvent: ADKEncoder._text_start,
-    TextMessageContentEvent: ADKEncoder._text,
-    ReasoningMessageContentEvent: ADKEncoder._thought,
+    TextMessageContentEvent: ADKEncoder._said,
+    ReasoningMessageContentEvent: ADKEncoder._said,
     StepStartedEvent: ADKEncoder._step_started,
     StepFinishedEvent: ADKEncoder._step_finished,
     ToolCallStartEvent: ADKEncoder._call_start,

@@ -20,12 +20,14 @@ from gapless.fold import RESTARTED
 from gapless.journals.contract import RunRecord
 from gapless.jsontext import with_plain_lines
 
-__all__ = ["KEEP_ALIVE", "Cursor", "Encoder", "parse_cursor"]
+__all__ = ["KEEP_ALIVE", "NO_DELTA", "Cursor", "Encoder", "parse_cursor"]
 
 KEEP_ALIVE = b": ping\n"
 """A comment and no blank line: some clients dispatch an empty event on every blank line."""
 RETRY_MS = 500
 """How soon an `EventSource` reconnects; told once, inside the first data frame."""
+NO_DELTA = b"no event begins so"
+"""In place of a `delta_head`, where no message has begun."""
 
 _CUSTOM = b'{"type":"CUSTOM"'
 _RESTARTED = b'"name":"%b"' % RESTARTED.encode()
@@ -71,10 +73,8 @@ def parse_cursor(text: str, run_id: str | None) -> Cursor:
     return Cursor(seq - 1, int(part))
 
 
-def _is_restart(event: bytes) -> bool:
-    if not event.startswith(_CUSTOM) or _RESTARTED not in event:
-        return False
-    return _decode_named(event).name == RESTARTED  # and not a name inside of its value
+def _is_restart(custom: bytes) -> bool:
+    return _RESTARTED in custom and _decode_named(custom).name == RESTARTED  # and not a name inside of its value
 
 
 class Encoder(ABC):
@@ -91,6 +91,10 @@ class Encoder(ABC):
     voids: ClassVar[bool] = False
     """True if the wire can take back what it has said. On any other, a run that another worker begins anew has failed:
     the client would add the new answer to the void one."""
+    _id_head = b""
+    """What an id says before the position."""
+    _delta_head = NO_DELTA
+    """How the stored deltas of the newest message begin, for a wire that goes by it."""
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
@@ -105,7 +109,7 @@ class Encoder(ABC):
         if self._restarted:
             return ()
         for index, (seq, event) in enumerate(items):
-            if _is_restart(event):
+            if event.startswith(_CUSTOM) and _is_restart(event):
                 self._restarted = True
                 return [*items[:index], (seq, _CANNOT_VOID)]
         return items
@@ -122,7 +126,7 @@ class Encoder(ABC):
 
     def id_of(self, seq: int) -> bytes:
         """The id of the last frame of event `seq`."""
-        return b"%d" % seq
+        return b"%b%d" % (self._id_head, seq)
 
     def encode(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> bytes:
         """(position, event) pairs → SSE frames. `skip_parts` leaves out the first frames of the first event.
@@ -131,9 +135,12 @@ class Encoder(ABC):
         """
         out = []
         for seq, event in items:
-            id = self.id_of(seq)
             frames = self.frames(event)
             last = len(frames)
+            if last == 1 and not skip_parts:  # a delta
+                out.append(self._frame(b"%b%d" % (self._id_head, seq), frames[0]))
+                continue
+            id = self.id_of(seq)
             for part, data in enumerate(frames, 1):
                 if part > skip_parts:
                     out.append(self._frame(id if part == last else b"%b.%d" % (id, part), data))
@@ -143,7 +150,8 @@ class Encoder(ABC):
         return b"".join(out)
 
     def _frame(self, id: bytes, data: bytes) -> bytes:
-        data = with_plain_lines(data)
+        if not data.isascii():
+            data = with_plain_lines(data)
         if self._retry:
             self._retry = False
             return b"id: %b\nretry: %d\ndata: %b\n\n" % (id, RETRY_MS, data)

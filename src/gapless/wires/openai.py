@@ -32,7 +32,7 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
     decode_event,
-    encode_event,
+    delta_head,
 )
 from gapless.journals.contract import RunRecord
 from gapless.output import OutputText
@@ -43,7 +43,6 @@ __all__ = [
     "OPTIONS",
     "ChatEncoder",
     "Options",
-    "delta_head",
     "error_json",
     "options_of",
     "pending_calls",
@@ -92,8 +91,6 @@ class ChatEncoder(Encoder):
         self.include_usage = bool(options.get("include_usage"))
         self._tools = frozenset(options.get("tools") or ())
         self._begun = False
-        self._text_head = b"no message has begun"
-        """How the stored deltas of the newest message begin."""
         self._others: set[str] = set()
         """Messages that are not the assistant's."""
         self._shown: dict[str, int] = {}
@@ -105,8 +102,8 @@ class ChatEncoder(Encoder):
         self._output = OutputText()
 
     def frames(self, event: bytes) -> Sequence[bytes]:
-        if event.startswith(self._text_head):  # the hot path: nothing is decoded
-            return (b'%b%b},"finish_reason":null}]}' % (self._content, event[len(self._text_head) : -1]),)
+        if event.startswith(self._delta_head):  # the hot path: nothing is decoded
+            return (b'%b%b},"finish_reason":null}]}' % (self._content, event[len(self._delta_head) : -1]),)
         decoded = decode_event(event)
         handler = _HANDLERS.get(type(decoded))
         return () if handler is None else handler(self, decoded)
@@ -127,7 +124,7 @@ class ChatEncoder(Encoder):
     def _text_start(self, event: TextMessageStartEvent) -> Sequence[bytes]:
         self._output.add(event)
         if event.role in (None, "assistant"):
-            self._text_head = delta_head(TextMessageContentEvent(message_id=event.message_id, delta=""))
+            self._delta_head = delta_head(TextMessageContentEvent, event.message_id)
         else:
             self._others.add(event.message_id)
         return ()
@@ -208,11 +205,6 @@ def options_of(asked: Message | None) -> Options:
         return msgspec.convert(((asked and asked.metadata) or {}).get(OPTIONS, {}), Options)
     except msgspec.ValidationError:
         return {}
-
-
-def delta_head(delta: TextMessageContentEvent | ReasoningMessageContentEvent) -> bytes:
-    """How the stored JSON of a delta like this one, which is empty, begins: what follows is its text, as JSON."""
-    return encode_event(delta)[: -len(b'""}')]
 
 
 def pending_calls(event: RunFinishedEvent, unresolved: Iterable[str]) -> list[str]:

@@ -34,12 +34,13 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
     decode_event,
+    delta_head,
     text_of,
 )
 from gapless.journals.contract import RunRecord, RunStatus
 from gapless.output import OutputText
 from gapless.wires.base import Cursor, Encoder
-from gapless.wires.openai import DONE, ChatEncoder, delta_head, encode, options_of, pending_calls, reason_of
+from gapless.wires.openai import DONE, ChatEncoder, encode, options_of, pending_calls, reason_of
 
 __all__ = ["ID_PREFIX", "ResponsesEncoder"]
 
@@ -125,10 +126,10 @@ class ResponsesEncoder(Encoder):
         """The newest item of each message, reasoning message or call: by `_TEXT`, `_THOUGHT` or `_CALL`, and its id."""
         self._others: set[str] = set()
         """Messages that are not the assistant's."""
-        self._newest: _Item | None = None
-        """The newest item with text,"""
-        self._head = self._delta = b""
-        """how its stored deltas begin, and the event made of one: a template for number and text."""
+        self._pieces: list[bytes] = []
+        """The text of the newest item that has one,"""
+        self._delta = self._delta_line = b""
+        """the event made of one of its deltas, a template for number and text, and the line with that event's name."""
         self._begun = False
         self._reason: str | None = None
         self._typed = OutputText()
@@ -149,9 +150,9 @@ class ResponsesEncoder(Encoder):
         for item in items:
             seq, event = item
             self._merged, self._seq = seq - self._seq, seq
-            if self._newest is not None and event.startswith(self._head) and not skip_parts:  # the hot path
+            if event.startswith(self._delta_head) and not skip_parts:  # the hot path
                 (data,) = self.frames(event)
-                out.append(self._frame(b"%d" % seq, data))
+                out.append(self._delta_line + super()._frame(b"%d" % seq, data))
             else:
                 out.append(super().encode((item,), skip_parts))
                 skip_parts = 0
@@ -208,9 +209,9 @@ class ResponsesEncoder(Encoder):
         return response | self._end
 
     def frames(self, event: bytes) -> Sequence[bytes]:
-        if self._newest is not None and event.startswith(self._head):  # the hot path: nothing is decoded
-            text = event[len(self._head) : -1]
-            self._newest.text.append(text[1:-1])
+        if event.startswith(self._delta_head):  # the hot path: nothing is decoded
+            text = event[len(self._delta_head) : -1]
+            self._pieces.append(text[1:-1])
             self._number += self._merged
             return (self._delta % (self._number - 1, text),)
         decoded = decode_event(event)
@@ -309,19 +310,21 @@ class ResponsesEncoder(Encoder):
             self._others.add(event.message_id)
             return ()
         item, added = self._add(_TEXT, event.message_id, "message", "msg", role="assistant")
-        self._expect(item, TextMessageContentEvent(message_id=event.message_id, delta=""))
+        self._expect(item, TextMessageContentEvent, event.message_id)
         return (added, self._part("response.content_part.added", item))
 
     def _reasoning_start(self, event: ReasoningMessageStartEvent) -> Sequence[bytes]:
         item, added = self._add(_THOUGHT, event.message_id, "reasoning", "rs", summary=[])
-        self._expect(item, ReasoningMessageContentEvent(message_id=event.message_id, delta=""))
+        self._expect(item, ReasoningMessageContentEvent, event.message_id)
         return (added, self._part("response.content_part.added", item))
 
-    def _expect(self, item: _Item, delta: TextMessageContentEvent | ReasoningMessageContentEvent) -> None:
-        place = encode(item.delta_place).replace(b"%", b"%%")
-        template = b'{"type":"response.%b.delta","sequence_number":%%d,%b,"delta":%%b}'
-        self._newest, self._head = item, delta_head(delta)
-        self._delta = template % (item.text_kind.encode(), place[1:-1])
+    def _expect(
+        self, item: _Item, kind: type[TextMessageContentEvent | ReasoningMessageContentEvent], message_id: str
+    ) -> None:
+        self._pieces, self._delta_head = item.text, delta_head(kind, message_id)
+        name, place = b"response.%b.delta" % item.text_kind.encode(), encode(item.delta_place).replace(b"%", b"%%")
+        self._delta = b'{"type":"%b","sequence_number":%%d,%b,"delta":%%b}' % (name, place[1:-1])
+        self._delta_line = b"event: %b\n" % name
 
     def _text_delta(self, event: TextMessageContentEvent | ReasoningMessageContentEvent) -> Sequence[bytes]:
         item = self._text_item(event)

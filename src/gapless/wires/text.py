@@ -20,6 +20,7 @@ from gapless.events import (
     TextMessageContentEvent,
     TextMessageStartEvent,
     decode_event,
+    delta_head,
 )
 from gapless.journals.contract import RunRecord
 from gapless.output import OutputText
@@ -37,6 +38,7 @@ class TextEncoder(Encoder):
 
     def __init__(self, run: RunRecord) -> None:
         super().__init__(run)
+        self._id_head = b"%b:" % run.id.encode()
         self._retry = False  # `begin` tells it
         self._others: set[str] = set()
         """Messages that are not the assistant's."""
@@ -46,10 +48,10 @@ class TextEncoder(Encoder):
         # An id at once, without data: a connection that is cut before the first word still comes back to this run.
         return b"id: %b\nretry: %d\n\n" % (self.id_of(after), RETRY_MS)
 
-    def id_of(self, seq: int) -> bytes:
-        return b"%b:%d" % (self.run.id.encode(), seq)
-
     def frames(self, event: bytes) -> Sequence[bytes]:
+        if event.startswith(self._delta_head):  # the hot path: nothing is decoded
+            delta = event[len(self._delta_head) : -1]
+            return (b'{"text":%b}' % delta,) if delta != b'""' else ()
         decoded = decode_event(event)
         if isinstance(decoded, TextMessageContentEvent):
             if not decoded.delta or decoded.message_id in self._others:
@@ -57,7 +59,9 @@ class TextEncoder(Encoder):
             return (b'{"text":%b}' % _encode(decoded.delta),)
         if isinstance(decoded, TextMessageStartEvent):
             self._output.add(decoded)
-            if decoded.role not in (None, "assistant"):
+            if decoded.role in (None, "assistant"):
+                self._delta_head = delta_head(TextMessageContentEvent, decoded.message_id)
+            else:
                 self._others.add(decoded.message_id)
         elif isinstance(decoded, RunErrorEvent):
             return (_encode({"error": decoded.message, "code": decoded.code or "run_failed"}), b"[DONE]")

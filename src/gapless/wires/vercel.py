@@ -42,6 +42,7 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
     decode_event,
+    delta_head,
 )
 from gapless.journals.contract import RunRecord
 from gapless.jsontext import decode_json
@@ -88,6 +89,8 @@ class VercelEncoder(Encoder):
         self._message_id = str(metadata.get(CONTINUES) or run.id)
         self._others: set[str] = set()
         """Messages that are not the assistant's."""
+        self._delta = b""
+        """How the chunks of the newest part's deltas begin."""
         self._open: set[tuple[str, str]] = set()
         """Text and reasoning parts that are open: kind and id."""
         self._calls: dict[str, tuple[str, list[str]]] = {}
@@ -106,6 +109,9 @@ class VercelEncoder(Encoder):
         super().skip(event for event in events if not event.startswith(_NOT_FOLDED))
 
     def frames(self, event: bytes) -> _Frames:
+        if event.startswith(self._delta_head):  # the hot path: nothing is decoded
+            text = event[len(self._delta_head) : -1]
+            return (self._delta + text + b"}",) if text != b'""' else ()
         decoded = decode_event(event)
         handler = _HANDLERS.get(type(decoded))
         return () if handler is None else handler(self, decoded)
@@ -159,14 +165,17 @@ class VercelEncoder(Encoder):
         if event.role not in (None, "assistant"):
             self._others.add(event.message_id)
             return ()
+        self._delta_head = delta_head(TextMessageContentEvent, event.message_id)
         return self._part_start("text", event.message_id)
 
     def _reasoning_start(self, event: ReasoningMessageStartEvent) -> _Frames:
+        self._delta_head = delta_head(ReasoningMessageContentEvent, event.message_id)
         return self._part_start("reasoning", event.message_id)
 
     def _part_start(self, kind: str, id: str) -> _Frames:
         step = self._next_step()
         self._open.add((kind, id))
+        self._delta = b'{"type":"%b-delta","id":%b,"delta":' % (kind.encode(), _encode(id))
         return (*step, _encode({"type": f"{kind}-start", "id": id}))
 
     def _text_delta(self, event: TextMessageContentEvent) -> _Frames:
