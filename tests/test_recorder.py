@@ -337,6 +337,20 @@ def test_json_that_was_put_in_as_it_was_becomes_one_line():
     assert events == [CustomEvent(name="n", value={"a": 1})]
 
 
+class _Scored(TextMessageContentEvent, tag="TEXT_MESSAGE_CONTENT", kw_only=True):
+    score: float = 0.0
+
+
+def test_an_agents_own_kind_of_event_is_recorded_as_what_it_is_a_kind_of():
+    """Wires know a delta by how its JSON begins and ends."""
+    journal: Any = FakeJournal()
+    recorder = Recorder(journal, "r", "s", Limits())
+    recorder.start(1)
+    recorder.add(_Scored(message_id="m", delta="word", score=0.5))
+    assert journal.written[-1] == encode_event(TextMessageContentEvent(message_id="m", delta="word"))
+    assert kinds(list(map(decode_event, journal.written)))[1:] == ["TextMessageStart", "TextMessageContent"]
+
+
 @pytest.mark.parametrize("depth", [200, 990, 100_000])
 def test_nesting_has_a_bound(depth: int):
     nested: Any = "x"

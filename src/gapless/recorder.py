@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
@@ -49,6 +49,7 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
     decode_event,
+    delta_head,
     encode_event,
 )
 from gapless.fold import RESTARTED, Fold
@@ -171,8 +172,7 @@ class Recorder:
         self._text_id = message_id = f"{self.run_id}-{self._messages}"
         self._put(TextMessageStartEvent(message_id=message_id, role="assistant"))
         self._open["text", message_id] = TextMessageEndEvent(message_id=message_id)
-        head = encode_event(TextMessageContentEvent(message_id=message_id, delta=""))
-        self._text_head = head[: -len(b'""}')]
+        self._text_head = delta_head(TextMessageContentEvent, message_id)
         self._text_parts = self.fold.text_parts(message_id)
 
     def _close_text(self) -> None:
@@ -194,6 +194,9 @@ class Recorder:
 
     def _event(self, event: Event) -> None:
         kind = type(event)
+        if kind not in _KINDS:  # an agent's own subclass is recorded as what it is a kind of
+            event, _ = self._sound(event)
+            kind = type(event)
         expand = _EXPAND.get(kind)
         if expand is not None:
             expand(self, event)
@@ -222,11 +225,7 @@ class Recorder:
     def _check(self, event: Event) -> list[tuple[Event, bytes]]:
         """The event as it will be read, with its JSON; in several parts where it is a delta over the limit. Raises
         `AgentInvalid`, `RunLimit`."""
-        try:
-            event, encoded = sound(event)
-        except AgentInvalid as error:
-            error.run_id = self.run_id
-            raise
+        event, encoded = self._sound(event)
         if len(encoded) <= self._limits.event_bytes_max:
             return [(event, encoded)]
         if isinstance(event, TextMessageContentEvent | ToolCallArgsEvent | ReasoningMessageContentEvent):
@@ -239,6 +238,13 @@ class Recorder:
             f"run {self.run_id}: a {type(event).__name__} of {len(encoded)} bytes is over "
             f"event_bytes_max={self._limits.event_bytes_max}"
         )
+
+    def _sound(self, event: Event) -> tuple[Event, bytes]:
+        try:
+            return sound(event)
+        except AgentInvalid as error:
+            error.run_id = self.run_id
+            raise
 
     def _write(self, event: Event, encoded: bytes) -> None:
         self.fold.add(event)
@@ -443,6 +449,8 @@ def _ender(kind: str, id_field: str) -> Callable[[Recorder, Any], bool]:
 
     return end
 
+
+_KINDS = frozenset(get_args(Event))
 
 _EXPAND: dict[type, Any] = {
     RunStartedEvent: lambda recorder, event: None,
