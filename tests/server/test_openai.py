@@ -301,6 +301,7 @@ async def test_a_cancelled_run_is_never_taken_for_whole(client: AsyncOpenAI, url
         ({"model": "rich", "messages": [{"role": "user", "content": ""}]}, 422, "input_invalid"),
         ({"model": "rich", "messages": [{"role": "nobody", "content": "Hi"}]}, 422, "input_invalid"),
         ({"model": "rich", "messages": [{"role": "user", "content": "Hi"}], "n": 2}, 422, "input_invalid"),
+        ({"model": "rich", "messages": [{"role": "user", "content": "Hi"}], "logprobs": True}, 422, "input_invalid"),
         ({"model": "rich"}, 422, "input_invalid"),
         ([], 422, "input_invalid"),
     ],

@@ -108,6 +108,8 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         raw, body = await _body(request, Chat)
         if body.n not in (None, 1):
             raise InputInvalid("n: one run gives one answer")
+        if body.logprobs:
+            raise InputInvalid("logprobs: no agent tells how likely its words were; ask without them")
         message, history = chat_messages(body)
         include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         options = {"tools": [tool.function.name for tool in body.tools or ()], "include_usage": include_usage}

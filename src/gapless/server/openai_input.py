@@ -176,6 +176,7 @@ class Chat(msgspec.Struct):
     stream_options: _StreamOptions | None = None
     tools: list[_ChatTool] | None = None
     n: int | None = None
+    logprobs: bool | None = None
     max_completion_tokens: int | None = None
 
 
