@@ -689,10 +689,12 @@ async def test_a_server_that_is_not_there(server: Valkey) -> None:
         with pytest.raises(StoreUnavailable) as caught:
             await open_store(url).open("a", Heard(open_store(url)))
         assert "secret" not in str(caught.value)
+        assert str(caught.value).endswith("is a Redis or Valkey running there?")
     with pytest.raises(StoreUnavailable) as caught:
         wrong = f"redis://:secret@127.0.0.1:{server.port}/0"
         await open_store(wrong).open("a", Heard(open_store(wrong)))
     assert "secret" not in str(caught.value)
+    assert "running there" not in str(caught.value)
     with pytest.raises(UsageError):
         nonsense = f"redis://127.0.0.1:{server.port}/0?max_idle=many&health_check_interval=often"
         await open_store(nonsense).open("a", Heard(open_store(nonsense)))

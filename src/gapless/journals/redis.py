@@ -111,6 +111,8 @@ _Row = tuple[str, str, int, int, str, str | None, dict[str, Any] | None]
 _FAILURES = (RedisError, RedisClusterException, OSError, AttributeError)
 """What redis-py raises where the server did not answer: AttributeError from a connection that its cluster client has
 closed under another task's command, as it does with all of them when it has lost the cluster's layout."""
+_NOBODY = (redis.ConnectionError, redis.TimeoutError, OSError)
+"""And where there is none; not of their subclasses, which say what a server answered."""
 
 _SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
 _WORKERS, _RUNS, _ENDED, _SESSIONS = "{gapless}:workers", "{gapless}:runs", "{gapless}:ended", "{gapless}:sessions"
@@ -201,8 +203,10 @@ class RedisStore(Store):
             if self._is_cluster:
                 self._client = redis.RedisCluster.from_url(self._url, **options)
                 await self._command("PING")  # which nodes there are
-        except BaseException:
+        except BaseException as error:
             await self._disconnect()
+            if isinstance(error, StoreUnavailable) and type(error.__cause__) in _NOBODY:
+                raise StoreUnavailable(f"{error.message.rstrip('.')}; is a Redis or Valkey running there?") from error
             raise
 
     async def _disconnect(self) -> None:
