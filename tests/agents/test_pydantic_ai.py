@@ -70,6 +70,7 @@ from gapless.events import (
     UserMessage,
 )
 from gapless.run import Run
+from gapless.testing import serving
 from support.agui import check_order
 from support.model_server import ModelServer
 
@@ -416,6 +417,53 @@ async def test_the_output_type_of_the_run_is_the_agents_for_that_run() -> None:
     agent = Agent(Script(call(0, "final_result", "c1", '{"name": "Oslo", "people": 1}')).model)
     async with Runner(agent) as runner, runner.run_stream("hello", output_type=City) as stream:
         assert await stream.get_output() == City(name="Oslo", people=1)
+
+
+OSLO = '{"name": "Oslo", "people": 1}'
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_openais_client_gets_the_type_that_it_asks_for(api: str) -> None:
+    agent = Agent(Script(call(0, "final_result", "c1", OSLO)).model, name="cities")
+    with serving(create_app(Runner(agent))) as url:
+        async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+            if api == "chat":
+                asked: Any = [{"role": "user", "content": "Oslo?"}]
+                chat = await client.chat.completions.parse(model="cities", messages=asked, response_format=City)
+                got = chat.choices[0].message.parsed
+            else:
+                response = await client.responses.parse(model="cities", input="Oslo?", text_format=City)
+                got = response.output_parsed
+    assert got == City(name="Oslo", people=1)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "tool", "result"),
+    [
+        ({"type": "json_object"}, '{"any": [1]}', {"any": [1]}),
+        ({"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}, "{}", {}),
+    ],
+)
+async def test_a_response_format_is_the_output_type(wanted: Any, tool: str, result: Any) -> None:
+    agent = Agent(Script(call(0, "final_result", "c1", tool)).model)
+    events = await one_run(agent, config=RunConfig(model_settings={"response_format": wanted}))
+    assert of(events, RunFinishedEvent)[0].result == result
+
+
+@pytest.mark.parametrize(
+    "wanted", [{"type": "json_schema"}, {"type": "json_schema", "json_schema": {"schema": {"type": "string"}}}]
+)
+async def test_a_response_format_that_is_none_is_refused(wanted: Any) -> None:
+    config = RunConfig(model_settings={"response_format": wanted})
+    error = await failure_of(Agent(Script(["never"]).model), config=config)
+    assert isinstance(error, InputInvalid)
+    assert "response_format" in error.message
+
+
+async def test_an_agent_with_a_type_of_its_own_keeps_it() -> None:
+    agent = Agent(Script(call(0, "final_result", "c1", OSLO)).model, output_type=City)
+    events = await one_run(agent, config=RunConfig(model_settings={"response_format": {"type": "json_object"}}))
+    assert of(events, RunFinishedEvent)[0].result == {"name": "Oslo", "people": 1}
 
 
 async def test_output_that_never_validates_fails_as_such() -> None:

@@ -20,6 +20,7 @@ from pydantic_ai import messages as m
 from pydantic_ai.agent import AbstractAgent, Agent, AgentRun
 from pydantic_ai.capabilities import HandleDeferredToolCalls, ReinjectSystemPrompt
 from pydantic_ai.models import Model
+from pydantic_ai.output import StructuredDict
 from pydantic_ai.run import AgentRunResult
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApproved, ToolDefinition, ToolDenied
@@ -85,8 +86,9 @@ class PydanticAIAgent:
     An agent that takes Pydantic AI's `StateDeps` has the session's state by itself.
 
     Takes from `RunConfig`: `streaming_mode`, `max_llm_calls`, `fallback`, and `model_settings`, whose `model` chooses
-    the model. Tools that need approval or are executed elsewhere interrupt the run until they are answered; a call of
-    a tool that the client brought along ends it, and the client's next run brings the result.
+    the model and whose `response_format` (OpenAI's) the output of an agent that has no type of its own. Tools that need
+    approval or are executed elsewhere interrupt the run until they are answered; a call of a tool that the client
+    brought along ends it, and the client's next run brings the result.
 
     Raises `ToolFailed`, `OutputInvalid`, `ModelFailed`, `RunLimit`, `AgentInvalid`, `InputInvalid`.
     """
@@ -179,6 +181,9 @@ class PydanticAIAgent:
             for tool in ctx.tools
         ]
         output_type = ctx.output_type
+        wanted = settings.pop("response_format", None)
+        if output_type is None and self._agent.output_type is str:  # an agent with a type of its own keeps it
+            output_type = _output_type(wanted)
         if tools:  # a run may end with calls for the client
             output_type = [output_type or self._agent.output_type, DeferredToolRequests]
         return {
@@ -193,6 +198,20 @@ class PydanticAIAgent:
             "capabilities": [HandleDeferredToolCalls(turn.ask), *(() if first else (ReinjectSystemPrompt(),))],
             "infer_name": False,
         }
+
+
+def _output_type(response_format: Any) -> Any:
+    """What a client of OpenAI's API asks for, as a type; None for text. Raises `InputInvalid`."""
+    wanted = response_format if isinstance(response_format, dict) else {}
+    if wanted.get("type") == "json_object":
+        return StructuredDict({"type": "object"})
+    if wanted.get("type") != "json_schema":
+        return None
+    try:
+        schema = wanted["json_schema"]
+        return StructuredDict({**schema["schema"]}, name=schema.get("name"), description=schema.get("description"))
+    except (exceptions.UserError, KeyError, TypeError, AttributeError) as error:
+        raise InputInvalid(f"response_format: no JSON Schema of an object: {error}") from None
 
 
 class _Turn:
