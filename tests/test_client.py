@@ -8,11 +8,14 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import msgspec
 import pytest
+from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.staticfiles import StaticFiles
 
 from gapless import Runner, create_app
 from gapless.agents.base import RunContext
@@ -41,7 +44,7 @@ from gapless.events import (
     UserMessage,
     encode_event,
 )
-from gapless.testing import serving
+from gapless.testing import ScriptedAgent, serving
 
 IMPATIENT = ClientLimits(retry_first_s=0.001, retry_max_s=0.002, connect_timeout_s=5.0, idle_timeout_s=5.0)
 
@@ -363,6 +366,27 @@ async def test_a_refusal_that_says_nothing_readable_is_told_by_its_status(answer
             with pytest.raises(GaplessError, match=r"GET .*/runs/r.*: HTTP 403") as raised:
                 await asked
             assert raised.value.code == "http_error"
+
+
+@pytest.mark.parametrize("path", ["", "/agent", "/agents/v2"])
+@pytest.mark.parametrize("with_files", [True, False])
+async def test_a_wrong_base_url_is_told_as_such(path: str, with_files: bool, tmp_path: Path) -> None:
+    app = FastAPI()
+    app.mount("/agents", create_app(Runner(ScriptedAgent("never"))))
+    if with_files:  # its answer to a POST is 405
+        app.mount("/", StaticFiles(directory=tmp_path))
+    with serving(app) as url:
+        async with GaplessClient(url + path) as client:
+            for asked in (client.start("hi"), client.record("r"), client.sessions(), collect(client)):
+                with pytest.raises(StreamInvalid) as raised:
+                    await asked
+                told = f"no Gapless server at {url}{path}; is it mounted under a path? ("
+                assert str(raised.value).startswith(told)
+                assert str(raised.value).endswith((": HTTP 404)", ": HTTP 405)"))
+        async with GaplessClient(url + "/agents") as client:
+            for asked in (client.record("r"), collect(client)):
+                with pytest.raises(RunNotFound):
+                    await asked
 
 
 @pytest.mark.parametrize("location", ["http://[", "/runs/r/events", "http://elsewhere.invalid/"])

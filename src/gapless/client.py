@@ -46,6 +46,10 @@ __all__ = [
 
 RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses that say "later", not "no"."""
+_NOWHERE = frozenset({404, 405})
+"""HTTP statuses of an address at which there is nothing."""
+_NOWHERE_CODES = frozenset({"not_found", "method_not_allowed"})
+"""What a Gapless server calls an address that it does not have."""
 RETRY_MS_MAX = 3_600_000
 """What a `retry:` of more comes to."""
 _POSITION = re.compile(r"[0-9]{1,15}")
@@ -222,7 +226,8 @@ class GaplessClient:
     `on_cut` is told of each connection that broke and will be made again. `transport` replaces the network, for tests.
 
     Every method raises the server's error as its class in `gapless.errors` (`RunNotFound`, `SessionBusy`,
-    `NotAuthenticated` …) and `ConnectionLost` when the server cannot be reached within the limits.
+    `NotAuthenticated` …), `ConnectionLost` when the server cannot be reached within the limits, and `StreamInvalid`
+    where what answers at `base_url` is no Gapless server.
     """
 
     def __init__(
@@ -307,16 +312,15 @@ class GaplessClient:
             parser = EventStreamParser(self.limits.frame_bytes_max)
             attempt += 1
             retry_after_s = 0.0
+            refusal: GaplessError | None = None
             reason = "the connection ended"
             try:
                 async with self._stream(run_id, last) as response:
                     if response.status_code == httpx2.codes.NO_CONTENT:  # all of it was seen
                         return
                     if response.status_code != httpx2.codes.OK:
-                        error = await self._refusal(response)
-                        if response.status_code not in RETRYABLE_STATUSES:
-                            raise error
-                        retry_after_s, reason = error.retry_after_s or 0.0, error.message
+                        refusal = await self._refusal(response)
+                        retry_after_s, reason = refusal.retry_after_s or 0.0, refusal.message
                     else:
                         _check_content_type(response)
                         async for piece in response.aiter_bytes():
@@ -338,6 +342,8 @@ class GaplessClient:
                     "server, and not newer than this client?",
                     run_id=run_id,
                 ) from error
+            if refusal is not None and response.status_code not in RETRYABLE_STATUSES:
+                raise refusal
             if attempt >= self.limits.attempts_max:
                 raise ConnectionLost(
                     f"run {run_id}: nothing new in {attempt} connections to {self.base_url} ({reason}); the run "
@@ -464,11 +470,15 @@ class GaplessClient:
         """The error that an answer stands for. Raises `httpx2.TransportError`."""
         retry_after = response.headers.get("retry-after", "")
         retry_after_s = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
+        told = f"{response.request.method} {_shown(response)}: HTTP {response.status_code}"
         try:
             body = msgspec.json.decode(await self._read(response), type=_Refusal).error
         except (*_NOT_JSON, StreamInvalid):  # not the server's own answer: the status must do
-            message = f"{response.request.method} {_shown(response)}: HTTP {response.status_code}"
-            return GaplessError(message, code="http_error", retry_after_s=retry_after_s)
+            body = None
+        if response.status_code in _NOWHERE and (body is None or body.code in _NOWHERE_CODES):
+            return StreamInvalid(f"no Gapless server at {self.base_url}; is it mounted under a path? ({told})")
+        if body is None:
+            return GaplessError(told, code="http_error", retry_after_s=retry_after_s)
         error = error_for_code(body.code, body.message, run_id=body.run_id)
         if type(error) is RunFailed and body.code != RunFailed.code:  # a code that is no run's
             error = GaplessError(body.message, run_id=body.run_id, code=body.code)

@@ -250,6 +250,48 @@ test("client: a refused start is not repeated", async (t) => {
   assert.equal(requests.length, 1);
 });
 
+test("client: a session is made once, with its id and state, however often its answer is lost", async (t) => {
+  const bodies = [];
+  const { url } = await serve(t, (response, request) => {
+    let text = "";
+    request.on("data", (chunk) => (text += chunk));
+    request.on("end", () => {
+      bodies.push(JSON.parse(text));
+      if (bodies.length % 2) response.destroy();
+      else status(201, { id: bodies.at(-1).id })(response);
+    });
+  });
+  const client = new GaplessClient({ baseUrl: new URL(url), limits: FAST });
+  const lost = [];
+  const onRetry = ({ attempt }) => lost.push(attempt);
+  assert.equal((await client.createSession({ sessionId: "s", state: { turns: 1 }, onRetry })).id, "s");
+  const { id } = await client.createSession();
+  assert.deepEqual(lost, [1]);
+  assert.deepEqual(bodies.slice(0, 2), Array(2).fill({ id: "s", state: { turns: 1 } }));
+  assert.deepEqual(bodies.slice(2), Array(2).fill({ id }));
+  assert.notEqual(id, undefined);
+});
+
+for (const [code, body] of [
+  [404, { detail: "Not Found" }],
+  [405, undefined],
+  [404, { error: { code: "not_found", message: "GET /: Not Found" } }],
+]) {
+  test(`client: ${code} of what is no server of ours says so: ${JSON.stringify(body)}`, async (t) => {
+    const { url, requests } = await serve(t, status(code, body));
+    const client = new GaplessClient({ baseUrl: url, limits: FAST });
+    const said = (path) => ({
+      name: "StreamError",
+      status: code,
+      code: "bad_answer",
+      message: `No Gapless server at ${url}${path} (HTTP ${code}); is it mounted under a path?`,
+    });
+    await assert.rejects(client.start({ message: "hi" }), said("runs"));
+    await assert.rejects(client.follow("r").next(), said("runs/r/events"));
+    assert.equal(requests.length, 2);
+  });
+}
+
 test("client: an event that is not JSON is an error with its id", async (t) => {
   const { url } = await serve(t, sse(frame(1, "{")));
   const client = new GaplessClient({ baseUrl: url, limits: FAST });

@@ -19,3 +19,10 @@ def test_the_pages_modules_and_the_page() -> None:
     install(HERE)
     done = subprocess.run([NODE, "--test"], cwd=HERE, capture_output=True, text=True, timeout=S_MAX, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+
+
+def test_the_types_take_what_the_documents_show() -> None:
+    install(HERE)
+    command = [NODE, "node_modules/typescript/bin/tsc", "--project", "tsconfig.json"]
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=S_MAX, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -51,6 +51,8 @@ export type OnStateChange = (
   detail: { attempt?: number; delayMs?: number; error?: unknown },
 ) => void;
 
+export type OnRetry = (detail: { attempt: number; error: unknown }) => void;
+
 export interface FollowOptions {
   /** The id of the last event already known. */
   after?: string;
@@ -85,13 +87,14 @@ export interface RunRecord {
 export interface SessionRecord {
   id: string;
   title?: string;
+  state?: Json;
   created_at: number;
   updated_at: number;
   active_run_id?: string;
 }
 
-/** An AG-UI event or message, as it is on the wire. */
-export type Json = { [key: string]: unknown };
+/** An AG-UI event or message, as it is on the wire; `@ag-ui/core` has a type for each. */
+export type Json = { [key: string]: any };
 export type AgUiEvent = Json & { type: string };
 
 export interface ResumeEntry {
@@ -101,7 +104,7 @@ export interface ResumeEntry {
 }
 
 export class GaplessClient {
-  constructor(options?: { baseUrl?: string; headers?: Headers; fetch?: typeof fetch; limits?: Partial<Limits> });
+  constructor(options?: { baseUrl?: string | URL; headers?: Headers; fetch?: typeof fetch; limits?: Partial<Limits> });
   start(options: {
     message: string;
     sessionId?: string;
@@ -109,7 +112,7 @@ export class GaplessClient {
     agent?: string;
     config?: Json;
     signal?: AbortSignal;
-    onRetry?: (detail: { attempt: number; error: unknown }) => void;
+    onRetry?: OnRetry;
   }): Promise<RunRecord>;
   follow(
     runId: string,
@@ -117,13 +120,15 @@ export class GaplessClient {
   ): AsyncGenerator<{ id: string | null; event: AgUiEvent }, void, void>;
   run(runId: string, options?: { signal?: AbortSignal }): Promise<RunRecord>;
   runs(options?: { sessionId?: string; signal?: AbortSignal }): Promise<RunRecord[]>;
-  cancel(
-    runId: string,
-    options?: { signal?: AbortSignal; onRetry?: (detail: { attempt: number; error: unknown }) => void },
-  ): Promise<RunRecord>;
+  cancel(runId: string, options?: { signal?: AbortSignal; onRetry?: OnRetry }): Promise<RunRecord>;
   answer(runId: string, resume: ResumeEntry[], options?: { signal?: AbortSignal }): Promise<RunRecord>;
   sessions(options?: { signal?: AbortSignal }): Promise<SessionRecord[]>;
-  createSession(options?: { signal?: AbortSignal }): Promise<SessionRecord>;
+  createSession(options?: {
+    sessionId?: string;
+    state?: Json;
+    signal?: AbortSignal;
+    onRetry?: OnRetry;
+  }): Promise<SessionRecord>;
   session(sessionId: string, options?: { signal?: AbortSignal }): Promise<SessionRecord>;
   messages(sessionId: string, options?: { signal?: AbortSignal }): Promise<Json[]>;
   deleteSession(sessionId: string, options?: { signal?: AbortSignal }): Promise<void>;

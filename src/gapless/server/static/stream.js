@@ -42,6 +42,10 @@ const POSITION = /^[0-9]{1,15}$/;
 
 /** HTTP statuses that say "later", not "no". */
 export const RETRYABLE_STATUSES = new Set([408, 425, 429, 500, 502, 503, 504]);
+/** HTTP statuses of an address at which there is nothing. */
+const NOWHERE = new Set([404, 405]);
+/** What a Gapless server calls an address that it does not have. */
+const NOWHERE_CODES = new Set([undefined, "not_found", "method_not_allowed"]);
 
 /**
  * A request or a stream that failed for good: trying again the same way would not help.
@@ -432,7 +436,11 @@ async function errorOf(response, limits) {
     // Not the server's own answer (a proxy's page, say): the status alone must do.
   }
   const text = (value, otherwise) => (typeof value === "string" ? value : otherwise);
-  const { status, statusText } = response;
+  const { status, statusText, url } = response;
+  if (NOWHERE.has(status) && NOWHERE_CODES.has(text(error.code))) {
+    const message = `No Gapless server at ${url} (HTTP ${status}); is it mounted under a path?`;
+    return new StreamError(message, { status, code: "bad_answer" });
+  }
   return new StreamError(text(error.message, `The server answered ${status || "a redirect"} ${statusText}`.trim()), {
     status,
     code: text(error.code, `http_${status}`),
@@ -519,9 +527,9 @@ export class GaplessClient {
     return (await this.#request("GET", "sessions", { signal })).sessions;
   }
 
-  /** Makes a session and returns its record. */
-  createSession({ signal } = {}) {
-    return this.#request("POST", "sessions", { body: {}, signal });
+  /** Makes a session and returns its record, or that of the session which has the id already. `state` is its state. */
+  createSession({ sessionId = newId(), state, signal, onRetry } = {}) {
+    return this.#repeat("POST", "sessions", { body: { id: sessionId, state }, signal, onRetry });
   }
 
   /** A session's record. */

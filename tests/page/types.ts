@@ -1,0 +1,52 @@
+/** Compiled, never run: the types take what the documents show, and refuse what the client would. */
+import { GaplessClient, StreamError, createDurableFetch, follow } from "gapless-client";
+import type { AgUiEvent, Frame, RunRecord, SessionRecord } from "gapless-client";
+
+const here = new URL("/agents/", location.href);
+const headers = () => ({ Authorization: "Bearer key" });
+export const clients = [
+  new GaplessClient(),
+  new GaplessClient({ baseUrl: here, headers, fetch, limits: { attemptsMax: 10 } }),
+  new GaplessClient({ baseUrl: here.href, headers: headers() }),
+  // @ts-expect-error: no URL
+  new GaplessClient({ baseUrl: 8000 }),
+];
+export const durable: typeof fetch = createDurableFetch({ limits: { attemptsMax: 10 } });
+
+export async function ask(client: GaplessClient, message: string, show: (text: string) => void): Promise<string | null> {
+  let last: string | null = null;
+  const run: RunRecord = await client.start({ message, sessionId: "s", config: { timeout: 5 } });
+  for await (const { id, event } of client.follow(run.id, { after: "0" })) {
+    last = id;
+    if (event.type === "TEXT_MESSAGE_CONTENT") show(event.delta);
+    if (event.type === "RUN_ERROR") throw new Error(event.message);
+    if (event.type === "RUN_FINISHED" && event.outcome?.type === "interrupt") {
+      await client.answer(run.id, [{ interruptId: event.outcome.interrupts[0].id, status: "resolved", payload: true }]);
+    }
+  }
+  // @ts-expect-error: a run needs a message
+  await client.start({ sessionId: "s" });
+  return last;
+}
+
+export async function sessions(client: GaplessClient): Promise<SessionRecord[]> {
+  const made = [
+    await client.createSession(),
+    await client.createSession({ sessionId: "s", state: { turns: 1 }, onRetry: ({ attempt }) => attempt + 1 }),
+    // @ts-expect-error: a state is an object
+    await client.createSession({ state: 1 }),
+  ];
+  const turns: number = made[1]?.state?.turns;
+  const events: AgUiEvent[] = [{ type: "CUSTOM", value: turns }];
+  return events.length > 0 ? made : client.sessions();
+}
+
+export async function frames(url: URL, signal: AbortSignal): Promise<Frame[]> {
+  const all: Frame[] = [];
+  try {
+    for await (const frame of follow(url, { signal, onStateChange: (state) => state === "open" })) all.push(frame);
+  } catch (error) {
+    if (!(error instanceof StreamError) || error.status !== 404) throw error;
+  }
+  return all;
+}
