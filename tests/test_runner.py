@@ -801,6 +801,31 @@ async def test_state_is_kept_with_the_session(store: str):
             assert (await run.collect()).text == expected
 
 
+async def test_state_that_an_agent_has_changed_and_not_told_is_told_at_the_end(store: str):
+    async def agent(message: str, ctx: RunContext) -> AsyncIterator[Any]:
+        if message == "fails":
+            ctx.state["failed"] = True
+            raise ValueError
+        if message == "tells":
+            yield StateSnapshotEvent(snapshot={"told": 1})
+        if message in ("changes", "much"):
+            ctx.state["list"] = [*ctx.state.get("list", []), message if message == "changes" else "x" * 1000]
+
+    async def told(runner: Runner, message: str) -> list[Any]:
+        run = await runner.start(message, session_id="s", state={"list": ["old"]})
+        events = [event async for event in run.events()]
+        check_order(events)
+        return [event.snapshot for event in events if isinstance(event, StateSnapshotEvent)]
+
+    async with Runner(agent, store=store, limits=Limits(event_bytes_max=800)) as runner:
+        assert await told(runner, "changes") == [{"list": ["old", "changes"]}]
+        assert await told(runner, "fails") == [{"list": ["old"], "failed": True}]
+        assert await told(runner, "reads") == []
+        assert await told(runner, "tells") == [{"told": 1}]
+        assert await told(runner, "much") == [], "it is no event's size, and kept all the same"
+        assert (await runner.get_session("s")).state == {"list": ["old", "x" * 1000]}
+
+
 async def test_result_and_usage_go_with_the_end(store: str):
     async def counted(ctx: RunContext) -> AsyncIterator[str]:
         ctx.add_usage(TokenUsage(model="m", input_tokens=1, output_tokens=2))

@@ -96,6 +96,8 @@ class Execution:
         self._began_at: int | None = None
         """Position of the newest event when the agent's turn had come."""
         self._context: RunContext | None = None
+        self._state_before = b""
+        """The session's, as JSON."""
         self._owned = True
 
     # -- from outside -----------------------------------------------------------------------------------------------
@@ -217,6 +219,7 @@ class Execution:
         self._began_at = self.journal.appended
         self._attend()
         self._context = ctx = await self._make_context(self._interrupt)
+        self._state_before = _encode(ctx.state)
         if self.journal.appended > 1:  # more than RUN_STARTED: another worker had begun
             self._recorder.restart(ctx.messages)
         journal, add = self.journal, self._recorder.add
@@ -322,6 +325,9 @@ class Execution:
         What the agent left behind is recorded only if it can be read again; if not, that is how the run failed."""
         try:
             self._recorder.close_open()
+            ctx = self._context
+            if ctx is not None and self._recorder.fold.state is None and _encode(ctx.state) != self._state_before:
+                self._recorder.leave_state(ctx.state)
             event, end = self._ending(failure, self._context)
         except Exception as error:  # whatever an agent may put there must not keep its run from ending
             kind = type(error).__name__

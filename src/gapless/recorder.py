@@ -7,6 +7,7 @@ session. It runs once per event: plain text takes the short way.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar, get_args
@@ -34,6 +35,7 @@ from gapless.events import (
     RunErrorEvent,
     RunFinishedEvent,
     RunStartedEvent,
+    StateSnapshotEvent,
     StepFinishedEvent,
     StepStartedEvent,
     SubagentErrorEvent,
@@ -439,6 +441,12 @@ class Recorder:
         while self._open:
             key = next(reversed(self._open))
             self._close(*key)
+
+    def leave_state(self, state: dict[str, Any]) -> None:
+        """The session's state as the run leaves it: clients that keep the state send theirs back with the next message.
+        One over the limit of an event is kept all the same, and not told."""
+        with contextlib.suppress(RunLimit):
+            self._put(StateSnapshotEvent(snapshot=state))
 
 
 def _ender(kind: str, id_field: str) -> Callable[[Recorder, Any], bool]:
