@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 
 from gapless import Runner
 from gapless.agents.base import AgentItem, RunContext
-from gapless.events import CustomEvent
+from gapless.events import AssistantMessage, CustomEvent, UserMessage, text_of
 
 
 def shout(message: str) -> str:
@@ -25,13 +25,24 @@ async def remember(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
     yield f"{ctx.deps['name']}, this is message {len(ctx.messages)}: {message}"
 
 
+def minutes(ctx: RunContext) -> Iterator[str]:
+    """Who said what: a message is a struct of `gapless.events`, one class for each role."""
+    for message in ctx.messages:
+        match message:
+            case UserMessage(content=content):
+                yield f"You: {text_of(content)}\n"
+            case AssistantMessage(content=str(text)):
+                yield f"I: {text}\n"
+
+
 async def main() -> None:
-    async with Runner(agents={"shout": shout, "spell": spell, "remember": remember}) as runner:
+    async with Runner(agents={"shout": shout, "spell": spell, "remember": remember, "minutes": minutes}) as runner:
         for agent in ("shout", "spell"):
             print((await (await runner.start("hello", agent=agent)).collect()).chunks)
         for message in ("hello", "again"):
             run = await runner.start(message, agent="remember", session_id="s1", deps={"name": "Ada"})
             print((await run.collect()).text)
+        print((await (await runner.start("well?", agent="minutes", session_id="s1")).collect()).text, end="")
 
 
 asyncio.run(main())

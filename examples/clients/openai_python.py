@@ -24,7 +24,7 @@ def chat(question: str) -> Iterator[str]:
         model=MODEL,
         messages=[{"role": "user", "content": question}],
         stream=True,
-        extra_headers={"X-Run-Id": uuid.uuid4().hex},  # may be left out; with it the start repeats itself too
+        extra_headers={"X-Run-Id": uuid.uuid4().hex},  # one run, also where the request is repeated
     ):
         yield chunk.choices[0].delta.content or ""
 

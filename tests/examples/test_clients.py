@@ -13,6 +13,8 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
+import httpx2
+import openai
 import pytest
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
@@ -30,7 +32,7 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
 )
-from gapless.testing import CutKind, Cutter, serving
+from gapless.testing import CutKind, Cutter, Gate, ScriptedAgent, serving
 from support import node
 from support.browser import Browser, browsing
 from support.sse import frames
@@ -157,7 +159,7 @@ WHOLE_ANSWERS = {
 }
 """Programs that print the answer, with how often they do."""
 OWN_LOOPS = {"adk_client.py", "openai_python.py", "openai_responses.mjs"}
-OTHERWISE_TESTED = {"approve.mjs", "cli.sh", "curl.sh", "keys.mjs", "other_wire.py", "use_chat.mjs"}
+OTHERWISE_TESTED = {"ag_ui_join.mjs", "approve.mjs", "cli.sh", "curl.sh", "keys.mjs", "other_wire.py", "use_chat.mjs"}
 
 
 def test_every_client_is_tested() -> None:
@@ -170,6 +172,26 @@ def test_it_gets_the_whole_answer_once(server: str, name: str) -> None:
     after_bytes = OPENAI_AFTER_BYTES if name.startswith("openai") else AFTER_BYTES
     for out in through_cuts(server, CLIENTS / name, kinds=kinds, after_bytes=after_bytes):
         assert out == (TEXT + "\n") * WHOLE_ANSWERS[name]
+
+
+@pytest.mark.parametrize(
+    ("options", "headers", "runs"),
+    [
+        ({"max_retries": 1}, {}, 2),
+        ({"max_retries": 1}, {"X-Run-Id": "chosen"}, 1),
+        ({"max_retries": 0}, {}, 1),
+    ],
+)
+def test_what_openais_client_repeats_is_one_run_with_an_id(
+    options: dict[str, int], headers: dict[str, str], runs: int
+) -> None:
+    """As the documents warn: it repeats a request that timed out."""
+    with serving(create_app(Runner(ScriptedAgent(Gate())), drain_s=0)) as url:
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=0.2, **options) as client:
+            model, asked = client.models.list().data[0].id, [{"role": "user", "content": "Slow?"}]
+            with pytest.raises(openai.APITimeoutError):
+                client.chat.completions.create(model=model, messages=asked, extra_headers=headers)
+        assert len(httpx2.get(f"{url}/runs").json()["runs"]) == runs
 
 
 def test_the_older_ai_sdk_takes_the_same_code(server: str) -> None:
@@ -185,6 +207,26 @@ def test_use_chat_goes_on_on_a_new_page(server: str) -> None:
 def test_use_chat_stops(server: str) -> None:
     (out,) = printed(start(HERE / "pages.mjs", server, "stop"))
     assert (TEXT * 100).startswith(out.removesuffix("\n"))
+
+
+def test_http_agent_joins_in_the_middle_of_an_answer(server: str) -> None:
+    asked = {"message": "Stay", "session_id": "joined-late"}
+    run = httpx2.post(f"{server}/runs", json=asked).json()["id"]
+    with httpx2.stream("GET", f"{server}/runs/{run}/events?wire=text") as answer:
+        said = 0
+        for line in answer.iter_lines():
+            said += len(line)
+            if said > len(TEXT) / 4:
+                break
+    with Cutter(server, "clean", cuts=CUTS, after_bytes=AFTER_BYTES) as cutter:
+        process = start(CLIENTS / "ag_ui_join.mjs", cutter.url, "joined-late")
+        assert process.stdout is not None
+        shown = process.stdout.read(len(TEXT) // 8)
+        httpx2.post(f"{server}/runs", json={"message": "Go on joined-late"})
+        shown += process.stdout.read()
+        printed(process)
+        assert shown == f"{TEXT}\n{TEXT}\n"
+        assert list(cutter.cuts.values()) == [CUTS, CUTS]
 
 
 def test_a_person_is_asked(server: str) -> None:
@@ -232,9 +274,9 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-@pytest.mark.parametrize("client", ["eventsource.js", "follow.js"])
-def test_a_browser_goes_on_by_itself(browser: Browser, client: str) -> None:
-    """The clients of examples/browser, in Chromium."""
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    """The page of examples/browser, as examples/browser.py serves it."""
     runner = Runner(assistant)
 
     @contextlib.asynccontextmanager
@@ -245,12 +287,35 @@ def test_a_browser_goes_on_by_itself(browser: Browser, client: str) -> None:
     app = FastAPI(lifespan=lifespan)
     app.mount("/agents", create_app(runner))
     app.mount("/", StaticFiles(directory=ROOT / "examples" / "browser", html=True))
-    with serving(app) as url, contextlib.ExitStack() as stack:
-        for kind in KINDS:
-            cutter = stack.enter_context(Cutter(url, kind, cuts=CUTS, after_bytes=AFTER_BYTES))
+    with serving(app) as url:
+        yield url
+
+
+@pytest.mark.parametrize("client", ["eventsource.js", "follow.js"])
+def test_a_browser_goes_on_by_itself(browser: Browser, site: str, client: str) -> None:
+    """The clients of examples/browser, in Chromium."""
+    for kind in KINDS:
+        with Cutter(site, kind, cuts=CUTS, after_bytes=AFTER_BYTES) as cutter:
             browser.do("goto", url=cutter.url)
             assert browser.evaluate(ASK, f"./{client}") == TEXT
             assert list(cutter.cuts.values()) == [CUTS]
+
+
+def test_a_page_that_is_loaded_anew_goes_on_with_its_answer(browser: Browser, site: str) -> None:
+    shown = "() => document.querySelector('#answer').textContent"
+    browser.do("goto", url=site)
+    browser.do("fill", selector="input", value="Stay")
+    browser.do("click", selector="button")
+    browser.until(f"() => ({shown})().length > 100")
+    browser.do("reload")
+    browser.until(f"() => ({shown})().length > 100")
+    (run,) = [run for run in httpx2.get(f"{site}/agents/runs").json()["runs"] if run["message"] == "Stay"]
+    assert run["status"] == "running"
+    httpx2.post(f"{site}/agents/runs", json={"message": f"Go on {run['session_id']}"})
+    browser.until("() => document.querySelector('#status').textContent === 'done'")
+    assert browser.evaluate(shown) == TEXT
+    browser.do("reload")
+    assert not browser.evaluate("() => sessionStorage.length"), "what was shown whole is not asked for again"
 
 
 ASK = """async (module) => {

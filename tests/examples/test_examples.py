@@ -140,9 +140,10 @@ def buffered(out: str) -> None:
 
 
 def functions(out: str) -> None:
-    assert out == (
-        "['HELLO']\n['h', 'e', 'l', 'l', 'o']\nAda, this is message 1: hello\nAda, this is message 3: again\n"
-    )
+    chunks, said = "['HELLO']\n['h', 'e', 'l', 'l', 'o']\n", out.splitlines()[2:]
+    assert out.startswith(chunks)
+    assert said[:2] == ["Ada, this is message 1: hello", "Ada, this is message 3: again"]
+    assert said[2:] == ["You: hello", f"I: {said[0]}", "You: again", f"I: {said[1]}", "You: well?"]
 
 
 def pydantic_ai_agent(out: str) -> None:
@@ -154,7 +155,9 @@ def adk_agent(out: str) -> None:
 
 
 def approval(out: str) -> None:
-    assert out == "Approve the call of refund? {'order': 7}\nThe money is on its way.\n"
+    assert out == (
+        "Approve the call of refund? {'order': 7}\nThe money is on its way.\nDelete my account: sure? \nIt is gone.\n"
+    )
 
 
 def local_model(out: str) -> None:
