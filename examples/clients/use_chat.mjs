@@ -1,13 +1,27 @@
-/** `useChat` for a page that may be loaded anew in the middle of an answer. */
+/** `useChat` for a page that may be loaded anew, also in the middle of an answer: the server has the chat. */
 import { useChat } from "@ai-sdk/react";
 import { DefaultChatTransport } from "ai";
 import { createDurableFetch } from "gapless-client";
 
 const api = "/vercel/chat";
-const transport = new DefaultChatTransport({ api, fetch: createDurableFetch() });
+const transport = new DefaultChatTransport({
+  api,
+  fetch: createDurableFetch(),
+  prepareSendMessagesRequest: ({ id, messages, trigger, messageId, body }) => ({
+    body: { ...body, id, trigger, messageId, messages: messages.slice(-1) }, // the server has those before
+  }),
+});
 
-export function useDurableChat(id) {
-  const chat = useChat({ id, transport, resume: true }); // resume: a new page joins the answer that is coming
+/** The messages that a page begins with. */
+export async function loadChat(id) {
+  const response = await fetch(`${api}/${id}/messages`);
+  if (response.status === 404) return []; // nothing has been said yet
+  if (!response.ok) throw new Error(`the chat cannot be loaded: ${response.status}`);
+  return (await response.json()).messages;
+}
+
+export function useDurableChat(id, messages) {
+  const chat = useChat({ id, messages, transport, resume: true }); // resume: joins the answer that is still coming
   const stop = () => fetch(`${api}/${id}/stop`, { method: "POST" }); // useChat's own stop() only hangs up
   return { ...chat, stop };
 }

@@ -64,6 +64,7 @@ from gapless.journals.contract import (
     Store,
     Turn,
     WorkerFenced,
+    branch,
     session_taken,
 )
 from gapless.journals.journal import (
@@ -417,7 +418,7 @@ class Runner:
             turns, state = list[Turn](), request.state
             if record.session_id != _session_for(record.id, record.user_id):  # else it is new, and this run's alone
                 if request.messages is None:
-                    turns = await self._patiently(self.store.turns, record.session_id)
+                    turns = branch(await self._patiently(self.store.turns, record.session_id), asked.id)
                 if state is None:
                     session = await self._patiently(self.store.get_session, record.session_id)
                     state = None if session is None else dict(session.state)
@@ -717,10 +718,13 @@ class Runner:
         if not await self.store.delete_session(session_id):
             raise SessionNotFound(f"no session {session_id}")
 
-    async def messages(self, session_id: str) -> list[Message]:
-        """The messages of the session's ended runs, oldest first. Raises `SessionNotFound`."""
+    async def messages(self, session_id: str, *, before: str | None = None) -> list[Message]:
+        """The messages of the session's ended runs, oldest first. With `before`, those that the message of this id is
+        asked after: not what it, or another that was asked again, has replaced. Raises `SessionNotFound`."""
         await self.get_session(session_id)
         turns = await self.store.turns(session_id)
+        if before is not None:
+            turns = branch(turns, before)
         return [message for turn in turns for message in _decode_messages(turn.messages)]
 
     # -- asking and reading at once ---------------------------------------------------------------------------------

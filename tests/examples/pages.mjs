@@ -1,6 +1,8 @@
 /** Two pages with the chat of examples/clients/use_chat.mjs: one that is closed in the middle of the answer, and one
  * that is opened then.   node pages.mjs server resume|stop */
 
+import assert from "node:assert/strict";
+
 import { createElement } from "react";
 import { create } from "react-test-renderer";
 
@@ -9,15 +11,16 @@ const { fetch } = globalThis;
 globalThis.fetch = (url, init) => fetch(new URL(url, server), init); // as on a page of that server
 console.error = () => {}; // react-test-renderer says that it is deprecated
 
-const { useDurableChat } = await import("../../examples/clients/use_chat.mjs");
+const { loadChat, useDurableChat } = await import("../../examples/clients/use_chat.mjs");
 const id = crypto.randomUUID();
 
 /** A page; `shown` is what the hook returned last. */
-function open() {
+async function open() {
+  const messages = await loadChat(id);
   const shown = {};
   const page = create(
     createElement(() => {
-      Object.assign(shown, useDurableChat(id));
+      Object.assign(shown, useDurableChat(id, messages));
       return null;
     }),
   );
@@ -34,7 +37,7 @@ async function until(condition) {
   while (!condition()) await new Promise((resolve) => setTimeout(resolve, 2));
 }
 
-const first = open();
+const first = await open();
 await until(() => first.shown.status === "ready");
 void first.shown.sendMessage({ text: what === "stop" ? "Never stop" : "Stay" });
 await until(() => textOf(first.shown).length > 20);
@@ -44,11 +47,16 @@ if (what === "stop") {
   console.log(textOf(first.shown));
 } else {
   first.close();
-  const second = open();
+  const second = await open();
   await until(() => textOf(second.shown));
   const headers = { "content-type": "application/json" };
   await globalThis.fetch("/runs", { method: "POST", headers, body: JSON.stringify({ message: `Go on ${id}` }) });
   await until(() => second.shown.status === "ready");
   console.log(textOf(second.shown));
+  const kept = JSON.parse(JSON.stringify(second.shown.messages));
+  assert.deepEqual(kept.map(({ role }) => role), ["user", "assistant"]);
+  const third = await open();
+  await until(() => third.shown.status === "ready");
+  assert.deepEqual(third.shown.messages, kept, "a page that comes after the end");
 }
 process.exit(0);

@@ -7,7 +7,7 @@ import { ALL, CUTS, cuts, define, durable, go, leaving, post, reconnect, runAll,
 
 for (const [version, ai] of [["ai6", ai6], ["ai7", ai7]]) {
   class TestChat extends ai.AbstractChat {
-    constructor(cut, { fetch, headers, ...options }) {
+    constructor(cut, { fetch, headers, prepareSendMessagesRequest, ...options }) {
       const state = {
         status: "ready",
         error: undefined,
@@ -21,7 +21,7 @@ for (const [version, ai] of [["ai6", ai6], ["ai7", ai7]]) {
       };
       const finished = [];
       const data = [];
-      const transport = new ai.DefaultChatTransport({ api: `${urls[cut]}/vercel/chat`, fetch, headers });
+      const transport = new ai.DefaultChatTransport({ api: `${urls[cut]}/vercel/chat`, fetch, headers, prepareSendMessagesRequest });
       super({
         transport,
         state,
@@ -61,6 +61,15 @@ for (const [version, ai] of [["ai6", ai6], ["ai7", ai7]]) {
     await chat.sendMessage({ text });
     return chat;
   };
+
+  /** What a page is given that opens on the chat. */
+  const load = async (name) => {
+    const { messages, activeRunId } = await (await fetch(`${urls.none}/vercel/chat/${name}/messages`)).json();
+    const { success, error } = await ai.safeValidateUIMessages({ messages });
+    return { messages, activeRunId, valid: success || String(error) };
+  };
+  /** What a page that streamed has, as JSON, beside what one is given that opens now. */
+  const both = async (chat) => ({ kept: JSON.parse(JSON.stringify(chat.messages)), loaded: await load(chat.id) });
 
   for (const cut of ALL) {
     define(`${version}.plain.${cut}.rich`, async (name) => (await ask(name, cut, "rich 3")).report());
@@ -133,6 +142,92 @@ for (const [version, ai] of [["ai6", ai6], ["ai7", ai7]]) {
     const second = (await chat.report()).text;
     await chat.regenerate();
     return { first, second, third: (await chat.report()).text, ...(await chat.report()) };
+  });
+  for (const text of ["rich", "error", "typed"]) {
+    define(`${version}.load.${text}`, async (name) => both(await ask(name, "none", text)));
+  }
+  define(`${version}.load.cancel`, async (name) => {
+    const chat = new TestChat("none", { id: name });
+    const done = chat.sendMessage({ text: "endless 1" });
+    await until(() => (chat.lastMessage?.parts?.at(-1)?.text?.length ?? 0) > 300);
+    await post(`${urls.none}/vercel/chat/${name}/stop`);
+    await done;
+    return both(chat);
+  });
+  for (const approved of [true, false]) {
+    define(`${version}.load.approve-${approved}`, async (name) => {
+      const asking = await both(await ask(name, "none", "approve"));
+      const sendAutomaticallyWhen = ai.lastAssistantMessageIsCompleteWithApprovalResponses;
+      const chat = new TestChat("none", { id: name, messages: asking.loaded.messages, sendAutomaticallyWhen });
+      await chat.resumeStream();
+      const { approval } = chat.lastMessage.parts.find((part) => part.state === "approval-requested");
+      const before = chat.finished.length;
+      await chat.addToolApprovalResponse({ id: approval.id, approved, reason: "because" });
+      await until(() => chat.finished.length > before && chat.status === "ready");
+      return { asking, answered: await both(chat) };
+    });
+  }
+  define(`${version}.load.client-tool`, async (name) => {
+    const chat = new TestChat("none", {
+      id: name,
+      sendAutomaticallyWhen: ai.lastAssistantMessageIsCompleteWithToolCalls,
+      onToolCall: ({ toolCall: { toolName, toolCallId } }) => {
+        void chat.addToolOutput({ tool: toolName, toolCallId, output: 7 });
+      },
+    });
+    await chat.sendMessage({ text: "client-tool" });
+    await until(() => chat.finished.length === 2 && chat.status === "ready");
+    return both(chat);
+  });
+  define(`${version}.load.while-it-comes`, async (name) => {
+    const first = new TestChat("none", { id: name, messages: (await both(await ask(name, "none", "one"))).kept });
+    const done = first.sendMessage({ text: "held 1" });
+    await until(() => first.messages.length === 4 && first.lastMessage.parts.length > 5);
+    const early = await load(name);
+    const second = new TestChat("none", { id: name, messages: early.messages });
+    const joined = second.resumeStream();
+    await until(() => second.lastMessage?.role === "assistant");
+    await go(name);
+    await Promise.all([done, joined]);
+    return { early, joined: JSON.parse(JSON.stringify(second.messages)), ...(await both(first)) };
+  });
+  define(`${version}.load.branches`, async (name) => {
+    const chat = await ask(name, "none", "one");
+    await chat.sendMessage({ text: "two" });
+    await chat.regenerate();
+    const regenerated = await both(chat);
+    await chat.sendMessage({ text: "uno", messageId: chat.messages[0].id });
+    const edited = await both(chat);
+    await chat.sendMessage({ text: "dos" });
+    return { regenerated, edited, on: await both(chat) };
+  });
+  // What an application can send whose server has the chat: the whole request less the old messages, and what the AI
+  // SDK's documentation says.
+  for (const [how, only] of Object.entries({
+    last: ({ messages, ...body }) => ({ ...body, messages: messages.slice(-1) }),
+    message: ({ id, messages }) => ({ id, message: messages.at(-1) }),
+  })) {
+    define(`${version}.alone.${how}`, async (name) => {
+      const texts = [];
+      const prepareSendMessagesRequest = ({ id, messages, trigger, messageId }) => ({
+        body: only({ id, messages, trigger, messageId }),
+      });
+      const chat = await ask(name, "none", "one", { prepareSendMessagesRequest });
+      const tell = async (done) => texts.push((await done, (await chat.report()).text));
+      await tell();
+      await tell(chat.sendMessage({ text: "two" }));
+      await tell(chat.regenerate());
+      await tell(chat.sendMessage({ text: "uno", messageId: chat.messages[0].id }));
+      await tell(chat.regenerate({ messageId: chat.messages[1].id }));
+      await tell(chat.sendMessage({ text: "dos" }));
+      return { texts, ...(await both(chat)) };
+    });
+  }
+  define(`${version}.alone.new-page`, async (name) => {
+    await ask(name, "none", "one");
+    const texts = [];
+    for (const text of ["two", "three"]) texts.push((await (await ask(name, "none", text)).report()).text);
+    return { texts, loaded: await load(name) };
   });
   define(`${version}.durable.none.hang-up`, async (name) => {
     const chat = new TestChat("none", { id: name, fetch: durable() });

@@ -220,6 +220,70 @@ def test_ai_sdk_tools_of_the_client(aisdk: dict[str, Any], version: str) -> None
     assert (told["requests"], len(told["messages"]), told["valid"]) == (2, 2, True)
 
 
+def is_the_same(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """A page that opens on the chat is given what the one that streamed has; those messages."""
+    assert told["loaded"] == {"messages": told["kept"], "activeRunId": None, "valid": True}
+    kept: list[dict[str, Any]] = told["kept"]
+    return kept
+
+
+def texts(messages: list[dict[str, Any]]) -> list[str]:
+    return ["".join(part["text"] for part in message["parts"] if part["type"] == "text") for message in messages]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_ai_sdk_loads_what_the_page_had_that_streamed(aisdk: dict[str, Any], version: str) -> None:
+    _, rich_answer = is_the_same(aisdk[f"{version}.load.rich"])
+    kinds = {part["type"] for part in rich_answer["parts"]}
+    assert {"step-start", "reasoning", "text", "tool-weather", "file", "source-url", "data-state"} <= kinds
+    assert rich_answer["metadata"]["usage"]["totalTokens"] == 33
+    _, failed = is_the_same(aisdk[f"{version}.load.error"])
+    assert failed["metadata"]["error"]["code"] == "agent_failed"
+    _, typed = is_the_same(aisdk[f"{version}.load.typed"])
+    assert typed["metadata"]["result"] == json.loads(RESULT)
+    _, cancelled = texts(is_the_same(aisdk[f"{version}.load.cancel"]))
+    assert ENDLESS.startswith(cancelled)
+    assert len(cancelled) > 300
+    for approved, state in ((True, "output-available"), (False, "output-denied")):
+        told = aisdk[f"{version}.load.approve-{json.dumps(approved)}"]
+        _, asking = is_the_same(told["asking"])
+        assert asking["parts"][-1]["state"] == "approval-requested"
+        _, answered = is_the_same(told["answered"])
+        (call,) = [part for part in answered["parts"] if part["type"] == "tool-weather"]
+        assert (call["state"], call["approval"]["approved"], call["approval"]["reason"]) == (state, approved, "because")
+    asked, answered = is_the_same(aisdk[f"{version}.load.client-tool"])
+    assert texts([asked, answered]) == ["client-tool", "Where are you? 7 it is."]
+    assert [part["output"] for part in answered["parts"] if part["type"] == "tool-locate"] == [7]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_ai_sdk_loads_while_an_answer_is_coming(aisdk: dict[str, Any], version: str) -> None:
+    told = aisdk[f"{version}.load.while-it-comes"]
+    kept = is_the_same(told)
+    assert texts(kept) == ["one", "1:one", "held 1", ANSWER]
+    assert told["early"] == {"messages": kept[:3], "activeRunId": kept[3]["id"], "valid": True}
+    assert told["joined"] == kept
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_ai_sdk_loads_the_current_branch(aisdk: dict[str, Any], version: str) -> None:
+    told = aisdk[f"{version}.load.branches"]
+    assert texts(is_the_same(told["regenerated"])) == ["one", "1:one", "two", "3:two"]
+    assert texts(is_the_same(told["edited"])) == ["uno", "1:uno"]
+    assert texts(is_the_same(told["on"])) == ["uno", "1:uno", "dos", "3:dos"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_ai_sdk_sends_its_last_message_alone(aisdk: dict[str, Any], version: str) -> None:
+    for how in ("last", "message"):
+        told = aisdk[f"{version}.alone.{how}"]
+        assert told["texts"] == ["1:one", "3:two", "3:two", "1:uno", "1:uno", "3:dos"]
+        assert texts(is_the_same(told)) == ["uno", "1:uno", "dos", "3:dos"]
+    told = aisdk[f"{version}.alone.new-page"]
+    assert told["texts"] == ["3:two", "5:three"], "a page that has not loaded the chat"
+    assert texts(told["loaded"]["messages"]) == ["one", "1:one", "two", "3:two", "three", "5:three"]
+
+
 @pytest.mark.parametrize("cut", ALL)
 def test_use_chat_resumes_on_a_new_page(network: Network, react: dict[str, Any], cut: str) -> None:
     name = f"react.durable.{cut}.resume"

@@ -8,7 +8,32 @@ import msgspec
 import pytest
 
 from gapless.errors import InputInvalid
-from gapless.server.uimessages import UIMessage, approvals, to_messages
+from gapless.events import (
+    AssistantMessage,
+    CustomEvent,
+    DataSource,
+    Event,
+    FileSource,
+    FunctionCall,
+    ImagePart,
+    Message,
+    RunFinishedEvent,
+    RunStartedEvent,
+    TextMessageContentEvent,
+    TextMessageEndEvent,
+    TextMessageStartEvent,
+    TextPart,
+    ToolCall,
+    ToolCallArgsEvent,
+    ToolCallEndEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+    ToolMessage,
+    UserMessage,
+    encode_event,
+)
+from gapless.journals.contract import RunRecord
+from gapless.server.uimessages import RESULTS, Transcript, UIMessage, approvals, remains, results, to_messages
 
 
 def convert(role: Any, *parts: dict[str, Any]) -> list[Any]:
@@ -125,3 +150,115 @@ def test_approvals():
 def test_what_must_be_a_string_is_refused_otherwise(role: str, part: dict[str, Any], key: str):
     with pytest.raises(InputInvalid, match=f"message m: {key} "):
         convert(role, part)
+
+
+def record(id: str = "r") -> RunRecord:
+    return RunRecord(id=id, session_id="s", user_id="u", agent="a", message="", created_at=0)
+
+
+def parts_of(*events: Event) -> list[dict[str, Any]]:
+    """What a page has of a run's answer."""
+    transcript = Transcript()
+    transcript.begin(record())
+    for event in (RunStartedEvent(thread_id="s", run_id="r"), *events):  # one by one, as pages of a journal may come
+        transcript.add([encode_event(event)])
+    (message,) = transcript.messages
+    assert (message["id"], message["role"], message["metadata"]["runId"]) == ("r", "assistant", "r")
+    assert message["parts"][0] == {"type": "step-start"}
+    parts: list[dict[str, Any]] = message["parts"]
+    return parts[1:]
+
+
+def saying(text: str) -> list[Event]:
+    return [
+        TextMessageStartEvent(message_id=text),
+        TextMessageContentEvent(message_id=text, delta=text),
+        TextMessageEndEvent(message_id=text),
+    ]
+
+
+def calling(arguments: str) -> list[Event]:
+    return [
+        ToolCallStartEvent(tool_call_id="c", tool_call_name="weather"),
+        ToolCallArgsEvent(tool_call_id="c", delta=arguments),
+        ToolCallEndEvent(tool_call_id="c"),
+    ]
+
+
+def test_arguments_that_are_no_json():
+    error = {"state": "output-error", "input": "{no", "errorText": "the arguments are not JSON"}
+    assert parts_of(*calling("{no")) == [{"type": "tool-weather", "toolCallId": "c", **error}]
+
+
+def test_what_came_before_a_restart_is_void():
+    restarted = CustomEvent(name="gapless.restarted", value={"restarts": 1})
+    own = CustomEvent(name="restarted", value="gapless.restarted")
+    said = parts_of(*saying("void"), *calling("{}"), restarted, own, *saying("anew"))
+    assert said == [
+        {"type": "data-restarted", "data": "gapless.restarted"},
+        {"type": "text", "text": "anew", "state": "done"},
+    ]
+
+
+def test_data_with_an_id_takes_the_place_of_what_was_there():
+    steps = [CustomEvent(name="beat", value=n) for n in (1, 1)]
+    found = ToolCallResultEvent(message_id="m", tool_call_id="of another message", content="x")
+    assert [part["type"] for part in parts_of(*steps, found)] == ["data-beat", "data-beat", "data-tool-result"]
+
+
+def test_a_users_message_as_a_page_has_it():
+    transcript = Transcript()
+    picture = ImagePart(source=DataSource(value="AAEC", mime_type="image/png"), metadata={"filename": "a.png"})
+    stored = ImagePart(source=FileSource(value="file-1"))
+    transcript.ask(UserMessage(id="m", content=[picture, TextPart(text="see"), stored]))
+    (message,) = transcript.messages
+    assert (message["id"], message["role"]) == ("m", "user")
+    assert message["parts"] == [
+        {"type": "file", "mediaType": "image/png", "url": "data:image/png;base64,AAEC", "filename": "a.png"},
+        {"type": "text", "text": "see"},
+        {"type": "file", "mediaType": "application/octet-stream", "url": "file-1"},
+    ]
+
+
+def test_a_run_that_goes_on_from_the_clients_tools_is_of_the_same_message():
+    transcript = Transcript()
+    transcript.begin(record())
+    transcript.add([encode_event(event) for event in (RunStartedEvent(thread_id="s", run_id="r"), *calling("{}"))])
+    answered = {"toolCallId": "c", "state": "output-error", "errorText": "no"}
+    going_on = UserMessage(id="", content="", metadata={"vercel_message_id": "r", RESULTS: [answered]})
+    transcript.ask(going_on)
+    transcript.begin(msgspec.structs.replace(record("later"), input=going_on))
+    ending = RunFinishedEvent(thread_id="s", run_id="later", result={"a": {"b": 1}})
+    events = [RunStartedEvent(thread_id="s", run_id="later"), *saying("so"), ending]
+    transcript.add([encode_event(event) for event in events])
+    (message,) = transcript.messages
+    assert [part["type"] for part in message["parts"]] == ["step-start", "tool-weather", "step-start", "text"]
+    assert message["parts"][1] == {"type": "tool-weather", "input": {}, **answered}
+    assert message["metadata"] == {"runId": "later", "sessionId": "s", "result": {"a": {"b": 1}}}
+
+
+def test_results_of_calls_that_have_none():
+    call = ToolCall(id="c", function=FunctionCall(name="weather", arguments="{}"))
+    asked: Message = AssistantMessage(id="a", tool_calls=[call])
+    told = UIMessage(id="m", role="assistant", parts=[tool("output-available", output=1)])
+    found = [{"toolCallId": "c", "state": "output-available", "output": 1}]
+    assert results([told], [asked]) == found
+    assert results([told], [asked, ToolMessage(id="t", tool_call_id="c", content="")]) == []
+    assert results([told], [asked, UserMessage(id="u", content="", metadata={RESULTS: found})]) == []
+    assert (
+        results([told], [])
+        == results([UIMessage(id="m", role="assistant", parts=[tool("input-available")])], [asked])
+        == []
+    )
+
+
+@pytest.mark.parametrize(("code", "shown"), [("agent_failed", True), ("run_cancelled", False)])
+def test_what_remains_of_a_run_says_how_it_ended(code: str, shown: bool):
+    error = {"code": code, "message": "so"}
+    cut = AssistantMessage(id="a", content="cut", metadata={"run_id": "r", "interrupted": True, "error": error})
+    transcript = Transcript()
+    transcript.begin(record())
+    transcript.add(remains(record(), [cut]))
+    (message,) = transcript.messages
+    assert message["parts"][1:] == [{"type": "text", "text": "cut", "state": "done"}]
+    assert message["metadata"] == {"runId": "r", "sessionId": "s", **({"error": error} if shown else {})}

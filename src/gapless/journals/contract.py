@@ -31,6 +31,7 @@ __all__ = [
     "Store",
     "Turn",
     "WorkerFenced",
+    "branch",
     "title_of",
 ]
 
@@ -150,6 +151,34 @@ class Append(msgspec.Struct, gc=False):  # one per run and group: thousands a se
     events: list[bytes]
     end: RunEnd | None = None
     status: RunStatus | None = None
+
+
+class _Head(msgspec.Struct):
+    id: str
+
+
+_decode_heads = msgspec.json.Decoder(list[_Head]).decode
+
+
+def branch(turns: Sequence[Turn], asked_id: str | None = None) -> list[Turn]:
+    """The turns by which a conversation has come to where it is, or to before the message `asked_id` is asked: a turn
+    that asks an earlier one's message again, by its id, has taken the place of that turn and of all that followed."""
+    kept: list[Turn] = []
+    ids: list[str] = []
+    places: dict[str, int] = {}
+    for turn in turns:
+        heads = _decode_heads(turn.messages)
+        if not heads:
+            continue
+        id = heads[0].id
+        place = places.get(id, len(kept))
+        for gone in ids[place:]:
+            del places[gone]
+        del kept[place:], ids[place:]
+        places[id] = place
+        kept.append(turn)
+        ids.append(id)
+    return kept if asked_id is None else kept[: places.get(asked_id, len(kept))]
 
 
 def title_of(message: str) -> str:

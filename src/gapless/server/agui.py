@@ -69,7 +69,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
                 run_id=body.run_id,
                 user_id=user,
                 # Without a new message the run goes on from the client's own results of its tools: its history counts.
-                messages=await history_unless_ours(runner, body.thread_id, user, history)
+                messages=await history_unless_ours(runner, body.thread_id, user, history, message)
                 if message.content
                 else history,
                 state=body.state if isinstance(body.state, dict) and body.state else None,

@@ -26,6 +26,7 @@ from gapless.journals.contract import RunRecord, RunStatus
 from gapless.journals.journal import PAGE_EVENTS
 from gapless.runner import Runner
 from gapless.server.auth import Access
+from gapless.server.uimessages import RESULTS
 from gapless.wires.base import Cursor
 from gapless.wires.openai import OPTIONS
 from gapless.wires.vercel import CONTINUES
@@ -37,10 +38,12 @@ __all__ = [
     "has_said_all",
     "history_unless_ours",
     "known_run",
+    "own_history",
     "runs_of",
+    "says_the_same",
 ]
 
-_OURS = frozenset({OPTIONS, CONTINUES, "run_id", "interrupted", "error"})
+_OURS = frozenset({OPTIONS, CONTINUES, RESULTS, "run_id", "interrupted", "error"})
 """Keys of a message's metadata that the server writes and goes by."""
 
 
@@ -107,18 +110,29 @@ def has_said_all(record: RunRecord, cursor: Cursor) -> bool:
 
 
 async def history_unless_ours(
-    runner: Runner, session_id: str, user_id: str, theirs: Sequence[Message]
+    runner: Runner, session_id: str, user_id: str, theirs: Sequence[Message], asked: Message
 ) -> list[Message] | None:
-    """The client's history where it differs from the session's; None where the session says the same.
+    """The client's history before the message that it asks, where it differs from the session's; None where the session
+    says the same.
 
     The session's own is better where it is the same: it has the turns in the framework's form too.
     """
+    ours = await own_history(runner, session_id, user_id, asked)
+    return None if says_the_same(theirs, ours) else list(theirs)
+
+
+async def own_history(runner: Runner, session_id: str, user_id: str, asked: Message) -> list[Message]:
+    """The session's history before this message; nothing for no session and for another's alike."""
     try:
         session = await runner.get_session(session_id)
-        ours = await runner.messages(session_id) if session.user_id == user_id else []
+        return await runner.messages(session_id, before=asked.id) if session.user_id == user_id else []
     except SessionNotFound:
-        ours = []
-    return None if _said(theirs) == _said(ours) else list(theirs)
+        return []
+
+
+def says_the_same(theirs: Sequence[Message], ours: Sequence[Message]) -> bool:
+    """The client's history is the session's, whoever divided it into messages."""
+    return _said(theirs) == _said(ours)
 
 
 def _said(messages: Sequence[Message]) -> list[tuple[type, str]]:

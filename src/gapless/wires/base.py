@@ -20,7 +20,7 @@ from gapless.fold import RESTARTED
 from gapless.journals.contract import RunRecord
 from gapless.jsontext import with_plain_lines
 
-__all__ = ["KEEP_ALIVE", "NO_DELTA", "Cursor", "Encoder", "parse_cursor"]
+__all__ = ["KEEP_ALIVE", "NO_DELTA", "Cursor", "Encoder", "is_restart", "parse_cursor"]
 
 KEEP_ALIVE = b": ping\n"
 """A comment and no blank line: some clients dispatch an empty event on every blank line."""
@@ -73,8 +73,11 @@ def parse_cursor(text: str, run_id: str | None) -> Cursor:
     return Cursor(seq - 1, int(part))
 
 
-def _is_restart(custom: bytes) -> bool:
-    return _RESTARTED in custom and _decode_named(custom).name == RESTARTED  # and not a name inside of its value
+def is_restart(event: bytes) -> bool:
+    """An event, as stored, says that the run begins anew."""
+    if not event.startswith(_CUSTOM):
+        return False
+    return _RESTARTED in event and _decode_named(event).name == RESTARTED  # and not a name inside of its value
 
 
 class Encoder(ABC):
@@ -109,7 +112,7 @@ class Encoder(ABC):
         if self._restarted:
             return ()
         for index, (seq, event) in enumerate(items):
-            if event.startswith(_CUSTOM) and _is_restart(event):
+            if event.startswith(_CUSTOM) and is_restart(event):
                 self._restarted = True
                 return [*items[:index], (seq, _CANNOT_VOID)]
         return items
