@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gapless.client import GaplessClient, SyncClient
     from gapless.config import Limits, RunConfig, StreamingMode
     from gapless.errors import GaplessError
+    from gapless.live import LiveRequest, LiveRequestQueue
     from gapless.progress import Progress
     from gapless.run import Response, Run, RunStream
     from gapless.runner import Runner
@@ -29,6 +30,8 @@ _MODULES = {
     "GaplessClient": "client",
     "GaplessError": "errors",
     "Limits": "config",
+    "LiveRequest": "live",
+    "LiveRequestQueue": "live",
     "Progress": "progress",
     "Response": "run",
     "Run": "run",
@@ -46,6 +49,8 @@ __all__ = [
     "GaplessClient",
     "GaplessError",
     "Limits",
+    "LiveRequest",
+    "LiveRequestQueue",
     "Progress",
     "Response",
     "Run",

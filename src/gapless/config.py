@@ -18,7 +18,8 @@ COALESCE_MS_MAX = 10_000
 class StreamingMode(enum.Enum):
     """How the agent's model is called.
 
-    `SSE` streams, `NONE` (old spelling: `OFF`) asks for the whole answer at once, `BIDI` is the live, two-way mode.
+    `SSE` streams, `NONE` (old spelling: `OFF`) asks for the whole answer at once, `BIDI` makes the run live: people go
+    on speaking to it while it speaks (`Runner.run_live`), for agents that can be.
     """
 
     SSE = "sse"

@@ -17,11 +17,12 @@ from typing import Any
 import msgspec
 
 from gapless.agents.base import SEE_LOG, Agent, RunContext, log_raised
-from gapless.config import RunConfig
+from gapless.config import RunConfig, StreamingMode
 from gapless.errors import (
     AgentFailed,
     AgentInvalid,
     GaplessError,
+    InputInvalid,
     RunCancelled,
     RunFenced,
     RunTimeout,
@@ -36,22 +37,29 @@ from gapless.events import (
     RunFinishedEvent,
     RunFinishedInterruptOutcome,
     RunFinishedSuccessOutcome,
+    TextMessageContentEvent,
+    TextMessageEndEvent,
+    TextMessageStartEvent,
     TokenUsage,
     UserMessage,
+    text_of,
 )
 from gapless.fold import Fold
 from gapless.journals.contract import RunEnd, RunRecord, RunStatus, Turn, WorkerFenced
 from gapless.journals.journal import Journal
+from gapless.live import LiveRequest, LiveRequestQueue
 from gapless.metrics import Metrics
 from gapless.recorder import Recorder, sound
 from gapless.tracing import run_span
 
-__all__ = ["Execution", "end_of"]
+__all__ = ["Execution", "end_of", "is_live"]
 
 CLEANUP_S_MAX = 5.0
 """What a cancelled agent may take to clean up before the run ends without it."""
 IDLE_CHECKS = 4
 """How often within `idle_timeout` progress is looked for."""
+SAID_IDS_MAX = 1_000
+"""Ids of what was said to a live run that are remembered: one that comes again counts once."""
 
 _encode = msgspec.json.Encoder().encode
 _decode_end = msgspec.json.Decoder(RunEnd).decode
@@ -60,7 +68,8 @@ log = logging.getLogger("gapless.run")
 
 
 class Execution:
-    """Executes one run that this worker owns. `stop` ends it early; `answer` answers its interrupts."""
+    """Executes one run that this worker owns. `stop` ends it early; `answer` answers its interrupts; `hear` is for a
+    live one."""
 
     def __init__(
         self,
@@ -82,6 +91,10 @@ class Execution:
         """At other workers: of each the number of what it told last, and how many."""
         self.waiting: list[Interrupt] = []
         """What the run is waiting for a person to answer."""
+        self.live = LiveRequestQueue(self._record_said) if is_live(config) else None
+        """What is said to a live run."""
+        self._said: dict[str, None] = {}
+        """The ids of it."""
         self._agent = agent
         self._make_context = make_context
         self._take_turn = take_turn
@@ -138,6 +151,36 @@ class Execution:
             return False
         self._answers.set_result([entry for entry in entries if entry.interrupt_id in asked])
         return True
+
+    def hear(self, request: LiveRequest) -> None:
+        """Take what is said to a live run. Raises `InputInvalid`, `LimitReached`."""
+        run_id = self.record.id
+        if self.live is None:
+            raise InputInvalid(
+                f"run {run_id} is not live: nothing can be said to it before it has ended", run_id=run_id
+            )
+        if request.id is not None:
+            if request.id in self._said:
+                return
+            if len(self._said) >= SAID_IDS_MAX:
+                del self._said[next(iter(self._said))]
+        try:
+            self.live.send(request)
+        except GaplessError as error:
+            error.run_id = run_id
+            raise
+        if request.id is not None:
+            self._said[request.id] = None
+
+    def _record_said(self, request: LiveRequest) -> None:
+        """The agent takes it now: that is its place between what the agent says."""
+        text = text_of(request.content)
+        if not text:
+            return
+        message_id = f"{self.record.id}-said-{request.id or self.journal.appended + 1}"
+        self._recorder.add(TextMessageStartEvent(message_id=message_id, role="user"))
+        self._recorder.add(TextMessageContentEvent(message_id=message_id, delta=text))
+        self._recorder.add(TextMessageEndEvent(message_id=message_id))
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
@@ -293,6 +336,8 @@ class Execution:
         """Pause the run: RUN_FINISHED with the interrupt outcome, and RUN_STARTED again once they are answered, or
         the agent waits no longer."""
         self._recorder.check_open()
+        if self.live is not None:
+            raise AgentInvalid(f"run {self.record.id}: a live run waits for no answer; ask, and hear what is said")
         if not interrupts:  # nobody can answer nothing: it would stand still until its timeout
             raise AgentInvalid(f"run {self.record.id}: interrupted without a question")
         self._recorder.pause(self._finished(RunFinishedInterruptOutcome(interrupts=interrupts)))
@@ -474,11 +519,17 @@ def end_of(
     metadata = {"run_id": record.id}
     user = record.input or UserMessage(id=f"{record.id}-user", content=record.message)
     user = msgspec.structs.replace(user, metadata={**(user.metadata or {}), **metadata})
-    messages = [user, *fold.messages(metadata=metadata, interrupted=error)]
+    asked = [] if is_live(record.config) and not user.content else [user]
+    messages = [*asked, *fold.messages(metadata=metadata, interrupted=error)]
     if record.status is RunStatus.QUEUED:
         messages = []
     turn = Turn(run_id=record.id, messages=msgspec.Raw(msgspec.json.encode(messages)), native=native)
     return RunEnd(status=status, ended_at=_now_ms(), turn=turn, error=error, state=state)
+
+
+def is_live(config: RunConfig | None) -> bool:
+    """Whether people go on speaking to a run of this config."""
+    return config is not None and config.streaming_mode is StreamingMode.BIDI
 
 
 def _error_of(task: asyncio.Task[None]) -> BaseException | None:

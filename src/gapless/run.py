@@ -26,6 +26,7 @@ from gapless.fold import Fold
 from gapless.journals.contract import RunRecord, RunStatus
 from gapless.journals.journal import Follower
 from gapless.jsontext import decode_json
+from gapless.live import LiveRequest
 from gapless.output import GrowingOutput, OutputType
 from gapless.sinks import SinkFailure, check, copy
 
@@ -75,6 +76,11 @@ class Run:
     async def answer(self, entries: list[ResumeEntry]) -> None:
         """Answer the interrupts it waits for. Raises `InputInvalid` when it waits for none."""
         await self._runner.answer(self.id, entries)
+
+    async def send(self, request: LiveRequest | str) -> None:
+        """Say something to this live run; a string is a message. Raises `InputInvalid` when it is not live or has
+        ended, `LimitReached`."""
+        await self._runner.send(self.id, LiveRequest(content=request) if isinstance(request, str) else request)
 
     async def wait(self) -> RunRecord:
         """Until it has ended, whoever executes it."""

@@ -20,7 +20,7 @@ import msgspec
 
 from gapless.agents import adapt
 from gapless.agents.base import Agent, RunContext
-from gapless.config import Limits, RunConfig
+from gapless.config import Limits, RunConfig, StreamingMode
 from gapless.errors import (
     AgentInvalid,
     AgentNotFound,
@@ -49,12 +49,13 @@ from gapless.events import (
     RunErrorEvent,
     RunStartedEvent,
     Tool,
+    UserMessage,
     decode_event,
     encode_event,
     interrupts_in,
     text_of,
 )
-from gapless.execution import Execution, end_of
+from gapless.execution import Execution, end_of, is_live
 from gapless.journals import open_store
 from gapless.journals.contract import (
     RunRecord,
@@ -76,6 +77,7 @@ from gapless.journals.journal import (
     Journals,
     end_tasks,
 )
+from gapless.live import LiveRequest, LiveRequestQueue
 from gapless.message import user_message
 from gapless.metrics import Metrics
 from gapless.recorder import Recorder, sound
@@ -98,6 +100,8 @@ EXPIRE_EVERY_S = 600.0
 LEFT_S = 0.1
 """A run with `on_disconnect="cancel"` that nobody reads any more is cancelled after this: who has just begun to read it
 at another worker is heard of within that time."""
+SPEAK_AGAIN_S = 0.05
+"""How soon a live run that is far behind what was said is spoken to again."""
 EARLY_COMMANDS_MAX = 1_000
 """Runs whose commands are kept for an execution that is about to begin; the oldest are dropped first."""
 ID_CHARS_MAX = 96
@@ -116,8 +120,9 @@ class _Command(msgspec.Struct, omit_defaults=True):
     """What one worker asks of the run's owner, or tells it."""
 
     kind: str
-    """`cancel`, `input` or `readers`."""
+    """`cancel`, `input`, `live` or `readers`."""
     resume: list[ResumeEntry] = []
+    said: LiveRequest | None = None
     worker_id: str = ""
     readers: int = 0
     """How many read the run at that worker now."""
@@ -334,10 +339,17 @@ class Runner:
         await self.open()
         name, adapted = self._agent(agent)
         config = config or self.config
-        asked = user_message(message)
+        live = is_live(config)
+        asked = UserMessage(id="", content="") if live and not message else user_message(message)
         text = text_of(asked.content)
         if len(text) > self.limits.message_chars_max:
             raise InputTooLarge(f"the message is over message_chars_max={self.limits.message_chars_max} characters")
+        if live and not getattr(adapted, "live", False):
+            raise InputInvalid(
+                f"agent {name} cannot be spoken to while it speaks: streaming_mode is sse or none for it"
+            )
+        if live and config.on_worker_lost == "restart":
+            raise InputInvalid('a live run cannot be restarted, for nobody says it all again: on_worker_lost is "fail"')
         if config.on_worker_lost == "restart" and deps is not None:
             raise UsageError('deps= live in this process; a run with on_worker_lost="restart" cannot have them')
         told_by = messages if fingerprint is None else fingerprint
@@ -438,6 +450,7 @@ class Runner:
                 tools=request.tools,
                 context=request.context,
                 forwarded_props=request.forwarded_props,
+                live=execution.live,
             )
 
         async def take_turn() -> None:
@@ -601,6 +614,24 @@ class Runner:
         self._check_size(record, entries)
         await self._command(record, _Command(kind="input", resume=entries))
 
+    async def send(self, run_id: str, request: LiveRequest) -> None:
+        """Say something to a live run, wherever it executes.
+
+        Raises `RunNotFound`, `InputInvalid` (it is not live, has ended, or nothing more was to be said),
+        `InputTooLarge`, `LimitReached`."""
+        if len(text_of(request.content)) > self.limits.message_chars_max:
+            what = f"the message is over message_chars_max={self.limits.message_chars_max} characters"
+            raise InputTooLarge(what, run_id=run_id)
+        execution = self.executions.get(run_id)
+        if execution is not None and not execution.fenced:
+            execution.hear(request)
+            return
+        record = await self.get_run(run_id)
+        if not is_live(record.config) or record.status.ended:
+            why = "has ended" if record.status.ended else "is not live"
+            raise InputInvalid(f"run {run_id} {why}: nothing can be said to it", run_id=run_id)
+        await self._command(record, _Command(kind="live", said=request))
+
     def _check_size(self, record: RunRecord, entries: list[ResumeEntry]) -> None:
         """Refuse answers that could not be recorded: they would end the run. Raises `InputTooLarge`."""
         answers = RunAgentInput(thread_id=record.session_id, run_id=record.id, messages=[], resume=entries)
@@ -763,6 +794,52 @@ class Runner:
             yield event
         await run.raise_if_failed()
 
+    async def run_live(
+        self,
+        live_request_queue: LiveRequestQueue,
+        agent: object = None,
+        session: object = None,
+        *,
+        run_config: RunConfig | None = None,
+        session_id: str | None = None,
+        user_id: str = _ANONYMOUS,
+        run_id: str | None = None,
+        deps: Any = None,
+    ) -> AsyncIterator[Event]:
+        """Start a live run and yield its events to the end, which comes when the agent has answered what was said
+        before `live_request_queue.close()`. Leaving early closes the queue: nobody would speak to the run any more.
+
+        Raises what `start` raises and, after the last event of a run that failed, its `RunFailed`.
+        """
+        config = msgspec.structs.replace(run_config or self.config, streaming_mode=StreamingMode.BIDI)
+        session_id = session_id or (session if isinstance(session, str) else getattr(session, "id", None))
+        run = await self.start(
+            "", agent=agent, session_id=session_id, user_id=user_id, run_id=run_id, config=config, deps=deps
+        )
+        speaking = asyncio.create_task(self._speak(run, live_request_queue), name=f"gapless-live-{run.id}")
+        try:
+            async for event in run.events():
+                yield event
+        finally:
+            speaking.cancel()
+            with contextlib.suppress(GaplessError):
+                await run.send(LiveRequest(close=True))
+        await run.raise_if_failed()
+
+    async def _speak(self, run: Run, queue: LiveRequestQueue) -> None:
+        """What is said there is said to the run, until either has ended."""
+        with contextlib.suppress(InputInvalid, InputTooLarge, RunNotFound):
+            async for request in queue:
+                await self._say(run, request)
+            await self._say(run, LiveRequest(close=True))
+
+    async def _say(self, run: Run, request: LiveRequest) -> None:
+        while True:
+            try:
+                return await run.send(request)
+            except LimitReached:  # the queue before it has the same bound, and tells the caller
+                await asyncio.sleep(SPEAK_AGAIN_S)
+
     def run(
         self, query: object = None, agent: object = None, session: object = None, **options: Unpack[AskOptions]
     ) -> Iterator[Event]:
@@ -920,6 +997,11 @@ class Runner:
         elif decoded.kind == "readers":
             execution.count_readers(decoded.worker_id, decoded.number, decoded.readers)
             self._cancel_unless_read(execution)
+        elif decoded.kind == "live" and decoded.said is not None:
+            try:
+                execution.hear(decoded.said)
+            except GaplessError as error:
+                log.warning("run %s: what was said at another worker is lost: %s", run_id, error.code)
         elif decoded.kind == "input" and not execution.answer(decoded.resume):
             log.warning("run %s: an answer came that it does not wait for", run_id)
 

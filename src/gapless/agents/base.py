@@ -13,7 +13,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from gapless.config import RunConfig
+from gapless.errors import UsageError
 from gapless.events import ContentPart, Context, Event, Interrupt, Message, ResumeEntry, TokenUsage, Tool, text_of
+from gapless.live import LiveRequestQueue
 
 __all__ = ["SEE_LOG", "Agent", "AgentItem", "RunContext", "class_and_place", "log_raised"]
 
@@ -27,12 +29,14 @@ AgentItem: TypeAlias = str | Event
 class RunContext:
     """One run as its agent sees it.
 
-    Read: who asks what, with which history and settings. Write: `native` (the turn in the framework's own form, kept
-    for the next turn), `result` (the typed output, sent with RUN_FINISHED), `state`, `add_usage`.
+    Read: who asks what, with which history and settings; what is said to a live run (`live`). Write: `native` (the turn
+    in the framework's own form, kept for the next turn), `result` (the typed output, sent with RUN_FINISHED), `state`,
+    `add_usage`.
     """
 
     __slots__ = (
         "_interrupt",
+        "_live",
         "_messages",
         "agent_name",
         "config",
@@ -70,6 +74,7 @@ class RunContext:
         tools: list[Tool] | None = None,
         context: list[Context] | None = None,
         forwarded_props: Any = None,
+        live: LiveRequestQueue | None = None,
     ) -> None:
         self.run_id = run_id
         self.session_id = session_id
@@ -96,6 +101,7 @@ class RunContext:
         """The final output, anything that JSON can carry."""
         self.usage: list[TokenUsage] = []
         self._interrupt = interrupt
+        self._live = live
 
     @property
     def message(self) -> str:
@@ -109,6 +115,14 @@ class RunContext:
             self._messages = self._messages()
         return self._messages
 
+    @property
+    def live(self) -> LiveRequestQueue:
+        """What people say to this live run after its message: `async for request in ctx.live`. Raises `UsageError` in
+        a run that is not live (`StreamingMode.BIDI`)."""
+        if self._live is None:
+            raise UsageError(f"run {self.run_id} is not live: start it with `runner.run_live()`", run_id=self.run_id)
+        return self._live
+
     def add_usage(self, usage: TokenUsage) -> None:
         """Count one model call's tokens; the sum per model goes out with the run's last event."""
         self.usage.append(usage)
@@ -121,7 +135,8 @@ class RunContext:
 
 @runtime_checkable
 class Agent(Protocol):
-    """What the runner runs. It may have `async load()`, to be ready before the first run, and `async aclose()`."""
+    """What the runner runs. It may have `async load()`, to be ready before the first run, `async aclose()`, and
+    `live = True` where its `run` takes what is said to a live run (`ctx.live`)."""
 
     name: str
 

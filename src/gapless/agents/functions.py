@@ -42,6 +42,8 @@ class FunctionAgent:
         call = getattr(function, "__call__", None)  # noqa: B004  # an object with an async __call__ is async too
         self._is_async = self._is_async or inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
         self._yields = inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(call)
+        self.live = self._yields and _takes_context(function)
+        """It can be spoken to while it speaks: `ctx.live`."""
 
     def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
         arguments = self._arguments(ctx)
@@ -118,15 +120,27 @@ async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
     return await result
 
 
-def _arguments(function: Callable[..., Any], name: str) -> Callable[[RunContext], tuple[Any, ...]]:
-    """How to call it: with nothing, the message, the context, or both."""
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
+    """The positional ones; None for a callable written in C."""
     try:
-        parameters = [
+        return [
             p
             for p in inspect.signature(function).parameters.values()
             if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
-    except (TypeError, ValueError):  # a callable written in C: assume the simplest form
+    except (TypeError, ValueError):
+        return None
+
+
+def _takes_context(function: Callable[..., Any]) -> bool:
+    parameters = (_parameters(function) or [])[:2]
+    return any(map(_is_context, parameters)) or sum(p.default is p.empty for p in parameters) == 2
+
+
+def _arguments(function: Callable[..., Any], name: str) -> Callable[[RunContext], tuple[Any, ...]]:
+    """How to call it: with nothing, the message, the context, or both."""
+    parameters = _parameters(function)
+    if parameters is None:  # assume the simplest form
         return lambda ctx: (ctx.message,)
     required = [p for p in parameters if p.default is p.empty]
     if len(required) > 2:

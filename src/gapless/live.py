@@ -1,0 +1,124 @@
+"""Live runs: what people say to an agent while it speaks.
+
+A live run (`StreamingMode.BIDI`) is a run like any other: journaled, followed from any position, ended once. What
+differs is that its agent is spoken to all along. What is said comes as `LiveRequest`s, in order, through a
+`LiveRequestQueue`, which has the names of ADK's. Text that is said is recorded as the user's message when the agent
+takes it, so that every follower and the session have it; sound and pictures are not recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from gapless.errors import InputInvalid, LimitReached
+from gapless.events import ContentPart
+from gapless.message import user_message
+
+__all__ = ["AUDIO", "LIVE_AHEAD_MAX", "Blob", "LiveRequest", "LiveRequestQueue"]
+
+LIVE_AHEAD_MAX = 1_000
+"""Requests that one run's agent has not taken yet; a further one is refused."""
+AUDIO = "audio/pcm;rate=16000"
+"""What sound is taken for that says nothing of itself: 16-bit samples, as live models take them."""
+
+
+class Blob(msgspec.Struct, forbid_unknown_fields=True):
+    """A piece of sound or one picture, in base64 where it stands in JSON."""
+
+    data: bytes
+    mime_type: str = AUDIO
+
+
+class LiveRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """One thing that is said: `content`, `blob`, or one of the marks. Raises `ValueError` for none or several."""
+
+    content: str | list[ContentPart] | None = None
+    """A whole message; the agent may answer at once."""
+    id: str | None = None
+    """The message's. One that comes twice, as after a cut, counts once."""
+    blob: Blob | None = None
+    """Sound or a picture as it comes; the agent decides when it has heard enough."""
+    activity_start: bool = False
+    """The user begins to speak; for models whose own detection of that is off."""
+    activity_end: bool = False
+    close: bool = False
+    """Nothing more will be said: the run ends when the agent has answered."""
+
+    def __post_init__(self) -> None:
+        said = (self.content is not None, self.blob is not None, self.activity_start, self.activity_end, self.close)
+        if sum(said) != 1:
+            raise ValueError("a live request is one of content, blob, activity_start, activity_end and close")
+
+
+class LiveRequestQueue:
+    """What is said, on its way to the agent. Iterating it ends with `close`; for the agent, it is `ctx.live`.
+
+    Every `send…` raises `LimitReached` while the agent is `LIVE_AHEAD_MAX` requests behind, `InputInvalid` after
+    `close`."""
+
+    def __init__(self, taken: Callable[[LiveRequest], None] | None = None) -> None:
+        """`taken` is told of each request when it is taken out."""
+        self._requests: asyncio.Queue[LiveRequest] = asyncio.Queue()
+        self._taken = taken
+        self.closed = False
+        """Nothing more will be said."""
+        self._ended = False
+
+    def send_content(self, content: object, *, id: str | None = None) -> None:
+        """A message: text, a list of AG-UI content parts, or a Gemini content object. Raises `InputInvalid`."""
+        self.send(LiveRequest(content=user_message(content).content, id=id))
+
+    def send_realtime(self, blob: Any, mime_type: str = AUDIO) -> None:
+        """A piece of sound or a picture: bytes of `mime_type`, or an object with both, such as a Gemini `Blob`."""
+        if not isinstance(blob, bytes | bytearray | memoryview):
+            blob, mime_type = blob.data, blob.mime_type or mime_type
+        self.send(LiveRequest(blob=Blob(data=bytes(blob), mime_type=mime_type)))
+
+    def send_activity_start(self) -> None:
+        """The user begins to speak."""
+        self.send(LiveRequest(activity_start=True))
+
+    def send_activity_end(self) -> None:
+        """The user has spoken."""
+        self.send(LiveRequest(activity_end=True))
+
+    def close(self) -> None:
+        """Nothing more will be said. Idempotent."""
+        if not self.closed:
+            self.send(LiveRequest(close=True))
+
+    def send(self, request: LiveRequest) -> None:
+        if self.closed:
+            raise InputInvalid("the queue is closed: nothing more can be said")
+        if self._requests.qsize() >= LIVE_AHEAD_MAX and not request.close:
+            raise LimitReached(f"the agent is {LIVE_AHEAD_MAX} requests behind; wait", retry_after_s=1)
+        self.closed = request.close
+        self._requests.put_nowait(request)
+
+    @property
+    def pending(self) -> bool:
+        """Something was said that has not been taken: an agent that speaks may want to stop."""
+        return not self._requests.empty()
+
+    async def get(self) -> LiveRequest:
+        """The next request, waiting for it; the last is `close`."""
+        request = await self._requests.get()
+        if self._taken is not None:
+            self._taken(request)
+        return request
+
+    def __aiter__(self) -> LiveRequestQueue:
+        return self
+
+    async def __anext__(self) -> LiveRequest:
+        if self._ended:
+            raise StopAsyncIteration
+        request = await self.get()
+        if request.close:
+            self._ended = True
+            raise StopAsyncIteration
+        return request

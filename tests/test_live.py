@@ -1,0 +1,332 @@
+"""Live runs: spoken to while they speak."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from gapless import LiveRequest, LiveRequestQueue, RunConfig, RunContext, Runner, StreamingMode
+from gapless.errors import AgentInvalid, InputInvalid, InputTooLarge, LimitReached, RunNotFound, UsageError
+from gapless.events import (
+    CustomEvent,
+    Event,
+    Interrupt,
+    RunFinishedEvent,
+    RunStartedEvent,
+    TextMessageContentEvent,
+    TextMessageStartEvent,
+    text_of,
+)
+from gapless.journals.contract import RunStatus
+from gapless.live import AUDIO, LIVE_AHEAD_MAX, Blob
+from support.agui import check_order
+
+LIVE = RunConfig(streaming_mode=StreamingMode.BIDI)
+
+
+async def parrot(ctx: RunContext) -> AsyncIterator[str | Event]:
+    """Repeats each message; counts the bytes of sound; says which marks it got."""
+    heard = 0
+    async for request in ctx.live:
+        if request.content is not None:
+            yield f"You said {text_of(request.content)}. "
+        elif request.blob is not None:
+            heard += len(request.blob.data)
+        else:
+            yield CustomEvent(name="mark", value={"start": request.activity_start, "heard": heard})
+    yield "Bye."
+
+
+def said_by_user(events: list[Event]) -> list[str]:
+    users = {e.message_id for e in events if isinstance(e, TextMessageStartEvent) and e.role == "user"}
+    return [e.delta for e in events if isinstance(e, TextMessageContentEvent) and e.message_id in users]
+
+
+def said_by_agent(events: list[Event]) -> str:
+    own = {e.message_id for e in events if isinstance(e, TextMessageStartEvent) and e.role == "assistant"}
+    return "".join(e.delta for e in events if isinstance(e, TextMessageContentEvent) and e.message_id in own)
+
+
+async def conversation(runner: Runner, session_id: str) -> list[tuple[str, str]]:
+    """Who said what."""
+    return [(m["role"], m["content"]) for m in msgspec.to_builtins(await runner.messages(session_id))]
+
+
+# -- the queue --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_queue_gives_what_was_said_in_order_and_ends_with_close():
+    queue = LiveRequestQueue()
+    queue.send_content("Hello")
+    queue.send_content([{"type": "text", "text": "Look"}])
+    queue.send_realtime(b"\1\2")
+    queue.send_realtime(Blob(data=b"\3", mime_type="image/png"))
+    queue.send_activity_start()
+    queue.send_activity_end()
+    queue.close()
+    queue.close()
+    got = [request async for request in queue]
+    assert [text_of(request.content) for request in got[:2]] == ["Hello", "Look"]
+    assert [request.blob for request in got[2:4]] == [Blob(b"\1\2", AUDIO), Blob(b"\3", "image/png")]
+    assert [(request.activity_start, request.activity_end) for request in got[4:]] == [(True, False), (False, True)]
+    assert [request async for request in queue] == []
+
+
+async def test_a_queue_takes_nothing_after_its_close_and_no_more_than_its_bound():
+    queue = LiveRequestQueue()
+    for _ in range(LIVE_AHEAD_MAX):
+        queue.send_activity_start()
+    with pytest.raises(LimitReached):
+        queue.send_content("too much")
+    queue.close()  # fits always
+    with pytest.raises(InputInvalid, match="closed"):
+        queue.send_content("late")
+    assert queue.pending
+    assert len([request async for request in queue]) == LIVE_AHEAD_MAX
+    assert not queue.pending
+
+
+@pytest.mark.parametrize(
+    "body", ["{}", '{"content": "a", "close": true}', '{"contents": "a"}', '{"blob": {"data": "?"}}']
+)
+def test_a_request_says_one_thing(body: str):
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(body, type=LiveRequest)
+
+
+async def test_an_empty_message_is_none():
+    with pytest.raises(InputInvalid):
+        LiveRequestQueue().send_content("")
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+
+async def test_run_live_speaks_both_ways():
+    async with Runner(parrot) as runner:
+        queue, events, marked = LiveRequestQueue(), list[Event](), False
+        queue.send_content("one")
+        async for event in runner.run_live(queue, session_id="s", run_id="r"):
+            events.append(event)
+            if said_by_agent(events) == "You said one. " and not marked:
+                marked = True
+                queue.send_activity_start()
+                queue.send_realtime(b"12345")
+                queue.send_activity_end()
+            if isinstance(event, CustomEvent) and event.value["heard"] == 5:
+                queue.send_content("two")
+                queue.close()
+        said = await conversation(runner, "s")
+    assert said_by_agent(events) == "You said one. You said two. Bye."
+    assert said_by_user(events) == ["one", "two"]
+    marks = [event.value for event in events if isinstance(event, CustomEvent)]
+    assert marks == [{"start": True, "heard": 0}, {"start": False, "heard": 5}]
+    check_order(events)
+    assert isinstance(events[-1], RunFinishedEvent)
+    assert said == [
+        ("user", "one"),
+        ("assistant", "You said one. "),
+        ("user", "two"),
+        ("assistant", "You said two. Bye."),
+    ]
+
+
+async def test_a_live_run_is_followed_from_any_position_by_anybody():
+    async with Runner(parrot) as runner:
+        run = await runner.start("", config=LIVE)
+        await run.send("one")
+        follower = (await runner.attach(run.id)).events()
+        seen = [await anext(follower) for _ in range(6)]
+        await run.send(LiveRequest(content="two"))
+        await run.send(LiveRequest(close=True))
+        seen += [event async for event in follower]
+        assert [event async for event in run.events(after=4)] == seen[4:]
+        assert (await run.wait()).status is RunStatus.FINISHED
+    assert said_by_user(seen) == ["one", "two"]
+
+
+async def test_the_message_that_a_live_run_begins_with_is_its_first():
+    async def agent(message: str, ctx: RunContext) -> AsyncIterator[str]:
+        yield f"To {message}: "
+        async for request in ctx.live:
+            yield text_of(request.content)
+
+    async with Runner(agent) as runner:
+        run = await runner.start("Hi", session_id="s", config=LIVE)
+        await run.send("there")
+        await run.send(LiveRequest(close=True))
+        assert (await run.collect()).text == "To Hi: there"
+        said = await conversation(runner, "s")
+    assert said == [("user", "Hi"), ("assistant", "To Hi: "), ("user", "there"), ("assistant", "there")]
+
+
+async def test_what_comes_twice_under_one_id_counts_once():
+    async with Runner(parrot) as runner:
+        run = await runner.start("", config=LIVE)
+        for _ in range(2):
+            await run.send(LiveRequest(content="once", id="m1"))
+        await run.send(LiveRequest(content="again", id="m2"))
+        await run.send(LiveRequest(close=True))
+        events = [event async for event in run.events()]
+    assert said_by_user(events) == ["once", "again"]
+    starts = [event.message_id for event in events if isinstance(event, TextMessageStartEvent) and event.role == "user"]
+    assert starts == [f"{run.id}-said-m1", f"{run.id}-said-m2"]
+
+
+async def test_an_interruption_stands_where_it_was_heard():
+    """An agent that is spoken to in mid-answer can know it, and the journal has who said what when."""
+    going = asyncio.Event()
+
+    async def talker(ctx: RunContext) -> AsyncIterator[str]:
+        for n in range(1000):
+            yield f"{n} "
+            if n == 2:
+                going.set()
+            if n >= 2:
+                while not ctx.live.pending:
+                    await asyncio.sleep(0)
+                break
+        async for request in ctx.live:
+            yield f"Yes, {text_of(request.content)}?"
+
+    async with Runner(talker) as runner:
+        run = await runner.start("", config=LIVE, session_id="s")
+        await going.wait()
+        await run.send("stop")
+        await run.send(LiveRequest(close=True))
+        await run.wait()
+        said = [text_of(message.content) for message in await runner.messages("s")]
+    assert said == ["0 1 2 ", "stop", "Yes, stop?"]
+
+
+async def test_leaving_a_live_run_ends_it():
+    async with Runner(parrot) as runner:
+        queue = LiveRequestQueue()
+        queue.send_content("one")
+        events = runner.run_live(queue, run_id="r")
+        async for event in events:
+            if isinstance(event, TextMessageContentEvent):
+                break
+        await events.aclose()  # type: ignore[attr-defined]  # an async generator, said to be an iterator
+        run = await runner.attach("r")
+        assert (await run.wait()).status is RunStatus.FINISHED
+        assert (await run.collect()).text == "You said one. Bye."
+
+
+async def test_more_than_the_agent_can_take_is_held_back_and_not_lost():
+    gate = asyncio.Event()
+
+    async def slow(ctx: RunContext) -> AsyncIterator[str]:
+        await gate.wait()
+        async for _ in ctx.live:
+            yield "."
+
+    async with Runner(slow) as runner:
+        queue, events = LiveRequestQueue(), list[Event]()
+
+        async def listen() -> None:
+            async for event in runner.run_live(queue, run_id="r"):
+                events.append(event)
+
+        listening = asyncio.create_task(listen())
+        sent = 0
+        while sent < 2 * LIVE_AHEAD_MAX:
+            try:
+                queue.send_activity_start()
+                sent += 1
+            except LimitReached:
+                await asyncio.sleep(0)
+                if queue.pending and sent >= LIVE_AHEAD_MAX:
+                    gate.set()
+        queue.close()
+        await listening
+    assert said_by_agent(events) == "." * sent
+
+
+# -- what is refused --------------------------------------------------------------------------------------------------
+
+
+async def one_word(message: str) -> AsyncIterator[str]:
+    yield "word"
+
+
+def plain(ctx: Any) -> str:
+    return "word"
+
+
+@pytest.mark.parametrize("agent", [one_word, plain])
+async def test_an_agent_that_cannot_be_spoken_to_is_refused(agent: Any):
+    async with Runner(agent) as runner:
+        with pytest.raises(InputInvalid, match="sse or none"):
+            await runner.start("Hi", config=LIVE)
+
+
+async def test_what_cannot_be_said():
+    async with Runner(agents={"parrot": parrot, "word": one_word}) as runner:
+        run = await runner.start("Hi", agent="word")
+        await run.wait()
+        with pytest.raises(InputInvalid, match="has ended"):
+            await run.send("more")
+        with pytest.raises(RunNotFound):
+            await runner.send("nobody", LiveRequest(content="Hi"))
+        with pytest.raises(InputInvalid, match="restart"):
+            config = msgspec.structs.replace(LIVE, on_worker_lost="restart")
+            await runner.start("", agent="parrot", config=config)
+        live = await runner.start("", agent="parrot", config=LIVE)
+        with pytest.raises(InputTooLarge):
+            await live.send("x" * (runner.limits.message_chars_max + 1))
+        await live.send(LiveRequest(close=True))
+        with pytest.raises(InputInvalid):
+            await live.send("more")
+
+
+async def test_a_run_that_is_not_live_says_how_to_make_one():
+    async def asks(ctx: RunContext) -> AsyncIterator[str]:
+        async for _ in ctx.live:
+            yield "never"
+
+    async def waits(ctx: RunContext) -> AsyncIterator[str]:
+        await ctx.interrupt([Interrupt(id="i", reason="confirm")])
+        yield "never"
+
+    gate = asyncio.Event()
+
+    async def busy(message: str) -> AsyncIterator[str]:
+        yield "word"
+        await gate.wait()
+
+    async with Runner(agents={"asks": asks, "waits": waits, "busy": busy}) as runner:
+        with pytest.raises(UsageError, match="run_live"):
+            await (await runner.start("Hi", agent="asks")).collect()
+        with pytest.raises(AgentInvalid, match="live run"):
+            await (await runner.start("Hi", agent="waits", config=LIVE)).collect()
+        run = await runner.start("Hi", agent="busy")
+        with pytest.raises(InputInvalid, match="not live"):
+            await run.send("more")
+        gate.set()
+
+
+# -- several workers --------------------------------------------------------------------------------------------------
+
+
+async def test_a_live_run_is_spoken_to_from_another_worker(tmp_path: Path):
+    store = f"sqlite:///{tmp_path}/live.db"
+    async with Runner(parrot, store=store) as here, Runner(parrot, store=store) as there:
+        run = await here.start("", config=LIVE, run_id="r")
+        far = await there.attach(run.id)
+        await far.send("one")
+        await far.send(LiveRequest(content="two"))
+        await far.send(LiveRequest(blob=Blob(data=bytes(range(256)))))
+        await far.send(LiveRequest(activity_end=True))
+        await far.send(LiveRequest(close=True))
+        events = [event async for event in far.events()]
+        with pytest.raises(InputInvalid, match="ended"):
+            await far.send("three")
+    assert said_by_agent(events) == "You said one. You said two. Bye."
+    assert [event.value["heard"] for event in events if isinstance(event, CustomEvent)] == [256]
+    assert isinstance(events[0], RunStartedEvent)
