@@ -614,18 +614,23 @@ class Runner:
         self._check_size(record, entries)
         await self._command(record, _Command(kind="input", resume=entries))
 
-    async def send(self, run_id: str, request: LiveRequest) -> None:
-        """Say something to a live run, wherever it executes.
+    async def send(self, run_id: str, request: LiveRequest, *, wait: bool = False) -> None:
+        """Say something to a live run, wherever it executes. With `wait`, where its agent is too far behind, once it is
+        not (which is known of a run that executes here).
 
         Raises `RunNotFound`, `InputInvalid` (it is not live, has ended, or nothing more was to be said),
         `InputTooLarge`, `LimitReached`."""
         if len(text_of(request.content)) > self.limits.message_chars_max:
             what = f"the message is over message_chars_max={self.limits.message_chars_max} characters"
             raise InputTooLarge(what, run_id=run_id)
-        execution = self.executions.get(run_id)
-        if execution is not None and not execution.fenced:
-            execution.hear(request)
-            return
+        while (execution := self.executions.get(run_id)) is not None and not execution.fenced:
+            try:
+                execution.hear(request)
+                return
+            except LimitReached:
+                if not wait:
+                    raise
+            await asyncio.sleep(SPEAK_AGAIN_S)
         record = await self.get_run(run_id)
         if not is_live(record.config) or record.status.ended:
             why = "has ended" if record.status.ended else "is not live"
@@ -830,15 +835,8 @@ class Runner:
         """What is said there is said to the run, until either has ended."""
         with contextlib.suppress(InputInvalid, InputTooLarge, RunNotFound):
             async for request in queue:
-                await self._say(run, request)
-            await self._say(run, LiveRequest(close=True))
-
-    async def _say(self, run: Run, request: LiveRequest) -> None:
-        while True:
-            try:
-                return await run.send(request)
-            except LimitReached:  # the queue before it has the same bound, and tells the caller
-                await asyncio.sleep(SPEAK_AGAIN_S)
+                await self.send(run.id, request, wait=True)
+            await run.send(LiveRequest(close=True))
 
     def run(
         self, query: object = None, agent: object = None, session: object = None, **options: Unpack[AskOptions]

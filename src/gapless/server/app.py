@@ -24,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from gapless.errors import GaplessError, StoreUnavailable
 from gapless.runner import DRAIN_S, Runner
-from gapless.server import adk, agui, chat, metrics, openai, runs, sessions, vercel
+from gapless.server import adk, agui, chat, live, metrics, openai, runs, sessions, vercel
 from gapless.server.adk_web import serve_adk_web
 from gapless.server.auth import Access, Authenticate, Authorize, Guard, keys_from_environment
 from gapless.server.follow import DEFERRED, EventStream, Streams
@@ -116,6 +116,7 @@ def create_app(
     app.include_router(vercel.routes(runner, streams, access))
     app.include_router(openai.routes(runner, streams, access))
     app.include_router(adk.routes(runner, streams, access))
+    app.include_router(live.routes(runner, streams, access))
     app.include_router(metrics.routes(runner, access))
     if adk_web:
         serve_adk_web(app)

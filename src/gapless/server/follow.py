@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -245,7 +245,7 @@ def _is_pause(event: bytes, follower: Follower) -> bool:
     )
 
 
-def cursor_of(request: Request, run_id: str | None) -> Cursor:
+def cursor_of(request: HTTPConnection, run_id: str | None) -> Cursor:
     """Where the client wants to go on: `Last-Event-ID` or `?after=`, else the start. Raises `CursorInvalid`."""
     text = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
     return parse_cursor(text, run_id)

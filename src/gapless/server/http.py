@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from gapless.errors import GaplessError, InputInvalid, InputTooLarge
@@ -93,7 +93,7 @@ def _run_named_in(body: bytearray) -> str | None:
     return naming.runId if naming.run_id is None else naming.run_id
 
 
-def chosen_run_id(request: Request, user: str) -> str | None:
+def chosen_run_id(request: HTTPConnection, user: str) -> str | None:
     """The id of the run that a request starts, where the client chose one or said how to know the request again: in the
     body that was read, the query or a header. It is the same on every route, since durable clients, which know no
     routes, repeat a request that does."""

@@ -13,6 +13,7 @@ from gapless.config import RunConfig
 from gapless.errors import InputInvalid
 from gapless.events import ContentPart, ResumeEntry
 from gapless.journals.contract import RunStatus
+from gapless.live import LiveRequest
 from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, check_start, cursor_of, follow, page_params
@@ -57,9 +58,12 @@ class StartRun(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class AnswerRun(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `POST /runs/{id}/input`."""
+    """The body of `POST /runs/{id}/input`: one of these."""
 
-    resume: list[ResumeEntry]
+    resume: list[ResumeEntry] | None = None
+    """Answers to what a waiting run asks."""
+    live: LiveRequest | None = None
+    """Something that is said to a live run."""
 
 
 def config_for(runner: Runner, asked: AskedConfig | None) -> RunConfig | None:
@@ -159,10 +163,15 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
 
     @router.post("/runs/{run_id}/input", status_code=202, openapi_extra=body_docs(AnswerRun))
     async def answer_run(run_id: str, request: Request) -> Response:
-        """Answer the interrupts of a waiting run; it goes on."""
+        """Answer the interrupts of a waiting run; it goes on. Or say something to a live one."""
         record = await access.find(request, "answer", runner.get_run, run_id)
         body = await read_body(request, AnswerRun, runner.limits.body_bytes_max)
-        await runner.answer(run_id, body.resume)
+        if (body.resume is None) == (body.live is None):
+            raise InputInvalid("say either resume or live")
+        if body.live is not None:
+            await runner.send(run_id, body.live)
+        else:
+            await runner.answer(run_id, body.resume or [])
         return answer(public(record), 202)
 
     return router
