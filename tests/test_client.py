@@ -17,12 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.staticfiles import StaticFiles
 
-from gapless import Runner, create_app
+from gapless import LiveRequest, RunConfig, Runner, StreamingMode, create_app
 from gapless.agents.base import RunContext
 from gapless.client import RETRY_MS_MAX, ClientLimits, Cut, EventStreamParser, Frame, GaplessClient, SyncClient
 from gapless.errors import (
     ConnectionLost,
     GaplessError,
+    InputInvalid,
     NotAuthenticated,
     RunConflict,
     RunNotFound,
@@ -43,6 +44,7 @@ from gapless.events import (
     TextMessageStartEvent,
     UserMessage,
     encode_event,
+    text_of,
 )
 from gapless.testing import ScriptedAgent, serving
 
@@ -465,6 +467,10 @@ def test_what_is_no_url_is_refused(url: str) -> None:
 
 
 async def agent(message: str, ctx: RunContext) -> AsyncIterator[str]:
+    if message == "talk":
+        async for request in ctx.live:
+            yield f"You said {text_of(request.content)}. "
+        return
     if message == "ask":
         entries = await ctx.interrupt([Interrupt(id="i1", reason="approval", message="May I?")])
         yield f"answered {entries[0].payload}"
@@ -528,6 +534,23 @@ async def test_an_interrupted_run_is_answered_and_followed_on(url: str) -> None:
         assert text_of_run(await collect(client, run.id, after=seq)) == "answered yes"
 
 
+LIVE = RunConfig(streaming_mode=StreamingMode.BIDI)
+
+
+async def test_a_live_run_is_spoken_to(url: str) -> None:
+    async with GaplessClient(url) as client:
+        run = await client.start("talk", config=LIVE)
+        await client.send(run.id, "one")
+        for _ in range(2):
+            await client.send(run.id, LiveRequest(content="two", id="m2"))
+        await client.send(run.id, LiveRequest(close=True))
+        with pytest.raises(InputInvalid):
+            await client.send(run.id, "three")
+        assert text_of_run(await collect(client, run.id)) == "oneYou said one. twoYou said two. "
+        with pytest.raises(RunNotFound):
+            await client.send("no-such-run", "one")
+
+
 async def test_sessions(url: str) -> None:
     async with GaplessClient(url) as client:
         session = await client.create_session("s-1", state={"color": "blue"})
@@ -561,6 +584,10 @@ def test_the_same_without_an_event_loop(url: str) -> None:
         paused_at = list(client.follow(asking.id))[-1][0]
         client.answer(asking.id, [ResumeEntry(interrupt_id="i1", status="cancelled")])
         assert text_of_run(list(client.follow(asking.id, paused_at))) == "answered None"
+        talking = client.start("talk", config=LIVE)
+        client.send(talking.id, "one")
+        client.send(talking.id, LiveRequest(close=True))
+        assert text_of_run(list(client.follow(talking.id))) == "oneYou said one. "
         assert client.create_session("sync-2").id == "sync-2"
         assert len(client.messages("sync")) == 2
         assert client.session("sync").id in [session.id for session in client.sessions()]

@@ -23,7 +23,7 @@ from gapless.events import (
     text_of,
 )
 from gapless.journals.contract import RunStatus
-from gapless.live import AUDIO, LIVE_AHEAD_MAX, Blob
+from gapless.live import AUDIO, LIVE_AHEAD_BYTES_MAX, LIVE_AHEAD_MAX, Blob
 from support.agui import check_order
 
 LIVE = RunConfig(streaming_mode=StreamingMode.BIDI)
@@ -165,6 +165,24 @@ async def test_the_message_that_a_live_run_begins_with_is_its_first():
     assert said == [("user", "Hi"), ("assistant", "To Hi: "), ("user", "there"), ("assistant", "there")]
 
 
+async def test_a_queue_is_bounded_in_bytes():
+    queue = LiveRequestQueue()
+    for _ in range(2):
+        queue.send_realtime(bytes(LIVE_AHEAD_BYTES_MAX // 2))
+    with pytest.raises(LimitReached):
+        queue.send_realtime(b"1")
+    await queue.get()
+    queue.send_realtime(b"1")
+
+
+async def test_a_worker_that_leaves_lets_its_live_runs_finish():
+    async with Runner(parrot) as runner:
+        run = await runner.start("", config=LIVE)
+        await run.send("one")
+        await runner.drain()
+        assert (await run.collect()).text == "You said one. Bye."
+
+
 async def test_what_comes_twice_under_one_id_counts_once():
     async with Runner(parrot) as runner:
         run = await runner.start("", config=LIVE)
@@ -278,6 +296,8 @@ async def test_what_cannot_be_said():
             config = msgspec.structs.replace(LIVE, on_worker_lost="restart")
             await runner.start("", agent="parrot", config=config)
         live = await runner.start("", agent="parrot", config=LIVE)
+        with pytest.raises(InputInvalid, match="message id"):
+            await live.send(LiveRequest(content="Hi", id="x" * 97))
         with pytest.raises(InputTooLarge):
             await live.send("x" * (runner.limits.message_chars_max + 1))
         await live.send(LiveRequest(close=True))

@@ -30,6 +30,7 @@ from gapless.config import RunConfig
 from gapless.errors import ConnectionLost, GaplessError, RunFailed, StreamInvalid, UsageError, error_for_code
 from gapless.events import ContentPart, Event, Message, ResumeEntry, decode_event
 from gapless.journals.contract import RunRecord, RunStatus, SessionRecord
+from gapless.live import LiveRequest
 
 __all__ = [
     "RETRYABLE_STATUSES",
@@ -366,6 +367,16 @@ class GaplessClient:
         path = _path("runs", run_id, "input")
         return await self._request("POST", path, RunRecord, body={"resume": entries}, repeatable=False)
 
+    async def send(self, run_id: str, request: LiveRequest | str) -> RunRecord:
+        """Say something to a live run; a string is a message. Raises `InputInvalid` when it is not live or has ended,
+        `LimitReached` when its agent is far behind, `RunNotFound`."""
+        said = LiveRequest(content=request) if isinstance(request, str) else request
+        if said.content is not None and said.id is None:
+            said = msgspec.structs.replace(said, id=uuid.uuid4().hex)  # then it counts once, sent twice
+        repeatable = said.id is not None or said.close
+        path = _path("runs", run_id, "input")
+        return await self._request("POST", path, RunRecord, body={"live": said}, repeatable=repeatable)
+
     async def record(self, run_id: str) -> RunRecord:
         """One run's record. Raises `RunNotFound`."""
         return await self._request("GET", _path("runs", run_id), RunRecord)
@@ -560,6 +571,10 @@ class SyncClient:
     def answer(self, run_id: str, entries: list[ResumeEntry]) -> RunRecord:
         """See `GaplessClient.answer`."""
         return self._call(self._client.answer(run_id, entries))
+
+    def send(self, run_id: str, request: LiveRequest | str) -> RunRecord:
+        """See `GaplessClient.send`."""
+        return self._call(self._client.send(run_id, request))
 
     def record(self, run_id: str) -> RunRecord:
         """See `GaplessClient.record`."""

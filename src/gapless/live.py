@@ -21,7 +21,9 @@ from gapless.message import user_message
 __all__ = ["AUDIO", "LIVE_AHEAD_MAX", "Blob", "LiveRequest", "LiveRequestQueue"]
 
 LIVE_AHEAD_MAX = 1_000
-"""Requests that one run's agent has not taken yet; a further one is refused."""
+"""Requests that one run's agent has not taken yet; a further one is refused,"""
+LIVE_AHEAD_BYTES_MAX = 8 * 1024 * 1024
+"""and so it is where they are as large as this: four minutes of sound."""
 AUDIO = "audio/pcm;rate=16000"
 """What sound is taken for that says nothing of itself: 16-bit samples, as live models take them."""
 
@@ -57,12 +59,13 @@ class LiveRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
 class LiveRequestQueue:
     """What is said, on its way to the agent. Iterating it ends with `close`; for the agent, it is `ctx.live`.
 
-    Every `send…` raises `LimitReached` while the agent is `LIVE_AHEAD_MAX` requests behind, `InputInvalid` after
-    `close`."""
+    Every `send…` but a further `close` raises `InputInvalid` after `close`, and `LimitReached` while the agent is too
+    far behind (`LIVE_AHEAD_MAX`, `LIVE_AHEAD_BYTES_MAX`)."""
 
     def __init__(self, taken: Callable[[LiveRequest], None] | None = None) -> None:
         """`taken` is told of each request when it is taken out."""
         self._requests: asyncio.Queue[LiveRequest] = asyncio.Queue()
+        self._bytes = 0
         self._taken = taken
         self.closed = False
         """Nothing more will be said."""
@@ -88,15 +91,20 @@ class LiveRequestQueue:
 
     def close(self) -> None:
         """Nothing more will be said. Idempotent."""
-        if not self.closed:
-            self.send(LiveRequest(close=True))
+        self.send(LiveRequest(close=True))
 
     def send(self, request: LiveRequest) -> None:
+        """Any of these."""
         if self.closed:
+            if request.close:
+                return
             raise InputInvalid("the queue is closed: nothing more can be said")
-        if self._requests.qsize() >= LIVE_AHEAD_MAX and not request.close:
-            raise LimitReached(f"the agent is {LIVE_AHEAD_MAX} requests behind; wait", retry_after_s=1)
+        waiting = self._requests.qsize()
+        if not request.close and (waiting >= LIVE_AHEAD_MAX or self._bytes >= LIVE_AHEAD_BYTES_MAX):
+            behind = f"{waiting} requests, {self._bytes} bytes"
+            raise LimitReached(f"the agent is {behind} behind what was said; wait", retry_after_s=1)
         self.closed = request.close
+        self._bytes += _size(request)
         self._requests.put_nowait(request)
 
     @property
@@ -107,6 +115,7 @@ class LiveRequestQueue:
     async def get(self) -> LiveRequest:
         """The next request, waiting for it; the last is `close`."""
         request = await self._requests.get()
+        self._bytes -= _size(request)
         if self._taken is not None:
             self._taken(request)
         return request
@@ -122,3 +131,10 @@ class LiveRequestQueue:
             self._ended = True
             raise StopAsyncIteration
         return request
+
+
+def _size(request: LiveRequest) -> int:
+    """Roughly what it takes, in bytes."""
+    if request.blob is not None:
+        return len(request.blob.data)
+    return len(request.content) if isinstance(request.content, str) else len(msgspec.json.encode(request.content))

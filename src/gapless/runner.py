@@ -103,7 +103,8 @@ at another worker is heard of within that time."""
 SPEAK_AGAIN_S = 0.05
 """How soon a live run that is far behind what was said is spoken to again."""
 EARLY_COMMANDS_MAX = 1_000
-"""Runs whose commands are kept for an execution that is about to begin; the oldest are dropped first."""
+"""Runs whose commands are kept for an execution that is about to begin, and commands of each; the oldest are dropped
+first."""
 ID_CHARS_MAX = 96
 """With the position after it, an id stays within the 128 bytes that every SSE client remembers."""
 
@@ -265,8 +266,12 @@ class Runner:
     async def drain(self, grace_s: float = DRAIN_S) -> None:
         """Take no new runs, let the active ones finish for `grace_s` seconds, close the rest as `shutting_down`.
 
-        A run that waits for a person would not finish in that time: it is closed at once."""
+        A run that waits for a person would not finish in that time: it is closed at once. To a live run nothing more is
+        said."""
         self.refuse_new()
+        for execution in self.executions.values():
+            if execution.live is not None:
+                execution.live.close()
         waiting = {run_id for run_id, execution in self.executions.items() if execution.waiting}
         tasks = [task for run_id, task in self._tasks.items() if run_id not in waiting]
         if tasks:
@@ -620,6 +625,8 @@ class Runner:
 
         Raises `RunNotFound`, `InputInvalid` (it is not live, has ended, or nothing more was to be said),
         `InputTooLarge`, `LimitReached`."""
+        if request.id is not None:
+            _check_id(request.id, "message")
         if len(text_of(request.content)) > self.limits.message_chars_max:
             what = f"the message is over message_chars_max={self.limits.message_chars_max} characters"
             raise InputTooLarge(what, run_id=run_id)
@@ -985,7 +992,9 @@ class Runner:
     def _on_command(self, run_id: str, command: bytes) -> None:
         execution = self.executions.get(run_id)
         if execution is None or execution.fenced:
-            self._early.setdefault(run_id, []).append(command)
+            early = self._early.setdefault(run_id, [])
+            early.append(command)
+            del early[:-EARLY_COMMANDS_MAX]
             if len(self._early) > EARLY_COMMANDS_MAX:
                 del self._early[next(iter(self._early))]
             return

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from websockets.asyncio.client import connect
 
+from gapless import RunContext, Runner, create_app
 from gapless.config import Limits
+from gapless.testing import serving
 from support.following import Audience, check_all_saw_the_whole
 from support.processes import Server, Talks, client_of, free_port
 
@@ -120,6 +123,23 @@ async def test_events_pass_one_by_one_as_they_come(
             talks.say(name, "end")
             received += "".join([piece async for piece in pieces])
         assert "[DONE]" in received
+
+
+async def test_a_live_run_passes(tmp_path: Path):
+    async def parrot(ctx: RunContext) -> AsyncIterator[str]:
+        async for request in ctx.live:
+            yield f"You said {request.content}. "
+
+    with serving(create_app(Runner(parrot))) as upstream:
+        port = int(upstream.rpartition(":")[2])
+        with nginx(tmp_path, port, port) as url:
+            async with connect(url.replace("http", "ws", 1) + "/live", proxy=None) as socket:
+                for word in ("one", "two"):  # in lockstep
+                    await socket.send(f'{{"content": "{word}"}}')
+                    while f"You said {word}. " not in await socket.recv():
+                        pass
+                await socket.send('{"close": true}')
+                assert '"event":"end"' in [str(message) async for message in socket][-1]
 
 
 async def test_a_rolling_restart_behind_nginx_loses_nothing(

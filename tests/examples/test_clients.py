@@ -35,6 +35,7 @@ from gapless.events import (
 from gapless.testing import CutKind, Cutter, Gate, ScriptedAgent, serving
 from support import node
 from support.browser import Browser, browsing
+from support.network import Network
 from support.sse import frames
 
 HERE = Path(__file__).parent
@@ -159,7 +160,16 @@ WHOLE_ANSWERS = {
 }
 """Programs that print the answer, with how often they do."""
 OWN_LOOPS = {"adk_client.py", "openai_python.py", "openai_responses.mjs"}
-OTHERWISE_TESTED = {"ag_ui_join.mjs", "approve.mjs", "cli.sh", "curl.sh", "keys.mjs", "other_wire.py", "use_chat.mjs"}
+OTHERWISE_TESTED = {
+    "ag_ui_join.mjs",
+    "approve.mjs",
+    "cli.sh",
+    "curl.sh",
+    "keys.mjs",
+    "live_client.py",
+    "other_wire.py",
+    "use_chat.mjs",
+}
 
 
 def test_every_client_is_tested() -> None:
@@ -257,6 +267,61 @@ def test_the_command_line_follows(server: str, tmp_path: Path) -> None:
         assert re.sub(r"\s+", " ", TEXT.strip()) in re.sub(r"\s+", " ", rest)
         last = next(json.loads(line) for line in rest.splitlines() if line.startswith('{"id":'))
         assert last["event"]["type"] == "RUN_FINISHED"
+
+
+class Cutting:
+    """A live agent whose network breaks in the middle of each answer."""
+
+    def __init__(self) -> None:
+        self.network: Network | None = None
+
+    async def __call__(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+        async for request in ctx.live:
+            yield f"You said {request.content}, "
+            assert self.network is not None
+            self.network.cut()
+            yield "I say yes. "
+        yield "Bye."
+
+
+SAID = "".join(f"You said {text}, I say yes. " for text in ("Hello", "and good-bye")) + "Bye."
+
+
+@pytest.fixture
+def breaking() -> Iterator[str]:
+    """A server of a live agent, behind a network that breaks."""
+    agent = Cutting()
+    app = FastAPI()
+    app.mount("/agents", create_app(Runner(agent)))
+    app.mount("/", StaticFiles(directory=ROOT / "examples" / "browser", html=True))
+    with serving(app) as url, Network(int(url.rpartition(":")[2])) as agent.network:
+        yield f"127.0.0.1:{agent.network.port}"
+
+
+def test_a_live_run_goes_on_where_it_was(breaking: str) -> None:
+    (out,) = printed(start(CLIENTS / "live_client.py", f"ws://{breaking}/agents"))
+    assert out == "HelloYou said Hello, I say yes. and good-byeYou said and good-bye, I say yes. Bye.\n"
+
+
+TALK = """async () => {
+    const { talk } = await import("./live.js");
+    let own, text = "";
+    return await new Promise((resolve) => {
+        const live = talk((event) => {
+            if (event.type === "TEXT_MESSAGE_START") own = event.role === "assistant";
+            if (event.type === "TEXT_MESSAGE_CONTENT" && own) text += event.delta;
+            if (event.type === "TEXT_MESSAGE_CONTENT" && event.delta === "and good-bye") live.close();
+            if (event.type === "end") resolve(text);
+        });
+        live.say("Hello");
+        live.say("and good-bye");
+    });
+}"""
+
+
+def test_a_live_run_in_a_browser(browser: Browser, breaking: str) -> None:
+    browser.do("goto", url=f"http://{breaking}")
+    assert browser.evaluate(TALK) == SAID
 
 
 def test_keys(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,14 @@ def collect(out: str) -> None:
     assert out == "Machine learning finds the rule in the examples.\n8 chunks, 48 characters\n"
 
 
+def live(out: str) -> None:
+    asked, told, cut, rest, kept = (line.strip() for line in out.strip().splitlines())
+    assert (asked, cut, kept) == ("user: The old town", "user: The harbour", "4 messages are kept")
+    assert told.startswith("assistant: The old town, station 1. The old town, station 2. The old town, station 3.")
+    assert rest.startswith("assistant: The harbour, station 1. ")
+    assert rest.endswith("Goodbye.")
+
+
 def progress(out: str) -> None:
     assert out.count("An essay on artificial intelligence.") == 10
 
@@ -169,10 +177,10 @@ CHECKS: dict[str, Callable[[str], None]] = {
     for check in (
         *(basic, events, modes, without_asyncio, collect, progress, outputs, timeout, aggregator, sessions, tools),
         *(typed_output, cancel, sse_format, errors, buffered),
-        *(functions, pydantic_ai_agent, adk_agent, approval, local_model),
+        *(functions, pydantic_ai_agent, adk_agent, approval, local_model, live),
     )
 }
-OF_ONE_KIND = {"adk_agent", "approval", "basic", "functions", "local_model", "pydantic_ai_agent"}
+OF_ONE_KIND = {"adk_agent", "approval", "basic", "functions", "live", "local_model", "pydantic_ai_agent"}
 """They do not take `--framework`."""
 OTHERWISE_TESTED = {"browser", "chat", "demo_agent", "endpoint", "mount", "my_agent", "server", "test_my_agent"}
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 from fastapi import APIRouter, WebSocket
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
@@ -31,13 +32,20 @@ from gapless.wires.openai import DONE
 
 __all__ = ["LiveSocket", "routes"]
 
-NORMAL, RESTARTING = 1000, 1012
-"""Close codes (RFC 6455, section 7.4.1, and its registry): the run has ended; come back to another worker."""
+NORMAL, FAILED, RESTARTING = 1000, 1011, 1012
+"""Close codes (RFC 6455, section 7.4.1, and its registry): the run has ended; an error was told; come back, to another
+worker."""
 
 
 def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
     """The router."""
     router = APIRouter(tags=["live"])
+
+    @router.get("/live", include_in_schema=False)
+    async def refuse() -> Response:
+        """Without an upgrade, or where the server cannot make one (RFC 9110, section 15.5.22)."""
+        what = "this is a WebSocket; if you have asked for one, the server lacks an extra: pip install 'gapless[live]'"
+        raise HTTPException(426, what, {"upgrade": "websocket", "connection": "upgrade"})
 
     @router.websocket("/live")
     async def live(websocket: WebSocket) -> None:
@@ -67,7 +75,12 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             )
             record = run.started
         stream = follow(runner, streams, record, encoder, cursor, location="")
-        await LiveSocket(websocket, runner, streams, access, record).serve(stream, encoder(record).end(cursor.seq))
+        deaf = None
+        try:
+            await access.check(websocket, "answer", record, user=user)
+        except RunNotFound as error:
+            deaf = error
+        await LiveSocket(websocket, runner, streams, record, deaf).serve(stream, encoder(record).end(cursor.seq))
 
     def _config(asked: str | None) -> Any:
         try:
@@ -79,16 +92,21 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
 
 
 class LiveSocket:
-    """One client of a live run, that hears it and speaks to it."""
+    """One client of a live run, that hears it and speaks to it. `deaf` is why the run does not hear this one."""
 
     def __init__(
-        self, websocket: WebSocket, runner: Runner, streams: Streams, access: Access, record: RunRecord
+        self,
+        websocket: WebSocket,
+        runner: Runner,
+        streams: Streams,
+        record: RunRecord,
+        deaf: GaplessError | None = None,
     ) -> None:
         self._websocket = websocket
         self._runner = runner
         self._streams = streams
-        self._access = access
         self._record = record
+        self._deaf = deaf
         self._gone = asyncio.Event()
         self._turn = asyncio.Lock()
         """Of what is sent: frames, and errors of what was said."""
@@ -107,8 +125,11 @@ class LiveSocket:
         finally:
             hearing.cancel()
             await asyncio.wait({hearing})
+        if not hearing.cancelled():
+            hearing.result()  # a bug's exception goes where the server logs them
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # the client was faster
-            await self._websocket.close(RESTARTING if self._streams.draining else NORMAL)
+            code = FAILED if self._status != 200 else RESTARTING if self._streams.draining else NORMAL
+            await self._websocket.close(code)
 
     # -- what is heard ----------------------------------------------------------------------------------------------
 
@@ -150,7 +171,8 @@ class LiveSocket:
             while (message := await self._websocket.receive())["type"] != "websocket.disconnect":
                 try:
                     request = self.request(message)
-                    await self._access.check(self._websocket, "answer", self._record)
+                    if self._deaf is not None:
+                        raise self._deaf
                     await self._runner.send(self._record.id, request, wait=True)
                 except GaplessError as error:
                     await self._put(bytes(answer_error(error).body))
