@@ -35,6 +35,7 @@ from google.genai import types
 from pydantic_core import to_jsonable_python
 
 from gapless.agents.adk_events import Translation
+from gapless.agents.adk_live import LiveTranslation, cannot_be_live, is_from_model, live_events
 from gapless.agents.adk_sessions import JournalSessions, encode_turn, history, question
 from gapless.agents.adk_turn import CONFIRMATION
 from gapless.agents.base import SEE_LOG, AgentItem, RunContext, log_raised
@@ -76,6 +77,9 @@ log = logging.getLogger("gapless.adk")
 class ADKAgent:
     """Adapts one ADK agent, app or runner. `deps` makes a run's dependencies from its context where the caller gives
     none, as over HTTP. Raises `AgentInvalid` for anything else."""
+
+    live = True
+    """What ADK cannot run live fails when it is run so, as `agent_invalid`."""
 
     def __init__(self, target: object, *, deps: Callable[[RunContext], Any] | None = None) -> None:
         self._target = target
@@ -148,27 +152,33 @@ class ADKAgent:
 
     async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
         runner = self._runner(ctx.agent_name)
+        live = ctx.config.streaming_mode is StreamingMode.BIDI
         earlier, message = question(ctx.content, ctx.messages[:-1])
-        session = await self._session(runner, ctx, earlier)
+        session = await self._session(runner, ctx, ctx.messages[:-1] if live else earlier)
         before = len(session.events)
-        turn = _Turn(ctx, Translation(ctx, runner.agent.name, dict(session.state)))
+        translation = (LiveTranslation if live else Translation)(ctx, runner.agent.name, dict(session.state))
+        turn = _Turn(ctx, translation, live=live)
         _current.set(turn)
         task = asyncio.current_task()
         assert task is not None, "an agent runs in a task"
         abort = _Abort(task)
         config = _run_config(ctx.config)
         deps = self._deps(ctx) if ctx.deps is None and self._deps is not None else ctx.deps
-        translate, complete = turn.translation.items, False
+        state = None if deps is None else {DEPS_KEY: deps}
+        translate, complete = translation.items, False
         try:
             while True:
-                stream = runner.run_async(
-                    user_id=session.user_id,
-                    session_id=session.id,
-                    new_message=message,
-                    run_config=config,
-                    state_delta=None if deps is None else {DEPS_KEY: deps},
-                    abort_signal=abort,
-                )
+                if live:
+                    stream = live_events(runner, session, ctx, config, state or {}, TOOL_THREADS_MAX)
+                else:
+                    stream = runner.run_async(
+                        user_id=session.user_id,
+                        session_id=session.id,
+                        new_message=message,
+                        run_config=config,
+                        state_delta=state,
+                        abort_signal=abort,
+                    )
                 try:
                     async for event in stream:
                         while turn.notices:
@@ -181,7 +191,7 @@ class ADKAgent:
                     raise
                 for item in turn.translation.settle():
                     yield item
-                if not turn.translation.pending or turn.leave_to_client():
+                if live or not turn.translation.pending or turn.leave_to_client():
                     break
                 answers = await ctx.interrupt(turn.translation.interrupts())
                 message, results = turn.answered(answers)
@@ -251,15 +261,21 @@ class ADKAgent:
 class _Turn:
     """What one run knows beside its translation: shared between the adapter and its plugin."""
 
-    def __init__(self, ctx: RunContext, translation: Translation) -> None:
+    def __init__(self, ctx: RunContext, translation: Translation, *, live: bool) -> None:
         self.ctx = ctx
         self.translation = translation
+        self.live = live
         self.notices: list[CustomEvent] = []
         self.noticed: set[str] = set()
         self.client_calls: list[str] = []
         """Calls of the client's own tools, which end the run: it comes back with their results."""
         self.tool_error: tuple[str, Exception] | None = None
         self.model_error: Exception | None = None
+        if live:  # ADK opens a live model's connection without asking anybody
+            if ctx.tools:
+                self.notice("tools_ignored", "a live run has the agent's own tools alone")
+            if ctx.config.model_settings:
+                self.notice("setting_ignored", "a live run has the model settings of the agent alone")
 
     def notice(self, code: str, message: str) -> None:
         """Say something once in the stream."""
@@ -307,7 +323,9 @@ class _Turn:
                     author=source.author,
                     branch=source.branch,
                     isolation_scope=source.isolation_scope,
-                    content=types.Content(role="model", parts=[types.Part(text=text)]),
+                    content=types.Content(
+                        role="user" if source.author == "user" else "model", parts=[types.Part(text=text)]
+                    ),
                     interrupted=cut or None,
                 )
             )
@@ -347,7 +365,13 @@ class _Turn:
         if self.tool_error is not None and self.tool_error[1] is error:
             log_raised(log, self.ctx.run_id, f"tool {self.tool_error[0]}", error)
             return ToolFailed(f"the tool {self.tool_error[0]} raised {kind}{SEE_LOG}")
-        if self.model_error is error:
+        if self.live and cannot_be_live(error):
+            return AgentInvalid("ADK cannot run an agent of this kind live: streaming_mode is sse or none for it")
+        if self.model_error is error or (self.live and is_from_model(error)):
+            if self.live and isinstance(error, NotImplementedError):
+                return ModelFailed(
+                    "the model has no live connection: choose one that has, or streaming_mode sse or none"
+                )
             if _lacks_key(error):
                 return ModelFailed("the model has no API key: set GOOGLE_API_KEY (or what your model's provider takes)")
             if _cannot_stream(error):
@@ -399,7 +423,7 @@ class _Bridge(BasePlugin):
 
     async def before_model_callback(self, *, callback_context: Any, llm_request: LlmRequest) -> None:
         turn = _current.get()
-        if turn is None:
+        if turn is None or turn.live:  # then it is for a look at what was said, and comes too late for settings
             return
         llm_request.append_tools([ClientTool(tool) for tool in turn.ctx.tools])
         for name, value in turn.ctx.config.model_settings.items():
@@ -466,11 +490,16 @@ def _run_config(config: RunConfig) -> ADKRunConfig:
         given["max_llm_calls"] = config.max_llm_calls
     if config.response_modalities is not None:
         given["response_modalities"] = [types.Modality(modality) for modality in config.response_modalities]
-    return ADKRunConfig(
-        streaming_mode=(ADKStreamingMode.NONE if config.streaming_mode is StreamingMode.NONE else ADKStreamingMode.SSE),
-        tool_thread_pool_config=ToolThreadPoolConfig(max_workers=TOOL_THREADS_MAX),
-        **given,
-    )
+    if config.streaming_mode is not StreamingMode.BIDI:
+        given["tool_thread_pool_config"] = ToolThreadPoolConfig(max_workers=TOOL_THREADS_MAX)
+    return ADKRunConfig(streaming_mode=_MODES[config.streaming_mode], **given)
+
+
+_MODES = {
+    StreamingMode.SSE: ADKStreamingMode.SSE,
+    StreamingMode.NONE: ADKStreamingMode.NONE,
+    StreamingMode.BIDI: ADKStreamingMode.BIDI,
+}
 
 
 def _response_to(call: types.FunctionCall, entry: ResumeEntry) -> dict[str, Any]:

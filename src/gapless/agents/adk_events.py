@@ -83,7 +83,7 @@ class Translation:
         self._root = root
         self._state: dict[str, Any] | None = state
         """The session's state before the run, until the run changes it."""
-        self._streams: dict[tuple[str, str | None], _Stream] = {}
+        self._streams: dict[tuple[str | None, ...], _Stream] = {}
         self._agents: dict[str | None, str] = {}
         """Which agent other than the root works in which branch."""
         self._shown_as: dict[str, str] = {}
@@ -112,7 +112,8 @@ class Translation:
 
     def unsaved(self) -> list[tuple[Event, str]]:
         """Text that was shown and that no whole event has confirmed, each with its first partial event."""
-        return [(stream.source, "".join(stream.text)) for stream in self._streams.values() if stream.text]
+        shown = [(stream.source, "".join(stream.text)) for stream in self._streams.values()]
+        return [(source, text) for source, text in shown if text and source.partial]
 
     def settle(self) -> list[AgentItem]:
         """Ends what is open, before the run pauses or ends."""
@@ -130,9 +131,9 @@ class Translation:
             return
         before = self._agents.pop(branch, None)
         if before is not None:
-            stream = self._streams.get((before, branch))
-            if stream is not None:
-                _close(out, stream)
+            for stream in self._streams.values():
+                if (stream.source.author, stream.source.branch) == (before, branch):
+                    _close(out, stream)
             out.append(StepFinishedEvent(step_name=before))
         if author and author != self._root:
             self._agents[branch] = author
@@ -153,7 +154,10 @@ class Translation:
     def _text(self, out: list[AgentItem], stream: _Stream, text: str, event: Event) -> None:
         if stream.kind != "text":
             _open(out, stream, "text", event)
-            out.append(TextMessageStartEvent(message_id=stream.message_id, role="assistant", name=event.author or None))
+            start = TextMessageStartEvent(message_id=stream.message_id, role="assistant", name=event.author or None)
+            if event.author == "user":
+                start = TextMessageStartEvent(message_id=stream.message_id, role="user")
+            out.append(start)
         stream.text.append(text)
         out.append(TextMessageContentEvent(message_id=stream.message_id, delta=text))
 
@@ -273,10 +277,13 @@ class Translation:
         if id in self.pending or id in event.actions.requested_tool_confirmations:
             self._placeholders[id] = response.response
             return
+        self._result(out, response, event, number)
+
+    def _result(self, out: list[AgentItem], response: types.FunctionResponse, event: Event, number: int) -> None:
         out.append(
             ToolCallResultEvent(
                 message_id=event.id if number == 1 else f"{event.id}-{number}",
-                tool_call_id=self.shown_id(id),
+                tool_call_id=self.shown_id(response.id or ""),
                 content=_json(response.response or {}),
             )
         )
@@ -286,12 +293,7 @@ class Translation:
         id = f"{event.id}-{number}"
         if part.inline_data is not None and part.inline_data.data:
             _close(out, stream)
-            mime_type, data = part.inline_data.mime_type, part.inline_data.data
-            if len(data) > FILE_BYTES_MAX:
-                out.append(_notice("file_too_large", f"a file of {len(data)} bytes ({mime_type}) was left out"))
-                return
-            value = {"mimeType": mime_type, "data": base64.b64encode(data).decode()}
-            out.append(CustomEvent(name="gapless.file", value=value))
+            out.append(_media("gapless.file", part.inline_data))
         elif part.file_data is not None:
             _close(out, stream)
             value = {"mimeType": part.file_data.mime_type, "url": part.file_data.file_uri}
@@ -422,6 +424,14 @@ class _Shown:
         rest, self._accounted = self._text[self._accounted :], len(self._text)
         # Where they differ, a callback replaced the text that was shown.
         return whole[len(rest) :] if whole.startswith(rest) else whole
+
+
+def _media(name: str, blob: types.Blob) -> CustomEvent:
+    """Media of an answer, as an event of this name."""
+    mime_type, data = blob.mime_type, blob.data or b""
+    if len(data) > FILE_BYTES_MAX:
+        return _notice("file_too_large", f"a file of {len(data)} bytes ({mime_type}) was left out")
+    return CustomEvent(name=name, value={"mimeType": mime_type, "data": base64.b64encode(data).decode()})
 
 
 def _notice(code: str, message: str) -> CustomEvent:

@@ -68,10 +68,15 @@ def pydantic_ai_model(*chunks: Chunk) -> PydanticAIModel:
     return PydanticAIModel(chunks)
 
 
-def adk_model(*chunks: Chunk) -> ADKModel:
-    """The same for an ADK agent: `LlmAgent(name="helper", model=adk_model("Hello."))`. Raises `ExtraMissing`."""
+def adk_model(*chunks: Chunk, hears_bytes: int | None = None) -> ADKModel:
+    """The same for an ADK agent: `LlmAgent(name="helper", model=adk_model("Hello."))`. Raises `ExtraMissing`.
+
+    In a live run each message is answered by the next turn, and so is sound, at its `activity_end` or once
+    `hears_bytes` of it have come. Sound is text in UTF-8, what it hears and what it says. Whatever is said while it
+    speaks interrupts it: with a `Gate`, at an exact place.
+    """
     try:
         from gapless.testing.adk import ADKModel
     except ModuleNotFoundError as error:
         raise ExtraMissing("adk_model needs Google ADK: pip install 'gapless[adk]'") from error
-    return ADKModel(chunks)
+    return ADKModel(chunks, hears_bytes=hears_bytes)
