@@ -105,6 +105,7 @@ def server_config(app: Any, *, workers: int = 1, factory: bool = False, access_l
         log_config=None,
         access_log=access_log,
         server_header=False,
+        ws_per_message_deflate=False,  # a message is a word: compressing it costs more than it saves
         timeout_graceful_shutdown=CONNECTIONS_GRACE_S,
         timeout_worker_healthcheck=WORKER_SILENCE_S,
     )
