@@ -21,6 +21,9 @@ from gapless.events import (
     StateSnapshotEvent,
     StepFinishedEvent,
     StepStartedEvent,
+    TextMessageContentEvent,
+    TextMessageEndEvent,
+    TextMessageStartEvent,
     TokenUsage,
     ToolCallArgsEvent,
     ToolCallEndEvent,
@@ -49,7 +52,8 @@ async def rich(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
     it is still coming when a client joins it, however slow that is. `typed`: some text, then an output as a tool call.
     `error`: some text, then it fails. `endless`: text until it is cancelled; how far a follower is behind says how many
     frames that is. `approve`: asks before it calls its tool. `client-tool`: calls a tool of the client's; `long-tool`
-    too, with long arguments in many pieces. Anything else: an echo. A number after it is the pause between deltas, in
+    too, with long arguments in many pieces. `live`: sound beside its text, an interruption, and what the user says.
+    Anything else: an echo. A number after it is the pause between deltas, in
     milliseconds."""
     what, _, more = message.partition(" ")
     if what == "go":
@@ -147,6 +151,24 @@ async def _typed(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
     ctx.result = json.loads(RESULT)
 
 
+async def _live(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
+    said, asked = f"{ctx.run_id}-m", f"{ctx.run_id}-u"
+    for position, delta in enumerate(TEXT):
+        if position % BEAT == 0:
+            yield CustomEvent(name="gapless.audio", value={"mimeType": "audio/pcm;rate=24000", "data": "+/+/"})
+        yield TextMessageContentEvent(message_id=said, delta=delta)
+    yield TextMessageStartEvent(message_id=asked, role="user")
+    for delta in CLOSING:
+        yield TextMessageContentEvent(message_id=asked, delta=delta)
+    yield TextMessageEndEvent(message_id=said)
+    yield CustomEvent(name="gapless.interrupted", value={})
+    yield TextMessageEndEvent(message_id=asked)
+    yield CustomEvent(name="gapless.turn_complete", value={})
+    for delta in CLOSING:
+        yield delta
+    yield CustomEvent(name="gapless.turn_complete", value={})
+
+
 async def _endless(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
     n = 0
     while True:
@@ -177,6 +199,7 @@ _SCRIPTS = {
     "held": _rich,
     "typed": _typed,
     "error": _error,
+    "live": _live,
     "endless": _endless,
     "approve": _approve,
     "client-tool": _client_tool,

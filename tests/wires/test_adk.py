@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from google.adk.events import Event as ADKEvent
+from google.genai import types
 
 from gapless.events import (
     CustomEvent,
@@ -210,6 +212,31 @@ def test_files_and_notices():
     assert parts(inline) == [{"inlineData": {"data": "UE5H", "mimeType": "image/png"}}]
     assert parts(linked) == [{"fileData": {"fileUri": "https://x/y.png", "mimeType": "image/png"}}]
     assert noticed["customMetadata"] == {"gapless.notice": {"code": "c", "message": "m"}}
+
+
+@pytest.mark.parametrize("cls", [ADKEncoder, WholeADKEncoder])
+def test_sound_goes_beside_the_text_as_adk_sends_it(cls: type[ADKEncoder]):
+    sound = CustomEvent(name="gapless.audio", value={"mimeType": "audio/pcm;rate=24000", "data": "+/+/"})
+    start, one, two, end = said("m", "one ", "two")
+    complete = CustomEvent(name="gapless.turn_complete", value={})
+    frames = encoded(start, one, sound, two, end, complete, finished(), cls=cls)
+    (aloud,) = [frame for frame in frames if "inlineData" in str(frame)]
+    *_, whole, mark = [frame for frame in frames if frame is not aloud]
+    event = ADKEvent.model_validate(aloud)
+    assert event.content is not None
+    assert event.content.parts is not None
+    assert event.content.parts[0].inline_data == types.Blob(data=b"\xfb\xff\xbf", mime_type="audio/pcm;rate=24000")
+    assert json.loads(event.model_dump_json(by_alias=True, exclude_none=True))["content"] == aloud["content"]
+    assert "partial" not in aloud
+    assert parts(whole) == [{"text": "one two"}]
+    assert mark["turnComplete"] is True
+
+
+def test_an_interruption_comes_after_what_it_interrupted():
+    *_, whole, mark = encoded(*said("m", "one "), CustomEvent(name="gapless.interrupted", value={}), finished())
+    assert parts(whole) == [{"text": "one "}]
+    assert mark["interrupted"] is True
+    assert ADKEvent.model_validate(mark).interrupted
 
 
 def test_an_output_without_words_is_an_event():

@@ -18,7 +18,7 @@ from gapless.wires import _WIRES, wire
 from gapless.wires.base import parse_cursor
 from support.rich import rich
 
-SCRIPTS = ["rich", "typed", "error", "approve"]
+SCRIPTS = ["rich", "typed", "error", "approve", "live"]
 _ID = re.compile(rb"^id: (.+)$", re.MULTILINE)
 
 

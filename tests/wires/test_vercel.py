@@ -242,6 +242,13 @@ def test_a_run_that_goes_on_with_the_clients_message_keeps_its_id():
             {"type": "file", "url": "data:image/png;base64,AA==", "mediaType": "image/png"},
         ),
         ("gapless.file", {"mimeType": "a/b", "url": "x:y"}, {"type": "file", "url": "x:y", "mediaType": "a/b"}),
+        (
+            "gapless.audio",
+            {"mimeType": "audio/pcm", "data": "AA=="},
+            {"type": "data-audio", "data": {"mimeType": "audio/pcm", "data": "AA=="}, "transient": True},
+        ),
+        ("gapless.interrupted", {}, {"type": "data-interrupted", "data": {}, "transient": True}),
+        ("gapless.turn_complete", {}, {"type": "data-turn_complete", "data": {}, "transient": True}),
     ],
 )
 def test_custom_events(name: str, value: Any, chunk: dict[str, Any]):

@@ -180,6 +180,8 @@ class _Connection(BaseLlmConnection):
             self._put(turn_complete=True)
 
     def _say(self, part: types.Part) -> None:
+        if self._said and bool(self._said[-1].thought) != bool(part.thought):
+            self._put_whole(self._said[-1])
         text = (part.text or "").encode()
         if self._aloud and not part.thought:
             sound = types.Part(inline_data=types.Blob(data=text, mime_type=AUDIO))
@@ -190,17 +192,20 @@ class _Connection(BaseLlmConnection):
         _join(self._said, part)
 
     def _say_whole(self, calls: Sequence[types.Part] = ()) -> None:
-        for part in self._said:
-            if self._aloud and not part.thought:
-                text = (part.text or "").encode()
-                self._put(output_transcription=_words(text, finished=True), partial=False)
-            else:
-                self._put(content=types.Content(role="model", parts=[part]), partial=False)
+        if self._said:
+            self._put_whole(self._said[-1])
         if calls:
             self._put(content=types.Content(role="model", parts=list(calls)))
         if self._said or calls:
             self._contents.append(types.Content(role="model", parts=[*self._said, *calls]))
             self._said = []
+
+    def _put_whole(self, part: types.Part) -> None:
+        if self._aloud and not part.thought:
+            words = _words((part.text or "").encode(), finished=True)
+            self._put(output_transcription=words, partial=False)
+        else:
+            self._put(content=types.Content(role="model", parts=[part]), partial=False)
 
     async def _interrupt(self) -> None:
         if self._speaking is None or self._speaking.done():

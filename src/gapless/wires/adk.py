@@ -49,6 +49,10 @@ _encode = msgspec.json.Encoder().encode
 _ACTIONS = b'"actions":{"stateDelta":%b,"artifactDelta":{},%b"requestedAuthConfigs":{},"requestedToolConfirmations":{}}'
 _NO_ACTIONS = _ACTIONS % (b"{}", b"")
 _FINISH = {"stop": "STOP", "tool_calls": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY"}
+_MARKS = {"gapless.interrupted": b"interrupted", "gapless.turn_complete": b"turnComplete"}
+"""What a live run's custom events of these names are on an ADK event."""
+_URL_SAFE = str.maketrans("+/", "-_")
+"""Base64 as ADK writes it."""
 _HEAD = b'{"content":{"parts":[{"text":'
 
 _Frames = Sequence[bytes]
@@ -276,6 +280,14 @@ class ADKEncoder(Encoder):
             kind, name, source = ("inlineData", "data", "data") if "data" in value else ("fileData", "fileUri", "url")
             part = _encode({kind: {name: value.get(source), "mimeType": value.get("mimeType")}})
             return (self._model_event(self._author, part, self._new_id()),)
+        elif event.name == "gapless.audio":  # beside what is being said
+            data = str(value.get("data")).translate(_URL_SAFE)
+            part = _encode({"inlineData": {"data": data, "mimeType": value.get("mimeType")}})
+            base = self._base(self._new_id(), self._author)
+            return (b'{"content":{"parts":[%b],"role":"model"},%b}' % (part, base),)
+        elif event.name in _MARKS:
+            said = self._whole()
+            return (*said, b'{"%b":true,%b}' % (_MARKS[event.name], self._base(self._new_id(), self._author)))
         elif event.name in ("gapless.notice", RESTARTED):
             if event.name == RESTARTED:  # what was said is void
                 self._responses, self._delta_head, self._calls = {}, NO_DELTA, {}

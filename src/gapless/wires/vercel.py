@@ -64,6 +64,8 @@ _CHUNKS = {
 }
 """Custom events that go out as a chunk of that name if their value has these fields, as text."""
 _OPTIONAL = ("title", "filename")
+_PASSING = frozenset({"gapless.audio", "gapless.interrupted", "gapless.turn_complete"})
+"""Custom events for the moment: what a live run says aloud is not to pile up in the message."""
 _USAGE = (
     "input_tokens",
     "output_tokens",
@@ -283,7 +285,7 @@ class VercelEncoder(Encoder):
         if fields is not None and isinstance(value, dict) and all(isinstance(value.get(key), str) for key in fields):
             keys = [*fields, *(key for key in _OPTIONAL if isinstance(value.get(key), str))]
             return (_encode({"type": name, **{key: value[key] for key in keys}}),)
-        return (_data(name.removeprefix("gapless.").removeprefix("data-"), value),)
+        return (_data(name.removeprefix("gapless.").removeprefix("data-"), value, transient=name in _PASSING),)
 
 
 _HANDLERS: dict[type, Callable[[VercelEncoder, Any], _Frames]] = {
