@@ -32,8 +32,10 @@ from gapless.events import (
     Event,
     ReasoningMessageContentEvent,
     RunFinishedEvent,
+    StepStartedEvent,
     TextMessageContentEvent,
     TextMessageStartEvent,
+    Tool,
     ToolCallResultEvent,
 )
 from gapless.journals.contract import RunStatus
@@ -414,20 +416,20 @@ async def test_a_long_running_tools_first_result_is_its_result():
     assert not custom(events, "notice")
 
 
-async def test_a_long_running_tool_without_a_result_is_told_of_and_leaves_a_usable_session():
+async def test_a_long_running_tool_without_a_result_is_told_of_and_leaves_a_usable_session(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(adk_live, "ANSWER_S_MAX", 0.01)
+
     def book() -> None:
         """Books."""
 
     agent, model = agent_of(ToolCall("book"), "Never said.", NextTurn(), "Fine.", tools=[LongRunningFunctionTool(book)])
     async with Runner(agent) as runner:
         run = await runner.start("Book it.", session_id="s", config=TEXT)
-        async for event in run.events():
-            if isinstance(event, CustomEvent):
-                break
-            if type(event).__name__ == "ToolCallEndEvent":
-                await run.cancel()
-        await run.wait()
+        events = await finish(run)
         await (await runner.start("And?", session_id="s")).wait()
+    assert [notice["code"] for notice in custom(events, "notice")] == ["tool_unanswered"]
     assert contents(model.requests[-1]) == [
         ("user", "Book it."),
         ("model", "call book"),
@@ -449,6 +451,19 @@ async def test_apps_and_runners_can_be_live():
             run = await runner.start("Hi", config=TEXT)
             await finish(run)
             assert (await run.collect()).text == "Hello."
+
+
+async def test_an_agent_hands_over_to_another_one():
+    expert = LlmAgent(name="expert", model=adk_model("I know."))
+    calls = ToolCall("transfer_to_agent", {"agent_name": "expert"})
+    agent = LlmAgent(name="helper", model=adk_model("Wait. ", calls), sub_agents=[expert])
+    async with Runner(agent) as runner:
+        run = await runner.start("Hi", config=ALOUD)
+        events = await finish(run)
+    names = [event.name for event in events if isinstance(event, TextMessageStartEvent)]
+    assert names == ["helper", "expert"]
+    assert sound(events) == b"Wait. I know."
+    assert [event.step_name for event in events if isinstance(event, StepStartedEvent)] == ["expert"]
 
 
 async def test_the_close_is_heard_by_each_agent_of_a_sequence():
@@ -516,13 +531,13 @@ async def test_an_own_session_service_has_what_both_sides_said(own: str, tmp_pat
     assert contents(model.requests[-1]) == [("user", "Good day"), ("model", "Hello."), ("user", "How are you?")]
 
 
-async def test_settings_that_a_live_model_is_not_told_are_named():
+async def test_what_a_live_model_is_not_told_is_named():
     agent, _ = agent_of("Hello.")
     config = RunConfig(streaming_mode=StreamingMode.BIDI, model_settings={"temperature": 0.5})
     async with Runner(agent) as runner:
-        run = await runner.start("Hi", config=config)
+        run = await runner.start("Hi", config=config, tools=[Tool(name="locate", description="Where.")])
         events = await finish(run)
-    assert [notice["code"] for notice in custom(events, "notice")] == ["setting_ignored"]
+    assert [notice["code"] for notice in custom(events, "notice")] == ["tools_ignored", "setting_ignored"]
 
 
 # -- what Gemini sends ------------------------------------------------------------------------------------------------

@@ -112,8 +112,7 @@ class Translation:
 
     def unsaved(self) -> list[tuple[Event, str]]:
         """Text that was shown and that no whole event has confirmed, each with its first partial event."""
-        shown = [(stream.source, "".join(stream.text)) for stream in self._streams.values()]
-        return [(source, text) for source, text in shown if text and source.partial]
+        return [(stream.source, "".join(stream.text)) for stream in self._streams.values() if stream.text]
 
     def settle(self) -> list[AgentItem]:
         """Ends what is open, before the run pauses or ends."""

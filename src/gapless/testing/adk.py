@@ -146,6 +146,8 @@ class _Connection(BaseLlmConnection):
     async def close(self) -> None:
         if self._speaking is not None:
             self._speaking.cancel()
+        while not self._out.empty():
+            self._out.get_nowait()
         self._out.put_nowait(None)
 
     def _listened(self) -> None:
