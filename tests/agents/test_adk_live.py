@@ -24,12 +24,14 @@ from google.genai import types
 from websockets.exceptions import ConnectionClosedOK
 from websockets.frames import Close
 
-from gapless import LiveRequest, LiveRequestQueue, RunConfig, Runner, StreamingMode
+from gapless import Limits, LiveRequest, LiveRequestQueue, RunConfig, Runner, StreamingMode
 from gapless.agents import adk_live
-from gapless.errors import AgentFailed, AgentInvalid, GaplessError, InputInvalid, ModelFailed, ToolFailed
+from gapless.errors import AgentFailed, AgentInvalid, GaplessError, InputInvalid, LimitReached, ModelFailed, ToolFailed
 from gapless.events import (
+    AssistantMessage,
     CustomEvent,
     Event,
+    FunctionCall,
     ReasoningMessageContentEvent,
     RunFinishedEvent,
     StepStartedEvent,
@@ -37,9 +39,12 @@ from gapless.events import (
     TextMessageStartEvent,
     Tool,
     ToolCallResultEvent,
+    ToolMessage,
+    UserMessage,
 )
+from gapless.events import ToolCall as ToolCallOf
 from gapless.journals.contract import RunStatus
-from gapless.live import Blob
+from gapless.live import LIVE_AHEAD_MAX, Blob
 from gapless.run import Run
 from gapless.testing import Fail, Gate, NextTurn, Reasoning, ToolCall, adk_model
 from gapless.testing.adk import ADKModel
@@ -162,6 +167,22 @@ async def test_the_message_that_the_run_begins_with_is_said_first_to_a_model_tha
         ("model", "Second."),
         ("user", "three"),
     ]
+
+
+async def test_the_history_may_end_with_the_results_of_a_clients_tools():
+    agent, model = agent_of(ToolCall("locate"), "Thanks.")
+    call = ToolCallOf(id="c1", function=FunctionCall(name="locate", arguments="{}"))
+    messages = [
+        UserMessage(id="1", content="Where am I?"),
+        AssistantMessage(id="2", tool_calls=[call]),
+        ToolMessage(id="3", tool_call_id="c1", content='{"city":"Bern"}'),
+    ]
+    async with Runner(agent) as runner:
+        run = await runner.start("", messages=messages, config=TEXT)
+        events = run.events()
+        await until(events, "turn_complete")
+        await finish(run)
+    assert contents(model.requests[0])[-1] == ("user", "result locate {'city': 'Bern'}")
 
 
 async def test_what_was_said_before_the_close_is_answered():
@@ -325,6 +346,14 @@ async def test_a_model_that_fails_ends_the_run_as_failed_with_its_text_kept():
         assert (await (await runner.start("Again?", session_id="s")).collect()).text == "Fine."
     assert history == [("user", "Hi"), ("assistant", "Half an ")]
     assert contents(model.requests[-1]) == [("user", "Hi"), ("model", "Half an "), ("user", "Again?")]
+
+
+async def test_a_run_that_is_stopped_by_a_limit_closes_the_models_connection():
+    agent, model = agent_of("One, ", "two, ", "three, ", Gate())
+    async with Runner(agent, limits=Limits(journal_events_max=3)) as runner:
+        run = await runner.start("Count.", config=TEXT)
+        assert (await run.wait()).status is RunStatus.FAILED
+        assert model.running == 0
 
 
 async def test_what_cannot_be_passed_on_fails_the_run():
@@ -548,19 +577,22 @@ class GeminiSession:
 
     session_id = "live"
 
-    def __init__(self, script: list[list[types.LiveServerMessage]]) -> None:
+    def __init__(self, script: list[list[Any]]) -> None:
         self._script = script
         self._out: asyncio.Queue[types.LiveServerMessage | None] = asyncio.Queue()
 
     async def send(self, **_: Any) -> None:
         for message in self._script.pop(0):
-            self._out.put_nowait(message)
+            if isinstance(message, Gate):
+                await message.pass_through()
+            else:
+                self._out.put_nowait(message)
 
     send_tool_response = send
     send_client_content = send
 
-    async def send_realtime_input(self, *, activity_end: Any = None, **_: Any) -> None:
-        if activity_end is not None:
+    async def send_realtime_input(self, *, activity_end: Any = None, text: str | None = None, **_: Any) -> None:
+        if activity_end is not None or text is not None:
             await self.send()
 
     async def receive(self) -> AsyncIterator[types.LiveServerMessage]:
@@ -569,13 +601,16 @@ class GeminiSession:
         raise ConnectionClosedOK(None, Close(1000, ""))
 
     async def close(self) -> None:
+        while not self._out.empty():
+            self._out.get_nowait()
         self._out.put_nowait(None)
 
 
 class Gemini(BaseLlm):
     """ADK's own connection, to a session without a network."""
 
-    script: list[list[types.LiveServerMessage]]
+    script: list[list[Any]]
+    version: str = "gemini-2.5-flash-native-audio"
 
     async def generate_content_async(self, llm_request: Any, stream: bool = False) -> Any:
         yield None
@@ -583,7 +618,7 @@ class Gemini(BaseLlm):
     @contextlib.asynccontextmanager
     async def connect(self, llm_request: Any) -> AsyncIterator[BaseLlmConnection]:
         session: Any = GeminiSession(self.script)
-        yield GeminiLlmConnection(session, model_version="gemini-2.5-flash-native-audio")
+        yield GeminiLlmConnection(session, model_version=self.version)
 
 
 def server(**content: Any) -> types.LiveServerMessage:
@@ -603,6 +638,53 @@ def spoken(text: str) -> list[types.LiveServerMessage]:
     return [
         parts(types.Part(inline_data=blob)),
         server(output_transcription=types.Transcription(text=text)),
+    ]
+
+
+async def test_more_than_the_model_can_take_is_refused():
+    gate = Gate()
+    agent = LlmAgent(name="helper", model=Gemini(model="gemini", script=[[gate, server(turn_complete=True)]]))
+    async with Runner(agent) as runner:
+        run = await runner.start("Hi", config=ALOUD)
+        await gate.reached()
+        with pytest.raises(LimitReached):
+            for _ in range(LIVE_AHEAD_MAX + adk_live.AHEAD_MAX + 2):
+                await run.send(LiveRequest(activity_start=True))
+                await asyncio.sleep(0)  # for whoever takes it
+        gate.let()
+        await finish(run)
+        assert (await run.record()).status is RunStatus.FINISHED
+
+
+@pytest.mark.parametrize("version", ["gemini-2.5-flash-native-audio", "gemini-3.1-flash-live"])
+async def test_a_tool_call_is_answered_though_nothing_more_is_said(version: str):
+    """Of Gemini's versions, one completes its turn with the call, the other with the answer to its result."""
+    call = types.FunctionCall(id="c1", name="add", args={"a": 1, "b": 2})
+    called = [
+        *spoken("Let me see. "),
+        types.LiveServerMessage(tool_call=types.LiveServerToolCall(function_calls=[call])),
+    ]
+    completes = version.startswith("gemini-2")
+    if completes:
+        called.append(server(turn_complete=True))
+    gate = Gate()
+    answer = [message for word in ("It ", "is ", "three, ", "I ", "think.") for message in spoken(word)]
+    script = [called, [gate, *answer, server(turn_complete=True)]]
+    agent = LlmAgent(name="helper", model=Gemini(model="gemini", script=script, version=version), tools=[add])
+    async with Runner(agent) as runner:
+        run = await runner.start("1 + 2?", session_id="s", config=ALOUD)
+        await run.send(CLOSE)
+        await gate.reached()
+        if completes:
+            await until(run.events(), "turn_complete")
+        gate.let()
+        await run.wait()
+        history = await said(runner, "s")
+    assert history == [
+        ("user", "1 + 2?"),
+        ("assistant", "Let me see. "),
+        ("tool", '{"sum":3}'),
+        ("assistant", "It is three, I think."),
     ]
 
 

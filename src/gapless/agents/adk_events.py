@@ -130,9 +130,9 @@ class Translation:
             return
         before = self._agents.pop(branch, None)
         if before is not None:
-            for stream in self._streams.values():
-                if (stream.source.author, stream.source.branch) == (before, branch):
-                    _close(out, stream)
+            stream = self._streams.get((before, branch))
+            if stream is not None:
+                _close(out, stream)
             out.append(StepFinishedEvent(step_name=before))
         if author and author != self._root:
             self._agents[branch] = author

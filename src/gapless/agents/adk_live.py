@@ -155,8 +155,7 @@ class LiveTranslation(Translation):
         out: list[AgentItem] = []
         if event.interrupted or event.turn_complete or event.get_function_calls():
             for stream in self._streams.values():
-                if stream.source.author != "user":
-                    _close(out, stream)
+                _close(out, stream)
         out += super().items(event)
         for sound in sounds:
             self.error = None
