@@ -672,6 +672,26 @@ async def test_generation_settings_reach_the_model():
     assert agent.generate_content_config is None or agent.generate_content_config.temperature is None
 
 
+SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}}}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "mime_type", "schema"),
+    [
+        ({"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}, "application/json", SCHEMA),
+        ({"type": "json_object"}, "application/json", None),
+        ({"type": "text"}, None, None),
+        ("json", None, None),
+    ],
+)
+async def test_openais_response_format_is_geminis_schema(wanted: Any, mime_type: str | None, schema: Any):
+    agent = agent_of(["{}"])
+    events = await ask(agent, config=RunConfig(model_settings={"response_format": wanted}))
+    (config,) = agent.model.configs
+    assert (config.response_mime_type, config.response_json_schema) == (mime_type, schema)
+    assert custom(events, "gapless.notice") == []
+
+
 async def test_more_model_calls_than_allowed_end_the_run():
     agent = agent_of([Call("add", {"a": 1, "b": 1})], tools=[add])
     async with Runner(agent) as runner:

@@ -428,7 +428,9 @@ class _Bridge(BasePlugin):
         llm_request.append_tools([ClientTool(tool) for tool in turn.ctx.tools])
         for name, value in turn.ctx.config.model_settings.items():
             field = _SETTINGS.get(name, name)
-            if field == "model":
+            if name == "response_format":
+                _ask_for_json(llm_request.config, value)
+            elif field == "model":
                 llm_request.model = value
             elif field in types.GenerateContentConfig.model_fields:
                 setattr(llm_request.config, field, value)
@@ -478,6 +480,16 @@ def _kind(target: object) -> str:
 
 _SETTINGS = {"max_tokens": "max_output_tokens", "stop": "stop_sequences"}
 """Names that other frameworks use for what Gemini's configuration calls otherwise."""
+
+
+def _ask_for_json(config: types.GenerateContentConfig, response_format: Any) -> None:
+    """What a client of OpenAI's API asks for, unless the agent has a schema of its own."""
+    wanted = response_format if isinstance(response_format, dict) else {}
+    if wanted.get("type") not in ("json_object", "json_schema") or config.response_schema is not None:
+        return
+    config.response_mime_type = "application/json"
+    schema = wanted.get("json_schema")
+    config.response_json_schema = schema.get("schema") if isinstance(schema, dict) else None
 
 
 def _invocation(callback_context: Any) -> InvocationContext:
