@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import httpx2
 import pytest
+import websockets
 from google.adk.agents import BaseAgent, LlmAgent, ParallelAgent, SequentialAgent
 from google.adk.agents.readonly_context import ReadonlyContext
 from google.adk.cli.api_server import RunAgentRequest
@@ -22,11 +23,12 @@ from google.adk.events import Event as ADKEvent
 from google.adk.sessions import InMemorySessionService, Session
 from google.adk.tools import FunctionTool, LongRunningFunctionTool, ToolContext
 from google.genai import types
+from websockets.asyncio.client import connect
 
 from gapless import RunConfig, Runner, create_app
 from gapless.agents.base import RunContext
 from gapless.events import Interrupt, ToolCallArgsEvent, ToolCallResultEvent, ToolCallStartEvent
-from gapless.testing import serving
+from gapless.testing import adk_model, serving
 from support.adk import Call, Raises, Scripted, Thought
 from support.sse import Frame, frames
 
@@ -701,3 +703,102 @@ async def test_a_session_shows_the_answer_that_is_coming(client_of: ClientOf):
     ]
     await run.cancel()
     await run.wait()
+
+
+# -- live -------------------------------------------------------------------------------------------------------------
+
+
+class LiveLoader(BaseAgentLoader):
+    def load_agent(self, agent_name: str) -> BaseAgent:
+        return LlmAgent(name="helper", model=adk_model("Hello ", "there."))
+
+    def list_agents(self) -> list[str]:
+        return ["helper"]
+
+
+def live(url: str, **query: str) -> connect:
+    asked = {"app_name": "helper", "user_id": "u", "session_id": "s", "modalities": "TEXT", **query}
+    return connect(str(httpx2.URL(url.replace("http", "ws", 1) + "/run_live", params=asked)), proxy=None)
+
+
+async def spoken(url: str) -> list[dict[str, Any]]:
+    """What a server answers to one message."""
+    async with Client(base_url=url) as http:
+        await session(http, "helper")
+    async with live(url) as socket:
+        await socket.send(json.dumps({"content": {"role": "user", "parts": [{"text": "Hi"}]}}))
+        events = [json.loads(await socket.recv())]
+        while not events[-1].get("turnComplete"):
+            events.append(json.loads(await socket.recv()))
+    return events
+
+
+async def test_a_live_answer_is_that_of_adks_own_server():
+    theirs = get_fast_api_app(
+        agents_dir=tempfile.mkdtemp(), agent_loader=LiveLoader(), session_service_uri="memory://", web=False
+    )
+    with serving(theirs) as url:
+        expected = [event for event in await spoken(url) if "usageMetadata" not in event]
+    with serving(create_app(Runner(LiveLoader().load_agent("helper")))) as url:
+        found = await spoken(url)
+    documents([Frame("", "", json.dumps(event)) for event in found])
+    for event in found:
+        event.pop("finishReason", None)  # of the whole text
+    for event in (*found, *expected):
+        event["id"] = ""  # ADK's server has one for each piece here, and not where it streams
+    assert comparable(found) == comparable(expected)
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        ({"content": {"parts": [{"text": "Hi"}]}}, "text Hi"),
+        ({"blob": {"mime_type": "audio/pcm", "data": "-_8="}}, "audio/pcm fbff"),
+        ({"blob": {"mimeType": "audio/pcm", "data": "+/8"}}, "audio/pcm fbff"),
+        ({"activity_start": {}}, "start"),
+        ({"activityEnd": {}}, "end"),
+        ({"blob": {"data": "?"}}, "input_invalid"),
+        ({"content": {"parts": []}}, "input_invalid"),
+        ({}, "input_invalid"),
+        ([], "input_invalid"),
+    ],
+)
+async def test_what_adks_clients_say_live(said: Any, heard: str):
+    async def ear(ctx: RunContext) -> AsyncIterator[str]:
+        async for one in ctx.live:
+            if one.blob is not None:
+                yield f"{one.blob.mime_type} {one.blob.data.hex()}"
+            else:
+                yield f"text {one.content}" if one.content else "start" if one.activity_start else "end"
+
+    with serving(create_app(Runner(ear))) as url:
+        async with Client(base_url=url) as http:
+            await session(http, "ear")
+        async with live(url, app_name="ear") as socket:
+            await socket.send(json.dumps(said))
+            assert heard in str(await socket.recv())
+            await socket.send(json.dumps({"close": True}))
+            async for _ in socket:
+                pass
+            assert socket.close_code == 1000
+
+
+async def test_a_live_client_that_hangs_up_ends_its_run():
+    with serving(create_app(Runner(LiveLoader().load_agent("helper")))) as url:
+        heard = await spoken(url)
+        async with Client(base_url=url, timeout=30) as http:
+            run = await http.get(f"/apps/helper/users/u/runs/{heard[0]['invocationId']}/events")
+    assert frames(run.content)[-1].event == "end"
+
+
+@pytest.mark.parametrize(
+    ("query", "status"), [({"app_name": "nobody"}, 404), ({"session_id": "none"}, 404), ({"user_id": ""}, 422)]
+)
+async def test_a_live_session_that_cannot_begin_has_a_status(query: dict[str, str], status: int):
+    with serving(create_app(Runner(LiveLoader().load_agent("helper")))) as url:
+        async with Client(base_url=url) as http:
+            await session(http, "helper")
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            async with live(url, **query):
+                pass
+    assert refused.value.response.status_code == status

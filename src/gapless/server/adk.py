@@ -6,19 +6,23 @@ in a request is the one who asks; where none is, users are told apart by the nam
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import hashlib
 import sys
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, WebSocket
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
+from starlette.types import Message as ASGIMessage
 
 from gapless import __version__
 from gapless.agents.adk_turn import CREDENTIAL, decode_turn, without_secrets
 from gapless.config import StreamingMode
-from gapless.errors import AgentNotFound, InputInvalid, NotAuthorized, SessionBusy, SessionNotFound
+from gapless.errors import AgentNotFound, GaplessError, InputInvalid, NotAuthorized, SessionBusy, SessionNotFound
 from gapless.events import (
     AssistantMessage,
     ContentPart,
@@ -33,12 +37,16 @@ from gapless.events import (
 )
 from gapless.journals.contract import ACTIVE, RunRecord, RunStatus, SessionRecord, Turn
 from gapless.journals.journal import PAGE_EVENTS
+from gapless.jsontext import decode_json
+from gapless.live import Blob as LiveBlob
+from gapless.live import LiveRequest
 from gapless.message import media_part, simplest
 from gapless.runner import Runner, new_id
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, check_cursor, check_start, cursor_of, follow
 from gapless.server.history import answer_interrupts, has_said_all
 from gapless.server.http import STARTING, answer, body_docs, chosen_run_id, parameter_docs, public, read_body
+from gapless.server.live import LiveSocket
 from gapless.wires import wire
 from gapless.wires.adk import ADKEncoder, WholeADKEncoder, arguments_of, object_of
 from gapless.wires.base import Cursor
@@ -92,6 +100,16 @@ class RunAgentRequest(msgspec.Struct, rename="camel"):
     state_delta: dict[str, Any] | None = None
 
 
+class ADKLiveRequest(msgspec.Struct, rename="camel"):
+    """What clients of `/run_live` say, in camelCase or snake_case."""
+
+    content: Content | None = None
+    blob: Blob | None = None
+    activity_start: dict[str, Any] | None = None
+    activity_end: dict[str, Any] | None = None
+    close: bool = False
+
+
 class CreateSessionRequest(msgspec.Struct, rename="camel"):
     """The body of `POST /apps/{app}/users/{user}/sessions`; it may be left out."""
 
@@ -111,7 +129,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
     router = APIRouter(tags=["adk"])
     sessions = "/apps/{app}/users/{user}/sessions"
 
-    async def claimed(request: Request, user: str) -> str:
+    async def claimed(request: HTTPConnection, user: str) -> str:
         """The user's id, if the one who asks is this user. Raises `NotAuthenticated`, `NotAuthorized`."""
         if not access.open and await access.user(request) != user:
             raise NotAuthorized(f"you are not the user {user[:100]!r}; the userId is your own")
@@ -233,6 +251,27 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         """
         record, after, streaming = await begin(request)
         return tail(request, record, after, streaming=streaming)
+
+    @router.websocket("/run_live")
+    async def run_live(websocket: WebSocket) -> None:
+        """The agent live, as on ADK's server: `?user_id=`, `?session_id=`, `?app_name=`, `?modalities=`. A client that
+        hangs up has said all: the run ends when the agent has answered. (On `/live` it may come back.)"""
+        params = websocket.query_params
+        await access.user(websocket)  # before anything is read
+        if not params.get("user_id") or not params.get("session_id"):
+            raise InputInvalid("say who speaks in which session: ?user_id= and ?session_id=")
+        user = await claimed(websocket, params["user_id"])
+        app = known_app(params.get("app_name"))
+        session = await get(app, user, params["session_id"])
+        modalities = params.getlist("modalities") or runner.config.response_modalities
+        config = msgspec.structs.replace(
+            runner.config, streaming_mode=StreamingMode.BIDI, response_modalities=modalities
+        )
+        run = await runner.start("", agent=app, session_id=session.id, user_id=user, config=config)
+        stream = follow(runner, streams, run.started, ADKEncoder, Cursor(0), location="")
+        await _ADKSocket(websocket, runner, streams, run.started).serve(stream)
+        with contextlib.suppress(GaplessError):  # it has ended
+            await run.send(LiveRequest(close=True))
 
     @router.get(
         "/apps/{app}/users/{user}/runs/{run_id}/events",
@@ -395,6 +434,34 @@ class SessionExists(InputInvalid):
     status = 409
 
 
+class _ADKSocket(LiveSocket):
+    """As ADK's own server has it: each message is an event, or a request of ADK's form."""
+
+    def frame(self, frame: bytes) -> bytes:
+        return frame.partition(b"data: ")[2]
+
+    def request(self, message: ASGIMessage) -> LiveRequest:
+        sound, text = self.content(message)
+        if sound is not None:
+            return super().request(message)
+        try:
+            said = _camel(decode_json(text))
+        except msgspec.DecodeError as error:
+            raise InputInvalid(f"the message does not fit: {error}") from None
+        if isinstance(said, dict):
+            said |= {"content": _message(said.get("content")), "blob": _camel(said.get("blob"))}
+        asked = _as(ADKLiveRequest, said)
+        if asked.content is not None:
+            return LiveRequest(content=_content(asked.content.parts))
+        if asked.blob is not None:
+            return LiveRequest(blob=LiveBlob(data=_decoded(asked.blob.data), mime_type=asked.blob.mime_type))
+        start, end = asked.activity_start is not None, asked.activity_end is not None
+        try:
+            return LiveRequest(activity_start=start, activity_end=end, close=asked.close)
+        except ValueError as error:
+            raise InputInvalid(str(error)) from None
+
+
 def _suffix(app: str, user: str) -> str:
     """What tells a session's id from the same id of another app or user."""
     return "@" + hashlib.sha256(f"{app}\0{user}".encode()).hexdigest()[:16]
@@ -430,15 +497,20 @@ def _camel(fields: Any) -> Any:
 
 def _convert(body: dict[str, Any]) -> RunAgentRequest:
     body = _camel(body)
-    message = _camel(body.get("newMessage"))
-    if isinstance(message, dict) and isinstance(message.get("parts"), list):
-        parts = [_camel(part) for part in message["parts"]]
+    body["newMessage"] = _message(body.get("newMessage"))
+    return _as(RunAgentRequest, body)
+
+
+def _message(content: Any) -> Any:
+    """A content object with its keys in camelCase."""
+    content = _camel(content)
+    if isinstance(content, dict) and isinstance(content.get("parts"), list):
+        content["parts"] = parts = [_camel(part) for part in content["parts"]]
         for part in parts:
             for key in ("inlineData", "fileData", "functionResponse"):
                 if isinstance(part, dict) and key in part:
                     part[key] = _camel(part[key])
-        body["newMessage"] = {**message, "parts": parts}
-    return _as(RunAgentRequest, body)
+    return content
 
 
 def _as(type: type[_T], value: Any) -> _T:
@@ -455,14 +527,26 @@ def _content(parts: list[Part]) -> str | list[ContentPart]:
         if part.text:
             found.append(TextPart(text=part.text))
         elif part.inline_data is not None:
-            data = part.inline_data.data.replace("-", "+").replace("_", "/")  # ADK writes RFC 4648's section 5
-            data += "=" * (-len(data) % 4)
+            data = _standard(part.inline_data.data)
             found.append(media_part(DataSource(value=data, mime_type=part.inline_data.mime_type)))
         elif part.file_data is not None:
             found.append(media_part(UrlSource(value=part.file_data.file_uri, mime_type=part.file_data.mime_type)))
     if not found:
-        raise InputInvalid("newMessage is missing or empty")
+        raise InputInvalid("the message is missing or empty")
     return simplest(found)
+
+
+def _standard(data: str) -> str:
+    """Base64 as it is mostly written; ADK writes that of RFC 4648, section 5."""
+    data = data.replace("-", "+").replace("_", "/")
+    return data + "=" * (-len(data) % 4)
+
+
+def _decoded(data: str) -> bytes:
+    try:
+        return base64.b64decode(_standard(data), validate=True)
+    except ValueError:
+        raise InputInvalid("blob: the data is not base64") from None
 
 
 def _entry(response: FunctionResponse) -> ResumeEntry:

@@ -112,7 +112,7 @@ class LiveSocket:
         """Of what is sent: frames, and errors of what was said."""
         self._status = 200
 
-    async def serve(self, stream: Response, end: bytes) -> None:
+    async def serve(self, stream: Response, end: bytes = b"") -> None:
         """Until the run has ended or the client is gone. `stream` is what `follow` gave; where that is no stream, the
         client has seen all, and is told the `end` alone."""
         await self._websocket.accept()
@@ -181,12 +181,17 @@ class LiveSocket:
         finally:
             self._gone.set()
 
-    def request(self, message: Message) -> LiveRequest:
-        """What a message says. Raises `InputInvalid`, `InputTooLarge`."""
+    def content(self, message: Message) -> tuple[bytes | None, str]:
+        """A message's sound, or None and its text. Raises `InputTooLarge`."""
         sound, text = message.get("bytes"), message.get("text") or ""
         bytes_max = self._runner.limits.body_bytes_max
         if len(sound or text) > bytes_max:
             raise InputTooLarge(f"the message is over body_bytes_max={bytes_max} bytes", run_id=self._record.id)
+        return sound, text
+
+    def request(self, message: Message) -> LiveRequest:
+        """What a message says. Raises `InputInvalid`, `InputTooLarge`."""
+        sound, text = self.content(message)
         if sound is not None:
             return LiveRequest(blob=Blob(data=sound))
         try:
