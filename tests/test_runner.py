@@ -973,6 +973,18 @@ async def test_an_interrupt_waits_for_its_answer(store: str):
         assert [type(e) for e in events].count(RunStartedEvent) == 2
 
 
+async def test_an_answer_that_comes_too_late_is_told_why(tmp_path: Path):
+    store = f"sqlite:///{tmp_path}/late.db"
+    async with Runner(ask, store=store) as runner:
+        run = await runner.start("x", run_id="r")
+        async for event in run.events():
+            if isinstance(event, RunFinishedEvent):
+                break
+    async with Runner(ask, store=store) as runner:
+        with pytest.raises(InputInvalid, match="stopped before the run had finished; ask again"):
+            await runner.answer("r", [ResumeEntry(interrupt_id="i", status="resolved", payload=True)])
+
+
 async def ask_nothing(ctx: RunContext) -> AsyncIterator[str]:
     yield "well "
     await ctx.interrupt([])

@@ -615,7 +615,8 @@ class Runner:
             missing = {interrupt.id for interrupt in interrupts_in(event)} - {entry.interrupt_id for entry in entries}
             waits_for = f"answers to {', '.join(sorted(missing))}" if missing else ""
         if waits_for:
-            raise InputInvalid(f"run {run_id} is {record.status.value}, it waits for {waits_for}", run_id=run_id)
+            state = record.status.value + (f" ({record.error['message']})" if record.error else "")
+            raise InputInvalid(f"run {run_id} is {state}, it waits for {waits_for}", run_id=run_id)
         self._check_size(record, entries)
         await self._command(record, _Command(kind="input", resume=entries))
 

@@ -164,7 +164,8 @@ async def test_an_interrupt_ends_the_stream_and_its_answer_goes_on(client_of: Ca
     first_frames = frames(first.content)
     assert '"interrupt"' in first_frames[-2].data
     assert first_frames[-1].event == "end"
-    assert (await client.get("/runs/r")).json()["status"] == "waiting"
+    record = (await client.get("/runs/r")).json()
+    assert (record["status"], [interrupt["id"] for interrupt in record["interrupts"]]) == ("waiting", ["i"])
     wrong = await client.post("/runs/r/input", json={"resume": [{"interruptId": "i", "status": "maybe"}]})
     assert wrong.status_code == 422
     for resume in ([], [{"interruptId": "other", "status": "cancelled"}]):

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from gapless.config import RunConfig
 from gapless.errors import InputInvalid
-from gapless.events import ContentPart, ResumeEntry
+from gapless.events import ContentPart, ResumeEntry, interrupts_in
 from gapless.journals.contract import RunStatus
 from gapless.live import LiveRequest
 from gapless.runner import Runner
@@ -127,9 +127,13 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
 
     @router.get("/runs/{run_id}")
     async def get_run(run_id: str, request: Request) -> Response:
-        """One run's record."""
+        """One run's record; of a run that waits for a person, with the questions (`interrupts`)."""
         record = await access.find(request, "read", runner.get_run, run_id)
-        return answer(public(record))
+        shown = public(record)
+        if record.status is RunStatus.WAITING:
+            asked = await runner.store.read(run_id, record.last_seq - 1, 1)
+            shown["interrupts"] = [interrupt for event in asked for interrupt in interrupts_in(event)]
+        return answer(shown)
 
     @router.get(
         "/runs/{run_id}/events",
