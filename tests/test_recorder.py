@@ -337,6 +337,42 @@ def test_json_that_was_put_in_as_it_was_becomes_one_line():
     assert events == [CustomEvent(name="n", value={"a": 1})]
 
 
+S = {"subagent_run_id": "sub"}
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [TextMessageContentEvent(message_id="m", delta="x", **S)],
+        [TextMessageStartEvent(message_id="m", role="assistant", **S)],
+        [TextMessageChunkEvent(message_id="m", delta="x", **S)],
+        [ReasoningMessageContentEvent(message_id="m", delta="x", **S)],
+        [ReasoningMessageStartEvent(message_id="m", **S)],
+        [ReasoningStartEvent(message_id="m", **S)],
+        [ReasoningMessageChunkEvent(message_id="m", delta="x", **S)],
+        [ToolCallStartEvent(tool_call_id="c", tool_call_name="t", **S)],
+        [ToolCallChunkEvent(tool_call_id="c", tool_call_name="t", delta="{}", **S)],
+        [StepStartedEvent(step_name="s", **S)],
+    ],
+)
+def test_what_is_added_to_a_subagents_event_is_the_subagents_too(items: list[Event]):
+    """AG-UI's own client refuses a stream in which it is not."""
+    events, _ = record(SubagentStartedEvent(subagent_run_id="sub", name="n"), *items)
+    assert len(events) >= 3
+    assert {event.subagent_run_id for event in events} == {"sub"}
+
+
+@pytest.mark.parametrize("raw", [b' "abc" ', b'"abc","score":1'])
+def test_a_delta_is_stored_as_deltas_are_however_it_was_put_in(raw: bytes):
+    events, _ = record(TextMessageContentEvent(message_id="m", delta=msgspec.Raw(raw)))
+    assert [event.delta for event in events if isinstance(event, TextMessageContentEvent)] == ["abc"]
+    journal: Any = FakeJournal()
+    recorder = Recorder(journal, "r", "s", Limits())
+    recorder.start(1)
+    recorder.add(TextMessageContentEvent(message_id="m", delta=msgspec.Raw(raw)))
+    assert journal.written[-1] == encode_event(TextMessageContentEvent(message_id="m", delta="abc"))
+
+
 class _Scored(TextMessageContentEvent, tag="TEXT_MESSAGE_CONTENT", kw_only=True):
     score: float = 0.0
 

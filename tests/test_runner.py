@@ -695,9 +695,17 @@ async def test_the_run_of_a_lost_worker_is_closed_once_and_the_lost_one_can_writ
         await runner.close()
 
 
+class Keeping(Gated):
+    async def run(self, ctx: RunContext) -> AsyncIterator[Any]:
+        ctx.state["kept"] = 1
+        async for item in super().run(ctx):
+            yield item
+
+
 async def test_a_restartable_run_is_begun_anew_and_says_that_what_came_before_is_void():
     memory, now = Memory(), [0.0]
-    first, second = Gated("void", "never seen"), Gated("a", "new answer")
+    first = Gated("void", StateSnapshotEvent(snapshot={"void": 1}), "never seen")
+    second = Keeping("a", "new answer")
 
     def worker(agent: Any) -> Runner:
         return Runner(agents={"agent": agent}, store=MemoryStore(memory, monotonic=lambda: now[0]), lease_s=1000)
@@ -709,8 +717,8 @@ async def test_a_restartable_run_is_begun_anew_and_says_that_what_came_before_is
     await (await lost.start(earlier, agent=echo, session_id="s")).wait()
     config = RunConfig(on_worker_lost="restart")
     run = await lost.start("question", agent="agent", session_id="s", run_id="r", config=config)
-    first.let()
-    await until(run, 3)
+    first.let(2)
+    await until(run, 5)
     await other.open()
     for _ in range(6):
         now[0] += 250
@@ -720,10 +728,13 @@ async def test_a_restartable_run_is_begun_anew_and_says_that_what_came_before_is
     assert response.text == "anew answer"
     events = await events_of(other, "r")
     (marker,) = (n for n, e in enumerate(events) if isinstance(e, CustomEvent) and e.name == "gapless.restarted")
-    snapshot = events[marker + 1]
+    state, snapshot = events[marker + 1 : marker + 3]
+    assert isinstance(state, StateSnapshotEvent)
+    assert state.snapshot == {}
     assert isinstance(snapshot, MessagesSnapshotEvent)
     assert [text_of(m.content) for m in snapshot.messages] == ["earlier", "you said earlier", "question"]  # type: ignore[union-attr,arg-type]
     assert "void" not in [text_of(m.content) for m in await other.messages("s")]  # type: ignore[union-attr,arg-type]
+    assert (await other.get_session("s")).state == {"kept": 1}
     first.let(2)
     await lost.close()
     await other.close()

@@ -264,7 +264,7 @@ class Execution:
         self._context = ctx = await self._make_context(self._interrupt)
         self._state_before = _encode(ctx.state)
         if self.journal.appended > 1:  # more than RUN_STARTED: another worker had begun
-            self._recorder.restart(ctx.messages)
+            self._recorder.restart(ctx.messages, ctx.state)
         journal, add = self.journal, self._recorder.add
         began: float | None = time.monotonic()
         with self._span.current(), _exits_as_errors():
@@ -371,8 +371,10 @@ class Execution:
         try:
             self._recorder.close_open()
             ctx = self._context
-            if ctx is not None and self._recorder.fold.state is None and _encode(ctx.state) != self._state_before:
-                self._recorder.leave_state(ctx.state)
+            if ctx is not None and _encode(ctx.state) != self._state_before:
+                told = self._recorder.fold.state
+                if told is None or _encode(told) == self._state_before:
+                    self._recorder.leave_state(ctx.state)
             event, end = self._ending(failure, self._context)
         except Exception as error:  # whatever an agent may put there must not keep its run from ending
             kind = type(error).__name__

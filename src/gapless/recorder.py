@@ -261,39 +261,46 @@ class Recorder:
 
     def _ensure_text(self, event: TextMessageContentEvent) -> bool:
         if ("text", event.message_id) not in self._open:
-            self._event(TextMessageStartEvent(message_id=event.message_id, role="assistant"))
+            subagent = event.subagent_run_id
+            self._event(TextMessageStartEvent(message_id=event.message_id, role="assistant", subagent_run_id=subagent))
         return True
 
     def _text_started(self, event: TextMessageStartEvent) -> bool:
         if ("text", event.message_id) in self._open:
             return False
-        self._open["text", event.message_id] = TextMessageEndEvent(message_id=event.message_id)
+        end = TextMessageEndEvent(message_id=event.message_id, subagent_run_id=event.subagent_run_id)
+        self._open["text", event.message_id] = end
         return True
 
     def _ensure_reasoning(self, event: ReasoningMessageContentEvent) -> bool:
         if ("reasoning", event.message_id) not in self._open:
-            self._event(ReasoningMessageStartEvent(message_id=event.message_id))
+            subagent = event.subagent_run_id or msgspec.UNSET
+            self._event(ReasoningMessageStartEvent(message_id=event.message_id, subagent_run_id=subagent))
         return True
 
     def _reasoning_started(self, event: ReasoningMessageStartEvent) -> bool:
         if ("reasoning", event.message_id) in self._open:
             return False
+        subagent = event.subagent_run_id or None
         if not any(kind == "span" for kind, _ in self._open):
-            self._event(ReasoningStartEvent(message_id=event.message_id))
+            self._event(ReasoningStartEvent(message_id=event.message_id, subagent_run_id=subagent))
             self._own_spans.add(event.message_id)
-        self._open["reasoning", event.message_id] = ReasoningMessageEndEvent(message_id=event.message_id)
+        end = ReasoningMessageEndEvent(message_id=event.message_id, subagent_run_id=subagent)
+        self._open["reasoning", event.message_id] = end
         return True
 
     def _span_started(self, event: ReasoningStartEvent) -> bool:
         if ("span", event.message_id) in self._open:
             return False
-        self._open["span", event.message_id] = ReasoningEndEvent(message_id=event.message_id)
+        end = ReasoningEndEvent(message_id=event.message_id, subagent_run_id=event.subagent_run_id)
+        self._open["span", event.message_id] = end
         return True
 
     def _call_started(self, event: ToolCallStartEvent) -> bool:
         if ("call", event.tool_call_id) in self._open:
             return False
-        self._open["call", event.tool_call_id] = ToolCallEndEvent(tool_call_id=event.tool_call_id)
+        end = ToolCallEndEvent(tool_call_id=event.tool_call_id, subagent_run_id=event.subagent_run_id)
+        self._open["call", event.tool_call_id] = end
         return True
 
     def _ensure_call(self, event: ToolCallArgsEvent) -> bool:
@@ -308,7 +315,8 @@ class Recorder:
     def _step_started(self, event: StepStartedEvent) -> bool:
         if ("step", event.step_name) in self._open:
             return False
-        self._open["step", event.step_name] = StepFinishedEvent(step_name=event.step_name)
+        end = StepFinishedEvent(step_name=event.step_name, subagent_run_id=event.subagent_run_id)
+        self._open["step", event.step_name] = end
         return True
 
     def _subagent_started(self, event: SubagentStartedEvent) -> bool:
@@ -403,10 +411,13 @@ class Recorder:
         self._put(started)
         self._paused, self._barred = False, self._sealed
 
-    def restart(self, messages: list[Message]) -> None:
-        """Begin anew after another worker's loss. `messages`, the conversation without the void answer, is what clients
-        that keep messages are to show now."""
+    def restart(self, messages: list[Message], state: dict[str, Any]) -> None:
+        """Begin anew after another worker's loss. `messages` and `state`, without what the void answer made of them,
+        are what clients that keep these are to have now."""
+        had_state = self.fold.state is not None
         self.put(CustomEvent(name=RESTARTED, value={"restarts": self.fold.restarts + 1}))
+        if had_state:
+            self.leave_state(state)
         self._write(*sound(MessagesSnapshotEvent(messages=messages)))  # however long the conversation is
 
     def resume(self, event: Event) -> None:
@@ -532,9 +543,7 @@ def sound(event: _EventT) -> tuple[_EventT, bytes]:
         except UnicodeEncodeError:
             encoded = msgspec.json.encode(_without_surrogates(msgspec.to_builtins(event)))
         checked = decode_event(encoded)
-        if b"\n" in encoded:  # JSON that was put in as it was
-            encoded = encode_event(checked)
-        encoded = with_plain_lines(encoded)
+        encoded = with_plain_lines(encode_event(checked))  # and not as it came: JSON may have been put in as it was
     except msgspec.DecodeError as error:
         raise AgentInvalid(f"a {name} that is none: {error}") from None
     except (TypeError, ValueError, NotImplementedError, OverflowError, RecursionError) as error:

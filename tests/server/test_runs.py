@@ -98,6 +98,8 @@ async def test_a_client_that_has_it_all_gets_204(client: httpx2.AsyncClient):
     last = (await ended(client, "r"))["last_seq"]
     for cursor in (str(last), f"{last}.end", f"r:{last}"):
         assert (await client.get("/runs/r/events", headers={"last-event-id": cursor})).status_code == 204
+    part_of_none = await client.get("/runs/r/events", headers={"last-event-id": f"{last + 1}.1"})
+    assert (part_of_none.status_code, part_of_none.json()["error"]["code"]) == (400, "cursor_invalid")
 
 
 @pytest.mark.parametrize("cursor", ["x", "-1", "other:3", "3.x", "1e3", "999", "r:", "é", "3 4", "9" * 50])

@@ -12,9 +12,12 @@ from gapless.events import (
     CustomEvent,
     Event,
     RunErrorEvent,
+    RunFinishedEvent,
     RunStartedEvent,
     TextMessageContentEvent,
+    TextMessageEndEvent,
     TextMessageStartEvent,
+    TextRole,
     encode_event,
 )
 from gapless.fold import RESTARTED
@@ -50,8 +53,10 @@ def test_what_is_no_cursor(text: str):
         parse_cursor(text, "r")
 
 
-def test_a_run_id_may_have_colons():
-    assert parse_cursor("a:b:7", "a:b") == Cursor(7)
+@pytest.mark.parametrize("run_id", ["a:b", "a::b", ":a", "a:", ":", "7", "7:1"])
+def test_a_run_id_may_have_colons(run_id: str):
+    assert parse_cursor(f"{run_id}:7", run_id) == Cursor(7)
+    assert parse_cursor(f"{run_id}:7.2", run_id) == Cursor(6, 2)
 
 
 def test_an_unknown_wire_says_which_there_are():
@@ -108,6 +113,24 @@ def test_a_delta_belongs_to_its_message_whichever_has_begun_last(name: str):
         assert ['"a"' in bodies[n] for n in (2, 4, 5, 8, 9)] == [True, True, False, True, False]
     if name == "openai-responses":
         assert ["msg_a" in bodies[n] for n in (2, 4, 5, 8, 9)] == [True, True, False, True, False]
+
+
+@pytest.mark.parametrize("name", sorted(_WIRES.keys() - {"ag-ui"}))
+@pytest.mark.parametrize("roles", [("assistant", "user"), ("user", "assistant")])
+def test_an_id_that_is_used_again_is_the_message_of_its_newest_role(name: str, roles: tuple[TextRole, TextRole]):
+    events: list[Event] = [RunStartedEvent(thread_id="s", run_id="r")]
+    for role in roles:
+        events += [
+            TextMessageStartEvent(message_id="m", role=role),
+            TextMessageContentEvent(message_id="m", delta=f"of the {role}"),
+            TextMessageEndEvent(message_id="m"),
+        ]
+    events.append(RunFinishedEvent(thread_id="s", run_id="r"))
+    body = wire(name)(RUN).encode([(seq, encode_event(event)) for seq, event in enumerate(events, 1)]).decode()
+    assert "of the assistant" in body
+    assert "of the user" not in body
+    assert body.count('"text-start"') == body.count('"text-end"')
+    assert '"in_progress"' not in body.rpartition("response.completed")[2]
 
 
 def strings(value: Any) -> str:

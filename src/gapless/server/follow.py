@@ -267,7 +267,7 @@ async def check_start(runner: Runner, run_id: str | None, cursor: Cursor) -> Non
 
 def check_cursor(record: RunRecord, cursor: Cursor) -> None:
     """Raises `CursorInvalid` for a cursor that the run has not come to."""
-    if cursor.seq > record.last_seq:
+    if cursor.seq + (cursor.part > 0) > record.last_seq:
         raise CursorInvalid(
             f"run {record.id}: the cursor {cursor.seq} is past its last event, {record.last_seq}", run_id=record.id
         )

@@ -146,12 +146,15 @@ class ADKEncoder(Encoder):
         return self._piece(_encode(event.delta))
 
     def _text_start(self, event: TextMessageStartEvent) -> _Frames:
+        self._delta_head = NO_DELTA
         if event.role not in (None, "assistant"):
             self._names[event.message_id] = ""
         elif event.name:
             self._names[event.message_id] = event.name
             if not self._steps:
                 self._author = event.name
+        elif not self._names.get(event.message_id, self._author):  # it was another's before
+            del self._names[event.message_id]
         return ()
 
     # -- whole responses --------------------------------------------------------------------------------------------

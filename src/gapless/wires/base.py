@@ -35,7 +35,7 @@ _CANNOT_VOID = encode_event(
     RunErrorEvent(message="another worker began the run anew; what came so far is void, ask again", code=RESTARTED)
 )
 
-_CURSOR = re.compile(r"(?:(?P<run>[^\s:]+(?::[^\s:]+)*):)?(?P<seq>[0-9]{1,15})(?:\.(?:(?P<part>[1-9][0-9]{0,5})|end))?")
+_CURSOR = re.compile(r"(?:(?P<run>\S+):)?(?P<seq>[0-9]{1,15})(?:\.(?:(?P<part>[1-9][0-9]{0,5})|end))?")
 
 
 class _Named(msgspec.Struct):

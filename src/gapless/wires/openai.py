@@ -36,7 +36,7 @@ from gapless.events import (
 )
 from gapless.journals.contract import RunRecord
 from gapless.output import OutputText
-from gapless.wires.base import Encoder
+from gapless.wires.base import NO_DELTA, Encoder
 
 __all__ = [
     "DONE",
@@ -123,8 +123,10 @@ class ChatEncoder(Encoder):
 
     def _text_start(self, event: TextMessageStartEvent) -> Sequence[bytes]:
         self._output.add(event)
+        self._delta_head = NO_DELTA
         if event.role in (None, "assistant"):
             self._delta_head = delta_head(TextMessageContentEvent, event.message_id)
+            self._others.discard(event.message_id)
         else:
             self._others.add(event.message_id)
         return ()

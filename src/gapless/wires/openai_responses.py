@@ -39,7 +39,7 @@ from gapless.events import (
 )
 from gapless.journals.contract import RunRecord, RunStatus
 from gapless.output import OutputText
-from gapless.wires.base import Cursor, Encoder
+from gapless.wires.base import NO_DELTA, Cursor, Encoder
 from gapless.wires.openai import DONE, ChatEncoder, encode, options_of, pending_calls, reason_of
 
 __all__ = ["ID_PREFIX", "ResponsesEncoder"]
@@ -307,8 +307,10 @@ class ResponsesEncoder(Encoder):
     def _text_start(self, event: TextMessageStartEvent) -> Sequence[bytes]:
         self._typed.add(event)
         if event.role not in (None, "assistant"):
+            self._delta_head = NO_DELTA
             self._others.add(event.message_id)
             return ()
+        self._others.discard(event.message_id)
         item, added = self._add(_TEXT, event.message_id, "message", "msg", role="assistant")
         self._expect(item, TextMessageContentEvent, event.message_id)
         return (added, self._part("response.content_part.added", item))

@@ -24,7 +24,7 @@ from gapless.events import (
 )
 from gapless.journals.contract import RunRecord
 from gapless.output import OutputText
-from gapless.wires.base import RETRY_MS, Encoder
+from gapless.wires.base import NO_DELTA, RETRY_MS, Encoder
 
 __all__ = ["TextEncoder"]
 
@@ -59,8 +59,10 @@ class TextEncoder(Encoder):
             return (b'{"text":%b}' % _encode(decoded.delta),)
         if isinstance(decoded, TextMessageStartEvent):
             self._output.add(decoded)
+            self._delta_head = NO_DELTA
             if decoded.role in (None, "assistant"):
                 self._delta_head = delta_head(TextMessageContentEvent, decoded.message_id)
+                self._others.discard(decoded.message_id)
             else:
                 self._others.add(decoded.message_id)
         elif isinstance(decoded, RunErrorEvent):

@@ -46,7 +46,7 @@ from gapless.events import (
 )
 from gapless.journals.contract import RunRecord
 from gapless.jsontext import decode_json
-from gapless.wires.base import Encoder
+from gapless.wires.base import NO_DELTA, Encoder
 
 __all__ = ["CONTINUES", "VercelEncoder"]
 
@@ -165,8 +165,10 @@ class VercelEncoder(Encoder):
 
     def _text_start(self, event: TextMessageStartEvent) -> _Frames:
         if event.role not in (None, "assistant"):
+            self._delta_head = NO_DELTA
             self._others.add(event.message_id)
             return ()
+        self._others.discard(event.message_id)
         self._delta_head = delta_head(TextMessageContentEvent, event.message_id)
         return self._part_start("text", event.message_id)
 
