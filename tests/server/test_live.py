@@ -15,6 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from gapless import RunContext, Runner, create_app
 from gapless.events import CustomEvent, Event, text_of
+from gapless.live import LIVE_AHEAD_MAX
 from gapless.testing import serving
 from gapless.wires import WIRES
 from support.waiting import until
@@ -102,6 +103,27 @@ async def test_a_client_that_was_cut_goes_on_where_it_was(url: str):
     async with live(url, run_id="r", after=messages[-1]["id"]) as socket:
         assert await heard(socket) == [messages[-1]]
         assert socket.close_code == 1000
+
+
+async def test_a_client_that_leaves_is_noticed_while_its_words_wait(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gapless.server.follow.PING_S", 0.05)
+
+    async def deaf(ctx: RunContext) -> AsyncIterator[str]:
+        await asyncio.Event().wait()
+        yield "never"
+
+    with serving(create_app(Runner(agents={"parrot": deaf}))) as url:
+        async with live(url, run_id="r", config='{"on_disconnect": "cancel"}') as socket:
+            assert "RUN_STARTED" in str(await socket.recv())
+            assert await socket.recv() == "{}"
+            for _ in range(LIVE_AHEAD_MAX + 50):
+                await socket.send('{"activity_start": true}')
+        async with httpx2.AsyncClient(base_url=url) as http:
+
+            async def status() -> bool:
+                return bool((await http.get("/runs/r")).json()["status"] == "cancelled")
+
+            await until(status, "the run is cancelled")
 
 
 async def test_two_clients_share_a_run(url: str):

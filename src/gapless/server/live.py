@@ -147,14 +147,15 @@ class LiveSocket:
                 await self._put(text)
 
     def frame(self, frame: bytes) -> bytes:
-        """A frame of Server-Sent Events as JSON; b"" for a comment."""
+        """A frame of Server-Sent Events as JSON; an empty object for a comment, by which also the server learns that a
+        client is gone while what that one has said still waits for the agent."""
         fields = dict(line.split(b": ", 1) for line in frame.split(b"\n") if line[:1] not in (b"", b":"))
         parts = [
             b'"%b":%b' % (name, value if name == b"data" and value != DONE else b'"%b"' % value)
             for name, value in fields.items()
             if name != b"retry"
         ]
-        return b"{%b}" % b",".join(parts) if parts else b""
+        return b"{%b}" % b",".join(parts) if frame else b""
 
     async def _put(self, text: bytes) -> None:
         async with self._turn:
