@@ -52,6 +52,17 @@ async def test_without_a_key_every_route_is_closed(client: httpx2.AsyncClient, m
         assert response.headers["www-authenticate"] == "Bearer"
 
 
+async def test_who_is_not_known_is_told_what_to_do(client: httpx2.AsyncClient, client_of: Callable[..., Any]):
+    async def told(client: httpx2.AsyncClient, headers: dict[str, str] | None = None) -> str:
+        return str((await client.get("/runs", headers=headers)).json()["error"]["message"])
+
+    assert "send an API key" in await told(client)
+    assert "does not know that API key" in await told(client, key("wrong-key-0123456789"))
+    site = await client_of(Runner(Gated("x")), authenticate=lambda request: request.cookies.get("user"))
+    assert "log in" in await told(site)
+    assert "API key" not in await told(site, key("wrong-key-0123456789"))
+
+
 async def test_without_a_key_no_route_tells_what_there_is(client: httpx2.AsyncClient):
     public = {"/health", "/ready", "/version"}
     paths = (await client.get("/openapi.json")).json()["paths"]

@@ -26,7 +26,7 @@ from gapless.errors import GaplessError, StoreUnavailable
 from gapless.runner import DRAIN_S, Runner
 from gapless.server import adk, agui, chat, live, metrics, openai, runs, sessions, vercel
 from gapless.server.adk_web import serve_adk_web
-from gapless.server.auth import Access, Authenticate, Authorize, Guard, keys_from_environment
+from gapless.server.auth import Access, Authenticate, Authorize, Guard
 from gapless.server.follow import DEFERRED, EventStream, Streams
 from gapless.server.http import answer, answer_error
 
@@ -64,7 +64,7 @@ def create_app(
     that the server may be called by; None for any. `drain_s`: what runs get to finish at shutdown. `adk_web`: also
     ADK's own web page, at `/dev-ui/`; raises `ExtraMissing` without the `adk` extra.
     """
-    access = Access(authenticate or keys_from_environment(), authorize)
+    access = Access(authenticate, authorize)
     streams = Streams()
 
     @contextlib.asynccontextmanager

@@ -47,7 +47,9 @@ class Access:
     """Authenticates every request and authorises every use of a run or session."""
 
     def __init__(self, authenticate: Authenticate | None = None, authorize: Authorize | None = None) -> None:
-        self._authenticate = authenticate
+        """Without `authenticate`, the keys of the environment. Raises `UsageError` for bad ones."""
+        self._authenticate = authenticate or keys_from_environment()
+        self._by_key = authenticate is None
         self._authorize = authorize or _owns
 
     @property
@@ -63,10 +65,15 @@ class Access:
         if inspect.isawaitable(user):
             user = await user
         if not user:
-            raise NotAuthenticated(
-                "it is not known who asks; send what this server asks for, an API key as Authorization: Bearer <key>"
-            )
+            raise NotAuthenticated(self._why_unknown(request))
         return user
+
+    def _why_unknown(self, request: HTTPConnection) -> str:
+        if not self._by_key:
+            return "it is not known who asks: log in where this site has its users do so"
+        if "authorization" in request.headers or "x-api-key" in request.headers:
+            return "this server does not know that API key"
+        return "it is not known who asks: send an API key, as Authorization: Bearer <key>"
 
     async def find(
         self, request: HTTPConnection, action: str, get: Callable[[str], Awaitable[_RecordT]], id: str
