@@ -78,6 +78,9 @@ APPROVAL_SCHEMA: dict[str, Any] = {
 }
 """What answers an approval: JSON Schema of the payload, the shape that AG-UI clients send."""
 
+UNCLEAR = ' (The answer was not understood: send {"approved": true} or {"approved": false}.)'
+"""Asked once more, a question says why."""
+
 log = logging.getLogger("gapless.agents.pydantic_ai")
 
 
@@ -369,8 +372,9 @@ class _Turn:
         calls = (call for call in requests.calls if call.tool_name not in own)
         pending = {call.tool_call_id: call for call in (*requests.approvals, *calls)}
         async with self._asking:  # calls deferred one by one may come at once; a run waits for one set of answers
+            unclear: set[str] = set()
             while pending:
-                asked = [_interrupt(call, requests) for call in pending.values()]
+                asked = [_interrupt(call, requests, unclear=id in unclear) for id, call in pending.items()]
                 for entry in await self._ctx.interrupt(asked):
                     call = pending.get(entry.interrupt_id)
                     if call is None:
@@ -380,6 +384,7 @@ class _Turn:
                     elif (approval := _approval(entry)) is not None:
                         results.approvals[call.tool_call_id] = approval
                     else:
+                        unclear.add(call.tool_call_id)
                         continue
                     del pending[call.tool_call_id]
         return results
@@ -520,7 +525,7 @@ def _from_ag_ui(event: Any) -> Event:
     return decoded
 
 
-def _interrupt(call: m.ToolCallPart, requests: DeferredToolRequests) -> Interrupt:
+def _interrupt(call: m.ToolCallPart, requests: DeferredToolRequests, *, unclear: bool) -> Interrupt:
     kind = requests.kind(call.tool_call_id)
     approval = kind == "approval"
     messages = {
@@ -531,7 +536,7 @@ def _interrupt(call: m.ToolCallPart, requests: DeferredToolRequests) -> Interrup
     return Interrupt(
         id=call.tool_call_id,
         reason="input_required" if kind == "question" else "tool_call",
-        message=messages[kind],
+        message=messages[kind] + (UNCLEAR if unclear else ""),
         tool_call_id=call.tool_call_id,
         response_schema=APPROVAL_SCHEMA if approval else None,
         metadata={
