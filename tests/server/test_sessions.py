@@ -68,3 +68,11 @@ async def test_a_session_made_ahead_takes_its_title_from_the_first_message(clien
     await client.post("/sessions", json={"id": "s"})
     await client.post("/runs", json={"message": "hello", "session_id": "s"}, headers=STREAM)
     assert (await client.get("/sessions/s")).json()["title"] == "hello"
+
+
+async def test_a_list_of_sessions_has_a_limit(client: httpx2.AsyncClient):
+    for n in range(3):
+        await client.post("/sessions", json={"id": f"s{n}"})
+    assert len((await client.get("/sessions?limit=2")).json()["sessions"]) == 2
+    for bad in ("0", "1001", "x"):
+        assert (await client.get("/sessions", params={"limit": bad})).status_code == 422

@@ -350,7 +350,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         found = await runner.list_sessions(user_id=user, limit=SESSIONS_MAX)
         return answer([await shown(session, events=False) for session in found if session.agent == app])
 
-    @router.post(sessions, openapi_extra=body_docs(CreateSessionRequest))
+    @router.post(sessions, openapi_extra=body_docs(CreateSessionRequest, required=False))
     async def create_session(app: str, user: str, request: Request) -> Response:
         """A new session, with an id and a state of the client's choice."""
         await claimed(request, user)

@@ -17,6 +17,7 @@ from gapless.jsontext import decode_json
 from gapless.wires import WIRES
 
 __all__ = [
+    "LIST_LIMIT_MAX",
     "answer",
     "answer_error",
     "body_docs",
@@ -28,6 +29,8 @@ __all__ = [
     "whole_number",
 ]
 
+LIST_LIMIT_MAX = 1000
+"""Records in one list."""
 NUMBER_DIGITS_MAX = 15
 """Of a number in a query: fits a position of any store, and JavaScript's numbers."""
 
@@ -133,10 +136,11 @@ def public(record: RunRecord | SessionRecord) -> dict[str, Any]:
     return shown
 
 
-def body_docs(type: Any) -> dict[str, Any]:
+def body_docs(type: Any, *, required: bool = True) -> dict[str, Any]:
     """OpenAPI's description of a JSON body, for routes that read it themselves."""
     (schema,), components = msgspec.json.schema_components([type])
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _whole(schema, components)}}}}
+    content = {"application/json": {"schema": _whole(schema, components)}}
+    return {"requestBody": {"required": required, "content": content}}
 
 
 _PARAMETERS: dict[str, tuple[str, str, dict[str, Any]]] = {

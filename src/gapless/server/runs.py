@@ -18,6 +18,7 @@ from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import Streams, check_start, cursor_of, follow, page_params
 from gapless.server.http import (
+    LIST_LIMIT_MAX,
     STARTING,
     answer,
     body_docs,
@@ -31,10 +32,6 @@ from gapless.server.http import (
 from gapless.wires import wire
 
 __all__ = ["AskedConfig", "config_for", "routes"]
-
-LIST_LIMIT_MAX = 1000
-"""Runs in one list."""
-
 
 if TYPE_CHECKING:
     AskedConfig = Any

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from gapless.journals.contract import ACTIVE, SessionRecord, title_of
 from gapless.runner import Runner
 from gapless.server.auth import Access
-from gapless.server.http import answer, body_docs, public, read_body
+from gapless.server.http import LIST_LIMIT_MAX, answer, body_docs, parameter_docs, public, read_body, whole_number
 
 __all__ = ["routes"]
 
@@ -35,14 +35,15 @@ def routes(runner: Runner, access: Access) -> APIRouter:
             record.setdefault("title", title_of(run.message))  # it gets its title when its first run ends
         return record
 
-    @router.get("/sessions")
+    @router.get("/sessions", openapi_extra=parameter_docs("limit"))
     async def list_sessions(request: Request) -> Response:
-        """The caller's sessions, latest used first."""
+        """The caller's sessions, latest used first; `?limit=`."""
         user = await access.user(request)
-        sessions = await runner.list_sessions(user_id=user)
+        limit = whole_number(request, "limit", 100, least=1, most=LIST_LIMIT_MAX)
+        sessions = await runner.list_sessions(user_id=user, limit=limit)
         return answer({"sessions": [await shown(session) for session in sessions]})
 
-    @router.post("/sessions", status_code=201, openapi_extra=body_docs(CreateSession))
+    @router.post("/sessions", status_code=201, openapi_extra=body_docs(CreateSession, required=False))
     async def create_session(request: Request) -> Response:
         """A new session, or the one that has the id already."""
         user = await access.user(request)
