@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import traceback
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
 from google.adk.agents.live_request_queue import LiveRequest, LiveRequestQueue
@@ -15,7 +15,6 @@ from google.adk.models.base_llm import BaseLlm
 from google.adk.models.base_llm_connection import BaseLlmConnection
 from google.adk.runners import Runner
 from google.adk.sessions import Session
-from google.adk.utils._sync_runner import _get_tool_thread_pool, _use_executor_for_sync_callables
 from google.genai import types
 
 from gapless.agents.adk_events import Translation, _close, _media, _notice, _Shown, _Stream
@@ -49,9 +48,8 @@ async def live_events(
         user_id=session.user_id, session_id=session.id, live_request_queue=hearing.queue, run_config=config
     )
     try:
-        # Threads for sync tools alone: `ToolThreadPoolConfig` has async ones of a live run use another event loop.
-        with _use_executor_for_sync_callables(_get_tool_thread_pool(tool_threads)):
-            async with aclosing(events):
+        with _sync_tools_in_threads(tool_threads):
+            async with contextlib.aclosing(events):
                 async for event in events:
                     hearing.note(event)
                     yield event
@@ -60,6 +58,18 @@ async def live_events(
     finally:
         forwarding.cancel()
         await asyncio.gather(forwarding, return_exceptions=True)
+
+
+def _sync_tools_in_threads(threads_max: int) -> contextlib.AbstractContextManager[None]:
+    """Threads for sync tools alone: `ToolThreadPoolConfig` has async ones of a live run use another event loop. ADK has
+    no public name for it; in a version without it, sync tools hold the loop up."""
+    try:
+        from google.adk.utils import _sync_runner
+
+        pool = _sync_runner._get_tool_thread_pool(threads_max)
+        return _sync_runner._use_executor_for_sync_callables(pool)
+    except (ImportError, AttributeError):
+        return contextlib.nullcontext()
 
 
 class _Queue(LiveRequestQueue):
