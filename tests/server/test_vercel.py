@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from gapless import RunConfig, Runner
+from gapless import LiveRequest, RunConfig, Runner, StreamingMode
 from gapless.agents.base import RunContext
 from gapless.events import text_of
 from gapless.journals.memory import Memory, MemoryStore
@@ -450,3 +450,31 @@ async def test_nobody_loads_anothers_chat(client_of: Callable[..., Any]):
         (await bob.get("/vercel/chat/x/messages")).json()["error"],
     )
     assert told[0] == {**told[1], "message": told[1]["message"].replace("x", "c")}
+
+
+async def test_a_chat_that_was_live_for_a_while_is_loaded_as_it_was_said(client_of: Callable[..., Any]):
+    async def parrot(ctx: RunContext) -> AsyncIterator[str]:
+        yield "Welcome. "
+        async for request in ctx.live:
+            yield f"You said {request.content}. "
+
+    runner = Runner(agents={"parrot": parrot, "echo": lambda message: f"Echo of {message}"})
+    client = await client_of(runner)
+    live = RunConfig(streaming_mode=StreamingMode.BIDI)
+    run = await runner.start("", agent="parrot", session_id="c", config=live)
+    for said in ("one", "two"):
+        await run.send(said)
+    await run.send(LiveRequest(close=True))
+    await run.wait()
+    await (await runner.start("three", agent="echo", session_id="c")).wait()
+    messages = (await client.get("/vercel/chat/c/messages")).json()["messages"]
+    assert [(m["role"], "".join(part.get("text", "") for part in m["parts"])) for m in messages] == [
+        ("assistant", "Welcome. "),
+        ("user", "one"),
+        ("assistant", "You said one. "),
+        ("user", "two"),
+        ("assistant", "You said two. "),
+        ("user", "three"),
+        ("assistant", "Echo of three"),
+    ]
+    assert len({m["id"] for m in messages}) == len(messages)

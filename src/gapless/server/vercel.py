@@ -164,13 +164,17 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         asked = None if current is None else current.input
         transcript = Transcript()
         for turn in branch(turns, None if asked is None else asked.id)[-TURNS_SHOWN_MAX:]:
-            question, *said = _decode_messages(turn.messages)
-            assert isinstance(question, UserMessage), "a turn begins with the user's message"
-            run = RunRecord(
-                id=turn.run_id, session_id=chat_id, user_id="", agent="", message="", created_at=0, input=question
-            )
-            transcript.ask(question)
-            await _replay(transcript, run, said)
+            run = RunRecord(id=turn.run_id, session_id=chat_id, user_id="", agent="", message="", created_at=0)
+            exchanges = _exchanges(_decode_messages(turn.messages))
+            for number, (question, said) in enumerate(exchanges):
+                if question is not None:
+                    transcript.ask(question)
+                if len(exchanges) == 1 and question is not None:
+                    await _replay(transcript, msgspec.structs.replace(run, input=question), said)
+                elif said:  # of a live run, whose stream does not say what the user said
+                    answer_to = msgspec.structs.replace(run, id=f"{run.id}-{number}")
+                    transcript.begin(answer_to)
+                    transcript.add(remains(answer_to, said))
         if current is None or asked is None:
             return transcript.messages, None
         transcript.ask(asked)
@@ -220,6 +224,19 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         return follow(runner, streams, record, VercelEncoder, cursor, location=_location(request, record, after))
 
     return router
+
+
+def _exchanges(messages: Sequence[Message]) -> list[tuple[UserMessage | None, list[Message]]]:
+    """What the user said, each time with what was said to it. A turn is one, unless its run was live."""
+    found: list[tuple[UserMessage | None, list[Message]]] = []
+    for message in messages:
+        if isinstance(message, UserMessage):
+            found.append((message, []))
+        elif found:
+            found[-1][1].append(message)
+        else:
+            found.append((None, [message]))
+    return found
 
 
 def _location(request: Request, record: RunRecord, after: int) -> str:
