@@ -22,7 +22,9 @@ from gapless.events import (
     TextMessageStartEvent,
     text_of,
 )
+from gapless.execution import ELSEWHERE_TIMES
 from gapless.journals.contract import RunStatus
+from gapless.journals.journal import Journal
 from gapless.live import AUDIO, LIVE_AHEAD_BYTES_MAX, LIVE_AHEAD_MAX, Blob
 from support.agui import check_order
 
@@ -88,11 +90,27 @@ async def test_a_queue_takes_nothing_after_its_close_and_no_more_than_its_bound(
         queue.send_content("late")
     assert queue.pending
     assert len([request async for request in queue]) == LIVE_AHEAD_MAX
-    assert not queue.pending
+    assert (await queue.get()).close, "again and again"
+
+
+async def test_all_who_wait_hear_that_a_queue_is_closed():
+    queue = LiveRequestQueue()
+    waiting = [asyncio.create_task(queue.get()) for _ in range(3)]
+    await asyncio.sleep(0)
+    queue.close()
+    assert all(request.close for request in await asyncio.gather(*waiting))
 
 
 @pytest.mark.parametrize(
-    "body", ["{}", '{"content": "a", "close": true}', '{"contents": "a"}', '{"blob": {"data": "?"}}']
+    "body",
+    [
+        "{}",
+        '{"content": ""}',
+        '{"content": []}',
+        '{"content": "a", "close": true}',
+        '{"contents": "a"}',
+        '{"blob": {"data": "?"}}',
+    ],
 )
 def test_a_request_says_one_thing(body: str):
     with pytest.raises(msgspec.ValidationError):
@@ -179,8 +197,13 @@ async def test_a_worker_that_leaves_lets_its_live_runs_finish():
     async with Runner(parrot) as runner:
         run = await runner.start("", config=LIVE)
         await run.send("one")
+        async for event in run.events():
+            if isinstance(event, TextMessageContentEvent):
+                break
         await runner.drain()
         assert (await run.collect()).text == "You said one. Bye."
+        notices = [event.value["code"] async for event in run.events() if isinstance(event, CustomEvent)]
+    assert notices == ["shutting_down"]
 
 
 async def test_what_comes_twice_under_one_id_counts_once():
@@ -194,6 +217,60 @@ async def test_what_comes_twice_under_one_id_counts_once():
     assert said_by_user(events) == ["once", "again"]
     starts = [event.message_id for event in events if isinstance(event, TextMessageStartEvent) and event.role == "user"]
     assert starts == [f"{run.id}-said-m1", f"{run.id}-said-m2"]
+
+
+async def test_a_message_without_an_id_is_no_other():
+    async with Runner(parrot) as runner:
+        run = await runner.start("", session_id="s", config=LIVE)
+        await run.send("one")
+        for number in range(2, 6):  # whatever the place of the first one is
+            await run.send(LiveRequest(content="more", id=str(number)))
+        await run.send(LiveRequest(close=True))
+        await run.wait()
+        said = await conversation(runner, "s")
+    assert said[:2] == [("user", "one"), ("assistant", "You said one. ")]
+
+
+async def test_what_was_said_and_nobody_heard_is_kept():
+    async def leaves(ctx: RunContext) -> AsyncIterator[str]:
+        async for request in ctx.live:
+            yield f"You said {text_of(request.content)}. "
+            return
+
+    async with Runner(leaves) as runner:
+        run = await runner.start("", session_id="s", config=LIVE)
+        await run.send("one")
+        await run.send("two")
+        await run.wait()
+        with pytest.raises(InputInvalid, match="ended"):
+            await run.send("three")
+        said = await conversation(runner, "s")
+        events = [event async for event in run.events()]
+    assert said == [("user", "one"), ("assistant", "You said one. "), ("user", "two")]
+    check_order(events)
+
+
+async def test_an_agent_that_only_listens_is_held_back_by_the_store(monkeypatch: pytest.MonkeyPatch):
+    drained = 0
+
+    async def drain(journal: Journal) -> None:
+        nonlocal drained
+        drained += 1
+
+    async def listens(ctx: RunContext) -> AsyncIterator[str]:
+        async for _ in ctx.live:
+            pass
+        yield "I heard."
+
+    monkeypatch.setattr(Journal, "drain", drain)
+    async with Runner(listens) as runner:
+        run = await runner.start("", config=LIVE)
+        runner.executions[run.id].journal.full = True
+        for _ in range(5):
+            await run.send("word")
+        await run.send(LiveRequest(close=True))
+        assert (await run.collect()).text == "I heard."
+    assert drained >= 5
 
 
 async def test_an_interruption_stands_where_it_was_heard():
@@ -331,6 +408,27 @@ async def test_a_run_that_is_not_live_says_how_to_make_one():
         gate.set()
 
 
+async def test_run_live_ends_with_what_it_could_not_say():
+    async with Runner(parrot) as runner:
+        queue = LiveRequestQueue()
+        queue.send_content("one")
+        queue.send_content("two", id="no id")
+        events = list[Event]()
+        with pytest.raises(InputInvalid, match="message id"):
+            async for event in runner.run_live(queue, run_id="r"):
+                events.append(event)
+        assert said_by_agent(events) == "You said one. Bye."
+        assert (await (await runner.attach("r")).record()).status is RunStatus.FINISHED
+
+
+async def test_run_live_takes_no_other_queue():
+    foreign: Any = asyncio.Queue()
+    async with Runner(parrot) as runner:
+        with pytest.raises(UsageError, match=r"gapless\.LiveRequestQueue"):
+            async for _ in runner.run_live(foreign):
+                pass
+
+
 # -- several workers --------------------------------------------------------------------------------------------------
 
 
@@ -350,3 +448,27 @@ async def test_a_live_run_is_spoken_to_from_another_worker(tmp_path: Path):
     assert said_by_agent(events) == "You said one. You said two. Bye."
     assert [event.value["heard"] for event in events if isinstance(event, CustomEvent)] == [256]
     assert isinstance(events[0], RunStartedEvent)
+
+
+async def test_what_another_workers_run_has_no_room_for_is_told(tmp_path: Path):
+    store, gate = f"sqlite:///{tmp_path}/live.db", asyncio.Event()
+
+    async def slow(ctx: RunContext) -> AsyncIterator[str]:
+        await gate.wait()
+        async for _ in ctx.live:
+            yield "."
+
+    async with Runner(slow, store=store) as here, Runner(slow, store=store) as there:
+        run = await here.start("", config=LIVE, run_id="r")
+        far = await there.attach(run.id)
+        half = Blob(data=bytes(LIVE_AHEAD_BYTES_MAX * ELSEWHERE_TIMES // 20))
+        for _ in range(22):
+            await far.send(LiveRequest(blob=half))
+        events = list[Event]()
+        async for event in far.events():
+            events.append(event)
+            if isinstance(event, CustomEvent):
+                gate.set()
+                await far.send(LiveRequest(close=True))
+    assert [event.value["code"] for event in events if isinstance(event, CustomEvent)] == ["input_lost"]
+    assert said_by_agent(events) == "." * 20

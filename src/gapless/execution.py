@@ -25,10 +25,12 @@ from gapless.errors import (
     InputInvalid,
     RunCancelled,
     RunFenced,
+    RunLimit,
     RunTimeout,
     is_code,
 )
 from gapless.events import (
+    CustomEvent,
     Event,
     Interrupt,
     ResumeEntry,
@@ -58,6 +60,8 @@ CLEANUP_S_MAX = 5.0
 """What a cancelled agent may take to clean up before the run ends without it."""
 IDLE_CHECKS = 4
 """How often within `idle_timeout` progress is looked for."""
+ELSEWHERE_TIMES = 10
+"""So many times the room for what is said to a live run is there for what was said at another worker."""
 SAID_IDS_MAX = 1_000
 """Ids of what was said to a live run that are remembered: one that comes again counts once."""
 
@@ -95,6 +99,7 @@ class Execution:
         """What is said to a live run."""
         self._said: dict[str, None] = {}
         """The ids of it."""
+        self._noticed: set[str] = set()
         self._agent = agent
         self._make_context = make_context
         self._take_turn = take_turn
@@ -152,8 +157,9 @@ class Execution:
         self._answers.set_result([entry for entry in entries if entry.interrupt_id in asked])
         return True
 
-    def hear(self, request: LiveRequest) -> None:
-        """Take what is said to a live run. Raises `InputInvalid`, `LimitReached`."""
+    def hear(self, request: LiveRequest, *, elsewhere: bool = False) -> None:
+        """Take what is said to a live run. Raises `InputInvalid`, `LimitReached`. Whoever said it to another worker
+        cannot be made to wait: there is more room for it, and what is lost all the same is told to everybody."""
         run_id = self.record.id
         if self.live is None:
             raise InputInvalid(
@@ -165,22 +171,46 @@ class Execution:
             if len(self._said) >= SAID_IDS_MAX:
                 del self._said[next(iter(self._said))]
         try:
-            self.live.send(request)
+            self.live.send(request, times=ELSEWHERE_TIMES if elsewhere else 1)
         except GaplessError as error:
             error.run_id = run_id
+            if elsewhere:
+                self._notice("input_lost", f"something that was said is lost: {error.message}")
             raise
         if request.id is not None:
             self._said[request.id] = None
 
-    def _record_said(self, request: LiveRequest) -> None:
+    def hang_up(self) -> None:
+        """Nothing more is said to a live run: its worker stops."""
+        if self.live is not None and not self.live.closed:
+            self.live.close()
+            self._notice("shutting_down", "the worker stops and hears nothing more; go on in another run")
+
+    def _notice(self, code: str, message: str) -> None:
+        """Say something once in the stream, if it has begun and goes on."""
+        if code not in self._noticed and self.journal.appended:
+            self._noticed.add(code)
+            with contextlib.suppress(RunFenced, RunLimit):
+                self._recorder.add(CustomEvent(name="gapless.notice", value={"code": code, "message": message}))
+
+    async def _record_said(self, request: LiveRequest) -> None:
         """The agent takes it now: that is its place between what the agent says."""
+        for event in self._as_said(request):
+            self._recorder.add(event)
+        if self.journal.full:  # an agent that only listens is held back here
+            await self.journal.drain()
+
+    def _as_said(self, request: LiveRequest) -> list[Event]:
         text = text_of(request.content)
         if not text:
-            return
-        message_id = f"{self.record.id}-said-{request.id or self.journal.appended + 1}"
-        self._recorder.add(TextMessageStartEvent(message_id=message_id, role="user"))
-        self._recorder.add(TextMessageContentEvent(message_id=message_id, delta=text))
-        self._recorder.add(TextMessageEndEvent(message_id=message_id))
+            return []
+        which = f"said-{request.id}" if request.id is not None else f"heard-{self.journal.appended + 1}"
+        id = f"{self.record.id}-{which}"
+        return [
+            TextMessageStartEvent(message_id=id, role="user"),
+            TextMessageContentEvent(message_id=id, delta=text),
+            TextMessageEndEvent(message_id=id),
+        ]
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
@@ -220,6 +250,8 @@ class Execution:
             raise
         finally:
             self._recorder.seal()  # what the agent has left running has nothing to say any more
+            if self.live is not None:
+                self.live.close()
             if self._answers is not None and not self._answers.done():
                 self._answers.set_exception(RunFenced(f"run {self.record.id} has ended", run_id=self.record.id))
         if not self._owned:
@@ -369,6 +401,9 @@ class Execution:
 
         What the agent left behind is recorded only if it can be read again; if not, that is how the run failed."""
         try:
+            for request in self.live.rest() if self.live is not None else ():  # nobody heard it; it was said
+                for said in self._as_said(request):
+                    self._recorder.put(said)
             self._recorder.close_open()
             ctx = self._context
             if ctx is not None and _encode(ctx.state) != self._state_before:

@@ -9,7 +9,7 @@ takes it, so that every follower and the session have it; sound and pictures are
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -54,6 +54,8 @@ class LiveRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
         said = (self.content is not None, self.blob is not None, self.activity_start, self.activity_end, self.close)
         if sum(said) != 1:
             raise ValueError("a live request is one of content, blob, activity_start, activity_end and close")
+        if self.content is not None and not self.content:
+            raise ValueError("the message is empty")
 
 
 class LiveRequestQueue:
@@ -62,14 +64,13 @@ class LiveRequestQueue:
     Every `send…` but a further `close` raises `InputInvalid` after `close`, and `LimitReached` while the agent is too
     far behind (`LIVE_AHEAD_MAX`, `LIVE_AHEAD_BYTES_MAX`)."""
 
-    def __init__(self, taken: Callable[[LiveRequest], None] | None = None) -> None:
-        """`taken` is told of each request when it is taken out."""
+    def __init__(self, taken: Callable[[LiveRequest], Awaitable[None]] | None = None) -> None:
+        """`taken` is told of each request as it is taken out."""
         self._requests: asyncio.Queue[LiveRequest] = asyncio.Queue()
         self._bytes = 0
         self._taken = taken
         self.closed = False
         """Nothing more will be said."""
-        self._ended = False
 
     def send_content(self, content: object, *, id: str | None = None) -> None:
         """A message: text, a list of AG-UI content parts, or a Gemini content object. Raises `InputInvalid`."""
@@ -93,14 +94,14 @@ class LiveRequestQueue:
         """Nothing more will be said. Idempotent."""
         self.send(LiveRequest(close=True))
 
-    def send(self, request: LiveRequest) -> None:
-        """Any of these."""
+    def send(self, request: LiveRequest, *, times: int = 1) -> None:
+        """Any of these. The bounds count so many times, for who cannot wait."""
         if self.closed:
             if request.close:
                 return
-            raise InputInvalid("the queue is closed: nothing more can be said")
+            raise InputInvalid("nothing more can be said: that was closed, or has ended")
         waiting = self._requests.qsize()
-        if not request.close and (waiting >= LIVE_AHEAD_MAX or self._bytes >= LIVE_AHEAD_BYTES_MAX):
+        if not request.close and (waiting >= times * LIVE_AHEAD_MAX or self._bytes >= times * LIVE_AHEAD_BYTES_MAX):
             behind = f"{waiting} requests, {self._bytes} bytes"
             raise LimitReached(f"the agent is {behind} behind what was said; wait", retry_after_s=1)
         self.closed = request.close
@@ -109,26 +110,35 @@ class LiveRequestQueue:
 
     @property
     def pending(self) -> bool:
-        """Something was said that has not been taken: an agent that speaks may want to stop."""
+        """Something was said that has not been taken, or all was said: an agent that speaks may want to stop."""
         return not self._requests.empty()
 
     async def get(self) -> LiveRequest:
-        """The next request, waiting for it; the last is `close`."""
+        """The next request, waiting for it; the last is `close`, again and again."""
         request = await self._requests.get()
+        if request.close:
+            self._requests.put_nowait(request)  # for others who wait
+            return request
         self._bytes -= _size(request)
         if self._taken is not None:
-            self._taken(request)
+            await self._taken(request)
         return request
+
+    def rest(self) -> list[LiveRequest]:
+        """What nobody will take any more. Closes the queue."""
+        self.close()
+        found = []
+        while not (request := self._requests.get_nowait()).close:
+            found.append(request)
+        self._requests.put_nowait(request)
+        return found
 
     def __aiter__(self) -> LiveRequestQueue:
         return self
 
     async def __anext__(self) -> LiveRequest:
-        if self._ended:
-            raise StopAsyncIteration
         request = await self.get()
         if request.close:
-            self._ended = True
             raise StopAsyncIteration
         return request
 
@@ -137,4 +147,6 @@ def _size(request: LiveRequest) -> int:
     """Roughly what it takes, in bytes."""
     if request.blob is not None:
         return len(request.blob.data)
-    return len(request.content) if isinstance(request.content, str) else len(msgspec.json.encode(request.content))
+    if isinstance(request.content, list):
+        return len(msgspec.json.encode(request.content))
+    return len(request.content or "")

@@ -270,8 +270,7 @@ class Runner:
         said."""
         self.refuse_new()
         for execution in self.executions.values():
-            if execution.live is not None:
-                execution.live.close()
+            execution.hang_up()
         waiting = {run_id for run_id, execution in self.executions.items() if execution.waiting}
         tasks = [task for run_id, task in self._tasks.items() if run_id not in waiting]
         if tasks:
@@ -822,8 +821,14 @@ class Runner:
         """Start a live run and yield its events to the end, which comes when the agent has answered what was said
         before `live_request_queue.close()`. Leaving early closes the queue: nobody would speak to the run any more.
 
-        Raises what `start` raises and, after the last event of a run that failed, its `RunFailed`.
+        Raises what `start` raises and, after the last event of a run that failed, its `RunFailed`. What is said and
+        cannot be taken (`InputInvalid`, `InputTooLarge`) ends the run, and is raised then.
         """
+        if not isinstance(live_request_queue, LiveRequestQueue):
+            given = type(live_request_queue)
+            raise UsageError(
+                f"live_request_queue= is a gapless.LiveRequestQueue, not {given.__module__}'s {given.__name__}"
+            )
         config = msgspec.structs.replace(run_config or self.config, streaming_mode=StreamingMode.BIDI)
         session_id = session_id or (session if isinstance(session, str) else getattr(session, "id", None))
         run = await self.start(
@@ -838,13 +843,20 @@ class Runner:
             with contextlib.suppress(GaplessError):
                 await run.send(LiveRequest(close=True))
         await run.raise_if_failed()
+        if speaking.done() and not speaking.cancelled():
+            speaking.result()
 
     async def _speak(self, run: Run, queue: LiveRequestQueue) -> None:
         """What is said there is said to the run, until either has ended."""
-        with contextlib.suppress(InputInvalid, InputTooLarge, RunNotFound):
+        try:
             async for request in queue:
                 await self.send(run.id, request, wait=True)
-            await run.send(LiveRequest(close=True))
+        except GaplessError:
+            if not (await run.record()).status.ended:
+                raise
+        finally:
+            with contextlib.suppress(GaplessError):
+                await run.send(LiveRequest(close=True))
 
     def run(
         self, query: object = None, agent: object = None, session: object = None, **options: Unpack[AskOptions]
@@ -1007,7 +1019,7 @@ class Runner:
             self._cancel_unless_read(execution)
         elif decoded.kind == "live" and decoded.said is not None:
             try:
-                execution.hear(decoded.said)
+                execution.hear(decoded.said, elsewhere=True)
             except GaplessError as error:
                 log.warning("run %s: what was said at another worker is lost: %s", run_id, error.code)
         elif decoded.kind == "input" and not execution.answer(decoded.resume):

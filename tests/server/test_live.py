@@ -155,7 +155,7 @@ async def test_every_wire_says_how_it_ends(url: str, name: str):
         ("{}", "input_invalid"),
         ('{"content": "a", "close": true}', "input_invalid"),
         ('{"contents": "a"}', "input_invalid"),
-        (json.dumps({"content": "x" * 1_000_001}), "input_too_large"),
+        (json.dumps({"content": "x" * 1_000_001, "id": "m1"}), "input_too_large"),
         (bytes(5 * 1024 * 1024), "input_too_large"),
     ],
 )
@@ -164,7 +164,7 @@ async def test_what_cannot_be_taken_is_told_and_the_run_goes_on(url: str, messag
         await socket.recv()
         await socket.send(message)
         error = json.loads(await socket.recv())["error"]
-        assert (error["code"], error["run_id"]) == (code, "r")
+        assert (error["code"], error["run_id"], error.get("id")) == (code, "r", "m1" if "m1" in str(message) else None)
         await socket.send('{"close": true}')
         assert text(await heard(socket)) == "Bye."
 
@@ -179,9 +179,12 @@ async def test_what_cannot_be_taken_is_told_and_the_run_goes_on(url: str, messag
         ({"config": '{"on_worker_lost": "restart"}'}, 422, "input_invalid"),
         ({"run_id": "new", "after": "7"}, 400, "cursor_invalid"),
         ({"run_id": ".."}, 422, "input_invalid"),
+        ({"run_id": "ordinary"}, 422, "input_invalid"),
     ],
 )
 async def test_what_cannot_begin_is_refused_with_a_status(url: str, query: dict[str, str], status: int, code: str):
+    async with httpx2.AsyncClient(base_url=url) as http:
+        await http.post("/runs", json={"message": "x", "agent": "word", "run_id": "ordinary"})
     with pytest.raises(websockets.InvalidStatus) as refused:
         async with live(url, **query):
             pass

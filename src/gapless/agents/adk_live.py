@@ -105,6 +105,8 @@ class _Hearing:
         self._resulted = False
         """The model has a tool's result and has said nothing since."""
         self._speaking = False
+        self._sounded = False
+        """Sound has come since the last end of it was told."""
         self._moved = asyncio.Event()
 
     def tell(self, content: types.Content) -> None:
@@ -119,12 +121,14 @@ class _Hearing:
                 if request.content is not None:
                     self.tell(types.Content(role="user", parts=parts_of(request.content)))
                 elif request.blob is not None:
+                    self._sounded = True
                     blob = types.Blob(data=request.blob.data, mime_type=request.blob.mime_type)
                     self.queue.send_realtime(blob)
                 elif request.activity_start:
                     self.queue.send_activity_start()
                 else:
-                    self._owed += 1
+                    self._owed += self._sounded  # silence may get no answer
+                    self._sounded = False
                     self.queue.send_activity_end()
             while self._owed or self._calls or self._resulted or self._speaking:
                 self._moved.clear()

@@ -120,7 +120,8 @@ class RunContext:
         """What people say to this live run after its message: `async for request in ctx.live`. Raises `UsageError` in
         a run that is not live (`StreamingMode.BIDI`)."""
         if self._live is None:
-            raise UsageError(f"run {self.run_id} is not live: start it with `runner.run_live()`", run_id=self.run_id)
+            how = 'start it with `runner.run_live()`, at /live or with "streaming_mode": "bidi"'
+            raise UsageError(f"run {self.run_id} is not live, and its agent is: {how}", run_id=self.run_id)
         return self._live
 
     def add_usage(self, usage: TokenUsage) -> None:

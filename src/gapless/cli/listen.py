@@ -95,6 +95,8 @@ def server_config(app: Any, *, workers: int = 1, factory: bool = False, access_l
     """uvicorn's settings: the fast loop and parser where they are installed, its own logging left alone."""
     import uvicorn
 
+    from gapless.config import Limits
+
     return uvicorn.Config(
         app,
         factory=factory,
@@ -106,6 +108,8 @@ def server_config(app: Any, *, workers: int = 1, factory: bool = False, access_l
         access_log=access_log,
         server_header=False,
         ws_per_message_deflate=False,  # a message is a word: compressing it costs more than it saves
+        ws_ping_timeout=None,  # a client that is held back is not read, its pongs neither
+        ws_max_size=Limits().body_bytes_max,
         timeout_graceful_shutdown=CONNECTIONS_GRACE_S,
         timeout_worker_healthcheck=WORKER_SILENCE_S,
     )

@@ -19,13 +19,14 @@ from starlette.websockets import WebSocketDisconnect
 
 from gapless.config import StreamingMode
 from gapless.errors import GaplessError, InputInvalid, InputTooLarge, RunNotFound
+from gapless.execution import is_live
 from gapless.journals.contract import RunRecord
 from gapless.jsontext import decode_json
 from gapless.live import Blob, LiveRequest
 from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import EventStream, Streams, check_start, cursor_of, follow
-from gapless.server.http import answer_error, chosen_run_id
+from gapless.server.http import chosen_run_id
 from gapless.server.runs import AskedConfig, config_for
 from gapless.wires import wire
 from gapless.wires.openai import DONE
@@ -63,6 +64,8 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             if run_id is None:
                 raise RunNotFound("to be started")
             record = await access.find(websocket, "read", runner.get_run, run_id)
+            if not is_live(record.config):
+                raise InputInvalid(f"run {run_id} is not live: follow it at /runs/{run_id}/events", run_id=run_id)
         except RunNotFound:  # or another user's, whose id is taken
             await check_start(runner, run_id, cursor)
             run = await runner.start(
@@ -170,13 +173,17 @@ class LiveSocket:
         """Pass on what the client says. While the agent is far behind, the client's messages stay in its socket."""
         try:
             while (message := await self._websocket.receive())["type"] != "websocket.disconnect":
+                request = None
                 try:
                     request = self.request(message)
                     if self._deaf is not None:
                         raise self._deaf
                     await self._runner.send(self._record.id, request, wait=True)
                 except GaplessError as error:
-                    await self._put(bytes(answer_error(error).body))
+                    told = {"code": error.code, "message": error.message, "run_id": self._record.id}
+                    if request is not None and request.id is not None:
+                        told["id"] = request.id
+                    await self._put(msgspec.json.encode({"error": told}))
         except OSError:
             pass
         finally:
