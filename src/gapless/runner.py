@@ -434,18 +434,19 @@ class Runner:
             turns, state = list[Turn](), request.state
             if record.session_id != _session_for(record.id, record.user_id):  # else it is new, and this run's alone
                 if request.messages is None:
-                    turns = branch(await self._patiently(self.store.turns, record.session_id), asked.id)
+                    turns = await self._patiently(self.store.turns, record.session_id)
                 if state is None:
                     session = await self._patiently(self.store.get_session, record.session_id)
                     state = None if session is None else dict(session.state)
+            earlier = functools.cache(lambda: branch(turns, asked.id))  # a long history is read for those who read it
             return RunContext(
                 run_id=record.id,
                 session_id=record.session_id,
                 user_id=record.user_id,
                 agent_name=record.agent,
                 content=asked.content,
-                messages=lambda: [*self._earlier(request.messages, turns), asked],
-                native_history=[turn.native for turn in turns if turn.native is not None],
+                messages=lambda: [*self._earlier(request.messages, earlier()), asked],
+                native_history=lambda: [turn.native for turn in earlier() if turn.native is not None],
                 config=config,
                 interrupt=interrupt,
                 deps=deps,

@@ -38,6 +38,7 @@ class RunContext:
         "_interrupt",
         "_live",
         "_messages",
+        "_native_history",
         "agent_name",
         "config",
         "content",
@@ -45,7 +46,6 @@ class RunContext:
         "deps",
         "forwarded_props",
         "native",
-        "native_history",
         "output_type",
         "result",
         "run_id",
@@ -67,7 +67,7 @@ class RunContext:
         messages: list[Message] | Callable[[], list[Message]],
         config: RunConfig,
         interrupt: Callable[[list[Interrupt]], Awaitable[list[ResumeEntry]]],
-        native_history: Sequence[bytes] = (),
+        native_history: Sequence[bytes] | Callable[[], Sequence[bytes]] = (),
         deps: Any = None,
         output_type: Any = None,
         state: dict[str, Any] | None = None,
@@ -84,8 +84,7 @@ class RunContext:
         """The new user message: text, or parts when it has media."""
         self._messages = messages
         self.config = config
-        self.native_history = native_history
-        """`native` of each earlier turn of this session that has one, oldest first."""
+        self._native_history = native_history
         self.deps = deps
         self.output_type = output_type
         """The type asked for by `run_stream(output_type=…)`, or None."""
@@ -123,6 +122,13 @@ class RunContext:
             how = 'start it with `runner.run_live()`, at /live or with "streaming_mode": "bidi"'
             raise UsageError(f"run {self.run_id} is not live, and its agent is: {how}", run_id=self.run_id)
         return self._live
+
+    @property
+    def native_history(self) -> Sequence[bytes]:
+        """`native` of each earlier turn of this session that has one, oldest first."""
+        if callable(self._native_history):
+            self._native_history = self._native_history()
+        return self._native_history
 
     def add_usage(self, usage: TokenUsage) -> None:
         """Count one model call's tokens; the sum per model goes out with the run's last event."""
