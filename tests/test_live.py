@@ -244,6 +244,7 @@ async def test_what_was_said_and_nobody_heard_is_kept():
         await run.wait()
         with pytest.raises(InputInvalid, match="ended"):
             await run.send("three")
+        await run.send(LiveRequest(close=True))  # it is
         said = await conversation(runner, "s")
         events = [event async for event in run.events()]
     assert said == [("user", "one"), ("assistant", "You said one. "), ("user", "two")]

@@ -640,6 +640,8 @@ class Runner:
                     raise
             await asyncio.sleep(SPEAK_AGAIN_S)
         record = await self.get_run(run_id)
+        if request.close and is_live(record.config) and record.status.ended:
+            return  # nothing more is said to it
         if not is_live(record.config) or record.status.ended:
             why = "has ended" if record.status.ended else "is not live"
             raise InputInvalid(f"run {run_id} {why}: nothing can be said to it", run_id=run_id)

@@ -243,6 +243,32 @@ test("client: a start whose answer was lost is posted again under the same run i
   assert.equal(run.id, bodies[0].run_id);
 });
 
+test("client: what is said to a live run is sent again under the same id, and sound is not", async (t) => {
+  const bodies = [];
+  const { url } = await serve(t, (response, request) => {
+    let text = "";
+    request.on("data", (chunk) => (text += chunk));
+    request.on("end", () => {
+      bodies.push(JSON.parse(text).live);
+      if (bodies.length === 1 || bodies.at(-1).blob) response.destroy();
+      else status(202, { id: "r", status: "running" })(response);
+    });
+  });
+  const client = new GaplessClient({ baseUrl: url, limits: FAST });
+  await client.send("r", "hi");
+  await client.send("r", { content: "there", id: "m2" });
+  await client.send("r", { close: true });
+  await assert.rejects(client.send("r", { blob: { data: "AAEC" } }));
+  assert.deepEqual(bodies[0], { id: bodies[1].id, content: "hi" });
+  assert.deepEqual(bodies.slice(1), [
+    bodies[0],
+    { id: "m2", content: "there" },
+    { close: true },
+    { blob: { data: "AAEC" } },
+  ]);
+  assert.ok(bodies[0].id);
+});
+
 test("client: a refused start is not repeated", async (t) => {
   const { url, requests } = await serve(t, status(409, { error: { code: "session_busy", message: "Busy." } }));
   const client = new GaplessClient({ baseUrl: url, limits: FAST });

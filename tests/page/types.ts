@@ -24,6 +24,10 @@ export async function ask(client: GaplessClient, message: string, show: (text: s
       await client.answer(run.id, [{ interruptId: event.outcome.interrupts[0].id, status: "resolved", payload: true }]);
     }
   }
+  await client.send(run.id, "and?");
+  await client.send(run.id, { close: true });
+  // @ts-expect-error: nothing is said
+  await client.send(run.id, {});
   // @ts-expect-error: a run needs a message
   await client.start({ sessionId: "s" });
   return last;

@@ -103,6 +103,14 @@ export interface ResumeEntry {
   payload?: unknown;
 }
 
+/** Something that is said to a live run. `data` is base64. */
+export type LiveRequest =
+  | { content: string | Json[]; id?: string }
+  | { blob: { data: string; mime_type?: string } }
+  | { activity_start: true }
+  | { activity_end: true }
+  | { close: true };
+
 export class GaplessClient {
   constructor(options?: { baseUrl?: string | URL; headers?: Headers; fetch?: typeof fetch; limits?: Partial<Limits> });
   start(options: {
@@ -122,6 +130,11 @@ export class GaplessClient {
   runs(options?: { sessionId?: string; signal?: AbortSignal }): Promise<RunRecord[]>;
   cancel(runId: string, options?: { signal?: AbortSignal; onRetry?: OnRetry }): Promise<RunRecord>;
   answer(runId: string, resume: ResumeEntry[], options?: { signal?: AbortSignal }): Promise<RunRecord>;
+  send(
+    runId: string,
+    said: string | LiveRequest,
+    options?: { signal?: AbortSignal; onRetry?: OnRetry },
+  ): Promise<RunRecord>;
   sessions(options?: { signal?: AbortSignal }): Promise<SessionRecord[]>;
   createSession(options?: {
     sessionId?: string;

@@ -522,6 +522,18 @@ export class GaplessClient {
     return this.#request("POST", `runs/${encodeURIComponent(runId)}/input`, { body: { resume }, signal });
   }
 
+  /**
+   * Says something to a live run: a message, or another of its requests, such as `{ close: true }`. A message has an id,
+   * and counts once however often it is sent.
+   */
+  send(runId, said, { signal, onRetry } = {}) {
+    const live = typeof said === "string" ? { content: said } : said;
+    const path = `runs/${encodeURIComponent(runId)}/input`;
+    if (live.content === undefined && !live.close) return this.#request("POST", path, { body: { live }, signal });
+    const body = { live: live.close ? live : { id: newId(), ...live } };
+    return this.#repeat("POST", path, { body, signal, onRetry });
+  }
+
   /** The caller's sessions. */
   async sessions({ signal } = {}) {
     return (await this.#request("GET", "sessions", { signal })).sessions;
