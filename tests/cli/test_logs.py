@@ -108,3 +108,30 @@ def test_what_an_agent_leaves_alone_and_nobody_handles_is_logged_likewise(tmp_pa
         places = [int(line.rpartition(f" at {file}:")[2]) for line in lines]
         sources = [STRAY.splitlines()[place - 1].strip() for place in places]
         assert sources == [line.strip() for line in STRAY.splitlines() if "raise Loud" in line]
+
+
+REFUSING = """
+import asyncio
+from websockets import InvalidStatus
+from websockets.asyncio.client import connect
+from gapless import Runner, create_app
+from gapless.cli.logs import log_to_stderr
+from gapless.testing import serving
+
+async def main(url):
+    try:
+        await connect(url.replace("http", "ws") + "/live", proxy=None)
+    except InvalidStatus as refused:
+        print(refused.response.status_code)
+
+log_to_stderr("info")
+with serving(create_app(Runner(lambda message: message)), log_config=None, log_level=None) as url:
+    asyncio.run(main(url))
+"""
+
+
+def test_a_websocket_that_is_refused_is_no_error(tmp_path: Path) -> None:
+    file = tmp_path / "refusing.py"
+    file.write_text(REFUSING, encoding="utf-8")
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("422\n", "")

@@ -29,7 +29,9 @@ def log_to_stderr(level: str, format: str = "text") -> None:
     number = logging.getLevelNamesMapping()[level.upper()]
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
     logging.getLogger("gapless").setLevel(number)
-    logging.getLogger("uvicorn.error").setLevel(number if level == "debug" else max(number, logging.WARNING))
+    server = logging.getLogger("uvicorn.error")
+    server.setLevel(number if level == "debug" else max(number, logging.WARNING))
+    server.addFilter(_no_refusal)
     if level != "debug":  # it logs an exception with its text, twice; the class and place of each are in `gapless`
         logging.getLogger("google_adk").setLevel(logging.CRITICAL)
         logging.getLogger("asyncio").addFilter(_without_text)
@@ -50,6 +52,11 @@ def _without_query(record: logging.LogRecord) -> bool:
         client, method, path, *rest = record.args
         record.args = (client, method, str(path).partition("?")[0], *rest)
     return True
+
+
+def _no_refusal(record: logging.LogRecord) -> bool:
+    # uvicorn takes a WebSocket that is refused with a status, as it should be, for a program's mistake.
+    return record.msg != "ASGI callable returned without completing handshake."
 
 
 def _without_text(record: logging.LogRecord) -> bool:
