@@ -1,12 +1,13 @@
 """A live run over a WebSocket: speak, hear, come back after a cut. `python live_client.py [server]`"""
 
 import asyncio
+import contextlib
 import json
 import sys
 import uuid
 
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosedError
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 
 FAILURES_MAX = 8
 
@@ -18,8 +19,9 @@ async def main(server: str) -> None:
     while not ended:
         try:
             async with connect(f"{server}/live?run_id={run_id}&after={last}") as socket:
-                for said in (*to_say, '{"close": true}'):
-                    await socket.send(said)  # what has an id counts once, however often it is said
+                with contextlib.suppress(ConnectionClosed):  # it may have ended meanwhile: hear how
+                    for said in (*to_say, '{"close": true}'):
+                        await socket.send(said)  # what has an id counts once, however often it is said
                 async for message in socket:
                     frame = json.loads(message)
                     last, event, failures = frame.get("id", last), frame.get("data", {}), 0
