@@ -242,6 +242,16 @@ def wires(figures: Figures, plots: Path) -> list[str]:
     return ["## Bytes", "", "Of the body, per 4-character chunk, over 100 chunks.", "", *table(["", "bytes"], rows)]
 
 
+def encoding(figures: Figures, plots: Path) -> list[str]:
+    kinds = list(dict.fromkeys(row["params"]["text"] for row in figures.rows))
+    cells: dict[str, list[str]] = {}
+    for row in figures.rows:
+        cells.setdefault(row["candidate"], []).append(cell(row["values"]["cpu_us"]))
+    rows = [[f"wire `{wire}`", *found] for wire, found in cells.items()]
+    lines = ["## Encoding", "", "One text delta, from the journal to a wire's frame: µs of CPU, by its script.", ""]
+    return [*lines, *table(["", *kinds], rows)]
+
+
 def imports(figures: Figures, plots: Path) -> list[str]:
     loaded = "".join(row["params"].get("imports", "") for row in figures.rows)
     rows = [
@@ -337,6 +347,7 @@ SECTIONS: dict[str, Callable[[Figures, Path], list[str]]] = {
     "length": length,
     "page": page,
     "wires": wires,
+    "encoding": encoding,
     "import": imports,
 }
 """By scenario, in the order of the report."""

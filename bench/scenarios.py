@@ -18,6 +18,7 @@ from bench.candidates import Candidate
 from bench.harness import HZ, LATE_S, PACED_STREAMS, Bench, MeasurementFailed, Results, Servers, per_event
 from bench.page import page
 from bench.profile import profile
+from gapless.wires import WIRES
 
 LIKE_WITH_LIKE_STREAMS = 10
 """Unpaced, the agents alone are measured at this many streams."""
@@ -310,6 +311,22 @@ def wires(bench: Bench) -> None:
     bench.alternate(bench.candidates(*names), measure)
 
 
+def encoding(bench: Bench) -> None:
+    """CPU of encoding one text delta, on every wire, for texts of several scripts."""
+    loops = 500 if bench.quick else 2_000
+    for _ in range(bench.rounds):
+        for name in WIRES:
+            command = [sys.executable, "-m", "bench.encoding", name, str(loops)]
+            found = subprocess.run(
+                command, env=process.environment(), cwd=process.ROOT, capture_output=True, text=True, check=False
+            )
+            if found.returncode:
+                bench.results.skipped[f"wire {name}"] = found.stderr.strip().rpartition("\n")[2]
+                continue
+            for kind, cpu_us in json.loads(found.stdout).items():
+                bench.results.add(name, {"text": kind}, cpu_us=cpu_us)
+
+
 def length(bench: Bench) -> None:
     """CPU per event in short and long runs: it must not grow."""
     total = 10_000 if bench.quick else 50_000
@@ -392,6 +409,7 @@ SCENARIOS = {
     "turns": Scenario(turns, 65),
     "length": Scenario(length, 30),
     "wires": Scenario(wires, 15),
+    "encoding": Scenario(encoding, 20),
     "import": Scenario(imports, 20),
     "page": Scenario(page, 25),
     "profile": Scenario(profile, 65),

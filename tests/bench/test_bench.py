@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from gapless.wires import WIRES
+
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the benchmark reads Linux's CPU clocks")
@@ -29,6 +31,16 @@ def test_the_floor_is_measured_and_reported(tmp_path: Path) -> None:
     report = (tmp_path / "performance.md").read_text()
     assert "| bare ASGI (the floor) |" in report
     assert (tmp_path / "performance" / "length.svg").read_text().startswith("<svg")
+
+
+def test_every_wire_is_measured(tmp_path: Path) -> None:
+    done = bench("--quick", "--only", "encoding", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    stored = json.loads((tmp_path / "performance" / "results.json").read_text())["scenarios"]["encoding"]
+    assert stored["skipped"] == {}
+    assert {row["candidate"] for row in stored["rows"]} == set(WIRES)
+    assert all(row["values"]["cpu_us"][0] > 0 for row in stored["rows"])
+    assert "| wire `openai-responses` |" in (tmp_path / "performance.md").read_text()
 
 
 def test_one_scenario_is_merged_into_stored_results(tmp_path: Path) -> None:
