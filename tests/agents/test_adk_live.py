@@ -648,7 +648,7 @@ async def test_more_than_the_model_can_take_is_refused():
         run = await runner.start("Hi", config=ALOUD)
         await gate.reached()
         with pytest.raises(LimitReached):
-            for _ in range(LIVE_AHEAD_MAX + adk_live.AHEAD_MAX + 2):
+            for _ in range(LIVE_AHEAD_MAX + adk_live.AHEAD_MAX + 8):
                 await run.send(LiveRequest(activity_start=True))
                 await asyncio.sleep(0)  # for whoever takes it
         gate.let()

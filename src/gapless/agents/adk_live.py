@@ -77,19 +77,23 @@ class _Queue(LiveRequestQueue):
 
     def __init__(self) -> None:
         super().__init__()
+        self._ahead = 0
         self._taken = asyncio.Event()
 
     async def get(self) -> LiveRequest:
         request = await super().get()
+        self._ahead = max(0, self._ahead - 1)  # what came before the first of these is not counted
         self._taken.set()
         if request.close:
             self.close()
         return request
 
     async def room(self) -> None:
-        while self._queue.qsize() >= AHEAD_MAX:
+        """Until there is some for one request more, which follows."""
+        while self._ahead >= AHEAD_MAX:
             self._taken.clear()
             await self._taken.wait()
+        self._ahead += 1
 
 
 class _Hearing:
