@@ -331,8 +331,9 @@ class Runner:
     ) -> Run:
         """Start a run, or come back to the one that has `run_id` already.
 
-        `message` is text, a list of AG-UI content parts, a `UserMessage`, or an ADK/Gemini content object. `messages`
-        replaces the session's history for this run, for clients that keep their own (the new user message is
+        `message` is text, a list of AG-UI content parts, a `UserMessage`, or an ADK/Gemini content object. One with the
+        id of a message that the session has already is asked in its place, and has no history of what followed that.
+        `messages` replaces the session's history for this run, for clients that keep their own (the new user message is
         `message` all the same). `fingerprint` (JSON values) is what this request is told from another by under the same
         id, where `messages` are made of more than the request, such as of a session that grows. The run goes on whether
         or not anyone follows it.

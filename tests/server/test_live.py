@@ -252,3 +252,10 @@ async def test_a_run_with_on_disconnect_ends_with_its_last_client(url: str):
             return bool((await http.get("/runs/r")).json()["status"] == "cancelled")
 
         await until(status, "the run is cancelled")
+
+
+async def test_a_plain_request_is_told_to_upgrade(url: str):
+    async with httpx2.AsyncClient(base_url=url) as http:
+        response = await http.get("/live")
+    assert (response.status_code, response.headers["upgrade"]) == (426, "websocket")
+    assert "gapless[live]" in response.json()["error"]["message"]
