@@ -15,7 +15,13 @@ from typing import ClassVar, NamedTuple
 import msgspec
 
 from gapless.errors import CursorInvalid
-from gapless.events import RunErrorEvent, encode_event
+from gapless.events import (
+    RunErrorEvent,
+    TextMessageContentEvent,
+    TextMessageStartEvent,
+    delta_head,
+    encode_event,
+)
 from gapless.fold import RESTARTED
 from gapless.journals.contract import RunRecord
 from gapless.jsontext import with_plain_lines
@@ -103,6 +109,19 @@ class Encoder(ABC):
         self.run = run
         self._retry = True
         self._restarted = False
+        self._others: set[str] = set()
+        """Messages that are not the assistant's, where the wire goes by `_begins`."""
+
+    def _begins(self, event: TextMessageStartEvent) -> bool:
+        """A text message begins, under an id that may have been another's before. True if it is the assistant's: then
+        its deltas are known by their head."""
+        if event.role in (None, "assistant"):
+            self._others.discard(event.message_id)
+            self._delta_head = delta_head(TextMessageContentEvent, event.message_id)
+            return True
+        self._others.add(event.message_id)
+        self._delta_head = NO_DELTA
+        return False
 
     def sayable(self, items: Sequence[tuple[int, bytes]]) -> Sequence[tuple[int, bytes]]:
         """The (position, event) pairs that this wire can say: all of them, or for a wire that cannot void, those before

@@ -32,11 +32,10 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
     decode_event,
-    delta_head,
 )
 from gapless.journals.contract import RunRecord
 from gapless.output import OutputText
-from gapless.wires.base import NO_DELTA, Encoder
+from gapless.wires.base import Encoder
 
 __all__ = [
     "DONE",
@@ -91,8 +90,6 @@ class ChatEncoder(Encoder):
         self.include_usage = bool(options.get("include_usage"))
         self._tools = frozenset(options.get("tools") or ())
         self._begun = False
-        self._others: set[str] = set()
-        """Messages that are not the assistant's."""
         self._shown: dict[str, int] = {}
         """Calls that the client has seen, with their index."""
         self._hidden: dict[str, tuple[str, list[str]]] = {}
@@ -123,12 +120,7 @@ class ChatEncoder(Encoder):
 
     def _text_start(self, event: TextMessageStartEvent) -> Sequence[bytes]:
         self._output.add(event)
-        self._delta_head = NO_DELTA
-        if event.role in (None, "assistant"):
-            self._delta_head = delta_head(TextMessageContentEvent, event.message_id)
-            self._others.discard(event.message_id)
-        else:
-            self._others.add(event.message_id)
+        self._begins(event)
         return ()
 
     def _text(self, event: TextMessageContentEvent) -> Sequence[bytes]:

@@ -39,7 +39,7 @@ from gapless.events import (
 )
 from gapless.journals.contract import RunRecord, RunStatus
 from gapless.output import OutputText
-from gapless.wires.base import NO_DELTA, Cursor, Encoder
+from gapless.wires.base import Cursor, Encoder
 from gapless.wires.openai import DONE, ChatEncoder, encode, options_of, pending_calls, reason_of
 
 __all__ = ["ID_PREFIX", "ResponsesEncoder"]
@@ -124,8 +124,6 @@ class ResponsesEncoder(Encoder):
         self._output: list[_Item] = []
         self._items: dict[tuple[str, str], _Item] = {}
         """The newest item of each message, reasoning message or call: by `_TEXT`, `_THOUGHT` or `_CALL`, and its id."""
-        self._others: set[str] = set()
-        """Messages that are not the assistant's."""
         self._pieces: list[bytes] = []
         """The text of the newest item that has one,"""
         self._delta = self._delta_line = b""
@@ -306,11 +304,8 @@ class ResponsesEncoder(Encoder):
 
     def _text_start(self, event: TextMessageStartEvent) -> Sequence[bytes]:
         self._typed.add(event)
-        if event.role not in (None, "assistant"):
-            self._delta_head = NO_DELTA
-            self._others.add(event.message_id)
+        if not self._begins(event):
             return ()
-        self._others.discard(event.message_id)
         item, added = self._add(_TEXT, event.message_id, "message", "msg", role="assistant")
         self._expect(item, TextMessageContentEvent, event.message_id)
         return (added, self._part("response.content_part.added", item))

@@ -20,11 +20,10 @@ from gapless.events import (
     TextMessageContentEvent,
     TextMessageStartEvent,
     decode_event,
-    delta_head,
 )
 from gapless.journals.contract import RunRecord
 from gapless.output import OutputText
-from gapless.wires.base import NO_DELTA, RETRY_MS, Encoder
+from gapless.wires.base import RETRY_MS, Encoder
 
 __all__ = ["TextEncoder"]
 
@@ -40,8 +39,6 @@ class TextEncoder(Encoder):
         super().__init__(run)
         self._id_head = b"%b:" % run.id.encode()
         self._retry = False  # `begin` tells it
-        self._others: set[str] = set()
-        """Messages that are not the assistant's."""
         self._output = OutputText()
 
     def begin(self, after: int) -> bytes:
@@ -59,12 +56,7 @@ class TextEncoder(Encoder):
             return (b'{"text":%b}' % _encode(decoded.delta),)
         if isinstance(decoded, TextMessageStartEvent):
             self._output.add(decoded)
-            self._delta_head = NO_DELTA
-            if decoded.role in (None, "assistant"):
-                self._delta_head = delta_head(TextMessageContentEvent, decoded.message_id)
-                self._others.discard(decoded.message_id)
-            else:
-                self._others.add(decoded.message_id)
+            self._begins(decoded)
         elif isinstance(decoded, RunErrorEvent):
             return (_encode({"error": decoded.message, "code": decoded.code or "run_failed"}), b"[DONE]")
         elif isinstance(decoded, RunFinishedEvent):

@@ -46,7 +46,7 @@ from gapless.events import (
 )
 from gapless.journals.contract import RunRecord
 from gapless.jsontext import decode_json
-from gapless.wires.base import NO_DELTA, Encoder
+from gapless.wires.base import Encoder
 
 __all__ = ["CONTINUES", "VercelEncoder"]
 
@@ -89,8 +89,6 @@ class VercelEncoder(Encoder):
         super().__init__(run)
         metadata = (run.input.metadata if run.input is not None else None) or {}
         self._message_id = str(metadata.get(CONTINUES) or run.id)
-        self._others: set[str] = set()
-        """Messages that are not the assistant's."""
         self._delta = b""
         """How the chunks of the newest part's deltas begin."""
         self._open: set[tuple[str, str]] = set()
@@ -164,13 +162,7 @@ class VercelEncoder(Encoder):
     # -- text and reasoning -----------------------------------------------------------------------------------------
 
     def _text_start(self, event: TextMessageStartEvent) -> _Frames:
-        if event.role not in (None, "assistant"):
-            self._delta_head = NO_DELTA
-            self._others.add(event.message_id)
-            return ()
-        self._others.discard(event.message_id)
-        self._delta_head = delta_head(TextMessageContentEvent, event.message_id)
-        return self._part_start("text", event.message_id)
+        return self._part_start("text", event.message_id) if self._begins(event) else ()
 
     def _reasoning_start(self, event: ReasoningMessageStartEvent) -> _Frames:
         self._delta_head = delta_head(ReasoningMessageContentEvent, event.message_id)
