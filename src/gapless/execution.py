@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from gapless.agents.base import SEE_LOG, Agent, RunContext, log_raised
-from gapless.config import RunConfig, StreamingMode
+from gapless.config import RunConfig
 from gapless.errors import (
     AgentFailed,
     AgentInvalid,
@@ -49,12 +49,12 @@ from gapless.events import (
 from gapless.fold import Fold
 from gapless.journals.contract import RunEnd, RunRecord, RunStatus, Turn, WorkerFenced
 from gapless.journals.journal import Journal
-from gapless.live import LiveRequest, LiveRequestQueue
+from gapless.live import LiveRequest, LiveRequestQueue, is_live
 from gapless.metrics import Metrics
 from gapless.recorder import Recorder, sound
 from gapless.tracing import run_span
 
-__all__ = ["Execution", "end_of", "is_live"]
+__all__ = ["Execution", "end_of"]
 
 CLEANUP_S_MAX = 5.0
 """What a cancelled agent may take to clean up before the run ends without it."""
@@ -165,11 +165,8 @@ class Execution:
             raise InputInvalid(
                 f"run {run_id} is not live: nothing can be said to it before it has ended", run_id=run_id
             )
-        if request.id is not None:
-            if request.id in self._said:
-                return
-            if len(self._said) >= SAID_IDS_MAX:
-                del self._said[next(iter(self._said))]
+        if request.id in self._said:
+            return
         try:
             self.live.send(request, times=ELSEWHERE_TIMES if elsewhere else 1)
         except GaplessError as error:
@@ -179,6 +176,8 @@ class Execution:
             raise
         if request.id is not None:
             self._said[request.id] = None
+            if len(self._said) > SAID_IDS_MAX:
+                del self._said[next(iter(self._said))]
 
     def hang_up(self) -> None:
         """Nothing more is said to a live run: its worker stops."""
@@ -562,11 +561,6 @@ def end_of(
         messages = []
     turn = Turn(run_id=record.id, messages=msgspec.Raw(msgspec.json.encode(messages)), native=native)
     return RunEnd(status=status, ended_at=_now_ms(), turn=turn, error=error, state=state)
-
-
-def is_live(config: RunConfig | None) -> bool:
-    """Whether people go on speaking to a run of this config."""
-    return config is not None and config.streaming_mode is StreamingMode.BIDI
 
 
 def _error_of(task: asyncio.Task[None]) -> BaseException | None:

@@ -14,11 +14,12 @@ from typing import Any
 
 import msgspec
 
+from gapless.config import RunConfig, StreamingMode
 from gapless.errors import InputInvalid, LimitReached
 from gapless.events import ContentPart
 from gapless.message import user_message
 
-__all__ = ["AUDIO", "LIVE_AHEAD_MAX", "Blob", "LiveRequest", "LiveRequestQueue"]
+__all__ = ["AUDIO", "LIVE_AHEAD_MAX", "Blob", "LiveRequest", "LiveRequestQueue", "is_live"]
 
 LIVE_AHEAD_MAX = 1_000
 """Requests that one run's agent has not taken yet; a further one is refused,"""
@@ -26,6 +27,11 @@ LIVE_AHEAD_BYTES_MAX = 8 * 1024 * 1024
 """and so it is where they are as large as this: four minutes of sound."""
 AUDIO = "audio/pcm;rate=16000"
 """What sound is taken for that says nothing of itself: 16-bit samples, as live models take them."""
+
+
+def is_live(config: RunConfig | None) -> bool:
+    """Whether people go on speaking to a run of this config."""
+    return config is not None and config.streaming_mode is StreamingMode.BIDI
 
 
 class Blob(msgspec.Struct, forbid_unknown_fields=True):

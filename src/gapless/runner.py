@@ -55,7 +55,7 @@ from gapless.events import (
     interrupts_in,
     text_of,
 )
-from gapless.execution import Execution, end_of, is_live
+from gapless.execution import Execution, end_of
 from gapless.journals import open_store
 from gapless.journals.contract import (
     RunRecord,
@@ -77,7 +77,7 @@ from gapless.journals.journal import (
     Journals,
     end_tasks,
 )
-from gapless.live import LiveRequest, LiveRequestQueue
+from gapless.live import LiveRequest, LiveRequestQueue, is_live
 from gapless.message import user_message
 from gapless.metrics import Metrics
 from gapless.recorder import Recorder, sound
@@ -795,12 +795,11 @@ class Runner:
         The message is `query` or, in ADK's spelling, `new_message`; the session is given by id or as an object with
         one. Raises what `start` raises and, after the last event of a run that failed, its `RunFailed`.
         """
-        session_id = session_id or (session if isinstance(session, str) else getattr(session, "id", None))
         message = query if query is not None else new_message
         run = await self.start(
             message,
             agent=agent,
-            session_id=session_id,
+            session_id=_session_id(session, session_id),
             user_id=user_id,
             run_id=run_id,
             config=run_config,
@@ -834,7 +833,7 @@ class Runner:
                 f"live_request_queue= is a gapless.LiveRequestQueue, not {given.__module__}'s {given.__name__}"
             )
         config = msgspec.structs.replace(run_config or self.config, streaming_mode=StreamingMode.BIDI)
-        session_id = session_id or (session if isinstance(session, str) else getattr(session, "id", None))
+        session_id = _session_id(session, session_id)
         run = await self.start(
             "", agent=agent, session_id=session_id, user_id=user_id, run_id=run_id, config=config, deps=deps
         )
@@ -1044,6 +1043,11 @@ def _lease_wanted(run_id: str | None = None) -> Iterator[None]:
 def new_id() -> str:
     """A fresh id: 20 characters, roughly ordered by time."""
     return f"{time.time_ns() // 1_000_000:011x}{secrets.token_hex(5)[:9]}"
+
+
+def _session_id(session: object, session_id: str | None) -> str | None:
+    """The session that a caller names by its id or as an object with one."""
+    return session_id or (session if isinstance(session, str) else getattr(session, "id", None))
 
 
 def _session_for(run_id: str, user_id: str) -> str:

@@ -59,6 +59,7 @@ from gapless.events import (
     ToolCallResultEvent,
 )
 from gapless.jsontext import decode_json
+from gapless.live import is_live
 
 __all__ = ["ADKAgent"]
 
@@ -152,7 +153,7 @@ class ADKAgent:
 
     async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
         runner = self._runner(ctx.agent_name)
-        live = ctx.config.streaming_mode is StreamingMode.BIDI
+        live = is_live(ctx.config)
         earlier, message = question(ctx.content, ctx.messages[:-1])
         session = await self._session(runner, ctx, ctx.messages[:-1] if live else earlier)
         before = len(session.events)
@@ -502,7 +503,7 @@ def _run_config(config: RunConfig) -> ADKRunConfig:
         given["max_llm_calls"] = config.max_llm_calls
     if config.response_modalities is not None:
         given["response_modalities"] = [types.Modality(modality) for modality in config.response_modalities]
-    if config.streaming_mode is not StreamingMode.BIDI:
+    if not is_live(config):
         given["tool_thread_pool_config"] = ToolThreadPoolConfig(max_workers=TOOL_THREADS_MAX)
     return ADKRunConfig(streaming_mode=_MODES[config.streaming_mode], **given)
 

@@ -19,10 +19,9 @@ from starlette.websockets import WebSocketDisconnect
 
 from gapless.config import StreamingMode
 from gapless.errors import GaplessError, InputInvalid, InputTooLarge, RunNotFound
-from gapless.execution import is_live
 from gapless.journals.contract import RunRecord
 from gapless.jsontext import decode_json
-from gapless.live import Blob, LiveRequest
+from gapless.live import Blob, LiveRequest, is_live
 from gapless.runner import Runner
 from gapless.server.auth import Access
 from gapless.server.follow import EventStream, Streams, check_start, cursor_of, follow
@@ -60,13 +59,8 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         encoder = wire(params.get("wire", "ag-ui"))
         run_id = chosen_run_id(websocket, user)
         cursor = cursor_of(websocket, run_id)
-        try:
-            if run_id is None:
-                raise RunNotFound("to be started")
-            record = await access.find(websocket, "read", runner.get_run, run_id)
-            if not is_live(record.config):
-                raise InputInvalid(f"run {run_id} is not live: follow it at /runs/{run_id}/events", run_id=run_id)
-        except RunNotFound:  # or another user's, whose id is taken
+        record = await joined(websocket, run_id)
+        if record is None:
             await check_start(runner, run_id, cursor)
             run = await runner.start(
                 "",
@@ -84,6 +78,18 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         except RunNotFound as error:
             deaf = error
         await LiveSocket(websocket, runner, streams, record, deaf).serve(stream, encoder(record).end(cursor.seq))
+
+    async def joined(websocket: WebSocket, run_id: str | None) -> RunRecord | None:
+        """The run that is to be heard; None for one that is to be started, or that is another's."""
+        if run_id is None:
+            return None
+        try:
+            record = await access.find(websocket, "read", runner.get_run, run_id)
+        except RunNotFound:
+            return None
+        if not is_live(record.config):
+            raise InputInvalid(f"run {run_id} is not live: follow it at /runs/{run_id}/events", run_id=run_id)
+        return record
 
     def _config(asked: str | None) -> Any:
         try:
@@ -145,8 +151,8 @@ class LiveSocket:
         """What would be written to an HTTP client, a message for each frame in it."""
         self._status = message.get("status", self._status)
         body: bytes = message.get("body", b"")
-        for frame in body.split(b"\n\n") if self._status == 200 else (body,):
-            if text := self.frame(frame) if self._status == 200 else body:
+        for text in map(self.frame, body.split(b"\n\n")) if self._status == 200 else (body,):
+            if text:
                 await self._put(text)
 
     def frame(self, frame: bytes) -> bytes:
