@@ -7,8 +7,8 @@ import sys
 import time
 
 from gapless.events import RunStartedEvent, TextMessageContentEvent, TextMessageStartEvent, encode_event
-from gapless.journals.contract import RunRecord
-from gapless.wires import wire
+from gapless.records import RunRecord
+from gapless.wire import wire
 
 TEXTS = {"ASCII": "word ", "accents": "é" * 20, "quotation marks": "“Hi” — so ", "Chinese": "你好世界 "}
 SERIES = 25

@@ -11,9 +11,9 @@ from typing import Any
 
 import gapless
 from gapless import Runner
-from gapless.server.follow import EventStream, Streams
-from gapless.wires.agui import AGUIEncoder
-from gapless.wires.base import Cursor
+from gapless.http.stream import EventStream, Streams
+from gapless.protocols.ag_ui.wire import AGUIEncoder
+from gapless.wire import Cursor
 
 SOURCE = str(Path(gapless.__file__).parent)
 SCREEN_LINES = 80
@@ -79,5 +79,5 @@ async def test_a_live_word_runs_two_screens_of_code():
         following.cancel()
         await asyncio.wait({following})
     files = {Path(name).name for name, _ in traced.lines}
-    assert files >= {"execution.py", "recorder.py", "journal.py", "memory.py", "follow.py", "agui.py"}
+    assert files >= {"execution.py", "recorder.py", "journal.py", "memory.py", "stream.py", "wire.py"}
     assert len(traced.lines) <= 2 * SCREEN_LINES, sorted(traced.lines)

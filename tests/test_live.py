@@ -22,10 +22,10 @@ from gapless.events import (
     TextMessageStartEvent,
     text_of,
 )
-from gapless.execution import ELSEWHERE_TIMES
-from gapless.journals.contract import RunStatus
 from gapless.journals.journal import Journal
 from gapless.live import AUDIO, LIVE_AHEAD_BYTES_MAX, LIVE_AHEAD_MAX, Blob
+from gapless.records import RunStatus
+from gapless.runs.execution import ELSEWHERE_TIMES
 from support.agui import check_order
 
 LIVE = RunConfig(streaming_mode=StreamingMode.BIDI)

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gapless.agents.base import RunContext
     from gapless.aggregator import StreamingResponseAggregator
-    from gapless.client import GaplessClient, SyncClient
+    from gapless.client.client import GaplessClient, SyncClient
     from gapless.config import Limits, RunConfig, StreamingMode
     from gapless.errors import GaplessError
     from gapless.live import LiveRequest, LiveRequestQueue
     from gapless.progress import Progress
-    from gapless.run import Response, Run, RunStream
-    from gapless.runner import Runner
+    from gapless.runs.run import Response, Run, RunStream
+    from gapless.runs.runner import Runner
     from gapless.server import create_app
 
 __version__ = "0.1.0"
@@ -33,12 +33,12 @@ _MODULES = {
     "LiveRequest": "live",
     "LiveRequestQueue": "live",
     "Progress": "progress",
-    "Response": "run",
-    "Run": "run",
+    "Response": "runs.run",
+    "Run": "runs.run",
     "RunConfig": "config",
     "RunContext": "agents.base",
-    "RunStream": "run",
-    "Runner": "runner",
+    "RunStream": "runs.run",
+    "Runner": "runs.runner",
     "StreamingMode": "config",
     "StreamingResponseAggregator": "aggregator",
     "SyncClient": "client",

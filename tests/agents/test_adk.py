@@ -55,8 +55,8 @@ from gapless.events import (
     ToolMessage,
     UserMessage,
 )
-from gapless.journals.contract import RunStatus, Turn
-from gapless.run import Run
+from gapless.records import RunStatus, Turn
+from gapless.runs.run import Run
 from support.adk import Call, Raises, Scripted, Streamed, Thought, contents
 from support.agui import check_order
 

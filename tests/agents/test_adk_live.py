@@ -43,9 +43,9 @@ from gapless.events import (
     UserMessage,
 )
 from gapless.events import ToolCall as ToolCallOf
-from gapless.journals.contract import RunStatus
 from gapless.live import LIVE_AHEAD_MAX, Blob
-from gapless.run import Run
+from gapless.records import RunStatus
+from gapless.runs.run import Run
 from gapless.testing import Fail, Gate, NextTurn, Reasoning, ToolCall, adk_model
 from gapless.testing.adk import ADKModel
 from support.adk import contents

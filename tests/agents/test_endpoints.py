@@ -57,7 +57,7 @@ from gapless.events import (
     UserMessage,
 )
 from gapless.fold import Fold
-from gapless.run import Run
+from gapless.runs.run import Run
 from gapless.testing import serving
 from support.agui import check_order
 from support.rich import ANSWER, REASONING, rich

@@ -15,7 +15,7 @@ from gapless import Runner
 from gapless.agents.base import RunContext
 from gapless.errors import AgentFailed, AgentInvalid
 from gapless.events import CustomEvent
-from gapless.journals.contract import RunStatus
+from gapless.records import RunStatus
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 

@@ -12,6 +12,7 @@ import pytest
 
 from gapless.agents import local
 from gapless.agents.base import AgentItem, RunContext
+from gapless.agents.embedded import find_model
 from gapless.agents.local import LocalModel, embedded_model
 from gapless.config import RunConfig, StreamingMode
 from gapless.errors import (
@@ -32,7 +33,6 @@ from gapless.events import (
     TextPart,
     UserMessage,
 )
-from gapless.model import find_model
 
 GREEDY = {"temperature": 0, "seed": 1, "cache_prompt": False}
 WAIT_S = 30.0

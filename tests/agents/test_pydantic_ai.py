@@ -69,7 +69,7 @@ from gapless.events import (
     UrlSource,
     UserMessage,
 )
-from gapless.run import Run
+from gapless.runs.run import Run
 from gapless.testing import serving
 from support.agui import check_order
 from support.model_server import ModelServer

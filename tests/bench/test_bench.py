@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gapless.wires import WIRES
+from gapless.wire import WIRES
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="th
 RUN = "Runner.run (/usr/lib/python3.11/asyncio/runners.py:118)"
 TIMER = "TimerHandle__run (/project/uvloop/loop.c:74178)"
 SEND = "RequestResponseCycle.send (/v/site-packages/uvicorn/protocols/http/httptools_impl.py:544)"
-FOLLOW = "EventStream._stream (/src/gapless/server/follow.py:163)"
+FOLLOW = "EventStream._stream (/src/gapless/http/stream.py:163)"
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ FOLLOW = "EventStream._stream (/src/gapless/server/follow.py:163)"
         ([RUN, FOLLOW, SEND, "UVStream__exec_write (/project/uvloop/loop.c:2)"], "the event loop"),
         ([RUN, FOLLOW, SEND], "the HTTP server"),
         ([RUN, TIMER, FOLLOW], "gapless: server"),
-        ([RUN, "Execution._pump (/src/gapless/execution.py:200)"], "gapless: runner"),
+        ([RUN, "Execution._pump (/src/gapless/runs/execution.py:200)"], "gapless: runner"),
         ([RUN, "Journal.append (/src/gapless/journals/journal.py:2)", "free (_core.so)"], "gapless: journals"),
         ([RUN, "run (/v/pydantic_ai/_utils.py:8)", "f (/v/anyio/_backends/_asyncio.py:4)"], "its framework"),
         ([RUN, "generator_agent (/bench/agents.py:61)", "sleep (/asyncio/tasks.py:640)", TIMER], profile.AGENT),
@@ -43,7 +43,7 @@ def test_samples_are_summed_by_layer_and_by_function() -> None:
     layers, functions = profile.summed(f"{RUN};{FOLLOW} 3\n{RUN};{FOLLOW};{SEND};write (/usr/lib/libc.so.6) 5\n")
     assert layers == {"gapless: server": 3, "the kernel": 5}
     assert functions == {
-        "EventStream._stream (server/follow.py)": 3,
+        "EventStream._stream (http/stream.py)": 3,
         "RequestResponseCycle.send (http/httptools_impl.py)": 5,
     }
 

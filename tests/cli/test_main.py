@@ -93,7 +93,7 @@ def test_an_unexpected_error_is_one_line_too(monkeypatch: pytest.MonkeyPatch) ->
     def explode() -> None:
         raise LookupError("who would have thought")
 
-    monkeypatch.setattr("gapless.model.model_info", explode)
+    monkeypatch.setattr("gapless.agents.embedded.model_info", explode)
     result = CliRunner().invoke(app, ["model"])
     assert (result.exit_code, result.output) == (
         1,

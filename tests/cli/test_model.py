@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from gapless import model
+from gapless.agents import embedded as model
 from gapless.cli import app
 from gapless.errors import ModelFailed
 

@@ -13,7 +13,7 @@ from gapless.cli.logs import _Line
 from gapless.cli.runs import _print_table, _row
 from gapless.cli.terminal import Transcript, say, say_error
 from gapless.events import CustomEvent, RunErrorEvent, TextMessageContentEvent, ToolCallEndEvent, ToolCallStartEvent
-from gapless.journals.contract import RunRecord
+from gapless.records import RunRecord
 
 EVIL = "a\x1b]0;title\x07b\x1b[2J\x9b2Jc\x08\x7f"
 CONTROLS = {chr(code) for code in (*range(9), *range(11, 32), *range(127, 160))}

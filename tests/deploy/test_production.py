@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from gapless.journals.contract import RunStatus
+from gapless.records import RunStatus
 from support.following import rest_of, text_in, text_to
 from support.processes import Server, Talks, client_of, free_port
 

@@ -21,8 +21,8 @@ from gapless.events import (
     UserMessage,
     text_of,
 )
-from gapless.journals.contract import RunStatus
-from gapless.runner import LEFT_S
+from gapless.records import RunStatus
+from gapless.runs.runner import LEFT_S
 from support.following import merged, rest_of, text_in, text_to
 from support.processes import Server, Talks, client_of
 from support.waiting import until

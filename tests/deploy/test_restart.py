@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gapless.journals.contract import RunStatus
+from gapless.records import RunStatus
 from support.balancer import Balancer
 from support.following import Audience, check_all_saw_the_whole, rest_of, text_in
 from support.processes import Server, Talks, client_of

@@ -15,7 +15,7 @@ from faults.conftest import KEPT_LEASE_S, Connect, Serve
 from gapless.client import GaplessClient
 from gapless.errors import ConnectionLost, GaplessError
 from gapless.events import Event, RunErrorEvent, RunFinishedEvent
-from gapless.journals.contract import RunRecord, RunStatus
+from gapless.records import RunRecord, RunStatus
 from support.following import Seen, merged, text_in
 from support.network import Network
 from support.paced import words

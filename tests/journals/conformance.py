@@ -20,17 +20,8 @@ from hypothesis import strategies as st
 
 from gapless.errors import CursorExpired, RunNotFound, SessionBusy, SessionNotFound, StoreUnavailable
 from gapless.events import UserMessage
-from gapless.journals.contract import (
-    READ_BYTES_MAX,
-    Append,
-    RunEnd,
-    RunRecord,
-    RunStatus,
-    SessionRecord,
-    Store,
-    Turn,
-    WorkerFenced,
-)
+from gapless.journals.contract import READ_BYTES_MAX, Append, Store, WorkerFenced
+from gapless.records import RunEnd, RunRecord, RunStatus, SessionRecord, Turn
 
 LEASE_S = 10.0
 WAIT_S = 30.0

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gapless.events import AssistantMessage, UserMessage
-from gapless.journals.contract import Turn, branch
+from gapless.records import Turn, branch
 
 
 def turns(asked: str) -> list[Turn]:

@@ -18,9 +18,10 @@ from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreCorrupt
 from gapless.journals import open_store
 from gapless.journals import redis as redis_store
 from gapless.journals import redis_scripts as scripts
-from gapless.journals.contract import Append, RunStatus, Store, WorkerFenced
+from gapless.journals.contract import Append, Store, WorkerFenced
 from gapless.journals.journal import Follower, Journals
 from gapless.journals.redis import RedisStore
+from gapless.records import RunStatus
 from journals.conformance import (
     LEASE_S,
     WAIT_S,

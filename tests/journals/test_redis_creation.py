@@ -19,8 +19,9 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from gapless import Runner
 from gapless.errors import RunConflict, SessionNotFound, StoreUnavailable
 from gapless.journals import redis as redis_store
-from gapless.journals.contract import RunRecord, WorkerFenced
+from gapless.journals.contract import WorkerFenced
 from gapless.journals.redis import RedisStore
+from gapless.records import RunRecord
 from journals.conformance import LEASE_S, WAIT_S, Cluster, Worker, a_run
 from journals.test_redis import ServerPlace
 from support.valkey import Valkey

@@ -15,7 +15,7 @@ from gapless.errors import RunNotFound, StoreUnavailable
 from gapless.events import RunErrorEvent, RunFinishedEvent, TextMessageContentEvent
 from gapless.journals import journal as hot_path
 from gapless.journals import redis as redis_store
-from gapless.journals.contract import RunRecord, RunStatus
+from gapless.records import RunRecord, RunStatus
 from journals.conformance import Conformance
 from journals.test_redis import Proxy, ServerPlace
 from support.valkey import Valkey

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gapless.runner import Runner
+from gapless.runs.runner import Runner
 from gapless.server import create_app
 from gapless.testing import CutKind, Cutter, serving
 from support.browser import Browser, browsing

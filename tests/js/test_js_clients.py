@@ -16,11 +16,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from gapless.journals.contract import RunRecord
-from gapless.runner import Runner
+from gapless.records import RunRecord
+from gapless.runs.runner import Runner
 from gapless.server import create_app
 from gapless.testing import Cutter, serving
-from gapless.wires import wire
+from gapless.wire import wire
 from support import node
 from support.rich import ANSWER, ARGUMENTS, BEAT, CLOSING, LONG_ARGUMENTS, REASONING, RESULT, TEXT, rich
 

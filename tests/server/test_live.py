@@ -17,7 +17,7 @@ from gapless import RunContext, Runner, create_app
 from gapless.events import CustomEvent, Event, text_of
 from gapless.live import LIVE_AHEAD_MAX
 from gapless.testing import serving
-from gapless.wires import WIRES
+from gapless.wire import WIRES
 from support.waiting import until
 
 
@@ -106,7 +106,7 @@ async def test_a_client_that_was_cut_goes_on_where_it_was(url: str):
 
 
 async def test_a_client_that_leaves_is_noticed_while_its_words_wait(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("gapless.server.follow.PING_S", 0.05)
+    monkeypatch.setattr("gapless.http.stream.PING_S", 0.05)
 
     async def deaf(ctx: RunContext) -> AsyncIterator[str]:
         await asyncio.Event().wait()

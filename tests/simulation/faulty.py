@@ -12,18 +12,9 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, ClassVar
 
 from gapless.errors import StoreUnavailable
-from gapless.journals.contract import (
-    ACTIVE,
-    Append,
-    Listener,
-    RunRecord,
-    RunStatus,
-    SessionRecord,
-    Store,
-    Turn,
-    WorkerFenced,
-)
+from gapless.journals.contract import Append, Listener, Store, WorkerFenced
 from gapless.journals.memory import Memory, MemoryStore
+from gapless.records import ACTIVE, RunRecord, RunStatus, SessionRecord, Turn
 from simulation.clock import Process, SimulatedLoop
 
 __all__ = ["FaultyStore", "Ledger", "Weather"]

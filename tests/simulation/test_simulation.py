@@ -18,14 +18,15 @@ from typing import Any
 import msgspec
 import pytest
 
-import gapless.runner
+import gapless.runs.runner
 import simulation.world
 from gapless import RunConfig
-from gapless.execution import Execution
-from gapless.journals.contract import Append, RunRecord, RunStatus, WorkerFenced
+from gapless.journals.contract import Append, WorkerFenced
 from gapless.journals.journal import Journal, Journals
 from gapless.journals.memory import MemoryStore
-from gapless.runner import Runner
+from gapless.records import RunRecord, RunStatus
+from gapless.runs.execution import Execution
+from gapless.runs.runner import Runner
 from simulation.world import Plan, World, failing_seed, run_schedule, simulated
 
 SCHEDULES = int(os.environ.get("GAPLESS_SIMULATION_SCHEDULES", "10000"))
@@ -103,7 +104,7 @@ def test_a_lost_workers_run_is_closed_within_its_lease_and_a_second(
     stopped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the lease that is the default, wherever in its beat it is lost."""
-    monkeypatch.setattr(simulation.world, "LEASE_S", gapless.runner.LEASE_S)
+    monkeypatch.setattr(simulation.world, "LEASE_S", gapless.runs.runner.LEASE_S)
     with simulated():
         for tenths in range(100, 150):
             world = simulation.world._world = World(tenths)
@@ -111,7 +112,7 @@ def test_a_lost_workers_run_is_closed_within_its_lease_and_a_second(
                 took_s = world.loop.run_until_complete(lose_a_worker(world, tenths / 10, stopped=stopped))
             finally:
                 world.loop.close()
-            assert took_s < gapless.runner.LEASE_S + 1
+            assert took_s < gapless.runs.runner.LEASE_S + 1
 
 
 # -- bugs that are planted, one by one ---------------------------------------------------------------------------------

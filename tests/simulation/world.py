@@ -16,14 +16,13 @@ from typing import Any
 import msgspec
 import pytest
 
-import gapless.execution
 import gapless.journals.journal
 import gapless.journals.memory
-import gapless.recorder
-import gapless.runner
+import gapless.runs.execution
+import gapless.runs.recorder
+import gapless.runs.runner
 from gapless import RunConfig, Runner
 from gapless.agents.base import AgentItem, RunContext
-from gapless.client import EventStreamParser
 from gapless.errors import (
     GaplessError,
     InputInvalid,
@@ -35,11 +34,13 @@ from gapless.errors import (
 )
 from gapless.events import CustomEvent, Interrupt, ResumeEntry
 from gapless.fold import RESTARTED
-from gapless.journals.contract import RunStatus, WorkerFenced
+from gapless.http.stream import EventStream, Streams, follow
+from gapless.journals.contract import WorkerFenced
 from gapless.journals.journal import Journal
-from gapless.server.follow import EventStream, Streams, follow
-from gapless.wires.agui import AGUIEncoder
-from gapless.wires.base import Cursor
+from gapless.protocols.ag_ui.wire import AGUIEncoder
+from gapless.records import RunStatus
+from gapless.sse import EventStreamParser
+from gapless.wire import Cursor
 from simulation.clock import Process, SimulatedLoop, SimulatedTime
 from simulation.faulty import FaultyStore, Ledger
 
@@ -734,10 +735,10 @@ def simulated() -> Iterator[None]:
     clock = SimulatedTime()
     logging.disable(logging.CRITICAL)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (gapless.runner, gapless.execution, gapless.recorder, gapless.journals.journal):
+        for module in (gapless.runs.runner, gapless.runs.execution, gapless.runs.recorder, gapless.journals.journal):
             patch.setattr(module, "time", clock)
-        patch.setattr(gapless.runner, "new_id", lambda: _world.new_id())
-        patch.setattr(gapless.runner, "PAGE_EVENTS", PAGE_EVENTS)
+        patch.setattr(gapless.runs.runner, "new_id", lambda: _world.new_id())
+        patch.setattr(gapless.runs.runner, "PAGE_EVENTS", PAGE_EVENTS)
         patch.setattr(Runner._patiently, "__kwdefaults__", {"patience_s": PATIENCE_S})
         patch.setattr(gapless.journals.journal, "WINDOW_EVENTS", WINDOW_EVENTS)
         patch.setattr(gapless.journals.journal, "PENDING_EVENTS_MAX", PENDING_EVENTS)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 from gapless.client import Cut
 from gapless.events import Event, TextMessageContentEvent
-from gapless.journals.contract import RunStatus
+from gapless.records import RunStatus
 from support.processes import Server, client_of
 from support.waiting import WAIT_S
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from gapless.runner import Runner
+from gapless.runs.runner import Runner
 
 if (lease_s := os.environ.get("GAPLESS_TEST_LEASE_S")) is not None:
     Runner.__init__.__kwdefaults__["lease_s"] = float(lease_s)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gapless.agents.base import RunContext
 from gapless.events import Interrupt, UserMessage
-from gapless.runner import Runner
+from gapless.runs.runner import Runner
 
 LOOK_S = 0.005
 

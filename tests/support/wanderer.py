@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from gapless import RunConfig
 from gapless.client import ClientLimits, GaplessClient
 from gapless.errors import ConnectionLost, GaplessError
-from gapless.journals.contract import RunRecord
+from gapless.records import RunRecord
 from support.following import Seen
 from support.processes import client_of
 

@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 import httpx2
 import msgspec
 
-from gapless.client import EventStreamParser
 from gapless.errors import AgentFailed, GaplessError, InputInvalid, InputTooLarge, ModelFailed, StreamInvalid
 from gapless.jsontext import decode_json
+from gapless.sse import EventStreamParser
 
 __all__ = ["CUT", "Refused", "Service", "cut", "events_of", "read_body"]
 

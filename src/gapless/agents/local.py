@@ -27,6 +27,7 @@ import httpx2
 import msgspec
 
 from gapless.agents.base import AgentItem, RunContext
+from gapless.agents.embedded import find_model
 from gapless.config import StreamingMode
 from gapless.errors import ExtraMissing, InputInvalid, InputTooLarge, ModelFailed, ModelMissing, OutputInvalid
 from gapless.events import (
@@ -41,7 +42,6 @@ from gapless.events import (
     text_of,
 )
 from gapless.jsontext import decode_json
-from gapless.model import find_model
 
 __all__ = ["LocalModel", "embedded_model"]
 

@@ -68,9 +68,9 @@ def settings_of(pairs: list[str]) -> dict[str, Any]:
 
 
 def _embedded() -> Agent:
+    from gapless.agents.embedded import NAME, find_model
     from gapless.agents.local import embedded_model
     from gapless.cli.model import install_with_bar
-    from gapless.model import NAME, find_model
 
     if find_model() is None and sys.stdin.isatty() and sys.stderr.isatty():
         question = f"No agent was named and no model is installed. Install {NAME} (93 MB, once)?"

@@ -25,9 +25,9 @@ from gapless.progress import Progress
 if TYPE_CHECKING:
     from gapless.config import RunConfig
     from gapless.events import Event, Interrupt, ResumeEntry
-    from gapless.execution import Execution
-    from gapless.run import Run
-    from gapless.runner import Runner
+    from gapless.runs.execution import Execution
+    from gapless.runs.run import Run
+    from gapless.runs.runner import Runner
 
 __all__ = ["chat"]
 
@@ -68,7 +68,7 @@ def chat(
     gapless chat -m "Explain SSE in one sentence" > answer.txt
     """
     from gapless.config import RunConfig
-    from gapless.runner import Runner, new_id
+    from gapless.runs.runner import Runner, new_id
 
     config = RunConfig(model_settings=settings_of(settings or []))
     if timeout is not None:

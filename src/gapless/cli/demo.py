@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import uvicorn
 
     from gapless.agents.base import Agent
-    from gapless.client import Cut, GaplessClient
+    from gapless.client.client import Cut, GaplessClient
     from gapless.config import RunConfig
 
 __all__ = ["demo"]
@@ -92,7 +92,7 @@ async def _serve_and_talk(agent: Agent, store: str, config: RunConfig, listener:
     import uvicorn
 
     from gapless.cli.listen import hosts_allowed, server_config, url_of
-    from gapless.runner import Runner
+    from gapless.runs.runner import Runner
     from gapless.server import create_app
 
     url = url_of(listener)
@@ -128,8 +128,8 @@ async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
 
 async def _talk(agent: Agent, url: str, config: RunConfig) -> None:
     from gapless.agents.local import LocalModel
-    from gapless.client import ClientLimits, GaplessClient
-    from gapless.runner import new_id
+    from gapless.client.client import ClientLimits, GaplessClient
+    from gapless.runs.runner import new_id
     from gapless.testing import Cutter
 
     if isinstance(agent, LocalModel):

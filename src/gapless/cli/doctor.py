@@ -132,7 +132,7 @@ def _environment(report: _Report) -> None:
 
 
 def _model(report: _Report) -> None:
-    from gapless.model import model_info
+    from gapless.agents.embedded import model_info
 
     try:
         info = model_info()
@@ -230,7 +230,7 @@ async def _turn(agent: Agent, message: str, timeout_s: float) -> Turn:
         RunStartedEvent,
         TextMessageContentEvent,
     )
-    from gapless.runner import Runner
+    from gapless.runs.runner import Runner
 
     turn = Turn()
     runner = Runner(agent)

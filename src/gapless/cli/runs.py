@@ -20,10 +20,10 @@ from gapless.cli.terminal import Transcript, clean, one_line, say, say_error
 from gapless.errors import ConnectionLost, GaplessError, UsageError
 
 if TYPE_CHECKING:
-    from gapless.client import Cut, GaplessClient
+    from gapless.client.client import Cut, GaplessClient
     from gapless.events import Event
-    from gapless.journals.contract import RunRecord, RunStatus
-    from gapless.runner import Runner
+    from gapless.records import RunRecord, RunStatus
+    from gapless.runs.runner import Runner
 
 __all__ = ["cancel", "follow", "list_runs"]
 
@@ -57,7 +57,7 @@ def list_runs(
     gapless runs --status running
     gapless runs --store sqlite:///gapless.db --session alice
     """
-    from gapless.journals.contract import RunStatus
+    from gapless.records import RunStatus
 
     if status is not None and status not in set(RunStatus):
         raise UsageError(f"--status {status!r}: it is one of {', '.join(RunStatus)}")
@@ -239,13 +239,13 @@ async def _target(url: str | None, store: str | None) -> AsyncIterator[GaplessCl
     if store is not None and url is not None:
         raise UsageError("give --url or --store, not both")
     if store is not None:
-        from gapless.runner import Runner
+        from gapless.runs.runner import Runner
 
         _check_exists(store)
         async with Runner(store=store) as runner:
             yield _Direct(runner)
         return
-    from gapless.client import ClientLimits, GaplessClient
+    from gapless.client.client import ClientLimits, GaplessClient
 
     async with GaplessClient(
         url or DEFAULT_URL, on_cut=_say_cut, limits=ClientLimits(request_attempts_max=2)

@@ -71,7 +71,7 @@ def serve(
     """
     from gapless.cli.listen import bind, check_store, exit_at_signals, is_loopback, server_config, url_of
     from gapless.cli.logs import FORMATS, LEVELS, log_to_stderr
-    from gapless.server.auth import users_from_environment
+    from gapless.http.auth import users_from_environment
 
     if log_level not in LEVELS:
         raise UsageError(f"--log-level {log_level!r}: it is one of {', '.join(LEVELS)}")
@@ -96,7 +96,7 @@ def serve(
     log_to_stderr(log_level, log_format)
     loaded = load_agents(list(settings.agents))  # here, so that a bad one is one line and not N dying processes
     if adk_web:
-        from gapless.server.adk_web import page_directory
+        from gapless.protocols.adk.web import page_directory
 
         page_directory()
     check_store(store)
@@ -159,7 +159,7 @@ def limits_of(options: list[str]) -> Limits:
 def make_app(settings: Settings, agents: dict[str, Agent]) -> FastAPI:
     """The ASGI app over `agents`."""
     from gapless.cli.listen import collect_garbage_rarely, hosts_allowed
-    from gapless.runner import Runner
+    from gapless.runs.runner import Runner
     from gapless.server import create_app
 
     runner = Runner(agents=agents, store=settings.store, limits=settings.limits)

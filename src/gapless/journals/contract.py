@@ -7,136 +7,24 @@ of any other. It keeps sessions: their records and, per ended run, one turn.
 
 from __future__ import annotations
 
-import enum
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Protocol
 
 import msgspec
 
-from gapless.config import RunConfig
-from gapless.errors import SessionNotFound
-from gapless.events import Context, Message, Tool, UserMessage
+from gapless.records import RunEnd, RunRecord, RunStatus, SessionRecord, Turn
 
 __all__ = [
-    "ACTIVE",
     "READ_BYTES_MAX",
     "Append",
     "Listener",
-    "RunEnd",
-    "RunRecord",
-    "RunRequest",
-    "RunStatus",
-    "SessionRecord",
     "Store",
-    "Turn",
     "WorkerFenced",
-    "branch",
-    "title_of",
 ]
 
-TITLE_CHARS_MAX = 80
 READ_BYTES_MAX = 1024 * 1024
 """One `Store.read` stops at the event that takes it past this."""
-
-
-class RunStatus(enum.StrEnum):
-    """queued → running ⇄ waiting → finished | failed | cancelled. The last three are final."""
-
-    QUEUED = "queued"
-    """Accepted; waits for the session's earlier run."""
-    RUNNING = "running"
-    WAITING = "waiting"
-    """Interrupted: a person has to answer before it goes on."""
-    FINISHED = "finished"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def ended(self) -> bool:
-        return self not in ACTIVE
-
-
-ACTIVE = frozenset({RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.WAITING})
-
-
-class _Record(msgspec.Struct, omit_defaults=True):
-    pass
-
-
-class RunRequest(_Record, kw_only=True):
-    """What a run was asked beside its message, kept only for runs that may be restarted."""
-
-    messages: list[Message] | None = None
-    """The history that the client sent along; None for the session's own."""
-    state: dict[str, Any] | None = None
-    tools: list[Tool] | None = None
-    context: list[Context] | None = None
-    forwarded_props: Any = None
-
-
-class RunRecord(_Record, kw_only=True):
-    """One run, as `GET /runs/{id}` shows it (less `owner` and `digest`). Times are milliseconds since the epoch."""
-
-    id: str
-    session_id: str
-    user_id: str
-    agent: str
-    message: str
-    """The user's message as text (media left out)."""
-    created_at: int
-    status: RunStatus = RunStatus.QUEUED
-    started_at: int | None = None
-    ended_at: int | None = None
-    last_seq: int = 0
-    """Position of the newest accepted event."""
-    error: dict[str, str] | None = None
-    """`code` and `message` of a run that failed or was cancelled."""
-    owner: str = ""
-    """Id of the worker that executes it."""
-    digest: str = ""
-    """Hash of what was asked, to tell a repeated start from a conflicting one."""
-    input: UserMessage | None = None
-    """The user's message whole, for the session's turn."""
-    config: RunConfig | None = None
-    request: RunRequest | None = None
-    expired: bool = False
-    """The journal's events are past their retention and gone."""
-
-
-class SessionRecord(_Record, kw_only=True):
-    """One conversation. Times are milliseconds since the epoch."""
-
-    id: str
-    user_id: str
-    agent: str
-    created_at: int
-    updated_at: int
-    title: str = ""
-    state: dict[str, Any] = {}
-
-
-class Turn(_Record, kw_only=True):
-    """What one ended run adds to its session: the user's message and all that came back."""
-
-    run_id: str
-    messages: msgspec.Raw
-    """A JSON array of AG-UI messages, the user's first; empty where the run ended before it began."""
-    native: bytes | None = None
-    """The turn in the agent framework's own form."""
-
-
-class RunEnd(_Record, kw_only=True):
-    """Goes with the append that holds a run's terminal event: both are accepted, or neither.
-
-    The session gets the turn, `updated_at`, the state, and the run's message as title where it has none."""
-
-    status: RunStatus
-    ended_at: int
-    turn: Turn
-    error: dict[str, str] | None = None
-    state: dict[str, Any] | None = None
-    """The session's new state; None leaves it."""
 
 
 class Append(msgspec.Struct, gc=False):  # one per run and group: thousands a second that no cycle can hold
@@ -151,57 +39,6 @@ class Append(msgspec.Struct, gc=False):  # one per run and group: thousands a se
     events: list[bytes]
     end: RunEnd | None = None
     status: RunStatus | None = None
-
-
-class _Head(msgspec.Struct):
-    id: str
-
-
-_decode_heads = msgspec.json.Decoder(list[_Head]).decode
-
-
-def branch(turns: Sequence[Turn], asked_id: str | None = None) -> list[Turn]:
-    """The turns by which a conversation has come to where it is, or to before the message `asked_id` is asked: a turn
-    that asks an earlier one's message again, by its id, has taken the place of that turn and of all that followed."""
-    kept: list[Turn] = []
-    ids: list[str] = []
-    places: dict[str, int] = {}
-    for turn in turns:
-        heads = _decode_heads(turn.messages)
-        if not heads:
-            continue
-        id = heads[0].id
-        place = places.get(id, len(kept))
-        for gone in ids[place:]:
-            del places[gone]
-        del kept[place:], ids[place:]
-        places[id] = place
-        kept.append(turn)
-        ids.append(id)
-    return kept if asked_id is None else kept[: places.get(asked_id, len(kept))]
-
-
-def title_of(message: str) -> str:
-    """A session's title: the first line of its first message."""
-    line = message.strip().partition("\n")[0]
-    return line if len(line) <= TITLE_CHARS_MAX else line[: TITLE_CHARS_MAX - 1] + "…"
-
-
-def session_of(run: RunRecord) -> SessionRecord:
-    """The session that a run begins."""
-    return SessionRecord(
-        id=run.session_id,
-        user_id=run.user_id,
-        agent=run.agent,
-        created_at=run.created_at,
-        updated_at=run.created_at,
-        title=title_of(run.message),
-    )
-
-
-def session_taken(session_id: str) -> SessionNotFound:
-    """For whoever would begin in another's session."""
-    return SessionNotFound(f"no session {session_id} of yours, and the id is taken; choose another")
 
 
 class WorkerFenced(Exception):

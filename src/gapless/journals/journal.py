@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 
 from gapless.errors import GaplessError, RunNotFound, StoreCorrupt, StoreUnavailable
-from gapless.journals.contract import Append, RunEnd, RunStatus, Store, WorkerFenced
+from gapless.journals.contract import Append, Store, WorkerFenced
 from gapless.metrics import Metrics
+from gapless.records import RunEnd, RunStatus
 
 __all__ = ["Follower", "Journal", "Journals", "Slice", "end_tasks"]
 

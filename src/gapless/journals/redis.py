@@ -46,23 +46,10 @@ from gapless.errors import (
     UsageError,
 )
 from gapless.journals import redis_scripts as scripts
-from gapless.journals.contract import (
-    ACTIVE,
-    READ_BYTES_MAX,
-    Append,
-    Listener,
-    RunEnd,
-    RunRecord,
-    RunStatus,
-    SessionRecord,
-    Store,
-    Turn,
-    WorkerFenced,
-    session_of,
-    session_taken,
-)
+from gapless.journals.contract import READ_BYTES_MAX, Append, Listener, Store, WorkerFenced
 from gapless.journals.lease import LeaseWatch
 from gapless.journals.redis_scripts import Script
+from gapless.records import ACTIVE, RunEnd, RunRecord, RunStatus, SessionRecord, Turn, session_of, session_taken
 
 __all__ = ["RedisStore"]
 

@@ -27,22 +27,9 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 
 from gapless.errors import CursorExpired, GaplessError, RunNotFound, SessionBusy, StoreCorrupt, StoreUnavailable
-from gapless.journals.contract import (
-    ACTIVE,
-    READ_BYTES_MAX,
-    Append,
-    Listener,
-    RunRecord,
-    RunStatus,
-    SessionRecord,
-    Store,
-    Turn,
-    WorkerFenced,
-    session_of,
-    session_taken,
-    title_of,
-)
+from gapless.journals.contract import READ_BYTES_MAX, Append, Listener, Store, WorkerFenced
 from gapless.journals.lease import LeaseWatch
+from gapless.records import ACTIVE, RunRecord, RunStatus, SessionRecord, Turn, session_of, session_taken, title_of
 
 __all__ = ["SQLiteStore"]
 

@@ -23,12 +23,17 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from gapless.errors import GaplessError, StoreUnavailable
-from gapless.runner import DRAIN_S, Runner
-from gapless.server import adk, agui, chat, live, metrics, openai, runs, sessions, vercel
-from gapless.server.adk_web import serve_adk_web
-from gapless.server.auth import Access, Authenticate, Authorize, Guard
-from gapless.server.follow import DEFERRED, EventStream, Streams
-from gapless.server.http import answer, answer_error
+from gapless.http.answers import answer, answer_error
+from gapless.http.auth import Access, Authenticate, Authorize, Guard
+from gapless.http.stream import DEFERRED, EventStream, Streams
+from gapless.protocols.adk import routes as adk
+from gapless.protocols.adk.web import serve_adk_web
+from gapless.protocols.ag_ui import routes as agui
+from gapless.protocols.openai import routes as openai
+from gapless.protocols.text import routes as chat
+from gapless.protocols.vercel import routes as vercel
+from gapless.runs.runner import DRAIN_S, Runner
+from gapless.server import live, metrics, runs, sessions
 
 __all__ = ["create_app"]
 

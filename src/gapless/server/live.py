@@ -19,16 +19,16 @@ from starlette.websockets import WebSocketDisconnect
 
 from gapless.config import StreamingMode
 from gapless.errors import GaplessError, InputInvalid, InputTooLarge, RunNotFound
-from gapless.journals.contract import RunRecord
+from gapless.http.answers import chosen_run_id
+from gapless.http.auth import Access
+from gapless.http.stream import EventStream, Streams, check_start, cursor_of, follow
 from gapless.jsontext import decode_json
 from gapless.live import Blob, LiveRequest, is_live
-from gapless.runner import Runner
-from gapless.server.auth import Access
-from gapless.server.follow import EventStream, Streams, check_start, cursor_of, follow
-from gapless.server.http import chosen_run_id
+from gapless.records import RunRecord
+from gapless.runs.runner import Runner
 from gapless.server.runs import AskedConfig, config_for
-from gapless.wires import wire
-from gapless.wires.openai import DONE
+from gapless.sse import DONE
+from gapless.wire import wire
 
 __all__ = ["LiveSocket", "routes"]
 

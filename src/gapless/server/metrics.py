@@ -10,8 +10,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from gapless import metrics
-from gapless.runner import Runner
-from gapless.server.auth import Access
+from gapless.http.auth import Access
+from gapless.runs.runner import Runner
 
 __all__ = ["published", "routes"]
 

@@ -12,12 +12,7 @@ from starlette.responses import Response
 from gapless.config import RunConfig
 from gapless.errors import InputInvalid
 from gapless.events import ContentPart, ResumeEntry, interrupts_in
-from gapless.journals.contract import RunStatus
-from gapless.live import LiveRequest
-from gapless.runner import Runner
-from gapless.server.auth import Access
-from gapless.server.follow import Streams, check_start, cursor_of, follow, page_params
-from gapless.server.http import (
+from gapless.http.answers import (
     LIST_LIMIT_MAX,
     STARTING,
     answer,
@@ -29,7 +24,12 @@ from gapless.server.http import (
     wants_stream,
     whole_number,
 )
-from gapless.wires import wire
+from gapless.http.auth import Access
+from gapless.http.stream import Streams, check_start, cursor_of, follow, page_params
+from gapless.live import LiveRequest
+from gapless.records import RunStatus
+from gapless.runs.runner import Runner
+from gapless.wire import wire
 
 __all__ = ["AskedConfig", "config_for", "routes"]
 

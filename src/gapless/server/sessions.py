@@ -8,10 +8,10 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from gapless.journals.contract import ACTIVE, SessionRecord, title_of
-from gapless.runner import Runner
-from gapless.server.auth import Access
-from gapless.server.http import LIST_LIMIT_MAX, answer, body_docs, parameter_docs, public, read_body, whole_number
+from gapless.http.answers import LIST_LIMIT_MAX, answer, body_docs, parameter_docs, public, read_body, whole_number
+from gapless.http.auth import Access
+from gapless.records import ACTIVE, SessionRecord, title_of
+from gapless.runs.runner import Runner
 
 __all__ = ["routes"]
 

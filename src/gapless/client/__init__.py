@@ -1,0 +1,28 @@
+"""Clients of a Gapless server: `GaplessClient`, `SyncClient`, and `durable_transport` for clients of other makers."""
+
+from gapless.client.client import (
+    RETRYABLE_STATUSES,
+    ClientLimits,
+    Cut,
+    GaplessClient,
+    Page,
+    Session,
+    SyncClient,
+    backoff_s,
+)
+from gapless.client.durable import durable_transport
+from gapless.sse import EventStreamParser, Frame
+
+__all__ = [
+    "RETRYABLE_STATUSES",
+    "ClientLimits",
+    "Cut",
+    "EventStreamParser",
+    "Frame",
+    "GaplessClient",
+    "Page",
+    "Session",
+    "SyncClient",
+    "backoff_s",
+    "durable_transport",
+]

@@ -1,0 +1,572 @@
+"""A client of a Gapless server that loses nothing and repeats nothing.
+
+    async with GaplessClient("http://127.0.0.1:8000") as client:
+        run = await client.start("Explain SSE")
+        async for id, event in client.follow(run.id):
+            if isinstance(event, TextMessageContentEvent):
+                print(event.delta, end="", flush=True)
+
+A connection that breaks is made again from the last event that was delivered. `SyncClient` is the same for code without
+an event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import random
+import re
+import uuid
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+from urllib.parse import quote, urlsplit
+
+import httpx2
+import msgspec
+
+from gapless.config import RunConfig
+from gapless.errors import ConnectionLost, GaplessError, RunFailed, StreamInvalid, UsageError, error_for_code
+from gapless.events import ContentPart, Event, Message, ResumeEntry, decode_event
+from gapless.live import LiveRequest
+from gapless.records import RunRecord, RunStatus, SessionRecord
+from gapless.sse import FRAME_BYTES_MAX, EventStreamParser, Frame
+
+__all__ = [
+    "RETRYABLE_STATUSES",
+    "ClientLimits",
+    "Cut",
+    "GaplessClient",
+    "Page",
+    "Session",
+    "SyncClient",
+    "backoff_s",
+]
+
+RETRYABLE_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""HTTP statuses that say "later", not "no"."""
+_NOWHERE = frozenset({404, 405})
+"""HTTP statuses of an address at which there is nothing."""
+_NOWHERE_CODES = frozenset({"not_found", "method_not_allowed"})
+"""What a Gapless server calls an address that it does not have."""
+_POSITION = re.compile(r"[0-9]{1,15}")
+_NOT_JSON = (msgspec.DecodeError, ValueError, RecursionError)
+"""What decoding raises, the second for what is no UTF-8."""
+_T = TypeVar("_T")
+
+
+class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What bounds a client."""
+
+    connect_timeout_s: float = 10.0
+    answer_timeout_s: float = 30.0
+    """For an answer that is not a stream."""
+    idle_timeout_s: float = 45.0
+    """A stream without a byte for so long is taken for dead; the server sends a keep-alive every 10 s."""
+    retry_first_s: float = 0.25
+    """The first retry waits at most this long (the server's `retry:` replaces it), each further one up to twice it."""
+    retry_max_s: float = 10.0
+    """No retry waits longer, whatever `Retry-After` says."""
+    attempts_max: int = 60
+    """Connections in a row that brought no new event before `follow` gives up."""
+    request_attempts_max: int = 6
+    """Attempts of a request that is safe to repeat."""
+    frame_bytes_max: int = FRAME_BYTES_MAX
+    """One frame of a stream."""
+    answer_bytes_max: int = 256 * 1024 * 1024
+    """An answer that is not a stream."""
+
+
+class Cut(NamedTuple):
+    """A connection of `follow` that ended before the run did; it is made again after `wait_s` seconds."""
+
+    run_id: str
+    after: int
+    """The last event that was delivered; the stream goes on after it."""
+    attempt: int
+    """Connections in a row, this one included, that brought no new event; 0 if this one did."""
+    reason: str
+    wait_s: float
+
+
+class Session(SessionRecord, kw_only=True):
+    """A session, with the id of its run that has not ended, if any."""
+
+    active_run_id: str | None = None
+
+
+class Page(msgspec.Struct, kw_only=True):
+    """Part of a run's journal: the events after position `after`, one for each position."""
+
+    run_id: str
+    after: int
+    events: list[Event]
+    last_seq: int
+    """Position of the run's newest event."""
+    ended: bool
+
+
+class _Runs(msgspec.Struct):
+    runs: list[RunRecord]
+
+
+class _Sessions(msgspec.Struct):
+    sessions: list[Session]
+
+
+class _Messages(msgspec.Struct):
+    messages: list[Message]
+
+
+class _ErrorBody(msgspec.Struct):
+    code: str
+    message: str
+    run_id: str | None = None
+
+
+class _Refusal(msgspec.Struct):
+    error: _ErrorBody
+
+
+class GaplessClient:
+    """Starts, follows, cancels and answers runs of a server, and manages its sessions.
+
+    `api_key` is by default what the environment variable GAPLESS_API_KEY holds; `headers` are sent with every request,
+    such as what a server's own `authenticate` goes by. Both go to `base_url` only.
+    `on_cut` is told of each connection that broke and will be made again. `transport` replaces the network, for tests.
+
+    Every method raises the server's error as its class in `gapless.errors` (`RunNotFound`, `SessionBusy`,
+    `NotAuthenticated` …), `ConnectionLost` when the server cannot be reached within the limits, and `StreamInvalid`
+    where what answers at `base_url` is no Gapless server.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        *,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        limits: ClientLimits | None = None,
+        on_cut: Callable[[Cut], None] | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"{base_url!r} is not a server's URL; write http://host:port")
+        self.base_url = base_url.rstrip("/")
+        self.limits = limits or ClientLimits()
+        self._on_cut = on_cut
+        key = api_key if api_key is not None else os.environ.get("GAPLESS_API_KEY", "")
+        sent = httpx2.Headers({"authorization": f"Bearer {key}"} if key else {})
+        sent.update(headers)  # in whatever case they are written
+        here = _is_loopback(parts.hostname)
+        self._http = httpx2.AsyncClient(
+            base_url=self.base_url,
+            headers=sent,
+            timeout=httpx2.Timeout(self.limits.answer_timeout_s, connect=self.limits.connect_timeout_s),
+            transport=transport,
+            trust_env=not here,  # a proxy from the environment does not reach this machine
+            verify=not (here and parts.scheme == "http"),  # reading the certificates takes 70 ms
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections. Runs go on."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # -- runs -------------------------------------------------------------------------------------------------------
+
+    async def start(
+        self,
+        message: str | list[ContentPart],
+        *,
+        agent: str | None = None,
+        session_id: str | None = None,
+        run_id: str | None = None,
+        config: RunConfig | None = None,
+    ) -> RunRecord:
+        """Start a run; `follow` it by the record's `id`.
+
+        The run's id is chosen here, so that a request whose answer was lost is repeated without a second run. Raises
+        `RunConflict`, `SessionBusy`, `AgentNotFound`, `InputInvalid`, `LimitReached`, `ShuttingDown`.
+        """
+        body = {
+            "message": message,
+            "run_id": run_id or uuid.uuid4().hex,
+            "agent": agent,
+            "session_id": session_id,
+            "config": config,
+        }
+        body = {name: value for name, value in body.items() if value is not None}
+        return await self._request("POST", "/runs", RunRecord, body=body)
+
+    async def follow(self, run_id: str, after: int = 0) -> AsyncGenerator[tuple[int, Event], None]:
+        """The run's events after position `after` with their ids, in order, each once, however often it is cut.
+
+        Ends after the terminal event; also when the run waits for a person: the last event then is a RUN_FINISHED with
+        the interrupt outcome, and after `answer` one follows on from its id. Adjacent text deltas come merged while
+        catching up, with the id of the last of them. A clean end of the connection is not the end of the run.
+
+        Raises `RunNotFound`, `CursorExpired`, `CursorInvalid`, `NotAuthenticated`; `StreamInvalid` for what is no
+        stream of Gapless; `ConnectionLost` after `attempts_max` connections in a row without a new event.
+        """
+        last, attempt, retry_first_s = after, 0, self.limits.retry_first_s
+        while True:
+            parser = EventStreamParser(self.limits.frame_bytes_max)
+            attempt += 1
+            retry_after_s = 0.0
+            refusal: GaplessError | None = None
+            reason = "the connection ended"
+            try:
+                async with self._stream(run_id, last) as response:
+                    if response.status_code == httpx2.codes.NO_CONTENT:  # all of it was seen
+                        return
+                    if response.status_code != httpx2.codes.OK:
+                        refusal = await self._refusal(response)
+                        retry_after_s, reason = refusal.retry_after_s or 0.0, refusal.message
+                    else:
+                        _check_content_type(response)
+                        async for piece in response.aiter_bytes():
+                            for frame in parser.feed(piece):
+                                if frame.event == "end" and frame.data is None:
+                                    return
+                                if frame.event != "message" or frame.data is None:
+                                    continue  # "reconnect" says that the server closes; the end of the body comes next
+                                seq, event = _decode(frame)
+                                if seq <= last:
+                                    raise StreamInvalid(f"it sent event {seq} again after {last}")
+                                last, attempt = seq, 0
+                                yield seq, event
+            except httpx2.TransportError as error:
+                reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            except (httpx2.DecodingError, StreamInvalid) as error:
+                raise StreamInvalid(
+                    f"run {run_id}: {self.base_url} sent what is no stream of Gapless ({error}); is it a Gapless "
+                    "server, and not newer than this client?",
+                    run_id=run_id,
+                ) from error
+            if refusal is not None and response.status_code not in RETRYABLE_STATUSES:
+                raise refusal
+            if attempt >= self.limits.attempts_max:
+                raise ConnectionLost(
+                    f"run {run_id}: nothing new in {attempt} connections to {self.base_url} ({reason}); the run "
+                    f"goes on there, follow it later after {last}",
+                    run_id=run_id,
+                )
+            if parser.retry_ms is not None:
+                retry_first_s = parser.retry_ms / 1000
+            wait_s = backoff_s(self.limits, attempt, retry_first_s, retry_after_s)
+            if self._on_cut is not None:
+                self._on_cut(Cut(run_id, last, attempt, reason, wait_s))
+            await asyncio.sleep(wait_s)
+
+    async def cancel(self, run_id: str) -> RunRecord:
+        """Ask for the run's end as cancelled; its record as it was at that moment. Idempotent. Raises `RunNotFound`."""
+        return await self._request("POST", _path("runs", run_id, "cancel"), RunRecord)
+
+    async def answer(self, run_id: str, entries: list[ResumeEntry]) -> RunRecord:
+        """Answer the interrupts of a waiting run. Raises `InputInvalid` when it waits for none, `RunNotFound`."""
+        path = _path("runs", run_id, "input")
+        return await self._request("POST", path, RunRecord, body={"resume": entries}, repeatable=False)
+
+    async def send(self, run_id: str, request: LiveRequest | str) -> RunRecord:
+        """Say something to a live run; a string is a message. Raises `InputInvalid` when it is not live or has ended,
+        `LimitReached` when its agent is far behind, `RunNotFound`."""
+        said = LiveRequest(content=request) if isinstance(request, str) else request
+        if said.content is not None and said.id is None:
+            said = msgspec.structs.replace(said, id=uuid.uuid4().hex)  # then it counts once, sent twice
+        repeatable = said.id is not None or said.close
+        path = _path("runs", run_id, "input")
+        return await self._request("POST", path, RunRecord, body={"live": said}, repeatable=repeatable)
+
+    async def record(self, run_id: str) -> RunRecord:
+        """One run's record. Raises `RunNotFound`."""
+        return await self._request("GET", _path("runs", run_id), RunRecord)
+
+    async def runs(
+        self, *, session_id: str | None = None, status: RunStatus | None = None, limit: int = 100
+    ) -> list[RunRecord]:
+        """The caller's runs, newest first."""
+        params = {"session_id": session_id, "status": status and status.value, "limit": str(limit)}
+        return (await self._request("GET", "/runs", _Runs, params=params)).runs
+
+    async def page(self, run_id: str, after: int = 0, limit: int = 1000) -> Page:
+        """Part of the run's journal as it is stored, unmerged, without waiting. Raises `RunNotFound`."""
+        params = {"after": str(after), "limit": str(limit)}
+        return await self._request("GET", _path("runs", run_id, "events"), Page, params=params)
+
+    # -- sessions ---------------------------------------------------------------------------------------------------
+
+    async def create_session(self, session_id: str | None = None, *, state: dict[str, Any] | None = None) -> Session:
+        """A new session, or the one that has the id already."""
+        body = {"id": session_id or uuid.uuid4().hex, "state": state}
+        return await self._request("POST", "/sessions", Session, body=body)
+
+    async def sessions(self) -> list[Session]:
+        """The caller's sessions, latest used first."""
+        return (await self._request("GET", "/sessions", _Sessions)).sessions
+
+    async def session(self, session_id: str) -> Session:
+        """One session. Raises `SessionNotFound`."""
+        return await self._request("GET", _path("sessions", session_id), Session)
+
+    async def messages(self, session_id: str) -> list[Message]:
+        """The messages of the session's ended runs, oldest first. Raises `SessionNotFound`."""
+        return (await self._request("GET", _path("sessions", session_id, "messages"), _Messages)).messages
+
+    async def delete_session(self, session_id: str) -> None:
+        """Drop the session with its runs. Raises `SessionNotFound`, `SessionBusy`."""
+        await self._request("DELETE", _path("sessions", session_id), None, repeatable=False)
+
+    # -- requests ---------------------------------------------------------------------------------------------------
+
+    def _stream(self, run_id: str, last: int) -> Any:
+        # The position goes in the URL: a proxy may drop a header that it does not know, or answer from its cache.
+        params = {"after": str(last)} if last else {}
+        headers = {"accept": "text/event-stream", "accept-encoding": "identity"}
+        timeout = httpx2.Timeout(self.limits.idle_timeout_s, connect=self.limits.connect_timeout_s)
+        return self._http.stream(
+            "GET", _path("runs", run_id, "events"), params=params, headers=headers, timeout=timeout
+        )
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        answer: type[_T] | None,
+        *,
+        params: Mapping[str, str | None] | None = None,
+        body: Any = None,
+        repeatable: bool = True,
+    ) -> _T:
+        """One request, made again where that is safe and may help."""
+        headers = {"accept": "application/json"}
+        content = None
+        if body is not None:
+            headers["content-type"], content = "application/json", msgspec.json.encode(body)
+        query = {name: value for name, value in (params or {}).items() if value is not None}
+        attempt = 0
+        while True:
+            attempt += 1
+            retry_after_s = 0.0
+            try:
+                async with self._http.stream(method, path, params=query, content=content, headers=headers) as response:
+                    if response.is_success:
+                        return _decode_answer(response, await self._read(response), answer)
+                    refusal = await self._refusal(response)
+            except httpx2.TransportError as error:
+                reached = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+                if attempt >= self.limits.request_attempts_max or (reached and not repeatable):
+                    raise ConnectionLost(
+                        f"{self.base_url} does not answer ({str(error) or type(error).__name__})."
+                    ) from error
+            else:
+                again = response.status_code in RETRYABLE_STATUSES and (repeatable or refusal.retry_after_s is not None)
+                if not again or attempt >= self.limits.request_attempts_max:
+                    raise refusal
+                retry_after_s = refusal.retry_after_s or 0.0
+            await asyncio.sleep(backoff_s(self.limits, attempt, self.limits.retry_first_s, retry_after_s))
+
+    async def _read(self, response: httpx2.Response) -> bytearray:
+        """The whole answer. Raises `StreamInvalid`, `httpx2.TransportError`."""
+        content = bytearray()
+        try:
+            async for piece in response.aiter_bytes():
+                content += piece
+                if len(content) > self.limits.answer_bytes_max:
+                    raise _no_answer(response, f"more than answer_bytes_max={self.limits.answer_bytes_max} bytes")
+        except httpx2.DecodingError as error:
+            raise _no_answer(response, f"what is not encoded as it says ({error})") from error
+        return content
+
+    async def _refusal(self, response: httpx2.Response) -> GaplessError:
+        """The error that an answer stands for. Raises `httpx2.TransportError`."""
+        retry_after = response.headers.get("retry-after", "")
+        retry_after_s = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
+        told = f"{response.request.method} {_shown(response)}: HTTP {response.status_code}"
+        try:
+            body = msgspec.json.decode(await self._read(response), type=_Refusal).error
+        except (*_NOT_JSON, StreamInvalid):  # not the server's own answer: the status must do
+            body = None
+        if response.status_code in _NOWHERE and (body is None or body.code in _NOWHERE_CODES):
+            return StreamInvalid(f"no Gapless server at {self.base_url}; is it mounted under a path? ({told})")
+        if body is None:
+            return GaplessError(told, code="http_error", retry_after_s=retry_after_s)
+        error = error_for_code(body.code, body.message, run_id=body.run_id)
+        if type(error) is RunFailed and body.code != RunFailed.code:  # a code that is no run's
+            error = GaplessError(body.message, run_id=body.run_id, code=body.code)
+        error.retry_after_s = retry_after_s
+        return error
+
+
+class SyncClient:
+    """`GaplessClient` for code without an event loop: the same methods, blocking; `follow` is a generator.
+
+    For one thread at a time. Raises `UsageError` inside an event loop.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        *,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        limits: ClientLimits | None = None,
+        on_cut: Callable[[Cut], None] | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._client = GaplessClient(
+            base_url, api_key=api_key, headers=headers, limits=limits, on_cut=on_cut, transport=transport
+        )
+        self._loop = asyncio.Runner()
+
+    def close(self) -> None:
+        """Close the connections. Runs go on."""
+        self._call(self._client.aclose())
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _call(self, work: Coroutine[Any, Any, _T]) -> _T:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return self._loop.run(work)
+        work.close()
+        raise UsageError("SyncClient blocks, and this is an event loop: use GaplessClient")
+
+    def start(
+        self,
+        message: str | list[ContentPart],
+        *,
+        agent: str | None = None,
+        session_id: str | None = None,
+        run_id: str | None = None,
+        config: RunConfig | None = None,
+    ) -> RunRecord:
+        """See `GaplessClient.start`."""
+        return self._call(self._client.start(message, agent=agent, session_id=session_id, run_id=run_id, config=config))
+
+    def follow(self, run_id: str, after: int = 0) -> Generator[tuple[int, Event], None, None]:
+        """See `GaplessClient.follow`."""
+        stream = self._client.follow(run_id, after)
+
+        async def step() -> tuple[int, Event] | None:
+            return await anext(stream, None)
+
+        try:
+            while (item := self._call(step())) is not None:
+                yield item
+        finally:
+            self._call(stream.aclose())
+
+    def cancel(self, run_id: str) -> RunRecord:
+        """See `GaplessClient.cancel`."""
+        return self._call(self._client.cancel(run_id))
+
+    def answer(self, run_id: str, entries: list[ResumeEntry]) -> RunRecord:
+        """See `GaplessClient.answer`."""
+        return self._call(self._client.answer(run_id, entries))
+
+    def send(self, run_id: str, request: LiveRequest | str) -> RunRecord:
+        """See `GaplessClient.send`."""
+        return self._call(self._client.send(run_id, request))
+
+    def record(self, run_id: str) -> RunRecord:
+        """See `GaplessClient.record`."""
+        return self._call(self._client.record(run_id))
+
+    def runs(
+        self, *, session_id: str | None = None, status: RunStatus | None = None, limit: int = 100
+    ) -> list[RunRecord]:
+        """See `GaplessClient.runs`."""
+        return self._call(self._client.runs(session_id=session_id, status=status, limit=limit))
+
+    def page(self, run_id: str, after: int = 0, limit: int = 1000) -> Page:
+        """See `GaplessClient.page`."""
+        return self._call(self._client.page(run_id, after, limit))
+
+    def create_session(self, session_id: str | None = None, *, state: dict[str, Any] | None = None) -> Session:
+        """See `GaplessClient.create_session`."""
+        return self._call(self._client.create_session(session_id, state=state))
+
+    def sessions(self) -> list[Session]:
+        """See `GaplessClient.sessions`."""
+        return self._call(self._client.sessions())
+
+    def session(self, session_id: str) -> Session:
+        """See `GaplessClient.session`."""
+        return self._call(self._client.session(session_id))
+
+    def messages(self, session_id: str) -> list[Message]:
+        """See `GaplessClient.messages`."""
+        return self._call(self._client.messages(session_id))
+
+    def delete_session(self, session_id: str) -> None:
+        """See `GaplessClient.delete_session`."""
+        self._call(self._client.delete_session(session_id))
+
+
+def backoff_s(limits: ClientLimits, attempt: int, first_s: float, retry_after_s: float = 0.0) -> float:
+    """The wait before the attempt after this one, in seconds: exponential, with full jitter, so that the clients of a
+    server that restarts do not come back as one; not before `retry_after_s`, where that is within `retry_max_s`."""
+    ceiling_s: float = min(limits.retry_max_s, first_s * 2.0 ** min(max(attempt - 1, 0), 32))
+    return min(limits.retry_max_s, max(retry_after_s, random.uniform(0, ceiling_s)))  # noqa: S311  # jitter
+
+
+def _path(*parts: str) -> str:
+    return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _decode(frame: Frame) -> tuple[int, Event]:
+    id = frame.id or ""
+    try:
+        if not _POSITION.fullmatch(id):
+            raise ValueError("the id is no position")
+        return int(id), decode_event(frame.data or "")
+    except _NOT_JSON as error:
+        raise StreamInvalid(f"the frame with id {id!r:.100} is no event of AG-UI 1.0: {error}") from error
+
+
+def _check_content_type(response: httpx2.Response) -> None:
+    content_type = response.headers.get("content-type", "")
+    if content_type.partition(";")[0].strip().lower() != "text/event-stream":
+        raise StreamInvalid(f"{content_type or 'something without a content type'}, not an event stream")
+
+
+def _decode_answer(response: httpx2.Response, content: bytearray, answer: type[_T] | None) -> _T:
+    if answer is None:
+        return None  # type: ignore[return-value]  # the caller takes no answer
+    try:
+        return msgspec.json.decode(content, type=answer)
+    except _NOT_JSON as error:
+        raise _no_answer(response, f"what is no {answer.__name__.lstrip('_')} ({error})") from error
+
+
+def _no_answer(response: httpx2.Response, what: str) -> StreamInvalid:
+    return StreamInvalid(f"{_shown(response)} answered {what}: is it a Gapless server?")
+
+
+def _shown(response: httpx2.Response) -> httpx2.URL:
+    return response.url.copy_with(query=None)

@@ -1,0 +1,190 @@
+"""What the routes share: reading a body, answering with a record or an error."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+
+from gapless.errors import GaplessError, InputInvalid, InputTooLarge
+from gapless.jsontext import decode_json
+from gapless.records import RunRecord, RunStatus, SessionRecord
+from gapless.wire import WIRES
+
+__all__ = [
+    "LIST_LIMIT_MAX",
+    "answer",
+    "answer_error",
+    "body_docs",
+    "chosen_run_id",
+    "parameter_docs",
+    "public",
+    "read_body",
+    "wants_stream",
+    "whole_number",
+]
+
+LIST_LIMIT_MAX = 1000
+"""Records in one list."""
+NUMBER_DIGITS_MAX = 15
+"""Of a number in a query: fits a position of any store, and JavaScript's numbers."""
+
+STARTING = ("run_id", "X-Run-Id", "Idempotency-Key")
+"""The parameters by which a request names the run that it starts."""
+
+_NUMBER = re.compile(rf"[0-9]{{1,{NUMBER_DIGITS_MAX}}}")
+_T = TypeVar("_T")
+_encode = msgspec.json.Encoder().encode
+
+
+def answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer."""
+    return Response(_encode(content), status, headers, media_type="application/json")
+
+
+def answer_error(error: GaplessError) -> Response:
+    """An error before the first byte: its HTTP status and `{"error": {"code", "message", "run_id"?}}`."""
+    body = {"code": error.code, "message": error.message}
+    if error.run_id is not None:
+        body["run_id"] = error.run_id
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return answer({"error": body}, error.status, headers)
+
+
+async def read_body(request: Request, type: type[_T], bytes_max: int) -> _T:
+    """The request's JSON body as `type`. Raises `InputTooLarge`, `InputInvalid`, HTTP 415 for another content type."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json" and not content_type.endswith("+json"):
+        raise HTTPException(415, f"send application/json, not {content_type or 'a body without content type'}")
+    declared = request.headers.get("content-length", "")
+    if _NUMBER.fullmatch(declared) and int(declared) > bytes_max:
+        raise InputTooLarge(f"the body is {declared} bytes, over body_bytes_max={bytes_max}")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > bytes_max:
+            raise InputTooLarge(f"the body is over body_bytes_max={bytes_max} bytes")
+    try:
+        content = decode_json(body, type)
+    except msgspec.DecodeError as error:
+        raise InputInvalid(f"the body does not fit: {error}") from None
+    request.state.named = _run_named_in(body)
+    return content
+
+
+class _Naming(msgspec.Struct):
+    run_id: str | None = None
+    runId: str | None = None  # noqa: N815  # AG-UI's spelling
+
+
+def _run_named_in(body: bytearray) -> str | None:
+    if b"run_id" not in body and b"runId" not in body:
+        return None
+    try:
+        naming = decode_json(body, _Naming)
+    except msgspec.DecodeError:
+        return None
+    return naming.runId if naming.run_id is None else naming.run_id
+
+
+def chosen_run_id(request: HTTPConnection, user: str) -> str | None:
+    """The id of the run that a request starts, where the client chose one or said how to know the request again: in the
+    body that was read, the query or a header. It is the same on every route, since durable clients, which know no
+    routes, repeat a request that does."""
+    named: str | None = getattr(request.state, "named", None)
+    query, headers = request.query_params, request.headers
+    for run_id in (named, query.get("run_id"), query.get("runId"), headers.get("x-run-id")):
+        if run_id is not None:
+            return run_id
+    key = headers.get("idempotency-key")
+    return None if key is None else "key-" + hashlib.sha256(f"{user}\n{key}".encode()).hexdigest()[:32]
+
+
+def whole_number(request: Request, name: str, default: int, *, least: int = 0, most: int | None = None) -> int:
+    """A whole number in the query. Raises `InputInvalid` for anything else, and for one out of bounds."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    number = int(text) if _NUMBER.fullmatch(text) else -1
+    if number < least or (most is not None and number > most):
+        most = 10**NUMBER_DIGITS_MAX - 1 if most is None else most
+        raise InputInvalid(f"{name} is a whole number from {least} to {most}")
+    return number
+
+
+def wants_stream(request: Request) -> bool:
+    """True if `Accept` asks for an event stream."""
+    return "text/event-stream" in request.headers.get("accept", "")
+
+
+def public(record: RunRecord | SessionRecord) -> dict[str, Any]:
+    """A record as clients see it."""
+    shown: dict[str, Any] = msgspec.to_builtins(record)
+    for hidden in ("owner", "digest", "input", "config", "request", "expired"):
+        shown.pop(hidden, None)
+    if isinstance(record, RunRecord):
+        shown["status"], shown["last_seq"] = record.status.value, record.last_seq
+    return shown
+
+
+def body_docs(type: Any, *, required: bool = True) -> dict[str, Any]:
+    """OpenAPI's description of a JSON body, for routes that read it themselves."""
+    (schema,), components = msgspec.json.schema_components([type])
+    content = {"application/json": {"schema": _whole(schema, components)}}
+    return {"requestBody": {"required": required, "content": content}}
+
+
+_PARAMETERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "Accept": ("header", "`text/event-stream` or `application/json`.", {}),
+    "Idempotency-Key": ("header", "The same request with the same key is the same run.", {}),
+    "Last-Event-ID": ("header", "Go on after the frame with this id, as it came.", {}),
+    "X-Run-Id": ("header", "The id of the run to start; sent again, the request comes back to it.", {}),
+    "after": ("query", "Go on after this event: an id as it came, or a position.", {}),
+    "agent": ("query", "Which of several agents.", {}),
+    "detailed": ("query", "`true`: with their descriptions.", {"enum": ["true", "false"]}),
+    "join": ("query", "What was said comes as one MESSAGES_SNAPSHOT.", {"enum": ["snapshot"]}),
+    "limit": ("query", "At most so many.", {"type": "integer", "minimum": 1}),
+    "merge": ("query", "`0`: deltas are not merged while catching up.", {"enum": ["0", "1"]}),
+    "message": ("query", "The same as `query`.", {}),
+    "offset": ("query", "Go on after this event; -1 is the start.", {}),
+    "query": ("query", "The question.", {}),
+    "runId": ("query", "The run to follow.", {}),
+    "run_id": ("query", "The id of the run to start; sent again, the request comes back to it.", {}),
+    "session_id": ("query", "The conversation.", {}),
+    "starting_after": ("query", "Go on after the event with this sequence number.", {"type": "integer", "minimum": 0}),
+    "status": ("query", "Runs in this state.", {"enum": [status.value for status in RunStatus]}),
+    "stream": ("query", "`true`: its events.", {"enum": ["true", "false"]}),
+    "streaming": ("query", "`false`: whole events only.", {"enum": ["true", "false"]}),
+    "threadId": ("query", "The conversation, for a page that opens on it.", {}),
+    "wire": ("query", "The encoding of the stream.", {"enum": ["ag-ui", *(name for name in WIRES if name != "ag-ui")]}),
+}
+
+
+def parameter_docs(*names: str) -> dict[str, Any]:
+    """OpenAPI's description of what a route reads from its query and headers itself."""
+    documents = []
+    for name in names:
+        place, description, schema = _PARAMETERS[name]
+        document = {"name": name, "in": place, "description": description, "schema": {"type": "string", **schema}}
+        documents.append(document)
+    return {"parameters": documents}
+
+
+def _whole(schema: Any, components: dict[str, Any]) -> Any:
+    """The schema with its parts in their places: what FastAPI does not know of cannot be referred to."""
+    if isinstance(schema, list):
+        return [_whole(item, components) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _whole(components[schema["$ref"].rpartition("/")[2]], components)
+    return {key: _whole(value, components) for key, value in schema.items() if key != "discriminator"}

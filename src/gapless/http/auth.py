@@ -1,0 +1,208 @@
+"""Who is asking, and may they: the one place where requests are authenticated and runs are authorised."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import inspect
+import os
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias, TypeVar
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gapless.errors import GaplessError, NotAuthenticated, NotAuthorized, RunNotFound, SessionNotFound, UsageError
+from gapless.records import RunRecord, SessionRecord
+
+__all__ = [
+    "ANONYMOUS",
+    "Access",
+    "Authenticate",
+    "Authorize",
+    "Guard",
+    "keys_from_environment",
+    "users_from_environment",
+]
+
+ANONYMOUS = "anonymous"
+"""The user of every request where no authentication is configured."""
+KEY_CHARS_MIN = 16
+PAGES = frozenset({"", "/", "/docs", "/dev-ui"})
+"""Where links from other web sites may lead, beside what is under /static/ and /dev-ui/."""
+
+_RecordT = TypeVar("_RecordT", RunRecord, SessionRecord)
+
+Authenticate: TypeAlias = Callable[[HTTPConnection], str | Awaitable[str | None] | None]
+"""A request → the id of its user, or None for nobody known."""
+Authorize: TypeAlias = Callable[[str, str, RunRecord | SessionRecord], bool | Awaitable[bool]]
+"""(user id, "read" | "cancel" | "answer" | "update" | "delete", run or session) → may they."""
+
+
+def _owns(user_id: str, action: str, record: RunRecord | SessionRecord) -> bool:
+    return record.user_id == user_id
+
+
+class Access:
+    """Authenticates every request and authorises every use of a run or session."""
+
+    def __init__(self, authenticate: Authenticate | None = None, authorize: Authorize | None = None) -> None:
+        """Without `authenticate`, the keys of the environment. Raises `UsageError` for bad ones."""
+        self._authenticate = authenticate or keys_from_environment()
+        self._by_key = authenticate is None
+        self._authorize = authorize or _owns
+
+    @property
+    def open(self) -> bool:
+        """No authentication is configured."""
+        return self._authenticate is None
+
+    async def user(self, request: HTTPConnection) -> str:
+        """The id of the user who asks. Raises `NotAuthenticated`."""
+        if self._authenticate is None:
+            return ANONYMOUS
+        user = self._authenticate(request)
+        if inspect.isawaitable(user):
+            user = await user
+        if not user:
+            raise NotAuthenticated(self._why_unknown(request))
+        return user
+
+    def _why_unknown(self, request: HTTPConnection) -> str:
+        if not self._by_key:
+            return "it is not known who asks: log in where this site has its users do so"
+        if "authorization" in request.headers or "x-api-key" in request.headers:
+            return "this server does not know that API key"
+        return "it is not known who asks: send an API key, as Authorization: Bearer <key>"
+
+    async def find(
+        self, request: HTTPConnection, action: str, get: Callable[[str], Awaitable[_RecordT]], id: str
+    ) -> _RecordT:
+        """The run or session that `get` has under this id, for a caller who may do this to it. Who asks comes first:
+        to nobody known, no record is told from none. Raises `NotAuthenticated`, `RunNotFound`, `SessionNotFound`."""
+        user = await self.user(request)
+        record = await get(id)
+        await self.check(request, action, record, user=user)
+        return record
+
+    async def check(
+        self, request: HTTPConnection, action: str, record: RunRecord | SessionRecord, *, user: str | None = None
+    ) -> str:
+        """The user's id; `user` gives it where the caller knows it. Raises `RunNotFound` or `SessionNotFound` where
+        they may not: it does not exist for them."""
+        user = user or await self.user(request)
+        allowed = self._authorize(user, action, record)
+        if inspect.isawaitable(allowed):
+            allowed = await allowed
+        if not allowed:
+            if isinstance(record, RunRecord):
+                raise RunNotFound(f"no run {record.id}", run_id=record.id)
+            raise SessionNotFound(f"no session {record.id}")
+        return user
+
+
+def keys_from_environment(variable: str = "GAPLESS_API_KEYS") -> Authenticate | None:
+    """Authentication by the API keys in an environment variable: `alice=KEY,bob=KEY` or plain `KEY,KEY`; None if unset.
+
+    A key without a name stands for a user of its own, `key-` and the start of its hash. Keys come as
+    `Authorization: Bearer KEY` or `X-API-Key: KEY`.
+    Raises `UsageError` for a key shorter than 16 characters, and where there is none in the variable.
+    """
+    users = _users(variable)
+    if users is None:
+        return None
+
+    def authenticate(request: HTTPConnection) -> str | None:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            key = request.headers.get("x-api-key", "")
+        digest = hashlib.sha256(key.strip().encode()).digest()
+        found = None
+        for known, user in users.items():  # every one of them, so that time tells nothing
+            if hmac.compare_digest(known, digest):
+                found = user
+        return found
+
+    return authenticate
+
+
+def users_from_environment(variable: str = "GAPLESS_API_KEYS") -> list[str] | None:
+    """The ids of the users whose keys are in the variable; None if unset. Raises as `keys_from_environment`."""
+    users = _users(variable)
+    return None if users is None else sorted(set(users.values()))
+
+
+def _users(variable: str) -> dict[bytes, str] | None:
+    """Users by the hash of their key."""
+    setting = os.environ.get(variable)
+    if setting is None:
+        return None
+    entries = [entry.strip() for entry in setting.split(",") if entry.strip()]
+    if not entries:  # whoever sets it means to keep others out
+        raise UsageError(f"{variable} is set and there is no key in it: set name=key, or unset it to let anyone in")
+    users: dict[bytes, str] = {}
+    for entry in entries:
+        name, named, key = entry.partition("=")
+        if not named or not key:
+            name, key = "", entry
+        if len(key) < KEY_CHARS_MIN:
+            raise UsageError(f"{variable}: a key is shorter than {KEY_CHARS_MIN} characters; make longer ones")
+        digest = hashlib.sha256(key.encode()).digest()
+        users[digest] = name or f"key-{digest.hex()[:12]}"
+    return users
+
+
+class Guard:
+    """Keeps other web sites' pages from using a server that trusts its network.
+
+    `hosts`: the names it may be called by, against DNS rebinding; None for any. A browser's request from a page of
+    another origin is refused, whatever its method, unless that is in `origins`. To go to one of the server's own
+    pages by a link is no use of the server, and allowed.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        hosts: frozenset[str] | None,
+        origins: frozenset[str],
+        answer: Callable[[GaplessError], ASGIApp],
+    ) -> None:
+        self._app = app
+        self._hosts = None if hosts is None else frozenset(host.lower() for host in hosts)
+        self._origins = origins
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+            host = headers.get(b"host", "").lower()
+            name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+            if self._hosts is not None and name not in self._hosts:
+                error = NotAuthorized(f"this server is not known as {name[:100]!r}; use one of {sorted(self._hosts)}")
+                return await self._answer(error)(scope, receive, send)
+            invited = "*" in self._origins or headers.get(b"origin") in self._origins
+            if not invited and _is_foreign(headers, host) and not _opens_page(scope, headers):
+                error = NotAuthorized("this server does not answer other web sites; allow yours with cors_origins")
+                return await self._answer(error)(scope, receive, send)
+        return await self._app(scope, receive, send)
+
+
+def _is_foreign(headers: dict[bytes, str], host: str) -> bool:
+    """A browser asks, and not for a page of this server. Sites are no bound: another port is the same site."""
+    site = headers.get(b"sec-fetch-site")
+    if site is not None:  # Fetch Metadata: no page can set it, and it holds behind proxies that change the host
+        return site not in ("same-origin", "none")
+    origin = headers.get(b"origin")
+    return origin is not None and origin.partition("://")[2].lower() != host
+
+
+def _opens_page(scope: Scope, headers: dict[bytes, str]) -> bool:
+    """A person follows a link to a page, in a tab of its own."""
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    return (
+        scope.get("method") in ("GET", "HEAD")
+        and headers.get(b"sec-fetch-mode") == "navigate"
+        and headers.get(b"sec-fetch-dest", "document") == "document"
+        and (path in PAGES or path.startswith(("/static/", "/dev-ui/")))
+    )

@@ -1,0 +1,1 @@
+"""Clients of ADK's own server."""

@@ -1,0 +1,450 @@
+"""The wire `adk`: frames as ADK's own server sends them on `/run_sse`.
+
+A frame is an ADK event as JSON, camelCase and without nulls. Text and reasoning come as partial events that share an
+id; the whole of them follows in one event with the same id, before a tool's result, another agent's words or the run's
+end. Everything in a frame is derived from the journal, so any number of connections agree on every byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+
+from gapless.agents.adk_turn import CONFIRMATION, INPUT, TRANSFER
+from gapless.events import (
+    CustomEvent,
+    Event,
+    Interrupt,
+    ReasoningMessageContentEvent,
+    RunErrorEvent,
+    RunFinishedCancelledOutcome,
+    RunFinishedEvent,
+    RunFinishedInterruptOutcome,
+    RunStartedEvent,
+    StateDeltaEvent,
+    StateSnapshotEvent,
+    StepFinishedEvent,
+    StepStartedEvent,
+    TextMessageContentEvent,
+    TextMessageStartEvent,
+    TokenUsage,
+    ToolCallArgsEvent,
+    ToolCallEndEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+    decode_event,
+    delta_head,
+    text_of,
+)
+from gapless.fold import RESTARTED, Fold
+from gapless.jsontext import decode_json
+from gapless.records import RunRecord
+from gapless.wire import NO_DELTA, Encoder
+
+__all__ = ["ADKEncoder", "WholeADKEncoder", "arguments_of", "object_of"]
+
+_encode = msgspec.json.Encoder().encode
+_ACTIONS = b'"actions":{"stateDelta":%b,"artifactDelta":{},%b"requestedAuthConfigs":{},"requestedToolConfirmations":{}}'
+_NO_ACTIONS = _ACTIONS % (b"{}", b"")
+_FINISH = {"stop": "STOP", "tool_calls": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY"}
+_MARKS = {"gapless.interrupted": b"interrupted", "gapless.turn_complete": b"turnComplete"}
+"""What a live run's custom events of these names are on an ADK event."""
+_URL_SAFE = str.maketrans("+/", "-_")
+"""Base64 as ADK writes it."""
+_HEAD = b'{"content":{"parts":[{"text":'
+
+_Frames = Sequence[bytes]
+
+
+class _Call:
+    __slots__ = ("arguments", "author", "name", "waits")
+
+    def __init__(self, name: str, author: str, waits: bool) -> None:
+        self.name = name
+        self.author = author
+        self.waits = waits
+        self.arguments: list[str] = []
+
+
+class _Response:
+    """What one agent has said since its last whole event."""
+
+    __slots__ = ("id", "parts")
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+        """Its first message's."""
+        self.parts: list[tuple[str, bytes, list[bytes]]] = []
+        """Of each part its message, what comes after its text, and the pieces of the text's JSON."""
+
+
+class ADKEncoder(Encoder):
+    """ADK events, partial ones as they come."""
+
+    name: ClassVar[str] = "adk"
+    pauses: ClassVar[bool] = True
+    partials: ClassVar[bool] = True
+    """Partial events are sent, as for `"streaming": true`."""
+
+    def __init__(self, run: RunRecord) -> None:
+        super().__init__(run)
+        self._id_head = b"%b:" % run.id.encode()  # names the run too, for clients that repeat their POST
+        self._seconds = b"%.3f" % (run.created_at / 1000)
+        self._author = run.agent
+        """Who speaks where a message does not name its agent."""
+        self._names: dict[str, str] = {}
+        """Messages by id: the agent that they name, "" for those that are not the assistant's."""
+        self._steps: dict[str, str] = {}
+        """Steps that are open, each with who spoke before it."""
+        self._responses: dict[str, _Response] = {}
+        """By agent; several where agents speak at once."""
+        self._pieces: list[bytes] = []
+        """The newest message's, and what comes after the text in its frames."""
+        self._tail = b""
+        self._calls: dict[str, _Call] = {}
+        self._fold = Fold()
+        """Of the state alone."""
+        self._state_said: dict[str, bytes] = {}
+        """The state's values as JSON: those in the fold are changed in place."""
+        self._finish_reason = "STOP"
+        self._events = 0
+
+    def frames(self, event: bytes) -> Sequence[bytes]:
+        if event.startswith(self._delta_head):  # the hot path: nothing is decoded
+            return self._piece(event[len(self._delta_head) : -1])
+        return self.frames_of(decode_event(event))
+
+    def frames_of(self, event: Event) -> Sequence[bytes]:
+        """One decoded event's frames."""
+        handler = _HANDLERS.get(type(event))
+        return handler(self, event) if handler is not None else ()
+
+    # -- text and reasoning -----------------------------------------------------------------------------------------
+
+    def _piece(self, text: bytes) -> _Frames:
+        """A piece of the newest message; `text` is its JSON."""
+        self._pieces.append(text[1:-1])
+        return (_HEAD + text + self._tail,) if self.partials else ()
+
+    def _said(self, event: TextMessageContentEvent | ReasoningMessageContentEvent) -> _Frames:
+        """Another message goes on than the one before."""
+        message_id, thought = event.message_id, isinstance(event, ReasoningMessageContentEvent)
+        speaker = self._names.get(message_id, self._author)
+        if not speaker:
+            return ()
+        response = self._responses.get(speaker)
+        if response is None:
+            response = self._responses[speaker] = _Response(message_id)
+        self._delta_head = delta_head(type(event), message_id)
+        rest = b',"thought":true}' if thought else b"}"
+        self._tail = rest + b'],"role":"model"},"partial":true,' + self._base(response.id, speaker) + b"}"
+        if not response.parts or response.parts[-1][0] != message_id:
+            response.parts.append((message_id, rest, []))
+        self._pieces = response.parts[-1][2]
+        return self._piece(_encode(event.delta))
+
+    def _text_start(self, event: TextMessageStartEvent) -> _Frames:
+        self._delta_head = NO_DELTA
+        if event.role not in (None, "assistant"):
+            self._names[event.message_id] = ""
+        elif event.name:
+            self._names[event.message_id] = event.name
+            if not self._steps:
+                self._author = event.name
+        elif not self._names.get(event.message_id, self._author):  # it was another's before
+            del self._names[event.message_id]
+        return ()
+
+    # -- whole responses --------------------------------------------------------------------------------------------
+
+    def _whole(self, *speakers: str, finish: str = "STOP", **fields: Any) -> _Frames:
+        """The whole responses of these agents, where one is coming; of all agents if none is named."""
+        return tuple(
+            self._model_event(speaker, None, finish=finish, **fields)
+            for speaker in speakers or tuple(self._responses)
+            if speaker in self._responses
+        )
+
+    def _model_event(
+        self, speaker: str, part: bytes | None, id: str = "", finish: str = "STOP", calls: bytes = b"", **fields: Any
+    ) -> bytes:
+        """What the agent has said, and this part after it, as one event."""
+        response = self._responses.pop(speaker, None)
+        self._delta_head = NO_DELTA
+        parts = []
+        if response is not None:
+            id = response.id
+            parts = [b'{"text":"%b"%b' % (b"".join(pieces), rest) for _, rest, pieces in response.parts]
+        if part is not None:
+            parts.append(part)
+        extra = b"".join([b'"%b":%b,' % (name.encode(), _encode(value)) for name, value in fields.items()])
+        return b'{"content":{"parts":[%b],"role":"model"},"partial":false,"finishReason":"%b",%b%b}' % (
+            b",".join(parts),
+            finish.encode(),
+            extra,
+            self._base(id, speaker, calls=calls),
+        )
+
+    def _base(self, id: str, author: str, actions: bytes = _NO_ACTIONS, calls: bytes = b"") -> bytes:
+        """What every event has."""
+        return b'"invocationId":%b,"author":%b,%b,"nodeInfo":{"path":%b},%b"id":%b,"timestamp":%b' % (
+            _encode(self.run.id),
+            _encode(author),
+            actions,
+            _encode(f"{author}@1"),
+            calls,
+            _encode(id),
+            self._seconds,
+        )
+
+    # -- agents -----------------------------------------------------------------------------------------------------
+
+    def _step_started(self, event: StepStartedEvent) -> _Frames:
+        before = [speaker for speaker in self._responses if speaker not in self._steps]
+        frames = self._whole(*before) if before else ()
+        self._steps[event.step_name] = self._author
+        self._author = event.step_name
+        return frames
+
+    def _step_finished(self, event: StepFinishedEvent) -> _Frames:
+        self._author = self._steps.pop(event.step_name, self._author)
+        return self._whole(event.step_name)
+
+    # -- tools ------------------------------------------------------------------------------------------------------
+
+    def _call_start(self, event: ToolCallStartEvent) -> _Frames:
+        adk = (event.metadata or {}).get("adk") or {}
+        waits = isinstance(adk, dict) and adk.get("longRunning") is True
+        self._calls[event.tool_call_id] = _Call(event.tool_call_name, self._author, waits)
+        return ()
+
+    def _call_args(self, event: ToolCallArgsEvent) -> _Frames:
+        call = self._calls.get(event.tool_call_id)
+        if call is not None:
+            call.arguments.append(event.delta)
+        return ()
+
+    def _call_end(self, event: ToolCallEndEvent) -> _Frames:
+        """A call is whole: it goes out at once, with the text before it, so that it is seen before its result."""
+        id = event.tool_call_id
+        call = self._calls.get(id)
+        if call is None:
+            return ()
+        return (self._called(id, call.name, arguments_of("".join(call.arguments)), call.author, waits=call.waits),)
+
+    def _called(self, id: str, name: str, arguments: Any, author: str, *, waits: bool) -> bytes:
+        part = _encode({"functionCall": {"id": id, "args": arguments, "name": name}})
+        calls = b'"longRunningToolIds":%b,' % _encode([id] if waits else [])
+        return self._model_event(author, part, f"{id}-call", calls=calls)
+
+    def _result(self, event: ToolCallResultEvent) -> _Frames:
+        call = self._calls.get(event.tool_call_id)
+        author = call.author if call is not None else self._author
+        name = call.name if call is not None else ""
+        response = {"id": event.tool_call_id, "name": name, "response": object_of(text_of(event.content))}
+        actions = _NO_ACTIONS
+        if call is not None and name == TRANSFER:
+            target = arguments_of("".join(call.arguments)).get("agent_name")
+            actions = _ACTIONS % (b"{}", b'"transferToAgent":%b,' % _encode(str(target)))
+        frame = b'{"content":{"parts":[{"functionResponse":%b}],"role":"user"},%b}' % (
+            _encode(response),
+            self._base(event.message_id, author, actions),
+        )
+        return (*self._whole(author), frame)
+
+    # -- state and the rest -----------------------------------------------------------------------------------------
+
+    def _state(self, event: StateSnapshotEvent | StateDeltaEvent) -> _Frames:
+        said, keys = self._state_said, None
+        if isinstance(event, StateDeltaEvent) and self._fold.state is not None:
+            keys = _keys_of(event.delta)
+        self._fold.add(event)
+        state = self._fold.state if isinstance(self._fold.state, dict) else {}
+        changed: dict[str, Any] = {}
+        for key in {**said, **state} if keys is None else keys:
+            if key not in state:
+                if said.pop(key, None) is not None:
+                    changed[key] = None
+            elif (value := _encode(state[key])) != said.get(key):
+                said[key] = value
+                changed[key] = msgspec.Raw(value)
+        if not changed:
+            return ()
+        frame = b"{%b}" % self._base(self._new_id(), self._author, _ACTIONS % (_encode(changed), b""))
+        return (*self._whole(self._author), frame)
+
+    def _custom(self, event: CustomEvent) -> _Frames:
+        value = event.value if isinstance(event.value, dict) else {}
+        if event.name == "gapless.finish":
+            self._finish_reason = _FINISH.get(str(value.get("reason")), "OTHER")
+        elif event.name == "gapless.file":
+            kind, name, source = ("inlineData", "data", "data") if "data" in value else ("fileData", "fileUri", "url")
+            part = _encode({kind: {name: value.get(source), "mimeType": value.get("mimeType")}})
+            return (self._model_event(self._author, part, self._new_id()),)
+        elif event.name == "gapless.audio":  # beside what is being said
+            data = str(value.get("data")).translate(_URL_SAFE)
+            part = _encode({"inlineData": {"data": data, "mimeType": value.get("mimeType")}})
+            base = self._base(self._new_id(), self._author)
+            return (b'{"content":{"parts":[%b],"role":"model"},%b}' % (part, base),)
+        elif event.name in _MARKS:
+            said = self._whole()
+            return (*said, b'{"%b":true,%b}' % (_MARKS[event.name], self._base(self._new_id(), self._author)))
+        elif event.name in ("gapless.notice", RESTARTED):
+            if event.name == RESTARTED:  # what was said is void
+                self._responses, self._delta_head, self._calls = {}, NO_DELTA, {}
+                self._fold.add(event)
+            metadata = _encode({event.name: event.value})
+            return (b'{"customMetadata":%b,%b}' % (metadata, self._base(self._new_id(), self._author)),)
+        return ()
+
+    def _new_id(self) -> str:
+        self._events += 1
+        return f"{self.run.id}-e{self._events}"
+
+    # -- the run's frame --------------------------------------------------------------------------------------------
+
+    def _started(self, event: RunStartedEvent) -> _Frames:
+        if event.timestamp is not None:
+            self._seconds = b"%.3f" % (event.timestamp / 1000)
+        return ()
+
+    def _finished(self, event: RunFinishedEvent) -> _Frames:
+        if isinstance(event.outcome, RunFinishedInterruptOutcome):
+            said = self._whole()
+            asked = [self._asked(interrupt) for interrupt in event.outcome.interrupts]
+            return (*said, *(frame for frame in asked if frame))
+        if isinstance(event.outcome, RunFinishedCancelledOutcome):
+            return (
+                *self._whole(interrupted=True),
+                self._error("INVOCATION_ABORTED", "Invocation was aborted by client."),
+            )
+        usage = {} if event.usage is None else {"usageMetadata": _usage(event.usage)}
+        if self._responses or event.result is None:
+            return self._whole(finish=self._finish_reason, **usage)
+        return (b'{"output":%b,%b}' % (_encode(event.result), self._base(self._new_id(), self._author)),)
+
+    def _failed(self, event: RunErrorEvent) -> _Frames:
+        code = event.code or "run_failed"
+        details = {"error_type": code, "error_message": event.message}
+        shown = self._whole(interrupted=True)
+        return (
+            *shown,
+            self._error(code, event.message),
+            _encode({"error": f"{code}: {event.message}", "error_details": details}),
+        )
+
+    def _error(self, code: str, message: str) -> bytes:
+        return b'{"errorCode":%b,"errorMessage":%b,%b}' % (
+            _encode(code),
+            _encode(message),
+            self._base(self._new_id(), self._author),
+        )
+
+    def _asked(self, interrupt: Interrupt) -> bytes:
+        """What the run waits for, as the function call by which ADK asks its clients; b"" for a call that went out
+        already, marked as one that waits."""
+        known = self._calls.get(interrupt.id)
+        if known is not None and known.waits:
+            return b""
+        metadata = interrupt.metadata or {}
+        adk = metadata.get("adk")
+        if isinstance(adk, dict):
+            name, arguments = str(adk.get("name")), adk.get("args") or {}
+        elif interrupt.tool_call_id is not None:
+            call = self._calls.get(interrupt.tool_call_id)
+            original = {
+                "id": interrupt.tool_call_id,
+                "name": call.name if call else str(metadata.get("toolName", "")),
+                "args": arguments_of("".join(call.arguments)) if call else {},
+            }
+            confirmation = {"hint": interrupt.message or "", "confirmed": False}
+            name, arguments = CONFIRMATION, {"originalFunctionCall": original, "toolConfirmation": confirmation}
+        else:
+            arguments = {"interruptId": interrupt.id, "message": interrupt.message}
+            if interrupt.response_schema is not None:
+                arguments["response_schema"] = interrupt.response_schema
+            name = INPUT
+        part = _encode({"functionCall": {"id": interrupt.id, "args": arguments, "name": name}})
+        calls = b'"longRunningToolIds":%b,' % _encode([interrupt.id])
+        base = self._base(f"{interrupt.id}-call", self._author, calls=calls)
+        return b'{"content":{"parts":[%b],"role":"model"},%b}' % (
+            part,
+            base,
+        )  # no model's words: it has no finish reason
+
+
+class WholeADKEncoder(ADKEncoder):
+    """The same without partial events, as for `"streaming": false` and `/run`."""
+
+    partials: ClassVar[bool] = False
+
+
+_HANDLERS: dict[type, Callable[[ADKEncoder, Any], _Frames]] = {
+    RunStartedEvent: ADKEncoder._started,
+    TextMessageStartEvent: ADKEncoder._text_start,
+    TextMessageContentEvent: ADKEncoder._said,
+    ReasoningMessageContentEvent: ADKEncoder._said,
+    StepStartedEvent: ADKEncoder._step_started,
+    StepFinishedEvent: ADKEncoder._step_finished,
+    ToolCallStartEvent: ADKEncoder._call_start,
+    ToolCallArgsEvent: ADKEncoder._call_args,
+    ToolCallEndEvent: ADKEncoder._call_end,
+    ToolCallResultEvent: ADKEncoder._result,
+    StateSnapshotEvent: ADKEncoder._state,
+    StateDeltaEvent: ADKEncoder._state,
+    CustomEvent: ADKEncoder._custom,
+    RunFinishedEvent: ADKEncoder._finished,
+    RunErrorEvent: ADKEncoder._failed,
+}
+
+
+def _keys_of(patch: list[dict[str, Any]]) -> dict[str, None] | None:
+    """The state's keys that an RFC 6902 patch may change; None where that may be any. Not all of a large state is to be
+    compared for each small patch."""
+    keys: dict[str, None] = {}
+    for operation in patch:
+        for pointer in (operation.get("path"), operation.get("from", "/")):
+            if not isinstance(pointer, str) or not pointer.startswith("/"):
+                return None
+            keys[pointer.split("/", 2)[1].replace("~1", "/").replace("~0", "~")] = None
+    return keys
+
+
+def arguments_of(text: str) -> dict[str, Any]:
+    """A call's arguments; {} for none, and the text itself under `_raw` where the model wrote no JSON object."""
+    if not text:
+        return {}
+    try:
+        value = decode_json(text)
+    except msgspec.DecodeError:
+        value = None
+    return value if isinstance(value, dict) else {"_raw": text}
+
+
+def object_of(text: str) -> dict[str, Any]:
+    """A result as ADK has them: the JSON object that it is, or an object that holds it."""
+    try:
+        value = decode_json(text)
+    except msgspec.DecodeError:
+        value = text
+    return value if isinstance(value, dict) else {"result": value}
+
+
+def _usage(usage: list[TokenUsage]) -> dict[str, int]:
+    names = {
+        "promptTokenCount": "input_tokens",
+        "candidatesTokenCount": "output_tokens",
+        "totalTokenCount": "total_tokens",
+        "thoughtsTokenCount": "reasoning_tokens",
+        "cachedContentTokenCount": "cached_input_tokens",
+    }
+    counts: dict[str, int] = {}
+    for name, field in names.items():
+        known = [value for one in usage if (value := getattr(one, field)) is not None]
+        if known:
+            counts[name] = sum(known)
+    if "totalTokenCount" not in counts:
+        counts["totalTokenCount"] = counts.get("promptTokenCount", 0) + counts.get("candidatesTokenCount", 0)
+    return counts

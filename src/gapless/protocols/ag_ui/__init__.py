@@ -1,0 +1,1 @@
+"""AG-UI clients, and TanStack AI."""

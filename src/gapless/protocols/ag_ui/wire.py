@@ -1,0 +1,131 @@
+"""The wire `ag-ui`: the journal as it is, one frame per event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from gapless.events import (
+    Event,
+    Message,
+    MessagesSnapshotEvent,
+    ReasoningEndEvent,
+    ReasoningMessageEndEvent,
+    ReasoningMessageStartEvent,
+    ReasoningStartEvent,
+    RunStartedEvent,
+    StateSnapshotEvent,
+    StepFinishedEvent,
+    StepStartedEvent,
+    SubagentErrorEvent,
+    SubagentFinishedEvent,
+    SubagentStartedEvent,
+    TextMessageEndEvent,
+    TextMessageStartEvent,
+    ToolCallEndEvent,
+    ToolCallStartEvent,
+    decode_event,
+    encode_event,
+)
+from gapless.fold import Fold
+from gapless.jsontext import with_plain_lines
+from gapless.records import RunRecord
+from gapless.wire import RETRY_MS, Encoder
+
+__all__ = ["AGUIEncoder", "JoinEncoder", "Prefix"]
+
+_STARTS: dict[type, tuple[str, str]] = {
+    TextMessageStartEvent: ("text", "message_id"),
+    ReasoningStartEvent: ("span", "message_id"),
+    ReasoningMessageStartEvent: ("reasoning", "message_id"),
+    ToolCallStartEvent: ("call", "tool_call_id"),
+    StepStartedEvent: ("step", "step_name"),
+    SubagentStartedEvent: ("subagent", "subagent_run_id"),
+}
+_ENDS: dict[type, tuple[str, str]] = {
+    TextMessageEndEvent: ("text", "message_id"),
+    ReasoningEndEvent: ("span", "message_id"),
+    ReasoningMessageEndEvent: ("reasoning", "message_id"),
+    ToolCallEndEvent: ("call", "tool_call_id"),
+    StepFinishedEvent: ("step", "step_name"),
+    SubagentFinishedEvent: ("subagent", "subagent_run_id"),
+    SubagentErrorEvent: ("subagent", "subagent_run_id"),
+}
+
+
+class AGUIEncoder(Encoder):
+    """AG-UI 1.0 events, as stored."""
+
+    name: ClassVar[str] = "ag-ui"
+    stateless: ClassVar[bool] = True
+    pauses: ClassVar[bool] = True
+    voids: ClassVar[bool] = True
+
+    def __init__(self, run: RunRecord) -> None:
+        """Keeps nothing of the run: of thousands of waiting followers, most are on this wire."""
+
+    def frames(self, event: bytes) -> Sequence[bytes]:
+        return (event,)
+
+    def encode(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> bytes:
+        frames = b"".join([b"id: %d\ndata: %b\n\n" % item for item in items])
+        if items and items[0][0] == 1:  # the stream's first frame tells browsers how soon to come back
+            return frames.replace(b"\n", b"\nretry: %d\n" % RETRY_MS, 1)
+        return frames
+
+    def reconnect(self) -> bytes:
+        return b"event: reconnect\ndata: {}\n\n"
+
+
+class Prefix:
+    """What the first events of a run amount to, in as few events: for a client that joins late."""
+
+    def __init__(self) -> None:
+        self._fold = Fold()
+        self._started: Event | None = None
+        self._open: dict[tuple[str, str], Event] = {}
+
+    def add(self, events: Iterable[bytes]) -> None:
+        """Take the next events."""
+        for event in events:
+            decoded = decode_event(event)
+            self._fold.add(decoded)
+            kind = type(decoded)
+            if (start := _STARTS.get(kind)) is not None:
+                self._open[start[0], getattr(decoded, start[1])] = decoded
+            elif (end := _ENDS.get(kind)) is not None:
+                self._open.pop((end[0], getattr(decoded, end[1])), None)
+            elif kind is RunStartedEvent:
+                self._started = decoded
+
+    def events(self, before: Sequence[Message]) -> list[bytes]:
+        """RUN_STARTED, the messages `before` this run's and its own so far, the state, what is open again."""
+        assert self._started is not None, "a run begins with RUN_STARTED"
+        compact: list[Event] = [
+            self._started,
+            MessagesSnapshotEvent(messages=[*before, *self._fold.messages()]),
+        ]
+        if self._fold.state is not None:
+            compact.append(StateSnapshotEvent(snapshot=self._fold.state))
+        return [encode_event(event) for event in (*compact, *self._open.values())]
+
+
+class JoinEncoder(AGUIEncoder):
+    """AG-UI from the middle of a run: first what a `Prefix` came to, then the journal.
+
+    The prefix's frames have ids that name the position it stands for and how many of them were seen, so that a cut
+    between them is made good too: on the same route, which makes the same frames again. `seen` leaves those out.
+    """
+
+    def __init__(self, run: RunRecord, prefix: Sequence[bytes], seen: int = 0) -> None:
+        super().__init__(run)
+        self._prefix = prefix
+        self._seen = seen
+
+    def begin(self, after: int) -> bytes:
+        last = len(self._prefix)
+        ids = [b"%d.%d" % (after + 1, part) if part < last else b"%d" % after for part in range(1, last + 1)]
+        frames = [
+            b"id: %b\ndata: %b\n\n" % frame for frame in zip(ids, map(with_plain_lines, self._prefix), strict=True)
+        ]
+        return b"".join(frames[self._seen :])

@@ -1,0 +1,234 @@
+"""The wire `openai`: chat completion chunks, for every client of OpenAI's chat completions API.
+
+Source of the format: OpenAI API reference, chat completions, streaming. A chunk's id and time come from the run's
+record and all else from its journal, so that any encoder that has folded the same events goes on with the same bytes.
+
+The calls of the client's own tools are shown as they come. Those of the agent's tools are the agent's business: this
+format has no place for them, and a client would take them for its own. A run that failed or was cancelled ends with
+an error and never with a finish reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, TypedDict
+
+import msgspec
+
+from gapless.events import (
+    CustomEvent,
+    Message,
+    ReasoningMessageContentEvent,
+    RunErrorEvent,
+    RunFinishedCancelledOutcome,
+    RunFinishedEvent,
+    RunFinishedInterruptOutcome,
+    RunFinishedSuccessOutcome,
+    RunStartedEvent,
+    TextMessageContentEvent,
+    TextMessageStartEvent,
+    TokenUsage,
+    ToolCallArgsEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+    decode_event,
+)
+from gapless.output import OutputText
+from gapless.records import RunRecord
+from gapless.sse import DONE
+from gapless.wire import Encoder
+
+__all__ = [
+    "OPTIONS",
+    "ChatEncoder",
+    "Options",
+    "error_json",
+    "options_of",
+    "pending_calls",
+    "reason_of",
+]
+
+OPTIONS = "openai"
+"""Key in the metadata of a run's input, for its `Options`."""
+_RECONNECT = {"message": "the server ended the connection, not the answer: resume it", "code": "reconnect"}
+
+encode = msgspec.json.Encoder().encode
+
+
+class Options(TypedDict, total=False):
+    """What of the client's request its answer depends on."""
+
+    tools: list[str]
+    """The names of the client's tools."""
+    include_usage: bool
+    background: bool
+    metadata: dict[str, str]
+    previous: str | None
+    """Id of the run that a response goes on from; left out where the session says it."""
+    input: list[Message]
+    """What came with a response's request before its last message."""
+
+
+class ChatEncoder(Encoder):
+    """Chat completion chunks. It folds which calls are the client's and the arguments of those that may become so."""
+
+    name: ClassVar[str] = "openai"
+
+    def __init__(self, run: RunRecord) -> None:
+        super().__init__(run)
+        options = options_of(run.input)
+        head = {
+            "id": f"chatcmpl-{run.id}",
+            "object": "chat.completion.chunk",
+            "created": run.created_at // 1000,
+            "model": run.agent,
+        }
+        self._head = encode(head)[:-1] + b',"choices":['
+        self._delta = self._head + b'{"index":0,"delta":'
+        self._content = self._delta + b'{"content":'
+        self.include_usage = bool(options.get("include_usage"))
+        self._tools = frozenset(options.get("tools") or ())
+        self._begun = False
+        self._shown: dict[str, int] = {}
+        """Calls that the client has seen, with their index."""
+        self._hidden: dict[str, tuple[str, list[str]]] = {}
+        """The other calls that have no result yet: name and arguments so far."""
+        self._resolved: set[str] = set()
+        self._reason: str | None = None
+        self._output = OutputText()
+
+    def frames(self, event: bytes) -> Sequence[bytes]:
+        if event.startswith(self._delta_head):  # the hot path: nothing is decoded
+            return (b'%b%b},"finish_reason":null}]}' % (self._content, event[len(self._delta_head) : -1]),)
+        decoded = decode_event(event)
+        handler = _HANDLERS.get(type(decoded))
+        return () if handler is None else handler(self, decoded)
+
+    def reconnect(self) -> bytes:
+        # A client that resumes knows the frame by its name; any other takes the error for what it is: a cut.
+        return b"event: reconnect\ndata: %b\n\n" % encode({"error": _RECONNECT})
+
+    def _chunk(self, delta: object, finish_reason: str | None = None) -> bytes:
+        return b'%b%b,"finish_reason":%b}]}' % (self._delta, encode(delta), encode(finish_reason))
+
+    def _run_started(self, event: RunStartedEvent) -> Sequence[bytes]:
+        if self._begun:  # it goes on after an interrupt
+            return ()
+        self._begun = True
+        return (self._chunk({"role": "assistant", "content": ""}),)
+
+    def _text_start(self, event: TextMessageStartEvent) -> Sequence[bytes]:
+        self._output.add(event)
+        self._begins(event)
+        return ()
+
+    def _text(self, event: TextMessageContentEvent) -> Sequence[bytes]:
+        return () if event.message_id in self._others else (self._chunk({"content": event.delta}),)
+
+    def _reasoning(self, event: ReasoningMessageContentEvent) -> Sequence[bytes]:
+        return (self._chunk({"reasoning_content": event.delta}),)
+
+    def _call_start(self, event: ToolCallStartEvent) -> Sequence[bytes]:
+        if event.tool_call_name not in self._tools:
+            self._hidden[event.tool_call_id] = (event.tool_call_name, [])
+            return ()
+        return (self._call(event.tool_call_id, event.tool_call_name, ""),)
+
+    def _call(self, id: str, name: str, arguments: str) -> bytes:
+        index = self._shown[id] = len(self._shown)
+        function = {"name": name, "arguments": arguments}
+        return self._chunk({"tool_calls": [{"index": index, "id": id, "type": "function", "function": function}]})
+
+    def _call_args(self, event: ToolCallArgsEvent) -> Sequence[bytes]:
+        index = self._shown.get(event.tool_call_id)
+        if index is not None:
+            return (self._chunk({"tool_calls": [{"index": index, "function": {"arguments": event.delta}}]}),)
+        if event.tool_call_id in self._hidden:
+            self._hidden[event.tool_call_id][1].append(event.delta)
+        return ()
+
+    def _call_result(self, event: ToolCallResultEvent) -> Sequence[bytes]:
+        self._hidden.pop(event.tool_call_id, None)
+        self._resolved.add(event.tool_call_id)
+        return ()
+
+    def _custom(self, event: CustomEvent) -> Sequence[bytes]:
+        self._reason = reason_of(event) or self._reason
+        self._output.add(event)
+        return ()
+
+    def _finished(self, event: RunFinishedEvent) -> Sequence[bytes]:
+        if isinstance(event.outcome, RunFinishedInterruptOutcome):
+            return ()  # the stream stays open until a person has answered
+        if isinstance(event.outcome, RunFinishedCancelledOutcome):
+            return (error_json("run_cancelled", "the run was cancelled before its end"), DONE)
+        pending = pending_calls(event, [id for id in self._shown if id not in self._resolved])
+        frames = [
+            self._call(id, name, "".join(arguments)) for id, (name, arguments) in self._hidden.items() if id in pending
+        ]
+        if text := self._output.add(event):
+            frames.append(self._chunk({"content": text}))
+        reason = self._reason if self._reason in ("length", "content_filter") else "stop"
+        frames.append(self._chunk({}, "tool_calls" if pending else reason))
+        if self.include_usage and event.usage:
+            frames.append(b'%b],"usage":%b}' % (self._head, encode(_usage(event.usage))))
+        return (*frames, DONE)
+
+    def _error(self, event: RunErrorEvent) -> Sequence[bytes]:
+        return (error_json(event.code, event.message), DONE)
+
+
+_HANDLERS: dict[type, Any] = {
+    RunStartedEvent: ChatEncoder._run_started,
+    TextMessageStartEvent: ChatEncoder._text_start,
+    TextMessageContentEvent: ChatEncoder._text,
+    ReasoningMessageContentEvent: ChatEncoder._reasoning,
+    ToolCallStartEvent: ChatEncoder._call_start,
+    ToolCallArgsEvent: ChatEncoder._call_args,
+    ToolCallResultEvent: ChatEncoder._call_result,
+    CustomEvent: ChatEncoder._custom,
+    RunFinishedEvent: ChatEncoder._finished,
+    RunErrorEvent: ChatEncoder._error,
+}
+
+
+def options_of(asked: Message | None) -> Options:
+    """What the request that this message came with asked of its answer; nothing for one that was asked elsewhere."""
+    try:
+        return msgspec.convert(((asked and asked.metadata) or {}).get(OPTIONS, {}), Options)
+    except msgspec.ValidationError:
+        return {}
+
+
+def pending_calls(event: RunFinishedEvent, unresolved: Iterable[str]) -> list[str]:
+    """The calls that the client is to execute: those that the run says, else those of its tools without a result."""
+    outcome = event.outcome
+    if isinstance(outcome, RunFinishedSuccessOutcome) and outcome.pending_tool_call_ids is not None:
+        return outcome.pending_tool_call_ids
+    return list(unresolved)
+
+
+def reason_of(event: CustomEvent) -> str | None:
+    """The finish reason, where the event tells it."""
+    if event.name != "gapless.finish" or not isinstance(event.value, dict):
+        return None
+    reason = event.value.get("reason")
+    return reason.replace("-", "_") if isinstance(reason, str) else None
+
+
+def error_json(code: str | None, message: str, status: int = 500) -> bytes:
+    """An error in OpenAI's shape. Its kind goes by the HTTP status. A run's error is never the request's, whatever its
+    code."""
+    kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
+    return encode({"error": {"message": message, "type": kind, "param": None, "code": code or "run_failed"}})
+
+
+def _usage(usage: list[TokenUsage]) -> dict[str, Any]:
+    prompt, completion = (sum(getattr(u, f) or 0 for u in usage) for f in ("input_tokens", "output_tokens"))
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": sum(u.total_tokens or 0 for u in usage) or prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(u.cached_input_tokens or 0 for u in usage)},
+        "completion_tokens_details": {"reasoning_tokens": sum(u.reasoning_tokens or 0 for u in usage)},
+    }

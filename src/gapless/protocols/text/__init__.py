@@ -1,0 +1,1 @@
+"""The plain text wire: `GET` and `POST /chat/stream`."""

@@ -1,0 +1,76 @@
+"""The wire `text`: `data: {"text": …}` per delta and `data: [DONE]`, for the simplest of clients.
+
+Its ids name the run too, so that a browser's `EventSource`, which reconnects to the URL that started the run, goes on
+with that run instead of starting another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import msgspec
+
+from gapless.events import (
+    CustomEvent,
+    RunErrorEvent,
+    RunFinishedCancelledOutcome,
+    RunFinishedEvent,
+    RunFinishedInterruptOutcome,
+    TextMessageContentEvent,
+    TextMessageStartEvent,
+    decode_event,
+)
+from gapless.output import OutputText
+from gapless.records import RunRecord
+from gapless.wire import RETRY_MS, Encoder
+
+__all__ = ["TextEncoder"]
+
+_encode = msgspec.json.Encoder().encode
+
+
+class TextEncoder(Encoder):
+    """The assistant's text, a typed output as JSON, errors and the end; reasoning and tools stay inside."""
+
+    name: ClassVar[str] = "text"
+
+    def __init__(self, run: RunRecord) -> None:
+        super().__init__(run)
+        self._id_head = b"%b:" % run.id.encode()
+        self._retry = False  # `begin` tells it
+        self._output = OutputText()
+
+    def begin(self, after: int) -> bytes:
+        # An id at once, without data: a connection that is cut before the first word still comes back to this run.
+        return b"id: %b\nretry: %d\n\n" % (self.id_of(after), RETRY_MS)
+
+    def frames(self, event: bytes) -> Sequence[bytes]:
+        if event.startswith(self._delta_head):  # the hot path: nothing is decoded
+            delta = event[len(self._delta_head) : -1]
+            return (b'{"text":%b}' % delta,) if delta != b'""' else ()
+        decoded = decode_event(event)
+        if isinstance(decoded, TextMessageContentEvent):
+            if not decoded.delta or decoded.message_id in self._others:
+                return ()
+            return (b'{"text":%b}' % _encode(decoded.delta),)
+        if isinstance(decoded, TextMessageStartEvent):
+            self._output.add(decoded)
+            self._begins(decoded)
+        elif isinstance(decoded, RunErrorEvent):
+            return (_encode({"error": decoded.message, "code": decoded.code or "run_failed"}), b"[DONE]")
+        elif isinstance(decoded, RunFinishedEvent):
+            if isinstance(decoded.outcome, RunFinishedInterruptOutcome):
+                return (_encode({"interrupts": decoded.outcome.interrupts}),)
+            if isinstance(decoded.outcome, RunFinishedCancelledOutcome):
+                return (b'{"cancelled":true}', b"[DONE]")
+            text = self._output.add(decoded)
+            return (b'{"text":%b}' % _encode(text), b"[DONE]") if text else (b"[DONE]",)
+        elif isinstance(decoded, CustomEvent):
+            self._output.add(decoded)
+            if decoded.name == "gapless.notice":
+                return (_encode({"notice": decoded.value}),)
+        return ()
+
+    def reconnect(self) -> bytes:
+        return b"event: reconnect\ndata: {}\n\n"

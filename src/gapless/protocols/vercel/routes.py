@@ -1,0 +1,246 @@
+"""The AI SDK's endpoints: `useChat` and every other client of its UI message stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from gapless.errors import CursorExpired, InputInvalid, RunNotFound
+from gapless.events import Message, ResumeEntry, UserMessage
+from gapless.http.answers import STARTING, answer, body_docs, chosen_run_id, parameter_docs, public, read_body
+from gapless.http.auth import Access
+from gapless.http.stream import Streams, check_cursor, check_start, cursor_of, follow
+from gapless.journals.journal import PAGE_EVENTS
+from gapless.protocols.conversations import (
+    answer_interrupts,
+    current_run,
+    has_said_all,
+    known_run,
+    own_history,
+    runs_of,
+    says_the_same,
+)
+from gapless.protocols.vercel.messages import RESULTS, Transcript, UIMessage, approvals, remains, results, to_messages
+from gapless.protocols.vercel.wire import CONTINUES, VercelEncoder
+from gapless.records import ACTIVE, RunRecord, RunStatus, branch
+from gapless.runs.runner import Runner
+from gapless.wire import Cursor
+
+__all__ = ["routes"]
+
+RUNS_STOPPED_MAX = 100
+"""Active runs of one chat that one request stops."""
+
+
+TURNS_SHOWN_MAX = 100
+"""Of a chat's messages, those of its newest turns are given to a page."""
+
+_decode_messages = msgspec.json.Decoder(list[Message]).decode
+
+
+class ChatRequest(msgspec.Struct, rename="camel"):
+    """The body of `POST /vercel/chat`, as the AI SDK's `DefaultChatTransport` sends it, or with `message` or one of
+    `messages` alone, as its documentation has it for servers that keep the chat. `agent` is for its `body`."""
+
+    id: str
+    messages: list[UIMessage] = []
+    message: UIMessage | None = None
+    trigger: str = "submit-message"
+    message_id: str | None = None
+    agent: str | None = None
+
+
+def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
+    """The router. A chat is a session."""
+    router = APIRouter(tags=["vercel"])
+
+    @router.post(
+        "/vercel/chat",
+        openapi_extra=body_docs(ChatRequest) | parameter_docs("agent", *STARTING, "Last-Event-ID", "after"),
+    )
+    async def chat(request: Request) -> Response:
+        """`new DefaultChatTransport({ api: "/vercel/chat" })`: a new message, a regenerated answer, the results of
+        the client's own tools, or answers to approval requests; `?agent=` names one of several agents. A message that
+        comes alone is asked after what the chat has said before it."""
+        user = await access.user(request)
+        body = await read_body(request, ChatRequest, runner.limits.body_bytes_max)
+        said = body.messages or ([body.message] if body.message is not None else [])
+        if not said:
+            raise InputInvalid("messages is empty; its last one is the question")
+        *before, last = said
+        if last.role != "user":
+            entries = approvals(last)
+            if entries:
+                return await _go_on(request, body.id, entries)
+        run_id = chosen_run_id(request, user)
+        await check_start(runner, run_id, cursor_of(request, run_id))
+        # A client that has run tools of its own asks nothing new: the run goes on from what they found, in its message.
+        sent: list[Message] = to_messages(said)
+        message, replaces = UserMessage(id="", content="", metadata={CONTINUES: last.id}), False
+        if last.role == "user":
+            asked = sent.pop()
+            assert isinstance(asked, UserMessage), "a user's message becomes exactly one"
+            if not asked.content:
+                raise InputInvalid("the message is empty")
+            message = asked
+            replaces = body.trigger == "regenerate-message"
+            if body.message_id is not None and not replaces and all(one.id != body.message_id for one in before):
+                message.id, replaces = body.message_id, True  # edited; in `ai` 7 it may have got another id
+            if (known := await known_run(runner, access, request, run_id, body.id, message)) is not None:
+                return _tail(request, known)
+        ours = await own_history(runner, body.id, user, message)
+        if found := results(said, ours):
+            message.metadata = {**(message.metadata or {}), RESULTS: found}
+        history: list[Message] | None = sent
+        if before:
+            history = None if last.role == "user" and says_the_same(sent, ours) else sent
+        elif last.role == "user" and not any(RESULTS in (one.metadata or {}) for one in ours):
+            history = None  # the session's own
+        elif ours:  # with what the client's tools have come to: the turns do not have that
+            history = to_messages(await _before(body.id, message.id or last.id)) + sent
+        config = runner.config
+        if replaces:  # the answer that may still be coming has been dropped by the user
+            config = msgspec.structs.replace(config, on_busy="interrupt")
+        run = await runner.start(
+            message,
+            agent=body.agent or request.query_params.get("agent"),
+            session_id=body.id,
+            run_id=run_id,
+            user_id=user,
+            config=config,
+            messages=history,
+            fingerprint=sent,
+        )
+        return _tail(request, run.started)
+
+    @router.get("/vercel/chat/{chat_id}/messages")
+    async def get_messages(chat_id: str, request: Request) -> Response:
+        """The chat as a page opens on it, for `useChat({ messages, resume: true })`: the UI messages of its newest
+        turns, without what was regenerated or edited away. `activeRunId` is the run whose answer is still coming, and
+        comes to who resumes; null if there is none. A run that waits for an approval is in the messages."""
+        await access.find(request, "read", runner.get_session, chat_id)
+        messages, active_run_id = await _load(chat_id)
+        shown = {"messages": messages, "activeRunId": active_run_id}
+        return answer(shown, headers={"cache-control": "no-store"})
+
+    @router.get("/vercel/chat/{chat_id}/stream", openapi_extra=parameter_docs("runId", "Last-Event-ID", "after"))
+    async def resume(chat_id: str, request: Request) -> Response:
+        """The chat's answer that is coming, from its start or after `Last-Event-ID`; 204 if there is none. `?runId=`
+        means that run and no later one, also when it has ended."""
+        run_id = request.query_params.get("runId")
+        if run_id is None:
+            current = await current_run(runner, access, request, chat_id, "read")
+            if current is None or (current.status.ended and cursor_of(request, current.id) == Cursor(0)):
+                return Response(status_code=204)
+            # Where it goes on from the client's tools, what was before it would give way to it as the same message.
+            return _tail(request, msgspec.structs.replace(current, input=None))
+        record = await access.find(request, "read", runner.get_run, run_id)
+        if record.session_id != chat_id:
+            raise RunNotFound(f"no run {record.id} in chat {chat_id}", run_id=record.id)
+        return _tail(request, record)
+
+    @router.post("/vercel/chat/{chat_id}/stop", status_code=202)
+    async def stop(chat_id: str, request: Request) -> Response:
+        """End the chat's runs as cancelled; 204 if none is active. (`useChat().stop()` itself only hangs up.)"""
+        runs = await runs_of(runner, access, request, chat_id, "cancel", RUNS_STOPPED_MAX)
+        stopped = [public(await runner.cancel(record.id)) for record in runs if record.status in ACTIVE]
+        return answer({"runs": stopped}, 202) if stopped else Response(status_code=204)
+
+    async def _load(chat_id: str) -> tuple[list[dict[str, Any]], str | None]:
+        """The chat's messages, and the id of the run whose answer is still coming."""
+        current = await runner.current_run(chat_id)  # before the turns: a run that ends meanwhile is not in neither
+        turns = await runner.store.turns(chat_id)
+        if current is not None and (current.status.ended or any(turn.run_id == current.id for turn in turns)):
+            current = None
+        asked = None if current is None else current.input
+        transcript = Transcript()
+        for turn in branch(turns, None if asked is None else asked.id)[-TURNS_SHOWN_MAX:]:
+            run = RunRecord(id=turn.run_id, session_id=chat_id, user_id="", agent="", message="", created_at=0)
+            exchanges = _exchanges(_decode_messages(turn.messages))
+            for number, (question, said) in enumerate(exchanges):
+                if question is not None:
+                    transcript.ask(question)
+                if len(exchanges) == 1 and question is not None:
+                    await _replay(transcript, msgspec.structs.replace(run, input=question), said)
+                elif said:  # of a live run, whose stream does not say what the user said
+                    answer_to = msgspec.structs.replace(run, id=f"{run.id}-{number}")
+                    transcript.begin(answer_to)
+                    transcript.add(remains(answer_to, said))
+        if current is None or asked is None:
+            return transcript.messages, None
+        transcript.ask(asked)
+        if current.status is not RunStatus.WAITING:
+            return transcript.messages, current.id
+        await _replay(transcript, current, until=current.last_seq)  # and not beyond: it may have gone on
+        return transcript.messages, None
+
+    async def _replay(
+        transcript: Transcript, run: RunRecord, said: Sequence[Message] = (), until: int = sys.maxsize
+    ) -> None:
+        """The run's answer, up to this event: as it was streamed, or what the session has kept of it."""
+        transcript.begin(run)
+        after = 0
+        with contextlib.suppress(CursorExpired, RunNotFound, msgspec.DecodeError):  # the last: of another version
+            while after < until and (events := await runner.store.read(run.id, after, min(PAGE_EVENTS, until - after))):
+                transcript.add(events)
+                after += len(events)
+                await asyncio.sleep(0)
+            if after:
+                return
+        transcript.void()
+        transcript.add(remains(run, said))
+
+    async def _before(chat_id: str, message_id: str) -> list[UIMessage]:
+        """The chat's messages before this one."""
+        shown, _ = await _load(chat_id)
+        before = itertools.takewhile(lambda one: one["id"] != message_id, shown)
+        return [msgspec.convert(one, UIMessage) for one in before]
+
+    async def _go_on(request: Request, chat_id: str, entries: list[ResumeEntry]) -> Response:
+        """The rest of the run that these answers let go on."""
+        record = await current_run(runner, access, request, chat_id, "answer")
+        if record is None:
+            raise InputInvalid(f"chat {chat_id} has no run that waits for an answer")
+        check_cursor(record, cursor_of(request, record.id))
+        after = await answer_interrupts(runner, record, entries)
+        return _tail(request, await runner.get_run(record.id), after)
+
+    def _tail(request: Request, record: RunRecord, after: int = 0) -> Response:
+        """The chunks after the request's cursor, or after this position if it has none."""
+        cursor = cursor_of(request, record.id)
+        if cursor == Cursor(0):
+            cursor = Cursor(after)
+        if has_said_all(record, cursor):
+            return Response(status_code=204, headers={"x-run-id": record.id})
+        return follow(runner, streams, record, VercelEncoder, cursor, location=_location(request, record, after))
+
+    return router
+
+
+def _exchanges(messages: Sequence[Message]) -> list[tuple[UserMessage | None, list[Message]]]:
+    """What the user said, each time with what was said to it. A turn is one, unless its run was live."""
+    found: list[tuple[UserMessage | None, list[Message]]] = []
+    for message in messages:
+        if isinstance(message, UserMessage):
+            found.append((message, []))
+        elif found:
+            found[-1][1].append(message)
+        else:
+            found.append((None, [message]))
+    return found
+
+
+def _location(request: Request, record: RunRecord, after: int) -> str:
+    """Where the stream goes on."""
+    root: Any = request.scope.get("root_path", "")
+    query = urlencode({"runId": record.id, "after": after} if after else {"runId": record.id})
+    return f"{root}/vercel/chat/{quote(record.session_id, safe='')}/stream?{query}"

@@ -1,0 +1,364 @@
+"""The wire `vercel`: the UI message stream of the AI SDK (`ai` 6 and 7), for `useChat` and `readUIMessageStream`.
+
+Only chunk types that both versions know are sent; both refuse a stream with any other. What AG-UI has and the AI SDK
+has not (state, activities, steps, subagents, custom events) goes out as `data-…` parts, whose names are open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, TypeAlias
+
+import msgspec
+
+from gapless.events import (
+    ActivityDeltaEvent,
+    ActivitySnapshotEvent,
+    CustomEvent,
+    Interrupt,
+    ReasoningMessageContentEvent,
+    ReasoningMessageEndEvent,
+    ReasoningMessageStartEvent,
+    ResumeEntry,
+    RunErrorEvent,
+    RunFinishedCancelledOutcome,
+    RunFinishedEvent,
+    RunFinishedInterruptOutcome,
+    RunFinishedSuccessOutcome,
+    RunStartedEvent,
+    StateDeltaEvent,
+    StateSnapshotEvent,
+    StepFinishedEvent,
+    StepStartedEvent,
+    SubagentErrorEvent,
+    SubagentFinishedEvent,
+    SubagentStartedEvent,
+    TextMessageContentEvent,
+    TextMessageEndEvent,
+    TextMessageStartEvent,
+    TokenUsage,
+    ToolCallArgsEvent,
+    ToolCallEndEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+    decode_event,
+    delta_head,
+)
+from gapless.jsontext import decode_json
+from gapless.records import RunRecord
+from gapless.wire import Encoder
+
+__all__ = ["CONTINUES", "VercelEncoder"]
+
+CONTINUES = "vercel_message_id"
+"""Key in the metadata of a run's input: the id of the client's message that this run goes on with."""
+
+_encode = msgspec.json.Encoder().encode
+_DONE = b"[DONE]"
+_START_STEP, _FINISH_STEP = b'{"type":"start-step"}', b'{"type":"finish-step"}'
+_NOT_FOLDED = (b'{"type":"TEXT_MESSAGE_CONTENT"', b'{"type":"REASONING_MESSAGE_CONTENT"')
+_FINISH_REASONS = frozenset({"stop", "length", "content-filter", "tool-calls", "error", "other"})
+_CHUNKS = {
+    "source-url": ("sourceId", "url"),
+    "source-document": ("sourceId", "mediaType", "title"),
+}
+"""Custom events that go out as a chunk of that name if their value has these fields, as text."""
+_OPTIONAL = ("title", "filename")
+_PASSING = frozenset({"gapless.audio", "gapless.interrupted", "gapless.turn_complete"})
+"""Custom events for the moment: what a live run says aloud is not to pile up in the message."""
+_USAGE = (
+    "input_tokens",
+    "output_tokens",
+    "total_tokens",
+    "reasoning_tokens",
+    "cached_input_tokens",
+    "cache_write_input_tokens",
+)
+
+_Frames: TypeAlias = Sequence[bytes]
+
+
+class VercelEncoder(Encoder):
+    """AI SDK UI message chunks. It folds which parts are open, and the arguments of calls until they are complete."""
+
+    name: ClassVar[str] = "vercel"
+    headers: ClassVar[dict[str, str]] = {"x-vercel-ai-ui-message-stream": "v1"}
+    pauses: ClassVar[bool] = True
+
+    def __init__(self, run: RunRecord) -> None:
+        super().__init__(run)
+        metadata = (run.input.metadata if run.input is not None else None) or {}
+        self._message_id = str(metadata.get(CONTINUES) or run.id)
+        self._delta = b""
+        """How the chunks of the newest part's deltas begin."""
+        self._open: set[tuple[str, str]] = set()
+        """Text and reasoning parts that are open: kind and id."""
+        self._calls: dict[str, tuple[str, list[str]]] = {}
+        """Calls whose arguments still come: name and arguments so far."""
+        self._pending: set[str] = set()
+        """Calls that are complete and have no result."""
+        self._known: set[str] = set()
+        self._asked: dict[str, str] = {}
+        """Approvals asked for: interrupt and call."""
+        self._denied: set[str] = set()
+        self._step_done = False
+        """The current step has a tool's result: what comes next is another model call's."""
+        self._reason: str | None = None
+
+    def skip(self, events: Iterable[bytes]) -> None:
+        super().skip(event for event in events if not event.startswith(_NOT_FOLDED))
+
+    def frames(self, event: bytes) -> _Frames:
+        if event.startswith(self._delta_head):  # the hot path: nothing is decoded
+            text = event[len(self._delta_head) : -1]
+            return (self._delta + text + b"}",) if text != b'""' else ()
+        decoded = decode_event(event)
+        handler = _HANDLERS.get(type(decoded))
+        return () if handler is None else handler(self, decoded)
+
+    def reconnect(self) -> bytes:
+        # A client that resumes knows the frame by its name; any other takes the error for what it is: a cut.
+        chunk = _encode({"type": "error", "errorText": "the server ended the connection, not the answer: resume it"})
+        return b"event: reconnect\ndata: %b\n\n" % chunk
+
+    # -- the run's frame --------------------------------------------------------------------------------------------
+
+    def _run_started(self, event: RunStartedEvent) -> _Frames:
+        self._step_done = False
+        metadata = {"runId": self.run.id, "sessionId": self.run.session_id}
+        start = {"type": "start", "messageId": self._message_id, "messageMetadata": metadata}
+        answers = (event.input.resume if event.input is not None else None) or []
+        denied = [self._asked[one.interrupt_id] for one in answers if one.interrupt_id in self._asked and _denies(one)]
+        self._denied.update(denied)
+        self._pending.difference_update(denied)
+        denials = [_encode({"type": "tool-output-denied", "toolCallId": id}) for id in denied]
+        return (_encode(start), _START_STEP, *denials)
+
+    def _run_finished(self, event: RunFinishedEvent) -> _Frames:
+        outcome = event.outcome
+        if isinstance(outcome, RunFinishedCancelledOutcome):
+            return (*_metadata_chunk(event), b'{"type":"abort","reason":"cancelled"}', _DONE)
+        if isinstance(outcome, RunFinishedInterruptOutcome):
+            asked = [self._approval(interrupt) for interrupt in outcome.interrupts]
+            return (*asked, _FINISH_STEP, b'{"type":"finish","finishReason":"tool-calls"}', _DONE)
+        unanswered = isinstance(outcome, RunFinishedSuccessOutcome) and outcome.pending_tool_call_ids
+        reason = self._reason or ("tool-calls" if unanswered or self._pending else "stop")
+        finish: dict[str, Any] = {"type": "finish", "finishReason": reason if reason in _FINISH_REASONS else "other"}
+        metadata = _metadata(event)
+        if metadata:
+            finish["messageMetadata"] = metadata
+        return (_FINISH_STEP, _encode(finish), _DONE)
+
+    def _run_error(self, event: RunErrorEvent) -> _Frames:
+        return (*_metadata_chunk(event), _encode({"type": "error", "errorText": event.message}), _DONE)
+
+    def _approval(self, interrupt: Interrupt) -> bytes:
+        call_id = interrupt.tool_call_id
+        if call_id is not None and call_id in self._known:
+            self._asked[interrupt.id] = call_id
+            return _encode({"type": "tool-approval-request", "approvalId": interrupt.id, "toolCallId": call_id})
+        return _data("interrupt", interrupt, id=interrupt.id)
+
+    # -- text and reasoning -----------------------------------------------------------------------------------------
+
+    def _text_start(self, event: TextMessageStartEvent) -> _Frames:
+        return self._part_start("text", event.message_id) if self._begins(event) else ()
+
+    def _reasoning_start(self, event: ReasoningMessageStartEvent) -> _Frames:
+        self._delta_head = delta_head(ReasoningMessageContentEvent, event.message_id)
+        return self._part_start("reasoning", event.message_id)
+
+    def _part_start(self, kind: str, id: str) -> _Frames:
+        step = self._next_step()
+        self._open.add((kind, id))
+        self._delta = b'{"type":"%b-delta","id":%b,"delta":' % (kind.encode(), _encode(id))
+        return (*step, _encode({"type": f"{kind}-start", "id": id}))
+
+    def _text_delta(self, event: TextMessageContentEvent) -> _Frames:
+        if event.message_id in self._others or not event.delta:
+            return ()
+        return (b'{"type":"text-delta","id":%b,"delta":%b}' % (_encode(event.message_id), _encode(event.delta)),)
+
+    def _reasoning_delta(self, event: ReasoningMessageContentEvent) -> _Frames:
+        if not event.delta:
+            return ()
+        return (b'{"type":"reasoning-delta","id":%b,"delta":%b}' % (_encode(event.message_id), _encode(event.delta)),)
+
+    def _text_end(self, event: TextMessageEndEvent) -> _Frames:
+        return () if event.message_id in self._others else self._part_end("text", event.message_id)
+
+    def _reasoning_end(self, event: ReasoningMessageEndEvent) -> _Frames:
+        return self._part_end("reasoning", event.message_id)
+
+    def _part_end(self, kind: str, id: str) -> _Frames:
+        self._open.discard((kind, id))
+        return (_encode({"type": f"{kind}-end", "id": id}),)
+
+    def _next_step(self) -> _Frames:
+        """A step is one model call; from the last one's tool calls clients decide whether to send by themselves."""
+        if not self._step_done or self._open or self._calls:  # `ai` 6 forgets parts that are open when a step ends
+            return ()
+        self._step_done = False
+        return (_FINISH_STEP, _START_STEP)
+
+    # -- tools ------------------------------------------------------------------------------------------------------
+
+    def _call_start(self, event: ToolCallStartEvent) -> _Frames:
+        id, name = event.tool_call_id, event.tool_call_name
+        step = self._next_step()
+        self._calls[id] = (name, [])
+        self._known.add(id)
+        return (*step, _encode({"type": "tool-input-start", "toolCallId": id, "toolName": name}))
+
+    def _call_args(self, event: ToolCallArgsEvent) -> _Frames:
+        call = self._calls.get(event.tool_call_id)
+        if call is None or not event.delta:
+            return ()
+        call[1].append(event.delta)
+        chunk = {"type": "tool-input-delta", "toolCallId": event.tool_call_id, "inputTextDelta": event.delta}
+        return (_encode(chunk),)
+
+    def _call_end(self, event: ToolCallEndEvent) -> _Frames:
+        name, parts = self._calls.pop(event.tool_call_id, ("", []))
+        if not name:
+            return ()
+        text = "".join(parts)
+        chunk: dict[str, Any] = {"type": "tool-input-available", "toolCallId": event.tool_call_id, "toolName": name}
+        try:
+            chunk["input"] = decode_json(text) if text.strip() else {}
+        except msgspec.DecodeError:
+            error = {"type": "tool-input-error", "input": text, "errorText": "the arguments are not JSON"}
+            return (_encode(chunk | error),)
+        self._pending.add(event.tool_call_id)
+        return (_encode(chunk),)
+
+    def _call_result(self, event: ToolCallResultEvent) -> _Frames:
+        id = event.tool_call_id
+        if id not in self._known:  # of a call in an earlier message: the client would refuse the stream
+            return (_data("tool-result", {"toolCallId": id, "content": event.content}),)
+        self._pending.discard(id)
+        self._step_done = True
+        if id in self._denied:  # told with the answer; what the agent makes of it is for the model
+            return ()
+        return (_encode({"type": "tool-output-available", "toolCallId": id, "output": _output(event.content)}),)
+
+    # -- what has no chunk of its own -------------------------------------------------------------------------------
+
+    def _state(self, event: StateSnapshotEvent) -> _Frames:
+        return (_data("state", event.snapshot, id="state"),)
+
+    def _state_delta(self, event: StateDeltaEvent) -> _Frames:
+        return (_data("state-delta", event.delta, transient=True),)
+
+    def _activity(self, event: ActivitySnapshotEvent) -> _Frames:
+        data = {"activityType": event.activity_type, "content": event.content}
+        return (_data("activity", data, id=event.message_id),)
+
+    def _activity_delta(self, event: ActivityDeltaEvent) -> _Frames:
+        data = {"messageId": event.message_id, "activityType": event.activity_type, "patch": event.patch}
+        return (_data("activity-delta", data, transient=True),)
+
+    def _step(self, event: StepStartedEvent | StepFinishedEvent) -> _Frames:
+        status = "started" if isinstance(event, StepStartedEvent) else "finished"
+        return (_data("step", {"name": event.step_name, "status": status}, id=event.step_name),)
+
+    def _subagent(self, event: SubagentStartedEvent | SubagentFinishedEvent | SubagentErrorEvent) -> _Frames:
+        return (_data("subagent", event, id=event.subagent_run_id),)
+
+    def _custom(self, event: CustomEvent) -> _Frames:
+        name, value = event.name, event.value
+        if name == "gapless.finish":
+            reason = value.get("reason") if isinstance(value, dict) else None
+            self._reason = reason.replace("_", "-") if isinstance(reason, str) else None
+            return ()
+        if name == "gapless.file" and isinstance(value, dict):
+            media_type = value.get("mimeType") or "application/octet-stream"
+            url = value.get("url") or f"data:{media_type};base64,{value.get('data', '')}"
+            return (_encode({"type": "file", "url": url, "mediaType": media_type}),)
+        fields = _CHUNKS.get(name)
+        if fields is not None and isinstance(value, dict) and all(isinstance(value.get(key), str) for key in fields):
+            keys = [*fields, *(key for key in _OPTIONAL if isinstance(value.get(key), str))]
+            return (_encode({"type": name, **{key: value[key] for key in keys}}),)
+        return (_data(name.removeprefix("gapless.").removeprefix("data-"), value, transient=name in _PASSING),)
+
+
+_HANDLERS: dict[type, Callable[[VercelEncoder, Any], _Frames]] = {
+    RunStartedEvent: VercelEncoder._run_started,
+    RunFinishedEvent: VercelEncoder._run_finished,
+    RunErrorEvent: VercelEncoder._run_error,
+    TextMessageStartEvent: VercelEncoder._text_start,
+    TextMessageContentEvent: VercelEncoder._text_delta,
+    TextMessageEndEvent: VercelEncoder._text_end,
+    ReasoningMessageStartEvent: VercelEncoder._reasoning_start,
+    ReasoningMessageContentEvent: VercelEncoder._reasoning_delta,
+    ReasoningMessageEndEvent: VercelEncoder._reasoning_end,
+    ToolCallStartEvent: VercelEncoder._call_start,
+    ToolCallArgsEvent: VercelEncoder._call_args,
+    ToolCallEndEvent: VercelEncoder._call_end,
+    ToolCallResultEvent: VercelEncoder._call_result,
+    StateSnapshotEvent: VercelEncoder._state,
+    StateDeltaEvent: VercelEncoder._state_delta,
+    ActivitySnapshotEvent: VercelEncoder._activity,
+    ActivityDeltaEvent: VercelEncoder._activity_delta,
+    StepStartedEvent: VercelEncoder._step,
+    StepFinishedEvent: VercelEncoder._step,
+    SubagentStartedEvent: VercelEncoder._subagent,
+    SubagentFinishedEvent: VercelEncoder._subagent,
+    SubagentErrorEvent: VercelEncoder._subagent,
+    CustomEvent: VercelEncoder._custom,
+}
+
+
+def _denies(answer: ResumeEntry) -> bool:
+    approved = answer.payload.get("approved") if isinstance(answer.payload, dict) else answer.payload
+    return answer.status == "cancelled" or approved is False
+
+
+def _data(name: str, value: Any, *, id: str | None = None, transient: bool = False) -> bytes:
+    """A `data-…` chunk. One with an id replaces the one before it; a transient one is not kept in the message."""
+    chunk: dict[str, Any] = {"type": f"data-{name}", "data": value}
+    if id is not None:
+        chunk["id"] = id
+    if transient:
+        chunk["transient"] = True
+    return _encode(chunk)
+
+
+def _output(content: Any) -> Any:
+    """A tool's result: what it returned if that was an object or a list, which AG-UI carries as JSON text."""
+    if isinstance(content, str) and content[:1] in ("{", "["):
+        try:
+            return decode_json(content)
+        except msgspec.DecodeError:
+            return content
+    return content
+
+
+def _metadata(event: RunFinishedEvent | RunErrorEvent) -> dict[str, Any]:
+    """What a run's last event says beside its outcome: tokens over all models, typed result, error code."""
+    metadata: dict[str, Any] = {}
+    if event.usage:
+        metadata["usage"] = _usage(event.usage)
+    if isinstance(event, RunErrorEvent):
+        metadata["error"] = {"code": event.code or "run_failed", "message": event.message}
+    elif event.result is not None:
+        metadata["result"] = event.result
+    return metadata
+
+
+def _metadata_chunk(event: RunFinishedEvent | RunErrorEvent) -> _Frames:
+    metadata = _metadata(event)
+    return (_encode({"type": "message-metadata", "messageMetadata": metadata}),) if metadata else ()
+
+
+def _usage(usage: list[TokenUsage]) -> dict[str, int]:
+    """The AI SDK's names: `inputTokens`, `outputTokens`, … A count that no model told is left out."""
+    total: dict[str, int] = {}
+    for one in usage:
+        for field in _USAGE:
+            count = getattr(one, field)
+            if count is not None:
+                head, *rest = field.split("_")
+                name = head + "".join(word.title() for word in rest)
+                total[name] = total.get(name, 0) + count
+    return total

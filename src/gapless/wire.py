@@ -1,0 +1,214 @@
+"""What a wire is: a pure encoding of a journal for one family of clients.
+
+An encoder turns (position, event) pairs into Server-Sent Events (WHATWG HTML, section 9.2.6): LF only, an `id` on every
+data frame, an explicit end marker. It knows no store and no HTTP. To add a wire: one module
+in its family's folder under `protocols/`, one line in `_WIRES`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, NamedTuple
+
+import msgspec
+
+from gapless.errors import CursorInvalid, InputInvalid
+from gapless.events import (
+    RunErrorEvent,
+    TextMessageContentEvent,
+    TextMessageStartEvent,
+    delta_head,
+    encode_event,
+)
+from gapless.fold import RESTARTED
+from gapless.jsontext import with_plain_lines
+from gapless.records import RunRecord
+
+__all__ = ["KEEP_ALIVE", "NO_DELTA", "WIRES", "Cursor", "Encoder", "is_restart", "parse_cursor", "wire"]
+
+_WIRES = {
+    "adk": "gapless.protocols.adk.wire:ADKEncoder",
+    "ag-ui": "gapless.protocols.ag_ui.wire:AGUIEncoder",
+    "openai": "gapless.protocols.openai.chat_wire:ChatEncoder",
+    "openai-responses": "gapless.protocols.openai.responses_wire:ResponsesEncoder",
+    "text": "gapless.protocols.text.wire:TextEncoder",
+    "vercel": "gapless.protocols.vercel.wire:VercelEncoder",
+}
+WIRES = tuple(_WIRES)
+"""The names of all wires."""
+
+KEEP_ALIVE = b": ping\n"
+"""A comment and no blank line: some clients dispatch an empty event on every blank line."""
+RETRY_MS = 500
+"""How soon an `EventSource` reconnects; told once, inside the first data frame."""
+NO_DELTA = b"no event begins so"
+"""In place of a `delta_head`, where no message has begun."""
+
+_CUSTOM = b'{"type":"CUSTOM"'
+_RESTARTED = b'"name":"%b"' % RESTARTED.encode()
+_CANNOT_VOID = encode_event(
+    RunErrorEvent(message="another worker began the run anew; what came so far is void, ask again", code=RESTARTED)
+)
+
+_CURSOR = re.compile(r"(?:(?P<run>\S+):)?(?P<seq>[0-9]{1,15})(?:\.(?:(?P<part>[1-9][0-9]{0,5})|end))?")
+
+
+class _Named(msgspec.Struct):
+    name: str
+
+
+_decode_named = msgspec.json.Decoder(_Named).decode
+
+
+class Cursor(NamedTuple):
+    """A place in a stream: all frames of event `seq` were seen, or of the one after it only the first `part`."""
+
+    seq: int
+    part: int = 0
+
+
+def parse_cursor(text: str, run_id: str | None) -> Cursor:
+    """The cursor that a frame's id names: `seq`, `seq.part`, `seq.end`, each with or without `run:` before it. `run_id`
+    is None for a run that has none yet.
+
+    Raises `CursorInvalid` for anything else, and for the id of another run.
+    """
+    match, of = _CURSOR.fullmatch(text.strip()), "" if run_id is None else f"run {run_id}: "
+    if match is None:
+        raise CursorInvalid(f"{of}{text[:64]!r} is not a cursor; send back an id as it came", run_id=run_id)
+    if match["run"] not in (None, run_id):
+        raise CursorInvalid(
+            f"the cursor {text[:128]!r} belongs to another run{f' than {run_id}' if run_id else ''}", run_id=run_id
+        )
+    seq, part = int(match["seq"]), match["part"]
+    if part is None:
+        return Cursor(seq)
+    if seq == 0:
+        raise CursorInvalid(f"{of}{text[:64]!r} is part of no event; the first one is 1", run_id=run_id)
+    return Cursor(seq - 1, int(part))
+
+
+def is_restart(event: bytes) -> bool:
+    """An event, as stored, says that the run begins anew."""
+    if not event.startswith(_CUSTOM):
+        return False
+    return _RESTARTED in event and _decode_named(event).name == RESTARTED  # and not a name inside of its value
+
+
+class Encoder(ABC):
+    """One connection's encoding of one run, from some position on."""
+
+    name: ClassVar[str]
+    headers: ClassVar[dict[str, str]] = {}
+    """HTTP headers beside those that every stream has."""
+    stateless: ClassVar[bool] = False
+    """True if a frame depends on its event alone: then encodings are shared between followers and nothing is folded."""
+    pauses: ClassVar[bool] = False
+    """True if the stream ends when the run waits for a person, and goes on in another request."""
+
+    voids: ClassVar[bool] = False
+    """True if the wire can take back what it has said. On any other, a run that another worker begins anew has failed:
+    the client would add the new answer to the void one."""
+    _id_head = b""
+    """What an id says before the position."""
+    _delta_head = NO_DELTA
+    """How the stored deltas of the newest message begin, for a wire that goes by it."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run = run
+        self._retry = True
+        self._restarted = False
+        self._others: set[str] = set()
+        """Messages that are not the assistant's, where the wire goes by `_begins`."""
+
+    def _begins(self, event: TextMessageStartEvent) -> bool:
+        """A text message begins, under an id that may have been another's before. True if it is the assistant's: then
+        its deltas are known by their head."""
+        if event.role in (None, "assistant"):
+            self._others.discard(event.message_id)
+            self._delta_head = delta_head(TextMessageContentEvent, event.message_id)
+            return True
+        self._others.add(event.message_id)
+        self._delta_head = NO_DELTA
+        return False
+
+    def sayable(self, items: Sequence[tuple[int, bytes]]) -> Sequence[tuple[int, bytes]]:
+        """The (position, event) pairs that this wire can say: all of them, or for a wire that cannot void, those before
+        a restart and an error in its place."""
+        if self.voids:
+            return items
+        if self._restarted:
+            return ()
+        for index, (seq, event) in enumerate(items):
+            if event.startswith(_CUSTOM) and is_restart(event):
+                self._restarted = True
+                return [*items[:index], (seq, _CANNOT_VOID)]
+        return items
+
+    @abstractmethod
+    def frames(self, event: bytes) -> Sequence[bytes]:
+        """One event's frames: the `data` of each, without its line breaks and id."""
+
+    def skip(self, events: Iterable[bytes]) -> None:
+        """Fold events that the client has seen already."""
+        for event in events:
+            if self.frames(event):
+                self._retry = False  # told in the stream's first frame, and in no other
+
+    def id_of(self, seq: int) -> bytes:
+        """The id of the last frame of event `seq`."""
+        return b"%b%d" % (self._id_head, seq)
+
+    def encode(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> bytes:
+        """(position, event) pairs → SSE frames. `skip_parts` leaves out the first frames of the first event.
+
+        The last frame of an event has the event's own id, an earlier one the id with its number as suffix.
+        """
+        out = []
+        for seq, event in items:
+            frames = self.frames(event)
+            last = len(frames)
+            if last == 1 and not skip_parts:  # a delta
+                out.append(self._frame(b"%b%d" % (self._id_head, seq), frames[0]))
+                continue
+            id = self.id_of(seq)
+            for part, data in enumerate(frames, 1):
+                if part > skip_parts:
+                    out.append(self._frame(id if part == last else b"%b.%d" % (id, part), data))
+                else:
+                    self._retry = False
+            skip_parts = 0
+        return b"".join(out)
+
+    def _frame(self, id: bytes, data: bytes) -> bytes:
+        if not data.isascii():
+            data = with_plain_lines(data)
+        if self._retry:
+            self._retry = False
+            return b"id: %b\nretry: %d\ndata: %b\n\n" % (id, RETRY_MS, data)
+        return b"id: %b\ndata: %b\n\n" % (id, data)
+
+    def begin(self, after: int) -> bytes:
+        """What goes out before the first frame, at once."""
+        return b""
+
+    def end(self, last: int) -> bytes:
+        """The end marker: a frame without data, so that clients that do not know it ignore it."""
+        return b"event: end\nid: %b.end\n\n" % self.id_of(last)
+
+    def reconnect(self) -> bytes:
+        """What goes out before the server ends the connection and not the run; b"" where clients would stumble."""
+        return b""
+
+
+def wire(name: str) -> type[Encoder]:
+    """Look up the encoder of a wire. Raises `InputInvalid` for a name that is none."""
+    target = _WIRES.get(name)
+    if target is None:
+        raise InputInvalid(f"no wire {name!r}; there are: {', '.join(_WIRES)}")
+    module, _, cls = target.partition(":")
+    encoder: type[Encoder] = getattr(importlib.import_module(module), cls)
+    return encoder

@@ -1,0 +1,238 @@
+"""Nobody reads another's run, on any route."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from gapless import Runner, create_app
+from gapless.errors import UsageError
+from gapless.http.auth import keys_from_environment
+from gapless.records import RunRecord, SessionRecord
+from support.agents import Gated
+
+ALICE, BOB = "alice-key-0123456789", "bob-key-0123456789"
+
+
+@pytest.fixture
+async def client(client_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> httpx2.AsyncClient:
+    monkeypatch.setenv("GAPLESS_API_KEYS", f"alice={ALICE}, bob={BOB}")
+    client: httpx2.AsyncClient = await client_of(Runner(Gated("a")))
+    await client.post("/runs", json={"message": "x", "run_id": "r", "session_id": "s"}, headers=key(ALICE))
+    return client
+
+
+def key(value: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {value}"}
+
+
+ROUTES = [
+    ("GET", "/runs/r", None),
+    ("GET", "/runs/r/events", None),
+    ("POST", "/runs/r/cancel", None),
+    ("POST", "/runs/r/input", {"resume": []}),
+    ("GET", "/sessions/s", None),
+    ("GET", "/sessions/s/messages", None),
+    ("DELETE", "/sessions/s", None),
+    ("POST", "/runs", {"message": "x", "session_id": "s"}),
+    ("GET", "/chat/stream", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), ROUTES)
+async def test_without_a_key_every_route_is_closed(client: httpx2.AsyncClient, method: str, path: str, body: Any):
+    for headers in ({}, key("wrong-key-0123456789"), {"authorization": f"Basic {ALICE}"}):
+        response = await client.request(method, path, json=body, headers=headers)
+        assert (response.status_code, response.json()["error"]["code"]) == (401, "not_authenticated")
+        assert response.headers["www-authenticate"] == "Bearer"
+
+
+async def test_who_is_not_known_is_told_what_to_do(client: httpx2.AsyncClient, client_of: Callable[..., Any]):
+    async def told(client: httpx2.AsyncClient, headers: dict[str, str] | None = None) -> str:
+        return str((await client.get("/runs", headers=headers)).json()["error"]["message"])
+
+    assert "send an API key" in await told(client)
+    assert "does not know that API key" in await told(client, key("wrong-key-0123456789"))
+    site = await client_of(Runner(Gated("x")), authenticate=lambda request: request.cookies.get("user"))
+    assert "log in" in await told(site)
+    assert "API key" not in await told(site, key("wrong-key-0123456789"))
+
+
+async def test_without_a_key_no_route_tells_what_there_is(client: httpx2.AsyncClient):
+    public = {"/health", "/ready", "/version"}
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    assert public < paths.keys()
+    for path, methods in paths.items():
+        for method in () if path in public else methods:
+            for name in ("r", "s", "nope"):
+                response = await client.request(method, re.sub(r"\{.*?\}", name, path))
+                assert response.status_code == 401, (method, path, response.text)
+
+
+async def test_anothers_and_none_are_told_apart_by_nothing(client: httpx2.AsyncClient):
+    for method, path in (
+        ("GET", "/runs/{r}"),
+        ("GET", "/runs/{r}/events"),
+        ("POST", "/runs/{r}/cancel"),
+        ("GET", "/sessions/{s}"),
+        ("DELETE", "/sessions/{s}"),
+        ("GET", "/ag-ui?runId={r}"),
+        ("GET", "/vercel/chat/{s}/stream"),
+        ("GET", "/vercel/chat/{s}/stream?runId={r}"),
+        ("POST", "/vercel/chat/{s}/stop"),
+        ("GET", "/v1/responses/resp_{r}"),
+        ("POST", "/v1/responses/resp_{r}/cancel"),
+    ):
+        anothers = await client.request(method, path.format(r="r", s="s"), headers=key(BOB))
+        none = await client.request(method, path.format(r="q", s="q"), headers=key(BOB))
+        assert anothers.status_code == none.status_code, path
+        as_none = re.sub(r"\b(resp_)?[rs]\b", r"\1q", anothers.text)
+        assert as_none == none.text, path
+
+
+@pytest.mark.parametrize(("method", "path", "body"), ROUTES)
+async def test_anothers_run_and_session_do_not_exist(client: httpx2.AsyncClient, method: str, path: str, body: Any):
+    headers = {**key(BOB), "last-event-id": "r:1"}
+    response = await client.request(method, path, json=body, headers=headers)
+    assert response.status_code == 404, response.text
+    assert (await client.get("/runs/r", headers=key(ALICE))).json()["status"] == "running"
+
+
+async def test_lists_show_ones_own(client: httpx2.AsyncClient):
+    assert [run["id"] for run in (await client.get("/runs", headers=key(ALICE))).json()["runs"]] == ["r"]
+    assert (await client.get("/runs", headers=key(BOB))).json()["runs"] == []
+    assert (await client.get("/sessions", headers=key(BOB))).json()["sessions"] == []
+
+
+async def test_another_cannot_take_a_run_id(client: httpx2.AsyncClient):
+    response = await client.post("/runs", json={"message": "x", "run_id": "r"}, headers=key(BOB))
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "run_conflict")
+
+
+async def test_the_other_header_for_keys(client: httpx2.AsyncClient):
+    assert (await client.get("/runs/r", headers={"x-api-key": ALICE})).status_code == 200
+
+
+async def test_probes_and_page_need_no_key(client: httpx2.AsyncClient):
+    for path in ("/health", "/ready", "/", "/static/stream.js", "/docs"):
+        assert (await client.get(path)).status_code == 200, path
+    for path in ("/health", "/ready", "/"):
+        response = await client.head(path)
+        assert (response.status_code, response.content) == (200, b""), path
+
+
+async def test_own_functions_decide(client_of: Callable[..., Any]):
+    asked: list[tuple[str, str, str]] = []
+
+    async def authenticate(request: Any) -> str | None:
+        return request.headers.get("x-user")  # type: ignore[no-any-return]  # a header
+
+    async def authorize(user: str, action: str, record: RunRecord | SessionRecord) -> bool:
+        asked.append((user, action, record.id))
+        return user == record.user_id or action == "read"
+
+    client = await client_of(Runner(Gated()), authenticate=authenticate, authorize=authorize)
+    await client.post("/runs", json={"message": "x", "run_id": "r"}, headers={"x-user": "alice"})
+    assert (await client.get("/runs/r", headers={"x-user": "bob"})).status_code == 200
+    assert (await client.post("/runs/r/cancel", headers={"x-user": "bob"})).status_code == 404
+    assert (await client.post("/runs/r/cancel", headers={"x-user": "alice"})).status_code == 202
+    assert (await client.get("/runs/r")).status_code == 401
+    assert asked == [("bob", "read", "r"), ("bob", "cancel", "r"), ("alice", "cancel", "r")]
+
+
+def test_keys_have_a_length(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GAPLESS_API_KEYS", "alice=short")
+    with pytest.raises(UsageError, match="shorter than 16") as caught:
+        keys_from_environment()
+    assert "short" not in str(caught.value).replace("shorter", ""), "a key is not for messages"
+
+
+@pytest.mark.parametrize("keys", ["", " , ", ","])
+def test_a_setting_without_keys_does_not_open_the_server(monkeypatch: pytest.MonkeyPatch, keys: str):
+    monkeypatch.setenv("GAPLESS_API_KEYS", keys)
+    with pytest.raises(UsageError, match="no key in it"):
+        keys_from_environment()
+
+
+async def test_a_plain_key_is_a_user_of_its_own(client_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GAPLESS_API_KEYS", f"{ALICE},{BOB}")
+    client = await client_of(Runner(Gated()))
+    await client.post("/runs", json={"message": "x", "run_id": "r"}, headers=key(ALICE))
+    assert (await client.get("/runs/r", headers=key(ALICE))).status_code == 200
+    assert (await client.get("/runs/r", headers=key(BOB))).status_code == 404
+
+
+async def test_names_the_server_may_be_called_by(client_of: Callable[..., Any]):
+    client = await client_of(Runner(Gated()), allowed_hosts=["localhost", "127.0.0.1", "[::1]"])
+    for host in ("localhost:8000", "127.0.0.1", "[::1]:80", "LOCALHOST:1"):
+        assert (await client.get("/health", headers={"host": host})).status_code == 200, host
+    assert (await client.get("/health", headers={"host": "evil.example"})).status_code == 403
+
+
+HOME = "http://test"
+FOREIGN = [
+    {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"},
+    {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"},
+    {"sec-fetch-site": "same-site", "sec-fetch-mode": "cors", "origin": HOME + ":3000"},
+    {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors"},
+    {"origin": HOME + ":3000"},
+    {"origin": "https://evil.example"},
+    {"origin": "null"},
+]
+OURS = [
+    {},
+    {"origin": HOME},
+    {"origin": "https://TEST"},
+    {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors", "origin": HOME},
+    {"sec-fetch-site": "same-origin", "origin": "https://outside.example"},
+    {"sec-fetch-site": "none", "sec-fetch-mode": "navigate"},
+]
+
+
+async def test_what_another_origins_page_asks_for_is_not_done(client_of: Callable[..., Any]):
+    client = await client_of(Runner(Gated()))
+    for headers in FOREIGN:
+        for method, path in (
+            ("GET", "/chat/stream?query=x"),
+            ("POST", "/chat/stream?query=x"),
+            ("POST", "/runs/r/cancel"),
+            ("DELETE", "/sessions/s"),
+            ("GET", "/runs"),
+        ):
+            response = await client.request(method, path, headers=headers)
+            assert (response.status_code, response.json()["error"]["code"]) == (403, "not_authorized"), headers
+        assert (await client.post("/", headers={**headers, "sec-fetch-mode": "navigate"})).status_code == 403
+    assert (await client.get("/runs")).json()["runs"] == []
+    for headers in OURS:
+        assert (await client.post("/chat/stream", headers=headers)).status_code == 422, headers
+
+
+async def test_links_from_other_sites_lead_to_pages_and_into_no_frame(client_of: Callable[..., Any]):
+    client = await client_of(Runner(Gated()))
+    app = FastAPI()
+    app.mount("/agents", create_app(Runner(Gated())))
+    mounted = httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test/agents")
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    async with mounted:
+        for one in (client, mounted):
+            for path in ("/", "/docs", "/static/chat.js"):
+                assert (await one.get(path, headers=link)).status_code == 200, path
+                assert (await one.get(path, headers={**link, "sec-fetch-dest": "iframe"})).status_code == 403, path
+
+
+async def test_other_sites_pages_are_refused_unless_named(client_of: Callable[..., Any]):
+    cross = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors", "origin": "https://app.example"}
+    client = await client_of(Runner(Gated()))
+    assert (await client.get("/chat/stream?query=x", headers=cross)).status_code == 403
+    assert (await client.get("/", headers={**cross, "sec-fetch-mode": "navigate"})).status_code == 200
+    allowing = await client_of(Runner(Gated()), cors_origins=["https://app.example"])
+    response = await allowing.get("/health", headers=cross)
+    assert response.status_code == 200
+    assert response.headers["access-control-allow-origin"] == "https://app.example"
+    preflight = {**cross, "access-control-request-method": "POST", "access-control-request-headers": "last-event-id"}
+    assert (await allowing.options("/runs", headers=preflight)).status_code == 200
