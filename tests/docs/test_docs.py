@@ -18,7 +18,7 @@ import pytest
 from gapless import RunConfig, RunContext, errors
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
 TESTED = ("examples/", "tests/")
 """Where a snippet's file may be: the tests run what is there."""
