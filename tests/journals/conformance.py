@@ -402,6 +402,37 @@ class Conformance:
         assert await ids(status=RunStatus.QUEUED, session_id="s0") == ["r0"]
         assert await ids(user_id="nobody") == []
 
+    async def test_the_active_runs_of_many_sessions_are_one_question(self, a: Worker, b: Worker) -> None:
+        for run_id, session_id in [
+            ("r1", "s1"),
+            ("r2", "s1"),
+            ("r3", "s1"),
+            ("q1", "s2"),
+            ("e1", "s3"),
+            ("n1", "né}w"),
+        ]:
+            await (a if run_id != "r2" else b).create(run_id, session_id, message=f"ask {run_id}")
+        await a.store.start_run("r1", 7)
+        await a.end("e1", 1)
+        asked = ["s1", "s2", "s3", "né}w", "nowhere"]
+
+        async def active() -> dict[str, str]:
+            found = await b.store.active_runs(asked)
+            assert all(run.session_id == session_id for session_id, run in found.items())
+            return {session_id: run.id for session_id, run in found.items()}
+
+        assert await active() == {"s1": "r1", "s2": "q1", "né}w": "n1"}
+        assert (await b.store.active_runs(asked))["s1"] == await b.store.get_run("r1")
+        await a.append("r1", 1, "which?", status=RunStatus.WAITING)
+        assert (await b.store.active_runs(asked))["s1"].status is RunStatus.WAITING
+        await b.end("r2", 1, status=RunStatus.CANCELLED)  # leaves the queue from its middle
+        assert (await active())["s1"] == "r1"
+        await a.end("r1", 2)
+        assert (await active())["s1"] == "r3"
+        await a.end("r3", 1)
+        assert await active() == {"s2": "q1", "né}w": "n1"}
+        assert await b.store.active_runs([]) == {}
+
     # -- several workers --------------------------------------------------------------------------------------------
 
     async def test_only_the_owner_appends(self, a: Worker, b: Worker) -> None:

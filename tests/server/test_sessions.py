@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import collections
+from collections.abc import Callable, Collection
 from typing import Any
 
 import httpx2
 
 from gapless import Runner
+from gapless.journals.memory import MemoryStore
+from gapless.records import RunRecord, SessionRecord
 from support.agents import Gated
 
 STREAM = {"accept": "text/event-stream"}
@@ -76,3 +79,36 @@ async def test_a_list_of_sessions_has_a_limit(client: httpx2.AsyncClient):
     assert len((await client.get("/sessions?limit=2")).json()["sessions"]) == 2
     for bad in ("0", "1001", "x"):
         assert (await client.get("/sessions", params={"limit": bad})).status_code == 422
+
+
+class Counting(MemoryStore):
+    """Counts what it is asked of runs and sessions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: collections.Counter[str] = collections.Counter()
+
+    async def list_sessions(self, **where: Any) -> list[SessionRecord]:
+        self.asked["list_sessions"] += 1
+        return await super().list_sessions(**where)
+
+    async def list_runs(self, **where: Any) -> list[RunRecord]:
+        self.asked["list_runs"] += 1
+        return await super().list_runs(**where)
+
+    async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
+        self.asked["active_runs"] += 1
+        return await super().active_runs(session_ids)
+
+
+async def test_a_list_of_sessions_asks_the_store_twice_however_long_it_is(client_of: Callable[..., Any]):
+    store = Counting()
+    client = await client_of(Runner(Gated(), store=store))
+    for n in range(100):
+        await client.post("/sessions", json={"id": f"s{n}"})
+    await client.post("/runs", json={"message": "x", "session_id": "s7", "run_id": "r"})
+    store.asked.clear()
+    sessions = (await client.get("/sessions")).json()["sessions"]
+    assert len(sessions) == 100
+    assert {s["id"]: s["active_run_id"] for s in sessions if "active_run_id" in s} == {"s7": "r"}
+    assert store.asked == {"list_sessions": 1, "active_runs": 1}

@@ -245,6 +245,10 @@ class FaultyStore(Store):
         )
         return found
 
+    async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
+        found: dict[str, RunRecord] = await self._ask(lambda: _now(self._inner.active_runs(session_ids)), "active_runs")
+        return found
+
     # -- journals ---------------------------------------------------------------------------------------------------
 
     async def append(self, batches: Sequence[Append]) -> Collection[str]:

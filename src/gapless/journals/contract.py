@@ -117,6 +117,11 @@ class Store(ABC):
     ) -> list[RunRecord]:
         """Newest first."""
 
+    @abstractmethod
+    async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
+        """Find the oldest active run of each of these sessions: the one that executes or waits, or else the one that
+        is next. A session without an active run is not in the answer. Asks once, however many sessions there are."""
+
     # -- journals ---------------------------------------------------------------------------------------------------
 
     @abstractmethod

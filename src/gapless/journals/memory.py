@@ -155,6 +155,12 @@ class MemoryStore(Store):
                     break
         return found
 
+    async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
+        oldest = (
+            (session_id, next(iter(self._memory.session_runs.get(session_id, ())), "")) for session_id in session_ids
+        )
+        return {session_id: _copy(self._memory.runs[run_id]) for session_id, run_id in oldest if run_id}
+
     # -- journals ---------------------------------------------------------------------------------------------------
 
     async def append(self, batches: Sequence[Append]) -> Collection[str]:

@@ -22,6 +22,7 @@ where its watched runs are, and holes are read from the stream.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -876,6 +877,27 @@ class RedisStore(Store):
 
     async def turns(self, session_id: str) -> list[Turn]:
         return [_decode_turn(turn) for turn in await self._command("LRANGE", f"{_place(session_id)}turns", 0, -1)]
+
+    # -- active runs ------------------------------------------------------------------------------------------------
+
+    async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
+        if self._client is None:
+            raise StoreUnavailable(f"store {self._name} is closed")
+        try:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for place in map(_place, session_ids):
+                    pipeline.execute_command("EVAL", scripts.OLDEST_ACTIVE.source, 1, f"{place}queue", place)
+                answers: list[Any] = await pipeline.execute(raise_on_error=False)
+        except _FAILURES as error:
+            raise await self._translate(error) from error
+        active = {}
+        for session_id, answer in zip(session_ids, answers, strict=True):
+            if isinstance(answer, Exception) and not _is_damage(answer):
+                raise await self._translate(answer) from answer
+            if isinstance(answer, list) and answer[1][0] is not None:
+                with contextlib.suppress(StoreCorrupt):  # of that run alone, and said to whoever asks for it
+                    active[session_id] = _run_from(answer[0].decode(), answer[1])
+        return active
 
 
 class _Owned:

@@ -19,6 +19,7 @@ __all__ = [
     "FENCE",
     "FINISH_RUNS",
     "FORGET_EVENTS",
+    "OLDEST_ACTIVE",
     "PAST_RETENTION",
     "READ",
     "REGISTER_RUN",
@@ -190,6 +191,11 @@ end
 return {{active[is[3]] and 'taken' or 'ended', redis.call('HMGET', run, {", ".join(repr(f) for f in RUN_FIELDS)})}}
 """
 )
+
+OLDEST_ACTIVE = Script(f"""
+local id = redis.call('LINDEX', KEYS[1], 0)
+return id and {{id, redis.call('HMGET', ARGV[1] .. 'run:' .. id, {", ".join(repr(f) for f in RUN_FIELDS)})}}
+""")
 
 READ = Script(
     _TRY

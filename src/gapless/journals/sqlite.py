@@ -484,6 +484,13 @@ class SQLiteStore(Store):
         sql = f"SELECT {_COLUMNS} FROM runs WHERE {' AND '.join(where) or 1} ORDER BY rid DESC LIMIT ?"
         return await self._look(lambda db: [self._record(db, *row) for row in db.execute(sql, (*values, limit))])
 
+    async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
+        oldest = f"SELECT min(rid) FROM runs WHERE status IN {_ACTIVE_SQL} AND session IN"
+        sql = f"SELECT {_COLUMNS} FROM runs WHERE rid IN ({oldest} (SELECT value FROM json_each(?)) GROUP BY session)"
+        asked = _encode(tuple(session_ids)).decode()
+        runs = await self._look(lambda db: [self._record(db, *row) for row in db.execute(sql, (asked,))])
+        return {run.session_id: run for run in runs}
+
     def _find(self, db: sqlite3.Connection, run_id: str) -> RunRecord | None:
         row = db.execute(f"SELECT {_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone()
         return None if row is None else self._record(db, *row)

@@ -12,7 +12,7 @@ import math
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
 
@@ -580,14 +580,17 @@ class Runner:
     async def current_run(self, session_id: str) -> RunRecord | None:
         """The session's run that executes or waits for an answer, or else the one that is next; where none is active,
         the newest; None where there is none. The newest run may only stand behind it in the queue."""
-        newest = found = None
-        for limit in (1, self.limits.runs_active_max):  # mostly the newest is it
-            for record in (await self.list_runs(session_id=session_id, limit=limit))[0 if newest is None else 1 :]:
-                newest = newest or record
-                found = found if record.status.ended else record
-                if record.started_at is not None:  # its turn had come: all before it have ended
-                    return found or newest
-        return found or newest
+        for newest in await self.list_runs(session_id=session_id, limit=1):
+            if newest.started_at is not None:  # its turn had come: all before it have ended
+                return newest
+            return (await self.active_runs([session_id])).get(session_id, newest)
+        return None
+
+    async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
+        """Find each session's run that executes or waits for an answer, or else the one that is next, in one question
+        to the store. A session where nothing is active is not in the answer."""
+        await self.open()
+        return await self.store.active_runs(session_ids)
 
     async def cancel(self, run_id: str) -> RunRecord:
         """End a run as cancelled, wherever it executes; nothing happens to one that has ended. Raises `RunNotFound`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ from starlette.responses import Response
 
 from gapless.http.answers import LIST_LIMIT_MAX, answer, body_docs, parameter_docs, public, read_body, whole_number
 from gapless.http.auth import Access
-from gapless.records import ACTIVE, SessionRecord, title_of
+from gapless.records import SessionRecord, title_of
 from gapless.runs.runner import Runner
 
 __all__ = ["routes"]
@@ -27,13 +28,16 @@ def routes(runner: Runner, access: Access) -> APIRouter:
     """The router. Every route that names a session authorises its caller for it."""
     router = APIRouter(tags=["sessions"])
 
-    async def shown(session: SessionRecord) -> dict[str, Any]:
-        record = public(session)
-        run = await runner.current_run(session.id)
-        if run is not None and run.status in ACTIVE:
-            record["active_run_id"] = run.id
-            record.setdefault("title", title_of(run.message))  # it gets its title when its first run ends
-        return record
+    async def shown(sessions: Sequence[SessionRecord]) -> list[dict[str, Any]]:
+        active = await runner.active_runs([session.id for session in sessions])
+        records = []
+        for session in sessions:
+            record = public(session)
+            if (run := active.get(session.id)) is not None:
+                record["active_run_id"] = run.id
+                record.setdefault("title", title_of(run.message))  # it gets its title when its first run ends
+            records.append(record)
+        return records
 
     @router.get("/sessions", openapi_extra=parameter_docs("limit"))
     async def list_sessions(request: Request) -> Response:
@@ -41,7 +45,7 @@ def routes(runner: Runner, access: Access) -> APIRouter:
         user = await access.user(request)
         limit = whole_number(request, "limit", 100, least=1, most=LIST_LIMIT_MAX)
         sessions = await runner.list_sessions(user_id=user, limit=limit)
-        return answer({"sessions": [await shown(session) for session in sessions]})
+        return answer({"sessions": await shown(sessions)})
 
     @router.post("/sessions", status_code=201, openapi_extra=body_docs(CreateSession, required=False))
     async def create_session(request: Request) -> Response:
@@ -56,7 +60,7 @@ def routes(runner: Runner, access: Access) -> APIRouter:
     async def get_session(session_id: str, request: Request) -> Response:
         """One session, with the id of its active run."""
         session = await access.find(request, "read", runner.get_session, session_id)
-        return answer(await shown(session))
+        return answer((await shown([session]))[0])
 
     @router.get("/sessions/{session_id}/messages")
     async def get_messages(session_id: str, request: Request) -> Response:
