@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from gapless.agents.base import Agent
+from gapless.agents.objects import ObjectAgent, Runnable
 from gapless.errors import AgentInvalid, AgentNotFound, ExtraMissing
 
-__all__ = ["adapt", "load"]
+__all__ = ["Agent", "adapt", "load"]
 
 _FRAMEWORKS = {
     "pydantic_ai": ("gapless.agents.pydantic_ai:PydanticAIAgent", "pydantic-ai"),
@@ -34,6 +35,8 @@ def adapt(agent: object, name: str | None = None) -> Agent:
     """
     if isinstance(agent, str | Path):
         return load(str(agent))
+    if isinstance(agent, Agent):
+        return agent
     for cls in type(agent).__mro__:
         for package, (target, extra) in _FRAMEWORKS.items():
             if cls.__module__ == package or cls.__module__.startswith(package + "."):
@@ -45,11 +48,11 @@ def adapt(agent: object, name: str | None = None) -> Agent:
         from gapless.agents.functions import FunctionAgent
 
         return FunctionAgent(agent, name)
-    if isinstance(agent, Agent):
-        return agent
+    if isinstance(agent, Runnable):
+        return ObjectAgent(agent)
     raise AgentInvalid(
         f"cannot run a {type(agent).__name__} as an agent: give an ADK or Pydantic AI agent, an (async) generator or "
-        "function, a URL, or module:attribute"
+        "function, an object with `name` and `run(ctx)`, a URL, or module:attribute"
     )
 
 

@@ -38,7 +38,7 @@ from gapless.agents.adk_events import Translation
 from gapless.agents.adk_live import LiveTranslation, cannot_be_live, is_from_model, live_events
 from gapless.agents.adk_sessions import JournalSessions, encode_turn, history, question
 from gapless.agents.adk_turn import CONFIRMATION
-from gapless.agents.base import SEE_LOG, AgentItem, RunContext, log_raised
+from gapless.agents.base import SEE_LOG, Agent, AgentItem, RunContext, log_raised
 from gapless.config import RunConfig, StreamingMode
 from gapless.errors import (
     AgentInvalid,
@@ -75,7 +75,7 @@ DEPS_KEY = "temp:deps"
 log = logging.getLogger("gapless.adk")
 
 
-class ADKAgent:
+class ADKAgent(Agent):
     """Adapts one ADK agent, app or runner. `deps` makes a run's dependencies from its context where the caller gives
     none, as over HTTP. Raises `AgentInvalid` for anything else."""
 

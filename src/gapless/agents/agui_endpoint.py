@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import msgspec
 
-from gapless.agents.base import AgentItem, RunContext
+from gapless.agents.base import Agent, AgentItem, RunContext
 from gapless.agents.conversation import conversation
 from gapless.agents.endpoint_http import Service, cut, events_of
 from gapless.errors import ModelFailed
@@ -36,7 +36,7 @@ _EVENT: Any = Event
 """To a type checker a union is no `type`."""
 
 
-class AGUIEndpoint:
+class AGUIEndpoint(Agent):
     """An agent that is an AG-UI service. The session is its thread; interrupts are asked and answered here.
 
     `forwardedProps` are the client's, or else the run's `model_settings`. The service always streams.

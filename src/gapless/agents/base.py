@@ -1,8 +1,8 @@
 """The adapter seam: what an agent is to the runner.
 
-To add a framework, write one module with a class that has `name` and `run`, and a line in the table of
-`gapless.agents`. `run` yields what the agent produces as it produces it; the runner does the rest: it opens and closes
-messages, writes the journal, ends the run.
+To add a framework, write one module with a subclass of `Agent`, and a line in the table of `gapless.agents`. `run`
+yields what the agent produces as it produces it; the runner does the rest: it opens and closes messages, writes the
+journal, ends the run.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
 from gapless.config import RunConfig
 from gapless.errors import UsageError
@@ -140,16 +140,33 @@ class RunContext:
         return await self._interrupt(interrupts)
 
 
-@runtime_checkable
-class Agent(Protocol):
-    """What the runner runs. It may have `async load()`, to be ready before the first run, `async aclose()`, and
-    `live = True` where its `run` takes what is said to a live run (`ctx.live`)."""
+class Agent:
+    """What the runner runs: `name` and `run`, and the duties below where the agent has more to do than to answer."""
 
     name: str
+    live: bool = False
+    """Whether `run` takes what is said to a live run (`ctx.live`)."""
 
     def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
         """Produce the answer. Cancelling the iteration must stop the model call. Raises whatever the agent raises."""
-        ...
+        raise NotImplementedError
+
+    async def load(self) -> None:
+        """Make ready, before the first run, what would hold all runs up. Raises what keeps the agent from being so."""
+
+    async def aclose(self) -> None:
+        """Release what the agent holds. A later run opens it again."""
+
+    def use_session_service(self, service: object) -> None:
+        """Keep the sessions in `service`, the framework's own. Raises `UsageError` where the framework has none."""
+        raise UsageError("session_service= is for ADK agents; Gapless keeps the sessions of every other kind")
+
+    async def session_state(self, app_name: str, user_id: str, session_id: str) -> dict[str, Any] | None:
+        """Return the state of a session that the framework's own session service has; None where it has none."""
+        return None
+
+    async def update_state(self, app_name: str, user_id: str, session_id: str, changes: dict[str, Any]) -> None:
+        """Tell the framework's own session service of changes to a session's state."""
 
 
 def log_raised(log: logging.Logger, run_id: str, who: str, error: BaseException) -> None:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-from gapless.agents.base import AgentItem, RunContext, log_raised
+from gapless.agents.base import Agent, AgentItem, RunContext, log_raised
 from gapless.errors import AgentInvalid, LimitReached
 
 __all__ = ["FunctionAgent"]
@@ -31,7 +31,7 @@ log = logging.getLogger("gapless.agents.functions")
 _threads = threading.BoundedSemaphore(SYNC_THREADS_MAX)
 
 
-class FunctionAgent:
+class FunctionAgent(Agent):
     """Adapts one callable. Raises `AgentInvalid` for one whose parameters it can't fill."""
 
     def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:

@@ -26,7 +26,7 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 import httpx2
 import msgspec
 
-from gapless.agents.base import AgentItem, RunContext
+from gapless.agents.base import Agent, AgentItem, RunContext
 from gapless.agents.embedded import find_model
 from gapless.config import StreamingMode
 from gapless.errors import ExtraMissing, InputInvalid, InputTooLarge, ModelFailed, ModelMissing, OutputInvalid
@@ -64,7 +64,7 @@ ChatMessage: TypeAlias = dict[str, str]
 _T = TypeVar("_T")
 
 
-class LocalModel:
+class LocalModel(Agent):
     """An agent that is a `.gguf` file.
 
     The file is loaded at the first run (or by `load`), once per process however many agents and event loops use it.

@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 import msgspec
 
-from gapless.agents.base import AgentItem, RunContext
+from gapless.agents.base import Agent, AgentItem, RunContext
 from gapless.agents.conversation import conversation
 from gapless.agents.endpoint_http import OPENAI_HOST, Refused, Service, cut, events_of, read_body
 from gapless.config import StreamingMode
@@ -54,7 +54,7 @@ MODEL_VARIABLE = "GAPLESS_MODEL_NAME"
 _COMPLETIONS = "/chat/completions"
 
 
-class OpenAIChat:
+class OpenAIChat(Agent):
     """An agent that is a chat completions service.
 
     The model: the run's `model_settings["model"]`, the URL's `?model=`, `GAPLESS_MODEL_NAME`, or the only one that the

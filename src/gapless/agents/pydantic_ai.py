@@ -27,6 +27,7 @@ from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApp
 from pydantic_ai.toolsets import ExternalToolset
 from pydantic_ai.usage import UsageLimits
 
+from gapless.agents import base
 from gapless.agents.base import SEE_LOG, AgentItem, RunContext, log_raised
 from gapless.agents.pydantic_ai_history import history_of, prompt_of, turn_of
 from gapless.config import StreamingMode
@@ -84,7 +85,7 @@ UNCLEAR = ' (The answer was not understood: send {"approved": true} or {"approve
 log = logging.getLogger("gapless.agents.pydantic_ai")
 
 
-class PydanticAIAgent:
+class PydanticAIAgent(base.Agent):
     """Adapts one agent. `deps` makes a run's dependencies from its context where the caller gives none, as over HTTP.
     An agent that takes Pydantic AI's `StateDeps` has the session's state by itself.
 

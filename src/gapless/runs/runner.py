@@ -215,10 +215,7 @@ class Runner:
 
     def _give_session_service(self, service: object) -> None:
         for agent in self.agents.values():
-            use = getattr(agent, "use_session_service", None)
-            if use is None:
-                raise UsageError("session_service= is for ADK agents; Gapless keeps the sessions of every other kind")
-            use(service)
+            agent.use_session_service(service)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -241,10 +238,8 @@ class Runner:
         """Let the agents make ready what would hold all runs up when the first of them needs it. One that cannot fails
         its runs, and says why in the log."""
         for name, agent in self.agents.items():
-            load = getattr(agent, "load", None)
             try:
-                if load is not None:
-                    await load()
+                await agent.load()
             except Exception as error:
                 why = error if isinstance(error, GaplessError) else type(error).__name__
                 log.warning("agent %s is not ready: %s", name, why)
@@ -288,9 +283,7 @@ class Runner:
         await end_tasks(tasks)
         await self.journals.close()
         for agent in self.agents.values():
-            close = getattr(agent, "aclose", None)
-            if close is not None:
-                await close()
+            await agent.aclose()
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -340,7 +333,7 @@ class Runner:
         text = text_of(asked.content)
         if len(text) > self.limits.message_chars_max:
             raise InputTooLarge(f"the message is over message_chars_max={self.limits.message_chars_max} characters")
-        if live and not getattr(adapted, "live", False):
+        if live and not adapted.live:
             raise InputInvalid(
                 f"agent {name} cannot be spoken to while it speaks: streaming_mode is sse or none for it"
             )

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from gapless.agents.base import AgentItem, RunContext
+from gapless.agents.base import Agent, AgentItem, RunContext
 from gapless.config import StreamingMode
 from gapless.errors import UsageError
 from gapless.events import (
@@ -221,7 +221,7 @@ def pieces(value: Any) -> list[str]:
     return [text[start : start + PIECE_CHARS] for start in range(0, len(text), PIECE_CHARS)]
 
 
-class ScriptedAgent:
+class ScriptedAgent(Agent):
     """A plain agent for `Runner`: says its chunks in every run; without streaming, adjacent text as one piece.
 
     Events of `gapless.events` may stand among the chunks.

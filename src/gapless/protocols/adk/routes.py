@@ -162,8 +162,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         session, id = await find(app, user, session_id)
         if session is not None:
             return session
-        ask = getattr(runner.agents[app], "session_state", None)
-        state = None if ask is None else await ask(app, user, id)
+        state = await runner.agents[app].session_state(app, user, id)
         if state is None:
             raise SessionNotFound(f"no session {session_id}")
         return await create(app, user, id, state)
@@ -393,9 +392,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         await access.check(request, "update", session, user=user)
         changes = {key: value for key, value in body.state_delta.items() if not key.startswith(OF_ONE_RUN)}
         session = await runner.update_state(session.id, changes)
-        tell = getattr(runner.agents[app], "update_state", None)
-        if tell is not None:
-            await tell(app, user, session.id, changes)
+        await runner.agents[app].update_state(app, user, session.id, changes)
         return answer(await shown(session))
 
     @router.delete(sessions + "/{session_id}")

@@ -1,0 +1,89 @@
+"""The adapter seam: an agent's duties, and objects that merely have a name and `run`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gapless import RunConfig, Runner, StreamingMode
+from gapless.agents import Agent, adapt
+from gapless.agents.base import RunContext
+from gapless.errors import InputInvalid, UsageError
+
+
+class Least(Agent):
+    """No duty but the two that every agent has."""
+
+    name = "least"
+
+    async def run(self, ctx: RunContext) -> AsyncIterator[str]:
+        yield f"heard {ctx.message}"
+
+
+class Stranger:
+    """Derives from nothing of ours."""
+
+    def __init__(self) -> None:
+        self.name = "stranger"
+
+    async def run(self, ctx: RunContext) -> AsyncIterator[str]:
+        yield f"heard {ctx.message}"
+
+
+class Dutiful(Stranger):
+    """Derives from nothing of ours, and does every duty."""
+
+    live = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: list[object] = []
+
+    async def load(self) -> None:
+        self.done.append("load")
+
+    async def aclose(self) -> None:
+        self.done.append("aclose")
+
+    def use_session_service(self, service: object) -> None:
+        self.done.append(service)
+
+    async def session_state(self, app_name: str, user_id: str, session_id: str) -> dict[str, object] | None:
+        return {"of": (app_name, user_id, session_id)}
+
+    async def update_state(self, app_name: str, user_id: str, session_id: str, changes: dict[str, object]) -> None:
+        self.done.append(changes)
+
+
+@pytest.mark.parametrize("agent", [Least(), Stranger()])
+async def test_an_agent_that_has_a_name_and_run_is_enough(agent: Agent | Stranger):
+    adapted = adapt(agent)
+    async with Runner(agent) as runner:
+        await runner.load()
+        assert list(runner.agents) == [agent.name]
+        run = await runner.start("you")
+        assert (await run.collect()).text == "heard you"
+        with pytest.raises(InputInvalid, match="cannot be spoken to"):
+            await runner.start("you", config=RunConfig(streaming_mode=StreamingMode.BIDI))
+    assert not adapted.live
+    assert await adapted.session_state("app", "user", "session") is None
+    await adapted.update_state("app", "user", "session", {"a": 1})
+    with pytest.raises(UsageError, match="session_service= is for ADK agents"):
+        Runner(agent, session_service=object())
+
+
+def test_an_agent_of_ours_is_run_as_it_is():
+    agent = Least()
+    assert adapt(agent) is agent
+
+
+async def test_an_objects_own_duties_are_done():
+    agent, service = Dutiful(), object()
+    adapted = adapt(agent)
+    async with Runner(agent, session_service=service) as runner:
+        await runner.load()
+    assert adapted.live
+    assert await adapted.session_state("app", "user", "session") == {"of": ("app", "user", "session")}
+    await adapted.update_state("app", "user", "session", {"a": 1})
+    assert agent.done == [service, "load", "aclose", {"a": 1}]
