@@ -19,6 +19,7 @@ import pytest
 import gapless.journals.journal
 import gapless.journals.memory
 import gapless.runs.execution
+import gapless.runs.patience
 import gapless.runs.recorder
 import gapless.runs.runner
 from gapless import RunConfig, Runner
@@ -39,6 +40,7 @@ from gapless.journals.contract import WorkerFenced
 from gapless.journals.journal import Journal
 from gapless.protocols.ag_ui.wire import AGUIEncoder
 from gapless.records import RunStatus
+from gapless.runs.patience import patiently
 from gapless.sse import EventStreamParser
 from gapless.wire import Cursor
 from simulation.clock import Process, SimulatedLoop, SimulatedTime
@@ -735,11 +737,17 @@ def simulated() -> Iterator[None]:
     clock = SimulatedTime()
     logging.disable(logging.CRITICAL)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (gapless.runs.runner, gapless.runs.execution, gapless.runs.recorder, gapless.journals.journal):
+        for module in (
+            gapless.runs.runner,
+            gapless.runs.execution,
+            gapless.runs.recorder,
+            gapless.runs.patience,
+            gapless.journals.journal,
+        ):
             patch.setattr(module, "time", clock)
         patch.setattr(gapless.runs.runner, "new_id", lambda: _world.new_id())
         patch.setattr(gapless.runs.runner, "PAGE_EVENTS", PAGE_EVENTS)
-        patch.setattr(Runner._patiently, "__kwdefaults__", {"patience_s": PATIENCE_S})
+        patch.setattr(patiently, "__kwdefaults__", {"patience_s": PATIENCE_S})
         patch.setattr(gapless.journals.journal, "WINDOW_EVENTS", WINDOW_EVENTS)
         patch.setattr(gapless.journals.journal, "PENDING_EVENTS_MAX", PENDING_EVENTS)
         patch.setattr(Journal.read, "__defaults__", (PAGE_EVENTS,))

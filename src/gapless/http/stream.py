@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from gapless.errors import CursorExpired, CursorInvalid, GaplessError, LimitReached, RunNotFound
 from gapless.events import RunFinishedEvent, RunFinishedInterruptOutcome, decode_event
 from gapless.http.answers import answer_error, whole_number
-from gapless.journals.journal import PAGE_EVENTS, Follower
+from gapless.journals.journal import Follower
 from gapless.journals.merge import merge_deltas
 from gapless.records import RunRecord
 from gapless.runs.runner import Runner
@@ -78,9 +78,10 @@ class EventStream(Response):
         self._runner = runner
         self._streams = streams
         self._run_id = record.id  # and not the record: a waiting follower keeps little
-        self._config = record.config
         self._encoder = encoder
         self._cursor = cursor
+        coalesce_ms = None if record.config is None else record.config.coalesce_ms
+        self._reading = runner.readers.reading(record, cursor.seq, coalesce_s=(coalesce_ms or 0.0) / 1000)
         self._merge = merge
         self._on_error = on_error
         self._gone = False
@@ -112,20 +113,17 @@ class EventStream(Response):
 
     async def stream(self, receive: Receive, send: Send) -> None:
         """The whole of the connection, from its headers to its end."""
-        runner, run_id = self._runner, self._run_id
         try:
-            journal = await runner.journals.attach(run_id)
+            self._follower = await self._reading.__aenter__()
         except GaplessError as error:
             await self._refuse(error, send)
             return
-        coalesce_ms = None if self._config is None else self._config.coalesce_ms
-        self._follower = Follower(journal, self._cursor.seq, coalesce_s=(coalesce_ms or 0.0) / 1000)
         self._streams.open[self] = None
-        runner.metrics.followers += 1
+        metrics = self._runner.metrics
+        metrics.followers += 1
         listening = asyncio.ensure_future(self._listen(receive))
-        self._pinging = runner.journals.loop.call_later(PING_S, self._ping)
+        self._pinging = asyncio.get_running_loop().call_later(PING_S, self._ping)
         try:
-            await runner.follower_came(run_id, self._config)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             self.raw_headers = []
             await self._stream(self._follower, send)
@@ -135,16 +133,15 @@ class EventStream(Response):
             if self.raw_headers:
                 await self._refuse(error, send)
             else:
-                log.warning("run %s: a follower at %d was cut off: %s", run_id, self._follower.after, error)
+                log.warning("run %s: a follower at %d was cut off: %s", self._run_id, self._follower.after, error)
                 await self._cut(send)
         finally:
             self._gone = True
             self._pinging.cancel()
             listening.cancel()
             self._streams.open.pop(self, None)
-            runner.metrics.followers -= 1
-            await runner.journals.release(journal)
-            runner.follower_left(run_id, self._config)
+            metrics.followers -= 1
+            await self._reading.__aexit__(None, None, None)
 
     async def _refuse(self, error: GaplessError, send: Send) -> None:
         """The error as the answer, which has not begun."""
@@ -213,15 +210,9 @@ class EventStream(Response):
 
     async def _fold_prefix(self, until: int) -> None:
         """Let a wire that folds see what the client has seen."""
-        after = 0
-        while after < until:
-            events = await self._runner.store.read(self._run_id, after, min(PAGE_EVENTS, until - after))
-            if not events:
-                return
+        async for events in self._runner.readers.pages(self._run_id, until=until):
             said = self._encoder.sayable([(0, event) for event in events])
             self._encoder.skip(event for _, event in said)
-            after += len(events)
-            await asyncio.sleep(0)
 
     async def _listen(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -231,7 +222,7 @@ class EventStream(Response):
 
     def _ping(self) -> None:
         assert self._follower is not None
-        self._pinging = self._runner.journals.loop.call_later(PING_S, self._ping)
+        self._pinging = asyncio.get_running_loop().call_later(PING_S, self._ping)
         self._follower.nudge()
 
 
@@ -294,7 +285,7 @@ def follow(
     check_cursor(record, cursor)
     if record.status.ended and cursor.seq == record.last_seq:
         return Response(status_code=204, headers={"x-run-id": record.id})
-    if runner.journals.followers_of(record.id) >= runner.limits.followers_per_run_max:
+    if runner.readers.followers_of(record.id) >= runner.limits.followers_per_run_max:
         raise LimitReached(
             f"run {record.id} has followers_per_run_max={runner.limits.followers_per_run_max} followers here",
             run_id=record.id,

@@ -371,6 +371,7 @@ class Journals:
         patience_s: float = STORE_PATIENCE_S,
     ) -> None:
         self.store = store
+        self.worker_id = ""
         self.loop: asyncio.AbstractEventLoop
         self._on_refused = on_refused
         self._on_command = on_command
@@ -388,6 +389,7 @@ class Journals:
     async def open(self, worker_id: str) -> None:
         """Open the store and start the writer. Raises `StoreUnavailable`, `StoreCorrupt`."""
         self.loop = asyncio.get_running_loop()
+        self.worker_id = worker_id
         await self.store.open(worker_id, self)
         self._writer = asyncio.create_task(self._write(), name="gapless-writer")
         self._writer.add_done_callback(self._writer_ended)
@@ -407,6 +409,7 @@ class Journals:
         for journal in self._journals.values():
             if journal.owned:
                 journal._discard()
+        self.worker_id = worker_id
         await self.store.open(worker_id, self)
 
     async def close(self) -> None:

@@ -92,8 +92,8 @@ class Execution:
         self.config = config
         self.failure: BaseException | None = None
         """What the agent raised, for callers in this process; clients get its kind, never its text."""
-        self._readers: dict[str, tuple[int, int]] = {}
-        """At other workers: of each the number of what it told last, and how many."""
+        self._followers: dict[str, tuple[int, int]] = {}
+        """Followers at other workers: worker id → (number of its newest report, followers)."""
         self.waiting: list[Interrupt] = []
         """What the run is waiting for a person to answer."""
         self.live = LiveRequestQueue(self._record_said) if is_live(config) else None
@@ -127,14 +127,14 @@ class Execution:
             self._stop.set_result(reason)
 
     @property
-    def read_elsewhere(self) -> bool:
-        """Somebody reads it at another worker."""
-        return any(readers for _, readers in self._readers.values())
+    def followed_elsewhere(self) -> bool:
+        """Somebody follows it at another worker."""
+        return any(count for _, count in self._followers.values())
 
-    def count_readers(self, worker_id: str, number: int, readers: int) -> None:
-        """Another worker has so many readers of it now. `number` counts what that worker says."""
-        if number > self._readers.get(worker_id, (0, 0))[0]:
-            self._readers[worker_id] = (number, readers)
+    def count_followers(self, worker_id: str, number: int, followers: int) -> None:
+        """Take another worker's report of how many follow the run there; `number` counts that worker's reports."""
+        if number > self._followers.get(worker_id, (0, 0))[0]:
+            self._followers[worker_id] = (number, followers)
 
     @property
     def fenced(self) -> bool:

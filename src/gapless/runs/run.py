@@ -23,7 +23,6 @@ from gapless.events import (
     decode_event,
 )
 from gapless.fold import Fold
-from gapless.journals.journal import Follower
 from gapless.jsontext import decode_json
 from gapless.live import LiveRequest
 from gapless.output import GrowingOutput, OutputType
@@ -83,14 +82,8 @@ class Run:
         await self._runner.send(self.id, LiveRequest(content=request) if isinstance(request, str) else request)
 
     async def wait(self) -> RunRecord:
-        """Until it has ended, whoever executes it."""
-        journals = self._runner.journals
-        journal = await journals.attach(self.id)
-        try:
-            while not journal.closed:
-                await journal.wait(journal.last)
-        finally:
-            await journals.release(journal)
+        """Wait until the run has ended, whoever executes it; returns its record."""
+        await self._runner.readers.wait(self.id)
         return await self.record()
 
     async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
@@ -102,17 +95,10 @@ class Run:
 
     async def entries(self, after: int = 0) -> AsyncGenerator[tuple[int, Event], None]:
         """Like `events`, each with its position."""
-        journals = self._runner.journals
-        journal = await journals.attach(self.id)
-        try:
-            await self._runner.follower_came(self.id, self.started.config)
-            follower = Follower(journal, after)
+        async with self._runner.readers.reading(self.started, after) as follower:
             while (part := await follower.next()) is not None:
                 for seq, event in enumerate(part.events, part.first_seq):
                     yield seq, decode_event(event)
-        finally:
-            await journals.release(journal)
-            self._runner.follower_left(self.id, self.started.config)
 
     async def text(self, *, min_chars: int = 1, max_delay_ms: float | None = None) -> AsyncGenerator[str, None]:
         """The answer's text as it comes, at least `min_chars` characters at a time, held back at most `max_delay_ms`.
@@ -162,18 +148,12 @@ class Run:
 
     async def _pieces(self) -> AsyncGenerator[str, None]:
         """The text, joined as far as it is there when it is asked for."""
-        journal = await self._runner.journals.attach(self.id)
-        try:
-            await self._runner.follower_came(self.id, self.started.config)
-            follower = Follower(journal)
+        async with self._runner.readers.reading(self.started) as follower:
             while (part := await follower.next()) is not None:
                 events = map(decode_event, part.events)
                 piece = "".join(event.delta for event in events if isinstance(event, TextMessageContentEvent))
                 if piece:
                     yield piece
-        finally:
-            await self._runner.journals.release(journal)
-            self._runner.follower_left(self.id, self.started.config)
 
     async def collect(self) -> Response:
         """The whole run. Raises its `RunFailed`, which carries the text so far, when it failed."""

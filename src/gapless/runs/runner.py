@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import hashlib
-import itertools
 import logging
 import math
 import re
@@ -59,9 +58,6 @@ from gapless.journals import open_store
 from gapless.journals.contract import Store, WorkerFenced
 from gapless.journals.journal import (
     PAGE_EVENTS,
-    RETRY_FIRST_S,
-    RETRY_MAX_S,
-    STORE_PATIENCE_S,
     Journal,
     Journals,
     end_tasks,
@@ -70,7 +66,10 @@ from gapless.live import LiveRequest, LiveRequestQueue, is_live
 from gapless.message import user_message
 from gapless.metrics import Metrics
 from gapless.records import RunRecord, RunRequest, RunStatus, SessionRecord, Turn, branch, session_taken
+from gapless.runs.commands import Command, decode_command
 from gapless.runs.execution import Execution, end_of
+from gapless.runs.patience import patiently
+from gapless.runs.readers import Readers, ends_unread
 from gapless.runs.recorder import Recorder, sound
 from gapless.runs.run import Run, RunStream
 
@@ -108,21 +107,6 @@ _T = TypeVar("_T")
 log = logging.getLogger("gapless.runner")
 
 
-class _Command(msgspec.Struct, omit_defaults=True):
-    """What one worker asks of the run's owner, or tells it."""
-
-    kind: str
-    """`cancel`, `input`, `live` or `readers`."""
-    resume: list[ResumeEntry] = []
-    said: LiveRequest | None = None
-    worker_id: str = ""
-    readers: int = 0
-    """How many read the run at that worker now."""
-    number: int = 0
-    """Counts what that worker tells: what comes late is out of date."""
-
-
-_decode_command = msgspec.json.Decoder(_Command).decode
 _decode_messages = msgspec.json.Decoder(list[Message]).decode
 
 
@@ -194,9 +178,9 @@ class Runner:
             on_fenced=self._on_fenced,
             metrics=self.metrics,
         )
-        self.worker_id = ""
         self.executions: dict[str, Execution] = {}
         """The runs that this worker executes."""
+        self.readers = Readers(self.journals, self.executions.__contains__, self._on_left)
         self._lease_s = lease_s
         self._retention_s = retention_s
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -205,9 +189,6 @@ class Runner:
         self._opening: asyncio.Lock | None = None
         self._open = False
         self._draining = False
-        self._readers: dict[str, int] = {}
-        """How many clients here read which run that ends with its last reader, whoever executes it."""
-        self._numbers = itertools.count(1)
         self._early: dict[str, list[bytes]] = {}
         """Commands for runs that may be about to be executed here: one can come before the answer to who owns it."""
         if session_service is not None:
@@ -216,6 +197,20 @@ class Runner:
     def _give_session_service(self, service: object) -> None:
         for agent in self.agents.values():
             agent.use_session_service(service)
+
+    @property
+    def worker_id(self) -> str:
+        """The id under which this worker has its lease; another one after the lease was lost. Empty until `open`."""
+        return self.journals.worker_id
+
+    @property
+    def failing(self) -> bool:
+        """The store takes nothing at the moment."""
+        return self.journals.failing
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Call this on the runner's event loop, from any thread."""
+        self.journals.loop.call_soon_threadsafe(callback)
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -228,8 +223,7 @@ class Runner:
         self._opening = self._opening or asyncio.Lock()
         async with self._opening:
             if not self._open:
-                self.worker_id = new_id()
-                await self.journals.open(self.worker_id)
+                await self.journals.open(new_id())
                 self._keeper = asyncio.create_task(self._keep(), name="gapless-keeper")
                 self._open, self._draining = True, False
         return self
@@ -281,6 +275,7 @@ class Runner:
         if self._keeper is not None:
             tasks.append(self._keeper)
         await end_tasks(tasks)
+        await self.readers.close()
         await self.journals.close()
         for agent in self.agents.values():
             await agent.aclose()
@@ -419,9 +414,9 @@ class Runner:
             turns, state = list[Turn](), request.state
             if record.session_id != _session_for(record.id, record.user_id):  # else it is new, and this run's alone
                 if request.messages is None:
-                    turns = await self._patiently(self.store.turns, record.session_id)
+                    turns = await patiently(self.store.turns, record.session_id)
                 if state is None:
-                    session = await self._patiently(self.store.get_session, record.session_id)
+                    session = await patiently(self.store.get_session, record.session_id)
                     state = None if session is None else dict(session.state)
             earlier = functools.cache(lambda: branch(turns, asked.id))  # a long history is read for those who read it
             return RunContext(
@@ -512,36 +507,13 @@ class Runner:
         """Wait until no earlier run of the session is active; with `interrupt`, cancel those."""
         while True:
             started_at = _now_ms()
-            ahead = await self._patiently(self.store.start_run, record.id, started_at)
+            ahead = await patiently(self.store.start_run, record.id, started_at)
             if ahead is None:
                 record.started_at, record.status = started_at, RunStatus.RUNNING
                 return
             if interrupt:
-                await self._patiently(self.cancel, ahead)
-            await self._patiently(self._ended, ahead)
-
-    async def _ended(self, run_id: str) -> None:
-        """Until it has."""
-        journal = await self.journals.attach(run_id)
-        try:
-            while not journal.closed:
-                await journal.wait(journal.last)
-        finally:
-            await self.journals.release(journal)
-
-    async def _patiently(
-        self, ask: Callable[..., Awaitable[_T]], *about: Any, patience_s: float = STORE_PATIENCE_S
-    ) -> _T:
-        """The store's answer. Raises `StoreUnavailable` once it has not come for so long."""
-        pause_s, deadline = RETRY_FIRST_S, time.monotonic() + patience_s
-        while True:
-            try:
-                return await ask(*about)
-            except StoreUnavailable:
-                if time.monotonic() > deadline:
-                    raise
-            await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, RETRY_MAX_S)
+                await patiently(self.cancel, ahead)
+            await patiently(self.readers.wait, ahead)
 
     # -- attaching --------------------------------------------------------------------------------------------------
 
@@ -552,11 +524,15 @@ class Runner:
 
     async def get_run(self, run_id: str) -> RunRecord:
         """The run's record. Raises `RunNotFound`."""
-        await self.open()
-        record = await self.store.get_run(run_id)
+        record = await self.find_run(run_id)
         if record is None:
             raise RunNotFound(f"no run {run_id}", run_id=run_id)
         return record
+
+    async def find_run(self, run_id: str) -> RunRecord | None:
+        """The run's record, or None where there is no such run."""
+        await self.open()
+        return await self.store.get_run(run_id)
 
     async def list_runs(
         self,
@@ -589,7 +565,7 @@ class Runner:
         """End a run as cancelled, wherever it executes; nothing happens to one that has ended. Raises `RunNotFound`."""
         record = await self.get_run(run_id)
         if not record.status.ended:
-            await self._command(record, _Command(kind="cancel"))
+            await self._command(record, Command(kind="cancel"))
         return record
 
     async def answer(self, run_id: str, entries: list[ResumeEntry]) -> None:
@@ -606,7 +582,7 @@ class Runner:
             state = record.status.value + (f" ({record.error['message']})" if record.error else "")
             raise InputInvalid(f"run {run_id} is {state}, it waits for {waits_for}", run_id=run_id)
         self._check_size(record, entries)
-        await self._command(record, _Command(kind="input", resume=entries))
+        await self._command(record, Command(kind="input", resume=entries))
 
     async def send(self, run_id: str, request: LiveRequest, *, wait: bool = False) -> None:
         """Say something to a live run, wherever it executes. With `wait`, where its agent is too far behind, once it is
@@ -633,7 +609,7 @@ class Runner:
         if not is_live(record.config) or record.status.ended:
             why = "has ended" if record.status.ended else "is not live"
             raise InputInvalid(f"run {run_id} {why}: nothing can be said to it", run_id=run_id)
-        await self._command(record, _Command(kind="live", said=request))
+        await self._command(record, Command(kind="live", said=request))
 
     def _check_size(self, record: RunRecord, entries: list[ResumeEntry]) -> None:
         """Refuse answers that could not be recorded: they would end the run. Raises `InputTooLarge`."""
@@ -647,51 +623,22 @@ class Runner:
         if len(encoded) > bytes_max:
             raise InputTooLarge(f"run {record.id}: the answer is over event_bytes_max={bytes_max}", run_id=record.id)
 
-    async def _command(self, record: RunRecord, command: _Command) -> None:
+    async def _command(self, record: RunRecord, command: Command) -> None:
         encoded = msgspec.json.encode(command)
         if record.owner == self.worker_id and record.id in self.executions:
             self._on_command(record.id, encoded)
         else:  # also when it is still executed here: the store knows whose it is
             await self.store.send(record.id, encoded)
 
-    async def follower_came(self, run_id: str, config: RunConfig | None) -> None:
-        """A client begins to read the run; `follower_left` has to follow. With `on_disconnect="cancel"` the worker that
-        executes it is told, before another reader can leave. (It takes those of a worker that dies as still there: the
-        run then ends by itself.)"""
-        if _ends_unread(config):
-            self._readers[run_id] = self._readers.get(run_id, 0) + 1
-            if run_id not in self.executions:
-                await self._tell_readers(run_id)
-
-    def follower_left(self, run_id: str, config: RunConfig | None) -> None:
-        """It no longer does: with `on_disconnect="cancel"`, the last one to leave, at whichever worker, cancels it."""
-        if not _ends_unread(config):
-            return
-        self._readers[run_id] -= 1
-        if not self._readers[run_id]:
-            del self._readers[run_id]
-        execution = self.executions.get(run_id)
-        if execution is not None:
-            self._cancel_unless_read(execution)
-        else:
-            self._spawn(f"{run_id}-readers", self._tell_readers(run_id))
-
-    async def _tell_readers(self, run_id: str) -> None:
-        told = _Command(
-            kind="readers",
-            worker_id=self.worker_id,
-            readers=self._readers.get(run_id, 0),
-            number=next(self._numbers),
-        )
-        with contextlib.suppress(RunNotFound, StoreUnavailable):
-            await self._patiently(self.store.send, run_id, msgspec.json.encode(told))
+    def _on_left(self, run_id: str) -> None:
+        self._cancel_unless_read(self.executions[run_id])
 
     def _cancel_unless_read(self, execution: Execution) -> None:
-        if _ends_unread(execution.config):
+        if ends_unread(execution.config):
             self.journals.loop.call_later(LEFT_S, self._cancel_unread, execution)
 
     def _cancel_unread(self, execution: Execution) -> None:
-        if execution.record.id not in self._readers and not execution.read_elsewhere:
+        if not self.readers.counted(execution.record.id) and not execution.followed_elsewhere:
             execution.stop(RunCancelled("cancelled because its last follower left", run_id=execution.record.id))
 
     # -- sessions ---------------------------------------------------------------------------------------------------
@@ -726,12 +673,21 @@ class Runner:
         return session
 
     async def get_session(self, session_id: str) -> SessionRecord:
-        """Raises `SessionNotFound`."""
-        await self.open()
-        session = await self.store.get_session(session_id)
+        """The session's record. Raises `SessionNotFound`."""
+        session = await self.find_session(session_id)
         if session is None:
             raise SessionNotFound(f"no session {session_id}")
         return session
+
+    async def find_session(self, session_id: str) -> SessionRecord | None:
+        """The session's record, or None where there is no such session."""
+        await self.open()
+        return await self.store.get_session(session_id)
+
+    async def turns(self, session_id: str) -> list[Turn]:
+        """What each ended run of the session has added to it, oldest first; empty where there is no such session."""
+        await self.open()
+        return await self.store.turns(session_id)
 
     async def update_state(self, session_id: str, changes: dict[str, Any]) -> SessionRecord:
         """Set these keys of the session's state. Raises `SessionNotFound`; `SessionBusy` while it has an active run."""
@@ -965,7 +921,7 @@ class Runner:
         while after < record.last_seq:
             events = []
             with contextlib.suppress(CursorExpired):
-                events = await self._patiently(self.store.read, record.id, after, PAGE_EVENTS, patience_s=math.inf)
+                events = await patiently(self.store.read, record.id, after, PAGE_EVENTS, patience_s=math.inf)
             if not events:
                 break  # the store has lost what its record counts
             for event in events:
@@ -980,8 +936,7 @@ class Runner:
         self.metrics.leases_lost += 1
         log.warning("worker %s lost its lease; its runs were closed by another", self.worker_id)
         self._on_fenced()
-        self.worker_id = new_id()
-        await self.journals.register_again(self.worker_id)
+        await self.journals.register_again(new_id())
 
     def _on_fenced(self) -> None:
         for execution in self.executions.values():
@@ -1001,11 +956,11 @@ class Runner:
             if len(self._early) > EARLY_COMMANDS_MAX:
                 del self._early[next(iter(self._early))]
             return
-        decoded = _decode_command(command)
+        decoded = decode_command(command)
         if decoded.kind == "cancel":
             execution.stop(RunCancelled("cancelled", run_id=run_id))
-        elif decoded.kind == "readers":
-            execution.count_readers(decoded.worker_id, decoded.number, decoded.readers)
+        elif decoded.kind == "followers":
+            execution.count_followers(decoded.worker_id, decoded.number, decoded.followers)
             self._cancel_unless_read(execution)
         elif decoded.kind == "live" and decoded.said is not None:
             try:
@@ -1055,10 +1010,6 @@ def _changes(own: RunConfig, config: RunConfig) -> dict[str, Any]:
 
 def _digest(*parts: object) -> str:
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
-
-
-def _ends_unread(config: RunConfig | None) -> bool:
-    return config is not None and config.on_disconnect == "cancel"
 
 
 def _now_ms() -> int:

@@ -251,14 +251,14 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         ending = asyncio.ensure_future(_ended_or_waits(run))
         leaving = asyncio.ensure_future(_left(request))
         try:
-            await runner.follower_came(run.id, run.started.config)
+            await runner.readers.came(run.id, run.started.config)
             await asyncio.wait({ending, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not ending.done():
                 return None
         finally:
             leaving.cancel()
             ending.cancel()
-            runner.follower_left(run.id, run.started.config)
+            runner.readers.left(run.id, run.started.config)
         record = ending.result()
         if record.status is RunStatus.FAILED and record.error is not None:
             raise _failure(run.id, **record.error)

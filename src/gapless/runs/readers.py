@@ -1,0 +1,151 @@
+"""Reading runs: the one place that attaches to journals, counts who follows, and lets go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncGenerator, Callable
+from types import TracebackType
+
+import msgspec
+
+from gapless.config import RunConfig
+from gapless.errors import RunNotFound, StoreUnavailable
+from gapless.journals.journal import PAGE_EVENTS, Follower, Journals, end_tasks
+from gapless.records import RunRecord
+from gapless.runs.commands import Command
+from gapless.runs.patience import patiently
+
+__all__ = ["Readers", "Reading", "ends_unread"]
+
+
+def ends_unread(config: RunConfig | None) -> bool:
+    """Tell whether a run is cancelled when its last follower leaves."""
+    return config is not None and config.on_disconnect == "cancel"
+
+
+class Readers:
+    """Reads any run of the store, wherever it executes.
+
+    A run with `on_disconnect="cancel"` ends with its last follower at any worker. `executes(run_id)` says whether this
+    worker executes it; `on_left(run_id)` is called then when the last follower here has left. Another worker that
+    executes it is told how many follow here, before one of them can leave.
+    """
+
+    def __init__(self, journals: Journals, executes: Callable[[str], bool], on_left: Callable[[str], None]) -> None:
+        self._journals = journals
+        self._executes = executes
+        self._on_left = on_left
+        self._counts: dict[str, int] = {}
+        """Run id → followers here, of runs that end with their last one."""
+        self._numbers = itertools.count(1)
+        self._telling: set[asyncio.Task[None]] = set()
+
+    def reading(self, run: RunRecord, after: int = 0, *, coalesce_s: float = 0.0) -> Reading:
+        """Follow a run: `async with readers.reading(run, after=41) as follower`.
+
+        `coalesce_s` lets what comes within that time be delivered together. Entering raises `RunNotFound`,
+        `StoreUnavailable`; `Follower.next` also `CursorExpired`."""
+        return Reading(self, run.id, run.config, after, coalesce_s)
+
+    async def page(self, run_id: str, after: int = 0, limit: int = PAGE_EVENTS) -> list[bytes]:
+        """Read the accepted events after position `after`, at most `limit` and about 1 MiB of them; only the end is
+        empty. Raises `RunNotFound`, `CursorExpired`, `StoreUnavailable`."""
+        return await self._journals.store.read(run_id, after, limit)
+
+    async def pages(self, run_id: str, after: int = 0, until: int | None = None) -> AsyncGenerator[list[bytes], None]:
+        """Read the accepted events after position `after`, to `until` (included) or the journal's present end, page by
+        page; other tasks get their turn between two pages. Raises what `page` raises."""
+        while until is None or after < until:
+            events = await self.page(run_id, after, PAGE_EVENTS if until is None else min(PAGE_EVENTS, until - after))
+            if not events:
+                return
+            yield events
+            after += len(events)
+            await asyncio.sleep(0)
+
+    async def wait(self, run_id: str) -> None:
+        """Wait until the run has ended, whoever executes it. It does not count as following. Raises `RunNotFound`."""
+        journal = await self._journals.attach(run_id)
+        try:
+            while not journal.closed:
+                await journal.wait(journal.last)
+        finally:
+            await self._journals.release(journal)
+
+    def followers_of(self, run_id: str) -> int:
+        """Count those who follow a run at this worker."""
+        return self._journals.followers_of(run_id)
+
+    def counted(self, run_id: str) -> int:
+        """Count the followers here of a run that ends with its last one."""
+        return self._counts.get(run_id, 0)
+
+    async def close(self) -> None:
+        """End what still tells other workers. Idempotent."""
+        await end_tasks(list(self._telling))
+
+    async def came(self, run_id: str, config: RunConfig | None) -> None:
+        """Count one more follower; `left` has to follow, also where this raises."""
+        if ends_unread(config):
+            self._counts[run_id] = self._counts.get(run_id, 0) + 1
+            if not self._executes(run_id):
+                await self._tell(run_id)
+
+    def left(self, run_id: str, config: RunConfig | None) -> None:
+        """Count one follower less."""
+        if not ends_unread(config):
+            return
+        self._counts[run_id] -= 1
+        if not self._counts[run_id]:
+            del self._counts[run_id]
+        if self._executes(run_id):
+            self._on_left(run_id)
+        else:
+            task = asyncio.create_task(self._tell(run_id), name=f"gapless-followers-{run_id}")
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    async def _tell(self, run_id: str) -> None:
+        told = Command(
+            kind="followers",
+            worker_id=self._journals.worker_id,
+            followers=self.counted(run_id),
+            number=next(self._numbers),
+        )
+        with contextlib.suppress(RunNotFound, StoreUnavailable):
+            await patiently(self._journals.store.send, run_id, msgspec.json.encode(told))
+
+
+class Reading:
+    """One follower's stay at a journal: attached and counted while it is entered."""
+
+    __slots__ = ("_after", "_coalesce_s", "_config", "_follower", "_readers", "_run_id")
+
+    def __init__(self, readers: Readers, run_id: str, config: RunConfig | None, after: int, coalesce_s: float) -> None:
+        self._readers = readers
+        self._run_id = run_id
+        self._config = config
+        self._after = after
+        self._coalesce_s = coalesce_s
+        self._follower: Follower | None = None
+
+    async def __aenter__(self) -> Follower:
+        journal = await self._readers._journals.attach(self._run_id)
+        self._follower = Follower(journal, self._after, coalesce_s=self._coalesce_s)
+        try:
+            await self._readers.came(self._run_id, self._config)
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        return self._follower
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._follower is not None, "it was entered"
+        try:
+            await self._readers._journals.release(self._follower.journal)
+        finally:
+            self._readers.left(self._run_id, self._config)
