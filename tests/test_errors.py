@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 
 from gapless import errors
-from gapless.errors import GaplessError, RunFailed, error_for_code
+from gapless.errors import GaplessError, RunFailed, error_for_code, is_code
 
 CLASSES = [getattr(errors, name) for name in errors.__all__ if isinstance(getattr(errors, name), type)]
 
@@ -29,3 +32,17 @@ def test_a_code_not_known_here_is_kept():
     assert type(error) is RunFailed
     assert error.code == "quota"
     assert error_for_code(None, "?").code == "run_failed"
+
+
+def test_every_error_with_a_code_is_in_the_catalogue():
+    names = {cls.__name__ for cls in CLASSES}
+    elsewhere = [
+        f"{path}: {node.name}"
+        for path in Path(errors.__file__).parent.rglob("*.py")
+        if path != Path(errors.__file__)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+        and any(isinstance(base, ast.Name) and base.id in names for base in node.bases)
+    ]
+    assert not elsewhere
+    assert all(map(is_code, ("run_waits", "session_exists", "internal_error")))

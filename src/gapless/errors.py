@@ -1,4 +1,4 @@
-"""Every error that Gapless raises: one class, one stable `code` and one HTTP status each.
+"""Every error that Gapless raises for its users: one class, one stable `code` and one HTTP status each.
 
 The code is the same on every surface: the Python exception, the HTTP answer's `error.code`, the `code` of a run's
 RUN_ERROR event, the command line's message.
@@ -30,7 +30,9 @@ __all__ = [
     "RunLimit",
     "RunNotFound",
     "RunTimeout",
+    "RunWaits",
     "SessionBusy",
+    "SessionExists",
     "SessionNotFound",
     "ShuttingDown",
     "StoreCorrupt",
@@ -158,6 +160,13 @@ class RunConflict(GaplessError):
     status = 409
 
 
+class RunWaits(GaplessError):
+    """The run waits for a person's answer, and the route has no other way to say so."""
+
+    code = "run_waits"
+    status = 409
+
+
 class SessionNotFound(GaplessError):
     """No session has that id, or the caller may not know of it."""
 
@@ -169,6 +178,13 @@ class SessionBusy(GaplessError):
     """The session has a run that has not ended, and `on_busy` is "reject"."""
 
     code = "session_busy"
+    status = 409
+
+
+class SessionExists(GaplessError):
+    """A session with that id is there already, and the route creates each only once (as ADK's server does)."""
+
+    code = "session_exists"
     status = 409
 
 

@@ -22,7 +22,15 @@ from starlette.types import Message as ASGIMessage
 from gapless import __version__
 from gapless.agents.adk_turn import CREDENTIAL, decode_turn, without_secrets
 from gapless.config import StreamingMode
-from gapless.errors import AgentNotFound, GaplessError, InputInvalid, NotAuthorized, SessionBusy, SessionNotFound
+from gapless.errors import (
+    AgentNotFound,
+    GaplessError,
+    InputInvalid,
+    NotAuthorized,
+    SessionBusy,
+    SessionExists,
+    SessionNotFound,
+)
 from gapless.events import (
     AssistantMessage,
     ContentPart,
@@ -422,12 +430,6 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         return answer({"version": f"gapless {__version__}", "language": "python", "language_version": python})
 
     return router
-
-
-class SessionExists(InputInvalid):
-    """ADK's server refuses to create a session twice."""
-
-    status = 409
 
 
 class _ADKSocket(LiveSocket):

@@ -30,6 +30,7 @@ from gapless.errors import (
     InputInvalid,
     RunFailed,
     RunNotFound,
+    RunWaits,
     error_for_code,
 )
 from gapless.events import Message, SystemMessage, UserMessage
@@ -323,13 +324,6 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         return {turn.run_id: _decode_messages(turn.messages) for turn in await runner.store.turns(session_id)}
 
     return router
-
-
-class RunWaits(GaplessError):
-    """A run waits for a person, and the request has no way to say so but to fail."""
-
-    code = "run_waits"
-    status = 409
 
 
 class _Past(NamedTuple):
