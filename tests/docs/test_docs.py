@@ -159,3 +159,9 @@ def test_what_the_checks_above_can_find():
     assert is_part_of("if x:\n    y()\n\nz()\n", file)
     assert not is_part_of("if x:\n    z()\n", file)
     assert anchor("Settings of a run") == "settings-of-a-run"
+
+
+def test_each_package_has_the_licence():
+    licence = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in licence
+    assert (ROOT / "src/gapless/server/gapless-client/LICENSE").read_text() == licence

@@ -7,7 +7,7 @@ import { registerHooks } from "node:module";
 
 const EXAMPLES = new URL("../../examples/", import.meta.url).href;
 const INSTALLED = new URL("../js/", import.meta.url).href;
-const OURS = { ai: process.env.AI ?? "ai7", "gapless-client": new URL("../../src/gapless/server/static/client.js", import.meta.url).href };
+const OURS = { ai: process.env.AI ?? "ai7", "gapless-client": new URL("../../src/gapless/server/gapless-client/client.js", import.meta.url).href };
 
 registerHooks({
   resolve(specifier, context, next) {

@@ -2,7 +2,7 @@
 
 import { writeFileSync } from "node:fs";
 
-import { createDurableFetch } from "../../src/gapless/server/static/client.js";
+import { createDurableFetch } from "../../src/gapless/server/gapless-client/client.js";
 
 /** `urls`: the server by kind of cut (`none`, `abrupt`, `mid-frame`, `clean`); `report`: the file for what came of it;
  * `reconnect`: by wire, what a server says that is about to stop; `cuts`: how often each answer is cut. */

@@ -1,6 +1,6 @@
 /** The durable fetch itself: every byte, whatever is cut; and what it leaves alone. */
 
-import { createDurableFetch, StreamError } from "../../src/gapless/server/static/client.js";
+import { createDurableFetch, StreamError } from "../../src/gapless/server/gapless-client/client.js";
 import { ALL, define, durable, post, runAll, until, urls } from "./cases.mjs";
 
 const text = async (response) => new TextDecoder("utf-8", { fatal: true }).decode(await response.arrayBuffer());

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import net from "node:net";
 import { test } from "node:test";
 
-import { createDurableFetch, GaplessClient, StreamError } from "../../src/gapless/server/static/client.js";
+import { createDurableFetch, GaplessClient, StreamError } from "../../src/gapless/server/gapless-client/client.js";
 
 const QUICK = { retryDelayMsMin: 1, retryDelayMsMax: 2, attemptsMax: 3, postAttemptsMax: 2, idleTimeoutMs: 5000 };
 const head = (status, ...lines) => [`HTTP/1.1 ${status} X`, ...lines, "connection: close", "", ""].join("\r\n");

@@ -5,7 +5,7 @@ import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import path from "node:path";
 
-export const STATIC = fileURLToPath(new URL("../../src/gapless/server/static/", import.meta.url));
+const FOLDERS = ["page", "gapless-client"].map((name) => fileURLToPath(new URL(`../../src/gapless/server/${name}/`, import.meta.url)));
 
 const ARGS = [
   "--headless",
@@ -75,9 +75,12 @@ const TYPES = { ".html": "text/html", ".js": "text/javascript", ".css": "text/cs
 export async function staticFile(name) {
   const relative = name === "" ? "index.html" : name.startsWith("static/") ? name.slice("static/".length) : null;
   if (relative === null || relative.includes("..")) return null;
-  try {
-    return { type: `${TYPES[path.extname(relative)]}; charset=utf-8`, body: await readFile(path.join(STATIC, relative)) };
-  } catch {
-    return null;
+  for (const folder of FOLDERS) {
+    try {
+      return { type: `${TYPES[path.extname(relative)]}; charset=utf-8`, body: await readFile(path.join(folder, relative)) };
+    } catch {
+      // it is in the other one, or in none
+    }
   }
+  return null;
 }

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { applyEvent, newView, textOf, viewOfMessages } from "../../src/gapless/server/static/fold.js";
+import { applyEvent, newView, textOf, viewOfMessages } from "../../src/gapless/server/page/fold.js";
 
 const text = (messageId, delta) => ({ type: "TEXT_MESSAGE_CONTENT", messageId, delta });
 

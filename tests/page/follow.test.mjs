@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import http from "node:http";
 import { test } from "node:test";
-import { follow, GaplessClient, StreamError } from "../../src/gapless/server/static/stream.js";
+import { follow, GaplessClient, StreamError } from "../../src/gapless/server/gapless-client/stream.js";
 
 const FAST = { retryDelayMsMin: 1, retryDelayMsMax: 5, attemptsMax: 8, idleTimeoutMs: 5000 };
 

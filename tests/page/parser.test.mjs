@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { EventStreamParser, readFrames, StreamError } from "../../src/gapless/server/static/stream.js";
+import { EventStreamParser, readFrames, StreamError } from "../../src/gapless/server/gapless-client/stream.js";
 
 const message = (id, data) => ({ id, event: "message", data });
 

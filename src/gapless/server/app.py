@@ -37,7 +37,9 @@ from gapless.server import live, metrics, runs, sessions
 
 __all__ = ["create_app"]
 
-STATIC = Path(__file__).parent / "static"
+PAGE = Path(__file__).parent / "page"
+_FOLDERS = [("gapless.server", PAGE.name), ("gapless.server", "gapless-client")]
+"""What `/static` serves: the page, and the npm package, which pages import from there, this one and others."""
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -146,13 +148,13 @@ def create_app(
     @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return FileResponse(STATIC / "index.html", headers=_PAGE_HEADERS)
+        return FileResponse(PAGE / "index.html", headers=_PAGE_HEADERS)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return FileResponse(STATIC / "docs.html", headers=_PAGE_HEADERS)
+        return FileResponse(PAGE / "docs.html", headers=_PAGE_HEADERS)
 
-    app.mount("/static", _Static(directory=STATIC), name="static")
+    app.mount("/static", _Static(packages=_FOLDERS), name="static")
 
     @app.exception_handler(GaplessError)
     async def on_error(request: Request, error: GaplessError) -> Response:

@@ -4,7 +4,7 @@
  */
 
 import { applyEvent, contentText, isSettled, newView, textOf, viewOfMessages } from "./fold.js";
-import { GaplessClient, newId, StreamError } from "./stream.js";
+import { GaplessClient, newId, StreamError } from "./stream.js"; // of the npm package: `/static` serves both folders
 import { el, TurnView } from "./view.js";
 
 /** How often an idle, visible page asks whether somebody else went on with its session. */
