@@ -38,7 +38,7 @@ from gapless.server import live, metrics, runs, sessions
 __all__ = ["create_app"]
 
 PAGE = Path(__file__).parent / "page"
-_FOLDERS = [("gapless.server", PAGE.name), ("gapless.server", "gapless-client")]
+_FOLDERS: list[str | tuple[str, str]] = [("gapless.server", PAGE.name), ("gapless.server", "gapless-client")]
 """What `/static` serves: the page, and the npm package, which pages import from there, this one and others."""
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
