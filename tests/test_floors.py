@@ -66,8 +66,6 @@ TOO_LONG = {
     "cli/serve.py serve",
     "journals/redis.py",
     "journals/redis.py RedisStore",
-    "journals/sqlite.py",
-    "journals/sqlite.py SQLiteStore",
     "protocols/adk/routes.py routes",
     "protocols/ag_ui/routes.py routes",
     "protocols/openai/routes.py routes",

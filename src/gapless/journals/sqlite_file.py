@@ -1,0 +1,268 @@
+"""One SQLite file in use: its connection, transactions and faults, its write-ahead log, and whether it is still there.
+
+Writing. One connection, on the event loop: a commit of a group takes tens of microseconds and goes to the page cache
+(WAL, synchronous=NORMAL: a killed process loses nothing, a power cut may lose the last moments, never the file's
+integrity). What blocks, the checkpoint and its fsync, runs in a thread on a connection of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gapless.errors import GaplessError, StoreCorrupt, StoreUnavailable
+from gapless.journals.sqlite_schema import APPLICATION_ID, SCHEMA_VERSION, create_tables
+
+__all__ = ["SQLiteFile", "scalar"]
+
+CHECKPOINT_S = 1.0
+WAL_BYTES_MAX = 64 * 1024 * 1024
+"""Past this the writer waits for a checkpoint that lets the WAL start over."""
+BUSY_PAUSE_S, BUSY_S_MAX = 0.001, 10.0
+"""Another process holds the write lock: try again after a pause, for so long at most."""
+
+log = logging.getLogger("gapless.sqlite")
+_T = TypeVar("_T")
+_FileId = tuple[int, int]
+
+
+class SQLiteFile:
+    """The file at a path, shared with other processes."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.gone = ""
+        """Why the file at the path is no longer the one that was opened."""
+        self._db: sqlite3.Connection | None = None
+        self._opened: dict[Path, _FileId | None] = {}
+        """What was opened: the file, and the two that SQLite keeps beside it while anyone has it open."""
+        self._writable = asyncio.Event()
+        self._dirty = False
+
+    # -- opening ----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        return self._db is not None
+
+    async def open(self) -> None:
+        """Open the file and make it a store if it is empty. Raises `StoreUnavailable`, `StoreCorrupt`."""
+        self._db = await self._connect_patiently()
+        real = self.path.resolve()  # a link's own neighbours are not SQLite's
+        beside = [real.with_name(f"{real.name}-{what}") for what in ("wal", "shm")]
+        self._opened = {path: _file_id(path) for path in (self.path, *beside)}
+        self._writable.set()
+
+    def close(self) -> None:
+        """Close the connection. Not in a thread: at the interpreter's exit there are none to be had."""
+        db, self._db = self._db, None
+        if db is not None:
+            db.close()
+
+    async def _connect_patiently(self) -> sqlite3.Connection:
+        """Another process that opens or closes the file for a moment locks out even those who would wait for a lock."""
+        deadline = time.monotonic() + BUSY_S_MAX
+        while True:
+            try:
+                return self._connect()
+            except StoreUnavailable as error:
+                cause = error.__cause__
+                if not isinstance(cause, sqlite3.Error) or not _is_busy(cause) or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(BUSY_PAUSE_S)
+
+    def _connect(self) -> sqlite3.Connection:
+        if not self.path.parent.is_dir():
+            raise StoreUnavailable(f"store {self.path}: the folder {self.path.parent} does not exist")
+        db = None
+        try:
+            db = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_S_MAX, check_same_thread=False)
+            self._is_store(db)  # before anything is written to what may be another program's file
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            db.execute("PRAGMA wal_autocheckpoint=0")
+            db.execute("BEGIN IMMEDIATE")
+            if not self._is_store(db):
+                create_tables(db)
+            db.execute("COMMIT")
+            db.execute("PRAGMA busy_timeout=0")
+        except BaseException as error:
+            if db is not None:
+                db.close()
+            if isinstance(error, sqlite3.Error):
+                raise self._translate(error) from error
+            raise
+        return db
+
+    def _is_store(self, db: sqlite3.Connection) -> bool:
+        """Whether the file is a store; False when it is empty. Raises `StoreCorrupt` when it is something else."""
+        tables = scalar(db, "SELECT count(*) FROM sqlite_master")  # first: both come at once, perhaps just now
+        application = scalar(db, "PRAGMA application_id")
+        if application != APPLICATION_ID:
+            if application or tables:
+                raise StoreCorrupt(f"store {self.path}: an SQLite file, but not one of Gapless; choose another path")
+            return False
+        if (version := scalar(db, "PRAGMA user_version")) != SCHEMA_VERSION:
+            raise StoreCorrupt(
+                f"store {self.path}: schema version {version}, this Gapless reads {SCHEMA_VERSION}; "
+                "use the Gapless that wrote it, or another path"
+            )
+        return True
+
+    # -- transactions -----------------------------------------------------------------------------------------------
+
+    def connection(self) -> sqlite3.Connection:
+        """Give the connection. Raises `StoreUnavailable` when there is none, or none to the file at the path."""
+        if self._db is None:
+            raise StoreUnavailable(f"store {self.path} is closed")
+        if self.gone:
+            raise StoreUnavailable(self.gone)
+        return self._db
+
+    async def transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run `work` in one write transaction, waiting without blocking while another process writes."""
+        return await self._run("BEGIN IMMEDIATE", work)
+
+    async def look(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Run `work`, which only reads, on one state of the file."""
+        return await self._run("BEGIN", work)
+
+    async def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run one statement that only reads, and give its rows."""
+        return await self.look(lambda db: db.execute(sql, values).fetchall())
+
+    async def _run(self, begin: str, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        writes = begin != "BEGIN"
+        deadline = 0.0
+        while True:
+            if writes and not self._writable.is_set():
+                await self._writable.wait()
+            db = self.connection()
+            try:
+                db.execute(begin)
+                try:
+                    result = work(db)
+                    db.execute("COMMIT")
+                except BaseException:
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+                    raise
+                self._dirty |= writes
+                return result
+            except sqlite3.Error as error:
+                if not _is_busy(error):
+                    raise self._translate(error) from error
+                now = time.monotonic()
+                deadline = deadline or now + BUSY_S_MAX
+                if now > deadline:
+                    raise StoreUnavailable(
+                        f"store {self.path}: locked by another process for {BUSY_S_MAX:.0f} s"
+                    ) from error
+            await asyncio.sleep(BUSY_PAUSE_S)
+
+    def _translate(self, error: sqlite3.Error) -> GaplessError:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return StoreCorrupt(f"store {self.path}: the file is damaged ({error}); move it away or restore a copy")
+        if code == sqlite3.SQLITE_FULL:
+            return StoreUnavailable(f"store {self.path}: the disk is full; free some space, runs go on by themselves")
+        if code == sqlite3.SQLITE_READONLY:
+            return StoreUnavailable(f"store {self.path}: the file is read-only; make it writable for this user")
+        if code == sqlite3.SQLITE_CANTOPEN:
+            return StoreUnavailable(f"store {self.path}: cannot be opened; check the path and its permissions")
+        return StoreUnavailable(f"store {self.path}: {error}")
+
+    # -- the write-ahead log ----------------------------------------------------------------------------------------
+
+    async def keep_checkpointing(self) -> None:
+        """Move the WAL into the file, in a thread; hold the writer only when the WAL has grown past its bound."""
+        wal = self.path.with_name(self.path.name + "-wal")
+        while True:
+            await asyncio.sleep(CHECKPOINT_S)
+            self.look_at_path()
+            if not self._dirty or self.gone:
+                continue
+            self._dirty = False
+            try:
+                await asyncio.to_thread(self.checkpoint, "PASSIVE")
+                if wal.exists() and wal.stat().st_size > WAL_BYTES_MAX:
+                    self._writable.clear()
+                    try:
+                        await asyncio.to_thread(self.checkpoint, "RESTART")
+                    finally:
+                        self._writable.set()
+            except (sqlite3.Error, OSError) as error:
+                log.warning("store %s: checkpoint: %s", self.path, error)
+
+    def checkpoint(self, mode: str) -> None:
+        """Run one checkpoint (sqlite.org/pragma.html#pragma_wal_checkpoint). Blocks."""
+        db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=rw", uri=True, timeout=1.0)  # never makes a new file
+        try:
+            db.execute(f"PRAGMA wal_checkpoint({mode})")
+        finally:
+            db.close()
+
+    # -- is it still our file ---------------------------------------------------------------------------------------
+
+    def look_at_path(self) -> None:
+        """Note in `gone` whether the file at the path is still the one that was opened. SQLite goes on writing into a
+        file that somebody has removed, replaced or overwritten; what is accepted then is lost. So look at it now and
+        then, and take nothing while it is not that file.
+
+        Only through SQLite: whoever else closes the file lets go of all locks that this process has on it (POSIX)."""
+        gone = ""
+        try:
+            found = {path: _file_id(path) for path in self._opened}
+            changed = [path for path, file_id in self._opened.items() if found[path] != file_id]
+            if self.path in changed and found[self.path] is None:
+                gone = (
+                    f"store {self.path}: the file was removed while it is in use; put it back, or restart for a new one"
+                )
+            elif self.path in changed:
+                gone = f"store {self.path}: the file was replaced while it is in use; restart to use the new one"
+            elif changed:
+                gone = (
+                    f"store {self.path}: {changed[0].name} was removed or replaced while it is in use; "
+                    "stop this server, which writes what it still holds into the file, and start it again"
+                )
+            else:
+                header = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+                try:
+                    # Or a file that is shorter than its header says counts as damaged. It is, without the WAL that is
+                    # not looked at here, while a checkpoint is under way and after one that the disk was too full for.
+                    header.execute("PRAGMA writable_schema = ON")
+                    scalar(header, "PRAGMA application_id")
+                finally:
+                    header.close()
+        except sqlite3.Error:
+            gone = f"store {self.path}: the file was overwritten while it is in use; restore it and restart"
+        except OSError as error:
+            gone = f"store {self.path}: {error.strerror}"
+        if gone != self.gone:
+            self.gone = gone
+            log.error("%s", gone or f"store {self.path}: the file is back")
+
+
+def scalar(db: sqlite3.Connection, sql: str, *values: object) -> int:
+    """Ask for one number."""
+    row = db.execute(sql, values).fetchone()
+    return int(row[0])
+
+
+def _file_id(path: Path) -> _FileId | None:
+    """Device and inode; None where there is no such file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY

@@ -1,0 +1,261 @@
+"""The journals in an SQLite file: the log of all runs' newest events, and the segments by which a run is read.
+
+A run's events scattered by (run, position) would cost one page write each (measured: 10 µs per event). So the newest
+events of all runs go to the end of one table, `log` (1.2 µs), and every `SEGMENT_EVENTS` events, and at its end, a
+run's part of it is written again as one row of `segments`, by which it is read; the log's start is dropped once it is
+covered. A crash loses nothing: what is in the log and in no segment is read from the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+
+from gapless.errors import GaplessError
+from gapless.journals.contract import READ_BYTES_MAX, Append, WorkerFenced
+from gapless.journals.sqlite_file import SQLiteFile, scalar
+
+__all__ = ["Log", "Tail", "newest_pos"]
+
+SEGMENT_EVENTS = 256
+SEGMENT_BYTES = 64 * 1024
+"""A run's unsealed events become a segment at either."""
+LOG_ROWS_KEPT = 4096
+"""Newest log rows that are kept although sealed, for followers in other processes that are about to read them."""
+LOG_ROWS_MAX = 16 * LOG_ROWS_KEPT
+"""A run that holds the log's start for half of this is sealed early. More makes larger segments, less a shorter search
+for the events of another process's run (1.5 ms at the most)."""
+LOG_BYTES_MAX = 64 * 1024 * 1024
+"""One process's part of the log is sealed and dropped at this size, however few rows it has."""
+
+log = logging.getLogger("gapless.sqlite")
+
+
+class Tail:
+    """An owned run's end: what is in the log and not yet in a segment."""
+
+    __slots__ = ("bytes", "first_pos", "last", "rid", "size", "unsealed")
+
+    def __init__(self, rid: int) -> None:
+        self.rid = rid
+        self.last = 0
+        self.bytes = 0
+        """Of all of the run's events."""
+        self.unsealed: list[bytes] = []
+        self.size = 0
+        self.first_pos: int | None = None
+
+    def sealed(self) -> None:
+        self.unsealed, self.size, self.first_pos = [], 0, None
+
+
+class Log:
+    """The journals as one worker has them: it appends to those of its own runs and reads all.
+
+    Fencing: whoever takes a dead worker's runs deletes its row in `workers` in the same transaction; every append
+    checks its own worker's row in its transaction."""
+
+    def __init__(self, file: SQLiteFile) -> None:
+        self._file = file
+        self.worker_id = ""
+        self.tails: dict[str, Tail] = {}
+        """The runs that the worker owns."""
+        self._trimmed = 0
+        """Newest log position at the last trim, and the bytes written since; at the last renewal."""
+        self._bytes = 0
+        self._renewed = 0
+
+    def check_lease(self, db: sqlite3.Connection) -> None:
+        """Raise `WorkerFenced` when others have taken the worker's runs: they are read as anyone else's from now on."""
+        if db.execute("SELECT 1 FROM workers WHERE id = ?", (self.worker_id,)).fetchone() is None:
+            self.tails.clear()
+            raise WorkerFenced(self.worker_id)
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    async def append(
+        self, batches: Sequence[Append], update_run: Callable[[sqlite3.Connection, Append, int], None]
+    ) -> list[str]:
+        """Accept batches as `Store.append` does. `update_run` writes what a batch changes beside its run's journal, in
+        the same transaction; it is told how many bytes the journal has then."""
+        refused: list[str] = []
+        accepted: list[tuple[Append, Tail, bool]] = []
+
+        def write(db: sqlite3.Connection) -> int:
+            self.check_lease(db)
+            pos = newest_pos(db)
+            rows, segments = [], []
+            refused.clear()
+            accepted.clear()
+            for batch in batches:
+                tail = self.tails.get(batch.run_id)
+                if tail is None:
+                    refused.append(batch.run_id)
+                    continue
+                assert batch.first_seq == tail.last + 1, "a journal has no holes"
+                data = b"\n".join(batch.events)
+                pos += 1
+                rows.append((pos, tail.rid, batch.first_seq, len(batch.events), data))
+                n = len(tail.unsealed) + len(batch.events)
+                seal = batch.end is not None or n >= SEGMENT_EVENTS or tail.size + len(data) >= SEGMENT_BYTES
+                if seal:
+                    first = tail.last + 1 - len(tail.unsealed)
+                    segments.append((tail.rid, first, n, b"\n".join([*tail.unsealed, data])))
+                accepted.append((batch, tail, seal))
+                if batch.end is not None or batch.status is not None:
+                    update_run(db, batch, tail.bytes + len(data))
+            db.executemany("INSERT INTO log VALUES(?, ?, ?, ?, ?)", rows)
+            if segments:
+                db.executemany("INSERT INTO segments VALUES(?, ?, ?, ?)", segments)
+            return pos
+
+        newest = await self._file.transact(write)
+        pos = newest - len(accepted)
+        for batch, tail, seal in accepted:
+            pos += 1
+            size = sum(map(len, batch.events))
+            self._bytes += size
+            tail.last += len(batch.events)
+            tail.bytes += size
+            if batch.end is not None:
+                del self.tails[batch.run_id]
+            elif seal:
+                tail.sealed()
+            else:
+                if tail.first_pos is None:
+                    tail.first_pos = pos
+                tail.unsealed += batch.events
+                tail.size += size
+        if newest - self._trimmed > LOG_ROWS_KEPT or self._bytes > LOG_BYTES_MAX:
+            await self._trim_in_time(newest)
+        return refused
+
+    async def _trim_in_time(self, newest: int) -> None:
+        large = self._bytes > LOG_BYTES_MAX
+        self._trimmed, self._bytes = newest, 0
+        try:
+            await self.trim(newest, *((newest, 0) if large else (newest - LOG_ROWS_MAX // 2, LOG_ROWS_KEPT)))
+        except (GaplessError, WorkerFenced) as error:  # the events are accepted; the next round trims
+            log.warning("store %s: could not trim its log: %s", self._file.path, error)
+
+    async def trim(self, newest: int, before: int, kept: int) -> None:
+        """Drop the part of the log that every worker has sealed, up to the newest `kept` rows. This one's runs are
+        sealed that hold the log below the position `before`."""
+
+        def drop(db: sqlite3.Connection) -> list[Tail]:
+            self.check_lease(db)
+            laggards = self._let_go(db, before)
+            low = min(scalar(db, "SELECT min(low) FROM workers"), newest - kept)
+            db.execute("DELETE FROM log WHERE pos < ?", (low,))
+            return laggards
+
+        for tail in await self._file.transact(drop):
+            tail.sealed()
+
+    async def renew(self) -> None:
+        """Count the worker's beat up, and let go of what it holds of the log since the last time."""
+
+        def beat(db: sqlite3.Connection) -> list[Tail]:
+            self.check_lease(db)
+            db.execute("UPDATE workers SET beat = beat + 1 WHERE id = ?", (self.worker_id,))
+            newest = newest_pos(db)
+            laggards = self._let_go(db, min(self._renewed, newest - LOG_ROWS_KEPT))
+            self._renewed = newest
+            return laggards
+
+        for tail in await self._file.transact(beat):
+            tail.sealed()
+
+    def _let_go(self, db: sqlite3.Connection, before: int) -> list[Tail]:
+        """Seal the runs that hold the log below a position, and note how far this worker still needs the log."""
+        laggards, low = [], newest_pos(db) + 1
+        for tail in self.tails.values():
+            if tail.first_pos is None:
+                continue
+            if tail.first_pos < before:
+                laggards.append(tail)
+            else:
+                low = min(low, tail.first_pos)
+        _seal(db, laggards)
+        db.execute("UPDATE workers SET low = ? WHERE id = ?", (low, self.worker_id))
+        return laggards
+
+    def seal_all(self, db: sqlite3.Connection) -> None:
+        """Leave nothing behind that only this worker's row keeps in the log."""
+        _seal(db, self.tails.values())
+
+    def load_tail(self, db: sqlite3.Connection, rid: int, last: int) -> Tail:
+        """Read the end of a run that was another worker's, and hold the log for it: that one's row no longer does."""
+        tail = Tail(rid)
+        sealed = _sealed(db, rid)
+        for pos, seq, data in db.execute("SELECT pos, seq, data FROM log WHERE rid = ? ORDER BY pos", (rid,)):
+            if seq <= sealed:
+                continue
+            if tail.first_pos is None:
+                tail.first_pos = pos
+            tail.unsealed += data.split(b"\n")
+            tail.size += len(data)
+        tail.last = last
+        tail.bytes = tail.size + scalar(db, f"SELECT coalesce(sum(length(data)), 0) FROM segments WHERE rid = {rid}")
+        if tail.first_pos is not None:
+            db.execute("UPDATE workers SET low = min(low, ?) WHERE id = ?", (tail.first_pos, self.worker_id))
+        return tail
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def last_seq(self, db: sqlite3.Connection, run_id: str, rid: int) -> int:
+        """Give the position of an active run's newest event."""
+        tail = self.tails.get(run_id)
+        if tail is not None:
+            return tail.last
+        row = db.execute("SELECT seq + n - 1 FROM log WHERE rid = ? ORDER BY pos DESC LIMIT 1", (rid,)).fetchone()
+        return max(0 if row is None else int(row[0]), _sealed(db, rid))
+
+    def read(
+        self, db: sqlite3.Connection, run_id: str, rid: int, after: int, limit: int, *, ended: bool
+    ) -> list[bytes]:
+        """Read as `Store.read` does."""
+        events: list[bytes] = []
+        size = 0
+        rows = db.execute(
+            "SELECT seq, data FROM segments WHERE rid = ?1 AND seq >= coalesce("
+            "(SELECT max(seq) FROM segments WHERE rid = ?1 AND seq <= ?2), 0) ORDER BY seq",
+            (rid, after + 1),
+        )
+        for seq, data in rows:
+            events += data.split(b"\n")[max(0, after + 1 - seq) :]
+            size += len(data)
+            if len(events) >= limit or size >= READ_BYTES_MAX:
+                return events[:limit]
+        if ended:
+            return events
+        tail = self.tails.get(run_id)
+        reached = after + len(events)
+        if tail is not None:
+            events += tail.unsealed[max(0, reached - (tail.last - len(tail.unsealed))) :]
+        else:
+            query = "SELECT seq, data FROM log WHERE rid = ? AND seq + n > ? ORDER BY pos"
+            for seq, data in db.execute(query, (rid, reached + 1)):
+                events += data.split(b"\n")[max(0, after + len(events) + 1 - seq) :]
+        return events[:limit]
+
+
+def newest_pos(db: sqlite3.Connection) -> int:
+    """Give the position of the log's newest row, or of the one that was it, if it is dropped."""
+    return scalar(db, "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'log'), 0)")
+
+
+def _seal(db: sqlite3.Connection, tails: Iterable[Tail]) -> None:
+    """Write what is only in the log as segments."""
+    for tail in tails:
+        if tail.unsealed:
+            first = tail.last + 1 - len(tail.unsealed)
+            data = b"\n".join(tail.unsealed)
+            db.execute("INSERT INTO segments VALUES(?, ?, ?, ?)", (tail.rid, first, len(tail.unsealed), data))
+
+
+def _sealed(db: sqlite3.Connection, rid: int) -> int:
+    """Position of the newest event in a segment."""
+    row = db.execute("SELECT seq + n - 1 FROM segments WHERE rid = ? ORDER BY seq DESC LIMIT 1", (rid,)).fetchone()
+    return 0 if row is None else int(row[0])

@@ -1,0 +1,118 @@
+"""News of other processes in an SQLite file: events of watched runs, and commands for owned ones."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+
+from gapless.errors import GaplessError
+from gapless.journals.contract import Listener
+from gapless.journals.sqlite_file import CHECKPOINT_S, SQLiteFile, scalar
+from gapless.journals.sqlite_log import Log, newest_pos
+from gapless.journals.sqlite_records import ACTIVE_SQL, Runs
+
+__all__ = ["News"]
+
+POLL_S = 0.01
+"""How often another process's commits are looked for while anything here waits for them."""
+
+log = logging.getLogger("gapless.sqlite")
+
+
+class News:
+    """What one worker has told its listener, and what it looks for."""
+
+    def __init__(self, file: SQLiteFile, journals: Log, runs: Runs) -> None:
+        self._file = file
+        self._log = journals
+        self._runs = runs
+        self.listener: Listener | None = None
+        self._watched: dict[str, int] = {}
+        """Runs of other workers, and their rows' numbers."""
+        self.pos = 0
+        """The log position up to which the watched runs' events were told."""
+        self._command = 0
+        self._data_version = -1
+
+    def begin(self, db: sqlite3.Connection, listener: Listener) -> None:
+        """Tell a listener what comes from now on; also what came since the last time where runs are watched."""
+        self.listener = listener
+        if not self._watched:
+            self.pos = newest_pos(db)
+        self._command = scalar(db, "SELECT coalesce(max(cid), 0) FROM commands")
+        self._data_version = -1
+
+    def watch(self, db: sqlite3.Connection, run_id: str) -> None:
+        """Watch a run, unless it has ended or is not there."""
+        row = db.execute(f"SELECT rid FROM runs WHERE id = ? AND status IN {ACTIVE_SQL}", (run_id,)).fetchone()
+        if row is not None:
+            if not self._watched:
+                self.pos = newest_pos(db)
+            self._watched[run_id] = row[0]
+
+    def unwatch(self, run_id: str) -> None:
+        """Watch a run no longer."""
+        self._watched.pop(run_id, None)
+
+    def look_for_commands(self) -> None:
+        """Look for commands from the first one on: those that a dead worker did not take are still there."""
+        self._command, self._data_version = 0, -1
+
+    async def keep_looking(self) -> None:
+        """Look for what other processes committed, for as long as the store is open."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            if not self._watched and not self._log.tails:
+                continue
+            try:
+                version = scalar(self._file.connection(), "PRAGMA data_version")
+                if version != self._data_version:
+                    self._data_version = version
+                    if taken := await self._file.look(self._read):
+                        await self._forget_commands(taken)
+            except Exception as error:  # whatever it is, followers here hear nothing while nobody looks
+                known = isinstance(error, sqlite3.Error | GaplessError) and str(error)
+                log.warning("store %s: looking again: %s", self._file.path, known or type(error).__name__)
+                self._data_version = -1
+                await asyncio.sleep(CHECKPOINT_S)
+
+    async def _forget_commands(self, taken: list[int]) -> None:
+        marks = ",".join(map(str, taken))
+        await self._file.transact(lambda db: db.execute(f"DELETE FROM commands WHERE cid IN ({marks})"))
+
+    def _read(self, db: sqlite3.Connection) -> list[int]:
+        self._read_events(db)
+        return self._read_commands(db)
+
+    def _read_events(self, db: sqlite3.Connection) -> None:
+        if not self._watched or self.listener is None:
+            return
+        newest = newest_pos(db)
+        skipped = scalar(db, "SELECT coalesce(min(pos), 0) FROM log") > self.pos + 1
+        run_ids = {rid: run_id for run_id, rid in self._watched.items()}
+        marks = ",".join(map(str, run_ids))
+        query = f"SELECT rid, seq, data FROM log WHERE pos > ? AND rid IN ({marks}) ORDER BY pos"
+        for rid, seq, data in db.execute(query, (self.pos,)).fetchall():
+            self.listener.on_events(run_ids[rid], seq, data.split(b"\n"), False)
+        self.pos = newest
+        ended = db.execute(f"SELECT rid FROM runs WHERE rid IN ({marks}) AND status NOT IN {ACTIVE_SQL}").fetchall()
+        for rid in run_ids if skipped else [rid for (rid,) in ended]:
+            run = self._runs.find(db, run_ids[rid])
+            if run is not None:
+                self.listener.on_events(run.id, run.last_seq + 1, [], run.status.ended)
+                if run.status.ended:
+                    self._watched.pop(run.id, None)
+
+    def _read_commands(self, db: sqlite3.Connection) -> list[int]:
+        rows = db.execute(
+            "SELECT cid, rid, command FROM commands WHERE cid > ? ORDER BY cid", (self._command,)
+        ).fetchall()
+        run_ids = {tail.rid: run_id for run_id, tail in self._log.tails.items()}
+        taken = []
+        for cid, rid, command in rows:
+            self._command = cid
+            if rid in run_ids and self.listener is not None:
+                self.listener.on_command(run_ids[rid], command)
+                taken.append(cid)
+        return taken

@@ -1,0 +1,157 @@
+"""The records in an SQLite file: rows of runs and sessions, read and written within a transaction of the caller's."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection
+
+import msgspec
+
+from gapless.errors import SessionBusy
+from gapless.journals.contract import Append
+from gapless.journals.sqlite_log import Log
+from gapless.records import ACTIVE, RunRecord, RunStatus, SessionRecord, Turn, title_of
+
+__all__ = [
+    "ACTIVE_SQL",
+    "Runs",
+    "check_idle",
+    "decode_session",
+    "decode_turn",
+    "find_session",
+    "insert_session",
+    "write_session",
+]
+
+ACTIVE_SQL = "('queued', 'running', 'waiting')"
+"""As the index on active runs writes it."""
+
+_encode = msgspec.json.Encoder().encode
+_decode_run = msgspec.json.Decoder(RunRecord).decode
+decode_session = msgspec.json.Decoder(SessionRecord).decode
+decode_turn = msgspec.json.Decoder(Turn).decode
+_COLUMNS = "rid, id, session, user, status, owner, record"
+
+
+class Runs:
+    """The table of runs. The log says where the journals of those are that have not ended."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def find(self, db: sqlite3.Connection, run_id: str) -> RunRecord | None:
+        """Find one run by its id."""
+        found = self.select(db, "id = ?", run_id)
+        return found[0] if found else None
+
+    def select(self, db: sqlite3.Connection, where: str, *values: object) -> list[RunRecord]:
+        """Read the runs that a condition is true of."""
+        rows = db.execute(f"SELECT {_COLUMNS} FROM runs WHERE {where}", values)
+        return [self._record(db, *row) for row in rows]
+
+    def newest(
+        self,
+        db: sqlite3.Connection,
+        user_id: str | None,
+        session_id: str | None,
+        status: RunStatus | None,
+        limit: int,
+    ) -> list[RunRecord]:
+        """List as `Store.list_runs` does."""
+        conditions = {"user = ?": user_id, "session = ?": session_id, "status = ?": status and status.value}
+        where = [condition for condition, value in conditions.items() if value is not None]
+        values = [value for value in conditions.values() if value is not None]
+        if status in ACTIVE:
+            where.append(f"status IN {ACTIVE_SQL}")  # the index is on these
+        return self.select(db, f"{' AND '.join(where) or 1} ORDER BY rid DESC LIMIT ?", *values, limit)
+
+    def oldest_active(self, db: sqlite3.Connection, session_ids: Collection[str]) -> dict[str, RunRecord]:
+        """Find as `Store.active_runs` does."""
+        oldest = f"SELECT min(rid) FROM runs WHERE status IN {ACTIVE_SQL} AND session IN"
+        where = f"rid IN ({oldest} (SELECT value FROM json_each(?)) GROUP BY session)"
+        return {run.session_id: run for run in self.select(db, where, _encode(tuple(session_ids)).decode())}
+
+    def _record(
+        self,
+        db: sqlite3.Connection,
+        rid: int,
+        run_id: str,
+        session: str,
+        user: str,
+        status: str,
+        owner: str,
+        data: bytes,
+    ) -> RunRecord:
+        run = _decode_run(data)
+        run.status, run.owner = RunStatus(status), owner
+        if run.status in ACTIVE:
+            run.last_seq = self._log.last_seq(db, run_id, rid)
+        return run
+
+    def insert(self, db: sqlite3.Connection, run: RunRecord) -> int:
+        """Add a new run; its row's number."""
+        cursor = db.execute(
+            "INSERT INTO runs(id, session, user, status, owner, record) VALUES(?, ?, ?, ?, ?, ?)",
+            (run.id, run.session_id, run.user_id, run.status.value, run.owner, _encode(run)),
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def update(self, db: sqlite3.Connection, run: RunRecord, size: int = 0) -> None:
+        """Write a run's record, and how many bytes its events have if it has ended."""
+        kept_since = None if run.expired else run.ended_at
+        db.execute(
+            "UPDATE runs SET status = ?, record = ?, kept_since = ?, kept_bytes = ? WHERE id = ?",
+            (run.status.value, _encode(run), kept_since, size, run.id),
+        )
+
+    def accept(self, db: sqlite3.Connection, batch: Append, size: int) -> None:
+        """Write what goes with a batch: the run's status, and at its end what it adds to its session. `size` is how
+        many bytes the journal has."""
+        run = self.find(db, batch.run_id)
+        assert run is not None, "an owned run has a record"
+        run.last_seq = batch.first_seq + len(batch.events) - 1
+        if batch.status is not None:
+            run.status = batch.status
+        end = batch.end
+        if end is not None:
+            run.status, run.ended_at, run.error = end.status, end.ended_at, end.error
+            db.execute("INSERT INTO turns(session, turn) VALUES(?, ?)", (run.session_id, _encode(end.turn)))
+            db.execute("DELETE FROM commands WHERE rid = (SELECT rid FROM runs WHERE id = ?)", (run.id,))
+            session = find_session(db, run.session_id)
+            if session is not None:
+                session.updated_at = end.ended_at
+                session.title = session.title or title_of(run.message)
+                if end.state is not None:
+                    session.state = end.state
+                write_session(db, session)
+        self.update(db, run, size)
+
+
+def check_idle(db: sqlite3.Connection, session_id: str) -> None:
+    """Raise `SessionBusy` when a run of the session is active."""
+    active = f"SELECT 1 FROM runs WHERE session = ? AND status IN {ACTIVE_SQL}"
+    if db.execute(active, (session_id,)).fetchone() is not None:
+        raise SessionBusy(f"session {session_id} has an active run; cancel it first")
+
+
+def find_session(db: sqlite3.Connection, session_id: str) -> SessionRecord | None:
+    """Find one session by its id."""
+    row = db.execute("SELECT record FROM sessions WHERE id = ?", (session_id,)).fetchone()
+    return None if row is None else decode_session(row[0])
+
+
+def insert_session(db: sqlite3.Connection, session: SessionRecord) -> None:
+    """Add a session, unless there is one under its id."""
+    db.execute(
+        "INSERT INTO sessions VALUES(?, ?, ?, ?) ON CONFLICT(id) DO NOTHING",
+        (session.id, session.user_id, session.updated_at, _encode(session)),
+    )
+
+
+def write_session(db: sqlite3.Connection, session: SessionRecord) -> None:
+    """Write a session that is there."""
+    db.execute(
+        "UPDATE sessions SET updated_at = ?, record = ? WHERE id = ?",
+        (session.updated_at, _encode(session), session.id),
+    )

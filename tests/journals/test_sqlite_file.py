@@ -1,0 +1,283 @@
+"""One SQLite file in use: what it can suffer, and its write-ahead log."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gapless.errors import StoreCorrupt, StoreUnavailable
+from gapless.journals import sqlite_file
+from gapless.journals.sqlite import SQLiteStore
+from journals.conformance import WAIT_S, Cluster, Heard
+from journals.sqlite_place import FilePlace, open_and_read
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "gapless.db"
+
+
+@pytest.fixture
+async def cluster(path: Path) -> AsyncIterator[Cluster]:
+    cluster = Cluster(FilePlace(path))
+    yield cluster
+    await cluster.close()
+
+
+async def test_the_write_ahead_log_starts_over_again_and_again_under_sustained_writing(
+    cluster: Cluster, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long a checkpoint takes and whatever is written meanwhile."""
+    monkeypatch.setattr(sqlite_file, "CHECKPOINT_S", 0.01)
+    monkeypatch.setattr(sqlite_file, "WAL_BYTES_MAX", 256 * 1024)
+    a = await cluster.worker("a")
+    await a.create("r")
+    seq = 0
+    starts: set[int] = set()
+    async with asyncio.timeout(WAIT_S):
+        while len(starts) < 5:
+            seq += 1
+            await a.append("r", seq, "x" * 10_000)
+            await asyncio.sleep(0)
+            starts.add(wal_start(path))
+    assert len(await a.read_all("r")) == seq
+
+
+def wal_start(path: Path) -> int:
+    """How often the write-ahead log has started over (its "checkpoint sequence number", sqlite.org/fileformat2.html,
+    section 4.1)."""
+    with path.with_name(path.name + "-wal").open("rb") as wal:
+        return int.from_bytes(wal.read(16)[12:16], "big")
+
+
+@pytest.mark.parametrize("damage", ["noise", "text", "middle", "cut"])
+async def test_a_damaged_file_is_said_to_be(path: Path, damage: str) -> None:
+    cluster = Cluster(FilePlace(path))
+    a = await cluster.worker("a")
+    for i in range(20):
+        await a.create(f"r{i}", f"s{i}")
+        await a.append(f"r{i}", 1, *["x" * 1000] * 50)
+        await a.end(f"r{i}", 51)
+    await cluster.close()
+    data = path.read_bytes()
+    match damage:
+        case "noise":
+            data = bytes(i * 7919 % 256 for i in range(10_000))
+        case "text":
+            data = b"What was I thinking?\n" * 1000
+        case "middle":
+            data = data[:8192] + b"\xa5" * (len(data) - 16384) + data[-8192:]
+        case "cut":
+            data = data[: len(data) // 2]
+    path.write_bytes(data)
+    with pytest.raises(StoreCorrupt, match=str(path)):
+        await open_and_read(path)
+    assert path.read_bytes() == data or damage in ("middle", "cut")
+
+
+async def test_another_programs_file_is_left_alone(path: Path) -> None:
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE treasure(gold)")
+    db.commit()
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreCorrupt, match="not one of Gapless"):
+        await open_and_read(path)
+    assert path.read_bytes() == before
+
+
+async def test_a_file_of_a_later_version_is_left_alone(path: Path) -> None:
+    await open_and_read(path)
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(StoreCorrupt, match="version 99"):
+        await open_and_read(path)
+
+
+async def test_a_missing_folder_and_a_folder_instead_of_a_file(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="does not exist"):
+        await open_and_read(tmp_path / "nowhere" / "gapless.db")
+    with pytest.raises(StoreUnavailable):
+        await open_and_read(tmp_path)
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Without the superuser's right to write everywhere."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+async def test_a_read_only_file_is_said_to_be() -> None:
+    folder = Path(tempfile.mkdtemp())
+    path = folder / "gapless.db"
+    await open_and_read(path)
+    path.chmod(0o444)
+    folder.chmod(0o555)
+    try:
+        with unprivileged(), pytest.raises(StoreUnavailable, match=str(path)):
+            await open_and_read(path)
+    finally:
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+async def test_a_full_disk_holds_back_and_loses_nothing(cluster: Cluster, path: Path) -> None:
+    a = await cluster.worker("a")
+    await a.create("r")
+    accepted: list[bytes] = []
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(StoreUnavailable):
+            while len(accepted) < 1000:
+                accepted += await a.append("r", len(accepted) + 1, *["x" * 500] * 10)
+        assert await a.read_all("r") == accepted
+        with pytest.raises(StoreUnavailable):
+            await a.append("r", len(accepted) + 1, *["x" * 500] * 10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert 50 < len(accepted) < 1000
+    accepted += await a.append("r", len(accepted) + 1, *["x" * 500] * 10)
+    await a.create("q", "s2")
+    assert await a.read_all("r") == accepted
+
+
+async def test_a_full_file_holds_back_and_loses_nothing(cluster: Cluster) -> None:
+    a = await cluster.worker("a")
+    assert isinstance(a.store, SQLiteStore)
+    await a.create("r")
+    accepted = await a.append("r", 1, "1")
+    pages = a.store._file.connection().execute("PRAGMA page_count").fetchone()[0]
+    a.store._file.connection().execute(f"PRAGMA max_page_count = {pages + 10}")
+    with pytest.raises(StoreUnavailable, match="disk is full"):
+        while len(accepted) < 1000:
+            accepted += await a.append("r", len(accepted) + 1, "x" * 5000)
+    with pytest.raises(StoreUnavailable, match="disk is full"):
+        await a.end("r", len(accepted) + 1)
+    assert await a.read_all("r") == accepted
+    a.store._file.connection().execute("PRAGMA max_page_count = 1000000")
+    accepted.append(await a.end("r", len(accepted) + 1))
+    assert await a.read_all("r") == accepted
+
+
+async def test_a_writer_that_holds_the_lock_is_waited_for(
+    cluster: Cluster, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file, "BUSY_S_MAX", 0.05)
+    a = await cluster.worker("a")
+    await a.create("r")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable, match="locked"):
+        await a.append("r", 1, "1")
+    monkeypatch.setattr(sqlite_file, "BUSY_S_MAX", 10.0)
+    append = asyncio.create_task(a.append("r", 1, "1"))
+    await asyncio.sleep(0)
+    assert await a.store.read("r", 0, 1) == []  # reading goes on
+    other.execute("ROLLBACK")
+    other.close()
+    assert await append == await a.read_all("r")
+
+
+@pytest.mark.parametrize("what", ["removed", "replaced", "overwritten"])
+async def test_a_file_that_is_taken_away_while_it_is_in_use_takes_nothing_more(
+    cluster: Cluster, path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file, "CHECKPOINT_S", 0.01)
+    worker = await cluster.worker("a")
+    aside = path.with_name("aside.db")
+    if what == "overwritten":
+        path.write_bytes(b"something else entirely, and longer than a page" * 200)
+    else:
+        path.rename(aside)
+    if what == "replaced":
+        sqlite3.connect(path).execute("CREATE TABLE t(x)").connection.close()
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            try:
+                await worker.store.renew()
+            except StoreUnavailable as error:
+                assert what in str(error)  # noqa: PT017  # it comes in its own time
+                break
+            await asyncio.sleep(0.01)
+    if what == "removed":
+        aside.rename(path)  # it is back, and so is the store
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                try:
+                    await worker.store.renew()
+                    break
+                except StoreUnavailable:
+                    await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+async def test_a_log_that_is_taken_away_while_it_is_in_use_takes_nothing_more_and_loses_nothing(
+    cluster: Cluster, path: Path, suffix: str
+) -> None:
+    worker = await cluster.worker("a")
+    await worker.create("r")
+    path.with_name(path.name + suffix).unlink()
+    await worker.create("late", "elsewhere")  # before anyone could look
+    assert isinstance(worker.store, SQLiteStore)
+    worker.store._file.look_at_path()
+    with pytest.raises(StoreUnavailable, match=f"{suffix} was removed"):
+        await worker.create("refused", "elsewhere")
+    await cluster.stop(worker)
+    again = await cluster.worker("b")
+    assert {run.id for run in await again.store.list_runs()} == {"r", "late"}
+
+
+async def test_nothing_is_said_to_be_taken_away_while_others_come_and_go(cluster: Cluster, path: Path) -> None:
+    path.with_name("link.db").symlink_to(path)
+    stores = [SQLiteStore(path), SQLiteStore(path.with_name("link.db"))]
+    for number, store in enumerate(stores):
+        await store.open(f"s{number}", Heard(store))
+        assert all(store._file._opened.values()), "there is nothing that it does not look at"
+    other = (
+        f"import sqlite3; db = sqlite3.connect({str(path)!r}, isolation_level=None);"
+        "db.execute('DELETE FROM commands'); db.execute('PRAGMA wal_checkpoint(TRUNCATE)');"
+        "db.execute('VACUUM'); db.close()"
+    )
+    for _ in range(3):
+        passing = await cluster.worker("passing")
+        subprocess.run([sys.executable, "-c", other], check=True)
+        await cluster.stop(passing)
+        for store in stores:
+            await store.renew()
+            store._file.look_at_path()
+            assert not store._file.gone
+    for store in stores:
+        await store.close()
+
+
+async def test_looking_at_the_file_keeps_this_process_locks_on_it(cluster: Cluster, path: Path) -> None:
+    """Else another process that closes the file takes itself for the last one, and the log away from this one."""
+    worker = await cluster.worker("a")
+    await worker.create("r")
+    assert isinstance(worker.store, SQLiteStore)
+    worker.store._file.look_at_path()
+    other = (
+        f"import sqlite3; db = sqlite3.connect({str(path)!r}); db.execute('SELECT * FROM runs').fetchall(); db.close()"
+    )
+    subprocess.run([sys.executable, "-c", other], check=True)
+    assert path.with_name(path.name + "-wal").exists()
