@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator
 
 from pydantic_ai import Agent
 
-from gapless import RunContext, Runner
-from gapless.events import Interrupt, ResumeEntry, RunFinishedEvent, RunFinishedInterruptOutcome
+from gapless import Interrupt, ResumeEntry, RunContext, RunFinishedEvent, RunFinishedInterruptOutcome, Runner
 from gapless.testing import Chunk, ToolCall, pydantic_ai_model, words
 
 SCRIPT: list[Chunk] = [ToolCall("refund", {"order": 7}), *words("The money is on its way.")]

@@ -7,8 +7,7 @@ from datetime import datetime
 
 from demo_agent import demo_agent, typed
 
-from gapless import GaplessError, RunConfig, Runner
-from gapless.events import TextMessageContentEvent
+from gapless import GaplessError, RunConfig, Runner, TextMessageContentEvent
 from gapless.testing import NextTurn
 
 RULE = "=" * 70

@@ -4,8 +4,7 @@ import asyncio
 
 from demo_agent import demo_agent, typed
 
-from gapless import Runner
-from gapless.events import TextMessageContentEvent
+from gapless import Runner, TextMessageContentEvent
 from gapless.testing import Reasoning, ToolCall
 
 

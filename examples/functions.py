@@ -3,9 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 
-from gapless import Runner
-from gapless.agents.base import AgentItem, RunContext
-from gapless.events import AssistantMessage, CustomEvent, UserMessage, text_of
+from gapless import AgentItem, AssistantMessage, CustomEvent, RunContext, Runner, UserMessage, text_of
 
 
 def shout(message: str) -> str:

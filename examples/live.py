@@ -3,9 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from gapless import LiveRequestQueue, RunContext, Runner
-from gapless.agents.base import AgentItem
-from gapless.events import CustomEvent, TextMessageContentEvent, TextMessageStartEvent, text_of
+from gapless import (
+    AgentItem,
+    CustomEvent,
+    LiveRequestQueue,
+    RunContext,
+    Runner,
+    TextMessageContentEvent,
+    TextMessageStartEvent,
+    text_of,
+)
 
 
 async def guide(ctx: RunContext) -> AsyncIterator[AgentItem]:

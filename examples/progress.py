@@ -4,8 +4,7 @@ import asyncio
 
 from demo_agent import demo_agent, typed
 
-from gapless import Runner
-from gapless.progress import Progress
+from gapless import Progress, Runner
 
 
 async def main() -> None:

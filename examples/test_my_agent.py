@@ -5,9 +5,8 @@ import asyncio
 import pytest
 from my_agent import Shop, shop_agent
 
-from gapless import Runner
+from gapless import Runner, ToolCallResultEvent
 from gapless.errors import RunCancelled
-from gapless.events import ToolCallResultEvent
 from gapless.testing import Gate, ToolCall, pydantic_ai_model, words
 
 SHOP = Shop(stock={"lamp": 3})

@@ -2,8 +2,7 @@
 
 from demo_agent import demo_agent, typed
 
-from gapless import Runner
-from gapless.events import TextMessageContentEvent
+from gapless import Runner, TextMessageContentEvent
 
 
 def main() -> None:

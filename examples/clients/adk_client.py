@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 
-from gapless.client import durable_transport
+from gapless import durable_transport
 
 server = sys.argv[1] if sys.argv[1:] else "http://127.0.0.1:8000"
 http = httpx2.Client(base_url=server, transport=durable_transport(httpx2.HTTPTransport()))  # the one line that is new

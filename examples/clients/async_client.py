@@ -3,8 +3,7 @@
 import asyncio
 import sys
 
-from gapless.client import GaplessClient
-from gapless.events import RunErrorEvent, TextMessageContentEvent
+from gapless import GaplessClient, RunErrorEvent, TextMessageContentEvent
 
 
 async def main(server: str) -> None:

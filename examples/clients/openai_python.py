@@ -8,7 +8,7 @@ from contextlib import suppress
 import httpx2
 import openai
 
-from gapless.client import durable_transport
+from gapless import durable_transport
 
 ATTEMPTS_MAX = 60
 server = sys.argv[1] if sys.argv[1:] else "http://127.0.0.1:8000"

@@ -4,8 +4,7 @@ import sys
 
 import openai
 
-from gapless.client import SyncClient
-from gapless.events import TextMessageContentEvent
+from gapless import SyncClient, TextMessageContentEvent
 
 server = sys.argv[1] if sys.argv[1:] else "http://127.0.0.1:8000"
 client = openai.OpenAI(base_url=f"{server}/v1", api_key="none")

@@ -2,8 +2,7 @@
 
 import sys
 
-from gapless.client import SyncClient
-from gapless.events import TextMessageContentEvent
+from gapless import SyncClient, TextMessageContentEvent
 
 with SyncClient(sys.argv[1] if sys.argv[1:] else "http://127.0.0.1:8000") as client:
     run = client.start("Explain SSE")

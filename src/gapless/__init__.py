@@ -13,13 +13,55 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gapless.agents.base import RunContext
+    from gapless.agents.base import Agent, AgentItem, RunContext
     from gapless.aggregator import StreamingResponseAggregator
-    from gapless.client.client import GaplessClient, SyncClient
+    from gapless.client import ClientLimits, GaplessClient, SyncClient, durable_transport
     from gapless.config import Limits, RunConfig, StreamingMode
     from gapless.errors import GaplessError
+    from gapless.events import (
+        ActivityDeltaEvent,
+        ActivitySnapshotEvent,
+        AssistantMessage,
+        CustomEvent,
+        Event,
+        Interrupt,
+        Message,
+        MessagesSnapshotEvent,
+        RawEvent,
+        ReasoningEncryptedValueEvent,
+        ReasoningEndEvent,
+        ReasoningMessageChunkEvent,
+        ReasoningMessageContentEvent,
+        ReasoningMessageEndEvent,
+        ReasoningMessageStartEvent,
+        ReasoningStartEvent,
+        ResumeEntry,
+        RunErrorEvent,
+        RunFinishedEvent,
+        RunFinishedInterruptOutcome,
+        RunStartedEvent,
+        StateDeltaEvent,
+        StateSnapshotEvent,
+        StepFinishedEvent,
+        StepStartedEvent,
+        SubagentErrorEvent,
+        SubagentFinishedEvent,
+        SubagentStartedEvent,
+        TextMessageChunkEvent,
+        TextMessageContentEvent,
+        TextMessageEndEvent,
+        TextMessageStartEvent,
+        ToolCallArgsEvent,
+        ToolCallChunkEvent,
+        ToolCallEndEvent,
+        ToolCallResultEvent,
+        ToolCallStartEvent,
+        UserMessage,
+        text_of,
+    )
     from gapless.live import LiveRequest, LiveRequestQueue
     from gapless.progress import Progress
+    from gapless.records import RunRecord, RunStatus, SessionRecord, Turn
     from gapless.runs.run import Response, Run, RunStream
     from gapless.runs.runner import Runner
     from gapless.server import create_app
@@ -27,6 +69,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "Agent": "agents.base",
+    "AgentItem": "agents.base",
+    "ClientLimits": "client",
     "GaplessClient": "client",
     "GaplessError": "errors",
     "Limits": "config",
@@ -37,38 +82,94 @@ _MODULES = {
     "Run": "runs.run",
     "RunConfig": "config",
     "RunContext": "agents.base",
+    "RunRecord": "records",
+    "RunStatus": "records",
     "RunStream": "runs.run",
     "Runner": "runs.runner",
+    "SessionRecord": "records",
     "StreamingMode": "config",
     "StreamingResponseAggregator": "aggregator",
     "SyncClient": "client",
+    "Turn": "records",
     "create_app": "server",
+    "durable_transport": "client",
 }
+"""Where the names are that are not in `gapless.events`."""
 
 __all__ = [
+    "ActivityDeltaEvent",
+    "ActivitySnapshotEvent",
+    "Agent",
+    "AgentItem",
+    "AssistantMessage",
+    "ClientLimits",
+    "CustomEvent",
+    "Event",
     "GaplessClient",
     "GaplessError",
+    "Interrupt",
     "Limits",
     "LiveRequest",
     "LiveRequestQueue",
+    "Message",
+    "MessagesSnapshotEvent",
     "Progress",
+    "RawEvent",
+    "ReasoningEncryptedValueEvent",
+    "ReasoningEndEvent",
+    "ReasoningMessageChunkEvent",
+    "ReasoningMessageContentEvent",
+    "ReasoningMessageEndEvent",
+    "ReasoningMessageStartEvent",
+    "ReasoningStartEvent",
     "Response",
+    "ResumeEntry",
     "Run",
     "RunConfig",
     "RunContext",
+    "RunErrorEvent",
+    "RunFinishedEvent",
+    "RunFinishedInterruptOutcome",
+    "RunRecord",
+    "RunStartedEvent",
+    "RunStatus",
     "RunStream",
     "Runner",
+    "SessionRecord",
+    "StateDeltaEvent",
+    "StateSnapshotEvent",
+    "StepFinishedEvent",
+    "StepStartedEvent",
     "StreamingMode",
     "StreamingResponseAggregator",
+    "SubagentErrorEvent",
+    "SubagentFinishedEvent",
+    "SubagentStartedEvent",
     "SyncClient",
+    "TextMessageChunkEvent",
+    "TextMessageContentEvent",
+    "TextMessageEndEvent",
+    "TextMessageStartEvent",
+    "ToolCallArgsEvent",
+    "ToolCallChunkEvent",
+    "ToolCallEndEvent",
+    "ToolCallResultEvent",
+    "ToolCallStartEvent",
+    "Turn",
+    "UserMessage",
     "create_app",
+    "durable_transport",
+    "text_of",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    module = _MODULES.get(name)
-    if module is None:
+    if name not in __all__:
         raise AttributeError(f"module 'gapless' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"gapless.{module}"), name)
-    globals()[name] = value
+    module = importlib.import_module(f"gapless.{_MODULES.get(name, 'events')}")
+    value = globals()[name] = getattr(module, name)
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
