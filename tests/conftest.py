@@ -1,15 +1,40 @@
-"""A client on an app in this process, and a few agents to talk to."""
+"""The lanes that tests run in; a client on an app in this process, and a few agents to talk to."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
 from gapless import Runner, create_app
+from support import lanes
+
+ROOT = Path(__file__).parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="leave out what takes long (tests/support/lanes.py)")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files without importing what they import."""
+    inside = collection_path.relative_to(ROOT).as_posix() + ("/" if collection_path.is_dir() else "")
+    return True if config.getoption("fast") and lanes.is_slow(inside) else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("fast"):
+        config.hook.pytest_deselected(items=[item for item in items if lanes.is_slow(item.nodeid)])
+        items[:] = [item for item in items if not lanes.is_slow(item.nodeid)]
+    if config.getoption("dist", "no") == "loadgroup":
+        items[:] = lanes.in_order(items)
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group(lanes.group(item.nodeid)))
 
 
 async def words(message: str) -> AsyncIterator[str]:

@@ -7,8 +7,6 @@ A failing schedule names its seed. `python -m pytest tests/simulation -s --seed 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import multiprocessing
 import os
 import re
 import secrets
@@ -30,8 +28,8 @@ from gapless.runs.runner import Runner
 from simulation.world import Plan, World, failing_seed, run_schedule, simulated
 
 SCHEDULES = int(os.environ.get("GAPLESS_SIMULATION_SCHEDULES", "10000"))
-PROCESSES = 2
-CHUNK = 250
+SHARD = 250
+"""So many of them are a test."""
 TRACE_LINES_MAX = 400
 PLANTED_SEEDS_MAX = 2_000
 """A planted bug is found within so many schedules."""
@@ -44,19 +42,27 @@ def show(seed: int) -> str:
     return "\n".join([f"seed {seed}: {world.violation or 'all is well'}", *lines])
 
 
-@pytest.mark.timeout(900)
-def test_every_schedule_keeps_the_invariants(request: pytest.FixtureRequest) -> None:
-    seed = request.config.getoption("--seed", default=None)
+def shards(seed: int | None) -> list[range]:
+    """The seeds of each test, or only the one that was asked for."""
     if seed is not None:
-        print(show(seed))
-        found = failing_seed([seed])
-    else:
-        first = secrets.randbelow(10**9) if os.environ.get("GAPLESS_SIMULATION_RANDOM") else 0
-        end = first + SCHEDULES
-        chunks = [range(start, min(start + CHUNK, end)) for start in range(first, end, CHUNK)]
-        spawning = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(PROCESSES, mp_context=spawning) as pool:
-            found = next(filter(None, pool.map(failing_seed, chunks)), None)
+        return [range(seed, seed + 1)]
+    return [range(start, min(start + SHARD, SCHEDULES)) for start in range(0, SCHEDULES, SHARD)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "seeds" in metafunc.fixturenames:
+        found = shards(metafunc.config.getoption("seed", None))
+        metafunc.parametrize("seeds", found, ids=[f"{seeds[0]}-{seeds[-1]}" for seeds in found])
+
+
+@pytest.mark.timeout(900)
+def test_every_schedule_keeps_the_invariants(seeds: range, request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("seed", None) is not None:
+        print(show(seeds[0]))
+    elif os.environ.get("GAPLESS_SIMULATION_RANDOM"):
+        first = secrets.randbelow(10**9)
+        seeds = range(first, first + len(seeds))
+    found = failing_seed(seeds)
     if found is not None:
         pytest.fail(f"{show(found[0])}\n\nagain: python -m pytest tests/simulation -s --seed {found[0]}", pytrace=False)
 
