@@ -17,7 +17,7 @@ from gapless.journals import journal as hot_path
 from gapless.journals import redis as redis_store
 from gapless.records import RunRecord, RunStatus
 from journals.conformance import Conformance
-from journals.test_redis import Proxy, ServerPlace
+from journals.redis_place import Proxy, ServerPlace
 from support.valkey import Valkey
 from support.valkey_cluster import ValkeyCluster
 
@@ -94,7 +94,7 @@ async def test_runs_go_on_when_a_master_dies_and_its_replica_takes_over(
     victim: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Followers on another worker get every event once. What the replica had not got, it is given again."""
-    monkeypatch.setattr(redis_store, "LOOK_AGAIN_S", 0.5)
+    monkeypatch.setattr(redis_store, "RECHECK_S", 0.5)
     with ValkeyCluster() as cluster:
         async with Runner(talk, store=cluster.url) as one, Runner(talk, store=cluster.url) as other:
             runs = [
@@ -116,7 +116,7 @@ async def test_runs_go_on_when_a_master_dies_and_its_replica_takes_over(
 
 async def test_a_replica_is_promoted_that_lacks_what_was_accepted_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """One run goes on from events that the new primary has never seen, another has ended there without it."""
-    monkeypatch.setattr(redis_store, "LOOK_AGAIN_S", 0.5)
+    monkeypatch.setattr(redis_store, "RECHECK_S", 0.5)
     with Valkey() as primary, Valkey() as replica:
         ours, theirs = (redis.Redis(port=server.port) for server in (primary, replica))
         theirs.replicaof("127.0.0.1", primary.port)

@@ -240,6 +240,9 @@ WATCH = Script(
     + """
 local run, me, on = KEYS[1], ARGV[1], ARGV[2] == '1'
 local is = redis.call('HMGET', run, 'status', 'watchers')
+if not is[1] then
+  return false
+end
 if not active[is[1]] then
   return 0
 end
@@ -263,7 +266,7 @@ SEND = Script(
 local place, id, command = unpack(ARGV)
 local is = redis.call('HMGET', place .. 'run:' .. id, 'owner', 'status')
 if not is[2] then
-  return 0
+  return false
 end
 if active[is[2]] then
   redis.call('RPUSH', place .. 'commands:' .. id, command)

@@ -18,21 +18,16 @@ from redis.exceptions import ConnectionError as ConnectionLost
 
 from gapless import Runner
 from gapless.errors import RunConflict, SessionNotFound, StoreUnavailable
-from gapless.journals import redis as redis_store
+from gapless.journals import redis_claims
+from gapless.journals import redis_scripts as scripts
 from gapless.journals.contract import WorkerFenced
 from gapless.journals.redis import RedisStore
-from gapless.records import RunRecord
+from gapless.records import RunRecord, RunStatus
 from journals.conformance import LEASE_S, WAIT_S, Cluster, Worker, a_run
-from journals.test_redis import ServerPlace
+from journals.redis_place import Losses, ServerPlace, warm
 from support.valkey import Valkey
 
 STEPS_MAX = 400
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Valkey]:
-    with Valkey() as server:
-        yield server
 
 
 class Gate:
@@ -46,7 +41,7 @@ class Gate:
 
     def hold(self, worker: Worker, work: Any) -> None:
         assert isinstance(worker.store, RedisStore)
-        execute = worker.store._client.execute_command
+        execute = worker.store._server._client.execute_command
 
         async def held(*arguments: Any, **options: Any) -> Any:
             if asyncio.current_task() is not self.tasks[worker.id]:
@@ -61,7 +56,7 @@ class Gate:
                 raise ConnectionLost("cut before the answer")
             return answer
 
-        self._patch.setattr(worker.store._client, "execute_command", held)
+        self._patch.setattr(worker.store._server._client, "execute_command", held)
         task = self.tasks[worker.id] = asyncio.create_task(work)
         task.add_done_callback(lambda _: self._news.set())
 
@@ -132,7 +127,7 @@ def with_three_changes() -> Iterator[list[tuple[int, str]]]:
 async def test_two_different_requests_under_one_id_at_the_same_instant(
     server: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_store, "CLAIM_PAUSE_S", 0.0)
+    monkeypatch.setattr(redis_claims, "CLAIM_PAUSE_S", 0.0)
     for schedule in with_three_changes():
         cluster = Cluster(ServerPlace(server))
         a, b = await cluster.worker("a"), await cluster.worker("b")
@@ -152,7 +147,7 @@ async def test_two_different_requests_under_one_id_at_the_same_instant(
 async def test_a_request_that_another_users_session_refuses_keeps_the_id_from_nobody(
     server: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_store, "CLAIM_PAUSE_S", 0.0)
+    monkeypatch.setattr(redis_claims, "CLAIM_PAUSE_S", 0.0)
     for schedule, elsewhere in itertools.product(with_three_changes(), ("s1", "s2")):
         cluster = Cluster(ServerPlace(server))
         a, b = await cluster.worker("a"), await cluster.worker("b")
@@ -194,7 +189,7 @@ def test_one_run_in_any_order_of_steps(
         workers = [await cluster.worker(worker_id) for worker_id in "abcd"[: len(sessions)]]
         keeper = await cluster.worker("keeper")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(redis_store, "CLAIM_PAUSE_S", 0.0)
+            patch.setattr(redis_claims, "CLAIM_PAUSE_S", 0.0)
             gate = Gate(patch)
             for worker, session_id in zip(workers, sessions, strict=True):
                 gate.hold(worker, ask(worker, session_id))
@@ -237,3 +232,96 @@ async def test_of_two_different_requests_one_is_told_of_a_conflict(server: Valke
             [refused] = [answer for answer in answers if isinstance(answer, BaseException)]
             assert isinstance(refused, RunConflict)
             assert (await run.collect()).text == run.session_id.partition("-")[0]
+
+
+# -- answers that are lost, and workers that die halfway ---------------------------------------------------------------
+
+
+async def test_a_creation_whose_answer_was_lost_may_be_asked_for_again(a: Worker, b: Worker, monkeypatch: Any) -> None:
+    await warm(a)
+    losses = Losses(a.store, monkeypatch)
+    losses.answers = [scripts.CREATE]
+    with pytest.raises(StoreUnavailable):
+        await a.create("r")
+    await a.create("r", reject_busy=True)
+    assert not (await a.store.create_run(a_run("r"), reject_busy=False))[1]
+    await a.append("r", 1, "1")
+
+
+async def test_a_creation_whose_answer_was_lost_is_not_left_running(a: Worker, monkeypatch: Any) -> None:
+    """Its caller gave up: the run is handed to whoever closes lost ones."""
+    await warm(a)
+    losses = Losses(a.store, monkeypatch)
+    losses.answers = [scripts.CREATE]
+    with pytest.raises(StoreUnavailable):
+        await a.create("r")
+    assert [run.id for run in await a.store.take_over(LEASE_S)] == ["r"]
+    assert await a.store.take_over(LEASE_S) == []
+    await a.end("r", 1, status=RunStatus.FAILED)
+    losses.calls = [scripts.CREATE]
+    with pytest.raises(StoreUnavailable):
+        await a.create("q")
+    assert await a.store.take_over(LEASE_S) == []
+    assert await a.store.get_run("q") is None
+    await a.create("q")
+
+
+async def test_a_run_that_another_worker_creates_meanwhile_does_not_stand_in_its_own_way(
+    a: Worker, b: Worker, monkeypatch: Any
+) -> None:
+    assert isinstance(a.store, RedisStore)
+    command = a.store._server.command
+    created: list[Any] = []
+
+    async def late(*arguments: Any, **options: Any) -> Any:
+        answer = await command(*arguments, **options)
+        if arguments[0] == "GET" and not created:
+            created.append(await b.create("r", reject_busy=True))
+        return answer
+
+    monkeypatch.setattr(a.store._server, "command", late)
+    record, is_new = await a.store.create_run(a_run("r"), reject_busy=True)
+    assert (record.id, record.owner, is_new) == ("r", b.id, False)
+
+
+async def test_a_worker_that_dies_while_it_creates_leaves_nothing_in_the_way(
+    cluster: Cluster, a: Worker, b: Worker, monkeypatch: Any
+) -> None:
+    await warm(a)
+    for run_id, lost in (("r1", "REGISTER_RUN"), ("r2", "CREATE")):
+        Losses(a.store, monkeypatch).calls.append(getattr(scripts, lost))
+        with pytest.raises(StoreUnavailable):
+            await a.create(run_id, "s")
+    await b.create("r1", "elsewhere")
+    await b.create("r2", "elsewhere")
+    await cluster.crash(a)
+    assert await b.store.list_runs(session_id="s") == []
+    assert (await cluster.lapse(b))["b"] == []
+    await b.create("r3", "s", reject_busy=True)
+    assert {run.id for run in await b.store.list_runs(status=RunStatus.QUEUED)} == {"r1", "r2", "r3"}
+
+
+async def test_a_creator_that_was_taken_for_dead_creates_nothing(
+    cluster: Cluster, a: Worker, b: Worker, monkeypatch: Any
+) -> None:
+    """It stops between its two steps, is fenced, and wakes up."""
+    await warm(a)
+    assert isinstance(a.store, RedisStore)
+    execute = a.store._server._client.execute_command
+    asleep, awake = asyncio.Event(), asyncio.Event()
+
+    async def sleepy(*arguments: Any, **options: Any) -> Any:
+        if scripts.CREATE.sha in arguments:
+            asleep.set()
+            await awake.wait()
+        return await execute(*arguments, **options)
+
+    monkeypatch.setattr(a.store._server._client, "execute_command", sleepy)
+    creating = asyncio.create_task(a.create("r"))
+    await asleep.wait()
+    assert (await cluster.lapse(b))["b"] == []
+    awake.set()
+    with pytest.raises(WorkerFenced):
+        await creating
+    assert await b.store.get_run("r") is None
+    await b.create("r", reject_busy=True)

@@ -1,0 +1,239 @@
+"""The runs that a worker owns in Redis: their appends, and what a server that took over is given again of them.
+
+The cost of an append is the round trip, not the entry: one call of one script takes the batches of all runs. The script
+checks each run's owner, which is the fence. A batch whose answer was lost is sent again and recognised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Collection, Sequence
+from typing import Any, cast
+
+from gapless.errors import RunNotFound, StoreUnavailable
+from gapless.journals import redis_scripts as scripts
+from gapless.journals.contract import Append, WorkerFenced
+from gapless.journals.redis_keys import WORKERS, encode_end, encode_member, pack, place_of
+from gapless.journals.redis_server import RedisServer
+from gapless.records import RunRecord, RunStatus
+
+__all__ = ["RECHECK_RUNS_MAX", "OwnedRun", "OwnedRuns"]
+
+CALLS_AT_ONCE = 32
+"""Appends to sessions in different slots of a cluster that are under way at the same time."""
+CALL_BYTES_MAX = 8 * 1024 * 1024
+"""Batches that go in one call; the server does nothing else while it takes them."""
+RECENT_BYTES_MAX = 16 * 1024
+"""Of each run's accepted events, the newest are kept at hand: a server that takes over may lack them. About 5 s of a
+model's text; replicas are milliseconds behind, an append-only file that is flushed every second a second."""
+ENDED_MAX = 2_000
+"""Ended runs that wait to be checked; of more, the oldest ends are trusted."""
+RECHECK_RUNS_MAX = 500
+"""Runs that are checked between two renewals of the lease, which must not wait for long."""
+REFUSED = -1
+
+log = logging.getLogger("gapless.redis")
+
+_Row = tuple[str, str, int, int, str, str | None, dict[str, Any] | None]
+"""One batch as `scripts.APPEND` takes it: the session's place, the run, first position, count, events, status, end."""
+
+
+class OwnedRun:
+    """A run that this worker owns, and where it is kept."""
+
+    __slots__ = ("place", "recent", "recent_bytes", "run")
+
+    def __init__(self, run: RunRecord) -> None:
+        self.run = run
+        self.place = place_of(run.session_id)
+        self.recent: deque[_Row] = deque()
+        """The batches accepted last, kept at hand."""
+        self.recent_bytes = 0
+
+    @property
+    def key(self) -> str:
+        return f"{self.place}run:{self.run.id}"
+
+    def keep(self, row: _Row) -> None:
+        """Keep an accepted batch at hand, and let the oldest go down to the bound; the newest one stays."""
+        self.recent.append(row)
+        self.recent_bytes += len(row[4])
+        while self.recent_bytes > RECENT_BYTES_MAX and len(self.recent) > 1:
+            self.recent_bytes -= len(self.recent.popleft()[4])
+
+    def recent_after(self, last: int) -> list[_Row]:
+        """The batches from that position on; none when some of them are no longer at hand."""
+        rows = [row for row in self.recent if row[2] > last]
+        return rows if rows and rows[0][2] == last + 1 else []
+
+
+class OwnedRuns:
+    """All runs that this worker owns, and those that may be its own or ended not long ago."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
+        self._appending = asyncio.Semaphore(CALLS_AT_ONCE)
+        self.worker_id = ""
+        self.runs: dict[str, OwnedRun] = {}
+        self.doubtful: dict[str, tuple[str, str]] = {}
+        """Runs that may be this worker's without anyone here knowing, as an answer was lost: session and nonce."""
+        self._ended: deque[tuple[float, OwnedRun]] = deque(maxlen=ENDED_MAX)
+        """Runs that have ended not long ago, and when."""
+
+    def begin(self, worker_id: str) -> None:
+        """Own nothing yet, under a new id."""
+        self.worker_id = worker_id
+        self.runs.clear()
+        self.doubtful.clear()
+        self._ended.clear()
+
+    def add(self, run: RunRecord) -> None:
+        self.runs[run.id] = OwnedRun(run)
+
+    def fenced(self) -> WorkerFenced:
+        """The error of a worker that finds its lease lost: it owns nothing any more."""
+        self.runs.clear()
+        return WorkerFenced(self.worker_id)
+
+    async def check_lease(self) -> None:
+        """Raise `WorkerFenced` when another worker has taken this one's runs."""
+        if not await self._server.command("HEXISTS", WORKERS, self.worker_id):
+            raise self.fenced()
+
+    async def start(self, run_id: str, started_at: int) -> str | None:
+        """Set a queued run running, or say which is just ahead of it, as `Store.start_run`."""
+        owned = self.runs.get(run_id)
+        if owned is not None:
+            outcome = await self._server.call(scripts.START, owned.key, owned.place, run_id, self.worker_id, started_at)
+            if outcome == b"started":
+                return None
+            if isinstance(outcome, list):
+                return str(outcome[0].decode())
+        await self.check_lease()
+        raise RunNotFound(f"run {run_id} is not queued", run_id=run_id)
+
+    # -- appending --------------------------------------------------------------------------------------------------
+
+    async def append(self, batches: Sequence[Append]) -> Collection[str]:
+        """Accept each batch, as `Store.append`; returns the ids of the runs that were refused."""
+        groups, refused = self._grouped(batches)
+        ended: list[tuple[RunRecord, int]] = []
+        for rows, journal_sizes in await self._append_groups(groups):
+            for row, journal_bytes in zip(rows, journal_sizes, strict=True):
+                if journal_bytes == REFUSED:
+                    refused.add(row[1])
+                    continue
+                owned = self.runs[row[1]]
+                owned.keep(row)
+                if row[-1] is not None:
+                    owned.run.ended_at = row[-1]["at"]
+                    ended.append((owned.run, journal_bytes))
+        if ended:
+            await self.finish(ended, self.worker_id)
+            for run, _ in ended:
+                self._ended.append((time.monotonic(), self.runs.pop(run.id)))
+        if refused:
+            await self.check_lease()
+            for run_id in refused:
+                lost = self.runs.pop(run_id, None)
+                if lost is not None:
+                    self.doubtful[run_id] = (lost.run.session_id, "")  # still this worker's? then it has to be closed
+        return refused
+
+    def _grouped(self, batches: Sequence[Append]) -> tuple[Collection[list[_Row]], set[str]]:
+        """The batches of each call, and the runs that are not this worker's."""
+        refused: set[str] = set()
+        groups: dict[str, list[_Row]] = {}
+        sizes: dict[str, int] = {}
+        for batch in batches:
+            owned = self.runs.get(batch.run_id)
+            if owned is None:
+                refused.add(batch.run_id)
+                continue
+            data = b"\n".join(batch.events)
+            row: _Row = (
+                owned.place,
+                batch.run_id,
+                batch.first_seq,
+                len(batch.events),
+                data.decode(),
+                None if batch.status is None and batch.end is None else (batch.end or batch).status,
+                None if batch.end is None else encode_end(batch.end),
+            )
+            slot = owned.place if self._server.is_cluster else ""
+            sizes[slot] = size = sizes.get(slot, 0) + len(data)
+            groups.setdefault(f"{slot} {size // CALL_BYTES_MAX}", []).append(row)
+        return groups.values(), refused
+
+    async def _append_groups(self, groups: Collection[list[_Row]]) -> list[tuple[list[_Row], list[int]]]:
+        """Append each group; with how many bytes each journal has now, or REFUSED. All have ended when this raises."""
+        if len(groups) == 1:
+            return [(rows, await self._append_rows(rows)) for rows in groups]
+        answers = await asyncio.gather(*map(self._append_rows, groups), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return list(zip(groups, cast("list[list[int]]", answers), strict=True))
+
+    async def _append_rows(self, rows: list[_Row]) -> list[int]:
+        """Append in one call. A server that lacks accepted events (a replica took over that had not got them) is given
+        them again, if they are still at hand: the positions keep their content."""
+        async with self._appending:
+            sizes, behind, damaged = await self._append_call(rows)
+            for name in damaged:
+                log.error(
+                    "store %s: what was kept in %s is gone: somebody replaced it", self._server.name, name.decode()
+                )
+            for number, last in behind:
+                row = rows[number]
+                owned = self.runs.get(row[1])
+                lacking = [] if owned is None else owned.recent_after(last)
+                if lacking:
+                    log.warning("run %s: the server lacks its events from %d on, they are sent again", row[1], last + 1)
+                    again, *_ = await self._append_call([*lacking, row])
+                    sizes[number] = again[-1]
+            return sizes
+
+    async def _append_call(self, rows: list[_Row]) -> tuple[list[int], list[tuple[int, int]], list[bytes]]:
+        """Of each row the journal's bytes or REFUSED; the rows that are ahead of the server, and where it is; and the
+        keys that were damaged."""
+        key = f"{rows[0][0]}run:{rows[0][1]}"
+        sizes, behind, damaged = await self._server.call(scripts.APPEND, key, self.worker_id, pack(rows))
+        return sizes, behind, damaged
+
+    async def finish(self, runs: Sequence[tuple[RunRecord, int]], owner: str) -> None:
+        """Bring the index up to date with runs that have ended, and the bytes of their events. May be repeated."""
+        rows = [
+            (encode_member(run.id, run.session_id).decode(), run.user_id, run.session_id, run.ended_at, size)
+            for run, size in runs
+        ]
+        await self._server.call(scripts.FINISH_RUNS, WORKERS, owner, pack(rows))
+
+    # -- after a failover -------------------------------------------------------------------------------------------
+
+    async def recheck_ended(self, before: float) -> None:
+        """Check that the server still knows of the ends before that time, and send again what it lacks: a server that
+        took over may lack a run's end, which its owner has forgotten."""
+        due: list[tuple[float, OwnedRun]] = []
+        while self._ended and self._ended[0][0] <= before and len(due) < RECHECK_RUNS_MAX:
+            due.append(self._ended.popleft())
+        if not due:
+            return
+        try:
+            found = await self._server.each((owned.key for _, owned in due), ("owner", "status", "last"))
+            for (_, owned), (owner, status, last) in zip(due, found, strict=True):
+                if owner != self.worker_id.encode() or RunStatus(status.decode()).ended:
+                    continue
+                rows = owned.recent_after(int(last))
+                log.warning("run %s: the server lacks its end, it is sent again", owned.run.id)
+                sizes = await self._append_rows(rows) if rows else [REFUSED]
+                if REFUSED in sizes:
+                    self.doubtful[owned.run.id] = (owned.run.session_id, "")  # it is closed as lost
+                else:
+                    await self.finish([(owned.run, sizes[-1])], self.worker_id)
+        except StoreUnavailable:
+            self._ended.extendleft(reversed(due))
+            raise

@@ -1,0 +1,150 @@
+"""The Redis or Valkey server of a store: the connections to it, one call of it, and what can go wrong with either."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisClusterException, RedisError, ResponseError
+
+from gapless.errors import GaplessError, StoreCorrupt, StoreUnavailable, UsageError
+from gapless.journals.redis_scripts import Script
+
+__all__ = ["ANSWER_TIMEOUT_S", "CONNECT_TIMEOUT_S", "FAILURES", "RedisServer"]
+
+CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 2.0, 5.0
+CONNECTIONS_MAX = 64
+VERSION_MIN = 7
+
+FAILURES = (RedisError, RedisClusterException, OSError, AttributeError)
+"""What redis-py raises where the server did not answer: AttributeError from a connection that its cluster client has
+closed under another task's command, as it does with all of them when it has lost the cluster's layout."""
+_NOBODY = (redis.ConnectionError, redis.TimeoutError, OSError)
+"""Raised when nothing listens there. Exact types only: subclasses carry a server's answer."""
+_SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
+
+
+class RedisServer:
+    """One server, or one cluster of them, as one worker calls it."""
+
+    def __init__(self, url: str) -> None:
+        scheme, _, rest = url.partition("://")
+        parts = urlsplit(url)
+        self._url = f"{_SCHEMES.get(scheme, scheme)}://{rest}"
+        self.name = f"{scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        """The URL without the password that it may carry, for messages."""
+        self.is_cluster = False
+        self._client: Any = None
+        self._subscriber: Any = None
+        """The client that listens; another one in a cluster, whose node it is connected to."""
+
+    @property
+    def is_connected(self) -> bool:
+        return self._client is not None
+
+    async def connect(self) -> None:
+        """Connect, and find out what is there. Raises `UsageError` for a URL that cannot be read."""
+        options: dict[str, Any] = {
+            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "socket_timeout": ANSWER_TIMEOUT_S,
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 1),  # a pooled connection that the server has closed meanwhile
+        }
+        try:
+            pool = redis.BlockingConnectionPool.from_url(
+                self._url, max_connections=CONNECTIONS_MAX, timeout=ANSWER_TIMEOUT_S, **options
+            )
+            self._client = self._subscriber = redis.Redis.from_pool(pool)
+        except ValueError as error:
+            raise UsageError(f"store {self.name}: {error}") from error
+        try:
+            server = await self.command("INFO", "server")
+            if int(server["redis_version"].split(".")[0]) < VERSION_MIN:
+                version = server["redis_version"]
+                raise StoreUnavailable(f"store {self.name}: Redis {version}; {VERSION_MIN} or Valkey is needed")
+            self.is_cluster = bool((await self.command("INFO", "cluster")).get("cluster_enabled"))
+            if self.is_cluster:
+                self._client = redis.RedisCluster.from_url(self._url, **options)
+                await self.command("PING")  # which nodes there are
+        except BaseException as error:
+            await self.disconnect()
+            if isinstance(error, StoreUnavailable) and type(error.__cause__) in _NOBODY:
+                raise StoreUnavailable(f"{error.message.rstrip('.')}; is a Redis or Valkey running there?") from error
+            raise
+
+    async def disconnect(self) -> None:
+        """Close all connections. Idempotent."""
+        clients = {id(client): client for client in (self._client, self._subscriber) if client is not None}
+        self._client = self._subscriber = None
+        for client in clients.values():
+            await client.aclose()
+
+    async def command(self, *arguments: Any) -> Any:
+        """Run one command. Raises `StoreUnavailable`, `StoreCorrupt` for a key that holds something else."""
+        if self._client is None:
+            raise self._closed()
+        try:
+            return await self._client.execute_command(*arguments)
+        except FAILURES as error:
+            raise await self._translate(error) from error
+
+    async def call(self, script: Script, key: str, *arguments: Any) -> Any:
+        """Run one script, in the slot of `key`. Raises as `command` does."""
+        if self._client is None:
+            raise self._closed()
+        try:
+            try:
+                return await self._client.execute_command("EVALSHA", script.sha, 1, key, *arguments)
+            except NoScriptError:
+                return await self._client.execute_command("EVAL", script.source, 1, key, *arguments)
+        except FAILURES as error:
+            raise await self._translate(error) from error
+
+    async def all(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
+        """Run many commands in one round trip. The answer is None for one whose key holds something else."""
+        if self._client is None:
+            raise self._closed()
+        try:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for arguments in commands:
+                    pipeline.execute_command(*arguments)
+                answers: list[Any] = await pipeline.execute(raise_on_error=False)
+            for answer in answers:
+                if isinstance(answer, Exception) and not _is_damage(answer):
+                    raise answer
+            return [None if isinstance(answer, Exception) else answer for answer in answers]
+        except FAILURES as error:
+            raise await self._translate(error) from error
+
+    async def each(self, hashes: Iterable[str], fields: Sequence[str]) -> list[list[Any]]:
+        """Read these fields of many hashes, in one round trip. One that is damaged has none of them."""
+        answers = await self.all(("HMGET", key, *fields) for key in hashes)
+        return [[None] * len(fields) if answer is None else answer for answer in answers]
+
+    def pubsub(self) -> Any:
+        """Make a connection to listen on: in a cluster to any of its nodes, they pass on what is published on another.
+        Raises `StoreUnavailable` when this is not connected."""
+        if self._client is None:
+            raise self._closed()
+        if not self.is_cluster:
+            return self._subscriber.pubsub()
+        return self._client.pubsub(node=self._client.get_random_node())
+
+    def _closed(self) -> StoreUnavailable:
+        return StoreUnavailable(f"store {self.name} is closed")
+
+    async def _translate(self, error: Exception) -> GaplessError:
+        if _is_damage(error):
+            return StoreCorrupt(f"store {self.name}: a key of Gapless holds what is not Gapless's; delete it: {error}")
+        if isinstance(error, ReadOnlyError) and self._client is self._subscriber:
+            await self._client.connection_pool.disconnect(inuse_connections=False)  # the name may lead elsewhere now
+        return StoreUnavailable(f"store {self.name}: {error or type(error).__name__}")
+
+
+def _is_damage(error: Exception) -> bool:
+    """Tell an error about what is kept in a key, for which there is no reason to ask again."""
+    return isinstance(error, ResponseError) and str(error).startswith("WRONGTYPE")

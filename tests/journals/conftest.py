@@ -1,0 +1,47 @@
+"""A Valkey server and the workers of one test on it, for the tests of the Redis store's parts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import redis as client
+
+from journals.conformance import Cluster, Worker
+from journals.redis_place import ServerPlace
+from support.valkey import Valkey
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Valkey]:
+    with Valkey() as server:
+        yield server
+
+
+@pytest.fixture
+def place(server: Valkey) -> ServerPlace:
+    return ServerPlace(server)
+
+
+@pytest.fixture
+async def cluster(place: ServerPlace) -> AsyncIterator[Cluster]:
+    cluster = Cluster(place)
+    yield cluster
+    await cluster.close()
+
+
+@pytest.fixture
+async def a(cluster: Cluster) -> Worker:
+    return await cluster.worker("a")
+
+
+@pytest.fixture
+async def b(cluster: Cluster) -> Worker:
+    return await cluster.worker("b")
+
+
+@pytest.fixture
+def server_side(place: ServerPlace) -> Iterator[Any]:
+    with client.Redis.from_url(place.url) as connection:
+        yield connection
