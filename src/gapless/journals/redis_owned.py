@@ -27,7 +27,7 @@ CALLS_AT_ONCE = 32
 CALL_BYTES_MAX = 8 * 1024 * 1024
 """Batches that go in one call; the server does nothing else while it takes them."""
 RECENT_BYTES_MAX = 16 * 1024
-"""Of each run's accepted events, the newest are kept at hand: a server that takes over may lack them. About 5 s of a
+"""The newest accepted events of each run are kept at hand: a server that takes over may lack them. About 5 s of a
 model's text; replicas are milliseconds behind, an append-only file that is flushed every second a second."""
 ENDED_MAX = 2_000
 """Ended runs that wait to be checked; of more, the oldest ends are trusted."""
@@ -198,8 +198,8 @@ class OwnedRuns:
             return sizes
 
     async def _append_call(self, rows: list[_Row]) -> tuple[list[int], list[tuple[int, int]], list[bytes]]:
-        """Of each row the journal's bytes or REFUSED; the rows that are ahead of the server, and where it is; and the
-        keys that were damaged."""
+        """Append in one call: each journal's bytes or REFUSED, the rows that are ahead of the server and where it is,
+        and the keys that were damaged."""
         key = f"{rows[0][0]}run:{rows[0][1]}"
         sizes, behind, damaged = await self._server.call(scripts.APPEND, key, self.worker_id, pack(rows))
         return sizes, behind, damaged
