@@ -134,7 +134,7 @@ class _Conversation:
 
     def turns_so_far(self) -> int:
         """Messages of the session so far."""
-        if self._loop.call(self._runner.store.get_session(self._session_id)) is None:
+        if self._loop.call(self._runner.find_session(self._session_id)) is None:
             return 0
         return len(self._loop.call(self._runner.messages(self._session_id)))
 

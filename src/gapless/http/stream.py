@@ -18,13 +18,22 @@ from starlette.types import Receive, Scope, Send
 from gapless.errors import CursorExpired, CursorInvalid, GaplessError, LimitReached, RunNotFound
 from gapless.events import RunFinishedEvent, RunFinishedInterruptOutcome, decode_event
 from gapless.http.answers import answer_error, whole_number
-from gapless.journals.journal import Follower
-from gapless.journals.merge import merge_deltas
 from gapless.records import RunRecord
+from gapless.runs.readers import Follower, merge_deltas
 from gapless.runs.runner import Runner
 from gapless.wire import KEEP_ALIVE, Cursor, Encoder, parse_cursor
 
-__all__ = ["DEFERRED", "EventStream", "Streams", "check_cursor", "check_start", "cursor_of", "follow", "page_params"]
+__all__ = [
+    "DEFERRED",
+    "EventStream",
+    "Streams",
+    "check_cursor",
+    "check_start",
+    "cursor_of",
+    "follow",
+    "page_params",
+    "settled",
+]
 
 PAGE_LIMIT_MAX = 10_000
 """Events in one JSON page."""
@@ -295,6 +304,25 @@ def follow(
     return EventStream(
         runner, streams, record, encoder(record), cursor, merge=merge, location=location, on_error=on_error
     )
+
+
+async def settled(runner: Runner, request: Request, run: RunRecord) -> RunRecord | None:
+    """The run's record once it has ended or waits for a person, for a route that answers then; None when the client
+    has hung up before. It counts as one who follows the run for as long. Raises what following raises."""
+    ending = asyncio.ensure_future(runner.readers.settled(run))
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({ending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return ending.result() if ending.done() else None
+    finally:
+        leaving.cancel()
+        ending.cancel()
+
+
+async def _left(request: Request) -> None:
+    """Wait until the client has closed its connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def page_params(request: Request) -> tuple[int, int]:

@@ -23,19 +23,16 @@ from gapless.events import (
     text_of,
 )
 from gapless.http.auth import Access
-from gapless.journals.journal import PAGE_EVENTS
 from gapless.protocols.openai.chat_wire import OPTIONS
 from gapless.protocols.vercel.messages import RESULTS
 from gapless.protocols.vercel.wire import CONTINUES
-from gapless.records import RunRecord, RunStatus
+from gapless.records import RunRecord
 from gapless.runs.runner import Runner
-from gapless.wire import Cursor
 
 __all__ = [
     "answer_interrupts",
     "current_run",
     "from_client",
-    "has_said_all",
     "history_unless_ours",
     "known_run",
     "own_history",
@@ -104,11 +101,6 @@ async def known_run(
     raise RunConflict(f"run {run_id} exists with another message or session; choose a new id", run_id=run_id)
 
 
-def has_said_all(record: RunRecord, cursor: Cursor) -> bool:
-    """The client has seen every event, and there are no more or none before a person answers."""
-    return cursor.seq == record.last_seq and (record.status.ended or record.status is RunStatus.WAITING)
-
-
 async def history_unless_ours(
     runner: Runner, session_id: str, user_id: str, theirs: Sequence[Message], asked: Message
 ) -> list[Message] | None:
@@ -166,11 +158,7 @@ async def answer_interrupts(runner: Runner, record: RunRecord, entries: list[Res
         if (place := await _place_of(runner, record, entries)) is not None:
             return place
         raise
-    journal = await runner.journals.attach(record.id)
-    try:
-        await journal.wait(record.last_seq)
-    finally:
-        await runner.journals.release(journal)
+    await runner.readers.wait_past(record.id, record.last_seq)
     # Two may answer at the same instant, and one of them is late.
     place = await _place_of(runner, record, entries, max(record.last_seq - 1, 0))
     return record.last_seq if place is None else place
@@ -180,7 +168,7 @@ async def _place_of(runner: Runner, record: RunRecord, entries: list[ResumeEntry
     """Where the run asked, after this position, what these answer. Raises `InputInvalid` where it was answered
     otherwise."""
     answers, place, otherwise = {entry.interrupt_id: entry for entry in entries}, None, False
-    while events := await runner.store.read(record.id, after, PAGE_EVENTS):
+    async for events in runner.readers.pages(record.id, after):
         for seq, event in enumerate(events, after + 1):
             if place is not None:
                 started = decode_event(event)

@@ -13,16 +13,25 @@ import msgspec
 from gapless.config import RunConfig
 from gapless.errors import RunNotFound, StoreUnavailable
 from gapless.journals.journal import PAGE_EVENTS, Follower, Journals, end_tasks
-from gapless.records import RunRecord
+from gapless.journals.merge import merge_deltas
+from gapless.records import RunRecord, RunStatus
 from gapless.runs.commands import Command
 from gapless.runs.patience import patiently
 
-__all__ = ["Readers", "Reading", "ends_unread"]
+__all__ = ["PAGE_EVENTS", "Follower", "Readers", "Reading", "ends_unread", "has_said_all", "merge_deltas"]
+
+_FINISHED = b'{"type":"RUN_FINISHED"'
+"""How the event begins with which a run ends, or waits for a person."""
 
 
 def ends_unread(config: RunConfig | None) -> bool:
     """Tell whether a run is cancelled when its last follower leaves."""
     return config is not None and config.on_disconnect == "cancel"
+
+
+def has_said_all(record: RunRecord, seq: int) -> bool:
+    """Tell whether there are no more events after position `seq`, or none before a person answers."""
+    return seq == record.last_seq and (record.status.ended or record.status is RunStatus.WAITING)
 
 
 class Readers:
@@ -61,9 +70,39 @@ class Readers:
             events = await self.page(run_id, after, PAGE_EVENTS if until is None else min(PAGE_EVENTS, until - after))
             if not events:
                 return
-            yield events
             after += len(events)
+            yield events
             await asyncio.sleep(0)
+
+    async def merged(self, run_id: str, after: int = 0, until: int | None = None) -> list[tuple[int, bytes]]:
+        """Read the accepted events after position `after`, to `until` (included) or the journal's present end, as
+        (position, event) pairs with adjacent deltas merged. Raises what `page` raises."""
+        merged: list[tuple[int, bytes]] = []
+        async for events in self.pages(run_id, after, until):
+            merged += merge_deltas(after + 1, events)
+            after += len(events)
+        return merged
+
+    async def settled(self, run: RunRecord) -> RunRecord:
+        """Follow a run until it has ended or waits for a person, and return its record then. Who waits for the whole
+        answer counts as one who reads it. Raises what following raises."""
+        async with self.reading(run, run.last_seq) as follower:
+            while not has_said_all(run, follower.after):
+                part = await follower.next()
+                if part is None or (part.events and part.events[-1].startswith(_FINISHED)):
+                    run = await self._record(run.id)
+                if part is None:
+                    break
+        return run
+
+    async def wait_past(self, run_id: str, seq: int) -> None:
+        """Wait until the run has an event after position `seq`, or has ended. It does not count as following. Raises
+        `RunNotFound`, `StoreUnavailable`."""
+        journal = await self._journals.attach(run_id)
+        try:
+            await journal.wait(seq)
+        finally:
+            await self._journals.release(journal)
 
     async def wait(self, run_id: str) -> None:
         """Wait until the run has ended, whoever executes it. It does not count as following. Raises `RunNotFound`."""
@@ -73,6 +112,12 @@ class Readers:
                 await journal.wait(journal.last)
         finally:
             await self._journals.release(journal)
+
+    async def _record(self, run_id: str) -> RunRecord:
+        record = await self._journals.store.get_run(run_id)
+        if record is None:
+            raise RunNotFound(f"no run {run_id}", run_id=run_id)
+        return record
 
     def followers_of(self, run_id: str) -> int:
         """Count those who follow a run at this worker."""

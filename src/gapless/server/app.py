@@ -140,7 +140,7 @@ def create_app(
         """New runs are taken: the store answers and takes events, and the worker is not stopping."""
         if streams.draining:
             return answer({"status": "draining"}, 503)
-        if runner.journals.failing:
+        if runner.failing:
             raise StoreUnavailable("the store takes nothing at the moment", retry_after_s=1)
         await runner.list_runs(limit=1)
         return answer({"status": "ready"})
@@ -236,7 +236,7 @@ def _at_sigterm(runner: Runner, drain: Callable[[], None]) -> Callable[[], None]
 
     def handle(number: int, frame: FrameType | None) -> None:
         runner.refuse_new()
-        runner.journals.loop.call_soon_threadsafe(drain)
+        runner.call_soon(drain)
         handler = previous[signal.Signals(number)]
         if callable(handler):
             handler(number, frame)

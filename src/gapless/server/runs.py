@@ -128,7 +128,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         record = await access.find(request, "read", runner.get_run, run_id)
         shown = public(record)
         if record.status is RunStatus.WAITING:
-            asked = await runner.store.read(run_id, record.last_seq - 1, 1)
+            asked = await runner.readers.page(run_id, record.last_seq - 1, 1)
             shown["interrupts"] = [interrupt for event in asked for interrupt in interrupts_in(event)]
         return answer(shown)
 
@@ -142,7 +142,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         record = await access.find(request, "read", runner.get_run, run_id)
         if "application/json" in request.headers.get("accept", "") and not wants_stream(request):
             after, limit = page_params(request)
-            events = await runner.store.read(run_id, after, limit)
+            events = await runner.readers.page(run_id, after, limit)
             page = {
                 "run_id": run_id,
                 "after": after,

@@ -55,7 +55,7 @@ def serving(app: Any, *, send_buffer_bytes: int | None = None, **options: Any) -
     finally:
         streams = getattr(getattr(app, "state", None), "streams", None)
         if streams is not None and server.started:
-            app.state.runner.journals.loop.call_soon_threadsafe(streams.drain)
+            app.state.runner.call_soon(streams.drain)
         server.should_exit = True
         thread.join(START_S_MAX)
         listener.close()

@@ -45,15 +45,15 @@ from gapless.events import (
 )
 from gapless.http.answers import STARTING, answer, body_docs, chosen_run_id, parameter_docs, public, read_body
 from gapless.http.auth import Access
-from gapless.http.stream import Streams, check_cursor, check_start, cursor_of, follow
-from gapless.journals.journal import PAGE_EVENTS
+from gapless.http.stream import Streams, check_cursor, check_start, cursor_of, follow, settled
 from gapless.jsontext import decode_json
 from gapless.live import Blob as LiveBlob
 from gapless.live import LiveRequest
 from gapless.message import media_part, simplest
 from gapless.protocols.adk.wire import ADKEncoder, WholeADKEncoder, arguments_of, object_of
-from gapless.protocols.conversations import answer_interrupts, has_said_all
+from gapless.protocols.conversations import answer_interrupts
 from gapless.records import ACTIVE, RunRecord, RunStatus, SessionRecord, Turn
+from gapless.runs.readers import has_said_all
 from gapless.runs.runner import Runner, new_id
 from gapless.server.live import LiveSocket
 from gapless.wire import Cursor, wire
@@ -155,9 +155,8 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         """The session, if there is one, and the id that it has or would get here: the same, unless another app or
         user has taken that."""
         own_id = session_id + _suffix(app, user)
-        await runner.open()
         for id in (own_id, session_id):
-            session = await runner.store.get_session(id)
+            session = await runner.find_session(id)
             if session is None:
                 continue
             if (session.user_id, session.agent) == (user, app):
@@ -205,7 +204,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         if (
             current is not None
             and current.status is RunStatus.WAITING
-            and (chosen_id is None or await runner.store.get_run(chosen_id) is None)
+            and (chosen_id is None or await runner.find_run(chosen_id) is None)
         ):  # behind it a new message would stand in the queue for as long as nobody answers
             raise SessionBusy(
                 f"session {body.session_id} has run {current.id}, which waits for the response to a function call: "
@@ -237,7 +236,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         cursor = cursor_of(request, record.id)
         if cursor == Cursor(0):
             cursor = Cursor(after)
-        if has_said_all(record, cursor):
+        if has_said_all(record, cursor.seq):
             return Response(status_code=204, headers={"x-run-id": record.id})
         location = f"{_events_of(request, record)}?streaming={'true' if streaming else 'false'}"
         location += f"&after={after}" if after else ""
@@ -304,27 +303,21 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
     async def run(request: Request) -> Response:
         """Run the agent; all of its events at once, when it is done or waits for an answer."""
         record, after, _ = await begin(request)
-        return answer([msgspec.Raw(event) for event in await events_of(record, after, wait=True)])
+        ended = await settled(runner, request, record)
+        if ended is None:
+            return Response(status_code=499)  # nobody reads it: the client has left
+        return answer([msgspec.Raw(event) for event in await events_of(ended, after)])
 
-    async def events_of(record: RunRecord, after: int = 0, *, wait: bool) -> list[bytes]:
-        """The run's whole ADK events after a position, so far or until it ends or waits."""
+    async def events_of(record: RunRecord, after: int = 0) -> list[bytes]:
+        """The run's whole ADK events so far, after a position."""
         encoder, found, seq = WholeADKEncoder(record), list[bytes](), 0
-        journal = await runner.journals.attach(record.id)
-        try:
-            while True:
-                for event in await runner.store.read(record.id, seq, PAGE_EVENTS):
-                    seq += 1
-                    frames = encoder.frames(event)
-                    if seq > after:
-                        found += frames
-                if seq < journal.last:
-                    continue
-                current = await runner.get_run(record.id)
-                if not wait or has_said_all(current, Cursor(seq)):
-                    return found
-                await journal.wait(seq)
-        finally:
-            await runner.journals.release(journal)
+        async for events in runner.readers.pages(record.id):
+            for event in events:
+                seq += 1
+                frames = encoder.frames(event)
+                if seq > after:
+                    found += frames
+        return found
 
     # -- sessions and apps ------------------------------------------------------------------------------------------
 
@@ -333,12 +326,12 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         suffix = _suffix(session.agent, session.user_id)
         found: list[Any] = []
         if events:
-            for turn in await runner.store.turns(session.id):
+            for turn in await runner.turns(session.id):
                 found += _turn_events(turn, session)
             record = await runner.current_run(session.id)
             if record is not None and record.status in ACTIVE and record.input is not None:
                 found.append(_event(record.input, record.id, session))
-                found += [msgspec.Raw(event) for event in await events_of(record, wait=False)]
+                found += [msgspec.Raw(event) for event in await events_of(record)]
         return {
             "id": session.id.removesuffix(suffix),
             "appName": session.agent,

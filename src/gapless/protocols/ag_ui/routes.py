@@ -16,18 +16,17 @@ from gapless.fold import Fold
 from gapless.http.answers import answer, body_docs, parameter_docs, read_body
 from gapless.http.auth import Access
 from gapless.http.stream import Streams, check_cursor, check_start, follow
-from gapless.journals.journal import PAGE_EVENTS
 from gapless.protocols.ag_ui.tanstack import to_tanstack
 from gapless.protocols.ag_ui.wire import AGUIEncoder, JoinEncoder, Prefix
 from gapless.protocols.conversations import (
     answer_interrupts,
     current_run,
     from_client,
-    has_said_all,
     history_unless_ours,
     known_run,
 )
 from gapless.records import RunRecord, RunStatus
+from gapless.runs.readers import has_said_all
 from gapless.runs.runner import Runner
 from gapless.wire import Cursor, parse_cursor
 
@@ -107,14 +106,14 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         """The events after the request's cursor, or after this position if it has none."""
         cursor = _cursor(request, record.id) or Cursor(after)
         location = _location(request, record.id, after)
-        if not has_said_all(record, cursor):
+        if not has_said_all(record, cursor.seq):
             return follow(runner, streams, record, AGUIEncoder, cursor, location=location)
         last_id = request.headers.get("last-event-id", "")
         if last_id.endswith(".end") or not (request.method == "POST" or "offset" in request.query_params):
             return Response(status_code=204, headers={"x-run-id": record.id})
         # TanStack AI was cut between the last event and the end of the body. It takes neither a 204 nor an event that
         # it knows for the end; so the last event comes again, under the end marker's id.
-        (event,) = await runner.store.read(record.id, cursor.seq - 1, 1)
+        (event,) = await runner.readers.page(record.id, cursor.seq - 1, 1)
         end = AGUIEncoder(record).end(cursor.seq)
         body = b"id: %d.end\ndata: %b\n\n%b" % (cursor.seq, event, end)
         return Response(body, headers={"content-location": location, "x-run-id": record.id}, media_type=_EVENT_STREAM)
@@ -122,15 +121,11 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
     async def _join(request: Request, record: RunRecord, cursor: Cursor | None) -> Response:
         at = cursor.seq if cursor is not None else record.last_seq
         prefix, after = Prefix(), 0
-        while after < at:
-            events = await runner.store.read(record.id, after, min(PAGE_EVENTS, at - after))
-            if not events:
-                break
+        async for events in runner.readers.pages(record.id, until=at):
             after += len(events)
             if after == at and events[-1].startswith((b'{"type":"RUN_FINISHED"', b'{"type":"RUN_ERROR"')):
                 after -= 1  # how it ended is told by the event itself
-                events.pop()
-                at = after
+                events = events[:-1]
             prefix.add(events)
         if after == 0:
             return await _tail(request, record)
@@ -161,15 +156,12 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         return answer(shown, headers={"cache-control": "no-store"})
 
     async def _events(record: RunRecord) -> list[bytes]:
-        events: list[bytes] = []
-        while page := await runner.store.read(record.id, len(events), PAGE_EVENTS):
-            events += page
-        return events
+        return [event async for page in runner.readers.pages(record.id) for event in page]
 
     async def _before(record: RunRecord) -> list[Message]:
         """The session's messages up to and with this run's question."""
         messages: list[Message] = []
-        for turn in await runner.store.turns(record.session_id):
+        for turn in await runner.turns(record.session_id):
             if turn.run_id == record.id:
                 break
             messages += _decode_messages(turn.messages)

@@ -45,10 +45,7 @@ from gapless.http.answers import (
     whole_number,
 )
 from gapless.http.auth import Access
-from gapless.http.stream import Streams, check_start, cursor_of, follow
-from gapless.journals.journal import PAGE_EVENTS, Follower
-from gapless.journals.merge import merge_deltas
-from gapless.protocols.conversations import has_said_all
+from gapless.http.stream import Streams, check_start, cursor_of, follow, settled
 from gapless.protocols.openai.chat_wire import OPTIONS, ChatEncoder, Options, error_json, options_of
 from gapless.protocols.openai.requests import (
     Chat,
@@ -71,7 +68,6 @@ __all__ = ["routes"]
 CANCEL_WAIT_S = 6.0
 """How long the answer to a cancel waits for the run's end."""
 
-_FINISHED = b'{"type":"RUN_FINISHED"'
 _decode_messages = msgspec.json.Decoder(list[Message]).decode
 
 
@@ -231,48 +227,17 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
     def _config(settings: dict[str, Any]) -> RunConfig | None:
         return runner.config.narrowed({"model_settings": settings}) if settings else None
 
-    async def _ended_or_waits(run: Run) -> RunRecord:
-        record = await run.record()
-        journal = await runner.journals.attach(run.id)
-        try:
-            follower = Follower(journal, record.last_seq)
-            while not has_said_all(record, Cursor(follower.after)):
-                part = await follower.next()
-                if part is None:
-                    return await run.record()
-                if part.events and part.events[-1].startswith(_FINISHED):
-                    record = await run.record()
-            return record
-        finally:
-            await runner.journals.release(journal)
-
     async def _settled(request: Request, run: Run) -> RunRecord | None:
         """The run's record once it has ended or waits for a person; None when the client has left before. Raises what
         the run failed with."""
-        ending = asyncio.ensure_future(_ended_or_waits(run))
-        leaving = asyncio.ensure_future(_left(request))
-        try:
-            await runner.readers.came(run.id, run.started.config)
-            await asyncio.wait({ending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not ending.done():
-                return None
-        finally:
-            leaving.cancel()
-            ending.cancel()
-            runner.readers.left(run.id, run.started.config)
-        record = ending.result()
-        if record.status is RunStatus.FAILED and record.error is not None:
+        record = await settled(runner, request, run.started)
+        if record is not None and record.status is RunStatus.FAILED and record.error is not None:
             raise _failure(run.id, **record.error)
         return record
 
     async def _merged(record: RunRecord) -> list[bytes]:
         """The run's events with adjacent deltas merged."""
-        merged: list[bytes] = []
-        after = 0
-        while events := await runner.store.read(record.id, after, PAGE_EVENTS):
-            merged += [event for _, event in merge_deltas(after + 1, events)]
-            after += len(events)
-        return merged
+        return [event for _, event in await runner.readers.merged(record.id)]
 
     async def _response(record: RunRecord) -> Response:
         encoder = ResponsesEncoder(record)
@@ -292,13 +257,11 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             raise RunNotFound(f"no response {response_id}") from None
 
     async def _after_number(record: RunRecord, number: int) -> Cursor:
-        encoder, after = ResponsesEncoder(record), 0
-        while events := await runner.store.read(record.id, after, PAGE_EVENTS):
+        encoder = ResponsesEncoder(record)
+        async for events in runner.readers.pages(record.id):
             cursor = encoder.locate(events, number)
             if cursor is not None:
                 return cursor
-            after += len(events)
-            await asyncio.sleep(0)
         raise CursorInvalid(f"response {ID_PREFIX}{record.id} has no event {number} yet", run_id=record.id)
 
     async def _past(request: Request, body: Responses) -> _Past:
@@ -307,7 +270,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
             if body.previous_response_id is not None:
                 raise InputInvalid("say either conversation or previous_response_id")
             session_id = body.conversation if isinstance(body.conversation, str) else body.conversation.id
-            session = await runner.store.get_session(session_id)
+            session = await runner.find_session(session_id)
             if session is not None:
                 await access.check(request, "read", session)
             return _Past(session_id, None, list((await _turns(session_id)).values()), True)
@@ -321,7 +284,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         return _Past(record.session_id, record.id, [turns[id] for id in line], len(line) == len(turns))
 
     async def _turns(session_id: str) -> dict[str, list[Message]]:
-        return {turn.run_id: _decode_messages(turn.messages) for turn in await runner.store.turns(session_id)}
+        return {turn.run_id: _decode_messages(turn.messages) for turn in await runner.turns(session_id)}
 
     return router
 
@@ -433,12 +396,6 @@ def _names(record: RunRecord) -> dict[str, str]:
 
 def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "gapless"}
-
-
-async def _left(request: Request) -> None:
-    """Until the client has closed its connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _gone() -> Response:

@@ -48,9 +48,9 @@ from gapless.events import (
     decode_event,
     encode_event,
 )
-from gapless.journals.merge import merge_deltas
 from gapless.protocols.vercel.wire import VercelEncoder
 from gapless.records import RunRecord
+from gapless.runs.readers import merge_deltas
 from gapless.wire import is_restart
 
 __all__ = ["RESULTS", "Transcript", "UIMessage", "approvals", "remains", "results", "to_messages"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
-import sys
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -19,11 +17,9 @@ from gapless.events import Message, ResumeEntry, UserMessage
 from gapless.http.answers import STARTING, answer, body_docs, chosen_run_id, parameter_docs, public, read_body
 from gapless.http.auth import Access
 from gapless.http.stream import Streams, check_cursor, check_start, cursor_of, follow
-from gapless.journals.journal import PAGE_EVENTS
 from gapless.protocols.conversations import (
     answer_interrupts,
     current_run,
-    has_said_all,
     known_run,
     own_history,
     runs_of,
@@ -32,6 +28,7 @@ from gapless.protocols.conversations import (
 from gapless.protocols.vercel.messages import RESULTS, Transcript, UIMessage, approvals, remains, results, to_messages
 from gapless.protocols.vercel.wire import CONTINUES, VercelEncoder
 from gapless.records import ACTIVE, RunRecord, RunStatus, branch
+from gapless.runs.readers import has_said_all
 from gapless.runs.runner import Runner
 from gapless.wire import Cursor
 
@@ -158,7 +155,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
     async def _load(chat_id: str) -> tuple[list[dict[str, Any]], str | None]:
         """The chat's messages, and the id of the run whose answer is still coming."""
         current = await runner.current_run(chat_id)  # before the turns: a run that ends meanwhile is not in neither
-        turns = await runner.store.turns(chat_id)
+        turns = await runner.turns(chat_id)
         if current is not None and (current.status.ended or any(turn.run_id == current.id for turn in turns)):
             current = None
         asked = None if current is None else current.input
@@ -184,17 +181,16 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         return transcript.messages, None
 
     async def _replay(
-        transcript: Transcript, run: RunRecord, said: Sequence[Message] = (), until: int = sys.maxsize
+        transcript: Transcript, run: RunRecord, said: Sequence[Message] = (), until: int | None = None
     ) -> None:
         """The run's answer, up to this event: as it was streamed, or what the session has kept of it."""
         transcript.begin(run)
-        after = 0
+        begun = False
         with contextlib.suppress(CursorExpired, RunNotFound, msgspec.DecodeError):  # the last: of another version
-            while after < until and (events := await runner.store.read(run.id, after, min(PAGE_EVENTS, until - after))):
+            async for events in runner.readers.pages(run.id, until=until):
                 transcript.add(events)
-                after += len(events)
-                await asyncio.sleep(0)
-            if after:
+                begun = True
+            if begun:
                 return
         transcript.void()
         transcript.add(remains(run, said))
@@ -219,7 +215,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         cursor = cursor_of(request, record.id)
         if cursor == Cursor(0):
             cursor = Cursor(after)
-        if has_said_all(record, cursor):
+        if has_said_all(record, cursor.seq):
             return Response(status_code=204, headers={"x-run-id": record.id})
         return follow(runner, streams, record, VercelEncoder, cursor, location=_location(request, record, after))
 
