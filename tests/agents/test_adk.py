@@ -25,8 +25,9 @@ from pydantic import BaseModel
 
 from gapless import RunConfig, Runner, StreamingMode
 from gapless.agents import adk_sessions
-from gapless.agents.adk import AHEAD_EVENTS_MAX, ADKAgent
-from gapless.agents.adk_events import ArgumentsWriter
+from gapless.agents.adk import ADKAgent
+from gapless.agents.adk_arguments import ArgumentsWriter
+from gapless.agents.adk_plugin import AHEAD_EVENTS_MAX
 from gapless.agents.base import RunContext
 from gapless.errors import AgentFailed, AgentInvalid, ModelFailed, OutputInvalid, RunLimit, ToolFailed, UsageError
 from gapless.events import (

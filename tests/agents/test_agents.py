@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 import pytest
 from pydantic_ai import Agent
 
 from gapless import Runner
-from gapless.agents import adapt, load
+from gapless.agents import FRAMEWORKS, Framework, adapt, load
 from gapless.agents.functions import FunctionAgent
+from gapless.cli.doctor import EXTRAS
 from gapless.errors import AgentInvalid, AgentNotFound, ExtraMissing
 
 
@@ -75,6 +77,15 @@ def test_what_is_no_agent(thing: object):
 
 
 def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("gapless.agents._FRAMEWORKS", {"builtins": ("gapless_no_such.module:Adapter", "adk")})
+    missing = Framework("builtins", "gapless_no_such.module:Adapter", "adk", "none", "Missing agents")
+    monkeypatch.setattr("gapless.agents.FRAMEWORKS", (missing,))
     with pytest.raises(ExtraMissing, match=r"pip install 'gapless\[adk\]'"):
         adapt(object())
+
+
+def test_every_framework_is_an_extra_that_can_be_installed():
+    extras = set(importlib.metadata.metadata("gapless").get_all("Provides-Extra") or ())
+    assert {framework.extra for framework in FRAMEWORKS} <= extras
+    for framework in FRAMEWORKS:
+        assert importlib.metadata.version(framework.distribution)
+        assert framework.extra in EXTRAS

@@ -838,9 +838,9 @@ async def test_a_real_model_answers_over_http(monkeypatch: pytest.MonkeyPatch) -
     try:
         await model.load()
         server = local._servers[model.path]
-        monkeypatch.setenv("GAPLESS_ENDPOINT_KEY", server.key)
+        monkeypatch.setenv("GAPLESS_ENDPOINT_KEY", server.service.key or "")
         settings = {"temperature": 0, "max_tokens": 24}
-        async with Runner(f"{server.url}/v1") as runner:
+        async with Runner(f"{server.service.url}/v1") as runner:
             run = await runner.start("Say hello.", session_id="s", config=RunConfig(model_settings=settings))
             answer = await run.collect()
             assert len(answer.chunks) > 1

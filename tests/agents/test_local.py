@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from gapless.agents import local
@@ -78,8 +79,9 @@ async def collect(model: LocalModel, ctx: RunContext) -> tuple[list[str], dict[s
 
 
 async def slots(model: LocalModel) -> list[dict[str, Any]]:
-    async with local._client(await asyncio.to_thread(local._acquire, model)) as client:
-        return (await client.get("/slots")).json()  # type: ignore[no-any-return]
+    service = (await asyncio.to_thread(local._acquire, model)).service
+    async with service.request("GET", service.url.join("/slots"), None, run_id="r1") as response:
+        return json.loads(await response.aread())  # type: ignore[no-any-return]
 
 
 async def slots_when(model: LocalModel, ready: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
@@ -183,9 +185,8 @@ async def test_the_oldest_turns_go_first_and_it_is_said(model: LocalModel) -> No
     ctx = context("Hello", history=history, max_tokens=100, **GREEDY)
     server = await asyncio.to_thread(local._acquire, model)
     budget_tokens = server.window_tokens - 100
-    async with local._client(server) as client:
-        chat, dropped = await local._fit(client, ctx, budget_tokens)
-        assert await local._count(client, chat, "r1") <= budget_tokens
+    chat, dropped = await local._fit(server.service, ctx, budget_tokens)
+    assert await local._count(server.service, chat, "r1") <= budget_tokens
     assert dropped % 2 == 0
     assert 0 < dropped < 16
     assert chat[0] == {"role": "system", "content": "Be brief."}
@@ -214,8 +215,7 @@ async def test_the_history_is_remembered(model: LocalModel) -> None:
         AssistantMessage(id="4", content="Hello Ada."),
     ]
     server = await asyncio.to_thread(local._acquire, model)
-    async with local._client(server) as client:
-        chat, dropped = await local._fit(client, context("What is my name?", history=history), 1000)
+    chat, dropped = await local._fit(server.service, context("What is my name?", history=history), 1000)
     assert dropped == 0
     assert chat == [
         {"role": "user", "content": "My name is Ada.\n\nAre you there?"},
@@ -269,9 +269,10 @@ async def test_settings_that_are_refused(model: LocalModel) -> None:
 
 async def test_the_server_answers_only_to_its_key(model: LocalModel) -> None:
     server = await asyncio.to_thread(local._acquire, model)
-    assert server.url.startswith("http://127.0.0.1:")
-    async with local._client(server) as client:
-        response = await client.post("/v1/chat/completions", headers={"Authorization": "Bearer guess"}, content=b"{}")
+    url = str(server.service.url.join("/v1/chat/completions"))
+    assert url.startswith("http://127.0.0.1:")
+    async with httpx2.AsyncClient() as client:
+        response = await client.post(url, headers={"Authorization": "Bearer guess"}, content=b"{}")
     assert response.status_code == 401
 
 
@@ -279,12 +280,12 @@ async def test_silent_on_the_terminal_and_unloaded_when_nobody_uses_it(
     model: LocalModel, capfd: pytest.CaptureFixture[str]
 ) -> None:
     await model.load()
-    url = local._servers[model.path].url
+    url = local._servers[model.path].service.url
     await model.aclose()
     assert local._servers == {}
     gc.collect()
     await collect(model, context("Hi", max_tokens=2))  # loads it again
-    assert local._servers[model.path].url != url
+    assert local._servers[model.path].service.url != url
     assert capfd.readouterr() == ("", "")
 
 

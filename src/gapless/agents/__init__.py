@@ -1,6 +1,7 @@
-"""Agents: one adapter module per framework behind the seam in `gapless.agents.base`, and how to name one.
+"""Agents: one adapter per framework behind the seam in `gapless.agents.base`, and how to name one.
 
-To add a framework: one module beside this file, one line in `_FRAMEWORKS` (objects) or `_SCHEMES` (names).
+To add a framework whose agents are objects: one module or folder beside this file, and one line in `FRAMEWORKS`. What
+is named instead, by a URL or a file, is told in `load`.
 """
 
 from __future__ import annotations
@@ -11,19 +12,40 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gapless.agents.base import Agent
 from gapless.agents.objects import ObjectAgent, Runnable
 from gapless.errors import AgentInvalid, AgentNotFound, ExtraMissing
 
-__all__ = ["Agent", "adapt", "load"]
+__all__ = ["FRAMEWORKS", "Agent", "Framework", "adapt", "load"]
 
-_FRAMEWORKS = {
-    "pydantic_ai": ("gapless.agents.pydantic_ai:PydanticAIAgent", "pydantic-ai"),
-    "google.adk": ("gapless.agents.adk:ADKAgent", "adk"),
-}
-"""Package of the agent's class → adapter and extra. Only the adapter that is needed is imported."""
+
+class Framework(NamedTuple):
+    """An agent framework and what adapts it."""
+
+    package: str
+    """Where its agents' classes are."""
+    adapter: str
+    """`module:class`; imported where such an agent is adapted, and not before."""
+    extra: str
+    """What is installed for it: `pip install 'gapless[extra]'`."""
+    distribution: str
+    """The distribution that the extra brings."""
+    agents: str
+    """What its agents are called."""
+
+
+FRAMEWORKS = (
+    Framework(
+        "pydantic_ai",
+        "gapless.agents.pydantic_ai:PydanticAIAgent",
+        "pydantic-ai",
+        "pydantic-ai-slim",
+        "Pydantic AI agents",
+    ),
+    Framework("google.adk", "gapless.agents.adk:ADKAgent", "adk", "google-adk", "Google ADK agents"),
+)
 
 
 def adapt(agent: object, name: str | None = None) -> Agent:
@@ -38,9 +60,9 @@ def adapt(agent: object, name: str | None = None) -> Agent:
     if isinstance(agent, Agent):
         return agent
     for cls in type(agent).__mro__:
-        for package, (target, extra) in _FRAMEWORKS.items():
-            if cls.__module__ == package or cls.__module__.startswith(package + "."):
-                adapter: Agent = _import(target, extra)(agent)
+        for framework in FRAMEWORKS:
+            if f"{cls.__module__}.".startswith(f"{framework.package}."):
+                adapter: Agent = _import(framework.adapter, framework.extra)(agent)
                 if name is not None and getattr(agent, "name", name) is None:
                     adapter.name = name
                 return adapter

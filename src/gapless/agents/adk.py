@@ -7,66 +7,37 @@ its requests for confirmation and results, and leaves a session behind in which 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextvars import ContextVar
-from typing import Any, cast
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any
 
-import msgspec
-from google.adk.agents import BaseAgent, InvocationContext, LlmAgent
+from google.adk.agents import BaseAgent
 from google.adk.agents._streaming_mode import StreamingMode as ADKStreamingMode
-from google.adk.agents.invocation_context import LlmCallsLimitExceededError
 from google.adk.agents.run_config import RunConfig as ADKRunConfig
 from google.adk.agents.run_config import ToolThreadPoolConfig
 from google.adk.apps import App
 from google.adk.artifacts import InMemoryArtifactService
 from google.adk.events import Event, EventActions
 from google.adk.memory import InMemoryMemoryService
-from google.adk.models.llm_request import LlmRequest
-from google.adk.models.llm_response import LlmResponse
-from google.adk.plugins.base_plugin import BasePlugin
 from google.adk.runners import Runner
 from google.adk.sessions import BaseSessionService, Session
-from google.adk.tools.base_tool import BaseTool
-from google.adk.tools.tool_context import ToolContext
 from google.adk.workflow import BaseNode
 from google.genai import types
-from pydantic_core import to_jsonable_python
 
 from gapless.agents.adk_events import Translation
-from gapless.agents.adk_live import LiveTranslation, cannot_be_live, is_from_model, live_events
+from gapless.agents.adk_live import LiveTranslation, live_events
+from gapless.agents.adk_plugin import Bridge
+from gapless.agents.adk_run import Turn, current, failure
 from gapless.agents.adk_sessions import JournalSessions, encode_turn, history, question
-from gapless.agents.adk_turn import CONFIRMATION
-from gapless.agents.base import SEE_LOG, Agent, AgentItem, RunContext, log_raised
+from gapless.agents.base import Agent, AgentItem, RunContext
 from gapless.config import RunConfig, StreamingMode
-from gapless.errors import (
-    AgentInvalid,
-    GaplessError,
-    ModelFailed,
-    RunLimit,
-    StreamingUnavailable,
-    ToolFailed,
-    UsageError,
-)
-from gapless.events import (
-    CustomEvent,
-    Message,
-    ResumeEntry,
-    RunFinishedEvent,
-    RunFinishedSuccessOutcome,
-    Tool,
-    ToolCallResultEvent,
-)
-from gapless.jsontext import decode_json
+from gapless.errors import AgentInvalid, UsageError
+from gapless.events import Message
 from gapless.live import is_live
 
 __all__ = ["ADKAgent"]
 
-AHEAD_EVENTS_MAX = 64
-"""How far a model's stream may run ahead of the journal; ADK's own queue has no bound."""
-AHEAD_POLL_S = 0.005
-"""How often a model that is held back looks again."""
 TOOL_THREADS_MAX = 32
 """Sync tools of ADK agents that run at once in this process; further ones wait for a thread."""
 DEPS_KEY = "temp:deps"
@@ -146,73 +117,76 @@ class ADKAgent(Agent):
                 memory_service=InMemoryMemoryService(),
                 **given,
             )
-        if runner.plugin_manager.get_plugin(_Bridge.NAME) is None:
-            runner.plugin_manager.register_plugin(_Bridge())
+        if runner.plugin_manager.get_plugin(Bridge.NAME) is None:
+            runner.plugin_manager.register_plugin(Bridge())
         self._runners[app_name] = runner
         return runner
 
     async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
-        runner = self._runner(ctx.agent_name)
-        live = is_live(ctx.config)
+        runner, live = self._runner(ctx.agent_name), is_live(ctx.config)
         earlier, message = question(ctx.content, ctx.messages[:-1])
         session = await self._session(runner, ctx, ctx.messages[:-1] if live else earlier)
         before = len(session.events)
         translation = (LiveTranslation if live else Translation)(ctx, runner.agent.name, dict(session.state))
-        turn = _Turn(ctx, translation, live=live)
-        _current.set(turn)
-        task = asyncio.current_task()
-        assert task is not None, "an agent runs in a task"
-        abort = _Abort(task)
-        config = _run_config(ctx.config)
         deps = self._deps(ctx) if ctx.deps is None and self._deps is not None else ctx.deps
         state = None if deps is None else {DEPS_KEY: deps}
-        translate, complete = translation.items, False
+        turn = Turn(ctx, translation, state, live=live)
+        current.set(turn)
+        complete = False
         try:
             while True:
-                if live:
-                    stream = live_events(runner, session, ctx, config, state or {}, TOOL_THREADS_MAX)
-                else:
-                    stream = runner.run_async(
-                        user_id=session.user_id,
-                        session_id=session.id,
-                        new_message=message,
-                        run_config=config,
-                        state_delta=state,
-                        abort_signal=abort,
-                    )
-                try:
-                    async for event in stream:
-                        while turn.notices:
-                            yield turn.notices.pop(0)
-                        for item in translate(event):
-                            yield item
-                except BaseException:
-                    abort.set()
-                    await stream.aclose()
-                    raise
-                for item in turn.translation.settle():
-                    yield item
-                if live or not turn.translation.pending or turn.leave_to_client():
+                async with aclosing(self._items(runner, session, turn, message)) as items:
+                    async for item in items:
+                        yield item
+                if live or not translation.pending or turn.leave_to_client():
                     break
-                answers = await ctx.interrupt(turn.translation.interrupts())
-                message, results = turn.answered(answers)
+                message, results = turn.answered(await ctx.interrupt(translation.interrupts()))
                 for item in results:
                     yield item
             turn.finish(runner.agent)
             complete = True
-            if turn.translation.finish_reason is not None:
-                reason = "tool_calls" if turn.client_calls else turn.translation.finish_reason
-                yield CustomEvent(name="gapless.finish", value={"reason": reason})
-            if turn.client_calls:
-                outcome = RunFinishedSuccessOutcome(pending_tool_call_ids=turn.client_calls)
-                yield RunFinishedEvent(thread_id=ctx.session_id, run_id=ctx.run_id, outcome=outcome)
+            for item in turn.ending():
+                yield item
         except Exception as error:
-            failure = turn.failure(error)
-            if failure is error:
+            known = failure(turn, error)
+            if known is error:
                 raise
-            raise failure from error
+            raise known from error
         finally:
             await self._leave(runner, ctx, session, before, turn, cut=not complete)
+
+    async def _items(
+        self, runner: Runner, session: Session, turn: Turn, message: types.Content | None
+    ) -> AsyncGenerator[AgentItem, None]:
+        """Let ADK answer one message, or all that is said to a live run, and translate its events."""
+        config, state = _run_config(turn.ctx.config), turn.state
+        task = asyncio.current_task()
+        assert task is not None, "an agent runs in a task"
+        abort = _Abort(task)
+        if turn.live:
+            stream = live_events(runner, session, turn.ctx, config, state or {}, TOOL_THREADS_MAX)
+        else:
+            stream = runner.run_async(
+                user_id=session.user_id,
+                session_id=session.id,
+                new_message=message,
+                run_config=config,
+                state_delta=state,
+                abort_signal=abort,
+            )
+        translate = turn.translation.items
+        try:
+            async for event in stream:
+                while turn.notices:
+                    yield turn.notices.pop(0)
+                for item in translate(event):
+                    yield item
+        except BaseException:
+            abort.set()
+            await stream.aclose()
+            raise
+        for item in turn.translation.settle():
+            yield item
 
     async def _session(self, runner: Runner, ctx: RunContext, earlier: Sequence[Message]) -> Session:
         """The run's ADK session: the service's own, or rebuilt from the store."""
@@ -235,7 +209,7 @@ class ADKAgent(Agent):
         return session
 
     async def _leave(
-        self, runner: Runner, ctx: RunContext, session: Session, before: int, turn: _Turn, *, cut: bool
+        self, runner: Runner, ctx: RunContext, session: Session, before: int, turn: Turn, *, cut: bool
     ) -> None:
         """See to it that the session has what was shown, and that no call in it waits for an answer."""
         service = runner.session_service
@@ -259,150 +233,6 @@ class ADKAgent(Agent):
                     ctx.native = encode_turn(ctx.run_id, session.events[before:])
 
 
-class _Turn:
-    """What one run knows beside its translation: shared between the adapter and its plugin."""
-
-    def __init__(self, ctx: RunContext, translation: Translation, *, live: bool) -> None:
-        self.ctx = ctx
-        self.translation = translation
-        self.live = live
-        self.notices: list[CustomEvent] = []
-        self.noticed: set[str] = set()
-        self.client_calls: list[str] = []
-        """Calls of the client's own tools, which end the run: it comes back with their results."""
-        self.tool_error: tuple[str, Exception] | None = None
-        self.model_error: Exception | None = None
-        if live:  # ADK opens a live model's connection without asking anybody
-            if ctx.tools:
-                self.notice("tools_ignored", "a live run has the agent's own tools alone")
-            if ctx.config.model_settings:
-                self.notice("setting_ignored", "a live run has the model settings of the agent alone")
-
-    def notice(self, code: str, message: str) -> None:
-        """Say something once in the stream."""
-        if code not in self.noticed:
-            self.noticed.add(code)
-            self.notices.append(CustomEvent(name="gapless.notice", value={"code": code, "message": message}))
-
-    def leave_to_client(self) -> bool:
-        """Whether nothing but the client's own tools is waited for; then the run ends with their calls."""
-        own = {tool.name for tool in self.ctx.tools}
-        pending = self.translation.pending
-        if not all(call.name in own for call, _ in pending.values()):
-            return False
-        self.client_calls = [self.translation.shown_id(id) for id in pending]
-        pending.clear()
-        return True
-
-    def answered(self, entries: list[ResumeEntry]) -> tuple[types.Content, list[AgentItem]]:
-        """The answers as the message that ADK goes on with, and the results of calls that they are."""
-        parts, items = [], list[AgentItem]()
-        for entry in entries:
-            call, _ = self.translation.pending.pop(entry.interrupt_id)
-            response = _response_to(call, entry)
-            answer = types.FunctionResponse(id=call.id, name=call.name, response=response)
-            parts.append(types.Part(function_response=answer))
-            if not (call.name or "").startswith("adk_request_"):
-                content = msgspec.json.encode(to_jsonable_python(response, serialize_unknown=True)).decode()
-                items.append(
-                    ToolCallResultEvent(
-                        message_id=f"{call.id}-result",
-                        tool_call_id=self.translation.shown_id(call.id or ""),
-                        content=content,
-                    )
-                )
-        return types.Content(role="user", parts=parts), items
-
-    def left_open(self, *, cut: bool) -> list[Event]:
-        """The events that the session lacks: text that was shown and not saved, answers to calls that got none."""
-        events = []
-        for source, text in self.translation.unsaved():
-            events.append(
-                Event(
-                    id=source.id,
-                    invocation_id=source.invocation_id,
-                    author=source.author,
-                    branch=source.branch,
-                    isolation_scope=source.isolation_scope,
-                    content=types.Content(
-                        role="user" if source.author == "user" else "model", parts=[types.Part(text=text)]
-                    ),
-                    interrupted=cut or None,
-                )
-            )
-        for call, source in self.translation.pending.values():
-            response = types.FunctionResponse(id=call.id, name=call.name, response={"error": "The run was ended."})
-            events.append(
-                Event(
-                    invocation_id=source.invocation_id,
-                    author=source.author,
-                    branch=source.branch,
-                    isolation_scope=source.isolation_scope,
-                    content=types.Content(role="user", parts=[types.Part(function_response=response)]),
-                )
-            )
-        return events
-
-    def finish(self, root: object) -> None:
-        """At the agent's end: its typed output, or the error that its last answer was. Raises `ModelFailed`."""
-        translation, ctx = self.translation, self.ctx
-        if translation.error is not None:
-            code, message = translation.error
-            raise ModelFailed(message or f"the model answered with {code}", code=code)
-        typed = ctx.output_type not in (None, str) or getattr(root, "output_schema", None) is not None
-        if ctx.result is None and typed:
-            try:
-                ctx.result = decode_json(translation.final_text)
-            except msgspec.DecodeError:
-                log.debug("run %s: the answer is not JSON", ctx.run_id)
-
-    def failure(self, error: Exception) -> Exception:
-        """What ADK raised, as one of Gapless's errors where it is known what it means. Its text stays here."""
-        kind = type(error).__name__
-        if isinstance(error, GaplessError):
-            return error
-        if isinstance(error, LlmCallsLimitExceededError):
-            return RunLimit(f"the agent wanted more than max_llm_calls={self.ctx.config.max_llm_calls} model calls")
-        if self.tool_error is not None and self.tool_error[1] is error:
-            log_raised(log, self.ctx.run_id, f"tool {self.tool_error[0]}", error)
-            return ToolFailed(f"the tool {self.tool_error[0]} raised {kind}{SEE_LOG}")
-        if self.live and cannot_be_live(error):
-            return AgentInvalid("ADK cannot run an agent of this kind live: streaming_mode is sse or none for it")
-        if self.model_error is error or (self.live and is_from_model(error)):
-            if self.live and isinstance(error, NotImplementedError):
-                return ModelFailed(
-                    "the model has no live connection: choose one that has, or streaming_mode sse or none"
-                )
-            if _lacks_key(error):
-                return ModelFailed("the model has no API key: set GOOGLE_API_KEY (or what your model's provider takes)")
-            if _cannot_stream(error):
-                return StreamingUnavailable("the model cannot stream, and fallback is off")
-            status = getattr(error, "status", None) or getattr(error, "code", None)
-            detail = f" ({status})" if isinstance(status, str | int) else ""
-            log_raised(log, self.ctx.run_id, "its model call", error)
-            return ModelFailed(f"the model call raised {kind}{detail}{SEE_LOG}")
-        return error
-
-
-class ClientTool(BaseTool):
-    """A tool that the client offers and executes itself: the agent may call it, and its result comes later."""
-
-    def __init__(self, tool: Tool) -> None:
-        super().__init__(name=tool.name, description=tool.description, is_long_running=True)
-        self._parameters = tool.parameters or {"type": "object", "properties": {}}
-
-    def _get_declaration(self) -> types.FunctionDeclaration:
-        return types.FunctionDeclaration(
-            name=self.name, description=self.description, parameters_json_schema=self._parameters
-        )
-
-    async def run_async(self, *, args: dict[str, Any], tool_context: ToolContext) -> None:
-        """Nothing to run here: no result yet."""
-
-
-_current: ContextVar[_Turn | None] = ContextVar("gapless_adk_turn", default=None)
-
-
 class _Abort(asyncio.Event):
     """Set as soon as the run's task is being cancelled, so that ADK seals its session while it unwinds."""
 
@@ -414,87 +244,9 @@ class _Abort(asyncio.Event):
         return self._task.cancelling() > 0 or super().is_set()
 
 
-class _Bridge(BasePlugin):
-    """Applies a run's settings to its model calls, holds them back while the journal is behind, and notes errors."""
-
-    NAME = "gapless"
-
-    def __init__(self) -> None:
-        super().__init__(name=self.NAME)
-
-    async def before_model_callback(self, *, callback_context: Any, llm_request: LlmRequest) -> None:
-        turn = _current.get()
-        if turn is None or turn.live:  # then it is for a look at what was said, and comes too late for settings
-            return
-        llm_request.append_tools([ClientTool(tool) for tool in turn.ctx.tools])
-        for name, value in turn.ctx.config.model_settings.items():
-            field = _SETTINGS.get(name, name)
-            if name == "response_format":
-                _ask_for_json(llm_request.config, value)
-            elif field == "model":
-                llm_request.model = value
-            elif field in types.GenerateContentConfig.model_fields:
-                setattr(llm_request.config, field, value)
-            else:
-                turn.notice("setting_ignored", f"ADK's models take no setting {name!r}")
-
-    async def after_model_callback(self, *, callback_context: Any, llm_response: LlmResponse) -> None:
-        queue = _invocation(callback_context)._event_queue
-        if queue is not None:
-            # A look now and then, not an event: the queue may be one that an agent's tool reads, which tells nobody.
-            while queue.qsize() > AHEAD_EVENTS_MAX:  # noqa: ASYNC110
-                await asyncio.sleep(AHEAD_POLL_S)
-
-    async def on_model_error_callback(
-        self, *, callback_context: Any, llm_request: LlmRequest, error: Exception
-    ) -> LlmResponse | None:
-        turn = _current.get()
-        if turn is None:
-            return None
-        turn.model_error = error
-        streaming = turn.ctx.config.streaming_mode is not StreamingMode.NONE
-        if not (streaming and turn.ctx.config.fallback and _cannot_stream(error)):
-            return None
-        model = cast(LlmAgent, _invocation(callback_context).agent).canonical_model
-        last: LlmResponse | None = None
-        try:
-            async for response in model.generate_content_async(llm_request, stream=False):
-                last = response
-        except Exception as second:
-            log.warning("run %s: its model failed without streaming too: %s", turn.ctx.run_id, type(second).__name__)
-            return None
-        turn.notice("streaming_unavailable", "the model cannot stream; its answer came in one piece")
-        return last
-
-    async def on_tool_error_callback(
-        self, *, tool: Any, tool_args: dict[str, Any], tool_context: Any, error: Exception
-    ) -> None:
-        turn = _current.get()
-        if turn is not None:
-            turn.tool_error = tool.name, error
-
-
 def _kind(target: object) -> str:
     """The name of the parameter by which ADK's `Runner` takes it."""
     return "app" if isinstance(target, App) else "agent" if isinstance(target, BaseAgent) else "node"
-
-
-_SETTINGS = {"max_tokens": "max_output_tokens", "stop": "stop_sequences"}
-"""Names that other frameworks use for what Gemini's configuration calls otherwise."""
-
-
-def _ask_for_json(config: types.GenerateContentConfig, response_format: Any) -> None:
-    """What a client of OpenAI's API asks for, unless the agent has a schema of its own."""
-    wanted = response_format if isinstance(response_format, dict) else {}
-    if wanted.get("type") not in ("json_object", "json_schema") or config.response_schema is not None:
-        return
-    config.response_mime_type = "application/json"
-    schema = wanted.get("json_schema")
-    config.response_json_schema = schema.get("schema") if isinstance(schema, dict) else None
-
-
-def _invocation(callback_context: Any) -> InvocationContext:
-    return callback_context._invocation_context  # type: ignore[no-any-return]  # ADK has no public name for it
 
 
 def _run_config(config: RunConfig) -> ADKRunConfig:
@@ -513,29 +265,3 @@ _MODES = {
     StreamingMode.NONE: ADKStreamingMode.NONE,
     StreamingMode.BIDI: ADKStreamingMode.BIDI,
 }
-
-
-def _response_to(call: types.FunctionCall, entry: ResumeEntry) -> dict[str, Any]:
-    """A person's answer in the form that ADK wants for this call."""
-    payload, cancelled = entry.payload, entry.status == "cancelled"
-    if call.name == CONFIRMATION:
-        if isinstance(payload, dict) and list(payload) == ["response"] and isinstance(payload["response"], str):
-            with contextlib.suppress(msgspec.DecodeError):  # what is no JSON approves nothing
-                payload = decode_json(payload["response"])  # as ADK's own clients wrap it
-        answer = payload if isinstance(payload, dict) else {"approved": payload}
-        approved = answer.get("approved", answer.get("confirmed")) is True  # nothing but a clear yes approves
-        return {"confirmed": approved and not cancelled, "payload": answer.get("payload")}
-    if cancelled:
-        return {"error": "cancelled"}
-    return payload if isinstance(payload, dict) else {"result": payload}
-
-
-def _cannot_stream(error: Exception) -> bool:
-    text = str(error).lower()
-    refuses = "not support" in text or "unsupported" in text or "not implemented" in text or "not available" in text
-    return "stream" in text and (refuses or isinstance(error, NotImplementedError))
-
-
-def _lacks_key(error: Exception) -> bool:
-    text = str(error).lower()
-    return "api key" in text or "api_key" in text

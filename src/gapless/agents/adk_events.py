@@ -8,16 +8,15 @@ and need not give their partial events one id.
 from __future__ import annotations
 
 import base64
-import json
-import re
 from typing import Any
 
-import msgspec
 from google.adk.events import Event
 from google.genai import types
 from pydantic_core import to_jsonable_python
 
-from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, INPUT, without_secrets
+from gapless.agents.adk_arguments import ArgumentsWriter, json_of
+from gapless.agents.adk_interrupts import interrupt_for
+from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, INPUT
 from gapless.agents.base import AgentItem, RunContext
 from gapless.events import (
     CustomEvent,
@@ -38,9 +37,8 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
 )
-from gapless.jsontext import DEPTH_MAX, decode_json
 
-__all__ = ["ArgumentsWriter", "Translation"]
+__all__ = ["Shown", "Stream", "Translation", "close_stream", "media", "notice"]
 
 FILE_BYTES_MAX = 512 * 1024
 """Media of an answer up to this size go inline into the stream; larger ones are only named."""
@@ -49,7 +47,7 @@ _FINISH = {"STOP": "stop", "MAX_TOKENS": "length", "MALFORMED_FUNCTION_CALL": "e
 _ABORTED = "INVOCATION_ABORTED"
 
 
-class _Stream:
+class Stream:
     """What one agent has shown of the model response that it is receiving."""
 
     __slots__ = ("blocks", "calls", "kind", "message_id", "source", "text", "thought", "writers")
@@ -77,13 +75,14 @@ class Translation:
         self.finish_reason: str | None = None
         self.final_text = ""
         """The text of the last whole response."""
+        self.streams: dict[tuple[str | None, ...], Stream] = {}
+        """What each agent has shown of its response, by author and branch."""
         self.pending: dict[str, tuple[types.FunctionCall, Event]] = {}
         """Calls that wait for an answer from outside, with the events that made them."""
         self._ctx = ctx
         self._root = root
         self._state: dict[str, Any] | None = state
         """The session's state before the run, until the run changes it."""
-        self._streams: dict[tuple[str | None, ...], _Stream] = {}
         self._agents: dict[str | None, str] = {}
         """Which agent other than the root works in which branch."""
         self._shown_as: dict[str, str] = {}
@@ -101,9 +100,9 @@ class Translation:
         if event.partial:
             if parts:
                 key = (author, branch)
-                stream = self._streams.get(key)
+                stream = self.streams.get(key)
                 if stream is None:
-                    stream = self._streams[key] = _Stream(event)
+                    stream = self.streams[key] = Stream(event)
                 for part in parts:
                     self._partial(out, stream, part, event)
             return out
@@ -112,13 +111,13 @@ class Translation:
 
     def unsaved(self) -> list[tuple[Event, str]]:
         """Text that was shown and that no whole event has confirmed, each with its first partial event."""
-        return [(stream.source, "".join(stream.text)) for stream in self._streams.values() if stream.text]
+        return [(stream.source, "".join(stream.text)) for stream in self.streams.values() if stream.text]
 
     def settle(self) -> list[AgentItem]:
         """Ends what is open, before the run pauses or ends."""
         out: list[AgentItem] = []
-        for stream in self._streams.values():
-            _close(out, stream)
+        for stream in self.streams.values():
+            close_stream(out, stream)
         self._agents.clear()
         return out
 
@@ -130,9 +129,9 @@ class Translation:
             return
         before = self._agents.pop(branch, None)
         if before is not None:
-            stream = self._streams.get((before, branch))
+            stream = self.streams.get((before, branch))
             if stream is not None:
-                _close(out, stream)
+                close_stream(out, stream)
             out.append(StepFinishedEvent(step_name=before))
         if author and author != self._root:
             self._agents[branch] = author
@@ -140,17 +139,17 @@ class Translation:
 
     # -- while a response comes -------------------------------------------------------------------------------------
 
-    def _partial(self, out: list[AgentItem], stream: _Stream, part: types.Part, event: Event) -> None:
+    def _partial(self, out: list[AgentItem], stream: Stream, part: types.Part, event: Event) -> None:
         text = part.text
         if text:
             if part.thought:
                 self._thought(out, stream, text, event)
             else:
-                self._text(out, stream, text, event)
+                self.add_text(out, stream, text, event)
         elif part.function_call is not None:
             self._partial_call(out, stream, part.function_call, event)
 
-    def _text(self, out: list[AgentItem], stream: _Stream, text: str, event: Event) -> None:
+    def add_text(self, out: list[AgentItem], stream: Stream, text: str, event: Event) -> None:
         if stream.kind != "text":
             _open(out, stream, "text", event)
             start = TextMessageStartEvent(message_id=stream.message_id, role="assistant", name=event.author or None)
@@ -160,13 +159,13 @@ class Translation:
         stream.text.append(text)
         out.append(TextMessageContentEvent(message_id=stream.message_id, delta=text))
 
-    def _thought(self, out: list[AgentItem], stream: _Stream, text: str, event: Event) -> None:
+    def _thought(self, out: list[AgentItem], stream: Stream, text: str, event: Event) -> None:
         if stream.kind != "thought":
             _open(out, stream, "thought", event)
         stream.thought.append(text)
         out.append(ReasoningMessageContentEvent(message_id=stream.message_id, delta=text))
 
-    def _partial_call(self, out: list[AgentItem], stream: _Stream, call: types.FunctionCall, event: Event) -> None:
+    def _partial_call(self, out: list[AgentItem], stream: Stream, call: types.FunctionCall, event: Event) -> None:
         streaming = bool(call.partial_args) or call.will_continue is not None
         if not streaming and not (call.name and call.id):
             return  # the end of one whose arguments streamed
@@ -181,7 +180,7 @@ class Translation:
             if not id or not call.name:
                 return
             writer = stream.writers[id] = ArgumentsWriter(call.name)
-            _close(out, stream)
+            close_stream(out, stream)
             out.append(ToolCallStartEvent(tool_call_id=id, tool_call_name=call.name))
         delta = "".join(writer.add(piece) for piece in call.partial_args or [])
         if delta:
@@ -193,23 +192,23 @@ class Translation:
         self._account(event)
         key = (event.author, event.branch)
         speaks = any(part.text or part.function_call is not None or part.inline_data is not None for part in parts)
-        stream = (self._streams.pop(key, None) if speaks else None) or _Stream(event)
-        text, thought = _Shown(stream.text), _Shown(stream.thought)
+        stream = (self.streams.pop(key, None) if speaks else None) or Stream(event)
+        text, thought = Shown(stream.text), Shown(stream.thought)
         for number, part in enumerate(parts, 1):
             if part.text and part.thought:
                 if rest := thought.beyond(part.text):
                     self._thought(out, stream, rest, event)
             elif part.text and event.author != "user":
                 if rest := text.beyond(part.text):
-                    self._text(out, stream, rest, event)
+                    self.add_text(out, stream, rest, event)
             elif part.function_call is not None:
                 self._whole_call(out, stream, part.function_call, event)
             elif part.function_response is not None:
-                self._response(out, part.function_response, event, number)
+                self.add_response(out, part.function_response, event, number)
             else:
                 self._other(out, stream, part, event, number)
         if speaks:
-            _close(out, stream)
+            close_stream(out, stream)
         if event.actions.state_delta:
             self._state_delta(out, event.actions.state_delta)
         if event.output is not None and not parts:  # a node's own output; an answer in words is text already
@@ -240,7 +239,7 @@ class Translation:
             self.error = None
             self.final_text = "".join(part.text for part in content.parts if part.text and not part.thought)
 
-    def _whole_call(self, out: list[AgentItem], stream: _Stream, call: types.FunctionCall, event: Event) -> None:
+    def _whole_call(self, out: list[AgentItem], stream: Stream, call: types.FunctionCall, event: Event) -> None:
         id = call.id or ""
         if call.name in (CONFIRMATION, CREDENTIAL, INPUT) or id in (event.long_running_tool_ids or ()):
             self.pending[id] = (call, event)
@@ -253,7 +252,7 @@ class Translation:
             out.append(ToolCallEndEvent(tool_call_id=id))
             if not exact:
                 message = f"the arguments of {call.name} came out of order; what was streamed of them is not exact"
-                out.append(_notice("tool_arguments_differ", message))
+                out.append(notice("tool_arguments_differ", message))
             return
         for shown in stream.calls:
             if shown.name == call.name and (shown.id == id or shown.args == call.args):
@@ -263,38 +262,38 @@ class Translation:
                 return
         self._call(out, stream, call, waits=id in self.pending)
 
-    def _call(self, out: list[AgentItem], stream: _Stream, call: types.FunctionCall, waits: bool = False) -> None:
-        _close(out, stream)
+    def _call(self, out: list[AgentItem], stream: Stream, call: types.FunctionCall, waits: bool = False) -> None:
+        close_stream(out, stream)
         id = call.id or ""
         metadata = {"adk": {"longRunning": True}} if waits else None
         out.append(ToolCallStartEvent(tool_call_id=id, tool_call_name=call.name or "", metadata=metadata))
-        out.append(ToolCallArgsEvent(tool_call_id=id, delta=_json(call.args or {})))
+        out.append(ToolCallArgsEvent(tool_call_id=id, delta=json_of(call.args or {})))
         out.append(ToolCallEndEvent(tool_call_id=id))
 
-    def _response(self, out: list[AgentItem], response: types.FunctionResponse, event: Event, number: int) -> None:
+    def add_response(self, out: list[AgentItem], response: types.FunctionResponse, event: Event, number: int) -> None:
         id = response.id or ""
         if id in self.pending or id in event.actions.requested_tool_confirmations:
             self._placeholders[id] = response.response
             return
-        self._result(out, response, event, number)
+        self.add_result(out, response, event, number)
 
-    def _result(self, out: list[AgentItem], response: types.FunctionResponse, event: Event, number: int) -> None:
+    def add_result(self, out: list[AgentItem], response: types.FunctionResponse, event: Event, number: int) -> None:
         out.append(
             ToolCallResultEvent(
                 message_id=event.id if number == 1 else f"{event.id}-{number}",
                 tool_call_id=self.shown_id(response.id or ""),
-                content=_json(response.response or {}),
+                content=json_of(response.response or {}),
             )
         )
 
-    def _other(self, out: list[AgentItem], stream: _Stream, part: types.Part, event: Event, number: int) -> None:
+    def _other(self, out: list[AgentItem], stream: Stream, part: types.Part, event: Event, number: int) -> None:
         """Media, and code that the model ran by itself."""
         id = f"{event.id}-{number}"
         if part.inline_data is not None and part.inline_data.data:
-            _close(out, stream)
-            out.append(_media("gapless.file", part.inline_data))
+            close_stream(out, stream)
+            out.append(media("gapless.file", part.inline_data))
         elif part.file_data is not None:
-            _close(out, stream)
+            close_stream(out, stream)
             value = {"mimeType": part.file_data.mime_type, "url": part.file_data.file_uri}
             out.append(CustomEvent(name="gapless.file", value=value))
         elif part.executable_code is not None:
@@ -303,7 +302,7 @@ class Translation:
             self._call(out, stream, types.FunctionCall(id=f"{event.id}-code", name="code_execution", args=args))
         elif part.code_execution_result is not None:
             result = part.code_execution_result
-            content = _json({"outcome": result.outcome, "output": result.output})
+            content = json_of({"outcome": result.outcome, "output": result.output})
             out.append(ToolCallResultEvent(message_id=id, tool_call_id=f"{event.id}-code", content=content))
 
     def _state_delta(self, out: list[AgentItem], delta: dict[str, Any]) -> None:
@@ -327,79 +326,21 @@ class Translation:
         """The id that a call is known under in the stream."""
         return self._shown_as.get(call_id, call_id)
 
-    # -- what waits for an answer -----------------------------------------------------------------------------------
-
     def interrupts(self) -> list[Interrupt]:
-        """What to ask: one interrupt per call that waits, under the call's id."""
-        found = []
-        for id, (call, _) in self.pending.items():
-            args: dict[str, Any] = to_jsonable_python(call.args or {}, serialize_unknown=True)
-            adk: dict[str, Any] = {"name": call.name, "args": args}
-            if call.name == CONFIRMATION:
-                original = args.get("originalFunctionCall") or {}
-                hint = (args.get("toolConfirmation") or {}).get("hint")
-                called = {"kind": "approval", "toolName": original.get("name"), "arguments": original.get("args") or {}}
-                found.append(
-                    Interrupt(
-                        id=id,
-                        reason="tool_call",
-                        message=hint or f"Approve the call of {original.get('name')}?",
-                        tool_call_id=self.shown_id(original.get("id") or ""),
-                        response_schema=_APPROVAL,
-                        metadata={**called, "adk": adk},
-                    )
-                )
-            elif call.name == INPUT:
-                schema = args.get("response_schema") or args.get("responseSchema")
-                found.append(
-                    Interrupt(
-                        id=id,
-                        reason="input_required",
-                        message=args.get("message"),
-                        response_schema=schema if isinstance(schema, dict) else None,
-                        metadata={"kind": "question", "adk": adk},
-                    )
-                )
-            elif call.name == CREDENTIAL:
-                adk["args"] = without_secrets(args)
-                found.append(
-                    Interrupt(
-                        id=id,
-                        reason="credential_required",
-                        message="The agent needs you to sign in.",
-                        metadata={"kind": "credential", "adk": adk},
-                    )
-                )
-            else:
-                if (first := self._placeholders.get(id)) is not None:
-                    adk["response"] = to_jsonable_python(first, serialize_unknown=True)
-                found.append(
-                    Interrupt(
-                        id=id,
-                        reason="tool_call",
-                        message=f"{call.name} is executed outside of the agent; answer with its result.",
-                        tool_call_id=self.shown_id(id),
-                        metadata={"kind": "external", "toolName": call.name, "arguments": args, "adk": adk},
-                    )
-                )
-        return found
+        """Make the questions: one interrupt per call that waits, under the call's id."""
+        return [
+            interrupt_for(call, id, self.shown_id, self._placeholders.get(id)) for id, (call, _) in self.pending.items()
+        ]
 
 
-_APPROVAL = {
-    "type": "object",
-    "properties": {"approved": {"type": "boolean"}, "payload": {}},
-    "required": ["approved"],
-}
-
-
-def _open(out: list[AgentItem], stream: _Stream, kind: str, event: Event) -> None:
-    _close(out, stream)
+def _open(out: list[AgentItem], stream: Stream, kind: str, event: Event) -> None:
+    close_stream(out, stream)
     stream.kind = kind
     stream.blocks += 1
     stream.message_id = event.id if stream.blocks == 1 else f"{event.id}-{stream.blocks}"
 
 
-def _close(out: list[AgentItem], stream: _Stream) -> None:
+def close_stream(out: list[AgentItem], stream: Stream) -> None:
     if stream.kind == "text":
         out.append(TextMessageEndEvent(message_id=stream.message_id))
     elif stream.kind == "thought":
@@ -408,7 +349,7 @@ def _close(out: list[AgentItem], stream: _Stream) -> None:
     stream.kind = ""
 
 
-class _Shown:
+class Shown:
     """What was shown of a response while it came, as its whole parts account for it one after the other."""
 
     def __init__(self, pieces: list[str]) -> None:
@@ -425,126 +366,18 @@ class _Shown:
         return whole[len(rest) :] if whole.startswith(rest) else whole
 
 
-def _media(name: str, blob: types.Blob) -> CustomEvent:
+def media(name: str, blob: types.Blob) -> CustomEvent:
     """Media of an answer, as an event of this name."""
     mime_type, data = blob.mime_type, blob.data or b""
     if len(data) > FILE_BYTES_MAX:
-        return _notice("file_too_large", f"a file of {len(data)} bytes ({mime_type}) was left out")
+        return notice("file_too_large", f"a file of {len(data)} bytes ({mime_type}) was left out")
     return CustomEvent(name=name, value={"mimeType": mime_type, "data": base64.b64encode(data).decode()})
 
 
-def _notice(code: str, message: str) -> CustomEvent:
+def notice(code: str, message: str) -> CustomEvent:
     return CustomEvent(name="gapless.notice", value={"code": code, "message": message})
 
 
 def _sum(*counts: int | None) -> int | None:
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
-
-
-def _json(value: Any) -> str:
-    return json.dumps(to_jsonable_python(value, serialize_unknown=True), ensure_ascii=False, separators=(",", ":"))
-
-
-_PATH_STEP = re.compile(r"\[(\d+)\]|\['((?:[^'\\]|\\.)*)'\]|\[\"((?:[^\"\\]|\\.)*)\"\]|\.?([^.\[\]]+)")
-_ESCAPE = re.compile(r"\\(.)")
-
-
-class ArgumentsWriter:
-    """Streamed tool arguments as JSON text.
-
-    ADK gives them as pieces at JSONPaths (RFC 9535). Those that come in document order can be appended to a text as
-    they come; at the first one that does not, the text stops growing until `finish`.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._text: list[str] = []
-        self._path: list[str | int] = []
-        self._in_string = False
-        self._left: set[tuple[str | int, ...]] = set()
-        """Members that are complete: one that came again could not be appended."""
-        self._stuck = False
-
-    def add(self, piece: types.PartialArg) -> str:
-        """The JSON text that this piece adds."""
-        if self._stuck or not piece.json_path:
-            return ""
-        path = _steps(piece.json_path)
-        if piece.string_value is not None:
-            fragment = json.dumps(piece.string_value, ensure_ascii=False)[1:-1]
-            if self._in_string and path == self._path:
-                return self._grow(fragment)
-            return self._grow(self._move(path) + '"' + fragment, in_string=True)
-        if piece.number_value is not None:
-            value = json.dumps(piece.number_value)
-        elif piece.bool_value is not None:
-            value = json.dumps(piece.bool_value)
-        elif piece.null_value is not None:
-            value = "null"
-        else:
-            return ""
-        return self._grow(self._move(path) + value)
-
-    def finish(self, args: dict[str, Any]) -> tuple[str, bool]:
-        """What completes the text, given all the arguments; and whether it says the same as they do."""
-        whole, text = _json(args), "".join(self._text)
-        if whole.startswith(text):
-            return whole[len(text) :], True
-        closing = self._closing(1)
-        try:
-            written = decode_json(text + closing + "}")
-        except msgspec.DecodeError:  # nested beyond what is read
-            return closing + "}", False
-        missing = {key: value for key, value in args.items() if key not in written}
-        members = "".join(f",{_json(key)}:{_json(value)}" for key, value in missing.items())
-        return closing + members + "}", {**written, **missing} == msgspec.json.decode(whole)
-
-    def _grow(self, text: str, in_string: bool | None = None) -> str:
-        if self._stuck:
-            return ""
-        if in_string is not None:
-            self._in_string = in_string
-        self._text.append(text)
-        return text
-
-    def _closing(self, depth: int) -> str:
-        """Closes what is open below `depth` members."""
-        text = '"' if self._in_string else ""
-        return text + "".join("]" if isinstance(step, int) else "}" for step in reversed(self._path[depth:]))
-
-    def _move(self, path: list[str | int]) -> str:
-        """The text between the last value and the one at `path`."""
-        before = self._path
-        common = 0
-        while common < min(len(before), len(path)) and before[common] == path[common]:
-            common += 1
-        inside = common in (len(before), len(path)) and bool(before)
-        step = path[common] if common < len(path) else 0
-        first = not before
-        follows = first or not isinstance(step, int) or (common < len(before) and before[common] == step - 1)
-        nested = all(isinstance(one, str) or one == 0 for one in path[common + 1 :])
-        deep = len(path) > DEPTH_MAX
-        if deep or inside or not path or not isinstance(path[0], str) or not follows or not nested:
-            self._stuck = True
-            return ""
-        self._left.update(tuple(before[: depth + 1]) for depth in range(common, len(before)))
-        if tuple(path[: common + 1]) in self._left:
-            self._stuck = True
-            return ""
-        text = "{" if first else self._closing(common + 1) + ","
-        self._in_string = False
-        for depth, one in enumerate(path[common:], common):
-            if depth > common:
-                text += "[" if isinstance(one, int) else "{"
-            if isinstance(one, str):
-                text += _json(one) + ":"
-        self._path = path
-        return text
-
-
-def _steps(path: str) -> list[str | int]:
-    steps: list[str | int] = []
-    for index, single, double, plain in _PATH_STEP.findall(path.removeprefix("$")):
-        steps.append(int(index) if index else plain or _ESCAPE.sub(r"\1", single or double))
-    return steps

@@ -17,7 +17,7 @@ from google.adk.runners import Runner
 from google.adk.sessions import Session
 from google.genai import types
 
-from gapless.agents.adk_events import Translation, _close, _media, _notice, _Shown, _Stream
+from gapless.agents.adk_events import Shown, Stream, Translation, close_stream, media, notice
 from gapless.agents.adk_sessions import parts_of
 from gapless.agents.base import AgentItem, RunContext
 from gapless.events import CustomEvent
@@ -172,12 +172,12 @@ class LiveTranslation(Translation):
             event = event.model_copy(update={"content": types.Content(role="model", parts=rest)})
         out: list[AgentItem] = []
         if event.interrupted or event.turn_complete or event.get_function_calls():
-            for stream in self._streams.values():
-                _close(out, stream)
+            for stream in self.streams.values():
+                close_stream(out, stream)
         out += super().items(event)
         for sound in sounds:
             self.error = None
-            out.append(_media("gapless.audio", sound))
+            out.append(media("gapless.audio", sound))
         if event.input_transcription is not None:
             self._spoken(out, event, event.input_transcription)
         elif event.output_transcription is not None:
@@ -191,29 +191,29 @@ class LiveTranslation(Translation):
 
     def settle(self) -> list[AgentItem]:
         waits = "waits for an answer that a live run cannot ask for"
-        notices = [_notice("tool_unanswered", f"{call.name} {waits}") for call, _ in self.pending.values()]
+        notices = [notice("tool_unanswered", f"{call.name} {waits}") for call, _ in self.pending.values()]
         return [*super().settle(), *notices]
 
     def _spoken(self, out: list[AgentItem], event: Event, words: types.Transcription) -> None:
         """A piece of what was spoken, or, at its end, all of it once more."""
         key = (event.author, event.branch, _SPOKEN)
-        stream = self._streams.setdefault(key, _Stream(event))
+        stream = self.streams.setdefault(key, Stream(event))
         text = words.text or ""
         if words.finished:
-            text = _Shown(stream.text).beyond(text)
+            text = Shown(stream.text).beyond(text)
         if text:
-            self._text(out, stream, text, event)
+            self.add_text(out, stream, text, event)
         if words.finished:
-            _close(out, self._streams.pop(key))
+            close_stream(out, self.streams.pop(key))
 
-    def _response(self, out: list[AgentItem], response: types.FunctionResponse, event: Event, number: int) -> None:
+    def add_response(self, out: list[AgentItem], response: types.FunctionResponse, event: Event, number: int) -> None:
         """The model has it already, whatever it is: nobody is asked for another one."""
         id = response.id or ""
         self.pending.pop(id, None)
-        self._result(out, response, event, number)
+        self.add_result(out, response, event, number)
         if id in event.actions.requested_tool_confirmations:
             message = f"{response.name} was not run: it wants an approval that a live run cannot ask for"
-            out.append(_notice("tool_not_approved", message))
+            out.append(notice("tool_not_approved", message))
 
 
 def cannot_be_live(error: Exception) -> bool:

@@ -53,12 +53,14 @@ class Service:
 
     Its key is read from the environment at each request: `GAPLESS_ENDPOINT_KEY`; for OpenAI's own host, and the one
     that `OPENAI_BASE_URL` names, `OPENAI_API_KEY`. It goes to the URL as it was written and nowhere else: redirects are
-    not followed.
+    not followed. A service of this process brings its `key` along, and is named in errors by `name`; its connections
+    are not kept, for it has a thread for each.
     """
 
-    def __init__(self, url: httpx2.URL) -> None:
+    def __init__(self, url: httpx2.URL, *, name: str | None = None, key: str | None = None) -> None:
         self.url = url
-        self.host = url.host
+        self.host = name or url.host
+        self.key = key
         self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx2.AsyncClient] = (
             weakref.WeakKeyDictionary()
         )
@@ -68,7 +70,7 @@ class Service:
         """The environment variable that this service's key is read from."""
         base = os.environ.get("OPENAI_BASE_URL", "")
         openai_hosts = {OPENAI_HOST, httpx2.URL(base).host} if base else {OPENAI_HOST}
-        own = self.host in openai_hosts and KEY_VARIABLE not in os.environ
+        own = self.url.host in openai_hosts and KEY_VARIABLE not in os.environ
         return OPENAI_KEY_VARIABLE if own else KEY_VARIABLE
 
     async def aclose(self) -> None:
@@ -119,6 +121,8 @@ class Service:
             await asyncio.sleep(pause_s)
 
     def _authorization(self, run_id: str) -> dict[str, str]:
+        if self.key is not None:
+            return {"authorization": f"Bearer {self.key}"}
         variable = self.key_variable
         key = os.environ.get(variable, "").strip()
         if not (key.isascii() and key.isprintable()):  # said here, because what a header's encoder says may show it
@@ -129,21 +133,23 @@ class Service:
         loop = asyncio.get_running_loop()
         client = self._clients.get(loop)
         if client is None:
+            idle_max = IDLE_CONNECTIONS_MAX if self.key is None else 0
             client = self._clients[loop] = httpx2.AsyncClient(
                 # How long an answer may take is the run's to decide: timeout, first_event_timeout, idle_timeout.
                 timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
                 # One connection per run: `runs_active_max` bounds them.
-                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=IDLE_CONNECTIONS_MAX),
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=idle_max),
                 follow_redirects=False,
                 # The runs of all users share the client: what a service tells one of them is not for the others.
                 cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=())),
-                trust_env=self.host not in _LOOPBACK,  # a proxy cannot reach this machine's own services
+                trust_env=self.url.host not in _LOOPBACK,  # a proxy cannot reach this machine's own services
                 verify=self.url.scheme == "https",  # for plain HTTP the system's certificates need not be read
             )
         return client
 
     async def _refuse(self, response: httpx2.Response, pause_s: float | None, run_id: str) -> NoReturn:
-        status, where = response.status_code, _shown(response.request.url)
+        status = response.status_code
+        where = _shown(response.request.url) if self.key is None else self.host
         if response.has_redirect_location:
             with contextlib.suppress(httpx2.InvalidURL):  # else it is a refusal like any other
                 target = response.request.url.join(response.headers["location"])

@@ -21,15 +21,17 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import httpx2
 import msgspec
 
 from gapless.agents.base import Agent, AgentItem, RunContext
 from gapless.agents.embedded import find_model
+from gapless.agents.endpoint_http import Refused, Service, cut, read_body
+from gapless.agents.openai_chat import OpenAIChat
 from gapless.config import StreamingMode
-from gapless.errors import ExtraMissing, InputInvalid, InputTooLarge, ModelFailed, ModelMissing, OutputInvalid
+from gapless.errors import AgentFailed, ExtraMissing, InputInvalid, InputTooLarge, ModelFailed, ModelMissing
 from gapless.events import (
     AssistantMessage,
     CustomEvent,
@@ -37,11 +39,9 @@ from gapless.events import (
     Message,
     SystemMessage,
     TextPart,
-    TokenUsage,
     UserMessage,
     text_of,
 )
-from gapless.jsontext import decode_json
 
 __all__ = ["LocalModel", "embedded_model"]
 
@@ -57,7 +57,6 @@ PROMPT_BATCH_TOKENS = 64
 """Prompt tokens between two looks at the connection: about 0.3 s of one core, which bounds how late a cancel acts."""
 HTTP_THREADS = 64
 """Connections that the server serves at once, waiting runs included; later ones wait to be accepted."""
-CONNECT_TIMEOUT_S = 10.0
 LOG_LEVEL_SILENT, LOG_LEVEL_INFO = -1, 3
 
 ChatMessage: TypeAlias = dict[str, str]
@@ -105,62 +104,63 @@ class LocalModel(Agent):
         """
         server = await asyncio.to_thread(_acquire, self)
         # `aclosing`: a run that is left in the middle stops its generation now, not when the garbage is collected.
-        async with _client(server) as client, aclosing(self._answer(ctx, server, client)) as answer:
+        async with aclosing(self._answer(ctx, server)) as answer:
             try:
                 async for item in answer:
                     yield item
-            except httpx2.HTTPError as error:
-                raise ModelFailed(f"The model {self.name} stopped answering: {error!r}.", run_id=ctx.run_id) from error
+            except AgentFailed as error:
+                raise ModelFailed(
+                    f"The model {self.name} stopped answering: {error.message}", run_id=ctx.run_id
+                ) from error
+            except InputInvalid as error:
+                if not isinstance(error.__cause__, Refused):
+                    raise
+                raise InputInvalid(
+                    f"{error.message.rstrip('. ')}. Check the run's model_settings.", run_id=ctx.run_id
+                ) from error
 
-    async def _answer(
-        self, ctx: RunContext, server: _Server, client: httpx2.AsyncClient
-    ) -> AsyncGenerator[AgentItem, None]:
-        settings = ctx.config.model_settings
+    async def _answer(self, ctx: RunContext, server: _Server) -> AsyncGenerator[AgentItem, None]:
         if any(_has_media(message) for message in ctx.messages):
             yield _notice("media_ignored", f"{self.name} reads text only: images and files were left out.")
-        asked = settings.get("max_tokens")
+        asked = ctx.config.model_settings.get("max_tokens")
         # llama.cpp takes -1 for "no bound".
         wanted = asked if isinstance(asked, int) and asked > 0 else ANSWER_TOKENS
         reserved = min(wanted, server.window_tokens // 2)
-        chat, dropped = await _fit(client, ctx, server.window_tokens - reserved)
+        chat, dropped = await _fit(server.service, ctx, server.window_tokens - reserved)
         if dropped:
             yield _notice(
                 "history_truncated",
                 f"The conversation is longer than the model's window of {server.window_tokens} tokens: "
                 f"its {dropped} oldest messages were left out.",
             )
-        text: list[str] = []
-        finish_reason = "stop"
         request = (
             {"max_tokens": ANSWER_TOKENS}
-            | settings
+            | ctx.config.model_settings
             | {
+                "model": self.name,
                 "messages": chat,
-                "stream": True,
-                "stream_options": {"include_usage": True},
                 # A line per prompt batch. Writing it is how llama.cpp notices at once that we are gone; otherwise it
                 # looks only after a second in which no slot produced anything, which never comes while others stream.
                 "return_progress": True,
             }
         )
-        async with aclosing(_stream(client, request, ctx.run_id)) as chunks:
-            async for chunk in chunks:
-                for choice in chunk.choices:
-                    finish_reason = choice.finish_reason or finish_reason
-                    if delta := choice.delta.content:
-                        text.append(delta)
-                        if ctx.config.streaming_mode is not StreamingMode.NONE:
-                            yield delta
-                if chunk.usage is not None:
-                    ctx.add_usage(chunk.usage.counted(self.name))
-        answer = "".join(text)
-        if ctx.config.streaming_mode is StreamingMode.NONE and answer:
-            yield answer
-        yield CustomEvent(name="gapless.finish", value={"reason": finish_reason})
-        if finish_reason == "length":
-            yield _notice("answer_cut", "The answer was cut: it reached max_tokens or the end of the model's window.")
-        if "response_format" in settings:
-            ctx.result = _parse(answer, finish_reason, ctx.run_id)
+        held: list[str] | None = [] if ctx.config.streaming_mode is StreamingMode.NONE else None
+        # Streamed in either mode: llama.cpp sees at once when we are gone.
+        async with aclosing(
+            OpenAIChat(server.service, self.name, provider="local").ask(ctx, request, stream=True)
+        ) as items:
+            async for item in items:
+                if held is not None and isinstance(item, str):
+                    held.append(item)
+                    continue
+                if held:
+                    yield "".join(held)
+                    held.clear()
+                yield item
+                if isinstance(item, CustomEvent) and item.value == {"reason": "length"}:
+                    yield _notice(
+                        "answer_cut", "The answer was cut: it reached max_tokens or the end of the model's window."
+                    )
 
 
 def embedded_model() -> LocalModel:
@@ -171,150 +171,10 @@ def embedded_model() -> LocalModel:
     return LocalModel(path)
 
 
-# ------------------------------------------------------------------------------------------------- the chat endpoint
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    delta: _Delta
-    finish_reason: str | None = None
-
-
-class _CachedTokens(msgspec.Struct):
-    cached_tokens: int = 0
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: _CachedTokens = msgspec.field(default_factory=_CachedTokens)
-
-    def counted(self, model: str) -> TokenUsage:
-        return TokenUsage(
-            provider="local",
-            model=model,
-            input_tokens=self.prompt_tokens,
-            output_tokens=self.completion_tokens,
-            total_tokens=self.total_tokens,
-            cached_input_tokens=self.prompt_tokens_details.cached_tokens,
-        )
-
-
-class _Error(msgspec.Struct):
-    message: str
-
-
-class _Chunk(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    error: _Error | None = None
-
-
-class _Refusal(msgspec.Struct):
-    error: _Error
-
-
-class _Prompt(msgspec.Struct):
-    prompt: str
-
-
-class _Tokens(msgspec.Struct):
-    tokens: list[int]
-
-
-class _GenerationSettings(msgspec.Struct):
-    n_ctx: int
-
-
-class _Props(msgspec.Struct):
-    default_generation_settings: _GenerationSettings
-
-
-_decode_chunk = msgspec.json.Decoder(_Chunk).decode
-
-
-def _client(server: _Server) -> httpx2.AsyncClient:
-    """A client for one run: it belongs to the run's event loop, and closing it closes the connection."""
-    return httpx2.AsyncClient(
-        base_url=server.url,
-        headers={"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"},
-        # A run may wait long for a slot; how long is the runner's to decide.
-        timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
-        trust_env=False,  # a proxy from the environment cannot reach this process
-        verify=False,  # plain HTTP on loopback: do not read the system's certificates for it
-    )
-
-
-async def _stream(client: httpx2.AsyncClient, request: dict[str, Any], run_id: str) -> AsyncGenerator[_Chunk, None]:
-    """The chunks of one answer. Leaving it early closes the connection, and with it the generation."""
-    async with client.stream("POST", "/v1/chat/completions", content=msgspec.json.encode(request)) as response:
-        if response.status_code != httpx2.codes.OK:
-            await response.aread()
-            _raise_refusal(response, run_id)
-        rest = b""
-        # Not httpx2's lines: those also split at U+2028 and its like, which may stand inside a JSON string.
-        async for data in response.aiter_bytes():
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                kind, _, value = line.strip().partition(b": ")
-                if kind == b"error":
-                    raise ModelFailed(f"llama.cpp failed: {_message(value)}", run_id=run_id)
-                if kind != b"data" or value == b"[DONE]":
-                    continue
-                chunk = _decode_chunk(value)
-                if chunk.error is not None:
-                    raise ModelFailed(f"llama.cpp failed: {chunk.error.message}", run_id=run_id)
-                yield chunk
-
-
-async def _count(client: httpx2.AsyncClient, chat: list[ChatMessage], run_id: str) -> int:
-    """Tokens of the prompt that the model's own template makes of `chat`."""
-    prompt = (await _post(client, "/apply-template", {"messages": chat}, _Prompt, run_id)).prompt
-    body = {"content": prompt, "add_special": True, "parse_special": True}
-    return len((await _post(client, "/tokenize", body, _Tokens, run_id)).tokens)
-
-
-async def _post(client: httpx2.AsyncClient, path: str, body: Any, answer: type[_T], run_id: str) -> _T:
-    response = await client.post(path, content=msgspec.json.encode(body))
-    if response.status_code != httpx2.codes.OK:
-        _raise_refusal(response, run_id)
-    return msgspec.json.decode(response.content, type=answer)
-
-
-def _raise_refusal(response: httpx2.Response, run_id: str) -> NoReturn:
-    message = _message(response.content)
-    if response.status_code == httpx2.codes.BAD_REQUEST:
-        raise InputInvalid(
-            f"llama.cpp refused the request: {message.rstrip('. ')}. Check the run's model_settings.", run_id=run_id
-        )
-    raise ModelFailed(f"llama.cpp answered {response.status_code}: {message}", run_id=run_id)
-
-
-def _message(body: bytes) -> str:
-    try:
-        return decode_json(body, _Refusal).error.message
-    except msgspec.MsgspecError:
-        return body.decode(errors="replace")
-
-
-def _parse(answer: str, finish_reason: str, run_id: str) -> Any:
-    try:
-        return decode_json(answer)
-    except msgspec.DecodeError:
-        why = "it was cut; raise max_tokens or ask for less" if finish_reason == "length" else "the model wrote no JSON"
-        raise OutputInvalid(
-            f"The answer is not the JSON that response_format asks for: {why}.", run_id=run_id
-        ) from None
-
-
 # ------------------------------------------------------------------------------------------------------- the history
 
 
-async def _fit(client: httpx2.AsyncClient, ctx: RunContext, budget_tokens: int) -> tuple[list[ChatMessage], int]:
+async def _fit(service: Service, ctx: RunContext, budget_tokens: int) -> tuple[list[ChatMessage], int]:
     """The chat as it is sent, and how many of the oldest messages it lacks. Instructions are never dropped."""
     if not ctx.message.strip():
         raise InputInvalid("There is no text in this message to answer.", run_id=ctx.run_id)
@@ -334,7 +194,7 @@ async def _fit(client: httpx2.AsyncClient, ctx: RunContext, budget_tokens: int) 
     # Bisection for the fewest turns to drop, trying none first: a chat template may count as it likes.
     low, high, probe = 0, len(turns), 0
     while low < high:
-        tokens = await _count(client, without(probe), ctx.run_id)
+        tokens = await _count(service, without(probe), ctx.run_id)
         if tokens <= budget_tokens:
             high = probe
         else:
@@ -347,6 +207,29 @@ async def _fit(client: httpx2.AsyncClient, ctx: RunContext, budget_tokens: int) 
             run_id=ctx.run_id,
         )
     return without(low), sum(map(len, turns[:low]))
+
+
+class _Prompt(msgspec.Struct):
+    prompt: str
+
+
+class _Tokens(msgspec.Struct):
+    tokens: list[int]
+
+
+async def _count(service: Service, chat: list[ChatMessage], run_id: str) -> int:
+    """Count the tokens of the prompt that the model's own template makes of `chat`."""
+    prompt = (await _post(service, "/apply-template", {"messages": chat}, _Prompt, run_id)).prompt
+    body = {"content": prompt, "add_special": True, "parse_special": True}
+    return len((await _post(service, "/tokenize", body, _Tokens, run_id)).tokens)
+
+
+async def _post(service: Service, path: str, body: Any, answer: type[_T], run_id: str) -> _T:
+    async with service.request("POST", service.url.join(path), body, run_id=run_id) as response:
+        try:
+            return msgspec.json.decode(await read_body(response), type=answer)
+        except httpx2.HTTPError as error:
+            raise cut(service.host, run_id, type(error).__name__) from error
 
 
 def _chat_message(message: Message) -> ChatMessage | None:
@@ -384,13 +267,20 @@ def _notice(code: str, message: str) -> CustomEvent:
 # -------------------------------------------------------------------------------------------------- the loaded model
 
 
+class _GenerationSettings(msgspec.Struct):
+    n_ctx: int
+
+
+class _Props(msgspec.Struct):
+    default_generation_settings: _GenerationSettings
+
+
 @dataclass(eq=False)
 class _Server:
     """llama.cpp with one model in this process. `native` is the library's object; it stops when it is let go."""
 
     native: Any
-    url: str
-    key: str
+    service: Service
     window_tokens: int
     users: set[LocalModel] = field(default_factory=set)
 
@@ -454,4 +344,4 @@ def _start(path: Path) -> _Server:
     url = native.listening_address
     props = httpx2.get(f"{url}/props", headers={"Authorization": f"Bearer {key}"}, trust_env=False, verify=False)
     window_tokens = msgspec.json.decode(props.content, type=_Props).default_generation_settings.n_ctx
-    return _Server(native, url, key, window_tokens)
+    return _Server(native, Service(httpx2.URL(url), name="llama.cpp", key=key), window_tokens)

@@ -61,7 +61,7 @@ class OpenAIChat(Agent):
     service lists. The other `model_settings` go to the service as they are.
     """
 
-    def __init__(self, service: Service, model: str | None = None) -> None:
+    def __init__(self, service: Service, model: str | None = None, *, provider: str | None = None) -> None:
         path = service.url.path.rstrip("/").removesuffix(_COMPLETIONS)
         self._service = service
         self._completions = service.url.copy_with(path=path + _COMPLETIONS)
@@ -69,6 +69,7 @@ class OpenAIChat(Agent):
         self._model = model
         self._only_model: str | None = None
         self.name = model or service.host
+        self._provider = provider or ("openai" if service.host == OPENAI_HOST else service.host)
 
     async def aclose(self) -> None:
         await self._service.aclose()
@@ -80,9 +81,15 @@ class OpenAIChat(Agent):
         refuses the request itself, `AgentFailed` (code `endpoint_cut`) when it broke off, `OutputInvalid` when the
         answer is not the JSON that was asked for.
         """
-        request = await self._request(ctx)
-        answer = _Answer(ctx, self._service.host, request["model"])
-        chunks = self._chunks(ctx, request)
+        stream = ctx.config.streaming_mode is not StreamingMode.NONE
+        async with aclosing(self.ask(ctx, await self._request(ctx), stream=stream)) as items:
+            async for item in items:
+                yield item
+
+    async def ask(self, ctx: RunContext, request: dict[str, Any], *, stream: bool) -> AsyncGenerator[AgentItem, None]:
+        """Send one request, as chat completions defines it, and stream what comes back. Raises as `run` does."""
+        answer = _Answer(ctx, self._provider, request["model"])
+        chunks = self._chunks(ctx, request) if stream else self._in_one_piece(ctx, request)
         # `aclosing`: a run that is left in the middle closes its connection now, not when the garbage is collected.
         try:
             async with aclosing(chunks):
@@ -131,9 +138,6 @@ class OpenAIChat(Agent):
 
     async def _chunks(self, ctx: RunContext, request: dict[str, Any]) -> AsyncGenerator[_Chunk | CustomEvent, None]:
         """The answer's chunks, and a notice where it had to be asked for in one piece."""
-        if ctx.config.streaming_mode is StreamingMode.NONE:
-            yield await self._whole(ctx, request)
-            return
         streaming = request | {"stream": True, "stream_options": {"include_usage": True}}
         try:
             async with self._service.request(
@@ -175,6 +179,9 @@ class OpenAIChat(Agent):
             how = type(error).__name__
         if not complete:
             raise cut(host, run_id, how)
+
+    async def _in_one_piece(self, ctx: RunContext, request: dict[str, Any]) -> AsyncGenerator[_Chunk, None]:
+        yield await self._whole(ctx, request)
 
     async def _whole(self, ctx: RunContext, request: dict[str, Any]) -> _Chunk:
         async with self._service.request("POST", self._completions, request, run_id=ctx.run_id) as response:
@@ -271,9 +278,9 @@ def _decode(data: str | bytes, host: str, run_id: str) -> _Chunk:
 class _Answer:
     """Chunks → what the run records."""
 
-    def __init__(self, ctx: RunContext, host: str, model: str) -> None:
+    def __init__(self, ctx: RunContext, provider: str, model: str) -> None:
         self._ctx = ctx
-        self._provider = "openai" if host == OPENAI_HOST else host
+        self._provider = provider
         self._model = model
         self._text: list[str] = []
         self._calls: dict[int, str] = {}

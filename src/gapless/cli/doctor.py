@@ -23,6 +23,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from gapless.agents import FRAMEWORKS
 from gapless.cli.agents import AGENT_HELP, load_agent
 from gapless.cli.logs import log_nowhere
 from gapless.cli.terminal import clean, explained, one_line
@@ -36,8 +37,7 @@ __all__ = ["diagnose_failure", "diagnose_turn", "doctor"]
 QUESTION = "Describe the sea in three sentences."
 EXTRAS = {
     "local": ("xllamacpp", "models in .gguf files"),
-    "pydantic-ai": ("pydantic-ai-slim", "Pydantic AI agents"),
-    "adk": ("google-adk", "Google ADK agents"),
+    **{framework.extra: (framework.distribution, framework.agents) for framework in FRAMEWORKS},
     "redis": ("redis", "journals in Redis"),
 }
 TIMEOUT_S = 60.0

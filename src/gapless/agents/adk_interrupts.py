@@ -1,0 +1,87 @@
+"""Calls of an ADK agent that wait for an answer from outside, as interrupts, and the answers as ADK takes them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from google.genai import types
+from pydantic_core import to_jsonable_python
+
+from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, INPUT, without_secrets
+from gapless.events import Interrupt, ResumeEntry
+from gapless.jsontext import decode_json
+
+__all__ = ["interrupt_for", "response_to"]
+
+_APPROVAL = {
+    "type": "object",
+    "properties": {"approved": {"type": "boolean"}, "payload": {}},
+    "required": ["approved"],
+}
+
+
+def interrupt_for(call: types.FunctionCall, call_id: str, shown_id: Callable[[str], str], first: Any) -> Interrupt:
+    """Make the question for one call. `first` is the response of a tool that goes on elsewhere, or None; `shown_id` the
+    id under which the stream knows a call."""
+    args: dict[str, Any] = to_jsonable_python(call.args or {}, serialize_unknown=True)
+    adk: dict[str, Any] = {"name": call.name, "args": args}
+    if call.name == CONFIRMATION:
+        return _approval(call_id, args, adk, shown_id)
+    if call.name == INPUT:
+        schema = args.get("response_schema") or args.get("responseSchema")
+        return Interrupt(
+            id=call_id,
+            reason="input_required",
+            message=args.get("message"),
+            response_schema=schema if isinstance(schema, dict) else None,
+            metadata={"kind": "question", "adk": adk},
+        )
+    if call.name == CREDENTIAL:
+        adk["args"] = without_secrets(args)
+        return Interrupt(
+            id=call_id,
+            reason="credential_required",
+            message="The agent needs you to sign in.",
+            metadata={"kind": "credential", "adk": adk},
+        )
+    if first is not None:
+        adk["response"] = to_jsonable_python(first, serialize_unknown=True)
+    return Interrupt(
+        id=call_id,
+        reason="tool_call",
+        message=f"{call.name} is executed outside of the agent; answer with its result.",
+        tool_call_id=shown_id(call_id),
+        metadata={"kind": "external", "toolName": call.name, "arguments": args, "adk": adk},
+    )
+
+
+def _approval(call_id: str, args: dict[str, Any], adk: dict[str, Any], shown_id: Callable[[str], str]) -> Interrupt:
+    original = args.get("originalFunctionCall") or {}
+    hint = (args.get("toolConfirmation") or {}).get("hint")
+    called = {"kind": "approval", "toolName": original.get("name"), "arguments": original.get("args") or {}}
+    return Interrupt(
+        id=call_id,
+        reason="tool_call",
+        message=hint or f"Approve the call of {original.get('name')}?",
+        tool_call_id=shown_id(original.get("id") or ""),
+        response_schema=_APPROVAL,
+        metadata={**called, "adk": adk},
+    )
+
+
+def response_to(call: types.FunctionCall, entry: ResumeEntry) -> dict[str, Any]:
+    """A person's answer in the form that ADK wants for this call."""
+    payload, cancelled = entry.payload, entry.status == "cancelled"
+    if call.name == CONFIRMATION:
+        if isinstance(payload, dict) and list(payload) == ["response"] and isinstance(payload["response"], str):
+            with contextlib.suppress(msgspec.DecodeError):  # what is no JSON approves nothing
+                payload = decode_json(payload["response"])  # as ADK's own clients wrap it
+        answer = payload if isinstance(payload, dict) else {"approved": payload}
+        approved = answer.get("approved", answer.get("confirmed")) is True  # nothing but a clear yes approves
+        return {"confirmed": approved and not cancelled, "payload": answer.get("payload")}
+    if cancelled:
+        return {"error": "cancelled"}
+    return payload if isinstance(payload, dict) else {"result": payload}

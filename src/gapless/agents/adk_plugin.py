@@ -1,0 +1,122 @@
+"""Gapless's plugin of ADK's runners: settings and tools of a run on their way to the model, and errors noted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, cast
+
+from google.adk.agents import InvocationContext, LlmAgent
+from google.adk.models.llm_request import LlmRequest
+from google.adk.models.llm_response import LlmResponse
+from google.adk.plugins.base_plugin import BasePlugin
+from google.adk.tools.base_tool import BaseTool
+from google.adk.tools.tool_context import ToolContext
+from google.genai import types
+
+from gapless.agents.adk_run import cannot_stream, current
+from gapless.config import StreamingMode
+from gapless.events import Tool
+
+__all__ = ["AHEAD_EVENTS_MAX", "Bridge", "ClientTool"]
+
+AHEAD_EVENTS_MAX = 64
+"""How far a model's stream may run ahead of the journal; ADK's own queue has no bound."""
+AHEAD_POLL_S = 0.005
+"""How often a model that is held back looks again."""
+
+log = logging.getLogger("gapless.adk")
+
+
+class ClientTool(BaseTool):
+    """A tool that the client offers and executes itself: the agent may call it, and its result comes later."""
+
+    def __init__(self, tool: Tool) -> None:
+        super().__init__(name=tool.name, description=tool.description, is_long_running=True)
+        self._parameters = tool.parameters or {"type": "object", "properties": {}}
+
+    def _get_declaration(self) -> types.FunctionDeclaration:
+        return types.FunctionDeclaration(
+            name=self.name, description=self.description, parameters_json_schema=self._parameters
+        )
+
+    async def run_async(self, *, args: dict[str, Any], tool_context: ToolContext) -> None:
+        """Nothing to run here: no result yet."""
+
+
+class Bridge(BasePlugin):
+    """Applies a run's settings to its model calls, holds them back while the journal is behind, and notes errors."""
+
+    NAME = "gapless"
+
+    def __init__(self) -> None:
+        super().__init__(name=self.NAME)
+
+    async def before_model_callback(self, *, callback_context: Any, llm_request: LlmRequest) -> None:
+        turn = current.get()
+        if turn is None or turn.live:  # then it is for a look at what was said, and comes too late for settings
+            return
+        llm_request.append_tools([ClientTool(tool) for tool in turn.ctx.tools])
+        for name, value in turn.ctx.config.model_settings.items():
+            field = _SETTINGS.get(name, name)
+            if name == "response_format":
+                _ask_for_json(llm_request.config, value)
+            elif field == "model":
+                llm_request.model = value
+            elif field in types.GenerateContentConfig.model_fields:
+                setattr(llm_request.config, field, value)
+            else:
+                turn.notice("setting_ignored", f"ADK's models take no setting {name!r}")
+
+    async def after_model_callback(self, *, callback_context: Any, llm_response: LlmResponse) -> None:
+        queue = _invocation(callback_context)._event_queue
+        if queue is not None:
+            # A look now and then, not an event: the queue may be one that an agent's tool reads, which tells nobody.
+            while queue.qsize() > AHEAD_EVENTS_MAX:  # noqa: ASYNC110
+                await asyncio.sleep(AHEAD_POLL_S)
+
+    async def on_model_error_callback(
+        self, *, callback_context: Any, llm_request: LlmRequest, error: Exception
+    ) -> LlmResponse | None:
+        turn = current.get()
+        if turn is None:
+            return None
+        turn.model_error = error
+        streaming = turn.ctx.config.streaming_mode is not StreamingMode.NONE
+        if not (streaming and turn.ctx.config.fallback and cannot_stream(error)):
+            return None
+        model = cast(LlmAgent, _invocation(callback_context).agent).canonical_model
+        last: LlmResponse | None = None
+        try:
+            async for response in model.generate_content_async(llm_request, stream=False):
+                last = response
+        except Exception as second:
+            log.warning("run %s: its model failed without streaming too: %s", turn.ctx.run_id, type(second).__name__)
+            return None
+        turn.notice("streaming_unavailable", "the model cannot stream; its answer came in one piece")
+        return last
+
+    async def on_tool_error_callback(
+        self, *, tool: Any, tool_args: dict[str, Any], tool_context: Any, error: Exception
+    ) -> None:
+        turn = current.get()
+        if turn is not None:
+            turn.tool_error = tool.name, error
+
+
+_SETTINGS = {"max_tokens": "max_output_tokens", "stop": "stop_sequences"}
+"""Names that other frameworks use for what Gemini's configuration calls otherwise."""
+
+
+def _ask_for_json(config: types.GenerateContentConfig, response_format: Any) -> None:
+    """What a client of OpenAI's API asks for, unless the agent has a schema of its own."""
+    wanted = response_format if isinstance(response_format, dict) else {}
+    if wanted.get("type") not in ("json_object", "json_schema") or config.response_schema is not None:
+        return
+    config.response_mime_type = "application/json"
+    schema = wanted.get("json_schema")
+    config.response_json_schema = schema.get("schema") if isinstance(schema, dict) else None
+
+
+def _invocation(callback_context: Any) -> InvocationContext:
+    return callback_context._invocation_context  # type: ignore[no-any-return]  # ADK has no public name for it

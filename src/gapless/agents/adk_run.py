@@ -1,0 +1,189 @@
+"""What one run of an ADK agent knows beside its translation: shared between the adapter and its plugin."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import Any
+
+import msgspec
+from google.adk.agents.invocation_context import LlmCallsLimitExceededError
+from google.adk.events import Event
+from google.genai import types
+from pydantic_core import to_jsonable_python
+
+from gapless.agents.adk_events import Translation
+from gapless.agents.adk_interrupts import response_to
+from gapless.agents.adk_live import cannot_be_live, is_from_model
+from gapless.agents.base import SEE_LOG, AgentItem, RunContext, log_raised
+from gapless.errors import (
+    AgentInvalid,
+    GaplessError,
+    ModelFailed,
+    RunLimit,
+    StreamingUnavailable,
+    ToolFailed,
+)
+from gapless.events import (
+    CustomEvent,
+    ResumeEntry,
+    RunFinishedEvent,
+    RunFinishedSuccessOutcome,
+    ToolCallResultEvent,
+)
+from gapless.jsontext import decode_json
+
+__all__ = ["Turn", "cannot_stream", "current", "failure"]
+
+log = logging.getLogger("gapless.adk")
+
+
+class Turn:
+    """What one run knows beside its translation: shared between the adapter and its plugin."""
+
+    def __init__(self, ctx: RunContext, translation: Translation, state: dict[str, Any] | None, *, live: bool) -> None:
+        self.ctx = ctx
+        self.translation = translation
+        self.state = state
+        """What the run sets in the session's state when it begins, or None."""
+        self.live = live
+        self.notices: list[CustomEvent] = []
+        self.noticed: set[str] = set()
+        self.client_calls: list[str] = []
+        """Calls of the client's own tools, which end the run: it comes back with their results."""
+        self.tool_error: tuple[str, Exception] | None = None
+        self.model_error: Exception | None = None
+        if live:  # ADK opens a live model's connection without asking anybody
+            if ctx.tools:
+                self.notice("tools_ignored", "a live run has the agent's own tools alone")
+            if ctx.config.model_settings:
+                self.notice("setting_ignored", "a live run has the model settings of the agent alone")
+
+    def notice(self, code: str, message: str) -> None:
+        """Say something once in the stream."""
+        if code not in self.noticed:
+            self.noticed.add(code)
+            self.notices.append(CustomEvent(name="gapless.notice", value={"code": code, "message": message}))
+
+    def leave_to_client(self) -> bool:
+        """Whether nothing but the client's own tools is waited for; then the run ends with their calls."""
+        own = {tool.name for tool in self.ctx.tools}
+        pending = self.translation.pending
+        if not all(call.name in own for call, _ in pending.values()):
+            return False
+        self.client_calls = [self.translation.shown_id(id) for id in pending]
+        pending.clear()
+        return True
+
+    def answered(self, entries: list[ResumeEntry]) -> tuple[types.Content, list[AgentItem]]:
+        """The answers as the message that ADK goes on with, and the results of calls that they are."""
+        parts, items = [], list[AgentItem]()
+        for entry in entries:
+            call, _ = self.translation.pending.pop(entry.interrupt_id)
+            response = response_to(call, entry)
+            answer = types.FunctionResponse(id=call.id, name=call.name, response=response)
+            parts.append(types.Part(function_response=answer))
+            if not (call.name or "").startswith("adk_request_"):
+                content = msgspec.json.encode(to_jsonable_python(response, serialize_unknown=True)).decode()
+                items.append(
+                    ToolCallResultEvent(
+                        message_id=f"{call.id}-result",
+                        tool_call_id=self.translation.shown_id(call.id or ""),
+                        content=content,
+                    )
+                )
+        return types.Content(role="user", parts=parts), items
+
+    def left_open(self, *, cut: bool) -> list[Event]:
+        """The events that the session lacks: text that was shown and not saved, answers to calls that got none."""
+        events = []
+        for source, text in self.translation.unsaved():
+            events.append(
+                Event(
+                    id=source.id,
+                    invocation_id=source.invocation_id,
+                    author=source.author,
+                    branch=source.branch,
+                    isolation_scope=source.isolation_scope,
+                    content=types.Content(
+                        role="user" if source.author == "user" else "model", parts=[types.Part(text=text)]
+                    ),
+                    interrupted=cut or None,
+                )
+            )
+        for call, source in self.translation.pending.values():
+            response = types.FunctionResponse(id=call.id, name=call.name, response={"error": "The run was ended."})
+            events.append(
+                Event(
+                    invocation_id=source.invocation_id,
+                    author=source.author,
+                    branch=source.branch,
+                    isolation_scope=source.isolation_scope,
+                    content=types.Content(role="user", parts=[types.Part(function_response=response)]),
+                )
+            )
+        return events
+
+    def finish(self, root: object) -> None:
+        """At the agent's end: its typed output, or the error that its last answer was. Raises `ModelFailed`."""
+        translation, ctx = self.translation, self.ctx
+        if translation.error is not None:
+            code, message = translation.error
+            raise ModelFailed(message or f"the model answered with {code}", code=code)
+        typed = ctx.output_type not in (None, str) or getattr(root, "output_schema", None) is not None
+        if ctx.result is None and typed:
+            try:
+                ctx.result = decode_json(translation.final_text)
+            except msgspec.DecodeError:
+                log.debug("run %s: the answer is not JSON", ctx.run_id)
+
+    def ending(self) -> Iterable[AgentItem]:
+        """Say why the agent stopped, and which calls are left to the client."""
+        if self.translation.finish_reason is not None:
+            reason = "tool_calls" if self.client_calls else self.translation.finish_reason
+            yield CustomEvent(name="gapless.finish", value={"reason": reason})
+        if self.client_calls:
+            outcome = RunFinishedSuccessOutcome(pending_tool_call_ids=self.client_calls)
+            yield RunFinishedEvent(thread_id=self.ctx.session_id, run_id=self.ctx.run_id, outcome=outcome)
+
+
+current: ContextVar[Turn | None] = ContextVar("gapless_adk_turn", default=None)
+"""The run whose task this is; None outside of one."""
+
+
+def failure(turn: Turn, error: Exception) -> Exception:
+    """What ADK raised, as one of Gapless's errors where it is known what it means. Its text stays here."""
+    kind = type(error).__name__
+    if isinstance(error, GaplessError):
+        return error
+    if isinstance(error, LlmCallsLimitExceededError):
+        return RunLimit(f"the agent wanted more than max_llm_calls={turn.ctx.config.max_llm_calls} model calls")
+    if turn.tool_error is not None and turn.tool_error[1] is error:
+        log_raised(log, turn.ctx.run_id, f"tool {turn.tool_error[0]}", error)
+        return ToolFailed(f"the tool {turn.tool_error[0]} raised {kind}{SEE_LOG}")
+    if turn.live and cannot_be_live(error):
+        return AgentInvalid("ADK cannot run an agent of this kind live: streaming_mode is sse or none for it")
+    if turn.model_error is error or (turn.live and is_from_model(error)):
+        if turn.live and isinstance(error, NotImplementedError):
+            return ModelFailed("the model has no live connection: choose one that has, or streaming_mode sse or none")
+        if _lacks_key(error):
+            return ModelFailed("the model has no API key: set GOOGLE_API_KEY (or what your model's provider takes)")
+        if cannot_stream(error):
+            return StreamingUnavailable("the model cannot stream, and fallback is off")
+        status = getattr(error, "status", None) or getattr(error, "code", None)
+        detail = f" ({status})" if isinstance(status, str | int) else ""
+        log_raised(log, turn.ctx.run_id, "its model call", error)
+        return ModelFailed(f"the model call raised {kind}{detail}{SEE_LOG}")
+    return error
+
+
+def cannot_stream(error: Exception) -> bool:
+    text = str(error).lower()
+    refuses = "not support" in text or "unsupported" in text or "not implemented" in text or "not available" in text
+    return "stream" in text and (refuses or isinstance(error, NotImplementedError))
+
+
+def _lacks_key(error: Exception) -> bool:
+    text = str(error).lower()
+    return "api key" in text or "api_key" in text
