@@ -270,7 +270,9 @@ Message: TypeAlias = Union[
 
 
 class Tool(_Struct, kw_only=True):
-    """Describes a tool that the client offers: `name` and `description` for the model, `parameters` as a JSON Schema."""
+    """Describes a tool that the client offers: `name` and `description` for the model, `parameters` as a JSON
+    Schema.
+    """
 
     name: str
     description: str
@@ -619,7 +621,9 @@ class ReasoningEndEvent(_Attributable, tag="REASONING_END", kw_only=True):
 
 
 class ReasoningEncryptedValueEvent(_Attributable, tag="REASONING_ENCRYPTED_VALUE", kw_only=True):
-    """Adds `encrypted_value` to what was said before: `subtype` says whether `entity_id` is a tool call or a message."""
+    """Adds `encrypted_value` to what was said before: `subtype` says whether `entity_id` is a tool call or a
+    message.
+    """
 
     subtype: Literal["tool-call", "message"]
     entity_id: str
