@@ -78,11 +78,12 @@ class RunCreation:
                 return known, False
             if await self._gives_time_to(claim):
                 return None
-            if self._reject_busy and await self._server.command("LLEN", f"{self._place}queue"):
+            busy = await self._busy() if self._reject_busy else None
+            if busy is not None:
                 known = await self._records.run_in(self._run.session_id, self._run.id)
                 if known is not None:  # it is busy with this very run, which another worker has created meanwhile
                     return known, False
-                raise await self._refusal()
+                raise await self._refusal(busy)
         mine = await self._claim(claim)
         if mine is None:
             return None
@@ -94,11 +95,16 @@ class RunCreation:
         if outcome == b"of another user":  # nothing comes of the claim: who wants the id elsewhere moves it
             raise session_taken(self._run.session_id)
         if isinstance(outcome, list):
-            raise await self._refusal()
+            raise await self._refusal(outcome[1].decode())
         if outcome == b"void":
             self._spent = mine
         self._again = False
         return None
+
+    async def _busy(self) -> str | None:
+        """The id of the run that the session is busy with."""
+        answer = await self._server.call(scripts.OLDEST_ACTIVE, f"{self._place}queue", self._place)
+        return None if answer is None else str(answer[0].decode())
 
     async def _gives_time_to(self, claim: bytes) -> bool:
         """Wait for whoever has claimed the id for another session, once for each claim."""
@@ -157,10 +163,9 @@ class RunCreation:
             raise
         return outcome
 
-    async def _refusal(self) -> GaplessError:
+    async def _refusal(self, busy: str) -> GaplessError:
         """Say why the session takes no run: it is another user's, or busy."""
         session = await self._records.session(self._run.session_id)
         if session is not None and session.user_id != self._run.user_id:
             return session_taken(session.id)
-        active = (await self._server.command("LINDEX", f"{self._place}queue", 0) or b"").decode()
-        return SessionBusy(f"session {self._run.session_id} has an active run, {active}", run_id=active)
+        return SessionBusy(f"session {self._run.session_id} has an active run, {busy}", run_id=busy)

@@ -67,6 +67,33 @@ end
 """`try` answers nil where somebody else has put something into a key of this store. It costs what was in that key, and
 nothing beside it: a script that stops halfway has not undone what it wrote."""
 
+_QUEUE = (
+    _ACTIVE
+    + """
+local function goes_on(place, id)
+  local is = redis.pcall('HMGET', place .. 'run:' .. id, 'record', 'status')
+  if is.err and not string.find(is.err, '^WRONGTYPE') then
+    error(is)
+  end
+  return is[1] and active[is[2]] or false
+end
+local function pass_over(place, id)
+  redis.log(redis.LOG_WARNING, 'gapless: run ' .. id .. ' waits in a queue and its record is gone: it is passed over')
+  redis.call('LREM', place .. 'queue', 1, id)
+end
+local function oldest(place)
+  local id = redis.call('LINDEX', place .. 'queue', 0)
+  while id and not goes_on(place, id) do
+    pass_over(place, id)
+    id = redis.call('LINDEX', place .. 'queue', 0)
+  end
+  return id
+end
+"""
+)
+"""`oldest` is the run at the head of a session's queue, or false: the session is busy with it. A run whose record
+somebody has removed or replaced would keep its session busy for ever: it leaves the queue."""
+
 APPEND = Script(
     _ACTIVE
     + _TRY
@@ -124,7 +151,9 @@ return {sizes, behind, damaged}
 """
 )
 
-CREATE = Script("""
+CREATE = Script(
+    _QUEUE
+    + """
 local place, id, me, nonce, record, session, user, created_at, state, reject_busy, claim = unpack(ARGV)
 local run = place .. 'run:' .. id
 local is = redis.call('HMGET', run, 'record', 'nonce', 'spent')
@@ -139,8 +168,9 @@ if known and cjson.decode(known).user_id ~= user then
   return 'of another user'
 end
 redis.call('LLEN', place .. 'runs')  -- fails where it is no list, before anything is written
-if redis.call('LLEN', place .. 'queue') > 0 and reject_busy == '1' then
-  return {'busy', redis.call('LINDEX', place .. 'queue', 0)}
+local busy = oldest(place)
+if busy and reject_busy == '1' then
+  return {'busy', busy}
 end
 redis.call('HSET', run, 'record', record, 'owner', me, 'status', 'queued', 'last', 0, 'nonce', nonce, 'spent', claim)
 redis.call('PERSIST', run)
@@ -150,9 +180,12 @@ end
 redis.call('RPUSH', place .. 'queue', id)
 redis.call('RPUSH', place .. 'runs', id)
 return 'created'
-""")
+"""
+)
 
-START = Script("""
+START = Script(
+    _QUEUE
+    + """
 local place, id, me, at = unpack(ARGV)
 local run = place .. 'run:' .. id
 local is = redis.call('HMGET', run, 'owner', 'status', 'started_at')
@@ -162,13 +195,19 @@ end
 if is[1] ~= me or is[2] ~= 'queued' then
   return 'not queued'
 end
-local behind = redis.call('LPOS', place .. 'queue', id)
-if behind > 0 then
-  return {redis.call('LINDEX', place .. 'queue', behind - 1)}
+local behind = redis.call('LPOS', place .. 'queue', id) or 0
+while behind > 0 do
+  local ahead = redis.call('LINDEX', place .. 'queue', behind - 1)
+  if goes_on(place, ahead) then
+    return {ahead}
+  end
+  pass_over(place, ahead)
+  behind = behind - 1
 end
 redis.call('HSET', run, 'status', 'running', 'started_at', at)
 return 'started'
-""")
+"""
+)
 
 TAKE = Script(
     _ACTIVE
@@ -192,10 +231,13 @@ return {{active[is[3]] and 'taken' or 'ended', redis.call('HMGET', run, {", ".jo
 """
 )
 
-OLDEST_ACTIVE = Script(f"""
-local id = redis.call('LINDEX', KEYS[1], 0)
+OLDEST_ACTIVE = Script(
+    _QUEUE
+    + f"""
+local id = oldest(ARGV[1])
 return id and {{id, redis.call('HMGET', ARGV[1] .. 'run:' .. id, {", ".join(repr(f) for f in RUN_FIELDS)})}}
-""")
+"""
+)
 
 READ = Script(
     _TRY
@@ -286,10 +328,11 @@ return redis.call('HSET', place .. 'run:' .. id, 'expired', 1)
 """)
 
 DELETE = Script(
-    _TRY
+    _QUEUE
+    + _TRY
     + f"""
 local place, runs = ARGV[1], {{}}
-if redis.call('LLEN', place .. 'queue') > 0 then
+if oldest(place) then
   return 'busy'
 end
 for i, id in ipairs(redis.call('LRANGE', place .. 'runs', 0, -1)) do
@@ -313,9 +356,11 @@ end
 return redis.call('HMGET', session, 'record', 'updated_at', 'state')
 """)
 
-UPDATE_STATE = Script("""
+UPDATE_STATE = Script(
+    _QUEUE
+    + """
 local place, before, after, updated_at = unpack(ARGV)
-if redis.call('LLEN', place .. 'queue') > 0 then
+if oldest(place) then
   return 'busy'
 end
 if redis.call('HGET', place .. 'session', 'state') ~= before then
@@ -323,7 +368,8 @@ if redis.call('HGET', place .. 'session', 'state') ~= before then
 end
 redis.call('HSET', place .. 'session', 'state', after, 'updated_at', updated_at)
 return 'updated'
-""")
+"""
+)
 
 # The index: one slot, for what spans sessions.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from gapless.errors import StoreCorrupt
 from gapless.journals import redis_scripts as scripts
 from gapless.journals.lease import LeaseWatch
-from gapless.journals.redis_keys import WORKERS, decode_member, encode_member, pack, run_from, run_key
+from gapless.journals.redis_keys import WORKERS, decode_member, encode_member, pack, place_of, run_from, run_key
 from gapless.journals.redis_owned import OwnedRuns
 from gapless.journals.redis_server import RedisServer
 from gapless.records import RunRecord
@@ -78,6 +79,8 @@ class TakeOver:
                 return run
             if outcome == b"ended":
                 await self._owned.finish([(run_from(run_id, fields[0]), int(fields[0][-1]))], owner)
-        except StoreCorrupt as error:  # there is no run left to be taken
+        except StoreCorrupt as error:  # there is no run left to be taken, nor for its session to wait for
             log.error("run %s: %s", run_id, error)
+            with contextlib.suppress(StoreCorrupt):
+                await self._server.command("LREM", f"{place_of(session_id)}queue", 1, run_id)
         return None
