@@ -27,7 +27,9 @@ __all__ = ["AggregatedResponse", "Content", "FunctionCall", "FunctionResponse", 
 
 
 class FunctionCall(msgspec.Struct):
-    """A tool call whose arguments are complete; `args` is {} where the model wrote no JSON object."""
+    """Is a tool call whose arguments are complete: the call `id` of tool `name`; `args` is {} where the model wrote no
+    JSON object.
+    """
 
     id: str
     name: str
@@ -35,7 +37,7 @@ class FunctionCall(msgspec.Struct):
 
 
 class FunctionResponse(msgspec.Struct):
-    """A tool's result."""
+    """Is a tool's result: the `response` of tool `name` to the call `id`."""
 
     id: str
     name: str
@@ -43,7 +45,9 @@ class FunctionResponse(msgspec.Struct):
 
 
 class Part(msgspec.Struct, omit_defaults=True):
-    """One piece of the response: text (a thought, where `thought` is set), a tool call, a tool's result or media."""
+    """Is one piece of the response: `text` (a thought, where `thought` is set), `function_call`, its
+    `function_response`, or media.
+    """
 
     text: str | None = None
     thought: bool | None = None
@@ -54,6 +58,8 @@ class Part(msgspec.Struct, omit_defaults=True):
 
 
 class Content(msgspec.Struct):
+    """Holds the `parts` of a message whose `role` is "model"."""
+
     parts: list[Part]
     role: str = "model"
 
@@ -63,22 +69,23 @@ _PLACE = Part()
 
 
 class AggregatedResponse(msgspec.Struct):
-    """The response so far: `content.parts` in the order of the stream, adjacent parts of one kind merged."""
+    """Is the response so far: `content.parts` in the order of the stream, adjacent parts of one kind merged."""
 
     content: Content
 
     @property
     def text(self) -> str:
-        """The answer's text, thoughts apart."""
+        """Joins the answer's text, thoughts apart."""
         return "".join(part.text for part in self.content.parts if part.text is not None and not part.thought)
 
     @property
     def thoughts(self) -> str:
+        """Joins what the model thought."""
         return "".join(part.text for part in self.content.parts if part.text is not None and part.thought)
 
     @property
     def function_calls(self) -> list[FunctionCall]:
-        """The tool calls, each complete."""
+        """Lists the tool calls, each complete."""
         return [part.function_call for part in self.content.parts if part.function_call is not None]
 
 
@@ -140,7 +147,7 @@ class StreamingResponseAggregator:
         self._chunked_call = ""
 
     def add(self, event: Any) -> None:
-        """Take one event, of Gapless or of ADK. Events without content are ignored."""
+        """Take one `event`, of Gapless or of ADK. Events without content are ignored."""
         handle = _HANDLERS.get(type(event))
         if handle is not None:
             handle(self, event)
@@ -151,7 +158,7 @@ class StreamingResponseAggregator:
             self._add_adk(parts, getattr(event, "id", None) or "", partial=bool(getattr(event, "partial", None)))
 
     def get_response(self) -> AggregatedResponse:
-        """The response so far. Tool calls whose arguments are not complete are not in it yet."""
+        """Return the response so far. Tool calls whose arguments are not complete are not in it yet."""
         whole = _Parts()
         whole.extend(self._parts)
         for pieces in self._pieces.values():
@@ -227,7 +234,7 @@ class StreamingResponseAggregator:
 
 
 def _repeats(aggregate: _Parts, pieces: _Parts) -> bool:
-    """Whether the aggregate holds the text that came in pieces before."""
+    """Return whether the aggregate holds the text that came in pieces before."""
     return _texts(aggregate) == _texts(pieces)
 
 

@@ -16,7 +16,7 @@ COALESCE_MS_MAX = 10_000
 
 
 class StreamingMode(enum.Enum):
-    """How the agent's model is called.
+    """Says how the agent's model is called.
 
     `SSE` streams, `NONE` (old spelling: `OFF`) asks for the whole answer at once, `BIDI` makes the run live: people go
     on speaking to it while it speaks (`Runner.run_live`), for agents that can be.
@@ -33,7 +33,7 @@ class StreamingMode(enum.Enum):
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Settings of one run. All durations are in seconds unless the name says otherwise; None means no bound.
+    """Sets how one run is done. All durations are in seconds unless the name says otherwise; None means no bound.
 
     Raises `ValueError` for a duration or count that is not positive.
     """
@@ -80,8 +80,12 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         msgspec.structs.force_setattr(self, "streaming_mode", StreamingMode(self.streaming_mode))
 
     def narrowed(self, asked: dict[str, Any]) -> RunConfig:
-        """This config with the fields that a client asks for in their place: its model settings join these, and a bound
-        it may only draw closer. Raises `InputInvalid`."""
+        """Return this config with the fields that a client asks for in their place: its model settings join these, and
+        a bound it may only draw closer. Raises `InputInvalid`.
+
+        Args:
+            asked: The fields that the client has sent, by name.
+        """
         for name in _BOUNDS & asked.keys():
             most, wanted = getattr(self, name), asked[name]
             if most is not None and (wanted is None or wanted > most):
@@ -103,7 +107,7 @@ _CHOICES = {
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """The bounds of one worker. Past one, new work gets an error with `Retry-After`; what runs is unharmed."""
+    """Bounds one worker. Past a limit, new work gets an error with `Retry-After`; what runs is unharmed."""
 
     body_bytes_max: int = 4 * 1024 * 1024
     """An HTTP request's body."""

@@ -30,19 +30,21 @@ AUDIO = "audio/pcm;rate=16000"
 
 
 def is_live(config: RunConfig | None) -> bool:
-    """Whether people go on speaking to a run of this config."""
+    """Return whether people go on speaking to a run of this `config`."""
     return config is not None and config.streaming_mode is StreamingMode.BIDI
 
 
 class Blob(msgspec.Struct, forbid_unknown_fields=True):
-    """A piece of sound or one picture, in base64 where it stands in JSON."""
+    """Holds a piece of sound or one picture: `data`, of `mime_type`; in base64 where it stands in JSON."""
 
     data: bytes
     mime_type: str = AUDIO
 
 
 class LiveRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """One thing that is said: `content`, `blob`, or one of the marks. Raises `ValueError` for none or several."""
+    """Says one thing to a live run: `content`, `blob`, or one of the marks `activity_start`, `activity_end` and
+    `close`. Raises `ValueError` for none or several.
+    """
 
     content: str | list[ContentPart] | None = None
     """A whole message; the agent may answer at once."""
@@ -65,10 +67,14 @@ class LiveRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
 
 
 class LiveRequestQueue:
-    """What is said, on its way to the agent. Iterating it ends with `close`; for the agent, it is `ctx.live`.
+    """Carries what is said to the agent. Iterating it ends with `close`; for the agent, it is `ctx.live`.
 
     Every `send…` but a further `close` raises `InputInvalid` after `close`, and `LimitReached` while the agent is too
-    far behind (`LIVE_AHEAD_MAX`, `LIVE_AHEAD_BYTES_MAX`)."""
+    far behind (`LIVE_AHEAD_MAX`, `LIVE_AHEAD_BYTES_MAX`).
+
+    Args:
+        taken: Called with each request as it is taken out.
+    """
 
     def __init__(self, taken: Callable[[LiveRequest], Awaitable[None]] | None = None) -> None:
         """`taken` is told of each request as it is taken out."""
@@ -79,29 +85,33 @@ class LiveRequestQueue:
         """Nothing more will be said."""
 
     def send_content(self, content: object, *, id: str | None = None) -> None:
-        """A message: text, a list of AG-UI content parts, or a Gemini content object. Raises `InputInvalid`."""
+        """Queue a message: `content` is text, a list of AG-UI content parts, or a Gemini content object; with the same
+        `id` it counts once. Raises `InputInvalid`.
+        """
         self.send(LiveRequest(content=user_message(content).content, id=id))
 
     def send_realtime(self, blob: Any, mime_type: str = AUDIO) -> None:
-        """A piece of sound or a picture: bytes of `mime_type`, or an object with both, such as a Gemini `Blob`."""
+        """Queue a piece of sound or a picture: `blob` is bytes of `mime_type`, or an object with both, such as a Gemini
+        `Blob`.
+        """
         if not isinstance(blob, bytes | bytearray | memoryview):
             blob, mime_type = blob.data, blob.mime_type or mime_type
         self.send(LiveRequest(blob=Blob(data=bytes(blob), mime_type=mime_type)))
 
     def send_activity_start(self) -> None:
-        """The user begins to speak."""
+        """Say that the user begins to speak."""
         self.send(LiveRequest(activity_start=True))
 
     def send_activity_end(self) -> None:
-        """The user has spoken."""
+        """Say that the user has spoken."""
         self.send(LiveRequest(activity_end=True))
 
     def close(self) -> None:
-        """Nothing more will be said. Idempotent."""
+        """Say that nothing more will be said. Idempotent."""
         self.send(LiveRequest(close=True))
 
     def send(self, request: LiveRequest, *, times: int = 1) -> None:
-        """Any of these. The bounds count so many times, for who cannot wait."""
+        """Queue one `request`. `times` multiplies the bounds, for a sender that cannot wait."""
         if self.closed:
             if request.close:
                 return
@@ -116,11 +126,13 @@ class LiveRequestQueue:
 
     @property
     def pending(self) -> bool:
-        """Something was said that has not been taken, or all was said: an agent that speaks may want to stop."""
+        """True if something was said that has not been taken, or all was said: an agent that speaks may want
+        to stop.
+        """
         return not self._requests.empty()
 
     async def get(self) -> LiveRequest:
-        """The next request, waiting for it; the last is `close`, again and again."""
+        """Wait for the next request and take it out; the last is `close`, again and again."""
         request = await self._requests.get()
         if request.close:
             self._requests.put_nowait(request)  # for others who wait
@@ -131,7 +143,7 @@ class LiveRequestQueue:
         return request
 
     def rest(self) -> list[LiveRequest]:
-        """What nobody will take any more. Closes the queue."""
+        """Close the queue and return what nobody will take any more."""
         self.close()
         found = []
         while not (request := self._requests.get_nowait()).close:
@@ -150,7 +162,7 @@ class LiveRequestQueue:
 
 
 def _size(request: LiveRequest) -> int:
-    """Roughly what it takes, in bytes."""
+    """Return roughly what a request takes, in bytes."""
     if request.blob is not None:
         return len(request.blob.data)
     if isinstance(request.content, list):

@@ -42,7 +42,7 @@ class Progress:
         self._rewrites = self._file.isatty()
 
     def add(self, text: str) -> None:
-        """Count one piece of text; empty ones do not count."""
+        """Count one piece of `text`; empty ones do not count."""
         if not text:
             return
         now = self._clock()
@@ -59,18 +59,18 @@ class Progress:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the start, or until `finish`."""
+        """Counts the seconds since the start, or until `finish`."""
         return (self._clock() if self._ended is None else self._ended) - self._started
 
     @property
     def characters_per_s(self) -> float:
-        """Over the whole time, the wait for the first text included."""
+        """Divides by the whole time, the wait for the first text included."""
         elapsed_s = self.elapsed_s
         return self.characters / elapsed_s if elapsed_s > 0 else 0.0
 
     @property
     def summary(self) -> str:
-        """The figures in one line."""
+        """Says the figures in one line."""
         first = "" if self.first_s is None else f", first after {self.first_s:.2f} s"
         return (
             f"{self.chunks} chunks, {self.characters} characters, {self.elapsed_s:.1f} s, "

@@ -30,7 +30,7 @@ TITLE_CHARS_MAX = 80
 
 
 class RunStatus(enum.StrEnum):
-    """queued → running ⇄ waiting → finished | failed | cancelled. The last three are final."""
+    """Says how far a run is: queued → running ⇄ waiting → finished | failed | cancelled. The last three are final."""
 
     QUEUED = "queued"
     """Accepted; waits for the session's earlier run."""
@@ -43,6 +43,7 @@ class RunStatus(enum.StrEnum):
 
     @property
     def ended(self) -> bool:
+        """True of the last three."""
         return self not in ACTIVE
 
 
@@ -54,7 +55,9 @@ class _Record(msgspec.Struct, omit_defaults=True):
 
 
 class RunRequest(_Record, kw_only=True):
-    """What a run was asked beside its message, kept only for runs that may be restarted."""
+    """Keeps what a run was asked beside its message, only for runs that may be restarted: the session's `state`, the
+    client's `tools`, `context` and `forwarded_props`.
+    """
 
     messages: list[Message] | None = None
     """The history that the client sent along; None for the session's own."""
@@ -65,7 +68,12 @@ class RunRequest(_Record, kw_only=True):
 
 
 class RunRecord(_Record, kw_only=True):
-    """One run, as `GET /runs/{id}` shows it (less `owner` and `digest`). Times are milliseconds since the epoch."""
+    """Describes one run, as `GET /runs/{id}` shows it (less `owner` and `digest`).
+
+    The run `id` of `agent` in session `session_id`, asked by `user_id`, and its `status`. `created_at`, `started_at`
+    and `ended_at` are milliseconds since the Unix epoch. `config` is what was asked for, `request` what a restart
+    needs.
+    """
 
     id: str
     session_id: str
@@ -94,7 +102,11 @@ class RunRecord(_Record, kw_only=True):
 
 
 class SessionRecord(_Record, kw_only=True):
-    """One conversation. Times are milliseconds since the epoch."""
+    """Describes one conversation: session `id` of `user_id` with `agent`.
+
+    `created_at` and `updated_at` are milliseconds since the Unix epoch. `title` is the first line of its first message,
+    `state` what its agents keep in it.
+    """
 
     id: str
     user_id: str
@@ -106,7 +118,7 @@ class SessionRecord(_Record, kw_only=True):
 
 
 class Turn(_Record, kw_only=True):
-    """What one ended run adds to its session: the user's message and all that came back."""
+    """Keeps what the ended run `run_id` adds to its session: the user's message and all that came back."""
 
     run_id: str
     messages: msgspec.Raw
@@ -118,7 +130,9 @@ class Turn(_Record, kw_only=True):
 class RunEnd(_Record, kw_only=True):
     """Goes with the append that holds a run's terminal event: both are accepted, or neither.
 
-    The session gets the turn, `updated_at`, the state, and the run's message as title where it has none."""
+    The session gets the `turn`, `ended_at` as its `updated_at`, the state, and the run's message as title where it has
+    none. The run gets `status`, `ended_at` and, where it failed, `error`.
+    """
 
     status: RunStatus
     ended_at: int
@@ -136,8 +150,15 @@ _decode_heads = msgspec.json.Decoder(list[_Head]).decode
 
 
 def branch(turns: Sequence[Turn], asked_id: str | None = None) -> list[Turn]:
-    """The turns by which a conversation has come to where it is, or to before the message `asked_id` is asked: a turn
-    that asks an earlier one's message again, by its id, has taken the place of that turn and of all that followed."""
+    """Return the turns by which a conversation has come to where it is, or to before the message `asked_id` is asked.
+
+    A turn that asks an earlier one's message again, by its id, has taken the place of that turn and of all that
+    followed.
+
+    Args:
+        turns: All turns of the session, oldest first.
+        asked_id: Id of the message that is asked now, perhaps again.
+    """
     kept: list[Turn] = []
     ids: list[str] = []
     places: dict[str, int] = {}
@@ -157,13 +178,13 @@ def branch(turns: Sequence[Turn], asked_id: str | None = None) -> list[Turn]:
 
 
 def title_of(message: str) -> str:
-    """A session's title: the first line of its first message."""
+    """Return a session's title: the first line of `message`, its first."""
     line = message.strip().partition("\n")[0]
     return line if len(line) <= TITLE_CHARS_MAX else line[: TITLE_CHARS_MAX - 1] + "…"
 
 
 def session_of(run: RunRecord) -> SessionRecord:
-    """The session that a run begins."""
+    """Return the record of the session that `run` begins."""
     return SessionRecord(
         id=run.session_id,
         user_id=run.user_id,
@@ -175,5 +196,5 @@ def session_of(run: RunRecord) -> SessionRecord:
 
 
 def session_taken(session_id: str) -> SessionNotFound:
-    """For whoever would begin in another's session."""
+    """Return the error for whoever would begin in another's session `session_id`."""
     return SessionNotFound(f"no session {session_id} of yours, and the id is taken; choose another")

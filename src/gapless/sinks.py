@@ -27,7 +27,7 @@ log = logging.getLogger("gapless.sinks")
 
 
 class SinkFailure(NamedTuple):
-    """A sink that failed, and after how many characters."""
+    """Tells of a `sink` that failed with `error`, after `chars` characters."""
 
     sink: object
     error: Exception
@@ -35,13 +35,13 @@ class SinkFailure(NamedTuple):
 
 
 def console(text: str) -> None:
-    """The sink that prints."""
+    """Print `text`: the sink for a terminal."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def check(sink: object) -> None:
-    """Raises `UsageError` for what can be no sink."""
+    """Raise `UsageError` if `sink` can be no sink."""
     if not (isinstance(sink, str | Path) or callable(sink) or hasattr(sink, "send_text") or hasattr(sink, "write")):
         raise UsageError(
             f"a {type(sink).__name__} is no sink: give a path, a callable that takes text, an open file, or an object "
@@ -50,7 +50,9 @@ def check(sink: object) -> None:
 
 
 async def copy(pieces: AsyncGenerator[str, None], sink: object, run_id: str) -> SinkFailure | None:
-    """Copy the pieces to one sink; what it failed with, or None. Raises only what `pieces` raises."""
+    """Copy the `pieces` of run `run_id` to one `sink`; returns what it failed with, or None. Raises only what `pieces`
+    raises.
+    """
     chars = 0
     async with contextlib.AsyncExitStack() as stack:
         try:
@@ -75,7 +77,7 @@ def _failed(sink: object, error: Exception, chars: int, run_id: str) -> SinkFail
 
 
 async def _opened(sink: Any, stack: contextlib.AsyncExitStack) -> Callable[[str], Awaitable[None]]:
-    """What writes one piece to the sink. What blocks is called on a thread of the sink's own."""
+    """Return what writes one piece to the sink. What blocks is called on a thread of the sink's own."""
     if hasattr(sink, "send_text"):
         write = sink.send_text
     elif isinstance(sink, str | Path):

@@ -19,7 +19,9 @@ RETRY_MS_MAX = 3_600_000
 
 
 class Frame(NamedTuple):
-    """One Server-Sent Event: `data` is None for a frame that only names its event, `id` for one without an id."""
+    """Is one Server-Sent Event, named `event`: `data` is None for a frame that only names its event, `id` for one
+    without an id.
+    """
 
     event: str
     data: str | None
@@ -33,6 +35,10 @@ class EventStreamParser:
 
     Differs from the standard in one point: a frame without data is not dropped if it names an event, because that is
     how a Gapless stream marks its end. A frame that is cut off before its blank line is never reported, nor is its id.
+
+    Args:
+        frame_bytes_max: A larger frame is refused.
+        raw: Keep each frame as it came, too.
     """
 
     def __init__(self, frame_bytes_max: int = FRAME_BYTES_MAX, *, raw: bool = False) -> None:
@@ -52,7 +58,7 @@ class EventStreamParser:
         self._raw: list[bytes] | None = [] if raw else None
 
     def feed(self, piece: bytes) -> list[Frame]:
-        """The frames that this piece completes. Raises `StreamInvalid` for a frame over the limit."""
+        """Return the frames that `piece` completes. Raises `StreamInvalid` for a frame over the limit."""
         frames: list[Frame] = []
         if self._skip_lf and piece:
             self._skip_lf = False

@@ -7,10 +7,10 @@ from gapless.client.client import (
     GaplessClient,
     Page,
     Session,
-    SyncClient,
     backoff_s,
 )
 from gapless.client.durable import durable_transport
+from gapless.client.sync import SyncClient
 from gapless.sse import EventStreamParser, Frame
 
 __all__ = [

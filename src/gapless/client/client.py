@@ -18,7 +18,7 @@ import os
 import random
 import re
 import uuid
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote, urlsplit
@@ -40,7 +40,6 @@ __all__ = [
     "GaplessClient",
     "Page",
     "Session",
-    "SyncClient",
     "backoff_s",
 ]
 
@@ -57,7 +56,7 @@ _T = TypeVar("_T")
 
 
 class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What bounds a client."""
+    """Bounds what a client waits for, repeats and takes. `connect_timeout_s` bounds the making of a connection."""
 
     connect_timeout_s: float = 10.0
     answer_timeout_s: float = 30.0
@@ -79,7 +78,9 @@ class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cut(NamedTuple):
-    """A connection of `follow` that ended before the run did; it is made again after `wait_s` seconds."""
+    """Tells of a connection of `follow` to run `run_id` that ended before the run did, and for which `reason`; it is
+    made again after `wait_s` seconds.
+    """
 
     run_id: str
     after: int
@@ -91,13 +92,15 @@ class Cut(NamedTuple):
 
 
 class Session(SessionRecord, kw_only=True):
-    """A session, with the id of its run that has not ended, if any."""
+    """Is a session, with the id of its run that has not ended, if any."""
 
     active_run_id: str | None = None
 
 
 class Page(msgspec.Struct, kw_only=True):
-    """Part of a run's journal: the events after position `after`, one for each position."""
+    """Is a part of the journal of run `run_id`: the `events` after position `after`, one for each position, and whether
+    the run has `ended`.
+    """
 
     run_id: str
     after: int
@@ -132,13 +135,18 @@ class _Refusal(msgspec.Struct):
 class GaplessClient:
     """Starts, follows, cancels and answers runs of a server, and manages its sessions.
 
-    `api_key` is by default what the environment variable GAPLESS_API_KEY holds; `headers` are sent with every request,
-    such as what a server's own `authenticate` goes by. Both go to `base_url` only.
-    `on_cut` is told of each connection that broke and will be made again. `transport` replaces the network, for tests.
-
     Every method raises the server's error as its class in `gapless.errors` (`RunNotFound`, `SessionBusy`,
     `NotAuthenticated` …), `ConnectionLost` when the server cannot be reached within the limits, and `StreamInvalid`
     where what answers at `base_url` is no Gapless server.
+
+    Args:
+        base_url: Where the server is, with the path that it is mounted under.
+        api_key: Sent as a bearer token; by default what the environment variable GAPLESS_API_KEY holds.
+        headers: Sent with every request, such as what a server's own `authenticate` goes by. Like the key, to
+            `base_url` only.
+        limits: What the client waits for, repeats and takes.
+        on_cut: Called for each connection of `follow` that broke and will be made again.
+        transport: Replaces the network, for tests.
     """
 
     def __init__(
@@ -197,6 +205,13 @@ class GaplessClient:
 
         The run's id is chosen here, so that a request whose answer was lost is repeated without a second run. Raises
         `RunConflict`, `SessionBusy`, `AgentNotFound`, `InputInvalid`, `LimitReached`, `ShuttingDown`.
+
+        Args:
+            message: What the user says: text, or parts where there is more than text.
+            agent: Name of the agent; None for the server's first.
+            session_id: The session to go on with; None begins one.
+            run_id: Id of the run; started twice under one id it is one run.
+            config: The run's settings, within what the server allows.
         """
         body = {
             "message": message,
@@ -209,14 +224,19 @@ class GaplessClient:
         return await self._request("POST", "/runs", RunRecord, body=body)
 
     async def follow(self, run_id: str, after: int = 0) -> AsyncGenerator[tuple[int, Event], None]:
-        """The run's events after position `after` with their ids, in order, each once, however often it is cut.
+        """Yield the run's events with their positions, in order, each once, however often it is cut.
 
         Ends after the terminal event; also when the run waits for a person: the last event then is a RUN_FINISHED with
-        the interrupt outcome, and after `answer` one follows on from its id. Adjacent text deltas come merged while
-        catching up, with the id of the last of them. A clean end of the connection is not the end of the run.
+        the interrupt outcome, and after `answer` one follows on from its position. Adjacent text deltas come merged
+        while catching up, with the position of the last of them. A clean end of the connection is not the end of the
+        run.
 
         Raises `RunNotFound`, `CursorExpired`, `CursorInvalid`, `NotAuthenticated`; `StreamInvalid` for what is no
         stream of Gapless; `ConnectionLost` after `attempts_max` connections in a row without a new event.
+
+        Args:
+            run_id: The run to follow.
+            after: Position of the last event that is known already; 0 begins at the first.
         """
         last, attempt, retry_first_s = after, 0, self.limits.retry_first_s
         while True:
@@ -269,17 +289,22 @@ class GaplessClient:
             await asyncio.sleep(wait_s)
 
     async def cancel(self, run_id: str) -> RunRecord:
-        """Ask for the run's end as cancelled; its record as it was at that moment. Idempotent. Raises `RunNotFound`."""
+        """Ask for the end of run `run_id` as cancelled; returns its record as it was at that moment. Idempotent. Raises
+        `RunNotFound`.
+        """
         return await self._request("POST", _path("runs", run_id, "cancel"), RunRecord)
 
     async def answer(self, run_id: str, entries: list[ResumeEntry]) -> RunRecord:
-        """Answer the interrupts of a waiting run. Raises `InputInvalid` when it waits for none, `RunNotFound`."""
+        """Answer the interrupts of the waiting run `run_id`, all of them: one of `entries` each. Raises `InputInvalid`
+        when it waits for none, `RunNotFound`.
+        """
         path = _path("runs", run_id, "input")
         return await self._request("POST", path, RunRecord, body={"resume": entries}, repeatable=False)
 
     async def send(self, run_id: str, request: LiveRequest | str) -> RunRecord:
-        """Say something to a live run; a string is a message. Raises `InputInvalid` when it is not live or has ended,
-        `LimitReached` when its agent is far behind, `RunNotFound`."""
+        """Say something to the live run `run_id`: `request`, or a message where that is a string. Raises `InputInvalid`
+        when it is not live or has ended, `LimitReached` when its agent is far behind, `RunNotFound`.
+        """
         said = LiveRequest(content=request) if isinstance(request, str) else request
         if said.content is not None and said.id is None:
             said = msgspec.structs.replace(said, id=uuid.uuid4().hex)  # then it counts once, sent twice
@@ -288,42 +313,51 @@ class GaplessClient:
         return await self._request("POST", path, RunRecord, body={"live": said}, repeatable=repeatable)
 
     async def record(self, run_id: str) -> RunRecord:
-        """One run's record. Raises `RunNotFound`."""
+        """Return the record of run `run_id`. Raises `RunNotFound`."""
         return await self._request("GET", _path("runs", run_id), RunRecord)
 
     async def runs(
         self, *, session_id: str | None = None, status: RunStatus | None = None, limit: int = 100
     ) -> list[RunRecord]:
-        """The caller's runs, newest first."""
+        """Return the caller's runs, newest first, at most `limit`: those of session `session_id`, those that have this
+        `status`, or all.
+        """
         params = {"session_id": session_id, "status": status and status.value, "limit": str(limit)}
         return (await self._request("GET", "/runs", _Runs, params=params)).runs
 
     async def page(self, run_id: str, after: int = 0, limit: int = 1000) -> Page:
-        """Part of the run's journal as it is stored, unmerged, without waiting. Raises `RunNotFound`."""
+        """Return a part of the journal of run `run_id` as it is stored, unmerged, without waiting: at most `limit`
+        events after position `after`. Raises `RunNotFound`.
+        """
         params = {"after": str(after), "limit": str(limit)}
         return await self._request("GET", _path("runs", run_id, "events"), Page, params=params)
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 
     async def create_session(self, session_id: str | None = None, *, state: dict[str, Any] | None = None) -> Session:
-        """A new session, or the one that has the id already."""
+        """Create a session, or return the one that has the id already.
+
+        Args:
+            session_id: Its id; None for a new one.
+            state: What its agents find as its state.
+        """
         body = {"id": session_id or uuid.uuid4().hex, "state": state}
         return await self._request("POST", "/sessions", Session, body=body)
 
     async def sessions(self) -> list[Session]:
-        """The caller's sessions, latest used first."""
+        """Return the caller's sessions, latest used first."""
         return (await self._request("GET", "/sessions", _Sessions)).sessions
 
     async def session(self, session_id: str) -> Session:
-        """One session. Raises `SessionNotFound`."""
+        """Return the session `session_id`. Raises `SessionNotFound`."""
         return await self._request("GET", _path("sessions", session_id), Session)
 
     async def messages(self, session_id: str) -> list[Message]:
-        """The messages of the session's ended runs, oldest first. Raises `SessionNotFound`."""
+        """Return the messages of the ended runs of session `session_id`, oldest first. Raises `SessionNotFound`."""
         return (await self._request("GET", _path("sessions", session_id, "messages"), _Messages)).messages
 
     async def delete_session(self, session_id: str) -> None:
-        """Drop the session with its runs. Raises `SessionNotFound`, `SessionBusy`."""
+        """Delete the session `session_id` with its runs. Raises `SessionNotFound`, `SessionBusy`."""
         await self._request("DELETE", _path("sessions", session_id), None, repeatable=False)
 
     # -- requests ---------------------------------------------------------------------------------------------------
@@ -347,7 +381,7 @@ class GaplessClient:
         body: Any = None,
         repeatable: bool = True,
     ) -> _T:
-        """One request, made again where that is safe and may help."""
+        """Make one request, again where that is safe and may help."""
         headers = {"accept": "application/json"}
         content = None
         if body is not None:
@@ -376,7 +410,7 @@ class GaplessClient:
             await asyncio.sleep(backoff_s(self.limits, attempt, self.limits.retry_first_s, retry_after_s))
 
     async def _read(self, response: httpx2.Response) -> bytearray:
-        """The whole answer. Raises `StreamInvalid`, `httpx2.TransportError`."""
+        """Read the whole answer. Raises `StreamInvalid`, `httpx2.TransportError`."""
         content = bytearray()
         try:
             async for piece in response.aiter_bytes():
@@ -388,7 +422,7 @@ class GaplessClient:
         return content
 
     async def _refusal(self, response: httpx2.Response) -> GaplessError:
-        """The error that an answer stands for. Raises `httpx2.TransportError`."""
+        """Return the error that an answer stands for. Raises `httpx2.TransportError`."""
         retry_after = response.headers.get("retry-after", "")
         retry_after_s = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
         told = f"{response.request.method} {_shown(response)}: HTTP {response.status_code}"
@@ -407,123 +441,12 @@ class GaplessClient:
         return error
 
 
-class SyncClient:
-    """`GaplessClient` for code without an event loop: the same methods, blocking; `follow` is a generator.
-
-    For one thread at a time. Raises `UsageError` inside an event loop.
-    """
-
-    def __init__(
-        self,
-        base_url: str = "http://127.0.0.1:8000",
-        *,
-        api_key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        limits: ClientLimits | None = None,
-        on_cut: Callable[[Cut], None] | None = None,
-        transport: httpx2.AsyncBaseTransport | None = None,
-    ) -> None:
-        self._client = GaplessClient(
-            base_url, api_key=api_key, headers=headers, limits=limits, on_cut=on_cut, transport=transport
-        )
-        self._loop = asyncio.Runner()
-
-    def close(self) -> None:
-        """Close the connections. Runs go on."""
-        self._call(self._client.aclose())
-        self._loop.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _call(self, work: Coroutine[Any, Any, _T]) -> _T:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return self._loop.run(work)
-        work.close()
-        raise UsageError("SyncClient blocks, and this is an event loop: use GaplessClient")
-
-    def start(
-        self,
-        message: str | list[ContentPart],
-        *,
-        agent: str | None = None,
-        session_id: str | None = None,
-        run_id: str | None = None,
-        config: RunConfig | None = None,
-    ) -> RunRecord:
-        """See `GaplessClient.start`."""
-        return self._call(self._client.start(message, agent=agent, session_id=session_id, run_id=run_id, config=config))
-
-    def follow(self, run_id: str, after: int = 0) -> Generator[tuple[int, Event], None, None]:
-        """See `GaplessClient.follow`."""
-        stream = self._client.follow(run_id, after)
-
-        async def step() -> tuple[int, Event] | None:
-            return await anext(stream, None)
-
-        try:
-            while (item := self._call(step())) is not None:
-                yield item
-        finally:
-            self._call(stream.aclose())
-
-    def cancel(self, run_id: str) -> RunRecord:
-        """See `GaplessClient.cancel`."""
-        return self._call(self._client.cancel(run_id))
-
-    def answer(self, run_id: str, entries: list[ResumeEntry]) -> RunRecord:
-        """See `GaplessClient.answer`."""
-        return self._call(self._client.answer(run_id, entries))
-
-    def send(self, run_id: str, request: LiveRequest | str) -> RunRecord:
-        """See `GaplessClient.send`."""
-        return self._call(self._client.send(run_id, request))
-
-    def record(self, run_id: str) -> RunRecord:
-        """See `GaplessClient.record`."""
-        return self._call(self._client.record(run_id))
-
-    def runs(
-        self, *, session_id: str | None = None, status: RunStatus | None = None, limit: int = 100
-    ) -> list[RunRecord]:
-        """See `GaplessClient.runs`."""
-        return self._call(self._client.runs(session_id=session_id, status=status, limit=limit))
-
-    def page(self, run_id: str, after: int = 0, limit: int = 1000) -> Page:
-        """See `GaplessClient.page`."""
-        return self._call(self._client.page(run_id, after, limit))
-
-    def create_session(self, session_id: str | None = None, *, state: dict[str, Any] | None = None) -> Session:
-        """See `GaplessClient.create_session`."""
-        return self._call(self._client.create_session(session_id, state=state))
-
-    def sessions(self) -> list[Session]:
-        """See `GaplessClient.sessions`."""
-        return self._call(self._client.sessions())
-
-    def session(self, session_id: str) -> Session:
-        """See `GaplessClient.session`."""
-        return self._call(self._client.session(session_id))
-
-    def messages(self, session_id: str) -> list[Message]:
-        """See `GaplessClient.messages`."""
-        return self._call(self._client.messages(session_id))
-
-    def delete_session(self, session_id: str) -> None:
-        """See `GaplessClient.delete_session`."""
-        self._call(self._client.delete_session(session_id))
-
-
 def backoff_s(limits: ClientLimits, attempt: int, first_s: float, retry_after_s: float = 0.0) -> float:
-    """The wait before the attempt after this one, in seconds: exponential, with full jitter, so that the clients of a
-    server that restarts do not come back as one; not before `retry_after_s`, where that is within `retry_max_s`."""
+    """Return the seconds to wait after attempt `attempt` (counted from 1) before the next.
+
+    Exponential from `first_s`, with full jitter, so that the clients of a server that restarts do not come back as one;
+    not before `retry_after_s`, where that is within the `retry_max_s` of `limits`.
+    """
     ceiling_s: float = min(limits.retry_max_s, first_s * 2.0 ** min(max(attempt - 1, 0), 32))
     return min(limits.retry_max_s, max(retry_after_s, random.uniform(0, ceiling_s)))  # noqa: S311  # jitter
 

@@ -56,8 +56,8 @@ _Transport = TypeVar("_Transport")
 def durable_transport(
     transport: _Transport, *, limits: ClientLimits | None = None, on_cut: Callable[[str], None] | None = None
 ) -> _Transport:
-    """`transport`, made durable: an `HTTPTransport` or `AsyncHTTPTransport` of `httpx` or `httpx2`. What comes back is
-    one too, for that library's `Client(transport=…)`. `on_cut` is told why each connection was lost.
+    """Make a transport of `httpx` or `httpx2` durable: what comes back is one too, for that library's
+    `Client(transport=…)`.
 
     The client's own read timeout bounds the wait for an answer; a stream, once it has begun, may be silent for
     `limits.idle_timeout_s`. The request that starts a run is made up to `limits.request_attempts_max` times if it names
@@ -65,6 +65,11 @@ def durable_transport(
 
     While a body is read it raises the library's `ReadError` after `limits.attempts_max` connections in a row without
     anything new, and its `RemoteProtocolError` when the server refuses to resume or sends what is no stream of Gapless.
+
+    Args:
+        transport: An `HTTPTransport` or `AsyncHTTPTransport`.
+        limits: What it waits for, repeats and takes.
+        on_cut: Called with the reason for each connection that was lost and is made again.
     """
     return cast(_Transport, _DurableTransport(transport, limits or ClientLimits(), on_cut or (lambda reason: None)))
 

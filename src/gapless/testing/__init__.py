@@ -56,7 +56,7 @@ __all__ = [
 
 
 def pydantic_ai_model(*chunks: Chunk) -> PydanticAIModel:
-    """A model for a Pydantic AI agent that says these chunks in every run: `Agent(pydantic_ai_model("Hello."))`.
+    """Make a model for a Pydantic AI agent that says these `chunks` in every run: `Agent(pydantic_ai_model("Hello."))`.
 
     Tool calls that stand side by side are the end of one response of the model; the agent then runs its own tools, and
     the chunks after them answer its next request. `requests` is what the model was given. Raises `ExtraMissing`.
@@ -69,11 +69,11 @@ def pydantic_ai_model(*chunks: Chunk) -> PydanticAIModel:
 
 
 def adk_model(*chunks: Chunk, hears_bytes: int | None = None) -> ADKModel:
-    """The same for an ADK agent: `LlmAgent(name="helper", model=adk_model("Hello."))`. Raises `ExtraMissing`.
+    """Make a model for an ADK agent that says these `chunks`: `LlmAgent(name="helper", model=adk_model("Hello."))`.
 
     In a live run each message is answered by the next turn, and so is sound, at its `activity_end` or once
     `hears_bytes` of it have come. Sound is text in UTF-8, what it hears and what it says. Whatever is said while it
-    speaks interrupts it: with a `Gate`, at an exact place.
+    speaks interrupts it: with a `Gate`, at an exact place. Raises `ExtraMissing`.
     """
     try:
         from gapless.testing.adk import ADKModel

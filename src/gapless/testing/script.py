@@ -48,19 +48,21 @@ OUTPUT_TOOL = "final_result"
 
 
 class Text(msgspec.Struct, frozen=True):
-    """One piece of the answer: one delta. A plain string is the same."""
+    """Says one piece of the answer, `text`: one delta. A plain string does the same."""
 
     text: str
 
 
 class Reasoning(msgspec.Struct, frozen=True):
-    """One piece of what the model thinks."""
+    """Says one piece of what the model thinks, `text`."""
 
     text: str
 
 
 class ToolCall(msgspec.Struct, frozen=True):
-    """A tool call. `result` is what a plain agent reports; behind a model, the agent's own tool is called for it."""
+    """Calls the tool `name` with `args`. `result` is what a plain agent reports; behind a model, the agent's own tool
+    is called for it.
+    """
 
     name: str
     args: dict[str, Any] = {}
@@ -68,30 +70,33 @@ class ToolCall(msgspec.Struct, frozen=True):
 
 
 class Output(msgspec.Struct, frozen=True):
-    """The typed output, as JSON values; it grows while it streams. What stands after it answers an agent that did not
-    take it."""
+    """Gives the typed output, `value`, as JSON values; it grows while it streams. What stands after it answers an agent
+    that did not take it.
+    """
 
     value: Any
 
 
 class Delay(msgspec.Struct, frozen=True):
-    """Real time passes: for demonstrations. In a test, use a `Gate`."""
+    """Lets `seconds` of real time pass: for demonstrations. In a test, use a `Gate`."""
 
     seconds: float
 
 
 class Fail(msgspec.Struct, frozen=True):
-    """Raise this here."""
+    """Raises `error` here."""
 
     error: Exception
 
 
 class NextTurn(msgspec.Struct, frozen=True):
-    """What follows answers the session's next message. After the last turn, the last one is said again."""
+    """Separates turns: what follows answers the session's next message. After the last turn, the last one is said
+    again.
+    """
 
 
 class Gate:
-    """Where a double waits for the test. May stand in several places, and be used from any thread.
+    """Makes a double wait for the test. May stand in several places, and be used from any thread.
 
     gate = Gate()
     agent = ScriptedAgent("one", gate, "two")
@@ -108,11 +113,11 @@ class Gate:
         self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
 
     async def reached(self, times: int = 1) -> None:
-        """Until doubles have come to this gate so many times, over all runs."""
+        """Wait until doubles have come to this gate `times` times, over all runs."""
         await self._until(lambda: self._arrivals >= times)
 
     def let(self, count: int = 1) -> None:
-        """Let so many pass, now or when they come."""
+        """Let `count` doubles pass, now or when they come."""
         with self._lock:
             self._permits += count
             self._wake()
@@ -162,12 +167,12 @@ Chunk: TypeAlias = str | Text | Reasoning | ToolCall | Output | Delay | Fail | G
 
 
 def words(text: str) -> list[Text]:
-    """One chunk per word: `ScriptedAgent(*words("Streams word by word."))`."""
+    """Make one chunk per word of `text`: `ScriptedAgent(*words("Streams word by word."))`."""
     return [Text(word) for word in re.findall(r"\S+\s*|\s+", text)]
 
 
 def turns_of(chunks: Sequence[Any]) -> list[list[Any]]:
-    """The chunks, turn by turn."""
+    """Return the chunks, turn by turn."""
     turns: list[list[Any]] = [[]]
     for chunk in chunks:
         if isinstance(chunk, NextTurn):
@@ -178,7 +183,9 @@ def turns_of(chunks: Sequence[Any]) -> list[list[Any]]:
 
 
 def responses_of(turn: Iterable[Chunk]) -> list[list[Chunk]]:
-    """One turn as the responses of a model: tool calls that stand side by side end one, and so does an output."""
+    """Return one turn as the responses of a model: tool calls that stand side by side end one, and so does an
+    output.
+    """
     responses: list[list[Chunk]] = [[]]
     last: Chunk | None = None
     for chunk in turn:
@@ -192,7 +199,9 @@ def responses_of(turn: Iterable[Chunk]) -> list[list[Chunk]]:
 
 
 def response_at(chunks: Sequence[Chunk], turn: int, request: int) -> list[Chunk]:
-    """What a model says to the n-th request of a turn, both counted from 0. Raises `UsageError` past the script."""
+    """Return what a model says to the n-th request of a turn, both counted from 0. Raises `UsageError` past
+    the script.
+    """
     turns = turns_of(chunks)
     responses = responses_of(turns[min(turn, len(turns) - 1)])
     if request >= len(responses):
@@ -216,15 +225,15 @@ async def wait_or_raise(chunk: object) -> bool:
 
 
 def pieces(value: Any) -> list[str]:
-    """A value's JSON in pieces, as a model streams it."""
+    """Return a value's JSON in pieces, as a model streams it."""
     text = json.dumps(value)
     return [text[start : start + PIECE_CHARS] for start in range(0, len(text), PIECE_CHARS)]
 
 
 class ScriptedAgent(Agent):
-    """A plain agent for `Runner`: says its chunks in every run; without streaming, adjacent text as one piece.
+    """Says its `chunks` in every run, as a plain agent for `Runner`; without streaming, adjacent text as one piece.
 
-    Events of `gapless.events` may stand among the chunks.
+    Events of `gapless.events` may stand among the chunks. `name` is the agent's.
     """
 
     def __init__(self, *chunks: Chunk | Event, name: str = "scripted") -> None:

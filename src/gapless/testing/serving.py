@@ -16,9 +16,9 @@ START_S_MAX = 20.0
 
 @contextlib.contextmanager
 def serving(app: Any, *, send_buffer_bytes: int | None = None, **options: Any) -> Iterator[str]:
-    """Serve an ASGI app on a free loopback port until the block ends: `with serving(create_app(runner)) as url:`.
+    """Serve an ASGI `app` on a free loopback port until the block ends: `with serving(create_app(runner)) as url:`.
 
-    `send_buffer_bytes` bounds what the kernel takes per connection before the server has to wait; other options are
+    `send_buffer_bytes` bounds what the kernel takes per connection before the server has to wait; other `options` are
     those of `uvicorn.Config`. Raises `RuntimeError` when it does not start or stop.
     """
     import uvicorn

@@ -1,0 +1,137 @@
+"""The client for code without an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx2
+
+from gapless.client.client import ClientLimits, Cut, GaplessClient, Page, Session
+from gapless.config import RunConfig
+from gapless.errors import UsageError
+from gapless.events import ContentPart, Event, Message, ResumeEntry
+from gapless.live import LiveRequest
+from gapless.records import RunRecord, RunStatus
+
+__all__ = ["SyncClient"]
+
+_T = TypeVar("_T")
+
+
+class SyncClient:
+    """Does what `GaplessClient` does for code without an event loop: the same methods, blocking; `follow` is a
+    generator.
+
+    For one thread at a time. Raises `UsageError` inside an event loop. `base_url`, `api_key`, `headers`, `limits`,
+    `on_cut` and `transport` are those of `GaplessClient`.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        *,
+        api_key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        limits: ClientLimits | None = None,
+        on_cut: Callable[[Cut], None] | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._client = GaplessClient(
+            base_url, api_key=api_key, headers=headers, limits=limits, on_cut=on_cut, transport=transport
+        )
+        self._loop = asyncio.Runner()
+
+    def close(self) -> None:
+        """Close the connections. Runs go on."""
+        self._call(self._client.aclose())
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _call(self, work: Coroutine[Any, Any, _T]) -> _T:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return self._loop.run(work)
+        work.close()
+        raise UsageError("SyncClient blocks, and this is an event loop: use GaplessClient")
+
+    def start(
+        self,
+        message: str | list[ContentPart],
+        *,
+        agent: str | None = None,
+        session_id: str | None = None,
+        run_id: str | None = None,
+        config: RunConfig | None = None,
+    ) -> RunRecord:
+        """See `GaplessClient.start`."""
+        return self._call(self._client.start(message, agent=agent, session_id=session_id, run_id=run_id, config=config))
+
+    def follow(self, run_id: str, after: int = 0) -> Generator[tuple[int, Event], None, None]:
+        """See `GaplessClient.follow`."""
+        stream = self._client.follow(run_id, after)
+
+        async def step() -> tuple[int, Event] | None:
+            return await anext(stream, None)
+
+        try:
+            while (item := self._call(step())) is not None:
+                yield item
+        finally:
+            self._call(stream.aclose())
+
+    def cancel(self, run_id: str) -> RunRecord:
+        """See `GaplessClient.cancel`."""
+        return self._call(self._client.cancel(run_id))
+
+    def answer(self, run_id: str, entries: list[ResumeEntry]) -> RunRecord:
+        """See `GaplessClient.answer`."""
+        return self._call(self._client.answer(run_id, entries))
+
+    def send(self, run_id: str, request: LiveRequest | str) -> RunRecord:
+        """See `GaplessClient.send`."""
+        return self._call(self._client.send(run_id, request))
+
+    def record(self, run_id: str) -> RunRecord:
+        """See `GaplessClient.record`."""
+        return self._call(self._client.record(run_id))
+
+    def runs(
+        self, *, session_id: str | None = None, status: RunStatus | None = None, limit: int = 100
+    ) -> list[RunRecord]:
+        """See `GaplessClient.runs`."""
+        return self._call(self._client.runs(session_id=session_id, status=status, limit=limit))
+
+    def page(self, run_id: str, after: int = 0, limit: int = 1000) -> Page:
+        """See `GaplessClient.page`."""
+        return self._call(self._client.page(run_id, after, limit))
+
+    def create_session(self, session_id: str | None = None, *, state: dict[str, Any] | None = None) -> Session:
+        """See `GaplessClient.create_session`."""
+        return self._call(self._client.create_session(session_id, state=state))
+
+    def sessions(self) -> list[Session]:
+        """See `GaplessClient.sessions`."""
+        return self._call(self._client.sessions())
+
+    def session(self, session_id: str) -> Session:
+        """See `GaplessClient.session`."""
+        return self._call(self._client.session(session_id))
+
+    def messages(self, session_id: str) -> list[Message]:
+        """See `GaplessClient.messages`."""
+        return self._call(self._client.messages(session_id))
+
+    def delete_session(self, session_id: str) -> None:
+        """See `GaplessClient.delete_session`."""
+        self._call(self._client.delete_session(session_id))
