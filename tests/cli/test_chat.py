@@ -178,7 +178,9 @@ def test_without_a_model_it_offers_to_install_one(
     terminal: Callable[..., Any], run: Any, environment: dict[str, str], tmp_path: Any
 ) -> None:
     hidden = tmp_path / "sitecustomize.py"
-    hidden.write_text("import gapless.model; gapless.model.find_model = lambda: None\n", encoding="utf-8")
+    hidden.write_text(
+        "import gapless.agents.embedded as embedded; embedded.find_model = lambda: None\n", encoding="utf-8"
+    )
     environment["PYTHONPATH"] = f"{tmp_path}:{environment['PYTHONPATH']}"
     done = run("chat", "-m", "hi")
     assert (done.returncode, done.stdout) == (1, "")

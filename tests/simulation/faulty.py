@@ -60,7 +60,7 @@ class Ledger:
 class FaultyStore(Store):
     """What one process has of the store."""
 
-    scheme: ClassVar[str] = "simulated"
+    shared: ClassVar[bool] = False
     commit_interval_s: ClassVar[float] = 0.001
 
     def __init__(self, ledger: Ledger, process: Process) -> None:

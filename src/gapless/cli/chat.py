@@ -92,6 +92,8 @@ def chat(
 def _interactive(conversation: _Conversation, *, session: str | None, store: str) -> int:
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  # line editing and history at the prompt
+    from gapless.journals import store_class
+
     print(RULE)
     print(f"GAPLESS CHAT · {clean(conversation.agent_name)}")
     print(RULE)
@@ -100,7 +102,7 @@ def _interactive(conversation: _Conversation, *, session: str | None, store: str
     if session is not None:
         earlier = conversation.turns_so_far()
         print(f"Session {session}: {earlier} earlier {'message' if earlier == 1 else 'messages'}")
-        if store.startswith("memory:"):
+        if not store_class(store).shared:
             say("The session lasts as long as this command; --store sqlite:///chat.db keeps it.", style="yellow")
     while True:
         try:

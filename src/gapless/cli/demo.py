@@ -92,6 +92,7 @@ async def _serve_and_talk(agent: Agent, store: str, config: RunConfig, listener:
     import uvicorn
 
     from gapless.cli.listen import hosts_allowed, server_config, url_of
+    from gapless.journals.contract import shown_url
     from gapless.runs.runner import Runner
     from gapless.server import create_app
 
@@ -100,7 +101,7 @@ async def _serve_and_talk(agent: Agent, store: str, config: RunConfig, listener:
     print("STREAMING CHAT DEMO")
     print(RULE)
     print(f"agent  {clean(agent.name)}")
-    print(f"store  {store}")
+    print(f"store  {shown_url(store)}")
     print(f"server {url}")
     app = create_app(Runner(agent, store=store), allowed_hosts=hosts_allowed("127.0.0.1"), drain_s=0)
     server = uvicorn.Server(server_config(app))

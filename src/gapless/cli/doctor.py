@@ -15,9 +15,8 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
-from urllib.parse import unquote
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -148,22 +147,24 @@ def _model(report: _Report) -> None:
 
 def _store(report: _Report, url: str) -> None:
     from gapless.cli.listen import check_store
+    from gapless.journals import open_store
+    from gapless.journals.contract import shown_url
 
-    scheme, _, rest = url.partition("://")
-    path = Path(unquote(rest[1:])) if scheme == "sqlite" and len(rest) > 1 else None
+    scheme, shown = url.partition("://")[0], shown_url(url)
     try:
+        path = open_store(url).path
         if path is not None and not path.exists() and path.parent.is_dir():  # leave nothing behind
             with tempfile.TemporaryDirectory(prefix=".gapless-doctor-", dir=path.parent) as folder:
-                check_store(f"sqlite:///{folder}/probe.db")
+                check_store(f"{scheme}:///{quote(folder)}/probe")
         else:
             check_store(url)
     except GaplessError as error:
-        report.say(Finding("bad", f"store {url}: {error.message}"))
+        report.say(Finding("bad", f"store {shown}: {error.message}"))
     except OSError as error:
         fix = "choose another place with --store sqlite:////path/to/file.db"
-        report.say(Finding("bad", f"store {url}: {error.strerror or error}", fix))
+        report.say(Finding("bad", f"store {shown}: {error.strerror or error}", fix))
     else:
-        report.say(Finding("ok", f"store {url} is writable"))
+        report.say(Finding("ok", f"store {shown} is writable"))
 
 
 def _port(report: _Report, port: int) -> None:

@@ -9,9 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
-from urllib.parse import unquote
 
 import msgspec
 import typer
@@ -259,11 +257,13 @@ async def _target(url: str | None, store: str | None) -> AsyncIterator[GaplessCl
 
 def _check_exists(store: str) -> None:
     """Looking must not make a store. Raises `UsageError`."""
-    scheme, _, rest = store.partition("://")
-    if scheme == "memory":
-        raise UsageError("--store memory:// is another process's memory; use --url, or a store that is shared")
-    if scheme == "sqlite" and not Path(unquote(rest[1:])).is_file():
-        raise UsageError(f"--store {store}: there is no file {unquote(rest[1:])}")
+    from gapless.journals import open_store
+
+    looked_at = open_store(store)
+    if not looked_at.shared:
+        raise UsageError(f"--store {store} is another process's memory; use --url, or a store that is shared")
+    if looked_at.path is not None and not looked_at.path.is_file():
+        raise UsageError(f"--store {store}: there is no file {looked_at.path}")
 
 
 def _say_cut(cut: Cut) -> None:

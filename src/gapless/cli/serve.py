@@ -72,12 +72,14 @@ def serve(
     from gapless.cli.listen import bind, check_store, exit_at_signals, is_loopback, server_config, url_of
     from gapless.cli.logs import FORMATS, LEVELS, log_to_stderr
     from gapless.http.auth import users_from_environment
+    from gapless.journals import store_class
+    from gapless.journals.contract import shown_url
 
     if log_level not in LEVELS:
         raise UsageError(f"--log-level {log_level!r}: it is one of {', '.join(LEVELS)}")
     if log_format not in FORMATS:
         raise UsageError(f"--log-format {log_format!r}: it is one of {', '.join(FORMATS)}")
-    if workers > 1 and store.startswith("memory:"):
+    if workers > 1 and not store_class(store).shared:
         raise UsageError(
             f"--workers {workers} needs a store that processes share: --store sqlite:///gapless.db or redis://host"
         )
@@ -107,7 +109,7 @@ def serve(
     typer.echo(f"agents  {clean(', '.join(loaded))}")
     if users is not None:
         typer.echo(f"users   {clean(', '.join(users))}")
-    typer.echo(f"store   {store}")
+    typer.echo(f"store   {shown_url(store)}")
     if workers > 1:
         typer.echo(f"workers {workers}")
     if not authenticated and not is_loopback(host):

@@ -7,8 +7,10 @@ of any other. It keeps sessions: their records and, per ended run, one turn.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -21,6 +23,7 @@ __all__ = [
     "Listener",
     "Store",
     "WorkerFenced",
+    "shown_url",
 ]
 
 READ_BYTES_MAX = 1024 * 1024
@@ -63,9 +66,18 @@ class Store(ABC):
     what was asked for may be asked for again.
     """
 
-    scheme: ClassVar[str]
+    shared: ClassVar[bool] = True
+    """Several processes can use it at a time, and what it keeps outlives each of them."""
     commit_interval_s: ClassVar[float] = 0.0
     """Appends are grouped: two calls of `append` are at least this far apart while there is traffic."""
+
+    path: Path | None = None
+    """The file that the store is, if it is one: opening makes it where it is not yet there."""
+
+    @classmethod
+    @abstractmethod
+    def from_url(cls, url: str) -> Store:
+        """Make the store that a URL of one of its schemes names, not yet opened. Raises `UsageError`."""
 
     # -- the worker -------------------------------------------------------------------------------------------------
 
@@ -181,3 +193,12 @@ class Store(ABC):
     @abstractmethod
     async def turns(self, session_id: str) -> list[Turn]:
         """The session's turns, oldest first."""
+
+
+_PASSWORD = re.compile(r"^(\w*:(?://)?[^:@/?#]*):.*@", re.DOTALL)
+_PASSWORD_ASKED = re.compile(r"(?<=[?&])([^=&#]*(?:pass|secret|token)[^=&#]*)=[^&#]*", re.IGNORECASE)
+
+
+def shown_url(url: str) -> str:
+    """Give a store's URL as it may be printed: without the password in it, whatever characters that has."""
+    return _PASSWORD_ASKED.sub(r"\1=***", _PASSWORD.sub(r"\1:***@", url))

@@ -42,7 +42,7 @@ class Memory:
 class MemoryStore(Store):
     """`memory://`, or a `Memory` shared with others."""
 
-    scheme: ClassVar[str] = "memory"
+    shared: ClassVar[bool] = False
     commit_interval_s: ClassVar[float] = 0.001  # fewer, larger groups: 4 µs less per event at 500 streams
 
     def __init__(self, memory: Memory | None = None, *, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -50,6 +50,10 @@ class MemoryStore(Store):
         self._worker_id = ""
         self._listener: Listener | None = None
         self._lease_watch = LeaseWatch(monotonic)
+
+    @classmethod
+    def from_url(cls, url: str) -> MemoryStore:
+        return cls()
 
     # -- the worker -------------------------------------------------------------------------------------------------
 

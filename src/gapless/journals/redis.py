@@ -59,7 +59,6 @@ log = logging.getLogger("gapless.redis")
 class RedisStore(Store):
     """`redis://[user:password@]host:port/db`, `rediss://` (TLS), `unix://path`; `valkey://` and `valkeys://` alike."""
 
-    scheme: ClassVar[str] = "redis"
     commit_interval_s: ClassVar[float] = 0.002
 
     def __init__(self, url: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -68,6 +67,10 @@ class RedisStore(Store):
         self._owned = OwnedRuns(self._server)
         self._news = RedisNews(self._server, self._records, self._owned)
         self._take_over = TakeOver(self._server, self._owned, LeaseWatch(monotonic))
+
+    @classmethod
+    def from_url(cls, url: str) -> RedisStore:
+        return cls(url)
 
     # -- the worker -------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import redis.asyncio as redis
 from redis.asyncio.retry import Retry
@@ -33,9 +32,9 @@ class RedisServer:
 
     def __init__(self, url: str) -> None:
         scheme, _, rest = url.partition("://")
-        parts = urlsplit(url)
+        address = rest.rpartition("@")[2].partition("?")[0]  # whatever characters a password has
         self._url = f"{_SCHEMES.get(scheme, scheme)}://{rest}"
-        self.name = f"{scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        self.name = f"{scheme}://{address}"
         """The URL without the password that it may carry, for messages."""
         self.is_cluster = False
         self._client: Any = None
@@ -60,7 +59,9 @@ class RedisServer:
             )
             self._client = self._subscriber = redis.Redis.from_pool(pool)
         except ValueError as error:
-            raise UsageError(f"store {self.name}: {error}") from error
+            # What is special in a password may have cut it in two, and the error then names a part of it.
+            reason = "its URL cannot be read; write %XX for special characters" if "@" in self._url else error
+            raise UsageError(f"store {self.name}: {reason}") from None
         try:
             server = await self.command("INFO", "server")
             if int(server["redis_version"].split(".")[0]) < VERSION_MIN:

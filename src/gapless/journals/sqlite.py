@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import unquote
 
-from gapless.errors import CursorExpired, GaplessError, RunNotFound, SessionBusy
+from gapless.errors import CursorExpired, GaplessError, RunNotFound, SessionBusy, UsageError
 from gapless.journals import process
 from gapless.journals.contract import Append, Listener, Store, WorkerFenced
 from gapless.journals.lease import LeaseWatch
@@ -45,7 +46,6 @@ log = logging.getLogger("gapless.sqlite")
 class SQLiteStore(Store):
     """`sqlite:///path` (three slashes: relative; four: absolute)."""
 
-    scheme: ClassVar[str] = "sqlite"
     commit_interval_s: ClassVar[float] = 0.002
 
     def __init__(self, path: str | os.PathLike[str], *, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -55,10 +55,14 @@ class SQLiteStore(Store):
         self._news = News(self._file, self._log, self._runs)
         self._lease_watch = LeaseWatch(monotonic)
         self._tasks: list[asyncio.Task[None]] = []
+        self.path: Path = self._file.path
 
-    @property
-    def path(self) -> Path:
-        return self._file.path
+    @classmethod
+    def from_url(cls, url: str) -> SQLiteStore:
+        _, _, rest = url.partition("://")
+        if not rest.startswith("/") or len(rest) == 1:
+            raise UsageError(f"store {url!r}: write sqlite:///file.db (relative) or sqlite:////path/file.db (absolute)")
+        return cls(unquote(rest[1:]))
 
     # -- the worker -------------------------------------------------------------------------------------------------
 
