@@ -48,10 +48,11 @@ __all__ = [
 
 
 class GaplessError(Exception):
-    """What happened, to which run, and what to do.
+    """Says what happened, to which run, and what to do.
 
-    `code` is stable and machine-readable; `status` is the HTTP status of an answer that carries the error before its
-    first byte; `run_id` names the run, where there is one; `retry_after_s` is set where trying again later helps.
+    `message` is for people; `code` is stable and machine-readable; `status` is the HTTP status of an answer that
+    carries the error before its first byte; `run_id` names the run, where there is one; `retry_after_s` is set where
+    trying again later helps.
     """
 
     code = "internal_error"
@@ -95,7 +96,7 @@ class InputTooLarge(GaplessError):
 
 
 class NotAuthenticated(GaplessError):
-    """No key, or not one that is known."""
+    """No key came, or one that is not known."""
 
     code = "not_authenticated"
     status = 401
@@ -203,7 +204,7 @@ class CursorExpired(GaplessError):
 
 
 class LimitReached(GaplessError):
-    """Too many runs or followers at once; try again after `retry_after_s`."""
+    """There are too many runs or followers at once; try again after `retry_after_s`."""
 
     code = "limit_reached"
     status = 429
@@ -308,11 +309,13 @@ _BY_CODE = {cls.code: cls for cls in reversed(_classes(GaplessError))}
 
 
 def is_code(code: str) -> bool:
-    """True if a class here has that code."""
+    """Return whether a class here has that `code`."""
     return code in _BY_CODE
 
 
 def error_for_code(code: str | None, message: str, *, run_id: str | None = None) -> GaplessError:
-    """The typed error for a `code` that came over a wire or out of a journal; `RunFailed` for a code not known here."""
+    """Return the typed error for a `code` that came over a wire or out of a journal, with `message` and `run_id`;
+    `RunFailed` for a code not known here.
+    """
     cls = _BY_CODE.get(code or "", RunFailed)
     return cls(message, run_id=run_id, code=code)

@@ -32,7 +32,7 @@ _OutputT = TypeVar("_OutputT")
 
 
 class OutputType(Generic[_OutputT]):
-    """Validates JSON values as one type: anything that Pydantic validates, or a msgspec struct.
+    """Validates JSON values as one type, `output_type`: anything that Pydantic validates, or a msgspec struct.
 
     Raises `UsageError` for a type that is neither."""
 
@@ -52,7 +52,7 @@ class OutputType(Generic[_OutputT]):
         return getattr(self.type, "__name__", str(self.type))
 
     def validate(self, value: Any) -> _OutputT:
-        """The output. A string takes any value, as its JSON text. Raises `ValueError`."""
+        """Return the output that `value` is. A string takes any value, as its JSON text. Raises `ValueError`."""
         if self.type is str:
             return value if isinstance(value, str) else json.dumps(value)  # type: ignore[return-value]  # it is str
         if self._adapter is None:
@@ -60,7 +60,9 @@ class OutputType(Generic[_OutputT]):
         return self._adapter.validate_python(value)  # type: ignore[no-any-return]  # what the adapter is made for
 
     def validate_partial(self, text: str, key: str | None) -> _OutputT:
-        """The output as far as its JSON text goes; `key` names the member that holds it. Raises `ValueError`."""
+        """Return the output as far as its JSON, `text`, goes; `key` names the member that holds it. Raises
+        `ValueError`.
+        """
         if self.type is str and key is None:
             return text  # type: ignore[return-value]  # it is str
         from pydantic_core import from_json
@@ -76,8 +78,9 @@ class OutputType(Generic[_OutputT]):
 
 
 class GrowingOutput(Generic[_OutputT]):
-    """The output of a run while its events come in: the tool call that the agent named as its output, or else the text
-    of its latest message."""
+    """Reads the output of a run while its events come in: the tool call that the agent named as its output, or else the
+    text of its latest message.
+    """
 
     def __init__(self, output_type: OutputType[_OutputT]) -> None:
         self.values: list[_OutputT] = []
@@ -90,7 +93,7 @@ class GrowingOutput(Generic[_OutputT]):
         self._size = self._next_at = 0
 
     def add(self, event: Event) -> bool:
-        """Take one event; whether there is a new value."""
+        """Take one `event`; returns whether there is a new value."""
         if isinstance(event, TextMessageContentEvent):
             self._text.append(event.delta)
             return self._call is None and self._grown(self._text, len(event.delta))
@@ -147,7 +150,7 @@ class OutputText:
         self._spoken = False
 
     def add(self, event: TextMessageStartEvent | CustomEvent | RunFinishedEvent) -> str:
-        """Take one event; the text that is to be shown before it, if any."""
+        """Take one `event`; returns the text that is to be shown before it, if any."""
         if isinstance(event, TextMessageStartEvent):
             if event.role in (None, "assistant"):
                 self._due, self._spoken = False, True

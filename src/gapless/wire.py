@@ -64,15 +64,15 @@ _decode_named = msgspec.json.Decoder(_Named).decode
 
 
 class Cursor(NamedTuple):
-    """A place in a stream: all frames of event `seq` were seen, or of the one after it only the first `part`."""
+    """Names a place in a stream: all frames of event `seq` were seen, or of the one after it only the first `part`."""
 
     seq: int
     part: int = 0
 
 
 def parse_cursor(text: str, run_id: str | None) -> Cursor:
-    """The cursor that a frame's id names: `seq`, `seq.part`, `seq.end`, each with or without `run:` before it. `run_id`
-    is None for a run that has none yet.
+    """Read the cursor out of a frame's id, `text`: `seq`, `seq.part`, `seq.end`, each with or without `run:` before it.
+    `run_id` is None for a run that has none yet.
 
     Raises `CursorInvalid` for anything else, and for the id of another run.
     """
@@ -92,14 +92,14 @@ def parse_cursor(text: str, run_id: str | None) -> Cursor:
 
 
 def is_restart(event: bytes) -> bool:
-    """An event, as stored, says that the run begins anew."""
+    """Return whether `event`, as stored, says that the run begins anew."""
     if not event.startswith(_CUSTOM):
         return False
     return _RESTARTED in event and _decode_named(event).name == RESTARTED  # and not a name inside of its value
 
 
 class Encoder(ABC):
-    """One connection's encoding of one run, from some position on."""
+    """Encodes one `run` for one connection, from some position on."""
 
     name: ClassVar[str]
     headers: ClassVar[dict[str, str]] = {}
@@ -125,8 +125,9 @@ class Encoder(ABC):
         """Messages that are not the assistant's, where the wire goes by `_begins`."""
 
     def _begins(self, event: TextMessageStartEvent) -> bool:
-        """A text message begins, under an id that may have been another's before. True if it is the assistant's: then
-        its deltas are known by their head."""
+        """Note that a text message begins, under an id that may have been another's before. True if it is the
+        assistant's: then its deltas are known by their head.
+        """
         if event.role in (None, "assistant"):
             self._others.discard(event.message_id)
             self._delta_head = delta_head(TextMessageContentEvent, event.message_id)
@@ -136,8 +137,9 @@ class Encoder(ABC):
         return False
 
     def sayable(self, items: Sequence[tuple[int, bytes]]) -> Sequence[tuple[int, bytes]]:
-        """The (position, event) pairs that this wire can say: all of them, or for a wire that cannot void, those before
-        a restart and an error in its place."""
+        """Return those of `items`, (position, event) pairs, that this wire can say: all of them, or for a wire that
+        cannot void, those before a restart and an error in its place.
+        """
         if self.voids:
             return items
         if self._restarted:
@@ -150,20 +152,21 @@ class Encoder(ABC):
 
     @abstractmethod
     def frames(self, event: bytes) -> Sequence[bytes]:
-        """One event's frames: the `data` of each, without its line breaks and id."""
+        """Return the frames of one `event`: the `data` of each, without its line breaks and id."""
 
     def skip(self, events: Iterable[bytes]) -> None:
-        """Fold events that the client has seen already."""
+        """Fold `events` that the client has seen already."""
         for event in events:
             if self.frames(event):
                 self._retry = False  # told in the stream's first frame, and in no other
 
     def id_of(self, seq: int) -> bytes:
-        """The id of the last frame of event `seq`."""
+        """Return the id of the last frame of event `seq`."""
         return b"%b%d" % (self._id_head, seq)
 
     def encode(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> bytes:
-        """(position, event) pairs → SSE frames. `skip_parts` leaves out the first frames of the first event.
+        """Encode `items`, (position, event) pairs, as SSE frames. `skip_parts` leaves out the first frames of the first
+        event.
 
         The last frame of an event has the event's own id, an earlier one the id with its number as suffix.
         """
@@ -192,20 +195,24 @@ class Encoder(ABC):
         return b"id: %b\ndata: %b\n\n" % (id, data)
 
     def begin(self, after: int) -> bytes:
-        """What goes out before the first frame, at once."""
+        """Return what goes out before the first frame of a stream that begins `after` a position, at once."""
         return b""
 
     def end(self, last: int) -> bytes:
-        """The end marker: a frame without data, so that clients that do not know it ignore it."""
+        """Return the end marker after the `last` position: a frame without data, so that clients that do not know it
+        ignore it.
+        """
         return b"event: end\nid: %b.end\n\n" % self.id_of(last)
 
     def reconnect(self) -> bytes:
-        """What goes out before the server ends the connection and not the run; b"" where clients would stumble."""
+        """Return what goes out before the server ends the connection and not the run; b"" where clients would
+        stumble.
+        """
         return b""
 
 
 def wire(name: str) -> type[Encoder]:
-    """Look up the encoder of a wire. Raises `InputInvalid` for a name that is none."""
+    """Look up the encoder of the wire `name`. Raises `InputInvalid` for a name that is none."""
     target = _WIRES.get(name)
     if target is None:
         raise InputInvalid(f"no wire {name!r}; there are: {', '.join(_WIRES)}")

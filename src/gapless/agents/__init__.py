@@ -22,7 +22,7 @@ __all__ = ["FRAMEWORKS", "Agent", "Framework", "adapt", "load"]
 
 
 class Framework(NamedTuple):
-    """An agent framework and what adapts it."""
+    """Describes an agent framework and what adapts it."""
 
     package: str
     """Where its agents' classes are."""
@@ -49,7 +49,7 @@ FRAMEWORKS = (
 
 
 def adapt(agent: object, name: str | None = None) -> Agent:
-    """Any agent → what the runner runs: an adapter's instance, or the object itself when it is one already.
+    """Make of any `agent` what the runner runs: an adapter's instance, or the object itself when it is one already.
 
     Takes an ADK agent, app or runner, a Pydantic AI agent, an (async) generator function or function, or a name as
     `load` takes it. `name` is for a function, and for an agent that has none. Raises `AgentInvalid`, `AgentNotFound`,
@@ -79,7 +79,7 @@ def adapt(agent: object, name: str | None = None) -> Agent:
 
 
 def load(reference: str) -> Agent:
-    """The agent that a name stands for: `module:attribute`, `file.py:attribute`, `model.gguf`, or a URL.
+    """Import the agent that `reference` names: `module:attribute`, `file.py:attribute`, `model.gguf`, or a URL.
 
     Raises `AgentNotFound` when there is no such thing, `AgentInvalid` when it cannot be run, `ExtraMissing`.
     """

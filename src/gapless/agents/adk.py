@@ -47,8 +47,8 @@ log = logging.getLogger("gapless.adk")
 
 
 class ADKAgent(Agent):
-    """Adapts one ADK agent, app or runner. `deps` makes a run's dependencies from its context where the caller gives
-    none, as over HTTP. Raises `AgentInvalid` for anything else."""
+    """Adapts one ADK agent, app or runner, `target`. `deps` makes a run's dependencies from its context where the
+    caller gives none, as over HTTP. Raises `AgentInvalid` for anything else."""
 
     live = True
     """What ADK cannot run live fails when it is run so, as `agent_invalid`."""
@@ -84,7 +84,8 @@ class ADKAgent(Agent):
                 await runner.close()
 
     async def session_state(self, app_name: str, user_id: str, session_id: str) -> dict[str, Any] | None:
-        """The state of a session that the agent's own session service has; None where it has none."""
+        """Return the state that the agent's own session service has of session `session_id` of `user_id` in `app_name`;
+        None where it has none."""
         if isinstance(self._service, JournalSessions):
             return None
         name = self._runner(app_name).app_name
@@ -92,7 +93,8 @@ class ADKAgent(Agent):
         return None if found is None else dict(found.state)
 
     async def update_state(self, app_name: str, user_id: str, session_id: str, changes: dict[str, Any]) -> None:
-        """Tell the agent's own session service of changes to a session's state, as ADK's server does: by an event."""
+        """Tell the agent's own session service of `changes` to the state of session `session_id` of `user_id` in
+        `app_name`, as ADK's server does: by an event."""
         name, service = self._runner(app_name).app_name, self._service
         session: Session | None = Session(id=session_id, app_name=name, user_id=user_id)
         if not isinstance(service, JournalSessions):  # which keeps only what sessions share

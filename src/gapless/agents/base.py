@@ -27,11 +27,13 @@ AgentItem: TypeAlias = str | Event
 
 
 class RunContext:
-    """One run as its agent sees it.
+    """Shows one run to its agent.
 
-    Read: who asks what, with which history and settings; what is said to a live run (`live`). Write: `native` (the turn
-    in the framework's own form, kept for the next turn), `result` (the typed output, sent with RUN_FINISHED), `state`,
-    `add_usage`.
+    Read: the run `run_id` in session `session_id`, asked by `user_id` of `agent_name`; `content`, the history
+    (`messages`), its `config`; what is said to a live run (`live`). From the caller: `deps`, `output_type`. From the
+    client: its own `tools`, `context` and `forwarded_props`. Write: `native` (the turn in the framework's own form,
+    kept for the next turn's `native_history`), `result` (the typed output, sent with RUN_FINISHED), `state`,
+    `add_usage`. Ask a person with `interrupt`.
     """
 
     __slots__ = (
@@ -104,20 +106,21 @@ class RunContext:
 
     @property
     def message(self) -> str:
-        """The new user message's text."""
+        """Returns the new user message's text."""
         return text_of(self.content)
 
     @property
     def messages(self) -> list[Message]:
-        """The session's history with the new user message last, oldest first."""
+        """Returns the session's history with the new user message last, oldest first."""
         if not isinstance(self._messages, list):  # a long history is decoded for those who read it
             self._messages = self._messages()
         return self._messages
 
     @property
     def live(self) -> LiveRequestQueue:
-        """What people say to this live run after its message: `async for request in ctx.live`. Raises `UsageError` in
-        a run that is not live (`StreamingMode.BIDI`)."""
+        """Yields what people say to this live run after its message: `async for request in ctx.live`. Raises
+        `UsageError` in a run that is not live (`StreamingMode.BIDI`).
+        """
         if self._live is None:
             how = 'start it with `runner.run_live()`, at /live or with "streaming_mode": "bidi"'
             raise UsageError(f"run {self.run_id} is not live, and its agent is: {how}", run_id=self.run_id)
@@ -125,30 +128,33 @@ class RunContext:
 
     @property
     def native_history(self) -> Sequence[bytes]:
-        """`native` of each earlier turn of this session that has one, oldest first."""
+        """Returns `native` of each earlier turn of this session that has one, oldest first."""
         if callable(self._native_history):
             self._native_history = self._native_history()
         return self._native_history
 
     def add_usage(self, usage: TokenUsage) -> None:
-        """Count one model call's tokens; the sum per model goes out with the run's last event."""
+        """Count the tokens of one model call, `usage`; the sum per model goes out with the run's last event."""
         self.usage.append(usage)
 
     async def interrupt(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
-        """Ask a person and wait: the run is `waiting` until `POST /runs/{id}/input` or `run.answer()`. An agent that
-        leaves off (`asyncio.timeout`) goes on unanswered."""
+        """Ask a person and wait for the answers to `interrupts`: the run is `waiting` until `POST /runs/{id}/input` or
+        `run.answer()`. An agent that leaves off (`asyncio.timeout`) goes on unanswered.
+        """
         return await self._interrupt(interrupts)
 
 
 class Agent:
-    """What the runner runs: `name` and `run`, and the duties below where the agent has more to do than to answer."""
+    """Is what the runner runs: `name` and `run`, and the duties below where the agent has more to do than to answer."""
 
     name: str
     live: bool = False
     """Whether `run` takes what is said to a live run (`ctx.live`)."""
 
     def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
-        """Produce the answer. Cancelling the iteration must stop the model call. Raises whatever the agent raises."""
+        """Produce the answer to the run `ctx`. Cancelling the iteration must stop the model call. Raises whatever the
+        agent raises.
+        """
         raise NotImplementedError
 
     async def load(self) -> None:
@@ -162,21 +168,27 @@ class Agent:
         raise UsageError("session_service= is for ADK agents; Gapless keeps the sessions of every other kind")
 
     async def session_state(self, app_name: str, user_id: str, session_id: str) -> dict[str, Any] | None:
-        """Return the state of a session that the framework's own session service has; None where it has none."""
+        """Return the state that the framework's own session service has of session `session_id` of `user_id` in
+        `app_name`; None where it has none.
+        """
         return None
 
     async def update_state(self, app_name: str, user_id: str, session_id: str, changes: dict[str, Any]) -> None:
-        """Tell the framework's own session service of changes to a session's state."""
+        """Tell the framework's own session service of `changes` to the state of session `session_id` of `user_id` in
+        `app_name`.
+        """
 
 
 def log_raised(log: logging.Logger, run_id: str, who: str, error: BaseException) -> None:
-    """Log an exception by its class and place; its text, which may hold what people wrote, only at `debug`."""
+    """Log that `who` raised `error` in run `run_id`, by its class and place, to `log`; its text, which may hold what
+    people wrote, only at `debug`.
+    """
     log.error("run %s: %s raised %s", run_id, who, class_and_place(error))
     log.debug("run %s", run_id, exc_info=error)
 
 
 def class_and_place(error: BaseException) -> str:
-    """What may be said of an exception in a log."""
+    """Return what may be said of `error` in a log."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
     where = f"{last[0].filename}:{last[0].lineno}" if last else "unknown place"
     return f"{type(error).__name__} at {where}"

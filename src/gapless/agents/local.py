@@ -64,7 +64,7 @@ _T = TypeVar("_T")
 
 
 class LocalModel(Agent):
-    """An agent that is a `.gguf` file.
+    """Runs the `.gguf` file at `path` as an agent, `name`.
 
     The file is loaded at the first run (or by `load`), once per process however many agents and event loops use it.
     `RunConfig.model_settings` goes to llama.cpp's chat endpoint as it is: `temperature`, `max_tokens`, `seed`, `top_p`,
@@ -164,7 +164,7 @@ class LocalModel(Agent):
 
 
 def embedded_model() -> LocalModel:
-    """The agent used when none is named. Raises `ModelMissing`, which says how to install it."""
+    """Return the agent used when none is named. Raises `ModelMissing`, which says how to install it."""
     path = find_model()
     if path is None:
         raise ModelMissing("No model is installed: run `gapless model install` (93 MB, once), or name an agent.")

@@ -33,8 +33,8 @@ __all__ = ["PydanticAIAgent"]
 
 
 class PydanticAIAgent(base.Agent):
-    """Adapts one agent. `deps` makes a run's dependencies from its context where the caller gives none, as over HTTP.
-    An agent that takes Pydantic AI's `StateDeps` has the session's state by itself.
+    """Adapts one `agent`, under its own name or `name`. `deps` makes a run's dependencies from its context where the
+    caller gives none, as over HTTP. An agent that takes Pydantic AI's `StateDeps` has the session's state by itself.
 
     Takes from `RunConfig`: `streaming_mode`, `max_llm_calls`, `fallback`, and `model_settings`, whose `model` chooses
     the model and whose `response_format` (OpenAI's) the output of an agent that has no type of its own. Tools that need

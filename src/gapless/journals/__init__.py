@@ -30,7 +30,7 @@ STORES = [
 
 
 def open_store(url: str | Store) -> Store:
-    """Make the store that a URL names, not yet opened: `memory://`, `sqlite:///relative.db`, `sqlite:////absolute.db`,
+    """Make the store that `url` names, not yet opened: `memory://`, `sqlite:///relative.db`, `sqlite:////absolute.db`,
     `redis://host:port/db` (also `rediss`, `valkey`, `valkeys` and `unix:///path/to.sock`).
 
     A `Store` comes back as it is. Raises `UsageError` for a URL that names none, `ExtraMissing` when its client library
@@ -40,7 +40,7 @@ def open_store(url: str | Store) -> Store:
 
 
 def store_class(url: str) -> type[Store]:
-    """Find the class of the store that a URL names. Raises `UsageError`, `ExtraMissing`."""
+    """Find the class of the store that `url` names. Raises `UsageError`, `ExtraMissing`."""
     scheme, separator, _ = url.partition("://")
     entry = next((entry for entry in STORES if separator and scheme in entry.schemes), None)
     if entry is None:

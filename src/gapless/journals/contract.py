@@ -31,7 +31,7 @@ READ_BYTES_MAX = 1024 * 1024
 
 
 class Append(msgspec.Struct, gc=False):  # one per run and group: thousands a second that no cycle can hold
-    """Events of one run to be accepted as one: all of them in order, or none.
+    """Asks for events of the run `run_id` to be accepted as one: all of them in order, or none.
 
     An event is JSON in one line (no byte below 0x20). `first_seq` is the position of `events[0]`, which must be the
     journal's last + 1. With `end` the journal is closed. With `status` the run's record is updated in the same step.
@@ -45,22 +45,26 @@ class Append(msgspec.Struct, gc=False):  # one per run and group: thousands a se
 
 
 class WorkerFenced(Exception):
-    """This worker's lease was lost: its runs belong to others and it can append nothing under its id."""
+    """Says that this worker's lease was lost: its runs belong to others and it can append nothing under its id."""
 
 
 class Listener(Protocol):
-    """Who a store tells of what other workers did. Called on the event loop; must not block."""
+    """Is told by a store what other workers did. Called on the event loop; must not block."""
 
     def on_events(self, run_id: str, first_seq: int, events: list[bytes], closed: bool) -> None:
-        """Events of a watched run that another worker appended. May repeat or skip: positions tell. A run that is no
-        longer there, as the store has forgotten it, is told as closed before its first event: `first_seq` is 0."""
+        """Take `events` of the watched run `run_id` that another worker appended, from position `first_seq` on; after
+        them the journal is `closed`, or not.
+
+        May repeat or skip: positions tell. A run that is no longer there, as the store has forgotten it, is told as
+        closed before its first event: `first_seq` is 0.
+        """
 
     def on_command(self, run_id: str, command: bytes) -> None:
-        """A command for a run that this worker owns."""
+        """Take a `command` for the run `run_id`, which this worker owns."""
 
 
 class Store(ABC):
-    """A keeper of journals, runs and sessions, as one worker sees it.
+    """Keeps journals, runs and sessions, as one worker sees them.
 
     Every method raises `StoreUnavailable` when the store cannot be reached or written: nothing has changed then, or
     what was asked for may be asked for again.
@@ -83,7 +87,9 @@ class Store(ABC):
 
     @abstractmethod
     async def open(self, worker_id: str, listener: Listener) -> None:
-        """Make the store ready and register the worker. Raises `StoreCorrupt`."""
+        """Make the store ready and register the worker `worker_id`; what others do is told to `listener`. Raises
+        `StoreCorrupt`.
+        """
 
     @abstractmethod
     async def close(self) -> None:
@@ -98,25 +104,30 @@ class Store(ABC):
         """Fence every worker that has not renewed for `lease_s` seconds, as observed by this worker's own monotonic
         clock, and become the owner of its active runs. Exactly one worker gets each run.
 
-        Call it several times a lease. Commands that the old owner did not take come to the listener afterwards."""
+        Call it several times a lease. Commands that the old owner did not take come to the listener afterwards.
+        """
 
     # -- runs -------------------------------------------------------------------------------------------------------
 
     @abstractmethod
     async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
-        """Record a new run, owned by this worker and queued, and its session where that is new.
+        """Record the new `run`, owned by this worker and queued, and its session where that is new.
 
         Returns the record and True, or the record that already has the id and False. Raises `SessionNotFound` when the
         session is another user's: of several users who begin it at the same instant, one has it. With `reject_busy`,
-        raises `SessionBusy` when the session has an active run. Either is found out in the step that creates."""
+        raises `SessionBusy` when the session has an active run. Either is found out in the step that creates.
+        """
 
     @abstractmethod
     async def start_run(self, run_id: str, started_at: int) -> str | None:
-        """Set a queued run running if it is the oldest active run of its session: None; else the id of the run just
-        ahead of it. Raises `RunNotFound` when it is no longer queued, or not this worker's."""
+        """Set the queued run `run_id` running since `started_at` (ms) if it is the oldest active run of its session:
+        None; else return the id of the run just ahead of it. Raises `RunNotFound` when it is no longer queued, or not
+        this worker's.
+        """
 
     @abstractmethod
-    async def get_run(self, run_id: str) -> RunRecord | None: ...
+    async def get_run(self, run_id: str) -> RunRecord | None:
+        """Return the record of the run `run_id`, or None."""
 
     @abstractmethod
     async def list_runs(
@@ -127,72 +138,84 @@ class Store(ABC):
         status: RunStatus | None = None,
         limit: int = 100,
     ) -> list[RunRecord]:
-        """Newest first."""
+        """Return at most `limit` runs, newest first: those of `user_id`, of `session_id`, of this `status`, or all."""
 
     @abstractmethod
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
-        """Find the oldest active run of each of these sessions: the one that executes or waits, or else the one that
-        is next. A session without an active run is not in the answer. Asks once, however many sessions there are."""
+        """Find the oldest active run of each of the sessions `session_ids`: the one that executes or waits, or else the
+        one that is next. A session without an active run is not in the answer. Asks once, however many sessions there
+        are.
+        """
 
     # -- journals ---------------------------------------------------------------------------------------------------
 
     @abstractmethod
     async def append(self, batches: Sequence[Append]) -> Collection[str]:
-        """Accept each batch, durably and atomically; returns the ids of the runs that were refused because this worker
-        does not own them or they are closed. At most one batch per run. Raises `WorkerFenced`.
+        """Accept each of `batches`, durably and atomically; returns the ids of the runs that were refused because this
+        worker does not own them or they are closed. At most one batch per run. Raises `WorkerFenced`.
 
-        After `StoreUnavailable` the same call is made again. A store whose answer can get lost on its way recognises
-        a batch that it has already accepted, and accepts it without writing it twice."""
+        After `StoreUnavailable` the same call is made again. A store whose answer can get lost on its way recognises a
+        batch that it has already accepted, and accepts it without writing it twice.
+        """
 
     @abstractmethod
     async def read(self, run_id: str, after: int, limit: int) -> list[bytes]:
-        """The accepted events after + 1 … at most `limit` of them and about `READ_BYTES_MAX`; only the end is empty.
-        Raises `CursorExpired` when the events are past their retention, `RunNotFound`."""
+        """Return the accepted events of run `run_id` from `after` + 1 on, at most `limit` of them and about
+        `READ_BYTES_MAX`; only the end is empty. Raises `CursorExpired` when the events are past their retention,
+        `RunNotFound`.
+        """
 
     @abstractmethod
     async def watch(self, run_id: str) -> None:
-        """Tell the listener of what others append to this run from now on, until `unwatch`."""
+        """Tell the listener of what others append to the run `run_id` from now on, until `unwatch`."""
 
     @abstractmethod
     async def unwatch(self, run_id: str) -> None:
-        """Undo `watch`, also one that raised: it may be in force."""
+        """Undo `watch` of `run_id`, also one that raised: it may be in force."""
 
     @abstractmethod
     async def send(self, run_id: str, command: bytes) -> None:
-        """Deliver a command (cancel, input) to the worker that owns the run, at least once; a run that has ended takes
-        none. Raises `RunNotFound`."""
+        """Deliver `command` (cancel, input) to the worker that owns the run `run_id`, at least once; a run that has
+        ended takes none. Raises `RunNotFound`.
+        """
 
     @abstractmethod
     async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:
-        """Drop the events of runs that ended before that time (ms), then of those that ended first until the events of
-        all ended runs are at most `bytes_max` bytes; their records stay. Returns how many runs."""
+        """Drop the events of runs that ended before `ended_before` (ms), then of those that ended first until the
+        events of all ended runs are at most `bytes_max` bytes; their records stay. Returns how many runs.
+        """
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 
     @abstractmethod
     async def create_session(self, session: SessionRecord) -> SessionRecord:
-        """Record a new session; returns the one that already has the id, if any."""
+        """Record the new `session`; returns the one that already has the id, if any."""
 
     @abstractmethod
-    async def get_session(self, session_id: str) -> SessionRecord | None: ...
+    async def get_session(self, session_id: str) -> SessionRecord | None:
+        """Return the record of the session `session_id`, or None."""
 
     @abstractmethod
     async def list_sessions(self, *, user_id: str | None = None, limit: int = 100) -> list[SessionRecord]:
-        """Latest used first."""
+        """Return at most `limit` sessions, of `user_id` or of all, latest used first."""
 
     @abstractmethod
     async def update_state(self, session_id: str, changes: dict[str, Any], updated_at: int) -> SessionRecord | None:
-        """Set these keys of the session's state, in one step; the session as it is then, or None where there is none.
-        Raises `SessionBusy` when a run of it is active, as that run's end says what the state is."""
+        """Set the keys `changes` of the state of session `session_id`, in one step, at `updated_at` (ms).
+
+        Returns the session as it is then, or None where there is none. Raises `SessionBusy` when a run of it is active,
+        as that run's end says what the state is.
+        """
 
     @abstractmethod
     async def delete_session(self, session_id: str) -> bool:
-        """Drop the session, its turns, its ended runs and their journals. Raises `SessionBusy` when a run of it is
-        active."""
+        """Delete the session `session_id`, its turns, its ended runs and their journals. Raises `SessionBusy` when a
+        run of it is active.
+        """
 
     @abstractmethod
     async def turns(self, session_id: str) -> list[Turn]:
-        """The session's turns, oldest first."""
+        """Return the turns of session `session_id`, oldest first."""
 
 
 _PASSWORD = re.compile(r"^(\w*:(?://)?[^:@/?#]*):.*@", re.DOTALL)
@@ -200,5 +223,5 @@ _PASSWORD_ASKED = re.compile(r"(?<=[?&])([^=&#]*(?:pass|secret|token)[^=&#]*)=[^
 
 
 def shown_url(url: str) -> str:
-    """Give a store's URL as it may be printed: without the password in it, whatever characters that has."""
+    """Give a store's `url` as it may be printed: without the password in it, whatever characters that has."""
     return _PASSWORD_ASKED.sub(r"\1=***", _PASSWORD.sub(r"\1:***@", url))

@@ -28,7 +28,7 @@ _PIECE_BYTES = 512
 
 
 class Cutter:
-    """A proxy in front of an HTTP server that cuts its event streams; everything else passes.
+    """Cuts event streams, as a proxy in front of the HTTP server at `upstream`; everything else passes.
 
         with Cutter("http://127.0.0.1:8000", "abrupt", cuts=3) as cutter:
             client = MyClient(cutter.url)
@@ -36,7 +36,8 @@ class Cutter:
             assert cutter.cuts.total() == 3
 
     Of each run (header `x-run-id`) it cuts the first `cuts` streams that are long enough, each at a place between
-    `after_bytes` that follows from `seed` alone: the same seed cuts at the same byte. `kind=None` cuts nothing.
+    `after_bytes` that follows from `seed` alone: the same seed cuts at the same byte. `kind` says how; None cuts
+    nothing.
 
     It lives on a thread and a loopback port of its own until the block ends, and speaks HTTP/1.1 without TLS.
     """
