@@ -68,7 +68,7 @@ class RunRequest(_Record, kw_only=True):
 
 
 class RunRecord(_Record, kw_only=True):
-    """Describes one run, as `GET /runs/{id}` shows it (less `owner` and `digest`).
+    """Describes one run, as `GET /runs/{id}` shows it (less `owner`, `takeovers`, `digest`).
 
     The run `id` of `agent` in session `session_id`, asked by `user_id`, and its `status`. `created_at`, `started_at`
     and `ended_at` are milliseconds since the Unix epoch. `config` is what was asked for, `request` what a restart
@@ -90,7 +90,9 @@ class RunRecord(_Record, kw_only=True):
     error: dict[str, str] | None = None
     """`code` and `message` of a run that failed or was cancelled."""
     owner: str = ""
-    """Id of the worker that executes it."""
+    """Id of the worker that executes it; "" while it is nobody's."""
+    takeovers: int = 0
+    """How often a worker was lost with it since its last checkpoint."""
     digest: str = ""
     """Hash of what was asked, to tell a repeated start from a conflicting one."""
     input: UserMessage | None = None

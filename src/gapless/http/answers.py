@@ -129,7 +129,7 @@ def wants_stream(request: Request) -> bool:
 def public(record: RunRecord | SessionRecord) -> dict[str, Any]:
     """A record as clients see it."""
     shown: dict[str, Any] = msgspec.to_builtins(record)
-    for hidden in ("owner", "digest", "input", "config", "request", "expired"):
+    for hidden in ("owner", "takeovers", "digest", "input", "config", "request", "expired"):
         shown.pop(hidden, None)
     if isinstance(record, RunRecord):
         shown["status"], shown["last_seq"] = record.status.value, record.last_seq

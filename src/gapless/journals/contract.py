@@ -19,8 +19,11 @@ from gapless.records import RunEnd, RunRecord, RunStatus, SessionRecord, Turn
 
 __all__ = [
     "READ_BYTES_MAX",
+    "WANTED_MAX",
     "Append",
+    "Checkpoint",
     "Listener",
+    "NotWaiting",
     "Store",
     "WorkerFenced",
     "shown_url",
@@ -28,13 +31,28 @@ __all__ = [
 
 READ_BYTES_MAX = 1024 * 1024
 """One `Store.read` stops at the event that takes it past this."""
+WANTED_MAX = 100
+"""Runs in one answer of `Store.wanted`."""
+
+
+class Checkpoint(msgspec.Struct, frozen=True, gc=False):
+    """Says from where a run can be gone on with: what was accepted up to `seq` stays, and `data` is what its agent
+    needs to know of where it stands.
+
+    With empty `data` the run has no checkpoint any more.
+    """
+
+    seq: int
+    data: bytes
 
 
 class Append(msgspec.Struct, gc=False):  # one per run and group: thousands a second that no cycle can hold
     """Asks for events of the run `run_id` to be accepted as one: all of them in order, or none.
 
     An event is JSON in one line (no byte below 0x20). `first_seq` is the position of `events[0]`, which must be the
-    journal's last + 1. With `end` the journal is closed. With `status` the run's record is updated in the same step.
+    journal's last + 1. With `end` the journal is closed. With `status` the run's record is updated in the same step,
+    with `checkpoint` the run's checkpoint is replaced, and the commands whose ids are in `taken` are kept no longer. A
+    batch that has one of these three may be without events.
     """
 
     run_id: str
@@ -42,6 +60,12 @@ class Append(msgspec.Struct, gc=False):  # one per run and group: thousands a se
     events: list[bytes]
     end: RunEnd | None = None
     status: RunStatus | None = None
+    checkpoint: Checkpoint | None = None
+    taken: Sequence[int] = ()
+
+
+class NotWaiting(Exception):
+    """Is raised for an answer that the run does not wait for: it has another, was cancelled, timed out or went on."""
 
 
 class WorkerFenced(Exception):
@@ -59,8 +83,13 @@ class Listener(Protocol):
         closed before its first event: `first_seq` is 0.
         """
 
-    def on_command(self, run_id: str, command: bytes) -> None:
-        """Take a `command` for the run `run_id`, which this worker owns."""
+    def on_command(self, run_id: str, command: bytes, id: int = 0) -> None:
+        """Take a `command` for the run `run_id`, which this worker owns. The same `id` may come again; a run's ids
+        grow. With 0 the store no longer has it.
+        """
+
+    def on_wanted(self) -> None:
+        """Hear that there may be a run that is nobody's and wants somebody: ask `Store.wanted`."""
 
 
 class Store(ABC):
@@ -74,6 +103,8 @@ class Store(ABC):
     """Several processes can use it at a time, and what it keeps outlives each of them."""
     commit_interval_s: ClassVar[float] = 0.0
     """Appends are grouped: two calls of `append` are at least this far apart while there is traffic."""
+    continues: ClassVar[bool] = False
+    """Whether the store keeps checkpoints, keeps commands until they are taken, and knows runs that are nobody's."""
 
     path: Path | None = None
     """The file that the store is, if it is one: opening makes it where it is not yet there."""
@@ -102,7 +133,8 @@ class Store(ABC):
     @abstractmethod
     async def take_over(self, lease_s: float) -> list[RunRecord]:
         """Fence every worker that has not renewed for `lease_s` seconds, as observed by this worker's own monotonic
-        clock, and become the owner of its active runs. Exactly one worker gets each run.
+        clock, and become the owner of its active runs, whose `takeovers` go up by 1. Exactly one worker gets each run;
+        a run that is nobody's stays so.
 
         Call it several times a lease. Commands that the old owner did not take come to the listener afterwards.
         """
@@ -147,12 +179,36 @@ class Store(ABC):
         are.
         """
 
+    # -- runs that are nobody's -------------------------------------------------------------------------------------
+
+    async def release(self, run_id: str, wanted_at: int | None) -> bool:
+        """Give up the active run `run_id` of this worker: it is nobody's then, its owner is "". It wants somebody from
+        `wanted_at` on (ms; None: not by itself), and at once where it does not wait for a person or a command is kept
+        for it. Returns whether it wants somebody now; False too, and nothing changes, where it is not this worker's.
+
+        Other workers are told of a run that wants somebody now. Raises `WorkerFenced`.
+        """
+        raise NotImplementedError
+
+    async def claim(self, run_id: str) -> RunRecord | None:
+        """Become the owner of the active run `run_id` that is nobody's: exactly one worker gets the record, others
+        None. The commands that are kept for it come to the listener afterwards. Raises `WorkerFenced`.
+        """
+        raise NotImplementedError
+
+    async def wanted(self, now: int, limit: int = WANTED_MAX) -> list[RunRecord]:
+        """Find active runs that are nobody's and want somebody at the time `now` (ms), longest wanted first, at most
+        `limit`. Costs nothing for those that do not.
+        """
+        raise NotImplementedError
+
     # -- journals ---------------------------------------------------------------------------------------------------
 
     @abstractmethod
     async def append(self, batches: Sequence[Append]) -> Collection[str]:
         """Accept each of `batches`, durably and atomically; returns the ids of the runs that were refused because this
-        worker does not own them or they are closed. At most one batch per run. Raises `WorkerFenced`.
+        worker does not own them or they are closed. At most one batch per run. A checkpoint with data sets the run's
+        `takeovers` to 0; with `end` the checkpoint and all commands go. Raises `WorkerFenced`.
 
         After `StoreUnavailable` the same call is made again. A store whose answer can get lost on its way recognises a
         batch that it has already accepted, and accepts it without writing it twice.
@@ -165,6 +221,10 @@ class Store(ABC):
         `RunNotFound`.
         """
 
+    async def checkpoint(self, run_id: str) -> Checkpoint | None:
+        """Return the newest accepted checkpoint of the run `run_id`; None where it has none or is not active."""
+        raise NotImplementedError
+
     @abstractmethod
     async def watch(self, run_id: str) -> None:
         """Tell the listener of what others append to the run `run_id` from now on, until `unwatch`."""
@@ -174,10 +234,22 @@ class Store(ABC):
         """Undo `watch` of `run_id`, also one that raised: it may be in force."""
 
     @abstractmethod
-    async def send(self, run_id: str, command: bytes) -> None:
+    async def send(self, run_id: str, command: bytes) -> str | None:
         """Deliver `command` (cancel, input) to the worker that owns the run `run_id`, at least once; a run that has
-        ended takes none. Raises `RunNotFound`.
+        ended takes none. It is kept until a batch names it in `taken` or the run ends: whoever owns the run next hears
+        it again.
+
+        Returns the owner; "" where the run is nobody's, which then wants somebody, or has ended. Raises `RunNotFound`.
         """
+
+    async def answer(self, run_id: str, seq: int, command: bytes) -> str:
+        """Deliver `command`, which decides how the waiting run `run_id` goes on, and set it running, in one step: only
+        where it waits and `seq`, the question's position, is its last. Of several exactly one is taken; the others
+        raise `NotWaiting`.
+
+        Otherwise like `send`. Raises `RunNotFound`.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:

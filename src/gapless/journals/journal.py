@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from gapless.errors import GaplessError, RunNotFound, StoreCorrupt, StoreUnavailable
-from gapless.journals.contract import Append, Store, WorkerFenced
+from gapless.errors import GaplessError, RunFenced, RunNotFound, StoreCorrupt, StoreUnavailable
+from gapless.journals.contract import Append, Checkpoint, Store, WorkerFenced
 from gapless.metrics import Metrics
 from gapless.records import RunEnd, RunStatus
 
@@ -70,6 +70,7 @@ class Journal:
     __slots__ = (
         "_accepted_at",
         "_bytes",
+        "_checkpoint",
         "_end",
         "_first",
         "_hub",
@@ -78,7 +79,11 @@ class Journal:
         "_pending",
         "_pending_bytes",
         "_queued",
+        "_saved",
+        "_saves",
         "_status",
+        "_taken",
+        "_under_way",
         "_waiters",
         "_window",
         "appended",
@@ -126,6 +131,12 @@ class Journal:
         self._in_flight_bytes = 0
         self._end: RunEnd | None = None
         self._status: RunStatus | None = None
+        self._checkpoint: Checkpoint | None = None
+        self._taken: list[int] = []
+        self._saves = self._saved = 0
+        """Checkpoints that were handed over, and how many of them are accepted."""
+        self._under_way = 0
+        """How many were handed over when the batch under way was taken, plus 1; 0 when none is."""
         self._queued = False
         self._waiters: dict[asyncio.Future[None], None] = {}
 
@@ -143,6 +154,33 @@ class Journal:
             self._queued = True
             self._hub._enqueue(self)
 
+    def _enqueue(self) -> None:
+        if not self._queued:
+            self._queued = True
+            self._hub._enqueue(self)
+
+    async def save(self, data: bytes) -> None:
+        """Replace the run's checkpoint, in one step with all that was appended before, and wait until it is accepted.
+
+        Raises `RunFenced` when the run is another worker's meanwhile, `StoreUnavailable` when the store stays away."""
+        if self._end is not None:
+            raise RunFenced(f"run {self.run_id} has ended", run_id=self.run_id)
+        self._checkpoint = Checkpoint(self.appended, data)
+        self._saves = wanted = self._saves + 1
+        self._enqueue()
+        while self._saved < wanted:
+            if not self.owned or not (self._checkpoint or self._under_way):
+                raise RunFenced(f"run {self.run_id} is another worker's", run_id=self.run_id)
+            if self.lost is not None:
+                raise self.lost
+            await self._changed()
+
+    def take(self, command_id: int) -> None:
+        """Say, with the events appended last, that a command has had its effect: the store keeps it no longer."""
+        if self._end is None:  # else all of them go with the run's end
+            self._taken.append(command_id)
+            self._enqueue()
+
     def set_status(self, status: RunStatus) -> None:
         """Change the run's status together with the events appended last."""
         self._status = status
@@ -154,20 +192,24 @@ class Journal:
 
     async def drain(self) -> None:
         """Wait until all that was appended is accepted. Raises `StoreUnavailable` when the store stays away."""
-        while (self._pending or self._in_flight) and self.owned:
+        while self._is_unsettled() and self.owned:
             if self.lost is not None:
                 raise self.lost
             await self._changed()
 
     async def settled(self) -> None:
         """Wait until all that was appended is accepted, or refused for good, however long the store stays away."""
-        while (self._pending or self._in_flight) and self.owned:
+        while self._is_unsettled() and self.owned:
             await self._changed()
+
+    def _is_unsettled(self) -> bool:
+        return bool(self._pending or self._under_way or self._checkpoint or self._taken)
 
     def _discard(self) -> None:
         """Drop what has not been accepted: another worker owns the run."""
         self._pending, self._pending_bytes, self._in_flight, self._queued = [], 0, 0, False
-        self._end = self._status = None
+        self._end = self._status = self._checkpoint = None
+        self._taken, self._under_way = [], 0
         self.appended, self.full = self.last, False
         self._wake()
 
@@ -176,19 +218,21 @@ class Journal:
             return self._take_part()
         events = self._pending
         self._in_flight, self._in_flight_bytes = len(events), self._pending_bytes
-        batch = Append(self.run_id, self.last + 1, events, self._end, self._status)
+        batch = Append(self.run_id, self.last + 1, events, self._end, self._status, self._checkpoint, self._taken)
         self._pending, self._pending_bytes, self._status = [], 0, None
+        self._checkpoint, self._taken, self._under_way = None, [], self._saves + 1
         self._queued = self.full = False
         return batch
 
     def _take_part(self) -> Append:
-        """The first of what is pending. What comes with the newest events, the end or a status, waits for them."""
+        """The first of what is pending. What comes with the newest events (the end, a status, a checkpoint, taken
+        commands) waits for them."""
         size = count = 0
         while count < len(self._pending) - 1 and (not count or size < BATCH_BYTES_MAX):
             size += len(self._pending[count])
             count += 1
         batch = Append(self.run_id, self.last + 1, self._pending[:count])
-        self._in_flight, self._in_flight_bytes = count, size
+        self._in_flight, self._in_flight_bytes, self._under_way = count, size, self._saved + 1
         del self._pending[:count]
         self._pending_bytes -= size
         self._hub._enqueue(self)
@@ -200,6 +244,8 @@ class Journal:
             self.gap_max_s = now - self._accepted_at
         self._accepted_at = now
         self._in_flight = 0
+        if self._under_way:
+            self._saved, self._under_way = self._under_way - 1, 0
         if batch.first_seq == self.last + 1:
             self._advance(batch.events, self._in_flight_bytes, batch.end is not None)
         else:  # disowned meanwhile, and has caught up with what was just accepted
@@ -559,7 +605,7 @@ class Journals:
             if not refused or batch.run_id not in refused:
                 accepted += len(batch.events)
                 journal._accept(batch, now)
-            elif journal._in_flight:  # else it was lost and won again while this was under way
+            elif journal._under_way:  # else it was lost and won again while this was under way
                 journal._discard()
                 self._on_refused(batch.run_id)
         self.metrics.events_accepted += accepted
@@ -595,7 +641,7 @@ class Journals:
 
     def _give_up(self, error: GaplessError) -> None:
         for journal in self._journals.values():
-            if journal.lost is None and (journal._in_flight or journal._pending):
+            if journal.lost is None and journal._is_unsettled():
                 journal.lost = StoreUnavailable(
                     f"run {journal.run_id}: the store has been unavailable for {self._patience_s:.0f} s ({error})",
                     run_id=journal.run_id,
@@ -615,8 +661,14 @@ class Journals:
         else:
             journal._catch_up(first_seq, events, closed)
 
-    def on_command(self, run_id: str, command: bytes) -> None:
+    def on_command(self, run_id: str, command: bytes, id: int = 0) -> None:
         self._on_command(run_id, command)
+        journal = self._journals.get(run_id)
+        if id and journal is not None and journal.owned:
+            journal.take(id)
+
+    def on_wanted(self) -> None:
+        """Nobody looks for runs that are nobody's here yet."""
 
 
 def _went_back(run_id: str) -> StoreUnavailable:

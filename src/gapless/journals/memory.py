@@ -12,7 +12,16 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 
 from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreUnavailable
-from gapless.journals.contract import READ_BYTES_MAX, Append, Listener, Store, WorkerFenced
+from gapless.journals.contract import (
+    READ_BYTES_MAX,
+    WANTED_MAX,
+    Append,
+    Checkpoint,
+    Listener,
+    NotWaiting,
+    Store,
+    WorkerFenced,
+)
 from gapless.journals.lease import LeaseWatch
 from gapless.records import ACTIVE, RunRecord, RunStatus, SessionRecord, Turn, session_of, session_taken, title_of
 
@@ -35,14 +44,19 @@ class Memory:
         """Renewals per registered worker."""
         self.workers: dict[str, MemoryStore] = {}
         self.watchers: dict[str, dict[MemoryStore, None]] = {}
-        self.commands: dict[str, list[bytes]] = {}
-        """What was sent to runs whose owner was gone."""
+        self.checkpoints: dict[str, Checkpoint] = {}
+        self.commands: dict[str, dict[int, bytes]] = {}
+        """What was sent to each run and is not taken, by its id."""
+        self.command_ids = itertools.count(1)
+        self.wanted: dict[str, int | None] = {}
+        """The active runs that are nobody's, and when each wants somebody."""
 
 
 class MemoryStore(Store):
     """`memory://`, or a `Memory` shared with others."""
 
     shared: ClassVar[bool] = False
+    continues: ClassVar[bool] = True
     commit_interval_s: ClassVar[float] = 0.001  # fewer, larger groups: 4 µs less per event at 500 streams
 
     def __init__(self, memory: Memory | None = None, *, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -82,16 +96,21 @@ class MemoryStore(Store):
             del memory.beats[worker_id]
         taken = []
         for run in memory.runs.values():
-            if run.status in ACTIVE and run.owner not in memory.beats:
+            if run.status in ACTIVE and run.owner and run.owner not in memory.beats:
                 run.owner = self._worker_id
+                run.takeovers += 1
                 taken.append(_copy(run))
-                for command in memory.commands.pop(run.id, ()):
-                    asyncio.get_running_loop().call_soon(self._command, run.id, command)
+                self._tell_kept(run.id)
         return taken
 
-    def _command(self, run_id: str, command: bytes) -> None:
+    def _tell_kept(self, run_id: str) -> None:
+        """Hear, a moment later, the commands of a run that has come to this worker."""
+        for id, command in self._memory.commands.get(run_id, {}).items():
+            asyncio.get_running_loop().call_soon(self._command, run_id, command, id)
+
+    def _command(self, run_id: str, command: bytes, id: int) -> None:
         if self._listener is not None:
-            self._listener.on_command(run_id, command)
+            self._listener.on_command(run_id, command, id)
 
     def _check_lease(self) -> None:
         if self._listener is None:
@@ -165,6 +184,41 @@ class MemoryStore(Store):
         )
         return {session_id: _copy(self._memory.runs[run_id]) for session_id, run_id in oldest if run_id}
 
+    # -- runs that are nobody's -------------------------------------------------------------------------------------
+
+    async def release(self, run_id: str, wanted_at: int | None) -> bool:
+        self._check_lease()
+        memory = self._memory
+        run = memory.runs.get(run_id)
+        if run is None or run.owner != self._worker_id or run.status not in ACTIVE:
+            return False
+        run.owner = ""
+        wanted_now = run.status is not RunStatus.WAITING or bool(memory.commands.get(run_id))
+        memory.wanted[run_id] = 0 if wanted_now else wanted_at
+        if wanted_now:
+            self._tell_wanted()
+        return wanted_now
+
+    async def claim(self, run_id: str) -> RunRecord | None:
+        self._check_lease()
+        run = self._memory.runs.get(run_id)
+        if run is None or run.owner or run.status not in ACTIVE:
+            return None
+        run.owner = self._worker_id
+        self._memory.wanted.pop(run_id, None)
+        self._tell_kept(run_id)
+        return _copy(run)
+
+    async def wanted(self, now: int, limit: int = WANTED_MAX) -> list[RunRecord]:
+        found = [(at, run_id) for run_id, at in self._memory.wanted.items() if at is not None and at <= now]
+        found.sort(key=lambda at_and_id: at_and_id[0])
+        return [_copy(self._memory.runs[run_id]) for _, run_id in found[:limit]]
+
+    def _tell_wanted(self) -> None:
+        for worker in tuple(self._memory.workers.values()):
+            if worker is not self and worker._listener is not None:
+                worker._listener.on_wanted()
+
     # -- journals ---------------------------------------------------------------------------------------------------
 
     async def append(self, batches: Sequence[Append]) -> Collection[str]:
@@ -181,11 +235,23 @@ class MemoryStore(Store):
             run.last_seq = len(events)
             if batch.status is not None:
                 run.status = batch.status
+            if batch.checkpoint is not None:
+                self._save(run, batch.checkpoint)
+            for id in batch.taken:
+                memory.commands.get(batch.run_id, {}).pop(id, None)
             if batch.end is not None:
                 self._end(run, batch)
-            if batch.run_id in memory.watchers:
+            if batch.events and batch.run_id in memory.watchers:
                 self._tell(run, batch)
         return refused
+
+    def _save(self, run: RunRecord, checkpoint: Checkpoint) -> None:
+        assert checkpoint.seq <= run.last_seq, "a checkpoint is never ahead of the journal"
+        if checkpoint.data:
+            self._memory.checkpoints[run.id] = checkpoint
+            run.takeovers = 0
+        else:
+            self._memory.checkpoints.pop(run.id, None)
 
     def _end(self, run: RunRecord, batch: Append) -> None:
         end = batch.end
@@ -194,6 +260,7 @@ class MemoryStore(Store):
         memory = self._memory
         memory.session_runs[run.session_id].pop(run.id, None)
         memory.commands.pop(run.id, None)
+        memory.checkpoints.pop(run.id, None)
         if (session := memory.sessions.get(run.session_id)) is not None:
             memory.turns.setdefault(run.session_id, []).append(end.turn)
             session.updated_at = end.ended_at
@@ -216,6 +283,9 @@ class MemoryStore(Store):
         sizes = itertools.accumulate(map(len, events))
         return events[: 1 + next((n for n, size in enumerate(sizes) if size >= READ_BYTES_MAX), len(events))]
 
+    async def checkpoint(self, run_id: str) -> Checkpoint | None:
+        return self._memory.checkpoints.get(run_id)
+
     async def watch(self, run_id: str) -> None:
         self._memory.watchers.setdefault(run_id, {})[self] = None
 
@@ -226,16 +296,32 @@ class MemoryStore(Store):
             if not watchers:
                 del self._memory.watchers[run_id]
 
-    async def send(self, run_id: str, command: bytes) -> None:
+    async def send(self, run_id: str, command: bytes) -> str:
         run = self._memory.runs.get(run_id)
         if run is None:
             raise RunNotFound(f"no run {run_id}", run_id=run_id)
-        if run.status in ACTIVE:
-            owner = self._memory.workers.get(run.owner)
-            if owner is not None and run.owner in self._memory.beats:
-                owner._command(run_id, command)
-            else:
-                self._memory.commands.setdefault(run_id, []).append(command)
+        return self._send(run, command) if run.status in ACTIVE else ""
+
+    async def answer(self, run_id: str, seq: int, command: bytes) -> str:
+        run = self._memory.runs.get(run_id)
+        if run is None:
+            raise RunNotFound(f"no run {run_id}", run_id=run_id)
+        if run.status is not RunStatus.WAITING or run.last_seq != seq:
+            raise NotWaiting(run_id)
+        run.status = RunStatus.RUNNING
+        return self._send(run, command)
+
+    def _send(self, run: RunRecord, command: bytes) -> str:
+        memory = self._memory
+        id = next(memory.command_ids)
+        memory.commands.setdefault(run.id, {})[id] = command
+        owner = memory.workers.get(run.owner)
+        if not run.owner:
+            memory.wanted[run.id] = 0
+            self._tell_wanted()
+        elif owner is not None and run.owner in memory.beats:
+            owner._command(run.id, command, id)
+        return run.owner
 
     async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:
         events = self._memory.events
