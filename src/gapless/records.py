@@ -35,11 +35,15 @@ class RunStatus(enum.StrEnum):
     QUEUED = "queued"
     """Accepted; waits for the session's earlier run."""
     RUNNING = "running"
+    """The agent is at work."""
     WAITING = "waiting"
     """Interrupted: a person has to answer before it goes on."""
     FINISHED = "finished"
+    """The agent has answered."""
     FAILED = "failed"
+    """It ended with an error: the record's `error` says which."""
     CANCELLED = "cancelled"
+    """Somebody ended it."""
 
     @property
     def ended(self) -> bool:

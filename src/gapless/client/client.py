@@ -92,7 +92,7 @@ class Cut(NamedTuple):
 
 
 class Session(SessionRecord, kw_only=True):
-    """Is a session, with the id of its run that has not ended, if any."""
+    """Is a session, with the id of its run that has not ended, `active_run_id`, if any."""
 
     active_run_id: str | None = None
 

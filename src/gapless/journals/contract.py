@@ -112,7 +112,7 @@ class Store(ABC):
     @classmethod
     @abstractmethod
     def from_url(cls, url: str) -> Store:
-        """Make the store that a URL of one of its schemes names, not yet opened. Raises `UsageError`."""
+        """Make the store that `url`, of one of its schemes, names, not yet opened. Raises `UsageError`."""
 
     # -- the worker -------------------------------------------------------------------------------------------------
 
