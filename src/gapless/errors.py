@@ -73,6 +73,11 @@ class GaplessError(Exception):
         if code is not None:
             self.code = code
 
+    @property
+    def told(self) -> str:
+        """The message as clients read it: without what is the operator's, as a store's address or a file's path."""
+        return self.message
+
 
 class UsageError(GaplessError):
     """The program was called wrongly: a bad option, agent reference or store URL."""
@@ -217,11 +222,20 @@ class ShuttingDown(GaplessError):
     status = 503
 
 
+_OF_A_STORE = "store "
+"""What each message of a store's about itself begins with, before its address."""
+
+
 class StoreUnavailable(GaplessError):
     """The store cannot be reached or written (disk full, read-only, connection lost)."""
 
     code = "store_unavailable"
     status = 503
+
+    @property
+    def told(self) -> str:
+        generic = "the store of runs takes or gives nothing at the moment; try again later (the server's log says why)"
+        return generic if self.message.startswith(_OF_A_STORE) else self.message
 
 
 class StoreCorrupt(GaplessError):
@@ -229,6 +243,11 @@ class StoreCorrupt(GaplessError):
 
     code = "store_corrupt"
     status = 500
+
+    @property
+    def told(self) -> str:
+        generic = "what the store keeps of this cannot be read; the server's log says why"
+        return generic if self.message.startswith(_OF_A_STORE) else self.message
 
 
 class ConnectionLost(GaplessError):

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from gapless import Runner, create_app
-from gapless.errors import StoreUnavailable
+from gapless.errors import GaplessError, StoreCorrupt, StoreUnavailable
 
 
 async def test_the_api_description_refers_to_nothing_that_it_lacks(client: httpx2.AsyncClient) -> None:
@@ -97,3 +97,55 @@ async def test_a_client_that_leaves_while_it_sends_its_request_is_no_error_of_th
     app = create_app(Runner(lambda message: message, store="memory://"))
     await app({**scope, "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 1)}, receive, send)
     assert next(arriving, None) is None, "it was read"
+
+
+@pytest.mark.parametrize("failure", [StoreUnavailable, StoreCorrupt])
+async def test_clients_are_not_told_where_the_store_is(
+    client_of: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failure: type[GaplessError],
+) -> None:
+    runner = Runner(lambda message: message)
+    client = await client_of(runner)
+
+    async def fail(*arguments: Any, **options: Any) -> Any:
+        raise failure("store redis://10.1.2.3:6379/0: /srv/secret.db is gone")
+
+    for method in ("get_run", "list_runs", "active_runs", "get_session", "list_sessions", "create_run", "turns"):
+        monkeypatch.setattr(runner.store, method, fail)
+    said = [{"role": "user", "content": "x"}]
+    asked: list[tuple[str, str, Any]] = [
+        ("GET", "/ready", None),
+        ("GET", "/runs", None),
+        ("GET", "/runs/r", None),
+        ("GET", "/sessions", None),
+        ("POST", "/runs", {"message": "x", "run_id": "r"}),
+        ("GET", "/chat/stream?query=x", None),
+        ("GET", "/v1/responses/r", None),
+        ("POST", "/v1/chat/completions", {"model": "<lambda>", "messages": said}),
+        ("GET", "/vercel/chat/c/stream", None),
+        ("GET", "/apps/agent/users/u/sessions", None),
+    ]
+    for method, path, body in asked:
+        caplog.clear()
+        answer = await client.request(method, path, json=body)
+        assert answer.status_code >= 400, path
+        assert "10.1.2.3" not in answer.text, path
+        assert "secret" not in answer.text, path
+        if answer.status_code >= 500:
+            assert "redis://10.1.2.3:6379/0" in caplog.text, path
+
+
+async def test_the_end_of_a_run_does_not_tell_where_the_store_is(
+    client_of: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def agent(message: str) -> str:
+        raise StoreUnavailable("store redis://10.1.2.3:6379/0: no answer")
+
+    client = await client_of(Runner(agent))
+    shown = await client.post("/runs", json={"message": "x", "run_id": "r"}, headers={"accept": "text/event-stream"})
+    record = await client.get("/runs/r")
+    assert record.json()["error"]["code"] == "store_unavailable"
+    assert "10.1.2.3" not in shown.text + record.text
+    assert "10.1.2.3" in caplog.text

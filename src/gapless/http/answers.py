@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from typing import Any, TypeVar
 
@@ -37,6 +38,7 @@ NUMBER_DIGITS_MAX = 15
 STARTING = ("run_id", "X-Run-Id", "Idempotency-Key")
 """The parameters by which a request names the run that it starts."""
 
+log = logging.getLogger("gapless.http")
 _NUMBER = re.compile(rf"[0-9]{{1,{NUMBER_DIGITS_MAX}}}")
 _T = TypeVar("_T")
 _encode = msgspec.json.Encoder().encode
@@ -49,7 +51,9 @@ def answer(content: Any, status: int = 200, headers: dict[str, str] | None = Non
 
 def answer_error(error: GaplessError) -> Response:
     """An error before the first byte: its HTTP status and `{"error": {"code", "message", "run_id"?}}`."""
-    body = {"code": error.code, "message": error.message}
+    body = {"code": error.code, "message": error.told}
+    if error.told != error.message:
+        log.warning("answered %s: %s", error.code, error.message)
     if error.run_id is not None:
         body["run_id"] = error.run_id
     headers = {}

@@ -462,7 +462,10 @@ class Execution:
         run_id = self.record.id
         if isinstance(error, GaplessError) and error.message:
             error.run_id = error.run_id or run_id
-            return error
+            if error.told == error.message:
+                return error
+            log.error("run %s failed: %s", run_id, error.message)
+            return type(error)(error.told, run_id=run_id)
         log_raised(log, run_id, f"agent {self.record.agent}", error)
         failure = AgentFailed(f"the agent raised {type(error).__name__}{SEE_LOG}", run_id=run_id)
         failure.__cause__ = error

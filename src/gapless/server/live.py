@@ -186,7 +186,7 @@ class LiveSocket:
                         raise self._deaf
                     await self._runner.send(self._record.id, request, wait=True)
                 except GaplessError as error:
-                    told = {"code": error.code, "message": error.message, "run_id": self._record.id}
+                    told = {"code": error.code, "message": error.told, "run_id": self._record.id}
                     if request is not None and request.id is not None:
                         told["id"] = request.id
                     await self._put(msgspec.json.encode({"error": told}))

@@ -386,7 +386,7 @@ def _error(error: GaplessError, *, begun: bool) -> Response:
     if error.run_id is not None:
         headers["x-run-id"] = error.run_id
     code = "model_not_found" if isinstance(error, AgentNotFound) else error.code
-    body = error_json(code, error.message, error.status)
+    body = error_json(code, error.told, error.status)
     return Response(body, error.status, headers, media_type="application/json")
 
 
