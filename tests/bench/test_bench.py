@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gapless.wire import WIRES
+from support.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="th
 
 def bench(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=HANG_S)
 
 
 def test_the_floor_is_measured_and_reported(tmp_path: Path) -> None:

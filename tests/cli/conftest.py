@@ -25,7 +25,7 @@ import gapless
 from gapless.cli import app
 
 COMMAND = [sys.executable, "-c", "from gapless.cli import main; main()"]
-WAIT_S = 30.0
+WAIT_S = 120.0
 
 AGENTS = '''
 """Scripted agents. A file "go" beside this one lets on those that wait for it."""

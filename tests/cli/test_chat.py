@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from support.waiting import HANG_S
+
 
 def test_one_shot_is_plain_text_when_piped(run: Any, agents: str) -> None:
     done = run("chat", f"{agents}:works", "-m", "hi")
@@ -52,7 +54,7 @@ def test_progress_goes_to_standard_error(run: Any, agents: str) -> None:
 
 def test_a_reader_that_leaves_is_no_traceback(agents: str, environment: dict[str, str]) -> None:
     command = f"{sys.executable} -c 'from gapless.cli import main; main()' chat {agents}:endless -m hi | head -c 30"
-    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=HANG_S)
     assert done.stdout.startswith("tick0 ")
     assert "Traceback" not in done.stderr
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from support.waiting import HANG_S
+
 FAILING = '''
 import asyncio, sys
 from google.adk.agents import LlmAgent
@@ -36,11 +38,17 @@ asyncio.run(main())
 '''
 
 
+def ran(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=HANG_S, check=True)
+
+
 @pytest.mark.parametrize("level", ["info", "debug"])
 def test_the_text_of_an_exception_is_logged_at_debug_alone(tmp_path: Path, level: str) -> None:
     file = tmp_path / "failing.py"
     file.write_text(FAILING, encoding="utf-8")
-    log = subprocess.run([sys.executable, file, level], capture_output=True, text=True, timeout=60, check=True).stderr
+    log = subprocess.run(
+        [sys.executable, file, level], capture_output=True, text=True, timeout=HANG_S, check=True
+    ).stderr
     for name in ("adk", "pydantic-ai"):
         (line,) = [line for line in log.splitlines() if f"run={name} tool look raised" in line]
         assert line.endswith(f"KeyError at {file}:11")
@@ -101,7 +109,9 @@ asyncio.run(main())
 def test_what_an_agent_leaves_alone_and_nobody_handles_is_logged_likewise(tmp_path: Path, level: str) -> None:
     file = tmp_path / "stray.py"
     file.write_text(STRAY, encoding="utf-8")
-    log = subprocess.run([sys.executable, file, level], capture_output=True, text=True, timeout=60, check=True).stderr
+    log = subprocess.run(
+        [sys.executable, file, level], capture_output=True, text=True, timeout=HANG_S, check=True
+    ).stderr
     assert ("what Ada wrote" in log) == (level == "debug")
     if level == "info":
         lines = [line for line in log.splitlines() if "nobody handled an exception: Loud at " in line]
@@ -133,5 +143,5 @@ with serving(create_app(Runner(lambda message: message)), log_config=None, log_l
 def test_a_websocket_that_is_refused_is_no_error(tmp_path: Path) -> None:
     file = tmp_path / "refusing.py"
     file.write_text(REFUSING, encoding="utf-8")
-    done = subprocess.run([sys.executable, file], capture_output=True, text=True, timeout=60, check=True)
+    done = ran(file)
     assert (done.stdout, done.stderr) == ("422\n", "")

@@ -19,11 +19,11 @@ from gapless.client import Cut, GaplessClient
 from gapless.events import RunFinishedEvent, TextMessageContentEvent
 
 KEY = "0123456789abcdef"
-WAIT_S = 30.0
+WAIT_S = 120.0
 
 
 def answers(url: str, **options: Any) -> httpx2.Response:
-    return httpx2.get(url, timeout=30, trust_env=False, **options)
+    return httpx2.get(url, timeout=WAIT_S, trust_env=False, **options)
 
 
 def test_serves_the_page_and_names_what_it_serves(server: Callable[..., Any], agents: str) -> None:

@@ -25,7 +25,7 @@ from support.processes import Server, Talks, client_of, free_port
 pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="no nginx on PATH (apt-get install nginx)")
 
 CONF = Path(__file__).parents[2] / "docs" / "nginx.conf"
-START_S_MAX = 30.0
+START_S_MAX = 120.0
 RUNS = 6
 KEY = "0123456789abcdef"
 

@@ -20,7 +20,7 @@ from support.following import rest_of, text_in, text_to
 from support.processes import Server, Talks, client_of, free_port
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "deploy"
-START_S_MAX = 60.0
+START_S_MAX = 120.0
 ALICE = {"x-forwarded-user": "alice"}
 
 

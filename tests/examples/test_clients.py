@@ -37,6 +37,7 @@ from support import node
 from support.browser import Browser, browsing
 from support.network import Network
 from support.sse import frames
+from support.waiting import HANG_S
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -48,7 +49,7 @@ CUTS = 3
 AFTER_BYTES = (1500, 2500)
 """In the middle of the text on most wires, with some 1,200 bytes before it; responses have 4,300."""
 OPENAI_AFTER_BYTES = (5000, 6000)
-RUN_S_MAX = 60
+RUN_S_MAX = HANG_S
 KEY = "a-key-of-the-examples"
 
 THOUGHTS = ["They ask ", "what SSE is."]

@@ -19,10 +19,11 @@ import pytest
 from gapless import Runner, create_app
 from gapless.testing import ScriptedAgent, ToolCall, pydantic_ai_model, serving, words
 from support.browser import Browser, browsing
+from support.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-RUN_S_MAX = 60
+RUN_S_MAX = HANG_S
 
 
 def python(*arguments: object, input: str = "") -> str:

@@ -16,7 +16,7 @@ from gapless.journals.contract import Append, Store
 from gapless.records import RunEnd, RunRecord, RunStatus, Turn
 
 LEASE_S = 10.0
-WAIT_S = 30.0
+WAIT_S = 120.0
 """How long a test waits for what must happen: far more than it takes on a slow machine."""
 
 

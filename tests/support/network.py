@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 PIECE_BYTES = 64 * 1024
-START_S_MAX = 10.0
+START_S_MAX = 60.0
 
 
 class Network:

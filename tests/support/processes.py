@@ -19,8 +19,8 @@ import httpx2
 
 from gapless.client import ClientLimits, Cut, GaplessClient
 
-START_S_MAX = 60.0
-STOP_S_MAX = 30.0
+START_S_MAX = 120.0
+STOP_S_MAX = 120.0
 LOCK_S_MAX = 0.5
 """For as long nobody holds an SQLite file's lock who is running."""
 QUICK = ClientLimits(retry_first_s=0.02, retry_max_s=0.2)

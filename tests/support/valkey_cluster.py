@@ -14,7 +14,7 @@ from support.valkey import Valkey
 SLOTS = 16384
 NODE_TIMEOUT_MS = 1000
 """After which the others take a node for dead and its replica stands for election."""
-READY_S_MAX = 30.0
+READY_S_MAX = 120.0
 
 
 class ValkeyCluster:

@@ -7,8 +7,10 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-WAIT_S = 45.0
-"""Far more than anything takes on a slow machine, and less than a test may take."""
+WAIT_S = 120.0
+"""Far more than anything takes on a slow and busy machine, and less than a test may take (pyproject.toml)."""
+HANG_S = 200.0
+"""How long a process is waited for that hangs. One that imports an agent framework may take a minute to start."""
 LOOK_S = 0.005
 
 
