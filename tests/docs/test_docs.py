@@ -165,3 +165,13 @@ def test_each_package_has_the_licence():
     licence = (ROOT / "LICENSE").read_text()
     assert "Apache License" in licence
     assert (ROOT / "src/gapless/server/gapless-client/LICENSE").read_text() == licence
+
+
+def test_the_map_has_every_folder_and_every_word():
+    text = (ROOT / "docs" / "design.md").read_text()
+    package = ROOT / "src" / "gapless"
+    folders = [path.name for path in package.iterdir() if (path / "__init__.py").exists()]
+    families = [path.name for path in (package / "protocols").iterdir() if (path / "__init__.py").exists()]
+    words = [path.name for path in package.glob("*.py") if not path.name.startswith("__")]
+    wanted = [f"`{folder}/`" for folder in (*folders, *families)] + [f"`{word}`" for word in words]
+    assert not [name for name in wanted if name not in text]
