@@ -75,7 +75,7 @@ class GaplessError(Exception):
 
     @property
     def told(self) -> str:
-        """The message as clients read it: without what is the operator's, as a store's address or a file's path."""
+        """Returns the message as clients read it: without what is the operator's, such as a store's address."""
         return self.message
 
 
