@@ -11,6 +11,7 @@ from gapless.events import (
     ActivityMessage,
     ActivitySnapshotEvent,
     AssistantMessage,
+    CustomEvent,
     Event,
     ReasoningEncryptedValueEvent,
     ReasoningMessageContentEvent,
@@ -27,7 +28,7 @@ from gapless.events import (
     ToolCallStartEvent,
     ToolMessage,
 )
-from gapless.fold import COPIED_BYTES_MAX, Fold
+from gapless.fold import COPIED_BYTES_MAX, VOID, Fold, Void
 
 
 def folded(*events: Event) -> Fold:
@@ -160,3 +161,96 @@ def test_any_prefix_can_be_read_and_reading_changes_nothing(deltas: list[tuple[s
             assert fold.text is not None
     assert fold.messages() == folded(*events).messages()
     assert sorted(fold.text) == sorted("".join(delta for _, delta in deltas))
+
+
+def call(id: str, *, end: bool = True) -> list[Event]:
+    start = [ToolCallStartEvent(tool_call_id=id, tool_call_name="look"), ToolCallArgsEvent(tool_call_id=id, delta="{}")]
+    return [*start, *([ToolCallEndEvent(tool_call_id=id)] if end else [])]
+
+
+def voided(fold: Fold) -> CustomEvent:
+    """What takes back what came after the mark, as it is read from a journal."""
+    return CustomEvent(name=VOID, value=msgspec.json.decode(msgspec.json.encode(fold.since_mark())))
+
+
+BEFORE: list[Event] = [
+    *text("a", "Let me ", "see."),
+    *call("c1"),
+    ToolCallResultEvent(message_id="t1", tool_call_id="c1", content="seen"),
+    ActivitySnapshotEvent(message_id="plan", activity_type="plan", content={"steps": ["one"]}),
+    StateSnapshotEvent(snapshot={"n": 1}),
+    *text("open", "It is 👩🏽‍🚀 ", end=False),
+]
+AFTER: list[Event] = [
+    TextMessageContentEvent(message_id="open", delta="void"),
+    TextMessageEndEvent(message_id="open"),
+    *text("b", "all of it"),
+    *call("c2"),
+    ToolCallResultEvent(message_id="t2", tool_call_id="c2", content="void"),
+    ActivityDeltaEvent(
+        message_id="plan", activity_type="plan", patch=[{"op": "add", "path": "/steps/-", "value": "x"}]
+    ),
+    ActivitySnapshotEvent(message_id="late", activity_type="plan", content={}),
+    StateDeltaEvent(delta=[{"op": "replace", "path": "/n", "value": 2}]),
+]
+
+
+def test_what_came_after_a_mark_is_named():
+    fold = folded(*BEFORE)
+    fold.mark()
+    assert not fold.since_mark()
+    for event in AFTER:
+        fold.add(event)
+    assert fold.since_mark() == Void(
+        message_ids=["b", "t2", "late"], tool_call_ids=["c2"], cut={"open": len("It is 👩🏽‍🚀 ")}
+    )
+    assert fold.marked_state == {"n": 1}
+    assert [activity.content for activity in fold.changed_activities] == [{"steps": ["one"]}]
+
+
+def test_what_is_named_is_taken_back_by_every_fold_alike():
+    fold = folded(*BEFORE)
+    fold.mark()
+    for event in AFTER:
+        fold.add(event)
+    void = voided(fold)
+    restored: list[Event] = [
+        ActivitySnapshotEvent(message_id="plan", activity_type="plan", content={"steps": ["one"]}, replace=True),
+        StateSnapshotEvent(snapshot={"n": 1}),
+    ]
+    for event in (void, *restored, *text("b", "said again")):
+        fold.add(event)
+    late = folded(*BEFORE, *AFTER, void, *restored, *text("b", "said again"))
+    kept = folded(*BEFORE, TextMessageEndEvent(message_id="open"), *text("b", "said again"))
+    assert fold.messages() == late.messages() == kept.messages()
+    assert fold.text == "Let me see.It is 👩🏽‍🚀 said again"
+    assert fold.state == late.state == {"n": 1}
+
+
+def test_a_call_that_was_not_whole_at_the_mark_is_void():
+    fold = folded(*text("a", "x"), *call("half", end=False))
+    fold.mark()
+    fold.add(ToolCallEndEvent(tool_call_id="half"))
+    assert fold.since_mark() == Void(message_ids=[], tool_call_ids=["half"])
+    fold.add(voided(fold))
+    (message,) = fold.messages()
+    assert isinstance(message, AssistantMessage)
+    assert message.tool_calls is None
+
+
+def test_a_void_that_is_none_or_names_the_unknown_changes_nothing():
+    events = text("a", "x")
+    for value in (
+        None,
+        "gapless",
+        {},
+        {"messageIds": [1], "toolCallIds": []},
+        {"messageIds": ["?"], "toolCallIds": ["?"]},
+    ):
+        assert folded(*events, CustomEvent(name=VOID, value=value)).messages() == folded(*events).messages()
+
+
+def test_without_a_mark_all_is_void():
+    fold = folded(*BEFORE)
+    fold.add(voided(fold))
+    assert fold.messages() == []

@@ -314,6 +314,12 @@ class RunLimit(RunFailed):
     code = "run_limit"
 
 
+class CheckpointUnreadable(RunFailed):
+    """The run's worker is gone, and this one cannot read where the agent stood, such as after an upgrade."""
+
+    code = "checkpoint_unreadable"
+
+
 class WorkerLost(RunFailed):
     """The worker that ran it died or lost its lease; the run was closed by another."""
 

@@ -6,6 +6,7 @@ linear in the length of the stream and usable at any point of it.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any, TypeAlias
 
@@ -44,12 +45,30 @@ from gapless.events import (
     UserMessage,
 )
 
-__all__ = ["RESTARTED", "Fold"]
+__all__ = ["RESTARTED", "VOID", "Fold", "Void"]
 
 COPIED_BYTES_MAX = 4 * 1024 * 1024
 """A patch that copies may double the document each time; one that could make it larger than this is not applied."""
 RESTARTED = "gapless.restarted"
 """Name of the CUSTOM event which says that the run begins anew and that what it has said so far is void."""
+VOID = "gapless.void"
+"""Name of the CUSTOM event that takes back what a lost worker had said after the run's checkpoint, by name: `Void`."""
+
+
+class Void(msgspec.Struct, rename="camel", omit_defaults=True):
+    """The value of a `VOID` event: what is taken back. Names that a reader does not know mean nothing to it; one that
+    was taken back may be given to something new later."""
+
+    message_ids: list[str]
+    """Messages of any kind: text, reasoning, results of tools, activities."""
+    tool_call_ids: list[str]
+    cut: dict[str, int] = {}
+    """Text and reasoning that began before and went on after the checkpoint: how many of its characters (code points)
+    stay."""
+
+    def __bool__(self) -> bool:
+        return bool(self.message_ids or self.tool_call_ids or self.cut)
+
 
 _TEXT_ROLES: dict[str, type[AssistantMessage | UserMessage | SystemMessage | DeveloperMessage]] = {
     "assistant": AssistantMessage,
@@ -89,6 +108,22 @@ class _Call:
 _Item: TypeAlias = "_Text | ToolMessage | ActivityMessage"
 
 
+class _Mark:
+    """What there was at a point of the stream."""
+
+    __slots__ = ("activities", "calls", "items", "lengths", "state")
+
+    def __init__(
+        self, items: set[str], lengths: dict[str, int], calls: set[str], activities: dict[str, Any], state: Any
+    ) -> None:
+        self.items = items
+        self.lengths = lengths
+        self.calls = calls
+        """Those that were whole."""
+        self.activities = activities
+        self.state = state
+
+
 class Fold:
     """The state after some events of one run. `add` them in order; read the rest at any time."""
 
@@ -103,6 +138,7 @@ class Fold:
         """The agent's state after its snapshots and deltas; None when there was none."""
         self.finished: RunFinishedEvent | None = None
         self.error: RunErrorEvent | None = None
+        self._mark: _Mark | None = None
         self.restarts = 0
         """How often the run was begun anew by another worker; what had come before is void and not in here."""
 
@@ -150,6 +186,58 @@ class Fold:
             else:
                 messages.append(AssistantMessage(id=f"{base.get('run_id', 'run')}-cut", content="", metadata=mark))
         return messages
+
+    # -- taking back ------------------------------------------------------------------------------------------------
+
+    def mark(self) -> None:
+        """Remember this point: `since_mark` tells what came after it."""
+        lengths = {id: sum(map(len, text.parts)) for id, text in self._texts.items()}
+        calls = {id for id, call in self._calls.items() if not call.open}
+        activities = {id: copy.deepcopy(activity.content) for id, activity in self._activities.items()}
+        items = {item.id for item in self._items}
+        self._mark = _Mark(items, lengths, calls, activities, copy.deepcopy(self.state))
+
+    def since_mark(self) -> Void:
+        """Name what came after the mark, or was not whole at it: all of it where nothing was marked."""
+        mark = self._mark or _Mark(set(), {}, set(), {}, None)
+        cut = {
+            id: mark.lengths[id]
+            for id, text in self._texts.items()
+            if id in mark.lengths and sum(map(len, text.parts)) > mark.lengths[id]
+        }
+        messages = [item.id for item in self._items if item.id not in mark.items]
+        return Void(message_ids=messages, tool_call_ids=[id for id in self._calls if id not in mark.calls], cut=cut)
+
+    @property
+    def marked_state(self) -> Any:
+        """The agent's state at the mark."""
+        return None if self._mark is None else self._mark.state
+
+    @property
+    def changed_activities(self) -> list[ActivityMessage]:
+        """The activities that began before the mark and changed after it, as they were then."""
+        before = {} if self._mark is None else self._mark.activities
+        return [
+            ActivityMessage(id=id, activity_type=self._activities[id].activity_type, content=content)
+            for id, content in before.items()
+            if id in self._activities and self._activities[id].content != content
+        ]
+
+    def take_back(self, void: Void) -> None:
+        """Take back what is named."""
+        messages, calls = set(void.message_ids), set(void.tool_call_ids)
+        self._items = [item for item in self._items if item.id not in messages]
+        for id in messages:
+            self._texts.pop(id, None)
+            self._activities.pop(id, None)
+            self._own.discard(id)
+        for id in calls:
+            self._calls.pop(id, None)
+        for text in self._texts.values():
+            text.calls = [call for call in text.calls if call.id not in calls]
+        for id, chars in void.cut.items():
+            if (cut := self._texts.get(id)) is not None:
+                cut.parts[:] = ["".join(cut.parts)[:chars]]
 
     # -- the events -------------------------------------------------------------------------------------------------
 
@@ -257,6 +345,9 @@ class Fold:
             self._items, self._texts, self._calls, self._activities, self.state = [], {}, {}, {}, None
             self._own.clear()
             self.restarts += 1
+        elif event.name == VOID:
+            with contextlib.suppress(msgspec.ValidationError):  # an agent's own event of this name
+                self.take_back(msgspec.convert(event.value, Void))
 
     def _finished(self, event: RunFinishedEvent) -> None:
         self.finished = event

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from gapless import RunConfig, Runner, StreamingMode
 from gapless.agents import Agent, adapt
 from gapless.agents.base import RunContext
 from gapless.errors import InputInvalid, UsageError
+from gapless.events import Interrupt, ResumeEntry
 
 
 class Least(Agent):
@@ -87,3 +89,46 @@ async def test_an_objects_own_duties_are_done():
     assert await adapted.session_state("app", "user", "session") == {"of": ("app", "user", "session")}
     await adapted.update_state("app", "user", "session", {"a": 1})
     assert agent.done == [service, "load", "aclose", {"a": 1}]
+
+
+def a_context(**more: Any) -> RunContext:
+    async def interrupt(interrupts: list[Interrupt]) -> list[ResumeEntry]:
+        return []
+
+    return RunContext(
+        run_id="r",
+        session_id="s",
+        user_id="u",
+        agent_name="least",
+        content="hello",
+        messages=[],
+        config=RunConfig(),
+        interrupt=interrupt,
+        **more,
+    )
+
+
+async def test_a_run_that_cannot_go_on_saves_nothing_and_one_that_can_does():
+    ctx = a_context()
+    await ctx.save(b"x")
+    assert (ctx.continues, ctx.checkpoint) == (False, None)
+    with pytest.raises(UsageError, match="run r does not execute here"):
+        await ctx.emit("x")
+    saved, emitted = list[bytes](), list[object]()
+
+    async def save(data: bytes) -> None:
+        saved.append(data)
+
+    async def emit(item: object) -> None:
+        emitted.append(item)
+
+    ctx = a_context(checkpoint=b"before", save=save, emit=emit)
+    await ctx.emit("said")
+    await ctx.save(b"x")
+    assert (ctx.continues, ctx.checkpoint, saved, emitted) == (True, b"before", [b"x"], ["said"])
+
+
+def test_ids_are_told_from_those_of_an_earlier_worker_and_keys_are_the_same():
+    first, second = a_context(), a_context(ids_after=7)
+    assert [first.new_id("tool"), first.new_id("tool"), second.new_id("tool")] == ["r-tool-1", "r-tool-2", "r-tool-8"]
+    assert first.call_key("c") == second.call_key("c") == "r:c"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from gapless.config import RunConfig
 from gapless.errors import UsageError
@@ -34,14 +34,21 @@ class RunContext:
     client: its own `tools`, `context` and `forwarded_props`. Write: `native` (the turn in the framework's own form,
     kept for the next turn's `native_history`), `result` (the typed output, sent with RUN_FINISHED), `state`,
     `add_usage`. Ask a person with `interrupt`.
+
+    So that another worker can go on: `checkpoint` is what the agent gave to `save` there, `emit` records what cannot be
+    yielded, and `new_id` counts on from `ids_after`.
     """
 
     __slots__ = (
+        "_emit",
+        "_ids",
         "_interrupt",
         "_live",
         "_messages",
         "_native_history",
+        "_save",
         "agent_name",
+        "checkpoint",
         "config",
         "content",
         "context",
@@ -77,6 +84,10 @@ class RunContext:
         context: list[Context] | None = None,
         forwarded_props: Any = None,
         live: LiveRequestQueue | None = None,
+        checkpoint: bytes | None = None,
+        save: Callable[[bytes], Awaitable[None]] | None = None,
+        emit: Callable[[AgentItem], Awaitable[None]] | None = None,
+        ids_after: int = 0,
     ) -> None:
         self.run_id = run_id
         self.session_id = session_id
@@ -101,8 +112,13 @@ class RunContext:
         self.result: Any = None
         """The final output, anything that JSON can carry."""
         self.usage: list[TokenUsage] = []
+        self.checkpoint = checkpoint
+        """What the agent saved last of this run, on a worker that is gone: it goes on from there. None in a new run."""
         self._interrupt = interrupt
         self._live = live
+        self._save = save
+        self._emit = emit
+        self._ids = ids_after
 
     @property
     def message(self) -> str:
@@ -137,6 +153,36 @@ class RunContext:
         """Count the tokens of one model call, `usage`; the sum per model goes out with the run's last event."""
         self.usage.append(usage)
 
+    @property
+    def continues(self) -> bool:
+        """Returns whether this run can go on at another worker; where it can't, `save` does nothing."""
+        return self._save is not None
+
+    async def save(self, data: bytes) -> None:
+        """Make this the point from which the run can be gone on with: all that was yielded and emitted before is kept,
+        and another worker calls the agent with `data` as `ctx.checkpoint`. Returns once that is accepted, so that what
+        comes next begins after it is safe; on a worker that leaves the run here it does not return.
+        """
+        if self._save is not None:
+            await self._save(data)
+
+    async def emit(self, item: AgentItem) -> None:
+        """Record `item` now, as if it were yielded: for what comes where the agent can't yield, such as in a callback.
+        Raises `UsageError` outside of a run.
+        """
+        if self._emit is None:
+            raise UsageError(f"run {self.run_id} does not execute here: nothing can be emitted", run_id=self.run_id)
+        await self._emit(item)
+
+    def new_id(self, kind: str) -> str:
+        """Make an id for a message, with `kind` in it, that no worker of this run has given to anything else."""
+        self._ids += 1
+        return f"{self.run_id}-{kind}-{self._ids}"
+
+    def call_key(self, call_id: str) -> str:
+        """Return the idempotency key of the tool call `call_id`: the same on every worker of this run, and no other."""
+        return f"{self.run_id}:{call_id}"
+
     async def interrupt(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
         """Ask a person and wait for the answers to `interrupts`: the run is `waiting` until `POST /runs/{id}/input` or
         `run.answer()`. An agent that leaves off (`asyncio.timeout`) goes on unanswered.
@@ -150,6 +196,11 @@ class Agent:
     name: str
     live: bool = False
     """Whether `run` takes what is said to a live run (`ctx.live`)."""
+    continues: Literal["from_checkpoint", "anew", "no"] = "no"
+    """What another worker can do with its runs: go on from what `run` saved last (`ctx.save`), begin anew without harm,
+    or nothing."""
+    framework: str = "gapless"
+    """Whose checkpoints these are, with the version: what another version can't read is told from what is damaged."""
 
     def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
         """Produce the answer to the run `ctx`. Cancelling the iteration must stop the model call. Raises whatever the
