@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -118,3 +119,29 @@ class Replica:
 
 def never(*_: object) -> None:
     raise AssertionError("nothing is refused, commanded or fenced here")
+
+
+class Traffic:
+    """What each round trip of a store brings: how many answers, and how many bytes in them."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert isinstance(store, RedisStore)
+        self.trips: list[tuple[int, int]] = []
+        for name in ("command", "call", "all"):
+            monkeypatch.setattr(store._server, name, partial(self._counted, getattr(store._server, name)))
+
+    async def _counted(self, run: Callable[..., Any], *arguments: Any) -> Any:
+        answer = await run(*arguments)
+        if answer:
+            self.trips.append((len(answer) if isinstance(answer, list) else 1, _bytes_in(answer)))
+        return answer
+
+    @property
+    def answers(self) -> int:
+        return sum(count for count, _ in self.trips)
+
+
+def _bytes_in(answer: Any) -> int:
+    if isinstance(answer, list):
+        return sum(map(_bytes_in, answer))
+    return len(answer) if isinstance(answer, bytes) else 0

@@ -12,9 +12,10 @@ from gapless.journals import redis_owned
 from gapless.journals import redis_scripts as scripts
 from gapless.journals.contract import Append
 from gapless.journals.redis import RedisStore
+from gapless.journals.redis_keys import pack
 from gapless.records import RunStatus
 from journals.conformance import LEASE_S, Cluster, Worker, an_end, an_event
-from journals.redis_place import Losses, Replica, warm
+from journals.redis_place import Losses, Replica, Traffic, warm
 
 
 async def test_an_append_whose_answer_was_lost_is_accepted_once(a: Worker, b: Worker, monkeypatch: Any) -> None:
@@ -230,3 +231,23 @@ async def test_a_record_that_somebody_damages_is_one_run_less(
     for run_id in "pr":
         await a.end(run_id, 3)
     assert await b.store.expire(1000) == 2
+
+
+async def test_long_batches_and_many_ends_go_in_several_calls(a: Worker, b: Worker, monkeypatch: Any) -> None:
+    """As the event loop stands still while they are encoded, and the server while it takes them."""
+    runs = [f"r{number}" for number in range(600)]
+    for run_id in runs:
+        await a.create(run_id, run_id)
+    sizes: list[int] = []
+    monkeypatch.setattr(redis_owned, "pack", lambda rows: sizes.append(len(packed := pack(rows))) or packed)
+    events = [an_event("x" * 2000)] * 2
+    assert not await a.store.append([Append(run_id, 1, events) for run_id in runs])
+    assert len(sizes) >= 600 * 4000 / redis_owned.CALL_BYTES_MAX
+    sizes.clear()
+    assert not await a.store.append([Append(run_id, 3, [an_event("end")], an_end(run_id)) for run_id in runs])
+    assert len(sizes) == 6, "three appends and three steps of the index"
+    assert max(sizes) < redis_owned.CALL_BYTES_MAX
+    assert await b.read_all("r599") == [*events, an_event("end")]
+    traffic = Traffic(b.store, monkeypatch)
+    assert await b.store.expire(1000) == 600
+    assert len(traffic.trips) <= 24, "a hundred in one round trip"

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from gapless.errors import SessionBusy
+from gapless.errors import SessionBusy, StoreCorrupt
+from gapless.records import RunStatus
 from journals.conformance import Cluster, Worker
+from journals.redis_place import Traffic
 
 
 @pytest.mark.parametrize("field", ["record", "status"])
@@ -84,3 +86,72 @@ async def test_a_run_in_the_middle_of_a_queue_whose_record_is_gone_is_passed_ove
     assert await a.store.start_run("first", 5) is None
     await a.end("first", 1)
     assert await a.store.start_run("last", 5) is None
+
+
+async def test_the_newest_runs_of_a_long_session_cost_what_they_are(a: Worker, b: Worker, monkeypatch: Any) -> None:
+    for number in range(300):
+        await a.create(f"r{number}")
+        await a.end(f"r{number}", 1)
+    for run_id in ("running", "queued"):
+        await a.create(run_id)
+    await a.store.start_run("running", 5)
+    for asked, found in (
+        ({"limit": 3}, ["queued", "running", "r299"]),
+        ({"status": RunStatus.RUNNING}, ["running"]),
+        ({"status": RunStatus.QUEUED, "limit": 1}, ["queued"]),
+        ({"status": RunStatus.FINISHED, "limit": 2}, ["r299", "r298"]),
+        ({"limit": 0}, []),
+    ):
+        with monkeypatch.context() as patch:
+            traffic = Traffic(b.store, patch)
+            assert [run.id for run in await b.store.list_runs(session_id="s", **asked)] == found  # type: ignore[arg-type]
+        assert traffic.answers <= 40, "run ids and records together"
+    everything = await b.store.list_runs(session_id="s", limit=1000)
+    assert [run.id for run in everything] == ["queued", "running", *(f"r{number}" for number in reversed(range(300)))]
+
+
+async def test_runs_that_begin_while_a_list_is_read_are_not_in_it_twice(a: Worker, b: Worker, monkeypatch: Any) -> None:
+    for number in range(80):
+        await a.create(f"r{number}")
+    server = b.store._server  # type: ignore[attr-defined]  # a RedisStore
+    each, begun = server.each, []
+
+    async def and_begin(*arguments: Any) -> Any:
+        begun.append(f"new{len(begun)}")
+        await a.create(begun[-1])
+        return await each(*arguments)
+
+    monkeypatch.setattr(server, "each", and_begin)
+    for asked in ({"session_id": "s"}, {"user_id": "u"}, {}):
+        found = [run.id for run in await b.store.list_runs(limit=200, **asked)]  # type: ignore[arg-type]
+        assert [run_id for run_id in found if run_id.startswith("r")] == [
+            f"r{number}" for number in reversed(range(80))
+        ]
+
+
+async def test_long_records_are_read_a_few_at_a_time(a: Worker, b: Worker, monkeypatch: Any) -> None:
+    """As the event loop stands still while they are decoded."""
+    for number in range(120):
+        await a.create(f"r{number}", f"s{number}", message="x" * 100_000)
+    sessions = [f"s{number}" for number in range(120)]
+    traffic = Traffic(b.store, monkeypatch)
+    assert len(await b.store.list_runs(limit=120)) == 120
+    assert len(await b.store.list_runs(status=RunStatus.QUEUED, limit=120)) == 120
+    assert len(await b.store.active_runs(sessions)) == 120
+    assert max(size for _, size in traffic.trips) < 10 * 2 * 100_100 + 100_000, "the first step, whatever they are"
+    assert sum(size > 1_000_000 for _, size in traffic.trips) <= 3, "one first step of each list"
+
+
+async def test_a_session_record_that_nobody_can_read_is_left_out_of_lists_and_said_once(
+    a: Worker, b: Worker, server_side: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for session_id in ("s1", "s2", "s3"):
+        await a.create(f"r-{session_id}", session_id)
+    server_side.hset("gapless:{s2}:session", "record", "x")
+    for _ in range(2):
+        assert {session.id for session in await b.store.list_sessions()} == {"s1", "s3"}
+    assert [record.message for record in caplog.records if "s2" in record.message] == [
+        f"store {b.store._server.name}: session s2: its record is damaged; it is left out of lists"  # type: ignore[attr-defined]
+    ]
+    with pytest.raises(StoreCorrupt, match="session s2"):
+        await b.store.get_session("s2")

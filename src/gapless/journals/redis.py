@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreCorrupt, StoreUnavailable
+from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreUnavailable
 from gapless.journals import redis_scripts as scripts
 from gapless.journals.contract import READ_BYTES_MAX, Append, Listener, Store
 from gapless.journals.lease import LeaseWatch
@@ -31,7 +31,6 @@ from gapless.journals.redis_keys import (
     SESSIONS,
     WORKERS,
     decode_member,
-    decode_turn,
     encode,
     encode_member,
     place_of,
@@ -185,13 +184,16 @@ class RedisStore(Store):
         expired = 0
         limit = "" if bytes_max is None else bytes_max
         while members := await self._server.call(scripts.PAST_RETENTION, ENDED, ended_before, limit):
-            for member in members:
-                run_id, session_id = decode_member(member)
-                key, place = run_key(session_id, run_id), place_of(session_id)
-                try:
-                    expired += await self._server.call(scripts.DROP_EVENTS, key, place, run_id)
-                except StoreCorrupt as error:
-                    log.error("run %s: %s", run_id, error)
+            runs = [decode_member(member) for member in members]
+            drops = await self._server.all(
+                ("EVAL", scripts.DROP_EVENTS.source, 1, run_key(session_id, run_id), place_of(session_id), run_id)
+                for run_id, session_id in runs
+            )
+            for (run_id, _), dropped in zip(runs, drops, strict=True):
+                if dropped is None:
+                    log.error("run %s: its record is damaged; its events are left where they are", run_id)
+                else:
+                    expired += dropped
             await self._server.call(scripts.FORGET_EVENTS, ENDED, *members)
         return expired
 
@@ -205,7 +207,7 @@ class RedisStore(Store):
             session.updated_at,
             encode(session.state),
         )
-        known = session_from(fields)
+        known = session_from(session.id, fields)
         for key in (SESSIONS, f"{SESSIONS}:{known.user_id}"):
             await self._server.command("ZADD", key, "GT", known.updated_at, session.id)
         return known
@@ -222,7 +224,7 @@ class RedisStore(Store):
             fields = await self._server.command("HMGET", session_key(session_id), *SESSION_FIELDS)
             if fields[0] is None:
                 return None
-            session = session_from(fields)
+            session = session_from(session_id, fields)
             session.state.update(changes)
             state = encode(session.state)
             answer = await self._server.call(
@@ -245,19 +247,25 @@ class RedisStore(Store):
             raise _busy(session_id)
         deleted, runs = answer
         lists = [RUNS] if session is None else [RUNS, f"{RUNS}:{session.user_id}"]
-        for run_id, claim in ((run_id.decode(), claim) for run_id, claim in runs):
-            self._records.forget(run_id)
-            await self._server.call(scripts.CLAIM, pointer_to(run_id), b"%s %s" % (claim, session_id.encode()), "")
+        for start in range(0, len(runs), scripts.EXPIRE_RUNS):
+            page = [(run_id.decode(), claim) for run_id, claim in runs[start : start + scripts.EXPIRE_RUNS]]
+            tag = session_id.encode()
+            await self._server.all(
+                ("EVAL", scripts.CLAIM.source, 1, pointer_to(run_id), b"%s %s" % (claim, tag), "")
+                for run_id, claim in page
+            )
+            members = [encode_member(run_id, session_id) for run_id, _ in page]
             for key in lists:
-                await self._server.command("ZREM", key, encode_member(run_id, session_id))
-            await self._server.call(scripts.FORGET_EVENTS, ENDED, encode_member(run_id, session_id))
+                await self._server.command("ZREM", key, *members)
+            await self._server.call(scripts.FORGET_EVENTS, ENDED, *members)
+            for run_id, _ in page:
+                self._records.forget(run_id)
         for key in [SESSIONS] if session is None else [SESSIONS, f"{SESSIONS}:{session.user_id}"]:
             await self._server.command("ZREM", key, session_id)
         return bool(deleted)
 
     async def turns(self, session_id: str) -> list[Turn]:
-        turns = await self._server.command("LRANGE", f"{place_of(session_id)}turns", 0, -1)
-        return [decode_turn(turn) for turn in turns]
+        return await self._records.turns(session_id)
 
 
 def _busy(session_id: str) -> SessionBusy:

@@ -106,9 +106,12 @@ def run_from(run_id: str, fields: Sequence[Any]) -> RunRecord:
     return run
 
 
-def session_from(fields: Sequence[Any]) -> SessionRecord:
-    """Make a session's record of `SESSION_FIELDS`."""
+def session_from(session_id: str, fields: Sequence[Any]) -> SessionRecord:
+    """Make a session's record of `SESSION_FIELDS`. Raises `StoreCorrupt`."""
     record, updated_at, state = fields
-    session = _decode_session(record)
-    session.updated_at, session.state = int(updated_at), _decode_state(state)
+    try:
+        session = _decode_session(record)
+        session.updated_at, session.state = int(updated_at), _decode_state(state)
+    except (TypeError, ValueError) as cause:
+        raise StoreCorrupt(f"session {session_id}: its record is damaged") from cause
     return session

@@ -11,7 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Collection, Sequence
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from gapless.errors import RunNotFound, StoreUnavailable
 from gapless.journals import redis_scripts as scripts
@@ -22,10 +22,11 @@ from gapless.records import RunRecord, RunStatus
 
 __all__ = ["RECHECK_RUNS_MAX", "OwnedRun", "OwnedRuns"]
 
-CALLS_AT_ONCE = 32
-"""Appends to sessions in different slots of a cluster that are under way at the same time."""
-CALL_BYTES_MAX = 8 * 1024 * 1024
-"""Batches that go in one call; the server does nothing else while it takes them."""
+CALLS_AT_ONCE, CALLS_AT_ONCE_IN_CLUSTER = 2, 32
+"""Calls that are under way at the same time. In a cluster, where each session has its own, they go to many servers."""
+CALL_BATCHES_MAX, CALL_BYTES_MAX = 250, 256 * 1024
+"""Batches that go in one call: the event loop does nothing else while they are encoded, nor the server while it takes
+them. One batch may be longer."""
 RECENT_BYTES_MAX = 16 * 1024
 """The newest accepted events of each run are kept at hand: a server that takes over may lack them. About 5 s of a
 model's text; replicas are milliseconds behind, an append-only file that is flushed every second a second."""
@@ -37,7 +38,7 @@ REFUSED = -1
 
 log = logging.getLogger("gapless.redis")
 
-_Row = tuple[str, str, int, int, str, str | None, dict[str, Any] | None]
+_Row: TypeAlias = tuple[str, str, int, int, str, str | None, dict[str, Any] | None]
 """One batch as `scripts.APPEND` takes it: the session's place, the run, first position, count, events, status, end."""
 
 
@@ -70,12 +71,17 @@ class OwnedRun:
         return rows if rows and rows[0][2] == last + 1 else []
 
 
+_Batches: TypeAlias = list[tuple[OwnedRun, Append]]
+_Appended: TypeAlias = tuple[list[tuple[OwnedRun, _Row]], list[int]]
+"""What one call took, and how many bytes each of the journals has now, or REFUSED."""
+
+
 class OwnedRuns:
     """All runs that this worker owns, and those that may be its own or ended not long ago."""
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server
-        self._appending = asyncio.Semaphore(CALLS_AT_ONCE)
+        self._calling = asyncio.Semaphore(CALLS_AT_ONCE)
         self.worker_id = ""
         self.runs: dict[str, OwnedRun] = {}
         self.doubtful: dict[str, tuple[str, str]] = {}
@@ -84,7 +90,8 @@ class OwnedRuns:
         """Runs that have ended not long ago, and when."""
 
     def begin(self, worker_id: str) -> None:
-        """Own nothing yet, under a new id."""
+        """Own nothing yet, under a new id, at a server that is connected by now."""
+        self._calling = asyncio.Semaphore(CALLS_AT_ONCE_IN_CLUSTER if self._server.is_cluster else CALLS_AT_ONCE)
         self.worker_id = worker_id
         self.runs.clear()
         self.doubtful.clear()
@@ -119,22 +126,22 @@ class OwnedRuns:
 
     async def append(self, batches: Sequence[Append]) -> Collection[str]:
         """Accept each batch, as `Store.append`; returns the ids of the runs that were refused."""
-        groups, refused = self._grouped(batches)
-        ended: list[tuple[RunRecord, int]] = []
-        for rows, journal_sizes in await self._append_groups(groups):
-            for row, journal_bytes in zip(rows, journal_sizes, strict=True):
+        calls, refused = self._calls(batches)
+        ended: list[tuple[OwnedRun, int]] = []
+        for appended, journal_sizes in await self._append_all(calls):
+            for (owned, row), journal_bytes in zip(appended, journal_sizes, strict=True):
                 if journal_bytes == REFUSED:
                     refused.add(row[1])
                     continue
-                owned = self.runs[row[1]]
                 owned.keep(row)
                 if row[-1] is not None:
                     owned.run.ended_at = row[-1]["at"]
-                    ended.append((owned.run, journal_bytes))
+                    ended.append((owned, journal_bytes))
         if ended:
-            await self.finish(ended, self.worker_id)
-            for run, _ in ended:
-                self._ended.append((time.monotonic(), self.runs.pop(run.id)))
+            await self.finish([(owned.run, journal_bytes) for owned, journal_bytes in ended], self.worker_id)
+            for owned, _ in ended:
+                self.runs.pop(owned.run.id, None)
+                self._ended.append((time.monotonic(), owned))
         if refused:
             await self.check_lease()
             for run_id in refused:
@@ -143,59 +150,55 @@ class OwnedRuns:
                     self.doubtful[run_id] = (lost.run.session_id, "")  # still this worker's? then it has to be closed
         return refused
 
-    def _grouped(self, batches: Sequence[Append]) -> tuple[Collection[list[_Row]], set[str]]:
+    def _calls(self, batches: Sequence[Append]) -> tuple[Collection[_Batches], set[str]]:
         """The batches of each call, and the runs that are not this worker's."""
         refused: set[str] = set()
-        groups: dict[str, list[_Row]] = {}
+        calls: dict[tuple[str, int, int], _Batches] = {}
+        counts: dict[str, int] = {}
         sizes: dict[str, int] = {}
         for batch in batches:
             owned = self.runs.get(batch.run_id)
             if owned is None:
                 refused.add(batch.run_id)
                 continue
-            data = b"\n".join(batch.events)
-            row: _Row = (
-                owned.place,
-                batch.run_id,
-                batch.first_seq,
-                len(batch.events),
-                data.decode(),
-                None if batch.status is None and batch.end is None else (batch.end or batch).status,
-                None if batch.end is None else encode_end(batch.end),
-            )
             slot = owned.place if self._server.is_cluster else ""
-            sizes[slot] = size = sizes.get(slot, 0) + len(data)
-            groups.setdefault(f"{slot} {size // CALL_BYTES_MAX}", []).append(row)
-        return groups.values(), refused
+            counts[slot] = count = counts.get(slot, -1) + 1
+            sizes[slot] = size = sizes.get(slot, 0) + _size(batch)
+            call = (slot, count // CALL_BATCHES_MAX, size // CALL_BYTES_MAX)
+            calls.setdefault(call, []).append((owned, batch))
+        return calls.values(), refused
 
-    async def _append_groups(self, groups: Collection[list[_Row]]) -> list[tuple[list[_Row], list[int]]]:
-        """Append each group; with how many bytes each journal has now, or REFUSED. All have ended when this raises."""
-        if len(groups) == 1:
-            return [(rows, await self._append_rows(rows)) for rows in groups]
-        answers = await asyncio.gather(*map(self._append_rows, groups), return_exceptions=True)
+    async def _append_all(self, calls: Collection[_Batches]) -> list[_Appended]:
+        """Make each call. All have ended when this raises."""
+        if len(calls) == 1:
+            return [await self._append_batches(batches) for batches in calls]
+        answers = await asyncio.gather(*map(self._append_batches, calls), return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
-        return list(zip(groups, cast("list[list[int]]", answers), strict=True))
+        return cast("list[_Appended]", answers)
+
+    async def _append_batches(self, batches: _Batches) -> _Appended:
+        """Append in one call, encoded when its turn has come."""
+        async with self._calling:
+            rows = [_row(owned.place, batch) for owned, batch in batches]
+            return list(zip((owned for owned, _ in batches), rows, strict=True)), await self._append_rows(rows)
 
     async def _append_rows(self, rows: list[_Row]) -> list[int]:
         """Append in one call. A server that lacks accepted events (a replica took over that had not got them) is given
         them again, if they are still at hand: the positions keep their content."""
-        async with self._appending:
-            sizes, behind, damaged = await self._append_call(rows)
-            for name in damaged:
-                log.error(
-                    "store %s: what was kept in %s is gone: somebody replaced it", self._server.name, name.decode()
-                )
-            for number, last in behind:
-                row = rows[number]
-                owned = self.runs.get(row[1])
-                lacking = [] if owned is None else owned.recent_after(last)
-                if lacking:
-                    log.warning("run %s: the server lacks its events from %d on, they are sent again", row[1], last + 1)
-                    again, *_ = await self._append_call([*lacking, row])
-                    sizes[number] = again[-1]
-            return sizes
+        sizes, behind, damaged = await self._append_call(rows)
+        for name in damaged:
+            log.error("store %s: what was kept in %s is gone: somebody replaced it", self._server.name, name.decode())
+        for number, last in behind:
+            row = rows[number]
+            owned = self.runs.get(row[1])
+            lacking = [] if owned is None else owned.recent_after(last)
+            if lacking:
+                log.warning("run %s: the server lacks its events from %d on, they are sent again", row[1], last + 1)
+                again, *_ = await self._append_call([*lacking, row])
+                sizes[number] = again[-1]
+        return sizes
 
     async def _append_call(self, rows: list[_Row]) -> tuple[list[int], list[tuple[int, int]], list[bytes]]:
         """Append in one call: each journal's bytes or REFUSED, the rows that are ahead of the server and where it is,
@@ -210,7 +213,9 @@ class OwnedRuns:
             (encode_member(run.id, run.session_id).decode(), run.user_id, run.session_id, run.ended_at, size)
             for run, size in runs
         ]
-        await self._server.call(scripts.FINISH_RUNS, WORKERS, owner, pack(rows))
+        for start in range(0, len(rows), CALL_BATCHES_MAX):
+            step = rows[start : start + CALL_BATCHES_MAX]
+            await self._server.call(scripts.FINISH_RUNS, WORKERS, owner, pack(step))
 
     # -- after a failover -------------------------------------------------------------------------------------------
 
@@ -237,3 +242,23 @@ class OwnedRuns:
         except StoreUnavailable:
             self._ended.extendleft(reversed(due))
             raise
+
+
+def _size(batch: Append) -> int:
+    """How many bytes go to the server with a batch, about."""
+    size = sum(map(len, batch.events))
+    if batch.end is not None:
+        size += len(memoryview(batch.end.turn.messages)) + len(batch.end.turn.native or b"")
+    return size
+
+
+def _row(place: str, batch: Append) -> _Row:
+    return (
+        place,
+        batch.run_id,
+        batch.first_seq,
+        len(batch.events),
+        b"\n".join(batch.events).decode(),
+        None if batch.status is None and batch.end is None else (batch.end or batch).status,
+        None if batch.end is None else encode_end(batch.end),
+    )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from typing import TypeVar
+import logging
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 from gapless.errors import StoreCorrupt
 from gapless.journals import redis_scripts as scripts
@@ -14,6 +15,8 @@ from gapless.journals.redis_keys import (
     SESSIONS,
     WORKERS,
     decode_member,
+    decode_turn,
+    encode_member,
     place_of,
     pointer_to,
     run_from,
@@ -23,13 +26,20 @@ from gapless.journals.redis_keys import (
     session_key,
 )
 from gapless.journals.redis_server import RedisServer
-from gapless.records import ACTIVE, RunRecord, RunStatus, SessionRecord
+from gapless.records import ACTIVE, RunRecord, RunStatus, SessionRecord, Turn
 
 __all__ = ["RedisRecords"]
 
-_T = TypeVar("_T")
+log = logging.getLogger("gapless.redis")
 
-PAGE_RECORDS = 200
+_T = TypeVar("_T")
+_Listing: TypeAlias = Callable[[int, int], Awaitable[list[tuple[str, str]]]]
+
+PAGE_RECORDS_FIRST, PAGE_RECORDS_MAX = 10, 200
+"""Records that are read in one round trip, while it is not known how long they are and afterwards."""
+PAGE_BYTES = 512 * 1024
+SAID_MAX = 1_000
+"""Damaged records that are told from one another in the log."""
 PLACES_MAX = 10_000
 """Runs whose session is remembered."""
 
@@ -41,6 +51,7 @@ class RedisRecords:
         self._server = server
         self._places: dict[str, str] = {}
         """The session of each run that was asked for lately."""
+        self._said_damaged: set[str] = set()
 
     async def find(self, run_id: str, ask: Callable[[str], Awaitable[_T | None]]) -> _T | None:
         """Answer what `ask` does for the session in which the run is; None where there is no such run.
@@ -90,10 +101,15 @@ class RedisRecords:
         self, user_id: str | None, session_id: str | None, status: RunStatus | None, limit: int
     ) -> list[RunRecord]:
         """The newest runs, of this user, in this session and of this status, newest first."""
-        runs: list[RunRecord] = []
-        async for page in self._run_ids(user_id, session_id, status):
-            keys = (run_key(session, run_id) for run_id, session in page)
-            for (run_id, _), fields in zip(page, await self._server.each(keys, scripts.RUN_FIELDS), strict=True):
+        listed = await self._listing(user_id, session_id, status)
+        runs: dict[str, RunRecord] = {}
+        pages = _Pages(limit)
+        while pages.more(len(runs)):
+            members = await listed(pages.read, pages.count)
+            keys = [run_key(session, run_id) for run_id, session in members]
+            records = await self._server.each(keys, scripts.RUN_FIELDS)
+            pages.have_read(records)
+            for (run_id, _), fields in zip(members, records, strict=True):
                 if fields[0] is None:
                     continue
                 try:
@@ -105,60 +121,128 @@ class RedisRecords:
                     and (session_id is None or run.session_id == session_id)
                     and (status is None or run.status is status)
                 ):
-                    runs.append(run)
-            if len(runs) >= limit:
-                break
-        return runs[:limit]
+                    runs[run_id] = run  # one that a newer run has moved to the next page is there already
+        return list(runs.values())[:limit]
 
-    async def _run_ids(
-        self, user_id: str | None, session_id: str | None, status: RunStatus | None
-    ) -> AsyncIterator[list[tuple[str, str]]]:
-        """Pages of run ids with their sessions, newest first, from the shortest list that has all of them."""
+    async def _listing(self, user_id: str | None, session_id: str | None, status: RunStatus | None) -> _Listing:
+        """The shortest list that has all of these runs, newest first: run ids with their sessions, from a place on."""
+        if status in ACTIVE:
+            if session_id is None:
+                members = await self._server.call(scripts.ACTIVE_RUNS, WORKERS)
+            else:
+                queue = await self._server.command("LRANGE", f"{place_of(session_id)}queue", 0, -1)
+                members = [encode_member(run_id.decode(), session_id) for run_id in reversed(queue)]
+
+            async def active(start: int, count: int) -> list[tuple[str, str]]:
+                return [decode_member(member) for member in members[start : start + count]]
+
+            return active
         if session_id is not None:
-            found = await self._server.command("LRANGE", f"{place_of(session_id)}runs", 0, -1)
-            ids = [(run_id.decode(), session_id) for run_id in reversed(found)]
-        elif status in ACTIVE:
-            ids = [decode_member(member) for member in await self._server.call(scripts.ACTIVE_RUNS, WORKERS)]
-        else:
-            key = RUNS if user_id is None else f"{RUNS}:{user_id}"
-            start = 0
-            while page := await self._server.command("ZREVRANGE", key, start, start + PAGE_RECORDS - 1):
-                yield [decode_member(member) for member in page]
-                start += PAGE_RECORDS
-            return
-        for start in range(0, len(ids), PAGE_RECORDS):
-            yield ids[start : start + PAGE_RECORDS]
+            key = f"{place_of(session_id)}runs"
+
+            async def of_session(start: int, count: int) -> list[tuple[str, str]]:
+                found = await self._server.command("LRANGE", key, -start - count, -start - 1)
+                return [(run_id.decode(), session_id) for run_id in reversed(found)]
+
+            return of_session
+        key = RUNS if user_id is None else f"{RUNS}:{user_id}"
+
+        async def of_all(start: int, count: int) -> list[tuple[str, str]]:
+            found = await self._server.command("ZREVRANGE", key, start, start + count - 1)
+            return [decode_member(member) for member in found]
+
+        return of_all
 
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
         """The oldest active run of each of these sessions that has one."""
-        source = scripts.OLDEST_ACTIVE.source
-        places = map(place_of, session_ids)
-        answers = await self._server.all(("EVAL", source, 1, f"{place}queue", place) for place in places)
+        asked = list(dict.fromkeys(session_ids))
         active = {}
-        for session_id, answer in zip(session_ids, answers, strict=True):
-            if answer is not None and answer[1][0] is not None:
-                with contextlib.suppress(StoreCorrupt):  # of that run alone, and said to whoever asks for it
-                    active[session_id] = run_from(answer[0].decode(), answer[1])
+        pages = _Pages(len(asked))
+        while pages.more(pages.read):
+            page = asked[pages.read : pages.read + pages.count]
+            places = map(place_of, page)
+            answers = await self._server.all(
+                ("EVAL", scripts.OLDEST_ACTIVE.source, 1, f"{place}queue", place) for place in places
+            )
+            pages.have_read([[] if answer is None else answer[1] for answer in answers])
+            for session_id, answer in zip(page, answers, strict=True):
+                if answer is not None and answer[1][0] is not None:
+                    with contextlib.suppress(StoreCorrupt):  # of that run alone, and said to whoever asks for it
+                        active[session_id] = run_from(answer[0].decode(), answer[1])
         return active
 
     async def session(self, session_id: str) -> SessionRecord | None:
-        """The session of that id."""
+        """The session of that id. Raises `StoreCorrupt`."""
         fields = await self._server.command("HMGET", session_key(session_id), *SESSION_FIELDS)
-        return None if fields[0] is None else session_from(fields)
+        return None if fields[0] is None else session_from(session_id, fields)
 
     async def sessions(self, user_id: str | None, limit: int) -> list[SessionRecord]:
         """The sessions that were used last, of this user, latest used first."""
-        sessions: list[SessionRecord] = []
+        sessions: dict[str, SessionRecord] = {}
         key = SESSIONS if user_id is None else f"{SESSIONS}:{user_id}"
-        start = 0
-        while len(sessions) < limit:
-            ids = await self._server.command("ZREVRANGE", key, start, start + PAGE_RECORDS - 1)
-            if not ids:
-                break
-            start += PAGE_RECORDS
-            for fields in await self._server.each((session_key(i.decode()) for i in ids), SESSION_FIELDS):
-                if fields[0] is not None:
-                    session = session_from(fields)
-                    if user_id is None or session.user_id == user_id:
-                        sessions.append(session)
-        return sessions[:limit]
+        pages = _Pages(limit)
+        while pages.more(len(sessions)):
+            found = await self._server.command("ZREVRANGE", key, pages.read, pages.read + pages.count - 1)
+            ids = [session_id.decode() for session_id in found]
+            records = await self._server.each(map(session_key, ids), SESSION_FIELDS)
+            pages.have_read(records)
+            for session_id, fields in zip(ids, records, strict=True):
+                session = self._readable(session_id, fields)
+                if session is not None and (user_id is None or session.user_id == user_id):
+                    sessions[session_id] = session
+        return list(sessions.values())[:limit]
+
+    def _readable(self, session_id: str, fields: Sequence[Any]) -> SessionRecord | None:
+        """The session's record; None where there is none, or a damaged one, which is said once."""
+        if fields[0] is None:
+            return None
+        try:
+            return session_from(session_id, fields)
+        except StoreCorrupt as error:
+            if session_id not in self._said_damaged and len(self._said_damaged) < SAID_MAX:
+                self._said_damaged.add(session_id)
+                log.error("store %s: %s; it is left out of lists", self._server.name, error)
+            return None
+
+    async def turns(self, session_id: str) -> list[Turn]:
+        """The session's turns, oldest first."""
+        turns: list[Turn] = []
+        pages = _Pages(None)
+        key = f"{place_of(session_id)}turns"
+        while pages.more(len(turns)):
+            page = await self._server.command("LRANGE", key, pages.read, pages.read + pages.count - 1)
+            pages.have_read([[turn] for turn in page])
+            turns += map(decode_turn, page)
+        return turns
+
+
+class _Pages:
+    """How much of a list is read in one round trip: what is still wanted, and no more than about PAGE_BYTES of it by
+    how long the records have been so far, as the event loop stands still while they are decoded."""
+
+    def __init__(self, limit: int | None) -> None:
+        """`limit` is None where all of the list is wanted."""
+        self._limit = limit
+        self._bytes = 0
+        self._at_end = False
+        self.read = 0
+        """Records that were read."""
+        self.count = 0
+        """Records to read next."""
+
+    def more(self, found: int) -> bool:
+        """Say whether there is more to read, when so many of those that were read are wanted ones, and how much."""
+        if self._at_end or (self._limit is not None and found >= self._limit):
+            return False
+        self.count = PAGE_RECORDS_FIRST
+        if self.read:
+            fitting = PAGE_BYTES * self.read // max(self._bytes, 1)
+            self.count = max(1, min(4 * self.read, fitting, PAGE_RECORDS_MAX))
+        if self._limit is not None and found == self.read:  # so far, all of them
+            self.count = min(self.count, self._limit - found)
+        return True
+
+    def have_read(self, records: Sequence[Sequence[bytes | None]]) -> None:
+        self._at_end = len(records) < self.count
+        self.read += len(records)
+        self._bytes += sum(len(field) for fields in records for field in fields if field is not None)
