@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+import pytest
 
 import gapless
 from gapless import Runner
@@ -19,6 +23,12 @@ SOURCE = str(Path(gapless.__file__).parent)
 SCREEN_LINES = 80
 WORDS = 5
 """Before the one that is looked at: by then its message is open and nobody is behind."""
+BURST_WORDS = 2_000
+ALONE_WORDS = 50
+CALLS_IN_BURST_MAX = 3.3
+"""Calls of Gapless's own code per word of a burst: `add`, `_text`, `append`; the rest is shared."""
+CALLS_ALONE_MAX = {"memory": 30, "sqlite": 39}
+"""And of a word that comes alone, from the agent to one follower's socket."""
 
 
 class Traced:
@@ -50,6 +60,47 @@ class Traced:
         sys.settrace(self._before)
 
 
+class Counted:
+    """The calls of Gapless's own functions while `on`, in this thread and those that start while it is entered."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self.on = False
+
+    def _count(self, frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and self.on and frame.f_code.co_filename.startswith(SOURCE):
+            self.calls[frame.f_code.co_qualname] += 1
+
+    def __enter__(self) -> Counted:
+        threading.setprofile(self._count)
+        sys.setprofile(self._count)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        sys.setprofile(None)
+        threading.setprofile(None)  # type: ignore[arg-type]  # how it is taken back
+
+
+async def follow(runner: Runner, sent: asyncio.Semaphore) -> asyncio.Task[None]:
+    """Start a run with one follower, which releases `sent` for each word that reaches its socket."""
+
+    async def send(message: Any) -> None:
+        for _ in range(message.get("body", b"").count(b"TEXT_MESSAGE_CONTENT")):
+            sent.release()
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    run = await runner.start("x")
+    stream = EventStream(runner, Streams(), run.started, AGUIEncoder(run.started), Cursor(0), location="/")
+    return asyncio.create_task(stream.stream(receive, send))
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'gapless.db'}"
+
+
 async def test_a_live_word_runs_two_screens_of_code():
     gate = asyncio.Semaphore(0)
     sent = asyncio.Semaphore(0)
@@ -59,17 +110,8 @@ async def test_a_live_word_runs_two_screens_of_code():
             await gate.acquire()
             yield "word "
 
-    async def send(message: Any) -> None:
-        if b"TEXT_MESSAGE_CONTENT" in message.get("body", b""):
-            sent.release()
-
-    async def receive() -> Any:
-        await asyncio.Event().wait()
-
     async with Runner(agent) as runner:
-        run = await runner.start("x")
-        stream = EventStream(runner, Streams(), run.started, AGUIEncoder(run.started), Cursor(0), location="/")
-        following = asyncio.create_task(stream.stream(receive, send))
+        following = await follow(runner, sent)
         for _ in range(WORDS):
             gate.release()
             await sent.acquire()
@@ -81,3 +123,48 @@ async def test_a_live_word_runs_two_screens_of_code():
     files = {Path(name).name for name, _ in traced.lines}
     assert files >= {"execution.py", "recorder.py", "journal.py", "memory.py", "stream.py", "wire.py"}
     assert len(traced.lines) <= 2 * SCREEN_LINES, sorted(traced.lines)
+
+
+async def test_a_word_of_a_burst_costs_few_calls(store: str):
+    gate = asyncio.Event()
+
+    async def agent(message: str) -> AsyncIterator[str]:
+        yield "first "
+        await gate.wait()
+        for _ in range(BURST_WORDS):
+            yield "word "
+
+    with Counted() as counted:
+        async with Runner(agent, store=store) as runner:
+            run = await runner.start("x")
+            async with asyncio.timeout(30):
+                while (await run.record()).last_seq < 3:
+                    await asyncio.sleep(0.01)
+            counted.on = True
+            gate.set()
+            await runner.readers.wait(run.id)
+            counted.on = False
+    assert counted.calls.total() / BURST_WORDS <= CALLS_IN_BURST_MAX, counted.calls.most_common(12)
+
+
+async def test_a_word_that_comes_alone_costs_few_calls(store: str):
+    gate, sent = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    async def agent(message: str) -> AsyncIterator[str]:
+        while True:
+            await gate.acquire()
+            yield "word "
+
+    with Counted() as counted:
+        async with Runner(agent, store=store) as runner:
+            following = await follow(runner, sent)
+            for number in range(WORDS + ALONE_WORDS):
+                counted.on = number >= WORDS
+                gate.release()
+                await sent.acquire()
+                await asyncio.sleep(0.01)  # until nobody has anything else to do
+            counted.on = False
+            following.cancel()
+            await asyncio.wait({following})
+    calls = counted.calls.total() / ALONE_WORDS
+    assert calls <= CALLS_ALONE_MAX[store.partition(":")[0]], (calls, counted.calls.most_common(40))

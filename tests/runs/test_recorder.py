@@ -42,7 +42,8 @@ from gapless.events import (
     decode_event,
     encode_event,
 )
-from gapless.runs.recorder import OPEN_MAX, Recorder
+from gapless.runs.order import OPEN_MAX
+from gapless.runs.recorder import Recorder
 from support.agui import check_order
 
 

@@ -52,7 +52,8 @@ from gapless.journals.journal import Journal
 from gapless.live import LiveRequest, LiveRequestQueue, is_live
 from gapless.metrics import Metrics
 from gapless.records import RunEnd, RunRecord, RunStatus, Turn
-from gapless.runs.recorder import Recorder, sound
+from gapless.runs.recorder import Recorder
+from gapless.runs.sound import sound
 from gapless.runs.tracing import run_span
 
 __all__ = ["Execution", "end_of"]

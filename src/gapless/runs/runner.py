@@ -70,8 +70,9 @@ from gapless.runs.commands import Command, decode_command
 from gapless.runs.execution import Execution, end_of
 from gapless.runs.patience import patiently
 from gapless.runs.readers import Readers, ends_unread
-from gapless.runs.recorder import Recorder, sound
+from gapless.runs.recorder import Recorder
 from gapless.runs.run import Run, RunStream
+from gapless.runs.sound import sound
 
 __all__ = ["Runner", "new_id"]
 

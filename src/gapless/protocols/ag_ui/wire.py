@@ -9,48 +9,18 @@ from gapless.events import (
     Event,
     Message,
     MessagesSnapshotEvent,
-    ReasoningEndEvent,
-    ReasoningMessageEndEvent,
-    ReasoningMessageStartEvent,
-    ReasoningStartEvent,
     RunStartedEvent,
     StateSnapshotEvent,
-    StepFinishedEvent,
-    StepStartedEvent,
-    SubagentErrorEvent,
-    SubagentFinishedEvent,
-    SubagentStartedEvent,
-    TextMessageEndEvent,
-    TextMessageStartEvent,
-    ToolCallEndEvent,
-    ToolCallStartEvent,
     decode_event,
     encode_event,
 )
 from gapless.fold import Fold
 from gapless.jsontext import with_plain_lines
 from gapless.records import RunRecord
+from gapless.runs.order import ENDS, STARTS
 from gapless.wire import RETRY_MS, Encoder
 
 __all__ = ["AGUIEncoder", "JoinEncoder", "Prefix"]
-
-_STARTS: dict[type, tuple[str, str]] = {
-    TextMessageStartEvent: ("text", "message_id"),
-    ReasoningStartEvent: ("span", "message_id"),
-    ReasoningMessageStartEvent: ("reasoning", "message_id"),
-    ToolCallStartEvent: ("call", "tool_call_id"),
-    StepStartedEvent: ("step", "step_name"),
-    SubagentStartedEvent: ("subagent", "subagent_run_id"),
-}
-_ENDS: dict[type, tuple[str, str]] = {
-    TextMessageEndEvent: ("text", "message_id"),
-    ReasoningEndEvent: ("span", "message_id"),
-    ReasoningMessageEndEvent: ("reasoning", "message_id"),
-    ToolCallEndEvent: ("call", "tool_call_id"),
-    StepFinishedEvent: ("step", "step_name"),
-    SubagentFinishedEvent: ("subagent", "subagent_run_id"),
-    SubagentErrorEvent: ("subagent", "subagent_run_id"),
-}
 
 
 class AGUIEncoder(Encoder):
@@ -91,9 +61,9 @@ class Prefix:
             decoded = decode_event(event)
             self._fold.add(decoded)
             kind = type(decoded)
-            if (start := _STARTS.get(kind)) is not None:
+            if (start := STARTS.get(kind)) is not None:
                 self._open[start[0], getattr(decoded, start[1])] = decoded
-            elif (end := _ENDS.get(kind)) is not None:
+            elif (end := ENDS.get(kind)) is not None:
                 self._open.pop((end[0], getattr(decoded, end[1])), None)
             elif kind is RunStartedEvent:
                 self._started = decoded

@@ -1,0 +1,47 @@
+"""What may stand in a journal: an event that can be read again, as it will be read."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from gapless.errors import AgentInvalid
+from gapless.events import EventBase, decode_event, encode_event
+from gapless.jsontext import DEPTH_MAX, is_deep, with_plain_lines
+
+__all__ = ["sound"]
+
+_EventT = TypeVar("_EventT", bound=EventBase)
+
+
+def sound(event: _EventT) -> tuple[_EventT, bytes]:
+    """Return an event as it will be read, and its JSON in one line. What is in the journal can be decoded, by everyone
+    and for ever: an agent makes its events without any check of their fields' types, so they are read back here.
+
+    Raises `AgentInvalid`."""
+    name = type(event).__name__
+    try:
+        try:
+            encoded = encode_event(event)
+        except UnicodeEncodeError:
+            encoded = msgspec.json.encode(_without_surrogates(msgspec.to_builtins(event)))
+        checked = decode_event(encoded)
+        encoded = with_plain_lines(encode_event(checked))  # and not as it came: JSON may have been put in as it was
+    except msgspec.DecodeError as error:
+        raise AgentInvalid(f"a {name} that is none: {error}") from None
+    except (TypeError, ValueError, NotImplementedError, OverflowError, RecursionError) as error:
+        raise AgentInvalid(f"a {name} cannot be written as JSON: {error}") from None
+    if is_deep(encoded):
+        raise AgentInvalid(f"a {name} is nested deeper than {DEPTH_MAX} levels")
+    return checked, encoded
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_surrogates(item) for item in value]
+    return value
