@@ -25,7 +25,7 @@ from gapless.events import (
 from gapless.journals.journal import Journal
 from gapless.live import AUDIO, LIVE_AHEAD_BYTES_MAX, LIVE_AHEAD_MAX, Blob
 from gapless.records import RunStatus
-from gapless.runs.execution import ELSEWHERE_TIMES
+from gapless.runs.live_input import RELAYED_TIMES
 from support.agui import check_order
 
 LIVE = RunConfig(streaming_mode=StreamingMode.BIDI)
@@ -462,7 +462,7 @@ async def test_what_another_workers_run_has_no_room_for_is_told(tmp_path: Path):
     async with Runner(slow, store=store) as here, Runner(slow, store=store) as there:
         run = await here.start("", config=LIVE, run_id="r")
         far = await there.attach(run.id)
-        half = Blob(data=bytes(LIVE_AHEAD_BYTES_MAX * ELSEWHERE_TIMES // 20))
+        half = Blob(data=bytes(LIVE_AHEAD_BYTES_MAX * RELAYED_TIMES // 20))
         for _ in range(22):
             await far.send(LiveRequest(blob=half))
         events = list[Event]()

@@ -62,7 +62,8 @@ if TYPE_CHECKING:
     from gapless.live import LiveRequest, LiveRequestQueue
     from gapless.progress import Progress
     from gapless.records import RunRecord, RunStatus, SessionRecord, Turn
-    from gapless.runs.run import Response, Run, RunStream
+    from gapless.runs.run import Response, Run
+    from gapless.runs.run_stream import RunStream
     from gapless.runs.runner import Runner
     from gapless.server import create_app
 
@@ -84,7 +85,7 @@ _MODULES = {
     "RunContext": "agents.base",
     "RunRecord": "records",
     "RunStatus": "records",
-    "RunStream": "runs.run",
+    "RunStream": "runs.run_stream",
     "Runner": "runs.runner",
     "SessionRecord": "records",
     "StreamingMode": "config",

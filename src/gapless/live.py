@@ -9,7 +9,6 @@ takes it, so that every follower and the session have it; sound and pictures are
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -71,16 +70,11 @@ class LiveRequestQueue:
 
     Every `send…` but a further `close` raises `InputInvalid` after `close`, and `LimitReached` while the agent is too
     far behind (`LIVE_AHEAD_MAX`, `LIVE_AHEAD_BYTES_MAX`).
-
-    Args:
-        taken: Called with each request as it is taken out.
     """
 
-    def __init__(self, taken: Callable[[LiveRequest], Awaitable[None]] | None = None) -> None:
-        """`taken` is told of each request as it is taken out."""
+    def __init__(self) -> None:
         self._requests: asyncio.Queue[LiveRequest] = asyncio.Queue()
         self._bytes = 0
-        self._taken = taken
         self.closed = False
         """Nothing more will be said."""
 
@@ -111,7 +105,8 @@ class LiveRequestQueue:
         self.send(LiveRequest(close=True))
 
     def send(self, request: LiveRequest, *, times: int = 1) -> None:
-        """Queue one `request`. `times` multiplies the bounds, for a sender that cannot wait."""
+        """Queue one `request`. `times` multiplies the bounds, for a sender that cannot wait. Raises `InputInvalid`,
+        `LimitReached`."""
         if self.closed:
             if request.close:
                 return
@@ -138,9 +133,11 @@ class LiveRequestQueue:
             self._requests.put_nowait(request)  # for others who wait
             return request
         self._bytes -= _size(request)
-        if self._taken is not None:
-            await self._taken(request)
+        await self.on_taken(request)
         return request
+
+    async def on_taken(self, request: LiveRequest) -> None:
+        """Do what has to be done as `request` is taken out, before its taker has it."""
 
     def rest(self) -> list[LiveRequest]:
         """Close the queue and return what nobody will take any more."""

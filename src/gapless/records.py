@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = [
     "SessionRecord",
     "Turn",
     "branch",
+    "now_ms",
     "session_of",
     "session_taken",
     "title_of",
@@ -204,3 +206,8 @@ def session_of(run: RunRecord) -> SessionRecord:
 def session_taken(session_id: str) -> SessionNotFound:
     """Return the error for whoever would begin in another's session `session_id`."""
     return SessionNotFound(f"no session {session_id} of yours, and the id is taken; choose another")
+
+
+def now_ms() -> int:
+    """Return the time as records carry it: milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000

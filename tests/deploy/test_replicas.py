@@ -22,7 +22,7 @@ from gapless.events import (
     text_of,
 )
 from gapless.records import RunStatus
-from gapless.runs.runner import LEFT_S
+from gapless.runs.worker import LEFT_S
 from support.following import merged, rest_of, text_in, text_to
 from support.processes import Server, Talks, client_of
 from support.waiting import until

@@ -180,7 +180,7 @@ async def test_a_server_that_stays_away_for_too_long_costs_the_runs_that_wait_fo
         journal = await one.journals.attach("r")
         server.kill()
         async with asyncio.timeout(WAIT_S):
-            while journal.lost is None or one.executions["r"].failure is None:
+            while journal.lost is None or one.executions["r"].raised.error is None:
                 await asyncio.sleep(PACE_S)
             shown = journal.last
             again = Valkey(port=server.port, data_dir=tmp_path, config=config)

@@ -62,7 +62,7 @@ from gapless.events import (
 from gapless.journals.journal import WINDOW_EVENTS
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import RunRecord, RunStatus
-from gapless.runs import execution
+from gapless.runs.deadlines import Deadlines
 from gapless.runs.recorder import Recorder
 from support.agents import Gated
 from support.agui import check_order
@@ -1061,7 +1061,7 @@ async def test_an_answer_that_comes_as_the_run_ends_adds_nothing_after_its_end(s
         async def answer() -> None:
             for _ in range(turns):
                 await asyncio.sleep(0)
-            execution.answer([ResumeEntry(interrupt_id="i", status="resolved")])
+            execution.resolve([ResumeEntry(interrupt_id="i", status="resolved")])
 
         execution = runner.executions["r"]
         yield "done"
@@ -1083,7 +1083,7 @@ async def test_an_error_of_the_executions_own_ends_the_run_and_stops_the_agent(m
         raise ZeroDivisionError
 
     agent = Gated("shown")
-    monkeypatch.setattr(execution._Clock, "next_s", broken)
+    monkeypatch.setattr(Deadlines, "next_s", broken)
     async with Runner(agent) as runner:
         run = await runner.start("x", run_id="r", config=RunConfig(timeout=30))
         with pytest.raises(AgentFailed, match="ZeroDivisionError"):
@@ -1183,8 +1183,8 @@ async def test_events_past_their_retention_are_gone_and_the_session_stays(store:
 
 
 async def test_ended_runs_keep_no_more_than_kept_bytes_max(store: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("gapless.runs.runner.EXPIRE_EVERY_S", 0.0)
-    monkeypatch.setattr("gapless.runs.runner.WATCH_S", 0.01)  # how often it looks: the lease stays long
+    monkeypatch.setattr("gapless.runs.keeper.EXPIRE_EVERY_S", 0.0)
+    monkeypatch.setattr("gapless.runs.keeper.WATCH_S", 0.01)  # how often it looks: the lease stays long
     async with Runner(echo, store=store, limits=Limits(kept_bytes_max=1), retention_s=None) as runner:
         run = await runner.start("x", session_id="s")
         async with asyncio.timeout(10):

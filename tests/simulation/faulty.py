@@ -63,6 +63,10 @@ class FaultyStore(Store):
     shared: ClassVar[bool] = False
     commit_interval_s: ClassVar[float] = 0.001
 
+    @classmethod
+    def from_url(cls, url: str) -> Store:
+        raise NotImplementedError
+
     def __init__(self, ledger: Ledger, process: Process) -> None:
         self.ledger = ledger
         self.process = process

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-import gapless.runs.runner
+import gapless.runs.keeper
 import simulation.world
 from gapless import RunConfig
 from gapless.journals.contract import Append, WorkerFenced
@@ -24,7 +24,7 @@ from gapless.journals.journal import Journal, Journals
 from gapless.journals.memory import MemoryStore
 from gapless.records import RunRecord, RunStatus
 from gapless.runs.execution import Execution
-from gapless.runs.runner import Runner
+from gapless.runs.sessions import Sessions
 from simulation.world import Plan, World, failing_seed, run_schedule, simulated
 
 SCHEDULES = int(os.environ.get("GAPLESS_SIMULATION_SCHEDULES", "10000"))
@@ -110,7 +110,7 @@ def test_a_lost_workers_run_is_closed_within_its_lease_and_a_second(
     stopped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the lease that is the default, wherever in its beat it is lost."""
-    monkeypatch.setattr(simulation.world, "LEASE_S", gapless.runs.runner.LEASE_S)
+    monkeypatch.setattr(simulation.world, "LEASE_S", gapless.runs.keeper.LEASE_S)
     with simulated():
         for tenths in range(100, 150):
             world = simulation.world._world = World(tenths)
@@ -118,7 +118,7 @@ def test_a_lost_workers_run_is_closed_within_its_lease_and_a_second(
                 took_s = world.loop.run_until_complete(lose_a_worker(world, tenths / 10, stopped=stopped))
             finally:
                 world.loop.close()
-            assert took_s < gapless.runs.runner.LEASE_S + 1
+            assert took_s < gapless.runs.keeper.LEASE_S + 1
 
 
 # -- bugs that are planted, one by one ---------------------------------------------------------------------------------
@@ -249,15 +249,15 @@ def hold_nothing_back(patch: pytest.MonkeyPatch) -> None:
 
 
 def let_runs_of_a_session_overtake(patch: pytest.MonkeyPatch) -> None:
-    async def at_once(runner: Runner, record: RunRecord, *, interrupt: bool) -> None:
-        ahead = await runner.store.start_run(record.id, 1)
+    async def at_once(sessions: Sessions, record: RunRecord, *, interrupt: bool) -> None:
+        store: Any = sessions._store
+        ahead = await store.start_run(record.id, 1)
         if ahead is not None:
-            store: Any = runner.store
             store.ledger.memory.session_runs[record.session_id] = {record.id: None}
-            await runner.store.start_run(record.id, 1)
+            await store.start_run(record.id, 1)
         record.started_at, record.status = 1, RunStatus.RUNNING
 
-    patch.setattr(Runner, "_take_turn", at_once)
+    patch.setattr(Sessions, "take_turn", at_once)
 
 
 def leave_dead_workers_runs(patch: pytest.MonkeyPatch) -> None:

@@ -18,10 +18,13 @@ import pytest
 
 import gapless.journals.journal
 import gapless.journals.memory
+import gapless.records
 import gapless.runs.execution
+import gapless.runs.keeper
 import gapless.runs.patience
-import gapless.runs.recorder
-import gapless.runs.runner
+import gapless.runs.request
+import gapless.runs.sessions
+import gapless.runs.worker
 from gapless import RunConfig, Runner
 from gapless.agents.base import AgentItem, RunContext
 from gapless.errors import (
@@ -722,7 +725,7 @@ def _busy(worker: Worker) -> str:
     """What a worker still holds of runs that have ended."""
     runner = worker.runner
     for what, held in (
-        ("tasks", runner._tasks),
+        ("tasks", runner.worker._tasks),
         ("executions", runner.executions),
         ("journals", runner.journals._journals),
     ):
@@ -738,15 +741,17 @@ def simulated() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     with pytest.MonkeyPatch.context() as patch:
         for module in (
-            gapless.runs.runner,
+            gapless.records,
+            gapless.runs.request,
+            gapless.runs.keeper,
             gapless.runs.execution,
-            gapless.runs.recorder,
             gapless.runs.patience,
             gapless.journals.journal,
         ):
             patch.setattr(module, "time", clock)
-        patch.setattr(gapless.runs.runner, "new_id", lambda: _world.new_id())
-        patch.setattr(gapless.runs.runner, "PAGE_EVENTS", PAGE_EVENTS)
+        for module in (gapless.runs.request, gapless.runs.keeper, gapless.runs.sessions):
+            patch.setattr(module, "new_id", lambda: _world.new_id())
+        patch.setattr(gapless.runs.worker, "PAGE_EVENTS", PAGE_EVENTS)
         patch.setattr(patiently, "__kwdefaults__", {"patience_s": PATIENCE_S})
         patch.setattr(gapless.journals.journal, "WINDOW_EVENTS", WINDOW_EVENTS)
         patch.setattr(gapless.journals.journal, "PENDING_EVENTS_MAX", PENDING_EVENTS)

@@ -25,7 +25,6 @@ from gapless.progress import Progress
 if TYPE_CHECKING:
     from gapless.config import RunConfig
     from gapless.events import Event, Interrupt, ResumeEntry
-    from gapless.runs.execution import Execution
     from gapless.runs.run import Run
     from gapless.runs.runner import Runner
 
@@ -68,7 +67,8 @@ def chat(
     gapless chat -m "Explain SSE in one sentence" > answer.txt
     """
     from gapless.config import RunConfig
-    from gapless.runs.runner import Runner, new_id
+    from gapless.runs.request import new_id
+    from gapless.runs.runner import Runner
 
     config = RunConfig(model_settings=settings_of(settings or []))
     if timeout is not None:
@@ -147,7 +147,7 @@ class _Conversation:
         transcript.label(label)
         try:
             with interrupts:
-                run, execution = self._loop.call(self._start(message))
+                run = self._loop.call(self._start(message))
                 interrupts.on_first(lambda: self._loop.submit(run.cancel()))
                 last = self._show(run, progress, interrupts)
         except _Left:
@@ -161,11 +161,10 @@ class _Conversation:
         transcript.end_line()
         if progress is not None:
             progress.finish()
-        return self._outcome(last, execution)
+        return self._outcome(last, run)
 
-    async def _start(self, message: str) -> tuple[Run, Execution | None]:
-        run = await self._runner.start(message, session_id=self._session_id, config=self._config)
-        return run, self._runner.executions.get(run.id)
+    async def _start(self, message: str) -> Run:
+        return await self._runner.start(message, session_id=self._session_id, config=self._config)
 
     def _show(self, run: Run, progress: Progress | None, interrupts: _Interrupts) -> Event | None:
         from gapless.events import RunFinishedEvent, RunFinishedInterruptOutcome
@@ -186,12 +185,11 @@ class _Conversation:
                     self._loop.call(run.answer(entries))
         return event
 
-    def _outcome(self, last: Event | None, execution: Execution | None) -> int:
+    def _outcome(self, last: Event | None, run: Run) -> int:
         from gapless.events import RunErrorEvent, RunFinishedCancelledOutcome, RunFinishedEvent
 
         if isinstance(last, RunErrorEvent):
-            failure = execution.failure if execution is not None else None
-            say_error(explained(failure) if failure is not None else last.message)
+            say_error(explained(run.failure) if run.failure is not None else last.message)
             return 1
         if isinstance(last, RunFinishedEvent) and isinstance(last.outcome, RunFinishedCancelledOutcome):
             say("[stopped; what was said is kept]", style="dim")

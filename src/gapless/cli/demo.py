@@ -130,7 +130,7 @@ async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
 async def _talk(agent: Agent, url: str, config: RunConfig) -> None:
     from gapless.agents.local import LocalModel
     from gapless.client.client import ClientLimits, GaplessClient
-    from gapless.runs.runner import new_id
+    from gapless.runs.request import new_id
     from gapless.testing import Cutter
 
     if isinstance(agent, LocalModel):

@@ -239,7 +239,6 @@ async def _turn(agent: Agent, message: str, timeout_s: float) -> Turn:
     async with runner, _watching_the_loop(turn):
         started = time.monotonic()
         run = await runner.start(message, config=RunConfig(timeout=timeout_s))
-        execution = runner.executions.get(run.id)
         async for event in run.events():
             now_s = time.monotonic() - started
             match event:
@@ -250,8 +249,7 @@ async def _turn(agent: Agent, message: str, timeout_s: float) -> Turn:
                 case CustomEvent(name="gapless.notice", value={"message": str(text)}):
                     turn.notices.append(text)
                 case RunErrorEvent():
-                    own = execution.failure if execution is not None else None
-                    turn.failure = own or error_for_code(event.code, event.message)
+                    turn.failure = run.failure or error_for_code(event.code, event.message)
                 case RunFinishedEvent():
                     turn.output = event.result is not None
                     if isinstance(event.outcome, RunFinishedInterruptOutcome):

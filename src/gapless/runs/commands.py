@@ -1,13 +1,25 @@
-"""Commands: what one worker asks of the worker that owns a run, or tells it."""
+"""Commands: what is asked of a run, brought to the worker that executes it."""
 
 from __future__ import annotations
 
+import asyncio
+from typing import Protocol
+
 import msgspec
 
-from gapless.events import ResumeEntry
-from gapless.live import LiveRequest
+from gapless.config import Limits
+from gapless.errors import AgentInvalid, InputInvalid, InputTooLarge, LimitReached, RunNotFound
+from gapless.events import ResumeEntry, RunAgentInput, RunStartedEvent, interrupts_in
+from gapless.journals.journal import Journals
+from gapless.live import LiveRequest, is_live
+from gapless.records import RunRecord, RunStatus, now_ms
+from gapless.runs.request import check_chars, check_id
+from gapless.runs.sound import sound
 
-__all__ = ["Command", "decode_command"]
+__all__ = ["Command", "Commands", "Here", "decode_command"]
+
+PUSH_AGAIN_S = 0.05
+"""How soon a live run that is far behind its input is offered the next piece of it again."""
 
 
 class Command(msgspec.Struct, omit_defaults=True):
@@ -25,3 +37,92 @@ class Command(msgspec.Struct, omit_defaults=True):
 
 
 decode_command = msgspec.json.Decoder(Command).decode
+
+
+class Here(Protocol):
+    """The worker of this process: commands for what it executes take no way through the store."""
+
+    def executes(self, run_id: str) -> bool:
+        """Tell whether it executes the run."""
+
+    def on_command(self, run_id: str, command: bytes) -> None:
+        """Act on a command."""
+
+    def push(self, run_id: str, request: LiveRequest) -> bool:
+        """Hand live input to the run; False if it does not execute it. Raises what `LiveInput.push` raises."""
+
+
+class Commands:
+    """Checks commands and delivers them, wherever the run executes."""
+
+    def __init__(self, journals: Journals, limits: Limits, here: Here) -> None:
+        self._journals = journals
+        self._limits = limits
+        self._here = here
+
+    async def cancel(self, run: RunRecord) -> None:
+        """End a run as cancelled; nothing happens to one that has ended. Raises `StoreUnavailable`."""
+        if not run.status.ended:
+            await self._deliver(run, Command(kind="cancel"))
+
+    async def resolve(self, run: RunRecord, entries: list[ResumeEntry]) -> None:
+        """Answer the interrupts of a waiting run. All that it waits for have to be answered.
+
+        Raises `InputInvalid`, `InputTooLarge`, `StoreUnavailable`."""
+        waits_for = "no answer"
+        if run.status is RunStatus.WAITING:
+            (event,) = await self._journals.store.read(run.id, run.last_seq - 1, 1)
+            missing = {interrupt.id for interrupt in interrupts_in(event)} - {entry.interrupt_id for entry in entries}
+            waits_for = f"answers to {', '.join(sorted(missing))}" if missing else ""
+        if waits_for:
+            state = run.status.value + (f" ({run.error['message']})" if run.error else "")
+            raise InputInvalid(f"run {run.id} is {state}, it waits for {waits_for}", run_id=run.id)
+        self._check_size(run, entries)
+        await self._deliver(run, Command(kind="input", resume=entries))
+
+    async def push(self, run_id: str, request: LiveRequest, *, wait: bool = False) -> None:
+        """Hand input to a live run. With `wait`, where its agent is too far behind, once it is not (which is known of a
+        run that executes here).
+
+        Raises `RunNotFound`, `InputInvalid` (it is not live, has ended, or nothing more was to be said),
+        `InputTooLarge`, `LimitReached`, `StoreUnavailable`."""
+        if request.id is not None:
+            check_id(request.id, "message")
+        check_chars(request.content, self._limits, run_id)
+        while True:
+            try:
+                if self._here.push(run_id, request):
+                    return
+                break
+            except LimitReached:
+                if not wait:
+                    raise
+            await asyncio.sleep(PUSH_AGAIN_S)
+        record = await self._journals.store.get_run(run_id)
+        if record is None:
+            raise RunNotFound(f"no run {run_id}", run_id=run_id)
+        if request.close and is_live(record.config) and record.status.ended:
+            return  # nothing more is said to it
+        if not is_live(record.config) or record.status.ended:
+            why = "has ended" if record.status.ended else "is not live"
+            raise InputInvalid(f"run {run_id} {why}: nothing can be said to it", run_id=run_id)
+        await self._deliver(record, Command(kind="live", said=request))
+
+    def _check_size(self, run: RunRecord, entries: list[ResumeEntry]) -> None:
+        """Refuse answers that could not be recorded: they would end the run. Raises `InputTooLarge`."""
+        answers = RunAgentInput(thread_id=run.session_id, run_id=run.id, messages=[], resume=entries)
+        event = RunStartedEvent(thread_id=run.session_id, run_id=run.id, timestamp=now_ms(), input=answers)
+        try:
+            _, encoded = sound(event)
+        except AgentInvalid as error:
+            raise InputTooLarge(f"run {run.id} cannot record the answer: {error}", run_id=run.id) from None
+        bytes_max = self._limits.event_bytes_max
+        if len(encoded) > bytes_max:
+            raise InputTooLarge(f"run {run.id}: the answer is over event_bytes_max={bytes_max}", run_id=run.id)
+
+    async def _deliver(self, run: RunRecord, command: Command) -> None:
+        encoded = msgspec.json.encode(command)
+        if run.owner == self._journals.worker_id and self._here.executes(run.id):
+            self._here.on_command(run.id, encoded)
+        else:  # also when it is still executed here: the store knows whose it is
+            await self._journals.store.send(run.id, encoded)

@@ -58,6 +58,17 @@ class Readers:
         `StoreUnavailable`; `Follower.next` also `CursorExpired`."""
         return Reading(self, run.id, run.config, after, coalesce_s)
 
+    async def find(self, run_id: str) -> RunRecord | None:
+        """Return the run's record, or None where there is no such run. Raises `StoreUnavailable`."""
+        return await self._journals.store.get_run(run_id)
+
+    async def record(self, run_id: str) -> RunRecord:
+        """Return the run's record. Raises `RunNotFound`, `StoreUnavailable`."""
+        record = await self._journals.store.get_run(run_id)
+        if record is None:
+            raise RunNotFound(f"no run {run_id}", run_id=run_id)
+        return record
+
     async def page(self, run_id: str, after: int = 0, limit: int = PAGE_EVENTS) -> list[bytes]:
         """Read the accepted events after position `after`, at most `limit` and about 1 MiB of them; only the end is
         empty. Raises `RunNotFound`, `CursorExpired`, `StoreUnavailable`."""
@@ -90,7 +101,7 @@ class Readers:
             while not has_said_all(run, follower.after):
                 part = await follower.next()
                 if part is None or (part.events and part.events[-1].startswith(_FINISHED)):
-                    run = await self._record(run.id)
+                    run = await self.record(run.id)
                 if part is None:
                     break
         return run
@@ -112,12 +123,6 @@ class Readers:
                 await journal.wait(journal.last)
         finally:
             await self._journals.release(journal)
-
-    async def _record(self, run_id: str) -> RunRecord:
-        record = await self._journals.store.get_run(run_id)
-        if record is None:
-            raise RunNotFound(f"no run {run_id}", run_id=run_id)
-        return record
 
     def followers_of(self, run_id: str) -> int:
         """Count those who follow a run at this worker."""

@@ -8,7 +8,6 @@ session. It runs once per event: plain text takes the short way.
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import Any, get_args
 
 import msgspec
@@ -38,6 +37,7 @@ from gapless.events import (
 from gapless.fold import RESTARTED, Fold
 from gapless.journals.journal import Journal
 from gapless.jsontext import with_plain_lines
+from gapless.records import now_ms
 from gapless.runs.order import BESIDE_TEXT, CHUNKS, OPEN_MAX, Order
 from gapless.runs.sound import sound
 
@@ -276,7 +276,7 @@ class Recorder:
     def close_open(self) -> None:
         """End every message, call and step that is open, innermost first: nothing may be open when a run ends."""
         if self._paused:  # it ends without having gone on
-            self.start(time.time_ns() // 1_000_000)
+            self.start(now_ms())
         self._close_text()
         self._write_all(self._order.close_all())
 

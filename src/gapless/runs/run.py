@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
 
 import msgspec
 
-from gapless.errors import GaplessError, OutputInvalid, error_for_code
+from gapless.errors import GaplessError, error_for_code
 from gapless.events import (
     Event,
     Message,
@@ -23,19 +23,14 @@ from gapless.events import (
     decode_event,
 )
 from gapless.fold import Fold
-from gapless.jsontext import decode_json
-from gapless.live import LiveRequest
-from gapless.output import GrowingOutput, OutputType
+from gapless.live import LiveRequest, LiveRequestQueue
 from gapless.records import RunRecord, RunStatus
+from gapless.runs.commands import Commands
+from gapless.runs.execution import Execution
+from gapless.runs.readers import Readers
 from gapless.sinks import SinkFailure, check, copy
 
-if TYPE_CHECKING:
-    from gapless.runs.execution import Execution
-    from gapless.runs.runner import Runner
-
-__all__ = ["Response", "Run", "RunStream"]
-
-_OutputT = TypeVar("_OutputT")
+__all__ = ["Response", "Run"]
 
 
 class Response(msgspec.Struct, kw_only=True):
@@ -56,34 +51,55 @@ class Response(msgspec.Struct, kw_only=True):
 class Run:
     """One run of a runner's store, local or not. Following it is independent of its execution."""
 
-    def __init__(self, runner: Runner, record: RunRecord, execution: Execution | None = None) -> None:
+    def __init__(
+        self, record: RunRecord, readers: Readers, commands: Commands, execution: Execution | None = None
+    ) -> None:
         self.id = record.id
         self.session_id = record.session_id
         self.started = record
         """Its record as it was when this handle was made; `record` reads how it stands."""
-        self._runner = runner
-        self._execution = execution
+        self._readers = readers
+        self._commands = commands
+        self._raised = None if execution is None else execution.raised
 
     async def record(self) -> RunRecord:
-        """The run's record as it stands now."""
-        return await self._runner.get_run(self.id)
+        """Return the run's record as it stands now. Raises `RunNotFound`, `StoreUnavailable`."""
+        return await self._readers.record(self.id)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What the run's agent raised, if it executes or did in this process and this handle is of its start."""
+        return None if self._raised is None else self._raised.error
 
     async def cancel(self) -> None:
         """End it as cancelled. Idempotent; what has been shown is kept."""
-        await self._runner.cancel(self.id)
+        await self._commands.cancel(await self.record())
 
     async def answer(self, entries: list[ResumeEntry]) -> None:
         """Answer the interrupts it waits for. Raises `InputInvalid` when it waits for none."""
-        await self._runner.answer(self.id, entries)
+        await self._commands.resolve(await self.record(), entries)
 
     async def send(self, request: LiveRequest | str) -> None:
         """Say something to this live run; a string is a message. Raises `InputInvalid` when it is not live or has
         ended, `LimitReached`."""
-        await self._runner.send(self.id, LiveRequest(content=request) if isinstance(request, str) else request)
+        await self._commands.push(self.id, LiveRequest(content=request) if isinstance(request, str) else request)
+
+    async def send_all(self, queue: LiveRequestQueue) -> None:
+        """Say to this live run what is put into `queue`, until either has ended. Raises what `send` raises, but waits
+        where the agent is too far behind."""
+        try:
+            async for request in queue:
+                await self._commands.push(self.id, request, wait=True)
+        except GaplessError:
+            if not (await self.record()).status.ended:
+                raise
+        finally:
+            with contextlib.suppress(GaplessError):
+                await self.send(LiveRequest(close=True))
 
     async def wait(self) -> RunRecord:
         """Wait until the run has ended, whoever executes it; returns its record."""
-        await self._runner.readers.wait(self.id)
+        await self._readers.wait(self.id)
         return await self.record()
 
     async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
@@ -95,7 +111,7 @@ class Run:
 
     async def entries(self, after: int = 0) -> AsyncGenerator[tuple[int, Event], None]:
         """Like `events`, each with its position."""
-        async with self._runner.readers.reading(self.started, after) as follower:
+        async with self._readers.reading(self.started, after) as follower:
             while (part := await follower.next()) is not None:
                 for seq, event in enumerate(part.events, part.first_seq):
                     yield seq, decode_event(event)
@@ -148,7 +164,7 @@ class Run:
 
     async def _pieces(self) -> AsyncGenerator[str, None]:
         """The text, joined as far as it is there when it is asked for."""
-        async with self._runner.readers.reading(self.started) as follower:
+        async with self._readers.reading(self.started) as follower:
             while (part := await follower.next()) is not None:
                 events = map(decode_event, part.events)
                 piece = "".join(event.delta for event in events if isinstance(event, TextMessageContentEvent))
@@ -186,72 +202,8 @@ class Run:
             return
         error = error_for_code(terminal.code, terminal.message, run_id=self.id)
         error.text = text
-        raised = None if self._execution is None else self._execution.failure
+        raised = self.failure
         raise error from (raised.__cause__ if isinstance(raised, GaplessError) else raised)
-
-
-class RunStream(Generic[_OutputT]):
-    """One run as text or typed output that grows; see `Runner.run_stream`."""
-
-    def __init__(self, start: Callable[[], Awaitable[Run]], output_type: type[_OutputT]) -> None:
-        self._start = start
-        self._type = OutputType(output_type)
-        self._run: Run | None = None
-
-    async def __aenter__(self) -> Self:
-        self._run = await self._start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not (await self.run.record()).status.ended:
-            await self.run.cancel()
-            await self.run.wait()
-
-    @property
-    def run(self) -> Run:
-        if self._run is None:
-            raise RuntimeError("use `async with runner.run_stream(…) as stream`")
-        return self._run
-
-    async def stream_text(self, *, delta: bool = False) -> AsyncGenerator[str, None]:
-        """The text so far each time it grows, or only what is new with `delta=True`. Raises the run's `RunFailed`."""
-        text = ""
-        async for piece in self.run.text():
-            text += piece
-            yield piece if delta else text
-
-    async def stream_output(self) -> AsyncGenerator[_OutputT, None]:
-        """The output each time that more of it is valid, the final one last. The longer it is, the more it grows from
-        one to the next. Raises the run's `RunFailed`, or `OutputInvalid`."""
-        growing = GrowingOutput(self._type)
-        async for event in self.run.events():
-            if growing.add(event):
-                yield growing.values[0]
-        output = await self.get_output()
-        if growing.values != [output]:
-            yield output
-
-    async def get_output(self) -> _OutputT:
-        """The final output, waiting for it. Raises the run's `RunFailed`, or `OutputInvalid`."""
-        response = await self.run.collect()
-        if response.cancelled:
-            raise error_for_code("run_cancelled", "the run was cancelled before its output", run_id=self.run.id)
-        result = response.result
-        try:
-            if result is None and self._type.type is not str and response.text:
-                result = decode_json(response.text)  # an agent that writes its output as text
-            return self._type.validate(response.text if result is None else result)
-        except ValueError as error:
-            invalid = OutputInvalid(f"the output is not a valid {self._type.name}: {error}", run_id=self.run.id)
-            invalid.text = response.text
-            raise invalid from error
-
-    stream = stream_output
-    """The old name."""
-    get_data = get_output
-    """The old name."""
 
 
 async def _until(

@@ -32,7 +32,8 @@ from gapless.protocols.ag_ui import routes as agui
 from gapless.protocols.openai import routes as openai
 from gapless.protocols.text import routes as chat
 from gapless.protocols.vercel import routes as vercel
-from gapless.runs.runner import DRAIN_S, Runner
+from gapless.runs.runner import Runner
+from gapless.runs.worker import DRAIN_S
 from gapless.server import live, metrics, runs, sessions
 
 __all__ = ["create_app"]

@@ -54,7 +54,8 @@ from gapless.protocols.adk.wire import ADKEncoder, WholeADKEncoder, arguments_of
 from gapless.protocols.conversations import answer_interrupts
 from gapless.records import ACTIVE, RunRecord, RunStatus, SessionRecord, Turn
 from gapless.runs.readers import has_said_all
-from gapless.runs.runner import Runner, new_id
+from gapless.runs.request import new_id
+from gapless.runs.runner import Runner
 from gapless.server.live import LiveSocket
 from gapless.wire import Cursor, wire
 

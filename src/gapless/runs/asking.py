@@ -1,0 +1,148 @@
+"""Asking and reading at once: a run is started and followed by one call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, TypeVar, Unpack, overload
+
+import msgspec
+
+from gapless.config import RunConfig, StreamingMode
+from gapless.errors import GaplessError, UsageError
+from gapless.events import Event
+from gapless.live import LiveRequest, LiveRequestQueue
+from gapless.runs.request import ANONYMOUS, AskOptions, StartOptions, session_id_of
+from gapless.runs.run import Run
+from gapless.runs.run_stream import RunStream
+
+__all__ = ["Asking"]
+
+_OutputT = TypeVar("_OutputT")
+
+
+class Asking:
+    """Starts runs and reads them, for whoever has `start`: the runner."""
+
+    config: RunConfig
+    start: Callable[..., Coroutine[Any, Any, Run]]
+
+    async def run_async(
+        self,
+        query: object = None,
+        agent: object = None,
+        session: object = None,
+        *,
+        run_config: RunConfig | None = None,
+        new_message: object = None,
+        session_id: str | None = None,
+        user_id: str = ANONYMOUS,
+        run_id: str | None = None,
+        deps: Any = None,
+    ) -> AsyncIterator[Event]:
+        """Start a run and yield its events to the end. Leaving early leaves the run going, unless its `on_disconnect`
+        is "cancel".
+
+        Raises what `start` raises and, after the last event of a run that failed, its `RunFailed`.
+
+        Args:
+            query: The message, as `start` takes it.
+            agent: Name of a registered agent, or an agent; by default the one of `app_name`.
+            session: The session, by its id or as an object with an `id`.
+            run_config: How the run goes; by default the runner's `config`.
+            new_message: The message, in ADK's spelling.
+            session_id: The session, by its id.
+            user_id: Whose the run and its session are.
+            run_id: Id of the run; the same request under it again is the same run.
+            deps: What the agent's tools depend on, in this process.
+        """
+        run = await self.start(
+            query if query is not None else new_message,
+            agent=agent,
+            session_id=session_id_of(session, session_id),
+            user_id=user_id,
+            run_id=run_id,
+            config=run_config,
+            deps=deps,
+        )
+        async for event in run.events():
+            yield event
+        await run.raise_if_failed()
+
+    async def run_live(
+        self,
+        live_request_queue: LiveRequestQueue,
+        agent: object = None,
+        session: object = None,
+        *,
+        run_config: RunConfig | None = None,
+        session_id: str | None = None,
+        user_id: str = ANONYMOUS,
+        run_id: str | None = None,
+        deps: Any = None,
+    ) -> AsyncIterator[Event]:
+        """Start a live run and yield its events to the end, which comes when the agent has answered what was said
+        before `live_request_queue.close()`. Leaving early closes the queue: nobody would speak to the run any more.
+
+        Raises `UsageError` for another queue, what `start` raises and, after the last event of a run that failed, its
+        `RunFailed`. What is said and cannot be taken (`InputInvalid`, `InputTooLarge`) ends the run and is raised then.
+
+        Args:
+            live_request_queue: Gapless's own; what is put in is said to the run, whenever that is.
+            agent: Name of a registered agent, or an agent; by default the one of `app_name`.
+            session: The session, by its id or as an object with an `id`.
+            run_config: How the run goes; its `streaming_mode` is taken for `BIDI` whatever it says.
+            session_id: The session, by its id.
+            user_id: Whose the run and its session are.
+            run_id: Id of the run; the same request under it again is the same run.
+            deps: What the agent's tools depend on, in this process.
+        """
+        if not isinstance(live_request_queue, LiveRequestQueue):
+            given = type(live_request_queue)
+            raise UsageError(
+                f"live_request_queue= is a gapless.LiveRequestQueue, not {given.__module__}'s {given.__name__}"
+            )
+        config = msgspec.structs.replace(run_config or self.config, streaming_mode=StreamingMode.BIDI)
+        session_id = session_id_of(session, session_id)
+        run = await self.start(
+            "", agent=agent, session_id=session_id, user_id=user_id, run_id=run_id, config=config, deps=deps
+        )
+        speaking = asyncio.create_task(run.send_all(live_request_queue), name=f"gapless-live-{run.id}")
+        try:
+            async for event in run.events():
+                yield event
+        finally:
+            speaking.cancel()
+            with contextlib.suppress(GaplessError):
+                await run.send(LiveRequest(close=True))
+        await run.raise_if_failed()
+        if speaking.done() and not speaking.cancelled():
+            speaking.result()
+
+    def run(
+        self, query: object = None, agent: object = None, session: object = None, **options: Unpack[AskOptions]
+    ) -> Iterator[Event]:
+        """`run_async` for code without an event loop: a generator that blocks. Takes the same arguments.
+
+        The runner then lives on a thread of its own until the process ends. Raises `UsageError` inside an event loop.
+        """
+        from gapless.runs.portal import iterate
+
+        return iterate(self, lambda: self.run_async(query, agent, session, **options))
+
+    @overload
+    def run_stream(
+        self, query: object, *, output_type: type[_OutputT], **options: Unpack[StartOptions]
+    ) -> RunStream[_OutputT]: ...
+
+    @overload
+    def run_stream(
+        self, query: object, *, output_type: None = None, **options: Unpack[StartOptions]
+    ) -> RunStream[str]: ...
+
+    def run_stream(self, query: object, *, output_type: Any = None, **options: Unpack[StartOptions]) -> RunStream[Any]:
+        """`async with runner.run_stream(q) as stream`: text or typed output as it grows. Takes what `start` takes.
+
+        Leaving the block before the end cancels the run."""
+        return RunStream(lambda: self.start(query, output_type=output_type, **options), output_type or str)

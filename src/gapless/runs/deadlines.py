@@ -1,0 +1,84 @@
+"""The deadlines of a run: `timeout`, `first_event_timeout`, `idle_timeout`."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gapless.config import RunConfig
+
+__all__ = ["Deadlines"]
+
+IDLE_CHECKS = 4
+"""How often within `idle_timeout` progress is looked for."""
+
+
+class Deadlines:
+    """Watches the deadlines of one run, on the event loop's clock (seconds). Time spent waiting for a person counts for
+    none of them, nor does what passes before `begin`."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self.any = any(s is not None for s in (config.timeout, config.first_event_timeout, config.idle_timeout))
+        """Whether there is one."""
+        self.begun = False
+        self._attention: asyncio.Future[None] | None = None
+        """Done when what counts for the deadlines has changed."""
+        self._first = self._seen = 0
+        """Positions of the newest event: at the beginning, and when it was last looked at."""
+        self._started = self._moved = self._looked = 0.0
+        self._waiting = False
+
+    def begin(self, appended: int, now: float) -> None:
+        """Begin to count: the run's turn has come, with `appended` events in its journal."""
+        if not self.any:
+            return
+        self.begun = True
+        self._first = self._seen = appended
+        self._started = self._moved = self._looked = now
+        self.attend()
+
+    def attend(self) -> None:
+        """Have the deadlines looked at anew."""
+        if self._attention is not None and not self._attention.done():
+            self._attention.set_result(None)
+
+    def changed(self) -> asyncio.Future[None]:
+        """Return a future that is done when they want to be looked at."""
+        self._attention = asyncio.get_running_loop().create_future()
+        return self._attention
+
+    def look(self, now: float, appended: int, *, waiting: bool) -> None:
+        """Take note of where the run stands."""
+        if self._waiting:
+            self._started += now - self._looked
+            self._moved = now
+        if appended != self._seen:
+            self._seen, self._moved = appended, now
+        self._waiting, self._looked = waiting, now
+
+    def _due(self) -> list[tuple[float, str]]:
+        config, found = self._config, []
+        if self._waiting:
+            return []
+        if config.timeout is not None:
+            found.append((self._started + config.timeout, f"timeout={config.timeout:g} s"))
+        if config.first_event_timeout is not None and self._seen == self._first:
+            at = self._started + config.first_event_timeout
+            found.append((at, f"first_event_timeout={config.first_event_timeout:g} s"))
+        if config.idle_timeout is not None:
+            found.append((self._moved + config.idle_timeout, f"idle_timeout={config.idle_timeout:g} s"))
+        return found
+
+    def passed(self, now: float) -> str | None:
+        """Name the deadline that has passed, if one has."""
+        return next((name for at, name in sorted(self._due()) if at <= now), None)
+
+    def next_s(self, now: float) -> float | None:
+        """Return in how many seconds they have to be looked at again; None for when something changes."""
+        due = self._due()
+        if not due:
+            return None
+        wake_s = min(due)[0] - now
+        if self._config.idle_timeout is not None:
+            wake_s = min(wake_s, self._config.idle_timeout / IDLE_CHECKS)
+        return max(wake_s, 0.0)

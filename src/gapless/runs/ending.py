@@ -1,0 +1,137 @@
+"""How a run ends: its terminal event, and the turn that its session gets with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gapless.agents.base import RunContext
+from gapless.errors import AgentFailed, AgentInvalid, GaplessError, RunCancelled
+from gapless.events import (
+    Event,
+    RunErrorEvent,
+    RunFinishedCancelledOutcome,
+    RunFinishedEvent,
+    RunFinishedInterruptOutcome,
+    RunFinishedSuccessOutcome,
+    TokenUsage,
+    UserMessage,
+    encode_event,
+)
+from gapless.fold import Fold
+from gapless.live import is_live
+from gapless.records import RunEnd, RunRecord, RunStatus, Turn, now_ms
+from gapless.runs.recorder import Recorder
+from gapless.runs.sound import sound
+
+__all__ = ["end_of", "ending", "finished", "lost", "own_end"]
+
+_encode = msgspec.json.Encoder().encode
+_decode_end = msgspec.json.Decoder(RunEnd).decode
+
+
+def own_end(run_id: str, recorder: Recorder) -> GaplessError | None:
+    """Return how the agent said that it failed or was cancelled, where it said so itself."""
+    own = recorder.failure
+    if own is not None:
+        try:
+            own, _ = sound(own)
+        except AgentInvalid as error:
+            return error.with_traceback(None)
+        return AgentFailed(own.message, run_id=run_id, code=own.code)
+    outcome = None if recorder.finish is None else recorder.finish.outcome
+    if isinstance(outcome, RunFinishedCancelledOutcome):
+        return RunCancelled("the agent ended the run as cancelled", run_id=run_id)
+    if isinstance(outcome, RunFinishedInterruptOutcome):
+        return AgentInvalid("the agent ended the run with an interrupt; use `await ctx.interrupt(…)`", run_id=run_id)
+    return None
+
+
+def finished(
+    record: RunRecord,
+    outcome: RunFinishedSuccessOutcome | RunFinishedInterruptOutcome | RunFinishedCancelledOutcome,
+) -> RunFinishedEvent:
+    """Make the RUN_FINISHED of a run."""
+    return RunFinishedEvent(thread_id=record.session_id, run_id=record.id, outcome=outcome, timestamp=now_ms())
+
+
+def ending(
+    record: RunRecord, recorder: Recorder, failure: GaplessError | None, ctx: RunContext | None
+) -> tuple[bytes, RunEnd]:
+    """Return the terminal event and what is recorded with it, both read back. `ctx` has what the agent left, if its
+    turn had come. Raises for what cannot be written as JSON."""
+    fold, own = recorder.fold, recorder.finish
+    usage = (_sum_usage(ctx.usage) if ctx is not None else None) or (own.usage if own is not None else None)
+    terminal: Event
+    if failure is None:
+        terminal = finished(record, RunFinishedSuccessOutcome())
+        if own is not None:
+            terminal.outcome, terminal.result = own.outcome or terminal.outcome, own.result
+        if ctx is not None and ctx.result is not None:
+            terminal.result = ctx.result
+        terminal.usage = usage
+    elif isinstance(failure, RunCancelled):
+        terminal = finished(record, RunFinishedCancelledOutcome())
+        terminal.usage = usage
+    else:
+        terminal = RunErrorEvent(message=failure.message, code=failure.code, usage=usage, timestamp=now_ms())
+    _, event = sound(terminal)
+    state, native = (ctx.state or None, ctx.native) if ctx is not None else (None, None)
+    if isinstance(fold.state, dict):
+        state = fold.state
+    end = end_of(record, fold, failure, native=native, state=state)
+    return event, _decode_end(_encode(end))
+
+
+def lost(record: RunRecord, recorder: Recorder, failure: GaplessError) -> tuple[bytes, RunEnd]:
+    """Return the terminal event, and what is recorded with it, of a run whose worker is gone."""
+    if record.last_seq == 0:
+        recorder.start(now_ms())
+    recorder.close_open()
+    terminal = RunErrorEvent(message=failure.message, code=failure.code, timestamp=now_ms())
+    return encode_event(terminal), end_of(record, recorder.fold, failure)
+
+
+def end_of(
+    record: RunRecord,
+    fold: Fold,
+    failure: GaplessError | None,
+    *,
+    native: bytes | None = None,
+    state: dict[str, Any] | None = None,
+) -> RunEnd:
+    """Return what is recorded with a run's terminal event: its status and the session's turn, what was shown marked as
+    interrupted where the run was cut short.
+
+    The turn of a run that ended before it began is empty: no agent has seen its message, and it may end before the
+    run does that it waited for."""
+    error = None if failure is None else {"code": failure.code, "message": failure.message}
+    status = RunStatus.FINISHED
+    if failure is not None:
+        status = RunStatus.CANCELLED if isinstance(failure, RunCancelled) else RunStatus.FAILED
+    metadata = {"run_id": record.id}
+    user = record.input or UserMessage(id=f"{record.id}-user", content=record.message)
+    user = msgspec.structs.replace(user, metadata={**(user.metadata or {}), **metadata})
+    asked = [] if is_live(record.config) and not user.content else [user]
+    messages = [*asked, *fold.messages(metadata=metadata, interrupted=error)]
+    if record.status is RunStatus.QUEUED:
+        messages = []
+    turn = Turn(run_id=record.id, messages=msgspec.Raw(msgspec.json.encode(messages)), native=native)
+    return RunEnd(status=status, ended_at=now_ms(), turn=turn, error=error, state=state)
+
+
+def _sum_usage(usage: list[TokenUsage]) -> list[TokenUsage] | None:
+    """One entry per provider and model."""
+    total: dict[tuple[str | None, str | None], TokenUsage] = {}
+    for one in usage:
+        key = (one.provider, one.model)
+        known = total.get(key)
+        if known is None:
+            total[key] = msgspec.structs.replace(one)
+            continue
+        for field in one.__struct_fields__:
+            value = getattr(one, field)
+            if isinstance(value, int):
+                setattr(known, field, (getattr(known, field) or 0) + value)
+    return list(total.values()) or None

@@ -1,0 +1,182 @@
+"""What is asked of a runner: checked, named, and told from what was asked before."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import time
+from typing import Any, TypedDict
+
+import msgspec
+
+from gapless.agents.base import Agent
+from gapless.config import Limits, RunConfig
+from gapless.errors import InputInvalid, InputTooLarge, RunConflict, UsageError
+from gapless.events import Context, Message, Tool, UserMessage, text_of
+from gapless.live import is_live
+from gapless.message import user_message
+from gapless.records import RunRecord, RunRequest, now_ms
+
+__all__ = [
+    "ANONYMOUS",
+    "AskOptions",
+    "Asked",
+    "StartOptions",
+    "check_chars",
+    "check_id",
+    "is_of_its_own",
+    "new_id",
+    "session_id_of",
+]
+
+ID_CHARS_MAX = 96
+"""With the position after it, an id stays within the 128 bytes that every SSE client remembers."""
+ANONYMOUS = "anonymous"
+"""Whose runs and sessions are where nobody says whose."""
+
+_ID = re.compile(rf"(?!\.{{1,2}}\Z)[A-Za-z0-9._~@:+=-]{{1,{ID_CHARS_MAX}}}")
+"""Not `.` or `..`: clients take these out of a path (RFC 3986, section 5.2.4), and `/runs/../cancel` is `/cancel`."""
+
+
+class AskOptions(TypedDict, total=False):
+    """What `Runner.run` takes beside the message, the agent and the session: see `run_async`."""
+
+    run_config: RunConfig | None
+    new_message: object
+    session_id: str | None
+    user_id: str
+    run_id: str | None
+    deps: Any
+
+
+class StartOptions(TypedDict, total=False):
+    """What `Runner.run_stream` takes beside the message and the output's type: see `start`."""
+
+    agent: object
+    session_id: str | None
+    run_id: str | None
+    user_id: str
+    config: RunConfig | None
+    deps: Any
+    messages: list[Message] | None
+    state: dict[str, Any] | None
+    tools: list[Tool] | None
+    context: list[Context] | None
+    forwarded_props: Any
+
+
+class Asked(msgspec.Struct, kw_only=True):
+    """What one run is asked, and of which agent. `run_id` and `session_id` are what the caller named."""
+
+    agent_name: str
+    agent: Agent
+    user_id: str
+    message: UserMessage
+    config: RunConfig
+    request: RunRequest
+    run_id: str | None = None
+    session_id: str | None = None
+    deps: Any = None
+    output_type: Any = None
+    digest: str = ""
+
+    @classmethod
+    def of(
+        cls, message: object, *, default: RunConfig, config: RunConfig | None, fingerprint: object, **more: Any
+    ) -> Asked:
+        """Read what `Runner.start` was given. `default` is the runner's own config; a request is told from another
+        under the same id by what it asks beside that, since the next process may have another default.
+
+        Raises `InputInvalid` for a message that is none."""
+        config = config or default
+        asked = UserMessage(id="", content="") if is_live(config) and not message else user_message(message)
+        one = cls(message=asked, config=config, **more)
+        told_by = one.request.messages if fingerprint is None else fingerprint
+        changed = {
+            name: value for name, value in msgspec.structs.asdict(config).items() if value != getattr(default, name)
+        }
+        one.digest = _digest(
+            one.agent_name, one.user_id, one.session_id, asked.content, changed, told_by, one.request.tools
+        )
+        return one
+
+    def check(self, limits: Limits) -> None:
+        """Raises `InputTooLarge`, `InputInvalid`, `UsageError` for what cannot be asked of this agent in this way."""
+        check_chars(self.message.content, limits)
+        live, restarts = is_live(self.config), self.config.on_worker_lost == "restart"
+        if live and not self.agent.live:
+            name = self.agent_name
+            raise InputInvalid(
+                f"agent {name} cannot be spoken to while it speaks: streaming_mode is sse or none for it"
+            )
+        if live and restarts:
+            raise InputInvalid('a live run cannot be restarted, for nobody says it all again: on_worker_lost is "fail"')
+        if restarts and self.deps is not None:
+            raise UsageError('deps= live in this process; a run with on_worker_lost="restart" cannot have them')
+        if self.run_id is not None:
+            check_id(self.run_id, "run")
+
+    def record(self) -> RunRecord:
+        """Name what the caller has not named, and return the record that the run begins with."""
+        run_id = self.run_id or new_id()
+        if not self.message.id:
+            self.message.id = f"{run_id}-user"
+        return RunRecord(
+            id=run_id,
+            session_id=self.session_id or _session_for(run_id, self.user_id),
+            user_id=self.user_id,
+            agent=self.agent_name,
+            message=text_of(self.message.content),
+            created_at=now_ms(),
+            digest=self.digest,
+            input=self.message,
+            config=self.config,
+            request=self.request if self.config.on_worker_lost == "restart" else None,
+        )
+
+    def come_back(self, known: RunRecord) -> RunRecord:
+        """Return the run that has the id already, if it was asked the same. Raises `RunConflict`."""
+        if known.user_id != self.user_id or known.digest != self.digest:
+            raise RunConflict(
+                f"run {known.id} exists with another message, session or agent; choose a new run id", run_id=known.id
+            )
+        return known
+
+
+def new_id() -> str:
+    """Return a fresh id: 20 characters, roughly ordered by time."""
+    return f"{time.time_ns() // 1_000_000:011x}{secrets.token_hex(5)[:9]}"
+
+
+def session_id_of(session: object, session_id: str | None) -> str | None:
+    """Return the id of the session that a caller names by it, or as an object with one."""
+    return session_id or (session if isinstance(session, str) else getattr(session, "id", None))
+
+
+def is_of_its_own(record: RunRecord) -> bool:
+    """Tell whether a run was given no session: the one that was made for it is new, and this run's alone."""
+    return record.session_id == _session_for(record.id, record.user_id)
+
+
+def check_id(value: str, kind: str) -> None:
+    """Raises `InputInvalid` for what cannot be the id of a `kind`."""
+    if not _ID.fullmatch(value):
+        raise InputInvalid(f"{kind} id: 1 to {ID_CHARS_MAX} of the characters A-Z a-z 0-9 . _ ~ @ : + = -; not . or ..")
+
+
+def check_chars(content: Any, limits: Limits, run_id: str | None = None) -> None:
+    """Raises `InputTooLarge` for a message that is over the limit."""
+    if len(text_of(content)) > limits.message_chars_max:
+        raise InputTooLarge(
+            f"the message is over message_chars_max={limits.message_chars_max} characters", run_id=run_id
+        )
+
+
+def _session_for(run_id: str, user_id: str) -> str:
+    """The session of a run that was given none: the same on every worker that is asked for the run at the same time."""
+    return _digest("session", user_id, run_id)
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]

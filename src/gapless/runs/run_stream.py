@@ -1,0 +1,80 @@
+"""One run as text or typed output that grows: `async with runner.run_stream(…) as stream`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from gapless.errors import OutputInvalid, error_for_code
+from gapless.jsontext import decode_json
+from gapless.output import GrowingOutput, OutputType
+from gapless.runs.run import Run
+
+__all__ = ["RunStream"]
+
+_OutputT = TypeVar("_OutputT")
+
+
+class RunStream(Generic[_OutputT]):
+    """One run as text or typed output that grows; see `Runner.run_stream`."""
+
+    def __init__(self, start: Callable[[], Awaitable[Run]], output_type: type[_OutputT]) -> None:
+        self._start = start
+        self._type = OutputType(output_type)
+        self._run: Run | None = None
+
+    async def __aenter__(self) -> Self:
+        self._run = await self._start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not (await self.run.record()).status.ended:
+            await self.run.cancel()
+            await self.run.wait()
+
+    @property
+    def run(self) -> Run:
+        if self._run is None:
+            raise RuntimeError("use `async with runner.run_stream(…) as stream`")
+        return self._run
+
+    async def stream_text(self, *, delta: bool = False) -> AsyncGenerator[str, None]:
+        """The text so far each time it grows, or only what is new with `delta=True`. Raises the run's `RunFailed`."""
+        text = ""
+        async for piece in self.run.text():
+            text += piece
+            yield piece if delta else text
+
+    async def stream_output(self) -> AsyncGenerator[_OutputT, None]:
+        """The output each time that more of it is valid, the final one last. The longer it is, the more it grows from
+        one to the next. Raises the run's `RunFailed`, or `OutputInvalid`."""
+        growing = GrowingOutput(self._type)
+        async for event in self.run.events():
+            if growing.add(event):
+                yield growing.values[0]
+        output = await self.get_output()
+        if growing.values != [output]:
+            yield output
+
+    async def get_output(self) -> _OutputT:
+        """The final output, waiting for it. Raises the run's `RunFailed`, or `OutputInvalid`."""
+        response = await self.run.collect()
+        if response.cancelled:
+            raise error_for_code("run_cancelled", "the run was cancelled before its output", run_id=self.run.id)
+        result = response.result
+        try:
+            if result is None and self._type.type is not str and response.text:
+                result = decode_json(response.text)  # an agent that writes its output as text
+            return self._type.validate(response.text if result is None else result)
+        except ValueError as error:
+            invalid = OutputInvalid(f"the output is not a valid {self._type.name}: {error}", run_id=self.run.id)
+            invalid.text = response.text
+            raise invalid from error
+
+    stream = stream_output
+    """The old name."""
+    get_data = get_output
+    """The old name."""

@@ -1,0 +1,179 @@
+"""Sessions: their records, what has been said in them, whose turn it is."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection
+from typing import Any
+
+import msgspec
+
+from gapless.config import Limits
+from gapless.errors import SessionNotFound
+from gapless.events import Message, UserMessage
+from gapless.journals.contract import Store
+from gapless.records import RunRecord, RunRequest, RunStatus, SessionRecord, Turn, branch, now_ms, session_taken
+from gapless.runs.commands import Commands
+from gapless.runs.patience import lease_wanted, patiently
+from gapless.runs.readers import Readers
+from gapless.runs.request import check_id, is_of_its_own, new_id
+
+__all__ = ["History", "Sessions"]
+
+_decode_messages = msgspec.json.Decoder(list[Message]).decode
+
+
+class History:
+    """What a run's agent is told of the conversation before it. A long one is decoded for those who read it."""
+
+    def __init__(
+        self,
+        asked: UserMessage,
+        sent: list[Message] | None,
+        turns: list[Turn],
+        state: dict[str, Any] | None,
+        messages_max: int,
+    ) -> None:
+        self.state = state
+        """The session's state as the run finds it."""
+        self._asked = asked
+        self._sent = sent
+        self._turns = turns
+        self._messages_max = messages_max
+
+    @functools.cached_property
+    def _before(self) -> list[Turn]:
+        return branch(self._turns, self._asked.id)
+
+    def messages(self) -> list[Message]:
+        """Return what the client sent, or the newest of the session's turns, and the new message last."""
+        if self._sent is not None:
+            return [*self._sent, self._asked]
+        messages = [message for turn in self._before for message in _decode_messages(turn.messages)]
+        return [*messages[-self._messages_max :], self._asked]
+
+    def native(self) -> list[bytes]:
+        """Return the turns in the agent framework's own form, where they have one."""
+        return [turn.native for turn in self._before if turn.native is not None]
+
+
+class Sessions:
+    """Keeps the sessions of a store."""
+
+    def __init__(self, store: Store, limits: Limits, readers: Readers, commands: Commands) -> None:
+        self._store = store
+        self._limits = limits
+        self._readers = readers
+        self._commands = commands
+
+    async def create(
+        self, session_id: str | None, *, user_id: str, state: dict[str, Any] | None, agent: str
+    ) -> SessionRecord:
+        """Create a session, or return the one that has the id already. Raises `InputInvalid`, `SessionNotFound` when
+        that is another user's, `StoreUnavailable`."""
+        now = now_ms()
+        if session_id is not None:
+            check_id(session_id, "session")
+        session_id = session_id or new_id()
+        with lease_wanted():
+            session = await self._store.create_session(
+                SessionRecord(
+                    id=session_id, user_id=user_id, agent=agent, created_at=now, updated_at=now, state=state or {}
+                )
+            )
+        if session.user_id != user_id:
+            raise session_taken(session_id)
+        return session
+
+    async def check_user(self, session_id: str, user_id: str) -> None:
+        """Raises `InputInvalid` for what is no id, `SessionNotFound` for another user's session."""
+        check_id(session_id, "session")
+        session = await self._store.get_session(session_id)
+        if session is not None and session.user_id != user_id:
+            raise session_taken(session_id)
+
+    async def find(self, session_id: str) -> SessionRecord | None:
+        """Return the session's record, or None where there is no such session."""
+        return await self._store.get_session(session_id)
+
+    async def get(self, session_id: str) -> SessionRecord:
+        """Return the session's record. Raises `SessionNotFound`."""
+        session = await self._store.get_session(session_id)
+        if session is None:
+            raise SessionNotFound(f"no session {session_id}")
+        return session
+
+    async def update_state(self, session_id: str, changes: dict[str, Any]) -> SessionRecord:
+        """Set these keys of the session's state. Raises `SessionNotFound`; `SessionBusy` while it has an active run."""
+        session = await self._store.update_state(session_id, changes, now_ms())
+        if session is None:
+            raise SessionNotFound(f"no session {session_id}")
+        return session
+
+    async def latest(self, *, user_id: str | None, limit: int) -> list[SessionRecord]:
+        """List sessions, latest used first."""
+        return await self._store.list_sessions(user_id=user_id, limit=limit)
+
+    async def delete(self, session_id: str) -> None:
+        """Drop the session with its runs. Raises `SessionNotFound`, `SessionBusy`."""
+        if not await self._store.delete_session(session_id):
+            raise SessionNotFound(f"no session {session_id}")
+
+    # -- what has been said -----------------------------------------------------------------------------------------
+
+    async def turns(self, session_id: str) -> list[Turn]:
+        """Return what each ended run has added to the session, oldest first; empty where there is no such session."""
+        return await self._store.turns(session_id)
+
+    async def messages(self, session_id: str, *, before: str | None) -> list[Message]:
+        """Return the messages of the session's ended runs; see `Runner.messages`. Raises `SessionNotFound`."""
+        await self.get(session_id)
+        turns = await self._store.turns(session_id)
+        if before is not None:
+            turns = branch(turns, before)
+        return [message for turn in turns for message in _decode_messages(turn.messages)]
+
+    async def history(self, record: RunRecord, request: RunRequest) -> History:
+        """Read what a run's agent is told, once its turn has come. Raises `StoreUnavailable`."""
+        assert record.input is not None, "the runner records it"
+        turns, state = [], request.state
+        if not is_of_its_own(record):
+            if request.messages is None:
+                turns = await patiently(self._store.turns, record.session_id)
+            if state is None:
+                session = await patiently(self._store.get_session, record.session_id)
+                state = None if session is None else dict(session.state)
+        return History(record.input, request.messages, turns, state, self._limits.history_messages_max)
+
+    # -- whose turn it is -------------------------------------------------------------------------------------------
+
+    async def current_run(self, session_id: str) -> RunRecord | None:
+        """Return the session's run that executes or waits for an answer, or else the one that is next; where none is
+        active, the newest; None where there is none. The newest run may only stand behind it in the queue."""
+        for newest in await self._store.list_runs(session_id=session_id, limit=1):
+            if newest.started_at is not None:  # its turn had come: all before it have ended
+                return newest
+            return (await self.active_runs([session_id])).get(session_id, newest)
+        return None
+
+    async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
+        """Find each session's run that executes or waits for an answer, or else the one that is next, in one question
+        to the store. A session where nothing is active is not in the answer."""
+        return await self._store.active_runs(session_ids)
+
+    async def take_turn(self, record: RunRecord, *, interrupt: bool) -> None:
+        """Wait until no earlier run of the session is active; with `interrupt`, cancel those.
+
+        Raises `StoreUnavailable`, `WorkerFenced`."""
+        while True:
+            started_at = now_ms()
+            ahead = await patiently(self._store.start_run, record.id, started_at)
+            if ahead is None:
+                record.started_at, record.status = started_at, RunStatus.RUNNING
+                return
+            if interrupt:
+                await patiently(self._cancel, ahead)
+            await patiently(self._readers.wait, ahead)
+
+    async def _cancel(self, run_id: str) -> None:
+        await self._commands.cancel(await self._readers.record(run_id))
