@@ -143,7 +143,7 @@ class Fold:
         """How often the run was begun anew by another worker; what had come before is void and not in here."""
 
     def text_parts(self, message_id: str) -> list[str]:
-        """The list that a message's deltas are added to: the recorder's short cut for its hottest event."""
+        """Return the list that a message's deltas are added to: the recorder's short cut for its hottest event."""
         return self._texts[message_id].parts
 
     def add(self, event: Event) -> None:
@@ -156,13 +156,13 @@ class Fold:
 
     @property
     def text(self) -> str:
-        """The answer's text: the assistant's text messages joined, reasoning apart."""
+        """Returns the answer's text: the assistant's text messages joined, reasoning apart."""
         return "".join("".join(t.parts) for t in self._texts.values() if t.kind == "assistant")
 
     def messages(
         self, *, metadata: dict[str, Any] | None = None, interrupted: dict[str, Any] | None = None
     ) -> list[Message]:
-        """The messages so far, in order. `metadata` is put on each.
+        """Return the messages so far, in order. `metadata` is put on each.
 
         With `interrupted` (the error's `code` and `message`, or {}), the messages still open are marked as cut short;
         where none is, the last assistant message is, or an empty one that is added for it.
@@ -210,12 +210,12 @@ class Fold:
 
     @property
     def marked_state(self) -> Any:
-        """The agent's state at the mark."""
+        """Returns the agent's state at the mark."""
         return None if self._mark is None else self._mark.state
 
     @property
     def changed_activities(self) -> list[ActivityMessage]:
-        """The activities that began before the mark and changed after it, as they were then."""
+        """Returns the activities that began before the mark and changed after it, as they were then."""
         before = {} if self._mark is None else self._mark.activities
         return [
             ActivityMessage(id=id, activity_type=self._activities[id].activity_type, content=content)
@@ -318,8 +318,9 @@ class Fold:
         self.state = self._patched(None, {} if self.state is None else self.state, event.delta)
 
     def _patched(self, id: str | None, document: Any, patch: list[dict[str, Any]]) -> Any:
-        """The document after an RFC 6902 patch; unchanged where the patch does not apply. It is copied once, because
-        it was an event's, and then changed in place: a small patch must not cost what a large document does."""
+        """Return the document after an RFC 6902 patch; unchanged where the patch does not apply. It is copied once,
+        because it was an event's, and then changed in place: a small patch must not cost what a large document does.
+        """
         import jsonpatch  # only where a run sends patches
 
         try:

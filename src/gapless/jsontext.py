@@ -34,7 +34,7 @@ def decode_json(text: str | bytes | bytearray, type: type[_T]) -> _T: ...
 
 
 def decode_json(text: str | bytes | bytearray, type: Any = Any) -> Any:
-    """The value, as `type`. Raises `msgspec.DecodeError`, also for more than `DEPTH_MAX` levels."""
+    """Return the value, as `type`. Raises `msgspec.DecodeError`, also for more than `DEPTH_MAX` levels."""
     data = text.encode(errors="replace") if isinstance(text, str) else text
     if is_deep(data):
         raise msgspec.DecodeError(f"more than {DEPTH_MAX} arrays and objects within each other")
@@ -53,8 +53,9 @@ def is_deep(data: bytes | bytearray) -> bool:
 
 
 def with_plain_lines(data: bytes) -> bytes:
-    """The same JSON without the characters that `str.splitlines` takes for the end of a line: the line readers of
-    `httpx` and `requests` divide a stream by it."""
+    """Return the same JSON without the characters that `str.splitlines` takes for the end of a line: the line readers
+    of `httpx` and `requests` divide a stream by it.
+    """
     if data.isascii():
         return data
     text = data.decode("utf-8", "replace")  # a character is found in text at a fraction of what its bytes take

@@ -54,7 +54,7 @@ def simplest(parts: list[ContentPart]) -> str | list[ContentPart]:
 
 
 def media_part(source: PartSource) -> ContentPart:
-    """The part of the kind that the source's MIME type says; a document where it says nothing."""
+    """Return the part of the kind that the source's MIME type says; a document where it says nothing."""
     kind = (source.mime_type or "").partition("/")[0]
     return _MEDIA.get(kind, DocumentPart)(source=source)
 

@@ -117,7 +117,7 @@ class Metrics:
 
 
 def shared() -> bool:
-    """The workers' numbers are added up."""
+    """Return whether the workers' numbers are added up."""
     return bool(os.environ.get(FOLDER_VARIABLE)) and importlib.util.find_spec("prometheus_client") is not None
 
 
@@ -138,8 +138,9 @@ class _AllWorkers:
 
 @functools.cache
 def _value(kind: str, family: str, name: str, labels: tuple[tuple[str, str], ...], help: str) -> Any:
-    """One number in this process's files, whichever runners it has. Counters of workers that are gone stay, or the sum
-    would go back; their gauges go with them."""
+    """Return one number in this process's files, whichever runners it has. Counters of workers that are gone stay, or
+    the sum would go back; their gauges go with them.
+    """
     from prometheus_client.values import ValueClass
 
     names, values = [name for name, _ in labels], [value for _, value in labels]

@@ -104,7 +104,7 @@ class ADKAgent(Agent):
             await service.append_event(session, event)
 
     def _runner(self, app_name: str) -> Runner:
-        """The runner under this app name, which is the agent's name where it is registered."""
+        """Return the runner under this app name, which is the agent's name where it is registered."""
         known = self._runners.get(app_name)
         if known is not None:
             return known
@@ -191,7 +191,7 @@ class ADKAgent(Agent):
             yield item
 
     async def _session(self, runner: Runner, ctx: RunContext, earlier: Sequence[Message]) -> Session:
-        """The run's ADK session: the service's own, or rebuilt from the store."""
+        """Return the run's ADK session: the service's own, or rebuilt from the store."""
         service = runner.session_service
         if not isinstance(service, JournalSessions):
             found = await service.get_session(app_name=runner.app_name, user_id=ctx.user_id, session_id=ctx.session_id)
@@ -247,7 +247,7 @@ class _Abort(asyncio.Event):
 
 
 def _kind(target: object) -> str:
-    """The name of the parameter by which ADK's `Runner` takes it."""
+    """Return the name of the parameter by which ADK's `Runner` takes it."""
     return "app" if isinstance(target, App) else "agent" if isinstance(target, BaseAgent) else "node"
 
 

@@ -41,7 +41,7 @@ class ArgumentsWriter:
         self._stuck = False
 
     def add(self, piece: types.PartialArg) -> str:
-        """The JSON text that this piece adds."""
+        """Return the JSON text that this piece adds."""
         if self._stuck or not piece.json_path:
             return ""
         path = _steps(piece.json_path)
@@ -61,7 +61,7 @@ class ArgumentsWriter:
         return self._grow(self._move(path) + value)
 
     def finish(self, args: dict[str, Any]) -> tuple[str, bool]:
-        """What completes the text, given all the arguments; and whether it says the same as they do."""
+        """Return what completes the text, given all the arguments; and whether it says the same as they do."""
         whole, text = json_of(args), "".join(self._text)
         if whole.startswith(text):
             return whole[len(text) :], True
@@ -104,7 +104,9 @@ class ArgumentsWriter:
         return text
 
     def _can_follow(self, path: list[str | int], common: int) -> bool:
-        """Whether the value at `path`, which shares its first `common` steps with the last one, can be appended."""
+        """Return whether the value at `path`, which shares its first `common` steps with the last one, can be
+        appended.
+        """
         if not path or len(path) > DEPTH_MAX or not isinstance(path[0], str):
             return False
         before = self._path

@@ -91,7 +91,7 @@ class Translation:
         """First responses of calls that go on to wait."""
 
     def items(self, event: Event) -> list[AgentItem]:
-        """What the run shows of one event."""
+        """Return what the run shows of one event."""
         out: list[AgentItem] = []
         author, branch = event.author, event.branch
         if self._agents.get(branch, self._root) != author:
@@ -323,7 +323,7 @@ class Translation:
             out.append(StateDeltaEvent(delta=patch))
 
     def shown_id(self, call_id: str) -> str:
-        """The id that a call is known under in the stream."""
+        """Return the id that a call is known under in the stream."""
         return self._shown_as.get(call_id, call_id)
 
     def interrupts(self) -> list[Interrupt]:
@@ -357,7 +357,7 @@ class Shown:
         self._accounted = 0
 
     def beyond(self, whole: str) -> str:
-        """What of the next part has not been shown."""
+        """Return what of the next part has not been shown."""
         if self._text.startswith(whole, self._accounted):
             self._accounted += len(whole)
             return ""

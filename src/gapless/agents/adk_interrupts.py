@@ -73,7 +73,7 @@ def _approval(call_id: str, args: dict[str, Any], adk: dict[str, Any], shown_id:
 
 
 def response_to(call: types.FunctionCall, entry: ResumeEntry) -> dict[str, Any]:
-    """A person's answer in the form that ADK wants for this call."""
+    """Return a person's answer in the form that ADK wants for this call."""
     payload, cancelled = entry.payload, entry.status == "cancelled"
     if call.name == CONFIRMATION:
         if isinstance(payload, dict) and list(payload) == ["response"] and isinstance(payload["response"], str):

@@ -89,7 +89,7 @@ class _Queue(LiveRequestQueue):
         return request
 
     async def room(self) -> None:
-        """Until there is some for one request more, which follows."""
+        """Wait until there is room for one request more, which follows."""
         while self._ahead >= AHEAD_MAX:
             self._taken.clear()
             await self._taken.wait()
@@ -118,7 +118,7 @@ class _Hearing:
         self.queue.send_content(content)
 
     async def forward(self) -> None:
-        """To the end of what is said, and of the answer to it: ADK's close does not wait for that."""
+        """Forward to the end of what is said, and of the answer to it: ADK's close does not wait for that."""
         try:
             async for request in self._requests:
                 await self.queue.room()
@@ -144,7 +144,7 @@ class _Hearing:
             self.queue.close()
 
     def note(self, event: Event) -> None:
-        """What the model does about it."""
+        """Do what the model has said about it."""
         self._moved.set()
         content = event.content
         if results := event.get_function_responses():
@@ -195,7 +195,7 @@ class LiveTranslation(Translation):
         return [*super().settle(), *notices]
 
     def _spoken(self, out: list[AgentItem], event: Event, words: types.Transcription) -> None:
-        """A piece of what was spoken, or, at its end, all of it once more."""
+        """Show a piece of what was spoken, or, at its end, all of it once more."""
         key = (event.author, event.branch, _SPOKEN)
         stream = self.streams.setdefault(key, Stream(event))
         text = words.text or ""
@@ -207,7 +207,7 @@ class LiveTranslation(Translation):
             close_stream(out, self.streams.pop(key))
 
     def add_response(self, out: list[AgentItem], response: types.FunctionResponse, event: Event, number: int) -> None:
-        """The model has it already, whatever it is: nobody is asked for another one."""
+        """Note an answer that the model has already, whatever it is: nobody is asked for another one."""
         id = response.id or ""
         self.pending.pop(id, None)
         self.add_result(out, response, event, number)
@@ -223,7 +223,7 @@ def cannot_be_live(error: Exception) -> bool:
 
 
 def is_from_model(error: Exception) -> bool:
-    """Whether a model or its connection raised it; for live calls, ADK has no callback that tells."""
+    """Return whether a model or its connection raised it; for live calls, ADK has no callback that tells."""
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(isinstance(frame.f_locals.get("self"), BaseLlm | BaseLlmConnection) for frame in frames)
 

@@ -109,7 +109,7 @@ _SETTINGS = {"max_tokens": "max_output_tokens", "stop": "stop_sequences"}
 
 
 def _ask_for_json(config: types.GenerateContentConfig, response_format: Any) -> None:
-    """What a client of OpenAI's API asks for, unless the agent has a schema of its own."""
+    """Set what a client of OpenAI's API asks for, unless the agent has a schema of its own."""
     wanted = response_format if isinstance(response_format, dict) else {}
     if wanted.get("type") not in ("json_object", "json_schema") or config.response_schema is not None:
         return

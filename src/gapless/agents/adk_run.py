@@ -67,7 +67,7 @@ class Turn:
             self.notices.append(CustomEvent(name="gapless.notice", value={"code": code, "message": message}))
 
     def leave_to_client(self) -> bool:
-        """Whether nothing but the client's own tools is waited for; then the run ends with their calls."""
+        """Return whether nothing but the client's own tools is waited for; then the run ends with their calls."""
         own = {tool.name for tool in self.ctx.tools}
         pending = self.translation.pending
         if not all(call.name in own for call, _ in pending.values()):
@@ -77,7 +77,7 @@ class Turn:
         return True
 
     def answered(self, entries: list[ResumeEntry]) -> tuple[types.Content, list[AgentItem]]:
-        """The answers as the message that ADK goes on with, and the results of calls that they are."""
+        """Return the answers as the message that ADK goes on with, and the results of calls that they are."""
         parts, items = [], list[AgentItem]()
         for entry in entries:
             call, _ = self.translation.pending.pop(entry.interrupt_id)
@@ -96,7 +96,9 @@ class Turn:
         return types.Content(role="user", parts=parts), items
 
     def left_open(self, *, cut: bool) -> list[Event]:
-        """The events that the session lacks: text that was shown and not saved, answers to calls that got none."""
+        """Return the events that the session lacks: text that was shown and not saved, answers to calls that got
+        none.
+        """
         events = []
         for source, text in self.translation.unsaved():
             events.append(
@@ -126,7 +128,7 @@ class Turn:
         return events
 
     def finish(self, root: object) -> None:
-        """At the agent's end: its typed output, or the error that its last answer was. Raises `ModelFailed`."""
+        """Record the agent's end: its typed output, or the error that its last answer was. Raises `ModelFailed`."""
         translation, ctx = self.translation, self.ctx
         if translation.error is not None:
             code, message = translation.error
@@ -153,7 +155,7 @@ current: ContextVar[Turn | None] = ContextVar("gapless_adk_turn", default=None)
 
 
 def failure(turn: Turn, error: Exception) -> Exception:
-    """What ADK raised, as one of Gapless's errors where it is known what it means. Its text stays here."""
+    """Return what ADK raised, as one of Gapless's errors where it is known what it means. Its text stays here."""
     kind = type(error).__name__
     if isinstance(error, GaplessError):
         return error

@@ -63,7 +63,7 @@ class JournalSessions(BaseSessionService):
         """State under `app:` by app, and under `user:` by app and user."""
 
     def turn(self, native: bytes) -> tuple[str, list[Event]] | None:
-        """A stored turn's run id and events; None for what another kind of agent left."""
+        """Return a stored turn's run id and events; None for what another kind of agent left."""
         digest = hashlib.blake2b(native, digest_size=16).digest()
         found = self._turns.get(digest)
         if found is not None:
@@ -138,14 +138,15 @@ class JournalSessions(BaseSessionService):
 
 
 def encode_turn(run_id: str, events: Iterable[Event]) -> bytes:
-    """A run's ADK events → what `RunContext.native` takes."""
+    """Return a run's ADK events → what `RunContext.native` takes."""
     dumped = [event.model_dump_json(by_alias=True, exclude_none=True, fallback=repr).encode() for event in events]
     return msgspec.json.encode(ADKTurn(run_id, [msgspec.Raw(one) for one in dumped]))
 
 
 def question(content: str | list[ContentPart], earlier: Sequence[Message]) -> tuple[Sequence[Message], types.Content]:
-    """The history, and what the run is to answer: the user's message, or where there is none the results of the
-    client's own tools that the history ends with."""
+    """Return the history, and what the run is to answer: the user's message, or where there is none the results of the
+    client's own tools that the history ends with.
+    """
     if content:
         return earlier, types.Content(role="user", parts=parts_of(content))
     end = len(earlier)
@@ -157,8 +158,9 @@ def question(content: str | list[ContentPart], earlier: Sequence[Message]) -> tu
 
 
 def history(messages: Sequence[Message], turns: Mapping[str, list[Event]], author: str) -> list[Event]:
-    """The ADK events of a session's earlier turns: those that the turns hold by run, and the rest from the messages.
-    `author` stands for the agent where a message does not name it."""
+    """Return the ADK events of a session's earlier turns: those that the turns hold by run, and the rest from the
+    messages. `author` stands for the agent where a message does not name it.
+    """
     names = _call_names(messages)
     events: list[Event] = []
     done: set[str] = set()
@@ -179,7 +181,7 @@ def history(messages: Sequence[Message], turns: Mapping[str, list[Event]], autho
 
 
 def _content_of(message: Message, author: str, names: dict[str, str]) -> tuple[str, types.Content]:
-    """Who said it, and what; without parts where no model is told of it: reasoning and activities."""
+    """Return who said it, and what; without parts where no model is told of it: reasoning and activities."""
     parts: list[types.Part] = []
     if isinstance(message, UserMessage | SystemMessage | DeveloperMessage):
         return "user", types.Content(role="user", parts=parts_of(message.content))
@@ -202,7 +204,7 @@ def _result(message: ToolMessage, names: dict[str, str]) -> types.Part:
 
 
 def _call_names(messages: Sequence[Message]) -> dict[str, str]:
-    """The tools' names by the ids of their calls."""
+    """Return the tools' names by the ids of their calls."""
     return {
         call.id: call.function.name
         for message in messages
@@ -221,7 +223,7 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def parts_of(content: str | list[ContentPart]) -> list[types.Part]:
-    """A user message's content in ADK's form. Raises `InputInvalid` for media that are not valid base64."""
+    """Return a user message's content in ADK's form. Raises `InputInvalid` for media that are not valid base64."""
     if isinstance(content, str):
         return [types.Part(text=content)]
     parts = []

@@ -30,7 +30,7 @@ _SECRETS = re.compile(r"(?i)secret|token|password|api_?key|auth_?code|credential
 
 
 def decode_turn(native: bytes) -> ADKTurn | None:
-    """A session's turn in ADK's form; None for what another kind of agent left."""
+    """Return a session's turn in ADK's form; None for what another kind of agent left."""
     try:
         return _decode(native)
     except msgspec.DecodeError:
@@ -38,7 +38,7 @@ def decode_turn(native: bytes) -> ADKTurn | None:
 
 
 def without_secrets(value: Any) -> Any:
-    """An authentication request without what only the server may know."""
+    """Return an authentication request without what only the server may know."""
     if isinstance(value, dict):
         return {key: without_secrets(item) for key, item in value.items() if not _SECRETS.search(key)}
     return [without_secrets(item) for item in value] if isinstance(value, list) else value

@@ -71,7 +71,7 @@ class AGUIEndpoint(Agent):
             resume = await ctx.interrupt(interrupted.interrupts)
 
     async def _events(self, ctx: RunContext, body: dict[str, Any]) -> AsyncGenerator[Event, None]:
-        """The events of one request, to the one that ends it."""
+        """Yield the events of one request, to the one that ends it."""
         service = self._service
         async with service.request(
             "POST", service.url, body, run_id=ctx.run_id, accept="text/event-stream"

@@ -22,7 +22,7 @@ INTERRUPTED = "[This answer was cut short here.]"
 
 
 def conversation(messages: Sequence[Message]) -> list[Message]:
-    """What a model may be shown of a history, in an order that every service takes.
+    """Return what a model may be shown of a history, in an order that every service takes.
 
     Each tool's result follows the message that called for it. Calls without a result and results without a call, as a
     run cut short leaves them, are dropped; so are reasoning and activities. Cut answers are marked. Neighbouring

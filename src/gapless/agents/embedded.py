@@ -69,7 +69,7 @@ class ModelInfo:
 
 
 def find_model() -> Path | None:
-    """The weights to use when no agent is named, or None.
+    """Return the weights to use when no agent is named, or None.
 
     In this order: `GAPLESS_MODEL`, the installed package (looked up, not imported), `user_model_path()`.
     Raises `ModelMissing` if `GAPLESS_MODEL` names a file that does not exist: another model would be a surprise.
@@ -84,7 +84,7 @@ def find_model() -> Path | None:
 
 
 def user_model_path() -> Path:
-    """Where a person can put the weights by hand: a place of their own that no environment owns."""
+    """Return where a person can put the weights by hand: a place of their own that no environment owns."""
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
@@ -95,7 +95,7 @@ def user_model_path() -> Path:
 
 
 def model_info() -> ModelInfo:
-    """What `find_model` finds, described. Raises `ModelMissing` as it does."""
+    """Return what `find_model` finds, described. Raises `ModelMissing` as it does."""
     path = find_model()
     size_bytes = path.stat().st_size if path else None
     if path and os.environ.get("GAPLESS_MODEL"):

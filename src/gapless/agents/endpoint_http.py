@@ -67,7 +67,7 @@ class Service:
 
     @property
     def key_variable(self) -> str:
-        """The environment variable that this service's key is read from."""
+        """Returns the environment variable that this service's key is read from."""
         base = os.environ.get("OPENAI_BASE_URL", "")
         openai_hosts = {OPENAI_HOST, httpx2.URL(base).host} if base else {OPENAI_HOST}
         own = self.url.host in openai_hosts and KEY_VARIABLE not in os.environ
@@ -83,7 +83,8 @@ class Service:
     async def request(
         self, method: str, url: httpx2.URL, body: Any, *, run_id: str, accept: str = "application/json"
     ) -> AsyncIterator[httpx2.Response]:
-        """One answer with status 200, its body unread. Leaving the block closes the stream, and with it the work.
+        """Ask for one answer with status 200, its body unread. Leaving the block closes the stream, and with it the
+        work.
 
         Raises `InputInvalid`, `InputTooLarge` or `ModelFailed` for a refusal, `AgentFailed` (`endpoint_cut`) when the
         connection broke before an answer.
@@ -180,7 +181,7 @@ class Refused(Exception):
 
 
 def cut(host: str, run_id: str, how: str) -> AgentFailed:
-    """The error of an answer that stopped before it was complete."""
+    """Return the error of an answer that stopped before it was complete."""
     return AgentFailed(
         f"{host} broke off in the middle of the answer ({how}); what had come is kept, ask again",
         run_id=run_id,
@@ -201,7 +202,7 @@ class _Turns:
 
 
 async def events_of(response: httpx2.Response) -> AsyncGenerator[str, None]:
-    """The `data` of each Server-Sent Event (WHATWG HTML, section 9.2.6), one by one as they come.
+    """Yield the `data` of each Server-Sent Event (WHATWG HTML, section 9.2.6), one by one as they come.
 
     An event that its blank line has not ended is not one. Raises `httpx2.TransportError` when the connection breaks,
     `ModelFailed` for an event over `EVENT_BYTES_MAX`.
@@ -222,7 +223,7 @@ async def events_of(response: httpx2.Response) -> AsyncGenerator[str, None]:
 
 
 async def read_body(response: httpx2.Response, bytes_max: int = BODY_BYTES_MAX) -> bytes:
-    """The whole body. Raises `ModelFailed` for one over `bytes_max`, `httpx2.TransportError`."""
+    """Return the whole body. Raises `ModelFailed` for one over `bytes_max`, `httpx2.TransportError`."""
     body, turns = bytearray(), _Turns()
     async for piece in response.aiter_bytes():
         await turns.step()
@@ -243,7 +244,7 @@ class _Refusal(msgspec.Struct):
 
 
 async def _refusal(response: httpx2.Response) -> tuple[str, str | None]:
-    """The service's own message, as far as it has one, and the parameter it is about."""
+    """Return the service's own message, as far as it has one, and the parameter it is about."""
     try:
         body = await read_body(response, 64 * 1024)
         said = decode_json(body, _Refusal)
@@ -254,7 +255,7 @@ async def _refusal(response: httpx2.Response) -> tuple[str, str | None]:
 
 
 def _retry_after_s(response: httpx2.Response) -> float | None:
-    """The pause that a busy service asks for (RFC 9110, section 10.2.3; the form in seconds)."""
+    """Return the pause that a busy service asks for (RFC 9110, section 10.2.3; the form in seconds)."""
     if response.status_code not in (httpx2.codes.TOO_MANY_REQUESTS, httpx2.codes.SERVICE_UNAVAILABLE):
         return None
     value = response.headers.get("retry-after", "")
@@ -265,5 +266,5 @@ def _retry_after_s(response: httpx2.Response) -> float | None:
 
 
 def _shown(url: httpx2.URL) -> str:
-    """A URL as errors may show it: a query can hold a secret."""
+    """Return a URL as errors may show it: a query can hold a secret."""
     return str(url.copy_with(query=None, fragment=None, username=None, password=None))

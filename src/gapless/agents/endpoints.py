@@ -29,7 +29,9 @@ _AGUI_PATH = re.compile(r"/(?:ag-ui|agui)/?$")
 
 
 def endpoint(reference: str) -> Agent:
-    """The agent behind a URL. Nothing is connected yet. Raises `AgentInvalid` when the URL does not say enough."""
+    """Return the agent behind a URL. Nothing is connected yet. Raises `AgentInvalid` when the URL does not say
+    enough.
+    """
     match = _REFERENCE.fullmatch(reference)
     try:
         url = httpx2.URL(match["url"]) if match else httpx2.URL("")

@@ -43,7 +43,7 @@ class FunctionAgent(Agent):
         self._is_async = self._is_async or inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
         self._yields = inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(call)
         self.live = self._yields and _takes_context(function)
-        """It can be spoken to while it speaks: `ctx.live`."""
+        """True if it can be spoken to while it speaks: `ctx.live`."""
 
     def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
         arguments = self._arguments(ctx)
@@ -121,7 +121,7 @@ async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
-    """The positional ones; None for a callable written in C."""
+    """Return the positional parameters; None for a callable written in C."""
     try:
         return [
             p
@@ -138,7 +138,7 @@ def _takes_context(function: Callable[..., Any]) -> bool:
 
 
 def _arguments(function: Callable[..., Any], name: str) -> Callable[[RunContext], tuple[Any, ...]]:
-    """How to call it: with nothing, the message, the context, or both."""
+    """Return how to call it: with nothing, the message, the context, or both."""
     parameters = _parameters(function)
     if parameters is None:  # assume the simplest form
         return lambda ctx: (ctx.message,)

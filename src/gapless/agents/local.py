@@ -175,7 +175,7 @@ def embedded_model() -> LocalModel:
 
 
 async def _fit(service: Service, ctx: RunContext, budget_tokens: int) -> tuple[list[ChatMessage], int]:
-    """The chat as it is sent, and how many of the oldest messages it lacks. Instructions are never dropped."""
+    """Return the chat as it is sent, and how many of the oldest messages it lacks. Instructions are never dropped."""
     if not ctx.message.strip():
         raise InputInvalid("There is no text in this message to answer.", run_id=ctx.run_id)
     said = [chat for message in ctx.messages if (chat := _chat_message(message)) is not None]
@@ -233,7 +233,9 @@ async def _post(service: Service, path: str, body: Any, answer: type[_T], run_id
 
 
 def _chat_message(message: Message) -> ChatMessage | None:
-    """What the model is shown of a message: text by one of three roles. Tool calls and reasoning mean nothing to it."""
+    """Return what the model is shown of a message: text by one of three roles. Tool calls and reasoning mean nothing to
+    it.
+    """
     match message:
         case UserMessage():
             role = "user"

@@ -137,7 +137,7 @@ class OpenAIChat(Agent):
         return self._only_model
 
     async def _chunks(self, ctx: RunContext, request: dict[str, Any]) -> AsyncGenerator[_Chunk | CustomEvent, None]:
-        """The answer's chunks, and a notice where it had to be asked for in one piece."""
+        """Yield the answer's chunks, and a notice where it had to be asked for in one piece."""
         streaming = request | {"stream": True, "stream_options": {"include_usage": True}}
         try:
             async with self._service.request(
@@ -381,7 +381,7 @@ def _parsed(answer: str, finish_reason: str, run_id: str) -> Any:
 
 
 def chat_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """A history as chat completions takes it."""
+    """Return a history as chat completions takes it."""
     return [_chat_message(message) for message in conversation(messages)]
 
 
@@ -440,7 +440,7 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 
 def _response_format(output_type: Any) -> dict[str, Any]:
-    """The type that was asked for, as a JSON Schema."""
+    """Return the type that was asked for, as a JSON Schema."""
     of_pydantic = getattr(output_type, "model_json_schema", None)
     if of_pydantic is not None:
         schema = of_pydantic()

@@ -175,7 +175,7 @@ async def _tools(node: CallToolsNode[Any, Any], run: AgentRun[Any, Any], turn: T
 
 
 def _output_type(response_format: Any) -> Any:
-    """What a client of OpenAI's API asks for, as a type; None for text. Raises `InputInvalid`."""
+    """Return what a client of OpenAI's API asks for, as a type; None for text. Raises `InputInvalid`."""
     wanted = response_format if isinstance(response_format, dict) else {}
     if wanted.get("type") == "json_object":
         return StructuredDict({"type": "object"})
@@ -189,7 +189,9 @@ def _output_type(response_format: Any) -> Any:
 
 
 def _state_deps(deps_type: Any) -> Callable[[RunContext], Any] | None:
-    """What makes `StateDeps[Model]`, the dependencies of the framework's AG-UI agents, from the session's state."""
+    """Return what makes `StateDeps[Model]`, the dependencies of the framework's AG-UI agents, from the session's
+    state.
+    """
     ui = sys.modules.get("pydantic_ai.ui")  # in there, if this is such a type
     if ui is None or get_origin(deps_type) is not ui.StateDeps:
         return None
@@ -205,7 +207,7 @@ def _state_deps(deps_type: Any) -> Callable[[RunContext], Any] | None:
 
 
 def _can_stream(model: Model) -> bool:
-    """Whether the model, or each model behind it, has a streamed request at all."""
+    """Return whether the model, or each model behind it, has a streamed request at all."""
     wrapped = getattr(model, "wrapped", None)
     if wrapped is not None:
         return _can_stream(wrapped)

@@ -53,7 +53,7 @@ def failure(error: Exception, agent: str, run_id: str, running: Collection[str])
 
 
 def _setup_failure(error: exceptions.UserError, agent: str, run_id: str) -> GaplessError:
-    """The framework's own words to the developer. They name settings, not data."""
+    """Return the framework's own words to the developer. They name settings, not data."""
     if "API_KEY" in error.message or "api_key" in error.message:
         return ModelFailed(f"agent {agent} has no key for its model: {error.message}", run_id=run_id)
     return AgentInvalid(f"agent {agent}: {error.message}", run_id=run_id)

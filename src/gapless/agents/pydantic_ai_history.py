@@ -63,7 +63,7 @@ _decode_turn = msgspec.json.Decoder(_Turn).decode
 
 
 def turn_of(run_id: str, messages: Sequence[ModelMessage]) -> bytes | None:
-    """One turn in the form that `history_of` reads; None when there is nothing of it.
+    """Return one turn in the form that `history_of` reads; None when there is nothing of it.
 
     Calls that were cut off in the middle of their arguments are left out: no provider takes them back. Calls that got
     no result stay, and are closed when the turn is read.
@@ -80,7 +80,7 @@ def turn_of(run_id: str, messages: Sequence[ModelMessage]) -> bytes | None:
 
 
 def history_of(ctx: RunContext) -> list[ModelMessage]:
-    """The turns before this run's message, ready to take a new prompt: every call in it has a result."""
+    """Return the turns before this run's message, ready to take a new prompt: every call in it has a result."""
     turns: dict[str, msgspec.Raw] = {}
     for native in ctx.native_history:
         try:
@@ -100,7 +100,9 @@ def history_of(ctx: RunContext) -> list[ModelMessage]:
 
 
 def prompt_of(content: str | list[events.ContentPart]) -> str | list[UserContent] | None:
-    """The user's message as the framework's prompt; None for an empty one. Raises `InputInvalid` on bad base64."""
+    """Return the user's message as the framework's prompt; None for an empty one. Raises `InputInvalid` on bad
+    base64.
+    """
     if not content:
         return None
     if isinstance(content, str):

@@ -85,7 +85,7 @@ class Turn:
     # -- what the framework says ------------------------------------------------------------------------------------
 
     def request(self) -> Iterable[AgentItem]:
-        """The model is asked (again)."""
+        """Note that the model is asked (again)."""
         if not self._after_text:
             return ()
         self._after_text = False
@@ -102,7 +102,7 @@ class Turn:
         return ()
 
     def response(self, response: m.ModelResponse) -> Iterable[AgentItem]:
-        """A response is complete, and so are its tool calls; they run next."""
+        """Take a response that is complete, and so are its tool calls; they run next."""
         parts = {part.tool_call_id: part for part in response.parts if isinstance(part, m.BaseToolCallPart)}
         for call_id in self._calls.values():
             part = parts.get(call_id)
@@ -113,7 +113,7 @@ class Turn:
         self._reasoning.clear()
 
     def whole_response(self, response: m.ModelResponse) -> Iterable[AgentItem]:
-        """A response that came in one piece."""
+        """Take a response that came in one piece."""
         for index, part in enumerate(response.parts):
             yield from self._part_start(m.PartStartEvent(index=index, part=part))
             yield from self._part_end(m.PartEndEvent(index=index, part=part))
@@ -169,7 +169,9 @@ class Turn:
         yield ReasoningEndEvent(message_id=message_id)
 
     def _final(self, event: m.FinalResultEvent) -> Iterable[AgentItem]:
-        """The output has begun, as a call of an output tool: say which, so that it can be read as it grows."""
+        """Note that the output has begun, as a call of an output tool: say which, so that it can be read as it
+        grows.
+        """
         if event.tool_call_id is None or event.tool_name is None or self.run is None:
             return ()
         tool = self.run.ctx.deps.tool_manager.get_tool_def(event.tool_name)
@@ -234,7 +236,7 @@ class Turn:
 
     @property
     def running(self) -> Collection[str]:
-        """The tools that run."""
+        """Returns the tools that run."""
         return self._running.values()
 
     # -- the end ----------------------------------------------------------------------------------------------------
@@ -253,14 +255,14 @@ class Turn:
         return CustomEvent(name="gapless.notice", value={"code": "streaming_unavailable", "message": message})
 
     def unanswered(self) -> list[m.ModelMessage]:
-        """The messages up to the request that got no answer."""
+        """Return the messages up to the request that got no answer."""
         messages = [] if self.run is None else list(self.run.all_messages())
         while messages and isinstance(messages[-1], m.ModelResponse):
             messages.pop()
         return messages
 
     def finish(self, result: AgentRunResult[Any]) -> Iterable[AgentItem]:
-        """The run has its output. It is the run's result unless it is the text that was streamed anyway."""
+        """Take the output, which is the run's result unless it is the text that was streamed anyway."""
         responses = [message for message in self._messages() if isinstance(message, m.ModelResponse)]
         output = result.output
         reason = responses[-1].finish_reason if responses else None
@@ -300,7 +302,7 @@ _EVENTS: dict[type, Callable[[Turn, Any], Iterable[AgentItem]]] = {
 
 
 def _custom(event: m.CustomEvent) -> AgentItem:
-    """An application's own event, passed on; an event of AG-UI as itself."""
+    """Return an application's own event, passed on; an event of AG-UI as itself."""
     payload = event.to_payload()
     if isinstance(payload, EventBase):
         return payload  # type: ignore[return-value]  # every event struct is in the union
@@ -310,7 +312,7 @@ def _custom(event: m.CustomEvent) -> AgentItem:
 
 
 def _from_ag_ui(event: Any) -> Event:
-    """An event of the `ag_ui` package. Raises `AgentInvalid` for one that AG-UI 1.0 does not have."""
+    """Return an event of the `ag_ui` package. Raises `AgentInvalid` for one that AG-UI 1.0 does not have."""
     try:
         decoded: Event = decode_event(event.model_dump_json(by_alias=True, exclude_none=True))
     except (AttributeError, msgspec.ValidationError) as error:
@@ -342,7 +344,7 @@ def _interrupt(call: m.ToolCallPart, requests: DeferredToolRequests, *, unclear:
 
 
 def _approval(entry: ResumeEntry) -> ToolApproved | ToolDenied | None:
-    """The decision; None for a payload that is none. Nothing but a clear yes approves."""
+    """Return the decision; None for a payload that is none. Nothing but a clear yes approves."""
     if entry.status == "cancelled":
         return ToolDenied("Cancelled by the user.")
     payload = entry.payload if isinstance(entry.payload, dict) else {"approved": entry.payload}

@@ -123,7 +123,7 @@ app.command("doctor")(doctor.doctor)
 
 
 def main() -> None:
-    """The entry point of the command `gapless`."""
+    """Run the command `gapless`: its entry point."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

@@ -23,7 +23,7 @@ _NAMED = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64})=(?P<reference>.+)", re.DOTA
 
 
 def load_agent(reference: str | None) -> Agent:
-    """The agent that a reference names; the embedded model for None.
+    """Return the agent that a reference names; the embedded model for None.
 
     Raises `AgentNotFound`, `AgentInvalid`, `ModelMissing`, `ModelFailed`, `ExtraMissing`.
     """

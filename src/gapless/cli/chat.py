@@ -141,7 +141,7 @@ class _Conversation:
         return len(self._loop.call(self._runner.messages(self._session_id)))
 
     def ask(self, message: str, label: str = "") -> int:
-        """One turn, shown as it comes. Returns an exit code; what goes wrong is shown and survived."""
+        """Have one turn, shown as it comes. Returns an exit code; what goes wrong is shown and survived."""
         transcript, interrupts = self._transcript, _Interrupts()
         progress = Progress(every_s=None if sys.stdout.isatty() else 1.0) if self._progress else None
         transcript.label(label)
@@ -201,7 +201,7 @@ _YES, _NO = {"y", "yes"}, {"n", "no"}
 
 
 def _ask_person(interrupt: Interrupt) -> ResumeEntry:
-    """The answer to what a run asks: yes or no, or JSON where it wants more. Cancelled where nobody is there."""
+    """Return the answer to what a run asks: yes or no, or JSON where it wants more. Cancelled where nobody is there."""
     from gapless.events import ResumeEntry
 
     question = one_line(interrupt.message or interrupt.reason, 500)
@@ -297,7 +297,7 @@ class _Loop:
             raise
 
     def iterate(self, items: AsyncIterator[_T]) -> Iterator[_T]:
-        """One item after the other, each asked for when it is wanted: a stopped terminal holds nothing up."""
+        """Yield one item after the other, each asked for when it is wanted: a stopped terminal holds nothing up."""
 
         async def step() -> tuple[_T] | None:
             try:

@@ -167,7 +167,7 @@ class _Talk:
         self._note(f"✂ connection cut in the middle of a frame, after event {cut.after} ({cut.reason})")
 
     async def turn(self, client: GaplessClient, session_id: str, message: str, config: RunConfig) -> None:
-        """One message: its answer as it comes, then compared with the journal. Raises `GaplessError`."""
+        """Ask one message: show its answer as it comes, then compared with the journal. Raises `GaplessError`."""
         from gapless.events import RunErrorEvent
 
         print(f"\n[{_now()}] User: {message}")
@@ -213,7 +213,7 @@ class _Talk:
         print(f"    {clean(text)}", flush=True)
 
     def figures(self) -> list[str]:
-        """What the conversation amounted to."""
+        """Return what the conversation amounted to."""
         assert self.cut is not None, "without a cut there is nothing to show"
         first = ", ".join(f"{seconds:.2f}" for seconds in self._first_s)
         return [

@@ -199,9 +199,9 @@ class Turn:
     """Events of tools and reasoning."""
     notices: list[str] = field(default_factory=list)
     interrupted: bool = False
-    """It was ended where it waited for a person."""
+    """True if it was ended where it waited for a person."""
     output: bool = False
-    """It ended with a typed output."""
+    """True if it ended with a typed output."""
     total_s: float = 0.0
     blocked_s: float = 0.0
     """The longest time that the event loop stood still."""
@@ -282,7 +282,7 @@ async def _watching_the_loop(turn: Turn) -> AsyncIterator[None]:
 
 
 def diagnose_turn(turn: Turn) -> Iterator[Finding]:
-    """What a turn says about its agent."""
+    """Yield what a turn says about its agent."""
     for notice in turn.notices:
         yield Finding("note", f"it says: {one_line(notice, 300)}")
     if turn.failure is not None:
@@ -339,7 +339,7 @@ _KEYS_KNOWN = "GOOGLE_API_KEY (Gemini), OPENAI_API_KEY, ANTHROPIC_API_KEY"
 
 
 def diagnose_failure(failure: BaseException) -> Finding:
-    """The cause of a failure and what to do about it, by what it says."""
+    """Return the cause of a failure and what to do about it, by what it says."""
     messages = [str(error) for error in _causes(failure)]
     text = " ".join(messages)
     own = isinstance(failure, GaplessError)  # says what to do by itself

@@ -50,12 +50,14 @@ def is_loopback(host: str) -> bool:
 
 
 def hosts_allowed(host: str) -> list[str]:
-    """The names by which a server that trusts this machine may be called, against DNS rebinding."""
+    """Return the names by which a server that trusts this machine may be called, against DNS rebinding."""
     return sorted({"localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host})
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises `UsageError` for a host that is none, else `GaplessError`."""
+    """Open a listening socket; port 0 takes a free one. Raises `UsageError` for a host that is none, else
+    `GaplessError`.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
@@ -84,7 +86,7 @@ def _why(host: str, port: int, error: OSError) -> str:
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where a browser on this machine finds it."""
+    """Return where a browser on this machine finds it."""
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):  # noqa: S104  # any address of this machine: one that works
         host = "127.0.0.1"

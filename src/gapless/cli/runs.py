@@ -30,7 +30,7 @@ CANCEL_WAIT_S = 15.0
 """What a cancelled run gets to end: an agent may take 5 s to clean up, a lost worker's lease 10 s to run out."""
 CANCEL_LOOK_S = 0.1
 CELL_CHARS_MAX = 200
-"""Of a message in a list."""
+"""Characters of a message in a list."""
 
 Url: TypeAlias = Annotated[
     str | None, typer.Option(help=f"The server, by default {DEFAULT_URL}; GAPLESS_API_KEY holds its key.")

@@ -144,7 +144,7 @@ class Settings:
 
 
 def limits_of(options: list[str]) -> Limits:
-    """The limits that `--limit` options set, the others as they are. Raises `UsageError`."""
+    """Return the limits that `--limit` options set, the others as they are. Raises `UsageError`."""
     found: dict[str, int] = {}
     for option in options:
         name, _, number = option.partition("=")
@@ -159,7 +159,7 @@ def limits_of(options: list[str]) -> Limits:
 
 
 def make_app(settings: Settings, agents: dict[str, Agent]) -> FastAPI:
-    """The ASGI app over `agents`."""
+    """Return the ASGI app over `agents`."""
     from gapless.cli.listen import collect_garbage_rarely, hosts_allowed
     from gapless.runs.runner import Runner
     from gapless.server import create_app
@@ -172,7 +172,7 @@ def make_app(settings: Settings, agents: dict[str, Agent]) -> FastAPI:
 
 
 def make_worker_app(settings: Settings) -> FastAPI:
-    """The ASGI app of one of several processes."""
+    """Return the ASGI app of one of several processes."""
     from gapless.cli.logs import log_to_stderr
     from gapless.cli.workers import end_with
 

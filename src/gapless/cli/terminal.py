@@ -42,18 +42,18 @@ _CONTROLS.update({ord("\n"): "\n", ord("\t"): "\t", ord("\r"): ""})
 
 
 def clean(text: str) -> str:
-    """The text without control characters other than line feed and tab."""
+    """Return the text without control characters other than line feed and tab."""
     return text.translate(_CONTROLS)
 
 
 def one_line(text: str, chars_max: int) -> str:
-    """The text on one line, cut to a length."""
+    """Return the text on one line, cut to a length."""
     line = " ".join(clean(text).split())
     return line if len(line) <= chars_max else line[: chars_max - 1] + "…"
 
 
 def say(text: str, *, style: str = "") -> None:
-    """A line for the person at the terminal, beside the output proper."""
+    """Write a line for the person at the terminal, beside the output proper."""
     Console(stderr=True, highlight=False).print(Text(clean(text), style=style), soft_wrap=True)
 
 
@@ -64,8 +64,9 @@ def say_error(text: str) -> None:
 
 
 def explained(failure: BaseException) -> str:
-    """What a run failed with, and what the agent raised and where: it ran in this process, so nothing is to be hidden,
-    and there is no server's log."""
+    """Return what a run failed with, and what the agent raised and where: it ran in this process, so nothing is to be
+    hidden, and there is no server's log.
+    """
     if not isinstance(failure, GaplessError):
         return f"the agent raised {type(failure).__name__}: {_told(failure)}"
     hidden = failure.message.endswith(SEE_LOG) and failure.__cause__ is not None
@@ -102,7 +103,7 @@ class Transcript:
             self._at_line_start, self._fresh = text.endswith("\n"), False
 
     def label(self, text: str) -> None:
-        """What stands before an answer on its first line."""
+        """Write what stands before an answer on its first line."""
         self._output = OutputText()
         self.write(text)
         self._fresh = True
@@ -113,14 +114,14 @@ class Transcript:
             self.write("\n")
 
     def aside(self, text: str, style: str = "dim") -> None:
-        """A line of its own beside the answer; nothing where the output is no terminal."""
+        """Write a line of its own beside the answer; nothing where the output is no terminal."""
         if not self._plain:
             self.end_line()
             self._console.print(Text(clean(text), style=style))
             self._fresh = True
 
     def show(self, event: Event) -> str:
-        """One event; returns the answer's text in it, if any."""
+        """Show one event; returns the answer's text in it, if any."""
         match event:
             case TextMessageContentEvent():
                 if event.message_id in self._foreign:

@@ -24,7 +24,7 @@ FOLDER_PREFIX = "gapless-metrics-"
 
 
 def run_workers(config: uvicorn.Config, listener: socket.socket) -> None:
-    """Until it is told to end. Raises `GaplessError` when the workers do not start."""
+    """Serve until it is told to end. Raises `GaplessError` when the workers do not start."""
     with contextlib.ExitStack() as stack:
         if FOLDER_VARIABLE not in os.environ:  # it is inherited: the workers add up what they count there
             folder = tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True)

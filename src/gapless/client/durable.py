@@ -145,14 +145,14 @@ class _Start:
         self._attempt = 0
 
     def failed(self) -> float | None:
-        """How long to wait before it is made again; None if it is not."""
+        """Return how long to wait before it is made again; None if it is not."""
         self._attempt += 1
         if self._attempt >= self._attempts_max:
             return None
         return backoff_s(self._limits, self._attempt, self._limits.retry_first_s)
 
     def answered(self, response: Any) -> float | None:
-        """The same after an answer: only one that says "later" is asked for again."""
+        """Return the same after an answer: only one that says "later" is asked for again."""
         if response.status_code not in RETRYABLE_STATUSES or response.headers.get("x-should-retry") == "false":
             return None
         wait_s = self.failed()
@@ -182,7 +182,9 @@ def _names_its_run(request: Any) -> bool:
 
 
 def _stitched(request: Any, response: Any, inner: Any, limits: ClientLimits, on_cut: Callable[[str], None]) -> Any:
-    """The answer as it came, or for an event stream that names itself one with all of its connections' frames."""
+    """Return the answer as it came, or for an event stream that names itself one with all of its connections'
+    frames.
+    """
     headers = response.headers
     location = headers.get("content-location")
     if request.method == "HEAD" or response.status_code != _OK or not _is_stream(response) or location is None:
@@ -227,7 +229,7 @@ class _Stitch:
         self._reason = ""
 
     def request(self) -> Any:
-        """The request for the rest."""
+        """Return the request for the rest."""
         headers = [item for item in self._request.headers.multi_items() if item[0].lower() not in _FIRST_HEADERS]
         headers += [("accept", "text/event-stream"), ("accept-encoding", "identity")]
         if self._last_id is not None:
@@ -237,7 +239,7 @@ class _Stitch:
         return self.library.Request("GET", self._url, headers=headers, extensions=extensions)
 
     def accepts(self, response: Any) -> bool:
-        """Whether the answer is the stream. Raises `StreamInvalid` where asking again would not help."""
+        """Return whether the answer is the stream. Raises `StreamInvalid` where asking again would not help."""
         self._reason, self._retry_after_s = "the connection ended", 0.0
         if self._url is None:
             raise StreamInvalid(f"its Content-Location is no URL: {response.headers['content-location']!r:.100}")
@@ -252,7 +254,7 @@ class _Stitch:
         return False
 
     def take(self, piece: bytes) -> bytes:
-        """The frames that this piece of a body completes. Raises `StreamInvalid`."""
+        """Return the frames that this piece of a body completes. Raises `StreamInvalid`."""
         frames = []
         for frame in self._parser.feed(piece):
             if frame.event == "reconnect":
@@ -279,12 +281,13 @@ class _Stitch:
         self._attempt = 0
 
     def broke(self, error: Exception) -> None:
-        """The connection failed."""
+        """Note that the connection failed."""
         self._reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
     def cut(self) -> float:
-        """The stream was cut: how long to wait before the next connection, in seconds. Raises the library's error
-        after enough of them."""
+        """Note that the stream was cut; returns how long to wait before the next connection, in seconds. Raises the
+        library's error after enough of them.
+        """
         at_once = self.leaving and self._attempt == 0
         self._attempt += 1
         if self._attempt > self._limits.attempts_max:
@@ -300,7 +303,7 @@ class _Stitch:
         return 0.0 if at_once else backoff_s(self._limits, self._attempt, self._retry_first_s, self._retry_after_s)
 
     def refused(self, error: Exception) -> Exception:
-        """The library's error for what no further connection would mend."""
+        """Return the library's error for what no further connection would mend."""
         where = self._url or self._request.url
         raised: Exception = self.library.RemoteProtocolError(f"{where}: {error}", request=self._request)
         return raised
@@ -369,7 +372,7 @@ class _Body:
 
 
 def _library_of(request: Any) -> Any:
-    """The module, `httpx` or `httpx2`, that the request is of."""
+    """Return the module, `httpx` or `httpx2`, that the request is of."""
     return sys.modules[type(request).__module__.partition(".")[0]]
 
 

@@ -225,8 +225,9 @@ class Journal:
         return batch
 
     def _take_part(self) -> Append:
-        """The first of what is pending. What comes with the newest events (the end, a status, a checkpoint, taken
-        commands) waits for them."""
+        """Return the first of what is pending. What comes with the newest events (the end, a status, a checkpoint,
+        taken commands) waits for them.
+        """
         size = count = 0
         while count < len(self._pending) - 1 and (not count or size < BATCH_BYTES_MAX):
             size += len(self._pending[count])
@@ -254,7 +255,7 @@ class Journal:
     # -- every reader's side ----------------------------------------------------------------------------------------
 
     async def wait(self, after: int) -> None:
-        """Until there is an event past `after`, or the journal is closed. Raises `StoreUnavailable`."""
+        """Wait until there is an event past `after`, or the journal is closed. Raises `StoreUnavailable`."""
         while self.last <= after and not self.closed:
             if self.lost is not None:
                 raise self.lost
@@ -271,7 +272,7 @@ class Journal:
         return self._window[start : start + limit] if start >= 0 else None
 
     def waiter(self) -> asyncio.Future[None]:
-        """A future that is done when the journal next changes; `forget` it when it is no longer awaited."""
+        """Return a future that is done when the journal next changes; `forget` it when it is no longer awaited."""
         waiter = self._hub.loop.create_future()
         self._waiters[waiter] = None
         return waiter
@@ -316,7 +317,9 @@ class Journal:
         self._first += dropped
 
     def contradicts(self, first_seq: int, events: list[bytes], closed: bool) -> bool:
-        """What another worker appended is not what is known here at the same positions: the store went back."""
+        """Return whether what another worker appended is not what is known here at the same positions: the store went
+        back.
+        """
         if first_seq > self.last:
             return False
         if closed and not self.closed and first_seq + len(events) - 1 < self.last:
@@ -359,9 +362,10 @@ class Follower:
             self._waiter.set_result(None)
 
     async def next(self) -> Slice | None:
-        """The next events past the cursor, waiting for them; None at the end of the journal.
+        """Return the next events past the cursor, waiting for them; None at the end of the journal.
 
-        Raises `CursorExpired`, `StoreUnavailable`."""
+        Raises `CursorExpired`, `StoreUnavailable`.
+        """
         journal, after = self.journal, self.after
         behind = journal.last > after
         if behind:
@@ -388,7 +392,7 @@ class Follower:
         return Slice(after + 1, events, behind)
 
     async def _let_more_come(self) -> None:
-        """For `coalesce_s`, unless the journal ends or somebody wants `next` to return."""
+        """Wait for `coalesce_s`, unless the journal ends or somebody wants `next` to return."""
         journal = self.journal
         timer = journal._hub.loop.call_later(self.coalesce_s, self.nudge)
         try:
@@ -468,7 +472,7 @@ class Journals:
     # -- who uses which journal -------------------------------------------------------------------------------------
 
     def create(self, run_id: str, *, last: int = 0) -> Journal:
-        """The journal of a run that this worker owns: a new one, or the one that is followed here already."""
+        """Return the journal of a run that this worker owns: a new one, or the one that is followed here already."""
         journal = self._journals.get(run_id)
         if journal is not None and journal.last > last:
             self._lose(journal, _went_back(run_id))
@@ -482,7 +486,7 @@ class Journals:
         return journal
 
     async def attach(self, run_id: str) -> Journal:
-        """The journal of any run, counted as used until `release`. Raises `RunNotFound`, `StoreUnavailable`."""
+        """Return the journal of any run, counted as used until `release`. Raises `RunNotFound`, `StoreUnavailable`."""
         while True:
             journal = self._journals.get(run_id)
             asked_before = journal is not None
@@ -526,24 +530,24 @@ class Journals:
         return record is not None
 
     def _lose(self, journal: Journal, error: GaplessError) -> None:
-        """Its followers cannot go on here; whoever attaches next begins anew."""
+        """Let a journal's followers fail: they cannot go on here; whoever attaches next begins anew."""
         journal.lost = error
         if self._journals.get(journal.run_id) is journal:
             del self._journals[journal.run_id]
         journal._wake()
 
     def followers_of(self, run_id: str) -> int:
-        """How many in this process follow the run."""
+        """Return how many in this process follow the run."""
         journal = self._journals.get(run_id)
         return 0 if journal is None else journal.followers
 
     async def release(self, journal: Journal) -> None:
-        """One user less; the last one of a journal that is not being written here lets it go."""
+        """Count one user less; the last one of a journal that is not being written here lets it go."""
         journal.followers -= 1
         await self._drop_if_unused(journal)
 
     async def disown(self, journal: Journal) -> None:
-        """The owner has finished with it, or lost it: from now on it is read like anyone else's."""
+        """Note that the owner has finished with a journal, or lost it: from now on it is read like anyone else's."""
         was_owned, journal.owned = journal.owned, False
         if was_owned and not journal.closed:
             journal._discard()
@@ -611,7 +615,7 @@ class Journals:
         self.metrics.events_accepted += accepted
 
     async def _append(self, batches: list[Append]) -> Collection[str]:
-        """Until the store has answered. Every run is refused when the worker itself is fenced."""
+        """Append, and wait until the store has answered. Every run is refused when the worker itself is fenced."""
         pause_s, failing_since, registrations = RETRY_FIRST_S, 0.0, self._registrations
         while registrations == self._registrations:
             try:
@@ -676,6 +680,6 @@ def _went_back(run_id: str) -> StoreUnavailable:
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:
-    """Its error was for those who waited, if they still do."""
+    """Retrieve a task's error: it was for those who waited, if they still do."""
     if not task.cancelled():
         task.exception()

@@ -22,7 +22,7 @@ class LeaseWatch:
         self._observed_at = 0.0
 
     def expired(self, beats: Mapping[str, int], lease_s: float) -> list[str]:
-        """The workers whose beat has stood still for `lease_s` seconds. Call it several times a lease."""
+        """Return the workers whose beat has stood still for `lease_s` seconds. Call it several times a lease."""
         now = self._monotonic()
         if now - self._observed_at > lease_s / 2:
             self._seen.clear()  # this process slept: what it last saw says nothing about the time since

@@ -383,7 +383,9 @@ class MemoryStore(Store):
 
 
 def _copy(record: _RecordT) -> _RecordT:
-    """What a caller does with its copy stays with the caller. What is in a run's record is never changed in place."""
+    """Copy a record: what a caller does with its copy stays with the caller. What is in a run's record is never changed
+    in place.
+    """
     copied = msgspec.structs.replace(record)
     if isinstance(copied, SessionRecord) and copied.state:
         copied.state = copy.deepcopy(copied.state)

@@ -36,7 +36,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str:
-    """The process's start time in clock ticks since boot (proc(5), stat field 22); "" if there is none."""
+    """Return the process's start time in clock ticks since boot (proc(5), stat field 22); "" if there is none."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

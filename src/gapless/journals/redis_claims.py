@@ -102,7 +102,7 @@ class RunCreation:
         return None
 
     async def _busy(self) -> str | None:
-        """The id of the run that the session is busy with."""
+        """Return the id of the run that the session is busy with."""
         answer = await self._server.call(scripts.OLDEST_ACTIVE, f"{self._place}queue", self._place)
         return None if answer is None else str(answer[0].decode())
 

@@ -48,23 +48,23 @@ _decode_state = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def place_of(session_id: str) -> str:
-    """What the keys of a session begin with. The braces hold the part that decides the hash slot."""
+    """Return what the keys of a session begin with. The braces hold the part that decides the hash slot."""
     tag = session_id.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
     return f"gapless:{{{tag}}}:"
 
 
 def run_key(session_id: str, run_id: str) -> str:
-    """The key of a run's record."""
+    """Return the key of a run's record."""
     return f"{place_of(session_id)}run:{run_id}"
 
 
 def session_key(session_id: str) -> str:
-    """The key of a session's record."""
+    """Return the key of a session's record."""
     return f"{place_of(session_id)}session"
 
 
 def pointer_to(run_id: str) -> str:
-    """The key of the claim to a run's id: a number and the session in which the run is."""
+    """Return the key of the claim to a run's id: a number and the session in which the run is."""
     return f"gapless:at:{run_id}"
 
 
@@ -77,12 +77,12 @@ def session_claimed(claim: bytes) -> str:
 
 
 def encode_member(run_id: str, session_id: str) -> bytes:
-    """A run as the index lists it."""
+    """Return a run as the index lists it."""
     return encode((run_id, session_id))
 
 
 def encode_end(end: RunEnd) -> dict[str, Any]:
-    """A run's end as `scripts.APPEND` takes it."""
+    """Return a run's end as `scripts.APPEND` takes it."""
     return {
         "at": end.ended_at,
         "error": "" if end.error is None else encode(end.error).decode(),

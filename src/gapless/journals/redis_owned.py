@@ -66,7 +66,7 @@ class OwnedRun:
             self.recent_bytes -= len(self.recent.popleft()[4])
 
     def recent_after(self, last: int) -> list[_Row]:
-        """The batches from that position on; none when some of them are no longer at hand."""
+        """Return the batches from that position on; none when some of them are no longer at hand."""
         rows = [row for row in self.recent if row[2] > last]
         return rows if rows and rows[0][2] == last + 1 else []
 
@@ -101,7 +101,7 @@ class OwnedRuns:
         self.runs[run.id] = OwnedRun(run)
 
     def fenced(self) -> WorkerFenced:
-        """The error of a worker that finds its lease lost: it owns nothing any more."""
+        """Return the error of a worker that finds its lease lost: it owns nothing any more."""
         self.runs.clear()
         return WorkerFenced(self.worker_id)
 
@@ -151,7 +151,7 @@ class OwnedRuns:
         return refused
 
     def _calls(self, batches: Sequence[Append]) -> tuple[Collection[_Batches], set[str]]:
-        """The batches of each call, and the runs that are not this worker's."""
+        """Return the batches of each call, and the runs that are not this worker's."""
         refused: set[str] = set()
         calls: dict[tuple[str, int, int], _Batches] = {}
         counts: dict[str, int] = {}
@@ -245,7 +245,7 @@ class OwnedRuns:
 
 
 def _size(batch: Append) -> int:
-    """How many bytes go to the server with a batch, about."""
+    """Return how many bytes go to the server with a batch, about."""
     size = sum(map(len, batch.events))
     if batch.end is not None:
         size += len(memoryview(batch.end.turn.messages)) + len(batch.end.turn.native or b"")

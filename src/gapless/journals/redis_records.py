@@ -89,18 +89,18 @@ class RedisRecords:
         self._places.pop(run_id, None)
 
     async def run_in(self, session_id: str, run_id: str) -> RunRecord | None:
-        """The run of that id in that session. Raises `StoreCorrupt`."""
+        """Return the run of that id in that session. Raises `StoreCorrupt`."""
         fields = await self._server.command("HMGET", run_key(session_id, run_id), *scripts.RUN_FIELDS)
         return None if fields[0] is None else run_from(run_id, fields)
 
     async def run(self, run_id: str) -> RunRecord | None:
-        """The run of that id. Raises `StoreCorrupt`."""
+        """Return the run of that id. Raises `StoreCorrupt`."""
         return await self.find(run_id, lambda session_id: self.run_in(session_id, run_id))
 
     async def runs(
         self, user_id: str | None, session_id: str | None, status: RunStatus | None, limit: int
     ) -> list[RunRecord]:
-        """The newest runs, of this user, in this session and of this status, newest first."""
+        """Return the newest runs, of this user, in this session and of this status, newest first."""
         listed = await self._listing(user_id, session_id, status)
         runs: dict[str, RunRecord] = {}
         pages = _Pages(limit)
@@ -125,7 +125,9 @@ class RedisRecords:
         return list(runs.values())[:limit]
 
     async def _listing(self, user_id: str | None, session_id: str | None, status: RunStatus | None) -> _Listing:
-        """The shortest list that has all of these runs, newest first: run ids with their sessions, from a place on."""
+        """Return the shortest list that has all of these runs, newest first: run ids with their sessions, from a place
+        on.
+        """
         if status in ACTIVE:
             if session_id is None:
                 members = await self._server.call(scripts.ACTIVE_RUNS, WORKERS)
@@ -154,7 +156,7 @@ class RedisRecords:
         return of_all
 
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
-        """The oldest active run of each of these sessions that has one."""
+        """Return the oldest active run of each of these sessions that has one."""
         asked = list(dict.fromkeys(session_ids))
         active = {}
         pages = _Pages(len(asked))
@@ -172,12 +174,12 @@ class RedisRecords:
         return active
 
     async def session(self, session_id: str) -> SessionRecord | None:
-        """The session of that id. Raises `StoreCorrupt`."""
+        """Return the session of that id. Raises `StoreCorrupt`."""
         fields = await self._server.command("HMGET", session_key(session_id), *SESSION_FIELDS)
         return None if fields[0] is None else session_from(session_id, fields)
 
     async def sessions(self, user_id: str | None, limit: int) -> list[SessionRecord]:
-        """The sessions that were used last, of this user, latest used first."""
+        """Return the sessions that were used last, of this user, latest used first."""
         sessions: dict[str, SessionRecord] = {}
         key = SESSIONS if user_id is None else f"{SESSIONS}:{user_id}"
         pages = _Pages(limit)
@@ -193,7 +195,7 @@ class RedisRecords:
         return list(sessions.values())[:limit]
 
     def _readable(self, session_id: str, fields: Sequence[Any]) -> SessionRecord | None:
-        """The session's record; None where there is none, or a damaged one, which is said once."""
+        """Return the session's record; None where there is none, or a damaged one, which is said once."""
         if fields[0] is None:
             return None
         try:
@@ -205,7 +207,7 @@ class RedisRecords:
             return None
 
     async def turns(self, session_id: str) -> list[Turn]:
-        """The session's turns, oldest first."""
+        """Return the session's turns, oldest first."""
         turns: list[Turn] = []
         pages = _Pages(None)
         key = f"{place_of(session_id)}turns"

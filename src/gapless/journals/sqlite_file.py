@@ -101,7 +101,9 @@ class SQLiteFile:
         return db
 
     def _is_store(self, db: sqlite3.Connection) -> bool:
-        """Whether the file is a store; False when it is empty. Raises `StoreCorrupt` when it is something else."""
+        """Return whether the file is a store; False when it is empty. Raises `StoreCorrupt` when it is something
+        else.
+        """
         tables = scalar(db, "SELECT count(*) FROM sqlite_master")  # first: both come at once, perhaps just now
         application = scalar(db, "PRAGMA application_id")
         if application != APPLICATION_ID:

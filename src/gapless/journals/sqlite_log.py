@@ -41,7 +41,7 @@ class Tail:
         self.rid = rid
         self.last = 0
         self.bytes = 0
-        """Of all of the run's events."""
+        """Bytes of all of the run's events."""
         self.unsealed: list[bytes] = []
         self.size = 0
         self.first_pos: int | None = None

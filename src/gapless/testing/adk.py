@@ -48,11 +48,11 @@ class ADKModel(BaseLlm):
 
     @property
     def requests(self) -> list[list[types.Content]]:
-        """What the model was given, the latest last."""
+        """Returns what the model was given, the latest last."""
         return list(self._requests)
 
     def response(self, contents: Sequence[types.Content]) -> list[Chunk]:
-        """What it says to them."""
+        """Return what it says to them."""
         self._requests.append([content.model_copy(deep=True) for content in contents])
         turn, asked = -1, 0
         for content in contents:
@@ -89,7 +89,7 @@ class ADKModel(BaseLlm):
 
     @contextlib.asynccontextmanager
     async def connect(self, llm_request: LlmRequest) -> AsyncIterator[BaseLlmConnection]:
-        """A live connection. Its sound is text in UTF-8, heard and said, with a transcription of either."""
+        """Open a live connection. Its sound is text in UTF-8, heard and said, with a transcription of either."""
         connection = _Connection(self, llm_request)
         self.running += 1
         try:
@@ -239,7 +239,7 @@ def _parts(chunk: Chunk, request: LlmRequest) -> list[types.Part]:
 
 
 def _usage(contents: Sequence[types.Content], answer: list[types.Part]) -> types.GenerateContentResponseUsageMetadata:
-    """A word counts as a token."""
+    """Count tokens: a word counts as one."""
     asked = sum(_tokens(content.parts or []) for content in contents)
     said = _tokens(answer)
     return types.GenerateContentResponseUsageMetadata(

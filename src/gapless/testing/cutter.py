@@ -55,7 +55,7 @@ class Cutter:
         self.cuts: collections.Counter[str] = collections.Counter()
         """Streams cut so far, by run id."""
         self.refuse = 0
-        """So many further connections are reset before they are answered."""
+        """How many further connections are reset before they are answered."""
         parts = urlsplit(upstream)
         self._upstream = (parts.hostname or "", parts.port or 80)
         self._kind = kind
@@ -161,7 +161,7 @@ class Cutter:
 
 
 def _place(before: bytes, piece: bytes, left: int, kind: CutKind) -> int | None:
-    """Where in this piece to cut, `left` bytes into it or later; None if the place is not in it."""
+    """Return where in this piece to cut, `left` bytes into it or later; None if the place is not in it."""
     for end in range(max(left, 1), len(piece) + 1):
         at_boundary = (before + piece[:end])[-2:] == b"\n\n"
         if kind == "abrupt" or at_boundary == (kind == "clean"):
@@ -196,7 +196,7 @@ def _chunk(piece: bytes) -> bytes:
 
 
 async def _chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
-    """The body of a chunked answer (RFC 9112, section 7.1). Passed on without chunks, a cut looks like an end."""
+    """Yield the body of a chunked answer (RFC 9112, section 7.1). Passed on without chunks, a cut looks like an end."""
     while size := int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16):
         while size:
             piece = await reader.read(min(size, _PIECE_BYTES))

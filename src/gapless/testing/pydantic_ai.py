@@ -93,7 +93,7 @@ class PydanticAIModel(FunctionModel):
 
 
 def _call(chunk: Chunk, info: AgentInfo) -> m.ToolCallPart | None:
-    """The tool call that a chunk is; an output is one where the agent takes its output that way."""
+    """Return the tool call that a chunk is; an output is one where the agent takes its output that way."""
     if isinstance(chunk, ToolCall):
         return m.ToolCallPart(chunk.name, dict(chunk.args))
     if isinstance(chunk, Output) and info.output_tools:
