@@ -100,7 +100,8 @@ def _definition(name: str, value: type | object) -> Definition:
     members = []
     inherited = ""
     if inspect.isclass(value):
-        for member in vars(value):
+        parts = [base for base in value.__mro__ if base is value or not _is_public(base)]
+        for member in dict.fromkeys(name for base in parts for name in vars(base)):
             raw = inspect.getattr_static(value, member)
             function = getattr(raw, "fget", None) or getattr(raw, "__func__", raw)
             is_ours = inspect.isfunction(function) and function.__module__.startswith("gapless")
@@ -112,6 +113,13 @@ def _definition(name: str, value: type | object) -> Definition:
             inspect.getdoc(base.__init__) or "" for base in (value, *bases) if "__init__" in vars(base)
         )
     return Definition(name, node, ast.get_docstring(node) or "", inherited, members)
+
+
+def _is_public(cls: type) -> bool:
+    """True of a class with a section of its own, or of others: its members are not shown again where it is a base."""
+    if not cls.__module__.startswith("gapless"):
+        return True
+    return any(getattr(importlib.import_module(name), cls.__name__, None) is cls for name in MODULES)
 
 
 def _doc_of_member(cls: type, name: str) -> str:

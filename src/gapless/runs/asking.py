@@ -123,7 +123,8 @@ class Asking:
     def run(
         self, query: object = None, agent: object = None, session: object = None, **options: Unpack[AskOptions]
     ) -> Iterator[Event]:
-        """`run_async` for code without an event loop: a generator that blocks. Takes the same arguments.
+        """Yield what `run_async` does, for code without an event loop: a generator that blocks. Takes the same
+        arguments: `query`, `agent`, `session` and, by their names, its other `options`.
 
         The runner then lives on a thread of its own until the process ends. Raises `UsageError` inside an event loop.
         """
@@ -142,7 +143,13 @@ class Asking:
     ) -> RunStream[str]: ...
 
     def run_stream(self, query: object, *, output_type: Any = None, **options: Unpack[StartOptions]) -> RunStream[Any]:
-        """`async with runner.run_stream(q) as stream`: text or typed output as it grows. Takes what `start` takes.
+        """Start a run and show its text or typed output as it grows: `async with runner.run_stream(q) as stream`.
 
-        Leaving the block before the end cancels the run."""
+        Leaving the block before the end cancels the run.
+
+        Args:
+            query: The message, as `start` takes it.
+            output_type: What the output is validated as; by default it is text.
+            options: What else `start` takes, by name.
+        """
         return RunStream(lambda: self.start(query, output_type=output_type, **options), output_type or str)

@@ -122,7 +122,7 @@ def end_of(
 
 
 def _sum_usage(usage: list[TokenUsage]) -> list[TokenUsage] | None:
-    """One entry per provider and model."""
+    """Return one entry per provider and model."""
     total: dict[tuple[str | None, str | None], TokenUsage] = {}
     for one in usage:
         key = (one.provider, one.model)

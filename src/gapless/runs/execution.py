@@ -135,7 +135,7 @@ class Execution:
 
     @property
     def fenced(self) -> bool:
-        """The run belongs to another worker, and what is left here only cleans up."""
+        """Returns whether the run belongs to another worker, and what is left here only cleans up."""
         return not self._owned
 
     def fence(self) -> None:
@@ -198,7 +198,7 @@ class Execution:
         self._span.end(self.journal.appended, failure)
 
     async def _execute(self) -> GaplessError | None:
-        """What the run failed with, or None for success."""
+        """Return what the run failed with, or None for success."""
         pump = asyncio.create_task(self._pump(), name=f"gapless-run-{self.record.id}")
         try:
             stopped = await self._supervise(pump)
@@ -222,7 +222,7 @@ class Execution:
         return own_end(self.record.id, self._recorder)
 
     async def _pump(self) -> None:
-        """The hot loop: what the agent yields goes to the recorder and so to the journal."""
+        """Pump, in the hot loop: what the agent yields goes to the recorder and so to the journal."""
         try:
             if self.record.status is RunStatus.QUEUED:
                 await self._sessions.take_turn(self.record, interrupt=self.config.on_busy == "interrupt")
@@ -295,8 +295,9 @@ class Execution:
                 return stopped
 
     async def _first(self, task: asyncio.Task[None], timeout_s: float | None) -> _Stopped | None:
-        """Until the task is done, the run is stopped (then the task is cancelled), the deadlines want attention, or
-        the time is up."""
+        """Wait until the task is done, the run is stopped (then the task is cancelled), the deadlines want attention,
+        or the time is up.
+        """
         waited: set[asyncio.Future[Any]] = {task, self._stop}
         if self._deadlines.any:
             waited.add(self._deadlines.changed())
@@ -379,7 +380,9 @@ class Execution:
         return failure
 
     def _as_failure(self, error: BaseException) -> GaplessError:
-        """What the run failed with, in terms that a client may see. The exception itself stays in this process."""
+        """Return what the run failed with, in terms that a client may see. The exception itself stays in this
+        process.
+        """
         self.raised.error = error
         run_id = self.record.id
         if isinstance(error, GaplessError) and error.message:
@@ -396,7 +399,7 @@ class Execution:
 
 @contextlib.contextmanager
 def _exits_as_errors() -> Iterator[None]:
-    """An agent that wants to end the process ends its run: the process has others."""
+    """Turn exits into errors: an agent that wants to end the process ends its run, the process has others."""
     try:
         yield
     except (SystemExit, KeyboardInterrupt) as error:
@@ -404,7 +407,7 @@ def _exits_as_errors() -> Iterator[None]:
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:
-    """An agent that was left behind has ended after all. Its exception's text is not for the log."""
+    """Retrieve the end of an agent that was left behind. Its exception's text is not for the log."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.debug("%s: the agent raised %s after its run had ended", task.get_name(), type(error).__name__)
 

@@ -187,7 +187,7 @@ class Order:
             _PREPARE[kind](self, event, [])
 
     def _end_chunks(self, found: list[Event], keep: tuple[type, str] | None = None) -> None:
-        """A chunk of another message or kind ends the one before it."""
+        """Switch chunks: one of another message or kind ends the one before it."""
         for kind, id in tuple(self._chunks.items()):
             if (kind, id) != keep:
                 del self._chunks[kind]

@@ -19,7 +19,7 @@ _lock = threading.Lock()
 
 
 def _loop_of(runner: Any) -> asyncio.AbstractEventLoop:
-    """The event loop that the runner lives on: its own, or a new one in a thread when it has none yet."""
+    """Return the event loop that the runner lives on: its own, or a new one in a thread when it has none yet."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

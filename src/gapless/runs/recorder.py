@@ -73,7 +73,7 @@ class Recorder:
         self._text_chars_max = limits.event_bytes_max // _TEXT_SPLIT_FACTOR
         self._sealed = False
         self._paused = False
-        """The run waits for a person: RUN_FINISHED with the interrupt outcome came last."""
+        """Record that the run waits for a person: RUN_FINISHED with the interrupt outcome came last."""
         self._barred = False
         """Sealed or paused: nothing is taken from the agent."""
 
@@ -201,8 +201,9 @@ class Recorder:
             self._write(*part)
 
     def _check(self, event: Event) -> list[tuple[Event, bytes]]:
-        """The event as it will be read, with its JSON; in several parts where it is a delta over the limit. Raises
-        `AgentInvalid`, `RunLimit`."""
+        """Return the event as it will be read, with its JSON; in several parts where it is a delta over the limit.
+        Raises `AgentInvalid`, `RunLimit`.
+        """
         event, encoded = self._sound(event)
         if len(encoded) <= self._limits.event_bytes_max:
             return [(event, encoded)]
@@ -235,7 +236,7 @@ class Recorder:
     # -- the run's frame --------------------------------------------------------------------------------------------
 
     def start(self, timestamp: int, resume: list[ResumeEntry] | None = None) -> None:
-        """The run begins, or goes on with these answers to what it asked."""
+        """Begin the run, or go on with these answers to what it asked."""
         answers = None
         if resume:
             answers = RunAgentInput(thread_id=self.session_id, run_id=self.run_id, messages=[], resume=resume)
@@ -269,7 +270,9 @@ class Recorder:
         self._sealed = self._barred = True
 
     def pause(self, event: RunFinishedEvent) -> None:
-        """The run waits for a person: RUN_FINISHED with the interrupt outcome, and not the last of its events."""
+        """Record that the run waits for a person: RUN_FINISHED with the interrupt outcome, and not the last of its
+        events.
+        """
         self.put(event)
         self._paused = self._barred = True
 
@@ -281,8 +284,9 @@ class Recorder:
         self._write_all(self._order.close_all())
 
     def leave_state(self, state: dict[str, Any]) -> None:
-        """The session's state as the run leaves it: clients that keep the state send theirs back with the next message.
-        One over the limit of an event is kept all the same, and not told."""
+        """Record the session's state as the run leaves it: clients that keep the state send theirs back with the next
+        message. One over the limit of an event is kept all the same, and not told.
+        """
         with contextlib.suppress(RunLimit):
             self._put(StateSnapshotEvent(snapshot=state))
 

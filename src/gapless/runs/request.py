@@ -174,7 +174,9 @@ def check_chars(content: Any, limits: Limits, run_id: str | None = None) -> None
 
 
 def _session_for(run_id: str, user_id: str) -> str:
-    """The session of a run that was given none: the same on every worker that is asked for the run at the same time."""
+    """Return the session of a run that was given none: the same on every worker that is asked for the run at the same
+    time.
+    """
     return _digest("session", user_id, run_id)
 
 

@@ -34,7 +34,9 @@ __all__ = ["Response", "Run"]
 
 
 class Response(msgspec.Struct, kw_only=True):
-    """A whole run, collected."""
+    """Holds a whole run, collected: what was said, the tokens of each model (`usage`), and whether it was
+    `cancelled`.
+    """
 
     text: str
     """The answer's text, reasoning left out."""
@@ -49,7 +51,11 @@ class Response(msgspec.Struct, kw_only=True):
 
 
 class Run:
-    """One run of a runner's store, local or not. Following it is independent of its execution."""
+    """Follows and controls one run of a runner's store, local or not. Following it is independent of its execution.
+
+    Made by `Runner.start` and `Runner.attach` from the run's `record`, with the `readers` and `commands` of the worker,
+    and the `execution` where that is here.
+    """
 
     def __init__(
         self, record: RunRecord, readers: Readers, commands: Commands, execution: Execution | None = None
@@ -68,7 +74,9 @@ class Run:
 
     @property
     def failure(self) -> BaseException | None:
-        """What the run's agent raised, if it executes or did in this process and this handle is of its start."""
+        """Returns what the run's agent raised, if it executes or did in this process and this handle is of its
+        start.
+        """
         return None if self._raised is None else self._raised.error
 
     async def cancel(self) -> None:
@@ -76,12 +84,15 @@ class Run:
         await self._commands.cancel(await self.record())
 
     async def answer(self, entries: list[ResumeEntry]) -> None:
-        """Answer the interrupts it waits for. Raises `InputInvalid` when it waits for none."""
+        """Answer the interrupts that it waits for, with one of `entries` each. Raises `InputInvalid` when it waits for
+        none.
+        """
         await self._commands.resolve(await self.record(), entries)
 
     async def send(self, request: LiveRequest | str) -> None:
-        """Say something to this live run; a string is a message. Raises `InputInvalid` when it is not live or has
-        ended, `LimitReached`."""
+        """Say something to this live run: `request`, or a message where that is a string. Raises `InputInvalid` when it
+        is not live or has ended, `LimitReached`.
+        """
         await self._commands.push(self.id, LiveRequest(content=request) if isinstance(request, str) else request)
 
     async def send_all(self, queue: LiveRequestQueue) -> None:
@@ -103,23 +114,26 @@ class Run:
         return await self.record()
 
     async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
-        """Its events after position `after`, to the terminal one; from the store and then live.
+        """Yield its events after position `after`, to the terminal one; from the store and then live.
 
-        Raises `CursorExpired`, `StoreUnavailable`."""
+        Raises `CursorExpired`, `StoreUnavailable`.
+        """
         async for _, event in self.entries(after):
             yield event
 
     async def entries(self, after: int = 0) -> AsyncGenerator[tuple[int, Event], None]:
-        """Like `events`, each with its position."""
+        """Yield what `events` does after position `after`, each event with its position."""
         async with self._readers.reading(self.started, after) as follower:
             while (part := await follower.next()) is not None:
                 for seq, event in enumerate(part.events, part.first_seq):
                     yield seq, decode_event(event)
 
     async def text(self, *, min_chars: int = 1, max_delay_ms: float | None = None) -> AsyncGenerator[str, None]:
-        """The answer's text as it comes, at least `min_chars` characters at a time, held back at most `max_delay_ms`.
+        """Yield the answer's text as it comes, at least `min_chars` characters at a time, held back at most
+        `max_delay_ms`.
 
-        Raises the run's `RunFailed` after the text that there was."""
+        Raises the run's `RunFailed` after the text that there was.
+        """
         buffer: list[str] = []
         said: list[str] = []
         size, due = 0, 0.0
@@ -146,11 +160,12 @@ class Run:
         self._raise_for(terminal, "".join(said))
 
     async def stream_to(self, *sinks: object) -> list[SinkFailure]:
-        """Copy the run's text to every sink as it comes: a path (appended to), an open file, a sync or async callable
-        that takes text, an object with `send_text` such as a WebSocket, `gapless.sinks.console`.
+        """Copy the run's text to each of `sinks` as it comes: a path (appended to), an open file, a sync or async
+        callable that takes text, an object with `send_text` such as a WebSocket, `gapless.sinks.console`.
 
         A sink that fails is reported, in the log and in what is returned, and the others go on. Raises the run's
-        `RunFailed` once the sinks have the text that there was; `UsageError` for what can be no sink."""
+        `RunFailed` once the sinks have the text that there was; `UsageError` for what can be no sink.
+        """
         for sink in sinks:
             check(sink)
         copies = (copy(self._pieces(), sink, self.id) for sink in sinks)
@@ -163,7 +178,7 @@ class Run:
         return [outcome for outcome in outcomes if isinstance(outcome, SinkFailure)]
 
     async def _pieces(self) -> AsyncGenerator[str, None]:
-        """The text, joined as far as it is there when it is asked for."""
+        """Yield the text, joined as far as it is there when it is asked for."""
         async with self._readers.reading(self.started) as follower:
             while (part := await follower.next()) is not None:
                 events = map(decode_event, part.events)
@@ -172,7 +187,7 @@ class Run:
                     yield piece
 
     async def collect(self) -> Response:
-        """The whole run. Raises its `RunFailed`, which carries the text so far, when it failed."""
+        """Collect the whole run. Raises its `RunFailed`, which carries the text so far, when it failed."""
         fold, chunks = Fold(), []
         terminal: Event | None = None
         async for event in self.events():
@@ -209,7 +224,7 @@ class Run:
 async def _until(
     events: AsyncGenerator[Event, None], due: Callable[[], float | None]
 ) -> AsyncGenerator[Event | None, None]:
-    """The events, and None each time that `due`, on the monotonic clock, has come before the next of them."""
+    """Yield the events, and None each time that `due`, on the monotonic clock, has come before the next of them."""
     upcoming: asyncio.Task[Event] | None = None
     try:
         while True:

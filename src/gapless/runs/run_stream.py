@@ -17,7 +17,10 @@ _OutputT = TypeVar("_OutputT")
 
 
 class RunStream(Generic[_OutputT]):
-    """One run as text or typed output that grows; see `Runner.run_stream`."""
+    """Shows one run as text or typed output that grows; see `Runner.run_stream`.
+
+    `start` starts the run, when the block is entered; `output_type` is what its output is validated as.
+    """
 
     def __init__(self, start: Callable[[], Awaitable[Run]], output_type: type[_OutputT]) -> None:
         self._start = start
@@ -37,20 +40,24 @@ class RunStream(Generic[_OutputT]):
 
     @property
     def run(self) -> Run:
+        """Returns the run, within the block."""
         if self._run is None:
             raise RuntimeError("use `async with runner.run_stream(…) as stream`")
         return self._run
 
     async def stream_text(self, *, delta: bool = False) -> AsyncGenerator[str, None]:
-        """The text so far each time it grows, or only what is new with `delta=True`. Raises the run's `RunFailed`."""
+        """Yield the text so far each time it grows, or only what is new with `delta=True`. Raises the run's
+        `RunFailed`.
+        """
         text = ""
         async for piece in self.run.text():
             text += piece
             yield piece if delta else text
 
     async def stream_output(self) -> AsyncGenerator[_OutputT, None]:
-        """The output each time that more of it is valid, the final one last. The longer it is, the more it grows from
-        one to the next. Raises the run's `RunFailed`, or `OutputInvalid`."""
+        """Yield the output each time that more of it is valid, the final one last. The longer it is, the more it grows
+        from one to the next. Raises the run's `RunFailed`, or `OutputInvalid`.
+        """
         growing = GrowingOutput(self._type)
         async for event in self.run.events():
             if growing.add(event):
@@ -60,7 +67,7 @@ class RunStream(Generic[_OutputT]):
             yield output
 
     async def get_output(self) -> _OutputT:
-        """The final output, waiting for it. Raises the run's `RunFailed`, or `OutputInvalid`."""
+        """Wait for the final output and return it. Raises the run's `RunFailed`, or `OutputInvalid`."""
         response = await self.run.collect()
         if response.cancelled:
             raise error_for_code("run_cancelled", "the run was cancelled before its output", run_id=self.run.id)

@@ -96,16 +96,18 @@ class Runner(Asking):
 
     @property
     def worker_id(self) -> str:
-        """The id under which this worker has its lease; another one after the lease was lost. Empty until `open`."""
+        """Returns the id under which this worker has its lease; another one after the lease was lost. Empty until
+        `open`.
+        """
         return self.journals.worker_id
 
     @property
     def failing(self) -> bool:
-        """The store takes nothing at the moment."""
+        """True while the store takes nothing."""
         return self.journals.failing
 
     def call_soon(self, callback: Callable[[], object]) -> None:
-        """Call this on the runner's event loop, from any thread."""
+        """Call `callback` on the runner's event loop, from any thread."""
         self.journals.loop.call_soon_threadsafe(callback)
 
     # -- life -------------------------------------------------------------------------------------------------------
@@ -125,7 +127,8 @@ class Runner(Asking):
 
     async def load(self) -> None:
         """Let the agents make ready what would hold all runs up when the first of them needs it. One that cannot fails
-        its runs, and says why in the log."""
+        its runs, and says why in the log.
+        """
         for name, agent in self.agents.items():
             try:
                 await agent.load()
@@ -252,16 +255,16 @@ class Runner(Asking):
     # -- runs -------------------------------------------------------------------------------------------------------
 
     async def attach(self, run_id: str) -> Run:
-        """Return a handle on any run of the store, wherever it executes. Raises `RunNotFound`, `StoreUnavailable`."""
+        """Return a handle on the run `run_id`, wherever it executes. Raises `RunNotFound`, `StoreUnavailable`."""
         return self._run(await self.get_run(run_id))
 
     async def get_run(self, run_id: str) -> RunRecord:
-        """Return the run's record. Raises `RunNotFound`, `StoreUnavailable`."""
+        """Return the record of the run `run_id`. Raises `RunNotFound`, `StoreUnavailable`."""
         await self.open()
         return await self.readers.record(run_id)
 
     async def find_run(self, run_id: str) -> RunRecord | None:
-        """Return the run's record, or None where there is no such run. Raises `StoreUnavailable`."""
+        """Return the record of the run `run_id`, or None where there is no such run. Raises `StoreUnavailable`."""
         await self.open()
         return await self.readers.find(run_id)
 
@@ -273,19 +276,24 @@ class Runner(Asking):
         status: RunStatus | None = None,
         limit: int = 100,
     ) -> list[RunRecord]:
-        """List runs of the store, newest first. Raises `StoreUnavailable`."""
+        """List at most `limit` runs of the store, newest first: those of `user_id`, of `session_id`, of this `status`,
+        or all. Raises `StoreUnavailable`.
+        """
         await self.open()
         return await self.store.list_runs(user_id=user_id, session_id=session_id, status=status, limit=limit)
 
     async def current_run(self, session_id: str) -> RunRecord | None:
-        """Return the session's run that executes or waits for an answer, or else the one that is next; where none is
-        active, the newest; None where there is none. Raises `StoreUnavailable`."""
+        """Return the run of session `session_id` that executes or waits for an answer, or else the one that is next;
+        where none is active, the newest; None where there is none. Raises `StoreUnavailable`.
+        """
         await self.open()
         return await self._sessions.current_run(session_id)
 
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
-        """Find each session's run that executes or waits for an answer, or else the one that is next, in one question
-        to the store. A session where nothing is active is not in the answer. Raises `StoreUnavailable`."""
+        """Find, for each of the sessions `session_ids`, the run that executes or waits for an answer, or else the one
+        that is next, in one question to the store. A session where nothing is active is not in the answer. Raises
+        `StoreUnavailable`.
+        """
         await self.open()
         return await self._sessions.active_runs(session_ids)
 
@@ -297,18 +305,20 @@ class Runner(Asking):
         return record
 
     async def answer(self, run: str | RunRecord, entries: list[ResumeEntry]) -> None:
-        """Answer the interrupts of a waiting run, wherever it executes. All that it waits for have to be answered.
-        `run` is its id, or its record where that has just been read.
+        """Answer the interrupts of a waiting run, wherever it executes: all that it waits for, with one of `entries`
+        each. `run` is its id, or its record where that has just been read.
 
-        Raises `RunNotFound`, `InputInvalid`, `InputTooLarge`, `StoreUnavailable`."""
+        Raises `RunNotFound`, `InputInvalid`, `InputTooLarge`, `StoreUnavailable`.
+        """
         await self.worker.commands.resolve(await self._record(run), entries)
 
     async def send(self, run_id: str, request: LiveRequest, *, wait: bool = False) -> None:
-        """Say something to a live run, wherever it executes. With `wait`, where its agent is too far behind, once it is
-        not (which is known of a run that executes here).
+        """Say something, `request`, to the live run `run_id`, wherever it executes. With `wait`, where its agent is too
+        far behind, once it is not (which is known of a run that executes here).
 
         Raises `RunNotFound`, `InputInvalid` (it is not live, has ended, or nothing more was to be said),
-        `InputTooLarge`, `LimitReached`, `StoreUnavailable`."""
+        `InputTooLarge`, `LimitReached`, `StoreUnavailable`.
+        """
         await self.open()
         await self.worker.commands.push(run_id, request, wait=wait)
 
@@ -327,46 +337,58 @@ class Runner(Asking):
         agent: str | None = None,
     ) -> SessionRecord:
         """Create a session, or return the one that has the id already. Raises `InputInvalid` for what is no id,
-        `SessionNotFound` when it is another user's, `StoreUnavailable`."""
+        `SessionNotFound` when it is another user's, `StoreUnavailable`.
+
+        Args:
+            session_id: Its id; None for a new one.
+            user_id: Whose it is.
+            state: What its agents find as its state.
+            agent: Name of the agent that it is with; by default that of `app_name`.
+        """
         await self.open()
         return await self._sessions.create(session_id, user_id=user_id, state=state, agent=agent or self.app_name)
 
     async def get_session(self, session_id: str) -> SessionRecord:
-        """Return the session's record. Raises `SessionNotFound`, `StoreUnavailable`."""
+        """Return the record of the session `session_id`. Raises `SessionNotFound`, `StoreUnavailable`."""
         await self.open()
         return await self._sessions.get(session_id)
 
     async def find_session(self, session_id: str) -> SessionRecord | None:
-        """Return the session's record, or None where there is no such session. Raises `StoreUnavailable`."""
+        """Return the record of the session `session_id`, or None where there is none. Raises `StoreUnavailable`."""
         await self.open()
         return await self._sessions.find(session_id)
 
     async def turns(self, session_id: str) -> list[Turn]:
-        """Return what each ended run of the session has added to it, oldest first; empty where there is no such
-        session. Raises `StoreUnavailable`."""
+        """Return what each ended run of the session `session_id` has added to it, oldest first; empty where there is no
+        such session. Raises `StoreUnavailable`.
+        """
         await self.open()
         return await self._sessions.turns(session_id)
 
     async def update_state(self, session_id: str, changes: dict[str, Any]) -> SessionRecord:
-        """Set these keys of the session's state. Raises `SessionNotFound`, `SessionBusy` while it has an active run,
-        `StoreUnavailable`."""
+        """Set the keys `changes` of the state of session `session_id`. Raises `SessionNotFound`, `SessionBusy` while it
+        has an active run, `StoreUnavailable`.
+        """
         await self.open()
         return await self._sessions.update_state(session_id, changes)
 
     async def list_sessions(self, *, user_id: str | None = None, limit: int = 100) -> list[SessionRecord]:
-        """List sessions, latest used first. Raises `StoreUnavailable`."""
+        """List at most `limit` sessions, of `user_id` or of all, latest used first. Raises `StoreUnavailable`."""
         await self.open()
         return await self._sessions.latest(user_id=user_id, limit=limit)
 
     async def delete_session(self, session_id: str) -> None:
-        """Drop the session with its runs. Raises `SessionNotFound`, `SessionBusy`, `StoreUnavailable`."""
+        """Delete the session `session_id` with its runs. Raises `SessionNotFound`, `SessionBusy`,
+        `StoreUnavailable`.
+        """
         await self.open()
         await self._sessions.delete(session_id)
 
     async def messages(self, session_id: str, *, before: str | None = None) -> list[Message]:
-        """Return the messages of the session's ended runs, oldest first. With `before`, those that the message of this
-        id is asked after: not what it, or another that was asked again, has replaced. Raises `SessionNotFound`,
-        `StoreUnavailable`."""
+        """Return the messages of the ended runs of session `session_id`, oldest first. With `before`, those that the
+        message of this id is asked after: not what it, or another that was asked again, has replaced. Raises
+        `SessionNotFound`, `StoreUnavailable`.
+        """
         await self.open()
         return await self._sessions.messages(session_id, before=before)
 

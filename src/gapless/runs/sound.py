@@ -1,4 +1,4 @@
-"""What may stand in a journal: an event that can be read again, as it will be read."""
+"""Return what may stand in a journal: an event that can be read again, as it will be read."""
 
 from __future__ import annotations
 

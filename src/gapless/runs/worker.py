@@ -131,7 +131,7 @@ class Worker:
                 raise LimitReached(f"you have runs_active_per_user_max={per_user} runs active", retry_after_s=1)
 
     async def _busy(self, error: SessionBusy) -> SessionBusy:
-        """The same, saying more of a run that would go on for as long as nobody answers it."""
+        """Return the same error, saying more of a run that would go on for as long as nobody answers it."""
         with contextlib.suppress(GaplessError):
             if error.run_id is not None and (await self.readers.record(error.run_id)).status is RunStatus.WAITING:
                 what = f"{error.message}, which waits for a person's answer; answer or cancel it first"
@@ -233,7 +233,7 @@ class Worker:
         log.warning("run %s: closed, its worker was lost", record.id)
 
     async def _record_so_far(self, record: RunRecord, journal: Journal) -> Recorder:
-        """A recorder that has seen what others recorded."""
+        """Return a recorder that has seen what others recorded."""
         recorder = Recorder(journal, record.id, record.session_id, self._limits)
         store, after = self.journals.store, 0
         while after < record.last_seq:

@@ -63,14 +63,18 @@ def create_app(
     drain_s: float = DRAIN_S,
     adk_web: bool = False,
 ) -> FastAPI:
-    """The whole HTTP surface over `runner`, as an app of its own or to be mounted in another:
+    """Make the whole HTTP surface over `runner`, as an app of its own or to be mounted in another:
     `app.mount("/agents", create_app(runner))`.
 
-    `authenticate` takes a request and returns its user's id (or None); without it the keys of `GAPLESS_API_KEYS` are
-    used, and without those everyone is one anonymous user. `authorize` decides on every use of a run or session; by
-    default they are their user's. `cors_origins`: web origins that may call from a browser. `allowed_hosts`: names
-    that the server may be called by; None for any. `drain_s`: what runs get to finish at shutdown. `adk_web`: also
-    ADK's own web page, at `/dev-ui/`; raises `ExtraMissing` without the `adk` extra.
+    Args:
+        runner: What runs the agents; the app opens it, and drains and closes it at shutdown.
+        authenticate: Takes a request and returns its user's id (or None); without it the keys of `GAPLESS_API_KEYS` are
+            used, and without those everyone is one anonymous user.
+        authorize: Decides on every use of a run or session; by default they are their user's.
+        cors_origins: Web origins that may call from a browser.
+        allowed_hosts: Names that the server may be called by; None for any.
+        drain_s: Seconds that runs get to finish at shutdown.
+        adk_web: Serve ADK's own web page too, at `/dev-ui/`; raises `ExtraMissing` without the `adk` extra.
     """
     access = Access(authenticate, authorize)
     streams = Streams()
