@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 import redis as client
 
-from journals.conformance import Cluster, Worker
+from journals.conformance import WAIT_S, Cluster, Worker
 from journals.redis_place import ServerPlace
 from support.valkey import Valkey
 
@@ -16,6 +17,18 @@ from support.valkey import Valkey
 @pytest.fixture(scope="module")
 def server() -> Iterator[Valkey]:
     with Valkey() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cluster_server() -> Iterator[Valkey]:
+    """One node that has all hash slots of a cluster, and refuses what would not work on several."""
+    with Valkey(config={"cluster-enabled": "yes"}) as server:
+        with client.Redis(port=server.port) as connection:
+            connection.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            deadline = time.monotonic() + WAIT_S
+            while b"cluster_state:ok" not in connection.execute_command("CLUSTER", "INFO"):
+                assert time.monotonic() < deadline, "the node does not take its slots"
         yield server
 
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis as client
 
 from gapless import Runner
 from gapless.errors import RunNotFound, StoreCorrupt
@@ -31,18 +28,6 @@ from journals.conformance import (
 )
 from journals.redis_place import ServerPlace, never
 from support.valkey import Valkey
-
-
-@pytest.fixture(scope="module")
-def cluster_server() -> Iterator[Valkey]:
-    """One node that has all hash slots of a cluster, and refuses what would not work on several."""
-    with Valkey(config={"cluster-enabled": "yes"}) as server:
-        with client.Redis(port=server.port) as connection:
-            connection.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-            deadline = time.monotonic() + WAIT_S
-            while b"cluster_state:ok" not in connection.execute_command("CLUSTER", "INFO"):
-                assert time.monotonic() < deadline, "the node does not take its slots"
-        yield server
 
 
 class TestRedisStore(Conformance):

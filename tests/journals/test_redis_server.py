@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+import redis as client
 from redis.asyncio.client import PubSub
+from redis.exceptions import NoPermissionError
+from typer.testing import CliRunner
 
+from gapless.cli import app
 from gapless.errors import StoreUnavailable, UsageError
 from gapless.journals import open_store, redis_news
+from gapless.journals import redis as redis_store
 from gapless.journals.redis import RedisStore
 from journals.conformance import Heard, Worker
+from journals.redis_place import ServerPlace
 from support.valkey import Valkey
 
 
@@ -80,3 +88,82 @@ async def test_a_server_without_memory_holds_back(a: Worker, server_side: Any) -
         server_side.config_set("maxmemory", 0)
     events += await a.append("r", 2, "2")
     assert await a.read_all("r") == events
+
+
+@pytest.mark.parametrize("server_fixture", ["server", "cluster_server"])
+async def test_what_the_settings_of_a_server_may_lose_is_said_once(
+    request: pytest.FixtureRequest, server_fixture: str, monkeypatch: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(redis_store, "_advised", set())
+    place = ServerPlace(request.getfixturevalue(server_fixture))
+    with client.Redis.from_url(place.url) as server_side:
+        server_side.config_set("maxmemory-policy", "allkeys-lru")
+        for worker_id in "ab":
+            store = open_store(place.url)
+            await store.open(worker_id, Heard(store))
+            advice = await store.advice()
+            await store.close()
+        server_side.config_set("maxmemory-policy", "noeviction")
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert said == [f"store {place.url}: {risk} {fix}" for risk, fix in advice]
+    assert "appendonly no" in said[0]
+    assert "loses every run and session" in said[0]
+    assert "Set appendonly yes" in said[0]
+    assert "maxmemory-policy allkeys-lru" in said[1]
+    assert "Set maxmemory-policy noeviction" in said[1]
+
+
+async def test_a_server_that_keeps_all_or_does_not_say_is_not_advised(
+    tmp_path: Path, place: ServerPlace, monkeypatch: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Valkey(data_dir=tmp_path, config={"appendonly": "yes"}) as keeps:
+        store = open_store(f"redis://127.0.0.1:{keeps.port}/0")
+        await store.open("a", Heard(store))
+        assert await store.advice() == []
+        await store.close()
+    assert not caplog.records
+    store = open_store(place.url)
+    assert isinstance(store, RedisStore)
+    await store.open("a", Heard(store))
+    execute = store._server._client.execute_command
+
+    async def refuse(*arguments: Any, **options: Any) -> Any:
+        if arguments[0] == "INFO":
+            raise NoPermissionError("this user has no permissions to run the 'info' command")
+        return await execute(*arguments, **options)
+
+    monkeypatch.setattr(store._server._client, "execute_command", refuse)
+    assert await store.advice() == []
+    await store.close()
+
+
+SECRET = "s3cr:et/@?x"
+
+
+def test_no_command_shows_the_password_of_a_server(place: ServerPlace, server_side: Any) -> None:
+    server_side.config_set("requirepass", SECRET)
+    port = server_side.connection_pool.connection_kwargs["port"]
+    try:
+        for url in (
+            f"redis://:{quote(SECRET, safe='')}@127.0.0.1:{port}/0",
+            f"redis://127.0.0.1:{port}/0?password={quote(SECRET, safe='@')}",
+        ):
+            good = CliRunner().invoke(app, ["doctor", "--store", url], env={"COLUMNS": "400"})
+            assert "is writable" in good.output
+            assert "! its server writes no log (appendonly no)" in good.output
+            assert "→ Set appendonly yes" in good.output
+            closed = CliRunner().invoke(app, ["doctor", "--store", url.replace(str(port), "1")], env={"COLUMNS": "400"})
+            assert "is a Redis or Valkey running there?" in closed.output
+            wrong = CliRunner().invoke(app, ["runs", "--store", url.replace("s3cr", "s3cr0")], env={"COLUMNS": "400"})
+            assert wrong.exit_code != 0
+            broken = CliRunner().invoke(app, ["serve", "--store", f"redis://:{SECRET}@127.0.0.1:{port}/0"])
+            odd = CliRunner().invoke(app, ["doctor", "--store", f"{url}{'&' if '?' in url else '?'}max_idle=1"])
+            for shown in (good.output, closed.output, wrong.output, broken.output, odd.output, repr(open_store(url))):
+                assert "s3cr" not in shown
+                assert "et/" not in shown
+                assert "et%2F" not in shown
+                assert "?x" not in shown
+            assert "is none of redis-py's" in odd.output
+    finally:
+        with client.Redis(port=port, password=SECRET) as connection:
+            connection.config_set("requirepass", "")

@@ -155,9 +155,9 @@ def _store(report: _Report, url: str) -> None:
         path = open_store(url).path
         if path is not None and not path.exists() and path.parent.is_dir():  # leave nothing behind
             with tempfile.TemporaryDirectory(prefix=".gapless-doctor-", dir=path.parent) as folder:
-                check_store(f"{scheme}:///{quote(folder)}/probe")
+                advice = check_store(f"{scheme}:///{quote(folder)}/probe")
         else:
-            check_store(url)
+            advice = check_store(url)
     except GaplessError as error:
         report.say(Finding("bad", f"store {shown}: {error.message}"))
     except OSError as error:
@@ -165,6 +165,8 @@ def _store(report: _Report, url: str) -> None:
         report.say(Finding("bad", f"store {shown}: {error.strerror or error}", fix))
     else:
         report.say(Finding("ok", f"store {shown} is writable"))
+        for risk, fix in advice:
+            report.say(Finding("note", risk, fix))
 
 
 def _port(report: _Report, port: int) -> None:

@@ -18,6 +18,8 @@ from gapless.errors import GaplessError, UsageError
 if TYPE_CHECKING:
     import uvicorn
 
+    from gapless.journals.contract import Advice
+
 __all__ = [
     "bind",
     "check_store",
@@ -117,18 +119,19 @@ def server_config(app: Any, *, workers: int = 1, factory: bool = False, access_l
     )
 
 
-def check_store(url: str) -> None:
-    """Open and close the store once, so that a bad one is one clear line and not a server that fails to start.
+def check_store(url: str) -> list[Advice]:
+    """Open and close the store once, so that a bad one is one clear line and not a server that fails to start; returns
+    what about its set-up may lose data.
 
     Raises `UsageError`, `StoreUnavailable`, `StoreCorrupt`, `ExtraMissing`.
     """
     from gapless.runs.runner import Runner
 
-    async def check() -> None:
-        async with Runner(store=url):
-            pass
+    async def check() -> list[Advice]:
+        async with Runner(store=url) as runner:
+            return await runner.store.advice()
 
-    asyncio.run(check())
+    return asyncio.run(check())
 
 
 def exit_at_signals() -> None:

@@ -11,7 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import msgspec
 
@@ -20,6 +20,7 @@ from gapless.records import RunEnd, RunRecord, RunStatus, SessionRecord, Turn
 __all__ = [
     "READ_BYTES_MAX",
     "WANTED_MAX",
+    "Advice",
     "Append",
     "Checkpoint",
     "Listener",
@@ -33,6 +34,15 @@ READ_BYTES_MAX = 1024 * 1024
 """One `Store.read` stops at the event that takes it past this."""
 WANTED_MAX = 100
 """Runs in one answer of `Store.wanted`."""
+
+
+class Advice(NamedTuple):
+    """Something about a store's set-up that may lose what it keeps."""
+
+    risk: str
+    """What is set how, and what that may lose."""
+    fix: str
+    """What to change."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True, gc=False):
@@ -138,6 +148,11 @@ class Store(ABC):
 
         Call it several times a lease. Commands that the old owner did not take come to the listener afterwards.
         """
+
+    async def advice(self) -> list[Advice]:
+        """Say what about the set-up of what this store is kept in may lose what was accepted. Nothing is said of what
+        cannot be found out."""
+        return []
 
     # -- runs -------------------------------------------------------------------------------------------------------
 
@@ -296,4 +311,4 @@ _PASSWORD_ASKED = re.compile(r"(?<=[?&])([^=&#]*(?:pass|secret|token)[^=&#]*)=[^
 
 def shown_url(url: str) -> str:
     """Give a store's `url` as it may be printed: without the password in it, whatever characters that has."""
-    return _PASSWORD_ASKED.sub(r"\1=***", _PASSWORD.sub(r"\1:***@", url))
+    return _PASSWORD.sub(r"\1:***@", _PASSWORD_ASKED.sub(r"\1=***", url))  # this first: it may have an @ in it

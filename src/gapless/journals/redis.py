@@ -21,7 +21,7 @@ import msgspec
 
 from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreUnavailable
 from gapless.journals import redis_scripts as scripts
-from gapless.journals.contract import READ_BYTES_MAX, Append, Listener, Store
+from gapless.journals.contract import READ_BYTES_MAX, Advice, Append, Listener, Store
 from gapless.journals.lease import LeaseWatch
 from gapless.journals.redis_claims import RunCreation
 from gapless.journals.redis_keys import (
@@ -52,7 +52,11 @@ RECHECK_S = 5.0
 """Seconds after a run's end, or after a watch began, at which we check that the server still has it: a failover may
 have lost it."""
 
+KEEPS_ALL = "noeviction"
+
 log = logging.getLogger("gapless.redis")
+_advised: set[str] = set()
+"""Stores about whose server this process has said what it thinks."""
 
 
 class RedisStore(Store):
@@ -86,6 +90,32 @@ class RedisStore(Store):
             if first:
                 await self._disconnect()
             raise
+        if first and self._server.name not in _advised:
+            _advised.add(self._server.name)
+            for risk, fix in await self.advice():
+                log.warning("store %s: %s %s", self._server.name, risk, fix)
+
+    async def advice(self) -> list[Advice]:
+        servers = await self._server.settings()
+        advice = []
+        if any(server.get("aof_enabled") == 0 for server in servers):
+            advice.append(
+                Advice(
+                    "its server writes no log (appendonly no): a crash or a restart of it loses every run and session, "
+                    "or all since its last snapshot.",
+                    "Set appendonly yes; with appendfsync always nothing that was accepted is lost.",
+                )
+            )
+        policies = {server.get("maxmemory_policy", KEEPS_ALL) for server in servers} - {KEEPS_ALL}
+        advice += [
+            Advice(
+                f"its server may drop keys when its memory is full (maxmemory-policy {policy}): runs and sessions "
+                "disappear without an error.",
+                f"Set maxmemory-policy {KEEPS_ALL}.",
+            )
+            for policy in sorted(policies)
+        ]
+        return advice
 
     async def _disconnect(self) -> None:
         await self._news.stop()

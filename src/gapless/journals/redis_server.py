@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisClusterException, RedisError, ResponseError
 
 from gapless.errors import GaplessError, StoreCorrupt, StoreUnavailable, UsageError
+from gapless.journals.contract import shown_url
 from gapless.journals.redis_scripts import Script
 
 __all__ = ["ANSWER_TIMEOUT_S", "CONNECT_TIMEOUT_S", "FAILURES", "RedisServer"]
@@ -24,6 +26,8 @@ FAILURES = (RedisError, RedisClusterException, OSError, AttributeError)
 closed under another task's command, as it does with all of them when it has lost the cluster's layout."""
 _NOBODY = (redis.ConnectionError, redis.TimeoutError, OSError)
 """Raised when nothing listens there. Exact types only: subclasses carry a server's answer."""
+_SETTINGS = ("persistence", "memory")
+"""Sections of INFO, which is allowed where CONFIG GET is not."""
 _SCHEMES = {"valkey": "redis", "valkeys": "rediss"}
 
 
@@ -32,9 +36,10 @@ class RedisServer:
 
     def __init__(self, url: str) -> None:
         scheme, _, rest = url.partition("://")
-        address = rest.rpartition("@")[2].partition("?")[0]  # whatever characters a password has
+        shown = shown_url(url).partition("://")[2]
+        address = shown if shown.startswith("/") else shown.rpartition("@")[2]
         self._url = f"{_SCHEMES.get(scheme, scheme)}://{rest}"
-        self.name = f"{scheme}://{address}"
+        self.name = f"{scheme}://{address.partition('?')[0]}"
         """The URL without the password that it may carry, for messages."""
         self.is_cluster = False
         self._client: Any = None
@@ -63,19 +68,37 @@ class RedisServer:
             reason = "its URL cannot be read; write %XX for special characters" if "@" in self._url else error
             raise UsageError(f"store {self.name}: {reason}") from None
         try:
-            server = await self.command("INFO", "server")
-            if int(server["redis_version"].split(".")[0]) < VERSION_MIN:
-                version = server["redis_version"]
-                raise StoreUnavailable(f"store {self.name}: Redis {version}; {VERSION_MIN} or Valkey is needed")
-            self.is_cluster = bool((await self.command("INFO", "cluster")).get("cluster_enabled"))
-            if self.is_cluster:
-                self._client = redis.RedisCluster.from_url(self._url, **options)
-                await self.command("PING")  # which nodes there are
+            await self._examine(options)
         except BaseException as error:
             await self.disconnect()
             if isinstance(error, StoreUnavailable) and type(error.__cause__) in _NOBODY:
                 raise StoreUnavailable(f"{error.message.rstrip('.')}; is a Redis or Valkey running there?") from error
+            if isinstance(error, TypeError):
+                raise UsageError(f"store {self.name}: a parameter in its URL is none of redis-py's") from None
             raise
+
+    async def _examine(self, options: dict[str, Any]) -> None:
+        """Find out which version there is, and whether it is a cluster. Raises `StoreUnavailable`."""
+        server = await self.command("INFO", "server")
+        if int(server["redis_version"].split(".")[0]) < VERSION_MIN:
+            version = server["redis_version"]
+            raise StoreUnavailable(f"store {self.name}: Redis {version}; {VERSION_MIN} or Valkey is needed")
+        self.is_cluster = bool((await self.command("INFO", "cluster")).get("cluster_enabled"))
+        if self.is_cluster:
+            self._client = redis.RedisCluster.from_url(self._url, **options)
+            await self.command("PING")  # which nodes there are
+
+    async def settings(self) -> list[dict[str, Any]]:
+        """What each server says of its persistence and memory; nothing of one that does not let itself be asked."""
+        if self._client is None:
+            raise self._closed()
+        found = []
+        nodes = [{"target_nodes": node} for node in self._client.get_primaries()] if self.is_cluster else [{}]
+        for node in nodes:
+            with contextlib.suppress(*FAILURES):  # INFO may be refused
+                sections = [await self._client.execute_command("INFO", name, **node) for name in _SETTINGS]
+                found.append({name: value for section in sections for name, value in section.items()})
+        return found
 
     async def disconnect(self) -> None:
         """Close all connections. Idempotent."""
