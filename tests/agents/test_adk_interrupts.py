@@ -1,0 +1,127 @@
+"""ADK's calls that wait for an answer from outside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google.adk.tools import FunctionTool, LongRunningFunctionTool
+
+from gapless import Runner
+from gapless.events import (
+    ResumeEntry,
+    RunFinishedEvent,
+    RunFinishedSuccessOutcome,
+    Tool,
+    ToolCallStartEvent,
+    ToolMessage,
+    UserMessage,
+)
+from gapless.records import RunStatus
+from gapless.runs.run import Run
+from support.adk import Call, contents
+from support.adk_runs import agent_of, all_of, calls, custom, results, text_of
+
+
+async def waiting(run: Run) -> Any:
+    """The interrupts that the run waits with."""
+    async for event in run.events():
+        if isinstance(event, RunFinishedEvent):
+            return event.outcome.interrupts  # type: ignore[union-attr]  # the interrupt outcome
+    raise AssertionError("it did not wait")
+
+
+@pytest.mark.parametrize(
+    ("payload", "status", "done"),
+    [
+        ({"approved": True}, "resolved", True),
+        (True, "resolved", True),
+        ({"response": '{"confirmed": true}'}, "resolved", True),
+        ({"response": "yes, why not"}, "resolved", False),
+        (None, "resolved", False),
+        (False, "resolved", False),
+        (None, "cancelled", False),
+    ],
+)
+async def test_a_confirmation_is_asked_for_and_answered(payload: Any, status: Any, done: bool):
+    fired = []
+
+    def fire(what: str) -> str:
+        """Fires."""
+        fired.append(what)
+        return f"{what} is gone"
+
+    agent = agent_of(
+        ["Sure? ", Call("fire", {"what": "job"})],
+        ["As you wish."],
+        tools=[FunctionTool(fire, require_confirmation=True)],
+    )
+    async with Runner(agent) as runner:
+        run = await runner.start("fire it", session_id="s")
+        (interrupt,) = await waiting(run)
+        assert interrupt.reason == "tool_call"
+        assert fired == []
+        await run.answer([ResumeEntry(interrupt_id=interrupt.id, status=status, payload=payload)])
+        events = await all_of(run)
+        assert text_of(events) == "Sure? As you wish."
+        assert calls(events) == [("fire", {"what": "job"})]
+        assert interrupt.tool_call_id == next(e.tool_call_id for e in events if isinstance(e, ToolCallStartEvent))
+        assert len(results(events)) == 1
+        assert fired == (["job"] if done else [])
+        await (await runner.start("thanks", session_id="s")).collect()
+
+
+async def test_a_long_running_tool_waits_for_its_result():
+    def ship(item: str) -> dict[str, str]:
+        """Ships."""
+        return {"status": "pending", "ticket": "T1"}
+
+    agent = agent_of([Call("ship", {"item": "book"})], ["It was shipped."], tools=[LongRunningFunctionTool(ship)])
+    model = agent.model
+    async with Runner(agent) as runner:
+        run = await runner.start("ship it")
+        (interrupt,) = await waiting(run)
+        assert interrupt.metadata["adk"]["response"] == {"status": "pending", "ticket": "T1"}
+        assert (await run.record()).status is RunStatus.WAITING
+        await run.answer([ResumeEntry(interrupt_id=interrupt.id, status="resolved", payload={"status": "delivered"})])
+        events = await all_of(run)
+    assert results(events) == [{"status": "delivered"}]
+    assert text_of(events).endswith("It was shipped.")
+    assert "delivered" in str(contents(model.requests[-1]))
+
+
+async def test_a_run_cancelled_while_it_waits_leaves_a_session_that_works():
+    def ship() -> None:
+        """Ships."""
+
+    agent = agent_of([Call("ship")], ["Fine."], tools=[LongRunningFunctionTool(ship)])
+    async with Runner(agent) as runner:
+        run = await runner.start("ship it", session_id="s")
+        await waiting(run)
+        await run.cancel()
+        await run.wait()
+        assert (await (await runner.start("and now?", session_id="s")).collect()).text == "Fine."
+
+
+async def test_tools_of_the_client_end_the_run_with_their_calls_and_come_back_with_results():
+    agent = agent_of(["Where? ", Call("locate", {"exact": True}, id="c1")], ["You are in Bern."])
+    tool = Tool(name="locate", description="Where the user is", parameters={"type": "object"})
+    async with Runner(agent) as runner:
+        run = await runner.start("where am I?", session_id="s", tools=[tool])
+        events = await all_of(run)
+        finished = events[-1]
+        assert isinstance(finished, RunFinishedEvent)
+        assert finished.outcome == RunFinishedSuccessOutcome(pending_tool_call_ids=["c1"])
+        assert custom(events, "gapless.finish") == [{"reason": "tool_calls"}]
+        (declared,) = agent.model.configs[0].tools[0].function_declarations
+        assert (declared.name, declared.parameters_json_schema) == ("locate", {"type": "object"})
+        messages = [*await runner.messages("s"), ToolMessage(id="t", tool_call_id="c1", content="Bern")]
+        back = UserMessage(id="", content="")
+        answer = await (await runner.start(back, session_id="s", tools=[tool], messages=messages)).collect()
+    assert answer.text == "You are in Bern."
+    assert contents(agent.model.requests[-1]) == [
+        ("user", "where am I?"),
+        ("model", "Where? "),
+        ("model", "call locate"),
+        ("user", "result locate {'result': 'Bern'}"),
+    ]

@@ -1,0 +1,53 @@
+"""A session's history as model services take it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gapless.agents.openai_chat import chat_messages
+from gapless.events import (
+    AssistantMessage,
+    FunctionCall,
+    Message,
+    ReasoningMessage,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+
+
+def assistant(content: str | None, *calls: str, **metadata: Any) -> AssistantMessage:
+    tool_calls = [ToolCall(id=id, function=FunctionCall(name="f", arguments="")) for id in calls]
+    return AssistantMessage(id="a", content=content, tool_calls=tool_calls or None, metadata=metadata or None)
+
+
+def result(id: str) -> ToolMessage:
+    return ToolMessage(id=f"r-{id}", tool_call_id=id, content=f"result of {id}")
+
+
+def test_history_is_sent_complete_and_in_the_order_that_services_take() -> None:
+    history: list[Message] = [
+        SystemMessage(id="s", content="Be brief."),
+        UserMessage(id="u", content="Hi"),
+        ReasoningMessage(id="t", content="hm"),
+        assistant("Looking.", "answered", "dangling"),
+        assistant("Meanwhile."),
+        result("answered"),
+        result("orphan"),
+        assistant("Done."),
+        assistant(None, "dangling too"),
+        UserMessage(id="u2", content=""),
+        UserMessage(id="u3", content="Go on"),
+        assistant("Half an", interrupted=True),
+    ]
+    shown = [(m["role"], m["content"], [c["id"] for c in m.get("tool_calls", ())]) for m in chat_messages(history)]
+    assert shown == [
+        ("system", "Be brief.", []),
+        ("user", "Hi", []),
+        ("assistant", "Looking.", ["answered"]),
+        ("tool", "result of answered", []),
+        ("assistant", "Meanwhile.\nDone.", []),
+        ("user", "Go on", []),
+        ("assistant", "Half an\n[This answer was cut short here.]", []),
+    ]

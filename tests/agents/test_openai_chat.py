@@ -1,0 +1,354 @@
+"""Chat completions services by URL, scripted byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from gapless import RunConfig, Runner, StreamingMode
+from gapless.agents.openai_chat import chat_messages
+from gapless.errors import (
+    AgentInvalid,
+    GaplessError,
+    InputInvalid,
+    ModelFailed,
+    OutputInvalid,
+)
+from gapless.events import (
+    AssistantMessage,
+    AudioPart,
+    ContentPart,
+    CustomEvent,
+    DataSource,
+    DocumentPart,
+    ImagePart,
+    ReasoningMessage,
+    RunErrorEvent,
+    RunFinishedSuccessOutcome,
+    TextPart,
+    TokenUsage,
+    UrlSource,
+    UserMessage,
+)
+from gapless.runs.run import Run
+from support.endpoints import HELLO, WEATHER, ask, call, chunk
+from support.upstream import Reply, Request, sse, upstream
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "GAPLESS_ENDPOINT_KEY", "GAPLESS_MODEL_NAME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+USAGE = {
+    "choices": [],
+    "usage": {
+        "prompt_tokens": 5,
+        "completion_tokens": 7,
+        "total_tokens": 12,
+        "prompt_tokens_details": {"cached_tokens": 2},
+        "completion_tokens_details": {"reasoning_tokens": 3},
+    },
+}
+
+
+def finish_of(events: list[Any]) -> str:
+    return next(str(e.value["reason"]) for e in events if isinstance(e, CustomEvent) and e.name == "gapless.finish")
+
+
+async def test_the_answer_streams_with_usage_and_finish_reason() -> None:
+    async with upstream(Reply(sse(chunk(content="Hel"), chunk(content="lo"), chunk("length"), USAGE, "[DONE]"))) as up:
+        fold, events = await ask(up.url + "/v1?model=m", config=RunConfig(model_settings={"temperature": 0.5}))
+    assert fold.text == "Hello"
+    assert finish_of(events) == "length"
+    assert fold.finished is not None
+    assert fold.finished.usage == [
+        TokenUsage(
+            provider="127.0.0.1",
+            model="m",
+            input_tokens=5,
+            output_tokens=7,
+            total_tokens=12,
+            reasoning_tokens=3,
+            cached_input_tokens=2,
+        )
+    ]
+    request = up.requests[0].body
+    assert up.requests[0].line == "POST /v1/chat/completions HTTP/1.1"
+    assert request == {
+        "temperature": 0.5,
+        "model": "m",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+async def test_reasoning_is_kept_apart_from_text(field: str) -> None:
+    body = sse(chunk(**{field: "hm"}), chunk(**{field: "…"}), chunk(content="So."), chunk("stop"), "[DONE]")
+    async with upstream(Reply(body)) as up:
+        fold, _ = await ask(up.url + "/v1?model=m")
+    assert fold.text == "So."
+    reasoning, answer = fold.messages()
+    assert isinstance(reasoning, ReasoningMessage)
+    assert reasoning.content == "hm…"
+    assert isinstance(answer, AssistantMessage)
+
+
+async def test_calls_of_the_clients_tools_stream_and_are_left_pending() -> None:
+    body = sse(
+        chunk(content="Let me see."),
+        chunk(tool_calls=[call(0, "a", "weather", '{"city"')]),
+        chunk(tool_calls=[call(1, "b", "weather")]),
+        chunk(tool_calls=[call(0, arguments=': "Bonn"}'), call(1, arguments="{}")]),
+        chunk("tool_calls"),
+        "[DONE]",
+    )
+    async with upstream(Reply(body)) as up:
+        fold, events = await ask(up.url + "/v1?model=m", tools=[WEATHER])
+    answer = fold.messages()[0]
+    assert isinstance(answer, AssistantMessage)
+    assert [(c.id, c.function.name, c.function.arguments) for c in answer.tool_calls or ()] == [
+        ("a", "weather", '{"city": "Bonn"}'),
+        ("b", "weather", "{}"),
+    ]
+    assert fold.finished is not None
+    assert fold.finished.outcome == RunFinishedSuccessOutcome(pending_tool_call_ids=["a", "b"])
+    assert finish_of(events) == "tool_calls"
+    assert up.requests[0].body["tools"] == [
+        {
+            "type": "function",
+            "function": {
+                "name": "weather",
+                "description": "Tells the weather.",
+                "parameters": {"type": "object", "properties": {}},
+            },
+        }
+    ]
+
+
+async def test_whole_calls_that_share_one_index_are_told_apart_by_their_ids() -> None:
+    calls = [call(0, "a", "weather", "{}"), call(0, "b", "weather", "[]")]
+    async with upstream(Reply(sse(chunk(tool_calls=calls), chunk("tool_calls"), "[DONE]"))) as up:
+        fold, _ = await ask(up.url + "/v1?model=m", tools=[WEATHER])
+    answer = fold.messages()[0]
+    assert isinstance(answer, AssistantMessage)
+    assert [c.function.arguments for c in answer.tool_calls or ()] == ["{}", "[]"]
+
+
+async def test_a_call_of_a_tool_that_nobody_offered_is_shown_and_not_pending() -> None:
+    async with upstream(Reply(sse(chunk("tool_calls", tool_calls=[call(0, "a", "own", "{}")]), "[DONE]"))) as up:
+        fold, _ = await ask(up.url + "/v1?model=m")
+    assert fold.finished is not None
+    assert fold.finished.outcome == RunFinishedSuccessOutcome(pending_tool_call_ids=[])
+
+
+def completion(**message: Any) -> bytes:
+    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "stop"}
+    return json.dumps({"object": "chat.completion", "choices": [choice], "usage": USAGE["usage"]}).encode()
+
+
+async def test_without_streaming_one_json_answer_is_asked_for() -> None:
+    body = completion(
+        content="Hello", reasoning_content="hm", tool_calls=[{"id": "a", "function": {"name": "weather"}}]
+    )
+    async with upstream(Reply(body, content_type="application/json")) as up:
+        fold, events = await ask(
+            up.url + "/v1?model=m", config=RunConfig(streaming_mode=StreamingMode.NONE), tools=[WEATHER]
+        )
+    assert fold.text == "Hello"
+    assert "stream" not in up.requests[0].body
+    assert [type(m).__name__ for m in fold.messages()] == ["ReasoningMessage", "AssistantMessage"]
+    assert not [e for e in events if isinstance(e, CustomEvent) and e.name == "gapless.notice"]
+
+
+async def test_a_service_that_answers_whole_though_a_stream_was_asked_for_is_said_so() -> None:
+    async with upstream(Reply(completion(content="Hello"), content_type="application/json")) as up:
+        fold, events = await ask(up.url + "/v1?model=m")
+        assert fold.text == "Hello"
+        notices = [e.value["code"] for e in events if isinstance(e, CustomEvent) and e.name == "gapless.notice"]
+        assert notices == ["streaming_unavailable"]
+        with pytest.raises(GaplessError, match="fallback") as error:
+            await ask(up.url + "/v1?model=m", config=RunConfig(fallback=False))
+    assert error.value.code == "streaming_unavailable"
+
+
+async def test_a_service_that_refuses_to_stream_is_asked_again_without() -> None:
+    def answer(request: Request) -> Reply:
+        if request.body.get("stream"):
+            error = {"error": {"message": "no streams for you", "param": "stream"}}
+            return Reply(json.dumps(error).encode(), status=400, content_type="application/json")
+        return Reply(completion(content="Hello"), content_type="application/json")
+
+    async with upstream(answer) as up:
+        fold, _ = await ask(up.url + "/v1?model=m")
+    assert fold.text == "Hello"
+    assert len(up.requests) == 2
+
+
+async def test_typed_output_is_asked_for_by_schema_and_parsed() -> None:
+    @dataclasses.dataclass
+    class City:
+        name: str
+        size: int
+
+    answer = sse(chunk(content='{"name": "Bonn",'), chunk(content=' "size": 3}'), chunk("stop"), "[DONE]")
+    async with (
+        upstream(Reply(answer)) as up,
+        Runner(up.url + "/v1?model=m") as runner,
+        runner.run_stream("Which city?", output_type=City) as stream,
+    ):
+        assert await stream.get_output() == City("Bonn", 3)
+    asked = up.requests[0].body["response_format"]["json_schema"]
+    assert asked["name"] == "City"
+    assert asked["schema"]["type"] == "object"
+    assert set(asked["schema"]["properties"]) == {"name", "size"}
+
+
+async def test_an_answer_that_is_not_the_json_asked_for_is_a_typed_error() -> None:
+    settings = {"response_format": {"type": "json_object"}}
+    async with upstream(Reply(sse(chunk(content='{"a":'), chunk("length"), "[DONE]"))) as up:
+        with pytest.raises(GaplessError, match="max_tokens") as error:
+            await ask(up.url + "/v1?model=m", config=RunConfig(model_settings=settings))
+    assert error.value.code == OutputInvalid.code
+
+
+@pytest.mark.parametrize("clean", [False, True], ids=["abrupt", "clean"])
+async def test_an_answer_cut_anywhere_is_never_taken_for_whole(clean: bool) -> None:
+    body = sse(chunk(content="One "), chunk(content="two."), chunk("stop"), "[DONE]")
+    whole_from = body.index(b'"finish_reason": "stop"')
+    whole_from = body.index(b"\n\n", whole_from) + 2
+    reply = Reply(body, clean=clean)
+    async with upstream(reply) as up, Runner(up.url + "/v1?model=m") as runner:
+        for position in range(len(body)):
+            reply.cut_at = position
+            run = await runner.start("Hi")
+            record = await run.wait()
+            shown = "".join([piece async for piece in _text(run)])
+            if position >= whole_from:
+                assert record.status.value == "finished", position
+                assert shown == "One two."
+            else:
+                assert record.error is not None, position
+                assert record.error["code"] == "endpoint_cut", position
+                assert "One two.".startswith(shown)
+
+
+async def _text(run: Run) -> AsyncIterator[str]:
+    try:
+        async for piece in run.text():
+            yield piece
+    except GaplessError:
+        pass
+
+
+async def test_an_error_in_mid_stream_fails_the_run_and_keeps_what_was_shown() -> None:
+    body = sse(chunk(content="Hel"), {"error": {"message": "the GPU caught fire"}})
+    async with upstream(Reply(body)) as up:
+        with pytest.raises(GaplessError, match="caught fire") as error:
+            await ask(up.url + "/v1?model=m")
+    assert error.value.code == ModelFailed.code
+    assert error.value.text == "Hel"
+
+
+@pytest.mark.parametrize("body", [sse("<html>"), sse("[1]"), sse({"choices": [{"delta": {"content": 5}}]})])
+async def test_a_stream_of_something_else_is_said_to_be_that(body: bytes) -> None:
+    async with upstream(Reply(body)) as up:
+        with pytest.raises(GaplessError, match="not a chat completion") as error:
+            await ask(up.url + "/v1?model=m")
+    assert error.value.code == ModelFailed.code
+
+
+async def test_a_web_page_is_no_answer() -> None:
+    async with upstream(Reply(b"<html>", content_type="text/html; charset=utf-8")) as up:
+        with pytest.raises(GaplessError, match="check the URL") as error:
+            await ask(up.url + "/v1?model=m")
+    assert error.value.code == ModelFailed.code
+
+
+async def test_json_without_a_choice_is_no_answer() -> None:
+    async with upstream(Reply(b"{}", content_type="application/json")) as up:
+        with pytest.raises(GaplessError, match="not a chat completion"):
+            await ask(up.url + "/v1?model=m")
+
+
+async def test_cancelling_closes_the_connection() -> None:
+    held = Reply(HELLO, cut_at=HELLO.index(b"lo"), hold=True)
+    async with upstream(held, Reply(HELLO)) as up, Runner(up.url + "/v1?model=m") as runner:
+        run = await runner.start("Hi", session_id="s")
+        async for _ in run.text():
+            break
+        await run.cancel()
+        await asyncio.wait_for(up.left.wait(), 10)
+        assert (await run.wait()).status.value == "cancelled"
+        assert (await (await runner.start("And?", session_id="s")).collect()).text == "Hello"
+    assert up.requests[1].body["messages"] == [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hel\n[This answer was cut short here.]"},
+        {"role": "user", "content": "And?"},
+    ]
+
+
+async def test_the_newest_count_of_tokens_is_the_answers_also_when_it_is_cut() -> None:
+    growing = [{"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": n}} for n in range(1, 4)]
+    async with upstream(Reply(sse(chunk(content="Hel"), *growing))) as up, Runner(up.url + "/v1?model=m") as runner:
+        run = await runner.start("Hi")
+        events = [event async for event in run.events()]
+    last = events[-1]
+    assert isinstance(last, RunErrorEvent)
+    assert last.code == "endpoint_cut"
+    assert [(one.input_tokens, one.output_tokens) for one in last.usage or ()] == [(5, 3)]
+
+
+async def test_the_model_is_the_runs_or_the_urls_or_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAPLESS_MODEL_NAME", "of-environment")
+    async with upstream(Reply(HELLO)) as up:
+        await ask(up.url + "/v1?model=of-url", config=RunConfig(model_settings={"model": "of-run"}))
+        await ask(up.url + "/v1?model=of-url")
+        await ask(up.url + "/v1")
+    assert [request.body["model"] for request in up.requests] == ["of-run", "of-url", "of-environment"]
+
+
+async def test_the_only_model_of_a_service_need_not_be_named() -> None:
+    def answer(request: Request) -> Reply:
+        if request.line == "GET /v1/models HTTP/1.1":
+            return Reply(b'{"data": [{"id": "only"}]}', content_type="application/json")
+        return Reply(HELLO)
+
+    async with upstream(answer) as up:
+        await ask(up.url + "/v1")
+    assert up.requests[1].body["model"] == "only"
+
+
+async def test_of_several_models_one_has_to_be_named() -> None:
+    async with upstream(Reply(b'{"data": [{"id": "one"}, {"id": "two"}]}', content_type="application/json")) as up:
+        with pytest.raises(GaplessError, match=r"\?model=NAME.*it has one, two") as error:
+            await ask(up.url + "/v1")
+    assert error.value.code == AgentInvalid.code
+
+
+def test_media_have_the_forms_of_chat_completions() -> None:
+    parts: list[ContentPart] = [
+        TextPart(text="What is this?"),
+        ImagePart(source=UrlSource(value="https://host/x.png")),
+        ImagePart(source=DataSource(value="AAAA", mime_type="image/png")),
+        AudioPart(source=DataSource(value="AAAA", mime_type="audio/mpeg")),
+        DocumentPart(source=DataSource(value="AAAA", mime_type="application/pdf")),
+    ]
+    (message,) = chat_messages([UserMessage(id="u", content=parts)])
+    assert message["content"] == [
+        {"type": "text", "text": "What is this?"},
+        {"type": "image_url", "image_url": {"url": "https://host/x.png"}},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+        {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "mp3"}},
+        {"type": "file", "file": {"filename": "document", "file_data": "data:application/pdf;base64,AAAA"}},
+    ]
+    with pytest.raises(InputInvalid, match="audio by url"):
+        chat_messages([UserMessage(id="u", content=[AudioPart(source=UrlSource(value="https://host/a.wav"))])])
