@@ -66,10 +66,12 @@ if TYPE_CHECKING:
     from gapless.runs.run_stream import RunStream
     from gapless.runs.runner import Runner
     from gapless.server import create_app
+    from gapless.settings import CLIENT_SETTINGS
 
 __version__ = "0.1.0"
 
 _MODULES = {
+    "CLIENT_SETTINGS": "settings",
     "Agent": "agents.base",
     "AgentItem": "agents.base",
     "ClientLimits": "client",
@@ -98,6 +100,7 @@ _MODULES = {
 """Where the names are that are not in `gapless.events`."""
 
 __all__ = [
+    "CLIENT_SETTINGS",
     "ActivityDeltaEvent",
     "ActivitySnapshotEvent",
     "Agent",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 from typing import Any, Literal
 
 import msgspec
 
 from gapless.errors import InputInvalid
+from gapless.settings import CLIENT_SETTINGS, check_settings
 
 __all__ = ["Limits", "RunConfig", "StreamingMode"]
 
@@ -64,7 +66,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Deliver text at most this often to live followers, several deltas in one frame; at most `COALESCE_MS_MAX`. None:
     each as it comes."""
     model_settings: dict[str, Any] = {}
-    """Generation settings, passed to the agent untouched: `temperature`, `max_tokens`, `model`, …"""
+    """Generation settings, passed to the agent untouched: `temperature`, `max_tokens`, `model`, … Of these a request
+    may set those that `Runner(client_settings=…)` allows."""
 
     def __post_init__(self) -> None:
         for name in ("timeout", "first_event_timeout", "idle_timeout", "max_llm_calls", "coalesce_ms"):
@@ -79,18 +82,20 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         # Python takes the names as well, as JSON does.
         msgspec.structs.force_setattr(self, "streaming_mode", StreamingMode(self.streaming_mode))
 
-    def narrowed(self, asked: dict[str, Any]) -> RunConfig:
+    def narrowed(self, asked: dict[str, Any], client_settings: Collection[str] = CLIENT_SETTINGS) -> RunConfig:
         """Return this config with the fields that a client asks for in their place: its model settings join these, and
         a bound it may only draw closer. Raises `InputInvalid`.
 
         Args:
             asked: The fields that the client has sent, by name.
+            client_settings: The names in `model_settings` that a client may set.
         """
         for name in _BOUNDS & asked.keys():
             most, wanted = getattr(self, name), asked[name]
             if most is not None and (wanted is None or wanted > most):
                 raise InputInvalid(f"config.{name}: at most {most:g} here, not {wanted!r}")
         if "model_settings" in asked:
+            check_settings(asked["model_settings"], client_settings)
             asked = {**asked, "model_settings": {**self.model_settings, **asked["model_settings"]}}
         try:
             return msgspec.structs.replace(self, **asked)

@@ -267,6 +267,35 @@ async def test_settings_that_are_refused(model: LocalModel) -> None:
         await collect(model, context("Hi", temperature="hot"))
 
 
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "array", "items": schema}
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
+def pattern(text: str) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "string", "pattern": text}}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"grammar": "root ::= " + "(" * 200_000 + '"a"' + ")" * 200_000}, "grammar has more than 1000 groups"),
+        ({"grammar": "root ::= " + '( ")" ' * 100_000}, "grammar has more than 1000 groups"),
+        ({"response_format": pattern("^" + "(" * 2000 + "a" + ")" * 2000 + "$")}, "response_format has more than 1000"),
+        ({"response_format": nested(100)}, "response_format has more than 40 levels"),
+        ({"json_schema": {"enum": ["x" * 100_000]}}, "json_schema is over 65536 bytes"),
+    ],
+)
+async def test_what_would_take_the_process_along_is_refused(
+    model: LocalModel, settings: dict[str, Any], says: str
+) -> None:
+    """llama.cpp reads it by recursion: it ended the process with a SIGSEGV."""
+    with pytest.raises(InputInvalid, match=says):
+        await collect(model, context("Hi", max_tokens=2, **settings))
+
+
 async def test_the_server_answers_only_to_its_key(model: LocalModel) -> None:
     server = await asyncio.to_thread(local._acquire, model)
     url = str(server.service.url.join("/v1/chat/completions"))

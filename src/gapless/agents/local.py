@@ -17,7 +17,7 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +44,7 @@ from gapless.events import (
 )
 
 __all__ = ["LocalModel", "embedded_model"]
+from gapless.settings import SETTINGS_DEPTH_MAX, walk
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,12 @@ PROMPT_BATCH_TOKENS = 64
 HTTP_THREADS = 64
 """Connections that the server serves at once, waiting runs included; later ones wait to be accepted."""
 LOG_LEVEL_SILENT, LOG_LEVEL_INFO = -1, 3
+
+NATIVE_BYTES_MAX = 64 * 1024
+"""JSON of `grammar`, `response_format` or `json_schema`: llama.cpp holds each token against the rules made of it."""
+NATIVE_GROUPS_MAX = 1000
+"""Opening parentheses in one text of these, a grammar or a pattern. llama.cpp reads groups by recursion, at most 400
+bytes of stack each, and a stack that is used up ends the process; the smallest that a thread has is 512 KiB."""
 
 ChatMessage: TypeAlias = dict[str, str]
 _T = TypeVar("_T")
@@ -120,6 +127,7 @@ class LocalModel(Agent):
                 ) from error
 
     async def _answer(self, ctx: RunContext, server: _Server) -> AsyncGenerator[AgentItem, None]:
+        _check_native(ctx.config.model_settings, ctx.run_id)
         if any(_has_media(message) for message in ctx.messages):
             yield _notice("media_ignored", f"{self.name} reads text only: images and files were left out.")
         asked = ctx.config.model_settings.get("max_tokens")
@@ -161,6 +169,18 @@ class LocalModel(Agent):
                     yield _notice(
                         "answer_cut", "The answer was cut: it reached max_tokens or the end of the model's window."
                     )
+
+
+def _check_native(settings: Mapping[str, Any], run_id: str) -> None:
+    """Refuse what llama.cpp would read by recursion without bound. Raises `InputInvalid`."""
+    for name in ("grammar", "json_schema", "response_format"):
+        for value, depth in walk(settings.get(name), 1):
+            if depth > SETTINGS_DEPTH_MAX:
+                raise InputInvalid(f"{name} has more than {SETTINGS_DEPTH_MAX} levels", run_id=run_id)
+            if isinstance(value, str) and value.count("(") > NATIVE_GROUPS_MAX:
+                raise InputInvalid(f"{name} has more than {NATIVE_GROUPS_MAX} groups in one text", run_id=run_id)
+        if len(msgspec.json.encode(settings.get(name))) > NATIVE_BYTES_MAX:
+            raise InputInvalid(f"{name} is over {NATIVE_BYTES_MAX} bytes as JSON", run_id=run_id)
 
 
 def embedded_model() -> LocalModel:

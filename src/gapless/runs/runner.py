@@ -24,6 +24,7 @@ from gapless.runs.keeper import LEASE_S, RETENTION_S, Keeper
 from gapless.runs.request import ANONYMOUS, Asked
 from gapless.runs.run import Run
 from gapless.runs.worker import DRAIN_S, Worker
+from gapless.settings import CLIENT_SETTINGS
 
 __all__ = ["Runner"]
 
@@ -49,6 +50,8 @@ class Runner(Asking):
         lease_s: Seconds after which a worker that gives no sign of life has lost its runs to others.
         retention_s: Seconds for which the events of ended runs are kept; None for ever.
         session_service: ADK's own, for ADK agents, which then keep their sessions there.
+        client_settings: What a request may set of `RunConfig.model_settings`, by name; `CLIENT_SETTINGS | {"model"}`
+            adds to the default.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Runner(Asking):
         lease_s: float = LEASE_S,
         retention_s: float | None = RETENTION_S,
         session_service: object = None,
+        client_settings: Collection[str] = CLIENT_SETTINGS,
     ) -> None:
         self.agents: dict[str, Agent] = {}
         if agent is not None:
@@ -72,6 +76,8 @@ class Runner(Asking):
             self.agents[name] = adapt(one, name)
         self.app_name = app_name or next(iter(self.agents), "gapless")
         self.config = config or RunConfig()
+        self.client_settings = frozenset(client_settings)
+        """What a request may set of `RunConfig.model_settings`."""
         self.limits = limits or Limits()
         self.store = open_store(store)
         self.metrics = Metrics()

@@ -68,7 +68,9 @@ def config_for(runner: Runner, asked: AskedConfig | None) -> RunConfig | None:
     if asked is None:
         return None
     fields = msgspec.structs.asdict(asked)
-    return runner.config.narrowed({name: value for name, value in fields.items() if value is not msgspec.UNSET})
+    return runner.config.narrowed(
+        {name: value for name, value in fields.items() if value is not msgspec.UNSET}, runner.client_settings
+    )
 
 
 def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:

@@ -225,7 +225,7 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         return run
 
     def _config(settings: dict[str, Any]) -> RunConfig | None:
-        return runner.config.narrowed({"model_settings": settings}) if settings else None
+        return runner.config.narrowed({"model_settings": settings}, runner.client_settings) if settings else None
 
     async def _settled(request: Request, run: Run) -> RunRecord | None:
         """The run's record once it has ended or waits for a person; None when the client has left before. Raises what

@@ -1,0 +1,82 @@
+"""What a request may say of a model's settings (`RunConfig.model_settings`), and how much of it.
+
+Settings choose the model, its instruction, its tools, the headers of its requests: that is the operator's. A client
+sets how an answer is generated, by a list of names; the operator's own list is `Runner(client_settings=…)`. What the
+operator writes into `RunConfig` in Python goes to the agent untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from gapless.errors import InputInvalid
+
+__all__ = ["CLIENT_SETTINGS", "SETTINGS_BYTES_MAX", "SETTINGS_DEPTH_MAX", "check_settings", "walk"]
+
+CLIENT_SETTINGS = frozenset(
+    {
+        "frequency_penalty",
+        "logit_bias",
+        "max_completion_tokens",
+        "max_output_tokens",
+        "max_tokens",
+        "min_p",
+        "parallel_tool_calls",
+        "presence_penalty",
+        "reasoning_effort",
+        "response_format",
+        "seed",
+        "stop",
+        "stop_sequences",
+        "temperature",
+        "thinking",
+        "tool_choice",
+        "top_k",
+        "top_p",
+        "verbosity",
+    }
+)
+"""What a client may set where the operator says nothing else: how an answer is generated and formed."""
+SETTINGS_BYTES_MAX = 128 * 1024
+"""JSON of all the settings of one request; a large `response_format` is a tenth of it."""
+SETTINGS_DEPTH_MAX = 40
+"""Arrays and objects within each other: a JSON Schema needs two or three for each level of what it describes."""
+NUMBER_MAX = 2**53
+"""Numbers are between minus and plus this, where JSON's readers agree on whole ones (RFC 8259, section 6)."""
+
+
+def check_settings(settings: Mapping[str, Any], allowed: Collection[str] = CLIENT_SETTINGS) -> None:
+    """Refuse what a client may not set, and values that are no use: too deep, too large, numbers without bound.
+
+    Raises `InputInvalid`, which names the setting and what may be set.
+    """
+    for name, value in settings.items():
+        if name not in allowed:
+            may = f"a client may set {', '.join(sorted(allowed))}" if allowed else "a client may set none here"
+            raise InputInvalid(f"config.model_settings: {name[:100]!r} is the operator's to set; {may}")
+        for one, depth in walk(value, 1):
+            if depth > SETTINGS_DEPTH_MAX:
+                raise InputInvalid(
+                    f"config.model_settings: {name!r} has more than {SETTINGS_DEPTH_MAX} arrays and objects within "
+                    "each other"
+                )
+            if isinstance(one, int | float) and not abs(one) <= NUMBER_MAX:  # nor is what is no number
+                raise InputInvalid(f"config.model_settings: {name!r} has a number that is not between ±2^53")
+    size_bytes = len(msgspec.json.encode(settings))
+    if size_bytes > SETTINGS_BYTES_MAX:
+        raise InputInvalid(
+            f"config.model_settings: {size_bytes} bytes as JSON; at most {SETTINGS_BYTES_MAX} may be set in a request"
+        )
+
+
+def walk(value: Any, depth: int) -> Iterator[tuple[Any, int]]:
+    """Walk through a JSON value: it and all within it, each with its level."""
+    waiting = [(value, depth)]
+    while waiting:
+        one, level = waiting.pop()
+        yield one, level
+        inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        waiting += [(each, level + 1) for each in inner]
