@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,78 @@ async def test_the_write_ahead_log_starts_over_again_and_again_under_sustained_w
             await asyncio.sleep(0)
             starts.add(wal_start(path))
     assert len(await a.read_all("r")) == seq
+
+
+READER = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("BEGIN")
+print(db.execute("SELECT count(*) FROM runs").fetchone()[0], flush=True)
+input()
+"""
+
+
+async def test_a_reader_that_stays_freezes_nobody_and_is_named(
+    cluster: Cluster, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A backup, a shell: while it reads, the write-ahead log cannot start over. Once that was over its bound, whoever
+    wrote waited for a reader five seconds of every ten."""
+    monkeypatch.setattr(sqlite_file, "CHECKPOINT_S", 0.01)
+    monkeypatch.setattr(sqlite_file, "WAL_BYTES_MAX", 256 * 1024)
+    a = await cluster.worker("a")
+    await a.create("r")
+    reader = subprocess.Popen(
+        [sys.executable, "-c", READER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert reader.stdout is not None
+    try:
+        assert await asyncio.to_thread(reader.stdout.readline) == "1\n"
+        seq, longest_s = 0, 0.0
+        async with asyncio.timeout(WAIT_S):
+            while seq < 200 or "grows" not in caplog.text:
+                seq += 1
+                before = time.monotonic()
+                await a.append("r", seq, "x" * 10_000)
+                longest_s = max(longest_s, time.monotonic() - before)
+                await asyncio.sleep(0.005)
+    finally:
+        reader.communicate("")
+    assert longest_s < 0.5
+    assert f"python3, process {reader.pid}" in caplog.text or f"python, process {reader.pid}" in caplog.text
+    assert caplog.text.count("grows") <= 6, "it is not said every second"
+    start = wal_start(path)
+    async with asyncio.timeout(WAIT_S):
+        while wal_start(path) == start or "starts over again" not in caplog.text:
+            seq += 1
+            await a.append("r", seq, "x" * 10_000)
+            await asyncio.sleep(0.005)
+    assert len(await a.read_all("r")) == seq
+
+
+async def test_a_write_ahead_log_that_was_once_large_holds_nobody_later(
+    cluster: Cluster, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file stays as large as it was; what is in it is what counts."""
+    monkeypatch.setattr(sqlite_file, "CHECKPOINT_S", 0.01)
+    monkeypatch.setattr(sqlite_file, "WAL_BYTES_MAX", 256 * 1024)
+    a = await cluster.worker("a")
+    await a.create("r")
+    start, seq = wal_start(path), 0
+    async with asyncio.timeout(WAIT_S):
+        while wal_start(path) == start:
+            seq += 1
+            await a.append("r", seq, "x" * 10_000)
+            await asyncio.sleep(0.002)
+    assert path.with_name(path.name + "-wal").stat().st_size > sqlite_file.WAL_BYTES_MAX
+    assert isinstance(a.store, SQLiteStore)
+    modes: list[str] = []
+    checkpoint = a.store._file.checkpoint
+    monkeypatch.setattr(a.store._file, "checkpoint", lambda mode: (modes.append(mode), checkpoint(mode))[1])
+    for _ in range(5):
+        seq += 1
+        await a.append("r", seq, "small")
+        await asyncio.sleep(0.03)
+    assert set(modes) == {"PASSIVE"}
 
 
 def wal_start(path: Path) -> int:

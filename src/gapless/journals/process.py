@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["is_gone", "this_process"]
+__all__ = ["is_gone", "lock_holders", "this_process"]
 
 
 def this_process() -> str:
@@ -25,6 +25,28 @@ def is_gone(process: str) -> bool:
     if machine.split(" ")[0] != here.split(" ")[0]:
         return True
     return machine == here and _started(int(pid)) != started
+
+
+def lock_holders(path: Path, first: int, last: int) -> list[str]:
+    """Name the processes that hold a lock on one of these bytes of a file, as far as that can be told (proc(5))."""
+    try:
+        inode = str(path.stat().st_ino)
+        locks = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" not in line]
+    except OSError:
+        return []
+    pids = {
+        int(pid)
+        for _, _, _, _, pid, file, start, end in (lock for lock in locks if len(lock) == 8)
+        if file.rpartition(":")[2] == inode and int(start) <= last and (end == "EOF" or int(end) >= first)
+    }
+    return [f"{_command(pid)}, process {pid}" for pid in sorted(pids)]
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return "unknown"
 
 
 def _machine() -> str:

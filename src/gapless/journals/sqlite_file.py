@@ -17,13 +17,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gapless.errors import GaplessError, StoreCorrupt, StoreUnavailable
+from gapless.journals import process
 from gapless.journals.sqlite_schema import APPLICATION_ID, SCHEMA_VERSION, create_tables
 
 __all__ = ["SQLiteFile", "scalar"]
 
 CHECKPOINT_S = 1.0
 WAL_BYTES_MAX = 64 * 1024 * 1024
-"""Past this the writer waits for a checkpoint that lets the WAL start over."""
+"""Past this the writer waits, for a moment, for a checkpoint that lets the WAL start over."""
+WAL_REST_BYTES_MAX = 4 * 1024 * 1024
+"""What such a checkpoint may still have to move; more is moved first, while the writer goes on."""
+CHECKPOINT_ROUNDS = 8
+"""Of moving it first; a writer that is faster than all of them has to wait for the rest."""
+READERS_WAIT_S = 0.005
+"""The WAL starts over only where no other process reads it: so long is waited for each of at most five that do."""
+WAL_HELD_ROUNDS = 5
+"""Checkpoints in a row that could not let a WAL past its bound start over, before that is said."""
+READ_LOCKS = 123, 127
+"""Bytes of the file beside the WAL, one of which is locked by whoever reads (sqlite.org/walformat.html, 2.3)."""
 BUSY_PAUSE_S, BUSY_S_MAX = 0.001, 10.0
 """Another process holds the write lock: try again after a pause, for so long at most."""
 
@@ -44,6 +55,9 @@ class SQLiteFile:
         """What was opened: the file, and the two that SQLite keeps beside it while anyone has it open."""
         self._writable = asyncio.Event()
         self._dirty = False
+        self._held_rounds = 0
+        """Checkpoints in a row after which the WAL is past its bound, as somebody reads it."""
+        self._held_said_bytes = 0
 
     # -- opening ----------------------------------------------------------------------------------------------------
 
@@ -183,8 +197,7 @@ class SQLiteFile:
     # -- the write-ahead log ----------------------------------------------------------------------------------------
 
     async def keep_checkpointing(self) -> None:
-        """Move the WAL into the file, in a thread; hold the writer only when the WAL has grown past its bound."""
-        wal = self.path.with_name(self.path.name + "-wal")
+        """Move the WAL into the file, in a thread, for as long as the store is open."""
         while True:
             await asyncio.sleep(CHECKPOINT_S)
             self.look_at_path()
@@ -192,23 +205,65 @@ class SQLiteFile:
                 continue
             self._dirty = False
             try:
-                await asyncio.to_thread(self.checkpoint, "PASSIVE")
-                if wal.exists() and wal.stat().st_size > WAL_BYTES_MAX:
-                    self._writable.clear()
-                    try:
-                        await asyncio.to_thread(self.checkpoint, "RESTART")
-                    finally:
-                        self._writable.set()
+                self._note_held(await self._shorten_wal())
             except (sqlite3.Error, OSError) as error:
                 log.warning("store %s: checkpoint: %s", self.path, error)
 
-    def checkpoint(self, mode: str) -> None:
-        """Run one checkpoint (sqlite.org/pragma.html#pragma_wal_checkpoint). Blocks."""
-        db = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=rw", uri=True, timeout=1.0)  # never makes a new file
+    async def _shorten_wal(self) -> int:
+        """Move the WAL, and let it start over if it is past its bound; how many bytes it has if somebody who reads it
+        has kept it from that.
+
+        The bound is one of what is in the WAL: its file stays as large as it once was. The writer is held only while
+        little is left to be moved, and never for a reader: one that stays is there in a second, too."""
+        moved_before = 0
+        for _ in range(CHECKPOINT_ROUNDS):
+            held, size, moved = await asyncio.to_thread(self.checkpoint, "PASSIVE")
+            if size <= WAL_BYTES_MAX:
+                return 0
+            self._dirty = True  # look again, whether or not anything is written
+            if moved < size:
+                return size
+            if size - moved_before <= WAL_REST_BYTES_MAX:
+                break
+            moved_before = moved
+        self._writable.clear()
         try:
-            db.execute(f"PRAGMA wal_checkpoint({mode})")
+            held, size, _ = await asyncio.to_thread(self.checkpoint, "RESTART")
+        finally:
+            self._writable.set()
+        return size if held else 0
+
+    def _note_held(self, size: int) -> None:
+        """Say who keeps the WAL from starting over, once that has lasted, and again whenever it is twice as long."""
+        if size == 0:
+            if self._held_said_bytes:
+                log.warning("store %s: its write-ahead log starts over again", self.path)
+            self._held_rounds = self._held_said_bytes = 0
+            return
+        self._held_rounds += 1
+        if self._held_rounds >= WAL_HELD_ROUNDS and size >= 2 * self._held_said_bytes:
+            self._held_said_bytes = size
+            beside = self.path.resolve()
+            readers = process.lock_holders(beside.with_name(f"{beside.name}-shm"), *READ_LOCKS)
+            log.warning(
+                "store %s: its write-ahead log has %d MB and grows, as another process has been reading the file for "
+                "a while (%s): a backup, a shell with an open transaction? It can start over once that ends",
+                self.path,
+                size >> 20,
+                ", ".join(readers) or "which one is not known",
+            )
+
+    def checkpoint(self, mode: str) -> tuple[bool, int, int]:
+        """Run one checkpoint (sqlite.org/pragma.html#pragma_wal_checkpoint): whether others kept it from being whole,
+        how many bytes are in the WAL, and how many of them are in the file too. Blocks."""
+        address = f"{self.path.resolve().as_uri()}?mode=rw"  # never makes a new file
+        db = sqlite3.connect(address, uri=True, timeout=READERS_WAIT_S)
+        try:
+            busy, frames, moved = db.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            frame_bytes = scalar(db, "PRAGMA page_size") + 24
         finally:
             db.close()
+        return bool(busy), frames * frame_bytes, moved * frame_bytes
 
     # -- is it still our file ---------------------------------------------------------------------------------------
 
