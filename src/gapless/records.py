@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import time
+import typing
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,7 +23,10 @@ __all__ = [
     "SessionRecord",
     "Turn",
     "branch",
+    "decode_run",
+    "decode_session",
     "now_ms",
+    "rewrite",
     "session_of",
     "session_taken",
     "title_of",
@@ -148,6 +152,79 @@ class RunEnd(_Record, kw_only=True):
     error: dict[str, str] | None = None
     state: dict[str, Any] | None = None
     """The session's new state; None leaves it."""
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_run = msgspec.json.Decoder(RunRecord).decode
+_decode_session = msgspec.json.Decoder(SessionRecord).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_RecordT = TypeVar("_RecordT", bound=msgspec.Struct)
+_CHANGING = (
+    "status",
+    "started_at",
+    "ended_at",
+    "last_seq",
+    "error",
+    "takeovers",
+    "expired",
+    "updated_at",
+    "title",
+    "state",
+)
+"""What of a run's or a session's record changes after it was made."""
+
+
+def decode_run(data: bytes) -> RunRecord:
+    """Decode a run's record, also of another version: a field that this one does not know is left out, one whose value
+    it does not know has its default. Raises `ValueError` where not even the run's id, session, user can be read."""
+    try:
+        return _decode_run(data)
+    except msgspec.ValidationError:
+        return _known(RunRecord, msgspec.json.decode(data))
+
+
+def decode_session(data: bytes) -> SessionRecord:
+    """Decode a session's record as `decode_run` does a run's."""
+    try:
+        return _decode_session(data)
+    except msgspec.ValidationError:
+        return _known(SessionRecord, msgspec.json.decode(data))
+
+
+def rewrite(data: bytes, record: RunRecord | SessionRecord) -> bytes:
+    """Write into an encoded record what changes after it was made. The rest stays as it is: another version may know
+    more of it than this one."""
+    kept = {name: value for name, value in _decode_fields(data).items() if name not in _CHANGING}
+    new = {name: value for name, value in _decode_fields(_encode(record)).items() if name in _CHANGING}
+    return _encode(kept | new)
+
+
+def _known(cls: type[_RecordT], value: Any) -> _RecordT:
+    """What of a JSON object can be read as a struct. Raises `ValueError` when that is too little."""
+    if not isinstance(value, dict):
+        raise msgspec.ValidationError(f"a {cls.__name__} is an object")
+    fields = {}
+    for field in msgspec.structs.fields(cls):
+        if field.encode_name not in value:
+            if field.required:
+                raise msgspec.ValidationError(f"a {cls.__name__} without {field.encode_name}")
+            continue
+        try:
+            fields[field.name] = _converted(field.type, value[field.encode_name])
+        except ValueError:
+            if field.required:
+                raise
+    return cls(**fields)
+
+
+def _converted(type_: Any, value: Any) -> Any:
+    try:
+        return msgspec.convert(value, type_)
+    except ValueError:
+        for choice in typing.get_args(type_) or (type_,):
+            if isinstance(choice, type) and issubclass(choice, msgspec.Struct):
+                return _known(choice, value)
+        raise
 
 
 class _Head(msgspec.Struct):

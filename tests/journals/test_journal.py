@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gapless import Runner
 from gapless.errors import RunNotFound, StoreCorrupt, StoreUnavailable
 from gapless.journals import journal as hot_path
 from gapless.journals.contract import Append
@@ -558,3 +559,32 @@ async def test_what_a_store_has_lost_and_has_other_events_for_is_not_gone_on_wit
         await following
     assert other.journals._journals == {}, "whoever attaches next begins anew"
     await other.journals.release(copy)
+
+
+async def test_who_joins_late_leaves_others_their_turn() -> None:
+    """A store that answers at once, as memory and SQLite do, gave a late follower the loop until it had all."""
+
+    async def agent(message: str) -> AsyncIterator[str]:
+        for number in range(20_000):
+            yield f"{number} "
+
+    async with Runner(agent) as runner:
+        run = await runner.start("x")
+        await run.wait()
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        waiting = asyncio.create_task(others())
+        await asyncio.sleep(0)
+        turns, seen = 0, 0
+        async with runner.readers.reading(await runner.get_run(run.id)) as follower:
+            while (part := await follower.next()) is not None:
+                seen += len(part.events)
+        waiting.cancel()
+        assert seen > 20_000
+        assert turns >= seen // 512

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from gapless.errors import CursorExpired
 from gapless.journals import open_store, sqlite_log
 from gapless.journals.sqlite import SQLiteStore
 from journals.conformance import LEASE_S, Cluster, Conformance, an_event, conforms_in_any_order
@@ -167,3 +169,50 @@ def test_urls(tmp_path: Path) -> None:
     relative = open_store("sqlite:///gapless.db")
     assert isinstance(relative, SQLiteStore)
     assert relative.path == Path("gapless.db")
+
+
+async def test_events_are_dropped_in_steps_and_nobody_waits_for_all_of_them(cluster: Cluster) -> None:
+    a = await cluster.worker("a")
+    for run_id in ("r", "s"):
+        await a.create(run_id, run_id)
+        for first in range(1, 12_001, 600):
+            await a.append(run_id, first, *["x" * 1000] * 600)
+        await a.end(run_id, 12_001, ended_at=1)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            with contextlib.suppress(CursorExpired):
+                await a.store.read("r", 0, 1)
+            await asyncio.sleep(0)
+
+    waiting = asyncio.create_task(others())
+    await asyncio.sleep(0)
+    turns = 0
+    assert await a.store.expire(2) == 2
+    assert turns > 3
+    waiting.cancel()
+    for run_id in ("r", "s"):
+        with pytest.raises(CursorExpired):
+            await a.store.read(run_id, 0, 1)
+
+
+async def test_what_a_worker_began_to_drop_another_goes_on_to_drop(
+    cluster: Cluster, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await cluster.worker("a"), await cluster.worker("b")
+    assert isinstance(a.store, SQLiteStore)
+    await a.create("r")
+    await a.append("r", 1, *["x"] * 5000)
+    await a.end("r", 5001, ended_at=1)
+    monkeypatch.setattr(a.store, "_drop_events", lambda db: False)  # its process dies here
+    assert await a.store.expire(2) == 1
+    assert rows(path, "segments") > 0
+    with pytest.raises(CursorExpired):
+        await b.store.read("r", 0, 1)
+    assert await b.store.expire(2) == 0
+    assert rows(path, "segments") == 0
+    with pytest.raises(CursorExpired):
+        await b.store.read("r", 0, 1)

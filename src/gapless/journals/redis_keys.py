@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from gapless.errors import StoreCorrupt
-from gapless.records import RunEnd, RunRecord, RunStatus, SessionRecord, Turn
+from gapless.records import RunEnd, RunRecord, RunStatus, SessionRecord, Turn, decode_run, decode_session
 
 __all__ = [
     "ENDED",
@@ -41,8 +41,6 @@ pack = msgspec.msgpack.Encoder().encode
 decode_turn = msgspec.json.Decoder(Turn).decode
 decode_member = msgspec.json.Decoder(tuple[str, str]).decode
 """A run's id and its session, from how the index lists a run."""
-_decode_run = msgspec.json.Decoder(RunRecord).decode
-_decode_session = msgspec.json.Decoder(SessionRecord).decode
 _decode_error = msgspec.json.Decoder(dict[str, str]).decode
 _decode_state = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -95,7 +93,7 @@ def run_from(run_id: str, fields: Sequence[Any]) -> RunRecord:
     """Make a run's record of `scripts.RUN_FIELDS`. Raises `StoreCorrupt`."""
     record, owner, status, last, started_at, ended_at, error, expired, _ = fields
     try:
-        run = _decode_run(record)
+        run = decode_run(record)
         run.owner, run.status, run.last_seq = owner.decode(), RunStatus(status.decode()), int(last)
         run.started_at = None if started_at is None else int(started_at)
         run.ended_at = None if ended_at is None else int(ended_at)
@@ -110,7 +108,7 @@ def session_from(session_id: str, fields: Sequence[Any]) -> SessionRecord:
     """Make a session's record of `SESSION_FIELDS`. Raises `StoreCorrupt`."""
     record, updated_at, state = fields
     try:
-        session = _decode_session(record)
+        session = decode_session(record)
         session.updated_at, session.state = int(updated_at), _decode_state(state)
     except (TypeError, ValueError) as cause:
         raise StoreCorrupt(f"session {session_id}: its record is damaged") from cause

@@ -27,10 +27,10 @@ from gapless.journals.sqlite_records import (
     ACTIVE_SQL,
     Runs,
     check_idle,
-    decode_session,
     decode_turn,
     find_session,
     insert_session,
+    readable_sessions,
     write_session,
 )
 from gapless.records import RunRecord, RunStatus, SessionRecord, Turn, session_of, session_taken
@@ -38,7 +38,11 @@ from gapless.records import RunRecord, RunStatus, SessionRecord, Turn, session_o
 __all__ = ["SQLiteStore"]
 
 EXPIRE_RUNS = 100
-"""Runs whose events are dropped in one transaction."""
+"""Runs that are marked as expired in one transaction."""
+STEP_S = 0.01
+"""A transaction of housekeeping ends about then: meanwhile nothing else runs in this process."""
+
+_ENDED = {status.value for status in RunStatus if status.ended}
 
 log = logging.getLogger("gapless.sqlite")
 
@@ -122,7 +126,8 @@ class SQLiteStore(Store):
         dead = set(self._lease_watch.expired(beats, lease_s))
         dead.update(worker_id for worker_id, _, name in rows if process.is_gone(name))
         orphaned = f"status IN {ACTIVE_SQL} AND owner NOT IN (SELECT id FROM workers)"
-        if not dead and not await self._file.query(f"SELECT 1 FROM runs WHERE {orphaned} LIMIT 1"):
+        left = {rid for (rid,) in await self._file.query(f"SELECT rid FROM runs WHERE {orphaned}")}
+        if not dead and left <= self._runs.unreadable:
             return []  # as nearly always: nothing to write
 
         def fence(db: sqlite3.Connection) -> list[tuple[Tail, RunRecord]]:
@@ -135,6 +140,8 @@ class SQLiteStore(Store):
                 db.execute("UPDATE runs SET owner = ? WHERE rid = ?", (me, rid))
                 run.owner = me
                 taken.append((self._log.load_tail(db, rid, run.last_seq), run))
+            for run_id, rid in db.execute(f"SELECT id, rid FROM runs WHERE {orphaned}").fetchall():
+                self._log.seal_left(db, run_id, rid)  # of a version that another worker has
             return taken
 
         taken = await self._file.transact(fence)
@@ -213,14 +220,14 @@ class SQLiteStore(Store):
 
     async def read(self, run_id: str, after: int, limit: int) -> list[bytes]:
         def read(db: sqlite3.Connection) -> list[bytes]:
-            row = db.execute("SELECT rid, status FROM runs WHERE id = ?", (run_id,)).fetchone()
+            row = db.execute("SELECT rid, status, kept_since FROM runs WHERE id = ?", (run_id,)).fetchone()
             if row is None:
                 raise RunNotFound(f"no run {run_id}", run_id=run_id)
-            rid, ended = row[0], RunStatus(row[1]).ended
-            events = self._log.read(db, run_id, rid, after, limit, ended=ended)
-            if ended and not events and self._runs.select(db, "rid = ?", rid)[0].expired:
+            rid, status, kept_since = row
+            ended = status in _ENDED
+            if ended and not kept_since:
                 raise CursorExpired(f"the events of run {run_id} are past their retention", run_id=run_id)
-            return events
+            return self._log.read(db, run_id, rid, after, limit, ended=ended)
 
         return await self._file.look(read)
 
@@ -246,32 +253,44 @@ class SQLiteStore(Store):
         await self._file.transact(insert)
 
     async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:
-        def drop(db: sqlite3.Connection) -> int:
-            over = 0
-            if bytes_max is not None:
-                over = scalar(db, "SELECT total(kept_bytes) FROM runs WHERE kept_since IS NOT NULL") - bytes_max
+        """Mark the runs first, then drop their events, in steps: what a call that was cut short has left is dropped by
+        the next one."""
+
+        def mark(db: sqlite3.Connection) -> int:
+            kept = "FROM runs WHERE kept_since > 0"
+            over = 0 if bytes_max is None else scalar(db, f"SELECT total(kept_bytes) {kept}") - bytes_max
             rows = db.execute(
-                "SELECT rid, kept_since, kept_bytes FROM runs WHERE kept_since IS NOT NULL"
-                " ORDER BY kept_since, rid LIMIT ?",
-                (EXPIRE_RUNS,),
-            ).fetchall()
-            dropped = 0
-            for rid, kept_since, kept_bytes in rows:
-                if kept_since >= ended_before and over <= 0:
+                f"SELECT rid, kept_since, kept_bytes {kept} ORDER BY kept_since, rid LIMIT ?", (EXPIRE_RUNS,)
+            )
+            until = time.monotonic() + STEP_S
+            marked = 0
+            for rid, kept_since, kept_bytes in rows.fetchall():
+                if (kept_since >= ended_before and over <= 0) or (marked and time.monotonic() > until):
                     break
-                (run,) = self._runs.select(db, "rid = ?", rid)
-                run.expired = True
-                self._runs.update(db, run)
-                db.execute("DELETE FROM segments WHERE rid = ?", (rid,))
+                self._runs.mark_expired(db, rid)
                 over -= kept_bytes
-                dropped += 1
-            return dropped
+                marked += 1
+            return marked
 
         total = 0
-        while dropped := await self._file.transact(drop):
-            total += dropped
+        while marked := await self._file.transact(mark):
+            total += marked
+            await asyncio.sleep(0)
+        more = True
+        while more:
+            more = await self._file.transact(self._drop_events)
             await asyncio.sleep(0)
         return total
+
+    def _drop_events(self, db: sqlite3.Connection) -> bool:
+        """Drop some of the events of runs that are marked; whether there may be more."""
+        until = time.monotonic() + STEP_S
+        while (row := db.execute("SELECT rid FROM runs WHERE kept_since = 0 LIMIT 1").fetchone()) is not None:
+            while self._log.drop_segments(db, row[0]):
+                if time.monotonic() > until:
+                    return True
+            db.execute("UPDATE runs SET kept_since = NULL WHERE rid = ?", row)
+        return False
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 
@@ -287,8 +306,8 @@ class SQLiteStore(Store):
 
     async def list_sessions(self, *, user_id: str | None = None, limit: int = 100) -> list[SessionRecord]:
         where, values = ("", ()) if user_id is None else ("WHERE user = ?", (user_id,))
-        sql = f"SELECT record FROM sessions {where} ORDER BY updated_at DESC LIMIT ?"
-        return [decode_session(row[0]) for row in await self._file.query(sql, *values, limit)]
+        sql = f"SELECT id, record FROM sessions {where} ORDER BY updated_at DESC LIMIT ?"
+        return readable_sessions([(row[0], row[1]) for row in await self._file.query(sql, *values, limit)])
 
     async def update_state(self, session_id: str, changes: dict[str, Any], updated_at: int) -> SessionRecord | None:
         def update(db: sqlite3.Connection) -> SessionRecord | None:

@@ -26,6 +26,8 @@ LOG_ROWS_KEPT = 4096
 LOG_ROWS_MAX = 16 * LOG_ROWS_KEPT
 """A run that holds the log's start for half of this is sealed early. More makes larger segments, less a shorter search
 for the events of another process's run (1.5 ms at the most)."""
+DROP_SEGMENTS = 8
+"""Segments that are dropped by one statement."""
 LOG_BYTES_MAX = 64 * 1024 * 1024
 """One process's part of the log is sealed and dropped at this size, however few rows it has."""
 
@@ -185,6 +187,10 @@ class Log:
         """Leave nothing behind that only this worker's row keeps in the log."""
         _seal(db, self.tails.values())
 
+    def seal_left(self, db: sqlite3.Connection, run_id: str, rid: int) -> None:
+        """Keep the end of a run that nobody owns: no worker's row keeps it in the log any more."""
+        _seal(db, [self.load_tail(db, rid, self.last_seq(db, run_id, rid))])
+
     def load_tail(self, db: sqlite3.Connection, rid: int, last: int) -> Tail:
         """Read the end of a run that was another worker's, and hold the log for it: that one's row no longer does."""
         tail = Tail(rid)
@@ -201,6 +207,12 @@ class Log:
         if tail.first_pos is not None:
             db.execute("UPDATE workers SET low = min(low, ?) WHERE id = ?", (tail.first_pos, self.worker_id))
         return tail
+
+    def drop_segments(self, db: sqlite3.Connection, rid: int) -> bool:
+        """Drop a few of a run's segments, the first ones; whether there were any."""
+        oldest = "SELECT seq FROM segments WHERE rid = ?1 ORDER BY seq LIMIT ?2"
+        dropped = db.execute(f"DELETE FROM segments WHERE rid = ?1 AND seq IN ({oldest})", (rid, DROP_SEGMENTS))
+        return dropped.rowcount > 0
 
     # -- reading ----------------------------------------------------------------------------------------------------
 

@@ -98,8 +98,7 @@ class News:
         self.pos = newest
         ended = db.execute(f"SELECT rid FROM runs WHERE rid IN ({marks}) AND status NOT IN {ACTIVE_SQL}").fetchall()
         for rid in run_ids if skipped else [rid for (rid,) in ended]:
-            run = self._runs.find(db, run_ids[rid])
-            if run is not None:
+            for run in self._runs.select(db, "rid = ?", rid):
                 self.listener.on_events(run.id, run.last_seq + 1, [], run.status.ended)
                 if run.status.ended:
                     self._watched.pop(run.id, None)

@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import msgspec
 
-from gapless.errors import SessionBusy
+from gapless.errors import SessionBusy, StoreCorrupt
 from gapless.journals.contract import Append
 from gapless.journals.sqlite_log import Log
-from gapless.records import ACTIVE, RunRecord, RunStatus, SessionRecord, Turn, title_of
+from gapless.records import (
+    ACTIVE,
+    RunRecord,
+    RunStatus,
+    SessionRecord,
+    Turn,
+    decode_run,
+    decode_session,
+    rewrite,
+    title_of,
+)
 
 __all__ = [
     "ACTIVE_SQL",
     "Runs",
     "check_idle",
-    "decode_session",
     "decode_turn",
     "find_session",
     "insert_session",
+    "readable_sessions",
     "write_session",
 ]
 
 ACTIVE_SQL = "('queued', 'running', 'waiting')"
 """As the index on active runs writes it."""
 
+ANOTHER_VERSION = " (is it of another version of Gapless?)"
+
 _encode = msgspec.json.Encoder().encode
-_decode_run = msgspec.json.Decoder(RunRecord).decode
-decode_session = msgspec.json.Decoder(SessionRecord).decode
+log = logging.getLogger("gapless.sqlite")
 decode_turn = msgspec.json.Decoder(Turn).decode
 _COLUMNS = "rid, id, session, user, status, owner, record"
 
@@ -36,18 +48,33 @@ _COLUMNS = "rid, id, session, user, status, owner, record"
 class Runs:
     """The table of runs. The log says where the journals of those are that have not ended."""
 
-    def __init__(self, log: Log) -> None:
-        self._log = log
+    def __init__(self, journals: Log) -> None:
+        self._log = journals
+        self.unreadable: set[int] = set()
+        """Rows whose records this version cannot read."""
 
     def find(self, db: sqlite3.Connection, run_id: str) -> RunRecord | None:
-        """Find one run by its id."""
-        found = self.select(db, "id = ?", run_id)
-        return found[0] if found else None
+        """Find one run by its id. Raises `StoreCorrupt` where its record cannot be read."""
+        row = db.execute(f"SELECT {_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone()
+        try:
+            return None if row is None else self._record(db, *row)
+        except ValueError as error:
+            raise StoreCorrupt(f"run {run_id}: its record cannot be read{ANOTHER_VERSION}", run_id=run_id) from error
 
     def select(self, db: sqlite3.Connection, where: str, *values: object) -> list[RunRecord]:
-        """Read the runs that a condition is true of."""
-        rows = db.execute(f"SELECT {_COLUMNS} FROM runs WHERE {where}", values)
-        return [self._record(db, *row) for row in rows]
+        """Read the runs that a condition is true of, without those whose records cannot be read."""
+        found = []
+        for row in db.execute(f"SELECT {_COLUMNS} FROM runs WHERE {where}", values):
+            try:
+                found.append(self._record(db, *row))
+            except ValueError:
+                self._note_unreadable(row[0], row[1])
+        return found
+
+    def _note_unreadable(self, rid: int, run_id: str) -> None:
+        if rid not in self.unreadable:
+            self.unreadable.add(rid)
+            log.warning("run %s: its record cannot be read%s; it is left out here", run_id, ANOTHER_VERSION)
 
     def newest(
         self,
@@ -82,7 +109,7 @@ class Runs:
         owner: str,
         data: bytes,
     ) -> RunRecord:
-        run = _decode_run(data)
+        run = decode_run(data)
         run.status, run.owner = RunStatus(status), owner
         if run.status in ACTIVE:
             run.last_seq = self._log.last_seq(db, run_id, rid)
@@ -100,10 +127,18 @@ class Runs:
     def update(self, db: sqlite3.Connection, run: RunRecord, size: int = 0) -> None:
         """Write a run's record, and how many bytes its events have if it has ended."""
         kept_since = None if run.expired else run.ended_at
+        (known,) = db.execute("SELECT record FROM runs WHERE id = ?", (run.id,)).fetchone()
         db.execute(
             "UPDATE runs SET status = ?, record = ?, kept_since = ?, kept_bytes = ? WHERE id = ?",
-            (run.status.value, _encode(run), kept_since, size, run.id),
+            (run.status.value, rewrite(known, run), kept_since, size, run.id),
         )
+
+    def mark_expired(self, db: sqlite3.Connection, rid: int) -> None:
+        """Say in an ended run's record that its events are gone, and in its row that they are to be dropped."""
+        for run in self.select(db, "rid = ?", rid):
+            run.expired = True
+            self.update(db, run)
+        db.execute("UPDATE runs SET kept_since = 0, kept_bytes = 0 WHERE rid = ?", (rid,))
 
     def accept(self, db: sqlite3.Connection, batch: Append, size: int) -> None:
         """Write what goes with a batch: the run's status, and at its end what it adds to its session. `size` is how
@@ -138,7 +173,10 @@ def check_idle(db: sqlite3.Connection, session_id: str) -> None:
 def find_session(db: sqlite3.Connection, session_id: str) -> SessionRecord | None:
     """Find one session by its id."""
     row = db.execute("SELECT record FROM sessions WHERE id = ?", (session_id,)).fetchone()
-    return None if row is None else decode_session(row[0])
+    try:
+        return None if row is None else decode_session(row[0])
+    except ValueError as error:
+        raise StoreCorrupt(f"session {session_id}: its record cannot be read{ANOTHER_VERSION}") from error
 
 
 def insert_session(db: sqlite3.Connection, session: SessionRecord) -> None:
@@ -151,7 +189,19 @@ def insert_session(db: sqlite3.Connection, session: SessionRecord) -> None:
 
 def write_session(db: sqlite3.Connection, session: SessionRecord) -> None:
     """Write a session that is there."""
+    (known,) = db.execute("SELECT record FROM sessions WHERE id = ?", (session.id,)).fetchone()
     db.execute(
         "UPDATE sessions SET updated_at = ?, record = ? WHERE id = ?",
-        (session.updated_at, _encode(session), session.id),
+        (session.updated_at, rewrite(known, session), session.id),
     )
+
+
+def readable_sessions(rows: Sequence[tuple[str, bytes]]) -> list[SessionRecord]:
+    """Read sessions, each given by its id and record, without those whose records cannot be read."""
+    sessions = []
+    for session_id, data in rows:
+        try:
+            sessions.append(decode_session(data))
+        except ValueError:
+            log.warning("session %s: its record cannot be read%s; it is left out", session_id, ANOTHER_VERSION)
+    return sessions

@@ -13,7 +13,7 @@ _SCHEMA = """
 CREATE TABLE workers(id TEXT PRIMARY KEY, beat INTEGER NOT NULL, low INTEGER NOT NULL, process TEXT NOT NULL);
 CREATE TABLE runs(rid INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, session TEXT NOT NULL,
                   user TEXT NOT NULL, status TEXT NOT NULL, owner TEXT NOT NULL, record BLOB NOT NULL,
-                  kept_since INTEGER /* the end of a run whose events are still there */,
+                  kept_since INTEGER /* the end of a run whose events are still there, 0 while they are dropped */,
                   kept_bytes INTEGER /* of these events */);
 CREATE INDEX runs_session ON runs(session, rid);
 CREATE INDEX runs_user ON runs(user, rid);
