@@ -140,7 +140,8 @@ async def test_a_server_that_keeps_all_or_does_not_say_is_not_advised(
 SECRET = "s3cr:et/@?x"
 
 
-def test_no_command_shows_the_password_of_a_server(place: ServerPlace, server_side: Any) -> None:
+def test_no_command_shows_the_password_of_a_server(place: ServerPlace, server_side: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("gapless.cli.logs.log_to_stderr", lambda *_: None)  # which is closed when the command is over
     server_side.config_set("requirepass", SECRET)
     port = server_side.connection_pool.connection_kwargs["port"]
     try:
