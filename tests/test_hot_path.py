@@ -15,7 +15,7 @@ import pytest
 
 import gapless
 from gapless import Runner
-from gapless.http.stream import EventStream, Streams
+from gapless.http.stream import Delivery, EventStream, Streams
 from gapless.protocols.ag_ui.wire import AGUIEncoder
 from gapless.wire import Cursor
 
@@ -92,7 +92,8 @@ async def follow(runner: Runner, sent: asyncio.Semaphore) -> asyncio.Task[None]:
         await asyncio.Event().wait()
 
     run = await runner.start("x")
-    stream = EventStream(runner, Streams(), run.started, AGUIEncoder(run.started), Cursor(0), location="/")
+    delivery = Delivery(runner, Streams(), run.started, AGUIEncoder(run.started), Cursor(0), merge=True)
+    stream = EventStream(delivery, location="/")
     return asyncio.create_task(stream.stream(receive, send))
 
 

@@ -21,8 +21,9 @@ from gapless.events import (
     encode_event,
 )
 from gapless.fold import RESTARTED
+from gapless.protocols import WIRES
 from gapless.records import RunRecord
-from gapless.wire import _WIRES, Cursor, parse_cursor, wire
+from gapless.wire import Cursor, parse_cursor, wire
 from support.sse import frames
 
 RUN = RunRecord(id="r", session_id="s", user_id="u", agent="a", message="m", created_at=0)
@@ -63,14 +64,14 @@ def test_an_unknown_wire_says_which_there_are():
         wire("nope")
 
 
-@pytest.mark.parametrize("name", sorted(_WIRES))
+@pytest.mark.parametrize("name", sorted(WIRES))
 def test_an_agents_event_that_holds_the_name_of_a_restart_is_none(name: str):
     encoder = wire(name)(RUN)
     event = encode_event(CustomEvent(name="mine", value={"type": "CUSTOM", "name": RESTARTED}))
     assert encoder.sayable([(1, event)]) == [(1, event)]
 
 
-@pytest.mark.parametrize("name", sorted(_WIRES.keys() - {"ag-ui"}))  # whose events are stored as they go out
+@pytest.mark.parametrize("name", sorted(WIRES.keys() - {"ag-ui"}))  # whose events are stored as they go out
 def test_text_has_no_character_that_a_line_reader_takes_for_a_lines_end(name: str):
     text = "a\u2028b\u2029c\x85d\x0be\x1cf — 🦉\n"
     events = [
@@ -85,7 +86,7 @@ def test_text_has_no_character_that_a_line_reader_takes_for_a_lines_end(name: st
     assert sum(text in one for one in said) >= 2, said
 
 
-@pytest.mark.parametrize("name", sorted(_WIRES))
+@pytest.mark.parametrize("name", sorted(WIRES))
 def test_a_delta_belongs_to_its_message_whichever_has_begun_last(name: str):
     def said(message_id: str, delta: str) -> TextMessageContentEvent:
         return TextMessageContentEvent(message_id=message_id, delta=delta)
@@ -114,7 +115,7 @@ def test_a_delta_belongs_to_its_message_whichever_has_begun_last(name: str):
         assert ["msg_a" in bodies[n] for n in (2, 4, 5, 8, 9)] == [True, True, False, True, False]
 
 
-@pytest.mark.parametrize("name", sorted(_WIRES.keys() - {"ag-ui"}))
+@pytest.mark.parametrize("name", sorted(WIRES.keys() - {"ag-ui"}))
 @pytest.mark.parametrize("roles", [("assistant", "user"), ("user", "assistant")])
 def test_an_id_that_is_used_again_is_the_message_of_its_newest_role(name: str, roles: tuple[TextRole, TextRole]):
     events: list[Event] = [RunStartedEvent(thread_id="s", run_id="r")]
@@ -139,7 +140,7 @@ def strings(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-@pytest.mark.parametrize("name", sorted(_WIRES))
+@pytest.mark.parametrize("name", sorted(WIRES))
 def test_a_run_begun_anew_is_void_on_the_wires_that_can_say_so_and_an_error_on_the_others(name: str):
     encoder = wire(name)(RUN)
     events = [

@@ -15,6 +15,7 @@ from gapless.events import (
     DataSource,
     DocumentPart,
     ImagePart,
+    Message,
     PartSource,
     TextPart,
     UrlSource,
@@ -23,7 +24,18 @@ from gapless.events import (
     text_of,
 )
 
-__all__ = ["media_part", "simplest", "user_message"]
+__all__ = ["is_ours", "mark_of", "media_part", "simplest", "user_message"]
+
+_OURS = "gapless."
+"""How the keys of a message's metadata begin that the server writes and goes by."""
+_KEPT = frozenset({"run_id", "interrupted", "error"})
+"""Such keys of the messages that a session has, which users read too."""
+_EARLIER = {
+    "gapless.openai": "openai",
+    "gapless.vercel.message_id": "vercel_message_id",
+    "gapless.vercel.tool_results": "vercel_tool_results",
+}
+"""What such keys are called in journals that were written before they began alike."""
 
 
 def user_message(message: object) -> UserMessage:
@@ -78,3 +90,14 @@ def _gemini_parts(parts: Iterable[Any]) -> list[ContentPart]:
         elif part.file_data is not None:
             found.append(media_part(UrlSource(value=part.file_data.file_uri, mime_type=part.file_data.mime_type)))
     return found
+
+
+def is_ours(key: str) -> bool:
+    """Tell whether a key of a message's metadata is the server's to write, and no client's."""
+    return key.startswith(_OURS) or key in _KEPT or key in _EARLIER.values()
+
+
+def mark_of(message: Message | None, key: str) -> Any:
+    """What the server has written into a message's metadata under this key; None for nothing."""
+    metadata = (message.metadata if message is not None else None) or {}
+    return metadata.get(key, metadata.get(_EARLIER.get(key, key)))

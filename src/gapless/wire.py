@@ -1,8 +1,8 @@
 """What a wire is: a pure encoding of a journal for one family of clients.
 
 An encoder turns (position, event) pairs into Server-Sent Events (WHATWG HTML, section 9.2.6): LF only, an `id` on every
-data frame, an explicit end marker. It knows no store and no HTTP. To add a wire: one module
-in its family's folder under `protocols/`, one line in `_WIRES`.
+data frame, an explicit end marker. It knows no store and no HTTP. A wire is a module in its family's folder under
+`protocols/`, where the family declares it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
@@ -27,18 +27,10 @@ from gapless.fold import RESTARTED
 from gapless.jsontext import with_plain_lines
 from gapless.records import RunRecord
 
-__all__ = ["KEEP_ALIVE", "NO_DELTA", "WIRES", "Cursor", "Encoder", "is_restart", "parse_cursor", "wire"]
+__all__ = ["KEEP_ALIVE", "NO_DELTA", "Cursor", "Encoder", "is_restart", "load", "parse_cursor", "wire", "wires"]
 
-_WIRES = {
-    "adk": "gapless.protocols.adk.wire:ADKEncoder",
-    "ag-ui": "gapless.protocols.ag_ui.wire:AGUIEncoder",
-    "openai": "gapless.protocols.openai.chat_wire:ChatEncoder",
-    "openai-responses": "gapless.protocols.openai.responses_wire:ResponsesEncoder",
-    "text": "gapless.protocols.text.wire:TextEncoder",
-    "vercel": "gapless.protocols.vercel.wire:VercelEncoder",
-}
-WIRES = tuple(_WIRES)
-"""The names of all wires."""
+_TABLE = "gapless.protocols:WIRES"
+"""Where the encoders are named, each by the family of clients that it is for."""
 
 KEEP_ALIVE = b": ping\n"
 """A comment and no blank line: some clients dispatch an empty event on every blank line."""
@@ -167,6 +159,12 @@ class Encoder(ABC):
     def encode(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> bytes:
         """Encode `items`, (position, event) pairs, as SSE frames. `skip_parts` leaves out the first frames of the first
         event.
+        """
+        return b"".join([self._frame(id, data) for id, data in self.parts(items, skip_parts)])
+
+    def parts(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> list[tuple[bytes, bytes]]:
+        """Encode `items`, (position, event) pairs, as the (id, data) of their frames, for whatever carries them.
+        `skip_parts` leaves out the first frames of the first event.
 
         The last frame of an event has the event's own id, an earlier one the id with its number as suffix.
         """
@@ -175,16 +173,20 @@ class Encoder(ABC):
             frames = self.frames(event)
             last = len(frames)
             if last == 1 and not skip_parts:  # a delta
-                out.append(self._frame(b"%b%d" % (self._id_head, seq), frames[0]))
+                out.append((b"%b%d" % (self._id_head, seq), frames[0]))
                 continue
             id = self.id_of(seq)
             for part, data in enumerate(frames, 1):
                 if part > skip_parts:
-                    out.append(self._frame(id if part == last else b"%b.%d" % (id, part), data))
+                    out.append((id if part == last else b"%b.%d" % (id, part), data))
                 else:
                     self._retry = False
             skip_parts = 0
-        return b"".join(out)
+        return out
+
+    def event_of(self, data: bytes) -> bytes:
+        """Return the name of the event that a frame with this `data` is; empty for a plain message."""
+        return b""
 
     def _frame(self, id: bytes, data: bytes) -> bytes:
         if not data.isascii():
@@ -213,9 +215,20 @@ class Encoder(ABC):
 
 def wire(name: str) -> type[Encoder]:
     """Look up the encoder of the wire `name`. Raises `InputInvalid` for a name that is none."""
-    target = _WIRES.get(name)
-    if target is None:
-        raise InputInvalid(f"no wire {name!r}; there are: {', '.join(_WIRES)}")
-    module, _, cls = target.partition(":")
-    encoder: type[Encoder] = getattr(importlib.import_module(module), cls)
+    table = wires()
+    if name not in table:
+        raise InputInvalid(f"no wire {name!r}; there are: {', '.join(table)}")
+    encoder: type[Encoder] = load(table[name])
     return encoder
+
+
+def wires() -> dict[str, str]:
+    """Return every wire's encoder by the wire's name, as `module:name`."""
+    table: dict[str, str] = load(_TABLE)
+    return table
+
+
+def load(target: str) -> Any:
+    """Import `target`, which a table names as `module:name`."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gapless.wire import WIRES
+from gapless.protocols import WIRES
 from support.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]

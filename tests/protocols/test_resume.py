@@ -12,9 +12,10 @@ import pytest
 from gapless.errors import RunFailed
 from gapless.events import ResumeEntry, RunFinishedEvent, RunFinishedInterruptOutcome
 from gapless.journals.merge import merge_deltas
+from gapless.protocols import WIRES
 from gapless.records import RunRecord
 from gapless.runs.runner import Runner
-from gapless.wire import _WIRES, parse_cursor, wire
+from gapless.wire import parse_cursor, wire
 from support.rich import rich
 
 SCRIPTS = ["rich", "typed", "error", "approve", "live"]
@@ -66,7 +67,7 @@ def encoded(
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize("name", list(_WIRES))
+@pytest.mark.parametrize("name", list(WIRES))
 async def test_the_tail_after_any_id_is_the_uncut_tail_byte_for_byte(name: str, script: str) -> None:
     record, events = await journal(script)
     whole = encoded(name, record, events)
@@ -82,7 +83,7 @@ async def test_the_tail_after_any_id_is_the_uncut_tail_byte_for_byte(name: str, 
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize("name", list(_WIRES))
+@pytest.mark.parametrize("name", list(WIRES))
 async def test_merged_and_unmerged_tails_come_to_the_same(name: str, script: str) -> None:
     record, events = await journal(script)
     frames = split(encoded(name, record, events))
@@ -99,7 +100,7 @@ async def test_merged_and_unmerged_tails_come_to_the_same(name: str, script: str
 
 async def test_the_retry_hint_comes_once() -> None:
     record, events = await journal("rich")
-    for name in _WIRES:
+    for name in WIRES:
         if name != "text":  # there it goes out before the first frame
             assert encoded(name, record, events).count(b"\nretry: ") == 1, name
 

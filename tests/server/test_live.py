@@ -16,8 +16,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from gapless import RunContext, Runner, create_app
 from gapless.events import CustomEvent, Event, text_of
 from gapless.live import LIVE_AHEAD_MAX
+from gapless.protocols import WIRES
 from gapless.testing import serving
-from gapless.wire import WIRES
 from support.waiting import until
 
 

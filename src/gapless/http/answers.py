@@ -1,4 +1,4 @@
-"""What the routes share: reading a body, answering with a record or an error."""
+"""What the routes share: a body is read, a record or an error is the answer."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ from starlette.responses import Response
 
 from gapless.errors import GaplessError, InputInvalid, InputTooLarge
 from gapless.jsontext import decode_json
-from gapless.records import RunRecord, RunStatus, SessionRecord
-from gapless.wire import WIRES
+from gapless.records import RunRecord, SessionRecord
 
 __all__ = [
     "LIST_LIMIT_MAX",
-    "answer",
     "answer_error",
-    "body_docs",
     "chosen_run_id",
-    "parameter_docs",
+    "json_response",
     "public",
     "read_body",
+    "read_optional_body",
     "wants_stream",
     "whole_number",
 ]
@@ -35,17 +33,15 @@ LIST_LIMIT_MAX = 1000
 NUMBER_DIGITS_MAX = 15
 """Of a number in a query: fits a position of any store, and JavaScript's numbers."""
 
-STARTING = ("run_id", "X-Run-Id", "Idempotency-Key")
-"""The parameters by which a request names the run that it starts."""
-
 log = logging.getLogger("gapless.http")
+
 _NUMBER = re.compile(rf"[0-9]{{1,{NUMBER_DIGITS_MAX}}}")
 _T = TypeVar("_T")
 _encode = msgspec.json.Encoder().encode
 
 
-def answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A JSON answer."""
+def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Answer with this content as JSON."""
     return Response(_encode(content), status, headers, media_type="application/json")
 
 
@@ -61,7 +57,7 @@ def answer_error(error: GaplessError) -> Response:
         headers["retry-after"] = str(max(1, round(error.retry_after_s)))
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
-    return answer({"error": body}, error.status, headers)
+    return json_response({"error": body}, error.status, headers)
 
 
 async def read_body(request: Request, type: type[_T], bytes_max: int) -> _T:
@@ -83,6 +79,13 @@ async def read_body(request: Request, type: type[_T], bytes_max: int) -> _T:
         raise InputInvalid(f"the body does not fit: {error}") from None
     request.state.named = _run_named_in(body)
     return content
+
+
+async def read_optional_body(request: Request, type: type[_T], bytes_max: int) -> _T | None:
+    """Read the request's body as `read_body` does; None where the client has left it out."""
+    if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
+        return None
+    return await read_body(request, type, bytes_max)
 
 
 class _Naming(msgspec.Struct):
@@ -138,57 +141,3 @@ def public(record: RunRecord | SessionRecord) -> dict[str, Any]:
     if isinstance(record, RunRecord):
         shown["status"], shown["last_seq"] = record.status.value, record.last_seq
     return shown
-
-
-def body_docs(type: Any, *, required: bool = True) -> dict[str, Any]:
-    """OpenAPI's description of a JSON body, for routes that read it themselves."""
-    (schema,), components = msgspec.json.schema_components([type])
-    content = {"application/json": {"schema": _whole(schema, components)}}
-    return {"requestBody": {"required": required, "content": content}}
-
-
-_PARAMETERS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "Accept": ("header", "`text/event-stream` or `application/json`.", {}),
-    "Idempotency-Key": ("header", "The same request with the same key is the same run.", {}),
-    "Last-Event-ID": ("header", "Go on after the frame with this id, as it came.", {}),
-    "X-Run-Id": ("header", "The id of the run to start; sent again, the request comes back to it.", {}),
-    "after": ("query", "Go on after this event: an id as it came, or a position.", {}),
-    "agent": ("query", "Which of several agents.", {}),
-    "detailed": ("query", "`true`: with their descriptions.", {"enum": ["true", "false"]}),
-    "join": ("query", "What was said comes as one MESSAGES_SNAPSHOT.", {"enum": ["snapshot"]}),
-    "limit": ("query", "At most so many.", {"type": "integer", "minimum": 1}),
-    "merge": ("query", "`0`: deltas are not merged while catching up.", {"enum": ["0", "1"]}),
-    "message": ("query", "The same as `query`.", {}),
-    "offset": ("query", "Go on after this event; -1 is the start.", {}),
-    "query": ("query", "The question.", {}),
-    "runId": ("query", "The run to follow.", {}),
-    "run_id": ("query", "The id of the run to start; sent again, the request comes back to it.", {}),
-    "session_id": ("query", "The conversation.", {}),
-    "starting_after": ("query", "Go on after the event with this sequence number.", {"type": "integer", "minimum": 0}),
-    "status": ("query", "Runs in this state.", {"enum": [status.value for status in RunStatus]}),
-    "stream": ("query", "`true`: its events.", {"enum": ["true", "false"]}),
-    "streaming": ("query", "`false`: whole events only.", {"enum": ["true", "false"]}),
-    "threadId": ("query", "The conversation, for a page that opens on it.", {}),
-    "wire": ("query", "The encoding of the stream.", {"enum": ["ag-ui", *(name for name in WIRES if name != "ag-ui")]}),
-}
-
-
-def parameter_docs(*names: str) -> dict[str, Any]:
-    """OpenAPI's description of what a route reads from its query and headers itself."""
-    documents = []
-    for name in names:
-        place, description, schema = _PARAMETERS[name]
-        document = {"name": name, "in": place, "description": description, "schema": {"type": "string", **schema}}
-        documents.append(document)
-    return {"parameters": documents}
-
-
-def _whole(schema: Any, components: dict[str, Any]) -> Any:
-    """The schema with its parts in their places: what FastAPI does not know of cannot be referred to."""
-    if isinstance(schema, list):
-        return [_whole(item, components) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        return _whole(components[schema["$ref"].rpartition("/")[2]], components)
-    return {key: _whole(value, components) for key, value in schema.items() if key != "discriminator"}

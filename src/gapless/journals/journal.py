@@ -114,7 +114,7 @@ class Journal:
         self.opening: asyncio.Task[None] | None = None
         """Under way while it is not yet known where the journal is."""
         self.followers = 0
-        self.encoded: tuple[object, bytes] = (None, b"")
+        self.encoded: tuple[object, Any] = (None, b"")
         """The newest encoding that followers at the same position share, with what it is of."""
         self.size_bytes = 0
         """Bytes appended by this owner."""

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Sequence
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 
 from gapless.errors import InputInvalid, RunConflict, RunNotFound, SessionNotFound
 from gapless.events import (
@@ -23,9 +23,7 @@ from gapless.events import (
     text_of,
 )
 from gapless.http.auth import Access
-from gapless.protocols.openai.chat_wire import OPTIONS
-from gapless.protocols.vercel.messages import RESULTS
-from gapless.protocols.vercel.wire import CONTINUES
+from gapless.message import is_ours
 from gapless.records import RunRecord
 from gapless.runs.runner import Runner
 
@@ -40,16 +38,13 @@ __all__ = [
     "says_the_same",
 ]
 
-_OURS = frozenset({OPTIONS, CONTINUES, RESULTS, "run_id", "interrupted", "error"})
-"""Keys of a message's metadata that the server writes and goes by."""
-
 
 def from_client(messages: Sequence[Message]) -> list[Message]:
     """The messages as a client may say them: without the marks that are the server's to make. To be used wherever
     whole messages come in."""
     said = []
     for message in messages:
-        metadata = {key: value for key, value in (message.metadata or {}).items() if key not in _OURS}
+        metadata = {key: value for key, value in (message.metadata or {}).items() if not is_ours(key)}
         said.append(msgspec.structs.replace(message, metadata=metadata or None))
     return said
 
@@ -83,7 +78,7 @@ async def runs_of(
 
 
 async def known_run(
-    runner: Runner, access: Access, request: Request, run_id: str | None, session_id: str, message: Message
+    runner: Runner, access: Access, request: HTTPConnection, run_id: str | None, session_id: str, message: Message
 ) -> RunRecord | None:
     """The run that a request starts by this id, if it has been started before: the history that came with it may be
     another by now, its message is not. Raises `RunConflict`, as for a run that the caller may not read."""

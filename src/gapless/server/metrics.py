@@ -10,28 +10,29 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from gapless import metrics
-from gapless.http.auth import Access
+from gapless.protocols.starting import ClientRoutes
 from gapless.runs.runner import Runner
 
-__all__ = ["published", "routes"]
+__all__ = ["MetricRoutes", "published"]
 
 PUBLISH_EVERY_S = 1.0
 """What a worker counts is seen through the others this much later, and lost if it is killed meanwhile."""
 
 
-def routes(runner: Runner, access: Access) -> APIRouter:
-    """The router."""
-    router = APIRouter(tags=["probes"])
+class MetricRoutes(ClientRoutes):
+    """`/metrics`."""
 
-    @router.get("/metrics")
-    async def show(request: Request) -> Response:
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["probes"])
+        router.get("/metrics")(self.show)
+        return router
+
+    async def show(self, request: Request) -> Response:
         """The counts in Prometheus' text format, of all workers of this server."""
-        await access.user(request)
-        _count_active(runner)
-        text, content_type = runner.metrics.exposition()
+        await self.access.user(request)
+        _count_active(self.runner)
+        text, content_type = self.runner.metrics.exposition()
         return Response(text, media_type=content_type)
-
-    return router
 
 
 @contextlib.asynccontextmanager

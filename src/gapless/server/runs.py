@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from gapless.config import RunConfig
 from gapless.errors import InputInvalid
 from gapless.events import ContentPart, ResumeEntry, interrupts_in
-from gapless.http.answers import (
-    LIST_LIMIT_MAX,
-    STARTING,
-    answer,
-    body_docs,
-    chosen_run_id,
-    parameter_docs,
-    public,
-    read_body,
-    wants_stream,
-    whole_number,
-)
-from gapless.http.auth import Access
-from gapless.http.stream import Streams, check_start, cursor_of, follow, page_params
+from gapless.http.answers import LIST_LIMIT_MAX, json_response, public, read_body, wants_stream, whole_number
+from gapless.http.config import AskedConfig, config_for
+from gapless.http.cursors import cursor_of, page_params
+from gapless.http.openapi import STARTING, body_docs, parameter_docs
 from gapless.live import LiveRequest
-from gapless.records import RunStatus
-from gapless.runs.runner import Runner
+from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
+from gapless.records import RunRecord, RunStatus
 from gapless.wire import wire
 
-__all__ = ["AskedConfig", "config_for", "routes"]
-
-if TYPE_CHECKING:
-    AskedConfig = Any
-else:
-    # A `RunConfig` of which it is known what was left out: that is the operator's to say.
-    AskedConfig = msgspec.defstruct(
-        "RunConfig",
-        [(field.name, field.type | msgspec.UnsetType, msgspec.UNSET) for field in msgspec.structs.fields(RunConfig)],
-        forbid_unknown_fields=True,
-    )
+__all__ = ["RunRoutes"]
 
 
 class StartRun(msgspec.Struct, forbid_unknown_fields=True):
@@ -63,129 +42,105 @@ class AnswerRun(msgspec.Struct, forbid_unknown_fields=True):
     """Something that is said to a live run."""
 
 
-def config_for(runner: Runner, asked: AskedConfig | None) -> RunConfig | None:
-    """The config of a run of whoever asks for this one. Raises `InputInvalid`."""
-    if asked is None:
-        return None
-    fields = msgspec.structs.asdict(asked)
-    return runner.config.narrowed(
-        {name: value for name, value in fields.items() if value is not msgspec.UNSET}, runner.client_settings
-    )
+class RunRoutes(ClientRoutes):
+    """`/runs…`."""
 
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["runs"])
+        started = parameter_docs("Accept", *STARTING, "Last-Event-ID", "after", "wire", "merge")
+        router.post("/runs", status_code=202, openapi_extra=body_docs(StartRun) | started)(self.start_run)
+        router.get("/runs", openapi_extra=parameter_docs("session_id", "status", "limit"))(self.list_runs)
+        router.get("/runs/{run_id}")(self.get_run)
+        followed = parameter_docs("Accept", "Last-Event-ID", "after", "wire", "merge", "limit")
+        router.get("/runs/{run_id}/events", openapi_extra=followed)(self.follow_run)
+        router.post("/runs/{run_id}/cancel", status_code=202)(self.cancel_run)
+        router.post("/runs/{run_id}/input", status_code=202, openapi_extra=body_docs(AnswerRun))(self.answer_run)
+        return router
 
-def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
-    """The router. Every route that names a run authorises its caller for it."""
-    router = APIRouter(tags=["runs"])
-
-    @router.post(
-        "/runs",
-        status_code=202,
-        openapi_extra=body_docs(StartRun)
-        | parameter_docs("Accept", *STARTING, "Last-Event-ID", "after", "wire", "merge"),
-    )
-    async def start_run(request: Request) -> Response:
+    async def start_run(self, request: Request) -> Response:
         """Start a run, or come back to the one that has the given `run_id`.
 
         `Accept: application/json`: 202 and the run's record. `Accept: text/event-stream`: its events. Both name the
         stream in `Content-Location`.
         """
-        user = await access.user(request)
-        body = await read_body(request, StartRun, runner.limits.body_bytes_max)
+        user, body = await self.read(request, StartRun)
         encoder = wire(request.query_params.get("wire", "ag-ui"))
-        run_id = chosen_run_id(request, user)
-        if wants_stream(request):
-            await check_start(runner, run_id, cursor_of(request, run_id))
-        message = body.message if isinstance(body.message, str) else msgspec.to_builtins(body.message)
-        run = await runner.start(
-            message,
+        asked = StartRequest(
+            body.message if isinstance(body.message, str) else msgspec.to_builtins(body.message),
             agent=body.agent,
             session_id=body.session_id,
-            run_id=run_id,
-            user_id=user,
-            config=config_for(runner, body.config),
+            config=config_for(self.runner, body.config),
         )
-        record = run.started
-        location = _location(request, run.id)
+        record = await self.start(request, user, asked, cursor=cursor_of if wants_stream(request) else None)
+        location = _location(request, record.id)
         if not wants_stream(request):
-            return answer(public(record), 202, {"content-location": location, "location": location, "x-run-id": run.id})
-        cursor = cursor_of(request, run.id)
-        return follow(runner, streams, record, encoder, cursor, location=location, merge=_merge(request))
+            names = {"content-location": location, "location": location, "x-run-id": record.id}
+            return json_response(public(record), 202, names)
+        return self.follow(request, record, encoder, cursor_of(request, record.id), location=location)
 
-    @router.get("/runs", openapi_extra=parameter_docs("session_id", "status", "limit"))
-    async def list_runs(request: Request) -> Response:
+    async def list_runs(self, request: Request) -> Response:
         """The caller's runs, newest first; `?session_id=`, `?status=`, `?limit=`."""
-        user = await access.user(request)
+        user = await self.access.user(request)
         params = request.query_params
         try:
             status = RunStatus(params["status"]) if "status" in params else None
         except ValueError:
             raise InputInvalid(f"status is one of {', '.join(RunStatus)}") from None
         limit = whole_number(request, "limit", 100, least=1, most=LIST_LIMIT_MAX)
-        runs = await runner.list_runs(user_id=user, session_id=params.get("session_id"), status=status, limit=limit)
-        return answer({"runs": [public(run) for run in runs]})
+        session_id = params.get("session_id")
+        runs = await self.runner.list_runs(user_id=user, session_id=session_id, status=status, limit=limit)
+        return json_response({"runs": [public(run) for run in runs]})
 
-    @router.get("/runs/{run_id}")
-    async def get_run(run_id: str, request: Request) -> Response:
+    async def get_run(self, run_id: str, request: Request) -> Response:
         """One run's record; of a run that waits for a person, with the questions (`interrupts`)."""
-        record = await access.find(request, "read", runner.get_run, run_id)
+        record = await self.access.find(request, "read", self.runner.get_run, run_id)
         shown = public(record)
         if record.status is RunStatus.WAITING:
-            asked = await runner.readers.page(run_id, record.last_seq - 1, 1)
+            asked = await self.runner.readers.page(run_id, record.last_seq - 1, 1)
             shown["interrupts"] = [interrupt for event in asked for interrupt in interrupts_in(event)]
-        return answer(shown)
+        return json_response(shown)
 
-    @router.get(
-        "/runs/{run_id}/events",
-        openapi_extra=parameter_docs("Accept", "Last-Event-ID", "after", "wire", "merge", "limit"),
-    )
-    async def follow_run(run_id: str, request: Request) -> Response:
+    async def follow_run(self, run_id: str, request: Request) -> Response:
         """Follow a run: `Last-Event-ID` or `?after=` says from where, `?wire=` in which encoding, `?merge=0` that
         deltas are not merged while catching up. With `Accept: application/json`: one page of events instead."""
-        record = await access.find(request, "read", runner.get_run, run_id)
+        record = await self.access.find(request, "read", self.runner.get_run, run_id)
         if "application/json" in request.headers.get("accept", "") and not wants_stream(request):
-            after, limit = page_params(request)
-            events = await runner.readers.page(run_id, after, limit)
-            page = {
-                "run_id": run_id,
-                "after": after,
-                "events": [msgspec.Raw(event) for event in events],
-                "last_seq": record.last_seq,
-                "ended": record.status.ended,
-            }
-            return answer(page)
+            return await self._page(request, record)
         encoder = wire(request.query_params.get("wire", "ag-ui"))
         location = _location(request, run_id)
-        cursor = cursor_of(request, run_id)
-        return follow(runner, streams, record, encoder, cursor, location=location, merge=_merge(request))
+        return self.follow(request, record, encoder, cursor_of(request, run_id), location=location)
 
-    @router.post("/runs/{run_id}/cancel", status_code=202)
-    async def cancel_run(run_id: str, request: Request) -> Response:
+    async def _page(self, request: Request, record: RunRecord) -> Response:
+        after, limit = page_params(request)
+        events = await self.runner.readers.page(record.id, after, limit)
+        page = {
+            "run_id": record.id,
+            "after": after,
+            "events": [msgspec.Raw(event) for event in events],
+            "last_seq": record.last_seq,
+            "ended": record.status.ended,
+        }
+        return json_response(page)
+
+    async def cancel_run(self, run_id: str, request: Request) -> Response:
         """End a run as cancelled. Idempotent; whichever worker executes it acts."""
-        await access.find(request, "cancel", runner.get_run, run_id)
-        return answer(public(await runner.cancel(run_id)), 202)
+        await self.access.find(request, "cancel", self.runner.get_run, run_id)
+        return json_response(public(await self.runner.cancel(run_id)), 202)
 
-    @router.post("/runs/{run_id}/input", status_code=202, openapi_extra=body_docs(AnswerRun))
-    async def answer_run(run_id: str, request: Request) -> Response:
+    async def answer_run(self, run_id: str, request: Request) -> Response:
         """Answer the interrupts of a waiting run; it goes on. Or say something to a live one."""
-        record = await access.find(request, "answer", runner.get_run, run_id)
-        body = await read_body(request, AnswerRun, runner.limits.body_bytes_max)
+        record = await self.access.find(request, "answer", self.runner.get_run, run_id)
+        body = await read_body(request, AnswerRun, self.runner.limits.body_bytes_max)
         if (body.resume is None) == (body.live is None):
             raise InputInvalid("say either resume or live")
         if body.live is not None:
-            await runner.send(run_id, body.live)
+            await self.runner.send(run_id, body.live)
         else:
-            await runner.answer(run_id, body.resume or [])
-        return answer(public(record), 202)
-
-    return router
+            await self.runner.answer(run_id, body.resume or [])
+        return json_response(public(record), 202)
 
 
 def _location(request: Request, run_id: str) -> str:
     """The stream's path, with the prefix that the app is mounted under, in the encoding that was asked for."""
-    root: Any = request.scope.get("root_path", "")
-    asked = {name: value for name in ("wire", "merge") if (value := request.query_params.get(name))}
-    return f"{root}/runs/{run_id}/events" + (f"?{urlencode(asked)}" if asked else "")
-
-
-def _merge(request: Request) -> bool:
-    return request.query_params.get("merge", "1") != "0"
+    asked: dict[str, Any] = {name: value for name in ("wire", "merge") if (value := request.query_params.get(name))}
+    return f"{root_path(request)}/runs/{run_id}/events" + (f"?{urlencode(asked)}" if asked else "")

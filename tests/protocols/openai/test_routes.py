@@ -37,7 +37,7 @@ from gapless.events import (
 )
 from gapless.journals.journal import Journal
 from gapless.protocols.openai.chat_wire import OPTIONS
-from gapless.protocols.openai.routes import _line
+from gapless.protocols.openai.responses import _line
 from gapless.records import RunRecord
 from gapless.testing import CutKind, Cutter, serving
 from support.agents import Gated

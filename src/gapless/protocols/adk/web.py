@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from gapless.errors import ExtraMissing
-from gapless.http.answers import answer
+from gapless.http.answers import json_response
 
 __all__ = ["page_directory", "serve_adk_web"]
 
@@ -30,17 +30,17 @@ def serve_adk_web(app: FastAPI) -> None:
     @router.get("/dev-ui/assets/config/runtime-config.json")
     async def config(request: Request) -> Response:
         config = {"backendUrl": request.scope.get("root_path", ""), "telemetry": False}
-        return answer(config, headers={"cache-control": "no-store"})
+        return json_response(config, headers={"cache-control": "no-store"})
 
     @router.get("/config/telemetry")
     async def telemetry() -> Response:
-        return answer({"telemetry": False})
+        return json_response({"telemetry": False})
 
     @router.get("/dev/apps/{app_name}/eval_sets")
     @router.get("/dev/apps/{app_name}/eval_results")
     @router.get("/dev/apps/{app_name}/debug/trace/session/{session_id}")
     async def nothing() -> Response:
-        return answer([])
+        return json_response([])
 
     app.include_router(router)
     app.mount("/dev-ui", StaticFiles(directory=page_directory(), html=True), name="dev-ui")

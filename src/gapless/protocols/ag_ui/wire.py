@@ -43,6 +43,9 @@ class AGUIEncoder(Encoder):
             return frames.replace(b"\n", b"\nretry: %d\n" % RETRY_MS, 1)
         return frames
 
+    def parts(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> list[tuple[bytes, bytes]]:
+        return [(b"%d" % seq, event) for seq, event in items]
+
     def reconnect(self) -> bytes:
         return b"event: reconnect\ndata: {}\n\n"
 

@@ -1,1 +1,11 @@
-"""Clients of OpenAI's chat completions and responses."""
+"""OpenAI's clients: chat completions and responses."""
+
+from __future__ import annotations
+
+__all__ = ["ROUTES", "WIRES"]
+
+WIRES = {
+    "openai": "gapless.protocols.openai.chat_wire:ChatEncoder",
+    "openai-responses": "gapless.protocols.openai.responses_wire:ResponsesEncoder",
+}
+ROUTES = "gapless.protocols.openai.routes:OpenAIRoutes"

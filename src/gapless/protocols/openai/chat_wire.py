@@ -33,6 +33,7 @@ from gapless.events import (
     ToolCallStartEvent,
     decode_event,
 )
+from gapless.message import mark_of
 from gapless.output import OutputText
 from gapless.records import RunRecord
 from gapless.sse import DONE
@@ -48,7 +49,7 @@ __all__ = [
     "reason_of",
 ]
 
-OPTIONS = "openai"
+OPTIONS = "gapless.openai"
 """Key in the metadata of a run's input, for its `Options`."""
 _RECONNECT = {"message": "the server ended the connection, not the answer: resume it", "code": "reconnect"}
 
@@ -195,7 +196,7 @@ _HANDLERS: dict[type, Any] = {
 def options_of(asked: Message | None) -> Options:
     """What the request that this message came with asked of its answer; nothing for one that was asked elsewhere."""
     try:
-        return msgspec.convert(((asked and asked.metadata) or {}).get(OPTIONS, {}), Options)
+        return msgspec.convert(mark_of(asked, OPTIONS) or {}, Options)
     except msgspec.ValidationError:
         return {}
 

@@ -153,9 +153,20 @@ class ResponsesEncoder(Encoder):
                 (data,) = self.frames(event)
                 out.append(self._delta_line + super()._frame(b"%d" % seq, data))
             else:
-                out.append(super().encode((item,), skip_parts))
+                out += [self._frame(id, data) for id, data in super().parts((item,), skip_parts)]
                 skip_parts = 0
         return b"".join(out)
+
+    def parts(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> list[tuple[bytes, bytes]]:
+        out = []
+        for item in items:
+            self._merged, self._seq = item[0] - self._seq, item[0]
+            out += super().parts((item,), skip_parts)
+            skip_parts = 0
+        return out
+
+    def event_of(self, data: bytes) -> bytes:
+        return b"" if data is DONE else data[len(b'{"type":"') : data.index(b'",')]
 
     def locate(self, events: Iterable[bytes], number: int) -> Cursor | None:
         """The place after the event with that sequence number, looking on through `events`; None if it is later."""
@@ -169,9 +180,7 @@ class ResponsesEncoder(Encoder):
 
     def _frame(self, id: bytes, data: bytes) -> bytes:
         frame = super()._frame(id, data)
-        if data is DONE:
-            return frame
-        return b"event: %b\n%b" % (data[len(b'{"type":"') : data.index(b'",')], frame)
+        return frame if data is DONE else b"event: %b\n%b" % (self.event_of(data), frame)
 
     # -- the response -----------------------------------------------------------------------------------------------
 

@@ -7,14 +7,14 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from gapless.errors import CursorInvalid, InputInvalid
-from gapless.http.answers import STARTING, body_docs, chosen_run_id, parameter_docs, read_body
-from gapless.http.auth import Access
-from gapless.http.stream import Streams, check_start, cursor_of, follow
+from gapless.http.answers import read_optional_body
+from gapless.http.config import AskedConfig, config_for
+from gapless.http.cursors import cursor_of
+from gapless.http.openapi import STARTING, Parameter, body_docs, parameter_docs
+from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
 from gapless.protocols.text.wire import TextEncoder
-from gapless.runs.runner import Runner
-from gapless.server.runs import AskedConfig, config_for
 
-__all__ = ["routes"]
+__all__ = ["TextRoutes"]
 
 
 class ChatStream(msgspec.Struct):
@@ -28,63 +28,63 @@ class ChatStream(msgspec.Struct):
     config: AskedConfig | None = None
 
 
-_DOCS = parameter_docs("query", "message", "agent", "session_id", *STARTING, "Last-Event-ID", "after")
+_DOCS = parameter_docs(
+    Parameter("query", "query", "The question."),
+    Parameter("message", "query", "The same as `query`."),
+    "agent",
+    "session_id",
+    *STARTING,
+    "Last-Event-ID",
+    "after",
+)
 
 
-def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
-    """The router."""
-    router = APIRouter(tags=["chat"])
+class TextRoutes(ClientRoutes):
+    """`/chat/stream`."""
 
-    async def stream(request: Request, body: ChatStream) -> Response:
-        user = await access.user(request)
-        last_id = request.headers.get("last-event-id", "")
-        if last_id:  # an EventSource that comes back: its id names the run
-            run_id = last_id.rpartition(":")[0]
-            if not run_id:
-                raise CursorInvalid(f"{last_id[:64]!r} is not an id of this stream; send it back as it came")
-            record = await access.find(request, "read", runner.get_run, run_id)
-        else:
-            query = body.query or body.message
-            if not query:
-                raise InputInvalid("query is missing: /chat/stream?query=Hello")
-            chosen_id = chosen_run_id(request, user)
-            await check_start(runner, chosen_id, cursor_of(request, chosen_id))
-            run = await runner.start(
-                query,
-                agent=body.agent,
-                session_id=body.session_id,
-                run_id=chosen_id,
-                user_id=user,
-                config=config_for(runner, body.config),
-            )
-            record = run.started
-        location = f"{request.scope.get('root_path', '')}/runs/{record.id}/events?wire=text"
-        cursor = cursor_of(request, record.id)
-        return follow(runner, streams, record, TextEncoder, cursor, location=location)
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["chat"])
+        router.get("/chat/stream", openapi_extra=_DOCS)(self.get_stream)
+        router.post("/chat/stream", openapi_extra=body_docs(ChatStream) | _DOCS)(self.post_stream)
+        return router
 
-    def from_query(request: Request) -> ChatStream:
-        params = request.query_params
-        return ChatStream(
-            query=params.get("query") or params.get("message"),
-            agent=params.get("agent"),
-            session_id=params.get("session_id"),
-        )
-
-    @router.get("/chat/stream", openapi_extra=_DOCS)
-    async def get_stream(request: Request) -> Response:
+    async def get_stream(self, request: Request) -> Response:
         """`new EventSource("/chat/stream?query=Hello")`: the answer as `data: {"text": …}` to `data: [DONE]`.
 
         When the browser reconnects by itself it goes on with the same run. `?session_id=` keeps a conversation;
         `?run_id=` makes the start itself safe to repeat.
         """
-        return await stream(request, from_query(request))
+        return await self._stream(request, await self.access.user(request), _from_query(request))
 
-    @router.post("/chat/stream", openapi_extra=body_docs(ChatStream) | _DOCS)
-    async def post_stream(request: Request) -> Response:
+    async def post_stream(self, request: Request) -> Response:
         """The same as a POST, with a JSON body or with query parameters."""
-        body = from_query(request)
-        if request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
-            body = await read_body(request, ChatStream, runner.limits.body_bytes_max)
-        return await stream(request, body)
+        user = await self.access.user(request)
+        body = await read_optional_body(request, ChatStream, self.runner.limits.body_bytes_max)
+        return await self._stream(request, user, body or _from_query(request))
 
-    return router
+    async def _stream(self, request: Request, user: str, body: ChatStream) -> Response:
+        last_id = request.headers.get("last-event-id", "")
+        if last_id:  # an EventSource that comes back: its id names the run
+            run_id = last_id.rpartition(":")[0]
+            if not run_id:
+                raise CursorInvalid(f"{last_id[:64]!r} is not an id of this stream; send it back as it came")
+            record = await self.access.find(request, "read", self.runner.get_run, run_id)
+        else:
+            query = body.query or body.message
+            if not query:
+                raise InputInvalid("query is missing: /chat/stream?query=Hello")
+            asked = StartRequest(
+                query, agent=body.agent, session_id=body.session_id, config=config_for(self.runner, body.config)
+            )
+            record = await self.start(request, user, asked)
+        location = f"{root_path(request)}/runs/{record.id}/events?wire=text"
+        return self.follow(request, record, TextEncoder, cursor_of(request, record.id), location=location)
+
+
+def _from_query(request: Request) -> ChatStream:
+    params = request.query_params
+    return ChatStream(
+        query=params.get("query") or params.get("message"),
+        agent=params.get("agent"),
+        session_id=params.get("session_id"),
+    )

@@ -1,1 +1,10 @@
-"""Clients of the Vercel AI SDK."""
+"""The AI SDK's clients."""
+
+from __future__ import annotations
+
+__all__ = ["ROUTES", "WIRES"]
+
+WIRES = {
+    "vercel": "gapless.protocols.vercel.wire:VercelEncoder",
+}
+ROUTES = "gapless.protocols.vercel.routes:VercelRoutes"

@@ -48,6 +48,7 @@ from gapless.events import (
     decode_event,
     encode_event,
 )
+from gapless.message import mark_of
 from gapless.protocols.vercel.wire import VercelEncoder
 from gapless.records import RunRecord
 from gapless.runs.readers import merge_deltas
@@ -55,7 +56,7 @@ from gapless.wire import is_restart
 
 __all__ = ["RESULTS", "Transcript", "UIMessage", "approvals", "remains", "results", "to_messages"]
 
-RESULTS = "vercel_tool_results"
+RESULTS = "gapless.vercel.tool_results"
 """Key in the metadata of a run's input: what the client's own tools have come to, which no run has said."""
 
 _PARTS: dict[str, type[ImagePart | AudioPart | VideoPart]] = {
@@ -93,7 +94,7 @@ def results(messages: Iterable[UIMessage], ours: Sequence[Message]) -> list[dict
     `to_messages` takes."""
     calls = {call.id for message in ours if isinstance(message, AssistantMessage) for call in message.tool_calls or ()}
     calls -= {message.tool_call_id for message in ours if isinstance(message, ToolMessage)}
-    calls -= {known["toolCallId"] for message in ours for known in (message.metadata or {}).get(RESULTS, ())}
+    calls -= {known["toolCallId"] for message in ours for known in mark_of(message, RESULTS) or ()}
     return [
         {key: part[key] for key in ("toolCallId", "state", "output", "errorText") if key in part}
         for message in messages
@@ -227,7 +228,7 @@ class Transcript:
 
     def ask(self, message: UserMessage) -> None:
         """The user's message, or the results of the client's tools that a run goes on from."""
-        for result in (message.metadata or {}).get(RESULTS, ()):
+        for result in mark_of(message, RESULTS) or ():
             self._calls.get(result["toolCallId"], {}).update(result)
         if message.content:
             self.messages.append({"id": message.id, "role": "user", "parts": _user_parts(message)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -12,32 +13,24 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from gapless.config import RunConfig
 from gapless.errors import CursorExpired, InputInvalid, RunNotFound
 from gapless.events import Message, ResumeEntry, UserMessage
-from gapless.http.answers import STARTING, answer, body_docs, chosen_run_id, parameter_docs, public, read_body
-from gapless.http.auth import Access
-from gapless.http.stream import Streams, check_cursor, check_start, cursor_of, follow
-from gapless.protocols.conversations import (
-    answer_interrupts,
-    current_run,
-    known_run,
-    own_history,
-    runs_of,
-    says_the_same,
-)
+from gapless.http.answers import json_response, public
+from gapless.http.cursors import check_cursor, cursor_of
+from gapless.http.openapi import STARTING, Parameter, body_docs, parameter_docs
+from gapless.message import mark_of
+from gapless.protocols.conversations import answer_interrupts, current_run, own_history, runs_of, says_the_same
+from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
 from gapless.protocols.vercel.messages import RESULTS, Transcript, UIMessage, approvals, remains, results, to_messages
 from gapless.protocols.vercel.wire import CONTINUES, VercelEncoder
 from gapless.records import ACTIVE, RunRecord, RunStatus, branch
-from gapless.runs.readers import has_said_all
-from gapless.runs.runner import Runner
 from gapless.wire import Cursor
 
-__all__ = ["routes"]
+__all__ = ["VercelRoutes"]
 
 RUNS_STOPPED_MAX = 100
 """Active runs of one chat that one request stops."""
-
-
 TURNS_SHOWN_MAX = 100
 """Of a chat's messages, those of its newest turns are given to a page."""
 
@@ -55,139 +48,155 @@ class ChatRequest(msgspec.Struct, rename="camel"):
     message_id: str | None = None
     agent: str | None = None
 
+    def said(self) -> list[UIMessage]:
+        """The messages, however they were sent. Raises `InputInvalid`."""
+        said = self.messages or ([self.message] if self.message is not None else [])
+        if not said:
+            raise InputInvalid("messages is empty; its last one is the question")
+        return said
 
-def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
-    """The router. A chat is a session."""
-    router = APIRouter(tags=["vercel"])
 
-    @router.post(
-        "/vercel/chat",
-        openapi_extra=body_docs(ChatRequest) | parameter_docs("agent", *STARTING, "Last-Event-ID", "after"),
-    )
-    async def chat(request: Request) -> Response:
+class VercelRoutes(ClientRoutes):
+    """`/vercel/chat…`. A chat is a session."""
+
+    def router(self) -> APIRouter:
+        router = APIRouter(tags=["vercel"])
+        posted = body_docs(ChatRequest) | parameter_docs("agent", *STARTING, "Last-Event-ID", "after")
+        router.post("/vercel/chat", openapi_extra=posted)(self.chat)
+        router.get("/vercel/chat/{chat_id}/messages")(self.get_messages)
+        got = parameter_docs(Parameter("runId", "query", "The run to follow."), "Last-Event-ID", "after")
+        router.get("/vercel/chat/{chat_id}/stream", openapi_extra=got)(self.resume)
+        router.post("/vercel/chat/{chat_id}/stop", status_code=202)(self.stop)
+        return router
+
+    async def chat(self, request: Request) -> Response:
         """`new DefaultChatTransport({ api: "/vercel/chat" })`: a new message, a regenerated answer, the results of
         the client's own tools, or answers to approval requests; `?agent=` names one of several agents. A message that
         comes alone is asked after what the chat has said before it."""
-        user = await access.user(request)
-        body = await read_body(request, ChatRequest, runner.limits.body_bytes_max)
-        said = body.messages or ([body.message] if body.message is not None else [])
-        if not said:
-            raise InputInvalid("messages is empty; its last one is the question")
-        *before, last = said
-        if last.role != "user":
-            entries = approvals(last)
-            if entries:
-                return await _go_on(request, body.id, entries)
-        run_id = chosen_run_id(request, user)
-        await check_start(runner, run_id, cursor_of(request, run_id))
-        # A client that has run tools of its own asks nothing new: the run goes on from what they found, in its message.
+        user, body = await self.read(request, ChatRequest)
+        said = body.said()
+        last = said[-1]
+        if last.role != "user" and (entries := approvals(last)):
+            return await self._answer(request, body.id, entries)
         sent: list[Message] = to_messages(said)
-        message, replaces = UserMessage(id="", content="", metadata={CONTINUES: last.id}), False
+        # A client that has run tools of its own asks nothing new: the run goes on from what they found, in its message.
+        message = UserMessage(id="", content="", metadata={CONTINUES: last.id})
+        config = self.runner.config
         if last.role == "user":
             asked = sent.pop()
             assert isinstance(asked, UserMessage), "a user's message becomes exactly one"
             if not asked.content:
                 raise InputInvalid("the message is empty")
             message = asked
-            replaces = body.trigger == "regenerate-message"
-            if body.message_id is not None and not replaces and all(one.id != body.message_id for one in before):
-                message.id, replaces = body.message_id, True  # edited; in `ai` 7 it may have got another id
-            if (known := await known_run(runner, access, request, run_id, body.id, message)) is not None:
-                return _tail(request, known)
-        ours = await own_history(runner, body.id, user, message)
-        if found := results(said, ours):
-            message.metadata = {**(message.metadata or {}), RESULTS: found}
-        history: list[Message] | None = sent
-        if before:
-            history = None if last.role == "user" and says_the_same(sent, ours) else sent
-        elif last.role == "user" and not any(RESULTS in (one.metadata or {}) for one in ours):
-            history = None  # the session's own
-        elif ours:  # with what the client's tools have come to: the turns do not have that
-            history = to_messages(await _before(body.id, message.id or last.id)) + sent
-        config = runner.config
-        if replaces:  # the answer that may still be coming has been dropped by the user
-            config = msgspec.structs.replace(config, on_busy="interrupt")
-        run = await runner.start(
+            config = self._replacing(body, message, said[:-1])
+        history = functools.partial(self._history, body, user, message, sent)
+        run = StartRequest(
             message,
             agent=body.agent or request.query_params.get("agent"),
             session_id=body.id,
-            run_id=run_id,
-            user_id=user,
             config=config,
-            messages=history,
+            history=history if last.role == "user" else await history(),  # its message alone does not tell it
             fingerprint=sent,
         )
-        return _tail(request, run.started)
+        return self._tail(request, await self.start(request, user, run))
 
-    @router.get("/vercel/chat/{chat_id}/messages")
-    async def get_messages(chat_id: str, request: Request) -> Response:
+    def _replacing(self, body: ChatRequest, message: UserMessage, before: list[UIMessage]) -> RunConfig:
+        """The run's config. Where the message is asked again or was edited, the answer that may still be coming has
+        been dropped by the user."""
+        replaces = body.trigger == "regenerate-message"
+        if body.message_id is not None and not replaces and all(one.id != body.message_id for one in before):
+            message.id, replaces = body.message_id, True  # edited; in `ai` 7 it may have got another id
+        config = self.runner.config
+        return msgspec.structs.replace(config, on_busy="interrupt") if replaces else config
+
+    async def _history(
+        self, body: ChatRequest, user: str, message: UserMessage, sent: list[Message]
+    ) -> list[Message] | None:
+        """The messages before this one; None where they are the session's own. What the client's tools have come to is
+        put on the message."""
+        said = body.said()
+        asks = said[-1].role == "user"
+        ours = await own_history(self.runner, body.id, user, message)
+        if found := results(said, ours):
+            message.metadata = {**(message.metadata or {}), RESULTS: found}
+        if len(said) > 1:
+            return None if asks and says_the_same(sent, ours) else sent
+        if asks and not any(mark_of(one, RESULTS) for one in ours):
+            return None
+        if ours:  # with what the client's tools have come to: the turns do not have that
+            return to_messages(await self._before(body.id, message.id or said[-1].id)) + sent
+        return sent
+
+    async def get_messages(self, chat_id: str, request: Request) -> Response:
         """The chat as a page opens on it, for `useChat({ messages, resume: true })`: the UI messages of its newest
         turns, without what was regenerated or edited away. `activeRunId` is the run whose answer is still coming, and
         comes to who resumes; null if there is none. A run that waits for an approval is in the messages."""
-        await access.find(request, "read", runner.get_session, chat_id)
-        messages, active_run_id = await _load(chat_id)
+        await self.access.find(request, "read", self.runner.get_session, chat_id)
+        messages, active_run_id = await self._load(chat_id)
         shown = {"messages": messages, "activeRunId": active_run_id}
-        return answer(shown, headers={"cache-control": "no-store"})
+        return json_response(shown, headers={"cache-control": "no-store"})
 
-    @router.get("/vercel/chat/{chat_id}/stream", openapi_extra=parameter_docs("runId", "Last-Event-ID", "after"))
-    async def resume(chat_id: str, request: Request) -> Response:
+    async def resume(self, chat_id: str, request: Request) -> Response:
         """The chat's answer that is coming, from its start or after `Last-Event-ID`; 204 if there is none. `?runId=`
         means that run and no later one, also when it has ended."""
         run_id = request.query_params.get("runId")
         if run_id is None:
-            current = await current_run(runner, access, request, chat_id, "read")
+            current = await current_run(self.runner, self.access, request, chat_id, "read")
             if current is None or (current.status.ended and cursor_of(request, current.id) == Cursor(0)):
                 return Response(status_code=204)
             # Where it goes on from the client's tools, what was before it would give way to it as the same message.
-            return _tail(request, msgspec.structs.replace(current, input=None))
-        record = await access.find(request, "read", runner.get_run, run_id)
+            return self._tail(request, msgspec.structs.replace(current, input=None))
+        record = await self.access.find(request, "read", self.runner.get_run, run_id)
         if record.session_id != chat_id:
             raise RunNotFound(f"no run {record.id} in chat {chat_id}", run_id=record.id)
-        return _tail(request, record)
+        return self._tail(request, record)
 
-    @router.post("/vercel/chat/{chat_id}/stop", status_code=202)
-    async def stop(chat_id: str, request: Request) -> Response:
+    async def stop(self, chat_id: str, request: Request) -> Response:
         """End the chat's runs as cancelled; 204 if none is active. (`useChat().stop()` itself only hangs up.)"""
-        runs = await runs_of(runner, access, request, chat_id, "cancel", RUNS_STOPPED_MAX)
-        stopped = [public(await runner.cancel(record.id)) for record in runs if record.status in ACTIVE]
-        return answer({"runs": stopped}, 202) if stopped else Response(status_code=204)
+        runs = await runs_of(self.runner, self.access, request, chat_id, "cancel", RUNS_STOPPED_MAX)
+        stopped = [public(await self.runner.cancel(record.id)) for record in runs if record.status in ACTIVE]
+        return json_response({"runs": stopped}, 202) if stopped else Response(status_code=204)
 
-    async def _load(chat_id: str) -> tuple[list[dict[str, Any]], str | None]:
+    async def _load(self, chat_id: str) -> tuple[list[dict[str, Any]], str | None]:
         """The chat's messages, and the id of the run whose answer is still coming."""
-        current = await runner.current_run(chat_id)  # before the turns: a run that ends meanwhile is not in neither
-        turns = await runner.turns(chat_id)
+        current = await self.runner.current_run(chat_id)  # before the turns: what ends meanwhile is in one of the two
+        turns = await self.runner.turns(chat_id)
         if current is not None and (current.status.ended or any(turn.run_id == current.id for turn in turns)):
             current = None
         asked = None if current is None else current.input
         transcript = Transcript()
         for turn in branch(turns, None if asked is None else asked.id)[-TURNS_SHOWN_MAX:]:
             run = RunRecord(id=turn.run_id, session_id=chat_id, user_id="", agent="", message="", created_at=0)
-            exchanges = _exchanges(_decode_messages(turn.messages))
-            for number, (question, said) in enumerate(exchanges):
-                if question is not None:
-                    transcript.ask(question)
-                if len(exchanges) == 1 and question is not None:
-                    await _replay(transcript, msgspec.structs.replace(run, input=question), said)
-                elif said:  # of a live run, whose stream does not say what the user said
-                    answer_to = msgspec.structs.replace(run, id=f"{run.id}-{number}")
-                    transcript.begin(answer_to)
-                    transcript.add(remains(answer_to, said))
+            await self._show_turn(transcript, run, _exchanges(_decode_messages(turn.messages)))
         if current is None or asked is None:
             return transcript.messages, None
         transcript.ask(asked)
         if current.status is not RunStatus.WAITING:
             return transcript.messages, current.id
-        await _replay(transcript, current, until=current.last_seq)  # and not beyond: it may have gone on
+        await self._replay(transcript, current, until=current.last_seq)  # and not beyond: it may have gone on
         return transcript.messages, None
 
+    async def _show_turn(
+        self, transcript: Transcript, run: RunRecord, exchanges: list[tuple[UserMessage | None, list[Message]]]
+    ) -> None:
+        for number, (question, said) in enumerate(exchanges):
+            if question is not None:
+                transcript.ask(question)
+            if len(exchanges) == 1 and question is not None:
+                await self._replay(transcript, msgspec.structs.replace(run, input=question), said)
+            elif said:  # of a live run, whose stream does not say what the user said
+                answer_to = msgspec.structs.replace(run, id=f"{run.id}-{number}")
+                transcript.begin(answer_to)
+                transcript.add(remains(answer_to, said))
+
     async def _replay(
-        transcript: Transcript, run: RunRecord, said: Sequence[Message] = (), until: int | None = None
+        self, transcript: Transcript, run: RunRecord, said: Sequence[Message] = (), until: int | None = None
     ) -> None:
         """The run's answer, up to this event: as it was streamed, or what the session has kept of it."""
         transcript.begin(run)
         begun = False
         with contextlib.suppress(CursorExpired, RunNotFound, msgspec.DecodeError):  # the last: of another version
-            async for events in runner.readers.pages(run.id, until=until):
+            async for events in self.runner.readers.pages(run.id, until=until):
                 transcript.add(events)
                 begun = True
             if begun:
@@ -195,31 +204,25 @@ def routes(runner: Runner, streams: Streams, access: Access) -> APIRouter:
         transcript.void()
         transcript.add(remains(run, said))
 
-    async def _before(chat_id: str, message_id: str) -> list[UIMessage]:
+    async def _before(self, chat_id: str, message_id: str) -> list[UIMessage]:
         """The chat's messages before this one."""
-        shown, _ = await _load(chat_id)
+        shown, _ = await self._load(chat_id)
         before = itertools.takewhile(lambda one: one["id"] != message_id, shown)
         return [msgspec.convert(one, UIMessage) for one in before]
 
-    async def _go_on(request: Request, chat_id: str, entries: list[ResumeEntry]) -> Response:
+    async def _answer(self, request: Request, chat_id: str, entries: list[ResumeEntry]) -> Response:
         """The rest of the run that these answers let go on."""
-        record = await current_run(runner, access, request, chat_id, "answer")
+        record = await current_run(self.runner, self.access, request, chat_id, "answer")
         if record is None:
             raise InputInvalid(f"chat {chat_id} has no run that waits for an answer")
         check_cursor(record, cursor_of(request, record.id))
-        after = await answer_interrupts(runner, record, entries)
-        return _tail(request, await runner.get_run(record.id), after)
+        after = await answer_interrupts(self.runner, record, entries)
+        return self._tail(request, await self.runner.get_run(record.id), after)
 
-    def _tail(request: Request, record: RunRecord, after: int = 0) -> Response:
+    def _tail(self, request: Request, record: RunRecord, after: int = 0) -> Response:
         """The chunks after the request's cursor, or after this position if it has none."""
-        cursor = cursor_of(request, record.id)
-        if cursor == Cursor(0):
-            cursor = Cursor(after)
-        if has_said_all(record, cursor.seq):
-            return Response(status_code=204, headers={"x-run-id": record.id})
-        return follow(runner, streams, record, VercelEncoder, cursor, location=_location(request, record, after))
-
-    return router
+        location = _location(request, record, after)
+        return self.go_on(request, record, VercelEncoder, location=location, after=after)
 
 
 def _exchanges(messages: Sequence[Message]) -> list[tuple[UserMessage | None, list[Message]]]:
@@ -237,6 +240,5 @@ def _exchanges(messages: Sequence[Message]) -> list[tuple[UserMessage | None, li
 
 def _location(request: Request, record: RunRecord, after: int) -> str:
     """Where the stream goes on."""
-    root: Any = request.scope.get("root_path", "")
     query = urlencode({"runId": record.id, "after": after} if after else {"runId": record.id})
-    return f"{root}/vercel/chat/{quote(record.session_id, safe='')}/stream?{query}"
+    return f"{root_path(request)}/vercel/chat/{quote(record.session_id, safe='')}/stream?{query}"

@@ -45,12 +45,13 @@ from gapless.events import (
     delta_head,
 )
 from gapless.jsontext import decode_json
+from gapless.message import mark_of
 from gapless.records import RunRecord
 from gapless.wire import Encoder
 
 __all__ = ["CONTINUES", "VercelEncoder"]
 
-CONTINUES = "vercel_message_id"
+CONTINUES = "gapless.vercel.message_id"
 """Key in the metadata of a run's input: the id of the client's message that this run goes on with."""
 
 _encode = msgspec.json.Encoder().encode
@@ -87,8 +88,7 @@ class VercelEncoder(Encoder):
 
     def __init__(self, run: RunRecord) -> None:
         super().__init__(run)
-        metadata = (run.input.metadata if run.input is not None else None) or {}
-        self._message_id = str(metadata.get(CONTINUES) or run.id)
+        self._message_id = str(mark_of(run.input, CONTINUES) or run.id)
         self._delta = b""
         """How the chunks of the newest part's deltas begin."""
         self._open: set[tuple[str, str]] = set()

@@ -1,0 +1,32 @@
+"""The settings of a run that a client may ask for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gapless.config import RunConfig
+from gapless.runs.runner import Runner
+
+__all__ = ["AskedConfig", "config_for"]
+
+if TYPE_CHECKING:
+    AskedConfig = Any
+else:
+    # A `RunConfig` of which it is known what was left out: that is the operator's to say.
+    AskedConfig = msgspec.defstruct(
+        "RunConfig",
+        [(field.name, field.type | msgspec.UnsetType, msgspec.UNSET) for field in msgspec.structs.fields(RunConfig)],
+        forbid_unknown_fields=True,
+    )
+
+
+def config_for(runner: Runner, asked: AskedConfig | None) -> RunConfig | None:
+    """The config of a run of whoever asks for this one. Raises `InputInvalid`."""
+    if asked is None:
+        return None
+    fields = msgspec.structs.asdict(asked)
+    return runner.config.narrowed(
+        {name: value for name, value in fields.items() if value is not msgspec.UNSET}, runner.client_settings
+    )

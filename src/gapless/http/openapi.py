@@ -1,0 +1,76 @@
+"""OpenAPI's descriptions of what the routes read by themselves: bodies, query parameters, headers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from gapless.records import RunStatus
+from gapless.wire import wires
+
+__all__ = ["STARTING", "Parameter", "body_docs", "parameter_docs"]
+
+STARTING = ("run_id", "X-Run-Id", "Idempotency-Key")
+"""The parameters by which a request names the run that it starts."""
+
+
+class Parameter(NamedTuple):
+    """One query parameter or header. A client family declares those of its own."""
+
+    name: str
+    place: str
+    """`query` or `header`."""
+    description: str
+    schema: dict[str, Any] = {}  # noqa: RUF012  # never changed
+
+
+_COMMON = (
+    Parameter("Accept", "header", "`text/event-stream` or `application/json`."),
+    Parameter("Idempotency-Key", "header", "The same request with the same key is the same run."),
+    Parameter("Last-Event-ID", "header", "Go on after the frame with this id, as it came."),
+    Parameter("X-Run-Id", "header", "The id of the run to start; sent again, the request comes back to it."),
+    Parameter("after", "query", "Go on after this event: an id as it came, or a position."),
+    Parameter("agent", "query", "Which of several agents."),
+    Parameter("limit", "query", "At most so many.", {"type": "integer", "minimum": 1}),
+    Parameter("merge", "query", "`0`: deltas are not merged while catching up.", {"enum": ["0", "1"]}),
+    Parameter("run_id", "query", "The id of the run to start; sent again, the request comes back to it."),
+    Parameter("session_id", "query", "The conversation."),
+    Parameter("status", "query", "Runs in this state.", {"enum": [status.value for status in RunStatus]}),
+    Parameter(
+        "wire",
+        "query",
+        "The encoding of the stream.",
+        {"enum": sorted(wires(), key=lambda name: (name != "ag-ui", name))},
+    ),
+)
+_BY_NAME = {parameter.name: parameter for parameter in _COMMON}
+
+
+def body_docs(type: Any, *, required: bool = True) -> dict[str, Any]:
+    """OpenAPI's description of a JSON body, for routes that read it themselves."""
+    (schema,), components = msgspec.json.schema_components([type])
+    content = {"application/json": {"schema": _whole(schema, components)}}
+    return {"requestBody": {"required": required, "content": content}}
+
+
+def parameter_docs(*parameters: str | Parameter) -> dict[str, Any]:
+    """OpenAPI's description of what a route reads from its query and headers itself: parameters that many routes have
+    by their names, others as they are."""
+    documents = []
+    for one in parameters:
+        name, place, description, schema = _BY_NAME[one] if isinstance(one, str) else one
+        document = {"name": name, "in": place, "description": description, "schema": {"type": "string", **schema}}
+        documents.append(document)
+    return {"parameters": documents}
+
+
+def _whole(schema: Any, components: dict[str, Any]) -> Any:
+    """The schema with its parts in their places: what FastAPI does not know of cannot be referred to."""
+    if isinstance(schema, list):
+        return [_whole(item, components) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _whole(components[schema["$ref"].rpartition("/")[2]], components)
+    return {key: _whole(value, components) for key, value in schema.items() if key != "discriminator"}
