@@ -648,7 +648,7 @@ class Journals:
         for journal in self._journals.values():
             if journal.lost is None and journal._is_unsettled():
                 journal.lost = StoreUnavailable(
-                    f"run {journal.run_id}: the store has been unavailable for {self._patience_s:.0f} s ({error})",
+                    f"run {journal.run_id}: the store has been unavailable for {self._patience_s:.0f} s ({error.told})",
                     run_id=journal.run_id,
                 )
                 journal._wake()

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from gapless.errors import GaplessError, StoreCorrupt, StoreUnavailable
 from gapless.journals import process
-from gapless.journals.sqlite_schema import APPLICATION_ID, SCHEMA_VERSION, create_tables
+from gapless.journals.sqlite_schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION, create_tables, migrate
 
 __all__ = ["SQLiteFile", "scalar"]
 
@@ -104,6 +104,9 @@ class SQLiteFile:
             db.execute("BEGIN IMMEDIATE")
             if not self._is_store(db):
                 create_tables(db)
+            elif (version := scalar(db, "PRAGMA user_version")) < SCHEMA_VERSION:
+                migrate(db, version)
+                log.warning("store %s: brought from schema version %d to %d", self.path, version, SCHEMA_VERSION)
             db.execute("COMMIT")
             db.execute("PRAGMA busy_timeout=0")
         except BaseException as error:
@@ -124,7 +127,8 @@ class SQLiteFile:
             if application or tables:
                 raise StoreCorrupt(f"store {self.path}: an SQLite file, but not one of Gapless; choose another path")
             return False
-        if (version := scalar(db, "PRAGMA user_version")) != SCHEMA_VERSION:
+        version = scalar(db, "PRAGMA user_version")
+        if version > SCHEMA_VERSION or version < min(MIGRATIONS, default=SCHEMA_VERSION):
             raise StoreCorrupt(
                 f"store {self.path}: schema version {version}, this Gapless reads {SCHEMA_VERSION}; "
                 "use the Gapless that wrote it, or another path"

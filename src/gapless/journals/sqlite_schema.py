@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 
-__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "create_tables"]
+__all__ = ["APPLICATION_ID", "MIGRATIONS", "SCHEMA_VERSION", "create_tables", "migrate"]
 
 APPLICATION_ID = 0x47504C31
 SCHEMA_VERSION = 2
@@ -36,4 +37,23 @@ def create_tables(db: sqlite3.Connection) -> None:
     for statement in _SCHEMA.split(";\n"):
         db.execute(statement)
     db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+
+def _count_kept_bytes(db: sqlite3.Connection) -> None:
+    db.execute("ALTER TABLE runs ADD COLUMN kept_bytes INTEGER")
+    size = "SELECT total(length(data)) FROM segments WHERE segments.rid = runs.rid"
+    db.execute(f"UPDATE runs SET kept_bytes = ({size}) WHERE kept_since IS NOT NULL")
+    db.execute("DROP INDEX runs_kept")
+    db.execute("CREATE INDEX runs_kept ON runs(kept_since, kept_bytes) WHERE kept_since IS NOT NULL")
+
+
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _count_kept_bytes}
+"""What makes a file of one version one of the next. A change of the tables comes with the line for those before it."""
+
+
+def migrate(db: sqlite3.Connection, version: int) -> None:
+    """Bring a file of an earlier version to this one, within the caller's transaction."""
+    for before in range(version, SCHEMA_VERSION):
+        MIGRATIONS[before](db)
     db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
