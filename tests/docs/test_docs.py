@@ -175,3 +175,12 @@ def test_the_map_has_every_folder_and_every_word():
     words = [path.name for path in package.glob("*.py") if not path.name.startswith("__")]
     wanted = [f"`{folder}/`" for folder in (*folders, *families)] + [f"`{word}`" for word in words]
     assert not [name for name in wanted if name not in text]
+
+
+def test_the_map_names_files_that_are_there():
+    text = (ROOT / "docs" / "design.md").read_text()
+    rows = re.findall(r"^\| (?:the root|`(\w+)/`) \|(.*)$", text, re.M)
+    assert len(rows) > 5
+    for folder, row in rows:
+        for name in re.findall(r"`([\w*]+\.py)`", row):
+            assert list((ROOT / "src" / "gapless" / folder).glob(name)), f"the map has {folder}/{name}"

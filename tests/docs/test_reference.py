@@ -46,6 +46,10 @@ def test_a_public_name_is_explained(name: str):
     assert not unexplained(one), f"its docstring says nothing of {unexplained(one)}"
 
 
+def test_the_page_is_up_to_date():
+    assert reference.PAGE.read_text() == reference.page(), "run scripts/reference"
+
+
 def test_what_the_checks_above_can_find():
     def made(source: str) -> Definition:
         node = ast.parse(source).body[0]

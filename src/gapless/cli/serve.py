@@ -16,6 +16,8 @@ from gapless.config import Limits
 from gapless.errors import UsageError
 
 if TYPE_CHECKING:
+    import socket
+
     from fastapi import FastAPI
 
     from gapless.agents.base import Agent
@@ -69,11 +71,28 @@ def serve(
     KEY=$(openssl rand -hex 16); echo "Alice's key: $KEY"
     GAPLESS_API_KEYS=alice=$KEY gapless serve my_agents:support --host 0.0.0.0
     """
-    from gapless.cli.listen import bind, check_store, exit_at_signals, is_loopback, server_config, url_of
-    from gapless.cli.logs import FORMATS, LEVELS, log_to_stderr
+    from gapless.cli.listen import bind, exit_at_signals, is_loopback
+
+    users = _check_options(host, store, workers, log_level, log_format, insecure=insecure)
+    exit_at_signals()
+    guarded = users is None and is_loopback(host)
+    settings = Settings(
+        tuple(agents or ()), host, store, drain, limits_of(limit or []), log_level, log_format, guarded, adk_web
+    )
+    loaded = _prepare(settings)
+    listener = bind(host, port)
+    _announce(settings, listener, list(loaded), users, workers)
+    _run(settings, listener, loaded, workers)
+
+
+def _check_options(
+    host: str, store: str, workers: int, log_level: str, log_format: str, *, insecure: bool
+) -> list[str] | None:
+    """Return the users whose keys are known, None where there are no keys. Raises `UsageError`."""
+    from gapless.cli.listen import is_loopback
+    from gapless.cli.logs import FORMATS, LEVELS
     from gapless.http.auth import users_from_environment
     from gapless.journals import store_class
-    from gapless.journals.contract import shown_url
 
     if log_level not in LEVELS:
         raise UsageError(f"--log-level {log_level!r}: it is one of {', '.join(LEVELS)}")
@@ -84,37 +103,54 @@ def serve(
             f"--workers {workers} needs a store that processes share: --store sqlite:///gapless.db or redis://host"
         )
     users = users_from_environment()
-    authenticated = users is not None
-    if not authenticated and not is_loopback(host) and not insecure:
+    if users is None and not is_loopback(host) and not insecure:
         raise UsageError(
             f"--host {host} lets others in, and no authentication is configured: set GAPLESS_API_KEYS=name=key, or add "
             "--insecure if anyone may use these agents"
         )
-    exit_at_signals()
-    guarded = not authenticated and is_loopback(host)
-    settings = Settings(
-        tuple(agents or ()), host, store, drain, limits_of(limit or []), log_level, log_format, guarded, adk_web
-    )
-    log_to_stderr(log_level, log_format)
-    loaded = load_agents(list(settings.agents))  # here, so that a bad one is one line and not N dying processes
-    if adk_web:
+    return users
+
+
+def _prepare(settings: Settings) -> dict[str, Agent]:
+    """Find out what would fail in the workers here, where it is one line and not N dying processes."""
+    from gapless.cli.listen import check_store
+    from gapless.cli.logs import log_to_stderr
+
+    log_to_stderr(settings.log_level, settings.log_format)
+    loaded = load_agents(list(settings.agents))
+    if settings.adk_web:
         from gapless.protocols.adk.web import page_directory
 
         page_directory()
-    check_store(store)
-    listener = bind(host, port)
+    check_store(settings.store)
+    return loaded
+
+
+def _announce(
+    settings: Settings, listener: socket.socket, agents: list[str], users: list[str] | None, workers: int
+) -> None:
+    """Say where the server is, what it serves and to whom."""
+    from gapless.cli.listen import is_loopback, url_of
+    from gapless.journals.contract import shown_url
+
     typer.echo(f"page    {url_of(listener)}")
-    if adk_web:
+    if settings.adk_web:
         typer.echo(f"adk     {url_of(listener).rstrip('/')}/dev-ui/")
-    typer.echo(f"agents  {clean(', '.join(loaded))}")
+    typer.echo(f"agents  {clean(', '.join(agents))}")
     if users is not None:
         typer.echo(f"users   {clean(', '.join(users))}")
-    typer.echo(f"store   {shown_url(store)}")
+    typer.echo(f"store   {shown_url(settings.store)}")
     if workers > 1:
         typer.echo(f"workers {workers}")
-    if not authenticated and not is_loopback(host):
+    if users is None and not is_loopback(settings.host):
         say("Anyone who reaches this port may use these agents (--insecure).", style="yellow")
-    access_log = log_level == "debug"
+
+
+def _run(settings: Settings, listener: socket.socket, agents: dict[str, Agent], workers: int) -> None:
+    """Serve in this process, or in several, until the program is told to end."""
+    from gapless.cli.listen import server_config
+
+    access_log = settings.log_level == "debug"
     if workers > 1:
         from gapless.cli.workers import run_workers
 
@@ -123,7 +159,7 @@ def serve(
     else:
         import uvicorn
 
-        config = server_config(make_app(settings, loaded), access_log=access_log)
+        config = server_config(make_app(settings, agents), access_log=access_log)
         uvicorn.Server(config).run(sockets=[listener])
 
 

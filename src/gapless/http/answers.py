@@ -31,7 +31,7 @@ __all__ = [
 LIST_LIMIT_MAX = 1000
 """Records in one list."""
 NUMBER_DIGITS_MAX = 15
-"""Of a number in a query: fits a position of any store, and JavaScript's numbers."""
+"""Bounds a number in a query: fits a position of any store, and JavaScript's numbers."""
 
 log = logging.getLogger("gapless.http")
 
@@ -46,7 +46,7 @@ def json_response(content: Any, status: int = 200, headers: dict[str, str] | Non
 
 
 def answer_error(error: GaplessError) -> Response:
-    """An error before the first byte: its HTTP status and `{"error": {"code", "message", "run_id"?}}`."""
+    """Return an error before the first byte: its HTTP status and `{"error": {"code", "message", "run_id"?}}`."""
     body = {"code": error.code, "message": error.told}
     if error.told != error.message:
         log.warning("answered %s: %s", error.code, error.message)
@@ -61,7 +61,9 @@ def answer_error(error: GaplessError) -> Response:
 
 
 async def read_body(request: Request, type: type[_T], bytes_max: int) -> _T:
-    """The request's JSON body as `type`. Raises `InputTooLarge`, `InputInvalid`, HTTP 415 for another content type."""
+    """Return the request's JSON body as `type`. Raises `InputTooLarge`, `InputInvalid`, HTTP 415 for another content
+    type.
+    """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json" and not content_type.endswith("+json"):
         raise HTTPException(415, f"send application/json, not {content_type or 'a body without content type'}")
@@ -104,9 +106,10 @@ def _run_named_in(body: bytearray) -> str | None:
 
 
 def chosen_run_id(request: HTTPConnection, user: str) -> str | None:
-    """The id of the run that a request starts, where the client chose one or said how to know the request again: in the
-    body that was read, the query or a header. It is the same on every route, since durable clients, which know no
-    routes, repeat a request that does."""
+    """Return the id of the run that a request starts, where the client chose one or said how to know the request again:
+    in the body that was read, the query or a header. It is the same on every route, since durable clients, which know
+    no routes, repeat a request that does.
+    """
     named: str | None = getattr(request.state, "named", None)
     query, headers = request.query_params, request.headers
     for run_id in (named, query.get("run_id"), query.get("runId"), headers.get("x-run-id")):
@@ -117,7 +120,7 @@ def chosen_run_id(request: HTTPConnection, user: str) -> str | None:
 
 
 def whole_number(request: Request, name: str, default: int, *, least: int = 0, most: int | None = None) -> int:
-    """A whole number in the query. Raises `InputInvalid` for anything else, and for one out of bounds."""
+    """Return a whole number in the query. Raises `InputInvalid` for anything else, and for one out of bounds."""
     text = request.query_params.get(name)
     if text is None:
         return default
@@ -134,7 +137,7 @@ def wants_stream(request: Request) -> bool:
 
 
 def public(record: RunRecord | SessionRecord) -> dict[str, Any]:
-    """A record as clients see it."""
+    """Return a record as clients see it."""
     shown: dict[str, Any] = msgspec.to_builtins(record)
     for hidden in ("owner", "takeovers", "digest", "input", "config", "request", "expired"):
         shown.pop(hidden, None)

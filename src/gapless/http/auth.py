@@ -58,7 +58,7 @@ class Access:
         return self._authenticate is None
 
     async def user(self, request: HTTPConnection) -> str:
-        """The id of the user who asks. Raises `NotAuthenticated`."""
+        """Return the id of the user who asks. Raises `NotAuthenticated`."""
         if self._authenticate is None:
             return ANONYMOUS
         user = self._authenticate(request)
@@ -78,8 +78,10 @@ class Access:
     async def find(
         self, request: HTTPConnection, action: str, get: Callable[[str], Awaitable[_RecordT]], id: str
     ) -> _RecordT:
-        """The run or session that `get` has under this id, for a caller who may do this to it. Who asks comes first:
-        to nobody known, no record is told from none. Raises `NotAuthenticated`, `RunNotFound`, `SessionNotFound`."""
+        """Return the run or session that `get` has under this id, for a caller who may do this to it. Who asks comes
+        first: to nobody known, no record is told from none. Raises `NotAuthenticated`, `RunNotFound`,
+        `SessionNotFound`.
+        """
         user = await self.user(request)
         record = await get(id)
         await self.check(request, action, record, user=user)
@@ -88,8 +90,9 @@ class Access:
     async def check(
         self, request: HTTPConnection, action: str, record: RunRecord | SessionRecord, *, user: str | None = None
     ) -> str:
-        """The user's id; `user` gives it where the caller knows it. Raises `RunNotFound` or `SessionNotFound` where
-        they may not: it does not exist for them."""
+        """Return the user's id; `user` gives it where the caller knows it. Raises `RunNotFound` or `SessionNotFound`
+        where they may not: it does not exist for them.
+        """
         user = user or await self.user(request)
         allowed = self._authorize(user, action, record)
         if inspect.isawaitable(allowed):
@@ -127,7 +130,7 @@ def keys_from_environment(variable: str = "GAPLESS_API_KEYS") -> Authenticate | 
 
 
 def users_from_environment(variable: str = "GAPLESS_API_KEYS") -> list[str] | None:
-    """The ids of the users whose keys are in the variable; None if unset. Raises as `keys_from_environment`."""
+    """Return the ids of the users whose keys are in the variable; None if unset. Raises as `keys_from_environment`."""
     users = _users(variable)
     return None if users is None else sorted(set(users.values()))
 
@@ -189,7 +192,9 @@ class Guard:
 
 
 def _is_foreign(headers: dict[bytes, str], host: str) -> bool:
-    """A browser asks, and not for a page of this server. Sites are no bound: another port is the same site."""
+    """Return whether a browser asks, and not for a page of this server. Sites are no bound: another port is the same
+    site.
+    """
     site = headers.get(b"sec-fetch-site")
     if site is not None:  # Fetch Metadata: no page can set it, and it holds behind proxies that change the host
         return site not in ("same-origin", "none")
@@ -198,7 +203,7 @@ def _is_foreign(headers: dict[bytes, str], host: str) -> bool:
 
 
 def _opens_page(scope: Scope, headers: dict[bytes, str]) -> bool:
-    """A person follows a link to a page, in a tab of its own."""
+    """Return whether a person follows a link to a page, in a tab of its own."""
     path = scope["path"].removeprefix(scope.get("root_path", ""))
     return (
         scope.get("method") in ("GET", "HEAD")

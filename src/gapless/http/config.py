@@ -23,7 +23,7 @@ else:
 
 
 def config_for(runner: Runner, asked: AskedConfig | None) -> RunConfig | None:
-    """The config of a run of whoever asks for this one. Raises `InputInvalid`."""
+    """Return the config of a run of whoever asks for this one. Raises `InputInvalid`."""
     if asked is None:
         return None
     fields = msgspec.structs.asdict(asked)

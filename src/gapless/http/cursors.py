@@ -17,7 +17,7 @@ PAGE_LIMIT_MAX = 10_000
 
 
 def cursor_of(request: HTTPConnection, run_id: str | None) -> Cursor:
-    """Where the client wants to go on: `Last-Event-ID` or `?after=`, else the start. Raises `CursorInvalid`."""
+    """Return where the client wants to go on: `Last-Event-ID` or `?after=`, else the start. Raises `CursorInvalid`."""
     text = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
     return parse_cursor(text, run_id)
 

@@ -66,7 +66,7 @@ def parameter_docs(*parameters: str | Parameter) -> dict[str, Any]:
 
 
 def _whole(schema: Any, components: dict[str, Any]) -> Any:
-    """The schema with its parts in their places: what FastAPI does not know of cannot be referred to."""
+    """Return the schema with its parts in their places: what FastAPI does not know of cannot be referred to."""
     if isinstance(schema, list):
         return [_whole(item, components) for item in schema]
     if not isinstance(schema, dict):

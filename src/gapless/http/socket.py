@@ -54,7 +54,7 @@ class LiveSocket:
         self._deaf = deaf
         self._delivery: Delivery | None = None
         self._turn = asyncio.Lock()
-        """Of what is sent: frames, and errors of what was said."""
+        """Held while one thing is sent: a frame, or an error of what was said."""
         self._code = NORMAL
 
     async def serve(self, delivery: Delivery | None, last: int = 0) -> None:
@@ -120,7 +120,9 @@ class LiveSocket:
         await self._put(b"{}")
 
     def message(self, event: bytes, id: bytes, data: bytes | None) -> bytes:
-        """A frame as JSON; empty for one that is not sent. Data is JSON already, but for the marker of an end."""
+        """Return a frame as JSON; empty for one that is not sent. Data is JSON already, but for the marker of an
+        end.
+        """
         parts = [b'"event":"%b"' % event] if event else []
         parts.append(b'"id":"%b"' % id)
         if data is not None:
@@ -160,7 +162,7 @@ class LiveSocket:
                 self._delivery.leave()
 
     def content(self, message: Message) -> tuple[bytes | None, str]:
-        """A message's sound, or None and its text. Raises `InputTooLarge`."""
+        """Return a message's sound, or None and its text. Raises `InputTooLarge`."""
         sound, text = message.get("bytes"), message.get("text") or ""
         bytes_max = self._runner.limits.body_bytes_max
         if len(sound or text) > bytes_max:
@@ -168,7 +170,7 @@ class LiveSocket:
         return sound, text
 
     def request(self, message: Message) -> LiveRequest:
-        """What a message says. Raises `InputInvalid`, `InputTooLarge`."""
+        """Return what a message says. Raises `InputInvalid`, `InputTooLarge`."""
         sound, text = self.content(message)
         if sound is not None:
             return LiveRequest(blob=Blob(data=sound))

@@ -114,7 +114,7 @@ class Delivery:
 
     @property
     def encoder(self) -> Encoder:
-        """The wire's encoder for this connection."""
+        """Returns the wire's encoder for this connection."""
         return self._encoder
 
     def nudge(self) -> None:
@@ -180,7 +180,7 @@ class Delivery:
                 await carrier.cut(follower.after)
 
     def _group(self, carrier: Carrier, first_seq: int, events: list[bytes], behind: bool, skip_parts: int) -> Any:
-        """One write for these events; followers at the same position of a stateless wire share it."""
+        """Return one write for these events; followers at the same position of a stateless wire share it."""
         encoder, journal = self._encoder, self._follower.journal  # type: ignore[union-attr]  # it was opened
         merge = behind and self._merge and not skip_parts
         shared = encoder.stateless and journal.followers > 1
@@ -211,7 +211,7 @@ class Delivery:
 
 
 def _is_pause(event: bytes, follower: Follower) -> bool:
-    """The run waits for a person now, and did not only at some time before."""
+    """Return whether the run waits for a person now, and did not only at some time before."""
     decoded = decode_event(event)
     return (
         isinstance(decoded, RunFinishedEvent)
@@ -251,7 +251,7 @@ class EventStream(Response):
             deferred.append(self)
 
     async def stream(self, receive: Receive, send: Send) -> None:
-        """The whole of the connection, from its headers to its end."""
+        """Serve the whole of the connection, from its headers to its end."""
         delivery = self._delivery
         try:
             await delivery.open()
@@ -270,7 +270,7 @@ class EventStream(Response):
             await delivery.close()
 
     async def _refuse(self, error: GaplessError, send: Send) -> None:
-        """The error as the answer, which has not begun."""
+        """Send the error as the answer, which has not begun."""
         response = self._on_error(error)
         with contextlib.suppress(OSError):
             await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
@@ -362,8 +362,9 @@ def follow(
 
 
 async def settled(runner: Runner, request: Request, run: RunRecord) -> RunRecord | None:
-    """The run's record once it has ended or waits for a person, for a route that answers then; None when the client
-    has hung up before. It counts as one who follows the run for as long. Raises what following raises."""
+    """Return the run's record once it has ended or waits for a person, for a route that answers then; None when the
+    client has hung up before. It counts as one who follows the run for as long. Raises what following raises.
+    """
     ending = asyncio.ensure_future(runner.readers.settled(run))
     leaving = asyncio.ensure_future(_left(request))
     try:

@@ -40,8 +40,9 @@ __all__ = [
 
 
 def from_client(messages: Sequence[Message]) -> list[Message]:
-    """The messages as a client may say them: without the marks that are the server's to make. To be used wherever
-    whole messages come in."""
+    """Return the messages as a client may say them: without the marks that are the server's to make. To be used
+    wherever whole messages come in.
+    """
     said = []
     for message in messages:
         metadata = {key: value for key, value in (message.metadata or {}).items() if not is_ours(key)}
@@ -52,8 +53,9 @@ def from_client(messages: Sequence[Message]) -> list[Message]:
 async def current_run(
     runner: Runner, access: Access, request: Request, session_id: str, action: str
 ) -> RunRecord | None:
-    """The session's current run, or its newest, if the caller may do this to it; None for no session and for another's
-    alike. Raises `NotAuthenticated`."""
+    """Return the session's current run, or its newest, if the caller may do this to it; None for no session and for
+    another's alike. Raises `NotAuthenticated`.
+    """
     user = await access.user(request)
     record = await runner.current_run(session_id)
     with contextlib.suppress(RunNotFound):
@@ -66,8 +68,9 @@ async def current_run(
 async def runs_of(
     runner: Runner, access: Access, request: Request, session_id: str, action: str, limit: int
 ) -> list[RunRecord]:
-    """The session's newest runs that the caller may do this to; none for no session and for another's alike. Raises
-    `NotAuthenticated`."""
+    """Return the session's newest runs that the caller may do this to; none for no session and for another's alike.
+    Raises `NotAuthenticated`.
+    """
     await access.user(request)
     runs = []
     for record in await runner.list_runs(session_id=session_id, limit=limit):
@@ -80,8 +83,9 @@ async def runs_of(
 async def known_run(
     runner: Runner, access: Access, request: HTTPConnection, run_id: str | None, session_id: str, message: Message
 ) -> RunRecord | None:
-    """The run that a request starts by this id, if it has been started before: the history that came with it may be
-    another by now, its message is not. Raises `RunConflict`, as for a run that the caller may not read."""
+    """Return the run that a request starts by this id, if it has been started before: the history that came with it may
+    be another by now, its message is not. Raises `RunConflict`, as for a run that the caller may not read.
+    """
     try:
         record = None if run_id is None else await runner.get_run(run_id)
     except RunNotFound:
@@ -99,8 +103,8 @@ async def known_run(
 async def history_unless_ours(
     runner: Runner, session_id: str, user_id: str, theirs: Sequence[Message], asked: Message
 ) -> list[Message] | None:
-    """The client's history before the message that it asks, where it differs from the session's; None where the session
-    says the same.
+    """Return the client's history before the message that it asks, where it differs from the session's; None where the
+    session says the same.
 
     The session's own is better where it is the same: it has the turns in the framework's form too.
     """
@@ -109,7 +113,7 @@ async def history_unless_ours(
 
 
 async def own_history(runner: Runner, session_id: str, user_id: str, asked: Message) -> list[Message]:
-    """The session's history before this message; nothing for no session and for another's alike."""
+    """Return the session's history before this message; nothing for no session and for another's alike."""
     try:
         session = await runner.get_session(session_id)
         return await runner.messages(session_id, before=asked.id) if session.user_id == user_id else []
@@ -118,13 +122,14 @@ async def own_history(runner: Runner, session_id: str, user_id: str, asked: Mess
 
 
 def says_the_same(theirs: Sequence[Message], ours: Sequence[Message]) -> bool:
-    """The client's history is the session's, whoever divided it into messages."""
+    """Return whether the client's history is the session's, whoever divided it into messages."""
     return _said(theirs) == _said(ours)
 
 
 def _said(messages: Sequence[Message]) -> list[tuple[type, str]]:
-    """Who said what. Ids, and how an answer is divided into messages, are each side's own; reasoning is not sent back
-    by every client."""
+    """Return who said what. Ids, and how an answer is divided into messages, are each side's own; reasoning is not sent
+    back by every client.
+    """
     said: list[tuple[type, str]] = []
     for message in messages:
         if isinstance(message, ReasoningMessage | ActivityMessage):
@@ -160,8 +165,9 @@ async def answer_interrupts(runner: Runner, record: RunRecord, entries: list[Res
 
 
 async def _place_of(runner: Runner, record: RunRecord, entries: list[ResumeEntry], after: int = 0) -> int | None:
-    """Where the run asked, after this position, what these answer. Raises `InputInvalid` where it was answered
-    otherwise."""
+    """Return where the run asked, after this position, what these answer. Raises `InputInvalid` where it was answered
+    otherwise.
+    """
     answers, place, otherwise = {entry.interrupt_id: entry for entry in entries}, None, False
     async for events in runner.readers.pages(record.id, after):
         for seq, event in enumerate(events, after + 1):

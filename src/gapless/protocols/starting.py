@@ -65,8 +65,9 @@ class ClientRoutes(ABC):
         """Make the router, which says which method answers what."""
 
     async def read(self, request: Request, type: type[_T]) -> tuple[str, _T]:
-        """The id of the user who asks, and the body as `type`: to nobody known, nothing is said of the body. Raises
-        `NotAuthenticated` and what `read_body` raises."""
+        """Return the id of the user who asks, and the body as `type`: to nobody known, nothing is said of the body.
+        Raises `NotAuthenticated` and what `read_body` raises.
+        """
         user = await self.access.user(request)
         return user, await read_body(request, type, self.runner.limits.body_bytes_max)
 
@@ -147,6 +148,6 @@ class ClientRoutes(ABC):
 
 
 def root_path(request: HTTPConnection) -> str:
-    """The prefix that the app is mounted under."""
+    """Return the prefix that the app is mounted under."""
     root: str = request.scope.get("root_path", "")
     return root

@@ -40,8 +40,8 @@ class LiveRoutes(ClientRoutes):
         raise HTTPException(426, what, {"upgrade": "websocket", "connection": "upgrade"})
 
     async def live(self, websocket: WebSocket) -> None:
-        """A live run: `?agent=`, `?session_id=`, `?config=` (as in `POST /runs`, JSON) say which to start. With the
-        `?run_id=` of one that there is it is joined, after `?after=`; `?wire=` says in which encoding.
+        """Speak with a live run: `?agent=`, `?session_id=`, `?config=` (as in `POST /runs`, JSON) say which to start.
+        With the `?run_id=` of one that there is it is joined, after `?after=`; `?wire=` says in which encoding.
 
         A client sends `LiveRequest`s as JSON, or sound as binary messages. It receives `{"id", "data"}` for each event,
         at last `{"id", "event": "end"}`, and `{"error": {"code", "message"}}` for what it said and could not be taken.
@@ -65,7 +65,7 @@ class LiveRoutes(ClientRoutes):
         await LiveSocket(websocket, self.runner, record, connected, deaf).serve(delivery, cursor.seq)
 
     async def _joined(self, websocket: WebSocket, run_id: str | None) -> RunRecord | None:
-        """The run that is to be heard; None for one that is to be started, or that is another's."""
+        """Return the run that is to be heard; None for one that is to be started, or that is another's."""
         if run_id is None:
             return None
         try:

@@ -28,7 +28,7 @@ class MetricRoutes(ClientRoutes):
         return router
 
     async def show(self, request: Request) -> Response:
-        """The counts in Prometheus' text format, of all workers of this server."""
+        """Show the counts in Prometheus' text format, of all workers of this server."""
         await self.access.user(request)
         _count_active(self.runner)
         text, content_type = self.runner.metrics.exposition()

@@ -23,7 +23,7 @@ class ProbeRoutes(ClientRoutes):
         return router
 
     async def health(self) -> Response:
-        """The process answers."""
+        """Say that the process answers."""
         return json_response({"status": "ok"})
 
     async def ready(self) -> Response:

@@ -79,7 +79,7 @@ class RunRoutes(ClientRoutes):
         return self.follow(request, record, encoder, cursor_of(request, record.id), location=location)
 
     async def list_runs(self, request: Request) -> Response:
-        """The caller's runs, newest first; `?session_id=`, `?status=`, `?limit=`."""
+        """List the caller's runs, newest first; `?session_id=`, `?status=`, `?limit=`."""
         user = await self.access.user(request)
         params = request.query_params
         try:
@@ -92,7 +92,7 @@ class RunRoutes(ClientRoutes):
         return json_response({"runs": [public(run) for run in runs]})
 
     async def get_run(self, run_id: str, request: Request) -> Response:
-        """One run's record; of a run that waits for a person, with the questions (`interrupts`)."""
+        """Show one run's record; of a run that waits for a person, with the questions (`interrupts`)."""
         record = await self.access.find(request, "read", self.runner.get_run, run_id)
         shown = public(record)
         if record.status is RunStatus.WAITING:
@@ -141,6 +141,6 @@ class RunRoutes(ClientRoutes):
 
 
 def _location(request: Request, run_id: str) -> str:
-    """The stream's path, with the prefix that the app is mounted under, in the encoding that was asked for."""
+    """Return the stream's path, with the prefix that the app is mounted under, in the encoding that was asked for."""
     asked: dict[str, Any] = {name: value for name in ("wire", "merge") if (value := request.query_params.get(name))}
     return f"{root_path(request)}/runs/{run_id}/events" + (f"?{urlencode(asked)}" if asked else "")

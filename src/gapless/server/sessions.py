@@ -38,25 +38,25 @@ class SessionRoutes(ClientRoutes):
         return router
 
     async def list_sessions(self, request: Request) -> Response:
-        """The caller's sessions, latest used first; `?limit=`."""
+        """List the caller's sessions, latest used first; `?limit=`."""
         user = await self.access.user(request)
         limit = whole_number(request, "limit", 100, least=1, most=LIST_LIMIT_MAX)
         sessions = await self.runner.list_sessions(user_id=user, limit=limit)
         return json_response({"sessions": await self._shown(sessions)})
 
     async def create_session(self, request: Request) -> Response:
-        """A new session, or the one that has the id already."""
+        """Create a session, or return the one that has the id already."""
         user = await self.access.user(request)
         body = await read_optional_body(request, CreateSession, self.runner.limits.body_bytes_max) or CreateSession()
         return json_response(public(await self.runner.create_session(body.id, user_id=user, state=body.state)), 201)
 
     async def get_session(self, session_id: str, request: Request) -> Response:
-        """One session, with the id of its active run."""
+        """Show one session, with the id of its active run."""
         session = await self.access.find(request, "read", self.runner.get_session, session_id)
         return json_response((await self._shown([session]))[0])
 
     async def get_messages(self, session_id: str, request: Request) -> Response:
-        """The messages of the session's ended runs, oldest first."""
+        """Return the messages of the session's ended runs, oldest first."""
         await self.access.find(request, "read", self.runner.get_session, session_id)
         return json_response({"messages": await self.runner.messages(session_id)})
 

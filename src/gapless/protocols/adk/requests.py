@@ -93,7 +93,7 @@ class UpdateSessionRequest(msgspec.Struct, rename="camel"):
 
 
 def camel(fields: Any) -> Any:
-    """An object's own keys in camelCase; ADK takes both spellings."""
+    """Return an object's own keys in camelCase; ADK takes both spellings."""
     if not isinstance(fields, dict):
         return fields
     camel = {}
@@ -110,7 +110,7 @@ def run_request(body: dict[str, Any]) -> RunAgentRequest:
 
 
 def message_of(content: Any) -> Any:
-    """A content object with its keys in camelCase."""
+    """Return a content object with its keys in camelCase."""
     content = camel(content)
     if isinstance(content, dict) and isinstance(content.get("parts"), list):
         content["parts"] = parts = [camel(part) for part in content["parts"]]
@@ -129,7 +129,7 @@ def as_type(type: type[_T], value: Any) -> _T:
 
 
 def content_of(parts: list[Part]) -> str | list[ContentPart]:
-    """A message's content. Raises `InputInvalid` for an empty one."""
+    """Return a message's content. Raises `InputInvalid` for an empty one."""
     found: list[ContentPart] = []
     for part in parts:
         if part.text:
@@ -158,7 +158,7 @@ def decoded(data: str) -> bytes:
 
 
 def entry_of(response: FunctionResponse) -> ResumeEntry:
-    """An answer to what a run waits for; a confirmation says the same to every kind of agent."""
+    """Return an answer to what a run waits for; a confirmation says the same to every kind of agent."""
     payload = response.response or {}
     if isinstance(payload.get("response"), str) and len(payload) == 1:  # as ADK's own page wraps it
         payload = object_of(payload["response"])

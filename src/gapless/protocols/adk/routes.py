@@ -76,8 +76,9 @@ class ADKRoutes(ADKAPI):
         return json_response([msgspec.Raw(event) for event in await self.events_of(ended, after)])
 
     async def _begin(self, request: Request) -> tuple[RunRecord, int, bool]:
-        """The run that a request starts, repeats or answers; the position after which its answer begins; and whether
-        it is wanted piece by piece."""
+        """Return the run that a request starts, repeats or answers; the position after which its answer begins; and
+        whether it is wanted piece by piece.
+        """
         _, given = await self.read(request, dict[str, Any])
         body = run_request(given)
         user = await self.claimed(request, body.user_id)
@@ -110,7 +111,7 @@ class ADKRoutes(ADKAPI):
     async def _answer(
         self, request: Request, user: str, session_id: str, current: RunRecord | None, answers: list[FunctionResponse]
     ) -> tuple[RunRecord, int]:
-        """The run that these answers let go on, and the position after which it does."""
+        """Return the run that these answers let go on, and the position after which it does."""
         if current is None:
             raise InputInvalid(f"session {session_id} has no run that waits for an answer")
         await self.access.check(request, "answer", current, user=user)
@@ -132,8 +133,9 @@ class ADKRoutes(ADKAPI):
             )
 
     async def run_live(self, websocket: WebSocket) -> None:
-        """The agent live, as on ADK's server: `?user_id=`, `?session_id=`, `?app_name=`, `?modalities=`. A client that
-        hangs up has said all: the run ends when the agent has answered. (On `/live` it may come back.)"""
+        """Speak with the agent live, as on ADK's server: `?user_id=`, `?session_id=`, `?app_name=`, `?modalities=`. A
+        client that hangs up has said all: the run ends when the agent has answered. (On `/live` it may come back.)
+        """
         params = websocket.query_params
         await self.access.user(websocket)  # before anything is read
         if not params.get("user_id") or not params.get("session_id"):
@@ -180,7 +182,7 @@ class ADKRoutes(ADKAPI):
         return self.go_on(request, record, encoder, location=location, after=after)
 
     async def list_apps(self, request: Request) -> Response:
-        """The names of the agents."""
+        """List the names of the agents."""
         await self.access.user(request)
         names = sorted(self.runner.agents)
         if request.query_params.get("detailed") != "true":
@@ -189,14 +191,14 @@ class ADKRoutes(ADKAPI):
         return json_response({"apps": apps})
 
     async def version(self) -> Response:
-        """What answers, in the form of ADK's server."""
+        """Say what answers, in the form of ADK's server."""
         python = ".".join(str(number) for number in sys.version_info[:3])
         ours = f"gapless {importlib.metadata.version('gapless')}"
         return json_response({"version": ours, "language": "python", "language_version": python})
 
 
 def _events_of(request: Request, record: RunRecord) -> str:
-    """The path of the run's stream."""
+    """Return the path of the run's stream."""
     return f"{root_path(request)}/apps/{_quoted(record.agent)}/users/{_quoted(record.user_id)}/runs/{record.id}/events"
 
 

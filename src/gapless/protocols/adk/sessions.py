@@ -44,13 +44,13 @@ class ADKAPI(ClientRoutes):
     """Routes that name an app, a user and a session as ADK's clients do."""
 
     async def claimed(self, request: HTTPConnection, user: str) -> str:
-        """The user's id, if the one who asks is this user. Raises `NotAuthenticated`, `NotAuthorized`."""
+        """Return the user's id, if the one who asks is this user. Raises `NotAuthenticated`, `NotAuthorized`."""
         if not self.access.open and await self.access.user(request) != user:
             raise NotAuthorized(f"you are not the user {user[:100]!r}; the userId is your own")
         return user
 
     def known_app(self, name: str | None) -> str:
-        """The agent's name. Raises `InputInvalid`, `AgentNotFound`."""
+        """Return the agent's name. Raises `InputInvalid`, `AgentNotFound`."""
         agents = self.runner.agents
         if name is None:
             if len(agents) != 1:
@@ -61,8 +61,9 @@ class ADKAPI(ClientRoutes):
         return name
 
     async def find(self, app: str, user: str, session_id: str) -> tuple[SessionRecord | None, str]:
-        """The session, if there is one, and the id that it has or would get here: the same, unless another app or
-        user has taken that."""
+        """Return the session, if there is one, and the id that it has or would get here: the same, unless another app
+        or user has taken that.
+        """
         own_id = session_id + _suffix(app, user)
         for id in (own_id, session_id):
             session = await self.runner.find_session(id)
@@ -84,11 +85,11 @@ class ADKAPI(ClientRoutes):
         return await self.create(app, user, id, state)
 
     async def create(self, app: str, user: str, id: str, state: dict[str, Any] | None) -> SessionRecord:
-        """A new session under this id."""
+        """Return a new session under this id."""
         return await self.runner.create_session(id, user_id=user, state=state, agent=app)
 
     async def events_of(self, record: RunRecord, after: int = 0) -> list[bytes]:
-        """The run's whole ADK events so far, after a position."""
+        """Return the run's whole ADK events so far, after a position."""
         encoder, found, seq = WholeADKEncoder(record), list[bytes](), 0
         async for events in self.runner.readers.pages(record.id):
             for event in events:
@@ -119,14 +120,14 @@ class SessionRoutes(ADKAPI):
         router.delete(one)(self.delete_session)
 
     async def list_sessions(self, app: str, user: str, request: Request) -> Response:
-        """The user's sessions with the app, without their events."""
+        """List the user's sessions with the app, without their events."""
         await self.claimed(request, user)
         self.known_app(app)
         found = await self.runner.list_sessions(user_id=user, limit=SESSIONS_MAX)
         return json_response([await self._shown(session, events=False) for session in found if session.agent == app])
 
     async def create_session(self, app: str, user: str, request: Request) -> Response:
-        """A new session, with an id and a state of the client's choice."""
+        """Create a session, with an id and a state of the client's choice."""
         await self.claimed(request, user)
         given = await read_optional_body(request, dict[str, Any], self.runner.limits.body_bytes_max)
         body = as_type(CreateSessionRequest, camel(given or {}))
@@ -135,7 +136,7 @@ class SessionRoutes(ADKAPI):
         return await self._new(app, user, body.session_id, body.state)
 
     async def create_session_with_id(self, app: str, user: str, session_id: str, request: Request) -> Response:
-        """A new session under this id; the body is its state."""
+        """Create a session under this id; the body is its state."""
         await self.claimed(request, user)
         state = await read_optional_body(request, dict[str, Any], self.runner.limits.body_bytes_max)
         return await self._new(app, user, session_id, state)
@@ -147,7 +148,7 @@ class SessionRoutes(ADKAPI):
         return json_response(await self._shown(await self.create(app, user, id, state)))
 
     async def get_session(self, app: str, user: str, session_id: str, request: Request) -> Response:
-        """One session with its events."""
+        """Show one session with its events."""
         await self.claimed(request, user)
         session = await self.get(self.known_app(app), user, session_id)
         await self.access.check(request, "read", session, user=user)
@@ -175,7 +176,7 @@ class SessionRoutes(ADKAPI):
         return json_response(None)
 
     async def _shown(self, session: SessionRecord, *, events: bool = True) -> dict[str, Any]:
-        """A session as ADK's clients see it."""
+        """Return a session as ADK's clients see it."""
         found: list[Any] = []
         if events:
             for turn in await self.runner.turns(session.id):
@@ -195,12 +196,12 @@ class SessionRoutes(ADKAPI):
 
 
 def _suffix(app: str, user: str) -> str:
-    """What tells a session's id from the same id of another app or user."""
+    """Return what tells a session's id from the same id of another app or user."""
     return "@" + hashlib.sha256(f"{app}\0{user}".encode()).hexdigest()[:16]
 
 
 def _turn_events(turn: Turn, session: SessionRecord) -> list[Any]:
-    """A turn's ADK events: the agent's own, or its messages in their form."""
+    """Return a turn's ADK events: the agent's own, or its messages in their form."""
     native = None if turn.native is None else decode_turn(turn.native)
     if native is None:
         names: dict[str, str] = {}
@@ -217,7 +218,7 @@ def _turn_events(turn: Turn, session: SessionRecord) -> list[Any]:
 def _event(
     message: Message, run_id: str, session: SessionRecord, names: dict[str, str] | None = None
 ) -> dict[str, Any] | None:
-    """A message as an ADK event; None for one that ADK has no form for. `names` is of the calls before it."""
+    """Return a message as an ADK event; None for one that ADK has no form for. `names` is of the calls before it."""
     names = {} if names is None else names
     parts: list[dict[str, Any]] = []
     author, role = session.agent, "model"

@@ -47,7 +47,7 @@ def serve_adk_web(app: FastAPI) -> None:
 
 
 def page_directory() -> Path:
-    """Where `google-adk` keeps the page; found without importing it. Raises `ExtraMissing`."""
+    """Return where `google-adk` keeps the page; found without importing it. Raises `ExtraMissing`."""
     try:
         spec = importlib.util.find_spec("google.adk")
     except ModuleNotFoundError:

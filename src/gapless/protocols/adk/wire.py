@@ -77,7 +77,7 @@ class _Response:
         self.id = id
         """Its first message's."""
         self.parts: list[tuple[str, bytes, list[bytes]]] = []
-        """Of each part its message, what comes after its text, and the pieces of the text's JSON."""
+        """Lists of each part its message, what comes after its text, and the pieces of the text's JSON."""
 
 
 class ADKEncoder(Encoder):
@@ -105,7 +105,7 @@ class ADKEncoder(Encoder):
         self._tail = b""
         self._calls: dict[str, _Call] = {}
         self._fold = Fold()
-        """Of the state alone."""
+        """Actions that are of the state alone."""
         self._state_said: dict[str, bytes] = {}
         """The state's values as JSON: those in the fold are changed in place."""
         self._finish_reason = "STOP"
@@ -117,14 +117,14 @@ class ADKEncoder(Encoder):
         return self.frames_of(decode_event(event))
 
     def frames_of(self, event: Event) -> Sequence[bytes]:
-        """One decoded event's frames."""
+        """Return one decoded event's frames."""
         handler = _HANDLERS.get(type(event))
         return handler(self, event) if handler is not None else ()
 
     # -- text and reasoning -----------------------------------------------------------------------------------------
 
     def _piece(self, text: bytes) -> _Frames:
-        """A piece of the newest message; `text` is its JSON."""
+        """Return a piece of the newest message; `text` is its JSON."""
         self._pieces.append(text[1:-1])
         return (_HEAD + text + self._tail,) if self.partials else ()
 
@@ -160,7 +160,7 @@ class ADKEncoder(Encoder):
     # -- whole responses --------------------------------------------------------------------------------------------
 
     def _whole(self, *speakers: str, finish: str = "STOP", **fields: Any) -> _Frames:
-        """The whole responses of these agents, where one is coming; of all agents if none is named."""
+        """Return the whole responses of these agents, where one is coming; of all agents if none is named."""
         return tuple(
             self._model_event(speaker, None, finish=finish, **fields)
             for speaker in speakers or tuple(self._responses)
@@ -170,7 +170,7 @@ class ADKEncoder(Encoder):
     def _model_event(
         self, speaker: str, part: bytes | None, id: str = "", finish: str = "STOP", calls: bytes = b"", **fields: Any
     ) -> bytes:
-        """What the agent has said, and this part after it, as one event."""
+        """Return what the agent has said, and this part after it, as one event."""
         response = self._responses.pop(speaker, None)
         self._delta_head = NO_DELTA
         parts = []
@@ -188,7 +188,7 @@ class ADKEncoder(Encoder):
         )
 
     def _base(self, id: str, author: str, actions: bytes = _NO_ACTIONS, calls: bytes = b"") -> bytes:
-        """What every event has."""
+        """Return what every event has."""
         return b'"invocationId":%b,"author":%b,%b,"nodeInfo":{"path":%b},%b"id":%b,"timestamp":%b' % (
             _encode(self.run.id),
             _encode(author),
@@ -227,7 +227,9 @@ class ADKEncoder(Encoder):
         return ()
 
     def _call_end(self, event: ToolCallEndEvent) -> _Frames:
-        """A call is whole: it goes out at once, with the text before it, so that it is seen before its result."""
+        """Note that a call is whole: it goes out at once, with the text before it, so that it is seen before its
+        result.
+        """
         id = event.tool_call_id
         call = self._calls.get(id)
         if call is None:
@@ -343,8 +345,9 @@ class ADKEncoder(Encoder):
         )
 
     def _asked(self, interrupt: Interrupt) -> bytes:
-        """What the run waits for, as the function call by which ADK asks its clients; b"" for a call that went out
-        already, marked as one that waits."""
+        """Return what the run waits for, as the function call by which ADK asks its clients; b"" for a call that went
+        out already, marked as one that waits.
+        """
         known = self._calls.get(interrupt.id)
         if known is not None and known.waits:
             return b""
@@ -401,8 +404,9 @@ _HANDLERS: dict[type, Callable[[ADKEncoder, Any], _Frames]] = {
 
 
 def _keys_of(patch: list[dict[str, Any]]) -> dict[str, None] | None:
-    """The state's keys that an RFC 6902 patch may change; None where that may be any. Not all of a large state is to be
-    compared for each small patch."""
+    """Return the state's keys that an RFC 6902 patch may change; None where that may be any. Not all of a large state
+    is to be compared for each small patch.
+    """
     keys: dict[str, None] = {}
     for operation in patch:
         for pointer in (operation.get("path"), operation.get("from", "/")):
@@ -413,7 +417,7 @@ def _keys_of(patch: list[dict[str, Any]]) -> dict[str, None] | None:
 
 
 def arguments_of(text: str) -> dict[str, Any]:
-    """A call's arguments; {} for none, and the text itself under `_raw` where the model wrote no JSON object."""
+    """Return a call's arguments; {} for none, and the text itself under `_raw` where the model wrote no JSON object."""
     if not text:
         return {}
     try:
@@ -424,7 +428,7 @@ def arguments_of(text: str) -> dict[str, Any]:
 
 
 def object_of(text: str) -> dict[str, Any]:
-    """A result as ADK has them: the JSON object that it is, or an object that holds it."""
+    """Return a result as ADK has them: the JSON object that it is, or an object that holds it."""
     try:
         value = decode_json(text)
     except msgspec.DecodeError:

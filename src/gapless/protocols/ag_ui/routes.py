@@ -111,7 +111,7 @@ class AGUIRoutes(ClientRoutes):
         return await self._tail(request, record)
 
     async def _tail(self, request: Request, record: RunRecord, after: int = 0) -> Response:
-        """The events after the request's cursor, or after this position if it has none."""
+        """Return the events after the request's cursor, or after this position if it has none."""
         cursor = _cursor(request, record.id) or Cursor(after)
         location = _location(request, record.id, after)
         if not has_said_all(record, cursor.seq):
@@ -165,7 +165,7 @@ class AGUIRoutes(ClientRoutes):
         return json_response(shown, headers={"cache-control": "no-store"})
 
     async def _before(self, record: RunRecord) -> list[Message]:
-        """The session's messages up to and with this run's question."""
+        """Return the session's messages up to and with this run's question."""
         messages: list[Message] = []
         for turn in await self.runner.turns(record.session_id):
             if turn.run_id == record.id:
@@ -175,7 +175,9 @@ class AGUIRoutes(ClientRoutes):
 
 
 def _asked(body: RunAgentInput) -> tuple[UserMessage, list[Message]]:
-    """The new message, and the history before it. Where the last message is not the user's there is no new one."""
+    """Return the new message, and the history before it. Where the last message is not the user's there is no new
+    one.
+    """
     if not body.messages:
         raise InputInvalid("messages is empty; its last one is the question")
     messages = from_client(body.messages)
@@ -199,6 +201,6 @@ def _cursor_or_start(request: HTTPConnection, run_id: str | None) -> Cursor:
 
 
 def _location(request: Request, run_id: str, after: int = 0) -> str:
-    """Where the stream goes on."""
+    """Return where the stream goes on."""
     query = urlencode({"runId": run_id, "after": after} if after else {"runId": run_id})
     return f"{root_path(request)}/ag-ui?{query}"

@@ -14,8 +14,9 @@ __all__ = ["to_tanstack"]
 
 
 def to_tanstack(messages: Iterable[Message]) -> list[dict[str, Any]]:
-    """The messages as `ChatClient` would have them if it had followed their runs: reasoning is a part of the answer
-    that comes after it, and a tool's result a part of the answer that called the tool."""
+    """Return the messages as `ChatClient` would have them if it had followed their runs: reasoning is a part of the
+    answer that comes after it, and a tool's result a part of the answer that called the tool.
+    """
     shown: list[dict[str, Any]] = []
     thoughts: list[dict[str, Any]] = []
     calls: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
@@ -61,7 +62,7 @@ def _parts(message: UserMessage) -> list[dict[str, Any]]:
 
 
 def _value(text: str) -> Any:
-    """What the text is as JSON, or itself."""
+    """Return what the text is as JSON, or itself."""
     try:
         return decode_json(text)
     except msgspec.DecodeError:

@@ -52,7 +52,7 @@ class OpenAIAPI(ClientRoutes):
     """Routes that start a run as OpenAI's clients ask for it."""
 
     async def read_as(self, request: Request, type: Any) -> tuple[str, dict[str, Any], Any]:
-        """The id of the user who asks, and the body: as it came, and as `type`. Raises what `read` raises."""
+        """Return the id of the user who asks, and the body: as it came, and as `type`. Raises what `read` raises."""
         user, raw = await self.read(request, dict[str, Any])
         try:
             return user, raw, msgspec.convert(raw, type)
@@ -67,20 +67,21 @@ class OpenAIAPI(ClientRoutes):
         return record
 
     def config(self, settings: dict[str, Any]) -> RunConfig | None:
-        """The config of a run with these settings of its model."""
+        """Return the config of a run with these settings of its model."""
         runner = self.runner
         return runner.config.narrowed({"model_settings": settings}, runner.client_settings) if settings else None
 
     async def settled(self, request: Request, record: RunRecord) -> RunRecord | None:
-        """The run's record once it has ended or waits for a person; None when the client has left before. Raises what
-        the run failed with."""
+        """Return the run's record once it has ended or waits for a person; None when the client has left before. Raises
+        what the run failed with.
+        """
         ended = await settled(self.runner, request, record)
         if ended is not None and ended.status is RunStatus.FAILED and ended.error is not None:
             raise _failure(ended.id, **ended.error)
         return ended
 
     async def merged(self, record: RunRecord) -> list[bytes]:
-        """The run's events with adjacent deltas merged."""
+        """Return the run's events with adjacent deltas merged."""
         return [event for _, event in await self.runner.readers.merged(record.id)]
 
     def stream(
@@ -94,24 +95,24 @@ class OpenAIAPI(ClientRoutes):
 
 
 def names(record: RunRecord) -> dict[str, str]:
-    """The header that names the run of an answer."""
+    """Return the header that names the run of an answer."""
     return {"x-run-id": record.id}
 
 
 def gone() -> Response:
-    """The answer to a client that has left: nobody reads it."""
+    """Return the answer to a client that has left: nobody reads it."""
     return Response(status_code=499)
 
 
 def _failure(run_id: str, code: str, message: str) -> RunFailed:
-    """What the run failed with. An agent chooses its codes: none of them is about this request."""
+    """Return what the run failed with. An agent chooses its codes: none of them is about this request."""
     failure = RunFailed(message, run_id=run_id, code=code)
     failure.status = max(failure.status, error_for_code(code, message).status)
     return failure
 
 
 def _has_begun(request: Request) -> bool:
-    """The request has started a run, and sent again it would start another."""
+    """Return whether the request has started a run, and sent again it would start another."""
     return bool(getattr(request.state, "begun", False))
 
 

@@ -194,7 +194,9 @@ _HANDLERS: dict[type, Any] = {
 
 
 def options_of(asked: Message | None) -> Options:
-    """What the request that this message came with asked of its answer; nothing for one that was asked elsewhere."""
+    """Return what the request that this message came with asked of its answer; nothing for one that was asked
+    elsewhere.
+    """
     try:
         return msgspec.convert(mark_of(asked, OPTIONS) or {}, Options)
     except msgspec.ValidationError:
@@ -202,7 +204,9 @@ def options_of(asked: Message | None) -> Options:
 
 
 def pending_calls(event: RunFinishedEvent, unresolved: Iterable[str]) -> list[str]:
-    """The calls that the client is to execute: those that the run says, else those of its tools without a result."""
+    """Return the calls that the client is to execute: those that the run says, else those of its tools without a
+    result.
+    """
     outcome = event.outcome
     if isinstance(outcome, RunFinishedSuccessOutcome) and outcome.pending_tool_call_ids is not None:
         return outcome.pending_tool_call_ids
@@ -210,7 +214,7 @@ def pending_calls(event: RunFinishedEvent, unresolved: Iterable[str]) -> list[st
 
 
 def reason_of(event: CustomEvent) -> str | None:
-    """The finish reason, where the event tells it."""
+    """Return the finish reason, where the event tells it."""
     if event.name != "gapless.finish" or not isinstance(event.value, dict):
         return None
     reason = event.value.get("reason")
@@ -218,8 +222,9 @@ def reason_of(event: CustomEvent) -> str | None:
 
 
 def error_json(code: str | None, message: str, status: int = 500) -> bytes:
-    """An error in OpenAI's shape. Its kind goes by the HTTP status. A run's error is never the request's, whatever its
-    code."""
+    """Return an error in OpenAI's shape. Its kind goes by the HTTP status. A run's error is never the request's,
+    whatever its code.
+    """
     kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
     return encode({"error": {"message": message, "type": kind, "param": None, "code": code or "run_failed"}})
 

@@ -181,8 +181,9 @@ class Chat(msgspec.Struct):
 
 
 def chat_messages(body: Chat) -> tuple[UserMessage, list[Message]]:
-    """The new message and the history before it. Where the last message is a tool's result there is no new one: an
-    empty message stands for it. Raises `InputInvalid`."""
+    """Return the new message and the history before it. Where the last message is a tool's result there is no new one:
+    an empty message stands for it. Raises `InputInvalid`.
+    """
     messages: list[Message] = []
     for number, one in enumerate(body.messages, 1):
         id = f"m{number}"
@@ -203,7 +204,7 @@ def chat_messages(body: Chat) -> tuple[UserMessage, list[Message]]:
 
 
 def chat_settings(body: Chat, raw: dict[str, Any]) -> dict[str, Any]:
-    """The generation settings among the body's fields."""
+    """Return the generation settings among the body's fields."""
     settings = {name: raw[name] for name in _CHAT_SETTINGS if raw.get(name) is not None}
     if body.max_completion_tokens is not None:
         settings["max_tokens"] = body.max_completion_tokens
@@ -277,7 +278,7 @@ class Responses(msgspec.Struct):
 
 
 def response_messages(body: Responses) -> tuple[UserMessage, list[Message]]:
-    """The new message and those of the input before it, as `chat_messages`. Raises `InputInvalid`."""
+    """Return the new message and those of the input before it, as `chat_messages`. Raises `InputInvalid`."""
     if isinstance(body.input, str):
         return _split([UserMessage(id="", content=body.input)])
     items = [item if "type" in item else {"type": "message", **item} for item in body.input]
@@ -308,7 +309,7 @@ def response_messages(body: Responses) -> tuple[UserMessage, list[Message]]:
 
 
 def response_settings(body: Responses, raw: dict[str, Any]) -> dict[str, Any]:
-    """The generation settings among the body's fields, in chat completions' form."""
+    """Return the generation settings among the body's fields, in chat completions' form."""
     settings = {name: raw[name] for name in _RESPONSE_SETTINGS if raw.get(name) is not None}
     if body.max_output_tokens is not None:
         settings["max_tokens"] = body.max_output_tokens
@@ -327,7 +328,7 @@ def response_settings(body: Responses, raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def tools_of(tools: list[_ChatTool] | list[_ResponseTool] | None) -> list[Tool]:
-    """The client's tools."""
+    """Return the client's tools."""
     functions = [tool.function if isinstance(tool, _ChatTool) else tool for tool in tools or ()]
     return [Tool(name=f.name, description=f.description or "", parameters=f.parameters) for f in functions]
 

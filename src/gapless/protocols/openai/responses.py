@@ -58,8 +58,9 @@ class ResponsesRoutes(OpenAIAPI):
         router.post("/responses/{response_id}/cancel")(self.cancel_response)
 
     async def create_response(self, request: Request) -> Response:
-        """A response: streamed with `"stream": true`, at once and still in progress with `"background": true`. It goes
-        on from `previous_response_id`, or in the session that `conversation` names."""
+        """Create a response: streamed with `"stream": true`, at once and still in progress with `"background": true`.
+        It goes on from `previous_response_id`, or in the session that `conversation` names.
+        """
         user, raw, body = await self.read_as(request, Responses)
         asked = await self._asked(request, body)
         asked.config = self.config(response_settings(body, raw))
@@ -72,7 +73,7 @@ class ResponsesRoutes(OpenAIAPI):
         return gone() if record is None else await self._response(record)
 
     async def _asked(self, request: Request, body: Responses) -> StartRequest:
-        """The message, what is told of it to whoever reads the response, and what it goes on from."""
+        """Return the message, what is told of it to whoever reads the response, and what it goes on from."""
         message, before = response_messages(body)
         past = await self._past(request, body)
         options: dict[str, Any] = {"tools": [tool.name for tool in body.tools or ()]}
@@ -94,7 +95,9 @@ class ResponsesRoutes(OpenAIAPI):
         )
 
     async def get_response(self, response_id: str, request: Request) -> Response:
-        """The response as it stands; with `?stream=true` its events, from the start or after `?starting_after=`."""
+        """Show the response as it stands; with `?stream=true` its events, from the start or after
+        `?starting_after=`.
+        """
         record = await self._record(request, "read", response_id)
         params = request.query_params
         if params.get("stream", "false").lower() != "true":
@@ -134,7 +137,9 @@ class ResponsesRoutes(OpenAIAPI):
         raise CursorInvalid(f"response {ID_PREFIX}{record.id} has no event {number} yet", run_id=record.id)
 
     async def _past(self, request: Request, body: Responses) -> _Past:
-        """What the request goes on from. Raises `RunNotFound`, `SessionNotFound` for what the caller may not read."""
+        """Return what the request goes on from. Raises `RunNotFound`, `SessionNotFound` for what the caller may not
+        read.
+        """
         if body.conversation is not None:
             if body.previous_response_id is not None:
                 raise InputInvalid("say either conversation or previous_response_id")
@@ -167,7 +172,7 @@ class _Past(NamedTuple):
     """`turns` are all that the session has."""
 
     def history(self) -> list[Message] | None:
-        """The messages so far; None where they are the session's own, which has them in the agent's form too."""
+        """Return the messages so far; None where they are the session's own, which has them in the agent's form too."""
         if self.whole and not any("input" in _options(turn) for turn in self.turns):
             return None
         return self.messages()
@@ -177,7 +182,7 @@ class _Past(NamedTuple):
 
 
 def _line(turns: dict[str, list[Message]], run_id: str) -> list[str]:
-    """The runs up to that one, along its own line where responses went on from one several times."""
+    """Return the runs up to that one, along its own line where responses went on from one several times."""
     line: dict[str, None] = {}  # each run once, whatever they say of each other
     at: str | None = run_id
     while at in turns and at not in line:
@@ -196,7 +201,7 @@ def _options(turn: list[Message]) -> Options:
 
 
 def _with_input(turn: list[Message]) -> list[Message]:
-    """A turn with the messages that came with its request, such as results of the client's tools."""
+    """Return a turn with the messages that came with its request, such as results of the client's tools."""
     if not turn:  # its run ended before it began
         return []
     user, *rest = turn

@@ -169,7 +169,9 @@ class ResponsesEncoder(Encoder):
         return b"" if data is DONE else data[len(b'{"type":"') : data.index(b'",')]
 
     def locate(self, events: Iterable[bytes], number: int) -> Cursor | None:
-        """The place after the event with that sequence number, looking on through `events`; None if it is later."""
+        """Return the place after the event with that sequence number, looking on through `events`; None if it is
+        later.
+        """
         for event in events:
             before, frames = self._number, self.frames(event)
             self._seq += 1
@@ -185,7 +187,7 @@ class ResponsesEncoder(Encoder):
     # -- the response -----------------------------------------------------------------------------------------------
 
     def response(self, status: str | None = None) -> dict[str, Any]:
-        """The response object as far as the events say; `status` where no terminal event has come."""
+        """Return the response object as far as the events say; `status` where no terminal event has come."""
         run, options = self.run, self._options
         settings = run.config.model_settings if run.config is not None else {}
         previous = options.get("previous")
@@ -273,7 +275,7 @@ class ResponsesEncoder(Encoder):
         return (*frames, *self._last("response.completed", "completed"))
 
     def _typed_output(self, event: RunFinishedEvent) -> list[bytes]:
-        """A message of its own for an output that was not said."""
+        """Return a message of its own for an output that was not said."""
         text, id = self._typed.add(event), "output"
         if not text:
             return []

@@ -43,8 +43,9 @@ class OpenAIRoutes(OpenAIAPI):
         return router
 
     async def complete_chat(self, request: Request) -> Response:
-        """A chat completion, streamed with `"stream": true`. The conversation is the request's own `messages`. Calls
-        of the client's `tools` come back; the agent's own tools run here."""
+        """Create a chat completion, streamed with `"stream": true`. The conversation is the request's own `messages`.
+        Calls of the client's `tools` come back; the agent's own tools run here.
+        """
         user, raw, body = await self.read_as(request, Chat)
         if body.n not in (None, 1):
             raise InputInvalid("n: one run gives one answer")
@@ -70,12 +71,12 @@ class OpenAIRoutes(OpenAIAPI):
         return json_response(_completion(record, await self.merged(record)), headers=names(record))
 
     async def list_models(self, request: Request) -> Response:
-        """The registered agents."""
+        """List the registered agents."""
         await self.access.user(request)
         return json_response({"object": "list", "data": [_model(name) for name in self.runner.agents]})
 
     async def get_model(self, model: str, request: Request) -> Response:
-        """One registered agent."""
+        """Show one registered agent."""
         await self.access.user(request)
         if model not in self.runner.agents:
             raise AgentNotFound(f"the model {model!r} does not exist")
@@ -83,7 +84,7 @@ class OpenAIRoutes(OpenAIAPI):
 
 
 def _completion(record: RunRecord, events: Iterable[bytes]) -> dict[str, Any]:
-    """The chunks of a run that has ended, put together as a client would."""
+    """Return the chunks of a run that has ended, put together as a client would."""
     encoder = ChatEncoder(record)
     encoder.include_usage = True
     message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}

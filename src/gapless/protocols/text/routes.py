@@ -57,7 +57,7 @@ class TextRoutes(ClientRoutes):
         return await self._stream(request, await self.access.user(request), _from_query(request))
 
     async def post_stream(self, request: Request) -> Response:
-        """The same as a POST, with a JSON body or with query parameters."""
+        """Ask the same by a POST, with a JSON body or with query parameters."""
         user = await self.access.user(request)
         body = await read_optional_body(request, ChatStream, self.runner.limits.body_bytes_max)
         return await self._stream(request, user, body or _from_query(request))

@@ -77,7 +77,7 @@ class UIMessage(msgspec.Struct):
 
 
 def approvals(message: UIMessage) -> list[ResumeEntry]:
-    """The answers to approval requests that the message carries."""
+    """Return the answers to approval requests that the message carries."""
     entries = []
     for part in message.parts:
         approval = part.get("approval")
@@ -90,8 +90,9 @@ def approvals(message: UIMessage) -> list[ResumeEntry]:
 
 
 def results(messages: Iterable[UIMessage], ours: Sequence[Message]) -> list[dict[str, Any]]:
-    """Of the calls that have no result in the session's messages, those that have one in the client's, which
-    `to_messages` takes."""
+    """Find, of the calls that have no result in the session's messages, those that have one in the client's, which
+    `to_messages` takes.
+    """
     calls = {call.id for message in ours if isinstance(message, AssistantMessage) for call in message.tool_calls or ()}
     calls -= {message.tool_call_id for message in ours if isinstance(message, ToolMessage)}
     calls -= {known["toolCallId"] for message in ours for known in mark_of(message, RESULTS) or ()}
@@ -117,7 +118,7 @@ def to_messages(messages: list[UIMessage]) -> list[Message]:
 
 
 def _string(message: UIMessage, part: dict[str, Any], key: str, default: str = "") -> str:
-    """A part's field, the default where it is left out. Raises `InputInvalid`."""
+    """Return a part's field, the default where it is left out. Raises `InputInvalid`."""
     value = part.get(key, default)
     if not isinstance(value, str):
         raise InputInvalid(f"message {message.id}: {key} of a part of type {part.get('type')!r} must be a string")
@@ -161,8 +162,9 @@ def _file(message: UIMessage, part: dict[str, Any]) -> ContentPart:
 
 
 def _assistant(message: UIMessage) -> list[Message]:
-    """A message per step: reasoning, then text with the step's tool calls, then their results. A call without a result
-    is left out: no model takes one."""
+    """Return a message per step: reasoning, then text with the step's tool calls, then their results. A call without a
+    result is left out: no model takes one.
+    """
     converted: list[Message] = []
     steps: list[list[dict[str, Any]]] = [[]]
     for part in message.parts:
@@ -227,18 +229,18 @@ class Transcript:
         self._started = b""
 
     def ask(self, message: UserMessage) -> None:
-        """The user's message, or the results of the client's tools that a run goes on from."""
+        """Add the user's message, or the results of the client's tools that a run goes on from."""
         for result in mark_of(message, RESULTS) or ():
             self._calls.get(result["toolCallId"], {}).update(result)
         if message.content:
             self.messages.append({"id": message.id, "role": "user", "parts": _user_parts(message)})
 
     def begin(self, run: RunRecord) -> None:
-        """The events that follow are this run's."""
+        """Begin a run: the events that follow are this one's."""
         self._run, self._encoder, self._before, self._started = run, VercelEncoder(run), None, b""
 
     def add(self, events: Sequence[bytes]) -> None:
-        """The run's next events. What came before a restart is void."""
+        """Add the run's next events. What came before a restart is void."""
         for _, event in merge_deltas(1, events):
             if event.startswith(_STARTED):
                 self._started = self._started or event
@@ -257,7 +259,9 @@ class Transcript:
         self._encoder = VercelEncoder(self._run)
 
     def _answer(self, started: bytes) -> None:
-        """What a person said to an approval request is in the client's message before the run goes on."""
+        """Put what a person said to an approval request where it belongs: it is in the client's message before the run
+        goes on.
+        """
         decoded = decode_event(started)
         answers = decoded.input.resume if isinstance(decoded, RunStartedEvent) and decoded.input is not None else None
         for answer in answers or ():
@@ -269,7 +273,7 @@ class Transcript:
                 part["approval"] |= {"approved": True, **reason}  # a denial is told by a chunk of its own
 
     def _add(self, chunk: dict[str, Any]) -> None:
-        """As `processUIMessageStream` of the package `ai`."""
+        """Add a chunk as `processUIMessageStream` of the package `ai` does."""
         kind, parts = chunk["type"], self._parts
         match kind:
             case "start":
@@ -382,7 +386,7 @@ def _user_parts(message: UserMessage) -> list[dict[str, Any]]:
 
 
 def _merged(old: Any, new: Any) -> Any:
-    """As `mergeObjects` of the package `ai`: objects key by key, of all else the newer."""
+    """Merge as `mergeObjects` of the package `ai` does: objects key by key, of all else the newer."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return new
     return old | {key: _merged(old.get(key), value) for key, value in new.items()}

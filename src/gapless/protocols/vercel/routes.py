@@ -32,7 +32,7 @@ __all__ = ["VercelRoutes"]
 RUNS_STOPPED_MAX = 100
 """Active runs of one chat that one request stops."""
 TURNS_SHOWN_MAX = 100
-"""Of a chat's messages, those of its newest turns are given to a page."""
+"""A page is given those of a chat's messages that are of its newest turns, so many."""
 
 _decode_messages = msgspec.json.Decoder(list[Message]).decode
 
@@ -49,7 +49,7 @@ class ChatRequest(msgspec.Struct, rename="camel"):
     agent: str | None = None
 
     def said(self) -> list[UIMessage]:
-        """The messages, however they were sent. Raises `InputInvalid`."""
+        """Return the messages, however they were sent. Raises `InputInvalid`."""
         said = self.messages or ([self.message] if self.message is not None else [])
         if not said:
             raise InputInvalid("messages is empty; its last one is the question")
@@ -101,8 +101,9 @@ class VercelRoutes(ClientRoutes):
         return self._tail(request, await self.start(request, user, run))
 
     def _replacing(self, body: ChatRequest, message: UserMessage, before: list[UIMessage]) -> RunConfig:
-        """The run's config. Where the message is asked again or was edited, the answer that may still be coming has
-        been dropped by the user."""
+        """Return the run's config. Where the message is asked again or was edited, the answer that may still be coming
+        has been dropped by the user.
+        """
         replaces = body.trigger == "regenerate-message"
         if body.message_id is not None and not replaces and all(one.id != body.message_id for one in before):
             message.id, replaces = body.message_id, True  # edited; in `ai` 7 it may have got another id
@@ -112,8 +113,9 @@ class VercelRoutes(ClientRoutes):
     async def _history(
         self, body: ChatRequest, user: str, message: UserMessage, sent: list[Message]
     ) -> list[Message] | None:
-        """The messages before this one; None where they are the session's own. What the client's tools have come to is
-        put on the message."""
+        """Return the messages before this one; None where they are the session's own. What the client's tools have come
+        to is put on the message.
+        """
         said = body.said()
         asks = said[-1].role == "user"
         ours = await own_history(self.runner, body.id, user, message)
@@ -128,17 +130,19 @@ class VercelRoutes(ClientRoutes):
         return sent
 
     async def get_messages(self, chat_id: str, request: Request) -> Response:
-        """The chat as a page opens on it, for `useChat({ messages, resume: true })`: the UI messages of its newest
+        """Load the chat as a page opens on it, for `useChat({ messages, resume: true })`: the UI messages of its newest
         turns, without what was regenerated or edited away. `activeRunId` is the run whose answer is still coming, and
-        comes to who resumes; null if there is none. A run that waits for an approval is in the messages."""
+        comes to who resumes; null if there is none. A run that waits for an approval is in the messages.
+        """
         await self.access.find(request, "read", self.runner.get_session, chat_id)
         messages, active_run_id = await self._load(chat_id)
         shown = {"messages": messages, "activeRunId": active_run_id}
         return json_response(shown, headers={"cache-control": "no-store"})
 
     async def resume(self, chat_id: str, request: Request) -> Response:
-        """The chat's answer that is coming, from its start or after `Last-Event-ID`; 204 if there is none. `?runId=`
-        means that run and no later one, also when it has ended."""
+        """Follow the chat's answer that is coming, from its start or after `Last-Event-ID`; 204 if there is none.
+        `?runId=` means that run and no later one, also when it has ended.
+        """
         run_id = request.query_params.get("runId")
         if run_id is None:
             current = await current_run(self.runner, self.access, request, chat_id, "read")
@@ -158,7 +162,7 @@ class VercelRoutes(ClientRoutes):
         return json_response({"runs": stopped}, 202) if stopped else Response(status_code=204)
 
     async def _load(self, chat_id: str) -> tuple[list[dict[str, Any]], str | None]:
-        """The chat's messages, and the id of the run whose answer is still coming."""
+        """Return the chat's messages, and the id of the run whose answer is still coming."""
         current = await self.runner.current_run(chat_id)  # before the turns: what ends meanwhile is in one of the two
         turns = await self.runner.turns(chat_id)
         if current is not None and (current.status.ended or any(turn.run_id == current.id for turn in turns)):
@@ -192,7 +196,7 @@ class VercelRoutes(ClientRoutes):
     async def _replay(
         self, transcript: Transcript, run: RunRecord, said: Sequence[Message] = (), until: int | None = None
     ) -> None:
-        """The run's answer, up to this event: as it was streamed, or what the session has kept of it."""
+        """Replay the run's answer, up to this event: as it was streamed, or what the session has kept of it."""
         transcript.begin(run)
         begun = False
         with contextlib.suppress(CursorExpired, RunNotFound, msgspec.DecodeError):  # the last: of another version
@@ -205,13 +209,13 @@ class VercelRoutes(ClientRoutes):
         transcript.add(remains(run, said))
 
     async def _before(self, chat_id: str, message_id: str) -> list[UIMessage]:
-        """The chat's messages before this one."""
+        """Return the chat's messages before this one."""
         shown, _ = await self._load(chat_id)
         before = itertools.takewhile(lambda one: one["id"] != message_id, shown)
         return [msgspec.convert(one, UIMessage) for one in before]
 
     async def _answer(self, request: Request, chat_id: str, entries: list[ResumeEntry]) -> Response:
-        """The rest of the run that these answers let go on."""
+        """Return the rest of the run that these answers let go on."""
         record = await current_run(self.runner, self.access, request, chat_id, "answer")
         if record is None:
             raise InputInvalid(f"chat {chat_id} has no run that waits for an answer")
@@ -220,13 +224,13 @@ class VercelRoutes(ClientRoutes):
         return self._tail(request, await self.runner.get_run(record.id), after)
 
     def _tail(self, request: Request, record: RunRecord, after: int = 0) -> Response:
-        """The chunks after the request's cursor, or after this position if it has none."""
+        """Return the chunks after the request's cursor, or after this position if it has none."""
         location = _location(request, record, after)
         return self.go_on(request, record, VercelEncoder, location=location, after=after)
 
 
 def _exchanges(messages: Sequence[Message]) -> list[tuple[UserMessage | None, list[Message]]]:
-    """What the user said, each time with what was said to it. A turn is one, unless its run was live."""
+    """Return what the user said, each time with what was said to it. A turn is one, unless its run was live."""
     found: list[tuple[UserMessage | None, list[Message]]] = []
     for message in messages:
         if isinstance(message, UserMessage):
@@ -239,6 +243,6 @@ def _exchanges(messages: Sequence[Message]) -> list[tuple[UserMessage | None, li
 
 
 def _location(request: Request, record: RunRecord, after: int) -> str:
-    """Where the stream goes on."""
+    """Return where the stream goes on."""
     query = urlencode({"runId": record.id, "after": after} if after else {"runId": record.id})
     return f"{root_path(request)}/vercel/chat/{quote(record.session_id, safe='')}/stream?{query}"

@@ -195,7 +195,9 @@ class VercelEncoder(Encoder):
         return (_encode({"type": f"{kind}-end", "id": id}),)
 
     def _next_step(self) -> _Frames:
-        """A step is one model call; from the last one's tool calls clients decide whether to send by themselves."""
+        """Begin the next step. A step is one model call; from the last one's tool calls clients decide whether to send
+        by themselves.
+        """
         if not self._step_done or self._open or self._calls:  # `ai` 6 forgets parts that are open when a step ends
             return ()
         self._step_done = False
@@ -315,7 +317,9 @@ def _denies(answer: ResumeEntry) -> bool:
 
 
 def _data(name: str, value: Any, *, id: str | None = None, transient: bool = False) -> bytes:
-    """A `data-…` chunk. One with an id replaces the one before it; a transient one is not kept in the message."""
+    """Return a `data-…` chunk. One with an id replaces the one before it; a transient one is not kept in the
+    message.
+    """
     chunk: dict[str, Any] = {"type": f"data-{name}", "data": value}
     if id is not None:
         chunk["id"] = id
@@ -325,7 +329,7 @@ def _data(name: str, value: Any, *, id: str | None = None, transient: bool = Fal
 
 
 def _output(content: Any) -> Any:
-    """A tool's result: what it returned if that was an object or a list, which AG-UI carries as JSON text."""
+    """Return a tool's result: what it returned if that was an object or a list, which AG-UI carries as JSON text."""
     if isinstance(content, str) and content[:1] in ("{", "["):
         try:
             return decode_json(content)
@@ -335,7 +339,7 @@ def _output(content: Any) -> Any:
 
 
 def _metadata(event: RunFinishedEvent | RunErrorEvent) -> dict[str, Any]:
-    """What a run's last event says beside its outcome: tokens over all models, typed result, error code."""
+    """Return what a run's last event says beside its outcome: tokens over all models, typed result, error code."""
     metadata: dict[str, Any] = {}
     if event.usage:
         metadata["usage"] = _usage(event.usage)
@@ -352,7 +356,7 @@ def _metadata_chunk(event: RunFinishedEvent | RunErrorEvent) -> _Frames:
 
 
 def _usage(usage: list[TokenUsage]) -> dict[str, int]:
-    """The AI SDK's names: `inputTokens`, `outputTokens`, … A count that no model told is left out."""
+    """Return the AI SDK's names: `inputTokens`, `outputTokens`, … A count that no model told is left out."""
     total: dict[str, int] = {}
     for one in usage:
         for field in _USAGE:
