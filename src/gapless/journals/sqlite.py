@@ -286,7 +286,7 @@ class SQLiteStore(Store):
         """Drop some of the events of runs that are marked; whether there may be more."""
         until = time.monotonic() + STEP_S
         while (row := db.execute("SELECT rid FROM runs WHERE kept_since = 0 LIMIT 1").fetchone()) is not None:
-            while self._log.drop_segments(db, row[0]):
+            while self._log.drop_segment(db, row[0]):
                 if time.monotonic() > until:
                     return True
             db.execute("UPDATE runs SET kept_since = NULL WHERE rid = ?", row)

@@ -26,8 +26,6 @@ LOG_ROWS_KEPT = 4096
 LOG_ROWS_MAX = 16 * LOG_ROWS_KEPT
 """A run that holds the log's start for half of this is sealed early. More makes larger segments, less a shorter search
 for the events of another process's run (1.5 ms at the most)."""
-DROP_SEGMENTS = 8
-"""Segments that are dropped by one statement."""
 LOG_BYTES_MAX = 64 * 1024 * 1024
 """One process's part of the log is sealed and dropped at this size, however few rows it has."""
 
@@ -208,10 +206,10 @@ class Log:
             db.execute("UPDATE workers SET low = min(low, ?) WHERE id = ?", (tail.first_pos, self.worker_id))
         return tail
 
-    def drop_segments(self, db: sqlite3.Connection, rid: int) -> bool:
-        """Drop a few of a run's segments, the first ones; whether there were any."""
-        oldest = "SELECT seq FROM segments WHERE rid = ?1 ORDER BY seq LIMIT ?2"
-        dropped = db.execute(f"DELETE FROM segments WHERE rid = ?1 AND seq IN ({oldest})", (rid, DROP_SEGMENTS))
+    def drop_segment(self, db: sqlite3.Connection, rid: int) -> bool:
+        """Drop a run's first segment, which may be as long as a batch; whether there was one."""
+        first = "SELECT min(seq) FROM segments WHERE rid = ?1"
+        dropped = db.execute(f"DELETE FROM segments WHERE rid = ?1 AND seq = ({first})", (rid,))
         return dropped.rowcount > 0
 
     # -- reading ----------------------------------------------------------------------------------------------------
