@@ -7,7 +7,7 @@ import hmac
 import inspect
 import os
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -28,6 +28,8 @@ __all__ = [
 ANONYMOUS = "anonymous"
 """The user of every request where no authentication is configured."""
 KEY_CHARS_MIN = 16
+SHARED = "app:"
+"""How the keys of state begin that all users of an app share (ADK's `State.APP_PREFIX`)."""
 PAGES = frozenset({"", "/", "/docs", "/dev-ui"})
 """Where links from other web sites may lead, beside what is under /static/ and /dev-ui/."""
 
@@ -46,11 +48,19 @@ def _owns(user_id: str, action: str, record: RunRecord | SessionRecord) -> bool:
 class Access:
     """Authenticates every request and authorises every use of a run or session."""
 
-    def __init__(self, authenticate: Authenticate | None = None, authorize: Authorize | None = None) -> None:
-        """Without `authenticate`, the keys of the environment. Raises `UsageError` for bad ones."""
+    def __init__(
+        self,
+        authenticate: Authenticate | None = None,
+        authorize: Authorize | None = None,
+        *,
+        shared_state: bool = False,
+    ) -> None:
+        """Without `authenticate`, the keys of the environment. `shared_state`: clients may set state that all users
+        share. Raises `UsageError` for bad keys."""
         self._authenticate = authenticate or keys_from_environment()
         self._by_key = authenticate is None
         self._authorize = authorize or _owns
+        self._shared_state = shared_state
 
     @property
     def open(self) -> bool:
@@ -74,6 +84,19 @@ class Access:
         if "authorization" in request.headers or "x-api-key" in request.headers:
             return "this server does not know that API key"
         return "it is not known who asks: send an API key, as Authorization: Bearer <key>"
+
+    def own_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The state that a client sends without what it may not set: what other users' agents read."""
+        return {key: value for key, value in state.items() if self._shared_state or not key.startswith(SHARED)}
+
+    def check_state(self, state: dict[str, Any] | None) -> None:
+        """Raises `NotAuthorized` for state that a client may not set."""
+        state = state or {}
+        if shared := sorted(state.keys() - self.own_state(state).keys()):
+            raise NotAuthorized(
+                f"all users share the state under {', '.join(shared)[:200]}: leave it out; the operator may let clients "
+                "set it with create_app(shared_state=True)"
+            )
 
     async def find(
         self, request: HTTPConnection, action: str, get: Callable[[str], Awaitable[_RecordT]], id: str

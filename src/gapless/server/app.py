@@ -62,6 +62,7 @@ def create_app(
     allowed_hosts: Sequence[str] | None = None,
     drain_s: float = DRAIN_S,
     adk_web: bool = False,
+    shared_state: bool = False,
 ) -> FastAPI:
     """Make the whole HTTP surface over `runner`, as an app of its own or to be mounted in another:
     `app.mount("/agents", create_app(runner))`.
@@ -75,8 +76,9 @@ def create_app(
         allowed_hosts: Names that the server may be called by; None for any.
         drain_s: Seconds that runs get to finish at shutdown.
         adk_web: Serve ADK's own web page too, at `/dev-ui/`; raises `ExtraMissing` without the `adk` extra.
+        shared_state: Let clients set state that all users' agents read: ADK's, under keys that begin with `app:`.
     """
-    access = Access(authenticate, authorize)
+    access = Access(authenticate, authorize, shared_state=shared_state)
     hosts = None if allowed_hosts is None else frozenset(allowed_hosts)
     app = _App(runner, access, origins=frozenset(cors_origins), hosts=hosts, drain_s=drain_s)
     families: list[type[ClientRoutes]] = [load(routes) for routes in ROUTES]

@@ -48,6 +48,7 @@ class SessionRoutes(ClientRoutes):
         """Create a session, or return the one that has the id already."""
         user = await self.access.user(request)
         body = await read_optional_body(request, CreateSession, self.runner.limits.body_bytes_max) or CreateSession()
+        self.access.check_state(body.state)
         return json_response(public(await self.runner.create_session(body.id, user_id=user, state=body.state)), 201)
 
     async def get_session(self, session_id: str, request: Request) -> Response:

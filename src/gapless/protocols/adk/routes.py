@@ -82,6 +82,7 @@ class ADKRoutes(ADKAPI):
         _, given = await self.read(request, dict[str, Any])
         body = run_request(given)
         user = await self.claimed(request, body.user_id)
+        self.access.check_state(body.state_delta)
         run_id = request.headers.get("last-event-id", "").rpartition(":")[0]
         if run_id:  # a client that was cut off repeats its request
             return await self._readable(request, user, run_id), 0, body.streaming

@@ -142,6 +142,7 @@ class SessionRoutes(ADKAPI):
         return await self._new(app, user, session_id, state)
 
     async def _new(self, app: str, user: str, session_id: str | None, state: dict[str, Any] | None) -> Response:
+        self.access.check_state(state)
         session, id = await self.find(self.known_app(app), user, session_id or new_id())
         if session is not None:
             raise SessionExists(f"session {session_id} exists already")
@@ -159,6 +160,7 @@ class SessionRoutes(ADKAPI):
         await self.claimed(request, user)
         given = await read_body(request, dict[str, Any], self.runner.limits.body_bytes_max)
         body = as_type(UpdateSessionRequest, camel(given))
+        self.access.check_state(body.state_delta)
         session = await self.get(self.known_app(app), user, session_id)
         await self.access.check(request, "update", session, user=user)
         changes = {key: value for key, value in body.state_delta.items() if not key.startswith(OF_ONE_RUN)}

@@ -65,7 +65,7 @@ class AGUIRoutes(ClientRoutes):
             agent=request.query_params.get("agent"),
             session_id=body.thread_id,
             history=functools.partial(self._history, body, user, history, message),
-            state=body.state if isinstance(body.state, dict) and body.state else None,
+            state=(self.access.own_state(body.state) or None) if isinstance(body.state, dict) else None,
             tools=body.tools,
             context=body.context,
             forwarded_props=body.forwarded_props,
