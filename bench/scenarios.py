@@ -18,7 +18,7 @@ from bench.candidates import Candidate
 from bench.harness import HZ, LATE_S, PACED_STREAMS, Bench, MeasurementFailed, Results, Servers, per_event
 from bench.page import page
 from bench.profile import profile
-from gapless.wire import WIRES
+from gapless.protocols import WIRES
 
 LIKE_WITH_LIKE_STREAMS = 10
 """Unpaced, the agents alone are measured at this many streams."""
