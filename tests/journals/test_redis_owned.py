@@ -245,7 +245,7 @@ async def test_long_batches_and_many_ends_go_in_several_calls(a: Worker, b: Work
     assert len(sizes) >= 600 * 4000 / redis_owned.CALL_BYTES_MAX
     sizes.clear()
     assert not await a.store.append([Append(run_id, 3, [an_event("end")], an_end(run_id)) for run_id in runs])
-    assert len(sizes) == 6, "three appends and three steps of the index"
+    assert len(sizes) == 4, "two appends and two steps of the index"
     assert max(sizes) < redis_owned.CALL_BYTES_MAX
     assert await b.read_all("r599") == [*events, an_event("end")]
     traffic = Traffic(b.store, monkeypatch)

@@ -24,7 +24,7 @@ __all__ = ["RECHECK_RUNS_MAX", "OwnedRun", "OwnedRuns"]
 
 CALLS_AT_ONCE, CALLS_AT_ONCE_IN_CLUSTER = 2, 32
 """Calls that are under way at the same time. In a cluster, where each session has its own, they go to many servers."""
-CALL_BATCHES_MAX, CALL_BYTES_MAX = 250, 256 * 1024
+CALL_BATCHES_MAX, CALL_BYTES_MAX = 500, 256 * 1024
 """Batches that go in one call: the event loop does nothing else while they are encoded, nor the server while it takes
 them. One batch may be longer."""
 RECENT_BYTES_MAX = 16 * 1024
@@ -162,8 +162,11 @@ class OwnedRuns:
                 refused.add(batch.run_id)
                 continue
             slot = owned.place if self._server.is_cluster else ""
+            size = sum(map(len, batch.events))
+            if batch.end is not None:
+                size += len(memoryview(batch.end.turn.messages)) + len(batch.end.turn.native or b"")
             counts[slot] = count = counts.get(slot, -1) + 1
-            sizes[slot] = size = sizes.get(slot, 0) + _size(batch)
+            sizes[slot] = size = sizes.get(slot, 0) + size
             call = (slot, count // CALL_BATCHES_MAX, size // CALL_BYTES_MAX)
             calls.setdefault(call, []).append((owned, batch))
         return calls.values(), refused
@@ -242,14 +245,6 @@ class OwnedRuns:
         except StoreUnavailable:
             self._ended.extendleft(reversed(due))
             raise
-
-
-def _size(batch: Append) -> int:
-    """Return how many bytes go to the server with a batch, about."""
-    size = sum(map(len, batch.events))
-    if batch.end is not None:
-        size += len(memoryview(batch.end.turn.messages)) + len(batch.end.turn.native or b"")
-    return size
 
 
 def _row(place: str, batch: Append) -> _Row:
