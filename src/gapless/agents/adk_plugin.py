@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
+from collections.abc import Mapping
 from typing import Any, cast
 
 from google.adk.agents import InvocationContext, LlmAgent
@@ -15,6 +17,7 @@ from google.adk.tools.tool_context import ToolContext
 from google.genai import types
 
 from gapless.agents.adk_run import cannot_stream, current
+from gapless.attachments import digest_of, notice_for
 from gapless.config import StreamingMode
 from gapless.events import Tool
 
@@ -56,6 +59,8 @@ class Bridge(BasePlugin):
         turn = current.get()
         if turn is None or turn.live:  # then it is for a look at what was said, and comes too late for settings
             return
+        if turn.left_out:
+            llm_request.contents = [_told(content, turn.left_out) for content in llm_request.contents]
         llm_request.append_tools([ClientTool(tool) for tool in turn.ctx.tools])
         for name, value in turn.ctx.config.model_settings.items():
             field = _SETTINGS.get(name, name)
@@ -106,6 +111,20 @@ class Bridge(BasePlugin):
 
 _SETTINGS = {"max_tokens": "max_output_tokens", "stop": "stop_sequences"}
 """Names that other frameworks use for what Gemini's configuration calls otherwise."""
+
+
+def _told(content: types.Content, left_out: Mapping[str, str]) -> types.Content:
+    """Return the content with a text in the place of each attachment that failed its turn."""
+    parts = []
+    for part in content.parts or []:
+        blob, file = part.inline_data, part.file_data
+        why = mime_type = None
+        if blob is not None and blob.data:
+            why, mime_type = left_out.get(digest_of(base64.b64encode(blob.data))), blob.mime_type
+        elif file is not None and file.file_uri:
+            why, mime_type = left_out.get(digest_of(file.file_uri)), file.mime_type
+        parts.append(part if why is None else types.Part(text=notice_for(mime_type, why)))
+    return types.Content(role=content.role, parts=parts)
 
 
 def _ask_for_json(config: types.GenerateContentConfig, response_format: Any) -> None:

@@ -17,6 +17,7 @@ from gapless.agents.adk_events import Translation
 from gapless.agents.adk_interrupts import response_to
 from gapless.agents.adk_live import cannot_be_live, is_from_model
 from gapless.agents.base import SEE_LOG, AgentItem, RunContext, log_raised
+from gapless.attachments import digest_of, marks_of
 from gapless.errors import (
     AgentInvalid,
     GaplessError,
@@ -30,6 +31,7 @@ from gapless.events import (
     ResumeEntry,
     RunFinishedEvent,
     RunFinishedSuccessOutcome,
+    TextPart,
     ToolCallResultEvent,
 )
 from gapless.jsontext import decode_json
@@ -48,6 +50,11 @@ class Turn:
         self.state = state
         """What the run sets in the session's state when it begins, or None."""
         self.live = live
+        now = () if isinstance(ctx.content, str) else ctx.content
+        asked = {digest_of(part.source.value) for part in now if not isinstance(part, TextPart)}
+        earlier = marks_of(ctx.messages[:-1])
+        self.left_out = {digest: why for digest, why in earlier.items() if digest not in asked}
+        """What failed earlier turns, and is still in a session that the user's own service keeps."""
         self.notices: list[CustomEvent] = []
         self.noticed: set[str] = set()
         self.client_calls: list[str] = []

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from gapless.agents.base import RunContext
+from gapless.attachments import mark_left_out
 from gapless.errors import AgentFailed, AgentInvalid, GaplessError, RunCancelled
 from gapless.events import (
     Event,
@@ -113,8 +114,13 @@ def end_of(
     metadata = {"run_id": record.id}
     user = record.input or UserMessage(id=f"{record.id}-user", content=record.message)
     user = msgspec.structs.replace(user, metadata={**(user.metadata or {}), **metadata})
+    answer = fold.messages(metadata=metadata, interrupted=error)
+    if failure is not None and status is RunStatus.FAILED:
+        marked = mark_left_out(user, failure, answered=bool(fold.messages()))
+        if marked is not user:
+            user, native = marked, None  # the framework's own form has what failed the turn
     asked = [] if is_live(record.config) and not user.content else [user]
-    messages = [*asked, *fold.messages(metadata=metadata, interrupted=error)]
+    messages = [*asked, *answer]
     if record.status is RunStatus.QUEUED:
         messages = []
     turn = Turn(run_id=record.id, messages=msgspec.Raw(msgspec.json.encode(messages)), native=native)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from gapless.attachments import has_media, marks_of, without_left_out
 from gapless.config import Limits
 from gapless.errors import SessionNotFound
 from gapless.events import Message, UserMessage
@@ -46,14 +47,16 @@ class History:
         return branch(self._turns, self._asked.id)
 
     def messages(self) -> list[Message]:
-        """Return what the client sent, or the newest of the session's turns, and the new message last."""
-        if self._sent is not None:
-            return [*self._sent, self._asked]
-        messages = [message for turn in self._before for message in _decode_messages(turn.messages)]
-        return [*messages[-self._messages_max :], self._asked]
+        """Return what the client sent, or the newest of the session's turns, and the new message last. A text stands
+        in the place of attachments that failed their turn."""
+        kept = [message for turn in self._before for message in _decode_messages(turn.messages)]
+        told = kept[-self._messages_max :] if self._sent is None else self._sent
+        return [*without_left_out(told, marks_of(kept)), self._asked]
 
     def native(self) -> list[bytes]:
         """Return the turns in the agent framework's own form, where they have one."""
+        if self._sent is not None:
+            return []
         return [turn.native for turn in self._before if turn.native is not None]
 
 
@@ -138,7 +141,7 @@ class Sessions:
         assert record.input is not None, "the runner records it"
         turns, state = [], request.state
         if not is_of_its_own(record):
-            if request.messages is None:
+            if request.messages is None or any(map(has_media, request.messages)):
                 turns = await patiently(self._store.turns, record.session_id)
             if state is None:
                 session = await patiently(self._store.get_session, record.session_id)
