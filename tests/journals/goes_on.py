@@ -144,6 +144,40 @@ class GoesOn:
         await c.heard.until(lambda: bool(c.heard.commands))
         assert set(c.heard.commands) == {("r", b"second")}
 
+    async def test_an_owners_own_command_comes_after_those_of_others(self, a: Worker, b: Worker) -> None:
+        await a.create("r")
+        for n in range(0, 20, 2):
+            assert await b.store.send("r", b"%d" % n) == "a"
+            assert await a.store.send("r", b"%d" % (n + 1)) == "a"
+        await a.heard.until(lambda: len(set(a.heard.commands)) == 20)
+        assert list(dict.fromkeys(a.heard.command_ids)) == sorted(set(a.heard.command_ids))
+        assert list(dict.fromkeys(a.heard.commands)) == [("r", b"%d" % n) for n in range(20)]
+
+    async def test_what_is_taken_needs_no_events(self, a: Worker, b: Worker) -> None:
+        await ask(a)
+        await b.store.answer("r", 2, b"yes")
+        await a.heard.until(lambda: bool(a.heard.commands))
+        batch = Append("r", 3, [], status=RunStatus.WAITING, taken=a.heard.command_ids)
+        assert not await a.store.append([batch])
+        assert (await record_of(b)).status is RunStatus.WAITING
+        assert await a.store.release("r", FAR) is False, "nothing is kept any more"
+
+    async def test_a_run_that_is_made_anew_has_nothing_of_the_old_one(self, cluster: Cluster, a: Worker) -> None:
+        await a.create("r")
+        await save(a, "r", 1, b"old", "1")
+        await a.store.send("r", b"old")
+        await a.heard.until(lambda: bool(a.heard.commands))
+        await a.end("r", 2)
+        assert await a.store.delete_session("s")
+        await a.create("r")
+        assert await a.store.checkpoint("r") is None
+        await cluster.crash(a)
+        b = await cluster.worker("b")
+        assert [run.id for run in (await cluster.lapse(b))["b"]] == ["r"]
+        await b.store.send("r", b"new")
+        await b.heard.until(lambda: bool(b.heard.commands))
+        assert b.heard.commands[0] == ("r", b"new")
+
     # -- answers ----------------------------------------------------------------------------------------------------
 
     async def test_an_answer_sets_the_run_running_in_one_step(self, a: Worker, b: Worker) -> None:
@@ -184,6 +218,17 @@ class GoesOn:
         with pytest.raises(NotWaiting):
             await b.store.answer("r", 4, b"late")
 
+    async def test_a_worker_that_was_fenced_answers_what_is_asked_now(self, cluster: Cluster, a: Worker) -> None:
+        """Though it does not know yet that the run is no longer its own."""
+        await ask(a)
+        b = await cluster.worker("b")
+        await cluster.lapse(b)
+        await b.append("r", 3, "begun again", status=RunStatus.RUNNING)
+        await b.append("r", 4, "another question", status=RunStatus.WAITING)
+        with pytest.raises(NotWaiting):
+            await a.store.answer("r", 2, b"to the first")
+        assert await a.store.answer("r", 4, b"to the second") == "b"
+
     # -- runs that are nobody's -------------------------------------------------------------------------------------
 
     async def test_a_parked_run_wants_somebody_at_its_time(self, a: Worker, b: Worker) -> None:
@@ -206,6 +251,59 @@ class GoesOn:
         assert not any((await cluster.lapse(b)).values()), "it has no lease to lose"
         with pytest.raises(SessionBusy):
             await b.store.create_run(a_run("q"), reject_busy=True)
+
+    async def test_one_that_waits_can_be_handed_over_now(self, a: Worker, b: Worker) -> None:
+        await ask(a)
+        assert await a.store.release("r", 0) is True
+        await b.heard.until(lambda: b.heard.wanted > 0)
+        assert [(run.id, run.status) for run in await b.store.wanted(0)] == [("r", RunStatus.WAITING)]
+
+    async def test_a_journal_goes_on_from_one_worker_to_the_next(self, cluster: Cluster, a: Worker, b: Worker) -> None:
+        await a.create("r")
+        assert await a.store.start_run("r", 5) is None
+        seq = 0
+        for worker, other in ((a, b), (b, a), (a, b), (b, a)):
+            for _ in range(4):
+                await worker.append("r", seq + 1, f"{seq + 1}", f"{seq + 2}")
+                seq += 2
+            await save(worker, "r", seq, b"%d" % seq)
+            assert await worker.store.release("r", 0) is True
+            assert (await record_of(a)).last_seq == (await record_of(b)).last_seq == seq
+            claimed = await other.store.claim("r")
+            assert claimed is not None
+            assert claimed.last_seq == seq
+        await a.append("r", seq + 1, "last")
+        expected = [*(an_event(f"{n + 1}") for n in range(seq)), an_event("last")]
+        assert await a.read_all("r") == await b.read_all("r") == expected
+        await cluster.crash(a)
+        [taken] = (await cluster.lapse(b))["b"]
+        assert (taken.last_seq, taken.takeovers) == (seq + 1, 1)
+        assert await b.read_all("r", 3, page=2) == expected[3:]
+        expected.append(await b.end("r", seq + 2))
+        assert await b.read_all("r") == expected
+
+    async def test_a_claim_neither_counts_nor_forgives(self, cluster: Cluster, a: Worker, b: Worker) -> None:
+        await a.create("r")
+        await cluster.crash(a)
+        await cluster.lapse(b)
+        await b.store.release("r", 0)
+        c = await cluster.worker("c")
+        claimed = await c.store.claim("r")
+        assert claimed is not None
+        assert claimed.takeovers == (await record_of(b)).takeovers == 1
+
+    async def test_commands_to_nobodys_run_reach_its_claimant_in_order(self, a: Worker, b: Worker) -> None:
+        await ask(a)
+        await a.store.release("r", FAR)
+        for command in (b"1", b"2", b"3"):
+            assert await a.store.send("r", command) == ""
+        assert await b.store.claim("r") is not None
+        assert await b.store.send("r", b"4") == "b"
+        assert await a.store.send("r", b"5") == "b"
+        await b.heard.until(lambda: len(set(b.heard.commands)) == 5)
+        assert list(dict.fromkeys(b.heard.commands)) == [("r", b"%d" % n) for n in range(1, 6)]
+        assert sorted(set(b.heard.command_ids)) == list(dict.fromkeys(b.heard.command_ids))
+        assert a.heard.commands == []
 
     async def test_an_answer_to_a_parked_run_finds_somebody(self, a: Worker, b: Worker) -> None:
         await ask(a)

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import sqlite3
 from pathlib import Path
 
 import pytest
 
+from gapless.journals.contract import Append, Checkpoint
 from gapless.journals.sqlite import SQLiteStore
 from gapless.journals.sqlite_schema import MIGRATIONS, SCHEMA_VERSION
+from gapless.records import RunStatus
 from journals.conformance import Cluster, an_event
-from journals.sqlite_place import FilePlace
+from journals.sqlite_place import FilePlace, open_and_read
 
+TO_VERSION_2 = """
+DROP INDEX runs_wanted;
+DROP INDEX commands_run;
+DROP TABLE checkpoints;
+ALTER TABLE runs DROP COLUMN takeovers;
+ALTER TABLE runs DROP COLUMN wanted_at;
+"""
 TO_VERSION_1 = """
 DROP INDEX runs_kept;
 ALTER TABLE runs DROP COLUMN kept_bytes;
@@ -53,7 +63,7 @@ async def test_a_file_of_version_1_is_brought_to_this_one(tmp_path: Path, caplog
     await a_file(path)
     await a_file(new)
     db = sqlite3.connect(path)
-    db.executescript(TO_VERSION_1)
+    db.executescript(TO_VERSION_2 + TO_VERSION_1)
     db.close()
     assert tables(path) != tables(new)
     cluster = Cluster(FilePlace(path))
@@ -71,3 +81,60 @@ async def test_a_file_of_version_1_is_brought_to_this_one(tmp_path: Path, caplog
     assert await b.read_all("active") == [an_event("still here")]
     assert await b.store.expire(0, bytes_max=0) == 2
     await cluster.close()
+
+
+FILE_OF_VERSION_2 = Path(__file__).parent / "files" / "sqlite-version-2.db.gz"
+"""Made by that version, whose worker was killed; a command came from another one afterwards."""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "gapless.db"
+    path.write_bytes(gzip.decompress(FILE_OF_VERSION_2.read_bytes()))
+    return path
+
+
+async def test_the_runs_in_a_file_of_version_2_go_on(path: Path) -> None:
+    """Also the command that came for one when its worker was dead."""
+    cluster = Cluster(FilePlace(path))
+    a = await cluster.worker("new")
+    taken = {run.id: run for run in (await cluster.lapse(a))["new"]}
+    states = {run.id: (run.status, run.last_seq, run.takeovers) for run in taken.values()}
+    assert states == {
+        "asked": (RunStatus.WAITING, 2, 1),
+        "next": (RunStatus.QUEUED, 0, 1),
+        "spoken": (RunStatus.RUNNING, 301, 1),
+    }
+    said = [an_event(f"word {n}") for n in range(300)]
+    assert await a.read_all("spoken") == [*said, an_event("not yet sealed")]
+    assert await a.read_all("done") == [an_event(text) for text in ("begun", "said", "end")]
+    session = await a.store.get_session("s1")
+    assert session is not None
+    assert session.state == {"colour": "green"}
+    assert [turn.run_id for turn in await a.store.turns("s1")] == ["done"]
+    await a.heard.until(lambda: bool(a.heard.commands))
+    assert a.heard.commands == [("asked", b"yes")]
+    assert await a.store.checkpoint("asked") is None
+    batch = Append("asked", 3, [an_event("3")], None, RunStatus.RUNNING, Checkpoint(3, b"here"), a.heard.command_ids)
+    assert not await a.store.append([batch])
+    assert await a.store.release("asked", None) is True
+    assert await a.store.start_run("next", 9) == "asked"
+    claimed = await a.store.claim("asked")
+    assert claimed is not None
+    assert claimed.takeovers == 0
+    await a.end("asked", 4)
+    assert await a.store.start_run("next", 9) is None
+    await a.end("spoken", 302)
+    assert await a.read_all("spoken", 300) == [an_event("not yet sealed"), an_event("end")]
+    await cluster.close()
+
+
+async def test_a_migration_that_is_cut_short_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tables(path)
+    with monkeypatch.context() as patch:
+        patch.setitem(MIGRATIONS, 2, lambda db: db.execute("CREATE TABLE half(n)") and db.execute("half a line"))
+        with pytest.raises(Exception, match="half"):
+            await open_and_read(path)
+    assert tables(path) == before
+    await open_and_read(path)
+    assert tables(path) > before

@@ -198,8 +198,9 @@ class Store(ABC):
 
     async def release(self, run_id: str, wanted_at: int | None) -> bool:
         """Give up the active run `run_id` of this worker: it is nobody's then, its owner is "". It wants somebody from
-        `wanted_at` on (ms; None: not by itself), and at once where it does not wait for a person or a command is kept
-        for it. Returns whether it wants somebody now; False too, and nothing changes, where it is not this worker's.
+        `wanted_at` on (ms; 0: now; None: not by itself), and at once where it does not wait for a person or a command
+        is kept for it. Returns whether it wants somebody now; False too, and nothing changes, where it is not this
+        worker's.
 
         Other workers are told of a run that wants somebody now. Raises `WorkerFenced`.
         """

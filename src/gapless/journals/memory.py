@@ -106,7 +106,11 @@ class MemoryStore(Store):
     def _tell_kept(self, run_id: str) -> None:
         """Hear, a moment later, the commands of a run that has come to this worker."""
         for id, command in self._memory.commands.get(run_id, {}).items():
-            asyncio.get_running_loop().call_soon(self._command, run_id, command, id)
+            self._tell_command(run_id, command, id)
+
+    def _tell_command(self, run_id: str, command: bytes, id: int) -> None:
+        """A moment later, so that commands are heard in the order of their ids."""
+        asyncio.get_running_loop().call_soon(self._command, run_id, command, id)
 
     def _command(self, run_id: str, command: bytes, id: int) -> None:
         if self._listener is not None:
@@ -193,7 +197,7 @@ class MemoryStore(Store):
         if run is None or run.owner != self._worker_id or run.status not in ACTIVE:
             return False
         run.owner = ""
-        wanted_now = run.status is not RunStatus.WAITING or bool(memory.commands.get(run_id))
+        wanted_now = wanted_at == 0 or run.status is not RunStatus.WAITING or bool(memory.commands.get(run_id))
         memory.wanted[run_id] = 0 if wanted_now else wanted_at
         if wanted_now:
             self._tell_wanted()
@@ -320,7 +324,7 @@ class MemoryStore(Store):
             memory.wanted[run.id] = 0
             self._tell_wanted()
         elif owner is not None and run.owner in memory.beats:
-            owner._command(run.id, command, id)
+            owner._tell_command(run.id, command, id)
         return run.owner
 
     async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:

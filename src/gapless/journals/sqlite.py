@@ -18,16 +18,17 @@ from urllib.parse import unquote
 
 from gapless.errors import CursorExpired, GaplessError, RunNotFound, SessionBusy, UsageError
 from gapless.journals import process
-from gapless.journals.contract import Append, Listener, Store, WorkerFenced
+from gapless.journals.contract import WANTED_MAX, Append, Checkpoint, Listener, Store, WorkerFenced
 from gapless.journals.lease import LeaseWatch
 from gapless.journals.sqlite_file import SQLiteFile, scalar
 from gapless.journals.sqlite_log import Log, Tail
-from gapless.journals.sqlite_news import News
+from gapless.journals.sqlite_news import Command, News
 from gapless.journals.sqlite_records import (
     ACTIVE_SQL,
     Runs,
     check_idle,
     decode_turn,
+    find_checkpoint,
     find_session,
     insert_session,
     readable_sessions,
@@ -51,6 +52,7 @@ class SQLiteStore(Store):
     """`sqlite:///path` (three slashes: relative; four: absolute)."""
 
     commit_interval_s: ClassVar[float] = 0.002
+    continues: ClassVar[bool] = True
 
     def __init__(self, path: str | os.PathLike[str], *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._file = SQLiteFile(path)
@@ -125,7 +127,7 @@ class SQLiteStore(Store):
         beats = {worker_id: beat for worker_id, beat, _ in rows}
         dead = set(self._lease_watch.expired(beats, lease_s))
         dead.update(worker_id for worker_id, _, name in rows if process.is_gone(name))
-        orphaned = f"status IN {ACTIVE_SQL} AND owner NOT IN (SELECT id FROM workers)"
+        orphaned = f"status IN {ACTIVE_SQL} AND owner > '' AND owner NOT IN (SELECT id FROM workers)"
         left = {rid for (rid,) in await self._file.query(f"SELECT rid FROM runs WHERE {orphaned}")}
         if not dead and left <= self._runs.unreadable:
             return []  # as nearly always: nothing to write
@@ -137,20 +139,23 @@ class SQLiteStore(Store):
             taken = []
             for run in self._runs.select(db, f"{orphaned} ORDER BY rid"):
                 rid = scalar(db, "SELECT rid FROM runs WHERE id = ?", run.id)
-                db.execute("UPDATE runs SET owner = ? WHERE rid = ?", (me, rid))
-                run.owner = me
+                self._runs.set_owner(db, rid, me, lost=True)
+                run.owner, run.takeovers = me, run.takeovers + 1
                 taken.append((self._log.load_tail(db, rid, run.last_seq), run))
-            for run_id, rid in db.execute(f"SELECT id, rid FROM runs WHERE {orphaned}").fetchall():
-                self._log.seal_left(db, run_id, rid)  # of a version that another worker has
+            for left in db.execute(f"SELECT id, rid, owner FROM runs WHERE {orphaned}").fetchall():
+                self._log.seal_left(db, *left)  # of a version that another worker has
             return taken
 
         taken = await self._file.transact(fence)
         for tail, run in taken:
-            self._log.tails[run.id] = tail
-            self._news.unwatch(run.id)
-        if taken:
-            self._news.look_for_commands()
+            self._now_owned(run.id, tail)
         return [run for _, run in taken]
+
+    def _now_owned(self, run_id: str, tail: Tail) -> None:
+        """Own a run that was another worker's, or nobody's, from now on."""
+        self._log.tails[run_id] = tail
+        self._news.unwatch(run_id)
+        self._news.hear_kept([tail.rid])
 
     # -- runs -------------------------------------------------------------------------------------------------------
 
@@ -213,6 +218,43 @@ class SQLiteStore(Store):
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
         return await self._file.look(lambda db: self._runs.oldest_active(db, session_ids))
 
+    # -- runs that are nobody's -------------------------------------------------------------------------------------
+
+    async def release(self, run_id: str, wanted_at: int | None) -> bool:
+        def release(db: sqlite3.Connection) -> bool | None:
+            self._log.check_lease(db)
+            tail = self._log.tails.get(run_id)
+            if tail is None:
+                return None
+            self._log.seal(db, tail)
+            return self._runs.release(db, tail.rid, wanted_at)
+
+        wanted_now = await self._file.transact(release)
+        if wanted_now is not None:
+            del self._log.tails[run_id]
+        return bool(wanted_now)
+
+    async def claim(self, run_id: str) -> RunRecord | None:
+        def claim(db: sqlite3.Connection) -> tuple[RunRecord, Tail] | None:
+            self._log.check_lease(db)
+            run = self._runs.find(db, run_id)
+            if run is None or run.owner or run.status.ended:
+                return None
+            run.owner = self._log.worker_id
+            rid = scalar(db, "SELECT rid FROM runs WHERE id = ?", run_id)
+            self._runs.set_owner(db, rid, run.owner, lost=False)
+            return run, self._log.load_sealed(db, rid)
+
+        claimed = await self._file.transact(claim)
+        if claimed is None:
+            return None
+        run, tail = claimed
+        self._now_owned(run_id, tail)
+        return run
+
+    async def wanted(self, now: int, limit: int = WANTED_MAX) -> list[RunRecord]:
+        return await self._file.look(lambda db: self._runs.wanted(db, now, limit))
+
     # -- journals ---------------------------------------------------------------------------------------------------
 
     async def append(self, batches: Sequence[Append]) -> Collection[str]:
@@ -231,6 +273,9 @@ class SQLiteStore(Store):
 
         return await self._file.look(read)
 
+    async def checkpoint(self, run_id: str) -> Checkpoint | None:
+        return await self._file.look(lambda db: find_checkpoint(db, run_id))
+
     async def watch(self, run_id: str) -> None:
         if run_id not in self._log.tails:
             await self._file.look(lambda db: self._news.watch(db, run_id))
@@ -238,19 +283,23 @@ class SQLiteStore(Store):
     async def unwatch(self, run_id: str) -> None:
         self._news.unwatch(run_id)
 
-    async def send(self, run_id: str, command: bytes) -> None:
-        if run_id in self._log.tails and self._news.listener is not None:
-            self._news.listener.on_command(run_id, command)
-            return
+    async def send(self, run_id: str, command: bytes) -> str:
+        return await self._deliver(lambda db: self._runs.keep(db, run_id, command))
 
-        def insert(db: sqlite3.Connection) -> None:
-            row = db.execute("SELECT rid, status FROM runs WHERE id = ?", (run_id,)).fetchone()
-            if row is None:
-                raise RunNotFound(f"no run {run_id}", run_id=run_id)
-            if not RunStatus(row[1]).ended:
-                db.execute("INSERT INTO commands(rid, command) VALUES(?, ?)", (row[0], command))
+    async def answer(self, run_id: str, seq: int, command: bytes) -> str:
+        return await self._deliver(lambda db: self._runs.answer(db, run_id, seq, command))
 
-        await self._file.transact(insert)
+    async def _deliver(self, keep: Callable[[sqlite3.Connection], str]) -> str:
+        """Keep a command; the owner hears it at once if it is this worker, after those that came before."""
+
+        def deliver(db: sqlite3.Connection) -> tuple[str, Sequence[Command]]:
+            owner = keep(db)
+            return owner, self._news.read_commands(db) if owner == self._log.worker_id else ()
+
+        owner, commands = await self._file.transact(deliver)
+        if commands:
+            self._news.tell_commands(commands)
+        return owner
 
     async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:
         """Mark the runs first, then drop their events, in steps: what a call that was cut short has left is dropped by

@@ -75,12 +75,12 @@ class Log:
     # -- writing ----------------------------------------------------------------------------------------------------
 
     async def append(
-        self, batches: Sequence[Append], update_run: Callable[[sqlite3.Connection, Append, int], None]
+        self, batches: Sequence[Append], update_run: Callable[[sqlite3.Connection, int, Append, int], None]
     ) -> list[str]:
         """Accept batches as `Store.append` does. `update_run` writes what a batch changes beside its run's journal, in
-        the same transaction; it is told how many bytes the journal has then."""
+        the same transaction; it is told the run's row and how many bytes the journal has then."""
         refused: list[str] = []
-        accepted: list[tuple[Append, Tail, bool]] = []
+        accepted: list[tuple[Append, Tail, bool, int]] = []
 
         def write(db: sqlite3.Connection) -> int:
             self.check_lease(db)
@@ -95,25 +95,24 @@ class Log:
                     continue
                 assert batch.first_seq == tail.last + 1, "a journal has no holes"
                 data = b"\n".join(batch.events)
-                pos += 1
-                rows.append((pos, tail.rid, batch.first_seq, len(batch.events), data))
+                if batch.events:
+                    pos += 1
+                    rows.append((pos, tail.rid, batch.first_seq, len(batch.events), data))
                 n = len(tail.unsealed) + len(batch.events)
                 seal = batch.end is not None or n >= SEGMENT_EVENTS or tail.size + len(data) >= SEGMENT_BYTES
                 if seal:
                     first = tail.last + 1 - len(tail.unsealed)
                     segments.append((tail.rid, first, n, b"\n".join([*tail.unsealed, data])))
-                accepted.append((batch, tail, seal))
-                if batch.end is not None or batch.status is not None:
-                    update_run(db, batch, tail.bytes + len(data))
+                accepted.append((batch, tail, seal, pos))
+                if batch.end is not None or batch.status is not None or batch.checkpoint is not None or batch.taken:
+                    update_run(db, tail.rid, batch, tail.bytes + len(data))
             db.executemany("INSERT INTO log VALUES(?, ?, ?, ?, ?)", rows)
             if segments:
                 db.executemany("INSERT INTO segments VALUES(?, ?, ?, ?)", segments)
             return pos
 
         newest = await self._file.transact(write)
-        pos = newest - len(accepted)
-        for batch, tail, seal in accepted:
-            pos += 1
+        for batch, tail, seal, pos in accepted:
             size = sum(map(len, batch.events))
             self._bytes += size
             tail.last += len(batch.events)
@@ -122,7 +121,7 @@ class Log:
                 del self.tails[batch.run_id]
             elif seal:
                 tail.sealed()
-            else:
+            elif batch.events:
                 if tail.first_pos is None:
                     tail.first_pos = pos
                 tail.unsealed += batch.events
@@ -185,9 +184,19 @@ class Log:
         """Leave nothing behind that only this worker's row keeps in the log."""
         _seal(db, self.tails.values())
 
-    def seal_left(self, db: sqlite3.Connection, run_id: str, rid: int) -> None:
-        """Keep the end of a run that nobody owns: no worker's row keeps it in the log any more."""
-        _seal(db, [self.load_tail(db, rid, self.last_seq(db, run_id, rid))])
+    def seal_left(self, db: sqlite3.Connection, run_id: str, rid: int, owner: str) -> None:
+        """Keep the end of a run whose owner is dead: no worker's row keeps it in the log any more."""
+        _seal(db, [self.load_tail(db, rid, self.last_seq(db, run_id, rid, owner))])
+
+    def seal(self, db: sqlite3.Connection, tail: Tail) -> None:
+        """Leave nothing of a run in the log alone: it is to be nobody's, and no worker's row would keep it there."""
+        _seal(db, [tail])
+
+    def load_sealed(self, db: sqlite3.Connection, rid: int) -> Tail:
+        """Read the end of a run that was nobody's: all of it is in segments."""
+        tail = Tail(rid)
+        tail.last, tail.bytes = _sealed(db, rid), _sealed_bytes(db, rid)
+        return tail
 
     def load_tail(self, db: sqlite3.Connection, rid: int, last: int) -> Tail:
         """Read the end of a run that was another worker's, and hold the log for it: that one's row no longer does."""
@@ -201,7 +210,7 @@ class Log:
             tail.unsealed += data.split(b"\n")
             tail.size += len(data)
         tail.last = last
-        tail.bytes = tail.size + scalar(db, f"SELECT coalesce(sum(length(data)), 0) FROM segments WHERE rid = {rid}")
+        tail.bytes = tail.size + _sealed_bytes(db, rid)
         if tail.first_pos is not None:
             db.execute("UPDATE workers SET low = min(low, ?) WHERE id = ?", (tail.first_pos, self.worker_id))
         return tail
@@ -214,10 +223,12 @@ class Log:
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def last_seq(self, db: sqlite3.Connection, run_id: str, rid: int) -> int:
+    def last_seq(self, db: sqlite3.Connection, run_id: str, rid: int, owner: str) -> int:
         """Give the position of an active run's newest event."""
+        if not owner:
+            return _sealed(db, rid)
         tail = self.tails.get(run_id)
-        if tail is not None:
+        if tail is not None and owner == self.worker_id:  # else it was taken away, which is not known here yet
             return tail.last
         row = db.execute("SELECT seq + n - 1 FROM log WHERE rid = ? ORDER BY pos DESC LIMIT 1", (rid,)).fetchone()
         return max(0 if row is None else int(row[0]), _sealed(db, rid))
@@ -269,3 +280,8 @@ def _sealed(db: sqlite3.Connection, rid: int) -> int:
     """Position of the newest event in a segment."""
     row = db.execute("SELECT seq + n - 1 FROM segments WHERE rid = ? ORDER BY seq DESC LIMIT 1", (rid,)).fetchone()
     return 0 if row is None else int(row[0])
+
+
+def _sealed_bytes(db: sqlite3.Connection, rid: int) -> int:
+    """How many bytes a run's segments have."""
+    return scalar(db, "SELECT coalesce(sum(length(data)), 0) FROM segments WHERE rid = ?", rid)

@@ -1,23 +1,33 @@
-"""News of other processes in an SQLite file: events of watched runs, and commands for owned ones."""
+"""News of other processes in an SQLite file: events of watched runs, commands for owned ones, runs that are wanted."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from gapless.errors import GaplessError
-from gapless.journals.contract import Listener
+from gapless.journals.contract import WANTED_MAX, Listener
 from gapless.journals.sqlite_file import CHECKPOINT_S, SQLiteFile, scalar
 from gapless.journals.sqlite_log import Log, newest_pos
 from gapless.journals.sqlite_records import ACTIVE_SQL, Runs
 
-__all__ = ["News"]
+__all__ = ["Command", "News"]
 
 POLL_S = 0.01
 """How often another process's commits are looked for while anything here waits for them."""
 
 log = logging.getLogger("gapless.sqlite")
+
+
+class Command(NamedTuple):
+    """One that is kept for a run, by its row."""
+
+    id: int
+    rid: int
+    data: bytes
 
 
 class News:
@@ -33,6 +43,11 @@ class News:
         self.pos = 0
         """The log position up to which the watched runs' events were told."""
         self._command = 0
+        """The newest command that was handed out, or was for another worker."""
+        self._come: set[int] = set()
+        """Runs that have come to this worker with commands that may be older."""
+        self._wanted: set[int] = set()
+        """Runs that want somebody, as far as the listener has been told."""
         self._data_version = -1
 
     def begin(self, db: sqlite3.Connection, listener: Listener) -> None:
@@ -41,6 +56,7 @@ class News:
         if not self._watched:
             self.pos = newest_pos(db)
         self._command = scalar(db, "SELECT coalesce(max(cid), 0) FROM commands")
+        self._come.clear()
         self._data_version = -1
 
     def watch(self, db: sqlite3.Connection, run_id: str) -> None:
@@ -55,35 +71,30 @@ class News:
         """Watch a run no longer."""
         self._watched.pop(run_id, None)
 
-    def look_for_commands(self) -> None:
-        """Look for commands from the first one on: those that a dead worker did not take are still there."""
-        self._command, self._data_version = 0, -1
+    def hear_kept(self, rids: Iterable[int]) -> None:
+        """Look, soon, for all commands of runs that have come to this worker: those that nobody has taken are there."""
+        self._come.update(rids)
+        self._data_version = -1
 
     async def keep_looking(self) -> None:
         """Look for what other processes committed, for as long as the store is open."""
         while True:
             await asyncio.sleep(POLL_S)
-            if not self._watched and not self._log.tails:
-                continue
             try:
                 version = scalar(self._file.connection(), "PRAGMA data_version")
                 if version != self._data_version:
                     self._data_version = version
-                    if taken := await self._file.look(self._read):
-                        await self._forget_commands(taken)
+                    await self._file.look(self._read)
             except Exception as error:  # whatever it is, followers here hear nothing while nobody looks
                 known = isinstance(error, sqlite3.Error | GaplessError) and str(error)
                 log.warning("store %s: looking again: %s", self._file.path, known or type(error).__name__)
                 self._data_version = -1
                 await asyncio.sleep(CHECKPOINT_S)
 
-    async def _forget_commands(self, taken: list[int]) -> None:
-        marks = ",".join(map(str, taken))
-        await self._file.transact(lambda db: db.execute(f"DELETE FROM commands WHERE cid IN ({marks})"))
-
-    def _read(self, db: sqlite3.Connection) -> list[int]:
+    def _read(self, db: sqlite3.Connection) -> None:
         self._read_events(db)
-        return self._read_commands(db)
+        self.tell_commands(self.read_commands(db))
+        self._read_wanted(db)
 
     def _read_events(self, db: sqlite3.Connection) -> None:
         if not self._watched or self.listener is None:
@@ -103,15 +114,27 @@ class News:
                 if run.status.ended:
                     self._watched.pop(run.id, None)
 
-    def _read_commands(self, db: sqlite3.Connection) -> list[int]:
-        rows = db.execute(
-            "SELECT cid, rid, command FROM commands WHERE cid > ? ORDER BY cid", (self._command,)
-        ).fetchall()
+    def read_commands(self, db: sqlite3.Connection) -> list[Command]:
+        """Find the commands for runs here that were not handed out, in their order."""
+        come = ",".join(map(str, self._come))
+        sql = f"SELECT cid, rid, command FROM commands WHERE cid > ? OR rid IN ({come}) ORDER BY cid"
+        return [Command(*row) for row in db.execute(sql, (self._command,))]
+
+    def tell_commands(self, commands: Sequence[Command]) -> None:
+        """Hand them out. They stay where they are until they are taken."""
+        self._come.clear()
+        if not commands or self.listener is None:
+            return
+        self._command = max(self._command, commands[-1].id)
         run_ids = {tail.rid: run_id for run_id, tail in self._log.tails.items()}
-        taken = []
-        for cid, rid, command in rows:
-            self._command = cid
-            if rid in run_ids and self.listener is not None:
-                self.listener.on_command(run_ids[rid], command)
-                taken.append(cid)
-        return taken
+        for command in commands:
+            if command.rid in run_ids:
+                self.listener.on_command(run_ids[command.rid], command.data, command.id)
+
+    def _read_wanted(self, db: sqlite3.Connection) -> None:
+        """Tell of runs that want somebody since the last look."""
+        sql = "SELECT rid FROM runs WHERE wanted_at = 0 LIMIT ?"
+        wanted = {rid for (rid,) in db.execute(sql, (WANTED_MAX,))}
+        if not wanted <= self._wanted and self.listener is not None:
+            self.listener.on_wanted()
+        self._wanted = wanted

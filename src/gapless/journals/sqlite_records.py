@@ -8,8 +8,8 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from gapless.errors import SessionBusy, StoreCorrupt
-from gapless.journals.contract import Append
+from gapless.errors import RunNotFound, SessionBusy, StoreCorrupt
+from gapless.journals.contract import Append, Checkpoint, NotWaiting
 from gapless.journals.sqlite_log import Log
 from gapless.records import (
     ACTIVE,
@@ -28,6 +28,7 @@ __all__ = [
     "Runs",
     "check_idle",
     "decode_turn",
+    "find_checkpoint",
     "find_session",
     "insert_session",
     "readable_sessions",
@@ -42,7 +43,7 @@ ANOTHER_VERSION = " (is it of another version of Gapless?)"
 _encode = msgspec.json.Encoder().encode
 log = logging.getLogger("gapless.sqlite")
 decode_turn = msgspec.json.Decoder(Turn).decode
-_COLUMNS = "rid, id, session, user, status, owner, record"
+_COLUMNS = "rid, id, session, user, status, owner, takeovers, record"
 
 
 class Runs:
@@ -107,12 +108,13 @@ class Runs:
         user: str,
         status: str,
         owner: str,
+        takeovers: int,
         data: bytes,
     ) -> RunRecord:
         run = decode_run(data)
-        run.status, run.owner = RunStatus(status), owner
+        run.status, run.owner, run.takeovers = RunStatus(status), owner, takeovers
         if run.status in ACTIVE:
-            run.last_seq = self._log.last_seq(db, run_id, rid)
+            run.last_seq = self._log.last_seq(db, run_id, rid, owner)
         return run
 
     def insert(self, db: sqlite3.Connection, run: RunRecord) -> int:
@@ -140,9 +142,27 @@ class Runs:
             self.update(db, run)
         db.execute("UPDATE runs SET kept_since = 0, kept_bytes = 0 WHERE rid = ?", (rid,))
 
-    def accept(self, db: sqlite3.Connection, batch: Append, size: int) -> None:
-        """Write what goes with a batch: the run's status, and at its end what it adds to its session. `size` is how
-        many bytes the journal has."""
+    def accept(self, db: sqlite3.Connection, rid: int, batch: Append, size: int) -> None:
+        """Write what goes with a batch: the run's checkpoint, the commands that are taken, its status, and at its end
+        what it adds to its session. `size` is how many bytes the journal has."""
+        if batch.taken:
+            db.executemany("DELETE FROM commands WHERE cid = ? AND rid = ?", [(id, rid) for id in batch.taken])
+        if batch.checkpoint is not None and batch.end is None:
+            self._save(db, rid, batch.checkpoint)
+        if batch.end is not None:
+            db.execute("DELETE FROM commands WHERE rid = ?", (rid,))
+            db.execute("DELETE FROM checkpoints WHERE rid = ?", (rid,))
+        if batch.status is not None or batch.end is not None:
+            self._change(db, batch, size)
+
+    def _save(self, db: sqlite3.Connection, rid: int, checkpoint: Checkpoint) -> None:
+        if checkpoint.data:
+            db.execute("INSERT OR REPLACE INTO checkpoints VALUES(?, ?, ?)", (rid, checkpoint.seq, checkpoint.data))
+            db.execute("UPDATE runs SET takeovers = 0 WHERE rid = ? AND takeovers != 0", (rid,))
+        else:
+            db.execute("DELETE FROM checkpoints WHERE rid = ?", (rid,))
+
+    def _change(self, db: sqlite3.Connection, batch: Append, size: int) -> None:
         run = self.find(db, batch.run_id)
         assert run is not None, "an owned run has a record"
         run.last_seq = batch.first_seq + len(batch.events) - 1
@@ -152,7 +172,6 @@ class Runs:
         if end is not None:
             run.status, run.ended_at, run.error = end.status, end.ended_at, end.error
             db.execute("INSERT INTO turns(session, turn) VALUES(?, ?)", (run.session_id, _encode(end.turn)))
-            db.execute("DELETE FROM commands WHERE rid = (SELECT rid FROM runs WHERE id = ?)", (run.id,))
             session = find_session(db, run.session_id)
             if session is not None:
                 session.updated_at = end.ended_at
@@ -161,6 +180,56 @@ class Runs:
                     session.state = end.state
                 write_session(db, session)
         self.update(db, run, size)
+
+    # -- runs that are nobody's, and what is sent to any ----------------------------------------------------------
+
+    def set_owner(self, db: sqlite3.Connection, rid: int, owner: str, *, lost: bool) -> None:
+        """Give an active run to a worker; with `lost` from one that is dead, which is counted."""
+        sql = "UPDATE runs SET owner = ?, wanted_at = NULL, takeovers = takeovers + ? WHERE rid = ?"
+        db.execute(sql, (owner, int(lost), rid))
+
+    def release(self, db: sqlite3.Connection, rid: int, wanted_at: int | None) -> bool:
+        """Make an active run nobody's, as `Store.release` does; whether it wants somebody now."""
+        kept = "EXISTS(SELECT 1 FROM commands WHERE commands.rid = runs.rid)"
+        status, has_commands = db.execute(f"SELECT status, {kept} FROM runs WHERE rid = ?", (rid,)).fetchone()
+        wanted_now = wanted_at == 0 or status != RunStatus.WAITING.value or bool(has_commands)
+        at = 0 if wanted_now else wanted_at
+        db.execute("UPDATE runs SET owner = '', wanted_at = ? WHERE rid = ?", (at, rid))
+        return wanted_now
+
+    def wanted(self, db: sqlite3.Connection, now: int, limit: int) -> list[RunRecord]:
+        """Find as `Store.wanted` does."""
+        return self.select(db, "wanted_at <= ? ORDER BY wanted_at, rid LIMIT ?", now, limit)
+
+    def keep(self, db: sqlite3.Connection, run_id: str, command: bytes) -> str:
+        """Keep a command for an active run; its owner. Raises `RunNotFound`."""
+        row = db.execute("SELECT rid, status, owner FROM runs WHERE id = ?", (run_id,)).fetchone()
+        if row is None:
+            raise RunNotFound(f"no run {run_id}", run_id=run_id)
+        rid, status, owner = row
+        if RunStatus(status).ended:
+            return ""
+        db.execute("INSERT INTO commands(rid, command) VALUES(?, ?)", (rid, command))
+        if not owner:
+            db.execute("UPDATE runs SET wanted_at = 0 WHERE rid = ?", (rid,))
+        return str(owner)
+
+    def answer(self, db: sqlite3.Connection, run_id: str, seq: int, command: bytes) -> str:
+        """Set a waiting run running and keep the command, as `Store.answer` does."""
+        row = db.execute("SELECT rid, status, owner FROM runs WHERE id = ?", (run_id,)).fetchone()
+        if row is not None:
+            rid, status, owner = row
+            if status != RunStatus.WAITING.value or self._log.last_seq(db, run_id, rid, owner) != seq:
+                raise NotWaiting(run_id)
+            db.execute("UPDATE runs SET status = ? WHERE rid = ?", (RunStatus.RUNNING.value, rid))
+        return self.keep(db, run_id, command)
+
+
+def find_checkpoint(db: sqlite3.Connection, run_id: str) -> Checkpoint | None:
+    """Find the newest checkpoint of a run; None where it has none."""
+    sql = "SELECT seq, data FROM checkpoints WHERE rid = (SELECT rid FROM runs WHERE id = ?)"
+    row = db.execute(sql, (run_id,)).fetchone()
+    return None if row is None else Checkpoint(*row)
 
 
 def check_idle(db: sqlite3.Connection, session_id: str) -> None:

@@ -8,23 +8,28 @@ from collections.abc import Callable
 __all__ = ["APPLICATION_ID", "MIGRATIONS", "SCHEMA_VERSION", "create_tables", "migrate"]
 
 APPLICATION_ID = 0x47504C31
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE workers(id TEXT PRIMARY KEY, beat INTEGER NOT NULL, low INTEGER NOT NULL, process TEXT NOT NULL);
 CREATE TABLE runs(rid INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, session TEXT NOT NULL,
                   user TEXT NOT NULL, status TEXT NOT NULL, owner TEXT NOT NULL, record BLOB NOT NULL,
                   kept_since INTEGER /* the end of a run whose events are still there, 0 while they are dropped */,
-                  kept_bytes INTEGER /* of these events */);
+                  kept_bytes INTEGER /* of these events */,
+                  takeovers INTEGER NOT NULL DEFAULT 0,
+                  wanted_at INTEGER /* of an active run that is nobody's and may want somebody by itself */);
 CREATE INDEX runs_session ON runs(session, rid);
 CREATE INDEX runs_user ON runs(user, rid);
 CREATE INDEX runs_kept ON runs(kept_since, kept_bytes) WHERE kept_since IS NOT NULL;
 CREATE INDEX runs_active ON runs(owner) WHERE status IN ('queued', 'running', 'waiting');
+CREATE INDEX runs_wanted ON runs(wanted_at) WHERE wanted_at IS NOT NULL;
+CREATE TABLE checkpoints(rid INTEGER PRIMARY KEY, seq INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE log(pos INTEGER PRIMARY KEY AUTOINCREMENT, rid INTEGER NOT NULL, seq INTEGER NOT NULL,
                  n INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE segments(rid INTEGER NOT NULL, seq INTEGER NOT NULL, n INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE UNIQUE INDEX segments_run ON segments(rid, seq);
 CREATE TABLE commands(cid INTEGER PRIMARY KEY AUTOINCREMENT, rid INTEGER NOT NULL, command BLOB NOT NULL);
+CREATE INDEX commands_run ON commands(rid);
 CREATE TABLE sessions(id TEXT PRIMARY KEY, user TEXT NOT NULL, updated_at INTEGER NOT NULL, record BLOB NOT NULL);
 CREATE INDEX sessions_user ON sessions(user, updated_at);
 CREATE TABLE turns(tid INTEGER PRIMARY KEY AUTOINCREMENT, session TEXT NOT NULL, turn BLOB NOT NULL);
@@ -48,7 +53,15 @@ def _count_kept_bytes(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX runs_kept ON runs(kept_since, kept_bytes) WHERE kept_since IS NOT NULL")
 
 
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _count_kept_bytes}
+def _let_runs_go_on(db: sqlite3.Connection) -> None:
+    db.execute("ALTER TABLE runs ADD COLUMN takeovers INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE runs ADD COLUMN wanted_at INTEGER")
+    db.execute("CREATE INDEX runs_wanted ON runs(wanted_at) WHERE wanted_at IS NOT NULL")
+    db.execute("CREATE TABLE checkpoints(rid INTEGER PRIMARY KEY, seq INTEGER NOT NULL, data BLOB NOT NULL)")
+    db.execute("CREATE INDEX commands_run ON commands(rid)")
+
+
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _count_kept_bytes, 2: _let_runs_go_on}
 """What makes a file of one version one of the next. A change of the tables comes with the line for those before it."""
 
 
