@@ -10,6 +10,8 @@ from typing import Any
 import httpx2
 from pydantic_ai import Agent
 from pydantic_ai import messages as m
+from pydantic_ai.capabilities import ProcessHistory
+from pydantic_ai.models.function import AgentInfo, DeltaToolCall, DeltaToolCalls, FunctionModel
 
 from gapless import Runner
 from gapless.agents import adapt
@@ -152,3 +154,38 @@ async def test_cancelling_closes_the_models_http_stream_and_the_next_turn_rememb
         await (await runner.start("go on", session_id="s")).collect()
     roles = [(message["role"], message["content"]) for message in server.requests[-1]["messages"]]
     assert roles == [("user", "tell"), ("assistant", "Once upon "), ("user", "go on")]
+
+
+async def test_a_history_processor_that_drops_old_turns_costs_the_new_one_nothing() -> None:
+    """A turn is told from the history by its run, not by its place: the places move when messages are dropped."""
+    seen: list[list[m.ModelMessage]] = []
+
+    async def respond(messages: list[m.ModelMessage], info: AgentInfo) -> AsyncIterator[str | DeltaToolCalls]:
+        seen.append(list(messages))
+        last = messages[-1].parts[-1]
+        if isinstance(last, m.UserPromptPart) and last.content == "price?":
+            yield {0: DeltaToolCall(name="lookup", json_args="{}", tool_call_id="c1")}
+        else:
+            yield "ok"
+
+    def newest(messages: list[m.ModelMessage]) -> list[m.ModelMessage]:
+        asked = [n for n, one in enumerate(messages) if isinstance(one.parts[0], m.UserPromptPart)]
+        return messages[asked[-2] :] if len(asked) > 2 else messages
+
+    agent = Agent(FunctionModel(stream_function=respond), capabilities=[ProcessHistory(newest)])
+
+    @agent.tool_plain
+    def lookup() -> str:
+        return "7"
+
+    async with Runner(agent) as runner:
+        for question in ("one", "two", "price?", "four"):
+            calls = len(seen)
+            run = await runner.start(question, session_id="s")
+            *_, end = [event async for event in run.events()]
+            assert isinstance(end, RunFinishedEvent)
+            assert end.result is None
+            assert end.usage is not None
+            assert end.usage[0].input_tokens == 50 * (len(seen) - calls)
+    kinds = [type(part).__name__ for message in seen[-1] for part in message.parts]
+    assert kinds == ["UserPromptPart", "ToolCallPart", "ToolReturnPart", "TextPart", "UserPromptPart"]
