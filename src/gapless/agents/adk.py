@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -17,7 +16,7 @@ from google.adk.agents import BaseAgent
 from google.adk.agents._streaming_mode import StreamingMode as ADKStreamingMode
 from google.adk.agents.run_config import RunConfig as ADKRunConfig
 from google.adk.agents.run_config import ToolThreadPoolConfig
-from google.adk.apps import App, ResumabilityConfig
+from google.adk.apps import App
 from google.adk.artifacts import InMemoryArtifactService
 from google.adk.events import Event, EventActions
 from google.adk.memory import InMemoryMemoryService
@@ -112,12 +111,13 @@ class ADKAgent(Agent):
         if isinstance(self._target, Runner):
             runner = self._target
         else:
+            given: dict[str, Any] = {_kind(self._target): self._target}
             runner = Runner(
-                app=_app(self._target, app_name),
                 app_name=app_name,
                 session_service=self._service,
                 artifact_service=InMemoryArtifactService(),
                 memory_service=InMemoryMemoryService(),
+                **given,
             )
         if runner.plugin_manager.get_plugin(Bridge.NAME) is None:
             runner.plugin_manager.register_plugin(Bridge())
@@ -246,17 +246,9 @@ class _Abort(asyncio.Event):
         return self._task.cancelling() > 0 or super().is_set()
 
 
-def _app(target: Any, name: str) -> App:
-    """Return the app to run: the one given, or one around a bare agent or node that resumes its invocations, as without
-    that a sequence of agents ends with the one that asked a person.
-    """
-    if isinstance(target, App):
-        return target
-    with warnings.catch_warnings():  # ADK calls it experimental
-        warnings.simplefilter("ignore", UserWarning)
-        resumable = ResumabilityConfig(is_resumable=True)
-    # Like ADK's own runner around a bare agent, it is not validated: an app's name may hold less than an agent's here.
-    return App.model_construct(name=name, root_agent=target, resumability_config=resumable)
+def _kind(target: object) -> str:
+    """Return the name of the parameter by which ADK's `Runner` takes it."""
+    return "app" if isinstance(target, App) else "agent" if isinstance(target, BaseAgent) else "node"
 
 
 def _run_config(config: RunConfig) -> ADKRunConfig:

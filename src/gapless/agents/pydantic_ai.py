@@ -57,7 +57,7 @@ class PydanticAIAgent(base.Agent):
 
     async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
         history = history_of(ctx)
-        turn = Turn(ctx, len(history))
+        turn = Turn(ctx)
         prompt = prompt_of(ctx.content)
         if prompt is None and not (history and isinstance(history[-1], m.ModelRequest)):
             raise InputInvalid("there is nothing to answer: no message, and no tool results after the last answer")
@@ -91,7 +91,7 @@ class PydanticAIAgent(base.Agent):
     ) -> AsyncGenerator[AgentItem, None]:
         """Run the agent's graph to its end, node by node."""
         async with self._agent.iter(prompt, message_history=history or None, **options) as run:
-            turn.run = run
+            turn.begin(run)
             async for node in run:
                 if Agent.is_model_request_node(node):
                     items = _request(node, run, turn)

@@ -62,13 +62,14 @@ UNCLEAR = ' (The answer was not understood: send {"approved": true} or {"approve
 class Turn:
     """One run's translation: the framework's events to ours, and what is kept of the run when it ends."""
 
-    def __init__(self, ctx: RunContext, history_size: int) -> None:
+    def __init__(self, ctx: RunContext) -> None:
         self.streaming = ctx.config.streaming_mode is not StreamingMode.NONE
         self.run: AgentRun[Any, Any] | None = None
         self.opening = False
         """A streamed model request was made and nothing has come of it yet."""
         self._ctx = ctx
-        self._history_size = history_size
+        self._run_ids: set[str] = set()
+        """The framework's ids of this turn's runs: two where the model was asked again without streaming."""
         self._ids = 0
         self._after_text = False
         """The response before ended in text: what the next one says is another message."""
@@ -81,6 +82,11 @@ class Turn:
         self._running: dict[str, str] = {}
         """Tool calls that have no result yet, and their tools."""
         self._asking = asyncio.Lock()
+
+    def begin(self, run: AgentRun[Any, Any]) -> None:
+        """Take up one run of the agent's graph."""
+        self.run = run
+        self._run_ids.add(run.run_id)
 
     # -- what the framework says ------------------------------------------------------------------------------------
 
@@ -287,7 +293,8 @@ class Turn:
                 self._ctx.add_usage(_usage(message))
 
     def _messages(self) -> Sequence[m.ModelMessage]:
-        return [] if self.run is None else self.run.all_messages()[self._history_size :]
+        # By run, not by position: a history processor may have dropped messages before them.
+        return [] if self.run is None else [one for one in self.run.all_messages() if one.run_id in self._run_ids]
 
 
 _EVENTS: dict[type, Callable[[Turn, Any], Iterable[AgentItem]]] = {
