@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from gapless import RunConfig, StreamingMode
+from gapless import ClientConfig, RunConfig, StreamingMode
+from gapless.errors import InputInvalid
 
 
 def test_streaming_modes_in_every_spelling():
@@ -46,3 +47,21 @@ def test_python_is_told_what_json_is_told():
 def test_nan_is_no_duration():
     with pytest.raises(ValueError, match="idle_timeout"):
         RunConfig(idle_timeout=float("nan"))
+
+
+def test_what_a_client_may_choose_is_the_operators_word():
+    own = RunConfig()
+    for free in ({"on_busy": "queue"}, {"on_disconnect": "cancel"}, {"fallback": False}, {"streaming_mode": "none"}):
+        name, value = next(iter(free.items()))
+        given = StreamingMode(value) if name == "streaming_mode" else value
+        assert getattr(own.narrowed({name: given}), name) == given
+    with pytest.raises(InputInvalid, match="on_worker_lost: 'restart' is the operator's to choose here"):
+        own.narrowed({"on_worker_lost": "restart"})
+    allowed = ClientConfig(on_worker_lost=frozenset(("fail", "restart")), on_busy=frozenset())
+    assert own.narrowed({"on_worker_lost": "restart"}, client_config=allowed).on_worker_lost == "restart"
+    assert own.narrowed({"on_busy": "reject"}, client_config=allowed).on_busy == "reject", "as the operator has it"
+    with pytest.raises(InputInvalid, match="on_busy"):
+        own.narrowed({"on_busy": "queue"}, client_config=allowed)
+    restarting = RunConfig(on_worker_lost="restart")
+    assert restarting.narrowed({"on_worker_lost": "restart"}) == restarting
+    assert restarting.narrowed({"on_worker_lost": "fail"}).on_worker_lost == "fail"

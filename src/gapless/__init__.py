@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gapless.agents.base import Agent, AgentItem, RunContext
     from gapless.aggregator import StreamingResponseAggregator
     from gapless.client import ClientLimits, GaplessClient, SyncClient, durable_transport
-    from gapless.config import Limits, RunConfig, StreamingMode
+    from gapless.config import ClientConfig, Limits, RunConfig, StreamingMode
     from gapless.errors import GaplessError
     from gapless.events import (
         ActivityDeltaEvent,
@@ -74,6 +74,7 @@ _MODULES = {
     "CLIENT_SETTINGS": "settings",
     "Agent": "agents.base",
     "AgentItem": "agents.base",
+    "ClientConfig": "config",
     "ClientLimits": "client",
     "GaplessClient": "client",
     "GaplessError": "errors",
@@ -106,6 +107,7 @@ __all__ = [
     "Agent",
     "AgentItem",
     "AssistantMessage",
+    "ClientConfig",
     "ClientLimits",
     "CustomEvent",
     "Event",

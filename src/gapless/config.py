@@ -11,7 +11,7 @@ import msgspec
 from gapless.errors import InputInvalid
 from gapless.settings import CLIENT_SETTINGS, check_settings
 
-__all__ = ["Limits", "RunConfig", "StreamingMode"]
+__all__ = ["ClientConfig", "Limits", "RunConfig", "StreamingMode"]
 
 COALESCE_MS_MAX = 10_000
 """Live followers see nothing of a run for so long at most because of its `coalesce_ms`."""
@@ -82,14 +82,27 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         # Python takes the names as well, as JSON does.
         msgspec.structs.force_setattr(self, "streaming_mode", StreamingMode(self.streaming_mode))
 
-    def narrowed(self, asked: dict[str, Any], client_settings: Collection[str] = CLIENT_SETTINGS) -> RunConfig:
-        """Return this config with the fields that a client asks for in their place: its model settings join these, and
-        a bound it may only draw closer. Raises `InputInvalid`.
+    def narrowed(
+        self,
+        asked: dict[str, Any],
+        client_settings: Collection[str] = CLIENT_SETTINGS,
+        client_config: ClientConfig | None = None,
+    ) -> RunConfig:
+        """Return this config with the fields that a client asks for in their place: its model settings join these, a
+        bound it may only draw closer, and where there is a choice it has those that are left to it. Raises
+        `InputInvalid`.
 
         Args:
             asked: The fields that the client has sent, by name.
             client_settings: The names in `model_settings` that a client may set.
+            client_config: What the operator leaves to clients; None for the defaults of `ClientConfig`.
         """
+        choices = client_config or ClientConfig()
+        for name in asked.keys() & set(choices.__struct_fields__):
+            wanted, free = asked[name], getattr(choices, name)
+            if wanted != getattr(self, name) and wanted not in free:
+                said = wanted.value if isinstance(wanted, enum.Enum) else wanted
+                raise InputInvalid(f"config.{name}: {said!r} is the operator's to choose here, not a client's")
         for name in _BOUNDS & asked.keys():
             most, wanted = getattr(self, name), asked[name]
             if most is not None and (wanted is None or wanted > most):
@@ -109,6 +122,23 @@ _CHOICES = {
     "on_disconnect": ("continue", "cancel"),
     "on_worker_lost": ("fail", "restart"),
 }
+
+
+class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Says which values a client of the server may choose for its run, where the runner's `config` has another. What
+    is not listed stays the operator's; a client that asks for it gets `input_invalid`.
+    """
+
+    streaming_mode: frozenset[StreamingMode] = frozenset(StreamingMode)
+    """By default all: streamed, whole or live."""
+    on_busy: frozenset[str] = frozenset(("reject", "queue", "interrupt"))
+    """By default all; `interrupt` reaches only runs of the client's own session."""
+    on_disconnect: frozenset[str] = frozenset(("continue", "cancel"))
+    """By default both."""
+    on_worker_lost: frozenset[str] = frozenset(("fail",))
+    """Not `restart`: a run that takes its process along would take `RESTARTS_MAX` others along too."""
+    fallback: frozenset[bool] = frozenset((True, False))
+    """By default both: whether a model that cannot stream may run blocking."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

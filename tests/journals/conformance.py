@@ -370,6 +370,24 @@ class Conformance(GoesOn):
         assert record is not None
         assert record.owner == "a2"
 
+    async def test_the_loss_of_a_worker_is_counted_and_logged(
+        self, cluster: Cluster, a: Worker, b: Worker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await a.create("r")
+        await a.create("r2", "s2")
+        await cluster.crash(a)
+        taken = (await cluster.lapse(b))["b"]
+        assert sorted((run.id, run.takeovers) for run in taken) == [("r", 1), ("r2", 1)]
+        assert "worker a is lost; worker b takes over its runs: 2" in caplog.text
+        await b.append("r", 1, "1")
+        c = await cluster.worker("c")
+        await cluster.crash(b)
+        taken = (await cluster.lapse(c))["c"]
+        assert sorted((run.id, run.takeovers) for run in taken) == [("r", 2), ("r2", 2)]
+        record = await c.store.get_run("r")
+        assert record is not None
+        assert record.takeovers == 2
+
     async def test_a_renewing_worker_keeps_its_runs(self, cluster: Cluster, a: Worker, b: Worker) -> None:
         await a.create("r")
         assert not any((await cluster.lapse(a, b)).values())

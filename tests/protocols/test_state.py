@@ -1,4 +1,4 @@
-"""What a client may write into state: what is its session's and its user's, and nothing that other users' agents read."""
+"""What a client may write into state: what is its session's and its user's, nothing that other users' agents read."""
 
 from __future__ import annotations
 

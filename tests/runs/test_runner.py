@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,13 @@ from gapless.events import (
     UserMessage,
     text_of,
 )
+from gapless.journals.contract import Append
 from gapless.journals.journal import WINDOW_EVENTS
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import RunRecord, RunStatus
 from gapless.runs.deadlines import Deadlines
 from gapless.runs.recorder import Recorder
+from gapless.runs.worker import RESTARTS_MAX
 from support.agents import Gated
 from support.agui import check_order
 
@@ -739,6 +741,44 @@ async def test_a_restartable_run_is_begun_anew_and_says_that_what_came_before_is
     first.let(2)
     await lost.close()
     await other.close()
+
+
+async def test_a_run_that_takes_its_process_along_before_its_first_event_is_not_restarted_for_ever(
+    caplog: pytest.LogCaptureFixture,
+):
+    memory, now, begun, gone = Memory(), [0.0], list[int](), asyncio.Event()
+
+    class Dying(MemoryStore):
+        async def append(self, batches: Sequence[Append]) -> Collection[str]:
+            await gone.wait()  # the process is gone before the store has anything
+            return await super().append(batches)
+
+    def worker(number: int) -> Runner:
+        async def agent(message: str) -> str:
+            begun.append(number)
+            await gone.wait()
+            return "never"
+
+        kind = MemoryStore if number > RESTARTS_MAX else Dying
+        return Runner(agent, store=kind(memory, monotonic=lambda: now[0]), lease_s=1000)
+
+    workers = [worker(number) for number in range(RESTARTS_MAX + 2)]
+    await workers[0].start("x", run_id="r", config=RunConfig(on_worker_lost="restart"))
+    for number, runner in enumerate(workers[1:]):
+        async with asyncio.timeout(10):
+            while len(begun) <= number:
+                await asyncio.sleep(0)
+        await runner.open()
+        for _ in range(6):
+            now[0] += 250
+            await runner.sweep()
+    record = await (await workers[-1].attach("r")).wait()
+    assert record.error is not None
+    assert record.error["code"] == "worker_lost"
+    assert begun == [*range(RESTARTS_MAX + 1)]
+    gone.set()
+    for runner in workers:
+        await runner.close()
 
 
 async def test_a_lost_workers_run_is_closed_also_where_not_all_of_its_events_can_be_read():

@@ -2,7 +2,8 @@
 is 40 words, 0.05 s apart.
 
 Whoever serves it gets a lease of `$GAPLESS_TEST_LEASE_S`, so that a lost worker is noticed within a test's patience,
-and a wall clock that is off by the seconds in the file `$GAPLESS_TEST_CLOCK`.
+lets its clients choose `on_worker_lost`, and has a wall clock that is off by the seconds in the file
+`$GAPLESS_TEST_CLOCK`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from gapless.config import ClientConfig
 from gapless.runs.runner import Runner
 
 if (lease_s := os.environ.get("GAPLESS_TEST_LEASE_S")) is not None:
     Runner.__init__.__kwdefaults__["lease_s"] = float(lease_s)
+    restarts = ClientConfig(on_worker_lost=frozenset(("fail", "restart")))
+    Runner.__init__.__kwdefaults__["client_config"] = restarts
 
 if (clock := os.environ.get("GAPLESS_TEST_CLOCK")) is not None:
     true_time, true_time_ns, offset = time.time, time.time_ns, Path(clock)

@@ -41,7 +41,9 @@ from gapless.jsontext import decode_json
 __all__ = ["JournalSessions", "encode_turn", "history", "question"]
 
 TURN_EVENTS_MAX = 10_000
-"""ADK events of stored turns that are kept decoded, for sessions that go on soon."""
+"""ADK events of stored turns that are kept decoded, for sessions that go on soon,"""
+TURN_BYTES_MAX = 32 * 1024 * 1024
+"""and the bytes of them as they are stored; decoded they take a few times that."""
 
 _SHARED = ("app:", "user:")
 """Prefixes of state that belongs to more than one session."""
@@ -58,7 +60,9 @@ class JournalSessions(BaseSessionService):
         self._sessions: dict[tuple[str, str, str], Session] = {}
         self._turns: OrderedDict[bytes, tuple[str, list[Event]]] = OrderedDict()
         """Turns by their digests, the latest used last: decoding a long history costs more than all else."""
-        self._turn_events = 0
+        self._turn_sizes: dict[bytes, int] = {}
+        """Bytes of these turns as they are stored."""
+        self._turn_events = self._turn_bytes = 0
         self._shared: dict[tuple[str, str], dict[str, Any]] = {}
         """State under `app:` by app, and under `user:` by app and user."""
 
@@ -73,11 +77,15 @@ class JournalSessions(BaseSessionService):
         if turn is None:
             return None
         found = turn.run_id, [Event.model_validate_json(bytes(raw)) for raw in turn.events]
-        self._turns[digest] = found
+        if len(native) > TURN_BYTES_MAX:
+            return found
+        self._turns[digest], self._turn_sizes[digest] = found, len(native)
         self._turn_events += len(found[1])
-        while self._turn_events > TURN_EVENTS_MAX and len(self._turns) > 1:
-            _, (_, dropped) = self._turns.popitem(last=False)
+        self._turn_bytes += len(native)
+        while (self._turn_events > TURN_EVENTS_MAX or self._turn_bytes > TURN_BYTES_MAX) and len(self._turns) > 1:
+            oldest, (_, dropped) = self._turns.popitem(last=False)
             self._turn_events -= len(dropped)
+            self._turn_bytes -= self._turn_sizes.pop(oldest)
         return found
 
     def load(self, session: Session) -> None:

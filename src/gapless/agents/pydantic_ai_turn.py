@@ -285,8 +285,10 @@ class Turn:
             self._ctx.result = pydantic_core.to_jsonable_python(output, serialize_unknown=True)
 
     def save(self) -> None:
-        """Keep the turn for the next run, and count its model calls; also of a run that was cut short."""
+        """Keep the turn for the next run, and count its model calls; also of a run that was cut short. The framework's
+        run refers to this, and is let go."""
         messages = self._messages()
+        self.run = None
         self._ctx.native = turn_of(self._ctx.run_id, messages)
         for message in messages:
             if isinstance(message, m.ModelResponse) and message.usage.has_values():

@@ -94,8 +94,8 @@ class Access:
         state = state or {}
         if shared := sorted(state.keys() - self.own_state(state).keys()):
             raise NotAuthorized(
-                f"all users share the state under {', '.join(shared)[:200]}: leave it out; the operator may let clients "
-                "set it with create_app(shared_state=True)"
+                f"all users share the state under {', '.join(shared)[:200]}: leave it out; the operator may let "
+                "clients set it with create_app(shared_state=True)"
             )
 
     async def find(

@@ -27,6 +27,5 @@ def config_for(runner: Runner, asked: AskedConfig | None) -> RunConfig | None:
     if asked is None:
         return None
     fields = msgspec.structs.asdict(asked)
-    return runner.config.narrowed(
-        {name: value for name, value in fields.items() if value is not msgspec.UNSET}, runner.client_settings
-    )
+    given = {name: value for name, value in fields.items() if value is not msgspec.UNSET}
+    return runner.config.narrowed(given, runner.client_settings, runner.client_config)

@@ -7,10 +7,14 @@ about the time can kill a living worker.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 
-__all__ = ["LeaseWatch"]
+__all__ = ["LeaseWatch", "log_lost"]
+
+log = logging.getLogger("gapless.journal")
 
 
 class LeaseWatch:
@@ -32,3 +36,16 @@ class LeaseWatch:
             for worker_id, beat in beats.items()
         }
         return [worker_id for worker_id, (_, since) in self._seen.items() if now - since >= lease_s]
+
+
+def log_lost(me: str, dead: Collection[str], owners: Iterable[str]) -> None:
+    """Log the workers that are lost, and how many of their runs worker `me` takes over.
+
+    Args:
+        me: Id of the worker that takes over.
+        dead: Ids of the workers that it has found dead.
+        owners: Who owned the runs that it takes over, run by run.
+    """
+    counts = Counter(owners)
+    for worker_id in sorted({*dead, *counts} - {me, ""}):
+        log.warning("worker %s is lost; worker %s takes over its runs: %d", worker_id, me, counts[worker_id])

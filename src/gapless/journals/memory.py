@@ -22,7 +22,7 @@ from gapless.journals.contract import (
     Store,
     WorkerFenced,
 )
-from gapless.journals.lease import LeaseWatch
+from gapless.journals.lease import LeaseWatch, log_lost
 from gapless.records import ACTIVE, RunRecord, RunStatus, SessionRecord, Turn, session_of, session_taken, title_of
 
 __all__ = ["Memory", "MemoryStore"]
@@ -92,15 +92,18 @@ class MemoryStore(Store):
         self._check_lease()
         memory = self._memory
         others = {worker_id: beat for worker_id, beat in memory.beats.items() if worker_id != self._worker_id}
-        for worker_id in self._lease_watch.expired(others, lease_s):
+        dead = self._lease_watch.expired(others, lease_s)
+        for worker_id in dead:
             del memory.beats[worker_id]
-        taken = []
+        taken, owners = [], []
         for run in memory.runs.values():
             if run.status in ACTIVE and run.owner and run.owner not in memory.beats:
+                owners.append(run.owner)
                 run.owner = self._worker_id
                 run.takeovers += 1
                 taken.append(_copy(run))
                 self._tell_kept(run.id)
+        log_lost(self._worker_id, dead, owners)
         return taken
 
     def _tell_kept(self, run_id: str) -> None:

@@ -91,13 +91,14 @@ def encode_end(end: RunEnd) -> dict[str, Any]:
 
 def run_from(run_id: str, fields: Sequence[Any]) -> RunRecord:
     """Make a run's record of `scripts.RUN_FIELDS`. Raises `StoreCorrupt`."""
-    record, owner, status, last, started_at, ended_at, error, expired, _ = fields
+    record, owner, status, last, started_at, ended_at, error, expired, takeovers, _ = fields
     try:
         run = decode_run(record)
         run.owner, run.status, run.last_seq = owner.decode(), RunStatus(status.decode()), int(last)
         run.started_at = None if started_at is None else int(started_at)
         run.ended_at = None if ended_at is None else int(ended_at)
         run.error = _decode_error(error) if error else None
+        run.takeovers = int(takeovers or 0)
     except (AttributeError, TypeError, ValueError) as cause:  # a field that is not there, or not Gapless's
         raise StoreCorrupt(f"run {run_id}: its record is damaged", run_id=run_id) from cause
     run.expired = expired is not None

@@ -34,7 +34,7 @@ __all__ = [
     "Script",
 ]
 
-RUN_FIELDS = ("record", "owner", "status", "last", "started_at", "ended_at", "error", "expired", "bytes")
+RUN_FIELDS = ("record", "owner", "status", "last", "started_at", "ended_at", "error", "expired", "takeovers", "bytes")
 """What makes a run's record, in the order in which scripts answer it."""
 EXPIRE_RUNS = 100
 """Runs that one call names whose events are past their retention."""
@@ -226,6 +226,9 @@ if active[is[3]] then
     return {{'other'}}
   end
   redis.call('HSET', run, 'owner', me)
+  if is[2] ~= me then
+    redis.call('HINCRBY', run, 'takeovers', 1)
+  end
 end
 return {{active[is[3]] and 'taken' or 'ended', redis.call('HMGET', run, {", ".join(repr(f) for f in RUN_FIELDS)})}}
 """

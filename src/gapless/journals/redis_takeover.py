@@ -7,7 +7,7 @@ import logging
 
 from gapless.errors import StoreCorrupt
 from gapless.journals import redis_scripts as scripts
-from gapless.journals.lease import LeaseWatch
+from gapless.journals.lease import LeaseWatch, log_lost
 from gapless.journals.redis_keys import WORKERS, decode_member, encode_member, pack, place_of, run_from, run_key
 from gapless.journals.redis_owned import OwnedRuns
 from gapless.journals.redis_server import RedisServer
@@ -62,6 +62,7 @@ class TakeOver:
             raise self._owned.fenced()
         newest_claim, left = answer
         found = [(owner.decode(), *decode_member(member)) for owner, member in left]
+        log_lost(me, dead, [owner for owner, _, _ in found])
         found += [(me, run_id, session_id) for run_id, (session_id, _) in self._owned.doubtful.items()]
         return newest_claim, found
 

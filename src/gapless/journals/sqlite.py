@@ -19,7 +19,7 @@ from urllib.parse import unquote
 from gapless.errors import CursorExpired, GaplessError, RunNotFound, SessionBusy, UsageError
 from gapless.journals import process
 from gapless.journals.contract import WANTED_MAX, Append, Checkpoint, Listener, Store, WorkerFenced
-from gapless.journals.lease import LeaseWatch
+from gapless.journals.lease import LeaseWatch, log_lost
 from gapless.journals.sqlite_file import SQLiteFile, scalar
 from gapless.journals.sqlite_log import Log, Tail
 from gapless.journals.sqlite_news import Command, News
@@ -132,21 +132,23 @@ class SQLiteStore(Store):
         if not dead and left <= self._runs.unreadable:
             return []  # as nearly always: nothing to write
 
-        def fence(db: sqlite3.Connection) -> list[tuple[Tail, RunRecord]]:
+        def fence(db: sqlite3.Connection) -> tuple[list[str], list[str], list[tuple[Tail, RunRecord]]]:
             self._log.check_lease(db)
-            for worker_id in dead:
-                db.execute("DELETE FROM workers WHERE id = ? AND beat = ?", (worker_id, beats[worker_id]))
-            taken = []
+            delete = "DELETE FROM workers WHERE id = ? AND beat = ?"
+            fenced = [worker_id for worker_id in dead if db.execute(delete, (worker_id, beats[worker_id])).rowcount]
+            owners, taken = [], []
             for run in self._runs.select(db, f"{orphaned} ORDER BY rid"):
                 rid = scalar(db, "SELECT rid FROM runs WHERE id = ?", run.id)
+                owners.append(run.owner)
                 self._runs.set_owner(db, rid, me, lost=True)
                 run.owner, run.takeovers = me, run.takeovers + 1
                 taken.append((self._log.load_tail(db, rid, run.last_seq), run))
             for left in db.execute(f"SELECT id, rid, owner FROM runs WHERE {orphaned}").fetchall():
                 self._log.seal_left(db, *left)  # of a version that another worker has
-            return taken
+            return fenced, owners, taken
 
-        taken = await self._file.transact(fence)
+        fenced, owners, taken = await self._file.transact(fence)
+        log_lost(me, fenced, owners)
         for tail, run in taken:
             self._now_owned(run.id, tail)
         return [run for _, run in taken]

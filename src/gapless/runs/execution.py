@@ -172,7 +172,16 @@ class Execution:
     # -- the run ----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """To the terminal event, accepted by the store. Raises nothing but a cancel of its own task."""
+        """Execute it to the terminal event, accepted by the store. Raises nothing but a cancel of its own task."""
+        try:
+            await self._run()
+        finally:
+            # What refers to this run's agent, or was raised in it, refers to this: a circle would keep all that the run
+            # was told and has said until the collector comes by, which is rarely in a server.
+            self._context = None
+            self.raised = Raised()
+
+    async def _run(self) -> None:
         try:
             failure = await self._execute()
         except Exception as error:  # a bug; the run must end all the same
@@ -212,6 +221,8 @@ class Execution:
             if self._answers is not None and not self._answers.done():
                 self._answers.set_exception(RunFenced(f"run {self.record.id} has ended", run_id=self.record.id))
         if not self._owned:
+            if pump.done():
+                _retrieve(pump)
             return None
         if not self.journal.appended:  # it ends before its turn has come
             self._recorder.start(now_ms())

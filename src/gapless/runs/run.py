@@ -218,7 +218,10 @@ class Run:
         error = error_for_code(terminal.code, terminal.message, run_id=self.id)
         error.text = text
         raised = self.failure
-        raise error from (raised.__cause__ if isinstance(raised, GaplessError) else raised)
+        try:
+            raise error from (raised.__cause__ if isinstance(raised, GaplessError) else raised)
+        finally:
+            del error, raised  # else it would refer to itself, by this frame in its traceback
 
 
 async def _until(

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from gapless.agents import adapt
 from gapless.agents.base import Agent
-from gapless.config import Limits, RunConfig
+from gapless.config import ClientConfig, Limits, RunConfig
 from gapless.errors import AgentNotFound, GaplessError
 from gapless.events import Context, Message, ResumeEntry, Tool
 from gapless.journals import open_store
@@ -46,6 +46,7 @@ class Runner(Asking):
         app_name: Name of `agent`, and of the agent of runs that name none; by default the first agent's.
         store: A store URL (`memory://`, `sqlite:///file.db`, `redis://…`) or a `Store`.
         config: How runs go that are started without one.
+        client_config: What clients of a server may choose of their runs' config.
         limits: What requests, runs and this process may take.
         lease_s: Seconds after which a worker that gives no sign of life has lost its runs to others.
         retention_s: Seconds for which the events of ended runs are kept; None for ever.
@@ -62,6 +63,7 @@ class Runner(Asking):
         app_name: str | None = None,
         store: str | Store = "memory://",
         config: RunConfig | None = None,
+        client_config: ClientConfig | None = None,
         limits: Limits | None = None,
         lease_s: float = LEASE_S,
         retention_s: float | None = RETENTION_S,
@@ -78,6 +80,7 @@ class Runner(Asking):
         self.config = config or RunConfig()
         self.client_settings = frozenset(client_settings)
         """What a request may set of `RunConfig.model_settings`."""
+        self.client_config = client_config or ClientConfig()
         self.limits = limits or Limits()
         self.store = open_store(store)
         self.metrics = Metrics()

@@ -207,16 +207,18 @@ class Worker:
                 return  # the lease was lost again
             self._metrics.runs_taken_over += 1
             agent = self._agents.get(record.agent)
-            if agent is not None and self._may_restart(record, recorder):
+            if agent is not None and self._may_restart(record):
                 await self._restart(record, agent, journal, recorder)
             else:
                 await self._close_lost(record, journal, recorder)
         finally:
             await self.journals.disown(journal)
 
-    def _may_restart(self, record: RunRecord, recorder: Recorder) -> bool:
+    def _may_restart(self, record: RunRecord) -> bool:
+        """Tell whether to run it again. The store counts the workers that were lost with it, this take-over included: a
+        run that ends its process before its first event counts too."""
         wanted = record.config is not None and record.config.on_worker_lost == "restart"
-        return wanted and recorder.fold.restarts < RESTARTS_MAX and not self.draining
+        return wanted and record.takeovers <= RESTARTS_MAX and not self.draining
 
     async def _restart(self, record: RunRecord, agent: Agent, journal: Journal, recorder: Recorder) -> None:
         log.warning("run %s: restarted, its worker was lost", record.id)

@@ -124,8 +124,8 @@ class RunRoutes(ClientRoutes):
 
     async def cancel_run(self, run_id: str, request: Request) -> Response:
         """End a run as cancelled. Idempotent; whichever worker executes it acts."""
-        await self.access.find(request, "cancel", self.runner.get_run, run_id)
-        return json_response(public(await self.runner.cancel(run_id)), 202)
+        record = await self.access.find(request, "cancel", self.runner.get_run, run_id)
+        return json_response(public(await self.runner.cancel(record)), 202)
 
     async def answer_run(self, run_id: str, request: Request) -> Response:
         """Answer the interrupts of a waiting run; it goes on. Or say something to a live one."""
@@ -136,7 +136,7 @@ class RunRoutes(ClientRoutes):
         if body.live is not None:
             await self.runner.send(run_id, body.live)
         else:
-            await self.runner.answer(run_id, body.resume or [])
+            await self.runner.answer(record, body.resume or [])
         return json_response(public(record), 202)
 
 
