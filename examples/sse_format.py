@@ -11,7 +11,7 @@ from gapless import Runner, create_app
 async def main() -> None:
     async with Runner(demo_agent(*typed("REST is a style."))) as runner:
         transport = httpx2.ASGITransport(create_app(runner))  # the app, without a server around it
-        async with httpx2.AsyncClient(transport=transport, base_url="http://app") as http:
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as http:
             answer = await http.get("/chat/stream", params={"query": "What is REST?", "run_id": "r1"})
             print(answer.headers["content-type"])
             print(answer.text)

@@ -52,7 +52,7 @@ async def client_of() -> AsyncIterator[Callable[..., Any]]:
             stack.push_async_callback(runner.close)
             transport = httpx2.ASGITransport(app)
             return await stack.enter_async_context(
-                httpx2.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+                httpx2.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
             )
 
         yield make

@@ -27,7 +27,7 @@ async def words(message: str) -> AsyncIterator[str]:
 async def test_the_numbers_after_some_runs():
     runner = Runner(words)
     transport = httpx2.ASGITransport(create_app(runner))
-    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         for message in ("hi", "hi", "fail"):
             await client.post("/runs", json={"message": message, "run_id": f"{message}-{id(message)}"}, headers=STREAM)
         run_id = (await client.get("/runs?status=finished")).json()["runs"][0]["id"]

@@ -81,9 +81,9 @@ def test_a_live_run_is_asked_for_within_the_same_list():
 
     config = json.dumps({"model_settings": {"model": "dear"}})
     with (
-        TestClient(create_app(Runner(parrot))) as client,
+        TestClient(create_app(Runner(parrot)), base_url="http://localhost") as client,
         pytest.raises(WebSocketDenialResponse) as refused,
-        client.websocket_connect("/live", params={"config": config}),
+        client.websocket_connect("/live", params={"config": config}, headers={"host": "localhost"}),
     ):
         pass
     assert refused.value.status_code == 422

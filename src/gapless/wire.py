@@ -206,10 +206,9 @@ class Encoder(ABC):
         """
         return b"event: end\nid: %b.end\n\n" % self.id_of(last)
 
-    def reconnect(self) -> bytes:
-        """Return what goes out before the server ends the connection and not the run; b"" where clients would
-        stumble.
-        """
+    def reconnect(self, id: bytes) -> bytes:
+        """Return what goes out before the server ends the connection and not the run; b"" where clients would stumble.
+        `id` is that of the last frame, so that the place is not lost where this one is the last that a client heeds."""
         return b""
 
 

@@ -137,7 +137,7 @@ EVENT_STREAM = {"accept": "text/event-stream"}
 
 
 def client_of(app: Any) -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test", headers=EVENT_STREAM)
+    return httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost", headers=EVENT_STREAM)
 
 
 async def over_http(agent: object, message: str) -> list[Event]:

@@ -281,7 +281,7 @@ async def test_a_run_with_nothing_to_answer_is_refused() -> None:
 async def test_the_whole_of_a_run_over_http() -> None:
     _, agent = weather_agent()
     transport = httpx2.ASGITransport(app=create_app(runner := Runner(agent)))
-    async with runner, httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with runner, httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         answer = await client.post("/chat/stream", json={"query": "hello"})
     assert "".join(frame.get("text", "") for frame in frames_of(answer.text)) == "Let me look. It is sunny."
 

@@ -295,7 +295,7 @@ async def test_a_call_of_the_clients_own_tool_ends_the_run_and_its_result_comes_
         ],
     }
     transport = httpx2.ASGITransport(app=create_app(runner := Runner(agent)))
-    async with runner, httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with runner, httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         first = frames_of((await client.post("/ag-ui", json=body)).text)
         assert first[-1]["outcome"] == {"type": "success", "pendingToolCallIds": ["c1"]}
         assert [f["toolCallId"] for f in first if f["type"] == "TOOL_CALL_RESULT"] == ["c2"]
@@ -379,7 +379,7 @@ async def test_an_approval_over_http() -> None:
     _, agent = careful_agent()
     runner = Runner(agent)
     transport = httpx2.ASGITransport(app=create_app(runner))
-    async with runner, httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with runner, httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         started = await client.post("/runs", json={"message": "hello", "run_id": "r1"})
         assert started.status_code == 202
         run = await runner.attach("r1")

@@ -136,7 +136,7 @@ async def test_a_server_that_is_stopping_takes_no_new_run_and_lets_come_back_to_
     agent = Gated("unharmed")
     runner = Runner(agent)
     transport = httpx2.ASGITransport(create_app(runner))
-    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
         known = {"message": "x", "run_id": "r"}
         await client.post("/runs", json=known)
         runner.refuse_new()

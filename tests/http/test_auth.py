@@ -14,6 +14,7 @@ from gapless import Runner, create_app
 from gapless.errors import UsageError
 from gapless.http.auth import keys_from_environment
 from gapless.records import RunRecord, SessionRecord
+from gapless.testing import ScriptedAgent
 from support.agents import Gated
 
 ALICE, BOB = "alice-key-0123456789", "bob-key-0123456789"
@@ -174,7 +175,60 @@ async def test_names_the_server_may_be_called_by(client_of: Callable[..., Any]):
     assert (await client.get("/health", headers={"host": "evil.example"})).status_code == 403
 
 
-HOME = "http://test"
+async def test_who_trusts_the_network_is_called_by_no_name_that_another_site_can_have(
+    client_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    client = await client_of(Runner(Gated()))
+    for host in ("localhost:8000", "127.0.0.1", "192.168.1.5:8000", "[::1]:80", "[fe80::1]"):
+        assert (await client.get("/health", headers={"host": host})).status_code == 200, host
+    for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8000", "2130706433.example"):
+        refused = await client.get("/runs", headers={"host": host})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "not_authorized"), host
+    named = await client_of(Runner(Gated()), allowed_hosts=["agents.example"])
+    assert (await named.get("/health", headers={"host": "agents.example"})).status_code == 200
+    anyone = await client_of(Runner(Gated()), allowed_hosts=["*"])
+    assert (await anyone.get("/health", headers={"host": "any.example"})).status_code == 200
+    monkeypatch.setenv("GAPLESS_API_KEYS", f"alice={ALICE}")
+    keyed = await client_of(Runner(Gated()))
+    assert (await keyed.get("/health", headers={"host": "any.example"})).status_code == 200
+
+
+async def test_a_request_names_one_host(client_of: Callable[..., Any]):
+    client = await client_of(Runner(Gated()))
+    two = [("host", "localhost"), ("host", "evil.example"), ("host", "localhost")]
+    assert (await client.get("/runs", headers=two)).status_code == 403
+
+
+BROWSER = {"user-agent": "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/140.0", "host": "192.168.1.5"}
+
+
+async def test_no_picture_on_another_page_starts_a_run(client_of: Callable[..., Any]):
+    client = await client_of(Runner(ScriptedAgent("yes")))
+    for more in ({}, {"accept": "text/event-stream"}, {"referer": "http://evil.example/?192.168.1.5"}):
+        refused = await client.get("/chat/stream?query=x", headers={**BROWSER, **more})  # as over plain HTTP in a LAN
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "not_authorized"), more
+    assert (await client.get("/runs")).json()["runs"] == []
+    for more in ({"referer": "http://192.168.1.5/page"}, {"sec-fetch-site": "same-origin"}, {"user-agent": "curl/8"}):
+        assert (await client.get("/chat/stream?query=x", headers={**BROWSER, **more})).status_code == 200, more
+
+
+@pytest.mark.parametrize("path", ["/version", "/config/telemetry", "/list-apps", "/v1/models", "/metrics", "/runs"])
+async def test_with_keys_on_nothing_is_told_to_who_has_none(
+    path: str, client_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("GAPLESS_API_KEYS", f"alice={ALICE}")
+    client = await client_of(Runner(Gated()), adk_web=True)
+    assert (await client.get(path)).status_code == 401
+    assert (await client.get(path, headers=key(ALICE))).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/runs", "/sessions", "/health", "/v1/models", "/v1/models/none", "/runs/none"])
+async def test_no_browser_keeps_a_json_answer_or_takes_it_for_something_else(path: str, client_of: Callable[..., Any]):
+    headers = (await (await client_of(Runner(Gated()))).get(path)).headers
+    assert (headers["cache-control"], headers["x-content-type-options"]) == ("no-store", "nosniff")
+
+
+HOME = "http://localhost"
 FOREIGN = [
     {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"},
     {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"},
@@ -187,7 +241,7 @@ FOREIGN = [
 OURS = [
     {},
     {"origin": HOME},
-    {"origin": "https://TEST"},
+    {"origin": "https://LOCALHOST"},
     {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors", "origin": HOME},
     {"sec-fetch-site": "same-origin", "origin": "https://outside.example"},
     {"sec-fetch-site": "none", "sec-fetch-mode": "navigate"},
@@ -216,7 +270,7 @@ async def test_links_from_other_sites_lead_to_pages_and_into_no_frame(client_of:
     client = await client_of(Runner(Gated()))
     app = FastAPI()
     app.mount("/agents", create_app(Runner(Gated())))
-    mounted = httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test/agents")
+    mounted = httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost/agents")
     link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
     async with mounted:
         for one in (client, mounted):

@@ -59,7 +59,7 @@ def test_a_follower_that_stops_reading_costs_a_bounded_number_of_bytes_and_catch
         client.connect(("127.0.0.1", int(url.rpartition(":")[2])))
         body = b'{"message":"x","run_id":"r"}'
         client.sendall(
-            b"POST /runs?merge=0 HTTP/1.1\r\nhost: test\r\naccept: text/event-stream\r\nconnection: close\r\n"
+            b"POST /runs?merge=0 HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\nconnection: close\r\n"
             b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
         )
         assert passed.wait(60)  # all of them were made, and nobody has read a byte

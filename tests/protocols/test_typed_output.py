@@ -76,12 +76,12 @@ async def test_a_typed_output_on_the_wires_of_text(case: Case, capsys: pytest.Ca
     runner = Runner(case.agent)
     (name,) = runner.agents
     transport = httpx2.ASGITransport(create_app(runner))
-    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as http:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as http:
         streamed = await http.post("/chat/stream", json={"query": "?"}, headers={"x-run-id": "r"})
         data = [json.loads(frame.data) for frame in frames(streamed.content) if frame.data.startswith("{")]
         assert "".join(item.get("text", "") for item in data) == case.text
 
-        api = AsyncOpenAI(api_key="none", base_url="http://test/v1", http_client=http)  # type: ignore[arg-type]
+        api = AsyncOpenAI(api_key="none", base_url="http://localhost/v1", http_client=http)  # type: ignore[arg-type]
         asked: dict[str, Any] = {"model": name, "messages": [{"role": "user", "content": "?"}]}
         whole = await api.chat.completions.create(**asked)
         assert (whole.choices[0].message.content or "") == case.text

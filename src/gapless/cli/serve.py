@@ -51,6 +51,10 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen beyond this machine although anyone may then use it.")
     ] = False,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A name that a server without keys may be called by, beside its address."),
+    ] = None,
     adk_web: Annotated[bool, typer.Option("--adk-web", help="Also ADK's own web page, at /dev-ui/.")] = False,
     log_level: Annotated[
         str, typer.Option(help="critical, error, warning, info, or debug (also each request, and tracebacks).")
@@ -77,7 +81,16 @@ def serve(
     exit_at_signals()
     guarded = users is None and is_loopback(host)
     settings = Settings(
-        tuple(agents or ()), host, store, drain, limits_of(limit or []), log_level, log_format, guarded, adk_web
+        tuple(agents or ()),
+        host,
+        store,
+        drain,
+        limits_of(limit or []),
+        log_level,
+        log_format,
+        guarded,
+        adk_web,
+        tuple(allowed_host or ()),
     )
     loaded = _prepare(settings)
     listener = bind(host, port)
@@ -177,6 +190,7 @@ class Settings:
     guarded: bool
     """Nobody is authenticated and the server trusts this machine: it answers to this machine's names only."""
     adk_web: bool = False
+    allowed_hosts: tuple[str, ...] = ()
 
 
 def limits_of(options: list[str]) -> Limits:
@@ -201,7 +215,9 @@ def make_app(settings: Settings, agents: dict[str, Agent]) -> FastAPI:
     from gapless.server import create_app
 
     runner = Runner(agents=agents, store=settings.store, limits=settings.limits)
-    hosts = hosts_allowed(settings.host) if settings.guarded else None
+    hosts = None
+    if settings.guarded or settings.allowed_hosts:
+        hosts = [*hosts_allowed(settings.host), *settings.allowed_hosts]
     app = create_app(runner, allowed_hosts=hosts, drain_s=settings.drain_s, adk_web=settings.adk_web)
     collect_garbage_rarely()
     return app

@@ -22,6 +22,7 @@ __all__ = [
     "chosen_run_id",
     "json_response",
     "public",
+    "raw_json_response",
     "read_body",
     "read_optional_body",
     "wants_stream",
@@ -38,11 +39,17 @@ log = logging.getLogger("gapless.http")
 _NUMBER = re.compile(rf"[0-9]{{1,{NUMBER_DIGITS_MAX}}}")
 _T = TypeVar("_T")
 _encode = msgspec.json.Encoder().encode
+_JSON_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Answer with this content as JSON."""
-    return Response(_encode(content), status, headers, media_type="application/json")
+    return raw_json_response(_encode(content), status, headers)
+
+
+def raw_json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Answer with this JSON. No browser takes it for something else, or keeps what is one user's."""
+    return Response(body, status, {**_JSON_HEADERS, **(headers or {})}, media_type="application/json")
 
 
 def answer_error(error: GaplessError) -> Response:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import inspect
+import ipaddress
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar
+from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,6 +23,7 @@ __all__ = [
     "Authenticate",
     "Authorize",
     "Guard",
+    "check_own_page",
     "keys_from_environment",
     "users_from_environment",
 ]
@@ -181,9 +184,9 @@ def _users(variable: str) -> dict[bytes, str] | None:
 class Guard:
     """Keeps other web sites' pages from using a server that trusts its network.
 
-    `hosts`: the names it may be called by, against DNS rebinding; None for any. A browser's request from a page of
-    another origin is refused, whatever its method, unless that is in `origins`. To go to one of the server's own
-    pages by a link is no use of the server, and allowed.
+    `hosts`: the names it may be called by, against DNS rebinding, `*` for any; None for those that no other site can
+    have: `localhost` and addresses. A browser's request from a page of another origin is refused, whatever its method,
+    unless that is in `origins`. To go to one of the server's own pages by a link is no use of the server, and allowed.
     """
 
     def __init__(
@@ -203,15 +206,47 @@ class Guard:
         if scope["type"] in ("http", "websocket"):
             headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
             host = headers.get(b"host", "").lower()
+            if sum(name == b"host" for name, _ in scope["headers"]) > 1:
+                error = NotAuthorized("the request names several hosts; send one Host header (RFC 9112, section 3.2)")
+                return await self._answer(error)(scope, receive, send)
             name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-            if self._hosts is not None and name not in self._hosts:
-                error = NotAuthorized(f"this server is not known as {name[:100]!r}; use one of {sorted(self._hosts)}")
+            if not self._knows(name):
+                known = "localhost or an address" if self._hosts is None else f"one of {sorted(self._hosts)}"
+                error = NotAuthorized(
+                    f"this server is not known as {name[:100]!r}: use {known}; the operator adds names (allowed_hosts)"
+                )
                 return await self._answer(error)(scope, receive, send)
             invited = "*" in self._origins or headers.get(b"origin") in self._origins
             if not invited and _is_foreign(headers, host) and not _opens_page(scope, headers):
                 error = NotAuthorized("this server does not answer other web sites; allow yours with cors_origins")
                 return await self._answer(error)(scope, receive, send)
         return await self._app(scope, receive, send)
+
+    def _knows(self, name: str) -> bool:
+        """Whether the server may be called by this name. No page of another site can have it looked up to an address
+        of its choice where it is an address itself."""
+        if self._hosts is not None:
+            return name in self._hosts or "*" in self._hosts
+        if name in ("localhost", ""):  # before HTTP/1.1 there was no Host, and no browser sends none
+            return True
+        try:
+            ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            return False
+        return True
+
+
+def check_own_page(request: HTTPConnection) -> None:
+    """Refuse a GET that does something, where a page of another site may have made a browser send it: an `<img>` over
+    plain HTTP has neither Origin nor Fetch Metadata (which browsers send to HTTPS and to localhost only, and by which
+    `Guard` judges). Raises `NotAuthorized`."""
+    headers = request.headers
+    if "sec-fetch-site" in headers or "origin" in headers or "mozilla/" not in headers.get("user-agent", "").lower():
+        return
+    if urlsplit(headers.get("referer", "")).netloc.lower() != headers.get("host", "").lower():
+        raise NotAuthorized(
+            "this GET would start a run, and it is not known which page asks: send a POST, or a Referer of this server"
+        )
 
 
 def _is_foreign(headers: dict[bytes, str], host: str) -> bool:

@@ -108,11 +108,11 @@ class LiveSocket:
         """Say that the run has ended."""
         await self._put(self.message(b"end", b"%b.end" % self._encoder.id_of(last), None))
 
-    async def cut(self, last: int) -> None:
+    async def cut(self, id: bytes) -> None:
         """Tell the client to come back."""
         self._code = RESTARTING
-        if self._encoder.reconnect():
-            await self._put(self.message(b"reconnect", self._encoder.id_of(last), b"{}"))
+        if self._encoder.reconnect(id):
+            await self._put(self.message(b"reconnect", id, b"{}"))
 
     async def ping(self) -> None:
         """Send an empty object, by which also the server learns that a client is gone while what that one has said

@@ -71,8 +71,8 @@ class Carrier(Protocol):
     async def end(self, last: int) -> None:
         """Say that there is no more, the last event having been at this position."""
 
-    async def cut(self, last: int) -> None:
-        """End the connection and not the run: the client is to come back."""
+    async def cut(self, id: bytes) -> None:
+        """End the connection and not the run: the client is to come back, and go on after the frame with this id."""
 
     async def ping(self) -> None:
         """Keep a silent connection alive."""
@@ -154,7 +154,7 @@ class Delivery:
                 await self._fold_prefix(self._cursor.seq)
             while not self._gone:
                 if streams.draining:
-                    await carrier.cut(follower.after)
+                    await carrier.cut(self._place(follower.after, skip_parts))
                     return
                 part = await follower.next()
                 if part is None:
@@ -177,7 +177,12 @@ class Delivery:
         except GaplessError as error:
             log.warning("run %s: a follower at %d was cut off: %s", self.run_id, follower.after, error)
             with contextlib.suppress(OSError):
-                await carrier.cut(follower.after)
+                await carrier.cut(self._place(follower.after, skip_parts))
+
+    def _place(self, after: int, skip_parts: int) -> bytes:
+        """The id of the last frame that the client has seen."""
+        encoder = self._encoder
+        return b"%b.%d" % (encoder.id_of(after + 1), skip_parts) if skip_parts else encoder.id_of(after)
 
     def _group(self, carrier: Carrier, first_seq: int, events: list[bytes], behind: bool, skip_parts: int) -> Any:
         """Return one write for these events; followers at the same position of a stateless wire share it."""
@@ -302,9 +307,9 @@ class _EventSource:
     async def end(self, last: int) -> None:
         await self._send({"type": "http.response.body", "body": self._encoder.end(last), "more_body": False})
 
-    async def cut(self, last: int) -> None:
+    async def cut(self, id: bytes) -> None:
         # Where the wire has no word for it, the body is left without its end, which nobody takes for the answer's.
-        if frame := self._encoder.reconnect():
+        if frame := self._encoder.reconnect(id):
             await self._send({"type": "http.response.body", "body": frame, "more_body": False})
 
     async def ping(self) -> None:

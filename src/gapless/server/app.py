@@ -73,19 +73,23 @@ def create_app(
             used, and without those everyone is one anonymous user.
         authorize: Decides on every use of a run or session; by default they are their user's.
         cors_origins: Web origins that may call from a browser.
-        allowed_hosts: Names that the server may be called by; None for any.
+        allowed_hosts: Names that the server may be called by, `*` for any. By default any where users are
+            authenticated; where nobody is, `localhost` and addresses, so that no other site's page can call it by a
+            name of that site.
         drain_s: Seconds that runs get to finish at shutdown.
         adk_web: Serve ADK's own web page too, at `/dev-ui/`; raises `ExtraMissing` without the `adk` extra.
         shared_state: Let clients set state that all users' agents read: ADK's, under keys that begin with `app:`.
     """
     access = Access(authenticate, authorize, shared_state=shared_state)
+    if allowed_hosts is None and not access.open:
+        allowed_hosts = ("*",)
     hosts = None if allowed_hosts is None else frozenset(allowed_hosts)
     app = _App(runner, access, origins=frozenset(cors_origins), hosts=hosts, drain_s=drain_s)
     families: list[type[ClientRoutes]] = [load(routes) for routes in ROUTES]
     for routes in (*_OWN, *families):
         app.include_router(routes(runner, app.streams, access).router())
     if adk_web:
-        serve_adk_web(app)
+        serve_adk_web(app, access)
     app.include_router(_pages())
     app.mount("/static", _Static(packages=_FOLDERS), name="static")
     return app

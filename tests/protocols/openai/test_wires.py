@@ -393,8 +393,8 @@ def test_a_run_that_waits_for_a_person_is_one_stream(kind: type[Encoder]) -> Non
 
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_a_server_that_ends_the_connection_is_no_end_of_the_answer(kind: type[Encoder]) -> None:
-    frame = kind(record()).reconnect()
-    assert frame.startswith(b"event: reconnect\ndata: ")
+    frame = kind(record()).reconnect(b"5")
+    assert frame.startswith(b"event: reconnect\nid: 5\ndata: ")
     assert data_of(frame)["error"]["message"]  # which OpenAI's clients raise
 
 

@@ -191,8 +191,9 @@ class ADKRoutes(ADKAPI):
         apps = [{"name": name, "rootAgentName": name, "description": "", "language": "python"} for name in names]
         return json_response({"apps": apps})
 
-    async def version(self) -> Response:
+    async def version(self, request: Request) -> Response:
         """Say what answers, in the form of ADK's server."""
+        await self.access.user(request)
         python = ".".join(str(number) for number in sys.version_info[:3])
         ours = f"gapless {importlib.metadata.version('gapless')}"
         return json_response({"version": ours, "language": "python", "language_version": python})

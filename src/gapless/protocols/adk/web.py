@@ -11,11 +11,12 @@ from starlette.staticfiles import StaticFiles
 
 from gapless.errors import ExtraMissing
 from gapless.http.answers import json_response
+from gapless.http.auth import Access
 
 __all__ = ["page_directory", "serve_adk_web"]
 
 
-def serve_adk_web(app: FastAPI) -> None:
+def serve_adk_web(app: FastAPI, access: Access) -> None:
     """Serve the page at `/dev-ui/`. Raises `ExtraMissing`.
 
     It chats, and shows sessions, events and state. Its evaluations, traces and agent builder are of ADK's development
@@ -30,10 +31,11 @@ def serve_adk_web(app: FastAPI) -> None:
     @router.get("/dev-ui/assets/config/runtime-config.json")
     async def config(request: Request) -> Response:
         config = {"backendUrl": request.scope.get("root_path", ""), "telemetry": False}
-        return json_response(config, headers={"cache-control": "no-store"})
+        return json_response(config)
 
     @router.get("/config/telemetry")
-    async def telemetry() -> Response:
+    async def telemetry(request: Request) -> Response:
+        await access.user(request)
         return json_response({"telemetry": False})
 
     @router.get("/dev/apps/{app_name}/eval_sets")

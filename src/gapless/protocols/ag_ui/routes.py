@@ -162,7 +162,7 @@ class AGUIRoutes(ClientRoutes):
             else:
                 shown["activeRun"] = {"runId": record.id}
         shown["messages"] = to_tanstack(messages)
-        return json_response(shown, headers={"cache-control": "no-store"})
+        return json_response(shown)
 
     async def _before(self, record: RunRecord) -> list[Message]:
         """Return the session's messages up to and with this run's question."""

@@ -46,8 +46,8 @@ class AGUIEncoder(Encoder):
     def parts(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> list[tuple[bytes, bytes]]:
         return [(b"%d" % seq, event) for seq, event in items]
 
-    def reconnect(self) -> bytes:
-        return b"event: reconnect\ndata: {}\n\n"
+    def reconnect(self, id: bytes) -> bytes:
+        return b"event: reconnect\nid: %b\ndata: {}\n\n" % id
 
 
 class Prefix:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from gapless.config import RunConfig
 from gapless.errors import AgentNotFound, GaplessError, InputInvalid, RunFailed, RunWaits, error_for_code
-from gapless.http.answers import answer_error, chosen_run_id
+from gapless.http.answers import answer_error, chosen_run_id, raw_json_response
 from gapless.http.cursors import cursor_of
 from gapless.http.openapi import STARTING, parameter_docs
 from gapless.http.stream import settled
@@ -43,7 +43,7 @@ class ErrorRoute(APIRoute):
                 return _error(error, begun=_has_begun(request))
             except HTTPException as error:
                 body = error_json("input_invalid", str(error.detail), error.status_code)
-                return Response(body, error.status_code, media_type="application/json")
+                return raw_json_response(body, error.status_code)
 
         return handle_or_say
 
@@ -125,4 +125,4 @@ def _error(error: GaplessError, *, begun: bool) -> Response:
         headers["x-run-id"] = error.run_id
     code = "model_not_found" if isinstance(error, AgentNotFound) else error.code
     body = error_json(code, error.told, error.status)
-    return Response(body, error.status, headers, media_type="application/json")
+    return raw_json_response(body, error.status, headers)

@@ -105,9 +105,9 @@ class ChatEncoder(Encoder):
         handler = _HANDLERS.get(type(decoded))
         return () if handler is None else handler(self, decoded)
 
-    def reconnect(self) -> bytes:
+    def reconnect(self, id: bytes) -> bytes:
         # A client that resumes knows the frame by its name; any other takes the error for what it is: a cut.
-        return b"event: reconnect\ndata: %b\n\n" % encode({"error": _RECONNECT})
+        return b"event: reconnect\nid: %b\ndata: %b\n\n" % (id, encode({"error": _RECONNECT}))
 
     def _chunk(self, delta: object, finish_reason: str | None = None) -> bytes:
         return b'%b%b,"finish_reason":%b}]}' % (self._delta, encode(delta), encode(finish_reason))

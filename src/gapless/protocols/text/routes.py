@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from gapless.errors import CursorInvalid, InputInvalid
 from gapless.http.answers import read_optional_body
+from gapless.http.auth import check_own_page
 from gapless.http.config import AskedConfig, config_for
 from gapless.http.cursors import cursor_of
 from gapless.http.openapi import STARTING, Parameter, body_docs, parameter_docs
@@ -70,6 +71,8 @@ class TextRoutes(ClientRoutes):
                 raise CursorInvalid(f"{last_id[:64]!r} is not an id of this stream; send it back as it came")
             record = await self.access.find(request, "read", self.runner.get_run, run_id)
         else:
+            if request.method != "POST":
+                check_own_page(request)
             query = body.query or body.message
             if not query:
                 raise InputInvalid("query is missing: /chat/stream?query=Hello")

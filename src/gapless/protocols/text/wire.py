@@ -72,5 +72,5 @@ class TextEncoder(Encoder):
                 return (_encode({"notice": decoded.value}),)
         return ()
 
-    def reconnect(self) -> bytes:
-        return b"event: reconnect\ndata: {}\n\n"
+    def reconnect(self, id: bytes) -> bytes:
+        return b"event: reconnect\nid: %b\ndata: {}\n\n" % id

@@ -137,7 +137,7 @@ class VercelRoutes(ClientRoutes):
         await self.access.find(request, "read", self.runner.get_session, chat_id)
         messages, active_run_id = await self._load(chat_id)
         shown = {"messages": messages, "activeRunId": active_run_id}
-        return json_response(shown, headers={"cache-control": "no-store"})
+        return json_response(shown)
 
     async def resume(self, chat_id: str, request: Request) -> Response:
         """Follow the chat's answer that is coming, from its start or after `Last-Event-ID`; 204 if there is none.

@@ -116,10 +116,10 @@ class VercelEncoder(Encoder):
         handler = _HANDLERS.get(type(decoded))
         return () if handler is None else handler(self, decoded)
 
-    def reconnect(self) -> bytes:
+    def reconnect(self, id: bytes) -> bytes:
         # A client that resumes knows the frame by its name; any other takes the error for what it is: a cut.
         chunk = _encode({"type": "error", "errorText": "the server ended the connection, not the answer: resume it"})
-        return b"event: reconnect\ndata: %b\n\n" % chunk
+        return b"event: reconnect\nid: %b\ndata: %b\n\n" % (id, chunk)
 
     # -- the run's frame --------------------------------------------------------------------------------------------
 
