@@ -166,6 +166,11 @@ class RunContext:
         if self._save is not None:
             await self._save(data)
 
+    @property
+    def emits(self) -> bool:
+        """Returns whether `emit` records; in a context that was made outside of a run it raises."""
+        return self._emit is not None
+
     async def emit(self, item: AgentItem) -> None:
         """Record `item` now, as if it were yielded: for what comes where the agent can't yield, such as in a callback.
         Raises `UsageError` outside of a run.

@@ -17,6 +17,7 @@ from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApp
 
 from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.pydantic_ai_history import turn_of
+from gapless.agents.pydantic_ai_steps import Steps
 from gapless.config import StreamingMode
 from gapless.errors import AgentInvalid, StreamingUnavailable
 from gapless.events import (
@@ -65,6 +66,8 @@ class Turn:
     def __init__(self, ctx: RunContext) -> None:
         self.streaming = ctx.config.streaming_mode is not StreamingMode.NONE
         self.run: AgentRun[Any, Any] | None = None
+        self.steps = Steps(self._hear)
+        self.emits = ctx.emits
         self.opening = False
         """A streamed model request was made and nothing has come of it yet."""
         self._ctx = ctx
@@ -106,6 +109,15 @@ class Turn:
         if isinstance(event, m.CustomEvent) and event.ui:
             return (_custom(event),)
         return ()
+
+    async def _hear(self, event: m.PartDeltaEvent) -> None:
+        """Take a delta while the graph waits for the model's next event."""
+        if type(delta := event.delta) is m.TextPartDelta:
+            if delta.content_delta:
+                await self._ctx.emit(delta.content_delta)
+            return
+        for item in self._part_delta(event):
+            await self._ctx.emit(item)
 
     def response(self, response: m.ModelResponse) -> Iterable[AgentItem]:
         """Take a response that is complete, and so are its tool calls; they run next."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from gapless.agents.base import SEE_LOG, Agent, RunContext, log_raised
+from gapless.agents.base import SEE_LOG, Agent, AgentItem, RunContext, log_raised
 from gapless.errors import (
     AgentFailed,
     AgentInvalid,
@@ -100,6 +100,8 @@ class Execution:
         self._deadlines = Deadlines(record.config)
         self._stop: asyncio.Future[GaplessError | None] = asyncio.get_running_loop().create_future()
         self._answers: asyncio.Future[list[ResumeEntry]] | None = None
+        self._began: float | None = None
+        """When the agent was called, until its first event."""
         self._context: RunContext | None = None
         self._state_before = b""
         """The session's, as JSON."""
@@ -248,22 +250,35 @@ class Execution:
         if self.journal.appended > 1:  # more than RUN_STARTED: another worker had begun
             self._recorder.restart(ctx.messages, ctx.state)
         journal, add = self.journal, self._recorder.add
-        began: float | None = time.monotonic()
+        self._began = time.monotonic()
+        first = True
         with self._span.current(), _exits_as_errors():
             stream = self._agent.run(ctx)
             try:
                 async for item in stream:
                     add(item)
-                    if began is not None:
-                        self._metrics.first_event_s.observe(time.monotonic() - began)
-                        self._span.first_event()
-                        began = None
+                    if first:
+                        self._first_event()
+                        first = False
                     if journal.full:
                         await journal.drain()
             finally:
                 close = getattr(stream, "aclose", None)
                 if close is not None:
                     await close()
+
+    def _first_event(self) -> None:
+        if self._began is not None:
+            self._metrics.first_event_s.observe(time.monotonic() - self._began)
+            self._span.first_event()
+            self._began = None
+
+    async def _emit(self, item: AgentItem) -> None:
+        self._recorder.add(item)
+        if self._began is not None:
+            self._first_event()
+        if self.journal.full:
+            await self.journal.drain()
 
     async def _make_context(self) -> RunContext:
         """Read what the agent is told, now that its turn has come."""
@@ -280,6 +295,7 @@ class Execution:
             native_history=history.native,
             config=self.config,
             interrupt=self._interrupt,
+            emit=self._emit,
             deps=self._deps,
             output_type=self._output_type,
             state=history.state,

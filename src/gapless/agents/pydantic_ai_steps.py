@@ -1,0 +1,150 @@
+"""What is added to each run of a Pydantic AI agent around its steps: the model's deltas are taken where they come.
+
+On their way through the agent's graph they would cost three times as much as the model itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from pydantic_ai import messages as m
+from pydantic_ai import tools
+from pydantic_ai.agent import AgentRun
+from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
+from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.settings import ModelSettings
+from pydantic_ai.usage import RequestUsage
+
+__all__ = ["Steps", "may_take_deltas"]
+
+Hear: TypeAlias = Callable[[m.PartDeltaEvent], Awaitable[None]]
+
+
+def may_take_deltas(run: AgentRun[Any, Any]) -> bool:
+    """Return whether nothing in the graph wants to see each delta: no capability that changes or hears the stream, no
+    limit that is held against it.
+    """
+    capability = run.ctx.deps.root_capability
+    watched = capability.has_wrap_run_event_stream or capability.has_on_event
+    return not watched and not run.ctx.deps.usage_limits.has_token_limits()
+
+
+class Steps(AbstractCapability[Any]):
+    """Takes the deltas of the model's answers to `hear`, while `taking` says so."""
+
+    def __init__(self, hear: Hear) -> None:
+        self.taking = False
+        self._hear = hear
+
+    def get_ordering(self) -> CapabilityOrdering:
+        """Return that others' wrappers are inside: what they make of the stream is what is taken."""
+        return CapabilityOrdering(position="outermost")
+
+    def get_wrapper_model(self, model: Model) -> Model | None:
+        """Return `model` with its deltas taken."""
+        if not self.taking or type(model).request_stream is Model.request_stream:
+            return None
+        return _HeardModel(model, self._hear)
+
+
+class _HeardModel(WrapperModel):
+    def __init__(self, wrapped: Model, hear: Hear) -> None:
+        super().__init__(wrapped)
+        self._hear = hear
+
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[m.ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: tools.RunContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        wrapped = self.wrapped
+        async with wrapped.request_stream(messages, model_settings, model_request_parameters, run_context) as stream:
+            # A continued response's parts are numbered anew, and put right by the graph.
+            yield stream if isinstance(messages[-1], m.ModelResponse) else _Heard(stream, self._hear)
+
+
+def _inner(name: str) -> Any:
+    def get(self: _Heard) -> Any:
+        return getattr(self.inner, name)
+
+    def set(self: _Heard, value: Any) -> None:
+        setattr(self.inner, name, value)
+
+    return property(get, set)
+
+
+class _Heard(StreamedResponse):
+    """Is `inner` to the graph, but for its deltas, which go to `hear` as they come."""
+
+    def __init__(self, inner: StreamedResponse, hear: Hear) -> None:
+        self.inner = inner  # not `super().__init__`: all that it would set is the inner one's
+        self._hear = hear
+
+    model_request_parameters = _inner("model_request_parameters")
+    final_result_event = _inner("final_result_event")
+    provider_response_id = _inner("provider_response_id")
+    provider_details = _inner("provider_details")
+    canonical_system = _inner("canonical_system")
+    finish_reason = _inner("finish_reason")
+    state = _inner("state")
+    metadata = _inner("metadata")
+    failed_attempts = _inner("failed_attempts")
+
+    def __aiter__(self) -> AsyncIterator[m.ModelResponseStreamEvent]:
+        if self._event_iterator is None:
+            self._event_iterator = self._get_event_iterator()
+        return self._event_iterator
+
+    async def _get_event_iterator(self) -> AsyncGenerator[m.ModelResponseStreamEvent, None]:
+        hear = self._hear
+        async for event in self.inner:
+            if type(event) is m.PartDeltaEvent:
+                await hear(event)
+            else:
+                yield event
+
+    def get(self) -> m.ModelResponse:
+        return self.inner.get()
+
+    def get_stream_cancel_errors(self) -> tuple[type[BaseException], ...]:
+        return self.inner.get_stream_cancel_errors()
+
+    async def cancel(self) -> None:
+        await self.inner.cancel()
+
+    async def close_stream(self) -> None:
+        await self.inner.close_stream()
+
+    def time_to_first_chunk(self, request_start: float) -> float | None:
+        return self.inner.time_to_first_chunk(request_start)
+
+    @property
+    def cancelled(self) -> bool:
+        return self.inner.cancelled
+
+    @property
+    def usage(self) -> RequestUsage:
+        return self.inner.usage
+
+    @property
+    def model_name(self) -> str:
+        return self.inner.model_name
+
+    @property
+    def provider_name(self) -> str | None:
+        return self.inner.provider_name
+
+    @property
+    def provider_url(self) -> str | None:
+        return self.inner.provider_url
+
+    @property
+    def timestamp(self) -> datetime:
+        return self.inner.timestamp
