@@ -26,7 +26,7 @@ from gapless.agents import base
 from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.pydantic_ai_errors import failure
 from gapless.agents.pydantic_ai_history import history_of, prompt_of
-from gapless.agents.pydantic_ai_steps import may_take_deltas
+from gapless.agents.pydantic_ai_steps import Steps, may_take_deltas
 from gapless.agents.pydantic_ai_turn import Turn
 from gapless.errors import GaplessError, InputInvalid
 
@@ -136,7 +136,7 @@ class PydanticAIAgent(base.Agent):
             "toolsets": [ExternalToolset(tools)] if tools else None,
             # The framework gives its system prompt to a first turn only, and a history may have lost it.
             "capabilities": [
-                turn.steps,
+                Steps(turn),
                 HandleDeferredToolCalls(turn.ask),
                 *(() if first else (ReinjectSystemPrompt(),)),
             ],
@@ -155,7 +155,7 @@ async def _request(
     if not turn.streaming:
         return
     turn.opening = True
-    turn.steps.taking = turn.emits and may_take_deltas(run)
+    turn.taking = turn.emits and may_take_deltas(run)
     async with node.stream(run.ctx) as stream:
         async for event in stream:
             if type(event) is m.PartDeltaEvent and type(delta := event.delta) is m.TextPartDelta:

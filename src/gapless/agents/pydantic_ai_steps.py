@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from pydantic_ai import messages as m
 from pydantic_ai import tools
@@ -33,12 +33,20 @@ def may_take_deltas(run: AgentRun[Any, Any]) -> bool:
     return not watched and not run.ctx.deps.usage_limits.has_token_limits()
 
 
-class Steps(AbstractCapability[Any]):
-    """Takes the deltas of the model's answers to `hear`, while `taking` says so."""
+class Hearer(Protocol):
+    """Hears the deltas of the model's answers, while `taking` says so."""
 
-    def __init__(self, hear: Hear) -> None:
-        self.taking = False
-        self._hear = hear
+    taking: bool
+
+    async def hear(self, event: m.PartDeltaEvent) -> None:
+        """Take a delta while the graph waits for the model's next event."""
+
+
+class Steps(AbstractCapability[Any]):
+    """Takes the deltas of the model's answers to `hearer`, which does not refer to this: no circle keeps the run."""
+
+    def __init__(self, hearer: Hearer) -> None:
+        self._hearer = hearer
 
     def get_ordering(self) -> CapabilityOrdering:
         """Return that others' wrappers are inside: what they make of the stream is what is taken."""
@@ -46,9 +54,9 @@ class Steps(AbstractCapability[Any]):
 
     def get_wrapper_model(self, model: Model) -> Model | None:
         """Return `model` with its deltas taken."""
-        if not self.taking or type(model).request_stream is Model.request_stream:
+        if not self._hearer.taking or type(model).request_stream is Model.request_stream:
             return None
-        return _HeardModel(model, self._hear)
+        return _HeardModel(model, self._hearer.hear)
 
 
 class _HeardModel(WrapperModel):

@@ -17,7 +17,6 @@ from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApp
 
 from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.pydantic_ai_history import turn_of
-from gapless.agents.pydantic_ai_steps import Steps
 from gapless.config import StreamingMode
 from gapless.errors import AgentInvalid, StreamingUnavailable
 from gapless.events import (
@@ -66,8 +65,9 @@ class Turn:
     def __init__(self, ctx: RunContext) -> None:
         self.streaming = ctx.config.streaming_mode is not StreamingMode.NONE
         self.run: AgentRun[Any, Any] | None = None
-        self.steps = Steps(self._hear)
         self.emits = ctx.emits
+        self.taking = False
+        """The deltas of the response at hand come to `hear`, not through the graph."""
         self.opening = False
         """A streamed model request was made and nothing has come of it yet."""
         self._ctx = ctx
@@ -110,7 +110,7 @@ class Turn:
             return (_custom(event),)
         return ()
 
-    async def _hear(self, event: m.PartDeltaEvent) -> None:
+    async def hear(self, event: m.PartDeltaEvent) -> None:
         """Take a delta while the graph waits for the model's next event."""
         if type(delta := event.delta) is m.TextPartDelta:
             if delta.content_delta:
