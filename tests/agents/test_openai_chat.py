@@ -12,6 +12,7 @@ import pytest
 
 from gapless import RunConfig, Runner, StreamingMode
 from gapless.agents.openai_chat import chat_messages
+from gapless.agents.openai_chunks import Calls, decode_chunk
 from gapless.errors import (
     AgentInvalid,
     GaplessError,
@@ -32,9 +33,12 @@ from gapless.events import (
     RunFinishedSuccessOutcome,
     TextPart,
     TokenUsage,
+    Tool,
+    ToolCallStartEvent,
     UrlSource,
     UserMessage,
 )
+from gapless.fold import Fold
 from gapless.runs.run import Run
 from support.endpoints import HELLO, WEATHER, ask, call, chunk
 from support.upstream import Reply, Request, sse, upstream
@@ -352,3 +356,246 @@ def test_media_have_the_forms_of_chat_completions() -> None:
     ]
     with pytest.raises(InputInvalid, match="audio by url"):
         chat_messages([UserMessage(id="u", content=[AudioPart(source=UrlSource(value="https://host/a.wav"))])])
+
+
+def raw(**fields: Any) -> dict[str, Any]:
+    return chunk(tool_calls=[fields])
+
+
+def function(name: str | None = None, arguments: Any = None) -> dict[str, Any]:
+    return {"name": name, "arguments": arguments}
+
+
+STOP, CALLED, DONE = chunk("stop"), chunk("tool_calls"), "[DONE]"
+WHOLE = {"choices": [{"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}]}
+F, G = ("f", "{}"), ("g", "{}")
+HABITS: dict[str, tuple[list[Any], str, str, list[tuple[str, str]]]] = {
+    # what a service sends: its chunks, and the text, the thought and the calls that they mean
+    "index null": ([raw(index=None, id="a", function=function(*F)), CALLED, DONE], "", "", [F]),
+    "no index, two calls": (
+        [raw(id="a", function=function(*F)), raw(id="b", function=function(*G)), CALLED, DONE],
+        "",
+        "",
+        [F, G],
+    ),
+    "no index and no ids": ([raw(function=function(*F)), raw(function=function(*F)), CALLED, DONE], "", "", [F, F]),
+    "one index, no ids": (
+        [raw(index=0, id="", function=function(*F)), raw(index=0, id="", function=function(*G)), CALLED, DONE],
+        "",
+        "",
+        [F, G],
+    ),
+    "one id for two calls": (
+        [raw(index=0, id="a", function=function(*F)), raw(index=1, id="a", function=function(*G)), CALLED, DONE],
+        "",
+        "",
+        [F, G],
+    ),
+    "id late": (
+        [raw(index=0, function=function("f", "{")), raw(index=0, id="a", function=function(None, "}")), CALLED, DONE],
+        "",
+        "",
+        [F],
+    ),
+    "name late": ([raw(index=0, id="a"), raw(index=0, function=function(*F)), CALLED, DONE], "", "", [F]),
+    "id changes": (
+        [raw(index=0, id="a", function=function("f", "{")), raw(index=0, id="b", function=function(None, "}")), CALLED],
+        "",
+        "",
+        [F],
+    ),
+    "id changes, name again": (
+        [raw(index=0, id="a", function=function("f", "{")), raw(index=0, id="b", function=function("f", "}")), CALLED],
+        "",
+        "",
+        [F],
+    ),
+    "call said again whole": (
+        [raw(id="a", function=function(*F)), raw(id="a", function=function(*F)), CALLED],
+        "",
+        "",
+        [F],
+    ),
+    "function null": ([raw(index=0, id="a", function=function(*F)), raw(index=0, function=None), CALLED], "", "", [F]),
+    "arguments as an object": (
+        [raw(index=0, id="a", function=function("f", {"x": 1})), CALLED],
+        "",
+        "",
+        [("f", '{"x":1}')],
+    ),
+    "calls null": ([chunk(content="Hi", tool_calls=[None]), chunk(tool_calls=None), STOP], "Hi", "", []),
+    "one call, not a list": ([chunk(tool_calls={"id": "a", "function": function(*F)}), CALLED], "", "", [F]),
+    "function_call": (
+        [chunk(function_call=function("f", "{")), chunk(function_call={"arguments": "}"}), CALLED],
+        "",
+        "",
+        [F],
+    ),
+    "emoji halved in a call": (
+        [
+            raw(index=0, id="a", function=function("f", '["\ud83d')),
+            raw(index=0, function=function(None, '\ude00"]')),
+            CALLED,
+        ],
+        "",
+        "",
+        [("f", '["😀"]')],
+    ),
+    "emoji halved in text": ([chunk(content="a\ud83d"), chunk(content="\ude00b"), STOP, DONE], "a😀b", "", []),
+    "half an emoji": ([chunk(content="a\ud83d"), chunk(content="b\ude00"), STOP, DONE], "a\ufffdb\ufffd", "", []),
+    "emoji halved in a thought": (
+        [chunk(reasoning="\ud83d"), chunk(reasoning="\ude00"), chunk(reasoning="\ud83d"), chunk(content="Hi"), STOP],
+        "Hi",
+        "😀\ufffd",
+        [],
+    ),
+    "content in parts": (
+        [
+            chunk(content=[{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]),
+            chunk(content=[{"type": "text", "text": "H"}, "i", {"type": "reference", "reference_ids": [1]}, None]),
+            STOP,
+        ],
+        "Hi",
+        "hm",
+        [],
+    ),
+    "reasoning in details": (
+        [chunk(reasoning_details=[{"type": "reasoning.text", "text": "hm"}]), chunk(content="Hi"), STOP],
+        "Hi",
+        "hm",
+        [],
+    ),
+    "choice index null": ([{"choices": [{"index": None, "delta": {"content": "Hi"}}]}, STOP, DONE], "Hi", "", []),
+    "empty choices": (
+        [{"choices": []}, {"choices": None}, {}, {"choices": [None]}, chunk(content="Hi"), STOP],
+        "Hi",
+        "",
+        [],
+    ),
+    "error null": ([{**chunk(content="Hi"), "error": None}, {**STOP, "error": {}}, DONE], "Hi", "", []),
+    "finish reason in each chunk": ([chunk("null", content="H"), chunk("", content="i"), STOP], "Hi", "", []),
+    "whole message at the end": ([chunk(content="H"), chunk(content="i"), WHOLE, DONE], "Hi", "", []),
+    "no finish reason": ([chunk(content="Hi"), DONE], "Hi", "", []),
+    "no [DONE]": ([chunk(content="Hi"), STOP], "Hi", "", []),
+    "[DONE] with a space": ([chunk(content="Hi"), "[DONE] "], "Hi", "", []),
+}
+
+
+@pytest.mark.parametrize("habit", HABITS)
+async def test_what_services_send_is_read_as_it_is_meant(habit: str) -> None:
+    chunks, text, thought, calls = HABITS[habit]
+    body = b": PROCESSING\n\n" + sse(*chunks)
+    tools = [Tool(name=name, description="", parameters={}) for name in ("f", "g")]
+    async with upstream(Reply(body), Reply(HELLO)) as up, Runner(up.url + "/v1?model=m") as runner:
+        run = await runner.start("Hi", session_id="s", tools=tools)
+        fold = Fold()
+        async for event in run.events():
+            fold.add(event)
+        assert (await run.record()).status.value == "finished"
+        shown = [call for m in fold.messages() if isinstance(m, AssistantMessage) for call in m.tool_calls or ()]
+        ids = [call.id for call in shown]
+        assert fold.text == text
+        assert "".join(m.content for m in fold.messages() if isinstance(m, ReasoningMessage)) == thought
+        assert [(call.function.name, call.function.arguments) for call in shown] == calls
+        assert len(set(ids)) == len(ids)
+        if not habit.startswith(("no index and", "one i", "function_call", "one call")) and ids:
+            assert ids[0] == "a"  # the service's own
+        assert fold.finished is not None
+        if calls:
+            assert fold.finished.outcome == RunFinishedSuccessOutcome(pending_tool_call_ids=ids)
+            return
+        await (await runner.start("And?", session_id="s")).wait()
+    said = [{"role": "assistant", "content": text}] if text else []
+    user = [{"role": "user", "content": words} for words in ("Hi", "And?")]
+    assert up.requests[1].body["messages"] == [user[0], *said, user[1]]
+
+
+BROKEN: dict[str, tuple[list[Any], str]] = {
+    "finish reason error": ([chunk("error"), DONE], "gave the answer up"),
+    "Gemini's broken call": ([chunk("function_call_filter: MALFORMED_FUNCTION_CALL"), DONE], "malformed_function_call"),
+    "DeepSeek's resources": ([chunk("insufficient_system_resource"), DONE], "gave the answer up"),
+    "error beside a choice": ([{**chunk("error"), "error": {"message": "on fire"}}, DONE], "on fire"),
+    "error in a choice": ([{"choices": [{"delta": {}, "error": {"code": 502}}]}, STOP, DONE], "502"),
+    "error without a message": ([{"error": {"code": 502}}, DONE], "502"),
+    "error at the root": ([{"object": "error", "message": "on fire", "code": 500}, DONE], "on fire"),
+    "detail": ([{"detail": "on fire"}, DONE], "on fire"),
+    "cut in a call": ([raw(index=0, id="a", function=function("f", '{"x": ')), chunk("length"), DONE], "its call of f"),
+    "filtered in a call": (
+        [raw(index=0, id="a", function=function("f", "{")), chunk("content_filter")],
+        "its call of f",
+    ),
+    "neither [DONE] nor a finish reason": ([{"choices": []}], "broke off"),
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+async def test_half_an_answer_fails_its_run_and_the_next_turn_is_told_so(how: str) -> None:
+    chunks, message = BROKEN[how]
+    usage = {"choices": [], "usage": {"prompt_tokens": 5}}
+    async with (
+        upstream(Reply(sse(chunk(content="Hel"), usage, *chunks)), Reply(HELLO)) as up,
+        Runner(up.url + "/v1?model=m") as runner,
+    ):
+        run = await runner.start("Hi", session_id="s", tools=[Tool(name="f", description="", parameters={})])
+        events = [event async for event in run.events()]
+        last = events[-1]
+        assert isinstance(last, RunErrorEvent)
+        assert message in last.message
+        assert [one.input_tokens for one in last.usage or ()] == [5]
+        await (await runner.start("And?", session_id="s")).wait()
+    assert up.requests[1].body["messages"] == [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hel\n[This answer was cut short here.]"},
+        {"role": "user", "content": "And?"},
+    ]
+
+
+async def test_a_stream_without_any_choice_is_no_answer() -> None:
+    async with upstream(Reply(sse({"choices": []}, "[DONE]"))) as up:
+        with pytest.raises(GaplessError, match="without an answer"):
+            await ask(up.url + "/v1?model=m")
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "code"),
+    [
+        ("length", "length", "answer_cut"),
+        ("MAX_TOKENS", "length", "answer_cut"),
+        ("content_filter", "content_filter", "answer_filtered"),
+        ("SAFETY", "content_filter", "answer_filtered"),
+    ],
+)
+async def test_an_answer_that_is_not_whole_is_said_to_be_that(said: str, reason: str, code: str) -> None:
+    async with upstream(Reply(sse(chunk(content="Hel"), chunk(said), "[DONE]"))) as up:
+        _, events = await ask(up.url + "/v1?model=m")
+    assert finish_of(events) == reason
+    assert [e.value["code"] for e in events if isinstance(e, CustomEvent) and e.name == "gapless.notice"] == [code]
+
+
+@pytest.mark.parametrize(
+    "counting",
+    [
+        {"choices": [], "usage": {"prompt_tokens": 5.0, "completion_tokens": "7", "prompt_tokens_details": []}},
+        {"choices": [{"index": 0, "delta": {}, "usage": {"prompt_tokens": 5, "completion_tokens": 7}}]},
+        {"choices": [], "x_groq": {"usage": {"prompt_tokens": 5, "completion_tokens": 7}}},
+        {"choices": [], "usage": {"input_tokens": 5, "output_tokens": 7, "total_tokens": -1}},
+    ],
+    ids=["loose", "in the choice", "aside", "other names"],
+)
+async def test_tokens_are_counted_wherever_a_service_says_them(counting: dict[str, Any]) -> None:
+    async with upstream(Reply(sse(chunk(content="Hi"), counting, STOP, {"usage": None}, {"usage": {}}))) as up:
+        fold, _ = await ask(up.url + "/v1?model=m")
+    assert fold.finished is not None
+    assert [(one.input_tokens, one.output_tokens, one.total_tokens) for one in fold.finished.usage or ()] == [
+        (5, 7, None)
+    ]
+
+
+def test_an_id_that_an_earlier_turn_had_is_not_used_again() -> None:
+    calls = Calls("r", {"call_0"})
+    choice = decode_chunk(json.dumps(chunk(tool_calls=[call(0, "call_0", "weather", "{}")])), "host", "r").choice
+    assert choice is not None
+    assert choice.delta is not None
+    assert [event.tool_call_id for event in calls.take(choice.delta) if isinstance(event, ToolCallStartEvent)] == [
+        "r-call-1"
+    ]

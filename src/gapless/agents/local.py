@@ -165,10 +165,6 @@ class LocalModel(Agent):
                     yield "".join(held)
                     held.clear()
                 yield item
-                if isinstance(item, CustomEvent) and item.value == {"reason": "length"}:
-                    yield _notice(
-                        "answer_cut", "The answer was cut: it reached max_tokens or the end of the model's window."
-                    )
 
 
 def _check_native(settings: Mapping[str, Any], run_id: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
 import msgspec
@@ -17,6 +17,8 @@ import msgspec
 from gapless.agents.base import Agent, AgentItem, RunContext
 from gapless.agents.conversation import conversation
 from gapless.agents.endpoint_http import OPENAI_HOST, Refused, Service, cut, events_of, read_body
+from gapless.agents.endpoint_json import Halves
+from gapless.agents.openai_chunks import Calls, Chunk, Delta, decode_chunk, failure_of, finish_of, texts_of, usage_of
 from gapless.config import StreamingMode
 from gapless.errors import AgentInvalid, InputInvalid, ModelFailed, OutputInvalid, StreamingUnavailable
 from gapless.events import (
@@ -38,9 +40,6 @@ from gapless.events import (
     TextPart,
     TokenUsage,
     Tool,
-    ToolCallArgsEvent,
-    ToolCallEndEvent,
-    ToolCallStartEvent,
     ToolMessage,
     UrlSource,
     UserMessage,
@@ -88,7 +87,7 @@ class OpenAIChat(Agent):
 
     async def ask(self, ctx: RunContext, request: dict[str, Any], *, stream: bool) -> AsyncGenerator[AgentItem, None]:
         """Send one request, as chat completions defines it, and stream what comes back. Raises as `run` does."""
-        answer = _Answer(ctx, self._provider, request["model"])
+        answer = _Answer(ctx, self._service.host, self._provider, request["model"])
         chunks = self._chunks(ctx, request) if stream else self._in_one_piece(ctx, request)
         # `aclosing`: a run that is left in the middle closes its connection now, not when the garbage is collected.
         try:
@@ -136,7 +135,7 @@ class OpenAIChat(Agent):
             self._only_model = names[0]
         return self._only_model
 
-    async def _chunks(self, ctx: RunContext, request: dict[str, Any]) -> AsyncGenerator[_Chunk | CustomEvent, None]:
+    async def _chunks(self, ctx: RunContext, request: dict[str, Any]) -> AsyncGenerator[Chunk | CustomEvent, None]:
         """Yield the answer's chunks, and a notice where it had to be asked for in one piece."""
         streaming = request | {"stream": True, "stream_options": {"include_usage": True}}
         try:
@@ -164,15 +163,15 @@ class OpenAIChat(Agent):
             yield self._cannot_stream(ctx)
             yield await self._whole(ctx, request)
 
-    async def _streamed(self, response: httpx2.Response, run_id: str) -> AsyncGenerator[_Chunk, None]:
+    async def _streamed(self, response: httpx2.Response, run_id: str) -> AsyncGenerator[Chunk, None]:
         host, complete = self._service.host, False
         try:
             async with aclosing(events_of(response)) as events:
                 async for data in events:
-                    if data == "[DONE]":
+                    if data.startswith("[DONE]"):
                         return
-                    chunk = _decode(data, host, run_id)
-                    complete = complete or any(choice.finish_reason for choice in chunk.choices or ())
+                    chunk = decode_chunk(data, host, run_id)
+                    complete = complete or any(choice and finish_of(choice) for choice in chunk.choices or ())
                     yield chunk
             how = "the stream ended without a finish reason"
         except httpx2.HTTPError as error:
@@ -180,16 +179,16 @@ class OpenAIChat(Agent):
         if not complete:
             raise cut(host, run_id, how)
 
-    async def _in_one_piece(self, ctx: RunContext, request: dict[str, Any]) -> AsyncGenerator[_Chunk, None]:
+    async def _in_one_piece(self, ctx: RunContext, request: dict[str, Any]) -> AsyncGenerator[Chunk, None]:
         yield await self._whole(ctx, request)
 
-    async def _whole(self, ctx: RunContext, request: dict[str, Any]) -> _Chunk:
+    async def _whole(self, ctx: RunContext, request: dict[str, Any]) -> Chunk:
         async with self._service.request("POST", self._completions, request, run_id=ctx.run_id) as response:
             return await self._completion(response, ctx.run_id)
 
-    async def _completion(self, response: httpx2.Response, run_id: str) -> _Chunk:
-        completion = _decode(await self._body(response, run_id), self._service.host, run_id)
-        if not completion.choices:
+    async def _completion(self, response: httpx2.Response, run_id: str) -> Chunk:
+        completion = decode_chunk(await self._body(response, run_id), self._service.host, run_id)
+        if not completion.choices and failure_of(completion) is None:
             raise ModelFailed(f"{self._service.host} sent JSON that is not a chat completion", run_id=run_id)
         return completion
 
@@ -209,53 +208,6 @@ class OpenAIChat(Agent):
 # ---------------------------------------------------------------------------------------------------- what comes back
 
 
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _CallDelta(msgspec.Struct):
-    index: int = 0
-    id: str | None = None
-    function: _Function = msgspec.field(default_factory=_Function)
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-    refusal: str | None = None
-    reasoning_content: str | None = None
-    reasoning: Any = None
-    tool_calls: list[_CallDelta] | None = None
-
-
-class _Choice(msgspec.Struct):
-    index: int = 0
-    delta: _Delta | None = None
-    message: _Delta | None = None
-    finish_reason: str | None = None
-
-
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
-
-
-class _Chunk(msgspec.Struct):
-    """A streamed chunk or a whole completion: they differ in `delta` and `message`."""
-
-    choices: list[_Choice] | None = None
-    usage: _Usage | None = None
-    error: Any = None
-
-
 class _Model(msgspec.Struct):
     id: str
 
@@ -264,109 +216,115 @@ class _Models(msgspec.Struct):
     data: list[_Model]
 
 
-def _decode(data: str | bytes, host: str, run_id: str) -> _Chunk:
-    try:
-        chunk = decode_json(data, _Chunk)
-    except msgspec.DecodeError as error:
-        raise ModelFailed(f"{host} sent what is not a chat completion: {error}", run_id=run_id) from None
-    if chunk.error is not None:
-        said = chunk.error.get("message") if isinstance(chunk.error, dict) else chunk.error
-        raise ModelFailed(f"{host} failed: {str(said)[:500]}", run_id=run_id)
-    return chunk
-
-
 class _Answer:
     """Chunks → what the run records."""
 
-    def __init__(self, ctx: RunContext, provider: str, model: str) -> None:
+    def __init__(self, ctx: RunContext, host: str, provider: str, model: str) -> None:
         self._ctx = ctx
+        self._host = host
         self._provider = provider
         self._model = model
         self._text: list[str] = []
-        self._calls: dict[int, str] = {}
-        """Position → id of the call that its deltas belong to now."""
-        self._called: dict[str, str] = {}
-        """Id → name of every call."""
+        self._text_halves, self._thought_halves = Halves(), Halves()
+        taken = {call.id for m in ctx.messages if isinstance(m, AssistantMessage) for call in m.tool_calls or ()}
+        self._calls = Calls(ctx.run_id, taken)
         self._reasoning: str | None = None
         self._thoughts = 0
-        self._finish_reason = "stop"
-        self._usage: _Usage | None = None
+        self._finish_reason: str | None = None
+        self._chosen = self._streamed = False
+        """Whether a choice has come, and in deltas."""
+        self._usage: TokenUsage | None = None
         """The newest count: a service that sends one with each chunk sends what it has come to."""
 
-    def take(self, chunk: _Chunk) -> Iterator[AgentItem]:
-        for choice in chunk.choices or ():
-            if choice.index:
-                continue  # n > 1: one run, one answer
-            if choice.finish_reason:
-                self._finish_reason = choice.finish_reason
-            delta = choice.delta or choice.message
+    def take(self, chunk: Chunk) -> Iterator[AgentItem]:
+        """Take a chunk. Raises `ModelFailed` when it says that the answer has failed."""
+        self._usage = usage_of(chunk, self._provider, self._model) or self._usage
+        choice = chunk.choice
+        if choice is not None:
+            self._chosen = True
+            self._finish_reason = finish_of(choice) or self._finish_reason
+            self._streamed = self._streamed or choice.delta is not None
+            # Some services end a stream with the whole message, which has come in deltas already.
+            delta = choice.delta or (None if self._streamed else choice.message)
             if delta is not None:
                 yield from self._delta(delta)
-        self._usage = chunk.usage or self._usage
+        failure = failure_of(chunk)
+        if failure is not None:
+            raise ModelFailed(f"{self._host} failed: {failure}", run_id=self._ctx.run_id)
 
     def account(self) -> None:
         """Count the tokens, also those of an answer that was cut short."""
         if self._usage is not None:
-            self._ctx.add_usage(_usage(self._usage, self._provider, self._model))
+            self._ctx.add_usage(self._usage)
 
-    def _delta(self, delta: _Delta) -> Iterator[AgentItem]:
-        thought = delta.reasoning_content or delta.reasoning
-        if thought and isinstance(thought, str):
+    def _delta(self, delta: Delta) -> Iterator[AgentItem]:
+        thought, text = texts_of(delta)
+        if thought := self._thought_halves.feed(thought):
             if self._reasoning is None:
                 self._thoughts += 1
                 self._reasoning = f"{self._ctx.run_id}-reasoning-{self._thoughts}"
             yield ReasoningMessageContentEvent(message_id=self._reasoning, delta=thought)
-        text = delta.content or delta.refusal
         if text:
             yield from self._end_reasoning()
+        yield from self._said(self._text_halves.feed(text))
+        for event in self._calls.take(delta):
+            yield from self._end_reasoning()
+            yield event
+
+    def _said(self, text: str) -> Iterator[AgentItem]:
+        if text:
             self._text.append(text)
             yield text
-        for call in delta.tool_calls or ():
-            yield from self._end_reasoning()
-            yield from self._call(call)
-
-    def _call(self, delta: _CallDelta) -> Iterator[AgentItem]:
-        id = self._calls.get(delta.index)
-        if id is None or (delta.id and delta.id != id):
-            id = delta.id or f"{self._ctx.run_id}-call-{len(self._called) + 1}"
-            self._calls[delta.index] = id
-            self._called[id] = delta.function.name or "unnamed"
-            yield ToolCallStartEvent(tool_call_id=id, tool_call_name=self._called[id])
-        if delta.function.arguments:
-            yield ToolCallArgsEvent(tool_call_id=id, delta=delta.function.arguments)
 
     def _end_reasoning(self) -> Iterator[AgentItem]:
         if self._reasoning is not None:
             id, self._reasoning = self._reasoning, None
+            if left := self._thought_halves.end():
+                yield ReasoningMessageContentEvent(message_id=id, delta=left)
             yield ReasoningMessageEndEvent(message_id=id)
             yield ReasoningEndEvent(message_id=id)
 
     def end(self, wants_json: bool) -> Iterator[AgentItem]:
+        """End the answer. Raises `ModelFailed` where it is none or broke off in a call, `OutputInvalid`."""
         ctx = self._ctx
+        yield from self._said(self._text_halves.end())
         yield from self._end_reasoning()
-        for id in self._called:
-            yield ToolCallEndEvent(tool_call_id=id)
-        yield CustomEvent(name="gapless.finish", value={"reason": self._finish_reason})
-        if wants_json and not self._called:
-            ctx.result = _parsed("".join(self._text), self._finish_reason, ctx.run_id)
-        if self._called:
+        yield from self._calls.end()
+        if not self._chosen:
+            raise ModelFailed(f"{self._host} ended its stream without an answer", run_id=ctx.run_id)
+        reason = self._finish_reason or "stop"
+        if reason == "stop" and self._calls:
+            reason = "tool_calls"
+        yield CustomEvent(name="gapless.finish", value={"reason": reason})
+        cut = _CUT.get(reason)
+        if cut is not None:
+            yield CustomEvent(
+                name="gapless.notice", value={"code": cut.code, "message": f"The answer was cut: {cut.why}."}
+            )
+            name = self._calls.cut()
+            if name is not None:
+                # Nobody is to execute half a call; the next turn is not told of it.
+                raise ModelFailed(f"{self._host} broke off in its call of {name}: {cut.why}", run_id=ctx.run_id)
+        if wants_json and not self._calls:
+            ctx.result = _parsed("".join(self._text), reason, ctx.run_id)
+        if self._calls:
             offered = {tool.name for tool in ctx.tools}
-            pending = [id for id, name in self._called.items() if name in offered]
+            pending = [id for id, name in self._calls.names().items() if name in offered]
             outcome = RunFinishedSuccessOutcome(pending_tool_call_ids=pending)
             yield RunFinishedEvent(thread_id=ctx.session_id, run_id=ctx.run_id, outcome=outcome)
 
 
-def _usage(usage: _Usage, provider: str, model: str) -> TokenUsage:
-    prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
-    return TokenUsage(
-        provider=provider,
-        model=model,
-        input_tokens=usage.prompt_tokens,
-        output_tokens=usage.completion_tokens,
-        total_tokens=usage.total_tokens,
-        cached_input_tokens=prompt.cached_tokens if prompt is not None else None,
-        reasoning_tokens=completion.reasoning_tokens if completion is not None else None,
-    )
+class _Cut(NamedTuple):
+    """What a person is told of an answer that ended before its end."""
+
+    code: str
+    why: str
+
+
+_CUT = {
+    "length": _Cut("answer_cut", "it reached max_tokens or the end of the model's window"),
+    "content_filter": _Cut("answer_filtered", "the service's content filter stopped it"),
+}
 
 
 def _parsed(answer: str, finish_reason: str, run_id: str) -> Any:
