@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from google.adk.agents import BaseAgent
+from google.adk.agents import BaseAgent, LoopAgent, ParallelAgent, SequentialAgent
 from google.adk.agents._streaming_mode import StreamingMode as ADKStreamingMode
 from google.adk.agents.run_config import RunConfig as ADKRunConfig
 from google.adk.agents.run_config import ToolThreadPoolConfig
-from google.adk.apps import App
+from google.adk.apps import App, ResumabilityConfig
 from google.adk.artifacts import InMemoryArtifactService
 from google.adk.events import Event, EventActions
 from google.adk.memory import InMemoryMemoryService
@@ -111,13 +112,12 @@ class ADKAgent(Agent):
         if isinstance(self._target, Runner):
             runner = self._target
         else:
-            given: dict[str, Any] = {_kind(self._target): self._target}
             runner = Runner(
+                app=_app(self._target, app_name),
                 app_name=app_name,
                 session_service=self._service,
                 artifact_service=InMemoryArtifactService(),
                 memory_service=InMemoryMemoryService(),
-                **given,
             )
         if runner.plugin_manager.get_plugin(Bridge.NAME) is None:
             runner.plugin_manager.register_plugin(Bridge())
@@ -246,9 +246,24 @@ class _Abort(asyncio.Event):
         return self._task.cancelling() > 0 or super().is_set()
 
 
-def _kind(target: object) -> str:
-    """Return the name of the parameter by which ADK's `Runner` takes it."""
-    return "app" if isinstance(target, App) else "agent" if isinstance(target, BaseAgent) else "node"
+def _app(target: Any, name: str) -> App:
+    """Return the app to run: the one given, or one around a bare agent or node."""
+    if isinstance(target, App):
+        return target
+    # Like ADK's own runner around a bare agent, it is not validated: a name may hold more here than an app's there.
+    app = App.model_construct(name=name, root_agent=target)
+    if isinstance(target, BaseAgent) and _has_order(target):
+        with warnings.catch_warnings():  # ADK calls it experimental
+            warnings.simplefilter("ignore", UserWarning)
+            app.resumability_config = ResumabilityConfig(is_resumable=True)
+    return app
+
+
+def _has_order(agent: BaseAgent) -> bool:
+    """Return whether the agent, or one below it, runs others in an order of its own: it has to know how far it was when
+    a person answers, or the run ends with the agent that asked. Others do not, and their sessions stay free of ADK's
+    marks of it."""
+    return isinstance(agent, SequentialAgent | LoopAgent | ParallelAgent) or any(map(_has_order, agent.sub_agents))
 
 
 def _run_config(config: RunConfig) -> ADKRunConfig:
