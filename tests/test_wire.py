@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -11,19 +13,30 @@ from gapless.errors import CursorInvalid, InputInvalid
 from gapless.events import (
     CustomEvent,
     Event,
+    ReasoningMessageContentEvent,
+    ReasoningMessageEndEvent,
+    ReasoningMessageStartEvent,
     RunErrorEvent,
     RunFinishedEvent,
+    RunFinishedSuccessOutcome,
     RunStartedEvent,
     TextMessageContentEvent,
     TextMessageEndEvent,
     TextMessageStartEvent,
     TextRole,
+    ToolCallArgsEvent,
+    ToolCallEndEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+    decode_event,
     encode_event,
 )
-from gapless.fold import RESTARTED
+from gapless.fold import RESTARTED, VOID, Fold, Void
+from gapless.journals.merge import merge_deltas
 from gapless.protocols import WIRES
+from gapless.protocols.adk.wire import WholeADKEncoder
 from gapless.records import RunRecord
-from gapless.wire import Cursor, parse_cursor, wire
+from gapless.wire import Cursor, Encoder, parse_cursor, wire, without_void
 from support.sse import frames
 
 RUN = RunRecord(id="r", session_id="s", user_id="u", agent="a", message="m", created_at=0)
@@ -163,3 +176,192 @@ def test_a_run_begun_anew_is_void_on_the_wires_that_can_say_so_and_an_error_on_t
         resumed = wire(name)(RUN)
         resumed.skip(event for _, event in resumed.sayable([(0, event) for event in events]))
         assert not resumed.sayable([(7, events[5])])
+
+
+# -- what a run that goes on takes back -------------------------------------------------------------------------------
+
+
+def said(id: str, *deltas: str) -> list[Event]:
+    contents = [TextMessageContentEvent(message_id=id, delta=delta) for delta in deltas]
+    return [TextMessageStartEvent(message_id=id, role="assistant"), *contents, TextMessageEndEvent(message_id=id)]
+
+
+def thought(id: str, *deltas: str) -> list[Event]:
+    contents = [ReasoningMessageContentEvent(message_id=id, delta=delta) for delta in deltas]
+    return [ReasoningMessageStartEvent(message_id=id), *contents, ReasoningMessageEndEvent(message_id=id)]
+
+
+def called(id: str, result: str | None = None, *, message_id: str | None = None) -> list[Event]:
+    events: list[Event] = [
+        ToolCallStartEvent(tool_call_id=id, tool_call_name="look"),
+        ToolCallArgsEvent(tool_call_id=id, delta='{"a":'),
+        ToolCallArgsEvent(tool_call_id=id, delta="1}"),
+        ToolCallEndEvent(tool_call_id=id),
+    ]
+    return events if result is None else [*events, resulted(id, result, message_id)]
+
+
+def resulted(id: str, result: str, message_id: str | None = None) -> Event:
+    return ToolCallResultEvent(message_id=message_id or f"{id}-result", tool_call_id=id, content=result)
+
+
+def lost(void: Void) -> Event:
+    return CustomEvent(name=VOID, value=msgspec.to_builtins(void))
+
+
+def run_of(*events: Event) -> list[bytes]:
+    whole = [
+        RunStartedEvent(thread_id="s", run_id="r"),
+        *events,
+        RunFinishedEvent(thread_id="s", run_id="r", outcome=RunFinishedSuccessOutcome()),
+    ]
+    return [encode_event(event) for event in whole]
+
+
+LOST = {
+    "text": run_of(
+        *said("a", "kept ", "text. "),
+        *said("b", "lost ", "é", "words"),
+        lost(Void(message_ids=["b"], tool_call_ids=[])),
+        *said("c", "new ", "words"),
+    ),
+    "everything, and the same names again": run_of(
+        *called("k", "kept"),
+        *thought("t", "lost ", "thought"),
+        *said("b", "lost ", "words"),
+        *called("x", "lost result"),
+        *called("y"),
+        lost(Void(message_ids=["t", "b", "x-result"], tool_call_ids=["x", "y"])),
+        *thought("t", "new ", "thought"),
+        *said("b", "new ", "words"),
+        *called("x", "new result"),
+    ),
+    "a cut message": run_of(
+        *said("a", "kept ", "🦉 lost ", "words"),
+        lost(Void(message_ids=[], tool_call_ids=[], cut={"a": 6})),
+        *said("c", "new ", "words"),
+    ),
+    "a result only": run_of(
+        *called("l", "kept"),
+        *called("k", "lost result", message_id="m"),
+        lost(Void(message_ids=["m"], tool_call_ids=[])),
+        resulted("k", "new result", "m"),
+        *said("c", "new ", "words"),
+    ),
+    "twice": run_of(
+        *said("a", "kept. "),
+        *said("b", "lost ", "words"),
+        lost(Void(message_ids=["b"], tool_call_ids=[])),
+        *said("b", "lost too"),
+        *called("x"),
+        lost(Void(message_ids=["b"], tool_call_ids=["x"])),
+        *said("c", "new ", "words"),
+    ),
+}
+ENCODERS = {name: wire(name) for name in WIRES} | {"adk whole": WholeADKEncoder}
+
+
+def end_state(name: str, sent: list[tuple[str, str]]) -> Any:
+    """What a client has in the end of these events of a stream, however its deltas were divided."""
+    if name == "ag-ui":
+        fold = Fold()
+        for _, data in sent:
+            fold.add(decode_event(data.encode()))
+        return fold.messages()
+    state: list[Any] = []
+    for event, data in sent:
+        if data == "[DONE]":
+            state.append(data)
+            continue
+        chunk = msgspec.json.decode(data)
+        chunk.pop("sequence_number", None)
+        text, rest = delta_of(name, chunk)
+        if text is not None and state and state[-1][:2] == (event, rest):
+            state[-1] = (event, rest, state[-1][2] + text)
+        else:
+            state.append((event, rest, text))
+    return state
+
+
+def delta_of(name: str, chunk: dict[str, Any]) -> tuple[str | None, Any]:
+    """A delta's text, and the frame without it."""
+    if name == "vercel" and chunk["type"].endswith("-delta"):
+        key = "inputTextDelta" if "inputTextDelta" in chunk else "delta"
+        return chunk.pop(key), chunk
+    if name == "openai-responses" and chunk["type"].endswith(".delta"):
+        return chunk.pop("delta"), chunk
+    if name == "openai" and "gapless" not in chunk and chunk.get("choices"):
+        for key in ("content", "reasoning_content"):
+            if chunk["choices"][0]["delta"].get(key):
+                return chunk["choices"][0]["delta"].pop(key), (key, chunk)
+    if name == "adk" and chunk.get("partial"):
+        return chunk["content"]["parts"][0].pop("text"), chunk
+    if name == "text" and "text" in chunk:
+        return chunk.pop("text"), chunk
+    return None, chunk
+
+
+def sent_by(encoder: Encoder, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> list[tuple[str, str, str]]:
+    """The (id, event, data) of what goes out, one read after another where the wire is stateful."""
+    return [(one.id, one.event, one.data) for one in frames(encoder.encode(encoder.sayable(items), skip_parts))]
+
+
+@pytest.mark.parametrize("lost_run", sorted(LOST))
+@pytest.mark.parametrize("name", sorted(ENCODERS))
+def test_what_was_taken_back_is_the_same_live_late_merged_and_from_each_cursor(name: str, lost_run: str):
+    events = LOST[lost_run]
+    numbered = list(enumerate(events, 1))
+    encoder = ENCODERS[name](RUN)
+    live = [frame for item in numbered for frame in sent_by(encoder, [item])]
+    whole = end_state(name, [frame[1:] for frame in live])
+    assert sent_by(ENCODERS[name](RUN), numbered) == live, "late"
+    merged = [frame[1:] for frame in sent_by(ENCODERS[name](RUN), merge_deltas(1, events))]
+    assert end_state(name, merged) == whole
+
+    for seen, (id, _, _) in enumerate(live, 1):
+        cursor = parse_cursor(id, RUN.id)
+        rest = ENCODERS[name](RUN)
+        rest.skip(events[: cursor.seq])
+        heard = [*live[:seen], *sent_by(rest, numbered[cursor.seq :], cursor.part)]
+        assert heard == live, f"from {id}"
+        again = ENCODERS[name](RUN)
+        again.skip(events[: cursor.seq])
+        if not cursor.part:
+            late = [*live[:seen], *sent_by(again, merge_deltas(cursor.seq + 1, events[cursor.seq :]))]
+            assert end_state(name, [frame[1:] for frame in late]) == whole, f"merged from {id}"
+
+
+@pytest.mark.parametrize("name", sorted(WIRES))
+def test_a_run_that_takes_back_what_it_said_says_so_and_goes_on_to_its_end(name: str):
+    encoder = wire(name)(RUN)
+    body = encoder.encode(encoder.sayable(list(enumerate(LOST["text"], 1)))).decode()
+    before, mark, after = re.split(r'("messageIds":\["b"\])', body, maxsplit=1)
+    assert "words" in before
+    assert mark
+    assert "new " in after
+    assert "error" not in body.replace('"error":null', "").replace('"type":"error"', "error")
+
+
+@pytest.mark.parametrize("name", sorted(WIRES))
+def test_an_agents_own_event_under_the_name_of_the_void_one_takes_nothing_back(name: str):
+    own = CustomEvent(name=VOID, value={"mine": True})
+    body = wire(name)(RUN).encode(list(enumerate(run_of(*said("a", "one"), own, *said("b", "two")), 1))).decode()
+    assert "one" in body
+    assert "two" in body
+    assert "messageIds" not in body
+
+
+@pytest.mark.parametrize("lost_run", sorted(LOST))
+def test_a_run_that_is_read_as_a_whole_is_without_what_it_took_back(lost_run: str):
+    events = LOST[lost_run]
+    kept = [event for _, event in without_void(enumerate(events, 1))]
+    assert not re.search("lost", b"".join(kept).decode())
+    taken_back, whole = Fold(), Fold()
+    for event in events:
+        taken_back.add(decode_event(event))
+    for event in kept:
+        if b'"gapless.void"' not in event:
+            whole.add(decode_event(event))
+    assert whole.messages() == taken_back.messages()
+    merged = [event for _, event in without_void(merge_deltas(1, events))]
+    assert [event for _, event in merge_deltas(1, kept)] == [event for _, event in merge_deltas(1, merged)]

@@ -45,7 +45,7 @@ from gapless.events import (
     UserMessage,
 )
 
-__all__ = ["RESTARTED", "VOID", "Fold", "Void"]
+__all__ = ["RESTARTED", "VOID", "Fold", "Void", "void_of"]
 
 COPIED_BYTES_MAX = 4 * 1024 * 1024
 """A patch that copies may double the document each time; one that could make it larger than this is not applied."""
@@ -68,6 +68,14 @@ class Void(msgspec.Struct, rename="camel", omit_defaults=True):
 
     def __bool__(self) -> bool:
         return bool(self.message_ids or self.tool_call_ids or self.cut)
+
+
+def void_of(event: CustomEvent) -> Void | None:
+    """Return what the event takes back; None for any other, an agent's own event of that name too."""
+    if event.name == VOID:
+        with contextlib.suppress(msgspec.ValidationError):
+            return msgspec.convert(event.value, Void)
+    return None
 
 
 _TEXT_ROLES: dict[str, type[AssistantMessage | UserMessage | SystemMessage | DeveloperMessage]] = {
@@ -346,9 +354,8 @@ class Fold:
             self._items, self._texts, self._calls, self._activities, self.state = [], {}, {}, {}, None
             self._own.clear()
             self.restarts += 1
-        elif event.name == VOID:
-            with contextlib.suppress(msgspec.ValidationError):  # an agent's own event of this name
-                self.take_back(msgspec.convert(event.value, Void))
+        elif (void := void_of(event)) is not None:
+            self.take_back(void)
 
     def _finished(self, event: RunFinishedEvent) -> None:
         self.finished = event

@@ -19,6 +19,7 @@ from gapless.events import (
     ToolCallEndEvent,
     ToolCallStartEvent,
 )
+from gapless.fold import void_of
 
 __all__ = ["GrowingOutput", "OutputText", "OutputType"]
 
@@ -143,20 +144,27 @@ class OutputText:
     tell; the others may be left out.
     """
 
-    __slots__ = ("_due", "_spoken")
+    __slots__ = ("_since", "_spoken")
 
     def __init__(self) -> None:
-        self._due = True
+        self._since: set[str] = set()
+        """Messages that were said since the run began, or since the agent named its output."""
         self._spoken = False
 
     def add(self, event: TextMessageStartEvent | CustomEvent | RunFinishedEvent) -> str:
         """Take one `event`; returns the text that is to be shown before it, if any."""
         if isinstance(event, TextMessageStartEvent):
             if event.role in (None, "assistant"):
-                self._due, self._spoken = False, True
+                self._since.add(event.message_id)
+                self._spoken = True
         elif isinstance(event, CustomEvent):
-            self._due = self._due or event.name == OUTPUT_EVENT
-        elif self._due and event.result is not None and isinstance(event.outcome, RunFinishedSuccessOutcome | None):
+            if event.name == OUTPUT_EVENT:
+                self._since.clear()
+            elif (void := void_of(event)) is not None:
+                self._since.difference_update(void.message_ids)
+        elif (
+            not self._since and event.result is not None and isinstance(event.outcome, RunFinishedSuccessOutcome | None)
+        ):
             text = event.result if isinstance(event.result, str) else msgspec.json.encode(event.result).decode()
             return f"\n\n{text}" if self._spoken else text
         return ""

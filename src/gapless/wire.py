@@ -17,17 +17,31 @@ import msgspec
 
 from gapless.errors import CursorInvalid, InputInvalid
 from gapless.events import (
+    CustomEvent,
+    ReasoningMessageContentEvent,
     RunErrorEvent,
     TextMessageContentEvent,
     TextMessageStartEvent,
+    decode_event,
     delta_head,
     encode_event,
 )
-from gapless.fold import RESTARTED
+from gapless.fold import RESTARTED, VOID, Void, void_of
 from gapless.jsontext import with_plain_lines
 from gapless.records import RunRecord
 
-__all__ = ["KEEP_ALIVE", "NO_DELTA", "Cursor", "Encoder", "is_restart", "load", "parse_cursor", "wire", "wires"]
+__all__ = [
+    "KEEP_ALIVE",
+    "NO_DELTA",
+    "Cursor",
+    "Encoder",
+    "is_restart",
+    "load",
+    "parse_cursor",
+    "wire",
+    "wires",
+    "without_void",
+]
 
 _TABLE = "gapless.protocols:WIRES"
 """Where the encoders are named, each by the family of clients that it is for."""
@@ -41,6 +55,7 @@ NO_DELTA = b"no event begins so"
 
 _CUSTOM = b'{"type":"CUSTOM"'
 _RESTARTED = b'"name":"%b"' % RESTARTED.encode()
+_VOID = b'"name":"%b"' % VOID.encode()
 _CANNOT_VOID = encode_event(
     RunErrorEvent(message="another worker began the run anew; what came so far is void, ask again", code=RESTARTED)
 )
@@ -90,6 +105,36 @@ def is_restart(event: bytes) -> bool:
     return _RESTARTED in event and _decode_named(event).name == RESTARTED  # and not a name inside of its value
 
 
+def without_void(items: Iterable[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """Return `items`, (position, event) pairs from a run's start on, without what a later one of them takes back: for
+    an answer that is read as a whole. A stream has said it by then.
+    """
+    kept: list[tuple[int, bytes]] = []
+    for item in items:
+        if item[1].startswith(_CUSTOM) and _VOID in item[1]:
+            event = decode_event(item[1])
+            void = void_of(event) if isinstance(event, CustomEvent) else None
+            if void is not None:
+                kept = _without(void, kept)
+        kept.append(item)
+    return kept
+
+
+def _without(void: Void, items: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    messages, calls, left, kept = set(void.message_ids), set(void.tool_call_ids), dict(void.cut), []
+    for seq, encoded in items:
+        event: Any = decode_event(encoded)
+        id = getattr(event, "message_id", None)
+        if id in messages or getattr(event, "tool_call_id", None) in calls:
+            continue
+        if id in left and isinstance(event, TextMessageContentEvent | ReasoningMessageContentEvent):
+            if len(event.delta) > left[id]:
+                encoded = encode_event(msgspec.structs.replace(event, delta=event.delta[: left[id]]))
+            left[id] -= min(len(event.delta), left[id])
+        kept.append((seq, encoded))
+    return kept
+
+
 class Encoder(ABC):
     """Encodes one `run` for one connection, from some position on."""
 
@@ -102,8 +147,9 @@ class Encoder(ABC):
     """True if the stream ends when the run waits for a person, and goes on in another request."""
 
     voids: ClassVar[bool] = False
-    """True if the wire can take back what it has said. On any other, a run that another worker begins anew has failed:
-    the client would add the new answer to the void one."""
+    """True if the wire can take back all that it has said. On any other, a run that another worker begins anew has
+    failed: the client would add the new answer to the void one. (What a run that goes on takes back of it, each wire
+    says in its own way.)"""
     _id_head = b""
     """What an id says before the position."""
     _delta_head = NO_DELTA

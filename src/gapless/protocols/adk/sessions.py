@@ -29,6 +29,7 @@ from gapless.protocols.adk.wire import WholeADKEncoder, arguments_of, object_of
 from gapless.protocols.starting import ClientRoutes
 from gapless.records import ACTIVE, RunRecord, SessionRecord, Turn
 from gapless.runs.request import new_id
+from gapless.wire import without_void
 
 __all__ = ["ADKAPI", "SessionRoutes"]
 
@@ -89,14 +90,12 @@ class ADKAPI(ClientRoutes):
         return await self.runner.create_session(id, user_id=user, state=state, agent=app)
 
     async def events_of(self, record: RunRecord, after: int = 0) -> list[bytes]:
-        """Return the run's whole ADK events so far, after a position."""
-        encoder, found, seq = WholeADKEncoder(record), list[bytes](), 0
-        async for events in self.runner.readers.pages(record.id):
-            for event in events:
-                seq += 1
-                frames = encoder.frames(event)
-                if seq > after:
-                    found += frames
+        """Return the run's whole ADK events so far, after a position, without what was taken back."""
+        encoder, found = WholeADKEncoder(record), list[bytes]()
+        for seq, event in without_void(await self.runner.readers.merged(record.id)):
+            frames = encoder.frames(event)
+            if seq > after:
+                found += frames
         return found
 
 

@@ -38,7 +38,7 @@ from gapless.events import (
     delta_head,
     text_of,
 )
-from gapless.fold import RESTARTED, Fold
+from gapless.fold import RESTARTED, VOID, Fold, Void, void_of
 from gapless.jsontext import decode_json
 from gapless.records import RunRecord
 from gapless.wire import NO_DELTA, Encoder
@@ -297,9 +297,43 @@ class ADKEncoder(Encoder):
             if event.name == RESTARTED:  # what was said is void
                 self._responses, self._delta_head, self._calls = {}, NO_DELTA, {}
                 self._fold.add(event)
-            metadata = _encode({event.name: event.value})
-            return (b'{"customMetadata":%b,%b}' % (metadata, self._base(self._new_id(), self._author)),)
+            return (self._metadata(event.name, event.value),)
+        elif (void := void_of(event)) is not None:
+            return self._void(void)
         return ()
+
+    def _metadata(self, name: str, value: Any) -> bytes:
+        metadata = _encode({name: value})
+        return b'{"customMetadata":%b,%b}' % (metadata, self._base(self._new_id(), self._author))
+
+    def _void(self, void: Void) -> _Frames:
+        """Say what is taken back: what came in pieces only is whole now, what stays of it apart from what does not."""
+        for id in void.tool_call_ids:
+            self._calls.pop(id, None)
+        stays = dict.fromkeys(void.message_ids, 0) | void.cut
+        frames: list[bytes] = []
+        for speaker, response in tuple(self._responses.items()):
+            kept, gone = _Response(response.id), _Response(response.id)
+            for message_id, rest, pieces in response.parts:
+                if message_id not in stays:
+                    kept.parts.append((message_id, rest, pieces))
+                    continue
+                text: str = msgspec.json.decode(b'"%b"' % b"".join(pieces))
+                for part, piece in ((kept, text[: stays[message_id]]), (gone, text[stays[message_id] :])):
+                    if piece:
+                        part.parts.append((message_id, rest, [_encode(piece)[1:-1]]))
+            if not gone.parts:
+                continue
+            if kept.parts:
+                self._responses[speaker] = kept
+                frames += self._whole(speaker)
+                gone.id = f"{gone.parts[0][0]}-void"
+            self._responses[speaker] = gone
+            if self.partials:
+                frames += self._whole(speaker, interrupted=True, customMetadata={VOID: void})
+            self._responses.pop(speaker, None)
+            self._delta_head = NO_DELTA
+        return (*frames, self._metadata(VOID, msgspec.to_builtins(void)))
 
     def _new_id(self) -> str:
         self._events += 1

@@ -33,6 +33,7 @@ from gapless.events import (
     ToolCallStartEvent,
     decode_event,
 )
+from gapless.fold import Void, void_of
 from gapless.message import mark_of
 from gapless.output import OutputText
 from gapless.records import RunRecord
@@ -90,8 +91,11 @@ class ChatEncoder(Encoder):
         self.include_usage = bool(options.get("include_usage"))
         self._tools = frozenset(options.get("tools") or ())
         self._begun = False
+        self._said: set[str] = set()
+        """The assistant's messages."""
         self._shown: dict[str, int] = {}
         """Calls that the client has seen, with their index."""
+        self._next_index = 0
         self._hidden: dict[str, tuple[str, list[str]]] = {}
         """The other calls that have no result yet: name and arguments so far."""
         self._resolved: set[str] = set()
@@ -120,7 +124,8 @@ class ChatEncoder(Encoder):
 
     def _text_start(self, event: TextMessageStartEvent) -> Sequence[bytes]:
         self._output.add(event)
-        self._begins(event)
+        if self._begins(event):
+            self._said.add(event.message_id)
         return ()
 
     def _text(self, event: TextMessageContentEvent) -> Sequence[bytes]:
@@ -136,7 +141,8 @@ class ChatEncoder(Encoder):
         return (self._call(event.tool_call_id, event.tool_call_name, ""),)
 
     def _call(self, id: str, name: str, arguments: str) -> bytes:
-        index = self._shown[id] = len(self._shown)
+        index = self._shown[id] = self._next_index
+        self._next_index += 1
         function = {"name": name, "arguments": arguments}
         return self._chunk({"tool_calls": [{"index": index, "id": id, "type": "function", "function": function}]})
 
@@ -156,7 +162,18 @@ class ChatEncoder(Encoder):
     def _custom(self, event: CustomEvent) -> Sequence[bytes]:
         self._reason = reason_of(event) or self._reason
         self._output.add(event)
-        return ()
+        void = void_of(event)
+        return () if void is None else (self._void(void),)
+
+    def _void(self, void: Void) -> bytes:
+        """Return the chunk that says what is taken back. Whoever only joins the text sees a paragraph begin."""
+        for id in void.tool_call_ids:
+            self._shown.pop(id, None)
+            self._hidden.pop(id, None)
+            self._resolved.discard(id)
+        text = "\n\n" if self._said.intersection([*void.message_ids, *void.cut]) else ""
+        self._said.difference_update(void.message_ids)
+        return b'%b,"gapless":{"void":%b}}' % (self._chunk({"content": text})[:-1], encode(void))
 
     def _finished(self, event: RunFinishedEvent) -> Sequence[bytes]:
         if isinstance(event.outcome, RunFinishedInterruptOutcome):

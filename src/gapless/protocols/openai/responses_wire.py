@@ -37,6 +37,7 @@ from gapless.events import (
     delta_head,
     text_of,
 )
+from gapless.fold import Void, void_of
 from gapless.output import OutputText
 from gapless.protocols.openai.chat_wire import ChatEncoder, encode, options_of, pending_calls, reason_of
 from gapless.records import RunRecord, RunStatus
@@ -125,6 +126,8 @@ class ResponsesEncoder(Encoder):
         self._output: list[_Item] = []
         self._items: dict[tuple[str, str], _Item] = {}
         """The newest item of each message, reasoning message or call: by `_TEXT`, `_THOUGHT` or `_CALL`, and its id."""
+        self._results: dict[str, str] = {}
+        """The calls that have a result, by its id."""
         self._pieces: list[bytes] = []
         """The text of the newest item that has one,"""
         self._delta = self._delta_line = b""
@@ -310,7 +313,32 @@ class ResponsesEncoder(Encoder):
     def _custom(self, event: CustomEvent) -> Sequence[bytes]:
         self._reason = reason_of(event) or self._reason
         self._typed.add(event)
-        return ()
+        void = void_of(event)
+        return () if void is None else self._void(void)
+
+    # -- taking back ------------------------------------------------------------------------------------------------
+
+    def _void(self, void: Void) -> Sequence[bytes]:
+        """Say what is taken back: its items are incomplete, and of their text the response has what stays."""
+        frames: list[bytes] = []
+        named = dict.fromkeys(void.message_ids, 0) | void.cut
+        items = [(item, named[id]) for (group, id), item in self._items.items() if group != _CALL and id in named]
+        for item, chars in items:
+            if item.status == "in_progress":
+                frames += self._text_done(item, "incomplete")
+            text: str = msgspec.json.decode(item.json_text)
+            item.text[:] = [encode(text[:chars])[1:-1]]
+            item.status = "incomplete"
+        calls = [*void.tool_call_ids, *(self._results.pop(id) for id in void.message_ids if id in self._results)]
+        for call in dict.fromkeys(calls):
+            if (called := self._items.get((_CALL, call))) is not None:
+                if called.status == "in_progress":
+                    frames.append(self._done(called, "incomplete"))
+                called.status = "incomplete"
+                if called.kind == "mcp_call":
+                    called.fields["output"] = None
+                items.append((called, 0))
+        return (*frames, self._event("gapless.void", {"void": void, "item_ids": [item.id for item, _ in items]}))
 
     # -- text and reasoning -----------------------------------------------------------------------------------------
 
@@ -343,10 +371,11 @@ class ResponsesEncoder(Encoder):
 
     def _text_end(self, event: TextMessageEndEvent | ReasoningMessageEndEvent) -> Sequence[bytes]:
         item = self._text_item(event)
-        if item is None:
-            return ()
+        return () if item is None else self._text_done(item)
+
+    def _text_done(self, item: _Item, status: str = "completed") -> Sequence[bytes]:
         done = self._event(f"response.{item.text_kind}.done", {**item.delta_place, "text": item.json_text})
-        return (done, self._part("response.content_part.done", item), self._done(item))
+        return (done, self._part("response.content_part.done", item), self._done(item, status))
 
     def _text_item(self, event: Any) -> _Item | None:
         is_text = isinstance(event, TextMessageContentEvent | TextMessageEndEvent)
@@ -381,11 +410,20 @@ class ResponsesEncoder(Encoder):
         return self._event(f"response.{item.kind}_arguments.done", fields)
 
     def _call_result(self, event: ToolCallResultEvent) -> Sequence[bytes]:
-        item = self._items.get((_CALL, event.tool_call_id))
+        id = event.tool_call_id
+        item = self._items.get((_CALL, id))
+        again: list[bytes] = []
+        if item is not None and item.kind == "mcp_call" and item.status == "incomplete":  # its first result is void
+            text = item.text
+            again += self._call_start(ToolCallStartEvent(tool_call_id=id, tool_call_name=item.fields["name"]))
+            item = self._items[_CALL, id]
+            item.text = text
+            again.append(self._arguments_done(item))
         if item is None or item.kind != "mcp_call" or item.status != "in_progress":
             return ()
+        self._results[event.message_id] = id
         item.fields["output"] = text_of(event.content)
-        return (self._event("response.mcp_call.completed", item.place), self._done(item))
+        return (*again, self._event("response.mcp_call.completed", item.place), self._done(item))
 
 
 _HANDLERS: dict[type, Any] = {

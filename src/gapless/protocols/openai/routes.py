@@ -27,6 +27,7 @@ from gapless.protocols.openai.responses import ResponsesRoutes
 from gapless.protocols.starting import StartRequest
 from gapless.records import RunRecord, RunStatus
 from gapless.sse import DONE
+from gapless.wire import without_void
 
 __all__ = ["OpenAIRoutes"]
 
@@ -68,7 +69,8 @@ class OpenAIRoutes(OpenAIAPI):
                 f"again, with the header X-Run-Id: {record.id}",
                 run_id=record.id,
             )
-        return json_response(_completion(record, await self.merged(record)), headers=names(record))
+        events = without_void(await self.runner.readers.merged(record.id))
+        return json_response(_completion(record, [event for _, event in events]), headers=names(record))
 
     async def list_models(self, request: Request) -> Response:
         """List the registered agents."""

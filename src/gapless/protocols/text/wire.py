@@ -21,6 +21,7 @@ from gapless.events import (
     TextMessageStartEvent,
     decode_event,
 )
+from gapless.fold import void_of
 from gapless.output import OutputText
 from gapless.records import RunRecord
 from gapless.wire import RETRY_MS, Encoder
@@ -28,6 +29,8 @@ from gapless.wire import RETRY_MS, Encoder
 __all__ = ["TextEncoder"]
 
 _encode = msgspec.json.Encoder().encode
+_VOID = b'{"messageIds":'
+"""How what is taken back begins, and no other frame."""
 
 
 class TextEncoder(Encoder):
@@ -70,7 +73,16 @@ class TextEncoder(Encoder):
             self._output.add(decoded)
             if decoded.name == "gapless.notice":
                 return (_encode({"notice": decoded.value}),)
+            if (void := void_of(decoded)) is not None:
+                return (_encode(void),)
         return ()
+
+    def event_of(self, data: bytes) -> bytes:
+        return b"void" if data.startswith(_VOID) else b""
+
+    def _frame(self, id: bytes, data: bytes) -> bytes:
+        frame = super()._frame(id, data)
+        return b"event: void\n" + frame if data.startswith(_VOID) else frame
 
     def reconnect(self, id: bytes) -> bytes:
         return b"event: reconnect\nid: %b\ndata: {}\n\n" % id

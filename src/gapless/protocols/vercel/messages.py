@@ -240,7 +240,7 @@ class Transcript:
         self._run, self._encoder, self._before, self._started = run, VercelEncoder(run), None, b""
 
     def add(self, events: Sequence[bytes]) -> None:
-        """Add the run's next events. What came before a restart is void."""
+        """Add the run's next events, without what they take back by name. What came before a restart is void."""
         for _, event in merge_deltas(1, events):
             if event.startswith(_STARTED):
                 self._started = self._started or event
@@ -308,6 +308,8 @@ class Transcript:
             case "tool-output-denied":
                 part = self._calls[chunk["toolCallId"]]
                 part["state"], part["approval"]["approved"] = "output-denied", False
+            case "data-gapless-void":
+                pass  # what it names was left out
             case "file" | "source-url" | "source-document":
                 parts.append(chunk)
             case _ if kind.startswith("data-") and "transient" not in chunk:

@@ -25,7 +25,7 @@ from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
 from gapless.protocols.vercel.messages import RESULTS, Transcript, UIMessage, approvals, remains, results, to_messages
 from gapless.protocols.vercel.wire import CONTINUES, VercelEncoder
 from gapless.records import ACTIVE, RunRecord, RunStatus, branch
-from gapless.wire import Cursor
+from gapless.wire import Cursor, without_void
 
 __all__ = ["VercelRoutes"]
 
@@ -198,12 +198,10 @@ class VercelRoutes(ClientRoutes):
     ) -> None:
         """Replay the run's answer, up to this event: as it was streamed, or what the session has kept of it."""
         transcript.begin(run)
-        begun = False
         with contextlib.suppress(CursorExpired, RunNotFound, msgspec.DecodeError):  # the last: of another version
-            async for events in self.runner.readers.pages(run.id, until=until):
-                transcript.add(events)
-                begun = True
-            if begun:
+            events = without_void(await self.runner.readers.merged(run.id, until=until))
+            transcript.add([event for _, event in events])
+            if events:
                 return
         transcript.void()
         transcript.add(remains(run, said))

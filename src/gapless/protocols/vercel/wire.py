@@ -44,6 +44,7 @@ from gapless.events import (
     decode_event,
     delta_head,
 )
+from gapless.fold import Void, void_of
 from gapless.jsontext import decode_json
 from gapless.message import mark_of
 from gapless.records import RunRecord
@@ -65,6 +66,7 @@ _CHUNKS = {
 }
 """Custom events that go out as a chunk of that name if their value has these fields, as text."""
 _OPTIONAL = ("title", "filename")
+_VOID_CALL = "void: its worker was lost, it is done again"
 _PASSING = frozenset({"gapless.audio", "gapless.interrupted", "gapless.turn_complete"})
 """Custom events for the moment: what a live run says aloud is not to pile up in the message."""
 _USAGE = (
@@ -98,6 +100,9 @@ class VercelEncoder(Encoder):
         self._pending: set[str] = set()
         """Calls that are complete and have no result."""
         self._known: set[str] = set()
+        self._results: dict[str, str] = {}
+        """The calls that have a result, by its id."""
+        self._voids = 0
         self._asked: dict[str, str] = {}
         """Approvals asked for: interrupt and call."""
         self._denied: set[str] = set()
@@ -239,6 +244,7 @@ class VercelEncoder(Encoder):
         if id not in self._known:  # of a call in an earlier message: the client would refuse the stream
             return (_data("tool-result", {"toolCallId": id, "content": event.content}),)
         self._pending.discard(id)
+        self._results[event.message_id] = id
         self._step_done = True
         if id in self._denied:  # told with the answer; what the agent makes of it is for the model
             return ()
@@ -277,11 +283,33 @@ class VercelEncoder(Encoder):
             media_type = value.get("mimeType") or "application/octet-stream"
             url = value.get("url") or f"data:{media_type};base64,{value.get('data', '')}"
             return (_encode({"type": "file", "url": url, "mediaType": media_type}),)
+        if (void := void_of(event)) is not None:
+            return self._void(void)
         fields = _CHUNKS.get(name)
         if fields is not None and isinstance(value, dict) and all(isinstance(value.get(key), str) for key in fields):
             keys = [*fields, *(key for key in _OPTIONAL if isinstance(value.get(key), str))]
             return (_encode({"type": name, **{key: value[key] for key in keys}}),)
         return (_data(name.removeprefix("gapless.").removeprefix("data-"), value, transient=name in _PASSING),)
+
+    def _void(self, void: Void) -> _Frames:
+        """Say what is taken back: the client keeps the parts, closed, and what is done again comes in new ones."""
+        named = {*void.message_ids, *void.cut}
+        ends = [self._part_end(kind, id)[0] for kind, id in sorted(self._open) if id in named]
+        errors = [
+            _encode({"type": "tool-output-error", "toolCallId": id, "errorText": _VOID_CALL})
+            for id in void.tool_call_ids
+            if id in self._pending or id in self._calls
+        ]
+        for id in void.tool_call_ids:
+            self._calls.pop(id, None)
+            self._pending.discard(id)
+        for id in void.message_ids:
+            if (call := self._results.pop(id, None)) is not None and call not in void.tool_call_ids:
+                self._pending.add(call)
+        self._step_done = True
+        self._voids += 1
+        said = _data("gapless-void", msgspec.to_builtins(void), id=f"{self.run.id}-void-{self._voids}")
+        return (*ends, *errors, said)
 
 
 _HANDLERS: dict[type, Callable[[VercelEncoder, Any], _Frames]] = {
