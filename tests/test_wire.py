@@ -231,7 +231,7 @@ LOST = {
         *said("b", "lost ", "words"),
         *called("x", "lost result"),
         *called("y"),
-        lost(Void(message_ids=["t", "b", "x-result"], tool_call_ids=["x", "y"])),
+        lost(Void(message_ids=["t", "b", "x-result", "y"], tool_call_ids=["x", "y"])),
         *thought("t", "new ", "thought"),
         *said("b", "new ", "words"),
         *called("x", "new result"),
