@@ -18,6 +18,7 @@ from gapless.events import (
     ResumeEntry,
     RunFinishedEvent,
     RunFinishedInterruptOutcome,
+    ToolCallArgsEvent,
 )
 from support.endpoints import WEATHER, ask
 from support.upstream import Reply, sse, upstream
@@ -132,3 +133,23 @@ async def test_what_is_not_ag_ui_is_said_to_be_that(reply: Reply) -> None:
         with pytest.raises(GaplessError, match="not an AG-UI") as error:
             await ask(up.url + "/ag-ui")
     assert error.value.code == ModelFailed.code
+
+
+async def test_an_emoji_divided_between_two_events_is_whole() -> None:
+    run = {"threadId": "t", "runId": "r"}
+    body = sse(
+        {"type": "RUN_STARTED", **run},
+        {"type": "TEXT_MESSAGE_START", "messageId": "m", "role": "assistant"},
+        {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": "a\ud83d"},
+        {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m", "delta": "\ude00b"},
+        {"type": "TEXT_MESSAGE_END", "messageId": "m"},
+        {"type": "TOOL_CALL_START", "toolCallId": "c", "toolCallName": "f"},
+        {"type": "TOOL_CALL_ARGS", "toolCallId": "c", "delta": '["\ud83d'},
+        {"type": "TOOL_CALL_ARGS", "toolCallId": "c", "delta": '\ude00"]'},
+        {"type": "TOOL_CALL_END", "toolCallId": "c"},
+        {"type": "RUN_FINISHED", **run},
+    )
+    async with upstream(Reply(body)) as up:
+        fold, events = await ask("ag-ui+" + up.url)
+    assert fold.text == "a😀b"
+    assert "".join(e.delta for e in events if isinstance(e, ToolCallArgsEvent)) == '["😀"]'

@@ -16,19 +16,22 @@ import msgspec
 from gapless.agents.base import Agent, AgentItem, RunContext
 from gapless.agents.conversation import conversation
 from gapless.agents.endpoint_http import Service, cut, events_of
+from gapless.agents.endpoint_json import Halves, decode_halved
 from gapless.errors import ModelFailed
 from gapless.events import (
     ActivityDeltaEvent,
     Event,
     RawEvent,
+    ReasoningMessageContentEvent,
     ResumeEntry,
     RunErrorEvent,
     RunFinishedEvent,
     RunFinishedInterruptOutcome,
     StateDeltaEvent,
+    TextMessageContentEvent,
+    ToolCallArgsEvent,
 )
 from gapless.fold import Fold
-from gapless.jsontext import decode_json
 
 __all__ = ["AGUIEndpoint"]
 
@@ -72,7 +75,7 @@ class AGUIEndpoint(Agent):
 
     async def _events(self, ctx: RunContext, body: dict[str, Any]) -> AsyncGenerator[Event, None]:
         """Yield the events of one request, to the one that ends it."""
-        service = self._service
+        service, halves = self._service, dict[str, Halves]()
         async with service.request(
             "POST", service.url, body, run_id=ctx.run_id, accept="text/event-stream"
         ) as response:
@@ -84,7 +87,7 @@ class AGUIEndpoint(Agent):
             try:
                 async with aclosing(events_of(response)) as events:
                     async for data in events:
-                        event = _decode(data, service.host, ctx.run_id)
+                        event = _joined(_decode(data, service.host, ctx.run_id), halves)
                         yield event
                         if isinstance(event, RunFinishedEvent | RunErrorEvent):
                             return
@@ -100,12 +103,21 @@ def _decode(data: str, host: str, run_id: str) -> Event:
     event: Event
     try:
         try:
-            event = decode_json(data, _EVENT)
+            event = decode_halved(data, _EVENT)
         except msgspec.ValidationError:  # of another version of the protocol
-            event = RawEvent(event=decode_json(data), source="ag-ui")
+            event = RawEvent(event=decode_halved(data, Any), source="ag-ui")
         return event
     except msgspec.DecodeError as error:
         raise ModelFailed(f"{host} sent what is not an AG-UI event: {error}", run_id=run_id) from None
+
+
+def _joined(event: Event, halves: dict[str, Halves]) -> Event:
+    """Return a delta with what its message or call has left of a character that was divided. `halves` go by its id."""
+    if not isinstance(event, TextMessageContentEvent | ReasoningMessageContentEvent | ToolCallArgsEvent):
+        return event
+    id = event.tool_call_id if isinstance(event, ToolCallArgsEvent) else event.message_id
+    delta = halves.setdefault(id, Halves()).feed(event.delta)
+    return event if delta == event.delta else msgspec.structs.replace(event, delta=delta)
 
 
 def _input(ctx: RunContext, shown: Fold, resume: list[ResumeEntry], leg: int) -> dict[str, Any]:
