@@ -13,7 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gapless.agents.base import Agent, AgentItem, RunContext
+    from gapless.agents.base import Agent, AgentItem, RunContext, call_key, current_run
+    from gapless.agents.replaying import replays
     from gapless.aggregator import StreamingResponseAggregator
     from gapless.client import ClientLimits, GaplessClient, SyncClient, durable_transport
     from gapless.config import ClientConfig, Limits, RunConfig, StreamingMode
@@ -95,8 +96,11 @@ _MODULES = {
     "StreamingResponseAggregator": "aggregator",
     "SyncClient": "client",
     "Turn": "records",
+    "call_key": "agents.base",
     "create_app": "server",
+    "current_run": "agents.base",
     "durable_transport": "client",
+    "replays": "agents.replaying",
 }
 """Where the names are that are not in `gapless.events`."""
 
@@ -163,8 +167,11 @@ __all__ = [
     "ToolCallStartEvent",
     "Turn",
     "UserMessage",
+    "call_key",
     "create_app",
+    "current_run",
     "durable_transport",
+    "replays",
     "text_of",
 ]
 

@@ -56,10 +56,13 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """When the session has a run that has not ended: refuse, wait for it, or cancel it and go on."""
     on_disconnect: Literal["continue", "cancel"] = "continue"
     """When the last follower leaves: go on (a run outlives its connections), or cancel the run."""
-    on_worker_lost: Literal["fail", "restart"] = "fail"
-    """When the worker that executes the run dies: close it as `worker_lost`, or let another worker that has the agent
-    run it again from the start; the stream then says that the text so far is void. A restart may repeat what the
-    agent's tools did."""
+    on_worker_lost: Literal["continue", "restart", "fail"] = "continue"
+    """When the worker that executes the run dies or stops: let another worker that has the agent go on where it was
+    saved last, run it again from the start (the stream then says that the text so far is void, and what the agent's
+    tools did may be repeated), or close it as `worker_lost`. A run that cannot go on is closed: its record says
+    `fail`."""
+    answer_timeout: float | None = 604_800.0
+    """From a question to a person (an interrupt) to its answer: 7 days. Past it the run fails with `answer_timeout`."""
     fallback: bool = True
     """Run a model that cannot stream blocking instead, and say so in an event; False makes it an error."""
     coalesce_ms: float | None = None
@@ -70,7 +73,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     may set those that `Runner(client_settings=…)` allows."""
 
     def __post_init__(self) -> None:
-        for name in ("timeout", "first_event_timeout", "idle_timeout", "max_llm_calls", "coalesce_ms"):
+        for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and value > 0):
                 raise ValueError(f"{name} must be positive or None, not {value!r}")
@@ -116,11 +119,12 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise InputInvalid(f"config: {error}") from None
 
 
-_BOUNDS = frozenset({"max_llm_calls", "timeout", "first_event_timeout", "idle_timeout"})
+_POSITIVE = ("timeout", "first_event_timeout", "idle_timeout", "max_llm_calls", "coalesce_ms", "answer_timeout")
+_BOUNDS = frozenset({"max_llm_calls", "timeout", "first_event_timeout", "idle_timeout", "answer_timeout"})
 _CHOICES = {
     "on_busy": ("reject", "queue", "interrupt"),
     "on_disconnect": ("continue", "cancel"),
-    "on_worker_lost": ("fail", "restart"),
+    "on_worker_lost": ("continue", "restart", "fail"),
 }
 
 
@@ -136,7 +140,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     on_disconnect: frozenset[str] = frozenset(("continue", "cancel"))
     """By default both."""
     on_worker_lost: frozenset[str] = frozenset(("fail",))
-    """Not `restart`: a run that takes its process along would take `RESTARTS_MAX` others along too."""
+    """Not `restart`: a run that takes its process along would take `TAKEOVERS_MAX` others along too."""
     fallback: frozenset[bool] = frozenset((True, False))
     """By default both: whether a model that cannot stream may run blocking."""
 
@@ -163,5 +167,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     kept_bytes_max: int | None = None
     """Bytes of the events of all ended runs in the store, other workers' included; past it, the events of those that
     ended first are dropped, as when they are past their retention."""
+    checkpoint_bytes_max: int = 4 * 1024 * 1024
+    """What is kept of where a run stands; one that needs more goes on only at the worker that executes it."""
     history_messages_max: int = 10_000
     """Messages of a session's history that are given to an agent; the oldest are dropped first."""

@@ -10,6 +10,8 @@ __all__ = [
     "AgentFailed",
     "AgentInvalid",
     "AgentNotFound",
+    "AnswerTimeout",
+    "CheckpointUnreadable",
     "ConnectionLost",
     "CursorExpired",
     "CursorInvalid",
@@ -22,6 +24,7 @@ __all__ = [
     "ModelMissing",
     "NotAuthenticated",
     "NotAuthorized",
+    "OutcomeUnknown",
     "OutputInvalid",
     "RunCancelled",
     "RunConflict",
@@ -302,6 +305,12 @@ class RunTimeout(RunFailed):
     status = 504
 
 
+class AnswerTimeout(RunTimeout):
+    """Nobody answered what the run asked a person within `answer_timeout`."""
+
+    code = "answer_timeout"
+
+
 class RunCancelled(RunFailed):
     """The run was cancelled."""
 
@@ -318,6 +327,12 @@ class CheckpointUnreadable(RunFailed):
     """The run's worker is gone, and this one cannot read where the agent stood, such as after an upgrade."""
 
     code = "checkpoint_unreadable"
+
+
+class OutcomeUnknown(RunFailed):
+    """A step that may not be repeated was under way when the run's worker was lost: look whether it took effect."""
+
+    code = "outcome_unknown"
 
 
 class WorkerLost(RunFailed):

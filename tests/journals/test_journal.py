@@ -65,7 +65,7 @@ class Process:
         self.journals = Journals(
             store,
             on_refused=self.refused.append,
-            on_command=lambda run_id, command: self.commands.append((run_id, command)),
+            on_command=lambda run_id, command, id: self.commands.append((run_id, command)),
             on_fenced=self._on_fenced,
             patience_s=patience_s,
         )

@@ -64,8 +64,8 @@ from gapless.journals.journal import WINDOW_EVENTS
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import RunRecord, RunStatus
 from gapless.runs.deadlines import Deadlines
+from gapless.runs.going_on import TAKEOVERS_MAX
 from gapless.runs.recorder import Recorder
-from gapless.runs.worker import RESTARTS_MAX
 from support.agents import Gated
 from support.agui import check_order
 
@@ -759,10 +759,10 @@ async def test_a_run_that_takes_its_process_along_before_its_first_event_is_not_
             await gone.wait()
             return "never"
 
-        kind = MemoryStore if number > RESTARTS_MAX else Dying
+        kind = MemoryStore if number > TAKEOVERS_MAX else Dying
         return Runner(agent, store=kind(memory, monotonic=lambda: now[0]), lease_s=1000)
 
-    workers = [worker(number) for number in range(RESTARTS_MAX + 2)]
+    workers = [worker(number) for number in range(TAKEOVERS_MAX + 2)]
     await workers[0].start("x", run_id="r", config=RunConfig(on_worker_lost="restart"))
     for number, runner in enumerate(workers[1:]):
         async with asyncio.timeout(10):
@@ -775,7 +775,7 @@ async def test_a_run_that_takes_its_process_along_before_its_first_event_is_not_
     record = await (await workers[-1].attach("r")).wait()
     assert record.error is not None
     assert record.error["code"] == "worker_lost"
-    assert begun == [*range(RESTARTS_MAX + 1)]
+    assert begun == [*range(TAKEOVERS_MAX + 1)]
     gone.set()
     for runner in workers:
         await runner.close()

@@ -20,6 +20,7 @@ import gapless.journals.journal
 import gapless.journals.memory
 import gapless.records
 import gapless.runs.execution
+import gapless.runs.going_on
 import gapless.runs.keeper
 import gapless.runs.patience
 import gapless.runs.request
@@ -751,7 +752,7 @@ def simulated() -> Iterator[None]:
             patch.setattr(module, "time", clock)
         for module in (gapless.runs.request, gapless.runs.keeper, gapless.runs.sessions):
             patch.setattr(module, "new_id", lambda: _world.new_id())
-        patch.setattr(gapless.runs.worker, "PAGE_EVENTS", PAGE_EVENTS)
+        patch.setattr(gapless.runs.going_on, "PAGE_EVENTS", PAGE_EVENTS)
         patch.setattr(patiently, "__kwdefaults__", {"patience_s": PATIENCE_S})
         patch.setattr(gapless.journals.journal, "WINDOW_EVENTS", WINDOW_EVENTS)
         patch.setattr(gapless.journals.journal, "PENDING_EVENTS_MAX", PENDING_EVENTS)

@@ -7,9 +7,13 @@ journal, ends the run.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import contextvars
+import inspect
 import logging
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 from gapless.config import RunConfig
@@ -17,7 +21,18 @@ from gapless.errors import UsageError
 from gapless.events import ContentPart, Context, Event, Interrupt, Message, ResumeEntry, TokenUsage, Tool, text_of
 from gapless.live import LiveRequestQueue
 
-__all__ = ["SEE_LOG", "Agent", "AgentItem", "RunContext", "class_and_place", "log_raised"]
+__all__ = [
+    "SEE_LOG",
+    "Agent",
+    "AgentItem",
+    "RunContext",
+    "as_current",
+    "call_key",
+    "call_step",
+    "class_and_place",
+    "current_run",
+    "log_raised",
+]
 
 SEE_LOG = "; see the server's log"
 """Ends the message of an error whose cause may hold what people wrote: clients are not told it."""
@@ -47,6 +62,7 @@ class RunContext:
         "_messages",
         "_native_history",
         "_save",
+        "_steps",
         "agent_name",
         "checkpoint",
         "config",
@@ -119,6 +135,7 @@ class RunContext:
         self._save = save
         self._emit = emit
         self._ids = ids_after
+        self._steps: Callable[..., Awaitable[Any]] | None = None
 
     @property
     def message(self) -> str:
@@ -184,6 +201,20 @@ class RunContext:
         self._ids += 1
         return f"{self.run_id}-{kind}-{self._ids}"
 
+    async def step(
+        self, name: str, function: Callable[..., Any], *args: Any, type: Any = Any, repeatable: bool = True
+    ) -> Any:
+        """Do what is costly or must not be done twice, once: return what `function` returns for `args`. In an agent
+        that replays (`gapless.replays`), what it returned is remembered as JSON under `name`, and returned as `type`
+        (also the first time) when the run is gone on with. A sync function runs in a thread.
+
+        With `repeatable=False` it is never begun again: where the worker was lost while it ran, raises
+        `OutcomeUnknown`. Without a replaying agent it is only called.
+        """
+        if self._steps is None:
+            return await call_step(function, *args)
+        return await self._steps(name, function, args, type, repeatable)
+
     def call_key(self, call_id: str) -> str:
         """Return the idempotency key of the tool call `call_id`: the same on every worker of this run, and no other."""
         return f"{self.run_id}:{call_id}"
@@ -193,6 +224,44 @@ class RunContext:
         `run.answer()`. An agent that leaves off (`asyncio.timeout`) goes on unanswered.
         """
         return await self._interrupt(interrupts)
+
+
+_current: contextvars.ContextVar[RunContext | None] = contextvars.ContextVar("gapless_run", default=None)
+
+
+@contextlib.contextmanager
+def as_current(ctx: RunContext) -> Iterator[None]:
+    """Make `ctx` the run of what is called inside: `current_run` finds it."""
+    token = _current.set(ctx)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current_run() -> RunContext | None:
+    """Return the run that this code is called in, for tools, which see their framework's context and not Gapless's;
+    None outside of a run.
+    """
+    return _current.get()
+
+
+def call_key(call_id: str) -> str:
+    """Return the idempotency key of the tool call `call_id` in the run that this code is called in: the same when the
+    call is made again at another worker. Raises `UsageError` outside of a run.
+    """
+    run = current_run()
+    if run is None:
+        raise UsageError("call_key is for code that a run calls, and there is none here")
+    return run.call_key(call_id)
+
+
+async def call_step(function: Callable[..., Any], *args: Any) -> Any:
+    """Call `function` with `args` and return what it returns, a sync one in a thread."""
+    if inspect.iscoroutinefunction(function):
+        return await function(*args)
+    found = await asyncio.to_thread(function, *args)
+    return await found if inspect.isawaitable(found) else found
 
 
 class Agent:

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from gapless.agents.base import Agent, AgentItem, RunContext, log_raised
+from gapless.agents.replaying import Replay, is_replaying
 from gapless.errors import AgentInvalid, LimitReached
 
 __all__ = ["FunctionAgent"]
@@ -42,10 +43,19 @@ class FunctionAgent(Agent):
         call = getattr(function, "__call__", None)  # noqa: B004  # an object with an async __call__ is async too
         self._is_async = self._is_async or inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
         self._yields = inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(call)
+        self._replays = is_replaying(function)
+        if self._replays:
+            self.continues = "from_checkpoint"
         self.live = self._yields and _takes_context(function)
         """True if it can be spoken to while it speaks: `ctx.live`."""
 
     def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+        if self._replays and ctx.continues:
+            replay = Replay(ctx)
+            return replay.run(self._start(ctx))
+        return self._start(ctx)
+
+    def _start(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
         arguments = self._arguments(ctx)
         if self._yields:  # as it is: a generator around it would cost each event a step
             generator: AsyncIterator[AgentItem] = self._function(*arguments)

@@ -116,6 +116,8 @@ class Store(ABC):
     continues: ClassVar[bool] = False
     """Whether the store keeps checkpoints, keeps commands until they are taken, and knows runs that are nobody's."""
 
+    alone: bool = False
+    """Nothing of it outlives this worker: no other could go on with its runs."""
     path: Path | None = None
     """The file that the store is, if it is one: opening makes it where it is not yet there."""
 

@@ -165,15 +165,20 @@ class Journal:
         Raises `RunFenced` when the run is another worker's meanwhile, `StoreUnavailable` when the store stays away."""
         if self._end is not None:
             raise RunFenced(f"run {self.run_id} has ended", run_id=self.run_id)
-        self._checkpoint = Checkpoint(self.appended, data)
-        self._saves = wanted = self._saves + 1
-        self._enqueue()
+        self.set_checkpoint(data)
+        wanted = self._saves
         while self._saved < wanted:
             if not self.owned or not (self._checkpoint or self._under_way):
                 raise RunFenced(f"run {self.run_id} is another worker's", run_id=self.run_id)
             if self.lost is not None:
                 raise self.lost
             await self._changed()
+
+    def set_checkpoint(self, data: bytes) -> None:
+        """Replace the run's checkpoint together with the events appended last."""
+        self._checkpoint = Checkpoint(self.appended, data)
+        self._saves += 1
+        self._enqueue()
 
     def take(self, command_id: int) -> None:
         """Say, with the events appended last, that a command has had its effect: the store keeps it no longer."""
@@ -416,8 +421,9 @@ class Journals:
         store: Store,
         *,
         on_refused: Callable[[str], None],
-        on_command: Callable[[str, bytes], None],
+        on_command: Callable[[str, bytes, int], None],
         on_fenced: Callable[[], None],
+        on_wanted: Callable[[], None] = lambda: None,
         metrics: Metrics | None = None,
         patience_s: float = STORE_PATIENCE_S,
     ) -> None:
@@ -427,6 +433,7 @@ class Journals:
         self._on_refused = on_refused
         self._on_command = on_command
         self._on_fenced = on_fenced
+        self._on_wanted = on_wanted
         self._patience_s = patience_s
         self.metrics = metrics or Metrics()
         self.failing = False
@@ -667,13 +674,10 @@ class Journals:
             journal._catch_up(first_seq, events, closed)
 
     def on_command(self, run_id: str, command: bytes, id: int = 0) -> None:
-        self._on_command(run_id, command)
-        journal = self._journals.get(run_id)
-        if id and journal is not None and journal.owned:
-            journal.take(id)
+        self._on_command(run_id, command, id)
 
     def on_wanted(self) -> None:
-        """Nobody looks for runs that are nobody's here yet."""
+        self._on_wanted()
 
 
 def _went_back(run_id: str) -> StoreUnavailable:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from gapless.errors import CheckpointUnreadable
-from gapless.events import TokenUsage
+from gapless.agents.base import RunContext
+from gapless.errors import AgentInvalid, CheckpointUnreadable, RunFenced, RunLimit
+from gapless.events import CustomEvent, TokenUsage
+from gapless.journals.journal import Journal
+from gapless.runs.deadlines import Deadlines
+from gapless.runs.questions import Question, Questions
+from gapless.runs.recorder import Recorder
 
-__all__ = ["Frame", "decode_frame", "encode_frame"]
+__all__ = ["Before", "Frame", "Standing", "decode_frame", "encode_frame"]
+
+log = logging.getLogger("gapless.run")
+
+_encode_json = msgspec.json.Encoder().encode
 
 VERSION = 1
 """Of the frame. A later one may only add fields at its end, or gets another number."""
@@ -32,6 +45,13 @@ class Frame(msgspec.Struct, array_like=True, kw_only=True):
     state: dict[str, Any] | None = None
 
 
+class Before(msgspec.Struct):
+    """Says from where a run is gone on with: the frame of its checkpoint, and the questions asked since."""
+
+    frame: Frame
+    questions: list[Question] = []
+
+
 encode_frame = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Frame).decode
 
@@ -51,3 +71,93 @@ def decode_frame(encoded: bytes, run_id: str) -> Frame:
             run_id=run_id,
         )
     return frame
+
+
+class Standing:
+    """Keeps where one run stands, for whoever goes on with it: what its agent saves, in a frame, with the events before
+    it. `kept` is what this worker went on from. `on_left()` is called when the run has been left at a save."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        recorder: Recorder,
+        framework: str,
+        on_left: Callable[[], None],
+        kept: Frame | None = None,
+    ) -> None:
+        self.leaving = False
+        """The run is to be left at the next save: another worker goes on with it."""
+        self._journal = journal
+        self._framework = framework
+        self._recorder = recorder
+        self._bytes_max = recorder.limits.checkpoint_bytes_max
+        self._on_left = on_left
+        self._kept = kept
+        self._made: Callable[[bytes | None], Frame] | None = None
+        self._told: tuple[bytes | None, bytes] | None = None
+        """The agent's data, and what else the frame said apart from the time, at the newest save."""
+        self._seq = -1
+        """Position of the newest save, counted in what this worker appended; -1: nothing can be gone on from."""
+        self._noticed = False
+
+    def begin(self, ctx: RunContext, state_before: bytes, deadlines: Deadlines, questions: Questions) -> None:
+        """Begin with what the context says then: the run's first checkpoint where there is none."""
+
+        def make(data: bytes | None) -> Frame:
+            return Frame(
+                framework=self._framework,
+                data=data,
+                used_s=deadlines.used_s(asyncio.get_running_loop().time()),
+                questions=questions.closed,
+                usage=ctx.usage,
+                state=ctx.state if _encode_json(ctx.state) != state_before else None,
+            )
+
+        self._made = make
+        if self._kept is None:
+            self._journal.set_checkpoint(encode_frame(make(None)))
+        data = None if self._kept is None else self._kept.data
+        self._told, self._seq = (data, _beside(make(data))), self._journal.appended
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing was recorded since the newest save."""
+        return self._seq == self._journal.appended
+
+    async def save(self, data: bytes) -> None:
+        """Do what `ctx.save` promises."""
+        assert self._made is not None, "the agent runs"
+        frame = self._made(data)
+        told = data, _beside(frame)
+        if told != self._told or not self.at_rest:
+            await self._replace(frame)
+            self._told = told
+        if self.leaving:
+            self._on_left()
+            await asyncio.get_running_loop().create_future()
+
+    async def _replace(self, frame: Frame) -> None:
+        journal, encoded = self._journal, encode_frame(frame)
+        if len(encoded) <= self._bytes_max:
+            self._seq = journal.appended
+            await journal.save(encoded)
+            return
+        self._seq = -1
+        await journal.save(b"")
+        if not self._noticed:
+            self._noticed = True
+            log.warning(
+                "run %s: where it stands takes %d bytes, over checkpoint_bytes_max=%d: no other worker could go on",
+                journal.run_id,
+                len(encoded),
+                self._bytes_max,
+            )
+            message = "another worker could not go on with this run: where it stands is too large to keep"
+            with contextlib.suppress(AgentInvalid, RunFenced, RunLimit):
+                self._recorder.add(
+                    CustomEvent(name="gapless.notice", value={"code": "checkpoint_too_large", "message": message})
+                )
+
+
+def _beside(frame: Frame) -> bytes:
+    return encode_frame(msgspec.structs.replace(frame, data=None, used_s=0.0))

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Protocol
 
 import msgspec
 
 from gapless.config import Limits
-from gapless.errors import AgentInvalid, InputInvalid, InputTooLarge, LimitReached, RunNotFound
+from gapless.errors import (
+    AgentInvalid,
+    GaplessError,
+    InputInvalid,
+    InputTooLarge,
+    LimitReached,
+    RunCancelled,
+    RunNotFound,
+)
 from gapless.events import ResumeEntry, RunAgentInput, RunStartedEvent, interrupts_in
+from gapless.journals.contract import NotWaiting
 from gapless.journals.journal import Journals
 from gapless.live import LiveRequest, is_live
 from gapless.records import RunRecord, RunStatus, now_ms
@@ -26,7 +36,8 @@ class Command(msgspec.Struct, omit_defaults=True):
     """What one worker asks of a run's owner, or tells it."""
 
     kind: str
-    """`cancel`, `input`, `live` or `followers`."""
+    """`cancel`, `input`, `live` or `followers`; `expired` where nobody has answered in time, `left` where the agent
+    waits for no answer any more."""
     resume: list[ResumeEntry] = []
     said: LiveRequest | None = None
     worker_id: str = ""
@@ -48,6 +59,9 @@ class Here(Protocol):
     def on_command(self, run_id: str, command: bytes) -> None:
         """Act on a command."""
 
+    async def claim(self, run: RunRecord, ends_with: GaplessError | None = None) -> None:
+        """See to a run that is nobody's, if it can be here. `ends_with` says that it is decided how it ends."""
+
     def push(self, run_id: str, request: LiveRequest) -> bool:
         """Hand live input to the run; False if it does not execute it. Raises what `LiveInput.push` raises."""
 
@@ -62,13 +76,45 @@ class Commands:
 
     async def cancel(self, run: RunRecord) -> None:
         """End a run as cancelled; nothing happens to one that has ended. Raises `StoreUnavailable`."""
-        if not run.status.ended:
-            await self._deliver(run, Command(kind="cancel"))
+        if run.status.ended:
+            return
+        store, command = self._journals.store, Command(kind="cancel")
+        if not store.continues:
+            await self._deliver(run, command)
+            return
+        encoded, owner = msgspec.json.encode(command), None
+        if run.status is RunStatus.WAITING:
+            with contextlib.suppress(NotWaiting):
+                owner = await store.answer(run.id, run.last_seq, encoded)
+        if owner is None:
+            owner = await store.send(run.id, encoded)
+        if owner == "":
+            await self._here.claim(run, RunCancelled("cancelled", run_id=run.id))
 
     async def resolve(self, run: RunRecord, entries: list[ResumeEntry]) -> None:
         """Answer the interrupts of a waiting run. All that it waits for have to be answered.
 
         Raises `InputInvalid`, `InputTooLarge`, `StoreUnavailable`."""
+        store = self._journals.store
+        while True:
+            await self._check_answers(run, entries)
+            command = Command(kind="input", resume=entries)
+            if not store.continues:
+                await self._deliver(run, command)
+                return
+            try:
+                owner = await store.answer(run.id, run.last_seq, msgspec.json.encode(command))
+            except NotWaiting:  # it is not as it was: look what it waits for now
+                record = await store.get_run(run.id)
+                if record is None:
+                    raise RunNotFound(f"no run {run.id}", run_id=run.id) from None
+                run = record
+            else:
+                if owner == "":
+                    await self._here.claim(run)
+                return
+
+    async def _check_answers(self, run: RunRecord, entries: list[ResumeEntry]) -> None:
         waits_for = "no answer"
         if run.status is RunStatus.WAITING:
             (event,) = await self._journals.store.read(run.id, run.last_seq - 1, 1)
@@ -78,7 +124,6 @@ class Commands:
             state = run.status.value + (f" ({run.error['message']})" if run.error else "")
             raise InputInvalid(f"run {run.id} is {state}, it waits for {waits_for}", run_id=run.id)
         self._check_size(run, entries)
-        await self._deliver(run, Command(kind="input", resume=entries))
 
     async def push(self, run_id: str, request: LiveRequest, *, wait: bool = False) -> None:
         """Hand input to a live run. With `wait`, where its agent is too far behind, once it is not (which is known of a

@@ -18,8 +18,6 @@ class Deadlines:
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
-        self.any = any(s is not None for s in (config.timeout, config.first_event_timeout, config.idle_timeout))
-        """Whether there is one."""
         self.begun = False
         self._attention: asyncio.Future[None] | None = None
         """Done when what counts for the deadlines has changed."""
@@ -28,13 +26,13 @@ class Deadlines:
         self._started = self._moved = self._looked = 0.0
         self._waiting = False
 
-    def begin(self, appended: int, now: float) -> None:
-        """Begin to count: the run's turn has come, with `appended` events in its journal."""
-        if not self.any:
-            return
+    def begin(self, appended: int, now: float, used_s: float = 0.0) -> None:
+        """Begin to count: the run's turn has come, with `appended` events in its journal. `used_s` were counted at
+        another worker."""
         self.begun = True
         self._first = self._seen = appended
-        self._started = self._moved = self._looked = now
+        self._moved = self._looked = now
+        self._started = now - used_s
         self.attend()
 
     def attend(self) -> None:
@@ -46,6 +44,10 @@ class Deadlines:
         """Return a future that is done when they want to be looked at."""
         self._attention = asyncio.get_running_loop().create_future()
         return self._attention
+
+    def used_s(self, now: float) -> float:
+        """Return the run's time that counts for its `timeout`."""
+        return (self._looked if self._waiting else now) - self._started
 
     def look(self, now: float, appended: int, *, waiting: bool) -> None:
         """Take note of where the run stands."""

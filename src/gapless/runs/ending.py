@@ -8,7 +8,7 @@ import msgspec
 
 from gapless.agents.base import RunContext
 from gapless.attachments import mark_left_out
-from gapless.errors import AgentFailed, AgentInvalid, GaplessError, RunCancelled
+from gapless.errors import AgentFailed, AgentInvalid, AnswerTimeout, GaplessError, RunCancelled
 from gapless.events import (
     Event,
     RunErrorEvent,
@@ -26,7 +26,7 @@ from gapless.records import RunEnd, RunRecord, RunStatus, Turn, now_ms
 from gapless.runs.recorder import Recorder
 from gapless.runs.sound import sound
 
-__all__ = ["end_of", "ending", "finished", "lost", "own_end"]
+__all__ = ["end_of", "ending", "finished", "lost", "own_end", "unanswered"]
 
 _encode = msgspec.json.Encoder().encode
 _decode_end = msgspec.json.Decoder(RunEnd).decode
@@ -47,6 +47,11 @@ def own_end(run_id: str, recorder: Recorder) -> GaplessError | None:
     if isinstance(outcome, RunFinishedInterruptOutcome):
         return AgentInvalid("the agent ended the run with an interrupt; use `await ctx.interrupt(…)`", run_id=run_id)
     return None
+
+
+def unanswered(run_id: str) -> AnswerTimeout:
+    """Make the error of a run whose question nobody has answered in time."""
+    return AnswerTimeout("nobody answered in time what the run had asked; ask again", run_id=run_id)
 
 
 def finished(
@@ -86,11 +91,13 @@ def ending(
 
 
 def lost(record: RunRecord, recorder: Recorder, failure: GaplessError) -> tuple[bytes, RunEnd]:
-    """Return the terminal event, and what is recorded with it, of a run whose worker is gone."""
+    """Return the terminal event, and what is recorded with it, of a run that no agent is called for any more."""
     if record.last_seq == 0:
         recorder.start(now_ms())
     recorder.close_open()
-    terminal = RunErrorEvent(message=failure.message, code=failure.code, timestamp=now_ms())
+    terminal: Event = RunErrorEvent(message=failure.message, code=failure.code, timestamp=now_ms())
+    if isinstance(failure, RunCancelled):
+        terminal = finished(record, RunFinishedCancelledOutcome())
     return encode_event(terminal), end_of(record, recorder.fold, failure)
 
 

@@ -16,33 +16,37 @@ from typing import Any
 
 import msgspec
 
-from gapless.agents.base import SEE_LOG, Agent, AgentItem, RunContext, log_raised
+from gapless.agents.base import SEE_LOG, Agent, AgentItem, RunContext, as_current, log_raised
 from gapless.errors import (
     AgentFailed,
     AgentInvalid,
     GaplessError,
     InputInvalid,
     RunCancelled,
-    RunFenced,
     RunTimeout,
     is_code,
 )
-from gapless.events import Interrupt, ResumeEntry, RunFinishedInterruptOutcome
-from gapless.journals.contract import WorkerFenced
+from gapless.events import Interrupt, ResumeEntry
+from gapless.journals.contract import Store, WorkerFenced
 from gapless.journals.journal import Journal
 from gapless.live import LiveRequest, is_live
 from gapless.metrics import Metrics
 from gapless.records import RunRecord, RunRequest, RunStatus, now_ms
+from gapless.runs.checkpoints import Before, Standing
 from gapless.runs.commands import Command
 from gapless.runs.deadlines import Deadlines
-from gapless.runs.ending import ending, finished, own_end
+from gapless.runs.ending import ending, own_end, unanswered
 from gapless.runs.live_input import LiveInput
+from gapless.runs.questions import Questions
+from gapless.runs.readers import ends_unread
 from gapless.runs.recorder import Recorder
 from gapless.runs.sessions import Sessions
 from gapless.runs.tracing import run_span
 
 __all__ = ["Execution", "Raised"]
 
+PARK_AFTER_S = 5.0
+"""A run that waits for a person is nobody's after this, and costs nothing."""
 CLEANUP_S_MAX = 5.0
 """What a cancelled agent may take to clean up before the run ends without it."""
 
@@ -63,8 +67,8 @@ class Raised:
 class Execution:
     """Executes one run that this worker owns. `act` takes commands for it, `stop` ends it early.
 
-    `recorder` has seen what other workers recorded of the run, if they did. `deps` and `output_type` are for the agent,
-    as `Runner.start` takes them."""
+    `recorder` has seen what other workers recorded of the run, if they did, and `before` says from where this one goes
+    on. `deps` and `output_type` are for the agent, as `Runner.start` takes them."""
 
     def __init__(
         self,
@@ -75,7 +79,9 @@ class Execution:
         request: RunRequest,
         sessions: Sessions,
         metrics: Metrics,
+        store: Store,
         *,
+        before: Before | None = None,
         deps: Any = None,
         output_type: Any = None,
     ) -> None:
@@ -84,8 +90,12 @@ class Execution:
         self.journal = journal
         self.config = record.config
         self.raised = Raised()
-        self.waiting: list[Interrupt] = []
-        """What the run is waiting for a person to answer."""
+        self.heard = 0
+        """Id of the newest command that the store keeps and that was heard: one that is not newer is a repeat."""
+        self.parted = False
+        """The run is left to other workers, at its last checkpoint."""
+        self.wanted_at: int | None = 0
+        """When (ms) it wants somebody, once it is left: when its question expires, or at once."""
         self.live = LiveInput(record.id, journal, recorder) if is_live(record.config) else None
         self._followers: dict[str, tuple[int, int]] = {}
         """Followers at other workers: worker id → (number of its newest report, followers)."""
@@ -99,9 +109,25 @@ class Execution:
         self._span = run_span(record)
         self._deadlines = Deadlines(record.config)
         self._stop: asyncio.Future[GaplessError | None] = asyncio.get_running_loop().create_future()
-        self._answers: asyncio.Future[list[ResumeEntry]] | None = None
+        self.questions = Questions(
+            record,
+            journal,
+            recorder,
+            store,
+            self._deadlines.attend,
+            known=() if before is None else before.questions,
+            closed=0 if before is None else before.frame.questions,
+        )
+        self._before = before
+        self._standing: Standing | None = None
+        """None where nobody else can go on with the run."""
+        if self.config.on_worker_lost == "continue":
+            kept = None if before is None else before.frame
+            self._standing = Standing(journal, recorder, agent.framework, self.part, kept)
         self._began: float | None = None
         """When the agent was called, until its first event."""
+        self._rested = before is not None
+        """Nothing was recorded between the newest save and the question that is open."""
         self._context: RunContext | None = None
         self._state_before = b""
         """The session's, as JSON."""
@@ -114,12 +140,26 @@ class Execution:
         if not self._stop.done():
             self._stop.set_result(reason)
 
-    def act(self, command: Command) -> None:
-        """Do what a command asks."""
+    def act(self, command: Command, command_id: int = 0) -> None:
+        """Do what a command asks. One that the store keeps has an id, and is kept until its effect is recorded."""
         run_id = self.record.id
+        if command_id:
+            if command_id <= self.heard:
+                return
+            self.heard = command_id
         if command.kind == "cancel":
             self.stop(RunCancelled("cancelled", run_id=run_id))
-        elif command.kind == "followers":
+            return
+        if command.kind == "expired":
+            self.stop(unanswered(run_id))
+            return
+        if command.kind == "input":
+            if self.questions.resolve(command.resume, command_id):
+                return
+            log.warning("run %s: an answer came that it does not wait for", run_id)
+        if command_id:
+            self.journal.take(command_id)
+        if command.kind == "followers":
             if command.number > self._followers.get(command.worker_id, (0, 0))[0]:
                 self._followers[command.worker_id] = (command.number, command.followers)
         elif command.kind == "live" and command.said is not None:
@@ -127,8 +167,6 @@ class Execution:
                 self.push(command.said, relayed=True)
             except GaplessError as error:
                 log.warning("run %s: what was said at another worker is lost: %s", run_id, error.code)
-        elif command.kind == "input" and not self.resolve(command.resume):
-            log.warning("run %s: an answer came that it does not wait for", run_id)
 
     @property
     def followed_elsewhere(self) -> bool:
@@ -136,9 +174,40 @@ class Execution:
         return any(count for _, count in self._followers.values())
 
     @property
+    def owned(self) -> bool:
+        """The run is this worker's."""
+        return self._owned
+
+    @property
     def fenced(self) -> bool:
-        """Returns whether the run belongs to another worker, and what is left here only cleans up."""
-        return not self._owned
+        """The run belongs to another worker or is left to others, and what is left here only cleans up."""
+        return self.parted or not self._owned
+
+    @property
+    def waiting(self) -> list[Interrupt]:
+        """What the run is waiting for a person to answer."""
+        return self.questions.waiting
+
+    @property
+    def can_be_left(self) -> bool:
+        """Another worker can go on with it, or begin it anew."""
+        return self._standing is not None or self.config.on_worker_lost == "restart"
+
+    def leave(self) -> None:
+        """Leave the run to other workers as soon as nothing is lost by it: at its agent's next save, or now where it
+        waits for its turn or for a person."""
+        if self.record.status is RunStatus.QUEUED or (self.waiting and self._standing is not None):
+            self.part()
+        elif self._standing is not None:
+            self._standing.leaving = True
+
+    def part(self) -> None:
+        """Leave the run to other workers, at its last checkpoint. Its agent is stopped and says nothing more."""
+        if self._owned and not self._stop.done():
+            self.parted = True
+            self.wanted_at = self.questions.due_at if self.waiting else 0
+            self._recorder.seal()
+            self._stop.set_result(None)
 
     def fence(self) -> None:
         """Stop the agent and write nothing more: the run belongs to another worker now."""
@@ -146,16 +215,6 @@ class Execution:
         self._recorder.seal()
         if not self._stop.done():
             self._stop.set_result(None)
-
-    def resolve(self, entries: list[ResumeEntry]) -> bool:
-        """Answer what the run is waiting for; False if it does not wait, or not for these."""
-        if self._answers is None or self._answers.done():
-            return False
-        asked = {interrupt.id for interrupt in self.waiting}
-        if not asked <= {entry.interrupt_id for entry in entries}:
-            return False
-        self._answers.set_result([entry for entry in entries if entry.interrupt_id in asked])
-        return True
 
     def push(self, request: LiveRequest, *, relayed: bool = False) -> None:
         """Take input of a live run, `relayed` by another worker or said here. Raises `InputInvalid`, `LimitReached`."""
@@ -180,7 +239,7 @@ class Execution:
         finally:
             # What refers to this run's agent, or was raised in it, refers to this: a circle would keep all that the run
             # was told and has said until the collector comes by, which is rarely in a server.
-            self._context = None
+            self._context = self._standing = None
             self.raised = Raised()
 
     async def _run(self) -> None:
@@ -188,8 +247,10 @@ class Execution:
             failure = await self._execute()
         except Exception as error:  # a bug; the run must end all the same
             failure = self._as_failure(error)
-        if not self._owned:
-            self._count("fenced", None)
+        if self.parted and self._owned:
+            await self.journal.settled()
+        if self.fenced:
+            self._count("left" if self.parted and self._owned else "fenced", None)
             return
         failure = self._end(failure)
         await self.journal.settled()
@@ -202,7 +263,7 @@ class Execution:
     def _count(self, outcome: str, failure: GaplessError | None) -> None:
         log.info("run %s: %s after %d events", self.record.id, outcome, self.journal.appended)
         # An agent may choose any code; as a label each would be a series for ever.
-        if self._owned:  # else whoever has it counts it
+        if not self.fenced:  # else whoever has it counts it
             known = failure is None or is_code(outcome)
             self._metrics.run_ended(self.record.agent, outcome if known else "agent_error")
         self._metrics.event_gap_s.observe(self.journal.gap_max_s)
@@ -220,9 +281,8 @@ class Execution:
             self._recorder.seal()  # what the agent has left running has nothing to say any more
             if self.live is not None:
                 self.live.close()
-            if self._answers is not None and not self._answers.done():
-                self._answers.set_exception(RunFenced(f"run {self.record.id} has ended", run_id=self.record.id))
-        if not self._owned:
+            self.questions.close()
+        if self.fenced:
             if pump.done():
                 _retrieve(pump)
             return None
@@ -244,15 +304,15 @@ class Execution:
             return
         if not self.journal.appended:  # else another worker had begun
             self._recorder.start(now_ms())
-        self._deadlines.begin(self.journal.appended, asyncio.get_running_loop().time())
+        used_s = 0.0 if self._before is None else self._before.frame.used_s
+        self._deadlines.begin(self.journal.appended, asyncio.get_running_loop().time(), used_s)
         self._context = ctx = await self._make_context()
         self._state_before = _encode(ctx.state)
-        if self.journal.appended > 1:  # more than RUN_STARTED: another worker had begun
-            self._recorder.restart(ctx.messages, ctx.state)
+        await self._go_on(ctx)
         journal, add = self.journal, self._recorder.add
         self._began = time.monotonic()
         first = True
-        with self._span.current(), _exits_as_errors():
+        with self._span.current(), _exits_as_errors(), as_current(ctx):
             stream = self._agent.run(ctx)
             try:
                 async for item in stream:
@@ -267,18 +327,27 @@ class Execution:
                 if close is not None:
                     await close()
 
+    async def _go_on(self, ctx: RunContext) -> None:
+        """Go on where another worker left the run, if one had begun it: at its checkpoint, or anew."""
+        before = self._before
+        if before is not None:
+            if self.waiting:
+                await self.questions.answered()
+            self._recorder.go_on()
+            self._recorder.go_back(ctx.messages, ctx.state)
+            ctx.checkpoint, ctx.usage = before.frame.data, list(before.frame.usage)
+            if before.frame.state is not None:
+                ctx.state = before.frame.state
+        elif self.journal.appended > 1:  # more than RUN_STARTED: another worker had begun
+            self._recorder.restart(ctx.messages, ctx.state)
+        if self._standing is not None:
+            self._standing.begin(ctx, self._state_before, self._deadlines, self.questions)
+
     def _first_event(self) -> None:
         if self._began is not None:
             self._metrics.first_event_s.observe(time.monotonic() - self._began)
             self._span.first_event()
             self._began = None
-
-    async def _emit(self, item: AgentItem) -> None:
-        self._recorder.add(item)
-        if self._began is not None:
-            self._first_event()
-        if self.journal.full:
-            await self.journal.drain()
 
     async def _make_context(self) -> RunContext:
         """Read what the agent is told, now that its turn has come."""
@@ -294,8 +363,10 @@ class Execution:
             messages=history.messages,
             native_history=history.native,
             config=self.config,
-            interrupt=self._interrupt,
+            interrupt=self._ask,
+            save=None if self._standing is None else self._standing.save,
             emit=self._emit,
+            ids_after=self.journal.appended if self._before is not None else 0,
             deps=self._deps,
             output_type=self._output_type,
             state=history.state,
@@ -316,18 +387,41 @@ class Execution:
                 if passed is not None:
                     await self._cancel(pump)
                     return _Stopped(RunTimeout(f"the run passed {passed}", run_id=self.record.id))
-                wake_s = self._deadlines.next_s(now)
+                wake_s = await self._attend_question(now) if self.waiting else self._deadlines.next_s(now)
             stopped = await self._first(pump, wake_s)
             if stopped is not None or pump.done():
                 return stopped
+
+    async def _attend_question(self, now: float) -> float | None:
+        """See to a question that is open: in time the run is parked, or fails as nobody has answered. Returns in how
+        many seconds to look again; None for when something changes."""
+        questions = self.questions
+        left_s = []
+        if questions.due_at is not None:
+            left_s.append((questions.due_at - now_ms()) / 1000)
+            if left_s[0] <= 0:
+                questions.due_at = None
+                if await questions.decide("expired"):
+                    self.stop(unanswered(self.record.id))
+                return None
+        if self._may_park:
+            left_s.append(questions.since_s + PARK_AFTER_S - now)
+            if left_s[-1] <= 0:
+                self.part()
+                return None
+        return min(left_s, default=None)
+
+    @property
+    def _may_park(self) -> bool:
+        """Nothing is said again when another worker goes on, and nobody here counts who follows."""
+        return self._standing is not None and self._rested and not ends_unread(self.config)
 
     async def _first(self, task: asyncio.Task[None], timeout_s: float | None) -> _Stopped | None:
         """Wait until the task is done, the run is stopped (then the task is cancelled), the deadlines want attention,
         or the time is up.
         """
         waited: set[asyncio.Future[Any]] = {task, self._stop}
-        if self._deadlines.any:
-            waited.add(self._deadlines.changed())
+        waited.add(self._deadlines.changed())
         try:
             await asyncio.wait(waited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
@@ -339,6 +433,7 @@ class Execution:
         return _Stopped(self._stop.result())
 
     async def _cancel(self, task: asyncio.Task[None]) -> None:
+        self.questions.stopping = True
         task.cancel()
         done, _ = await asyncio.wait({task}, timeout=CLEANUP_S_MAX)
         if not done:
@@ -347,35 +442,15 @@ class Execution:
         elif not task.cancelled() and (error := task.exception()) is not None:
             log.debug("run %s: the agent raised %s while it was stopped", self.record.id, type(error).__name__)
 
-    async def _interrupt(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
-        """Pause the run: RUN_FINISHED with the interrupt outcome, and RUN_STARTED again once they are answered, or
-        the agent waits no longer."""
-        self._recorder.check_open()
-        if self.live is not None:
-            raise AgentInvalid(f"run {self.record.id}: a live run waits for no answer; ask, and hear what is said")
-        if not interrupts:  # nobody can answer nothing: it would stand still until its timeout
-            raise AgentInvalid(f"run {self.record.id}: interrupted without a question")
-        self._recorder.pause(finished(self.record, RunFinishedInterruptOutcome(interrupts=interrupts)))
-        self.journal.set_status(RunStatus.WAITING)
-        self._answers = asyncio.get_running_loop().create_future()
-        self.waiting = list(interrupts)
-        self._deadlines.attend()
-        try:
-            entries = await self._answers
-        except asyncio.CancelledError:  # the agent waits no longer; it may have more to say
-            with contextlib.suppress(RunFenced):
-                self._go_on([])
-            raise
-        finally:
-            self.waiting, self._answers = [], None
-            self._deadlines.attend()
-        self._go_on(entries)
-        return entries
+    async def _ask(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
+        self._rested = self._standing is not None and self._standing.at_rest
+        return await self.questions.ask(interrupts)
 
-    def _go_on(self, answers: list[ResumeEntry]) -> None:
-        self._recorder.check_sealed()  # the answers may have come as the run ended
-        self.journal.set_status(RunStatus.RUNNING)
-        self._recorder.start(now_ms(), resume=answers)
+    async def _emit(self, item: AgentItem) -> None:
+        self._recorder.add(item)
+        self._first_event()
+        if self.journal.full:
+            await self.journal.drain()
 
     # -- its end ----------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from gapless.errors import StoreUnavailable
 from gapless.journals.contract import WorkerFenced
@@ -31,9 +31,9 @@ log = logging.getLogger("gapless.runner")
 class Keeper:
     """Renews a worker's lease and looks after the store, in a task of its own.
 
-    `on_lost(run)` is called with each run of another worker that this one owns from now on, `on_fenced()` when this
-    worker has lost its own lease. `lease_s` and `retention_s` (None: for ever) are seconds, `kept_bytes_max` what the
-    events of ended runs may take altogether."""
+    `find()` looks for runs that are nobody's. `on_lost(run)` is called with each run of another worker that this one
+    owns from now on, `on_fenced()` when this worker has lost its own lease. `lease_s` and `retention_s` (None: for
+    ever) are seconds, `kept_bytes_max` what the events of ended runs may take altogether."""
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class Keeper:
         kept_bytes_max: int | None,
         on_lost: Callable[[RunRecord], None],
         on_fenced: Callable[[], None],
+        find: Callable[[], Awaitable[None]],
     ) -> None:
         self._journals = journals
         self._lease_s = lease_s
@@ -51,11 +52,14 @@ class Keeper:
         self._kept_bytes_max = kept_bytes_max
         self._on_lost = on_lost
         self._on_fenced = on_fenced
+        self._find = find
+        self._nudged: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Open the store under a new worker id and begin. Raises `StoreUnavailable`, `StoreCorrupt`."""
         await self._journals.open(new_id())
+        self._nudged = asyncio.Event()
         self._task = asyncio.create_task(self._keep(), name="gapless-keeper")
 
     async def close(self) -> None:
@@ -75,6 +79,18 @@ class Keeper:
     async def _look_for_lost(self) -> None:
         for run in await self._journals.store.take_over(self._lease_s):
             self._on_lost(run)
+        await self._find()
+
+    def nudge(self) -> None:
+        """Look for runs that are nobody's now."""
+        if self._nudged is not None:
+            self._nudged.set()
+
+    async def _pause(self, pause_s: float) -> None:
+        assert self._nudged is not None, "the keeper is open"
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._nudged.wait(), pause_s)
+        self._nudged.clear()
 
     async def _keep(self) -> None:
         """Renew several times a lease, look at the others more often, so that a lost worker's runs wait for little more
@@ -102,7 +118,7 @@ class Keeper:
             except Exception as error:  # a bug; the lease of all runs must not end with it
                 log.error("worker %s: %s while its lease was renewed", journals.worker_id, type(error).__name__)
                 log.debug("worker %s", journals.worker_id, exc_info=error)
-            await asyncio.sleep(pause_s)
+            await self._pause(pause_s)
 
     async def _expire(self) -> None:
         kept_s, kept_bytes_max = self._retention_s, self._kept_bytes_max

@@ -180,6 +180,10 @@ class Order:
         self._open.clear()
         return closings
 
+    def open_text(self) -> str | None:
+        """Return the id of the text message that was opened last and is open."""
+        return next((id for kind, id in reversed(self._open) if kind == "text"), None)
+
     def resume(self, event: Event) -> None:
         """Take up an event that has been recorded by another worker."""
         kind = type(event)

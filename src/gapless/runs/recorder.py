@@ -8,6 +8,7 @@ session. It runs once per event: plain text takes the short way.
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Any, get_args
 
 import msgspec
@@ -16,6 +17,7 @@ from gapless.agents.base import AgentItem
 from gapless.config import Limits
 from gapless.errors import AgentInvalid, RunFenced, RunLimit
 from gapless.events import (
+    ActivitySnapshotEvent,
     CustomEvent,
     Event,
     EventBase,
@@ -34,7 +36,7 @@ from gapless.events import (
     delta_head,
     encode_event,
 )
-from gapless.fold import RESTARTED, Fold
+from gapless.fold import RESTARTED, VOID, Fold
 from gapless.journals.journal import Journal
 from gapless.jsontext import with_plain_lines
 from gapless.records import now_ms
@@ -61,7 +63,7 @@ class Recorder:
         self.finish: RunFinishedEvent | None = None
         """Set when the agent itself yielded RUN_FINISHED."""
         self._journal = journal
-        self._limits = limits
+        self.limits = self._limits = limits
         self._append = journal.append
         self._order = Order(run_id)
         self._messages = 0
@@ -252,6 +254,35 @@ class Recorder:
         if had_state:
             self.leave_state(state)
         self._write(*sound(MessagesSnapshotEvent(messages=messages)))  # however long the conversation is
+
+    def go_back(self, messages: list[Message], state: dict[str, Any]) -> None:
+        """Take back, by name, what a lost worker said after the mark of the fold; nothing where that is nothing.
+        `messages` are those before the run, `state` the session's."""
+        fold = self.fold
+        void, activities = fold.since_mark(), fold.changed_activities
+        state_before, state_changed = fold.marked_state, fold.state != fold.marked_state
+        if not (void or activities or state_changed):
+            return
+        self.close_open()
+        self._write(*sound(CustomEvent(name=VOID, value=msgspec.to_builtins(void))))  # however much it names
+        if state_changed:
+            self.leave_state(state if state_before is None else state_before)
+        for one in activities:
+            self._put(
+                ActivitySnapshotEvent(
+                    message_id=one.id, activity_type=one.activity_type, content=one.content, replace=True
+                )
+            )
+        self._write(*sound(MessagesSnapshotEvent(messages=[*messages, *fold.messages()])))
+
+    def go_on(self) -> None:
+        """Go on where another worker left: ids do not come again, and plain text joins the message it belongs to."""
+        self._messages = self._journal.appended
+        open_text = self._order.open_text()
+        if open_text is not None and re.fullmatch(rf"{re.escape(self.run_id)}-\d+", open_text):
+            self._text_id = open_text
+            self._text_head = delta_head(TextMessageContentEvent, open_text)
+            self._text_parts = self.fold.text_parts(open_text)
 
     def resume(self, event: Event) -> None:
         """Take up an event that another worker recorded, to know what is open and what it amounts to."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import secrets
 import time
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import msgspec
 
@@ -34,6 +35,10 @@ ID_CHARS_MAX = 96
 """With the position after it, an id stays within the 128 bytes that every SSE client remembers."""
 ANONYMOUS = "anonymous"
 """Whose runs and sessions are where nobody says whose."""
+
+log = logging.getLogger("gapless.runner")
+_warned: set[tuple[str, str]] = set()
+"""Agents whose operator knows what keeps their runs from going on."""
 
 _ID = re.compile(rf"(?!\.{{1,2}}\Z)[A-Za-z0-9._~@:+=-]{{1,{ID_CHARS_MAX}}}")
 """Not `.` or `..`: clients take these out of a path (RFC 3986, section 5.2.4), and `/runs/../cancel` is `/cancel`."""
@@ -117,9 +122,31 @@ class Asked(msgspec.Struct, kw_only=True):
         if self.run_id is not None:
             check_id(self.run_id, "run")
 
-    def record(self) -> RunRecord:
+    def _when_lost(self, others: bool) -> Literal["continue", "restart", "fail"]:
+        """What becomes of the run if its worker is lost. Whoever takes it over need not have its agent to know.
+        `others`: there may be another worker, and the store keeps what that one needs."""
+        wanted = self.config.on_worker_lost
+        if wanted != "continue":
+            return wanted
+        if not others or self.agent.continues == "no" or is_live(self.config):
+            return "fail"
+        for name, value in (("deps", self.deps), ("output_type", self.output_type)):
+            if value is not None:
+                if (self.agent_name, name) not in _warned:
+                    _warned.add((self.agent_name, name))
+                    log.warning(
+                        "agent %s: a run that is started with %s= ends if this worker is lost, for these live in this "
+                        "process; give them to the agent's adapter",
+                        self.agent_name,
+                        name,
+                    )
+                return "fail"
+        return "restart" if self.agent.continues == "anew" else "continue"
+
+    def record(self, *, others: bool = False) -> RunRecord:
         """Name what the caller has not named, and return the record that the run begins with."""
         run_id = self.run_id or new_id()
+        when_lost = self._when_lost(others)
         if not self.message.id:
             self.message.id = f"{run_id}-user"
         return RunRecord(
@@ -131,8 +158,8 @@ class Asked(msgspec.Struct, kw_only=True):
             created_at=now_ms(),
             digest=self.digest,
             input=self.message,
-            config=self.config,
-            request=self.request if self.config.on_worker_lost == "restart" else None,
+            config=msgspec.structs.replace(self.config, on_worker_lost=when_lost),
+            request=None if when_lost == "fail" else self.request,
         )
 
     def come_back(self, known: RunRecord) -> RunRecord:

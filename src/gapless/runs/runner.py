@@ -94,9 +94,11 @@ class Runner(Asking):
             lease_s=lease_s,
             retention_s=retention_s,
             kept_bytes_max=self.limits.kept_bytes_max,
-            on_lost=self.worker.take_over,
+            on_lost=self.worker.going_on.take_over,
             on_fenced=self.worker.on_fenced,
+            find=self.worker.going_on.find,
         )
+        self.worker.on_wanted = self._keeper.nudge
         self._opening: asyncio.Lock | None = None
         self._open = False
         if session_service is not None:

@@ -6,32 +6,21 @@ import asyncio
 import contextlib
 import functools
 import logging
-import math
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
-
-import msgspec
 
 from gapless.agents.base import Agent
 from gapless.config import Limits
-from gapless.errors import (
-    CursorExpired,
-    GaplessError,
-    LimitReached,
-    RunCancelled,
-    SessionBusy,
-    ShuttingDown,
-    WorkerLost,
-)
-from gapless.events import decode_event
-from gapless.journals.contract import Store
-from gapless.journals.journal import PAGE_EVENTS, Journal, Journals, end_tasks
+from gapless.errors import GaplessError, LimitReached, RunCancelled, SessionBusy, ShuttingDown, StoreUnavailable
+from gapless.journals.contract import Store, WorkerFenced
+from gapless.journals.journal import Journal, Journals, end_tasks
 from gapless.live import LiveRequest
 from gapless.metrics import Metrics
 from gapless.records import RunRecord, RunRequest, RunStatus
+from gapless.runs.checkpoints import Before
 from gapless.runs.commands import Commands, decode_command
-from gapless.runs.ending import lost
 from gapless.runs.execution import Execution
+from gapless.runs.going_on import GoingOn
 from gapless.runs.patience import lease_wanted, patiently
 from gapless.runs.readers import Readers, ends_unread
 from gapless.runs.recorder import Recorder
@@ -40,8 +29,6 @@ from gapless.runs.sessions import Sessions
 
 __all__ = ["DRAIN_S", "LEFT_S", "Worker"]
 
-RESTARTS_MAX = 3
-"""A run whose worker is lost more often than this is closed, whatever was asked for: it may be what kills them."""
 EARLY_COMMANDS_MAX = 1_000
 """Runs whose commands are kept for an execution that is about to begin, and commands of each; the oldest are dropped
 first."""
@@ -63,9 +50,10 @@ class Worker:
     def __init__(self, store: Store, agents: Mapping[str, Agent], limits: Limits, metrics: Metrics) -> None:
         self.journals = Journals(
             store,
-            on_refused=self._on_refused,
+            on_refused=self.refused,
             on_command=self.on_command,
             on_fenced=self.on_fenced,
+            on_wanted=lambda: self.on_wanted(),
             metrics=metrics,
         )
         self.executions: dict[str, Execution] = {}
@@ -80,7 +68,10 @@ class Worker:
         self._metrics = metrics
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """Who writes a run here: its execution, or who closes it for a worker that is gone."""
-        self._early: dict[str, list[bytes]] = {}
+        self.going_on = GoingOn(self.journals, agents, limits, metrics, self)
+        self.on_wanted: Callable[[], None] = lambda: None
+        """Called when there may be a run that is nobody's and wants somebody."""
+        self._early: dict[str, list[tuple[bytes, int]]] = {}
         """Commands for runs that may be about to be executed here: one can come before the answer to who owns it."""
 
     # -- new runs ---------------------------------------------------------------------------------------------------
@@ -99,7 +90,7 @@ class Worker:
         self._admit(asked.user_id)
         if asked.session_id is not None:
             await self.sessions.check_user(asked.session_id, asked.user_id)
-        record = asked.record()
+        record = asked.record(others=store.continues and not store.alone)
         worker_id = self.journals.worker_id
         with lease_wanted(record.id):
             try:
@@ -115,7 +106,7 @@ class Worker:
         execution = self._begin(
             record, asked.agent, journal, recorder, asked.request, deps=asked.deps, output_type=asked.output_type
         )
-        self._spawn(record.id, self._execute(execution))
+        self.spawn(record.id, self._execute(execution))
         return record, execution
 
     def _admit(self, user_id: str) -> None:
@@ -146,6 +137,7 @@ class Worker:
         recorder: Recorder,
         request: RunRequest,
         *,
+        before: Before | None = None,
         deps: Any = None,
         output_type: Any = None,
     ) -> Execution:
@@ -158,17 +150,21 @@ class Worker:
             request,
             self.sessions,
             self._metrics,
+            self.journals.store,
+            before=before,
             deps=deps,
             output_type=output_type,
         )
         self.executions[record.id] = execution
-        for command in self._early.pop(record.id, ()):
-            self.on_command(record.id, command)
+        for command, command_id in self._early.pop(record.id, ()):
+            self.on_command(record.id, command, command_id)
         return execution
 
     async def _execute(self, execution: Execution) -> None:
         try:
             await execution.run()
+            if execution.parted and execution.owned:
+                await self.give_up(execution.record.id, execution.wanted_at)
         finally:
             await self._let_go(execution)
 
@@ -177,7 +173,8 @@ class Worker:
         self.executions.pop(execution.record.id, None)
         await self.journals.disown(execution.journal)
 
-    def _spawn(self, run_id: str, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, run_id: str, work: Coroutine[Any, Any, None]) -> None:
+        """Let this see to the run, in a task."""
         task = self._tasks[run_id] = asyncio.create_task(work, name=f"gapless-execution-{run_id}")
         task.add_done_callback(functools.partial(self._done, run_id))
 
@@ -185,88 +182,66 @@ class Worker:
         if self._tasks.get(run_id) is task:
             del self._tasks[run_id]
 
-    # -- runs of workers that are gone ------------------------------------------------------------------------------
+    # -- runs that others left here, or are left to others ----------------------------------------------------------
 
-    def take_over(self, record: RunRecord) -> None:
-        """See to the run of a worker that is gone, which this worker owns from now on."""
-        self._spawn(record.id, self._take_over(record, self._tasks.get(record.id)))
+    @property
+    def free(self) -> int:
+        """How many more runs may execute here."""
+        return self._limits.runs_active_max - len(self.executions)
 
-    async def _take_over(self, record: RunRecord, before: asyncio.Task[None] | None) -> None:
-        """End the run, or run it again where that was asked for. What it had shown stays, marked as interrupted; after
-        a restart it is void.
+    def task_of(self, run_id: str) -> asyncio.Task[None] | None:
+        """Return what sees to the run here at the moment."""
+        return self._tasks.get(run_id)
 
-        The worker that is gone may have been this one, under an earlier id: `before` is what still ends of it here."""
-        worker_id = self.journals.worker_id
-        if before is not None:
-            self._on_refused(record.id)
-            await asyncio.wait({before})
-        journal = self.journals.create(record.id, last=record.last_seq)
-        try:
-            recorder = await self._record_so_far(record, journal)
-            if self.journals.worker_id != worker_id:
-                return  # the lease was lost again
-            self._metrics.runs_taken_over += 1
-            agent = self._agents.get(record.agent)
-            if agent is not None and self._may_restart(record):
-                await self._restart(record, agent, journal, recorder)
-            else:
-                await self._close_lost(record, journal, recorder)
-        finally:
-            await self.journals.disown(journal)
+    def forget(self, run_id: str) -> None:
+        """Drop what was heard of the run before it was to execute."""
+        self._early.pop(run_id, None)
 
-    def _may_restart(self, record: RunRecord) -> bool:
-        """Tell whether to run it again. The store counts the workers that were lost with it, this take-over included: a
-        run that ends its process before its first event counts too."""
-        wanted = record.config is not None and record.config.on_worker_lost == "restart"
-        return wanted and record.takeovers <= RESTARTS_MAX and not self.draining
+    async def execute_from(
+        self, record: RunRecord, agent: Agent, journal: Journal, recorder: Recorder, before: Before | None
+    ) -> None:
+        """Execute a run that another worker had, to its end."""
+        request = record.request or RunRequest()
+        await self._execute(self._begin(record, agent, journal, recorder, request, before=before))
 
-    async def _restart(self, record: RunRecord, agent: Agent, journal: Journal, recorder: Recorder) -> None:
-        log.warning("run %s: restarted, its worker was lost", record.id)
-        if record.status is RunStatus.WAITING:
-            journal.set_status(RunStatus.RUNNING)
-        await self._execute(self._begin(record, agent, journal, recorder, record.request or RunRequest()))
+    async def give_up(self, run_id: str, wanted_at: int | None) -> None:
+        """Leave the run to others; it is nobody's then, and wants somebody from `wanted_at` (ms) on."""
+        self.forget(run_id)
+        with contextlib.suppress(WorkerFenced):  # then it is another's anyway
+            if await patiently(self.journals.store.release, run_id, wanted_at) and not self.draining:
+                self.on_wanted()
 
-    async def _close_lost(self, record: RunRecord, journal: Journal, recorder: Recorder) -> None:
-        self._early.pop(record.id, None)
-        failure = WorkerLost("the worker that ran it was lost; ask again", run_id=record.id)
-        journal.close(*lost(record, recorder, failure))
-        await journal.settled()
-        self._metrics.run_ended(record.agent, failure.code)
-        log.warning("run %s: closed, its worker was lost", record.id)
-
-    async def _record_so_far(self, record: RunRecord, journal: Journal) -> Recorder:
-        """Return a recorder that has seen what others recorded."""
-        recorder = Recorder(journal, record.id, record.session_id, self._limits)
-        store, after = self.journals.store, 0
-        while after < record.last_seq:
-            events = []
-            with contextlib.suppress(CursorExpired):
-                events = await patiently(store.read, record.id, after, PAGE_EVENTS, patience_s=math.inf)
-            if not events:
-                break  # the store has lost what its record counts
-            for event in events:
-                with contextlib.suppress(msgspec.DecodeError):  # of another version; the run must still be ended
-                    recorder.resume(decode_event(event))
-            after += len(events)
-            await asyncio.sleep(0)
-        return recorder
+    async def claim(self, run: RunRecord, ends_with: GaplessError | None = None) -> None:
+        """See to a run that is nobody's, if it can be here. `ends_with` says that it is decided how it ends."""
+        if ends_with is not None or self.going_on.claim_if_able(run):
+            with contextlib.suppress(WorkerFenced, StoreUnavailable):  # another hears of it
+                await self.going_on.claim(run.id, ends_with)
 
     # -- stopping ---------------------------------------------------------------------------------------------------
 
     async def drain(self, grace_s: float) -> None:
-        """Take no new runs, let the active ones finish for `grace_s` seconds, close the rest as `shutting_down`.
+        """Take no new runs. Leave those that others can go on with to them, each as soon as nothing is lost by it, and
+        after `grace_s` seconds at once; let the others finish in that time, and close the rest as `shutting_down`.
 
         A run that waits for a person would not finish in that time: it is closed at once. To a live run nothing more is
         said."""
         self.draining = True
         for execution in self.executions.values():
             execution.hang_up()
+        handing_over = self.journals.store.continues and not self.journals.store.alone
         waiting = {run_id for run_id, execution in self.executions.items() if execution.waiting}
+        if handing_over:
+            for execution in list(self.executions.values()):
+                if execution.can_be_left:
+                    execution.leave()
+                    waiting.discard(execution.record.id)
         tasks = [task for run_id, task in self._tasks.items() if run_id not in waiting]
         if tasks:
             log.info("draining %d runs for at most %.0f s", len(tasks), grace_s)
             await asyncio.wait(tasks, timeout=grace_s)
         for run_id, execution in list(self.executions.items()):
+            if handing_over and execution.can_be_left:
+                execution.part()
             execution.stop(
                 ShuttingDown(
                     "the worker stopped before the run had finished; ask again", run_id=run_id, code="shutting_down"
@@ -295,18 +270,18 @@ class Worker:
         execution.push(request)
         return True
 
-    def on_command(self, run_id: str, command: bytes) -> None:
+    def on_command(self, run_id: str, command: bytes, command_id: int = 0) -> None:
         """Act on a command, or keep it for an execution that may be about to begin."""
         execution = self.executions.get(run_id)
         if execution is None or execution.fenced:
             early = self._early.setdefault(run_id, [])
-            early.append(command)
+            early.append((command, command_id))
             del early[:-EARLY_COMMANDS_MAX]
             if len(self._early) > EARLY_COMMANDS_MAX:
                 del self._early[next(iter(self._early))]
             return
         decoded = decode_command(command)
-        execution.act(decoded)
+        execution.act(decoded, command_id)
         if decoded.kind == "followers":
             self._cancel_unless_read(execution)
 
@@ -315,7 +290,8 @@ class Worker:
         for execution in self.executions.values():
             execution.fence()
 
-    def _on_refused(self, run_id: str) -> None:
+    def refused(self, run_id: str) -> None:
+        """Stop what executes of the run here: it is another's."""
         execution = self.executions.get(run_id)
         if execution is not None:
             execution.fence()

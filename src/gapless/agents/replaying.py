@@ -1,0 +1,149 @@
+"""Functions and generators that are gone on with by running them again: what they have said is dropped, what their
+steps returned and people answered is remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import inspect
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from gapless.agents.base import AgentItem, RunContext, call_step
+from gapless.errors import AgentInvalid, CheckpointUnreadable, OutcomeUnknown, UsageError
+from gapless.events import Interrupt, ResumeEntry
+
+__all__ = ["Replay", "is_replaying", "replays"]
+
+_FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
+_MARK = "__gapless_replays__"
+
+
+class _Kept(msgspec.Struct, array_like=True):
+    """Is what such an agent saves: how many items it has given, what its steps returned, the state that it found."""
+
+    items: int = 0
+    steps: dict[str, bytes | None] = {}
+    """As JSON, by name; None: begun, and not to be begun again."""
+    state: dict[str, Any] = {}
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Kept).decode
+_encode_json = msgspec.json.Encoder().encode
+_decode_answers = msgspec.json.Decoder(list[ResumeEntry]).decode
+
+
+def replays(function: _FunctionT) -> _FunctionT:
+    """Let runs of `function`, an async generator or async function, go on at another worker: there it is run again from
+    its start, and what it had said already is not said again. What is costly or must not be done twice goes into
+    `await ctx.step("name", …)`; all else must do the same again for the same message, steps and answers.
+
+    Raises `UsageError` for anything else than an async generator or async function.
+    """
+    if not (inspect.isasyncgenfunction(function) or inspect.iscoroutinefunction(function)):
+        raise UsageError(f"gapless.replays is for async generators and async functions, not {function!r}")
+    setattr(function, _MARK, True)
+    return function
+
+
+def is_replaying(function: Callable[..., Any]) -> bool:
+    """Return whether `function` was marked by `replays`."""
+    return getattr(function, _MARK, False) is True
+
+
+class Replay:
+    """Runs one such agent, from its start or again. Raises `CheckpointUnreadable`."""
+
+    def __init__(self, ctx: RunContext) -> None:
+        self._ctx = ctx
+        try:
+            kept = _Kept(state=dict(ctx.state)) if ctx.checkpoint is None else _decode(ctx.checkpoint)
+        except msgspec.DecodeError as error:
+            raise CheckpointUnreadable(
+                f"run {ctx.run_id}: what its steps returned cannot be read ({error}); ask again", run_id=ctx.run_id
+            ) from None
+        self._state, self._steps, self._said = kept.state, dict(kept.steps), kept.items
+        self._items = 0
+        self._counts: collections.Counter[str] = collections.Counter()
+        if ctx.checkpoint is not None:  # as it was when the agent began
+            ctx.state = msgspec.json.decode(_encode_json(kept.state))
+        else:
+            self._state = msgspec.json.decode(_encode_json(kept.state))
+        self._ask, self._record = ctx._interrupt, ctx._emit
+        ctx._interrupt, ctx._steps = self._interrupt, self._step
+        if self._record is not None:
+            ctx._emit = self._emit
+
+    async def run(self, items: AsyncIterator[AgentItem]) -> AsyncIterator[AgentItem]:
+        """Pass on those of the agent's items that were not said before."""
+        try:
+            async for item in items:
+                if self._is_new():
+                    yield item
+        finally:
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()
+
+    def _is_new(self) -> bool:
+        self._items += 1
+        return self._items > self._said
+
+    async def _emit(self, item: AgentItem) -> None:
+        assert self._record is not None, "else it is not in the place of it"
+        if self._is_new():
+            await self._record(item)
+
+    def _key(self, name: str) -> str:
+        self._counts[name] += 1
+        count = self._counts[name]
+        return name if count == 1 else f"{name}#{count}"
+
+    async def _save(self) -> None:
+        await self._ctx.save(_encode(_Kept(max(self._items, self._said), self._steps, self._state)))
+
+    async def _step(
+        self, name: str, function: Callable[..., Any], args: tuple[Any, ...], type: Any, repeatable: bool
+    ) -> Any:
+        key, run_id = self._key(f"step {name}"), self._ctx.run_id
+        if key in self._steps:
+            known = self._steps[key]
+            if known is None:
+                raise OutcomeUnknown(
+                    f"run {run_id}: its worker was lost during {key}, which may not be repeated: look whether it took "
+                    "effect",
+                    run_id=run_id,
+                )
+            return msgspec.json.decode(known, type=type)
+        if not repeatable:
+            self._steps[key] = None
+            await self._save()
+        returned = await call_step(function, *args)
+        try:
+            encoded = _encode_json(returned)
+        except (TypeError, ValueError) as error:
+            raise AgentInvalid(f"run {run_id}: what {key} returned is no JSON: {error}", run_id=run_id) from None
+        self._steps[key] = encoded
+        await self._save()
+        return msgspec.json.decode(encoded, type=type)
+
+    async def _interrupt(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
+        key = self._key("question")
+        known = self._steps.get(key)
+        if known is None:
+            await self._save()
+            try:
+                answers = await self._ask(interrupts)
+            except asyncio.CancelledError:
+                self._steps[key] = b"[]"
+                raise
+            self._steps[key] = _encode_json(answers)
+            return answers
+        found = _decode_answers(known)
+        if not found:  # it was left off: the agent will wait no longer this time either
+            await asyncio.get_running_loop().create_future()
+        return found

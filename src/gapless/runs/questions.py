@@ -1,0 +1,194 @@
+"""What a run asks a person: the pause, the one answer that the store accepts, what is known of earlier questions."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+
+import msgspec
+
+from gapless.errors import AgentInvalid, RunFenced, RunNotFound, StoreUnavailable
+from gapless.events import Interrupt, ResumeEntry, RunFinishedInterruptOutcome
+from gapless.journals.contract import NotWaiting, Store
+from gapless.journals.journal import Journal
+from gapless.live import is_live
+from gapless.records import RunRecord, RunStatus, now_ms
+from gapless.runs.commands import Command
+from gapless.runs.ending import finished
+from gapless.runs.patience import patiently
+from gapless.runs.recorder import Recorder
+
+__all__ = ["Question", "Questions", "due_at"]
+
+
+class Question(msgspec.Struct):
+    """Is one that the journal has: what was asked, and the answers. None: it is open; none of them: it was left off."""
+
+    interrupts: list[Interrupt]
+    answers: list[ResumeEntry] | None = None
+
+    @property
+    def ids(self) -> set[str]:
+        """Return what its answers have to name."""
+        return {interrupt.id for interrupt in self.interrupts}
+
+
+def due_at(interrupts: Iterable[Interrupt]) -> int | None:
+    """Return until when (ms) these may be answered, by the first of them that expires; None: for ever."""
+    found = []
+    for interrupt in interrupts:
+        with contextlib.suppress(ValueError):  # an agent's own: a time that cannot be read does not count
+            if interrupt.expires_at:
+                at = datetime.fromisoformat(interrupt.expires_at)
+                found.append(int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000))
+    return min(found, default=None)
+
+
+class Questions:
+    """Asks for one run. `known` are the questions that other workers recorded since the run's checkpoint, `closed` how
+    many were closed before it. `attend()` is called when the run begins or ceases to wait."""
+
+    def __init__(
+        self,
+        record: RunRecord,
+        journal: Journal,
+        recorder: Recorder,
+        store: Store,
+        attend: Callable[[], None],
+        *,
+        known: Iterable[Question] = (),
+        closed: int = 0,
+    ) -> None:
+        self.waiting: list[Interrupt] = []
+        """What the run is waiting for a person to answer."""
+        self.closed = closed
+        """How many questions were answered or left off, from the run's beginning."""
+        self.due_at: int | None = None
+        """Until when (ms) it waits; None: for ever."""
+        self.since_s = 0.0
+        """Since when it waits, on the event loop's clock."""
+        self.stopping = False
+        """The run ends, and does not wait for an answer any more."""
+        self._record = record
+        self._journal = journal
+        self._recorder = recorder
+        self._store = store
+        self._attend = attend
+        self._known = collections.deque(known)
+        self._answers: asyncio.Future[tuple[list[ResumeEntry], int]] | None = None
+        if self._known and self._known[-1].answers is None:
+            self._wait_for(self._known[-1].interrupts)
+
+    async def ask(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
+        """Pause the run: RUN_FINISHED with the interrupt outcome, and RUN_STARTED again once they are answered, or the
+        agent waits no longer. What was answered before the agent came here again is not asked again."""
+        run_id = self._record.id
+        self._recorder.check_open()
+        if is_live(self._record.config):
+            raise AgentInvalid(f"run {run_id}: a live run waits for no answer; ask, and hear what is said")
+        if not interrupts:  # nobody can answer nothing: it would stand still until its timeout
+            raise AgentInvalid(f"run {run_id}: interrupted without a question")
+        if self._known:
+            return await self._ask_again(self._known.popleft(), interrupts)
+        interrupts = self._dated(interrupts)
+        self._recorder.pause(finished(self._record, RunFinishedInterruptOutcome(interrupts=interrupts)))
+        self._journal.set_status(RunStatus.WAITING)
+        self._wait_for(interrupts)
+        return await self.answered()
+
+    async def _ask_again(self, known: Question, interrupts: list[Interrupt]) -> list[ResumeEntry]:
+        if known.ids != {interrupt.id for interrupt in interrupts}:
+            asked = ", ".join(sorted(interrupt.id for interrupt in interrupts))
+            raise AgentInvalid(
+                f"run {self._record.id}: its agent does not ask what it asked before ({asked}, not "
+                f"{', '.join(sorted(known.ids))}); an agent that is gone on with must do the same again"
+            )
+        self.closed += 1
+        if not known.answers:  # it was left off then: the agent will wait no longer this time either
+            await asyncio.get_running_loop().create_future()
+        assert known.answers is not None, "an open one is waited for before the agent is called"
+        return known.answers
+
+    def _dated(self, interrupts: list[Interrupt]) -> list[Interrupt]:
+        """The same, each with the time until which it may be answered."""
+        assert self._record.config is not None, "the runner records it"
+        timeout_s = self._record.config.answer_timeout
+        if timeout_s is None:
+            return list(interrupts)
+        at = datetime.fromtimestamp(now_ms() / 1000 + timeout_s, UTC)
+        expires_at = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return [one if one.expires_at else msgspec.structs.replace(one, expires_at=expires_at) for one in interrupts]
+
+    def _wait_for(self, interrupts: list[Interrupt]) -> None:
+        loop = asyncio.get_running_loop()
+        self.waiting, self.due_at, self.since_s = list(interrupts), due_at(interrupts), loop.time()
+        self._answers = loop.create_future()
+        self._attend()
+
+    async def answered(self) -> list[ResumeEntry]:
+        """Wait for the answers to what is asked, and go on with them."""
+        assert self._answers is not None, "something is asked"
+        try:
+            answers, command_id = await asyncio.shield(self._answers)
+        except asyncio.CancelledError:  # the agent waits no longer; it may have more to say
+            answers, command_id = await self._leave_off()
+            with contextlib.suppress(RunFenced):
+                self._go_on(answers, command_id)
+            raise
+        finally:
+            self.waiting, self._answers = [], None
+            self._attend()
+        self._go_on(answers, command_id)
+        return answers
+
+    async def _leave_off(self) -> tuple[list[ResumeEntry], int]:
+        """Decide that nobody answers any more. Where a person was faster, what that was."""
+        if self._answers is not None and not self.stopping and self._store.continues:
+            with contextlib.suppress(StoreUnavailable, RunNotFound, RunFenced):
+                if not await self.decide("left"):
+                    return await asyncio.shield(self._answers)
+        return [], 0
+
+    async def decide(self, kind: str) -> bool:
+        """Have the store decide that the run goes on by a command of this kind and by no answer; False where something
+        else was decided before, which will be heard."""
+        if not self._store.continues:
+            return True
+        await self._journal.drain()  # the question itself
+        seq, command = self._journal.appended, msgspec.json.encode(Command(kind=kind))
+        try:
+            await patiently(self._store.answer, self._record.id, seq, command)
+        except NotWaiting:
+            return False
+        return True
+
+    def _go_on(self, answers: list[ResumeEntry], command_id: int) -> None:
+        self._recorder.check_sealed()  # the answers may have come as the run ended
+        self._journal.set_status(RunStatus.RUNNING)
+        self._recorder.start(now_ms(), resume=answers)
+        if command_id:
+            self._journal.take(command_id)
+        if self._known:  # asked by another worker: the agent has not come to it yet
+            self._known[-1].answers = answers
+        else:
+            self.closed += 1
+
+    def resolve(self, entries: list[ResumeEntry], command_id: int = 0) -> bool:
+        """Answer what the run is waiting for; False if it does not wait, or not for these."""
+        if self._answers is None or self._answers.done():
+            return False
+        asked = {interrupt.id for interrupt in self.waiting}
+        if not asked <= {entry.interrupt_id for entry in entries}:
+            return False
+        self._answers.set_result(([entry for entry in entries if entry.interrupt_id in asked], command_id))
+        return True
+
+    def close(self) -> None:
+        """Wait for nothing any more: the run has ended here."""
+        self.stopping = True
+        if self._answers is not None and not self._answers.done():
+            run_id = self._record.id
+            self._answers.set_exception(RunFenced(f"run {run_id} has ended", run_id=run_id))

@@ -1,0 +1,179 @@
+"""Functions that are run again to go on: what was said is dropped, steps and answers are remembered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+import gapless
+from gapless import Interrupt, ResumeEntry, Runner
+from gapless.agents.base import RunContext
+from gapless.errors import AgentFailed, OutcomeUnknown, UsageError
+from gapless.journals.memory import Memory, MemoryStore
+from support.waiting import until
+
+
+class Worker:
+    """A worker on a store that others use too."""
+
+    def __init__(self, memory: Memory, agent: Any) -> None:
+        self.memory = memory
+        self.runner = Runner(agents={"agent": agent}, store=MemoryStore(memory))
+
+    async def __aenter__(self) -> Runner:
+        return await self.runner.open()
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.runner.close()
+
+
+async def read(runner: Runner) -> str:
+    return (await (await runner.attach("r")).collect()).text
+
+
+async def test_steps_are_done_once_and_what_was_said_is_not_said_again():
+    memory, calls, gate = Memory(), [], asyncio.Event()
+
+    def double(number: int) -> int:
+        calls.append(number)
+        return 2 * number
+
+    @gapless.replays
+    async def agent(ctx: RunContext) -> AsyncIterator[str]:
+        yield "begun "
+        for number in (1, 2):
+            doubled = await ctx.step("double", double, number)
+            yield f"{doubled} "
+        if not gate.is_set():
+            gate.set()
+            yield "void "
+            await asyncio.Event().wait()
+        yield f"{await ctx.step('last', double, 3)}"
+
+    async with Worker(memory, agent) as first:
+        await first.start("x", run_id="r")
+        await until(lambda: len(memory.events["r"]) >= 6, "it is under way")
+    async with Worker(memory, agent) as second:
+        assert await read(second) == "begun 2 4 6"
+    assert calls == [1, 2, 3]
+
+
+async def test_a_function_with_two_questions_goes_on_from_worker_to_worker():
+    memory, calls = Memory(), []
+
+    async def look() -> dict[str, int]:
+        calls.append("look")
+        return {"found": 7}
+
+    @gapless.replays
+    async def agent(ctx: RunContext) -> str:
+        found = await ctx.step("look", look)
+        answers = []
+        for id in ("one", "two"):
+            (entry,) = await ctx.interrupt([Interrupt(id=id, reason="input_required")])
+            answers.append(str(entry.payload))
+        return f"{found['found']} {' '.join(answers)}"
+
+    for id in ("one", "two"):
+        async with Worker(memory, agent) as runner:
+            if id == "one":
+                await runner.start("x", run_id="r")
+            else:
+                await runner.answer("r", [ResumeEntry(interrupt_id="one", status="resolved", payload="first")])
+            await until(lambda id=id: f'"{id}"' in str(memory.events["r"][-1:]), "it asks")
+            await until(lambda: memory.runs["r"].status == "waiting", "it waits")
+    async with Worker(memory, agent) as runner:
+        await runner.answer("r", [ResumeEntry(interrupt_id="two", status="resolved", payload="second")])
+        assert await read(runner) == "7 first second"
+    assert calls == ["look"]
+
+
+async def test_a_step_that_may_not_be_repeated_is_not_begun_again():
+    memory, began = Memory(), asyncio.Event()
+
+    async def pay() -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    @gapless.replays
+    async def agent(ctx: RunContext) -> AsyncIterator[str]:
+        yield "paying "
+        await ctx.step("pay", pay, repeatable=False)
+
+    async with Worker(memory, agent) as first:
+        await first.start("x", session_id="s", run_id="r")
+        await began.wait()
+    async with Worker(memory, agent) as second:
+        with pytest.raises(OutcomeUnknown, match="step pay") as raised:
+            await read(second)
+        assert raised.value.text == "paying "
+
+
+async def test_the_state_is_what_the_function_makes_of_what_it_found():
+    memory, gate = Memory(), asyncio.Event()
+
+    @gapless.replays
+    async def agent(ctx: RunContext) -> AsyncIterator[str]:
+        ctx.state["count"] = ctx.state.get("count", 0) + 1
+        await ctx.step("one", lambda: 1)
+        yield str(ctx.state["count"])
+        if not gate.is_set():
+            gate.set()
+            await asyncio.Event().wait()
+
+    async with Worker(memory, agent) as first:
+        await first.start("x", session_id="s", run_id="r")
+        await gate.wait()
+    async with Worker(memory, agent) as second:
+        assert await read(second) == "1"
+        assert (await second.get_session("s")).state == {"count": 1}
+
+
+async def test_steps_only_call_where_nothing_is_remembered():
+    async def agent(ctx: RunContext) -> str:
+        return f"{await ctx.step('a', lambda: 1)} {gapless.current_run() is ctx} {gapless.call_key('c')}"
+
+    async with Runner(agent) as runner:
+        run = await runner.start("x", run_id="r")
+        assert (await run.collect()).text == "1 True r:c"
+    assert gapless.current_run() is None
+    with pytest.raises(UsageError):
+        gapless.call_key("c")
+
+
+async def test_a_step_returns_what_json_can_carry():
+    @gapless.replays
+    async def agent(ctx: RunContext) -> str:
+        return str(await ctx.step("a", object))
+
+    async with Worker(Memory(), agent) as runner:
+        with pytest.raises(gapless.GaplessError, match="step a returned is no JSON"):
+            await (await runner.start("x", run_id="r")).collect()
+
+
+async def test_a_typed_step_returns_its_type():
+    @gapless.replays
+    async def agent(ctx: RunContext) -> str:
+        found = await ctx.step("a", lambda: (1, 2), type=tuple[int, int])
+        return f"{found}"
+
+    async with Worker(Memory(), agent) as runner:
+        assert (await (await runner.start("x", run_id="r")).collect()).text == "(1, 2)"
+
+
+def test_only_async_functions_replay():
+    with pytest.raises(UsageError):
+        gapless.replays(lambda message: "x")
+
+
+async def test_a_replaying_function_that_fails_fails_its_run():
+    @gapless.replays
+    async def agent(message: str) -> str:
+        raise ValueError("x")
+
+    async with Worker(Memory(), agent) as runner:
+        with pytest.raises(AgentFailed):
+            await (await runner.start("x", run_id="r")).collect()

@@ -1,0 +1,403 @@
+"""Runs go on at another worker: after a loss, after a hand-over, after a person's answer. Several runners are several
+workers on one store in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from gapless import Agent, RunConfig, Runner
+from gapless.agents.base import AgentItem, RunContext
+from gapless.errors import InputInvalid
+from gapless.events import CustomEvent, Event, Interrupt, ResumeEntry, RunErrorEvent, RunFinishedEvent, RunStartedEvent
+from gapless.fold import VOID
+from gapless.journals.memory import Memory, MemoryStore
+from gapless.records import RunRecord, RunStatus
+from gapless.runs import execution, going_on
+from support.waiting import until
+
+
+class Steps(Agent):
+    """Does its steps in order, each once, and saves after each. A step that is text is said; `ask` asks a person; an
+    event is waited for after "half " was said."""
+
+    continues = "from_checkpoint"
+    name = "steps"
+
+    def __init__(self, *steps: Any, done: list[str] | None = None) -> None:
+        self.steps = steps
+        self.done: list[str] = [] if done is None else done
+        self.called = 0
+        self.stopped = asyncio.Event()
+
+    async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+        self.called += 1
+        begin = 0 if ctx.checkpoint is None else int(ctx.checkpoint)
+        try:
+            for number, step in enumerate(self.steps[begin:], begin):
+                if isinstance(step, asyncio.Event):
+                    yield "half "
+                    await step.wait()
+                    yield "whole "
+                elif step == "ask":
+                    (answer,) = await ctx.interrupt([Interrupt(id=f"q{number}", reason="input_required")])
+                    yield f"{answer.payload} "
+                else:
+                    yield f"{step} "
+                self.done.append(f"{number}")
+                await ctx.save(str(number + 1).encode())
+        finally:
+            self.stopped.set()
+
+
+class Place:
+    """One store and its workers."""
+
+    def __init__(self) -> None:
+        self.memory = Memory()
+        self.now = 0.0
+        self.runners: list[Runner] = []
+
+    async def worker(self, agent: Any, **options: Any) -> Runner:
+        store = MemoryStore(self.memory, monotonic=lambda: self.now)
+        runner = Runner(agents={"agent": agent}, store=store, lease_s=1000, **options)
+        self.runners.append(runner)
+        return await runner.open()
+
+    async def lose(self, lost: Runner, *others: Runner) -> None:
+        """`lost` renews no more, and others notice."""
+        self.runners.remove(lost)
+        await lost._keeper.close()
+        for _ in range(6):
+            self.now += 250
+            for other in others:
+                await other.sweep()
+        lost.worker.on_fenced()
+        await until(lambda: not lost.executions, "what was lost has stopped")
+
+    def record(self, run_id: str = "r") -> RunRecord:
+        return self.memory.runs[run_id]
+
+    async def is_parked(self, run_id: str = "r") -> None:
+        await until(lambda: self.record(run_id).owner == "", "the run is nobody's")
+
+
+@pytest.fixture
+async def place() -> AsyncIterator[Place]:
+    found = Place()
+    yield found
+    for runner in found.runners:
+        await runner.close()
+
+
+async def events_of(runner: Runner, run_id: str = "r") -> list[Event]:
+    return [event async for event in (await runner.attach(run_id)).events()]
+
+
+def yes(question: str, payload: Any = "yes") -> list[ResumeEntry]:
+    return [ResumeEntry(interrupt_id=question, status="resolved", payload=payload)]
+
+
+def voids(events: list[Event]) -> list[Any]:
+    return [event.value for event in events if isinstance(event, CustomEvent) and event.name == VOID]
+
+
+async def waits(place: Place) -> None:
+    await until(lambda: place.record().status is RunStatus.WAITING, "the run waits")
+
+
+@pytest.fixture
+def parked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "PARK_AFTER_S", 0.0)
+
+
+# -- a lost worker -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_run_goes_on_after_the_last_step_that_was_finished(place: Place):
+    gate = asyncio.Event()
+    first, second = Steps("one", gate, "three"), Steps("one", "two", "three")
+    lost, other = await place.worker(first), await place.worker(second)
+    run = await lost.start("x", session_id="s", run_id="r", agent="agent")
+    assert run.started.config is not None
+    assert run.started.config.on_worker_lost == "continue"
+    await until(lambda: first.done == ["0"] and place.record().last_seq >= 4, "half of the second step is said")
+    await place.lose(lost, other)
+    response = await (await other.attach("r")).collect()
+    assert response.text == "one two three "
+    assert second.done == ["1", "2"]
+    (void,) = voids(await events_of(other))
+    assert list(void["cut"].values()) == [len("one ")]
+    assert [message.content for message in (await other.messages("s"))[1:]] == ["one ", "two three "]  # type: ignore[union-attr]
+    assert not place.memory.checkpoints
+
+
+async def test_a_run_that_had_not_saved_begins_from_its_start(place: Place):
+    first, second = Steps(asyncio.Event()), Steps("one")
+    lost, other = await place.worker(first), await place.worker(second)
+    await lost.start("x", run_id="r", agent="agent")
+    await until(lambda: place.record().last_seq >= 3, "something is said")
+    await place.lose(lost, other)
+    response = await (await other.attach("r")).collect()
+    assert response.text == "one "
+    assert [message.content for message in response.messages] == ["one "]  # type: ignore[union-attr]
+
+
+async def test_losses_count_without_progress_and_poison_is_closed(place: Place):
+    agents = [Steps("one", asyncio.Event()) for _ in range(6)]
+    runner = await place.worker(agents[0])
+    await runner.start("x", run_id="r", agent="agent")
+    for agent in agents[1:]:
+        await until(lambda: place.memory.events.get("r", [])[3:], "it is under way")
+        other = await place.worker(agent)
+        await place.lose(runner, other)
+        runner = other
+        if place.record().takeovers > going_on.TAKEOVERS_MAX:
+            break
+        await until(lambda agent=agent: agent.called, "it goes on")
+    record = await (await runner.attach("r")).wait()
+    assert record.error is not None
+    assert record.error["code"] == "worker_lost"
+    assert "4 times without getting any further" in record.error["message"]
+
+
+async def test_a_run_that_gets_further_survives_any_number_of_losses(place: Place):
+    losses = going_on.TAKEOVERS_MAX + 3
+    done: list[str] = []
+    gates = [asyncio.Event() for _ in range(losses)]
+    runner = await place.worker(Steps(*gates, done=done))
+    await runner.start("x", run_id="r", agent="agent")
+    for number, gate in enumerate(gates):
+        gate.set()
+        await until(lambda number=number: len(done) == number + 1, "another step is done")
+        await until(lambda number=number: place.record().takeovers == 0, "and saved")
+        other = await place.worker(Steps(*gates, done=done))
+        await place.lose(runner, other)
+        runner = other
+    assert (await (await runner.attach("r")).collect()).text == "half whole " * losses
+
+
+async def test_what_cannot_continue_is_closed_as_ever(place: Place):
+    async def agent(message: str) -> AsyncIterator[str]:
+        yield "shown"
+        await asyncio.Event().wait()
+
+    lost, other = await place.worker(agent), await place.worker(agent)
+    run = await lost.start("x", run_id="r", agent="agent")
+    assert run.started.config is not None
+    assert run.started.config.on_worker_lost == "fail"
+    await until(lambda: place.record().last_seq >= 3, "something is said")
+    await place.lose(lost, other)
+    record = await (await other.attach("r")).wait()
+    assert record.error is not None
+    assert record.error["code"] == "worker_lost"
+
+
+async def test_a_checkpoint_of_another_version_ends_the_run_and_its_text_is_kept(place: Place):
+    lost, other = await place.worker(Steps("one", asyncio.Event())), await place.worker(Steps("one"))
+    await lost.start("x", session_id="s", run_id="r", agent="agent")
+    await until(lambda: place.record().last_seq >= 4, "something is said")
+    kept = place.memory.checkpoints["r"]
+    place.memory.checkpoints["r"] = msgspec.structs.replace(kept, data=b"\xff" + kept.data)
+    await place.lose(lost, other)
+    record = await (await other.attach("r")).wait()
+    assert record.error is not None
+    assert record.error["code"] == "checkpoint_unreadable"
+    assert "one " in str((await other.messages("s"))[-1].content)  # type: ignore[union-attr]
+
+
+# -- questions ---------------------------------------------------------------------------------------------------------
+
+
+async def test_an_answer_that_was_accepted_is_kept_until_it_is_recorded(place: Place):
+    first, second = Steps("ask", "end"), Steps("ask", "end")
+    lost, other = await place.worker(first), await place.worker(second)
+    run = await lost.start("x", run_id="r", agent="agent")
+    await waits(place)
+    lost.journals._on_command = lambda *about: None  # it is killed before the answer has an effect
+    await run.answer(yes("q0"))
+    assert place.record().status is RunStatus.RUNNING
+    await place.lose(lost, other)
+    assert (await (await other.attach("r")).collect()).text == "yes end "
+    assert not place.memory.commands.get("r")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_once_answered_the_run_is_running(shared: bool):
+    store = MemoryStore(Memory()) if shared else MemoryStore()
+    async with Runner(agents={"agent": Steps("ask")}, store=store) as runner:
+        run = await runner.start("x", run_id="r")
+        await until(lambda: runner.executions["r"].waiting, "the run waits")
+        await runner.journals._journals["r"].settled()
+        await run.answer(yes("q0"))
+        assert (await runner.get_run("r")).status is RunStatus.RUNNING
+        with pytest.raises(InputInvalid):
+            await run.answer(yes("q0", "no"))
+        assert (await run.collect()).text == "yes "
+
+
+async def test_a_run_that_waits_is_left_when_its_worker_is_lost_and_goes_on_with_its_answer(place: Place):
+    first, second = Steps("one", "ask", "end"), Steps("one", "ask", "end")
+    lost, other = await place.worker(first), await place.worker(second)
+    await lost.start("x", run_id="r", agent="agent")
+    await waits(place)
+    await place.lose(lost, other)
+    await place.is_parked()
+    assert (place.record().status, second.called) == (RunStatus.WAITING, 0)
+    await other.answer("r", yes("q1"))
+    assert (await (await other.attach("r")).collect()).text == "one yes end "
+    events = await events_of(other)
+    assert not voids(events)
+    assert sum(isinstance(event, RunFinishedEvent) for event in events) == 2
+    assert [bool(e.input and e.input.resume) for e in events if isinstance(e, RunStartedEvent)] == [False, True]
+
+
+@pytest.mark.usefixtures("parked_at_once")
+async def test_a_parked_run_costs_nothing_and_is_answered_anywhere(place: Place):
+    first, second = Steps("one", "ask", "end"), Steps("one", "ask", "end")
+    one, other = await place.worker(first), await place.worker(second)
+    run = await one.start("x", run_id="r", agent="agent")
+    await place.is_parked()
+    await until(lambda: not one.executions and not one.worker._tasks, "nothing is left here")
+    assert first.stopped.is_set()
+    following = asyncio.create_task(run.collect())
+    await other.answer("r", yes("q1"))
+    assert (await following).text == "one yes end "
+    assert second.called == 1
+    assert not voids(await events_of(other))
+
+
+@pytest.mark.usefixtures("parked_at_once")
+async def test_of_several_answers_to_a_parked_run_one_counts(place: Place):
+    workers = [await place.worker(Steps("ask")) for _ in range(3)]
+    await workers[0].start("x", run_id="r", agent="agent")
+    await place.is_parked()
+    outcomes = await asyncio.gather(
+        *(worker.answer("r", yes("q0", str(n))) for n, worker in enumerate(workers)), return_exceptions=True
+    )
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["InputInvalid", "InputInvalid", "NoneType"]
+    winner = outcomes.index(None)
+    assert (await (await workers[0].attach("r")).collect()).text == f"{winner} "
+
+
+@pytest.mark.usefixtures("parked_at_once")
+async def test_a_parked_run_is_cancelled_by_a_worker_that_does_not_have_its_agent(place: Place):
+    one = await place.worker(Steps("one", "ask"))
+    await one.start("x", session_id="s", run_id="r", agent="agent")
+    await place.is_parked()
+    stranger = Runner(agents={"other": Steps()}, store=MemoryStore(place.memory, monotonic=lambda: place.now))
+    async with stranger:
+        await stranger.cancel("r")
+        record = await (await stranger.attach("r")).wait()
+    assert record.status is RunStatus.CANCELLED
+    assert (await one.messages("s"))[-1].content == "one "  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("parked", [False, True])
+async def test_a_question_that_nobody_answers_in_time_ends_the_run(
+    place: Place, parked: bool, monkeypatch: pytest.MonkeyPatch
+):
+    if parked:
+        monkeypatch.setattr(execution, "PARK_AFTER_S", 0.0)
+    one = await place.worker(Steps("one", "ask"))
+    config = RunConfig(answer_timeout=0.3)
+    run = await one.start("x", session_id="s", run_id="r", agent="agent", config=config)
+    record = await run.wait()
+    assert record.error is not None
+    assert record.error["code"] == "answer_timeout"
+    asked = [e for e in await events_of(one) if isinstance(e, RunFinishedEvent)]
+    assert asked[0].outcome.interrupts[0].expires_at.endswith("Z")  # type: ignore[union-attr]
+    assert (await one.messages("s"))[-1].content == "one "  # type: ignore[union-attr]
+
+
+async def test_an_agent_that_leaves_its_question_off_loses_to_a_faster_answer(place: Place):
+    class Impatient(Agent):
+        name = "impatient"
+        continues = "from_checkpoint"
+
+        async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+            try:
+                async with asyncio.timeout(0.05):
+                    await ctx.interrupt([Interrupt(id="q", reason="input_required")])
+            except TimeoutError:
+                yield "nobody"
+
+    one = await place.worker(Impatient())
+    run = await one.start("x", run_id="r", agent="agent")
+    assert (await run.collect()).text == "nobody"
+    with pytest.raises(InputInvalid):
+        await run.answer(yes("q"))
+
+
+# -- leaving -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_worker_that_closes_hands_its_runs_over_at_their_next_save(place: Place):
+    gate = asyncio.Event()
+    first, second = Steps("one", gate, "three"), Steps("one", "two", "three")
+    leaving, other = await place.worker(first), await place.worker(second)
+    run = await leaving.start("x", run_id="r", agent="agent")
+    await until(lambda: first.done == ["0"], "the second step is under way")
+    following = asyncio.create_task((await other.attach("r")).collect())
+    closing = asyncio.create_task(leaving.close(grace_s=60))
+    await asyncio.sleep(0)
+    gate.set()
+    await closing
+    assert (await following).text == "one half whole three "
+    assert (first.done, second.done) == (["0", "1"], ["2"])
+    events = await events_of(other)
+    assert not voids(events)
+    assert len([e for e in events if type(e).__name__ == "TextMessageStartEvent"]) == 1
+    assert run.id == "r"
+
+
+async def test_a_run_left_after_the_grace_goes_on_from_its_last_save(place: Place):
+    first, second = Steps("one", asyncio.Event()), Steps("one", "two")
+    leaving, other = await place.worker(first), await place.worker(second)
+    await leaving.start("x", run_id="r", agent="agent")
+    await until(lambda: place.record().last_seq >= 4, "the second step is under way")
+    await leaving.close()
+    assert (await (await other.attach("r")).collect()).text == "one two "
+    assert len(voids(await events_of(other))) == 1
+
+
+async def test_a_run_that_waits_is_left_as_it_is_by_a_worker_that_closes(place: Place):
+    leaving = await place.worker(Steps("one", "ask", "end"))
+    await leaving.start("x", run_id="r", agent="agent")
+    await waits(place)
+    place.runners.remove(leaving)
+    await leaving.close()
+    assert (place.record().status, place.record().owner) == (RunStatus.WAITING, "")
+    other = await place.worker(Steps("one", "ask", "end"))
+    await other.answer("r", yes("q1"))
+    assert (await (await other.attach("r")).collect()).text == "one yes end "
+    assert not voids(await events_of(other))
+
+
+async def test_runs_left_with_nobody_there_go_on_at_the_next_worker(place: Place):
+    leaving = await place.worker(Steps("one", asyncio.Event()))
+    await leaving.start("x", session_id="s", run_id="r", agent="agent")
+    await leaving.start("y", session_id="s", run_id="next", agent="agent", config=RunConfig(on_busy="queue"))
+    await until(lambda: place.record().last_seq >= 4, "the second step is under way")
+    place.runners.remove(leaving)
+    await leaving.close()
+    other = await place.worker(Steps("one", "two"))
+    assert (await (await other.attach("r")).collect()).text == "one two "
+    assert (await (await other.attach("next")).collect()).text == "one two "
+
+
+async def test_a_run_of_an_agent_that_nobody_has_is_closed_in_time(place: Place, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(going_on, "ABANDONED_S", 0.0)
+    leaving = await place.worker(Steps("one", asyncio.Event()))
+    await leaving.start("x", run_id="r", agent="agent")
+    await until(lambda: place.record().last_seq >= 4, "the second step is under way")
+    await leaving.close()
+    stranger = Runner(agents={"other": Steps()}, store=MemoryStore(place.memory, monotonic=lambda: place.now))
+    async with stranger:
+        events = await events_of(stranger)
+    assert isinstance(events[-1], RunErrorEvent)
+    assert events[-1].code == "worker_lost"
