@@ -125,6 +125,12 @@ def cancel(out: str) -> None:
     assert "'code': 'run_cancelled'" in kept
 
 
+def replays(out: str) -> None:
+    searched, first, whole = out.splitlines()
+    assert searched == "(searching a room)"  # once
+    assert whole == f"{first}Now a room by the sea is booked."
+
+
 def sse_format(out: str) -> None:
     assert 'data: {"text":"REST "}\n\n' in out
     assert "data: [DONE]\n\n" in out
@@ -178,10 +184,10 @@ CHECKS: dict[str, Callable[[str], None]] = {
     for check in (
         *(basic, events, modes, without_asyncio, collect, progress, outputs, timeout, aggregator, sessions, tools),
         *(typed_output, cancel, sse_format, errors, buffered),
-        *(functions, pydantic_ai_agent, adk_agent, approval, local_model, live),
+        *(functions, pydantic_ai_agent, adk_agent, approval, local_model, live, replays),
     )
 }
-OF_ONE_KIND = {"adk_agent", "approval", "basic", "functions", "live", "local_model", "pydantic_ai_agent"}
+OF_ONE_KIND = {"adk_agent", "approval", "basic", "functions", "live", "local_model", "pydantic_ai_agent", "replays"}
 """They do not take `--framework`."""
 OTHERWISE_TESTED = {"browser", "chat", "demo_agent", "endpoint", "mount", "my_agent", "server", "test_my_agent"}
 
