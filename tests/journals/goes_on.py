@@ -43,12 +43,6 @@ async def record_of(worker: Worker, run_id: str = "r") -> RunRecord:
 class GoesOn:
     """The fixtures are `Conformance`'s."""
 
-    @pytest.fixture(autouse=True)
-    def continuing(self, request: pytest.FixtureRequest) -> None:
-        of_these = request.function.__qualname__.startswith("GoesOn.")
-        if of_these and not request.getfixturevalue("a").store.continues:
-            pytest.skip("this store keeps no checkpoints yet")
-
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
     async def test_a_checkpoint_comes_with_its_events_and_replaces_the_last(self, a: Worker, b: Worker) -> None:

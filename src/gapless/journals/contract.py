@@ -113,6 +113,7 @@ class Store(ABC):
     """Several processes can use it at a time, and what it keeps outlives each of them."""
     commit_interval_s: ClassVar[float] = 0.0
     """Appends are grouped: two calls of `append` are at least this far apart while there is traffic."""
+
     continues: ClassVar[bool] = False
     """Whether the store keeps checkpoints, keeps commands until they are taken, and knows runs that are nobody's."""
 
@@ -198,6 +199,7 @@ class Store(ABC):
 
     # -- runs that are nobody's -------------------------------------------------------------------------------------
 
+    @abstractmethod
     async def release(self, run_id: str, wanted_at: int | None) -> bool:
         """Give up the active run `run_id` of this worker: it is nobody's then, its owner is "". It wants somebody from
         `wanted_at` on (ms; 0: now; None: not by itself), and at once where it does not wait for a person or a command
@@ -206,19 +208,18 @@ class Store(ABC):
 
         Other workers are told of a run that wants somebody now. Raises `WorkerFenced`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     async def claim(self, run_id: str) -> RunRecord | None:
         """Become the owner of the active run `run_id` that is nobody's: exactly one worker gets the record, others
         None. The commands that are kept for it come to the listener afterwards. Raises `WorkerFenced`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     async def wanted(self, now: int, limit: int = WANTED_MAX) -> list[RunRecord]:
         """Find active runs that are nobody's and want somebody at the time `now` (ms), longest wanted first, at most
         `limit`. Costs nothing for those that do not.
         """
-        raise NotImplementedError
 
     # -- journals ---------------------------------------------------------------------------------------------------
 
@@ -239,9 +240,9 @@ class Store(ABC):
         `RunNotFound`.
         """
 
+    @abstractmethod
     async def checkpoint(self, run_id: str) -> Checkpoint | None:
         """Return the newest accepted checkpoint of the run `run_id`; None where it has none or is not active."""
-        raise NotImplementedError
 
     @abstractmethod
     async def watch(self, run_id: str) -> None:
@@ -252,7 +253,7 @@ class Store(ABC):
         """Undo `watch` of `run_id`, also one that raised: it may be in force."""
 
     @abstractmethod
-    async def send(self, run_id: str, command: bytes) -> str | None:
+    async def send(self, run_id: str, command: bytes) -> str:
         """Deliver `command` (cancel, input) to the worker that owns the run `run_id`, at least once; a run that has
         ended takes none. It is kept until a batch names it in `taken` or the run ends: whoever owns the run next hears
         it again.
@@ -260,6 +261,7 @@ class Store(ABC):
         Returns the owner; "" where the run is nobody's, which then wants somebody, or has ended. Raises `RunNotFound`.
         """
 
+    @abstractmethod
     async def answer(self, run_id: str, seq: int, command: bytes) -> str:
         """Deliver `command`, which decides how the waiting run `run_id` goes on, and set it running, in one step: only
         where it waits and `seq`, the question's position, is its last. Of several exactly one is taken; the others
@@ -267,7 +269,6 @@ class Store(ABC):
 
         Otherwise like `send`. Raises `RunNotFound`.
         """
-        raise NotImplementedError
 
     @abstractmethod
     async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:

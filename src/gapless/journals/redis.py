@@ -21,7 +21,7 @@ import msgspec
 
 from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreUnavailable
 from gapless.journals import redis_scripts as scripts
-from gapless.journals.contract import READ_BYTES_MAX, Advice, Append, Listener, Store
+from gapless.journals.contract import READ_BYTES_MAX, WANTED_MAX, Advice, Append, Checkpoint, Listener, Store
 from gapless.journals.lease import LeaseWatch
 from gapless.journals.redis_claims import RunCreation
 from gapless.journals.redis_keys import (
@@ -40,6 +40,7 @@ from gapless.journals.redis_keys import (
     session_key,
 )
 from gapless.journals.redis_news import RedisNews
+from gapless.journals.redis_nobodys import NobodysRuns
 from gapless.journals.redis_owned import OwnedRuns
 from gapless.journals.redis_records import RedisRecords
 from gapless.journals.redis_server import RedisServer
@@ -63,12 +64,14 @@ class RedisStore(Store):
     """`redis://[user:password@]host:port/db`, `rediss://` (TLS), `unix://path`; `valkey://` and `valkeys://` alike."""
 
     commit_interval_s: ClassVar[float] = 0.002
+    continues: ClassVar[bool] = True
 
     def __init__(self, url: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._server = RedisServer(url)
         self._records = RedisRecords(self._server)
         self._owned = OwnedRuns(self._server)
         self._news = RedisNews(self._server, self._records, self._owned)
+        self._nobodys = NobodysRuns(self._server, self._records, self._owned)
         self._take_over = TakeOver(self._server, self._owned, LeaseWatch(monotonic))
 
     @classmethod
@@ -171,6 +174,20 @@ class RedisStore(Store):
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
         return await self._records.active_runs(session_ids)
 
+    # -- runs that are nobody's -------------------------------------------------------------------------------------
+
+    async def release(self, run_id: str, wanted_at: int | None) -> bool:
+        return await self._nobodys.release(run_id, wanted_at)
+
+    async def claim(self, run_id: str) -> RunRecord | None:
+        run = await self._nobodys.claim(run_id)
+        if run is not None:
+            self._news.collect_commands([run_id])
+        return run
+
+    async def wanted(self, now: int, limit: int = WANTED_MAX) -> list[RunRecord]:
+        return await self._nobodys.wanted(now, limit)
+
     # -- journals ---------------------------------------------------------------------------------------------------
 
     async def append(self, batches: Sequence[Append]) -> Collection[str]:
@@ -195,20 +212,20 @@ class RedisStore(Store):
         events: list[bytes] = data.split(b"\n")[after + 1 - first :][:limit] if data else []
         return events
 
+    async def checkpoint(self, run_id: str) -> Checkpoint | None:
+        return await self._records.checkpoint(run_id)
+
     async def watch(self, run_id: str) -> None:
         await self._news.watch(run_id)
 
     async def unwatch(self, run_id: str) -> None:
         await self._news.unwatch(run_id)
 
-    async def send(self, run_id: str, command: bytes) -> None:
-        async def ask(session_id: str) -> int | None:
-            key, place = run_key(session_id, run_id), place_of(session_id)
-            answer: int | None = await self._server.call(scripts.SEND, key, place, run_id, command)
-            return answer
+    async def send(self, run_id: str, command: bytes) -> str:
+        return await self._nobodys.deliver(run_id, command)
 
-        if not await self._records.find(run_id, ask):
-            raise RunNotFound(f"no run {run_id}", run_id=run_id)
+    async def answer(self, run_id: str, seq: int, command: bytes) -> str:
+        return await self._nobodys.deliver(run_id, command, seq)
 
     async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:
         expired = 0

@@ -15,6 +15,7 @@ __all__ = [
     "RUNS",
     "SESSIONS",
     "SESSION_FIELDS",
+    "WANTED",
     "WORKERS",
     "decode_member",
     "decode_turn",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 WORKERS, RUNS, ENDED, SESSIONS = "{gapless}:workers", "{gapless}:runs", "{gapless}:ended", "{gapless}:sessions"
+WANTED = "{gapless}:wanted"
 SESSION_FIELDS = ("record", "updated_at", "state")
 """What makes a session's record. (What makes a run's, the scripts say.)"""
 

@@ -20,6 +20,7 @@ from gapless.errors import GaplessError, StoreCorrupt, StoreUnavailable
 from gapless.journals import redis_scripts as scripts
 from gapless.journals.contract import Listener
 from gapless.journals.redis_keys import run_key
+from gapless.journals.redis_nobodys_scripts import COLLECT
 from gapless.journals.redis_owned import RECHECK_RUNS_MAX, OwnedRuns
 from gapless.journals.redis_records import RedisRecords
 from gapless.journals.redis_server import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, FAILURES, RedisServer
@@ -29,6 +30,8 @@ __all__ = ["RedisNews"]
 LISTEN_IDLE_S = 2.0
 """Silence on the listening connection after which it is probed; as much again, and it is replaced."""
 RECONNECT_PAUSE_S = 0.2
+WANTED_CHANNEL = "gapless:wanted"
+"""On which all workers are told that a run is nobody's and wants somebody."""
 UNCLAIMED_MAX = 10_000
 """Runs that commands have come for and that are not this worker's as yet."""
 
@@ -97,7 +100,8 @@ class RedisNews:
 
     async def _listen_on(self, listening: Any, subscribed: asyncio.Future[None]) -> None:
         """Listen on one connection, until it fails."""
-        await listening.subscribe(f"gapless:{self._owned.worker_id}")
+        own = f"gapless:{self._owned.worker_id}"
+        await listening.subscribe(WANTED_CHANNEL, own)
         probed = False
         while True:
             message = await listening.get_message(timeout=LISTEN_IDLE_S)
@@ -105,9 +109,11 @@ class RedisNews:
                 if probed:
                     raise TimeoutError("no answer to PING")
                 await listening.ping()
+            elif message["type"] == "message" and message["channel"] == WANTED_CHANNEL.encode():
+                self._on_wanted(message["data"])
             elif message["type"] == "message":
                 self._on_message(message["data"])
-            elif message["type"] == "subscribe":
+            elif message["type"] == "subscribe" and message["channel"] == own.encode():
                 if subscribed.done():
                     await self._ask_what_was_missed()
                 else:
@@ -124,7 +130,12 @@ class RedisNews:
                 if closed:
                     self._watched.discard(run_id)
 
+    def _on_wanted(self, teller: bytes) -> None:
+        if teller != self._owned.worker_id.encode() and self._listener is not None:
+            self._listener.on_wanted()
+
     async def _ask_what_was_missed(self) -> None:
+        self._on_wanted(b"")
         for run_id in tuple(self._watched):
             await self._tell_position(run_id)
         self.collect_commands(self._owned.runs)
@@ -220,13 +231,11 @@ class RedisNews:
                 if len(self._unclaimed) > UNCLAIMED_MAX:
                     del self._unclaimed[next(iter(self._unclaimed))]
                 continue
-            key = f"{owned.place}commands:{run_id}"
             try:
-                commands = await self._server.command("LRANGE", key, 0, -1)
-                for command in commands:
-                    self._listener.on_command(run_id, command)
-                if commands:
-                    await self._server.command("LTRIM", key, len(commands), -1)
+                found = await self._server.call(COLLECT, owned.key, owned.place, run_id, owned.heard)
+                for id, command in zip(map(int, found[::2]), found[1::2], strict=True):
+                    owned.heard = id
+                    self._listener.on_command(run_id, command, id)
             except StoreCorrupt as error:
                 log.error("run %s: its commands are gone: %s", run_id, error)
             except StoreUnavailable as error:

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, cast
 
 from gapless.errors import RunNotFound, StoreUnavailable
 from gapless.journals import redis_scripts as scripts
-from gapless.journals.contract import Append, WorkerFenced
+from gapless.journals.contract import Append, Checkpoint, WorkerFenced
 from gapless.journals.redis_keys import WORKERS, encode_end, encode_member, pack, place_of
 from gapless.journals.redis_server import RedisServer
 from gapless.records import RunRecord, RunStatus
@@ -35,17 +35,20 @@ ENDED_MAX = 2_000
 RECHECK_RUNS_MAX = 500
 """Runs that are checked between two renewals of the lease, which must not wait for long."""
 REFUSED = -1
+APPEND_ARGUMENTS = 2
+"""Of `scripts.APPEND`; the checkpoints follow."""
 
 log = logging.getLogger("gapless.redis")
 
-_Row: TypeAlias = tuple[str, str, int, int, str, str | None, dict[str, Any] | None]
-"""One batch as `scripts.APPEND` takes it: the session's place, the run, first position, count, events, status, end."""
+_Row: TypeAlias = tuple[str, str, int, int, str, str | None, dict[str, Any] | None, dict[str, Any] | None]
+"""One batch as `scripts.APPEND` takes it: the session's place, the run, first position, count, events, status, end, and
+what else goes with it: the checkpoint and the commands that are taken."""
 
 
 class OwnedRun:
     """A run that this worker owns, and where it is kept."""
 
-    __slots__ = ("place", "recent", "recent_bytes", "run")
+    __slots__ = ("checkpoint", "heard", "move", "place", "recent", "recent_bytes", "run")
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
@@ -53,6 +56,12 @@ class OwnedRun:
         self.recent: deque[_Row] = deque()
         """The batches accepted last, kept at hand."""
         self.recent_bytes = 0
+        self.checkpoint: Checkpoint | None = None
+        """The newest that this worker has saved."""
+        self.heard = 0
+        """The newest command that the listener was told of."""
+        self.move = ""
+        """Under which name the run is being given up."""
 
     @property
     def key(self) -> str:
@@ -60,6 +69,12 @@ class OwnedRun:
 
     def keep(self, row: _Row) -> None:
         """Keep an accepted batch at hand, and let the oldest go down to the bound; the newest one stays."""
+        if row[-1] is not None:
+            if row[-1]["data"] is not None:
+                self.checkpoint = Checkpoint(row[-1]["seq"], row[-1]["data"])
+            row = (*row[:-1], None)
+        if not row[3]:
+            return
         self.recent.append(row)
         self.recent_bytes += len(row[4])
         while self.recent_bytes > RECENT_BYTES_MAX and len(self.recent) > 1:
@@ -68,7 +83,11 @@ class OwnedRun:
     def recent_after(self, last: int) -> list[_Row]:
         """Return the batches from that position on; none when some of them are no longer at hand."""
         rows = [row for row in self.recent if row[2] > last]
-        return rows if rows and rows[0][2] == last + 1 else []
+        if not rows or rows[0][2] != last + 1:
+            return []
+        if self.checkpoint is not None:
+            rows[-1] = (*rows[-1][:-1], _more(self.checkpoint, ()))
+        return rows
 
 
 _Batches: TypeAlias = list[tuple[OwnedRun, Append]]
@@ -134,8 +153,9 @@ class OwnedRuns:
                     refused.add(row[1])
                     continue
                 owned.keep(row)
-                if row[-1] is not None:
-                    owned.run.ended_at = row[-1]["at"]
+                end = row[-2]
+                if end is not None:
+                    owned.run.ended_at = end["at"]
                     ended.append((owned, journal_bytes))
         if ended:
             await self.finish([(owned.run, journal_bytes) for owned, journal_bytes in ended], self.worker_id)
@@ -163,6 +183,8 @@ class OwnedRuns:
                 continue
             slot = owned.place if self._server.is_cluster else ""
             size = sum(map(len, batch.events))
+            if batch.checkpoint is not None:
+                size += len(batch.checkpoint.data)
             if batch.end is not None:
                 size += len(memoryview(batch.end.turn.messages)) + len(batch.end.turn.native or b"")
             counts[slot] = count = counts.get(slot, -1) + 1
@@ -206,8 +228,15 @@ class OwnedRuns:
     async def _append_call(self, rows: list[_Row]) -> tuple[list[int], list[tuple[int, int]], list[bytes]]:
         """Append in one call: each journal's bytes or REFUSED, the rows that are ahead of the server and where it is,
         and the keys that were damaged."""
+        rows = list(rows)
         key = f"{rows[0][0]}run:{rows[0][1]}"
-        sizes, behind, damaged = await self._server.call(scripts.APPEND, key, self.worker_id, pack(rows))
+        saved: list[bytes] = []
+        for n, row in enumerate(rows):
+            more = row[-1]
+            if more is not None and more["data"] is not None:  # any bytes: they are no msgpack that the server reads
+                saved.append(more["data"])
+                rows[n] = (*row[:-1], more | {"data": len(saved) + APPEND_ARGUMENTS})
+        sizes, behind, damaged = await self._server.call(scripts.APPEND, key, self.worker_id, pack(rows), *saved)
         return sizes, behind, damaged
 
     async def finish(self, runs: Sequence[tuple[RunRecord, int]], owner: str) -> None:
@@ -256,4 +285,11 @@ def _row(place: str, batch: Append) -> _Row:
         b"\n".join(batch.events).decode(),
         None if batch.status is None and batch.end is None else (batch.end or batch).status,
         None if batch.end is None else encode_end(batch.end),
+        None if batch.checkpoint is None and not batch.taken else _more(batch.checkpoint, batch.taken),
     )
+
+
+def _more(checkpoint: Checkpoint | None, taken: Sequence[int]) -> dict[str, Any]:
+    """Return the checkpoint and the taken commands as `scripts.APPEND` takes them."""
+    seq, data = (0, None) if checkpoint is None else (checkpoint.seq, checkpoint.data)
+    return {"seq": seq, "data": data, "taken": list(map(str, taken))}

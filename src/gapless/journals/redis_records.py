@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from gapless.errors import StoreCorrupt
 from gapless.journals import redis_scripts as scripts
+from gapless.journals.contract import Checkpoint
 from gapless.journals.redis_keys import (
     RUNS,
     SESSION_FIELDS,
@@ -96,6 +97,19 @@ class RedisRecords:
     async def run(self, run_id: str) -> RunRecord | None:
         """Return the run of that id. Raises `StoreCorrupt`."""
         return await self.find(run_id, lambda session_id: self.run_in(session_id, run_id))
+
+    async def checkpoint(self, run_id: str) -> Checkpoint | None:
+        """Return the newest checkpoint of an active run; None where it has none. Raises `StoreCorrupt`."""
+
+        async def ask(session_id: str) -> list[Any] | None:
+            key = f"{place_of(session_id)}checkpoint:{run_id}"
+            if await self._server.command("HEXISTS", run_key(session_id, run_id), "record"):
+                found: list[Any] = await self._server.command("HMGET", key, "seq", "data")
+                return found
+            return None
+
+        found = await self.find(run_id, ask)
+        return None if found is None or found[0] is None else Checkpoint(int(found[0]), found[1])
 
     async def runs(
         self, user_id: str | None, session_id: str | None, status: RunStatus | None, limit: int

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 
 __all__ = [
+    "ACTIVE",
     "ACTIVE_RUNS",
     "APPEND",
     "CLAIM",
@@ -25,7 +26,6 @@ __all__ = [
     "REGISTER_RUN",
     "RENEW",
     "RUN_FIELDS",
-    "SEND",
     "SETTLE",
     "START",
     "TAKE",
@@ -50,7 +50,8 @@ class Script:
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
-_ACTIVE = "local active = {queued = true, running = true, waiting = true}\n"
+ACTIVE = "local active = {queued = true, running = true, waiting = true}\n"
+"""What a script begins with that asks whether a run is active."""
 _TRY = """
 local damaged = {}
 local function try(command, key, ...)
@@ -68,7 +69,7 @@ end
 nothing beside it: a script that stops halfway has not undone what it wrote."""
 
 _QUEUE = (
-    _ACTIVE
+    ACTIVE
     + """
 local function goes_on(place, id)
   local is = redis.pcall('HMGET', place .. 'run:' .. id, 'record', 'status')
@@ -95,12 +96,26 @@ end
 somebody has removed or replaced would keep its session busy for ever: it leaves the queue."""
 
 APPEND = Script(
-    _ACTIVE
+    ACTIVE
     + _TRY
     + """
+local function keep(place, id, more)
+  local run, checkpoint = place .. 'run:' .. id, place .. 'checkpoint:' .. id
+  for _, command_id in ipairs(more.taken) do
+    try('HDEL', place .. 'kept:' .. id, command_id)
+  end
+  local saved = more.data and ARGV[more.data]
+  if saved then
+    redis.call('DEL', checkpoint)
+    if saved ~= '' then
+      redis.call('HSET', checkpoint, 'seq', more.seq, 'data', saved)
+      redis.call('HDEL', run, 'takeovers')
+    end
+  end
+end
 local me, sizes, behind, news = ARGV[1], {}, {}, {}
 for i, batch in ipairs(cmsgpack.unpack(ARGV[2])) do
-  local place, id, first, n, data, status, ended = unpack(batch, 1, 7)
+  local place, id, first, n, data, status, ended, more = unpack(batch, 1, 8)
   local run, events, last = place .. 'run:' .. id, place .. 'events:' .. id, first + n - 1
   local is = try('HMGET', run, 'owner', 'status', 'last', 'watchers', 'bytes') or {}
   local size = tonumber(is[5] or 0) or 0
@@ -115,19 +130,24 @@ for i, batch in ipairs(cmsgpack.unpack(ARGV[2])) do
       size = -1
     end
   else
-    size = size + #data
-    if not try('XADD', events, first .. '-0', 'e', data) then
-      redis.call('RENAME', events, place .. 'damaged:' .. id)
-      redis.call('XADD', events, first .. '-0', 'e', data)
+    if n > 0 then
+      size = size + #data
+      if not try('XADD', events, first .. '-0', 'e', data) then
+        redis.call('RENAME', events, place .. 'damaged:' .. id)
+        redis.call('XADD', events, first .. '-0', 'e', data)
+      end
+      redis.call('HSET', run, 'last', last, 'bytes', size)
     end
-    redis.call('HSET', run, 'last', last, 'bytes', size)
+    if more then
+      keep(place, id, more)
+    end
     if status then
       redis.call('HSET', run, 'status', status)
     end
     if ended then
       redis.call('HSET', run, 'ended_at', ended.at, 'error', ended.error)
       redis.call('HDEL', run, 'watchers')
-      redis.call('DEL', place .. 'commands:' .. id)
+      redis.call('DEL', place .. 'commands:' .. id, place .. 'kept:' .. id, place .. 'checkpoint:' .. id)
       try('LREM', place .. 'queue', 1, id)
       try('RPUSH', place .. 'turns', ended.turn)
       try('HSET', place .. 'session', 'updated_at', ended.at)
@@ -136,7 +156,7 @@ for i, batch in ipairs(cmsgpack.unpack(ARGV[2])) do
       end
     end
     for watcher in string.gmatch(is[4] or '', '[^\\n]+') do
-      if watcher ~= me then
+      if watcher ~= me and n > 0 then
         news[watcher] = news[watcher] or {}
         table.insert(news[watcher], {id, first, data, ended and true or false})
       end
@@ -210,7 +230,7 @@ return 'started'
 )
 
 TAKE = Script(
-    _ACTIVE
+    ACTIVE
     + f"""
 local run, dead, me, claim = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local is = redis.call('HMGET', run, 'record', 'owner', 'status', 'spent')
@@ -222,6 +242,10 @@ if not is[1] then
   return {{'void'}}
 end
 if active[is[3]] then
+  if is[2] == '' and dead ~= '' then
+    redis.call('HINCRBY', run, 'turn', 1)
+    return {{'nobodys', redis.call('HGET', run, 'wanted_at')}}
+  end
   if is[2] ~= dead and is[2] ~= me then
     return {{'other'}}
   end
@@ -281,7 +305,7 @@ end
 )
 
 WATCH = Script(
-    _ACTIVE
+    ACTIVE
     + """
 local run, me, on = KEYS[1], ARGV[1], ARGV[2] == '1'
 local is = redis.call('HMGET', run, 'status', 'watchers')
@@ -301,22 +325,6 @@ if on then
   watchers[#watchers + 1] = me
 end
 redis.call('HSET', run, 'watchers', table.concat(watchers, '\\n'))
-return 1
-"""
-)
-
-SEND = Script(
-    _ACTIVE
-    + """
-local place, id, command = unpack(ARGV)
-local is = redis.call('HMGET', place .. 'run:' .. id, 'owner', 'status')
-if not is[2] then
-  return false
-end
-if active[is[2]] then
-  redis.call('RPUSH', place .. 'commands:' .. id, command)
-  redis.call('PUBLISH', 'gapless:' .. is[1], 'c' .. id)
-end
 return 1
 """
 )
@@ -342,7 +350,10 @@ for i, id in ipairs(redis.call('LRANGE', place .. 'runs', 0, -1)) do
   local run = place .. 'run:' .. id
   local claim = try('HGET', run, 'spent') or '0'
   runs[i] = {{id, claim}}
-  redis.call('UNLINK', run, place .. 'events:' .. id, place .. 'commands:' .. id)
+  for _, of_run in ipairs({{'events:', 'commands:', 'kept:', 'checkpoint:'}}) do
+    redis.call('UNLINK', place .. of_run .. id)
+  end
+  redis.call('UNLINK', run)
   redis.call('HSET', run, 'spent', claim)
   redis.call('EXPIRE', run, {VOID_S})
 end
@@ -490,6 +501,9 @@ for _, owner in ipairs(redis.call('SMEMBERS', '{gapless}:owners')) do
   for _, member in ipairs(redis.call('SMEMBERS', '{gapless}:active:' .. owner)) do
     members[member] = tonumber(redis.call('ZSCORE', '{gapless}:runs', member) or 0)
   end
+end
+for _, member in ipairs(redis.call('ZRANGE', '{gapless}:wanted', 0, -1)) do
+  members[member] = tonumber(redis.call('ZSCORE', '{gapless}:runs', member) or 0)
 end
 local sorted = {}
 for member in pairs(members) do

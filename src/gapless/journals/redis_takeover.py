@@ -9,6 +9,7 @@ from gapless.errors import StoreCorrupt
 from gapless.journals import redis_scripts as scripts
 from gapless.journals.lease import LeaseWatch, log_lost
 from gapless.journals.redis_keys import WORKERS, decode_member, encode_member, pack, place_of, run_from, run_key
+from gapless.journals.redis_nobodys_scripts import WANT
 from gapless.journals.redis_owned import OwnedRuns
 from gapless.journals.redis_server import RedisServer
 from gapless.records import RunRecord
@@ -78,6 +79,9 @@ class TakeOver:
                 run = run_from(run_id, fields[0])
                 self._owned.doubtful[run_id] = (session_id, "")  # until the caller has it
                 return run
+            if outcome == b"nobodys":  # the dead one was about to give it up, or to claim it
+                member, wanted_at = encode_member(run_id, session_id), fields[0] or 0
+                await self._server.call(WANT, WORKERS, me, member, wanted_at, int(float(wanted_at) == 0), 0)
             if outcome == b"ended":
                 await self._owned.finish([(run_from(run_id, fields[0]), int(fields[0][-1]))], owner)
         except StoreCorrupt as error:  # there is no run left to be taken, nor for its session to wait for
