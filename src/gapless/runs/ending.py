@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import msgspec
 
-from gapless.agents.base import RunContext
+from gapless.agents.base import SEE_LOG, RunContext, log_raised
 from gapless.attachments import mark_left_out
 from gapless.errors import AgentFailed, AgentInvalid, AnswerTimeout, GaplessError, RunCancelled
 from gapless.events import (
@@ -26,10 +27,26 @@ from gapless.records import RunEnd, RunRecord, RunStatus, Turn, now_ms
 from gapless.runs.recorder import Recorder
 from gapless.runs.sound import sound
 
-__all__ = ["end_of", "ending", "finished", "lost", "own_end", "unanswered"]
+__all__ = ["as_failure", "end_of", "ending", "finished", "lost", "own_end", "unanswered"]
 
 _encode = msgspec.json.Encoder().encode
 _decode_end = msgspec.json.Decoder(RunEnd).decode
+
+log = logging.getLogger("gapless.run")
+
+
+def as_failure(record: RunRecord, error: BaseException) -> GaplessError:
+    """Return what the run failed with, in terms that a client may see. The exception itself stays in this process."""
+    if isinstance(error, GaplessError) and error.message:
+        error.run_id = error.run_id or record.id
+        if error.told == error.message:
+            return error
+        log.error("run %s failed: %s", record.id, error.message)
+        return type(error)(error.told, run_id=record.id)
+    log_raised(log, record.id, f"agent {record.agent}", error)
+    failure = AgentFailed(f"the agent raised {type(error).__name__}{SEE_LOG}", run_id=record.id)
+    failure.__cause__ = error
+    return failure
 
 
 def own_end(run_id: str, recorder: Recorder) -> GaplessError | None:

@@ -16,9 +16,8 @@ from typing import Any
 
 import msgspec
 
-from gapless.agents.base import SEE_LOG, Agent, AgentItem, RunContext, as_current, log_raised
+from gapless.agents.base import Agent, AgentItem, RunContext, as_current
 from gapless.errors import (
-    AgentFailed,
     AgentInvalid,
     GaplessError,
     InputInvalid,
@@ -35,12 +34,12 @@ from gapless.records import RunRecord, RunRequest, RunStatus, now_ms
 from gapless.runs.checkpoints import Before, Standing
 from gapless.runs.commands import Command
 from gapless.runs.deadlines import Deadlines
-from gapless.runs.ending import ending, own_end, unanswered
+from gapless.runs.ending import as_failure, ending, own_end, unanswered
 from gapless.runs.live_input import LiveInput
 from gapless.runs.questions import Questions
 from gapless.runs.readers import ends_unread
 from gapless.runs.recorder import Recorder
-from gapless.runs.sessions import Sessions
+from gapless.runs.sessions import History, Sessions
 from gapless.runs.tracing import run_span
 
 __all__ = ["Execution", "Raised"]
@@ -246,7 +245,8 @@ class Execution:
         try:
             failure = await self._execute()
         except Exception as error:  # a bug; the run must end all the same
-            failure = self._as_failure(error)
+            self.raised.error = error
+            failure = as_failure(self.record, error)
         if self.parted and self._owned:
             await self.journal.settled()
         if self.fenced:
@@ -291,7 +291,8 @@ class Execution:
         if stopped is not None:
             return stopped.reason
         if (error := _error_of(pump)) is not None:
-            return self._as_failure(error)
+            self.raised.error = error
+            return as_failure(self.record, error)
         return own_end(self.record.id, self._recorder)
 
     async def _pump(self) -> None:
@@ -351,28 +352,16 @@ class Execution:
 
     async def _make_context(self) -> RunContext:
         """Read what the agent is told, now that its turn has come."""
-        record, request = self.record, self._request
-        history = await self._sessions.history(record, request)
-        assert record.input is not None, "the runner records it"
-        return RunContext(
-            run_id=record.id,
-            session_id=record.session_id,
-            user_id=record.user_id,
-            agent_name=record.agent,
-            content=record.input.content,
-            messages=history.messages,
-            native_history=history.native,
-            config=self.config,
+        return _context_of(
+            self.record,
+            self._request,
+            await self._sessions.history(self.record, self._request),
             interrupt=self._ask,
             save=None if self._standing is None else self._standing.save,
             emit=self._emit,
             ids_after=self.journal.appended if self._before is not None else 0,
             deps=self._deps,
             output_type=self._output_type,
-            state=history.state,
-            tools=request.tools,
-            context=request.context,
-            forwarded_props=request.forwarded_props,
             live=self.live,
         )
 
@@ -434,13 +423,7 @@ class Execution:
 
     async def _cancel(self, task: asyncio.Task[None]) -> None:
         self.questions.stopping = True
-        task.cancel()
-        done, _ = await asyncio.wait({task}, timeout=CLEANUP_S_MAX)
-        if not done:
-            task.add_done_callback(_retrieve)
-            log.warning("run %s: the agent did not stop within %.0f s; left behind", self.record.id, CLEANUP_S_MAX)
-        elif not task.cancelled() and (error := task.exception()) is not None:
-            log.debug("run %s: the agent raised %s while it was stopped", self.record.id, type(error).__name__)
+        await _stop_agent(task, self.record.id)
 
     async def _ask(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
         self._rested = self._standing is not None and self._standing.at_rest
@@ -481,23 +464,6 @@ class Execution:
         self.journal.close(event, end)
         return failure
 
-    def _as_failure(self, error: BaseException) -> GaplessError:
-        """Return what the run failed with, in terms that a client may see. The exception itself stays in this
-        process.
-        """
-        self.raised.error = error
-        run_id = self.record.id
-        if isinstance(error, GaplessError) and error.message:
-            error.run_id = error.run_id or run_id
-            if error.told == error.message:
-                return error
-            log.error("run %s failed: %s", run_id, error.message)
-            return type(error)(error.told, run_id=run_id)
-        log_raised(log, run_id, f"agent {self.record.agent}", error)
-        failure = AgentFailed(f"the agent raised {type(error).__name__}{SEE_LOG}", run_id=run_id)
-        failure.__cause__ = error
-        return failure
-
 
 @contextlib.contextmanager
 def _exits_as_errors() -> Iterator[None]:
@@ -506,6 +472,38 @@ def _exits_as_errors() -> Iterator[None]:
         yield
     except (SystemExit, KeyboardInterrupt) as error:
         raise RuntimeError(f"the agent raised {type(error).__name__}") from error
+
+
+def _context_of(record: RunRecord, request: RunRequest, history: History, **own: Any) -> RunContext:
+    """Make the context of a run; `own` are the arguments of `RunContext` that its execution has."""
+    assert record.config is not None, "the runner records it"
+    assert record.input is not None, "the runner records it"
+    return RunContext(
+        run_id=record.id,
+        session_id=record.session_id,
+        user_id=record.user_id,
+        agent_name=record.agent,
+        content=record.input.content,
+        messages=history.messages,
+        native_history=history.native,
+        config=record.config,
+        state=history.state,
+        tools=request.tools,
+        context=request.context,
+        forwarded_props=request.forwarded_props,
+        **own,
+    )
+
+
+async def _stop_agent(task: asyncio.Task[None], run_id: str) -> None:
+    """Cancel the agent and give it `CLEANUP_S_MAX` to clean up; then it is left behind."""
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=CLEANUP_S_MAX)
+    if not done:
+        task.add_done_callback(_retrieve)
+        log.warning("run %s: the agent did not stop within %.0f s; left behind", run_id, CLEANUP_S_MAX)
+    elif not task.cancelled() and (error := task.exception()) is not None:
+        log.debug("run %s: the agent raised %s while it was stopped", run_id, type(error).__name__)
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:
