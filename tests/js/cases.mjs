@@ -69,7 +69,9 @@ export function leaving(reconnect) {
     let seen = "";
     while (seen.length < 2000) seen += decoder.decode((await reader.read()).value, { stream: true });
     reader.cancel();
-    const body = seen.slice(0, seen.lastIndexOf("\n\n", 2000) + 2) + reconnect; // also where all of it was there
+    const whole = seen.slice(0, seen.lastIndexOf("\n\n", 2000) + 2); // also where all of it was there
+    const place = [...whole.matchAll(/^id: ?(.*)$/gm)].at(-1)?.[1] ?? "0";
+    const body = whole + reconnect.replace("PLACE", place);
     return Object.defineProperty(new Response(body, response), "url", { value: response.url });
   };
 }

@@ -51,6 +51,10 @@ class Report(dict[str, Any]):
         return told
 
 
+PLACE = b"PLACE"
+"""Stands in a reconnect frame for the id of the last frame before it; `leaving` in cases.mjs puts that in."""
+
+
 class Network:
     """A server and, before it, one proxy for each kind of cut."""
 
@@ -62,7 +66,7 @@ class Network:
         """Run a script's cases."""
         urls = {"none": self.url} | {kind: proxy.url for kind, proxy in self.proxies.items()}
         record = RunRecord(id="r", session_id="s", user_id="u", agent="a", message="", created_at=0)
-        reconnect = {name: wire(name)(record).reconnect().decode() for name in ("ag-ui", "vercel")}
+        reconnect = {name: wire(name)(record).reconnect(PLACE).decode() for name in ("ag-ui", "vercel")}
         given = {"urls": urls, "report": str(report), "reconnect": reconnect, "cuts": CUTS_PER_ANSWER}
         env = {**os.environ, "GAPLESS_TEST": json.dumps(given)}
         command = [node.NODE, str(HERE / f"{script}.mjs")]
