@@ -155,9 +155,11 @@ async def answer_interrupts(runner: Runner, record: RunRecord, entries: list[Res
     try:
         await runner.answer(record.id, entries)
     except InputInvalid:
-        if (place := await _place_of(runner, record, entries)) is not None:
-            return place
-        raise
+        if (place := await _place_of(runner, record, entries)) is None:
+            raise
+        await runner.readers.wait_past(record.id, place)  # the answer that was taken may not be recorded yet
+        again = await _place_of(runner, record, entries, place - 1)
+        return place if again is None else again
     await runner.readers.wait_past(record.id, record.last_seq)
     # Two may answer at the same instant, and one of them is late.
     place = await _place_of(runner, record, entries, max(record.last_seq - 1, 0))
