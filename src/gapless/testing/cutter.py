@@ -141,11 +141,11 @@ class Cutter:
         self, pieces: AsyncIterator[bytes], writer: asyncio.StreamWriter, run_id: str, kind: CutKind
     ) -> None:
         nth = self.cuts[run_id]
-        armed = nth < self._cuts_max
         left = random.Random(f"{self._seed}:{kind}:{nth}").randint(*self._after_bytes)  # noqa: S311  # reproducible on purpose
         writer.transport.set_write_buffer_limits(0)  # `drain` waits until the kernel has it all
         before = b""
         async for piece in pieces:
+            armed = self.cuts[run_id] < self._cuts_max  # another connection of the run may have been cut meanwhile
             end = _place(before, piece, left, kind) if armed else None
             writer.write(_chunk(piece[:end]) if kind == "abrupt" else piece[:end])
             await writer.drain()
