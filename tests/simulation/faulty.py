@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, ClassVar
 
 from gapless.errors import StoreUnavailable
-from gapless.journals.contract import Append, Listener, Store, WorkerFenced
+from gapless.journals.contract import Append, Checkpoint, Listener, Store, WorkerFenced
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import ACTIVE, RunRecord, RunStatus, SessionRecord, Turn
 from simulation.clock import Process, SimulatedLoop
@@ -62,6 +62,7 @@ class FaultyStore(Store):
 
     shared: ClassVar[bool] = False
     commit_interval_s: ClassVar[float] = 0.001
+    continues: ClassVar[bool] = False
 
     @classmethod
     def from_url(cls, url: str) -> Store:
@@ -320,6 +321,23 @@ class FaultyStore(Store):
     async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:
         expired: int = await self._ask(lambda: _now(self._inner.expire(ended_before, bytes_max)), "expire")
         return expired
+
+    # -- what runs go on by: not simulated yet, and `continues` says so, so that nobody asks ------------------------
+
+    async def checkpoint(self, run_id: str) -> Checkpoint | None:
+        raise NotImplementedError
+
+    async def answer(self, run_id: str, seq: int, command: bytes) -> str:
+        raise NotImplementedError
+
+    async def release(self, run_id: str, wanted_at: int | None) -> bool:
+        raise NotImplementedError
+
+    async def claim(self, run_id: str) -> RunRecord | None:
+        raise NotImplementedError
+
+    async def wanted(self, now: int, limit: int = 100) -> list[RunRecord]:
+        raise NotImplementedError
 
     # -- what others did --------------------------------------------------------------------------------------------
 
