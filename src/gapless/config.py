@@ -68,6 +68,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     coalesce_ms: float | None = None
     """Deliver text at most this often to live followers, several deltas in one frame; at most `COALESCE_MS_MAX`. None:
     each as it comes."""
+    public_url: str = ""
+    """What the addresses of the run's blobs begin with, e.g. `https://agents.example.com` or the path under which the
+    app is mounted. By default they are paths of the server that is asked."""
     model_settings: dict[str, Any] = {}
     """Generation settings, passed to the agent untouched: `temperature`, `max_tokens`, `model`, … Of these a request
     may set those that `Runner(client_settings=…)` allows."""
@@ -153,7 +156,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     message_chars_max: int = 1_000_000
     """A message's text, in characters."""
     event_bytes_max: int = 1024 * 1024
-    """One event's JSON; a text delta over it is split, any other event over it ends the run with `run_limit`."""
+    """One event's JSON. A text delta over it is split, a file, a tool's result or a custom value is kept as a blob; any
+    other event over it ends the run with `run_limit`."""
     journal_events_max: int = 1_000_000
     """Events in one run's journal."""
     journal_bytes_max: int = 256 * 1024 * 1024
@@ -167,6 +171,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     kept_bytes_max: int | None = None
     """Bytes of the events of all ended runs in the store, other workers' included; past it, the events of those that
     ended first are dropped, as when they are past their retention."""
+    blob_bytes_max: int = 64 * 1024 * 1024
+    """A file or a tool's result that is too large for an event and kept beside the journal, as a blob; a larger one is
+    left out, with a notice. Blobs count as the journal's bytes."""
     checkpoint_bytes_max: int = 4 * 1024 * 1024
     """What is kept of where a run stands; one that needs more goes on only at the worker that executes it."""
     history_messages_max: int = 10_000

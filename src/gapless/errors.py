@@ -162,6 +162,13 @@ class RunNotFound(GaplessError):
     status = 404
 
 
+class BlobNotFound(GaplessError):
+    """The run has no such blob, or none any more."""
+
+    code = "blob_not_found"
+    status = 404
+
+
 class RunConflict(GaplessError):
     """The run id is taken by a run with another message, session or agent."""
 

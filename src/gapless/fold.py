@@ -45,10 +45,12 @@ from gapless.events import (
     UserMessage,
 )
 
-__all__ = ["RESTARTED", "VOID", "Fold", "Void", "void_of"]
+__all__ = ["FILE", "RESTARTED", "VOID", "Fold", "Void", "void_of"]
 
 COPIED_BYTES_MAX = 4 * 1024 * 1024
 """A patch that copies may double the document each time; one that could make it larger than this is not applied."""
+FILE = "gapless.file"
+"""Name of the CUSTOM event that holds a file of the answer: its `mimeType`, and its `data` (base64) or its `url`."""
 RESTARTED = "gapless.restarted"
 """Name of the CUSTOM event which says that the run begins anew and that what it has said so far is void."""
 VOID = "gapless.void"

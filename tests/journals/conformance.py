@@ -21,6 +21,7 @@ from gapless.errors import CursorExpired, RunNotFound, SessionBusy, SessionNotFo
 from gapless.events import UserMessage
 from gapless.journals.contract import READ_BYTES_MAX, Append, WorkerFenced
 from gapless.records import RunStatus, SessionRecord
+from journals.blobs import Blobs
 from journals.goes_on import GoesOn
 from journals.workers import LEASE_S, WAIT_S, Clock, Cluster, Heard, Place, Worker, a_run, a_turn, an_end, an_event
 
@@ -54,7 +55,7 @@ NASTY = (
 )
 
 
-class Conformance(GoesOn):
+class Conformance(GoesOn, Blobs):
     """Subclasses give the fixture `place`, and `place_factory` for the property test."""
 
     @pytest.fixture

@@ -16,6 +16,9 @@ from gapless.records import RunStatus
 from journals.conformance import Cluster, an_event
 from journals.sqlite_place import FilePlace, open_and_read
 
+TO_VERSION_3 = """
+DROP TABLE blobs;
+"""
 TO_VERSION_2 = """
 DROP INDEX runs_wanted;
 DROP INDEX commands_run;
@@ -63,7 +66,7 @@ async def test_a_file_of_version_1_is_brought_to_this_one(tmp_path: Path, caplog
     await a_file(path)
     await a_file(new)
     db = sqlite3.connect(path)
-    db.executescript(TO_VERSION_2 + TO_VERSION_1)
+    db.executescript(TO_VERSION_3 + TO_VERSION_2 + TO_VERSION_1)
     db.close()
     assert tables(path) != tables(new)
     cluster = Cluster(FilePlace(path))
@@ -83,15 +86,18 @@ async def test_a_file_of_version_1_is_brought_to_this_one(tmp_path: Path, caplog
     await cluster.close()
 
 
-FILE_OF_VERSION_2 = Path(__file__).parent / "files" / "sqlite-version-2.db.gz"
-"""Made by that version, whose worker was killed; a command came from another one afterwards."""
+def old_file(version: int, folder: Path) -> Path:
+    path = folder / "gapless.db"
+    path.write_bytes(
+        gzip.decompress((Path(__file__).parent / "files" / f"sqlite-version-{version}.db.gz").read_bytes())
+    )
+    return path
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    path = tmp_path / "gapless.db"
-    path.write_bytes(gzip.decompress(FILE_OF_VERSION_2.read_bytes()))
-    return path
+    """A file made by version 2, whose worker was killed; a command came from another one afterwards."""
+    return old_file(2, tmp_path)
 
 
 async def test_the_runs_in_a_file_of_version_2_go_on(path: Path) -> None:
@@ -138,3 +144,16 @@ async def test_a_migration_that_is_cut_short_changes_nothing(path: Path, monkeyp
     assert tables(path) == before
     await open_and_read(path)
     assert tables(path) > before
+
+
+async def test_a_run_in_a_file_of_version_3_goes_on_and_keeps_blobs(tmp_path: Path) -> None:
+    cluster = Cluster(FilePlace(old_file(3, tmp_path)))
+    a = await cluster.worker("new")
+    assert await a.read_all("ended") == [an_event(text) for text in ("one", "two", "end")]
+    assert [run.id for run in await a.store.wanted(0)] == ["saved"]
+    assert await a.store.claim("saved") is not None
+    assert await a.store.checkpoint("saved") == Checkpoint(3, b"\x00saved")
+    await a.store.keep_blob("saved", "x", 0, b"data")
+    await a.end("saved", 4)
+    assert await a.store.blob("saved", "x", 0) == b"data"
+    await cluster.close()

@@ -327,6 +327,12 @@ class FaultyStore(Store):
     async def checkpoint(self, run_id: str) -> Checkpoint | None:
         raise NotImplementedError
 
+    async def keep_blob(self, run_id: str, blob_id: str, piece: int, data: bytes) -> None:
+        raise NotImplementedError
+
+    async def blob(self, run_id: str, blob_id: str, piece: int) -> bytes | None:
+        raise NotImplementedError
+
     async def answer(self, run_id: str, seq: int, command: bytes) -> str:
         raise NotImplementedError
 

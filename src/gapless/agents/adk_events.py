@@ -7,7 +7,6 @@ and need not give their partial events one id.
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 from google.adk.events import Event
@@ -37,11 +36,9 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
 )
+from gapless.fold import FILE
 
-__all__ = ["Shown", "Stream", "Translation", "close_stream", "media", "notice"]
-
-FILE_BYTES_MAX = 512 * 1024
-"""Media of an answer up to this size go inline into the stream; larger ones are only named."""
+__all__ = ["Shown", "Stream", "Translation", "close_stream", "notice"]
 
 _FINISH = {"STOP": "stop", "MAX_TOKENS": "length", "MALFORMED_FUNCTION_CALL": "error", "OTHER": "other"}
 _ABORTED = "INVOCATION_ABORTED"
@@ -291,11 +288,12 @@ class Translation:
         id = f"{event.id}-{number}"
         if part.inline_data is not None and part.inline_data.data:
             close_stream(out, stream)
-            out.append(media("gapless.file", part.inline_data))
+            file = {"mimeType": part.inline_data.mime_type, "data": part.inline_data.data}
+            out.append(CustomEvent(name=FILE, value=file))
         elif part.file_data is not None:
             close_stream(out, stream)
             value = {"mimeType": part.file_data.mime_type, "url": part.file_data.file_uri}
-            out.append(CustomEvent(name="gapless.file", value=value))
+            out.append(CustomEvent(name=FILE, value=value))
         elif part.executable_code is not None:
             code = part.executable_code
             args = {"language": code.language, "code": code.code}
@@ -364,14 +362,6 @@ class Shown:
         rest, self._accounted = self._text[self._accounted :], len(self._text)
         # Where they differ, a callback replaced the text that was shown.
         return whole[len(rest) :] if whole.startswith(rest) else whole
-
-
-def media(name: str, blob: types.Blob) -> CustomEvent:
-    """Media of an answer, as an event of this name."""
-    mime_type, data = blob.mime_type, blob.data or b""
-    if len(data) > FILE_BYTES_MAX:
-        return notice("file_too_large", f"a file of {len(data)} bytes ({mime_type}) was left out")
-    return CustomEvent(name=name, value={"mimeType": mime_type, "data": base64.b64encode(data).decode()})
 
 
 def notice(code: str, message: str) -> CustomEvent:

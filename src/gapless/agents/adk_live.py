@@ -17,7 +17,7 @@ from google.adk.runners import Runner
 from google.adk.sessions import Session
 from google.genai import types
 
-from gapless.agents.adk_events import Shown, Stream, Translation, close_stream, media, notice
+from gapless.agents.adk_events import Shown, Stream, Translation, close_stream, notice
 from gapless.agents.adk_sessions import parts_of
 from gapless.agents.base import AgentItem, RunContext
 from gapless.events import CustomEvent
@@ -177,7 +177,7 @@ class LiveTranslation(Translation):
         out += super().items(event)
         for sound in sounds:
             self.error = None
-            out.append(media("gapless.audio", sound))
+            out.append(CustomEvent(name="gapless.audio", value={"mimeType": sound.mime_type, "data": sound.data}))
         if event.input_transcription is not None:
             self._spoken(out, event, event.input_transcription)
         elif event.output_transcription is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
@@ -41,6 +40,7 @@ from gapless.events import (
     ToolCallStartEvent,
     decode_event,
 )
+from gapless.fold import FILE
 
 __all__ = ["Turn"]
 
@@ -157,8 +157,7 @@ class Turn:
         elif isinstance(part, m.NativeToolReturnPart):
             yield self._result(part)
         elif isinstance(part, m.FilePart):
-            value = {"mimeType": part.content.media_type, "data": base64.b64encode(part.content.data).decode()}
-            yield CustomEvent(name="gapless.file", value=value)
+            yield CustomEvent(name=FILE, value={"mimeType": part.content.media_type, "data": part.content.data})
 
     def _part_delta(self, event: m.PartDeltaEvent) -> Iterable[AgentItem]:
         delta = event.delta

@@ -18,6 +18,7 @@ import msgspec
 from gapless.records import RunEnd, RunRecord, RunStatus, SessionRecord, Turn
 
 __all__ = [
+    "BLOB_PIECE_BYTES",
     "READ_BYTES_MAX",
     "WANTED_MAX",
     "Advice",
@@ -30,6 +31,8 @@ __all__ = [
     "shown_url",
 ]
 
+BLOB_PIECE_BYTES = 512 * 1024
+"""A blob is kept in pieces of this, so that no step of a store is as long as the blob."""
 READ_BYTES_MAX = 1024 * 1024
 """One `Store.read` stops at the event that takes it past this."""
 WANTED_MAX = 100
@@ -243,6 +246,20 @@ class Store(ABC):
     @abstractmethod
     async def checkpoint(self, run_id: str) -> Checkpoint | None:
         """Return the newest accepted checkpoint of the run `run_id`; None where it has none or is not active."""
+
+    @abstractmethod
+    async def keep_blob(self, run_id: str, blob_id: str, piece: int, data: bytes) -> None:
+        """Keep `data` durably as the `piece` (from 0 on) of the blob `blob_id` of the run `run_id`, for as long as the
+        run's events, and count it as one of their bytes. A piece that is there stays as it is.
+
+        Raises `RunNotFound` where the run has ended or is not this worker's.
+        """
+
+    @abstractmethod
+    async def blob(self, run_id: str, blob_id: str, piece: int) -> bytes | None:
+        """Return the `piece` of the blob `blob_id` of the run `run_id`, as `keep_blob` took it; None where there is
+        none, or none any more.
+        """
 
     @abstractmethod
     async def watch(self, run_id: str) -> None:

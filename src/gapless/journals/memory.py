@@ -45,6 +45,7 @@ class Memory:
         self.workers: dict[str, MemoryStore] = {}
         self.watchers: dict[str, dict[MemoryStore, None]] = {}
         self.checkpoints: dict[str, Checkpoint] = {}
+        self.blobs: dict[str, dict[tuple[str, int], bytes]] = {}
         self.commands: dict[str, dict[int, bytes]] = {}
         """What was sent to each run and is not taken, by its id."""
         self.command_ids = itertools.count(1)
@@ -294,6 +295,15 @@ class MemoryStore(Store):
     async def checkpoint(self, run_id: str) -> Checkpoint | None:
         return self._memory.checkpoints.get(run_id)
 
+    async def keep_blob(self, run_id: str, blob_id: str, piece: int, data: bytes) -> None:
+        run = self._memory.runs.get(run_id)
+        if run is None or run.owner != self._worker_id or run.status not in ACTIVE:
+            raise RunNotFound(f"run {run_id} is not this worker's", run_id=run_id)
+        self._memory.blobs.setdefault(run_id, {}).setdefault((blob_id, piece), data)
+
+    async def blob(self, run_id: str, blob_id: str, piece: int) -> bytes | None:
+        return self._memory.blobs.get(run_id, {}).get((blob_id, piece))
+
     async def watch(self, run_id: str) -> None:
         self._memory.watchers.setdefault(run_id, {})[self] = None
 
@@ -335,13 +345,15 @@ class MemoryStore(Store):
         events = self._memory.events
         ended = [(run.ended_at, run) for run in self._memory.runs.values() if run.ended_at is not None]
         kept = sorted((at_and_run for at_and_run in ended if not at_and_run[1].expired), key=lambda kept: kept[0])
-        sizes = [sum(map(len, events[run.id])) for _, run in kept]
+        blobs = self._memory.blobs
+        sizes = [sum(map(len, [*events[run.id], *blobs.get(run.id, {}).values()])) for _, run in kept]
         over = 0 if bytes_max is None else sum(sizes) - bytes_max
         expired = 0
         for (ended_at, run), size in zip(kept, sizes, strict=True):
             if ended_at >= ended_before and over <= 0:
                 break
             run.expired, events[run.id] = True, []
+            blobs.pop(run.id, None)
             over -= size
             expired += 1
         return expired
@@ -384,6 +396,7 @@ class MemoryStore(Store):
         memory.session_runs.pop(session_id, None)
         for run_id in [run.id for run in memory.runs.values() if run.session_id == session_id]:
             del memory.runs[run_id], memory.events[run_id]
+            memory.blobs.pop(run_id, None)
         return True
 
     async def turns(self, session_id: str) -> list[Turn]:

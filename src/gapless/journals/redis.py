@@ -215,6 +215,12 @@ class RedisStore(Store):
     async def checkpoint(self, run_id: str) -> Checkpoint | None:
         return await self._records.checkpoint(run_id)
 
+    async def keep_blob(self, run_id: str, blob_id: str, piece: int, data: bytes) -> None:
+        await self._owned.keep_blob(run_id, blob_id, piece, data)
+
+    async def blob(self, run_id: str, blob_id: str, piece: int) -> bytes | None:
+        return await self._records.blob(run_id, f"{blob_id}:{piece}")
+
     async def watch(self, run_id: str) -> None:
         await self._news.watch(run_id)
 

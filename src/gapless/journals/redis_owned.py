@@ -141,6 +141,16 @@ class OwnedRuns:
         await self.check_lease()
         raise RunNotFound(f"run {run_id} is not queued", run_id=run_id)
 
+    async def keep_blob(self, run_id: str, blob_id: str, piece: int, data: bytes) -> None:
+        """Keep a piece of a blob, as `Store.keep_blob`."""
+        owned = self.runs.get(run_id)
+        if owned is not None:
+            field = f"{blob_id}:{piece}"
+            arguments = owned.place, run_id, self.worker_id, field, data
+            if await self._server.call(scripts.KEEP_BLOB, owned.key, *arguments):
+                return
+        raise RunNotFound(f"run {run_id} is not this worker's", run_id=run_id)
+
     # -- appending --------------------------------------------------------------------------------------------------
 
     async def append(self, batches: Sequence[Append]) -> Collection[str]:

@@ -111,6 +111,17 @@ class RedisRecords:
         found = await self.find(run_id, ask)
         return None if found is None or found[0] is None else Checkpoint(int(found[0]), found[1])
 
+    async def blob(self, run_id: str, field: str) -> bytes | None:
+        """Return a piece of a blob of the run, as `scripts.KEEP_BLOB` calls it; None where there is none."""
+
+        async def ask(session_id: str) -> list[bytes | None] | None:
+            if await self._server.command("HEXISTS", run_key(session_id, run_id), "record"):
+                return [await self._server.command("HGET", f"{place_of(session_id)}blobs:{run_id}", field)]
+            return None
+
+        found = await self.find(run_id, ask)
+        return None if found is None else found[0]
+
     async def runs(
         self, user_id: str | None, session_id: str | None, status: RunStatus | None, limit: int
     ) -> list[RunRecord]:

@@ -20,6 +20,7 @@ __all__ = [
     "FENCE",
     "FINISH_RUNS",
     "FORGET_EVENTS",
+    "KEEP_BLOB",
     "OLDEST_ACTIVE",
     "PAST_RETENTION",
     "READ",
@@ -168,6 +169,22 @@ for watcher, told in pairs(news) do
   redis.call('PUBLISH', 'gapless:' .. watcher, 'e' .. cmsgpack.pack(told))
 end
 return {sizes, behind, damaged}
+"""
+)
+
+KEEP_BLOB = Script(
+    ACTIVE
+    + """
+local place, id, me, field, data = unpack(ARGV)
+local run = place .. 'run:' .. id
+local is = redis.call('HMGET', run, 'owner', 'status')
+if is[1] ~= me or not active[is[2]] then
+  return 0
+end
+if redis.call('HSETNX', place .. 'blobs:' .. id, field, data) == 1 then
+  redis.call('HINCRBY', run, 'bytes', #data)
+end
+return 1
 """
 )
 
@@ -334,7 +351,7 @@ local place, id = unpack(ARGV)
 if redis.call('HEXISTS', place .. 'run:' .. id, 'record') == 0 then
   return 0
 end
-redis.call('UNLINK', place .. 'events:' .. id)
+redis.call('UNLINK', place .. 'events:' .. id, place .. 'blobs:' .. id)
 return redis.call('HSET', place .. 'run:' .. id, 'expired', 1)
 """)
 
@@ -350,7 +367,7 @@ for i, id in ipairs(redis.call('LRANGE', place .. 'runs', 0, -1)) do
   local run = place .. 'run:' .. id
   local claim = try('HGET', run, 'spent') or '0'
   runs[i] = {{id, claim}}
-  for _, of_run in ipairs({{'events:', 'commands:', 'kept:', 'checkpoint:'}}) do
+  for _, of_run in ipairs({{'events:', 'blobs:', 'commands:', 'kept:', 'checkpoint:'}}) do
     redis.call('UNLINK', place .. of_run .. id)
   end
   redis.call('UNLINK', run)

@@ -278,6 +278,12 @@ class SQLiteStore(Store):
     async def checkpoint(self, run_id: str) -> Checkpoint | None:
         return await self._file.look(lambda db: find_checkpoint(db, run_id))
 
+    async def keep_blob(self, run_id: str, blob_id: str, piece: int, data: bytes) -> None:
+        await self._log.keep_blob(run_id, blob_id, piece, data)
+
+    async def blob(self, run_id: str, blob_id: str, piece: int) -> bytes | None:
+        return await self._log.blob(run_id, blob_id, piece)
+
     async def watch(self, run_id: str) -> None:
         if run_id not in self._log.tails:
             await self._file.look(lambda db: self._news.watch(db, run_id))
@@ -337,7 +343,7 @@ class SQLiteStore(Store):
         """Drop some of the events of runs that are marked; whether there may be more."""
         until = time.monotonic() + STEP_S
         while (row := db.execute("SELECT rid FROM runs WHERE kept_since = 0 LIMIT 1").fetchone()) is not None:
-            while self._log.drop_segment(db, row[0]):
+            while self._log.drop_part(db, row[0]):
                 if time.monotonic() > until:
                     return True
             db.execute("UPDATE runs SET kept_since = NULL WHERE rid = ?", row)
@@ -377,7 +383,8 @@ class SQLiteStore(Store):
             check_idle(db, session_id)
             if db.execute("DELETE FROM sessions WHERE id = ?", (session_id,)).rowcount == 0:
                 return False
-            db.execute("DELETE FROM segments WHERE rid IN (SELECT rid FROM runs WHERE session = ?)", (session_id,))
+            for table in ("segments", "blobs"):
+                db.execute(f"DELETE FROM {table} WHERE rid IN (SELECT rid FROM runs WHERE session = ?)", (session_id,))
             db.execute("DELETE FROM runs WHERE session = ?", (session_id,))
             db.execute("DELETE FROM turns WHERE session = ?", (session_id,))
             return True

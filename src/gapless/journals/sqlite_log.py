@@ -12,7 +12,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 
-from gapless.errors import GaplessError
+from gapless.errors import GaplessError, RunNotFound
 from gapless.journals.contract import READ_BYTES_MAX, Append, WorkerFenced
 from gapless.journals.sqlite_file import SQLiteFile, scalar
 
@@ -215,11 +215,40 @@ class Log:
             db.execute("UPDATE workers SET low = min(low, ?) WHERE id = ?", (tail.first_pos, self.worker_id))
         return tail
 
-    def drop_segment(self, db: sqlite3.Connection, rid: int) -> bool:
-        """Drop a run's first segment, which may be as long as a batch; whether there was one."""
+    def drop_part(self, db: sqlite3.Connection, rid: int) -> bool:
+        """Drop a run's first segment, which may be as long as a batch, or a piece of a blob; whether there was one."""
         first = "SELECT min(seq) FROM segments WHERE rid = ?1"
         dropped = db.execute(f"DELETE FROM segments WHERE rid = ?1 AND seq = ({first})", (rid,))
+        if not dropped.rowcount:
+            first = "SELECT rowid FROM blobs WHERE rid = ? LIMIT 1"
+            dropped = db.execute(f"DELETE FROM blobs WHERE rowid = ({first})", (rid,))
         return dropped.rowcount > 0
+
+    # -- blobs ------------------------------------------------------------------------------------------------------
+
+    async def keep_blob(self, run_id: str, blob_id: str, piece: int, data: bytes) -> None:
+        """Keep a piece of a blob as `Store.keep_blob` does."""
+        tail = self.tails.get(run_id)
+        if tail is None:
+            raise RunNotFound(f"run {run_id} is not this worker's", run_id=run_id)
+
+        def keep(db: sqlite3.Connection) -> int:
+            self.check_lease(db)
+            insert = "INSERT INTO blobs VALUES(?, ?, ?, ?) ON CONFLICT DO NOTHING"
+            return db.execute(insert, (tail.rid, blob_id, piece, data)).rowcount
+
+        try:
+            if await self._file.transact(keep):
+                tail.bytes += len(data)
+        except WorkerFenced:
+            raise RunNotFound(f"run {run_id} is another worker's", run_id=run_id) from None
+
+    async def blob(self, run_id: str, blob_id: str, piece: int) -> bytes | None:
+        """Read a piece of a blob as `Store.blob` does."""
+        of_run = "rid = (SELECT rid FROM runs WHERE id = ? AND kept_since IS NOT 0)"
+        sql = f"SELECT data FROM blobs WHERE {of_run} AND blob = ? AND piece = ?"
+        rows = await self._file.query(sql, run_id, blob_id, piece)
+        return bytes(rows[0][0]) if rows else None
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -283,5 +312,6 @@ def _sealed(db: sqlite3.Connection, rid: int) -> int:
 
 
 def _sealed_bytes(db: sqlite3.Connection, rid: int) -> int:
-    """How many bytes a run's segments have."""
-    return scalar(db, "SELECT coalesce(sum(length(data)), 0) FROM segments WHERE rid = ?", rid)
+    """How many bytes a run's segments and blobs have."""
+    size = "SELECT coalesce(sum(length(data)), 0) FROM"
+    return scalar(db, f"SELECT ({size} segments WHERE rid = ?1) + ({size} blobs WHERE rid = ?1)", rid)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 __all__ = ["APPLICATION_ID", "MIGRATIONS", "SCHEMA_VERSION", "create_tables", "migrate"]
 
 APPLICATION_ID = 0x47504C31
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _SCHEMA = """
 CREATE TABLE workers(id TEXT PRIMARY KEY, beat INTEGER NOT NULL, low INTEGER NOT NULL, process TEXT NOT NULL);
@@ -24,6 +24,8 @@ CREATE INDEX runs_kept ON runs(kept_since, kept_bytes) WHERE kept_since IS NOT N
 CREATE INDEX runs_active ON runs(owner) WHERE status IN ('queued', 'running', 'waiting');
 CREATE INDEX runs_wanted ON runs(wanted_at) WHERE wanted_at IS NOT NULL;
 CREATE TABLE checkpoints(rid INTEGER PRIMARY KEY, seq INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE TABLE blobs(rid INTEGER NOT NULL, blob TEXT NOT NULL, piece INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE UNIQUE INDEX blobs_run ON blobs(rid, blob, piece);
 CREATE TABLE log(pos INTEGER PRIMARY KEY AUTOINCREMENT, rid INTEGER NOT NULL, seq INTEGER NOT NULL,
                  n INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE segments(rid INTEGER NOT NULL, seq INTEGER NOT NULL, n INTEGER NOT NULL, data BLOB NOT NULL);
@@ -61,7 +63,18 @@ def _let_runs_go_on(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX commands_run ON commands(rid)")
 
 
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _count_kept_bytes, 2: _let_runs_go_on}
+def _keep_blobs(db: sqlite3.Connection) -> None:
+    db.execute(
+        "CREATE TABLE blobs(rid INTEGER NOT NULL, blob TEXT NOT NULL, piece INTEGER NOT NULL, data BLOB NOT NULL)"
+    )
+    db.execute("CREATE UNIQUE INDEX blobs_run ON blobs(rid, blob, piece)")
+
+
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
+    1: _count_kept_bytes,
+    2: _let_runs_go_on,
+    3: _keep_blobs,
+}
 """What makes a file of one version one of the next. A change of the tables comes with the line for those before it."""
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from gapless.agents.base import SEE_LOG, RunContext, log_raised
 from gapless.attachments import mark_left_out
-from gapless.errors import AgentFailed, AgentInvalid, AnswerTimeout, GaplessError, RunCancelled
+from gapless.errors import AgentFailed, AgentInvalid, AnswerTimeout, GaplessError, RunCancelled, is_code
 from gapless.events import (
     Event,
     RunErrorEvent,
@@ -27,7 +27,7 @@ from gapless.records import RunEnd, RunRecord, RunStatus, Turn, now_ms
 from gapless.runs.recorder import Recorder
 from gapless.runs.sound import sound
 
-__all__ = ["as_failure", "end_of", "ending", "finished", "lost", "own_end", "unanswered"]
+__all__ = ["as_failure", "end_of", "ending", "finished", "label_of", "lost", "own_end", "unanswered"]
 
 _encode = msgspec.json.Encoder().encode
 _decode_end = msgspec.json.Decoder(RunEnd).decode
@@ -165,3 +165,9 @@ def _sum_usage(usage: list[TokenUsage]) -> list[TokenUsage] | None:
             if isinstance(value, int):
                 setattr(known, field, (getattr(known, field) or 0) + value)
     return list(total.values()) or None
+
+
+def label_of(outcome: str, failure: GaplessError | None) -> str:
+    """Return what a run's end is counted as. An agent may choose any code; as a label each would be a series for
+    ever."""
+    return outcome if failure is None or is_code(outcome) else "agent_error"

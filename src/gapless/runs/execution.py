@@ -23,7 +23,6 @@ from gapless.errors import (
     InputInvalid,
     RunCancelled,
     RunTimeout,
-    is_code,
 )
 from gapless.events import Interrupt, ResumeEntry
 from gapless.journals.contract import Store, WorkerFenced
@@ -31,10 +30,11 @@ from gapless.journals.journal import Journal
 from gapless.live import LiveRequest, is_live
 from gapless.metrics import Metrics
 from gapless.records import RunRecord, RunRequest, RunStatus, now_ms
+from gapless.runs.blobs import LARGE, BlobsOfRun
 from gapless.runs.checkpoints import Before, Standing
 from gapless.runs.commands import Command
 from gapless.runs.deadlines import Deadlines
-from gapless.runs.ending import as_failure, ending, own_end, unanswered
+from gapless.runs.ending import as_failure, ending, label_of, own_end, unanswered
 from gapless.runs.live_input import LiveInput
 from gapless.runs.questions import Questions
 from gapless.runs.readers import ends_unread
@@ -102,6 +102,7 @@ class Execution:
         self._request = request
         self._sessions = sessions
         self._recorder = recorder
+        self._blobs = BlobsOfRun(store, journal, recorder.limits, record.config.public_url)
         self._metrics = metrics
         self._deps = deps
         self._output_type = output_type
@@ -262,10 +263,8 @@ class Execution:
 
     def _count(self, outcome: str, failure: GaplessError | None) -> None:
         log.info("run %s: %s after %d events", self.record.id, outcome, self.journal.appended)
-        # An agent may choose any code; as a label each would be a series for ever.
         if not self.fenced:  # else whoever has it counts it
-            known = failure is None or is_code(outcome)
-            self._metrics.run_ended(self.record.agent, outcome if known else "agent_error")
+            self._metrics.run_ended(self.record.agent, label_of(outcome, failure))
         self._metrics.event_gap_s.observe(self.journal.gap_max_s)
         self._span.end(self.journal.appended, failure)
 
@@ -317,7 +316,7 @@ class Execution:
             stream = self._agent.run(ctx)
             try:
                 async for item in stream:
-                    add(item)
+                    add(await self._blobs.set_aside(item) if type(item) in LARGE else item)
                     if first:
                         self._first_event()
                         first = False
@@ -430,7 +429,7 @@ class Execution:
         return await self.questions.ask(interrupts)
 
     async def _emit(self, item: AgentItem) -> None:
-        self._recorder.add(item)
+        self._recorder.add(await self._blobs.set_aside(item) if type(item) in LARGE else item)
         self._first_event()
         if self.journal.full:
             await self.journal.drain()

@@ -15,6 +15,7 @@ from gapless.errors import RunNotFound, StoreUnavailable
 from gapless.journals.journal import PAGE_EVENTS, Follower, Journals, end_tasks
 from gapless.journals.merge import merge_deltas
 from gapless.records import RunRecord, RunStatus
+from gapless.runs.blobs import Blobs
 from gapless.runs.commands import Command
 from gapless.runs.patience import patiently
 
@@ -43,6 +44,7 @@ class Readers:
     """
 
     def __init__(self, journals: Journals, executes: Callable[[str], bool], on_left: Callable[[str], None]) -> None:
+        self.blobs = Blobs(journals.store)
         self._journals = journals
         self._executes = executes
         self._on_left = on_left

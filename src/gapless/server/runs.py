@@ -18,6 +18,7 @@ from gapless.http.openapi import STARTING, body_docs, parameter_docs
 from gapless.live import LiveRequest
 from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
 from gapless.records import RunRecord, RunStatus
+from gapless.server.blobs import blob_response
 from gapless.wire import wire
 
 __all__ = ["RunRoutes"]
@@ -53,6 +54,7 @@ class RunRoutes(ClientRoutes):
         router.get("/runs/{run_id}")(self.get_run)
         followed = parameter_docs("Accept", "Last-Event-ID", "after", "wire", "merge", "limit")
         router.get("/runs/{run_id}/events", openapi_extra=followed)(self.follow_run)
+        router.api_route("/runs/{run_id}/blobs/{blob_id}", methods=["GET", "HEAD"])(self.read_blob)
         router.post("/runs/{run_id}/cancel", status_code=202)(self.cancel_run)
         router.post("/runs/{run_id}/input", status_code=202, openapi_extra=body_docs(AnswerRun))(self.answer_run)
         return router
@@ -121,6 +123,11 @@ class RunRoutes(ClientRoutes):
             "ended": record.status.ended,
         }
         return json_response(page)
+
+    async def read_blob(self, run_id: str, blob_id: str, request: Request) -> Response:
+        """Fetch a file or another large part of a run's events, whole or a range of it: the address is in the event."""
+        await self.access.find(request, "read", self.runner.get_run, run_id)
+        return await blob_response(request, self.runner.readers, run_id, blob_id)
 
     async def cancel_run(self, run_id: str, request: Request) -> Response:
         """End a run as cancelled. Idempotent; whichever worker executes it acts."""

@@ -1,0 +1,169 @@
+"""The large parts of a run's events, kept aside as blobs: the event that has one says where it is and stays small.
+
+A blob is kept before the event that names it is accepted, for as long as the run's events, in pieces: the first says
+what it is and is written last, so that a blob is whole or not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from gapless.agents.base import AgentItem
+from gapless.config import Limits
+from gapless.errors import AgentInvalid, BlobNotFound, RunFenced, RunNotFound
+from gapless.events import CustomEvent, ToolCallResultEvent, encode_event
+from gapless.fold import FILE
+from gapless.journals.contract import BLOB_PIECE_BYTES, Store
+from gapless.journals.journal import Journal
+from gapless.runs.patience import patiently
+
+__all__ = ["LARGE", "Blob", "Blobs", "BlobsOfRun"]
+
+LARGE = frozenset({CustomEvent, ToolCallResultEvent})
+"""Events that may hold something large."""
+FILE_INLINE_BYTES_MAX = 64 * 1024
+"""A smaller file stays in its event: it costs no second request, and a client has it for good."""
+RESULT_CHARS_SHOWN = 32 * 1024
+"""What stays of a tool's result that is kept aside: the model has read all of it, the event only informs."""
+ENVELOPE_BYTES = 4 * 1024
+"""What an event says beside its large part, at most."""
+JSON_TYPE, TEXT_TYPE, UNKNOWN_TYPE = "application/json", "text/plain; charset=utf-8", "application/octet-stream"
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Blob(msgspec.Struct, frozen=True):
+    """Says what a blob is."""
+
+    mime_type: str
+    size: int
+    """In bytes."""
+
+
+_decode_blob = msgspec.json.Decoder(Blob).decode
+
+
+class BlobsOfRun:
+    """Keeps the blobs of one run that this worker executes."""
+
+    def __init__(self, store: Store, journal: Journal, limits: Limits, public_url: str) -> None:
+        self._store = store
+        self._journal = journal
+        self._limits = limits
+        self._url = f"{public_url.rstrip('/')}/runs/{quote(journal.run_id, safe='')}/blobs/"
+
+    async def set_aside(self, event: AgentItem) -> AgentItem:
+        """Return the event as it is recorded: what is too large in it is kept, and named. An event that is no sound one
+        comes back as it is. Raises `AgentInvalid`, `RunFenced`, `StoreUnavailable`."""
+        if isinstance(event, ToolCallResultEvent):
+            return await self._result(event)
+        if isinstance(event, CustomEvent) and event.name == FILE and isinstance(event.value, dict):
+            return await self._file(event, event.value)
+        if isinstance(event, CustomEvent):
+            return await self._custom(event)
+        return event
+
+    async def _result(self, event: ToolCallResultEvent) -> AgentItem:
+        content = event.content
+        if not isinstance(content, str) or 6 * len(content) < self._room:  # a character takes at most 6 bytes
+            return event
+        if len(encode_event(event)) <= self._limits.event_bytes_max:
+            return event
+        data = content.encode(errors="replace")
+        kept = await self._keep(TEXT_TYPE, data)
+        shown = content[: min(RESULT_CHARS_SHOWN, self._room // 6)]
+        note = f"\n… {len(content) - len(shown)} more characters, which the model got, are left out here"
+        if kept is not None:
+            note += f"; all {len(content)}: {kept['url']}"
+        return msgspec.structs.replace(event, content=shown + note)
+
+    async def _file(self, event: CustomEvent, value: dict[str, Any]) -> AgentItem:
+        data = value.get("data")
+        if isinstance(data, str) and len(data) > FILE_INLINE_BYTES_MAX:
+            try:
+                data = base64.b64decode(data, validate=True)
+            except (ValueError, binascii.Error):
+                raise AgentInvalid(f"run {self._journal.run_id}: a file's data is not base64") from None
+        if not isinstance(data, bytes | bytearray | memoryview):
+            return event
+        data, rest = bytes(data), {key: one for key, one in value.items() if key != "data"}
+        if len(data) <= min(FILE_INLINE_BYTES_MAX, self._room // 2):
+            rest["data"] = base64.b64encode(data).decode()
+        elif (kept := await self._keep(str(value.get("mimeType") or UNKNOWN_TYPE), data)) is None:
+            return self._left_out("file", len(data))
+        else:
+            rest |= kept
+        return msgspec.structs.replace(event, value=rest)
+
+    async def _custom(self, event: CustomEvent) -> AgentItem:
+        try:
+            encoded = encode_event(event)
+        except Exception:  # the recorder says what is wrong with it
+            return event
+        if len(encoded) <= self._limits.event_bytes_max:
+            return event
+        data = _encode(event.value)
+        kept = await self._keep(JSON_TYPE, data)
+        return self._left_out(event.name, len(data)) if kept is None else msgspec.structs.replace(event, value=kept)
+
+    def _left_out(self, what: str, size: int) -> AgentItem:
+        limit = self._limits.blob_bytes_max
+        said = f"a {what[:64]} of {size} bytes was left out: it is over blob_bytes_max={limit}"
+        return CustomEvent(name="gapless.notice", value={"code": "blob_too_large", "message": said})
+
+    @property
+    def _room(self) -> int:
+        return max(0, self._limits.event_bytes_max - ENVELOPE_BYTES)
+
+    async def _keep(self, mime_type: str, data: bytes) -> dict[str, Any] | None:
+        """Keep `data` and return what an event says in its place; None where it is too large to be kept."""
+        run_id = self._journal.run_id
+        if len(data) > self._limits.blob_bytes_max:
+            return None
+        blob = Blob(mime_type, len(data))
+        blob_id = (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()[:32]
+        pieces = [data[start : start + BLOB_PIECE_BYTES] for start in range(0, len(data), BLOB_PIECE_BYTES)]
+        try:
+            for number, piece in [*enumerate(pieces, 1), (0, _encode(blob))]:
+                await patiently(self._store.keep_blob, run_id, blob_id, number, piece)
+                self._journal.size_bytes += len(piece)
+                await asyncio.sleep(0)  # other runs have their turn between two pieces
+        except RunNotFound:
+            raise RunFenced(f"run {run_id} is another worker's", run_id=run_id) from None
+        return {"mimeType": mime_type, "size": len(data), "blob": blob_id, "url": self._url + blob_id}
+
+
+class Blobs:
+    """Reads the blobs of any run."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def find(self, run_id: str, blob_id: str) -> Blob:
+        """Return what a blob is. Raises `BlobNotFound`, `StoreUnavailable`."""
+        head = await self._store.blob(run_id, blob_id, 0)
+        if head is None:
+            raise BlobNotFound(
+                f"run {run_id} has no blob {blob_id[:64]!r}, or its events are past their retention", run_id=run_id
+            )
+        return _decode_blob(head)
+
+    async def read(self, run_id: str, blob_id: str, start: int, stop: int) -> AsyncIterator[bytes]:
+        """Read the bytes of a blob from `start` to `stop` (not included), piece by piece. Raises `BlobNotFound` when it
+        is dropped meanwhile, `StoreUnavailable`."""
+        while start < stop:
+            number, skip = divmod(start, BLOB_PIECE_BYTES)
+            piece = await self._store.blob(run_id, blob_id, number + 1)
+            if piece is None:
+                raise BlobNotFound(f"run {run_id}: its blobs are past their retention", run_id=run_id)
+            part = piece[skip : skip + stop - start]
+            yield part
+            start += len(part)
