@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-__all__ = ["Process", "SimulatedLoop", "SimulatedTime"]
+__all__ = ["Process", "SimulatedLoop", "SimulatedTime", "current_process"]
 
 EPOCH_S = 1_800_000_000
 """What the wall clock shows when a schedule begins."""
@@ -22,6 +22,11 @@ CALLBACKS_MAX = 2_000_000
 """A schedule that takes more runs in circles."""
 
 _process: contextvars.ContextVar[Process] = contextvars.ContextVar("process")
+
+
+def current_process() -> Process:
+    """Return the process that this code runs in."""
+    return _process.get()
 
 
 class Process:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, ClassVar
 
 from gapless.errors import StoreUnavailable
-from gapless.journals.contract import Append, Checkpoint, Listener, Store, WorkerFenced
+from gapless.journals.contract import WANTED_MAX, Append, Checkpoint, Listener, Store, WorkerFenced
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import ACTIVE, RunRecord, RunStatus, SessionRecord, Turn
 from simulation.clock import Process, SimulatedLoop
@@ -52,8 +52,10 @@ class Ledger:
         """Worker ids by run, as creating and taking over made them."""
         self.taken: dict[str, int] = {}
         """How often each run was taken over."""
-        self.inbox: dict[str, list[bytes]] = {}
-        """Commands by run that nobody has taken yet."""
+        self.claimed: dict[str, int] = {}
+        """How often each run was claimed."""
+        self.checkpoints: dict[str, list[int]] = {}
+        """The positions of all its checkpoints that were accepted, in order."""
         self.workers: dict[str, FaultyStore] = {}
 
 
@@ -62,7 +64,6 @@ class FaultyStore(Store):
 
     shared: ClassVar[bool] = False
     commit_interval_s: ClassVar[float] = 0.001
-    continues: ClassVar[bool] = False
 
     @classmethod
     def from_url(cls, url: str) -> Store:
@@ -187,6 +188,43 @@ class FaultyStore(Store):
             self._in_world(self._delay(), self._deliver_commands, run.id)
         return taken
 
+    async def release(self, run_id: str, wanted_at: int | None) -> bool:
+        def serve() -> bool:
+            wanted = _now(self._inner.release(run_id, wanted_at))
+            run = self.ledger.memory.runs.get(run_id)
+            if run is not None and not run.owner and self.ledger.owners[run_id] == self._worker_id:
+                self.ledger.owners[run_id] = ""
+            return bool(wanted)
+
+        wanted: bool = await self._ask(serve, "release", run_id, leased=True)
+        self._mine.discard(run_id)
+        return wanted
+
+    async def claim(self, run_id: str) -> RunRecord | None:
+        def serve() -> RunRecord | None:
+            run: RunRecord | None = _now(self._inner.claim(run_id))
+            if run is not None:
+                ledger = self.ledger
+                if ledger.owners[run_id]:
+                    ledger.report(f"run {run_id}: claimed by {self._worker_id}, it is {ledger.owners[run_id]}'s")
+                ledger.owners[run_id] = self._worker_id
+                ledger.claimed[run_id] = ledger.claimed.get(run_id, 0) + 1
+            return run
+
+        try:
+            run: RunRecord | None = await self._ask(serve, "claim", run_id, leased=True)
+        except (StoreUnavailable, asyncio.CancelledError):
+            self._doubtful[run_id] = object()
+            raise
+        if run is not None:
+            self._mine.add(run_id)
+            self._in_world(self._delay(), self._deliver_commands, run_id)
+        return run
+
+    async def wanted(self, now: int, limit: int = WANTED_MAX) -> list[RunRecord]:
+        found: list[RunRecord] = await self._ask(lambda: _now(self._inner.wanted(now, limit)), "wanted")
+        return found
+
     # -- runs -------------------------------------------------------------------------------------------------------
 
     async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
@@ -285,6 +323,11 @@ class FaultyStore(Store):
                 ledger.report(f"run {batch.run_id}: {self._worker_id} appended to it and does not own it")
             if batch.run_id in ended:
                 ledger.report(f"run {batch.run_id}: events were accepted after its end")
+            if batch.checkpoint is not None:
+                ledger.checkpoints.setdefault(batch.run_id, []).append(batch.checkpoint.seq)
+        for run_id, kept in memory.checkpoints.items():
+            if kept.seq > memory.runs[run_id].last_seq:
+                ledger.report(f"run {run_id}: its checkpoint at {kept.seq} is ahead of its journal")
         return refused
 
     async def read(self, run_id: str, after: int, limit: int) -> list[bytes]:
@@ -304,46 +347,31 @@ class FaultyStore(Store):
         self._watching_until = max(self._watching_until + 1e-9, self._loop.time() + self._delay())
         return self._watching_until
 
-    async def send(self, run_id: str, command: bytes) -> None:
-        def serve() -> None:
-            ledger = self.ledger
-            run = _now(self._inner.get_run(run_id))
-            if run is not None and run.status in ACTIVE:
-                ledger.inbox.setdefault(run_id, []).append(command)
-                owner = ledger.workers.get(run.owner)
-                if owner is not None:
-                    owner._in_world(owner._delay(), owner._deliver_commands, run_id)
-            elif run is None:
-                _now(self._inner.send(run_id, command))
+    async def checkpoint(self, run_id: str) -> Checkpoint | None:
+        kept: Checkpoint | None = await self._ask(lambda: _now(self._inner.checkpoint(run_id)), "checkpoint", run_id)
+        return kept
 
-        await self._ask(serve, "send", run_id)
+    async def send(self, run_id: str, command: bytes) -> str:
+        owner: str = await self._ask(lambda: _now(self._inner.send(run_id, command)), "send", run_id)
+        return owner
+
+    async def answer(self, run_id: str, seq: int, command: bytes) -> str:
+        about = f"{run_id}@{seq} {command.decode()}"
+        owner: str = await self._ask(lambda: _now(self._inner.answer(run_id, seq, command)), "answer", about)
+        return owner
 
     async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:
         expired: int = await self._ask(lambda: _now(self._inner.expire(ended_before, bytes_max)), "expire")
         return expired
 
-    # -- what runs go on by: not simulated yet, and `continues` says so, so that nobody asks ------------------------
-
-    async def checkpoint(self, run_id: str) -> Checkpoint | None:
-        raise NotImplementedError
-
     async def keep_blob(self, run_id: str, blob_id: str, piece: int, data: bytes) -> None:
-        raise NotImplementedError
+        await self._ask(
+            lambda: _now(self._inner.keep_blob(run_id, blob_id, piece, data)), "keep_blob", run_id, leased=True
+        )
 
     async def blob(self, run_id: str, blob_id: str, piece: int) -> bytes | None:
-        raise NotImplementedError
-
-    async def answer(self, run_id: str, seq: int, command: bytes) -> str:
-        raise NotImplementedError
-
-    async def release(self, run_id: str, wanted_at: int | None) -> bool:
-        raise NotImplementedError
-
-    async def claim(self, run_id: str) -> RunRecord | None:
-        raise NotImplementedError
-
-    async def wanted(self, now: int, limit: int = 100) -> list[RunRecord]:
-        raise NotImplementedError
+        data: bytes | None = await self._ask(lambda: _now(self._inner.blob(run_id, blob_id, piece)), "blob", run_id)
+        return data
 
     # -- what others did --------------------------------------------------------------------------------------------
 
@@ -355,13 +383,19 @@ class FaultyStore(Store):
     def on_events(self, run_id: str, first_seq: int, events: list[bytes], closed: bool) -> None:
         """The store says it, in the world's time: it has yet to travel."""
         for _ in range(2 if self.process.rng.random() < self.ledger.weather.repeats else 1):
-            self._heard_until = max(self._heard_until + 1e-9, self._loop.time() + self._delay())
-            self._loop.call_at(
-                self._heard_until, self._hear, run_id, first_seq, events, closed, context=self._loop.world.context
-            )
+            self._travel(self._hear, run_id, first_seq, events, closed)
 
-    def on_command(self, run_id: str, command: bytes) -> None:
-        raise AssertionError("commands go through the ledger")
+    def on_command(self, run_id: str, command: bytes, id: int = 0) -> None:
+        """The store says it, in the world's time. In the order of the ids, as everything that is heard."""
+        for _ in range(2 if self.process.rng.random() < self.ledger.weather.repeats else 1):
+            self._travel(self._hear_command, run_id, command, id)
+
+    def on_wanted(self) -> None:
+        self._travel(self._hear_wanted)
+
+    def _travel(self, hear: Callable[..., object], *about: Any) -> None:
+        self._heard_until = max(self._heard_until + 1e-9, self._loop.time() + self._delay())
+        self._loop.call_at(self._heard_until, hear, *about, context=self._loop.world.context)
 
     def _hear(self, run_id: str, first_seq: int, events: list[bytes], closed: bool) -> None:
         if self._listener is not None and not self.cut and not self.process.dead:
@@ -369,6 +403,15 @@ class FaultyStore(Store):
             self._loop.call_soon(
                 self._listener.on_events, run_id, first_seq, events, closed, context=self.process.context
             )
+
+    def _hear_command(self, run_id: str, command: bytes, id: int) -> None:
+        if self._listener is not None and not self.cut and not self.process.dead:
+            self.ledger.trace(f"{self.process.name} is told of {run_id}: {id} {command.decode()}")
+            self._loop.call_soon(self._listener.on_command, run_id, command, id, context=self.process.context)
+
+    def _hear_wanted(self) -> None:
+        if self._listener is not None and not self.cut and not self.process.dead:
+            self._loop.call_soon(self._listener.on_wanted, context=self.process.context)
 
     def _catch_up(self) -> None:
         """After a cut: where the watched runs are now, and which commands there are."""
@@ -379,20 +422,15 @@ class FaultyStore(Store):
                 if run is None:
                     continue
                 self.on_events(run_id, run.last_seq + 1, [], run.status.ended)
-        for run_id in tuple(self.ledger.inbox):
+        for run_id in tuple(memory.commands):
             self._deliver_commands(run_id)
 
     def _deliver_commands(self, run_id: str) -> None:
-        ledger = self.ledger
-        run = ledger.memory.runs[run_id]
-        if self.cut or self.process.dead or run.owner != self._worker_id or run_id not in self._mine:
-            return
-        if self._worker_id not in ledger.memory.beats or self._listener is None:
-            return
-        for command in ledger.inbox.pop(run_id, ()):
-            for _ in range(2 if self.process.rng.random() < ledger.weather.repeats else 1):
-                ledger.trace(f"{self.process.name} is told of {run_id}: {command.decode()}")
-                self._loop.call_soon(self._listener.on_command, run_id, command, context=self.process.context)
+        """All that are kept for a run of this worker."""
+        memory = self.ledger.memory
+        if memory.runs[run_id].owner == self._worker_id and self._worker_id in memory.beats:
+            for id, command in memory.commands.get(run_id, {}).items():
+                self.on_command(run_id, command, id)
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 

@@ -19,13 +19,18 @@ import pytest
 import gapless.runs.keeper
 import simulation.world
 from gapless import RunConfig
+from gapless.fold import Fold
 from gapless.journals.contract import Append, WorkerFenced
 from gapless.journals.journal import Journal, Journals
 from gapless.journals.memory import MemoryStore
 from gapless.records import RunRecord, RunStatus
 from gapless.runs.execution import Execution
+from gapless.runs.recorder import Recorder
 from gapless.runs.sessions import Sessions
-from simulation.world import Plan, World, failing_seed, run_schedule, simulated
+from gapless.runs.worker import Worker
+from simulation.agents import Plan
+from simulation.faulty import FaultyStore
+from simulation.world import World, failing_seed, run_schedule, simulated
 
 SCHEDULES = int(os.environ.get("GAPLESS_SIMULATION_SCHEDULES", "10000"))
 SHARD = 250
@@ -81,10 +86,10 @@ async def lose_a_worker(world: World, at_s: float, *, stopped: bool) -> float:
     for _ in range(3):
         workers.append(world.start_worker())
         await asyncio.sleep(world.rng.random())  # none looks when another one renews
-    plan = world.plans["r"] = Plan("r", "s", [("say", "x "), ("forever",)], RunConfig())
+    plan = world.plans["r"] = Plan("r", "s", "scripted", [("say", "x "), ("forever",)], RunConfig())
     while not all(worker.runner._open for worker in workers):
         await asyncio.sleep(0.01)
-    start = workers[0].runner.start("go", run_id="r", session_id="s", config=plan.config)
+    start = workers[0].runner.start("go", agent="scripted", run_id="r", session_id="s", config=plan.config)
     await asyncio.wait({workers[0].spawn(start, world.loop)})
     await asyncio.sleep(at_s)
     lost_at = world.loop.time()
@@ -269,6 +274,75 @@ def leave_dead_workers_runs(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryStore, "take_over", nothing)
 
 
+def accept_a_checkpoint_apart_from_its_events(patch: pytest.MonkeyPatch) -> None:
+    append = FaultyStore.append
+
+    async def in_two_steps(store: FaultyStore, batches: Sequence[Append]) -> Collection[str]:
+        memory = store.ledger.memory
+        for batch in batches:
+            if batch.checkpoint is not None and memory.runs[batch.run_id].owner == store._worker_id:
+                memory.checkpoints[batch.run_id] = batch.checkpoint
+        return await append(store, batches)
+
+    patch.setattr(FaultyStore, "append", in_two_steps)
+
+
+def let_two_claim_a_run(patch: pytest.MonkeyPatch) -> None:
+    claim = MemoryStore.claim
+
+    async def anyone(store: MemoryStore, run_id: str) -> RunRecord | None:
+        run = store._memory.runs[run_id]
+        if run.status is RunStatus.RUNNING:
+            run.owner = ""
+        return await claim(store, run_id)
+
+    patch.setattr(MemoryStore, "claim", anyone)
+
+
+def lose_an_answer_after_its_acknowledgement(patch: pytest.MonkeyPatch) -> None:
+    send = MemoryStore._send
+
+    def to_a_worker_only(store: MemoryStore, run: RunRecord, command: bytes) -> str:
+        owner = send(store, run, command)
+        if not owner:
+            store._memory.commands.pop(run.id)
+        return owner
+
+    patch.setattr(MemoryStore, "_send", to_a_worker_only)
+
+
+def tell_the_agent_that_a_step_is_kept_before_it_is(patch: pytest.MonkeyPatch) -> None:
+    async def at_once(journal: Journal, data: bytes) -> None:
+        journal.set_checkpoint(data)
+
+    patch.setattr(Journal, "save", at_once)
+
+
+def void_what_is_kept(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Fold, "mark", lambda fold: None)
+
+
+def keep_what_is_void(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Recorder, "go_back", lambda recorder, messages, state: None)
+
+
+def park_for_ever(patch: pytest.MonkeyPatch) -> None:
+    claim = MemoryStore.claim
+
+    async def unless_parked(store: MemoryStore, run_id: str) -> RunRecord | None:
+        last = store._memory.events[run_id][-1:]
+        return None if last and b'"interrupt"' in last[0] else await claim(store, run_id)
+
+    patch.setattr(MemoryStore, "claim", unless_parked)
+
+
+def release_nothing(patch: pytest.MonkeyPatch) -> None:
+    async def kept(worker: Worker, run_id: str, wanted_at: int | None) -> None:
+        worker.forget(run_id)
+
+    patch.setattr(Worker, "give_up", kept)
+
+
 PLANTED: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (deliver_before_the_store_has_accepted, "the store has"),
     (take_appends_of_fenced_workers, "does not own it|terminal events|was begun by"),
@@ -276,13 +350,21 @@ PLANTED: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (leave_a_hole_between_replay_and_live, "got another"),
     (lose_wakeups, "hangs|keeps"),
     (attach_without_watching_first, "hangs|keeps"),
-    (deliver_again_after_a_retry, "got|told of the end|terminal|hangs"),
+    (deliver_again_after_a_retry, "got|told of the end|terminal|hangs|run_fenced"),
     (end_without_a_turn, "has 0 turns"),
     (forget_what_was_shown, "its session keeps"),
-    (start_again_when_asked_again, "was called|does not own it"),
+    (start_again_when_asked_again, "was called|does not own it|its turn is not"),
     (hold_nothing_back, "pending events"),
     (let_runs_of_a_session_overtake, "before it was active"),
     (leave_dead_workers_runs, "hangs"),
+    (accept_a_checkpoint_apart_from_its_events, "ahead of its journal"),
+    (let_two_claim_a_run, "claimed by"),
+    (lose_an_answer_after_its_acknowledgement, "hangs"),
+    (tell_the_agent_that_a_step_is_kept_before_it_is, "is done again"),
+    (void_what_is_kept, "void at|finished with"),
+    (keep_what_is_void, "finished with"),
+    (park_for_ever, "hangs"),
+    (release_nothing, "hangs"),
 ]
 
 

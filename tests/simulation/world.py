@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any
 
 import msgspec
@@ -27,7 +27,6 @@ import gapless.runs.request
 import gapless.runs.sessions
 import gapless.runs.worker
 from gapless import RunConfig, Runner
-from gapless.agents.base import AgentItem, RunContext
 from gapless.errors import (
     GaplessError,
     InputInvalid,
@@ -37,16 +36,18 @@ from gapless.errors import (
     ShuttingDown,
     StoreUnavailable,
 )
-from gapless.events import CustomEvent, Interrupt, ResumeEntry
-from gapless.fold import RESTARTED
+from gapless.events import ResumeEntry
+from gapless.fold import RESTARTED, VOID
 from gapless.http.stream import EventStream, Streams, follow
 from gapless.journals.contract import WorkerFenced
 from gapless.journals.journal import Journal
 from gapless.protocols.ag_ui.wire import AGUIEncoder
 from gapless.records import RunStatus
+from gapless.runs import going_on
 from gapless.runs.patience import patiently
 from gapless.sse import EventStreamParser
 from gapless.wire import Cursor
+from simulation.agents import CONTINUING, Plan, agents
 from simulation.clock import Process, SimulatedLoop, SimulatedTime
 from simulation.faulty import FaultyStore, Ledger
 
@@ -60,6 +61,8 @@ SETTLE_S = 20.0
 WINDOW_EVENTS, PENDING_EVENTS, PAGE_EVENTS = 3, 4, 3
 """Small, so that few events pass every border."""
 RETRY_S = 0.3
+PARK_AFTER_S = 0.2
+ANSWER_TIMEOUT_S = 2.0
 
 
 class Worker(Process):
@@ -69,41 +72,6 @@ class Worker(Process):
     runner: Runner
     streams: Streams
     draining = False
-
-
-class Plan:
-    """One run as its clients want it."""
-
-    def __init__(self, run_id: str, session_id: str, script: list[tuple[Any, ...]], config: RunConfig) -> None:
-        self.run_id = run_id
-        self.session_id = session_id
-        self.script = script
-        self.config = config
-        self.calls = 0
-        """How often the agent was run for it."""
-        self.cancelled = False
-        """Someone wanted it to end."""
-        self.starters = 0
-        """Who still tries to start it."""
-        self.known = False
-        """Someone was told that it is there."""
-
-    @property
-    def refused(self) -> bool:
-        """It was never begun: its session was busy."""
-        return not self.starters and not self.known
-
-    @property
-    def text(self) -> str:
-        return "".join(step[1] for step in self.script if step[0] == "say")
-
-    @property
-    def fails(self) -> bool:
-        return any(step[0] == "fail" for step in self.script)
-
-    @property
-    def endless(self) -> bool:
-        return any(step[0] == "forever" for step in self.script)
 
 
 class Client:
@@ -167,7 +135,7 @@ class World:
         self.workers.append(worker)
         worker.store = FaultyStore(self.ledger, worker)
         worker.streams = Streams()
-        worker.runner = Runner(Scripted(self), store=worker.store, lease_s=LEASE_S, retention_s=None)
+        worker.runner = Runner(agents=agents(self), store=worker.store, lease_s=LEASE_S, retention_s=None)
         worker.runner.journals._patience_s = PATIENCE_S
         worker.spawn(self._serve(worker), self.loop)
         self.trace(f"{worker.name} starts")
@@ -181,6 +149,10 @@ class World:
                 await asyncio.sleep(RETRY_S)
             else:
                 return
+
+    def is_owner(self, process: Process, run_id: str) -> bool:
+        """Tell whether the store says that the run is this process's."""
+        return isinstance(process, Worker) and self.ledger.owners.get(run_id) == process.store._worker_id
 
     def crash(self, worker: Worker) -> None:
         self.trace(f"{worker.name} is killed")
@@ -220,6 +192,7 @@ class World:
                 await self.ask(
                     lambda worker: worker.runner.start(
                         message,
+                        agent=plan.agent,
                         run_id=plan.run_id,
                         session_id=plan.session_id,
                         config=plan.config,
@@ -270,20 +243,24 @@ class World:
             await asyncio.sleep(RETRY_S)
 
     async def answer_run(self, plan: Plan, interrupt_id: str) -> None:
-        """Answer each time that the run waits for this; again when its worker was lost meanwhile."""
-        entry = ResumeEntry(interrupt_id=interrupt_id, status="resolved")
-        answered = (0, 0)
+        """Answer each time that the run waits for this, and never again what was acknowledged."""
+        entry = ResumeEntry(interrupt_id=interrupt_id, status="resolved", payload=interrupt_id)
+        answered, thinks_s = set[int](), self.rng.choice([0.0, 0.0, 1.0, 4.0])
         while not plan.refused:
             run = self.ledger.memory.runs.get(plan.run_id)
             if run is not None and run.status.ended:
                 return
-            asked = (0, 0) if run is None else (run.last_seq, self.ledger.taken.get(plan.run_id, 0))
-            waits = run is not None and run.status is RunStatus.WAITING and asked != answered
-            if waits and interrupt_id.encode() in self.ledger.memory.events[plan.run_id][-1]:
+            waits = run is not None and run.status is RunStatus.WAITING and run.last_seq not in answered
+            if run is not None and waits and f'"{interrupt_id}"'.encode() in self.ledger.memory.events[plan.run_id][-1]:
+                seq = run.last_seq
+                if plan.continues and interrupt_id in plan.acknowledged:
+                    self.report(f"run {plan.run_id}: asks {interrupt_id} again, the answer was accepted")
+                await asyncio.sleep(thinks_s)
                 with contextlib.suppress(StoreUnavailable, ConnectionError, InputInvalid):
                     await self.ask(lambda worker: worker.runner.answer(plan.run_id, [entry]))
                     self.trace(f"run {plan.run_id}: answer was accepted")
-                    answered = asked
+                    plan.acknowledged.add(interrupt_id)
+                    answered.add(seq)
             await asyncio.sleep(RETRY_S)
 
     async def follow(self, client: Client, delay_s: float) -> None:
@@ -390,8 +367,13 @@ class World:
         rng, tasks = self.rng, []
         sessions = ["s1"] if rng.random() < 0.6 else ["s1", "s2"]
         for number in range(rng.choice([1, 1, 2, 2, 3])):
-            config = CONFIGS[rng.randrange(len(CONFIGS))]
-            plan = Plan(f"r{number}", rng.choice(sessions), self._script(f"r{number}"), config)
+            config, run_id = CONFIGS[rng.randrange(len(CONFIGS))], f"r{number}"
+            agent = (
+                "scripted"
+                if config.on_worker_lost != "continue"
+                else rng.choice((*CONTINUING, *CONTINUING, "scripted"))
+            )
+            plan = Plan(run_id, rng.choice(sessions), agent, self._script(run_id, agent), config)
             self.plans[plan.run_id] = plan
             begin_s = rng.random() * until_s * 0.7
             plan.starters = rng.choice([1, 1, 1, 2])
@@ -403,9 +385,10 @@ class World:
                 client = Client(plan, f"client-{number}.{index}")
                 self.clients.append(client)
                 tasks.append(self.follow(client, begin_s + (rng.random() * 2 if index else 0.0)))
-            if plan.endless or rng.random() < 0.2:
-                tasks.append(self.cancel_run(plan, begin_s + rng.random() * 3))
-            tasks += [self.answer_run(plan, step[1]) for step in plan.script if step[0] == "ask"]
+            unanswered = [id for id in plan.questions if rng.random() < 0.2]
+            if plan.endless or unanswered or rng.random() < 0.2:
+                tasks.append(self.cancel_run(plan, begin_s + rng.random() * rng.choice([3, 12])))
+            tasks += [self.answer_run(plan, id) for id in plan.questions if id not in unanswered]
         return [asyncio.ensure_future(task) for task in tasks]
 
     async def _conflict(self, plan: Plan, delay_s: float) -> None:
@@ -413,16 +396,22 @@ class World:
         if plan.known:
             await self.start_run(plan, 0.0, "something else")
 
-    def _script(self, run_id: str) -> list[tuple[Any, ...]]:
+    def _script(self, run_id: str, agent: str) -> list[tuple[Any, ...]]:
         rng = self.rng
         steps: list[tuple[Any, ...]] = []
         pace_s = rng.choice([0.0, 0.0, 0.01, 0.3])
+        asks, works = (0.03, 0.0) if agent == "scripted" else (0.07, 0.25)
         for number in range(rng.choice([0, 1, 3, 6, 12])):
             steps.append(("say", f"{run_id}.{number} "))
             if pace_s and rng.random() < 0.7:
                 steps.append(("wait", pace_s * rng.random() * 2))
-            if rng.random() < 0.03:
-                steps.append(("ask", f"{run_id}-ask-{number}"))
+            if rng.random() < works:
+                names = [f"{run_id}.work-{number}.{index}" for index in range(rng.choice([1, 1, 2, 3]))]
+                seconds = rng.random() ** 2 * 2
+                steps.append(("once", names[0], seconds) if rng.random() < 0.25 else ("steps", names, seconds))
+            if rng.random() < asks:
+                question = f"{run_id}-ask-{number}"
+                steps.append(("ask", question) if rng.random() < 0.8 else ("ask briefly", question, rng.random()))
             if rng.random() < 0.03:
                 steps.append(("event",))
         end = rng.random()
@@ -502,9 +491,12 @@ class World:
                 self.report(f"{client.name} ended at {client.after} of {len(events)}")
         self._check_turn(plan, events)
         takeovers = self.ledger.taken.get(run.id, 0)
-        restarts = takeovers if plan.config.on_worker_lost == "restart" else 0
-        if plan.calls > 1 + restarts:
-            self.report(f"run {run.id}: its agent was called {plan.calls} times, it was taken over {takeovers} times")
+        owners = takeovers + self.ledger.claimed.get(run.id, 0)
+        if plan.calls > 1 + (owners if plan.when_lost != "fail" else 0):
+            self.report(f"run {run.id}: its agent was called {plan.calls} times, it came to others {owners} times")
+        for what, left in (("checkpoint", memory.checkpoints), ("command", memory.commands), ("wish", memory.wanted)):
+            if run.id in left:
+                self.report(f"run {run.id} has ended, and a {what} is kept")
         self._check_reason(plan, events[-1] if events else {}, takeovers)
 
     def _check_turn(self, plan: Plan, events: list[dict[str, Any]]) -> None:
@@ -514,23 +506,44 @@ class World:
         if len(turns) != 1:
             self.report(f"run {run.id} has {len(turns)} turns in its session")
             return
-        shown: list[str] = []
-        for event in events:
-            if event["type"] == "TEXT_MESSAGE_CONTENT":
-                shown.append(event["delta"])
-            elif event["type"] == "CUSTOM" and event["name"] == RESTARTED:
-                shown.clear()
+        shown = "".join(self._shown(plan, events).values())
         messages = msgspec.json.decode(turns[0].messages)
         if not messages and not plan.calls:
             return  # it ended before it began: nothing was asked, nothing shown
         kept = "".join(message.get("content") or "" for message in messages if message["role"] == "assistant")
-        if kept != "".join(shown):
-            self.report(f"run {run.id} showed {''.join(shown)!r} and its session keeps {kept!r}")
+        if kept != shown:
+            self.report(f"run {run.id} showed {shown!r} and its session keeps {kept!r}")
         cut = any((message.get("metadata") or {}).get("interrupted") for message in messages)
         if cut == (run.status.value == "finished"):
             self.report(f"run {run.id} is {run.status.value} and its turn is{'' if cut else ' not'} marked interrupted")
-        if run.status.value == "finished" and kept != plan.text:
-            self.report(f"run {run.id} finished with {kept!r} and not {plan.text!r}")
+        if run.status.value == "finished":
+            if not plan.text.fullmatch(kept):
+                self.report(f"run {run.id} finished with {kept!r} and not {plan.text.pattern!r}")
+            lost = [id for id in plan.acknowledged if plan.when_lost != "restart" and f"<{id}>" not in kept]
+            if lost:
+                self.report(f"run {run.id}: an answer was accepted and lost: {lost}")
+
+    def _shown(self, plan: Plan, events: list[dict[str, Any]]) -> dict[str, str]:
+        """What is shown of it, by message. What a lost worker said after the run's checkpoint, and no more, is void."""
+        saved = self.ledger.checkpoints.get(plan.run_id, ())
+        shown: dict[str, str] = {}
+        at_save: dict[int, dict[str, str]] = {0: {}}
+        for seq, event in enumerate(events, 1):
+            if event["type"] == "TEXT_MESSAGE_CONTENT":
+                shown[event["messageId"]] = shown.get(event["messageId"], "") + event["delta"]
+            elif event["type"] == "CUSTOM" and event["name"] == RESTARTED:
+                shown.clear()
+            elif event["type"] == "CUSTOM" and event["name"] == VOID:
+                for id in event["value"]["messageIds"]:
+                    shown.pop(id, None)
+                for id, chars in event["value"].get("cut", {}).items():
+                    shown[id] = shown[id][:chars]
+                stood = max((save for save in saved if save < seq), default=0)
+                if shown != at_save[stood]:
+                    self.report(f"run {plan.run_id}: void at {seq} leaves {shown}, at {stood} was {at_save[stood]}")
+            if seq in saved:
+                at_save[seq] = dict(shown)
+        return shown
 
     def _check_reason(self, plan: Plan, terminal: dict[str, Any], takeovers: int) -> None:
         """It ended as it did for a reason."""
@@ -551,10 +564,11 @@ class World:
             "": not plan.fails and not plan.endless,
             "run_cancelled": plan.cancelled or interrupted or plan.config.on_disconnect == "cancel",
             "run_timeout": plan.config.timeout == 1.0 or plan.config.idle_timeout is not None,
-            "worker_lost": takeovers > 0,
+            "worker_lost": takeovers > (going_on.TAKEOVERS_MAX if plan.continues else 0),
             "agent_failed": plan.fails,
+            "answer_timeout": plan.config.answer_timeout == ANSWER_TIMEOUT_S and plan.questions,
             "store_unavailable": self.faults,
-            "shutting_down": self.faults,
+            "shutting_down": self.faults and plan.when_lost == "fail",
         }
         if not allowed.get(code):
             self.report(f"run {run.id} is {run.status.value} ({code}) for no reason")
@@ -668,45 +682,22 @@ def _is_merged(event: bytes, meant: list[bytes]) -> bool:
 PENDING_SLACK = 6
 """What the run itself writes beside its agent: starts, ends, the terminal event."""
 
+MORE: list[dict[str, Any]] = [
+    {},
+    {},
+    {},
+    {"coalesce_ms": 50},
+    {"timeout": 1.0},
+    {"idle_timeout": 0.5},
+    {"on_disconnect": "cancel"},
+    {"answer_timeout": ANSWER_TIMEOUT_S},
+]
 CONFIGS = [
     RunConfig(on_busy=on_busy, on_worker_lost=on_worker_lost, **more)  # type: ignore[arg-type]  # of the literals
     for on_busy in ("reject", "queue", "queue", "interrupt")
-    for on_worker_lost in ("fail", "restart")
-    for more in ({}, {}, {}, {"coalesce_ms": 50}, {"timeout": 1.0}, {"idle_timeout": 0.5}, {"on_disconnect": "cancel"})
+    for on_worker_lost in ("fail", "restart", "continue", "continue")
+    for more in MORE
 ]
-
-
-class Scripted:
-    """The agent: it does what the plan of its run says."""
-
-    name = "scripted"
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
-        plan = self._world.plans[ctx.run_id]
-        plan.calls += 1
-        cleanup_s = 0.0
-        try:
-            for kind, *rest in plan.script:
-                if kind == "say":
-                    yield rest[0]
-                elif kind == "wait":
-                    await asyncio.sleep(rest[0])
-                elif kind == "cleanup":
-                    cleanup_s = rest[0]
-                elif kind == "event":
-                    yield CustomEvent(name="mark", value=1)
-                elif kind == "ask":
-                    await ctx.interrupt([Interrupt(id=rest[0], reason="input_required")])
-                elif kind == "fail":
-                    raise ValueError("scripted")
-                else:
-                    await asyncio.sleep(1e9)
-        except asyncio.CancelledError:
-            await asyncio.sleep(cleanup_s)
-            raise
 
 
 async def _outcome(task: asyncio.Task[Any]) -> Any:
@@ -746,6 +737,7 @@ def simulated() -> Iterator[None]:
             gapless.runs.request,
             gapless.runs.keeper,
             gapless.runs.execution,
+            gapless.runs.going_on,
             gapless.runs.patience,
             gapless.journals.journal,
         ):
@@ -753,6 +745,7 @@ def simulated() -> Iterator[None]:
         for module in (gapless.runs.request, gapless.runs.keeper, gapless.runs.sessions):
             patch.setattr(module, "new_id", lambda: _world.new_id())
         patch.setattr(gapless.runs.going_on, "PAGE_EVENTS", PAGE_EVENTS)
+        patch.setattr(gapless.runs.execution, "PARK_AFTER_S", PARK_AFTER_S)
         patch.setattr(patiently, "__kwdefaults__", {"patience_s": PATIENCE_S})
         patch.setattr(gapless.journals.journal, "WINDOW_EVENTS", WINDOW_EVENTS)
         patch.setattr(gapless.journals.journal, "PENDING_EVENTS_MAX", PENDING_EVENTS)

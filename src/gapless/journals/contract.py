@@ -117,9 +117,6 @@ class Store(ABC):
     commit_interval_s: ClassVar[float] = 0.0
     """Appends are grouped: two calls of `append` are at least this far apart while there is traffic."""
 
-    continues: ClassVar[bool] = False
-    """Whether the store keeps checkpoints, keeps commands until they are taken, and knows runs that are nobody's."""
-
     alone: bool = False
     """Nothing of it outlives this worker: no other could go on with its runs."""
     path: Path | None = None

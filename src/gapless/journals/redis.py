@@ -64,7 +64,6 @@ class RedisStore(Store):
     """`redis://[user:password@]host:port/db`, `rediss://` (TLS), `unix://path`; `valkey://` and `valkeys://` alike."""
 
     commit_interval_s: ClassVar[float] = 0.002
-    continues: ClassVar[bool] = True
 
     def __init__(self, url: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._server = RedisServer(url)

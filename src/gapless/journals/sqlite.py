@@ -52,7 +52,6 @@ class SQLiteStore(Store):
     """`sqlite:///path` (three slashes: relative; four: absolute)."""
 
     commit_interval_s: ClassVar[float] = 0.002
-    continues: ClassVar[bool] = True
 
     def __init__(self, path: str | os.PathLike[str], *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._file = SQLiteFile(path)

@@ -100,8 +100,13 @@ class Standing:
         """Position of the newest save, counted in what this worker appended; -1: nothing can be gone on from."""
         self._noticed = False
 
+    def first(self) -> None:
+        """Keep, with the run's first event, that it can be begun from its start."""
+        self._kept = Frame(framework=self._framework)
+        self._journal.set_checkpoint(encode_frame(self._kept))
+
     def begin(self, ctx: RunContext, state_before: bytes, deadlines: Deadlines, questions: Questions) -> None:
-        """Begin with what the context says then: the run's first checkpoint where there is none."""
+        """Begin with what the context says then."""
 
         def make(data: bytes | None) -> Frame:
             return Frame(
@@ -114,8 +119,6 @@ class Standing:
             )
 
         self._made = make
-        if self._kept is None:
-            self._journal.set_checkpoint(encode_frame(make(None)))
         data = None if self._kept is None else self._kept.data
         self._told, self._seq = (data, _beside(make(data))), self._journal.appended
 

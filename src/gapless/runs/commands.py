@@ -40,6 +40,8 @@ class Command(msgspec.Struct, omit_defaults=True):
     waits for no answer any more."""
     resume: list[ResumeEntry] = []
     said: LiveRequest | None = None
+    seq: int = 0
+    """Position of the question of which it decides that nobody answers it."""
     worker_id: str = ""
     followers: int = 0
     """How many follow the run at that worker now."""
@@ -78,11 +80,7 @@ class Commands:
         """End a run as cancelled; nothing happens to one that has ended. Raises `StoreUnavailable`."""
         if run.status.ended:
             return
-        store, command = self._journals.store, Command(kind="cancel")
-        if not store.continues:
-            await self._deliver(run, command)
-            return
-        encoded, owner = msgspec.json.encode(command), None
+        store, encoded, owner = self._journals.store, msgspec.json.encode(Command(kind="cancel")), None
         if run.status is RunStatus.WAITING:
             with contextlib.suppress(NotWaiting):
                 owner = await store.answer(run.id, run.last_seq, encoded)
@@ -99,9 +97,6 @@ class Commands:
         while True:
             await self._check_answers(run, entries)
             command = Command(kind="input", resume=entries)
-            if not store.continues:
-                await self._deliver(run, command)
-                return
             try:
                 owner = await store.answer(run.id, run.last_seq, msgspec.json.encode(command))
             except NotWaiting:  # it is not as it was: look what it waits for now

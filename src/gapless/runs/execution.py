@@ -157,6 +157,8 @@ class Execution:
             if self.questions.resolve(command.resume, command_id):
                 return
             log.warning("run %s: an answer came that it does not wait for", run_id)
+        if command.kind == "left" and self.questions.leave(command.seq, command_id):
+            return
         if command_id:
             self.journal.take(command_id)
         if command.kind == "followers":
@@ -304,6 +306,8 @@ class Execution:
             return
         if not self.journal.appended:  # else another worker had begun
             self._recorder.start(now_ms())
+            if self._standing is not None:
+                self._standing.first()
         used_s = 0.0 if self._before is None else self._before.frame.used_s
         self._deadlines.begin(self.journal.appended, asyncio.get_running_loop().time(), used_s)
         self._context = ctx = await self._make_context()

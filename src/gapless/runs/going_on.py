@@ -114,10 +114,9 @@ class GoingOn:
 
     async def find(self) -> None:
         """Claim what is nobody's, wants somebody and can go on here. Raises `StoreUnavailable`, `WorkerFenced`."""
-        store = self._journals.store
-        if not store.continues or self._home.draining:
+        if self._home.draining:
             return
-        wanted = await store.wanted(now_ms())
+        wanted = await self._journals.store.wanted(now_ms())
         now = time.monotonic()
         self._seen = {run.id: self._seen.get(run.id, now) for run in wanted}
         claims = min(CLAIMS_AT_ONCE, self._home.free)
@@ -156,7 +155,7 @@ class GoingOn:
             await asyncio.wait({before})
         journal = journals.create(record.id, last=record.last_seq)
         try:
-            kept = await self._checkpoint(record)
+            kept = await patiently(journals.store.checkpoint, record.id, patience_s=math.inf)
             so_far = await self._read(record, journal, kept)
             if journals.worker_id != worker_id:
                 return  # the lease was lost again
@@ -165,12 +164,6 @@ class GoingOn:
                 await self._close(record, journal, so_far.recorder, failure)
         finally:
             await journals.disown(journal)
-
-    async def _checkpoint(self, record: RunRecord) -> Checkpoint | None:
-        store = self._journals.store
-        if not store.continues:
-            return None
-        return await patiently(store.checkpoint, record.id, patience_s=math.inf)
 
     async def _read(self, record: RunRecord, journal: Journal, kept: Checkpoint | None) -> _SoFar:
         """A recorder that has seen what others recorded, with a mark at the checkpoint."""
@@ -211,8 +204,6 @@ class GoingOn:
             why = f"its worker was lost {losses} times without getting any further; look what it does"
             return WorkerLost(why, run_id=record.id)
         if agent is None or self._home.draining:
-            if not self._journals.store.continues:
-                return WorkerLost("the worker that ran it was lost; ask again", run_id=record.id)
             await self._home.give_up(record.id, 0)
             return None
         if policy == "continue" and kept is not None:

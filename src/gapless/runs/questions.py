@@ -135,9 +135,10 @@ class Questions:
             answers, command_id = await asyncio.shield(self._answers)
         except asyncio.CancelledError:  # the agent waits no longer; it may have more to say
             answers, command_id = await self._leave_off()
-            with contextlib.suppress(RunFenced):
-                self._go_on(answers, command_id)
-            raise
+            if not answers:
+                with contextlib.suppress(RunFenced):
+                    self._go_on(answers, command_id)
+                raise
         finally:
             self.waiting, self._answers = [], None
             self._attend()
@@ -145,20 +146,20 @@ class Questions:
         return answers
 
     async def _leave_off(self) -> tuple[list[ResumeEntry], int]:
-        """Decide that nobody answers any more. Where a person was faster, what that was."""
-        if self._answers is not None and not self.stopping and self._store.continues:
+        """Decide that nobody answers any more. Where a person was faster, what that was: an answer that was taken is
+        never lost."""
+        if self._answers is not None and not self.stopping:
             with contextlib.suppress(StoreUnavailable, RunNotFound, RunFenced):
-                if not await self.decide("left"):
+                if not await self.decide("left") or self._answers.done():
                     return await asyncio.shield(self._answers)
         return [], 0
 
     async def decide(self, kind: str) -> bool:
         """Have the store decide that the run goes on by a command of this kind and by no answer; False where something
         else was decided before, which will be heard."""
-        if not self._store.continues:
-            return True
         await self._journal.drain()  # the question itself
-        seq, command = self._journal.appended, msgspec.json.encode(Command(kind=kind))
+        seq = self._journal.appended
+        command = msgspec.json.encode(Command(kind=kind, seq=seq))
         try:
             await patiently(self._store.answer, self._record.id, seq, command)
         except NotWaiting:
@@ -175,6 +176,14 @@ class Questions:
             self._known[-1].answers = answers
         else:
             self.closed += 1
+
+    def leave(self, seq: int, command_id: int) -> bool:
+        """Take note that the agent waits for no answer to the question at `seq` any more, as was decided at a worker
+        that may be gone; False if the run does not wait for one."""
+        if self._answers is None or self._answers.done() or seq != self._journal.appended:
+            return False
+        self._answers.set_result(([], command_id))
+        return True
 
     def resolve(self, entries: list[ResumeEntry], command_id: int = 0) -> bool:
         """Answer what the run is waiting for; False if it does not wait, or not for these."""

@@ -90,7 +90,7 @@ class Worker:
         self._admit(asked.user_id)
         if asked.session_id is not None:
             await self.sessions.check_user(asked.session_id, asked.user_id)
-        record = asked.record(others=store.continues and not store.alone)
+        record = asked.record(others=not store.alone)
         worker_id = self.journals.worker_id
         with lease_wanted(record.id):
             try:
@@ -228,7 +228,7 @@ class Worker:
         self.draining = True
         for execution in self.executions.values():
             execution.hang_up()
-        handing_over = self.journals.store.continues and not self.journals.store.alone
+        handing_over = not self.journals.store.alone
         waiting = {run_id for run_id, execution in self.executions.items() if execution.waiting}
         if handing_over:
             for execution in list(self.executions.values()):
