@@ -400,18 +400,23 @@ class FaultyStore(Store):
     def _hear(self, run_id: str, first_seq: int, events: list[bytes], closed: bool) -> None:
         if self._listener is not None and not self.cut and not self.process.dead:
             self.ledger.trace(f"{self.process.name} hears of {run_id}@{first_seq}+{len(events)} {'end' * closed}")
-            self._loop.call_soon(
-                self._listener.on_events, run_id, first_seq, events, closed, context=self.process.context
-            )
+            self._tell(self._listener.on_events, run_id, first_seq, events, closed)
+
+    def _tell(self, hear: Callable[..., object], *about: Any) -> None:
+        """In the process, which may be dead by then."""
+        self._loop.call_soon(
+            lambda: None if self.process.dead else hear(*about),
+            context=self.process.context,
+        )
 
     def _hear_command(self, run_id: str, command: bytes, id: int) -> None:
         if self._listener is not None and not self.cut and not self.process.dead:
             self.ledger.trace(f"{self.process.name} is told of {run_id}: {id} {command.decode()}")
-            self._loop.call_soon(self._listener.on_command, run_id, command, id, context=self.process.context)
+            self._tell(self._listener.on_command, run_id, command, id)
 
     def _hear_wanted(self) -> None:
         if self._listener is not None and not self.cut and not self.process.dead:
-            self._loop.call_soon(self._listener.on_wanted, context=self.process.context)
+            self._tell(self._listener.on_wanted)
 
     def _catch_up(self) -> None:
         """After a cut: where the watched runs are now, and which commands there are."""
