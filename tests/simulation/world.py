@@ -82,6 +82,8 @@ class Client:
         self.name = name
         self.after = 0
         self.ended = False
+        self.waits = False
+        """It was told that the run waits for a person."""
 
 
 class World:
@@ -269,6 +271,7 @@ class World:
         rng = self.rng
         while not client.ended and not client.plan.refused:
             worker = self.any_worker()
+            client.waits = False
             connection = Connection(self, client, worker)
             lifetime_s = None if self.calm or rng.random() < 0.4 else rng.random() ** 2 * 3
             done, _ = await asyncio.wait({connection.task}, timeout=lifetime_s)
@@ -277,7 +280,7 @@ class World:
                 self.trace(f"{client.name} leaves {worker.name} at {client.after}")
                 if rng.random() < 0.3:
                     connection.task.cancel()  # as a server does that stops
-            await asyncio.sleep(RETRY_S * rng.random())
+            await asyncio.sleep(RETRY_S * rng.random() * (5 if client.waits else 1))
 
     # -- faults -----------------------------------------------------------------------------------------------------
 
@@ -659,6 +662,7 @@ class Connection:
         last = msgspec.json.decode(accepted[client.after - 1])
         if last["type"] == "RUN_FINISHED" and not _ends(last):
             world.trace(f"{client.name} is told that the run waits")
+            client.waits = True
             return
         if client.after != len(accepted) or not _ends(last):
             world.report(f"{client.name} is told of the end at {client.after} of {len(accepted)}")

@@ -147,17 +147,10 @@ class Execution:
             if command_id <= self.heard:
                 return
             self.heard = command_id
-        if command.kind == "cancel":
-            self.stop(RunCancelled("cancelled", run_id=run_id))
+        if command.kind in ("cancel", "expired"):
+            self.stop(RunCancelled("cancelled", run_id=run_id) if command.kind == "cancel" else unanswered(run_id))
             return
-        if command.kind == "expired":
-            self.stop(unanswered(run_id))
-            return
-        if command.kind == "input":
-            if self.questions.resolve(command.resume, command_id):
-                return
-            log.warning("run %s: an answer came that it does not wait for", run_id)
-        if command.kind == "left" and self.questions.leave(command.seq, command_id):
+        if self.questions.hear(command, command_id):
             return
         if command_id:
             self.journal.take(command_id)

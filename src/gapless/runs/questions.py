@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import logging
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
@@ -22,6 +23,8 @@ from gapless.runs.patience import patiently
 from gapless.runs.recorder import Recorder
 
 __all__ = ["Question", "Questions", "due_at"]
+
+log = logging.getLogger("gapless.run")
 
 
 class Question(msgspec.Struct):
@@ -177,9 +180,17 @@ class Questions:
         else:
             self.closed += 1
 
-    def leave(self, seq: int, command_id: int) -> bool:
+    def hear(self, command: Command, command_id: int) -> bool:
+        """Take an answer, or that nobody answers any more, where that is what the run waits for; False if not."""
+        if command.kind == "input":
+            if self.resolve(command.resume, command_id):
+                return True
+            log.warning("run %s: an answer came that it does not wait for", self._record.id)
+        return command.kind == "left" and self._leave(command.seq, command_id)
+
+    def _leave(self, seq: int, command_id: int) -> bool:
         """Take note that the agent waits for no answer to the question at `seq` any more, as was decided at a worker
-        that may be gone; False if the run does not wait for one."""
+        that may be gone."""
         if self._answers is None or self._answers.done() or seq != self._journal.appended:
             return False
         self._answers.set_result(([], command_id))
