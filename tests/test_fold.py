@@ -17,6 +17,7 @@ from gapless.events import (
     ReasoningMessageContentEvent,
     ReasoningMessageEndEvent,
     ReasoningMessageStartEvent,
+    RunStartedEvent,
     StateDeltaEvent,
     StateSnapshotEvent,
     TextMessageContentEvent,
@@ -254,3 +255,18 @@ def test_without_a_mark_all_is_void():
     fold = folded(*BEFORE)
     fold.add(voided(fold))
     assert fold.messages() == []
+
+
+def test_a_file_of_the_answer_stays_in_the_sessions_messages():
+    fold = Fold()
+    value = {"mimeType": "image/png", "blob": "ab", "url": "/runs/r/blobs/ab"}
+    fold.add(RunStartedEvent(thread_id="s", run_id="r"))
+    fold.add(CustomEvent(name="gapless.file", value=value))
+    fold.mark()
+    fold.add(CustomEvent(name="gapless.file", value=value | {"blob": "cd"}))
+    first, second = fold.messages()
+    assert isinstance(first, ActivityMessage)
+    assert (first.id, first.content) == ("r-file-1", value)
+    fold.take_back(fold.since_mark())
+    assert [message.id for message in fold.messages()] == ["r-file-1"]
+    assert second.id == "r-file-2"

@@ -30,6 +30,7 @@ from gapless.events import (
     ReasoningMessageStartEvent,
     RunErrorEvent,
     RunFinishedEvent,
+    RunStartedEvent,
     StateDeltaEvent,
     StateSnapshotEvent,
     SystemMessage,
@@ -148,6 +149,8 @@ class Fold:
         """The agent's state after its snapshots and deltas; None when there was none."""
         self.finished: RunFinishedEvent | None = None
         self.error: RunErrorEvent | None = None
+        self._run_id = "run"
+        self._files = 0
         self._mark: _Mark | None = None
         self.restarts = 0
         """How often the run was begun anew by another worker; what had come before is void and not in here."""
@@ -358,6 +361,14 @@ class Fold:
             self.restarts += 1
         elif (void := void_of(event)) is not None:
             self.take_back(void)
+        elif event.name == FILE and isinstance(event.value, dict):
+            self._files += 1
+            self._items.append(
+                ActivityMessage(id=f"{self._run_id}-file-{self._files}", activity_type=FILE, content=event.value)
+            )
+
+    def _started(self, event: RunStartedEvent) -> None:
+        self._run_id = event.run_id
 
     def _finished(self, event: RunFinishedEvent) -> None:
         self.finished = event
@@ -383,6 +394,7 @@ _HANDLERS: dict[type, Any] = {
     StateSnapshotEvent: Fold._state,
     StateDeltaEvent: Fold._state_delta,
     CustomEvent: Fold._custom,
+    RunStartedEvent: Fold._started,
     RunFinishedEvent: Fold._finished,
     RunErrorEvent: Fold._error,
 }

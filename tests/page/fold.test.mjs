@@ -144,3 +144,12 @@ test("fold: a saved run that was cut short says so, with and without its record"
     assert.deepEqual([view.status, view.error, view.items[0].interrupted], ["failed", error, true]);
   }
 });
+
+test("fold: a file is shown from the stream and from the session alike", () => {
+  const value = { mimeType: "image/png", size: 70000, blob: "ab", url: "/runs/r/blobs/ab" };
+  const live = fold({ type: "CUSTOM", name: "gapless.file", value }, DONE);
+  const later = viewOfMessages(null, [{ id: "f", role: "activity", activityType: "gapless.file", content: value }]);
+  assert.equal(live.items[0].kind, "file");
+  assert.equal(live.items[0].url, value.url);
+  assert.deepEqual(shown(live).items, shown(later).items);
+});

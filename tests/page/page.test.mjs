@@ -277,6 +277,40 @@ test("page: steps, reasoning, tools, subagents and notices show as they happen",
   assert.equal(await page.locator("[data-testid=step]").getAttribute("data-state"), "done");
 });
 
+test("page: images of an answer are shown, those that the server keeps are fetched with the key, and files are saved", async () => {
+  const png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+  const file = (value) => ({ type: "CUSTOM", name: "gapless.file", value });
+  server.script = () => [
+    file({ mimeType: "image/png", data: png }),
+    file({ mimeType: "image/png", name: "kept.png", size: 70, blob: "ab12", url: "/elsewhere/ab12" }),
+    file({ mimeType: "image/svg+xml", data: "PHN2Zy8+" }),
+    file({ mimeType: "image/png", blob: "gone", url: "/elsewhere/gone" }),
+    { type: "RUN_FINISHED", outcome: { type: "success" } },
+  ];
+  const asked = [];
+  server.intercept = async (request, response, url) => {
+    if (!url.pathname.includes("/blobs/")) return false;
+    asked.push(`${url.pathname.split("/").slice(-2).join("/")} ${request.headers.authorization}`);
+    if (url.pathname.endsWith("gone")) return Boolean(response.writeHead(404).end());
+    return Boolean(response.writeHead(200, { "content-type": "image/png" }).end(Buffer.from(png, "base64")));
+  };
+  server.key = "k";
+  const page = await open();
+  await page.waitForSelector("#key-dialog[open]");
+  await page.fill("#key", "k");
+  await page.click("[data-testid=key-submit]");
+  await page.waitForSelector("#key-dialog:not([open])", { state: "attached" });
+  await ask(page, "Draw.");
+  await turnIs(page, "finished");
+  await page.waitForFunction(() => [...document.querySelectorAll(".file img")].filter((img) => img.naturalWidth === 1).length === 2);
+  await page.waitForFunction(() => document.querySelectorAll(".file")[3].innerText.includes("cannot be fetched: 404"));
+  assert.deepEqual(asked.sort(), ["blobs/ab12 Bearer k", "blobs/gone Bearer k"]);
+  assert.equal(await page.locator(".file").nth(2).locator("img").count(), 0, "what may hold a script is only saved");
+  const saving = page.waitForEvent("download");
+  await page.locator("[data-testid=file-save]").nth(1).click();
+  assert.equal((await saving).suggestedFilename(), "kept.png");
+});
+
 test("page: an interrupt asks, and the answer goes on in the same turn", async () => {
   for (const approved of [true, false]) {
     server.script = () => [

@@ -42,7 +42,7 @@ _FOLDERS: list[str | tuple[str, str]] = [("gapless.server", PAGE.name), ("gaples
 _OWN: tuple[type[ClientRoutes], ...] = (RunRoutes, SessionRoutes, LiveRoutes, MetricRoutes, ProbeRoutes)
 _CODES = {404: "not_found", 405: "method_not_allowed", 415: "unsupported_media_type"}
 _CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _PAGE_HEADERS = {

@@ -406,7 +406,7 @@ async def test_a_chat_whose_events_are_lost_is_loaded_from_the_session(client_of
     told = await loaded(client)
     assert told["activeRunId"] is None
     for kept, was in zip(told["messages"], whole["messages"], strict=True):
-        parts = [part for part in was["parts"] if part["type"].partition("-")[0] not in ("data", "source", "file")]
+        parts = [part for part in was["parts"] if part["type"].partition("-")[0] not in ("data", "source")]
         assert [part for part in kept["parts"] if part["type"] != "data-activity"] == parts
         expected = {key: value for key, value in (was.get("metadata") or {}).items() if key != "usage"}
         assert (kept["id"], kept.get("metadata") or {}) == (was["id"], expected)

@@ -17,6 +17,7 @@ from gapless.events import (
     AssistantMessage,
     AudioPart,
     ContentPart,
+    CustomEvent,
     DataSource,
     DocumentPart,
     Event,
@@ -48,6 +49,7 @@ from gapless.events import (
     decode_event,
     encode_event,
 )
+from gapless.fold import FILE
 from gapless.message import mark_of
 from gapless.protocols.vercel.wire import VercelEncoder
 from gapless.records import RunRecord
@@ -364,6 +366,8 @@ def remains(run: RunRecord, messages: Iterable[Message]) -> list[bytes]:
                     ]
             case ToolMessage(tool_call_id=call_id, content=content):
                 events.append(ToolCallResultEvent(message_id=id, tool_call_id=call_id, content=content))
+            case ActivityMessage(activity_type="gapless.file", content=shown):
+                events.append(CustomEvent(name=FILE, value=shown))
             case ActivityMessage(activity_type=kind, content=shown):
                 events.append(ActivitySnapshotEvent(message_id=id, activity_type=kind, content=shown))
     if error and error["code"] != RunCancelled.code:

@@ -80,6 +80,21 @@ function askForKey(refused) {
   });
 }
 
+/** The bytes of a file in an answer, as a `Blob`. */
+async function fetchFile(runId, { data, blob, url, mimeType }) {
+  if (data !== null) {
+    const bytes = Uint8Array.from(atob(data.replace(/-/g, "+").replace(/_/g, "/")), (one) => one.charCodeAt(0));
+    return new Blob([bytes], { type: mimeType });
+  }
+  const own = blob !== null; // only the server itself is told the key
+  const address = own ? new URL(`runs/${encodeURIComponent(runId)}/blobs/${blob}`, baseUrl) : new URL(url, baseUrl);
+  return authorised(async () => {
+    const response = await fetch(address, { headers: own ? keyHeader() : {} });
+    if (!response.ok) throw Object.assign(new Error(`${response.status}`), { status: response.status });
+    return response.blob();
+  });
+}
+
 // The agent that answers, where there are several.
 
 let agents = [];
@@ -219,7 +234,13 @@ class Conversation {
 
   add(runId, message, agent, after = null) {
     const turn = { runId, view: newView(), changed: new Set(), lastId: undefined, following: false, cancelled: false };
-    turn.shown = new TurnView({ runId, message, agent, onAnswer: (decisions) => this.answer(turn, decisions) });
+    turn.shown = new TurnView({
+      runId,
+      message,
+      agent,
+      onAnswer: (decisions) => this.answer(turn, decisions),
+      fetchFile: (file) => fetchFile(runId, file),
+    });
     this.turns.set(runId, turn);
     if (after) after.shown.node.after(turn.shown.node);
     else $("messages").append(turn.shown.node);

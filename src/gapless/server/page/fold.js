@@ -11,14 +11,17 @@
  *   { kind: "step",      key, parent, open, interrupted, name }
  *   { kind: "subagent",  key, parent, open, interrupted, name, description, error }
  *   { kind: "notice",    key, parent, code, message }
+ *   { kind: "file",      key, parent, mimeType, name, size, data, blob, url }
  *
  * `chunks` are the pieces of text in order (a tool's are its arguments): a renderer keeps its place in the list, so a
  * delta costs what the delta is long. `parent` is the key of the subagent that an item belongs to, or null.
  */
 
+const FILE = "gapless.file";
+
 /** A view before its first event. */
 export function newView() {
-  return { status: "queued", items: [], error: null, interrupts: [], byKey: new Map(), last: {}, steps: 0, notices: 0 };
+  return { status: "queued", items: [], error: null, interrupts: [], byKey: new Map(), last: {}, steps: 0, notices: 0, files: 0 };
 }
 
 /** The text of an item that has chunks. */
@@ -134,6 +137,7 @@ const HANDLERS = {
   },
 
   CUSTOM(view, event) {
+    if (event.name === FILE) return file(view, event.value);
     if (event.name !== "gapless.notice") return null;
     view.notices += 1;
     return put(view, {
@@ -166,6 +170,8 @@ export function viewOfMessages(record, messages) {
       item.result = contentText(message.content);
       item.failed = message.error !== undefined;
       item.open = false;
+    } else if (message.role === "activity" && message.activityType === FILE) {
+      file(view, message.content);
     } else if (message.role === "reasoning") {
       put(view, { kind: "reasoning", key: `reasoning:${message.id}`, parent, chunks: [message.content] });
     }
@@ -184,6 +190,14 @@ export function viewOfMessages(record, messages) {
 export function contentText(content) {
   if (typeof content === "string") return content;
   return (content ?? []).map((part) => (part.type === "text" ? part.text : `[${part.type}]`)).join("\n");
+}
+
+/** A file of the answer: its base64 in `data`, or else where it is, a blob of the run's or any `url`. */
+function file(view, value) {
+  view.files += 1;
+  const { mimeType, name = "", size = null, data = null, blob = null, url = null } = value ?? {};
+  const fields = { mimeType: mimeType ?? "application/octet-stream", name, size, data, blob, url };
+  return put(view, { kind: "file", key: `file:${view.files}`, parent: null, open: false, ...fields });
 }
 
 function put(view, item) {

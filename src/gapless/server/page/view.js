@@ -35,9 +35,13 @@ export class TurnView {
   #foot;
   #status = null;
 
-  /** `onAnswer(decisions)`, a map from interrupt ids to booleans, is called when the user has decided. */
-  constructor({ runId, message, agent, onAnswer }) {
+  /**
+   * `onAnswer(decisions)`, a map from interrupt ids to booleans, is called when the user has decided. `fetchFile(item)`
+   * gives a `Blob` of a file's bytes.
+   */
+  constructor({ runId, message, agent, onAnswer, fetchFile }) {
     this.onAnswer = onAnswer;
+    this.fetchFile = fetchFile;
     this.#body = el("div", { class: "answer", "data-testid": "answer" });
     this.#foot = el("footer", { class: "foot", "data-testid": "run-status" });
     this.node = el("article", { class: "turn", "data-testid": "turn", "data-run-id": runId });
@@ -51,7 +55,7 @@ export class TurnView {
     for (const item of changed) {
       let shown = this.#items.get(item.key);
       if (!shown) {
-        shown = new SHOW[item.kind](item);
+        shown = new SHOW[item.kind](item, this);
         this.#items.set(item.key, shown);
         (this.#items.get(item.parent)?.inside ?? this.#body).append(shown.node);
       }
@@ -255,6 +259,46 @@ class ShowNotice {
   update() {}
 }
 
+/** Images are shown; any file can be saved. What the server keeps is fetched with the page's key, which an `<img>` lacks. */
+class ShowFile {
+  constructor(item, turn) {
+    const name = item.name || item.mimeType;
+    const link = el("a", { href: "#", "data-testid": "file-save" }, `Save ${name}`);
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      this.#fetched ??= this.#fetch(item, turn);
+      this.#fetched.then((url) => url && el("a", { href: url, download: fileName(item) }).click());
+    });
+    this.node = el("figure", { class: "file", "data-testid": "file" }, el("figcaption", {}, link, this.#problem));
+    if (IMAGE.test(item.mimeType)) {
+      this.#fetched = this.#fetch(item, turn);
+      this.#fetched.then((url) => url && this.node.prepend(el("img", { src: url, alt: name })));
+    }
+  }
+
+  #fetched = null;
+  #problem = el("span", { class: "error" });
+
+  async #fetch(item, turn) {
+    try {
+      this.#problem.textContent = "";
+      return URL.createObjectURL(await turn.fetchFile(item));
+    } catch (error) {
+      this.#problem.textContent = ` cannot be fetched: ${error.message}`;
+      this.#fetched = null;
+      return null;
+    }
+  }
+
+  update() {}
+}
+
+const IMAGE = /^image\/(png|jpeg|gif|webp|avif|bmp)$/;
+
+function fileName({ name, mimeType }) {
+  return name || `file.${mimeType.split("/")[1]?.replace(/[^\w].*/, "") || "bin"}`;
+}
+
 const SHOW = {
   text: ShowText,
   reasoning: ShowReasoning,
@@ -262,6 +306,7 @@ const SHOW = {
   step: ShowStep,
   subagent: ShowSubagent,
   notice: ShowNotice,
+  file: ShowFile,
 };
 
 function pretty(text) {
