@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Collection
 from typing import Any, TypeAlias
 
 import msgspec
@@ -210,16 +211,18 @@ class Fold:
         items = {item.id for item in self._items}
         self._mark = _Mark(items, lengths, calls, activities, copy.deepcopy(self.state))
 
-    def since_mark(self) -> Void:
-        """Name what came after the mark, or was not whole at it: all of it where nothing was marked."""
+    def since_mark(self, half: Collection[str] = ()) -> Void:
+        """Name what came after the mark, or was not whole at it, as `half` of what came before is said not to have
+        been: all of it where nothing was marked."""
         mark = self._mark or _Mark(set(), {}, set(), {}, None)
+        messages = [item.id for item in self._items if item.id not in mark.items or item.id in half]
         cut = {
             id: mark.lengths[id]
             for id, text in self._texts.items()
-            if id in mark.lengths and sum(map(len, text.parts)) > mark.lengths[id]
+            if id not in half and id in mark.lengths and sum(map(len, text.parts)) > mark.lengths[id]
         }
-        messages = [item.id for item in self._items if item.id not in mark.items]
-        return Void(message_ids=messages, tool_call_ids=[id for id in self._calls if id not in mark.calls], cut=cut)
+        calls = [id for id in self._calls if id not in mark.calls or id in half]
+        return Void(message_ids=messages, tool_call_ids=calls, cut=cut)
 
     @property
     def marked_state(self) -> Any:

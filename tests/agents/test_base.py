@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 import pytest
@@ -116,7 +116,7 @@ async def test_a_run_that_cannot_go_on_saves_nothing_and_one_that_can_does():
         await ctx.emit("x")
     saved, emitted = list[bytes](), list[object]()
 
-    async def save(data: bytes) -> None:
+    async def save(data: bytes, half: Collection[str]) -> None:
         saved.append(data)
 
     async def emit(item: object) -> None:

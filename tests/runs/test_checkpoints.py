@@ -20,7 +20,7 @@ def test_what_was_saved_comes_back():
 
 
 def test_a_later_frame_with_more_fields_is_read():
-    more = msgspec.msgpack.encode([1, "x 1.2", b"data", 0.5, 0, [], None, "new"])
+    more = msgspec.msgpack.encode([1, "x 1.2", b"data", 0.5, 0, [], None, [], "new"])
     assert decode_frame(more, "r").data == b"data"
 
 

@@ -7,11 +7,12 @@ its requests for confirmation and results, and leaves a session behind in which 
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 from google.adk.agents import BaseAgent, LoopAgent, ParallelAgent, SequentialAgent
 from google.adk.agents._streaming_mode import StreamingMode as ADKStreamingMode
@@ -26,11 +27,13 @@ from google.adk.sessions import BaseSessionService, Session
 from google.adk.workflow import BaseNode
 from google.genai import types
 
+from gapless.agents.adk_checkpoints import FRAMEWORK, Progress
 from gapless.agents.adk_events import Translation
+from gapless.agents.adk_ledger import Ledger
 from gapless.agents.adk_live import LiveTranslation, live_events
 from gapless.agents.adk_plugin import Bridge
 from gapless.agents.adk_run import Turn, current, failure
-from gapless.agents.adk_sessions import JournalSessions, encode_turn, history, question
+from gapless.agents.adk_sessions import JournalSessions, dump_event, encode_dumped, history, question
 from gapless.agents.base import Agent, AgentItem, RunContext
 from gapless.config import RunConfig, StreamingMode
 from gapless.errors import AgentInvalid, UsageError
@@ -53,6 +56,7 @@ class ADKAgent(Agent):
 
     live = True
     """What ADK cannot run live fails when it is run so, as `agent_invalid`."""
+    framework = FRAMEWORK
 
     def __init__(self, target: object, *, deps: Callable[[RunContext], Any] | None = None) -> None:
         self._target = target
@@ -67,6 +71,8 @@ class ADKAgent(Agent):
             self.name = target.name
         else:
             raise AgentInvalid(f"cannot run a {type(target).__name__} of google.adk; give an agent, an App or a Runner")
+        chosen = getattr(target, "resumability_config", None)
+        self.continues = "from_checkpoint" if chosen is None or chosen.is_resumable else "no"
 
     def use_session_service(self, service: object) -> None:
         """Keep the sessions in `service` instead of beside the journal. Raises `UsageError`."""
@@ -110,7 +116,7 @@ class ADKAgent(Agent):
         if known is not None:
             return known
         if isinstance(self._target, Runner):
-            runner = self._target
+            runner = _keeps_order(self._target, self._target.agent)
         else:
             runner = Runner(
                 app=_app(self._target, app_name),
@@ -121,6 +127,7 @@ class ADKAgent(Agent):
             )
         if runner.plugin_manager.get_plugin(Bridge.NAME) is None:
             runner.plugin_manager.register_plugin(Bridge())
+        Ledger.join(runner.plugin_manager)
         self._runners[app_name] = runner
         return runner
 
@@ -136,15 +143,22 @@ class ADKAgent(Agent):
         current.set(turn)
         complete = False
         try:
+            if ctx.continues and not live:
+                turn.progress = Progress(ctx, translation, before)
+                await turn.progress.restore(runner.agent, runner.session_service, session)
+                if turn.progress.goes_on:
+                    runner = _resumable(runner)
+            messages, told = await turn.begin(message)
             while True:
-                async with aclosing(self._items(runner, session, turn, message)) as items:
-                    async for item in items:
-                        yield item
+                for item in told:
+                    yield item
+                while messages:
+                    async with aclosing(self._items(runner, session, turn, messages.pop(0))) as items:
+                        async for item in items:
+                            yield item
                 if live or not translation.pending or turn.leave_to_client():
                     break
-                message, results = turn.answered(await ctx.interrupt(translation.interrupts()))
-                for item in results:
-                    yield item
+                messages, told = await turn.ask()
             turn.finish(runner.agent)
             complete = True
             for item in turn.ending():
@@ -161,10 +175,11 @@ class ADKAgent(Agent):
         self, runner: Runner, session: Session, turn: Turn, message: types.Content | None
     ) -> AsyncGenerator[AgentItem, None]:
         """Let ADK answer one message, or all that is said to a live run, and translate its events."""
-        config, state = _run_config(turn.ctx.config), turn.state
+        config, state, progress = _run_config(turn.ctx.config), turn.state, turn.progress
+        turn.give(message)
         task = asyncio.current_task()
         assert task is not None, "an agent runs in a task"
-        abort = _Abort(task)
+        abort = _Abort(task, turn.ctx)
         if turn.live:
             stream = live_events(runner, session, turn.ctx, config, state or {}, TOOL_THREADS_MAX)
         else:
@@ -172,8 +187,9 @@ class ADKAgent(Agent):
                 user_id=session.user_id,
                 session_id=session.id,
                 new_message=message,
+                invocation_id=progress.invocation_id if progress is not None and message is None else None,
                 run_config=config,
-                state_delta=state,
+                state_delta=state if message is not None else None,
                 abort_signal=abort,
             )
         translate = turn.translation.items
@@ -181,8 +197,16 @@ class ADKAgent(Agent):
             async for event in stream:
                 while turn.notices:
                     yield turn.notices.pop(0)
-                for item in translate(event):
-                    yield item
+                if progress is None:
+                    for item in translate(event):
+                        yield item
+                    continue
+                progress.begin()
+                items = translate(event)
+                if not progress.goes_on or not progress.repeats(event):
+                    for item in items:
+                        yield item
+                await progress.end(event)
         except BaseException:
             abort.set()
             await stream.aclose()
@@ -216,7 +240,7 @@ class ADKAgent(Agent):
         """See to it that the session has what was shown, and that no call in it waits for an answer."""
         service = runner.session_service
         try:
-            events = turn.left_open(cut=cut)
+            events = turn.left_open(cut=cut) if not ctx.left else []
             if events and not isinstance(service, JournalSessions):
                 session = (
                     await service.get_session(app_name=session.app_name, user_id=session.user_id, session_id=session.id)
@@ -231,39 +255,55 @@ class ADKAgent(Agent):
         finally:
             if isinstance(service, JournalSessions):
                 service.unload(session)
-                if len(session.events) > before:
-                    ctx.native = encode_turn(ctx.run_id, session.events[before:])
+                if len(session.events) > before and not ctx.left:
+                    events = session.events[before:]
+                    dumped = map(dump_event, events) if turn.progress is None else turn.progress.dumped(events)
+                    ctx.native = encode_dumped(ctx.run_id, dumped)
 
 
 class _Abort(asyncio.Event):
-    """Set as soon as the run's task is being cancelled, so that ADK seals its session while it unwinds."""
+    """Set as soon as the run's task is being cancelled, so that ADK seals its session while it unwinds; not when
+    another worker goes on with the run, and with the session."""
 
-    def __init__(self, task: asyncio.Task[Any]) -> None:
+    def __init__(self, task: asyncio.Task[Any], ctx: RunContext) -> None:
         super().__init__()
-        self._task = task
+        self._task, self._ctx = task, ctx
 
     def is_set(self) -> bool:
-        return self._task.cancelling() > 0 or super().is_set()
+        return (self._task.cancelling() > 0 or super().is_set()) and not self._ctx.left
 
 
 def _app(target: Any, name: str) -> App:
     """Return the app to run: the one given, or one around a bare agent or node."""
     if isinstance(target, App):
-        return target
+        return _keeps_order(target, target.root_agent)
     # Like ADK's own runner around a bare agent, it is not validated: a name may hold more here than an app's there.
-    app = App.model_construct(name=name, root_agent=target)
-    if isinstance(target, BaseAgent) and _has_order(target):
-        with warnings.catch_warnings():  # ADK calls it experimental
-            warnings.simplefilter("ignore", UserWarning)
-            app.resumability_config = ResumabilityConfig(is_resumable=True)
-    return app
+    return _keeps_order(App.model_construct(name=name, root_agent=target), target)
 
 
-def _has_order(agent: BaseAgent) -> bool:
-    """Return whether the agent, or one below it, runs others in an order of its own: it has to know how far it was when
-    a person answers, or the run ends with the agent that asked. Others do not, and their sessions stay free of ADK's
-    marks of it."""
+_CanResumeT = TypeVar("_CanResumeT", App, Runner)
+
+
+def _keeps_order(target: _CanResumeT, agent: Any) -> _CanResumeT:
+    """Return the app or runner of this agent, or one like it that resumes its invocations where that is left open and
+    the agent, or one below it, runs others in an order of its own: it has to know how far it was when a person answers,
+    or the run ends with the agent that asked. Others do not, and their sessions stay free of ADK's marks of it."""
+    return _resumable(target) if target.resumability_config is None and _has_order(agent) else target
+
+
+def _has_order(agent: Any) -> bool:
+    if not isinstance(agent, BaseAgent):
+        return False
     return isinstance(agent, SequentialAgent | LoopAgent | ParallelAgent) or any(map(_has_order, agent.sub_agents))
+
+
+def _resumable(target: _CanResumeT) -> _CanResumeT:
+    """Return one like this app or runner that resumes its invocations."""
+    target = copy.copy(target)
+    with warnings.catch_warnings():  # ADK calls it experimental
+        warnings.simplefilter("ignore", UserWarning)
+        target.resumability_config = ResumabilityConfig(is_resumable=True)
+    return target
 
 
 def _run_config(config: RunConfig) -> ADKRunConfig:

@@ -47,7 +47,7 @@ _ABORTED = "INVOCATION_ABORTED"
 class Stream:
     """What one agent has shown of the model response that it is receiving."""
 
-    __slots__ = ("blocks", "calls", "kind", "message_id", "source", "text", "thought", "writers")
+    __slots__ = ("blocks", "calls", "kind", "message_id", "said", "source", "spoken", "text", "thought", "writers")
 
     def __init__(self, source: Event) -> None:
         self.source = source
@@ -55,6 +55,10 @@ class Stream:
         """What is open: "text", "thought" or nothing."""
         self.message_id = ""
         self.blocks = 0
+        self.said: list[str] = []
+        """Ids of its messages."""
+        self.spoken = ""
+        """The last one that is text."""
         self.text: list[str] = []
         self.thought: list[str] = []
         self.calls: list[types.FunctionCall] = []
@@ -82,7 +86,7 @@ class Translation:
         """The session's state before the run, until the run changes it."""
         self._agents: dict[str | None, str] = {}
         """Which agent other than the root works in which branch."""
-        self._shown_as: dict[str, str] = {}
+        self.shown_as: dict[str, str] = {}
         """A call's id → the id that it was shown under while it was partial, where that is another one."""
         self._placeholders: dict[str, Any] = {}
         """First responses of calls that go on to wait."""
@@ -109,6 +113,20 @@ class Translation:
     def unsaved(self) -> list[tuple[Event, str]]:
         """Text that was shown and that no whole event has confirmed, each with its first partial event."""
         return [(stream.source, "".join(stream.text)) for stream in self.streams.values() if stream.text]
+
+    def half(self) -> list[str]:
+        """Return the ids of messages and calls of responses that are not whole."""
+        streams = self.streams.values()
+        return [
+            id
+            for stream in streams
+            for id in (*stream.said, *(call.id or "" for call in stream.calls), *stream.writers)
+        ]
+
+    @property
+    def speakers(self) -> list[str]:
+        """Returns the agents other than the root that are at work."""
+        return list(self._agents.values())
 
     def settle(self) -> list[AgentItem]:
         """Ends what is open, before the run pauses or ends."""
@@ -149,6 +167,7 @@ class Translation:
     def add_text(self, out: list[AgentItem], stream: Stream, text: str, event: Event) -> None:
         if stream.kind != "text":
             _open(out, stream, "text", event)
+            stream.spoken = stream.message_id
             start = TextMessageStartEvent(message_id=stream.message_id, role="assistant", name=event.author or None)
             if event.author == "user":
                 start = TextMessageStartEvent(message_id=stream.message_id, role="user")
@@ -255,7 +274,7 @@ class Translation:
             if shown.name == call.name and (shown.id == id or shown.args == call.args):
                 stream.calls.remove(shown)
                 if shown.id and shown.id != id:
-                    self._shown_as[id] = shown.id
+                    self.shown_as[id] = shown.id
                 return
         self._call(out, stream, call, waits=id in self.pending)
 
@@ -263,7 +282,13 @@ class Translation:
         close_stream(out, stream)
         id = call.id or ""
         metadata = {"adk": {"longRunning": True}} if waits else None
-        out.append(ToolCallStartEvent(tool_call_id=id, tool_call_name=call.name or "", metadata=metadata))
+        parent, branch = None, stream.source.branch  # the message before it
+        if any(other.source.branch != branch for other in self.streams.values()):  # which may be another agent's
+            parent = stream.spoken or id
+        start = ToolCallStartEvent(
+            tool_call_id=id, tool_call_name=call.name or "", parent_message_id=parent, metadata=metadata
+        )
+        out.append(start)
         out.append(ToolCallArgsEvent(tool_call_id=id, delta=json_of(call.args or {})))
         out.append(ToolCallEndEvent(tool_call_id=id))
 
@@ -322,7 +347,7 @@ class Translation:
 
     def shown_id(self, call_id: str) -> str:
         """Return the id that a call is known under in the stream."""
-        return self._shown_as.get(call_id, call_id)
+        return self.shown_as.get(call_id, call_id)
 
     def interrupts(self) -> list[Interrupt]:
         """Make the questions: one interrupt per call that waits, under the call's id."""
@@ -336,6 +361,7 @@ def _open(out: list[AgentItem], stream: Stream, kind: str, event: Event) -> None
     stream.kind = kind
     stream.blocks += 1
     stream.message_id = event.id if stream.blocks == 1 else f"{event.id}-{stream.blocks}"
+    stream.said.append(stream.message_id)
 
 
 def close_stream(out: list[AgentItem], stream: Stream) -> None:

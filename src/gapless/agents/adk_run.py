@@ -13,9 +13,11 @@ from google.adk.events import Event
 from google.genai import types
 from pydantic_core import to_jsonable_python
 
+from gapless.agents.adk_checkpoints import Progress
 from gapless.agents.adk_events import Translation
 from gapless.agents.adk_interrupts import response_to
 from gapless.agents.adk_live import cannot_be_live, is_from_model
+from gapless.agents.adk_resuming import Place, answered_by, place_of
 from gapless.agents.base import SEE_LOG, AgentItem, RunContext, log_raised
 from gapless.attachments import digest_of, marks_of
 from gapless.errors import (
@@ -50,6 +52,8 @@ class Turn:
         self.state = state
         """What the run sets in the session's state when it begins, or None."""
         self.live = live
+        self.progress: Progress | None = None
+        """How far the run has come, where another worker can go on with it."""
         now = () if isinstance(ctx.content, str) else ctx.content
         asked = {digest_of(part.source.value) for part in now if not isinstance(part, TextPart)}
         earlier = marks_of(ctx.messages[:-1])
@@ -57,6 +61,10 @@ class Turn:
         """What failed earlier turns, and is still in a session that the user's own service keeps."""
         self.notices: list[CustomEvent] = []
         self.noticed: set[str] = set()
+        self.waiting: dict[Place, str] = {}
+        """Agents that wait for a person and are not answered by what ADK is given now, each with a call that waits."""
+        self._unanswered: dict[str, Place] = {}
+        """Agents whose answers ADK is given later, by the call's id."""
         self.client_calls: list[str] = []
         """Calls of the client's own tools, which end the run: it comes back with their results."""
         self.tool_error: tuple[str, Exception] | None = None
@@ -83,14 +91,48 @@ class Turn:
         pending.clear()
         return True
 
-    def answered(self, entries: list[ResumeEntry]) -> tuple[types.Content, list[AgentItem]]:
-        """Return the answers as the message that ADK goes on with, and the results of calls that they are."""
-        parts, items = [], list[AgentItem]()
+    async def begin(self, message: types.Content) -> tuple[list[types.Content | None], list[AgentItem]]:
+        """Return what ADK is to be given, None for going on with the invocation, and what is to be shown before."""
+        progress, translation = self.progress, self.translation
+        if progress is None or not progress.goes_on:
+            return [message], []
+        answers, items = progress.kept_answers(), list[AgentItem]()
+        if progress.kept.asking:
+            answers, items = self._answered(await self.ctx.interrupt(translation.interrupts()))
+        items += progress.catch_up()
+        left = [answer for answer in answers if not progress.has(answer)]
+        self._unanswered = {id: place for answer in left for id, place in progress.asked_by(answer)}
+        idle = progress.kept.asking and not progress.beyond
+        progress.answers = [*left] if idle else [None, *left]
+        return progress.answers, items
+
+    def give(self, message: types.Content | None) -> None:
+        """Note what ADK is given now."""
+        given = {self._unanswered.pop(id or "", None) for id in answered_by(message)}
+        waits = {place_of(event): id for id, (_, event) in self.translation.pending.items()}
+        waits |= {place: id for id, place in self._unanswered.items()}
+        self.waiting = {place: id for place, id in waits.items() if place not in given}
+
+    async def ask(self) -> tuple[list[types.Content | None], list[AgentItem]]:
+        """Ask what is pending; return the answers for ADK, and what of them is to be shown."""
+        if self.progress is not None:
+            await self.progress.ask()
+        answers, items = self._answered(await self.ctx.interrupt(self.translation.interrupts()))
+        messages: list[types.Content | None] = [*answers]
+        if self.progress is not None:
+            self.progress.answers = messages
+        return messages, items
+
+    def _answered(self, entries: list[ResumeEntry]) -> tuple[list[types.Content], list[AgentItem]]:
+        """Return the answers as the messages that ADK goes on with, and the results of calls that they are. Agents that
+        work in parallel get theirs one after the other: ADK tells only one of them of a message."""
+        parts, items = dict[Place, list[types.Part]](), list[AgentItem]()
         for entry in entries:
-            call, _ = self.translation.pending.pop(entry.interrupt_id)
+            call, source = self.translation.pending.pop(entry.interrupt_id)
             response = response_to(call, entry)
             answer = types.FunctionResponse(id=call.id, name=call.name, response=response)
-            parts.append(types.Part(function_response=answer))
+            parts.setdefault(place_of(source), []).append(types.Part(function_response=answer))
+            self._unanswered[entry.interrupt_id] = place_of(source)
             if not (call.name or "").startswith("adk_request_"):
                 content = msgspec.json.encode(to_jsonable_python(response, serialize_unknown=True)).decode()
                 items.append(
@@ -100,7 +142,7 @@ class Turn:
                         content=content,
                     )
                 )
-        return types.Content(role="user", parts=parts), items
+        return [types.Content(role="user", parts=together) for together in parts.values()], items
 
     def left_open(self, *, cut: bool) -> list[Event]:
         """Return the events that the session lacks: text that was shown and not saved, answers to calls that got

@@ -38,7 +38,7 @@ from gapless.events import (
 )
 from gapless.jsontext import decode_json
 
-__all__ = ["JournalSessions", "encode_turn", "history", "question"]
+__all__ = ["JournalSessions", "dump_event", "encode_dumped", "encode_turn", "history", "question"]
 
 TURN_EVENTS_MAX = 10_000
 """ADK events of stored turns that are kept decoded, for sessions that go on soon,"""
@@ -147,8 +147,17 @@ class JournalSessions(BaseSessionService):
 
 def encode_turn(run_id: str, events: Iterable[Event]) -> bytes:
     """Return a run's ADK events → what `RunContext.native` takes."""
-    dumped = [event.model_dump_json(by_alias=True, exclude_none=True, fallback=repr).encode() for event in events]
-    return msgspec.json.encode(ADKTurn(run_id, [msgspec.Raw(one) for one in dumped]))
+    return encode_dumped(run_id, map(dump_event, events))
+
+
+def encode_dumped(run_id: str, events: Iterable[bytes]) -> bytes:
+    """Return a run's ADK events, which are JSON already → what `RunContext.native` takes."""
+    return msgspec.json.encode(ADKTurn(run_id, [msgspec.Raw(one) for one in events]))
+
+
+def dump_event(event: Event) -> bytes:
+    """Return an ADK event as JSON, as it is kept."""
+    return event.model_dump_json(by_alias=True, exclude_none=True, fallback=repr).encode()
 
 
 def question(content: str | list[ContentPart], earlier: Sequence[Message]) -> tuple[Sequence[Message], types.Content]:

@@ -13,7 +13,7 @@ import contextvars
 import inspect
 import logging
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
 from gapless.config import RunConfig
@@ -51,13 +51,14 @@ class RunContext:
     `add_usage`. Ask a person with `interrupt`.
 
     So that another worker can go on: `checkpoint` is what the agent gave to `save` there, `emit` records what cannot be
-    yielded, and `new_id` counts on from `ids_after`.
+    yielded, `new_id` counts on from `ids_after`, and `left` says that another goes on.
     """
 
     __slots__ = (
         "_emit",
         "_ids",
         "_interrupt",
+        "_left",
         "_live",
         "_messages",
         "_native_history",
@@ -101,9 +102,10 @@ class RunContext:
         forwarded_props: Any = None,
         live: LiveRequestQueue | None = None,
         checkpoint: bytes | None = None,
-        save: Callable[[bytes], Awaitable[None]] | None = None,
+        save: Callable[[bytes, Collection[str]], Awaitable[None]] | None = None,
         emit: Callable[[AgentItem], Awaitable[None]] | None = None,
         ids_after: int = 0,
+        left: Callable[[], bool] | None = None,
     ) -> None:
         self.run_id = run_id
         self.session_id = session_id
@@ -133,6 +135,7 @@ class RunContext:
         self._interrupt = interrupt
         self._live = live
         self._save = save
+        self._left = left
         self._emit = emit
         self._ids = ids_after
         self._steps: Callable[..., Awaitable[Any]] | None = None
@@ -175,13 +178,23 @@ class RunContext:
         """Returns whether this run can go on at another worker; where it can't, `save` does nothing."""
         return self._save is not None
 
-    async def save(self, data: bytes) -> None:
+    async def save(self, data: bytes, *, half: Collection[str] = ()) -> None:
         """Make this the point from which the run can be gone on with: all that was yielded and emitted before is kept,
         and another worker calls the agent with `data` as `ctx.checkpoint`. Returns once that is accepted, so that what
         comes next begins after it is safe; on a worker that leaves the run here it does not return.
+
+        `half` names the messages and tool calls that are said in part, by what would be begun anew: there they are
+        taken back.
         """
         if self._save is not None:
-            await self._save(data)
+            await self._save(data, half)
+
+    @property
+    def left(self) -> bool:
+        """Returns whether the run is another worker's from now on: an agent that is stopped then leaves what it shares
+        with other workers as it is.
+        """
+        return self._left is not None and self._left()
 
     @property
     def emits(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -33,7 +33,8 @@ class Frame(msgspec.Struct, array_like=True, kw_only=True):
 
     `framework` says who wrote `data`, with its version; `data` is what the agent saved, None where it begins from the
     start. `used_s` is the time of the run that counts for its timeouts. `questions` is how many of its questions had
-    been answered. `usage` and `state` are those of the context, `state` None where the agent left the session's.
+    been answered. `usage` and `state` are those of the context, `state` None where the agent left the session's. `half`
+    are the messages and calls that whoever goes on says anew.
     """
 
     version: int = VERSION
@@ -43,6 +44,7 @@ class Frame(msgspec.Struct, array_like=True, kw_only=True):
     questions: int = 0
     usage: list[TokenUsage] = []
     state: dict[str, Any] | None = None
+    half: list[str] = []
 
 
 class Before(msgspec.Struct):
@@ -93,7 +95,7 @@ class Standing:
         self._bytes_max = recorder.limits.checkpoint_bytes_max
         self._on_left = on_left
         self._kept = kept
-        self._made: Callable[[bytes | None], Frame] | None = None
+        self._made: Callable[[bytes, Collection[str]], Frame] | None = None
         self._told: tuple[bytes | None, bytes] | None = None
         """The agent's data, and what else the frame said apart from the time, at the newest save."""
         self._seq = -1
@@ -108,7 +110,7 @@ class Standing:
     def begin(self, ctx: RunContext, state_before: bytes, deadlines: Deadlines, questions: Questions) -> None:
         """Begin with what the context says then."""
 
-        def make(data: bytes | None) -> Frame:
+        def make(data: bytes | None, half: Collection[str] = ()) -> Frame:
             return Frame(
                 framework=self._framework,
                 data=data,
@@ -116,6 +118,7 @@ class Standing:
                 questions=questions.closed,
                 usage=ctx.usage,
                 state=ctx.state if _encode_json(ctx.state) != state_before else None,
+                half=[*half],
             )
 
         self._made = make
@@ -127,10 +130,10 @@ class Standing:
         """Nothing was recorded since the newest save."""
         return self._seq == self._journal.appended
 
-    async def save(self, data: bytes) -> None:
+    async def save(self, data: bytes, half: Collection[str] = ()) -> None:
         """Do what `ctx.save` promises."""
         assert self._made is not None, "the agent runs"
-        frame = self._made(data)
+        frame = self._made(data, half)
         told = data, _beside(frame)
         if told != self._told or not self.at_rest:
             await self._replace(frame)

@@ -331,7 +331,7 @@ class Execution:
             if self.waiting:
                 await self.questions.answered()
             self._recorder.go_on()
-            self._recorder.go_back(ctx.messages, ctx.state)
+            self._recorder.go_back(ctx.messages, ctx.state, before.frame.half)
             ctx.checkpoint, ctx.usage = before.frame.data, list(before.frame.usage)
             if before.frame.state is not None:
                 ctx.state = before.frame.state
@@ -355,6 +355,7 @@ class Execution:
             interrupt=self._ask,
             save=None if self._standing is None else self._standing.save,
             emit=self._emit,
+            left=lambda: self.fenced and self.config.on_worker_lost == "continue",
             ids_after=self.journal.appended if self._before is not None else 0,
             deps=self._deps,
             output_type=self._output_type,

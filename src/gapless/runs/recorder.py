@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Collection
 from typing import Any, get_args
 
 import msgspec
@@ -255,11 +256,11 @@ class Recorder:
             self.leave_state(state)
         self._write(*sound(MessagesSnapshotEvent(messages=messages)))  # however long the conversation is
 
-    def go_back(self, messages: list[Message], state: dict[str, Any]) -> None:
-        """Take back, by name, what a lost worker said after the mark of the fold; nothing where that is nothing.
-        `messages` are those before the run, `state` the session's."""
+    def go_back(self, messages: list[Message], state: dict[str, Any], half: Collection[str] = ()) -> None:
+        """Take back, by name, what a lost worker said after the mark of the fold, and what of `half` it said before it;
+        nothing where that is nothing. `messages` are those before the run, `state` the session's."""
         fold = self.fold
-        void, activities = fold.since_mark(), fold.changed_activities
+        void, activities = fold.since_mark(half), fold.changed_activities
         state_before, state_changed = fold.marked_state, fold.state != fold.marked_state
         if not (void or activities or state_changed):
             return

@@ -1,0 +1,148 @@
+"""Gapless's plugin of ADK's runners that comes before all others: which tool calls began, and what they returned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.adk.agents import BaseAgent, InvocationContext
+from google.adk.agents.callback_context import CallbackContext
+from google.adk.events import Event
+from google.adk.models.llm_request import LlmRequest
+from google.adk.models.llm_response import LlmResponse
+from google.adk.plugins.base_plugin import BasePlugin
+from google.adk.plugins.plugin_manager import PluginManager
+from google.adk.tools.base_tool import BaseTool
+from google.adk.tools.tool_context import ToolContext
+from google.genai import types
+
+from gapless.agents.adk_checkpoints import Progress
+from gapless.agents.adk_run import current
+from gapless.agents.adk_turn import INPUT
+
+__all__ = ["Ledger"]
+
+_WAITS = "gapless-waits-"
+"""Begins the id of a call by which an agent says again that it waits."""
+_UNKNOWN = "It is unknown whether this call took effect: the server that made it was lost. It was not repeated."
+
+
+class Ledger(BasePlugin):
+    """Keeps of a run's tool calls what its checkpoint holds, and answers those that another worker has finished.
+
+    It is the first plugin: what a tool returned is kept as it came, and other plugins see it again."""
+
+    NAME = "gapless_ledger"
+
+    def __init__(self) -> None:
+        super().__init__(name=self.NAME)
+
+    @classmethod
+    def join(cls, plugins: PluginManager) -> None:
+        """Be the first of a runner's plugins."""
+        if plugins.get_plugin(cls.NAME) is None:
+            plugins.plugins.insert(0, cls())
+
+    async def on_user_message_callback(
+        self, *, invocation_context: InvocationContext, user_message: types.Content
+    ) -> None:
+        progress = _progress()
+        if progress is not None:
+            await progress.invoked(invocation_context)
+
+    async def before_run_callback(self, *, invocation_context: InvocationContext) -> None:
+        turn = current.get()
+        if turn is not None and turn.progress is not None:
+            turn.progress.before_run(invocation_context, turn.state)
+
+    async def before_agent_callback(
+        self, *, agent: BaseAgent, callback_context: CallbackContext
+    ) -> types.Content | None:
+        """Pass over an agent that has ended, and let those around one that waits pause with it."""
+        turn = current.get()
+        if turn is None:
+            return None
+        place = agent.name, callback_context.branch or ""
+        if (call_id := turn.waiting.get(place)) is not None:
+            call = types.FunctionCall(name=INPUT, id=f"{_WAITS}{call_id}")
+            return types.Content(role="model", parts=[types.Part(function_call=call)])
+        progress = turn.progress
+        if progress is None or not progress.goes_on or callback_context.invocation_id != progress.invocation_id:
+            return None
+        end = progress.end_of(place)
+        if end is None:
+            return None
+        callback_context.actions.escalate, callback_context.actions.end_of_agent = end.escalate, True
+        callback_context._invocation_context.set_agent_state(agent.name, end_of_agent=True)
+        return types.Content(role="model", parts=[])
+
+    async def on_event_callback(self, *, invocation_context: InvocationContext, event: Event) -> Event | None:
+        """Take from the session what only the agents around one that waits had to hear."""
+        turn = current.get()
+        if turn is None or not turn.waiting or event.partial:
+            return None
+        if not any((call.id or "").startswith(_WAITS) for call in event.get_function_calls()):
+            return None
+        return event.model_copy(update={"content": types.Content(role="model", parts=[])})
+
+    async def before_model_callback(
+        self, *, callback_context: CallbackContext, llm_request: LlmRequest
+    ) -> LlmResponse | None:
+        progress = _progress()
+        if progress is None or not progress.goes_on or callback_context.invocation_id != progress.invocation_id:
+            return None
+        return progress.reply(callback_context.agent_name, callback_context.branch)
+
+    async def before_tool_callback(
+        self, *, tool: BaseTool, tool_args: dict[str, Any], tool_context: ToolContext
+    ) -> dict[str, Any] | None:
+        progress, call_id = _progress(), tool_context.function_call_id
+        if progress is None or call_id is None or tool_context.invocation_id != progress.invocation_id:
+            return None
+        known = progress.result(call_id, tool_context, long_running=tool.is_long_running)
+        if known is not None:
+            return known
+        repeatable = _repeatable(tool)
+        asked = call_id in progress.doubtful
+        if repeatable is not True and (asked or call_id in progress.lost):
+            answer = tool_context.tool_confirmation if asked else None
+            if answer is None and repeatable == "ask":
+                progress.doubtful.add(call_id)
+                tool_context.request_confirmation(
+                    hint=f"The server was lost while {tool.name} ran. It may have taken effect. Run it again?"
+                )
+                tool_context.actions.skip_summarization = True
+                return {"error": "This call waits for a person, who is asked whether to repeat it."}
+            if answer is None or not answer.confirmed:
+                progress.settled(call_id)
+                return {"error": _UNKNOWN}
+        progress.running.add(call_id)
+        if repeatable is not True:
+            await progress.begins(call_id)
+        return None
+
+    async def after_tool_callback(
+        self, *, tool: BaseTool, tool_args: dict[str, Any], tool_context: ToolContext, result: Any
+    ) -> None:
+        progress, call_id = _progress(), tool_context.function_call_id
+        if progress is not None and call_id in progress.running:
+            await progress.returned(call_id, tool_context, result)
+
+    async def on_tool_error_callback(
+        self, *, tool: BaseTool, tool_args: dict[str, Any], tool_context: ToolContext, error: Exception
+    ) -> None:
+        """Keep nothing: what the error callbacks make of it is kept as what the tool returned."""
+
+
+def _progress() -> Progress | None:
+    turn = current.get()
+    return None if turn is None else turn.progress
+
+
+def _repeatable(tool: BaseTool) -> object:
+    """Return what is said of repeating a call of this tool: True, False or "ask"."""
+    said = (tool.custom_metadata or {}).get("repeatable")
+    if said is None:
+        said = getattr(tool, "repeatable", None)
+    if said is None:
+        said = getattr(getattr(tool, "func", None), "repeatable", None)
+    return True if said is None else said

@@ -1,0 +1,302 @@
+"""Runs of ADK agents go on at another worker, from every step on, for every shape of agent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection
+from typing import Any
+
+import pytest
+from google.adk.agents import LlmAgent, LoopAgent, ParallelAgent, SequentialAgent
+from google.adk.events import RequestInput
+from google.adk.models.base_llm import BaseLlm
+from google.adk.models.llm_request import LlmRequest
+from google.adk.models.llm_response import LlmResponse
+from google.adk.tools import AgentTool, FunctionTool, LongRunningFunctionTool
+from google.adk.workflow import START, Workflow
+from google.genai import types
+
+from gapless import Runner
+from gapless.agents.base import RunContext
+from gapless.events import Event, Interrupt, ResumeEntry, RunFinishedEvent
+from gapless.fold import Fold
+from gapless.journals.memory import Memory, MemoryStore
+from gapless.records import RunRecord, RunStatus
+from support.adk import Call
+from support.waiting import until
+
+done: Counter[str] = Counter()
+"""What was done in the world, and which model was asked what: by name."""
+
+
+class Told(BaseLlm):
+    """Answers by what it is told, so that any worker's instance does the same: the n-th script, where n is the number
+    of its own answers that it sees."""
+
+    model: str = "told"
+    who: str
+    scripts: list[list[Any]]
+
+    async def generate_content_async(self, llm_request: LlmRequest, stream: bool = False) -> AsyncIterator[LlmResponse]:
+        number = sum(1 for content in llm_request.contents if content.role == "model")
+        number = min(number, len(self.scripts) - 1)
+        done[f"{self.who} {number}"] += 1
+        text, parts = "", list[types.Part]()
+        for step in self.scripts[number]:
+            await asyncio.sleep(0)
+            if isinstance(step, str):
+                part, text = types.Part(text=step), text + step
+            else:
+                call = types.FunctionCall(name=step.name, args=dict(step.args or {}), id=step.id)
+                part = types.Part(function_call=call)
+                parts.append(part)
+            if stream:
+                yield LlmResponse(content=types.Content(role="model", parts=[part]), partial=True)
+        if text:
+            parts.insert(0, types.Part(text=text))
+        yield LlmResponse(content=types.Content(role="model", parts=parts), partial=False)
+
+
+def agent(name: str, *scripts: list[Any], tools: list[Any] | None = None, **more: Any) -> LlmAgent:
+    return LlmAgent(name=name, model=Told(who=name, scripts=list(scripts)), tools=tools or [], **more)
+
+
+async def look() -> dict[str, int]:
+    """Looks."""
+    done["look"] += 1
+    return {"seen": 1}
+
+
+def weigh(tool_context: Any) -> dict[str, int]:
+    """Weighs."""
+    done["weigh"] += 1
+    tool_context.state["weight"] = 7
+    return {"weight": 7}
+
+
+def delete(path: str) -> dict[str, str]:
+    """Deletes."""
+    done[f"delete {path}"] += 1
+    return {"deleted": path}
+
+
+def ship() -> dict[str, str]:
+    """Ships."""
+    done["ship"] += 1
+    return {"status": "pending"}
+
+
+def leave(tool_context: Any) -> dict[str, str]:
+    """Leaves the loop."""
+    done["leave"] += 1
+    tool_context.actions.escalate = True
+    return {}
+
+
+def single(name: str = "worker", last: str = "Done.") -> LlmAgent:
+    both = [Call("look", {}, id=f"c-look-{name}"), Call("weigh", {}, id=f"c-weigh-{name}")]
+    return agent(
+        name, ["Let me ", "see. ", *both], ["And ", Call("look", {}, id=f"c-2-{name}")], [last], tools=[look, weigh]
+    )
+
+
+def confirms(name: str = "asker", path: str = "a") -> LlmAgent:
+    calls = [Call("look", {}, id=f"c-look-{name}"), Call("delete", {"path": path}, id=f"c-del-{name}")]
+    tools = [look, FunctionTool(delete, require_confirmation=True)]
+    return agent(name, ["Sure? ", *calls], ["Deleted. "], tools=tools)
+
+
+def transfer() -> LlmAgent:
+    return agent("root", [Call("transfer_to_agent", {"agent_name": "worker"}, id="c-tr")], sub_agents=[single()])
+
+
+def transfer_asks() -> LlmAgent:
+    return agent("root", [Call("transfer_to_agent", {"agent_name": "asker"}, id="c-tr")], sub_agents=[confirms()])
+
+
+def sequential() -> SequentialAgent:
+    return SequentialAgent(name="seq", sub_agents=[single(), confirms(), agent("last", ["After."])])
+
+
+def parallel() -> SequentialAgent:
+    both = ParallelAgent(name="both", sub_agents=[single("left", "Left. "), single("right", "Right. ")])
+    return SequentialAgent(name="seq", sub_agents=[both, agent("last", ["After."])])
+
+
+def parallel_asks() -> SequentialAgent:
+    both = ParallelAgent(name="both", sub_agents=[confirms("left", "a"), confirms("right", "b")])
+    return SequentialAgent(name="seq", sub_agents=[both, agent("last", ["After."])])
+
+
+def loop() -> SequentialAgent:
+    writer = agent("writer", ["One. "], ["Two. "], ["Three. "])
+    judge = agent("judge", ["No. "], ["Yes. ", Call("leave", {}, id="c-leave")], ["Bye. "], tools=[leave])
+    return SequentialAgent(
+        name="seq",
+        sub_agents=[LoopAgent(name="again", max_iterations=4, sub_agents=[writer, judge]), agent("last", ["After."])],
+    )
+
+
+def long_running() -> LlmAgent:
+    calls = [Call("ship", {}, id="c-ship"), Call("look", {}, id="c-look")]
+    return agent("worker", calls, ["Ordered. "], ["Shipped."], tools=[LongRunningFunctionTool(ship), look])
+
+
+def agent_tool() -> LlmAgent:
+    inner = agent("inner", ["Hm. ", Call("look", {}, id="c-in")], ["Inner."], tools=[look])
+    calls = [Call("inner", {"request": "x"}, id="c-inner"), Call("weigh", {}, id="c-weigh")]
+    return agent("outer", calls, ["Outer."], tools=[AgentTool(inner), weigh])
+
+
+def workflow() -> Workflow:
+    def begin(node_input: Any) -> str:
+        done["begin"] += 1
+        return "begun"
+
+    async def question(ctx: Any, node_input: Any) -> Any:
+        yield RequestInput(interrupt_id="q1", message="Sure?", response_schema={"type": "object"})
+
+    def end(node_input: Any) -> dict[str, Any]:
+        done["end"] += 1
+        return {"end": node_input}
+
+    return Workflow(name="flow", edges=[(START, begin, single(), question, end)])
+
+
+SHAPES: list[Callable[[], Any]] = [
+    single,
+    confirms,
+    transfer,
+    transfer_asks,
+    sequential,
+    parallel,
+    parallel_asks,
+    loop,
+    long_running,
+    agent_tool,
+    workflow,
+]
+
+
+class Place:
+    """A store in memory and the workers on it, one after the other. `lose_at` is the save at which one is lost, before
+    or after it is accepted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.memory = Memory()
+        self.now = 0.0
+        self.saves = 0
+        self.lose_at: int | None = None
+        self.accepted = True
+        self.lost = asyncio.Event()
+        self.gone: RunContext | None = None
+        save = RunContext.save
+
+        async def counted(ctx: RunContext, data: bytes, *, half: Collection[str] = ()) -> None:
+            if ctx is self.gone:
+                await asyncio.Event().wait()
+            self.saves += 1
+            lost = self.saves == self.lose_at
+            if self.accepted or not lost:
+                await save(ctx, data, half=half)
+            if lost:
+                self.gone = ctx
+                self.lost.set()
+                await asyncio.Event().wait()
+
+        monkeypatch.setattr(RunContext, "save", counted)
+
+    def record(self) -> RunRecord:
+        return self.memory.runs["r"]
+
+    async def worker(self, agent: Any, **options: Any) -> Runner:
+        store = MemoryStore(self.memory, monotonic=lambda: self.now)
+        return await Runner(agents={"agent": agent}, store=store, lease_s=1000, **options).open()
+
+    async def lose(self, lost: Runner, other: Runner) -> None:
+        await lost._keeper.close()
+        for _ in range(6):
+            self.now += 250
+            await other.sweep()
+        lost.worker.on_fenced()
+        await until(lambda: not lost.executions, "what was lost has stopped")
+
+
+def answers(interrupts: list[Interrupt]) -> list[ResumeEntry]:
+    found = []
+    for interrupt in interrupts:
+        kind = (interrupt.metadata or {}).get("kind")
+        payload: Any = {"approved": True} if kind == "approval" else {"status": "delivered"}
+        found.append(ResumeEntry(interrupt_id=interrupt.id, status="resolved", payload=payload))
+    return found
+
+
+async def answer_all(runner: Runner, run_id: str = "r") -> list[Event]:
+    """Follow the run to its end and answer what it asks."""
+    events: list[Event] = []
+    run = await runner.attach(run_id)
+    async for event in run.events():
+        events.append(event)
+        asked = getattr(event.outcome, "interrupts", None) if isinstance(event, RunFinishedEvent) else None
+        if asked and (await run.record()).status is RunStatus.WAITING:
+            await run.answer(answers(asked))
+    return events
+
+
+def said(events: list[Event]) -> list[str]:
+    """Who says what, after all that was taken back, and which calls were made and answered, in any order."""
+    fold = Fold()
+    for event in events:
+        fold.add(event)
+    found = []
+    for message in fold.messages():
+        if message.content:
+            found.append(f"{getattr(message, 'name', None) or getattr(message, 'tool_call_id', '')}: {message.content}")
+        found += [f"{call.id} {call.function.arguments}" for call in getattr(message, "tool_calls", None) or []]
+    return sorted(found)
+
+
+async def run_through(make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], Counter[str], int]:
+    place = Place(monkeypatch)
+    runner = await place.worker(make())
+    await runner.start("clean up", session_id="s", run_id="r", agent="agent")
+    events = await answer_all(runner)
+    assert place.record().status is RunStatus.FINISHED, place.record()
+    await runner.close()
+    effects, saves = Counter(done), place.saves
+    done.clear()
+    monkeypatch.undo()
+    return said(events), effects, saves
+
+
+@pytest.fixture(autouse=True)
+def nothing_done() -> None:
+    done.clear()
+
+
+@pytest.mark.parametrize("make", SHAPES, ids=lambda make: make.__name__)
+async def test_a_run_that_is_lost_at_any_step_says_and_does_the_same(make: Any, monkeypatch: pytest.MonkeyPatch):
+    whole, effects, saves = await run_through(make, monkeypatch)
+    in_flight = 2 if "parallel" in make.__name__ else make.__name__ in ("long_running", "agent_tool", "workflow")
+    wrong = []
+    for lose_at in range(1, saves + 1, 1 + saves // 8):
+        done.clear()
+        place = Place(monkeypatch)
+        place.lose_at = lose_at
+        first, second = await place.worker(make()), await place.worker(make())
+        await first.start("clean up", session_id="s", run_id="r", agent="agent")
+        following = asyncio.create_task(answer_all(first))
+        await asyncio.wait_for(place.lost.wait(), 5)
+        following.cancel()
+        await place.lose(first, second)
+        events = await asyncio.wait_for(answer_all(second), 5)
+        if place.record().status is not RunStatus.FINISHED:
+            wrong.append((lose_at, place.record().error))
+        elif said(events) != whole or effects - done or max((done - effects).values(), default=0) > in_flight:
+            extra, lacking = Counter(said(events)) - Counter(whole), Counter(whole) - Counter(said(events))
+            wrong.append((lose_at, dict(extra), dict(lacking), dict(done - effects), dict(effects - done)))
+        await first.close()
+        await second.close()
+        monkeypatch.undo()
+    assert not wrong, "\n".join(map(str, [whole, *wrong]))
