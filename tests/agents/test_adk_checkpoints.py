@@ -13,6 +13,7 @@ from google.adk.events import RequestInput
 from google.adk.models.base_llm import BaseLlm
 from google.adk.models.llm_request import LlmRequest
 from google.adk.models.llm_response import LlmResponse
+from google.adk.sessions import InMemorySessionService
 from google.adk.tools import AgentTool, FunctionTool, LongRunningFunctionTool
 from google.adk.workflow import START, Workflow
 from google.genai import types
@@ -300,3 +301,55 @@ async def test_a_run_that_is_lost_at_any_step_says_and_does_the_same(make: Any, 
         await second.close()
         monkeypatch.undo()
     assert not wrong, "\n".join(map(str, [whole, *wrong]))
+
+
+# -- sessions of the user's own service --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accepted", [True, False], ids=["saved", "not saved"])
+@pytest.mark.parametrize(
+    ("make", "every"),
+    [(single, 3), (confirms, 1), (long_running, 2), (workflow, 5)],
+    ids=lambda one: getattr(one, "__name__", ""),
+)
+async def test_what_a_session_service_has_beyond_the_checkpoint_is_not_done_again(
+    make: Any, every: int, accepted: bool, monkeypatch: pytest.MonkeyPatch
+):
+    whole, effects, _ = await run_through(make, monkeypatch)
+    wrong = []
+    in_flight = make is not single
+    for lose_at in range(1, 60, every):
+        done.clear()
+        service, place = InMemorySessionService(), Place(monkeypatch)
+        place.lose_at, place.accepted = lose_at, accepted
+        first, second = [await place.worker(make(), session_service=service) for _ in range(2)]
+        await first.start("clean up", session_id="s", run_id="r", agent="agent")
+        following = asyncio.create_task(answer_all(first))
+        lost = asyncio.create_task(place.lost.wait())
+        await asyncio.wait({lost, following}, return_when=asyncio.FIRST_COMPLETED, timeout=5)
+        if lost.done():
+            following.cancel()
+            await place.lose(first, second)
+            events = await asyncio.wait_for(answer_all(second), 5)
+            session = await service.get_session(app_name="agent", user_id="anonymous", session_id="s")
+            assert session is not None
+            ids = [event.id for event in session.events]
+            calls = Counter(call.id for event in session.events for call in event.get_function_calls())
+            results = Counter(
+                str(result)
+                for event in session.events
+                if event.author != "user"
+                for result in event.get_function_responses()
+            )
+            twice = [found for found in (*Counter(ids).items(), *calls.items(), *results.items()) if found[1] > 1]
+            extra, lacking = Counter(said(events)) - Counter(whole), Counter(whole) - Counter(said(events))
+            again = max((done - effects).values(), default=0)
+            if extra or lacking or twice or effects - done or again > in_flight:
+                wrong.append((lose_at, extra, lacking, done - effects, effects - done, twice, place.record().error))
+        await first.close()
+        await second.close()
+        monkeypatch.undo()
+        if not lost.done():
+            lost.cancel()
+            break
+    assert not wrong, "\n".join(map(str, wrong))

@@ -145,9 +145,10 @@ class ADKAgent(Agent):
         try:
             if ctx.continues and not live:
                 turn.progress = Progress(ctx, translation, before)
-                await turn.progress.restore(runner.agent, runner.session_service, session)
+                service = await turn.progress.restore(runner.agent, runner.session_service, session)
                 if turn.progress.goes_on:
                     runner = _resumable(runner)
+                    runner.session_service = service
             messages, told = await turn.begin(message)
             while True:
                 for item in told:

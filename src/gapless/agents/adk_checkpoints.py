@@ -25,7 +25,17 @@ from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
 from gapless.agents.adk_events import Translation
-from gapless.agents.adk_resuming import Place, Stand, answered_by, place_of, reply_of, stand_of
+from gapless.agents.adk_resumed import ResumedSession
+from gapless.agents.adk_resuming import (
+    Place,
+    Stand,
+    answered_by,
+    asks_only,
+    is_question,
+    place_of,
+    reply_of,
+    stand_of,
+)
 from gapless.agents.adk_sessions import JournalSessions, dump_event
 from gapless.agents.base import AgentItem, RunContext
 from gapless.errors import CheckpointUnreadable
@@ -61,6 +71,8 @@ class Kept(msgspec.Struct, array_like=True):
     answers: list[bytes] = []
     """Messages with people's answers that ADK has not been given yet, as JSON."""
     llm_calls: int = 0
+    void: list[str] = []
+    """Events that the user's own session service has and that count for nothing."""
     temporary: dict[str, msgspec.Raw] = {}
     """The session's state that ADK never persists, as JSON."""
 
@@ -92,10 +104,16 @@ class Progress:
         """What the session's own service has of the invocation after the checkpoint."""
         self._restored: list[Event] = []
         self._stand = Stand()
-        self._repeated: set[str] = set()
-        """Calls that are made again, and whose results were shown."""
-        self._repeating: set[Place] = set()
-        """Agents whose next response was shown."""
+        self._repeated: dict[str, str] = {}
+        """Calls that are made again and whose results were shown, with the events of these."""
+        self._repeating: dict[Place, str] = {}
+        """Agents whose next response was shown, with the event of that."""
+        self._held: dict[str, Event] = {}
+        """Events that are to be given again, until they are."""
+        self._silent: set[str] | None = None
+        """Events that were given again, where the user's own service has them."""
+        self.void: dict[str, None] = dict.fromkeys(self.kept.void)
+        """Events that another took the place of, and that the user's own service still has."""
         self.running: set[str] = set()
         """Calls whose tools run."""
         self.done: dict[str, bytes] = dict(self.kept.done)
@@ -119,65 +137,79 @@ class Progress:
 
     # -- taking up --------------------------------------------------------------------------------------------------
 
-    async def restore(self, root: Any, service: BaseSessionService, session: Session) -> None:
-        """Make the session, the translation and this what they were at the checkpoint. Raises `CheckpointUnreadable`.
+    async def restore(self, root: Any, service: BaseSessionService, session: Session) -> BaseSessionService:
+        """Make the session, the translation and this what they were at the checkpoint. Returns the service that ADK
+        goes on with. Raises `CheckpointUnreadable`.
 
         `session` may be one of the user's own service: then it lacks what that has lost, and has what was appended
         after the checkpoint (`beyond`)."""
         if not self.invocation_id:
-            return
+            return service
         there = {event.id for event in session.events}
         usage = list(self._ctx.usage)
         kept = {event.id: event for event in (_event(raw, self._ctx.run_id) for raw in self.kept.events)}
         self._events = dict(zip(kept, self.kept.events, strict=True))
+        known = {*kept, *self.void}
         self.beyond = [
-            event for event in session.events if event.invocation_id == self.invocation_id and event.id not in kept
+            event for event in session.events if event.invocation_id == self.invocation_id and event.id not in known
         ]
         self._restored = list(kept.values())
         for event in self._restored:
             self._retell(event)
-        pending = {place_of(event) for _, event in self._translation.pending.values()}
-        asking = self.kept.asking and not self.beyond
-        self._stand = stand_of(root, [*kept.values(), *self.beyond], pending, asking=asking)
-        if isinstance(service, JournalSessions):
-            self._drop(kept)
-        else:
-            self._stand.replies.clear()
-        for event in kept.values():
-            if event.id not in there:
-                await service.append_event(session, event)
         self._ctx.usage = usage
         self._translation.shown_as.update(self.kept.shown_as)
+        waiting = dict(self._translation.pending)
+        for event in self.beyond:
+            for answer in event.get_function_responses() if event.author == "user" else ():
+                waiting.pop(answer.id or "", None)
+            waiting |= {call.id or "": (call, event) for call in event.get_function_calls() if is_question(call, event)}
+        pending = {place_of(event) for _, event in waiting.values()}
+        asking = self.kept.asking and not self.beyond
+        self._stand = stand_of(root, [*kept.values(), *self.beyond], pending, asking=asking)
         self.goes_on = bool(self._events or self.beyond)
-
-    def _drop(self, kept: dict[str, Event]) -> None:
-        """Take back the events whose responses the agents are given again; their calls were shown."""
         for event in self._stand.dropped:
-            del kept[event.id]
-            for call in event.get_function_calls():
-                self._translation.pending.pop(call.id or "", None)
-            asked = {*event.actions.requested_tool_confirmations, *event.actions.requested_auth_configs}
-            actions = event.actions.model_copy(
-                update={"requested_tool_confirmations": {}, "requested_auth_configs": {}, "skip_summarization": None}
-            )
-            for response in event.get_function_responses():
-                self._repeated.add(response.id or "")
-                if response.id not in asked:
-                    self._keep(response.id or "", actions, response.response)
+            self._drop(event)
+        ours = isinstance(service, JournalSessions)
+        for event in kept.values():
+            if event.id not in there and not (ours and event.id in self._held):
+                await service.append_event(session, event)
+        if ours:
+            return service
+        self._silent = set()
+        return ResumedSession(service, session, {*self._held, *self.void}, self.repetition)
+
+    def _drop(self, event: Event) -> None:
+        """Take back an event that its agent is led to give again. What it says was shown."""
+        self._held[event.id] = event
+        asked = {*event.actions.requested_tool_confirmations, *event.actions.requested_auth_configs}
+        actions = event.actions.model_copy(
+            update={"requested_tool_confirmations": {}, "requested_auth_configs": {}, "skip_summarization": None}
+        )
+        for response in event.get_function_responses():
+            self._repeated[response.id or ""] = event.id
+            if response.id not in asked:
+                self._keep(response.id or "", actions, response.response)
+
+    def repetition(self, event: Event) -> str | None:
+        """Return the id under which what the event says was given before, by a worker that is gone."""
+        if event.partial or event.content is None:
+            return None
+        if not (results := event.get_function_responses()):
+            known = self._repeating.pop(place_of(event), None)
+        else:
+            ids = [result.id or "" for result in results]
+            known = self._repeated.get(ids[0]) if all(id in self._repeated for id in ids) else None
+            for id in ids:
+                self._repeated.pop(id, None)
+        if known is not None:
+            self._held.pop(known, None)
+            if self._silent is not None:
+                self._silent.add(known)
+        return known
 
     def repeats(self, event: Event) -> bool:
         """Return whether what the event says was shown before, by a worker that is gone."""
-        if event.partial or event.content is None:
-            return False
-        if not (results := event.get_function_responses()):
-            place = place_of(event)
-            repeated = place in self._repeating
-            self._repeating.discard(place)
-            return repeated
-        ids = {result.id or "" for result in results}
-        repeated = ids <= self._repeated
-        self._repeated -= ids
-        return repeated
+        return self.repetition(event) is not None if self._silent is None else event.id in self._silent
 
     def reply(self, name: str, branch: str | None) -> LlmResponse | None:
         """Return what the model of this agent has answered already, in its place."""
@@ -185,8 +217,12 @@ class Progress:
         replies = self._stand.replies.get(place)
         if not replies:
             return None
-        self._repeating.add(place)
-        return reply_of(replies.pop(0))
+        event = replies.pop(0)
+        self._repeating[place] = event.id
+        for id in [id for id, held in self._held.items() if place_of(held) == place and asks_only(held)]:
+            del self._held[id]  # it asks anew
+            self.void[id] = None
+        return reply_of(event)
 
     def end_of(self, place: Place) -> EventActions | None:
         """Return what the end of this agent means, where it had ended and is begun again only to get past it."""
@@ -198,6 +234,9 @@ class Progress:
         items: list[AgentItem] = [StepStartedEvent(step_name=name) for name in self._translation.speakers]
         for event in self.beyond:
             items += self._retell(event)
+        for event in self._held.values():
+            for call in event.get_function_calls():
+                self._translation.pending.pop(call.id or "", None)
         return items
 
     def kept_answers(self) -> list[types.Content]:
@@ -355,6 +394,7 @@ class Progress:
                 doubtful=list(self.doubtful),
                 shown_as=dict(self._translation.shown_as),
                 asking=asking,
+                void=list(self.void),
                 answers=[content.model_dump_json(exclude_none=True).encode() for content in self.answers if content],
                 llm_calls=self.kept.llm_calls if invocation is None else _llm_calls(invocation),
                 temporary={} if invocation is None else _temporary(invocation.session),
@@ -369,6 +409,8 @@ class Progress:
         for event in self._invocation.session.events[self._before :]:
             if event.id in told or (event.author == "user" and event.invocation_id):
                 events[event.id] = known.get(event.id) or dump_event(event)
+        for event in self._held.values():
+            events[event.id] = known.get(event.id) or dump_event(event)
         self._events = events
 
     def dumped(self, events: Sequence[Event]) -> Iterable[bytes]:

@@ -18,7 +18,7 @@ from google.genai import types
 
 from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, INPUT
 
-__all__ = ["Place", "Stand", "answered_by", "place_of", "reply_of", "stand_of"]
+__all__ = ["Place", "Stand", "answered_by", "asks_only", "is_question", "place_of", "reply_of", "stand_of"]
 
 Place: TypeAlias = tuple[str, str]
 """An agent at work: its name and branch."""
@@ -67,6 +67,17 @@ def answered_by(message: types.Content | None) -> list[str | None]:
     """Return the ids of the calls that a message answers."""
     parts = (message.parts if message is not None else None) or []
     return [part.function_response.id for part in parts if part.function_response is not None]
+
+
+def is_question(call: types.FunctionCall, event: Event) -> bool:
+    """Return whether this call of the event waits for an answer from outside."""
+    return call.name in _REQUESTS or call.id in (event.long_running_tool_ids or ())
+
+
+def asks_only(event: Event) -> bool:
+    """Return whether the event is nothing but a question of ADK's."""
+    calls = event.get_function_calls()
+    return bool(calls) and all(call.name in _REQUESTS for call in calls)
 
 
 def place_of(event: Event) -> Place:
