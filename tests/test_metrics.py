@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gapless import Runner, create_app
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.metrics import Histogram
-from support.agents import Gated
+from tests.support.agents import Gated
 
 STREAM = {"accept": "text/event-stream"}
 

@@ -113,7 +113,7 @@ async def test_a_run_that_cannot_be_read_is_left_to_a_worker_that_can(path: Path
     """And so are its events; the other runs of the dead worker are taken over."""
     from gapless.journals.contract import Append
     from gapless.journals.sqlite import SQLiteStore
-    from journals.conformance import Clock, Heard
+    from tests.journals.conformance import Clock, Heard
 
     clock = Clock()
     dead, old, new = (SQLiteStore(path, monotonic=clock) for _ in range(3))

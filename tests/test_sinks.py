@@ -13,7 +13,7 @@ import pytest
 from gapless import Runner, sinks
 from gapless.errors import AgentFailed, UsageError
 from gapless.sinks import console
-from support.agents import Gated
+from tests.support.agents import Gated
 
 
 async def agent(message: str) -> AsyncIterator[str]:

@@ -23,7 +23,6 @@ from gapless.events import (
     TextMessageContentEvent,
     TextMessageEndEvent,
     TextMessageStartEvent,
-    TextRole,
     ToolCallArgsEvent,
     ToolCallEndEvent,
     ToolCallResultEvent,
@@ -33,11 +32,12 @@ from gapless.events import (
 )
 from gapless.fold import RESTARTED, VOID, Fold, Void
 from gapless.journals.merge import merge_deltas
+from gapless.messages import TextRole
 from gapless.protocols import WIRES
 from gapless.protocols.adk.wire import WholeADKEncoder
 from gapless.records import RunRecord
 from gapless.wire import Cursor, Encoder, parse_cursor, wire, without_void
-from support.sse import frames
+from tests.support.sse import frames
 
 RUN = RunRecord(id="r", session_id="s", user_id="u", agent="a", message="m", created_at=0)
 

@@ -16,7 +16,7 @@ import msgspec
 from gapless.config import RunConfig, StreamingMode
 from gapless.errors import InputInvalid, LimitReached
 from gapless.events import ContentPart
-from gapless.message import user_message
+from gapless.user_message import user_message
 
 __all__ = ["AUDIO", "LIVE_AHEAD_MAX", "Blob", "LiveRequest", "LiveRequestQueue", "is_live"]
 

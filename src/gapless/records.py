@@ -159,19 +159,19 @@ _decode_run = msgspec.json.Decoder(RunRecord).decode
 _decode_session = msgspec.json.Decoder(SessionRecord).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _RecordT = TypeVar("_RecordT", bound=msgspec.Struct)
-_CHANGING = (
-    "status",
-    "started_at",
-    "ended_at",
-    "last_seq",
-    "error",
-    "takeovers",
-    "expired",
-    "updated_at",
-    "title",
-    "state",
-)
-"""What of a run's or a session's record changes after it was made."""
+_CHANGES: dict[type[_Record], dict[str, Any]] = {
+    RunRecord: {
+        "status": RunStatus.QUEUED,
+        "started_at": None,
+        "ended_at": None,
+        "last_seq": 0,
+        "error": None,
+        "takeovers": 0,
+        "expired": False,
+    },
+    SessionRecord: {"updated_at": None, "title": "", "state": {}},
+}
+"""What of a record changes after it was made, and what it is where it is left out."""
 
 
 def decode_run(data: bytes) -> RunRecord:
@@ -194,9 +194,12 @@ def decode_session(data: bytes) -> SessionRecord:
 def rewrite(data: bytes, record: RunRecord | SessionRecord) -> bytes:
     """Write into an encoded record what changes after it was made. The rest stays as it is: another version may know
     more of it than this one."""
-    kept = {name: value for name, value in _decode_fields(data).items() if name not in _CHANGING}
-    new = {name: value for name, value in _decode_fields(_encode(record)).items() if name in _CHANGING}
-    return _encode(kept | new)
+    changes = _CHANGES[type(record)]
+    fields: dict[str, Any] = {name: value for name, value in _decode_fields(data).items() if name not in changes}
+    for name, default in changes.items():
+        if (value := getattr(record, name)) != default:
+            fields[name] = value
+    return _encode(fields)
 
 
 def _known(cls: type[_RecordT], value: Any) -> _RecordT:

@@ -27,8 +27,8 @@ from gapless.events import (
     TextPart,
     ToolCallEndEvent,
 )
-from support.adk import Call, Scripted
-from support.adk_runs import add, agent_of, all_of, ask, results, text_of
+from tests.support.adk import Call, Scripted
+from tests.support.adk_runs import add, agent_of, all_of, ask, results, text_of
 
 
 async def test_typed_output():

@@ -8,8 +8,8 @@ from gapless.agents.adk_arguments import ArgumentsWriter
 from gapless.events import (
     ToolCallArgsEvent,
 )
-from support.adk import Streamed
-from support.adk_runs import agent_of, ask, calls, custom, results
+from tests.support.adk import Streamed
+from tests.support.adk_runs import agent_of, ask, calls, custom, results
 
 
 async def test_streamed_arguments_are_shown_as_they_come():

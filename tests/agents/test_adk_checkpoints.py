@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from typing import Any
 
 import pytest
@@ -24,8 +24,8 @@ from gapless.events import Event, Interrupt, ResumeEntry, RunFinishedEvent
 from gapless.fold import Fold
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import RunRecord, RunStatus
-from support.adk import Call
-from support.waiting import until
+from tests.support.adk import Call
+from tests.support.waiting import until
 
 done: Counter[str] = Counter()
 """What was done in the world, and which model was asked what: by name."""
@@ -39,7 +39,9 @@ class Told(BaseLlm):
     who: str
     scripts: list[list[Any]]
 
-    async def generate_content_async(self, llm_request: LlmRequest, stream: bool = False) -> AsyncIterator[LlmResponse]:
+    async def generate_content_async(
+        self, llm_request: LlmRequest, stream: bool = False
+    ) -> AsyncGenerator[LlmResponse, None]:
         number = sum(1 for content in llm_request.contents if content.role == "model")
         number = min(number, len(self.scripts) - 1)
         done[f"{self.who} {number}"] += 1

@@ -25,8 +25,8 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
 )
-from support.adk import Call, Scripted, Thought
-from support.adk_runs import TALK_CALL_TALK, add, agent_of, all_of, ask, calls, custom, results, text_of
+from tests.support.adk import Call, Scripted, Thought
+from tests.support.adk_runs import TALK_CALL_TALK, add, agent_of, all_of, ask, calls, custom, results, text_of
 
 
 async def text_by_adk(agent: BaseAgent, message: str = "hi") -> str:

@@ -19,8 +19,8 @@ from gapless.events import (
 )
 from gapless.records import RunStatus
 from gapless.runs.run import Run
-from support.adk import Call, contents
-from support.adk_runs import agent_of, all_of, calls, custom, results, text_of
+from tests.support.adk import Call, contents
+from tests.support.adk_runs import agent_of, all_of, calls, custom, results, text_of
 
 
 async def waiting(run: Run) -> Any:

@@ -43,9 +43,9 @@ from gapless.records import RunStatus
 from gapless.runs.run import Run
 from gapless.testing import Fail, Gate, NextTurn, Reasoning, ToolCall, adk_model
 from gapless.testing.adk import ADKModel
-from support.adk import contents
-from support.agui import check_order
-from support.gemini_live import Gemini, heard, parts, server, spoken
+from tests.support.adk import contents
+from tests.support.agui import check_order
+from tests.support.gemini_live import Gemini, heard, parts, server, spoken
 
 TEXT = RunConfig(streaming_mode=StreamingMode.BIDI, response_modalities=["TEXT"])
 ALOUD = RunConfig(streaming_mode=StreamingMode.BIDI)

@@ -15,7 +15,7 @@ from gapless.events import (
     RunErrorEvent,
     TextMessageContentEvent,
 )
-from support.adk_runs import agent_of, ask, custom
+from tests.support.adk_runs import agent_of, ask, custom
 
 
 async def test_generation_settings_reach_the_model():
@@ -79,5 +79,5 @@ async def test_a_model_does_not_run_far_ahead_of_the_journal():
     for _ in range(AHEAD_EVENTS_MAX * 20):
         await asyncio.sleep(0)
     assert model.at < AHEAD_EVENTS_MAX * 2, "nobody reads, and the model was read all the same"
-    await stream.aclose()
+    await stream.aclose()  # type: ignore[attr-defined]  # an async generator
     assert model.running == 0

@@ -24,8 +24,8 @@ from gapless.events import (
     UserMessage,
 )
 from gapless.records import RunStatus, Turn
-from support.adk import Call, Raises, Thought, contents
-from support.adk_runs import TALK_CALL_TALK, add, agent_of, all_of, ask, results, text_of
+from tests.support.adk import Call, Raises, Thought, contents
+from tests.support.adk_runs import TALK_CALL_TALK, add, agent_of, all_of, ask, results, text_of
 
 
 async def test_state_goes_on_from_turn_to_turn():

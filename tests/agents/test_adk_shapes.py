@@ -14,8 +14,8 @@ from google.adk.workflow import START, Workflow
 from gapless import Runner
 from gapless.events import Interrupt, ResumeEntry, RunFinishedEvent
 from gapless.records import RunStatus
-from support.adk import Call
-from support.adk_runs import agent_of, all_of, text_of
+from tests.support.adk import Call
+from tests.support.adk_runs import agent_of, all_of, text_of
 
 done: list[str] = []
 

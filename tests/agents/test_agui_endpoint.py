@@ -20,8 +20,8 @@ from gapless.events import (
     RunFinishedInterruptOutcome,
     ToolCallArgsEvent,
 )
-from support.endpoints import WEATHER, ask
-from support.upstream import Reply, sse, upstream
+from tests.support.endpoints import WEATHER, ask
+from tests.support.upstream import Reply, sse, upstream
 
 
 @pytest.fixture(autouse=True)

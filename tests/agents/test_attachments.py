@@ -21,8 +21,8 @@ from gapless.agents.base import RunContext
 from gapless.attachments import LEFT_OUT, mark_left_out
 from gapless.errors import GaplessError, ModelFailed, WorkerLost
 from gapless.events import DataSource, ImagePart, TextPart, UrlSource, UserMessage
-from support.endpoints import HELLO
-from support.upstream import Reply, upstream
+from tests.support.endpoints import HELLO
+from tests.support.upstream import Reply, upstream
 
 DATA = "AAAABBBB"
 BAD = {

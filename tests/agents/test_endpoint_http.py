@@ -18,8 +18,8 @@ from gapless.errors import (
     InputTooLarge,
     ModelFailed,
 )
-from support.endpoints import HELLO, ask, chunk
-from support.upstream import Reply, sse, upstream
+from tests.support.endpoints import HELLO, ask, chunk
+from tests.support.upstream import Reply, sse, upstream
 
 KEY = "sk-a-secret-that-nobody-may-see"
 

@@ -22,10 +22,10 @@ from gapless.events import (
     UserMessage,
 )
 from gapless.testing import serving
-from support.agui import check_order
-from support.endpoints import HELLO, ask
-from support.rich import ANSWER, REASONING, rich
-from support.upstream import Reply, upstream
+from tests.support.agui import check_order
+from tests.support.endpoints import HELLO, ask
+from tests.support.rich import ANSWER, REASONING, rich
+from tests.support.upstream import Reply, upstream
 
 
 @pytest.fixture(autouse=True)

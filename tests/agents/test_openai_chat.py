@@ -40,8 +40,8 @@ from gapless.events import (
 )
 from gapless.fold import Fold
 from gapless.runs.run import Run
-from support.endpoints import HELLO, WEATHER, ask, call, chunk
-from support.upstream import Reply, Request, sse, upstream
+from tests.support.endpoints import HELLO, WEATHER, ask, call, chunk
+from tests.support.upstream import Reply, Request, sse, upstream
 
 
 @pytest.fixture(autouse=True)

@@ -69,8 +69,8 @@ from gapless.testing import (
     words,
 )
 from gapless.testing.pydantic_ai import PydanticAIModel
-from support.agui import check_order
-from support.sse import events as events_of
+from tests.support.agui import check_order
+from tests.support.sse import events as events_of
 
 pytest.importorskip("pydantic_ai_examples", reason="pip install --group examples, and --group published --no-deps")
 

@@ -43,7 +43,7 @@ from gapless.events import (
     UserMessage,
 )
 from gapless.testing import serving
-from support.pydantic_ai_runs import (
+from tests.support.pydantic_ai_runs import (
     City,
     Script,
     call,

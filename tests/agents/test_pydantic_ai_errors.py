@@ -24,8 +24,8 @@ from gapless.events import (
     RunFinishedEvent,
     Tool,
 )
-from support.model_server import ModelServer
-from support.pydantic_ai_runs import (
+from tests.support.model_server import ModelServer
+from tests.support.pydantic_ai_runs import (
     City,
     Script,
     call,

@@ -26,8 +26,8 @@ from gapless.events import (
     ToolCallStartEvent,
     UserMessage,
 )
-from support.model_server import ModelServer
-from support.pydantic_ai_runs import (
+from tests.support.model_server import ModelServer
+from tests.support.pydantic_ai_runs import (
     context,
     events_of,
     every_call_is_answered,

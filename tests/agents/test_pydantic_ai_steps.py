@@ -15,9 +15,9 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.usage import UsageLimits
 
 from gapless.agents import pydantic_ai
-from gapless.agents.pydantic_ai_steps import Steps
+from gapless.agents.pydantic_ai_steps import Steps, may_take_deltas
 from gapless.events import Event
-from support.pydantic_ai_runs import Script, one_run, text, weather_agent
+from tests.support.pydantic_ai_runs import Script, one_run, text, weather_agent
 
 
 def upper(event: Any) -> Any:
@@ -74,9 +74,13 @@ async def test_what_a_capability_makes_of_the_stream_is_what_is_shown(capability
 async def test_where_nobody_watches_deltas_do_not_go_through_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     wrapped: list[Model | None] = []
     wrap = Steps.get_wrapper_model
-    monkeypatch.setattr(
-        Steps, "get_wrapper_model", lambda self, model: wrapped.append(found := wrap(self, model)) or found
-    )
+
+    def noted(self: Steps, model: Any) -> Any:
+        found = wrap(self, model)
+        wrapped.append(found)
+        return found
+
+    monkeypatch.setattr(Steps, "get_wrapper_model", noted)
     plain = Agent(Script(["a", "b"]).model)
     await one_run(plain)
     await one_run(Agent(Script(["a", "b"]).model, capabilities=[ChangesTheStream()]))
@@ -85,6 +89,6 @@ async def test_where_nobody_watches_deltas_do_not_go_through_the_graph(monkeypat
 
 async def test_a_limit_on_tokens_is_held_against_each_delta() -> None:
     async with Agent(Script(["a", "b"]).model).iter("hello", usage_limits=UsageLimits(output_tokens_limit=9)) as run:
-        assert not pydantic_ai.may_take_deltas(run)
+        assert not may_take_deltas(run)
     async with Agent(Script(["a", "b"]).model).iter("hello") as run:
-        assert pydantic_ai.may_take_deltas(run)
+        assert may_take_deltas(run)

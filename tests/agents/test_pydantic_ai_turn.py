@@ -30,8 +30,8 @@ from gapless.events import (
     ToolCallResultEvent,
 )
 from gapless.runs.run import Run
-from support.agui import check_order
-from support.pydantic_ai_runs import (
+from tests.support.agui import check_order
+from tests.support.pydantic_ai_runs import (
     Chunk,
     City,
     Script,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from gapless import Interrupt, ResumeEntry, Runner
 from gapless.agents.base import RunContext
 from gapless.errors import AgentFailed, OutcomeUnknown, UsageError
 from gapless.journals.memory import Memory, MemoryStore
-from support.waiting import until
+from tests.support.waiting import until
 
 
 class Worker:
@@ -83,7 +84,7 @@ async def test_a_function_with_two_questions_goes_on_from_worker_to_worker():
                 await runner.start("x", run_id="r")
             else:
                 await runner.answer("r", [ResumeEntry(interrupt_id="one", status="resolved", payload="first")])
-            await until(lambda id=id: f'"{id}"' in str(memory.events["r"][-1:]), "it asks")
+            await until(partial(lambda id: f'"{id}"' in str(memory.events["r"][-1:]), id), "it asks")
             await until(lambda: memory.runs["r"].status == "waiting", "it waits")
     async with Worker(memory, agent) as runner:
         await runner.answer("r", [ResumeEntry(interrupt_id="two", status="resolved", payload="second")])

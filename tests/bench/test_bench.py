@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gapless.protocols import WIRES
-from support.waiting import HANG_S
+from tests.support.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,9 +54,8 @@ def test_one_scenario_is_merged_into_stored_results(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_is_not_as_expected_is_an_error_not_a_figure() -> None:
-    from bench.candidates import BY_NAME
-
     from bench import process, protocols
+    from bench.candidates import BY_NAME
 
     candidate = BY_NAME["asgi"]
     with process.serving(candidate) as server:
@@ -67,10 +66,9 @@ def test_an_answer_that_is_not_as_expected_is_an_error_not_a_figure() -> None:
 
 
 def test_a_level_whose_streams_do_not_start_in_time_is_not_one_that_held() -> None:
+    from bench import process, protocols
     from bench.agents import script
     from bench.candidates import BY_NAME
-
-    from bench import process, protocols
 
     request = {"send": protocols.start("sse", "k", script(100, 50)), "chars": 400}
     with process.serving(BY_NAME["asgi"]) as server:

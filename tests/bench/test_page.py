@@ -9,9 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from bench.harness import Bench, MeasurementFailed, Servers
 
 from bench import page
+from bench.harness import Bench, MeasurementFailed, Servers
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the benchmark reads Linux's CPU clocks")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import pty
@@ -12,7 +11,6 @@ import select
 import signal
 import subprocess
 import sys
-import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +21,7 @@ from typer.testing import CliRunner, Result
 
 import gapless
 from gapless.cli import app
+from tests.support import preloaded
 
 COMMAND = [sys.executable, "-c", "from gapless.cli import main; main()"]
 WAIT_S = 120.0
@@ -153,7 +152,7 @@ def run(tmp_path: Path, environment: dict[str, str]) -> Run:
     """Run a command to its end on pipes: `run("chat", …, input="…")`."""
 
     def start(*arguments: str, input: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        return preloaded.run(
             [*COMMAND, *arguments],
             input=input,
             env={**environment, **(env or {})},
@@ -177,15 +176,14 @@ class Terminal:
 
     def __init__(self, arguments: tuple[str, ...], environment: dict[str, str], cwd: Path) -> None:
         self._master, slave = pty.openpty()
-        self.process = subprocess.Popen(
+        self.process = preloaded.Popen(
             [*COMMAND, *arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,
             env=environment,
             cwd=cwd,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal
+            start_new_session=True,  # so that Ctrl-C is a signal
         )
         os.close(slave)
         self.output = ""
@@ -257,7 +255,7 @@ class Server:
     def __init__(self, arguments: tuple[str, ...], environment: dict[str, str], cwd: Path) -> None:
         self.log = cwd / f"server-{time.monotonic_ns()}.log"
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
+            self.process = preloaded.Popen(
                 [*COMMAND, "serve", *arguments], stdout=subprocess.PIPE, stderr=log, env=environment, cwd=cwd, text=True
             )
         self.banner: dict[str, str] = {}

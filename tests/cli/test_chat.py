@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support.waiting import HANG_S
+from tests.support.waiting import HANG_S
 
 
 def test_one_shot_is_plain_text_when_piped(run: Any, agents: str) -> None:

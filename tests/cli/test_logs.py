@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from support.waiting import HANG_S
+from tests.support import preloaded
+from tests.support.waiting import HANG_S
 
 FAILING = '''
 import asyncio, sys
@@ -39,14 +40,14 @@ asyncio.run(main())
 
 
 def ran(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=HANG_S, check=True)
+    return preloaded.run([sys.executable, *command], capture_output=True, text=True, timeout=HANG_S, check=True)
 
 
 @pytest.mark.parametrize("level", ["info", "debug"])
 def test_the_text_of_an_exception_is_logged_at_debug_alone(tmp_path: Path, level: str) -> None:
     file = tmp_path / "failing.py"
     file.write_text(FAILING, encoding="utf-8")
-    log = subprocess.run(
+    log = preloaded.run(
         [sys.executable, file, level], capture_output=True, text=True, timeout=HANG_S, check=True
     ).stderr
     for name in ("adk", "pydantic-ai"):
@@ -109,7 +110,7 @@ asyncio.run(main())
 def test_what_an_agent_leaves_alone_and_nobody_handles_is_logged_likewise(tmp_path: Path, level: str) -> None:
     file = tmp_path / "stray.py"
     file.write_text(STRAY, encoding="utf-8")
-    log = subprocess.run(
+    log = preloaded.run(
         [sys.executable, file, level], capture_output=True, text=True, timeout=HANG_S, check=True
     ).stderr
     assert ("what Ada wrote" in log) == (level == "debug")

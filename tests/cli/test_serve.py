@@ -244,4 +244,4 @@ async def test_several_processes_serve_one_store(server: Callable[..., Any], age
 def _children(pid: int) -> list[str]:
     """Its worker processes (multiprocessing's own helper ends a moment later)."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    return [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [child for child in children if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes()]

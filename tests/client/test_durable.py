@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -25,9 +25,9 @@ from gapless import Runner, create_app
 from gapless.client import ClientLimits
 from gapless.client.durable import durable_transport
 from gapless.testing import CutKind, Cutter, serving
-from support.adk import Call, Raises, Scripted, Thought
-from support.rich import ANSWER, LONG_ARGUMENTS, REASONING, TEXT, rich
-from support.upstream import Reply, Request, upstream
+from tests.support.adk import Call, Raises, Scripted, Thought
+from tests.support.rich import ANSWER, LONG_ARGUMENTS, REASONING, TEXT, rich
+from tests.support.upstream import Reply, Request, upstream
 
 KINDS: tuple[CutKind | None, ...] = ("abrupt", "mid-frame", "clean", None)
 CUTS = 10
@@ -46,7 +46,10 @@ def add(a: int, b: int) -> dict[str, int]:
 class Paced(Scripted):
     """So slow that a client that comes back finds little to catch up with, and many frames to come."""
 
-    async def generate_content_async(self, llm_request: Any, stream: bool = False) -> AsyncIterator[Any]:
+    def __init__(self, *scripts: list[Any], **options: Any) -> None:
+        super().__init__(*scripts, **options)
+
+    async def generate_content_async(self, llm_request: Any, stream: bool = False) -> AsyncGenerator[Any, None]:
         async for response in super().generate_content_async(llm_request, stream):
             yield response
             await asyncio.sleep(0.003)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from support.processes import Server, Talks
-from support.valkey import Valkey
+from tests.support.processes import Server, Talks
+from tests.support.valkey import Valkey
 
 _numbers = itertools.count()
 

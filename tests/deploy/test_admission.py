@@ -11,10 +11,10 @@ from gapless import Runner, create_app
 from gapless.cli.serve import limits_of
 from gapless.config import Limits
 from gapless.errors import UsageError
-from support.agents import Gated
-from support.following import rest_of, text_in, text_to
-from support.processes import Server, Talks, client_of
-from support.waiting import until
+from tests.support.agents import Gated
+from tests.support.following import rest_of, text_in, text_to
+from tests.support.processes import Server, Talks, client_of
+from tests.support.waiting import until
 
 STREAM = {"accept": "text/event-stream"}
 KEYS = {"alice": "alice-0123456789abc", "bob": "bob-0123456789abcde"}

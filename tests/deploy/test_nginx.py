@@ -19,8 +19,8 @@ from websockets.asyncio.client import connect
 from gapless import RunContext, Runner, create_app
 from gapless.config import Limits
 from gapless.testing import serving
-from support.following import Audience, check_all_saw_the_whole
-from support.processes import Server, Talks, client_of, free_port
+from tests.support.following import Audience, check_all_saw_the_whole
+from tests.support.processes import Server, Talks, client_of, free_port
 
 pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="no nginx on PATH (apt-get install nginx)")
 

@@ -16,8 +16,8 @@ import httpx2
 import pytest
 
 from gapless.records import RunStatus
-from support.following import rest_of, text_in, text_to
-from support.processes import Server, Talks, client_of, free_port
+from tests.support.following import rest_of, text_in, text_to
+from tests.support.processes import Server, Talks, client_of, free_port
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "deploy"
 START_S_MAX = 120.0

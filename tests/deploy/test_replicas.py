@@ -23,9 +23,9 @@ from gapless.events import (
 )
 from gapless.records import RunStatus
 from gapless.runs.worker import LEFT_S
-from support.following import merged, rest_of, text_in, text_to
-from support.processes import Server, Talks, client_of
-from support.waiting import until
+from tests.support.following import merged, rest_of, text_in, text_to
+from tests.support.processes import Server, Talks, client_of
+from tests.support.waiting import until
 
 RACES = 20
 

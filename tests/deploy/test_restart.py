@@ -9,10 +9,10 @@ from collections.abc import Callable
 import pytest
 
 from gapless.records import RunStatus
-from support.balancer import Balancer
-from support.following import Audience, check_all_saw_the_whole, rest_of, text_in
-from support.processes import Server, Talks, client_of
-from support.waiting import until
+from tests.support.balancer import Balancer
+from tests.support.following import Audience, check_all_saw_the_whole, rest_of, text_in
+from tests.support.processes import Server, Talks, client_of
+from tests.support.waiting import until
 
 RUNS = 8
 DRAIN = ("--drain", "60")

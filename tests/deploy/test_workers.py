@@ -15,9 +15,9 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from support.following import merged, rest_of, text_in
-from support.processes import Server, Talks, client_of
-from support.waiting import until
+from tests.support.following import merged, rest_of, text_in
+from tests.support.processes import Server, Talks, client_of
+from tests.support.waiting import until
 
 WORKERS = 3
 LONG_LEASE = {"GAPLESS_TEST_LEASE_S": "60"}

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -95,7 +96,8 @@ def test_the_table_of_settings_is_that_of_the_code():
 
 def test_the_table_of_errors_is_that_of_the_code():
     written = {row[0].strip("`"): (row[1].strip("`"), int(row[2])) for row in table("Errors")}
-    classes = [one for _, one in inspect.getmembers(errors, inspect.isclass) if one.__module__ == errors.__name__]
+    members: list[tuple[str, Any]] = inspect.getmembers(errors, inspect.isclass)
+    classes = [one for _, one in members if one.__module__ == errors.__name__]
     actual = {one.code: (one.__name__, one.status) for one in classes if one is not errors.GaplessError}
     assert written == actual
 

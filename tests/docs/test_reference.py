@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from support import reference
-from support.reference import Definition, definitions, first_sentence, parameters, unexplained
+from tests.support import reference
+from tests.support.reference import Definition, definitions, first_sentence, parameters, unexplained
 
 NO_VERBS = {
     *("a", "all", "also", "an", "and", "any", "at", "both", "each", "every", "for", "from", "how", "if", "in", "it"),

@@ -10,8 +10,8 @@ import httpx2
 import pytest
 
 from gapless.testing import Cutter
-from support.browser import Browser, browsing
-from support.processes import Server
+from tests.support.browser import Browser, browsing
+from tests.support.processes import Server
 
 ANSWER = """() => [...document.querySelectorAll('[data-testid=turn]')].at(-1)
     ?.querySelector('[data-testid=answer]')?.textContent ?? ''"""

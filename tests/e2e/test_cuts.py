@@ -14,8 +14,8 @@ from gapless.client import ClientLimits, Cut
 from gapless.events import Event
 from gapless.fold import Fold
 from gapless.testing import CutKind, Cutter, serving
-from support.processes import client_of
-from support.rich import rich
+from tests.support.processes import client_of
+from tests.support.rich import rich
 
 SCHEDULES = 210
 BATCH = 15

@@ -6,7 +6,6 @@ import functools
 import importlib.util
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,8 +17,9 @@ import pytest
 
 from gapless import Runner, create_app
 from gapless.testing import ScriptedAgent, ToolCall, pydantic_ai_model, serving, words
-from support.browser import Browser, browsing
-from support.waiting import HANG_S
+from tests.support import preloaded
+from tests.support.browser import Browser, browsing
+from tests.support.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -28,11 +28,9 @@ RUN_S_MAX = HANG_S
 
 def python(*arguments: object, input: str = "") -> str:
     command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(
-        command, input=input, capture_output=True, text=True, timeout=RUN_S_MAX, cwd=ROOT, check=False
-    )
+    done = preloaded.run(command, input=input, capture_output=True, text=True, timeout=RUN_S_MAX, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return str(done.stdout)
 
 
 def basic(out: str) -> None:

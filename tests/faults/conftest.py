@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from gapless.client import GaplessClient
-from support.processes import Server
-from support.valkey import Valkey
-from support.wanderer import impatient
+from tests.support.processes import Server
+from tests.support.valkey import Valkey
+from tests.support.wanderer import impatient
 
 LEASE_S = 1.0
 """Of workers that are to be lost, and soon. Others may be too, on a slow machine."""

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import httpx2
 
-from faults.conftest import KEPT_LEASE_S, Connect, Serve
 from gapless.client import GaplessClient
 from gapless.errors import ConnectionLost, GaplessError
 from gapless.events import Event, RunErrorEvent, RunFinishedEvent
 from gapless.records import RunRecord, RunStatus
-from support.following import Seen, merged, text_in
-from support.network import Network
-from support.paced import words
-from support.processes import Server
-from support.valkey import Valkey
-from support.valkey_cluster import ValkeyCluster
-from support.waiting import WAIT_S
-from support.wanderer import Wanderer, tolerate
+from tests.faults.conftest import KEPT_LEASE_S, Connect, Serve
+from tests.support.following import Seen, merged, text_in
+from tests.support.network import Network
+from tests.support.paced import words
+from tests.support.processes import Server
+from tests.support.valkey import Valkey
+from tests.support.valkey_cluster import ValkeyCluster
+from tests.support.waiting import WAIT_S
+from tests.support.wanderer import Wanderer, tolerate
 
 PACE_S = 0.02
 CLOCK_WORDS = 60 + int(1.5 * KEPT_LEASE_S / PACE_S)

@@ -14,12 +14,12 @@ import random
 
 import pytest
 
-from faults.conftest import Connect, Serve
 from gapless import RunConfig
 from gapless.events import Event, RunErrorEvent, RunFinishedEvent, RunFinishedInterruptOutcome
-from support.following import merged, text_in
-from support.paced import words
-from support.wanderer import Wanderer
+from tests.faults.conftest import Connect, Serve
+from tests.support.following import merged, text_in
+from tests.support.paced import words
+from tests.support.wanderer import Wanderer
 
 FULL = os.environ.get("GAPLESS_FAULTS") == "full"
 RUNS, KILLS, KILL_EVERY_S, RUN_S_MAX = (200, 15, 2.0, 30.0) if FULL else (30, 4, 1.5, 6.0)

@@ -15,7 +15,7 @@ from gapless.errors import UsageError
 from gapless.http.auth import keys_from_environment
 from gapless.records import RunRecord, SessionRecord
 from gapless.testing import ScriptedAgent
-from support.agents import Gated
+from tests.support.agents import Gated
 
 ALICE, BOB = "alice-key-0123456789", "bob-key-0123456789"
 
@@ -32,7 +32,7 @@ def key(value: str) -> dict[str, str]:
     return {"authorization": f"Bearer {value}"}
 
 
-ROUTES = [
+ROUTES: list[tuple[str, str, Any]] = [
     ("GET", "/runs/r", None),
     ("GET", "/runs/r/events", None),
     ("POST", "/runs/r/cancel", None),

@@ -19,8 +19,8 @@ from gapless.events import Interrupt, RunFinishedEvent, RunFinishedInterruptOutc
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import RunRecord, RunStatus
 from gapless.testing import serving
-from support.agents import Gated
-from support.sse import events, frames
+from tests.support.agents import Gated
+from tests.support.sse import events, frames
 
 EVENTS = 100_000
 STALLED_BYTES_MAX = 512 * 1024

@@ -8,7 +8,7 @@ import pytest
 
 from gapless.errors import RunNotFound
 from gapless.journals.contract import BLOB_PIECE_BYTES
-from journals.workers import Cluster, Worker
+from tests.journals.workers import Cluster, Worker
 
 __all__ = ["Blobs"]
 

@@ -21,9 +21,21 @@ from gapless.errors import CursorExpired, RunNotFound, SessionBusy, SessionNotFo
 from gapless.events import UserMessage
 from gapless.journals.contract import READ_BYTES_MAX, Append, WorkerFenced
 from gapless.records import RunStatus, SessionRecord
-from journals.blobs import Blobs
-from journals.goes_on import GoesOn
-from journals.workers import LEASE_S, WAIT_S, Clock, Cluster, Heard, Place, Worker, a_run, a_turn, an_end, an_event
+from tests.journals.blobs import Blobs
+from tests.journals.goes_on import GoesOn
+from tests.journals.workers import (
+    LEASE_S,
+    WAIT_S,
+    Clock,
+    Cluster,
+    Heard,
+    Place,
+    Worker,
+    a_run,
+    a_turn,
+    an_end,
+    an_event,
+)
 
 __all__ = [
     "LEASE_S",

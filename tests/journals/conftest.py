@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import redis as client
 
-from journals.conformance import WAIT_S, Cluster, Worker
-from journals.redis_place import ServerPlace
-from support.valkey import Valkey
+from tests.journals.conformance import WAIT_S, Cluster, Worker
+from tests.journals.redis_place import ServerPlace
+from tests.support.valkey import Valkey
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from gapless.errors import RunNotFound, SessionBusy
 from gapless.journals.contract import Append, Checkpoint, NotWaiting, WorkerFenced
 from gapless.records import RunRecord, RunStatus
-from journals.workers import Cluster, Worker, a_run, an_end, an_event
+from tests.journals.workers import Cluster, Worker, a_run, an_end, an_event
 
 FAR = 2**60
 """A time that does not come."""

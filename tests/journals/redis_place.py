@@ -14,8 +14,8 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from gapless.journals import redis_scripts as scripts
 from gapless.journals.contract import Store
 from gapless.journals.redis import RedisStore
-from journals.conformance import LEASE_S, Worker
-from support.valkey import Valkey
+from tests.journals.conformance import LEASE_S, Worker
+from tests.support.valkey import Valkey
 
 
 class ServerPlace:

@@ -11,7 +11,7 @@ import pytest
 from gapless.journals import sqlite_log
 from gapless.journals.contract import Store
 from gapless.journals.sqlite import SQLiteStore
-from journals.conformance import Worker
+from tests.journals.conformance import Worker
 
 
 class FilePlace:

@@ -14,8 +14,8 @@ from gapless.journals import journal as hot_path
 from gapless.journals.contract import Append
 from gapless.journals.journal import Follower, Journal, Journals
 from gapless.journals.memory import Memory, MemoryStore
-from journals.conformance import LEASE_S, WAIT_S, Clock, Cluster, a_run, an_end, an_event
-from journals.test_memory import MemoryPlace
+from tests.journals.conformance import LEASE_S, WAIT_S, Clock, Cluster, a_run, an_end, an_event
+from tests.journals.test_memory import MemoryPlace
 
 
 class DoubtfulStore(MemoryStore):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gapless.journals.lease import LeaseWatch
-from journals.conformance import Clock
+from tests.journals.conformance import Clock
 
 
 def test_a_beat_that_stands_still_for_a_lease_expires() -> None:

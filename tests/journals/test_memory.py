@@ -8,7 +8,7 @@ import pytest
 
 from gapless.journals.contract import Store
 from gapless.journals.memory import Memory, MemoryStore
-from journals.conformance import Conformance, conforms_in_any_order
+from tests.journals.conformance import Conformance, conforms_in_any_order
 
 
 class MemoryPlace:

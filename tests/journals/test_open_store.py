@@ -57,7 +57,8 @@ def test_commands_ask_its_class(registered: None):
     assert "needs a store that processes share" in serve.output
     runs = CliRunner().invoke(app, ["runs", "--store", "scratch://x"], env={"COLUMNS": "200"})
     assert "another process's memory" in runs.output
-    examined = CliRunner().invoke(app, ["doctor", "--store", "notebook://user:secret@shelf"], env={"COLUMNS": "200"})
+    doctor = ["doctor", f"{__file__}:echo", "--store", "notebook://user:secret@shelf"]
+    examined = CliRunner().invoke(app, doctor, env={"COLUMNS": "200"})
     assert "✓ store notebook://user:***@shelf is writable" in examined.output
     assert "secret" not in examined.output
 

@@ -15,7 +15,7 @@ from gapless.journals.contract import Append
 from gapless.journals.journal import Follower, Journals
 from gapless.journals.redis import RedisStore
 from gapless.records import RunStatus
-from journals.conformance import (
+from tests.journals.conformance import (
     WAIT_S,
     Cluster,
     Conformance,
@@ -26,8 +26,8 @@ from journals.conformance import (
     an_event,
     conforms_in_any_order,
 )
-from journals.redis_place import ServerPlace, never
-from support.valkey import Valkey
+from tests.journals.redis_place import ServerPlace, never
+from tests.support.valkey import Valkey
 
 
 class TestRedisStore(Conformance):

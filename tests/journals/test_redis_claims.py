@@ -23,9 +23,9 @@ from gapless.journals import redis_scripts as scripts
 from gapless.journals.contract import WorkerFenced
 from gapless.journals.redis import RedisStore
 from gapless.records import RunRecord, RunStatus
-from journals.conformance import LEASE_S, WAIT_S, Cluster, Worker, a_run
-from journals.redis_place import Losses, ServerPlace, warm
-from support.valkey import Valkey
+from tests.journals.conformance import LEASE_S, WAIT_S, Cluster, Worker, a_run
+from tests.journals.redis_place import Losses, ServerPlace, warm
+from tests.support.valkey import Valkey
 
 STEPS_MAX = 400
 
@@ -91,9 +91,9 @@ class Gate:
         return True
 
 
-async def ask(worker: Worker, session_id: str, *, user_id: str = "u") -> RunRecord | None:
+async def ask(worker: Worker, session_id: str, *, run_id: str = "r", user_id: str = "u") -> RunRecord | None:
     """What the request is answered; None where it is to be made again, or the session is another user's."""
-    asked = a_run("r", session_id, user_id=user_id, digest=f"asked by {worker.id}")
+    asked = a_run(run_id, session_id, user_id=user_id, digest=f"asked by {worker.id}")
     try:
         record, created = await worker.store.create_run(asked, reject_busy=False)
     except (StoreUnavailable, WorkerFenced, SessionNotFound):
@@ -102,9 +102,11 @@ async def ask(worker: Worker, session_id: str, *, user_id: str = "u") -> RunReco
     return record
 
 
-async def one_run(reader: Worker, session_ids: set[str], answers: Sequence[RunRecord | None]) -> None:
+async def one_run(
+    reader: Worker, session_ids: set[str], answers: Sequence[RunRecord | None], run_id: str = "r"
+) -> None:
     """There is one run at most, everyone was answered that one, and nothing of the others is left."""
-    found = await reader.store.get_run("r")
+    found = await reader.store.get_run(run_id)
     for answer in answers:
         if answer is not None:
             assert found is not None
@@ -125,46 +127,45 @@ def with_three_changes() -> Iterator[list[tuple[int, str]]]:
 
 
 async def test_two_different_requests_under_one_id_at_the_same_instant(
-    server: Valkey, monkeypatch: pytest.MonkeyPatch
+    a: Worker, b: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_claims, "CLAIM_PAUSE_S", 0.0)
-    for schedule in with_three_changes():
-        cluster = Cluster(ServerPlace(server))
-        a, b = await cluster.worker("a"), await cluster.worker("b")
-        gate = Gate(monkeypatch)
-        gate.hold(a, ask(a, "s1"))
-        gate.hold(b, ask(b, "s2"))
-        await gate.play(schedule)
+    for number, schedule in enumerate(with_three_changes()):
+        run_id, one, other = f"r{number}", f"one-{number}", f"other-{number}"
+        with monkeypatch.context() as patch:
+            gate = Gate(patch)
+            gate.hold(a, ask(a, one, run_id=run_id))
+            gate.hold(b, ask(b, other, run_id=run_id))
+            await gate.play(schedule)
         answers = [task.result() for task in gate.tasks.values()]
         assert any(answers), schedule
-        await one_run(a, {"s1", "s2"}, answers)
-        for worker, session_id in ((a, "s1"), (b, "s2")):  # asked again, the answer is the same
-            again = await ask(worker, session_id)
-            await one_run(worker, {"s1", "s2"}, [*answers, again])
-        await cluster.close()
+        await one_run(a, {one, other}, answers, run_id)
+        for worker, session_id in ((a, one), (b, other)):  # asked again, the answer is the same
+            again = await ask(worker, session_id, run_id=run_id)
+            await one_run(worker, {one, other}, [*answers, again], run_id)
 
 
 async def test_a_request_that_another_users_session_refuses_keeps_the_id_from_nobody(
-    server: Valkey, monkeypatch: pytest.MonkeyPatch
+    a: Worker, b: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_claims, "CLAIM_PAUSE_S", 0.0)
-    for schedule, elsewhere in itertools.product(with_three_changes(), ("s1", "s2")):
-        cluster = Cluster(ServerPlace(server))
-        a, b = await cluster.worker("a"), await cluster.worker("b")
-        await b.create("before", "s1", user_id="bob")
-        gate = Gate(monkeypatch)
-        gate.hold(a, ask(a, "s1", user_id="alice"))
-        gate.hold(b, ask(b, elsewhere, user_id="bob"))
-        await gate.play(schedule)
+    for number, (schedule, same) in enumerate(itertools.product(with_three_changes(), (True, False))):
+        run_id, bobs = f"r{number}", f"bobs-{number}"
+        elsewhere = bobs if same else f"elsewhere-{number}"
+        await b.create(f"before-{number}", bobs, user_id="bob")
+        with monkeypatch.context() as patch:
+            gate = Gate(patch)
+            gate.hold(a, ask(a, bobs, run_id=run_id, user_id="alice"))
+            gate.hold(b, ask(b, elsewhere, run_id=run_id, user_id="bob"))
+            await gate.play(schedule)
         (refused, record) = (task.result() for task in gate.tasks.values())
         assert record is not None, schedule
         assert record.user_id == "bob"
         assert refused is None or refused.user_id == "bob"
-        found = await a.store.get_run("r")
+        found = await a.store.get_run(run_id)
         assert found is not None
         assert (found.user_id, found.session_id) == ("bob", elsewhere)
         assert await a.store.list_runs(user_id="alice") == []
-        await cluster.close()
 
 
 _schedules = st.lists(

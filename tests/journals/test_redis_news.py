@@ -12,9 +12,9 @@ from gapless.journals import redis_news, redis_server
 from gapless.journals import redis_scripts as scripts
 from gapless.journals.journal import Journals
 from gapless.journals.redis import RedisStore
-from journals.conformance import WAIT_S, Worker
-from journals.redis_place import Losses, Proxy, never, warm
-from support.valkey import Valkey
+from tests.journals.conformance import WAIT_S, Worker
+from tests.journals.redis_place import Losses, Proxy, never, warm
+from tests.support.valkey import Valkey
 
 
 async def test_a_watch_whose_answer_was_lost_is_undone(

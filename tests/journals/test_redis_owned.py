@@ -14,8 +14,8 @@ from gapless.journals.contract import Append
 from gapless.journals.redis import RedisStore
 from gapless.journals.redis_keys import pack
 from gapless.records import RunStatus
-from journals.conformance import LEASE_S, Cluster, Worker, an_end, an_event
-from journals.redis_place import Losses, Replica, Traffic, warm
+from tests.journals.conformance import LEASE_S, Cluster, Worker, an_end, an_event
+from tests.journals.redis_place import Losses, Replica, Traffic, warm
 
 
 async def test_an_append_whose_answer_was_lost_is_accepted_once(a: Worker, b: Worker, monkeypatch: Any) -> None:
@@ -239,7 +239,13 @@ async def test_long_batches_and_many_ends_go_in_several_calls(a: Worker, b: Work
     for run_id in runs:
         await a.create(run_id, run_id)
     sizes: list[int] = []
-    monkeypatch.setattr(redis_owned, "pack", lambda rows: sizes.append(len(packed := pack(rows))) or packed)
+
+    def sized(rows: Any) -> bytes:
+        packed = pack(rows)
+        sizes.append(len(packed))
+        return packed
+
+    monkeypatch.setattr(redis_owned, "pack", sized)
     events = [an_event("x" * 2000)] * 2
     assert not await a.store.append([Append(run_id, 1, events) for run_id in runs])
     assert len(sizes) >= 600 * 4000 / redis_owned.CALL_BYTES_MAX

@@ -8,8 +8,8 @@ import pytest
 
 from gapless.errors import SessionBusy, StoreCorrupt
 from gapless.records import RunStatus
-from journals.conformance import Cluster, Worker
-from journals.redis_place import Traffic
+from tests.journals.conformance import Cluster, Worker
+from tests.journals.redis_place import Traffic
 
 
 @pytest.mark.parametrize("field", ["record", "status"])
@@ -114,7 +114,8 @@ async def test_runs_that_begin_while_a_list_is_read_are_not_in_it_twice(a: Worke
     for number in range(80):
         await a.create(f"r{number}")
     server = b.store._server  # type: ignore[attr-defined]  # a RedisStore
-    each, begun = server.each, []
+    each = server.each
+    begun: list[Any] = []
 
     async def and_begin(*arguments: Any) -> Any:
         begun.append(f"new{len(begun)}")

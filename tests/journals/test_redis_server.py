@@ -17,9 +17,9 @@ from gapless.errors import StoreUnavailable, UsageError
 from gapless.journals import open_store, redis_news
 from gapless.journals import redis as redis_store
 from gapless.journals.redis import RedisStore
-from journals.conformance import Heard, Worker
-from journals.redis_place import ServerPlace
-from support.valkey import Valkey
+from tests.journals.conformance import Heard, Worker
+from tests.journals.redis_place import ServerPlace
+from tests.support.valkey import Valkey
 
 
 async def test_a_connection_that_is_closed_under_its_user_is_a_lost_one(a: Worker, b: Worker, monkeypatch: Any) -> None:
@@ -140,7 +140,12 @@ async def test_a_server_that_keeps_all_or_does_not_say_is_not_advised(
 SECRET = "s3cr:et/@?x"
 
 
-def test_no_command_shows_the_password_of_a_server(place: ServerPlace, server_side: Any, monkeypatch: Any) -> None:
+def test_no_command_shows_the_password_of_a_server(
+    place: ServerPlace, server_side: Any, monkeypatch: Any, tmp_path: Path
+) -> None:
+    agent = tmp_path / "agents.py"
+    agent.write_text("async def agent(message):\n    yield message\n")  # else `doctor` asks the embedded model
+    doctor = ["doctor", f"{agent}:agent", "--store"]
     monkeypatch.setattr("gapless.cli.logs.log_to_stderr", lambda *_: None)  # which is closed when the command is over
     server_side.config_set("requirepass", SECRET)
     port = server_side.connection_pool.connection_kwargs["port"]
@@ -149,16 +154,16 @@ def test_no_command_shows_the_password_of_a_server(place: ServerPlace, server_si
             f"redis://:{quote(SECRET, safe='')}@127.0.0.1:{port}/0",
             f"redis://127.0.0.1:{port}/0?password={quote(SECRET, safe='@')}",
         ):
-            good = CliRunner().invoke(app, ["doctor", "--store", url], env={"COLUMNS": "400"})
+            good = CliRunner().invoke(app, [*doctor, url], env={"COLUMNS": "400"})
             assert "is writable" in good.output
             assert "! its server writes no log (appendonly no)" in good.output
             assert "→ Set appendonly yes" in good.output
-            closed = CliRunner().invoke(app, ["doctor", "--store", url.replace(str(port), "1")], env={"COLUMNS": "400"})
+            closed = CliRunner().invoke(app, [*doctor, url.replace(str(port), "1")], env={"COLUMNS": "400"})
             assert "is a Redis or Valkey running there?" in closed.output
             wrong = CliRunner().invoke(app, ["runs", "--store", url.replace("s3cr", "s3cr0")], env={"COLUMNS": "400"})
             assert wrong.exit_code != 0
             broken = CliRunner().invoke(app, ["serve", "--store", f"redis://:{SECRET}@127.0.0.1:{port}/0"])
-            odd = CliRunner().invoke(app, ["doctor", "--store", f"{url}{'&' if '?' in url else '?'}max_idle=1"])
+            odd = CliRunner().invoke(app, [*doctor, f"{url}{'&' if '?' in url else '?'}max_idle=1"])
             for shown in (good.output, closed.output, wrong.output, broken.output, odd.output, repr(open_store(url))):
                 assert "s3cr" not in shown
                 assert "et/" not in shown

@@ -8,8 +8,8 @@ import pytest
 
 from gapless.errors import StoreUnavailable
 from gapless.journals import redis_scripts as scripts
-from journals.conformance import LEASE_S, Cluster, Worker
-from journals.redis_place import Losses, warm
+from tests.journals.conformance import LEASE_S, Cluster, Worker
+from tests.journals.redis_place import Losses, warm
 
 
 @pytest.mark.parametrize("lost", ["FENCE", "TAKE", "SETTLE"])

@@ -17,8 +17,8 @@ import pytest
 from gapless.errors import CursorExpired
 from gapless.journals import open_store, sqlite_log
 from gapless.journals.sqlite import SQLiteStore
-from journals.conformance import LEASE_S, Cluster, Conformance, an_event, conforms_in_any_order
-from journals.sqlite_place import FilePlace, rows, small
+from tests.journals.conformance import LEASE_S, Cluster, Conformance, an_event, conforms_in_any_order
+from tests.journals.sqlite_place import FilePlace, rows, small
 
 
 class TestSQLiteStore(Conformance):
@@ -56,7 +56,7 @@ async def cluster(path: Path) -> AsyncIterator[Cluster]:
 
 WRITER = """
 import asyncio, sys
-from journals.conformance import Clock, Heard, Worker, an_event
+from tests.journals.conformance import Clock, Heard, Worker, an_event
 from gapless.journals.contract import Append
 from gapless.journals.sqlite import SQLiteStore
 

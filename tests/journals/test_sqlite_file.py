@@ -14,14 +14,15 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gapless.errors import StoreCorrupt, StoreUnavailable
 from gapless.journals import sqlite_file
 from gapless.journals.sqlite import SQLiteStore
-from journals.conformance import WAIT_S, Cluster, Heard
-from journals.sqlite_place import FilePlace, open_and_read
+from tests.journals.conformance import WAIT_S, Cluster, Heard
+from tests.journals.sqlite_place import FilePlace, open_and_read
 
 
 @pytest.fixture
@@ -120,7 +121,12 @@ async def test_a_write_ahead_log_that_was_once_large_holds_nobody_later(
     assert isinstance(a.store, SQLiteStore)
     modes: list[str] = []
     checkpoint = a.store._file.checkpoint
-    monkeypatch.setattr(a.store._file, "checkpoint", lambda mode: (modes.append(mode), checkpoint(mode))[1])
+
+    def noted(mode: str) -> Any:
+        modes.append(mode)
+        return checkpoint(mode)
+
+    monkeypatch.setattr(a.store._file, "checkpoint", noted)
     for _ in range(5):
         seq += 1
         await a.append("r", seq, "small")

@@ -10,8 +10,8 @@ import pytest
 from gapless.errors import StoreUnavailable
 from gapless.journals import sqlite_log
 from gapless.journals.sqlite import SQLiteStore
-from journals.conformance import Cluster, an_event
-from journals.sqlite_place import FilePlace, rows, small
+from tests.journals.conformance import Cluster, an_event
+from tests.journals.sqlite_place import FilePlace, rows, small
 
 
 @pytest.fixture

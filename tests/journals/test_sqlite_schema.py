@@ -13,8 +13,8 @@ from gapless.journals.contract import Append, Checkpoint
 from gapless.journals.sqlite import SQLiteStore
 from gapless.journals.sqlite_schema import MIGRATIONS, SCHEMA_VERSION
 from gapless.records import RunStatus
-from journals.conformance import Cluster, an_event
-from journals.sqlite_place import FilePlace, open_and_read
+from tests.journals.conformance import Cluster, an_event
+from tests.journals.sqlite_place import FilePlace, open_and_read
 
 TO_VERSION_3 = """
 DROP TABLE blobs;

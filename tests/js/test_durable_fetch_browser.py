@@ -10,9 +10,9 @@ import pytest
 from gapless.runs.runner import Runner
 from gapless.server import create_app
 from gapless.testing import CutKind, Cutter, serving
-from support.browser import Browser, browsing
-from support.rich import ANSWER, rich
-from support.sse import frames
+from tests.support.browser import Browser, browsing
+from tests.support.rich import ANSWER, rich
+from tests.support.sse import frames
 
 CUTS = 10
 ASK = """async (chat) => {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.node import NODE
+from tests.support.node import NODE
 
 S_MAX = 280
 CASE_MS_MAX = 100_000

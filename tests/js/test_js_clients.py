@@ -21,8 +21,8 @@ from gapless.runs.runner import Runner
 from gapless.server import create_app
 from gapless.testing import Cutter, serving
 from gapless.wire import wire
-from support import node
-from support.rich import ANSWER, ARGUMENTS, BEAT, CLOSING, LONG_ARGUMENTS, REASONING, RESULT, TEXT, rich
+from tests.support import node
+from tests.support.rich import ANSWER, ARGUMENTS, BEAT, CLOSING, LONG_ARGUMENTS, REASONING, RESULT, TEXT, rich
 
 HERE = Path(__file__).parent
 CUTS = ("abrupt", "mid-frame", "clean")

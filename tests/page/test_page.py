@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.node import NODE, install
+from tests.support.node import NODE, install
 
 HERE = Path(__file__).parent
 S_MAX = 300

@@ -16,7 +16,7 @@ from gapless.protocols import WIRES
 from gapless.records import RunRecord
 from gapless.runs.runner import Runner
 from gapless.wire import parse_cursor, wire
-from support.rich import rich
+from tests.support.rich import rich
 
 SCRIPTS = ["rich", "typed", "error", "approve", "live"]
 _ID = re.compile(rb"^id: (.+)$", re.MULTILINE)

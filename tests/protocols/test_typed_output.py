@@ -15,7 +15,7 @@ from pydantic_ai import Agent, NativeOutput
 from gapless import Runner, create_app
 from gapless.cli.terminal import Transcript
 from gapless.testing import Output, ScriptedAgent, ToolCall, adk_model, pydantic_ai_model, words
-from support.sse import frames
+from tests.support.sse import frames
 
 
 class City(BaseModel):
@@ -42,7 +42,8 @@ class Silent:
 
     async def run(self, ctx: Any) -> Any:
         ctx.result = self.result
-        for item in ():
+        nothing: tuple[str, ...] = ()
+        for item in nothing:
             yield item
 
 

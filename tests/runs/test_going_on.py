@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from gapless.fold import VOID
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import RunRecord, RunStatus
 from gapless.runs import execution, going_on
-from support.waiting import until
+from tests.support.waiting import until
 
 
 class Steps(Agent):
@@ -158,7 +159,7 @@ async def test_losses_count_without_progress_and_poison_is_closed(place: Place):
         runner = other
         if place.record().takeovers > going_on.TAKEOVERS_MAX:
             break
-        await until(lambda agent=agent: agent.called, "it goes on")
+        await until(partial(lambda agent: agent.called, agent), "it goes on")
     record = await (await runner.attach("r")).wait()
     assert record.error is not None
     assert record.error["code"] == "worker_lost"
@@ -173,8 +174,8 @@ async def test_a_run_that_gets_further_survives_any_number_of_losses(place: Plac
     await runner.start("x", run_id="r", agent="agent")
     for number, gate in enumerate(gates):
         gate.set()
-        await until(lambda number=number: len(done) == number + 1, "another step is done")
-        await until(lambda number=number: place.record().takeovers == 0, "and saved")
+        await until(partial(lambda number: len(done) == number + 1, number), "another step is done")
+        await until(lambda: place.record().takeovers == 0, "and saved")
         other = await place.worker(Steps(*gates, done=done))
         await place.lose(runner, other)
         runner = other

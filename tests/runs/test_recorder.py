@@ -44,7 +44,7 @@ from gapless.events import (
 )
 from gapless.runs.order import OPEN_MAX
 from gapless.runs.recorder import Recorder
-from support.agui import check_order
+from tests.support.agui import check_order
 
 
 class FakeJournal:

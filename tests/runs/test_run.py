@@ -18,7 +18,7 @@ from gapless import Run, Runner, RunStream
 from gapless.errors import AgentFailed, OutputInvalid, RunCancelled, UsageError
 from gapless.events import CustomEvent, ToolCallArgsEvent, ToolCallStartEvent
 from gapless.output import GROWTH, GrowingOutput, OutputType
-from support.agents import Gated
+from tests.support.agents import Gated
 
 
 class City(BaseModel):

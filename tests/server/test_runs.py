@@ -14,22 +14,10 @@ import pytest
 from gapless import Limits, RunConfig, Runner
 from gapless.agents.base import RunContext
 from gapless.events import Interrupt, TextMessageContentEvent
-from support.agents import Gated
-from support.agui import check_order
-from support.sse import events, frames
-
-STREAM = {"accept": "text/event-stream"}
-
-
-async def start(client: httpx2.AsyncClient, message: str = "hi", **body: Any) -> dict[str, Any]:
-    response = await client.post("/runs", json={"message": message, **body})
-    assert response.status_code == 202, response.text
-    return response.json()  # type: ignore[no-any-return]  # a record
-
-
-async def ended(client: httpx2.AsyncClient, run_id: str) -> dict[str, Any]:
-    await client.get(f"/runs/{run_id}/events", headers=STREAM)
-    return (await client.get(f"/runs/{run_id}")).json()  # type: ignore[no-any-return]  # a record
+from tests.support.agents import Gated
+from tests.support.agui import check_order
+from tests.support.over_http import STREAM, ended, start
+from tests.support.sse import events, frames
 
 
 async def test_start_answers_with_the_record_and_names_the_stream(client: httpx2.AsyncClient):
@@ -76,41 +64,6 @@ async def test_each_delta_of_a_live_stream_comes_as_it_is(client_of: Callable[..
     assert [e.delta for e in got if isinstance(e, TextMessageContentEvent)] == ["a", "b", "c"]
 
 
-async def test_following_later_merges_and_from_any_position_is_the_tail(client: httpx2.AsyncClient):
-    await start(client, run_id="r")
-    await ended(client, "r")
-    whole = (await client.get("/runs/r/events?merge=0", headers=STREAM)).content
-    all_frames = frames(whole)
-    merged = frames((await client.get("/runs/r/events", headers=STREAM)).content)
-    assert [frame.data for frame in merged if "CONTENT" in frame.data] == [
-        '{"type":"TEXT_MESSAGE_CONTENT","messageId":"r-1","delta":"you said hi"}'
-    ]
-    assert {frame.id for frame in merged} <= {frame.id for frame in all_frames}
-    for position, frame in enumerate(all_frames[:-2]):
-        for cursor in ({"headers": {"last-event-id": frame.id}}, {"params": {"after": frame.id}}):
-            params = {"merge": "0", **cursor.get("params", {})}
-            tail = await client.get("/runs/r/events", params=params, headers={**STREAM, **cursor.get("headers", {})})
-            assert frames(tail.content) == all_frames[position + 1 :]
-
-
-async def test_a_client_that_has_it_all_gets_204(client: httpx2.AsyncClient):
-    await start(client, run_id="r")
-    last = (await ended(client, "r"))["last_seq"]
-    for cursor in (str(last), f"{last}.end", f"r:{last}"):
-        assert (await client.get("/runs/r/events", headers={"last-event-id": cursor})).status_code == 204
-    part_of_none = await client.get("/runs/r/events", headers={"last-event-id": f"{last + 1}.1"})
-    assert (part_of_none.status_code, part_of_none.json()["error"]["code"]) == (400, "cursor_invalid")
-
-
-@pytest.mark.parametrize("cursor", ["x", "-1", "other:3", "3.x", "1e3", "999", "r:", "é", "3 4", "9" * 50])
-async def test_a_cursor_that_is_none_has_its_own_answer(client: httpx2.AsyncClient, cursor: str):
-    await start(client, run_id="r")
-    await ended(client, "r")
-    response = await client.get("/runs/r/events", params={"after": cursor}, headers=STREAM)
-    assert (response.status_code, response.json()["error"]["code"]) == (400, "cursor_invalid")
-    assert response.json()["error"]["run_id"] == "r"
-
-
 async def test_an_expired_journal_has_its_own_answer(client_of: Callable[..., Any]):
     async def agent(message: str) -> str:
         return "x"
@@ -133,14 +86,6 @@ async def test_starting_twice_is_one_run_and_another_body_a_conflict(client: htt
     assert len((await client.get("/runs")).json()["runs"]) == 1
     other = await client.post("/runs", json={"message": "other", "run_id": "r", "session_id": "s"})
     assert (other.status_code, other.json()["error"]["code"]) == (409, "run_conflict")
-
-
-async def test_a_repeated_post_resumes_from_its_cursor(client: httpx2.AsyncClient):
-    body = {"message": "hi", "run_id": "r"}
-    whole = frames((await client.post("/runs", json=body, headers=STREAM)).content)
-    tail = await client.post("/runs", json=body, headers={**STREAM, "last-event-id": whole[2].id})
-    assert frames(tail.content)[-1] == whole[-1]
-    assert frames(tail.content)[0].id > whole[2].id
 
 
 async def test_cancel_is_idempotent(client_of: Callable[..., Any]):
@@ -180,20 +125,6 @@ async def test_an_interrupt_ends_the_stream_and_its_answer_goes_on(client_of: Ca
     assert [e.delta for e in events(rest.content) if isinstance(e, TextMessageContentEvent)] == ["yes"]
     late = await client.post("/runs/r/input", json={"resume": [entry]})
     assert (late.status_code, late.json()["error"]["code"]) == (422, "input_invalid")
-
-
-async def test_a_page_of_events_as_json(client: httpx2.AsyncClient):
-    await start(client, run_id="r")
-    await ended(client, "r")
-    page = (await client.get("/runs/r/events?after=1&limit=2", headers={"accept": "application/json"})).json()
-    assert (page["after"], len(page["events"]), page["ended"]) == (1, 2, True)
-    assert page["events"][0]["type"] == "TEXT_MESSAGE_START"
-    for query in ("limit=0", "limit=10001", "after=-1", "after=1_0", "after=1.0", "after=٣", "after=" + "9" * 23):
-        bad = await client.get(f"/runs/r/events?{query}", headers={"accept": "application/json"})
-        assert (bad.status_code, bad.json()["error"]["code"]) == (422, "input_invalid"), query
-    for number in ("1_0", "٣", "9" * 23, "9" * 5000):
-        stream = await client.get(f"/v1/responses/resp_r?stream=true&starting_after={number}")
-        assert (stream.status_code, stream.json()["error"]["code"]) == (422, "input_invalid"), number[:9]
 
 
 async def test_lists_are_filtered(client: httpx2.AsyncClient):
@@ -308,33 +239,6 @@ async def test_a_busy_session_answers_409_or_waits(client_of: Callable[..., Any]
     assert (await ended(client, "q"))["status"] == "finished"
 
 
-@pytest.mark.parametrize(("path", "says"), [("/runs", "message"), ("/chat/stream", "query")])
-async def test_what_a_client_leaves_out_of_the_config_is_the_operators(
-    path: str, says: str, client_of: Callable[..., Any]
-):
-    seen: list[RunConfig] = []
-
-    async def agent(message: str, ctx: RunContext) -> AsyncIterator[str]:
-        seen.append(ctx.config)
-        yield "ok"
-
-    config = RunConfig(timeout=30, on_busy="queue", max_llm_calls=3, model_settings={"model": "m", "temperature": 0.5})
-    client = await client_of(Runner(agent, config=config))
-    hotter = {"timeout": 5, "model_settings": {"temperature": 1}}
-    for asked in ({}, hotter, {"timeout": 30, "first_event_timeout": 900}):
-        await client.post(path, json={says: "x", "config": asked}, headers=STREAM)
-    config = msgspec.structs.replace(config, on_worker_lost="fail")  # as it is for a function, which cannot go on
-    assert seen == [
-        config,
-        msgspec.structs.replace(config, timeout=5, model_settings={"model": "m", "temperature": 1}),
-        msgspec.structs.replace(config, first_event_timeout=900),
-    ]
-    for name, wanted in (("timeout", None), ("timeout", 31), ("max_llm_calls", 4), ("max_llm_calls", None)):
-        refused = await client.post(path, json={says: "x", "config": {name: wanted}})
-        assert (refused.status_code, f"config.{name}: at most" in refused.json()["error"]["message"]) == (422, True)
-    assert len(seen) == 3
-
-
 async def test_too_much_at_once_answers_429_with_when_to_come_back(client_of: Callable[..., Any]):
     agent = Gated()
     client = await client_of(Runner(agent, limits=Limits(runs_active_max=1, followers_per_run_max=0)))
@@ -359,10 +263,3 @@ async def test_coalesced_text_comes_in_fewer_frames(client_of: Callable[..., Any
     deltas = [e.delta for e in got if isinstance(e, TextMessageContentEvent)]
     assert "".join(deltas) == "abcdefgh"
     assert len(deltas) < 8
-
-
-async def test_openapi_describes_the_bodies(client: httpx2.AsyncClient):
-    spec = (await client.get("/openapi.json")).json()
-    body = spec["paths"]["/runs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert "message" in body["properties"]
-    assert (await client.get("/docs")).status_code == 200

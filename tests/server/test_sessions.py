@@ -11,7 +11,7 @@ import httpx2
 from gapless import Runner
 from gapless.journals.memory import MemoryStore
 from gapless.records import RunRecord, SessionRecord
-from support.agents import Gated
+from tests.support.agents import Gated
 
 STREAM = {"accept": "text/event-stream"}
 

@@ -20,10 +20,10 @@ from gapless import Agent, RunConfig
 from gapless.agents.base import AgentItem, RunContext
 from gapless.errors import OutcomeUnknown
 from gapless.events import CustomEvent, Interrupt
-from simulation.clock import current_process
+from tests.simulation.clock import current_process
 
 if TYPE_CHECKING:
-    from simulation.world import World
+    from tests.simulation.world import World
 
 __all__ = ["CONTINUING", "Plan", "agents"]
 
@@ -93,7 +93,7 @@ class Plan:
 def _text_of(step: tuple[Any, ...]) -> str:
     kind, *rest = step
     if kind == "say":
-        return re.escape(rest[0])
+        return re.escape(str(rest[0]))
     if kind == "steps":
         return "".join(rf"{name}=\d+ " for name in rest[0])
     if kind == "once":

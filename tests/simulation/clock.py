@@ -35,7 +35,7 @@ class Process:
     def __init__(self, name: str, rng: random.Random) -> None:
         self.name = name
         self.rng = rng
-        self.ready: deque[asyncio.Handle] = deque()
+        self.ready: deque[Callback] = deque()
         self.tasks: list[asyncio.Task[Any]] = []
         self.paused = False
         self.dead = False
@@ -56,6 +56,35 @@ class Process:
             task.cancel()
 
 
+class Callback:
+    """What is called soon, or at a time: asyncio's handles without what only debugging needs."""
+
+    __slots__ = ("_args", "_callback", "_context", "_when", "cancelled_")
+
+    def __init__(
+        self, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context, when: float = 0.0
+    ) -> None:
+        self._callback, self._args, self._context, self._when = callback, args, context, when
+        self.cancelled_ = False
+
+    def cancel(self) -> None:
+        self.cancelled_ = True
+
+    def cancelled(self) -> bool:
+        return self.cancelled_
+
+    def when(self) -> float:
+        return self._when
+
+    def run(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            self._context.run(self._callback, *self._args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            loop.call_exception_handler({"message": f"Exception in callback {self._callback}", "exception": error})
+
+
 class SimulatedLoop(asyncio.BaseEventLoop):
     """Runs what is ready, process by process in an order from `rng`, and else lets time pass."""
 
@@ -64,7 +93,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.world = Process("world", rng)
         self.processes = [self.world]
         self._now = 0.0
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, int, Callback]] = []
+        self._stopping: bool
         self._count = 0
         self._ran = 0
         self._rng = rng
@@ -72,28 +102,33 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self._now
 
-    def call_soon(  # type: ignore[override]  # the callback's arguments are anyone's
+    def call_soon(  # type: ignore[override]  # the callback's arguments are anyone's, and the handle is our own
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
-        handle._context.get(_process, self.world).ready.append(handle)  # type: ignore[attr-defined]  # asyncio's own
+    ) -> Callback:
+        if context is None:
+            context = contextvars.copy_context()
+        handle = Callback(callback, args, context)
+        context.get(_process, self.world).ready.append(handle)
         return handle
+
+    def in_world(self, delay_s: float, callback: Callable[..., object], *args: Any) -> None:
+        """Call it then, outside of all other processes, whoever is running now."""
+        when = self._now + delay_s
+        self._count += 1
+        heapq.heappush(self._timers, (when, self._count, Callback(callback, args, self.world.context, when)))
 
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.TimerHandle:
+    ) -> Callback:
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.TimerHandle:
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
+    ) -> Callback:
+        timer = Callback(callback, args, contextvars.copy_context() if context is None else context, when)
         self._count += 1
         heapq.heappush(self._timers, (when, self._count, timer))
         return timer
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        pass
 
     def create_task(  # type: ignore[override]
         self, coro: Coroutine[Any, Any, Any], *, name: str | None = None, context: contextvars.Context | None = None
@@ -106,31 +141,39 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return task
 
     def _run_once(self) -> None:
-        runnable = [process for process in self.processes if process.ready and not process.paused]
-        if not runnable:
-            self._pass_time()
-            return
-        process = runnable[0] if len(runnable) == 1 else self._rng.choice(runnable)
-        ready = process.ready
-        self._ran += len(ready)
-        if self._ran > CALLBACKS_MAX:
-            raise RuntimeError("the schedule runs in circles")
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if not handle._cancelled:  # type: ignore[attr-defined]
-                handle._run()  # type: ignore[attr-defined]
-            if process.paused:
-                break
+        """Run until something stops the loop."""
+        while not self._stopping:
+            runnable = [process for process in self.processes if process.ready and not process.paused]
+            if not runnable:
+                self._pass_time()
+                continue
+            process = runnable[0] if len(runnable) == 1 else self._rng.choice(runnable)
+            ready = process.ready
+            self._ran += len(ready)
+            if self._ran > CALLBACKS_MAX:
+                raise RuntimeError("the schedule runs in circles")
+            for _ in range(len(ready)):
+                callback = ready.popleft()
+                if not callback.cancelled_:
+                    callback.run(self)
+                if process.paused:
+                    break
 
     def _pass_time(self) -> None:
         timers = self._timers
         if not timers:
             raise RuntimeError("everything waits and nothing will come")
-        self._now = max(self._now, timers[0][0])
-        while timers and timers[0][0] <= self._now:
-            timer = heapq.heappop(timers)[2]
-            if not timer._cancelled:  # type: ignore[attr-defined]
-                timer._context.get(_process, self.world).ready.append(timer)  # type: ignore[attr-defined]
+        now = self._now = max(self._now, timers[0][0])
+        due = [heapq.heappop(timers)[2]]
+        while timers and timers[0][0] <= now:
+            due.append(heapq.heappop(timers)[2])
+        waiting = [(timer._context.get(_process, self.world), timer) for timer in due if not timer.cancelled_]
+        if len(waiting) == 1 and not waiting[0][0].paused:  # as a rule, and nobody else is ready
+            self._ran += 1
+            waiting[0][1].run(self)
+            return
+        for process, timer in waiting:
+            process.ready.append(timer)
 
     def _process_events(self, event_list: Any) -> None:
         pass

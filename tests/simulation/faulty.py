@@ -15,7 +15,7 @@ from gapless.errors import StoreUnavailable
 from gapless.journals.contract import WANTED_MAX, Append, Checkpoint, Listener, Store, WorkerFenced
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import ACTIVE, RunRecord, RunStatus, SessionRecord, Turn
-from simulation.clock import Process, SimulatedLoop
+from tests.simulation.clock import Process, SimulatedLoop
 
 __all__ = ["FaultyStore", "Ledger", "Weather"]
 
@@ -41,13 +41,17 @@ class Weather:
 class Ledger:
     """What the store did, written down apart from it."""
 
-    def __init__(self, loop: SimulatedLoop, report: Callable[[str], None], trace: Callable[[str], None]) -> None:
+    def __init__(
+        self, loop: SimulatedLoop, report: Callable[[str], None], trace: Callable[[str], None], tracing: bool
+    ) -> None:
         self.loop = loop
         self.weather = Weather()
         self.memory = Memory()
         self.report = report
         """Say that an invariant does not hold."""
         self.trace = trace
+        self.tracing = tracing
+        """Somebody will read the trace."""
         self.owners: dict[str, str] = {}
         """Worker ids by run, as creating and taking over made them."""
         self.taken: dict[str, int] = {}
@@ -76,6 +80,7 @@ class FaultyStore(Store):
         """The network between this process and the store is gone."""
         self.appends = 0
         self._loop = ledger.loop
+        self._in_world = ledger.loop.in_world
         self._inner = MemoryStore(ledger.memory, monotonic=ledger.loop.time)
         self._listener: Listener | None = None
         self._worker_id = ""
@@ -96,9 +101,6 @@ class FaultyStore(Store):
         if weather.slow and rng.random() < weather.slow:
             delay *= 50 * rng.random()
         return delay
-
-    def _in_world(self, delay_s: float, do: Callable[..., object], *args: Any) -> None:
-        self._loop.call_later(delay_s, do, *args, context=self._loop.world.context)
 
     async def _ask(
         self, serve: Callable[[], Any], name: str, about: object = "", *, at: float | None = None, leased: bool = False
@@ -124,8 +126,9 @@ class FaultyStore(Store):
                 result, error = serve(), None
             except Exception as raised:
                 result, error = None, raised
-            shown = error if error is not None else _short(result)
-            self.ledger.trace(f"{self.process.name} {name} {about}: {shown!s}{' (answer lost)' if loses else ''}")
+            if self.ledger.tracing:
+                shown = error if error is not None else _short(result)
+                self.ledger.trace(f"{self.process.name} {name} {about}: {shown!s}{' (answer lost)' if loses else ''}")
             if loses:
                 self._in_world(TIMEOUT_S * rng.random(), lose)
             else:
@@ -166,16 +169,16 @@ class FaultyStore(Store):
     async def take_over(self, lease_s: float) -> list[RunRecord]:
         def serve() -> list[RunRecord]:
             ledger = self.ledger
-            taken = _now(self._inner.take_over(lease_s))
+            taken: list[RunRecord] = _now(self._inner.take_over(lease_s))
             for run in taken:
                 ledger.owners[run.id] = self._worker_id
                 ledger.taken[run.id] = ledger.taken.get(run.id, 0) + 1
             known = {run.id for run in taken}
             for run_id in self._doubtful:
-                run = ledger.memory.runs.get(run_id)
-                if run is None or run_id in known | self._mine:
+                mine = ledger.memory.runs.get(run_id)
+                if mine is None or run_id in known | self._mine:
                     continue
-                if run.owner == self._worker_id and run.status in ACTIVE:
+                if mine.owner == self._worker_id and mine.status in ACTIVE:
                     ledger.taken[run_id] = ledger.taken.get(run_id, 0) + 1
                     taken.append(_now(self._inner.get_run(run_id)))
             self._doubtful.update(dict.fromkeys((run.id for run in taken), object()))  # until the caller has them
@@ -255,7 +258,7 @@ class FaultyStore(Store):
             run = self.ledger.memory.runs.get(run_id)
             if run is not None and (run.owner, run.started_at) == (self._worker_id, started_at):
                 return None  # the answer was lost
-            ahead = _now(self._inner.start_run(run_id, started_at))
+            ahead: str | None = _now(self._inner.start_run(run_id, started_at))
             if ahead is None:
                 runs = self.ledger.memory.runs
                 for other in runs.values():

@@ -17,7 +17,6 @@ import msgspec
 import pytest
 
 import gapless.runs.keeper
-import simulation.world
 from gapless import RunConfig
 from gapless.fold import Fold
 from gapless.journals.contract import Append, WorkerFenced
@@ -28,9 +27,10 @@ from gapless.runs.execution import Execution
 from gapless.runs.recorder import Recorder
 from gapless.runs.sessions import Sessions
 from gapless.runs.worker import Worker
-from simulation.agents import Plan
-from simulation.faulty import FaultyStore
-from simulation.world import World, failing_seed, run_schedule, simulated
+from tests.simulation import world as simulated_world
+from tests.simulation.agents import Plan
+from tests.simulation.faulty import FaultyStore
+from tests.simulation.world import World, failing_seed, run_schedule, simulated
 
 SCHEDULES = int(os.environ.get("GAPLESS_SIMULATION_SCHEDULES", "10000"))
 SHARD = 250
@@ -115,10 +115,10 @@ def test_a_lost_workers_run_is_closed_within_its_lease_and_a_second(
     stopped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the lease that is the default, wherever in its beat it is lost."""
-    monkeypatch.setattr(simulation.world, "LEASE_S", gapless.runs.keeper.LEASE_S)
+    monkeypatch.setattr(simulated_world, "LEASE_S", gapless.runs.keeper.LEASE_S)
     with simulated():
         for tenths in range(100, 150):
-            world = simulation.world._world = World(tenths)
+            world = simulated_world._world = World(tenths)
             try:
                 took_s = world.loop.run_until_complete(lose_a_worker(world, tenths / 10, stopped=stopped))
             finally:

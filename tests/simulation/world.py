@@ -47,9 +47,9 @@ from gapless.runs import going_on
 from gapless.runs.patience import patiently
 from gapless.sse import EventStreamParser
 from gapless.wire import Cursor
-from simulation.agents import CONTINUING, Plan, agents
-from simulation.clock import Process, SimulatedLoop, SimulatedTime
-from simulation.faulty import FaultyStore, Ledger
+from tests.simulation.agents import CONTINUING, Plan, agents
+from tests.simulation.clock import Process, SimulatedLoop, SimulatedTime
+from tests.simulation.faulty import FaultyStore, Ledger
 
 __all__ = ["World", "failing_seed", "run_schedule", "simulated"]
 
@@ -97,7 +97,7 @@ class World:
         self.traced: list[str] = []
         self.violation = ""
         self._tracing = trace
-        self.ledger = Ledger(self.loop, self.report, self.trace if trace else lambda text: None)
+        self.ledger = Ledger(self.loop, self.report, self.trace, trace)
         self.workers: list[Worker] = []
         self.plans: dict[str, Plan] = {}
         self.clients: list[Client] = []

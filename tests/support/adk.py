@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, NamedTuple
 
 from google.adk.models.base_llm import BaseLlm
@@ -68,7 +68,9 @@ class Scripted(BaseLlm):
     def configs(self) -> list[types.GenerateContentConfig]:
         return self._configs
 
-    async def generate_content_async(self, llm_request: LlmRequest, stream: bool = False) -> AsyncIterator[LlmResponse]:
+    async def generate_content_async(
+        self, llm_request: LlmRequest, stream: bool = False
+    ) -> AsyncGenerator[LlmResponse, None]:
         if stream and self._options.get("refuses_streams"):
             raise NotImplementedError("this model does not support streaming")
         number = len(self._requests)

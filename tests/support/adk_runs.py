@@ -17,8 +17,8 @@ from gapless.events import (
     ToolCallStartEvent,
 )
 from gapless.runs.run import Run
-from support.adk import Call, Scripted, Thought
-from support.agui import check_order
+from tests.support.adk import Call, Scripted, Thought
+from tests.support.agui import check_order
 
 
 def agent_of(*scripts: list[Any], tools: list[Any] | None = None, name: str = "helper", **options: Any) -> LlmAgent:

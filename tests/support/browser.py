@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from support.node import NODE, install
+from tests.support.node import NODE, install
 
 TESTS = Path(__file__).parent.parent
 

@@ -13,7 +13,7 @@ from gapless.events import (
     Tool,
 )
 from gapless.fold import Fold
-from support.upstream import sse
+from tests.support.upstream import sse
 
 WEATHER = Tool(name="weather", description="Tells the weather.", parameters={"type": "object", "properties": {}})
 

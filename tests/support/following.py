@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from gapless.client import Cut
 from gapless.events import Event, TextMessageContentEvent
 from gapless.records import RunStatus
-from support.processes import Server, client_of
-from support.waiting import WAIT_S
+from tests.support.processes import Server, client_of
+from tests.support.waiting import WAIT_S
 
 Seen = list[tuple[int, Event]]
 

@@ -1,4 +1,4 @@
-"""Which tests `--fast` leaves out, which run apart from their file's others, and which begin first.
+"""Which tests `--fast` leaves out, which run apart from their file's others, and which begin first and last.
 
 `scripts/test` runs several processes, and gives each a group of tests at a time (pytest-xdist's `loadgroup`). A group
 is a file, because a file's tests share what is dear: servers, a browser, a cluster. The tests of files in `APART` share
@@ -35,21 +35,25 @@ APART = (
 FIRST = (
     "tests/js/test_js_clients.py",
     "tests/page/",
-    "tests/bench/test_page.py",
     "tests/examples/",
-    "tests/simulation/",
+    "tests/client/test_durable.py",
     "tests/faults/",
     "tests/deploy/",
     "tests/journals/test_redis_failover.py",
-    "tests/journals/test_redis_creation.py",
-    "tests/client/",
+    "tests/journals/test_redis_claims.py",
+    "tests/protocols/test_starting.py",
+    "tests/journals/test_redis.py",
+    "tests/journals/test_sqlite.py",
     "tests/bench/",
     "tests/e2e/",
     "tests/agents/",
     "tests/cli/",
-    "tests/journals/",
+    "tests/protocols/",
 )
 """By how long their longest group takes."""
+
+LAST = ("tests/simulation/",)
+"""Many short ones that wait for nothing: they fill what is left at the end, so that all processes end together."""
 
 
 def is_slow(nodeid: str) -> bool:
@@ -65,6 +69,7 @@ def in_order(items: Iterable[pytest.Item]) -> list[pytest.Item]:
     """The items of groups that take long before the others; each group as it was."""
 
     def place(item: pytest.Item) -> int:
-        return next((n for n, prefix in enumerate(FIRST) if item.nodeid.startswith(prefix)), len(FIRST))
+        rest = len(FIRST) + item.nodeid.startswith(LAST)
+        return next((n for n, prefix in enumerate(FIRST) if item.nodeid.startswith(prefix)), rest)
 
     return sorted(items, key=place)

@@ -13,14 +13,17 @@ import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from gapless.config import ClientConfig
 from gapless.runs.runner import Runner
 
+DEFAULTS: Any = Runner.__init__.__kwdefaults__
+
 if (lease_s := os.environ.get("GAPLESS_TEST_LEASE_S")) is not None:
-    Runner.__init__.__kwdefaults__["lease_s"] = float(lease_s)
+    DEFAULTS["lease_s"] = float(lease_s)
     restarts = ClientConfig(on_worker_lost=frozenset(("fail", "restart")))
-    Runner.__init__.__kwdefaults__["client_config"] = restarts
+    DEFAULTS["client_config"] = restarts
 
 if (clock := os.environ.get("GAPLESS_TEST_CLOCK")) is not None:
     true_time, true_time_ns, offset = time.time, time.time_ns, Path(clock)

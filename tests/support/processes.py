@@ -18,6 +18,7 @@ from typing import NamedTuple
 import httpx2
 
 from gapless.client import ClientLimits, Cut, GaplessClient
+from tests.support import preloaded
 
 START_S_MAX = 120.0
 STOP_S_MAX = 120.0
@@ -83,7 +84,7 @@ class Server:
         }
         command = [sys.executable, "-m", "gapless", "serve", self._agent, "--port", str(self.port)]
         with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
+            self.process = preloaded.Popen(
                 [*command, "--store", self.store, *self._arguments], env=environment, stdout=output, stderr=output
             )
 
@@ -109,7 +110,7 @@ class Server:
     def workers(self) -> list[int]:
         """The processes that serve, for one with `--workers` (multiprocessing's own helper is none)."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii").split()
-        return [int(child) for child in children if b"spawn_main" in _command_line(child)]
+        return [int(child) for child in children if b"resource_tracker" not in _command_line(child)]
 
     @contextlib.contextmanager
     def alone(self, worker: int) -> Iterator[None]:

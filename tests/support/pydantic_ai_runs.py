@@ -29,7 +29,7 @@ from gapless.events import (
     UserMessage,
 )
 from gapless.runs.run import Run
-from support.agui import check_order
+from tests.support.agui import check_order
 
 Chunk = str | dict[int, DeltaToolCall] | dict[int, DeltaThinkingPart]
 

@@ -7,10 +7,10 @@ date and has no gaps.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import re
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -94,9 +94,7 @@ def aliases(module_name: str) -> Iterator[tuple[str, str]]:
 
 
 def _definition(name: str, value: type | object) -> Definition:
-    tree = ast.parse(textwrap.dedent(inspect.getsource(value)))  # type: ignore[arg-type]  # a class or a function
-    node = tree.body[0]
-    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    node = _nodes(value.__module__)[inspect.unwrap(value).__qualname__]  # type: ignore[arg-type,attr-defined]  # as above
     members = []
     inherited = ""
     if inspect.isclass(value):
@@ -110,9 +108,27 @@ def _definition(name: str, value: type | object) -> Definition:
         bases = [base for base in value.__mro__[1:] if base.__module__.startswith("gapless")]
         inherited = "\n".join(base.__doc__ or "" for base in bases)
         inherited += "\n".join(
-            inspect.getdoc(base.__init__) or "" for base in (value, *bases) if "__init__" in vars(base)
+            inspect.getdoc(vars(base)["__init__"]) or "" for base in (value, *bases) if "__init__" in vars(base)
         )
     return Definition(name, node, ast.get_docstring(node) or "", inherited, members)
+
+
+@functools.cache
+def _nodes(module_name: str) -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
+    """The classes and functions of a module by their qualified names; of several of one name, the last."""
+    found = {}
+
+    def look(parent: ast.AST, inside: str) -> None:
+        for node in ast.iter_child_nodes(parent):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                found[inside + node.name] = node
+                if isinstance(node, ast.ClassDef):
+                    look(node, f"{inside}{node.name}.")
+            else:
+                look(node, inside)
+
+    look(ast.parse(inspect.getsource(importlib.import_module(module_name))), "")
+    return found
 
 
 def _is_public(cls: type) -> bool:

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from gapless.agents.base import RunContext
 from gapless.events import Interrupt, UserMessage
@@ -22,8 +23,10 @@ from gapless.runs.runner import Runner
 
 LOOK_S = 0.005
 
+DEFAULTS: Any = Runner.__init__.__kwdefaults__
+
 if (lease_s := os.environ.get("GAPLESS_TEST_LEASE_S")) is not None:
-    Runner.__init__.__kwdefaults__["lease_s"] = float(lease_s)
+    DEFAULTS["lease_s"] = float(lease_s)
 
 
 async def agent(message: str, ctx: RunContext) -> AsyncIterator[str]:

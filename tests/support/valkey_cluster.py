@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import redis
 
-from support.valkey import Valkey
+from tests.support.valkey import Valkey
 
 SLOTS = 16384
 NODE_TIMEOUT_MS = 1000

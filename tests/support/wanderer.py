@@ -10,8 +10,8 @@ from gapless import RunConfig
 from gapless.client import ClientLimits, GaplessClient
 from gapless.errors import ConnectionLost, GaplessError
 from gapless.records import RunRecord
-from support.following import Seen
-from support.processes import client_of
+from tests.support.following import Seen
+from tests.support.processes import client_of
 
 RETRY_S = 0.05
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import msgspec
@@ -49,9 +50,7 @@ _BY_NAME = {parameter.name: parameter for parameter in _COMMON}
 
 def body_docs(type: Any, *, required: bool = True) -> dict[str, Any]:
     """OpenAPI's description of a JSON body, for routes that read it themselves."""
-    (schema,), components = msgspec.json.schema_components([type])
-    content = {"application/json": {"schema": _whole(schema, components)}}
-    return {"requestBody": {"required": required, "content": content}}
+    return {"requestBody": {"required": required, "content": {"application/json": {"schema": _schema(type)}}}}
 
 
 def parameter_docs(*parameters: str | Parameter) -> dict[str, Any]:
@@ -63,6 +62,12 @@ def parameter_docs(*parameters: str | Parameter) -> dict[str, Any]:
         document = {"name": name, "in": place, "description": description, "schema": {"type": "string", **schema}}
         documents.append(document)
     return {"parameters": documents}
+
+
+@functools.cache  # it takes longer than all else that makes an app
+def _schema(type: Any) -> Any:
+    (schema,), components = msgspec.json.schema_components([type])
+    return _whole(schema, components)
 
 
 def _whole(schema: Any, components: dict[str, Any]) -> Any:

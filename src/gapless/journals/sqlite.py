@@ -31,6 +31,7 @@ from gapless.journals.sqlite_records import (
     find_checkpoint,
     find_session,
     insert_session,
+    read_session,
     readable_sessions,
     write_session,
 )
@@ -188,7 +189,7 @@ class SQLiteStore(Store):
     async def start_run(self, run_id: str, started_at: int) -> str | None:
         def start(db: sqlite3.Connection) -> str | None:
             self._log.check_lease(db)
-            run = self._runs.find(db, run_id)
+            run, written = self._runs.read(db, run_id)
             if run is None or run.owner != self._log.worker_id or run.status is not RunStatus.QUEUED:
                 raise RunNotFound(f"run {run_id} is not queued here", run_id=run_id)
             ahead = db.execute(
@@ -198,7 +199,7 @@ class SQLiteStore(Store):
             ).fetchone()
             if ahead is None:
                 run.status, run.started_at = RunStatus.RUNNING, started_at
-                self._runs.update(db, run)
+                self._runs.update(db, run, written)
             return None if ahead is None else str(ahead[0])
 
         return await self._file.transact(start)
@@ -368,11 +369,11 @@ class SQLiteStore(Store):
     async def update_state(self, session_id: str, changes: dict[str, Any], updated_at: int) -> SessionRecord | None:
         def update(db: sqlite3.Connection) -> SessionRecord | None:
             check_idle(db, session_id)
-            session = find_session(db, session_id)
+            session, written = read_session(db, session_id)
             if session is not None:
                 session.state.update(changes)
                 session.updated_at = updated_at
-                write_session(db, session)
+                write_session(db, session, written)
             return session
 
         return await self._file.transact(update)

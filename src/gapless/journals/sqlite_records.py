@@ -31,6 +31,7 @@ __all__ = [
     "find_checkpoint",
     "find_session",
     "insert_session",
+    "read_session",
     "readable_sessions",
     "write_session",
 ]
@@ -56,9 +57,13 @@ class Runs:
 
     def find(self, db: sqlite3.Connection, run_id: str) -> RunRecord | None:
         """Find one run by its id. Raises `StoreCorrupt` where its record cannot be read."""
+        return self.read(db, run_id)[0]
+
+    def read(self, db: sqlite3.Connection, run_id: str) -> tuple[RunRecord | None, bytes]:
+        """Find it with its record as it is written. Raises `StoreCorrupt`."""
         row = db.execute(f"SELECT {_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone()
         try:
-            return None if row is None else self._record(db, *row)
+            return (None, b"") if row is None else (self._record(db, *row), row[-1])
         except ValueError as error:
             raise StoreCorrupt(f"run {run_id}: its record cannot be read{ANOTHER_VERSION}", run_id=run_id) from error
 
@@ -126,20 +131,21 @@ class Runs:
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
-    def update(self, db: sqlite3.Connection, run: RunRecord, size: int = 0) -> None:
-        """Write a run's record, and how many bytes its events have if it has ended."""
+    def update(self, db: sqlite3.Connection, run: RunRecord, written: bytes, size: int = 0) -> None:
+        """Write a run's record over the one that was read in this transaction, and how many bytes its events have if it
+        has ended."""
         kept_since = None if run.expired else run.ended_at
-        (known,) = db.execute("SELECT record FROM runs WHERE id = ?", (run.id,)).fetchone()
         db.execute(
             "UPDATE runs SET status = ?, record = ?, kept_since = ?, kept_bytes = ? WHERE id = ?",
-            (run.status.value, rewrite(known, run), kept_since, size, run.id),
+            (run.status.value, rewrite(written, run), kept_since, size, run.id),
         )
 
     def mark_expired(self, db: sqlite3.Connection, rid: int) -> None:
         """Say in an ended run's record that its events are gone, and in its row that they are to be dropped."""
         for run in self.select(db, "rid = ?", rid):
             run.expired = True
-            self.update(db, run)
+            (written,) = db.execute("SELECT record FROM runs WHERE rid = ?", (rid,)).fetchone()
+            self.update(db, run, written)
         db.execute("UPDATE runs SET kept_since = 0, kept_bytes = 0 WHERE rid = ?", (rid,))
 
     def accept(self, db: sqlite3.Connection, rid: int, batch: Append, size: int) -> None:
@@ -163,7 +169,7 @@ class Runs:
             db.execute("DELETE FROM checkpoints WHERE rid = ?", (rid,))
 
     def _change(self, db: sqlite3.Connection, batch: Append, size: int) -> None:
-        run = self.find(db, batch.run_id)
+        run, written = self.read(db, batch.run_id)
         assert run is not None, "an owned run has a record"
         run.last_seq = batch.first_seq + len(batch.events) - 1
         if batch.status is not None:
@@ -172,14 +178,14 @@ class Runs:
         if end is not None:
             run.status, run.ended_at, run.error = end.status, end.ended_at, end.error
             db.execute("INSERT INTO turns(session, turn) VALUES(?, ?)", (run.session_id, _encode(end.turn)))
-            session = find_session(db, run.session_id)
+            session, session_written = read_session(db, run.session_id)
             if session is not None:
                 session.updated_at = end.ended_at
                 session.title = session.title or title_of(run.message)
                 if end.state is not None:
                     session.state = end.state
-                write_session(db, session)
-        self.update(db, run, size)
+                write_session(db, session, session_written)
+        self.update(db, run, written, size)
 
     # -- runs that are nobody's, and what is sent to any ----------------------------------------------------------
 
@@ -241,9 +247,14 @@ def check_idle(db: sqlite3.Connection, session_id: str) -> None:
 
 def find_session(db: sqlite3.Connection, session_id: str) -> SessionRecord | None:
     """Find one session by its id."""
+    return read_session(db, session_id)[0]
+
+
+def read_session(db: sqlite3.Connection, session_id: str) -> tuple[SessionRecord | None, bytes]:
+    """Find it with its record as it is written."""
     row = db.execute("SELECT record FROM sessions WHERE id = ?", (session_id,)).fetchone()
     try:
-        return None if row is None else decode_session(row[0])
+        return (None, b"") if row is None else (decode_session(row[0]), row[0])
     except ValueError as error:
         raise StoreCorrupt(f"session {session_id}: its record cannot be read{ANOTHER_VERSION}") from error
 
@@ -256,12 +267,11 @@ def insert_session(db: sqlite3.Connection, session: SessionRecord) -> None:
     )
 
 
-def write_session(db: sqlite3.Connection, session: SessionRecord) -> None:
-    """Write a session that is there."""
-    (known,) = db.execute("SELECT record FROM sessions WHERE id = ?", (session.id,)).fetchone()
+def write_session(db: sqlite3.Connection, session: SessionRecord, written: bytes) -> None:
+    """Write a session over the record of it that was read in this transaction."""
     db.execute(
         "UPDATE sessions SET updated_at = ?, record = ? WHERE id = ?",
-        (session.updated_at, rewrite(known, session), session.id),
+        (session.updated_at, rewrite(written, session), session.id),
     )
 
 

@@ -23,9 +23,9 @@ from gapless.events import (
     text_of,
 )
 from gapless.http.auth import Access
-from gapless.message import is_ours
 from gapless.records import RunRecord
 from gapless.runs.runner import Runner
+from gapless.user_message import is_ours
 
 __all__ = [
     "answer_interrupts",

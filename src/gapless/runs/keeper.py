@@ -89,7 +89,8 @@ class Keeper:
     async def _pause(self, pause_s: float) -> None:
         assert self._nudged is not None, "the keeper is open"
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._nudged.wait(), pause_s)
+            async with asyncio.timeout(pause_s):
+                await self._nudged.wait()
         self._nudged.clear()
 
     async def _keep(self) -> None:

@@ -16,8 +16,8 @@ from gapless.config import Limits, RunConfig
 from gapless.errors import InputInvalid, InputTooLarge, RunConflict, UsageError
 from gapless.events import Context, Message, Tool, UserMessage, text_of
 from gapless.live import is_live
-from gapless.message import user_message
 from gapless.records import RunRecord, RunRequest, now_ms
+from gapless.user_message import user_message
 
 __all__ = [
     "ANONYMOUS",

@@ -29,8 +29,8 @@ from gapless import RunConfig, Runner, create_app
 from gapless.agents.base import RunContext
 from gapless.events import Interrupt, ToolCallArgsEvent, ToolCallResultEvent, ToolCallStartEvent
 from gapless.testing import adk_model, serving
-from support.adk import Call, Raises, Scripted, Thought
-from support.sse import Frame, frames
+from tests.support.adk import Call, Raises, Scripted, Thought
+from tests.support.sse import Frame, frames
 
 Client = httpx2.AsyncClient
 ClientOf = Callable[..., Any]

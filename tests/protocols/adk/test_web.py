@@ -12,8 +12,8 @@ from google.adk.agents import LlmAgent
 from gapless import Runner, create_app
 from gapless.errors import ExtraMissing
 from gapless.testing import serving
-from support.adk import Call, Scripted
-from support.browser import browsing
+from tests.support.adk import Call, Scripted
+from tests.support.browser import browsing
 
 
 def add(a: int, b: int) -> dict[str, int]:

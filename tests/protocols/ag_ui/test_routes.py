@@ -22,10 +22,10 @@ from gapless.events import (
     decode_event,
     text_of,
 )
-from support.agents import Gated
-from support.agui import check_order
-from support.rich import CLOSING, rich
-from support.sse import Frame, events, frames
+from tests.support.agents import Gated
+from tests.support.agui import check_order
+from tests.support.rich import CLOSING, rich
+from tests.support.sse import Frame, events, frames
 
 
 def body(run_id: str, *said: str, thread: str = "t", **more: Any) -> dict[str, Any]:

@@ -40,8 +40,8 @@ from gapless.protocols.openai.chat_wire import OPTIONS
 from gapless.protocols.openai.responses import _line
 from gapless.records import RunRecord
 from gapless.testing import CutKind, Cutter, serving
-from support.agents import Gated
-from support.rich import ANSWER, ARGUMENTS, CLOSING, REASONING, RESULT, rich
+from tests.support.agents import Gated
+from tests.support.rich import ANSWER, ARGUMENTS, CLOSING, REASONING, RESULT, rich
 
 TOOLS: list[Any] = [
     {
@@ -719,7 +719,8 @@ async def test_a_run_that_was_withdrawn_before_it_began_is_no_part_of_the_conver
         await http.post(f"/runs/{run_id}/cancel")
         await http.get(f"/runs/{run_id}/events", headers={"accept": "text/event-stream"})
     await client.responses.cancel(first.id)
-    for past in ({"conversation": "withdrawn"}, {"previous_response_id": f"resp_{run_id}"}):
+    pasts: list[dict[str, Any]] = [{"conversation": "withdrawn"}, {"previous_response_id": f"resp_{run_id}"}]
+    for past in pasts:
         told = await client.responses.create(model="told", input="two", **past)
         users = [text for role, text in json.loads(told.output_text)["messages"] if role == "user"]
         assert users in (["endless", "two"], ["two"])

@@ -10,8 +10,8 @@ import httpx2
 import pytest
 
 from gapless import Runner
-from support.agents import Gated
-from support.sse import Frame, frames
+from tests.support.agents import Gated
+from tests.support.sse import Frame, frames
 
 
 def texts(found: list[Frame]) -> str:

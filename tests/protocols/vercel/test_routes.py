@@ -14,9 +14,9 @@ from gapless import LiveRequest, RunConfig, Runner, StreamingMode
 from gapless.agents.base import RunContext
 from gapless.events import text_of
 from gapless.journals.memory import Memory, MemoryStore
-from support.agents import Gated
-from support.rich import CLOSING, rich
-from support.sse import frames
+from tests.support.agents import Gated
+from tests.support.rich import CLOSING, rich
+from tests.support.sse import frames
 
 
 def message(text: str, role: str = "user", id: str = "") -> dict[str, Any]:

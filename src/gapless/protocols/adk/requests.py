@@ -9,8 +9,8 @@ import msgspec
 
 from gapless.errors import InputInvalid
 from gapless.events import ContentPart, DataSource, ResumeEntry, TextPart, UrlSource
-from gapless.message import media_part, simplest
 from gapless.protocols.adk.wire import object_of
+from gapless.user_message import media_part, simplest
 
 __all__ = [
     "ADKLiveRequest",

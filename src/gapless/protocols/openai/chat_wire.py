@@ -34,10 +34,10 @@ from gapless.events import (
     decode_event,
 )
 from gapless.fold import Void, void_of
-from gapless.message import mark_of
 from gapless.output import OutputText
 from gapless.records import RunRecord
 from gapless.sse import DONE
+from gapless.user_message import mark_of
 from gapless.wire import Encoder
 
 __all__ = [

@@ -50,10 +50,10 @@ from gapless.events import (
     encode_event,
 )
 from gapless.fold import FILE
-from gapless.message import mark_of
 from gapless.protocols.vercel.wire import VercelEncoder
 from gapless.records import RunRecord
 from gapless.runs.readers import merge_deltas
+from gapless.user_message import mark_of
 from gapless.wire import is_restart
 
 __all__ = ["RESULTS", "Transcript", "UIMessage", "approvals", "remains", "results", "to_messages"]

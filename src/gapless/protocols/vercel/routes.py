@@ -19,12 +19,12 @@ from gapless.events import Message, ResumeEntry, UserMessage
 from gapless.http.answers import json_response, public
 from gapless.http.cursors import check_cursor, cursor_of
 from gapless.http.openapi import STARTING, Parameter, body_docs, parameter_docs
-from gapless.message import mark_of
 from gapless.protocols.conversations import answer_interrupts, current_run, own_history, runs_of, says_the_same
 from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
 from gapless.protocols.vercel.messages import RESULTS, Transcript, UIMessage, approvals, remains, results, to_messages
 from gapless.protocols.vercel.wire import CONTINUES, VercelEncoder
 from gapless.records import ACTIVE, RunRecord, RunStatus, branch
+from gapless.user_message import mark_of
 from gapless.wire import Cursor, without_void
 
 __all__ = ["VercelRoutes"]

@@ -46,8 +46,8 @@ from gapless.events import (
 )
 from gapless.fold import Void, void_of
 from gapless.jsontext import decode_json
-from gapless.message import mark_of
 from gapless.records import RunRecord
+from gapless.user_message import mark_of
 from gapless.wire import Encoder
 
 __all__ = ["CONTINUES", "VercelEncoder"]

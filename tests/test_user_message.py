@@ -19,7 +19,7 @@ from gapless.events import (
     UserMessage,
     VideoPart,
 )
-from gapless.message import media_part, simplest, user_message
+from gapless.user_message import media_part, simplest, user_message
 
 
 def part(**fields: Any) -> SimpleNamespace:

@@ -1,0 +1,324 @@
+"""Agents that fail, say what nobody can write, or are left behind: their runs end once, and no other is harmed."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from gapless import Limits, RunConfig, Runner
+from gapless.agents.base import RunContext
+from gapless.errors import (
+    AgentFailed,
+    AgentInvalid,
+    GaplessError,
+    RunLimit,
+)
+from gapless.events import (
+    AssistantMessage,
+    CustomEvent,
+    RunErrorEvent,
+    RunFinishedCancelledOutcome,
+    RunFinishedEvent,
+    RunFinishedInterruptOutcome,
+    TokenUsage,
+)
+from gapless.records import RunStatus
+from gapless.runs.deadlines import Deadlines
+from gapless.runs.recorder import Recorder
+from tests.support.agents import Gated
+from tests.support.runs import echo, ends, events_of, until
+
+
+async def raises_before(message: str) -> AsyncIterator[str]:
+    raise ValueError("secret: " + message)
+    yield ""
+
+
+async def raises_after(message: str) -> AsyncIterator[str]:
+    yield "shown"
+    raise ValueError("secret: " + message)
+
+
+async def yields_a_number(message: str) -> AsyncIterator[Any]:
+    yield "shown"
+    yield 5
+
+
+async def says_it_failed(message: str) -> AsyncIterator[Any]:
+    yield "shown"
+    yield RunErrorEvent(message="no more", code="quota")
+
+
+@pytest.mark.parametrize(
+    ("agent", "error", "code", "shown"),
+    [
+        (raises_before, AgentFailed, "agent_failed", ""),
+        (raises_after, AgentFailed, "agent_failed", "shown"),
+        (yields_a_number, AgentInvalid, "agent_invalid", "shown"),
+        (says_it_failed, Exception, "quota", "shown"),
+    ],
+)
+async def test_an_agent_that_fails(
+    store: str, agent: Any, error: type[Exception], code: str, shown: str, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO)
+    async with Runner(agent, store=store) as runner:
+        run = await runner.start("word", session_id="s", run_id="r")
+        with pytest.raises(error) as caught:
+            await run.collect()
+        assert (caught.value.code, caught.value.text, caught.value.run_id) == (code, shown, "r")  # type: ignore[attr-defined]
+        record = await run.record()
+        assert record.status is RunStatus.FAILED
+        assert record.error is not None
+        assert record.error["code"] == code
+        events = await events_of(runner, "r")
+        assert "secret" not in str(events[-1]), "an exception's text is not for clients"
+        user, answer = await runner.messages("s")
+        assert isinstance(answer, AssistantMessage)
+        assert (user.content, answer.content) == ("word", shown)
+        assert answer.metadata is not None
+        assert answer.metadata["interrupted"] is True
+        assert answer.metadata["error"]["code"] == code
+        run = await runner.start("again", agent=echo, session_id="s")  # and the session goes on
+        assert (await run.collect()).text == "you said again"
+    assert "word" not in caplog.text, "a message's text is not for logs"
+
+
+async def test_an_agent_that_ignores_its_cancel_is_left_behind(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gapless.runs.execution.CLEANUP_S_MAX", 0.01)
+    release = asyncio.Event()
+
+    async def stubborn(message: str) -> AsyncIterator[str]:
+        yield "shown"
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+        yield "too late"
+
+    async with Runner(stubborn) as runner:
+        run = await runner.start("x")
+        await until(run, 3)
+        await run.cancel()
+        assert (await run.wait()).status is RunStatus.CANCELLED
+        release.set()
+        assert (await run.collect()).text == "shown"
+
+
+async def test_a_journal_has_a_length():
+    async def endless(message: str) -> AsyncIterator[str]:
+        while True:
+            yield "x"
+
+    async with Runner(endless, limits=Limits(journal_events_max=1000)) as runner:
+        with pytest.raises(RunLimit, match="journal_events_max=1000"):
+            await (await runner.start("x")).collect()
+
+
+def _exits(ctx: RunContext) -> Any:
+    raise SystemExit(3)
+
+
+def _interrupts(ctx: RunContext) -> Any:
+    raise KeyboardInterrupt
+
+
+async def _exits_async(ctx: RunContext) -> AsyncIterator[str]:
+    yield "shown"
+    raise SystemExit(3)
+
+
+def _leaves(**what: Any) -> Any:
+    async def agent(ctx: RunContext) -> AsyncIterator[str]:
+        yield "shown"
+        for name, value in what.items():
+            setattr(ctx, name, value)
+
+    return agent
+
+
+def _yields(*items: Any) -> Any:
+    async def agent(ctx: RunContext) -> AsyncIterator[Any]:
+        for item in items:
+            yield item
+
+    return agent
+
+
+EVIL = {
+    "exit": _exits,
+    "keyboard": _interrupts,
+    "exit async": _exits_async,
+    "result object": _leaves(result=object()),
+    "state object": _leaves(state={"x": object()}),
+    "state list": _leaves(state=[1]),
+    "native dict": _leaves(native={}),
+    "usage": _leaves(usage=[object()]),
+    "error code": _yields(RunErrorEvent(message="m", code=500)),  # type: ignore[arg-type]
+    "error message": _yields(RunErrorEvent(message=None)),  # type: ignore[arg-type]
+    "finish result": _yields(RunFinishedEvent(thread_id="t", run_id="r", result=object())),
+    "finish usage": _yields(RunFinishedEvent(thread_id="t", run_id="r", usage=5)),  # type: ignore[arg-type]
+    "own interrupt": _yields(
+        RunFinishedEvent(thread_id="t", run_id="r", outcome=RunFinishedInterruptOutcome(interrupts=[]))
+    ),
+    "custom object": _yields("a", CustomEvent(name="n", value=object())),
+}
+
+
+@pytest.mark.parametrize("name", EVIL)
+async def test_whatever_an_agent_leaves_behind_its_run_ends_and_no_other_is_harmed(store: str, name: str):
+    async with Runner(agents={"evil": EVIL[name], "echo": echo}, store=store) as runner:
+        other = Gated("a")
+        running = await runner.start("x", agent=other)
+        run = await runner.start("x", agent="evil", session_id="s", run_id="r")
+        record = await run.wait()
+        assert record.status is RunStatus.FAILED
+        assert record.error is not None
+        assert record.error["code"] in ("agent_failed", "agent_invalid")
+        await events_of(runner, "r")
+        assert await runner.messages("s")
+        assert (await (await runner.start("next", agent="echo", session_id="s")).collect()).text == "you said next"
+        other.let(2)
+        assert (await running.collect()).text == "a"
+        assert {r.id for r in await runner.list_runs()} >= {"r", running.id}
+
+
+async def test_surrogates_in_results_and_states_are_replaced(store: str):
+    agent = _leaves(result={"k": "\ud800"}, state={"x": "ok"})
+    async with Runner(agent, store=store) as runner:
+        assert (await (await runner.start("x")).collect()).result == {"k": "\ufffd"}
+
+
+async def test_an_agent_that_ends_its_run_as_cancelled_is_believed(store: str):
+    outcome = RunFinishedCancelledOutcome()
+    async with Runner(
+        _yields("a", RunFinishedEvent(thread_id="t", run_id="r", outcome=outcome)), store=store
+    ) as runner:
+        assert (await (await runner.start("x")).wait()).status is RunStatus.CANCELLED
+
+
+async def test_an_agent_left_behind_that_never_waits_does_not_stop_the_worker(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gapless.runs.execution.CLEANUP_S_MAX", 0.01)
+
+    async def spins(message: str) -> AsyncIterator[str]:
+        while True:
+            try:
+                while True:
+                    yield "x"
+            except asyncio.CancelledError:
+                continue
+
+    async with Runner(agents={"spins": spins, "echo": echo}) as runner:
+        run = await runner.start("x", agent="spins", config=RunConfig(timeout=0.05))
+        assert (await run.wait()).status is RunStatus.FAILED
+        assert (await (await runner.start("x", agent="echo")).collect()).text == "you said x"
+
+
+async def test_what_an_agent_left_behind_raises_is_not_for_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("gapless.runs.execution.CLEANUP_S_MAX", 0.01)
+    release = asyncio.Event()
+
+    async def late(message: str) -> AsyncIterator[str]:
+        yield "a"
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+        raise ValueError("secret")
+
+    caplog.set_level(logging.INFO)
+    async with Runner(late) as runner:
+        run = await runner.start("x")
+        await until(run, 3)
+        await run.cancel()
+        await run.wait()
+        (left,) = (task for task in asyncio.all_tasks() if task.get_name() == f"gapless-run-{run.id}")
+        release.set()
+        await asyncio.wait({left})
+        del left
+        gc.collect()
+    assert "secret" not in caplog.text
+
+
+async def test_one_enormous_text_goes_to_the_store_in_pieces(store: str):
+    async def enormous(message: str) -> AsyncIterator[str]:
+        yield "x" * 5_000_000
+
+    async with Runner(enormous, store=store) as runner:
+        sizes: list[int] = []
+        append = runner.store.append
+
+        async def measured(batches: Any) -> Any:
+            sizes.extend(sum(map(len, batch.events)) for batch in batches)
+            return await append(batches)
+
+        runner.store.append = measured  # type: ignore[method-assign]  # to look at what passes
+        run = await runner.start("x")
+        assert (await run.collect()).text == "x" * 5_000_000
+        assert max(sizes) < 2 * 1024 * 1024
+        assert sum(map(len, await runner.store.read(run.id, 0, 10_000))) < 2 * 1024 * 1024
+
+
+async def test_result_and_usage_go_with_the_end(store: str):
+    async def counted(ctx: RunContext) -> AsyncIterator[str]:
+        ctx.add_usage(TokenUsage(model="m", input_tokens=1, output_tokens=2))
+        ctx.add_usage(TokenUsage(model="m", input_tokens=10))
+        ctx.result = {"answer": 42}
+        yield "text"
+
+    async with Runner(counted, store=store) as runner:
+        response = await (await runner.start("x")).collect()
+        assert response.result == {"answer": 42}
+        assert response.usage == [TokenUsage(model="m", input_tokens=11, output_tokens=2)]
+
+
+async def test_an_error_of_the_executions_own_ends_the_run_and_stops_the_agent(monkeypatch: pytest.MonkeyPatch):
+    def broken(self: Any, now: float) -> None:
+        raise ZeroDivisionError
+
+    agent = Gated("shown")
+    monkeypatch.setattr(Deadlines, "next_s", broken)
+    async with Runner(agent) as runner:
+        run = await runner.start("x", run_id="r", config=RunConfig(timeout=30))
+        with pytest.raises(AgentFailed, match="ZeroDivisionError"):
+            await run.collect()
+        assert agent.stopped.is_set()
+        assert ends((await events_of(runner, "r"))[-1])
+
+
+async def test_an_error_that_was_not_set_up_ends_its_run():
+    class Own(GaplessError):
+        def __init__(self) -> None:
+            pass
+
+    async def agent(message: str) -> AsyncIterator[str]:
+        yield "well "
+        raise Own
+
+    async with Runner(agent) as runner:
+        run = await runner.start("x")
+        with pytest.raises(AgentFailed, match="Own"):
+            await run.collect()
+        assert (await run.record()).status is RunStatus.FAILED
+
+
+async def test_an_error_of_the_recorders_own_ends_the_run(monkeypatch: pytest.MonkeyPatch):
+    def broken(self: Recorder) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Recorder, "close_open", broken)
+    async with Runner(echo) as runner:
+        run = await runner.start("x", session_id="s")
+        with pytest.raises(AgentInvalid):
+            await run.collect()
+        assert (await run.record()).status is RunStatus.FAILED
+        await runner.start("y", session_id="s")

@@ -1,0 +1,37 @@
+"""What is dropped of runs that have ended."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gapless import Limits, Runner
+from gapless.errors import (
+    CursorExpired,
+)
+from tests.support.runs import echo
+
+
+async def test_events_past_their_retention_are_gone_and_the_session_stays(store: str):
+    async with Runner(echo, store=store) as runner:
+        run = await runner.start("x", session_id="s")
+        record = await run.wait()
+        assert record.ended_at is not None
+        while run.id in runner.executions:  # its journal is at hand until then
+            await asyncio.sleep(0)
+        assert await runner.store.expire(record.ended_at + 1) == 1
+        with pytest.raises(CursorExpired):
+            await run.collect()
+        assert len(await runner.messages("s")) == 2
+
+
+async def test_ended_runs_keep_no_more_than_kept_bytes_max(store: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gapless.runs.keeper.EXPIRE_EVERY_S", 0.0)
+    monkeypatch.setattr("gapless.runs.keeper.WATCH_S", 0.01)  # how often it looks: the lease stays long
+    async with Runner(echo, store=store, limits=Limits(kept_bytes_max=1), retention_s=None) as runner:
+        run = await runner.start("x", session_id="s")
+        async with asyncio.timeout(10):
+            while not (await run.record()).expired:
+                await asyncio.sleep(0.01)
+        assert len(await runner.messages("s")) == 2

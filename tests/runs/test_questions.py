@@ -1,0 +1,141 @@
+"""Questions that a run puts to people, and their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gapless import RunConfig, Runner
+from gapless.agents.base import RunContext
+from gapless.errors import (
+    AgentInvalid,
+    InputInvalid,
+    RunFenced,
+)
+from gapless.events import (
+    Interrupt,
+    ResumeEntry,
+    RunFinishedEvent,
+    RunStartedEvent,
+)
+from gapless.records import RunStatus
+from tests.support.runs import LoopClock, ask, echo, ends, events_of
+
+
+async def test_an_interrupt_waits_for_its_answer(store: str):
+    clock = LoopClock()
+    async with Runner(ask, store=store) as runner:
+        run = await runner.start("x", run_id="r", config=RunConfig(timeout=30))
+        async for event in run.events():
+            if isinstance(event, RunFinishedEvent):
+                break
+        assert (await run.record()).status is RunStatus.WAITING
+        await clock.pass_(60)  # past the timeout: waiting for a person does not count
+        with pytest.raises(InputInvalid, match="waits for no answer"):
+            await (await runner.start("y", agent=echo)).answer([])
+        with pytest.raises(InputInvalid, match="waits for answers to i"):
+            await run.answer([ResumeEntry(interrupt_id="j", status="resolved")])
+        await run.answer([ResumeEntry(interrupt_id="i", status="resolved", payload={"approved": True})])
+        response = await run.collect()
+        assert response.text == "may I? resolved {'approved': True}"
+        assert (await run.record()).status is RunStatus.FINISHED
+        events = await events_of(runner, "r")
+        assert [type(e) for e in events].count(RunStartedEvent) == 2
+
+
+async def test_an_answer_that_comes_too_late_is_told_why(tmp_path: Path):
+    store = f"sqlite:///{tmp_path}/late.db"
+    async with Runner(ask, store=store) as runner:
+        run = await runner.start("x", run_id="r")
+        async for event in run.events():
+            if isinstance(event, RunFinishedEvent):
+                break
+    async with Runner(ask, store=store) as runner:
+        with pytest.raises(InputInvalid, match="stopped before the run had finished; ask again"):
+            await runner.answer("r", [ResumeEntry(interrupt_id="i", status="resolved", payload=True)])
+
+
+async def ask_nothing(ctx: RunContext) -> AsyncIterator[str]:
+    yield "well "
+    await ctx.interrupt([])
+
+
+async def ask_while_asking(ctx: RunContext) -> AsyncIterator[str]:
+    yield "well "
+    await asyncio.gather(*(ctx.interrupt([Interrupt(id=name, reason="approval")]) for name in "ij"))
+
+
+@pytest.mark.parametrize(("agent", "why"), [(ask_nothing, "without a question"), (ask_while_asking, "already")])
+async def test_an_interrupt_that_cannot_be_answered_fails_the_run(agent: Any, why: str):
+    async with Runner(agent) as runner:
+        run = await runner.start("x", config=RunConfig(timeout=30))
+        with pytest.raises(AgentInvalid, match=why):
+            await run.collect()
+
+
+async def test_an_agent_that_waits_no_longer_for_its_answer_goes_on(store: str):
+    async def impatient(ctx: RunContext) -> AsyncIterator[str]:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await ctx.interrupt([Interrupt(id="i", reason="approval")])
+        yield "nobody said no"
+
+    async with Runner(impatient, store=store) as runner:
+        run = await runner.start("x", run_id="r")
+        assert (await run.collect()).text == "nobody said no"
+        assert (await run.record()).status is RunStatus.FINISHED
+        events = await events_of(runner, "r")
+        assert [type(e) for e in events].count(RunStartedEvent) == 2
+
+
+@pytest.mark.parametrize("turns", range(0, 16, 3))
+async def test_what_an_agent_leaves_running_asks_nothing_once_its_run_has_ended(store: str, turns: int):
+    left: list[asyncio.Task[Any]] = []
+
+    async def agent(ctx: RunContext) -> AsyncIterator[str]:
+        async def later() -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await ctx.interrupt([Interrupt(id="i", reason="late")])
+
+        yield "done"
+        left.append(asyncio.create_task(later()))
+
+    async with Runner(agent, store=store) as runner:
+        run = await runner.start("x", run_id="r")
+        await run.wait()
+        (task,) = left
+        with pytest.raises(RunFenced, match="run r has ended"):
+            await task
+        assert ends((await events_of(runner, "r"))[-1])
+        assert (await run.record()).status is RunStatus.FINISHED
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_an_answer_that_comes_as_the_run_ends_adds_nothing_after_its_end(store: str, turns: int):
+    left: list[asyncio.Task[Any]] = []
+
+    async def agent(ctx: RunContext) -> AsyncIterator[str]:
+        async def answer() -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            execution.questions.resolve([ResumeEntry(interrupt_id="i", status="resolved")])
+
+        execution = runner.executions["r"]
+        yield "done"
+        left.append(asyncio.create_task(ctx.interrupt([Interrupt(id="i", reason="late")])))
+        for _ in range(50):  # until nobody has anything else to do
+            await asyncio.sleep(0)
+        left.append(asyncio.create_task(answer()))
+
+    async with Runner(agent, store=store) as runner:
+        run = await runner.start("x", run_id="r")
+        await run.wait()
+        await asyncio.gather(*left, return_exceptions=True)
+        assert ends((await events_of(runner, "r"))[-1])
+        assert (await run.record()).status is RunStatus.FINISHED
