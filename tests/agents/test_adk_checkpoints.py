@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from google.adk.agents import LlmAgent, LoopAgent, ParallelAgent, SequentialAgent
 from google.adk.events import RequestInput
@@ -18,7 +20,9 @@ from google.adk.tools import AgentTool, FunctionTool, LongRunningFunctionTool
 from google.adk.workflow import START, Workflow
 from google.genai import types
 
-from gapless import Runner
+import gapless
+from gapless import RunConfig, Runner, StreamingMode
+from gapless.agents.adk import ADKAgent
 from gapless.agents.base import RunContext
 from gapless.events import Event, Interrupt, ResumeEntry, RunFinishedEvent
 from gapless.fold import Fold
@@ -355,3 +359,139 @@ async def test_what_a_session_service_has_beyond_the_checkpoint_is_not_done_agai
             lost.cancel()
             break
     assert not wrong, "\n".join(map(str, wrong))
+
+
+# -- what is kept beside the events ------------------------------------------------------------------------------------
+
+
+async def lost_and_found(
+    make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, lost: Callable[[Place], bool], **options: Any
+) -> tuple[Place, Runner, list[Event]]:
+    """Run it on a worker that is lost as soon as that is true, and to its end on another."""
+    place = Place(monkeypatch)
+    first, second = await place.worker(make()), await place.worker(make())
+    await first.start("clean up", session_id="s", run_id="r", agent="agent", **options)
+    await until(lambda: lost(place), "it is time")
+    place.gone = first.executions["r"]._context
+    await place.lose(first, second)
+    events = await asyncio.wait_for(answer_all(second), 5)
+    await first.close()
+    return place, second, events
+
+
+def pays(repeatable: Any, on_tool: bool) -> Callable[[], LlmAgent]:
+    def make() -> LlmAgent:
+        async def pay(amount: int, tool_context: Any) -> dict[str, str]:
+            """Pays."""
+            done["pay"] += 1
+            if done["pay"] == 1:
+                await asyncio.Event().wait()  # until the worker is lost
+            assert gapless.call_key(tool_context.function_call_id) == "r:c-pay"
+            return {"paid": str(amount)}
+
+        tool = FunctionTool(pay)
+        if on_tool:
+            tool.custom_metadata = {"repeatable": repeatable}
+        else:
+            pay.repeatable = repeatable  # type: ignore[attr-defined]
+        return agent("payer", [Call("pay", {"amount": 5}, id="c-pay")], ["Well."], tools=[tool])
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("repeatable", "on_tool", "paid", "result"),
+    [
+        (True, True, 2, "paid"),
+        (False, True, 1, "unknown whether"),
+        (False, False, 1, "unknown whether"),
+        ("ask", True, 2, "paid"),
+    ],
+)
+async def test_a_call_that_was_under_way_is_made_again_or_not(
+    repeatable: Any, on_tool: bool, paid: int, result: str, monkeypatch: pytest.MonkeyPatch
+):
+    make = pays(repeatable, on_tool)
+    _, second, events = await lost_and_found(make, monkeypatch, lambda _: done["pay"] == 1)
+    async with second:
+        assert done["pay"] == paid
+        assert [result in text for text in said(events) if text.startswith("c-pay:")] == [True]
+        asked = [event for event in events if getattr(getattr(event, "outcome", None), "interrupts", None)]
+        assert len(asked) == (repeatable == "ask")
+        assert "payer: Well." in said(events)
+
+
+async def test_a_checkpoint_of_another_version_ends_the_run_and_keeps_its_text(monkeypatch: pytest.MonkeyPatch):
+    place = Place(monkeypatch)
+    place.lose_at = 3
+    first, second = await place.worker(single()), await place.worker(single())
+    await first.start("clean up", session_id="s", run_id="r", agent="agent")
+    await asyncio.wait_for(place.lost.wait(), 5)
+    kept = place.memory.checkpoints["r"]
+    place.memory.checkpoints["r"] = msgspec.structs.replace(
+        kept, data=kept.data.replace(b'"content":{', b'"content":[', 1)
+    )
+    await place.lose(first, second)
+    record = await (await second.attach("r")).wait()
+    assert record.error is not None
+    assert record.error["code"] == "checkpoint_unreadable"
+    assert "Let me see. " in str(await second.messages("s"))
+    await first.close()
+    await second.close()
+
+
+async def test_usage_limits_state_and_deps_go_on_where_they_were(monkeypatch: pytest.MonkeyPatch):
+    def note(tool_context: Any) -> dict[str, Any]:
+        """Notes."""
+        state = tool_context.state
+        state["temp:count"] = state.get("temp:count", 0) + 1
+        return {"deps": state["temp:deps"], "count": state["temp:count"], "weight": state.get("weight")}
+
+    def make() -> ADKAgent:
+        calls = [Call("weigh", {}, id="c-1"), Call("note", {}, id="c-2")]
+        scripts = [calls, [Call("note", {}, id="c-3")], [Call("note", {}, id="c-4")], ["End."]]
+        return ADKAgent(agent("noter", *scripts, tools=[weigh, note]), deps=lambda ctx: f"deps of {ctx.run_id}")
+
+    place, second, events = await lost_and_found(
+        make, monkeypatch, lambda place: place.saves == 3, config=RunConfig(max_llm_calls=3)
+    )
+    async with second:
+        record = place.record()
+        assert record.error is not None
+        assert record.error["code"] == "run_limit"  # the fourth call of the model, wherever the first was made
+        noted = [text for text in said(events) if '"count"' in text]
+        for number, text in enumerate(noted, 1):
+            assert f'"deps":"deps of r","count":{number}' in text
+        assert len(noted) == 3
+        assert '"weight":7' in noted[-1]
+
+
+async def test_a_live_run_is_not_gone_on_with(monkeypatch: pytest.MonkeyPatch):
+    place = Place(monkeypatch)
+    await place.worker(single())
+    runner = await place.worker(single())
+    run = await runner.start("x", run_id="r", agent="agent", config=RunConfig(streaming_mode=StreamingMode.BIDI))
+    assert run.started.config is not None
+    assert run.started.config.on_worker_lost == "fail"
+    await run.cancel()
+    await runner.close()
+
+
+async def test_a_run_that_waits_goes_on_in_a_process_that_starts_later(tmp_path: Path):
+    store = f"sqlite:///{tmp_path / 'j.db'}"
+    async with Runner(sequential(), store=store) as runner:
+        run = await runner.start("clean up", session_id="s", run_id="r")
+        await until(lambda: "asker 0" in done, "it asks")
+        while (await run.record()).status is not RunStatus.WAITING:
+            await asyncio.sleep(0.01)
+    for _ in range(2):  # restarts in between
+        async with Runner(sequential(), store=store) as runner:
+            assert (await runner.get_run("r")).status is RunStatus.WAITING
+    async with Runner(sequential(), store=store) as runner:
+        events = await asyncio.wait_for(answer_all(runner), 10)
+        assert (await runner.get_run("r")).status is RunStatus.FINISHED
+        assert "last: After." in said(events)
+        assert done["delete a"] == 1
+        assert {name: count for name, count in done.items() if count > 1} == {"look": 3}
+        more = await (await runner.start("more", session_id="s")).collect()
+        assert more.text
