@@ -402,3 +402,22 @@ async def test_a_run_of_an_agent_that_nobody_has_is_closed_in_time(place: Place,
         events = await events_of(stranger)
     assert isinstance(events[-1], RunErrorEvent)
     assert events[-1].code == "worker_lost"
+
+
+async def test_some_of_several_questions_may_be_answered_first_and_elsewhere(place: Place, parked_at_once: None):
+    class Asks(Agent):
+        continues = "from_checkpoint"
+        name = "asks"
+
+        async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+            answers = await ctx.interrupt([Interrupt(id=id, reason="input_required") for id in "abc"])
+            yield " ".join(f"{answer.interrupt_id}={answer.payload}" for answer in answers)
+
+    workers = [await place.worker(Asks()) for _ in range(3)]
+    await workers[0].start("x", run_id="r", agent="agent")
+    for worker, id in zip(workers, "bca", strict=True):
+        await place.is_parked()
+        with pytest.raises(InputInvalid, match="waits for answers to"):
+            await worker.answer("r", yes("none of them"), some=True)
+        await worker.answer("r", yes(id, id.upper()), some=True)
+    assert (await (await workers[1].attach("r")).collect()).text == "b=B c=C a=A"

@@ -149,24 +149,29 @@ def _said(messages: Sequence[Message]) -> list[tuple[type, str]]:
     return said
 
 
-async def answer_interrupts(runner: Runner, record: RunRecord, entries: list[ResumeEntry]) -> int:
-    """Answer what the run waits for, and wait until it goes on; the position after which it does. A repeated answer
-    finds its place again. Raises `InputInvalid` where the run never asked that, asked more, or has another answer."""
+async def answer_interrupts(
+    runner: Runner, record: RunRecord, entries: list[ResumeEntry], *, some: bool = False
+) -> int:
+    """Answer what the run waits for, or `some` of that, and wait until it goes on; the position after which it does. A
+    repeated answer finds its place again. Raises `InputInvalid` where the run never asked that, asked more, or has
+    another answer."""
     try:
-        await runner.answer(record.id, entries)
+        await runner.answer(record.id, entries, some=some)
     except InputInvalid:
-        if (place := await _place_of(runner, record, entries)) is None:
+        if (place := await _place_of(runner, record, entries, some=some)) is None:
             raise
         await runner.readers.wait_past(record.id, place)  # the answer that was taken may not be recorded yet
-        again = await _place_of(runner, record, entries, place - 1)
+        again = await _place_of(runner, record, entries, place - 1, some=some)
         return place if again is None else again
     await runner.readers.wait_past(record.id, record.last_seq)
     # Two may answer at the same instant, and one of them is late.
-    place = await _place_of(runner, record, entries, max(record.last_seq - 1, 0))
+    place = await _place_of(runner, record, entries, max(record.last_seq - 1, 0), some=some)
     return record.last_seq if place is None else place
 
 
-async def _place_of(runner: Runner, record: RunRecord, entries: list[ResumeEntry], after: int = 0) -> int | None:
+async def _place_of(
+    runner: Runner, record: RunRecord, entries: list[ResumeEntry], after: int = 0, *, some: bool = False
+) -> int | None:
     """Return where the run asked, after this position, what these answer. Raises `InputInvalid` where it was answered
     otherwise.
     """
@@ -181,7 +186,8 @@ async def _place_of(runner: Runner, record: RunRecord, entries: list[ResumeEntry
                         return place
                     otherwise = True
             asked = {interrupt.id for interrupt in interrupts_in(event)}
-            place = seq if asked and asked <= answers.keys() else None
+            answered = bool(asked & answers.keys()) if some else bool(asked) and asked <= answers.keys()
+            place = seq if answered else None
         after += len(events)
     if otherwise and place is None:
         raise InputInvalid(f"run {record.id} went on with another answer", run_id=record.id)

@@ -89,13 +89,13 @@ class Commands:
         if owner == "":
             await self._here.claim(run, RunCancelled("cancelled", run_id=run.id))
 
-    async def resolve(self, run: RunRecord, entries: list[ResumeEntry]) -> None:
-        """Answer the interrupts of a waiting run. All that it waits for have to be answered.
+    async def resolve(self, run: RunRecord, entries: list[ResumeEntry], *, some: bool = False) -> None:
+        """Answer the interrupts of a waiting run: all that it waits for, or `some`, and then it waits for the rest.
 
         Raises `InputInvalid`, `InputTooLarge`, `StoreUnavailable`."""
         store = self._journals.store
         while True:
-            await self._check_answers(run, entries)
+            await self._check_answers(run, entries, some=some)
             command = Command(kind="input", resume=entries)
             try:
                 owner = await store.answer(run.id, run.last_seq, msgspec.json.encode(command))
@@ -109,11 +109,12 @@ class Commands:
                     await self._here.claim(run)
                 return
 
-    async def _check_answers(self, run: RunRecord, entries: list[ResumeEntry]) -> None:
+    async def _check_answers(self, run: RunRecord, entries: list[ResumeEntry], *, some: bool) -> None:
         waits_for = "no answer"
         if run.status is RunStatus.WAITING:
             (event,) = await self._journals.store.read(run.id, run.last_seq - 1, 1)
-            missing = {interrupt.id for interrupt in interrupts_in(event)} - {entry.interrupt_id for entry in entries}
+            asked, given = {one.id for one in interrupts_in(event)}, {entry.interrupt_id for entry in entries}
+            missing = set() if some and asked & given else asked - given
             waits_for = f"answers to {', '.join(sorted(missing))}" if missing else ""
         if waits_for:
             state = run.status.value + (f" ({run.error['message']})" if run.error else "")

@@ -94,6 +94,14 @@ class Questions:
             raise AgentInvalid(f"run {run_id}: a live run waits for no answer; ask, and hear what is said")
         if not interrupts:  # nobody can answer nothing: it would stand still until its timeout
             raise AgentInvalid(f"run {run_id}: interrupted without a question")
+        answers: list[ResumeEntry] = []
+        while interrupts:  # some of them may be answered first
+            answers += await self._ask_for(interrupts)
+            given = {answer.interrupt_id for answer in answers}
+            interrupts = [one for one in interrupts if one.id not in given]
+        return answers
+
+    async def _ask_for(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
         if self._known:
             return await self._ask_again(self._known.popleft(), interrupts)
         interrupts = self._dated(interrupts)
@@ -201,7 +209,7 @@ class Questions:
         if self._answers is None or self._answers.done():
             return False
         asked = {interrupt.id for interrupt in self.waiting}
-        if not asked <= {entry.interrupt_id for entry in entries}:
+        if asked.isdisjoint(entry.interrupt_id for entry in entries):
             return False
         self._answers.set_result(([entry for entry in entries if entry.interrupt_id in asked], command_id))
         return True

@@ -315,13 +315,14 @@ class Runner(Asking):
         await self.worker.commands.cancel(record)
         return record
 
-    async def answer(self, run: str | RunRecord, entries: list[ResumeEntry]) -> None:
+    async def answer(self, run: str | RunRecord, entries: list[ResumeEntry], *, some: bool = False) -> None:
         """Answer the interrupts of a waiting run, wherever it executes: all that it waits for, with one of `entries`
-        each. `run` is its id, or its record where that has just been read.
+        each, or `some` of them; then it waits for the rest. `run` is its id, or its record where that has just been
+        read.
 
         Raises `RunNotFound`, `InputInvalid`, `InputTooLarge`, `StoreUnavailable`.
         """
-        await self.worker.commands.resolve(await self._record(run), entries)
+        await self.worker.commands.resolve(await self._record(run), entries, some=some)
 
     async def send(self, run_id: str, request: LiveRequest, *, wait: bool = False) -> None:
         """Say something, `request`, to the live run `run_id`, wherever it executes. With `wait`, where its agent is too

@@ -416,6 +416,41 @@ async def test_a_confirmation_as_adks_clients_give_it(route: str, client_of: Cli
     assert fired == ["job"]
 
 
+def questions(events: list[Any]) -> list[Any]:
+    parts = [part for event in events for part in (event.get("content") or {}).get("parts", [])]
+    calls = [part["functionCall"] for part in parts if "functionCall" in part]
+    return [call for call in calls if call["name"] == "adk_request_confirmation"]
+
+
+async def test_two_confirmations_are_given_one_by_one(client_of: ClientOf):
+    fired = []
+
+    def fire(what: str) -> str:
+        """Fires."""
+        fired.append(what)
+        return "gone"
+
+    calls = [Call("fire", {"what": "job"}, id="c1"), Call("fire", {"what": "gun"}, id="c2")]
+    agent = LlmAgent(
+        name="boss", model=Scripted(calls, ["As you wish."]), tools=[FunctionTool(fire, require_confirmation=True)]
+    )
+    client = await client_of(Runner(agent))
+    await session(client, "boss")
+    _, got = await run_sse(client, body("boss"))
+    asked = questions(documents(got))
+    assert [call["args"]["originalFunctionCall"]["id"] for call in asked] == ["c1", "c2"]
+    for call in (*asked, asked[0]):  # the last is a repetition
+        response = {"functionResponse": {"id": call["id"], "name": call["name"], "response": {"confirmed": True}}}
+        answered = await client.post("/run_sse", json=body("boss", [response]))
+        assert answered.status_code == 200
+        said = documents(frames(answered.content)[:-1])
+        if call is asked[0] and not fired:
+            assert [rest["id"] for rest in questions(said)] == [asked[1]["id"]]
+        elif call is asked[1]:
+            assert text_of(said, partial=False) == "As you wish."
+    assert sorted(fired) == ["gun", "job"]
+
+
 async def test_a_long_running_tool_is_marked_and_answered(client_of: ClientOf):
     def ship() -> dict[str, str]:
         """Ships."""
