@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from google.adk.events import RequestInput
 from google.adk.tools import FunctionTool, LongRunningFunctionTool
+from google.adk.workflow import START, Workflow
 
 from gapless import Runner
 from gapless.events import (
@@ -125,3 +128,22 @@ async def test_tools_of_the_client_end_the_run_with_their_calls_and_come_back_wi
         ("model", "call locate"),
         ("user", "result locate {'result': 'Bern'}"),
     ]
+
+
+async def test_an_answer_that_does_not_fit_what_is_asked_is_asked_for_again():
+    async def question(ctx: Any, node_input: Any) -> AsyncIterator[RequestInput]:
+        number = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+        yield RequestInput(interrupt_id="q", message="How many?", response_schema=number)
+
+    def end(node_input: Any) -> dict[str, Any]:
+        return {"end": node_input}
+
+    async with Runner(Workflow(name="flow", edges=[(START, question, end)])) as runner:
+        run, asked = await runner.start("x"), []
+        async for event in run.events():
+            if isinstance(event, RunFinishedEvent) and (interrupts := getattr(event.outcome, "interrupts", None)):
+                asked += [interrupt.message for interrupt in interrupts]
+                payload = {"n": "many"} if len(asked) == 1 else {"n": 3}
+                await run.answer([ResumeEntry(interrupt_id="q", status="resolved", payload=payload)])
+        assert asked == ["How many?", "How many? (The answer did not fit.)"]
+        assert (await run.collect()).result == {"end": {"n": 3}}

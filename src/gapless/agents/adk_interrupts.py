@@ -14,7 +14,7 @@ from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, INPUT, without_sec
 from gapless.events import Interrupt, ResumeEntry
 from gapless.jsontext import decode_json
 
-__all__ = ["interrupt_for", "response_to"]
+__all__ = ["fits", "interrupt_for", "response_to"]
 
 _APPROVAL = {
     "type": "object",
@@ -70,6 +70,23 @@ def _approval(call_id: str, args: dict[str, Any], adk: dict[str, Any], shown_id:
         response_schema=_APPROVAL,
         metadata={**called, "adk": adk},
     )
+
+
+def fits(call: types.FunctionCall, response: dict[str, Any]) -> bool:
+    """Return whether ADK takes this answer: where it does not, it would raise with the answer in the session already,
+    and never get past it."""
+    schema = (call.args or {}).get("response_schema")
+    if call.name != INPUT or schema is None or list(response) == ["error"]:
+        return True
+    try:
+        from google.adk.workflow.utils import _rehydration_utils as resuming
+
+        resuming._validate_resume_response(resuming._unwrap_response(response), schema)
+    except (ImportError, AttributeError):  # another version, which says it by itself
+        return True
+    except ValueError:
+        return False
+    return True
 
 
 def response_to(call: types.FunctionCall, entry: ResumeEntry) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pydantic_core import to_jsonable_python
 
 from gapless.agents.adk_checkpoints import Progress
 from gapless.agents.adk_events import Translation
-from gapless.agents.adk_interrupts import response_to
+from gapless.agents.adk_interrupts import fits, response_to
 from gapless.agents.adk_live import cannot_be_live, is_from_model
 from gapless.agents.adk_resuming import Place, answered_by, place_of
 from gapless.agents.base import SEE_LOG, AgentItem, RunContext, log_raised
@@ -93,12 +93,12 @@ class Turn:
 
     async def begin(self, message: types.Content) -> tuple[list[types.Content | None], list[AgentItem]]:
         """Return what ADK is to be given, None for going on with the invocation, and what is to be shown before."""
-        progress, translation = self.progress, self.translation
+        progress = self.progress
         if progress is None or not progress.goes_on:
             return [message], []
         answers, items = progress.kept_answers(), list[AgentItem]()
         if progress.kept.asking:
-            answers, items = self._answered(await self.ctx.interrupt(translation.interrupts()))
+            answers, items = self._answered(await self._fitting_answers())
         items += progress.catch_up()
         left = [answer for answer in answers if not progress.has(answer)]
         self._unanswered = {id: place for answer in left for id, place in progress.asked_by(answer)}
@@ -117,11 +117,30 @@ class Turn:
         """Ask what is pending; return the answers for ADK, and what of them is to be shown."""
         if self.progress is not None:
             await self.progress.ask()
-        answers, items = self._answered(await self.ctx.interrupt(self.translation.interrupts()))
+        answers, items = self._answered(await self._fitting_answers())
         messages: list[types.Content | None] = [*answers]
         if self.progress is not None:
             self.progress.answers = messages
         return messages, items
+
+    async def _fitting_answers(self) -> list[ResumeEntry]:
+        """Ask until every answer is one that ADK takes."""
+        answers: list[ResumeEntry] = []
+        asked = self.translation.interrupts()
+        while asked:
+            given = [one for one in await self.ctx.interrupt(asked) if self._fits(one)]
+            fit = {one.interrupt_id for one in given}
+            answers += given
+            asked = [
+                msgspec.structs.replace(one, message=f"{one.message or ''} (The answer did not fit.)".strip())
+                for one in asked
+                if one.id not in fit
+            ]
+        return answers
+
+    def _fits(self, entry: ResumeEntry) -> bool:
+        call, _ = self.translation.pending[entry.interrupt_id]
+        return fits(call, response_to(call, entry))
 
     def _answered(self, entries: list[ResumeEntry]) -> tuple[list[types.Content], list[AgentItem]]:
         """Return the answers as the messages that ADK goes on with, and the results of calls that they are. Agents that
