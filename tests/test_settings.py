@@ -163,3 +163,26 @@ async def test_numbers_without_bound_are_refused_over_http(client_of: Callable[.
         ):
             refused = await client.post(path, content=body, headers={"content-type": "application/json"})
             assert refused.status_code in (400, 422), (path, number, refused.text)
+
+
+def test_what_the_operator_bounds_a_client_may_only_lower_under_whatever_name():
+    own = RunConfig(model_settings={"max_tokens": 100, "reasoning_effort": "medium", "temperature": 0.1})
+
+    def asked(**settings: Any) -> dict[str, Any]:
+        return own.narrowed({"model_settings": settings}).model_settings
+
+    assert asked(temperature=1.5) == own.model_settings | {"temperature": 1.5}, "it costs nothing"
+    assert asked(max_tokens=5)["max_tokens"] == 5
+    lowered = asked(max_completion_tokens=7, max_output_tokens=9)
+    assert lowered == own.model_settings | {"max_tokens": 7}, "under the operator's name, which its agents take"
+    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
+        for value in (101, 10**9, None, -1, 0, 5.5, True, "5", [5]):
+            with pytest.raises(InputInvalid, match="at most 100"):
+                asked(**{name: value})
+    assert asked(reasoning_effort="low")["reasoning_effort"] == "low"
+    for dearer in ({"reasoning_effort": "high"}, {"thinking": "xhigh"}, {"thinking": {"budget_tokens": 9}}):
+        with pytest.raises(InputInvalid, match="at most 'medium'"):
+            asked(**dearer)
+    assert asked(thinking=False)["thinking"] is False
+    free = RunConfig().narrowed({"model_settings": {"max_tokens": 10**6, "thinking": {"budget_tokens": 9}}})
+    assert free.model_settings == {"max_tokens": 10**6, "thinking": {"budget_tokens": 9}}, "nobody bounds it"

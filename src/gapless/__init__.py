@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gapless.agents.replaying import replays
     from gapless.aggregator import StreamingResponseAggregator
     from gapless.client import ClientLimits, GaplessClient, SyncClient, durable_transport
-    from gapless.config import ClientConfig, Limits, RunConfig, StreamingMode
+    from gapless.config import ClientConfig, ConnectionLimits, Limits, RunConfig, StreamingMode
     from gapless.errors import GaplessError
     from gapless.events import (
         ActivityDeltaEvent,
@@ -77,6 +77,7 @@ _MODULES = {
     "AgentItem": "agents.base",
     "ClientConfig": "config",
     "ClientLimits": "client",
+    "ConnectionLimits": "config",
     "GaplessClient": "client",
     "GaplessError": "errors",
     "Limits": "config",
@@ -113,6 +114,7 @@ __all__ = [
     "AssistantMessage",
     "ClientConfig",
     "ClientLimits",
+    "ConnectionLimits",
     "CustomEvent",
     "Event",
     "GaplessClient",

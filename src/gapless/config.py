@@ -9,9 +9,9 @@ from typing import Any, Literal
 import msgspec
 
 from gapless.errors import InputInvalid
-from gapless.settings import CLIENT_SETTINGS, check_settings
+from gapless.settings import CLIENT_SETTINGS, check_settings, joined
 
-__all__ = ["ClientConfig", "Limits", "RunConfig", "StreamingMode"]
+__all__ = ["ClientConfig", "ConnectionLimits", "Limits", "RunConfig", "StreamingMode"]
 
 COALESCE_MS_MAX = 10_000
 """Live followers see nothing of a run for so long at most because of its `coalesce_ms`."""
@@ -95,8 +95,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         client_config: ClientConfig | None = None,
     ) -> RunConfig:
         """Return this config with the fields that a client asks for in their place: its model settings join these, a
-        bound it may only draw closer, and where there is a choice it has those that are left to it. Raises
-        `InputInvalid`.
+        bound it may only draw closer (tokens and effort too), and where there is a choice it has those that are left to
+        it. Raises `InputInvalid`.
 
         Args:
             asked: The fields that the client has sent, by name.
@@ -115,7 +115,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
                 raise InputInvalid(f"config.{name}: at most {most:g} here, not {wanted!r}")
         if "model_settings" in asked:
             check_settings(asked["model_settings"], client_settings)
-            asked = {**asked, "model_settings": {**self.model_settings, **asked["model_settings"]}}
+            asked = {**asked, "model_settings": joined(self.model_settings, asked["model_settings"])}
         try:
             return msgspec.structs.replace(self, **asked)
         except ValueError as error:
@@ -178,3 +178,23 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept of where a run stands; one that needs more goes on only at the worker that executes it."""
     history_messages_max: int = 10_000
     """Messages of a session's history that are given to an agent; the oldest are dropped first."""
+
+
+class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds what a server takes before it knows who asks. Past one, a connection is answered and closed."""
+
+    connections_max: int = 10_000
+    """Connections of one process. `gapless serve` lowers it to what the process's descriptors leave room for."""
+    connections_per_address_max: int = 500
+    """Connections of one peer address; IPv6 addresses with the same first 64 bits are one. Proxies that uvicorn's
+    `forwarded_allow_ips` names are not counted so."""
+    head_bytes_max: int = 64 * 1024
+    """A request's URL and headers; and what is in a body's frame, such as trailers, between two pieces of the body."""
+    headers_max: int = 256
+    """A request's headers."""
+    head_s: int = 20
+    """From the connection, or the first byte, to the end of a request's headers, in seconds."""
+    body_s: int = 120
+    """From there to the end of its body."""
+    unread_s: int = 60
+    """A client that takes nothing for so long of an answer that waits for it is cut off. Streams wait."""

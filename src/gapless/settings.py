@@ -14,7 +14,7 @@ import msgspec
 
 from gapless.errors import InputInvalid
 
-__all__ = ["CLIENT_SETTINGS", "SETTINGS_BYTES_MAX", "SETTINGS_DEPTH_MAX", "check_settings", "walk"]
+__all__ = ["CLIENT_SETTINGS", "SETTINGS_BYTES_MAX", "SETTINGS_DEPTH_MAX", "check_settings", "joined", "walk"]
 
 CLIENT_SETTINGS = frozenset(
     {
@@ -44,6 +44,12 @@ SETTINGS_BYTES_MAX = 128 * 1024
 """JSON of all the settings of one request; a large `response_format` is a tenth of it."""
 SETTINGS_DEPTH_MAX = 40
 """Arrays and objects within each other: a JSON Schema needs two or three for each level of what it describes."""
+TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+"""One bound under the names of three APIs."""
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+"""How much a model may think, which is paid like what it says, from least to most."""
+THINKING = ("reasoning_effort", "thinking")
+"""One bound under two names; `thinking` may also be false ("none") or true ("medium")."""
 NUMBER_MAX = 2**53
 """Numbers are between minus and plus this, where JSON's readers agree on whole ones (RFC 8259, section 6)."""
 
@@ -70,6 +76,36 @@ def check_settings(settings: Mapping[str, Any], allowed: Collection[str] = CLIEN
         raise InputInvalid(
             f"config.model_settings: {size_bytes} bytes as JSON; at most {SETTINGS_BYTES_MAX} may be set in a request"
         )
+
+
+def joined(own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the operator's settings with those that a client asks for in their place. How much may be said and thought
+    a client may only lower where the operator has said it, under whatever name.
+
+    Raises `InputInvalid`."""
+    settings = {**own, **asked}
+    own_tokens = {name: own[name] for name in TOKENS if own.get(name) is not None}
+    if own_tokens:
+        most = min(own_tokens.values())
+        for name in asked.keys() & TOKENS:
+            if type(asked[name]) is not int or not 0 < asked[name] <= most:
+                raise InputInvalid(f"config.model_settings: {name} is a whole number of at most {most} here")
+            del settings[name]
+        wanted = min((asked[name] for name in asked.keys() & TOKENS), default=None)
+        settings |= {name: bound if wanted is None else min(bound, wanted) for name, bound in own_tokens.items()}
+    own_efforts = [effort for name in THINKING if (effort := _effort(own.get(name))) is not None]
+    if own_efforts:
+        for name in asked.keys() & THINKING:
+            effort = _effort(asked[name])
+            if asked[name] != own.get(name) and (effort is None or effort > min(own_efforts)):
+                raise InputInvalid(f"config.model_settings: {name} is at most {EFFORTS[min(own_efforts)]!r} here")
+    return settings
+
+
+def _effort(value: Any) -> int | None:
+    """Its place among `EFFORTS`; None where it has none."""
+    value = "none" if value is False else "medium" if value is True else value
+    return EFFORTS.index(value) if value in EFFORTS else None
 
 
 def walk(value: Any, depth: int) -> Iterator[tuple[Any, int]]:

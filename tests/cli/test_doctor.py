@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from gapless.cli import app, doctor
+from gapless.cli import app, doctor, listen
 from gapless.cli.doctor import Turn, diagnose_failure, diagnose_turn
 from gapless.errors import AgentInvalid, ExtraMissing, ToolFailed
 
@@ -112,6 +112,21 @@ def test_the_place_is_examined(agents: str, tmp_path: Path) -> None:
     assert "new.db is writable" in output
     left = {path.name for path in tmp_path.iterdir()}
     assert left - {"__pycache__"} == {"agents.py"}  # looking leaves nothing behind
+
+
+def test_few_descriptors_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for descriptors, level, said in ((1024, "note", "a server here takes 768 connections"), (None, "ok", "10000")):
+        report = Report()
+        monkeypatch.setattr(listen, "raise_descriptor_limit", lambda descriptors=descriptors: descriptors)
+        doctor._descriptors(report)  # type: ignore[arg-type]  # all of a report that it uses
+        (finding,) = report.said
+        assert (finding.level, said in finding.text) == (level, True)
+
+
+class Report:
+    def __init__(self) -> None:
+        self.said: list[doctor.Finding] = []
+        self.say = self.said.append
 
 
 def test_a_store_that_cannot_be_opened_is_a_fault(agents: str, tmp_path: Path) -> None:

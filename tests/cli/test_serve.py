@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import resource
 import signal
 import socket
 import time
@@ -15,7 +16,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from gapless.cli.listen import DESCRIPTORS_KEPT, server_config
 from gapless.client import Cut, GaplessClient
+from gapless.config import ConnectionLimits
 from gapless.events import RunFinishedEvent, TextMessageContentEvent
 
 KEY = "0123456789abcdef"
@@ -38,6 +41,18 @@ def test_serves_the_page_and_names_what_it_serves(server: Callable[..., Any], ag
     (line,) = serving.log.read_text().splitlines()  # a run is a line, and its text is in none
     assert "finished after 5 events" in line
     assert "piece" not in line
+
+
+def test_it_takes_all_descriptors_that_it_may_have_and_no_more_connections_than_these_are_for() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))  # what a shell has by default
+    try:
+        config = server_config(None, limits=ConnectionLimits(connections_max=10**9))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    protocol: Any = config.http
+    assert protocol.keywords["limits"].connections_max == hard - DESCRIPTORS_KEPT
 
 
 def test_ctrl_c_ends_it_in_order_too(server: Callable[..., Any], agents: str) -> None:
@@ -127,42 +142,58 @@ def test_two_agents_of_one_name_are_refused(run: Any, agents: str) -> None:
     assert f"two agents are named 'words': give one another name, e.g. words-2={agents}:ticks" in done.stderr
 
 
-async def test_sigterm_in_mid_answer_moves_the_clients_on_and_lets_the_run_finish(
+async def test_sigterm_in_mid_answer_serves_those_who_read_it_to_its_end(
     server: Callable[..., Any], agents: str
 ) -> None:
-    """The follower is told to reconnect at once, the run goes on to its end in the old process, and the follower reads
-    the rest from the next one: every word once."""
-    first = server(f"{agents}:ticks", "--port", "0", "--store", "sqlite:///gapless.db")
-    port = first.url.rpartition(":")[2]
+    """Nobody is cut while the run goes on, and who comes back meanwhile reads on; a new run is not taken, and what is
+    half sent is no traceback."""
+    serving = server(f"{agents}:ticks", "--port", "0", "--store", "sqlite:///gapless.db", "--drain", "60")
     cuts: list[Cut] = []
     pieces: list[str] = []
-    second = None
-    async with GaplessClient(first.url, on_cut=cuts.append) as client, asyncio.TaskGroup() as group:
-        run = await client.start("hi")
-        async for _, event in client.follow(run.id):
-            if isinstance(event, TextMessageContentEvent):
-                pieces.append(event.delta)
-            if pieces and second is None:
-                second = group.create_task(asyncio.to_thread(_restart, first, server, agents, port))
-    assert second is not None
-    assert second.result() == 0
+    port = int(serving.url.rpartition(":")[2])
+    with (
+        socket.create_connection(("127.0.0.1", port)) as half_a_head,
+        socket.create_connection(("127.0.0.1", port)) as half_a_body,
+    ):
+        half_a_head.sendall(b"GET /runs HTTP/1.1\r\n")
+        half_a_body.sendall(
+            b"POST /runs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+        )
+        async with GaplessClient(serving.url, on_cut=cuts.append) as client:
+            run = await client.start("hi")
+            async for _, event in client.follow(run.id):
+                if isinstance(event, TextMessageContentEvent):
+                    pieces.append(event.delta)
+                if pieces and serving.process.poll() is None and len(pieces) == 1:
+                    late = await asyncio.to_thread(_stop_and_ask, serving, agents, run.id)
+        assert await asyncio.to_thread(serving.process.wait, WAIT_S) == 0
+        assert b" 503 " in half_a_body.recv(4096)
     assert isinstance(event, RunFinishedEvent)
-    assert "".join(pieces) == "".join(f"tick{number} " for number in range(100))
-    assert cuts
-    log = first.log.read_text()
+    whole = "".join(f"tick{number} " for number in range(100))
+    assert "".join(pieces) == whole
+    assert not cuts
+    assert late.status_code == 200
+    assert "event: end" in late.text
+    log = serving.log.read_text()
     assert "draining 1 runs" in log
+    assert "Traceback" not in log
     assert "tick" not in log
 
 
-def _restart(first: Any, server: Callable[..., Any], agents: str, port: str) -> int:
-    first.process.send_signal(signal.SIGTERM)
-    while "draining" not in first.log.read_text():
-        assert first.process.poll() is None
+def _stop_and_ask(serving: Any, agents: str, run_id: str) -> httpx2.Response:
+    """Tell it to stop, and read the run anew while it lets that end."""
+    serving.process.send_signal(signal.SIGTERM)
+    while "draining" not in serving.log.read_text():
+        assert serving.process.poll() is None
         time.sleep(0.01)
-    Path(agents).with_name("go").touch()  # the run says the rest when its follower has left
-    code: int = first.process.wait(WAIT_S)
-    server(f"{agents}:ticks", "--port", port, "--store", "sqlite:///gapless.db")
-    return code
+    assert answers(serving.url + "/ready").status_code == 503
+    refused = httpx2.post(serving.url + "/runs", json={"message": "new"}, trust_env=False)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    serving.process.send_signal(signal.SIGTERM)  # a supervisor may say it again
+    with httpx2.stream("GET", f"{serving.url}/runs/{run_id}/events?wire=text", timeout=WAIT_S, trust_env=False) as late:
+        Path(agents).with_name("go").touch()
+        late.read()
+    return late
 
 
 async def test_sigterm_closes_a_run_that_does_not_end_in_bounded_time(

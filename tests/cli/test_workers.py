@@ -44,7 +44,7 @@ def supervisor() -> Iterator[workers._Supervisor]:
         "fastapi:FastAPI", factory=True, workers=1, timeout_worker_healthcheck=10, log_level="error"
     )
     listener = socket.create_server(("127.0.0.1", 0))
-    supervisor = workers._Supervisor(config, sockets=[listener])
+    supervisor = workers._Supervisor(config, [listener], workers.Replacing())
     try:
         supervisor.init_processes()
         yield supervisor

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from gapless import Runner, create_app
-from gapless.cli.serve import limits_of
+from gapless.cli.bounds import limits_of
 from gapless.config import Limits
 from gapless.errors import UsageError
 from tests.support.agents import Gated

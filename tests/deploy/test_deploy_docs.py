@@ -8,17 +8,18 @@ from pathlib import Path
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from gapless import Limits
+from gapless import ConnectionLimits, Limits
 from gapless.metrics import Metrics
 
 TEXT = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
 
 
 def test_the_table_of_limits():
-    written = re.findall(r"^\| `(\w+_max)` \| (\w+) \|", TEXT, re.M)
+    written = re.findall(r"^\| `(\w+_(?:max|s))` \| (\w+) \|", TEXT, re.M)
     actual = [
         (field.name, "none" if field.default is None else str(field.default))
-        for field in msgspec.structs.fields(Limits)
+        for kind in (Limits, ConnectionLimits)
+        for field in msgspec.structs.fields(kind)
     ]
     assert written == actual
 

@@ -76,12 +76,12 @@ def test_an_app_under_a_path_drains_at_sigterm_though_it_is_followed(tmp_path: P
             while "one " not in received:
                 received += next(pieces)
             process.send_signal(signal.SIGTERM)
-            received += "".join(pieces)  # ends although the run goes on
-        *_, last, told = [frame for frame in received.split("\n\n") if frame]
-        place = next(line for line in last.splitlines() if line.startswith("id: "))
-        assert told == f"event: reconnect\n{place}\ndata: {{}}"
-        assert process.poll() is None
-        talks.say(name, "end")
+            while http.get("/ready").status_code == 200:
+                assert process.poll() is None
+            talks.say(name, "two", "end")
+            received += "".join(pieces)
+        assert "two " in received
+        assert [frame for frame in received.split("\n\n") if frame][-1].startswith("event: end")
         process.wait(START_S_MAX)
 
 

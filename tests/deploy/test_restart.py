@@ -36,7 +36,7 @@ async def test_a_rolling_restart_of_two_replicas_loses_nothing(
         assert began == {a.pid, b.pid}, "both execute some"
 
         a.signal(signal.SIGTERM)
-        await audience.is_cut()  # its followers are told at once, while it lets its runs end
+        await until(lambda: a.drains() == 1, "it lets its runs end, and serves who reads them")
         talks.say(name, "two")
         await audience.has_heard("two ")
         assert a.process is not None
@@ -60,6 +60,7 @@ async def test_a_rolling_restart_of_two_replicas_loses_nothing(
         talks.say(name, "four")
         await second.has_heard("four ")
         b.signal(signal.SIGTERM)
+        await until(lambda: b.drains() == 1, "so does the other")
         talks.say(name, "five", "end")
         await second.end()
         assert await asyncio.to_thread(b.wait) == 0
@@ -106,15 +107,17 @@ async def test_workers_of_one_server_are_ended_or_replaced_in_order(
             await audiences[talk].has_heard("one ")
             assert {line.pid for line in talks.log("began") if line.run_id in runs} == {worker}
 
-    async def end_when_told(talk: str, audience: Audience) -> None:
-        await audience.is_cut()
+    async def end_when_told(place: int, talk: str) -> None:
+        await until(lambda: server.drains() > place, "the worker is told")
         talks.say(talk, "two", "end")
 
     server.signal(number)  # they are told at once, or one after the other's answers have ended
-    await asyncio.gather(*(end_when_told(talk, audience) for talk, audience in audiences.items()))
+    await asyncio.gather(*(end_when_told(place, talk) for place, talk in enumerate(audiences)))
+    for audience in audiences.values():
+        await audience.end()
+        assert not audience.cuts, "who reads is served to the end"
     if number == signal.SIGHUP:  # new processes in the place of the old ones, on the same socket
         for audience in audiences.values():
-            await audience.end()
             await check_all_saw_the_whole(audience, server, "one two ")
         await until(
             lambda: len(workers := set(server.workers())) == len(before) and not workers & set(before), "new workers"

@@ -119,5 +119,5 @@ async def check_all_saw_the_whole(audience: Audience, replica: Server, text: str
         for run_id, seen in audience.seen.items():
             page = await client.page(run_id)
             assert merged(seen) == merged(list(enumerate(page.events, 1)))
-            assert text_in(seen) == text
+            assert text_in(seen) == text, page.events[-1]
             assert (await client.record(run_id)).status is RunStatus.FINISHED

@@ -154,6 +154,10 @@ class Server:
             db.execute("ROLLBACK")
             return True
 
+    def drains(self) -> int:
+        """How many processes of it have begun to drain, since its first start."""
+        return self.log.read_text().count(" draining ")
+
     def signal(self, number: int) -> None:
         assert self.process is not None
         self.process.send_signal(number)

@@ -127,7 +127,22 @@ def _environment(report: _Report) -> None:
             report.say(Finding("note", f"{package} is not installed: no {purpose}", f"pip install 'gapless[{extra}]'"))
         else:
             report.say(Finding("ok", f"{package} {version}: {purpose}"))
+    _descriptors(report)
     _model(report)
+
+
+def _descriptors(report: _Report) -> None:
+    from gapless.cli.listen import DESCRIPTORS_KEPT, connections_within, raise_descriptor_limit
+    from gapless.config import ConnectionLimits
+
+    descriptors, wanted = raise_descriptor_limit(), ConnectionLimits().connections_max
+    connections = connections_within(descriptors)
+    if connections < wanted:
+        text = f"{descriptors} file descriptors at most (ulimit -Hn): a server here takes {connections} connections"
+        fix = f"raise the hard limit to {wanted + DESCRIPTORS_KEPT} (systemd: LimitNOFILE=) if it should take {wanted}"
+        report.say(Finding("note", text, fix))
+    else:
+        report.say(Finding("ok", f"file descriptors for {wanted} connections"))
 
 
 def _model(report: _Report) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gc
 import importlib.util
@@ -13,6 +14,9 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import msgspec
+
+from gapless.config import ConnectionLimits, Limits
 from gapless.errors import GaplessError, UsageError
 
 if TYPE_CHECKING:
@@ -24,9 +28,11 @@ __all__ = [
     "bind",
     "check_store",
     "collect_garbage_rarely",
+    "connections_within",
     "exit_at_signals",
     "hosts_allowed",
     "is_loopback",
+    "raise_descriptor_limit",
     "server_config",
     "url_of",
 ]
@@ -37,6 +43,11 @@ CONNECTIONS_GRACE_S = 5
 WORKER_SILENCE_S = 30
 """A worker process that does not answer its supervisor for so long is replaced."""
 _HOSTS = "give one of this machine: 127.0.0.1 for programs on it alone, 0.0.0.0 for all of its networks"
+
+DESCRIPTORS_KEPT = 256
+"""For the store, the models and files: what connections leave of the process's descriptors."""
+CONNECTIONS_MIN = 64
+"""So many connections are taken however few descriptors there are."""
 
 GC_THRESHOLDS = (50_000, 20, 50)
 """How many more objects there must be for a collection of the young ones, and how many of those for one of the older.
@@ -95,18 +106,50 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
-def server_config(app: Any, *, workers: int = 1, factory: bool = False, access_log: bool = False) -> uvicorn.Config:
-    """uvicorn's settings: the fast loop and parser where they are installed, its own logging left alone."""
+def raise_descriptor_limit() -> int | None:
+    """Take as many descriptors as this process and its children may have: its soft limit becomes its hard one. Returns
+    how many these are, None where there is no limit."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS: the kernel has a limit below "none"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def connections_within(descriptors: int | None, wanted: int = ConnectionLimits().connections_max) -> int:
+    """Lower a limit of connections to what can be opened, so that the last ones are refused and not left waiting."""
+    return wanted if descriptors is None else min(wanted, max(CONNECTIONS_MIN, descriptors - DESCRIPTORS_KEPT))
+
+
+def server_config(
+    app: Any,
+    *,
+    workers: int = 1,
+    factory: bool = False,
+    access_log: bool = False,
+    limits: ConnectionLimits | None = None,
+) -> uvicorn.Config:
+    """uvicorn's settings: the fast loop and parser where they are installed, its own logging left alone, and bounds on
+    what a connection may cost before anybody is known."""
     import uvicorn
 
-    from gapless.config import Limits
+    from gapless.server.connections import http_protocol, websocket_protocol
+
+    limits = limits or ConnectionLimits()
+    most = connections_within(raise_descriptor_limit(), limits.connections_max)
+    limits = msgspec.structs.replace(limits, connections_max=most)
 
     return uvicorn.Config(
         app,
         factory=factory,
         workers=workers,
         loop="uvloop" if importlib.util.find_spec("uvloop") else "asyncio",
-        http="httptools" if importlib.util.find_spec("httptools") else "h11",
+        http=http_protocol(limits),
+        ws=websocket_protocol(),
         lifespan="on",
         log_config=None,
         access_log=access_log,

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gapless.cli.agents import AGENT_HELP, load_agents
+from gapless.cli.bounds import client_config_of, client_settings_of, config_of, connection_limits_of, limits_of
 from gapless.cli.terminal import clean, say
-from gapless.config import Limits
+from gapless.config import ClientConfig, ConnectionLimits, Limits, RunConfig
 from gapless.errors import UsageError
+from gapless.settings import CLIENT_SETTINGS
 
 if TYPE_CHECKING:
     import socket
@@ -21,8 +23,34 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from gapless.agents.base import Agent
+    from gapless.cli.workers import Replacing
 
 __all__ = ["serve"]
+
+_Limits = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=NUMBER", help="A bound of each worker, e.g. runs_active_max=500; see docs/deploy.md."),
+]
+_Hosts = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="A name that a server without keys may be called by, beside its address."),
+]
+_Configs = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="How runs go, e.g. timeout=120; clients may only draw bounds closer."),
+]
+_Settings = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="A setting of the model, e.g. max_tokens=1000, which clients may lower."),
+]
+_ClientConfigs = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE,…", help="What clients may choose, e.g. on_busy=reject,queue."),
+]
+_ClientSettings = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="A model setting that clients may set, in place of the usual; usual, none."),
+]
 
 WORKERS_MAX = 256
 DRAIN_S_MAX = 3600.0
@@ -42,19 +70,15 @@ def serve(
     drain: Annotated[
         float, typer.Option(help="Seconds that runs get to finish when it is told to end.", min=0, max=DRAIN_S_MAX)
     ] = 10.0,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=NUMBER", help="A bound of each worker, e.g. runs_active_max=500; see docs/deploy.md."
-        ),
-    ] = None,
+    limit: _Limits = None,
+    config: _Configs = None,
+    setting: _Settings = None,
+    client_config: _ClientConfigs = None,
+    client_setting: _ClientSettings = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen beyond this machine although anyone may then use it.")
     ] = False,
-    allowed_host: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="A name that a server without keys may be called by, beside its address."),
-    ] = None,
+    allowed_host: _Hosts = None,
     adk_web: Annotated[bool, typer.Option("--adk-web", help="Also ADK's own web page, at /dev-ui/.")] = False,
     log_level: Annotated[
         str, typer.Option(help="critical, error, warning, info, or debug (also each request, and tracebacks).")
@@ -65,8 +89,8 @@ def serve(
 
     Listens on this machine. Listening elsewhere takes authentication: keys in
     GAPLESS_API_KEYS (alice=KEY,bob=KEY; each of 16 characters or more).
-    SIGTERM and Ctrl-C end it in order: clients are told to reconnect, runs finish
-    or are closed within seconds, exit code 0.
+    SIGTERM and Ctrl-C end it in order: runs finish, read by who reads them, or are
+    closed within seconds, exit code 0.
 
     [bold]Examples[/bold]
     gapless serve
@@ -78,6 +102,7 @@ def serve(
     from gapless.cli.listen import bind, exit_at_signals, is_loopback
 
     users = _check_options(host, store, workers, log_level, log_format, insecure=insecure)
+    connections = connection_limits_of(limit or [])
     exit_at_signals()
     guarded = users is None and is_loopback(host)
     settings = Settings(
@@ -91,11 +116,14 @@ def serve(
         guarded,
         adk_web,
         tuple(allowed_host or ()),
+        config_of(config or [], setting or []),
+        client_config_of(client_config or []),
+        client_settings_of(client_setting or []),
     )
     loaded = _prepare(settings)
     listener = bind(host, port)
     _announce(settings, listener, list(loaded), users, workers)
-    _run(settings, listener, loaded, workers)
+    _run(settings, listener, loaded, workers, connections)
 
 
 def _check_options(
@@ -159,20 +187,24 @@ def _announce(
         say("Anyone who reaches this port may use these agents (--insecure).", style="yellow")
 
 
-def _run(settings: Settings, listener: socket.socket, agents: dict[str, Agent], workers: int) -> None:
+def _run(
+    settings: Settings, listener: socket.socket, agents: dict[str, Agent], workers: int, limits: ConnectionLimits
+) -> None:
     """Serve in this process, or in several, until the program is told to end."""
     from gapless.cli.listen import server_config
 
     access_log = settings.log_level == "debug"
     if workers > 1:
-        from gapless.cli.workers import run_workers
+        from gapless.cli.workers import Replacing, run_workers
 
-        make = functools.partial(make_worker_app, settings)
-        run_workers(server_config(make, workers=workers, factory=True, access_log=access_log), listener)
+        replacing = Replacing()
+        make = functools.partial(make_worker_app, settings, workers, replacing)
+        config = server_config(make, workers=workers, factory=True, access_log=access_log, limits=limits)
+        run_workers(config, listener, replacing)
     else:
         import uvicorn
 
-        config = server_config(make_app(settings, agents), access_log=access_log)
+        config = server_config(make_app(settings, agents), access_log=access_log, limits=limits)
         uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -191,21 +223,9 @@ class Settings:
     """Nobody is authenticated and the server trusts this machine: it answers to this machine's names only."""
     adk_web: bool = False
     allowed_hosts: tuple[str, ...] = ()
-
-
-def limits_of(options: list[str]) -> Limits:
-    """Return the limits that `--limit` options set, the others as they are. Raises `UsageError`."""
-    found: dict[str, int] = {}
-    for option in options:
-        name, _, number = option.partition("=")
-        if name not in Limits.__struct_fields__:
-            raise UsageError(
-                f"--limit {option!r}: there is no such limit; one of {', '.join(Limits.__struct_fields__)}"
-            )
-        if not (number.isascii() and number.isdigit() and int(number) > 0):
-            raise UsageError(f"--limit {option!r}: write {name}=NUMBER, a whole number from 1 on")
-        found[name] = int(number)
-    return Limits(**found)
+    config: RunConfig | None = None
+    client_config: ClientConfig | None = None
+    client_settings: frozenset[str] = CLIENT_SETTINGS
 
 
 def make_app(settings: Settings, agents: dict[str, Agent]) -> FastAPI:
@@ -214,7 +234,14 @@ def make_app(settings: Settings, agents: dict[str, Agent]) -> FastAPI:
     from gapless.runs.runner import Runner
     from gapless.server import create_app
 
-    runner = Runner(agents=agents, store=settings.store, limits=settings.limits)
+    runner = Runner(
+        agents=agents,
+        store=settings.store,
+        limits=settings.limits,
+        config=settings.config,
+        client_config=settings.client_config,
+        client_settings=settings.client_settings,
+    )
     hosts = None
     if settings.guarded or settings.allowed_hosts:
         hosts = [*hosts_allowed(settings.host), *settings.allowed_hosts]
@@ -223,7 +250,7 @@ def make_app(settings: Settings, agents: dict[str, Agent]) -> FastAPI:
     return app
 
 
-def make_worker_app(settings: Settings) -> FastAPI:
+def make_worker_app(settings: Settings, workers: int, replacing: Replacing) -> FastAPI:
     """Return the ASGI app of one of several processes."""
     from gapless.cli.logs import log_to_stderr
     from gapless.cli.workers import end_with
@@ -232,4 +259,6 @@ def make_worker_app(settings: Settings) -> FastAPI:
     if parent is not None:
         threading.Thread(target=end_with, args=(parent,), name="gapless-parent", daemon=True).start()
     log_to_stderr(settings.log_level, settings.log_format)
-    return make_app(settings, load_agents(list(settings.agents)))
+    app = make_app(settings, load_agents(list(settings.agents)))
+    app.state.siblings, app.state.replacing = workers - 1, replacing
+    return app

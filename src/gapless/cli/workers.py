@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import multiprocessing
 import multiprocessing.process
 import os
 import shutil
 import signal
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
@@ -18,19 +21,39 @@ from uvicorn.supervisors import Multiprocess
 from gapless.errors import GaplessError
 from gapless.metrics import FOLDER_VARIABLE
 
-__all__ = ["end_with", "run_workers"]
+__all__ = ["Replacing", "end_with", "run_workers"]
 
 FOLDER_PREFIX = "gapless-metrics-"
 
 
-def run_workers(config: uvicorn.Config, listener: socket.socket) -> None:
+class Replacing:
+    """Tells the workers whether one that is told to stop is being replaced; else all of them stop. A byte that they
+    share."""
+
+    def __init__(self) -> None:
+        self._byte = multiprocessing.get_context("spawn").RawValue(ctypes.c_bool, False)
+
+    def __call__(self) -> bool:
+        return bool(self._byte.value)
+
+    @contextlib.contextmanager
+    def said(self) -> Iterator[None]:
+        """Say so for as long."""
+        self._byte.value = True
+        try:
+            yield
+        finally:
+            self._byte.value = False
+
+
+def run_workers(config: uvicorn.Config, listener: socket.socket, replacing: Replacing) -> None:
     """Serve until it is told to end. Raises `GaplessError` when the workers do not start."""
     with contextlib.ExitStack() as stack:
         if FOLDER_VARIABLE not in os.environ:  # it is inherited: the workers add up what they count there
             folder = tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True)
             os.environ[FOLDER_VARIABLE] = stack.enter_context(folder)
             stack.callback(os.environ.pop, FOLDER_VARIABLE)
-        supervisor = _Supervisor(config, sockets=[listener])
+        supervisor = _Supervisor(config, [listener], replacing)
         supervisor.run()
     if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
         raise GaplessError("a worker process did not start; the lines above say why")
@@ -50,6 +73,18 @@ class _Supervisor(Multiprocess):
     """Drops what workers that are gone said of the present: their open runs and followers."""
 
     _known: frozenset[int | None] = frozenset()
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], replacing: Replacing) -> None:
+        super().__init__(config, sockets)
+        self._replacing = replacing
+
+    def restart_all(self) -> None:
+        with self._replacing.said():
+            super().restart_all()
+
+    def handle_ttou(self) -> None:
+        with self._replacing.said():  # the others do its work
+            super().handle_ttou()
 
     def keep_subprocess_alive(self) -> None:
         for process in self.processes:

@@ -119,6 +119,8 @@ class Store(ABC):
 
     alone: bool = False
     """Nothing of it outlives this worker: no other could go on with its runs."""
+    others: int = 0
+    """How many other workers were alive when `take_over` last looked."""
     path: Path | None = None
     """The file that the store is, if it is one: opening makes it where it is not yet there."""
 

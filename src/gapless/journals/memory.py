@@ -94,6 +94,7 @@ class MemoryStore(Store):
         memory = self._memory
         others = {worker_id: beat for worker_id, beat in memory.beats.items() if worker_id != self._worker_id}
         dead = self._lease_watch.expired(others, lease_s)
+        self.others = len(others) - len(dead)
         for worker_id in dead:
             del memory.beats[worker_id]
         taken, owners = [], []

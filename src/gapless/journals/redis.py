@@ -141,6 +141,7 @@ class RedisStore(Store):
 
     async def take_over(self, lease_s: float) -> list[RunRecord]:
         taken = await self._take_over(lease_s)
+        self.others = self._take_over.others
         if taken:
             self._news.collect_commands(run.id for run in taken)
         return taken

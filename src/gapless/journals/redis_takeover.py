@@ -26,6 +26,8 @@ class TakeOver:
         self._server = server
         self._owned = owned
         self._lease_watch = lease_watch
+        self.others = 0
+        """As `Store.others`."""
 
     async def __call__(self, lease_s: float) -> list[RunRecord]:
         """Take over, as `Store.take_over`. What is cut short halfway is made again by the next call, of any worker."""
@@ -58,6 +60,7 @@ class TakeOver:
         if beats.pop(me, None) is None:
             raise self._owned.fenced()
         dead = {worker_id: beats[worker_id] for worker_id in self._lease_watch.expired(beats, lease_s)}
+        self.others = len(beats) - len(dead)
         answer = await self._server.call(scripts.FENCE, WORKERS, me, pack(dead))
         if answer == 0:
             raise self._owned.fenced()

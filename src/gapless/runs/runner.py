@@ -117,6 +117,16 @@ class Runner(Asking):
         """True while the store takes nothing."""
         return self.journals.failing
 
+    @property
+    def draining(self) -> bool:
+        """True while no new runs are taken."""
+        return self.worker.draining
+
+    @property
+    def others(self) -> int:
+        """Returns how many other workers on the same store were alive when this one last looked."""
+        return self.store.others
+
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Call `callback` on the runner's event loop, from any thread."""
         self.journals.loop.call_soon_threadsafe(callback)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,7 @@ class _App(FastAPI):
         self._drain_s = drain_s
         self._streams_inside = bool(origins)
         """Streams have to go through the middleware all the same, because it adds to their headers (CORS)."""
+        self._drained = False
         self._watching = False
         """Somebody sees to the end of streams and runs: the lifespan or, where the app is mounted, a signal handler."""
         super().__init__(
@@ -117,6 +118,7 @@ class _App(FastAPI):
             redoc_url=None,
         )
         self.state.runner, self.state.streams, self.state.access = runner, self.streams, access
+        self.state.siblings, self.state.replacing = 0, lambda: False
         self.add_exception_handler(GaplessError, _on_error)
         self.add_exception_handler(HTTPException, _on_http_error)
         self.add_exception_handler(ClientDisconnect, _on_leaving)
@@ -128,13 +130,23 @@ class _App(FastAPI):
         async with published(self.runner):
             await self.runner.open()
             await self.runner.load()
-            undo = at_sigterm(self.runner, self.streams.drain)
+            undo = at_sigterm(self.runner, self._stop)
             try:
                 yield
             finally:
                 undo()
             self.streams.drain()
-            await self.runner.close(self._drain_s)
+            await self.runner.close(0.0 if self._drained else self._drain_s)
+
+    async def _stop(self, stop_listening: Callable[[], None]) -> None:
+        """Let the active runs end, and serve those who read them meanwhile, also who comes back. Who comes anew is left
+        to other workers, if there are any but those of this server (`siblings`), which stop too unless one of them is
+        replaced."""
+        if self.runner.others > self.state.siblings or self.state.replacing():
+            stop_listening()
+        await self.runner.drain(self._drain_s)
+        self._drained = True
+        self.streams.drain()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._watching and scope["type"] != "lifespan":

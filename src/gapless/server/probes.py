@@ -28,7 +28,7 @@ class ProbeRoutes(ClientRoutes):
 
     async def ready(self) -> Response:
         """New runs are taken: the store answers and takes events, and the worker is not stopping."""
-        if self.streams.draining:
+        if self.runner.draining or self.streams.draining:
             return json_response({"status": "draining"}, 503)
         if self.runner.failing:
             raise StoreUnavailable("the store takes nothing at the moment", retry_after_s=1)

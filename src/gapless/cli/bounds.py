@@ -1,0 +1,98 @@
+"""What `gapless serve` is told of limits, of how runs go, and of what clients may choose."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from gapless.config import ClientConfig, ConnectionLimits, Limits, RunConfig
+from gapless.errors import UsageError
+from gapless.settings import CLIENT_SETTINGS
+
+__all__ = ["client_config_of", "client_settings_of", "config_of", "connection_limits_of", "limits_of"]
+
+_LimitsT = TypeVar("_LimitsT", Limits, ConnectionLimits)
+_T = TypeVar("_T")
+
+
+def limits_of(options: list[str]) -> Limits:
+    """Return the limits that `--limit` options set, the others as they are. Raises `UsageError`."""
+    return _limits_of(options, Limits)
+
+
+def connection_limits_of(options: list[str]) -> ConnectionLimits:
+    """Return the limits of connections that `--limit` options set, likewise."""
+    return _limits_of(options, ConnectionLimits)
+
+
+def _limits_of(options: list[str], kind: type[_LimitsT]) -> _LimitsT:
+    known = (*Limits.__struct_fields__, *ConnectionLimits.__struct_fields__)
+    found: dict[str, int] = {}
+    for option in options:
+        name, number = _named("limit", option, known)
+        if not (number.isascii() and number.isdigit() and int(number) > 0):
+            raise UsageError(f"--limit {option!r}: write {name}=NUMBER, a whole number from 1 on")
+        if name in kind.__struct_fields__:
+            found[name] = int(number)
+    return kind(**found)
+
+
+def config_of(options: list[str], settings: list[str]) -> RunConfig:
+    """Return how runs go that are started without saying: by `--config` options, and `--setting` options for the
+    model's settings. Values are JSON, or text as it is. Raises `UsageError`."""
+    fields = tuple(name for name in RunConfig.__struct_fields__ if name != "model_settings")
+    found: dict[str, Any] = dict(_value("config", option, fields) for option in options)
+    found["model_settings"] = dict(_value("setting", option) for option in settings)
+    return _converted("config", found, RunConfig)
+
+
+def client_config_of(options: list[str]) -> ClientConfig:
+    """Return what clients may choose of their runs' config: by `--client-config` options, the rest as it is. Values are
+    parted by commas. Raises `UsageError`."""
+    found: dict[str, Any] = {}
+    for option in options:
+        name, values = _named("client-config", option, ClientConfig.__struct_fields__)
+        found[name] = [_json(value) for value in values.split(",") if value]
+    return _converted("client-config", found, ClientConfig)
+
+
+def client_settings_of(options: list[str]) -> frozenset[str]:
+    """Return what a request may set of a model's settings: the names in `--client-setting` options, of which `usual`
+    stands for the list that holds without any, and `none` for nothing. Raises `UsageError`."""
+    if not options:
+        return CLIENT_SETTINGS
+    found: set[str] = set()
+    for name in options:
+        if not name.isidentifier():
+            raise UsageError(f"--client-setting {name!r}: write the name of one setting, usual, or none")
+        found |= CLIENT_SETTINGS if name == "usual" else set() if name == "none" else {name}
+    return frozenset(found)
+
+
+def _named(option: str, text: str, known: tuple[str, ...] | None = None) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if known is not None and name not in known:
+        raise UsageError(f"--{option} {text!r}: there is no such {option}; one of {', '.join(known)}")
+    return name, value
+
+
+def _value(option: str, text: str, known: tuple[str, ...] | None = None) -> tuple[str, Any]:
+    name, value = _named(option, text, known)
+    if not name or not value:
+        raise UsageError(f"--{option} {text!r}: write {name or 'NAME'}=VALUE")
+    return name, _json(value)
+
+
+def _json(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
+def _converted(option: str, found: dict[str, Any], kind: type[_T]) -> _T:
+    try:
+        return msgspec.convert(found, kind)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"--{option}: {error}") from None
