@@ -495,3 +495,34 @@ async def test_a_run_that_waits_goes_on_in_a_process_that_starts_later(tmp_path:
         assert {name: count for name, count in done.items() if count > 1} == {"look": 3}
         more = await (await runner.start("more", session_id="s")).collect()
         assert more.text
+
+
+async def test_a_hand_over_in_a_call_leaves_the_users_own_session_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    begun = asyncio.Event()
+
+    async def slow() -> dict[str, int]:
+        """Takes long."""
+        done["slow"] += 1
+        if done["slow"] == 1:
+            begun.set()
+            await asyncio.Event().wait()
+        return {"slow": 1}
+
+    def make() -> LlmAgent:
+        return agent("worker", ["Wait. ", Call("slow", {}, id="c-slow")], ["Done."], tools=[slow])
+
+    place, service = Place(monkeypatch), InMemorySessionService()
+    first, second = [await place.worker(make(), session_service=service) for _ in range(2)]
+    await first.start("clean up", session_id="s", run_id="r", agent="agent")
+    await begun.wait()
+    await first.close()
+    events = await asyncio.wait_for(answer_all(second), 10)
+    assert place.record().status is RunStatus.FINISHED
+    assert said(events) == ["c-slow {}", 'c-slow: {"slow":1}', "worker: Done.", "worker: Wait. "]
+    session = await service.get_session(app_name="agent", user_id="anonymous", session_id="s")
+    assert session is not None
+    assert not [event for event in session.events if event.error_code]
+    results = [result.response for event in session.events for result in event.get_function_responses()]
+    assert results == [{"slow": 1}]
+    assert dict(done) == {"worker 0": 1, "slow": 2, "worker 1": 1}
+    await second.close()

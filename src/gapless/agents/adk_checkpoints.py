@@ -131,6 +131,10 @@ class Progress:
         """Ids of the whole events that were translated, and their items recorded."""
         self._events: dict[str, bytes] = {}
         """The events to be kept, dumped, by id."""
+        self._dumped: dict[str, bytes] = {}
+        """Those that were kept by another worker."""
+        self._upto, self._newest = before, ""
+        """Up to where the session's events are among them, without a gap, and the last of these."""
         self._telling = False
         """An event is being told: what is saved now would not fit what was recorded."""
         self._waiting: list[asyncio.Future[None]] = []
@@ -148,7 +152,7 @@ class Progress:
         there = {event.id for event in session.events}
         usage = list(self._ctx.usage)
         kept = {event.id: event for event in (_event(raw, self._ctx.run_id) for raw in self.kept.events)}
-        self._events = dict(zip(kept, self.kept.events, strict=True))
+        self._dumped = dict(zip(kept, self.kept.events, strict=True))
         known = {*kept, *self.void}
         self.beyond = [
             event for event in session.events if event.invocation_id == self.invocation_id and event.id not in known
@@ -166,7 +170,7 @@ class Progress:
         pending = {place_of(event) for _, event in waiting.values()}
         asking = self.kept.asking and not self.beyond
         self._stand = stand_of(root, [*kept.values(), *self.beyond], pending, asking=asking)
-        self.goes_on = bool(self._events or self.beyond)
+        self.goes_on = bool(kept or self.beyond)
         for event in self._stand.dropped:
             self._drop(event)
         ours = isinstance(service, JournalSessions)
@@ -385,10 +389,13 @@ class Progress:
     def _data(self, asking: bool) -> bytes:
         invocation = self._invocation
         self._collect()
+        held = [self._dumped.get(event.id) or dump_event(event) for event in self._held.values()]
+        if invocation is None:  # what was kept is still so
+            held = list(self._dumped.values())
         return _encode(
             Kept(
                 invocation_id=self.invocation_id,
-                events=list(self._events.values()),
+                events=[*self._events.values(), *held],
                 done=self.done,
                 begun=list(self.begun),
                 doubtful=list(self.doubtful),
@@ -402,16 +409,26 @@ class Progress:
         )
 
     def _collect(self) -> None:
-        """Dump the events that are new: one that was told is not changed any more."""
+        """Dump the events that are new: one that was told is not changed any more. A long run is not gone through again
+        for each."""
         if self._invocation is None:
             return
-        known, told, events = self._events, self._told, dict[str, bytes]()
-        for event in self._invocation.session.events[self._before :]:
-            if event.id in told or (event.author == "user" and event.invocation_id):
-                events[event.id] = known.get(event.id) or dump_event(event)
-        for event in self._held.values():
-            events[event.id] = known.get(event.id) or dump_event(event)
-        self._events = events
+        events, found, told = self._invocation.session.events, self._events, self._told
+        start = self._upto
+        if start > len(events) or (start > self._before and events[start - 1].id != self._newest):
+            start, found = self._before, {}  # ADK has taken out one that was in it for a while
+        whole = True
+        for index in range(start, len(events)):
+            event = events[index]
+            id = event.id
+            if id in told or (event.author == "user" and event.invocation_id):
+                raw = found.pop(id, None) or self._events.get(id) or self._dumped.get(id) or dump_event(event)
+                found[id] = raw
+            else:
+                whole = False
+            if whole:
+                self._upto, self._newest = index + 1, id
+        self._events = found
 
     def dumped(self, events: Sequence[Event]) -> Iterable[bytes]:
         """Return the run's events as JSON, each dumped once."""
