@@ -88,9 +88,11 @@ class Keeper:
 
     async def _pause(self, pause_s: float) -> None:
         assert self._nudged is not None, "the keeper is open"
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause_s):
-                await self._nudged.wait()
+        alarm = asyncio.get_running_loop().call_later(pause_s, self._nudged.set)
+        try:
+            await self._nudged.wait()
+        finally:
+            alarm.cancel()
         self._nudged.clear()
 
     async def _keep(self) -> None:
