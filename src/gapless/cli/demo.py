@@ -108,6 +108,7 @@ async def _serve_and_talk(agent: Agent, store: str, config: RunConfig, listener:
     serving = asyncio.create_task(_serve(server, listener))
     talking = asyncio.create_task(_talk(agent, url, config))
     await asyncio.wait({serving, talking}, return_when=asyncio.FIRST_COMPLETED)
+    interrupted = server.should_exit  # by a signal: that the run in the middle has failed is no news then
     if not talking.done():  # Ctrl-C, or the server did not start
         talking.cancel()
         await asyncio.wait({talking})
@@ -118,8 +119,8 @@ async def _serve_and_talk(agent: Agent, store: str, config: RunConfig, listener:
     await serving
     if not server.started:
         raise GaplessError("the server did not start; the lines above say why")
-    if not talking.cancelled():
-        talking.result()
+    if not talking.cancelled() and (failure := talking.exception()) is not None and not interrupted:
+        raise failure
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
