@@ -16,6 +16,7 @@ from gapless.events import Context, Message, Tool, UserMessage
 
 __all__ = [
     "ACTIVE",
+    "AFTER",
     "RunEnd",
     "RunRecord",
     "RunRequest",
@@ -230,39 +231,85 @@ def _converted(type_: Any, value: Any) -> Any:
         raise
 
 
+AFTER = "gapless.after"
+"""Key in the metadata of a turn's first message: the run that it is asked after, "" for none. Without it that is the
+newest run of the conversation, unless the message is an earlier one's, by its id."""
+
+
 class _Head(msgspec.Struct):
     id: str
+    metadata: msgspec.Raw = msgspec.Raw()
 
 
 _decode_heads = msgspec.json.Decoder(list[_Head]).decode
+_decode_metadata = msgspec.json.Decoder(dict[str, Any] | None).decode
 
 
-def branch(turns: Sequence[Turn], asked_id: str | None = None) -> list[Turn]:
-    """Return the turns by which a conversation has come to where it is, or to before the message `asked_id` is asked.
+def branch(turns: Sequence[Turn], asked: UserMessage | str | None = None) -> list[Turn]:
+    """Return the turns by which a conversation has come to where it is, or to before the message `asked` is asked.
 
     A turn that asks an earlier one's message again, by its id, has taken the place of that turn and of all that
-    followed.
+    followed; so has one whose message says after which run it is asked.
 
     Args:
         turns: All turns of the session, oldest first.
-        asked_id: Id of the message that is asked now, perhaps again.
+        asked: The message that is asked now, perhaps again, or its id.
     """
-    kept: list[Turn] = []
-    ids: list[str] = []
-    places: dict[str, int] = {}
+    line = _Line()
     for turn in turns:
         heads = _decode_heads(turn.messages)
-        if not heads:
-            continue
-        id = heads[0].id
-        place = places.get(id, len(kept))
-        for gone in ids[place:]:
-            del places[gone]
-        del kept[place:], ids[place:]
-        places[id] = place
-        kept.append(turn)
-        ids.append(id)
-    return kept if asked_id is None else kept[: places.get(asked_id, len(kept))]
+        if heads:
+            raw = bytes(heads[0].metadata)
+            after = (_decode_metadata(raw) or {}).get(AFTER) if AFTER.encode() in raw else None
+            line.leave(heads[0].id, after)
+            line.add(heads[0].id, turn)
+    if isinstance(asked, UserMessage):
+        line.leave(asked.id, (asked.metadata or {}).get(AFTER))
+    elif asked is not None:
+        line.leave(asked, None)
+    return line.turns
+
+
+class _Line:
+    """Turns by which a conversation has come to where it is, and those that it has left."""
+
+    def __init__(self) -> None:
+        self.turns: list[Turn] = []
+        self._ids: list[str] = []
+        self._by_id: dict[str, int] = {}
+        """Places of turns, by the ids of their first messages,"""
+        self._by_run: dict[str, int] = {}
+        """and by their runs."""
+        self._left: dict[str, tuple[list[str], list[Turn]]] = {}
+        """The line up to and with a turn that was left, by its run."""
+
+    def add(self, id: str, turn: Turn) -> None:
+        self._by_id[id] = self._by_run[turn.run_id] = len(self.turns)
+        self.turns.append(turn)
+        self._ids.append(id)
+
+    def leave(self, id: str, after: Any) -> None:
+        """Go back to before the turn that asks the message of this id, or to after that run; perhaps on a line that was
+        left."""
+        place = self._by_id.get(id, len(self.turns))
+        if after == "":
+            place = 0
+        elif isinstance(after, str) and after in self._by_run:
+            place = self._by_run[after] + 1
+        elif isinstance(after, str) and after in self._left:
+            ids, turns = self._left[after]
+            self._cut(0)
+            for one in zip(ids, turns, strict=True):
+                self.add(*one)
+            return
+        if place < len(self.turns):
+            self._cut(place)
+
+    def _cut(self, place: int) -> None:
+        for at in range(place, len(self.turns)):
+            self._left[self.turns[at].run_id] = self._ids[: at + 1], self.turns[: at + 1]
+            del self._by_id[self._ids[at]], self._by_run[self.turns[at].run_id]
+        del self.turns[place:], self._ids[place:]
 
 
 def title_of(message: str) -> str:

@@ -18,18 +18,21 @@ from gapless.events import (
     Message,
     PartSource,
     TextPart,
+    ToolMessage,
     UrlSource,
     UserMessage,
     VideoPart,
     text_of,
 )
 
-__all__ = ["is_ours", "mark_of", "media_part", "simplest", "user_message"]
+__all__ = ["is_ours", "mark_of", "mark_results", "media_part", "results_of", "simplest", "user_message"]
 
 _OURS = "gapless."
 """How the keys of a message's metadata begin that the server writes and goes by."""
 _KEPT = frozenset({"run_id", "interrupted", "error"})
 """Such keys of the messages that a session has, which users read too."""
+_RESULTS = "gapless.tool_results"
+"""Key in the metadata of a run's message: what the client's own tools have come to, which the run goes on from."""
 _EARLIER = {
     "gapless.openai": "openai",
     "gapless.vercel.message_id": "vercel_message_id",
@@ -101,3 +104,13 @@ def mark_of(message: Message | None, key: str) -> Any:
     """What the server has written into a message's metadata under this key; None for nothing."""
     metadata = (message.metadata if message is not None else None) or {}
     return metadata.get(key, metadata.get(_EARLIER.get(key, key)))
+
+
+def mark_results(message: UserMessage, results: list[ToolMessage]) -> None:
+    """Note on a run's message the results of the client's own tools that come with it."""
+    message.metadata = {**(message.metadata or {}), _RESULTS: msgspec.to_builtins(results)}
+
+
+def results_of(message: UserMessage) -> list[ToolMessage]:
+    """Return the results that come with a run's message."""
+    return msgspec.convert(mark_of(message, _RESULTS) or [], list[ToolMessage])

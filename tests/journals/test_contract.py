@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gapless.events import AssistantMessage, UserMessage
-from gapless.records import Turn, branch
+from gapless.records import AFTER, Turn, branch
 
 
 def turns(asked: str) -> list[Turn]:
@@ -38,6 +38,30 @@ def turns(asked: str) -> list[Turn]:
 )
 def test_a_message_that_is_asked_again_takes_the_place_of_all_since(asked: str, before: str | None, kept: str):
     assert "".join(turn.run_id for turn in branch(turns(asked), before)) == kept
+
+
+def test_a_message_may_say_after_which_run_it_is_asked():
+    def after(*places: tuple[str, str | None]) -> str:
+        made = [
+            Turn(
+                run_id=id,
+                messages=msgspec.Raw(
+                    msgspec.json.encode(
+                        [UserMessage(id=id, content="?", metadata=None if place is None else {AFTER: place})]
+                    )
+                ),
+            )
+            for id, place in places
+        ]
+        return "".join(turn.run_id for turn in branch(made))
+
+    a, b, c = ("a", None), ("b", None), ("c", None)
+    assert after(a, b, c, ("d", "a")) == "ad"
+    assert after(a, b, c, ("d", "a"), ("e", "c")) == "abce", "a line that was left can be gone on with"
+    assert after(a, b, ("d", ""), ("e", None)) == "de"
+    assert after(a, b, ("d", "unknown")) == "abd"
+    changed = UserMessage(id="x", content="?", metadata={AFTER: "a0"})
+    assert [turn.run_id for turn in branch(turns("abc"), changed)] == ["a0"]
 
 
 def test_no_message_is_twice_in_a_branch():

@@ -22,18 +22,20 @@ from google.adk.apps import App, ResumabilityConfig
 from google.adk.artifacts import InMemoryArtifactService
 from google.adk.events import Event, EventActions
 from google.adk.memory import InMemoryMemoryService
+from google.adk.models import Gemini
 from google.adk.runners import Runner
 from google.adk.sessions import BaseSessionService, Session
 from google.adk.workflow import BaseNode
 from google.genai import types
 
+from gapless.agents.adk_before import open_turn, rewind
 from gapless.agents.adk_checkpoints import FRAMEWORK, Progress
 from gapless.agents.adk_events import Translation
 from gapless.agents.adk_ledger import Ledger
 from gapless.agents.adk_live import LiveTranslation, live_events
 from gapless.agents.adk_plugin import Bridge
 from gapless.agents.adk_run import Turn, current, failure
-from gapless.agents.adk_sessions import JournalSessions, dump_event, encode_dumped, history, question
+from gapless.agents.adk_sessions import JournalSessions, dump_event, encode_dumped, encode_turn, history, question
 from gapless.agents.base import Agent, AgentItem, RunContext
 from gapless.config import RunConfig, StreamingMode
 from gapless.errors import AgentInvalid, UsageError
@@ -133,9 +135,13 @@ class ADKAgent(Agent):
 
     async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
         runner, live = self._runner(ctx.agent_name), is_live(ctx.config)
-        earlier, message = question(ctx.content, ctx.messages[:-1])
+        earlier, brought, message = question(ctx.content, ctx.messages[:-1])
         session = await self._session(runner, ctx, ctx.messages[:-1] if live else earlier)
         before = len(session.events)
+        if not live:
+            if not isinstance(runner.session_service, JournalSessions):
+                await rewind(runner.session_service, session, ctx)
+            message = await open_turn(runner.session_service, session, brought, message)
         translation = (LiveTranslation if live else Translation)(ctx, runner.agent.name, dict(session.state))
         deps = self._deps(ctx) if ctx.deps is None and self._deps is not None else ctx.deps
         state = None if deps is None else {DEPS_KEY: deps}
@@ -231,7 +237,8 @@ class ADKAgent(Agent):
             state=dict(ctx.state),
             last_update_time=0.0,
         )
-        session.events = history(earlier, turns, runner.agent.name)  # not to be validated once more
+        signed = isinstance(getattr(runner.agent, "canonical_model", None), Gemini)
+        session.events = history(earlier, turns, runner.agent.name, signed=signed)  # not to be validated once more
         service.load(session)
         return session
 
@@ -260,6 +267,8 @@ class ADKAgent(Agent):
                     events = session.events[before:]
                     dumped = map(dump_event, events) if turn.progress is None else turn.progress.dumped(events)
                     ctx.native = encode_dumped(ctx.run_id, dumped)
+            elif turn.invocations and not ctx.left:
+                ctx.native = encode_turn(ctx.run_id, (), turn.invocations)
 
 
 class _Abort(asyncio.Event):

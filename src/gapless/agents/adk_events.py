@@ -7,9 +7,11 @@ and need not give their partial events one id.
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 from google.adk.events import Event
+from google.adk.models.llm_response import LlmResponse
 from google.genai import types
 from pydantic_core import to_jsonable_python
 
@@ -20,6 +22,7 @@ from gapless.agents.base import AgentItem, RunContext
 from gapless.events import (
     CustomEvent,
     Interrupt,
+    ReasoningEncryptedValueEvent,
     ReasoningEndEvent,
     ReasoningMessageContentEvent,
     ReasoningMessageEndEvent,
@@ -205,7 +208,8 @@ class Translation:
     # -- when it is whole -------------------------------------------------------------------------------------------
 
     def _whole(self, out: list[AgentItem], event: Event, parts: list[types.Part]) -> None:
-        self._account(event)
+        self.account(event)
+        self._heed(event)
         key = (event.author, event.branch)
         speaks = any(part.text or part.function_call is not None or part.inline_data is not None for part in parts)
         stream = (self.streams.pop(key, None) if speaks else None) or Stream(event)
@@ -219,6 +223,7 @@ class Translation:
                     self.add_text(out, stream, rest, event)
             elif part.function_call is not None:
                 self._whole_call(out, stream, part.function_call, event)
+                self._sign(out, part)
             elif part.function_response is not None:
                 self.add_response(out, part.function_response, event, number)
             else:
@@ -230,7 +235,8 @@ class Translation:
         if event.output is not None and not parts:  # a node's own output; an answer in words is text already
             self._ctx.result = to_jsonable_python(event.output, serialize_unknown=True)
 
-    def _account(self, event: Event) -> None:
+    def account(self, event: LlmResponse) -> None:
+        """Count what a model call has taken."""
         usage = event.usage_metadata
         if usage is not None:
             self._ctx.add_usage(
@@ -243,6 +249,9 @@ class Translation:
                     cached_input_tokens=usage.cached_content_token_count,
                 )
             )
+
+    def _heed(self, event: Event) -> None:
+        """Note how a response ended."""
         content = event.content
         if event.finish_reason is not None:
             name = event.finish_reason.name
@@ -277,6 +286,14 @@ class Translation:
                     self.shown_as[id] = shown.id
                 return
         self._call(out, stream, call, waits=id in self.pending)
+
+    def _sign(self, out: list[AgentItem], part: types.Part) -> None:
+        """Tell a call's thought signature: a client that keeps the history itself brings it back with the call."""
+        call, signature = part.function_call, part.thought_signature
+        if call is not None and call.id and signature and call.name not in (CONFIRMATION, CREDENTIAL, INPUT):
+            value = base64.b64encode(signature).decode()
+            id = self.shown_id(call.id)
+            out.append(ReasoningEncryptedValueEvent(subtype="tool-call", entity_id=id, encrypted_value=value))
 
     def _call(self, out: list[AgentItem], stream: Stream, call: types.FunctionCall, waits: bool = False) -> None:
         close_stream(out, stream)

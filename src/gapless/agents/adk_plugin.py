@@ -44,7 +44,8 @@ class ClientTool(BaseTool):
         )
 
     async def run_async(self, *, args: dict[str, Any], tool_context: ToolContext) -> None:
-        """Nothing to run here: no result yet."""
+        """Nothing to run here: no result yet, and so nothing for the model, also where other tools ran beside it."""
+        _invocation(tool_context).end_invocation = True
 
 
 class Bridge(BasePlugin):
@@ -55,13 +56,19 @@ class Bridge(BasePlugin):
     def __init__(self) -> None:
         super().__init__(name=self.NAME)
 
+    async def before_run_callback(self, *, invocation_context: InvocationContext) -> None:
+        turn = current.get()
+        if turn is not None and turn.is_of(invocation_context):
+            turn.invocations[invocation_context.invocation_id] = None
+
     async def before_model_callback(self, *, callback_context: Any, llm_request: LlmRequest) -> None:
         turn = current.get()
         if turn is None or turn.live:  # then it is for a look at what was said, and comes too late for settings
             return
         if turn.left_out:
             llm_request.contents = [_told(content, turn.left_out) for content in llm_request.contents]
-        llm_request.append_tools([ClientTool(tool) for tool in turn.ctx.tools])
+        if turn.is_of(_invocation(callback_context)):  # to an agent that a tool runs nobody could bring their results
+            llm_request.append_tools([ClientTool(tool) for tool in turn.ctx.tools])
         for name, value in turn.ctx.config.model_settings.items():
             field = _SETTINGS.get(name, name)
             if name == "response_format":
@@ -74,7 +81,10 @@ class Bridge(BasePlugin):
                 turn.notice("setting_ignored", f"ADK's models take no setting {name!r}")
 
     async def after_model_callback(self, *, callback_context: Any, llm_response: LlmResponse) -> None:
-        queue = _invocation(callback_context)._event_queue
+        turn, invocation = current.get(), _invocation(callback_context)
+        if turn is not None and not llm_response.partial and not turn.is_of(invocation):
+            turn.translation.account(llm_response)  # no event of the run tells it
+        queue = invocation._event_queue
         if queue is not None:
             # A look now and then, not an event: the queue may be one that an agent's tool reads, which tells nobody.
             while queue.qsize() > AHEAD_EVENTS_MAX:  # noqa: ASYNC110

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import msgspec
-from google.adk.agents.invocation_context import LlmCallsLimitExceededError
+from google.adk.agents.invocation_context import InvocationContext, LlmCallsLimitExceededError
 from google.adk.events import Event
 from google.genai import types
 from pydantic_core import to_jsonable_python
@@ -65,6 +65,8 @@ class Turn:
         """Agents that wait for a person and are not answered by what ADK is given now, each with a call that waits."""
         self._unanswered: dict[str, Place] = {}
         """Agents whose answers ADK is given later, by the call's id."""
+        self.invocations: dict[str, None] = {}
+        """Ids that ADK has given the run."""
         self.client_calls: list[str] = []
         """Calls of the client's own tools, which end the run: it comes back with their results."""
         self.tool_error: tuple[str, Exception] | None = None
@@ -80,6 +82,10 @@ class Turn:
         if code not in self.noticed:
             self.noticed.add(code)
             self.notices.append(CustomEvent(name="gapless.notice", value={"code": code, "message": message}))
+
+    def is_of(self, invocation: InvocationContext) -> bool:
+        """Return whether this is the conversation's own invocation, and not that of an agent that a tool runs."""
+        return invocation.session.id == self.ctx.session_id
 
     def leave_to_client(self) -> bool:
         """Return whether nothing but the client's own tools is waited for; then the run ends with their calls."""

@@ -19,6 +19,7 @@ import msgspec
 from google.adk.events import Event
 from google.adk.sessions import BaseSessionService, Session
 from google.adk.sessions.base_session_service import GetSessionConfig, ListSessionsResponse
+from google.adk.utils.content_utils import SKIP_THOUGHT_SIGNATURE_VALIDATOR
 from google.genai import types
 
 from gapless.agents.adk_turn import ADKTurn, decode_turn
@@ -38,7 +39,7 @@ from gapless.events import (
 )
 from gapless.jsontext import decode_json
 
-__all__ = ["JournalSessions", "dump_event", "encode_dumped", "encode_turn", "history", "question"]
+__all__ = ["JournalSessions", "dump_event", "encode_dumped", "encode_turn", "history", "question", "result_part"]
 
 TURN_EVENTS_MAX = 10_000
 """ADK events of stored turns that are kept decoded, for sessions that go on soon,"""
@@ -145,14 +146,14 @@ class JournalSessions(BaseSessionService):
         return session.app_name, session.user_id if key.startswith("user:") else ""
 
 
-def encode_turn(run_id: str, events: Iterable[Event]) -> bytes:
-    """Return a run's ADK events → what `RunContext.native` takes."""
-    return encode_dumped(run_id, map(dump_event, events))
+def encode_turn(run_id: str, events: Iterable[Event], invocations: Iterable[str] = ()) -> bytes:
+    """Return a run's ADK events, or the ids of one whose events are kept elsewhere → what `RunContext.native` takes."""
+    return encode_dumped(run_id, map(dump_event, events), invocations)
 
 
-def encode_dumped(run_id: str, events: Iterable[bytes]) -> bytes:
+def encode_dumped(run_id: str, events: Iterable[bytes], invocations: Iterable[str] = ()) -> bytes:
     """Return a run's ADK events, which are JSON already → what `RunContext.native` takes."""
-    return msgspec.json.encode(ADKTurn(run_id, [msgspec.Raw(one) for one in events]))
+    return msgspec.json.encode(ADKTurn(run_id, [msgspec.Raw(one) for one in events], list(invocations)))
 
 
 def dump_event(event: Event) -> bytes:
@@ -160,30 +161,39 @@ def dump_event(event: Event) -> bytes:
     return event.model_dump_json(by_alias=True, exclude_none=True, fallback=repr).encode()
 
 
-def question(content: str | list[ContentPart], earlier: Sequence[Message]) -> tuple[Sequence[Message], types.Content]:
-    """Return the history, and what the run is to answer: the user's message, or where there is none the results of the
-    client's own tools that the history ends with.
+def question(
+    content: str | list[ContentPart], earlier: Sequence[Message]
+) -> tuple[Sequence[Message], list[ToolMessage], types.Content | None]:
+    """Return the history, the results of the client's own tools that come with the message, and the message; None where
+    the run goes on from the results alone.
     """
-    if content:
-        return earlier, types.Content(role="user", parts=parts_of(content))
     end = len(earlier)
-    while end and isinstance(earlier[end - 1], ToolMessage):
+    while end and isinstance(last := earlier[end - 1], ToolMessage) and not (content and _run_of(last)):
         end -= 1
-    names = _call_names(earlier)
-    results = [_result(message, names) for message in earlier[end:] if isinstance(message, ToolMessage)]
-    return earlier[:end], types.Content(role="user", parts=results or parts_of(content))
+    results = [message for message in earlier[end:] if isinstance(message, ToolMessage)]
+    message = types.Content(role="user", parts=parts_of(content)) if content else None
+    return earlier[:end], results, message
 
 
-def history(messages: Sequence[Message], turns: Mapping[str, list[Event]], author: str) -> list[Event]:
+def _run_of(message: Message) -> str:
+    """Return the run that said it; "" for what a client sent."""
+    return str((message.metadata or {}).get("run_id") or "")
+
+
+def history(
+    messages: Sequence[Message], turns: Mapping[str, list[Event]], author: str, *, signed: bool = False
+) -> list[Event]:
     """Return the ADK events of a session's earlier turns: those that the turns hold by run, and the rest from the
-    messages. `author` stands for the agent where a message does not name it.
+    messages. `author` stands for the agent where a message does not name it. With `signed`, calls whose thought
+    signature is lost get the one by which Gemini takes calls that it did not make.
     """
     names = _call_names(messages)
     events: list[Event] = []
+    rebuilt: list[Event] = []
     done: set[str] = set()
     asked = 0
     for message in messages:
-        run_id = str((message.metadata or {}).get("run_id") or "")
+        run_id = _run_of(message)
         if run_id in done:
             continue
         if run_id in turns:
@@ -192,32 +202,62 @@ def history(messages: Sequence[Message], turns: Mapping[str, list[Event]], autho
             continue
         asked += isinstance(message, UserMessage)
         speaker, content = _content_of(message, author, names)
-        if content.parts:
-            events.append(Event(invocation_id=run_id or f"history-{asked}", author=speaker, content=content))
+        if not content.parts:
+            continue
+        id = run_id or f"history-{asked}"
+        last = events[-1] if events else None
+        if last is not None and _goes_on(last, id, speaker, content):
+            assert last.content is not None, "it has the role of its content"
+            last.content.parts = [*(last.content.parts or ()), *content.parts]
+        else:
+            events.append(Event(invocation_id=id, author=speaker, content=content))
+            rebuilt.append(events[-1])
+    for event in rebuilt if signed else ():
+        calls = [part for part in (event.content.parts if event.content else None) or () if part.function_call]
+        if calls and calls[0].thought_signature is None:
+            calls[0].thought_signature = SKIP_THOUGHT_SIGNATURE_VALIDATOR
     return events
+
+
+def _goes_on(last: Event, invocation_id: str, speaker: str, content: types.Content) -> bool:
+    """Whether a message goes on with what a model said: clients divide that."""
+    before = last.content.role if last.content is not None else None
+    same = (last.invocation_id, last.author, before) == (invocation_id, speaker, content.role)
+    return same and content.role == "model"
 
 
 def _content_of(message: Message, author: str, names: dict[str, str]) -> tuple[str, types.Content]:
     """Return who said it, and what; without parts where no model is told of it: reasoning and activities."""
     parts: list[types.Part] = []
     if isinstance(message, UserMessage | SystemMessage | DeveloperMessage):
-        return "user", types.Content(role="user", parts=parts_of(message.content))
+        return "user", types.Content(role="user", parts=parts_of(message.content) if message.content else [])
     if isinstance(message, ToolMessage):
-        return author, types.Content(role="user", parts=[_result(message, names)])
+        part = result_part(message, names.get(message.tool_call_id, ""))
+        return author, types.Content(role="user", parts=[part])
     if isinstance(message, AssistantMessage):
         author = message.name or author
         parts = parts_of(message.content) if message.content else []
         for call in message.tool_calls or []:
             args = _object(call.function.arguments)
             function = types.FunctionCall(id=call.id, name=call.function.name, args=args)
-            parts.append(types.Part(function_call=function))
+            parts.append(types.Part(function_call=function, thought_signature=_signature(call.encrypted_value)))
     return author, types.Content(role="model", parts=parts)
 
 
-def _result(message: ToolMessage, names: dict[str, str]) -> types.Part:
-    id = message.tool_call_id
-    response = types.FunctionResponse(id=id, name=names.get(id, ""), response=_object(text_of(message.content)))
-    return types.Part(function_response=response)
+def _signature(encrypted: object) -> bytes | None:
+    """Return the thought signature that a client has kept with a call; None for what another framework left there."""
+    if not isinstance(encrypted, str) or not encrypted:
+        return None
+    try:
+        return base64.b64decode(encrypted, validate=True)
+    except binascii.Error:
+        return None
+
+
+def result_part(message: ToolMessage, name: str) -> types.Part:
+    """Return a result of the client's own tool `name` in ADK's form."""
+    response = {"error": message.error} if message.error else _object(text_of(message.content))
+    return types.Part(function_response=types.FunctionResponse(id=message.tool_call_id, name=name, response=response))
 
 
 def _call_names(messages: Sequence[Message]) -> dict[str, str]:

@@ -19,10 +19,12 @@ TRANSFER = "transfer_to_agent"
 
 
 class ADKTurn(msgspec.Struct, tag="adk"):
-    """One run's ADK events, camelCase and without nulls, the user's first."""
+    """One run's ADK events, camelCase and without nulls, the user's first; none where ADK's own service keeps them."""
 
     run_id: str
     events: list[msgspec.Raw]
+    invocations: list[str] = []
+    """Ids that ADK has given the run, where its own service keeps the events."""
 
 
 _decode = msgspec.json.Decoder(ADKTurn).decode

@@ -62,6 +62,7 @@ class RunContext:
         "_live",
         "_messages",
         "_native_history",
+        "_native_left",
         "_save",
         "_steps",
         "agent_name",
@@ -94,6 +95,7 @@ class RunContext:
         config: RunConfig,
         interrupt: Callable[[list[Interrupt]], Awaitable[list[ResumeEntry]]],
         native_history: Sequence[bytes] | Callable[[], Sequence[bytes]] = (),
+        native_left: Callable[[], Sequence[bytes]] = tuple,
         deps: Any = None,
         output_type: Any = None,
         state: dict[str, Any] | None = None,
@@ -116,6 +118,7 @@ class RunContext:
         self._messages = messages
         self.config = config
         self._native_history = native_history
+        self._native_left = native_left
         self.deps = deps
         self.output_type = output_type
         """The type asked for by `run_stream(output_type=…)`, or None."""
@@ -168,6 +171,11 @@ class RunContext:
         if callable(self._native_history):
             self._native_history = self._native_history()
         return self._native_history
+
+    @property
+    def native_left(self) -> Sequence[bytes]:
+        """Returns `native` of the turns that were asked again or edited: the conversation has gone on without them."""
+        return self._native_left()
 
     def add_usage(self, usage: TokenUsage) -> None:
         """Count the tokens of one model call, `usage`; the sum per model goes out with the run's last event."""

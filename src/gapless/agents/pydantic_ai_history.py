@@ -10,8 +10,8 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby, islice, takewhile
 from typing import Any
 
 import msgspec
@@ -90,13 +90,25 @@ def history_of(ctx: RunContext) -> list[ModelMessage]:
         turns[turn.run_id] = turn.messages
     earlier = ctx.messages if not ctx.content else ctx.messages[:-1]
     messages: list[ModelMessage] = []
+    names = {
+        call.id: call.function.name
+        for message in earlier
+        if isinstance(message, events.AssistantMessage)
+        for call in message.tool_calls or ()
+    }
     for run_id, group in groupby(earlier, key=_run_of):
         native_turn = turns.pop(run_id, None) if run_id is not None else None
         if native_turn is not None:
+            messages.extend(_rebuilt(_brought(group), names))
             messages.extend(ModelMessagesTypeAdapter.validate_json(bytes(native_turn)))
         elif run_id is None or run_id not in turns:
-            messages.extend(_rebuilt(group))
+            messages.extend(_rebuilt(group, names))
     return repair_messages(messages)
+
+
+def _brought(turn: Iterable[Message]) -> list[Message]:
+    """Return the results of the client's tools that a turn went on from: they were before it for the framework."""
+    return list(takewhile(lambda one: isinstance(one, events.ToolMessage), islice(turn, 1, None)))
 
 
 def prompt_of(content: str | list[events.ContentPart]) -> str | list[UserContent] | None:
@@ -123,10 +135,9 @@ def _run_of(message: Message) -> str | None:
     return run_id if isinstance(run_id, str) else None
 
 
-def _rebuilt(messages: Iterable[Message]) -> list[ModelMessage]:
+def _rebuilt(messages: Iterable[Message], names: Mapping[str, str]) -> list[ModelMessage]:
     """Model messages for session messages. Reasoning is left out: without its provider's signature it is no use."""
     found: list[ModelMessage] = []
-    names: dict[str, str] = {}
     for message in messages:
         request: ModelRequestPart | None = None
         if isinstance(message, events.UserMessage):
@@ -142,7 +153,6 @@ def _rebuilt(messages: Iterable[Message]) -> list[ModelMessage]:
             for call in message.tool_calls or ():
                 part = ToolCallPart(call.function.name, call.function.arguments, call.id)
                 if _is_whole(part):
-                    names[call.id] = call.function.name
                     parts.append(part)
             if parts:
                 found.append(ModelResponse(parts=parts))

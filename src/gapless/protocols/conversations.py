@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 from starlette.requests import HTTPConnection, Request
@@ -18,14 +19,15 @@ from gapless.events import (
     ResumeEntry,
     RunStartedEvent,
     ToolMessage,
+    UserMessage,
     decode_event,
     interrupts_in,
     text_of,
 )
 from gapless.http.auth import Access
-from gapless.records import RunRecord
+from gapless.records import AFTER, RunRecord, branch
 from gapless.runs.runner import Runner
-from gapless.user_message import is_ours
+from gapless.user_message import is_ours, mark_results
 
 __all__ = [
     "answer_interrupts",
@@ -37,6 +39,8 @@ __all__ = [
     "runs_of",
     "says_the_same",
 ]
+
+_decode_messages = msgspec.json.Decoder(list[Message]).decode
 
 
 def from_client(messages: Sequence[Message]) -> list[Message]:
@@ -101,24 +105,87 @@ async def known_run(
 
 
 async def history_unless_ours(
-    runner: Runner, session_id: str, user_id: str, theirs: Sequence[Message], asked: Message
+    runner: Runner, session_id: str, user_id: str, theirs: Sequence[Message], asked: UserMessage
 ) -> list[Message] | None:
-    """Return the client's history before the message that it asks, where it differs from the session's; None where the
-    session says the same.
+    """Return the client's history before the message that it asks; None where the session says the same, as far as that
+    goes: then the session's own is better, which has the turns in the framework's form too.
 
-    The session's own is better where it is the same: it has the turns in the framework's form too.
+    On the message it is noted after which run it is asked, where the client has gone back to there, and which of its
+    tools' results are new in the client's history.
     """
-    ours = await own_history(runner, session_id, user_id, asked)
-    return None if says_the_same(theirs, ours) else list(theirs)
+    turns = await _own_turns(runner, session_id, user_id, asked)
+    end = len(theirs)
+    while end and not asked.content and isinstance(theirs[end - 1], ToolMessage):
+        end -= 1
+    calls = _calls_without_result([message for turn in turns for message in turn.messages])
+    brought, rest = list[ToolMessage](), list[Message]()
+    for at, one in enumerate(theirs):
+        if isinstance(one, ToolMessage) and (at >= end or one.tool_call_id in calls):
+            brought.append(one)
+        else:
+            rest.append(one)
+    place = _place(turns, rest)
+    if place is not None:
+        calls = _calls_without_result([message for turn in turns[:place] for message in turn.messages])
+        brought = [one for one in brought if one.tool_call_id in calls]
+        if place < len(turns):
+            asked.metadata = {**(asked.metadata or {}), AFTER: turns[place - 1].run_id if place else ""}
+    elif asked.content:
+        brought = []
+    if brought:
+        mark_results(asked, brought)
+    return list(theirs) if place is None else None
 
 
-async def own_history(runner: Runner, session_id: str, user_id: str, asked: Message) -> list[Message]:
-    """Return the session's history before this message; nothing for no session and for another's alike."""
+class _Turn(NamedTuple):
+    run_id: str
+    messages: list[Message]
+
+
+async def _own_turns(runner: Runner, session_id: str, user_id: str, asked: UserMessage) -> list[_Turn]:
+    """Return the session's turns before this message; nothing for no session and for another's alike."""
     try:
         session = await runner.get_session(session_id)
-        return await runner.messages(session_id, before=asked.id) if session.user_id == user_id else []
     except SessionNotFound:
         return []
+    if session.user_id != user_id:
+        return []
+    turns = branch(await runner.turns(session_id), asked)
+    return [_Turn(turn.run_id, _in_order(_decode_messages(turn.messages))) for turn in turns]
+
+
+def _in_order(turn: list[Message]) -> list[Message]:
+    """Return a turn with what the client's tools had come to before its question, where a client has it."""
+    end = 1
+    while end < len(turn) and isinstance(turn[end], ToolMessage):
+        end += 1
+    return [*turn[1:end], *turn[:1], *turn[end:]]
+
+
+async def own_history(runner: Runner, session_id: str, user_id: str, asked: UserMessage) -> list[Message]:
+    """Return the session's history before this message; nothing for no session and for another's alike."""
+    turns = await _own_turns(runner, session_id, user_id, asked)
+    return [message for turn in turns for message in turn.messages]
+
+
+def _calls_without_result(messages: Sequence[Message]) -> set[str]:
+    calls = {call.id for one in messages if isinstance(one, AssistantMessage) for call in one.tool_calls or ()}
+    return calls - {one.tool_call_id for one in messages if isinstance(one, ToolMessage)}
+
+
+def _place(turns: Sequence[_Turn], theirs: Sequence[Message]) -> int | None:
+    """Return how many of the session's turns the client's history is; None where it is something else."""
+    wanted, asked = _said(theirs), _questions(theirs)
+    questions = sum(_questions(turn.messages) for turn in turns)
+    for place in range(len(turns), -1, -1):
+        if questions == asked and wanted == _said([message for turn in turns[:place] for message in turn.messages]):
+            return place
+        questions -= _questions(turns[place - 1].messages) if place else 0
+    return None
+
+
+def _questions(messages: Sequence[Message]) -> int:
+    return sum(isinstance(message, UserMessage) and bool(message.content) for message in messages)
 
 
 def says_the_same(theirs: Sequence[Message], ours: Sequence[Message]) -> bool:
@@ -127,10 +194,11 @@ def says_the_same(theirs: Sequence[Message], ours: Sequence[Message]) -> bool:
 
 
 def _said(messages: Sequence[Message]) -> list[tuple[type, str]]:
-    """Return who said what. Ids, and how an answer is divided into messages, are each side's own; reasoning is not sent
-    back by every client.
+    """Return who said what. Ids, and how an answer is divided into messages, are each side's own; reasoning, and calls
+    that came to nothing, are not sent back by every client.
     """
     said: list[tuple[type, str]] = []
+    open_calls = _calls_without_result(messages)
     for message in messages:
         if isinstance(message, ReasoningMessage | ActivityMessage):
             continue
@@ -139,7 +207,7 @@ def _said(messages: Sequence[Message]) -> list[tuple[type, str]]:
         else:
             text = text_of(message.content)
             if isinstance(message, AssistantMessage):
-                text += "".join(f"\0{call.id}" for call in message.tool_calls or ())
+                text += "".join(f"\0{call.id}" for call in message.tool_calls or () if call.id not in open_calls)
         if not text:
             continue
         if said and said[-1][0] is type(message):

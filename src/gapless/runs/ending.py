@@ -26,6 +26,7 @@ from gapless.live import is_live
 from gapless.records import RunEnd, RunRecord, RunStatus, Turn, now_ms
 from gapless.runs.recorder import Recorder
 from gapless.runs.sound import sound
+from gapless.user_message import results_of
 
 __all__ = ["as_failure", "end_of", "ending", "finished", "label_of", "lost", "own_end", "unanswered"]
 
@@ -144,7 +145,8 @@ def end_of(
         if marked is not user:
             user, native = marked, None  # the framework's own form has what failed the turn
     asked = [] if is_live(record.config) and not user.content else [user]
-    messages = [*asked, *answer]
+    results = [msgspec.structs.replace(one, metadata=metadata) for one in results_of(user)]
+    messages = [*asked, *results, *answer]
     if record.status is RunStatus.QUEUED:
         messages = []
     turn = Turn(run_id=record.id, messages=msgspec.Raw(msgspec.json.encode(messages)), native=native)

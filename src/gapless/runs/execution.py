@@ -483,6 +483,7 @@ def _context_of(record: RunRecord, request: RunRequest, history: History, **own:
         content=record.input.content,
         messages=history.messages,
         native_history=history.native,
+        native_left=history.left,
         config=record.config,
         state=history.state,
         tools=request.tools,

@@ -18,6 +18,7 @@ from gapless.runs.commands import Commands
 from gapless.runs.patience import lease_wanted, patiently
 from gapless.runs.readers import Readers
 from gapless.runs.request import check_id, is_of_its_own, new_id
+from gapless.user_message import results_of
 
 __all__ = ["History", "Sessions"]
 
@@ -44,13 +45,13 @@ class History:
 
     @functools.cached_property
     def _before(self) -> list[Turn]:
-        return branch(self._turns, self._asked.id)
+        return branch(self._turns, self._asked)
 
     def messages(self) -> list[Message]:
-        """Return what the client sent, or the newest of the session's turns, and the new message last. A text stands
-        in the place of attachments that failed their turn."""
+        """Return what the client sent, or the newest of the session's turns and what the client's tools have come to,
+        and the new message last. A text stands in the place of attachments that failed their turn."""
         kept = [message for turn in self._before for message in _decode_messages(turn.messages)]
-        told = kept[-self._messages_max :] if self._sent is None else self._sent
+        told = [*kept[-self._messages_max :], *results_of(self._asked)] if self._sent is None else self._sent
         return [*without_left_out(told, marks_of(kept)), self._asked]
 
     def native(self) -> list[bytes]:
@@ -58,6 +59,11 @@ class History:
         if self._sent is not None:
             return []
         return [turn.native for turn in self._before if turn.native is not None]
+
+    def left(self) -> list[bytes]:
+        """Return, in the same form, the turns that the new message or an earlier one has replaced."""
+        kept = {turn.run_id for turn in self._before}
+        return [turn.native for turn in self._turns if turn.native is not None and turn.run_id not in kept]
 
 
 class Sessions:

@@ -388,7 +388,9 @@ async def test_what_the_clients_tools_came_to_is_kept(client_of: Callable[..., A
     assert first.headers["x-run-id"] == second.headers["x-run-id"] == "again"
     await client.post("/vercel/chat", json=alone(message("and now"), agent="b"))
     said = ["client-tool", "Where are you? ", '{"at":7}']
-    assert histories(listener) == [said, [*said, "there", "heard ", "and now"]]
+    assert histories(listener) == [said, [*said, "heard ", "and now"]], (
+        "the second answer has taken the first one's place"
+    )
     assert done in (await loaded(client))["messages"][1]["parts"]
 
 

@@ -204,7 +204,7 @@ def _suffix(app: str, user: str) -> str:
 def _turn_events(turn: Turn, session: SessionRecord) -> list[Any]:
     """Return a turn's ADK events: the agent's own, or its messages in their form."""
     native = None if turn.native is None else decode_turn(turn.native)
-    if native is None:
+    if native is None or not native.events:
         names: dict[str, str] = {}
         return [
             event

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -22,8 +23,9 @@ from gapless.protocols.ag_ui.tanstack import to_tanstack
 from gapless.protocols.ag_ui.wire import AGUIEncoder, JoinEncoder, Prefix
 from gapless.protocols.conversations import answer_interrupts, current_run, from_client, history_unless_ours
 from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
-from gapless.records import RunRecord, RunStatus
+from gapless.records import RunRecord, RunStatus, Turn, branch
 from gapless.runs.readers import has_said_all
+from gapless.user_message import results_of
 from gapless.wire import Cursor, parse_cursor
 
 __all__ = ["AGUIRoutes"]
@@ -64,7 +66,7 @@ class AGUIRoutes(ClientRoutes):
             message,
             agent=request.query_params.get("agent"),
             session_id=body.thread_id,
-            history=functools.partial(self._history, body, user, history, message),
+            history=functools.partial(history_unless_ours, self.runner, body.thread_id, user, history, message),
             state=(self.access.own_state(body.state) or None) if isinstance(body.state, dict) else None,
             tools=body.tools,
             context=body.context,
@@ -73,13 +75,6 @@ class AGUIRoutes(ClientRoutes):
         )
         record = await self.start(request, user, asked, run_id=body.run_id, cursor=_cursor_or_start)
         return await self._tail(request, record)
-
-    async def _history(
-        self, body: RunAgentInput, user: str, history: list[Message], message: UserMessage
-    ) -> list[Message] | None:
-        if not message.content:  # the run goes on from the client's own results of its tools: its history counts
-            return history
-        return await history_unless_ours(self.runner, body.thread_id, user, history, message)
 
     async def _answer(self, request: Request, body: RunAgentInput) -> Response:
         waiting = await current_run(self.runner, self.access, request, body.thread_id, "answer")
@@ -148,7 +143,7 @@ class AGUIRoutes(ClientRoutes):
         if record is None:
             messages = []
         elif record.status.ended:
-            messages = await self.runner.messages(thread_id)
+            messages = _messages(branch(await self.runner.turns(thread_id)))
         else:
             messages = await self._before(record)
             if record.status is RunStatus.WAITING:  # there is nothing to join: what it has said comes here
@@ -166,12 +161,16 @@ class AGUIRoutes(ClientRoutes):
 
     async def _before(self, record: RunRecord) -> list[Message]:
         """Return the session's messages up to and with this run's question."""
-        messages: list[Message] = []
-        for turn in await self.runner.turns(record.session_id):
-            if turn.run_id == record.id:
-                break
-            messages += _decode_messages(turn.messages)
-        return [*messages, record.input] if record.input is not None else messages
+        turns = await self.runner.turns(record.session_id)
+        ended = next((at for at, turn in enumerate(turns) if turn.run_id == record.id), len(turns))
+        messages = _messages(branch(turns[:ended], record.input))
+        if record.input is None:
+            return messages
+        return [*messages, record.input, *results_of(record.input)]
+
+
+def _messages(turns: Sequence[Turn]) -> list[Message]:
+    return [message for turn in turns for message in _decode_messages(turn.messages)]
 
 
 def _asked(body: RunAgentInput) -> tuple[UserMessage, list[Message]]:

@@ -53,7 +53,7 @@ from gapless.fold import FILE
 from gapless.protocols.vercel.wire import VercelEncoder
 from gapless.records import RunRecord
 from gapless.runs.readers import merge_deltas
-from gapless.user_message import mark_of
+from gapless.user_message import mark_of, results_of
 from gapless.wire import is_restart
 
 __all__ = ["RESULTS", "Transcript", "UIMessage", "approvals", "remains", "results", "to_messages"]
@@ -234,8 +234,23 @@ class Transcript:
         """Add the user's message, or the results of the client's tools that a run goes on from."""
         for result in mark_of(message, RESULTS) or ():
             self._calls.get(result["toolCallId"], {}).update(result)
+        for one in results_of(message):
+            self._bring(one)
         if message.content:
             self.messages.append({"id": message.id, "role": "user", "parts": _user_parts(message)})
+
+    def _bring(self, result: ToolMessage) -> None:
+        """Put a result that another family's client brought where it belongs."""
+        part = self._calls.get(result.tool_call_id)
+        if part is None or part["state"].startswith("output-"):
+            return
+        if result.error is not None:
+            part |= {"state": "output-error", "errorText": result.error}
+        else:
+            brought = ToolCallResultEvent(
+                message_id=result.id, tool_call_id=result.tool_call_id, content=result.content
+            )
+            self.add([encode_event(brought)])
 
     def begin(self, run: RunRecord) -> None:
         """Begin a run: the events that follow are this one's."""

@@ -19,12 +19,17 @@ from gapless.events import Message, ResumeEntry, UserMessage
 from gapless.http.answers import json_response, public
 from gapless.http.cursors import check_cursor, cursor_of
 from gapless.http.openapi import STARTING, Parameter, body_docs, parameter_docs
-from gapless.protocols.conversations import answer_interrupts, current_run, own_history, runs_of, says_the_same
+from gapless.protocols.conversations import (
+    answer_interrupts,
+    current_run,
+    history_unless_ours,
+    own_history,
+    runs_of,
+)
 from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
 from gapless.protocols.vercel.messages import RESULTS, Transcript, UIMessage, approvals, remains, results, to_messages
 from gapless.protocols.vercel.wire import CONTINUES, VercelEncoder
 from gapless.records import ACTIVE, RunRecord, RunStatus, branch
-from gapless.user_message import mark_of
 from gapless.wire import Cursor, without_void
 
 __all__ = ["VercelRoutes"]
@@ -117,17 +122,14 @@ class VercelRoutes(ClientRoutes):
         to is put on the message.
         """
         said = body.said()
-        asks = said[-1].role == "user"
         ours = await own_history(self.runner, body.id, user, message)
         if found := results(said, ours):
             message.metadata = {**(message.metadata or {}), RESULTS: found}
-        if len(said) > 1:
-            return None if asks and says_the_same(sent, ours) else sent
-        if asks and not any(mark_of(one, RESULTS) for one in ours):
+        if len(said) == 1 and said[-1].role == "user":
             return None
-        if ours:  # with what the client's tools have come to: the turns do not have that
-            return to_messages(await self._before(body.id, message.id or said[-1].id)) + sent
-        return sent
+        if len(said) == 1 and ours:
+            sent = to_messages(await self._before(body.id, said[-1].id)) + sent
+        return await history_unless_ours(self.runner, body.id, user, sent, message)
 
     async def get_messages(self, chat_id: str, request: Request) -> Response:
         """Load the chat as a page opens on it, for `useChat({ messages, resume: true })`: the UI messages of its newest
@@ -169,7 +171,7 @@ class VercelRoutes(ClientRoutes):
             current = None
         asked = None if current is None else current.input
         transcript = Transcript()
-        for turn in branch(turns, None if asked is None else asked.id)[-TURNS_SHOWN_MAX:]:
+        for turn in branch(turns, asked)[-TURNS_SHOWN_MAX:]:
             run = RunRecord(id=turn.run_id, session_id=chat_id, user_id="", agent="", message="", created_at=0)
             await self._show_turn(transcript, run, _exchanges(_decode_messages(turn.messages)))
         if current is None or asked is None:
