@@ -20,7 +20,7 @@ FLOORS = [
     {"runs", "testing"},
     {"http"},
     {"protocols"},
-    {"server"},
+    {"server", "adk"},  # the last: ADK's own spelling
     {"gapless"},  # the door: the names that users import
     {"cli"},
     {"__main__"},

@@ -15,6 +15,8 @@ from google.genai import types
 
 from gapless import RunConfig, Runner, StreamingMode
 from gapless.events import (
+    AssistantMessage,
+    CustomEvent,
     ReasoningMessageContentEvent,
     RunFinishedEvent,
     StepFinishedEvent,
@@ -25,7 +27,7 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
 )
-from tests.support.adk import Call, Scripted, Thought
+from tests.support.adk import Call, Scripted, Streamed, Thought
 from tests.support.adk_runs import TALK_CALL_TALK, add, agent_of, all_of, ask, calls, custom, results, text_of
 
 
@@ -170,3 +172,67 @@ async def test_parallel_agents_do_not_mix():
         if isinstance(event, TextMessageContentEvent):
             texts[event.message_id] = texts.get(event.message_id, "") + event.delta
     assert sorted(texts.values()) == sorted("".join(f"{name}{n} " for n in range(20)) for name in ("left", "right"))
+
+
+CODE = types.Part(executable_code=types.ExecutableCode(language=types.Language.PYTHON, code="print(1)"))
+OUTCOME = types.Part(code_execution_result=types.CodeExecutionResult(outcome=types.Outcome.OUTCOME_OK, output="1"))
+PICTURE = types.Part(inline_data=types.Blob(data=b"picture", mime_type="image/png"))
+
+
+@pytest.mark.parametrize("mode", [StreamingMode.SSE, StreamingMode.NONE])
+async def test_code_and_pictures_come_in_their_order_under_ids_of_their_own(mode: StreamingMode):
+    agent = agent_of(["One. ", CODE, OUTCOME, "Two. ", PICTURE, CODE, OUTCOME, "Three."])
+    async with Runner(agent) as runner:
+        run = await runner.start("go", session_id="s", config=RunConfig(streaming_mode=mode))
+        events = await all_of(run)
+        order = [
+            event.delta
+            if isinstance(event, TextMessageContentEvent)
+            else event.name
+            if isinstance(event, CustomEvent)
+            else type(event).__name__
+            for event in events
+            if isinstance(event, TextMessageContentEvent | ToolCallStartEvent | ToolCallResultEvent | CustomEvent)
+        ]
+        assert order == [
+            "One. ",
+            "ToolCallStartEvent",
+            "ToolCallResultEvent",
+            "Two. ",
+            "gapless.file",
+            "ToolCallStartEvent",
+            "ToolCallResultEvent",
+            "Three.",
+            "gapless.finish",
+        ]
+        ids = [event.tool_call_id for event in events if isinstance(event, ToolCallStartEvent)]
+        assert [event.tool_call_id for event in events if isinstance(event, ToolCallResultEvent)] == ids
+        assert len(set(ids)) == 2
+        messages = await runner.messages("s")
+        assert len({message.id for message in messages}) == len(messages)
+        assert [
+            message.content for message in messages if isinstance(message, AssistantMessage) and message.content
+        ] == [
+            "One. ",
+            "Two. ",
+            "Three.",
+        ]
+        assert results(events) == [{"outcome": "OUTCOME_OK", "output": "1"}] * 2
+
+
+async def test_a_call_whose_id_changes_while_it_comes_is_one_call():
+    class Renaming(Scripted):
+        def __init__(self, *scripts: list[Any]) -> None:
+            super().__init__(*scripts)
+
+        async def generate_content_async(self, llm_request: Any, stream: bool = False) -> Any:
+            async for response in super().generate_content_async(llm_request, stream):
+                for part in response.content.parts:
+                    if not response.partial and part.function_call:
+                        part.function_call.id = "another"
+                yield response
+
+    model = Renaming([Streamed("add", [("$.a", 1), ("$.b", 2)], {"a": 1, "b": 2}, id="first")], ["3."])
+    events = await ask(LlmAgent(name="helper", model=model, tools=[add]))
+    assert calls(events) == [("add", {"a": 1, "b": 2})]
+    assert [event.tool_call_id for event in events if isinstance(event, ToolCallResultEvent)] == ["first"]

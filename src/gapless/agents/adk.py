@@ -28,18 +28,20 @@ from google.adk.sessions import BaseSessionService, Session
 from google.adk.workflow import BaseNode
 from google.genai import types
 
+from gapless.agents.adk_artifacts import ADKArtifacts
 from gapless.agents.adk_before import open_turn, rewind
 from gapless.agents.adk_checkpoints import FRAMEWORK, Progress
 from gapless.agents.adk_events import Translation
 from gapless.agents.adk_ledger import Ledger
 from gapless.agents.adk_live import LiveTranslation, live_events
 from gapless.agents.adk_plugin import Bridge
+from gapless.agents.adk_raw import keeps_state_only
 from gapless.agents.adk_run import Turn, current, failure
 from gapless.agents.adk_sessions import JournalSessions, dump_event, encode_dumped, encode_turn, history, question
 from gapless.agents.base import Agent, AgentItem, RunContext
 from gapless.config import RunConfig, StreamingMode
 from gapless.errors import AgentInvalid, UsageError
-from gapless.events import Message
+from gapless.events import Message, ToolMessage
 from gapless.live import is_live
 
 __all__ = ["ADKAgent"]
@@ -101,6 +103,31 @@ class ADKAgent(Agent):
         found = await self._service.get_session(app_name=name, user_id=user_id, session_id=session_id)
         return None if found is None else dict(found.state)
 
+    async def session_events(self, app_name: str, user_id: str, session_id: str) -> list[bytes] | None:
+        """Return the events that the agent's own session service has of session `session_id` of `user_id` in
+        `app_name`, as JSON; None where it has none."""
+        if isinstance(self._service, JournalSessions):
+            return None
+        name = self._runner(app_name).app_name
+        found = await self._service.get_session(app_name=name, user_id=user_id, session_id=session_id)
+        return None if found is None else [dump_event(event) for event in self._shown(found.events)]
+
+    @property
+    def _marks_are_ours(self) -> bool:
+        return getattr(self._target, "resumability_config", None) is None
+
+    def _shown(self, events: list[Event]) -> list[Event]:
+        """Leave out the marks of an app that was made resumable here: the user's own has none."""
+        if not self._marks_are_ours:
+            return events
+        return [event for event in events if not keeps_state_only(event)]
+
+    def artifacts(self, app_name: str) -> ADKArtifacts | None:
+        """Return what keeps the artifacts of the sessions of `app_name`; None where the user's runner has nothing."""
+        runner = self._runner(app_name)
+        service = runner.artifact_service
+        return None if service is None else ADKArtifacts(service, runner.app_name)
+
     async def update_state(self, app_name: str, user_id: str, session_id: str, changes: dict[str, Any]) -> None:
         """Tell the agent's own session service of `changes` to the state of session `session_id` of `user_id` in
         `app_name`, as ADK's server does: by an event."""
@@ -138,11 +165,12 @@ class ADKAgent(Agent):
         earlier, brought, message = question(ctx.content, ctx.messages[:-1])
         session = await self._session(runner, ctx, ctx.messages[:-1] if live else earlier)
         before = len(session.events)
-        if not live:
-            if not isinstance(runner.session_service, JournalSessions):
-                await rewind(runner.session_service, session, ctx)
-            message = await open_turn(runner.session_service, session, brought, message)
+        if live:
+            message = message or types.Content(role="user", parts=[types.Part(text="")])
+        else:
+            message = await self._begin(runner.session_service, session, ctx, brought, message)
         translation = (LiveTranslation if live else Translation)(ctx, runner.agent.name, dict(session.state))
+        translation.hides_marks = self._marks_are_ours
         deps = self._deps(ctx) if ctx.deps is None and self._deps is not None else ctx.deps
         state = None if deps is None else {DEPS_KEY: deps}
         turn = Turn(ctx, translation, state, live=live)
@@ -177,6 +205,20 @@ class ADKAgent(Agent):
             raise known from error
         finally:
             await self._leave(runner, ctx, session, before, turn, cut=not complete)
+
+    async def _begin(
+        self,
+        service: BaseSessionService,
+        session: Session,
+        ctx: RunContext,
+        brought: Sequence[ToolMessage],
+        message: types.Content | None,
+    ) -> types.Content:
+        """Give the session what it lacks before the message, and return that. Where another worker had begun the run,
+        the session has it."""
+        if ctx.checkpoint is None and not isinstance(service, JournalSessions):
+            await rewind(service, session, ctx)
+        return await open_turn(service, session, brought, message, begun=ctx.checkpoint is not None)
 
     async def _items(
         self, runner: Runner, session: Session, turn: Turn, message: types.Content | None
@@ -264,7 +306,7 @@ class ADKAgent(Agent):
             if isinstance(service, JournalSessions):
                 service.unload(session)
                 if len(session.events) > before and not ctx.left:
-                    events = session.events[before:]
+                    events = self._shown(session.events[before:])
                     dumped = map(dump_event, events) if turn.progress is None else turn.progress.dumped(events)
                     ctx.native = encode_dumped(ctx.run_id, dumped)
             elif turn.invocations and not ctx.left:

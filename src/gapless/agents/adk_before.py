@@ -39,10 +39,16 @@ async def rewind(service: BaseSessionService, session: Session, ctx: RunContext)
 
 
 async def open_turn(
-    service: BaseSessionService, session: Session, results: Sequence[ToolMessage], message: types.Content | None
+    service: BaseSessionService,
+    session: Session,
+    results: Sequence[ToolMessage],
+    message: types.Content | None,
+    *,
+    begun: bool = False,
 ) -> types.Content:
-    """Give the session what it lacks before the run's message, and return that: the one asked, or where there is none
-    the results of the client's tools. Raises `InputInvalid` for a result that nothing called for."""
+    """Give the session what it lacks before the run's message, unless that has `begun`, and return the message: the one
+    asked, or where there is none the results of the client's tools. Raises `InputInvalid` for a result that nothing
+    called for."""
     events = _live(session.events)
     calls = {call.id: (call, event) for event in events for call in event.get_function_calls()}
     brought: dict[str, list[types.Part]] = {}
@@ -61,6 +67,9 @@ async def open_turn(
         parts = [part for id, some in brought.items() if places[id].invocation_id == of for part in some]
         brought = {id: some for id, some in brought.items() if places[id].invocation_id != of}
         message = types.Content(role="user", parts=parts)
+    message = message or types.Content(role="user", parts=[types.Part(text="")])
+    if begun:
+        return message
     answered = {response.id for event in events for response in event.get_function_responses()}
     answered |= {result.tool_call_id for result in results}
     for id, parts in brought.items():
@@ -72,7 +81,7 @@ async def open_turn(
             for call in waiting
         ]
         await service.append_event(session, _answer_to(event, event.author, parts))
-    return message or types.Content(role="user", parts=[types.Part(text="")])
+    return message
 
 
 def _with_open_calls(events: Iterable[Event], answered: set[str | None]) -> list[Event]:

@@ -17,15 +17,19 @@ from pydantic_core import to_jsonable_python
 
 from gapless.agents.adk_arguments import ArgumentsWriter, json_of
 from gapless.agents.adk_interrupts import interrupt_for
+from gapless.agents.adk_raw import Shows, keeps_state_only, mark, raw_partial, silence, tell
 from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, INPUT
 from gapless.agents.base import AgentItem, RunContext
 from gapless.events import (
     CustomEvent,
+    EventBase,
     Interrupt,
     ReasoningEncryptedValueEvent,
     ReasoningEndEvent,
     ReasoningMessageContentEvent,
     ReasoningMessageEndEvent,
+    ReasoningMessageStartEvent,
+    ReasoningStartEvent,
     StateDeltaEvent,
     StateSnapshotEvent,
     StepFinishedEvent,
@@ -50,7 +54,21 @@ _ABORTED = "INVOCATION_ABORTED"
 class Stream:
     """What one agent has shown of the model response that it is receiving."""
 
-    __slots__ = ("blocks", "calls", "kind", "message_id", "said", "source", "spoken", "text", "thought", "writers")
+    __slots__ = (
+        "blocks",
+        "calls",
+        "files",
+        "kind",
+        "message_id",
+        "others",
+        "said",
+        "source",
+        "spoken",
+        "text",
+        "texts",
+        "thought",
+        "writers",
+    )
 
     def __init__(self, source: Event) -> None:
         self.source = source
@@ -62,8 +80,14 @@ class Stream:
         """Ids of its messages."""
         self.spoken = ""
         """The last one that is text."""
+        self.texts: list[tuple[str, bool, list[str]]] = []
+        """Its messages, thoughts apart, and their pieces."""
         self.text: list[str] = []
         self.thought: list[str] = []
+        self.files: list[int] = []
+        """Numbers of the files shown."""
+        self.others: list[types.Part] = []
+        """Code, what came of it and files, shown before the whole response came."""
         self.calls: list[types.FunctionCall] = []
         """Calls shown whole before the whole response came."""
         self.writers: dict[str, ArgumentsWriter] = {}
@@ -72,6 +96,11 @@ class Stream:
 
 class Translation:
     """One run's translation; `items` takes ADK's events in order."""
+
+    tells = True
+    """ADK's own events come beside what they are translated to."""
+    hides_marks = False
+    """But not those that only mark how far agents are, in an app that was made resumable here."""
 
     def __init__(self, ctx: RunContext, root: str, state: dict[str, Any]) -> None:
         self.error: tuple[str, str] | None = None
@@ -91,6 +120,10 @@ class Translation:
         """Which agent other than the root works in which branch."""
         self.shown_as: dict[str, str] = {}
         """A call's id → the id that it was shown under while it was partial, where that is another one."""
+        self._codes: dict[tuple[str, str | None], list[str]] = {}
+        """Code that models run by themselves and that nothing has come of yet, by author and branch."""
+        self._files = 0
+        self._told = False
         self._placeholders: dict[str, Any] = {}
         """First responses of calls that go on to wait."""
 
@@ -100,17 +133,27 @@ class Translation:
         author, branch = event.author, event.branch
         if self._agents.get(branch, self._root) != author:
             self._hand_over(out, author, branch)
-        parts = event.content.parts if event.content is not None else None
+        parts = (event.content.parts if event.content is not None else None) or []
         if event.partial:
-            if parts:
-                key = (author, branch)
-                stream = self.streams.get(key)
-                if stream is None:
-                    stream = self.streams[key] = Stream(event)
-                for part in parts:
-                    self._partial(out, stream, part, event)
-            return out
-        self._whole(out, event, parts or [])
+            key = (author, branch)
+            stream = self.streams.get(key)
+            if stream is None:
+                stream = self.streams[key] = Stream(event)
+            for part in parts:
+                self._partial(out, stream, part, event)
+            if self.tells and not (len(parts) == 1 and parts[0].text):
+                silence(out)
+                files = sum(part.inline_data is not None for part in parts)
+                tell(out, event, Shows([], stream.files[len(stream.files) - files :]), self.shown_id)
+        else:
+            stream = self._whole(out, event, parts)
+            if self.tells and not (self.hides_marks and keeps_state_only(event)):
+                silence(out)
+                texts = [(id, thought, "".join(pieces)) for id, thought, pieces in stream.texts]
+                tell(out, event, Shows(texts, stream.files), self.shown_id)
+        if self.tells and not self._told and out:
+            self._told = True
+            mark(out)
         return out
 
     def unsaved(self) -> list[tuple[Event, str]]:
@@ -166,6 +209,8 @@ class Translation:
                 self.add_text(out, stream, text, event)
         elif part.function_call is not None:
             self._partial_call(out, stream, part.function_call, event)
+        elif self._other(out, stream, part, event):
+            stream.others.append(part)
 
     def add_text(self, out: list[AgentItem], stream: Stream, text: str, event: Event) -> None:
         if stream.kind != "text":
@@ -174,15 +219,25 @@ class Translation:
             start = TextMessageStartEvent(message_id=stream.message_id, role="assistant", name=event.author or None)
             if event.author == "user":
                 start = TextMessageStartEvent(message_id=stream.message_id, role="user")
+            self._template(start, event)
             out.append(start)
         stream.text.append(text)
+        stream.texts[-1][2].append(text)
         out.append(TextMessageContentEvent(message_id=stream.message_id, delta=text))
 
     def _thought(self, out: list[AgentItem], stream: Stream, text: str, event: Event) -> None:
         if stream.kind != "thought":
             _open(out, stream, "thought", event)
+            start = ReasoningStartEvent(message_id=stream.message_id)
+            self._template(start, event)
+            out += [start, ReasoningMessageStartEvent(message_id=stream.message_id, role="reasoning")]
         stream.thought.append(text)
+        stream.texts[-1][2].append(text)
         out.append(ReasoningMessageContentEvent(message_id=stream.message_id, delta=text))
+
+    def _template(self, start: EventBase, event: Event) -> None:
+        if self.tells and event.partial:
+            start.raw_event = {"adk": raw_partial(event)}
 
     def _partial_call(self, out: list[AgentItem], stream: Stream, call: types.FunctionCall, event: Event) -> None:
         streaming = bool(call.partial_args) or call.will_continue is not None
@@ -207,11 +262,12 @@ class Translation:
 
     # -- when it is whole -------------------------------------------------------------------------------------------
 
-    def _whole(self, out: list[AgentItem], event: Event, parts: list[types.Part]) -> None:
+    def _whole(self, out: list[AgentItem], event: Event, parts: list[types.Part]) -> Stream:
+        """Show what of a response has not been shown; returns what has been by then."""
         self.account(event)
         self._heed(event)
         key = (event.author, event.branch)
-        speaks = any(part.text or part.function_call is not None or part.inline_data is not None for part in parts)
+        speaks = any(part.text or _is_shown_apart(part) for part in parts)
         stream = (self.streams.pop(key, None) if speaks else None) or Stream(event)
         text, thought = Shown(stream.text), Shown(stream.thought)
         for number, part in enumerate(parts, 1):
@@ -226,14 +282,18 @@ class Translation:
                 self._sign(out, part)
             elif part.function_response is not None:
                 self.add_response(out, part.function_response, event, number)
+            elif stream.others and _same(stream.others[0], part):
+                del stream.others[0]
             else:
-                self._other(out, stream, part, event, number)
+                self._other(out, stream, part, event)
         if speaks:
             close_stream(out, stream)
+            out += [ToolCallEndEvent(tool_call_id=id) for id in stream.writers]
         if event.actions.state_delta:
             self._state_delta(out, event.actions.state_delta)
         if event.output is not None and not parts:  # a node's own output; an answer in words is text already
             self._ctx.result = to_jsonable_python(event.output, serialize_unknown=True)
+        return stream
 
     def account(self, event: LlmResponse) -> None:
         """Count what a model call has taken."""
@@ -270,20 +330,23 @@ class Translation:
             self.pending[id] = (call, event)
             if call.name in (CONFIRMATION, CREDENTIAL, INPUT):
                 return
-        writer = stream.writers.pop(id, None)
+        shown = id if id in stream.writers else _by_name(stream, call)
+        writer = stream.writers.pop(shown, None)
         if writer is not None:
+            if shown != id:
+                self.shown_as[id] = shown
             rest, exact = writer.finish(call.args or {})
-            out.append(ToolCallArgsEvent(tool_call_id=id, delta=rest))
-            out.append(ToolCallEndEvent(tool_call_id=id))
+            out.append(ToolCallArgsEvent(tool_call_id=shown, delta=rest))
+            out.append(ToolCallEndEvent(tool_call_id=shown))
             if not exact:
                 message = f"the arguments of {call.name} came out of order; what was streamed of them is not exact"
                 out.append(notice("tool_arguments_differ", message))
             return
-        for shown in stream.calls:
-            if shown.name == call.name and (shown.id == id or shown.args == call.args):
-                stream.calls.remove(shown)
-                if shown.id and shown.id != id:
-                    self.shown_as[id] = shown.id
+        for one in stream.calls:
+            if one.name == call.name and (one.id == id or one.args == call.args):
+                stream.calls.remove(one)
+                if one.id and one.id != id:
+                    self.shown_as[id] = one.id
                 return
         self._call(out, stream, call, waits=id in self.pending)
 
@@ -319,31 +382,42 @@ class Translation:
     def add_result(self, out: list[AgentItem], response: types.FunctionResponse, event: Event, number: int) -> None:
         out.append(
             ToolCallResultEvent(
-                message_id=event.id if number == 1 else f"{event.id}-{number}",
+                message_id=event.id if number == 1 else f"{event.id}-r{number}",
                 tool_call_id=self.shown_id(response.id or ""),
                 content=json_of(response.response or {}),
             )
         )
 
-    def _other(self, out: list[AgentItem], stream: Stream, part: types.Part, event: Event, number: int) -> None:
-        """Media, and code that the model ran by itself."""
-        id = f"{event.id}-{number}"
+    def _other(self, out: list[AgentItem], stream: Stream, part: types.Part, event: Event) -> bool:
+        """Show media, or code that the model runs by itself and what comes of it; returns whether the part is that."""
+        codes = self._codes.setdefault((event.author, event.branch), [])
         if part.inline_data is not None and part.inline_data.data:
             close_stream(out, stream)
             file = {"mimeType": part.inline_data.mime_type, "data": part.inline_data.data}
+            stream.files.append(self._files)
+            self._files += 1
             out.append(CustomEvent(name=FILE, value=file))
         elif part.file_data is not None:
             close_stream(out, stream)
             value = {"mimeType": part.file_data.mime_type, "url": part.file_data.file_uri}
+            self._files += 1
             out.append(CustomEvent(name=FILE, value=value))
         elif part.executable_code is not None:
             code = part.executable_code
             args = {"language": code.language, "code": code.code}
-            self._call(out, stream, types.FunctionCall(id=f"{event.id}-code", name="code_execution", args=args))
+            stream.blocks += 1
+            codes.append(f"{event.id}-code{stream.blocks}")
+            self._call(out, stream, types.FunctionCall(id=codes[-1], name="code_execution", args=args))
         elif part.code_execution_result is not None:
+            close_stream(out, stream)
             result = part.code_execution_result
+            stream.blocks += 1
+            id = codes.pop(0) if codes else f"{event.id}-code{stream.blocks}"
             content = json_of({"outcome": result.outcome, "output": result.output})
-            out.append(ToolCallResultEvent(message_id=id, tool_call_id=f"{event.id}-code", content=content))
+            out.append(ToolCallResultEvent(message_id=f"{id}-result", tool_call_id=id, content=content))
+        else:
+            return False
+        return True
 
     def _state_delta(self, out: list[AgentItem], delta: dict[str, Any]) -> None:
         if self._state:
@@ -379,6 +453,7 @@ def _open(out: list[AgentItem], stream: Stream, kind: str, event: Event) -> None
     stream.blocks += 1
     stream.message_id = event.id if stream.blocks == 1 else f"{event.id}-{stream.blocks}"
     stream.said.append(stream.message_id)
+    stream.texts.append((stream.message_id, kind == "thought", []))
 
 
 def close_stream(out: list[AgentItem], stream: Stream) -> None:
@@ -388,6 +463,25 @@ def close_stream(out: list[AgentItem], stream: Stream) -> None:
         out.append(ReasoningMessageEndEvent(message_id=stream.message_id))
         out.append(ReasoningEndEvent(message_id=stream.message_id))
     stream.kind = ""
+
+
+def _by_name(stream: Stream, call: types.FunctionCall) -> str:
+    """Return the id under which a call was shown whose id has changed since; "" for none."""
+    return next((id for id, writer in stream.writers.items() if writer.name == call.name), "")
+
+
+def _is_shown_apart(part: types.Part) -> bool:
+    one = part.function_call or part.executable_code or part.code_execution_result or part.inline_data
+    return one is not None
+
+
+def _same(shown: types.Part, part: types.Part) -> bool:
+    return (shown.executable_code, shown.code_execution_result, shown.inline_data, shown.file_data) == (
+        part.executable_code,
+        part.code_execution_result,
+        part.inline_data,
+        part.file_data,
+    )
 
 
 class Shown:

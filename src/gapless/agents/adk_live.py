@@ -164,6 +164,8 @@ class _Hearing:
 class LiveTranslation(Translation):
     """The translation of a live run: sound, what was spoken in writing, and who interrupted whom."""
 
+    tells = False
+
     def items(self, event: Event) -> list[AgentItem]:
         parts = (event.content.parts if event.content is not None else None) or []
         sounds = [part.inline_data for part in parts if part.inline_data is not None and _is_sound(part.inline_data)]

@@ -47,7 +47,8 @@ class RunContext:
     Read: the run `run_id` in session `session_id`, asked by `user_id` of `agent_name`; `content`, the history
     (`messages`), its `config`; what is said to a live run (`live`). From the caller: `deps`, `output_type`. From the
     client: its own `tools`, `context` and `forwarded_props`. Write: `native` (the turn in the framework's own form,
-    kept for the next turn's `native_history`), `result` (the typed output, sent with RUN_FINISHED), `state`,
+    kept for the next turn's `native_history`, or once it was replaced its
+    `native_left`), `result` (the typed output, sent with RUN_FINISHED), `state`,
     `add_usage`. Ask a person with `interrupt`.
 
     So that another worker can go on: `checkpoint` is what the agent gave to `save` there, `emit` records what cannot be
@@ -316,6 +317,18 @@ class Agent:
     async def session_state(self, app_name: str, user_id: str, session_id: str) -> dict[str, Any] | None:
         """Return the state that the framework's own session service has of session `session_id` of `user_id` in
         `app_name`; None where it has none.
+        """
+        return None
+
+    async def session_events(self, app_name: str, user_id: str, session_id: str) -> list[bytes] | None:
+        """Return the events that the framework's own session service has of session `session_id` of `user_id` in
+        `app_name`, as JSON; None where it has none.
+        """
+        return None
+
+    def artifacts(self, app_name: str) -> Any:
+        """Return what keeps the artifacts of the sessions of `app_name`, with the methods of `ADKArtifacts`; None where
+        the agent keeps none.
         """
         return None
 

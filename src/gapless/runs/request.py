@@ -12,7 +12,7 @@ from typing import Any, Literal, TypedDict
 import msgspec
 
 from gapless.agents.base import Agent
-from gapless.config import Limits, RunConfig
+from gapless.config import Limits, RunConfig, StreamingMode
 from gapless.errors import InputInvalid, InputTooLarge, RunConflict, UsageError
 from gapless.events import Context, Message, Tool, UserMessage, text_of
 from gapless.live import is_live
@@ -94,7 +94,7 @@ class Asked(msgspec.Struct, kw_only=True):
         under the same id by what it asks beside that, since the next process may have another default.
 
         Raises `InputInvalid` for a message that is none."""
-        config = config or default
+        config = _own_config(config) or default
         asked = UserMessage(id="", content="") if is_live(config) and not message else user_message(message)
         one = cls(message=asked, config=config, **more)
         told_by = one.request.messages if fingerprint is None else fingerprint
@@ -169,6 +169,22 @@ class Asked(msgspec.Struct, kw_only=True):
                 f"run {known.id} exists with another message, session or agent; choose a new run id", run_id=known.id
             )
         return known
+
+
+def _own_config(config: Any) -> RunConfig | None:
+    """Return a config that may be ADK's. Raises `UsageError` for anything else."""
+    if config is None or isinstance(config, RunConfig):
+        return config
+    mode = getattr(config, "streaming_mode", None)
+    if not hasattr(config, "streaming_mode"):
+        raise UsageError(f"config is a gapless.RunConfig, or ADK's, not {type(config).__name__}")
+    mode = StreamingMode(getattr(mode, "value", mode) or "none")
+    modalities = getattr(config, "response_modalities", None)
+    told: dict[str, Any] = (
+        {} if modalities is None else {"response_modalities": [str(getattr(m, "value", m)) for m in modalities]}
+    )
+    calls = getattr(config, "max_llm_calls", None)
+    return RunConfig(streaming_mode=mode, max_llm_calls=calls if calls and calls > 0 else None, **told)
 
 
 def new_id() -> str:

@@ -396,7 +396,7 @@ async def test_a_confirmation_as_adks_clients_give_it(route: str, client_of: Cli
     client = await client_of(Runner(agent))
     await session(client, "boss")
     _, got = await run_sse(client, body("boss"))
-    asked = documents(got)[-1]
+    (asked,) = [event for event in documents(got) if event.get("longRunningToolIds")]
     (call,) = [part["functionCall"] for part in asked["content"]["parts"]]
     assert call["name"] == "adk_request_confirmation"
     assert call["args"]["originalFunctionCall"] == {"id": "c1", "name": "fire", "args": {"what": "job"}}
@@ -463,10 +463,19 @@ async def test_a_long_running_tool_is_marked_and_answered(client_of: ClientOf):
     await session(client, "shop")
     _, got = await run_sse(client, body("shop"))
     events = documents(got)
-    assert [event["longRunningToolIds"] for event in events if event.get("longRunningToolIds")] == [["c1"]]
+    whole = [event for event in events if not event.get("partial")]
+    assert [event["longRunningToolIds"] for event in whole if event.get("longRunningToolIds")] == [["c1"]]
     response = {"functionResponse": {"id": "c1", "name": "ship", "response": {"status": "there"}}}
     _, rest = await run_sse(client, body("shop", [response]))
-    assert documents(rest)[0]["content"]["parts"][0]["functionResponse"]["response"] == {"status": "there"}
+    assert text_of(documents(rest), partial=False) == "Shipped.", "and not what the client has said itself"
+    shown = (await client.get("/apps/shop/users/u/sessions/s")).json()["events"]
+    said = [
+        part["functionResponse"]
+        for event in shown
+        for part in event["content"]["parts"]
+        if len(part) == 1 and "functionResponse" in part
+    ]
+    assert said[-1]["response"] == {"status": "there"}
     assert (await run_sse(client, body("shop", [response])))[1] == rest, "sent again, it finds its place again"
     response["functionResponse"]["response"] = {"status": "lost"}
     other = await client.post("/run_sse", json=body("shop", [response]))

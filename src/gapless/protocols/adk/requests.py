@@ -16,6 +16,7 @@ __all__ = [
     "ADKLiveRequest",
     "CreateSessionRequest",
     "RunAgentRequest",
+    "SaveArtifactRequest",
     "UpdateSessionRequest",
     "as_type",
     "camel",
@@ -90,6 +91,14 @@ class UpdateSessionRequest(msgspec.Struct, rename="camel"):
     """The body of `PATCH /apps/{app}/users/{user}/sessions/{session}`."""
 
     state_delta: dict[str, Any]
+
+
+class SaveArtifactRequest(msgspec.Struct, rename="camel"):
+    """The body of `POST …/artifacts`."""
+
+    filename: str
+    artifact: dict[str, Any]
+    custom_metadata: dict[str, Any] | None = None
 
 
 def camel(fields: Any) -> Any:

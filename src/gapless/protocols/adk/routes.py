@@ -23,6 +23,7 @@ from gapless.http.cursors import check_cursor, cursor_of
 from gapless.http.openapi import STARTING, Parameter, body_docs, parameter_docs
 from gapless.http.stream import delivery_of, settled
 from gapless.live import LiveRequest
+from gapless.protocols.adk.artifacts import ArtifactRoutes
 from gapless.protocols.adk.live import ADKSocket
 from gapless.protocols.adk.requests import FunctionResponse, RunAgentRequest, content_of, entry_of, run_request
 from gapless.protocols.adk.sessions import ADKAPI, SessionRoutes
@@ -52,6 +53,7 @@ class ADKRoutes(ADKAPI):
         router.post(_RUN + "/cancel", status_code=202)(self.cancel_run)
         router.post("/run", openapi_extra=body_docs(RunAgentRequest) | parameter_docs(*STARTING))(self.run)
         SessionRoutes(self.runner, self.streams, self.access).add_to(router)
+        ArtifactRoutes(self.runner, self.streams, self.access).add_to(router)
         detailed = Parameter("detailed", "query", "`true`: with their descriptions.", {"enum": ["true", "false"]})
         router.get("/list-apps", openapi_extra=parameter_docs(detailed))(self.list_apps)
         router.get("/version")(self.version)

@@ -25,9 +25,9 @@ from gapless.events import (
 from gapless.http.answers import json_response, read_body, read_optional_body
 from gapless.http.openapi import body_docs
 from gapless.protocols.adk.requests import CreateSessionRequest, UpdateSessionRequest, as_type, camel
-from gapless.protocols.adk.wire import WholeADKEncoder, arguments_of, object_of
+from gapless.protocols.adk.wire import PageADKEncoder, arguments_of, object_of
 from gapless.protocols.starting import ClientRoutes
-from gapless.records import ACTIVE, RunRecord, SessionRecord, Turn
+from gapless.records import ACTIVE, RunRecord, SessionRecord, Turn, branch
 from gapless.runs.request import new_id
 from gapless.wire import without_void
 
@@ -91,7 +91,7 @@ class ADKAPI(ClientRoutes):
 
     async def events_of(self, record: RunRecord, after: int = 0) -> list[bytes]:
         """Return the run's whole ADK events so far, after a position, without what was taken back."""
-        encoder, found = WholeADKEncoder(record), list[bytes]()
+        encoder, found = PageADKEncoder(record), list[bytes]()
         for seq, event in without_void(await self.runner.readers.merged(record.id)):
             frames = encoder.frames(event)
             if seq > after:
@@ -179,8 +179,16 @@ class SessionRoutes(ADKAPI):
     async def _shown(self, session: SessionRecord, *, events: bool = True) -> dict[str, Any]:
         """Return a session as ADK's clients see it."""
         found: list[Any] = []
-        if events:
-            for turn in await self.runner.turns(session.id):
+        agent = self.runner.agents.get(session.agent)
+        own = None
+        if events and agent is not None:
+            own = await agent.session_events(session.agent, session.user_id, session.id)
+        state = session.state
+        if agent is not None and own is not None:
+            found = [_public(event) for event in own]
+            state = await agent.session_state(session.agent, session.user_id, session.id) or state
+        elif events:
+            for turn in branch(await self.runner.turns(session.id)):
                 found += _turn_events(turn, session)
             record = await self.runner.current_run(session.id)
             if record is not None and record.status in ACTIVE and record.input is not None:
@@ -190,7 +198,7 @@ class SessionRoutes(ADKAPI):
             "id": session.id.removesuffix(_suffix(session.agent, session.user_id)),
             "appName": session.agent,
             "userId": session.user_id,
-            "state": session.state,
+            "state": state,
             "events": found,
             "lastUpdateTime": session.updated_at / 1000,
         }
@@ -211,9 +219,12 @@ def _turn_events(turn: Turn, session: SessionRecord) -> list[Any]:
             for message in _decode_messages(turn.messages)
             if (event := _event(message, turn.run_id, session, names)) is not None
         ]
-    if CREDENTIAL.encode() not in turn.native:  # type: ignore[operator]  # it has one
-        return list(native.events)
-    return [without_secrets(msgspec.json.decode(event)) for event in native.events]
+    return [_public(bytes(event)) for event in native.events]
+
+
+def _public(event: bytes) -> Any:
+    """Return an ADK event without what only the server may know."""
+    return without_secrets(msgspec.json.decode(event)) if CREDENTIAL.encode() in event else msgspec.Raw(event)
 
 
 def _event(

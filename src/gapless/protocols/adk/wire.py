@@ -40,10 +40,11 @@ from gapless.events import (
 )
 from gapless.fold import RESTARTED, VOID, Fold, Void, void_of
 from gapless.jsontext import decode_json
+from gapless.protocols.adk.own import OwnEvents, own_of
 from gapless.records import RunRecord
 from gapless.wire import NO_DELTA, Encoder
 
-__all__ = ["ADKEncoder", "WholeADKEncoder", "arguments_of", "object_of"]
+__all__ = ["ADKEncoder", "PageADKEncoder", "WholeADKEncoder", "arguments_of", "object_of"]
 
 _encode = msgspec.json.Encoder().encode
 _ACTIONS = b'"actions":{"stateDelta":%b,"artifactDelta":{},%b"requestedAuthConfigs":{},"requestedToolConfirmations":{}}'
@@ -87,6 +88,8 @@ class ADKEncoder(Encoder):
     pauses: ClassVar[bool] = True
     partials: ClassVar[bool] = True
     """Partial events are sent, as for `"streaming": true`."""
+    splits: ClassVar[bool] = True
+    """An event's artifacts come apart from its content, as on `/run_sse`."""
 
     def __init__(self, run: RunRecord) -> None:
         super().__init__(run)
@@ -110,6 +113,7 @@ class ADKEncoder(Encoder):
         """The state's values as JSON: those in the fold are changed in place."""
         self._finish_reason = "STOP"
         self._events = 0
+        self._own: OwnEvents | None = None
 
     def frames(self, event: bytes) -> Sequence[bytes]:
         if event.startswith(self._delta_head):  # the hot path: nothing is decoded
@@ -118,6 +122,17 @@ class ADKEncoder(Encoder):
 
     def frames_of(self, event: Event) -> Sequence[bytes]:
         """Return one decoded event's frames."""
+        own = own_of(event)
+        if own is not None and self._own is None:
+            self._own = OwnEvents(self.run, partials=self.partials, splits=self.splits)
+        if self._own is not None:  # nothing is made up where ADK's own are
+            frames = self._own.frames(event, own)
+            self._delta_head, self._pieces, self._tail = self._own.delta_head, self._own.pieces, self._own.tail
+            outcome = event.outcome if isinstance(event, RunFinishedEvent) else None
+            if isinstance(outcome, RunFinishedInterruptOutcome):  # what was asked before the last answer is asked again
+                again = [one for one in outcome.interrupts if one.id not in self._own.called]
+                return (*frames, *filter(None, map(self._asked, again)))
+            return frames
         handler = _HANDLERS.get(type(event))
         return handler(self, event) if handler is not None else ()
 
@@ -416,6 +431,12 @@ class WholeADKEncoder(ADKEncoder):
     """The same without partial events, as for `"streaming": false` and `/run`."""
 
     partials: ClassVar[bool] = False
+
+
+class PageADKEncoder(WholeADKEncoder):
+    """The same as `/run` has them, and a session."""
+
+    splits: ClassVar[bool] = False
 
 
 _HANDLERS: dict[type, Callable[[ADKEncoder, Any], _Frames]] = {

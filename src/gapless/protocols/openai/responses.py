@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from gapless.errors import CursorInvalid, InputInvalid, RunNotFound
-from gapless.events import Message, SystemMessage
+from gapless.events import Message, SystemMessage, ToolMessage, UserMessage
 from gapless.http.answers import json_response, whole_number
 from gapless.http.cursors import cursor_of
 from gapless.http.openapi import Parameter, body_docs, parameter_docs
@@ -20,7 +20,8 @@ from gapless.protocols.openai.chat_wire import OPTIONS, Options, options_of
 from gapless.protocols.openai.requests import Responses, response_messages, response_settings
 from gapless.protocols.openai.responses_wire import ID_PREFIX, ResponsesEncoder
 from gapless.protocols.starting import StartRequest
-from gapless.records import RunRecord
+from gapless.records import AFTER, RunRecord, branch
+from gapless.user_message import mark_results
 from gapless.wire import Cursor
 
 __all__ = ["ResponsesRoutes"]
@@ -79,18 +80,25 @@ class ResponsesRoutes(OpenAIAPI):
         options: dict[str, Any] = {"tools": [tool.name for tool in body.tools or ()]}
         if body.conversation is None:
             options["previous"] = past.previous
-        if before:
+        instructions = [SystemMessage(id="instructions", content=body.instructions)] if body.instructions else []
+        brought = [one for one in before if isinstance(one, ToolMessage)]
+        goes_on = not message.content and not instructions and len(brought) == len(before) and past.history() is None
+        if before and not goes_on:
             options["input"] = msgspec.to_builtins(before)
         if body.background:
             options["background"] = True
         if body.metadata:
             options["metadata"] = body.metadata
         message.metadata = {OPTIONS: options}
-        instructions = [SystemMessage(id="instructions", content=body.instructions)] if body.instructions else []
+        if goes_on and brought:
+            mark_results(message, brought)
+        if past.previous is not None and not past.whole and past.told:
+            message.metadata = {**(message.metadata or {}), AFTER: past.previous}
+        own = goes_on or not (before or instructions)
         return StartRequest(
             message,
             session_id=past.session_id,
-            history=[*instructions, *past.messages(), *before] if before or instructions else past.history(),
+            history=past.history() if own else [*instructions, *past.messages(), *before],
             fingerprint=[body.previous_response_id, body.instructions, before, body.metadata],
         )
 
@@ -155,7 +163,9 @@ class ResponsesRoutes(OpenAIAPI):
             raise InputInvalid(f"response {body.previous_response_id} has not ended yet", run_id=record.id)
         turns = await self._turns(record.session_id)
         line = _line(turns, record.id)
-        return _Past(record.session_id, record.id, [turns[id] for id in line], len(line) == len(turns))
+        probe = UserMessage(id="", content="", metadata={AFTER: record.id})
+        told = [turn.run_id for turn in branch(await self.runner.turns(record.session_id), probe)] == line
+        return _Past(record.session_id, record.id, [turns[id] for id in line], len(line) == len(turns), told)
 
     async def _turns(self, session_id: str) -> dict[str, list[Message]]:
         return {turn.run_id: _decode_messages(turn.messages) for turn in await self.runner.turns(session_id)}
@@ -170,10 +180,12 @@ class _Past(NamedTuple):
     turns: list[list[Message]]
     whole: bool
     """`turns` are all that the session has."""
+    told: bool = False
+    """The session knows by itself which of them go before."""
 
     def history(self) -> list[Message] | None:
         """Return the messages so far; None where they are the session's own, which has them in the agent's form too."""
-        if self.whole and not any("input" in _options(turn) for turn in self.turns):
+        if (self.whole or self.told) and not any("input" in _options(turn) for turn in self.turns):
             return None
         return self.messages()
 
