@@ -9,8 +9,10 @@ translated once more, and what comes of it is dropped.
 from __future__ import annotations
 
 import asyncio
+import collections
 import importlib.metadata
 import logging
+import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -73,6 +75,8 @@ class Kept(msgspec.Struct, array_like=True):
     llm_calls: int = 0
     void: list[str] = []
     """Events that the user's own session service has and that count for nothing."""
+    inner: dict[str, list[bytes]] = {}
+    """What the models of agents that tools run have answered while the tool runs, by call and agent."""
     temporary: dict[str, msgspec.Raw] = {}
     """The session's state that ADK never persists, as JSON."""
 
@@ -117,6 +121,8 @@ class Progress:
         self.running: set[str] = set()
         """Calls whose tools run."""
         self.done: dict[str, bytes] = dict(self.kept.done)
+        self._inner: dict[str, list[bytes]] = {key: list(replies) for key, replies in self.kept.inner.items()}
+        self._inner_calls: collections.Counter[str] = collections.Counter()
         self.begun: dict[str, None] = dict.fromkeys(self.kept.begun)
         self.lost: set[str] = set(self.kept.begun)
         """Calls that were under way when the worker was lost and may not be begun again without asking."""
@@ -314,6 +320,21 @@ class Progress:
             return {}  # its response comes later
         return response if isinstance(response, dict) else {"result": response}
 
+    def inner_reply(self, place: str) -> LlmResponse | None:
+        """Return what the model of an agent that a tool runs has answered to this call at another worker."""
+        replies, number = self._inner.get(place, []), self._inner_calls[place]
+        self._inner_calls[place] += 1
+        return LlmResponse.model_validate_json(replies[number]) if number < len(replies) else None
+
+    async def inner_replied(self, place: str, response: LlmResponse) -> None:
+        """Keep what the model of an agent that a tool runs has answered. Its calls have ids from now on."""
+        for part in (response.content.parts if response.content is not None else None) or []:
+            if part.function_call is not None and not part.function_call.id:
+                part.function_call.id = f"adk-{uuid.uuid4()}"
+        kept = response.model_dump_json(exclude_none=True, exclude={"usage_metadata"}, fallback=repr)
+        self._inner.setdefault(place, []).append(kept.encode())
+        await self.save()
+
     async def begins(self, call_id: str) -> None:
         """Note that a call begins which may not be begun again without asking."""
         self.doubtful.discard(call_id)
@@ -352,8 +373,12 @@ class Progress:
         """Note that a whole event was told."""
         self._told.add(event.id)
         for response in event.get_function_responses():
-            self.done.pop(response.id or "", None)
-            self.begun.pop(response.id or "", None)
+            id = response.id or ""
+            self.done.pop(id, None)
+            self.begun.pop(id, None)
+            for known in (self.done, self.begun, self._inner):
+                for inner in [key for key in known if key.startswith(f"/{id}/")]:
+                    del known[inner]
 
     async def end(self, event: Event) -> None:
         """End to tell an event, and save where it was a whole one."""
@@ -402,6 +427,7 @@ class Progress:
                 shown_as=dict(self._translation.shown_as),
                 asking=asking,
                 void=list(self.void),
+                inner=self._inner,
                 answers=[content.model_dump_json(exclude_none=True).encode() for content in self.answers if content],
                 llm_calls=self.kept.llm_calls if invocation is None else _llm_calls(invocation),
                 temporary={} if invocation is None else _temporary(invocation.session),

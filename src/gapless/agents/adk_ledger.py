@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
 from google.adk.agents import BaseAgent, InvocationContext
@@ -88,16 +89,27 @@ class Ledger(BasePlugin):
         self, *, callback_context: CallbackContext, llm_request: LlmRequest
     ) -> LlmResponse | None:
         progress = _progress()
-        if progress is None or not progress.goes_on or callback_context.invocation_id != progress.invocation_id:
+        if progress is None:
             return None
-        return progress.reply(callback_context.agent_name, callback_context.branch)
+        if callback_context.invocation_id != progress.invocation_id:
+            return progress.inner_reply(_inner_place(callback_context))
+        return progress.reply(callback_context.agent_name, callback_context.branch) if progress.goes_on else None
+
+    async def after_model_callback(self, *, callback_context: CallbackContext, llm_response: LlmResponse) -> None:
+        if llm_response.partial:
+            return
+        progress = _progress()
+        if progress is not None and callback_context.invocation_id != progress.invocation_id:
+            await progress.inner_replied(_inner_place(callback_context), llm_response)
 
     async def before_tool_callback(
         self, *, tool: BaseTool, tool_args: dict[str, Any], tool_context: ToolContext
     ) -> dict[str, Any] | None:
         progress, call_id = _progress(), tool_context.function_call_id
-        if progress is None or call_id is None or tool_context.invocation_id != progress.invocation_id:
+        if progress is None or call_id is None:
             return None
+        if inner := tool_context.invocation_id != progress.invocation_id:
+            call_id = _inner_id(call_id)
         known = progress.result(call_id, tool_context, long_running=tool.is_long_running)
         if known is not None:
             return known
@@ -105,7 +117,7 @@ class Ledger(BasePlugin):
         asked = call_id in progress.doubtful
         if repeatable is not True and (asked or call_id in progress.lost):
             answer = tool_context.tool_confirmation if asked else None
-            if answer is None and repeatable == "ask":
+            if answer is None and repeatable == "ask" and not inner:  # where ADK could not wait for the answer
                 progress.doubtful.add(call_id)
                 tool_context.request_confirmation(
                     hint=f"The server was lost while {tool.name} ran. It may have taken effect. Run it again?"
@@ -115,6 +127,7 @@ class Ledger(BasePlugin):
             if answer is None or not answer.confirmed:
                 progress.settled(call_id)
                 return {"error": _UNKNOWN}
+        _inside.set(call_id if inner else f"/{call_id}")
         progress.running.add(call_id)
         if repeatable is not True:
             await progress.begins(call_id)
@@ -124,13 +137,30 @@ class Ledger(BasePlugin):
         self, *, tool: BaseTool, tool_args: dict[str, Any], tool_context: ToolContext, result: Any
     ) -> None:
         progress, call_id = _progress(), tool_context.function_call_id
-        if progress is not None and call_id in progress.running:
+        if progress is None or call_id is None:
+            return
+        if tool_context.invocation_id != progress.invocation_id:
+            inside = _inside.get()
+            call_id = inside if inside.endswith(f"/{call_id}") else ""
+        if call_id in progress.running:
             await progress.returned(call_id, tool_context, result)
 
     async def on_tool_error_callback(
         self, *, tool: BaseTool, tool_args: dict[str, Any], tool_context: ToolContext, error: Exception
     ) -> None:
         """Keep nothing: what the error callbacks make of it is kept as what the tool returned."""
+
+
+_inside: ContextVar[str] = ContextVar("gapless_adk_inside", default="")
+"""The call whose tool this task runs, after those whose tools run its agent: each with a slash before it."""
+
+
+def _inner_id(call_id: str) -> str:
+    return f"{_inside.get()}/{call_id}"
+
+
+def _inner_place(context: CallbackContext) -> str:
+    return f"{_inside.get()}/ {context.agent_name} {context.branch or ''}"
 
 
 def _progress() -> Progress | None:
