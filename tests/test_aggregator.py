@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gapless import Runner
 from gapless.aggregator import FunctionCall, FunctionResponse, Part, StreamingResponseAggregator
 from gapless.events import (
+    CustomEvent,
     Event,
     ReasoningMessageContentEvent,
     RunStartedEvent,
@@ -25,6 +26,7 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
 )
+from gapless.fold import RESTARTED, VOID
 
 
 def said(delta: str, message_id: str = "m") -> Event:
@@ -190,3 +192,22 @@ def test_agents_that_stream_beside_each_other_are_told_apart() -> None:
 
 def test_other_objects_are_ignored() -> None:
     assert parts_of([SimpleNamespace(content=None), SimpleNamespace(), object()]) == []
+
+
+def test_what_is_void_is_taken_back_by_name() -> None:
+    aggregator = StreamingResponseAggregator()
+    for event in (
+        TextMessageContentEvent(message_id="a", delta="kept "),
+        TextMessageContentEvent(message_id="a", delta="and void"),
+        ToolCallStartEvent(tool_call_id="c", tool_call_name="t"),
+        ToolCallArgsEvent(tool_call_id="c", delta="{"),
+        TextMessageContentEvent(message_id="b", delta="void"),
+        CustomEvent(name=VOID, value={"messageIds": ["b"], "toolCallIds": ["c"], "cut": {"a": 7}}),
+        TextMessageContentEvent(message_id="a", delta="on"),
+    ):
+        aggregator.add(event)
+    response = aggregator.get_response()
+    assert [part.text for part in response.content.parts] == ["kept anon"]
+    aggregator.add(CustomEvent(name=RESTARTED, value={"restarts": 1}))
+    aggregator.add(TextMessageContentEvent(message_id="d", delta="anew"))
+    assert aggregator.get_response().text == "anew"

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from gapless.events import (
+    CustomEvent,
     ReasoningMessageChunkEvent,
     ReasoningMessageContentEvent,
     TextMessageChunkEvent,
@@ -22,6 +23,7 @@ from gapless.events import (
     ToolCallStartEvent,
     text_of,
 )
+from gapless.fold import RESTARTED, Void, void_of
 
 __all__ = ["AggregatedResponse", "Content", "FunctionCall", "FunctionResponse", "Part", "StreamingResponseAggregator"]
 
@@ -89,25 +91,46 @@ class AggregatedResponse(msgspec.Struct):
         return [part.function_call for part in self.content.parts if part.function_call is not None]
 
 
+class _Said:
+    """Text of one kind and message, in pieces that are joined when it is read."""
+
+    __slots__ = ("id", "pieces", "thought")
+
+    def __init__(self, id: str, thought: bool) -> None:
+        self.id = id
+        self.thought = thought
+        self.pieces: list[str] = []
+
+    def text(self) -> str:
+        if len(self.pieces) > 1:
+            self.pieces = ["".join(self.pieces)]
+        return self.pieces[0]
+
+
 class _Parts:
-    """Parts in order; the text of one kind gathers in a list and is joined when it is read."""
+    """Parts in order, each with the id of the message or call that it is of."""
 
     def __init__(self) -> None:
-        self.parts: list[Part] = []
-        self._pieces: list[str] = []
-        self._thought = False
+        self._entries: list[_Said | tuple[str, Part]] = []
 
-    def text(self, text: str, *, thought: bool) -> None:
+    def text(self, text: str, *, thought: bool, id: str = "") -> None:
         if not text:
             return
-        if self._pieces and self._thought != thought:
-            self._settle()
-        self._thought = thought
-        self._pieces.append(text)
+        last = self._entries[-1] if self._entries else None
+        if not isinstance(last, _Said) or last.thought != thought or last.id != id:
+            last = _Said(id, thought)
+            self._entries.append(last)
+        last.pieces.append(text)
 
-    def add(self, part: Part) -> None:
-        self._settle()
-        self.parts.append(part)
+    def add(self, part: Part, id: str = "") -> None:
+        self._entries.append((id, part))
+
+    def complete(self, call: FunctionCall) -> None:
+        """Put the call where its place was kept."""
+        for index in range(len(self._entries) - 1, -1, -1):
+            if self._entries[index] == (call.id, _PLACE):
+                self._entries[index] = (call.id, Part(function_call=call))
+                return
 
     def extend(self, other: _Parts) -> None:
         for part in other.whole():
@@ -117,18 +140,31 @@ class _Parts:
                 self.add(part)
 
     def whole(self) -> list[Part]:
-        if not self._pieces:
-            return list(self.parts)
-        self._pieces = ["".join(self._pieces)]
-        return [*self.parts, self._open()]
+        parts: list[Part] = []
+        for entry in self._entries:
+            if not isinstance(entry, _Said):
+                parts.append(entry[1])
+            elif parts and parts[-1].text is not None and bool(parts[-1].thought) == entry.thought:
+                parts[-1].text += entry.text()
+            else:
+                parts.append(Part(text=entry.text(), thought=entry.thought or None))
+        return parts
 
-    def _settle(self) -> None:
-        if self._pieces:
-            self.parts.append(self._open())
-            self._pieces = []
-
-    def _open(self) -> Part:
-        return Part(text="".join(self._pieces), thought=self._thought or None)
+    def take_back(self, void: Void) -> None:
+        """Take back what is named: text by its message, calls by their own id, results by their message."""
+        messages, calls, left = set(void.message_ids), set(void.tool_call_ids), dict(void.cut)
+        kept: list[_Said | tuple[str, Part]] = []
+        for entry in self._entries:
+            if isinstance(entry, _Said):
+                if entry.id in left:
+                    text = entry.text()
+                    entry.pieces = [text[: left[entry.id]]]
+                    left[entry.id] = max(0, left[entry.id] - len(text))
+                if entry.id not in messages and entry.text():
+                    kept.append(entry)
+            elif entry[0] not in (messages if entry[1].function_response is not None else calls):
+                kept.append(entry)
+        self._entries = kept
 
 
 class StreamingResponseAggregator:
@@ -141,8 +177,8 @@ class StreamingResponseAggregator:
         self._parts = _Parts()
         self._pieces: dict[str, _Parts] = {}
         """ADK: what partial events brought since the last aggregate, by the id that they share with it."""
-        self._calls: dict[str, tuple[str, list[str], int]] = {}
-        """Open tool calls by id: name, pieces of the arguments, and where their part is to go."""
+        self._calls: dict[str, tuple[str, list[str]]] = {}
+        """Open tool calls by id: name, and pieces of the arguments."""
         self._names: dict[str, str] = {}
         self._chunked_call = ""
 
@@ -168,10 +204,10 @@ class StreamingResponseAggregator:
     # -- events of Gapless ------------------------------------------------------------------------------------------
 
     def _text(self, event: TextMessageContentEvent | TextMessageChunkEvent) -> None:
-        self._parts.text(event.delta or "", thought=False)
+        self._parts.text(event.delta or "", thought=False, id=event.message_id or "")
 
     def _thought(self, event: ReasoningMessageContentEvent | ReasoningMessageChunkEvent) -> None:
-        self._parts.text(event.delta or "", thought=True)
+        self._parts.text(event.delta or "", thought=True, id=event.message_id or "")
 
     def _call_start(self, event: ToolCallStartEvent) -> None:
         self._open_call(event.tool_call_id, event.tool_call_name)
@@ -179,8 +215,8 @@ class StreamingResponseAggregator:
     def _open_call(self, id: str, name: str) -> None:
         if id not in self._calls:
             self._names[id] = name
-            self._parts.add(_PLACE)
-            self._calls[id] = (name, [], len(self._parts.parts) - 1)
+            self._parts.add(_PLACE, id)
+            self._calls[id] = (name, [])
 
     def _call_args(self, event: ToolCallArgsEvent) -> None:
         if event.tool_call_id in self._calls:
@@ -200,14 +236,22 @@ class StreamingResponseAggregator:
     def _close_call(self, id: str) -> None:
         call = self._calls.pop(id, None)
         if call is not None:
-            name, pieces, place = call
-            self._parts.parts[place] = Part(function_call=FunctionCall(id, name, _arguments("".join(pieces))))
+            name, pieces = call
+            self._parts.complete(FunctionCall(id, name, _arguments("".join(pieces))))
 
     def _call_result(self, event: ToolCallResultEvent) -> None:
         self._close_call(event.tool_call_id)
         name = self._names.get(event.tool_call_id, "")
         response = FunctionResponse(event.tool_call_id, name, text_of(event.content))
-        self._parts.add(Part(function_response=response))
+        self._parts.add(Part(function_response=response), event.message_id)
+
+    def _custom(self, event: CustomEvent) -> None:
+        if event.name == RESTARTED:
+            self._parts, self._calls = _Parts(), {}
+        elif (void := void_of(event)) is not None:
+            self._parts.take_back(void)
+            for id in void.tool_call_ids:
+                self._calls.pop(id, None)
 
     # -- events of ADK ----------------------------------------------------------------------------------------------
 
@@ -252,6 +296,7 @@ def _arguments(text: str) -> dict[str, Any]:
 
 
 _HANDLERS: dict[type, Any] = {
+    CustomEvent: StreamingResponseAggregator._custom,
     TextMessageContentEvent: StreamingResponseAggregator._text,
     TextMessageChunkEvent: StreamingResponseAggregator._text,
     ReasoningMessageContentEvent: StreamingResponseAggregator._thought,

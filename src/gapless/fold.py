@@ -225,6 +225,11 @@ class Fold:
         return Void(message_ids=messages, tool_call_ids=calls, cut=cut)
 
     @property
+    def said(self) -> Void:
+        """Names all that there is."""
+        return Void(message_ids=[item.id for item in self._items], tool_call_ids=list(self._calls))
+
+    @property
     def marked_state(self) -> Any:
         """Returns the agent's state at the mark."""
         return None if self._mark is None else self._mark.state

@@ -19,7 +19,7 @@ from gapless.events import (
     ToolCallEndEvent,
     ToolCallStartEvent,
 )
-from gapless.fold import void_of
+from gapless.fold import RESTARTED, void_of
 
 __all__ = ["GrowingOutput", "OutputText", "OutputType"]
 
@@ -88,6 +88,7 @@ class GrowingOutput(Generic[_OutputT]):
         """The latest valid output; empty while there is none."""
         self._type = output_type
         self._text: list[str] = []
+        self._text_id = ""
         self._calls: dict[str, list[str]] = {}
         self._call: str | None = None
         self._key: str | None = None
@@ -105,7 +106,7 @@ class GrowingOutput(Generic[_OutputT]):
             parts.append(event.delta)
             return event.tool_call_id == self._call and self._grown(parts, len(event.delta))
         if isinstance(event, TextMessageStartEvent):
-            self._text = []
+            self._text, self._text_id = [], event.message_id
             if self._call is None:
                 self._restart()
         elif isinstance(event, ToolCallStartEvent):
@@ -117,7 +118,27 @@ class GrowingOutput(Generic[_OutputT]):
             self._restart()
             begun = self._calls.get(self._call or "", [])
             return bool(begun) and self._grown(begun, sum(len(part) for part in begun))
+        elif isinstance(event, CustomEvent):
+            self._take_back(event)
         return False
+
+    def _take_back(self, event: CustomEvent) -> None:
+        """Forget what the event says is void; the latest value stays until there is another."""
+        void = void_of(event)
+        if event.name == RESTARTED:
+            self._text, self._calls, self._call, self._key = [], {}, None, None
+        elif void is None:
+            return
+        else:
+            if self._text_id in void.message_ids:
+                self._text = []
+            elif self._text_id in void.cut:
+                self._text = ["".join(self._text)[: void.cut[self._text_id]]]
+            for id in void.tool_call_ids:
+                self._calls.pop(id, None)
+                if id == self._call:
+                    self._call = self._key = None
+        self._restart()
 
     def _restart(self) -> None:
         self._size = self._next_at = 0

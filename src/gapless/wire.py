@@ -7,6 +7,7 @@ data frame, an explicit end marker. It knows no store and no HTTP. A wire is a m
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 from abc import ABC, abstractmethod
@@ -105,6 +106,14 @@ def is_restart(event: bytes) -> bool:
     return _RESTARTED in event and _decode_named(event).name == RESTARTED  # and not a name inside of its value
 
 
+def _void_of_restart(event: bytes) -> bytes | None:
+    """Return the event which takes all back that was said before the run was begun anew, if `event` names it."""
+    decoded = decode_event(event)
+    with contextlib.suppress(msgspec.ValidationError):
+        return encode_event(CustomEvent(name=VOID, value=msgspec.to_builtins(msgspec.convert(decoded.value, Void))))
+    return None
+
+
 def without_void(items: Iterable[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
     """Return `items`, (position, event) pairs from a run's start on, without what a later one of them takes back: for
     an answer that is read as a whole. A stream has said it by then.
@@ -147,9 +156,8 @@ class Encoder(ABC):
     """True if the stream ends when the run waits for a person, and goes on in another request."""
 
     voids: ClassVar[bool] = False
-    """True if the wire can take back all that it has said. On any other, a run that another worker begins anew has
-    failed: the client would add the new answer to the void one. (What a run that goes on takes back of it, each wire
-    says in its own way.)"""
+    """True if the wire's clients know themselves what it means that a run is begun anew. On any other that is said as
+    what it comes to: all that was said so far is taken back by name, which each wire says in its own way."""
     _id_head = b""
     """What an id says before the position."""
     _delta_head = NO_DELTA
@@ -175,8 +183,9 @@ class Encoder(ABC):
         return False
 
     def sayable(self, items: Sequence[tuple[int, bytes]]) -> Sequence[tuple[int, bytes]]:
-        """Return those of `items`, (position, event) pairs, that this wire can say: all of them, or for a wire that
-        cannot void, those before a restart and an error in its place.
+        """Return `items`, (position, event) pairs, as this wire can say them: where it cannot say that the run is begun
+        anew, that all so far is taken back; or an error, and nothing after it, where a version of Gapless recorded that
+        which did not name it all.
         """
         if self.voids:
             return items
@@ -184,8 +193,11 @@ class Encoder(ABC):
             return ()
         for index, (seq, event) in enumerate(items):
             if event.startswith(_CUSTOM) and is_restart(event):
-                self._restarted = True
-                return [*items[:index], (seq, _CANNOT_VOID)]
+                void = _void_of_restart(event)
+                if void is None:
+                    self._restarted = True
+                    return [*items[:index], (seq, _CANNOT_VOID)]
+                return [*items[:index], (seq, void), *self.sayable(items[index + 1 :])]
         return items
 
     @abstractmethod

@@ -54,6 +54,26 @@ test("fold: items in the order in which they began", () => {
   assert.equal(textOf(view.items[2]), "abc");
 });
 
+test("fold: what a lost worker said is taken back by name, and nothing else", () => {
+  const view = fold(
+    ...RUN,
+    { type: "TEXT_MESSAGE_START", messageId: "n" },
+    text("n", "kept \u{1F600}|void"),
+    { type: "TOOL_CALL_START", toolCallId: "d", toolCallName: "sub" },
+    text("o", "void"),
+    { type: "CUSTOM", name: "gapless.void", value: { messageIds: ["o", "tm"], toolCallIds: ["d"], cut: { n: 6 } } },
+  );
+  assert.deepEqual(view.items.map((item) => item.key), ["step:1", "reasoning:q", "text:m", "tool:c", "notice:1", "text:n"]);
+  assert.deepEqual([...view.takenBack].sort(), ["text:n", "text:o", "tool:c", "tool:d"]);
+  const [, , m, tool, , n] = view.items;
+  assert.deepEqual([textOf(m), tool.result, tool.open, textOf(n), n.open], ["abc", null, true, "kept \u{1F600}", true]);
+  applyEvent(view, text("n", "!"));
+  applyEvent(view, { type: "TOOL_CALL_RESULT", messageId: "tm2", toolCallId: "c", content: "3" });
+  assert.deepEqual([textOf(view.byKey.get("text:n")), view.byKey.get("tool:c").result], ["kept \u{1F600}!", "3"]);
+  applyEvent(view, { type: "CUSTOM", name: "gapless.restarted", value: { restarts: 1 } });
+  assert.deepEqual(view.items.map((item) => item.key), ["notice:1"]);
+});
+
 test("fold: merged deltas give the same view", () => {
   const merged = RUN.filter((event) => event.delta !== "b" && event.delta !== "c").map((event) =>
     event.delta === "a" ? text("m", "abc") : event,

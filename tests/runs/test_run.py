@@ -16,7 +16,13 @@ from typing_extensions import TypedDict
 
 from gapless import Run, Runner, RunStream
 from gapless.errors import AgentFailed, OutputInvalid, RunCancelled, UsageError
-from gapless.events import CustomEvent, ToolCallArgsEvent, ToolCallStartEvent
+from gapless.events import (
+    CustomEvent,
+    TextMessageContentEvent,
+    TextMessageStartEvent,
+    ToolCallArgsEvent,
+    ToolCallStartEvent,
+)
 from gapless.output import GROWTH, GrowingOutput, OutputType
 from tests.support.agents import Gated
 
@@ -230,6 +236,20 @@ def test_reading_a_growing_output_takes_time_in_proportion_to_its_length() -> No
 
     assert chars_read(8000) < 10 * chars_read(1000)
     assert chars_read(8000) < 2 * (GROWTH + 1) * 8000 * len(",1000")
+
+
+def test_a_growing_output_forgets_what_is_void():
+    growing = GrowingOutput(OutputType(str))
+    for event, value in (
+        (TextMessageStartEvent(message_id="m"), ""),
+        (TextMessageContentEvent(message_id="m", delta="kept void"), "kept void"),
+        (CustomEvent(name="gapless.void", value={"messageIds": [], "toolCallIds": [], "cut": {"m": 5}}), "kept void"),
+        (TextMessageContentEvent(message_id="m", delta="on"), "kept on"),
+        (CustomEvent(name="gapless.restarted", value={"restarts": 1}), "kept on"),
+        (TextMessageContentEvent(message_id="m2", delta="anew"), "anew"),
+    ):
+        growing.add(event)
+        assert "".join(growing.values) == value
 
 
 async def raises_after(message: str) -> AsyncIterator[str]:

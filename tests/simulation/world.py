@@ -23,6 +23,7 @@ import gapless.runs.execution
 import gapless.runs.going_on
 import gapless.runs.keeper
 import gapless.runs.patience
+import gapless.runs.readers
 import gapless.runs.request
 import gapless.runs.sessions
 import gapless.runs.worker
@@ -748,7 +749,7 @@ def simulated() -> Iterator[None]:
             patch.setattr(module, "time", clock)
         for module in (gapless.runs.request, gapless.runs.keeper, gapless.runs.sessions):
             patch.setattr(module, "new_id", lambda: _world.new_id())
-        patch.setattr(gapless.runs.going_on, "PAGE_EVENTS", PAGE_EVENTS)
+        patch.setattr(gapless.runs.readers, "PAGE_EVENTS", PAGE_EVENTS)
         patch.setattr(gapless.runs.execution, "PARK_AFTER_S", PARK_AFTER_S)
         patch.setattr(patiently, "__kwdefaults__", {"patience_s": PATIENCE_S})
         patch.setattr(gapless.journals.journal, "WINDOW_EVENTS", WINDOW_EVENTS)

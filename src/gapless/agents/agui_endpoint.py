@@ -45,6 +45,8 @@ class AGUIEndpoint(Agent):
     `forwardedProps` are the client's, or else the run's `model_settings`. The service always streams.
     """
 
+    continues = "anew"
+
     def __init__(self, service: Service) -> None:
         self._service = service
         self.name = service.host

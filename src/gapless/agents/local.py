@@ -79,6 +79,8 @@ class LocalModel(Agent):
     GGUF.
     """
 
+    continues = "anew"
+
     def __init__(self, path: str | os.PathLike[str], *, name: str | None = None) -> None:
         self.path = Path(path).expanduser().resolve()
         self.name = name or self.path.stem

@@ -60,6 +60,8 @@ class OpenAIChat(Agent):
     service lists. The other `model_settings` go to the service as they are.
     """
 
+    continues = "anew"
+
     def __init__(self, service: Service, model: str | None = None, *, provider: str | None = None) -> None:
         path = service.url.path.rstrip("/").removesuffix(_COMPLETIONS)
         self._service = service

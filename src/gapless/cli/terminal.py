@@ -157,6 +157,9 @@ class Transcript:
                 self.aside(f"← {name}: {one_line(text_of(event.content), TOOL_CHARS_MAX)}")
             case SubagentStartedEvent():
                 self.aside(f"· {event.name}")
+            case CustomEvent(name="gapless.void" | "gapless.restarted"):
+                self._output.add(event)
+                self.aside("· the worker was lost; what it said last is void and comes again")
             case CustomEvent(name="gapless.notice", value={"message": str(message)}):
                 self.aside(f"! {message}", style="yellow")
             case CustomEvent():

@@ -96,7 +96,7 @@ class Execution:
         self.wanted_at: int | None = 0
         """When (ms) it wants somebody, once it is left: when its question expires, or at once."""
         self.live = LiveInput(record.id, journal, recorder) if is_live(record.config) else None
-        self._followers: dict[str, tuple[int, int]] = {}
+        self.followers: dict[str, tuple[int, int]] = {}
         """Followers at other workers: worker id → (number of its newest report, followers)."""
         self._agent = agent
         self._request = request
@@ -155,8 +155,8 @@ class Execution:
         if command_id:
             self.journal.take(command_id)
         if command.kind == "followers":
-            if command.number > self._followers.get(command.worker_id, (0, 0))[0]:
-                self._followers[command.worker_id] = (command.number, command.followers)
+            if command.number > self.followers.get(command.worker_id, (0, 0))[0]:
+                self.followers[command.worker_id] = (command.number, command.followers)
         elif command.kind == "live" and command.said is not None:
             try:
                 self.push(command.said, relayed=True)
@@ -166,7 +166,7 @@ class Execution:
     @property
     def followed_elsewhere(self) -> bool:
         """Somebody follows it at another worker."""
-        return any(count for _, count in self._followers.values())
+        return any(count for _, count in self.followers.values())
 
     @property
     def owned(self) -> bool:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -21,7 +21,7 @@ from gapless.config import Limits
 from gapless.errors import CheckpointUnreadable, CursorExpired, GaplessError, WorkerLost
 from gapless.events import Event, RunFinishedEvent, RunFinishedInterruptOutcome, RunStartedEvent, decode_event
 from gapless.journals.contract import Checkpoint, NotWaiting
-from gapless.journals.journal import PAGE_EVENTS, Journal, Journals
+from gapless.journals.journal import Journal, Journals
 from gapless.metrics import Metrics
 from gapless.records import RunRecord, RunStatus, now_ms
 from gapless.runs.checkpoints import Before, decode_frame
@@ -29,7 +29,7 @@ from gapless.runs.commands import Command
 from gapless.runs.ending import lost, unanswered
 from gapless.runs.patience import patiently
 from gapless.runs.questions import Question, due_at
-from gapless.runs.readers import ends_unread
+from gapless.runs.readers import Readers, ends_unread
 from gapless.runs.recorder import Recorder
 
 __all__ = ["GoingOn", "Home"]
@@ -48,6 +48,8 @@ class Home(Protocol):
     """The worker that executes what is gone on with."""
 
     draining: bool
+    on_wanted: Callable[[], None]
+    """Called when there may be a run that is nobody's and wants somebody."""
 
     @property
     def free(self) -> int:
@@ -100,9 +102,16 @@ class GoingOn:
     """Finds and sees to runs that are nobody's, for one worker (`home`), and to those that it has taken over."""
 
     def __init__(
-        self, journals: Journals, agents: Mapping[str, Agent], limits: Limits, metrics: Metrics, home: Home
+        self,
+        journals: Journals,
+        readers: Readers,
+        agents: Mapping[str, Agent],
+        limits: Limits,
+        metrics: Metrics,
+        home: Home,
     ) -> None:
         self._journals = journals
+        self._readers = readers
         self._agents = agents
         self._limits = limits
         self._metrics = metrics
@@ -125,6 +134,8 @@ class GoingOn:
             if claims > 0 and (run.agent in self._agents or run.status is RunStatus.WAITING or abandoned):
                 claims -= 1
                 await self.claim(run.id, _abandoned(run) if abandoned and run.agent not in self._agents else None)
+        if not claims and len(wanted) > CLAIMS_AT_ONCE and self._home.free > 0:
+            self._home.on_wanted()  # there are more
 
     async def claim(self, run_id: str, ends_with: GaplessError | None = None) -> None:
         """Become the owner of a run that is nobody's, if no other worker was faster, and see to it; `ends_with` says
@@ -168,20 +179,15 @@ class GoingOn:
     async def _read(self, record: RunRecord, journal: Journal, kept: Checkpoint | None) -> _SoFar:
         """A recorder that has seen what others recorded, with a mark at the checkpoint."""
         so_far = _SoFar(Recorder(journal, record.id, record.session_id, self._limits))
-        store, after = self._journals.store, 0
-        while after < record.last_seq:
-            events = []
-            with contextlib.suppress(CursorExpired):
-                events = await patiently(store.read, record.id, after, PAGE_EVENTS, patience_s=math.inf)
-            if not events:
-                break  # the store has lost what its record counts
-            for seq, event in enumerate(events, after + 1):
-                with contextlib.suppress(msgspec.DecodeError):  # of another version; the run must still be ended
-                    so_far.add(decode_event(event))
-                if kept is not None and seq == kept.seq:
-                    so_far.recorder.fold.mark()
-            after += len(events)
-            await asyncio.sleep(0)
+        read = 0
+        with contextlib.suppress(CursorExpired):  # the store has lost what its record counts
+            async for events in self._readers.pages(record.id, until=record.last_seq, patience_s=math.inf):
+                for seq, event in enumerate(events, read + 1):
+                    with contextlib.suppress(msgspec.DecodeError):  # of another version; the run must still be ended
+                        so_far.add(decode_event(event))
+                    if kept is not None and seq == kept.seq:
+                        so_far.recorder.fold.mark()
+                read += len(events)
         return so_far
 
     async def _decide(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from types import TracebackType
 
 import msgspec
@@ -76,11 +76,15 @@ class Readers:
         empty. Raises `RunNotFound`, `CursorExpired`, `StoreUnavailable`."""
         return await self._journals.store.read(run_id, after, limit)
 
-    async def pages(self, run_id: str, after: int = 0, until: int | None = None) -> AsyncGenerator[list[bytes], None]:
+    async def pages(
+        self, run_id: str, after: int = 0, until: int | None = None, *, patience_s: float = 0.0
+    ) -> AsyncGenerator[list[bytes], None]:
         """Read the accepted events after position `after`, to `until` (included) or the journal's present end, page by
-        page; other tasks get their turn between two pages. Raises what `page` raises."""
+        page; other tasks get their turn between two pages. A store that is away is asked again for `patience_s`
+        seconds. Raises what `page` raises."""
         while until is None or after < until:
-            events = await self.page(run_id, after, PAGE_EVENTS if until is None else min(PAGE_EVENTS, until - after))
+            limit = PAGE_EVENTS if until is None else min(PAGE_EVENTS, until - after)
+            events = await patiently(self.page, run_id, after, limit, patience_s=patience_s)
             if not events:
                 return
             after += len(events)
@@ -159,6 +163,15 @@ class Readers:
             self._telling.add(task)
             task.add_done_callback(self._telling.discard)
 
+    async def hand_on(self, run_id: str, elsewhere: Mapping[str, tuple[int, int]]) -> None:
+        """Tell whoever owns the run next who follows it: here, and `elsewhere` as the workers there had told this one
+        (worker id → number of the report, followers)."""
+        for worker_id, (number, followers) in elsewhere.items():
+            if followers:
+                await self._send(run_id, Command("followers", worker_id=worker_id, followers=followers, number=number))
+        if self.counted(run_id):
+            await self._tell(run_id)
+
     async def _tell(self, run_id: str) -> None:
         told = Command(
             kind="followers",
@@ -166,6 +179,9 @@ class Readers:
             followers=self.counted(run_id),
             number=next(self._numbers),
         )
+        await self._send(run_id, told)
+
+    async def _send(self, run_id: str, told: Command) -> None:
         with contextlib.suppress(RunNotFound, StoreUnavailable):
             await patiently(self._journals.store.send, run_id, msgspec.json.encode(told))
 

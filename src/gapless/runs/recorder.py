@@ -250,8 +250,10 @@ class Recorder:
     def restart(self, messages: list[Message], state: dict[str, Any]) -> None:
         """Begin anew after another worker's loss. `messages` and `state`, without what the void answer made of them,
         are what clients that keep these are to have now."""
-        had_state = self.fold.state is not None
-        self.put(CustomEvent(name=RESTARTED, value={"restarts": self.fold.restarts + 1}))
+        had_state, void = self.fold.state is not None, self.fold.said
+        self.close_open()
+        restarted = {"restarts": self.fold.restarts + 1, **msgspec.to_builtins(void)}
+        self._write(*sound(CustomEvent(name=RESTARTED, value=restarted)))  # however much it names
         if had_state:
             self.leave_state(state)
         self._write(*sound(MessagesSnapshotEvent(messages=messages)))  # however long the conversation is

@@ -12,6 +12,7 @@ import msgspec
 
 from gapless.errors import GaplessError, error_for_code
 from gapless.events import (
+    CustomEvent,
     Event,
     Message,
     ResumeEntry,
@@ -22,7 +23,7 @@ from gapless.events import (
     TokenUsage,
     decode_event,
 )
-from gapless.fold import Fold
+from gapless.fold import RESTARTED, Fold, void_of
 from gapless.live import LiveRequest, LiveRequestQueue
 from gapless.records import RunRecord, RunStatus
 from gapless.runs.commands import Commands
@@ -41,7 +42,7 @@ class Response(msgspec.Struct, kw_only=True):
     text: str
     """The answer's text, reasoning left out."""
     chunks: list[str]
-    """The text deltas as they came."""
+    """The text deltas as they came, without what was taken back."""
     messages: list[Message]
     """All messages that the run produced, in order."""
     result: Any = None
@@ -188,18 +189,20 @@ class Run:
 
     async def collect(self) -> Response:
         """Collect the whole run. Raises its `RunFailed`, which carries the text so far, when it failed."""
-        fold, chunks = Fold(), []
+        fold, chunks = Fold(), _Chunks()
         terminal: Event | None = None
         async for event in self.events():
             fold.add(event)
             if isinstance(event, TextMessageContentEvent):
-                chunks.append(event.delta)
+                chunks.add(event)
+            elif isinstance(event, CustomEvent):
+                chunks.take_back(event)
             terminal = event
         self._raise_for(terminal, fold.text)
         finished = fold.finished
         return Response(
             text=fold.text,
-            chunks=chunks,
+            chunks=[delta for _, delta in chunks.deltas],
             messages=fold.messages(),
             result=None if finished is None else finished.result,
             usage=(finished.usage if finished is not None else None) or [],
@@ -222,6 +225,31 @@ class Run:
             raise error from (raised.__cause__ if isinstance(raised, GaplessError) else raised)
         finally:
             del error, raised  # else it would refer to itself, by this frame in its traceback
+
+
+class _Chunks:
+    """The text deltas of a run with their messages."""
+
+    def __init__(self) -> None:
+        self.deltas: list[tuple[str, str]] = []
+
+    def add(self, event: TextMessageContentEvent) -> None:
+        self.deltas.append((event.message_id, event.delta))
+
+    def take_back(self, event: CustomEvent) -> None:
+        """Take back what the event says, if it says that something is void."""
+        if event.name == RESTARTED:
+            self.deltas = []
+        elif (void := void_of(event)) is not None:
+            gone, left = set(void.message_ids), dict(void.cut)
+            kept: list[tuple[str, str]] = []
+            for id, delta in self.deltas:
+                stays = 0 if id in gone else left.get(id, len(delta))
+                if id in left:
+                    left[id] = max(0, stays - len(delta))
+                if stays > 0:
+                    kept.append((id, delta[:stays]))
+            self.deltas = kept
 
 
 async def _until(

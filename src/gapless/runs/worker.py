@@ -68,7 +68,7 @@ class Worker:
         self._metrics = metrics
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """Who writes a run here: its execution, or who closes it for a worker that is gone."""
-        self.going_on = GoingOn(self.journals, agents, limits, metrics, self)
+        self.going_on = GoingOn(self.journals, self.readers, agents, limits, metrics, self)
         self.on_wanted: Callable[[], None] = lambda: None
         """Called when there may be a run that is nobody's and wants somebody."""
         self._early: dict[str, list[tuple[bytes, int]]] = {}
@@ -165,6 +165,7 @@ class Worker:
             await execution.run()
             if execution.parted and execution.owned:
                 await self.give_up(execution.record.id, execution.wanted_at)
+                await self.readers.hand_on(execution.record.id, execution.followers)
         finally:
             await self._let_go(execution)
 
@@ -304,5 +305,6 @@ class Worker:
             self.journals.loop.call_later(LEFT_S, self._cancel_unread, execution)
 
     def _cancel_unread(self, execution: Execution) -> None:
-        if not self.readers.counted(execution.record.id) and not execution.followed_elsewhere:
+        """Cancel it if nobody reads it; not while it waits for a person, as a stream may end with the question."""
+        if not execution.waiting and not self.readers.counted(execution.record.id) and not execution.followed_elsewhere:
             execution.stop(RunCancelled("cancelled because its last follower left", run_id=execution.record.id))

@@ -15,13 +15,19 @@
  *
  * `chunks` are the pieces of text in order (a tool's are its arguments): a renderer keeps its place in the list, so a
  * delta costs what the delta is long. `parent` is the key of the subagent that an item belongs to, or null.
+ *
+ * What a lost worker said after the run's last checkpoint is taken back by name: its items go, and of text that began
+ * before it another item with the same key takes the place. `view.takenBack` has the keys, until a renderer clears it.
  */
 
 const FILE = "gapless.file";
 
 /** A view before its first event. */
 export function newView() {
-  return { status: "queued", items: [], error: null, interrupts: [], byKey: new Map(), last: {}, steps: 0, notices: 0, files: 0 };
+  return {
+    status: "queued", items: [], error: null, interrupts: [],
+    byKey: new Map(), last: {}, steps: 0, notices: 0, files: 0, results: new Map(), takenBack: new Set(),
+  };
 }
 
 /** The text of an item that has chunks. */
@@ -104,6 +110,7 @@ const HANDLERS = {
   TOOL_CALL_RESULT(view, event) {
     const item = tool(view, event.toolCallId, event);
     item.result = contentText(event.content);
+    view.results.set(event.messageId, item.key);
     item.open = false;
     return item;
   },
@@ -138,6 +145,8 @@ const HANDLERS = {
 
   CUSTOM(view, event) {
     if (event.name === FILE) return file(view, event.value);
+    if (event.name === "gapless.void") return takeBack(view, event.value ?? {});
+    if (event.name === "gapless.restarted") return takeBackAll(view);
     if (event.name !== "gapless.notice") return null;
     view.notices += 1;
     return put(view, {
@@ -228,6 +237,40 @@ function tool(view, id, event) {
     result: null,
     failed: false,
   });
+}
+
+function takeBack(view, { messageIds = [], toolCallIds = [], cut = {} }) {
+  const results = new Set(messageIds.map((id) => view.results.get(id)));
+  const calls = new Set(toolCallIds.map((id) => `tool:${id}`));
+  const keys = new Set(messageIds.flatMap((id) => [`text:${id}`, `reasoning:${id}`]));
+  view.items = view.items.flatMap((item) => {
+    if (keys.has(item.key) || calls.has(item.key)) return gone(view, item);
+    if (results.has(item.key)) return anew(view, item, { result: null, failed: false });
+    const chars = item.kind === "text" || item.kind === "reasoning" ? cut[item.key.slice(item.kind.length + 1)] : undefined;
+    if (chars === undefined) return [item];
+    return anew(view, item, { chunks: [Array.from(textOf(item)).slice(0, chars).join("")] });
+  });
+  return null;
+}
+
+function takeBackAll(view) {
+  view.items = view.items.flatMap((item) => (item.kind === "notice" ? [item] : gone(view, item)));
+  view.last = {};
+  return null;
+}
+
+function gone(view, item) {
+  view.byKey.delete(item.key);
+  view.takenBack.add(item.key);
+  return [];
+}
+
+/** The item as it was: it may go on, or be closed with the run. */
+function anew(view, item, change) {
+  const made = { ...item, ...change, open: true, interrupted: false };
+  view.byKey.set(made.key, made);
+  view.takenBack.add(made.key);
+  return [made];
 }
 
 function append(item, delta) {

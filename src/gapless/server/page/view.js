@@ -52,7 +52,10 @@ export class TurnView {
 
   /** Brings the DOM up to date with a view. `changed` are the items that changed since the last call. */
   update(view, changed) {
+    for (const key of view.takenBack) this.#takeBack(key, view.byKey.get(key));
+    view.takenBack.clear();
     for (const item of changed) {
+      if (view.byKey.get(item.key) !== item) continue; // it was taken back
       let shown = this.#items.get(item.key);
       if (!shown) {
         shown = new SHOW[item.kind](item, this);
@@ -70,6 +73,21 @@ export class TurnView {
     }
     const waiting = view.status === "queued" || (view.status === "running" && !view.items.some((item) => item.open));
     this.node.classList.toggle("thinking", waiting);
+  }
+
+  /** Removes what shows an item, or shows in its place the one that took it. */
+  #takeBack(key, item) {
+    const shown = this.#items.get(key);
+    if (!shown) return;
+    this.#items.delete(key);
+    if (!item) {
+      shown.node.remove();
+      return;
+    }
+    const instead = new SHOW[item.kind](item);
+    this.#items.set(key, instead);
+    shown.node.replaceWith(instead.node);
+    instead.update(item);
   }
 
   #showFoot(view) {
