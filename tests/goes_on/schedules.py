@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx2
 
+from gapless.client import GaplessClient
 from gapless.errors import GaplessError
 from gapless.events import AssistantMessage, ResumeEntry, decode_event
 from gapless.fold import Fold
@@ -29,7 +30,12 @@ from support.processes import Server, client_of
 __all__ = ["WIRES", "Schedules"]
 
 WIRES = ("ag-ui", "vercel", "openai", "openai-responses", "adk", "text")
-RETRY_S = 0.1
+RETRY_S = 0.2
+HANG_S = 300.0
+ASK_S_MAX = 5.0
+FAULT_S_MAX = 20.0
+"""A fault comes by then, wherever the runs are."""
+LEDGER_BYTES_PER_RUN = 160
 SAID = re.compile(r'"(?:delta|content|text)":"((?:[^"\\]|\\.)*)"')
 
 
@@ -52,7 +58,7 @@ class Follower:
 class Schedules:
     """`count` runs on two servers, `at_once` of them between two faults."""
 
-    def __init__(self, folder: Path, store: str, count: int, *, seed: int, at_once: int = 25) -> None:
+    def __init__(self, folder: Path, store: str, count: int, *, seed: int, at_once: int = 50) -> None:
         self.rng = random.Random(seed)
         self.count, self.at_once = count, at_once
         self.seed = seed
@@ -70,6 +76,7 @@ class Schedules:
             for _ in range(2)
         ]
         self.followers: list[Follower] = []
+        self.up = [True, True]
         self.faults: collections.Counter[str] = collections.Counter()
         self.wrong: list[str] = []
         limits = httpx2.Limits(max_connections=None)
@@ -85,8 +92,9 @@ class Schedules:
             for first in range(0, self.count, self.at_once):
                 numbers = range(first, min(first + self.at_once, self.count))
                 runs = [asyncio.ensure_future(self._run(f"{self.seed}-{number}")) for number in numbers]
-                fault = asyncio.ensure_future(self._fault())
-                await asyncio.wait_for(asyncio.gather(*runs, fault), 120)
+                faults = asyncio.ensure_future(self._faults(len(runs)))
+                await asyncio.wait_for(asyncio.gather(*runs), HANG_S)
+                await faults
             await self._check_ledger()
         finally:
             for client in self._clients:
@@ -97,11 +105,22 @@ class Schedules:
 
     # -- what goes wrong --------------------------------------------------------------------------------------------
 
+    async def _faults(self, runs: int) -> None:
+        """Two, each somewhere in what the runs do: when so many lines of the ledger are written."""
+        written = self.ledger.stat().st_size
+        for place in sorted(self.rng.random() * 0.7 for _ in range(2)):
+            due = written + int(place * runs * LEDGER_BYTES_PER_RUN)
+            deadline = asyncio.get_running_loop().time() + FAULT_S_MAX
+            while self.ledger.stat().st_size < due and asyncio.get_running_loop().time() < deadline:
+                await asyncio.sleep(0.005)
+            await self._fault()
+
     async def _fault(self) -> None:
-        """One server is killed or stopped, somewhere in the runs, and started again; sometimes while it hands over."""
+        """One server is killed or stopped and started again; sometimes it is killed while it hands over."""
         rng = self.rng
-        await asyncio.sleep(0.05 + rng.random() * 0.6)
-        server = rng.choice(self.servers)
+        index = rng.randrange(2)
+        server = self.servers[index]
+        self.up[index] = False
         kind = rng.choice(["killed", "killed", "stopped", "killed while it stops"])
         self.faults[kind] += 1
         server.signal(signal.SIGKILL if kind == "killed" else signal.SIGTERM)
@@ -111,15 +130,20 @@ class Schedules:
         await asyncio.to_thread(server.wait)
         server.launch()
         await asyncio.to_thread(server.ready)
+        self.up[index] = True
 
     # -- clients ----------------------------------------------------------------------------------------------------
+
+    def _client(self) -> GaplessClient:
+        """One of a server that is up."""
+        return self.rng.choice([client for client, up in zip(self._clients, self.up, strict=True) if up])
 
     async def _ask(self, what: Any) -> Any:
         """Ask either server, until one answers."""
         while True:
             with contextlib.suppress(GaplessError, httpx2.HTTPError, OSError):
-                async with asyncio.timeout(5):
-                    return await what(self.rng.choice(self._clients))
+                async with asyncio.timeout(ASK_S_MAX):
+                    return await what(self._client())
             await asyncio.sleep(RETRY_S)
 
     async def _record(self, run_id: str) -> RunRecord:
@@ -129,22 +153,21 @@ class Schedules:
     async def _run(self, message: str) -> None:
         run_id = f"run-{message}"
         await self._ask(lambda client: client.start(message, run_id=run_id))
-        wires = self.rng.sample(WIRES, 2)
-        followers = [Follower(run_id, wire) for wire in wires]
-        self.followers += followers
-        following = [asyncio.ensure_future(self._follow(follower)) for follower in followers]
+        follower = Follower(run_id, self.rng.choice(WIRES))
+        self.followers.append(follower)
+        following = asyncio.ensure_future(self._follow(follower))
         record = await self._to_its_end(run_id)
-        await asyncio.gather(*following)
-        await self._check_run(message, record, followers)
+        await following
+        await self._check_run(message, record, follower)
 
     async def _to_its_end(self, run_id: str) -> RunRecord:
         """Answer whatever it asks."""
         while not (record := await self._record(run_id)).status.ended:
             if record.status is RunStatus.WAITING:
-                await asyncio.sleep(self.rng.random() * 0.3)
+                await asyncio.sleep(self.rng.random() * 0.2)
                 with contextlib.suppress(GaplessError, httpx2.HTTPError, OSError, TimeoutError):
-                    async with asyncio.timeout(5):
-                        client = self.rng.choice(self._clients)
+                    async with asyncio.timeout(ASK_S_MAX):
+                        client = self._client()
                         (event,) = (await client.page(run_id, record.last_seq - 1, 1)).events
                         await client.answer(run_id, [yes(one.id) for one in event.outcome.interrupts])  # type: ignore[union-attr]
             await asyncio.sleep(RETRY_S)
@@ -187,7 +210,7 @@ class Schedules:
 
     # -- what must hold ---------------------------------------------------------------------------------------------
 
-    async def _check_run(self, message: str, record: RunRecord, followers: list[Follower]) -> None:
+    async def _check_run(self, message: str, record: RunRecord, follower: Follower) -> None:
         run_id = f"run-{message}"
         if record.status is not RunStatus.FINISHED:
             self.wrong.append(f"{run_id} is {record.status.value}: {record.error}")
@@ -197,21 +220,20 @@ class Schedules:
         kept = "".join(str(one.content) for one in messages if isinstance(one, AssistantMessage))
         if kept != said:
             self.wrong.append(f"{run_id}: its session keeps {kept!r} and not {said!r}")
-        for follower in followers:
-            if follower.wire == "ag-ui":
-                fold = Fold()
-                for _, data in follower.frames:
-                    fold.add(decode_event(data.encode()))
-                if fold.text != said:
-                    self.wrong.append(f"{run_id}: {follower.wire} folds to {fold.text!r} and not {said!r}")
-                ends = [data for _, data in follower.frames if '"RUN_FINISHED"' in data and "interrupt" not in data]
-                if len(ends) != 1:
-                    self.wrong.append(f"{run_id}: {len(ends)} terminal events")
-            else:
-                late = Follower(run_id, follower.wire)
-                await self._follow(late)
-                if late.text != follower.text:
-                    self.wrong.append(f"{run_id}: {follower.wire} got {follower.text!r}, who comes late {late.text!r}")
+        if follower.wire == "ag-ui":
+            fold = Fold()
+            for _, data in follower.frames:
+                fold.add(decode_event(data.encode()))
+            if fold.text != said:
+                self.wrong.append(f"{run_id}: {follower.wire} folds to {fold.text!r} and not {said!r}")
+            ends = [data for _, data in follower.frames if '"RUN_FINISHED"' in data and "interrupt" not in data]
+            if len(ends) != 1:
+                self.wrong.append(f"{run_id}: {len(ends)} terminal events")
+        else:
+            late = Follower(run_id, follower.wire)
+            await self._follow(late)
+            if late.text != follower.text:
+                self.wrong.append(f"{run_id}: {follower.wire} got {follower.text!r}, who comes late {late.text!r}")
 
     async def _check_ledger(self) -> None:
         """A step that another has followed was finished, and is never begun again."""

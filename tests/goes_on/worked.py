@@ -48,7 +48,7 @@ def parts(message: str) -> list[Part]:
     """What the agent does for this message."""
     rng = random.Random(message)
     kinds = ("model", "model", "tools", "talk", "ask")
-    return [Part(number, rng.choice(kinds), rng.random() * 0.04) for number in range(PARTS)]
+    return [Part(number, rng.choice(kinds), rng.random() * 0.2) for number in range(PARTS)]
 
 
 def text(message: str) -> str:

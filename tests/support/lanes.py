@@ -18,6 +18,7 @@ SLOW = (
     "tests/e2e/",
     "tests/examples/",
     "tests/faults/",
+    "tests/goes_on/",
     "tests/journals/test_redis_failover.py",
     "tests/js/",
     "tests/page/",
@@ -29,6 +30,7 @@ APART = (
     "tests/agents/test_published_examples.py",
     "tests/cli/",
     "tests/faults/",
+    "tests/goes_on/",
     "tests/simulation/",
 )
 
@@ -38,6 +40,7 @@ FIRST = (
     "tests/examples/",
     "tests/client/test_durable.py",
     "tests/faults/",
+    "tests/goes_on/",
     "tests/deploy/",
     "tests/journals/test_redis_failover.py",
     "tests/journals/test_redis_claims.py",
