@@ -178,6 +178,27 @@ def test_a_run_begun_anew_is_void_on_the_wires_that_can_say_so_and_an_error_on_t
         assert not resumed.sayable([(7, events[5])])
 
 
+@pytest.mark.parametrize("name", sorted(WIRES))
+def test_a_run_begun_anew_goes_on_on_every_wire_where_it_names_what_is_void(name: str):
+    encoder = wire(name)(RUN)
+    events = [
+        encode_event(event)
+        for event in (
+            RunStartedEvent(thread_id="s", run_id="r"),
+            TextMessageStartEvent(message_id="m", role="assistant"),
+            TextMessageContentEvent(message_id="m", delta="old"),
+            TextMessageEndEvent(message_id="m"),
+            CustomEvent(name=RESTARTED, value={"restarts": 1, "messageIds": ["m"], "toolCallIds": []}),
+            TextMessageStartEvent(message_id="n", role="assistant"),
+            TextMessageContentEvent(message_id="n", delta="anew"),
+        )
+    ]
+    body = b"".join(encoder.encode(encoder.sayable([(n, e)])) for n, e in enumerate(events, 1))
+    said = " ".join(frame.data for frame in frames(body))
+    assert "anew" in said
+    assert "error" not in said
+
+
 # -- what a run that goes on takes back -------------------------------------------------------------------------------
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from goes_on import worked
+from support.processes import Server, client_of
 
 from gapless.client import GaplessClient
 from gapless.errors import GaplessError
@@ -24,8 +26,6 @@ from gapless.events import AssistantMessage, ResumeEntry, decode_event
 from gapless.fold import Fold
 from gapless.records import RunRecord, RunStatus
 from gapless.sse import EventStreamParser
-from goes_on import worked
-from support.processes import Server, client_of
 
 __all__ = ["WIRES", "Schedules"]
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from goes_on.schedules import Schedules
 from support.valkey import Valkey
 

@@ -4,6 +4,7 @@ workers on one store in memory."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from gapless.events import CustomEvent, Event, Interrupt, ResumeEntry, RunErrorE
 from gapless.fold import VOID
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import RunRecord, RunStatus
-from gapless.runs import execution, going_on
+from gapless.runs import execution, going_on, worker
 from tests.support.waiting import until
 
 
@@ -198,6 +199,22 @@ async def test_what_cannot_continue_is_closed_as_ever(place: Place):
     assert record.error["code"] == "worker_lost"
 
 
+async def test_an_agent_that_begins_anew_says_what_it_takes_back(place: Place):
+    class Anew(Steps):
+        continues = "anew"
+
+    gate = asyncio.Event()
+    lost, other = await place.worker(Anew("one", gate)), await place.worker(Anew("one", "two"))
+    run = await lost.start("x", run_id="r", agent="agent")
+    assert run.started.config is not None
+    assert run.started.config.on_worker_lost == "restart"
+    await until(lambda: place.record().last_seq >= 4, "half of the second step is said")
+    await place.lose(lost, other)
+    assert (await (await other.attach("r")).collect()).chunks == ["one ", "two "]
+    (restarted,) = (e for e in await events_of(other) if isinstance(e, CustomEvent))
+    assert restarted.value == {"restarts": 1, "messageIds": ["r-1"], "toolCallIds": []}
+
+
 async def test_a_checkpoint_of_another_version_ends_the_run_and_its_text_is_kept(place: Place):
     lost, other = await place.worker(Steps("one", asyncio.Event())), await place.worker(Steps("one"))
     await lost.start("x", session_id="s", run_id="r", agent="agent")
@@ -332,6 +349,22 @@ async def test_an_agent_that_leaves_its_question_off_loses_to_a_faster_answer(pl
     assert (await run.collect()).text == "nobody"
     with pytest.raises(InputInvalid):
         await run.answer(yes("q"))
+
+
+async def test_a_stream_that_ends_with_its_question_does_not_cancel_the_run(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(worker, "LEFT_S", 0.0)
+    one = await place.worker(Steps("one", "ask"))
+    run = await one.start("x", run_id="r", agent="agent", config=RunConfig(on_disconnect="cancel"))
+    async with contextlib.aclosing(run.events()) as events:
+        async for event in events:
+            if isinstance(event, RunFinishedEvent):
+                break
+    await asyncio.sleep(0.01)
+    assert place.record().status is RunStatus.WAITING
+    await run.answer(yes("q1"))
+    assert (await run.collect()).text == "one yes "
 
 
 # -- leaving -----------------------------------------------------------------------------------------------------------
