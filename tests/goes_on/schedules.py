@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from goes_on import worked
-from support.processes import Server, client_of
 
 from gapless.client import GaplessClient
 from gapless.errors import GaplessError
@@ -26,6 +24,8 @@ from gapless.events import AssistantMessage, ResumeEntry, decode_event
 from gapless.fold import Fold
 from gapless.records import RunRecord, RunStatus
 from gapless.sse import EventStreamParser
+from tests.goes_on import worked
+from tests.support.processes import Server, client_of
 
 __all__ = ["WIRES", "Schedules"]
 

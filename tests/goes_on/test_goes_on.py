@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from goes_on.schedules import Schedules
-from support.valkey import Valkey
+
+from tests.goes_on.schedules import Schedules
+from tests.support.valkey import Valkey
 
 COUNT = int(os.environ.get("GAPLESS_GOES_ON_SCHEDULES", "200"))
 SEED = int(os.environ.get("GAPLESS_GOES_ON_SEED", "1"))

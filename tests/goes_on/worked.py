@@ -81,3 +81,11 @@ async def agent(message: str, ctx: RunContext) -> AsyncIterator[str]:
         done: list[Any] = await asyncio.gather(*(ctx.step(name, work, name, part.pause_s) for name in part.steps))
         for name in done:
             yield f"[{name}] "
+
+
+@gapless.replays
+async def ticker(message: str, ctx: RunContext) -> AsyncIterator[str]:
+    """Says a word each half second, for so many seconds."""
+    for number in range(2 * int(message)):
+        yield f"{number} "
+        await ctx.step(f"tick-{number}", asyncio.sleep, 0.5)
