@@ -19,7 +19,8 @@ from gapless.events import CustomEvent, Event, Interrupt, ResumeEntry, RunErrorE
 from gapless.fold import VOID
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import RunRecord, RunStatus
-from gapless.runs import execution, going_on, worker
+from gapless.runs import execution, going_on
+from gapless.runs import worker as worker_module
 from tests.support.waiting import until
 
 
@@ -354,7 +355,7 @@ async def test_an_agent_that_leaves_its_question_off_loses_to_a_faster_answer(pl
 async def test_a_stream_that_ends_with_its_question_does_not_cancel_the_run(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(worker, "LEFT_S", 0.0)
+    monkeypatch.setattr(worker_module, "LEFT_S", 0.0)
     one = await place.worker(Steps("one", "ask"))
     run = await one.start("x", run_id="r", agent="agent", config=RunConfig(on_disconnect="cancel"))
     async with contextlib.aclosing(run.events()) as events:
