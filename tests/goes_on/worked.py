@@ -22,7 +22,9 @@ PARTS = 4
 WORDS = 3
 
 if (lease_s := os.environ.get("GAPLESS_TEST_LEASE_S")) is not None:
-    Runner.__init__.__kwdefaults__["lease_s"] = float(lease_s)
+    defaults = Runner.__init__.__kwdefaults__
+    assert defaults is not None
+    defaults["lease_s"] = float(lease_s)
     gapless.runs.execution.PARK_AFTER_S = 0.05
 
 

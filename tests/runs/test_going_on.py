@@ -202,7 +202,7 @@ async def test_what_cannot_continue_is_closed_as_ever(place: Place):
 
 async def test_an_agent_that_begins_anew_says_what_it_takes_back(place: Place):
     class Anew(Steps):
-        continues = "anew"
+        continues = "anew"  # type: ignore[assignment]  # another of the base's
 
     gate = asyncio.Event()
     lost, other = await place.worker(Anew("one", gate)), await place.worker(Anew("one", "two"))
