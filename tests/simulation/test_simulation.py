@@ -323,7 +323,7 @@ def void_what_is_kept(patch: pytest.MonkeyPatch) -> None:
 
 
 def keep_what_is_void(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Recorder, "go_back", lambda recorder, messages, state: None)
+    patch.setattr(Recorder, "go_back", lambda recorder, *told, **more: None)
 
 
 def park_for_ever(patch: pytest.MonkeyPatch) -> None:
