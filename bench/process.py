@@ -60,12 +60,8 @@ def serving(candidate: Candidate) -> Iterator[Server]:
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True))
         options = dict(candidate.options)
-        if candidate.store == "memory":
-            options["store"] = "memory://"
-        elif candidate.store == "sqlite":
-            options["store"] = f"sqlite:///{directory}/gapless.db"
-        elif candidate.store == "redis":
-            options["store"] = stack.enter_context(valkey())
+        if candidate.store:
+            options["store"] = stack.enter_context(fresh_store(candidate.store))
         arguments = [f"{name}={value}" for name, value in options.items()]
         errors = stack.enter_context(open(f"{directory}/stderr", "w+"))
         process = subprocess.Popen(
@@ -85,6 +81,19 @@ def serving(candidate: Candidate) -> Iterator[Server]:
             said = errors.read().strip().splitlines()
             raise ServerFailed(said[-1] if said else f"no answer in {START_TIMEOUT_S:.0f} s")
         yield Server(candidate, process, int(line))
+
+
+@contextmanager
+def fresh_store(kind: str) -> Iterator[str]:
+    """The URL of a store that nobody has used, until the block ends. Raises `ServerFailed`."""
+    if kind == "memory":
+        yield "memory://"
+    elif kind == "sqlite":
+        with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as directory:
+            yield f"sqlite:///{directory}/gapless.db"
+    else:
+        with valkey() as url:
+            yield url
 
 
 @contextmanager
@@ -110,6 +119,12 @@ def alone(agent: str, streams: int, hz: float, n: int, window_s: float) -> dict[
     """Run the agent without a server."""
     arguments = [agent, str(streams), str(hz), str(n), str(window_s)]
     return _json_from([sys.executable, "-m", "bench.alone", *arguments], "", 120)
+
+
+def gaps(store: str, quick: bool) -> dict[str, Any]:
+    """Do large things on a fresh store of this kind and look how long others wait (`bench.gaps`)."""
+    with fresh_store(store) as url:
+        return _json_from([sys.executable, "-m", "bench.gaps", url, "quick" if quick else "full"], "", 300)
 
 
 def _json_from(command: list[str], stdin: str, timeout_s: float) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from bench import goals
 from bench import profile as profiling
 from bench.candidates import BY_NAME, CANDIDATES
 from bench.figures import AGENTS, Figures, cell, full_label, number, table
+from bench.gaps import ENDS, EXPIRED, EXPIRED_EVENT_BYTES, EXPIRED_EVENTS, JOINED_EVENTS, LISTED, STATE_BYTES
 from bench.page import LATE_FRAME_MS, TOKENS_HZ
 from bench.plot import Point, Series, line_plot
 
@@ -233,6 +234,41 @@ def length(figures: Figures, plots: Path) -> list[str]:
     ]
 
 
+GAPS = {
+    "rest": "nothing",
+    "late join": f"a late join of {JOINED_EVENTS:,} events",
+    "lists": f"lists of {LISTED} sessions with states of {STATE_BYTES // 1024} KiB, and of {ENDS:,} runs",
+    "ends": f"{ENDS:,} runs end at once",
+    "expire": f"{EXPIRED} runs of {EXPIRED_EVENTS * EXPIRED_EVENT_BYTES / 1e6:.0f} MB expire",
+    "delete": f"a session with a run of {JOINED_EVENTS:,} events is deleted",
+}
+"""What is done meanwhile, in full; a quick run does a tenth."""
+
+
+def gaps(figures: Figures, plots: Path) -> list[str]:
+    subjects = list(dict.fromkeys(row["params"]["while"] for row in figures.rows))
+    stores = [BY_NAME[name] for name in dict.fromkeys(row["candidate"] for row in figures.rows)]
+    rows = [
+        [GAPS[subject]]
+        + [
+            cell(figures.rounds(candidate.name, value, **{"while": subject}))
+            for candidate in stores
+            for value in ("gap_ms", "held_ms")
+        ]
+        for subject in subjects
+    ]
+    columns = [f"{candidate.label}, {what}" for candidate in stores for what in ("ms", "ms of CPU")]
+    return [
+        "## What holds others up",
+        "",
+        "A run says a word every 5 ms, and is followed, in a process that does something large for somebody else on "
+        "the same store. The longest pause that its follower sees beyond those 5 ms, and the most CPU that the process "
+        "used between two words, which is what other work on the machine adds nothing to.",
+        "",
+        *table(["meanwhile", *columns], rows),
+    ]
+
+
 def wires(figures: Figures, plots: Path) -> list[str]:
     rows = []
     for row in figures.rows:
@@ -346,6 +382,7 @@ SECTIONS: dict[str, Callable[[Figures, Path], list[str]]] = {
     "turns": turns,
     "length": length,
     "page": page,
+    "gaps": gaps,
     "wires": wires,
     "encoding": encoding,
     "import": imports,
@@ -419,7 +456,7 @@ def repeat(results: dict[str, Any]) -> list[str]:
     return [
         "## How to repeat",
         "",
-        "`scripts/bench` measures all of this again (about 15 minutes, on a machine that does nothing else), "
+        "`scripts/bench` measures all of this again (about 16 minutes, on a machine that does nothing else), "
         "`scripts/bench --quick` a part of it in 2 minutes, `--only ramp` one scenario, merged into the stored "
         "results. The first use also makes an environment with the pinned peers, and npm fetches Chromium for the "
         "page: about a minute more. The figures of every round are in "

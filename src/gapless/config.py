@@ -174,6 +174,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     blob_bytes_max: int = 64 * 1024 * 1024
     """A file or a tool's result that is too large for an event and kept beside the journal, as a blob; a larger one is
     left out, with a notice. Blobs count as the journal's bytes."""
+    state_bytes_max: int = 1024 * 1024
+    """JSON of a session's state; a client that would set more is refused, and a run that would leave more behind ends
+    with `run_limit`."""
     checkpoint_bytes_max: int = 4 * 1024 * 1024
     """What is kept of where a run stands; one that needs more goes on only at the worker that executes it."""
     history_messages_max: int = 10_000

@@ -5,18 +5,20 @@ from __future__ import annotations
 import enum
 import time
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from gapless.config import RunConfig
-from gapless.errors import SessionNotFound
+from gapless.errors import CursorInvalid, InputTooLarge, SessionNotFound
 from gapless.events import Context, Message, Tool, UserMessage
 
 __all__ = [
     "ACTIVE",
     "AFTER",
+    "LISTED_CHARS_MAX",
+    "Listing",
     "RunEnd",
     "RunRecord",
     "RunRequest",
@@ -24,9 +26,16 @@ __all__ = [
     "SessionRecord",
     "Turn",
     "branch",
+    "changed_state",
+    "check_state",
     "decode_run",
     "decode_session",
+    "listed_run",
+    "listed_session",
     "now_ms",
+    "place_in_runs",
+    "place_in_sessions",
+    "place_of_session",
     "rewrite",
     "session_of",
     "session_taken",
@@ -34,6 +43,8 @@ __all__ = [
 ]
 
 TITLE_CHARS_MAX = 80
+LISTED_CHARS_MAX = 500
+"""Characters of a text in a list."""
 
 
 class RunStatus(enum.StrEnum):
@@ -229,6 +240,133 @@ def _converted(type_: Any, value: Any) -> Any:
             if isinstance(choice, type) and issubclass(choice, msgspec.Struct):
                 return _known(choice, value)
         raise
+
+
+# -- lists ----------------------------------------------------------------------------------------------------------
+
+
+class Listing(list[_RecordT]):
+    """Holds one page of a list: records without what they may be long by. `next` is given as `after` to get the page
+    behind this one; None where there is no more.
+
+    A listed run has no `input`, no `request`, no model settings, and at most `LISTED_CHARS_MAX` characters of its
+    message and its error; a listed session has no state.
+    """
+
+    def __init__(self, records: Iterable[_RecordT] = (), next: str | None = None) -> None:
+        super().__init__(records)
+        self.next = next
+
+
+class _ListedRun(_Record, kw_only=True):
+    """Reads of a run's record what a list shows; the rest is passed over, however long."""
+
+    id: str
+    session_id: str
+    user_id: str
+    agent: str
+    message: str
+    created_at: int
+    status: RunStatus = RunStatus.QUEUED
+    started_at: int | None = None
+    ended_at: int | None = None
+    last_seq: int = 0
+    error: dict[str, str] | None = None
+    owner: str = ""
+    takeovers: int = 0
+    digest: str = ""
+    config: RunConfig | None = None
+    expired: bool = False
+
+
+class _ListedSession(_Record, kw_only=True):
+    id: str
+    user_id: str
+    agent: str
+    created_at: int
+    updated_at: int
+    title: str = ""
+
+
+_decode_listed_run = msgspec.json.Decoder(_ListedRun).decode
+_decode_listed_session = msgspec.json.Decoder(_ListedSession).decode
+
+
+def listed_run(run: RunRecord | bytes) -> RunRecord:
+    """Return a run as lists have it, from its record or that record's JSON. Raises as `decode_run`."""
+    if isinstance(run, bytes):
+        try:
+            fields = msgspec.structs.asdict(_decode_listed_run(run))
+        except msgspec.ValidationError:
+            fields = msgspec.structs.asdict(decode_run(run))
+    else:
+        fields = msgspec.structs.asdict(run)
+    config, error = fields["config"], fields["error"]
+    if config is not None and config.model_settings:
+        fields["config"] = msgspec.structs.replace(config, model_settings={})
+    fields["error"] = error and {name: _cut(text) for name, text in error.items()}
+    return RunRecord(**{**fields, "message": _cut(fields["message"]), "input": None, "request": None})
+
+
+def listed_session(session: SessionRecord | bytes) -> SessionRecord:
+    """Return a session as lists have it, from its record or that record's JSON. Raises as `decode_session`."""
+    if isinstance(session, bytes):
+        try:
+            return SessionRecord(**msgspec.structs.asdict(_decode_listed_session(session)))
+        except msgspec.ValidationError:
+            session = decode_session(session)
+    return msgspec.structs.replace(session, state={})
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LISTED_CHARS_MAX else text[: LISTED_CHARS_MAX - 1] + "…"
+
+
+def place_in_runs(after: str | None) -> int | None:
+    """Read the place in a list of runs that `after` names; None for the list's beginning. Raises `CursorInvalid`."""
+    if after is None:
+        return None
+    if not (after.isascii() and after.isdigit() and len(after) < 18):
+        raise _no_place(after)
+    return int(after)
+
+
+def place_in_sessions(after: str | None) -> tuple[int, str] | None:
+    """Read the place in a list of sessions, when one was used last and its id, as `place_in_runs` does."""
+    if after is None:
+        return None
+    used, colon, session_id = after.partition(":")
+    if not (colon and used.isascii() and used.isdigit() and len(used) < 18):
+        raise _no_place(after)
+    return int(used), session_id
+
+
+def place_of_session(updated_at: int, session_id: str) -> str:
+    """Return the place in a list of sessions that is behind this one."""
+    return f"{updated_at}:{session_id}"
+
+
+def _no_place(after: str) -> CursorInvalid:
+    return CursorInvalid(f"{after[:64]!r} is no place in this list; send back its `next` as it came")
+
+
+# -- state ----------------------------------------------------------------------------------------------------------
+
+
+def check_state(state: Any, bytes_max: int | None, of: str) -> None:
+    """Raises `InputTooLarge` for state that has more than `bytes_max` bytes as JSON. `of` says whose it is."""
+    if state and bytes_max is not None and (size := len(_encode(state))) > bytes_max:
+        raise InputTooLarge(
+            f"the state of {of} would have {size} bytes as JSON, over state_bytes_max={bytes_max}: keep what is long "
+            "elsewhere, and in the state where it is"
+        )
+
+
+def changed_state(session: SessionRecord, changes: dict[str, Any], bytes_max: int | None) -> dict[str, Any]:
+    """Return the session's state with these keys set. Raises `InputTooLarge`."""
+    state = {**session.state, **changes}
+    check_state(state, bytes_max, f"session {session.id}")
+    return state
 
 
 AFTER = "gapless.after"

@@ -76,3 +76,14 @@ def test_a_level_whose_streams_do_not_start_in_time_is_not_one_that_held() -> No
         spec |= {"connections": [[request]], "levels": [1], "settle_s": 0.1, "window_s": 0.1, "late_s": 10}
         assert [step["streams"] for step in process.load({**spec, "fill_s": 10})["steps"]] == [1]
         assert process.load({**spec, "fill_s": -1})["steps"] == []
+
+
+async def test_what_holds_others_up_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench import gaps, report
+
+    monkeypatch.setattr(gaps, "REST_S", 0.01)
+    monkeypatch.setattr(gaps, "SETTLE_S", 0.01)
+    found = await gaps.measure("memory://", 0.005)
+    assert list(found) == list(report.GAPS)
+    assert all(values["held_ms"] > 0 for values in found.values())
+    assert found["late join"]["held_ms"] < 1000

@@ -130,6 +130,40 @@ async def test_runs_that_begin_while_a_list_is_read_are_not_in_it_twice(a: Worke
         ]
 
 
+async def test_pages_have_each_run_once_though_others_begin(a: Worker, b: Worker, monkeypatch: Any) -> None:
+    for number in range(40):
+        await a.create(f"r{number}", f"s{number}", created_at=number // 3)
+    server = b.store._server  # type: ignore[attr-defined]  # a RedisStore
+    command, begun = server.command, list[str]()
+
+    async def begin_and(*arguments: Any) -> Any:
+        if str(arguments[0]).startswith(("Z", "L")):
+            begun.append(f"new{len(begun)}")
+            await a.create(begun[-1], begun[-1], created_at=100)
+        return await command(*arguments)
+
+    monkeypatch.setattr(server, "command", begin_and)
+    for ask, first, asked in (
+        (b.store.list_runs, "r", {"user_id": "u"}),
+        (b.store.list_runs, "r", {"status": RunStatus.QUEUED}),
+        (b.store.list_sessions, "s", {"user_id": "u"}),
+        (b.store.list_sessions, "s", {}),
+    ):
+        seen, after = list[str](), None
+        while True:
+            page = await ask(limit=7, after=after, **asked)  # type: ignore[operator]  # either of two
+            seen += [one.id for one in page]
+            if (after := page.next) is None:
+                break
+        assert len(seen) == len(set(seen))
+        assert (
+            [id for id in seen if id.startswith(first)]
+            == sorted((f"{first}{number}" for number in range(40)), key=lambda id: (int(id[1:]) // 3, id), reverse=True)
+            if first == "s"
+            else [f"r{number}" for number in reversed(range(40))]
+        )
+
+
 async def test_long_records_are_read_a_few_at_a_time(a: Worker, b: Worker, monkeypatch: Any) -> None:
     """As the event loop stands still while they are decoded."""
     for number in range(120):

@@ -40,7 +40,10 @@ async def test_an_interrupt_waits_for_its_answer(store: str):
             await (await runner.start("y", agent=echo)).answer([])
         with pytest.raises(InputInvalid, match="waits for answers to i"):
             await run.answer([ResumeEntry(interrupt_id="j", status="resolved")])
-        await run.answer([ResumeEntry(interrupt_id="i", status="resolved", payload={"approved": True})])
+        answer = ResumeEntry(interrupt_id="i", status="resolved", payload={"approved": True})
+        with pytest.raises(InputInvalid, match="i is answered twice"):
+            await run.answer([answer, ResumeEntry(interrupt_id="i", status="cancelled")])
+        await run.answer([ResumeEntry(interrupt_id="j", status="resolved"), answer, answer])
         response = await run.collect()
         assert response.text == "may I? resolved {'approved': True}"
         assert (await run.record()).status is RunStatus.FINISHED

@@ -10,7 +10,7 @@ import httpx2
 
 from gapless import Runner
 from gapless.journals.memory import MemoryStore
-from gapless.records import RunRecord, SessionRecord
+from gapless.records import Listing, RunRecord, SessionRecord
 from tests.support.agents import Gated
 
 STREAM = {"accept": "text/event-stream"}
@@ -88,11 +88,11 @@ class Counting(MemoryStore):
         super().__init__()
         self.asked: collections.Counter[str] = collections.Counter()
 
-    async def list_sessions(self, **where: Any) -> list[SessionRecord]:
+    async def list_sessions(self, **where: Any) -> Listing[SessionRecord]:
         self.asked["list_sessions"] += 1
         return await super().list_sessions(**where)
 
-    async def list_runs(self, **where: Any) -> list[RunRecord]:
+    async def list_runs(self, **where: Any) -> Listing[RunRecord]:
         self.asked["list_runs"] += 1
         return await super().list_runs(**where)
 

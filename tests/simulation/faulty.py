@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from gapless.errors import StoreUnavailable
 from gapless.journals.contract import WANTED_MAX, Append, Checkpoint, Listener, Store, WorkerFenced
 from gapless.journals.memory import Memory, MemoryStore
-from gapless.records import ACTIVE, RunRecord, RunStatus, SessionRecord, Turn
+from gapless.records import ACTIVE, Listing, RunRecord, RunStatus, SessionRecord, Turn
 from tests.simulation.clock import Process, SimulatedLoop
 
 __all__ = ["FaultyStore", "Ledger", "Weather"]
@@ -284,9 +284,11 @@ class FaultyStore(Store):
         session_id: str | None = None,
         status: RunStatus | None = None,
         limit: int = 100,
-    ) -> list[RunRecord]:
-        found: list[RunRecord] = await self._ask(
-            lambda: _now(self._inner.list_runs(user_id=user_id, session_id=session_id, status=status, limit=limit)),
+        after: str | None = None,
+    ) -> Listing[RunRecord]:
+        where = {"user_id": user_id, "session_id": session_id, "status": status, "limit": limit, "after": after}
+        found: Listing[RunRecord] = await self._ask(
+            lambda: _now(self._inner.list_runs(**where)),  # type: ignore[arg-type]  # as they came
             "list_runs",
         )
         return found
@@ -454,15 +456,21 @@ class FaultyStore(Store):
         )
         return session
 
-    async def list_sessions(self, *, user_id: str | None = None, limit: int = 100) -> list[SessionRecord]:
-        found: list[SessionRecord] = await self._ask(
-            lambda: _now(self._inner.list_sessions(user_id=user_id, limit=limit)), "list_sessions"
+    async def list_sessions(
+        self, *, user_id: str | None = None, limit: int = 100, after: str | None = None
+    ) -> Listing[SessionRecord]:
+        found: Listing[SessionRecord] = await self._ask(
+            lambda: _now(self._inner.list_sessions(user_id=user_id, limit=limit, after=after)), "list_sessions"
         )
         return found
 
-    async def update_state(self, session_id: str, changes: dict[str, Any], updated_at: int) -> SessionRecord | None:
+    async def update_state(
+        self, session_id: str, changes: dict[str, Any], updated_at: int, bytes_max: int | None = None
+    ) -> SessionRecord | None:
         session: SessionRecord | None = await self._ask(
-            lambda: _now(self._inner.update_state(session_id, changes, updated_at)), "update_state", session_id
+            lambda: _now(self._inner.update_state(session_id, changes, updated_at, bytes_max)),
+            "update_state",
+            session_id,
         )
         return session
 

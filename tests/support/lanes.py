@@ -13,6 +13,7 @@ import pytest
 
 SLOW = (
     "tests/agents/test_published_examples.py",
+    "tests/attacks/test_attack.py::test_for_some_seconds_all_holds",
     "tests/bench/",
     "tests/deploy/",
     "tests/e2e/",

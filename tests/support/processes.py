@@ -41,6 +41,7 @@ class Server:
         arguments: tuple[str, ...] = (),
         agent: str = "",
         environment: dict[str, str] | None = None,
+        popen: type[subprocess.Popen[bytes]] = preloaded.Popen,
     ) -> None:
         self.folder = folder
         self.store = store or f"sqlite:///{folder / 'gapless.db'}"
@@ -53,6 +54,7 @@ class Server:
         self._arguments = arguments
         self._agent = agent or f"{Path(__file__).parent / 'slowly.py'}:agent"
         self._environment = environment or {}
+        self._popen = popen
 
     @property
     def url(self) -> str:
@@ -84,7 +86,7 @@ class Server:
         }
         command = [sys.executable, "-m", "gapless", "serve", self._agent, "--port", str(self.port)]
         with self.log.open("ab") as output:
-            self.process = preloaded.Popen(
+            self.process = self._popen(
                 [*command, "--store", self.store, *self._arguments], env=environment, stdout=output, stderr=output
             )
 

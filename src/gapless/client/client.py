@@ -30,7 +30,7 @@ from gapless.config import RunConfig
 from gapless.errors import ConnectionLost, GaplessError, RunFailed, StreamInvalid, UsageError, error_for_code
 from gapless.events import ContentPart, Event, Message, ResumeEntry, decode_event
 from gapless.live import LiveRequest
-from gapless.records import RunRecord, RunStatus, SessionRecord
+from gapless.records import Listing, RunRecord, RunStatus, SessionRecord
 from gapless.sse import FRAME_BYTES_MAX, EventStreamParser, Frame
 
 __all__ = [
@@ -112,10 +112,12 @@ class Page(msgspec.Struct, kw_only=True):
 
 class _Runs(msgspec.Struct):
     runs: list[RunRecord]
+    next: str | None = None
 
 
 class _Sessions(msgspec.Struct):
     sessions: list[Session]
+    next: str | None = None
 
 
 class _Messages(msgspec.Struct):
@@ -317,13 +319,19 @@ class GaplessClient:
         return await self._request("GET", _path("runs", run_id), RunRecord)
 
     async def runs(
-        self, *, session_id: str | None = None, status: RunStatus | None = None, limit: int = 100
-    ) -> list[RunRecord]:
+        self,
+        *,
+        session_id: str | None = None,
+        status: RunStatus | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> Listing[RunRecord]:
         """Return the caller's runs, newest first, at most `limit`: those of session `session_id`, those that have this
-        `status`, or all.
+        `status`, or all. Long messages are cut. `after` is the `next` of the page before.
         """
-        params = {"session_id": session_id, "status": status and status.value, "limit": str(limit)}
-        return (await self._request("GET", "/runs", _Runs, params=params)).runs
+        params = {"session_id": session_id, "status": status and status.value, "limit": str(limit), "after": after}
+        page = await self._request("GET", "/runs", _Runs, params=params)
+        return Listing(page.runs, page.next)
 
     async def page(self, run_id: str, after: int = 0, limit: int = 1000) -> Page:
         """Return a part of the journal of run `run_id` as it is stored, unmerged, without waiting: at most `limit`
@@ -344,9 +352,12 @@ class GaplessClient:
         body = {"id": session_id or uuid.uuid4().hex, "state": state}
         return await self._request("POST", "/sessions", Session, body=body)
 
-    async def sessions(self) -> list[Session]:
-        """Return the caller's sessions, latest used first."""
-        return (await self._request("GET", "/sessions", _Sessions)).sessions
+    async def sessions(self, *, limit: int = 100, after: str | None = None) -> Listing[Session]:
+        """Return the caller's sessions, latest used first, at most `limit`, without their states. `after` is the `next`
+        of the page before.
+        """
+        page = await self._request("GET", "/sessions", _Sessions, params={"limit": str(limit), "after": after})
+        return Listing(page.sessions, page.next)
 
     async def session(self, session_id: str) -> Session:
         """Return the session `session_id`. Raises `SessionNotFound`."""

@@ -14,7 +14,7 @@ from gapless.config import RunConfig
 from gapless.errors import UsageError
 from gapless.events import ContentPart, Event, Message, ResumeEntry
 from gapless.live import LiveRequest
-from gapless.records import RunRecord, RunStatus
+from gapless.records import Listing, RunRecord, RunStatus
 
 __all__ = ["SyncClient"]
 
@@ -107,10 +107,15 @@ class SyncClient:
         return self._call(self._client.record(run_id))
 
     def runs(
-        self, *, session_id: str | None = None, status: RunStatus | None = None, limit: int = 100
-    ) -> list[RunRecord]:
+        self,
+        *,
+        session_id: str | None = None,
+        status: RunStatus | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> Listing[RunRecord]:
         """See `GaplessClient.runs`."""
-        return self._call(self._client.runs(session_id=session_id, status=status, limit=limit))
+        return self._call(self._client.runs(session_id=session_id, status=status, limit=limit, after=after))
 
     def page(self, run_id: str, after: int = 0, limit: int = 1000) -> Page:
         """See `GaplessClient.page`."""
@@ -120,9 +125,9 @@ class SyncClient:
         """See `GaplessClient.create_session`."""
         return self._call(self._client.create_session(session_id, state=state))
 
-    def sessions(self) -> list[Session]:
+    def sessions(self, *, limit: int = 100, after: str | None = None) -> Listing[Session]:
         """See `GaplessClient.sessions`."""
-        return self._call(self._client.sessions())
+        return self._call(self._client.sessions(limit=limit, after=after))
 
     def session(self, session_id: str) -> Session:
         """See `GaplessClient.session`."""

@@ -14,13 +14,15 @@ from starlette.responses import Response
 
 from gapless.errors import GaplessError, InputInvalid, InputTooLarge
 from gapless.jsontext import decode_json
-from gapless.records import RunRecord, SessionRecord
+from gapless.records import Listing, RunRecord, SessionRecord
 
 __all__ = [
     "LIST_LIMIT_MAX",
     "answer_error",
     "chosen_run_id",
     "json_response",
+    "list_params",
+    "paged",
     "public",
     "raw_json_response",
     "read_body",
@@ -29,8 +31,8 @@ __all__ = [
     "whole_number",
 ]
 
-LIST_LIMIT_MAX = 1000
-"""Records in one list."""
+LIST_LIMIT, LIST_LIMIT_MAX = 100, 1000
+"""Records on one page of a list, where the client does not say, and at most."""
 NUMBER_DIGITS_MAX = 15
 """Bounds a number in a query: fits a position of any store, and JavaScript's numbers."""
 
@@ -138,9 +140,20 @@ def whole_number(request: Request, name: str, default: int, *, least: int = 0, m
     return number
 
 
+def list_params(request: Request) -> dict[str, Any]:
+    """`?limit=` and `?after=` of a list, as the runner takes them. Raises `InputInvalid`."""
+    limit = whole_number(request, "limit", LIST_LIMIT, least=1, most=LIST_LIMIT_MAX)
+    return {"limit": limit, "after": request.query_params.get("after")}
+
+
 def wants_stream(request: Request) -> bool:
     """True if `Accept` asks for an event stream."""
     return "text/event-stream" in request.headers.get("accept", "")
+
+
+def paged(name: str, shown: list[Any], listing: Listing[Any]) -> dict[str, Any]:
+    """Return the answer with this page of a list."""
+    return {name: shown} if listing.next is None else {name: shown, "next": listing.next}
 
 
 def public(record: RunRecord | SessionRecord) -> dict[str, Any]:

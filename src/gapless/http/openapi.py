@@ -26,6 +26,7 @@ class Parameter(NamedTuple):
     schema: dict[str, Any] = {}  # noqa: RUF012  # never changed
 
 
+BEHIND = Parameter("after", "query", "The page behind: the `next` of the page before.")
 _COMMON = (
     Parameter("Accept", "header", "`text/event-stream` or `application/json`."),
     Parameter("Idempotency-Key", "header", "The same request with the same key is the same run."),

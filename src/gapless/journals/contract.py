@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import msgspec
 
-from gapless.records import RunEnd, RunRecord, RunStatus, SessionRecord, Turn
+from gapless.records import Listing, RunEnd, RunRecord, RunStatus, SessionRecord, Turn
 
 __all__ = [
     "BLOB_PIECE_BYTES",
@@ -189,14 +189,18 @@ class Store(ABC):
         session_id: str | None = None,
         status: RunStatus | None = None,
         limit: int = 100,
-    ) -> list[RunRecord]:
-        """Return at most `limit` runs, newest first: those of `user_id`, of `session_id`, of this `status`, or all."""
+        after: str | None = None,
+    ) -> Listing[RunRecord]:
+        """Return at most `limit` runs as lists have them, newest first: those of `user_id`, of `session_id`, of this
+        `status`, or all. `after` is the `next` of the page before, asked for with the same filters: the page is
+        found by that place and not by counting, so what came or went before it changes nothing. Raises `CursorInvalid`.
+        """
 
     @abstractmethod
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
-        """Find the oldest active run of each of the sessions `session_ids`: the one that executes or waits, or else the
-        one that is next. A session without an active run is not in the answer. Asks once, however many sessions there
-        are.
+        """Find the oldest active run of each of the sessions `session_ids`, as lists have it: the one that executes or
+        waits, or else the one that is next. A session without an active run is not in the answer. Asks once, however
+        many sessions there are.
         """
 
     # -- runs that are nobody's -------------------------------------------------------------------------------------
@@ -303,15 +307,20 @@ class Store(ABC):
         """Return the record of the session `session_id`, or None."""
 
     @abstractmethod
-    async def list_sessions(self, *, user_id: str | None = None, limit: int = 100) -> list[SessionRecord]:
-        """Return at most `limit` sessions, of `user_id` or of all, latest used first."""
+    async def list_sessions(
+        self, *, user_id: str | None = None, limit: int = 100, after: str | None = None
+    ) -> Listing[SessionRecord]:
+        """Return at most `limit` sessions as lists have them, of `user_id` or of all, latest used first. `after` as for
+        `list_runs`; a session that is used meanwhile goes to the beginning. Raises `CursorInvalid`."""
 
     @abstractmethod
-    async def update_state(self, session_id: str, changes: dict[str, Any], updated_at: int) -> SessionRecord | None:
+    async def update_state(
+        self, session_id: str, changes: dict[str, Any], updated_at: int, bytes_max: int | None = None
+    ) -> SessionRecord | None:
         """Set the keys `changes` of the state of session `session_id`, in one step, at `updated_at` (ms).
 
         Returns the session as it is then, or None where there is none. Raises `SessionBusy` when a run of it is active,
-        as that run's end says what the state is.
+        as that run's end says what the state is; `InputTooLarge` where the state would have more than `bytes_max`.
         """
 
     @abstractmethod

@@ -23,7 +23,23 @@ from gapless.journals.contract import (
     WorkerFenced,
 )
 from gapless.journals.lease import LeaseWatch, log_lost
-from gapless.records import ACTIVE, RunRecord, RunStatus, SessionRecord, Turn, session_of, session_taken, title_of
+from gapless.records import (
+    ACTIVE,
+    Listing,
+    RunRecord,
+    RunStatus,
+    SessionRecord,
+    Turn,
+    changed_state,
+    listed_run,
+    listed_session,
+    place_in_runs,
+    place_in_sessions,
+    place_of_session,
+    session_of,
+    session_taken,
+    title_of,
+)
 
 __all__ = ["Memory", "MemoryStore"]
 
@@ -35,6 +51,9 @@ class Memory:
 
     def __init__(self) -> None:
         self.runs: dict[str, RunRecord] = {}
+        self.numbers: dict[str, int] = {}
+        """Of each run, in the order in which they began."""
+        self.run_numbers = itertools.count(1)
         self.events: dict[str, list[bytes]] = {}
         self.sessions: dict[str, SessionRecord] = {}
         self.turns: dict[str, list[Turn]] = {}
@@ -145,6 +164,7 @@ class MemoryStore(Store):
             memory.sessions[run.session_id] = session_of(run)
         run.owner = self._worker_id
         memory.runs[run.id] = _copy(run)
+        memory.numbers[run.id] = next(memory.run_numbers)
         memory.events[run.id] = []
         active[run.id] = None
         return run, True
@@ -174,24 +194,28 @@ class MemoryStore(Store):
         session_id: str | None = None,
         status: RunStatus | None = None,
         limit: int = 100,
-    ) -> list[RunRecord]:
-        found = []
+        after: str | None = None,
+    ) -> Listing[RunRecord]:
+        place, numbers = place_in_runs(after), self._memory.numbers
+        found = Listing[RunRecord]()
         for run in reversed(self._memory.runs.values()):
             if (
                 (user_id is None or run.user_id == user_id)
                 and (session_id is None or run.session_id == session_id)
                 and (status is None or run.status is status)
+                and (place is None or numbers[run.id] < place)
             ):
-                found.append(_copy(run))
-                if len(found) == limit:
+                if len(found) >= limit:
+                    found.next = str(numbers[found[-1].id]) if found else None
                     break
+                found.append(listed_run(run))
         return found
 
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
         oldest = (
             (session_id, next(iter(self._memory.session_runs.get(session_id, ())), "")) for session_id in session_ids
         )
-        return {session_id: _copy(self._memory.runs[run_id]) for session_id, run_id in oldest if run_id}
+        return {session_id: listed_run(self._memory.runs[run_id]) for session_id, run_id in oldest if run_id}
 
     # -- runs that are nobody's -------------------------------------------------------------------------------------
 
@@ -368,17 +392,29 @@ class MemoryStore(Store):
         session = self._memory.sessions.get(session_id)
         return None if session is None else _copy(session)
 
-    async def list_sessions(self, *, user_id: str | None = None, limit: int = 100) -> list[SessionRecord]:
-        found = [_copy(s) for s in self._memory.sessions.values() if user_id is None or s.user_id == user_id]
-        found.sort(key=lambda session: session.updated_at, reverse=True)
-        return found[:limit]
+    async def list_sessions(
+        self, *, user_id: str | None = None, limit: int = 100, after: str | None = None
+    ) -> Listing[SessionRecord]:
+        place = place_in_sessions(after)
+        behind = [
+            session
+            for session in self._memory.sessions.values()
+            if (user_id is None or session.user_id == user_id)
+            and (place is None or (session.updated_at, session.id) < place)
+        ]
+        behind.sort(key=lambda session: (session.updated_at, session.id), reverse=True)
+        found = Listing(map(listed_session, behind[:limit]))
+        found.next = place_of_session(found[-1].updated_at, found[-1].id) if found and len(behind) > limit else None
+        return found
 
-    async def update_state(self, session_id: str, changes: dict[str, Any], updated_at: int) -> SessionRecord | None:
+    async def update_state(
+        self, session_id: str, changes: dict[str, Any], updated_at: int, bytes_max: int | None = None
+    ) -> SessionRecord | None:
         self._check_idle(session_id)
         session = await self.get_session(session_id)
         if session is None:
             return None
-        session.state.update(changes)
+        session.state = changed_state(session, changes, bytes_max)
         session.updated_at = updated_at
         self._memory.sessions[session_id] = _copy(session)
         return session
@@ -395,7 +431,7 @@ class MemoryStore(Store):
         memory.turns.pop(session_id, None)
         memory.session_runs.pop(session_id, None)
         for run_id in [run.id for run in memory.runs.values() if run.session_id == session_id]:
-            del memory.runs[run_id], memory.events[run_id]
+            del memory.runs[run_id], memory.numbers[run_id], memory.events[run_id]
             memory.blobs.pop(run_id, None)
         return True
 

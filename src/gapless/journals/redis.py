@@ -45,7 +45,7 @@ from gapless.journals.redis_owned import OwnedRuns
 from gapless.journals.redis_records import RedisRecords
 from gapless.journals.redis_server import RedisServer
 from gapless.journals.redis_takeover import TakeOver
-from gapless.records import RunRecord, RunStatus, SessionRecord, Turn
+from gapless.records import Listing, RunRecord, RunStatus, SessionRecord, Turn, changed_state
 
 __all__ = ["RedisStore"]
 
@@ -168,8 +168,9 @@ class RedisStore(Store):
         session_id: str | None = None,
         status: RunStatus | None = None,
         limit: int = 100,
-    ) -> list[RunRecord]:
-        return await self._records.runs(user_id, session_id, status, limit)
+        after: str | None = None,
+    ) -> Listing[RunRecord]:
+        return await self._records.runs(user_id, session_id, status, limit, after)
 
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
         return await self._records.active_runs(session_ids)
@@ -268,17 +269,21 @@ class RedisStore(Store):
     async def get_session(self, session_id: str) -> SessionRecord | None:
         return await self._records.session(session_id)
 
-    async def list_sessions(self, *, user_id: str | None = None, limit: int = 100) -> list[SessionRecord]:
-        return await self._records.sessions(user_id, limit)
+    async def list_sessions(
+        self, *, user_id: str | None = None, limit: int = 100, after: str | None = None
+    ) -> Listing[SessionRecord]:
+        return await self._records.sessions(user_id, limit, after)
 
-    async def update_state(self, session_id: str, changes: dict[str, Any], updated_at: int) -> SessionRecord | None:
+    async def update_state(
+        self, session_id: str, changes: dict[str, Any], updated_at: int, bytes_max: int | None = None
+    ) -> SessionRecord | None:
         place = place_of(session_id)
         while True:  # each turn more means that somebody else's update has come through
             fields = await self._server.command("HMGET", session_key(session_id), *SESSION_FIELDS)
             if fields[0] is None:
                 return None
             session = session_from(session_id, fields)
-            session.state.update(changes)
+            session.state = changed_state(session, changes, bytes_max)
             state = encode(session.state)
             answer = await self._server.call(
                 scripts.UPDATE_STATE, session_key(session_id), place, fields[2], state, updated_at

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -91,11 +91,11 @@ def encode_end(end: RunEnd) -> dict[str, Any]:
     }
 
 
-def run_from(run_id: str, fields: Sequence[Any]) -> RunRecord:
+def run_from(run_id: str, fields: Sequence[Any], decode: Callable[[bytes], RunRecord] = decode_run) -> RunRecord:
     """Make a run's record of `scripts.RUN_FIELDS`. Raises `StoreCorrupt`."""
     record, owner, status, last, started_at, ended_at, error, expired, takeovers, _ = fields
     try:
-        run = decode_run(record)
+        run = decode(record)
         run.owner, run.status, run.last_seq = owner.decode(), RunStatus(status.decode()), int(last)
         run.started_at = None if started_at is None else int(started_at)
         run.ended_at = None if ended_at is None else int(ended_at)
@@ -108,11 +108,11 @@ def run_from(run_id: str, fields: Sequence[Any]) -> RunRecord:
 
 
 def session_from(session_id: str, fields: Sequence[Any]) -> SessionRecord:
-    """Make a session's record of `SESSION_FIELDS`. Raises `StoreCorrupt`."""
-    record, updated_at, state = fields
+    """Make a session's record of `SESSION_FIELDS`, or as lists have it of the first two. Raises `StoreCorrupt`."""
+    record, updated_at, *state = fields
     try:
         session = decode_session(record)
-        session.updated_at, session.state = int(updated_at), _decode_state(state)
+        session.updated_at, session.state = int(updated_at), _decode_state(state[0]) if state else {}
     except (TypeError, ValueError) as cause:
         raise StoreCorrupt(f"session {session_id}: its record is damaged") from cause
     return session

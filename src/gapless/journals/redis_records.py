@@ -27,14 +27,27 @@ from gapless.journals.redis_keys import (
     session_key,
 )
 from gapless.journals.redis_server import RedisServer
-from gapless.records import ACTIVE, RunRecord, RunStatus, SessionRecord, Turn
+from gapless.records import (
+    ACTIVE,
+    Listing,
+    RunRecord,
+    RunStatus,
+    SessionRecord,
+    Turn,
+    listed_run,
+    place_in_runs,
+    place_in_sessions,
+    place_of_session,
+)
 
 __all__ = ["RedisRecords"]
 
 log = logging.getLogger("gapless.redis")
 
 _T = TypeVar("_T")
-_Listing: TypeAlias = Callable[[int, int], Awaitable[list[tuple[str, str]]]]
+_Listing: TypeAlias = Callable[[int, int], Awaitable[list[tuple[str, str, int]]]]
+LISTED_FIELDS = SESSION_FIELDS[:2]
+"""What lists have of a session."""
 
 PAGE_RECORDS_FIRST, PAGE_RECORDS_MAX = 10, 200
 """Records that are read in one round trip, while it is not known how long they are and afterwards."""
@@ -123,22 +136,27 @@ class RedisRecords:
         return None if found is None else found[0]
 
     async def runs(
-        self, user_id: str | None, session_id: str | None, status: RunStatus | None, limit: int
-    ) -> list[RunRecord]:
-        """Return the newest runs, of this user, in this session and of this status, newest first."""
-        listed = await self._listing(user_id, session_id, status)
-        runs: dict[str, RunRecord] = {}
-        pages = _Pages(limit)
+        self,
+        user_id: str | None,
+        session_id: str | None,
+        status: RunStatus | None,
+        limit: int,
+        after: str | None,
+    ) -> Listing[RunRecord]:
+        """List as `Store.list_runs` does."""
+        listed = await self._listing(user_id, session_id, status, place_in_runs(after))
+        runs: dict[str, tuple[RunRecord, int]] = {}
+        pages = _Pages(limit + 1 if limit else 0)  # one more, which says that there is more
         while pages.more(len(runs)):
-            members = await listed(pages.read, pages.count)
-            keys = [run_key(session, run_id) for run_id, session in members]
+            entries = await listed(pages.read, pages.count)
+            keys = [run_key(session, run_id) for run_id, session, _ in entries]
             records = await self._server.each(keys, scripts.RUN_FIELDS)
             pages.have_read(records)
-            for (run_id, _), fields in zip(members, records, strict=True):
+            for (run_id, _, place), fields in zip(entries, records, strict=True):
                 if fields[0] is None:
                     continue
                 try:
-                    run = run_from(run_id, fields)
+                    run = run_from(run_id, fields, listed_run)
                 except StoreCorrupt:  # of that run alone, and said to whoever asks for it
                     continue
                 if (
@@ -146,39 +164,61 @@ class RedisRecords:
                     and (session_id is None or run.session_id == session_id)
                     and (status is None or run.status is status)
                 ):
-                    runs[run_id] = run  # one that a newer run has moved to the next page is there already
-        return list(runs.values())[:limit]
+                    runs[run_id] = run, place  # one that a newer run has moved to the next page is there already
+        found = list(runs.values())
+        listing = Listing(run for run, _ in found[:limit])
+        if limit and len(found) > limit:
+            listing.next = str(found[limit - 1][1])
+        return listing
 
-    async def _listing(self, user_id: str | None, session_id: str | None, status: RunStatus | None) -> _Listing:
-        """Return the shortest list that has all of these runs, newest first: run ids with their sessions, from a place
-        on.
+    async def _listing(
+        self, user_id: str | None, session_id: str | None, status: RunStatus | None, before: int | None
+    ) -> _Listing:
+        """Return the shortest list that has all of these runs, newest first, those before a place or all: run ids with
+        their sessions and places, from how many of them on.
         """
         if status in ACTIVE:
-            if session_id is None:
-                members = await self._server.call(scripts.ACTIVE_RUNS, WORKERS)
-            else:
-                queue = await self._server.command("LRANGE", f"{place_of(session_id)}queue", 0, -1)
-                members = [encode_member(run_id.decode(), session_id) for run_id in reversed(queue)]
-
-            async def active(start: int, count: int) -> list[tuple[str, str]]:
-                return [decode_member(member) for member in members[start : start + count]]
-
-            return active
+            return await self._active(session_id, before)
         if session_id is not None:
             key = f"{place_of(session_id)}runs"
+            length = await self._server.command("LLEN", key) if before is None else before
 
-            async def of_session(start: int, count: int) -> list[tuple[str, str]]:
-                found = await self._server.command("LRANGE", key, -start - count, -start - 1)
-                return [(run_id.decode(), session_id) for run_id in reversed(found)]
+            async def of_session(start: int, count: int) -> list[tuple[str, str, int]]:
+                first, last = max(0, length - start - count), length - start - 1
+                found = await self._server.command("LRANGE", key, first, last) if last >= 0 else []
+                return [(run_id.decode(), session_id, last - n) for n, run_id in enumerate(reversed(found))]
 
             return of_session
         key = RUNS if user_id is None else f"{RUNS}:{user_id}"
+        behind = "+inf" if before is None else f"({before}"
 
-        async def of_all(start: int, count: int) -> list[tuple[str, str]]:
-            found = await self._server.command("ZREVRANGE", key, start, start + count - 1)
-            return [decode_member(member) for member in found]
+        async def of_all(start: int, count: int) -> list[tuple[str, str, int]]:
+            nonlocal behind  # by number, not by rank: runs begin and are deleted meanwhile
+            found = _scored(
+                await self._server.command("ZREVRANGEBYSCORE", key, behind, "-inf", "WITHSCORES", "LIMIT", 0, count)
+            )
+            if found:
+                behind = f"({int(found[-1][1])}"
+            return [(*decode_member(member), int(number)) for member, number in found]
 
         return of_all
+
+    async def _active(self, session_id: str | None, before: int | None) -> _Listing:
+        """Return the list of the active runs, of all sessions or of one."""
+        if session_id is None:
+            found = await self._server.call(scripts.ACTIVE_RUNS, WORKERS)
+            entries = [(*decode_member(member), int(number)) for member, number in found]
+        else:
+            queue = await self._server.command("LRANGE", f"{place_of(session_id)}queue", 0, -1)
+            members = [encode_member(run_id.decode(), session_id) for run_id in reversed(queue)]
+            numbers = await self._server.command("ZMSCORE", RUNS, *members) if members else []
+            entries = [(*decode_member(m), int(number or 0)) for m, number in zip(members, numbers, strict=True)]
+        behind = [entry for entry in entries if before is None or entry[2] < before]
+
+        async def active(start: int, count: int) -> list[tuple[str, str, int]]:
+            return behind[start : start + count]
+
+        return active
 
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
         """Return the oldest active run of each of these sessions that has one."""
@@ -195,7 +235,7 @@ class RedisRecords:
             for session_id, answer in zip(page, answers, strict=True):
                 if answer is not None and answer[1][0] is not None:
                     with contextlib.suppress(StoreCorrupt):  # of that run alone, and said to whoever asks for it
-                        active[session_id] = run_from(answer[0].decode(), answer[1])
+                        active[session_id] = run_from(answer[0].decode(), answer[1], listed_run)
         return active
 
     async def session(self, session_id: str) -> SessionRecord | None:
@@ -203,21 +243,35 @@ class RedisRecords:
         fields = await self._server.command("HMGET", session_key(session_id), *SESSION_FIELDS)
         return None if fields[0] is None else session_from(session_id, fields)
 
-    async def sessions(self, user_id: str | None, limit: int) -> list[SessionRecord]:
-        """Return the sessions that were used last, of this user, latest used first."""
-        sessions: dict[str, SessionRecord] = {}
+    async def sessions(self, user_id: str | None, limit: int, after: str | None) -> Listing[SessionRecord]:
+        """List as `Store.list_sessions` does."""
+        place = place_in_sessions(after)
+        sessions: dict[str, tuple[SessionRecord, int]] = {}
         key = SESSIONS if user_id is None else f"{SESSIONS}:{user_id}"
-        pages = _Pages(limit)
+        newest, met = "+inf" if place is None else str(place[0]), 0
+        pages = _Pages(limit + 1 if limit else 0)  # one more, which says that there is more
         while pages.more(len(sessions)):
-            found = await self._server.command("ZREVRANGE", key, pages.read, pages.read + pages.count - 1)
-            ids = [session_id.decode() for session_id in found]
-            records = await self._server.each(map(session_key, ids), SESSION_FIELDS)
+            asked = ("ZREVRANGEBYSCORE", key, newest, "-inf", "WITHSCORES", "LIMIT", met, pages.count)
+            found = _scored(await self._server.command(*asked))
+            if found:  # by time, not by rank: sessions come to the beginning and are deleted meanwhile
+                last = str(int(found[-1][1]))
+                met = sum(int(score) == int(last) for _, score in found) + (met if last == newest else 0)
+                newest = last
+            ids = [session_id.decode() for session_id, _ in found]
+            records = await self._server.each(map(session_key, ids), LISTED_FIELDS)
             pages.have_read(records)
-            for session_id, fields in zip(ids, records, strict=True):
-                session = self._readable(session_id, fields)
+            for session_id, (_, score), fields in zip(ids, found, records, strict=True):
+                session, used_at = self._readable(session_id, fields), int(score)
+                if place is not None and (used_at, session_id) >= place:
+                    continue
                 if session is not None and (user_id is None or session.user_id == user_id):
-                    sessions[session_id] = session
-        return list(sessions.values())[:limit]
+                    sessions[session_id] = session, used_at
+        listed = list(sessions.values())
+        listing = Listing(session for session, _ in listed[:limit])
+        if limit and len(listed) > limit:
+            session, used_at = listed[limit - 1]
+            listing.next = place_of_session(used_at, session.id)
+        return listing
 
     def _readable(self, session_id: str, fields: Sequence[Any]) -> SessionRecord | None:
         """Return the session's record; None where there is none, or a damaged one, which is said once."""
@@ -241,6 +295,11 @@ class RedisRecords:
             pages.have_read([[turn] for turn in page])
             turns += map(decode_turn, page)
         return turns
+
+
+def _scored(answer: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    """Return the members of an answer WITHSCORES, each with its score."""
+    return list(zip(answer[::2], answer[1::2], strict=True))
 
 
 class _Pages:

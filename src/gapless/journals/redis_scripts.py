@@ -527,7 +527,11 @@ for member in pairs(members) do
   sorted[#sorted + 1] = member
 end
 table.sort(sorted, function(a, b) return members[a] > members[b] end)
-return sorted
+local numbered = {}
+for _, member in ipairs(sorted) do
+  numbered[#numbered + 1] = {member, members[member]}
+end
+return numbered
 """)
 
 

@@ -21,6 +21,7 @@ from gapless.journals import process
 from gapless.journals.contract import WANTED_MAX, Append, Checkpoint, Listener, Store, WorkerFenced
 from gapless.journals.lease import LeaseWatch, log_lost
 from gapless.journals.sqlite_file import SQLiteFile, scalar
+from gapless.journals.sqlite_lists import STEP_S, list_runs, list_sessions
 from gapless.journals.sqlite_log import Log, Tail
 from gapless.journals.sqlite_news import Command, News
 from gapless.journals.sqlite_records import (
@@ -32,17 +33,23 @@ from gapless.journals.sqlite_records import (
     find_session,
     insert_session,
     read_session,
-    readable_sessions,
     write_session,
 )
-from gapless.records import RunRecord, RunStatus, SessionRecord, Turn, session_of, session_taken
+from gapless.records import (
+    Listing,
+    RunRecord,
+    RunStatus,
+    SessionRecord,
+    Turn,
+    changed_state,
+    session_of,
+    session_taken,
+)
 
 __all__ = ["SQLiteStore"]
 
 EXPIRE_RUNS = 100
 """Runs that are marked as expired in one transaction."""
-STEP_S = 0.01
-"""A transaction of housekeeping ends about then: meanwhile nothing else runs in this process."""
 
 _ENDED = {status.value for status in RunStatus if status.ended}
 
@@ -215,8 +222,11 @@ class SQLiteStore(Store):
         session_id: str | None = None,
         status: RunStatus | None = None,
         limit: int = 100,
-    ) -> list[RunRecord]:
-        return await self._file.look(lambda db: self._runs.newest(db, user_id, session_id, status, limit))
+        after: str | None = None,
+    ) -> Listing[RunRecord]:
+        return await list_runs(
+            self._file, self._runs, user_id=user_id, session_id=session_id, status=status, limit=limit, after=after
+        )
 
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
         return await self._file.look(lambda db: self._runs.oldest_active(db, session_ids))
@@ -362,17 +372,19 @@ class SQLiteStore(Store):
     async def get_session(self, session_id: str) -> SessionRecord | None:
         return await self._file.look(lambda db: find_session(db, session_id))
 
-    async def list_sessions(self, *, user_id: str | None = None, limit: int = 100) -> list[SessionRecord]:
-        where, values = ("", ()) if user_id is None else ("WHERE user = ?", (user_id,))
-        sql = f"SELECT id, record FROM sessions {where} ORDER BY updated_at DESC LIMIT ?"
-        return readable_sessions([(row[0], row[1]) for row in await self._file.query(sql, *values, limit)])
+    async def list_sessions(
+        self, *, user_id: str | None = None, limit: int = 100, after: str | None = None
+    ) -> Listing[SessionRecord]:
+        return await list_sessions(self._file, user_id=user_id, limit=limit, after=after)
 
-    async def update_state(self, session_id: str, changes: dict[str, Any], updated_at: int) -> SessionRecord | None:
+    async def update_state(
+        self, session_id: str, changes: dict[str, Any], updated_at: int, bytes_max: int | None = None
+    ) -> SessionRecord | None:
         def update(db: sqlite3.Connection) -> SessionRecord | None:
             check_idle(db, session_id)
             session, written = read_session(db, session_id)
             if session is not None:
-                session.state.update(changes)
+                session.state = changed_state(session, changes, bytes_max)
                 session.updated_at = updated_at
                 write_session(db, session, written)
             return session

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -19,12 +20,14 @@ from gapless.records import (
     Turn,
     decode_run,
     decode_session,
+    listed_run,
     rewrite,
     title_of,
 )
 
 __all__ = [
     "ACTIVE_SQL",
+    "ANOTHER_VERSION",
     "Runs",
     "check_idle",
     "decode_turn",
@@ -32,7 +35,6 @@ __all__ = [
     "find_session",
     "insert_session",
     "read_session",
-    "readable_sessions",
     "write_session",
 ]
 
@@ -63,7 +65,7 @@ class Runs:
         """Find it with its record as it is written. Raises `StoreCorrupt`."""
         row = db.execute(f"SELECT {_COLUMNS} FROM runs WHERE id = ?", (run_id,)).fetchone()
         try:
-            return (None, b"") if row is None else (self._record(db, *row), row[-1])
+            return (None, b"") if row is None else (self._record(db, row), row[-1])
         except ValueError as error:
             raise StoreCorrupt(f"run {run_id}: its record cannot be read{ANOTHER_VERSION}", run_id=run_id) from error
 
@@ -72,7 +74,7 @@ class Runs:
         found = []
         for row in db.execute(f"SELECT {_COLUMNS} FROM runs WHERE {where}", values):
             try:
-                found.append(self._record(db, *row))
+                found.append(self._record(db, row))
             except ValueError:
                 self._note_unreadable(row[0], row[1])
         return found
@@ -82,41 +84,28 @@ class Runs:
             self.unreadable.add(rid)
             log.warning("run %s: its record cannot be read%s; it is left out here", run_id, ANOTHER_VERSION)
 
-    def newest(
-        self,
-        db: sqlite3.Connection,
-        user_id: str | None,
-        session_id: str | None,
-        status: RunStatus | None,
-        limit: int,
-    ) -> list[RunRecord]:
-        """List as `Store.list_runs` does."""
-        conditions = {"user = ?": user_id, "session = ?": session_id, "status = ?": status and status.value}
-        where = [condition for condition, value in conditions.items() if value is not None]
-        values = [value for value in conditions.values() if value is not None]
-        if status in ACTIVE:
-            where.append(f"status IN {ACTIVE_SQL}")  # the index is on these
-        return self.select(db, f"{' AND '.join(where) or 1} ORDER BY rid DESC LIMIT ?", *values, limit)
+    def listed(self, db: sqlite3.Connection, where: str, *values: object) -> Iterator[tuple[int, RunRecord | None]]:
+        """Read the runs that a condition is true of, one after another, as lists have them, each with its row's number;
+        None for one whose record cannot be read."""
+        for row in db.execute(f"SELECT {_COLUMNS} FROM runs WHERE {where}", values):
+            try:
+                yield row[0], self._record(db, row, listed_run)
+            except ValueError:
+                self._note_unreadable(row[0], row[1])
+                yield row[0], None
 
     def oldest_active(self, db: sqlite3.Connection, session_ids: Collection[str]) -> dict[str, RunRecord]:
         """Find as `Store.active_runs` does."""
         oldest = f"SELECT min(rid) FROM runs WHERE status IN {ACTIVE_SQL} AND session IN"
         where = f"rid IN ({oldest} (SELECT value FROM json_each(?)) GROUP BY session)"
-        return {run.session_id: run for run in self.select(db, where, _encode(tuple(session_ids)).decode())}
+        found = self.listed(db, where, _encode(tuple(session_ids)).decode())
+        return {run.session_id: run for _, run in found if run is not None}
 
     def _record(
-        self,
-        db: sqlite3.Connection,
-        rid: int,
-        run_id: str,
-        session: str,
-        user: str,
-        status: str,
-        owner: str,
-        takeovers: int,
-        data: bytes,
+        self, db: sqlite3.Connection, row: Sequence[Any], decode: Callable[[bytes], RunRecord] = decode_run
     ) -> RunRecord:
-        run = decode_run(data)
+        rid, run_id, _, _, status, owner, takeovers, data = row
+        run = decode(data)
         run.status, run.owner, run.takeovers = RunStatus(status), owner, takeovers
         if run.status in ACTIVE:
             run.last_seq = self._log.last_seq(db, run_id, rid, owner)
@@ -273,14 +262,3 @@ def write_session(db: sqlite3.Connection, session: SessionRecord, written: bytes
         "UPDATE sessions SET updated_at = ?, record = ? WHERE id = ?",
         (session.updated_at, rewrite(written, session), session.id),
     )
-
-
-def readable_sessions(rows: Sequence[tuple[str, bytes]]) -> list[SessionRecord]:
-    """Read sessions, each given by its id and record, without those whose records cannot be read."""
-    sessions = []
-    for session_id, data in rows:
-        try:
-            sessions.append(decode_session(data))
-        except ValueError:
-            log.warning("session %s: its record cannot be read%s; it is left out", session_id, ANOTHER_VERSION)
-    return sessions

@@ -90,13 +90,13 @@ class Commands:
             await self._here.claim(run, RunCancelled("cancelled", run_id=run.id))
 
     async def resolve(self, run: RunRecord, entries: list[ResumeEntry], *, some: bool = False) -> None:
-        """Answer the interrupts of a waiting run: all that it waits for, or `some`, and then it waits for the rest.
+        """Answer the interrupts of a waiting run: all that it waits for, or `some`, and then it waits for the rest. To
+        each there is one answer; those to other questions are left out.
 
         Raises `InputInvalid`, `InputTooLarge`, `StoreUnavailable`."""
         store = self._journals.store
         while True:
-            await self._check_answers(run, entries, some=some)
-            command = Command(kind="input", resume=entries)
+            command = Command(kind="input", resume=await self._answers(run, entries, some=some))
             try:
                 owner = await store.answer(run.id, run.last_seq, msgspec.json.encode(command))
             except NotWaiting:  # it is not as it was: look what it waits for now
@@ -109,17 +109,23 @@ class Commands:
                     await self._here.claim(run)
                 return
 
-    async def _check_answers(self, run: RunRecord, entries: list[ResumeEntry], *, some: bool) -> None:
-        waits_for = "no answer"
+    async def _answers(self, run: RunRecord, entries: list[ResumeEntry], *, some: bool) -> list[ResumeEntry]:
+        """Return the entries that answer what the run waits for."""
+        waits_for, answers = "no answer", dict[str, ResumeEntry]()
         if run.status is RunStatus.WAITING:
             (event,) = await self._journals.store.read(run.id, run.last_seq - 1, 1)
-            asked, given = {one.id for one in interrupts_in(event)}, {entry.interrupt_id for entry in entries}
-            missing = set() if some and asked & given else asked - given
+            asked = {interrupt.id for interrupt in interrupts_in(event)}
+            for entry in entries:
+                if entry.interrupt_id in asked and answers.setdefault(entry.interrupt_id, entry) != entry:
+                    why = f"run {run.id}: {entry.interrupt_id} is answered twice, and not alike"
+                    raise InputInvalid(why, run_id=run.id)
+            missing = set() if some and answers else asked - answers.keys()
             waits_for = f"answers to {', '.join(sorted(missing))}" if missing else ""
         if waits_for:
             state = run.status.value + (f" ({run.error['message']})" if run.error else "")
             raise InputInvalid(f"run {run.id} is {state}, it waits for {waits_for}", run_id=run.id)
-        self._check_size(run, entries)
+        self._check_size(run, list(answers.values()))
+        return list(answers.values())
 
     async def push(self, run_id: str, request: LiveRequest, *, wait: bool = False) -> None:
         """Hand input to a live run. With `wait`, where its agent is too far behind, once it is not (which is known of a

@@ -9,7 +9,7 @@ import msgspec
 
 from gapless.agents.base import SEE_LOG, RunContext, log_raised
 from gapless.attachments import mark_left_out
-from gapless.errors import AgentFailed, AgentInvalid, AnswerTimeout, GaplessError, RunCancelled, is_code
+from gapless.errors import AgentFailed, AgentInvalid, AnswerTimeout, GaplessError, RunCancelled, RunLimit, is_code
 from gapless.events import (
     Event,
     RunErrorEvent,
@@ -82,10 +82,21 @@ def finished(
 
 def ending(
     record: RunRecord, recorder: Recorder, failure: GaplessError | None, ctx: RunContext | None
-) -> tuple[bytes, RunEnd]:
-    """Return the terminal event and what is recorded with it, both read back. `ctx` has what the agent left, if its
-    turn had come. Raises for what cannot be written as JSON."""
-    fold, own = recorder.fold, recorder.finish
+) -> tuple[GaplessError | None, bytes, RunEnd]:
+    """Return what the run ends with, the terminal event and what is recorded with it, both read back. `ctx` has what
+    the agent left, if its turn had come: a state over the limit is a failure. Raises for what cannot be written as
+    JSON."""
+    fold, own, state_bytes_max = recorder.fold, recorder.finish, recorder.limits.state_bytes_max
+    state, native = (ctx.state or None, ctx.native) if ctx is not None else (None, None)
+    if isinstance(fold.state, dict):
+        state = fold.state
+    if state and (size := len(_encode(state))) > state_bytes_max:
+        state, own = None, None
+        failure = failure or RunLimit(
+            f"the agent leaves a state of {size} bytes, over state_bytes_max={state_bytes_max}; the session keeps the "
+            "one that it had",
+            run_id=record.id,
+        )
     usage = (_sum_usage(ctx.usage) if ctx is not None else None) or (own.usage if own is not None else None)
     terminal: Event
     if failure is None:
@@ -101,11 +112,8 @@ def ending(
     else:
         terminal = RunErrorEvent(message=failure.message, code=failure.code, usage=usage, timestamp=now_ms())
     _, event = sound(terminal)
-    state, native = (ctx.state or None, ctx.native) if ctx is not None else (None, None)
-    if isinstance(fold.state, dict):
-        state = fold.state
     end = end_of(record, fold, failure, native=native, state=state)
-    return event, _decode_end(_encode(end))
+    return failure, event, _decode_end(_encode(end))
 
 
 def lost(record: RunRecord, recorder: Recorder, failure: GaplessError) -> tuple[bytes, RunEnd]:

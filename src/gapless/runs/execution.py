@@ -243,6 +243,7 @@ class Execution:
         except Exception as error:  # a bug; the run must end all the same
             self.raised.error = error
             failure = as_failure(self.record, error)
+        await self._sessions.ends.turn()
         if self.parted and self._owned:
             await self.journal.settled()
         if self.fenced:
@@ -448,7 +449,7 @@ class Execution:
                 told = self._recorder.fold.state
                 if told is None or _encode(told) == self._state_before:
                     self._recorder.leave_state(ctx.state)
-            event, end = ending(self.record, self._recorder, failure, ctx)
+            failure, event, end = ending(self.record, self._recorder, failure, ctx)
         except Exception as error:  # whatever an agent may put there must not keep its run from ending
             kind = type(error).__name__
             log.error("run %s: what agent %s left cannot be recorded: %s", run_id, self.record.agent, kind)
@@ -457,7 +458,7 @@ class Execution:
                 "the agent's result, state, native turn or usage cannot be written as JSON", run_id=run_id
             )
             self._recorder.finish = None
-            event, end = ending(self.record, self._recorder, failure, None)
+            failure, event, end = ending(self.record, self._recorder, failure, None)
         self.journal.close(event, end)
         return failure
 

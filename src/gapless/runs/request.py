@@ -16,7 +16,7 @@ from gapless.config import Limits, RunConfig, StreamingMode
 from gapless.errors import InputInvalid, InputTooLarge, RunConflict, UsageError
 from gapless.events import Context, Message, Tool, UserMessage, text_of
 from gapless.live import is_live
-from gapless.records import RunRecord, RunRequest, now_ms
+from gapless.records import RunRecord, RunRequest, check_state, now_ms
 from gapless.user_message import user_message
 
 __all__ = [
@@ -109,6 +109,7 @@ class Asked(msgspec.Struct, kw_only=True):
     def check(self, limits: Limits) -> None:
         """Raises `InputTooLarge`, `InputInvalid`, `UsageError` for what cannot be asked of this agent in this way."""
         check_chars(self.message.content, limits)
+        check_state(self.request.state, limits.state_bytes_max, "the request")
         live, restarts = is_live(self.config), self.config.on_worker_lost == "restart"
         if live and not self.agent.live:
             name = self.agent_name

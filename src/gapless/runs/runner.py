@@ -17,7 +17,7 @@ from gapless.journals import open_store
 from gapless.journals.contract import Store
 from gapless.live import LiveRequest
 from gapless.metrics import Metrics
-from gapless.records import RunRecord, RunRequest, RunStatus, SessionRecord, Turn
+from gapless.records import Listing, RunRecord, RunRequest, RunStatus, SessionRecord, Turn
 from gapless.runs.asking import Asking
 from gapless.runs.execution import Execution
 from gapless.runs.keeper import LEASE_S, RETENTION_S, Keeper
@@ -296,12 +296,16 @@ class Runner(Asking):
         session_id: str | None = None,
         status: RunStatus | None = None,
         limit: int = 100,
-    ) -> list[RunRecord]:
+        after: str | None = None,
+    ) -> Listing[RunRecord]:
         """List at most `limit` runs of the store, newest first: those of `user_id`, of `session_id`, of this `status`,
-        or all. Raises `StoreUnavailable`.
+        or all. They are without what records may be long by; `get_run` has it. `after` is the `next` of the page
+        before. Raises `CursorInvalid`, `StoreUnavailable`.
         """
         await self.open()
-        return await self.store.list_runs(user_id=user_id, session_id=session_id, status=status, limit=limit)
+        return await self.store.list_runs(
+            user_id=user_id, session_id=session_id, status=status, limit=limit, after=after
+        )
 
     async def current_run(self, session_id: str) -> RunRecord | None:
         """Return the run of session `session_id` that executes or waits for an answer, or else the one that is next;
@@ -359,7 +363,7 @@ class Runner(Asking):
         agent: str | None = None,
     ) -> SessionRecord:
         """Create a session, or return the one that has the id already. Raises `InputInvalid` for what is no id,
-        `SessionNotFound` when it is another user's, `StoreUnavailable`.
+        `SessionNotFound` when it is another user's, `InputTooLarge` for a state that is, `StoreUnavailable`.
 
         Args:
             session_id: Its id; None for a new one.
@@ -389,15 +393,18 @@ class Runner(Asking):
 
     async def update_state(self, session_id: str, changes: dict[str, Any]) -> SessionRecord:
         """Set the keys `changes` of the state of session `session_id`. Raises `SessionNotFound`, `SessionBusy` while it
-        has an active run, `StoreUnavailable`.
+        has an active run, `InputTooLarge`, `StoreUnavailable`.
         """
         await self.open()
         return await self._sessions.update_state(session_id, changes)
 
-    async def list_sessions(self, *, user_id: str | None = None, limit: int = 100) -> list[SessionRecord]:
-        """List at most `limit` sessions, of `user_id` or of all, latest used first. Raises `StoreUnavailable`."""
+    async def list_sessions(
+        self, *, user_id: str | None = None, limit: int = 100, after: str | None = None
+    ) -> Listing[SessionRecord]:
+        """List at most `limit` sessions, of `user_id` or of all, latest used first, without their states. `after` is
+        the `next` of the page before. Raises `CursorInvalid`, `StoreUnavailable`."""
         await self.open()
-        return await self._sessions.latest(user_id=user_id, limit=limit)
+        return await self._sessions.latest(user_id=user_id, limit=limit, after=after)
 
     async def delete_session(self, session_id: str) -> None:
         """Delete the session `session_id` with its runs. Raises `SessionNotFound`, `SessionBusy`,

@@ -13,8 +13,20 @@ from gapless.config import Limits
 from gapless.errors import SessionNotFound
 from gapless.events import Message, UserMessage
 from gapless.journals.contract import Store
-from gapless.records import RunRecord, RunRequest, RunStatus, SessionRecord, Turn, branch, now_ms, session_taken
+from gapless.records import (
+    Listing,
+    RunRecord,
+    RunRequest,
+    RunStatus,
+    SessionRecord,
+    Turn,
+    branch,
+    check_state,
+    now_ms,
+    session_taken,
+)
 from gapless.runs.commands import Commands
+from gapless.runs.pace import Pace
 from gapless.runs.patience import lease_wanted, patiently
 from gapless.runs.readers import Readers
 from gapless.runs.request import check_id, is_of_its_own, new_id
@@ -22,6 +34,8 @@ from gapless.user_message import results_of
 
 __all__ = ["History", "Sessions"]
 
+ENDS_AT_ONCE = 50
+"""Runs that end in one turn of the event loop, at some 0.1 ms each: thousands may do so when their model fails."""
 _decode_messages = msgspec.json.Decoder(list[Message]).decode
 
 
@@ -74,16 +88,19 @@ class Sessions:
         self._limits = limits
         self._readers = readers
         self._commands = commands
+        self.ends = Pace(ENDS_AT_ONCE)
+        """When runs of this worker may end."""
 
     async def create(
         self, session_id: str | None, *, user_id: str, state: dict[str, Any] | None, agent: str
     ) -> SessionRecord:
         """Create a session, or return the one that has the id already. Raises `InputInvalid`, `SessionNotFound` when
-        that is another user's, `StoreUnavailable`."""
+        that is another user's, `InputTooLarge` for its state, `StoreUnavailable`."""
         now = now_ms()
         if session_id is not None:
             check_id(session_id, "session")
         session_id = session_id or new_id()
+        check_state(state, self._limits.state_bytes_max, f"session {session_id}")
         with lease_wanted():
             session = await self._store.create_session(
                 SessionRecord(
@@ -113,15 +130,16 @@ class Sessions:
         return session
 
     async def update_state(self, session_id: str, changes: dict[str, Any]) -> SessionRecord:
-        """Set these keys of the session's state. Raises `SessionNotFound`; `SessionBusy` while it has an active run."""
-        session = await self._store.update_state(session_id, changes, now_ms())
+        """Set these keys of the session's state. Raises `SessionNotFound`, `InputTooLarge`; `SessionBusy` while it has
+        an active run."""
+        session = await self._store.update_state(session_id, changes, now_ms(), self._limits.state_bytes_max)
         if session is None:
             raise SessionNotFound(f"no session {session_id}")
         return session
 
-    async def latest(self, *, user_id: str | None, limit: int) -> list[SessionRecord]:
-        """List sessions, latest used first."""
-        return await self._store.list_sessions(user_id=user_id, limit=limit)
+    async def latest(self, *, user_id: str | None, limit: int, after: str | None) -> Listing[SessionRecord]:
+        """List sessions, latest used first. Raises `CursorInvalid`."""
+        return await self._store.list_sessions(user_id=user_id, limit=limit, after=after)
 
     async def delete(self, session_id: str) -> None:
         """Drop the session with its runs. Raises `SessionNotFound`, `SessionBusy`."""
@@ -159,10 +177,11 @@ class Sessions:
     async def current_run(self, session_id: str) -> RunRecord | None:
         """Return the session's run that executes or waits for an answer, or else the one that is next; where none is
         active, the newest; None where there is none. The newest run may only stand behind it in the queue."""
-        for newest in await self._store.list_runs(session_id=session_id, limit=1):
-            if newest.started_at is not None:  # its turn had come: all before it have ended
-                return newest
-            return (await self.active_runs([session_id])).get(session_id, newest)
+        for listed in await self._store.list_runs(session_id=session_id, limit=1):
+            if listed.started_at is None:  # its turn has not come: there may be some before it that have not ended
+                active = await self.active_runs([session_id])
+                listed = active.get(session_id, listed)
+            return await self._store.get_run(listed.id)
         return None
 
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:

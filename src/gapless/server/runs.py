@@ -11,10 +11,10 @@ from starlette.responses import Response
 
 from gapless.errors import InputInvalid
 from gapless.events import ContentPart, ResumeEntry, interrupts_in
-from gapless.http.answers import LIST_LIMIT_MAX, json_response, public, read_body, wants_stream, whole_number
+from gapless.http.answers import json_response, list_params, paged, public, read_body, wants_stream
 from gapless.http.config import AskedConfig, config_for
 from gapless.http.cursors import cursor_of, page_params
-from gapless.http.openapi import STARTING, body_docs, parameter_docs
+from gapless.http.openapi import BEHIND, STARTING, body_docs, parameter_docs
 from gapless.live import LiveRequest
 from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
 from gapless.records import RunRecord, RunStatus
@@ -50,11 +50,12 @@ class RunRoutes(ClientRoutes):
         router = APIRouter(tags=["runs"])
         started = parameter_docs("Accept", *STARTING, "Last-Event-ID", "after", "wire", "merge")
         router.post("/runs", status_code=202, openapi_extra=body_docs(StartRun) | started)(self.start_run)
-        router.get("/runs", openapi_extra=parameter_docs("session_id", "status", "limit"))(self.list_runs)
+        router.get("/runs", openapi_extra=parameter_docs("session_id", "status", "limit", BEHIND))(self.list_runs)
         router.get("/runs/{run_id}")(self.get_run)
         followed = parameter_docs("Accept", "Last-Event-ID", "after", "wire", "merge", "limit")
         router.get("/runs/{run_id}/events", openapi_extra=followed)(self.follow_run)
-        router.api_route("/runs/{run_id}/blobs/{blob_id}", methods=["GET", "HEAD"])(self.read_blob)
+        router.head("/runs/{run_id}/blobs/{blob_id}", include_in_schema=False)(self.read_blob)
+        router.get("/runs/{run_id}/blobs/{blob_id}")(self.read_blob)
         router.post("/runs/{run_id}/cancel", status_code=202)(self.cancel_run)
         router.post("/runs/{run_id}/input", status_code=202, openapi_extra=body_docs(AnswerRun))(self.answer_run)
         return router
@@ -81,17 +82,18 @@ class RunRoutes(ClientRoutes):
         return self.follow(request, record, encoder, cursor_of(request, record.id), location=location)
 
     async def list_runs(self, request: Request) -> Response:
-        """List the caller's runs, newest first; `?session_id=`, `?status=`, `?limit=`."""
+        """List the caller's runs, newest first; `?session_id=`, `?status=`, `?limit=`. Long texts are cut. Where there
+        are more, `next` is the `?after=` of the next page."""
         user = await self.access.user(request)
         params = request.query_params
         try:
             status = RunStatus(params["status"]) if "status" in params else None
         except ValueError:
             raise InputInvalid(f"status is one of {', '.join(RunStatus)}") from None
-        limit = whole_number(request, "limit", 100, least=1, most=LIST_LIMIT_MAX)
         session_id = params.get("session_id")
-        runs = await self.runner.list_runs(user_id=user, session_id=session_id, status=status, limit=limit)
-        return json_response({"runs": [public(run) for run in runs]})
+        page = list_params(request)
+        runs = await self.runner.list_runs(user_id=user, session_id=session_id, status=status, **page)
+        return json_response(paged("runs", [public(run) for run in runs], runs))
 
     async def get_run(self, run_id: str, request: Request) -> Response:
         """Show one run's record; of a run that waits for a person, with the questions (`interrupts`)."""

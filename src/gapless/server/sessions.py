@@ -9,8 +9,8 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from gapless.http.answers import LIST_LIMIT_MAX, json_response, public, read_optional_body, whole_number
-from gapless.http.openapi import body_docs, parameter_docs
+from gapless.http.answers import json_response, list_params, paged, public, read_optional_body
+from gapless.http.openapi import BEHIND, body_docs, parameter_docs
 from gapless.protocols.starting import ClientRoutes
 from gapless.records import SessionRecord, title_of
 
@@ -29,7 +29,7 @@ class SessionRoutes(ClientRoutes):
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["sessions"])
-        router.get("/sessions", openapi_extra=parameter_docs("limit"))(self.list_sessions)
+        router.get("/sessions", openapi_extra=parameter_docs("limit", BEHIND))(self.list_sessions)
         created = body_docs(CreateSession, required=False)
         router.post("/sessions", status_code=201, openapi_extra=created)(self.create_session)
         router.get("/sessions/{session_id}")(self.get_session)
@@ -38,11 +38,11 @@ class SessionRoutes(ClientRoutes):
         return router
 
     async def list_sessions(self, request: Request) -> Response:
-        """List the caller's sessions, latest used first; `?limit=`."""
+        """List the caller's sessions, without their states, latest used first; `?limit=`. Where there are more, `next`
+        is the `?after=` of the next page."""
         user = await self.access.user(request)
-        limit = whole_number(request, "limit", 100, least=1, most=LIST_LIMIT_MAX)
-        sessions = await self.runner.list_sessions(user_id=user, limit=limit)
-        return json_response({"sessions": await self._shown(sessions)})
+        sessions = await self.runner.list_sessions(user_id=user, **list_params(request))
+        return json_response(paged("sessions", await self._shown(sessions), sessions))
 
     async def create_session(self, request: Request) -> Response:
         """Create a session, or return the one that has the id already."""

@@ -119,7 +119,7 @@ class SessionRoutes(ADKAPI):
         router.delete(one)(self.delete_session)
 
     async def list_sessions(self, app: str, user: str, request: Request) -> Response:
-        """List the user's sessions with the app, without their events."""
+        """List the user's sessions with the app, latest used first, without their events and states."""
         await self.claimed(request, user)
         self.known_app(app)
         found = await self.runner.list_sessions(user_id=user, limit=SESSIONS_MAX)

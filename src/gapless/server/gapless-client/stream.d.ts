@@ -127,7 +127,12 @@ export class GaplessClient {
     options?: { after?: string; signal?: AbortSignal; onStateChange?: OnStateChange },
   ): AsyncGenerator<{ id: string | null; event: AgUiEvent }, void, void>;
   run(runId: string, options?: { signal?: AbortSignal }): Promise<RunRecord>;
-  runs(options?: { sessionId?: string; signal?: AbortSignal }): Promise<RunRecord[]>;
+  runs(options?: {
+    sessionId?: string;
+    limit?: number;
+    after?: string;
+    signal?: AbortSignal;
+  }): Promise<RunRecord[] & { next?: string }>;
   cancel(runId: string, options?: { signal?: AbortSignal; onRetry?: OnRetry }): Promise<RunRecord>;
   answer(runId: string, resume: ResumeEntry[], options?: { signal?: AbortSignal }): Promise<RunRecord>;
   send(
@@ -135,7 +140,11 @@ export class GaplessClient {
     said: string | LiveRequest,
     options?: { signal?: AbortSignal; onRetry?: OnRetry },
   ): Promise<RunRecord>;
-  sessions(options?: { signal?: AbortSignal }): Promise<SessionRecord[]>;
+  sessions(options?: {
+    limit?: number;
+    after?: string;
+    signal?: AbortSignal;
+  }): Promise<SessionRecord[] & { next?: string }>;
   createSession(options?: {
     sessionId?: string;
     state?: Json;

@@ -506,10 +506,19 @@ export class GaplessClient {
     return this.#request("GET", `runs/${encodeURIComponent(runId)}`, { signal });
   }
 
-  /** The records of a session's runs. */
-  async runs({ sessionId, signal } = {}) {
-    const query = sessionId === undefined ? "" : `?session_id=${encodeURIComponent(sessionId)}`;
-    return (await this.#request("GET", `runs${query}`, { signal })).runs;
+  /**
+   * The records of the caller's runs, or of one session's, newest first, long messages cut. Where there are more, the
+   * array's `next` is the `after` of the next page.
+   */
+  runs({ sessionId, limit, after, signal } = {}) {
+    return this.#list("runs", { session_id: sessionId, limit, after }, signal);
+  }
+
+  async #list(name, params, signal) {
+    const given = Object.entries(params).filter(([, value]) => value !== undefined);
+    const query = given.map(([key, value]) => `${key}=${encodeURIComponent(value)}`).join("&");
+    const page = await this.#request("GET", query ? `${name}?${query}` : name, { signal });
+    return Object.assign(page[name], { next: page.next });
   }
 
   /** Asks for a run's end. Repeating it does nothing. */
@@ -534,9 +543,9 @@ export class GaplessClient {
     return this.#repeat("POST", path, { body, signal, onRetry });
   }
 
-  /** The caller's sessions. */
-  async sessions({ signal } = {}) {
-    return (await this.#request("GET", "sessions", { signal })).sessions;
+  /** The caller's sessions, latest used first, without their states; in pages as `runs` is. */
+  sessions({ limit, after, signal } = {}) {
+    return this.#list("sessions", { limit, after }, signal);
   }
 
   /** Makes a session and returns its record, or that of the session which has the id already. `state` is its state. */

@@ -1,0 +1,123 @@
+"""Lists of an SQLite file's runs and sessions, a page at a time.
+
+A page is read in steps of a few milliseconds, between which others have their turn: a record may be megabytes long,
+and a list shows little of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from gapless.journals.sqlite_file import SQLiteFile
+from gapless.journals.sqlite_records import ACTIVE_SQL, ANOTHER_VERSION, Runs
+from gapless.records import (
+    ACTIVE,
+    Listing,
+    RunRecord,
+    RunStatus,
+    SessionRecord,
+    listed_session,
+    place_in_runs,
+    place_in_sessions,
+    place_of_session,
+)
+
+__all__ = ["list_runs", "list_sessions"]
+
+STEP_S = 0.01
+"""A step ends about then: meanwhile nothing else runs in this process."""
+
+_RecordT = TypeVar("_RecordT", RunRecord, SessionRecord)
+_KeyT = TypeVar("_KeyT", int, tuple[int, str])
+
+log = logging.getLogger("gapless.sqlite")
+
+
+async def list_runs(
+    file: SQLiteFile,
+    runs: Runs,
+    *,
+    user_id: str | None,
+    session_id: str | None,
+    status: RunStatus | None,
+    limit: int,
+    after: str | None,
+) -> Listing[RunRecord]:
+    """List as `Store.list_runs` does."""
+    conditions = {"user = ?": user_id, "session = ?": session_id, "status = ?": status and status.value}
+    where = [condition for condition, value in conditions.items() if value is not None]
+    values: list[object] = [value for value in conditions.values() if value is not None]
+    if status in ACTIVE:
+        where.append(f"status IN {ACTIVE_SQL}")  # the index is on these
+    if (place := place_in_runs(after)) is not None:
+        where.append("rid < ?")
+        values.append(place)
+
+    def read(db: sqlite3.Connection, rid: int) -> Iterable[RunRecord | None]:
+        return (run for _, run in runs.listed(db, "rid = ?", rid))
+
+    sql = f"SELECT rid FROM runs WHERE {' AND '.join(where) or 1} ORDER BY rid DESC LIMIT ?"
+    rows = await file.query(sql, *values, limit + 1)
+    return await _page(file, limit, [rid for (rid,) in rows], read, str)
+
+
+async def list_sessions(
+    file: SQLiteFile, *, user_id: str | None, limit: int, after: str | None
+) -> Listing[SessionRecord]:
+    """List as `Store.list_sessions` does."""
+    where, values = ["1"], list[object]()
+    if user_id is not None:
+        where.append("user = ?")
+        values.append(user_id)
+    if (place := place_in_sessions(after)) is not None:
+        where.append("updated_at <= ? AND (updated_at, id) < (?, ?)")  # the first for the index
+        values += [place[0], *place]
+
+    def read(db: sqlite3.Connection, key: tuple[int, str]) -> Iterable[SessionRecord | None]:
+        return (_readable(key[1], data) for (data,) in db.execute("SELECT record FROM sessions WHERE id = ?", key[1:]))
+
+    order = "ORDER BY updated_at DESC, id DESC LIMIT ?"
+    rows = await file.query(
+        f"SELECT updated_at, id FROM sessions WHERE {' AND '.join(where)} {order}", *values, limit + 1
+    )
+    return await _page(file, limit, [(row[0], row[1]) for row in rows], read, lambda key: place_of_session(*key))
+
+
+async def _page(
+    file: SQLiteFile,
+    limit: int,
+    keys: list[_KeyT],
+    read: Callable[[sqlite3.Connection, _KeyT], Iterable[_RecordT | None]],
+    told: Callable[[_KeyT], str],
+) -> Listing[_RecordT]:
+    """Read the records of a page by their keys, one of which is more than is wanted where there is more. `read` gives
+    None for what is unreadable, and nothing for what is gone."""
+    listing = Listing[_RecordT](next=told(keys[limit - 1]) if 0 < limit < len(keys) else None)
+    left = iter(keys[:limit])
+
+    def step(db: sqlite3.Connection) -> bool:
+        until = time.monotonic() + STEP_S
+        for key in left:
+            listing.extend(record for record in read(db, key) if record is not None)
+            if time.monotonic() > until:
+                return True
+        return False
+
+    more = True
+    while more:
+        more = await file.look(step)
+        await asyncio.sleep(0)
+    return listing
+
+
+def _readable(session_id: str, data: bytes) -> SessionRecord | None:
+    try:
+        return listed_session(data)
+    except ValueError:
+        log.warning("session %s: its record cannot be read%s; it is left out", session_id, ANOTHER_VERSION)
+        return None
