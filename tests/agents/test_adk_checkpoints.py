@@ -200,13 +200,13 @@ class Place:
         self.gone: RunContext | None = None
         save = RunContext.save
 
-        async def counted(ctx: RunContext, data: bytes, *, half: Collection[str] = ()) -> None:
+        async def counted(ctx: RunContext, data: bytes, *, half: Collection[str] = (), leave: bool = True) -> None:
             if ctx is self.gone:
                 await asyncio.Event().wait()
             self.saves += 1
             lost = self.saves == self.lose_at
             if self.accepted or not lost:
-                await save(ctx, data, half=half)
+                await save(ctx, data, half=half, leave=leave)
             if lost:
                 self.gone = ctx
                 self.lost.set()

@@ -116,7 +116,7 @@ async def test_a_run_that_cannot_go_on_saves_nothing_and_one_that_can_does():
         await ctx.emit("x")
     saved, emitted = list[bytes](), list[object]()
 
-    async def save(data: bytes, half: Collection[str]) -> None:
+    async def save(data: bytes, half: Collection[str], leave: bool) -> None:
         saved.append(data)
 
     async def emit(item: object) -> None:

@@ -129,6 +129,12 @@ def replays(out: str) -> None:
     assert whole == f"{first}Now a room by the sea is booked."
 
 
+def not_twice(out: str) -> None:
+    paying, whole = out.splitlines()
+    assert paying.startswith("(paying 700 for r:")
+    assert whole == "I pay. Please look into your account."
+
+
 def sse_format(out: str) -> None:
     assert 'data: {"text":"REST "}\n\n' in out
     assert "data: [DONE]\n\n" in out
@@ -182,10 +188,12 @@ CHECKS: dict[str, Callable[[str], None]] = {
     for check in (
         *(basic, events, modes, without_asyncio, collect, progress, outputs, timeout, aggregator, sessions, tools),
         *(typed_output, cancel, sse_format, errors, buffered),
-        *(functions, pydantic_ai_agent, adk_agent, approval, local_model, live, replays),
+        *(functions, pydantic_ai_agent, adk_agent, approval, local_model, live, not_twice, replays),
     )
 }
-OF_ONE_KIND = {"adk_agent", "approval", "basic", "functions", "live", "local_model", "pydantic_ai_agent", "replays"}
+OF_ONE_KIND = {
+    *("adk_agent", "approval", "basic", "functions", "live", "local_model", "not_twice", "pydantic_ai_agent", "replays")
+}
 """They do not take `--framework`."""
 OTHERWISE_TESTED = {"browser", "chat", "demo_agent", "endpoint", "mount", "my_agent", "server", "test_my_agent"}
 

@@ -402,7 +402,8 @@ class Progress:
     async def _flush(self, *, asking: bool = False) -> None:
         waiting, self._waiting = self._waiting, []
         data, half = self._data(asking), self._translation.half()
-        await self._ctx.save(data, half=half)
+        # Left while calls run, or where one is about to, the run would have them made again, or count them as begun.
+        await self._ctx.save(data, half=half, leave=not self.running)
         for one in waiting:
             if not one.done():
                 one.set_result(None)

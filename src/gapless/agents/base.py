@@ -105,7 +105,7 @@ class RunContext:
         forwarded_props: Any = None,
         live: LiveRequestQueue | None = None,
         checkpoint: bytes | None = None,
-        save: Callable[[bytes, Collection[str]], Awaitable[None]] | None = None,
+        save: Callable[[bytes, Collection[str], bool], Awaitable[None]] | None = None,
         emit: Callable[[AgentItem], Awaitable[None]] | None = None,
         ids_after: int = 0,
         left: Callable[[], bool] | None = None,
@@ -187,16 +187,17 @@ class RunContext:
         """Returns whether this run can go on at another worker; where it can't, `save` does nothing."""
         return self._save is not None
 
-    async def save(self, data: bytes, *, half: Collection[str] = ()) -> None:
+    async def save(self, data: bytes, *, half: Collection[str] = (), leave: bool = True) -> None:
         """Make this the point from which the run can be gone on with: all that was yielded and emitted before is kept,
         and another worker calls the agent with `data` as `ctx.checkpoint`. Returns once that is accepted, so that what
         comes next begins after it is safe; on a worker that leaves the run here it does not return.
 
         `half` names the messages and tool calls that are said in part, by what would be begun anew: there they are
-        taken back.
+        taken back. With `leave=False` no worker leaves the run here: something is under way, or about to be, that would
+        be done again.
         """
         if self._save is not None:
-            await self._save(data, half)
+            await self._save(data, half, leave)
 
     @property
     def left(self) -> bool:

@@ -26,6 +26,9 @@ from gapless.agents import base
 from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.pydantic_ai_errors import failure
 from gapless.agents.pydantic_ai_history import history_of, prompt_of
+from gapless.agents.pydantic_ai_ledger import FRAMEWORK, Ledger
+from gapless.agents.pydantic_ai_questions import Asking
+from gapless.agents.pydantic_ai_settings import settings_of
 from gapless.agents.pydantic_ai_steps import Steps, may_take_deltas
 from gapless.agents.pydantic_ai_turn import Turn
 from gapless.errors import GaplessError, InputInvalid
@@ -38,12 +41,22 @@ class PydanticAIAgent(base.Agent):
     caller gives none, as over HTTP. An agent that takes Pydantic AI's `StateDeps` has the session's state by itself.
 
     Takes from `RunConfig`: `streaming_mode`, `max_llm_calls`, `fallback`, and `model_settings`, whose `model` chooses
-    the model and whose `response_format` (OpenAI's) the output of an agent that has no type of its own. Tools that need
+    the model and whose `response_format` (OpenAI's) the output of an agent that has no type of its own. Settings under
+    the names of OpenAI's API reach the model under the framework's; `tool_choice` is for the first answer of the model.
+    What cannot be done is a `gapless.notice`. Tools that need
     approval or are executed elsewhere interrupt the run until they are answered; a call of a tool that the client
     brought along ends it, and the client's next run brings the result.
 
-    Raises `ToolFailed`, `OutputInvalid`, `ModelFailed`, `RunLimit`, `AgentInvalid`, `InputInvalid`.
+    Its runs go on at another worker after their last finished step. A tool whose metadata says `{"repeatable": False}`
+    is not called again when its worker was lost during the call: the model is told that nobody knows whether it took
+    effect; with `"ask"` a person decides. `gapless.call_key(ctx.tool_call_id)` is an idempotency key for tools.
+
+    Raises `ToolFailed`, `OutputInvalid`, `ModelFailed`, `RunLimit`, `AgentInvalid`, `InputInvalid`,
+    `CheckpointUnreadable`.
     """
+
+    continues = "from_checkpoint"
+    framework = FRAMEWORK
 
     def __init__(
         self,
@@ -55,18 +68,23 @@ class PydanticAIAgent(base.Agent):
         self.name = name or agent.name or "agent"
         self._agent = agent
         self._deps = deps or _state_deps(agent.deps_type)
+        self._deps_hold_state = deps is None and self._deps is not None
 
     async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+        ledger = Ledger(ctx)
+        turn = Turn(ctx, ledger)
         history = history_of(ctx)
-        turn = Turn(ctx)
         prompt = prompt_of(ctx.content)
-        if prompt is None and not (history and isinstance(history[-1], m.ModelRequest)):
+        first = not history
+        if ledger.restored:
+            prompt, history = None, ledger.history(history)
+        elif prompt is None and not (history and isinstance(history[-1], m.ModelRequest)):
             raise InputInvalid("there is nothing to answer: no message, and no tool results after the last answer")
-        options = self._options(ctx, turn, first=not history)
+        options = self._options(ctx, turn, ledger, first=first)
         try:
             while True:
                 try:
-                    async with aclosing(self._graph(turn, prompt, history, options)) as items:
+                    async with aclosing(self._graph(turn, ledger, prompt, history, options)) as items:
                         async for item in items:
                             yield item
                     return
@@ -75,7 +93,7 @@ class PydanticAIAgent(base.Agent):
                         raise
                 # The model said only when it was asked that it cannot stream: ask again, from where the run stands.
                 yield turn.go_blocking()
-                prompt, history = None, turn.unanswered()
+                prompt, history = None, ledger.go_blocking()
         except GaplessError:
             raise
         except Exception as error:
@@ -86,31 +104,41 @@ class PydanticAIAgent(base.Agent):
     async def _graph(
         self,
         turn: Turn,
+        ledger: Ledger,
         prompt: str | list[m.UserContent] | None,
         history: list[m.ModelMessage],
         options: dict[str, Any],
     ) -> AsyncGenerator[AgentItem, None]:
         """Run the agent's graph to its end, node by node."""
-        async with self._agent.iter(prompt, message_history=history or None, **options) as run:
-            turn.begin(run)
-            async for node in run:
+        before = history or None
+        async with self._agent.iter(prompt, message_history=before, usage=ledger.usage, **options) as run:
+            ledger.begin(run)
+            async for given in run:
+                if Agent.is_user_prompt_node(given):
+                    continue
+                node = ledger.first(given)
                 if Agent.is_model_request_node(node):
-                    items = _request(node, run, turn)
+                    items = _request(node, run, turn, ledger)
                 elif Agent.is_call_tools_node(node):
-                    items = _tools(node, run, turn)
+                    items = _tools(node, run, turn, ledger)
                 else:
                     continue
                 async with aclosing(items):
                     async for item in items:
                         yield item
+                if node is not given:
+                    await run.next(node)
             if run.result is not None:
                 for item in turn.finish(run.result):
                     yield item
 
-    def _options(self, ctx: RunContext, turn: Turn, *, first: bool) -> dict[str, Any]:
-        settings = dict(ctx.config.model_settings)
+    def _options(self, ctx: RunContext, turn: Turn, ledger: Ledger, *, first: bool) -> dict[str, Any]:
+        settings, choice, ignored = settings_of(ctx.config.model_settings)
         model = settings.pop("model", None)
+        turn.settings(choice, ignored)
         deps = self._deps(ctx) if ctx.deps is None and self._deps is not None else ctx.deps
+        if ctx.deps is None and self._deps_hold_state:
+            ledger.keep_state(deps)
         limit = ctx.config.max_llm_calls
         tools = [
             ToolDefinition(
@@ -136,8 +164,8 @@ class PydanticAIAgent(base.Agent):
             "toolsets": [ExternalToolset(tools)] if tools else None,
             # The framework gives its system prompt to a first turn only, and a history may have lost it.
             "capabilities": [
-                Steps(turn),
-                HandleDeferredToolCalls(turn.ask),
+                Steps(turn, ledger, choice),
+                HandleDeferredToolCalls(Asking(ctx, ledger).ask),
                 *(() if first else (ReinjectSystemPrompt(),)),
             ],
             "infer_name": False,
@@ -145,14 +173,15 @@ class PydanticAIAgent(base.Agent):
 
 
 async def _request(
-    node: ModelRequestNode[Any, Any], run: AgentRun[Any, Any], turn: Turn
+    node: ModelRequestNode[Any, Any], run: AgentRun[Any, Any], turn: Turn, ledger: Ledger
 ) -> AsyncGenerator[AgentItem, None]:
     """Ask the model and stream its answer. Without streaming the framework asks when it goes on to the next node."""
+    await ledger.save_request(node.request)
     for item in turn.request():
         yield item
-    if turn.streaming and not _can_stream(run.ctx.deps.model):
+    if ledger.streaming and not _can_stream(run.ctx.deps.model):
         yield turn.go_blocking()
-    if not turn.streaming:
+    if not ledger.streaming:
         return
     turn.opening = True
     turn.taking = turn.emits and may_take_deltas(run)
@@ -169,15 +198,25 @@ async def _request(
             yield item
 
 
-async def _tools(node: CallToolsNode[Any, Any], run: AgentRun[Any, Any], turn: Turn) -> AsyncGenerator[AgentItem, None]:
+async def _tools(
+    node: CallToolsNode[Any, Any], run: AgentRun[Any, Any], turn: Turn, ledger: Ledger
+) -> AsyncGenerator[AgentItem, None]:
     """Run the tools that the model called."""
-    if not turn.streaming:
-        for item in turn.whole_response(node.model_response):
-            yield item
+    for item in turn.notices():
+        yield item
+    if node.model_response is not ledger.told:
+        if not ledger.streaming:
+            for item in turn.whole_response(node.model_response):
+                yield item
+        turn.keep_ids(node.model_response)
+        await ledger.save()
+    ledger.begin_tools()
     async with node.stream(run.ctx) as events:
         async for event in events:
             for item in turn.event(event):
                 yield item
+            if isinstance(event, m.FunctionToolResultEvent):
+                await ledger.save()
 
 
 def _output_type(response_format: Any) -> Any:

@@ -1,6 +1,7 @@
-"""What is added to each run of a Pydantic AI agent around its steps: the model's deltas are taken where they come.
+"""What is added to each run of a Pydantic AI agent around its steps: the model's deltas are taken where they come, and
+a tool call that has been made is not made again.
 
-On their way through the agent's graph they would cost three times as much as the model itself.
+On their way through the agent's graph the deltas would cost three times as much as the model itself.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
+
+from gapless.agents.pydantic_ai_ledger import Ledger
+from gapless.agents.pydantic_ai_settings import ToolChoice
 
 __all__ = ["Steps", "may_take_deltas"]
 
@@ -43,10 +47,18 @@ class Hearer(Protocol):
 
 
 class Steps(AbstractCapability[Any]):
-    """Takes the deltas of the model's answers to `hearer`, which does not refer to this: no circle keeps the run."""
+    """Takes the deltas of the model's answers to `hearer`, and tool calls to `ledger`.
 
-    def __init__(self, hearer: Hearer) -> None:
+    Neither refers to this: no circle keeps the run."""
+
+    def __init__(self, hearer: Hearer, ledger: Ledger, choice: ToolChoice | None = None) -> None:
         self._hearer = hearer
+        self._ledger = ledger
+        self._choice = choice
+
+    def get_model_settings(self) -> Callable[[tools.RunContext[Any]], ModelSettings] | None:
+        """Return the choice of tools, which is another one for each step."""
+        return None if self._choice is None else self._choice.settings
 
     def get_ordering(self) -> CapabilityOrdering:
         """Return that others' wrappers are inside: what they make of the stream is what is taken."""
@@ -57,6 +69,18 @@ class Steps(AbstractCapability[Any]):
         if not self._hearer.taking or type(model).request_stream is Model.request_stream:
             return None
         return _HeardModel(model, self._hearer.hear)
+
+    async def wrap_tool_execute(
+        self,
+        ctx: tools.RunContext[Any],
+        *,
+        call: m.ToolCallPart,
+        tool_def: tools.ToolDefinition,
+        args: dict[str, Any],
+        handler: Callable[[dict[str, Any]], Awaitable[Any]],
+    ) -> Any:
+        """Make a call, unless it has been made."""
+        return await self._ledger.execute(ctx, call, tool_def, lambda: handler(args))
 
 
 class _HeardModel(WrapperModel):

@@ -103,8 +103,8 @@ class Replay:
         count = self._counts[name]
         return name if count == 1 else f"{name}#{count}"
 
-    async def _save(self) -> None:
-        await self._ctx.save(_encode(_Kept(max(self._items, self._said), self._steps, self._state)))
+    async def _save(self, *, leave: bool = True) -> None:
+        await self._ctx.save(_encode(_Kept(max(self._items, self._said), self._steps, self._state)), leave=leave)
 
     async def _step(
         self, name: str, function: Callable[..., Any], args: tuple[Any, ...], type: Any, repeatable: bool
@@ -121,7 +121,7 @@ class Replay:
             return msgspec.json.decode(known, type=type)
         if not repeatable:
             self._steps[key] = None
-            await self._save()
+            await self._save(leave=False)  # left here, it would count as begun
         returned = await call_step(function, *args)
         try:
             encoded = _encode_json(returned)

@@ -130,7 +130,7 @@ class Standing:
         """Nothing was recorded since the newest save."""
         return self._seq == self._journal.appended
 
-    async def save(self, data: bytes, half: Collection[str] = ()) -> None:
+    async def save(self, data: bytes, half: Collection[str] = (), leave: bool = True) -> None:
         """Do what `ctx.save` promises."""
         assert self._made is not None, "the agent runs"
         frame = self._made(data, half)
@@ -138,7 +138,7 @@ class Standing:
         if told != self._told or not self.at_rest:
             await self._replace(frame)
             self._told = told
-        if self.leaving:
+        if self.leaving and leave:
             self._on_left()
             await asyncio.get_running_loop().create_future()
 

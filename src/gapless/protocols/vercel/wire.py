@@ -289,7 +289,10 @@ class VercelEncoder(Encoder):
         if fields is not None and isinstance(value, dict) and all(isinstance(value.get(key), str) for key in fields):
             keys = [*fields, *(key for key in _OPTIONAL if isinstance(value.get(key), str))]
             return (_encode({"type": name, **{key: value[key] for key in keys}}),)
-        return (_data(name.removeprefix("gapless.").removeprefix("data-"), value, transient=name in _PASSING),)
+        more = event.metadata or {}
+        id, passing = more.get("id"), name in _PASSING or more.get("transient") is True
+        short = name.removeprefix("gapless.").removeprefix("data-")
+        return (_data(short, value, id=id if isinstance(id, str) else None, transient=passing),)
 
     def _void(self, void: Void) -> _Frames:
         """Say what is taken back: the client keeps the parts, closed, and what is done again comes in new ones."""

@@ -1,0 +1,117 @@
+"""The tool calls of one response of a Pydantic AI model, from the first that is heard of them to their end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
+
+import pydantic_core
+from pydantic_ai import messages as m
+
+from gapless.events import ToolCallArgsEvent, ToolCallEndEvent, ToolCallStartEvent
+
+__all__ = ["Calls"]
+
+CallEvent: TypeAlias = ToolCallStartEvent | ToolCallArgsEvent | ToolCallEndEvent
+
+
+class _Call:
+    __slots__ = ("args", "ended", "id", "name", "native", "said", "started")
+
+    def __init__(self, part: m.BaseToolCallPart) -> None:
+        self.id = part.tool_call_id
+        self.name = part.tool_name
+        self.native = isinstance(part, m.NativeToolCallPart)
+        """The provider makes it itself, within its response."""
+        self.args: dict[str, Any] = {}
+        """What came of its arguments as values."""
+        self.started = self.said = self.ended = False
+
+
+class Calls:
+    """Says of one response's calls that they begin, with what arguments, and that they end.
+
+    A part is where the framework says something of a call, and calls take turns: each is ended by its own result, or
+    with the response. It begins with its first argument, as some services tell its id only then.
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[int, _Call] = {}
+        self._ids: list[str] = []
+        """Of the response before: as they were said."""
+
+    def start(self, index: int, part: m.BaseToolCallPart) -> Iterator[CallEvent]:
+        """Take what a part begins with; it may be said again, with more."""
+        call = self._parts.get(index)
+        if call is None:
+            call = self._parts[index] = _Call(part)
+        if isinstance(part.args, dict):
+            call.args = part.args
+            if call.native and not call.said:  # it is whole: the code is shown while it runs
+                yield from self._say(call, part.args_as_json_str())
+        elif part.args and not call.said:
+            yield from self._say(call, part.args)
+
+    def delta(self, index: int, delta: m.ToolCallPartDelta) -> Iterator[CallEvent]:
+        """Take more of a call."""
+        call = self._parts.get(index)
+        if call is None or call.ended:
+            return
+        if not call.started:
+            call.id = delta.tool_call_id or call.id
+            call.name += delta.tool_name_delta or ""
+        if isinstance(delta.args_delta, dict):
+            call.args = {**call.args, **delta.args_delta}
+        elif delta.args_delta:
+            yield from self._say(call, delta.args_delta)
+
+    def begin(self, call_id: str) -> Iterator[CallEvent]:
+        """Say that a call begins which was only heard of."""
+        for call in self._parts.values():
+            if not call.started and call.id == call_id:
+                call.started = True
+                yield ToolCallStartEvent(tool_call_id=call.id, tool_call_name=call.name)
+
+    def end_native(self, part: m.NativeToolReturnPart) -> Iterator[CallEvent]:
+        """End the provider's own call that `part` is the result of."""
+        calls = [call for call in self._parts.values() if call.id == part.tool_call_id]
+        if not calls:
+            yield ToolCallStartEvent(tool_call_id=part.tool_call_id, tool_call_name=part.tool_name)
+            yield ToolCallEndEvent(tool_call_id=part.tool_call_id)
+        for call in calls:
+            if not call.ended:
+                yield from self._end(call)
+
+    def end(self, response: m.ModelResponse) -> Iterator[CallEvent]:
+        """End all calls of a response that is complete."""
+        finals = {part.tool_call_id: part for part in _calls_of(response)}
+        for call in self._parts.values():
+            if not call.ended:
+                yield from self._end(call, finals.get(call.id))
+        self._ids = [call.id for call in self._parts.values()]
+        self._parts.clear()
+
+    def keep_ids(self, response: m.ModelResponse) -> None:
+        """Give the calls of `response` the ids under which they were said: some services change them later."""
+        parts = [*_calls_of(response)]
+        if len(parts) == len(self._ids):
+            for part, id in zip(parts, self._ids, strict=True):
+                part.tool_call_id = id
+
+    def _say(self, call: _Call, text: str) -> Iterator[CallEvent]:
+        if not call.started:
+            call.started = True
+            yield ToolCallStartEvent(tool_call_id=call.id, tool_call_name=call.name)
+        call.said = True
+        yield ToolCallArgsEvent(tool_call_id=call.id, delta=text)
+
+    def _end(self, call: _Call, final: m.BaseToolCallPart | None = None) -> Iterator[CallEvent]:
+        call.ended = True
+        if not call.said:
+            text = pydantic_core.to_json(call.args).decode() if final is None else final.args_as_json_str()
+            yield from self._say(call, text)
+        yield ToolCallEndEvent(tool_call_id=call.id)
+
+
+def _calls_of(response: m.ModelResponse) -> Iterable[m.BaseToolCallPart]:
+    return (part for part in response.parts if isinstance(part, m.BaseToolCallPart))
