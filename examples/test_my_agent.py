@@ -22,7 +22,7 @@ def test_it_looks_up_the_stock() -> None:
                 results = [event.content async for event in run.events() if isinstance(event, ToolCallResultEvent)]
                 response = await run.collect()
         assert results == ["3"]
-        assert response.text == "Let me see. We have three."
+        assert response.text == "Let me see. \n\nWe have three."
         assert len(response.chunks) > 1, "it streams"
 
     asyncio.run(ask())

@@ -64,7 +64,7 @@ def test_order_of_mixed_content_is_kept():
     assert first.tool_calls is not None
     assert (first.tool_calls[0].id, first.tool_calls[0].function.arguments) == ("t", '{"x":1}')
     assert isinstance(result, ToolMessage)
-    assert fold.text == "one two three"
+    assert fold.text == "one two\n\n three"
 
 
 def test_a_call_without_text_has_a_message_of_its_own():
@@ -161,7 +161,8 @@ def test_any_prefix_can_be_read_and_reading_changes_nothing(deltas: list[tuple[s
             fold.messages(metadata={"x": 1}, interrupted={})
             assert fold.text is not None
     assert fold.messages() == folded(*events).messages()
-    assert sorted(fold.text) == sorted("".join(delta for _, delta in deltas))
+    said = ["".join(delta for id, delta in deltas if id == one) for one in "ab"]
+    assert sorted(fold.text) == sorted("\n\n".join(filter(None, said)))
 
 
 def call(id: str, *, end: bool = True) -> list[Event]:
@@ -224,7 +225,7 @@ def test_what_is_named_is_taken_back_by_every_fold_alike():
     late = folded(*BEFORE, *AFTER, void, *restored, *text("b", "said again"))
     kept = folded(*BEFORE, TextMessageEndEvent(message_id="open"), *text("b", "said again"))
     assert fold.messages() == late.messages() == kept.messages()
-    assert fold.text == "Let me see.It is 👩🏽‍🚀 said again"
+    assert fold.text == "Let me see.\n\nIt is 👩🏽‍🚀 \n\nsaid again"
     assert fold.state == late.state == {"n": 1}
 
 

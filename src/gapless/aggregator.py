@@ -38,12 +38,13 @@ class FunctionCall(msgspec.Struct):
     args: dict[str, Any]
 
 
-class FunctionResponse(msgspec.Struct):
-    """Is a tool's result: the `response` of tool `name` to the call `id`."""
+class FunctionResponse(msgspec.Struct, omit_defaults=True):
+    """Is a tool's result: the `response` of tool `name` to the call `id`; `error` says why it failed, if it did."""
 
     id: str
     name: str
     response: Any
+    error: str | None = None
 
 
 class Part(msgspec.Struct, omit_defaults=True):
@@ -242,7 +243,7 @@ class StreamingResponseAggregator:
     def _call_result(self, event: ToolCallResultEvent) -> None:
         self._close_call(event.tool_call_id)
         name = self._names.get(event.tool_call_id, "")
-        response = FunctionResponse(event.tool_call_id, name, text_of(event.content))
+        response = FunctionResponse(event.tool_call_id, name, text_of(event.content), event.error)
         self._parts.add(Part(function_response=response), event.message_id)
 
     def _custom(self, event: CustomEvent) -> None:

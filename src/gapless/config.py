@@ -54,6 +54,10 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Between two events of the agent."""
     on_busy: Literal["reject", "queue", "interrupt"] = "reject"
     """When the session has a run that has not ended: refuse, wait for it, or cancel it and go on."""
+    on_waiting: Literal["decline", "reject"] = "decline"
+    """When a message comes while the session's run waits for a person: take it for a "no" to what was asked, let that
+    run go on with it (its answers are `cancelled`) and ask the message after it; or refuse the message until somebody
+    has answered. With `on_busy="interrupt"` the waiting run is cancelled."""
     on_disconnect: Literal["continue", "cancel"] = "continue"
     """When the last follower leaves: go on (a run outlives its connections), or cancel the run."""
     on_worker_lost: Literal["continue", "restart", "fail"] = "continue"
@@ -126,6 +130,7 @@ _POSITIVE = ("timeout", "first_event_timeout", "idle_timeout", "max_llm_calls", 
 _BOUNDS = frozenset({"max_llm_calls", "timeout", "first_event_timeout", "idle_timeout", "answer_timeout"})
 _CHOICES = {
     "on_busy": ("reject", "queue", "interrupt"),
+    "on_waiting": ("decline", "reject"),
     "on_disconnect": ("continue", "cancel"),
     "on_worker_lost": ("continue", "restart", "fail"),
 }
@@ -140,6 +145,8 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     """By default all: streamed, whole or live."""
     on_busy: frozenset[str] = frozenset(("reject", "queue", "interrupt"))
     """By default all; `interrupt` reaches only runs of the client's own session."""
+    on_waiting: frozenset[str] = frozenset()
+    """By default neither: whether a message may stand for an answer."""
     on_disconnect: frozenset[str] = frozenset(("continue", "cancel"))
     """By default both."""
     on_worker_lost: frozenset[str] = frozenset(("fail",))

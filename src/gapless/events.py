@@ -218,13 +218,15 @@ class ToolCallChunkEvent(_Attributable, tag="TOOL_CALL_CHUNK", kw_only=True):
 class ToolCallResultEvent(_Attributable, tag="TOOL_CALL_RESULT", kw_only=True):
     """Tells what the call `tool_call_id` returned: `content`, as the message `message_id`.
 
-    `role` is "tool" where it is said.
+    `role` is "tool" where it is said. `error` says why the call failed, if it did, as a `ToolMessage` has it;
+    `content` is what the model is told of that.
     """
 
     message_id: str
     tool_call_id: str
     content: str | list[ContentPart]
     role: Literal["tool"] | None = None
+    error: str | None = None
 
 
 class StateSnapshotEvent(_Attributable, tag="STATE_SNAPSHOT", kw_only=True):

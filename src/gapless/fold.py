@@ -47,7 +47,7 @@ from gapless.events import (
     UserMessage,
 )
 
-__all__ = ["FILE", "RESTARTED", "VOID", "Fold", "Void", "void_of"]
+__all__ = ["FILE", "LEFT", "RESTARTED", "VOID", "Fold", "Void", "is_left", "void_of"]
 
 COPIED_BYTES_MAX = 4 * 1024 * 1024
 """A patch that copies may double the document each time; one that could make it larger than this is not applied."""
@@ -80,6 +80,15 @@ def void_of(event: CustomEvent) -> Void | None:
         with contextlib.suppress(msgspec.ValidationError):
             return msgspec.convert(event.value, Void)
     return None
+
+
+LEFT = {"interrupted": True}
+"""Metadata of the result of a call that had none when its run was cut short."""
+
+
+def is_left(result: ToolCallResultEvent) -> bool:
+    """Return whether the result only says that its run has ended without it."""
+    return result.error is not None and (result.metadata or {}).get("interrupted") is True
 
 
 _TEXT_ROLES: dict[str, type[AssistantMessage | UserMessage | SystemMessage | DeveloperMessage]] = {
@@ -142,8 +151,12 @@ class Fold:
     def __init__(self) -> None:
         self._items: list[_Item] = []
         self._texts: dict[str, _Text] = {}
+        self._spoken: list[_Text] = []
+        """The assistant's texts, in the order in which they began to speak."""
         self._calls: dict[str, _Call] = {}
         self._activities: dict[str, ActivityMessage] = {}
+        self._left: set[str] = set()
+        """Calls that their run's end has left without a result."""
         self._own: set[str | None] = set()
         """Activities whose content, and with None the state, is a copy of this fold's own: patches change it."""
         self.state: Any = None
@@ -158,7 +171,10 @@ class Fold:
 
     def text_parts(self, message_id: str) -> list[str]:
         """Return the list that a message's deltas are added to: the recorder's short cut for its hottest event."""
-        return self._texts[message_id].parts
+        text = self._texts[message_id]
+        if text not in self._spoken:
+            self._spoken.append(text)
+        return text.parts
 
     def add(self, event: Event) -> None:
         """Take one event. Deltas of a message or call that was never started are ignored."""
@@ -170,8 +186,8 @@ class Fold:
 
     @property
     def text(self) -> str:
-        """Returns the answer's text: the assistant's text messages joined, reasoning apart."""
-        return "".join("".join(t.parts) for t in self._texts.values() if t.kind == "assistant")
+        """Returns the answer's text: the assistant's text messages, a blank line between two, reasoning apart."""
+        return "\n\n".join("".join(text.parts) for text in self._spoken if any(text.parts))
 
     def messages(
         self, *, metadata: dict[str, Any] | None = None, interrupted: dict[str, Any] | None = None
@@ -187,10 +203,11 @@ class Fold:
         marked = False
         for item in self._items:
             if not isinstance(item, _Text):
-                item.metadata = base or None
+                left = isinstance(item, ToolMessage) and item.tool_call_id in self._left
+                item.metadata = ({**base, **LEFT} if left else base) or None
                 messages.append(item)
                 continue
-            cut = mark is not None and (item.open or any(call.open for call in item.calls))
+            cut = mark is not None and (item.open or any(call.open or call.id in self._left for call in item.calls))
             marked = marked or cut
             messages.append(_message(item, mark if mark is not None and cut else base))
         if mark is not None and not marked:
@@ -200,6 +217,11 @@ class Fold:
             else:
                 messages.append(AssistantMessage(id=f"{base.get('run_id', 'run')}-cut", content="", metadata=mark))
         return messages
+
+    def unanswered(self) -> list[str]:
+        """Return the calls that have no result."""
+        answered = {item.tool_call_id for item in self._items if isinstance(item, ToolMessage)}
+        return [id for id in self._calls if id not in answered]
 
     # -- taking back ------------------------------------------------------------------------------------------------
 
@@ -248,6 +270,7 @@ class Fold:
         """Take back what is named."""
         messages, calls = set(void.message_ids), set(void.tool_call_ids)
         self._items = [item for item in self._items if item.id not in messages]
+        self._spoken = [text for text in self._spoken if text.id not in messages]
         for id in messages:
             self._texts.pop(id, None)
             self._activities.pop(id, None)
@@ -274,6 +297,8 @@ class Fold:
     def _text_delta(self, event: TextMessageContentEvent | ReasoningMessageContentEvent) -> None:
         text = self._texts.get(event.message_id)
         if text is not None:
+            if not text.parts and text.kind == "assistant" and text not in self._spoken:
+                self._spoken.append(text)
             text.parts.append(event.delta)
 
     def _text_end(self, event: TextMessageEndEvent | ReasoningMessageEndEvent) -> None:
@@ -314,7 +339,11 @@ class Fold:
 
     def _call_result(self, event: ToolCallResultEvent) -> None:
         content: str | list[ContentPart] = event.content
-        self._items.append(ToolMessage(id=event.message_id, tool_call_id=event.tool_call_id, content=content))
+        if is_left(event):
+            self._left.add(event.tool_call_id)
+        self._items.append(
+            ToolMessage(id=event.message_id, tool_call_id=event.tool_call_id, content=content, error=event.error)
+        )
 
     def _activity(self, event: ActivitySnapshotEvent) -> None:
         known = self._activities.get(event.message_id)
@@ -366,6 +395,8 @@ class Fold:
         if event.name == RESTARTED:
             self._items, self._texts, self._calls, self._activities, self.state = [], {}, {}, {}, None
             self._own.clear()
+            self._spoken.clear()
+            self._left.clear()
             self.restarts += 1
         elif (void := void_of(event)) is not None:
             self.take_back(void)

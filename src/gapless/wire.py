@@ -251,8 +251,9 @@ class Encoder(ABC):
             data = with_plain_lines(data)
         if self._retry:
             self._retry = False
-            return b"id: %b\nretry: %d\ndata: %b\n\n" % (id, RETRY_MS, data)
-        return b"id: %b\ndata: %b\n\n" % (id, data)
+            return b"data: %b\nretry: %d\nid: %b\n\n" % (data, RETRY_MS, id)
+        # The id comes last: a reader that takes it before the frame is whole would, after a cut, go on behind it.
+        return b"data: %b\nid: %b\n\n" % (data, id)
 
     def begin(self, after: int) -> bytes:
         """Return what goes out before the first frame of a stream that begins `after` a position, at once."""

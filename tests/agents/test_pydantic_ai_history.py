@@ -106,7 +106,7 @@ async def test_cancelled_at_every_position_a_run_ends_once_stops_its_model_and_l
             assert isinstance(ends[0].outcome, RunFinishedCancelledOutcome)
             shown = text(events)
             after = await (await runner.start("again", session_id="s")).collect()
-            assert after.text == "Let me look. It is sunny.", f"position {stop_at}"
+            assert after.text == "Let me look. \n\nIt is sunny.", f"position {stop_at}"
             seen = script.seen[-1]
             said = "".join(p.content for one in seen for p in one.parts if isinstance(p, m.TextPart))
             assert said == shown + "Let me look. ", f"position {stop_at}: the model forgot what was shown"

@@ -82,7 +82,7 @@ async def test_what_is_collected_is_what_the_framework_returns(mode: StreamingMo
     async with Runner(agent) as runner:
         run = await runner.start("hello", config=RunConfig(streaming_mode=mode))
         ours = await run.collect()
-    said = "".join(p.content for r in theirs.new_messages() for p in r.parts if isinstance(p, m.TextPart))
+    said = "\n\n".join(p.content for r in theirs.new_messages() for p in r.parts if isinstance(p, m.TextPart))
     assert ours.text == said
     assert ours.result == theirs.output == "It is sunny."
     (usage,) = ours.usage

@@ -136,8 +136,8 @@ def not_twice(out: str) -> None:
 
 
 def sse_format(out: str) -> None:
-    assert 'data: {"text":"REST "}\n\n' in out
-    assert "data: [DONE]\n\n" in out
+    assert 'data: {"text":"REST "}\nid: r1:3\n\n' in out
+    assert "data: [DONE]\n" in out
     tail = out.partition("as AG-UI events:")[2]
     assert next(int(id) for id in re.findall(r"^id: (\d+)$", tail, re.MULTILINE)) > 2
     assert "RUN_FINISHED" in tail
@@ -275,7 +275,7 @@ def test_the_server_of_the_readme(tmp_path: Path):
     with serving(module("server").app) as url:
         said = httpx2.get(url + "/chat/stream", params={"query": "Hello"}).text
         assert httpx2.get(url).headers["content-type"].startswith("text/html")
-    assert [json.loads(one)["text"] for one in re.findall(r"data: (\{.*)", said)] == ["You ", "said: ", "Hello "]
+    assert [json.loads(one)["text"] for one in re.findall(r"data: (\{.*)", said)] == ["", "You ", "said: ", "Hello "]
     assert (tmp_path / "gapless.db").exists()
 
 

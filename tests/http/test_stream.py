@@ -136,7 +136,7 @@ async def test_draining_ends_connections_and_not_runs():
                     body += piece
                     if b'"a"' in body:
                         app.state.runner.journals.loop.call_soon_threadsafe(app.state.streams.drain)
-            assert body.endswith(b"event: reconnect\nid: 3\ndata: {}\n\n"), "after the word, the third event"
+            assert body.endswith(b"event: reconnect\ndata: {}\nid: 3\n\n"), "after the word, the third event"
             assert (await client.get("/ready")).status_code == 503
             assert (await client.get("/runs/r")).json()["status"] == "running"
             agent.let(2)

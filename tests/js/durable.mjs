@@ -11,8 +11,8 @@ for (const cut of ALL) {
       const runId = `${name}-run`;
       const path = `/runs/${runId}/events?wire=${wire}&merge=0`;
       await post(`${urls.none}/runs`, { message: "rich", session_id: name, run_id: runId });
-      // To its end: it is all in the journal now. (`text` begins with an id without data; no frame, nothing to keep.)
-      const whole = (await text(await fetch(urls.none + path))).replace(/^id: \S+\nretry: \d+\n\n/, "");
+      // To its end: it is all in the journal now.
+      const whole = await text(await fetch(urls.none + path));
       const stitched = await text(await durable()(urls[cut] + path));
       return { same: stitched === whole, bytes: whole.length, stitched: stitched.length };
     });

@@ -100,7 +100,8 @@ async def test_a_run_goes_on_after_the_last_step_that_was_finished(place: Place)
     await until(lambda: first.done == ["0"] and place.record().last_seq >= 4, "half of the second step is said")
     await place.lose(lost, other)
     response = await (await other.attach("r")).collect()
-    assert response.text == "".join(response.chunks) == "one two three "
+    assert response.text == "one \n\ntwo three "
+    assert "".join(response.chunks) == "one two three "
     assert second.done == ["1", "2"]
     (void,) = voids(await events_of(other))
     assert list(void["cut"].values()) == [len("one ")]
@@ -150,7 +151,8 @@ async def test_a_run_that_gets_further_survives_any_number_of_losses(place: Plac
         other = await place.worker(Steps(*gates, done=done))
         await place.lose(runner, other)
         runner = other
-    assert (await (await runner.attach("r")).collect()).text == "half whole " * losses
+    said = (await (await runner.attach("r")).collect()).text
+    assert said.replace("\n\n", "") == "half whole " * losses, "with a paragraph where a message was not gone on with"
 
 
 async def test_what_cannot_continue_is_closed_as_ever(place: Place):
@@ -237,7 +239,7 @@ async def test_a_run_that_waits_is_left_when_its_worker_is_lost_and_goes_on_with
     await place.is_parked()
     assert (place.record().status, second.called) == (RunStatus.WAITING, 0)
     await other.answer("r", yes("q1"))
-    assert (await (await other.attach("r")).collect()).text == "one yes end "
+    assert (await (await other.attach("r")).collect()).text == "one \n\nyes end "
     events = await events_of(other)
     assert not voids(events)
     assert sum(isinstance(event, RunFinishedEvent) for event in events) == 2
@@ -254,7 +256,7 @@ async def test_a_parked_run_costs_nothing_and_is_answered_anywhere(place: Place)
     assert first.stopped.is_set()
     following = asyncio.create_task(run.collect())
     await other.answer("r", yes("q1"))
-    assert (await following).text == "one yes end "
+    assert (await following).text == "one \n\nyes end "
     assert second.called == 1
     assert not voids(await events_of(other))
 
@@ -365,7 +367,7 @@ async def test_a_run_left_after_the_grace_goes_on_from_its_last_save(place: Plac
     await leaving.start("x", run_id="r", agent="agent")
     await until(lambda: place.record().last_seq >= 4, "the second step is under way")
     await leaving.close()
-    assert (await (await other.attach("r")).collect()).text == "one two "
+    assert (await (await other.attach("r")).collect()).text == "one \n\ntwo "
     assert len(voids(await events_of(other))) == 1
 
 
@@ -378,7 +380,7 @@ async def test_a_run_that_waits_is_left_as_it_is_by_a_worker_that_closes(place: 
     assert (place.record().status, place.record().owner) == (RunStatus.WAITING, "")
     other = await place.worker(Steps("one", "ask", "end"))
     await other.answer("r", yes("q1"))
-    assert (await (await other.attach("r")).collect()).text == "one yes end "
+    assert (await (await other.attach("r")).collect()).text == "one \n\nyes end "
     assert not voids(await events_of(other))
 
 
@@ -390,7 +392,7 @@ async def test_runs_left_with_nobody_there_go_on_at_the_next_worker(place: Place
     place.runners.remove(leaving)
     await leaving.close()
     other = await place.worker(Steps("one", "two"))
-    assert (await (await other.attach("r")).collect()).text == "one two "
+    assert (await (await other.attach("r")).collect()).text == "one \n\ntwo "
     assert (await (await other.attach("next")).collect()).text == "one two "
 
 

@@ -94,7 +94,7 @@ def test_text_after_a_tool_is_a_new_message():
     )
     ids = [event.message_id for event in events if isinstance(event, TextMessageStartEvent)]
     assert len(set(ids)) == 2
-    assert recorder.fold.text == "ab"
+    assert recorder.fold.text == "a\n\nb"
 
 
 def test_custom_events_stand_within_text():
@@ -145,7 +145,7 @@ def test_chunks_are_expanded():
         TextMessageChunkEvent(message_id="n", delta="c"),
     )
     assert not any("Chunk" in kind for kind in kinds(events))
-    assert recorder.fold.text == "abc"
+    assert recorder.fold.text == "ab\n\nc"
     calls = [call for message in recorder.fold.messages() for call in getattr(message, "tool_calls", None) or ()]
     assert [(call.function.name, call.function.arguments) for call in calls] == [("f", "{}")]
 
@@ -265,7 +265,7 @@ def test_so_much_may_be_open_at_once_and_no_more():
 def test_a_delta_over_the_limit_is_split():
     small = Limits(event_bytes_max=200)
     events, recorder = record("x" * 1000, TextMessageContentEvent(message_id="m", delta="y" * 1000), limits=small)
-    assert recorder.fold.text == "x" * 1000 + "y" * 1000
+    assert recorder.fold.text == "x" * 1000 + "\n\n" + "y" * 1000
     assert all(len(event.delta) <= 200 for event in events if isinstance(event, TextMessageContentEvent))
 
 
@@ -284,7 +284,7 @@ def test_a_paused_recorder_takes_nothing_until_it_goes_on():
         recorder.add("b")
     recorder.start(2)
     recorder.add("c")
-    assert recorder.fold.text == "ac"
+    assert recorder.fold.text == "a\n\nc"
 
 
 @pytest.mark.parametrize(

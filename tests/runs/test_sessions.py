@@ -193,7 +193,7 @@ async def test_a_queued_run_of_a_lost_worker_adds_nothing_to_its_session():
 
 
 async def test_a_session_whose_run_waits_for_a_person_says_so(store: str):
-    async with Runner(ask, store=store) as runner:
+    async with Runner(ask, store=store, config=RunConfig(on_waiting="reject")) as runner:
         run = await runner.start("may I?", run_id="r", session_id="s")
         await until(run, 5)
         with pytest.raises(SessionBusy, match="r, which waits for a person's answer; answer or cancel it") as caught:

@@ -44,7 +44,9 @@ _told_to_go: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 ARGUMENTS = ['{"ci', 'ty": "Zü', 'rich \\u2603"', ', "days": [1, 2', ", 3]}"]
 LONG_ARGUMENTS = json.dumps({"places": [f"Zürich {n}" for n in range(100)]}, ensure_ascii=False)
 RESULT = '{"degrees":21,"sky":"clear ☀"}'
-ANSWER = "".join(TEXT) + "".join(CLOSING)
+ANSWER = "".join(TEXT) + "\n\n" + "".join(CLOSING)
+ITEMS = "".join(TEXT) + "".join(CLOSING)
+"""The same as clients of the responses API join its messages."""
 
 
 async def rich(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:

@@ -18,7 +18,7 @@ from pydantic_core import to_jsonable_python
 from gapless.agents.adk_arguments import ArgumentsWriter, json_of
 from gapless.agents.adk_interrupts import interrupt_for
 from gapless.agents.adk_raw import Shows, keeps_state_only, mark, raw_partial, silence, tell
-from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, INPUT
+from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, INPUT, failure_in
 from gapless.agents.base import AgentItem, RunContext
 from gapless.events import (
     CustomEvent,
@@ -385,6 +385,7 @@ class Translation:
                 message_id=event.id if number == 1 else f"{event.id}-r{number}",
                 tool_call_id=self.shown_id(response.id or ""),
                 content=json_of(response.response or {}),
+                error=failure_in(response.response),
             )
         )
 
@@ -414,7 +415,9 @@ class Translation:
             stream.blocks += 1
             id = codes.pop(0) if codes else f"{event.id}-code{stream.blocks}"
             content = json_of({"outcome": result.outcome, "output": result.output})
-            out.append(ToolCallResultEvent(message_id=f"{id}-result", tool_call_id=id, content=content))
+            ran = result.outcome in (None, types.Outcome.OUTCOME_OK, types.Outcome.OUTCOME_UNSPECIFIED)
+            error = None if ran else result.output or str(result.outcome)
+            out.append(ToolCallResultEvent(message_id=f"{id}-result", tool_call_id=id, content=content, error=error))
         else:
             return False
         return True

@@ -100,5 +100,5 @@ def response_to(call: types.FunctionCall, entry: ResumeEntry) -> dict[str, Any]:
         approved = answer.get("approved", answer.get("confirmed")) is True  # nothing but a clear yes approves
         return {"confirmed": approved and not cancelled, "payload": answer.get("payload")}
     if cancelled:
-        return {"error": "cancelled"}
+        return {"error": (payload.get("error") if isinstance(payload, dict) else None) or "cancelled"}
     return payload if isinstance(payload, dict) else {"result": payload}

@@ -18,6 +18,7 @@ from gapless.agents.adk_events import Translation
 from gapless.agents.adk_interrupts import fits, response_to
 from gapless.agents.adk_live import cannot_be_live, is_from_model
 from gapless.agents.adk_resuming import Place, answered_by, place_of
+from gapless.agents.adk_turn import failure_in
 from gapless.agents.base import SEE_LOG, AgentItem, RunContext, log_raised
 from gapless.attachments import digest_of, marks_of
 from gapless.errors import (
@@ -165,6 +166,7 @@ class Turn:
                         message_id=f"{call.id}-result",
                         tool_call_id=self.translation.shown_id(call.id or ""),
                         content=content,
+                        error=failure_in(response),
                     )
                 )
         return [types.Content(role="user", parts=together) for together in parts.values()], items

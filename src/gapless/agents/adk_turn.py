@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["CONFIRMATION", "CREDENTIAL", "INPUT", "TRANSFER", "ADKTurn", "decode_turn", "without_secrets"]
+__all__ = ["CONFIRMATION", "CREDENTIAL", "INPUT", "TRANSFER", "ADKTurn", "decode_turn", "failure_in", "without_secrets"]
 
 CONFIRMATION = "adk_request_confirmation"
 CREDENTIAL = "adk_request_credential"
@@ -37,6 +37,28 @@ def decode_turn(native: bytes) -> ADKTurn | None:
         return _decode(native)
     except msgspec.DecodeError:
         return None
+
+
+def failure_in(response: Any) -> str | None:
+    """Return why a call has failed that came to this; None where it has not.
+
+    It goes by what ADK takes for a failure itself: an `error`, an MCP result that says so, the words of its plugin for
+    retries, and `"status": "error"` with an `error_message`, as its documents write it.
+    """
+    if not isinstance(response, dict):
+        return None
+    error = response.get("error")
+    if not error and response.get("status") == "error":
+        error = response.get("error_message")
+    if not error and response.get("error_type"):
+        error = response.get("error_details")
+    if not error and (response.get("isError") or response.get("is_error")):
+        parts = response.get("content") or ()
+        error = "\n".join(str(part["text"]) for part in parts if isinstance(part, dict) and part.get("text"))
+        error = error or "the tool failed"
+    if not error:
+        return None
+    return error if isinstance(error, str) else msgspec.json.encode(error, enc_hook=str).decode()
 
 
 def without_secrets(value: Any) -> Any:

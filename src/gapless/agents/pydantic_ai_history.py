@@ -148,6 +148,8 @@ def _rebuilt(messages: Iterable[Message], names: Mapping[str, str]) -> list[Mode
         elif isinstance(message, events.ToolMessage):
             name = names.get(message.tool_call_id, "")
             request = ToolReturnPart(name, message.error or text_of(message.content), message.tool_call_id)
+            if message.error is not None:
+                request.outcome = "interrupted" if (message.metadata or {}).get("interrupted") else "failed"
         elif isinstance(message, events.AssistantMessage):
             parts: list[ModelResponsePart] = [TextPart(message.content)] if message.content else []
             for call in message.tool_calls or ():

@@ -131,4 +131,7 @@ def _approval(entry: ResumeEntry) -> ToolApproved | ToolDenied | None:
 
 
 def _call_answer(entry: ResumeEntry) -> Any:
-    return exceptions.ToolFailed("Cancelled by the user.") if entry.status == "cancelled" else entry.payload
+    if entry.status != "cancelled":
+        return entry.payload
+    error = entry.payload.get("error") if isinstance(entry.payload, dict) else None
+    return exceptions.ToolFailed(error if isinstance(error, str) and error else "Cancelled by the user.")

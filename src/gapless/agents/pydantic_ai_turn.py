@@ -204,6 +204,7 @@ class Turn:
             tool_call_id=part.tool_call_id,
             content=part.model_response_str_and_user_content()[0],
             role="tool",
+            error=part.model_response_str(wrap_if_error=False) if part.outcome in m.ERROR_OUTCOMES else None,
         )
 
     @property

@@ -154,7 +154,8 @@ class Transcript:
                 self.aside(f"→ {name}({one_line(''.join(arguments), TOOL_CHARS_MAX)})")
             case ToolCallResultEvent():
                 name, _ = self._calls.pop(event.tool_call_id, ("tool", []))
-                self.aside(f"← {name}: {one_line(text_of(event.content), TOOL_CHARS_MAX)}")
+                result = text_of(event.content) if event.error is None else f"failed: {event.error}"
+                self.aside(f"← {name}: {one_line(result, TOOL_CHARS_MAX)}")
             case SubagentStartedEvent():
                 self.aside(f"· {event.name}")
             case CustomEvent(name="gapless.void" | "gapless.restarted"):

@@ -260,6 +260,8 @@ class _Stitch:
             if frame.event == "reconnect":
                 self.leaving = True
                 break
+            if frame.id is not None and frame.id == self._last_id:
+                continue  # how a stream begins that nothing has come of yet: it comes again
             frames.append(frame.raw)
             if frame.event == "end" and frame.data is None:
                 self.ended = True

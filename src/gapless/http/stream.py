@@ -48,6 +48,8 @@ class Streams:
         self.closing: asyncio.Future[None] | None = None
         """The runner's end, where no lifespan sees to it."""
         self.open: dict[Delivery, None] = {}
+        self.cancelling: frozenset[str] = frozenset()
+        """Families of clients whose hang-up cancels their run."""
 
     def drain(self) -> None:
         """End every connection, not its run: clients come back, to another worker or to the next one here."""

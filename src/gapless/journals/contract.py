@@ -290,6 +290,10 @@ class Store(ABC):
         Otherwise like `send`. Raises `RunNotFound`.
         """
 
+    async def commands(self, run_id: str) -> list[bytes]:
+        """Return the commands that are kept for the run `run_id`, in no order; none where it is not active."""
+        return []
+
     @abstractmethod
     async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:
         """Drop the events of runs that ended before `ended_before` (ms), then of those that ended first until the

@@ -319,6 +319,9 @@ class MemoryStore(Store):
     async def checkpoint(self, run_id: str) -> Checkpoint | None:
         return self._memory.checkpoints.get(run_id)
 
+    async def commands(self, run_id: str) -> list[bytes]:
+        return list(self._memory.commands.get(run_id, {}).values())
+
     async def keep_blob(self, run_id: str, blob_id: str, piece: int, data: bytes) -> None:
         run = self._memory.runs.get(run_id)
         if run is None or run.owner != self._worker_id or run.status not in ACTIVE:

@@ -216,6 +216,9 @@ class RedisStore(Store):
     async def checkpoint(self, run_id: str) -> Checkpoint | None:
         return await self._records.checkpoint(run_id)
 
+    async def commands(self, run_id: str) -> list[bytes]:
+        return await self._records.commands(run_id)
+
     async def keep_blob(self, run_id: str, blob_id: str, piece: int, data: bytes) -> None:
         await self._owned.keep_blob(run_id, blob_id, piece, data)
 

@@ -124,6 +124,17 @@ class RedisRecords:
         found = await self.find(run_id, ask)
         return None if found is None or found[0] is None else Checkpoint(int(found[0]), found[1])
 
+    async def commands(self, run_id: str) -> list[bytes]:
+        """Return the commands that are kept for a run."""
+
+        async def ask(session_id: str) -> list[bytes] | None:
+            if not await self._server.command("HEXISTS", run_key(session_id, run_id), "record"):
+                return None
+            found: list[bytes] = await self._server.command("HVALS", f"{place_of(session_id)}kept:{run_id}")
+            return found
+
+        return await self.find(run_id, ask) or []
+
     async def blob(self, run_id: str, field: str) -> bytes | None:
         """Return a piece of a blob of the run, as `scripts.KEEP_BLOB` calls it; None where there is none."""
 

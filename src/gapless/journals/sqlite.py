@@ -308,6 +308,10 @@ class SQLiteStore(Store):
     async def answer(self, run_id: str, seq: int, command: bytes) -> str:
         return await self._deliver(lambda db: self._runs.answer(db, run_id, seq, command))
 
+    async def commands(self, run_id: str) -> list[bytes]:
+        sql = "SELECT command FROM commands WHERE rid = (SELECT rid FROM runs WHERE id = ?)"
+        return await self._file.look(lambda db: [row[0] for row in db.execute(sql, (run_id,))])
+
     async def _deliver(self, keep: Callable[[sqlite3.Connection], str]) -> str:
         """Keep a command; the owner hears it at once if it is this worker, after those that came before."""
 

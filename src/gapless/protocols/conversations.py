@@ -24,8 +24,9 @@ from gapless.events import (
     interrupts_in,
     text_of,
 )
+from gapless.fold import Fold
 from gapless.http.auth import Access
-from gapless.records import AFTER, RunRecord, branch
+from gapless.records import AFTER, RunRecord, RunStatus, branch
 from gapless.runs.runner import Runner
 from gapless.user_message import is_ours, mark_results
 
@@ -37,6 +38,7 @@ __all__ = [
     "known_run",
     "own_history",
     "runs_of",
+    "said_so_far",
     "says_the_same",
 ]
 
@@ -132,9 +134,25 @@ async def history_unless_ours(
             asked.metadata = {**(asked.metadata or {}), AFTER: turns[place - 1].run_id if place else ""}
     elif asked.content:
         brought = []
+        now = [message for turn in turns for message in turn.messages] + await said_so_far(runner, session_id)
+        if says_the_same(theirs, now):  # they go on from a run that waits for a person, and is declined
+            return None
     if brought:
         mark_results(asked, brought)
     return list(theirs) if place is None else None
+
+
+async def said_so_far(runner: Runner, session_id: str) -> list[Message]:
+    """Return the question and the answer so far of the session's run that waits for a person: a client that goes on to
+    another message has them, and the session will."""
+    run = await runner.current_run(session_id)
+    if run is None or run.status is not RunStatus.WAITING or run.input is None:
+        return []
+    fold = Fold()
+    async for events in runner.readers.pages(run.id, until=run.last_seq):
+        for event in events:
+            fold.add(decode_event(event))
+    return [run.input, *fold.messages()]
 
 
 class _Turn(NamedTuple):

@@ -9,8 +9,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
+import msgspec
 from fastapi import APIRouter, Request
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -55,6 +56,9 @@ class StartRequest:
 class ClientRoutes(ABC):
     """One family's routes over a runner. Every route that names a run authorises its caller for it."""
 
+    family: ClassVar[str] = ""
+    """What an operator calls it by."""
+
     def __init__(self, runner: Runner, streams: Streams, access: Access) -> None:
         self.runner = runner
         self.streams = streams
@@ -86,6 +90,8 @@ class ClientRoutes(ABC):
 
         Raises what `Runner.start` raises, `CursorInvalid`."""
         run_id = chosen_run_id(request, user) if run_id is None else run_id
+        if self.family in self.streams.cancelling:
+            asked.config = msgspec.structs.replace(asked.config or self.runner.config, on_disconnect="cancel")
         if cursor is not None:
             await check_start(self.runner, run_id, cursor(request, run_id))
         history = asked.history
@@ -95,6 +101,7 @@ class ClientRoutes(ABC):
             known = await known_run(self.runner, self.access, request, run_id, asked.session_id, asked.message)
             if known is not None:
                 return known
+            await self.runner.worker.wait_for_stop(asked.session_id)  # what it has said is part of the history
             history = await history()
         run = await self.runner.start(
             asked.message,

@@ -89,6 +89,20 @@ class Commands:
         if owner == "":
             await self._here.claim(run, RunCancelled("cancelled", run_id=run.id))
 
+    async def stopping(self, run_id: str) -> bool:
+        """Tell whether the run has been told to end as cancelled. Raises `StoreUnavailable`."""
+        kept = await self._journals.store.commands(run_id)
+        return any(decode_command(command).kind == "cancel" for command in kept)
+
+    async def decline(self, run: RunRecord) -> None:
+        """Answer what a waiting run asks by saying that nobody answers; nothing where it waits no longer. Raises
+        `StoreUnavailable`."""
+        for event in await self._journals.store.read(run.id, run.last_seq - 1, 1):
+            entries = [ResumeEntry(interrupt_id=one.id, status="cancelled") for one in interrupts_in(event)]
+            with contextlib.suppress(InputInvalid, RunNotFound):  # somebody was faster
+                if entries:
+                    await self.resolve(run, entries)
+
     async def resolve(self, run: RunRecord, entries: list[ResumeEntry], *, some: bool = False) -> None:
         """Answer the interrupts of a waiting run: all that it waits for, or `some`, and then it waits for the rest. To
         each there is one answer; those to other questions are left out.

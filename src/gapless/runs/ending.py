@@ -120,7 +120,7 @@ def lost(record: RunRecord, recorder: Recorder, failure: GaplessError) -> tuple[
     """Return the terminal event, and what is recorded with it, of a run that no agent is called for any more."""
     if record.last_seq == 0:
         recorder.start(now_ms())
-    recorder.close_open()
+    recorder.end(failure)
     terminal: Event = RunErrorEvent(message=failure.message, code=failure.code, timestamp=now_ms())
     if isinstance(failure, RunCancelled):
         terminal = finished(record, RunFinishedCancelledOutcome())

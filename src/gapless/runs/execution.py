@@ -294,7 +294,7 @@ class Execution:
         """Pump, in the hot loop: what the agent yields goes to the recorder and so to the journal."""
         try:
             if self.record.status is RunStatus.QUEUED:
-                await self._sessions.take_turn(self.record, interrupt=self.config.on_busy == "interrupt")
+                await self._sessions.take_turn(self.record, self.config)
         except WorkerFenced:
             self.fence()
             return
@@ -443,7 +443,7 @@ class Execution:
         try:
             if self.live is not None:
                 self.live.record_rest()
-            self._recorder.close_open()
+            self._recorder.end(failure)
             ctx = self._context
             if ctx is not None and _encode(ctx.state) != self._state_before:
                 told = self._recorder.fold.state

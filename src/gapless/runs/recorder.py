@@ -16,7 +16,7 @@ import msgspec
 
 from gapless.agents.base import AgentItem
 from gapless.config import Limits
-from gapless.errors import AgentInvalid, RunFenced, RunLimit
+from gapless.errors import AgentInvalid, GaplessError, RunCancelled, RunFenced, RunLimit
 from gapless.events import (
     ActivitySnapshotEvent,
     CustomEvent,
@@ -34,10 +34,11 @@ from gapless.events import (
     TextMessageContentEvent,
     TextMessageStartEvent,
     ToolCallArgsEvent,
+    ToolCallResultEvent,
     delta_head,
     encode_event,
 )
-from gapless.fold import RESTARTED, VOID, Fold
+from gapless.fold import LEFT, RESTARTED, VOID, Fold
 from gapless.journals.journal import Journal
 from gapless.jsontext import with_plain_lines
 from gapless.records import now_ms
@@ -46,6 +47,8 @@ from gapless.runs.sound import sound
 
 __all__ = ["Recorder"]
 
+PROTOCOL_VERSION = "1.0"
+"""The AG-UI that is spoken."""
 _encode_text = msgspec.json.Encoder().encode
 
 _TEXT_SPLIT_FACTOR = 8
@@ -242,8 +245,24 @@ class Recorder:
         """Begin the run, or go on with these answers to what it asked."""
         answers = None
         if resume:
-            answers = RunAgentInput(thread_id=self.session_id, run_id=self.run_id, messages=[], resume=resume)
-        started = RunStartedEvent(thread_id=self.session_id, run_id=self.run_id, timestamp=timestamp, input=answers)
+            answers = RunAgentInput(
+                thread_id=self.session_id,
+                run_id=self.run_id,
+                messages=[],
+                protocol_version=PROTOCOL_VERSION,
+                state={},
+                tools=[],
+                context=[],
+                forwarded_props={},
+                resume=resume,
+            )  # clients of versions before 1.0 want all of these
+        started = RunStartedEvent(
+            thread_id=self.session_id,
+            run_id=self.run_id,
+            timestamp=timestamp,
+            input=answers,
+            protocol_version=PROTOCOL_VERSION,
+        )
         self._put(started)
         self._paused, self._barred = False, self._sealed
 
@@ -316,6 +335,21 @@ class Recorder:
             self.start(now_ms())
         self._close_text()
         self._write_all(self._order.close_all())
+
+    def end(self, failure: GaplessError | None) -> None:
+        """End what is open. Where the run was cut short, the calls that had no result are told to have failed: a client
+        would wait for them, or show a question that nobody can answer."""
+        self.close_open()
+        if failure is None:
+            return
+        how = "was cancelled" if isinstance(failure, RunCancelled) else "failed"
+        why = f"the run {how} before this call had a result"
+        for number, id in enumerate(self.fold.unanswered(), 1):
+            message_id = f"{self.run_id}-left-{number}"
+            result = ToolCallResultEvent(
+                message_id=message_id, tool_call_id=id, content=why, role="tool", error=why, metadata=dict(LEFT)
+            )
+            self._write(*sound(result))
 
     def leave_state(self, state: dict[str, Any]) -> None:
         """Record the session's state as the run leaves it: clients that keep the state send theirs back with the next

@@ -25,6 +25,7 @@ from gapless.events import (
 )
 from gapless.fold import RESTARTED, Fold, void_of
 from gapless.live import LiveRequest, LiveRequestQueue
+from gapless.onetext import OneText
 from gapless.records import RunRecord, RunStatus
 from gapless.runs.commands import Commands
 from gapless.runs.execution import Execution
@@ -137,19 +138,21 @@ class Run:
         """
         buffer: list[str] = []
         said: list[str] = []
+        one = OneText()
         size, due = 0, 0.0
         terminal: Event | None = None
         events = self.events()
         source = events if max_delay_ms is None else _until(events, lambda: due if size else None)
         try:
             async for event in source:
-                if isinstance(event, TextMessageContentEvent):
+                piece = "" if event is None else one.add(event)
+                if piece:
                     if not size and max_delay_ms is not None:
                         due = time.monotonic() + max_delay_ms / 1000
-                    buffer.append(event.delta)
-                    said.append(event.delta)
-                    size += len(event.delta)
-                elif isinstance(event, RunErrorEvent | RunFinishedEvent):
+                    buffer.append(piece)
+                    said.append(piece)
+                    size += len(piece)
+                if isinstance(event, RunErrorEvent | RunFinishedEvent):
                     terminal = event
                 if size and (size >= min_chars or event is None):
                     yield "".join(buffer)
@@ -180,10 +183,10 @@ class Run:
 
     async def _pieces(self) -> AsyncGenerator[str, None]:
         """Yield the text, joined as far as it is there when it is asked for."""
+        one = OneText()
         async with self._readers.reading(self.started) as follower:
             while (part := await follower.next()) is not None:
-                events = map(decode_event, part.events)
-                piece = "".join(event.delta for event in events if isinstance(event, TextMessageContentEvent))
+                piece = "".join(one.add(decode_event(event)) for event in part.events)
                 if piece:
                     yield piece
 

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from gapless.attachments import has_media, marks_of, without_left_out
-from gapless.config import Limits
+from gapless.config import Limits, RunConfig
 from gapless.errors import SessionNotFound
-from gapless.events import Message, UserMessage
+from gapless.events import Message, RunFinishedEvent, UserMessage, decode_event
 from gapless.journals.contract import Store
 from gapless.records import (
     Listing,
@@ -28,7 +28,7 @@ from gapless.records import (
 from gapless.runs.commands import Commands
 from gapless.runs.pace import Pace
 from gapless.runs.patience import lease_wanted, patiently
-from gapless.runs.readers import Readers
+from gapless.runs.readers import Readers, ends_unread
 from gapless.runs.request import check_id, is_of_its_own, new_id
 from gapless.user_message import results_of
 
@@ -36,6 +36,9 @@ __all__ = ["History", "Sessions"]
 
 ENDS_AT_ONCE = 50
 """Runs that end in one turn of the event loop, at some 0.1 ms each: thousands may do so when their model fails."""
+DECLINES_MAX = 10
+"""A run that asks on and on, of somebody who has gone on to another message, is cancelled after so many refusals."""
+
 _decode_messages = msgspec.json.Decoder(list[Message]).decode
 
 
@@ -189,8 +192,8 @@ class Sessions:
         to the store. A session where nothing is active is not in the answer."""
         return await self._store.active_runs(session_ids)
 
-    async def take_turn(self, record: RunRecord, *, interrupt: bool) -> None:
-        """Wait until no earlier run of the session is active; with `interrupt`, cancel those.
+    async def take_turn(self, record: RunRecord, config: RunConfig) -> None:
+        """Wait until no earlier run of the session is active, or see to that, as `config` says.
 
         Raises `StoreUnavailable`, `WorkerFenced`."""
         while True:
@@ -199,9 +202,36 @@ class Sessions:
             if ahead is None:
                 record.started_at, record.status = started_at, RunStatus.RUNNING
                 return
-            if interrupt:
+            if config.on_busy == "interrupt":
                 await patiently(self._cancel, ahead)
+            elif config.on_waiting == "decline":
+                await patiently(self._see_out, ahead, record.created_at)
             await patiently(self._readers.wait, ahead)
+
+    async def _see_out(self, run_id: str, typed_at: int) -> None:
+        """Let a run go on to its end that waits for a person who typed another message at `typed_at` (ms): what it has
+        asked before that is declined, and what it asks then. A run that asks later waits for its answer."""
+        run, declines = await self._readers.record(run_id), 0
+        while not run.status.ended:
+            if run.status is RunStatus.WAITING:
+                if declines == 0 and not await self._asked_before(run, typed_at):
+                    return
+                if declines == DECLINES_MAX:
+                    await self._commands.cancel(run)
+                    return
+                declines += 1
+                await self._commands.decline(run)
+                run = await self._readers.record(run_id)
+            if ends_unread(run.config):  # and who waits here is none who reads it
+                return
+            if run.status is not RunStatus.WAITING:
+                run = await self._readers.settled(run)
+
+    async def _asked_before(self, run: RunRecord, at: int) -> bool:
+        for event in await self._readers.page(run.id, run.last_seq - 1, 1):
+            asked = decode_event(event)
+            return isinstance(asked, RunFinishedEvent) and (asked.timestamp or 0) <= at
+        return False
 
     async def _cancel(self, run_id: str) -> None:
         await self._commands.cancel(await self._readers.record(run_id))

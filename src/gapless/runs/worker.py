@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from gapless.metrics import Metrics
 from gapless.records import RunRecord, RunRequest, RunStatus
 from gapless.runs.checkpoints import Before
 from gapless.runs.commands import Commands, decode_command
-from gapless.runs.execution import Execution
+from gapless.runs.execution import CLEANUP_S_MAX, Execution
 from gapless.runs.going_on import GoingOn
 from gapless.runs.patience import lease_wanted, patiently
 from gapless.runs.readers import Readers, ends_unread
@@ -32,6 +33,10 @@ __all__ = ["DRAIN_S", "LEFT_S", "Worker"]
 EARLY_COMMANDS_MAX = 1_000
 """Runs whose commands are kept for an execution that is about to begin, and commands of each; the oldest are dropped
 first."""
+STOPPING_WAIT_S = CLEANUP_S_MAX + 2.0
+"""A run that is to stop is waited for so long by the next one of its session: its agent's clean-up, and its end."""
+STOPPING_LOOK_S = 0.01
+"""Between two looks whether the session is free."""
 DRAIN_S = 10.0
 """What runs get to finish when the runner closes."""
 LEFT_S = 0.1
@@ -93,10 +98,7 @@ class Worker:
         record = asked.record(others=not store.alone)
         worker_id = self.journals.worker_id
         with lease_wanted(record.id):
-            try:
-                record, created = await store.create_run(record, reject_busy=asked.config.on_busy == "reject")
-            except SessionBusy as error:
-                raise await self._busy(error) from None
+            record, created = await self._create(asked, record)
         if not created:
             return asked.come_back(record), None
         if self.journals.worker_id != worker_id:  # the lease was lost meanwhile, and the run with it: another's now
@@ -121,13 +123,53 @@ class Worker:
             if mine >= per_user:
                 raise LimitReached(f"you have runs_active_per_user_max={per_user} runs active", retry_after_s=1)
 
-    async def _busy(self, error: SessionBusy) -> SessionBusy:
-        """Return the same error, saying more of a run that would go on for as long as nobody answers it."""
-        with contextlib.suppress(GaplessError):
-            if error.run_id is not None and (await self.readers.record(error.run_id)).status is RunStatus.WAITING:
-                what = f"{error.message}, which waits for a person's answer; answer or cancel it first"
-                return SessionBusy(what, run_id=error.run_id)
-        return error
+    async def _create(self, asked: Asked, record: RunRecord) -> tuple[RunRecord, bool]:
+        """Create the run as the store does. A run before it that has been told to stop is waited for, for at most
+        `STOPPING_WAIT_S`; one that waits for a person makes way, where the config says so."""
+        reject, deadline = asked.config.on_busy == "reject", time.monotonic() + STOPPING_WAIT_S
+        while True:
+            try:
+                return await self.journals.store.create_run(record, reject_busy=reject)
+            except SessionBusy as error:
+                busy = None if error.run_id is None else await self.readers.find(error.run_id)
+                if busy is None:
+                    raise
+                if busy.status.ended or await self._stopping(busy):
+                    if not await self._ends_by(busy.id, deadline):
+                        raise
+                    await asyncio.sleep(STOPPING_LOOK_S)
+                elif busy.status is not RunStatus.WAITING:
+                    raise
+                elif asked.config.on_waiting == "decline" and not await self._has_more(busy):
+                    reject = False  # it is declined when this one's turn is to come
+                else:
+                    what = f"{error.message}, which waits for a person's answer; answer or cancel it first"
+                    raise SessionBusy(what, run_id=busy.id) from None
+
+    async def wait_for_stop(self, session_id: str) -> None:
+        """Wait for the session's run to end if it has been told to, for at most `STOPPING_WAIT_S`."""
+        run = await self.sessions.current_run(session_id)
+        if run is not None and not run.status.ended and await self._stopping(run):
+            await self._ends_by(run.id, time.monotonic() + STOPPING_WAIT_S)
+
+    async def _stopping(self, run: RunRecord) -> bool:
+        """Tell whether the active run has been told to end."""
+        execution = self.executions.get(run.id)
+        return (execution is not None and execution.questions.stopping) or await self.commands.stopping(run.id)
+
+    async def _ends_by(self, run_id: str, deadline: float) -> bool:
+        """Wait until the run has ended, up to the `deadline` (on the monotonic clock)."""
+        try:
+            async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
+                await self.readers.wait(run_id)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _has_more(self, run: RunRecord) -> bool:
+        """Tell whether another run stands in the session's queue behind this one."""
+        newest = await self.journals.store.list_runs(session_id=run.session_id, limit=1)
+        return any(one.id != run.id for one in newest)
 
     def _begin(
         self,

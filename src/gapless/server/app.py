@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from gapless.errors import GaplessError
+from gapless.errors import GaplessError, UsageError
 from gapless.http.answers import answer_error, json_response
 from gapless.http.auth import Access, Authenticate, Authorize, Guard
 from gapless.http.stream import DEFERRED, EventStream, Streams
@@ -63,6 +63,7 @@ def create_app(
     drain_s: float = DRAIN_S,
     adk_web: bool = False,
     shared_state: bool = False,
+    cancel_on_hang_up: Collection[str] = (),
 ) -> FastAPI:
     """Make the whole HTTP surface over `runner`, as an app of its own or to be mounted in another:
     `app.mount("/agents", create_app(runner))`.
@@ -79,12 +80,18 @@ def create_app(
         drain_s: Seconds that runs get to finish at shutdown.
         adk_web: Serve ADK's own web page too, at `/dev-ui/`; raises `ExtraMissing` without the `adk` extra.
         shared_state: Let clients set state that all users' agents read: ADK's, under keys that begin with `app:`.
+        cancel_on_hang_up: Families of clients, of `ag-ui`, `vercel`, `openai`, `text`, whose runs are cancelled when
+            the last of their connections ends: for clients whose stop button only hangs up, such as CopilotKit's. A cut
+            connection is then no different from a stop. A run that waits for a person goes on waiting.
     """
+    if unknown := set(cancel_on_hang_up) - {"ag-ui", "vercel", "openai", "text"}:
+        raise UsageError(f"cancel_on_hang_up: no family of clients {', '.join(sorted(unknown))}")
     access = Access(authenticate, authorize, shared_state=shared_state)
     if allowed_hosts is None and not access.open:
         allowed_hosts = ("*",)
     hosts = None if allowed_hosts is None else frozenset(allowed_hosts)
     app = _App(runner, access, origins=frozenset(cors_origins), hosts=hosts, drain_s=drain_s)
+    app.streams.cancelling = frozenset(cancel_on_hang_up)
     families: list[type[ClientRoutes]] = [load(routes) for routes in ROUTES]
     for routes in (*_OWN, *families):
         app.include_router(routes(runner, app.streams, access).router())

@@ -488,7 +488,7 @@ async def test_what_is_said_while_a_call_waits_for_its_response(client_of: Clien
             await ctx.interrupt([Interrupt(id="q", reason="input_required")])
         yield f"answered {message}"
 
-    runner = Runner(asks)
+    runner = Runner(asks, config=RunConfig(on_waiting="reject"))
     client = await client_of(runner)
     await session(client, "asks")
     before = {"json": body("asks", [{"text": "before"}]), "headers": {"x-run-id": "before"}}
@@ -498,7 +498,7 @@ async def test_what_is_said_while_a_call_waits_for_its_response(client_of: Clien
     busy = await client.post("/run_sse", json=body("asks", [{"text": "and?"}]))
     assert (busy.status_code, "waits for the response" in busy.json()["error"]["message"]) == (409, True)
 
-    await runner.start("and?", session_id="s", user_id="u", config=RunConfig(on_busy="queue"))
+    await runner.start("and?", session_id="s", user_id="u", config=RunConfig(on_busy="queue", on_waiting="reject"))
     response = {"functionResponse": {"id": "q", "name": "adk_request_input", "response": {"result": 1}}}
     _, rest = await run_sse(client, body("asks", [response]))
     assert text_of(documents(rest), partial=False) == "answered hi"

@@ -41,7 +41,7 @@ from gapless.protocols.openai.responses import _line
 from gapless.records import RunRecord
 from gapless.testing import CutKind, Cutter, serving
 from tests.support.agents import Gated
-from tests.support.rich import ANSWER, ARGUMENTS, CLOSING, REASONING, RESULT, rich
+from tests.support.rich import ANSWER, ARGUMENTS, CLOSING, ITEMS, REASONING, RESULT, rich
 
 TOOLS: list[Any] = [
     {
@@ -354,7 +354,7 @@ async def test_a_run_that_waits_for_a_person_is_said_to(client: AsyncOpenAI, url
     whole = await client.chat.completions.create(
         model="rich", messages=ask("approve"), extra_headers={"x-run-id": run_id}
     )
-    assert whole.choices[0].message.content == "May I? " + "".join(CLOSING)
+    assert whole.choices[0].message.content == "May I? \n\n" + "".join(CLOSING)
     assert whole.choices[0].finish_reason == "stop"
 
     response = await patient.responses.create(model="rich", input="approve")
@@ -519,8 +519,8 @@ def test_a_cut_response_goes_on_by_the_clients_own_resume(url: str, kind: CutKin
         assert proxy.cuts[response_id.removeprefix("resp_")] == 10
     numbers = [event.sequence_number for event in events]
     assert numbers == sorted(set(numbers))
-    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == ANSWER
-    assert events[-1].response.output_text == ANSWER
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == ITEMS
+    assert events[-1].response.output_text == ITEMS
 
 
 # ----------------------------------------------------------------------------------------------------------- responses
@@ -537,7 +537,7 @@ async def test_a_response_streams_all_its_items(client: AsyncOpenAI) -> None:
         "response.completed",
     )
     assert [item.type for item in final.output] == ["reasoning", "message", "mcp_call", "message"]
-    assert final.output_text == ANSWER
+    assert final.output_text == ITEMS
     assert final.status == "completed"
     reasoning, _, call, _ = final.output
     assert reasoning.type == "reasoning"
@@ -564,7 +564,7 @@ async def test_every_event_of_a_response_fits_openais_types(url: str) -> None:
 
 async def test_the_whole_response_and_the_one_fetched_later_are_the_streams_last(client: AsyncOpenAI) -> None:
     response = await client.responses.create(model="rich", input="rich", metadata={"k": "v"}, temperature=0.5)
-    assert response.output_text == ANSWER
+    assert response.output_text == ITEMS
     assert response.metadata == {"k": "v"}
     assert response.temperature == 0.5
     assert await client.responses.retrieve(response.id) == response
@@ -579,7 +579,8 @@ async def test_a_stream_goes_on_after_any_number(client: AsyncOpenAI, url: str) 
         path = f"/v1/responses/{response.id}"
         whole = (await http.get(path, params={"stream": "true", "merge": "0"})).content
         frames = whole.split(b"\n\n")
-        numbers = [json.loads(f[f.index(b"data: ") + 6 :])["sequence_number"] for f in frames if b"data: {" in f]
+        lines = [line[6:] for frame in frames for line in frame.split(b"\n") if line.startswith(b"data: {")]
+        numbers = [json.loads(line)["sequence_number"] for line in lines]
         for place, number in enumerate(numbers, 1):
             tail = (await http.get(path, params={"stream": "true", "merge": "0", "starting_after": number})).content
             assert tail == b"\n\n".join(frames[place:]), number

@@ -62,7 +62,7 @@ async def test_an_id_comes_at_once(client_of: Callable[..., Any]):
     client = await client_of(Runner(agent))
     agent.let(2)
     first = frames((await client.get("/chat/stream?query=hi")).content)[0]
-    assert (first.data, first.event) == ("", "")
+    assert (first.data, first.event) == ('{"text":""}', "")
     back = await client.get("/chat/stream?query=hi", headers={"last-event-id": first.id})
     assert (texts(frames(back.content)), agent.runs) == ("a", 1)
 

@@ -257,5 +257,6 @@ def test_custom_events(name: str, value: Any, chunk: dict[str, Any]):
 
 def test_a_server_that_leaves_is_an_error_to_clients_that_cannot_resume():
     frame = VercelEncoder(record()).reconnect(b"5")
-    assert frame.startswith(b"event: reconnect\nid: 5\ndata: ")
-    assert json.loads(frame.split(b"data: ")[1])["type"] == "error"
+    assert frame.startswith(b"event: reconnect\ndata: ")
+    assert frame.endswith(b"\nid: 5\n\n")
+    assert json.loads(frame.split(b"data: ")[1].split(b"\n")[0])["type"] == "error"

@@ -125,7 +125,7 @@ class ADKRoutes(ADKAPI):
     async def _check_turn(self, request: Request, user: str, session_id: str, current: RunRecord | None) -> None:
         """Refuse a message behind a run that waits: it would stand in the queue for as long as nobody answers. Raises
         `SessionBusy`."""
-        if current is None or current.status is not RunStatus.WAITING:
+        if current is None or current.status is not RunStatus.WAITING or self.runner.config.on_waiting == "decline":
             return
         chosen_id = chosen_run_id(request, user)
         if chosen_id is None or await self.runner.find_run(chosen_id) is None:

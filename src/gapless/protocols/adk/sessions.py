@@ -20,12 +20,11 @@ from gapless.events import (
     TextPart,
     ToolMessage,
     UserMessage,
-    text_of,
 )
 from gapless.http.answers import json_response, read_body, read_optional_body
 from gapless.http.openapi import body_docs
 from gapless.protocols.adk.requests import CreateSessionRequest, UpdateSessionRequest, as_type, camel
-from gapless.protocols.adk.wire import PageADKEncoder, arguments_of, object_of
+from gapless.protocols.adk.wire import PageADKEncoder, arguments_of, result_of
 from gapless.protocols.starting import ClientRoutes
 from gapless.records import ACTIVE, RunRecord, SessionRecord, Turn, branch
 from gapless.runs.request import new_id
@@ -246,7 +245,7 @@ def _event(
             parts.append({"functionCall": function})
     elif isinstance(message, ToolMessage):
         role = "user"
-        response = object_of(text_of(message.content))
+        response = result_of(message)
         id = message.tool_call_id
         parts = [{"functionResponse": {"id": id, "name": names.get(id, ""), "response": response}}]
     if not parts:

@@ -34,17 +34,18 @@ from gapless.events import (
     ToolCallEndEvent,
     ToolCallResultEvent,
     ToolCallStartEvent,
+    ToolMessage,
     decode_event,
     delta_head,
     text_of,
 )
-from gapless.fold import RESTARTED, VOID, Fold, Void, void_of
+from gapless.fold import RESTARTED, VOID, Fold, Void, is_left, void_of
 from gapless.jsontext import decode_json
 from gapless.protocols.adk.own import OwnEvents, own_of
 from gapless.records import RunRecord
 from gapless.wire import NO_DELTA, Encoder
 
-__all__ = ["ADKEncoder", "PageADKEncoder", "WholeADKEncoder", "arguments_of", "object_of"]
+__all__ = ["ADKEncoder", "PageADKEncoder", "WholeADKEncoder", "arguments_of", "object_of", "result_of"]
 
 _encode = msgspec.json.Encoder().encode
 _ACTIONS = b'"actions":{"stateDelta":%b,"artifactDelta":{},%b"requestedAuthConfigs":{},"requestedToolConfirmations":{}}'
@@ -107,6 +108,8 @@ class ADKEncoder(Encoder):
         """The newest message's, and what comes after the text in its frames."""
         self._tail = b""
         self._calls: dict[str, _Call] = {}
+        self._questions: dict[str, str] = {}
+        """Function calls that wait for a client: id and name."""
         self._fold = Fold()
         """Actions that are of the state alone."""
         self._state_said: dict[str, bytes] = {}
@@ -257,19 +260,26 @@ class ADKEncoder(Encoder):
         return self._model_event(author, part, f"{id}-call", calls=calls)
 
     def _result(self, event: ToolCallResultEvent) -> _Frames:
+        if is_left(event):  # ADK's own server leaves it without a response too
+            return ()
         call = self._calls.get(event.tool_call_id)
         author = call.author if call is not None else self._author
         name = call.name if call is not None else ""
-        response = {"id": event.tool_call_id, "name": name, "response": object_of(text_of(event.content))}
         actions = _NO_ACTIONS
         if call is not None and name == TRANSFER:
             target = arguments_of("".join(call.arguments)).get("agent_name")
             actions = _ACTIONS % (b"{}", b'"transferToAgent":%b,' % _encode(str(target)))
-        frame = b'{"content":{"parts":[{"functionResponse":%b}],"role":"user"},%b}' % (
-            _encode(response),
-            self._base(event.message_id, author, actions),
-        )
+        frame = self._response(event.message_id, author, event.tool_call_id, name, result_of(event), actions)
         return (*self._whole(author), frame)
+
+    def _response(
+        self, id: str, author: str, call_id: str, name: str, response: dict[str, Any], actions: bytes = _NO_ACTIONS
+    ) -> bytes:
+        said = _encode({"id": call_id, "name": name, "response": response})
+        return b'{"content":{"parts":[{"functionResponse":%b}],"role":"user"},%b}' % (
+            said,
+            self._base(id, author, actions),
+        )
 
     # -- state and the rest -----------------------------------------------------------------------------------------
 
@@ -359,7 +369,17 @@ class ADKEncoder(Encoder):
     def _started(self, event: RunStartedEvent) -> _Frames:
         if event.timestamp is not None:
             self._seconds = b"%.3f" % (event.timestamp / 1000)
-        return ()
+        answers = (event.input.resume if event.input is not None else None) or ()
+        for answer in answers:
+            self._questions.pop(answer.interrupt_id, None)
+        return () if answers else self._close_questions()  # of several, the others may still be asked
+
+    def _close_questions(self) -> _Frames:
+        """Answer what waited for a client and waits no longer: ADK's clients show a call as open until it has a
+        response."""
+        asked, self._questions = self._questions, {}
+        response = {"error": "the run does not wait for this any more"}
+        return [self._response(f"{id}-closed", self._author, id, name, response) for id, name in asked.items()]
 
     def _finished(self, event: RunFinishedEvent) -> _Frames:
         if isinstance(event.outcome, RunFinishedInterruptOutcome):
@@ -382,6 +402,7 @@ class ADKEncoder(Encoder):
         shown = self._whole(interrupted=True)
         return (
             *shown,
+            *self._close_questions(),
             self._error(code, event.message),
             _encode({"error": f"{code}: {event.message}", "error_details": details}),
         )
@@ -399,6 +420,7 @@ class ADKEncoder(Encoder):
         """
         known = self._calls.get(interrupt.id)
         if known is not None and known.waits:
+            self._questions[interrupt.id] = known.name
             return b""
         metadata = interrupt.metadata or {}
         adk = metadata.get("adk")
@@ -418,6 +440,7 @@ class ADKEncoder(Encoder):
             if interrupt.response_schema is not None:
                 arguments["response_schema"] = interrupt.response_schema
             name = INPUT
+        self._questions[interrupt.id] = name
         part = _encode({"functionCall": {"id": interrupt.id, "args": arguments, "name": name}})
         calls = b'"longRunningToolIds":%b,' % _encode([interrupt.id])
         base = self._base(f"{interrupt.id}-call", self._author, calls=calls)
@@ -489,6 +512,14 @@ def object_of(text: str) -> dict[str, Any]:
     except msgspec.DecodeError:
         value = text
     return value if isinstance(value, dict) else {"result": value}
+
+
+def result_of(said: ToolCallResultEvent | ToolMessage) -> dict[str, Any]:
+    """Return what a call came to as ADK has it: a failure is an object with an `error`."""
+    response, error = object_of(text_of(said.content)), said.error
+    if error is None or not {"error", "isError", "is_error", "error_message", "error_details"}.isdisjoint(response):
+        return response
+    return {"error": error}
 
 
 def _usage(usage: list[TokenUsage]) -> dict[str, int]:

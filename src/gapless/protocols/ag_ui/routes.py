@@ -20,7 +20,7 @@ from gapless.http.cursors import check_cursor
 from gapless.http.openapi import Parameter, body_docs, parameter_docs
 from gapless.http.stream import follow
 from gapless.protocols.ag_ui.tanstack import to_tanstack
-from gapless.protocols.ag_ui.wire import AGUIEncoder, JoinEncoder, Prefix
+from gapless.protocols.ag_ui.wire import AGUIEncoder, JoinEncoder, OldAGUIEncoder, Prefix
 from gapless.protocols.conversations import answer_interrupts, current_run, from_client, history_unless_ours
 from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
 from gapless.records import RunRecord, RunStatus, Turn, branch
@@ -38,6 +38,8 @@ _decode_messages = msgspec.json.Decoder(list[Message]).decode
 
 class AGUIRoutes(ClientRoutes):
     """`/ag-ui`. A thread is a session."""
+
+    family = "ag-ui"
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["ag-ui"])
@@ -74,7 +76,7 @@ class AGUIRoutes(ClientRoutes):
             fingerprint=history,
         )
         record = await self.start(request, user, asked, run_id=body.run_id, cursor=_cursor_or_start)
-        return await self._tail(request, record)
+        return await self._tail(request, record, encoder=_encoder_for(body))
 
     async def _answer(self, request: Request, body: RunAgentInput) -> Response:
         waiting = await current_run(self.runner, self.access, request, body.thread_id, "answer")
@@ -82,7 +84,7 @@ class AGUIRoutes(ClientRoutes):
             raise InputInvalid(f"thread {body.thread_id} has no run that waits for an answer")
         check_cursor(waiting, _cursor_or_start(request, waiting.id))
         after = await answer_interrupts(self.runner, waiting, body.resume or [])
-        return await self._tail(request, await self.runner.get_run(waiting.id), after)
+        return await self._tail(request, await self.runner.get_run(waiting.id), after, _encoder_for(body))
 
     async def join_run(self, request: Request) -> Response:
         """Follow the run `?runId=`, from its start or after `Last-Event-ID` or `?offset=`. `?join=snapshot`: what has
@@ -105,20 +107,22 @@ class AGUIRoutes(ClientRoutes):
                 return await self._join(request, record, cursor)
         return await self._tail(request, record)
 
-    async def _tail(self, request: Request, record: RunRecord, after: int = 0) -> Response:
+    async def _tail(
+        self, request: Request, record: RunRecord, after: int = 0, encoder: type[AGUIEncoder] = AGUIEncoder
+    ) -> Response:
         """Return the events after the request's cursor, or after this position if it has none."""
         cursor = _cursor(request, record.id) or Cursor(after)
         location = _location(request, record.id, after)
         if not has_said_all(record, cursor.seq):
-            return self.follow(request, record, AGUIEncoder, cursor, location=location)
+            return self.follow(request, record, encoder, cursor, location=location)
         last_id = request.headers.get("last-event-id", "")
         if last_id.endswith(".end") or not (request.method == "POST" or "offset" in request.query_params):
             return Response(status_code=204, headers={"x-run-id": record.id})
         # TanStack AI was cut between the last event and the end of the body. It takes neither a 204 nor an event that
         # it knows for the end; so the last event comes again, under the end marker's id.
         (event,) = await self.runner.readers.page(record.id, cursor.seq - 1, 1)
-        end = AGUIEncoder(record).end(cursor.seq)
-        body = b"id: %d.end\ndata: %b\n\n%b" % (cursor.seq, event, end)
+        wire = encoder(record)
+        body = b"data: %b\nid: %d.end\n\n%b" % (wire.frames(event)[0], cursor.seq, wire.end(cursor.seq))
         return Response(body, headers={"content-location": location, "x-run-id": record.id}, media_type=_EVENT_STREAM)
 
     async def _join(self, request: Request, record: RunRecord, cursor: Cursor | None) -> Response:
@@ -186,6 +190,11 @@ def _asked(body: RunAgentInput) -> tuple[UserMessage, list[Message]]:
             raise InputInvalid("the message is empty")
         return last, history
     return UserMessage(id="", content=""), messages
+
+
+def _encoder_for(body: RunAgentInput) -> type[AGUIEncoder]:
+    """Return the encoding for this client: one that says no version is older than 1.0."""
+    return OldAGUIEncoder if body.protocol_version is None else AGUIEncoder
 
 
 def _cursor(request: HTTPConnection, run_id: str | None) -> Cursor | None:

@@ -43,8 +43,12 @@ def to_tanstack(messages: Iterable[Message]) -> list[dict[str, Any]]:
         elif isinstance(message, ToolMessage) and message.tool_call_id in calls:
             part, answer = calls[message.tool_call_id]
             text = text_of(message.content)
-            part |= {"state": "complete", "output": _value(text)}
             result = {"type": "tool-result", "toolCallId": message.tool_call_id, "content": text, "state": "complete"}
+            if message.error is None:
+                part |= {"state": "complete", "output": _value(text)}
+            else:
+                part |= {"state": "error", "output": {"error": message.error}}
+                result |= {"state": "error", "error": message.error}
             answer["parts"].append(result)
         elif isinstance(message, UserMessage) and message.content:
             shown.append({"id": message.id, "role": "user", "parts": _parts(message)})

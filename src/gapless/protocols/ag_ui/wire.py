@@ -11,6 +11,7 @@ from gapless.events import (
     MessagesSnapshotEvent,
     RunStartedEvent,
     StateSnapshotEvent,
+    ToolCallResultEvent,
     decode_event,
     encode_event,
 )
@@ -20,11 +21,31 @@ from gapless.records import RunRecord
 from gapless.runs.order import ENDS, STARTS
 from gapless.wire import RETRY_MS, Encoder
 
-__all__ = ["AGUIEncoder", "JoinEncoder", "Prefix"]
+__all__ = ["AGUIEncoder", "JoinEncoder", "OldAGUIEncoder", "Prefix"]
+
+
+_FAILED = b',"error":"'
+"""Stands in the JSON of a result that is a failure, and in no text."""
+_CANCELLED = b'"outcome":{"type":"cancelled"}'
+_FINISHED = b'{"type":"RUN_FINISHED"'
+_RESULT = b'{"type":"TOOL_CALL_RESULT"'
+_TANSTACK = {"tanstack": {"state": "output-error"}}
+"""How TanStack AI's client is told that a call has failed; AG-UI's own has no place for it."""
+
+
+def _with_failure(event: bytes) -> bytes:
+    """Return the event with what TanStack AI needs to see a failure."""
+    if not event.startswith(_RESULT):
+        return event
+    result = decode_event(event)
+    if not isinstance(result, ToolCallResultEvent) or result.error is None:
+        return event
+    result.metadata = {**(result.metadata or {}), **_TANSTACK}
+    return encode_event(result)
 
 
 class AGUIEncoder(Encoder):
-    """AG-UI 1.0 events, as stored."""
+    """AG-UI 1.0 events, as stored; a call that failed is marked for TanStack AI too."""
 
     name: ClassVar[str] = "ag-ui"
     stateless: ClassVar[bool] = True
@@ -34,20 +55,36 @@ class AGUIEncoder(Encoder):
     def __init__(self, run: RunRecord) -> None:
         """Keeps nothing of the run: of thousands of waiting followers, most are on this wire."""
 
+    def _shown(self, event: bytes) -> bytes:
+        """Return the event as clients are told it: most as they are stored."""
+        return _with_failure(event) if _FAILED in event else event
+
     def frames(self, event: bytes) -> Sequence[bytes]:
-        return (event,)
+        return (self._shown(event),)
 
     def encode(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> bytes:
-        frames = b"".join([b"id: %d\ndata: %b\n\n" % item for item in items])
+        frames = b"".join([b"data: %b\nid: %d\n\n" % (event, seq) for seq, event in items])
+        if _FAILED in frames or _CANCELLED in frames:
+            frames = b"".join([b"data: %b\nid: %d\n\n" % (self._shown(event), seq) for seq, event in items])
         if items and items[0][0] == 1:  # the stream's first frame tells browsers how soon to come back
             return frames.replace(b"\n", b"\nretry: %d\n" % RETRY_MS, 1)
         return frames
 
     def parts(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> list[tuple[bytes, bytes]]:
-        return [(b"%d" % seq, event) for seq, event in items]
+        return [(b"%d" % seq, self._shown(event)) for seq, event in items]
 
     def reconnect(self, id: bytes) -> bytes:
-        return b"event: reconnect\nid: %b\ndata: {}\n\n" % id
+        return b"event: reconnect\ndata: {}\nid: %b\n\n" % id
+
+
+class OldAGUIEncoder(AGUIEncoder):
+    """The same for clients of AG-UI before 1.0, which refuse a stream with an outcome that they do not know: a run that
+    was cancelled has none."""
+
+    def _shown(self, event: bytes) -> bytes:
+        if _CANCELLED in event and event.startswith(_FINISHED):
+            return event.replace(b"," + _CANCELLED, b"")
+        return super()._shown(event)
 
 
 class Prefix:
@@ -99,6 +136,6 @@ class JoinEncoder(AGUIEncoder):
         last = len(self._prefix)
         ids = [b"%d.%d" % (after + 1, part) if part < last else b"%d" % after for part in range(1, last + 1)]
         frames = [
-            b"id: %b\ndata: %b\n\n" % frame for frame in zip(ids, map(with_plain_lines, self._prefix), strict=True)
+            b"data: %b\nid: %b\n\n" % frame for frame in zip(map(with_plain_lines, self._prefix), ids, strict=True)
         ]
         return b"".join(frames[self._seen :])

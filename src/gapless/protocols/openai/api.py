@@ -19,7 +19,7 @@ from gapless.http.cursors import cursor_of
 from gapless.http.openapi import STARTING, parameter_docs
 from gapless.http.stream import settled
 from gapless.protocols.openai.chat_wire import error_json
-from gapless.protocols.openai.requests import Chat, Responses, tools_of
+from gapless.protocols.openai.requests import Chat, Completion, Responses, tools_of
 from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
 from gapless.records import RunRecord, RunStatus
 from gapless.wire import Cursor, Encoder
@@ -51,6 +51,8 @@ class ErrorRoute(APIRoute):
 class OpenAIAPI(ClientRoutes):
     """Routes that start a run as OpenAI's clients ask for it."""
 
+    family = "openai"
+
     async def read_as(self, request: Request, type: Any) -> tuple[str, dict[str, Any], Any]:
         """Return the id of the user who asks, and the body: as it came, and as `type`. Raises what `read` raises."""
         user, raw = await self.read(request, dict[str, Any])
@@ -59,7 +61,9 @@ class OpenAIAPI(ClientRoutes):
         except msgspec.ValidationError as error:
             raise InputInvalid(f"the body does not fit: {error}") from None
 
-    async def begin(self, request: Request, user: str, body: Chat | Responses, asked: StartRequest) -> RunRecord:
+    async def begin(
+        self, request: Request, user: str, body: Chat | Completion | Responses, asked: StartRequest
+    ) -> RunRecord:
         """Start the run of a body, or come back to it."""
         asked.agent, asked.tools = body.model, tools_of(body.tools) or None
         record = await self.start(request, user, asked, cursor=cursor_of if body.stream else None)

@@ -26,19 +26,22 @@ from gapless.events import (
     RunFinishedSuccessOutcome,
     RunStartedEvent,
     TextMessageContentEvent,
+    TextMessageEndEvent,
     TextMessageStartEvent,
     TokenUsage,
     ToolCallArgsEvent,
     ToolCallResultEvent,
     ToolCallStartEvent,
     decode_event,
+    delta_head,
 )
 from gapless.fold import Void, void_of
+from gapless.onetext import OneText
 from gapless.output import OutputText
 from gapless.records import RunRecord
 from gapless.sse import DONE
 from gapless.user_message import mark_of
-from gapless.wire import Encoder
+from gapless.wire import NO_DELTA, Encoder
 
 __all__ = [
     "OPTIONS",
@@ -101,6 +104,7 @@ class ChatEncoder(Encoder):
         self._resolved: set[str] = set()
         self._reason: str | None = None
         self._output = OutputText()
+        self._one = OneText()
 
     def frames(self, event: bytes) -> Sequence[bytes]:
         if event.startswith(self._delta_head):  # the hot path: nothing is decoded
@@ -111,7 +115,7 @@ class ChatEncoder(Encoder):
 
     def reconnect(self, id: bytes) -> bytes:
         # A client that resumes knows the frame by its name; any other takes the error for what it is: a cut.
-        return b"event: reconnect\nid: %b\ndata: %b\n\n" % (id, encode({"error": _RECONNECT}))
+        return b"event: reconnect\ndata: %b\nid: %b\n\n" % (encode({"error": _RECONNECT}), id)
 
     def _chunk(self, delta: object, finish_reason: str | None = None) -> bytes:
         return b'%b%b,"finish_reason":%b}]}' % (self._delta, encode(delta), encode(finish_reason))
@@ -124,12 +128,21 @@ class ChatEncoder(Encoder):
 
     def _text_start(self, event: TextMessageStartEvent) -> Sequence[bytes]:
         self._output.add(event)
+        self._one.add(event)
         if self._begins(event):
             self._said.add(event.message_id)
+        self._pass_on()
         return ()
 
-    def _text(self, event: TextMessageContentEvent) -> Sequence[bytes]:
-        return () if event.message_id in self._others else (self._chunk({"content": event.delta}),)
+    def _text(self, event: TextMessageContentEvent | TextMessageEndEvent) -> Sequence[bytes]:
+        text = self._one.add(event)
+        self._pass_on()
+        return (self._chunk({"content": text}),) if text else ()
+
+    def _pass_on(self) -> None:
+        """Pass on the deltas of the message that is being given out as they are stored."""
+        current = self._one.current
+        self._delta_head = NO_DELTA if current is None else delta_head(TextMessageContentEvent, current)
 
     def _reasoning(self, event: ReasoningMessageContentEvent) -> Sequence[bytes]:
         return (self._chunk({"reasoning_content": event.delta}),)
@@ -162,6 +175,7 @@ class ChatEncoder(Encoder):
     def _custom(self, event: CustomEvent) -> Sequence[bytes]:
         self._reason = reason_of(event) or self._reason
         self._output.add(event)
+        self._one.add(event)
         void = void_of(event)
         return () if void is None else (self._void(void),)
 
@@ -173,6 +187,8 @@ class ChatEncoder(Encoder):
             self._resolved.discard(id)
         text = "\n\n" if self._said.intersection([*void.message_ids, *void.cut]) else ""
         self._said.difference_update(void.message_ids)
+        if text:
+            self._one.begin_anew()
         return b'%b,"gapless":{"void":%b}}' % (self._chunk({"content": text})[:-1], encode(void))
 
     def _finished(self, event: RunFinishedEvent) -> Sequence[bytes]:
@@ -200,6 +216,7 @@ _HANDLERS: dict[type, Any] = {
     RunStartedEvent: ChatEncoder._run_started,
     TextMessageStartEvent: ChatEncoder._text_start,
     TextMessageContentEvent: ChatEncoder._text,
+    TextMessageEndEvent: ChatEncoder._text,
     ReasoningMessageContentEvent: ChatEncoder._reasoning,
     ToolCallStartEvent: ChatEncoder._call_start,
     ToolCallArgsEvent: ChatEncoder._call_args,

@@ -6,7 +6,7 @@ here are ignored, as a service of another version would; what cannot be done is 
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, Union
+from typing import Any, ClassVar, Literal, TypeAlias, Union
 
 import msgspec
 
@@ -180,6 +180,33 @@ class Chat(msgspec.Struct):
     max_completion_tokens: int | None = None
 
 
+class Completion(msgspec.Struct):
+    """The body of `POST /v1/completions`, less its generation settings."""
+
+    prompt: str | list[str]
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    n: int | None = None
+    best_of: int | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    logprobs: int | None = None
+
+    tools: ClassVar[None] = None
+
+    def said(self) -> str:
+        """Return the prompt. Raises `InputInvalid` for what one run cannot answer."""
+        prompts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        if len(prompts) != 1 or self.n not in (None, 1) or self.best_of not in (None, 1):
+            raise InputInvalid("prompt, n: one run gives one answer to one prompt")
+        if self.echo or self.suffix or self.logprobs:
+            raise InputInvalid("echo, suffix, logprobs: an agent answers and completes no text; leave them out")
+        if not prompts[0]:
+            raise InputInvalid("the prompt is empty")
+        return prompts[0]
+
+
 def chat_messages(body: Chat) -> tuple[UserMessage, list[Message]]:
     """Return the new message and the history before it. Where the last message is a tool's result there is no new one:
     an empty message stands for it. Raises `InputInvalid`.
@@ -203,10 +230,10 @@ def chat_messages(body: Chat) -> tuple[UserMessage, list[Message]]:
     return _split(messages)
 
 
-def chat_settings(body: Chat, raw: dict[str, Any]) -> dict[str, Any]:
+def chat_settings(body: Chat | Completion, raw: dict[str, Any]) -> dict[str, Any]:
     """Return the generation settings among the body's fields."""
     settings = {name: raw[name] for name in _CHAT_SETTINGS if raw.get(name) is not None}
-    if body.max_completion_tokens is not None:
+    if isinstance(body, Chat) and body.max_completion_tokens is not None:
         settings["max_tokens"] = body.max_completion_tokens
     return settings
 
@@ -239,6 +266,16 @@ class _McpCall(msgspec.Struct, tag_field="type", tag="mcp_call"):
     name: str
     arguments: str = ""
     output: str | None = None
+    error: Any = None
+
+    def why(self) -> str | None:
+        """Return why the call failed, in whatever form that is."""
+        error = self.error
+        if isinstance(error, dict):
+            content = error.get("content")
+            texts = [one["text"] for one in content if "text" in one] if isinstance(content, list) else []
+            error = error.get("message") or "\n".join(map(str, texts)) or msgspec.json.encode(content).decode()
+        return None if error is None else str(error)
 
 
 _InputItem: TypeAlias = Union[_Message, _FunctionCall, _FunctionCallOutput, _Reasoning, _McpCall]
@@ -304,7 +341,9 @@ def response_messages(body: Responses) -> tuple[UserMessage, list[Message]]:
             case _McpCall():
                 call = _tool_call(one.id, _Function(one.name, one.arguments))
                 messages.append(AssistantMessage(id=id, tool_calls=[call]))
-                messages.append(ToolMessage(id=f"{id}-result", tool_call_id=one.id, content=one.output or ""))
+                why = one.why()
+                content = (one.output if why is None else why) or ""
+                messages.append(ToolMessage(id=f"{id}-result", tool_call_id=one.id, content=content, error=why))
     return _split(messages)
 
 

@@ -300,9 +300,12 @@ class ResponsesEncoder(Encoder):
         """End the calls that nobody has answered. Those of the client are complete; one that turns out to be the
         client's only now, as a run that another client started may have, is shown as such."""
         frames, pending = [], pending_calls(event, ()) if event is not None else ()
+        succeeded = event is not None and not isinstance(event.outcome, RunFinishedCancelledOutcome)
         for (_, id), item in list(self._items.items()):
             if item.kind != "mcp_call" or item.status != "in_progress":
                 continue
+            if not succeeded:
+                item.fields["error"] = _failure("the run ended before this call had a result")
             frames.append(self._done(item, "incomplete"))
             if id in pending:
                 call, added = self._add(_CALL, id, "function_call", "fc", call_id=id, name=item.fields["name"])
@@ -336,7 +339,7 @@ class ResponsesEncoder(Encoder):
                     frames.append(self._done(called, "incomplete"))
                 called.status = "incomplete"
                 if called.kind == "mcp_call":
-                    called.fields["output"] = None
+                    called.fields |= {"output": None, "error": None}
                 items.append((called, 0))
         return (*frames, self._event("gapless.void", {"void": void, "item_ids": [item.id for item, _ in items]}))
 
@@ -422,6 +425,9 @@ class ResponsesEncoder(Encoder):
         if item is None or item.kind != "mcp_call" or item.status != "in_progress":
             return ()
         self._results[event.message_id] = id
+        if event.error is not None:
+            item.fields["error"] = _failure(event.error)
+            return (*again, self._event("response.mcp_call.failed", item.place), self._done(item, "failed"))
         item.fields["output"] = text_of(event.content)
         return (*again, self._event("response.mcp_call.completed", item.place), self._done(item))
 
@@ -442,6 +448,11 @@ _HANDLERS: dict[type, Any] = {
     ToolCallEndEvent: ResponsesEncoder._call_end,
     ToolCallResultEvent: ResponsesEncoder._call_result,
 }
+
+
+def _failure(why: str) -> dict[str, Any]:
+    """Return an error in the form of `McpToolExecutionError`."""
+    return {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": why}]}
 
 
 def _usage(usage: list[TokenUsage] | None) -> dict[str, Any] | None:

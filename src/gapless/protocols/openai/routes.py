@@ -18,11 +18,13 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from gapless.errors import AgentNotFound, InputInvalid, RunFailed, RunWaits
+from gapless.events import UserMessage
 from gapless.http.answers import json_response
 from gapless.http.openapi import body_docs
 from gapless.protocols.openai.api import START_DOCS, ErrorRoute, OpenAIAPI, gone, names
 from gapless.protocols.openai.chat_wire import OPTIONS, ChatEncoder
-from gapless.protocols.openai.requests import Chat, chat_messages, chat_settings
+from gapless.protocols.openai.completions_wire import CompletionEncoder
+from gapless.protocols.openai.requests import Chat, Completion, chat_messages, chat_settings
 from gapless.protocols.openai.responses import ResponsesRoutes
 from gapless.protocols.starting import StartRequest
 from gapless.records import RunRecord, RunStatus
@@ -38,6 +40,7 @@ class OpenAIRoutes(OpenAIAPI):
     def router(self) -> APIRouter:
         router = APIRouter(prefix="/v1", tags=["openai"], route_class=ErrorRoute)
         router.post("/chat/completions", openapi_extra=body_docs(Chat) | START_DOCS)(self.complete_chat)
+        router.post("/completions", openapi_extra=body_docs(Completion) | START_DOCS)(self.complete_text)
         ResponsesRoutes(self.runner, self.streams, self.access).add_to(router)
         router.get("/models")(self.list_models)
         router.get("/models/{model:path}")(self.get_model)
@@ -60,17 +63,42 @@ class OpenAIRoutes(OpenAIAPI):
         begun = await self.begin(request, user, body, asked)
         if body.stream:
             return self.stream(request, begun, ChatEncoder)
-        record = await self.settled(request, begun)
+        record = await self._settled(request, begun)
         if record is None:
             return gone()
-        if record.status is RunStatus.WAITING:
+        events = without_void(await self.runner.readers.merged(record.id))
+        return json_response(_completion(record, [event for _, event in events]), headers=names(record))
+
+    async def _settled(self, request: Request, begun: RunRecord) -> RunRecord | None:
+        """Return the record of the run that has ended, None for a client that has left. Raises `RunWaits`."""
+        record = await self.settled(request, begun)
+        if record is not None and record.status is RunStatus.WAITING:
             raise RunWaits(
                 f"run {record.id} waits for a person: answer it at /runs/{record.id}/input, then send this request "
                 f"again, with the header X-Run-Id: {record.id}",
                 run_id=record.id,
             )
+        return record
+
+    async def complete_text(self, request: Request) -> Response:
+        """Answer a prompt as the older API does, streamed with `"stream": true`: the answer's text alone."""
+        user, raw, body = await self.read_as(request, Completion)
+        include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+        message = UserMessage(id="", content=body.said(), metadata={OPTIONS: {"include_usage": include_usage}})
+        asked = StartRequest(message, config=self.config(chat_settings(body, raw)))
+        begun = await self.begin(request, user, body, asked)
+        if body.stream:
+            return self.stream(request, begun, CompletionEncoder)
+        record = await self._settled(request, begun)
+        if record is None:
+            return gone()
         events = without_void(await self.runner.readers.merged(record.id))
-        return json_response(_completion(record, [event for _, event in events]), headers=names(record))
+        chat = _completion(record, [event for _, event in events])
+        (choice,) = chat["choices"]
+        text = {"index": 0, "text": choice["message"]["content"] or "", "logprobs": None}
+        text["finish_reason"] = "stop" if choice["finish_reason"] == "tool_calls" else choice["finish_reason"]
+        whole = chat | {"id": f"cmpl-{record.id}", "object": "text_completion", "choices": [text]}
+        return json_response(whole, headers=names(record))
 
     async def list_models(self, request: Request) -> Response:
         """List the registered agents."""

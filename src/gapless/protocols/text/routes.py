@@ -43,6 +43,8 @@ _DOCS = parameter_docs(
 class TextRoutes(ClientRoutes):
     """`/chat/stream`."""
 
+    family = "text"
+
     def router(self) -> APIRouter:
         router = APIRouter(tags=["chat"])
         router.get("/chat/stream", openapi_extra=_DOCS)(self.get_stream)

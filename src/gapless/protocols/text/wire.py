@@ -18,13 +18,16 @@ from gapless.events import (
     RunFinishedEvent,
     RunFinishedInterruptOutcome,
     TextMessageContentEvent,
+    TextMessageEndEvent,
     TextMessageStartEvent,
     decode_event,
+    delta_head,
 )
 from gapless.fold import void_of
+from gapless.onetext import OneText
 from gapless.output import OutputText
 from gapless.records import RunRecord
-from gapless.wire import RETRY_MS, Encoder
+from gapless.wire import NO_DELTA, RETRY_MS, Encoder
 
 __all__ = ["TextEncoder"]
 
@@ -43,34 +46,40 @@ class TextEncoder(Encoder):
         self._id_head = b"%b:" % run.id.encode()
         self._retry = False  # `begin` tells it
         self._output = OutputText()
+        self._one = OneText()
 
     def begin(self, after: int) -> bytes:
-        # An id at once, without data: a connection that is cut before the first word still comes back to this run.
-        return b"id: %b\nretry: %d\n\n" % (self.id_of(after), RETRY_MS)
+        if after:  # its client has an id
+            self._retry = True
+            return b""
+        # An id at once, with no text: a connection that is cut before the first word still comes back to this run. And
+        # with data: there are readers that give out a frame without any as an event.
+        return b'data: {"text":""}\nretry: %d\nid: %b\n\n' % (RETRY_MS, self.id_of(after))
 
     def frames(self, event: bytes) -> Sequence[bytes]:
         if event.startswith(self._delta_head):  # the hot path: nothing is decoded
             delta = event[len(self._delta_head) : -1]
             return (b'{"text":%b}' % delta,) if delta != b'""' else ()
         decoded = decode_event(event)
-        if isinstance(decoded, TextMessageContentEvent):
-            if not decoded.delta or decoded.message_id in self._others:
-                return ()
-            return (b'{"text":%b}' % _encode(decoded.delta),)
-        if isinstance(decoded, TextMessageStartEvent):
-            self._output.add(decoded)
-            self._begins(decoded)
-        elif isinstance(decoded, RunErrorEvent):
+        if isinstance(decoded, TextMessageContentEvent | TextMessageStartEvent | TextMessageEndEvent):
+            if isinstance(decoded, TextMessageStartEvent):
+                self._output.add(decoded)
+            piece = self._one.add(decoded)
+            current = self._one.current
+            self._delta_head = NO_DELTA if current is None else delta_head(TextMessageContentEvent, current)
+            return (b'{"text":%b}' % _encode(piece),) if piece else ()
+        if isinstance(decoded, RunErrorEvent):
             return (_encode({"error": decoded.message, "code": decoded.code or "run_failed"}), b"[DONE]")
-        elif isinstance(decoded, RunFinishedEvent):
+        if isinstance(decoded, RunFinishedEvent):
             if isinstance(decoded.outcome, RunFinishedInterruptOutcome):
                 return (_encode({"interrupts": decoded.outcome.interrupts}),)
             if isinstance(decoded.outcome, RunFinishedCancelledOutcome):
                 return (b'{"cancelled":true}', b"[DONE]")
             text = self._output.add(decoded)
             return (b'{"text":%b}' % _encode(text), b"[DONE]") if text else (b"[DONE]",)
-        elif isinstance(decoded, CustomEvent):
+        if isinstance(decoded, CustomEvent):
             self._output.add(decoded)
+            self._one.add(decoded)
             if decoded.name == "gapless.notice":
                 return (_encode({"notice": decoded.value}),)
             if (void := void_of(decoded)) is not None:
@@ -85,4 +94,4 @@ class TextEncoder(Encoder):
         return b"event: void\n" + frame if data.startswith(_VOID) else frame
 
     def reconnect(self, id: bytes) -> bytes:
-        return b"event: reconnect\nid: %b\ndata: {}\n\n" % id
+        return b"event: reconnect\ndata: {}\nid: %b\n\n" % id

@@ -23,6 +23,7 @@ from gapless.events import (
     Event,
     FunctionCall,
     ImagePart,
+    Interrupt,
     Message,
     PartSource,
     ReasoningMessage,
@@ -56,7 +57,7 @@ from gapless.runs.readers import merge_deltas
 from gapless.user_message import mark_of, results_of
 from gapless.wire import is_restart
 
-__all__ = ["RESULTS", "Transcript", "UIMessage", "approvals", "remains", "results", "to_messages"]
+__all__ = ["RESULTS", "Transcript", "UIMessage", "approvals", "outputs", "remains", "results", "to_messages"]
 
 RESULTS = "gapless.vercel.tool_results"
 """Key in the metadata of a run's input: what the client's own tools have come to, which no run has said."""
@@ -88,6 +89,20 @@ def approvals(message: UIMessage) -> list[ResumeEntry]:
             entries.append(
                 ResumeEntry(interrupt_id=_string(message, approval, "id"), status="resolved", payload=payload)
             )
+    return entries
+
+
+def outputs(message: UIMessage, asked: Iterable[Interrupt]) -> list[ResumeEntry]:
+    """Return what the message says of calls that are executed outside of the agent, of those that are `asked`."""
+    external = {one.tool_call_id: one.id for one in asked if (one.metadata or {}).get("kind") == "external"}
+    entries = []
+    for part in message.parts:
+        id = external.get(_string(message, part, "toolCallId"))
+        if id is not None and part.get("state") == "output-available":
+            entries.append(ResumeEntry(interrupt_id=id, status="resolved", payload=part.get("output")))
+        elif id is not None and part.get("state") == "output-error":
+            failed = {"error": _string(message, part, "errorText", "the tool failed")}
+            entries.append(ResumeEntry(interrupt_id=id, status="cancelled", payload=failed))
     return entries
 
 
@@ -322,6 +337,8 @@ class Transcript:
                 self._asked[id] = part
             case "tool-output-available":
                 self._calls[chunk["toolCallId"]] |= {"state": "output-available", "output": chunk["output"]}
+            case "tool-output-error":
+                self._calls[chunk["toolCallId"]] |= {"state": "output-error", "errorText": chunk["errorText"]}
             case "tool-output-denied":
                 part = self._calls[chunk["toolCallId"]]
                 part["state"], part["approval"]["approved"] = "output-denied", False
@@ -379,8 +396,8 @@ def remains(run: RunRecord, messages: Iterable[Message]) -> list[bytes]:
                         ToolCallArgsEvent(tool_call_id=call.id, delta=call.function.arguments),
                         ToolCallEndEvent(tool_call_id=call.id),
                     ]
-            case ToolMessage(tool_call_id=call_id, content=content):
-                events.append(ToolCallResultEvent(message_id=id, tool_call_id=call_id, content=content))
+            case ToolMessage(tool_call_id=call_id, content=content, error=failed):
+                events.append(ToolCallResultEvent(message_id=id, tool_call_id=call_id, content=content, error=failed))
             case ActivityMessage(activity_type="gapless.file", content=shown):
                 events.append(CustomEvent(name=FILE, value=shown))
             case ActivityMessage(activity_type=kind, content=shown):

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from gapless.config import RunConfig
 from gapless.errors import CursorExpired, InputInvalid, RunNotFound
-from gapless.events import Message, ResumeEntry, UserMessage
+from gapless.events import Interrupt, Message, ResumeEntry, UserMessage, interrupts_in
 from gapless.http.answers import json_response, public
 from gapless.http.cursors import check_cursor, cursor_of
 from gapless.http.openapi import STARTING, Parameter, body_docs, parameter_docs
@@ -27,7 +27,16 @@ from gapless.protocols.conversations import (
     runs_of,
 )
 from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
-from gapless.protocols.vercel.messages import RESULTS, Transcript, UIMessage, approvals, remains, results, to_messages
+from gapless.protocols.vercel.messages import (
+    RESULTS,
+    Transcript,
+    UIMessage,
+    approvals,
+    outputs,
+    remains,
+    results,
+    to_messages,
+)
 from gapless.protocols.vercel.wire import CONTINUES, VercelEncoder
 from gapless.records import ACTIVE, RunRecord, RunStatus, branch
 from gapless.wire import Cursor, without_void
@@ -64,6 +73,8 @@ class ChatRequest(msgspec.Struct, rename="camel"):
 class VercelRoutes(ClientRoutes):
     """`/vercel/chat…`. A chat is a session."""
 
+    family = "vercel"
+
     def router(self) -> APIRouter:
         router = APIRouter(tags=["vercel"])
         posted = body_docs(ChatRequest) | parameter_docs("agent", *STARTING, "Last-Event-ID", "after")
@@ -81,7 +92,8 @@ class VercelRoutes(ClientRoutes):
         user, body = await self.read(request, ChatRequest)
         said = body.said()
         last = said[-1]
-        if last.role != "user" and (entries := approvals(last)):
+        entries = [] if last.role == "user" else [*approvals(last), *outputs(last, await self._asked(body.id))]
+        if entries:
             return await self._answer(request, body.id, entries)
         sent: list[Message] = to_messages(said)
         # A client that has run tools of its own asks nothing new: the run goes on from what they found, in its message.
@@ -104,6 +116,14 @@ class VercelRoutes(ClientRoutes):
             fingerprint=sent,
         )
         return self._tail(request, await self.start(request, user, run))
+
+    async def _asked(self, chat_id: str) -> list[Interrupt]:
+        """Return what the chat's run waits for."""
+        current = await self.runner.current_run(chat_id)
+        if current is None or current.status is not RunStatus.WAITING:
+            return []
+        events = await self.runner.readers.page(current.id, current.last_seq - 1, 1)
+        return [one for event in events for one in interrupts_in(event)]
 
     def _replacing(self, body: ChatRequest, message: UserMessage, before: list[UIMessage]) -> RunConfig:
         """Return the run's config. Where the message is asked again or was edited, the answer that may still be coming

@@ -44,7 +44,7 @@ from gapless.events import (
     decode_event,
     delta_head,
 )
-from gapless.fold import Void, void_of
+from gapless.fold import Fold, Void, void_of
 from gapless.jsontext import decode_json
 from gapless.records import RunRecord
 from gapless.user_message import mark_of
@@ -66,6 +66,7 @@ _CHUNKS = {
 }
 """Custom events that go out as a chunk of that name if their value has these fields, as text."""
 _OPTIONAL = ("title", "filename")
+_LEFT_CALL = "the run ended before this call had a result"
 _VOID_CALL = "void: its worker was lost, it is done again"
 _PASSING = frozenset({"gapless.audio", "gapless.interrupted", "gapless.turn_complete"})
 """Custom events for the moment: what a live run says aloud is not to pile up in the message."""
@@ -105,10 +106,14 @@ class VercelEncoder(Encoder):
         self._voids = 0
         self._asked: dict[str, str] = {}
         """Approvals asked for: interrupt and call."""
+        self._questions: dict[str, Interrupt] = {}
+        """Those that are open and about no call, by id."""
         self._denied: set[str] = set()
         self._step_done = False
         """The current step has a tool's result: what comes next is another model call's."""
         self._reason: str | None = None
+        self._state_now = Fold()
+        """Events that are of the state alone."""
 
     def skip(self, events: Iterable[bytes]) -> None:
         super().skip(event for event in events if not event.startswith(_NOT_FOLDED))
@@ -124,7 +129,7 @@ class VercelEncoder(Encoder):
     def reconnect(self, id: bytes) -> bytes:
         # A client that resumes knows the frame by its name; any other takes the error for what it is: a cut.
         chunk = _encode({"type": "error", "errorText": "the server ended the connection, not the answer: resume it"})
-        return b"event: reconnect\nid: %b\ndata: %b\n\n" % (id, chunk)
+        return b"event: reconnect\ndata: %b\nid: %b\n\n" % (chunk, id)
 
     # -- the run's frame --------------------------------------------------------------------------------------------
 
@@ -137,15 +142,20 @@ class VercelEncoder(Encoder):
         self._denied.update(denied)
         self._pending.difference_update(denied)
         denials = [_encode({"type": "tool-output-denied", "toolCallId": id}) for id in denied]
-        return (_encode(start), _START_STEP, *denials)
+        return (
+            _encode(start),
+            _START_STEP,
+            *denials,
+            *self._close_questions({a.interrupt_id: a.status for a in answers}),
+        )
 
     def _run_finished(self, event: RunFinishedEvent) -> _Frames:
         outcome = event.outcome
         if isinstance(outcome, RunFinishedCancelledOutcome):
-            return (*_metadata_chunk(event), b'{"type":"abort","reason":"cancelled"}', _DONE)
+            return (*self._settle(), *_metadata_chunk(event), b'{"type":"abort","reason":"cancelled"}', _DONE)
         if isinstance(outcome, RunFinishedInterruptOutcome):
             asked = [self._approval(interrupt) for interrupt in outcome.interrupts]
-            return (*asked, _FINISH_STEP, b'{"type":"finish","finishReason":"tool-calls"}', _DONE)
+            return (*filter(None, asked), _FINISH_STEP, b'{"type":"finish","finishReason":"tool-calls"}', _DONE)
         unanswered = isinstance(outcome, RunFinishedSuccessOutcome) and outcome.pending_tool_call_ids
         reason = self._reason or ("tool-calls" if unanswered or self._pending else "stop")
         finish: dict[str, Any] = {"type": "finish", "finishReason": reason if reason in _FINISH_REASONS else "other"}
@@ -155,13 +165,35 @@ class VercelEncoder(Encoder):
         return (_FINISH_STEP, _encode(finish), _DONE)
 
     def _run_error(self, event: RunErrorEvent) -> _Frames:
-        return (*_metadata_chunk(event), _encode({"type": "error", "errorText": event.message}), _DONE)
+        return (*self._settle(), *_metadata_chunk(event), _encode({"type": "error", "errorText": event.message}), _DONE)
+
+    def _settle(self) -> _Frames:
+        """Return what ends that is still open when the run is cut short. (Most the journal has ended: this is for runs
+        that go on elsewhere, in a form that this wire cannot say.)"""
+        left = sorted(self._pending.union(self._calls))
+        self._pending.clear()
+        self._calls.clear()
+        errors = [_encode({"type": "tool-output-error", "toolCallId": id, "errorText": _LEFT_CALL}) for id in left]
+        return (*errors, *self._close_questions({}))
+
+    def _close_questions(self, answers: dict[str, str]) -> _Frames:
+        """Tell of each question that is no call's how it was answered, or that all are closed where none was."""
+        asked = {id: one for id, one in self._questions.items() if not answers or id in answers}
+        self._questions = {id: one for id, one in self._questions.items() if id not in asked}
+        return [
+            _data("interrupt", {**msgspec.to_builtins(one), "status": answers.get(id, "closed")}, id=id)
+            for id, one in asked.items()
+        ]
 
     def _approval(self, interrupt: Interrupt) -> bytes:
+        """Return the chunk that asks; b"" where the client has been told all by the call itself."""
         call_id = interrupt.tool_call_id
+        if call_id is not None and call_id in self._known and (interrupt.metadata or {}).get("kind") == "external":
+            return b""  # it waits for its output, as its part says already: no yes or no is that
         if call_id is not None and call_id in self._known:
             self._asked[interrupt.id] = call_id
             return _encode({"type": "tool-approval-request", "approvalId": interrupt.id, "toolCallId": call_id})
+        self._questions[interrupt.id] = interrupt
         return _data("interrupt", interrupt, id=interrupt.id)
 
     # -- text and reasoning -----------------------------------------------------------------------------------------
@@ -248,15 +280,19 @@ class VercelEncoder(Encoder):
         self._step_done = True
         if id in self._denied:  # told with the answer; what the agent makes of it is for the model
             return ()
+        if event.error is not None:
+            return (_encode({"type": "tool-output-error", "toolCallId": id, "errorText": event.error}),)
         return (_encode({"type": "tool-output-available", "toolCallId": id, "output": _output(event.content)}),)
 
     # -- what has no chunk of its own -------------------------------------------------------------------------------
 
     def _state(self, event: StateSnapshotEvent) -> _Frames:
+        self._state_now.add(event)
         return (_data("state", event.snapshot, id="state"),)
 
     def _state_delta(self, event: StateDeltaEvent) -> _Frames:
-        return (_data("state-delta", event.delta, transient=True),)
+        self._state_now.add(event)
+        return (_data("state-delta", event.delta, transient=True), _data("state", self._state_now.state, id="state"))
 
     def _activity(self, event: ActivitySnapshotEvent) -> _Frames:
         data = {"activityType": event.activity_type, "content": event.content}

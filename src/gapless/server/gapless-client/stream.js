@@ -383,8 +383,10 @@ export function retryDelayMs(attempts, serverMs, { retryDelayMsMin, retryDelayMs
 /** Waits, but no longer than until the browser is online or visible again. Rejects when aborted. */
 export function wait(delayMs, signal) {
   return new Promise((resolve, reject) => {
-    const hub = typeof window === "undefined" ? null : window;
-    const page = typeof document === "undefined" ? null : document;
+    // React Native has a window, and nothing to listen to on it.
+    const heard = (one) => (typeof one?.addEventListener === "function" ? one : null);
+    const hub = heard(globalThis.window);
+    const page = heard(globalThis.document);
     const timer = setTimeout(finish, delayMs);
     function onVisible() {
       if (!page.hidden) finish();

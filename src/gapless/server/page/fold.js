@@ -111,6 +111,8 @@ const HANDLERS = {
     const item = tool(view, event.toolCallId, event);
     item.result = contentText(event.content);
     view.results.set(event.messageId, item.key);
+    item.failed = event.error !== undefined;
+    item.interrupted = event.metadata?.interrupted === true;
     item.open = false;
     return item;
   },
@@ -178,6 +180,7 @@ export function viewOfMessages(record, messages) {
       const item = tool(view, message.toolCallId, {});
       item.result = contentText(message.content);
       item.failed = message.error !== undefined;
+      item.interrupted = message.metadata?.interrupted === true;
       item.open = false;
     } else if (message.role === "activity" && message.activityType === FILE) {
       file(view, message.content);
