@@ -11,6 +11,9 @@ import { el, TurnView } from "./view.js";
 const POLL_MS = 5000;
 /** A hidden page draws no frames: it catches up this often instead. */
 const HIDDEN_RENDER_MS = 250;
+/** How often, and how many times, it is looked whether a run that waited goes on, after another message was sent. */
+const LOOK_MS = 250;
+const LOOKS_MAX = 20;
 /** Closer to the end than this, the page follows the answer. */
 const STICK_PX = 48;
 /** A longer answer is announced as complete, not read out. */
@@ -189,12 +192,14 @@ function scrollToEnd() {
 }
 
 function showBusy() {
-  const busy = conversation.active() !== null;
+  const active = conversation.active();
+  const busy = active !== null;
+  const taken = busy && active.view.status !== "waiting"; // a message instead of an answer is one too
   root.dataset.busy = String(busy);
   const focused = document.activeElement;
   $("stop").hidden = !busy;
-  $("send").hidden = busy;
-  if (busy && focused === $("send")) $("stop").focus();
+  $("send").hidden = taken;
+  if (taken && focused === $("send")) $("stop").focus();
   if (!busy) {
     $("stop").disabled = false;
     if (focused === $("stop")) $("message").focus();
@@ -224,12 +229,10 @@ class Conversation {
     this.#abort.abort();
   }
 
-  /** The turn whose run has not ended, or null. */
+  /** The turn whose run has not ended, or null: one that waits for a person only where no other goes on. */
   active() {
-    for (const turn of this.turns.values()) {
-      if (!isSettled(turn.view.status) || turn.view.status === "waiting") return turn;
-    }
-    return null;
+    const turns = [...this.turns.values()];
+    return turns.find((turn) => !isSettled(turn.view.status)) ?? turns.find((turn) => turn.view.status === "waiting") ?? null;
   }
 
   add(runId, message, agent, after = null) {
@@ -399,6 +402,7 @@ class Conversation {
 
   /** Sends a message. Throws if the server did not take it. */
   async send(message, runId, agent) {
+    const asking = this.active();
     const turn = this.add(runId, message, agent);
     turn.starting = true;
     scrollToEnd();
@@ -436,6 +440,17 @@ class Conversation {
     this.follow(turn);
     refreshSessions();
     if (turn.cancelled) this.stop();
+    if (asking) this.seeOut(asking).catch(() => {}); // else the next look at the session does
+  }
+
+  /** Follows a run that waited for a person until the server lets it go on, as another message was sent. */
+  async seeOut(turn) {
+    const { signal } = this;
+    for (let look = 0; look < LOOKS_MAX; look += 1) {
+      const run = await client.run(turn.runId, { signal });
+      if (run.status !== "waiting") return this.follow(turn);
+      await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+    }
   }
 }
 
@@ -684,7 +699,8 @@ $("message").addEventListener("keydown", (event) => {
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   const message = $("message").value.trim();
-  if (message === "" || conversation.active() !== null) return;
+  const active = conversation.active();
+  if (message === "" || (active !== null && active.view.status !== "waiting")) return;
   $("message").value = "";
   fitMessage();
   submit(message, runIdFor(message, chosenAgent()), chosenAgent());
