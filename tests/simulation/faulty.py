@@ -365,6 +365,10 @@ class FaultyStore(Store):
         owner: str = await self._ask(lambda: _now(self._inner.answer(run_id, seq, command)), "answer", about)
         return owner
 
+    async def commands(self, run_id: str) -> list[bytes]:
+        kept: list[bytes] = await self._ask(lambda: _now(self._inner.commands(run_id)), "commands", run_id)
+        return kept
+
     async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:
         expired: int = await self._ask(lambda: _now(self._inner.expire(ended_before, bytes_max)), "expire")
         return expired
