@@ -192,7 +192,7 @@ class Delivery:
         merge = behind and self._merge and not skip_parts
         shared = encoder.stateless and journal.followers > 1
         if shared:
-            key = (type(carrier), encoder.name, first_seq, len(events), merge)
+            key = (type(carrier), type(encoder), first_seq, len(events), merge)
             if journal.encoded[0] == key:
                 return journal.encoded[1]
         items: Sequence[tuple[int, bytes]]

@@ -20,7 +20,7 @@ from gapless.http.cursors import check_cursor
 from gapless.http.openapi import Parameter, body_docs, parameter_docs
 from gapless.http.stream import follow
 from gapless.protocols.ag_ui.tanstack import to_tanstack
-from gapless.protocols.ag_ui.wire import AGUIEncoder, JoinEncoder, OldAGUIEncoder, Prefix
+from gapless.protocols.ag_ui.wire import AGUIEncoder, ChatAGUIEncoder, JoinEncoder, OldAGUIEncoder, Prefix
 from gapless.protocols.conversations import answer_interrupts, current_run, from_client, history_unless_ours
 from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
 from gapless.records import RunRecord, RunStatus, Turn, branch
@@ -108,7 +108,7 @@ class AGUIRoutes(ClientRoutes):
         return await self._tail(request, record)
 
     async def _tail(
-        self, request: Request, record: RunRecord, after: int = 0, encoder: type[AGUIEncoder] = AGUIEncoder
+        self, request: Request, record: RunRecord, after: int = 0, encoder: type[AGUIEncoder] = ChatAGUIEncoder
     ) -> Response:
         """Return the events after the request's cursor, or after this position if it has none."""
         cursor = _cursor(request, record.id) or Cursor(after)
@@ -122,7 +122,7 @@ class AGUIRoutes(ClientRoutes):
         # it knows for the end; so the last event comes again, under the end marker's id.
         (event,) = await self.runner.readers.page(record.id, cursor.seq - 1, 1)
         wire = encoder(record)
-        body = b"data: %b\nid: %d.end\n\n%b" % (wire.frames(event)[0], cursor.seq, wire.end(cursor.seq))
+        body = b"id: %d.end\ndata: %b\n\n%b" % (cursor.seq, wire.frames(event)[0], wire.end(cursor.seq))
         return Response(body, headers={"content-location": location, "x-run-id": record.id}, media_type=_EVENT_STREAM)
 
     async def _join(self, request: Request, record: RunRecord, cursor: Cursor | None) -> Response:
@@ -194,7 +194,7 @@ def _asked(body: RunAgentInput) -> tuple[UserMessage, list[Message]]:
 
 def _encoder_for(body: RunAgentInput) -> type[AGUIEncoder]:
     """Return the encoding for this client: one that says no version is older than 1.0."""
-    return OldAGUIEncoder if body.protocol_version is None else AGUIEncoder
+    return OldAGUIEncoder if body.protocol_version is None else ChatAGUIEncoder
 
 
 def _cursor(request: HTTPConnection, run_id: str | None) -> Cursor | None:

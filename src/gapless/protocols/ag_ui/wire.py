@@ -21,7 +21,7 @@ from gapless.records import RunRecord
 from gapless.runs.order import ENDS, STARTS
 from gapless.wire import RETRY_MS, Encoder
 
-__all__ = ["AGUIEncoder", "JoinEncoder", "OldAGUIEncoder", "Prefix"]
+__all__ = ["AGUIEncoder", "ChatAGUIEncoder", "JoinEncoder", "OldAGUIEncoder", "Prefix"]
 
 
 _FAILED = b',"error":"'
@@ -63,12 +63,15 @@ class AGUIEncoder(Encoder):
         return (self._shown(event),)
 
     def encode(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> bytes:
-        frames = b"".join([b"data: %b\nid: %d\n\n" % (event, seq) for seq, event in items])
+        frames = self._join(items)
         if _FAILED in frames or _CANCELLED in frames:
-            frames = b"".join([b"data: %b\nid: %d\n\n" % (self._shown(event), seq) for seq, event in items])
+            frames = self._join([(seq, self._shown(event)) for seq, event in items])
         if items and items[0][0] == 1:  # the stream's first frame tells browsers how soon to come back
             return frames.replace(b"\n", b"\nretry: %d\n" % RETRY_MS, 1)
         return frames
+
+    def _join(self, items: Sequence[tuple[int, bytes]]) -> bytes:
+        return b"".join([b"data: %b\nid: %d\n\n" % (event, seq) for seq, event in items])
 
     def parts(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> list[tuple[bytes, bytes]]:
         return [(b"%d" % seq, self._shown(event)) for seq, event in items]
@@ -77,7 +80,15 @@ class AGUIEncoder(Encoder):
         return b"event: reconnect\ndata: {}\nid: %b\n\n" % id
 
 
-class OldAGUIEncoder(AGUIEncoder):
+class ChatAGUIEncoder(AGUIEncoder):
+    """The same, as AG-UI's own route says it: a frame's id comes first, since TanStack AI's client takes a line of data
+    as it comes, under the id that it has by then."""
+
+    def _join(self, items: Sequence[tuple[int, bytes]]) -> bytes:
+        return b"".join([b"id: %d\ndata: %b\n\n" % (seq, event) for seq, event in items])
+
+
+class OldAGUIEncoder(ChatAGUIEncoder):
     """The same for clients of AG-UI before 1.0, which refuse a stream with an outcome that they do not know: a run that
     was cancelled has none."""
 
@@ -120,7 +131,7 @@ class Prefix:
         return [encode_event(event) for event in (*compact, *self._open.values())]
 
 
-class JoinEncoder(AGUIEncoder):
+class JoinEncoder(ChatAGUIEncoder):
     """AG-UI from the middle of a run: first what a `Prefix` came to, then the journal.
 
     The prefix's frames have ids that name the position it stands for and how many of them were seen, so that a cut
@@ -136,6 +147,6 @@ class JoinEncoder(AGUIEncoder):
         last = len(self._prefix)
         ids = [b"%d.%d" % (after + 1, part) if part < last else b"%d" % after for part in range(1, last + 1)]
         frames = [
-            b"data: %b\nid: %b\n\n" % frame for frame in zip(map(with_plain_lines, self._prefix), ids, strict=True)
+            b"id: %b\ndata: %b\n\n" % frame for frame in zip(ids, map(with_plain_lines, self._prefix), strict=True)
         ]
         return b"".join(frames[self._seen :])
