@@ -178,7 +178,7 @@ async def test_the_message_that_a_live_run_begins_with_is_its_first():
         run = await runner.start("Hi", session_id="s", config=LIVE)
         await run.send("there")
         await run.send(LiveRequest(close=True))
-        assert (await run.collect()).text == "To Hi: there"
+        assert (await run.collect()).text == "To Hi: \n\nthere"
         said = await conversation(runner, "s")
     assert said == [("user", "Hi"), ("assistant", "To Hi: "), ("user", "there"), ("assistant", "there")]
 

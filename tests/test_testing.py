@@ -88,7 +88,7 @@ async def test_one_script_says_the_same_as_any_kind_of_agent(kind: Kind, mode: S
     async with Runner(kind(*LOOKS_IT_UP)) as runner:
         run = await runner.start("What is the weather?", config=RunConfig(streaming_mode=mode))
         response = await run.collect()
-    assert response.text == "Let me look. It is sunny."
+    assert response.text == "Let me look. \n\nIt is sunny."
     reasoning = [one.content for one in response.messages if isinstance(one, ReasoningMessage)]
     assert reasoning == ["Where is it?"]
     calls = [

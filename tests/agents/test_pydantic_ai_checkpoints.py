@@ -414,7 +414,7 @@ async def test_questions_are_answered_on_another_worker(place: Place, at: str):
         await place.lose(second, worker)
         place.runners.append(second)
     response, events = await whole(worker)
-    assert response.text == "I would. Done."
+    assert response.text == "I would. \n\nDone."
     assert done.finished == Counter(
         ["answer 0", "look", "elsewhere", "maybe False", "delete b", "maybe True", "answer 1"]
     )
@@ -660,6 +660,6 @@ async def test_in_a_file_it_is_the_same(tmp_path: Path):
     done.stop_at = None
     async with Runner(agents={"agent": busy(done)}, store=store) as second:
         response, events = await whole(second)
-    assert response.text == "Let me look. Now It is sunny."
+    assert response.text == "Let me look. \n\nNow \n\nIt is sunny."
     assert set(done.finished.values()) == {1}
     assert len(results(events)) == 6

@@ -336,7 +336,7 @@ async def test_a_stream_that_ends_with_its_question_does_not_cancel_the_run(
     await asyncio.sleep(0.01)
     assert place.record().status is RunStatus.WAITING
     await run.answer(yes("q1"))
-    assert (await run.collect()).text == "one yes "
+    assert (await run.collect()).text == "one \n\nyes "
 
 
 # -- leaving -----------------------------------------------------------------------------------------------------------

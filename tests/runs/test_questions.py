@@ -45,7 +45,7 @@ async def test_an_interrupt_waits_for_its_answer(store: str):
             await run.answer([answer, ResumeEntry(interrupt_id="i", status="cancelled")])
         await run.answer([ResumeEntry(interrupt_id="j", status="resolved"), answer, answer])
         response = await run.collect()
-        assert response.text == "may I? resolved {'approved': True}"
+        assert response.text == "may I? \n\nresolved {'approved': True}"
         assert (await run.record()).status is RunStatus.FINISHED
         events = await events_of(runner, "r")
         assert [type(e) for e in events].count(RunStartedEvent) == 2

@@ -254,7 +254,7 @@ def hold_nothing_back(patch: pytest.MonkeyPatch) -> None:
 
 
 def let_runs_of_a_session_overtake(patch: pytest.MonkeyPatch) -> None:
-    async def at_once(sessions: Sessions, record: RunRecord, *, interrupt: bool) -> None:
+    async def at_once(sessions: Sessions, record: RunRecord, config: RunConfig) -> None:
         store: Any = sessions._store
         ahead = await store.start_run(record.id, 1)
         if ahead is not None:

@@ -698,7 +698,7 @@ MORE: list[dict[str, Any]] = [
     {"answer_timeout": ANSWER_TIMEOUT_S},
 ]
 CONFIGS = [
-    RunConfig(on_busy=on_busy, on_worker_lost=on_worker_lost, **more)  # type: ignore[arg-type]  # of the literals
+    RunConfig(on_busy=on_busy, on_worker_lost=on_worker_lost, on_waiting="reject", **more)  # type: ignore[arg-type]  # of the literals
     for on_busy in ("reject", "queue", "queue", "interrupt")
     for on_worker_lost in ("fail", "restart", "continue", "continue")
     for more in MORE

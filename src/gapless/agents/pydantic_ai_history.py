@@ -138,6 +138,7 @@ def _run_of(message: Message) -> str | None:
 def _rebuilt(messages: Iterable[Message], names: Mapping[str, str]) -> list[ModelMessage]:
     """Model messages for session messages. Reasoning is left out: without its provider's signature it is no use."""
     found: list[ModelMessage] = []
+    halves: set[str] = set()
     for message in messages:
         request: ModelRequestPart | None = None
         if isinstance(message, events.UserMessage):
@@ -145,7 +146,7 @@ def _rebuilt(messages: Iterable[Message], names: Mapping[str, str]) -> list[Mode
             request = None if prompt is None else UserPromptPart(prompt)
         elif isinstance(message, events.SystemMessage | events.DeveloperMessage):
             request = SystemPromptPart(message.content)
-        elif isinstance(message, events.ToolMessage):
+        elif isinstance(message, events.ToolMessage) and message.tool_call_id not in halves:
             name = names.get(message.tool_call_id, "")
             request = ToolReturnPart(name, message.error or text_of(message.content), message.tool_call_id)
             if message.error is not None:
@@ -156,6 +157,8 @@ def _rebuilt(messages: Iterable[Message], names: Mapping[str, str]) -> list[Mode
                 part = ToolCallPart(call.function.name, call.function.arguments, call.id)
                 if _is_whole(part):
                     parts.append(part)
+                else:
+                    halves.add(call.id)
             if parts:
                 found.append(ModelResponse(parts=parts))
         if request is not None:
