@@ -46,7 +46,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
             server = Server(
                 tmp_path_factory.mktemp("server"),
                 store=store,
-                arguments=("--log-level", "warning"),
+                arguments=("--log-level", "warning", "--client-config", "on_worker_lost=fail,restart"),
                 agent=AGENT,
                 environment={"GAPLESS_TEST_LEASE_S": str(lease_s), **environment},
             )

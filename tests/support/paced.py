@@ -2,8 +2,7 @@
 is 40 words, 0.05 s apart.
 
 Whoever serves it gets a lease of `$GAPLESS_TEST_LEASE_S`, so that a lost worker is noticed within a test's patience,
-lets its clients choose `on_worker_lost`, and has a wall clock that is off by the seconds in the file
-`$GAPLESS_TEST_CLOCK`.
+and has a wall clock that is off by the seconds in the file `$GAPLESS_TEST_CLOCK`.
 """
 
 from __future__ import annotations
@@ -15,15 +14,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from gapless.config import ClientConfig
 from gapless.runs.runner import Runner
 
 DEFAULTS: Any = Runner.__init__.__kwdefaults__
 
 if (lease_s := os.environ.get("GAPLESS_TEST_LEASE_S")) is not None:
     DEFAULTS["lease_s"] = float(lease_s)
-    restarts = ClientConfig(on_worker_lost=frozenset(("fail", "restart")))
-    DEFAULTS["client_config"] = restarts
 
 if (clock := os.environ.get("GAPLESS_TEST_CLOCK")) is not None:
     true_time, true_time_ns, offset = time.time, time.time_ns, Path(clock)
