@@ -142,6 +142,16 @@ async def test_draining_ends_connections_and_not_runs():
             agent.let(2)
 
 
+async def test_who_asks_a_worker_that_stops_asks_again_on_another_connection():
+    app = create_app(Runner(Gated("a")))
+    with serving(app) as url:
+        app.state.runner.refuse_new()
+        async with httpx2.AsyncClient(base_url=url) as client:
+            answer = await client.post("/runs", json={"message": "x"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "shutting_down")
+    assert (answer.headers["retry-after"], answer.headers["connection"]) == ("1", "close")
+
+
 async def test_a_wire_that_cannot_say_so_is_not_ended_cleanly_by_draining():
     agent = Gated("a", "b")
     app = create_app(Runner(agent))

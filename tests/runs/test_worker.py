@@ -104,6 +104,16 @@ class Keeping(Gated):
             yield item
 
 
+async def test_a_worker_that_has_just_started_is_seen_by_who_looks():
+    memory = Memory()
+    async with Runner(echo, store=MemoryStore(memory)) as first:
+        assert await first.look_for_others(60) == 0
+        async with Runner(echo, store=MemoryStore(memory)):
+            assert await first.look_for_others(60) == 1
+        assert await first.look_for_others(60) == 0
+    assert await first.look_for_others(0) == 0, "nobody looks any more, and nobody waits"
+
+
 async def test_a_restartable_run_is_begun_anew_and_says_that_what_came_before_is_void():
     memory, now = Memory(), [0.0]
     first = Gated("void", StateSnapshotEvent(snapshot={"void": 1}), "never seen")

@@ -54,6 +54,8 @@ class Keeper:
         self._on_fenced = on_fenced
         self._find = find
         self._nudged: asyncio.Event | None = None
+        self._asked: list[asyncio.Event] = []
+        """Set once the other workers were looked at."""
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -86,6 +88,14 @@ class Keeper:
         if self._nudged is not None:
             self._nudged.set()
 
+    async def look(self, wait_s: float) -> None:
+        """Look at the other workers now. Returns when that is done, and after `wait_s` seconds anyway."""
+        looked = asyncio.Event()
+        self._asked.append(looked)
+        self.nudge()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(looked.wait(), wait_s)
+
     async def _pause(self, pause_s: float) -> None:
         assert self._nudged is not None, "the keeper is open"
         alarm = asyncio.get_running_loop().call_later(pause_s, self._nudged.set)
@@ -103,6 +113,7 @@ class Keeper:
         pause_s = min(self._lease_s / RENEWALS_PER_LEASE, WATCH_S)
         renew_at = 0.0
         while True:
+            asked, self._asked = self._asked, []
             try:
                 if time.monotonic() >= renew_at:
                     await self.sweep()
@@ -121,6 +132,8 @@ class Keeper:
             except Exception as error:  # a bug; the lease of all runs must not end with it
                 log.error("worker %s: %s while its lease was renewed", journals.worker_id, type(error).__name__)
                 log.debug("worker %s", journals.worker_id, exc_info=error)
+            for looked in asked:
+                looked.set()
             await self._pause(pause_s)
 
     async def _expire(self) -> None:

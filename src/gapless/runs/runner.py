@@ -127,6 +127,12 @@ class Runner(Asking):
         """Returns how many other workers on the same store were alive when this one last looked."""
         return self.store.others
 
+    async def look_for_others(self, wait_s: float) -> int:
+        """Look how many other workers on the same store are alive now. If the store does not say in `wait_s` seconds,
+        this is what it said before."""
+        await self._keeper.look(wait_s)
+        return self.others
+
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Call `callback` on the runner's event loop, from any thread."""
         self.journals.loop.call_soon_threadsafe(callback)

@@ -17,7 +17,7 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from gapless.errors import GaplessError, UsageError
+from gapless.errors import GaplessError, ShuttingDown, UsageError
 from gapless.http.answers import answer_error, json_response
 from gapless.http.auth import Access, Authenticate, Authorize, Guard
 from gapless.http.stream import DEFERRED, EventStream, Streams
@@ -40,6 +40,8 @@ PAGE = Path(__file__).parent / "page"
 _FOLDERS: list[str | tuple[str, str]] = [("gapless.server", PAGE.name), ("gapless.server", "gapless-client")]
 """What `/static` serves: the page, and the npm package, which pages import from there, this one and others."""
 _OWN: tuple[type[ClientRoutes], ...] = (RunRoutes, SessionRoutes, LiveRoutes, MetricRoutes, ProbeRoutes)
+_LOOK_S_MAX = 1.0
+"""The store has so long to say whether there are other workers, before this one goes on stopping."""
 _CODES = {404: "not_found", 405: "method_not_allowed", 415: "unsupported_media_type"}
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -149,7 +151,8 @@ class _App(FastAPI):
         """Let the active runs end, and serve those who read them meanwhile, also who comes back. Who comes anew is left
         to other workers, if there are any but those of this server (`siblings`), which stop too unless one of them is
         replaced."""
-        if self.runner.others > self.state.siblings or self.state.replacing():
+        others = await self.runner.look_for_others(_LOOK_S_MAX)  # one that has just started counts
+        if others > self.state.siblings or self.state.replacing():
             stop_listening()
         await self.runner.drain(self._drain_s)
         self._drained = True
@@ -219,7 +222,10 @@ class _Static(StaticFiles):
 
 async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GaplessError), "it was added for these"
-    return answer_error(error)
+    answer = answer_error(error)
+    if isinstance(error, ShuttingDown) and request.scope.get("http_version", "").startswith("1"):
+        answer.headers["connection"] = "close"  # or who repeats the request comes back to this worker
+    return answer
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
