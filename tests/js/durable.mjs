@@ -160,7 +160,8 @@ define("durable.none.none.stalls", async (name) => {
   };
   const limits = { retryDelayMsMax: 2, idleTimeoutMs: 200 };
   const frames = (await text(await createDurableFetch({ fetch: stalls, limits })(url))).split("\n\n");
-  const events = frames.filter((frame) => frame.includes("data: ")).map((frame) => JSON.parse(frame.slice(frame.indexOf("data: ") + 6)));
+  const lines = frames.flatMap((frame) => frame.split("\n")).filter((line) => line.startsWith("data: "));
+  const events = lines.map((line) => JSON.parse(line.slice("data: ".length)));
   const said = events.filter((event) => event.type === "TEXT_MESSAGE_CONTENT").map((event) => event.delta);
   return { text: said.join(""), hung };
 });

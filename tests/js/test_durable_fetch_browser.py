@@ -11,7 +11,7 @@ from gapless.runs.runner import Runner
 from gapless.server import create_app
 from gapless.testing import CutKind, Cutter, serving
 from tests.support.browser import Browser, browsing
-from tests.support.rich import ANSWER, rich
+from tests.support.rich import ITEMS, rich
 from tests.support.sse import frames
 
 CUTS = 10
@@ -46,4 +46,4 @@ def test_every_frame_once_through_ten_cuts(browser: Browser, kind: CutKind) -> N
     assert len(set(ids)) == len(ids)
     assert (seen[-2].data, seen[-1].event) == ("[DONE]", "end")
     deltas = [json.loads(frame.data) for frame in seen[:-2]]
-    assert "".join(chunk["delta"] for chunk in deltas if chunk["type"] == "text-delta") == ANSWER
+    assert "".join(chunk["delta"] for chunk in deltas if chunk["type"] == "text-delta") == ITEMS

@@ -22,7 +22,7 @@ from gapless.server import create_app
 from gapless.testing import Cutter, serving
 from gapless.wire import wire
 from tests.support import node
-from tests.support.rich import ANSWER, ARGUMENTS, BEAT, CLOSING, LONG_ARGUMENTS, REASONING, RESULT, TEXT, rich
+from tests.support.rich import ANSWER, ARGUMENTS, BEAT, CLOSING, ITEMS, LONG_ARGUMENTS, REASONING, RESULT, TEXT, rich
 
 HERE = Path(__file__).parent
 CUTS = ("abrupt", "mid-frame", "clean")
@@ -118,7 +118,7 @@ VERSIONS = ("ai6", "ai7")
 
 
 def is_whole_ui_message(told: dict[str, Any]) -> None:
-    assert told["text"] == ANSWER
+    assert told["text"] == ITEMS
     assert told["reasoning"] == "".join(REASONING)
     (call,) = told["tools"]
     assert call["type"] == "tool-weather"
@@ -183,8 +183,8 @@ def test_ai_sdk_plain_sees_a_cut_for_what_it_is(aisdk: Report, version: str, cut
     told = aisdk[f"{version}.plain.{cut}.rich"]
     if cut == "none":
         return is_whole_ui_message(told)
-    assert ANSWER.startswith(told["text"])
-    assert told["text"] != ANSWER
+    assert ITEMS.startswith(told["text"])
+    assert told["text"] != ITEMS
     assert "finishReason" not in told
     assert told["isError"] == (cut == "abrupt")
     return None
@@ -224,7 +224,7 @@ def test_a_server_that_leaves_is_a_cut(aisdk: Report, agui: Report, tanstack: Re
     assert ("runError" in told, "outcome" in told) == (True, False)
     is_whole_thread(agui["agui.durable.none.server-leaves"])
     told = tanstack["tanstack.native.none.server-leaves"]
-    assert (told["text"], told["status"]) == (ANSWER, "ready")
+    assert (told["text"], told["status"]) == (ITEMS, "ready")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -285,7 +285,7 @@ def test_ai_sdk_loads_what_the_page_had_that_streamed(aisdk: Report, version: st
 def test_ai_sdk_loads_while_an_answer_is_coming(aisdk: Report, version: str) -> None:
     told = aisdk[f"{version}.load.while-it-comes"]
     kept = is_the_same(told)
-    assert texts(kept) == ["one", "1:one", "held 1", ANSWER]
+    assert texts(kept) == ["one", "1:one", "held 1", ITEMS]
     assert told["early"] == {"messages": kept[:3], "activeRunId": kept[3]["id"], "valid": True}
     assert told["joined"] == kept
 
@@ -313,8 +313,8 @@ def test_ai_sdk_sends_its_last_message_alone(aisdk: Report, version: str) -> Non
 def test_use_chat_resumes_on_a_new_page(network: Network, react: Report, cut: str) -> None:
     name = f"react.durable.{cut}.resume"
     told = react[name]
-    assert 300 < told["seen"] < len(ANSWER)
-    assert (told["text"], told["status"], told["roles"]) == (ANSWER, "ready", ["assistant"])
+    assert 300 < told["seen"] < len(ITEMS)
+    assert (told["text"], told["status"], told["roles"]) == (ITEMS, "ready", ["assistant"])
     if cut != "none":
         assert network.cuts(cut, name) == [CUTS_PER_ANSWER]
 
@@ -323,7 +323,7 @@ def test_use_chat_resumes_on_a_new_page(network: Network, react: Report, cut: st
 def test_use_chat_shows_everything_and_regenerates(network: Network, react: Report, cut: str) -> None:
     name = f"react.durable.{cut}.rich"
     told = react[name]
-    assert (told["text"], told["reasoning"]) == (ANSWER, "".join(REASONING))
+    assert (told["text"], told["reasoning"]) == (ITEMS, "".join(REASONING))
     (call,) = told["tools"]
     assert (call["state"], call["input"], call["output"]) == (
         "output-available",
@@ -345,9 +345,9 @@ def test_use_chat_shows_everything_and_regenerates(network: Network, react: Repo
 @pytest.mark.parametrize("cut", ALL)
 def test_use_chat_without_it_sees_a_cut_for_what_it_is(react: Report, cut: str) -> None:
     told = react[f"react.plain.{cut}.rich"]
-    assert ANSWER.startswith(told["text"])
+    assert ITEMS.startswith(told["text"])
     (finished,) = told["finished"]
-    assert (told["text"] == ANSWER) == (finished.get("finishReason") == "stop") == (cut == "none")
+    assert (told["text"] == ITEMS) == (finished.get("finishReason") == "stop") == (cut == "none")
     assert finished["isError"] == (cut == "abrupt") == (told["status"] == "error")
 
 
@@ -360,7 +360,7 @@ def test_use_chat_stops(react: Report) -> None:
 
 
 def is_whole_thread(told: dict[str, Any]) -> None:
-    assert told["text"] == ANSWER
+    assert told["text"] == ITEMS
     assert told["reasoning"] == "".join(REASONING)
     assert told["tools"] == [{"name": "weather", "arguments": "".join(ARGUMENTS)}]
     assert told["results"] == [RESULT]
@@ -410,7 +410,7 @@ def test_http_agent_plain_sees_a_cut_for_what_it_is(agui: Report, cut: str) -> N
     told = agui[f"agui.plain.{cut}.rich"]
     if cut == "none":
         return is_whole_thread(told)
-    assert ANSWER.startswith(told["text"])
+    assert ITEMS.startswith(told["text"])
     assert "outcome" not in told
     assert ("runError" in told) == (cut != "clean")
     return None
@@ -430,7 +430,7 @@ def test_http_agent_conversation(agui: Report) -> None:
 def test_tanstack_resumes_by_itself(network: Network, tanstack: Report, cut: str) -> None:
     for name in (f"tanstack.native.{cut}.rich", f"tanstack.durable.{cut}.rich"):
         told = tanstack[name]
-        assert told["text"] == ANSWER
+        assert told["text"] == ITEMS
         assert told["reasoning"] == "".join(REASONING)
         assert told["tools"] == [{"name": "weather", "arguments": "".join(ARGUMENTS)}]
         assert told["results"] == [RESULT]
@@ -443,7 +443,7 @@ def test_tanstack_resumes_by_itself(network: Network, tanstack: Report, cut: str
     assert ENDLESS.startswith(told["text"])
     assert (len(told["text"]) > 3000, told["status"]) == (True, "ready")
     told = tanstack[f"tanstack.native.{cut}.join"]
-    assert told["text"] == told["asked"]["text"] == ANSWER
+    assert told["text"] == told["asked"]["text"] == ITEMS
 
 
 @pytest.mark.parametrize("cut", ALL)
@@ -518,7 +518,7 @@ def test_openai_over_the_durable_fetch(network: Network, openai: Report, cut: st
 @pytest.mark.parametrize("cut", ALL)
 def test_openai_responses_over_the_durable_fetch(network: Network, openai: Report, cut: str) -> None:
     told = openai[f"openai.durable.{cut}.responses-rich"]
-    assert (told["text"], told["reasoning"], told["last"]) == (ANSWER, "".join(REASONING), "response.completed")
+    assert (told["text"], told["reasoning"], told["last"]) == (ITEMS, "".join(REASONING), "response.completed")
     assert told["kinds"] == ["reasoning", "message", "mcp_call", "message"]
     told = openai[f"openai.durable.{cut}.responses-tool"]
     assert (told["text"], told["arguments"], told["last"]) == ("Let me see. ", LONG_ARGUMENTS, "response.completed")
@@ -537,7 +537,7 @@ def test_openai_responses_over_the_durable_fetch(network: Network, openai: Repor
 @pytest.mark.parametrize("cut", CUTS)
 def test_openai_resumes_responses_by_number(network: Network, openai: Report, cut: str) -> None:
     told = openai[f"openai.native.{cut}.responses-rich"]
-    assert (told["text"], told["last"]) == (ANSWER, "response.completed")
+    assert (told["text"], told["last"]) == (ITEMS, "response.completed")
     assert network.proxies[cut].cuts[told["id"].removeprefix("resp_")] == CUTS_PER_ANSWER
 
 
@@ -545,7 +545,7 @@ def test_openai_resumes_responses_by_number(network: Network, openai: Report, cu
 def test_openai_plain_sees_a_cut_for_what_it_is(openai: Report, cut: str) -> None:
     chat, responses = openai[f"openai.plain.{cut}.chat-rich"], openai[f"openai.plain.{cut}.responses-rich"]
     assert ANSWER.startswith(chat["text"])
-    assert ANSWER.startswith(responses["text"])
+    assert ITEMS.startswith(responses["text"])
     assert ("finishReason" in chat) == (cut == "none") == (responses["last"] == "response.completed")
     assert ("error" in chat) == (cut in ("abrupt", "mid-frame")) == ("error" in responses)
 
@@ -555,8 +555,9 @@ def test_openai_plain_sees_a_cut_for_what_it_is(openai: Report, cut: str) -> Non
 
 @pytest.mark.parametrize("cut", ALL)
 def test_event_source_resumes_by_itself(network: Network, eventsource: Report, cut: str) -> None:
-    for name in (f"eventsource.native.{cut}.rich", f"eventsource.native.{cut}.chat"):
-        assert eventsource[name] == {"text": ANSWER, "unique": True}
+    for case, whole in (("rich", ITEMS), ("chat", ANSWER)):
+        name = f"eventsource.native.{cut}.{case}"
+        assert eventsource[name] == {"text": whole, "unique": True}
         if cut != "none":
             assert network.cuts(cut, name) == [CUTS_PER_ANSWER]
 
@@ -579,7 +580,7 @@ def test_durable_fetch_aborts_fails_and_gives_up(durable: Report) -> None:
     assert durable["durable.none.none.aborted-before"] == {"error": "no"}
     told = durable["durable.none.none.gives-up"]
     assert (told["name"], told["cause"], told["calls"]) == ("TypeError", "connection_lost", 1 + 4)
-    assert durable["durable.none.none.stalls"] == {"text": ANSWER, "hung": 1}
+    assert durable["durable.none.none.stalls"] == {"text": ITEMS, "hung": 1}
     assert durable["durable.none.none.refused-later"] == {"typed": True, "status": 404, "code": "run_not_found"}
     assert durable["durable.none.none.cancel"] == {"status": "cancelled"}
     assert durable["durable.none.none.elsewhere"] == {"text": "data: 1\n\n", "calls": 1}

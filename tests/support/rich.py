@@ -45,8 +45,10 @@ ARGUMENTS = ['{"ci', 'ty": "Zü', 'rich \\u2603"', ', "days": [1, 2', ", 3]}"]
 LONG_ARGUMENTS = json.dumps({"places": [f"Zürich {n}" for n in range(100)]}, ensure_ascii=False)
 RESULT = '{"degrees":21,"sky":"clear ☀"}'
 ANSWER = "".join(TEXT) + "\n\n" + "".join(CLOSING)
+"""What readers who get one text get: two messages are two paragraphs."""
 ITEMS = "".join(TEXT) + "".join(CLOSING)
-"""The same as clients of the responses API join its messages."""
+"""The same of clients that get each message as a part of its own, as the tests put the parts together: with nothing
+between them."""
 
 
 async def rich(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
