@@ -128,7 +128,7 @@ def is_whole_ui_message(told: dict[str, Any]) -> None:
     assert [part["data"] for part in told["others"] if part["type"] == "data-beat"] == list(range(0, len(TEXT), BEAT))
     rest = [part for part in told["others"] if part["type"] != "data-beat"]
     others = {part["type"]: part for part in rest}
-    assert others["data-state"]["data"] == {"stage": "plan", "notes": []}
+    assert others["data-state"]["data"] == {"stage": "tell", "notes": []}
     assert others["data-step"]["data"] == {"name": "plan", "status": "finished"}
     assert others["data-progress"]["data"] == {"percent": 50}
     assert others["source-url"]["url"] == "https://example.org/"
