@@ -130,9 +130,9 @@ def replays(out: str) -> None:
 
 
 def not_twice(out: str) -> None:
-    paying, whole = out.splitlines()
+    paying, _, whole = out.partition("\n")
     assert paying.startswith("(paying 700 for r:")
-    assert whole == "I pay. Please look into your account."
+    assert whole == "I pay. \n\nPlease look into your account.\n"
 
 
 def sse_format(out: str) -> None:
