@@ -107,9 +107,7 @@ class Runner(Asking):
 
     @property
     def worker_id(self) -> str:
-        """Returns the id under which this worker has its lease; another one after the lease was lost. Empty until
-        `open`.
-        """
+        """Returns the id under which this worker has its lease; another one after a loss. Empty until `open`."""
         return self.journals.worker_id
 
     @property
@@ -128,8 +126,7 @@ class Runner(Asking):
         return self.store.others
 
     async def look_for_others(self, wait_s: float) -> int:
-        """Look how many other workers on the same store are alive now. If the store does not say in `wait_s` seconds,
-        this is what it said before."""
+        """Look how many other workers are alive on the store; as it last said where it does not say in `wait_s`."""
         await self._keeper.look(wait_s)
         return self.others
 

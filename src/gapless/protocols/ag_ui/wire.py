@@ -51,6 +51,7 @@ class AGUIEncoder(Encoder):
     stateless: ClassVar[bool] = True
     pauses: ClassVar[bool] = True
     voids: ClassVar[bool] = True
+    _id_first: ClassVar[bool] = False
 
     def __init__(self, run: RunRecord) -> None:
         """Keeps nothing of the run: of thousands of waiting followers, most are on this wire."""
@@ -63,15 +64,16 @@ class AGUIEncoder(Encoder):
         return (self._shown(event),)
 
     def encode(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> bytes:
-        frames = self._join(items)
+        if self._id_first:
+            frames = b"".join([b"id: %d\ndata: %b\n\n" % item for item in items])
+        else:
+            frames = b"".join([b"data: %b\nid: %d\n\n" % (event, seq) for seq, event in items])
         if _FAILED in frames or _CANCELLED in frames:
-            frames = self._join([(seq, self._shown(event)) for seq, event in items])
+            for _, event in items:
+                frames = frames.replace(event, self._shown(event), 1)
         if items and items[0][0] == 1:  # the stream's first frame tells browsers how soon to come back
             return frames.replace(b"\n", b"\nretry: %d\n" % RETRY_MS, 1)
         return frames
-
-    def _join(self, items: Sequence[tuple[int, bytes]]) -> bytes:
-        return b"".join([b"data: %b\nid: %d\n\n" % (event, seq) for seq, event in items])
 
     def parts(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> list[tuple[bytes, bytes]]:
         return [(b"%d" % seq, self._shown(event)) for seq, event in items]
@@ -84,8 +86,7 @@ class ChatAGUIEncoder(AGUIEncoder):
     """The same, as AG-UI's own route says it: a frame's id comes first, since TanStack AI's client takes a line of data
     as it comes, under the id that it has by then."""
 
-    def _join(self, items: Sequence[tuple[int, bytes]]) -> bytes:
-        return b"".join([b"id: %d\ndata: %b\n\n" % (seq, event) for seq, event in items])
+    _id_first = True
 
 
 class OldAGUIEncoder(ChatAGUIEncoder):
