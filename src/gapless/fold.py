@@ -86,7 +86,7 @@ LEFT = {"interrupted": True}
 """Metadata of the result of a call that had none when its run was cut short."""
 
 
-def is_left(result: ToolCallResultEvent) -> bool:
+def is_left(result: ToolCallResultEvent | ToolMessage) -> bool:
     """Return whether the result only says that its run has ended without it."""
     return result.error is not None and (result.metadata or {}).get("interrupted") is True
 

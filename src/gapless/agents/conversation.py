@@ -14,6 +14,7 @@ from gapless.events import (
     ToolMessage,
     UserMessage,
 )
+from gapless.fold import is_left
 
 __all__ = ["INTERRUPTED", "conversation"]
 
@@ -28,7 +29,8 @@ def conversation(messages: Sequence[Message]) -> list[Message]:
     run cut short leaves them, are dropped; so are reasoning and activities. Cut answers are marked. Neighbouring
     messages of the assistant become one.
     """
-    results = {m.tool_call_id: m for m in messages if isinstance(m, ToolMessage) and not _only_left(m)}
+    # Of a call that its run's end has left without a result the arguments may be half.
+    results = {m.tool_call_id: m for m in messages if isinstance(m, ToolMessage) and not is_left(m)}
     shown: list[Message] = []
     for message in messages:
         if isinstance(message, AssistantMessage):
@@ -43,11 +45,6 @@ def conversation(messages: Sequence[Message]) -> list[Message]:
         elif isinstance(message, UserMessage | SystemMessage | DeveloperMessage) and message.content:
             shown.append(message)
     return shown
-
-
-def _only_left(result: ToolMessage) -> bool:
-    """Return whether a result says no more than that the run ended without one: its call's arguments may be half."""
-    return result.error is not None and bool((result.metadata or {}).get("interrupted"))
 
 
 def _complete(message: AssistantMessage, results: dict[str, ToolMessage]) -> AssistantMessage:

@@ -41,6 +41,7 @@ from gapless import events
 from gapless.agents.base import RunContext
 from gapless.errors import InputInvalid
 from gapless.events import DataSource, Message, UrlSource, text_of
+from gapless.fold import is_left
 
 __all__ = ["history_of", "prompt_of", "turn_of"]
 
@@ -150,7 +151,7 @@ def _rebuilt(messages: Iterable[Message], names: Mapping[str, str]) -> list[Mode
             name = names.get(message.tool_call_id, "")
             request = ToolReturnPart(name, message.error or text_of(message.content), message.tool_call_id)
             if message.error is not None:
-                request.outcome = "interrupted" if (message.metadata or {}).get("interrupted") else "failed"
+                request.outcome = "interrupted" if is_left(message) else "failed"
         elif isinstance(message, events.AssistantMessage):
             parts: list[ModelResponsePart] = [TextPart(message.content)] if message.content else []
             for call in message.tool_calls or ():

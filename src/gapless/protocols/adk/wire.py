@@ -39,7 +39,7 @@ from gapless.events import (
     delta_head,
     text_of,
 )
-from gapless.fold import RESTARTED, VOID, Fold, Void, is_left, void_of
+from gapless.fold import FILE, RESTARTED, VOID, Fold, Void, is_left, void_of
 from gapless.jsontext import decode_json
 from gapless.protocols.adk.own import OwnEvents, own_of
 from gapless.records import RunRecord
@@ -306,7 +306,7 @@ class ADKEncoder(Encoder):
         value = event.value if isinstance(event.value, dict) else {}
         if event.name == "gapless.finish":
             self._finish_reason = _FINISH.get(str(value.get("reason")), "OTHER")
-        elif event.name == "gapless.file":
+        elif event.name == FILE:
             kind, name, source = ("inlineData", "data", "data") if "data" in value else ("fileData", "fileUri", "url")
             part = _encode({kind: {name: value.get(source), "mimeType": value.get("mimeType")}})
             return (self._model_event(self._author, part, self._new_id()),)

@@ -398,7 +398,7 @@ def remains(run: RunRecord, messages: Iterable[Message]) -> list[bytes]:
                     ]
             case ToolMessage(tool_call_id=call_id, content=content, error=failed):
                 events.append(ToolCallResultEvent(message_id=id, tool_call_id=call_id, content=content, error=failed))
-            case ActivityMessage(activity_type="gapless.file", content=shown):
+            case ActivityMessage(activity_type=kind, content=shown) if kind == FILE:
                 events.append(CustomEvent(name=FILE, value=shown))
             case ActivityMessage(activity_type=kind, content=shown):
                 events.append(ActivitySnapshotEvent(message_id=id, activity_type=kind, content=shown))

@@ -44,7 +44,7 @@ from gapless.events import (
     decode_event,
     delta_head,
 )
-from gapless.fold import Fold, Void, void_of
+from gapless.fold import FILE, Fold, Void, void_of
 from gapless.jsontext import decode_json
 from gapless.records import RunRecord
 from gapless.user_message import mark_of
@@ -315,7 +315,7 @@ class VercelEncoder(Encoder):
             reason = value.get("reason") if isinstance(value, dict) else None
             self._reason = reason.replace("_", "-") if isinstance(reason, str) else None
             return ()
-        if name == "gapless.file" and isinstance(value, dict):
+        if name == FILE and isinstance(value, dict):
             media_type = value.get("mimeType") or "application/octet-stream"
             url = value.get("url") or f"data:{media_type};base64,{value.get('data', '')}"
             return (_encode({"type": "file", "url": url, "mediaType": media_type}),)
