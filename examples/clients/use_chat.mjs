@@ -12,16 +12,16 @@ const transport = new DefaultChatTransport({
   }),
 });
 
-/** The messages that a page begins with. */
+/** What a page begins with: `messages`, and `activeRunId` of the answer that is still coming, or null. */
 export async function loadChat(id) {
   const response = await fetch(`${api}/${id}/messages`);
-  if (response.status === 404) return []; // nothing has been said yet
+  if (response.status === 404) return { messages: [], activeRunId: null }; // nothing has been said yet
   if (!response.ok) throw new Error(`the chat cannot be loaded: ${response.status}`);
-  return (await response.json()).messages;
+  return response.json();
 }
 
-export function useDurableChat(id, messages) {
-  const chat = useChat({ id, messages, transport, resume: true }); // resume: joins the answer that is still coming
+export function useDurableChat(id, { messages, activeRunId }) {
+  const chat = useChat({ id, messages, transport, resume: activeRunId !== null }); // resume: joins that answer
   const stop = () => fetch(`${api}/${id}/stop`, { method: "POST" }); // useChat's own stop() only hangs up
   return { ...chat, stop };
 }

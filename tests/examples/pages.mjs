@@ -16,11 +16,11 @@ const id = crypto.randomUUID();
 
 /** A page; `shown` is what the hook returned last. */
 async function open() {
-  const messages = await loadChat(id);
+  const loaded = await loadChat(id);
   const shown = {};
   const page = create(
     createElement(() => {
-      Object.assign(shown, useDurableChat(id, messages));
+      Object.assign(shown, useDurableChat(id, loaded));
       return null;
     }),
   );

@@ -191,6 +191,23 @@ for (const [version, ai] of [["ai6", ai6], ["ai7", ai7]]) {
     await Promise.all([done, joined]);
     return { early, joined: JSON.parse(JSON.stringify(second.messages)), ...(await both(first)) };
   });
+  define(`${version}.load.late`, async (name) => {
+    const first = new TestChat("none", { id: name });
+    const done = first.sendMessage({ text: "held 1" });
+    await until(() => first.lastMessage?.role === "assistant" && first.lastMessage.parts.length > 3);
+    const resumed = []; // what the second page's requests were answered with
+    const plain = async (url, init) => {
+      const response = await fetch(url, init);
+      resumed.push(response.status);
+      if (resumed.length > 1) return response;
+      const [frame] = await Promise.all([response.body.getReader().read(), go(name), done]); // and the rest never comes
+      return new Response(frame.value, response);
+    };
+    const second = new TestChat("none", { id: name, messages: (await load(name)).messages, fetch: plain });
+    await second.resumeStream();
+    await second.resumeStream();
+    return { resumed, ...(await second.report()) };
+  });
   define(`${version}.load.branches`, async (name) => {
     const chat = await ask(name, "none", "one");
     await chat.sendMessage({ text: "two" });

@@ -190,6 +190,14 @@ def test_ai_sdk_plain_sees_a_cut_for_what_it_is(aisdk: Report, version: str, cut
     return None
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_ai_sdk_joins_an_answer_that_ended_as_it_was_cut(aisdk: Report, version: str) -> None:
+    """The replay that was cut has emptied the message."""
+    told = aisdk[f"{version}.load.late"]
+    assert told["resumed"] == [200, 200]
+    is_whole_ui_message(told)
+
+
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_ai_sdk_joins_again_by_itself(network: Network, aisdk: Report, version: str, cut: str) -> None:

@@ -84,7 +84,10 @@ async def test_the_stream_goes_on_where_it_is_said_to_be(client: httpx2.AsyncCli
         assert (await client.get(where, headers={"last-event-id": last.id})).status_code == 204
 
 
-async def test_a_new_page_gets_the_answer_that_is_coming_and_no_other(client_of: Callable[..., Any]):
+async def test_a_new_page_gets_the_answer_that_is_coming_and_no_other(
+    client_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("gapless.protocols.vercel.routes.REPLAYED_S", 0)
     agent = Gated("one ", "two")
     client = await client_of(Runner(agent))
     assert (await client.get("/vercel/chat/c/stream")).status_code == 204
@@ -95,6 +98,26 @@ async def test_a_new_page_gets_the_answer_that_is_coming_and_no_other(client_of:
     assert text(await client.get("/vercel/chat/c/stream", params={"runId": run["id"]})) == "one two"
     other = await client.get("/vercel/chat/other/stream", params={"runId": run["id"]})
     assert other.status_code == 404
+
+
+async def test_a_page_that_missed_the_end_by_a_moment_gets_the_answer(client_of: Callable[..., Any]):
+    """One that loaded the chat before the end; or that had begun to replay the answer, which empties its message."""
+    runner = Runner(agents={"a": (agent := Gated("one ", "two")), "b": rich})
+    client = await client_of(runner)
+    await client.post("/runs", json={"message": "hi", "session_id": "c", "agent": "a"})
+    agent.let()
+    await agent.waits_for(1)
+    before = await loaded(client)
+    agent.let(2)
+    await runner.readers.wait(before["activeRunId"])
+    late = await client.get("/vercel/chat/c/stream")
+    assert (text(late), chunks(late)[0]["messageId"]) == ("one two", before["activeRunId"])
+    assert chunks(late)[0]["messageId"] == (await loaded(client))["messages"][-1]["id"], "in the place of what it has"
+    await client.post("/vercel/chat", json=alone(message("client-tool"), agent="b"))
+    asked = (await loaded(client))["messages"][-1]
+    asked["parts"][-1] |= {"state": "output-available", "output": 7}
+    await client.post("/vercel/chat", json=alone(asked, agent="b"))
+    assert (await client.get("/vercel/chat/c/stream")).status_code == 204, "the page has it as part of a message"
 
 
 async def test_stop_ends_the_run(client_of: Callable[..., Any]):

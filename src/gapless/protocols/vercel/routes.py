@@ -19,6 +19,7 @@ from gapless.events import Interrupt, Message, ResumeEntry, UserMessage, interru
 from gapless.http.answers import json_response, public
 from gapless.http.cursors import check_cursor, cursor_of
 from gapless.http.openapi import STARTING, Parameter, body_docs, parameter_docs
+from gapless.live import is_live
 from gapless.protocols.conversations import (
     answer_interrupts,
     current_run,
@@ -38,13 +39,17 @@ from gapless.protocols.vercel.messages import (
     to_messages,
 )
 from gapless.protocols.vercel.wire import CONTINUES, VercelEncoder
-from gapless.records import ACTIVE, RunRecord, RunStatus, branch
+from gapless.records import ACTIVE, RunRecord, RunStatus, branch, now_ms
+from gapless.user_message import mark_of
 from gapless.wire import Cursor, without_void
 
 __all__ = ["VercelRoutes"]
 
 RUNS_STOPPED_MAX = 100
 """Active runs of one chat that one request stops."""
+REPLAYED_S = 30
+"""For so long after its end an answer is replayed to a page that does not name its run. The page may have loaded the
+chat before that end, or have begun to replay the answer when it was cut off, and has no other way to get the rest."""
 TURNS_SHOWN_MAX = 100
 """A page is given those of a chat's messages that are of its newest turns, so many."""
 
@@ -162,13 +167,13 @@ class VercelRoutes(ClientRoutes):
         return json_response(shown)
 
     async def resume(self, chat_id: str, request: Request) -> Response:
-        """Follow the chat's answer that is coming, from its start or after `Last-Event-ID`; 204 if there is none.
-        `?runId=` means that run and no later one, also when it has ended.
+        """Follow the chat's answer that is coming or has just come, from its start or after `Last-Event-ID`; 204 if
+        there is none. `?runId=` means that run and no later one, also when it has ended long ago.
         """
         run_id = request.query_params.get("runId")
         if run_id is None:
             current = await current_run(self.runner, self.access, request, chat_id, "read")
-            if current is None or (current.status.ended and cursor_of(request, current.id) == Cursor(0)):
+            if current is None or (cursor_of(request, current.id) == Cursor(0) and not _is_replayed(current)):
                 return Response(status_code=204)
             # Where it goes on from the client's tools, what was before it would give way to it as the same message.
             return self._tail(request, msgspec.structs.replace(current, input=None))
@@ -247,6 +252,15 @@ class VercelRoutes(ClientRoutes):
         """Return the chunks after the request's cursor, or after this position if it has none."""
         location = _location(request, record, after)
         return self.go_on(request, record, VercelEncoder, location=location, after=after)
+
+
+def _is_replayed(run: RunRecord) -> bool:
+    """Tell whether a page that names no run is given this one's answer from its start. The answer takes the place of
+    what the page has of it; so none that the page has as a part of another message, or as several."""
+    if not run.status.ended:
+        return True
+    in_one = mark_of(run.input, CONTINUES) is None and not is_live(run.config)
+    return in_one and now_ms() - (run.ended_at or 0) < REPLAYED_S * 1000
 
 
 def _exchanges(messages: Sequence[Message]) -> list[tuple[UserMessage | None, list[Message]]]:
