@@ -9,13 +9,14 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gapless.errors import CursorExpired
-from gapless.journals import open_store, sqlite_log
+from gapless.journals import open_store, sqlite_lists, sqlite_log
 from gapless.journals.sqlite import SQLiteStore
 from tests.journals.conformance import LEASE_S, Cluster, Conformance, an_event, conforms_in_any_order
 from tests.journals.sqlite_place import FilePlace, rows, small
@@ -169,6 +170,25 @@ def test_urls(tmp_path: Path) -> None:
     relative = open_store("sqlite:///gapless.db")
     assert isinstance(relative, SQLiteStore)
     assert relative.path == Path("gapless.db")
+
+
+async def test_a_sessions_turns_are_read_in_steps(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = await cluster.worker("a")
+    for run in ("r1", "r2", "r3"):
+        await a.create(run, "s")
+        await a.end(run, 1, ended_at=1)
+    looks = 0
+    look = SQLiteFile.look
+
+    async def counted(file: SQLiteFile, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        nonlocal looks
+        looks += 1
+        return await look(file, work)
+
+    monkeypatch.setattr(sqlite_lists, "STEP_S", -1.0)
+    monkeypatch.setattr(SQLiteFile, "look", counted)
+    assert [turn.run_id for turn in await a.store.turns("s")] == ["r1", "r2", "r3"]
+    assert looks == 4
 
 
 async def test_events_are_dropped_in_steps_and_nobody_waits_for_all_of_them(cluster: Cluster) -> None:

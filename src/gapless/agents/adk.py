@@ -48,6 +48,8 @@ __all__ = ["ADKAgent"]
 
 TOOL_THREADS_MAX = 32
 """Sync tools of ADK agents that run at once in this process; further ones wait for a thread."""
+TURNS_AT_ONCE = 50
+"""Turns of a session that are decoded before other runs have theirs, at some 0.1 ms each."""
 DEPS_KEY = "temp:deps"
 """Where tools find the run's `deps`: `tool_context.state["temp:deps"]`, which ADK never persists."""
 
@@ -271,7 +273,12 @@ class ADKAgent(Agent):
             return found or await service.create_session(
                 app_name=runner.app_name, user_id=ctx.user_id, session_id=ctx.session_id, state=dict(ctx.state)
             )
-        turns = dict(turn for native in ctx.native_history if (turn := service.turn(native)) is not None)
+        turns = {}
+        for at, native in enumerate(ctx.native_history, 1):
+            if (turn := service.turn(native)) is not None:
+                turns[turn[0]] = turn[1]
+            if at % TURNS_AT_ONCE == 0:
+                await asyncio.sleep(0)
         session = Session(
             id=ctx.session_id,
             app_name=runner.app_name,

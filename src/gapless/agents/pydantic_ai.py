@@ -31,6 +31,7 @@ from gapless.agents.pydantic_ai_questions import Asking
 from gapless.agents.pydantic_ai_settings import settings_of
 from gapless.agents.pydantic_ai_steps import Steps, may_take_deltas
 from gapless.agents.pydantic_ai_turn import Turn
+from gapless.aside import aside
 from gapless.errors import GaplessError, InputInvalid
 
 __all__ = ["PydanticAIAgent"]
@@ -73,7 +74,7 @@ class PydanticAIAgent(base.Agent):
     async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
         ledger = Ledger(ctx)
         turn = Turn(ctx, ledger)
-        history = history_of(ctx)
+        history = await aside(sum(map(len, ctx.native_history)), lambda: history_of(ctx))
         prompt = prompt_of(ctx.content)
         first = not history
         if ledger.restored:

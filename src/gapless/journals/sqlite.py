@@ -21,14 +21,13 @@ from gapless.journals import process
 from gapless.journals.contract import WANTED_MAX, Append, Checkpoint, Listener, Store, WorkerFenced
 from gapless.journals.lease import LeaseWatch, log_lost
 from gapless.journals.sqlite_file import SQLiteFile, scalar
-from gapless.journals.sqlite_lists import STEP_S, list_runs, list_sessions
+from gapless.journals.sqlite_lists import STEP_S, list_runs, list_sessions, list_turns
 from gapless.journals.sqlite_log import Log, Tail
 from gapless.journals.sqlite_news import Command, News
 from gapless.journals.sqlite_records import (
     ACTIVE_SQL,
     Runs,
     check_idle,
-    decode_turn,
     find_checkpoint,
     find_session,
     insert_session,
@@ -409,5 +408,4 @@ class SQLiteStore(Store):
         return await self._file.transact(delete)
 
     async def turns(self, session_id: str) -> list[Turn]:
-        rows = await self._file.query("SELECT turn FROM turns WHERE session = ? ORDER BY tid", session_id)
-        return [decode_turn(row[0]) for row in rows]
+        return await list_turns(self._file, session_id)

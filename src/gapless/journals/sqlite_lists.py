@@ -1,6 +1,6 @@
-"""Lists of an SQLite file's runs and sessions, a page at a time.
+"""Lists of an SQLite file's runs, sessions and turns.
 
-A page is read in steps of a few milliseconds, between which others have their turn: a record may be megabytes long,
+A list is read in steps of a few milliseconds, between which others have their turn: a record may be megabytes long,
 and a list shows little of it.
 """
 
@@ -14,20 +14,21 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from gapless.journals.sqlite_file import SQLiteFile
-from gapless.journals.sqlite_records import ACTIVE_SQL, ANOTHER_VERSION, Runs
+from gapless.journals.sqlite_records import ACTIVE_SQL, ANOTHER_VERSION, Runs, decode_turn
 from gapless.records import (
     ACTIVE,
     Listing,
     RunRecord,
     RunStatus,
     SessionRecord,
+    Turn,
     listed_session,
     place_in_runs,
     place_in_sessions,
     place_of_session,
 )
 
-__all__ = ["list_runs", "list_sessions"]
+__all__ = ["list_runs", "list_sessions", "list_turns"]
 
 STEP_S = 0.01
 """A step ends about then: meanwhile nothing else runs in this process."""
@@ -86,6 +87,28 @@ async def list_sessions(
         f"SELECT updated_at, id FROM sessions WHERE {' AND '.join(where)} {order}", *values, limit + 1
     )
     return await _page(file, limit, [(row[0], row[1]) for row in rows], read, lambda key: place_of_session(*key))
+
+
+async def list_turns(file: SQLiteFile, session_id: str) -> list[Turn]:
+    """List a session's turns, oldest first."""
+    turns, last = list[Turn](), 0
+
+    def step(db: sqlite3.Connection) -> bool:
+        nonlocal last
+        until = time.monotonic() + STEP_S
+        sql = "SELECT tid, turn FROM turns WHERE session = ? AND tid > ? ORDER BY tid"
+        for tid, turn in db.execute(sql, (session_id, last)):
+            turns.append(decode_turn(turn))
+            last = tid
+            if time.monotonic() > until:
+                return True
+        return False
+
+    more = True
+    while more:
+        more = await file.look(step)
+        await asyncio.sleep(0)
+    return turns
 
 
 async def _page(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 from starlette.requests import HTTPConnection, Request
 
+from gapless.aside import aside
 from gapless.errors import InputInvalid, RunConflict, RunNotFound, SessionNotFound
 from gapless.events import (
     ActivityMessage,
@@ -168,8 +169,12 @@ async def _own_turns(runner: Runner, session_id: str, user_id: str, asked: UserM
         return []
     if session.user_id != user_id:
         return []
-    turns = branch(await runner.turns(session_id), asked)
-    return [_Turn(turn.run_id, _in_order(_decode_messages(turn.messages))) for turn in turns]
+    turns = await runner.turns(session_id)
+
+    def decode() -> list[_Turn]:
+        return [_Turn(turn.run_id, _in_order(_decode_messages(turn.messages))) for turn in branch(turns, asked)]
+
+    return await aside(sum(len(turn.messages) for turn in turns), decode)
 
 
 def _in_order(turn: list[Message]) -> list[Message]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from gapless.aside import ASIDE_BYTES, aside
 from gapless.attachments import has_media, marks_of, without_left_out
 from gapless.config import Limits, RunConfig
 from gapless.errors import SessionNotFound
@@ -67,6 +68,10 @@ class History:
     def messages(self) -> list[Message]:
         """Return what the client sent, or the newest of the session's turns and what the client's tools have come to,
         and the new message last. A text stands in the place of attachments that failed their turn."""
+        return self._messages
+
+    @functools.cached_property
+    def _messages(self) -> list[Message]:
         kept = [message for turn in self._before for message in _decode_messages(turn.messages)]
         told = [*kept[-self._messages_max :], *results_of(self._asked)] if self._sent is None else self._sent
         return [*without_left_out(told, marks_of(kept)), self._asked]
@@ -81,6 +86,10 @@ class History:
         """Return, in the same form, the turns that the new message or an earlier one has replaced."""
         kept = {turn.run_id for turn in self._before}
         return [turn.native for turn in self._turns if turn.native is not None and turn.run_id not in kept]
+
+
+def _size(turns: list[Turn]) -> int:
+    return sum(len(turn.messages) for turn in turns)
 
 
 class Sessions:
@@ -159,9 +168,12 @@ class Sessions:
         """Return the messages of the session's ended runs; see `Runner.messages`. Raises `SessionNotFound`."""
         await self.get(session_id)
         turns = await self._store.turns(session_id)
-        if before is not None:
-            turns = branch(turns, before)
-        return [message for turn in turns for message in _decode_messages(turn.messages)]
+
+        def decode() -> list[Message]:
+            told = turns if before is None else branch(turns, before)
+            return [message for turn in told for message in _decode_messages(turn.messages)]
+
+        return await aside(_size(turns), decode)
 
     async def history(self, record: RunRecord, request: RunRequest) -> History:
         """Read what a run's agent is told, once its turn has come. Raises `StoreUnavailable`."""
@@ -173,7 +185,10 @@ class Sessions:
             if state is None:
                 session = await patiently(self._store.get_session, record.session_id)
                 state = None if session is None else dict(session.state)
-        return History(record.input, request.messages, turns, state, self._limits.history_messages_max)
+        history = History(record.input, request.messages, turns, state, self._limits.history_messages_max)
+        if (size := _size(turns)) > ASIDE_BYTES:
+            await aside(size, history.messages)
+        return history
 
     # -- whose turn it is -------------------------------------------------------------------------------------------
 
