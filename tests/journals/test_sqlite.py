@@ -18,6 +18,7 @@ import pytest
 from gapless.errors import CursorExpired
 from gapless.journals import open_store, sqlite_lists, sqlite_log
 from gapless.journals.sqlite import SQLiteStore
+from gapless.journals.sqlite_file import SQLiteFile
 from tests.journals.conformance import LEASE_S, Cluster, Conformance, an_event, conforms_in_any_order
 from tests.journals.sqlite_place import FilePlace, rows, small
 
