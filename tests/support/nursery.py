@@ -150,7 +150,7 @@ def fork_workers() -> None:
 
 
 if __name__ == "__main__":
-    for module in PRELOADED:
+    for module in (*PRELOADED, *sys.argv[2:]):
         importlib.import_module(module)
     gc.freeze()
     request = forks(socket.socket(fileno=int(sys.argv[1])))

@@ -19,17 +19,32 @@ import threading
 from pathlib import Path
 from typing import Any
 
+FRAMEWORKS = (
+    "pydantic_ai",
+    "pydantic_ai.models.function",
+    "gapless.agents.pydantic_ai",
+    "google.adk.agents",
+    "google.adk.runners",
+    "google.adk.tools",
+    "gapless.agents.adk",
+)
+
 if sys.platform != "linux":
     from subprocess import Popen, run
+
+    PopenWithFrameworks = Popen
 else:
     PR_SET_CHILD_SUBREAPER = 36
     REQUEST_BYTES_MAX = 1 << 20
 
     _lock = threading.Lock()
-    _nursery: socket.socket | None = None
+    _nurseries: dict[tuple[str, ...], socket.socket] = {}
 
     class Popen(subprocess.Popen[Any]):
         """`start_new_session` gives it the terminal on its standard input, if it is one."""
+
+        preload: tuple[str, ...] = ()
+        """What its nursery has imported beside the project."""
 
         def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, close_fds: Any, *more: Any) -> None:
             pass_fds, cwd, env, _, _, shell, *rest = more
@@ -44,7 +59,7 @@ else:
                 "session": bool(rest[5]),
             }
             ends = [given if given != -1 else own for given, own in ((p2cread, 0), (c2pwrite, 1), (errwrite, 2))]
-            self.pid = _born(request, ends)
+            self.pid = _born(request, ends, self.preload)
             self._child_created = True
             self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
 
@@ -72,29 +87,38 @@ else:
             done.check_returncode()
         return done
 
-    def _born(request: dict[str, Any], ends: list[int]) -> int:
+    class PopenWithFrameworks(Popen):
+        """Has the agent frameworks imported, too: some seconds for the first of a test process, none for others."""
+
+        preload = FRAMEWORKS
+
+    def _born(request: dict[str, Any], ends: list[int], preload: tuple[str, ...]) -> int:
         """Its process id. Its parent is this process, which is made the next reaper of orphans for the moment."""
-        global _nursery
         with _lock:
-            if _nursery is None:
-                _nursery, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                for side in (_nursery, theirs):
-                    side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, REQUEST_BYTES_MAX)
-                command = [sys.executable, "-P", Path(__file__).with_name("nursery.py"), str(theirs.fileno())]
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
-                theirs.close()
-                atexit.register(process.wait)
-                atexit.register(_nursery.close)
+            nursery = _nurseries.get(preload) or _nursery(preload)
             _reap_orphans(True)
             try:
-                socket.send_fds(_nursery, [json.dumps(request).encode()], ends)
-                return int(_nursery.recv(32))
+                socket.send_fds(nursery, [json.dumps(request).encode()], ends)
+                return int(nursery.recv(32))
             finally:
                 _reap_orphans(False)
+
+    def _nursery(preload: tuple[str, ...]) -> socket.socket:
+        """A new one."""
+        nursery, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for side in (nursery, theirs):
+            side.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, REQUEST_BYTES_MAX)
+        command = [sys.executable, "-P", Path(__file__).with_name("nursery.py"), str(theirs.fileno()), *preload]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+        theirs.close()
+        atexit.register(process.wait)
+        atexit.register(nursery.close)
+        _nurseries[preload] = nursery
+        return nursery
 
     def _reap_orphans(on: bool) -> None:
         done = ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0)
         assert done == 0, os.strerror(ctypes.get_errno())
 
 
-__all__ = ["Popen", "run"]
+__all__ = ["Popen", "PopenWithFrameworks", "run"]
