@@ -67,7 +67,7 @@ async def test_an_agent_that_talks_calls_tools_and_talks_again_streams_all_of_it
     assert arguments == {"c1": '{"city": "Paris"}', "c2": '{"city": "Rome"}'}
     assert sorted(e.content for e in of(events, ToolCallResultEvent)) == ['{"Paris":"sunny"}', '{"Rome":"sunny"}']
     (signature,) = of(events, ReasoningEncryptedValueEvent)
-    assert signature.encrypted_value == "signed"
+    assert json.loads(signature.encrypted_value)["signature"] == "signed"
 
 
 @pytest.mark.parametrize("mode", [StreamingMode.SSE, StreamingMode.NONE])

@@ -124,6 +124,8 @@ class Translation:
         """Code that models run by themselves and that nothing has come of yet, by author and branch."""
         self._files = 0
         self._told = False
+        self._signed: set[str] = set()
+        """Calls and thoughts whose signature was told."""
         self._placeholders: dict[str, Any] = {}
         """First responses of calls that go on to wait."""
 
@@ -205,10 +207,13 @@ class Translation:
         if text:
             if part.thought:
                 self._thought(out, stream, text, event)
+                self._sign_thought(out, stream, part)
             else:
                 self.add_text(out, stream, text, event)
         elif part.function_call is not None:
             self._partial_call(out, stream, part.function_call, event)
+            if part.function_call in stream.calls[-1:]:
+                self._sign(out, part)
         elif self._other(out, stream, part, event):
             stream.others.append(part)
 
@@ -269,11 +274,13 @@ class Translation:
         key = (event.author, event.branch)
         speaks = any(part.text or _is_shown_apart(part) for part in parts)
         stream = (self.streams.pop(key, None) if speaks else None) or Stream(event)
-        text, thought = Shown(stream.text), Shown(stream.thought)
+        text, thought, thoughts = Shown(stream.text), Shown(stream.thought), 0
         for number, part in enumerate(parts, 1):
             if part.text and part.thought:
                 if rest := thought.beyond(part.text):
                     self._thought(out, stream, rest, event)
+                self._sign_thought(out, stream, part, thoughts)
+                thoughts += 1
             elif part.text and event.author != "user":
                 if rest := text.beyond(part.text):
                     self.add_text(out, stream, rest, event)
@@ -351,12 +358,27 @@ class Translation:
         self._call(out, stream, call, waits=id in self.pending)
 
     def _sign(self, out: list[AgentItem], part: types.Part) -> None:
-        """Tell a call's thought signature: a client that keeps the history itself brings it back with the call."""
+        """Tell a call's thought signature, before its end where that is said only now: a client that keeps the history
+        itself brings it back with the call."""
         call, signature = part.function_call, part.thought_signature
-        if call is not None and call.id and signature and call.name not in (CONFIRMATION, CREDENTIAL, INPUT):
-            value = base64.b64encode(signature).decode()
-            id = self.shown_id(call.id)
-            out.append(ReasoningEncryptedValueEvent(subtype="tool-call", entity_id=id, encrypted_value=value))
+        if call is None or not call.id or not signature or call.name in (CONFIRMATION, CREDENTIAL, INPUT):
+            return
+        id = self.shown_id(call.id)
+        if id in self._signed:
+            return
+        self._signed.add(id)
+        value = base64.b64encode(signature).decode()
+        ends = bool(out) and isinstance(last := out[-1], ToolCallEndEvent) and last.tool_call_id == id
+        place = len(out) - 1 if ends else len(out)
+        out.insert(place, ReasoningEncryptedValueEvent(subtype="tool-call", entity_id=id, encrypted_value=value))
+
+    def _sign_thought(self, out: list[AgentItem], stream: Stream, part: types.Part, number: int = -1) -> None:
+        """Tell the signature of the thought of this number, or the last."""
+        thoughts = [id for id, is_thought, _ in stream.texts if is_thought][number:][:1]
+        if part.thought_signature and thoughts and thoughts[0] not in self._signed:
+            self._signed.update(thoughts)
+            value = base64.b64encode(part.thought_signature).decode()
+            out.append(ReasoningEncryptedValueEvent(subtype="message", entity_id=thoughts[0], encrypted_value=value))
 
     def _call(self, out: list[AgentItem], stream: Stream, call: types.FunctionCall, waits: bool = False) -> None:
         close_stream(out, stream)

@@ -31,6 +31,7 @@ from gapless.events import (
     DeveloperMessage,
     FileSource,
     Message,
+    ReasoningMessage,
     SystemMessage,
     TextPart,
     ToolMessage,
@@ -227,7 +228,8 @@ def _goes_on(last: Event, invocation_id: str, speaker: str, content: types.Conte
 
 
 def _content_of(message: Message, author: str, names: dict[str, str]) -> tuple[str, types.Content]:
-    """Return who said it, and what; without parts where no model is told of it: reasoning and activities."""
+    """Return who said it, and what; without parts where no model is told of it: activities, and reasoning without its
+    signature."""
     parts: list[types.Part] = []
     if isinstance(message, UserMessage | SystemMessage | DeveloperMessage):
         return "user", types.Content(role="user", parts=parts_of(message.content) if message.content else [])
@@ -241,11 +243,13 @@ def _content_of(message: Message, author: str, names: dict[str, str]) -> tuple[s
             args = _object(call.function.arguments)
             function = types.FunctionCall(id=call.id, name=call.function.name, args=args)
             parts.append(types.Part(function_call=function, thought_signature=_signature(call.encrypted_value)))
+    if isinstance(message, ReasoningMessage) and (signature := _signature(message.encrypted_value)) is not None:
+        parts.append(types.Part(text=message.content, thought=True, thought_signature=signature))
     return author, types.Content(role="model", parts=parts)
 
 
 def _signature(encrypted: object) -> bytes | None:
-    """Return the thought signature that a client has kept with a call; None for what another framework left there."""
+    """Return the thought signature that a client has kept; None for what another framework left there."""
     if not isinstance(encrypted, str) or not encrypted:
         return None
     try:

@@ -8,11 +8,12 @@ from typing import Any, TypeAlias
 import pydantic_core
 from pydantic_ai import messages as m
 
-from gapless.events import ToolCallArgsEvent, ToolCallEndEvent, ToolCallStartEvent
+from gapless.agents.pydantic_ai_sealed import sealed
+from gapless.events import ReasoningEncryptedValueEvent, ToolCallArgsEvent, ToolCallEndEvent, ToolCallStartEvent
 
 __all__ = ["Calls"]
 
-CallEvent: TypeAlias = ToolCallStartEvent | ToolCallArgsEvent | ToolCallEndEvent
+CallEvent: TypeAlias = ToolCallStartEvent | ToolCallArgsEvent | ToolCallEndEvent | ReasoningEncryptedValueEvent
 
 
 class _Call:
@@ -110,6 +111,9 @@ class Calls:
         if not call.said:
             text = pydantic_core.to_json(call.args).decode() if final is None else final.args_as_json_str()
             yield from self._say(call, text)
+        kept = None if final is None else sealed(final)
+        if kept is not None:
+            yield ReasoningEncryptedValueEvent(subtype="tool-call", entity_id=call.id, encrypted_value=kept)
         yield ToolCallEndEvent(tool_call_id=call.id)
 
 

@@ -39,6 +39,7 @@ from pydantic_ai.messages import (
 
 from gapless import events
 from gapless.agents.base import RunContext
+from gapless.agents.pydantic_ai_sealed import thought_of, unseal
 from gapless.errors import InputInvalid
 from gapless.events import DataSource, Message, UrlSource, text_of
 from gapless.fold import is_left
@@ -137,8 +138,9 @@ def _run_of(message: Message) -> str | None:
 
 
 def _rebuilt(messages: Iterable[Message], names: Mapping[str, str]) -> list[ModelMessage]:
-    """Model messages for session messages. Reasoning is left out: without its provider's signature it is no use."""
+    """Model messages for session messages. Reasoning without its provider's signature is left out: it is no use."""
     found: list[ModelMessage] = []
+    thoughts: list[ModelResponsePart] = []
     halves: set[str] = set()
     for message in messages:
         request: ModelRequestPart | None = None
@@ -153,15 +155,19 @@ def _rebuilt(messages: Iterable[Message], names: Mapping[str, str]) -> list[Mode
             if message.error is not None:
                 request.outcome = "interrupted" if is_left(message) else "failed"
         elif isinstance(message, events.AssistantMessage):
-            parts: list[ModelResponsePart] = [TextPart(message.content)] if message.content else []
+            parts = [*thoughts, TextPart(message.content)] if message.content else [*thoughts]
+            thoughts.clear()
             for call in message.tool_calls or ():
                 part = ToolCallPart(call.function.name, call.function.arguments, call.id)
                 if _is_whole(part):
+                    unseal(part, call)
                     parts.append(part)
                 else:
                     halves.add(call.id)
             if parts:
                 found.append(ModelResponse(parts=parts))
+        elif isinstance(message, events.ReasoningMessage) and (thought := thought_of(message)) is not None:
+            thoughts.append(thought)
         if request is not None:
             found.append(ModelRequest(parts=[request]))
     return found

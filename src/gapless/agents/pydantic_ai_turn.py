@@ -16,6 +16,7 @@ from gapless.agents.pydantic_ai_calls import Calls
 from gapless.agents.pydantic_ai_events import custom
 from gapless.agents.pydantic_ai_history import turn_of
 from gapless.agents.pydantic_ai_ledger import Ledger
+from gapless.agents.pydantic_ai_sealed import sealed
 from gapless.agents.pydantic_ai_settings import ToolChoice
 from gapless.errors import StreamingUnavailable
 from gapless.events import (
@@ -165,15 +166,16 @@ class Turn:
         part = event.part
         if not isinstance(part, m.ThinkingPart):
             return
-        if event.index not in self._reasoning or not (part.content or part.signature):
+        kept = sealed(part)
+        if event.index not in self._reasoning or not (part.content or kept):
             return
         message_id = self._reasoning_id(event.index)
         del self._reasoning[event.index]
         if not part.content:  # redacted: nothing but its signature
             yield ReasoningMessageStartEvent(message_id=message_id)
         yield ReasoningMessageEndEvent(message_id=message_id)
-        if part.signature:
-            yield ReasoningEncryptedValueEvent(subtype="message", entity_id=message_id, encrypted_value=part.signature)
+        if kept:
+            yield ReasoningEncryptedValueEvent(subtype="message", entity_id=message_id, encrypted_value=kept)
         yield ReasoningEndEvent(message_id=message_id)
 
     def _final(self, event: m.FinalResultEvent) -> Iterable[AgentItem]:

@@ -22,7 +22,8 @@ def to_tanstack(messages: Iterable[Message]) -> list[dict[str, Any]]:
     calls: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     for message in messages:
         if isinstance(message, ReasoningMessage):
-            thoughts.append({"type": "thinking", "content": message.content})
+            kept = {"signature": message.encrypted_value} if message.encrypted_value else {}
+            thoughts.append({"type": "thinking", "content": message.content, **kept})
         elif isinstance(message, AssistantMessage):
             parts, thoughts = thoughts, []
             if message.content:
@@ -37,6 +38,8 @@ def to_tanstack(messages: Iterable[Message]) -> list[dict[str, Any]]:
                     "input": _value(call.function.arguments or "{}"),
                     "state": "input-complete",
                 }
+                if isinstance(call.encrypted_value, str):
+                    part["metadata"] = {"thoughtSignature": call.encrypted_value}
                 parts.append(part)
                 calls[call.id] = part, answer
             shown.append(answer)

@@ -18,7 +18,9 @@ import msgspec
 from gapless.events import (
     CustomEvent,
     Message,
+    ReasoningEncryptedValueEvent,
     ReasoningMessageContentEvent,
+    ReasoningMessageStartEvent,
     RunErrorEvent,
     RunFinishedCancelledOutcome,
     RunFinishedEvent,
@@ -44,6 +46,7 @@ from gapless.user_message import mark_of
 from gapless.wire import NO_DELTA, Encoder
 
 __all__ = [
+    "DETAILS",
     "OPTIONS",
     "ChatEncoder",
     "Options",
@@ -55,6 +58,8 @@ __all__ = [
 
 OPTIONS = "gapless.openai"
 """Key in the metadata of a run's input, for its `Options`."""
+DETAILS = "gapless-v1"
+"""Format of the `reasoning_details` that are ours."""
 _RECONNECT = {"message": "the server ended the connection, not the answer: resume it", "code": "reconnect"}
 
 encode = msgspec.json.Encoder().encode
@@ -70,6 +75,8 @@ class Options(TypedDict, total=False):
     metadata: dict[str, str]
     previous: str | None
     """Id of the run that a response goes on from; left out where the session says it."""
+    encrypted: bool
+    """The client keeps what models want back with reasoning and calls, and wants it as `encrypted_content`."""
     input: list[Message]
     """What came with a response's request before its last message."""
 
@@ -101,6 +108,12 @@ class ChatEncoder(Encoder):
         self._next_index = 0
         self._hidden: dict[str, tuple[str, list[str]]] = {}
         """The other calls that have no result yet: name and arguments so far."""
+        self._sealed: dict[str, str] = {}
+        """What a model wants back with calls, by their ids."""
+        self._thoughts: dict[str, int] = {}
+        """Where in the reasoning each thought begins."""
+        self._reasoned = 0
+        """Characters of reasoning so far."""
         self._resolved: set[str] = set()
         self._reason: str | None = None
         self._output = OutputText()
@@ -144,7 +157,26 @@ class ChatEncoder(Encoder):
         current = self._one.current
         self._delta_head = NO_DELTA if current is None else delta_head(TextMessageContentEvent, current)
 
+    def _reasoning_start(self, event: ReasoningMessageStartEvent) -> Sequence[bytes]:
+        self._thoughts[event.message_id] = self._reasoned
+        return ()
+
+    def _encrypted(self, event: ReasoningEncryptedValueEvent) -> Sequence[bytes]:
+        """Say what a model wants back with a thought, in OpenRouter's form, or with a call, in that of Gemini's chat
+        completions: clients send it back as they got it."""
+        id, value = event.entity_id, event.encrypted_value
+        if event.subtype == "tool-call":
+            self._sealed[id] = value
+            index = self._shown.get(id)
+            return () if index is None else (self._chunk({"tool_calls": [{"index": index, **_extra(value)}]}),)
+        if id not in self._thoughts:
+            return ()
+        kept = encode({"value": value, "start": self._thoughts[id], "end": self._reasoned}).decode()
+        details = {"type": "reasoning.encrypted", "id": id, "format": DETAILS, "index": len(self._thoughts) - 1}
+        return (self._chunk({"reasoning_details": [{**details, "data": kept}]}),)
+
     def _reasoning(self, event: ReasoningMessageContentEvent) -> Sequence[bytes]:
+        self._reasoned += len(event.delta)
         return (self._chunk({"reasoning_content": event.delta}),)
 
     def _call_start(self, event: ToolCallStartEvent) -> Sequence[bytes]:
@@ -156,8 +188,11 @@ class ChatEncoder(Encoder):
     def _call(self, id: str, name: str, arguments: str) -> bytes:
         index = self._shown[id] = self._next_index
         self._next_index += 1
-        function = {"name": name, "arguments": arguments}
-        return self._chunk({"tool_calls": [{"index": index, "id": id, "type": "function", "function": function}]})
+        call: dict[str, Any] = {"index": index, "id": id, "type": "function"}
+        call["function"] = {"name": name, "arguments": arguments}
+        if id in self._sealed:
+            call |= _extra(self._sealed[id])
+        return self._chunk({"tool_calls": [call]})
 
     def _call_args(self, event: ToolCallArgsEvent) -> Sequence[bytes]:
         index = self._shown.get(event.tool_call_id)
@@ -217,7 +252,9 @@ _HANDLERS: dict[type, Any] = {
     TextMessageStartEvent: ChatEncoder._text_start,
     TextMessageContentEvent: ChatEncoder._text,
     TextMessageEndEvent: ChatEncoder._text,
+    ReasoningMessageStartEvent: ChatEncoder._reasoning_start,
     ReasoningMessageContentEvent: ChatEncoder._reasoning,
+    ReasoningEncryptedValueEvent: ChatEncoder._encrypted,
     ToolCallStartEvent: ChatEncoder._call_start,
     ToolCallArgsEvent: ChatEncoder._call_args,
     ToolCallResultEvent: ChatEncoder._call_result,
@@ -225,6 +262,10 @@ _HANDLERS: dict[type, Any] = {
     RunFinishedEvent: ChatEncoder._finished,
     RunErrorEvent: ChatEncoder._error,
 }
+
+
+def _extra(value: str) -> dict[str, Any]:
+    return {"extra_content": {"gapless": {"encrypted_value": value}}}
 
 
 def options_of(asked: Message | None) -> Options:

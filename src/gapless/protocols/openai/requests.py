@@ -6,6 +6,7 @@ here are ignored, as a service of another version would; what cannot be done is 
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, ClassVar, Literal, TypeAlias, Union
 
 import msgspec
@@ -23,6 +24,7 @@ from gapless.events import (
     ImagePart,
     Message,
     PartSource,
+    ReasoningMessage,
     SystemMessage,
     TextPart,
     Tool,
@@ -118,6 +120,38 @@ _Content: TypeAlias = str | list[_Part]
 # --------------------------------------------------------------------------------------------------- chat completions
 
 
+class _Kept(msgspec.Struct):
+    encrypted_value: str
+
+
+class _Extra(msgspec.Struct):
+    gapless: _Kept
+
+
+class _Details(msgspec.Struct):
+    format: Literal["gapless-v1"]
+    data: str
+
+
+class _Thought(msgspec.Struct):
+    """Keeps what a model wants back with the part of the reasoning from `start` to `end`."""
+
+    value: str
+    start: int
+    end: int
+
+
+class _Reasoned(msgspec.Struct):
+    """Keeps the same of a whole thought, and its text."""
+
+    value: str
+    text: str
+
+
+_decode_reasoning = msgspec.json.Decoder(_Reasoned).decode
+_decode_thought = msgspec.json.Decoder(_Thought).decode
+
+
 class _Function(msgspec.Struct):
     name: str
     arguments: str = ""
@@ -126,6 +160,7 @@ class _Function(msgspec.Struct):
 class _Call(msgspec.Struct):
     id: str
     function: _Function
+    extra_content: Any = None
 
 
 class _System(msgspec.Struct, tag_field="role", tag="system"):
@@ -145,6 +180,8 @@ class _Assistant(msgspec.Struct, tag_field="role", tag="assistant"):
     content: _Content | None = None
     refusal: str | None = None
     tool_calls: list[_Call] | None = None
+    reasoning_content: Any = None
+    reasoning_details: Any = None
 
 
 class _Tool(msgspec.Struct, tag_field="role", tag="tool"):
@@ -225,7 +262,8 @@ def chat_messages(body: Chat) -> tuple[UserMessage, list[Message]]:
                 messages.append(ToolMessage(id=id, tool_call_id=one.tool_call_id, content=_parts(one.content)))
             case _Assistant():
                 content = _text(one.content or "") or one.refusal
-                calls = [_tool_call(call.id, call.function) for call in one.tool_calls or ()]
+                calls = [_tool_call(call.id, call.function, _kept(call)) for call in one.tool_calls or ()]
+                messages += _thoughts(id, one)
                 messages.append(AssistantMessage(id=id, content=content, tool_calls=calls or None))
     return _split(messages)
 
@@ -250,6 +288,7 @@ class _FunctionCall(msgspec.Struct, tag_field="type", tag="function_call"):
     call_id: str
     name: str
     arguments: str = ""
+    encrypted_content: str | None = None
 
 
 class _FunctionCallOutput(msgspec.Struct, tag_field="type", tag="function_call_output"):
@@ -258,7 +297,7 @@ class _FunctionCallOutput(msgspec.Struct, tag_field="type", tag="function_call_o
 
 
 class _Reasoning(msgspec.Struct, tag_field="type", tag="reasoning"):
-    pass
+    encrypted_content: str | None = None
 
 
 class _McpCall(msgspec.Struct, tag_field="type", tag="mcp_call"):
@@ -267,6 +306,7 @@ class _McpCall(msgspec.Struct, tag_field="type", tag="mcp_call"):
     arguments: str = ""
     output: str | None = None
     error: Any = None
+    encrypted_content: str | None = None
 
     def why(self) -> str | None:
         """Return why the call failed, in whatever form that is."""
@@ -312,6 +352,7 @@ class Responses(msgspec.Struct):
     reasoning: _Effort | None = None
     max_output_tokens: int | None = None
     metadata: dict[str, str] | None = None
+    include: list[str] | None = None
 
 
 def response_messages(body: Responses) -> tuple[UserMessage, list[Message]]:
@@ -334,12 +375,16 @@ def response_messages(body: Responses) -> tuple[UserMessage, list[Message]]:
             case _Message():
                 messages.append(SystemMessage(id=id, content=_text(one.content)))
             case _FunctionCall():
-                call = _tool_call(one.call_id, _Function(one.name, one.arguments))
+                call = _tool_call(one.call_id, _Function(one.name, one.arguments), one.encrypted_content)
                 messages.append(AssistantMessage(id=id, tool_calls=[call]))
             case _FunctionCallOutput():
                 messages.append(ToolMessage(id=id, tool_call_id=one.call_id, content=_parts(one.output)))
+            case _Reasoning(encrypted_content=str(kept)):
+                with contextlib.suppress(msgspec.DecodeError):  # another service's
+                    thought = _decode_reasoning(kept)
+                    messages.append(ReasoningMessage(id=id, content=thought.text, encrypted_value=thought.value))
             case _McpCall():
-                call = _tool_call(one.id, _Function(one.name, one.arguments))
+                call = _tool_call(one.id, _Function(one.name, one.arguments), one.encrypted_content)
                 messages.append(AssistantMessage(id=id, tool_calls=[call]))
                 why = one.why()
                 content = (one.output if why is None else why) or ""
@@ -384,8 +429,34 @@ def _split(messages: list[Message]) -> tuple[UserMessage, list[Message]]:
     return UserMessage(id="", content=""), messages
 
 
-def _tool_call(id: str, function: _Function) -> ToolCall:
-    return ToolCall(id=id, function=FunctionCall(name=function.name, arguments=function.arguments))
+def _tool_call(id: str, function: _Function, kept: str | None = None) -> ToolCall:
+    call = ToolCall(id=id, function=FunctionCall(name=function.name, arguments=function.arguments))
+    if kept is not None:
+        call.encrypted_value = kept
+    return call
+
+
+def _kept(call: _Call) -> str | None:
+    """Return what a model wants back with the call, if the client has kept it."""
+    try:
+        return msgspec.convert(call.extra_content, _Extra).gapless.encrypted_value
+    except msgspec.ValidationError:
+        return None
+
+
+def _thoughts(id: str, said: _Assistant) -> list[ReasoningMessage]:
+    """Return the thoughts that the client has kept with what their model wants back; others are no use."""
+    text = said.reasoning_content if isinstance(said.reasoning_content, str) else ""
+    found: list[ReasoningMessage] = []
+    for one in said.reasoning_details if isinstance(said.reasoning_details, list) else ():
+        try:
+            kept = _decode_thought(msgspec.convert(one, _Details).data)
+        except (msgspec.ValidationError, msgspec.DecodeError):
+            continue  # another service's, or one that the client has changed
+        if 0 <= kept.start <= kept.end <= len(text):
+            content = text[kept.start : kept.end]
+            found.append(ReasoningMessage(id=f"{id}-r{len(found)}", content=content, encrypted_value=kept.value))
+    return found
 
 
 def _text(content: _Content) -> str:

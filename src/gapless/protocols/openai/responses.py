@@ -87,6 +87,8 @@ class ResponsesRoutes(OpenAIAPI):
             options["input"] = msgspec.to_builtins(before)
         if body.background:
             options["background"] = True
+        if "reasoning.encrypted_content" in (body.include or ()):
+            options["encrypted"] = True
         if body.metadata:
             options["metadata"] = body.metadata
         message.metadata = {OPTIONS: options}

@@ -17,6 +17,8 @@ import msgspec
 
 from gapless.events import (
     CustomEvent,
+    Event,
+    ReasoningEncryptedValueEvent,
     ReasoningMessageContentEvent,
     ReasoningMessageEndEvent,
     ReasoningMessageStartEvent,
@@ -107,7 +109,7 @@ class _Item:
 class ResponsesEncoder(Encoder):
     """Events of the responses API. It folds the output so far, which several of them carry whole.
 
-    Of `gapless.protocols.openai.chat_wire.Options` it reads `tools`, `background`, `metadata` and `previous`.
+    Of `gapless.protocols.openai.chat_wire.Options` it reads all but `include_usage` and `input`.
     """
 
     name: ClassVar[str] = "openai-responses"
@@ -128,6 +130,8 @@ class ResponsesEncoder(Encoder):
         """The newest item of each message, reasoning message or call: by `_TEXT`, `_THOUGHT` or `_CALL`, and its id."""
         self._results: dict[str, str] = {}
         """The calls that have a result, by its id."""
+        self._held: ReasoningMessageEndEvent | None = None
+        """The end of a thought, told with the next event: that may be what belongs to it."""
         self._pieces: list[bytes] = []
         """The text of the newest item that has one,"""
         self._delta = self._delta_line = b""
@@ -229,6 +233,8 @@ class ResponsesEncoder(Encoder):
             return (self._delta % (self._number - 1, text),)
         decoded = decode_event(event)
         handler = _HANDLERS.get(type(decoded))
+        if self._held is not None:
+            return (*self._end_held(decoded), *(() if handler is None else handler(self, decoded)))
         return () if handler is None else handler(self, decoded)
 
     def _event(self, kind: str, fields: dict[str, Any]) -> bytes:
@@ -376,6 +382,28 @@ class ResponsesEncoder(Encoder):
         item = self._text_item(event)
         return () if item is None else self._text_done(item)
 
+    def _reasoning_end(self, event: ReasoningMessageEndEvent) -> Sequence[bytes]:
+        self._held = event
+        return ()
+
+    def _end_held(self, event: Event) -> Sequence[bytes]:
+        """End the thought whose end was held, before this event."""
+        assert self._held is not None, "the caller has looked"
+        if isinstance(event, ReasoningEncryptedValueEvent):
+            self._encrypted(event)
+        held, self._held = self._held, None
+        return self._text_end(held)
+
+    def _encrypted(self, event: ReasoningEncryptedValueEvent) -> Sequence[bytes]:
+        """Put what a model wants back with a thought or a call where a client keeps it that asked for it."""
+        item = self._items.get((_CALL if event.subtype == "tool-call" else _THOUGHT, event.entity_id))
+        if item is not None and self._options.get("encrypted"):
+            kept: Any = event.encrypted_value
+            if item.kind == "reasoning":  # with its text: most clients send an item's content back only in this
+                kept = encode({"value": kept, "text": item.json_text}).decode()
+            item.fields["encrypted_content"] = kept
+        return ()
+
     def _text_done(self, item: _Item, status: str = "completed") -> Sequence[bytes]:
         done = self._event(f"response.{item.text_kind}.done", {**item.delta_place, "text": item.json_text})
         return (done, self._part("response.content_part.done", item), self._done(item, status))
@@ -442,7 +470,8 @@ _HANDLERS: dict[type, Any] = {
     TextMessageEndEvent: ResponsesEncoder._text_end,
     ReasoningMessageStartEvent: ResponsesEncoder._reasoning_start,
     ReasoningMessageContentEvent: ResponsesEncoder._text_delta,
-    ReasoningMessageEndEvent: ResponsesEncoder._text_end,
+    ReasoningMessageEndEvent: ResponsesEncoder._reasoning_end,
+    ReasoningEncryptedValueEvent: ResponsesEncoder._encrypted,
     ToolCallStartEvent: ResponsesEncoder._call_start,
     ToolCallArgsEvent: ResponsesEncoder._call_args,
     ToolCallEndEvent: ResponsesEncoder._call_end,

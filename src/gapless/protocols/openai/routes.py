@@ -130,12 +130,13 @@ def _completion(record: RunRecord, events: Iterable[bytes]) -> dict[str, Any]:
             for name in ("content", "reasoning_content"):
                 if delta.get(name):
                     message[name] = (message.get(name) or "") + delta[name]
+            for details in delta.get("reasoning_details", ()):
+                message.setdefault("reasoning_details", []).append(details)
             for call in delta.get("tool_calls", ()):
-                index = call.pop("index")
-                if index in calls:
-                    calls[index]["function"]["arguments"] += call["function"]["arguments"]
-                else:
-                    calls[index] = call
+                known = calls.setdefault(call.pop("index"), call)
+                if known is not call and "function" in call:
+                    known["function"]["arguments"] += call["function"]["arguments"]
+                known |= {key: call[key] for key in ("extra_content",) if key in call}
             whole["finish_reason"] = choice["finish_reason"]
     if calls:
         message["tool_calls"] = [calls[index] for index in sorted(calls)]

@@ -26,6 +26,7 @@ from gapless.events import (
     Interrupt,
     Message,
     PartSource,
+    ReasoningEncryptedValueEvent,
     ReasoningMessage,
     ReasoningMessageContentEvent,
     ReasoningMessageEndEvent,
@@ -51,7 +52,7 @@ from gapless.events import (
     encode_event,
 )
 from gapless.fold import FILE
-from gapless.protocols.vercel.wire import VercelEncoder
+from gapless.protocols.vercel.wire import PROVIDER, VercelEncoder
 from gapless.records import RunRecord
 from gapless.runs.readers import merge_deltas
 from gapless.user_message import mark_of, results_of
@@ -197,11 +198,14 @@ def _assistant(message: UIMessage) -> list[Message]:
                 texts.append(_string(message, part, "text"))
             elif kind == "reasoning":
                 id = f"{message.id}-r{len(converted)}"
-                converted.append(ReasoningMessage(id=id, content=_string(message, part, "text")))
+                text, kept = _string(message, part, "text"), _kept(part, "providerMetadata")
+                converted.append(ReasoningMessage(id=id, content=text, encrypted_value=kept))
             elif (kind.startswith("tool-") or kind == "dynamic-tool") and (result := _result(message, part)):
                 name = _string(message, part, "toolName") if kind == "dynamic-tool" else kind.removeprefix("tool-")
                 arguments = _encode(part.get("input")).decode()
                 calls.append(ToolCall(id=result.tool_call_id, function=FunctionCall(name=name, arguments=arguments)))
+                if (kept := _kept(part, "callProviderMetadata")) is not None:
+                    calls[-1].encrypted_value = kept
                 results.append(result)
         text = "".join(texts)
         if text or calls:
@@ -209,6 +213,14 @@ def _assistant(message: UIMessage) -> list[Message]:
             converted.append(AssistantMessage(id=id, content=text or None, tool_calls=calls or None))
         converted += results
     return converted
+
+
+def _kept(part: dict[str, Any], key: str) -> str | None:
+    """Return what a model wants back with a thought or a call, as the client has kept it."""
+    metadata = part.get(key)
+    ours = metadata.get(PROVIDER) if isinstance(metadata, dict) else None
+    value = ours.get("encryptedValue") if isinstance(ours, dict) else None
+    return value if isinstance(value, str) else None
 
 
 def _result(message: UIMessage, part: dict[str, Any]) -> ToolMessage | None:
@@ -320,14 +332,19 @@ class Transcript:
             case "text-delta" | "reasoning-delta":
                 self._named[kind.removesuffix("-delta"), chunk["id"]]["text"] += chunk["delta"]
             case "text-end" | "reasoning-end":
-                self._named[kind.removesuffix("-end"), chunk["id"]]["state"] = "done"
+                part = self._named[kind.removesuffix("-end"), chunk["id"]]
+                part["state"] = "done"
+                part |= {key: chunk[key] for key in ("providerMetadata",) if key in chunk}
             case "tool-input-start":
                 id = chunk["toolCallId"]
                 part = {"type": f"tool-{chunk['toolName']}", "toolCallId": id, "state": "input-streaming"}
                 self._calls[id] = part
                 parts.append(part)
             case "tool-input-available":
-                self._calls[chunk["toolCallId"]] |= {"state": "input-available", "input": chunk["input"]}
+                part = self._calls[chunk["toolCallId"]]
+                part |= {"state": "input-available", "input": chunk["input"]}
+                if "providerMetadata" in chunk:
+                    part["callProviderMetadata"] = chunk["providerMetadata"]
             case "tool-input-error":
                 failed = {"state": "output-error", "input": chunk["input"], "errorText": chunk["errorText"]}
                 self._calls[chunk["toolCallId"]] |= failed
@@ -377,10 +394,11 @@ def remains(run: RunRecord, messages: Iterable[Message]) -> list[bytes]:
         id = message.id
         error = (message.metadata or {}).get("error") or error
         match message:
-            case ReasoningMessage(content=text):
+            case ReasoningMessage(content=text, encrypted_value=kept):
                 events += [
                     ReasoningMessageStartEvent(message_id=id),
                     ReasoningMessageContentEvent(message_id=id, delta=text),
+                    *_sealing("message", id, kept),
                     ReasoningMessageEndEvent(message_id=id),
                 ]
             case AssistantMessage(content=text):
@@ -394,6 +412,7 @@ def remains(run: RunRecord, messages: Iterable[Message]) -> list[bytes]:
                     events += [
                         ToolCallStartEvent(tool_call_id=call.id, tool_call_name=call.function.name),
                         ToolCallArgsEvent(tool_call_id=call.id, delta=call.function.arguments),
+                        *_sealing("tool-call", call.id, call.encrypted_value),
                         ToolCallEndEvent(tool_call_id=call.id),
                     ]
             case ToolMessage(tool_call_id=call_id, content=content, error=failed):
@@ -405,6 +424,13 @@ def remains(run: RunRecord, messages: Iterable[Message]) -> list[bytes]:
     if error and error["code"] != RunCancelled.code:
         events.append(RunErrorEvent(message=error["message"], code=error["code"]))
     return [encode_event(event) for event in events]
+
+
+def _sealing(subtype: Literal["message", "tool-call"], id: str, value: object) -> list[Event]:
+    """Return the event that says what a model wants back with this; none where it wants nothing."""
+    if not isinstance(value, str):
+        return []
+    return [ReasoningEncryptedValueEvent(subtype=subtype, entity_id=id, encrypted_value=value)]
 
 
 def _user_parts(message: UserMessage) -> list[dict[str, Any]]:

@@ -15,7 +15,9 @@ from gapless.events import (
     ActivityDeltaEvent,
     ActivitySnapshotEvent,
     CustomEvent,
+    Event,
     Interrupt,
+    ReasoningEncryptedValueEvent,
     ReasoningMessageContentEvent,
     ReasoningMessageEndEvent,
     ReasoningMessageStartEvent,
@@ -50,10 +52,13 @@ from gapless.records import RunRecord
 from gapless.user_message import mark_of
 from gapless.wire import Encoder
 
-__all__ = ["CONTINUES", "VercelEncoder"]
+__all__ = ["CONTINUES", "PROVIDER", "VercelEncoder"]
 
 CONTINUES = "gapless.vercel.message_id"
 """Key in the metadata of a run's input: the id of the client's message that this run goes on with."""
+
+PROVIDER = "gapless"
+"""Under this name a part's provider metadata have what its model wants back with it, as `encryptedValue`."""
 
 _encode = msgspec.json.Encoder().encode
 _DONE = b"[DONE]"
@@ -103,6 +108,10 @@ class VercelEncoder(Encoder):
         self._known: set[str] = set()
         self._results: dict[str, str] = {}
         """The calls that have a result, by its id."""
+        self._sealed: dict[str, str] = {}
+        """What a model wants back with thoughts and calls, by their ids."""
+        self._held: str | None = None
+        """A thought whose end is told with the next event: that may be what belongs to it."""
         self._voids = 0
         self._asked: dict[str, str] = {}
         """Approvals asked for: interrupt and call."""
@@ -124,6 +133,8 @@ class VercelEncoder(Encoder):
             return (self._delta + text + b"}",) if text != b'""' else ()
         decoded = decode_event(event)
         handler = _HANDLERS.get(type(decoded))
+        if self._held is not None:
+            return (*self._end_held(decoded), *(() if handler is None else handler(self, decoded)))
         return () if handler is None else handler(self, decoded)
 
     def reconnect(self, id: bytes) -> bytes:
@@ -225,11 +236,29 @@ class VercelEncoder(Encoder):
         return () if event.message_id in self._others else self._part_end("text", event.message_id)
 
     def _reasoning_end(self, event: ReasoningMessageEndEvent) -> _Frames:
-        return self._part_end("reasoning", event.message_id)
+        self._held = event.message_id
+        return ()
+
+    def _end_held(self, event: Event) -> _Frames:
+        """End the thought whose end was held, before this event."""
+        assert self._held is not None, "the caller has looked"
+        if isinstance(event, ReasoningEncryptedValueEvent):
+            self._encrypted(event)
+        held, self._held = self._held, None
+        return self._part_end("reasoning", held)
+
+    def _encrypted(self, event: ReasoningEncryptedValueEvent) -> _Frames:
+        self._sealed[event.entity_id] = event.encrypted_value
+        return ()
 
     def _part_end(self, kind: str, id: str) -> _Frames:
         self._open.discard((kind, id))
-        return (_encode({"type": f"{kind}-end", "id": id}),)
+        return (_encode({"type": f"{kind}-end", "id": id, **self._kept(id)}),)
+
+    def _kept(self, id: str) -> dict[str, Any]:
+        """Return what the client is to keep with a thought or a call, and send back."""
+        value = self._sealed.pop(id, None)
+        return {} if value is None else {"providerMetadata": {PROVIDER: {"encryptedValue": value}}}
 
     def _next_step(self) -> _Frames:
         """Begin the next step. A step is one model call; from the last one's tool calls clients decide whether to send
@@ -262,13 +291,15 @@ class VercelEncoder(Encoder):
         if not name:
             return ()
         text = "".join(parts)
-        chunk: dict[str, Any] = {"type": "tool-input-available", "toolCallId": event.tool_call_id, "toolName": name}
+        id = event.tool_call_id
+        chunk: dict[str, Any] = {"type": "tool-input-available", "toolCallId": id, "toolName": name}
+        chunk |= self._kept(id)
         try:
             chunk["input"] = decode_json(text) if text.strip() else {}
         except msgspec.DecodeError:
             error = {"type": "tool-input-error", "input": text, "errorText": "the arguments are not JSON"}
             return (_encode(chunk | error),)
-        self._pending.add(event.tool_call_id)
+        self._pending.add(id)
         return (_encode(chunk),)
 
     def _call_result(self, event: ToolCallResultEvent) -> _Frames:
@@ -361,6 +392,7 @@ _HANDLERS: dict[type, Callable[[VercelEncoder, Any], _Frames]] = {
     ReasoningMessageStartEvent: VercelEncoder._reasoning_start,
     ReasoningMessageContentEvent: VercelEncoder._reasoning_delta,
     ReasoningMessageEndEvent: VercelEncoder._reasoning_end,
+    ReasoningEncryptedValueEvent: VercelEncoder._encrypted,
     ToolCallStartEvent: VercelEncoder._call_start,
     ToolCallArgsEvent: VercelEncoder._call_args,
     ToolCallEndEvent: VercelEncoder._call_end,
