@@ -13,10 +13,15 @@ from gapless.events import (
     AssistantMessage,
     CustomEvent,
     Event,
+    Interrupt,
     ReasoningEncryptedValueEvent,
     ReasoningMessageContentEvent,
     ReasoningMessageEndEvent,
     ReasoningMessageStartEvent,
+    ResumeEntry,
+    RunAgentInput,
+    RunFinishedEvent,
+    RunFinishedInterruptOutcome,
     RunStartedEvent,
     StateDeltaEvent,
     StateSnapshotEvent,
@@ -89,6 +94,33 @@ def test_what_was_open_is_marked():
     done, cut = fold.messages(metadata={"run_id": "r"}, interrupted={"code": "c", "message": "m"})
     assert done.metadata == {"run_id": "r"}
     assert cut.metadata == {"run_id": "r", "interrupted": True, "error": {"code": "c", "message": "m"}}
+
+
+def test_what_a_person_said_no_to_is_marked():
+    asked = [
+        Interrupt(id="i1", reason="tool_call", tool_call_id="t"),
+        Interrupt(id="i2", reason="tool_call", tool_call_id="u"),
+        Interrupt(id="i3", reason="tool_call", tool_call_id="v", metadata={"kind": "external"}),
+    ]
+    answers = [
+        ResumeEntry(interrupt_id="i1", status="resolved", payload={"approved": False}),
+        ResumeEntry(interrupt_id="i2", status="resolved", payload={"approved": True}),
+        ResumeEntry(interrupt_id="i3", status="cancelled", payload={"error": "sold out"}),
+    ]
+    fold = folded(
+        *(ToolCallStartEvent(tool_call_id=id, tool_call_name="f", parent_message_id="p") for id in "tuv"),
+        RunFinishedEvent(thread_id="s", run_id="r", outcome=RunFinishedInterruptOutcome(interrupts=asked)),
+        RunStartedEvent(
+            thread_id="s", run_id="r", input=RunAgentInput(thread_id="s", run_id="r", messages=[], resume=answers)
+        ),
+        *(ToolCallResultEvent(message_id=f"m{id}", tool_call_id=id, content="") for id in "tuv"),
+    )
+    results = [message for message in fold.messages(metadata={"run_id": "r"}) if isinstance(message, ToolMessage)]
+    assert [result.metadata for result in results] == [
+        {"run_id": "r", "denied": True},
+        {"run_id": "r"},
+        {"run_id": "r"},
+    ]
 
 
 def test_where_nothing_was_open_the_last_answer_is_marked_or_an_empty_one_added():

@@ -23,14 +23,17 @@ from gapless.events import (
     DeveloperMessage,
     Event,
     FunctionCall,
+    Interrupt,
     Message,
     ReasoningEncryptedValueEvent,
     ReasoningMessage,
     ReasoningMessageContentEvent,
     ReasoningMessageEndEvent,
     ReasoningMessageStartEvent,
+    ResumeEntry,
     RunErrorEvent,
     RunFinishedEvent,
+    RunFinishedInterruptOutcome,
     RunStartedEvent,
     StateDeltaEvent,
     StateSnapshotEvent,
@@ -47,7 +50,7 @@ from gapless.events import (
     UserMessage,
 )
 
-__all__ = ["FILE", "LEFT", "RESTARTED", "VOID", "Fold", "Void", "is_left", "void_of"]
+__all__ = ["FILE", "LEFT", "RESTARTED", "VOID", "Fold", "Void", "denies", "is_left", "void_of"]
 
 COPIED_BYTES_MAX = 4 * 1024 * 1024
 """A patch that copies may double the document each time; one that could make it larger than this is not applied."""
@@ -84,6 +87,16 @@ def void_of(event: CustomEvent) -> Void | None:
 
 LEFT = {"interrupted": True}
 """Metadata of the result of a call that had none when its run was cut short."""
+
+
+DENIED = {"denied": True}
+"""Metadata of the result of a call that a person said no to."""
+
+
+def denies(answer: ResumeEntry) -> bool:
+    """Return whether an answer to the question for a yes is a no."""
+    approved = answer.payload.get("approved") if isinstance(answer.payload, dict) else answer.payload
+    return answer.status == "cancelled" or approved is False
 
 
 def is_left(result: ToolCallResultEvent | ToolMessage) -> bool:
@@ -157,6 +170,8 @@ class Fold:
         self._activities: dict[str, ActivityMessage] = {}
         self._left: set[str] = set()
         """Calls that their run's end has left without a result."""
+        self._denied: set[str] = set()
+        """Calls that a person said no to."""
         self._own: set[str | None] = set()
         """Activities whose content, and with None the state, is a copy of this fold's own: patches change it."""
         self.state: Any = None
@@ -203,8 +218,9 @@ class Fold:
         marked = False
         for item in self._items:
             if not isinstance(item, _Text):
-                left = isinstance(item, ToolMessage) and item.tool_call_id in self._left
-                item.metadata = ({**base, **LEFT} if left else base) or None
+                id = item.tool_call_id if isinstance(item, ToolMessage) else ""
+                marks = (DENIED if id in self._denied else {}) | (LEFT if id in self._left else {})
+                item.metadata = {**base, **marks} or None
                 messages.append(item)
                 continue
             cut = mark is not None and (item.open or any(call.open or call.id in self._left for call in item.calls))
@@ -397,6 +413,7 @@ class Fold:
             self._own.clear()
             self._spoken.clear()
             self._left.clear()
+            self._denied.clear()
             self.restarts += 1
         elif (void := void_of(event)) is not None:
             self.take_back(void)
@@ -408,12 +425,23 @@ class Fold:
 
     def _started(self, event: RunStartedEvent) -> None:
         self._run_id = event.run_id
+        answers = event.input.resume if event.input is not None else None
+        if not answers or self.finished is None or not isinstance(self.finished.outcome, RunFinishedInterruptOutcome):
+            return
+        about = {one.id: one.tool_call_id for one in self.finished.outcome.interrupts if _is_approval(one)}
+        self._denied.update(id for one in answers if (id := about.get(one.interrupt_id)) and denies(one))
 
     def _finished(self, event: RunFinishedEvent) -> None:
         self.finished = event
 
     def _error(self, event: RunErrorEvent) -> None:
         self.error = event
+
+
+def _is_approval(interrupt: Interrupt) -> bool:
+    """What is executed elsewhere waits for its result, and a question for its answer: no yes or no is that."""
+    kind = (interrupt.metadata or {}).get("kind", "approval")
+    return interrupt.tool_call_id is not None and kind == "approval"
 
 
 _HANDLERS: dict[type, Any] = {

@@ -29,7 +29,7 @@ __all__ = ["is_ours", "mark_of", "mark_results", "media_part", "results_of", "si
 
 _OURS = "gapless."
 """How the keys of a message's metadata begin that the server writes and goes by."""
-_KEPT = frozenset({"run_id", "interrupted", "error"})
+_KEPT = frozenset({"run_id", "interrupted", "error", "denied"})
 """Such keys of the messages that a session has, which users read too."""
 _RESULTS = "gapless.tool_results"
 """Key in the metadata of a run's message: what the client's own tools have come to, which the run goes on from."""

@@ -126,6 +126,18 @@ test("fold: an interrupt waits, and the answer goes on", () => {
   assert.deepEqual([view.status, view.interrupts], ["running", []]);
 });
 
+test("fold: a call waits while it is asked about, and is denied by a no", () => {
+  for (const [answer, denied] of [[{ status: "resolved", payload: { approved: false } }, true], [{ status: "resolved", payload: { approved: true } }, false], [{ status: "cancelled" }, true]]) {
+    const view = fold(
+      { type: "TOOL_CALL_START", toolCallId: "c", toolCallName: "mail" },
+      { type: "RUN_FINISHED", outcome: { type: "interrupt", interrupts: [{ id: "i", reason: "tool_call", toolCallId: "c" }] } },
+    );
+    assert.deepEqual([view.items[0].waits, view.items[0].denied], [true, false]);
+    applyEvent(view, { type: "RUN_STARTED", input: { resume: [{ interruptId: "i", ...answer }] } });
+    assert.deepEqual([view.items[0].waits, view.items[0].denied], [false, denied]);
+  }
+});
+
 test("fold: subagents hold what is theirs", () => {
   const view = fold(
     { type: "SUBAGENT_STARTED", subagentRunId: "a", name: "writer" },

@@ -257,7 +257,8 @@ function messagesOf(record, events) {
       messages.push({ id: `${event.toolCallId}-call`, role: "assistant", toolCalls: [call], metadata });
     } else if (event.type === "TOOL_CALL_ARGS") texts.get(event.toolCallId).function.arguments += event.delta;
     else if (event.type === "TOOL_CALL_RESULT") {
-      messages.push({ id: event.messageId, role: "tool", toolCallId: event.toolCallId, content: event.content, metadata });
+      const own = event.denied ? { ...metadata, denied: true } : metadata;
+      messages.push({ id: event.messageId, role: "tool", toolCallId: event.toolCallId, content: event.content, metadata: own });
     }
   }
   if (record.status !== "finished") {

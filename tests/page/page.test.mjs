@@ -358,6 +358,124 @@ test("page: several interrupts are answered together", async () => {
   assert.deepEqual([...server.runs.values()][0].answers.map((it) => [it.interruptId, it.status]), [["b", "cancelled"], ["a", "resolved"]]);
 });
 
+/** A run that calls a tool, if it is named, and asks this. */
+const asking = (interrupt, { name, args = "{}" } = {}) => [
+  ...(name ? [
+    { type: "TOOL_CALL_START", toolCallId: "c", toolCallName: name },
+    { type: "TOOL_CALL_ARGS", toolCallId: "c", delta: args },
+    { type: "TOOL_CALL_END", toolCallId: "c" },
+  ] : []),
+  { type: "RUN_FINISHED", outcome: { type: "interrupt", interrupts: [{ id: "i", reason: "input_required", ...(name ? { toolCallId: "c" } : {}), ...interrupt }] } },
+];
+
+const APPROVAL = { type: "object", properties: { approved: { type: "boolean" }, editedArgs: { type: "object" }, reason: { type: "string" } }, required: ["approved"] };
+
+test("page: a question with a schema is a form, which says what is wrong", async () => {
+  const responseSchema = {
+    type: "object",
+    required: ["name", "people", "day", "hall", "wants", "home", "news", "sure"],
+    properties: {
+      name: { type: "string", title: "Your name", minLength: 2, description: "As in your passport" },
+      people: { type: "integer", minimum: 1, maximum: 9 },
+      price: { anyOf: [{ type: "number" }, { type: "null" }], default: null },
+      day: { type: "string", format: "date", default: "2026-12-01" },
+      hall: { $ref: "#/$defs/Hall" },
+      size: { enum: ["S", "M", "L"] },
+      wants: { type: "array", items: { enum: ["tea", "cake", "rest"] }, minItems: 1 },
+      home: { type: "object", required: ["city"], properties: { city: { type: "string" }, zip: { type: "string", pattern: "^[0-9]{4}$" } } },
+      names: { type: "array", items: { type: "string" } },
+      news: { type: "boolean", default: true },
+      sure: { type: "boolean" },
+      extra: {},
+    },
+    $defs: { Hall: { oneOf: [{ const: 1, title: "Small hall" }, { const: 2, title: "Great hall" }] } },
+  };
+  server.script = () => asking({ message: "Whom shall I book for?", responseSchema });
+  const page = await open({ viewport: { width: 390, height: 800 } });
+  await ask(page, "Book");
+  await turnIs(page, "waiting");
+  assert.equal(await page.locator("[data-testid=approve]").count(), 0, "there is no yes or no to it");
+  await page.waitForFunction(() => document.getElementById("live").textContent === "A question for you: Whom shall I book for?");
+  const field = (name) => page.locator(`.approval [data-field=${name}]`);
+  assert.match(await field("name").innerText(), /Your name\s+As in your passport/);
+  await field("name").locator("input").fill("A");
+  await field("people").locator("input").fill("many");
+  await field("home").locator("[data-field=zip] input").fill("12");
+  await field("name").locator("input").press("Enter");
+  const problems = await page.locator(".problem:not([hidden])").allInnerTexts();
+  assert.deepEqual(problems, ["At least 2 characters.", "A number.", "Choose one.", "Choose at least one.", "Fill this in.", "It has to be of the form ^[0-9]{4}$.", "Choose one."]);
+  assert.equal(await field("name").locator("input").evaluate((it) => it === document.activeElement && it.ariaInvalid), "true");
+  assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 390);
+  await field("name").locator("input").fill("Ada");
+  await field("people").locator("input").fill("2");
+  await field("hall").getByText("Great hall").click();
+  await field("size").locator("select").selectOption({ label: "M" });
+  await field("wants").getByText("tea").click();
+  await field("wants").getByText("rest").click();
+  await field("home").locator("[data-field=city] input").fill("Bern");
+  await field("home").locator("[data-field=zip] input").fill("3000");
+  await field("names").getByText("Add one").click();
+  await page.keyboard.type("Eve");
+  await field("sure").getByText("No").click();
+  await field("extra").locator("textarea").fill('[1, "x"]');
+  await field("people").locator("input").press("Enter");
+  await turnIs(page, "finished");
+  assert.deepEqual([...server.runs.values()][0].answers, [{
+    interruptId: "i",
+    status: "resolved",
+    payload: { name: "Ada", people: 2, day: "2026-12-01", hall: 2, size: "M", wants: ["tea", "rest"], home: { city: "Bern", zip: "3000" }, names: ["Eve"], news: true, sure: false, extra: [1, "x"] },
+  }]);
+  await page.waitForFunction(() => ["message", "scroll"].includes(document.activeElement.id));
+});
+
+test("page: a question gets the answer that it can take, and no button that cannot work", async () => {
+  const external = { reason: "tool_call", message: "order is executed outside of the agent; answer with its result.", metadata: { kind: "external" } };
+  const approval = { reason: "tool_call", message: "Send it?", responseSchema: APPROVAL, metadata: { kind: "approval", toolName: "mail", arguments: { to: "all", copies: 2 } } };
+  const mail = { name: "mail", args: '{"to":"all","copies":2}' };
+  const confirmation = { reason: "tool_call", message: "Go?", responseSchema: { type: "object", properties: { approved: { type: "boolean" }, payload: {} } }, metadata: { kind: "approval", toolName: "mail", adk: { args: { toolConfirmation: { payload: { days: 3 } } } } } };
+  const cases = [
+    [asking({ message: "Which city?" }), ["Send", "Decline"], (it) => it.locator("textarea").fill("Oslo"), { key: "Enter" }, ["resolved", "Oslo"]],
+    [asking({ message: "Which city?", responseSchema: { type: "string", minLength: 3 } }), ["Send", "Decline"], async () => {}, { press: "decline" }, ["cancelled", null]],
+    [asking(external, { name: "order" }), ["Send the result", "It failed"], (it) => it.locator("textarea").fill('{"ticket": 7}'), { key: "Enter" }, ["resolved", { ticket: 7 }]],
+    [asking(external, { name: "order" }), ["Send the result", "It failed"], (it) => it.locator("textarea").fill("sold out"), { press: "decline" }, ["cancelled", { error: "sold out" }]],
+    [asking({ reason: "credential_required", message: "The agent needs you to sign in.", metadata: { kind: "credential" } }), ["Go on without"], async () => {}, { press: "decline" }, ["cancelled", { error: "The user did not sign in." }]],
+    [asking({ reason: "confirm", message: "Sure?" }), ["Approve", "Deny"], async () => {}, { press: "approve" }, ["resolved", { approved: true }]],
+    [asking(confirmation, mail), ["Approve", "Deny"], (it) => it.locator("[data-field=days] input").fill("5"), { press: "approve" }, ["resolved", { approved: true, payload: { days: 5 } }]],
+    [asking(approval, mail), ["Edit the arguments", "Approve", "Deny"], async (it) => {
+      await it.locator("[data-testid=edit-arguments]").click();
+      await it.locator("[data-field=to] input").fill("Ada");
+    }, { press: "approve" }, ["resolved", { approved: true, editedArgs: { to: "Ada", copies: 2 } }]],
+    [asking(approval, mail), ["Edit the arguments", "Approve", "Deny"], (it) => it.locator("[data-testid=deny-reason]").fill("Not now"), { key: "Enter" }, ["resolved", { approved: false, reason: "Not now" }]],
+  ];
+  server.resume = (run, resume) => [
+    { type: "RUN_STARTED", input: { resume } },
+    ...(run.events.some((it) => it.type === "TOOL_CALL_START") ? [{ type: "TOOL_CALL_RESULT", messageId: "t", toolCallId: "c", content: "no", denied: resume[0].payload?.approved === false }] : []),
+    ...textScript("Done."),
+  ];
+  const page = await open();
+  for (const [script, buttons, fill, { press, key }, [status, payload]] of cases) {
+    server.script = () => script;
+    await page.click("#new");
+    await ask(page, "Do");
+    await turnIs(page, "waiting");
+    const form = page.locator(".approval");
+    if (script.length > 1) assert.equal(await page.locator("[data-testid=tool]").getAttribute("data-state"), "waiting");
+    assert.deepEqual(await form.locator("button").allInnerTexts(), buttons);
+    await fill(form);
+    if (key) await page.keyboard.press(key);
+    else await form.locator(`[data-testid=${press}]`).press("Enter");
+    await turnIs(page, "finished");
+    assert.deepEqual([...server.runs.values()].at(-1).answers, [{ interruptId: "i", status, payload }]);
+    await page.waitForFunction(() => document.activeElement.id === "message");
+  }
+  for (const _ of [1, 2]) {
+    await page.waitForSelector("[data-testid=tool][data-state=denied]");
+    assert.equal(await page.locator(".tool .state").innerText(), "denied");
+    await page.reload();
+    await turnIs(page, "finished");
+  }
+});
+
 test("page: who approves a call sees what it is called with", async () => {
   const script = '<img src=x onerror="document.title=1">';
   server.script = () => [

@@ -21,7 +21,6 @@ from gapless.events import (
     ReasoningMessageContentEvent,
     ReasoningMessageEndEvent,
     ReasoningMessageStartEvent,
-    ResumeEntry,
     RunErrorEvent,
     RunFinishedCancelledOutcome,
     RunFinishedEvent,
@@ -46,7 +45,7 @@ from gapless.events import (
     decode_event,
     delta_head,
 )
-from gapless.fold import FILE, Fold, Void, void_of
+from gapless.fold import FILE, Fold, Void, denies, void_of
 from gapless.jsontext import decode_json
 from gapless.records import RunRecord
 from gapless.user_message import mark_of
@@ -149,7 +148,7 @@ class VercelEncoder(Encoder):
         metadata = {"runId": self.run.id, "sessionId": self.run.session_id}
         start = {"type": "start", "messageId": self._message_id, "messageMetadata": metadata}
         answers = (event.input.resume if event.input is not None else None) or []
-        denied = [self._asked[one.interrupt_id] for one in answers if one.interrupt_id in self._asked and _denies(one)]
+        denied = [self._asked[one.interrupt_id] for one in answers if one.interrupt_id in self._asked and denies(one)]
         self._denied.update(denied)
         self._pending.difference_update(denied)
         denials = [_encode({"type": "tool-output-denied", "toolCallId": id}) for id in denied]
@@ -408,11 +407,6 @@ _HANDLERS: dict[type, Callable[[VercelEncoder, Any], _Frames]] = {
     SubagentErrorEvent: VercelEncoder._subagent,
     CustomEvent: VercelEncoder._custom,
 }
-
-
-def _denies(answer: ResumeEntry) -> bool:
-    approved = answer.payload.get("approved") if isinstance(answer.payload, dict) else answer.payload
-    return answer.status == "cancelled" or approved is False
 
 
 def _data(name: str, value: Any, *, id: str | None = None, transient: bool = False) -> bytes:

@@ -3,9 +3,10 @@
  * reload and a second tab need nothing but the session's id, which is in the address.
  */
 
+import { $, el } from "./dom.js";
 import { applyEvent, contentText, isSettled, newView, textOf, viewOfMessages } from "./fold.js";
 import { GaplessClient, newId, StreamError } from "./stream.js"; // of the npm package: `/static` serves both folders
-import { el, TurnView } from "./view.js";
+import { TurnView } from "./view.js";
 
 /** How often an idle, visible page asks whether somebody else went on with its session. */
 const POLL_MS = 5000;
@@ -34,7 +35,6 @@ const CONNECTION_TEXTS = {
 };
 
 const baseUrl = new URL("../", import.meta.url); // this file is <base>/static/chat.js
-const $ = (id) => document.getElementById(id);
 const root = document.documentElement;
 const finePointer = matchMedia("(pointer: fine)");
 const narrow = matchMedia("(max-width: 760px)");
@@ -241,7 +241,8 @@ class Conversation {
       runId,
       message,
       agent,
-      onAnswer: (decisions) => this.answer(turn, decisions),
+      onAnswer: (entries) => this.answer(turn, entries),
+      onAnswered: () => (finePointer.matches ? $("message") : $("scroll")).focus(),
       fetchFile: (file) => fetchFile(runId, file),
     });
     this.turns.set(runId, turn);
@@ -340,7 +341,8 @@ class Conversation {
         turn.view.status = record.status;
         turn.view.error = record.status === "failed" ? (record.error ?? null) : null;
       }
-      if (turn.view.status !== "waiting") this.#announceEnd(turn);
+      if (turn.view.status === "waiting") announce(questionOf(turn.view));
+      else this.#announceEnd(turn);
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof StreamError && error.code !== "connection_lost") {
@@ -370,15 +372,10 @@ class Conversation {
     }
   }
 
-  async answer(turn, decisions) {
-    const resume = Array.from(decisions, ([interruptId, approved]) => ({
-      interruptId,
-      status: approved ? "resolved" : "cancelled",
-      payload: { approved },
-    }));
+  async answer(turn, entries) {
     try {
       showAlert("");
-      await authorised(() => client.answer(turn.runId, resume, { signal: this.signal }));
+      await authorised(() => client.answer(turn.runId, entries, { signal: this.signal }));
       this.follow(turn);
     } catch (error) {
       showAlert(describe(error));
@@ -452,6 +449,10 @@ class Conversation {
       await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
     }
   }
+}
+
+function questionOf({ interrupts }) {
+  return `A question for you: ${interrupts.map(({ message, reason }) => message ?? reason).join(" ")}`;
 }
 
 function groupBy(values, keyOf) {

@@ -7,11 +7,13 @@
  *
  *   { kind: "text",      key, parent, open, interrupted, chunks }
  *   { kind: "reasoning", key, parent, open, interrupted, chunks }
- *   { kind: "tool",      key, parent, open, interrupted, name, chunks, result, failed }
+ *   { kind: "tool",      key, parent, open, interrupted, name, chunks, result, failed, waits, denied }
  *   { kind: "step",      key, parent, open, interrupted, name }
  *   { kind: "subagent",  key, parent, open, interrupted, name, description, error }
  *   { kind: "notice",    key, parent, code, message }
  *   { kind: "file",      key, parent, mimeType, name, size, data, blob, url }
+ *
+ * A tool `waits` while a person is asked about it, and was `denied` where the person said no.
  *
  * `chunks` are the pieces of text in order (a tool's are its arguments): a renderer keeps its place in the list, so a
  * delta costs what the delta is long. `parent` is the key of the subagent that an item belongs to, or null.
@@ -21,6 +23,8 @@
  */
 
 const FILE = "gapless.file";
+/** What a question without a schema that wants a yes or a no gives as its reason. */
+const APPROVING = /^(tool_call|confirm|approv)/;
 
 /** A view before its first event. */
 export function newView() {
@@ -48,7 +52,13 @@ export function applyEvent(view, event) {
 const HANDLERS = {
   __proto__: null, // a type named after a method of Object is unknown like any other
 
-  RUN_STARTED(view) {
+  RUN_STARTED(view, { input }) {
+    for (const item of view.items) if (item.kind === "tool") item.waits = false;
+    for (const entry of input?.resume ?? []) {
+      const asked = view.interrupts.find(({ id }) => id === entry.interruptId);
+      const item = view.byKey.get(`tool:${asked?.toolCallId}`);
+      if (item && kindOf(asked) === "approval" && denies(entry)) item.denied = true;
+    }
     view.status = "running";
     view.interrupts = [];
   },
@@ -56,6 +66,10 @@ const HANDLERS = {
     if (outcome?.type === "interrupt") {
       view.status = "waiting";
       view.interrupts = outcome.interrupts;
+      for (const { toolCallId } of view.interrupts) {
+        const item = view.byKey.get(`tool:${toolCallId}`);
+        if (item) item.waits = true;
+      }
     } else if (outcome?.type === "cancelled") {
       view.status = "cancelled";
       cutShort(view);
@@ -181,6 +195,7 @@ export function viewOfMessages(record, messages) {
       item.result = contentText(message.content);
       item.failed = message.error !== undefined;
       item.interrupted = message.metadata?.interrupted === true;
+      item.denied = message.metadata?.denied === true;
       item.open = false;
     } else if (message.role === "activity" && message.activityType === FILE) {
       file(view, message.content);
@@ -196,6 +211,20 @@ export function viewOfMessages(record, messages) {
   if (view.status === "failed" || view.status === "cancelled") cutShort(view);
   closeAll(view);
   return view;
+}
+
+/** How a question is answered: credential, approval, form, result (of a call that is executed elsewhere) or text. */
+export function kindOf({ reason, responseSchema, metadata }) {
+  const kind = metadata?.kind;
+  if (kind === "credential" || reason === "credential_required") return "credential";
+  if (kind === "approval" || responseSchema?.properties?.approved) return "approval";
+  if (responseSchema && Object.keys(responseSchema).length > 0) return "form";
+  if (kind === "external") return "result";
+  return kind !== "question" && APPROVING.test(reason ?? "") ? "approval" : "text";
+}
+
+function denies({ status, payload }) {
+  return status === "cancelled" || payload === false || payload?.approved === false;
 }
 
 /** A message's content as text: parts that are not text are named by their type. */
@@ -239,6 +268,8 @@ function tool(view, id, event) {
     chunks: [],
     result: null,
     failed: false,
+    waits: false,
+    denied: false,
   });
 }
 

@@ -3,8 +3,10 @@
  * network; `TurnView.update` is called once per frame with what changed.
  */
 
+import { el, pretty } from "./dom.js";
 import { isSettled, textOf } from "./fold.js";
 import { MarkdownStream } from "./markdown.js";
+import { Questions } from "./questions.js";
 
 /** Characters of a tool's arguments or result that are shown. */
 const TOOL_CHARS_MAX = 20_000;
@@ -12,35 +14,27 @@ const TOOL_CHARS_MAX = 20_000;
 const STATUS_TEXTS = {
   queued: "Waiting to start",
   running: "Answering",
-  waiting: "Waiting for your decision",
+  waiting: "Waiting for your answer",
   finished: "",
   failed: "Interrupted",
   cancelled: "Stopped",
 };
-
-/** Makes an element; text children become text nodes. */
-export function el(tag, attrs = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attrs)) {
-    if (value === true) node.setAttribute(name, "");
-    else if (value !== false && value !== null) node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
-}
 
 export class TurnView {
   #items = new Map(); // key → the object that shows the item
   #body;
   #foot;
   #status = null;
+  /** What the run asks while it waits, or null. */
+  questions = null;
 
   /**
-   * `onAnswer(decisions)`, a map from interrupt ids to booleans, is called when the user has decided. `fetchFile(item)`
-   * gives a `Blob` of a file's bytes.
+   * `onAnswer(entries)`, the answers as AG-UI has them, is called when the user has answered all that is asked, and
+   * `onAnswered()` once the form that had the focus is gone. `fetchFile(item)` gives a `Blob` of a file's bytes.
    */
-  constructor({ runId, message, agent, onAnswer, fetchFile }) {
+  constructor({ runId, message, agent, onAnswer, onAnswered, fetchFile }) {
     this.onAnswer = onAnswer;
+    this.onAnswered = onAnswered;
     this.fetchFile = fetchFile;
     this.#body = el("div", { class: "answer", "data-testid": "answer" });
     this.#foot = el("footer", { class: "foot", "data-testid": "run-status" });
@@ -68,8 +62,8 @@ export class TurnView {
       this.#status = view.status;
       this.node.dataset.status = view.status;
       this.#showFoot(view);
-      // The end of a run closes items without a word about each.
-      if (isSettled(view.status)) for (const item of view.items) this.#items.get(item.key)?.update(item);
+      // The end of a run closes items without a word about each, and an answer changes what it is about.
+      for (const item of view.items) this.#items.get(item.key)?.update(item);
     }
     const waiting = view.status === "queued" || (view.status === "running" && !view.items.some((item) => item.open));
     this.node.classList.toggle("thinking", waiting);
@@ -103,55 +97,20 @@ export class TurnView {
     if (view.status === "finished" && view.items.every((item) => item.kind === "text" && textOf(item) === "")) {
       parts.push(el("span", { class: "badge", "data-testid": "empty" }, "The answer is empty"));
     }
-    if (view.status === "waiting") parts.push(...this.#forms(view));
+    this.questions = view.status === "waiting" ? this.#ask(view) : null;
+    if (this.questions) parts.push(...this.questions.nodes);
+    const focused = this.#foot.contains(document.activeElement);
     this.#foot.replaceChildren(...parts);
+    if (focused) this.onAnswered();
   }
 
-  /** One form per interrupt. The run goes on when all of them are answered, so the answers go out together. */
-  #forms({ interrupts, byKey }) {
-    const decisions = new Map(); // interrupt id → approved
-    return interrupts.map((interrupt) =>
-      approvalForm(interrupt, byKey.get(`tool:${interrupt.toolCallId}`), async (approved) => {
-        decisions.set(interrupt.id, approved);
-        if (decisions.size < interrupts.length) return;
-        try {
-          await this.onAnswer(decisions);
-        } catch {
-          decisions.clear();
-          for (const button of this.#foot.querySelectorAll("button")) {
-            button.disabled = false;
-            button.removeAttribute("aria-pressed");
-          }
-        }
-      }),
-    );
+  #ask({ interrupts, byKey }) {
+    const toolOf = (id) => {
+      const item = byKey.get(`tool:${id}`);
+      return item && { name: item.name, text: textOf(item) };
+    };
+    return new Questions(interrupts, { toolOf, onAnswer: (entries) => this.onAnswer(entries) });
   }
-}
-
-/** Asks for a decision; `tool` is the call that it is about, if any. */
-function approvalForm(interrupt, tool, onDecision) {
-  const button = (name, approved, primary) => {
-    const node = el("button", { type: "button", class: primary, "data-testid": name.toLowerCase() }, name);
-    node.addEventListener("click", () => {
-      for (const it of form.querySelectorAll("button")) it.disabled = true;
-      node.setAttribute("aria-pressed", "true");
-      onDecision(approved);
-    });
-    return node;
-  };
-  const form = el(
-    "div",
-    { class: "approval", role: "group", "aria-label": "Approval", "data-testid": "approval", "data-interrupt-id": interrupt.id },
-    el("p", {}, interrupt.message ?? interrupt.reason),
-    ...(tool ? [el("pre", { tabindex: "0", "aria-label": "Arguments", "data-testid": "approval-call" }, callText(tool))] : []),
-    el("div", { class: "buttons" }, button("Approve", true, "primary"), button("Deny", false, null)),
-  );
-  return form;
-}
-
-function callText(tool) {
-  const args = shorten(pretty(textOf(tool)));
-  return args === "" ? tool.name : `${tool.name} ${args}`;
 }
 
 /** Collects an item's new chunks since the last look. */
@@ -230,11 +189,19 @@ class ShowTool {
       this.#argsNode.textContent = shorten(pretty(this.#args));
       this.node.append(el("h4", {}, "Result"), this.#result);
     }
-    const state = item.open ? "running" : item.interrupted ? "interrupted" : item.result === null ? "called" : item.failed ? "failed" : "done";
+    const state = stateOf(item);
     this.node.dataset.state = state;
     this.node.classList.toggle("open", item.open);
     this.#state.textContent = state;
   }
+}
+
+function stateOf({ open, interrupted, waits, denied, result, failed }) {
+  if (open) return "running";
+  if (waits) return "waiting";
+  if (denied) return "denied";
+  if (interrupted) return "interrupted";
+  return result === null ? "called" : failed ? "failed" : "done";
 }
 
 class ShowStep {
@@ -326,15 +293,6 @@ const SHOW = {
   notice: ShowNotice,
   file: ShowFile,
 };
-
-function pretty(text) {
-  try {
-    const value = JSON.parse(text);
-    return typeof value === "object" && value !== null ? JSON.stringify(value, null, 2) : text;
-  } catch {
-    return text;
-  }
-}
 
 function shorten(text) {
   if (text.length <= TOOL_CHARS_MAX) return text;

@@ -1,0 +1,41 @@
+/** What every module of the page makes its elements with. */
+
+/** Makes an element; text children become text nodes. `true` is an attribute without a value, `false` and `null` none. */
+export function el(tag, attrs = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attrs)) {
+    if (value === true) node.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) node.setAttribute(name, value);
+  }
+  node.append(...children.filter((child) => child !== null));
+  return node;
+}
+
+/** The page's element of this id. */
+export const $ = (id) => document.getElementById(id);
+
+let serial = 0;
+
+/** An id that no other element of the page has. */
+export function freshId(prefix) {
+  return `${prefix}-${(serial += 1)}`;
+}
+
+/** A value as people read it, if it is JSON; any other text as it is. */
+export function pretty(text) {
+  try {
+    const value = JSON.parse(text);
+    return typeof value === "object" && value !== null ? JSON.stringify(value, null, 2) : text;
+  } catch {
+    return text;
+  }
+}
+
+/** Enter sends, as in the message field; Shift+Enter starts a line, and an input method's own Enter picks a word. */
+export function onEnter(field, send) {
+  field.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    send();
+  });
+}
