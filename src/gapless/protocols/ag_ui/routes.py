@@ -64,6 +64,9 @@ class AGUIRoutes(ClientRoutes):
         if body.resume:
             return await self._answer(request, body)
         message, history = _asked(body)
+        for tool in body.tools or ():
+            if not isinstance(tool.parameters, dict | None):
+                raise InputInvalid(f"tools: the parameters of {tool.name[:100]} are no JSON Schema of an object")
         asked = StartRequest(
             message,
             agent=request.query_params.get("agent"),

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from gapless.config import RunConfig
-from gapless.errors import AgentNotFound, GaplessError, InputInvalid, RunFailed, RunWaits, error_for_code
+from gapless.errors import AgentNotFound, GaplessError, InputInvalid, InputTooLarge, RunFailed, RunWaits, error_for_code
 from gapless.http.answers import answer_error, chosen_run_id, raw_json_response
 from gapless.http.cursors import cursor_of
 from gapless.http.openapi import STARTING, parameter_docs
@@ -109,9 +109,14 @@ def gone() -> Response:
 
 
 def _failure(run_id: str, code: str, message: str) -> RunFailed:
-    """Return what the run failed with. An agent chooses its codes: none of them is about this request."""
+    """Return what the run failed with. An agent chooses its codes: none of them is about this request, but for those
+    that say what of it the agent could not take. The API has 400 for that."""
     failure = RunFailed(message, run_id=run_id, code=code)
-    failure.status = max(failure.status, error_for_code(code, message).status)
+    known = error_for_code(code, message)
+    if isinstance(known, InputInvalid | InputTooLarge):
+        failure.status = 400 if isinstance(known, InputInvalid) else known.status
+    else:
+        failure.status = max(failure.status, known.status)
     return failure
 
 

@@ -7,6 +7,7 @@ here are ignored, as a service of another version would; what cannot be done is 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from typing import Any, ClassVar, Literal, TypeAlias, Union
 
 import msgspec
@@ -34,7 +35,16 @@ from gapless.events import (
     UserMessage,
 )
 
-__all__ = ["Chat", "Responses", "chat_messages", "chat_settings", "response_messages", "response_settings", "tools_of"]
+__all__ = [
+    "Chat",
+    "Responses",
+    "chat_messages",
+    "chat_settings",
+    "check_results",
+    "response_messages",
+    "response_settings",
+    "tools_of",
+]
 
 _CHAT_SETTINGS = (
     "frequency_penalty",
@@ -192,7 +202,7 @@ class _Tool(msgspec.Struct, tag_field="role", tag="tool"):
 class _ToolFunction(msgspec.Struct):
     name: str
     description: str | None = None
-    parameters: Any = None
+    parameters: dict[str, Any] | None = None
 
 
 class _ChatTool(msgspec.Struct):
@@ -271,6 +281,7 @@ def chat_messages(body: Chat) -> tuple[UserMessage, list[Message]]:
 def chat_settings(body: Chat | Completion, raw: dict[str, Any]) -> dict[str, Any]:
     """Return the generation settings among the body's fields."""
     settings = {name: raw[name] for name in _CHAT_SETTINGS if raw.get(name) is not None}
+    _check_choice(raw)
     if isinstance(body, Chat) and body.max_completion_tokens is not None:
         settings["max_tokens"] = body.max_completion_tokens
     return settings
@@ -313,7 +324,8 @@ class _McpCall(msgspec.Struct, tag_field="type", tag="mcp_call"):
         error = self.error
         if isinstance(error, dict):
             content = error.get("content")
-            texts = [one["text"] for one in content if "text" in one] if isinstance(content, list) else []
+            content = content if isinstance(content, list) else []
+            texts = [one["text"] for one in content if isinstance(one, dict) and "text" in one]
             error = error.get("message") or "\n".join(map(str, texts)) or msgspec.json.encode(content).decode()
         return None if error is None else str(error)
 
@@ -395,6 +407,7 @@ def response_messages(body: Responses) -> tuple[UserMessage, list[Message]]:
 def response_settings(body: Responses, raw: dict[str, Any]) -> dict[str, Any]:
     """Return the generation settings among the body's fields, in chat completions' form."""
     settings = {name: raw[name] for name in _RESPONSE_SETTINGS if raw.get(name) is not None}
+    _check_choice(raw)
     if body.max_output_tokens is not None:
         settings["max_tokens"] = body.max_output_tokens
     if body.reasoning is not None and body.reasoning.effort is not None:
@@ -415,6 +428,28 @@ def tools_of(tools: list[_ChatTool] | list[_ResponseTool] | None) -> list[Tool]:
     """Return the client's tools."""
     functions = [tool.function if isinstance(tool, _ChatTool) else tool for tool in tools or ()]
     return [Tool(name=f.name, description=f.description or "", parameters=f.parameters) for f in functions]
+
+
+def _check_choice(raw: dict[str, Any]) -> None:
+    """Refuse a choice of tools that is of no form. Which tools there are the agent knows."""
+    choice = raw.get("tool_choice")
+    if choice is not None and not isinstance(choice, str | dict):
+        raise _bad_request("tool_choice is none, auto, required, or an object that names a tool")
+
+
+def check_results(messages: list[Message]) -> None:
+    """Refuse tool results that are to be answered and belong to no call before them."""
+    calls = {call.id for one in messages if isinstance(one, AssistantMessage) for call in one.tool_calls or ()}
+    brought = list(itertools.takewhile(lambda one: isinstance(one, ToolMessage), reversed(messages)))
+    if brought and not any(isinstance(one, ToolMessage) and one.tool_call_id in calls for one in brought):
+        raise _bad_request("the last message is a tool's result, and no message before it has a call of that id")
+
+
+def _bad_request(why: str) -> InputInvalid:
+    """Return an error with the status that the API has for it."""
+    error = InputInvalid(why)
+    error.status = 400
+    return error
 
 
 def _split(messages: list[Message]) -> tuple[UserMessage, list[Message]]:

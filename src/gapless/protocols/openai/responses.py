@@ -17,7 +17,7 @@ from gapless.http.cursors import cursor_of
 from gapless.http.openapi import Parameter, body_docs, parameter_docs
 from gapless.protocols.openai.api import START_DOCS, OpenAIAPI, gone, names
 from gapless.protocols.openai.chat_wire import OPTIONS, Options, options_of
-from gapless.protocols.openai.requests import Responses, response_messages, response_settings
+from gapless.protocols.openai.requests import Responses, check_results, response_messages, response_settings
 from gapless.protocols.openai.responses_wire import ID_PREFIX, ResponsesEncoder
 from gapless.protocols.starting import StartRequest
 from gapless.records import AFTER, RunRecord, branch
@@ -76,6 +76,8 @@ class ResponsesRoutes(OpenAIAPI):
     async def _asked(self, request: Request, body: Responses) -> StartRequest:
         """Return the message, what is told of it to whoever reads the response, and what it goes on from."""
         message, before = response_messages(body)
+        if not message.content and body.previous_response_id is None and body.conversation is None:
+            check_results(before)
         past = await self._past(request, body)
         options: dict[str, Any] = {"tools": [tool.name for tool in body.tools or ()]}
         if body.conversation is None:

@@ -24,7 +24,7 @@ from gapless.http.openapi import body_docs
 from gapless.protocols.openai.api import START_DOCS, ErrorRoute, OpenAIAPI, gone, names
 from gapless.protocols.openai.chat_wire import OPTIONS, ChatEncoder
 from gapless.protocols.openai.completions_wire import CompletionEncoder
-from gapless.protocols.openai.requests import Chat, Completion, chat_messages, chat_settings
+from gapless.protocols.openai.requests import Chat, Completion, chat_messages, chat_settings, check_results
 from gapless.protocols.openai.responses import ResponsesRoutes
 from gapless.protocols.starting import StartRequest
 from gapless.records import RunRecord, RunStatus
@@ -56,6 +56,8 @@ class OpenAIRoutes(OpenAIAPI):
         if body.logprobs:
             raise InputInvalid("logprobs: no agent tells how likely its words were; ask without them")
         message, history = chat_messages(body)
+        if not message.content:
+            check_results(history)
         include_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
         options = {"tools": [tool.function.name for tool in body.tools or ()], "include_usage": include_usage}
         message.metadata = {OPTIONS: options}
