@@ -11,7 +11,6 @@ from gapless.agents.base import SEE_LOG, log_raised
 from gapless.errors import (
     AgentInvalid,
     GaplessError,
-    InputInvalid,
     ModelFailed,
     OutputInvalid,
     RunCancelled,
@@ -55,9 +54,6 @@ def failure(error: Exception, agent: str, run_id: str, running: Collection[str])
 
 def _setup_failure(error: exceptions.UserError, agent: str, run_id: str) -> GaplessError:
     """Return the framework's own words to the developer. They name settings, not data."""
-    if "ExternalToolset defines a tool whose name conflicts" in error.message:
-        name = error.message.rpartition("from the agent: ")[2].partition(".")[0]
-        return InputInvalid(f"tools: agent {agent} has a tool {name} of its own; give the client's another name")
     if "API_KEY" in error.message or "api_key" in error.message:
         return ModelFailed(f"agent {agent} has no key for its model: {error.message}", run_id=run_id)
     return AgentInvalid(f"agent {agent}: {error.message}", run_id=run_id)

@@ -47,7 +47,6 @@ def named(name: Any) -> dict[str, Any]:
         ({"tool_choice": named("look")}, "no tool look"),
         ({"tool_choice": 7}, "tool_choice"),
         ({"tool_choice": []}, "tool_choice"),
-        ({"tools": [{"type": "function", "function": {**LOOK, "name": "build"}}]}, "'build' of its own"),
         ({"messages": [RESULT]}, "no message before it has a call"),
         ({"messages": [USER, RESULT]}, "no message before it has a call"),
         ({"messages": [picture("@@@")]}, "base64"),
@@ -65,7 +64,6 @@ async def test_a_chat_that_cannot_be_is_a_400(client: Any, asked: Any, says: str
     [
         ({"tool_choice": {"type": "function", "name": "nope"}}, "no tool nope"),
         ({"tool_choice": 7}, "tool_choice"),
-        ({"tools": [{"type": "function", **LOOK, "name": "build"}]}, "'build' of its own"),
         ({"input": [ANSWERED]}, "no message before it has a call"),
         ({"text": {"format": {"type": "json_schema"}}}, "response_format"),
     ],
