@@ -26,6 +26,7 @@ __all__ = [
     "StartOptions",
     "check_chars",
     "check_id",
+    "is_id",
     "is_of_its_own",
     "new_id",
     "session_id_of",
@@ -203,9 +204,14 @@ def is_of_its_own(record: RunRecord) -> bool:
     return record.session_id == _session_for(record.id, record.user_id)
 
 
+def is_id(value: str) -> bool:
+    """Return whether this can be the id of a run or a session."""
+    return _ID.fullmatch(value) is not None
+
+
 def check_id(value: str, kind: str) -> None:
     """Raises `InputInvalid` for what cannot be the id of a `kind`."""
-    if not _ID.fullmatch(value):
+    if not is_id(value):
         raise InputInvalid(f"{kind} id: 1 to {ID_CHARS_MAX} of the characters A-Z a-z 0-9 . _ ~ @ : + = -; not . or ..")
 
 

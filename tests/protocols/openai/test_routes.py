@@ -247,6 +247,17 @@ async def test_a_failure_without_streaming_is_a_status_that_nobody_retries(
         assert len(await _runs(url)) == before + 1
 
 
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])
+@pytest.mark.parametrize("asked", ["", "&after=..", "&after=5"])
+async def test_an_id_that_is_none_is_refused_and_put_in_no_header(url: str, path: str, asked: str) -> None:
+    body = {"model": "told", "input": "hi", "messages": ask("hi"), "stream": True}
+    async with httpx2.AsyncClient(base_url=url) as http:
+        answer = await http.post(f"{path}?runId=%E2%80%A8{asked}", json=body)
+    assert answer.status_code in (400, 404, 422)
+    assert "x-run-id" not in answer.headers
+    assert answer.json()["error"]["message"]
+
+
 async def test_an_error_of_the_server_is_retried_only_where_that_is_the_same_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -22,6 +22,7 @@ from gapless.protocols.openai.chat_wire import error_json
 from gapless.protocols.openai.requests import Chat, Completion, Responses, tools_of
 from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
 from gapless.records import RunRecord, RunStatus
+from gapless.runs.request import is_id
 from gapless.wire import Cursor, Encoder
 
 __all__ = ["START_DOCS", "ErrorRoute", "OpenAIAPI", "gone", "names"]
@@ -130,7 +131,7 @@ def _error(error: GaplessError, *, begun: bool) -> Response:
     headers = {name: told[name] for name in ("retry-after", "www-authenticate") if name in told}
     if begun or isinstance(error, RunFailed | RunWaits):
         headers["x-should-retry"] = "false"  # OpenAI's clients would start, and pay for, another run
-    if error.run_id is not None:
+    if error.run_id is not None and is_id(error.run_id):  # what a client calls an id may be no header
         headers["x-run-id"] = error.run_id
     code = "model_not_found" if isinstance(error, AgentNotFound) else error.code
     body = error_json(code, error.told, error.status)
