@@ -13,7 +13,12 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import typer
+
+from gapless.cli import app
+from gapless.cli.settings_file import DEFAULT_PATH, ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference.md"
@@ -204,7 +209,27 @@ def page() -> str:
         for one in sorted(definitions(module_name, seen), key=lambda one: one.name.lower()):
             out += _section(one)
         out += [f"### `{name}`\n\n{text}\n" for name, text in sorted(aliases(module_name)) if text]
+    out += settings()
     return "\n".join(out).rstrip() + "\n"
+
+
+def settings() -> Iterator[str]:
+    """Every setting of `gapless serve`, by each of its names."""
+    yield "## Settings of `gapless serve`\n"
+    yield (
+        f"Typed, as a variable, or as a key of the file that `--settings-file` names (`{DEFAULT_PATH}` where there is\n"
+        "one); what is typed counts first, the file last. What takes `NAME=VALUE` is a table there; of variables,\n"
+        "several values are parted by spaces.\n"
+    )
+    yield "| option | variable | key | default | |\n|---|---|---|---|---|"
+    command: Any = typer.main.get_command(app)
+    for param in command.commands["serve"].params:
+        option = param.opts[0] if param.opts[0].startswith("-") else "AGENT"
+        variable = param.envvar or f"{ENVIRONMENT}_{param.name.upper()}"
+        default = "" if param.default in (None, "", False) else f"`{param.default}`"
+        key = "" if param.name == "settings_file" else f"`{param.name}`"
+        yield f"| `{option}` | `{variable}` | {key} | {default} | {param.help.replace('|', chr(92) + '|')} |"
+    yield ""
 
 
 def _section(one: Definition) -> Iterator[str]:

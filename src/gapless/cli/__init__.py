@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 from gapless import __version__
 from gapless.cli import chat, demo, doctor, model, runs, serve
 from gapless.cli.logs import log_to_stderr
+from gapless.cli.settings_file import ENVIRONMENT
 from gapless.cli.terminal import say_error
 from gapless.errors import AgentNotFound, GaplessError, InputInvalid, NotAuthenticated, RunNotFound, UsageError
 
@@ -113,7 +114,7 @@ def _options(
 
 
 app.command("chat")(chat.chat)
-app.command("serve")(serve.serve)
+app.command("serve", context_settings={"auto_envvar_prefix": ENVIRONMENT})(serve.serve)
 app.command("runs")(runs.list_runs)
 app.command("follow")(runs.follow)
 app.command("cancel")(runs.cancel)

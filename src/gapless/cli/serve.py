@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import functools
+import math
 import multiprocessing
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from gapless.cli.agents import AGENT_HELP, load_agents
+from gapless.cli import options as o
+from gapless.cli.agents import load_agents
 from gapless.cli.bounds import client_config_of, client_settings_of, config_of, connection_limits_of, limits_of
 from gapless.cli.terminal import clean, say
-from gapless.config import ClientConfig, ConnectionLimits, Limits, RunConfig
+from gapless.config import ConnectionLimits
 from gapless.errors import UsageError
-from gapless.settings import CLIENT_SETTINGS
 
 if TYPE_CHECKING:
     import socket
@@ -27,68 +28,41 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
-_Limits = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=NUMBER", help="A bound of each worker, e.g. runs_active_max=500; see docs/deploy.md."),
-]
-_Hosts = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME", help="A name that a server without keys may be called by, beside its address."),
-]
-_Configs = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="How runs go, e.g. timeout=120; clients may only draw bounds closer."),
-]
-_Settings = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="A setting of the model, e.g. max_tokens=1000, which clients may lower."),
-]
-_ClientConfigs = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=VALUE,…", help="What clients may choose, e.g. on_busy=reject,queue."),
-]
-_ClientSettings = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME", help="A model setting that clients may set, in place of the usual; usual, none."),
-]
-
-WORKERS_MAX = 256
-DRAIN_S_MAX = 3600.0
+LEASE_S, RETENTION_DAYS = 10.0, 7.0
+DAY_S = 24 * 3600.0
 
 
 def serve(
-    agents: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="AGENT", help=f"{AGENT_HELP} Several: name=AGENT each.", show_default=False),
-    ] = None,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port; 0 takes a free one.", min=0, max=65535)] = 8000,
-    store: Annotated[
-        str, typer.Option(help="Where journals are kept: sqlite:///file.db, redis://host, or memory://.")
-    ] = "sqlite:///gapless.db",
-    workers: Annotated[int, typer.Option(help="Processes on one socket.", min=1, max=WORKERS_MAX)] = 1,
-    drain: Annotated[
-        float, typer.Option(help="Seconds that runs get to finish when it is told to end.", min=0, max=DRAIN_S_MAX)
-    ] = 10.0,
-    limit: _Limits = None,
-    config: _Configs = None,
-    setting: _Settings = None,
-    client_config: _ClientConfigs = None,
-    client_setting: _ClientSettings = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Listen beyond this machine although anyone may then use it.")
-    ] = False,
-    allowed_host: _Hosts = None,
-    adk_web: Annotated[bool, typer.Option("--adk-web", help="Also ADK's own web page, at /dev-ui/.")] = False,
-    log_level: Annotated[
-        str, typer.Option(help="critical, error, warning, info, or debug (also each request, and tracebacks).")
-    ] = "info",
-    log_format: Annotated[str, typer.Option(help="text, or json: an object per line.")] = "text",
+    agents: o.Agents = None,
+    host: o.Host = "127.0.0.1",
+    port: o.Port = 8000,
+    store: o.Store = "sqlite:///gapless.db",
+    workers: o.Workers = 1,
+    drain: o.Drain = 10.0,
+    retention: o.Retention = RETENTION_DAYS,
+    lease: o.Lease = LEASE_S,
+    limit: o.Limits = None,
+    config: o.Config = None,
+    setting: o.ModelSettings = None,
+    client_config: o.ClientConfig = None,
+    client_setting: o.ClientSettings = None,
+    insecure: o.Insecure = False,
+    allowed_host: o.AllowedHosts = None,
+    cors_origin: o.CorsOrigins = None,
+    path_prefix: o.PathPrefix = "",
+    cancel_on_hang_up: o.HangUps = None,
+    shared_state: o.SharedState = False,
+    adk_web: o.AdkWeb = False,
+    log_level: o.LogLevel = "info",
+    log_format: o.LogFormat = "text",
+    settings_file: o.SettingsFile = None,
 ) -> None:
     """Serve agents: the chat page, the HTTP routes, and every run's journal from any position.
 
     Listens on this machine. Listening elsewhere takes authentication: keys in
     GAPLESS_API_KEYS (alice=KEY,bob=KEY; each of 16 characters or more).
+    What is typed can also be a variable, or a key of a settings file: --cors-origin,
+    GAPLESS_CORS_ORIGIN, cors_origin; AGENTs, GAPLESS_AGENTS, agents.
     SIGTERM and Ctrl-C end it in order: runs finish, read by who reads them, or are
     closed within seconds, exit code 0.
 
@@ -105,24 +79,26 @@ def serve(
     connections = connection_limits_of(limit or [])
     exit_at_signals()
     guarded = users is None and is_loopback(host)
-    settings = Settings(
-        tuple(agents or ()),
-        host,
-        store,
-        drain,
-        limits_of(limit or []),
-        log_level,
-        log_format,
-        guarded,
-        adk_web,
-        tuple(allowed_host or ()),
-        config_of(config or [], setting or []),
-        client_config_of(client_config or []),
-        client_settings_of(client_setting or []),
+    settings = Settings(tuple(agents or ()), host, store, log_level, log_format, guarded, tuple(allowed_host or ()))
+    settings.runner.update(
+        limits=limits_of(limit or []),
+        config=config_of(config or [], setting or []),
+        client_config=client_config_of(client_config or []),
+        client_settings=client_settings_of(client_setting or []),
+        retention_s=None if math.isinf(retention) else retention * DAY_S,
+        lease_s=lease,
+    )
+    settings.app.update(
+        cors_origins=cors_origin or (),
+        drain_s=drain,
+        adk_web=adk_web,
+        shared_state=shared_state,
+        cancel_on_hang_up=cancel_on_hang_up or (),
+        path_prefix=path_prefix,
     )
     loaded = _prepare(settings)
     listener = bind(host, port)
-    _announce(settings, listener, list(loaded), users, workers)
+    _announce(settings, listener, list(loaded), users, workers, settings_file)
     _run(settings, listener, loaded, workers, connections)
 
 
@@ -159,7 +135,7 @@ def _prepare(settings: Settings) -> dict[str, Agent]:
 
     log_to_stderr(settings.log_level, settings.log_format)
     loaded = load_agents(list(settings.agents))
-    if settings.adk_web:
+    if settings.app["adk_web"]:
         from gapless.protocols.adk.web import page_directory
 
         page_directory()
@@ -168,21 +144,29 @@ def _prepare(settings: Settings) -> dict[str, Agent]:
 
 
 def _announce(
-    settings: Settings, listener: socket.socket, agents: list[str], users: list[str] | None, workers: int
+    settings: Settings,
+    listener: socket.socket,
+    agents: list[str],
+    users: list[str] | None,
+    workers: int,
+    settings_file: str | None,
 ) -> None:
-    """Say where the server is, what it serves and to whom."""
+    """Say where the server is, what it serves and to whom, and where that is said."""
     from gapless.cli.listen import is_loopback, url_of
     from gapless.journals.contract import shown_url
 
-    typer.echo(f"page    {url_of(listener)}")
-    if settings.adk_web:
-        typer.echo(f"adk     {url_of(listener).rstrip('/')}/dev-ui/")
+    url = url_of(listener).rstrip("/") + settings.app["path_prefix"]
+    typer.echo(f"page    {url}/")
+    if settings.app["adk_web"]:
+        typer.echo(f"adk     {url}/dev-ui/")
     typer.echo(f"agents  {clean(', '.join(agents))}")
     if users is not None:
         typer.echo(f"users   {clean(', '.join(users))}")
     typer.echo(f"store   {shown_url(settings.store)}")
     if workers > 1:
         typer.echo(f"workers {workers}")
+    if settings_file is not None:
+        typer.echo(f"as in   {clean(settings_file)}")
     if users is None and not is_loopback(settings.host):
         say("Anyone who reaches this port may use these agents (--insecure).", style="yellow")
 
@@ -215,17 +199,15 @@ class Settings:
     agents: tuple[str, ...]
     host: str
     store: str
-    drain_s: float
-    limits: Limits
     log_level: str
     log_format: str
     guarded: bool
     """Nobody is authenticated and the server trusts this machine: it answers to this machine's names only."""
-    adk_web: bool = False
     allowed_hosts: tuple[str, ...] = ()
-    config: RunConfig | None = None
-    client_config: ClientConfig | None = None
-    client_settings: frozenset[str] = CLIENT_SETTINGS
+    runner: dict[str, Any] = field(default_factory=dict)
+    """What its `Runner` is given beside agents and store,"""
+    app: dict[str, Any] = field(default_factory=dict)
+    """and what `create_app` is."""
 
 
 def make_app(settings: Settings, agents: dict[str, Agent]) -> FastAPI:
@@ -234,18 +216,11 @@ def make_app(settings: Settings, agents: dict[str, Agent]) -> FastAPI:
     from gapless.runs.runner import Runner
     from gapless.server import create_app
 
-    runner = Runner(
-        agents=agents,
-        store=settings.store,
-        limits=settings.limits,
-        config=settings.config,
-        client_config=settings.client_config,
-        client_settings=settings.client_settings,
-    )
+    runner = Runner(agents=agents, store=settings.store, **settings.runner)
     hosts = None
     if settings.guarded or settings.allowed_hosts:
         hosts = [*hosts_allowed(settings.host), *settings.allowed_hosts]
-    app = create_app(runner, allowed_hosts=hosts, drain_s=settings.drain_s, adk_web=settings.adk_web)
+    app = create_app(runner, allowed_hosts=hosts, **settings.app)
     collect_garbage_rarely()
     return app
 

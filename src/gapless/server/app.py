@@ -66,6 +66,7 @@ def create_app(
     adk_web: bool = False,
     shared_state: bool = False,
     cancel_on_hang_up: Collection[str] = (),
+    path_prefix: str = "",
 ) -> FastAPI:
     """Make the whole HTTP surface over `runner`, as an app of its own or to be mounted in another:
     `app.mount("/agents", create_app(runner))`.
@@ -85,7 +86,11 @@ def create_app(
         cancel_on_hang_up: Families of clients, of `ag-ui`, `vercel`, `openai`, `text`, whose runs are cancelled when
             the last of their connections ends: for clients whose stop button only hangs up, such as CopilotKit's. A cut
             connection is then no different from a stop. A run that waits for a person goes on waiting.
+        path_prefix: The path under which a proxy has the app, e.g. `/agents`, whether it cuts it off or passes it on.
+            Not for an app that is mounted in another.
     """
+    if path_prefix and (not path_prefix.startswith("/") or path_prefix.endswith("/")):
+        raise UsageError(f"path_prefix {path_prefix!r}: write it as /agents, with a slash before it and none behind")
     if unknown := set(cancel_on_hang_up) - {"ag-ui", "vercel", "openai", "text"}:
         raise UsageError(f"cancel_on_hang_up: no family of clients {', '.join(sorted(unknown))}")
     access = Access(authenticate, authorize, shared_state=shared_state)
@@ -94,6 +99,7 @@ def create_app(
     hosts = None if allowed_hosts is None else frozenset(allowed_hosts)
     app = _App(runner, access, origins=frozenset(cors_origins), hosts=hosts, drain_s=drain_s)
     app.streams.cancelling = frozenset(cancel_on_hang_up)
+    app.root_path = path_prefix
     families: list[type[ClientRoutes]] = [load(routes) for routes in ROUTES]
     for routes in (*_OWN, *families):
         app.include_router(routes(runner, app.streams, access).router())
@@ -162,6 +168,9 @@ class _App(FastAPI):
         if not self._watching and scope["type"] != "lifespan":
             self._watching = True
             close_at_sigterm(self.streams, self.runner)
+        prefix = self.root_path
+        if prefix and scope["type"] != "lifespan" and not f"{scope['path']}/".startswith(f"{prefix}/"):
+            scope["path"] = prefix + scope["path"]  # the proxy has cut it off
         if self._streams_inside:
             await super().__call__(scope, receive, send)
             return
@@ -182,7 +191,7 @@ def _middleware(origins: frozenset[str], hosts: frozenset[str] | None) -> list[M
     cors: Any = Middleware(
         CORSMiddleware,
         allow_origins=sorted(origins),
-        allow_methods=["GET", "POST", "DELETE"],
+        allow_methods=["GET", "POST", "PATCH", "DELETE"],
         allow_headers=["*"],  # the clients of five families send headers of their own
         expose_headers=["content-location", "location", "x-run-id"],
     )

@@ -1,0 +1,80 @@
+"""Settings of a command that are not typed: in a TOML file, or in the environment.
+
+Every option has one name: `--cors-origin` on the command line, `GAPLESS_CORS_ORIGIN` in the environment, `cors_origin`
+in the file. What is typed counts first, then the environment, then the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.exceptions import TyperException
+
+from gapless.errors import UsageError
+
+__all__ = ["DEFAULT_PATH", "ENVIRONMENT", "read_settings"]
+
+DEFAULT_PATH = "gapless.toml"
+"""Read where it is in the working directory and no other file is named."""
+ENVIRONMENT = "GAPLESS"
+"""What the names of all variables begin with."""
+
+
+def read_settings(ctx: typer.Context, path: str | None) -> str | None:
+    """Take what a settings file says for the command's options, and return the file's path, None where there is none.
+    To be the callback of an eager option. Raises `UsageError`."""
+    if path is None:
+        if not Path(DEFAULT_PATH).is_file():
+            return None
+        path = DEFAULT_PATH
+    try:
+        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"settings file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"settings file {path}: it is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"settings file {path} is no TOML: {error}") from None
+    params: dict[str | None, Any] = {param.name: param for param in ctx.command.params}
+    params.pop("settings_file")
+    ctx.default_map = {name: _value(ctx, path, params, name, value) for name, value in found.items()}
+    return path
+
+
+def _value(ctx: typer.Context, path: str, params: dict[str | None, Any], name: str, value: Any) -> Any:
+    """Return what one key says as the command line would say it. Raises `UsageError`."""
+    param = params.get(name)
+    if param is None:
+        near = difflib.get_close_matches(name, [each for each in params if each], 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(
+            f"settings file {path}: there is no setting {name}; {meant}`{ctx.command_path} --help` lists them"
+        )
+    if isinstance(value, dict):
+        if "=" not in (param.metavar or ""):
+            raise UsageError(f"settings file {path}: {name} is no table")
+        several = param.metavar.endswith(",…")
+        value = [f"{key}={_said(each, several=several)}" for key, each in value.items()]
+    elif param.multiple or param.nargs == -1:
+        value = value if isinstance(value, list) else [value]
+        if not all(isinstance(each, str) for each in value):
+            raise UsageError(f"settings file {path}: {name} is a list of strings")
+    elif isinstance(value, list):
+        raise UsageError(f"settings file {path}: {name} is one value, not a list")
+    try:
+        param.process_value(ctx, value)
+    except TyperException as error:
+        raise UsageError(f"settings file {path}: {name}: {error.message}") from None
+    return value
+
+
+def _said(value: Any, *, several: bool) -> str:
+    """Return a value in a table as it stands behind `NAME=`: JSON, or `several` parted by commas."""
+    if several and isinstance(value, list):
+        return ",".join(each if isinstance(each, str) else json.dumps(each) for each in value)
+    return json.dumps(value)

@@ -1,0 +1,145 @@
+"""A server's settings, wherever they are said: typed, in the environment, in a file."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from gapless.cli import app
+from gapless.cli import serve as command
+from gapless.cli.serve import Settings
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Settings]:
+    """What `gapless serve` would serve with, in an empty folder."""
+    found: list[Settings] = []
+
+    def run(settings: Settings, listener: socket.socket, *rest: Any) -> None:
+        listener.close()
+        found.append(settings)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "_prepare", lambda settings: {})
+    monkeypatch.setattr(command, "_run", run)
+    monkeypatch.setattr("gapless.cli.listen.exit_at_signals", lambda: None)
+    return found
+
+
+def serve(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(app, ["serve", "--port", "0", *arguments], env={"NO_COLOR": "1", **environment})
+
+
+EVERYTHING = """
+agents = ["support=my_agents:support", "sales=sales.py:agent"]
+drain = 30
+retention = 30.5
+cors_origin = ["https://app.example.com"]
+path_prefix = "/agents"
+cancel_on_hang_up = "ag-ui"
+shared_state = true
+log_level = "warning"
+client_setting = ["usual", "logprobs"]
+
+[limit]
+runs_active_max = 500
+
+[config]
+timeout = 120
+on_busy = "queue"
+
+[setting]
+max_tokens = 1000
+stop = ["END", "5"]
+
+[client_config]
+on_busy = ["reject", "queue"]
+"""
+
+
+def test_a_file_says_everything(served: list[Settings]):
+    Path("gapless.toml").write_text(EVERYTHING)
+    assert "as in   gapless.toml" in serve().output
+    (settings,) = served
+    assert settings.agents == ("support=my_agents:support", "sales=sales.py:agent")
+    assert (settings.app["drain_s"], settings.runner["retention_s"], settings.log_level) == (
+        30,
+        30.5 * 86400,
+        "warning",
+    )
+    assert settings.app["cors_origins"] == ["https://app.example.com"]
+    assert settings.app["path_prefix"] == "/agents"
+    assert settings.app["cancel_on_hang_up"] == ["ag-ui"]
+    assert settings.app["shared_state"]
+    assert settings.runner["limits"].runs_active_max == 500
+    assert (settings.runner["config"].timeout, settings.runner["config"].on_busy) == (120, "queue")
+    assert settings.runner["config"].model_settings == {"max_tokens": 1000, "stop": ["END", "5"]}
+    assert settings.runner["client_config"].on_busy == {"reject", "queue"}
+    assert {"temperature", "logprobs"} <= settings.runner["client_settings"]
+
+
+def test_what_is_typed_counts_before_the_environment_and_that_before_the_file(served: list[Settings]):
+    Path("gapless.toml").write_text(
+        'drain = 1\nlease = 1\nretention = 1\nagents = "file"\ncors_origin = "https://file"'
+    )
+    serve("--drain", "3", GAPLESS_DRAIN="2", GAPLESS_LEASE="2", GAPLESS_AGENTS="one two")
+    (settings,) = served
+    assert (settings.app["drain_s"], settings.runner["lease_s"], settings.runner["retention_s"]) == (3, 2, 86400)
+    assert settings.agents == ("one", "two")
+    assert settings.app["cors_origins"] == ["https://file"]
+
+
+def test_several_values_of_a_variable_are_parted_by_spaces(served: list[Settings]):
+    serve(GAPLESS_CORS_ORIGIN="https://a https://b", GAPLESS_LIMIT="runs_active_max=5", GAPLESS_SHARED_STATE="true")
+    (settings,) = served
+    assert settings.app["cors_origins"] == ["https://a", "https://b"]
+    assert settings.runner["limits"].runs_active_max == 5
+    assert settings.app["shared_state"]
+
+
+def test_another_file_may_be_named_and_none_is_needed(served: list[Settings]):
+    assert "as in" not in serve("--retention", "inf").output
+    Path("gapless.toml").write_text("nonsense = 1")
+    Path("other.toml").write_text("drain = 5")
+    assert "as in   other.toml" in serve("--settings-file", "other.toml").output
+    serve(GAPLESS_SETTINGS_FILE="other.toml")
+    assert [settings.app["drain_s"] for settings in served] == [10, 5, 5]
+    assert served[0].runner["retention_s"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prot = 9000", "there is no setting prot; did you mean port? `gapless serve --help` lists them"),
+        ("zzz = 1", "there is no setting zzz; `gapless serve --help` lists them"),
+        ("settings_file = 'x'", "there is no setting settings_file"),
+        ("drain = 'soon'", "drain: Input should be a valid number"),
+        ("drain = -1", "drain: Input should be greater than or equal to 0"),
+        ("drain = [1]", "drain is one value, not a list"),
+        ("cors_origin = [1]", "cors_origin is a list of strings"),
+        ("[store]\nurl = 'x'", "store is no table"),
+        ("drain 5", "is no TOML: "),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said_by_its_name(served: list[Settings], text: str, said: str):
+    Path("gapless.toml").write_text(text)
+    result = serve()
+    assert result.exit_code == 2
+    assert result.output.startswith("Error: settings file gapless.toml")
+    assert said in " ".join(result.output.split())
+    assert not served
+
+
+def test_a_file_that_is_not_there(served: list[Settings]):
+    result = serve("--settings-file", "none.toml")
+    assert (result.exit_code, served) == (2, [])
+    assert "settings file none.toml: No such file or directory" in result.output
+
+
+def test_a_limit_that_is_none_is_refused_like_a_typed_one(served: list[Settings]):
+    Path("gapless.toml").write_text("[limit]\nruns = 5")
+    assert "there is no such limit" in serve().output
