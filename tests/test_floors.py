@@ -17,8 +17,8 @@ SRC = Path(__file__).parents[1] / "src"
 FLOORS = [
     {"words"},  # the modules at the root: events, errors, records, sse, wire … and pure functions over them
     {"journals", "agents", "client"},  # none knows another
-    {"runs", "testing"},
-    {"http"},
+    {"runs"},
+    {"http", "testing"},
     {"protocols"},
     {"server", "adk"},  # the last: ADK's own spelling
     {"gapless"},  # the door: the names that users import

@@ -83,6 +83,26 @@ def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
         adapt(object())
 
 
+def test_an_adapter_that_a_package_brings_is_found_by_its_entry_point(folder: Path):
+    installed = folder / "gapless_bots-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: gapless-bots\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text(
+        "[gapless.agents]\nsome_bots = gapless_bots:BotAgent\nbroken_bots = gapless_bots_gone:Agent\n"
+    )
+    (folder / "some_bots.py").write_text("class Bot:\n    def __call__(self): ...\nbot = Bot()\n")
+    (folder / "broken_bots.py").write_text("class Bot: ...\nbot = Bot()\n")
+    (folder / "gapless_bots.py").write_text(
+        "from gapless.agents import Agent\n"
+        "class BotAgent(Agent):\n    def __init__(self, bot): self.name = None\n"
+        "    async def run(self, ctx): yield 'hello'\n"
+    )
+    found = load("some_bots:bot")
+    assert type(found).__name__ == "BotAgent"
+    with pytest.raises(AgentInvalid, match=r"gapless_bots_gone:Agent for broken_bots, which gapless-bots brings"):
+        load("broken_bots:bot")
+
+
 def test_every_framework_is_an_extra_that_can_be_installed():
     extras = set(importlib.metadata.metadata("gapless").get_all("Provides-Extra") or ())
     assert {framework.extra for framework in FRAMEWORKS} <= extras

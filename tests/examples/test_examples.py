@@ -173,6 +173,19 @@ def adk_agent(out: str) -> None:
     assert out == "It is sunny in Paris.\n"
 
 
+def langgraph_agent(out: str) -> None:
+    said, _, done = out.partition("[")
+    assert said == "I book it. "
+    assert "'arguments': {'room': '7'}" in done
+    assert done.endswith("? yes] Done.\n")
+
+
+def own_adapter(out: str) -> None:
+    assert out.count("ToolCallStart") == out.count("ToolCallResult") == 1
+    assert "TextMessageContent Let me look. \n" in out
+    assert out.endswith("RunFinished \n")
+
+
 def approval(out: str) -> None:
     assert out == (
         "Approve the call of refund? {'order': 7}\nThe money is on its way.\nDelete my account: sure? \nIt is gone.\n"
@@ -188,11 +201,23 @@ CHECKS: dict[str, Callable[[str], None]] = {
     for check in (
         *(basic, events, modes, without_asyncio, collect, progress, outputs, timeout, aggregator, sessions, tools),
         *(typed_output, cancel, sse_format, errors, buffered),
-        *(functions, pydantic_ai_agent, adk_agent, approval, local_model, live, not_twice, replays),
+        *(
+            functions,
+            pydantic_ai_agent,
+            adk_agent,
+            langgraph_agent,
+            own_adapter,
+            approval,
+            local_model,
+            live,
+            not_twice,
+            replays,
+        ),
     )
 }
 OF_ONE_KIND = {
-    *("adk_agent", "approval", "basic", "functions", "live", "local_model", "not_twice", "pydantic_ai_agent", "replays")
+    *("adk_agent", "approval", "basic", "functions", "langgraph_agent", "live", "local_model", "not_twice"),
+    *("own_adapter", "pydantic_ai_agent", "replays"),
 }
 """They do not take `--framework`."""
 OTHERWISE_TESTED = {"browser", "chat", "demo_agent", "endpoint", "mount", "my_agent", "server", "test_my_agent"}

@@ -183,12 +183,20 @@ def adk_agent() -> Any:
     return LlmAgent(name="helper", model=ADKModel(script), tools=[look])
 
 
+def langchain_agent() -> Any:
+    from langchain.agents import create_agent
+
+    from gapless.testing import langgraph_model
+
+    return create_agent(langgraph_model("well ", ToolCall("look", {"at": "it"}), "there"), [look], name="helper")
+
+
 def look(at: str) -> str:
     """Looks."""
     return at
 
 
-@pytest.mark.parametrize("make", [pydantic_ai_agent, adk_agent])
+@pytest.mark.parametrize("make", [pydantic_ai_agent, adk_agent, langchain_agent])
 async def test_a_run_of_a_framework_leaves_nothing_of_ours_for_the_collector(make: Callable[[], Any]):
     async with Runner(make()) as runner:
         for _ in range(2):

@@ -1,14 +1,17 @@
 """Agents: one adapter per framework behind the seam in `gapless.agents.base`, and how to name one.
 
 To add a framework whose agents are objects: one module or folder beside this file, and one line in `FRAMEWORKS`. What
-is named instead, by a URL or a file, is told in `load`.
+is named instead, by a URL or a file, is told in `load`. Packages of others bring theirs along by an entry point of the
+group `ENTRY_POINTS`.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.metadata
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +21,11 @@ from gapless.agents.base import Agent
 from gapless.agents.objects import ObjectAgent, Runnable
 from gapless.errors import AgentInvalid, AgentNotFound, ExtraMissing
 
-__all__ = ["FRAMEWORKS", "Agent", "Framework", "adapt", "load"]
+__all__ = ["ENTRY_POINTS", "FRAMEWORKS", "Agent", "Framework", "adapt", "load"]
+
+ENTRY_POINTS = "gapless.agents"
+"""The group of entry points by which other packages bring adapters: the name is the package of the agents' classes
+(`strands`, `acme.agents`), the object a class that is called with an agent and makes an `Agent` of it."""
 
 
 class Framework(NamedTuple):
@@ -45,14 +52,22 @@ FRAMEWORKS = (
         "Pydantic AI agents",
     ),
     Framework("google.adk", "gapless.agents.adk:ADKAgent", "adk", "google-adk", "Google ADK agents"),
+    Framework(
+        "langgraph",
+        "gapless.agents.langgraph:LangGraphAgent",
+        "langgraph",
+        "langgraph",
+        "LangGraph graphs, LangChain agents",
+    ),
 )
 
 
 def adapt(agent: object, name: str | None = None) -> Agent:
     """Make of any `agent` what the runner runs: an adapter's instance, or the object itself when it is one already.
 
-    Takes an ADK agent, app or runner, a Pydantic AI agent, an (async) generator function or function, or a name as
-    `load` takes it. `name` is for a function, and for an agent that has none. Raises `AgentInvalid`, `AgentNotFound`,
+    Takes an ADK agent, app or runner, a Pydantic AI agent, a LangGraph graph or LangChain agent, an (async) generator
+    function or function, an agent of a framework that an installed package adapts (`ENTRY_POINTS`), or a name as `load`
+    takes it. `name` is for a function, and for an agent that has none. Raises `AgentInvalid`, `AgentNotFound`,
     `ExtraMissing`.
     """
     if isinstance(agent, str | Path):
@@ -62,10 +77,9 @@ def adapt(agent: object, name: str | None = None) -> Agent:
     for cls in type(agent).__mro__:
         for framework in FRAMEWORKS:
             if f"{cls.__module__}.".startswith(f"{framework.package}."):
-                adapter: Agent = _import(framework.adapter, framework.extra)(agent)
-                if name is not None and getattr(agent, "name", name) is None:
-                    adapter.name = name
-                return adapter
+                return _named(_import(framework.adapter, framework.extra)(agent), agent, name)
+    if not inspect.isroutine(agent) and (brought := _brought(agent)) is not None:
+        return _named(brought(agent), agent, name)
     if callable(agent):
         from gapless.agents.functions import FunctionAgent
 
@@ -73,9 +87,41 @@ def adapt(agent: object, name: str | None = None) -> Agent:
     if isinstance(agent, Runnable):
         return ObjectAgent(agent)
     raise AgentInvalid(
-        f"cannot run a {type(agent).__name__} as an agent: give an ADK or Pydantic AI agent, an (async) generator or "
+        f"cannot run a {type(agent).__name__} as an agent: give an agent of a framework that is known here "
+        f"({', '.join(framework.agents for framework in FRAMEWORKS)}), an (async) generator or "
         "function, an object with `name` and `run(ctx)`, a URL, or module:attribute"
     )
+
+
+def _named(adapter: Agent, agent: object, name: str | None) -> Agent:
+    if name is not None and getattr(agent, "name", name) is None:
+        adapter.name = name
+    return adapter
+
+
+def _brought(agent: object) -> Callable[[object], Agent] | None:
+    """Return what an installed package adapts such an agent with. Reading what is installed takes up to 30 ms, so it is
+    done only for what nothing here is for."""
+    found = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    for cls in type(agent).__mro__ if found else ():
+        package = cls.__module__
+        while package:
+            if (point := found.get(package)) is not None:
+                return _loaded(point)
+            package = package.rpartition(".")[0]
+    return None
+
+
+def _loaded(point: importlib.metadata.EntryPoint) -> Callable[[object], Agent]:
+    try:
+        adapter: Callable[[object], Agent] = point.load()
+    except Exception as error:
+        brings = point.dist.name if point.dist is not None else "an installed package"
+        raise AgentInvalid(
+            f"the adapter {point.value} for {point.name}, which {brings} brings, does not import: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return adapter
 
 
 def load(reference: str) -> Agent:

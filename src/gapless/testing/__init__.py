@@ -7,7 +7,8 @@ told to, and nothing needs a key.
     gate = Gate()
     agent = ScriptedAgent(Reasoning("Sums."), ToolCall("add", {"a": 1, "b": 2}, result=3), "It is ", gate, "3.")
 
-The same chunks make a model for a real Pydantic AI agent (`pydantic_ai_model`) or a real ADK agent (`adk_model`).
+The same chunks make a model for a real Pydantic AI agent (`pydantic_ai_model`), a real ADK agent (`adk_model`) or a
+real LangGraph graph (`langgraph_model`). `gapless.testing.agents` is the conformance suite of agent adapters.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from gapless.testing.serving import serving
 
 if TYPE_CHECKING:
     from gapless.testing.adk import ADKModel
+    from gapless.testing.langgraph import LangGraphModel
     from gapless.testing.pydantic_ai import PydanticAIModel
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "Text",
     "ToolCall",
     "adk_model",
+    "langgraph_model",
     "pydantic_ai_model",
     "serving",
     "words",
@@ -80,3 +83,15 @@ def adk_model(*chunks: Chunk, hears_bytes: int | None = None) -> ADKModel:
     except ModuleNotFoundError as error:
         raise ExtraMissing("adk_model needs Google ADK: pip install 'gapless[adk]'") from error
     return ADKModel(chunks, hears_bytes=hears_bytes)
+
+
+def langgraph_model(*chunks: Chunk) -> LangGraphModel:
+    """Make a chat model for a LangChain agent or a LangGraph graph that says these `chunks`:
+    `create_agent(langgraph_model("Hello."))`. Tool calls that stand side by side come interleaved. Raises
+    `ExtraMissing`.
+    """
+    try:
+        from gapless.testing.langgraph import LangGraphModel
+    except ModuleNotFoundError as error:
+        raise ExtraMissing("langgraph_model needs LangGraph: pip install 'gapless[langgraph]'") from error
+    return LangGraphModel(chunks)

@@ -1,0 +1,65 @@
+"""What a LangChain agent needs to take a client's tools and a run's model settings."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from langchain.agents.middleware import AgentMiddleware, AgentState, ModelRequest, ModelResponse, hook_config
+from langchain_core.messages import AIMessage
+from langgraph.config import get_config
+
+from gapless.agents.base import current_run
+from gapless.agents.langgraph import TAKEN
+
+__all__ = ["GaplessMiddleware"]
+
+
+class GaplessMiddleware(AgentMiddleware[Any, Any, Any]):
+    """Offers the client's own tools to the model of an agent, and passes the run's `model_settings` to it:
+    `create_agent(model, tools, middleware=[GaplessMiddleware()])`. Outside of a Gapless run it does nothing.
+
+    A call of such a tool ends the run, and the client's next run brings the result. Other calls in the same answer of
+    the model are not made, and the model is told so.
+    """
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ModelResponse[Any]:
+        return handler(_with_runs(request))
+
+    async def awrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
+    ) -> ModelResponse[Any]:
+        return await handler(_with_runs(request))
+
+    @hook_config(can_jump_to=["end"])
+    def after_model(self, state: AgentState[Any], runtime: Any) -> dict[str, Any] | None:
+        run = current_run()
+        last = state["messages"][-1]
+        own = {tool.name for tool in run.tools} if run is not None else set()
+        if isinstance(last, AIMessage) and any(call["name"] in own for call in last.tool_calls):
+            return {"jump_to": "end"}
+        return None
+
+
+def _with_runs(request: ModelRequest[Any]) -> ModelRequest[Any]:
+    run = current_run()
+    if run is None:
+        return request
+    taken = get_config().get("configurable", {}).get(TAKEN)
+    if taken is not None:
+        taken.append(True)
+    tools = [
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": tool.parameters or {"type": "object", "properties": {}},
+            },
+        }
+        for tool in run.tools
+    ]
+    settings = {**request.model_settings, **run.config.model_settings}
+    return request.override(tools=[*request.tools, *tools], model_settings=settings)

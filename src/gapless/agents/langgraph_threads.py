@@ -1,0 +1,310 @@
+"""Where a LangGraph run's thread is kept: in the run's own checkpoint, or by the checkpointer that the graph has.
+
+A graph without a checkpointer gets one for the run, which begins with what the session's last turn left; so it can ask
+people, and go on at any worker. One that has its own keeps its threads there: a session is a thread. Then the journal
+keeps only what of the thread has been said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from langchain_core.messages import BaseMessage, HumanMessage, RemoveMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.channels.binop import BinaryOperatorAggregate
+from langgraph.channels.delta import DeltaChannel
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph.message import REMOVE_ALL_MESSAGES
+from langgraph.pregel import Pregel
+
+from gapless.agents.base import AgentItem, RunContext
+from gapless.agents.conversation import conversation
+from gapless.agents.langgraph_events import Translation
+from gapless.agents.langgraph_messages import content_of, messages_of, repaired
+from gapless.agents.langgraph_saver import MESSAGES, LeftTurn, RunSaver, decode_left, encode_left
+from gapless.agents.turns import results_brought, turns_before
+from gapless.errors import CheckpointUnreadable
+from gapless.events import ToolMessage as SessionToolMessage
+from gapless.events import UserMessage, text_of
+
+__all__ = ["OwnThread", "Thread", "UsersThread", "thread_of"]
+
+PUT_WAITS_MAX = 1000
+"""Turns of the event loop that a save waits for what LangGraph puts beside its stream; one or two are usual."""
+
+
+class _Kept(msgspec.Struct, array_like=True):
+    """Is what a run saves."""
+
+    content: bytes
+    """The saver's; empty where the graph has one of its own."""
+    shown: list[str]
+    asking: bool
+    before: str = ""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Kept).decode
+
+
+class Thread:
+    """Keeps the thread of one run of `graph`."""
+
+    saves = True
+    """Another worker can find the thread."""
+
+    def __init__(self, graph: Pregel[Any, Any, Any, Any], ctx: RunContext, translation: Translation) -> None:
+        self.graph = graph
+        self.config: RunnableConfig = {"configurable": {"thread_id": ctx.session_id}}
+        self._ctx = ctx
+        self._translation = translation
+        self._running: set[str] = set()
+        """Tasks under way, by id."""
+        self._worked = False
+        """A task is done: there is something to go on from."""
+        self._before = ""
+        self._kept = self._load()
+
+    def _load(self) -> _Kept | None:
+        if self._ctx.checkpoint is None:
+            return None
+        try:
+            kept = _decode(self._ctx.checkpoint)
+        except msgspec.MsgspecError as error:
+            raise CheckpointUnreadable(
+                f"run {self._ctx.run_id}: where its graph stands cannot be read ({error}); ask again",
+                run_id=self._ctx.run_id,
+            ) from None
+        self._translation.shown.update(dict.fromkeys(kept.shown))
+        self._before = kept.before
+        self._worked = True
+        return kept
+
+    @property
+    def goes_on(self) -> bool:
+        """Returns whether another worker had begun."""
+        return self._kept is not None
+
+    @property
+    def asking(self) -> bool:
+        """Returns whether the run stood at a question there."""
+        return self._kept is not None and self._kept.asking
+
+    async def begin(self) -> tuple[list[BaseMessage], list[AgentItem]]:
+        """Make the thread ready; return the messages to give to the graph, and what is to be said before."""
+        raise NotImplementedError
+
+    def leave(self, values: Any, checkpoint_id: str) -> bytes | None:
+        """Return what the turn leaves to the next, the graph having ended with these `values`."""
+        raise NotImplementedError
+
+    def _content(self) -> bytes:
+        return b""
+
+    async def keep(self, part: Mapping[str, Any]) -> None:
+        """Save where the run stands, after a part of the stream that says of tasks or checkpoints."""
+        data, ns = part["data"], part["ns"]
+        if part["type"] == "tasks":
+            id = data["id"]
+            if "result" not in data and "error" not in data:
+                self._running.add(id)
+                return
+            self._running.discard(id)
+            if data.get("error") is not None or data.get("interrupts"):
+                return
+            self._worked = True
+            if await self._finished(id) and self._running:
+                await self.save(leave=False)
+            return
+        recorded = await self._advanced("|".join(ns), data["config"]["configurable"]["checkpoint_id"])
+        if recorded and self._worked and (ns or data["next"]):
+            await self.save(leave=not self._running)
+
+    async def _finished(self, task_id: str) -> bool:
+        return True
+
+    async def _advanced(self, ns: str, checkpoint_id: str) -> bool:
+        return True
+
+    async def save(self, *, asking: bool = False, leave: bool = True) -> None:
+        """Save where the run stands."""
+        if self.saves and self._ctx.continues:
+            kept = _Kept(self._content(), [*self._translation.shown], asking, self._before)
+            # What was said before a question stays, though the node that asks is run again: so it is in one process.
+            half = () if asking else self._translation.half()
+            await self._ctx.save(_encode(kept), half=half, leave=leave)
+
+    def _results(self) -> dict[str, str]:
+        """Return what the session has of calls' results."""
+        return {
+            one.tool_call_id: text_of(one.content) or one.error or ""
+            for one in self._ctx.messages
+            if isinstance(one, SessionToolMessage)
+        }
+
+    def _new(self, before: Sequence[BaseMessage]) -> list[BaseMessage]:
+        """Return what is new to the graph after what came `before`: results of the client's tools, and the user's
+        message."""
+        answered = {one.tool_call_id for one in before if isinstance(one, ToolMessage)}
+        new = messages_of([one for one in results_brought(self._ctx) if one.tool_call_id not in answered])
+        if self._ctx.content:
+            asked = self._ctx.messages[-1:]
+            id = asked[0].id if asked and isinstance(asked[0], UserMessage) else None
+            new.append(HumanMessage(content_of(self._ctx.content), id=id or None))
+        return new
+
+
+class OwnThread(Thread):
+    """Keeps the thread in the run's checkpoint, and what the next turn needs in the session."""
+
+    def __init__(self, graph: Pregel[Any, Any, Any, Any], ctx: RunContext, translation: Translation) -> None:
+        delta = any(isinstance(channel, DeltaChannel) for channel in graph.channels.values())
+        self._saver = RunSaver(ctx.session_id, keep_all=delta)
+        self._split = isinstance(graph.channels.get(MESSAGES), BinaryOperatorAggregate)
+        """The conversation can be told from the rest of the state: the session keeps it once, turn by turn."""
+        self._history: list[BaseMessage] = []
+        super().__init__(graph.copy(update={"checkpointer": self._saver}), ctx, translation)
+
+    async def begin(self) -> tuple[list[BaseMessage], list[AgentItem]]:
+        if self._kept is not None:
+            try:
+                self._saver.restore(self._kept.content)
+            except msgspec.MsgspecError as error:
+                raise CheckpointUnreadable(
+                    f"run {self._ctx.run_id}: its graph's checkpoint cannot be read ({error}); ask again",
+                    run_id=self._ctx.run_id,
+                ) from None
+        state = b""
+        for turn in turns_before(self._ctx, _decode_own):
+            if turn.native is None:
+                self._history += messages_of(turn.messages)
+                continue
+            state = turn.native.state
+            if turn.native.whole:
+                self._history = []
+            self._history += self._saver.messages_of(turn.native)
+        new = self._new(self._history)
+        brought = [one.tool_call_id for one in new if isinstance(one, ToolMessage)]
+        self._history = repaired(self._history, self._results(), brought)
+        self._translation.known = {one.id for one in self._history if one.id}
+        if self._kept is not None:
+            values = (await self.graph.aget_state(self.config)).values
+            return [], self._translation.catch_up(_since(values, self._history))
+        if not state:
+            return [*self._history, *new], []
+        self._saver.begin(state, self._history if self._split else None)
+        return (new, []) if self._split else ([*self._history, *new], [])
+
+    def leave(self, values: Any, checkpoint_id: str) -> bytes | None:
+        messages = values.get(MESSAGES) if self._split and isinstance(values, dict) else None
+        return self._saver.left(self._ctx.run_id, self._history, messages)
+
+    def _content(self) -> bytes:
+        return self._saver.snapshot()
+
+    async def save(self, *, asking: bool = False, leave: bool = True) -> None:
+        if not self._saver.unwritable:
+            await super().save(asking=asking, leave=leave)
+
+    async def _finished(self, task_id: str) -> bool:
+        for _ in range(PUT_WAITS_MAX):
+            if task_id in self._saver.written:
+                self._saver.finish(task_id)
+                return True
+            await asyncio.sleep(0)
+        return False
+
+    async def _advanced(self, ns: str, checkpoint_id: str) -> bool:
+        for _ in range(PUT_WAITS_MAX):
+            if self._saver.has(ns, checkpoint_id):
+                self._saver.advance(ns, checkpoint_id)
+                return True
+            await asyncio.sleep(0)
+        return False
+
+
+class UsersThread(Thread):
+    """Leaves the thread to the checkpointer that the graph has: the conversation is kept there alone."""
+
+    def __init__(self, graph: Pregel[Any, Any, Any, Any], ctx: RunContext, translation: Translation) -> None:
+        self.saves = type(graph.checkpointer) is not InMemorySaver
+        super().__init__(graph, ctx, translation)
+
+    async def begin(self) -> tuple[list[BaseMessage], list[AgentItem]]:
+        state = await self.graph.aget_state(self.config)
+        if self._kept is not None:
+            asked = self._ctx.messages[-1].id if self._ctx.messages else ""
+            return [], self._translation.catch_up(_after(_messages(state.values), asked))
+        self._before = _id_of(state.config)
+        before: list[BaseMessage] = []
+        if (base := self._base(self._before)) is not None:
+            if base:  # LangGraph goes on from there, on a branch of its own
+                self.config["configurable"]["checkpoint_id"] = self._before = base
+                state = await self.graph.aget_state(self.config)
+            else:
+                before = [RemoveMessage(id=REMOVE_ALL_MESSAGES)]
+        has = [] if before else _messages(state.values)
+        self._translation.known = {one.id for one in has if one.id}
+        new = self._new(has)
+        ids = {one.id for one in new}
+        told = [one for one in messages_of(conversation(self._ctx.messages)) if one.id not in ids]
+        fresh = 0
+        while fresh < len(told) and told[len(told) - 1 - fresh].id not in self._translation.known:
+            fresh += 1
+        missing = told[len(told) - fresh :] if fresh and (fresh < len(told) or not has) else []
+        closing = repaired(has, self._results(), [one.tool_call_id for one in new if isinstance(one, ToolMessage)])
+        closings = [one for one in closing if one not in has]
+        self._translation.known |= {one.id for one in (*missing, *closings) if one.id}
+        return [*before, *closings, *missing, *new], []
+
+    def _base(self, head: str) -> str | None:
+        """Return the checkpoint to go on from where the thread's newest turn was asked again or edited: its id, empty
+        for an empty thread. None where the thread goes on."""
+        left = [found[1] for native in self._ctx.native_left if (found := decode_left(native)) is not None]
+        if not head or head not in {turn.after for turn in left}:
+            return None
+        kept = [found[1] for native in self._ctx.native_history if (found := decode_left(native)) is not None]
+        if kept and kept[-1].after:
+            return kept[-1].after
+        return left[0].before
+
+    def leave(self, values: Any, checkpoint_id: str) -> bytes | None:
+        return encode_left(LeftTurn(self._ctx.run_id, before=self._before, after=checkpoint_id))
+
+
+def thread_of(graph: Pregel[Any, Any, Any, Any], ctx: RunContext, translation: Translation) -> Thread:
+    """Return where the run keeps its thread."""
+    kind = UsersThread if isinstance(graph.checkpointer, BaseCheckpointSaver) else OwnThread
+    return kind(graph, ctx, translation)
+
+
+def _decode_own(native: bytes) -> tuple[str, LeftTurn] | None:
+    found = decode_left(native)
+    return found if found is not None and found[1].state else None
+
+
+def _messages(values: Any) -> list[BaseMessage]:
+    found = values.get(MESSAGES) if isinstance(values, dict) else getattr(values, MESSAGES, None)
+    return [one for one in found if isinstance(one, BaseMessage)] if isinstance(found, list) else []
+
+
+def _since(values: Any, history: Sequence[BaseMessage]) -> list[BaseMessage]:
+    before = {one.id for one in history}
+    return [one for one in _messages(values) if one.id not in before]
+
+
+def _after(messages: Sequence[BaseMessage], id: str) -> list[BaseMessage]:
+    """Return the messages after the one of this `id`; none where it is not among them."""
+    for index, message in enumerate(messages):
+        if message.id == id:
+            return [*messages[index + 1 :]]
+    return []
+
+
+def _id_of(config: Mapping[str, Any]) -> str:
+    found = config.get("configurable", {}).get("checkpoint_id")
+    return found if isinstance(found, str) else ""

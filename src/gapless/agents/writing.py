@@ -1,0 +1,212 @@
+"""What a model says, as events: parts as they come, and wholes that are reconciled with their parts.
+
+For adapters. A framework streams a message in parts, repeats it whole when it is complete, or gives it whole alone; the
+journal has each word once. Ends of what is not open are ignored by the recorder, which also begins what was not begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import NamedTuple
+
+from gapless.events import (
+    CustomEvent,
+    Event,
+    ReasoningEncryptedValueEvent,
+    ReasoningMessageContentEvent,
+    ReasoningMessageEndEvent,
+    ReasoningMessageStartEvent,
+    TextMessageContentEvent,
+    TextMessageEndEvent,
+    ToolCallArgsEvent,
+    ToolCallEndEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+)
+
+__all__ = ["Said", "WholeCall", "finish", "result"]
+
+FINISH_REASONS = {
+    "stop": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "completed": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "model_length": "length",
+    "tool_calls": "tool_calls",
+    "tool_call": "tool_calls",
+    "tool_use": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "safety": "content_filter",
+    "refusal": "content_filter",
+}
+"""What services call the ways in which an answer ends, in small letters, as `gapless.finish` says it."""
+
+
+class WholeCall(NamedTuple):
+    """Is a tool call that is complete: `id`, `name`, and the JSON of its `arguments`."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class _Call:
+    __slots__ = ("ended", "held", "id", "name", "said", "started")
+
+    def __init__(self) -> None:
+        self.id = self.name = self.held = ""
+        """`held`: arguments that came before its name."""
+        self.started = self.said = self.ended = False
+
+
+class Said:
+    """Says one message of a model, `id`, part by part; each method returns the events to record.
+
+    `author` is the sub-agent whose message it is. `new_id` makes the ids of its reasoning, as `RunContext.new_id` does.
+    Reasoning ends when something else begins.
+    """
+
+    __slots__ = ("_calls", "_new_id", "_reasoning", "_texts", "_thoughts", "author", "id")
+
+    def __init__(self, id: str, new_id: Callable[[str], str], author: str | None = None) -> None:
+        self.id = id
+        self.author = author
+        self._new_id = new_id
+        self._reasoning: str | None = None
+        """The id of the reasoning that is open."""
+        self._thoughts = 0
+        self._texts: list[str] = []
+        self._calls: dict[Hashable, _Call] = {}
+
+    @property
+    def spoken(self) -> str:
+        """Returns the text so far."""
+        return "".join(self._texts)
+
+    @property
+    def call_ids(self) -> Iterable[str]:
+        """Returns the ids of its calls."""
+        return [call.id for call in self._calls.values() if call.started]
+
+    def text(self, delta: str) -> list[Event]:
+        """Say more of the text, `delta`."""
+        self._texts.append(delta)
+        event = TextMessageContentEvent(message_id=self.id, delta=delta, subagent_run_id=self.author)
+        if self._reasoning is None:
+            return [event]
+        return [*self._end_reasoning(), event]
+
+    def reasoning(self, delta: str, *, part: bool = False) -> list[Event]:
+        """Say more of what is thought, `delta`; in a message of its own where a new `part` begins."""
+        found = self._end_reasoning() if part else []
+        if delta:
+            self._thoughts += len(delta)
+            found.append(
+                ReasoningMessageContentEvent(
+                    message_id=self._open_reasoning(), delta=delta, subagent_run_id=self.author
+                )
+            )
+        return found
+
+    def signature(self, value: str) -> list[Event]:
+        """Add the provider's signature of what was thought, `value`; without any thought, of what it keeps secret."""
+        found: list[Event] = []
+        if self._reasoning is None:
+            found.append(ReasoningMessageStartEvent(message_id=self._open_reasoning()))
+        id = self._open_reasoning()
+        found.append(ReasoningMessageEndEvent(message_id=id, subagent_run_id=self.author))
+        found.append(
+            ReasoningEncryptedValueEvent(
+                subtype="message", entity_id=id, encrypted_value=value, subagent_run_id=self.author
+            )
+        )
+        self._reasoning = None
+        return found
+
+    def call(self, key: Hashable, id: str | None = None, name: str | None = None, arguments: str = "") -> list[Event]:
+        """Say more of the call that `key` tells from the message's others: its `id` and `name` once they are known, and
+        a piece of the JSON of its `arguments`. Calls may take turns."""
+        call = self._calls.get(key)
+        if call is None:
+            call = self._calls[key] = _Call()
+        if call.ended:
+            return []
+        found: list[Event] = []
+        if not call.started:
+            call.id, call.name, call.held = call.id or id or "", call.name or name or "", call.held + arguments
+            if not (call.id and call.name):
+                return []
+            found = self._end_reasoning()
+            call.started, arguments = True, call.held
+            found.append(
+                ToolCallStartEvent(
+                    tool_call_id=call.id,
+                    tool_call_name=call.name,
+                    parent_message_id=self.id,
+                    subagent_run_id=self.author,
+                )
+            )
+        if arguments:
+            call.said = True
+            found.append(ToolCallArgsEvent(tool_call_id=call.id, delta=arguments, subagent_run_id=self.author))
+        return found
+
+    def whole(self, text: str = "", reasoning: str = "", calls: Sequence[WholeCall] = ()) -> list[Event]:
+        """Say what of the complete message (its `text`, `reasoning` and `calls`) was not said in parts, and end it."""
+        found: list[Event] = []
+        if reasoning and not self._thoughts:
+            found += self.reasoning(reasoning)
+        spoken = self.spoken
+        if len(text) > len(spoken) and text.startswith(spoken):
+            found += self.text(text[len(spoken) :])
+        known = {call.id: call for call in self._calls.values()}
+        for one in calls:
+            call = known.get(one.id)
+            if call is None:
+                found += self.call(one, one.id, one.name, one.arguments)
+            elif call.started and not call.said and not call.ended:
+                call.said = True
+                found.append(ToolCallArgsEvent(tool_call_id=call.id, delta=one.arguments, subagent_run_id=self.author))
+        return [*found, *self.end()]
+
+    def end(self) -> list[Event]:
+        """End the message, and its calls: their arguments are complete."""
+        found = self._end_reasoning()
+        for call in self._calls.values():
+            if call.started and not call.ended:
+                found.append(ToolCallEndEvent(tool_call_id=call.id, subagent_run_id=self.author))
+            call.ended = True
+        if self._texts:
+            found.append(TextMessageEndEvent(message_id=self.id, subagent_run_id=self.author))
+        return found
+
+    def _open_reasoning(self) -> str:
+        if self._reasoning is None:
+            self._reasoning = self._new_id("reasoning")
+        return self._reasoning
+
+    def _end_reasoning(self) -> list[Event]:
+        if self._reasoning is None:
+            return []
+        id, self._reasoning = self._reasoning, None
+        return [ReasoningMessageEndEvent(message_id=id, subagent_run_id=self.author)]
+
+
+def result(
+    message_id: str, call_id: str, content: str, *, error: str | None = None, author: str | None = None
+) -> ToolCallResultEvent:
+    """Tell what the call `call_id` has returned, `content`, or with which `error` it failed, as the message
+    `message_id` of the sub-agent `author`."""
+    return ToolCallResultEvent(
+        message_id=message_id, tool_call_id=call_id, content=content, role="tool", error=error, subagent_run_id=author
+    )
+
+
+def finish(reason: object) -> list[Event]:
+    """Say why the last answer ended, where that is known: `reason`, in a service's words."""
+    known = FINISH_REASONS.get(reason.lower()) if isinstance(reason, str) else None
+    return [] if known is None else [CustomEvent(name="gapless.finish", value={"reason": known})]
