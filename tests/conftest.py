@@ -77,6 +77,15 @@ def routes_are_read_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """The one PostgreSQL server of this process's tests."""
+    from tests.support.postgres import Postgres  # what few tests need is not imported for all
+
+    with Postgres() as server:
+        yield server
+
+
 async def words(message: str) -> AsyncIterator[str]:
     for word in ("you ", "said ", message):
         yield word

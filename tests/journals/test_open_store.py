@@ -84,6 +84,7 @@ def test_every_store_of_the_table_says_whether_processes_share_it():
         ("rediss://user:se/cr@e:t?#x@host/0", "rediss://user:***@host/0"),
         ("redis://:secret\n@host", "redis://:***@host"),
         ("redis://host/0?password=secret&db=1", "redis://host/0?password=***&db=1"),
+        ("postgresql://user:secret@host/db?schema=x", "postgresql://user:***@host/db?schema=x"),
         ("unix://user:secret@/run/redis.sock?db=2", "unix://user:***@/run/redis.sock?db=2"),
     ],
 )
@@ -100,10 +101,11 @@ def test_an_error_about_a_url_does_not_show_its_password(url: str):
     assert "se/cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("scheme", ["redis", "postgresql"])
 @pytest.mark.parametrize("password", ["se/cret", "se#cret", "se?cret", "se@cret", "secret"])
-async def test_no_error_of_a_server_that_is_not_there_shows_the_password(password: str):
-    store = open_store(f"redis://user:{password}@127.0.0.1:1/0")
+async def test_no_error_of_a_server_that_is_not_there_shows_the_password(scheme: str, password: str):
     with pytest.raises(GaplessError) as caught:
+        store = open_store(f"{scheme}://user:{password}@127.0.0.1:1/0")
         await store.open("w", None)  # type: ignore[arg-type]  # it is never called
     told = [str(caught.value), str(caught.value.__cause__ or "")]
     assert not [text for text in told if password in text or "cret" in text]

@@ -27,6 +27,7 @@ from gapless.cli.agents import AGENT_HELP, load_agent
 from gapless.cli.logs import log_nowhere
 from gapless.cli.terminal import clean, explained, one_line
 from gapless.errors import GaplessError
+from gapless.journals import STORES
 
 if TYPE_CHECKING:
     from gapless.agents.base import Agent
@@ -37,7 +38,7 @@ QUESTION = "Describe the sea in three sentences."
 EXTRAS = {
     "local": ("xllamacpp", "models in .gguf files"),
     **{framework.extra: (framework.distribution, framework.agents) for framework in FRAMEWORKS},
-    "redis": ("redis", "journals in Redis"),
+    **{store.extra: (store.distribution, f"journals in {store.keeps_in}") for store in STORES if store.extra},
 }
 TIMEOUT_S = 60.0
 BLOCKED_S = 0.5

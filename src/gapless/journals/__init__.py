@@ -20,18 +20,28 @@ class StoreEntry(NamedTuple):
     """Its class, as `module:name`."""
     extra: str = ""
     """The extra of the package `gapless` that brings its client library."""
+    distribution: str = ""
+    """What that library is called where packages are, and"""
+    keeps_in: str = ""
+    """the name of what it keeps journals in, for messages."""
 
 
 STORES = [
     StoreEntry(("memory",), "gapless.journals.memory:MemoryStore"),
     StoreEntry(("sqlite",), "gapless.journals.sqlite:SQLiteStore"),
-    StoreEntry(("redis", "rediss", "valkey", "valkeys", "unix"), "gapless.journals.redis:RedisStore", extra="redis"),
+    StoreEntry(
+        ("redis", "rediss", "valkey", "valkeys", "unix"), "gapless.journals.redis:RedisStore", "redis", "redis", "Redis"
+    ),
+    StoreEntry(
+        ("postgresql", "postgres"), "gapless.journals.postgres:PostgresStore", "postgres", "psycopg", "PostgreSQL"
+    ),
 ]
 
 
 def open_store(url: str | Store) -> Store:
     """Make the store that `url` names, not yet opened: `memory://`, `sqlite:///relative.db`, `sqlite:////absolute.db`,
-    `redis://host:port/db` (also `rediss`, `valkey`, `valkeys` and `unix:///path/to.sock`).
+    `redis://host:port/db` (also `rediss`, `valkey`, `valkeys` and `unix:///path/to.sock`),
+    `postgresql://user@host/database`.
 
     A `Store` comes back as it is. Raises `UsageError` for a URL that names none, `ExtraMissing` when its client library
     is not installed.

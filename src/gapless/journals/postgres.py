@@ -1,0 +1,317 @@
+"""The store in PostgreSQL (14 or later), shared by any number of machines.
+
+Its parts: the server with its connections (`postgres_server`), the tables (`postgres_schema`), the appends of a
+worker's own runs (`postgres_append`), what becomes of runs (`postgres_runs`), the rows of runs and sessions
+(`postgres_records`), and what other workers did (`postgres_news`). Here is what a store's duties make of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+
+from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreUnavailable
+from gapless.journals.contract import READ_BYTES_MAX, WANTED_MAX, Append, Checkpoint, Listener, Store
+from gapless.journals.lease import LeaseWatch
+from gapless.journals.postgres_append import RECHECK_S, OwnedRuns
+from gapless.journals.postgres_news import PostgresNews
+from gapless.journals.postgres_records import PostgresRecords, encode, session_from
+from gapless.journals.postgres_runs import INSERT_SESSION_SQL, PostgresRuns
+from gapless.journals.postgres_schema import ACTIVE_SQL
+from gapless.journals.postgres_server import Connection, PostgresServer, int_array
+from gapless.records import Listing, RunRecord, RunStatus, SessionRecord, Turn, changed_state
+
+__all__ = ["PostgresStore"]
+
+EXPIRE_RUNS = 100
+"""Runs that are marked as expired in one transaction."""
+DROP_ROWS = 5_000
+"""Rows of events, or pieces of blobs, that are dropped in one transaction."""
+
+_READ = f"""
+SELECT r.status, coalesce(r.kept_since, 0), p.seq, p.data
+FROM gapless.runs r LEFT JOIN LATERAL (
+    SELECT min(s.seq) AS seq, string_agg(s.data, '\\x0a'::bytea ORDER BY s.seq) AS data
+    FROM (SELECT seq, data, sum(length(data)) OVER (ORDER BY seq) - length(data) AS before
+        FROM (SELECT * FROM gapless.events e WHERE e.rid = r.rid AND e.seq >= coalesce(
+            (SELECT max(b.seq) FROM gapless.events b WHERE b.rid = r.rid AND b.seq <= %s), 0)
+            ORDER BY e.seq LIMIT %s) e) s
+    WHERE s.before < {READ_BYTES_MAX}) p ON true
+WHERE r.id = %s
+"""
+_MARK_EXPIRED = """
+WITH kept AS (SELECT r.rid, r.kept_since, r.kept_bytes, sum(r.kept_bytes) OVER (ORDER BY r.kept_since, r.rid) AS freed
+    FROM gapless.runs r WHERE r.kept_since > 0 ORDER BY r.kept_since, r.rid LIMIT %s)
+UPDATE gapless.runs r SET kept_since = 0, kept_bytes = NULL FROM kept
+WHERE r.rid = kept.rid AND r.kept_since > 0
+    AND (kept.kept_since < %s::bigint OR kept.freed - kept.kept_bytes < %s::bigint)
+"""
+
+log = logging.getLogger("gapless.postgres")
+_decode_turn = msgspec.json.Decoder(Turn).decode
+
+
+class PostgresStore(Store):
+    """`postgresql://[user:password@]host[:port]/database[?schema=gapless&…]`, with libpq's options in its query."""
+
+    commit_interval_s: ClassVar[float] = 0.002
+
+    def __init__(self, url: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._server = PostgresServer(url)
+        self._records = PostgresRecords(self._server)
+        self._news = PostgresNews(self._server)
+        self._owned = OwnedRuns(self._server, self._news.appended)
+        self._runs = PostgresRuns(self._server, self._records, self._owned, LeaseWatch(monotonic))
+
+    @classmethod
+    def from_url(cls, url: str) -> PostgresStore:
+        return cls(url)
+
+    # -- the worker ---------------------------------------------------------------------------------------------------
+
+    async def open(self, worker_id: str, listener: Listener) -> None:
+        first = not self._server.is_open
+        if first:
+            await self._server.open()
+        try:
+            await self._news.stop()
+            await self._owned.begin(worker_id)
+            await self._news.start(listener, self._owned)
+            await self._server.execute("INSERT INTO gapless.workers(id) VALUES(%s)", worker_id)
+        except BaseException:
+            if first:
+                await self._disconnect()
+            raise
+
+    async def _disconnect(self) -> None:
+        await self._news.stop()
+        await self._owned.disconnect()
+        await self._server.close()
+
+    async def close(self) -> None:
+        if self._server.is_open:
+            try:
+                for sql in (
+                    "DELETE FROM gapless.workers WHERE id = %s",
+                    "DELETE FROM gapless.watches WHERE worker = %s",
+                ):
+                    await self._server.execute(sql, self._owned.worker_id)
+            except StoreUnavailable as error:  # its lease runs out by itself then
+                log.warning("%s", error)
+            await self._disconnect()
+        self._news.forget_listener()
+
+    async def renew(self) -> None:
+        sql = "UPDATE gapless.workers SET beat = beat + 1 WHERE id = %s RETURNING beat"
+        if not await self._server.execute(sql, self._owned.worker_id):
+            raise self._owned.fenced()
+        await self._owned.recheck_ended(time.monotonic() - RECHECK_S)
+
+    async def take_over(self, lease_s: float) -> list[RunRecord]:
+        taken = await self._runs.take_over(lease_s)
+        self.others = self._runs.others
+        self._news.now_owned(run.id for run in taken)
+        return taken
+
+    # -- runs ---------------------------------------------------------------------------------------------------------
+
+    async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
+        record, created = await self._runs.create(run, reject_busy=reject_busy)
+        if created:
+            self._news.created(run.id)
+        return record, created
+
+    async def start_run(self, run_id: str, started_at: int) -> str | None:
+        return await self._runs.start(run_id, started_at)
+
+    async def get_run(self, run_id: str) -> RunRecord | None:
+        found = await self._records.run(run_id)
+        return None if found is None else found.run
+
+    async def list_runs(
+        self,
+        *,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        status: RunStatus | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> Listing[RunRecord]:
+        return await self._records.runs(user_id, session_id, status, limit, after)
+
+    async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
+        return await self._records.oldest_active(session_ids)
+
+    # -- runs that are nobody's ---------------------------------------------------------------------------------------
+
+    async def release(self, run_id: str, wanted_at: int | None) -> bool:
+        wanted_now = await self._runs.release(run_id, wanted_at)
+        if wanted_now:
+            await self._news.tell_wanted()
+        return wanted_now
+
+    async def claim(self, run_id: str) -> RunRecord | None:
+        run = await self._runs.claim(run_id)
+        if run is not None:
+            self._news.now_owned([run_id])
+        return run
+
+    async def wanted(self, now: int, limit: int = WANTED_MAX) -> list[RunRecord]:
+        return await self._runs.wanted(now, limit)
+
+    # -- journals -----------------------------------------------------------------------------------------------------
+
+    async def append(self, batches: Sequence[Append]) -> Collection[str]:
+        return await self._owned.append(batches)
+
+    async def read(self, run_id: str, after: int, limit: int) -> list[bytes]:
+        rows = await self._server.rows(_READ, after + 1, limit, run_id.encode())
+        if not rows:
+            raise RunNotFound(f"no run {run_id}", run_id=run_id)
+        status, kept_since, first, data = rows[0]
+        if not kept_since and RunStatus(status).ended:
+            raise CursorExpired(f"the events of run {run_id} are past their retention", run_id=run_id)
+        events: list[bytes] = [] if first is None else data.split(b"\n")[max(0, after + 1 - first) :][:limit]
+        return events
+
+    async def checkpoint(self, run_id: str) -> Checkpoint | None:
+        sql = """SELECT c.seq, c.data FROM gapless.checkpoints c JOIN gapless.runs r ON r.rid = c.rid WHERE r.id = %s"""
+        rows = await self._server.rows(sql, run_id.encode())
+        return Checkpoint(*rows[0]) if rows else None
+
+    async def commands(self, run_id: str) -> list[bytes]:
+        sql = f"""SELECT c.command FROM gapless.commands c JOIN gapless.runs r ON r.rid = c.rid
+            WHERE r.id = %s AND r.status IN {ACTIVE_SQL}"""
+        return [command for (command,) in await self._server.rows(sql, run_id.encode())]
+
+    async def keep_blob(self, run_id: str, blob_id: str, piece: int, data: bytes) -> None:
+        await self._owned.keep_blob(run_id, blob_id, piece, data)
+
+    async def blob(self, run_id: str, blob_id: str, piece: int) -> bytes | None:
+        sql = """SELECT b.data FROM gapless.blobs b JOIN gapless.runs r ON r.rid = b.rid
+            WHERE r.id = %s AND r.kept_since IS DISTINCT FROM 0 AND b.blob = %s AND b.piece = %s"""
+        rows = await self._server.rows(sql, run_id.encode(), blob_id.encode(), piece)
+        return rows[0][0] if rows else None
+
+    async def watch(self, run_id: str) -> None:
+        await self._news.watch(run_id)
+
+    async def unwatch(self, run_id: str) -> None:
+        self._news.unwatch(run_id)
+
+    async def send(self, run_id: str, command: bytes) -> str:
+        return await self._deliver(run_id, command)
+
+    async def answer(self, run_id: str, seq: int, command: bytes) -> str:
+        return await self._deliver(run_id, command, seq)
+
+    async def _deliver(self, run_id: str, command: bytes, seq: int | None = None) -> str:
+        owner, rid = await self._runs.deliver(run_id, command, seq)
+        if owner:
+            await self._news.tell_command(owner, rid)
+        elif rid:
+            await self._news.tell_wanted()
+        return owner
+
+    async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:
+        """Mark the runs first, then drop their events, in steps: what a call that was cut short has left is dropped by
+        the next one."""
+        total = 0
+        while True:
+            over = 0
+            if bytes_max is not None:
+                sql = "SELECT coalesce(sum(kept_bytes), 0)::bigint FROM gapless.runs WHERE kept_since > 0"
+                over = (await self._server.rows(sql))[0][0] - bytes_max
+
+            async def mark(connection: Connection, over: int = over) -> int:
+                return await self._server.run(connection, _MARK_EXPIRED, EXPIRE_RUNS, ended_before, over)
+
+            marked = await self._server.transact(mark)
+            if not marked:
+                break
+            total += marked
+        while await self._server.transact(self._drop_events):
+            pass
+        return total
+
+    async def _drop_events(self, connection: Connection) -> bool:
+        """Drop some of the events of runs that are marked; whether there may be more."""
+        server = self._server
+        sql = "SELECT rid FROM gapless.runs WHERE kept_since = 0 LIMIT %s FOR NO KEY UPDATE SKIP LOCKED"
+        rids = int_array(rid for (rid,) in await server.fetch(connection, sql, EXPIRE_RUNS))
+        if rids == int_array([]):
+            return False
+        for table, bound in (("events", DROP_ROWS), ("blobs", DROP_ROWS // 100)):
+            sql = f"""DELETE FROM gapless.{table} WHERE ctid = ANY(ARRAY(
+                SELECT ctid FROM gapless.{table} WHERE rid = ANY(%s::bigint[]) LIMIT %s))"""
+            if await server.run(connection, sql, rids, bound) == bound:
+                return True
+        for table in ("commands", "watches"):
+            await server.run(connection, f"DELETE FROM gapless.{table} WHERE rid = ANY(%s::bigint[])", rids)
+        await server.run(connection, "UPDATE gapless.runs SET kept_since = NULL WHERE rid = ANY(%s::bigint[])", rids)
+        return True
+
+    # -- sessions -----------------------------------------------------------------------------------------------------
+
+    async def create_session(self, session: SessionRecord) -> SessionRecord:
+        sql = f"""{INSERT_SESSION_SQL} ON CONFLICT (id) DO UPDATE SET updated_at = sessions.updated_at
+            RETURNING id, updated_at, title, state, record"""
+        record = encode(msgspec.structs.replace(session, state={}))
+        ids = session.id.encode(), session.user_id.encode()
+        changing = session.updated_at, session.title.encode(), encode(session.state)
+        (row,) = await self._server.execute(sql, *ids, *changing, record)
+        return session_from(row)
+
+    async def get_session(self, session_id: str) -> SessionRecord | None:
+        return await self._records.session(session_id)
+
+    async def list_sessions(
+        self, *, user_id: str | None = None, limit: int = 100, after: str | None = None
+    ) -> Listing[SessionRecord]:
+        return await self._records.sessions(user_id, limit, after)
+
+    async def update_state(
+        self, session_id: str, changes: dict[str, Any], updated_at: int, bytes_max: int | None = None
+    ) -> SessionRecord | None:
+        async def update(connection: Connection) -> SessionRecord | None:
+            session = await self._lock_session(connection, session_id)
+            if session is not None:
+                session.state = changed_state(session, changes, bytes_max)
+                session.updated_at = updated_at
+                sql = "UPDATE gapless.sessions SET state = %s, updated_at = %s WHERE id = %s"
+                await self._server.run(connection, sql, encode(session.state), updated_at, session_id.encode())
+            return session
+
+        return await self._server.transact(update)
+
+    async def _lock_session(self, connection: Connection, session_id: str) -> SessionRecord | None:
+        """Keep others from beginning a run in a session until the transaction has ended. Raises `SessionBusy`."""
+        sql = "SELECT id, updated_at, title, state, record FROM gapless.sessions WHERE id = %s FOR UPDATE"
+        rows = await self._server.fetch(connection, sql, session_id.encode())
+        sql = f"SELECT 1 FROM gapless.runs WHERE session = %s AND status IN {ACTIVE_SQL} LIMIT 1"
+        if rows and await self._server.fetch(connection, sql, session_id.encode()):
+            raise SessionBusy(f"session {session_id} has an active run; cancel it first")
+        return session_from(rows[0]) if rows else None
+
+    async def delete_session(self, session_id: str) -> bool:
+        async def delete(connection: Connection) -> bool:
+            if await self._lock_session(connection, session_id) is None:
+                return False
+            of_session = "WHERE rid IN (SELECT r.rid FROM gapless.runs r WHERE r.session = %s)"
+            for table in ("events", "blobs", "commands", "watches"):
+                await self._server.run(connection, f"DELETE FROM gapless.{table} {of_session}", session_id.encode())
+            for table in ("runs", "turns"):
+                sql = f"DELETE FROM gapless.{table} WHERE session = %s"
+                await self._server.run(connection, sql, session_id.encode())
+            await self._server.run(connection, "DELETE FROM gapless.sessions WHERE id = %s", session_id.encode())
+            return True
+
+        return await self._server.transact(delete)
+
+    async def turns(self, session_id: str) -> list[Turn]:
+        sql = "SELECT turn FROM gapless.turns WHERE session = %s ORDER BY tid"
+        return [_decode_turn(turn) for (turn,) in await self._server.rows(sql, session_id.encode())]
