@@ -39,7 +39,7 @@ async def weather(ctx: RunContext[User]) -> str:
 async def main() -> None:
     async with Runner(agent) as runner:
         user = User(id="u1", city="Paris")
-        async with runner.run_stream("How will it be?", output_type=Forecast, deps=user, user_id=user.id) as stream:
+        async with runner.run_stream("How will it be?", deps=user, user_id=user.id) as stream:
             forecast = await stream.get_output()
     print(f"{forecast.city}: {forecast.sky}")
 

@@ -20,7 +20,7 @@ FLOORS = [
     {"runs"},
     {"http", "testing"},
     {"protocols"},
-    {"server", "adk"},  # the last: ADK's own spelling
+    {"server", "adk", "pydantic_ai"},  # the last two: the frameworks' own spelling
     {"gapless"},  # the door: the names that users import
     {"cli"},
     {"__main__"},

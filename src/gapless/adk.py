@@ -6,7 +6,8 @@
         print(event.content.parts[0].text)
 
 Events are ADK's. What differs from ADK: each text comes once. Where it came in pieces, the whole event after them has
-its other parts alone, so that the texts of all events are the answer.
+its other parts alone, so that the texts of all events are the answer. What a tool or the model raises is raised as it
+is.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from google.genai import types
 
 from gapless.aggregator import StreamingResponseAggregator
 from gapless.config import RunConfig, StreamingMode
+from gapless.errors import as_raised
 from gapless.protocols.adk.wire import ADKEncoder
 from gapless.runs.portal import iterate
 from gapless.runs.request import ANONYMOUS, new_id, session_id_of
@@ -122,7 +124,8 @@ async def _events(begin: Any) -> AsyncGenerator[Event, None]:
     finally:
         if not ended:
             await run.cancel()
-    await run.raise_if_failed()
+    with as_raised():
+        await run.raise_if_failed()
 
 
 async def _without_repeats(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
@@ -147,7 +150,8 @@ async def _without_repeats(events: AsyncGenerator[Event, None]) -> AsyncGenerato
                 else:
                     kept.append(part)
             if len(kept) < len(parts) and event.content is not None:
-                content = types.Content(role=event.content.role, parts=kept)
+                # Programs read the first part's text, whatever is in it.
+                content = types.Content(role=event.content.role, parts=kept or [types.Part(text="")])
                 event = event.model_copy(update={"content": content})
             said.pop((*key, True), None)
             said.pop((*key, False), None)

@@ -6,6 +6,9 @@ RUN_ERROR event, the command line's message.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 __all__ = [
     "AgentFailed",
     "AgentInvalid",
@@ -45,6 +48,7 @@ __all__ = [
     "ToolFailed",
     "UsageError",
     "WorkerLost",
+    "as_raised",
     "error_for_code",
     "is_code",
 ]
@@ -366,3 +370,17 @@ def error_for_code(code: str | None, message: str, *, run_id: str | None = None)
     """
     cls = _BY_CODE.get(code or "", RunFailed)
     return cls(message, run_id=run_id, code=code)
+
+
+@contextlib.contextmanager
+def as_raised() -> Iterator[None]:
+    """Raise what a run's agent itself raised, where that is at hand, in place of the error that says so: what a program
+    catches that runs the agent without a server."""
+    try:
+        yield
+        return
+    except GaplessError as error:
+        raised = error.__cause__
+        if raised is None or isinstance(raised, GaplessError):
+            raise
+    raise raised  # out here: it has a context of its own

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
-__all__ = ["DEPTH_MAX", "decode_json", "is_deep", "with_plain_lines"]
+__all__ = ["DEPTH_MAX", "decode_json", "is_deep", "with_plain_lines", "without_surrogates"]
 
 DEPTH_MAX = 100
 """Arrays and objects within each other. What is decoded here, or recorded, is read, copied and encoded again by code
@@ -63,3 +63,15 @@ def with_plain_lines(data: bytes) -> bytes:
         for character, escaped in _BREAKS.items():
             data = data.replace(character, escaped)
     return data
+
+
+def without_surrogates(value: Any) -> Any:
+    """Return a JSON value as it can be encoded: halves of a character that stand side by side are joined, one alone
+    becomes U+FFFD."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, dict):
+        return {without_surrogates(key): without_surrogates(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_surrogates(item) for item in value]
+    return value

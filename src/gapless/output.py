@@ -48,6 +48,14 @@ class OutputType(Generic[_OutputT]):
             except errors.PydanticUserError as error:
                 raise UsageError(f"output_type {self.name} cannot be validated: {error.message}") from error
 
+    @staticmethod
+    def declared(output_type: Any) -> OutputType[Any]:
+        """Return it for what an agent says that its output is; a type that cannot be validated is any JSON value."""
+        try:
+            return OutputType[Any](str if output_type is None else output_type)
+        except UsageError:
+            return OutputType[Any](Any)
+
     @property
     def name(self) -> str:
         return getattr(self.type, "__name__", str(self.type))

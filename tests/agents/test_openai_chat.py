@@ -398,6 +398,15 @@ HABITS: dict[str, tuple[list[Any], str, str, list[tuple[str, str]]]] = {
         [F],
     ),
     "name late": ([raw(index=0, id="a"), raw(index=0, function=function(*F)), CALLED, DONE], "", "", [F]),
+    "name in pieces": (
+        [
+            *(raw(index=0, id="a", function=function("get")), raw(index=0, function=function("_it"))),
+            *(raw(index=0, function=function("", "{}")), CALLED, DONE),
+        ],
+        "",
+        "",
+        [("get_it", "{}")],
+    ),
     "id changes": (
         [raw(index=0, id="a", function=function("f", "{")), raw(index=0, id="b", function=function(None, "}")), CALLED],
         "",
@@ -485,7 +494,7 @@ HABITS: dict[str, tuple[list[Any], str, str, list[tuple[str, str]]]] = {
 async def test_what_services_send_is_read_as_it_is_meant(habit: str) -> None:
     chunks, text, thought, calls = HABITS[habit]
     body = b": PROCESSING\n\n" + sse(*chunks)
-    tools = [Tool(name=name, description="", parameters={}) for name in ("f", "g")]
+    tools = [Tool(name=name, description="", parameters={}) for name in ("f", "g", "get_it")]
     async with upstream(Reply(body), Reply(HELLO)) as up, Runner(up.url + "/v1?model=m") as runner:
         run = await runner.start("Hi", session_id="s", tools=tools)
         fold = Fold()

@@ -77,6 +77,8 @@ class ADKAgent(Agent):
             self.name = target.name
         else:
             raise AgentInvalid(f"cannot run a {type(target).__name__} of google.adk; give an agent, an App or a Runner")
+        root = getattr(target, "agent", None) or getattr(target, "root_agent", None) or target
+        self.output_type = getattr(root, "output_schema", None)
         chosen = getattr(target, "resumability_config", None)
         self.continues = "from_checkpoint" if chosen is None or chosen.is_resumable else "no"
 

@@ -31,14 +31,18 @@ class ArgumentsWriter:
     they come; at the first one that does not, the text stops growing until `finish`.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str = "") -> None:
         self.name = name
+        """The tool's, as far as it has come: some services send it in pieces too."""
+        self.started = False
+        """The call was shown: its name is whole once arguments come."""
         self._text: list[str] = []
         self._path: list[str | int] = []
         self._in_string = False
         self._left: set[tuple[str | int, ...]] = set()
         """Members that are complete: one that came again could not be appended."""
         self._stuck = False
+        self._said = 0
 
     def add(self, piece: types.PartialArg) -> str:
         """Return the JSON text that this piece adds."""
@@ -59,6 +63,11 @@ class ArgumentsWriter:
         else:
             return ""
         return self._grow(self._move(path) + value)
+
+    def unsaid(self) -> str:
+        """Return what of the text was not returned here before."""
+        pieces, self._said = self._text[self._said :], len(self._text)
+        return "".join(pieces)
 
     def finish(self, args: dict[str, Any]) -> tuple[str, bool]:
         """Return what completes the text, given all the arguments; and whether it says the same as they do."""

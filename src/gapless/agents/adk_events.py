@@ -43,7 +43,7 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
 )
-from gapless.fold import FILE
+from gapless.fold import FILE, VOID
 
 __all__ = ["Shown", "Stream", "Translation", "close_stream", "notice"]
 
@@ -254,16 +254,15 @@ class Translation:
                 self._call(out, stream, call, waits=call.id in (event.long_running_tool_ids or ()))
             return
         id = call.id or next(reversed(stream.writers), "")
-        writer = stream.writers.get(id)
-        if writer is None:
-            if not id or not call.name:
-                return
-            writer = stream.writers[id] = ArgumentsWriter(call.name)
-            close_stream(out, stream)
-            out.append(ToolCallStartEvent(tool_call_id=id, tool_call_name=call.name))
-        delta = "".join(writer.add(piece) for piece in call.partial_args or [])
-        if delta:
-            out.append(ToolCallArgsEvent(tool_call_id=id, delta=delta))
+        if not id:
+            return
+        writer = stream.writers.setdefault(id, ArgumentsWriter())
+        if call.name and not writer.started:
+            writer.name = call.name
+        for piece in call.partial_args or ():
+            writer.add(piece)
+        if writer.name and (delta := writer.unsaid()):
+            _show_call(out, stream, id, writer, delta)
 
     # -- when it is whole -------------------------------------------------------------------------------------------
 
@@ -274,6 +273,8 @@ class Translation:
         key = (event.author, event.branch)
         speaks = any(part.text or _is_shown_apart(part) for part in parts)
         stream = (self.streams.pop(key, None) if speaks else None) or Stream(event)
+        if event.author != "user":
+            _take_back(out, stream, parts)
         text, thought, thoughts = Shown(stream.text), Shown(stream.thought), 0
         for number, part in enumerate(parts, 1):
             if part.text and part.thought:
@@ -295,7 +296,7 @@ class Translation:
                 self._other(out, stream, part, event)
         if speaks:
             close_stream(out, stream)
-            out += [ToolCallEndEvent(tool_call_id=id) for id in stream.writers]
+            out += [ToolCallEndEvent(tool_call_id=id) for id, writer in stream.writers.items() if writer.started]
         if event.actions.state_delta:
             self._state_delta(out, event.actions.state_delta)
         if event.output is not None and not parts:  # a node's own output; an answer in words is text already
@@ -342,8 +343,10 @@ class Translation:
         if writer is not None:
             if shown != id:
                 self.shown_as[id] = shown
+            writer.name = writer.name if writer.started else call.name or ""
+            unsaid = writer.unsaid()
             rest, exact = writer.finish(call.args or {})
-            out.append(ToolCallArgsEvent(tool_call_id=shown, delta=rest))
+            _show_call(out, stream, shown, writer, unsaid + rest)
             out.append(ToolCallEndEvent(tool_call_id=shown))
             if not exact:
                 message = f"the arguments of {call.name} came out of order; what was streamed of them is not exact"
@@ -481,6 +484,19 @@ def _open(out: list[AgentItem], stream: Stream, kind: str, event: Event) -> None
     stream.texts.append((stream.message_id, kind == "thought", []))
 
 
+def _show_call(out: list[AgentItem], stream: Stream, id: str, writer: ArgumentsWriter, delta: str) -> None:
+    if not writer.started:
+        close_stream(out, stream)
+        for other, one in [*stream.writers.items(), (id, writer)]:  # in the order in which they were first heard of
+            # LiteLlm gives a number to a call whose id is still to come, and goes on with it under that.
+            if one is writer or (one.name and not one.started and not other.isdigit()):
+                one.started = True
+                out.append(ToolCallStartEvent(tool_call_id=other, tool_call_name=one.name))
+            if one is writer:
+                break
+    out.append(ToolCallArgsEvent(tool_call_id=id, delta=delta))
+
+
 def close_stream(out: list[AgentItem], stream: Stream) -> None:
     if stream.kind == "text":
         out.append(TextMessageEndEvent(message_id=stream.message_id))
@@ -488,6 +504,20 @@ def close_stream(out: list[AgentItem], stream: Stream) -> None:
         out.append(ReasoningMessageEndEvent(message_id=stream.message_id))
         out.append(ReasoningEndEvent(message_id=stream.message_id))
     stream.kind = ""
+
+
+def _take_back(out: list[AgentItem], stream: Stream, parts: list[types.Part]) -> None:
+    """Take back texts that the whole response has otherwise: a callback replaced them, or a service left pieces out."""
+    for thought, pieces in ((False, stream.text), (True, stream.thought)):
+        shown = "".join(pieces).strip()
+        whole = "".join(part.text for part in parts if part.text and bool(part.thought) == thought).strip()
+        if not shown or not whole or whole.startswith(shown) or shown.startswith(whole):
+            continue
+        close_stream(out, stream)
+        ids = [id for id, of_thought, _ in stream.texts if of_thought == thought]
+        out.append(CustomEvent(name=VOID, value={"messageIds": ids, "toolCallIds": []}))
+        stream.texts = [one for one in stream.texts if one[1] != thought]
+        pieces.clear()
 
 
 def _by_name(stream: Stream, call: types.FunctionCall) -> str:
@@ -522,7 +552,8 @@ class Shown:
             self._accounted += len(whole)
             return ""
         rest, self._accounted = self._text[self._accounted :], len(self._text)
-        # Where they differ, a callback replaced the text that was shown.
+        if rest.strip() == whole.strip():
+            return ""
         return whole[len(rest) :] if whole.startswith(rest) else whole
 
 

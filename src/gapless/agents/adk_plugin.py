@@ -82,8 +82,10 @@ class Bridge(BasePlugin):
 
     async def after_model_callback(self, *, callback_context: Any, llm_response: LlmResponse) -> None:
         turn, invocation = current.get(), _invocation(callback_context)
-        if turn is not None and not llm_response.partial and not turn.is_of(invocation):
-            turn.translation.account(llm_response)  # no event of the run tells it
+        if turn is not None:
+            turn.model_error = None  # what there was of it the agent has overcome
+            if not llm_response.partial and not turn.is_of(invocation):
+                turn.translation.account(llm_response)  # no event of the run tells it
         queue = invocation._event_queue
         if queue is not None:
             # A look now and then, not an event: the queue may be one that an agent's tool reads, which tells nobody.

@@ -13,15 +13,17 @@ from google.adk.events import Event
 from google.genai import types
 
 from gapless.agents.adk_arguments import json_of
-from gapless.agents.adk_turn import without_secrets
-from gapless.agents.base import SEE_LOG, AgentItem
+from gapless.agents.adk_turn import hide_exception, without_secrets
+from gapless.agents.base import AgentItem
 from gapless.events import (
+    CustomEvent,
     EventBase,
     RawEvent,
     ReasoningMessageContentEvent,
     TextMessageContentEvent,
     ToolCallArgsEvent,
 )
+from gapless.fold import VOID
 
 try:  # what ADK's server leaves out; it has no public name
     from google.adk.auth.auth_credential import _redact_credential_secrets as _redacted
@@ -99,9 +101,9 @@ def mark(out: list[AgentItem]) -> None:
 
 
 def silence(out: list[AgentItem]) -> None:
-    """Say of deltas that ADK's own event with them follows whole."""
+    """Say of deltas, and of what is taken back, that ADK's own event with what counts follows whole."""
     for item in out:
-        if isinstance(item, _DELTAS):
+        if isinstance(item, _DELTAS) or (isinstance(item, CustomEvent) and item.name == VOID):
             item.raw_event = {"adk": {"silent": True}}
 
 
@@ -117,6 +119,5 @@ def _dumped(event: Event) -> dict[str, Any]:
     raw: dict[str, Any] = event.model_dump(mode="json", by_alias=True, exclude_none=True, fallback=repr)
     found: dict[str, Any] = _redacted(raw)
     del found["invocationId"]  # the run's own id, by which it can be cancelled
-    if event.error_code is not None and event.content is None and event.finish_reason is None:  # an exception's text
-        found["errorMessage"] = f"the agent raised {event.error_code}{SEE_LOG}"
+    hide_exception(found)
     return found

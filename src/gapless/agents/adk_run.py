@@ -242,6 +242,8 @@ def failure(turn: Turn, error: Exception) -> Exception:
         return ToolFailed(f"the tool {turn.tool_error[0]} raised {kind}{SEE_LOG}")
     if turn.live and cannot_be_live(error):
         return AgentInvalid("ADK cannot run an agent of this kind live: streaming_mode is sse or none for it")
+    if turn.model_error is not None and not turn.live:
+        error, kind = turn.model_error, type(turn.model_error).__name__  # ADK may fail itself while it tells of it
     if turn.model_error is error or (turn.live and is_from_model(error)):
         if turn.live and isinstance(error, NotImplementedError):
             return ModelFailed("the model has no live connection: choose one that has, or streaming_mode sse or none")

@@ -7,7 +7,19 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["CONFIRMATION", "CREDENTIAL", "INPUT", "TRANSFER", "ADKTurn", "decode_turn", "failure_in", "without_secrets"]
+from gapless.agents.base import SEE_LOG
+
+__all__ = [
+    "CONFIRMATION",
+    "CREDENTIAL",
+    "INPUT",
+    "TRANSFER",
+    "ADKTurn",
+    "decode_turn",
+    "failure_in",
+    "hide_exception",
+    "without_secrets",
+]
 
 CONFIRMATION = "adk_request_confirmation"
 CREDENTIAL = "adk_request_credential"
@@ -59,6 +71,13 @@ def failure_in(response: Any) -> str | None:
     if not error:
         return None
     return error if isinstance(error, str) else msgspec.json.encode(error, enc_hook=str).decode()
+
+
+def hide_exception(event: dict[str, Any]) -> None:
+    """Leave out of ADK's event for an exception, as JSON, the exception's text, which may hold what people wrote."""
+    code = event.get("errorCode")
+    if code is not None and event.get("content") is None and event.get("finishReason") is None:
+        event["errorMessage"] = f"the agent raised {code}{SEE_LOG}"
 
 
 def without_secrets(value: Any) -> Any:

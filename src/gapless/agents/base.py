@@ -293,6 +293,8 @@ class Agent:
     name: str
     live: bool = False
     """Whether `run` takes what is said to a live run (`ctx.live`)."""
+    output_type: Any = None
+    """The type of its output where that is not text, as `runner.run_stream` validates it."""
     continues: Literal["from_checkpoint", "anew", "no"] = "no"
     """What another worker can do with its runs: go on from what `run` saved last (`ctx.save`), begin anew without harm,
     or nothing."""

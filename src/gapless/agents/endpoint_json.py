@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from gapless.jsontext import decode_json, is_deep
+from gapless.jsontext import decode_json, is_deep, without_surrogates
 
 __all__ = ["Halves", "decode_halved"]
 
@@ -48,7 +48,8 @@ class Halves:
         text, self._half = self._half + piece, ""
         if "\ud800" <= text[-1:] <= "\udbff":
             text, self._half = text[:-1], text[-1]
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        joined: str = without_surrogates(text)
+        return joined
 
     def end(self) -> str:
         """Return what is left: the other half did not come."""

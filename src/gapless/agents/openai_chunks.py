@@ -218,12 +218,17 @@ class _Call:
         """Return whether a delta is this call said again, whole."""
         return id == self.id and name == self.name and self.complete and "".join(self._pieces) == arguments
 
-    def goes_on(self, id: str, name: str, arguments: str) -> bool:
+    @property
+    def begun(self) -> bool:
+        """Returns whether arguments have come: the name is whole then."""
+        return bool(self._pieces)
+
+    def goes_on(self, id: str, name: str, arguments: str, *, indexed: bool) -> bool:
         """Return whether a delta that is at this call's place continues it, rather than begin another."""
         if not name or not self.name:
             return True
-        if name != self.name:
-            return False
+        if name != self.name:  # a name may come in pieces, as arguments do
+            return indexed and not self.begun and (not id or id == self.id)
         if not self._pieces:
             return not (id and self.id and id != self.id)
         if self.complete:
@@ -231,7 +236,9 @@ class _Call:
         return True
 
     def take(self, id: str, name: str, arguments: str) -> None:
-        self.id, self.name = self.id or id, self.name or name
+        self.id = self.id or id
+        if not self.name or (name != self.name and not self.begun):
+            self.name += name
         if piece := self._halves.feed(arguments):
             self._pieces.append(piece)
 
@@ -282,7 +289,7 @@ class Calls:
         call = self._candidate(index, id, name)
         if call is not None and id and call.repeats(id, name, arguments):
             return
-        if call is None or not call.goes_on(id, name, arguments):
+        if call is None or not call.goes_on(id, name, arguments, indexed=index is not None):
             for earlier in self._calls[-1:] if index is None or index in self._at else ():
                 yield from self._show(earlier)  # nothing more of it will come
             call = _Call()
@@ -290,7 +297,10 @@ class Calls:
         if index is not None:
             self._at[index] = call
         call.take(id, name, arguments)
-        if call.shown_id or (call.id and call.name):
+        if call.shown_id or (call.id and call.name and call.begun):
+            for earlier in self._calls[: self._calls.index(call)]:
+                if earlier.id and earlier.name and not earlier.shown_id:
+                    yield from self._show(earlier)
             yield from self._show(call)
 
     def _candidate(self, index: int | None, id: str, name: str) -> _Call | None:

@@ -27,6 +27,7 @@ from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.pydantic_ai_errors import failure
 from gapless.agents.pydantic_ai_history import history_of, prompt_of
 from gapless.agents.pydantic_ai_ledger import FRAMEWORK, Ledger
+from gapless.agents.pydantic_ai_output import declared_type
 from gapless.agents.pydantic_ai_questions import Asking
 from gapless.agents.pydantic_ai_settings import settings_of
 from gapless.agents.pydantic_ai_steps import Steps, may_take_deltas
@@ -70,6 +71,7 @@ class PydanticAIAgent(base.Agent):
         self._agent = agent
         self._deps = deps or _state_deps(agent.deps_type)
         self._deps_hold_state = deps is None and self._deps is not None
+        self.output_type = declared_type(agent.output_type)
 
     async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
         ledger = Ledger(ctx)
@@ -209,7 +211,7 @@ async def _tools(
         if not ledger.streaming:
             for item in turn.whole_response(node.model_response):
                 yield item
-        turn.keep_ids(node.model_response)
+        turn.mend(node.model_response)
         await ledger.save()
     ledger.begin_tools()
     async with node.stream(run.ctx) as events:

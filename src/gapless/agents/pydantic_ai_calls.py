@@ -8,8 +8,10 @@ from typing import Any, TypeAlias
 import pydantic_core
 from pydantic_ai import messages as m
 
+from gapless.agents.endpoint_json import Halves
 from gapless.agents.pydantic_ai_sealed import sealed
 from gapless.events import ReasoningEncryptedValueEvent, ToolCallArgsEvent, ToolCallEndEvent, ToolCallStartEvent
+from gapless.jsontext import without_surrogates
 
 __all__ = ["Calls"]
 
@@ -17,7 +19,7 @@ CallEvent: TypeAlias = ToolCallStartEvent | ToolCallArgsEvent | ToolCallEndEvent
 
 
 class _Call:
-    __slots__ = ("args", "ended", "id", "name", "native", "said", "started")
+    __slots__ = ("args", "ended", "halves", "id", "name", "native", "of_values", "said", "started")
 
     def __init__(self, part: m.BaseToolCallPart) -> None:
         self.id = part.tool_call_id
@@ -26,7 +28,9 @@ class _Call:
         """The provider makes it itself, within its response."""
         self.args: dict[str, Any] = {}
         """What came of its arguments as values."""
+        self.of_values = isinstance(part.args, dict)
         self.started = self.said = self.ended = False
+        self.halves = Halves()
 
 
 class Calls:
@@ -66,6 +70,12 @@ class Calls:
         elif delta.args_delta:
             yield from self._say(call, delta.args_delta)
 
+    def whole(self, index: int) -> Iterator[CallEvent]:
+        """Say what a call has as values: another part begins, and stands behind it."""
+        call = self._parts.get(index)
+        if call is not None and call.of_values and not call.said:
+            yield from self._say(call, pydantic_core.to_json(call.args).decode())
+
     def begin(self, call_id: str) -> Iterator[CallEvent]:
         """Say that a call begins which was only heard of."""
         for call in self._parts.values():
@@ -92,14 +102,21 @@ class Calls:
         self._ids = [call.id for call in self._parts.values()]
         self._parts.clear()
 
-    def keep_ids(self, response: m.ModelResponse) -> None:
-        """Give the calls of `response` the ids under which they were said: some services change them later."""
+    def mend(self, response: m.ModelResponse) -> None:
+        """Give the calls of `response` the ids under which they were said: some services change them later. Join what
+        they divide inside a character: nothing that has half of one could be sent again."""
+        for one in response.parts:
+            if isinstance(one, m.TextPart | m.ThinkingPart):
+                one.content = without_surrogates(one.content)
+            elif isinstance(one, m.BaseToolCallPart) and isinstance(one.args, str):
+                one.args = without_surrogates(one.args)
         parts = [*_calls_of(response)]
         if len(parts) == len(self._ids):
             for part, id in zip(parts, self._ids, strict=True):
                 part.tool_call_id = id
 
     def _say(self, call: _Call, text: str) -> Iterator[CallEvent]:
+        text = call.halves.feed(text)
         if not call.started:
             call.started = True
             yield ToolCallStartEvent(tool_call_id=call.id, tool_call_name=call.name)
@@ -110,7 +127,9 @@ class Calls:
         call.ended = True
         if not call.said:
             text = pydantic_core.to_json(call.args).decode() if final is None else final.args_as_json_str()
-            yield from self._say(call, text)
+            yield from self._say(call, text or "{}")
+        if half := call.halves.end():
+            yield ToolCallArgsEvent(tool_call_id=call.id, delta=half)
         kept = None if final is None else sealed(final)
         if kept is not None:
             yield ReasoningEncryptedValueEvent(subtype="tool-call", entity_id=call.id, encrypted_value=kept)

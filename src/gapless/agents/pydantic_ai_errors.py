@@ -21,6 +21,9 @@ from gapless.errors import (
 
 __all__ = ["failure"]
 
+_EMPTY = "Streamed response ended without content"
+"""How the framework's model classes say it: there is no class for it."""
+
 log = logging.getLogger("gapless.agents.pydantic_ai")
 
 
@@ -41,6 +44,8 @@ def failure(error: Exception, agent: str, run_id: str, running: Collection[str])
         return ModelFailed("every model that the agent may fall back on failed", run_id=run_id)
     if isinstance(error, exceptions.ContentFilterError):
         return ModelFailed("the model's provider withheld the answer (content filter)", run_id=run_id)
+    if isinstance(error, exceptions.UnexpectedModelBehavior) and error.message.startswith(_EMPTY):
+        return ModelFailed("the model's answer ended before it had said anything", run_id=run_id)
     if running:
         names = ", ".join(sorted(set(running)))
         if isinstance(error, exceptions.UnexpectedModelBehavior):

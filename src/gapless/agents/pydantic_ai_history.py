@@ -36,6 +36,7 @@ from pydantic_ai.messages import (
     VideoUrl,
     repair_messages,
 )
+from pydantic_core import PydanticSerializationError
 
 from gapless import events
 from gapless.agents.base import RunContext
@@ -43,8 +44,9 @@ from gapless.agents.pydantic_ai_sealed import thought_of, unseal
 from gapless.errors import InputInvalid
 from gapless.events import DataSource, Message, UrlSource, text_of
 from gapless.fold import is_left
+from gapless.jsontext import without_surrogates
 
-__all__ = ["history_of", "prompt_of", "turn_of"]
+__all__ = ["dump", "history_of", "prompt_of", "turn_of"]
 
 _URLS: dict[type, type[ImageUrl | AudioUrl | VideoUrl | DocumentUrl]] = {
     events.ImagePart: ImageUrl,
@@ -76,9 +78,17 @@ def turn_of(run_id: str, messages: Sequence[ModelMessage]) -> bytes | None:
         kept[-1:] = [dataclasses.replace(last, parts=parts)] if parts else []
     if not kept:
         return None
-    # What a tool attached for the application may be anything; it is no part of what the model is shown.
-    encoded = ModelMessagesTypeAdapter.dump_json(kept, fallback=str, warnings=False)
-    return msgspec.json.encode(_Turn(run_id=run_id, messages=msgspec.Raw(encoded)))
+    return msgspec.json.encode(_Turn(run_id=run_id, messages=msgspec.Raw(dump(kept))))
+
+
+def dump(messages: Sequence[ModelMessage]) -> bytes:
+    """Return messages as JSON, also those that hold half a character."""
+    try:
+        # What a tool attached for the application may be anything; it is no part of what the model is shown.
+        return ModelMessagesTypeAdapter.dump_json(list(messages), fallback=str, warnings=False)
+    except (UnicodeEncodeError, PydanticSerializationError):
+        values = ModelMessagesTypeAdapter.dump_python(list(messages), mode="json", fallback=str, warnings=False)
+        return msgspec.json.encode(without_surrogates(values))
 
 
 def history_of(ctx: RunContext) -> list[ModelMessage]:

@@ -22,6 +22,7 @@ from pydantic_ai.usage import RunUsage
 
 from gapless.agents.base import RunContext
 from gapless.agents.pydantic_ai_events import carried_by
+from gapless.agents.pydantic_ai_history import dump
 from gapless.config import StreamingMode
 from gapless.errors import CheckpointUnreadable
 from gapless.events import Event, ResumeEntry, decode_event
@@ -416,8 +417,7 @@ def _instead(tool: tools.ToolDefinition) -> str | None:
 
 
 def _dump(message: m.ModelMessage) -> bytes:
-    # What a tool attached for the application may be anything; it is no part of what the model is shown.
-    return m.ModelMessagesTypeAdapter.dump_json([message], fallback=str, warnings=False)[1:-1]
+    return dump([message])[1:-1]
 
 
 def _load(messages: list[bytes]) -> list[m.ModelMessage]:

@@ -12,6 +12,7 @@ from pydantic_ai.tools import DeferredToolRequests
 from pydantic_ai.usage import RunUsage
 
 from gapless.agents.base import AgentItem, RunContext
+from gapless.agents.endpoint_json import Halves
 from gapless.agents.pydantic_ai_calls import Calls
 from gapless.agents.pydantic_ai_events import custom
 from gapless.agents.pydantic_ai_history import turn_of
@@ -57,6 +58,7 @@ class Turn:
         self._ignored: list[str] = []
         self._reasoning: dict[int, str] = {}
         """The current response's open reasoning messages, by part; empty until it says something."""
+        self._halves = Halves()
         self._running: dict[str, str] = {}
         """Tool calls that have no result yet, and their tools."""
 
@@ -109,9 +111,9 @@ class Turn:
         self._native_results.clear()
         self._reasoning.clear()
 
-    def keep_ids(self, response: m.ModelResponse) -> None:
-        """Let the framework know the response's calls by the ids under which they were said."""
-        self._calls.keep_ids(response)
+    def mend(self, response: m.ModelResponse) -> None:
+        """Let the framework have the response as it was said."""
+        self._calls.mend(response)
 
     def whole_response(self, response: m.ModelResponse) -> Iterable[AgentItem]:
         """Take a response that came in one piece."""
@@ -130,8 +132,8 @@ class Turn:
                 yield part.content
         elif isinstance(part, m.ThinkingPart):
             self._reasoning[event.index] = ""
-            if part.content:
-                yield ReasoningMessageContentEvent(message_id=self._reasoning_id(event.index), delta=part.content)
+            if text := self._halves.feed(part.content):
+                yield ReasoningMessageContentEvent(message_id=self._reasoning_id(event.index), delta=text)
         elif isinstance(part, m.BaseToolCallPart):
             self._ledger.after_text = False
             yield from self._calls.start(event.index, part)
@@ -158,12 +160,15 @@ class Turn:
         if isinstance(delta, m.ThinkingPartDelta):
             if event.index in self._reasoning and delta.content_delta:
                 message_id = self._reasoning_id(event.index)
-                yield ReasoningMessageContentEvent(message_id=message_id, delta=delta.content_delta)
+                if text := self._halves.feed(delta.content_delta):
+                    yield ReasoningMessageContentEvent(message_id=message_id, delta=text)
         elif isinstance(delta, m.ToolCallPartDelta):
             yield from self._calls.delta(event.index, delta)
 
     def _part_end(self, event: m.PartEndEvent) -> Iterable[AgentItem]:
         part = event.part
+        if isinstance(part, m.ToolCallPart):
+            yield from self._calls.whole(event.index)
         if not isinstance(part, m.ThinkingPart):
             return
         kept = sealed(part)
@@ -171,6 +176,8 @@ class Turn:
             return
         message_id = self._reasoning_id(event.index)
         del self._reasoning[event.index]
+        if half := self._halves.end():
+            yield ReasoningMessageContentEvent(message_id=message_id, delta=half)
         if not part.content:  # redacted: nothing but its signature
             yield ReasoningMessageStartEvent(message_id=message_id)
         yield ReasoningMessageEndEvent(message_id=message_id)

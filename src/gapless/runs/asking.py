@@ -9,10 +9,12 @@ from typing import Any, TypeVar, Unpack, overload
 
 import msgspec
 
+from gapless.agents.base import Agent
 from gapless.config import RunConfig, StreamingMode
 from gapless.errors import GaplessError, UsageError
 from gapless.events import Event
 from gapless.live import LiveRequest, LiveRequestQueue
+from gapless.output import OutputType
 from gapless.runs.request import ANONYMOUS, AskOptions, StartOptions, session_id_of
 from gapless.runs.run import Run
 from gapless.runs.run_stream import RunStream
@@ -23,10 +25,11 @@ _OutputT = TypeVar("_OutputT")
 
 
 class Asking:
-    """Starts runs and reads them, for whoever has `start`: the runner."""
+    """Starts runs and reads them, for whoever has `start` and agents: the runner."""
 
     config: RunConfig
     start: Callable[..., Coroutine[Any, Any, Run]]
+    _agent: Callable[[object], tuple[str, Agent]]
 
     async def run_async(
         self,
@@ -140,7 +143,7 @@ class Asking:
     @overload
     def run_stream(
         self, query: object, *, output_type: None = None, **options: Unpack[StartOptions]
-    ) -> RunStream[str]: ...
+    ) -> RunStream[Any]: ...
 
     def run_stream(self, query: object, *, output_type: Any = None, **options: Unpack[StartOptions]) -> RunStream[Any]:
         """Start a run and show its text or typed output as it grows: `async with runner.run_stream(q) as stream`.
@@ -149,7 +152,16 @@ class Asking:
 
         Args:
             query: The message, as `start` takes it.
-            output_type: What the output is validated as; by default it is text.
+            output_type: What the output is asked for and validated as; by default it is what the agent says that its
+                output is, or text.
             options: What else `start` takes, by name.
         """
-        return RunStream(lambda: self.start(query, output_type=output_type, **options), output_type or str)
+        given = None if output_type is None else OutputType(output_type)
+        return RunStream(
+            lambda: self.start(query, output_type=output_type, **options),
+            lambda: given or self.output_type(options.get("agent")),
+        )
+
+    def output_type(self, agent: object = None) -> OutputType[Any]:
+        """Return what the output of `agent` is, by default of the one of `app_name`: text where it says nothing."""
+        return OutputType.declared(self._agent(agent)[1].output_type)

@@ -19,15 +19,16 @@ _OutputT = TypeVar("_OutputT")
 class RunStream(Generic[_OutputT]):
     """Shows one run as text or typed output that grows; see `Runner.run_stream`.
 
-    `start` starts the run, when the block is entered; `output_type` is what its output is validated as.
+    `start` starts the run, when the block is entered; `output_type` says what its output is validated as.
     """
 
-    def __init__(self, start: Callable[[], Awaitable[Run]], output_type: type[_OutputT]) -> None:
+    def __init__(self, start: Callable[[], Awaitable[Run]], output_type: Callable[[], OutputType[_OutputT]]) -> None:
         self._start = start
-        self._type = OutputType(output_type)
+        self._output_type = output_type
         self._run: Run | None = None
 
     async def __aenter__(self) -> Self:
+        self._type = self._output_type()
         self._run = await self._start()
         return self
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from gapless.errors import AgentInvalid
 from gapless.events import EventBase, decode_event, encode_event
-from gapless.jsontext import DEPTH_MAX, is_deep, with_plain_lines
+from gapless.jsontext import DEPTH_MAX, is_deep, with_plain_lines, without_surrogates
 
 __all__ = ["sound"]
 
@@ -25,7 +25,7 @@ def sound(event: _EventT) -> tuple[_EventT, bytes]:
         try:
             encoded = encode_event(event)
         except UnicodeEncodeError:
-            encoded = msgspec.json.encode(_without_surrogates(msgspec.to_builtins(event)))
+            encoded = msgspec.json.encode(without_surrogates(msgspec.to_builtins(event)))
         checked = decode_event(encoded)
         encoded = with_plain_lines(encode_event(checked))  # and not as it came: JSON may have been put in as it was
     except msgspec.DecodeError as error:
@@ -35,13 +35,3 @@ def sound(event: _EventT) -> tuple[_EventT, bytes]:
     if is_deep(encoded):
         raise AgentInvalid(f"a {name} is nested deeper than {DEPTH_MAX} levels")
     return checked, encoded
-
-
-def _without_surrogates(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    if isinstance(value, dict):
-        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_surrogates(item) for item in value]
-    return value

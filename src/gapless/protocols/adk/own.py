@@ -109,6 +109,9 @@ class OwnEvents:
                 if name == FILE and isinstance(event.value, dict):
                     self._files[str(self._files_seen)] = event.value
                     self._files_seen += 1
+                elif name == VOID and silent:  # ADK's own event has what counts in its place
+                    for id in event.value["messageIds"]:
+                        self._messages.pop(id, None)
                 elif name in ("gapless.notice", RESTARTED, VOID):
                     if name != "gapless.notice":
                         self._forget()

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from gapless.agents.adk_turn import CREDENTIAL, decode_turn, without_secrets
+from gapless.agents.adk_turn import CREDENTIAL, decode_turn, hide_exception, without_secrets
 from gapless.errors import AgentNotFound, InputInvalid, NotAuthorized, SessionExists, SessionNotFound
 from gapless.events import (
     AssistantMessage,
@@ -223,7 +223,11 @@ def _turn_events(turn: Turn, session: SessionRecord) -> list[Any]:
 
 def _public(event: bytes) -> Any:
     """Return an ADK event without what only the server may know."""
-    return without_secrets(msgspec.json.decode(event)) if CREDENTIAL.encode() in event else msgspec.Raw(event)
+    if CREDENTIAL.encode() not in event and b'"errorCode"' not in event:
+        return msgspec.Raw(event)
+    found = msgspec.json.decode(event)
+    hide_exception(found)
+    return without_secrets(found) if CREDENTIAL.encode() in event else found
 
 
 def _event(
