@@ -10,7 +10,7 @@ from typing import Any, assert_type
 import msgspec
 import pytest
 from pydantic import BaseModel
-from pydantic_ai import Agent
+from pydantic_ai import Agent, ToolOutput
 from pydantic_ai.models.function import DeltaToolCall, FunctionModel
 from typing_extensions import TypedDict
 
@@ -61,7 +61,7 @@ def extracting(output_type: Any, *pieces: str) -> Agent[None, Any]:
 
     async def stream(messages: Any, info: Any) -> AsyncIterator[dict[int, DeltaToolCall]]:
         first, *rest = pieces
-        yield {0: DeltaToolCall(name="final_result", json_args=first, tool_call_id="c")}
+        yield {0: DeltaToolCall(name=info.output_tools[0].name, json_args=first, tool_call_id="c")}
         for piece in rest:
             yield {0: DeltaToolCall(json_args=piece)}
 
@@ -158,9 +158,30 @@ async def test_output_of_another_type_is_an_error() -> None:
         assert caught.value.text == "no JSON"
 
 
-async def test_output_of_an_agent_with_a_type_of_its_own_is_text_where_none_was_asked_for() -> None:
-    async with Runner(extracting(City, '{"name": "Rome"}')) as runner, runner.run_stream("m") as stream:
-        assert await stream.get_output() == '{"name": "Rome", "people": 0}'
+async def test_output_of_an_agent_with_a_type_of_its_own_is_of_that_type() -> None:
+    async with Runner(extracting(City, '{"name": "Rome"}')) as runner:
+        async with runner.run_stream("m") as stream:
+            assert await stream.get_output() == City(name="Rome", people=0)
+        async with runner.run_stream("m") as stream:
+            assert [output async for output in stream.stream_output()][-1] == City(name="Rome", people=0)
+
+
+async def _upper(name: str) -> City:
+    return City(name=name.upper())
+
+
+@pytest.mark.parametrize(
+    ("declared", "arguments", "output"),
+    [
+        ([City, Pair], '{"name": "Rome"}', City(name="Rome")),
+        (ToolOutput(City, name="answer"), '{"name": "Rome"}', City(name="Rome")),
+        (_upper, '{"name": "Rome"}', City(name="ROME")),
+        (int, '{"response": 0}', 0),
+    ],
+)
+async def test_however_an_agent_says_its_type_it_is_known(declared: Any, arguments: str, output: Any) -> None:
+    async with Runner(extracting(declared, arguments)) as runner, runner.run_stream("m") as stream:
+        assert await stream.get_output() == output
 
 
 async def test_a_type_that_cannot_be_validated_is_refused_before_anything_runs() -> None:

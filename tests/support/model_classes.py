@@ -103,13 +103,17 @@ def _of_pydantic_ai(messages: Sequence[m.ModelMessage]) -> Said:
         elif isinstance(part, m.ThinkingPart):
             found.append(("thought", part.content))
         elif isinstance(part, m.BaseToolCallPart):
-            found.append(("call", part.tool_name, part.args_as_dict()))
+            found.append(("call", part.tool_name, _decoded(_arguments(part))))
         elif isinstance(part, m.BaseToolReturnPart):
             content: Any = part.content
             found.append(("result", part.tool_name, content["error"] if isinstance(content, dict) else content))
         elif isinstance(part, m.RetryPromptPart) and part.tool_name:
             found.append(("result", part.tool_name, part.model_response()))
     return found
+
+
+def _arguments(part: m.BaseToolCallPart) -> str:
+    return (part.args if isinstance(part.args, str) else part.args_as_json_str()) or "{}"
 
 
 async def _adk_alone(agent: Any, messages: Sequence[str]) -> list[Said]:
@@ -158,10 +162,7 @@ def said_in(messages: Sequence[Message]) -> Said:
             found.append(("text", message.content or ""))
             for call in message.tool_calls or ():
                 names[call.id] = call.function.name
-                arguments: Any = call.function.arguments
-                with contextlib.suppress(msgspec.DecodeError):  # of one that broke off
-                    arguments = decode_json(arguments)
-                found.append(("call", call.function.name, arguments))
+                found.append(("call", call.function.name, _decoded(call.function.arguments)))
         elif isinstance(message, ToolMessage):
             content: Any = text_of(message.content)
             if content.startswith("{"):
@@ -169,6 +170,12 @@ def said_in(messages: Sequence[Message]) -> Said:
                 content = content.get("result", content.get("error", content))
             found.append(("result", names[message.tool_call_id], content))
     return _joined(found)
+
+
+def _decoded(arguments: str) -> Any:
+    with contextlib.suppress(msgspec.DecodeError):  # of a call that broke off
+        return decode_json(arguments)
+    return arguments
 
 
 def _joined(said: Said) -> Said:

@@ -38,6 +38,7 @@ from gapless.agents.adk_plugin import Bridge
 from gapless.agents.adk_raw import keeps_state_only
 from gapless.agents.adk_run import Turn, current, failure
 from gapless.agents.adk_sessions import JournalSessions, dump_event, encode_dumped, encode_turn, history, question
+from gapless.agents.adk_threads import use_tool_threads
 from gapless.agents.base import Agent, AgentItem, RunContext
 from gapless.config import RunConfig, StreamingMode
 from gapless.errors import AgentInvalid, UsageError
@@ -375,6 +376,7 @@ def _run_config(config: RunConfig) -> ADKRunConfig:
         given["response_modalities"] = [types.Modality(modality) for modality in config.response_modalities]
     if not is_live(config):
         given["tool_thread_pool_config"] = ToolThreadPoolConfig(max_workers=TOOL_THREADS_MAX)
+        use_tool_threads(TOOL_THREADS_MAX)
     return ADKRunConfig(streaming_mode=_MODES[config.streaming_mode], **given)
 
 

@@ -26,6 +26,7 @@ from google.genai import types
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
+from gapless.agents.adk_arguments import dumped, json_of
 from gapless.agents.adk_events import Translation
 from gapless.agents.adk_resumed import ResumedSession
 from gapless.agents.adk_resuming import (
@@ -331,8 +332,8 @@ class Progress:
         for part in (response.content.parts if response.content is not None else None) or []:
             if part.function_call is not None and not part.function_call.id:
                 part.function_call.id = f"adk-{uuid.uuid4()}"
-        kept = response.model_dump_json(exclude_none=True, exclude={"usage_metadata"}, fallback=repr)
-        self._inner.setdefault(place, []).append(kept.encode())
+        kept = dumped(response, exclude_none=True, exclude={"usage_metadata"})
+        self._inner.setdefault(place, []).append(kept)
         await self.save()
 
     async def begins(self, call_id: str) -> None:
@@ -359,8 +360,8 @@ class Progress:
             await self.save()
 
     def _keep(self, call_id: str, actions: EventActions, result: Any) -> None:
-        response = to_json(_kept_parts(result), fallback=repr)
-        changed = actions.model_dump_json(exclude_defaults=True, exclude_none=True, fallback=repr).encode()
+        response = json_of(_kept_parts(result)).encode()
+        changed = dumped(actions, exclude_defaults=True, exclude_none=True)
         self.done[call_id] = msgspec.json.encode(_Done(msgspec.Raw(response), msgspec.Raw(changed)))
 
     # -- saving -----------------------------------------------------------------------------------------------------

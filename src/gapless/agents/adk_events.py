@@ -8,14 +8,14 @@ and need not give their partial events one id.
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 from google.adk.events import Event
 from google.adk.models.llm_response import LlmResponse
 from google.genai import types
-from pydantic_core import to_jsonable_python
 
-from gapless.agents.adk_arguments import ArgumentsWriter, json_of
+from gapless.agents.adk_arguments import ArgumentsWriter, json_of, plain
 from gapless.agents.adk_interrupts import interrupt_for
 from gapless.agents.adk_raw import Shows, keeps_state_only, mark, raw_partial, silence, tell
 from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, INPUT, failure_in
@@ -300,7 +300,7 @@ class Translation:
         if event.actions.state_delta:
             self._state_delta(out, event.actions.state_delta)
         if event.output is not None and not parts:  # a node's own output; an answer in words is text already
-            self._ctx.result = to_jsonable_python(event.output, serialize_unknown=True)
+            self._ctx.result = plain(event.output)
         return stream
 
     def account(self, event: LlmResponse) -> None:
@@ -449,14 +449,14 @@ class Translation:
 
     def _state_delta(self, out: list[AgentItem], delta: dict[str, Any]) -> None:
         if self._state:
-            snapshot = to_jsonable_python(self._state, serialize_unknown=True)
+            snapshot = json.loads(json_of(self._state))
             out.append(StateSnapshotEvent(snapshot=snapshot))
         self._state = None
         patch = [
             {
                 "op": "add",  # which replaces a member that is there (RFC 6902, section 4.1)
                 "path": "/" + key.replace("~", "~0").replace("/", "~1"),
-                "value": to_jsonable_python(value, serialize_unknown=True),
+                "value": json.loads(json_of(value)),
             }
             for key, value in delta.items()
             if not key.startswith("temp:")

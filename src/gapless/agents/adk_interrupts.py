@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 from google.genai import types
-from pydantic_core import to_jsonable_python
 
+from gapless.agents.adk_arguments import plain
 from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, INPUT, without_secrets
 from gapless.events import Interrupt, ResumeEntry
 from gapless.jsontext import decode_json
@@ -26,7 +26,7 @@ _APPROVAL = {
 def interrupt_for(call: types.FunctionCall, call_id: str, shown_id: Callable[[str], str], first: Any) -> Interrupt:
     """Make the question for one call. `first` is the response of a tool that goes on elsewhere, or None; `shown_id` the
     id under which the stream knows a call."""
-    args: dict[str, Any] = to_jsonable_python(call.args or {}, serialize_unknown=True)
+    args: dict[str, Any] = plain(call.args or {})
     adk: dict[str, Any] = {"name": call.name, "args": args}
     if call.name == CONFIRMATION:
         return _approval(call_id, args, adk, shown_id)
@@ -48,7 +48,7 @@ def interrupt_for(call: types.FunctionCall, call_id: str, shown_id: Callable[[st
             metadata={"kind": "credential", "adk": adk},
         )
     if first is not None:
-        adk["response"] = to_jsonable_python(first, serialize_unknown=True)
+        adk["response"] = plain(first)
     return Interrupt(
         id=call_id,
         reason="tool_call",

@@ -7,12 +7,14 @@ are named there by the ids under which they were shown, as `{"$": id}`.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from google.adk.events import Event
 from google.genai import types
+from pydantic_core import PydanticSerializationError
 
-from gapless.agents.adk_arguments import json_of
+from gapless.agents.adk_arguments import json_of, plain
 from gapless.agents.adk_turn import hide_exception, without_secrets
 from gapless.agents.base import AgentItem
 from gapless.events import (
@@ -24,6 +26,7 @@ from gapless.events import (
     ToolCallArgsEvent,
 )
 from gapless.fold import VOID
+from gapless.jsontext import is_deep
 
 try:  # what ADK's server leaves out; it has no public name
     from google.adk.auth.auth_credential import _redact_credential_secrets as _redacted
@@ -85,7 +88,10 @@ def tell(out: list[AgentItem], event: Event, shows: Shows, shown_id: Any) -> Non
                 said["functionResponse"]["response"] = {REF: shown_id(part.function_response.id or "")}
         elif part.inline_data is not None and part.inline_data.data:
             said["inlineData"]["data"] = {REF: str(shows.file())}
-    if len(json_of(raw)) > RAW_BYTES_MAX:
+    text = json.dumps(raw)
+    if is_deep(text.encode()):
+        raw = json.loads(json_of(raw))  # which tells what is too deep as text
+    if len(text) > RAW_BYTES_MAX:
         raw.get("actions", {}).pop("stateDelta", None)
     last = out[-1] if out else None
     if isinstance(last, EventBase) and last.raw_event is None and not isinstance(last, _DELTAS):
@@ -116,7 +122,10 @@ def _parts(raw: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _dumped(event: Event) -> dict[str, Any]:
-    raw: dict[str, Any] = event.model_dump(mode="json", by_alias=True, exclude_none=True, fallback=repr)
+    try:
+        raw: dict[str, Any] = event.model_dump(mode="json", by_alias=True, exclude_none=True, fallback=repr)
+    except (PydanticSerializationError, ValueError):  # half a character in what a tool gave
+        raw = plain(event.model_dump(by_alias=True, exclude_none=True))
     found: dict[str, Any] = _redacted(raw)
     del found["invocationId"]  # the run's own id, by which it can be cancelled
     hide_exception(found)

@@ -11,8 +11,8 @@ import msgspec
 from google.adk.agents.invocation_context import InvocationContext, LlmCallsLimitExceededError
 from google.adk.events import Event
 from google.genai import types
-from pydantic_core import to_jsonable_python
 
+from gapless.agents.adk_arguments import json_of
 from gapless.agents.adk_checkpoints import Progress
 from gapless.agents.adk_events import Translation
 from gapless.agents.adk_interrupts import fits, response_to
@@ -160,7 +160,7 @@ class Turn:
             parts.setdefault(place_of(source), []).append(types.Part(function_response=answer))
             self._unanswered[entry.interrupt_id] = place_of(source)
             if not (call.name or "").startswith("adk_request_"):
-                content = msgspec.json.encode(to_jsonable_python(response, serialize_unknown=True)).decode()
+                content = json_of(response)
                 items.append(
                     ToolCallResultEvent(
                         message_id=f"{call.id}-result",

@@ -22,6 +22,7 @@ from google.adk.sessions.base_session_service import GetSessionConfig, ListSessi
 from google.adk.utils.content_utils import SKIP_THOUGHT_SIGNATURE_VALIDATOR
 from google.genai import types
 
+from gapless.agents.adk_arguments import dumped
 from gapless.agents.adk_turn import ADKTurn, decode_turn
 from gapless.errors import InputInvalid
 from gapless.events import (
@@ -159,7 +160,7 @@ def encode_dumped(run_id: str, events: Iterable[bytes], invocations: Iterable[st
 
 def dump_event(event: Event) -> bytes:
     """Return an ADK event as JSON, as it is kept."""
-    return event.model_dump_json(by_alias=True, exclude_none=True, fallback=repr).encode()
+    return dumped(event, by_alias=True, exclude_none=True)
 
 
 def question(

@@ -106,6 +106,23 @@ def louder(callback_context: Any, llm_response: Any) -> Any:
     return llm_response
 
 
+def fail() -> str:
+    """Fails."""
+    raise ValueError("It is broken.")
+
+
+def instead(tool: Any, args: dict[str, Any], tool_context: ToolContext) -> dict[str, Any] | None:
+    return {"sum": "kept"} if tool.name == "add" else None
+
+
+def doubled(tool: Any, args: dict[str, Any], tool_context: ToolContext, tool_response: Any) -> Any:
+    return {**tool_response, "twice": True} if tool.name == "long_story" else None
+
+
+def overcome(tool: Any, args: dict[str, Any], tool_context: ToolContext, error: Exception) -> dict[str, Any]:
+    return {"error": f"{tool.name}: {error}"}
+
+
 AGENTS: dict[str, Callable[[], BaseAgent]] = {
     "plain": lambda: llm("plain", [Thought("hm "), Thought("ok"), "Hello ", "thëre 🦉\n"], usage=USAGE),
     "tools": lambda: llm("tools", ["I add. ", ADD], ["It ", "is 3."], tools=[add], usage=USAGE),
@@ -194,6 +211,27 @@ AGENTS: dict[str, Callable[[], BaseAgent]] = {
         ["/*REASONING*/ so /*FINAL_ANSWER*/ 3"],
         tools=[add],
         planner=PlanReActPlanner(),
+    ),
+    "tool_callbacks": lambda: llm(
+        "tool_callbacks",
+        [
+            Call("add", {"a": 1, "b": 2}, id="c1"),
+            Call("long_story", {"about": "x"}, id="c2"),
+            Call("fail", {}, id="c3"),
+        ],
+        ["Done."],
+        tools=[add, long_story, fail],
+        before_tool_callback=instead,
+        after_tool_callback=doubled,
+        on_tool_error_callback=overcome,
+    ),
+    "nested": lambda: LoopAgent(
+        name="nested",
+        max_iterations=2,
+        sub_agents=[
+            SequentialAgent(name="both", sub_agents=[llm("one", ["One. "]), llm("two", ["Two. "])]),
+            llm("three", ["Three."], after_agent_callback=count),
+        ],
     ),
     "custom": lambda: Custom(name="custom"),
     "nothing": lambda: llm("nothing", [""]),

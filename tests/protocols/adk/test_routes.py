@@ -544,6 +544,7 @@ async def test_a_failure_keeps_the_text_and_ends_as_adks_do(client_of: ClientOf)
     assert "secret" not in str(documents(got))
     events = (await client.get("/apps/frail/users/u/sessions/s")).json()["events"]
     assert text_of(events[1:], partial=False) == "Half an answer"
+    assert "secret" not in str(events)
 
 
 async def test_a_cancelled_run_says_so(client_of: ClientOf):
