@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from gapless import __version__
-from gapless.cli import chat, demo, doctor, model, runs, serve
+from gapless.cli import answer, chat, demo, doctor, model, runs, serve
 from gapless.cli.logs import log_to_stderr
 from gapless.cli.settings_file import ENVIRONMENT
 from gapless.cli.terminal import say_error
@@ -118,6 +118,7 @@ app.command("serve", context_settings={"auto_envvar_prefix": ENVIRONMENT})(serve
 app.command("runs")(runs.list_runs)
 app.command("follow")(runs.follow)
 app.command("cancel")(runs.cancel)
+app.command("answer")(answer.answer)
 app.command("demo")(demo.demo)
 app.add_typer(model.app, name="model")
 app.command("doctor")(doctor.doctor)

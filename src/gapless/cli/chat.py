@@ -18,13 +18,14 @@ import typer
 
 from gapless.cli.agents import AGENT_HELP, load_agent, settings_of
 from gapless.cli.logs import log_nowhere
-from gapless.cli.terminal import Transcript, clean, explained, one_line, say, say_error
+from gapless.cli.questions import ask_person
+from gapless.cli.terminal import Transcript, clean, explained, say, say_error
 from gapless.errors import GaplessError
 from gapless.progress import Progress
 
 if TYPE_CHECKING:
     from gapless.config import RunConfig
-    from gapless.events import Event, Interrupt, ResumeEntry
+    from gapless.events import Event
     from gapless.runs.run import Run
     from gapless.runs.runner import Runner
 
@@ -178,7 +179,7 @@ class _Conversation:
                 self._transcript.end_line()
                 try:
                     with interrupts.paused():
-                        entries = [_ask_person(interrupt) for interrupt in event.outcome.interrupts]
+                        entries = [ask_person(interrupt) for interrupt in event.outcome.interrupts]
                 except (KeyboardInterrupt, typer.Abort):
                     self._loop.call(run.cancel())
                 else:
@@ -195,32 +196,6 @@ class _Conversation:
             say("[stopped; what was said is kept]", style="dim")
             return EXIT_INTERRUPTED
         return 0
-
-
-_YES, _NO = {"y", "yes"}, {"n", "no"}
-
-
-def _ask_person(interrupt: Interrupt) -> ResumeEntry:
-    """Return the answer to what a run asks: yes or no, or JSON where it wants more. Cancelled where nobody is there."""
-    from gapless.events import ResumeEntry
-
-    question = one_line(interrupt.message or interrupt.reason, 500)
-    if not sys.stdin.isatty():
-        say(f"The agent asks: {question} Nobody is at the terminal: answered with no.", style="yellow")
-        return ResumeEntry(interrupt_id=interrupt.id, status="cancelled")
-    if interrupt.response_schema is None:
-        approved = typer.confirm(question, default=False)
-        return ResumeEntry(interrupt_id=interrupt.id, status="resolved", payload={"approved": approved})
-    while True:
-        text = typer.prompt(f"{question} (y, n or JSON; empty to decline)", default="", show_default=False)
-        if not text.strip():
-            return ResumeEntry(interrupt_id=interrupt.id, status="cancelled")
-        if (said := text.strip().lower()) in _YES | _NO:
-            return ResumeEntry(interrupt_id=interrupt.id, status="resolved", payload={"approved": said in _YES})
-        try:
-            return ResumeEntry(interrupt_id=interrupt.id, status="resolved", payload=msgspec.json.decode(text))
-        except msgspec.DecodeError as error:
-            say_error(f"that is no JSON: {error}")
 
 
 def _now() -> str:

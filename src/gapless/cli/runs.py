@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
+from gapless.cli.target import RunId, StoreUrl, Url, connect, find
 from gapless.cli.terminal import Transcript, clean, one_line, say, say_error
-from gapless.errors import ConnectionLost, GaplessError, UsageError
+from gapless.errors import GaplessError, UsageError
 
 if TYPE_CHECKING:
-    from gapless.client.client import Cut, GaplessClient
     from gapless.events import Event
-    from gapless.records import RunRecord, RunStatus
-    from gapless.runs.runner import Runner
+    from gapless.records import RunRecord
 
 __all__ = ["cancel", "follow", "list_runs"]
 
-DEFAULT_URL = "http://127.0.0.1:8000"
 CANCEL_WAIT_S = 15.0
 """What a cancelled run gets to end: an agent may take 5 s to clean up, a lost worker's lease 10 s to run out."""
 CANCEL_LOOK_S = 0.1
 CELL_CHARS_MAX = 200
 """Characters of a message in a list."""
-
-Url: TypeAlias = Annotated[
-    str | None, typer.Option(help=f"The server, by default {DEFAULT_URL}; GAPLESS_API_KEY holds its key.")
-]
-StoreUrl: TypeAlias = Annotated[
-    str | None, typer.Option(help="The store itself instead of a server: sqlite:///file.db, redis://host.")
-]
 
 
 def list_runs(
@@ -62,7 +51,7 @@ def list_runs(
     wanted = RunStatus(status) if status is not None else None
 
     async def work() -> list[RunRecord]:
-        async with _target(url, store) as target:
+        async with connect(url, store) as target:
             return await target.runs(session_id=session, status=wanted, limit=limit)
 
     runs = asyncio.run(work())
@@ -110,7 +99,7 @@ def _print_table(runs: list[RunRecord]) -> None:
 
 
 def follow(
-    run: Annotated[str, typer.Argument(help="The run's id.")],
+    run: RunId,
     after: Annotated[int, typer.Option(help="Only what came after this position of its journal.", min=0)] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help='One line per event: {"id": position, "event": {…}} as in AG-UI.')
@@ -140,8 +129,9 @@ async def _follow(run_id: str, after: int, as_json: bool, url: str | None, store
 
     transcript = Transcript()
     last: Event | None = None
-    async with _target(url, store) as target:
-        record = await target.record(run_id)  # a server that is not there is found out at once
+    async with connect(url, store) as target:
+        record = await find(target, run_id)  # a server that is not there is found out at once
+        run_id = record.id
         while True:
             events = target.follow(run_id, after)
             paused = False
@@ -158,7 +148,7 @@ async def _follow(run_id: str, after: int, as_json: bool, url: str | None, store
                     )
                     if paused and not as_json:
                         transcript.end_line()
-                        say("[the run waits for a person's answer]", style="yellow")
+                        say(f"[the run waits for a person's answer: gapless answer {run_id}]", style="yellow")
             if not paused:
                 break
     if not as_json:
@@ -175,7 +165,7 @@ async def _follow(run_id: str, after: int, as_json: bool, url: str | None, store
 
 
 def cancel(
-    run: Annotated[str, typer.Argument(help="The run's id.")],
+    run: RunId,
     url: Url = None,
     store: StoreUrl = None,
 ) -> None:
@@ -188,7 +178,8 @@ def cancel(
 
 
 async def _cancel(run_id: str, url: str | None, store: str | None) -> None:
-    async with _target(url, store) as target:
+    async with connect(url, store) as target:
+        run_id = (await find(target, run_id)).id
         record = await target.cancel(run_id)
         if record.status.ended:
             typer.echo(f"run {run_id} had ended already: {record.status.value}")
@@ -204,68 +195,3 @@ async def _cancel(run_id: str, url: str | None, store: str | None) -> None:
             await asyncio.sleep(CANCEL_LOOK_S)
             record = await target.record(run_id)
     typer.echo(f"run {run_id}: {record.status.value} after {record.last_seq} events")
-
-
-class _Direct:
-    """A store as the target of a command, with no server in between."""
-
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-
-    async def follow(self, run_id: str, after: int) -> AsyncGenerator[tuple[int, Event], None]:
-        record = await self._runner.get_run(run_id)
-        if after > record.last_seq:
-            from gapless.errors import CursorInvalid
-
-            raise CursorInvalid(f"run {run_id} has {record.last_seq} events, there is nothing after {after}")
-        handle = await self._runner.attach(run_id)
-        async for item in handle.entries(after):
-            yield item
-
-    async def runs(self, *, session_id: str | None, status: RunStatus | None, limit: int) -> list[RunRecord]:
-        return await self._runner.list_runs(session_id=session_id, status=status, limit=limit)
-
-    async def record(self, run_id: str) -> RunRecord:
-        return await self._runner.get_run(run_id)
-
-    async def cancel(self, run_id: str) -> RunRecord:
-        return await self._runner.cancel(run_id)
-
-
-@contextlib.asynccontextmanager
-async def _target(url: str | None, store: str | None) -> AsyncIterator[GaplessClient | _Direct]:
-    if store is not None and url is not None:
-        raise UsageError("give --url or --store, not both")
-    if store is not None:
-        from gapless.runs.runner import Runner
-
-        _check_exists(store)
-        async with Runner(store=store) as runner:
-            yield _Direct(runner)
-        return
-    from gapless.client.client import ClientLimits, GaplessClient
-
-    async with GaplessClient(
-        url or DEFAULT_URL, on_cut=_say_cut, limits=ClientLimits(request_attempts_max=2)
-    ) as client:
-        try:
-            yield client
-        except ConnectionLost as error:
-            hint = f"{error.message} Start one with `gapless serve`, or give --url or --store."
-            raise ConnectionLost(hint, run_id=error.run_id) from error
-
-
-def _check_exists(store: str) -> None:
-    """Looking must not make a store. Raises `UsageError`."""
-    from gapless.journals import open_store
-
-    looked_at = open_store(store)
-    if not looked_at.shared:
-        raise UsageError(f"--store {store} is another process's memory; use --url, or a store that is shared")
-    if looked_at.path is not None and not looked_at.path.is_file():
-        raise UsageError(f"--store {store}: there is no file {looked_at.path}")
-
-
-def _say_cut(cut: Cut) -> None:
-    if cut.attempt > 1 or cut.wait_s >= 1:  # a short one goes unnoticed
-        say(f"[connection lost after event {cut.after}: {cut.reason}; again in {cut.wait_s:.1f} s]", style="yellow")

@@ -1,0 +1,132 @@
+"""What `runs`, `follow`, `cancel` and `answer` speak to: a server, or a store that several processes share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from gapless.cli.terminal import say
+from gapless.errors import ConnectionLost, RunNotFound, UsageError
+
+if TYPE_CHECKING:
+    from gapless.client.client import Cut, GaplessClient
+    from gapless.events import Event, Interrupt, ResumeEntry
+    from gapless.records import RunRecord, RunStatus
+    from gapless.runs.runner import Runner
+
+__all__ = ["RunId", "StoreUrl", "Url", "connect", "find", "questions"]
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+PREFIX_CHARS_MIN = 4
+"""So much of a run's id stands for all of it, if no other of the newest `PREFIX_RUNS` runs begins so."""
+PREFIX_RUNS = 1000
+
+RunId: TypeAlias = Annotated[str, typer.Argument(help="The run's id, or how it begins.")]
+Url: TypeAlias = Annotated[
+    str | None, typer.Option(help=f"The server, by default {DEFAULT_URL}; GAPLESS_API_KEY holds its key.")
+]
+StoreUrl: TypeAlias = Annotated[
+    str | None, typer.Option(help="The store itself instead of a server: sqlite:///file.db, redis://host.")
+]
+
+
+class Direct:
+    """A store as the target of a command, with no server in between."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    async def follow(self, run_id: str, after: int) -> AsyncGenerator[tuple[int, Event], None]:
+        record = await self._runner.get_run(run_id)
+        if after > record.last_seq:
+            from gapless.errors import CursorInvalid
+
+            raise CursorInvalid(f"run {run_id} has {record.last_seq} events, there is nothing after {after}")
+        handle = await self._runner.attach(run_id)
+        async for item in handle.entries(after):
+            yield item
+
+    async def runs(self, *, session_id: str | None, status: RunStatus | None, limit: int) -> list[RunRecord]:
+        return await self._runner.list_runs(session_id=session_id, status=status, limit=limit)
+
+    async def record(self, run_id: str) -> RunRecord:
+        return await self._runner.get_run(run_id)
+
+    async def cancel(self, run_id: str) -> RunRecord:
+        return await self._runner.cancel(run_id)
+
+    async def answer(self, run_id: str, entries: list[ResumeEntry]) -> RunRecord:
+        await self._runner.answer(run_id, entries)
+        return await self._runner.get_run(run_id)
+
+
+@contextlib.asynccontextmanager
+async def connect(url: str | None, store: str | None) -> AsyncIterator[GaplessClient | Direct]:
+    """Reach the server or the store. Raises `UsageError`, `ConnectionLost`."""
+    if store is not None and url is not None:
+        raise UsageError("give --url or --store, not both")
+    if store is not None:
+        from gapless.runs.runner import Runner
+
+        _check_exists(store)
+        async with Runner(store=store) as runner:
+            yield Direct(runner)
+        return
+    from gapless.client.client import ClientLimits, GaplessClient
+
+    async with GaplessClient(
+        url or DEFAULT_URL, on_cut=_say_cut, limits=ClientLimits(request_attempts_max=2)
+    ) as client:
+        try:
+            yield client
+        except ConnectionLost as error:
+            hint = f"{error.message} Start one with `gapless serve`, or give --url or --store."
+            raise ConnectionLost(hint, run_id=error.run_id) from error
+
+
+def _check_exists(store: str) -> None:
+    """Looking must not make a store. Raises `UsageError`."""
+    from gapless.journals import open_store
+
+    looked_at = open_store(store)
+    if not looked_at.shared:
+        raise UsageError(f"--store {store} is another process's memory; use --url, or a store that is shared")
+    if looked_at.path is not None and not looked_at.path.is_file():
+        raise UsageError(f"--store {store}: there is no file {looked_at.path}")
+
+
+def _say_cut(cut: Cut) -> None:
+    if cut.attempt > 1 or cut.wait_s >= 1:  # a short one goes unnoticed
+        say(f"[connection lost after event {cut.after}: {cut.reason}; again in {cut.wait_s:.1f} s]", style="yellow")
+
+
+async def find(target: GaplessClient | Direct, run_id: str) -> RunRecord:
+    """Return the record of the run with this id, or whose id begins so. Raises `RunNotFound`, `UsageError`."""
+    try:
+        return await target.record(run_id)
+    except RunNotFound:
+        if len(run_id) < PREFIX_CHARS_MIN:
+            raise
+        runs = await target.runs(session_id=None, status=None, limit=PREFIX_RUNS)
+        found = [run.id for run in runs if run.id.startswith(run_id)]
+        if not found:
+            raise
+    if len(found) > 1:
+        raise UsageError(f"{len(found)} runs begin with {run_id}: {', '.join(found[:5])}{', …' * (len(found) > 5)}")
+    return await target.record(found[0])
+
+
+async def questions(target: GaplessClient | Direct, run: RunRecord) -> list[Interrupt]:
+    """Return what a run waits for; nothing where it waits for no person."""
+    from gapless.events import RunFinishedEvent, RunFinishedInterruptOutcome
+    from gapless.records import RunStatus
+
+    if run.status is RunStatus.WAITING:
+        async with contextlib.aclosing(target.follow(run.id, run.last_seq - 1)) as events:
+            async for _, event in events:
+                if isinstance(event, RunFinishedEvent) and isinstance(event.outcome, RunFinishedInterruptOutcome):
+                    return event.outcome.interrupts
+    return []
