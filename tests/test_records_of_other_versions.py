@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +16,7 @@ from gapless import Runner
 from gapless.config import RunConfig
 from gapless.errors import StoreCorrupt
 from gapless.records import RunRecord, decode_run, decode_session, rewrite
+from tests.support.runs import until
 
 LATER: dict[str, Any] = {
     "id": "r",
@@ -140,3 +142,33 @@ async def test_a_run_that_cannot_be_read_is_left_to_a_worker_that_can(path: Path
     assert await new.read("later", 0, 10) == [event] * 3
     await old.close()
     await new.close()
+
+
+@pytest.mark.parametrize("of", ["run", "session"])
+async def test_a_record_that_cannot_be_read_any_more_holds_no_other_run_back(
+    path: Path, caplog: pytest.LogCaptureFixture, of: str
+) -> None:
+    """It is changed while its run is under way."""
+    go = asyncio.Event()
+
+    async def waits(message: str) -> AsyncIterator[str]:
+        yield "a"
+        await go.wait()
+        yield "b"
+
+    async with Runner(waits, store=f"sqlite:///{path}") as runner:
+        bad = await runner.start("hi", run_id="bad", session_id="bad")
+        good = await runner.start("hi", run_id="good", session_id="good")
+        async with asyncio.timeout(20):
+            for run in (bad, good):
+                await until(run, 2)
+            change(path, f"UPDATE {of}s SET record = ? WHERE id = 'bad'", b'{"id": "bad"}')
+            go.set()
+            assert (await good.collect()).text == "ab"
+            if of == "session":
+                assert (await bad.collect()).text == "ab"
+            else:
+                with pytest.raises(StoreCorrupt):
+                    await runner.get_run("bad")
+                assert "run bad is given up: run bad: its record cannot be read" in caplog.text
+            assert (await (await runner.start("hi", run_id="next")).collect()).text == "ab"

@@ -290,3 +290,12 @@ async def test_other_sites_pages_are_refused_unless_named(client_of: Callable[..
     assert response.headers["access-control-allow-origin"] == "https://app.example"
     preflight = {**cross, "access-control-request-method": "POST", "access-control-request-headers": "last-event-id"}
     assert (await allowing.options("/runs", headers=preflight)).status_code == 200
+
+
+async def test_a_user_who_is_no_text_is_the_operators_fault_and_starts_nothing(client_of: Any):
+    runner = Runner(Gated("x"))
+    client = await client_of(runner, authenticate=lambda request: 5)
+    for answer in (await client.get("/runs"), await client.post("/runs", json={"message": "hi"})):
+        assert answer.status_code == 500
+        assert "authenticate returned no user's id: user_id is a text, not 5 (int)" in answer.json()["error"]["message"]
+    assert await runner.list_runs() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -210,3 +211,12 @@ async def test_agents_are_ready_before_a_server_takes_runs(caplog: pytest.LogCap
     await runner.load()
     assert "OSError" in caplog.text
     assert "what was said" not in caplog.text
+
+
+@pytest.mark.parametrize("user", [5, "", None, "a\nb", "x" * 257, b"ada"])
+async def test_a_users_id_is_a_text(user: Any):
+    async with Runner(echo) as runner:
+        with pytest.raises(InputInvalid, match="user_id"):
+            await runner.start("hi", user_id=user)
+        with pytest.raises(InputInvalid, match="user_id"):
+            await runner.create_session("s", user_id=user)

@@ -14,8 +14,17 @@ from urllib.parse import urlsplit
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gapless.errors import GaplessError, NotAuthenticated, NotAuthorized, RunNotFound, SessionNotFound, UsageError
+from gapless.errors import (
+    GaplessError,
+    InputInvalid,
+    NotAuthenticated,
+    NotAuthorized,
+    RunNotFound,
+    SessionNotFound,
+    UsageError,
+)
 from gapless.records import RunRecord, SessionRecord
+from gapless.runs.request import check_user
 
 __all__ = [
     "ANONYMOUS",
@@ -71,7 +80,8 @@ class Access:
         return self._authenticate is None
 
     async def user(self, request: HTTPConnection) -> str:
-        """Return the id of the user who asks. Raises `NotAuthenticated`."""
+        """Return the id of the user who asks. Raises `NotAuthenticated`; `UsageError`, which is no fault of who asks,
+        where `authenticate` returns what is no user's id."""
         if self._authenticate is None:
             return ANONYMOUS
         user = self._authenticate(request)
@@ -79,6 +89,12 @@ class Access:
             user = await user
         if not user:
             raise NotAuthenticated(self._why_unknown(request))
+        try:
+            check_user(user)
+        except InputInvalid as error:
+            fault = UsageError(f"authenticate returned no user's id: {error.message}")
+            fault.status = 500
+            raise fault from None
         return user
 
     def _why_unknown(self, request: HTTPConnection) -> str:

@@ -633,6 +633,8 @@ class Journals:
                     self._on_fenced()
                 return {batch.run_id for batch in batches}
             except (StoreUnavailable, StoreCorrupt) as error:
+                if isinstance(error, StoreCorrupt) and any(batch.run_id == error.run_id for batch in batches):
+                    return await self._append_without(error, batches)
                 self.metrics.store_failures += 1
                 self.failing = True
                 now = time.monotonic()
@@ -650,6 +652,14 @@ class Journals:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, RETRY_MAX_S)
         return {batch.run_id for batch in batches}
+
+    async def _append_without(self, error: StoreCorrupt, batches: list[Append]) -> Collection[str]:
+        """Append what is not of the run that the store cannot keep any more: others do not wait for it."""
+        assert error.run_id is not None, "it is one of the batches'"
+        log.error("run %s is given up: %s", error.run_id, error)
+        self.metrics.store_failures += 1
+        others = [batch for batch in batches if batch.run_id != error.run_id]
+        return {error.run_id, *(await self._append(others) if others else ())}
 
     def _give_up(self, error: GaplessError) -> None:
         for journal in self._journals.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -167,7 +168,9 @@ class Runs:
         if end is not None:
             run.status, run.ended_at, run.error = end.status, end.ended_at, end.error
             db.execute("INSERT INTO turns(session, turn) VALUES(?, ?)", (run.session_id, _encode(end.turn)))
-            session, session_written = read_session(db, run.session_id)
+            session, session_written = None, b""
+            with contextlib.suppress(StoreCorrupt):  # it stays as it is, for a version that can read it
+                session, session_written = read_session(db, run.session_id)
             if session is not None:
                 session.updated_at = end.ended_at
                 session.title = session.title or title_of(run.message)

@@ -26,6 +26,7 @@ __all__ = [
     "StartOptions",
     "check_chars",
     "check_id",
+    "check_user",
     "is_id",
     "is_of_its_own",
     "new_id",
@@ -34,6 +35,8 @@ __all__ = [
 
 ID_CHARS_MAX = 96
 """With the position after it, an id stays within the 128 bytes that every SSE client remembers."""
+USER_CHARS_MAX = 256
+"""Of a user's id."""
 ANONYMOUS = "anonymous"
 """Whose runs and sessions are where nobody says whose."""
 
@@ -121,6 +124,7 @@ class Asked(msgspec.Struct, kw_only=True):
             raise InputInvalid('a live run cannot be restarted, for nobody says it all again: on_worker_lost is "fail"')
         if restarts and self.deps is not None:
             raise UsageError('deps= live in this process; a run with on_worker_lost="restart" cannot have them')
+        check_user(self.user_id)
         if self.run_id is not None:
             check_id(self.run_id, "run")
 
@@ -213,6 +217,14 @@ def check_id(value: str, kind: str) -> None:
     """Raises `InputInvalid` for what cannot be the id of a `kind`."""
     if not is_id(value):
         raise InputInvalid(f"{kind} id: 1 to {ID_CHARS_MAX} of the characters A-Z a-z 0-9 . _ ~ @ : + = -; not . or ..")
+
+
+def check_user(user_id: object) -> None:
+    """Raises `InputInvalid` for what cannot be a user's id: its record could not be written, or read again."""
+    if not isinstance(user_id, str):
+        raise InputInvalid(f"user_id is a text, not {user_id!r:.100} ({type(user_id).__name__}): write str(…)")
+    if not 0 < len(user_id) <= USER_CHARS_MAX or not user_id.isprintable():
+        raise InputInvalid(f"user_id {user_id!r:.100}: 1 to {USER_CHARS_MAX} characters that can be printed")
 
 
 def check_chars(content: Any, limits: Limits, run_id: str | None = None) -> None:

@@ -30,7 +30,7 @@ from gapless.runs.commands import Commands
 from gapless.runs.pace import Pace
 from gapless.runs.patience import lease_wanted, patiently
 from gapless.runs.readers import Readers, ends_unread
-from gapless.runs.request import check_id, is_of_its_own, new_id
+from gapless.runs.request import check_id, check_user, is_of_its_own, new_id
 from gapless.user_message import results_of
 
 __all__ = ["History", "Sessions"]
@@ -109,6 +109,7 @@ class Sessions:
         """Create a session, or return the one that has the id already. Raises `InputInvalid`, `SessionNotFound` when
         that is another user's, `InputTooLarge` for its state, `StoreUnavailable`."""
         now = now_ms()
+        check_user(user_id)
         if session_id is not None:
             check_id(session_id, "session")
         session_id = session_id or new_id()
