@@ -1,32 +1,60 @@
-"""Real servers are killed and stopped in the middle of runs that go on. `scripts/goes-on` runs more of them."""
+"""Real servers are killed and stopped under runs that go on, each at a point of its own. `scripts/goes-on` runs more of
+them.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.goes_on.schedules import Schedules
+from tests.goes_on.plans import FRAMEWORKS
+from tests.goes_on.schedules import CELLS, Schedules
 from tests.support.valkey import Valkey
 
 COUNT = int(os.environ.get("GAPLESS_GOES_ON_SCHEDULES", "200"))
 SEED = int(os.environ.get("GAPLESS_GOES_ON_SEED", "1"))
+ONLY = os.environ.get("GAPLESS_GOES_ON_ONLY", "")
+"""One of them, as `sqlite:17`."""
 
 
 @pytest.fixture(params=["sqlite", "valkey"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, str]]:
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'gapless.db'}"
+        yield "sqlite", f"sqlite:///{tmp_path / 'gapless.db'}"
         return
     with Valkey() as server:
-        yield f"redis://127.0.0.1:{server.port}/0"
+        yield "valkey", f"redis://127.0.0.1:{server.port}/0"
 
 
 @pytest.mark.timeout(900 + COUNT)
-async def test_nothing_is_done_twice_and_nothing_is_lost(store: str, tmp_path: Path):
-    schedules = Schedules(tmp_path, store, COUNT // 2, seed=SEED)
-    await schedules.main()
-    print(f"{schedules.steps} steps, {schedules.repeated} of them begun again in flight; {dict(schedules.faults)}")
-    assert schedules.wrong == []
+async def test_nothing_is_done_twice_and_nothing_is_lost(store: tuple[str, str], tmp_path: Path):
+    name, url = store
+    only, _, number = ONLY.partition(":")
+    if ONLY and only != name:
+        pytest.skip(f"only {ONLY}")
+    numbers = [int(number)] if ONLY else range(COUNT // 2)
+    schedules = Schedules(tmp_path, url, name, numbers, seed=SEED)
+    await schedules.main(told=lambda line: print(line, file=sys.stderr, flush=True))
+    print(report(schedules))
+    repeat = "\n".join(
+        f"    scripts/goes-on --only {name}:{number} {SEED}"
+        for number in sorted({int(wrong.split()[0].rstrip(":").rpartition("-")[2]) for wrong in schedules.wrong})
+    )
+    assert schedules.wrong == [], f"seed {SEED}; each of them alone:\n{repeat}"
+    if not ONLY and COUNT >= 200:
+        missing = [cell for cell in ((f, *cell) for f in FRAMEWORKS for cell in CELLS) if not schedules.table[cell]]
+        assert missing == [], f"{name}: nothing was struck so"
+
+
+def report(schedules: Schedules) -> str:
+    """How often a run of each framework was struck where."""
+    lines = [f"{schedules.name}, seed {schedules.seed}: {dict(schedules.faults)}"]
+    lines.append(f"{'':46}" + "".join(f"{framework:>13}" for framework in FRAMEWORKS))
+    for fault, point in CELLS:
+        counts = "".join(f"{schedules.table[framework, fault, point]:>13}" for framework in FRAMEWORKS)
+        lines.append(f"{fault + ': ' + point:46}{counts}")
+    return "\n".join(lines)
