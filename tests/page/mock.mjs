@@ -73,16 +73,16 @@ export class MockServer {
   }
 
   /** Starts a run as a POST would. */
-  begin({ run_id, session_id, message, agent = this.agents[0] }) {
+  begin({ run_id, session_id, message, agent = this.agents[0], after_run_id }) {
     const session = this.sessions.get(session_id);
     const now = (this.#clock += 1000);
-    const record = { id: run_id, session_id, user_id: "u", agent, status: "running", created_at: now, started_at: now, last_seq: 0, message };
-    const run = { record, events: [], followers: new Set(), rest: [] };
+    const record = { id: run_id, session_id, user_id: "u", agent, status: "running", created_at: now, started_at: now, last_seq: 0, message: textIn(message), after_run_id };
+    const run = { record, content: message, events: [], followers: new Set(), rest: [] };
     this.runs.set(run_id, run);
     session.active_run_id = run_id;
-    session.title ||= message.slice(0, 60);
+    session.title ||= record.message.slice(0, 60);
     session.updated_at = now;
-    run.rest = [{ type: "RUN_STARTED", threadId: session_id, runId: run_id }, ...this.script(message, run)];
+    run.rest = [{ type: "RUN_STARTED", threadId: session_id, runId: run_id }, ...this.script(record.message, run)];
     this.#advance(run);
     return run;
   }
@@ -218,7 +218,7 @@ export class MockServer {
   #messages(sessionId) {
     return [...this.runs.values()]
       .filter(({ record }) => record.session_id === sessionId && ended(record))
-      .flatMap(({ record, events }) => messagesOf(record, events));
+      .flatMap(({ record, content, events }) => messagesOf(record, content, events));
   }
 }
 
@@ -240,9 +240,14 @@ function ended({ status }) {
   return status === "finished" || status === "failed" || status === "cancelled";
 }
 
-function messagesOf(record, events) {
+function textIn(message) {
+  return typeof message === "string" ? message : message.filter((part) => part.type === "text").map((part) => part.text).join("\n");
+}
+
+function messagesOf(record, content, events) {
   const metadata = { run_id: record.id };
-  const messages = [{ id: `${record.id}-user`, role: "user", content: record.message, metadata }];
+  const place = record.after_run_id === undefined ? {} : { "gapless.after": record.after_run_id };
+  const messages = [{ id: `${record.id}-user`, role: "user", content, metadata: { ...metadata, ...place } }];
   const texts = new Map();
   for (const event of events) {
     if (event.type === "TEXT_MESSAGE_START") {

@@ -492,6 +492,80 @@ test("page: who approves a call sees what it is called with", async () => {
   assert.equal(await page.locator(".approval img").count(), 0);
 });
 
+test("page: a message is asked again and edited, versions stay reachable, and the conversation goes on from the one that is shown", async () => {
+  let told = 0;
+  server.script = (message) => textScript(`${message} ${(told += 1)}`);
+  const page = await open();
+  const shown = async () => [await page.locator("[data-testid=user]").allInnerTexts(), await page.locator(".answer").allInnerTexts()];
+  const places = () => [...server.runs.values()].map(({ record }) => record.after_run_id);
+  const act = (turn, name) => page.locator(".turn").nth(turn).locator(`[data-testid=${name}]`);
+  const says = (text) => page.waitForFunction((it) => [...document.querySelectorAll(".answer")].some((one) => one.textContent.trim() === it), text);
+  await ask(page, "one");
+  await says("one 1");
+  await turnIs(page, "finished");
+  await ask(page, "two");
+  await says("two 2");
+  await turnIs(page, "finished");
+  const [first, second] = server.runs.keys();
+  await act(1, "ask-again").click();
+  await says("two 3");
+  await turnIs(page, "finished");
+  assert.deepEqual(await shown(), [["one", "two"], ["one 1", "two 3"]]);
+  assert.equal(await act(1, "versions").innerText().then((it) => it.replace(/\s+/g, " ")), "‹ 2 of 2 ›");
+  assert.equal(await act(0, "versions").isVisible(), false);
+  await act(0, "edit-message").click();
+  await page.waitForFunction(() => document.activeElement.dataset.testid === "edit-field");
+  await page.keyboard.press("Escape");
+  assert.equal(await page.evaluate(() => document.activeElement.dataset.testid), "edit-message");
+  await page.keyboard.press("Enter");
+  await page.keyboard.type("!");
+  await page.keyboard.press("Enter");
+  await says("one! 4");
+  await turnIs(page, "finished");
+  assert.deepEqual(await shown(), [["one!"], ["one! 4"]]);
+  assert.deepEqual(places(), [undefined, undefined, first, ""]);
+  await page.reload();
+  await says("one! 4");
+  await act(0, "older-version").click();
+  assert.deepEqual(await shown(), [["one", "two"], ["one 1", "two 3"]]);
+  await act(1, "older-version").click();
+  assert.deepEqual(await shown(), [["one", "two"], ["one 1", "two 2"]]);
+  assert.equal(await page.locator("#live").innerText(), "Version 1 of 2");
+  await ask(page, "three");
+  await says("three 5");
+  await turnIs(page, "finished");
+  assert.deepEqual(await shown(), [["one", "two", "three"], ["one 1", "two 2", "three 5"]]);
+  assert.deepEqual(places(), [undefined, undefined, first, "", second]);
+  await page.reload();
+  await says("three 5");
+  assert.deepEqual(await shown(), [["one", "two", "three"], ["one 1", "two 2", "three 5"]]);
+});
+
+test("page: an answer is copied as Markdown, a failed one tried again, and neither while one is coming", async () => {
+  const markdown = "**Bold** and\n\n```js\nlet x = 1;\n```";
+  server.script = () => [...textScript(markdown).slice(0, -1), { type: "RUN_ERROR", code: "model_failed", message: "Away." }];
+  const page = await open({ permissions: ["clipboard-read", "clipboard-write"] });
+  await ask(page, "Code");
+  await turnIs(page, "failed");
+  await page.click("[data-testid=copy-answer]");
+  await page.waitForFunction(() => document.querySelector("[data-testid=copy-answer]").textContent === "Copied");
+  assert.equal(await page.evaluate(() => navigator.clipboard.readText()), markdown);
+  await page.click("figure .copy");
+  await page.waitForFunction(() => document.querySelector("figure .copy").textContent === "Copied");
+  assert.equal((await page.evaluate(() => navigator.clipboard.readText())).trim(), "let x = 1;");
+  server.script = () => wordByWord("Better now");
+  assert.equal(await page.locator("[data-testid=ask-again]").innerText(), "Try again");
+  await page.click("[data-testid=ask-again]");
+  await answered(page, "Better");
+  assert.equal(await page.locator(".turn").count(), 1);
+  assert.deepEqual(await page.locator(".act:visible").allInnerTexts(), []);
+  server.go("1");
+  server.go("2");
+  await turnIs(page, "finished");
+  await page.waitForFunction(() => document.documentElement.dataset.busy === "false");
+  assert.deepEqual(await page.locator(".act:visible").allInnerTexts(), ["Copy", "Ask again", "Edit", "‹", "›"]);
+});
+
 test("page: an empty answer is said to be empty, and one of tools alone is not", async () => {
   const end = { type: "RUN_FINISHED", outcome: { type: "success" } };
   server.script = (message) => (message === "tool" ? [

@@ -24,6 +24,7 @@ export async function ask(client: GaplessClient, message: string, show: (text: s
       await client.answer(run.id, [{ interruptId: event.outcome.interrupts[0].id, status: "resolved", payload: true }]);
     }
   }
+  await client.start({ message: [{ type: "text", text: message }], sessionId: "s", afterRunId: run.after_run_id ?? "" });
   await client.send(run.id, "and?");
   await client.send(run.id, { close: true });
   // @ts-expect-error: nothing is said

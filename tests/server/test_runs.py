@@ -13,7 +13,7 @@ import pytest
 
 from gapless import Limits, RunConfig, Runner
 from gapless.agents.base import RunContext
-from gapless.events import Interrupt, TextMessageContentEvent
+from gapless.events import Interrupt, TextMessageContentEvent, UserMessage, text_of
 from tests.support.agents import Gated
 from tests.support.agui import check_order
 from tests.support.over_http import STREAM, ended, start
@@ -237,6 +237,28 @@ async def test_a_busy_session_answers_409_or_waits(client_of: Callable[..., Any]
     assert queued["status"] == "queued"
     agent.let(2)
     assert (await ended(client, "q"))["status"] == "finished"
+
+
+async def test_a_message_is_asked_in_the_place_of_another_which_is_kept(client_of: Callable[..., Any]):
+    async def heard(message: str, ctx: RunContext) -> str:
+        return " ".join(text_of(one.content) for one in ctx.messages if isinstance(one, UserMessage))
+
+    client = await client_of(Runner(heard))
+    for run_id, body in {"a": {}, "b": {}, "c": {"after_run_id": "a"}, "d": {"after_run_id": ""}, "e": {}}.items():
+        record = await start(client, run_id, session_id="s", run_id=run_id, **body)
+        assert record.get("after_run_id") == body.get("after_run_id")
+        again = await client.post("/runs", json={"message": run_id, "session_id": "s", "run_id": run_id})
+        assert again.status_code == (409 if body else 202)
+        assert (await ended(client, run_id)).get("after_run_id") == body.get("after_run_id")
+    messages = (await client.get("/sessions/s/messages")).json()["messages"]
+    assert [one["content"] for one in messages if one["role"] == "assistant"] == ["a", "a b", "a c", "d", "d e"]
+    places = [one["metadata"].get("gapless.after") for one in messages if one["role"] == "user"]
+    assert places == [None, None, "a", "", None]
+    for after, status in {"nobody": 404, "other": 422}.items():
+        if status == 422:
+            await start(client, "x", session_id="t", run_id="other")
+        refused = await client.post("/runs", json={"message": "x", "session_id": "s", "after_run_id": after})
+        assert refused.status_code == status
 
 
 async def test_too_much_at_once_answers_429_with_when_to_come_back(client_of: Callable[..., Any]):

@@ -14,7 +14,8 @@ from starlette.responses import Response
 
 from gapless.errors import GaplessError, InputInvalid, InputTooLarge
 from gapless.jsontext import decode_json
-from gapless.records import Listing, RunRecord, SessionRecord
+from gapless.records import AFTER, Listing, RunRecord, SessionRecord
+from gapless.user_message import mark_of
 
 __all__ = [
     "LIST_LIMIT_MAX",
@@ -163,4 +164,6 @@ def public(record: RunRecord | SessionRecord) -> dict[str, Any]:
         shown.pop(hidden, None)
     if isinstance(record, RunRecord):
         shown["status"], shown["last_seq"] = record.status.value, record.last_seq
+        if (after := mark_of(record.input, AFTER)) is not None:
+            shown["after_run_id"] = after
     return shown

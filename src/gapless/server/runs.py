@@ -17,8 +17,9 @@ from gapless.http.cursors import cursor_of, page_params
 from gapless.http.openapi import BEHIND, STARTING, body_docs, parameter_docs
 from gapless.live import LiveRequest
 from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
-from gapless.records import RunRecord, RunStatus
+from gapless.records import AFTER, RunRecord, RunStatus
 from gapless.server.blobs import blob_response
+from gapless.user_message import user_message
 from gapless.wire import wire
 
 __all__ = ["RunRoutes"]
@@ -32,6 +33,9 @@ class StartRun(msgspec.Struct, forbid_unknown_fields=True):
     session_id: str | None = None
     run_id: str | None = None
     config: AskedConfig | None = None
+    after_run_id: str | None = None
+    """The run of the session after which the message is asked, "" for none: it takes the place of what followed, which
+    is kept. Without it, the newest of the conversation."""
 
 
 class AnswerRun(msgspec.Struct, forbid_unknown_fields=True):
@@ -68,11 +72,16 @@ class RunRoutes(ClientRoutes):
         """
         user, body = await self.read(request, StartRun)
         encoder = wire(request.query_params.get("wire", "ag-ui"))
+        message: object = body.message if isinstance(body.message, str) else msgspec.to_builtins(body.message)
+        if body.after_run_id is not None:
+            message = user_message(message)
+            message.metadata = {AFTER: await self._checked_place(request, body)}
         asked = StartRequest(
-            body.message if isinstance(body.message, str) else msgspec.to_builtins(body.message),
+            message,
             agent=body.agent,
             session_id=body.session_id,
             config=config_for(self.runner, body.config),
+            fingerprint=None if body.after_run_id is None else {"after_run_id": body.after_run_id},
         )
         record = await self.start(request, user, asked, cursor=cursor_of if wants_stream(request) else None)
         location = _location(request, record.id)
@@ -80,6 +89,15 @@ class RunRoutes(ClientRoutes):
             names = {"content-location": location, "location": location, "x-run-id": record.id}
             return json_response(public(record), 202, names)
         return self.follow(request, record, encoder, cursor_of(request, record.id), location=location)
+
+    async def _checked_place(self, request: Request, body: StartRun) -> str:
+        """Return the run to ask the message after. Raises `RunNotFound`, `InputInvalid` for another session's."""
+        if not body.after_run_id:
+            return ""
+        before = await self.access.find(request, "read", self.runner.get_run, body.after_run_id)
+        if before.session_id != body.session_id:
+            raise InputInvalid(f"after_run_id: run {before.id} is of another session", run_id=before.id)
+        return before.id
 
     async def list_runs(self, request: Request) -> Response:
         """List the caller's runs, newest first; `?session_id=`, `?status=`, `?limit=`. Long texts are cut. Where there

@@ -82,6 +82,7 @@ export interface RunRecord {
   agent?: string;
   message?: string;
   error?: { code: string; message: string };
+  after_run_id?: string;
 }
 
 export interface SessionRecord {
@@ -114,11 +115,14 @@ export type LiveRequest =
 export class GaplessClient {
   constructor(options?: { baseUrl?: string | URL; headers?: Headers; fetch?: typeof fetch; limits?: Partial<Limits> });
   start(options: {
-    message: string;
+    /** Text, or AG-UI's parts. */
+    message: string | Json[];
     sessionId?: string;
     runId?: string;
     agent?: string;
     config?: Json;
+    /** The run of the session that the message is asked after, "" for none, in the place of what followed. */
+    afterRunId?: string;
     signal?: AbortSignal;
     onRetry?: OnRetry;
   }): Promise<RunRecord>;

@@ -469,10 +469,12 @@ export class GaplessClient {
 
   /**
    * Starts a run and returns its record. The run's id is chosen here, so the request is repeated after a lost
-   * connection without a risk of a second run. `onRetry` is told of each failed attempt.
+   * connection without a risk of a second run. `message` is text or AG-UI's parts. `afterRunId` asks it after that run of
+   * the session ("": as its first) and not after the newest, in the place of what followed. `onRetry` is told of each
+   * failed attempt.
    */
-  start({ message, sessionId, runId = newId(), agent, config, signal, onRetry }) {
-    const body = { message, run_id: runId, session_id: sessionId, agent, config };
+  start({ message, sessionId, runId = newId(), agent, config, afterRunId, signal, onRetry }) {
+    const body = { message, run_id: runId, session_id: sessionId, agent, config, after_run_id: afterRunId };
     return this.#repeat("POST", "runs", { body, signal, onRetry });
   }
 

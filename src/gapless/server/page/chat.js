@@ -3,8 +3,12 @@
  * reload and a second tab need nothing but the session's id, which is in the address.
  */
 
+import { answerText } from "./actions.js";
+import { lineOf, parentsOf, pathTo } from "./branches.js";
+import { copyFrom } from "./clipboard.js";
 import { $, el } from "./dom.js";
-import { applyEvent, contentText, isSettled, newView, textOf, viewOfMessages } from "./fold.js";
+import { applyEvent, isSettled, newView, viewOfMessages } from "./fold.js";
+import { textIn } from "./message.js";
 import { GaplessClient, newId, StreamError } from "./stream.js"; // of the npm package: `/static` serves both folders
 import { TurnView } from "./view.js";
 
@@ -20,6 +24,9 @@ const STICK_PX = 48;
 /** A longer answer is announced as complete, not read out. */
 const ANNOUNCED_CHARS_MAX = 600;
 const TITLE_CHARS_MAX = 60;
+
+/** Where a saved message says after which run it was asked. */
+const AFTER = "gapless.after";
 
 const KEY_ITEM = "gapless.key";
 const LAST_SESSION_ITEM = "gapless.session";
@@ -211,6 +218,9 @@ function showBusy() {
 
 class Conversation {
   turns = new Map(); // run id → turn
+  #order = []; // run ids, oldest first
+  #parents = new Map(); // run id → the run that it was asked after
+  #chosen = new Set(); // runs whose version the reader wants to see
   loading = false;
   #abort = new AbortController();
   #mark = ""; // what the session's record said when it was last read
@@ -235,27 +245,71 @@ class Conversation {
     return turns.find((turn) => !isSettled(turn.view.status)) ?? turns.find((turn) => turn.view.status === "waiting") ?? null;
   }
 
-  add(runId, message, agent, after = null) {
-    const turn = { runId, view: newView(), changed: new Set(), lastId: undefined, following: false, cancelled: false };
+  /** Adds a turn. `after` is the run that it is asked after, undefined for the newest. */
+  add(runId, message, agent, { after, messageId } = {}) {
+    const turn = { runId, message, agent, after, messageId, view: newView(), changed: new Set(), lastId: undefined, following: false, cancelled: false };
     turn.shown = new TurnView({
       runId,
       message,
       agent,
       onAnswer: (entries) => this.answer(turn, entries),
-      onAnswered: () => (finePointer.matches ? $("message") : $("scroll")).focus(),
+      onAnswered: focusMessage,
+      onAsk: (instead) => askInstead(turn, instead),
+      onVersion: (step) => this.#showVersion(turn, step),
       fetchFile: (file) => fetchFile(runId, file),
     });
     this.turns.set(runId, turn);
-    if (after) after.shown.node.after(turn.shown.node);
-    else $("messages").append(turn.shown.node);
+    this.#order.push(runId);
+    this.#chosen.clear(); // a new turn is what everybody wants to see
     draw(turn);
     return turn;
   }
 
   remove(turn) {
     this.turns.delete(turn.runId);
-    turn.shown.node.remove();
+    this.#order = this.#order.filter((id) => id !== turn.runId);
+    this.arrange();
     showBusy();
+  }
+
+  /** Shows the turns of the line that is wanted, each in its place. */
+  arrange() {
+    this.#parents = parentsOf(this.#order.map((id) => this.turns.get(id)));
+    const line = lineOf(this.#parents, this.#chosen);
+    const wanted = new Set(line.map(({ runId }) => runId));
+    const holder = $("messages");
+    for (const node of [...holder.children]) if (!wanted.has(node.dataset.runId)) node.remove();
+    line.forEach(({ runId, at, versions }, place) => {
+      const { shown } = this.turns.get(runId);
+      shown.showVersions(at, versions.length);
+      if (holder.children[place] !== shown.node) holder.insertBefore(shown.node, holder.children[place] ?? null);
+    });
+  }
+
+  #showVersion(turn, step) {
+    const { at, versions } = lineOf(this.#parents, this.#chosen).find(({ runId }) => runId === turn.runId);
+    for (const id of versions) this.#chosen.delete(id);
+    const wanted = this.turns.get(versions[at + step]);
+    this.#chosen.add(wanted.runId);
+    sticking = false;
+    this.arrange();
+    const steps = wanted.shown.node.querySelectorAll(".versions button:not([disabled])");
+    (steps.length === 2 && step > 0 ? steps[1] : steps[0])?.focus();
+    announce(`Version ${at + step + 1} of ${versions.length}`);
+  }
+
+  /** The run that a turn is asked after, as the server knows it, "" for none: one that never began is left out. */
+  placeOf(turn) {
+    const path = pathTo(this.#parents, this.#parents.get(turn.runId) ?? "");
+    return path.findLast((id) => !this.turns.get(id).empty) ?? "";
+  }
+
+  /** The run to go on from where an older version is shown; undefined on the newest line. */
+  placeOfNext() {
+    const line = lineOf(this.#parents, this.#chosen);
+    const newest = pathTo(this.#parents, this.#order.at(-1) ?? "");
+    if (line.at(-1)?.runId === newest.at(-1)) return undefined;
+    return line.findLast(({ runId }) => !this.turns.get(runId).empty)?.runId ?? "";
   }
 
   /** Brings the turns in line with the server. Calls that come meanwhile are served by one more round. */
@@ -287,27 +341,30 @@ class Conversation {
 
     const messagesOf = groupBy(messages, (message) => message.metadata?.run_id);
     const recordOf = new Map(runs.sort((a, b) => a.created_at - b.created_at).map((run) => [run.id, run]));
-    const order = [...[...messagesOf.keys()].filter((id) => id !== undefined && !recordOf.has(id)), ...recordOf.keys()];
-    let previous = null;
+    const saved = [...messagesOf.keys()].filter((id) => id !== undefined && !recordOf.has(id));
+    const order = [...saved, ...recordOf.keys()];
     for (const runId of order) {
       const run = recordOf.get(runId);
       const own = messagesOf.get(runId) ?? [];
+      const ended = !run || ["finished", "failed", "cancelled"].includes(run.status);
       let turn = this.turns.get(runId);
       if (!turn) {
-        const first = previous === null && this.turns.size > 0;
         const asked = own.find((message) => message.role === "user");
-        turn = this.add(runId, run?.message ?? contentText(asked?.content ?? ""), run?.agent, previous);
-        if (first) $("messages").prepend(turn.shown.node);
-        if (!run || ["finished", "failed", "cancelled"].includes(run.status)) {
+        const whole = asked || !run ? run : await authorised(() => client.run(runId, { signal })); // lists cut what is long
+        signal.throwIfAborted();
+        const place = { after: asked ? asked.metadata?.[AFTER] : whole?.after_run_id, messageId: asked?.id };
+        turn = this.add(runId, asked?.content ?? whole?.message ?? "", run?.agent, place);
+        if (ended) {
           turn.view = viewOfMessages(run, own);
           turn.view.items.forEach((item) => turn.changed.add(item));
-          draw(turn);
         }
       }
+      turn.empty = ended && own.length === 0;
       const behind = !isSettled(turn.view.status) || (turn.view.status === "waiting" && run && run.status !== "waiting");
       if (behind && run) this.follow(turn);
-      previous = turn;
     }
+    this.#order = [...order, ...this.#order.filter((id) => !order.includes(id))];
+    this.arrange();
     if (opening) showAgent(runs.at(-1)?.agent ?? null);
     const title = record.title || titleOf(recordOf.values().next().value?.message ?? "");
     showTitle(title);
@@ -367,7 +424,7 @@ class Conversation {
     if (status === "failed") announce(`The answer was interrupted: ${error?.message ?? ""}`);
     else if (status === "cancelled") announce("Stopped");
     else {
-      const text = items.filter((item) => item.kind === "text").map(textOf).join("\n");
+      const text = answerText({ items });
       announce(text.length > ANNOUNCED_CHARS_MAX ? "The answer is complete" : text);
     }
   }
@@ -397,10 +454,11 @@ class Conversation {
     }
   }
 
-  /** Sends a message. Throws if the server did not take it. */
-  async send(message, runId, agent) {
+  /** Sends a message, or asks it after that run instead of the newest. Throws if the server did not take it. */
+  async send(message, runId, agent, after = this.placeOfNext()) {
     const asking = this.active();
-    const turn = this.add(runId, message, agent);
+    const turn = this.add(runId, message, agent, { after });
+    this.arrange();
     turn.starting = true;
     scrollToEnd();
     showBusy();
@@ -408,17 +466,18 @@ class Conversation {
     try {
       if (this.id === null) {
         this.id = (await authorised(() => client.createSession({ signal: this.signal }))).id;
-        showTitle(titleOf(message));
+        showTitle(titleOf(textIn(message)));
         remember(this.id);
       }
       // Kept until the server has it, so that a reload now does not lose the question.
-      sessionStorage.setItem(UNSENT_ITEM, JSON.stringify({ sessionId: this.id, runId, message, agent }));
+      sessionStorage.setItem(UNSENT_ITEM, JSON.stringify({ sessionId: this.id, runId, message, agent, after }));
       await authorised(() =>
         client.start({
           message,
           runId,
           agent,
           sessionId: this.id,
+          afterRunId: after,
           signal: this.signal,
           onRetry: () => showConnection("reconnecting"),
         }),
@@ -539,19 +598,31 @@ async function resend(opened) {
   const unsent = JSON.parse(sessionStorage.getItem(UNSENT_ITEM) ?? "null");
   if (unsent?.sessionId !== opened.id) return;
   if (opened.turns.has(unsent.runId)) sessionStorage.removeItem(UNSENT_ITEM);
-  else await submit(unsent.message, unsent.runId, unsent.agent);
+  else await submit(unsent.message, unsent.runId, unsent.agent, unsent.after);
 }
 
-async function submit(message, runId, agent) {
+async function submit(message, runId, agent, after) {
   showAlert("");
   try {
-    await conversation.send(message, runId, agent);
+    await conversation.send(message, runId, agent, after);
   } catch (error) {
     showAlert(`Not sent. ${describe(error)}`);
-    if ($("message").value === "") $("message").value = message;
+    if ($("message").value === "") $("message").value = textIn(message);
     fitMessage();
     if (conversation.id !== null) conversation.sync().catch(() => {});
   }
+}
+
+/** Asks this in the place of a turn, which stays as an older version. */
+function askInstead(turn, message) {
+  if (conversation.active()) return;
+  submit(message, newId(), agents.length > 1 ? turn.agent : undefined, conversation.placeOf(turn));
+  focusMessage();
+}
+
+/** On a phone, the field would open the keyboard. */
+function focusMessage() {
+  (finePointer.matches ? $("message") : $("scroll")).focus();
 }
 
 /** The id to send a message under: the same again for a message whose fate is unknown. */
@@ -729,15 +800,8 @@ $("scroll").addEventListener("scroll", () => {
 new ResizeObserver(() => {
   if (sticking) scrollToEnd();
 }).observe($("scroll"));
-$("messages").addEventListener("click", async ({ target }) => {
-  if (!target.matches("button.copy")) return;
-  try {
-    await navigator.clipboard.writeText(target.closest("figure").querySelector("code").textContent);
-    target.textContent = "Copied";
-  } catch {
-    target.textContent = "Not allowed";
-  }
-  setTimeout(() => (target.textContent = "Copy"), 1500);
+$("messages").addEventListener("click", ({ target }) => {
+  if (target.matches("button.copy")) copyFrom(target, target.closest("figure").querySelector("code").textContent);
 });
 
 function showSidebar(shown) {

@@ -3,9 +3,11 @@
  * network; `TurnView.update` is called once per frame with what changed.
  */
 
+import { editor, TurnActions } from "./actions.js";
 import { el, pretty } from "./dom.js";
 import { isSettled, textOf } from "./fold.js";
 import { MarkdownStream } from "./markdown.js";
+import { messageNode, textIn, withText } from "./message.js";
 import { Questions } from "./questions.js";
 
 /** Characters of a tool's arguments or result that are shown. */
@@ -24,24 +26,57 @@ export class TurnView {
   #items = new Map(); // key → the object that shows the item
   #body;
   #foot;
+  #actions;
+  #message;
+  #asked = null;
+  #onAsk;
   #status = null;
   /** What the run asks while it waits, or null. */
   questions = null;
 
   /**
    * `onAnswer(entries)`, the answers as AG-UI has them, is called when the user has answered all that is asked, and
-   * `onAnswered()` once the form that had the focus is gone. `fetchFile(item)` gives a `Blob` of a file's bytes.
+   * `onAnswered()` once the form that had the focus is gone. `onAsk(message)` asks this message in the place of the turn's,
+   * `onVersion(step)` shows the version before or behind. `fetchFile(item)` gives a `Blob` of a file's bytes.
    */
-  constructor({ runId, message, agent, onAnswer, onAnswered, fetchFile }) {
+  constructor({ runId, message, agent, onAnswer, onAnswered, onAsk, onVersion, fetchFile }) {
     this.onAnswer = onAnswer;
     this.onAnswered = onAnswered;
     this.fetchFile = fetchFile;
     this.#body = el("div", { class: "answer", "data-testid": "answer" });
     this.#foot = el("footer", { class: "foot", "data-testid": "run-status" });
     this.node = el("article", { class: "turn", "data-testid": "turn", "data-run-id": runId });
-    if (message) this.node.append(el("div", { class: "user", "data-testid": "user" }, message));
+    this.#message = message;
+    this.#onAsk = onAsk;
+    this.#actions = new TurnActions({ onAgain: () => onAsk(message), onEdit: () => this.#edit(), onVersion });
+    if (message?.length) {
+      this.#asked = messageNode(message);
+      this.node.append(this.#asked);
+    }
     if (agent) this.node.append(el("p", { class: "by", "data-testid": "by" }, agent)); // shown where there are several
-    this.node.append(this.#body, this.#foot);
+    this.node.append(this.#body, this.#foot, this.#actions.node);
+  }
+
+  showVersions(at, of) {
+    this.#actions.showVersions(at, of);
+  }
+
+  /** Lets the message be changed; what is sent is asked in the place of this turn. */
+  #edit() {
+    if (!this.#asked) return;
+    const leave = () => {
+      form.node.replaceWith(this.#asked);
+      this.#actions.node.querySelector("[data-testid=edit-message]").focus();
+    };
+    const form = editor(textIn(this.#message), {
+      onSend: (text) => {
+        form.node.replaceWith(this.#asked);
+        this.#onAsk(withText(this.#message, text));
+      },
+      onLeave: leave,
+    });
+    this.#asked.replaceWith(form.node);
+    form.begin();
   }
 
   /** Brings the DOM up to date with a view. `changed` are the items that changed since the last call. */
@@ -62,6 +97,7 @@ export class TurnView {
       this.#status = view.status;
       this.node.dataset.status = view.status;
       this.#showFoot(view);
+      this.#actions.update(view);
       // The end of a run closes items without a word about each, and an answer changes what it is about.
       for (const item of view.items) this.#items.get(item.key)?.update(item);
     }
