@@ -174,7 +174,7 @@ export class MockServer {
         this.#advance(run);
         return send(response, 202, run.record);
       case "GET sessions":
-        return send(response, 200, { sessions: [...this.sessions.values()] });
+        return send(response, 200, this.#page(url.searchParams));
       case "POST sessions":
         return send(response, 201, this.session());
       case "GET sessions/id":
@@ -189,6 +189,16 @@ export class MockServer {
       default:
         return fail(response, 404, "not_found");
     }
+  }
+
+  #page(params) {
+    const [limit, from] = [Number(params.get("limit") ?? 100), Number(params.get("after") ?? 0)];
+    const all = [...this.sessions.values()].sort((a, b) => b.updated_at - a.updated_at);
+    const sessions = all.slice(from, from + limit).map((it) => {
+      const run = this.runs.get(it.active_run_id);
+      return run ? { ...it, active_run_status: run.record.status } : it;
+    });
+    return { sessions, ...(from + limit < all.length ? { next: String(from + limit) } : {}) };
   }
 
   /** The events after an interrupt was answered. */

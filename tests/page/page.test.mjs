@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
 import { after, afterEach, before, beforeEach, test } from "node:test";
 import { launch } from "./browser.mjs";
 import { MockServer, textScript, words } from "./mock.mjs";
@@ -724,6 +725,162 @@ test("page: conversations can be begun, opened and deleted", async () => {
   assert.equal(await page.locator("#welcome").isVisible(), true);
 });
 
+test("page: all conversations come by scrolling, are searched by title, and say what they do", async () => {
+  for (let i = 0; i < 250; i += 1) server.session().title = i === 3 ? "About the harbour" : `Talk ${i}`;
+  const page = await open();
+  const titles = () => page.locator("[data-testid=session] .name").allInnerTexts();
+  const listed = (count) => page.waitForFunction((it) => document.querySelectorAll("[data-testid=session]").length === it, count);
+  await listed(100);
+  assert.equal((await titles())[0], "Talk 249");
+  await page.locator("#sessions").evaluate((it) => it.scrollTo(0, it.scrollHeight));
+  await listed(200);
+  await page.fill("#search", "HARB");
+  await page.waitForFunction(() => document.querySelector("[data-testid=session] .name")?.textContent === "About the harbour");
+  assert.deepEqual(await titles(), ["About the harbour"], "what is found may be on a page that was not read yet");
+  await page.fill("#search", "nothing of this name");
+  await page.waitForFunction(() => document.getElementById("search-status").textContent !== "");
+  await page.locator("#search").press("Escape");
+  await listed(250);
+  server.script = (message) => (message === "ask" ? asking({ message: "Which?" }) : wordByWord("one two"));
+  for (const message of ["ask", "tell"]) {
+    await page.click("#new");
+    await ask(page, message);
+    await turnIs(page, message === "ask" ? "waiting" : "running");
+  }
+  await page.waitForFunction(() => document.querySelector("#sessions [data-doing=waiting]"));
+  assert.deepEqual(await page.locator("#sessions li time").allInnerTexts().then((it) => it.slice(0, 2).sort()), ["Answering", "Asks you"]);
+  const second = page.locator("#sessions li").nth(2);
+  await second.locator(".delete").focus();
+  await page.keyboard.press("Enter");
+  assert.match(await second.locator(".delete").getAttribute("aria-label"), /^Really delete Talk 249\?$/);
+  await page.keyboard.press("Enter");
+  await listed(251);
+  assert.equal(await page.evaluate(() => document.activeElement.textContent.startsWith("Talk 248")), true);
+});
+
+test("page: a conversation is saved as Markdown and as JSON, and the theme is chosen", async () => {
+  server.script = () => [
+    { type: "TOOL_CALL_START", toolCallId: "c", toolCallName: "look" },
+    { type: "TOOL_CALL_ARGS", toolCallId: "c", delta: '{"at":1}' },
+    { type: "TOOL_CALL_RESULT", messageId: "t", toolCallId: "c", content: "```" },
+    ...textScript("It is **here**."),
+  ];
+  const page = await open({ colorScheme: "light" });
+  await ask(page, "Where?");
+  await turnIs(page, "finished");
+  await page.waitForFunction(() => document.getElementById("title").textContent === "Where?");
+  const saved = async (name) => {
+    await page.click("[data-testid=more]");
+    const [file] = await Promise.all([page.waitForEvent("download"), page.click(`[data-testid=${name}]`)]);
+    return [file.suggestedFilename(), await readFile(await file.path(), "utf8")];
+  };
+  assert.deepEqual(await saved("export-markdown"), ["Where.md", '# Where?\n\n## You\n\nWhere?\n\n## mock\n\n**look**\n\n```\n{\n  "at": 1\n}\n```\n\n````\n```\n````\n\nIt is **here**.\n']);
+  const [name, text] = await saved("export-json");
+  assert.equal(name, "Where.json");
+  assert.deepEqual([JSON.parse(text).session.id, JSON.parse(text).messages.length], ["s1", 4]);
+  const paper = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  assert.equal(await paper(), "rgb(251, 250, 248)");
+  await page.click("[data-testid=more]");
+  await page.selectOption("#theme", "dark");
+  assert.equal(await paper(), "rgb(22, 23, 26)");
+  await page.keyboard.press("Escape");
+  assert.equal(await page.locator("#more").getAttribute("open"), null);
+  await page.reload();
+  assert.equal(await paper(), "rgb(22, 23, 26)");
+  assert.equal(await page.inputValue("#theme"), "dark");
+});
+
+test("page: a message that is typed while a question waits is the answer, or leaves it", async () => {
+  const page = await open();
+  const chosen = async (script, button) => {
+    server.script = (message) => (message === "Ask" ? script : textScript(`To ${message}`));
+    await page.click("#new");
+    await ask(page, "Ask");
+    await turnIs(page, "waiting");
+    await ask(page, "Oslo");
+    await page.waitForFunction(() => document.getElementById("offer").contains(document.activeElement));
+    const names = await page.locator("#offer button").allInnerTexts();
+    const before = server.runs.size;
+    await page.locator(`[data-testid=${button}]`).press("Enter");
+    return [names.slice(0, -1), before];
+  };
+  const [names] = await chosen(asking({ message: "Which city?" }), "offer-answer");
+  assert.deepEqual(names, ["Answer with this", "Leave the question and go on"]);
+  await turnIs(page, "finished");
+  assert.equal([...server.runs.values()].at(-1).answers[0].payload, "Oslo");
+  assert.equal(await page.inputValue("#message"), "");
+  const [others, before] = await chosen(asking({ reason: "confirm", message: "Sure?" }), "offer-back");
+  assert.deepEqual(others, ["Leave the question and go on"], "a city is no yes");
+  assert.equal(await page.inputValue("#message"), "Oslo");
+  await page.keyboard.press("Enter");
+  const waiting = [...server.runs.values()].at(-1);
+  server.intercept = (request) => {
+    if (request.method === "POST" && request.url === "/runs") server.end(waiting, { type: "RUN_FINISHED", outcome: { type: "success" } });
+    return false;
+  };
+  await page.click("[data-testid=offer-leave]");
+  await answered(page, "To Oslo");
+  assert.equal(server.runs.size, before + 1);
+  await chosen(asking({ message: "Which?", reason: "tool_call", responseSchema: APPROVAL }, { name: "mail" }), "offer-answer");
+  await turnIs(page, "finished");
+  assert.deepEqual([...server.runs.values()].at(-1).answers[0].payload, { approved: false, reason: "Oslo" });
+});
+
+test("page: that the server is away is taken back when it is there again", async () => {
+  const page = await open();
+  let away = true;
+  server.intercept = (request, response) => away && Boolean(response.destroy());
+  await page.evaluate(() => (Math.random = () => 0)); // it tries again at once
+  await ask(page, "Hi");
+  await page.waitForFunction(() => document.getElementById("alert").textContent === "Not sent. The server cannot be reached.");
+  away = false;
+  await page.evaluate(() => dispatchEvent(new Event("focus")));
+  await page.waitForFunction(() => document.getElementById("alert").hidden);
+  await page.locator("#message").press("Enter");
+  await answered(page, "Hello.");
+});
+
+test("page: files are picked, dropped and pasted into a message, up to a size", async () => {
+  const png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+  const page = await open();
+  const attached = (count) => page.waitForFunction((it) => document.querySelectorAll("[data-testid=attached]").length === it, count);
+  await page.setInputFiles("#files", [{ name: "a.png", mimeType: "image/png", buffer: Buffer.from(png, "base64") }]);
+  await attached(1);
+  const drop = (type, name, bytes) => page.evaluate(([type, name, bytes]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes).fill(97)], name, { type: "text/plain" }));
+    const [node, event] = type === "drop" ? [document.body, new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })] : [document.getElementById("message"), new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true })];
+    node.dispatchEvent(event);
+  }, [type, name, bytes]);
+  await drop("drop", "b.txt", 3);
+  await attached(2);
+  await drop("paste", "c.txt", 2);
+  await attached(3);
+  await drop("paste", "long.txt", 3_000_000);
+  await page.waitForFunction(() => document.getElementById("alert").textContent === "A message takes 3 MB of files; with long.txt it would be 3.1 MB.");
+  await page.click('[aria-label="Remove c.txt"]');
+  await attached(2);
+  let refused = true;
+  server.intercept = (request, response) => refused && request.method === "POST" && request.url === "/runs" && Boolean(response.writeHead(413, { "content-type": "application/json" }).end('{"error":{"code":"input_too_large","message":"Too much."}}'));
+  await ask(page, "What is this?");
+  await page.waitForFunction(() => document.getElementById("alert").textContent === "Not sent. Too much. (input_too_large)");
+  await attached(2);
+  refused = false;
+  await page.press("#message", "Enter");
+  await turnIs(page, "finished");
+  await attached(0);
+  const part = (type, value, mimeType, name) => ({ type, source: { type: "data", value, mimeType }, metadata: { name } });
+  const content = [{ type: "text", text: "What is this?" }, part("image", png, "image/png", "a.png"), part("document", "YWFh", "text/plain", "b.txt")];
+  assert.deepEqual([...server.runs.values()][0].content, content);
+  await page.reload();
+  await turnIs(page, "finished");
+  await page.waitForFunction(() => document.querySelector(".user img").naturalWidth === 1);
+  assert.match(await page.locator(".user").innerText(), /b\.txt\s*What is this\?/);
+  await page.click("[data-testid=ask-again]");
+  await page.waitForSelector("[data-testid=versions]:not([hidden])");
+  assert.deepEqual([...server.runs.values()][1].content, content);
+});
+
 test("page: an address that names nothing begins anew", async () => {
   const page = await open({ url: `${server.url}#gone` });
   await page.waitForFunction(() => document.getElementById("alert").textContent.includes("no longer exists"));
@@ -769,6 +926,38 @@ test("page: fits a phone, and its list opens and closes", async () => {
   assert.equal(await page.locator("#sidebar").isVisible(), true);
   await page.keyboard.press("Escape");
   await page.waitForFunction(() => getComputedStyle(document.getElementById("sidebar")).visibility === "hidden");
+});
+
+/** What axe finds at WCAG 2 AA, the contrast of every text among it. */
+async function faults(page) {
+  await page.evaluate(await readFile(new URL("node_modules/axe-core/axe.min.js", import.meta.url), "utf8"));
+  const { violations } = await page.evaluate(() => axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"] }));
+  return violations.flatMap(({ id, nodes }) => nodes.map(({ html }) => `${id}: ${html.slice(0, 200)}`));
+}
+
+test("page: nothing hinders who hears it or sees little, light and dark, at a desk and on a phone", async () => {
+  const approval = asking({ reason: "tool_call", message: "Send it?", responseSchema: APPROVAL, metadata: { kind: "approval", arguments: { to: "all" } } }, { name: "mail" });
+  const form = asking({ message: "Who?", responseSchema: { type: "object", required: ["name"], properties: { name: { type: "string", description: "In full" }, size: { enum: ["S", "M"] }, at: { type: "array", items: { type: "string" } } } } });
+  const interrupts = [...approval, ...form].filter((it) => it.outcome).flatMap((it) => it.outcome.interrupts).map((it, index) => ({ ...it, id: `i${index}` }));
+  server.script = (message) => (message === "ask" ? [...approval.slice(0, -1), { type: "RUN_FINISHED", outcome: { type: "interrupt", interrupts } }] : [...textScript("# Title\n\nA [link](https://example.org) and\n\n```js\nlet x;\n```\n\n> said").slice(0, -1), { type: "RUN_ERROR", code: "away", message: "Gone." }]);
+  const sizes = [{ colorScheme: "light" }, { colorScheme: "dark", viewport: { width: 390, height: 780 }, isMobile: true, hasTouch: true }];
+  for (const options of sizes) {
+    const page = await open({ ...options, reducedMotion: "reduce" });
+    await ask(page, "tell");
+    await turnIs(page, "failed");
+    await ask(page, "ask");
+    await turnIs(page, "waiting");
+    await page.locator("[data-kind=form] button.primary").click();
+    await page.click("[data-testid=edit-arguments]");
+    await page.setInputFiles("#files", [{ name: "a.txt", mimeType: "text/plain", buffer: Buffer.from("a") }]);
+    await page.waitForSelector("[data-testid=attached]");
+    await ask(page, "Hm");
+    await page.waitForSelector("#offer:not([hidden])");
+    await page.click("[data-testid=more]");
+    if (options.isMobile) assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 390);
+    assert.deepEqual(await faults(page), []);
+    await page.context().close();
+  }
 });
 
 test("page: every control has a name, and the growing text is not read out word by word", async () => {

@@ -42,7 +42,7 @@ async def test_an_active_run_is_named_and_keeps_its_session(client_of: Callable[
     client = await client_of(Runner(agent))
     await client.post("/runs", json={"message": "x", "session_id": "s", "run_id": "r"})
     shown = (await client.get("/sessions/s")).json()
-    assert (shown["active_run_id"], shown["title"]) == ("r", "x")
+    assert (shown["active_run_id"], shown["active_run_status"], shown["title"]) == ("r", "running", "x")
     refused = await client.delete("/sessions/s")
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "session_busy")
     agent.let()

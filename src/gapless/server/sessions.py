@@ -52,7 +52,7 @@ class SessionRoutes(ClientRoutes):
         return json_response(public(await self.runner.create_session(body.id, user_id=user, state=body.state)), 201)
 
     async def get_session(self, session_id: str, request: Request) -> Response:
-        """Show one session, with the id of its active run."""
+        """Show one session, with the id and the status of its active run."""
         session = await self.access.find(request, "read", self.runner.get_session, session_id)
         return json_response((await self._shown([session]))[0])
 
@@ -73,7 +73,7 @@ class SessionRoutes(ClientRoutes):
         for session in sessions:
             record = public(session)
             if (run := active.get(session.id)) is not None:
-                record["active_run_id"] = run.id
+                record["active_run_id"], record["active_run_status"] = run.id, run.status.value
                 record.setdefault("title", title_of(run.message))  # it gets its title when its first run ends
             records.append(record)
         return records

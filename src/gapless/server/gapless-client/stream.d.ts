@@ -92,6 +92,7 @@ export interface SessionRecord {
   created_at: number;
   updated_at: number;
   active_run_id?: string;
+  active_run_status?: RunStatus;
 }
 
 /** An AG-UI event or message, as it is on the wire; `@ag-ui/core` has a type for each. */

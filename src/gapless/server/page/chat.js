@@ -4,11 +4,15 @@
  */
 
 import { answerText } from "./actions.js";
+import { Attachments } from "./attach.js";
 import { lineOf, parentsOf, pathTo } from "./branches.js";
 import { copyFrom } from "./clipboard.js";
 import { $, el } from "./dom.js";
+import { markdownOf, save } from "./export.js";
 import { applyEvent, isSettled, newView, viewOfMessages } from "./fold.js";
-import { textIn } from "./message.js";
+import { filesIn, textIn, withText } from "./message.js";
+import { offer, withdraw } from "./offer.js";
+import { SessionList } from "./sessions.js";
 import { GaplessClient, newId, StreamError } from "./stream.js"; // of the npm package: `/static` serves both folders
 import { TurnView } from "./view.js";
 
@@ -63,7 +67,9 @@ async function authorised(call) {
   for (;;) {
     const key = sessionStorage.getItem(KEY_ITEM);
     try {
-      return await call();
+      const answer = await call();
+      reached();
+      return answer;
     } catch (error) {
       if (error?.status !== 401) throw error;
       if (sessionStorage.getItem(KEY_ITEM) !== key) continue; // another call has asked meanwhile
@@ -157,9 +163,20 @@ function announce(text) {
   $("live").textContent = text;
 }
 
-function showAlert(text) {
+/** `away`: it is only that the server cannot be reached, and to be taken back once it can. */
+function showAlert(text, away = false) {
   $("alert").textContent = text;
   $("alert").hidden = text === "";
+  $("alert").toggleAttribute("data-away", away);
+}
+
+/** The server has answered: that it could not be reached is no longer so. */
+function reached() {
+  if ($("alert").hasAttribute("data-away")) showAlert("");
+}
+
+function awayIs(error) {
+  return !(error instanceof StreamError);
 }
 
 function describe(error) {
@@ -200,6 +217,7 @@ function scrollToEnd() {
 
 function showBusy() {
   const active = conversation.active();
+  if (active?.view.status !== "waiting") withdraw();
   const busy = active !== null;
   const taken = busy && active.view.status !== "waiting"; // a message instead of an answer is one too
   root.dataset.busy = String(busy);
@@ -263,6 +281,11 @@ class Conversation {
     this.#chosen.clear(); // a new turn is what everybody wants to see
     draw(turn);
     return turn;
+  }
+
+  /** The turns that are shown, in order. */
+  shown() {
+    return lineOf(this.#parents, this.#chosen).map(({ runId }) => this.turns.get(runId));
   }
 
   remove(turn) {
@@ -435,7 +458,7 @@ class Conversation {
       await authorised(() => client.answer(turn.runId, entries, { signal: this.signal }));
       this.follow(turn);
     } catch (error) {
-      showAlert(describe(error));
+      showAlert(describe(error), awayIs(error));
       throw error;
     }
   }
@@ -450,7 +473,7 @@ class Conversation {
       await authorised(() => client.cancel(turn.runId, { signal: this.signal }));
     } catch (error) {
       $("stop").disabled = false;
-      if (!this.signal.aborted) showAlert(describe(error));
+      if (!this.signal.aborted) showAlert(describe(error), awayIs(error));
     }
   }
 
@@ -470,7 +493,7 @@ class Conversation {
         remember(this.id);
       }
       // Kept until the server has it, so that a reload now does not lose the question.
-      sessionStorage.setItem(UNSENT_ITEM, JSON.stringify({ sessionId: this.id, runId, message, agent, after }));
+      keepUnsent({ sessionId: this.id, runId, message, agent, after });
       await authorised(() =>
         client.start({
           message,
@@ -558,7 +581,8 @@ function remember(sessionId) {
     const change = history.state === null && location.hash === "" ? "replaceState" : "pushState";
     history[change]({}, "", hash || location.pathname + location.search);
   }
-  markCurrent();
+  list.markCurrent();
+  showMenu();
 }
 
 async function open(sessionId) {
@@ -573,6 +597,7 @@ async function open(sessionId) {
   remember(sessionId);
   opened.loading = sessionId !== null;
   sticking = true;
+  withdraw();
   showBusy();
   if (finePointer.matches && !$("key-dialog").open) $("message").focus();
   if (sessionId === null) return;
@@ -606,8 +631,9 @@ async function submit(message, runId, agent, after) {
   try {
     await conversation.send(message, runId, agent, after);
   } catch (error) {
-    showAlert(`Not sent. ${describe(error)}`);
+    showAlert(`Not sent. ${describe(error)}`, awayIs(error));
     if ($("message").value === "") $("message").value = textIn(message);
+    if (attachments.parts.length === 0) attachments.restore(filesIn(message));
     fitMessage();
     if (conversation.id !== null) conversation.sync().catch(() => {});
   }
@@ -625,74 +651,62 @@ function focusMessage() {
   (finePointer.matches ? $("message") : $("scroll")).focus();
 }
 
+function keepUnsent(unsent) {
+  try {
+    sessionStorage.setItem(UNSENT_ITEM, JSON.stringify(unsent));
+  } catch {
+    sessionStorage.removeItem(UNSENT_ITEM); // its files are more than the browser keeps
+  }
+}
+
 /** The id to send a message under: the same again for a message whose fate is unknown. */
 function runIdFor(message, agent) {
   const unsent = JSON.parse(sessionStorage.getItem(UNSENT_ITEM) ?? "null");
-  const same = unsent?.sessionId === conversation.id && unsent.message === message && unsent.agent === agent;
+  const same = unsent?.sessionId === conversation.id && JSON.stringify(unsent.message) === JSON.stringify(message) && unsent.agent === agent;
   return same ? unsent.runId : newId();
 }
 
 // The list of sessions.
 
-async function refreshSessions() {
-  let sessions;
-  try {
-    sessions = await authorised(() => client.sessions());
-  } catch {
-    return; // the list is as it was; the connection line tells the rest
-  }
-  sessions.sort((a, b) => b.updated_at - a.updated_at);
-  $("sessions").replaceChildren(...sessions.map(sessionEntry));
-  markCurrent();
+const list = new SessionList({
+  read: (options) => authorised(() => client.sessions(options)),
+  remove: removeSession,
+  current: () => conversation.id,
+  onRemoved: (id) => id === conversation.id && open(null),
+});
+
+function refreshSessions() {
+  return list.refresh();
 }
 
-function sessionEntry(session) {
-  const title = session.title || "Untitled";
-  const link = el("a", { href: `#${encodeURIComponent(session.id)}`, "data-testid": "session" },
-    el("span", { class: "name" }, title),
-    el("time", { datetime: new Date(session.updated_at).toISOString() }, when(session.updated_at)));
-  link.classList.toggle("live", session.active_run_id !== undefined);
-  const button = el("button", { type: "button", class: "icon delete", "aria-label": `Delete ${title}`, "data-testid": "delete-session" }, "×");
-  button.addEventListener("click", () => remove(session, button));
-  button.addEventListener("blur", () => {
-    button.classList.remove("sure");
-    button.textContent = "×";
-  });
-  return el("li", { "data-session-id": session.id }, link, button);
-}
-
-/** The first click asks, the second one deletes. */
-async function remove(session, button) {
-  if (!button.classList.contains("sure")) {
-    button.classList.add("sure");
-    button.textContent = "Delete?";
-    return;
-  }
+/** Deletes a conversation; false where the server does not. */
+async function removeSession(id) {
   try {
-    await authorised(() => client.deleteSession(session.id));
+    await authorised(() => client.deleteSession(id));
   } catch (error) {
     if (error?.status !== 404) {
-      showAlert(describe(error));
-      return;
+      showAlert(describe(error), awayIs(error));
+      return false;
     }
   }
-  channel.postMessage({ deleted: session.id });
-  if (session.id === conversation.id) open(null);
-  refreshSessions();
+  channel.postMessage({ deleted: id });
+  announce("Deleted");
+  return true;
 }
 
-function markCurrent() {
-  for (const item of $("sessions").children) {
-    const current = item.dataset.sessionId === conversation.id;
-    if (current) item.firstChild.setAttribute("aria-current", "page");
-    else item.firstChild.removeAttribute("aria-current");
+function exportMarkdown() {
+  save($("title").textContent, "md", "text/markdown", markdownOf($("title").textContent, conversation.shown()));
+}
+
+/** All that the server has: also older versions, and what was thought and called. */
+async function exportJson() {
+  const { id, signal } = conversation;
+  try {
+    const [session, messages] = await authorised(() => Promise.all([client.session(id, { signal }), client.messages(id, { signal })]));
+    save(session.title ?? "", "json", "application/json", JSON.stringify({ session, messages }, null, 2));
+  } catch (error) {
+    if (!signal.aborted) showAlert(describe(error), awayIs(error));
   }
-}
-
-function when(ms) {
-  const date = new Date(ms);
-  const today = new Date().toDateString() === date.toDateString();
-  return date.toLocaleString([], today ? { hour: "2-digit", minute: "2-digit" } : { day: "numeric", month: "short" });
 }
 
 // Other tabs, and the world coming back.
@@ -702,9 +716,9 @@ function tellOthers(sessionId) {
 }
 
 channel.addEventListener("message", ({ data }) => {
+  if (data.deleted !== undefined) list.forget(data.deleted);
   refreshSessions();
   if (data.changed === conversation.id && conversation.id !== null) catchUp();
-  if (data.deleted === conversation.id && conversation.id !== null) open(null);
 });
 
 async function catchUp(look = () => conversation.sync()) {
@@ -770,19 +784,53 @@ $("message").addEventListener("keydown", (event) => {
 });
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
-  const message = $("message").value.trim();
+  const text = $("message").value.trim();
   const active = conversation.active();
-  if (message === "" || (active !== null && active.view.status !== "waiting")) return;
+  const files = attachments.parts.length > 0;
+  if ((text === "" && !files) || (active !== null && active.view.status !== "waiting")) return;
+  if (active === null) send(text);
+  else offer(text, files ? null : (active.shown.questions?.typed ?? null), { onAnswered: clearMessage, onLeave: () => send(text) });
+});
+
+const attachments = new Attachments({
+  onProblem: showAlert,
+  onChange: () => sticking && scrollToEnd(),
+});
+
+function clearMessage() {
   $("message").value = "";
   fitMessage();
+}
+
+function send(text) {
+  clearMessage();
+  const message = withText(attachments.take(), text);
   submit(message, runIdFor(message, chosenAgent()), chosenAgent());
-});
+}
+
+$("message").addEventListener("input", withdraw);
 $("agent").addEventListener("change", () => localStorage.setItem(AGENT_ITEM, $("agent").value));
 $("stop").addEventListener("click", () => conversation.stop());
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || $("key-dialog").open) return;
-  if (root.hasAttribute("data-sidebar")) showSidebar(false);
+  if (!$("offer").hidden) withdraw();
+  else if ($("more").open) closeMenu();
+  else if (root.hasAttribute("data-sidebar")) showSidebar(false);
   else conversation.stop();
+});
+function showMenu() {
+  for (const name of ["export-markdown", "export-json"]) $(name).disabled = conversation.id === null;
+}
+
+function closeMenu() {
+  $("more").open = false;
+  $("more").querySelector("summary").focus();
+}
+
+$("export-markdown").addEventListener("click", () => (exportMarkdown(), closeMenu()));
+$("export-json").addEventListener("click", () => (exportJson(), closeMenu()));
+document.addEventListener("click", ({ target }) => {
+  if (!$("more").contains(target)) $("more").open = false;
 });
 $("new").addEventListener("click", () => {
   showSidebar(false);

@@ -1,0 +1,39 @@
+/** A conversation as a file: Markdown to read, JSON with all that the server has of it. */
+
+import { el, pretty } from "./dom.js";
+import { textOf } from "./fold.js";
+import { filesIn, textIn } from "./message.js";
+
+/** The conversation as it is shown. `turns` are `{ message, agent, view }`. */
+export function markdownOf(title, turns) {
+  const parts = [`# ${title || "Conversation"}`];
+  for (const { message, agent, view } of turns) {
+    const files = filesIn(message).map((part) => `*[${part.metadata?.name ?? part.type}]*`);
+    parts.push("## You", [textIn(message), ...files].filter(Boolean).join("\n\n"), `## ${agent || "Answer"}`);
+    for (const item of view.items) parts.push(...itemParts(item));
+    if (view.error) parts.push(`**${view.error.code}**: ${view.error.message ?? ""}`);
+    else if (view.status === "cancelled") parts.push("*Stopped.*");
+  }
+  return `${parts.filter((part) => part !== "").join("\n\n")}\n`;
+}
+
+function itemParts(item) {
+  if (item.kind === "text") return [textOf(item)];
+  if (item.kind === "file") return [`*[${item.name || item.mimeType}]*`];
+  if (item.kind !== "tool") return [];
+  const result = item.denied ? ["*Denied.*"] : item.result === null ? [] : [fenced(pretty(item.result))];
+  return [`**${item.name}**`, fenced(pretty(textOf(item))), ...result];
+}
+
+function fenced(text) {
+  const fence = "`".repeat(Math.max(3, ...(text.match(/`+/g) ?? []).map((run) => run.length + 1)));
+  return `${fence}\n${text}\n${fence}`;
+}
+
+/** Saves a text under a name that the title gives. */
+export function save(title, extension, type, text) {
+  const name = title.normalize("NFKC").replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 60) || "conversation";
+  const url = URL.createObjectURL(new Blob([text], { type }));
+  el("a", { href: url, download: `${name}.${extension}` }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 60_000); // the browser reads it meanwhile
+}
