@@ -15,7 +15,6 @@ const transport = new DefaultChatTransport({
 /** What a page begins with: `messages`, and `activeRunId` of the answer that is still coming, or null. */
 export async function loadChat(id) {
   const response = await fetch(`${api}/${id}/messages`);
-  if (response.status === 404) return { messages: [], activeRunId: null }; // nothing has been said yet
   if (!response.ok) throw new Error(`the chat cannot be loaded: ${response.status}`);
   return response.json();
 }

@@ -774,7 +774,7 @@ test("page: a conversation is saved as Markdown and as JSON, and the theme is ch
     const [file] = await Promise.all([page.waitForEvent("download"), page.click(`[data-testid=${name}]`)]);
     return [file.suggestedFilename(), await readFile(await file.path(), "utf8")];
   };
-  assert.deepEqual(await saved("export-markdown"), ["Where.md", '# Where?\n\n## You\n\nWhere?\n\n## mock\n\n**look**\n\n```\n{\n  "at": 1\n}\n```\n\n````\n```\n````\n\nIt is **here**.\n']);
+  assert.deepEqual(await saved("export-markdown"), ["Where.md", '# Where?\n\n## You\n\nWhere?\n\n## Answer\n\n**look**\n\n```\n{\n  "at": 1\n}\n```\n\n````\n```\n````\n\nIt is **here**.\n']);
   const [name, text] = await saved("export-json");
   assert.equal(name, "Where.json");
   assert.deepEqual([JSON.parse(text).session.id, JSON.parse(text).messages.length], ["s1", 4]);
@@ -869,7 +869,7 @@ test("page: files are picked, dropped and pasted into a message, up to a size", 
   await page.press("#message", "Enter");
   await turnIs(page, "finished");
   await attached(0);
-  const part = (type, value, mimeType, name) => ({ type, source: { type: "data", value, mimeType }, metadata: { name } });
+  const part = (type, value, mimeType, filename) => ({ type, source: { type: "data", value, mimeType }, metadata: { filename } });
   const content = [{ type: "text", text: "What is this?" }, part("image", png, "image/png", "a.png"), part("document", "YWFh", "text/plain", "b.txt")];
   assert.deepEqual([...server.runs.values()][0].content, content);
   await page.reload();

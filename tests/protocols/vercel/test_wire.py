@@ -212,6 +212,8 @@ def test_approvals(answer: ResumeEntry, denied: bool):
     else:
         assert rest == [{"type": "tool-output-available", "toolCallId": "c", "output": "said"}]
     assert told[-2]["finishReason"] == "stop"
+    parts = [one["type"] for one in told if isinstance(one, dict) and one["type"].endswith(("start-step", "-start"))]
+    assert parts == ["start-step", "tool-input-start", "start-step", "text-start"], "no step is without a part"
 
 
 def test_a_run_that_goes_on_with_the_clients_message_keeps_its_id():

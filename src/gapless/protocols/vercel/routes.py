@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from gapless.config import RunConfig
-from gapless.errors import CursorExpired, InputInvalid, RunNotFound
+from gapless.errors import CursorExpired, InputInvalid, RunNotFound, SessionNotFound
 from gapless.events import Interrupt, Message, ResumeEntry, UserMessage, interrupts_in
 from gapless.http.answers import json_response, public
 from gapless.http.cursors import check_cursor, cursor_of
@@ -159,9 +159,13 @@ class VercelRoutes(ClientRoutes):
     async def get_messages(self, chat_id: str, request: Request) -> Response:
         """Load the chat as a page opens on it, for `useChat({ messages, resume: true })`: the UI messages of its newest
         turns, without what was regenerated or edited away. `activeRunId` is the run whose answer is still coming, and
-        comes to who resumes; null if there is none. A run that waits for an approval is in the messages.
+        comes to who resumes; null if there is none. A run that waits for an approval is in the messages. A new chat is
+        empty, and so is another's.
         """
-        await self.access.find(request, "read", self.runner.get_session, chat_id)
+        try:
+            await self.access.find(request, "read", self.runner.get_session, chat_id)
+        except SessionNotFound:
+            return json_response({"messages": [], "activeRunId": None})
         messages, active_run_id = await self._load(chat_id)
         shown = {"messages": messages, "activeRunId": active_run_id}
         return json_response(shown)

@@ -117,6 +117,7 @@ class VercelEncoder(Encoder):
         self._questions: dict[str, Interrupt] = {}
         """Those that are open and about no call, by id."""
         self._denied: set[str] = set()
+        self._in_step = True
         self._step_done = False
         """The current step has a tool's result: what comes next is another model call's."""
         self._reason: str | None = None
@@ -152,9 +153,11 @@ class VercelEncoder(Encoder):
         self._denied.update(denied)
         self._pending.difference_update(denied)
         denials = [_encode({"type": "tool-output-denied", "toolCallId": id}) for id in denied]
+        # What an answered call comes to is of the step that made it: the next begins with what the model says then.
+        self._in_step = not answers
         return (
             _encode(start),
-            _START_STEP,
+            *([_START_STEP] if self._in_step else []),
             *denials,
             *self._close_questions({a.interrupt_id: a.status for a in answers}),
         )
@@ -165,14 +168,17 @@ class VercelEncoder(Encoder):
             return (*self._settle(), *_metadata_chunk(event), b'{"type":"abort","reason":"cancelled"}', _DONE)
         if isinstance(outcome, RunFinishedInterruptOutcome):
             asked = [self._approval(interrupt) for interrupt in outcome.interrupts]
-            return (*filter(None, asked), _FINISH_STEP, b'{"type":"finish","finishReason":"tool-calls"}', _DONE)
+            ended = [_FINISH_STEP] if self._in_step else []
+            return (*filter(None, asked), *ended, b'{"type":"finish","finishReason":"tool-calls"}', _DONE)
         unanswered = isinstance(outcome, RunFinishedSuccessOutcome) and outcome.pending_tool_call_ids
         reason = self._reason or ("tool-calls" if unanswered or self._pending else "stop")
         finish: dict[str, Any] = {"type": "finish", "finishReason": reason if reason in _FINISH_REASONS else "other"}
         metadata = _metadata(event)
         if metadata:
             finish["messageMetadata"] = metadata
-        return (_FINISH_STEP, _encode(finish), _DONE)
+        # Clients that send by themselves go by the last step: one with an answered call has another behind it.
+        begun = [] if self._in_step else [_START_STEP]
+        return (*begun, _FINISH_STEP, _encode(finish), _DONE)
 
     def _run_error(self, event: RunErrorEvent) -> _Frames:
         return (*self._settle(), *_metadata_chunk(event), _encode({"type": "error", "errorText": event.message}), _DONE)
@@ -263,6 +269,9 @@ class VercelEncoder(Encoder):
         """Begin the next step. A step is one model call; from the last one's tool calls clients decide whether to send
         by themselves.
         """
+        if not self._in_step:
+            self._in_step, self._step_done = True, False
+            return (_START_STEP,)
         if not self._step_done or self._open or self._calls:  # `ai` 6 forgets parts that are open when a step ends
             return ()
         self._step_done = False

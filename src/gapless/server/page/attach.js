@@ -72,7 +72,7 @@ export class Attachments {
       try {
         const mimeType = file.type || "application/octet-stream";
         const source = { type: "data", value: await base64(file), mimeType };
-        this.#put({ type: kindOf(mimeType), source, metadata: { name: file.name } }, file.size);
+        this.#put({ type: kindOf(mimeType), source, metadata: { filename: file.name } }, file.size);
       } catch {
         this.#onProblem(`${file.name} cannot be read.`);
       }
@@ -90,7 +90,7 @@ export class Attachments {
 
   #put(part, bytes) {
     const { source, metadata } = part;
-    const name = metadata?.name || source.mimeType;
+    const name = metadata?.filename || source.mimeType;
     const away = el("button", { type: "button", class: "icon", "aria-label": `Remove ${name}` }, "×");
     const picture = SHOWN.test(source.mimeType) ? el("img", { src: `data:${source.mimeType};base64,${source.value}`, alt: "" }) : null;
     const file = { part, bytes, node: el("li", { "data-testid": "attached" }, picture, el("span", {}, name), away) };

@@ -4,16 +4,19 @@
  */
 
 import { answerText } from "./actions.js";
+import { chosenAgent, loadAgents, several, showAgent } from "./agents.js";
+import { authorised, baseUrl, client, fetchFile } from "./api.js";
 import { Attachments } from "./attach.js";
 import { lineOf, parentsOf, pathTo } from "./branches.js";
 import { copyFrom } from "./clipboard.js";
-import { $, el } from "./dom.js";
+import { $ } from "./dom.js";
 import { markdownOf, save } from "./export.js";
 import { applyEvent, isSettled, newView, viewOfMessages } from "./fold.js";
 import { filesIn, textIn, withText } from "./message.js";
 import { offer, withdraw } from "./offer.js";
+import { announce, awayIs, describe, showAlert, showConnection } from "./say.js";
 import { SessionList } from "./sessions.js";
-import { GaplessClient, newId, StreamError } from "./stream.js"; // of the npm package: `/static` serves both folders
+import { newId, StreamError } from "./stream.js"; // of the npm package: `/static` serves both folders
 import { TurnView } from "./view.js";
 
 /** How often an idle, visible page asks whether somebody else went on with its session. */
@@ -32,157 +35,14 @@ const TITLE_CHARS_MAX = 60;
 /** Where a saved message says after which run it was asked. */
 const AFTER = "gapless.after";
 
-const KEY_ITEM = "gapless.key";
 const LAST_SESSION_ITEM = "gapless.session";
 const UNSENT_ITEM = "gapless.unsent";
-const AGENT_ITEM = "gapless.agent";
 
-const CONNECTION_TEXTS = {
-  idle: "",
-  connecting: "Connecting…",
-  open: "Connected",
-  reconnecting: "Reconnecting…",
-  lost: "No connection",
-};
-
-const baseUrl = new URL("../", import.meta.url); // this file is <base>/static/chat.js
 const root = document.documentElement;
 const finePointer = matchMedia("(pointer: fine)");
 const narrow = matchMedia("(max-width: 760px)");
 
-const client = new GaplessClient({ baseUrl: baseUrl.href, headers: keyHeader });
 const channel = new BroadcastChannel(`gapless:${baseUrl.pathname}`);
-
-// The API key.
-
-let asking = null;
-
-function keyHeader() {
-  const key = sessionStorage.getItem(KEY_ITEM);
-  return key ? { Authorization: `Bearer ${key}` } : {};
-}
-
-/** Calls, and asks for a key as often as the server wants one. */
-async function authorised(call) {
-  for (;;) {
-    const key = sessionStorage.getItem(KEY_ITEM);
-    try {
-      const answer = await call();
-      reached();
-      return answer;
-    } catch (error) {
-      if (error?.status !== 401) throw error;
-      if (sessionStorage.getItem(KEY_ITEM) !== key) continue; // another call has asked meanwhile
-      asking ??= askForKey(Boolean(key)).finally(() => (asking = null));
-      await asking;
-    }
-  }
-}
-
-function askForKey(refused) {
-  const dialog = $("key-dialog");
-  $("key-refused").hidden = !refused;
-  $("key").value = "";
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener(
-      "close",
-      () => {
-        sessionStorage.setItem(KEY_ITEM, $("key").value.trim());
-        resolve();
-      },
-      { once: true },
-    );
-  });
-}
-
-/** The bytes of a file in an answer, as a `Blob`. */
-async function fetchFile(runId, { data, blob, url, mimeType }) {
-  if (data !== null) {
-    const bytes = Uint8Array.from(atob(data.replace(/-/g, "+").replace(/_/g, "/")), (one) => one.charCodeAt(0));
-    return new Blob([bytes], { type: mimeType });
-  }
-  const own = blob !== null; // only the server itself is told the key
-  const address = own ? new URL(`runs/${encodeURIComponent(runId)}/blobs/${blob}`, baseUrl) : new URL(url, baseUrl);
-  return authorised(async () => {
-    const response = await fetch(address, { headers: own ? keyHeader() : {} });
-    if (!response.ok) throw Object.assign(new Error(`${response.status}`), { status: response.status });
-    return response.blob();
-  });
-}
-
-// The agent that answers, where there are several.
-
-let agents = [];
-
-async function loadAgents() {
-  if (agents.length > 0) return;
-  try {
-    const models = await authorised(async () => {
-      const response = await fetch(new URL("v1/models", baseUrl), { headers: keyHeader(), cache: "no-store" });
-      if (!response.ok) throw Object.assign(new Error(response.statusText), { status: response.status });
-      return response.json();
-    });
-    agents = models.data.map(({ id }) => id);
-  } catch {
-    return; // the server's first agent answers, and the next focus tries again
-  }
-  $("agent").replaceChildren(...agents.map((name) => el("option", { value: name }, name)));
-  $("agent").hidden = agents.length < 2;
-  root.toggleAttribute("data-agents", agents.length > 1);
-  showAgent(wantedAgent ?? localStorage.getItem(AGENT_ITEM));
-}
-
-let wantedAgent = null;
-
-/** Chooses an agent, unless the server has it no more. */
-function showAgent(name) {
-  wantedAgent = name;
-  if (agents.includes(name)) $("agent").value = name;
-}
-
-/** The agent to ask, or undefined for the server's only one. */
-function chosenAgent() {
-  return agents.length > 1 ? $("agent").value : undefined;
-}
-
-// What the page says about itself.
-
-function showConnection(state) {
-  const node = $("connection");
-  if (node.dataset.state === state) return;
-  const before = node.dataset.state;
-  node.dataset.state = state;
-  $("connection-text").textContent = CONNECTION_TEXTS[state];
-  if (state === "reconnecting" || state === "lost") announce(CONNECTION_TEXTS[state]);
-  else if (state === "open" && before === "reconnecting") announce("Connected again");
-}
-
-/** For screen readers: the growing answer itself is not a live region, or it would be read out word by word. */
-function announce(text) {
-  $("live").textContent = text;
-}
-
-/** `away`: it is only that the server cannot be reached, and to be taken back once it can. */
-function showAlert(text, away = false) {
-  $("alert").textContent = text;
-  $("alert").hidden = text === "";
-  $("alert").toggleAttribute("data-away", away);
-}
-
-/** The server has answered: that it could not be reached is no longer so. */
-function reached() {
-  if ($("alert").hasAttribute("data-away")) showAlert("");
-}
-
-function awayIs(error) {
-  return !(error instanceof StreamError);
-}
-
-function describe(error) {
-  if (error instanceof StreamError) return `${error.message} (${error.code})`;
-  return "The server cannot be reached.";
-}
 
 // Drawing: once per frame, whatever came since the last one.
 
@@ -642,7 +502,7 @@ async function submit(message, runId, agent, after) {
 /** Asks this in the place of a turn, which stays as an older version. */
 function askInstead(turn, message) {
   if (conversation.active()) return;
-  submit(message, newId(), agents.length > 1 ? turn.agent : undefined, conversation.placeOf(turn));
+  submit(message, newId(), several() ? turn.agent : undefined, conversation.placeOf(turn));
   focusMessage();
 }
 
@@ -695,7 +555,8 @@ async function removeSession(id) {
 }
 
 function exportMarkdown() {
-  save($("title").textContent, "md", "text/markdown", markdownOf($("title").textContent, conversation.shown()));
+  const turns = conversation.shown().map(({ message, view, agent }) => ({ message, view, agent: several() ? agent : "" }));
+  save($("title").textContent, "md", "text/markdown", markdownOf($("title").textContent, turns));
 }
 
 /** All that the server has: also older versions, and what was thought and called. */
@@ -809,7 +670,6 @@ function send(text) {
 }
 
 $("message").addEventListener("input", withdraw);
-$("agent").addEventListener("change", () => localStorage.setItem(AGENT_ITEM, $("agent").value));
 $("stop").addEventListener("click", () => conversation.stop());
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || $("key-dialog").open) return;

@@ -8,7 +8,7 @@ import { filesIn, textIn } from "./message.js";
 export function markdownOf(title, turns) {
   const parts = [`# ${title || "Conversation"}`];
   for (const { message, agent, view } of turns) {
-    const files = filesIn(message).map((part) => `*[${part.metadata?.name ?? part.type}]*`);
+    const files = filesIn(message).map((part) => `*[${part.metadata?.filename ?? part.type}]*`);
     parts.push("## You", [textIn(message), ...files].filter(Boolean).join("\n\n"), `## ${agent || "Answer"}`);
     for (const item of view.items) parts.push(...itemParts(item));
     if (view.error) parts.push(`**${view.error.code}**: ${view.error.message ?? ""}`);

@@ -25,7 +25,7 @@ export function filesIn(content) {
 export function messageNode(content) {
   const files = filesIn(content).map((part) => {
     const { type, value, mimeType = "" } = part.source ?? {};
-    const name = part.metadata?.name ?? (mimeType || part.type);
+    const name = part.metadata?.filename ?? (mimeType || part.type);
     if (type === "data" && SHOWN.test(mimeType)) return el("img", { src: `data:${mimeType};base64,${value}`, alt: name });
     return el("span", { class: "attached" }, name);
   });

@@ -2,7 +2,6 @@
 
 import { $, el } from "./dom.js";
 
-const PAGE_RECORDS = 100;
 const STATUS_TEXTS = { running: "Answering", queued: "Answering", waiting: "Asks you" };
 
 export class SessionList {
@@ -11,6 +10,7 @@ export class SessionList {
   #next; // the cursor behind the last page that was read; undefined at the end
   #reading = null;
   #given;
+  #observer;
   #sentinel = el("li", { class: "sentinel", "aria-hidden": "true" });
 
   /**
@@ -26,21 +26,24 @@ export class SessionList {
       $("search").value = "";
       this.#show();
     });
-    new IntersectionObserver((seen) => seen.at(-1).isIntersecting && this.#more(), { root: $("sessions"), rootMargin: "300px" }).observe(this.#sentinel);
+    this.#observer = new IntersectionObserver((seen) => seen.at(-1).isIntersecting && this.#more(), { root: $("sessions"), rootMargin: "300px" });
   }
 
   /** Reads the newest page again. What is older stays as it was read. Does nothing where the server is away. */
   async refresh() {
     let page;
     try {
-      page = await this.#given.read({ limit: PAGE_RECORDS });
+      page = await this.#given.read({});
     } catch {
       return; // the list is as it was; the connection line tells the rest
     }
     const oldest = page.next === undefined ? -Infinity : page.at(-1).updated_at;
     const there = new Set(page.map(({ id }) => id));
-    for (const [id, { updated_at }] of this.#records) if (updated_at >= oldest && !there.has(id)) this.#records.delete(id);
-    if (this.#records.size === 0) this.#next = page.next;
+    for (const [id, { updated_at: used }] of this.#records) if (used > oldest && !there.has(id)) this.#records.delete(id);
+    if (!page.some(({ id }) => this.#records.has(id))) {
+      this.#records.clear(); // what was read is no longer next to this page
+      this.#next = page.next;
+    }
     for (const record of page) this.#records.set(record.id, record);
     this.#show();
   }
@@ -48,7 +51,7 @@ export class SessionList {
   async #more() {
     if (this.#next === undefined || this.#reading) return;
     const after = this.#next;
-    this.#reading = this.#given.read({ limit: PAGE_RECORDS, after }).finally(() => (this.#reading = null));
+    this.#reading = this.#given.read({ after }).finally(() => (this.#reading = null));
     try {
       const page = await this.#reading;
       this.#next = page.next;
@@ -88,8 +91,13 @@ export class SessionList {
       // What is in its place is left alone, with the focus that it may have.
       if (holder.children[place] !== entry.node) holder.insertBefore(entry.node, holder.children[place] ?? null);
     });
-    if (this.#next === undefined) this.#sentinel.remove();
-    else holder.append(this.#sentinel); // in sight again, it asks for the next page
+    this.#observer.unobserve(this.#sentinel);
+    if (this.#next === undefined) {
+      this.#sentinel.remove();
+    } else {
+      holder.append(this.#sentinel);
+      this.#observer.observe(this.#sentinel); // says anew whether it is in sight, and asks for the next page if so
+    }
     const none = wanted !== "" && shown.length === 0 && this.#next === undefined;
     $("search-status").textContent = none ? "No conversation has that in its title" : "";
     $("search").hidden = records.length < 2 && wanted === "";
@@ -139,7 +147,8 @@ class Entry {
 
   update({ title, updated_at: used, active_run_id: run, active_run_status: status = "running" }) {
     const doing = run === undefined ? "" : status;
-    this.node.dataset.doing = doing;
+    if (doing) this.node.dataset.doing = doing;
+    else delete this.node.dataset.doing;
     this.#title = titleOf(title);
     setText(this.#name, this.#title);
     this.#time.dateTime = new Date(used).toISOString();

@@ -1,0 +1,76 @@
+/** The server, as this page calls it: with the key that it asks for. */
+
+import { $ } from "./dom.js";
+import { reached } from "./say.js";
+import { GaplessClient } from "./stream.js"; // of the npm package: `/static` serves both folders
+
+const KEY_ITEM = "gapless.key";
+
+export const baseUrl = new URL("../", import.meta.url); // this file is <base>/static/api.js
+export const client = new GaplessClient({ baseUrl: baseUrl.href, headers: keyHeader });
+
+let asking = null;
+
+function keyHeader() {
+  const key = sessionStorage.getItem(KEY_ITEM);
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
+/** Calls, and asks for a key as often as the server wants one. */
+export async function authorised(call) {
+  for (;;) {
+    const key = sessionStorage.getItem(KEY_ITEM);
+    try {
+      const answer = await call();
+      reached();
+      return answer;
+    } catch (error) {
+      if (error?.status !== 401) throw error;
+      if (sessionStorage.getItem(KEY_ITEM) !== key) continue; // another call has asked meanwhile
+      asking ??= askForKey(Boolean(key)).finally(() => (asking = null));
+      await asking;
+    }
+  }
+}
+
+function askForKey(refused) {
+  const dialog = $("key-dialog");
+  $("key-refused").hidden = !refused;
+  $("key").value = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener(
+      "close",
+      () => {
+        sessionStorage.setItem(KEY_ITEM, $("key").value.trim());
+        resolve();
+      },
+      { once: true },
+    );
+  });
+}
+
+/** The bytes of a file in an answer, as a `Blob`. */
+export async function fetchFile(runId, { data, blob, url, mimeType }) {
+  if (data !== null) {
+    const bytes = Uint8Array.from(atob(data.replace(/-/g, "+").replace(/_/g, "/")), (one) => one.charCodeAt(0));
+    return new Blob([bytes], { type: mimeType });
+  }
+  const own = blob !== null; // only the server itself is told the key
+  const address = own ? new URL(`runs/${encodeURIComponent(runId)}/blobs/${blob}`, baseUrl) : new URL(url, baseUrl);
+  return authorised(async () => {
+    const response = await fetch(address, { headers: own ? keyHeader() : {} });
+    if (!response.ok) throw Object.assign(new Error(`${response.status}`), { status: response.status });
+    return response.blob();
+  });
+}
+
+/** The names of the server's agents, the default one first. */
+export async function agentNames() {
+  const models = await authorised(async () => {
+    const response = await fetch(new URL("v1/models", baseUrl), { headers: keyHeader(), cache: "no-store" });
+    if (!response.ok) throw Object.assign(new Error(response.statusText), { status: response.status });
+    return response.json();
+  });
+  return models.data.map(({ id }) => id);
+}
