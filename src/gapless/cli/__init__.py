@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from gapless import __version__
-from gapless.cli import answer, chat, demo, doctor, model, runs, serve
+from gapless.cli import answer, chat, client, demo, doctor, model, runs, serve
 from gapless.cli.logs import log_to_stderr
 from gapless.cli.settings_file import ENVIRONMENT
 from gapless.cli.terminal import say_error
@@ -121,6 +121,7 @@ app.command("cancel")(runs.cancel)
 app.command("answer")(answer.answer)
 app.command("demo")(demo.demo)
 app.add_typer(model.app, name="model")
+app.add_typer(client.app, name="client")
 app.command("doctor")(doctor.doctor)
 
 
