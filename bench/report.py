@@ -10,6 +10,7 @@ from typing import Any
 from bench import goals
 from bench import profile as profiling
 from bench.candidates import BY_NAME, CANDIDATES
+from bench.checkpoints import STEPS
 from bench.figures import AGENTS, Figures, cell, full_label, number, table
 from bench.gaps import ENDS, EXPIRED, EXPIRED_EVENT_BYTES, EXPIRED_EVENTS, JOINED_EVENTS, LISTED, STATE_BYTES
 from bench.page import LATE_FRAME_MS, TOKENS_HZ
@@ -288,6 +289,24 @@ def encoding(figures: Figures, plots: Path) -> list[str]:
     return [*lines, *table(["", *kinds], rows)]
 
 
+def checkpoints(figures: Figures, plots: Path) -> list[str]:
+    values = ("save_us", "saves", "step_us", "unsaved_us", "alone_us")
+    rows = [[CHECKPOINTED[row["candidate"]], *(cell(row["values"][value]) for value in values)] for row in figures.rows]
+    columns = ["a save", "saves", "a step with its saves", "a step without", "a step, the framework alone"]
+    return [
+        "## Checkpoints",
+        "",
+        f"What lets another worker go on with a run: µs of CPU. A run takes {STEPS} steps, in each of which a model "
+        "calls a tool; its `saves` are counted, and the cost of one is that of the last ones, where the turn has 20 "
+        "messages and more. A step is one answer of the model with its tool's call, on a store in memory.",
+        "",
+        *table(["", *columns], rows),
+    ]
+
+
+CHECKPOINTED = {"pydantic-ai": "Pydantic AI", "adk": "ADK", "functions": "a function with `ctx.step`"}
+
+
 def imports(figures: Figures, plots: Path) -> list[str]:
     loaded = "".join(row["params"].get("imports", "") for row in figures.rows)
     rows = [
@@ -385,6 +404,7 @@ SECTIONS: dict[str, Callable[[Figures, Path], list[str]]] = {
     "gaps": gaps,
     "wires": wires,
     "encoding": encoding,
+    "checkpoints": checkpoints,
     "import": imports,
 }
 """By scenario, in the order of the report."""

@@ -15,6 +15,7 @@ from typing import Any
 from bench import process, protocols
 from bench.agents import CHUNK_CHARS, script
 from bench.candidates import Candidate
+from bench.checkpoints import AGENTS as CHECKPOINTED
 from bench.harness import HZ, LATE_S, PACED_STREAMS, Bench, MeasurementFailed, Results, Servers, per_event
 from bench.page import page
 from bench.profile import profile
@@ -327,6 +328,21 @@ def encoding(bench: Bench) -> None:
                 bench.results.add(name, {"text": kind}, cpu_us=cpu_us)
 
 
+def checkpoints(bench: Bench) -> None:
+    """CPU of one save, and of a step with its saves and without."""
+    runs = 2 if bench.quick else 20
+    for _ in range(bench.rounds):
+        for name in CHECKPOINTED:
+            command = [sys.executable, "-m", "bench.checkpoints", name, str(runs)]
+            found = subprocess.run(
+                command, env=process.environment(), cwd=process.ROOT, capture_output=True, text=True, check=False
+            )
+            if found.returncode:
+                bench.results.skipped[name] = found.stderr.strip().rpartition("\n")[2]
+                continue
+            bench.results.add(name, {}, **json.loads(found.stdout))
+
+
 def length(bench: Bench) -> None:
     """CPU per event in short and long runs: it must not grow."""
     total = 10_000 if bench.quick else 50_000
@@ -421,6 +437,7 @@ SCENARIOS = {
     "gaps": Scenario(gaps, 45),
     "wires": Scenario(wires, 15),
     "encoding": Scenario(encoding, 20),
+    "checkpoints": Scenario(checkpoints, 20),
     "import": Scenario(imports, 20),
     "page": Scenario(page, 25),
     "profile": Scenario(profile, 65),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection
 from pathlib import Path
@@ -15,7 +16,7 @@ from google.adk.events import RequestInput
 from google.adk.models.base_llm import BaseLlm
 from google.adk.models.llm_request import LlmRequest
 from google.adk.models.llm_response import LlmResponse
-from google.adk.sessions import InMemorySessionService
+from google.adk.sessions import BaseSessionService, InMemorySessionService
 from google.adk.tools import AgentTool, FunctionTool, LongRunningFunctionTool
 from google.adk.workflow import START, Workflow
 from google.genai import types
@@ -230,16 +231,16 @@ class Place:
         await until(lambda: not lost.executions, "what was lost has stopped")
 
 
-def answers(interrupts: list[Interrupt]) -> list[ResumeEntry]:
+def answers(interrupts: list[Interrupt], approved: bool) -> list[ResumeEntry]:
     found = []
     for interrupt in interrupts:
         kind = (interrupt.metadata or {}).get("kind")
-        payload: Any = {"approved": True} if kind == "approval" else {"status": "delivered"}
+        payload: Any = {"approved": approved} if kind == "approval" else {"status": "delivered"}
         found.append(ResumeEntry(interrupt_id=interrupt.id, status="resolved", payload=payload))
     return found
 
 
-async def answer_all(runner: Runner, run_id: str = "r") -> list[Event]:
+async def answer_all(runner: Runner, run_id: str = "r", *, approved: bool = True) -> list[Event]:
     """Follow the run to its end and answer what it asks."""
     events: list[Event] = []
     run = await runner.attach(run_id)
@@ -247,7 +248,7 @@ async def answer_all(runner: Runner, run_id: str = "r") -> list[Event]:
         events.append(event)
         asked = getattr(event.outcome, "interrupts", None) if isinstance(event, RunFinishedEvent) else None
         if asked and (await run.record()).status is RunStatus.WAITING:
-            await run.answer(answers(asked))
+            await run.answer(answers(asked, approved))
     return events
 
 
@@ -312,23 +313,39 @@ async def test_a_run_that_is_lost_at_any_step_says_and_does_the_same(make: Any, 
 # -- sessions of the user's own service --------------------------------------------------------------------------------
 
 
+async def in_memory(folder: Path) -> list[BaseSessionService]:
+    return [InMemorySessionService()] * 2
+
+
+async def in_a_database(folder: Path) -> list[BaseSessionService]:
+    """One for each worker, as in two processes."""
+    pytest.importorskip("sqlalchemy", reason="an environment from before it was among the tests' packages")
+    from google.adk.sessions.database_session_service import DatabaseSessionService
+
+    url = f"sqlite+aiosqlite:///{folder / f'{uuid.uuid4()}.db'}"
+    return [DatabaseSessionService(url), DatabaseSessionService(url)]
+
+
 @pytest.mark.parametrize("accepted", [True, False], ids=["saved", "not saved"])
 @pytest.mark.parametrize(
-    ("make", "every"),
-    [(single, 3), (confirms, 1), (long_running, 2), (workflow, 5)],
+    ("services", "make", "every"),
+    [
+        *((in_memory, make, every) for make, every in [(single, 3), (confirms, 1), (long_running, 2), (workflow, 5)]),
+        *((in_a_database, make, every) for make, every in [(single, 5), (confirms, 3), (sequential, 11)]),
+    ],
     ids=lambda one: getattr(one, "__name__", ""),
 )
 async def test_what_a_session_service_has_beyond_the_checkpoint_is_not_done_again(
-    make: Any, every: int, accepted: bool, monkeypatch: pytest.MonkeyPatch
+    services: Any, make: Any, every: int, accepted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     whole, effects, _ = await run_through(make, monkeypatch)
     wrong = []
     in_flight = make is not single
     for lose_at in range(1, 60, every):
         done.clear()
-        service, place = InMemorySessionService(), Place(monkeypatch)
+        place, (service, own) = Place(monkeypatch), await services(tmp_path)
         place.lose_at, place.accepted = lose_at, accepted
-        first, second = [await place.worker(make(), session_service=service) for _ in range(2)]
+        first, second = [await place.worker(make(), session_service=one) for one in (own, service)]
         await first.start("clean up", session_id="s", run_id="r", agent="agent")
         following = asyncio.create_task(answer_all(first))
         lost = asyncio.create_task(place.lost.wait())
@@ -358,6 +375,8 @@ async def test_what_a_session_service_has_beyond_the_checkpoint_is_not_done_agai
         if not lost.done():
             lost.cancel()
             break
+        for one in (service, own) if services is in_a_database else ():
+            await one.close()
     assert not wrong, "\n".join(map(str, wrong))
 
 
@@ -365,7 +384,12 @@ async def test_what_a_session_service_has_beyond_the_checkpoint_is_not_done_agai
 
 
 async def lost_and_found(
-    make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, lost: Callable[[Place], bool], **options: Any
+    make: Callable[[], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    lost: Callable[[Place], bool],
+    *,
+    approved: bool = True,
+    **options: Any,
 ) -> tuple[Place, Runner, list[Event]]:
     """Run it on a worker that is lost as soon as that is true, and to its end on another."""
     place = Place(monkeypatch)
@@ -374,7 +398,7 @@ async def lost_and_found(
     await until(lambda: lost(place), "it is time")
     place.gone = first.executions["r"]._context
     await place.lose(first, second)
-    events = await asyncio.wait_for(answer_all(second), 5)
+    events = await asyncio.wait_for(answer_all(second, approved=approved), 5)
     await first.close()
     return place, second, events
 
@@ -419,6 +443,24 @@ async def test_a_call_that_was_under_way_is_made_again_or_not(
         asked = [event for event in events if getattr(getattr(event, "outcome", None), "interrupts", None)]
         assert len(asked) == (repeatable == "ask")
         assert "payer: Well." in said(events)
+
+
+@pytest.mark.parametrize("approved", [True, False])
+async def test_a_person_is_asked_about_a_call_of_an_agent_that_a_tool_runs(
+    approved: bool, monkeypatch: pytest.MonkeyPatch
+):
+    def make() -> LlmAgent:
+        payer = pays("ask", True)()
+        calls = [Call("payer", {"request": "x"}, id="c-payer")]
+        return agent("outer", calls, ["Well, well."], tools=[AgentTool(payer)])
+
+    _, second, events = await lost_and_found(make, monkeypatch, lambda _: done["pay"] == 1, approved=approved)
+    async with second:
+        assert done == {"outer 0": 1, "outer 1": 1, "payer 0": 1, "payer 1": 1, "pay": 1 + approved}
+        (asked,) = [event for event in events if getattr(getattr(event, "outcome", None), "interrupts", None)]
+        (question,) = asked.outcome.interrupts  # type: ignore[union-attr]
+        assert "while pay ran" in (question.message or "")
+        assert any("Well, well." in one for one in said(events))
 
 
 async def test_a_checkpoint_of_another_version_ends_the_run_and_keeps_its_text(monkeypatch: pytest.MonkeyPatch):

@@ -44,6 +44,16 @@ def test_every_wire_is_measured(tmp_path: Path) -> None:
     assert "| wire `openai-responses` |" in (tmp_path / "performance.md").read_text()
 
 
+def test_what_checkpoints_cost_is_measured(tmp_path: Path) -> None:
+    done = bench("--quick", "--only", "checkpoints", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    stored = json.loads((tmp_path / "performance" / "results.json").read_text())["scenarios"]["checkpoints"]
+    assert stored["skipped"] == {}
+    assert [row["candidate"] for row in stored["rows"]] == ["pydantic-ai", "adk", "functions"]
+    assert all(row["values"]["save_us"][0] > 0 for row in stored["rows"])
+    assert "| a function with `ctx.step` |" in (tmp_path / "performance.md").read_text()
+
+
 def test_one_scenario_is_merged_into_stored_results(tmp_path: Path) -> None:
     stored = tmp_path / "performance" / "results.json"
     stored.parent.mkdir()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import gapless
 import gapless.runs.execution
@@ -31,7 +32,14 @@ def note(*what: str) -> None:
 
 @gapless.replays
 async def ticker(message: str, ctx: RunContext) -> AsyncIterator[str]:
-    """Says a word each half second, for so many seconds."""
-    for number in range(2 * int(message)):
+    """Says so many words, one each so many seconds ("10 0.5"), or fewer when there is a file `$GAPLESS_TEST_OVER`."""
+    words, tick_s = message.split()
+    for number in range(int(words)):
         yield f"{number} "
-        await ctx.step(f"tick-{number}", asyncio.sleep, 0.5)
+        if await ctx.step(f"tick-{number}", _tick, float(tick_s)):
+            break
+
+
+async def _tick(seconds: float) -> bool:
+    await asyncio.sleep(seconds)
+    return Path(os.environ["GAPLESS_TEST_OVER"]).exists()

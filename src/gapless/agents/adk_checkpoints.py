@@ -80,6 +80,8 @@ class Kept(msgspec.Struct, array_like=True):
     """What the models of agents that tools run have answered while the tool runs, by call and agent."""
     temporary: dict[str, msgspec.Raw] = {}
     """The session's state that ADK never persists, as JSON."""
+    inside: dict[str, str] = {}
+    """Of the calls in `begun`, those of agents that tools run about which a person is to be asked: their tools."""
 
 
 class _Done(msgspec.Struct, array_like=True):
@@ -128,6 +130,7 @@ class Progress:
         self.lost: set[str] = set(self.kept.begun)
         """Calls that were under way when the worker was lost and may not be begun again without asking."""
         self.doubtful: set[str] = set(self.kept.doubtful)
+        self.inside: dict[str, str] = dict(self.kept.inside)
         self.answers: list[types.Content | None] = []
         """Answers that ADK has not been given yet; None: it goes on."""
         self._ctx = ctx
@@ -336,12 +339,27 @@ class Progress:
         self._inner.setdefault(place, []).append(kept)
         await self.save()
 
-    async def begins(self, call_id: str) -> None:
-        """Note that a call begins which may not be begun again without asking."""
+    async def begins(self, call_id: str, inside: str | None = None) -> None:
+        """Note that a call begins which may not be begun again without asking; `inside` names its tool, where that is
+        of an agent that a tool runs and a person is to be asked."""
         self.doubtful.discard(call_id)
         self.lost.discard(call_id)
         self.begun[call_id] = None
+        if inside is not None:
+            self.inside[call_id] = inside
         await self.save()
+
+    def lost_inside(self, call_id: str) -> dict[str, str]:
+        """Return the calls of the agent that this one runs about which a person is to be asked, and their tools."""
+        return {id: tool for id, tool in self.inside.items() if id in self.lost and id.startswith(f"/{call_id}/")}
+
+    def decided(self, call_ids: Iterable[str], *, again: bool) -> None:
+        """Take a person's word on calls that were lost: they are made again, or not."""
+        for id in call_ids:
+            self.doubtful.discard(id)
+            del self.inside[id]
+            if again:
+                self.lost.discard(id)
 
     def settled(self, call_id: str) -> None:
         """Note that it was decided not to begin the call again."""
@@ -377,6 +395,8 @@ class Progress:
             id = response.id or ""
             self.done.pop(id, None)
             self.begun.pop(id, None)
+            if id in event.actions.requested_tool_confirmations:
+                continue  # it is made again
             for known in (self.done, self.begun, self._inner):
                 for inner in [key for key in known if key.startswith(f"/{id}/")]:
                     del known[inner]
@@ -433,6 +453,7 @@ class Progress:
                 answers=[content.model_dump_json(exclude_none=True).encode() for content in self.answers if content],
                 llm_calls=self.kept.llm_calls if invocation is None else _llm_calls(invocation),
                 temporary={} if invocation is None else _temporary(invocation.session),
+                inside={id: tool for id, tool in self.inside.items() if id in self.begun},
             )
         )
 

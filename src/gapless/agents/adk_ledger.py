@@ -113,24 +113,26 @@ class Ledger(BasePlugin):
         known = progress.result(call_id, tool_context, long_running=tool.is_long_running)
         if known is not None:
             return known
+        if not inner and (doubtful := progress.lost_inside(call_id)):  # where it is, ADK could not wait for the answer
+            answer = tool_context.tool_confirmation
+            if answer is None:
+                progress.doubtful.update(doubtful)
+                return _ask(tool_context, " and ".join(dict.fromkeys(doubtful.values())))
+            progress.decided(doubtful, again=answer.confirmed)
         repeatable = _repeatable(tool)
         asked = call_id in progress.doubtful
         if repeatable is not True and (asked or call_id in progress.lost):
             answer = tool_context.tool_confirmation if asked else None
-            if answer is None and repeatable == "ask" and not inner:  # where ADK could not wait for the answer
+            if answer is None and repeatable == "ask" and not inner:
                 progress.doubtful.add(call_id)
-                tool_context.request_confirmation(
-                    hint=f"The server was lost while {tool.name} ran. It may have taken effect. Run it again?"
-                )
-                tool_context.actions.skip_summarization = True
-                return {"error": "This call waits for a person, who is asked whether to repeat it."}
+                return _ask(tool_context, tool.name)
             if answer is None or not answer.confirmed:
                 progress.settled(call_id)
                 return {"error": _UNKNOWN}
         _inside.set(call_id if inner else f"/{call_id}")
         progress.running.add(call_id)
         if repeatable is not True:
-            await progress.begins(call_id)
+            await progress.begins(call_id, tool.name if inner and repeatable == "ask" else None)
         return None
 
     async def after_tool_callback(
@@ -166,6 +168,13 @@ def _inner_place(context: CallbackContext) -> str:
 def _progress() -> Progress | None:
     turn = current.get()
     return None if turn is None else turn.progress
+
+
+def _ask(context: ToolContext, tools: str) -> dict[str, Any]:
+    """Ask a person whether what these tools did is done again, and return what the call gives meanwhile."""
+    context.request_confirmation(hint=f"The server was lost while {tools} ran. It may have taken effect. Run it again?")
+    context.actions.skip_summarization = True
+    return {"error": "This call waits for a person, who is asked whether to repeat it."}
 
 
 def _repeatable(tool: BaseTool) -> object:

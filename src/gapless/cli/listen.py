@@ -8,6 +8,7 @@ import errno
 import gc
 import importlib.util
 import ipaddress
+import os
 import signal
 import socket
 import sys
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from gapless.journals.contract import Advice
 
 __all__ = [
+    "Terminal",
     "bind",
     "check_store",
     "collect_garbage_rarely",
@@ -186,6 +188,18 @@ def exit_at_signals() -> None:
 
 def _exit(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(0)
+
+
+class Terminal:
+    """Tells whether the terminal in which this process was started has been closed, which is the other meaning of
+    SIGHUP."""
+
+    def __init__(self) -> None:
+        self._there = os.isatty(0)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._there and not os.isatty(0)
 
 
 def collect_garbage_rarely() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import multiprocessing
+import signal
+import sys
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -63,8 +65,9 @@ def serve(
     GAPLESS_API_KEYS (alice=KEY,bob=KEY; each of 16 characters or more).
     What is typed can also be a variable, or a key of a settings file: --cors-origin,
     GAPLESS_CORS_ORIGIN, cors_origin; AGENTs, GAPLESS_AGENTS, agents.
-    SIGTERM and Ctrl-C end it in order: runs finish, read by who reads them, or are
-    closed within seconds, exit code 0.
+    SIGTERM and Ctrl-C end it in order: runs finish, read by who reads them, are handed
+    over, or are closed within seconds, exit code 0. SIGHUP replaces its processes, with
+    your code as it is then: the socket stays open, and runs go on in the new ones.
 
     [bold]Examples[/bold]
     gapless serve
@@ -176,20 +179,24 @@ def _run(
 ) -> None:
     """Serve in this process, or in several, until the program is told to end."""
     from gapless.cli.listen import server_config
+    from gapless.cli.workers import Replacing
 
-    access_log = settings.log_level == "debug"
+    replacing = Replacing()
+    make = functools.partial(make_worker_app, settings, workers, replacing)
+    options: dict[str, Any] = {"access_log": settings.log_level == "debug", "limits": limits}
+    of_workers = server_config(make, workers=workers, factory=True, **options)
     if workers > 1:
-        from gapless.cli.workers import Replacing, run_workers
+        from gapless.cli.workers import run_workers
 
-        replacing = Replacing()
-        make = functools.partial(make_worker_app, settings, workers, replacing)
-        config = server_config(make, workers=workers, factory=True, access_log=access_log, limits=limits)
-        run_workers(config, listener, replacing)
+        run_workers(of_workers, listener, replacing)
     else:
-        import uvicorn
+        from gapless.cli.replacing import run_one
+        from gapless.journals import store_class
 
-        config = server_config(make_app(settings, agents), access_log=access_log, limits=limits)
-        uvicorn.Server(config).run(sockets=[listener])
+        app = make_app(settings, agents)
+        app.state.replacing = replacing
+        shared = store_class(settings.store).shared
+        run_one(server_config(app, **options), of_workers, listener, replacing, shared=shared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +233,15 @@ def make_app(settings: Settings, agents: dict[str, Agent]) -> FastAPI:
 
 
 def make_worker_app(settings: Settings, workers: int, replacing: Replacing) -> FastAPI:
-    """Return the ASGI app of one of several processes."""
+    """Return the ASGI app of a process that another watches."""
     from gapless.cli.logs import log_to_stderr
     from gapless.cli.workers import end_with
 
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=end_with, args=(parent,), name="gapless-parent", daemon=True).start()
+    if sys.platform != "win32" and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal tells all that run in it; this is the parent's matter
     log_to_stderr(settings.log_level, settings.log_format)
     app = make_app(settings, load_agents(list(settings.agents)))
     app.state.siblings, app.state.replacing = workers - 1, replacing

@@ -1,4 +1,5 @@
-"""The processes of `gapless serve --workers N`: uvicorn's supervisor starts, watches and replaces them."""
+"""The processes of `gapless serve` where they are several, or successors of the first: uvicorn's supervisor starts,
+watches and replaces them."""
 
 from __future__ import annotations
 
@@ -17,11 +18,13 @@ from pathlib import Path
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
+from gapless.cli.listen import Terminal
 from gapless.errors import GaplessError
 from gapless.metrics import FOLDER_VARIABLE
 
-__all__ = ["Replacing", "end_with", "run_workers"]
+__all__ = ["Replacing", "end_with", "run_workers", "watch"]
 
 FOLDER_PREFIX = "gapless-metrics-"
 
@@ -36,14 +39,18 @@ class Replacing:
     def __call__(self) -> bool:
         return bool(self._byte.value)
 
+    def say(self, replaced: bool) -> None:
+        """Say so from now on, or no more."""
+        self._byte.value = replaced
+
     @contextlib.contextmanager
     def said(self) -> Iterator[None]:
         """Say so for as long."""
-        self._byte.value = True
+        self.say(True)
         try:
             yield
         finally:
-            self._byte.value = False
+            self.say(False)
 
 
 def run_workers(config: uvicorn.Config, listener: socket.socket, replacing: Replacing) -> None:
@@ -55,6 +62,25 @@ def run_workers(config: uvicorn.Config, listener: socket.socket, replacing: Repl
             stack.callback(os.environ.pop, FOLDER_VARIABLE)
         supervisor = _Supervisor(config, [listener], replacing)
         supervisor.run()
+    _check_started(supervisor)
+
+
+def watch(
+    process: Process, config: uvicorn.Config, listener: socket.socket, replacing: Replacing, told: list[int]
+) -> None:
+    """Watch a worker that serves already, as those of `run_workers`. `told` are the signals that have come for it."""
+    try:
+        supervisor = _Supervisor(config, [listener], replacing)
+        supervisor.processes = [process]
+        supervisor.signal_queue.extend(told)
+        supervisor.run()
+    except BaseException:
+        process.terminate()
+        raise
+    _check_started(supervisor)
+
+
+def _check_started(supervisor: Multiprocess) -> None:
     if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
         raise GaplessError("a worker process did not start; the lines above say why")
 
@@ -77,6 +103,17 @@ class _Supervisor(Multiprocess):
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], replacing: Replacing) -> None:
         super().__init__(config, sockets)
         self._replacing = replacing
+        self._terminal = Terminal()
+
+    def init_processes(self) -> None:
+        if not self.processes:
+            super().init_processes()
+
+    def handle_hup(self) -> None:
+        if self._terminal.is_closed:
+            self.should_exit.set()
+        else:
+            super().handle_hup()
 
     def restart_all(self) -> None:
         with self._replacing.said():
@@ -102,6 +139,8 @@ class _Supervisor(Multiprocess):
 
 
 def _forget(pid: int | None) -> None:
+    if FOLDER_VARIABLE not in os.environ:
+        return  # one that took over from a server of one process: each counts by itself
     with contextlib.suppress(ModuleNotFoundError):  # without the extra nothing is counted together
         from prometheus_client.multiprocess import mark_process_dead
 

@@ -157,8 +157,10 @@ class _App(FastAPI):
         """Let the active runs end, and serve those who read them meanwhile, also who comes back. Who comes anew is left
         to other workers, if there are any but those of this server (`siblings`), which stop too unless one of them is
         replaced."""
+        if self.state.replacing():  # the one in its place listens already
+            stop_listening()
         others = await self.runner.look_for_others(_LOOK_S_MAX)  # one that has just started counts
-        if others > self.state.siblings or self.state.replacing():
+        if others > self.state.siblings:
             stop_listening()
         await self.runner.drain(self._drain_s)
         self._drained = True
