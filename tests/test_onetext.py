@@ -12,6 +12,7 @@ from google.adk.agents import LlmAgent, ParallelAgent, SequentialAgent
 from gapless import Runner
 from gapless.agents.base import AgentItem
 from gapless.events import (
+    CustomEvent,
     Event,
     RunFinishedEvent,
     RunStartedEvent,
@@ -23,7 +24,8 @@ from gapless.events import (
     ToolCallStartEvent,
     encode_event,
 )
-from gapless.fold import Fold
+from gapless.fold import CONTINUES, VOID, Fold
+from gapless.onetext import OneText, TextSoFar
 from gapless.protocols.openai.chat_wire import ChatEncoder
 from gapless.protocols.text.wire import TextEncoder
 from gapless.records import RunRecord
@@ -68,6 +70,65 @@ TALKS: dict[str, tuple[list[Event], str]] = {
         "xy\n\n1\n\npq",
     ),
 }
+
+
+def void(*messages: str, calls: tuple[str, ...] = (), **cut: int) -> Event:
+    return CustomEvent(name=VOID, value={"messageIds": [*messages], "toolCallIds": [*calls], "cut": cut})
+
+
+def start_again(id: str, continues: str) -> Event:
+    return TextMessageStartEvent(message_id=id, role="assistant", metadata={CONTINUES: continues})
+
+
+LOSSES: dict[str, tuple[list[Event], str, str]] = {
+    "cut in a message": (
+        [start("a"), say("a", "x "), say("a", "half "), end("a"), void(a=2), start_again("b", "a"), say("b", "y")],
+        "x half \n\ny",
+        "x y",
+    ),
+    "nothing that was given out": (
+        [start("a"), say("a", "x "), end("a"), void(calls=("c",)), start_again("b", "a"), say("b", "y")],
+        "x y",
+        "x y",
+    ),
+    "a whole message": (
+        [
+            start("a"),
+            say("a", "x"),
+            end("a"),
+            start("b"),
+            say("b", "half"),
+            end("b"),
+            void("b"),
+            start("c"),
+            say("c", "y"),
+        ],
+        "x\n\nhalf\n\ny",
+        "x\n\ny",
+    ),
+    "one that waits for another's end": (
+        [start("a"), say("a", "x"), start("b"), say("b", "1 half"), end("b"), void(b=2), say("a", "y"), end("a")],
+        "xy\n\n1 ",
+        "xy\n\n1 ",
+    ),
+}
+"""Events, what is given out of them in pieces, and the text that stands."""
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_is_taken_back_stays_in_pieces_and_is_followed_by_a_paragraph(name: str):
+    events, pieces, text = LOSSES[name]
+    one, so_far, fold = OneText(), TextSoFar(), Fold()
+    assert "".join(map(one.add, events)) == pieces
+    for event in events:
+        so_far.add(event)
+        fold.add(event)
+    assert so_far.text == fold.text == text
+    chat = ChatEncoder(RECORD)
+    whole = [RunStartedEvent(thread_id="s", run_id="r"), *events]
+    said = chat.encode([(seq, encode_event(event)) for seq, event in enumerate(whole, 1)])
+    chunks = [json.loads(data) for frame in frames(said) if (data := frame.data).startswith("{")]
+    assert "".join(choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"]) == pieces
 
 
 @pytest.mark.parametrize("name", TALKS)

@@ -50,12 +50,15 @@ from gapless.events import (
     UserMessage,
 )
 
-__all__ = ["FILE", "LEFT", "RESTARTED", "VOID", "Fold", "Void", "denies", "is_left", "void_of"]
+__all__ = ["CONTINUES", "FILE", "LEFT", "RESTARTED", "VOID", "Fold", "Void", "denies", "is_left", "void_of"]
 
 COPIED_BYTES_MAX = 4 * 1024 * 1024
 """A patch that copies may double the document each time; one that could make it larger than this is not applied."""
 FILE = "gapless.file"
 """Name of the CUSTOM event that holds a file of the answer: its `mimeType`, and its `data` (base64) or its `url`."""
+CONTINUES = "gapless.continues"
+"""Key in the metadata of the start of a text that goes on with one that its worker's loss had cut short: that one's id.
+As one text they are one paragraph."""
 RESTARTED = "gapless.restarted"
 """Name of the CUSTOM event which says that the run begins anew and that what it has said so far is void."""
 VOID = "gapless.void"
@@ -83,6 +86,12 @@ def void_of(event: CustomEvent) -> Void | None:
         with contextlib.suppress(msgspec.ValidationError):
             return msgspec.convert(event.value, Void)
     return None
+
+
+def continued_by(event: TextMessageStartEvent) -> str | None:
+    """Return the message that this one goes on with, if it does."""
+    found = (event.metadata or {}).get(CONTINUES)
+    return found if isinstance(found, str) else None
 
 
 LEFT = {"interrupted": True}
@@ -115,13 +124,14 @@ _TEXT_ROLES: dict[str, type[AssistantMessage | UserMessage | SystemMessage | Dev
 class _Text:
     """A text or reasoning message, or the assistant message that carries tool calls."""
 
-    __slots__ = ("calls", "encrypted", "id", "kind", "name", "open", "parts", "subagent")
+    __slots__ = ("calls", "continues", "encrypted", "id", "kind", "name", "open", "parts", "subagent")
 
     def __init__(self, id: str, kind: str, name: str | None = None, subagent: str | None = None) -> None:
         self.id = id
         self.kind = kind
         self.name = name
         self.subagent = subagent
+        self.continues: str | None = None
         self.parts: list[str] = []
         self.calls: list[_Call] = []
         self.open = True
@@ -202,7 +212,15 @@ class Fold:
     @property
     def text(self) -> str:
         """Returns the answer's text: the assistant's text messages, a blank line between two, reasoning apart."""
-        return "\n\n".join("".join(text.parts) for text in self._spoken if any(text.parts))
+        parts: list[str] = []
+        last: str | None = None
+        for text in self._spoken:
+            if any(text.parts):
+                if last is not None and text.continues != last:
+                    parts.append("\n\n")
+                parts += text.parts
+                last = text.id
+        return "".join(parts)
 
     def messages(
         self, *, metadata: dict[str, Any] | None = None, interrupted: dict[str, Any] | None = None
@@ -233,6 +251,10 @@ class Fold:
             else:
                 messages.append(AssistantMessage(id=f"{base.get('run_id', 'run')}-cut", content="", metadata=mark))
         return messages
+
+    def has_said(self, message_id: str) -> bool:
+        """Return whether there is any text of the message."""
+        return message_id in self._texts and any(self._texts[message_id].parts)
 
     def unanswered(self) -> list[str]:
         """Return the calls that have no result."""
@@ -303,7 +325,8 @@ class Fold:
 
     def _text_start(self, event: TextMessageStartEvent) -> None:
         if event.message_id not in self._texts:
-            self._open(event.message_id, event.role or "assistant", event.name, event.subagent_run_id)
+            text = self._open(event.message_id, event.role or "assistant", event.name, event.subagent_run_id)
+            text.continues = continued_by(event)
 
     def _open(self, id: str, kind: str, name: str | None = None, subagent: str | None = None) -> _Text:
         text = self._texts[id] = _Text(id, kind, name, subagent)

@@ -1,11 +1,17 @@
 """One text out of a run's messages, for readers who get nothing but text.
 
-Two messages are two paragraphs, with a blank line between them. Of messages that come at the same time, as agents side
+Two messages are two paragraphs, with a blank line between them. A message that goes on with one that was cut short goes
+on in its paragraph, unless something that was given out was taken back: that stays for those who are given pieces, and
+what is said anew begins a paragraph. Of messages that come at the same time, as agents side
 by side say them, the one that spoke first goes on until it has ended; then come the others, in the order in which they
 began to speak.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
 
 from gapless.events import (
     CustomEvent,
@@ -14,9 +20,9 @@ from gapless.events import (
     TextMessageEndEvent,
     TextMessageStartEvent,
 )
-from gapless.fold import RESTARTED, void_of
+from gapless.fold import RESTARTED, Void, continued_by, void_of
 
-__all__ = ["PARAGRAPH", "OneText"]
+__all__ = ["PARAGRAPH", "OneText", "TextSoFar"]
 
 PARAGRAPH = "\n\n"
 """Stands between two messages."""
@@ -25,7 +31,7 @@ PARAGRAPH = "\n\n"
 class OneText:
     """Takes a run's events in order; what it returns of each, joined, is the text. It takes only those about text."""
 
-    __slots__ = ("_ended", "_gap", "_held", "_others", "current")
+    __slots__ = ("_continued", "_ended", "_gap", "_given", "_held", "_last", "_others", "current")
 
     def __init__(self) -> None:
         self.current: str | None = None
@@ -38,6 +44,12 @@ class OneText:
         """Those of them that have ended."""
         self._others: set[str] = set()
         """Messages that are not the assistant's."""
+        self._continued: dict[str, str] = {}
+        """Messages that go on with another."""
+        self._given: set[str] = set()
+        """Messages of which something was given out, and"""
+        self._last = ""
+        """the last of these; "" after something of it was taken back."""
 
     def add(self, event: Event) -> str:
         """Take one `event`; returns the text that is to be given out."""
@@ -47,6 +59,8 @@ class OneText:
             if event.role in (None, "assistant"):
                 self._others.discard(event.message_id)
                 self._ended.discard(event.message_id)
+                if (continued := continued_by(event)) is not None:
+                    self._continued[event.message_id] = continued
             else:
                 self._others.add(event.message_id)
         elif isinstance(event, TextMessageEndEvent):
@@ -64,10 +78,13 @@ class OneText:
             self._held.setdefault(id, []).append(delta)
             return ""
         self.current = id
-        return self._paragraph(delta)
+        return self._begun(id, delta)
 
-    def _paragraph(self, text: str) -> str:
-        gap, self._gap = self._gap, PARAGRAPH
+    def _begun(self, id: str, text: str) -> str:
+        """Return what is given out where the message begins."""
+        gap = "" if self._last and self._continued.pop(id, None) == self._last else self._gap
+        self._gap, self._last = PARAGRAPH, id
+        self._given.add(id)
         return gap + text
 
     def _end(self, id: str) -> str:
@@ -81,7 +98,7 @@ class OneText:
         self.current = None
         text = ""
         for id in list(self._held):
-            text += self._paragraph("".join(self._held.pop(id)))
+            text += self._begun(id, "".join(self._held.pop(id)))
             if id not in self._ended:
                 self.current = id
                 break
@@ -90,11 +107,63 @@ class OneText:
 
     def _take_back(self, event: CustomEvent) -> None:
         if event.name == RESTARTED:
-            self.__init__()  # type: ignore[misc]  # as new
+            gap = self._gap
+            self.__init__()  # type: ignore[misc]  # as new, behind what was given out
+            self._gap = gap
         elif (void := void_of(event)) is not None:
             for id in void.message_ids:
                 self._held.pop(id, None)
+            for id, chars in void.cut.items():
+                if id in self._held:
+                    self._held[id] = ["".join(self._held[id])[:chars]]
+            if self.has_given([*void.message_ids, *void.cut]):
+                self._last = ""
+
+    def has_given(self, message_ids: Iterable[str]) -> bool:
+        """Return whether something of one of these messages was given out."""
+        return not self._given.isdisjoint(message_ids)
 
     def begin_anew(self) -> None:
         """Put nothing before the next message: something else has made the paragraph."""
         self._gap = ""
+
+
+class TextSoFar:
+    """Takes a run's events in order; `text` is what `OneText` gives of them, without what was taken back."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self._events: list[Event] = []
+        """Those about text that stand."""
+        self._one = OneText()
+
+    def add(self, event: Event) -> bool:
+        """Take one `event`; returns whether the text is another one now."""
+        before = self.text
+        if isinstance(event, TextMessageStartEvent | TextMessageContentEvent | TextMessageEndEvent):
+            self._events.append(event)
+            self.text += self._one.add(event)
+        elif isinstance(event, CustomEvent) and event.name == RESTARTED:
+            self._again([])
+        elif isinstance(event, CustomEvent) and (void := void_of(event)) is not None:
+            self._again(_without(void, self._events))
+        return self.text != before
+
+    def _again(self, events: list[Event]) -> None:
+        self._events, self._one = events, OneText()
+        self.text = "".join(map(self._one.add, events))
+
+
+def _without(void: Void, events: list[Event]) -> list[Event]:
+    gone, left = set(void.message_ids), dict(void.cut)
+    kept: list[Event] = []
+    for event in events:
+        assert isinstance(event, TextMessageStartEvent | TextMessageContentEvent | TextMessageEndEvent), "about text"
+        id = event.message_id
+        if id in gone:
+            continue
+        if isinstance(event, TextMessageContentEvent) and id in left:
+            stays, left[id] = event.delta[: left[id]], max(0, left[id] - len(event.delta))
+            event = msgspec.structs.replace(event, delta=stays)
+        kept.append(event)
+    return kept

@@ -36,6 +36,7 @@ KNOCK_EVERY_S = 0.02
 LEFT = "serves in this one's place"
 """What a server says of its successor when it has left all of its runs to it."""
 WORDS_MAX = 10_000
+WRONG_SHOWN = 10
 SETTLE_S = 0.5
 """Between two restarts."""
 
@@ -104,7 +105,8 @@ class Rolling:
                     await self._restart()
                     self.restarts_s.append(time.monotonic() - began)
                     await asyncio.sleep(SETTLE_S)
-                self._over.touch()
+                if not self._longest_s:
+                    self._over.touch()
                 await asyncio.gather(*following)
                 knocking.cancel()
         finally:
@@ -223,7 +225,7 @@ def main() -> None:
         median_s = sorted(rolling.gaps_s)[len(rolling.gaps_s) // 2]
         print(f"  ended: {dict(rolling.ends)}; a word each {given.tick:g} s, median {median_s:.2f} s", end="")
         print(f", the longest pause on top {rolling.pause_s:.2f} s")
-        print("\n".join(rolling.wrong) or "  nothing was lost, taken back or refused")
+        print("\n".join(rolling.wrong[:WRONG_SHOWN]) or "  nothing was lost, taken back or refused")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,12 @@ async def test_a_run_goes_on_after_the_last_step_that_was_finished(place: Place)
     await until(lambda: first.done == ["0"] and place.record().last_seq >= 4, "half of the second step is said")
     await place.lose(lost, other)
     response = await (await other.attach("r")).collect()
-    assert response.text == "one \n\ntwo three "
+    assert response.text == "one two three "
+    again = await other.attach("r")
+    assert "".join([piece async for piece in again.text()]) == "one half \n\ntwo three ", (
+        "these keep what was given out"
+    )
+    assert [text async for text in again.text_so_far()][1:] == ["one half ", "one ", "one two ", "one two three "]
     assert "".join(response.chunks) == "one two three "
     assert second.done == ["1", "2"]
     (void,) = voids(await events_of(other))
@@ -367,7 +372,7 @@ async def test_a_run_left_after_the_grace_goes_on_from_its_last_save(place: Plac
     await leaving.start("x", run_id="r", agent="agent")
     await until(lambda: place.record().last_seq >= 4, "the second step is under way")
     await leaving.close()
-    assert (await (await other.attach("r")).collect()).text == "one \n\ntwo "
+    assert (await (await other.attach("r")).collect()).text == "one two "
     assert len(voids(await events_of(other))) == 1
 
 
@@ -392,7 +397,7 @@ async def test_runs_left_with_nobody_there_go_on_at_the_next_worker(place: Place
     place.runners.remove(leaving)
     await leaving.close()
     other = await place.worker(Steps("one", "two"))
-    assert (await (await other.attach("r")).collect()).text == "one \n\ntwo "
+    assert (await (await other.attach("r")).collect()).text == "one two "
     assert (await (await other.attach("next")).collect()).text == "one two "
 
 

@@ -38,7 +38,7 @@ from gapless.events import (
     delta_head,
     encode_event,
 )
-from gapless.fold import LEFT, RESTARTED, VOID, Fold
+from gapless.fold import CONTINUES, LEFT, RESTARTED, VOID, Fold
 from gapless.journals.journal import Journal
 from gapless.jsontext import with_plain_lines
 from gapless.records import now_ms
@@ -75,6 +75,8 @@ class Recorder:
         """The message that plain text goes to."""
         self._text_head = b""
         self._text_parts: list[str] = []
+        self._cut_id: str | None = None
+        """The message that plain text went to when another worker was lost, and goes on with."""
         self._carry = ""
         self._text_chars_max = limits.event_bytes_max // _TEXT_SPLIT_FACTOR
         self._sealed = False
@@ -146,7 +148,8 @@ class Recorder:
     def _open_text(self) -> None:
         self._messages += 1
         message_id = f"{self.run_id}-{self._messages}"
-        self._event(TextMessageStartEvent(message_id=message_id, role="assistant"))
+        metadata = None if self._cut_id is None else {CONTINUES: self._cut_id}
+        self._event(TextMessageStartEvent(message_id=message_id, role="assistant", metadata=metadata))
         self._text_id = message_id
         self._text_head = delta_head(TextMessageContentEvent, message_id)
         self._text_parts = self.fold.text_parts(message_id)
@@ -193,6 +196,7 @@ class Recorder:
         event = accepted[0][0]
         if type(event) not in BESIDE_TEXT:
             self._close_text()
+            self._cut_id = None
         for one in self._order.admit(event):
             if one is event:
                 for part in accepted:
@@ -285,6 +289,7 @@ class Recorder:
         state_before, state_changed = fold.marked_state, fold.state != fold.marked_state
         if not (void or activities or state_changed):
             return
+        cut_id = self._text_id
         self.close_open()
         self._write(*sound(CustomEvent(name=VOID, value=msgspec.to_builtins(void))))  # however much it names
         if state_changed:
@@ -296,6 +301,7 @@ class Recorder:
                 )
             )
         self._write(*sound(MessagesSnapshotEvent(messages=[*messages, *fold.messages()])))
+        self._cut_id = cut_id if cut_id is not None and fold.has_said(cut_id) else None
 
     def go_on(self) -> None:
         """Go on where another worker left: ids do not come again, and plain text joins the message it belongs to."""

@@ -25,7 +25,7 @@ from gapless.events import (
 )
 from gapless.fold import RESTARTED, Fold, void_of
 from gapless.live import LiveRequest, LiveRequestQueue
-from gapless.onetext import OneText
+from gapless.onetext import OneText, TextSoFar
 from gapless.records import RunRecord, RunStatus
 from gapless.runs.commands import Commands
 from gapless.runs.execution import Execution
@@ -132,7 +132,8 @@ class Run:
 
     async def text(self, *, min_chars: int = 1, max_delay_ms: float | None = None) -> AsyncGenerator[str, None]:
         """Yield the answer's text as it comes, at least `min_chars` characters at a time, held back at most
-        `max_delay_ms`.
+        `max_delay_ms`. Where a lost worker's words are taken back, those that were given out stay, and what is said
+        anew begins a paragraph.
 
         Raises the run's `RunFailed` after the text that there was.
         """
@@ -163,9 +164,24 @@ class Run:
             yield "".join(buffer)
         self._raise_for(terminal, "".join(said))
 
+    async def text_so_far(self) -> AsyncGenerator[str, None]:
+        """Yield the answer's text up to there each time that it changes: it grows, or becomes shorter where a lost
+        worker's words are taken back.
+
+        Raises the run's `RunFailed` after the text that there was.
+        """
+        so_far = TextSoFar()
+        terminal: Event | None = None
+        async with contextlib.aclosing(self.events()) as events:
+            async for event in events:
+                if so_far.add(event):
+                    yield so_far.text
+                terminal = event
+        self._raise_for(terminal, so_far.text)
+
     async def stream_to(self, *sinks: object) -> list[SinkFailure]:
-        """Copy the run's text to each of `sinks` as it comes: a path (appended to), an open file, a sync or async
-        callable that takes text, an object with `send_text` such as a WebSocket, `gapless.sinks.console`.
+        """Copy the run's text, as `text` gives it, to each of `sinks`: a path (appended to), an open file, a sync or
+        async callable that takes text, an object with `send_text` such as a WebSocket, `gapless.sinks.console`.
 
         A sink that fails is reported, in the log and in what is returned, and the others go on. Raises the run's
         `RunFailed` once the sinks have the text that there was; `UsageError` for what can be no sink.

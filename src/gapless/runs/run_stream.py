@@ -47,13 +47,11 @@ class RunStream(Generic[_OutputT]):
         return self._run
 
     async def stream_text(self, *, delta: bool = False) -> AsyncGenerator[str, None]:
-        """Yield the text so far each time it grows, or only what is new with `delta=True`. Raises the run's
-        `RunFailed`.
+        """Yield the text so far each time it changes, as `Run.text_so_far` does, or with `delta=True` only what is new,
+        as `Run.text` does. Raises the run's `RunFailed`.
         """
-        text = ""
-        async for piece in self.run.text():
-            text += piece
-            yield piece if delta else text
+        async for text in self.run.text() if delta else self.run.text_so_far():
+            yield text
 
     async def stream_output(self) -> AsyncGenerator[_OutputT, None]:
         """Yield the output each time that more of it is valid, the final one last. The longer it is, the more it grows

@@ -38,7 +38,7 @@ from gapless.events import (
     delta_head,
 )
 from gapless.fold import Void, void_of
-from gapless.onetext import OneText
+from gapless.onetext import PARAGRAPH, OneText
 from gapless.output import OutputText
 from gapless.records import RunRecord
 from gapless.sse import DONE
@@ -101,8 +101,6 @@ class ChatEncoder(Encoder):
         self.include_usage = bool(options.get("include_usage"))
         self._tools = frozenset(options.get("tools") or ())
         self._begun = False
-        self._said: set[str] = set()
-        """The assistant's messages."""
         self._shown: dict[str, int] = {}
         """Calls that the client has seen, with their index."""
         self._next_index = 0
@@ -142,8 +140,6 @@ class ChatEncoder(Encoder):
     def _text_start(self, event: TextMessageStartEvent) -> Sequence[bytes]:
         self._output.add(event)
         self._one.add(event)
-        if self._begins(event):
-            self._said.add(event.message_id)
         self._pass_on()
         return ()
 
@@ -220,8 +216,7 @@ class ChatEncoder(Encoder):
             self._shown.pop(id, None)
             self._hidden.pop(id, None)
             self._resolved.discard(id)
-        text = "\n\n" if self._said.intersection([*void.message_ids, *void.cut]) else ""
-        self._said.difference_update(void.message_ids)
+        text = PARAGRAPH if self._one.has_given([*void.message_ids, *void.cut]) else ""
         if text:
             self._one.begin_anew()
         return b'%b,"gapless":{"void":%b}}' % (self._chunk({"content": text})[:-1], encode(void))
