@@ -17,7 +17,14 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 from gapless import Runner, create_app
 from gapless.agents.base import AgentItem, RunContext
 from gapless.errors import UsageError
-from gapless.events import CustomEvent, Interrupt, StateDeltaEvent, StateSnapshotEvent
+from gapless.events import (
+    CustomEvent,
+    Interrupt,
+    StateDeltaEvent,
+    StateSnapshotEvent,
+    ToolCallEndEvent,
+    ToolCallStartEvent,
+)
 from gapless.protocols.ag_ui.wire import OldAGUIEncoder
 from gapless.records import RunStatus
 from gapless.testing import ToolCall, adk_model, serving, words
@@ -194,3 +201,113 @@ async def test_a_call_that_is_executed_elsewhere_waits_for_its_output(
     assert "built" in str(told) or told.get("errorText") == "no"
     text = "".join(one["delta"] for one in rest if one["type"] == "text-delta")
     assert text in ("done", "success: {'built': 1}", "failed: no")
+
+
+async def calling(client: Any) -> tuple[str, Any]:
+    """A session `s` whose run waits for what a call comes to: the call's id, and the request that it began with."""
+    asked = {"role": "user", "content": "go"}
+    said = (await client.post("/v1/responses", json={"model": "a", "input": [asked], "conversation": "s"})).json()
+    (item,) = [one for one in said["output"] if one["type"] == "mcp_call"]
+    assert (said["status"], item["status"]) == ("in_progress", "in_progress")
+    return item["id"], said
+
+
+@pytest.mark.parametrize("error", [None, "no"])
+@pytest.mark.parametrize("make", [deferring, long_running])
+async def test_ag_ui_takes_its_result_as_one_of_a_tool_of_the_pages_own(
+    make: Any, error: str | None, client_of: Callable[..., Any]
+):
+    """As Pydantic AI's own adapter has it, and clients that know no interrupts."""
+    client = await client_of(Runner(make(), app_name="a"))
+    asked = {"id": "u", "role": "user", "content": "go"}
+    first = data((await client.post("/ag-ui", json=body(messages=[asked]))).content)
+    (start,) = [one for one in first if one["type"] == "TOOL_CALL_START"]
+    call = {"id": start["toolCallId"], "type": "function", "function": {"name": "build", "arguments": "{}"}}
+    result = {"id": "t", "role": "tool", "toolCallId": call["id"], "content": '{"built":1}'}
+    if error is not None:
+        result |= {"error": error, "content": error}
+    held = [asked, {"id": "a", "role": "assistant", "toolCalls": [call]}, result]
+    for again in ("r2", "r3"):  # the second time the answer to the first was lost
+        rest = data((await client.post("/ag-ui", json=body(runId=again, messages=held))).content)
+        assert (rest[0]["type"], rest[0]["runId"], rest[-1]["type"]) == ("RUN_STARTED", "r", "RUN_FINISHED")
+        (told,) = [one for one in rest if one["type"] == "TOOL_CALL_RESULT"]
+        assert (error or "built") in str(told)
+        text = "".join(one["delta"] for one in rest if one["type"] == "TEXT_MESSAGE_CONTENT")
+        assert text in ("done", "success: {'built': 1}", "failed: no")
+    (turn,) = await client_runs(client)
+    assert turn == ("r", "finished")
+
+
+async def client_runs(client: Any) -> list[tuple[str, str]]:
+    return [(run["id"], run["status"]) for run in (await client.get("/runs")).json()["runs"]]
+
+
+@pytest.mark.parametrize("by", ["previous_response_id", "conversation"])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("make", [deferring, long_running])
+async def test_responses_take_its_result_as_the_output_of_a_call(
+    make: Any, stream: bool, by: str, client_of: Callable[..., Any]
+):
+    client = await client_of(Runner(make(), app_name="a"))
+    item, said = await calling(client)
+    output = {"type": "function_call_output", "call_id": item, "output": '{"built":1}'}
+    known = {"previous_response_id": said["id"]} if by == "previous_response_id" else {"conversation": "s"}
+    answer = await client.post("/v1/responses", json={"model": "a", "input": [output], "stream": stream, **known})
+    assert answer.status_code == 200, answer.text
+    whole = data(answer.content)[-1]["response"] if stream else answer.json()
+    assert (whole["id"], whole["status"]) == (said["id"], "completed")
+    call, text = whole["output"]
+    assert (call["id"], call["status"], "built" in call["output"]) == (item, "completed", True)
+    assert text["content"][0]["text"] in ("done", "success: {'built': 1}")
+    assert len(await client_runs(client)) == 1
+
+
+async def two_questions(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
+    asked = [Interrupt(id=id, reason="tool_call", tool_call_id=id) for id in ("q1", "q2", "q3")]
+    for id in ("q1", "q2", "q3"):
+        yield ToolCallStartEvent(tool_call_id=id, tool_call_name="pay")
+        yield ToolCallEndEvent(tool_call_id=id)
+    answers = {one.interrupt_id: one.payload["approved"] for one in await ctx.interrupt(asked)}
+    yield str([answers[id] for id in ("q1", "q2", "q3")])
+
+
+async def answer_own(client: Any, id: str) -> Any:
+    resume = [{"interruptId": id, "status": "resolved", "payload": {"approved": True}}]
+    answer = await client.post("/runs/r/input", json={"resume": resume})
+    assert answer.status_code == 202, answer.text
+
+
+async def answer_ag_ui(client: Any, id: str) -> Any:
+    resume = [{"interruptId": id, "status": "resolved", "payload": {"approved": True}}]
+    answer = await client.post("/ag-ui", json=body(runId=f"r-{id}", resume=resume))
+    assert answer.status_code == 200, answer.text
+
+
+async def answer_ai_sdk(client: Any, id: str) -> Any:
+    approval = {"id": id, "approved": True}
+    part = {"type": "tool-pay", "toolCallId": id, "state": "approval-responded", "input": {}, "approval": approval}
+    message = {"id": "r", "role": "assistant", "parts": [part]}
+    answer = await client.post("/vercel/chat", json={"id": "s", "messages": [message]})
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("order", [("q1", "q2", "q3"), ("q3", "q1", "q2")])
+@pytest.mark.parametrize("first", [answer_own, answer_ag_ui, answer_ai_sdk])
+async def test_several_questions_are_answered_one_by_one_in_any_order_by_several_clients(
+    first: Any, order: Any, client_of: Callable[..., Any]
+):
+    client = await client_of(Runner(two_questions))
+    ways = [answer_own, answer_ag_ui, answer_ai_sdk]
+    ways = ways[ways.index(first) :] + ways[: ways.index(first)]
+    await client.post("/ag-ui", json=body())
+    for id, (way, left) in zip(order, zip(ways, (2, 1, 0), strict=True), strict=True):
+        await way(client, id)
+        run = (await client.get("/runs/r")).json()
+        while run["status"] == "running" or len(run.get("interrupts", [])) > left:
+            await asyncio.sleep(0.001)
+            run = (await client.get("/runs/r")).json()
+        assert len(run.get("interrupts", [])) == left, run
+    events = data((await client.get("/runs/r/events", headers=STREAM)).content)
+    assert "".join(one["delta"] for one in events if one["type"] == "TEXT_MESSAGE_CONTENT") == "[True, True, True]"
+    _, message = (await client.get("/vercel/chat/s/messages")).json()["messages"]
+    assert "approval-requested" not in str(message), "no button that cannot work"

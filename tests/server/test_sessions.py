@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import httpx2
+import pytest
 
 from gapless import Runner
 from gapless.journals.memory import MemoryStore
@@ -51,7 +52,10 @@ async def test_an_active_run_is_named_and_keeps_its_session(client_of: Callable[
     assert "active_run_id" not in (await client.get("/sessions/s")).json()
 
 
-async def test_a_run_that_waits_its_turn_does_not_hide_the_one_before_it(client_of: Callable[..., Any]):
+async def test_a_run_that_waits_its_turn_does_not_hide_the_one_before_it(
+    client_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("gapless.protocols.vercel.routes.REPLAYED_S", 0)
     agent = Gated("one ", "two")
     client = await client_of(Runner(agent))
     for run_id in ("r", "q"):

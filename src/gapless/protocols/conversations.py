@@ -4,8 +4,9 @@ is ours, what a run of it waits for."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from typing import NamedTuple
+import itertools
+from collections.abc import Container, Sequence
+from typing import Any, NamedTuple, TypeGuard
 
 import msgspec
 from starlette.requests import HTTPConnection, Request
@@ -15,6 +16,8 @@ from gapless.errors import InputInvalid, RunConflict, RunNotFound, SessionNotFou
 from gapless.events import (
     ActivityMessage,
     AssistantMessage,
+    ContentPart,
+    Interrupt,
     Message,
     ReasoningMessage,
     ResumeEntry,
@@ -27,6 +30,7 @@ from gapless.events import (
 )
 from gapless.fold import Fold
 from gapless.http.auth import Access
+from gapless.jsontext import decode_json
 from gapless.records import AFTER, RunRecord, RunStatus, branch
 from gapless.runs.runner import Runner
 from gapless.user_message import is_ours, mark_results
@@ -38,6 +42,7 @@ __all__ = [
     "history_unless_ours",
     "known_run",
     "own_history",
+    "results_as_answers",
     "runs_of",
     "said_so_far",
     "says_the_same",
@@ -240,29 +245,68 @@ def _said(messages: Sequence[Message]) -> list[tuple[type, str]]:
     return said
 
 
-async def answer_interrupts(
-    runner: Runner, record: RunRecord, entries: list[ResumeEntry], *, some: bool = False
-) -> int:
-    """Answer what the run waits for, or `some` of that, and wait until it goes on; the position after which it does. A
-    repeated answer finds its place again. Raises `InputInvalid` where the run never asked that, asked more, or has
-    another answer."""
+async def answer_interrupts(runner: Runner, record: RunRecord, entries: list[ResumeEntry]) -> int:
+    """Answer what the run waits for, or some of that, and wait until it goes on (to wait for the rest); the position
+    after which it does. A repeated answer finds its place again. Raises `InputInvalid` where the run never asked that,
+    or has another answer."""
     try:
-        await runner.answer(record.id, entries, some=some)
+        await runner.answer(record.id, entries, some=True)
     except InputInvalid:
-        if (place := await _place_of(runner, record, entries, some=some)) is None:
+        if (place := await _place_of(runner, record, entries)) is None:
             raise
         await runner.readers.wait_past(record.id, place)  # the answer that was taken may not be recorded yet
-        again = await _place_of(runner, record, entries, place - 1, some=some)
+        again = await _place_of(runner, record, entries, place - 1)
         return place if again is None else again
     await runner.readers.wait_past(record.id, record.last_seq)
     # Two may answer at the same instant, and one of them is late.
-    place = await _place_of(runner, record, entries, max(record.last_seq - 1, 0), some=some)
+    place = await _place_of(runner, record, entries, max(record.last_seq - 1, 0))
     return record.last_seq if place is None else place
 
 
-async def _place_of(
-    runner: Runner, record: RunRecord, entries: list[ResumeEntry], after: int = 0, *, some: bool = False
-) -> int | None:
+async def results_as_answers(runner: Runner, run: RunRecord, messages: Sequence[Message]) -> list[ResumeEntry]:
+    """Return what the results that a client's history ends with answer, of calls of the run that are executed outside
+    of the agent: such a client sends them as it does those of its own tools. It may send them again."""
+    brought = [*itertools.takewhile(lambda one: isinstance(one, ToolMessage), reversed(messages))]
+    if not brought:
+        return []
+    if run.status is RunStatus.WAITING:
+        asked = (await runner.readers.question(run)).interrupts
+    else:
+        asked = await _ever_asked(runner, run)
+    external = {one.tool_call_id: one.id for one in asked if (one.metadata or {}).get("kind") == "external"}
+    answers = [_answer(one, external[one.tool_call_id]) for one in brought if _is_of(one, external)]
+    # What is not asked now is taken for sent again only where nothing new comes with it.
+    return answers if run.status is RunStatus.WAITING or len(answers) == len(brought) else []
+
+
+def _is_of(message: Message, calls: Container[str | None]) -> TypeGuard[ToolMessage]:
+    return isinstance(message, ToolMessage) and message.tool_call_id in calls
+
+
+def _answer(message: ToolMessage, interrupt_id: str) -> ResumeEntry:
+    if message.error is not None:
+        return ResumeEntry(interrupt_id=interrupt_id, status="cancelled", payload={"error": message.error})
+    return ResumeEntry(interrupt_id=interrupt_id, status="resolved", payload=_value(message.content))
+
+
+def _value(content: str | list[ContentPart]) -> Any:
+    """Return what a tool has returned: an object or a list, which messages carry as JSON text, or the text."""
+    text = text_of(content)
+    if text[:1] in ("{", "["):
+        with contextlib.suppress(msgspec.DecodeError):
+            return decode_json(text)
+    return text
+
+
+async def _ever_asked(runner: Runner, record: RunRecord) -> list[Interrupt]:
+    """Return what the run has asked so far, also what is answered."""
+    asked: list[Interrupt] = []
+    async for events in runner.readers.pages(record.id, until=record.last_seq):
+        asked += [one for event in events for one in interrupts_in(event)]
+    return asked
+
+
+async def _place_of(runner: Runner, record: RunRecord, entries: list[ResumeEntry], after: int = 0) -> int | None:
     """Return where the run asked, after this position, what these answer. Raises `InputInvalid` where it was answered
     otherwise.
     """
@@ -277,8 +321,7 @@ async def _place_of(
                         return place
                     otherwise = True
             asked = {interrupt.id for interrupt in interrupts_in(event)}
-            answered = bool(asked & answers.keys()) if some else bool(asked) and asked <= answers.keys()
-            place = seq if answered else None
+            place = seq if asked & answers.keys() else None
         after += len(events)
     if otherwise and place is None:
         raise InputInvalid(f"run {record.id} went on with another answer", run_id=record.id)

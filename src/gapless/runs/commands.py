@@ -18,11 +18,12 @@ from gapless.errors import (
     RunCancelled,
     RunNotFound,
 )
-from gapless.events import ResumeEntry, RunAgentInput, RunStartedEvent, interrupts_in
+from gapless.events import ResumeEntry, RunAgentInput, RunStartedEvent
 from gapless.journals.contract import NotWaiting
 from gapless.journals.journal import Journals
 from gapless.live import LiveRequest, is_live
 from gapless.records import RunRecord, RunStatus, now_ms
+from gapless.runs.asked import question_of
 from gapless.runs.request import check_chars, check_id
 from gapless.runs.sound import sound
 
@@ -97,11 +98,11 @@ class Commands:
     async def decline(self, run: RunRecord) -> None:
         """Answer what a waiting run asks by saying that nobody answers; nothing where it waits no longer. Raises
         `StoreUnavailable`."""
-        for event in await self._journals.store.read(run.id, run.last_seq - 1, 1):
-            entries = [ResumeEntry(interrupt_id=one.id, status="cancelled") for one in interrupts_in(event)]
-            with contextlib.suppress(InputInvalid, RunNotFound):  # somebody was faster
-                if entries:
-                    await self.resolve(run, entries)
+        question = await question_of(self._journals.store, run)
+        entries = [ResumeEntry(interrupt_id=one.id, status="cancelled") for one in question.interrupts]
+        with contextlib.suppress(InputInvalid, RunNotFound):  # somebody was faster
+            if entries:
+                await self.resolve(run, entries)
 
     async def resolve(self, run: RunRecord, entries: list[ResumeEntry], *, some: bool = False) -> None:
         """Answer the interrupts of a waiting run: all that it waits for, or `some`, and then it waits for the rest. To
@@ -127,8 +128,7 @@ class Commands:
         """Return the entries that answer what the run waits for."""
         waits_for, answers = "no answer", dict[str, ResumeEntry]()
         if run.status is RunStatus.WAITING:
-            (event,) = await self._journals.store.read(run.id, run.last_seq - 1, 1)
-            asked = {interrupt.id for interrupt in interrupts_in(event)}
+            asked = {interrupt.id for interrupt in (await question_of(self._journals.store, run)).interrupts}
             for entry in entries:
                 if entry.interrupt_id in asked and answers.setdefault(entry.interrupt_id, entry) != entry:
                     why = f"run {run.id}: {entry.interrupt_id} is answered twice, and not alike"

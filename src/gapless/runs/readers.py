@@ -15,6 +15,7 @@ from gapless.errors import RunNotFound, StoreUnavailable
 from gapless.journals.journal import PAGE_EVENTS, Follower, Journals, end_tasks
 from gapless.journals.merge import merge_deltas
 from gapless.records import RunRecord, RunStatus
+from gapless.runs.asked import Question, question_of
 from gapless.runs.blobs import Blobs
 from gapless.runs.commands import Command
 from gapless.runs.patience import patiently
@@ -70,6 +71,10 @@ class Readers:
         if record is None:
             raise RunNotFound(f"no run {run_id}", run_id=run_id)
         return record
+
+    async def question(self, run: RunRecord) -> Question:
+        """Read what a waiting run asks. Raises what `page` raises."""
+        return await question_of(self._journals.store, run)
 
     async def page(self, run_id: str, after: int = 0, limit: int = PAGE_EVENTS) -> list[bytes]:
         """Read the accepted events after position `after`, at most `limit` and about 1 MiB of them; only the end is

@@ -12,7 +12,7 @@ from gapless.aside import ASIDE_BYTES, aside
 from gapless.attachments import has_media, marks_of, without_left_out
 from gapless.config import Limits, RunConfig
 from gapless.errors import SessionNotFound
-from gapless.events import Message, RunFinishedEvent, UserMessage, decode_event
+from gapless.events import Message, UserMessage
 from gapless.journals.contract import Store
 from gapless.records import (
     Listing,
@@ -230,7 +230,7 @@ class Sessions:
         run, declines = await self._readers.record(run_id), 0
         while not run.status.ended:
             if run.status is RunStatus.WAITING:
-                if declines == 0 and not await self._asked_before(run, typed_at):
+                if declines == 0 and (await self._readers.question(run)).since > typed_at:
                     return
                 if declines == DECLINES_MAX:
                     await self._commands.cancel(run)
@@ -242,12 +242,6 @@ class Sessions:
                 return
             if run.status is not RunStatus.WAITING:
                 run = await self._readers.settled(run)
-
-    async def _asked_before(self, run: RunRecord, at: int) -> bool:
-        for event in await self._readers.page(run.id, run.last_seq - 1, 1):
-            asked = decode_event(event)
-            return isinstance(asked, RunFinishedEvent) and (asked.timestamp or 0) <= at
-        return False
 
     async def _cancel(self, run_id: str) -> None:
         await self._commands.cancel(await self._readers.record(run_id))

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from gapless.errors import InputInvalid
-from gapless.events import ContentPart, ResumeEntry, interrupts_in
+from gapless.events import ContentPart, ResumeEntry
 from gapless.http.answers import json_response, list_params, paged, public, read_body, wants_stream
 from gapless.http.config import AskedConfig, config_for
 from gapless.http.cursors import cursor_of, page_params
@@ -118,8 +118,7 @@ class RunRoutes(ClientRoutes):
         record = await self.access.find(request, "read", self.runner.get_run, run_id)
         shown = public(record)
         if record.status is RunStatus.WAITING:
-            asked = await self.runner.readers.page(run_id, record.last_seq - 1, 1)
-            shown["interrupts"] = [interrupt for event in asked for interrupt in interrupts_in(event)]
+            shown["interrupts"] = (await self.runner.readers.question(record)).interrupts
         return json_response(shown)
 
     async def follow_run(self, run_id: str, request: Request) -> Response:
@@ -155,7 +154,8 @@ class RunRoutes(ClientRoutes):
         return json_response(public(await self.runner.cancel(record)), 202)
 
     async def answer_run(self, run_id: str, request: Request) -> Response:
-        """Answer the interrupts of a waiting run; it goes on. Or say something to a live one."""
+        """Answer the interrupts of a waiting run, or some of them: it goes on when it has all. Or say something to a
+        live one."""
         record = await self.access.find(request, "answer", self.runner.get_run, run_id)
         body = await read_body(request, AnswerRun, self.runner.limits.body_bytes_max)
         if (body.resume is None) == (body.live is None):
@@ -163,7 +163,7 @@ class RunRoutes(ClientRoutes):
         if body.live is not None:
             await self.runner.send(run_id, body.live)
         else:
-            await self.runner.answer(record, body.resume or [])
+            await self.runner.answer(record, body.resume or [], some=True)
         return json_response(public(record), 202)
 
 

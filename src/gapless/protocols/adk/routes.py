@@ -119,7 +119,7 @@ class ADKRoutes(ADKAPI):
             raise InputInvalid(f"session {session_id} has no run that waits for an answer")
         await self.access.check(request, "answer", current, user=user)
         check_cursor(current, cursor_of(request, current.id))
-        after = await answer_interrupts(self.runner, current, [entry_of(one) for one in answers], some=True)
+        after = await answer_interrupts(self.runner, current, [entry_of(one) for one in answers])
         return await self.runner.get_run(current.id), after
 
     async def _check_turn(self, request: Request, user: str, session_id: str, current: RunRecord | None) -> None:

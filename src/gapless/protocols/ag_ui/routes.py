@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from gapless.errors import InputInvalid
-from gapless.events import Message, RunAgentInput, UserMessage, decode_event, interrupts_in
+from gapless.events import Message, ResumeEntry, RunAgentInput, ToolMessage, UserMessage, decode_event, interrupts_in
 from gapless.fold import Fold
 from gapless.http.answers import json_response
 from gapless.http.cursors import check_cursor
@@ -21,7 +21,13 @@ from gapless.http.openapi import Parameter, body_docs, parameter_docs
 from gapless.http.stream import follow
 from gapless.protocols.ag_ui.tanstack import to_tanstack
 from gapless.protocols.ag_ui.wire import AGUIEncoder, ChatAGUIEncoder, JoinEncoder, OldAGUIEncoder, Prefix
-from gapless.protocols.conversations import answer_interrupts, current_run, from_client, history_unless_ours
+from gapless.protocols.conversations import (
+    answer_interrupts,
+    current_run,
+    from_client,
+    history_unless_ours,
+    results_as_answers,
+)
 from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
 from gapless.records import RunRecord, RunStatus, Turn, branch
 from gapless.runs.readers import has_said_all
@@ -62,7 +68,9 @@ class AGUIRoutes(ClientRoutes):
         from there on are the answer."""
         user, body = await self.read(request, RunAgentInput)
         if body.resume:
-            return await self._answer(request, body)
+            return await self._answer(request, body, body.resume)
+        if results := await self._results(request, body):
+            return await self._answer(request, body, results)
         message, history = _asked(body)
         for tool in body.tools or ():
             if not isinstance(tool.parameters, dict | None):
@@ -81,12 +89,19 @@ class AGUIRoutes(ClientRoutes):
         record = await self.start(request, user, asked, run_id=body.run_id, cursor=_cursor_or_start)
         return await self._tail(request, record, encoder=_encoder_for(body))
 
-    async def _answer(self, request: Request, body: RunAgentInput) -> Response:
+    async def _results(self, request: Request, body: RunAgentInput) -> list[ResumeEntry]:
+        """Return the answers of a client that sends what a run of the thread waits for as tools' results."""
+        if not (body.messages and isinstance(body.messages[-1], ToolMessage)):
+            return []
+        run = await current_run(self.runner, self.access, request, body.thread_id, "read")
+        return [] if run is None else await results_as_answers(self.runner, run, body.messages)
+
+    async def _answer(self, request: Request, body: RunAgentInput, entries: list[ResumeEntry]) -> Response:
         waiting = await current_run(self.runner, self.access, request, body.thread_id, "answer")
         if waiting is None:
             raise InputInvalid(f"thread {body.thread_id} has no run that waits for an answer")
         check_cursor(waiting, _cursor_or_start(request, waiting.id))
-        after = await answer_interrupts(self.runner, waiting, body.resume or [])
+        after = await answer_interrupts(self.runner, waiting, entries)
         return await self._tail(request, await self.runner.get_run(waiting.id), after, _encoder_for(body))
 
     async def join_run(self, request: Request) -> Response:

@@ -15,6 +15,7 @@ from gapless.events import Message, SystemMessage, ToolMessage, UserMessage
 from gapless.http.answers import json_response, whole_number
 from gapless.http.cursors import cursor_of
 from gapless.http.openapi import Parameter, body_docs, parameter_docs
+from gapless.protocols.conversations import answer_interrupts, current_run, results_as_answers
 from gapless.protocols.openai.api import START_DOCS, OpenAIAPI, gone, names
 from gapless.protocols.openai.chat_wire import OPTIONS, Options, options_of
 from gapless.protocols.openai.requests import Responses, check_results, response_messages, response_settings
@@ -63,15 +64,42 @@ class ResponsesRoutes(OpenAIAPI):
         It goes on from `previous_response_id`, or in the session that `conversation` names.
         """
         user, raw, body = await self.read_as(request, Responses)
+        waiting = await self._answered(request, body)
+        if waiting is not None:
+            return await self._show(request, body, waiting)
         asked = await self._asked(request, body)
         asked.config = self.config(response_settings(body, raw))
-        begun = await self.begin(request, user, body, asked)
+        return await self._show(request, body, await self.begin(request, user, body, asked))
+
+    async def _show(self, request: Request, body: Responses, begun: RunRecord) -> Response:
+        """Answer with the response in the way that was asked for."""
         if body.stream:
             return self.stream(request, begun, ResponsesEncoder)
         if body.background:
             return await self._response(begun)
         record = await self.settled(request, begun)
         return gone() if record is None else await self._response(record)
+
+    async def _answered(self, request: Request, body: Responses) -> RunRecord | None:
+        """Return the run that waited for these outputs of calls, and goes on; None where none did. It is still the
+        response that it was."""
+        if isinstance(body.input, str) or (body.previous_response_id is None and body.conversation is None):
+            return None
+        message, before = response_messages(body)
+        if body.previous_response_id is not None:
+            run: RunRecord | None = await self._record(request, "answer", body.previous_response_id)
+        else:
+            run = await current_run(self.runner, self.access, request, _session_of(body) or "", "answer")
+        if run is None or message.content:
+            return None
+        for one in before:
+            if isinstance(one, ToolMessage):  # the id of the call's item stands for the call's
+                one.tool_call_id = one.tool_call_id.removeprefix("mcp_")
+        entries = await results_as_answers(self.runner, run, before)
+        if not entries:
+            return None
+        await answer_interrupts(self.runner, run, entries)
+        return await self.runner.get_run(run.id)
 
     async def _asked(self, request: Request, body: Responses) -> StartRequest:
         """Return the message, what is told of it to whoever reads the response, and what it goes on from."""
@@ -155,7 +183,7 @@ class ResponsesRoutes(OpenAIAPI):
         if body.conversation is not None:
             if body.previous_response_id is not None:
                 raise InputInvalid("say either conversation or previous_response_id")
-            session_id = body.conversation if isinstance(body.conversation, str) else body.conversation.id
+            session_id = _session_of(body) or ""
             session = await self.runner.find_session(session_id)
             if session is not None:
                 await self.access.check(request, "read", session)
@@ -173,6 +201,10 @@ class ResponsesRoutes(OpenAIAPI):
 
     async def _turns(self, session_id: str) -> dict[str, list[Message]]:
         return {turn.run_id: _decode_messages(turn.messages) for turn in await self.runner.turns(session_id)}
+
+
+def _session_of(body: Responses) -> str | None:
+    return body.conversation if isinstance(body.conversation, str | None) else body.conversation.id
 
 
 class _Past(NamedTuple):

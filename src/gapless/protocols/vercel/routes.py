@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from gapless.config import RunConfig
 from gapless.errors import CursorExpired, InputInvalid, RunNotFound, SessionNotFound
-from gapless.events import Interrupt, Message, ResumeEntry, UserMessage, interrupts_in
+from gapless.events import Interrupt, Message, ResumeEntry, UserMessage
 from gapless.http.answers import json_response, public
 from gapless.http.cursors import check_cursor, cursor_of
 from gapless.http.openapi import STARTING, Parameter, body_docs, parameter_docs
@@ -125,10 +125,7 @@ class VercelRoutes(ClientRoutes):
     async def _asked(self, chat_id: str) -> list[Interrupt]:
         """Return what the chat's run waits for."""
         current = await self.runner.current_run(chat_id)
-        if current is None or current.status is not RunStatus.WAITING:
-            return []
-        events = await self.runner.readers.page(current.id, current.last_seq - 1, 1)
-        return [one for event in events for one in interrupts_in(event)]
+        return [] if current is None else (await self.runner.readers.question(current)).interrupts
 
     def _replacing(self, body: ChatRequest, message: UserMessage, before: list[UIMessage]) -> RunConfig:
         """Return the run's config. Where the message is asked again or was edited, the answer that may still be coming
