@@ -29,9 +29,11 @@ def valkey() -> Iterator[Valkey]:
         yield server
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a store that several processes share; each test runs on each."""
+    if request.param == "postgres":
+        return f"{request.getfixturevalue('postgres').url}?schema={tmp_path.name}"
     if request.param == "redis":
         return f"redis://127.0.0.1:{request.getfixturevalue('valkey').port}/0"
     return f"sqlite:///{tmp_path / 'gapless.db'}"

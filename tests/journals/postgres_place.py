@@ -8,7 +8,7 @@ from gapless.journals.contract import Store
 from gapless.journals.postgres import PostgresStore
 from tests.support.postgres import Postgres
 
-TABLES = ("workers", "sessions", "runs", "events", "checkpoints", "blobs", "commands", "turns", "watches")
+TABLES = ("workers", "sessions", "runs", "events", "checkpoints", "blobs", "commands", "turns", "watches", "dropped")
 
 
 class DatabasePlace:

@@ -37,6 +37,7 @@ PRELOADED = (
     "gapless.cli.workers",
     "gapless.client",
     "gapless.journals.memory",
+    "gapless.journals.postgres",
     "gapless.journals.redis",
     "gapless.journals.sqlite",
     "gapless.server",

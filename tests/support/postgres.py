@@ -97,11 +97,33 @@ class Postgres:
         pid = self._process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
         self._process.kill()
-        self._process.wait()
         for child in map(int, children):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
+        self._process.wait()
         (self.folder / "data" / "postmaster.pid").unlink(missing_ok=True)
+
+    def standby(self, upstream_port: int) -> Postgres:
+        """Make a server that streams from this one, through that port, and start it."""
+        standby = Postgres()
+        source = ("-h", "127.0.0.1", "-p", self.port, "-U", USER)
+        run("pg_basebackup", "-D", standby.folder / "data", *source, "-c", "fast", "--no-sync", "-R")
+        conninfo = f"host=127.0.0.1 port={upstream_port} user={USER}"
+        with (standby.folder / "data" / "postgresql.auto.conf").open("a") as settings:
+            settings.write(f"primary_conninfo = '{conninfo}'\n")
+        standby.start()
+        return standby
+
+    def promoted(self, port: int) -> Postgres:
+        """End this standby, and start it as a primary at another's port."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(START_S_MAX)
+        primary = Postgres(port=port, folder=self.folder)
+        primary._own_folder = True
+        primary.start()
+        primary.run("SELECT pg_promote()")
+        return primary
 
     def run(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """Run one statement, and give its rows."""
@@ -147,4 +169,4 @@ def binaries() -> Path:
 
 
 def run(program: str, *arguments: Any) -> None:
-    subprocess.run([binaries() / program, *arguments], check=True, capture_output=True, **whose())
+    subprocess.run([binaries() / program, *map(str, arguments)], check=True, capture_output=True, **whose())

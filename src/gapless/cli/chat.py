@@ -46,7 +46,8 @@ def chat(
         str | None, typer.Option(help="Id of the session to go on with; a new one by default. Needs --store to last.")
     ] = None,
     store: Annotated[
-        str, typer.Option(help="Where conversations are kept: memory://, sqlite:///file.db, redis://host.")
+        str,
+        typer.Option(help="Where conversations are kept: memory://, sqlite:///file.db, redis://…, postgresql://…."),
     ] = "memory://",
     timeout: Annotated[float | None, typer.Option(help="Seconds that an answer may take.", min=0.001)] = None,
     settings: Annotated[

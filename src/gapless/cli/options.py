@@ -25,7 +25,9 @@ Agents = Annotated[
 ]
 Host = Annotated[str, typer.Option(help="The address to listen on.")]
 Port = Annotated[int, typer.Option(help="The port; 0 takes a free one.", min=0, max=65535)]
-Store = Annotated[str, typer.Option(help="Where journals are kept: sqlite:///file.db, redis://host, or memory://.")]
+Store = Annotated[
+    str, typer.Option(help="Where journals are kept: sqlite:///file.db, redis://…, postgresql://… or memory://.")
+]
 Workers = Annotated[int, typer.Option(help="Processes on one socket.", min=1, max=WORKERS_MAX)]
 Drain = Annotated[
     float, typer.Option(help="Seconds that runs get to finish when it is told to end.", min=0, max=DRAIN_S_MAX)

@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import msgspec
 
 from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreUnavailable
-from gapless.journals.contract import READ_BYTES_MAX, WANTED_MAX, Append, Checkpoint, Listener, Store
+from gapless.journals.contract import READ_BYTES_MAX, WANTED_MAX, Advice, Append, Checkpoint, Listener, Store
 from gapless.journals.lease import LeaseWatch
 from gapless.journals.postgres_append import RECHECK_S, OwnedRuns
-from gapless.journals.postgres_news import PostgresNews
+from gapless.journals.postgres_news import POLL_S, PostgresNews
 from gapless.journals.postgres_records import PostgresRecords, encode, session_from
 from gapless.journals.postgres_runs import INSERT_SESSION_SQL, PostgresRuns
 from gapless.journals.postgres_schema import ACTIVE_SQL
@@ -33,7 +33,7 @@ DROP_ROWS = 5_000
 """Rows of events, or pieces of blobs, that are dropped in one transaction."""
 
 _READ = f"""
-SELECT r.status, coalesce(r.kept_since, 0), p.seq, p.data
+SELECT r.status, r.kept_since, p.seq, p.data
 FROM gapless.runs r LEFT JOIN LATERAL (
     SELECT min(s.seq) AS seq, string_agg(s.data, '\\x0a'::bytea ORDER BY s.seq) AS data
     FROM (SELECT seq, data, sum(length(data)) OVER (ORDER BY seq) - length(data) AS before
@@ -45,13 +45,17 @@ WHERE r.id = %s
 """
 _MARK_EXPIRED = """
 WITH kept AS (SELECT r.rid, r.kept_since, r.kept_bytes, sum(r.kept_bytes) OVER (ORDER BY r.kept_since, r.rid) AS freed
-    FROM gapless.runs r WHERE r.kept_since > 0 ORDER BY r.kept_since, r.rid LIMIT %s)
-UPDATE gapless.runs r SET kept_since = 0, kept_bytes = NULL FROM kept
-WHERE r.rid = kept.rid AND r.kept_since > 0
-    AND (kept.kept_since < %s::bigint OR kept.freed - kept.kept_bytes < %s::bigint)
+    FROM gapless.runs r WHERE r.kept_since IS NOT NULL ORDER BY r.kept_since, r.rid LIMIT %s),
+marked AS (UPDATE gapless.runs r SET kept_since = NULL, kept_bytes = NULL FROM kept
+    WHERE r.rid = kept.rid AND r.kept_since IS NOT NULL
+        AND (kept.kept_since < %s::bigint OR kept.freed - kept.kept_bytes < %s::bigint)
+    RETURNING r.rid)
+INSERT INTO gapless.dropped SELECT rid FROM marked ON CONFLICT DO NOTHING
 """
 
 log = logging.getLogger("gapless.postgres")
+_advised: set[str] = set()
+"""Stores about whose server this process has said what it thinks."""
 _decode_turn = msgspec.json.Decoder(Turn).decode
 
 
@@ -86,6 +90,24 @@ class PostgresStore(Store):
             if first:
                 await self._disconnect()
             raise
+        if first and self._server.name not in _advised:
+            _advised.add(self._server.name)
+            for risk, fix in await self.advice():
+                log.warning("store %s: %s %s", self._server.name, risk, fix)
+
+    async def advice(self) -> list[Advice]:
+        if not self._server.is_open:
+            return []
+        advice = await self._server.advice()
+        if not await self._news.is_heard():
+            advice.append(
+                Advice(
+                    "its notifications are not heard, as through a pooler in transaction mode: what other processes do "
+                    f"is seen {POLL_S:.0f} s late.",
+                    "Add listen=HOST:PORT to the URL, the address of PostgreSQL itself.",
+                )
+            )
+        return advice
 
     async def _disconnect(self) -> None:
         await self._news.stop()
@@ -173,7 +195,7 @@ class PostgresStore(Store):
         if not rows:
             raise RunNotFound(f"no run {run_id}", run_id=run_id)
         status, kept_since, first, data = rows[0]
-        if not kept_since and RunStatus(status).ended:
+        if kept_since is None and RunStatus(status).ended:
             raise CursorExpired(f"the events of run {run_id} are past their retention", run_id=run_id)
         events: list[bytes] = [] if first is None else data.split(b"\n")[max(0, after + 1 - first) :][:limit]
         return events
@@ -193,7 +215,7 @@ class PostgresStore(Store):
 
     async def blob(self, run_id: str, blob_id: str, piece: int) -> bytes | None:
         sql = """SELECT b.data FROM gapless.blobs b JOIN gapless.runs r ON r.rid = b.rid
-            WHERE r.id = %s AND r.kept_since IS DISTINCT FROM 0 AND b.blob = %s AND b.piece = %s"""
+            WHERE r.id = %s AND (r.ended_at IS NULL OR r.kept_since IS NOT NULL) AND b.blob = %s AND b.piece = %s"""
         rows = await self._server.rows(sql, run_id.encode(), blob_id.encode(), piece)
         return rows[0][0] if rows else None
 
@@ -224,7 +246,7 @@ class PostgresStore(Store):
         while True:
             over = 0
             if bytes_max is not None:
-                sql = "SELECT coalesce(sum(kept_bytes), 0)::bigint FROM gapless.runs WHERE kept_since > 0"
+                sql = "SELECT coalesce(sum(kept_bytes), 0)::bigint FROM gapless.runs WHERE kept_since IS NOT NULL"
                 over = (await self._server.rows(sql))[0][0] - bytes_max
 
             async def mark(connection: Connection, over: int = over) -> int:
@@ -234,26 +256,27 @@ class PostgresStore(Store):
             if not marked:
                 break
             total += marked
-        while await self._server.transact(self._drop_events):
-            pass
+        await self._drop()
         return total
 
-    async def _drop_events(self, connection: Connection) -> bool:
-        """Drop some of the events of runs that are marked; whether there may be more."""
+    async def _drop(self) -> None:
+        """Drop the events and blobs of runs that are marked, in steps."""
+        while await self._server.transact(self._drop_some):
+            pass
+
+    async def _drop_some(self, connection: Connection) -> bool:
         server = self._server
-        sql = "SELECT rid FROM gapless.runs WHERE kept_since = 0 LIMIT %s FOR NO KEY UPDATE SKIP LOCKED"
-        rids = int_array(rid for (rid,) in await server.fetch(connection, sql, EXPIRE_RUNS))
-        if rids == int_array([]):
-            return False
+        sql = "SELECT rid FROM gapless.dropped LIMIT %s FOR UPDATE SKIP LOCKED"
+        found = await server.fetch(connection, sql, EXPIRE_RUNS)
+        rids = int_array(rid for (rid,) in found)
         for table, bound in (("events", DROP_ROWS), ("blobs", DROP_ROWS // 100)):
             sql = f"""DELETE FROM gapless.{table} WHERE ctid = ANY(ARRAY(
                 SELECT ctid FROM gapless.{table} WHERE rid = ANY(%s::bigint[]) LIMIT %s))"""
-            if await server.run(connection, sql, rids, bound) == bound:
+            if found and await server.run(connection, sql, rids, bound) == bound:
                 return True
-        for table in ("commands", "watches"):
+        for table in ("commands", "watches", "dropped") if found else ():
             await server.run(connection, f"DELETE FROM gapless.{table} WHERE rid = ANY(%s::bigint[])", rids)
-        await server.run(connection, "UPDATE gapless.runs SET kept_since = NULL WHERE rid = ANY(%s::bigint[])", rids)
-        return True
+        return bool(found)
 
     # -- sessions -----------------------------------------------------------------------------------------------------
 
@@ -301,16 +324,20 @@ class PostgresStore(Store):
         async def delete(connection: Connection) -> bool:
             if await self._lock_session(connection, session_id) is None:
                 return False
-            of_session = "WHERE rid IN (SELECT r.rid FROM gapless.runs r WHERE r.session = %s)"
-            for table in ("events", "blobs", "commands", "watches"):
-                await self._server.run(connection, f"DELETE FROM gapless.{table} {of_session}", session_id.encode())
-            for table in ("runs", "turns"):
-                sql = f"DELETE FROM gapless.{table} WHERE session = %s"
-                await self._server.run(connection, sql, session_id.encode())
-            await self._server.run(connection, "DELETE FROM gapless.sessions WHERE id = %s", session_id.encode())
+            key = session_id.encode()
+            sql = "INSERT INTO gapless.dropped SELECT rid FROM gapless.runs WHERE session = %s ON CONFLICT DO NOTHING"
+            await self._server.run(connection, sql, key)
+            for where in ("runs WHERE session", "turns WHERE session", "sessions WHERE id"):
+                await self._server.run(connection, f"DELETE FROM gapless.{where} = %s", key)
             return True
 
-        return await self._server.transact(delete)
+        deleted = await self._server.transact(delete)
+        if deleted:
+            try:
+                await self._drop()
+            except StoreUnavailable as error:  # the next call that drops anything drops this too
+                log.warning("session %s: its events are dropped later: %s", session_id, error)
+        return deleted
 
     async def turns(self, session_id: str) -> list[Turn]:
         sql = "SELECT turn FROM gapless.turns WHERE session = %s ORDER BY tid"

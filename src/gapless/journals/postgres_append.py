@@ -330,20 +330,21 @@ class OwnedRuns:
 
     async def _connect(self) -> Connection:
         """Connect, and begin a new epoch. Raises `WorkerFenced`."""
+        worker_id = self.worker_id
         connection = await self._server.connect()
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 sql = "UPDATE gapless.workers SET epoch = epoch + 1 WHERE id = %s RETURNING epoch"
-                rows = await self._server.fetch(connection, sql, self.worker_id)
+                rows = await self._server.fetch(connection, sql, worker_id)
         except (psycopg.Error, OSError, TimeoutError) as error:
             await connection.close()
             raise self._server.translate(error) from error
         except BaseException:
             await connection.close()
             raise
-        if not rows:
+        if not rows or worker_id != self.worker_id:
             await connection.close()
-            raise self.fenced()
+            raise self.fenced() if worker_id == self.worker_id else WorkerFenced(worker_id)
         self._connection, (self._epoch,) = connection, rows[0]
         return connection
 
@@ -393,9 +394,9 @@ class OwnedRuns:
             raise
 
     async def _settle_end(self, owned: OwnedRun, batch: Append) -> bool:
-        if not await self._write([(owned, batch)]):
-            return True
-        return await self._settle(owned, batch)
+        settled = not await self._write([(owned, batch)]) or await self._settle(owned, batch)
+        self._on_accepted([owned.rid])
+        return settled
 
     # -- blobs --------------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from gapless.journals.postgres_server import (
     int_array,
 )
 
-__all__ = ["PostgresNews"]
+__all__ = ["POLL_S", "PostgresNews"]
 
 NOTIFY_S = 0.004
 """Two notifications of one worker are at least this far apart."""
@@ -39,6 +39,8 @@ UNCLAIMED_MAX = 10_000
 POLL_S = 2.0
 """How often what may have been missed is looked for."""
 RECONNECT_PAUSE_S = 0.2
+ECHO, ECHO_S_MAX = "echo", 2.0
+"""What a worker says to itself to see whether it is heard, and how long it waits for that."""
 CANCEL_AGAIN_S = 1.0
 PART_ROWS, PART_BYTES = 64, 64 * 1024
 """What of a watched run's news is handed on as it is; of more only the position is told, and followers read it."""
@@ -110,6 +112,7 @@ class PostgresNews:
         """Runs that are no longer watched, and still said to be."""
         self._forgetting = asyncio.Lock()
         self._reading = asyncio.Event()
+        self._echo: asyncio.Future[None] | None = None
 
     # -- listening ----------------------------------------------------------------------------------------------------
 
@@ -161,6 +164,7 @@ class PostgresNews:
 
     async def _listen(self, connection: Connection | None) -> None:
         """Listen; after every loss of the connection, look for what was missed."""
+        said = ""
         while True:
             try:
                 if connection is None:
@@ -169,13 +173,15 @@ class PostgresNews:
                     for watched in self._watched.values():  # a server that took over may have others there
                         watched.told = max(0, watched.told - PART_ROWS)
                     self._look_at_all()
+                    said = ""
                 try:
                     await self._listen_on(connection)
                 finally:
                     await connection.close()
             except Exception as error:  # whatever it is, followers here hear nothing while nobody listens
                 known = isinstance(error, psycopg.Error | OSError | GaplessError) and str(error).partition("\n")[0]
-                log.warning("store %s: listening anew: %s", self._server.name, known or type(error).__name__)
+                if said != (said := known or type(error).__name__):
+                    log.warning("store %s: listening anew: %s", self._server.name, said)
                 await asyncio.sleep(RECONNECT_PAUSE_S)
             connection = None
 
@@ -208,6 +214,9 @@ class PostgresNews:
                 self._listener.on_wanted()
         elif payload == "all":
             self._look_at_all()
+        elif payload == ECHO:
+            if self._echo is not None and not self._echo.done():
+                self._echo.set_result(None)
         elif payload[:1] == "c":
             self.collect([int(payload[1:])])
         else:
@@ -335,6 +344,16 @@ class PostgresNews:
         me = self._owned.worker_id
         channel, rids = self.channel(me), int_array(self._by_rid)
         await self._server.execute(_WATCH_ALL, me, channel, rids)
+
+    async def is_heard(self) -> bool:
+        """Notify this worker itself, and say whether it hears that."""
+        self._echo = asyncio.get_running_loop().create_future()
+        await self._notify(self.channel(self._owned.worker_id), ECHO)
+        try:
+            await asyncio.wait_for(self._echo, ECHO_S_MAX)
+        except TimeoutError:
+            return False
+        return True
 
     # -- telling others -----------------------------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ LAST_SQL = (
 )
 """The position of the newest event of the run `r`, which has not ended."""
 _COLUMNS = f"""r.rid, r.status, r.owner, r.takeovers, r.started_at, r.ended_at, coalesce(r.last_seq, {LAST_SQL}),
-    r.error, coalesce(r.kept_since, 0), r.id, r.record"""
+    r.error, r.kept_since IS NULL, r.id, r.record"""
 _SESSION_COLUMNS = "id, updated_at, title, state, record"
 
 encode = msgspec.json.Encoder().encode
@@ -188,12 +188,12 @@ async def _page(
 
 def _run_from(row: Row, decode: Callable[[bytes], RunRecord] = decode_run) -> ReadRun:
     """Make a run's record of its row. Raises `ValueError`."""
-    rid, status, owner, takeovers, started_at, ended_at, last_seq, error, kept_since, _, record = row
+    rid, status, owner, takeovers, started_at, ended_at, last_seq, error, dropped, _, record = row
     run = decode(record)
     run.status, run.owner, run.takeovers, run.last_seq = RunStatus(status), owner, takeovers, last_seq
     run.started_at, run.ended_at = started_at, ended_at
     run.error = None if error is None else _decode_error(error)
-    run.expired = run.status.ended and not kept_since
+    run.expired = run.status.ended and dropped
     return ReadRun(rid, listed_run(run) if decode is listed_run else run)
 
 

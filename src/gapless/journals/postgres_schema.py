@@ -45,7 +45,7 @@ CREATE TABLE gapless.runs(
     ended_at bigint,
     last_seq int,  -- of a run that has ended
     error bytea,
-    kept_since bigint,  -- the end of a run whose events are still there, 0 while they are dropped
+    kept_since bigint,  -- the end of a run whose events are still there
     kept_bytes bigint,  -- of these events
     record bytea NOT NULL);  -- as it was made: what changes is in the columns
 CREATE INDEX runs_session ON gapless.runs(session, rid);
@@ -61,6 +61,7 @@ CREATE TABLE gapless.events(
     data bytea NOT NULL,
     PRIMARY KEY (rid, seq))
     WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.2);
+CREATE TABLE gapless.dropped(rid bigint PRIMARY KEY);  -- runs whose events and blobs are being dropped
 CREATE TABLE gapless.checkpoints(rid bigint PRIMARY KEY, seq int NOT NULL, data bytea NOT NULL);
 CREATE TABLE gapless.blobs(
     rid bigint NOT NULL, blob bytea NOT NULL, piece int NOT NULL, data bytea NOT NULL, PRIMARY KEY (rid, blob, piece));

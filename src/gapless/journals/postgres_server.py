@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import select
+import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeAlias, TypeVar
@@ -19,7 +20,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Format
 
 from gapless.errors import GaplessError, StoreCorrupt, StoreUnavailable, UsageError
-from gapless.journals.contract import shown_url
+from gapless.journals.contract import Advice, shown_url
 from gapless.journals.postgres_schema import MIGRATIONS, SCHEMA, SCHEMA_VERSION, VERSION_MIN
 
 __all__ = ["ANSWER_TIMEOUT_S", "Connection", "PostgresServer", "Row", "bytea_array", "int_array"]
@@ -29,14 +30,16 @@ CONNECTIONS_MAX = 6
 """Connections of one worker, beside the one that appends and the one that listens."""
 ATTEMPTS_MAX = 10
 """Of one transaction that meets others in a deadlock."""
-IN_SERVER_S = 8
-"""A statement, and a pause within a transaction, that is longer ends it: sooner than it is no longer waited for."""
-SESSION = {
-    "statement_timeout": f"{IN_SERVER_S}s",
-    "idle_in_transaction_session_timeout": f"{IN_SERVER_S}s",
-    "client_connection_check_interval": "2s",
+SESSION = {"statement_timeout": "8s", "idle_in_transaction_session_timeout": "4s"}
+"""Settings of each connection that no pooler passes on. A statement ends sooner than it is no longer waited for, and a
+process that stands still in the middle of a transaction keeps others from taking its runs for no longer than that."""
+LATENCY_CALLS, SLOW_S = 3, 0.02
+"""The quickest of some answers is the round trip; a longer one is worth a word."""
+_RISKS = {
+    "synchronous_commit": "a crash of its machine may lose the last moments of what was accepted.",
+    "fsync": "a crash of its machine may lose everything.",
+    "full_page_writes": "a crash of its machine may damage it.",
 }
-"""Settings of each connection that no pooler passes on."""
 KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
 OWN_OPTIONS = ("schema", "listen")
 
@@ -231,6 +234,25 @@ class PostgresServer:
             text += "; that is a pooler: add listen=HOST:PORT to the URL, the address of PostgreSQL itself"
         return StoreUnavailable(f"store {self.name}: {text}")
 
+    async def advice(self) -> list[Advice]:
+        """Say what of the server's set-up may lose what was accepted, and what makes each group of events wait."""
+        rows = await self.rows("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", list(_RISKS))
+        found: dict[str, str] = dict(rows)
+        advice = [
+            Advice(f"its server has {name} = off: {risk}", f"Set {name} to on.")
+            for name, risk in _RISKS.items()
+            if found.get(name) == "off"
+        ]
+        took = []
+        for _ in range(LATENCY_CALLS):
+            began = time.monotonic()
+            await self.rows("SELECT 1")
+            took.append(time.monotonic() - began)
+        if min(took) > SLOW_S:
+            risk = f"it takes {min(took) * 1000:.0f} ms to answer: each group of events waits for that, and each start."
+            advice.append(Advice(risk, "Run Gapless near its database."))
+        return advice
+
     def _unreadable(self) -> UsageError:
         text = "its URL cannot be read; write %XX for special characters, and options as libpq has them"
         return UsageError(f"store {self.name}: {text}")
@@ -266,7 +288,9 @@ class PostgresServer:
 
     async def _version(self, connection: Connection) -> int | None:
         """Which version the tables have; None where there are none."""
-        if not await self.fetch(connection, "SELECT 1 WHERE to_regclass(%s) IS NOT NULL", f"{self._quoted}version"):
+        sql = """SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname = %s AND c.relname = 'version'"""  # to_regclass may answer as before the lock was had
+        if not await self.fetch(connection, sql, self.schema):
             return None
         (row,) = await self.fetch(connection, "SELECT version FROM gapless.version")
         return int(row[0])
