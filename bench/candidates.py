@@ -42,6 +42,7 @@ CANDIDATES = [
     _gapless("generator", "memory", "Gapless, memory"),
     _gapless("generator", "sqlite", "Gapless, SQLite"),
     _gapless("generator", "redis", "Gapless, Redis"),
+    _gapless("generator", "postgres", "Gapless, PostgreSQL"),
     Candidate("pydantic-ai-alone", "the agent alone", "pydantic-ai", ""),
     Candidate("pydantic-ai-vercel", "its Vercel adapter", "pydantic-ai", "vercel", "pydantic_ai_app"),
     Candidate("pydantic-ai-ag-ui", "its AG-UI adapter", "pydantic-ai", "ag-ui", "pydantic_ai_app"),

@@ -132,7 +132,7 @@ def per_event(results: dict[str, Any]) -> list[Goal]:
     paced = Figures(results, "paced")
     streams = PACED_STREAMS["generator"]
     found = []
-    for store, goal in (("memory", 12), ("sqlite", 16), ("redis", 30)):
+    for store, goal in (("memory", 12), ("sqlite", 16), ("redis", 30), ("postgres", 35)):
         late_ms = paced.median(f"gapless-{store}", "p99_ms", streams=streams)
         found.append(
             Goal(

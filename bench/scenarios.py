@@ -83,7 +83,7 @@ def paced(bench: Bench) -> None:
         ],
         measure,
         often=(
-            *("generator-alone", "asgi", "gapless-memory", "gapless-sqlite", "gapless-redis"),
+            *("generator-alone", "asgi", "gapless-memory", "gapless-sqlite", "gapless-redis", "gapless-postgres"),
             *("pydantic-ai-alone", "pydantic-ai-gapless-memory", "adk-alone", "adk-gapless-memory"),
         ),
     )
