@@ -29,7 +29,7 @@ Url: TypeAlias = Annotated[
     str | None, typer.Option(help=f"The server, by default {DEFAULT_URL}; GAPLESS_API_KEY holds its key.")
 ]
 StoreUrl: TypeAlias = Annotated[
-    str | None, typer.Option(help="The store itself instead of a server: sqlite:///file.db, redis://host.")
+    str | None, typer.Option(help="The store itself instead of a server: sqlite:///file.db, redis://…, postgresql://….")
 ]
 
 
