@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -28,12 +29,40 @@ def write(results: dict[str, Any], out: Path) -> Path:
     for name, section in SECTIONS.items():
         if figures := Figures(results, name):
             lines += section(figures, plots)
+    lines += adapters(plots)
     lines += better_elsewhere(results)
     lines += left_out(results)
     lines += repeat(results)
     path = out / "performance.md"
     path.write_text("\n".join(lines).rstrip() + "\n")
     return path
+
+
+def adapters(plots: Path) -> list[str]:
+    """Return what the adapters of further frameworks cost, where `python -m bench.adapters` has measured it."""
+    kept = plots / "adapters.json"
+    if not kept.exists():
+        return []
+    goals_of = {"langgraph": 1.25, "openai-agents": 1.1}
+    rows = [
+        [
+            f"{name} {one['version']}",
+            number(one["alone_us"]),
+            number(one["gapless_us"]),
+            f"{one['ratio']:.2f}",
+            f"≤ {goals_of[name]:.2f}",
+        ]
+        for name, one in json.loads(kept.read_text()).items()
+    ]
+    return [
+        "## Adapters beside their frameworks",
+        "",
+        "µs of CPU per chunk of one agent: by its framework's own streaming alone, and as a run with a journal in "
+        "memory and a reader, in turns in one process (`python -m bench.adapters`). LangGraph's is an agent of "
+        "`create_agent`, OpenAI's one on a chat model by OpenAI's own client, which is most of what it costs.",
+        "",
+        *table(["", "alone", "as a run", "ratio", "goal"], rows),
+    ]
 
 
 def head(results: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from gapless.agents.langgraph import LangGraphAgent
 from gapless.agents.writing import Said, result
 from gapless.errors import ToolFailed
 from gapless.events import RunFinishedEvent, RunFinishedSuccessOutcome, TokenUsage, UserMessage
-from gapless.testing import adk_model, langgraph_model, pydantic_ai_model
+from gapless.testing import adk_model, langgraph_model, openai_agents_model, pydantic_ai_model
 from gapless.testing.agents import AgentConformance, Made
 from gapless.testing.script import (
     Chunk,
@@ -181,3 +181,23 @@ class TestLangGraph(AgentConformance):
             middleware=[GaplessMiddleware(), *asking],
         )
         return Made(LangGraphAgent(agent), lambda: model.running, lambda: [str(request) for request in model.requests])
+
+
+class TestOpenAIAgents(AgentConformance):
+    keeps_answers = False
+
+    def make(
+        self,
+        *chunks: Chunk,
+        tools: Tools = (),
+        approve: Collection[str] = (),
+        output_type: type[pydantic.BaseModel] | None = None,
+    ) -> Made:
+        from agents import Agent, function_tool
+
+        model = openai_agents_model(*chunks)
+        given: list[Any] = [
+            function_tool(tool, needs_approval=tool.__name__ in approve, strict_mode=False) for tool in tools
+        ]
+        agent = Agent(name="agent", model=model, tools=given, output_type=output_type)
+        return Made(agent, lambda: model.running, lambda: [str(request) for request in model.requests])

@@ -180,6 +180,14 @@ def langgraph_agent(out: str) -> None:
     assert done.endswith("? yes] Done.\n")
 
 
+def openai_agents_agent(out: str) -> None:
+    assert out == "One moment. [billing] The money is on its way.\n"
+
+
+def agui_object(out: str) -> None:
+    assert out == "Hello, this is message 1.\n"
+
+
 def own_adapter(out: str) -> None:
     assert out.count("ToolCallStart") == out.count("ToolCallResult") == 1
     assert "TextMessageContent Let me look. \n" in out
@@ -206,6 +214,8 @@ CHECKS: dict[str, Callable[[str], None]] = {
             pydantic_ai_agent,
             adk_agent,
             langgraph_agent,
+            openai_agents_agent,
+            agui_object,
             own_adapter,
             approval,
             local_model,
@@ -217,7 +227,7 @@ CHECKS: dict[str, Callable[[str], None]] = {
 }
 OF_ONE_KIND = {
     *("adk_agent", "approval", "basic", "functions", "langgraph_agent", "live", "local_model", "not_twice"),
-    *("own_adapter", "pydantic_ai_agent", "replays"),
+    *("agui_object", "openai_agents_agent", "own_adapter", "pydantic_ai_agent", "replays"),
 }
 """They do not take `--framework`."""
 OTHERWISE_TESTED = {"browser", "chat", "demo_agent", "endpoint", "mount", "my_agent", "server", "test_my_agent"}

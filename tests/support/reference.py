@@ -38,6 +38,8 @@ MODULES = {
     "gapless.agents.adk": "Google ADK",
     "gapless.agents.langgraph": "LangGraph and LangChain",
     "gapless.agents.langgraph_middleware": "LangChain's agents",
+    "gapless.agents.openai_agents": "OpenAI Agents SDK",
+    "gapless.agents.agui_object": "Objects that speak AG-UI",
     "gapless.agents.base": "To write an adapter: the run",
     "gapless.agents.writing": "To write an adapter: what a model says",
     "gapless.agents.approving": "To write an adapter: questions about calls",

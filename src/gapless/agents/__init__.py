@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gapless.agents.base import Agent
-from gapless.agents.objects import ObjectAgent, Runnable
+from gapless.agents.objects import ObjectAgent, Runnable, speaks_ag_ui
 from gapless.errors import AgentInvalid, AgentNotFound, ExtraMissing
 
 __all__ = ["ENTRY_POINTS", "FRAMEWORKS", "Agent", "Framework", "adapt", "load"]
@@ -59,6 +59,14 @@ FRAMEWORKS = (
         "langgraph",
         "LangGraph graphs, LangChain agents",
     ),
+    # Its package is called `agents`, as many a folder of one's own is.
+    Framework(
+        "agents.agent",
+        "gapless.agents.openai_agents:OpenAIAgent",
+        "openai-agents",
+        "openai-agents",
+        "agents of the OpenAI Agents SDK",
+    ),
 )
 
 
@@ -67,7 +75,8 @@ def adapt(agent: object, name: str | None = None) -> Agent:
 
     Takes an ADK agent, app or runner, a Pydantic AI agent, a LangGraph graph or LangChain agent, an (async) generator
     function or function, an agent of a framework that an installed package adapts (`ENTRY_POINTS`), or a name as `load`
-    takes it. `name` is for a function, and for an agent that has none. Raises `AgentInvalid`, `AgentNotFound`,
+    takes it; also any object with `async run(RunAgentInput)` that yields AG-UI's events. `name` is for a function, and
+    for an agent that has none. Raises `AgentInvalid`, `AgentNotFound`,
     `ExtraMissing`.
     """
     if isinstance(agent, str | Path):
@@ -80,6 +89,8 @@ def adapt(agent: object, name: str | None = None) -> Agent:
                 return _named(_import(framework.adapter, framework.extra)(agent), agent, name)
     if not inspect.isroutine(agent) and (brought := _brought(agent)) is not None:
         return _named(brought(agent), agent, name)
+    if speaks_ag_ui(agent):
+        return _named(_import("gapless.agents.agui_object:AGUIObject", "all")(agent), agent, name)
     if callable(agent):
         from gapless.agents.functions import FunctionAgent
 
@@ -89,7 +100,7 @@ def adapt(agent: object, name: str | None = None) -> Agent:
     raise AgentInvalid(
         f"cannot run a {type(agent).__name__} as an agent: give an agent of a framework that is known here "
         f"({', '.join(framework.agents for framework in FRAMEWORKS)}), an (async) generator or "
-        "function, an object with `name` and `run(ctx)`, a URL, or module:attribute"
+        "function, an object with `name` and `run(ctx)` or `run(RunAgentInput)`, a URL, or module:attribute"
     )
 
 

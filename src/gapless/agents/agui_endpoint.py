@@ -33,7 +33,7 @@ from gapless.events import (
 )
 from gapless.fold import Fold
 
-__all__ = ["AGUIEndpoint"]
+__all__ = ["AGUIEndpoint", "run_input"]
 
 _EVENT: Any = Event
 """To a type checker a union is no `type`."""
@@ -62,7 +62,7 @@ class AGUIEndpoint(Agent):
         leg = 0
         while True:
             leg += 1
-            events = self._events(ctx, _input(ctx, shown, resume, leg))
+            events = self._events(ctx, run_input(ctx, shown, resume, leg))
             interrupted: RunFinishedInterruptOutcome | None = None
             async with aclosing(events):
                 async for event in events:
@@ -122,8 +122,9 @@ def _joined(event: Event, halves: dict[str, Halves]) -> Event:
     return event if delta == event.delta else msgspec.structs.replace(event, delta=delta)
 
 
-def _input(ctx: RunContext, shown: Fold, resume: list[ResumeEntry], leg: int) -> dict[str, Any]:
-    """`RunAgentInput`, with every field that older services require."""
+def run_input(ctx: RunContext, shown: Fold, resume: list[ResumeEntry], leg: int) -> dict[str, Any]:
+    """Return `RunAgentInput`, with every field that older services require, for the `leg`-th request of the run `ctx`
+    after what it has `shown`: the first, or one that goes on with the answers `resume`."""
     # What came before an interrupt goes back as it is: it may hold the call that the interrupt is about.
     messages = msgspec.to_builtins([*conversation(ctx.messages), *shown.messages()])
     for message in messages:

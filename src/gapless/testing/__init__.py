@@ -7,8 +7,9 @@ told to, and nothing needs a key.
     gate = Gate()
     agent = ScriptedAgent(Reasoning("Sums."), ToolCall("add", {"a": 1, "b": 2}, result=3), "It is ", gate, "3.")
 
-The same chunks make a model for a real Pydantic AI agent (`pydantic_ai_model`), a real ADK agent (`adk_model`) or a
-real LangGraph graph (`langgraph_model`). `gapless.testing.agents` is the conformance suite of agent adapters.
+The same chunks make a model for a real Pydantic AI agent (`pydantic_ai_model`), a real ADK agent (`adk_model`), a real
+LangGraph graph (`langgraph_model`) or a real agent of the OpenAI Agents SDK (`openai_agents_model`).
+`gapless.testing.agents` is the conformance suite of agent adapters.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from gapless.testing.serving import serving
 if TYPE_CHECKING:
     from gapless.testing.adk import ADKModel
     from gapless.testing.langgraph import LangGraphModel
+    from gapless.testing.openai_agents import OpenAIAgentsModel
     from gapless.testing.pydantic_ai import PydanticAIModel
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "ToolCall",
     "adk_model",
     "langgraph_model",
+    "openai_agents_model",
     "pydantic_ai_model",
     "serving",
     "words",
@@ -95,3 +98,15 @@ def langgraph_model(*chunks: Chunk) -> LangGraphModel:
     except ModuleNotFoundError as error:
         raise ExtraMissing("langgraph_model needs LangGraph: pip install 'gapless[langgraph]'") from error
     return LangGraphModel(chunks)
+
+
+def openai_agents_model(*chunks: Chunk) -> OpenAIAgentsModel:
+    """Make a model for an agent of the OpenAI Agents SDK that says these `chunks`:
+    `Agent(name="helper", model=openai_agents_model("Hello."))`. Tool calls that stand side by side come interleaved.
+    `requests` is what the model was given. Raises `ExtraMissing`.
+    """
+    try:
+        from gapless.testing.openai_agents import OpenAIAgentsModel
+    except ModuleNotFoundError as error:
+        raise ExtraMissing("openai_agents_model needs the SDK: pip install 'gapless[openai-agents]'") from error
+    return OpenAIAgentsModel(chunks)

@@ -94,6 +94,9 @@ class AgentConformance:
     lacks: ClassVar[Mapping[str, str]] = {}
     """Tests that are skipped, by name, each with the reason: what the framework does not have."""
 
+    keeps_answers: ClassVar[bool] = True
+    """An answer of the model whose calls are under way when the worker is lost is not asked for again."""
+
     def make(
         self,
         *chunks: Chunk,
@@ -365,10 +368,10 @@ class AgentConformance:
                 assert isinstance(events[-1], RunFinishedEvent), events[-1]
                 _equal(await _said(run), "One. Two. Three.")
                 assert begun == {"first": 1, "second": 2}, "a finished step is not done again, one under way is"
-                assert len(made.requests()) == 1, "the model is asked for nothing that it has answered"
-                (told,) = made.requests()
-                assert "first a" in told
-                assert "second b" in told
+                again = 0 if self.keeps_answers else 1
+                assert len(made.requests()) == 1 + again, "the model is asked for nothing that it has answered"
+                assert all("first a" in told for told in made.requests())
+                assert "second b" in made.requests()[-1]
             finally:
                 await place.close()
 

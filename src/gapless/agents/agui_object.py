@@ -1,0 +1,138 @@
+"""An object that speaks AG-UI in this process: it has `async run(RunAgentInput)` and yields AG-UI's events.
+
+So are the bridges that other frameworks bring for AG-UI. They are written for one request and a client that forgets:
+what they repeat (snapshots of the whole conversation after each message) is taken for what is new in it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from gapless.agents.agui_endpoint import run_input
+from gapless.agents.base import Agent, AgentItem, RunContext
+from gapless.agents.writing import Said, WholeCall, result
+from gapless.errors import AgentInvalid
+from gapless.events import (
+    AssistantMessage,
+    Event,
+    EventBase,
+    MessagesSnapshotEvent,
+    RawEvent,
+    ResumeEntry,
+    RunFinishedEvent,
+    RunFinishedInterruptOutcome,
+    StateSnapshotEvent,
+    TextMessageContentEvent,
+    ToolCallArgsEvent,
+    ToolMessage,
+    decode_event,
+    text_of,
+)
+from gapless.fold import Fold
+
+__all__ = ["AGUIObject"]
+
+
+class AGUIObject(Agent):
+    """Adapts one such object, `target`, under its own name or `name`. It is given `ag_ui.core.RunAgentInput`, or that
+    as a dict where `as_dict` says so.
+
+    Interrupts are asked and answered here: it is run again with the answers. Whether a cancel stops its model is its
+    own doing: it is iterated in the run's task, and closed.
+    """
+
+    def __init__(self, target: Any, *, name: str | None = None, as_dict: bool = False) -> None:
+        found = name or getattr(target, "name", None)
+        self.name = found if isinstance(found, str) and found else "agent"
+        self._target = target
+        self._input: Callable[[dict[str, Any]], Any] = dict if as_dict else _model()
+
+    async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+        shown = Fold()
+        resume: list[ResumeEntry] = []
+        leg = 0
+        while True:
+            leg += 1
+            interrupted: RunFinishedInterruptOutcome | None = None
+            events = self._target.run(self._input(run_input(ctx, shown, resume, leg)))
+            if inspect.isawaitable(events):
+                events = await events
+            async with aclosing(events):
+                async for given in events:
+                    for event in _events_of(given, ctx):
+                        if isinstance(event, RunFinishedEvent) and isinstance(
+                            event.outcome, RunFinishedInterruptOutcome
+                        ):
+                            interrupted = event.outcome
+                            break
+                        for item in _new(event, shown, ctx):
+                            shown.add(item)
+                            yield item
+            if interrupted is None:
+                return
+            resume = await ctx.interrupt(interrupted.interrupts)
+
+
+def _model() -> Callable[[dict[str, Any]], Any]:
+    try:
+        from ag_ui.core import RunAgentInput
+    except ImportError as error:
+        raise AgentInvalid("an object that takes RunAgentInput needs ag-ui-protocol, which defines it") from error
+    validate: Callable[[dict[str, Any]], Any] = RunAgentInput.model_validate
+    return validate
+
+
+def _events_of(given: Any, ctx: RunContext) -> Iterator[Event]:
+    """Yield what the object gave as events: those of `ag_ui`, dicts, or frames as a server would send them."""
+    kind = type(given).__name__
+    if isinstance(given, EventBase):
+        yield given  # type: ignore[misc]  # every event struct is in the union
+    elif kind == "TextMessageContentEvent":  # the many: not by way of JSON
+        yield TextMessageContentEvent(message_id=given.message_id, delta=given.delta)
+    elif kind == "ToolCallArgsEvent":
+        yield ToolCallArgsEvent(tool_call_id=given.tool_call_id, delta=given.delta)
+    elif hasattr(given, "model_dump_json"):
+        yield _decoded(given.model_dump_json(by_alias=True, exclude_none=True), ctx)
+    elif isinstance(given, dict):
+        yield _decoded(msgspec.json.encode(given), ctx)
+    elif isinstance(given, str | bytes):
+        text = given if isinstance(given, str) else given.decode()
+        for line in text.splitlines():
+            if line.startswith("data:"):
+                yield _decoded(line.removeprefix("data:"), ctx)
+    else:
+        raise AgentInvalid(f"run {ctx.run_id}: {kind} is no event of AG-UI", run_id=ctx.run_id)
+
+
+def _decoded(data: str | bytes, ctx: RunContext) -> Event:
+    try:
+        event: Event = decode_event(data)
+    except msgspec.ValidationError:  # of another version of the protocol
+        event = RawEvent(event=msgspec.json.decode(data), source="ag-ui")
+    except msgspec.DecodeError as error:
+        raise AgentInvalid(f"run {ctx.run_id}: what the agent gave is no JSON: {error}", run_id=ctx.run_id) from None
+    return event
+
+
+def _new(event: Event, shown: Fold, ctx: RunContext) -> Iterator[Event]:
+    """Yield what an event says that was not said before."""
+    if isinstance(event, MessagesSnapshotEvent):
+        known = {message.id for message in (*ctx.messages, *shown.messages())}
+        results = {one.tool_call_id for one in shown.messages() if isinstance(one, ToolMessage)}
+        for message in event.messages:
+            if message.id in known:
+                continue
+            if isinstance(message, AssistantMessage):
+                calls = [
+                    WholeCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()
+                ]
+                yield from Said(message.id, ctx.new_id).whole(message.content or "", calls=calls)
+            elif isinstance(message, ToolMessage) and message.tool_call_id not in results:
+                yield result(message.id, message.tool_call_id, text_of(message.content), error=message.error)
+    elif not (isinstance(event, StateSnapshotEvent) and shown.state is not None and event.snapshot == shown.state):
+        yield event
