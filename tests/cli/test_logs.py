@@ -146,3 +146,22 @@ def test_a_websocket_that_is_refused_is_no_error(tmp_path: Path) -> None:
     file.write_text(REFUSING, encoding="utf-8")
     done = ran(file)
     assert (done.stdout, done.stderr) == ("422\n", "")
+
+
+ON_PURPOSE = """
+import logging
+from gapless.cli.logs import log_to_stderr
+
+log_to_stderr("info")
+server = logging.getLogger("uvicorn.error")
+for what in ("handshake", "response"):
+    server.error(f"ASGI callable returned without completing {what}.")
+server.error("something else")
+"""
+
+
+def test_a_stream_that_a_worker_leaves_as_it_stops_is_no_error(tmp_path: Path) -> None:
+    file = tmp_path / "cuts.py"
+    file.write_text(ON_PURPOSE, encoding="utf-8")
+    (line,) = ran(file).stderr.splitlines()
+    assert line.endswith("something else")

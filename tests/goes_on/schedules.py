@@ -63,6 +63,8 @@ STAND_S_MAX = 30.0
 HAND_OVER_S_MAX = 3.0
 WRONG_MAX = 50
 """It is enough then."""
+UNHEARD = 99
+"""The part of a question that the ledger does not have: a server was killed as it was stored."""
 FAULTS_MAX = 12
 """Of a group: each of its runs has been struck as often as it is to be long before."""
 STORES = ("sqlite", "valkey")
@@ -120,6 +122,7 @@ class Schedules:
         self.table: collections.Counter[tuple[str, str, str]] = collections.Counter()
         """How often a run of each framework was struck how and where."""
         self.wrong: list[str] = []
+        self.log_errors: list[str] = []
         self.faults: collections.Counter[str] = collections.Counter()
         self.ledger = folder / "ledger"
         self.ledger.touch()
@@ -179,6 +182,7 @@ class Schedules:
                 await client.aclose()
             for server in self.servers:
                 server.close()
+                self.log_errors += [line for line in server.log.read_text().splitlines() if "Z error " in line]
 
     # -- what goes wrong --------------------------------------------------------------------------------------------
 
@@ -324,9 +328,12 @@ class Schedules:
         """Answer whatever it asks, as soon as that does not keep it from being struck."""
         while True:
             run.news.clear()
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(LOOK_AGAIN_S):
                     await run.news.wait()
+            except TimeoutError:
+                if run.asks < 0 and run.stands is None and (await self._record(run.id)).status is RunStatus.WAITING:
+                    run.asks = UNHEARD
             await asyncio.sleep(rng.random() * 0.1)  # before it is parked, or after
             while run.may_be_answered and await self._answer_if_waiting(run):
                 await asyncio.sleep(RETRY_S)
@@ -446,7 +453,8 @@ class Schedules:
                 self.wrong.append(f"{run.id}: {step} was begun twice by one process; {run.struck}")
             if not self._killed.issuperset(pids[:-1]):
                 self.wrong.append(f"{run.id}: {step} was done again after a stop in order; {run.struck}")
-        if len(run.struck) + run.spared < len(run.plan.aims):
+        # In other groups a server that stops before all stand still lets some pass.
+        if group_of(run.id) == 0 and len(run.struck) + run.spared < len(run.plan.aims):
             self.wrong.append(f"{run.id}: was struck {run.struck}, and was to be at {run.plan.aims}")
 
 

@@ -45,6 +45,7 @@ async def test_nothing_is_done_twice_and_nothing_is_lost(store: tuple[str, str],
         for number in sorted({int(wrong.split()[0].rstrip(":").rpartition("-")[2]) for wrong in schedules.wrong})
     )
     assert schedules.wrong == [], f"seed {SEED}; each of them alone:\n{repeat}"
+    assert schedules.log_errors == []
     if not ONLY and COUNT >= 200:
         missing = [cell for cell in ((f, *cell) for f in FRAMEWORKS for cell in CELLS) if not schedules.table[cell]]
         assert missing == [], f"{name}: nothing was struck so"

@@ -18,6 +18,12 @@ __all__ = ["FORMATS", "LEVELS", "log_nowhere", "log_to_stderr"]
 LEVELS = ("critical", "error", "warning", "info", "debug")
 FORMATS = ("text", "json")
 _UNHANDLED = "nobody handled an exception: %s"
+_ON_PURPOSE = (
+    "ASGI callable returned without completing handshake.",
+    "ASGI callable returned without completing response.",
+)
+"""What uvicorn takes for a program's mistake: a WebSocket that is refused with a status, as it should be, and a stream
+that is left without its end as its worker stops, which its client is to take for a cut."""
 
 log = logging.getLogger("gapless")
 
@@ -31,7 +37,7 @@ def log_to_stderr(level: str, format: str = "text") -> None:
     logging.getLogger("gapless").setLevel(number)
     server = logging.getLogger("uvicorn.error")
     server.setLevel(number if level == "debug" else max(number, logging.WARNING))
-    server.addFilter(_no_refusal)
+    server.addFilter(_no_mistake)
     if level != "debug":  # it logs an exception with its text, twice; the class and place of each are in `gapless`
         logging.getLogger("google_adk").setLevel(logging.CRITICAL)
         logging.getLogger("asyncio").addFilter(_without_text)
@@ -54,9 +60,8 @@ def _without_query(record: logging.LogRecord) -> bool:
     return True
 
 
-def _no_refusal(record: logging.LogRecord) -> bool:
-    # uvicorn takes a WebSocket that is refused with a status, as it should be, for a program's mistake.
-    return record.msg != "ASGI callable returned without completing handshake."
+def _no_mistake(record: logging.LogRecord) -> bool:
+    return record.msg not in _ON_PURPOSE
 
 
 def _without_text(record: logging.LogRecord) -> bool:
