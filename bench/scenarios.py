@@ -330,7 +330,7 @@ def encoding(bench: Bench) -> None:
 
 def checkpoints(bench: Bench) -> None:
     """CPU of one save, and of a step with its saves and without."""
-    runs = 2 if bench.quick else 20
+    runs = 2 if bench.quick else 6
     for _ in range(bench.rounds):
         for name in CHECKPOINTED:
             command = [sys.executable, "-m", "bench.checkpoints", name, str(runs)]
