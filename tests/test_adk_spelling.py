@@ -120,6 +120,52 @@ PROGRAMS: dict[str, str] = {
                             print(part.text, end="", flush=True)
         await asyncio.to_thread(blocking)
     """,
+    "each event has a first part": """
+        async for event in Runner().run_async(query, agent=agent, run_config=sse):
+            chunk = event.content.parts[0].text
+            print(chunk, end='', flush=True)
+    """,
+    "several outputs": """
+        kept = []
+        def console_output(chunk: str):
+            print(chunk, end='', flush=True)
+        async def list_output(chunk: str):
+            kept.append(chunk)
+        async def stream_to_multiple(query: str, agent: Agent, outputs: List[Callable[[str], Any]]):
+            async for event in Runner().run_async(query, agent=agent, run_config=sse):
+                if event.content and event.content.parts:
+                    for output_fn in outputs:
+                        done = output_fn(event.content.parts[0].text)
+                        if asyncio.iscoroutine(done):
+                            await done
+        await stream_to_multiple(query, agent, outputs=[console_output, list_output])
+        assert ''.join(kept) == "They flow on."
+    """,
+    "a dot every so many chunks": """
+        chunk_count = 0
+        async for event in Runner().run_async(query, agent=agent, run_config=sse):
+            if event.content and event.content.parts:
+                print(event.content.parts[0].text, end='', flush=True)
+                chunk_count += 1
+                if chunk_count % 2 == 0:
+                    sys.stderr.write('.')
+                    sys.stderr.flush()
+    """,
+    "a session that is made first": """
+        session_service = InMemorySessionService()
+        runner = Runner(app_name="streaming_demo", agent=agent, session_service=session_service)
+        session = await session_service.create_session(app_name="streaming_demo", user_id="demo_user")
+        async for event in runner.run_async(
+            user_id="demo_user",
+            session_id=session.id,
+            new_message=types.Content(role="user", parts=[types.Part(text=query)]),
+            run_config=sse,
+        ):
+            if event.content and event.content.parts:
+                for part in event.content.parts:
+                    if part.text:
+                        print(part.text, end='', flush=True)
+    """,
     "a name is not needed": """
         agent = Agent(model='gemini-2.0-flash')
         async for event in Runner().run_async("Count to 10", agent=agent):
@@ -244,3 +290,19 @@ async def test_adks_own_config_and_content_are_taken_anywhere():
         assert (record.config.max_llm_calls, record.config.response_modalities) == (3, ["TEXT"])
         with pytest.raises(gapless.GaplessError, match="RunConfig"):
             await runner.start("so?", config={"streaming_mode": "sse"})  # type: ignore[arg-type]  # is what is tested
+
+
+async def test_a_tools_own_exception_is_what_a_program_catches():
+    def flaky() -> str:
+        """Fails."""
+        raise ValueError("It is broken.")
+
+    runner = adk.Runner(adk.Agent(model=Scripted([Call("flaky", id="c")]), tools=[flaky]))
+    with pytest.raises(ValueError, match="It is broken"):
+        async for _ in runner.run_async("go"):
+            pass
+    with pytest.raises(ValueError, match="It is broken"):
+        await runner.run_async("go")
+    with pytest.raises(ValueError, match="It is broken"):
+        await asyncio.to_thread(lambda: [*adk.Runner(runner.agents["agent"]).run("go")])
+    await runner.close()

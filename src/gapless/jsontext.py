@@ -4,6 +4,7 @@ line readers want it."""
 from __future__ import annotations
 
 import functools
+import json
 import re
 from itertools import accumulate
 from typing import Any, TypeVar, overload
@@ -19,6 +20,7 @@ that recurses: a value that is only just decodable would fail there, each time t
 _T = TypeVar("_T")
 _decoder = functools.cache(msgspec.json.Decoder)  # to make one for `Event` takes a hundred times what decoding does
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # an unclosed one too: each byte is looked at once
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _OTHERS = bytes(byte for byte in range(256) if byte not in b"[{]}")
 _BREAKS = {"\u0085".encode(): b"\\u0085", "\u2028".encode(): b"\\u2028", "\u2029".encode(): b"\\u2029"}
@@ -34,7 +36,9 @@ def decode_json(text: str | bytes | bytearray, type: type[_T]) -> _T: ...
 
 
 def decode_json(text: str | bytes | bytearray, type: Any = Any) -> Any:
-    """Return the value, as `type`. Raises `msgspec.DecodeError`, also for more than `DEPTH_MAX` levels."""
+    """Return the value, as `type`; half a character in it, as of a text that a page has cut, is U+FFFD. Raises
+    `msgspec.DecodeError`, also for more than `DEPTH_MAX` levels.
+    """
     data = text.encode(errors="replace") if isinstance(text, str) else text
     if is_deep(data):
         raise msgspec.DecodeError(f"more than {DEPTH_MAX} arrays and objects within each other")
@@ -42,6 +46,16 @@ def decode_json(text: str | bytes | bytearray, type: Any = Any) -> Any:
         return _decoder(type).decode(data)
     except (UnicodeDecodeError, RecursionError) as error:  # the latter: arrays that nothing closes
         raise msgspec.DecodeError(str(error)) from None
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        if not _HALF.search(data):
+            raise
+    try:
+        mended = msgspec.json.encode(without_surrogates(json.loads(data)))
+    except (ValueError, OverflowError) as error:
+        raise msgspec.DecodeError(str(error)) from None
+    return _decoder(type).decode(mended)
 
 
 def is_deep(data: bytes | bytearray) -> bool:

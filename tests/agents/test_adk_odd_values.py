@@ -13,7 +13,7 @@ from google.genai import types
 
 from gapless import Runner
 from gapless.errors import ToolFailed
-from gapless.events import StateDeltaEvent, ToolCallResultEvent
+from gapless.events import RunFinishedEvent, StateDeltaEvent, ToolCallResultEvent
 from gapless.fold import Fold
 from tests.support.adk import Call, Scripted
 from tests.support.adk_runs import agent_of, all_of
@@ -48,6 +48,7 @@ async def test_a_tool_may_return_anything_and_the_conversation_goes_on(kind: str
     async with Runner(agent) as runner:
         events = await all_of(await runner.start("go", session_id="s"))
         assert (await (await runner.start("again", session_id="s")).collect()).text == "Done."
+    assert isinstance(events[-1], RunFinishedEvent), events[-1]
     result = next(event for event in events if isinstance(event, ToolCallResultEvent))
     content = json.loads(str(result.content), parse_constant=pytest.fail)
     content = content.get("result", content)

@@ -452,3 +452,37 @@ async def test_a_service_that_stalls_ends_with_the_runs_patience_and_is_let_go(n
         await asyncio.wait_for(up.left(), 5)
         assert (await (await runner.start("again?", session_id="s")).collect()).text == "Done."
     assert not up.refused
+
+
+# -- what pages send as history ----------------------------------------------------------------------------------------
+
+
+def page(role: str, content: str = "", **more: Any) -> dict[str, Any]:
+    return {"id": f"{role}-{content or more}", "role": role, "content": content, **more}
+
+
+NOW = {"id": "c1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+PAGES: dict[str, list[dict[str, Any]]] = {
+    "blanks": [page("user", "hi"), page("assistant", " \n"), page("user", "  "), page("assistant", "So?")],
+    "a result twice": [
+        *(page("user", "hi"), page("assistant", toolCalls=[NOW])),
+        *(page("tool", "noon", toolCallId="c1"), page("tool", "noon!", toolCallId="c1"), page("assistant", "Noon.")),
+    ],
+    "half a character": [page("user", "hi"), page("assistant", "a" + HALF)],
+    "instructions between": [page("user", "hi"), page("assistant", "So?"), page("developer", "Be brief.")],
+    "a call that got nothing": [page("user", "hi"), page("assistant", "Hm.", toolCalls=[NOW])],
+}
+
+
+@pytest.mark.parametrize("history", PAGES)
+@pytest.mark.parametrize("name", [name for name in CLASSES if "litellm claude" not in name])
+async def test_what_pages_send_as_history_is_what_services_take(name: str, history: str, client_of: Any):
+    one = CLASSES[name]
+    messages = [*PAGES[history], page("user", "again?")]
+    body = {"threadId": "t", "runId": "r", "messages": messages, "tools": [], "context": [], "state": {}}
+    async with service(one.protocol, []) as up:
+        client = await client_of(Runner(one.agent(up.url)))
+        answer = await client.post("/ag-ui", content=json.dumps(body), headers={"content-type": "application/json"})
+    assert not up.refused
+    assert "RUN_FINISHED" in answer.text
+    assert "again?" in json.dumps(up.asked)

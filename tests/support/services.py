@@ -168,8 +168,6 @@ def _refusal_of_claude(body: dict[str, Any]) -> str | None:
             return f"messages.{at}: `tool_use` ids {open_ids} without `tool_result` blocks immediately after, or others"
         if results and any(block["type"] != "tool_result" for block in blocks[: len(results)]):
             return f"messages.{at}: tool_result blocks must come first"
-        if at and message["role"] == messages[at - 1]["role"] and message["role"] == "assistant":
-            return f"messages.{at}: roles must alternate"
         open_ids = []
         for block in blocks:
             if block["type"] == "text" and not block["text"].strip():

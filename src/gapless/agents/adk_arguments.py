@@ -27,8 +27,8 @@ LEVELS_MAX = DEPTH_MAX - 20
 def json_of(value: Any) -> str:
     """Encode any value of an ADK event as JSON text."""
     try:
-        text = json.dumps(plain(value), ensure_ascii=False, separators=(",", ":"))
-        if not is_deep(text.encode(errors="replace")):
+        text: str = without_surrogates(json.dumps(plain(value), ensure_ascii=False, separators=(",", ":")))
+        if not is_deep(text.encode()):
             return text
     except RecursionError:
         pass

@@ -24,6 +24,7 @@ from google.genai import types
 
 from gapless.agents.adk_arguments import dumped
 from gapless.agents.adk_turn import ADKTurn, decode_turn
+from gapless.agents.conversation import told_once
 from gapless.errors import InputInvalid
 from gapless.events import (
     AssistantMessage,
@@ -189,6 +190,7 @@ def history(
     messages. `author` stands for the agent where a message does not name it. With `signed`, calls whose thought
     signature is lost get the one by which Gemini takes calls that it did not make.
     """
+    messages = told_once(messages)
     names = _call_names(messages)
     events: list[Event] = []
     rebuilt: list[Event] = []
@@ -233,13 +235,16 @@ def _content_of(message: Message, author: str, names: dict[str, str]) -> tuple[s
     signature."""
     parts: list[types.Part] = []
     if isinstance(message, UserMessage | SystemMessage | DeveloperMessage):
-        return "user", types.Content(role="user", parts=parts_of(message.content) if message.content else [])
+        said = message.content
+        blank = not said or (isinstance(said, str) and said.isspace())  # which some services refuse
+        return "user", types.Content(role="user", parts=[] if blank else parts_of(said))
     if isinstance(message, ToolMessage):
         part = result_part(message, names.get(message.tool_call_id, ""))
         return author, types.Content(role="user", parts=[part])
     if isinstance(message, AssistantMessage):
         author = message.name or author
-        parts = parts_of(message.content) if message.content else []
+        text = message.content or ""
+        parts = parts_of(text) if text.strip() else []
         for call in message.tool_calls or []:
             args = _object(call.function.arguments)
             function = types.FunctionCall(id=call.id, name=call.function.name, args=args)

@@ -16,7 +16,7 @@ from gapless.events import (
 )
 from gapless.fold import is_left
 
-__all__ = ["INTERRUPTED", "conversation"]
+__all__ = ["INTERRUPTED", "conversation", "told_once"]
 
 INTERRUPTED = "[This answer was cut short here.]"
 """Follows the text of an answer that was cancelled or failed, so that a model does not take it for its whole answer."""
@@ -45,6 +45,21 @@ def conversation(messages: Sequence[Message]) -> list[Message]:
         elif isinstance(message, UserMessage | SystemMessage | DeveloperMessage) and message.content:
             shown.append(message)
     return shown
+
+
+def told_once(messages: Sequence[Message]) -> list[Message]:
+    """Return a history in which each call of a client's own has one result, the first: some send it again."""
+    told: set[str] = set()
+    kept: list[Message] = []
+    for message in messages:
+        if isinstance(message, AssistantMessage):
+            told.difference_update(call.id for call in message.tool_calls or ())
+        elif isinstance(message, ToolMessage) and not (message.metadata or {}).get("run_id"):
+            if message.tool_call_id in told:
+                continue
+            told.add(message.tool_call_id)
+        kept.append(message)
+    return kept
 
 
 def _complete(message: AssistantMessage, results: dict[str, ToolMessage]) -> AssistantMessage:

@@ -21,13 +21,8 @@ def decode_halved(data: str | bytes, type: type[_T]) -> _T:
 
     Raises `msgspec.DecodeError`."""
     text = data if isinstance(data, str) else data.decode("utf-8-sig", "replace")
-    try:
+    if not _SURROGATE.search(text) or is_deep(text.encode(errors="replace")):
         return decode_json(text, type)
-    except msgspec.ValidationError:
-        raise
-    except msgspec.DecodeError:
-        if not _SURROGATE.search(text) or is_deep(text.encode(errors="replace")):
-            raise
     try:
         value: Any = json.loads(text)
     except ValueError as error:

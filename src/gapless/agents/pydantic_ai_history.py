@@ -40,6 +40,7 @@ from pydantic_core import PydanticSerializationError
 
 from gapless import events
 from gapless.agents.base import RunContext
+from gapless.agents.conversation import told_once
 from gapless.agents.pydantic_ai_sealed import thought_of, unseal
 from gapless.errors import InputInvalid
 from gapless.events import DataSource, Message, UrlSource, text_of
@@ -100,7 +101,7 @@ def history_of(ctx: RunContext) -> list[ModelMessage]:
         except msgspec.MsgspecError:  # another framework's
             continue
         turns[turn.run_id] = turn.messages
-    earlier = ctx.messages if not ctx.content else ctx.messages[:-1]
+    earlier = told_once(ctx.messages if not ctx.content else ctx.messages[:-1])
     messages: list[ModelMessage] = []
     names = {
         call.id: call.function.name
@@ -156,7 +157,8 @@ def _rebuilt(messages: Iterable[Message], names: Mapping[str, str]) -> list[Mode
         request: ModelRequestPart | None = None
         if isinstance(message, events.UserMessage):
             prompt = prompt_of(message.content)
-            request = None if prompt is None else UserPromptPart(prompt)
+            if prompt is not None and not (isinstance(prompt, str) and prompt.isspace()):  # some services refuse blanks
+                request = UserPromptPart(prompt)
         elif isinstance(message, events.SystemMessage | events.DeveloperMessage):
             request = SystemPromptPart(message.content)
         elif isinstance(message, events.ToolMessage) and message.tool_call_id not in halves:
@@ -165,7 +167,8 @@ def _rebuilt(messages: Iterable[Message], names: Mapping[str, str]) -> list[Mode
             if message.error is not None:
                 request.outcome = "interrupted" if is_left(message) else "failed"
         elif isinstance(message, events.AssistantMessage):
-            parts = [*thoughts, TextPart(message.content)] if message.content else [*thoughts]
+            text = message.content or ""
+            parts = [*thoughts, *([TextPart(text)] if text.strip() else ())]
             thoughts.clear()
             for call in message.tool_calls or ():
                 part = ToolCallPart(call.function.name, call.function.arguments, call.id)
