@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from gapless.client import GaplessClient
 from gapless.errors import ConnectionLost, GaplessError
@@ -19,6 +20,7 @@ from tests.faults.conftest import KEPT_LEASE_S, Connect, Serve
 from tests.support.following import Seen, merged, text_in
 from tests.support.network import Network
 from tests.support.paced import words
+from tests.support.postgres import Postgres
 from tests.support.processes import Server
 from tests.support.valkey import Valkey
 from tests.support.valkey_cluster import ValkeyCluster
@@ -120,11 +122,13 @@ def set_clock(clock: Path, offset_s: str) -> None:
     new.replace(clock)
 
 
-async def test_a_valkey_that_is_killed_and_comes_back(serve: Serve, connect: Connect, tmp_path: Path):
+@pytest.mark.parametrize("kind", ["valkey", "postgres"])
+async def test_a_store_that_is_killed_and_comes_back(kind: str, serve: Serve, connect: Connect, tmp_path: Path):
     config = {"appendonly": "yes", "appendfsync": "always"}
-    valkey = Valkey(data_dir=tmp_path, config=config, persist=True)
-    valkey.start()
-    a, b = (serve(f"redis://127.0.0.1:{valkey.port}/0", lease_s=KEPT_LEASE_S) for _ in range(2))
+    server = Valkey(data_dir=tmp_path, config=config, persist=True) if kind == "valkey" else Postgres()
+    server.start()
+    url = server.url if isinstance(server, Postgres) else f"redis://127.0.0.1:{server.port}/0"
+    a, b = (serve(url, lease_s=KEPT_LEASE_S) for _ in range(2))
     try:
         await ready(a, b)
         clients = connect(a, b)
@@ -133,17 +137,18 @@ async def test_a_valkey_that_is_killed_and_comes_back(serve: Serve, connect: Con
             await wanderer.start(f"200 {PACE_S}", run_id=f"r{number}")
         following = [asyncio.create_task(one.follow(f"r{number}")) for number, one in enumerate(wanderers)]
         await until(clients[0], "r0", is_past(30))
-        valkey.kill()
+        server.kill()
         await asyncio.sleep(KEPT_LEASE_S * 1.2)  # longer than it takes to lose a lease: nobody does, as nobody can look
-        valkey = Valkey(port=valkey.port, data_dir=tmp_path, config=config)
-        await asyncio.to_thread(valkey.start)
+        if isinstance(server, Valkey):
+            server = Valkey(port=server.port, data_dir=tmp_path, config=config)
+        await asyncio.to_thread(server.start)
         for number, (wanderer, task) in enumerate(zip(wanderers, following, strict=True)):
             journal, _ = await whole(task, wanderer, f"r{number}")
             assert_finished(journal, 200)
     finally:
         a.close()
         b.close()
-        valkey.stop()
+        server.stop()
 
 
 async def test_a_master_of_a_cluster_dies_and_its_replica_takes_over(serve: Serve, connect: Connect):
