@@ -9,7 +9,10 @@ began to speak.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -20,12 +23,17 @@ from gapless.events import (
     TextMessageEndEvent,
     TextMessageStartEvent,
 )
-from gapless.fold import RESTARTED, Void, continued_by, void_of
+from gapless.fold import FILE, RESTARTED, Void, continued_by, void_of
 
-__all__ = ["PARAGRAPH", "OneText", "TextSoFar"]
+__all__ = ["PARAGRAPH", "LinkedText", "OneText", "TextSoFar", "link_to"]
 
 PARAGRAPH = "\n\n"
 """Stands between two messages."""
+NAME_CHARS_MAX = 200
+"""So much of a file's name is shown."""
+_UNSAFE = re.compile(r"[\[\]()<>\\`\x00-\x1f]+")
+"""What ends a link's text, or could be taken for more than text."""
+_UNSAFE_URL = re.compile(r"[<>\s\x00-\x1f]")
 
 
 class OneText:
@@ -126,6 +134,35 @@ class OneText:
     def begin_anew(self) -> None:
         """Put nothing before the next message: something else has made the paragraph."""
         self._gap = ""
+
+
+class LinkedText(OneText):
+    """The same, with the answer's files that have an address: each is a paragraph that links to it, as Markdown, which
+    is what clients of such wires show."""
+
+    __slots__ = ()
+
+    def add(self, event: Event) -> str:
+        """Take one `event`; returns the text that is to be given out."""
+        if not (isinstance(event, CustomEvent) and event.name == FILE):
+            return super().add(event)
+        link = link_to(event.value)
+        id = f"\0{link}"
+        if not link or self.current is None:
+            return self._begun(id, link) if link else ""
+        self._held[id] = [link]
+        self._ended.add(id)
+        return ""
+
+
+def link_to(file: Any) -> str:
+    """Return the link to a file, what the event of one has as its value; nothing where it has no address."""
+    url, kind, name = [file.get(key) if isinstance(file, dict) else None for key in ("url", "mimeType", "name")]
+    if not isinstance(url, str) or not url.startswith(("/", "http://", "https://")):
+        return ""
+    kind = kind if isinstance(kind, str) else "file"
+    name = _UNSAFE.sub(" ", name if isinstance(name, str) and name else kind)[:NAME_CHARS_MAX].strip()
+    return f"{'!' * kind.startswith('image/')}[{name}](<{_UNSAFE_URL.sub(lambda one: quote(one[0]), url)}>)"
 
 
 class TextSoFar:

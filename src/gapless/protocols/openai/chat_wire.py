@@ -38,7 +38,7 @@ from gapless.events import (
     delta_head,
 )
 from gapless.fold import Void, void_of
-from gapless.onetext import PARAGRAPH, OneText
+from gapless.onetext import PARAGRAPH, LinkedText
 from gapless.output import OutputText
 from gapless.records import RunRecord
 from gapless.sse import DONE
@@ -115,7 +115,7 @@ class ChatEncoder(Encoder):
         self._resolved: set[str] = set()
         self._reason: str | None = None
         self._output = OutputText()
-        self._one = OneText()
+        self._one = LinkedText()
 
     def frames(self, event: bytes) -> Sequence[bytes]:
         if event.startswith(self._delta_head):  # the hot path: nothing is decoded
@@ -206,7 +206,8 @@ class ChatEncoder(Encoder):
     def _custom(self, event: CustomEvent) -> Sequence[bytes]:
         self._reason = reason_of(event) or self._reason
         self._output.add(event)
-        self._one.add(event)
+        if link := self._one.add(event):
+            return (self._chunk({"content": link}),)
         void = void_of(event)
         return () if void is None else (self._void(void),)
 

@@ -39,7 +39,8 @@ from gapless.events import (
     delta_head,
     text_of,
 )
-from gapless.fold import Void, void_of
+from gapless.fold import FILE, Void, void_of
+from gapless.onetext import link_to
 from gapless.output import OutputText
 from gapless.protocols.openai.chat_wire import ChatEncoder, encode, options_of, pending_calls, reason_of
 from gapless.records import RunRecord, RunStatus
@@ -285,11 +286,13 @@ class ResponsesEncoder(Encoder):
 
     def _typed_output(self, event: RunFinishedEvent) -> list[bytes]:
         """Return a message of its own for an output that was not said."""
-        text, id = self._typed.add(event), "output"
-        if not text:
-            return []
+        text = self._typed.add(event)
+        return self._said("output", text.lstrip()) if text else []
+
+    def _said(self, id: str, text: str) -> list[bytes]:
+        """Return a message of its own with this text."""
         start = TextMessageStartEvent(message_id=id, role="assistant")
-        delta = TextMessageContentEvent(message_id=id, delta=text.lstrip())
+        delta = TextMessageContentEvent(message_id=id, delta=text)
         return [*self._text_start(start), *self._text_delta(delta), *self._text_end(TextMessageEndEvent(message_id=id))]
 
     def _error(self, event: RunErrorEvent) -> Sequence[bytes]:
@@ -322,6 +325,9 @@ class ResponsesEncoder(Encoder):
     def _custom(self, event: CustomEvent) -> Sequence[bytes]:
         self._reason = reason_of(event) or self._reason
         self._typed.add(event)
+        if event.name == FILE:
+            link = link_to(event.value)
+            return self._said("file", link) if link else ()
         void = void_of(event)
         return () if void is None else self._void(void)
 

@@ -24,7 +24,7 @@ from gapless.events import (
     delta_head,
 )
 from gapless.fold import void_of
-from gapless.onetext import OneText
+from gapless.onetext import LinkedText
 from gapless.output import OutputText
 from gapless.records import RunRecord
 from gapless.wire import NO_DELTA, RETRY_MS, Encoder
@@ -37,7 +37,8 @@ _VOID = b'{"messageIds":'
 
 
 class TextEncoder(Encoder):
-    """The assistant's text, a typed output as JSON, errors and the end; reasoning and tools stay inside."""
+    """The assistant's text, links to its files, a typed output as JSON, errors and the end; reasoning and tools stay
+    inside."""
 
     name: ClassVar[str] = "text"
 
@@ -46,7 +47,7 @@ class TextEncoder(Encoder):
         self._id_head = b"%b:" % run.id.encode()
         self._retry = False  # `begin` tells it
         self._output = OutputText()
-        self._one = OneText()
+        self._one = LinkedText()
 
     def begin(self, after: int) -> bytes:
         if after:  # its client has an id
@@ -79,7 +80,8 @@ class TextEncoder(Encoder):
             return (b'{"text":%b}' % _encode(text), b"[DONE]") if text else (b"[DONE]",)
         if isinstance(decoded, CustomEvent):
             self._output.add(decoded)
-            self._one.add(decoded)
+            if link := self._one.add(decoded):
+                return (b'{"text":%b}' % _encode(link),)
             if decoded.name == "gapless.notice":
                 return (_encode({"notice": decoded.value}),)
             if (void := void_of(decoded)) is not None:
