@@ -8,7 +8,9 @@ python examples/collect.py --model "http://127.0.0.1:11434/v1?model=qwen3"  # an
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any
 
 from gapless.testing import Chunk, Delay, ScriptedAgent, adk_model, pydantic_ai_model, words
@@ -22,6 +24,7 @@ def demo_agent(*script: Chunk, tools: Sequence[Callable[..., Any]] = (), instruc
     parser.add_argument("--framework", choices=["none", "pydantic-ai", "adk"], default="none")
     parser.add_argument("--model")
     options = parser.parse_args()
+    sys.excepthook = one_line
     if options.framework == "pydantic-ai":
         from pydantic_ai import Agent
 
@@ -32,6 +35,11 @@ def demo_agent(*script: Chunk, tools: Sequence[Callable[..., Any]] = (), instruc
         model = options.model or adk_model(*script)
         return LlmAgent(name="assistant", model=model, instruction=instructions, tools=list(tools))
     return options.model or ScriptedAgent(*script)
+
+
+def one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Says what went wrong, such as a key or a server that is missing, without a traceback."""
+    print(f"\n{kind.__name__}: {error}", file=sys.stderr)
 
 
 def typed(text: str, delay_s: float = 0.01) -> list[Chunk]:

@@ -6,7 +6,7 @@ python examples/endpoint.py "http://127.0.0.1:11434/v1?model=qwen3"
 import asyncio
 import sys
 
-from gapless import Runner
+from gapless import GaplessError, Runner
 
 
 async def ask(url: str) -> None:
@@ -20,4 +20,7 @@ async def ask(url: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    asyncio.run(ask(sys.argv[1]))
+    try:
+        asyncio.run(ask(sys.argv[1]))
+    except GaplessError as error:
+        sys.exit(f"{error.code}: {error}")

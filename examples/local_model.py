@@ -7,7 +7,7 @@ python examples/local_model.py model.gguf
 import asyncio
 import sys
 
-from gapless import RunConfig, Runner
+from gapless import GaplessError, RunConfig, Runner
 from gapless.agents.local import embedded_model
 
 CONFIG = RunConfig(model_settings={"max_tokens": 40, "temperature": 0.2})
@@ -22,4 +22,7 @@ async def main() -> None:
     print()
 
 
-asyncio.run(main())
+try:
+    asyncio.run(main())
+except GaplessError as error:  # such as a model that is not installed
+    sys.exit(f"{error.code}: {error}")

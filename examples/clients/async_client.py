@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from gapless import GaplessClient, RunErrorEvent, TextMessageContentEvent
+from gapless import GaplessClient, GaplessError, RunErrorEvent, TextMessageContentEvent
 
 
 async def main(server: str) -> None:
@@ -18,4 +18,7 @@ async def main(server: str) -> None:
         print()
 
 
-asyncio.run(main(sys.argv[1] if sys.argv[1:] else "http://127.0.0.1:8000"))
+try:
+    asyncio.run(main(sys.argv[1] if sys.argv[1:] else "http://127.0.0.1:8000"))
+except GaplessError as error:  # such as a server that is not there
+    sys.exit(f"{error.code}: {error}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import UnionType
 from typing import Any, Literal
 
 import msgspec
 
 from gapless.errors import InputInvalid
+from gapless.given import check_given
 from gapless.settings import CLIENT_SETTINGS, check_settings, joined
 
 __all__ = ["ClientConfig", "ConnectionLimits", "Limits", "RunConfig", "StreamingMode"]
@@ -37,7 +39,7 @@ class StreamingMode(enum.Enum):
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Sets how one run is done. All durations are in seconds unless the name says otherwise; None means no bound.
 
-    Raises `ValueError` for a duration or count that is not positive.
+    Raises `ValueError` for a value of another type, or a duration or count that is not positive.
     """
 
     streaming_mode: StreamingMode = StreamingMode.SSE
@@ -80,13 +82,15 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     may set those that `Runner(client_settings=…)` allows."""
 
     def __post_init__(self) -> None:
+        for name, (kind, wanted) in KINDS.items():
+            check_given(name, getattr(self, name), kind, wanted, ValueError)
         for name in _POSITIVE:
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and value > 0):
+            if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive or None, not {value!r}")
         if self.coalesce_ms is not None and self.coalesce_ms > COALESCE_MS_MAX:
             raise ValueError(f"coalesce_ms must be at most {COALESCE_MS_MAX}, not {self.coalesce_ms!r}")
-        for name, choices in _CHOICES.items():
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
         # Python takes the names as well, as JSON does.
@@ -126,19 +130,36 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise InputInvalid(f"config: {error}") from None
 
 
+_SECONDS = (int | float | None, "a number of seconds")
+KINDS: dict[str, tuple[type | UnionType, str]] = {
+    "timeout": _SECONDS,
+    "first_event_timeout": _SECONDS,
+    "idle_timeout": _SECONDS,
+    "answer_timeout": _SECONDS,
+    "max_llm_calls": (int | None, "a whole number"),
+    "coalesce_ms": (int | float | None, "a number of milliseconds"),
+    "fallback": (bool, "true or false"),
+    "response_modalities": (list | tuple | None, "a list"),
+    "public_url": (str, "text"),
+    "model_settings": (Mapping, "a dict"),
+}
+"""What fields of a run's config are: in Python, and in words."""
 _POSITIVE = ("timeout", "first_event_timeout", "idle_timeout", "max_llm_calls", "coalesce_ms", "answer_timeout")
 _BOUNDS = frozenset({"max_llm_calls", "timeout", "first_event_timeout", "idle_timeout", "answer_timeout"})
-_CHOICES = {
+CHOICES: dict[str, tuple[str, ...]] = {
     "on_busy": ("reject", "queue", "interrupt"),
     "on_waiting": ("decline", "reject"),
     "on_disconnect": ("continue", "cancel"),
     "on_worker_lost": ("continue", "restart", "fail"),
 }
+"""What may be chosen, of fields where that is one of a few names."""
 
 
 class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Says which values a client of the server may choose for its run, where the runner's `config` has another. What
     is not listed stays the operator's; a client that asks for it gets `input_invalid`.
+
+    Raises `ValueError` for a value that there is not.
     """
 
     streaming_mode: frozenset[StreamingMode] = frozenset(StreamingMode)
@@ -153,6 +174,17 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Not `restart`: a run that takes its process along would take `TAKEOVERS_MAX` others along too."""
     fallback: frozenset[bool] = frozenset((True, False))
     """By default both: whether a model that cannot stream may run blocking."""
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            values, choices = getattr(self, name), CHOICES.get(name, (True, False))
+            if name == "streaming_mode":
+                choices = tuple(StreamingMode)
+            check_given(name, values, Collection, "a set of values", ValueError)
+            for value in [values] if isinstance(values, str) else values:
+                if value not in choices:
+                    known = ", ".join(str(one.value if isinstance(one, enum.Enum) else one) for one in choices)
+                    raise ValueError(f"{name}: {value!r}; one of {known}")
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from gapless.config import RunConfig
-from gapless.errors import CursorInvalid, InputTooLarge, SessionNotFound
+from gapless.errors import CursorInvalid, InputInvalid, InputTooLarge, SessionNotFound
 from gapless.events import Context, Message, Tool, UserMessage
 
 __all__ = [
@@ -354,8 +354,15 @@ def _no_place(after: str) -> CursorInvalid:
 
 
 def check_state(state: Any, bytes_max: int | None, of: str) -> None:
-    """Raises `InputTooLarge` for state that has more than `bytes_max` bytes as JSON. `of` says whose it is."""
-    if state and bytes_max is not None and (size := len(_encode(state))) > bytes_max:
+    """Raises `InputTooLarge` for state that has more than `bytes_max` bytes as JSON, `InputInvalid` for what cannot be
+    written so. `of` says whose it is."""
+    if not state or bytes_max is None:
+        return
+    try:
+        size = len(_encode(state))
+    except (TypeError, ValueError, NotImplementedError, OverflowError, RecursionError) as error:
+        raise InputInvalid(f"the state of {of} cannot be written as JSON: {error}") from None
+    if size > bytes_max:
         raise InputTooLarge(
             f"the state of {of} would have {size} bytes as JSON, over state_bytes_max={bytes_max}: keep what is long "
             "elsewhere, and in the state where it is"

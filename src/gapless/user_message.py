@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -50,6 +50,11 @@ def user_message(message: object) -> UserMessage:
         # Lone surrogates, which no encoding can carry, become U+FFFD.
         content: str | list[ContentPart] = message.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     elif isinstance(message, list):
+        if any("role" in part if isinstance(part, dict) else isinstance(part, get_args(Message)) for part in message):
+            raise InputInvalid(
+                "message: a list is one message's parts, not messages; give the new message alone: a conversation is "
+                "kept by session_id, or comes as messages="
+            )
         try:
             content = msgspec.convert(message, list[ContentPart], from_attributes=True)
         except msgspec.ValidationError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.abc
 import importlib.metadata
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,14 +52,46 @@ def test_what_is_not_there(folder: Path, reference: str, says: str):
 
 
 def test_what_does_not_import(folder: Path):
-    (folder / "broken.py").write_text("1 / 0\n")
+    (folder / "broken.py").write_text("import json\n\n\ndef read():\n    json.loads('{')\n\n\nread()\n")
     (folder / "needy.py").write_text("import no_such_dependency\n")
-    with pytest.raises(AgentInvalid, match=r"broken.py does not import: ZeroDivisionError"):
-        load("broken.py:agent")
-    with pytest.raises(AgentInvalid, match="'broken' does not import: ZeroDivisionError"):
-        load("broken:agent")
-    with pytest.raises(AgentInvalid, match="no module 'no_such_dependency'; install it"):
-        load("needy:agent")
+    (folder / "wrong.py").write_text("\n\nthis is no Python\n")
+    for place in ("broken.py:agent", "broken:agent"):
+        with pytest.raises(AgentInvalid, match=rf"does not import: JSONDecodeError: .* \({folder}/broken.py:5\)$"):
+            load(place)
+    for place in ("wrong.py:agent", "wrong:agent"):
+        with pytest.raises(AgentInvalid, match=r"does not import: SyntaxError: invalid syntax \(wrong.py:3\)$"):
+            load(place)
+    for place in ("needy.py:agent", "needy:agent"):
+        with pytest.raises(AgentInvalid, match=r"No module named 'no_such_dependency'; install it "):
+            load(place)
+
+
+@pytest.mark.parametrize(
+    ("statement", "missing", "extra"),
+    [
+        ("import pydantic_ai", "pydantic_ai", "pydantic-ai"),
+        ("from google.adk.agents import Agent", "google", "adk"),
+        ("from google.adk.agents import Agent", "google.adk", "adk"),
+        ("from langchain.agents import create_agent", "langchain", "langgraph"),
+        ("import langgraph.graph", "langgraph", "langgraph"),
+    ],
+)
+def test_a_framework_that_is_missing_is_named_with_its_extra(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, statement: str, missing: str, extra: str
+):
+    (folder / "theirs.py").write_text(f"{statement}\n")
+    for name in [name for name in sys.modules if f"{name}.".startswith(f"{missing}.")]:
+        monkeypatch.delitem(sys.modules, name)
+
+    class Without(importlib.abc.MetaPathFinder):
+        def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+            if fullname == missing:
+                raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+
+    monkeypatch.setattr(sys, "meta_path", [Without(), *sys.meta_path])
+    for place in ("theirs.py:agent", "theirs:agent"):
+        with pytest.raises(ExtraMissing, match=rf"No module named '{missing}'; pip install 'gapless\[{extra}\]'$"):
+            load(place)
 
 
 def test_an_agent_without_a_name_goes_by_the_one_that_it_was_found_or_registered_under(folder: Path):
@@ -72,7 +106,7 @@ def test_an_agent_without_a_name_goes_by_the_one_that_it_was_found_or_registered
 
 @pytest.mark.parametrize("thing", [5, object(), [], None])
 def test_what_is_no_agent(thing: object):
-    with pytest.raises(AgentInvalid, match=f"cannot run a {type(thing).__name__}"):
+    with pytest.raises(AgentInvalid, match=f"cannot run an? {type(thing).__name__}"):
         adapt(thing)
 
 

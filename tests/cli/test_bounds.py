@@ -62,3 +62,28 @@ def test_what_clients_may_set():
 def test_what_makes_no_sense_is_refused(read: Callable[[list[str]], object], option: str):
     with pytest.raises(UsageError, match="--"):
         read([option])
+
+
+@pytest.mark.parametrize(
+    ("read", "option", "said"),
+    [
+        (lambda options: config_of(options, []), "timeout=abc", "--config timeout: a number of seconds, not 'abc'"),
+        (lambda options: config_of(options, []), "max_llm_calls=2.5", "max_llm_calls: a whole number, not 2.5"),
+        (lambda options: config_of(options, []), "fallback=maybe", "fallback: 'maybe'; one of true, false"),
+        (lambda options: config_of(options, []), "on_busy=foo", "on_busy: 'foo'; one of reject, queue, interrupt"),
+        (lambda options: config_of(options, []), "streaming_mode=loud", "'loud'; one of sse, none, bidi"),
+        (client_config_of, "on_busy=foo", "--client-config on_busy: 'foo'; one of reject, queue, interrupt"),
+        (client_config_of, "streaming_mode=loud", "streaming_mode: 'loud'; one of sse, none, bidi"),
+        (client_config_of, "fallback=maybe", "fallback: 'maybe'; one of true, false"),
+        (client_settings_of, "temperatur", "did you mean temperature"),
+    ],
+)
+def test_what_is_refused_is_told_with_its_name_its_kind_and_what_was_given(
+    read: Callable[[list[str]], object], option: str, said: str
+):
+    with pytest.raises(UsageError, match=said):
+        read([option])
+
+
+def test_a_setting_of_some_model_is_no_slip():
+    assert client_settings_of(["top_n", "min_tokens", "max_new_tokens"]) == {"top_n", "min_tokens", "max_new_tokens"}

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from gapless.cli import app, doctor, listen
 from gapless.cli.doctor import Turn, diagnose_failure, diagnose_turn
-from gapless.errors import AgentInvalid, ExtraMissing, ToolFailed
+from gapless.errors import AgentInvalid, ExtraMissing, RunTimeout, ToolFailed
 
 PACED = """
 
@@ -76,8 +76,8 @@ def test_an_agent_that_streams(agents: str) -> None:
         ("blocks", "it blocks the event loop, for 0.8 s", "asyncio.to_thread"),
         ("silent", "it answers nothing", "yield text"),
         ("keyless", "Set the `EXAMPLE_API_KEY` environment variable", "export EXAMPLE_API_KEY=… in this shell"),
-        ("raises", "the agent raised ValueError: no luck (", "run it alone"),
-        ("not_an_agent", "cannot run a int as an agent", ""),
+        ("raises", "the agent raised ValueError: no luck (", "`gapless --debug doctor …` shows the traceback"),
+        ("not_an_agent", "not_an_agent: cannot run an int as an agent", ""),
         ("missing", "has no 'missing'", ""),
     ],
 )
@@ -91,8 +91,15 @@ def test_an_agent_that_does_not(agents: str, agent: str, cause: str, fix: str) -
 def test_an_agent_that_is_too_slow(agents: str) -> None:
     code, output = examine(f"{agents}:endless", "--timeout", "0.2")
     assert code == 1
-    assert "the run passed timeout=0.2 s" in output
-    assert "raise --timeout" in output
+    assert "the run passed timeout=0.2 s; it had streamed " in output.partition("✗")[2]
+    assert "→ it streams, and takes longer: raise --timeout" in output
+
+
+def test_with_debug_the_traceback_is_shown(agents: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text("def read():\n    return {}['key']\n\nread()\n", encoding="utf-8")
+    result = CliRunner().invoke(app, ["--debug", "doctor", f"{tmp_path}/odd.py:agent"], env={"COLUMNS": "300"})
+    assert f"KeyError: 'key' ({tmp_path}/odd.py:2)\n      → `gapless --debug doctor …`" in result.output
+    assert f'File "{tmp_path}/odd.py", line 2, in read' in result.output
 
 
 def test_a_module_that_does_not_import(tmp_path: Path) -> None:
@@ -172,6 +179,8 @@ def test_what_a_tool_raised_is_shown_with_its_place() -> None:
         (Turn(others=3), "note", "no text in the answer, but 3 events"),
         (Turn(), "bad", "it answers nothing"),
         (Turn(texts=[(0.9, 3), (0.9, 3)], total_s=1.0), "bad", "its output is buffered"),
+        (Turn(texts=[(0.1, 3)], interrupted=True), "note", "one piece of text before its question"),
+        (Turn(failure=RunTimeout("the run passed timeout=1 s")), "bad", "the run passed timeout=1 s"),
     ],
 )
 def test_what_a_turn_says(turn: Turn, level: str, text: str) -> None:

@@ -348,3 +348,22 @@ def test_a_page_of_ones_own_in_a_real_browser(browser: Browser, client: str):
         shown = browser.evaluate("() => document.querySelector('#answer').textContent")
     assert shown == "Server-Sent Events are lines of text over <b>one</b> HTTP answer."
     assert browser.do("errors") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("collect.py", "--model", "http://127.0.0.1:9/v1?model=x"),
+            "ModelFailed: nothing answers at http://127.0.0.1:9",
+        ),
+        (("endpoint.py", "http://127.0.0.1:9/v1"), "model_failed: nothing answers at http://127.0.0.1:9"),
+        (("clients/async_client.py", "http://127.0.0.1:9"), "connection_lost: http://127.0.0.1:9 does not answer"),
+    ],
+)
+def test_a_server_that_is_not_there_is_one_line(arguments: tuple[str, ...], said: str):
+    command = [sys.executable, str(EXAMPLES / arguments[0]), *arguments[1:]]
+    done = preloaded.run(command, capture_output=True, text=True, timeout=RUN_S_MAX, cwd=ROOT)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

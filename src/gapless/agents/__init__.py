@@ -13,13 +13,15 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gapless.agents.base import Agent
 from gapless.agents.objects import ObjectAgent, Runnable, speaks_ag_ui
-from gapless.errors import AgentInvalid, AgentNotFound, ExtraMissing
+from gapless.errors import AgentInvalid, AgentNotFound, ExtraMissing, GaplessError
+from gapless.given import article
 
 __all__ = ["ENTRY_POINTS", "FRAMEWORKS", "Agent", "Framework", "adapt", "load"]
 
@@ -41,6 +43,8 @@ class Framework(NamedTuple):
     """The distribution that the extra brings."""
     agents: str
     """What its agents are called."""
+    packages: tuple[str, ...] = ()
+    """What else the extra brings that code of its agents imports."""
 
 
 FRAMEWORKS = (
@@ -58,6 +62,7 @@ FRAMEWORKS = (
         "langgraph",
         "langgraph",
         "LangGraph graphs, LangChain agents",
+        ("langchain", "langchain_core"),
     ),
     # Its package is called `agents`, as many a folder of one's own is.
     Framework(
@@ -97,8 +102,16 @@ def adapt(agent: object, name: str | None = None) -> Agent:
         return FunctionAgent(agent, name)
     if isinstance(agent, Runnable):
         return ObjectAgent(agent)
+    what = f"{name}: " if name else ""
+    if inspect.isgenerator(agent) or inspect.isasyncgen(agent) or inspect.iscoroutine(agent):
+        if inspect.iscoroutine(agent):
+            agent.close()  # else Python would say that nobody has awaited it
+        raise AgentInvalid(
+            f"{what}cannot run {article(type(agent).__name__)} as an agent: give the function, not its call: "
+            f"{agent.__name__} and not {agent.__name__}(…)"
+        )
     raise AgentInvalid(
-        f"cannot run a {type(agent).__name__} as an agent: give an agent of a framework that is known here "
+        f"{what}cannot run {article(type(agent).__name__)} as an agent: give an agent of a framework known here "
         f"({', '.join(framework.agents for framework in FRAMEWORKS)}), an (async) generator or "
         "function, an object with `name` and `run(ctx)` or `run(RunAgentInput)`, a URL, or module:attribute"
     )
@@ -185,9 +198,9 @@ def _import_module(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
             raise AgentNotFound(f"agent module {name!r} was not found from {Path.cwd()}") from None
-        raise AgentInvalid(f"agent module {name!r} does not import: no module {error.name!r}; install it") from error
+        raise _not_imported(f"agent module {name!r}", error, Path.cwd()) from error
     except Exception as error:
-        raise AgentInvalid(f"agent module {name!r} does not import: {type(error).__name__}: {error}") from error
+        raise _not_imported(f"agent module {name!r}", error, Path.cwd()) from error
 
 
 def _import_file(path: Path) -> Any:
@@ -206,5 +219,22 @@ def _import_file(path: Path) -> Any:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise AgentInvalid(f"agent file {path} does not import: {type(error).__name__}: {error}") from error
+        raise _not_imported(f"agent file {path}", error, path.resolve().parent) from error
     return module
+
+
+def _not_imported(what: str, error: Exception, folder: Path) -> GaplessError:
+    """Return what to raise for an agent's module that does not import: with the `pip install` for a framework that is
+    missing, and else with the place in the user's own code, which is below `folder`."""
+    said = f"{what} does not import: {type(error).__name__}: {error}"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        for framework in FRAMEWORKS:
+            if any(f"{package}.".startswith(f"{error.name}.") for package in (framework.package, *framework.packages)):
+                return ExtraMissing(f"{said}; pip install 'gapless[{framework.extra}]'")
+        said += "; install it"
+    if isinstance(error, SyntaxError):
+        return AgentInvalid(f"{said.removesuffix(f', line {error.lineno})')}:{error.lineno})")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [one for one in frames if Path(one.filename).is_relative_to(folder) and "site-packages" not in one.filename]
+    where = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    return AgentInvalid(f"{said}{where}")

@@ -32,6 +32,7 @@ __all__ = [
     "class_and_place",
     "current_run",
     "log_raised",
+    "place_of",
 ]
 
 SEE_LOG = "; see the server's log"
@@ -351,6 +352,10 @@ def log_raised(log: logging.Logger, run_id: str, who: str, error: BaseException)
 
 def class_and_place(error: BaseException) -> str:
     """Return what may be said of `error` in a log."""
+    return f"{type(error).__name__} at {place_of(error)}"
+
+
+def place_of(error: BaseException) -> str:
+    """Return where `error` was raised, as file:line."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
-    where = f"{last[0].filename}:{last[0].lineno}" if last else "unknown place"
-    return f"{type(error).__name__} at {where}"
+    return f"{last[0].filename}:{last[0].lineno}" if last else "unknown place"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.util
 import itertools
 import logging
 import os
@@ -185,7 +186,11 @@ def embedded_model() -> LocalModel:
     """Return the agent used when none is named. Raises `ModelMissing`, which says how to install it."""
     path = find_model()
     if path is None:
-        raise ModelMissing("No model is installed: run `gapless model install` (93 MB, once), or name an agent.")
+        runtime = importlib.util.find_spec("xllamacpp") is not None
+        steps = "" if runtime else "`pip install 'gapless[local]'` and "
+        raise ModelMissing(
+            f"No model is installed: run {steps}`gapless model install` (93 MB, once), or name an agent."
+        )
     return LocalModel(path)
 
 

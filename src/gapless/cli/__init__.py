@@ -13,7 +13,7 @@ from gapless import __version__
 from gapless.cli import answer, chat, client, demo, doctor, model, runs, serve
 from gapless.cli.logs import log_to_stderr
 from gapless.cli.settings_file import ENVIRONMENT
-from gapless.cli.terminal import say_error
+from gapless.cli.terminal import raised_on_import, say_error
 from gapless.errors import AgentNotFound, GaplessError, InputInvalid, NotAuthenticated, RunNotFound, UsageError
 
 __all__ = ["app", "main"]
@@ -53,7 +53,10 @@ class _Commands(TyperGroup):
         except GaplessError as error:
             if debug:
                 raise
-            say_error(error.message + _HINTS.get(type(error), ""))
+            hint = (
+                "; `gapless --debug …` shows the traceback" if raised_on_import(error) else _HINTS.get(type(error), "")
+            )
+            say_error(error.message + hint)
             usage = isinstance(error, UsageError | AgentNotFound | InputInvalid)
             raise typer.Exit(EXIT_USAGE if usage else EXIT_FAILURE) from None
         except (typer.Exit, typer.Abort, TyperException):

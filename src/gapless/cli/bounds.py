@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from typing import Any, TypeVar
 
 import msgspec
 
-from gapless.config import ClientConfig, ConnectionLimits, Limits, RunConfig
+from gapless.config import CHOICES, KINDS, ClientConfig, ConnectionLimits, Limits, RunConfig, StreamingMode
 from gapless.errors import UsageError
+from gapless.given import shown
 from gapless.settings import CLIENT_SETTINGS
 
 __all__ = ["client_config_of", "client_settings_of", "config_of", "connection_limits_of", "limits_of"]
+
+_FIELD = re.compile(r" - at `\$\.(?P<name>\w+)")
+"""Where msgspec says that what is wrong is."""
+_KNOWN = {**CHOICES, "streaming_mode": tuple(mode.value for mode in StreamingMode), "fallback": ("true", "false")}
+NEAR = 0.9
+"""How like a usual setting a name is that is taken for one, misspelt: others are those of some model."""
 
 _LimitsT = TypeVar("_LimitsT", Limits, ConnectionLimits)
 _T = TypeVar("_T")
@@ -66,6 +75,9 @@ def client_settings_of(options: list[str]) -> frozenset[str]:
     for name in options:
         if not name.isidentifier():
             raise UsageError(f"--client-setting {name!r}: write the name of one setting, usual, or none")
+        near = difflib.get_close_matches(name, [*CLIENT_SETTINGS, "usual", "model"], 1, NEAR)
+        if near and near[0] != name:
+            raise UsageError(f"--client-setting {name}: there is no such setting; did you mean {near[0]}?")
         found |= CLIENT_SETTINGS if name == "usual" else set() if name == "none" else {name}
     return frozenset(found)
 
@@ -95,4 +107,16 @@ def _converted(option: str, found: dict[str, Any], kind: type[_T]) -> _T:
     try:
         return msgspec.convert(found, kind)
     except msgspec.ValidationError as error:
-        raise UsageError(f"--{option}: {error}") from None
+        field = _FIELD.search(str(error))
+        if field is not None:
+            raise UsageError(f"--{option} {_refused(field['name'], found[field['name']])}") from None
+        raise UsageError(f"--{option} {str(error).removesuffix(' - at `$`')}") from None
+
+
+def _refused(name: str, value: Any) -> str:
+    """Say of a field's value what it should be."""
+    if name in _KNOWN:
+        values = value if isinstance(value, list) else [value]
+        wrong = next((one for one in values if one not in _KNOWN[name]), value)
+        return f"{name}: {shown(wrong)}; one of {', '.join(_KNOWN[name])}"
+    return f"{name}: {KINDS[name][1] if name in KINDS else 'another value'}, not {shown(value)}"

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import platform
 import re
@@ -25,8 +26,8 @@ from rich.text import Text
 from gapless.agents import FRAMEWORKS
 from gapless.cli.agents import AGENT_HELP, load_agent
 from gapless.cli.logs import log_nowhere
-from gapless.cli.terminal import clean, explained, one_line
-from gapless.errors import GaplessError
+from gapless.cli.terminal import clean, explained, one_line, raised_on_import
+from gapless.errors import GaplessError, RunTimeout
 from gapless.journals import STORES
 
 if TYPE_CHECKING:
@@ -49,11 +50,14 @@ BURST_SHARE = 0.05
 BURST_S_MIN = 0.5
 """A turn shorter than this is too short to tell."""
 
+log = logging.getLogger("gapless.doctor")
+
 Level: TypeAlias = Literal["ok", "note", "bad"]
 _MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "bad": ("✗", "red")}
 
 
 def doctor(
+    ctx: typer.Context,
     agent: Annotated[str | None, typer.Argument(help=AGENT_HELP, show_default=False)] = None,
     store: Annotated[str, typer.Option(help="The store that should be writable.")] = "sqlite:///gapless.db",
     port: Annotated[int, typer.Option(help="The port that should be free.", min=1, max=65535)] = 8000,
@@ -70,7 +74,8 @@ def doctor(
     gapless doctor
     gapless doctor my_agents.py:support
     """
-    log_nowhere()
+    if not ctx.find_root().params["debug"]:
+        log_nowhere()
     report = _Report()
     report.section("Environment")
     _environment(report)
@@ -231,6 +236,7 @@ async def _agent(report: _Report, reference: str | None, message: str, timeout_s
         agent = load_agent(reference)
     except GaplessError as error:
         report.say(diagnose_failure(error))
+        log.debug("%s", reference, exc_info=error)
         return
     report.say(Finding("ok", f"{agent.name} loads ({type(agent).__name__})"))
     turn = await _turn(agent, message, timeout_s)
@@ -304,7 +310,12 @@ def diagnose_turn(turn: Turn) -> Iterator[Finding]:
     for notice in turn.notices:
         yield Finding("note", f"it says: {one_line(notice, 300)}")
     if turn.failure is not None:
-        yield diagnose_failure(turn.failure)
+        if isinstance(turn.failure, RunTimeout) and len(turn.texts) > 1:
+            fix = "it streams, and takes longer: raise --timeout, or ask what is answered sooner (--message)"
+            until = f"; it had streamed {_pieces(turn)} until then, the last after {turn.texts[-1][0]:.2f} s"
+            yield Finding("bad", f"{diagnose_failure(turn.failure).text}{until}", fix)
+        else:
+            yield diagnose_failure(turn.failure)
         return
     if turn.first_event_s is not None:
         yield Finding("ok", f"first event after {turn.first_event_s:.2f} s, the whole turn in {turn.total_s:.2f} s")
@@ -325,6 +336,11 @@ def _came_at_once(turn: Turn) -> bool:
     return len(times) > 1 and turn.total_s > BURST_S_MIN and times[-1] - times[0] < BURST_SHARE * turn.total_s
 
 
+def _pieces(turn: Turn) -> str:
+    sizes = [size for _, size in turn.texts]
+    return f"{len(sizes)} pieces of {min(sizes)} to {max(sizes)} characters (median {statistics.median(sizes):.0f})"
+
+
 def _streams(turn: Turn) -> Finding:
     if not turn.texts:
         if turn.output:
@@ -334,6 +350,8 @@ def _streams(turn: Turn) -> Finding:
         return Finding("bad", "it answers nothing", "yield text: strings, or TEXT_MESSAGE_CONTENT events")
     times = [at for at, _ in turn.texts]
     sizes = [size for _, size in turn.texts]
+    if len(sizes) == 1 and turn.interrupted:
+        return Finding("note", "one piece of text before its question: too little to tell whether it streams")
     if len(sizes) == 1:
         return Finding(
             "bad",
@@ -341,7 +359,7 @@ def _streams(turn: Turn) -> Finding:
             "yield each piece as the model writes it instead of returning the whole; with streaming_mode=NONE, a model "
             "that cannot stream, or an output type that is validated as a whole there is nothing to yield earlier",
         )
-    pieces = f"{len(sizes)} pieces of {min(sizes)} to {max(sizes)} characters (median {statistics.median(sizes):.0f})"
+    pieces = _pieces(turn)
     if _came_at_once(turn):
         return Finding(
             "bad",
@@ -365,7 +383,8 @@ def diagnose_failure(failure: BaseException) -> Finding:
     for matches, fix in _CAUSES:
         if matches(text):
             return Finding("bad", shown, fix(text))
-    return Finding("bad", shown, "" if own else "run it alone, outside Gapless, to see the agent's own traceback")
+    theirs = not own or raised_on_import(failure)
+    return Finding("bad", shown, "`gapless --debug doctor …` shows the traceback" if theirs else "")
 
 
 def _causes(failure: BaseException) -> Iterator[BaseException]:

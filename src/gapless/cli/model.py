@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from gapless.cli.terminal import say
 from gapless.errors import ModelMissing
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ def show(ctx: typer.Context) -> None:
 def install() -> None:
     """Fetch the weights into this environment, checked by hash. At once if they are there."""
     typer.echo(install_with_bar())
+    if importlib.util.find_spec("xllamacpp") is None:
+        say("llama.cpp, which runs it, is missing: pip install 'gapless[local]'", style="yellow")
 
 
 @app.command()

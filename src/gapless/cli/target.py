@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeAlias
 
 import typer
 
@@ -40,11 +43,6 @@ class Direct:
         self._runner = runner
 
     async def follow(self, run_id: str, after: int) -> AsyncGenerator[tuple[int, Event], None]:
-        record = await self._runner.get_run(run_id)
-        if after > record.last_seq:
-            from gapless.errors import CursorInvalid
-
-            raise CursorInvalid(f"run {run_id} has {record.last_seq} events, there is nothing after {after}")
         handle = await self._runner.attach(run_id)
         async for item in handle.entries(after):
             yield item
@@ -72,8 +70,12 @@ async def connect(url: str | None, store: str | None) -> AsyncIterator[GaplessCl
         from gapless.runs.runner import Runner
 
         _check_exists(store)
-        async with Runner(store=store) as runner:
-            yield Direct(runner)
+        before = signal.signal(signal.SIGTERM, _end)  # so that the store hears that this worker of it is gone
+        try:
+            async with Runner(store=store) as runner:
+                yield Direct(runner)
+        finally:
+            signal.signal(signal.SIGTERM, before)
         return
     from gapless.client.client import ClientLimits, GaplessClient
 
@@ -85,6 +87,10 @@ async def connect(url: str | None, store: str | None) -> AsyncIterator[GaplessCl
         except ConnectionLost as error:
             hint = f"{error.message} Start one with `gapless serve`, or give --url or --store."
             raise ConnectionLost(hint, run_id=error.run_id) from error
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _check_exists(store: str) -> None:

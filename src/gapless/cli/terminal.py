@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from gapless.agents.base import SEE_LOG
-from gapless.errors import GaplessError
+from gapless.errors import AgentInvalid, GaplessError
 from gapless.events import (
     CustomEvent,
     Event,
@@ -29,7 +29,7 @@ from gapless.events import (
 )
 from gapless.output import OutputText
 
-__all__ = ["Transcript", "clean", "explained", "one_line", "say", "say_error"]
+__all__ = ["Transcript", "clean", "explained", "one_line", "raised_on_import", "say", "say_error"]
 
 ERROR_CHARS_MAX = 500
 """Characters shown of what an agent's exception says."""
@@ -71,6 +71,11 @@ def explained(failure: BaseException) -> str:
         return f"the agent raised {type(failure).__name__}: {_told(failure)}"
     hidden = failure.message.endswith(SEE_LOG) and failure.__cause__ is not None
     return f"{failure.message.removesuffix(SEE_LOG)}: {_told(failure.__cause__)}" if hidden else failure.message
+
+
+def raised_on_import(failure: BaseException) -> bool:
+    """Tell whether an agent's own code raised it, when it was imported."""
+    return isinstance(failure, AgentInvalid) and failure.__cause__ is not None
 
 
 def _told(error: BaseException | None) -> str:

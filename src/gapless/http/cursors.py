@@ -7,6 +7,7 @@ from starlette.requests import HTTPConnection, Request
 from gapless.errors import CursorInvalid, RunNotFound
 from gapless.http.answers import whole_number
 from gapless.records import RunRecord
+from gapless.runs.readers import check_position
 from gapless.runs.runner import Runner
 from gapless.wire import Cursor, parse_cursor
 
@@ -38,10 +39,7 @@ async def check_start(runner: Runner, run_id: str | None, cursor: Cursor) -> Non
 
 def check_cursor(record: RunRecord, cursor: Cursor) -> None:
     """Raises `CursorInvalid` for a cursor that the run has not come to."""
-    if cursor.seq + (cursor.part > 0) > record.last_seq:
-        raise CursorInvalid(
-            f"run {record.id}: the cursor {cursor.seq} is past its last event, {record.last_seq}", run_id=record.id
-        )
+    check_position(record, cursor.seq, cursor.part)
 
 
 def page_params(request: Request) -> tuple[int, int]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 from gapless.errors import ExtraMissing, UsageError
+from gapless.given import check_given
 from gapless.journals.contract import Store, shown_url
 
 __all__ = ["STORES", "StoreEntry", "open_store", "store_class"]
@@ -38,15 +41,20 @@ STORES = [
 ]
 
 
-def open_store(url: str | Store) -> Store:
+def open_store(url: str | Path | Store) -> Store:
     """Make the store that `url` names, not yet opened: `memory://`, `sqlite:///relative.db`, `sqlite:////absolute.db`,
     `redis://host:port/db` (also `rediss`, `valkey`, `valkeys` and `unix:///path/to.sock`),
     `postgresql://user@host/database`.
 
-    A `Store` comes back as it is. Raises `UsageError` for a URL that names none, `ExtraMissing` when its client library
-    is not installed.
+    A `Path` is that of an SQLite file; a `Store` comes back as it is. Raises `UsageError` for a URL that names none,
+    `ExtraMissing` when its client library is not installed.
     """
-    return url if isinstance(url, Store) else store_class(url).from_url(url)
+    if isinstance(url, Store):
+        return url
+    if isinstance(url, Path):
+        url = f"sqlite:///{quote(str(url))}"
+    check_given("store", url, str, "a URL, the Path of an SQLite file, or a Store")
+    return store_class(url).from_url(url)
 
 
 def store_class(url: str) -> type[Store]:
@@ -55,7 +63,8 @@ def store_class(url: str) -> type[Store]:
     entry = next((entry for entry in STORES if separator and scheme in entry.schemes), None)
     if entry is None:
         known = ", ".join(f"{name}://" for entry in STORES for name in entry.schemes)
-        raise UsageError(f"store {shown_url(url)!r}: unknown kind of store; use one of {known}")
+        file = f"for a file write sqlite:///{url}; else " if url and not set(url) & {":", "@"} else ""
+        raise UsageError(f"store {shown_url(url)!r}: unknown kind of store; {file}use one of {known}")
     module, _, name = entry.target.partition(":")
     try:
         cls: type[Store] = getattr(importlib.import_module(module), name)

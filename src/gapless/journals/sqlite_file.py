@@ -38,6 +38,9 @@ READ_LOCKS = 123, 127
 BUSY_PAUSE_S, BUSY_S_MAX = 0.001, 10.0
 """Another process holds the write lock: try again after a pause, for so long at most."""
 
+HEADER = b"SQLite format 3\0"
+"""How every SQLite file begins (sqlite.org/fileformat.html, 1.3)."""
+
 log = logging.getLogger("gapless.sqlite")
 _T = TypeVar("_T")
 _FileId = tuple[int, int]
@@ -188,6 +191,8 @@ class SQLiteFile:
 
     def _translate(self, error: sqlite3.Error) -> GaplessError:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_NOTADB and not _has_header(self.path):
+            return StoreCorrupt(f"store {self.path}: no SQLite file, and so no Gapless store; choose another path")
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return StoreCorrupt(f"store {self.path}: the file is damaged ({error}); move it away or restore a copy")
         if code == sqlite3.SQLITE_FULL:
@@ -323,6 +328,15 @@ def _file_id(path: Path) -> _FileId | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _has_header(path: Path) -> bool:
+    """Return whether a file begins as SQLite's do; True of one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(HEADER)) == HEADER
+    except OSError:
+        return True
 
 
 def _is_busy(error: sqlite3.Error) -> bool:

@@ -24,7 +24,7 @@ from gapless.journals.journal import Journals
 from gapless.live import LiveRequest, is_live
 from gapless.records import RunRecord, RunStatus, now_ms
 from gapless.runs.asked import question_of
-from gapless.runs.request import check_chars, check_id
+from gapless.runs.request import answers_of, check_chars, check_id
 from gapless.runs.sound import sound
 
 __all__ = ["Command", "Commands", "Here", "decode_command"]
@@ -109,7 +109,7 @@ class Commands:
         each there is one answer; those to other questions are left out.
 
         Raises `InputInvalid`, `InputTooLarge`, `StoreUnavailable`."""
-        store = self._journals.store
+        store, entries = self._journals.store, answers_of(entries, run.id)
         while True:
             command = Command(kind="input", resume=await self._answers(run, entries, some=some))
             try:
@@ -170,13 +170,13 @@ class Commands:
         await self._deliver(record, Command(kind="live", said=request))
 
     def _check_size(self, run: RunRecord, entries: list[ResumeEntry]) -> None:
-        """Refuse answers that could not be recorded: they would end the run. Raises `InputTooLarge`."""
+        """Refuse answers that could not be recorded: they would end the run. Raises `InputInvalid`, `InputTooLarge`."""
         answers = RunAgentInput(thread_id=run.session_id, run_id=run.id, messages=[], resume=entries)
         event = RunStartedEvent(thread_id=run.session_id, run_id=run.id, timestamp=now_ms(), input=answers)
         try:
             _, encoded = sound(event)
         except AgentInvalid as error:
-            raise InputTooLarge(f"run {run.id} cannot record the answer: {error}", run_id=run.id) from None
+            raise InputInvalid(f"run {run.id} cannot record the answer: {error}", run_id=run.id) from None
         bytes_max = self._limits.event_bytes_max
         if len(encoded) > bytes_max:
             raise InputTooLarge(f"run {run.id}: the answer is over event_bytes_max={bytes_max}", run_id=run.id)

@@ -11,7 +11,8 @@ from types import TracebackType
 import msgspec
 
 from gapless.config import RunConfig
-from gapless.errors import RunNotFound, StoreUnavailable
+from gapless.errors import CursorInvalid, RunNotFound, StoreUnavailable
+from gapless.given import check_given
 from gapless.journals.journal import PAGE_EVENTS, Follower, Journals, end_tasks
 from gapless.journals.merge import merge_deltas
 from gapless.records import RunRecord, RunStatus
@@ -20,7 +21,16 @@ from gapless.runs.blobs import Blobs
 from gapless.runs.commands import Command
 from gapless.runs.patience import patiently
 
-__all__ = ["PAGE_EVENTS", "Follower", "Readers", "Reading", "ends_unread", "has_said_all", "merge_deltas"]
+__all__ = [
+    "PAGE_EVENTS",
+    "Follower",
+    "Readers",
+    "Reading",
+    "check_position",
+    "ends_unread",
+    "has_said_all",
+    "merge_deltas",
+]
 
 _FINISHED = b'{"type":"RUN_FINISHED"'
 """How the event begins with which a run ends, or waits for a person."""
@@ -34,6 +44,16 @@ def ends_unread(config: RunConfig | None) -> bool:
 def has_said_all(record: RunRecord, seq: int) -> bool:
     """Tell whether there are no more events after position `seq`, or none before a person answers."""
     return seq == record.last_seq and (record.status.ended or record.status is RunStatus.WAITING)
+
+
+def check_position(record: RunRecord, after: int, part: int = 0) -> None:
+    """Raises `CursorInvalid` for a position, or a `part` of the event behind it, that the run has not come to."""
+    if after < 0:
+        raise CursorInvalid(f"run {record.id}: a position is a whole number from 0 on, not {after}", run_id=record.id)
+    if after + (part > 0) > record.last_seq:
+        raise CursorInvalid(
+            f"run {record.id}: the cursor {after} is past its last event, {record.last_seq}", run_id=record.id
+        )
 
 
 class Readers:
@@ -63,11 +83,12 @@ class Readers:
 
     async def find(self, run_id: str) -> RunRecord | None:
         """Return the run's record, or None where there is no such run. Raises `StoreUnavailable`."""
+        check_given("run_id", run_id, str, "a run's id")
         return await self._journals.store.get_run(run_id)
 
     async def record(self, run_id: str) -> RunRecord:
         """Return the run's record. Raises `RunNotFound`, `StoreUnavailable`."""
-        record = await self._journals.store.get_run(run_id)
+        record = await self.find(run_id)
         if record is None:
             raise RunNotFound(f"no run {run_id}", run_id=run_id)
         return record

@@ -7,6 +7,7 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypedDict
 
 import msgspec
@@ -14,7 +15,8 @@ import msgspec
 from gapless.agents.base import Agent
 from gapless.config import Limits, RunConfig, StreamingMode
 from gapless.errors import InputInvalid, InputTooLarge, RunConflict, UsageError
-from gapless.events import Context, Message, Tool, UserMessage, text_of
+from gapless.events import Context, Message, ResumeEntry, Tool, UserMessage, text_of
+from gapless.given import check_given, shown
 from gapless.live import is_live
 from gapless.records import RunRecord, RunRequest, check_state, now_ms
 from gapless.user_message import user_message
@@ -24,6 +26,7 @@ __all__ = [
     "AskOptions",
     "Asked",
     "StartOptions",
+    "answers_of",
     "check_chars",
     "check_id",
     "check_user",
@@ -113,6 +116,7 @@ class Asked(msgspec.Struct, kw_only=True):
     def check(self, limits: Limits) -> None:
         """Raises `InputTooLarge`, `InputInvalid`, `UsageError` for what cannot be asked of this agent in this way."""
         check_chars(self.message.content, limits)
+        check_given("state", self.request.state, dict | None, "a dict", InputInvalid)
         check_state(self.request.state, limits.state_bytes_max, "the request")
         live, restarts = is_live(self.config), self.config.on_worker_lost == "restart"
         if live and not self.agent.live:
@@ -213,8 +217,11 @@ def is_id(value: str) -> bool:
     return _ID.fullmatch(value) is not None
 
 
-def check_id(value: str, kind: str) -> None:
+def check_id(value: object, kind: str) -> None:
     """Raises `InputInvalid` for what cannot be the id of a `kind`."""
+    if not isinstance(value, str):
+        its = "; give its id" if hasattr(value, "id") else ""
+        raise InputInvalid(f"{kind} id: text, not {shown(value)}{its}")
     if not is_id(value):
         raise InputInvalid(f"{kind} id: 1 to {ID_CHARS_MAX} of the characters A-Z a-z 0-9 . _ ~ @ : + = -; not . or ..")
 
@@ -225,6 +232,29 @@ def check_user(user_id: object) -> None:
         raise InputInvalid(f"user_id is a text, not {user_id!r:.100} ({type(user_id).__name__}): write str(…)")
     if not 0 < len(user_id) <= USER_CHARS_MAX or not user_id.isprintable():
         raise InputInvalid(f"user_id {user_id!r:.100}: 1 to {USER_CHARS_MAX} characters that can be printed")
+
+
+def answers_of(entries: Iterable[object], run_id: str) -> list[ResumeEntry]:
+    """Return the answers to a run's questions: `ResumeEntry`s, or objects with the keys that they have over HTTP.
+
+    Raises `InputInvalid` for what is none."""
+    if isinstance(entries, str | bytes | Mapping) or not isinstance(entries, Iterable):
+        raise InputInvalid(
+            f"run {run_id}: answers are a list of ResumeEntry, not {shown(entries)}",
+            run_id=run_id,
+        )
+    answers: list[ResumeEntry] = []
+    for entry in entries:
+        if not isinstance(entry, ResumeEntry):
+            try:
+                entry = msgspec.convert(entry, ResumeEntry)
+            except msgspec.ValidationError as error:
+                raise InputInvalid(f"run {run_id}: the answer {shown(entry)} is none: {error}", run_id=run_id) from None
+        if entry.status not in ("resolved", "cancelled"):
+            what = f"status is 'resolved' or 'cancelled', not {shown(entry.status)}"
+            raise InputInvalid(f"run {run_id}: the answer to {shown(entry.interrupt_id)}: {what}", run_id=run_id)
+        answers.append(entry)
+    return answers
 
 
 def check_chars(content: Any, limits: Limits, run_id: str | None = None) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from gapless.errors import GaplessError, error_for_code
+from gapless.agents.base import SEE_LOG, place_of
+from gapless.errors import GaplessError, UsageError, error_for_code
 from gapless.events import (
     CustomEvent,
     Event,
@@ -24,12 +25,13 @@ from gapless.events import (
     decode_event,
 )
 from gapless.fold import RESTARTED, Fold, void_of
+from gapless.given import check_given
 from gapless.live import LiveRequest, LiveRequestQueue
 from gapless.onetext import OneText, TextSoFar
 from gapless.records import RunRecord, RunStatus
 from gapless.runs.commands import Commands
 from gapless.runs.execution import Execution
-from gapless.runs.readers import Readers
+from gapless.runs.readers import Readers, check_position
 from gapless.sinks import SinkFailure, check, copy
 
 __all__ = ["Response", "Run"]
@@ -87,7 +89,7 @@ class Run:
 
     async def answer(self, entries: list[ResumeEntry]) -> None:
         """Answer the interrupts that it waits for, with one of `entries` each. Raises `InputInvalid` when it waits for
-        none.
+        none, or one of them is no answer.
         """
         await self._commands.resolve(await self.record(), entries)
 
@@ -118,13 +120,16 @@ class Run:
     async def events(self, after: int = 0) -> AsyncGenerator[Event, None]:
         """Yield its events after position `after`, to the terminal one; from the store and then live.
 
-        Raises `CursorExpired`, `StoreUnavailable`.
+        Raises `CursorInvalid` for a position that the run has not come to, `CursorExpired`, `StoreUnavailable`.
         """
         async for _, event in self.entries(after):
             yield event
 
     async def entries(self, after: int = 0) -> AsyncGenerator[tuple[int, Event], None]:
         """Yield what `events` does after position `after`, each event with its position."""
+        check_given("after", after, int, "a position, which is a whole number from 0 on")
+        if after:
+            check_position(await self.record(), after)
         async with self._readers.reading(self.started, after) as follower:
             while (part := await follower.next()) is not None:
                 for seq, event in enumerate(part.events, part.first_seq):
@@ -135,8 +140,13 @@ class Run:
         `max_delay_ms`. Where a lost worker's words are taken back, those that were given out stay, and what is said
         anew begins a paragraph.
 
-        Raises the run's `RunFailed` after the text that there was.
+        A run that asks a person is waited for until it is answered; who shows its questions reads `events`. Raises the
+        run's `RunFailed` after the text that there was.
         """
+        check_given("min_chars", min_chars, int, "a whole number from 1 on")
+        if min_chars < 1:
+            raise UsageError(f"min_chars: a whole number from 1 on, not {min_chars}")
+        check_given("max_delay_ms", max_delay_ms, int | float | None, "a number of milliseconds, or None")
         buffer: list[str] = []
         said: list[str] = []
         one = OneText()
@@ -207,7 +217,9 @@ class Run:
                     yield piece
 
     async def collect(self) -> Response:
-        """Collect the whole run. Raises its `RunFailed`, which carries the text so far, when it failed."""
+        """Collect the whole run. One that asks a person is waited for until it is answered; who shows its questions
+        reads `events`. Raises its `RunFailed`, which carries the text so far, when it failed.
+        """
         fold, chunks = Fold(), _Chunks()
         terminal: Event | None = None
         async for event in self.events():
@@ -240,10 +252,14 @@ class Run:
         error = error_for_code(terminal.code, terminal.message, run_id=self.id)
         error.text = text
         raised = self.failure
+        cause = raised.__cause__ if isinstance(raised, GaplessError) else raised
+        if cause is not None and error.message.endswith(SEE_LOG):
+            # It was raised in this program, which may have no log; `message`, which may reach clients, stays as it is.
+            error.args = (f"{error.message.removesuffix(SEE_LOG)} at {place_of(cause)}",)
         try:
-            raise error from (raised.__cause__ if isinstance(raised, GaplessError) else raised)
+            raise error from cause
         finally:
-            del error, raised  # else it would refer to itself, by this frame in its traceback
+            del error, raised, cause  # else it would refer to itself, by this frame in its traceback
 
 
 class _Chunks:

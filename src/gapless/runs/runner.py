@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
-from types import TracebackType
+from pathlib import Path
+from types import TracebackType, UnionType
 from typing import Any, Self
 
 from gapless.agents import adapt
 from gapless.agents.base import Agent
 from gapless.config import ClientConfig, Limits, RunConfig
-from gapless.errors import AgentNotFound, GaplessError
+from gapless.errors import AgentNotFound, GaplessError, UsageError
 from gapless.events import Context, Message, ResumeEntry, Tool
+from gapless.given import check_given
 from gapless.journals import open_store
 from gapless.journals.contract import Store
 from gapless.live import LiveRequest
@@ -28,7 +30,26 @@ from gapless.settings import CLIENT_SETTINGS
 
 __all__ = ["Runner"]
 
+_OPTIONS: tuple[tuple[str, type | UnionType, str], ...] = (
+    ("agents", Mapping | None, "a dict of agents by their names"),
+    ("app_name", str | None, "a name"),
+    ("config", RunConfig | None, "a gapless.RunConfig"),
+    ("client_config", ClientConfig | None, "a gapless.ClientConfig"),
+    ("limits", Limits | None, "gapless.Limits"),
+    ("lease_s", int | float, "a number of seconds"),
+    ("retention_s", int | float | None, "a number of seconds, or None for ever"),
+)
+"""What the runner is told beside its agents and its store: name, kind, and that in words."""
+
 log = logging.getLogger("gapless.runner")
+
+
+def _check(*given: object) -> None:
+    """Raises `UsageError` where one of `_OPTIONS` is given as another kind, and for a dict of no agents."""
+    for value, (name, kind, wanted) in zip(given, _OPTIONS, strict=True):
+        check_given(name, value, kind, wanted)
+    if given[0] == {}:
+        raise UsageError("agents: there is none in it; give at least one, by its name")
 
 
 class Runner(Asking):
@@ -38,13 +59,13 @@ class Runner(Asking):
     async context manager.
 
     Raises `AgentInvalid` or `ExtraMissing` for an agent that cannot be one, `AgentNotFound` for a name that leads to
-    none, `UsageError` for a store or a session service that does not fit.
+    none, `UsageError` for anything else that does not fit.
 
     Args:
         agent: One agent, of any kind that `gapless.agents.adapt` takes.
         agents: Several of them, by the names that runs ask for.
         app_name: Name of `agent`, and of the agent of runs that name none; by default the first agent's.
-        store: A store URL (`memory://`, `sqlite:///file.db`, `redis://…`) or a `Store`.
+        store: A store URL (`memory://`, `sqlite:///file.db`, `redis://…`), a `Path` for SQLite, or a `Store`.
         config: How runs go that are started without one.
         client_config: What clients of a server may choose of their runs' config.
         limits: What requests, runs and this process may take.
@@ -61,7 +82,7 @@ class Runner(Asking):
         *,
         agents: Mapping[str, object] | None = None,
         app_name: str | None = None,
-        store: str | Store = "memory://",
+        store: str | Path | Store = "memory://",
         config: RunConfig | None = None,
         client_config: ClientConfig | None = None,
         limits: Limits | None = None,
@@ -70,6 +91,7 @@ class Runner(Asking):
         session_service: object = None,
         client_settings: Collection[str] = CLIENT_SETTINGS,
     ) -> None:
+        _check(agents, app_name, config, client_config, limits, lease_s, retention_s)
         self.agents: dict[str, Agent] = {}
         if agent is not None:
             adapted = adapt(agent)
@@ -168,8 +190,8 @@ class Runner(Asking):
     async def drain(self, grace_s: float = DRAIN_S) -> None:
         """Take no new runs, let the active ones finish for `grace_s` seconds, close the rest as `shutting_down`.
 
-        A run that waits for a person would not finish in that time: it is closed at once. To a live run nothing more is
-        said."""
+        Those that another worker can go on with are left to it. Any other that waits for a person would not finish in
+        that time: it is closed at once. To a live run nothing more is said."""
         await self.worker.drain(grace_s)
 
     async def close(self, grace_s: float = 0.0) -> None:
@@ -353,7 +375,7 @@ class Runner(Asking):
 
     async def _record(self, run: str | RunRecord) -> RunRecord:
         await self.open()
-        return run if isinstance(run, RunRecord) else await self.readers.record(run)
+        return run if isinstance(run, RunRecord) else await self.get_run(run)
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ import msgspec
 from gapless.aside import ASIDE_BYTES, aside
 from gapless.attachments import has_media, marks_of, without_left_out
 from gapless.config import Limits, RunConfig
-from gapless.errors import SessionNotFound
+from gapless.errors import InputInvalid, SessionNotFound
 from gapless.events import Message, UserMessage
+from gapless.given import check_given
 from gapless.journals.contract import Store
 from gapless.records import (
     Listing,
@@ -112,6 +113,7 @@ class Sessions:
         check_user(user_id)
         if session_id is not None:
             check_id(session_id, "session")
+        check_given("state", state, dict | None, "a dict", InputInvalid)
         session_id = session_id or new_id()
         check_state(state, self._limits.state_bytes_max, f"session {session_id}")
         with lease_wanted():

@@ -266,8 +266,8 @@ class Worker:
         """Take no new runs. Leave those that others can go on with to them, each as soon as nothing is lost by it, and
         after `grace_s` seconds at once; let the others finish in that time, and close the rest as `shutting_down`.
 
-        A run that waits for a person would not finish in that time: it is closed at once. To a live run nothing more is
-        said."""
+        Of those, a run that waits for a person would not finish in that time: it is closed at once. To a live run
+        nothing more is said."""
         self.draining = True
         for execution in self.executions.values():
             execution.hang_up()
@@ -280,7 +280,8 @@ class Worker:
                     waiting.discard(execution.record.id)
         tasks = [task for run_id, task in self._tasks.items() if run_id not in waiting]
         if tasks:
-            log.info("draining %d runs for at most %.0f s", len(tasks), grace_s)
+            parted = sum(execution.parted for execution in self.executions.values())
+            log.info("draining %d runs for at most %.0f s", max(len(tasks) - parted, 0), grace_s)
             await asyncio.wait(tasks, timeout=grace_s)
         for run_id, execution in list(self.executions.items()):
             if handing_over and execution.can_be_left:

@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from gapless.errors import GaplessError, ShuttingDown, UsageError
+from gapless.given import check_given
 from gapless.http.answers import answer_error, json_response
 from gapless.http.auth import Access, Authenticate, Authorize, Guard
 from gapless.http.stream import DEFERRED, EventStream, Streams
@@ -89,6 +90,7 @@ def create_app(
         path_prefix: The path under which a proxy has the app, e.g. `/agents`, whether it cuts it off or passes it on.
             Not for an app that is mounted in another.
     """
+    check_given("runner", runner, Runner, "a Runner, as in create_app(Runner(agent))")
     if path_prefix and (not path_prefix.startswith("/") or path_prefix.endswith("/")):
         raise UsageError(f"path_prefix {path_prefix!r}: write it as /agents, with a slash before it and none behind")
     if unknown := set(cancel_on_hang_up) - {"ag-ui", "vercel", "openai", "text"}:

@@ -1,0 +1,170 @@
+"""A slip in a call from Python is told at once, by the parameter's name and what was given."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gapless import Runner, create_app
+from gapless.agents.base import RunContext
+from gapless.errors import AgentFailed, AgentInvalid, CursorInvalid, GaplessError, InputInvalid, UsageError
+from gapless.events import Interrupt, ResumeEntry, RunFinishedEvent, UserMessage
+from gapless.given import check_given
+from gapless.runs.run import Run
+
+
+async def asks(message: str, ctx: RunContext) -> AsyncIterator[str]:
+    """Asks a person before it answers."""
+    (answer,) = await ctx.interrupt([Interrupt(id="q1", reason="confirm", message="sure?")])
+    yield f"{message}: {answer.status} {answer.payload}"
+
+
+def test_a_bool_is_no_number_and_a_long_value_is_cut():
+    check_given("x", True, bool | None, "true or false")
+    with pytest.raises(UsageError, match=r"^x: a number, not True$"):
+        check_given("x", True, int | float, "a number")
+    with pytest.raises(InputInvalid, match=r"^x: a number, not 'a{59}…$"):
+        check_given("x", "a" * 99, int, "a number", InputInvalid)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Runner(asks, store=5), "store: a URL, the Path of an SQLite file, or a Store, not 5"),
+        (lambda: Runner(asks, store="a.db"), "for a file write sqlite:///a.db"),
+        (lambda: Runner(asks, config={"timeout": 3}), "config: a gapless.RunConfig, not a dict"),
+        (lambda: Runner(asks, client_config={}), "client_config: a gapless.ClientConfig, not a dict"),
+        (lambda: Runner(asks, limits={"runs_active_max": 3}), "limits: gapless.Limits, not a dict"),
+        (lambda: Runner(agents=[asks]), "agents: a dict of agents by their names, not a list"),
+        (lambda: Runner(agents={}), "agents: there is none in it"),
+        (lambda: Runner(asks, app_name=5), "app_name: a name, not 5"),
+        (lambda: Runner(asks, retention_s="7d"), "retention_s: a number of seconds, or None for ever, not '7d'"),
+        (lambda: Runner(asks, lease_s=True), "lease_s: a number of seconds, not True"),
+        (lambda: create_app(asks), r"runner: a Runner, as in create_app\(Runner\(agent\)\), not a function"),
+    ],
+)
+def test_a_runner_and_an_app_say_what_they_were_not_given(make: Callable[[], object], said: str):
+    with pytest.raises(UsageError, match=said):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: 5, "^cannot run an int as an agent"),
+        (
+            lambda: asks("x", None),
+            "cannot run an async_generator as an agent: give the function, not its call: asks and",
+        ),
+        (lambda: asyncio.sleep(0), "cannot run a coroutine as an agent: give the function"),
+        (lambda: (x for x in "ab"), "give the function, not its call"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_can_be_no_agent_is_told_as_what_it_is(make: Callable[[], object], said: str):
+    with pytest.raises(AgentInvalid, match=said):
+        Runner(make())
+    with pytest.raises(AgentInvalid, match="support: cannot run a"):
+        Runner(agents={"support": make()})
+
+
+def test_the_path_of_a_file_is_an_sqlite_store(tmp_path: Path):
+    path = tmp_path / "50 % and more.db"
+    assert Runner(asks, store=path).store.path == path
+
+
+async def _raises(kind: type[GaplessError], said: str, call: Callable[[], Any]) -> None:
+    with pytest.raises(kind, match=said):
+        found = call()
+        if hasattr(found, "__aiter__"):
+            async for _ in found:
+                pass
+        else:
+            await found
+
+
+async def test_what_a_run_is_asked_wrongly():
+    async with Runner(asks) as runner:
+        session = await runner.create_session("s1")
+        start: Any = runner.start
+        run: Any = await start("go", session_id="s1", run_id="r1")
+        state = {"a": object()}
+        refused: list[tuple[type[GaplessError], str, Callable[[], Any]]] = [
+            (InputInvalid, "session id: text, not 5", lambda: start("x", session_id=5)),
+            (InputInvalid, "run id: text, not 5", lambda: start("x", run_id=5)),
+            (
+                InputInvalid,
+                "not a SessionRecord; give its id",
+                lambda: start("x", session_id=session),
+            ),
+            (InputInvalid, "state: a dict, not 'x'", lambda: start("x", state="x")),
+            (InputInvalid, "cannot be written as JSON", lambda: start("x", state=state)),
+            (InputInvalid, "cannot be written as JSON", lambda: runner.create_session(state=state)),
+            (InputInvalid, "cannot be written as JSON", lambda: runner.update_state("s2", state)),
+            (InputInvalid, "parts, not messages", lambda: start([{"role": "user", "content": "x"}])),
+            (InputInvalid, "parts, not messages", lambda: start([UserMessage(id="1", content="x")])),
+            (UsageError, "run_id: a run's id, not a Run", lambda: runner.attach(run)),
+            (UsageError, "run_id: a run's id, not a Run", lambda: runner.cancel(run)),
+            (UsageError, "after: a position, which is a whole number from 0 on, not '2'", lambda: run.events("2")),
+            (CursorInvalid, "not -1", lambda: run.events(-1)),
+            (CursorInvalid, "the cursor 99 is past its last event", lambda: run.entries(99)),
+            (UsageError, "min_chars: a whole number from 1 on, not -1", lambda: run.text(min_chars=-1)),
+            (
+                UsageError,
+                "max_delay_ms: a number of milli.*, or None, not '5'",
+                lambda: run.text(max_delay_ms="5"),
+            ),
+        ]
+        await runner.create_session("s2")
+        for kind, said, call in refused:
+            await _raises(kind, said, call)
+        await run.cancel()
+
+
+async def _waiting(runner: Runner) -> Run:
+    run = await runner.start("go")
+    async for event in run.events():
+        if isinstance(event, RunFinishedEvent):
+            break
+    return run
+
+
+async def test_an_answer_that_is_none_is_refused_and_says_why():
+    async with Runner(asks) as runner:
+        run: Any = await _waiting(runner)
+        yes: Any = "yes"
+        refused: list[tuple[Any, str]] = [
+            (True, "answers are a list of ResumeEntry, not True"),
+            ("q1", "not 'q1'"),
+            ({"q1": True}, "not a dict"),
+            ([True], "Expected `object`, got `bool`"),
+            ([{"interrupt_id": "q1", "status": "resolved"}], "missing required field `interruptId`"),
+            (
+                [ResumeEntry(interrupt_id="q1", status=yes, payload=1)],
+                "status is 'resolved' or 'cancelled', not 'yes'",
+            ),
+            ([ResumeEntry(interrupt_id="q1", status="resolved", payload=object())], "cannot be written as JSON"),
+        ]
+        for entries, said in refused:
+            await _raises(InputInvalid, said, functools.partial(run.answer, entries))
+        await run.answer([{"interruptId": "q1", "status": "resolved", "payload": 7}])  # as it comes over HTTP
+        assert (await run.collect()).text == "go: resolved 7"
+
+
+async def test_an_agents_exception_is_told_with_its_place_in_the_program_that_ran_it():
+    async def broken(message: str) -> AsyncIterator[str]:
+        yield "so far"
+        raise ValueError("what people wrote")
+
+    async with Runner(broken) as runner:
+        run = await runner.start("go")
+        with pytest.raises(AgentFailed) as caught:
+            await run.collect()
+    line = broken.__code__.co_firstlineno + 2
+    assert str(caught.value) == f"the agent raised ValueError at {__file__}:{line}"
+    assert caught.value.message == "the agent raised ValueError; see the server's log", "clients are not told where"
