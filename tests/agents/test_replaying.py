@@ -58,7 +58,7 @@ async def test_steps_are_done_once_and_what_was_said_is_not_said_again():
         await first.start("x", run_id="r")
         await until(lambda: len(memory.events["r"]) >= 6, "it is under way")
     async with Worker(memory, agent) as second:
-        assert await read(second) == "begun 2 \n\n4 6"
+        assert await read(second) == "begun 2 4 6"
     assert calls == [1, 2, 3]
 
 

@@ -117,9 +117,11 @@ async def live_and_cancelled(runner: Runner) -> None:
 
 @contextlib.contextmanager
 def left_for_the_collector() -> Iterator[Counter[str]]:
-    """What the block leaves that only the collector can free."""
+    """What the block leaves that only the collector can free. What was there before is not looked at: another test's
+    may be let go of meanwhile."""
     found: Counter[str] = Counter()
     gc.collect()
+    gc.freeze()
     gc.disable()
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
@@ -129,6 +131,7 @@ def left_for_the_collector() -> Iterator[Counter[str]]:
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
+        gc.unfreeze()
         gc.enable()
         gc.collect()
 
