@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -26,6 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if sys.platform != "win32":  # who starts the tests may ignore it (nohup), and servers inherit that
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if (shown := config.getoption("cpu")) is not None:
         config.pluginmanager.register(cpu.CpuCosts(shown))
 

@@ -131,7 +131,6 @@ def left_for_the_collector() -> Iterator[Counter[str]]:
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
-        gc.unfreeze()
         gc.enable()
         gc.collect()
 
