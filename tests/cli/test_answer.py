@@ -18,6 +18,9 @@ def store(tmp_path: Path) -> str:
 
 
 def said(client: SyncClient, id: str) -> str:
+    while not client.record(id).status.ended:
+        for _ in client.follow(id):  # until it ends, or asks: its answer may not be recorded yet
+            pass
     return "".join(getattr(event, "delta", "") for _, event in client.follow(id))
 
 

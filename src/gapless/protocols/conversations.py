@@ -12,7 +12,7 @@ import msgspec
 from starlette.requests import HTTPConnection, Request
 
 from gapless.aside import aside
-from gapless.errors import InputInvalid, RunConflict, RunNotFound, SessionNotFound
+from gapless.errors import AgentInvalid, InputInvalid, RunConflict, RunNotFound, SessionNotFound
 from gapless.events import (
     ActivityMessage,
     AssistantMessage,
@@ -251,7 +251,9 @@ async def answer_interrupts(runner: Runner, record: RunRecord, entries: list[Res
     or has another answer."""
     try:
         await runner.answer(record.id, entries, some=True)
-    except InputInvalid:
+    except InputInvalid as error:
+        if isinstance(error.__cause__, AgentInvalid):  # it is no answer at all, given again or not
+            raise
         if (place := await _place_of(runner, record, entries)) is None:
             raise
         await runner.readers.wait_past(record.id, place)  # the answer that was taken may not be recorded yet

@@ -176,7 +176,7 @@ class Commands:
         try:
             _, encoded = sound(event)
         except AgentInvalid as error:
-            raise InputInvalid(f"run {run.id} cannot record the answer: {error}", run_id=run.id) from None
+            raise InputInvalid(f"run {run.id} cannot record the answer: {error}", run_id=run.id) from error
         bytes_max = self._limits.event_bytes_max
         if len(encoded) > bytes_max:
             raise InputTooLarge(f"run {run.id}: the answer is over event_bytes_max={bytes_max}", run_id=run.id)
