@@ -728,7 +728,8 @@ test("page: conversations can be begun, opened and deleted", async () => {
 test("page: all conversations come by scrolling, are searched by title, and say what they do", async () => {
   for (let i = 0; i < 250; i += 1) server.session().title = i === 3 ? "About the harbour" : `Talk ${i}`;
   const page = await open();
-  const titles = () => page.locator("[data-testid=session] .name").allInnerTexts();
+  // Not innerText: it is empty for what `content-visibility` has not rendered yet.
+  const titles = () => page.locator("[data-testid=session] .name").allTextContents();
   const listed = (count) => page.waitForFunction((it) => document.querySelectorAll("[data-testid=session]").length === it, count);
   await listed(100);
   assert.equal((await titles())[0], "Talk 249");
@@ -748,7 +749,7 @@ test("page: all conversations come by scrolling, are searched by title, and say 
     await turnIs(page, message === "ask" ? "waiting" : "running");
   }
   await page.waitForFunction(() => document.querySelector("#sessions [data-doing=waiting]"));
-  assert.deepEqual(await page.locator("#sessions li time").allInnerTexts().then((it) => it.slice(0, 2).sort()), ["Answering", "Asks you"]);
+  assert.deepEqual(await page.locator("#sessions li time").allTextContents().then((it) => it.slice(0, 2).sort()), ["Answering", "Asks you"]);
   const second = page.locator("#sessions li").nth(2);
   await second.locator(".delete").focus();
   await page.keyboard.press("Enter");
