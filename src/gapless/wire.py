@@ -8,6 +8,7 @@ data frame, an explicit end marker. It knows no store and no HTTP. A wire is a m
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import re
 from abc import ABC, abstractmethod
@@ -286,6 +287,7 @@ def wires() -> dict[str, str]:
     return table
 
 
+@functools.cache
 def load(target: str) -> Any:
     """Import `target`, which a table names as `module:name`."""
     module, _, name = target.partition(":")

@@ -58,7 +58,7 @@ class BlobsOfRun:
         self._store = store
         self._journal = journal
         self._limits = limits
-        self._url = f"{public_url.rstrip('/')}/runs/{quote(journal.run_id, safe='')}/blobs/"
+        self._public_url = public_url
 
     async def set_aside(self, event: AgentItem) -> AgentItem:
         """Return the event as it is recorded: what is too large in it is kept, and named. An event that is no sound one
@@ -138,7 +138,8 @@ class BlobsOfRun:
                 await asyncio.sleep(0)  # other runs have their turn between two pieces
         except RunNotFound:
             raise RunFenced(f"run {run_id} is another worker's", run_id=run_id) from None
-        return {"mimeType": mime_type, "size": len(data), "blob": blob_id, "url": self._url + blob_id}
+        url = f"{self._public_url.rstrip('/')}/runs/{quote(run_id, safe='')}/blobs/{blob_id}"
+        return {"mimeType": mime_type, "size": len(data), "blob": blob_id, "url": url}
 
 
 class Blobs:

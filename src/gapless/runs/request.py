@@ -156,7 +156,9 @@ class Asked(msgspec.Struct, kw_only=True):
     def record(self, *, others: bool = False) -> RunRecord:
         """Name what the caller has not named, and return the record that the run begins with."""
         run_id = self.run_id or new_id()
-        when_lost = self._when_lost(others)
+        config, when_lost = self.config, self._when_lost(others)
+        if config.on_worker_lost != when_lost:
+            config = msgspec.structs.replace(config, on_worker_lost=when_lost)
         if not self.message.id:
             self.message.id = f"{run_id}-user"
         return RunRecord(
@@ -168,7 +170,7 @@ class Asked(msgspec.Struct, kw_only=True):
             created_at=now_ms(),
             digest=self.digest,
             input=self.message,
-            config=msgspec.structs.replace(self.config, on_worker_lost=when_lost),
+            config=config,
             request=None if when_lost == "fail" else self.request,
         )
 
