@@ -6,6 +6,7 @@ import enum
 import time
 import typing
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -184,6 +185,7 @@ _CHANGES: dict[type[_Record], dict[str, Any]] = {
     SessionRecord: {"updated_at": None, "title": "", "state": {}},
 }
 """What of a record changes after it was made, and what it is where it is left out."""
+_CHANGING = {kind: attrgetter(*changes) for kind, changes in _CHANGES.items()}
 
 
 def decode_run(data: bytes) -> RunRecord:
@@ -207,10 +209,12 @@ def rewrite(data: bytes, record: RunRecord | SessionRecord) -> bytes:
     """Write into an encoded record what changes after it was made. The rest stays as it is: another version may know
     more of it than this one."""
     changes = _CHANGES[type(record)]
-    fields: dict[str, Any] = {name: value for name, value in _decode_fields(data).items() if name not in changes}
-    for name, default in changes.items():
-        if (value := getattr(record, name)) != default:
+    fields: dict[str, Any] = _decode_fields(data)
+    for name, default, value in zip(changes, changes.values(), _CHANGING[type(record)](record), strict=True):
+        if value != default:
             fields[name] = value
+        elif name in fields:
+            del fields[name]
     return _encode(fields)
 
 

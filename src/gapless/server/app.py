@@ -104,10 +104,11 @@ def create_app(
     app.root_path = path_prefix
     families: list[type[ClientRoutes]] = [load(routes) for routes in ROUTES]
     for routes in (*_OWN, *families):
-        app.include_router(routes(runner, app.streams, access).router())
+        # Not `include_router`: FastAPI then looks for each request's route through a router within the app's.
+        app.router.routes += routes(runner, app.streams, access).router().routes
     if adk_web:
         serve_adk_web(app, access)
-    app.include_router(_pages())
+    app.router.routes += _pages().routes
     app.mount("/static", _Static(packages=_FOLDERS), name="static")
     return app
 
