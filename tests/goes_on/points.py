@@ -18,6 +18,7 @@ from typing import Any
 import gapless.runs.execution
 from gapless.errors import GaplessError
 from gapless.events import Interrupt, ResumeEntry
+from gapless.journals.contract import WorkerFenced
 from gapless.runs.checkpoints import Frame, Standing
 from gapless.runs.execution import Execution
 from gapless.runs.questions import Questions
@@ -227,4 +228,9 @@ def _see_stops() -> None:
         _last.clear()
         on_fenced(self, *given)
 
+    def finds_out(self: WorkerFenced, *given: Any) -> None:
+        note("-", "-", "fenced")  # where it stops meanwhile, the worker is not told
+        Exception.__init__(self, *given)
+
+    WorkerFenced.__init__ = finds_out  # type: ignore[method-assign,assignment]
     Worker.drain, Worker.give_up, Worker.on_fenced = draining, giving_up, fenced  # type: ignore[method-assign]

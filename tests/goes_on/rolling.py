@@ -23,6 +23,7 @@ from gapless.fold import RESTARTED, VOID
 from tests.goes_on import worked
 from tests.support import preloaded
 from tests.support.balancer import Balancer
+from tests.support.postgres import Postgres
 from tests.support.processes import Server, client_of
 from tests.support.valkey import Valkey
 
@@ -31,7 +32,7 @@ KINDS = {
     "workers": "one server of two workers, which are replaced on SIGHUP",
     "replicas": "two servers behind a balancer, stopped and started again one after the other",
 }
-STORES = ("sqlite", "valkey")
+STORES = ("sqlite", "valkey", "postgres")
 KNOCK_EVERY_S = 0.02
 LEFT = "serves in this one's place"
 """What a server says of its successor when it has left all of its runs to it."""
@@ -177,9 +178,12 @@ def store_of(kind: str, folder: Path) -> Iterator[str]:
     """The URL of a store of this kind."""
     if kind == "sqlite":
         yield f"sqlite:///{folder / 'gapless.db'}"
-        return
-    with Valkey() as server:
-        yield f"redis://127.0.0.1:{server.port}/0"
+    elif kind == "valkey":
+        with Valkey() as valkey:
+            yield f"redis://127.0.0.1:{valkey.port}/0"
+    else:
+        with Postgres() as postgres:
+            yield postgres.url
 
 
 def _arguments() -> argparse.Namespace:

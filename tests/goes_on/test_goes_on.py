@@ -12,31 +12,27 @@ from pathlib import Path
 import pytest
 
 from tests.goes_on.plans import FRAMEWORKS
+from tests.goes_on.rolling import store_of
 from tests.goes_on.schedules import CELLS, Schedules
-from tests.support.valkey import Valkey
 
 COUNT = int(os.environ.get("GAPLESS_GOES_ON_SCHEDULES", "200"))
 SEED = int(os.environ.get("GAPLESS_GOES_ON_SEED", "1"))
 ONLY = os.environ.get("GAPLESS_GOES_ON_ONLY", "")
-"""One of them, as `sqlite:17`."""
+"""One of them, as `sqlite:17`, or some, as `postgres:0-99`."""
+STORES = ONLY.partition(":")[:1] if ONLY else ("sqlite", "valkey")
 
 
-@pytest.fixture(params=["sqlite", "valkey"])
+@pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, str]]:
-    if request.param == "sqlite":
-        yield "sqlite", f"sqlite:///{tmp_path / 'gapless.db'}"
-        return
-    with Valkey() as server:
-        yield "valkey", f"redis://127.0.0.1:{server.port}/0"
+    with store_of(request.param, tmp_path) as url:
+        yield request.param, url
 
 
 @pytest.mark.timeout(900 + COUNT)
 async def test_nothing_is_done_twice_and_nothing_is_lost(store: tuple[str, str], tmp_path: Path):
     name, url = store
-    only, _, number = ONLY.partition(":")
-    if ONLY and only != name:
-        pytest.skip(f"only {ONLY}")
-    numbers = [int(number)] if ONLY else range(COUNT // 2)
+    first, _, last = ONLY.rpartition(":")[2].partition("-")
+    numbers = range(int(first), int(last or first) + 1) if ONLY else range(COUNT // 2)
     schedules = Schedules(tmp_path, url, name, numbers, seed=SEED)
     await schedules.main(told=lambda line: print(line, file=sys.stderr, flush=True))
     print(report(schedules))
@@ -53,7 +49,9 @@ async def test_nothing_is_done_twice_and_nothing_is_lost(store: tuple[str, str],
 
 def report(schedules: Schedules) -> str:
     """How often a run of each framework was struck where."""
-    lines = [f"{schedules.name}, seed {schedules.seed}: {dict(schedules.faults)}"]
+    lost = f"; {len(schedules.starved)} lost their lease" if schedules.starved else ""
+    lines = [*schedules.wrong, *schedules.log_errors]
+    lines.append(f"{schedules.name}, seed {schedules.seed}: {dict(schedules.faults)}{lost}")
     lines.append(f"{'':46}" + "".join(f"{framework:>13}" for framework in FRAMEWORKS))
     for fault, point in CELLS:
         counts = "".join(f"{schedules.table[framework, fault, point]:>13}" for framework in FRAMEWORKS)

@@ -267,6 +267,36 @@ async def test_a_parked_run_costs_nothing_and_is_answered_anywhere(place: Place)
 
 
 @pytest.mark.usefixtures("parked_at_once")
+async def test_a_run_is_not_claimed_where_it_is_still_being_given_up(place: Place, monkeypatch: pytest.MonkeyPatch):
+    """The store's answer is lost, and it is asked again: what was claimed meanwhile would be given up."""
+    agent = Steps("one", "ask", "end")
+    worker, other = await place.worker(agent), await place.worker(agent)
+    released, answered = asyncio.Event(), asyncio.Event()
+    release, claim, claims = worker.store.release, worker.store.claim, list[str]()
+
+    async def twice(run_id: str, wanted_at: int | None) -> bool:
+        await release(run_id, wanted_at)
+        released.set()
+        await answered.wait()
+        return await release(run_id, wanted_at)
+
+    async def noted(run_id: str) -> Any:
+        claims.append("while it is given up" if not answered.is_set() else "later")
+        return await claim(run_id)
+
+    monkeypatch.setattr(other.store, "claim", lambda run_id: asyncio.sleep(0))
+    monkeypatch.setattr(worker.store, "release", twice)
+    monkeypatch.setattr(worker.store, "claim", noted)
+    await worker.start("x", run_id="r", agent="agent")
+    await released.wait()
+    await worker.answer("r", yes("q1"))
+    assert not claims
+    answered.set()
+    assert (await (await other.attach("r")).collect()).text == "one \n\nyes end "
+    assert agent.called == 2
+
+
+@pytest.mark.usefixtures("parked_at_once")
 async def test_of_several_answers_to_a_parked_run_one_counts(place: Place):
     workers = [await place.worker(Steps("ask")) for _ in range(3)]
     await workers[0].start("x", run_id="r", agent="agent")
@@ -374,6 +404,46 @@ async def test_a_run_left_after_the_grace_goes_on_from_its_last_save(place: Plac
     await leaving.close()
     assert (await (await other.attach("r")).collect()).text == "one two "
     assert len(voids(await events_of(other))) == 1
+
+
+async def let_in_as_it_leaves(leaving: Runner, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+    """Start the run when the worker takes new ones, and have the store create it when the worker does not any more."""
+    asked, goes_on = asyncio.Event(), asyncio.Event()
+    create_run = leaving.store.create_run
+
+    async def slowly(*given: Any, **more: Any) -> Any:
+        asked.set()
+        await goes_on.wait()
+        return await create_run(*given, **more)
+
+    monkeypatch.setattr(leaving.store, "create_run", slowly)
+    starting = asyncio.create_task(leaving.start("x", run_id="r", agent="agent", **options))
+    await asked.wait()
+    draining = asyncio.create_task(leaving.drain(60))
+    await until(lambda: leaving.draining, "no more runs are taken")
+    goes_on.set()
+    await starting
+    await draining
+
+
+async def test_a_run_that_begins_as_its_worker_leaves_is_left_before_anything_is_done(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    first, second = Steps("one"), Steps("one", "two")
+    leaving, other = await place.worker(first), await place.worker(second)
+    await let_in_as_it_leaves(leaving, monkeypatch)
+    assert not leaving.worker.executions
+    assert (await (await other.attach("r")).collect()).text == "one two "
+    assert (first.called, second.done) == (0, ["0", "1"])
+    assert not voids(await events_of(other))
+
+
+async def test_a_run_that_begins_as_its_worker_leaves_and_cannot_be_left_has_the_time_of_the_others(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    leaving = await place.worker(Steps("one", "two"))
+    await let_in_as_it_leaves(leaving, monkeypatch, config=RunConfig(on_worker_lost="fail"))
+    assert place.record().status is RunStatus.FINISHED
 
 
 async def test_a_run_that_waits_is_left_as_it_is_by_a_worker_that_closes(place: Place):

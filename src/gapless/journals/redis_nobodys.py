@@ -136,20 +136,20 @@ class NobodysRuns:
                         log.error("%s", error)
             if wrong:
                 await self._server.call(scripts.CORRECT_WANTED, WANTED, pack(wrong))
-                await self._list_again([member for member, _, at in wrong if not at])
+                await self._list_again([member for member, *_ in wrong])
             if len(runs) >= limit:
                 break
         return runs
 
     async def _list_again(self, members: list[str]) -> None:
-        """List those that have been given up since their records were read: their entries, which look the same, went
-        with the ones that were out of date. Who gives one up from now on lists it after that."""
+        """List those that have been given up, or wanted, since their records were read: their entries, which look the
+        same, went with the ones that were out of date. Who gives one up or wants it from now on lists it after that."""
         places = [decode_member(member.encode()) for member in members]
         keys = (run_key(session_id, run_id) for run_id, session_id in places)
         records = await self._server.each(keys, ("owner", "status", "wanted_at"))
         for member, (owner, status, at) in zip(members, records, strict=True):
             if owner == b"" and status in _ACTIVE:
-                await self._server.command("ZADD", WANTED, "NX", at or b"0", member)
+                await self._server.call(scripts.WANT, WORKERS, self._owned.worker_id, member, at or b"0", 0, 0)
 
     async def deliver(self, run_id: str, command: bytes, seq: int | None = None) -> str:
         """Keep a command for a run and tell its owner, as `Store.send`; with `seq` as `Store.answer`."""

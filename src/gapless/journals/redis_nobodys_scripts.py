@@ -141,7 +141,10 @@ return 1
 
 WANT = Script("""
 local me, member, wanted_at, tell, left = unpack(ARGV)
-redis.call('ZADD', '{gapless}:wanted', wanted_at, member)
+local listed_at = redis.call('ZSCORE', '{gapless}:wanted', member)
+if not listed_at or listed_at == 'inf' or (wanted_at ~= 'inf' and tonumber(wanted_at) < tonumber(listed_at)) then
+  redis.call('ZADD', '{gapless}:wanted', wanted_at, member)
+end
 if left == '1' then
   redis.call('SREM', '{gapless}:active:' .. me, member)
 end
@@ -150,6 +153,8 @@ if tell == '1' then
 end
 return 1
 """)
+"""Lists a run no later than it is listed already: whoever has wanted it meanwhile knows more, and an entry that is too
+early is corrected by who finds it."""
 
 RESERVE = Script("""
 local me, member = unpack(ARGV)

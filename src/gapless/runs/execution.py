@@ -239,7 +239,7 @@ class Execution:
 
     async def _run(self) -> None:
         try:
-            failure = await self._execute()
+            failure = None if self.parted else await self._execute()  # it may be left before it begins
         except Exception as error:  # a bug; the run must end all the same
             self.raised.error = error
             failure = as_failure(self.record, error)

@@ -140,6 +140,10 @@ class GoingOn:
     async def claim(self, run_id: str, ends_with: GaplessError | None = None) -> None:
         """Become the owner of a run that is nobody's, if no other worker was faster, and see to it; `ends_with` says
         that it is decided how it ends. Raises `StoreUnavailable`, `WorkerFenced`."""
+        before = self._home.task_of(run_id)
+        if before is not None:  # it gives the run up, and would do so again where the store's answer is lost
+            before.add_done_callback(lambda _: self._home.on_wanted())
+            return
         record = await self._journals.store.claim(run_id)
         if record is not None:
             self._home.spawn(run_id, self._see_to(record, self._home.task_of(run_id), ends_with))

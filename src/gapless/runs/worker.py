@@ -7,7 +7,7 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any
 
 from gapless.agents.base import Agent
@@ -73,6 +73,8 @@ class Worker:
         self._metrics = metrics
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """Who writes a run here: its execution, or who closes it for a worker that is gone."""
+        self._starting: set[asyncio.Future[None]] = set()
+        """Each is done once a start that was let in has begun its run, or failed."""
         self.going_on = GoingOn(self.journals, self.readers, agents, limits, metrics, self)
         self.on_wanted: Callable[[], None] = lambda: None
         """Called when there may be a run that is nobody's and wants somebody."""
@@ -87,15 +89,23 @@ class Worker:
 
         Raises `RunConflict`, `SessionBusy`, `SessionNotFound`, `InputInvalid`, `LimitReached`, `ShuttingDown`,
         `StoreUnavailable`."""
-        store = self.journals.store
         if asked.run_id is not None:
             known = await self.readers.find(asked.run_id)
             if known is not None:
                 return asked.come_back(known), None
         self._admit(asked.user_id)
+        starting = self.journals.loop.create_future()
+        self._starting.add(starting)
+        try:
+            return await self._start(asked)
+        finally:
+            self._starting.discard(starting)
+            starting.set_result(None)
+
+    async def _start(self, asked: Asked) -> tuple[RunRecord, Execution | None]:
         if asked.session_id is not None:
             await self.sessions.check_user(asked.session_id, asked.user_id)
-        record = asked.record(others=not store.alone)
+        record = asked.record(others=not self.journals.store.alone)
         worker_id = self.journals.worker_id
         with lease_wanted(record.id):
             record, created = await self._create(asked, record)
@@ -200,6 +210,8 @@ class Worker:
         self.executions[record.id] = execution
         for command, command_id in self._early.pop(record.id, ()):
             self.on_command(record.id, command, command_id)
+        if self.draining:  # it was let in before
+            self._leave(execution)
         return execution
 
     async def _execute(self, execution: Execution) -> None:
@@ -271,20 +283,18 @@ class Worker:
         self.draining = True
         for execution in self.executions.values():
             execution.hang_up()
-        handing_over = not self.journals.store.alone
         waiting = {run_id for run_id, execution in self.executions.items() if execution.waiting}
-        if handing_over:
-            for execution in list(self.executions.values()):
-                if execution.can_be_left:
-                    execution.leave()
-                    waiting.discard(execution.record.id)
-        tasks = [task for run_id, task in self._tasks.items() if run_id not in waiting]
-        if tasks:
+        for execution in list(self.executions.values()):
+            if self._leave(execution):
+                waiting.discard(execution.record.id)
+        if self._tasks.keys() - waiting:
             parted = sum(execution.parted for execution in self.executions.values())
-            log.info("draining %d runs for at most %.0f s", max(len(tasks) - parted, 0), grace_s)
-            await asyncio.wait(tasks, timeout=grace_s)
+            log.info("draining %d runs for at most %.0f s", len(self._tasks.keys() - waiting) - parted, grace_s)
+        await self._end_by(self.journals.loop.time() + grace_s, waiting)
         for run_id, execution in list(self.executions.items()):
-            if handing_over and execution.can_be_left:
+            if self._can_be_left(execution):
+                if grace_s and not execution.fenced:
+                    log.warning("run %s: came to no checkpoint in %.0f s, others go on at its last", run_id, grace_s)
                 execution.part()
             execution.stop(
                 ShuttingDown(
@@ -293,6 +303,25 @@ class Worker:
             )
         if self._tasks:
             await asyncio.wait(list(self._tasks.values()), timeout=DRAIN_S)
+
+    def _can_be_left(self, execution: Execution) -> bool:
+        """Tell whether others can go on with it, or begin it anew."""
+        return execution.can_be_left and not self.journals.store.alone
+
+    def _leave(self, execution: Execution) -> bool:
+        """Leave it to others as soon as nothing is lost by it; False where they cannot go on with it."""
+        if not self._can_be_left(execution):
+            return False
+        execution.leave()
+        return True
+
+    async def _end_by(self, deadline: float, waiting: Collection[str]) -> None:
+        """Wait until nothing executes here any more but the runs `waiting`, up to the `deadline` (on the loop's clock).
+        A run that was let in before may begin meanwhile."""
+        while pending := [*self._starting, *(task for run_id, task in self._tasks.items() if run_id not in waiting)]:
+            _, late = await asyncio.wait(pending, timeout=max(deadline - self.journals.loop.time(), 0))
+            if late:
+                return
 
     async def close(self) -> None:
         """End what still runs, and release the journals and the store. Drain first."""
