@@ -15,6 +15,7 @@ import httpx2
 import pytest
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_dependant
+from xdist.scheduler import LoadScopeScheduling
 
 from gapless import Runner, create_app
 from tests.support import cpu, lanes
@@ -45,10 +46,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("fast"):
         config.hook.pytest_deselected(items=[item for item in items if lanes.is_slow(item.nodeid)])
         items[:] = [item for item in items if not lanes.is_slow(item.nodeid)]
-    if config.getoption("dist", "no") == "loadgroup":
+    if hasattr(config, "workerinput"):  # one of several processes
         items[:] = lanes.in_order(items)
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group(lanes.group(item.nodeid)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """pytest-xdist's own `loadgroup` renames the items, which does nothing since pytest 9."""
+    return lanes.Groups(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,6 +1,6 @@
 """Which tests `--fast` leaves out, which run apart from their file's others, and which begin first and last.
 
-`scripts/test` runs several processes, and gives each a group of tests at a time (pytest-xdist's `loadgroup`). A group
+`scripts/test` runs several processes, and gives each a group of tests at a time. A group
 is a file, because a file's tests share what is dear: servers, a browser, a cluster. The tests of files in `APART` share
 nothing, and are groups of their own. What takes long begins first, so that no process is left alone with it at the end.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 SLOW = (
     "tests/agents/test_published_examples.py",
@@ -38,23 +39,26 @@ APART = (
 
 FIRST = (
     "tests/js/test_js_clients.py",
-    "tests/page/",
+    "tests/agents/test_model_classes.py",
     "tests/examples/",
-    "tests/client/test_durable.py",
-    "tests/faults/",
-    "tests/goes_on/",
     "tests/deploy/",
+    "tests/page/",
+    "tests/client/",
+    "tests/bench/",
+    "tests/agents/test_adk_checkpoints.py",
     "tests/journals/test_redis_failover.py",
-    "tests/journals/test_redis_claims.py",
-    "tests/protocols/test_starting.py",
+    "tests/protocols/test_resume.py",
     "tests/journals/test_redis.py",
     "tests/journals/test_postgres.py",
-    "tests/journals/test_sqlite.py",
-    "tests/bench/",
-    "tests/e2e/",
     "tests/agents/",
-    "tests/cli/",
+    "tests/e2e/",
+    "tests/protocols/openai/",
+    "tests/journals/",
+    "tests/attacks/",
     "tests/protocols/",
+    "tests/faults/",
+    "tests/goes_on/",
+    "tests/cli/",
 )
 """By how long their longest group takes."""
 
@@ -69,6 +73,13 @@ def is_slow(nodeid: str) -> bool:
 def group(nodeid: str) -> str:
     """The tests that run in one process, one after another."""
     return nodeid if nodeid.startswith(APART) else nodeid.partition("::")[0]
+
+
+class Groups(LoadScopeScheduling):
+    """Gives a process a group at a time."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group(nodeid)
 
 
 def in_order(items: Iterable[pytest.Item]) -> list[pytest.Item]:
