@@ -200,9 +200,20 @@ def rss_bytes(pid: int) -> int:
 
 def cpu_s(pid: int) -> float:
     """The CPU time that a process has used; 0 for one that is gone."""
+    fields = _stat(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+
+
+def parent_of(pid: int) -> int:
+    """The process that has started one that lives; 0 for one that is gone."""
+    fields = _stat(pid)
+    return int(fields[1]) if fields and fields[0] not in "ZX" else 0
+
+
+def _stat(pid: int) -> list[str]:
+    """Of proc_pid_stat(5) what comes after the name."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-            fields = file.read().rpartition(")")[2].split()
+            return file.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return []

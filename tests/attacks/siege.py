@@ -7,6 +7,7 @@ import collections
 import json
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.attacks import served
-from tests.attacks.connection import Connection, NoAnswer, cpu_s, request, rss_bytes
+from tests.attacks.connection import Connection, NoAnswer, cpu_s, parent_of, request, rss_bytes
 from tests.support.processes import Server
 
 CPU_SHARE_MAX = 0.5
@@ -46,6 +47,9 @@ RUN_CODES = frozenset(
 """In the answer of a route that waits for the run's end: how that run has ended, and no fault of the server. `usage`
 is of the agent `live`, asked where nobody can speak to it."""
 KEYS = {"alice": "alice-" + "k" * 20, "mallory": "mallory-" + "k" * 20}
+GONE = "a process is gone that nobody has killed"
+WORKER_END = re.compile(r"worker process (\d+) ")
+"""How the supervisor's line begins that says how one has ended."""
 CANARY = "canary-of-alice"
 """In all that Alice asks; Mallory is never shown it."""
 
@@ -295,8 +299,12 @@ class Siege:
 
     def _look(self, passed_s: float) -> None:
         workers = set(self.server.workers())
+        # The list may lack one that lives, where another ends while it is read (proc_tid_children(5)).
+        workers |= {pid for pid in self._known - workers if parent_of(pid) == self.server.pid}
         for pid in self._known - workers - self._killed.keys():
-            self.tally.fault("a process is gone that nobody has killed", pid=pid)
+            load, free = os.getloadavg()[0], os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            last = self.memory.get(pid, [(0.0, 0)])[-1][1]
+            self.tally.fault(GONE, pid=pid, load=round(load, 1), free_mb=free // 10**6, last_mb=last // 10**6)
         self._known = workers
         used = {pid: cpu_s(pid) for pid in (*workers, self.server.pid, os.getpid())}
         spent_s = sum(cpu - self._cpu.get(pid, 0.0) for pid, cpu in used.items() if cpu)
@@ -336,6 +344,8 @@ class Siege:
                 self.tally.fault("a line of the log is no JSON", line=line[:500].decode("utf-8", "replace"))
             return
         self.tally.counts[f"log {said.get('level')}"] += 1
+        if (told := WORKER_END.match(str(said.get("message")))) and int(told[1]) not in self._killed:
+            self.tally.fault(GONE, line=line[:500].decode("utf-8", "replace"))
         if served.SECRET.encode() in line:
             self.tally.fault("an exception's text is logged", line=line[:500].decode())
         if "exception" in said or said.get("level") in ("error", "critical") or b"Traceback" in line:

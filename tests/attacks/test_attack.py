@@ -86,9 +86,12 @@ def test_what_should_not_be_is_a_fault(tmp_path: Path) -> None:
     siege.took("fuzzed", 200, "GET /runs", served.SECRET.encode())
     for line in (b"Traceback (most recent call last):", b'{"level":"error","message":"a bug"}', b'{"exception":"x"}'):
         siege.judge_line(line)
+    siege._killed[4711] = 0.0
+    for pid in (4711, 4712):
+        siege.judge_line(b'{"level":"warning","message":"worker process %d was ended by signal 9 (Killed)"}' % pid)
     report = siege.report()
     assert not report["holds"]
-    assert report["fault_count"] == 5
+    assert report["fault_count"] == 6
     siege.memory[siege.spared] = [(float(at), 100_000_000 + at * 10_000) for at in range(0, 3600, 60)]
     assert siege.report()["memory"]["worker"]["growth"] > 0.1
     assert [fault["kind"] for fault in siege.report()["faults"]][-1] == "memory grows"

@@ -58,7 +58,7 @@ def supervisor() -> Iterator[workers._Supervisor]:
 
 
 def test_a_worker_that_dies_instead_of_answering_is_noticed_at_once_and_what_it_counted_is_dropped(
-    supervisor: workers._Supervisor, monkeypatch: pytest.MonkeyPatch
+    supervisor: workers._Supervisor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     forgotten: list[int | None] = []
     monkeypatch.setattr(workers, "_forget", forgotten.append)
@@ -71,3 +71,31 @@ def test_a_worker_that_dies_instead_of_answering_is_noticed_at_once_and_what_it_
     assert line.answers == [True], "the end of the pipe, not the end of the patience"
     assert [one.pid for one in supervisor.processes] != [process.pid]
     assert forgotten == [process.pid]
+    (said,) = caplog.messages
+    how = f"signal 9 ({signal.strsignal(9)})"
+    assert said == f"worker process {process.pid} was ended by {how}; another takes its place"
+
+
+class Gone:
+    """A worker that has come to an end."""
+
+    pid = 4711
+
+    def __init__(self, exitcode: int | None) -> None:
+        self.exitcode = exitcode
+
+
+@pytest.mark.parametrize(
+    ("exitcode", "silent_s", "words"),
+    [
+        (0, 0.1, "ended with exit code 0"),
+        (1, 31, "ended with exit code 1"),
+        (-11, 31, f"was ended by signal 11 ({signal.strsignal(11)})"),
+        (-9, 0.1, f"was ended by signal 9 ({signal.strsignal(9)})"),
+        (-9, 31, "did not answer for 30 s and was killed"),
+    ],
+)
+def test_how_a_worker_ended_is_told(exitcode: int, silent_s: float, words: str):
+    supervisor = object.__new__(workers._Supervisor)  # nothing of it runs
+    supervisor.config = uvicorn.Config("none:none", timeout_worker_healthcheck=30)
+    assert supervisor._end(cast("Any", Gone(exitcode)), silent_s) == words

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import multiprocessing
 import multiprocessing.process
 import os
@@ -12,6 +13,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +29,8 @@ from gapless.metrics import FOLDER_VARIABLE
 __all__ = ["Replacing", "end_with", "run_workers", "watch"]
 
 FOLDER_PREFIX = "gapless-metrics-"
+
+log = logging.getLogger("gapless.serve")
 
 
 class Replacing:
@@ -129,10 +133,24 @@ class _Supervisor(Multiprocess):
             # whether it is well looks like one that is slow to answer: 30 s, and no worker is replaced meanwhile.
             process.child_conn.close()
         known = self._known | self._pids()  # a restart may have brought new ones since the last look
+        before, since = list(self.processes), time.monotonic()
         super().keep_subprocess_alive()
+        silent_s = time.monotonic() - since
+        for process in before:
+            if process not in self.processes:
+                log.warning("worker process %s %s; another takes its place", process.pid, self._end(process, silent_s))
         self._known = self._pids()
         for pid in known - self._known:
             _forget(pid)
+
+    def _end(self, process: Process, silent_s: float) -> str:
+        """How a worker that was not told to stop came to its end, in words: uvicorn says only that it did, at info."""
+        code = process.exitcode
+        if code is None or code >= 0:
+            return f"ended with exit code {code}"
+        if code == -signal.SIGKILL and silent_s >= self.config.timeout_worker_healthcheck:
+            return f"did not answer for {self.config.timeout_worker_healthcheck} s and was killed"
+        return f"was ended by signal {-code} ({signal.strsignal(-code)})"
 
     def _pids(self) -> frozenset[int | None]:
         return frozenset(process.pid for process in self.processes)
