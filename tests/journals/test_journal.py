@@ -588,3 +588,23 @@ async def test_who_joins_late_leaves_others_their_turn() -> None:
         waiting.cancel()
         assert seen > 20_000
         assert turns >= seen // 512
+
+
+async def test_of_runs_that_end_at_the_same_time_so_many_are_written_at_once(process: Process):
+    count = 2 * hot_path.ENDS_AT_ONCE + 10
+    ending = [await process.start(f"e{number}") for number in range(count)]
+    going_on = [await process.start(f"g{number}") for number in range(count)]
+    for journal in (*ending, *going_on):
+        journal.append(an_event("1"))
+    for journal in ending:
+        journal.close(an_event("2"), an_end(journal.run_id))
+    async with asyncio.timeout(WAIT_S):
+        for journal in (*going_on, *ending):
+            await journal.drain()
+    first, *others = process.store.appends
+    assert len(first) == hot_path.ENDS_AT_ONCE + count, "all that goes on, and so many ends"
+    assert [len(one) for one in others] == [hot_path.ENDS_AT_ONCE, 10]
+    assert [run_id for one in process.store.appends for run_id in one if run_id[0] == "e"] == [
+        journal.run_id for journal in ending
+    ], "in their order"
+    assert all(journal.closed and journal.last == 2 for journal in ending)
