@@ -33,7 +33,7 @@ def test_a_worker_seen_for_the_first_time_has_a_whole_lease() -> None:
     assert watch.expired({"new": 0}, 10) == []
 
 
-def test_a_watcher_that_slept_trusts_nothing_it_saw() -> None:
+def test_a_watcher_that_slept_trusts_little_of_what_it_saw() -> None:
     clock = Clock()
     watch = LeaseWatch(clock)
     watch.expired({"other": 1}, 10)
@@ -44,6 +44,16 @@ def test_a_watcher_that_slept_trusts_nothing_it_saw() -> None:
         assert watch.expired({"other": 1}, 10) == []
     clock.now += 4
     assert watch.expired({"other": 1}, 10) == ["other"]
+
+
+def test_a_watcher_that_is_always_late_sees_the_dead_in_the_end_and_the_living_never() -> None:
+    clock = Clock()
+    watch = LeaseWatch(clock)
+    found = []
+    for beat in range(20):
+        found.append(watch.expired({"live": beat // 2, "dead": 7}, 10))
+        clock.now += 6
+    assert [["dead"] if at >= 8 else [] for at in range(20)] == found
 
 
 def test_a_worker_that_left_and_came_back_is_new() -> None:

@@ -17,25 +17,35 @@ __all__ = ["LeaseWatch", "log_lost"]
 log = logging.getLogger("gapless.journal")
 
 
+ASLEEP_SHARE, COUNTED_SHARE = 1 / 2, 1 / 8
+"""Of a lease: who does not look for longer than the one has slept, and of that time counts the other."""
+
+
 class LeaseWatch:
-    """What one worker has seen of the others' beats."""
+    """What one worker has seen of the others' beats, in seconds that it has watched them.
+
+    A process that slept may have done so together with the whole machine, so the time counts for little in which it did
+    not look. For something it does count: one that always gets to look late, on a machine with too much to do, sees a
+    dead worker's beat as it was time and again, and takes its runs over later than others would, but not never."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._seen: dict[str, tuple[int, float]] = {}
-        self._observed_at = 0.0
+        self._looked_at = 0.0
+        self._watched_s = 0.0
 
     def expired(self, beats: Mapping[str, int], lease_s: float) -> list[str]:
         """Return the workers whose beat has stood still for `lease_s` seconds. Call it several times a lease."""
         now = self._monotonic()
-        if now - self._observed_at > lease_s / 2:
-            self._seen.clear()  # this process slept: what it last saw says nothing about the time since
-        self._observed_at = now
+        passed_s, self._looked_at = now - self._looked_at, now
+        self._watched_s += lease_s * COUNTED_SHARE if passed_s > lease_s * ASLEEP_SHARE else passed_s
+        watched_s = self._watched_s
+        before = self._seen
         self._seen = {
-            worker_id: seen if (seen := self._seen.get(worker_id)) is not None and seen[0] == beat else (beat, now)
+            worker_id: seen if (seen := before.get(worker_id)) is not None and seen[0] == beat else (beat, watched_s)
             for worker_id, beat in beats.items()
         }
-        return [worker_id for worker_id, (_, since) in self._seen.items() if now - since >= lease_s]
+        return [worker_id for worker_id, (_, since_s) in self._seen.items() if watched_s - since_s >= lease_s]
 
 
 def log_lost(me: str, dead: Collection[str], owners: Iterable[str]) -> None:
