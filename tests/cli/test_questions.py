@@ -99,5 +99,42 @@ def test_a_question_shows_its_call():
     assert shown(asked) == 'Well? [pay {"amount":5}]'
 
 
+EVIL = "\x1b]0;title\x07\u202e"
+ODD: dict[str, Any] = {
+    "properties": {
+        f"any{EVIL}": True,
+        "either": {"type": ["null", "integer"], "default": EVIL},
+        "what": {"type": {"a": 1}, "enum": "abc", "title": 5},
+        "many": {"enum": [EVIL, *range(10_000)]},
+    },
+    "required": None,
+}
+
+
+def test_a_schema_of_any_kind_is_asked_and_drives_no_terminal(monkeypatch: pytest.MonkeyPatch):
+    asked, said, typed = list[str](), list[str](), iter(["x", "three", "3", "y", "no", "7", "z"])
+
+    def prompt(text: str, **_: Any) -> str:
+        asked.append(text)
+        return next(typed)
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.prompt", prompt)
+    monkeypatch.setattr("gapless.cli.questions.say_error", said.append)
+    answered = ask_person(question(schema=ODD))
+    assert answered.payload == {f"any{EVIL}": "x", "either": 3, "what": "y", "many": 7}
+    assert len(said) == 2
+    for kind in ("approval", "question"):
+        approval = question("input", ODD, kind=kind)
+        monkeypatch.setattr("gapless.cli.questions.say", asked.append)
+        typed = iter(["z", "y", "", "", "", "", ""])
+        ask_person(approval)
+    assert "\x1b" not in "".join([*asked, *said])
+    assert all(len(text) < 2000 for text in [*asked, *said])
+    nothing: list[Any] = [{"properties": None}, {"properties": ["a"]}, {"type": ["null"]}, {"type": 5}, {"enum": {}}]
+    for none in nothing:
+        assert entry_of(question(schema=none), "x").payload == "x"
+
+
 def test_nobody_at_the_terminal_is_no_answer():
     assert ask_person(question("approval")).status == "cancelled"

@@ -15,8 +15,8 @@ from gapless.cli.terminal import Transcript, say, say_error
 from gapless.events import CustomEvent, RunErrorEvent, TextMessageContentEvent, ToolCallEndEvent, ToolCallStartEvent
 from gapless.records import RunRecord
 
-EVIL = "a\x1b]0;title\x07b\x1b[2J\x9b2Jc\x08\x7f"
-CONTROLS = {chr(code) for code in (*range(9), *range(11, 32), *range(127, 160))}
+EVIL = "a\x1b]0;title\x07b\x1b[2J\x9b2Jc\x08\x7f\u202e\u2066"
+CONTROLS = {chr(code) for code in (*range(9), *range(11, 32), *range(127, 160), 0x202E, 0x2066)}
 
 
 def test_messages_for_the_person_are_clean(capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,12 +37,15 @@ TOOL_CHARS_MAX = 200
 """Characters shown of a tool call's arguments, and of its result."""
 
 # What a model, an agent or a server says must not drive the terminal: escape sequences would.
-_CONTROLS = dict.fromkeys([*range(32), 127, *range(128, 160)], "�")
+# Nor turn the direction of what follows (U+202A to U+202E, U+2066 to U+2069): a call that a person is asked about would
+# look like another.
+_CONTROLS = dict.fromkeys([*range(32), 127, *range(128, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "�")
 _CONTROLS.update({ord("\n"): "\n", ord("\t"): "\t", ord("\r"): ""})
 
 
 def clean(text: str) -> str:
-    """Return the text without control characters other than line feed and tab."""
+    """Return the text without control characters other than line feed and tab, and without those that turn the
+    direction of what follows."""
     return text.translate(_CONTROLS)
 
 
