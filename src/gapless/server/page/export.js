@@ -26,7 +26,9 @@ function itemParts(item) {
 }
 
 function fenced(text) {
-  const fence = "`".repeat(Math.max(3, ...(text.match(/`+/g) ?? []).map((run) => run.length + 1)));
+  let length = 3;
+  for (const [run] of text.matchAll(/`+/g)) length = Math.max(length, run.length + 1); // they may be more than arguments can
+  const fence = "`".repeat(length);
   return `${fence}\n${text}\n${fence}`;
 }
 
