@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from gapless import Runner, create_app
+from gapless import ConnectionLimits, Limits, Runner, create_app
 from gapless.agents.base import RunContext
+from gapless.client import ClientLimits
 from gapless.errors import AgentFailed, AgentInvalid, CursorInvalid, GaplessError, InputInvalid, UsageError
 from gapless.events import Interrupt, ResumeEntry, RunFinishedEvent, UserMessage
 from gapless.given import check_given
@@ -45,12 +47,28 @@ def test_a_bool_is_no_number_and_a_long_value_is_cut():
         (lambda: Runner(asks, app_name=5), "app_name: a name, not 5"),
         (lambda: Runner(asks, retention_s="7d"), "retention_s: a number of seconds, or None for ever, not '7d'"),
         (lambda: Runner(asks, lease_s=True), "lease_s: a number of seconds, not True"),
+        (lambda: Runner(asks, lease_s=0), "lease_s: a number from 0.001 to 86400, not 0"),
+        (lambda: Runner(asks, lease_s=float("nan")), "lease_s: a number from 0.001 to 86400, not nan"),
+        (lambda: Runner(asks, retention_s=-1), "retention_s: a number from 0 to .*, not -1"),
+        (lambda: Runner(asks, retention_s=float("inf")), "retention_s: a number from 0 to .*, not inf"),
+        (lambda: create_app(Runner(asks), drain_s=-1), "drain_s: a number from 0 to 86400, not -1"),
+        (lambda: create_app(Runner(asks), drain_s="1"), "drain_s: a number of seconds, not '1'"),
         (lambda: create_app(asks), r"runner: a Runner, as in create_app\(Runner\(agent\)\), not a function"),
     ],
 )
 def test_a_runner_and_an_app_say_what_they_were_not_given(make: Callable[[], object], said: str):
     with pytest.raises(UsageError, match=said):
         make()
+
+
+@pytest.mark.parametrize("kind", [Limits, ConnectionLimits, ClientLimits])
+def test_each_number_of_a_bound_is_one(kind: type[Limits] | type[ConnectionLimits] | type[ClientLimits]):
+    for field in msgspec.structs.fields(kind):
+        wrong: list[Any] = [0, -1, "1", True, float("nan"), float("inf"), *([] if field.name.endswith("_s") else [1.5])]
+        for value in [*wrong, *([] if field.default is None else [None])]:
+            with pytest.raises(ValueError, match=f"^{field.name}: a (whole )?number .*, not {value!r}$"):
+                kind(**{field.name: value})
+        assert getattr(kind(**{field.name: 1}), field.name) == 1
 
 
 @pytest.mark.parametrize(
@@ -95,6 +113,8 @@ async def test_what_a_run_is_asked_wrongly():
         run: Any = await start("go", session_id="s1", run_id="r1")
         state = {"a": object()}
         refused: list[tuple[type[GaplessError], str, Callable[[], Any]]] = [
+            (UsageError, "limit: a number from 1 to 1e\\+06, not -1", lambda: runner.list_runs(limit=-1)),
+            (UsageError, "limit: a number from 1 to 1e\\+06, not 0", lambda: runner.list_sessions(limit=0)),
             (InputInvalid, "session id: text, not 5", lambda: start("x", session_id=5)),
             (InputInvalid, "run id: text, not 5", lambda: start("x", run_id=5)),
             (

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from gapless.errors import InputInvalid
-from gapless.given import check_given
+from gapless.given import check_given, check_numbers
 from gapless.settings import CLIENT_SETTINGS, check_settings, joined
 
 __all__ = ["ClientConfig", "ConnectionLimits", "Limits", "RunConfig", "StreamingMode"]
@@ -197,7 +197,9 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds one worker. Past a limit, new work gets an error with `Retry-After`; what runs is unharmed."""
+    """Bounds one worker. Past a limit, new work gets an error with `Retry-After`; what runs is unharmed.
+
+    Raises `ValueError` for what is no whole number from 1 on."""
 
     body_bytes_max: int = 4 * 1024 * 1024
     """An HTTP request's body."""
@@ -230,9 +232,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     history_messages_max: int = 10_000
     """Messages of a session's history that are given to an agent; the oldest are dropped first."""
 
+    def __post_init__(self) -> None:
+        check_numbers(self)
+
 
 class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds what a server takes before it knows who asks. Past one, a connection is answered and closed."""
+    """Bounds what a server takes before it knows who asks. Past one, a connection is answered and closed.
+
+    Raises `ValueError` for what is no number above 0."""
 
     connections_max: int = 10_000
     """Connections of one process. `gapless serve` lowers it to what the process's descriptors leave room for."""
@@ -249,3 +256,6 @@ class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
     """From there to the end of its body."""
     unread_s: int = 60
     """A client that takes nothing for so long of an answer that waits for it is cut off. Streams wait."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)

@@ -83,6 +83,10 @@ async def test_a_session_service_of_the_user_is_kept_in_step(tmp_path: Any):
     session = await service.get_session(app_name="desk", user_id="ada", session_id="s")
     assert session is not None
     assert [event.author for event in session.events] == ["user", "helper", "user", "helper"]
+    async with Runner(agent, app_name="desk", session_service=service) as runner:
+        await runner.create_session("s", user_id="ada", agent="desk")
+        await runner.delete_session("s")
+    assert await service.get_session(app_name="desk", user_id="ada", session_id="s") is None
     with pytest.raises(UsageError):
         Runner(lambda message: "x", session_service=service)
 

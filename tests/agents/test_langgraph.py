@@ -24,7 +24,8 @@ from langgraph.types import Send, interrupt
 from gapless import ResumeEntry, RunConfig, Runner, StreamingMode
 from gapless.agents import adapt
 from gapless.agents.langgraph import LangGraphAgent
-from gapless.errors import AgentInvalid, GaplessError, ModelFailed, RunLimit, ToolFailed
+from gapless.agents.langgraph_middleware import GaplessMiddleware
+from gapless.errors import AgentFailed, AgentInvalid, GaplessError, ModelFailed, RunLimit, SessionBusy, ToolFailed
 from gapless.events import (
     CustomEvent,
     Event,
@@ -35,6 +36,7 @@ from gapless.events import (
     SubagentFinishedEvent,
     SubagentStartedEvent,
     TextMessageContentEvent,
+    Tool,
     ToolCallResultEvent,
     ToolCallStartEvent,
     UserMessage,
@@ -328,6 +330,14 @@ async def test_calls_that_want_a_yes_may_be_edited_or_refused():
     assert "not that" in results[second.tool_call_id].error
 
 
+async def test_a_tool_of_the_client_and_one_of_the_agent_may_not_share_a_name():
+    model = langgraph_model(ToolCall("look", {"at": "x"}), "seen")
+    async with Runner(create_agent(model, [look], middleware=[GaplessMiddleware()])) as runner:
+        with pytest.raises(AgentInvalid, match="a tool look, and so has the client"):
+            await asked(runner, "go", tools=[Tool(name="look", description="")])
+    assert model.requests == [], "else the client would be asked in the tool's place"
+
+
 # -- turns ------------------------------------------------------------------------------------------------------------
 
 
@@ -375,6 +385,45 @@ async def test_a_turn_that_was_cut_short_leaves_the_conversation_whole(own: bool
     assert calls == {one.tool_call_id for one in messages if hasattr(one, "tool_call_id")}
     assert any("said" in text for text in told(model))
     assert told(model)[-1] == "second"
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["session", "checkpointer"])
+async def test_whoever_takes_the_id_of_a_deleted_session_is_told_nothing_of_it(own: bool):
+    model = langgraph_model("one", NextTurn(), "two")
+    async with Runner(create_agent(model, checkpointer=None if own else InMemorySaver())) as runner:
+        await asked(runner, "Ada's secret", session_id="s", user_id="ada")
+        await runner.delete_session("s")
+        await asked(runner, "what was said?", session_id="s", user_id="bob")
+    assert told(model) == ["what was said?"]
+
+
+async def test_a_session_whose_thread_cannot_be_dropped_stays():
+    saver, gate = InMemorySaver(), Gate()
+
+    @tool
+    async def wait() -> str:
+        """Wait."""
+        await gate.pass_through()
+        return "waited"
+
+    model = langgraph_model("one", NextTurn(), ToolCall("wait", {}), "two")
+    async with Runner(create_agent(model, [wait], checkpointer=saver)) as runner:
+        await asked(runner, "first", session_id="s")
+
+        async def fails(thread_id: str) -> None:
+            raise OSError("a secret")
+
+        saver.adelete_thread = fails  # type: ignore[method-assign]  # a database that is away
+        with pytest.raises(AgentFailed, match="cannot be dropped") as failure:
+            await runner.delete_session("s")
+        assert "secret" not in str(failure.value)
+        assert len(await runner.messages("s")) == 2
+        run = await runner.start("second", session_id="s")
+        await gate.reached()
+        with pytest.raises(SessionBusy):  # and nothing was asked to be dropped
+            await runner.delete_session("s")
+        gate.open()
+        await run.collect()
 
 
 async def test_the_rest_of_a_graphs_state_goes_on_with_the_session():

@@ -13,6 +13,7 @@ from agents import (
     GuardrailFunctionOutput,
     SQLiteSession,
     function_tool,
+    handoff,
     input_guardrail,
     output_guardrail,
 )
@@ -235,6 +236,13 @@ async def test_a_tool_of_the_client_and_one_of_the_agent_may_not_share_a_name():
         await one_run(
             Agent(name="a", model=openai_agents_model("hi"), tools=[look]), tools=[Tool(name="look", description="")]
         )
+    guard = Agent(name="guard", model=openai_agents_model("hi"))
+    for other in (guard, handoff(guard)):
+        with pytest.raises(AgentInvalid, match="transfer_to_guard"):
+            await one_run(
+                Agent(name="a", model=openai_agents_model("hi"), handoffs=[other]),
+                tools=[Tool(name="transfer_to_guard", description="")],
+            )
 
 
 # -- turns ------------------------------------------------------------------------------------------------------------
@@ -290,7 +298,9 @@ async def test_a_session_of_the_sdks_own_has_the_conversation():
         await asked(runner, "second", session_id="s")
         assert told(model) == ["first", "one", "second"]
         assert [turn.native for turn in await runner.store.turns("s")] == [None, None]
-    assert len(await session.get_items()) == 4
+        assert len(await session.get_items()) == 4
+        await runner.delete_session("s")
+    assert await session.get_items() == []
 
 
 # -- going on ---------------------------------------------------------------------------------------------------------

@@ -193,12 +193,21 @@ def langchain_agent() -> Any:
     return create_agent(langgraph_model("well ", ToolCall("look", {"at": "it"}), "there"), [look], name="helper")
 
 
+def openai_agent() -> Any:
+    from agents import Agent, function_tool
+
+    from gapless.testing import openai_agents_model
+
+    script = openai_agents_model("well ", ToolCall("look", {"at": "it"}), "there")
+    return Agent(name="helper", model=script, tools=[function_tool(look)])
+
+
 def look(at: str) -> str:
     """Looks."""
     return at
 
 
-@pytest.mark.parametrize("make", [pydantic_ai_agent, adk_agent, langchain_agent])
+@pytest.mark.parametrize("make", [pydantic_ai_agent, adk_agent, langchain_agent, openai_agent])
 async def test_a_run_of_a_framework_leaves_nothing_of_ours_for_the_collector(make: Callable[[], Any]):
     async with Runner(make()) as runner:
         for _ in range(2):

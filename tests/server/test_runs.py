@@ -263,14 +263,16 @@ async def test_a_message_is_asked_in_the_place_of_another_which_is_kept(client_o
 
 async def test_too_much_at_once_answers_429_with_when_to_come_back(client_of: Callable[..., Any]):
     agent = Gated()
-    client = await client_of(Runner(agent, limits=Limits(runs_active_max=1, followers_per_run_max=0)))
+    runner = Runner(agent, limits=Limits(runs_active_max=1, followers_per_run_max=1))
+    client = await client_of(runner)
     await start(client, run_id="r")
-    for response in (
-        await client.post("/runs", json={"message": "y"}),
-        await client.get("/runs/r/events", headers=STREAM),
-    ):
-        assert (response.status_code, response.json()["error"]["code"]) == (429, "limit_reached")
-        assert int(response.headers["retry-after"]) >= 1
+    async with runner.readers.reading(await runner.get_run("r")):
+        for response in (
+            await client.post("/runs", json={"message": "y"}),
+            await client.get("/runs/r/events", headers=STREAM),
+        ):
+            assert (response.status_code, response.json()["error"]["code"]) == (429, "limit_reached")
+            assert int(response.headers["retry-after"]) >= 1
     await client.post("/runs/r/cancel")
 
 

@@ -144,6 +144,12 @@ class ADKAgent(Agent):
             event = Event(invocation_id=Event.new_id(), author="user", actions=EventActions(state_delta=changes))
             await service.append_event(session, event)
 
+    async def delete_session(self, app_name: str, user_id: str, session_id: str) -> None:
+        """Drop session `session_id` of `user_id` in `app_name` from the agent's own session service."""
+        if not isinstance(self._service, JournalSessions):
+            name = self._runner(app_name).app_name
+            await self._service.delete_session(app_name=name, user_id=user_id, session_id=session_id)
+
     def _runner(self, app_name: str) -> Runner:
         """Return the runner under this app name, which is the agent's name where it is registered."""
         known = self._runners.get(app_name)

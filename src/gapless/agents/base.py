@@ -341,6 +341,11 @@ class Agent:
         `app_name`.
         """
 
+    async def delete_session(self, app_name: str, user_id: str, session_id: str) -> None:
+        """Drop what the framework itself keeps of session `session_id` of `user_id` in `app_name`: the session is
+        deleted, and its id may be another user's next.
+        """
+
 
 def log_raised(log: logging.Logger, run_id: str, who: str, error: BaseException) -> None:
     """Log that `who` raised `error` in run `run_id`, by its class and place, to `log`; its text, which may hold what

@@ -9,6 +9,7 @@ from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import AIMessage, ToolMessage
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.errors import is_invalid_resume
 from langgraph.pregel import Pregel
@@ -111,6 +112,11 @@ class LangGraphAgent(base.Agent):
             raise failure(error, ctx.run_id, translation.failed) from error
         finally:
             translation.close()
+
+    async def delete_session(self, app_name: str, user_id: str, session_id: str) -> None:
+        """Drop the thread of session `session_id` of `user_id` in `app_name` from the graph's own checkpointer."""
+        if isinstance(self._graph.checkpointer, BaseCheckpointSaver):
+            await self._graph.checkpointer.adelete_thread(session_id)
 
     # -- what the graph is given ------------------------------------------------------------------------------------
 

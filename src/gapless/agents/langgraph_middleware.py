@@ -11,6 +11,7 @@ from langgraph.config import get_config
 
 from gapless.agents.base import current_run
 from gapless.agents.langgraph import TAKEN
+from gapless.errors import AgentInvalid
 
 __all__ = ["GaplessMiddleware"]
 
@@ -61,5 +62,8 @@ def _with_runs(request: ModelRequest[Any]) -> ModelRequest[Any]:
         }
         for tool in run.tools
     ]
+    names = {one.get("function", one).get("name") if isinstance(one, dict) else one.name for one in request.tools}
+    if both := sorted(names & {tool.name for tool in run.tools}):  # the client's would be called in its place
+        raise AgentInvalid(f"agent {run.agent_name} has a tool {', '.join(both)}, and so has the client")
     settings = {**request.model_settings, **run.config.model_settings}
     return request.override(tools=[*request.tools, *tools], model_settings=settings)

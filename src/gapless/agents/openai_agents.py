@@ -11,7 +11,7 @@ from typing import Any
 
 import agents
 import msgspec
-from agents import Agent, FunctionTool, ModelSettings, RunConfig, RunHooks, Runner, RunResultStreaming
+from agents import Agent, FunctionTool, Handoff, ModelSettings, RunConfig, RunHooks, Runner, RunResultStreaming
 from agents.agent import ToolsToFinalOutputResult
 from agents.items import ToolApprovalItem
 from agents.memory import Session
@@ -24,6 +24,7 @@ from gapless.agents.failing import Failures, failure
 from gapless.agents.openai_agents_events import Translation, plain
 from gapless.agents.openai_agents_items import input_of, turn_of
 from gapless.agents.writing import finish
+from gapless.config import RunConfig as GaplessRunConfig
 from gapless.config import StreamingMode
 from gapless.errors import (
     AgentFailed,
@@ -38,6 +39,7 @@ from gapless.errors import (
 )
 from gapless.events import (
     CustomEvent,
+    Interrupt,
     ResumeEntry,
     RunFinishedEvent,
     RunFinishedSuccessOutcome,
@@ -171,6 +173,11 @@ class OpenAIAgent(base.Agent):
             running = {} if isinstance(error, agents.AgentsException) and error.__cause__ is None else hooks.running
             raise failure(error, ctx.run_id, [*running.values()], _FAILURES) from error
 
+    async def delete_session(self, app_name: str, user_id: str, session_id: str) -> None:
+        """Empty the SDK's own session of `session_id` of `user_id` in `app_name`, where `session` makes one."""
+        if self._session is not None:
+            await self._session(_between_runs(app_name, user_id, session_id)).clear_session()
+
     # -- what the SDK is given --------------------------------------------------------------------------------------
 
     def _options(self, ctx: RunContext, hooks: RunHooks[Any]) -> tuple[dict[str, Any], list[AgentItem]]:
@@ -281,6 +288,11 @@ async def _stop(result: RunResultStreaming) -> None:
     if task is not None and not task.done():
         task.cancel()
         await asyncio.wait({task})
+    # The SDK's result refers to itself, and a task to the context that it ran in: the run, with all that was said in
+    # it, would be kept until the garbage collector comes by.
+    for name, value in [*vars(result).items()]:
+        if isinstance(value, asyncio.Task) and value.done():
+            setattr(result, name, None)
 
 
 def _with_tools_of(ctx: RunContext, agent: Agent[Any]) -> tuple[Agent[Any], frozenset[str]]:
@@ -288,7 +300,8 @@ def _with_tools_of(ctx: RunContext, agent: Agent[Any]) -> tuple[Agent[Any], froz
     if not ctx.tools:
         return agent, frozenset()
     own = frozenset(tool.name for tool in ctx.tools)
-    taken = own & {getattr(tool, "name", "") for tool in agent.tools}
+    others = [one.tool_name if isinstance(one, Handoff) else Handoff.default_tool_name(one) for one in agent.handoffs]
+    taken = own & {*others, *(getattr(tool, "name", "") for tool in agent.tools)}
     if taken:
         raise AgentInvalid(f"agent {agent.name} has a tool {', '.join(sorted(taken))}, and so has the client")
 
@@ -344,6 +357,24 @@ def _configured(config: RunConfig, settings: Mapping[str, Any]) -> tuple[RunConf
         return found, []
     message = f"this agent cannot do as these settings say: {', '.join(ignored)}"
     return found, [CustomEvent(name="gapless.notice", value={"code": "setting_ignored", "message": message})]
+
+
+def _between_runs(app_name: str, user_id: str, session_id: str) -> RunContext:
+    """Return the context of a session in which nothing runs."""
+
+    async def nobody(interrupts: list[Interrupt]) -> list[ResumeEntry]:
+        raise AgentInvalid("no run is there that could ask")
+
+    return RunContext(
+        run_id="",
+        session_id=session_id,
+        user_id=user_id,
+        agent_name=app_name,
+        content="",
+        messages=[],
+        config=GaplessRunConfig(),
+        interrupt=nobody,
+    )
 
 
 def _call_id(item: ToolApprovalItem) -> str:

@@ -17,6 +17,7 @@ __all__ = ["client_config_of", "client_settings_of", "config_of", "connection_li
 
 _FIELD = re.compile(r" - at `\$\.(?P<name>\w+)")
 """Where msgspec says that what is wrong is."""
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _KNOWN = {**CHOICES, "streaming_mode": tuple(mode.value for mode in StreamingMode), "fallback": ("true", "false")}
 NEAR = 0.9
 """How like a usual setting a name is that is taken for one, misspelt: others are those of some model."""
@@ -40,8 +41,8 @@ def _limits_of(options: list[str], kind: type[_LimitsT]) -> _LimitsT:
     found: dict[str, int] = {}
     for option in options:
         name, number = _named("limit", option, known)
-        if not (number.isascii() and number.isdigit() and int(number) > 0):
-            raise UsageError(f"--limit {option!r}: write {name}=NUMBER, a whole number from 1 on")
+        if not _NUMBER.fullmatch(number) or int(number) == 0:
+            raise UsageError(f"--limit {option[:100]!r}: write {name}=NUMBER, a whole number from 1 on")
         if name in kind.__struct_fields__:
             found[name] = int(number)
     return kind(**found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
@@ -12,6 +13,14 @@ from gapless.cli.settings_file import DEFAULT_PATH, ENVIRONMENT, read_settings
 WORKERS_MAX = 256
 DRAIN_S_MAX = LEASE_S_MAX = 3600.0
 RETENTION_DAYS_MIN = 0.001
+
+
+def _number(value: float) -> float:
+    """Refuse what is on no side of a bound."""
+    if math.isnan(value):
+        raise typer.BadParameter("nan is no number.")
+    return value
+
 
 Agents = Annotated[
     list[str] | None,
@@ -30,18 +39,31 @@ Store = Annotated[
 ]
 Workers = Annotated[int, typer.Option(help="Processes on one socket.", min=1, max=WORKERS_MAX)]
 Drain = Annotated[
-    float, typer.Option(help="Seconds that runs get to finish when it is told to end.", min=0, max=DRAIN_S_MAX)
+    float,
+    typer.Option(
+        help="Seconds that runs get to finish when it is told to end.",
+        min=0,
+        max=DRAIN_S_MAX,
+        callback=_number,
+    ),
 ]
 Retention = Annotated[
     float,
     typer.Option(
-        metavar="DAYS", help="How long the events of ended runs are kept; inf: for good.", min=RETENTION_DAYS_MIN
+        metavar="DAYS",
+        help="How long the events of ended runs are kept; inf: for good.",
+        min=RETENTION_DAYS_MIN,
+        callback=_number,
     ),
 ]
 Lease = Annotated[
     float,
     typer.Option(
-        metavar="SECONDS", help="A worker without a sign of life for so long is taken for dead.", min=1, max=LEASE_S_MAX
+        metavar="SECONDS",
+        help="A worker without a sign of life for so long is taken for dead.",
+        min=1,
+        max=LEASE_S_MAX,
+        callback=_number,
     ),
 ]
 Limits = Annotated[

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import multiprocessing
 import signal
 import sys
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 LEASE_S, RETENTION_DAYS = 10.0, 7.0
+RETENTION_DAYS_MAX = 1000 * 365.0
+"""Longer is for good."""
 DAY_S = 24 * 3600.0
 
 
@@ -88,7 +89,7 @@ def serve(
         config=config_of(config or [], setting or []),
         client_config=client_config_of(client_config or []),
         client_settings=client_settings_of(client_setting or []),
-        retention_s=None if math.isinf(retention) else retention * DAY_S,
+        retention_s=retention * DAY_S if retention <= RETENTION_DAYS_MAX else None,
         lease_s=lease,
     )
     settings.app.update(

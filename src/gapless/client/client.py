@@ -29,6 +29,7 @@ import msgspec
 from gapless.config import RunConfig
 from gapless.errors import ConnectionLost, GaplessError, RunFailed, StreamInvalid, UsageError, error_for_code
 from gapless.events import ContentPart, Event, Message, ResumeEntry, decode_event
+from gapless.given import check_numbers
 from gapless.live import LiveRequest
 from gapless.records import Listing, RunRecord, RunStatus, SessionRecord
 from gapless.sse import FRAME_BYTES_MAX, EventStreamParser, Frame
@@ -56,7 +57,9 @@ _T = TypeVar("_T")
 
 
 class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds what a client waits for, repeats and takes. `connect_timeout_s` bounds the making of a connection."""
+    """Bounds what a client waits for, repeats and takes. `connect_timeout_s` bounds the making of a connection.
+
+    Raises `ValueError` for what is no number above 0."""
 
     connect_timeout_s: float = 10.0
     answer_timeout_s: float = 30.0
@@ -75,6 +78,9 @@ class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
     """One frame of a stream."""
     answer_bytes_max: int = 256 * 1024 * 1024
     """An answer that is not a stream."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
 
 class Cut(NamedTuple):

@@ -14,7 +14,7 @@ from gapless.agents.base import Agent
 from gapless.config import ClientConfig, Limits, RunConfig
 from gapless.errors import AgentNotFound, GaplessError, UsageError
 from gapless.events import Context, Message, ResumeEntry, Tool
-from gapless.given import check_given
+from gapless.given import check_given, check_number
 from gapless.journals import open_store
 from gapless.journals.contract import Store
 from gapless.live import LiveRequest
@@ -40,6 +40,11 @@ _OPTIONS: tuple[tuple[str, type | UnionType, str], ...] = (
     ("retention_s", int | float | None, "a number of seconds, or None for ever"),
 )
 """What the runner is told beside its agents and its store: name, kind, and that in words."""
+LIMIT_MAX = 1_000_000
+"""Records on one page of a list."""
+LEASE_S_MAX, RETENTION_S_MAX = 24 * 3600.0, 1000 * 365 * 24 * 3600.0
+_BOUNDS = {"lease_s": (0.001, LEASE_S_MAX), "retention_s": (0, RETENTION_S_MAX)}
+"""The least and the most of those that are numbers."""
 
 log = logging.getLogger("gapless.runner")
 
@@ -48,8 +53,16 @@ def _check(*given: object) -> None:
     """Raises `UsageError` where one of `_OPTIONS` is given as another kind, and for a dict of no agents."""
     for value, (name, kind, wanted) in zip(given, _OPTIONS, strict=True):
         check_given(name, value, kind, wanted)
+        if name in _BOUNDS:
+            assert isinstance(value, int | float | None), "it was just looked at"
+            check_number(name, value, *_BOUNDS[name])
     if given[0] == {}:
         raise UsageError("agents: there is none in it; give at least one, by its name")
+
+
+def _check_limit(limit: int) -> None:
+    check_given("limit", limit, int, "a whole number")
+    check_number("limit", limit, 1, LIMIT_MAX)
 
 
 class Runner(Asking):
@@ -325,8 +338,8 @@ class Runner(Asking):
     ) -> Listing[RunRecord]:
         """List at most `limit` runs of the store, newest first: those of `user_id`, of `session_id`, of this `status`,
         or all. They are without what records may be long by; `get_run` has it. `after` is the `next` of the page
-        before. Raises `CursorInvalid`, `StoreUnavailable`.
-        """
+        before. Raises `CursorInvalid`, `StoreUnavailable`, `UsageError`."""
+        _check_limit(limit)
         await self.open()
         return await self.store.list_runs(
             user_id=user_id, session_id=session_id, status=status, limit=limit, after=after
@@ -427,16 +440,16 @@ class Runner(Asking):
         self, *, user_id: str | None = None, limit: int = 100, after: str | None = None
     ) -> Listing[SessionRecord]:
         """List at most `limit` sessions, of `user_id` or of all, latest used first, without their states. `after` is
-        the `next` of the page before. Raises `CursorInvalid`, `StoreUnavailable`."""
+        the `next` of the page before. Raises `CursorInvalid`, `StoreUnavailable`, `UsageError`."""
+        _check_limit(limit)
         await self.open()
         return await self._sessions.latest(user_id=user_id, limit=limit, after=after)
 
     async def delete_session(self, session_id: str) -> None:
-        """Delete the session `session_id` with its runs. Raises `SessionNotFound`, `SessionBusy`,
-        `StoreUnavailable`.
-        """
+        """Delete the session `session_id` with its runs, and what the agents' frameworks keep of it. Raises
+        `SessionNotFound`, `SessionBusy`, `StoreUnavailable`, `AgentFailed` where a framework cannot: then it stays."""
         await self.open()
-        await self._sessions.delete(session_id)
+        await self._sessions.delete(session_id, self.agents)
 
     async def messages(self, session_id: str, *, before: str | None = None) -> list[Message]:
         """Return the messages of the ended runs of session `session_id`, oldest first. With `before`, those that the

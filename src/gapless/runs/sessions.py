@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
 
+from gapless.agents.base import Agent, class_and_place
 from gapless.aside import ASIDE_BYTES, aside
 from gapless.attachments import has_media, marks_of, without_left_out
 from gapless.config import Limits, RunConfig
-from gapless.errors import InputInvalid, SessionNotFound
+from gapless.errors import AgentFailed, InputInvalid, SessionBusy, SessionNotFound
 from gapless.events import Message, UserMessage
 from gapless.given import check_given
 from gapless.journals.contract import Store
@@ -40,6 +42,8 @@ ENDS_AT_ONCE = 50
 """Runs that end in one turn of the event loop, at some 0.1 ms each: thousands may do so when their model fails."""
 DECLINES_MAX = 10
 """A run that asks on and on, of somebody who has gone on to another message, is cancelled after so many refusals."""
+
+log = logging.getLogger("gapless.runner")
 
 _decode_messages = msgspec.json.Decoder(list[Message]).decode
 
@@ -126,12 +130,14 @@ class Sessions:
             raise session_taken(session_id)
         return session
 
-    async def check_user(self, session_id: str, user_id: str) -> None:
-        """Raises `InputInvalid` for what is no id, `SessionNotFound` for another user's session."""
+    async def check_user(self, session_id: str, user_id: str) -> SessionRecord | None:
+        """Return the session, if there is one. Raises `InputInvalid` for what is no id, `SessionNotFound` for another
+        user's session."""
         check_id(session_id, "session")
         session = await self._store.get_session(session_id)
         if session is not None and session.user_id != user_id:
             raise session_taken(session_id)
+        return session
 
     async def find(self, session_id: str) -> SessionRecord | None:
         """Return the session's record, or None where there is no such session."""
@@ -156,8 +162,19 @@ class Sessions:
         """List sessions, latest used first. Raises `CursorInvalid`."""
         return await self._store.list_sessions(user_id=user_id, limit=limit, after=after)
 
-    async def delete(self, session_id: str) -> None:
-        """Drop the session with its runs. Raises `SessionNotFound`, `SessionBusy`."""
+    async def delete(self, session_id: str, agents: Mapping[str, Agent]) -> None:
+        """Drop the session with its runs, and before them what the agents' frameworks keep of it: they would tell it to
+        whoever gets the id next. Raises `SessionNotFound`, `SessionBusy`, `AgentFailed` where one cannot drop it."""
+        session = await self.get(session_id)
+        if session_id in await self.active_runs([session_id]):
+            raise SessionBusy(f"session {session_id} has an active run; cancel it first")
+        for name, agent in agents.items():
+            try:
+                await agent.delete_session(name, session.user_id, session_id)
+            except Exception as error:
+                log.error("session %s: agent %s raised %s", session_id, name, class_and_place(error))
+                log.debug("session %s", session_id, exc_info=error)
+                raise AgentFailed(f"session {session_id}: what agent {name} keeps of it cannot be dropped") from error
         if not await self._store.delete_session(session_id):
             raise SessionNotFound(f"no session {session_id}")
 

@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from gapless.errors import GaplessError, ShuttingDown, UsageError
-from gapless.given import check_given
+from gapless.given import check_given, check_number
 from gapless.http.answers import answer_error, json_response
 from gapless.http.auth import Access, Authenticate, Authorize, Guard
 from gapless.http.stream import DEFERRED, EventStream, Streams
@@ -41,6 +41,7 @@ PAGE = Path(__file__).parent / "page"
 _FOLDERS: list[str | tuple[str, str]] = [("gapless.server", PAGE.name), ("gapless.server", "gapless-client")]
 """What `/static` serves: the page, and the npm package, which pages import from there, this one and others."""
 _OWN: tuple[type[ClientRoutes], ...] = (RunRoutes, SessionRoutes, LiveRoutes, MetricRoutes, ProbeRoutes)
+DRAIN_S_MAX = 24 * 3600.0
 _LOOK_S_MAX = 1.0
 """The store has so long to say whether there are other workers, before this one goes on stopping."""
 _CODES = {404: "not_found", 405: "method_not_allowed", 415: "unsupported_media_type"}
@@ -91,6 +92,8 @@ def create_app(
             Not for an app that is mounted in another.
     """
     check_given("runner", runner, Runner, "a Runner, as in create_app(Runner(agent))")
+    check_given("drain_s", drain_s, int | float, "a number of seconds")
+    check_number("drain_s", drain_s, 0, DRAIN_S_MAX)
     if path_prefix and (not path_prefix.startswith("/") or path_prefix.endswith("/")):
         raise UsageError(f"path_prefix {path_prefix!r}: write it as /agents, with a slash before it and none behind")
     if unknown := set(cancel_on_hang_up) - {"ag-ui", "vercel", "openai", "text"}:
