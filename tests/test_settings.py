@@ -148,7 +148,8 @@ def test_values_have_bounds(value: Any, says: str):
 
 def test_what_is_within_the_bounds_may_be_set():
     check_settings({})
-    check_settings({"stop": nested(SETTINGS_DEPTH_MAX - 1), "seed": NUMBER_MAX, "temperature": 0.5, "top_k": -1})
+    form = {"schema": nested(SETTINGS_DEPTH_MAX - 2)}
+    check_settings({"response_format": form, "seed": NUMBER_MAX, "temperature": 0.5, "top_k": -1})
 
 
 async def test_numbers_without_bound_are_refused_over_http(client_of: Callable[..., Any]):
@@ -177,7 +178,7 @@ def test_what_the_operator_bounds_a_client_may_only_lower_under_whatever_name():
     assert lowered == own.model_settings | {"max_tokens": 7}, "under the operator's name, which its agents take"
     for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         for value in (101, 10**9, None, -1, 0, 5.5, True, "5", [5]):
-            with pytest.raises(InputInvalid, match="at most 100"):
+            with pytest.raises(InputInvalid, match=r"at most 100|a whole number"):
                 asked(**{name: value})
     assert asked(reasoning_effort="low")["reasoning_effort"] == "low"
     for dearer in ({"reasoning_effort": "high"}, {"thinking": "xhigh"}, {"thinking": {"budget_tokens": 9}}):
@@ -186,3 +187,28 @@ def test_what_the_operator_bounds_a_client_may_only_lower_under_whatever_name():
     assert asked(thinking=False)["thinking"] is False
     free = RunConfig().narrowed({"model_settings": {"max_tokens": 10**6, "thinking": {"budget_tokens": 9}}})
     assert free.model_settings == {"max_tokens": 10**6, "thinking": {"budget_tokens": 9}}, "nobody bounds it"
+
+
+NO_NUMBER, NO_COUNT = ["x", True, [], {}], ["1", 0.5, True, []]
+NO_TEXTS, NO_NAME = [5, True, {}, [5], [["a"]], [None]], [5, True, [], {}]
+OF_ANOTHER_KIND: dict[str, list[Any]] = {
+    **dict.fromkeys(("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty"), NO_NUMBER),
+    **dict.fromkeys(("seed", "top_k", "max_tokens", "max_output_tokens", "max_completion_tokens"), NO_COUNT),
+    **dict.fromkeys(("stop", "stop_sequences"), NO_TEXTS),
+    **dict.fromkeys(("reasoning_effort", "verbosity"), NO_NAME),
+    "logit_bias": [5, "x", [], {"1": "x"}, {"1": True}],
+    "parallel_tool_calls": ["true", 1, []],
+    "response_format": ["json", True, []],
+    "thinking": [5, []],
+    "tool_choice": [5, True, [5], [{}]],
+}
+
+
+def test_a_setting_is_of_its_kind():
+    assert OF_ANOTHER_KIND.keys() == CLIENT_SETTINGS
+    for name, values in OF_ANOTHER_KIND.items():
+        check_settings({name: None})  # as OpenAI's clients send what is not set
+        for value in values:
+            with pytest.raises(InputInvalid, match=rf"^config\.model_settings: {name}: (a|text|true)"):
+                check_settings({name: value})
+    check_settings({"stop": ["a", "b"], "logit_bias": {"50256": -100}, "thinking": {"type": "enabled"}, "top_p": 1})

@@ -8,11 +8,13 @@ operator writes into `RunConfig` in Python goes to the agent untouched.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from types import UnionType
 from typing import Any
 
 import msgspec
 
 from gapless.errors import InputInvalid
+from gapless.given import check_given
 
 __all__ = ["CLIENT_SETTINGS", "SETTINGS_BYTES_MAX", "SETTINGS_DEPTH_MAX", "check_settings", "joined", "walk"]
 
@@ -44,6 +46,33 @@ SETTINGS_BYTES_MAX = 128 * 1024
 """JSON of all the settings of one request; a large `response_format` is a tenth of it."""
 SETTINGS_DEPTH_MAX = 40
 """Arrays and objects within each other: a JSON Schema needs two or three for each level of what it describes."""
+_NUMBER: tuple[type | UnionType, str] = (int | float, "a number")
+_COUNT: tuple[type | UnionType, str] = (int, "a whole number")
+_NAME: tuple[type | UnionType, str] = (str, "a name")
+_TEXTS: tuple[type | UnionType, str] = (str | list, "text, or a list of texts")
+_KINDS: dict[str, tuple[type | UnionType, str]] = {
+    "frequency_penalty": _NUMBER,
+    "logit_bias": (dict, "an object of numbers"),
+    "max_completion_tokens": _COUNT,
+    "max_output_tokens": _COUNT,
+    "max_tokens": _COUNT,
+    "min_p": _NUMBER,
+    "parallel_tool_calls": (bool, "true or false"),
+    "presence_penalty": _NUMBER,
+    "reasoning_effort": _NAME,
+    "response_format": (dict, "an object"),
+    "seed": _COUNT,
+    "stop": _TEXTS,
+    "stop_sequences": _TEXTS,
+    "temperature": _NUMBER,
+    "thinking": (bool | str | dict, "true, false, a name or an object"),
+    "tool_choice": (str | dict | list, "a name, an object or a list"),
+    "top_k": _COUNT,
+    "top_p": _NUMBER,
+    "verbosity": _NAME,
+}
+"""What each of these is, null apart, in Python and in words: of another kind it would be an error somewhere within a
+framework."""
 TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 """One bound under the names of three APIs."""
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
@@ -71,11 +100,24 @@ def check_settings(settings: Mapping[str, Any], allowed: Collection[str] = CLIEN
                 )
             if isinstance(one, int | float) and not abs(one) <= NUMBER_MAX:  # nor is what is no number
                 raise InputInvalid(f"config.model_settings: {name!r} has a number that is not between ±2^53")
+        if name in _KINDS and value is not None:
+            _check_kind(name, value)
     size_bytes = len(msgspec.json.encode(settings))
     if size_bytes > SETTINGS_BYTES_MAX:
         raise InputInvalid(
             f"config.model_settings: {size_bytes} bytes as JSON; at most {SETTINGS_BYTES_MAX} may be set in a request"
         )
+
+
+def _check_kind(name: str, value: Any) -> None:
+    kind, wanted = _KINDS[name]
+    of = f"config.model_settings: {name}"
+    check_given(of, value, kind, wanted, InputInvalid)
+    if name == "logit_bias":
+        for one in value.values():
+            check_given(of, one, int | float, wanted, InputInvalid)
+    for one in value if isinstance(value, list) else ():
+        check_given(of, one, str, wanted, InputInvalid)
 
 
 def joined(own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:

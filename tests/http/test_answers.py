@@ -12,6 +12,7 @@ import pytest
 
 from gapless import Runner, create_app
 from gapless.errors import GaplessError, StoreCorrupt, StoreUnavailable
+from gapless.http.answers import json_response, long_json_response
 
 
 async def test_the_pages_load_nothing_from_elsewhere(client: httpx2.AsyncClient) -> None:
@@ -113,3 +114,22 @@ async def test_the_end_of_a_run_does_not_tell_where_the_store_is(
     assert record.json()["error"]["code"] == "store_unavailable"
     assert "10.1.2.3" not in shown.text + record.text
     assert "10.1.2.3" in caplog.text
+
+
+async def test_a_long_answer_is_the_same_and_lets_others_have_their_turn():
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    messages = [{"content": "é" * 100_000}] * 20
+    content: dict[str, Any] = {"messages": messages, "none": [], "activeRun": None, "n": {"a": 1}}
+    task = asyncio.create_task(other())
+    response = await long_json_response(content)
+    task.cancel()
+    assert (response.body, response.headers) == (json_response(content).body, json_response(content).headers)
+    assert turns >= 10, "4 MB"
+    assert (await long_json_response({})).body == b"{}"

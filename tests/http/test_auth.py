@@ -13,7 +13,9 @@ from fastapi import FastAPI
 from gapless import Runner, create_app
 from gapless.errors import UsageError
 from gapless.http.auth import keys_from_environment
+from gapless.protocols.conversations import scoped
 from gapless.records import RunRecord, SessionRecord
+from gapless.runs.worker import Worker
 from gapless.testing import ScriptedAgent
 from tests.support.agents import Gated
 
@@ -65,7 +67,7 @@ async def test_who_is_not_known_is_told_what_to_do(client: httpx2.AsyncClient, c
 
 
 async def test_without_a_key_no_route_tells_what_there_is(client: httpx2.AsyncClient):
-    public = {"/health", "/ready", "/version"}
+    public = {"/health", "/ready"}
     paths = (await client.get("/openapi.json")).json()["paths"]
     assert public < paths.keys()
     for path, methods in paths.items():
@@ -113,6 +115,61 @@ async def test_lists_show_ones_own(client: httpx2.AsyncClient):
 async def test_another_cannot_take_a_run_id(client: httpx2.AsyncClient):
     response = await client.post("/runs", json={"message": "x", "run_id": "r"}, headers=key(BOB))
     assert (response.status_code, response.json()["error"]["code"]) == (409, "run_conflict")
+
+
+def asking_in(session_id: str) -> list[tuple[str, Any]]:
+    """A message in this session, on every route on which a client names one."""
+    said = {"id": "m", "role": "user", "content": "x"}
+    agui = {"threadId": session_id, "runId": "n", "messages": [said], "tools": [], "context": [], "state": {}}
+    return [
+        ("/runs", {"message": "x", "session_id": session_id}),
+        ("/chat/stream", {"message": "x", "session_id": session_id}),
+        ("/ag-ui", agui | {"forwardedProps": {}}),
+        ("/vercel/chat", {"id": session_id, "messages": [{"id": "m", "role": "user", "parts": [PART]}]}),
+        ("/v1/responses", {"model": "app", "input": "x", "conversation": session_id, "background": True}),
+    ]
+
+
+PART = {"type": "text", "text": "x"}
+
+
+async def test_nothing_of_anothers_session_is_looked_at_or_waited_for(
+    client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+):
+    async def looked(self: object, session_id: str) -> None:
+        pytest.fail(f"somebody looks at what goes on in {session_id}")
+
+    await client.post("/runs/r/cancel", headers=key(ALICE))
+    monkeypatch.setattr(Worker, "wait_for_stop", looked)
+    monkeypatch.setattr(Runner, "current_run", looked)
+    for path, body in asking_in("s")[:-1]:  # the responses' route looks whose the run is that it finds
+        response = await client.post(path, json=body, headers=key(BOB))
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "session_not_found"), path
+
+
+async def test_an_id_that_the_server_gives_is_nobodys_to_choose(
+    client_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("GAPLESS_API_KEYS", f"alice={ALICE}, bob={BOB}")
+    client = await client_of(Runner(agents={"app": ScriptedAgent("a")}))
+    alices = "/apps/app/users/alice/sessions/s1"
+    assert (await client.post(alices, headers=key(ALICE))).json()["id"] == "s1"
+    wanted = scoped("s1", "app", "alice")  # Alice's s1 would be this one, had another the name
+    for path, body in [("/sessions", {"id": wanted}), *asking_in(wanted)]:
+        response = await client.post(path, json=body, headers=key(BOB))
+        assert response.status_code in (400, 422), (path, response.text)
+    bobs = await client.post(f"/apps/app/users/bob/sessions/{wanted}", headers=key(BOB))
+    assert bobs.json()["id"] == wanted
+    for id in ("s1", wanted):  # an id of his own, as on all routes of ADK
+        assert (await client.get(f"/apps/app/users/alice/sessions/{id}", headers=key(ALICE))).status_code == (
+            200 if id == "s1" else 404
+        )
+    bobs_s1 = await client.post("/apps/app/users/bob/sessions/s1", headers=key(BOB))
+    assert bobs_s1.json()["id"] == "s1"
+    again = await client.post(
+        "/runs", json={"message": "x", "session_id": scoped("s1", "app", "bob")}, headers=key(BOB)
+    )
+    assert again.status_code == 202, "it is there, and his"
 
 
 async def test_the_other_header_for_keys(client: httpx2.AsyncClient):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import re
@@ -12,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
+from gapless.aside import ASIDE_BYTES
 from gapless.errors import GaplessError, InputInvalid, InputTooLarge
 from gapless.jsontext import decode_json
 from gapless.records import AFTER, Listing, RunRecord, SessionRecord
@@ -23,6 +25,7 @@ __all__ = [
     "chosen_run_id",
     "json_response",
     "list_params",
+    "long_json_response",
     "paged",
     "public",
     "raw_json_response",
@@ -48,6 +51,29 @@ _JSON_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff
 def json_response(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Answer with this content as JSON."""
     return raw_json_response(_encode(content), status, headers)
+
+
+async def long_json_response(content: dict[str, Any]) -> Response:
+    """Answer with these fields as JSON, of which the lists may be long: they are encoded in steps, between which other
+    tasks have their turn."""
+    body, bytes_since = bytearray(b"{"), 0
+    for name, value in content.items():
+        body += b"%b%b:" % (b"," if len(body) > 1 else b"", _encode(name))
+        if not isinstance(value, list):
+            body += _encode(value)
+            continue
+        body += b"["
+        for number, item in enumerate(value):
+            encoded = _encode(item)
+            body += b"," if number else b""
+            body += encoded
+            bytes_since += len(encoded)
+            if bytes_since > ASIDE_BYTES:
+                bytes_since = 0
+                await asyncio.sleep(0)
+        body += b"]"
+    body += b"}"
+    return raw_json_response(bytes(body))
 
 
 def raw_json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -4,7 +4,9 @@ is ours, what a run of it waits for."""
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
+import re
 from collections.abc import Container, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
@@ -40,15 +42,29 @@ __all__ = [
     "current_run",
     "from_client",
     "history_unless_ours",
+    "is_scoped",
     "known_run",
     "own_history",
     "results_as_answers",
     "runs_of",
     "said_so_far",
     "says_the_same",
+    "scoped",
 ]
 
+_SCOPED = re.compile(r"@[0-9a-f]{16}\Z")
 _decode_messages = msgspec.json.Decoder(list[Message]).decode
+
+
+def scoped(session_id: str, *of: str) -> str:
+    """Return an id under which a session of these (an app, a user) does not meet the same id of others."""
+    return session_id + "@" + hashlib.sha256("\0".join(of).encode()).hexdigest()[:16]
+
+
+def is_scoped(session_id: str) -> bool:
+    """Tell whether an id may be one that `scoped` makes. A client does not choose such a one: whoever did could take
+    another's."""
+    return _SCOPED.search(session_id) is not None
 
 
 def from_client(messages: Sequence[Message]) -> list[Message]:

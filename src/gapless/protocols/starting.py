@@ -17,13 +17,13 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from gapless.config import RunConfig
-from gapless.errors import GaplessError
+from gapless.errors import GaplessError, InputInvalid
 from gapless.events import Context, Message, Tool, UserMessage
 from gapless.http.answers import answer_error, chosen_run_id, read_body
 from gapless.http.auth import Access
 from gapless.http.cursors import check_start, cursor_of
 from gapless.http.stream import Streams, follow
-from gapless.protocols.conversations import known_run
+from gapless.protocols.conversations import is_scoped, known_run
 from gapless.records import RunRecord
 from gapless.runs.readers import has_said_all
 from gapless.runs.runner import Runner
@@ -101,8 +101,11 @@ class ClientRoutes(ABC):
             known = await known_run(self.runner, self.access, request, run_id, asked.session_id, asked.message)
             if known is not None:
                 return known
+            await self.check_session(asked.session_id, user)
             await self.runner.worker.wait_for_stop(asked.session_id)  # what it has said is part of the history
             history = await history()
+        elif asked.session_id is not None and is_scoped(asked.session_id):
+            await self.check_session(asked.session_id, user)
         run = await self.runner.start(
             asked.message,
             agent=asked.agent,
@@ -118,6 +121,13 @@ class ClientRoutes(ABC):
             fingerprint=asked.fingerprint,
         )
         return run.started
+
+    async def check_session(self, session_id: str, user: str) -> None:
+        """Refuse a session of another user, before anything of it is looked at or waited for, and a new one under an id
+        that only the server gives. Raises `SessionNotFound`, `InputInvalid`."""
+        session = await self.runner.worker.sessions.check_user(session_id, user)
+        if session is None and is_scoped(session_id):
+            raise InputInvalid(f"session {session_id} is new, and ids with such an end are the server's to give")
 
     def follow(
         self,

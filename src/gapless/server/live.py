@@ -9,10 +9,10 @@ from fastapi import APIRouter, WebSocket
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from gapless.config import RunConfig, StreamingMode
+from gapless.config import RunConfig
 from gapless.errors import InputInvalid, RunNotFound
 from gapless.http.answers import chosen_run_id
-from gapless.http.config import AskedConfig, config_for
+from gapless.http.config import AskedConfig, live_config
 from gapless.http.cursors import cursor_of
 from gapless.http.socket import LiveSocket
 from gapless.http.stream import delivery_of
@@ -52,7 +52,7 @@ class LiveRoutes(ClientRoutes):
         cursor = cursor_of(websocket, run_id)
         record = await self._joined(websocket, run_id)
         if record is None:
-            config = msgspec.structs.replace(self._config(params.get("config")), streaming_mode=StreamingMode.BIDI)
+            config = self._config(params.get("config"))
             asked = StartRequest("", agent=params.get("agent"), session_id=params.get("session_id"), config=config)
             record = await self.start(websocket, user, asked)
         delivery = delivery_of(self.runner, self.streams, record, encoder, cursor)
@@ -82,4 +82,4 @@ class LiveRoutes(ClientRoutes):
             given = None if asked is None else decode_json(asked, AskedConfig)
         except msgspec.DecodeError as error:
             raise InputInvalid(f"config does not fit: {error}") from None
-        return config_for(self.runner, given) or self.runner.config
+        return live_config(self.runner, given)

@@ -9,7 +9,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from gapless.http.answers import json_response, list_params, paged, public, read_optional_body
+from gapless.http.answers import json_response, list_params, long_json_response, paged, public, read_optional_body
 from gapless.http.openapi import BEHIND, body_docs, parameter_docs
 from gapless.protocols.starting import ClientRoutes
 from gapless.records import SessionRecord, title_of
@@ -49,6 +49,8 @@ class SessionRoutes(ClientRoutes):
         user = await self.access.user(request)
         body = await read_optional_body(request, CreateSession, self.runner.limits.body_bytes_max) or CreateSession()
         self.access.check_state(body.state)
+        if body.id is not None:
+            await self.check_session(body.id, user)
         return json_response(public(await self.runner.create_session(body.id, user_id=user, state=body.state)), 201)
 
     async def get_session(self, session_id: str, request: Request) -> Response:
@@ -59,7 +61,7 @@ class SessionRoutes(ClientRoutes):
     async def get_messages(self, session_id: str, request: Request) -> Response:
         """Return the messages of the session's ended runs, oldest first."""
         await self.access.find(request, "read", self.runner.get_session, session_id)
-        return json_response({"messages": await self.runner.messages(session_id)})
+        return await long_json_response({"messages": await self.runner.messages(session_id)})
 
     async def delete_session(self, session_id: str, request: Request) -> Response:
         """Drop the session, its runs and their journals. 409 while a run of it is active."""

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from gapless.config import StreamingMode
 from gapless.errors import GaplessError, InputInvalid, SessionBusy
 from gapless.http.answers import chosen_run_id, json_response, public
+from gapless.http.config import config_with, live_config
 from gapless.http.cursors import check_cursor, cursor_of
 from gapless.http.openapi import STARTING, Parameter, body_docs, parameter_docs
 from gapless.http.stream import delivery_of, settled
@@ -106,7 +107,7 @@ class ADKRoutes(ADKAPI):
             message,
             agent=session.agent,
             session_id=session.id,
-            config=msgspec.structs.replace(self.runner.config, streaming_mode=mode, on_busy="queue"),
+            config=config_with(self.runner, streaming_mode=mode, on_busy="queue"),
             state=None if body.state_delta is None else {**session.state, **body.state_delta},
             fingerprint=body.state_delta,
         )
@@ -147,9 +148,7 @@ class ADKRoutes(ADKAPI):
         app = self.known_app(params.get("app_name"))
         session = await self.get(app, user, params["session_id"])
         modalities = params.getlist("modalities") or self.runner.config.response_modalities
-        config = msgspec.structs.replace(
-            self.runner.config, streaming_mode=StreamingMode.BIDI, response_modalities=modalities
-        )
+        config = msgspec.structs.replace(live_config(self.runner), response_modalities=modalities)
         asked = StartRequest("", agent=app, session_id=session.id, config=config)
         record = await self.start(websocket, user, asked, run_id=new_id(), cursor=None)  # nobody comes back to it
         delivery = delivery_of(self.runner, self.streams, record, ADKEncoder, Cursor(0))

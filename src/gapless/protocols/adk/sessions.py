@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import msgspec
@@ -21,10 +20,11 @@ from gapless.events import (
     ToolMessage,
     UserMessage,
 )
-from gapless.http.answers import json_response, read_body, read_optional_body
+from gapless.http.answers import json_response, long_json_response, read_body, read_optional_body
 from gapless.http.openapi import body_docs
 from gapless.protocols.adk.requests import CreateSessionRequest, UpdateSessionRequest, as_type, camel
 from gapless.protocols.adk.wire import PageADKEncoder, arguments_of, result_of
+from gapless.protocols.conversations import is_scoped, scoped
 from gapless.protocols.starting import ClientRoutes
 from gapless.records import ACTIVE, RunRecord, SessionRecord, Turn, branch
 from gapless.runs.request import new_id
@@ -64,7 +64,7 @@ class ADKAPI(ClientRoutes):
         """Return the session, if there is one, and the id that it has or would get here: the same, unless another app
         or user has taken that.
         """
-        own_id = session_id + _suffix(app, user)
+        own_id = scoped(session_id, app, user)
         for id in (own_id, session_id):
             session = await self.runner.find_session(id)
             if session is None:
@@ -72,7 +72,7 @@ class ADKAPI(ClientRoutes):
             if (session.user_id, session.agent) == (user, app):
                 return session, id
             return None, own_id
-        return None, session_id
+        return None, own_id if is_scoped(session_id) else session_id
 
     async def get(self, app: str, user: str, session_id: str) -> SessionRecord:
         """Raises `SessionNotFound`. A session that only the agent's own session service has is made known here."""
@@ -151,7 +151,7 @@ class SessionRoutes(ADKAPI):
         await self.claimed(request, user)
         session = await self.get(self.known_app(app), user, session_id)
         await self.access.check(request, "read", session, user=user)
-        return json_response(await self._shown(session))
+        return await long_json_response(await self._shown(session))
 
     async def update_session(self, app: str, user: str, session_id: str, request: Request) -> Response:
         """Set keys of a session's state. 409 while a run of it is active."""
@@ -164,7 +164,7 @@ class SessionRoutes(ADKAPI):
         changes = {key: value for key, value in body.state_delta.items() if not key.startswith(OF_ONE_RUN)}
         session = await self.runner.update_state(session.id, changes)
         await self.runner.agents[app].update_state(app, user, session.id, changes)
-        return json_response(await self._shown(session))
+        return await long_json_response(await self._shown(session))
 
     async def delete_session(self, app: str, user: str, session_id: str, request: Request) -> Response:
         """Drop a session. 409 while a run of it is active."""
@@ -194,18 +194,13 @@ class SessionRoutes(ADKAPI):
                 found.append(_event(record.input, record.id, session))
                 found += [msgspec.Raw(event) for event in await self.events_of(record)]
         return {
-            "id": session.id.removesuffix(_suffix(session.agent, session.user_id)),
+            "id": session.id.removesuffix(scoped("", session.agent, session.user_id)),
             "appName": session.agent,
             "userId": session.user_id,
             "state": state,
             "events": found,
             "lastUpdateTime": session.updated_at / 1000,
         }
-
-
-def _suffix(app: str, user: str) -> str:
-    """Return what tells a session's id from the same id of another app or user."""
-    return "@" + hashlib.sha256(f"{app}\0{user}".encode()).hexdigest()[:16]
 
 
 def _turn_events(turn: Turn, session: SessionRecord) -> list[Any]:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from gapless.errors import InputInvalid
 from gapless.events import Message, ResumeEntry, RunAgentInput, ToolMessage, UserMessage, decode_event, interrupts_in
 from gapless.fold import Fold
-from gapless.http.answers import json_response
+from gapless.http.answers import long_json_response
 from gapless.http.cursors import check_cursor
 from gapless.http.openapi import Parameter, body_docs, parameter_docs
 from gapless.http.stream import follow
@@ -179,7 +179,7 @@ class AGUIRoutes(ClientRoutes):
             else:
                 shown["activeRun"] = {"runId": record.id}
         shown["messages"] = to_tanstack(messages)
-        return json_response(shown)
+        return await long_json_response(shown)
 
     async def _before(self, record: RunRecord) -> list[Message]:
         """Return the session's messages up to and with this run's question."""

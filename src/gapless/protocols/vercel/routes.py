@@ -16,7 +16,8 @@ from starlette.responses import Response
 from gapless.config import RunConfig
 from gapless.errors import CursorExpired, InputInvalid, RunNotFound, SessionNotFound
 from gapless.events import Interrupt, Message, ResumeEntry, UserMessage
-from gapless.http.answers import json_response, public
+from gapless.http.answers import json_response, long_json_response, public
+from gapless.http.config import config_with
 from gapless.http.cursors import check_cursor, cursor_of
 from gapless.http.openapi import STARTING, Parameter, body_docs, parameter_docs
 from gapless.live import is_live
@@ -97,7 +98,7 @@ class VercelRoutes(ClientRoutes):
         user, body = await self.read(request, ChatRequest)
         said = body.said()
         last = said[-1]
-        entries = [] if last.role == "user" else [*approvals(last), *outputs(last, await self._asked(body.id))]
+        entries = [] if last.role == "user" else [*approvals(last), *outputs(last, await self._asked(request, body.id))]
         if entries:
             return await self._answer(request, body.id, entries)
         sent: list[Message] = to_messages(said)
@@ -122,9 +123,9 @@ class VercelRoutes(ClientRoutes):
         )
         return self._tail(request, await self.start(request, user, run))
 
-    async def _asked(self, chat_id: str) -> list[Interrupt]:
+    async def _asked(self, request: Request, chat_id: str) -> list[Interrupt]:
         """Return what the chat's run waits for."""
-        current = await self.runner.current_run(chat_id)
+        current = await current_run(self.runner, self.access, request, chat_id, "answer")
         return [] if current is None else (await self.runner.readers.question(current)).interrupts
 
     def _replacing(self, body: ChatRequest, message: UserMessage, before: list[UIMessage]) -> RunConfig:
@@ -134,8 +135,7 @@ class VercelRoutes(ClientRoutes):
         replaces = body.trigger == "regenerate-message"
         if body.message_id is not None and not replaces and all(one.id != body.message_id for one in before):
             message.id, replaces = body.message_id, True  # edited; in `ai` 7 it may have got another id
-        config = self.runner.config
-        return msgspec.structs.replace(config, on_busy="interrupt") if replaces else config
+        return config_with(self.runner, on_busy="interrupt") if replaces else self.runner.config
 
     async def _history(
         self, body: ChatRequest, user: str, message: UserMessage, sent: list[Message]
@@ -164,8 +164,7 @@ class VercelRoutes(ClientRoutes):
         except SessionNotFound:
             return json_response({"messages": [], "activeRunId": None})
         messages, active_run_id = await self._load(chat_id)
-        shown = {"messages": messages, "activeRunId": active_run_id}
-        return json_response(shown)
+        return await long_json_response({"messages": messages, "activeRunId": active_run_id})
 
     async def resume(self, chat_id: str, request: Request) -> Response:
         """Follow the chat's answer that is coming or has just come, from its start or after `Last-Event-ID`; 204 if
