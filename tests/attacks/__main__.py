@@ -16,10 +16,11 @@ from typing import Any
 
 from tests.attacks import attackers
 from tests.attacks.siege import CPU_SHARE_MAX, KILL_EVERY_S, Siege
+from tests.support.postgres import Postgres
 from tests.support.valkey import Valkey
 
 PROGRESS_EVERY_S = 30.0
-STORES = ("sqlite", "valkey")
+STORES = ("sqlite", "valkey", "postgres")
 EPILOG = """\
 what is done, at random and from the seed:
   requests that no client makes, over every route and method (bodies, headers, cursors, ids, depth, chunks, WebSockets);
@@ -48,7 +49,9 @@ def main() -> int:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--store", default="all", help="sqlite, valkey (one is started), all, or a store's URL")
+    parser.add_argument(
+        "--store", default="all", help="sqlite, valkey or postgres (one is started), all, or a store's URL"
+    )
     parser.add_argument("--minutes", type=float, default=60.0, help="how long (60)")
     parser.add_argument("--seed", type=int, help="what all that is random follows from; by default another each time")
     parser.add_argument("--load", type=float, default=CPU_SHARE_MAX, help="of one processor, for each store (0.5)")
@@ -81,12 +84,15 @@ def main() -> int:
 
 @contextlib.contextmanager
 def store_of(name: str, folder: Path) -> Iterator[str]:
-    """The URL of a store: a file in the folder, a Valkey that is started, or what was given."""
+    """The URL of a store: a file in the folder, a Valkey or PostgreSQL that is started, or what was given."""
     if name == "sqlite":
         yield f"sqlite:///{folder / 'gapless.db'}"
     elif name == "valkey":
         with Valkey() as valkey:
             yield f"redis://127.0.0.1:{valkey.port}/0"
+    elif name == "postgres":
+        with Postgres() as postgres:
+            yield postgres.url
     else:
         yield name
 

@@ -26,6 +26,8 @@ class DyingInThePing:
     def send(self, obj: object) -> None:
         os.kill(self._pid, signal.SIGSTOP)
         os.waitpid(self._pid, os.WUNTRACED)  # it stands still, and answers nothing
+        while self._connection.poll(0):  # nor was this one asked before, where its answer came late
+            self._connection.recv()
         self._connection.send(obj)
 
     def poll(self, timeout: float) -> bool:
