@@ -54,6 +54,8 @@ READ_BYTES_MAX = 65_536
 LOOK_S = 0.02
 LOOK_AGAIN_S = 3.0
 """A run of which nothing is heard for so long is looked at."""
+QUIET_MAX = 3
+"""One that waits, and is to be struck before it is answered, is answered after so many looks all the same."""
 HANG_S = 300.0
 ASK_S_MAX = 5.0
 BETWEEN_S = 0.03
@@ -84,7 +86,7 @@ class Watched:
         """How, and where it stood."""
         self.blows = 0
         self.spared = 0
-        """Blows that did not come: the server that it stood still at had lost its lease before."""
+        """Blows that did not come."""
         self.stands: tuple[str, int] | None = None
         """At which point, in which process."""
         self.handed = ""
@@ -178,7 +180,7 @@ class Schedules:
                 if len(self.wrong) > WRONG_MAX:
                     return
         except TimeoutError:
-            self.wrong += [f"{run.id} hangs: stands at {run.stands}, {run.struck}" for run in runs if not run.ended]
+            self.wrong += [await self._hanging(run) for run in runs if not run.ended]
         finally:
             watching.cancel()
             for client in self._clients:
@@ -186,6 +188,15 @@ class Schedules:
             for server in self.servers:
                 server.close()
                 self.log_errors += [line for line in server.log.read_text().splitlines() if "Z error " in line]
+
+    async def _hanging(self, run: Watched) -> str:
+        """What is known of a run that does not end."""
+        found = f"{run.id} hangs: stands at {run.stands}, {run.struck}, began {run.begun}"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ASK_S_MAX):
+                record = await self._record(run.id)
+                found += f", is {record.status.value} at {record.last_seq}, of worker {record.owner!r}"
+        return found
 
     # -- what goes wrong --------------------------------------------------------------------------------------------
 
@@ -271,7 +282,7 @@ class Schedules:
                 for one in self.runs.values():
                     if one.stands is not None and one.stands[1] == int(pid):
                         one.stands = None
-                        one.spared += 1
+                        one.spared += 1  # its worker had lost it before
             elif (run := self.runs.get(run_id)) is not None:
                 self._take(run, step, what, int(pid))
 
@@ -330,14 +341,19 @@ class Schedules:
 
     async def _answer(self, run: Watched, rng: random.Random) -> None:
         """Answer whatever it asks, as soon as that does not keep it from being struck."""
+        quiet = 0
         while True:
             run.news.clear()
             try:
                 async with asyncio.timeout(LOOK_AGAIN_S):
                     await run.news.wait()
+                quiet = 0
             except TimeoutError:
-                if run.asks < 0 and run.stands is None and (await self._record(run.id)).status is RunStatus.WAITING:
-                    run.asks = UNHEARD
+                quiet += 1
+                missed = run.asks >= 0 and quiet >= QUIET_MAX  # parked as its server stopped, it stands nowhere
+                looks = run.stands is None and (run.asks < 0 or missed)
+                if looks and (await self._record(run.id)).status is RunStatus.WAITING:
+                    run.asks, run.spared = UNHEARD, run.spared + missed
             await asyncio.sleep(rng.random() * 0.1)  # before it is parked, or after
             while run.may_be_answered and await self._answer_if_waiting(run):
                 await asyncio.sleep(RETRY_S)

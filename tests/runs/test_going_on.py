@@ -446,6 +446,29 @@ async def test_a_run_that_begins_as_its_worker_leaves_and_cannot_be_left_has_the
     assert place.record().status is RunStatus.FINISHED
 
 
+async def test_runs_that_were_left_are_claimed_at_once_and_not_one_after_the_other(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    leaving = await place.worker(Steps("one", asyncio.Event()))
+    runs = [(await leaving.start("x", agent="agent")).id for _ in range(3)]
+    await until(lambda: all(place.record(run).last_seq >= 4 for run in runs), "the second steps are under way")
+    other = await place.worker(Steps("one", "two"))
+    claim, asked, all_asked = other.store.claim, list[str](), asyncio.Event()
+
+    async def together(run_id: str) -> Any:
+        asked.append(run_id)
+        if len(asked) == len(runs):
+            all_asked.set()
+        await all_asked.wait()
+        return await claim(run_id)
+
+    monkeypatch.setattr(other.store, "claim", together)
+    await leaving.drain(0)
+    await until(all_asked.is_set, "the store is asked for all of them")
+    for run in runs:
+        assert (await (await other.attach(run)).collect()).text == "one two "
+
+
 async def test_a_run_that_waits_is_left_as_it_is_by_a_worker_that_closes(place: Place):
     leaving = await place.worker(Steps("one", "ask", "end"))
     await leaving.start("x", run_id="r", agent="agent")

@@ -128,13 +128,18 @@ class GoingOn:
         wanted = await self._journals.store.wanted(now_ms())
         now = time.monotonic()
         self._seen = {run.id: self._seen.get(run.id, now) for run in wanted}
-        claims = min(CLAIMS_AT_ONCE, self._home.free)
+        claims_max = min(CLAIMS_AT_ONCE, self._home.free)
+        claims: list[Coroutine[Any, Any, None]] = []
         for run in wanted:
             abandoned = now - self._seen[run.id] >= ABANDONED_S
-            if claims > 0 and (run.agent in self._agents or run.status is RunStatus.WAITING or abandoned):
-                claims -= 1
-                await self.claim(run.id, _abandoned(run) if abandoned and run.agent not in self._agents else None)
-        if not claims and len(wanted) > CLAIMS_AT_ONCE and self._home.free > 0:
+            able = run.agent in self._agents
+            if len(claims) < claims_max and (able or run.status is RunStatus.WAITING or abandoned):
+                claims.append(self.claim(run.id, _abandoned(run) if abandoned and not able else None))
+        # Each takes the store several answers: after a hand-over all would wait for all, one after the other.
+        for failure in await asyncio.gather(*claims, return_exceptions=True):
+            if isinstance(failure, BaseException):
+                raise failure
+        if claims_max == len(claims) and len(wanted) > CLAIMS_AT_ONCE and self._home.free > 0:
             self._home.on_wanted()  # there are more
 
     async def claim(self, run_id: str, ends_with: GaplessError | None = None) -> None:
