@@ -12,7 +12,8 @@ import pydantic
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import HumanInTheLoopMiddleware
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, AnyMessage, HumanMessage
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_stream_writer
@@ -41,7 +42,7 @@ from gapless.events import (
     ToolCallStartEvent,
     UserMessage,
 )
-from gapless.fold import VOID
+from gapless.fold import FILE, VOID
 from gapless.testing import Fail, Gate, NextTurn, Reasoning, ToolCall, langgraph_model
 from gapless.testing.langgraph import LangGraphModel
 from gapless.testing.place import Place
@@ -595,3 +596,33 @@ async def test_a_state_that_cannot_be_written_costs_no_run():
     async with Runner(builder.compile()) as runner:
         for _ in range(2):
             assert text_of(await asked(runner, "go", session_id="s")) == "fineTrue"
+
+
+PICTURES: list[tuple[Any, dict[str, Any]]] = [
+    ({"type": "image", "base64": "iVBORw==", "mime_type": "image/png"}, {"mimeType": "image/png", "data": "iVBORw=="}),
+    (
+        {"type": "image_url", "image_url": {"url": "data:image/webp;base64,iVBORw=="}},
+        {"mimeType": "image/webp", "data": "iVBORw=="},
+    ),
+    ({"type": "image_generation_call", "result": "iVBORw=="}, {"mimeType": "image/png", "data": "iVBORw=="}),
+    (
+        {"type": "file", "url": "https://example.org/a.pdf", "mime_type": "application/pdf"},
+        {"mimeType": "application/pdf", "url": "https://example.org/a.pdf"},
+    ),
+]
+
+
+@pytest.mark.parametrize("mode", [StreamingMode.SSE, StreamingMode.NONE])
+@pytest.mark.parametrize(("block", "file"), PICTURES)
+async def test_a_models_pictures_are_files_of_the_answer(block: Any, file: Any, mode: StreamingMode):
+    class Draws(LangGraphModel):
+        async def _astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+            yield ChatGenerationChunk(message=AIMessageChunk(content=[{"type": "text", "text": "Here:", "index": 0}]))
+            yield ChatGenerationChunk(message=AIMessageChunk(content=[{**block, "index": 1}]))
+
+    model = Draws([])  # type: ignore[call-arg]  # pydantic's own, to a type checker
+    async with Runner(create_agent(model, [])) as runner:
+        run = await runner.start("draw", config=RunConfig(streaming_mode=mode))
+        events = [event async for event in run.events()]
+    assert text_of(events) == "Here:"
+    assert [event.value for event in of(events, CustomEvent) if event.name == FILE] == [file]

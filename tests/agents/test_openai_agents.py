@@ -20,6 +20,8 @@ from agents import (
 from agents import (
     RunConfig as SDKRunConfig,
 )
+from openai.types import responses as r
+from openai.types.responses.response_output_item import ImageGenerationCall
 
 from gapless import ResumeEntry, RunConfig, Runner, StreamingMode
 from gapless.agents import adapt
@@ -39,7 +41,7 @@ from gapless.events import (
     ToolCallStartEvent,
     UserMessage,
 )
-from gapless.fold import VOID
+from gapless.fold import FILE, VOID
 from gapless.testing import Delay, Fail, Gate, NextTurn, Reasoning, ToolCall, openai_agents_model
 from gapless.testing.openai_agents import OpenAIAgentsModel
 from gapless.testing.place import Place
@@ -409,3 +411,39 @@ async def test_a_question_waits_at_nobody_and_goes_on_anywhere(place: Place, mon
     assert isinstance(events[-1], RunFinishedEvent)
     assert stops.done == {"first": 1, "second": 1}
     assert text_of(events) == "One two three."
+
+
+@pytest.mark.parametrize("mode", [StreamingMode.SSE, StreamingMode.NONE])
+async def test_what_the_provider_does_itself_has_a_result_and_its_pictures_are_files(mode: StreamingMode):
+    drawn: Any = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": "iVBORw=="}
+    search: Any = {"type": "web_search_call", "id": "ws_1", "status": "completed"}
+    search["action"] = {"type": "search", "query": "x", "queries": ["x"]}
+
+    class Draws(OpenAIAgentsModel):
+        async def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            async for event in super().stream_response(*args, **kwargs):
+                if isinstance(event, r.ResponseCompletedEvent):
+                    items = [ImageGenerationCall(**drawn), r.ResponseFunctionWebSearch(**search)]
+                    event.response.output = [*event.response.output, *items]
+                yield event
+
+    events = await one_run(Agent(name="a", model=Draws("Here.")), config=RunConfig(streaming_mode=mode))
+    assert text_of(events) == "Here."
+    (file,) = [event.value for event in of(events, CustomEvent) if event.name == FILE]
+    assert file == {"mimeType": "image/png", "data": "iVBORw=="}
+    called = [event.tool_call_id for event in of(events, ToolCallStartEvent)]
+    assert [event.tool_call_id for event in of(events, ToolCallResultEvent)] == called == ["ig_1", "ws_1"]
+
+
+async def test_two_messages_of_one_answer_are_two_also_where_they_come_whole():
+    class Twice(OpenAIAgentsModel):
+        async def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            async for event in super().stream_response(*args, **kwargs):
+                if isinstance(event, r.ResponseCompletedEvent):
+                    event.response.output *= 2
+                yield event
+
+    agent = Agent(name="a", model=Twice("One."))
+    async with Runner(agent) as runner:
+        run = await runner.start("go", config=RunConfig(streaming_mode=StreamingMode.NONE))
+        assert (await run.collect()).text == "One.\n\nOne."

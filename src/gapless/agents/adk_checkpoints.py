@@ -26,7 +26,6 @@ from google.genai import types
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
-from gapless.agents.adk_arguments import dumped, json_of
 from gapless.agents.adk_events import Translation
 from gapless.agents.adk_resumed import ResumedSession
 from gapless.agents.adk_resuming import (
@@ -41,6 +40,7 @@ from gapless.agents.adk_resuming import (
 )
 from gapless.agents.adk_sessions import JournalSessions, dump_event
 from gapless.agents.base import AgentItem, RunContext
+from gapless.agents.values import dumped, json_of
 from gapless.errors import CheckpointUnreadable
 from gapless.events import StepStartedEvent
 

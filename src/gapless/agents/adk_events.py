@@ -15,11 +15,12 @@ from google.adk.events import Event
 from google.adk.models.llm_response import LlmResponse
 from google.genai import types
 
-from gapless.agents.adk_arguments import ArgumentsWriter, json_of, plain
+from gapless.agents.adk_arguments import ArgumentsWriter
 from gapless.agents.adk_interrupts import interrupt_for
 from gapless.agents.adk_raw import Shows, keeps_state_only, mark, raw_partial, silence, tell
 from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, INPUT, failure_in
 from gapless.agents.base import AgentItem, RunContext
+from gapless.agents.values import json_of, plain
 from gapless.events import (
     CustomEvent,
     EventBase,

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 from google.genai import types
 
-from gapless.agents.adk_arguments import plain
 from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, INPUT, without_secrets
+from gapless.agents.values import plain
 from gapless.events import Interrupt, ResumeEntry
 from gapless.jsontext import decode_json
 

@@ -14,9 +14,9 @@ from google.adk.events import Event
 from google.genai import types
 from pydantic_core import PydanticSerializationError
 
-from gapless.agents.adk_arguments import json_of, plain
 from gapless.agents.adk_turn import hide_exception, without_secrets
 from gapless.agents.base import AgentItem
+from gapless.agents.values import json_of, plain
 from gapless.events import (
     CustomEvent,
     EventBase,

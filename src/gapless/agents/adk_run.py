@@ -12,7 +12,6 @@ from google.adk.agents.invocation_context import InvocationContext, LlmCallsLimi
 from google.adk.events import Event
 from google.genai import types
 
-from gapless.agents.adk_arguments import json_of
 from gapless.agents.adk_checkpoints import Progress
 from gapless.agents.adk_events import Translation
 from gapless.agents.adk_interrupts import fits, response_to
@@ -20,6 +19,7 @@ from gapless.agents.adk_live import cannot_be_live, is_from_model
 from gapless.agents.adk_resuming import Place, answered_by, place_of
 from gapless.agents.adk_turn import failure_in
 from gapless.agents.base import SEE_LOG, AgentItem, RunContext, log_raised
+from gapless.agents.values import json_of
 from gapless.attachments import digest_of, marks_of
 from gapless.errors import (
     AgentInvalid,

@@ -22,9 +22,9 @@ from google.adk.sessions.base_session_service import GetSessionConfig, ListSessi
 from google.adk.utils.content_utils import SKIP_THOUGHT_SIGNATURE_VALIDATOR
 from google.genai import types
 
-from gapless.agents.adk_arguments import dumped
 from gapless.agents.adk_turn import ADKTurn, decode_turn
-from gapless.agents.conversation import told_once
+from gapless.agents.conversation import BEGINNING, told_once
+from gapless.agents.values import dumped
 from gapless.errors import InputInvalid
 from gapless.events import (
     AssistantMessage,
@@ -216,6 +216,9 @@ def history(
         else:
             events.append(Event(invocation_id=id, author=speaker, content=content))
             rebuilt.append(events[-1])
+    if events and events[0].content is not None and events[0].content.role == "model":
+        begins = types.Content(role="user", parts=[types.Part(text=BEGINNING)])
+        events.insert(0, Event(invocation_id=events[0].invocation_id, author="user", content=begins))
     for event in rebuilt if signed else ():
         calls = [part for part in (event.content.parts if event.content else None) or () if part.function_call]
         if calls and calls[0].thought_signature is None:
@@ -267,7 +270,23 @@ def _signature(encrypted: object) -> bytes | None:
 def result_part(message: ToolMessage, name: str) -> types.Part:
     """Return a result of the client's own tool `name` in ADK's form."""
     response = {"error": message.error} if message.error else _object(text_of(message.content))
-    return types.Part(function_response=types.FunctionResponse(id=message.tool_call_id, name=name, response=response))
+    told = types.FunctionResponse(id=message.tool_call_id, name=name, response=response)
+    if isinstance(message.content, list):
+        told.parts = [_media(part) for part in message.content if not isinstance(part, TextPart)] or None
+    return types.Part(function_response=told)
+
+
+def _media(part: ContentPart) -> types.FunctionResponsePart:
+    """Return a picture or a file of a tool's result. Raises `InputInvalid` as `parts_of`."""
+    (whole,) = parts_of([part])
+    if (blob := whole.inline_data) is not None:
+        return types.FunctionResponsePart(
+            inline_data=types.FunctionResponseBlob(data=blob.data, mime_type=blob.mime_type)
+        )
+    file = whole.file_data
+    assert file is not None, "a part that is no text is one of these"
+    named = types.FunctionResponseFileData(file_uri=file.file_uri, mime_type=file.mime_type)
+    return types.FunctionResponsePart(file_data=named)
 
 
 def _call_names(messages: Sequence[Message]) -> dict[str, str]:

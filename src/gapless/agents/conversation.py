@@ -11,12 +11,18 @@ from gapless.events import (
     DeveloperMessage,
     Message,
     SystemMessage,
+    ToolCall,
     ToolMessage,
     UserMessage,
 )
 from gapless.fold import is_left
+from gapless.jsontext import decode_json
 
-__all__ = ["INTERRUPTED", "conversation", "told_once"]
+__all__ = ["BEGINNING", "INTERRUPTED", "conversation", "is_whole", "told_once", "with_a_beginning"]
+
+BEGINNING = "[The assistant speaks first.]"
+"""Stands before a history that begins with the assistant, as a page's greeting does: many services want the user
+first, and would refuse it."""
 
 INTERRUPTED = "[This answer was cut short here.]"
 """Follows the text of an answer that was cancelled or failed, so that a model does not take it for its whole answer."""
@@ -26,25 +32,77 @@ def conversation(messages: Sequence[Message]) -> list[Message]:
     """Return what a model may be shown of a history, in an order that every service takes.
 
     Each tool's result follows the message that called for it. Calls without a result and results without a call, as a
-    run cut short leaves them, are dropped; so are reasoning and activities. Cut answers are marked. Neighbouring
-    messages of the assistant become one.
+    run cut short leaves them, are dropped; so are calls whose arguments are no JSON object, reasoning and activities.
+    Cut answers are marked. Neighbouring messages of the assistant become one.
     """
-    # Of a call that its run's end has left without a result the arguments may be half.
-    results = {m.tool_call_id: m for m in messages if isinstance(m, ToolMessage) and not is_left(m)}
+    results = _results(messages)
     shown: list[Message] = []
-    for message in messages:
+    ids: set[str] = set()
+    for at, message in enumerate(messages):
         if isinstance(message, AssistantMessage):
-            answer = _complete(message, results)
+            answer = _complete(message, results.get(at, {}))
             last = shown[-1] if shown else None
             if isinstance(last, AssistantMessage) and not last.tool_calls:
                 shown.pop()
                 answer = _joined(last, answer)
             if answer.content or answer.tool_calls:
-                shown.append(answer)
-                shown += [results.pop(call.id) for call in answer.tool_calls or ()]
-        elif isinstance(message, UserMessage | SystemMessage | DeveloperMessage) and message.content:
+                shown += _of_its_own(answer, results.get(at, {}), ids)
+        elif isinstance(message, UserMessage | SystemMessage | DeveloperMessage) and not _is_blank(message.content):
             shown.append(message)
     return shown
+
+
+def _is_blank(content: object) -> bool:
+    """Return whether nothing is said, which some services refuse."""
+    return not content or (isinstance(content, str) and content.isspace())
+
+
+def _of_its_own(answer: AssistantMessage, results: dict[str, ToolMessage], ids: set[str]) -> list[Message]:
+    """Return an answer and its calls' results, each call with an id that is none of `ids`, those before it."""
+    told: list[Message] = [answer]
+    calls = list(answer.tool_calls or ())
+    for number, call in enumerate(calls):
+        result, id = results[call.id], call.id
+        while id in ids:
+            id += "_"
+        ids.add(id)
+        if id != call.id:
+            calls[number] = msgspec.structs.replace(call, id=id)
+            result = msgspec.structs.replace(result, tool_call_id=id)
+        told.append(result)
+    told[0] = msgspec.structs.replace(answer, tool_calls=calls or None)
+    return told
+
+
+def _results(messages: Sequence[Message]) -> dict[int, dict[str, ToolMessage]]:
+    """Return the first result of each call, by its message's place and its id: some services give one id again."""
+    called: dict[str, int] = {}
+    found: dict[int, dict[str, ToolMessage]] = {}
+    for at, message in enumerate(messages):
+        if isinstance(message, AssistantMessage):
+            called.update((call.id, at) for call in message.tool_calls or ())
+        # Of a call that its run's end has left without a result the arguments may be half.
+        elif isinstance(message, ToolMessage) and message.tool_call_id in called and not is_left(message):
+            found.setdefault(called[message.tool_call_id], {}).setdefault(message.tool_call_id, message)
+    return found
+
+
+def with_a_beginning(messages: list[Message], *, first: bool = True) -> list[Message]:
+    """Return a history that the user begins, behind the instructions; as it is where it is not the `first` of it."""
+    at = 0 if first else len(messages)
+    while at < len(messages) and isinstance(messages[at], SystemMessage | DeveloperMessage):
+        at += 1
+    if at < len(messages) and isinstance(messages[at], AssistantMessage):
+        messages.insert(at, UserMessage(id="beginning", content=BEGINNING))
+    return messages
+
+
+def is_whole(call: ToolCall) -> bool:
+    """Return whether the arguments of a call are a JSON object: a model's service takes no others back."""
+    try:
+        return isinstance(decode_json(call.function.arguments.strip() or "{}"), dict)
+    except msgspec.DecodeError:
+        return False
 
 
 def told_once(messages: Sequence[Message]) -> list[Message]:
@@ -63,11 +121,11 @@ def told_once(messages: Sequence[Message]) -> list[Message]:
 
 
 def _complete(message: AssistantMessage, results: dict[str, ToolMessage]) -> AssistantMessage:
-    calls = [call for call in message.tool_calls or () if call.id in results]
-    content = message.content
+    calls = {call.id: call for call in message.tool_calls or () if call.id in results and is_whole(call)}
+    content = None if _is_blank(message.content) else message.content
     if message.metadata and message.metadata.get("interrupted"):
         content = f"{content}\n{INTERRUPTED}" if content else INTERRUPTED
-    return msgspec.structs.replace(message, content=content, tool_calls=calls or None)
+    return msgspec.structs.replace(message, content=content, tool_calls=[*calls.values()] or None)
 
 
 def _joined(first: AssistantMessage, second: AssistantMessage) -> AssistantMessage:

@@ -20,10 +20,10 @@ from gapless.agents.approving import ask
 from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.failing import failure
 from gapless.agents.langgraph_events import Translation
-from gapless.agents.langgraph_messages import plain
 from gapless.agents.langgraph_questions import Question, questions_of
 from gapless.agents.langgraph_saver import MESSAGES
 from gapless.agents.langgraph_threads import Thread, thread_of
+from gapless.agents.values import plain
 from gapless.agents.writing import finish
 from gapless.config import StreamingMode
 from gapless.errors import AgentInvalid, RunLimit

@@ -12,10 +12,10 @@ from typing import Any, TypeAlias
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
 from langchain_core.messages.ai import add_usage
-from pydantic_core import to_json
 
 from gapless.agents.base import AgentItem, RunContext
-from gapless.agents.langgraph_messages import plain, says, usage_of, whole_of
+from gapless.agents.langgraph_messages import files_of, says, usage_of, whole_of
+from gapless.agents.values import json_of, plain
 from gapless.agents.writing import Said, result
 from gapless.events import (
     CustomEvent,
@@ -116,6 +116,8 @@ class Translation:
                 out += said.signature(value)
             else:
                 out += said.reasoning(value, part=kind == "part")
+        for file in files_of(message.content):
+            out += said.file(*file)
         out += self._beside(said, message)
         if message.chunk_position == "last":
             out += said.end()
@@ -172,7 +174,7 @@ class Translation:
         path = self._half.get(said.id, ())
         for call in calls:
             self._half.setdefault(call.id, path)
-        out += said.whole(text, thought, calls)
+        out += said.whole(text, thought, calls, [*files_of(message.content)])
         if said.author is None and (reason := _finish_reason(message)):
             self.finish_reason = reason
         self._end(said, meta)
@@ -311,4 +313,4 @@ def _calls_in(given: Any) -> list[tuple[str, str]]:
 
 def _text_of_blocks(blocks: Any) -> str:
     texts = [text for kind, text in says(blocks) if kind == "text"]
-    return "".join(texts) if texts else to_json(blocks, serialize_unknown=True).decode()
+    return "".join(texts) if texts else json_of(blocks)

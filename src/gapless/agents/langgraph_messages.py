@@ -8,21 +8,16 @@ from typing import Any
 
 import msgspec
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
-from pydantic_core import to_json, to_jsonable_python
+from pydantic_core import to_json
 
 from gapless import events as g
 from gapless.agents.writing import WholeCall
 from gapless.events import DataSource, Message, TokenUsage, UrlSource, text_of
 from gapless.jsontext import decode_json
 
-__all__ = ["calls_of", "content_of", "messages_of", "plain", "repaired", "says", "usage_of", "whole_of"]
+__all__ = ["calls_of", "content_of", "files_of", "messages_of", "repaired", "says", "usage_of", "whole_of"]
 
 NO_RESULT = "This call has no result: the conversation went on without it."
-
-
-def plain(value: Any) -> Any:
-    """Return any value as JSON can carry it."""
-    return to_jsonable_python(value, serialize_unknown=True)
 
 
 # -- to LangChain -----------------------------------------------------------------------------------------------------
@@ -53,8 +48,9 @@ def messages_of(messages: Sequence[Message]) -> list[BaseMessage]:
 
 
 def _result(message: g.ToolMessage, name: str | None) -> ToolMessage:
+    media = isinstance(message.content, list) and any(not isinstance(part, g.TextPart) for part in message.content)
     return ToolMessage(
-        text_of(message.content) or message.error or "",
+        content_of(message.content) if media else text_of(message.content) or message.error or "",
         tool_call_id=message.tool_call_id,
         name=name,
         id=message.id or None,
@@ -135,6 +131,25 @@ def says(content: Any) -> Iterator[tuple[str, str]]:
                 yield "signature", signature
         elif kind == "redacted_thinking" and isinstance(block.get("data"), str):
             yield "signature", block["data"]
+
+
+def files_of(content: Any) -> Iterator[tuple[str | None, str | bytes | None, str | None]]:
+    """Yield the type, the data and the address of each picture and other file in a message's content, in the forms that
+    LangChain and its providers have for them."""
+    for block in content if isinstance(content, list) else ():
+        if not isinstance(block, dict):
+            continue
+        kind, mime_type = block.get("type"), block.get("mime_type")
+        data, url = block.get("base64") or block.get("data"), block.get("url")
+        if kind == "image_url":
+            where = block.get("image_url")
+            url = where.get("url") if isinstance(where, dict) else where
+        elif kind == "image_generation_call":
+            mime_type, data = f"image/{block.get('output_format') or 'png'}", block.get("result")
+        elif kind not in ("image", "audio", "video", "file", "media"):
+            continue
+        if isinstance(data, str | bytes) or isinstance(url, str):
+            yield mime_type, data, url
 
 
 def whole_of(message: BaseMessage) -> tuple[str, str, list[WholeCall]]:

@@ -14,8 +14,8 @@ from langgraph.types import Interrupt as GraphInterrupt
 from langgraph.types import StateSnapshot
 
 from gapless.agents.approving import UNCLEAR, Decision, approval, read_decision
-from gapless.agents.langgraph_messages import plain
 from gapless.agents.langgraph_saver import MESSAGES
+from gapless.agents.values import plain
 from gapless.events import Interrupt, ResumeEntry
 
 __all__ = ["Question", "questions_of"]

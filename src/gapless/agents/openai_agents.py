@@ -21,8 +21,9 @@ from gapless.agents import base
 from gapless.agents.approving import Decision, approval, ask, read_decision
 from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.failing import Failures, failure
-from gapless.agents.openai_agents_events import Translation, plain
+from gapless.agents.openai_agents_events import Translation
 from gapless.agents.openai_agents_items import input_of, turn_of
+from gapless.agents.values import plain
 from gapless.agents.writing import finish
 from gapless.config import RunConfig as GaplessRunConfig
 from gapless.config import StreamingMode

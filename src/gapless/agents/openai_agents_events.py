@@ -10,21 +10,16 @@ from typing import Any
 from agents import StreamEvent
 from agents.items import HandoffOutputItem, ToolCallOutputItem
 from openai.types import responses as r
-from pydantic_core import to_json, to_jsonable_python
 
 from gapless.agents.base import AgentItem, RunContext
-from gapless.agents.writing import Said, WholeCall, result
+from gapless.agents.values import json_of, plain
+from gapless.agents.writing import Said, WholeCall, file, result
 from gapless.events import StepFinishedEvent, StepStartedEvent, TokenUsage
 
-__all__ = ["Translation", "plain"]
+__all__ = ["Translation"]
 
 FAILED = "An error occurred while running the tool."
 """How the SDK begins what it tells the model of a tool that raised, unless the tool says something else."""
-
-
-def plain(value: Any) -> Any:
-    """Return any value as JSON can carry it."""
-    return to_jsonable_python(value, serialize_unknown=True)
 
 
 class Translation:
@@ -109,8 +104,10 @@ class Translation:
         text, thoughts, calls = "", list[str](), list[WholeCall]()
         for item in response.output:
             if isinstance(item, r.ResponseOutputMessage):
-                said = "".join(getattr(part, "text", "") or getattr(part, "refusal", "") for part in item.content)
-                text = said if self._streams else text + said  # in parts, only the last message is still open
+                if text and not self._streams:  # in parts, only the last message is still open
+                    out += self._message().whole(text, "\n".join(thoughts))
+                    self._said, thoughts = None, []
+                text = "".join(getattr(part, "text", "") or getattr(part, "refusal", "") for part in item.content)
             elif isinstance(item, r.ResponseReasoningItem):
                 thoughts += [part.text for part in item.summary or item.content or ()]
             elif isinstance(item, r.ResponseFunctionToolCall):
@@ -137,13 +134,15 @@ class Translation:
         arguments = getattr(item, "arguments", None)
         if not isinstance(arguments, str):
             told = {key: plain(getattr(item, key, None)) for key in ("action", "queries", "code")}
-            arguments = to_json({key: value for key, value in told.items() if value is not None}).decode()
+            arguments = json_of({key: value for key, value in told.items() if value is not None})
         name = getattr(item, "name", None) or kind.removesuffix("_call")
         found: list[AgentItem] = [*self._message().call(id, id, name, arguments)]
         output, error = getattr(item, "output", None), getattr(item, "error", None)
-        if isinstance(output, str) or error:
-            text = output or str(error)
-            found.append(result(self._ctx.new_id("tool"), id, text, error=str(error) if error else None))
+        if isinstance(picture := getattr(item, "result", None), str):
+            found.append(file(f"image/{getattr(item, 'output_format', None) or 'png'}", picture))
+        text = output if isinstance(output, str) else json_of({"status": getattr(item, "status", None)})
+        text, error = (output or str(error), str(error)) if error else (text, None)
+        found.append(result(self._ctx.new_id("tool"), id, text, error=error))
         return found
 
     # -- tools and agents -------------------------------------------------------------------------------------------
@@ -155,7 +154,8 @@ class Translation:
             return []
         self.outstanding.discard(call_id)
         output = item.output if isinstance(item, ToolCallOutputItem) else raw.get("output")
-        text = output if isinstance(output, str) else to_json(output, serialize_unknown=True).decode()
+        value = plain(output)
+        text = value if isinstance(value, str) else json_of(value)
         error = text if call_id in self.denied or text.startswith(FAILED) else None
         return [result(self._ctx.new_id("tool"), call_id, text, error=error)]
 

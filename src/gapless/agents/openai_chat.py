@@ -15,10 +15,22 @@ import httpx2
 import msgspec
 
 from gapless.agents.base import Agent, AgentItem, RunContext
-from gapless.agents.conversation import conversation
+from gapless.agents.call_names import CallNames, call_names
+from gapless.agents.conversation import conversation, with_a_beginning
 from gapless.agents.endpoint_http import OPENAI_HOST, Refused, Service, cut, events_of, read_body
 from gapless.agents.endpoint_json import Halves
-from gapless.agents.openai_chunks import Calls, Chunk, Delta, decode_chunk, failure_of, finish_of, texts_of, usage_of
+from gapless.agents.openai_chunks import (
+    Calls,
+    Chunk,
+    Delta,
+    decode_chunk,
+    failure_of,
+    finish_of,
+    pictures_of,
+    texts_of,
+    usage_of,
+)
+from gapless.agents.writing import file
 from gapless.config import StreamingMode
 from gapless.errors import AgentInvalid, InputInvalid, ModelFailed, OutputInvalid, StreamingUnavailable
 from gapless.events import (
@@ -44,6 +56,7 @@ from gapless.events import (
     UrlSource,
     UserMessage,
     VideoPart,
+    text_of,
 )
 from gapless.jsontext import decode_json
 
@@ -51,6 +64,8 @@ __all__ = ["OpenAIChat", "chat_messages"]
 
 MODEL_VARIABLE = "GAPLESS_MODEL_NAME"
 _COMPLETIONS = "/chat/completions"
+_PROVIDERS = {"api.anthropic.com": "anthropic", "api.mistral.ai": "mistral"}
+"""By host: whose rules go beyond OpenAI's."""
 
 
 class OpenAIChat(Agent):
@@ -71,6 +86,7 @@ class OpenAIChat(Agent):
         self._only_model: str | None = None
         self.name = model or service.host
         self._provider = provider or ("openai" if service.host == OPENAI_HOST else service.host)
+        self._names = call_names([_PROVIDERS.get(service.url.host, "openai")])
 
     async def aclose(self) -> None:
         await self._service.aclose()
@@ -111,7 +127,7 @@ class OpenAIChat(Agent):
         model = settings.pop("model", None) or self._model or os.environ.get(MODEL_VARIABLE)
         request = settings | {
             "model": model or await self._single_model(ctx.run_id),
-            "messages": chat_messages(ctx.messages),
+            "messages": chat_messages(ctx.messages, self._names),
         }
         if ctx.tools:
             request["tools"] = [_tool(tool) for tool in ctx.tools]
@@ -269,6 +285,9 @@ class _Answer:
         if text:
             yield from self._end_reasoning()
         yield from self._said(self._text_halves.feed(text))
+        for url in pictures_of(delta):
+            yield from self._end_reasoning()
+            yield file("image/*", url=url)
         for event in self._calls.take(delta):
             yield from self._end_reasoning()
             yield event
@@ -340,9 +359,21 @@ def _parsed(answer: str, finish_reason: str, run_id: str) -> Any:
 # ------------------------------------------------------------------------------------------------------ what is asked
 
 
-def chat_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Return a history as chat completions takes it."""
-    return [_chat_message(message) for message in conversation(messages)]
+def chat_messages(messages: Sequence[Message], names: CallNames | None = None) -> list[dict[str, Any]]:
+    """Return a history as chat completions takes it, its calls as `names` has them."""
+    names = names or call_names(["openai"])
+    told: list[dict[str, Any]] = []
+    media: list[ContentPart] = []
+    for message in with_a_beginning(names.messages(conversation(messages))):
+        if media and not isinstance(message, ToolMessage):
+            told.append({"role": "user", "content": _content(media)})
+            media = []
+        told.append(_chat_message(message))
+        if isinstance(message, ToolMessage) and isinstance(message.content, list):
+            media += [part for part in message.content if not isinstance(part, TextPart)]
+    if media:
+        told.append({"role": "user", "content": _content(media)})
+    return told
 
 
 def _chat_message(message: Message) -> dict[str, Any]:
@@ -354,13 +385,14 @@ def _chat_message(message: Message) -> dict[str, Any]:
                     {
                         "id": call.id,
                         "type": "function",
-                        "function": {"name": call.function.name, "arguments": call.function.arguments or "{}"},
+                        "function": {"name": call.function.name, "arguments": call.function.arguments.strip() or "{}"},
                     }
                     for call in calls
                 ]
             return shown
         case ToolMessage(content=content, tool_call_id=id):
-            return {"role": "tool", "tool_call_id": id, "content": _content(content)}
+            # The API has no media in a tool's result: they follow as the user's.
+            return {"role": "tool", "tool_call_id": id, "content": text_of(content) or message.error or ""}
         case UserMessage(content=content):
             return {"role": "user", "content": _content(content)}
         case SystemMessage(content=content) | DeveloperMessage(content=content):

@@ -17,7 +17,18 @@ from gapless.errors import ModelFailed
 from gapless.events import Event, TokenUsage, ToolCallArgsEvent, ToolCallEndEvent, ToolCallStartEvent
 from gapless.jsontext import decode_json
 
-__all__ = ["Calls", "Choice", "Chunk", "Delta", "decode_chunk", "failure_of", "finish_of", "texts_of", "usage_of"]
+__all__ = [
+    "Calls",
+    "Choice",
+    "Chunk",
+    "Delta",
+    "decode_chunk",
+    "failure_of",
+    "finish_of",
+    "pictures_of",
+    "texts_of",
+    "usage_of",
+]
 
 ERROR_CHARS_MAX = 500
 """What is passed on of a service's own error message."""
@@ -77,6 +88,7 @@ class Delta(msgspec.Struct):
     tool_calls: list[_CallDelta | None] | _CallDelta | None = None
     function_call: _Function | None = None
     """The form before `tool_calls`."""
+    images: Any = None
 
 
 class Choice(msgspec.Struct):
@@ -156,6 +168,16 @@ def _texts(content: Any) -> tuple[str, str]:
             return "".join(_texts(content[key])), ""
     text = "".join(_texts(content.get("text") or content.get("refusal") or content.get("content")))
     return (text, "") if str(content.get("type")).startswith(("reasoning", "thinking")) else ("", text)
+
+
+def pictures_of(delta: Delta) -> Iterator[str]:
+    """Yield the URLs of a delta's pictures, which mostly hold them: beside its content (OpenRouter) or in it."""
+    for parts in (delta.images, delta.content):
+        for part in parts if isinstance(parts, list) else ():
+            where = _under(part, "image_url")
+            url = where if isinstance(where, str) else _under(where, "url")
+            if isinstance(url, str) and url.startswith(("data:image/", "https://", "http://")):
+                yield url
 
 
 def usage_of(chunk: Chunk, provider: str, model: str) -> TokenUsage | None:

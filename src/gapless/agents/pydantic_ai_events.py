@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-import pydantic_core
 from pydantic_ai import messages as m
 
 from gapless.agents.base import AgentItem
+from gapless.agents.values import plain
 from gapless.errors import AgentInvalid
 from gapless.events import CustomEvent, Event, EventBase, decode_event
 from gapless.fold import FILE
@@ -24,7 +24,7 @@ def custom(event: m.CustomEvent) -> AgentItem:
         return payload  # type: ignore[return-value]  # every event struct is in the union
     if type(payload).__module__.startswith("ag_ui."):
         return _from_ag_ui(payload)
-    return CustomEvent(name=event.name, value=pydantic_core.to_jsonable_python(payload, serialize_unknown=True))
+    return CustomEvent(name=event.name, value=plain(payload))
 
 
 def carried_by(part: m.BaseToolReturnPart[Any]) -> Iterator[Event]:

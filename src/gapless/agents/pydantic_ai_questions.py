@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import pydantic_core
 from pydantic_ai import exceptions
 from pydantic_ai import messages as m
 from pydantic_ai.tools import DeferredToolRequests, DeferredToolResults, ToolApproved, ToolDenied
 
 from gapless.agents.base import RunContext
 from gapless.agents.pydantic_ai_ledger import UNKNOWN, Ledger
+from gapless.agents.values import plain
 from gapless.events import Interrupt, ResumeEntry
 
 __all__ = ["Asking"]
@@ -111,7 +111,7 @@ def _interrupt(call: m.ToolCallPart, kind: str, metadata: dict[str, Any] | None,
             "kind": "approval" if approval else kind,
             "toolName": call.tool_name,
             "arguments": call.args_as_dict(),
-            **pydantic_core.to_jsonable_python(metadata or {}, serialize_unknown=True),
+            **plain(metadata or {}),
         },
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-import pydantic_core
 from pydantic_ai import messages as m
 from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import DeferredToolRequests
@@ -19,6 +18,7 @@ from gapless.agents.pydantic_ai_history import turn_of
 from gapless.agents.pydantic_ai_ledger import Ledger
 from gapless.agents.pydantic_ai_sealed import sealed
 from gapless.agents.pydantic_ai_settings import ToolChoice
+from gapless.agents.values import plain
 from gapless.errors import StreamingUnavailable
 from gapless.events import (
     CustomEvent,
@@ -251,7 +251,7 @@ class Turn:
             return
         texts = (part.content for one in responses for part in one.parts if isinstance(part, m.TextPart))
         if not (isinstance(output, str) and output == "".join(texts)):
-            self._ctx.result = pydantic_core.to_jsonable_python(output, serialize_unknown=True)
+            self._ctx.result = plain(output)
 
     def save(self) -> None:
         """Keep the turn for the next run, and count its model calls; also of a run that was cut short. The framework's

@@ -7,7 +7,7 @@ journal has each word once. Ends of what is not open are ignored by the recorder
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gapless.events import (
     CustomEvent,
@@ -23,8 +23,9 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
 )
+from gapless.fold import FILE
 
-__all__ = ["Said", "WholeCall", "finish", "result"]
+__all__ = ["Said", "WholeCall", "file", "finish", "result"]
 
 FINISH_REASONS = {
     "stop": "stop",
@@ -70,7 +71,7 @@ class Said:
     Reasoning ends when something else begins.
     """
 
-    __slots__ = ("_calls", "_new_id", "_reasoning", "_texts", "_thoughts", "author", "id")
+    __slots__ = ("_calls", "_files", "_new_id", "_reasoning", "_texts", "_thoughts", "author", "id")
 
     def __init__(self, id: str, new_id: Callable[[str], str], author: str | None = None) -> None:
         self.id = id
@@ -78,7 +79,7 @@ class Said:
         self._new_id = new_id
         self._reasoning: str | None = None
         """The id of the reasoning that is open."""
-        self._thoughts = 0
+        self._thoughts = self._files = 0
         self._texts: list[str] = []
         self._calls: dict[Hashable, _Call] = {}
 
@@ -155,8 +156,20 @@ class Said:
             found.append(ToolCallArgsEvent(tool_call_id=call.id, delta=arguments, subagent_run_id=self.author))
         return found
 
-    def whole(self, text: str = "", reasoning: str = "", calls: Sequence[WholeCall] = ()) -> list[Event]:
-        """Say what of the complete message (its `text`, `reasoning` and `calls`) was not said in parts, and end it."""
+    def file(self, mime_type: str | None, data: str | bytes | None = None, url: str | None = None) -> list[Event]:
+        """Give a picture or another file; see `file`."""
+        self._files += 1
+        return [*self._end_reasoning(), file(mime_type, data, url, author=self.author)]
+
+    def whole(
+        self,
+        text: str = "",
+        reasoning: str = "",
+        calls: Sequence[WholeCall] = (),
+        files: Sequence[tuple[str | None, str | bytes | None, str | None]] = (),
+    ) -> list[Event]:
+        """Say what of the complete message (its `text`, `reasoning`, `calls` and `files`) was not said in parts, and
+        end it."""
         found: list[Event] = []
         if reasoning and not self._thoughts:
             found += self.reasoning(reasoning)
@@ -171,6 +184,8 @@ class Said:
             elif call.started and not call.said and not call.ended:
                 call.said = True
                 found.append(ToolCallArgsEvent(tool_call_id=call.id, delta=one.arguments, subagent_run_id=self.author))
+        for given in files[self._files :]:
+            found += self.file(*given)
         return [*found, *self.end()]
 
     def end(self) -> list[Event]:
@@ -204,6 +219,18 @@ def result(
     return ToolCallResultEvent(
         message_id=message_id, tool_call_id=call_id, content=content, role="tool", error=error, subagent_run_id=author
     )
+
+
+def file(
+    mime_type: str | None, data: str | bytes | None = None, url: str | None = None, *, author: str | None = None
+) -> CustomEvent:
+    """Give a picture or another file of the answer: its `data`, as they are or in base64, or the `url` where it is. A
+    URL that holds the data is taken for these."""
+    head, comma, held = (url or "").partition(";base64,")
+    if comma and head.startswith("data:"):
+        mime_type, data = head.removeprefix("data:"), held
+    where: dict[str, Any] = {"url": url} if data is None else {"data": data}
+    return CustomEvent(name=FILE, value={"mimeType": mime_type, **where}, subagent_run_id=author)
 
 
 def finish(reason: object) -> list[Event]:
