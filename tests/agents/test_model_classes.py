@@ -4,14 +4,19 @@ given, is what the framework alone would have shown and given."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import ssl
 from typing import Any
 
 import pytest
+from agents import Agent as SDKAgent
+from agents import OpenAIChatCompletionsModel
+from openai import AsyncOpenAI
 
 from gapless import RunConfig, Runner
+from gapless.agents import adapt
 from gapless.errors import RunTimeout
 from gapless.events import Event, RunErrorEvent
 from gapless.fold import Fold
@@ -454,6 +459,76 @@ async def test_a_service_that_stalls_ends_with_the_runs_patience_and_is_let_go(n
     assert not up.refused
 
 
+def agents_sdk(url: str) -> Any:
+    model = OpenAIChatCompletionsModel("m", AsyncOpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0))
+    return SDKAgent(name="helper", model=model)
+
+
+OTHERS: dict[str, tuple[Protocol, Any]] = {
+    "endpoint": (CHAT, lambda url: adapt(f"{url}/v1?model=m")),
+    "agents sdk": (CHAT, agents_sdk),
+}
+WAYS = {name: (one.protocol, one.agent) for name, one in CLASSES.items() if "litellm claude" not in name} | OTHERS
+
+
+# -- what models say oddly ---------------------------------------------------------------------------------------------
+
+ODD: dict[str, dict[Protocol, Script]] = {
+    "blanks": {
+        GEMINI: [[g(" \n", finish="STOP")]],
+        ANTHROPIC: [claude(" \n")],
+        CHAT: [[chat(content=" \n"), chat("stop"), DONE]],
+        RESPONSES: [responses(said(0, " \n"))],
+    },
+    "blanks, then a call": {
+        ANTHROPIC: [claude(" ", tool_use("toolu_1", "now"), stop="tool_use")],
+        CHAT: [[chat(content=" "), call(0, "c1", "now", "{}"), chat("tool_calls"), DONE]],
+        RESPONSES: [responses(said(0, " "), function_item(1, "c1", "now", "{}"))],
+    },
+    "a refusal": {
+        GEMINI: [[gemini_chunk(finish="SAFETY")]],
+        ANTHROPIC: [claude("No.", stop="refusal")],
+        CHAT: [[chat(refusal="I can"), chat(refusal="not."), chat("stop"), DONE]],
+    },
+    "cut by a filter": {
+        GEMINI: [[g("It"), gemini_chunk(finish="SAFETY")]],
+        CHAT: [[chat(content="It"), chat("content_filter"), DONE]],
+    },
+    "half of the arguments": {
+        ANTHROPIC: [claude(tool_use("toolu_1", "weather", '{"ci'), stop="tool_use")],
+        CHAT: [[call(0, "c1", "weather", '{"ci'), chat("tool_calls"), DONE]],
+        RESPONSES: [responses(function_item(0, "c1", "weather", '{"ci'))],
+    },
+    "arguments that are no object": {CHAT: [[call(0, "c1", "weather", '["Paris"]'), chat("tool_calls"), DONE]]},
+    "a long id": {
+        CHAT: [[call(0, "c" * 60, "now", "{}"), chat("tool_calls"), DONE]],
+        RESPONSES: [responses(function_item(0, "c" * 70, "now", "{}"))],
+    },
+    "one id for two calls": {
+        CHAT: [[call(0, "c1", "now", "{}"), call(1, "c1", "weather", PARIS), chat("tool_calls"), DONE]]
+    },
+    "one id in two steps": {CHAT: [[call(0, "c1", "now", "{}"), chat("tool_calls"), DONE]] * 2},
+    "a tool by an odd name": {
+        ANTHROPIC: [claude(tool_use("toolu_1", "höhe über", "{}"), stop="tool_use")],
+        CHAT: [[call(0, "c1", "höhe über", "{}"), chat("tool_calls"), DONE]],
+    },
+}
+"""Answers that their services would refuse to be told of as they came: with the framework alone, many end the
+conversation for good."""
+
+
+@pytest.mark.parametrize(
+    ("odd", "name"),
+    [(odd, name) for odd, by in ODD.items() for name, (protocol, _) in WAYS.items() if protocol in by],
+)
+async def test_what_a_model_says_oddly_is_no_conversations_end(odd: str, name: str):
+    protocol, agent = WAYS[name]
+    async with service(protocol, ODD[odd][protocol]) as up:
+        await through_gapless(agent(up.url), "weather?", "again?", "and again?")
+        assert not up.refused
+        assert "and again?" in json.dumps(up.asked[-1])
+
+
 # -- what pages send as history ----------------------------------------------------------------------------------------
 
 
@@ -461,7 +536,13 @@ def page(role: str, content: str = "", **more: Any) -> dict[str, Any]:
     return {"id": f"{role}-{content or more}", "role": role, "content": content, **more}
 
 
-NOW = {"id": "c1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+def calls_now(arguments: str) -> dict[str, Any]:
+    return {"id": "c1", "type": "function", "function": {"name": "now", "arguments": arguments}}
+
+
+NOW = calls_now("{}")
+PICTURE = {"type": "image", "source": {"type": "data", "value": "iVBORw0KGgo=", "mimeType": "image/png"}}
+SHOWN: Any = [{"type": "text", "text": "Here:"}, PICTURE]
 PAGES: dict[str, list[dict[str, Any]]] = {
     "blanks": [page("user", "hi"), page("assistant", " \n"), page("user", "  "), page("assistant", "So?")],
     "a result twice": [
@@ -471,18 +552,51 @@ PAGES: dict[str, list[dict[str, Any]]] = {
     "half a character": [page("user", "hi"), page("assistant", "a" + HALF)],
     "instructions between": [page("user", "hi"), page("assistant", "So?"), page("developer", "Be brief.")],
     "a call that got nothing": [page("user", "hi"), page("assistant", "Hm.", toolCalls=[NOW])],
+    "a greeting first": [page("assistant", "Hello!")],
+    "a greeting behind instructions": [page("system", "Be kind."), page("assistant", "Hello!")],
+    "a call first": [page("assistant", toolCalls=[NOW]), page("tool", "noon", toolCallId="c1")],
+    "calls whose arguments are no object": [
+        *(page("user", "hi"), page("assistant", "Hm.", toolCalls=[calls_now('{"')])),
+        *(page("tool", "They are no JSON.", toolCallId="c1"), page("assistant", toolCalls=[calls_now("[1]")])),
+        page("tool", "No.", toolCallId="c1"),
+    ],
+    "one id for two calls": [
+        *(page("user", "hi"), page("assistant", toolCalls=[NOW]), page("tool", "noon", toolCallId="c1")),
+        *(page("assistant", "So.", toolCalls=[NOW]), page("tool", "one", toolCallId="c1"), page("assistant", "One.")),
+    ],
+    "an empty result, and one with a picture": [
+        *(page("user", "hi"), page("assistant", toolCalls=[NOW]), page("tool", "", toolCallId="c1")),
+        *(page("assistant", "So.", toolCalls=[NOW | {"id": "c2"}]), page("tool", SHOWN, toolCallId="c2")),
+        page("assistant", "I see."),
+    ],
 }
+FOREIGN = ("call_" + "x" * 60, "functions.now:0", "call_a|fc_b", "ü" * 9, "a b")
+"""Ids of calls that other providers, frameworks and clients give."""
+PAGES["ids that others give"] = [
+    page("user", "hi"),
+    *itertools.chain.from_iterable(
+        (
+            page("assistant", toolCalls=[NOW | {"id": id, "function": {"name": "what is it?", "arguments": "{}"}}]),
+            page("tool", "noon", toolCallId=id),
+        )
+        for id in FOREIGN
+    ),
+    page("assistant", "Noon."),
+]
 
 
 @pytest.mark.parametrize("history", PAGES)
-@pytest.mark.parametrize("name", [name for name in CLASSES if "litellm claude" not in name])
+@pytest.mark.parametrize("name", WAYS)
 async def test_what_pages_send_as_history_is_what_services_take(name: str, history: str, client_of: Any):
-    one = CLASSES[name]
+    protocol, agent = WAYS[name]
     messages = [*PAGES[history], page("user", "again?")]
     body = {"threadId": "t", "runId": "r", "messages": messages, "tools": [], "context": [], "state": {}}
-    async with service(one.protocol, []) as up:
-        client = await client_of(Runner(one.agent(up.url)))
+    async with service(protocol, []) as up:
+        client = await client_of(Runner(agent(up.url)))
         answer = await client.post("/ag-ui", content=json.dumps(body), headers={"content-type": "application/json"})
     assert not up.refused
     assert "RUN_FINISHED" in answer.text
-    assert "again?" in json.dumps(up.asked)
+    asked = json.dumps(up.asked)
+    assert "again?" in asked
+    # The SDK gives a chat service no pictures of a tool.
+    assert "iVBORw0KGgo" in asked or "picture" not in history or name == "agents sdk"

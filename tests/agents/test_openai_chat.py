@@ -27,6 +27,7 @@ from gapless.events import (
     CustomEvent,
     DataSource,
     DocumentPart,
+    FunctionCall,
     ImagePart,
     ReasoningMessage,
     RunErrorEvent,
@@ -34,11 +35,13 @@ from gapless.events import (
     TextPart,
     TokenUsage,
     Tool,
+    ToolCall,
     ToolCallStartEvent,
+    ToolMessage,
     UrlSource,
     UserMessage,
 )
-from gapless.fold import Fold
+from gapless.fold import FILE, Fold
 from gapless.runs.run import Run
 from tests.support.endpoints import HELLO, WEATHER, ask, call, chunk
 from tests.support.upstream import Reply, Request, sse, upstream
@@ -608,3 +611,37 @@ def test_an_id_that_an_earlier_turn_had_is_not_used_again() -> None:
     assert [event.tool_call_id for event in calls.take(choice.delta) if isinstance(event, ToolCallStartEvent)] == [
         "r-call-1"
     ]
+
+
+async def test_pictures_are_files_of_the_answer() -> None:
+    url = "data:image/webp;base64,iVBORw=="
+    beside = [{"type": "image_url", "image_url": {"url": url}, "index": 0}]
+    inside = [{"type": "text", "text": "and"}, {"type": "image_url", "image_url": "https://example.org/a.png"}, {}, 7]
+    body = sse(chunk(content="See "), chunk(content="", images=beside), chunk(content=inside), chunk("stop"), "[DONE]")
+    async with upstream(Reply(body)) as up:
+        fold, events = await ask(up.url + "/v1?model=m")
+    files = [e.value for e in events if isinstance(e, CustomEvent) and e.name == FILE]
+    assert files == [
+        {"mimeType": "image/webp", "data": "iVBORw=="},
+        {"mimeType": "image/*", "url": "https://example.org/a.png"},
+    ]
+    assert fold.text == "See and"
+
+
+def test_what_a_tool_shows_follows_as_the_users_behind_all_results() -> None:
+    calls = [ToolCall(id=id, function=FunctionCall(name="look", arguments=" ")) for id in ("c1", "c2")]
+    picture = ImagePart(source=DataSource(value="iVBORw==", mime_type="image/png"))
+    told = chat_messages(
+        [
+            UserMessage(id="u", content="look"),
+            AssistantMessage(id="a", content=" ", tool_calls=calls),
+            ToolMessage(id="t1", tool_call_id="c1", content=[TextPart(text="Here:"), picture]),
+            ToolMessage(id="t2", tool_call_id="c2", content="", error="It is dark."),
+            UserMessage(id="u2", content="so?"),
+        ]
+    )
+    assert [one["role"] for one in told] == ["user", "assistant", "tool", "tool", "user", "user"]
+    assert told[1]["content"] is None
+    assert [one["function"]["arguments"] for one in told[1]["tool_calls"]] == ["{}", "{}"]
+    assert [one["content"] for one in told[2:4]] == ["Here:", "It is dark."]
+    assert told[4]["content"] == [{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw=="}}]

@@ -177,6 +177,8 @@ def _refusal_of_claude(body: dict[str, Any]) -> str | None:
             if block["type"] == "tool_use":
                 if not _ID.fullmatch(block["id"]) or not isinstance(block["input"], dict):
                     return f"messages.{at}: tool_use.id or input is not as it should be"
+                if not re.fullmatch(r"[a-zA-Z0-9_-]{1,128}", block["name"]):
+                    return f"messages.{at}: tool_use.name is not as it should be"
                 open_ids.append(block["id"])
         said = [block["type"] for block in blocks]
         if message["role"] == "assistant" and said[-1] in ("thinking", "redacted_thinking"):
@@ -210,6 +212,8 @@ def _refusal_of_chat(body: dict[str, Any]) -> str | None:
         role, content = message["role"], message.get("content")
         calls = message.get("tool_calls") or []
         if role == "tool":
+            if not isinstance(content, str) and any(part["type"] != "text" for part in content):
+                return f"messages.{at}: a tool message has no media"
             if message["tool_call_id"] not in open_ids:
                 return f"messages.{at}: no call {message['tool_call_id']}"
             open_ids.remove(message["tool_call_id"])
@@ -301,6 +305,8 @@ def _refusal_of_responses(body: dict[str, Any]) -> str | None:
     for at, item in enumerate(items):
         kind = item.get("type", "message")
         if kind == "function_call":
+            if not re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", item["name"]) or not 0 < len(item["call_id"]) <= 64:
+                return f"input.{at}: name or call_id is not as it should be"
             calls.append(item["call_id"])
         elif kind == "function_call_output":
             if item["call_id"] not in calls:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from google.adk.agents import InvocationContext, LlmAgent
+from google.adk.models.base_llm import BaseLlm
 from google.adk.models.llm_request import LlmRequest
 from google.adk.models.llm_response import LlmResponse
 from google.adk.plugins.base_plugin import BasePlugin
@@ -17,6 +18,7 @@ from google.adk.tools.tool_context import ToolContext
 from google.genai import types
 
 from gapless.agents.adk_run import cannot_stream, current
+from gapless.agents.call_names import CallNames, call_names
 from gapless.attachments import digest_of, notice_for
 from gapless.config import StreamingMode
 from gapless.events import Tool
@@ -79,6 +81,9 @@ class Bridge(BasePlugin):
                 setattr(llm_request.config, field, value)
             else:
                 turn.notice("setting_ignored", f"ADK's models take no setting {name!r}")
+        if names := _call_names(_model_of(callback_context), llm_request):
+            named = [_named(content, names) for content in llm_request.contents]
+            llm_request.contents = [content for content in named if content.parts]
 
     async def after_model_callback(self, *, callback_context: Any, llm_response: LlmResponse) -> None:
         turn, invocation = current.get(), _invocation(callback_context)
@@ -102,7 +107,7 @@ class Bridge(BasePlugin):
         streaming = turn.ctx.config.streaming_mode is not StreamingMode.NONE
         if not (streaming and turn.ctx.config.fallback and cannot_stream(error)):
             return None
-        model = cast(LlmAgent, _invocation(callback_context).agent).canonical_model
+        model = _model_of(callback_context)
         last: LlmResponse | None = None
         try:
             async for response in model.generate_content_async(llm_request, stream=False):
@@ -136,6 +141,42 @@ def _told(content: types.Content, left_out: Mapping[str, str]) -> types.Content:
         elif file is not None and file.file_uri:
             why, mime_type = left_out.get(digest_of(file.file_uri)), file.mime_type
         parts.append(part if why is None else types.Part(text=notice_for(mime_type, why)))
+    return types.Content(role=content.role, parts=parts)
+
+
+def _model_of(callback_context: Any) -> BaseLlm:
+    return cast(LlmAgent, _invocation(callback_context).agent).canonical_model
+
+
+def _call_names(model: BaseLlm, llm_request: LlmRequest) -> CallNames:
+    """Return how calls are named for this model; as they are for those that take any."""
+    classes = {one.__name__ for one in type(model).__mro__}
+    if "AnthropicLlm" in classes:
+        return call_names(["anthropic"])
+    if "LiteLlm" not in classes:
+        return call_names([])
+    provider, slash, _ = (llm_request.model or model.model).partition("/")
+    return call_names([provider if slash else "openai"])
+
+
+def _named(content: types.Content, names: CallNames) -> types.Content:
+    """Return the content with its calls and their responses under these names, and without blanks, which the same
+    services refuse."""
+    parts = []
+    ids: set[tuple[str, str]] = set()
+    for part in content.parts or []:
+        if part.text is not None and not part.text.strip() and not part.thought and part.thought_signature is None:
+            continue
+        for field in ("function_call", "function_response"):
+            one = getattr(part, field)
+            if one is not None and one.id is not None:
+                id = one.id
+                while (field, id) in ids:
+                    id += "_"
+                ids.add((field, id))
+                told = {"id": names.id(id), "name": names.tool(one.name or "")}
+                part = part.model_copy(update={field: one.model_copy(update=told)})
+        parts.append(part)
     return types.Content(role=content.role, parts=parts)
 
 

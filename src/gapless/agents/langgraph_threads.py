@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from langchain_core.messages import BaseMessage, HumanMessage, RemoveMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.channels.binop import BinaryOperatorAggregate
 from langgraph.channels.delta import DeltaChannel
@@ -22,7 +22,8 @@ from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.pregel import Pregel
 
 from gapless.agents.base import AgentItem, RunContext
-from gapless.agents.conversation import conversation
+from gapless.agents.call_names import ANY, call_names
+from gapless.agents.conversation import conversation, with_a_beginning
 from gapless.agents.langgraph_events import Translation
 from gapless.agents.langgraph_messages import content_of, messages_of, repaired
 from gapless.agents.langgraph_saver import MESSAGES, LeftTurn, RunSaver, decode_left, encode_left
@@ -47,6 +48,8 @@ class _Kept(msgspec.Struct, array_like=True):
     before: str = ""
 
 
+_NAMES = call_names(ANY)
+"""How calls of other frameworks and services are told: nobody knows whose the graph's models are."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Kept).decode
 
@@ -150,7 +153,10 @@ class Thread:
         """Return what is new to the graph after what came `before`: results of the client's tools, and the user's
         message."""
         answered = {one.tool_call_id for one in before if isinstance(one, ToolMessage)}
-        new = messages_of([one for one in results_brought(self._ctx) if one.tool_call_id not in answered])
+        brought = _NAMES.messages(results_brought(self._ctx), _calls(before))
+        new: list[BaseMessage] = [
+            one for one in messages_of(brought) if isinstance(one, ToolMessage) and one.tool_call_id not in answered
+        ]
         if self._ctx.content:
             asked = self._ctx.messages[-1:]
             id = asked[0].id if asked and isinstance(asked[0], UserMessage) else None
@@ -181,7 +187,7 @@ class OwnThread(Thread):
         state = b""
         for turn in turns_before(self._ctx, _decode_own):
             if turn.native is None:
-                self._history += messages_of(turn.messages)
+                self._history += messages_of(_NAMES.messages(with_a_beginning(turn.messages, first=not self._history)))
                 continue
             state = turn.native.state
             if turn.native.whole:
@@ -251,7 +257,8 @@ class UsersThread(Thread):
         self._translation.known = {one.id for one in has if one.id}
         new = self._new(has)
         ids = {one.id for one in new}
-        told = [one for one in messages_of(conversation(self._ctx.messages)) if one.id not in ids]
+        earlier = _NAMES.messages(conversation(self._ctx.messages), _calls(has))
+        told = [one for one in messages_of(with_a_beginning(earlier, first=not has)) if one.id not in ids]
         fresh = 0
         while fresh < len(told) and told[len(told) - 1 - fresh].id not in self._translation.known:
             fresh += 1
@@ -290,6 +297,10 @@ def _decode_own(native: bytes) -> tuple[str, LeftTurn] | None:
 def _messages(values: Any) -> list[BaseMessage]:
     found = values.get(MESSAGES) if isinstance(values, dict) else getattr(values, MESSAGES, None)
     return [one for one in found if isinstance(one, BaseMessage)] if isinstance(found, list) else []
+
+
+def _calls(messages: Sequence[BaseMessage]) -> set[str]:
+    return {str(call["id"]) for one in messages if isinstance(one, AIMessage) for call in one.tool_calls}
 
 
 def _since(values: Any, history: Sequence[BaseMessage]) -> list[BaseMessage]:

@@ -9,6 +9,8 @@ import msgspec
 
 from gapless import events as g
 from gapless.agents.base import RunContext
+from gapless.agents.call_names import CallNames, call_names
+from gapless.agents.conversation import BEGINNING
 from gapless.agents.turns import results_brought, turns_before
 from gapless.errors import InputInvalid
 from gapless.events import DataSource, Message, UrlSource, text_of
@@ -49,11 +51,22 @@ def input_of(ctx: RunContext) -> tuple[list[Item], list[Item]]:
         if isinstance(one, g.ToolMessage)
     }
     brought = [one for one in results_brought(ctx) if one.tool_call_id not in _answered(history)]
+    history = [item for at, item in enumerate(history) if not _is_blank(history, at)]
     history = _repaired(history, results, {one.tool_call_id for one in brought})
-    asked = [_output(one.tool_call_id, text_of(one.content) or one.error or "") for one in brought]
+    asked = [_result(one) for one in brought]
     if ctx.content:
         asked.append({"role": "user", "content": _content(ctx.content)})
-    return history, asked
+    first = next((at for at, item in enumerate(history) if item.get("role") not in ("system", "developer")), 0)
+    if history[first:] and history[first].get("role", "assistant") == "assistant":
+        history.insert(first, {"role": "user", "content": BEGINNING})
+    names = call_names(["openai"])
+    return [_named(item, names) for item in history], [_named(item, names) for item in asked]
+
+
+def _named(item: Item, names: CallNames) -> Item:
+    """Return an item with its call under these names: it may be of another provider's model."""
+    told = {key: name(item[key]) for key, name in (("call_id", names.id), ("name", names.tool)) if key in item}
+    return {**item, **told} if isinstance(item.get("call_id"), str) else item
 
 
 def turn_of(run_id: str, items: Sequence[Any], before: int, pending: Iterable[str]) -> bytes | None:
@@ -118,8 +131,27 @@ def _items(messages: Iterable[Message]) -> list[Item]:
                 for call in message.tool_calls or ()
             ]
         elif isinstance(message, g.ToolMessage):
-            found.append(_output(message.tool_call_id, text_of(message.content) or message.error or ""))
+            found.append(_result(message))
     return found
+
+
+def _is_blank(items: Sequence[Item], at: int) -> bool:
+    """Return whether the item at this place is an answer that says nothing: some services refuse that. One that follows
+    reasoning stays: that would be refused alone."""
+    item, before = items[at], items[at - 1] if at else {}
+    if item.get("role") != "assistant" or before.get("type") == "reasoning":
+        return False
+    content = item.get("content")
+    parts = content if isinstance(content, list) else [{"text": content or ""}]
+    return not any(str(part.get("text", part)).strip() for part in parts)
+
+
+def _result(message: g.ToolMessage) -> Item:
+    """Return a call's result, its pictures and documents too."""
+    item = _output(message.tool_call_id, text_of(message.content) or message.error or "")
+    if isinstance(message.content, list) and any(not isinstance(part, g.TextPart) for part in message.content):
+        item["output"] = _content(message.content)
+    return item
 
 
 def _content(content: str | list[g.ContentPart]) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, islice, takewhile
 from typing import Any
@@ -26,6 +27,7 @@ from pydantic_ai.messages import (
     ModelRequestPart,
     ModelResponse,
     ModelResponsePart,
+    RetryPromptPart,
     SystemPromptPart,
     TextPart,
     ToolCallPart,
@@ -40,14 +42,15 @@ from pydantic_core import PydanticSerializationError
 
 from gapless import events
 from gapless.agents.base import RunContext
-from gapless.agents.conversation import told_once
+from gapless.agents.call_names import CallNames, call_names
+from gapless.agents.conversation import BEGINNING, told_once
 from gapless.agents.pydantic_ai_sealed import thought_of, unseal
 from gapless.errors import InputInvalid
 from gapless.events import DataSource, Message, UrlSource, text_of
 from gapless.fold import is_left
 from gapless.jsontext import without_surrogates
 
-__all__ = ["dump", "history_of", "prompt_of", "turn_of"]
+__all__ = ["dump", "history_of", "prompt_of", "told_to", "turn_of"]
 
 _URLS: dict[type, type[ImageUrl | AudioUrl | VideoUrl | DocumentUrl]] = {
     events.ImagePart: ImageUrl,
@@ -116,7 +119,53 @@ def history_of(ctx: RunContext) -> list[ModelMessage]:
             messages.extend(ModelMessagesTypeAdapter.validate_json(bytes(native_turn)))
         elif run_id is None or run_id not in turns:
             messages.extend(_rebuilt(group, names))
-    return repair_messages(messages)
+    return repair_messages(_with_a_beginning(messages))
+
+
+def told_to(providers: Iterable[str], messages: list[ModelMessage]) -> list[ModelMessage]:
+    """Return the messages as a model is told of them that one of these `providers` serves: without blanks, and whatever
+    else it would refuse the request for."""
+    names = call_names(providers)
+    if not names:
+        return messages
+    told = [(message, _told(message, names)) for message in messages]
+    return [new for message, new in told if new.parts or not message.parts]
+
+
+def _told(message: ModelMessage, names: CallNames) -> ModelMessage:
+    parts: list[Any] = []
+    ids: set[str] = set()
+    for part in message.parts:
+        if isinstance(part, TextPart) and not part.content.strip() and part.id is None and not part.provider_details:
+            continue
+        if isinstance(part, ToolCallPart | ToolReturnPart):
+            if part.tool_call_id in ids:
+                continue
+            ids.add(part.tool_call_id)
+        parts.append(_named(part, names))
+    if len(parts) == len(message.parts) and all(map(operator.is_, parts, message.parts)):
+        return message
+    return dataclasses.replace(message, parts=parts)  # type: ignore[arg-type]  # the same kinds of parts
+
+
+def _named(part: Any, names: CallNames) -> Any:
+    """Return a part of a call under the names; the provider's own calls have those of that provider."""
+    if isinstance(part, ToolCallPart | ToolReturnPart) or (isinstance(part, RetryPromptPart) and part.tool_name):
+        id, name = names.id(part.tool_call_id), names.tool(part.tool_name or "")
+        if (id, name) != (part.tool_call_id, part.tool_name):
+            return dataclasses.replace(part, tool_call_id=id, tool_name=name)
+    return part
+
+
+def _with_a_beginning(messages: list[ModelMessage]) -> list[ModelMessage]:
+    first = next((at for at, message in enumerate(messages) if not _instructs(message)), 0)
+    if messages[first:] and isinstance(messages[first], ModelResponse):
+        messages.insert(first, ModelRequest(parts=[UserPromptPart(BEGINNING)]))
+    return messages
+
+
+def _instructs(message: ModelMessage) -> bool:
+    return isinstance(message, ModelRequest) and all(isinstance(part, SystemPromptPart) for part in message.parts)
 
 
 def _brought(turn: Iterable[Message]) -> list[Message]:
@@ -163,7 +212,7 @@ def _rebuilt(messages: Iterable[Message], names: Mapping[str, str]) -> list[Mode
             request = SystemPromptPart(message.content)
         elif isinstance(message, events.ToolMessage) and message.tool_call_id not in halves:
             name = names.get(message.tool_call_id, "")
-            request = ToolReturnPart(name, message.error or text_of(message.content), message.tool_call_id)
+            request = ToolReturnPart(name, message.error or _returned(message.content), message.tool_call_id)
             if message.error is not None:
                 request.outcome = "interrupted" if is_left(message) else "failed"
         elif isinstance(message, events.AssistantMessage):
@@ -184,6 +233,13 @@ def _rebuilt(messages: Iterable[Message], names: Mapping[str, str]) -> list[Mode
         if request is not None:
             found.append(ModelRequest(parts=[request]))
     return found
+
+
+def _returned(content: str | list[events.ContentPart]) -> Any:
+    """Return what a tool has returned, its pictures and files too."""
+    if isinstance(content, str) or all(isinstance(part, events.TextPart) for part in content):
+        return text_of(content)
+    return [_user_content(part) for part in content]
 
 
 def _user_content(part: events.ContentPart) -> UserContent:

@@ -15,11 +15,12 @@ from pydantic_ai import messages as m
 from pydantic_ai import tools
 from pydantic_ai.agent import AgentRun
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
-from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models import Model, ModelRequestContext, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
+from gapless.agents.pydantic_ai_history import told_to
 from gapless.agents.pydantic_ai_ledger import Ledger
 from gapless.agents.pydantic_ai_settings import ToolChoice
 
@@ -69,6 +70,15 @@ class Steps(AbstractCapability[Any]):
         if not self._hearer.taking or type(model).request_stream is Model.request_stream:
             return None
         return _HeardModel(model, self._hearer.hear)
+
+    async def prepare_model_request(
+        self, ctx: tools.RunContext[Any], request_context: ModelRequestContext
+    ) -> ModelRequestContext:
+        """Tell a model of the calls before in its provider's form: they may be another's."""
+        system = request_context.model.system
+        providers = system.removeprefix("fallback:").split(",")
+        request_context.messages = told_to(providers, request_context.messages)
+        return request_context
 
     async def wrap_tool_execute(
         self,
