@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -24,11 +23,14 @@ from gapless.events import (
     TextMessageStartEvent,
 )
 from gapless.fold import FILE, RESTARTED, Void, continued_by, void_of
+from gapless.records import RunRecord, blobs_at
 
-__all__ = ["PARAGRAPH", "LinkedText", "OneText", "TextSoFar", "link_to"]
+__all__ = ["FILE_NAME", "PARAGRAPH", "LinkedText", "Links", "OneText", "TextSoFar"]
 
 PARAGRAPH = "\n\n"
 """Stands between two messages."""
+FILE_NAME = "file-"
+"""How the name of a file begins that is in its event: in the place of a blob's id, before its number."""
 NAME_CHARS_MAX = 200
 """So much of a file's name is shown."""
 _UNSAFE = re.compile(r"[\[\]()<>\\`\x00-\x1f]+")
@@ -116,7 +118,7 @@ class OneText:
     def _take_back(self, event: CustomEvent) -> None:
         if event.name == RESTARTED:
             gap = self._gap
-            self.__init__()  # type: ignore[misc]  # as new, behind what was given out
+            OneText.__init__(self)  # as new, behind what was given out
             self._gap = gap
         elif (void := void_of(event)) is not None:
             for id in void.message_ids:
@@ -136,33 +138,52 @@ class OneText:
         self._gap = ""
 
 
-class LinkedText(OneText):
-    """The same, with the answer's files that have an address: each is a paragraph that links to it, as Markdown, which
-    is what clients of such wires show."""
+class Links:
+    """Makes the links to the files of one run's answer: Markdown, which is what clients of such wires show.
 
-    __slots__ = ()
+    A file that is in its event has an address by its number among the run's files."""
+
+    __slots__ = ("_files", "_run")
+
+    def __init__(self, run: RunRecord) -> None:
+        self._run = run
+        self._files = 0
+
+    def add(self, event: CustomEvent) -> str:
+        """Take one `event` of a file, each once; returns the link to it, nothing where it has no address."""
+        self._files += 1
+        file = event.value if isinstance(event.value, dict) else {}
+        url, kind, name = file.get("url"), file.get("mimeType"), file.get("name")
+        if url is None and isinstance(file.get("data"), str):
+            public_url = self._run.config.public_url if self._run.config is not None else ""
+            url = f"{blobs_at(public_url, self._run.id)}{FILE_NAME}{self._files}"
+        if not isinstance(url, str) or not url.startswith(("/", "http://", "https://")):
+            return ""
+        kind = kind if isinstance(kind, str) else "file"
+        name = _UNSAFE.sub(" ", name if isinstance(name, str) and name else kind)[:NAME_CHARS_MAX].strip()
+        return f"{'!' * kind.startswith('image/')}[{name}](<{_UNSAFE_URL.sub(lambda one: quote(one[0]), url)}>)"
+
+
+class LinkedText(OneText):
+    """The same, with the answer's files: each is a paragraph that links to it."""
+
+    __slots__ = ("_links",)
+
+    def __init__(self, links: Links) -> None:
+        super().__init__()
+        self._links = links
 
     def add(self, event: Event) -> str:
         """Take one `event`; returns the text that is to be given out."""
         if not (isinstance(event, CustomEvent) and event.name == FILE):
             return super().add(event)
-        link = link_to(event.value)
+        link = self._links.add(event)
         id = f"\0{link}"
         if not link or self.current is None:
             return self._begun(id, link) if link else ""
         self._held[id] = [link]
         self._ended.add(id)
         return ""
-
-
-def link_to(file: Any) -> str:
-    """Return the link to a file, what the event of one has as its value; nothing where it has no address."""
-    url, kind, name = [file.get(key) if isinstance(file, dict) else None for key in ("url", "mimeType", "name")]
-    if not isinstance(url, str) or not url.startswith(("/", "http://", "https://")):
-        return ""
-    kind = kind if isinstance(kind, str) else "file"
-    name = _UNSAFE.sub(" ", name if isinstance(name, str) and name else kind)[:NAME_CHARS_MAX].strip()
-    return f"{'!' * kind.startswith('image/')}[{name}](<{_UNSAFE_URL.sub(lambda one: quote(one[0]), url)}>)"
 
 
 class TextSoFar:

@@ -8,6 +8,7 @@ import typing
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -26,6 +27,7 @@ __all__ = [
     "RunStatus",
     "SessionRecord",
     "Turn",
+    "blobs_at",
     "branch",
     "changed_state",
     "check_state",
@@ -459,6 +461,11 @@ class _Line:
             self._left[self.turns[at].run_id] = self._ids[: at + 1], self.turns[: at + 1]
             del self._by_id[self._ids[at]], self._by_run[self.turns[at].run_id]
         del self.turns[place:], self._ids[place:]
+
+
+def blobs_at(public_url: str, run_id: str) -> str:
+    """Return the address of a run's blobs, to the last slash."""
+    return f"{public_url.rstrip('/')}/runs/{quote(run_id, safe='')}/blobs/"
 
 
 def title_of(message: str) -> str:

@@ -1,4 +1,4 @@
-"""A file that an agent has made and that is too large for its event can be reached from wires that carry text."""
+"""A file that an agent has made, however large, can be reached from wires that carry text."""
 
 from __future__ import annotations
 
@@ -73,13 +73,16 @@ async def test_the_text_links_to_it(talk: Any, stream: bool, public_url: str, cl
     said = await talk(client, stream)
     pieces = re.split(r"(!?\[.*?\]\(<.*?>\))", said)
     assert "".join(pieces[::2]).split() == ["Here:", "and", "more."], said
-    large, outside = pieces[1::2]
+    large, small, outside = pieces[1::2]
     start = public_url.rstrip("/")
     assert large.startswith(f"![a b.png](<{start}/runs/r/blobs/")
     assert outside == "[text/plain](<https://example.org/a%20b>)"
-    where = large.rpartition("(<")[2].removesuffix(">)").removeprefix(start)
-    file = await client.get(where)
-    assert (file.content, file.headers["content-type"]) == (LARGE, "image/png")
+    assert small == f"[application/pdf](<{start}/runs/r/blobs/file-2>)"
+    for link, content, kind in ((large, LARGE, "image/png"), (small, b"small", "application/pdf")):
+        file = await client.get(link.rpartition("(<")[2].removesuffix(">)").removeprefix(start))
+        assert (file.content, file.headers["content-type"]) == (content, kind)
+    for none in ("file-1", "file-3", "file-4", "file-5", "file-0", "file-x"):  # kept aside, elsewhere or not there
+        assert (await client.get(f"/runs/r/blobs/{none}")).status_code == 404
 
 
 def sent(data: str) -> dict[str, tuple[str, dict[str, Any]]]:

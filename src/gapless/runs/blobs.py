@@ -12,17 +12,18 @@ import binascii
 import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
 from gapless.agents.base import AgentItem
 from gapless.config import Limits
-from gapless.errors import AgentInvalid, BlobNotFound, RunFenced, RunNotFound
-from gapless.events import CustomEvent, ToolCallResultEvent, encode_event
+from gapless.errors import AgentInvalid, BlobNotFound, CursorExpired, RunFenced, RunNotFound
+from gapless.events import CustomEvent, ToolCallResultEvent, decode_event, encode_event
 from gapless.fold import FILE
 from gapless.journals.contract import BLOB_PIECE_BYTES, Store
 from gapless.journals.journal import Journal
+from gapless.onetext import FILE_NAME
+from gapless.records import blobs_at
 from gapless.runs.patience import patiently
 
 __all__ = ["LARGE", "Blob", "Blobs", "BlobsOfRun"]
@@ -37,6 +38,11 @@ ENVELOPE_BYTES = 4 * 1024
 """What an event says beside its large part, at most."""
 JSON_TYPE, TEXT_TYPE, UNKNOWN_TYPE = "application/json", "text/plain; charset=utf-8", "application/octet-stream"
 
+PAGE_EVENTS = 256
+"""What is read at once of a run to find a file in it."""
+
+_CUSTOM = b'{"type":"CUSTOM"'
+_FILE = b'"name":"%b"' % FILE.encode()
 _encode = msgspec.json.Encoder().encode
 
 
@@ -138,28 +144,33 @@ class BlobsOfRun:
                 await asyncio.sleep(0)  # other runs have their turn between two pieces
         except RunNotFound:
             raise RunFenced(f"run {run_id} is another worker's", run_id=run_id) from None
-        url = f"{self._public_url.rstrip('/')}/runs/{quote(run_id, safe='')}/blobs/{blob_id}"
+        url = blobs_at(self._public_url, run_id) + blob_id
         return {"mimeType": mime_type, "size": len(data), "blob": blob_id, "url": url}
 
 
 class Blobs:
-    """Reads the blobs of any run."""
+    """Reads the blobs of any run, and the files that are in its events as if they were some."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     async def find(self, run_id: str, blob_id: str) -> Blob:
         """Return what a blob is. Raises `BlobNotFound`, `StoreUnavailable`."""
+        if blob_id.startswith(FILE_NAME):
+            mime_type, data = await self._file(run_id, blob_id)
+            return Blob(mime_type, len(data))
         head = await self._store.blob(run_id, blob_id, 0)
         if head is None:
-            raise BlobNotFound(
-                f"run {run_id} has no blob {blob_id[:64]!r}, or its events are past their retention", run_id=run_id
-            )
+            raise _none(run_id, blob_id)
         return _decode_blob(head)
 
     async def read(self, run_id: str, blob_id: str, start: int, stop: int) -> AsyncIterator[bytes]:
         """Read the bytes of a blob from `start` to `stop` (not included), piece by piece. Raises `BlobNotFound` when it
         is dropped meanwhile, `StoreUnavailable`."""
+        if blob_id.startswith(FILE_NAME):
+            _, data = await self._file(run_id, blob_id)
+            yield data[start:stop]
+            return
         while start < stop:
             number, skip = divmod(start, BLOB_PIECE_BYTES)
             piece = await self._store.blob(run_id, blob_id, number + 1)
@@ -168,3 +179,31 @@ class Blobs:
             part = piece[skip : skip + stop - start]
             yield part
             start += len(part)
+
+    async def _file(self, run_id: str, name: str) -> tuple[str, bytes]:
+        """Return the type and the bytes of the file that is in an event, by its number among the run's files. Raises
+        `BlobNotFound`, `StoreUnavailable`."""
+        left, after = int(name.removeprefix(FILE_NAME)), 0
+        try:
+            while left > 0 and (events := await self._store.read(run_id, after, PAGE_EVENTS)):
+                after += len(events)
+                for event in filter(_may_be_a_file, events):
+                    found = decode_event(event)
+                    left -= isinstance(found, CustomEvent) and found.name == FILE
+                    if left == 0 and isinstance(found, CustomEvent) and isinstance(found.value, dict):
+                        data = base64.b64decode(found.value["data"], validate=True)
+                        return str(found.value.get("mimeType") or UNKNOWN_TYPE), data
+                await asyncio.sleep(0)
+        except (CursorExpired, KeyError, TypeError, ValueError):  # gone, kept aside or elsewhere, or no base64
+            pass
+        raise _none(run_id, name)
+
+
+def _none(run_id: str, blob_id: str) -> BlobNotFound:
+    return BlobNotFound(
+        f"run {run_id} has no blob {blob_id[:64]!r}, or its events are past their retention", run_id=run_id
+    )
+
+
+def _may_be_a_file(event: bytes) -> bool:
+    return event.startswith(_CUSTOM) and _FILE in event

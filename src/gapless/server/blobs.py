@@ -8,10 +8,12 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from gapless.errors import BlobNotFound
+from gapless.onetext import FILE_NAME
 from gapless.runs.readers import Readers
 
 __all__ = ["blob_response"]
 
+_ID = re.compile(rf"[0-9a-f]{{1,64}}|{FILE_NAME}[1-9][0-9]{{0,8}}")
 _MEDIA_TYPE = re.compile(r"[\w.+-]{1,100}/[\w.+-]{1,100}(; ?charset=[\w-]{1,40})?", re.ASCII)
 _SHOWN = re.compile(r"(image/(png|jpeg|gif|webp|avif|bmp)|(audio|video)/[\w.+-]+|text/plain|application/(pdf|json))\b")
 """What a browser may show; anything else, as HTML and SVG, which hold scripts, it only saves."""
@@ -27,7 +29,7 @@ _HEADERS = {
 async def blob_response(request: Request, readers: Readers, run_id: str, blob_id: str) -> Response:
     """Answer with the blob `blob_id` of a run that the caller may read, or with the one range of it that is asked for
     (RFC 9110, section 14). Raises `BlobNotFound`, `StoreUnavailable`."""
-    if not re.fullmatch(r"[0-9a-f]{1,64}", blob_id):
+    if not _ID.fullmatch(blob_id):
         raise BlobNotFound(f"run {run_id} has no blob {blob_id[:64]!r}", run_id=run_id)
     blob = await readers.blobs.find(run_id, blob_id)
     tag = f'"{blob_id}"'

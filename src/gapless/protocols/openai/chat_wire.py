@@ -38,7 +38,7 @@ from gapless.events import (
     delta_head,
 )
 from gapless.fold import Void, void_of
-from gapless.onetext import PARAGRAPH, LinkedText
+from gapless.onetext import PARAGRAPH, LinkedText, Links
 from gapless.output import OutputText
 from gapless.records import RunRecord
 from gapless.sse import DONE
@@ -115,7 +115,7 @@ class ChatEncoder(Encoder):
         self._resolved: set[str] = set()
         self._reason: str | None = None
         self._output = OutputText()
-        self._one = LinkedText()
+        self._one = LinkedText(Links(run))
 
     def frames(self, event: bytes) -> Sequence[bytes]:
         if event.startswith(self._delta_head):  # the hot path: nothing is decoded

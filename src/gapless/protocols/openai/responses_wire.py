@@ -40,7 +40,7 @@ from gapless.events import (
     text_of,
 )
 from gapless.fold import FILE, Void, void_of
-from gapless.onetext import link_to
+from gapless.onetext import Links
 from gapless.output import OutputText
 from gapless.protocols.openai.chat_wire import ChatEncoder, encode, options_of, pending_calls, reason_of
 from gapless.records import RunRecord, RunStatus
@@ -140,6 +140,7 @@ class ResponsesEncoder(Encoder):
         self._begun = False
         self._reason: str | None = None
         self._typed = OutputText()
+        self._links = Links(run)
         self._end: dict[str, Any] = {}
         """What the terminal event says of the response."""
 
@@ -326,7 +327,7 @@ class ResponsesEncoder(Encoder):
         self._reason = reason_of(event) or self._reason
         self._typed.add(event)
         if event.name == FILE:
-            link = link_to(event.value)
+            link = self._links.add(event)
             return self._said("file", link) if link else ()
         void = void_of(event)
         return () if void is None else self._void(void)

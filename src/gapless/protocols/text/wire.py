@@ -24,7 +24,7 @@ from gapless.events import (
     delta_head,
 )
 from gapless.fold import void_of
-from gapless.onetext import LinkedText
+from gapless.onetext import LinkedText, Links
 from gapless.output import OutputText
 from gapless.records import RunRecord
 from gapless.wire import NO_DELTA, RETRY_MS, Encoder
@@ -47,7 +47,7 @@ class TextEncoder(Encoder):
         self._id_head = b"%b:" % run.id.encode()
         self._retry = False  # `begin` tells it
         self._output = OutputText()
-        self._one = LinkedText()
+        self._one = LinkedText(Links(run))
 
     def begin(self, after: int) -> bytes:
         if after:  # its client has an id
