@@ -18,6 +18,7 @@ from gapless.events import (
     Event,
     Interrupt,
     ReasoningMessageContentEvent,
+    ReasoningMessageEndEvent,
     RunErrorEvent,
     RunFinishedCancelledOutcome,
     RunFinishedEvent,
@@ -28,6 +29,7 @@ from gapless.events import (
     StepFinishedEvent,
     StepStartedEvent,
     TextMessageContentEvent,
+    TextMessageEndEvent,
     TextMessageStartEvent,
     TokenUsage,
     ToolCallArgsEvent,
@@ -41,6 +43,7 @@ from gapless.events import (
 )
 from gapless.fold import FILE, RESTARTED, VOID, Fold, Void, is_left, void_of
 from gapless.jsontext import decode_json
+from gapless.protocols.adk.floor import Floor, SaidEvent
 from gapless.protocols.adk.own import OwnEvents, own_of
 from gapless.records import RunRecord
 from gapless.wire import NO_DELTA, Encoder
@@ -104,6 +107,9 @@ class ADKEncoder(Encoder):
         """Steps that are open, each with who spoke before it."""
         self._responses: dict[str, _Response] = {}
         """By agent; several where agents speak at once."""
+        self._floor = Floor()
+        self._silent = True
+        """Nothing was told yet."""
         self._pieces: list[bytes] = []
         """The newest message's, and what comes after the text in its frames."""
         self._tail = b""
@@ -137,7 +143,9 @@ class ADKEncoder(Encoder):
                 return (*frames, *filter(None, map(self._asked, again)))
             return frames
         handler = _HANDLERS.get(type(event))
-        return handler(self, event) if handler is not None else ()
+        told = handler(self, event) if handler is not None else ()
+        self._silent = self._silent and not told and not self._responses
+        return told
 
     # -- text and reasoning -----------------------------------------------------------------------------------------
 
@@ -146,12 +154,13 @@ class ADKEncoder(Encoder):
         self._pieces.append(text[1:-1])
         return (_HEAD + text + self._tail,) if self.partials else ()
 
-    def _said(self, event: TextMessageContentEvent | ReasoningMessageContentEvent) -> _Frames:
+    def _said(self, event: SaidEvent) -> _Frames:
         """Another message goes on than the one before."""
+        speaker = self._names.get(event.message_id, self._author)
+        return self._say(speaker, event) if speaker and self._floor.has(speaker, event) else ()
+
+    def _say(self, speaker: str, event: SaidEvent) -> _Frames:
         message_id, thought = event.message_id, isinstance(event, ReasoningMessageContentEvent)
-        speaker = self._names.get(message_id, self._author)
-        if not speaker:
-            return ()
         response = self._responses.get(speaker)
         if response is None:
             response = self._responses[speaker] = _Response(message_id)
@@ -162,6 +171,9 @@ class ADKEncoder(Encoder):
             response.parts.append((message_id, rest, []))
         self._pieces = response.parts[-1][2]
         return self._piece(_encode(event.delta))
+
+    def _ended(self, event: TextMessageEndEvent | ReasoningMessageEndEvent) -> _Frames:
+        return [frame for speaker, said in self._floor.end(event) for frame in self._say(speaker, said)]
 
     def _text_start(self, event: TextMessageStartEvent) -> _Frames:
         self._delta_head = NO_DELTA
@@ -305,7 +317,7 @@ class ADKEncoder(Encoder):
     def _custom(self, event: CustomEvent) -> _Frames:
         value = event.value if isinstance(event.value, dict) else {}
         if event.name == "gapless.finish":
-            self._finish_reason = _FINISH.get(str(value.get("reason")), "OTHER")
+            self._finish_reason = _FINISH.get(str(value.get("reason")).replace("-", "_"), "OTHER")
         elif event.name == FILE:
             kind, name, source = ("inlineData", "data", "data") if "data" in value else ("fileData", "fileUri", "url")
             part = _encode({kind: {name: value.get(source), "mimeType": value.get("mimeType")}})
@@ -321,6 +333,7 @@ class ADKEncoder(Encoder):
         elif event.name in ("gapless.notice", RESTARTED):
             if event.name == RESTARTED:  # what was said is void
                 self._responses, self._delta_head, self._calls = {}, NO_DELTA, {}
+                self._floor = Floor()
                 self._fold.add(event)
             return (self._metadata(event.name, event.value),)
         elif (void := void_of(event)) is not None:
@@ -336,6 +349,7 @@ class ADKEncoder(Encoder):
         for id in void.tool_call_ids:
             self._calls.pop(id, None)
         stays = dict.fromkeys(void.message_ids, 0) | void.cut
+        self._floor.forget(stays)
         frames: list[bytes] = []
         for speaker, response in tuple(self._responses.items()):
             kept, gone = _Response(response.id), _Response(response.id)
@@ -392,6 +406,12 @@ class ADKEncoder(Encoder):
                 self._error("INVOCATION_ABORTED", "Invocation was aborted by client."),
             )
         usage = {} if event.usage is None else {"usageMetadata": _usage(event.usage)}
+        if self._silent and self._finish_reason != "STOP" and event.result is None:  # else nobody is told why
+            return (
+                self._model_event(
+                    self._author, b'{"text":""}', self._new_id(), finish=self._finish_reason, calls=b"", **usage
+                ),
+            )
         if self._responses or event.result is None:
             return self._whole(finish=self._finish_reason, **usage)
         return (b'{"output":%b,%b}' % (_encode(event.result), self._base(self._new_id(), self._author)),)
@@ -467,6 +487,8 @@ _HANDLERS: dict[type, Callable[[ADKEncoder, Any], _Frames]] = {
     TextMessageStartEvent: ADKEncoder._text_start,
     TextMessageContentEvent: ADKEncoder._said,
     ReasoningMessageContentEvent: ADKEncoder._said,
+    TextMessageEndEvent: ADKEncoder._ended,
+    ReasoningMessageEndEvent: ADKEncoder._ended,
     StepStartedEvent: ADKEncoder._step_started,
     StepFinishedEvent: ADKEncoder._step_finished,
     ToolCallStartEvent: ADKEncoder._call_start,
