@@ -48,7 +48,7 @@ def call(runner: Any, work: Coroutine[Any, Any, _T]) -> _T:
 
 
 def iterate(runner: Any, make: Callable[[], AsyncIterator[_T]]) -> Iterator[_T]:
-    """Iterate an async iterator of the runner's loop from this thread."""
+    """Iterate an async iterator of the runner's loop from this thread. It begins with the first step, as ADK's does."""
     loop = _loop_of(runner)
     items = make()
 
@@ -58,14 +58,11 @@ def iterate(runner: Any, make: Callable[[], AsyncIterator[_T]]) -> Iterator[_T]:
         except StopAsyncIteration:
             return False, None
 
-    def generate() -> Iterator[_T]:
-        try:
-            while True:
-                more, item = asyncio.run_coroutine_threadsafe(step(), loop).result()
-                if not more:
-                    return
-                yield item
-        finally:
-            asyncio.run_coroutine_threadsafe(items.aclose(), loop).result()  # type: ignore[attr-defined]  # a generator
-
-    return generate()
+    try:
+        while True:
+            more, item = asyncio.run_coroutine_threadsafe(step(), loop).result()
+            if not more:
+                return
+            yield item
+    finally:
+        asyncio.run_coroutine_threadsafe(items.aclose(), loop).result()  # type: ignore[attr-defined]  # a generator
