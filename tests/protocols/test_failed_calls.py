@@ -8,7 +8,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from agents import Agent as SDKAgent
+from agents import function_tool
 from google.adk.agents import LlmAgent
+from langchain.agents import create_agent
+from langchain_core.tools import StructuredTool, ToolException
 from pydantic_ai import Agent, ModelRetry
 from pydantic_ai import messages as m
 from pydantic_ai.exceptions import ToolFailed
@@ -31,7 +35,7 @@ from gapless.events import (
 )
 from gapless.fold import RESTARTED
 from gapless.records import RunRecord, RunStatus
-from gapless.testing import ToolCall, adk_model, words
+from gapless.testing import ToolCall, adk_model, langgraph_model, openai_agents_model, words
 from gapless.wire import Encoder, wire
 from tests.support.sse import frames
 
@@ -96,6 +100,33 @@ def adk(result: dict[str, Any]) -> LlmAgent:
     return LlmAgent(name="a", model=adk_model(*calls, *words("done")), tools=[fail, ok])
 
 
+def langgraph() -> Any:
+    def fail() -> str:
+        """Fails."""
+        raise ToolException(BANK)
+
+    def ok() -> str:
+        """Does."""
+        return "fine"
+
+    tools = [StructuredTool.from_function(fail, handle_tool_error=True), StructuredTool.from_function(ok)]
+    return create_agent(langgraph_model(ToolCall("fail"), ToolCall("ok"), "done"), tools)
+
+
+def openai_agents() -> Any:
+    @function_tool
+    def fail() -> str:
+        """Fails."""
+        raise RuntimeError(BANK)
+
+    @function_tool
+    def ok() -> str:
+        """Does."""
+        return "fine"
+
+    return SDKAgent(name="a", model=openai_agents_model(ToolCall("fail"), ToolCall("ok"), "done"), tools=[fail, ok])
+
+
 BANK = "the bank is down"
 AGENTS: dict[str, tuple[Callable[[], Any], str]] = {
     "function": (lambda: plain, BANK),
@@ -104,6 +135,8 @@ AGENTS: dict[str, tuple[Callable[[], Any], str]] = {
     "arguments": (lambda: pydantic_ai("charge", '{"amount": "x"}'), "unable to parse string as an integer"),
     "adk": (lambda: adk({"error": BANK}), BANK),
     "adk documents": (lambda: adk({"status": "error", "error_message": BANK}), BANK),
+    "langgraph": (langgraph, BANK),
+    "openai agents": (openai_agents, "An error occurred while running the tool"),  # what it tells the model
     "mcp": (lambda: adk({"isError": True, "content": [{"type": "text", "text": BANK}]}), BANK),
 }
 """By name: an agent whose first call fails and whose second does not, and what is told of the first."""

@@ -11,17 +11,20 @@ from typing import Any
 import httpx2
 import pytest
 from google.adk.agents import BaseAgent, LlmAgent, LoopAgent, ParallelAgent, SequentialAgent
+from google.adk.apps import App
 from google.adk.cli.fast_api import get_fast_api_app
 from google.adk.cli.utils.base_agent_loader import BaseAgentLoader
-from google.adk.events import Event, EventActions
+from google.adk.events import Event, EventActions, RequestInput
 from google.adk.planners import PlanReActPlanner
+from google.adk.plugins.base_plugin import BasePlugin
 from google.adk.sessions import InMemorySessionService
 from google.adk.tools import AgentTool, FunctionTool, LongRunningFunctionTool, ToolContext
+from google.adk.workflow import START, Workflow
 from google.genai import types
 from pydantic import BaseModel
 
 from gapless import Runner
-from tests.support.adk import Call, Scripted, Streamed, Thought
+from tests.support.adk import Call, Raises, Scripted, Streamed, Thought
 from tests.support.sse import frames
 
 USAGE = types.GenerateContentResponseUsageMetadata(prompt_token_count=3, candidates_token_count=4, total_token_count=7)
@@ -123,7 +126,62 @@ def overcome(tool: Any, args: dict[str, Any], tool_context: ToolContext, error: 
     return {"error": f"{tool.name}: {error}"}
 
 
-AGENTS: dict[str, Callable[[], BaseAgent]] = {
+def begin(node_input: Any) -> str:
+    return "begun"
+
+
+async def shout(node_input: Any) -> AsyncGenerator[Any, None]:
+    yield Event(state={"shouted": True})  # type: ignore[call-arg]  # for its actions
+    yield Event(content=types.Content(role="model", parts=[types.Part(text="Loud.")]))
+    yield Event(output=f"{node_input}!")
+
+
+def which(node_input: Any) -> Event:
+    return Event(output=node_input, route="left")  # type: ignore[call-arg]  # for its actions
+
+
+async def asks(node_input: Any) -> AsyncGenerator[Any, None]:
+    yield RequestInput(interrupt_id="q", message="Which?", response_schema={"type": "object"})
+
+
+class Plugin(BasePlugin):
+    """Has a word in everything: what is asked, each event, tools and the end."""
+
+    async def on_user_message_callback(self, *, invocation_context: Any, user_message: types.Content) -> Any:
+        return types.Content(role="user", parts=[*(user_message.parts or ()), types.Part(text="(politely)")])
+
+    async def before_tool_callback(self, *, tool: Any, tool_args: dict[str, Any], tool_context: Any) -> Any:
+        tool_context.state["called"] = tool.name
+
+    async def after_tool_callback(self, *, tool: Any, tool_args: Any, tool_context: Any, result: Any) -> Any:
+        return {**result, "seen": True}
+
+    async def on_event_callback(self, *, invocation_context: Any, event: Event) -> Event | None:
+        if event.partial:
+            return None
+        return event.model_copy(update={"custom_metadata": {"by": "plugin"}})
+
+
+class Stopper(BasePlugin):
+    """Answers in the agent's place."""
+
+    async def before_run_callback(self, *, invocation_context: Any) -> types.Content | None:
+        return types.Content(role="model", parts=[types.Part(text="Not today.")])
+
+
+class Mender(BasePlugin):
+    """Overcomes what a model and a tool fail with."""
+
+    async def on_model_error_callback(self, *, callback_context: Any, llm_request: Any, error: Exception) -> Any:
+        from google.adk.models.llm_response import LlmResponse
+
+        return LlmResponse(content=types.Content(role="model", parts=[types.Part(text="Sorry.")]))
+
+    async def on_tool_error_callback(self, *, tool: Any, tool_args: Any, tool_context: Any, error: Exception) -> Any:
+        return {"error": str(error)}
+
+
+AGENTS: dict[str, Callable[[], Any]] = {
     "plain": lambda: llm("plain", [Thought("hm "), Thought("ok"), "Hello ", "thëre 🦉\n"], usage=USAGE),
     "tools": lambda: llm("tools", ["I add. ", ADD], ["It ", "is 3."], tools=[add], usage=USAGE),
     "calls": lambda: llm(
@@ -235,11 +293,43 @@ AGENTS: dict[str, Callable[[], BaseAgent]] = {
     ),
     "custom": lambda: Custom(name="custom"),
     "nothing": lambda: llm("nothing", [""]),
+    "workflow": lambda: Workflow(
+        name="workflow", edges=[(START, begin, llm("one", ["It ", "is so."], usage=USAGE), shout)]
+    ),
+    "workflow_with_tools": lambda: Workflow(
+        name="workflow_with_tools", edges=[(START, llm("one", ["I add. ", ADD], ["It is 3."], tools=[add]), begin)]
+    ),
+    "workflow_of_agents": lambda: Workflow(
+        name="workflow_of_agents", edges=[(START, llm("one", ["First."]), llm("two", ["Sec", "ond."]))]
+    ),
+    "workflow_that_chooses": lambda: Workflow(
+        name="workflow_that_chooses",
+        edges=[(START, which), (which, {"left": llm("l", ["Left."]), "right": llm("r", ["Right."])})],
+    ),
+    "workflow_that_asks": lambda: Workflow(name="workflow_that_asks", edges=[(START, begin, asks, shout)]),
+    "app": lambda: App(
+        name="app",
+        root_agent=llm("root", ["I add. ", ADD], ["It ", "is 3."], tools=[add], usage=USAGE),
+        plugins=[Plugin(name="plugin")],
+    ),
+    "app_that_stops": lambda: App(
+        name="app_that_stops", root_agent=llm("root", ["Words."]), plugins=[Stopper(name="stopper")]
+    ),
+    "app_that_mends": lambda: App(
+        name="app_that_mends",
+        root_agent=llm("root", [Call("fail", {}, id="c1")], [Raises(RuntimeError("down"))], tools=[fail]),
+        plugins=[Mender(name="mender")],
+    ),
+    "app_of_a_workflow": lambda: App(
+        name="app_of_a_workflow",
+        root_agent=Workflow(name="flow", edges=[(START, begin, llm("one", ["So."]))]),
+        plugins=[Plugin(name="plugin")],
+    ),
 }
 
 
 class Loader(BaseAgentLoader):
-    def load_agent(self, agent_name: str) -> BaseAgent:
+    def load_agent(self, agent_name: str) -> Any:
         return AGENTS[agent_name.partition("__")[0]]()
 
     def list_agents(self) -> list[str]:
