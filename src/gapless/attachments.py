@@ -8,19 +8,30 @@ of its attachments. What the user sees of the message stays as it is.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from gapless.errors import GaplessError
-from gapless.events import ContentPart, Message, TextPart, UserMessage
+from gapless.events import ContentPart, Message, TextPart, ToolMessage, UrlSource, UserMessage
 
-__all__ = ["LEFT_OUT", "digest_of", "has_media", "mark_left_out", "marks_of", "notice_for", "without_left_out"]
+__all__ = [
+    "LEFT_OUT",
+    "digest_of",
+    "has_media",
+    "mark_left_out",
+    "marks_of",
+    "notice_for",
+    "without_blobs",
+    "without_left_out",
+]
 
 LEFT_OUT = "gapless.left_out"
 """The key of the mark in a message's metadata: `{"why": …, "media": […]}`, digests of what is left out."""
 WHY_CHARS_MAX = 300
+_BLOB = re.compile(r"/runs/[^/]+/blobs/[0-9a-f]+$")
 _SAYS_NOTHING_OF_MEDIA = frozenset(
     {
         "checkpoint_unreadable",
@@ -77,6 +88,22 @@ def marks_of(messages: Iterable[Message]) -> dict[str, str]:
 def without_left_out(messages: Sequence[Message], marks: Mapping[str, str]) -> list[Message]:
     """Return the messages as a model is told of them: a text in the place of each attachment that `marks` has."""
     return [_told(message, marks) if marks and has_media(message) else message for message in messages]
+
+
+def without_blobs(message: Message) -> Message:
+    """Return a tool's result as any model is told of it: what is kept aside in it has an address that no provider can
+    fetch, and is named."""
+    if not isinstance(message, ToolMessage) or isinstance(message.content, str):
+        return message
+    parts = [
+        TextPart(text=f"[{part.source.mime_type} that the tool gave: {part.source.value}]") if _is_aside(part) else part
+        for part in message.content
+    ]
+    return msgspec.structs.replace(message, content=parts)
+
+
+def _is_aside(part: Any) -> bool:
+    return isinstance(getattr(part, "source", None), UrlSource) and _BLOB.search(part.source.value) is not None
 
 
 def notice_for(media_type: str | None, why: str) -> str:

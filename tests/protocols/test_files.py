@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from google.adk.agents import LlmAgent
+from google.genai import types
+from pydantic_ai import Agent
+from pydantic_ai import messages as m
+from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
 from gapless import RunConfig, Runner
 from gapless.agents.base import AgentItem, RunContext
-from gapless.events import CustomEvent, ImagePart
+from gapless.attachments import without_blobs
+from gapless.events import CustomEvent, ImagePart, TextPart, ToolMessage
+from gapless.protocols.ag_ui.wire import OldAGUIEncoder
+from gapless.testing import ToolCall, adk_model, words
 from tests.support.sse import frames
 
 LARGE = b"l" * 100_000
@@ -123,3 +132,70 @@ async def test_what_a_user_sends_is_given_to_the_agent_whole_or_refused_by_the_l
     path, body = sent("A" * 4_400_000)[name]
     refused = await client.post(path, json={**body, "runId": "r2"})
     assert (refused.status_code, "body_bytes_max" in refused.text) == (413, True)
+
+
+SMALL, BIG = b"\x89PNG\xfb\xff" * 10, b"\x89PNG\xfb\xff" * 300_000
+
+
+def with_pydantic_ai(data: bytes) -> Any:
+    async def model(messages: list[m.ModelMessage], info: AgentInfo) -> AsyncIterator[Any]:
+        if isinstance(messages[-1].parts[-1], m.UserPromptPart):
+            yield {0: DeltaToolCall(name="look", json_args="{}", tool_call_id=f"c{len(messages)}")}
+        else:
+            yield "I see."
+
+    agent = Agent(FunctionModel(stream_function=model))
+
+    @agent.tool_plain
+    def look() -> Any:
+        return ["Here:", m.BinaryContent(data, media_type="image/png")]
+
+    return agent
+
+
+def with_adk(data: bytes) -> Any:
+    def look() -> Any:
+        """Looks."""
+        return {"said": "Here:", "seen": types.Part.from_bytes(data=data, mime_type="image/png")}
+
+    return LlmAgent(name="a", model=adk_model(ToolCall("look"), *words("I see.")), tools=[look])
+
+
+@pytest.mark.parametrize("data", [SMALL, BIG], ids=["small", "large"])
+@pytest.mark.parametrize("make", [with_pydantic_ai, with_adk])
+async def test_a_picture_that_a_tool_returns_comes_with_its_result(
+    make: Any, data: bytes, client_of: Callable[..., Any]
+):
+    runner = Runner(make(data), app_name="a")
+    client = await client_of(runner)
+    assert (await (await runner.start("go", run_id="r", session_id="s")).collect()).text == "I see."
+    assert (await (await runner.start("again", session_id="s")).collect()).text == "I see."
+
+    async def shown(wire: str) -> list[Any]:
+        body = (await client.get(f"/runs/r/events?wire={wire}", headers=STREAM)).content
+        return [json.loads(one.data) for one in frames(body) if one.data.startswith("{")]
+
+    async def is_it(part: Any) -> bool:
+        source = part["source"]
+        if source["type"] == "data":
+            return data is SMALL and base64.b64decode(source["value"]) == data
+        return data is BIG and (await client.get(source["value"])).content == data
+
+    (result,) = [one for one in await shown("ag-ui") if one["type"] == "TOOL_CALL_RESULT"]
+    text, picture = result["content"]
+    assert "Here:" in text["text"]
+    assert await is_it(picture)
+    (output,) = [one for one in await shown("vercel") if one["type"] == "tool-output-available"]
+    assert output["output"] == result["content"]
+    if make is with_adk:
+        parts = [part for one in await shown("adk") for part in (one.get("content") or {}).get("parts", ())]
+        (told,) = [part["functionResponse"] for part in parts if "functionResponse" in part]
+        ((kind, media),) = told["parts"][0].items()
+        assert kind == ("inlineData" if data is SMALL else "fileData")
+        assert kind == "fileData" or base64.urlsafe_b64decode(media["data"]) == data
+    old = OldAGUIEncoder(await runner.get_run("r")).frames(json.dumps(result, separators=(",", ":")).encode())
+    assert json.loads(old[0])["content"] == text["text"]
+    kept = await runner.messages("s")
+    (message,) = [one for one in map(without_blobs, kept[:4]) if isinstance(one, ToolMessage)]
+    assert isinstance(message.content, list)
+    assert isinstance(message.content[1], ImagePart if data is SMALL else TextPart)

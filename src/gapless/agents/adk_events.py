@@ -22,7 +22,9 @@ from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, INPUT, failure_in
 from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.values import json_of, plain
 from gapless.events import (
+    ContentPart,
     CustomEvent,
+    DataSource,
     EventBase,
     Interrupt,
     ReasoningEncryptedValueEvent,
@@ -38,13 +40,16 @@ from gapless.events import (
     TextMessageContentEvent,
     TextMessageEndEvent,
     TextMessageStartEvent,
+    TextPart,
     TokenUsage,
     ToolCallArgsEvent,
     ToolCallEndEvent,
     ToolCallResultEvent,
     ToolCallStartEvent,
+    UrlSource,
 )
 from gapless.fold import FILE, VOID
+from gapless.user_message import media_part
 
 __all__ = ["Shown", "Stream", "Translation", "close_stream", "notice"]
 
@@ -410,7 +415,7 @@ class Translation:
             ToolCallResultEvent(
                 message_id=event.id if number == 1 else f"{event.id}-r{number}",
                 tool_call_id=self.shown_id(response.id or ""),
-                content=json_of(response.response or {}),
+                content=_content_of(response),
                 error=failure_in(response.response),
             )
         )
@@ -556,6 +561,19 @@ class Shown:
         if rest.strip() == whole.strip():
             return ""
         return whole[len(rest) :] if whole.startswith(rest) else whole
+
+
+def _content_of(response: types.FunctionResponse) -> str | list[ContentPart]:
+    """Return what a tool has returned, its pictures and files too."""
+    text = json_of(response.response or {})
+    found: list[ContentPart] = []
+    for part in response.parts or ():
+        if (blob := part.inline_data) is not None and blob.data is not None:
+            data = base64.b64encode(blob.data).decode()
+            found.append(media_part(DataSource(value=data, mime_type=blob.mime_type or "application/octet-stream")))
+        elif (file := part.file_data) is not None and file.file_uri:
+            found.append(media_part(UrlSource(value=file.file_uri, mime_type=file.mime_type)))
+    return [TextPart(text=text), *found] if found else text
 
 
 def notice(code: str, message: str) -> CustomEvent:

@@ -86,6 +86,9 @@ def tell(out: list[AgentItem], event: Event, shows: Shows, shown_id: Any) -> Non
         elif part.function_response is not None and _is_shown(out, shown_id(part.function_response.id or "")):
             if len(json_of(part.function_response.response or {})) >= NAMED_CHARS_MIN:
                 said["functionResponse"]["response"] = {REF: shown_id(part.function_response.id or "")}
+            for number, one in enumerate(said["functionResponse"].get("parts") or ()):
+                if "data" in one.get("inlineData", {}):
+                    one["inlineData"]["data"] = {REF: f"{number}:{shown_id(part.function_response.id or '')}"}
         elif part.inline_data is not None and part.inline_data.data:
             said["inlineData"]["data"] = {REF: str(shows.file())}
     text = json.dumps(raw)

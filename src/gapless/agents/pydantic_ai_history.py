@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 from pydantic_ai.messages import (
     AudioUrl,
+    BaseToolReturnPart,
     BinaryContent,
     DocumentUrl,
     ImageUrl,
@@ -49,8 +50,9 @@ from gapless.errors import InputInvalid
 from gapless.events import DataSource, Message, UrlSource, text_of
 from gapless.fold import is_left
 from gapless.jsontext import without_surrogates
+from gapless.user_message import media_part
 
-__all__ = ["dump", "history_of", "prompt_of", "told_to", "turn_of"]
+__all__ = ["content_of", "dump", "history_of", "prompt_of", "told_to", "turn_of"]
 
 _URLS: dict[type, type[ImageUrl | AudioUrl | VideoUrl | DocumentUrl]] = {
     events.ImagePart: ImageUrl,
@@ -233,6 +235,23 @@ def _rebuilt(messages: Iterable[Message], names: Mapping[str, str]) -> list[Mode
         if request is not None:
             found.append(ModelRequest(parts=[request]))
     return found
+
+
+def content_of(part: BaseToolReturnPart[Any]) -> str | list[events.ContentPart]:
+    """Return what a call has returned as the content of its result, its pictures and files too."""
+    text = part.model_response_str_and_user_content()[0]
+    files = [media_part(_source(file)) for file in part.files if not isinstance(file, UploadedFile)]
+    return [events.TextPart(text=text), *files] if files else text
+
+
+def _source(file: Any) -> DataSource | UrlSource:
+    if isinstance(file, BinaryContent):
+        return DataSource(value=base64.b64encode(file.data).decode(), mime_type=file.media_type)
+    try:
+        mime_type = file.media_type
+    except ValueError:  # its URL does not say
+        mime_type = None
+    return UrlSource(value=file.url, mime_type=mime_type)
 
 
 def _returned(content: str | list[events.ContentPart]) -> Any:

@@ -14,7 +14,7 @@ from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.endpoint_json import Halves
 from gapless.agents.pydantic_ai_calls import Calls
 from gapless.agents.pydantic_ai_events import custom
-from gapless.agents.pydantic_ai_history import turn_of
+from gapless.agents.pydantic_ai_history import content_of, turn_of
 from gapless.agents.pydantic_ai_ledger import Ledger
 from gapless.agents.pydantic_ai_sealed import sealed
 from gapless.agents.pydantic_ai_settings import ToolChoice
@@ -211,7 +211,7 @@ class Turn:
         return ToolCallResultEvent(
             message_id=self._ctx.new_id("tool"),
             tool_call_id=part.tool_call_id,
-            content=part.model_response_str_and_user_content()[0],
+            content=content_of(part),
             role="tool",
             error=part.model_response_str(wrap_if_error=False) if part.outcome in m.ERROR_OUTCOMES else None,
         )

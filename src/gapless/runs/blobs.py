@@ -18,7 +18,16 @@ import msgspec
 from gapless.agents.base import AgentItem
 from gapless.config import Limits
 from gapless.errors import AgentInvalid, BlobNotFound, CursorExpired, RunFenced, RunNotFound
-from gapless.events import CustomEvent, ToolCallResultEvent, decode_event, encode_event
+from gapless.events import (
+    ContentPart,
+    CustomEvent,
+    DataSource,
+    TextPart,
+    ToolCallResultEvent,
+    UrlSource,
+    decode_event,
+    encode_event,
+)
 from gapless.fold import FILE
 from gapless.journals.contract import BLOB_PIECE_BYTES, Store
 from gapless.journals.journal import Journal
@@ -79,7 +88,9 @@ class BlobsOfRun:
 
     async def _result(self, event: ToolCallResultEvent) -> AgentItem:
         content = event.content
-        if not isinstance(content, str) or 6 * len(content) < self._room:  # a character takes at most 6 bytes
+        if isinstance(content, list):
+            return msgspec.structs.replace(event, content=[await self._part(part) for part in content])
+        if 6 * len(content) < self._room:  # a character takes at most 6 bytes
             return event
         if len(encode_event(event)) <= self._limits.event_bytes_max:
             return event
@@ -90,6 +101,20 @@ class BlobsOfRun:
         if kept is not None:
             note += f"; all {len(content)}: {kept['url']}"
         return msgspec.structs.replace(event, content=shown + note)
+
+    async def _part(self, part: ContentPart) -> ContentPart:
+        """Return a picture or a file that came with a result, by reference where it is large."""
+        if isinstance(part, TextPart) or not isinstance(part.source, DataSource):
+            return part
+        if len(part.source.value) <= min(FILE_INLINE_BYTES_MAX, self._room // 2):
+            return part
+        try:
+            data = base64.b64decode(part.source.value, validate=True)
+        except (ValueError, binascii.Error):
+            raise AgentInvalid(f"run {self._journal.run_id}: a file's data is not base64") from None
+        if (kept := await self._keep(part.source.mime_type, data)) is None:
+            return TextPart(text=f"[{part.source.mime_type} of {len(data)} bytes: over blob_bytes_max]")
+        return msgspec.structs.replace(part, source=UrlSource(value=kept["url"], mime_type=part.source.mime_type))
 
     async def _file(self, event: CustomEvent, value: dict[str, Any]) -> AgentItem:
         data = value.get("data")

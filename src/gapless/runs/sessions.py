@@ -11,7 +11,7 @@ import msgspec
 
 from gapless.agents.base import Agent, class_and_place
 from gapless.aside import ASIDE_BYTES, aside
-from gapless.attachments import has_media, marks_of, without_left_out
+from gapless.attachments import has_media, marks_of, without_blobs, without_left_out
 from gapless.config import Limits, RunConfig
 from gapless.errors import AgentFailed, InputInvalid, SessionBusy, SessionNotFound
 from gapless.events import Message, UserMessage
@@ -79,7 +79,7 @@ class History:
     def _messages(self) -> list[Message]:
         kept = [message for turn in self._before for message in _decode_messages(turn.messages)]
         told = [*kept[-self._messages_max :], *results_of(self._asked)] if self._sent is None else self._sent
-        return [*without_left_out(told, marks_of(kept)), self._asked]
+        return [*map(without_blobs, without_left_out(told, marks_of(kept))), self._asked]
 
     def native(self) -> list[bytes]:
         """Return the turns in the agent framework's own form, where they have one."""

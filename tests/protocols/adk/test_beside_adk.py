@@ -62,6 +62,14 @@ async def keep(tool_context: ToolContext) -> dict[str, int]:
     return {"version": await tool_context.save_artifact("note.txt", types.Part(text="kept"))}
 
 
+def show() -> dict[str, Any]:
+    """Shows."""
+    return {
+        "seen": True,
+        "pictures": [types.Part.from_bytes(data=b"\x89PNG\xff\xfe" * n, mime_type="image/png") for n in (1, 2)],
+    }
+
+
 def file_claim() -> dict[str, str]:
     """Files."""
     return {"status": "pending"}
@@ -237,6 +245,7 @@ AGENTS: dict[str, Callable[[], Any]] = {
     ),
     "code": lambda: llm("code", ["Let me. ", CODE, OUTCOME, "So ", "one. ", CODE, OUTCOME, "Two."], usage=USAGE),
     "picture": lambda: llm("picture", ["Here: ", PICTURE, "nice?"]),
+    "picture_tool": lambda: llm("picture_tool", [Call("show", {}, id="c1")], ["Nice."], tools=[show]),
     "agent_tool": lambda: llm(
         "agent_tool",
         ["I ask. ", Call("inner", {"request": "x"}, id="c1")],

@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 
 from gapless.events import (
+    ContentPart,
     CustomEvent,
+    DataSource,
     Event,
     RawEvent,
     ReasoningMessageContentEvent,
@@ -20,6 +22,7 @@ from gapless.events import (
     RunStartedEvent,
     TextMessageContentEvent,
     TextMessageStartEvent,
+    TextPart,
     ToolCallArgsEvent,
     ToolCallResultEvent,
     delta_head,
@@ -71,6 +74,8 @@ class OwnEvents:
         """Texts that no whole event has named yet: what partial events with them are like, and their pieces."""
         self._arguments: dict[str, list[str]] = {}
         self._results: dict[str, str] = {}
+        self._shown: dict[str, list[ContentPart]] = {}
+        """What came with results, pictures and files, by call."""
         self._files: dict[str, dict[str, Any]] = {}
         self._files_seen = 0
         self._error_told: Any = None
@@ -92,6 +97,8 @@ class OwnEvents:
                 self._arguments.setdefault(event.tool_call_id, []).append(event.delta)
             case ToolCallResultEvent():
                 self._results[event.tool_call_id] = text_of(event.content)
+                parts = event.content if isinstance(event.content, list) else []
+                self._shown[event.tool_call_id] = [part for part in parts if not isinstance(part, TextPart)]
             case RunStartedEvent(timestamp=int(at)):
                 self._seconds = at / 1000
                 self.called.clear()
@@ -142,6 +149,7 @@ class OwnEvents:
         self._messages.clear()
         self._arguments.clear()
         self._results.clear()
+        self._shown.clear()
         self._files.clear()
         self.delta_head = NO_DELTA
 
@@ -189,6 +197,9 @@ class OwnEvents:
             call["args"] = _object("".join(self._arguments.get(id, ())))
         if isinstance(response, dict) and (id := _named(response.get("response"))) is not None:
             response["response"] = _object(self._results.get(id, "{}"))
+        if isinstance(response, dict):
+            for one in response.get("parts") or ():
+                _fill_media(one, self._shown)
         if isinstance(blob := part.get("inlineData"), dict) and (id := _named(blob.get("data"))) is not None:
             file = self._files.get(id, {})
             del blob["data"]
@@ -197,6 +208,21 @@ class OwnEvents:
             elif isinstance(file.get("url"), str):  # too large for an event
                 del part["inlineData"]
                 part["fileData"] = {"fileUri": file["url"], "mimeType": file.get("mimeType")}
+
+
+def _fill_media(one: dict[str, Any], shown: dict[str, list[ContentPart]]) -> None:
+    """Put in its place what a result's part names, by its number and call, of those that were `shown`."""
+    blob = one.get("inlineData")
+    name = _named(blob.get("data")) if isinstance(blob, dict) else None
+    number, _, call_id = (name or "").partition(":")
+    parts = shown.get(call_id, [])
+    if not number.isdecimal() or int(number) >= len(parts) or isinstance(part := parts[int(number)], TextPart):
+        return
+    if isinstance(part.source, DataSource):
+        one["inlineData"] = {**one["inlineData"], "data": part.source.value.replace("+", "-").replace("/", "_")}
+    else:  # too large for an event
+        del one["inlineData"]
+        one["fileData"] = {"fileUri": part.source.value, "mimeType": part.source.mime_type}
 
 
 def _named(value: Any) -> str | None:

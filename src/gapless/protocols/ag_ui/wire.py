@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+import msgspec
+
 from gapless.events import (
     Event,
     Message,
@@ -14,6 +16,7 @@ from gapless.events import (
     ToolCallResultEvent,
     decode_event,
     encode_event,
+    text_of,
 )
 from gapless.fold import Fold
 from gapless.jsontext import with_plain_lines
@@ -29,6 +32,7 @@ _FAILED = b',"error":"'
 _CANCELLED = b'"outcome":{"type":"cancelled"}'
 _FINISHED = b'{"type":"RUN_FINISHED"'
 _RESULT = b'{"type":"TOOL_CALL_RESULT"'
+_PARTS = b'"content":['
 _TANSTACK = {"tanstack": {"state": "output-error"}}
 """How TanStack AI's client is told that a call has failed; AG-UI's own has no place for it."""
 
@@ -90,12 +94,19 @@ class ChatAGUIEncoder(AGUIEncoder):
 
 
 class OldAGUIEncoder(ChatAGUIEncoder):
-    """The same for clients of AG-UI before 1.0, which refuse a stream with an outcome that they do not know: a run that
-    was cancelled has none."""
+    """The same for clients of AG-UI before 1.0, which refuse a stream with what they do not know: a run that was
+    cancelled has no outcome, and of a tool's result they are told the text."""
+
+    def encode(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> bytes:
+        return super().encode([(seq, self._shown(event)) for seq, event in items], skip_parts)
 
     def _shown(self, event: bytes) -> bytes:
         if _CANCELLED in event and event.startswith(_FINISHED):
             return event.replace(b"," + _CANCELLED, b"")
+        if _PARTS in event and event.startswith(_RESULT):
+            result = decode_event(event)
+            assert isinstance(result, ToolCallResultEvent), "it begins so"
+            event = encode_event(msgspec.structs.replace(result, content=text_of(result.content)))
         return super()._shown(event)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 from urllib.parse import unquote_to_bytes
@@ -225,9 +226,10 @@ def _kept(part: dict[str, Any], key: str) -> str | None:
 
 def _result(message: UIMessage, part: dict[str, Any]) -> ToolMessage | None:
     state, call_id, error = part.get("state"), _string(message, part, "toolCallId"), None
+    content: str | list[ContentPart]
     if state == "output-available":
         output = part.get("output")
-        content = output if isinstance(output, str) else _encode(output).decode()
+        content = output if isinstance(output, str) else _content_parts(output) or _encode(output).decode()
     elif state == "output-error":
         content = error = _string(message, part, "errorText", "the tool failed")
     elif state == "output-denied":
@@ -235,6 +237,14 @@ def _result(message: UIMessage, part: dict[str, Any]) -> ToolMessage | None:
     else:
         return None
     return ToolMessage(id=f"{call_id}-result", tool_call_id=call_id, content=content, error=error)
+
+
+def _content_parts(output: Any) -> list[ContentPart]:
+    """Return a call's output as it was told: text with pictures and files; nothing for any other."""
+    with contextlib.suppress(msgspec.ValidationError):
+        parts = msgspec.convert(output, list[ContentPart])
+        return parts if any(not isinstance(part, TextPart) for part in parts) else []
+    return []
 
 
 class Transcript:
