@@ -95,15 +95,13 @@ def without_blobs(message: Message) -> Message:
     fetch, and is named."""
     if not isinstance(message, ToolMessage) or isinstance(message.content, str):
         return message
-    parts = [
-        TextPart(text=f"[{part.source.mime_type} that the tool gave: {part.source.value}]") if _is_aside(part) else part
-        for part in message.content
-    ]
-    return msgspec.structs.replace(message, content=parts)
+    return msgspec.structs.replace(message, content=[_fetchable(part) for part in message.content])
 
 
-def _is_aside(part: Any) -> bool:
-    return isinstance(getattr(part, "source", None), UrlSource) and _BLOB.search(part.source.value) is not None
+def _fetchable(part: ContentPart) -> ContentPart:
+    if isinstance(part, TextPart) or not isinstance(part.source, UrlSource) or not _BLOB.search(part.source.value):
+        return part
+    return TextPart(text=f"[{part.source.mime_type} that the tool gave: {part.source.value}]")
 
 
 def notice_for(media_type: str | None, why: str) -> str:

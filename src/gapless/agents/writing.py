@@ -157,7 +157,7 @@ class Said:
         return found
 
     def file(self, mime_type: str | None, data: str | bytes | None = None, url: str | None = None) -> list[Event]:
-        """Give a picture or another file; see `file`."""
+        """Give a picture or another file of `mime_type`: its `data`, or the `url` where it is, as `file` takes them."""
         self._files += 1
         return [*self._end_reasoning(), file(mime_type, data, url, author=self.author)]
 
@@ -224,8 +224,8 @@ def result(
 def file(
     mime_type: str | None, data: str | bytes | None = None, url: str | None = None, *, author: str | None = None
 ) -> CustomEvent:
-    """Give a picture or another file of the answer: its `data`, as they are or in base64, or the `url` where it is. A
-    URL that holds the data is taken for these."""
+    """Give a picture or another file of the answer, of `mime_type` and the sub-agent `author`: its `data`, as they are
+    or in base64, or the `url` where it is. A URL that holds the data is taken for these."""
     head, comma, held = (url or "").partition(";base64,")
     if comma and head.startswith("data:"):
         mime_type, data = head.removeprefix("data:"), held
