@@ -63,7 +63,7 @@ async def test_a_run_of_the_last_message(client: httpx2.AsyncClient):
     check_order(seen)
     assert isinstance(seen[0], RunStartedEvent)
     assert (seen[0].thread_id, seen[0].run_id, text(seen)) == ("t", "r", "you said hi")
-    assert response.headers["content-location"] == "/ag-ui?runId=r"
+    assert response.headers["content-location"] == "/ag-ui?runId=r&protocolVersion=0"
     assert response.headers["x-run-id"] == "r"
     record = (await client.get("/runs/r")).json()
     assert (record["session_id"], record["message"]) == ("t", "hi")

@@ -20,7 +20,7 @@ from gapless.http.cursors import check_cursor
 from gapless.http.openapi import Parameter, body_docs, parameter_docs
 from gapless.http.stream import follow
 from gapless.protocols.ag_ui.tanstack import to_tanstack
-from gapless.protocols.ag_ui.wire import AGUIEncoder, ChatAGUIEncoder, JoinEncoder, OldAGUIEncoder, Prefix
+from gapless.protocols.ag_ui.wire import ChatAGUIEncoder, JoinEncoder, OldAGUIEncoder, OldJoinEncoder, Prefix
 from gapless.protocols.conversations import (
     answer_interrupts,
     current_run,
@@ -38,6 +38,9 @@ __all__ = ["AGUIRoutes"]
 
 _EVENT_STREAM = "text/event-stream"
 _OFFSET = Parameter("offset", "query", "Go on after this event; -1 is the start.")
+_OLD = {"protocolVersion": "0"}
+"""In the query of a stream that goes on for a client whose AG-UI is older than 1.0. Such a client's request says no
+version; its `GET` after a cut has nothing else to say it by."""
 _TERMINAL = (b'{"type":"RUN_FINISHED"', b'{"type":"RUN_ERROR"')
 _decode_messages = msgspec.json.Decoder(list[Message]).decode
 
@@ -58,6 +61,7 @@ class AGUIRoutes(ClientRoutes):
             "after",
             Parameter("join", "query", "What was said comes as one MESSAGES_SNAPSHOT.", {"enum": ["snapshot"]}),
             Parameter("threadId", "query", "The conversation, for a page that opens on it."),
+            Parameter("protocolVersion", "query", "0: the client's AG-UI is older than 1.0.", {"enum": ["0"]}),
         )
         router.get("/ag-ui", openapi_extra=got)(self.join_run)
         return router
@@ -87,7 +91,7 @@ class AGUIRoutes(ClientRoutes):
             fingerprint=history,
         )
         record = await self.start(request, user, asked, run_id=body.run_id, cursor=_cursor_or_start)
-        return await self._tail(request, record, encoder=_encoder_for(body))
+        return await self._tail(request, record, old=body.protocol_version is None)
 
     async def _results(self, request: Request, body: RunAgentInput) -> list[ResumeEntry]:
         """Return the answers of a client that sends what a run of the thread waits for as tools' results."""
@@ -102,7 +106,8 @@ class AGUIRoutes(ClientRoutes):
             raise InputInvalid(f"thread {body.thread_id} has no run that waits for an answer")
         check_cursor(waiting, _cursor_or_start(request, waiting.id))
         after = await answer_interrupts(self.runner, waiting, entries)
-        return await self._tail(request, await self.runner.get_run(waiting.id), after, _encoder_for(body))
+        record = await self.runner.get_run(waiting.id)
+        return await self._tail(request, record, after, old=body.protocol_version is None)
 
     async def join_run(self, request: Request) -> Response:
         """Follow the run `?runId=`, from its start or after `Last-Event-ID` or `?offset=`. `?join=snapshot`: what has
@@ -119,18 +124,19 @@ class AGUIRoutes(ClientRoutes):
         if not run_id:
             raise InputInvalid("runId is missing: GET /ag-ui?runId=…")
         record = await self.access.find(request, "read", self.runner.get_run, run_id)
+        old = params.get("protocolVersion") == _OLD["protocolVersion"]
         if params.get("join") == "snapshot":
             cursor = _cursor(request, run_id)
             if cursor is None or cursor.part:
-                return await self._join(request, record, cursor)
-        return await self._tail(request, record)
+                return await self._join(request, record, cursor, old=old)
+        return await self._tail(request, record, old=old)
 
-    async def _tail(
-        self, request: Request, record: RunRecord, after: int = 0, encoder: type[AGUIEncoder] = ChatAGUIEncoder
-    ) -> Response:
-        """Return the events after the request's cursor, or after this position if it has none."""
+    async def _tail(self, request: Request, record: RunRecord, after: int = 0, *, old: bool) -> Response:
+        """Return the events after the request's cursor, or after this position if it has none, as a client of this
+        AG-UI knows them."""
         cursor = _cursor(request, record.id) or Cursor(after)
-        location = _location(request, record.id, after)
+        encoder = OldAGUIEncoder if old else ChatAGUIEncoder
+        location = _location(request, record.id, {"after": after} if after else {}, old=old)
         if not has_said_all(record, cursor.seq):
             return self.follow(request, record, encoder, cursor, location=location)
         last_id = request.headers.get("last-event-id", "")
@@ -143,7 +149,7 @@ class AGUIRoutes(ClientRoutes):
         body = b"id: %d.end\ndata: %b\n\n%b" % (cursor.seq, wire.frames(event)[0], wire.end(cursor.seq))
         return Response(body, headers={"content-location": location, "x-run-id": record.id}, media_type=_EVENT_STREAM)
 
-    async def _join(self, request: Request, record: RunRecord, cursor: Cursor | None) -> Response:
+    async def _join(self, request: Request, record: RunRecord, cursor: Cursor | None, *, old: bool) -> Response:
         at = cursor.seq if cursor is not None else record.last_seq
         prefix, after = Prefix(), 0
         async for events in self.runner.readers.pages(record.id, until=at):
@@ -153,10 +159,11 @@ class AGUIRoutes(ClientRoutes):
                 events = events[:-1]
             prefix.add(events)
         if after == 0:
-            return await self._tail(request, record)
+            return await self._tail(request, record, old=old)
         compact = prefix.events(await self._before(record))
-        encoder = functools.partial(JoinEncoder, prefix=compact, seen=cursor.part if cursor is not None else 0)
-        location = _location(request, record.id) + "&join=snapshot"
+        joined = OldJoinEncoder if old else JoinEncoder
+        encoder = functools.partial(joined, prefix=compact, seen=cursor.part if cursor is not None else 0)
+        location = _location(request, record.id, {"join": "snapshot"}, old=old)
         return follow(self.runner, self.streams, record, encoder, Cursor(after), location=location)
 
     async def _hydration(self, request: Request, thread_id: str) -> Response:
@@ -210,11 +217,6 @@ def _asked(body: RunAgentInput) -> tuple[UserMessage, list[Message]]:
     return UserMessage(id="", content=""), messages
 
 
-def _encoder_for(body: RunAgentInput) -> type[AGUIEncoder]:
-    """Return the encoding for this client: one that says no version is older than 1.0."""
-    return OldAGUIEncoder if body.protocol_version is None else ChatAGUIEncoder
-
-
 def _cursor(request: HTTPConnection, run_id: str | None) -> Cursor | None:
     """`Last-Event-ID`, or `?offset=` (TanStack AI: -1 is the start) or `?after=`. Raises `CursorInvalid`."""
     params = request.query_params
@@ -226,7 +228,7 @@ def _cursor_or_start(request: HTTPConnection, run_id: str | None) -> Cursor:
     return _cursor(request, run_id) or Cursor(0)
 
 
-def _location(request: Request, run_id: str, after: int = 0) -> str:
-    """Return where the stream goes on."""
-    query = urlencode({"runId": run_id, "after": after} if after else {"runId": run_id})
+def _location(request: Request, run_id: str, more: dict[str, Any], *, old: bool) -> str:
+    """Return where the stream goes on, as it was begun."""
+    query = urlencode({"runId": run_id} | more | (_OLD if old else {}))
     return f"{root_path(request)}/ag-ui?{query}"

@@ -24,7 +24,7 @@ from gapless.records import RunRecord
 from gapless.runs.order import ENDS, STARTS
 from gapless.wire import RETRY_MS, Encoder
 
-__all__ = ["AGUIEncoder", "ChatAGUIEncoder", "JoinEncoder", "OldAGUIEncoder", "Prefix"]
+__all__ = ["AGUIEncoder", "ChatAGUIEncoder", "JoinEncoder", "OldAGUIEncoder", "OldJoinEncoder", "Prefix"]
 
 
 _FAILED = b',"error":"'
@@ -162,3 +162,7 @@ class JoinEncoder(ChatAGUIEncoder):
             b"id: %b\ndata: %b\n\n" % frame for frame in zip(ids, map(with_plain_lines, self._prefix), strict=True)
         ]
         return b"".join(frames[self._seen :])
+
+
+class OldJoinEncoder(JoinEncoder, OldAGUIEncoder):
+    """The same for clients of AG-UI before 1.0."""
