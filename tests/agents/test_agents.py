@@ -13,6 +13,7 @@ from pydantic_ai import Agent
 from gapless import Runner
 from gapless.agents import FRAMEWORKS, Framework, adapt, load
 from gapless.agents.functions import FunctionAgent
+from gapless.cli.agents import load_agents
 from gapless.cli.doctor import EXTRAS
 from gapless.errors import AgentInvalid, AgentNotFound, ExtraMissing
 
@@ -32,6 +33,42 @@ def test_module_and_file_references(folder: Path):
     for reference in ("mine:agent", "mine.py:agent", "mine:Box.agent", str(folder / "mine.py") + ":agent"):
         assert isinstance(load(reference), FunctionAgent)
     assert load("mine:agent").name == "agent"
+
+
+def test_a_folder_is_its_agent_as_adk_has_it(folder: Path):
+    for name in ("gapless_travel", "gapless_weather", "gapless_bare"):
+        (folder / name).mkdir()
+    (folder / "gapless_shared.py").write_text("word = 'hi'\n")
+    travel, weather, bare = (folder / f"gapless_{name}" for name in ("travel", "weather", "bare"))
+    (travel / "__init__.py").write_text("from . import agent\n")
+    (travel / "tools.py").write_text("from gapless_shared import word\n")
+    (travel / "agent.py").write_text("from .tools import word\nasync def root_agent(m): yield word\n")
+    (weather / "__init__.py").write_text("async def root_agent(m): yield 'sunny'\n")
+    (bare / "agent.py").write_text("import gapless_shared\nasync def agent(m): yield 'bare'\n")
+    for reference in ("gapless_travel", "gapless_travel/agent.py", str(travel), f"{weather}/", "gapless_bare"):
+        assert load(reference).name == Path(reference if reference[-3:] != ".py" else travel).name.removesuffix("/")
+    assert load("gapless_bare/agent.py").name == "agent", "a file alone"
+    assert [*load_agents([str(folder)])] == ["gapless_bare", "gapless_travel", "gapless_weather"]
+
+
+def test_a_folder_without_an_agent_says_what_is_missing(folder: Path):
+    for name, text in (("gapless_empty", None), ("gapless_other", "async def helper(m): ...\n")):
+        (folder / name).mkdir()
+        if text is not None:
+            (folder / name / "agent.py").write_text(text)
+    (folder / "json").mkdir()
+    (folder / "json" / "agent.py").write_text("async def agent(m): ...\n")
+    for reference, error, says in (
+        ("gapless_empty", AgentNotFound, "has no agent.py and no __init__.py with a root_agent"),
+        ("gapless_other", AgentNotFound, "names no root_agent and no agent"),
+        ("json", AgentInvalid, "a package json is imported already"),
+    ):
+        with pytest.raises(error, match=says):
+            load(reference)
+    (folder / "gapless_other" / "agent.py").write_text("import no_such_dependency\n")
+    sys.modules.pop("gapless_other.agent", None)
+    with pytest.raises(AgentInvalid, match="does not import: ModuleNotFoundError"):
+        load("gapless_other")
 
 
 @pytest.mark.parametrize(

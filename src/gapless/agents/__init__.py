@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gapless.agents.base import Agent
+from gapless.agents.folders import agent_in, package_of
 from gapless.agents.objects import ObjectAgent, Runnable, speaks_ag_ui
 from gapless.errors import AgentInvalid, AgentNotFound, ExtraMissing, GaplessError
 from gapless.given import article
@@ -149,7 +150,8 @@ def _loaded(point: importlib.metadata.EntryPoint) -> Callable[[object], Agent]:
 
 
 def load(reference: str) -> Agent:
-    """Import the agent that `reference` names: `module:attribute`, `file.py:attribute`, `model.gguf`, or a URL.
+    """Import the agent that `reference` names: `module:attribute`, `file.py:attribute`, an agent's folder or file with
+    a `root_agent` or `agent` in it, `model.gguf`, or a URL.
 
     Raises `AgentNotFound` when there is no such thing, `AgentInvalid` when it cannot be run, `ExtraMissing`.
     """
@@ -159,10 +161,12 @@ def load(reference: str) -> Agent:
     if reference.endswith(".gguf"):
         local: Agent = _import("gapless.agents.local:LocalModel", "local")(Path(reference))
         return local
+    if Path(reference).is_dir() or (reference.endswith(".py") and Path(reference).is_file()):
+        return _load_whole(Path(reference))
     module_name, colon, attribute = reference.rpartition(":")
     if not colon or not module_name or not attribute:
         raise AgentNotFound(
-            f"agent {reference!r}: write module:attribute, file.py:attribute, a .gguf file or a URL (http://…)"
+            f"agent {reference!r}: write module:attribute, file.py:attribute, a folder, a .gguf file or a URL (http://…)"
         )
     module = _import_file(Path(module_name)) if module_name.endswith(".py") else _import_module(module_name)
     found: Any = module
@@ -174,6 +178,22 @@ def load(reference: str) -> Agent:
             hint = f"; did you mean {' or '.join(map(repr, like))}?" if like else ": name a variable or function of it"
             raise AgentNotFound(f"agent {reference!r}: {module_name} has no {attribute!r}{hint}") from None
     return adapt(found, name=attribute)
+
+
+def _load_whole(path: Path) -> Agent:
+    """Load the agent of a folder, or of a file that is named without an attribute."""
+    folder = path if path.is_dir() else path.parent
+    try:
+        packed = path.is_dir() or (path.name == "agent.py" and (folder / "__init__.py").is_file())
+        modules = package_of(folder) if packed else [_import_file(path)]
+    except GaplessError:
+        raise
+    except Exception as error:
+        raise _not_imported(f"agent folder {path}", error, folder.resolve()) from error
+    for module in modules:
+        if (found := agent_in(module)) is not None:
+            return adapt(found, name=folder.name if packed else path.stem)
+    raise AgentNotFound(f"agent {path}: it names no root_agent and no agent; write {path}:NAME for another variable")
 
 
 def _import(target: str, extra: str) -> Callable[..., Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AGENT_HELP", "load_agent", "load_agents", "settings_of"]
 
-AGENT_HELP = "module:attribute, file.py:attribute, a .gguf file or a URL. Default: the embedded model."
+AGENT_HELP = "module:attribute, file.py:attribute, a folder, a .gguf file or a URL. Default: the embedded model."
 
 _NAMED = re.compile(r"(?P<name>[A-Za-z0-9._-]{1,64})=(?P<reference>.+)", re.DOTALL)
 
@@ -37,12 +38,13 @@ def load_agent(reference: str | None) -> Agent:
 
 
 def load_agents(references: list[str]) -> dict[str, Agent]:
-    """Several agents by name: `name=reference`, or a reference whose agent has a name of its own.
+    """Several agents by name: `name=reference`, a reference whose agent has a name of its own, or a folder with the
+    folders of several, which are named as these.
 
     Raises what `load_agent` raises, and `UsageError` for a name given twice.
     """
     agents: dict[str, Agent] = {}
-    for reference in references or [""]:
+    for reference in [one for given in references or [""] for one in _spread(given)]:
         named = _NAMED.fullmatch(reference)
         what = named["reference"] if named else reference
         agent = load_agent(what or None)
@@ -51,6 +53,16 @@ def load_agents(references: list[str]) -> dict[str, Agent]:
             raise UsageError(f"two agents are named {name!r}: give one another name, e.g. {name}-2={what}")
         agents[name] = agent
     return agents
+
+
+def _spread(reference: str) -> list[str]:
+    """Return the agents of a folder that is not one agent's, or the reference as it is."""
+    from gapless.agents.folders import agents_below, is_agent
+
+    folder = Path(reference)
+    if not reference or not folder.is_dir() or is_agent(folder):
+        return [reference]
+    return [f"{one.name}={one}" for one in agents_below(folder)] or [reference]
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:

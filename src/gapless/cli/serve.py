@@ -73,6 +73,7 @@ def serve(
     [bold]Examples[/bold]
     gapless serve
     gapless serve my_agents:support --port 9000 --store memory://
+    gapless serve agents/
     gapless serve support=my_agents:support sales=sales.py:agent --workers 4
     KEY=$(openssl rand -hex 16); echo "Alice's key: $KEY"
     GAPLESS_API_KEYS=alice=$KEY gapless serve my_agents:support --host 0.0.0.0
