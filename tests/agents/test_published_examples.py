@@ -49,8 +49,6 @@ from gapless.events import (
     RunFinishedInterruptOutcome,
     StateDeltaEvent,
     StateSnapshotEvent,
-    TextMessageContentEvent,
-    ToolCallArgsEvent,
     ToolCallResultEvent,
     ToolCallStartEvent,
     decode_event,
@@ -69,7 +67,7 @@ from gapless.testing import (
     words,
 )
 from gapless.testing.pydantic_ai import PydanticAIModel
-from tests.support.agui import check_order
+from tests.support.outcomes import Outcome, joined, outcome_of_events, value_of
 from tests.support.sse import events as events_of
 
 pytest.importorskip("pydantic_ai_examples", reason="pip install --group examples, and --group published --no-deps")
@@ -83,54 +81,6 @@ class Clock(datetime.datetime):
     @classmethod
     def now(cls, tz: datetime.tzinfo | None = None) -> Clock:
         return cls.fromtimestamp(NOW.timestamp(), tz)
-
-
-class Outcome(NamedTuple):
-    """What came of a run, in order."""
-
-    said: list[tuple[Any, ...]]
-    """("text", …), ("call", name, arguments) and ("result", …); neighbouring texts are one."""
-    output: Any = None
-
-
-def _joined(steps: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    said: list[tuple[Any, ...]] = []
-    for step in steps:
-        if step[0] == "text" and said and said[-1][0] == "text":
-            said[-1] = ("text", said[-1][1] + step[1])
-        elif step != ("text", ""):
-            said.append(step)
-    return said
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def outcome_of_events(events: list[Event]) -> Outcome:
-    """What a run's events amount to; calls whose arguments stream count where they began."""
-    check_order(events)
-    steps: list[Any] = []
-    calls: dict[str, list[Any]] = {}
-    output: Any = None
-    for event in events:
-        if isinstance(event, TextMessageContentEvent):
-            steps.append(("text", event.delta))
-        elif isinstance(event, ToolCallStartEvent):
-            calls[event.tool_call_id] = ["call", event.tool_call_name, ""]
-            steps.append(calls[event.tool_call_id])
-        elif isinstance(event, ToolCallArgsEvent):
-            calls[event.tool_call_id][2] += event.delta
-        elif isinstance(event, ToolCallResultEvent):
-            steps.append(("result", _value(event.content)))
-        elif isinstance(event, RunFinishedEvent):
-            output = event.result
-    for call in calls.values():
-        call[2] = json.loads(call[2] or "{}")
-    return Outcome(_joined(tuple(step) for step in steps), output)
 
 
 EVENT_STREAM = {"accept": "text/event-stream"}
@@ -485,7 +435,7 @@ class Stage:
 
     async def by_the_framework(self, message: str = "Go on.") -> Outcome:
         result = await self.agent.run(message, deps=self.deps(), infer_name=False)
-        said = _joined(step for message in result.all_messages() for step in _steps(message))
+        said = joined(step for message in result.all_messages() for step in _steps(message))
         spoken = "".join(step[1] for step in said if step[0] == "text")
         output = result.output
         return Outcome(said, None if output == spoken else to_jsonable_python(output))
@@ -504,7 +454,7 @@ def _steps(message: m.ModelMessage) -> Iterable[tuple[Any, ...]]:
             yield "call", part.tool_name, part.args_as_dict()
         elif isinstance(part, m.ToolReturnPart | m.RetryPromptPart):
             text = part.model_response_str() if isinstance(part, m.ToolReturnPart) else part.model_response()
-            yield "result", _value(text)
+            yield "result", value_of(text)
 
 
 @pytest.mark.parametrize("example", PYDANTIC_AI_EXAMPLES, ids=lambda e: f"{e.module}:{e.agent}")
@@ -927,7 +877,7 @@ async def _by_adk(app: object, *messages: Any) -> list[tuple[Any, ...]]:
 
 
 def _without_ids(steps: list[tuple[Any, ...]]) -> Outcome:
-    return Outcome(_joined(step[:3] for step in steps))
+    return Outcome(joined(step[:3] for step in steps))
 
 
 @pytest.mark.parametrize("example", ADK_EXAMPLES, ids=lambda e: f"{e.make.__name__}:{e.name}")
@@ -966,7 +916,7 @@ async def test_adk_asks_a_person(write: Callable[[ADKExample], Any]):
                 await run.answer([ResumeEntry(interrupt_id=asked.id, status="resolved", payload=answer)])
     said = outcome_of_events(events).said  # the pending result is the interrupt, and then there is the answer
     assert said.pop(2) == ("result", answer)
-    assert _joined(said) == [call, text]
+    assert joined(said) == [call, text]
 
 
 async def test_adk_fails_as_by_itself(write: Callable[[ADKExample], Any]):

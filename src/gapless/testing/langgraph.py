@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -109,6 +110,26 @@ class LangGraphModel(BaseChatModel):
         finally:
             self.running -= 1
 
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        """Answer code that is not async: a node's function, which is called in a thread."""
+        chunks: Any = self._astream(messages, stop, None, **kwargs)
+
+        async def step() -> ChatGenerationChunk | None:
+            return await anext(chunks, None)
+
+        with asyncio.Runner() as loop:
+            try:
+                while (chunk := loop.run(step())) is not None:
+                    yield chunk
+            finally:
+                loop.run(chunks.aclose())
+
     async def _agenerate(
         self,
         messages: list[BaseMessage],
@@ -135,7 +156,7 @@ class LangGraphModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        raise NotImplementedError("the scripted model is asked from async code: ainvoke, astream")
+        return asyncio.run(self._agenerate(messages, stop, None, **kwargs))
 
 
 def _call(chunk: Chunk, options: dict[str, Any]) -> ToolCall | None:
