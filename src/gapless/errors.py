@@ -14,6 +14,7 @@ __all__ = [
     "AgentInvalid",
     "AgentNotFound",
     "AnswerTimeout",
+    "BatchConflict",
     "CheckpointUnreadable",
     "ConnectionLost",
     "CursorExpired",
@@ -177,6 +178,13 @@ class RunConflict(GaplessError):
     """The run id is taken by a run with another message, session or agent."""
 
     code = "run_conflict"
+    status = 409
+
+
+class BatchConflict(GaplessError):
+    """The batch is out of turn: the one before it was not taken of the run's producers, and it would leave a hole."""
+
+    code = "batch_conflict"
     status = 409
 
 

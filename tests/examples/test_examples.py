@@ -188,6 +188,10 @@ def agui_object(out: str) -> None:
     assert out == "Hello, this is message 1.\n"
 
 
+def producer(out: str) -> None:
+    assert out == "(the first worker is gone)\nRead 3 files. Sorted 14 rows. The sum is 42.\n"
+
+
 def approval(out: str) -> None:
     assert out == (
         "Approve the call of refund? {'order': 7}\nThe money is on its way.\nDelete my account: sure? \nIt is gone.\n"
@@ -211,6 +215,7 @@ CHECKS: dict[str, Callable[[str], None]] = {
             openai_agents_agent,
             agui_object,
             approval,
+            producer,
             local_model,
             live,
             not_twice,
@@ -220,7 +225,7 @@ CHECKS: dict[str, Callable[[str], None]] = {
 }
 OF_ONE_KIND = {
     *("adk_agent", "approval", "basic", "functions", "langgraph_agent", "live", "local_model", "not_twice"),
-    *("agui_object", "openai_agents_agent", "pydantic_ai_agent", "replays"),
+    *("agui_object", "producer", "openai_agents_agent", "pydantic_ai_agent", "replays"),
 }
 """They do not take `--framework`."""
 OTHERWISE_TESTED = {"browser", "chat", "demo_agent", "endpoint", "mount", "my_agent", "server", "test_my_agent"}

@@ -28,6 +28,7 @@ MODULES = {
     "gapless.errors": "Errors",
     "gapless.events": "Events, messages and their parts",
     "gapless.live": "Live runs",
+    "gapless.producing": "Runs that are executed elsewhere",
     "gapless.sinks": "Sinks",
     "gapless.aggregator": "The response as a whole",
     "gapless.client": "Clients",

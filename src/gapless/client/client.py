@@ -31,6 +31,7 @@ from gapless.errors import ConnectionLost, GaplessError, RunFailed, StreamInvali
 from gapless.events import ContentPart, Event, Message, ResumeEntry, decode_event
 from gapless.given import check_numbers
 from gapless.live import LiveRequest
+from gapless.producing import Batch, Producer, Taken
 from gapless.records import Listing, RunRecord, RunStatus, SessionRecord
 from gapless.sse import FRAME_BYTES_MAX, EventStreamParser, Frame
 
@@ -208,6 +209,7 @@ class GaplessClient:
         session_id: str | None = None,
         run_id: str | None = None,
         config: RunConfig | None = None,
+        producer: bool = False,
     ) -> RunRecord:
         """Start a run; `follow` it by the record's `id`.
 
@@ -220,6 +222,7 @@ class GaplessClient:
             session_id: The session to go on with; None begins one.
             run_id: Id of the run; started twice under one id it is one run.
             config: The run's settings, within what the server allows.
+            producer: No agent of the server executes it: `produce` writes it.
         """
         body = {
             "message": message,
@@ -227,6 +230,7 @@ class GaplessClient:
             "agent": agent,
             "session_id": session_id,
             "config": config,
+            "producer": producer or None,
         }
         body = {name: value for name, value in body.items() if value is not None}
         return await self._request("POST", "/runs", RunRecord, body=body)
@@ -319,6 +323,15 @@ class GaplessClient:
         repeatable = said.id is not None or said.close
         path = _path("runs", run_id, "input")
         return await self._request("POST", path, RunRecord, body={"live": said}, repeatable=repeatable)
+
+    def produce(self, run_id: str, *, name: str | None = None) -> Producer:
+        """Write the run `run_id`, which was started as a producer's, from here: `async with client.produce(id) as out`,
+        then `await out.send(…)`. `name` tells this producer from others."""
+
+        async def send(batch: Batch) -> Taken:
+            return await self._request("POST", _path("runs", run_id, "events"), Taken, body=batch)
+
+        return Producer(run_id, send, name)
 
     async def record(self, run_id: str) -> RunRecord:
         """Return the record of run `run_id`. Raises `RunNotFound`."""

@@ -73,9 +73,13 @@ class SyncClient:
         session_id: str | None = None,
         run_id: str | None = None,
         config: RunConfig | None = None,
+        producer: bool = False,
     ) -> RunRecord:
         """See `GaplessClient.start`."""
-        return self._call(self._client.start(message, agent=agent, session_id=session_id, run_id=run_id, config=config))
+        started = self._client.start(
+            message, agent=agent, session_id=session_id, run_id=run_id, config=config, producer=producer
+        )
+        return self._call(started)
 
     def follow(self, run_id: str, after: int = 0) -> Generator[tuple[int, Event], None, None]:
         """See `GaplessClient.follow`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, TypeVar, Unpack, overload
 
@@ -15,9 +16,11 @@ from gapless.errors import GaplessError, UsageError
 from gapless.events import Event
 from gapless.live import LiveRequest, LiveRequestQueue
 from gapless.output import OutputType
+from gapless.producing import Batch, Producer, Taken
 from gapless.runs.request import ANONYMOUS, AskOptions, StartOptions, session_id_of
 from gapless.runs.run import Run
 from gapless.runs.run_stream import RunStream
+from gapless.runs.worker import Worker
 
 __all__ = ["Asking"]
 
@@ -25,9 +28,12 @@ _OutputT = TypeVar("_OutputT")
 
 
 class Asking:
-    """Starts runs and reads them, for whoever has `start` and agents: the runner."""
+    """Starts runs, reads them and writes those that are executed elsewhere, for whoever has `start`, agents and a
+    `worker`: the runner."""
 
     config: RunConfig
+    open: Callable[[], Coroutine[Any, Any, Any]]
+    worker: Worker
     start: Callable[..., Coroutine[Any, Any, Run]]
     _agent: Callable[[object], tuple[str, Agent]]
 
@@ -165,3 +171,18 @@ class Asking:
     def output_type(self, agent: object = None) -> OutputType[Any]:
         """Return what the output of `agent` is, by default of the one of `app_name`: text where it says nothing."""
         return OutputType.declared(self._agent(agent)[1].output_type)
+
+    def produce(self, run_id: str, *, name: str | None = None) -> Producer:
+        """Write the run `run_id`, which was started with `agent=PRODUCER`, from here: `async with runner.produce(id) as
+        out`, then `await out.send(…)`. `name` tells this producer from others. To enter it raises `RunNotFound`,
+        `RunFenced` where the run has ended, `InputInvalid` where an agent executes it, `StoreUnavailable`."""
+        return Producer(run_id, functools.partial(self.take, run_id), name)
+
+    async def take(self, run_id: str, batch: Batch) -> Taken:
+        """Have a `batch` of the run `run_id` accepted that a producer has sent, whichever worker has its journal;
+        returns how far the run's producers are then.
+
+        Raises `RunNotFound`, `RunFenced` (another producer writes it, or it has ended), `BatchConflict`, `RunWaits`,
+        `InputInvalid`, `InputTooLarge`, `LimitReached`, `ShuttingDown`, `StoreUnavailable`."""
+        await self.open()
+        return await self.worker.producers.produce(run_id, batch)

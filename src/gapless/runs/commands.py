@@ -22,6 +22,7 @@ from gapless.events import ResumeEntry, RunAgentInput, RunStartedEvent
 from gapless.journals.contract import NotWaiting
 from gapless.journals.journal import Journals
 from gapless.live import LiveRequest, is_live
+from gapless.producing import Batch
 from gapless.records import RunRecord, RunStatus, now_ms
 from gapless.runs.asked import question_of
 from gapless.runs.request import answers_of, check_chars, check_id
@@ -37,10 +38,11 @@ class Command(msgspec.Struct, omit_defaults=True):
     """What one worker asks of a run's owner, or tells it."""
 
     kind: str
-    """`cancel`, `input`, `live` or `followers`; `expired` where nobody has answered in time, `left` where the agent
-    waits for no answer any more."""
+    """`cancel`, `input`, `live`, `events` (of a producer) or `followers`; `expired` where nobody has answered in time,
+    `left` where the agent waits for no answer any more."""
     resume: list[ResumeEntry] = []
     said: LiveRequest | None = None
+    batch: Batch | None = None
     seq: int = 0
     """Position of the question of which it decides that nobody answers it."""
     worker_id: str = ""

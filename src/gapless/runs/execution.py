@@ -35,6 +35,7 @@ from gapless.runs.checkpoints import Before, Standing
 from gapless.runs.commands import Command
 from gapless.runs.deadlines import Deadlines
 from gapless.runs.ending import as_failure, ending, label_of, own_end, unanswered
+from gapless.runs.inbox import Elsewhere, Inbox
 from gapless.runs.live_input import LiveInput
 from gapless.runs.questions import Questions
 from gapless.runs.readers import ends_unread
@@ -98,7 +99,9 @@ class Execution:
         self.live = LiveInput(record.id, journal, recorder) if is_live(record.config) else None
         self.followers: dict[str, tuple[int, int]] = {}
         """Followers at other workers: worker id → (number of its newest report, followers)."""
-        self._agent = agent
+        self.inbox = Inbox(journal) if isinstance(agent, Elsewhere) else None
+        """What takes a producer's batches, where the run is executed elsewhere."""
+        self._agent = self.inbox or agent
         self._request = request
         self._sessions = sessions
         self._recorder = recorder
@@ -150,7 +153,7 @@ class Execution:
         if command.kind in ("cancel", "expired"):
             self.stop(RunCancelled("cancelled", run_id=run_id) if command.kind == "cancel" else unanswered(run_id))
             return
-        if self.questions.hear(command, command_id):
+        if self.questions.hear(command, command_id) or (self.inbox and self.inbox.hear(command.batch, command_id)):
             return
         if command_id:
             self.journal.take(command_id)
@@ -190,8 +193,9 @@ class Execution:
 
     def leave(self) -> None:
         """Leave the run to other workers as soon as nothing is lost by it: at its agent's next save, or now where it
-        waits for its turn or for a person."""
-        if self.record.status is RunStatus.QUEUED or (self.waiting and self._standing is not None):
+        waits for its turn, for a person or a producer."""
+        idle = self.waiting or (self.inbox is not None and self.inbox.idle)
+        if self.record.status is RunStatus.QUEUED or (idle and self._standing is not None):
             self.part()
         elif self._standing is not None:
             self._standing.leaving = True
@@ -219,11 +223,6 @@ class Execution:
                 f"run {run_id} is not live: nothing can be said to it before it has ended", run_id=run_id
             )
         self.live.push(request, relayed=relayed)
-
-    def hang_up(self) -> None:
-        """Take no more input of a live run: its worker stops."""
-        if self.live is not None:
-            self.live.hang_up()
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
@@ -277,6 +276,8 @@ class Execution:
             if self.live is not None:
                 self.live.close()
             self.questions.close()
+            if self.inbox is not None:
+                self.inbox.close(left=self.fenced)
         if self.fenced:
             if pump.done():
                 _retrieve(pump)

@@ -18,6 +18,7 @@ from gapless.errors import InputInvalid, InputTooLarge, RunConflict, UsageError
 from gapless.events import Context, Message, ResumeEntry, Tool, UserMessage, text_of
 from gapless.given import check_given, shown
 from gapless.live import is_live
+from gapless.producing import PRODUCER
 from gapless.records import RunRecord, RunRequest, check_state, now_ms
 from gapless.user_message import user_message
 
@@ -136,7 +137,7 @@ class Asked(msgspec.Struct, kw_only=True):
         """What becomes of the run if its worker is lost. Whoever takes it over need not have its agent to know.
         `others`: there may be another worker, and the store keeps what that one needs."""
         wanted = self.config.on_worker_lost
-        if wanted != "continue":
+        if wanted != "continue" and self.agent_name != PRODUCER:  # what producers were told is kept stays so
             return wanted
         if not others or self.agent.continues == "no" or is_live(self.config):
             return "fail"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType, UnionType
@@ -19,9 +20,11 @@ from gapless.journals import open_store
 from gapless.journals.contract import Store
 from gapless.live import LiveRequest
 from gapless.metrics import Metrics
+from gapless.producing import PRODUCER
 from gapless.records import Listing, RunRecord, RunRequest, RunStatus, SessionRecord, Turn
 from gapless.runs.asking import Asking
 from gapless.runs.execution import Execution
+from gapless.runs.inbox import Elsewhere
 from gapless.runs.keeper import LEASE_S, RETENTION_S, Keeper
 from gapless.runs.request import ANONYMOUS, Asked
 from gapless.runs.run import Run
@@ -45,6 +48,9 @@ LIMIT_MAX = 1_000_000
 LEASE_S_MAX, RETENTION_S_MAX = 24 * 3600.0, 1000 * 365 * 24 * 3600.0
 _BOUNDS = {"lease_s": (0.001, LEASE_S_MAX), "retention_s": (0, RETENTION_S_MAX)}
 """The least and the most of those that are numbers."""
+
+_ELSEWHERE: dict[str, Agent] = {PRODUCER: Elsewhere()}
+"""The agent of runs that are executed elsewhere: no runner lists it among its own."""
 
 log = logging.getLogger("gapless.runner")
 
@@ -119,7 +125,7 @@ class Runner(Asking):
         self.limits = limits or Limits()
         self.store = open_store(store)
         self.metrics = Metrics()
-        self.worker = Worker(self.store, self.agents, self.limits, self.metrics)
+        self.worker = Worker(self.store, ChainMap(self.agents, _ELSEWHERE), self.limits, self.metrics)
         self.journals = self.worker.journals
         self.readers = self.worker.readers
         self.executions = self.worker.executions
@@ -255,7 +261,7 @@ class Runner(Asking):
         Args:
             message: Text, a list of AG-UI content parts, a `UserMessage`, or an ADK/Gemini content object. One with the
                 id of a message that the session has already is asked in its place, without what followed that.
-            agent: Name of a registered agent, or an agent; by default the one of `app_name`.
+            agent: Name of a registered agent, or an agent; `PRODUCER` for `produce`; by default the one of `app_name`.
             session_id: The session to go on with or to begin; None for one of the run's own.
             run_id: Id of the run, up to 96 characters; the same request under it again is the same run. None for a new.
             user_id: Whose the run and its session are.
@@ -304,7 +310,7 @@ class Runner(Asking):
             name = self.app_name if self.app_name in self.agents else next(iter(self.agents))
             return name, self.agents[name]
         if isinstance(agent, str):
-            found = self.agents.get(agent)
+            found = self.agents.get(agent) or _ELSEWHERE.get(agent)
             if found is None:
                 raise AgentNotFound(f"no agent {agent!r}; there are: {', '.join(sorted(self.agents)) or 'none'}")
             return agent, found

@@ -17,12 +17,14 @@ from gapless.journals.contract import Store, WorkerFenced
 from gapless.journals.journal import Journal, Journals, end_tasks
 from gapless.live import LiveRequest
 from gapless.metrics import Metrics
+from gapless.producing import Batch, Taken
 from gapless.records import RunRecord, RunRequest, RunStatus
 from gapless.runs.checkpoints import Before
 from gapless.runs.commands import Commands, decode_command
 from gapless.runs.execution import CLEANUP_S_MAX, Execution
 from gapless.runs.going_on import GoingOn
 from gapless.runs.patience import lease_wanted, patiently
+from gapless.runs.producers import Producers
 from gapless.runs.readers import Readers, ends_unread
 from gapless.runs.recorder import Recorder
 from gapless.runs.request import Asked
@@ -64,6 +66,7 @@ class Worker:
         self.executions: dict[str, Execution] = {}
         """The runs that this worker executes."""
         self.commands = Commands(self.journals, limits, self)
+        self.producers = Producers(store, self)
         self.readers = Readers(self.journals, self.executes, self._on_left)
         self.sessions = Sessions(store, limits, self.readers, self.commands)
         self.draining = False
@@ -282,7 +285,8 @@ class Worker:
         nothing more is said."""
         self.draining = True
         for execution in self.executions.values():
-            execution.hang_up()
+            if execution.live is not None:
+                execution.live.hang_up()
         waiting = {run_id for run_id, execution in self.executions.items() if execution.waiting}
         for execution in list(self.executions.values()):
             if self._leave(execution):
@@ -342,6 +346,14 @@ class Worker:
             return False
         execution.push(request)
         return True
+
+    def produce(self, run_id: str, batch: Batch) -> asyncio.Future[Taken] | None:
+        """Hand a producer's batch to a run that executes here; None for any other. Raises `LimitReached`,
+        `RunWaits`."""
+        execution = self.executions.get(run_id)
+        if execution is None or execution.fenced or execution.inbox is None or execution.inbox.closed:
+            return None
+        return execution.inbox.push(batch)
 
     def on_command(self, run_id: str, command: bytes, command_id: int = 0) -> None:
         """Act on a command, or keep it for an execution that may be about to begin."""

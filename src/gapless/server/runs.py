@@ -16,6 +16,7 @@ from gapless.http.config import AskedConfig, config_for
 from gapless.http.cursors import cursor_of, page_params
 from gapless.http.openapi import BEHIND, STARTING, body_docs, parameter_docs
 from gapless.live import LiveRequest
+from gapless.producing import PRODUCER, Batch
 from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
 from gapless.records import AFTER, RunRecord, RunStatus
 from gapless.server.blobs import blob_response
@@ -33,6 +34,8 @@ class StartRun(msgspec.Struct, forbid_unknown_fields=True):
     session_id: str | None = None
     run_id: str | None = None
     config: AskedConfig | None = None
+    producer: bool = False
+    """The run is executed elsewhere: `POST /runs/{id}/events` writes it, and no agent here is asked."""
     after_run_id: str | None = None
     """The run of the session after which the message is asked, "" for none: it takes the place of what followed, which
     is kept. Without it, the newest of the conversation."""
@@ -58,6 +61,7 @@ class RunRoutes(ClientRoutes):
         router.get("/runs/{run_id}")(self.get_run)
         followed = parameter_docs("Accept", "Last-Event-ID", "after", "wire", "merge", "limit")
         router.get("/runs/{run_id}/events", openapi_extra=followed)(self.follow_run)
+        router.post("/runs/{run_id}/events", openapi_extra=body_docs(Batch))(self.produce)
         router.head("/runs/{run_id}/blobs/{blob_id}", include_in_schema=False)(self.read_blob)
         router.get("/runs/{run_id}/blobs/{blob_id}")(self.read_blob)
         router.post("/runs/{run_id}/cancel", status_code=202)(self.cancel_run)
@@ -71,6 +75,8 @@ class RunRoutes(ClientRoutes):
         stream in `Content-Location`.
         """
         user, body = await self.read(request, StartRun)
+        if body.producer and body.agent is not None:
+            raise InputInvalid("a run is an agent's or a producer's: leave out one of both")
         encoder = wire(request.query_params.get("wire", "ag-ui"))
         message: object = body.message if isinstance(body.message, str) else msgspec.to_builtins(body.message)
         if body.after_run_id is not None:
@@ -78,7 +84,7 @@ class RunRoutes(ClientRoutes):
             message.metadata = {AFTER: await self._checked_place(request, body)}
         asked = StartRequest(
             message,
-            agent=body.agent,
+            agent=PRODUCER if body.producer else body.agent,
             session_id=body.session_id,
             config=config_for(self.runner, body.config),
             fingerprint=None if body.after_run_id is None else {"after_run_id": body.after_run_id},
@@ -130,6 +136,14 @@ class RunRoutes(ClientRoutes):
         encoder = wire(request.query_params.get("wire", "ag-ui"))
         location = _location(request, run_id)
         return self.follow(request, record, encoder, cursor_of(request, run_id), location=location)
+
+    async def produce(self, run_id: str, request: Request) -> Response:
+        """Write events of a run that is executed elsewhere: a batch is accepted whole, or refused. One that comes again
+        is answered as it was the first time; one out of turn, or of a producer that another has followed, gets 409. The
+        answer says how far the run's producers are."""
+        await self.access.find(request, "produce", self.runner.get_run, run_id)
+        taken = await self.runner.take(run_id, await read_body(request, Batch, self.runner.limits.body_bytes_max))
+        return json_response({"producer": taken.producer, "epoch": taken.epoch, "number": taken.number})
 
     async def _page(self, request: Request, record: RunRecord) -> Response:
         after, limit = page_params(request)

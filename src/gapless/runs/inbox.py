@@ -1,0 +1,173 @@
+"""The agent of a run that is executed elsewhere: it says what producers send, and knows how far they are."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from gapless.agents.base import Agent, AgentItem, RunContext
+from gapless.errors import CheckpointUnreadable, GaplessError, LimitReached, RunFenced, RunWaits, ShuttingDown
+from gapless.events import Event, Interrupt, RunErrorEvent, RunFinishedEvent, RunFinishedInterruptOutcome, decode_event
+from gapless.journals.journal import Journal
+from gapless.producing import PRODUCER, Batch, Taken
+
+__all__ = ["Elsewhere", "Inbox", "decode_taken"]
+
+WAITING_MAX = 16
+"""Batches of one run that were not looked at yet: producers send one after another, and a repeat of it."""
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Taken).decode
+
+
+def decode_taken(kept: bytes | None, run_id: str) -> Taken:
+    """Read how far the producers of the run `run_id` are out of what its inbox has saved. Raises
+    `CheckpointUnreadable`."""
+    if kept is None:
+        return Taken()
+    try:
+        return _decode(kept)
+    except msgspec.DecodeError as error:
+        why = f"run {run_id}: how far its producers are cannot be read; ask again"
+        raise CheckpointUnreadable(why, run_id=run_id) from error
+
+
+class Elsewhere(Agent):
+    """Stands for whoever produces: each run's execution has an `Inbox` in its place."""
+
+    name = PRODUCER
+    continues = "from_checkpoint"
+    framework = "gapless producer"
+
+
+class Inbox(Elsewhere):
+    """Takes the batches of one run, whose `journal` it is, in order, each accepted whole."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.taken = Taken()
+        self._journal = journal
+        self._batches: collections.deque[tuple[Batch, int, asyncio.Future[Taken]]] = collections.deque()
+        self._came = asyncio.Event()
+        self.asking = False
+        """A person is asked, or about to be."""
+        self.idle = False
+        """It waits for a producer, and has done all that came before."""
+        self.closed = False
+        """Nothing is taken any more: the run has ended, or is about to."""
+
+    def push(self, batch: Batch, command_id: int = 0) -> asyncio.Future[Taken]:
+        """Take in a batch; what is returned is done once it is accepted. `command_id` is the store's, where it came
+        through it. Raises `LimitReached`, `RunWaits`."""
+        run_id = self._journal.run_id
+        if not command_id and self.asking:
+            raise RunWaits(f"run {run_id} waits for a person's answer; go on when it has one", run_id=run_id)
+        if not command_id and len(self._batches) >= WAITING_MAX:
+            raise LimitReached(f"run {run_id}: {WAITING_MAX} batches wait already", run_id=run_id, retry_after_s=1)
+        done: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(_retrieved)
+        self._batches.append((batch, command_id, done))
+        self._came.set()
+        return done
+
+    def hear(self, batch: Batch | None, command_id: int) -> bool:
+        """Take in a batch that came through the store; False where there is none."""
+        if batch is not None:
+            self.push(batch, command_id)
+        return batch is not None
+
+    def close(self, *, left: bool) -> None:
+        """Take nothing more: the run has ended, or was `left` to another worker."""
+        self.closed, run_id = True, self._journal.run_id
+        while self._batches:
+            _, _, done = self._batches.popleft()
+            if not done.done():
+                done.set_exception(
+                    ShuttingDown("the worker of this run stops; another goes on with it", run_id=run_id)
+                    if left
+                    else RunFenced(f"run {run_id} has ended", run_id=run_id)
+                )
+
+    async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+        self._set(decode_taken(ctx.checkpoint, ctx.run_id))
+        while True:
+            if self.taken.last:
+                last = decode_event(self.taken.last)
+                if not self.asking:
+                    yield last
+                    return
+                await ctx.interrupt(_asked_in(last))
+                self._set(msgspec.structs.replace(self.taken, last=""))
+                await ctx.save(_encode(self.taken))  # other workers send nothing while there is a question in it
+            batch, command_id, done = await self._next()
+            try:
+                batch = self._named(batch)
+                is_new = self.taken.is_new(batch, ctx.run_id)
+                events = batch.read() if is_new and batch.number > self.taken.number else []
+            except GaplessError as error:
+                self._answer(command_id, done, error)
+                continue
+            if events:
+                await self._journal.drain()  # so that nothing stands between this batch and being accepted as one
+            for item in _but_last(events):
+                yield item
+            if is_new:
+                self._set(_after(self.taken, batch, events))
+            self._answer(command_id, None)
+            await ctx.save(_encode(self.taken))
+            await self._journal.drain()  # what is not kept for others is accepted all the same
+            self._answer(0, done)
+
+    def _named(self, batch: Batch) -> Batch:
+        """Return the batch with an epoch: one more than the highest, where it has none."""
+        return batch if batch.epoch is not None else msgspec.structs.replace(batch, epoch=self.taken.epoch + 1)
+
+    async def _next(self) -> tuple[Batch, int, asyncio.Future[Taken]]:
+        while not self._batches:
+            self._came.clear()
+            self.idle = True
+            try:
+                await self._came.wait()
+            finally:
+                self.idle = False
+        return self._batches[0]  # it stays there until it is answered: `close` answers what is left
+
+    def _answer(self, command_id: int, done: asyncio.Future[Taken] | None, error: GaplessError | None = None) -> None:
+        if command_id:
+            self._journal.take(command_id)
+        if done is None:
+            return
+        self._batches.popleft()
+        if not done.done():
+            done.set_result(self.taken) if error is None else done.set_exception(error)
+
+    def _set(self, taken: Taken) -> None:
+        """Say how far the producers are. What comes after a question, or the end, is told so at once."""
+        self.taken = taken
+        self.asking = bool(taken.last) and bool(_asked_in(decode_event(taken.last)))
+        self.closed = bool(taken.last) and not self.asking
+
+
+def _asked_in(event: Event) -> list[Interrupt]:
+    """Return what is asked, where it does not end the run."""
+    outcome = event.outcome if isinstance(event, RunFinishedEvent) else None
+    return outcome.interrupts if isinstance(outcome, RunFinishedInterruptOutcome) else []
+
+
+def _but_last(events: list[Event | str]) -> list[Event | str]:
+    """Return what is said before the run ends or asks."""
+    return events[:-1] if events and isinstance(events[-1], RunFinishedEvent | RunErrorEvent) else events
+
+
+def _after(taken: Taken, batch: Batch, events: list[Event | str]) -> Taken:
+    assert batch.epoch is not None, "it was given one"
+    last = bytes(batch.events[-1]).decode() if len(_but_last(events)) < len(events) else taken.last
+    return Taken(batch.producer, batch.epoch, max(batch.number, taken.number), last)
+
+
+def _retrieved(done: asyncio.Future[Taken]) -> None:
+    """Whoever sent the batch may have gone."""
+    if not done.cancelled():
+        done.exception()

@@ -1,0 +1,236 @@
+"""Runs that are executed elsewhere: what their producers send is taken once and in order, whoever dies."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from typing import Any
+
+import msgspec
+import pytest
+
+from gapless import Runner
+from gapless.errors import BatchConflict, InputInvalid, InputTooLarge, RunFenced, RunNotFound, RunWaits
+from gapless.events import (
+    CustomEvent,
+    Event,
+    Interrupt,
+    ResumeEntry,
+    RunErrorEvent,
+    RunFinishedEvent,
+    RunFinishedInterruptOutcome,
+    RunStartedEvent,
+    TextMessageContentEvent,
+    ToolCallArgsEvent,
+    ToolCallStartEvent,
+    encode_event,
+)
+from gapless.producing import BATCH_EVENTS_MAX, PRODUCER, Batch
+from gapless.records import RunStatus
+from gapless.testing.place import Place
+from tests.support.agui import check_order
+
+END = RunFinishedEvent(thread_id="", run_id="")
+
+
+def agent(message: str) -> str:
+    return message
+
+
+def batch(producer: str, epoch: int, number: int, *events: Any) -> Batch:
+    raw = [msgspec.Raw(msgspec.json.encode(one) if isinstance(one, str) else encode_event(one)) for one in events]
+    return Batch(producer=producer, epoch=epoch, number=number, events=raw)
+
+
+async def events_of(runner: Runner, run_id: str) -> list[Event]:
+    events = [event async for event in (await runner.attach(run_id)).events()]
+    check_order(events)
+    return events
+
+
+def text_of_message(message: Any) -> str:
+    return str(message.content)
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event.delta for event in events if isinstance(event, TextMessageContentEvent))
+
+
+async def test_a_run_is_written_by_its_producer_and_followed_as_any_other():
+    async with Runner(agent) as runner:
+        run = await runner.start("Do it.", agent=PRODUCER, session_id="s")
+        async with runner.produce(run.id) as out:
+            await out.send("Let me ", "look. ")
+            await out.send(
+                ToolCallStartEvent(tool_call_id="c", tool_call_name="look"),
+                ToolCallArgsEvent(tool_call_id="c", delta="{}"),
+            )
+            assert await out.send("Done.", RunFinishedEvent(thread_id="", run_id="", result={"found": 3})) == 3
+        events = await events_of(runner, run.id)
+        ended = events[-1]
+        assert isinstance(ended, RunFinishedEvent)
+        assert (text_of(events), ended.result, ended.run_id) == ("Let me look. Done.", {"found": 3}, run.id)
+        asked, said, *_ = await runner.messages("s")
+        assert (text_of_message(asked), text_of_message(said)) == ("Do it.", "Let me look. ")
+        assert PRODUCER not in runner.agents
+
+
+async def test_what_comes_again_is_taken_once_and_what_comes_out_of_turn_not_at_all():
+    async with Runner(agent) as runner:
+        run = await runner.start("Do it.", agent=PRODUCER)
+        for _ in range(2):
+            taken = await runner.take(run.id, batch("p", 1, 1, "One. "))
+            assert (taken.producer, taken.epoch, taken.number) == ("p", 1, 1)
+        with pytest.raises(BatchConflict, match="batch 3 leaves a hole; the last that was taken is 1"):
+            await runner.take(run.id, batch("p", 1, 3, "Three."))
+        with pytest.raises(RunFenced, match="p writes it, with epoch 1"):
+            await runner.take(run.id, batch("q", 1, 2, "of another"))
+        claimed = await runner.take(run.id, Batch(producer="q"))
+        assert (claimed.producer, claimed.epoch, claimed.number) == ("q", 2, 1)
+        with pytest.raises(RunFenced, match="q writes it, with epoch 2"):
+            await runner.take(run.id, batch("p", 1, 2, "too late"))
+        await runner.take(run.id, batch("q", 2, 1, "One. "))
+        last = batch("q", 2, 2, "Two.", END)
+        await runner.take(run.id, last)
+        events = await events_of(runner, run.id)
+        assert (await runner.take(run.id, last)).number == 2, "its answer may have been lost"
+        with pytest.raises(RunFenced, match="has ended"):
+            await runner.take(run.id, batch("q", 2, 3, "after the end"))
+        assert text_of(events) == "One. Two."
+
+
+async def test_what_is_no_batch_is_refused_and_leaves_the_run_as_it_is():
+    async with Runner(agent) as runner:
+        run = await runner.start("Do it.", agent=PRODUCER)
+        for wrong, kind in (
+            (Batch(producer="p", epoch=1, number=1, events=[msgspec.Raw(b'{"type":"NOTHING"}')]), InputInvalid),
+            (Batch(producer="p", epoch=1, number=1, events=[msgspec.Raw(b"3")]), InputInvalid),
+            (batch("p", 1, 0, "no number"), InputInvalid),
+            (batch("", 1, 1, "nobody"), InputInvalid),
+            (batch("p", 1, 1, END, "after the end"), InputInvalid),
+            (batch("p", 1, 1, *["x"] * (BATCH_EVENTS_MAX + 1)), InputTooLarge),
+        ):
+            with pytest.raises(kind):
+                await runner.take(run.id, wrong)
+        await runner.take(run.id, batch("p", 1, 1, "Good.", RunErrorEvent(message="no more", code="mine")))
+        record = await run.wait()
+        assert (record.status, record.error) == (RunStatus.FAILED, {"code": "mine", "message": "no more"})
+        assert text_of(await events_of(runner, run.id)) == "Good."
+        own = await runner.start("Hello")
+        with pytest.raises(InputInvalid, match="executed by agent agent"):
+            await runner.take(own.id, batch("p", 1, 1, "x"))
+        with pytest.raises(RunNotFound):
+            await runner.take("none", batch("p", 1, 1, "x"))
+
+
+async def test_a_cancel_ends_it_and_its_producer_hears_of_it():
+    async with Runner(agent) as runner:
+        run = await runner.start("Do it.", agent=PRODUCER)
+        async with runner.produce(run.id) as out:
+            await out.send("Said. ")
+            await run.cancel()
+            assert (await run.wait()).status is RunStatus.CANCELLED
+            with pytest.raises(RunFenced, match="has ended"):
+                await out.send("never")
+        assert text_of(await events_of(runner, run.id)) == "Said. "
+
+
+async def test_a_question_waits_for_a_person_and_the_producer_is_told_to_wait():
+    place = Place()
+    try:
+        worker = await place.worker(agent)
+        run = await worker.start("Pay.", agent=PRODUCER, run_id="r")
+        question = RunFinishedInterruptOutcome(interrupts=[Interrupt(id="q", reason="confirmation")])
+        async with worker.produce("r", name="p") as out:
+            await out.send("Shall I? ", RunFinishedEvent(thread_id="", run_id="", outcome=question))
+            other = await place.worker(agent)
+            for runner in (worker, other):
+                with pytest.raises(RunWaits):
+                    await runner.take("r", batch("p", out.epoch, 2, "without an answer"))
+            await place.lose(worker, other)  # it waits at nobody's worker
+            await place.is_parked()
+            await other.answer("r", [ResumeEntry(interrupt_id="q", status="resolved", payload=True)])
+            async with other.produce("r") as again:
+                assert again.number == 1
+                await again.send("Paid.", END)
+        events = await events_of(other, run.id)
+        assert text_of(events) == "Shall I? Paid."
+        answers = [event.input.resume for event in events if isinstance(event, RunStartedEvent) and event.input]
+        assert [one.payload for one in answers[0] or []] == [True]
+    finally:
+        await place.close()
+
+
+async def test_a_worker_that_stops_leaves_a_run_that_waits_for_its_producer_at_once():
+    place = Place()
+    try:
+        worker, other = await place.worker(agent), await place.worker(agent)
+        run = await worker.start("Do it.", agent=PRODUCER, run_id="r")
+        async with worker.produce("r") as out:
+            await out.send("One. ")
+            await worker.close(grace_s=100_000)
+        async with other.produce("r") as again:
+            assert again.number == 1
+            await again.send("Two.", END)
+        assert text_of(await events_of(other, run.id)) == "One. Two."
+    finally:
+        await place.close()
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whoever_dies_each_batch_is_there_once(seed: int):
+    """Producers die with or without an answer, come back, send what was sent; the run's worker is lost, too."""
+    chosen, place = random.Random(seed), Place()
+    batches = [[f"{number}a ", f"{number}b "] for number in range(1, 9)]
+    batches[-1].append(END)  # type: ignore[arg-type]  # an event among texts
+    try:
+        runners = [await place.worker(agent) for _ in range(2)]
+        await chosen.choice(runners).start("go", agent=PRODUCER, run_id="r")
+        old = [Batch(producer="nobody", epoch=1)]
+        name, epoch, number, losses = "", 0, 0, 0
+        while number < len(batches):
+            runner = chosen.choice(runners)
+            step = chosen.choice(["begin", "send", "send", "send", "hole", "late", "lose"])
+            if step == "lose":
+                losses += 1  # a run whose workers are lost four times, and it gets no further, is closed
+                owner = next((one for one in runners if "r" in one.executions), None)
+                if owner is not None and losses <= 3:
+                    runners.remove(owner)
+                    await place.lose(owner, *runners)
+                    runners.append(await place.worker(agent))
+                continue
+            if step == "begin" or not epoch:
+                name = f"p{chosen.randrange(3)}"
+                try:
+                    claimed = await runner.take("r", Batch(producer=name))
+                except RunFenced:  # it did not know, and had sent all
+                    break
+                assert claimed.number >= number
+                epoch, number = claimed.epoch, claimed.number
+                continue
+            if step == "late":
+                with contextlib.suppress(RunFenced, BatchConflict):
+                    await runner.take("r", chosen.choice(old))
+                continue
+            ahead = 2 if step == "hole" else chosen.choice([0, 1, 1])
+            at = number + ahead
+            if not 0 < at <= len(batches):
+                continue
+            sent = batch(name, epoch, at, *batches[at - 1])
+            try:
+                await runner.take("r", sent)
+            except BatchConflict:
+                assert step == "hole"
+                continue
+            assert step == "send"
+            old.append(sent)
+            if chosen.random() < 0.7:  # else it dies before it knows
+                number = at
+            else:
+                epoch = 0
+        events = await events_of(runners[0], "r")
+        assert text_of(events) == "".join(f"{one}a {one}b " for one in range(1, 9))
+        assert not [event for event in events if isinstance(event, CustomEvent)], "nothing is taken back"
+        assert isinstance(events[-1], RunFinishedEvent)
+    finally:
+        await place.close()
