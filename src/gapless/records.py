@@ -45,7 +45,8 @@ __all__ = [
     "title_of",
 ]
 
-TITLE_CHARS_MAX = 80
+TITLE_MADE_CHARS_MAX = 80
+"""Of a title that is a message's first line."""
 LISTED_CHARS_MAX = 500
 """Characters of a text in a list."""
 
@@ -131,8 +132,8 @@ class RunRecord(_Record, kw_only=True):
 class SessionRecord(_Record, kw_only=True):
     """Describes one conversation: session `id` of `user_id` with `agent`.
 
-    `created_at` and `updated_at` are milliseconds since the Unix epoch. `title` is the first line of its first message,
-    `state` what its agents keep in it.
+    `created_at` and `updated_at` are milliseconds since the Unix epoch. `title` is the first line of its first message
+    or what somebody has called it, `state` what its agents keep in it.
     """
 
     id: str
@@ -471,7 +472,7 @@ def blobs_at(public_url: str, run_id: str) -> str:
 def title_of(message: str) -> str:
     """Return a session's title: the first line of `message`, its first."""
     line = message.strip().partition("\n")[0]
-    return line if len(line) <= TITLE_CHARS_MAX else line[: TITLE_CHARS_MAX - 1] + "…"
+    return line if len(line) <= TITLE_MADE_CHARS_MAX else line[: TITLE_MADE_CHARS_MAX - 1] + "…"
 
 
 def session_of(run: RunRecord) -> SessionRecord:

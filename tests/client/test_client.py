@@ -562,6 +562,10 @@ async def test_sessions(url: str) -> None:
         await collect(client, run.id)
         assert [type(message) for message in await client.messages("s-1")] == [UserMessage, AssistantMessage]
         assert "s-1" in [session.id for session in await client.sessions()]
+        assert (await client.rename_session("s-1", "Of hanging")).title == "Of hanging"
+        assert (await client.session("s-1")).title == "Of hanging"
+        with pytest.raises(InputInvalid, match="at most 200 characters, not 201"):
+            await client.rename_session("s-1", "x" * 201)
         await client.delete_session("s-1")
         with pytest.raises(SessionNotFound):
             await client.session("s-1")
@@ -591,6 +595,7 @@ def test_the_same_without_an_event_loop(url: str) -> None:
         assert text_of_run(list(client.follow(talking.id))) == "oneYou said one. "
         assert client.create_session("sync-2").id == "sync-2"
         assert len(client.messages("sync")) == 2
+        assert client.rename_session("sync", "").title == "hi"
         assert client.session("sync").id in [session.id for session in client.sessions()]
         client.delete_session("sync")
         with pytest.raises(SessionNotFound):

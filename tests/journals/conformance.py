@@ -24,6 +24,7 @@ from gapless.records import RunStatus, SessionRecord, listed_run
 from tests.journals.blobs import Blobs
 from tests.journals.goes_on import GoesOn
 from tests.journals.lists import Lists
+from tests.journals.titles import Titles
 from tests.journals.workers import (
     LEASE_S,
     WAIT_S,
@@ -68,7 +69,7 @@ NASTY = (
 )
 
 
-class Conformance(GoesOn, Blobs, Lists):
+class Conformance(GoesOn, Blobs, Lists, Titles):
     """Subclasses give the fixture `place`, and `place_factory` for the property test."""
 
     @pytest.fixture

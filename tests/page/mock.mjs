@@ -181,6 +181,9 @@ export class MockServer {
         return send(response, 200, this.sessions.get(id));
       case "GET sessions/id/messages":
         return send(response, 200, { messages: this.#messages(id) });
+      case "PATCH sessions/id":
+        this.sessions.get(id).title = body.title;
+        return send(response, 200, this.sessions.get(id));
       case "DELETE sessions/id":
         this.sessions.delete(id);
         for (const [runId, it] of this.runs) if (it.record.session_id === id) this.runs.delete(runId);

@@ -725,6 +725,39 @@ test("page: conversations can be begun, opened and deleted", async () => {
   assert.equal(await page.locator("#welcome").isVisible(), true);
 });
 
+test("page: a conversation is renamed in the list, by mouse and by keyboard, also while it is answered", async () => {
+  server.script = () => wordByWord("one two");
+  const page = await open();
+  await ask(page, "First");
+  const name = page.locator("[data-session-id=s1] .name");
+  const field = page.locator("[data-testid=title-field]");
+  await name.dblclick();
+  assert.equal(await field.inputValue(), "First");
+  await field.fill("Not this");
+  assert.deepEqual(await faults(page), []);
+  await field.press("Escape");
+  await field.waitFor({ state: "detached" });
+  assert.equal(await name.textContent(), "First");
+  await page.locator("[data-session-id=s1] .rename").focus();
+  await page.keyboard.press("Enter");
+  server.begin({ run_id: "elsewhere", session_id: server.session().id, message: "From my phone" }); // comes before it
+  await page.evaluate(() => dispatchEvent(new Event("online")));
+  await field.fill("The harbour");
+  await field.press("Enter");
+  await page.waitForFunction(() => document.getElementById("title").textContent === "The harbour");
+  await page.waitForFunction(() => document.querySelectorAll("[data-testid=session]").length === 2);
+  assert.equal(await page.evaluate(() => document.activeElement.textContent.startsWith("The harbour")), true);
+  assert.equal(server.sessions.get("s1").title, "The harbour");
+  assert.deepEqual([...server.runs.values()].map((it) => it.record.status), ["running", "running"], "Escape stopped nothing");
+  const refusal = { error: { code: "not_authorized", message: "No." } };
+  server.intercept = (request, response) => request.method === "PATCH" && !!response.writeHead(403).end(JSON.stringify(refusal));
+  await page.locator("[data-session-id=s1] .rename").click();
+  await field.fill("Lost");
+  await page.click("#new");
+  await page.waitForFunction(() => document.getElementById("alert").textContent.startsWith("Not renamed."));
+  assert.equal(await name.textContent(), "The harbour");
+});
+
 test("page: all conversations come by scrolling, are searched by title, and say what they do", async () => {
   for (let i = 0; i < 250; i += 1) server.session().title = i === 3 ? "About the harbour" : `Talk ${i}`;
   const page = await open();

@@ -11,6 +11,7 @@ import pytest
 from gapless import Limits, RunConfig, Runner
 from gapless.agents.base import RunContext
 from gapless.errors import (
+    InputInvalid,
     RunNotFound,
     SessionBusy,
     SessionNotFound,
@@ -97,6 +98,30 @@ async def test_another_users_session_does_not_exist(store: str):
             await runner.create_session("s", user_id="b")
         assert [s.id for s in await runner.list_sessions(user_id="a")] == ["s"]
         assert await runner.list_sessions(user_id="b") == []
+
+
+async def test_a_session_is_called_what_somebody_calls_it(store: str):
+    agent = Gated()
+    async with Runner(agent, store=store) as runner:
+        await runner.create_session("later")
+        run = await runner.start("first\nline", session_id="s")
+        with pytest.raises(SessionNotFound):
+            await runner.rename_session("nobody", "x")
+        renamed = await runner.rename_session("s", "  Zoë’s \ud83d\ude80 \ud800 ")
+        assert renamed.title == "Zoë’s 🚀 \ufffd"
+        agent.let()
+        await run.wait()
+        assert (await runner.get_session("s")).title == renamed.title
+        assert (await runner.rename_session("s", " ")).title == "first"
+        assert (await runner.rename_session("later", "")).title == ""
+        for bad, why in (
+            ("x" * 201, "at most 200 characters, not 201"),
+            ("a\nb", "one line"),
+            (None, "a text, not None"),
+        ):
+            with pytest.raises(InputInvalid, match=why):
+                await runner.rename_session("s", bad)  # type: ignore[arg-type]  # some are none
+        assert (await runner.rename_session("s", "x" * 200)).title == "x" * 200
 
 
 async def test_a_session_is_deleted_with_its_runs(store: str):

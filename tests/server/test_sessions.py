@@ -72,6 +72,35 @@ async def test_a_run_that_waits_its_turn_does_not_hide_the_one_before_it(
     assert (await client.get("/vercel/chat/s/stream")).status_code == 204
 
 
+async def test_a_session_is_renamed_by_whoever_may_change_it(client_of: Callable[..., Any]):
+    asked: list[tuple[str, str]] = []
+
+    def authorize(user: str, action: str, record: RunRecord | SessionRecord) -> bool:
+        asked.append((action, record.id))
+        return record.id != "read-only" or action == "read"
+
+    agent = Gated()
+    client = await client_of(Runner(agent), authorize=authorize)
+    for session_id in ("read-only", "s", "newer"):
+        await client.post("/sessions", json={"id": session_id})
+    await client.post("/runs", json={"message": "x", "session_id": "s", "run_id": "r"})
+    await client.post("/sessions", json={"id": "newest"})
+    before = [session["id"] for session in (await client.get("/sessions")).json()["sessions"]]
+    asked.clear()
+    renamed = await client.patch("/sessions/s", json={"title": "Mine"})
+    assert (renamed.status_code, renamed.json()["title"], renamed.json()["active_run_id"]) == (200, "Mine", "r")
+    assert asked == [("update", "s")]
+    assert [session["id"] for session in (await client.get("/sessions")).json()["sessions"]] == before
+    agent.let()
+    await client.get("/runs/r/events", headers=STREAM)
+    assert (await client.get("/sessions/s")).json()["title"] == "Mine"
+    for session_id in ("read-only", "nobody"):
+        refused = await client.patch(f"/sessions/{session_id}", json={"title": "Mine"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "session_not_found")
+    for bad in ({}, {"title": 1}, {"title": "x" * 201}, {"title": "a\u0000"}, {"titel": "x"}):
+        assert (await client.patch("/sessions/s", json=bad)).status_code == 422
+
+
 async def test_a_session_made_ahead_takes_its_title_from_the_first_message(client: httpx2.AsyncClient):
     await client.post("/sessions", json={"id": "s"})
     await client.post("/runs", json={"message": "hello", "session_id": "s"}, headers=STREAM)

@@ -478,6 +478,12 @@ class FaultyStore(Store):
         )
         return session
 
+    async def rename_session(self, session_id: str, title: str) -> SessionRecord | None:
+        session: SessionRecord | None = await self._ask(
+            lambda: _now(self._inner.rename_session(session_id, title)), "rename_session", session_id
+        )
+        return session
+
     async def delete_session(self, session_id: str) -> bool:
         deleted: bool = await self._ask(
             lambda: _now(self._inner.delete_session(session_id)), "delete_session", session_id

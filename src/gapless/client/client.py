@@ -386,6 +386,11 @@ class GaplessClient:
         """Return the messages of the ended runs of session `session_id`, oldest first. Raises `SessionNotFound`."""
         return (await self._request("GET", _path("sessions", session_id, "messages"), _Messages)).messages
 
+    async def rename_session(self, session_id: str, title: str) -> Session:
+        """Call the session `session_id` by this `title`; with "" it has that of its first message again. Raises
+        `SessionNotFound`, `InputInvalid`."""
+        return await self._request("PATCH", _path("sessions", session_id), Session, body={"title": title})
+
     async def delete_session(self, session_id: str) -> None:
         """Delete the session `session_id` with its runs. Raises `SessionNotFound`, `SessionBusy`."""
         await self._request("DELETE", _path("sessions", session_id), None, repeatable=False)

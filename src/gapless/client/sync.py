@@ -141,6 +141,10 @@ class SyncClient:
         """See `GaplessClient.messages`."""
         return self._call(self._client.messages(session_id))
 
+    def rename_session(self, session_id: str, title: str) -> Session:
+        """See `GaplessClient.rename_session`."""
+        return self._call(self._client.rename_session(session_id, title))
+
     def delete_session(self, session_id: str) -> None:
         """See `GaplessClient.delete_session`."""
         self._call(self._client.delete_session(session_id))

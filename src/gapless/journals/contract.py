@@ -328,6 +328,14 @@ class Store(ABC):
         """
 
     @abstractmethod
+    async def rename_session(self, session_id: str, title: str) -> SessionRecord | None:
+        """Give the session `session_id` this `title`, in one step, also while a run of it is active: its end leaves a
+        title that is there. With "" there is none, until a run ends. The session stays in its place in lists.
+
+        Returns the session as it is then, or None where there is none.
+        """
+
+    @abstractmethod
     async def delete_session(self, session_id: str) -> bool:
         """Delete the session `session_id`, its turns, its ended runs and their journals. Raises `SessionBusy` when a
         run of it is active.

@@ -422,6 +422,12 @@ class MemoryStore(Store):
         self._memory.sessions[session_id] = _copy(session)
         return session
 
+    async def rename_session(self, session_id: str, title: str) -> SessionRecord | None:
+        session = self._memory.sessions.get(session_id)
+        if session is not None:
+            session.title = title
+        return await self.get_session(session_id)
+
     def _check_idle(self, session_id: str) -> None:
         if self._memory.session_runs.get(session_id):
             raise SessionBusy(f"session {session_id} has an active run; cancel it first")

@@ -311,6 +311,11 @@ class PostgresStore(Store):
 
         return await self._server.transact(update)
 
+    async def rename_session(self, session_id: str, title: str) -> SessionRecord | None:
+        sql = "UPDATE gapless.sessions SET title = %s WHERE id = %s RETURNING id, updated_at, title, state, record"
+        rows = await self._server.execute(sql, title.encode(), session_id.encode())
+        return session_from(rows[0]) if rows else None
+
     async def _lock_session(self, connection: Connection, session_id: str) -> SessionRecord | None:
         """Keep others from beginning a run in a session until the transaction has ended. Raises `SessionBusy`."""
         sql = "SELECT id, updated_at, title, state, record FROM gapless.sessions WHERE id = %s FOR UPDATE"

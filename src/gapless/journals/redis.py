@@ -27,7 +27,6 @@ from gapless.journals.redis_claims import RunCreation
 from gapless.journals.redis_keys import (
     ENDED,
     RUNS,
-    SESSION_FIELDS,
     SESSIONS,
     WORKERS,
     decode_member,
@@ -282,14 +281,14 @@ class RedisStore(Store):
     ) -> SessionRecord | None:
         place = place_of(session_id)
         while True:  # each turn more means that somebody else's update has come through
-            fields = await self._server.command("HMGET", session_key(session_id), *SESSION_FIELDS)
+            fields = await self._server.command("HMGET", session_key(session_id), *scripts.SESSION_FIELDS)
             if fields[0] is None:
                 return None
             session = session_from(session_id, fields)
             session.state = changed_state(session, changes, bytes_max)
             state = encode(session.state)
             answer = await self._server.call(
-                scripts.UPDATE_STATE, session_key(session_id), place, fields[2], state, updated_at
+                scripts.UPDATE_STATE, session_key(session_id), place, fields[-1], state, updated_at
             )
             if answer == b"busy":
                 raise _busy(session_id)
@@ -299,6 +298,10 @@ class RedisStore(Store):
             await self._server.command("ZADD", key, "XX", "GT", updated_at, session_id)
         session.updated_at = updated_at
         return session
+
+    async def rename_session(self, session_id: str, title: str) -> SessionRecord | None:
+        fields = await self._server.call(scripts.RENAME_SESSION, session_key(session_id), title)
+        return session_from(session_id, fields) if fields else None
 
     async def delete_session(self, session_id: str) -> bool:
         session = await self.get_session(session_id)

@@ -8,13 +8,12 @@ from typing import Any
 import msgspec
 
 from gapless.errors import StoreCorrupt
-from gapless.records import RunEnd, RunRecord, RunStatus, SessionRecord, Turn, decode_run, decode_session
+from gapless.records import RunEnd, RunRecord, RunStatus, SessionRecord, Turn, decode_run, decode_session, title_of
 
 __all__ = [
     "ENDED",
     "RUNS",
     "SESSIONS",
-    "SESSION_FIELDS",
     "WANTED",
     "WORKERS",
     "decode_member",
@@ -35,8 +34,6 @@ __all__ = [
 
 WORKERS, RUNS, ENDED, SESSIONS = "{gapless}:workers", "{gapless}:runs", "{gapless}:ended", "{gapless}:sessions"
 WANTED = "{gapless}:wanted"
-SESSION_FIELDS = ("record", "updated_at", "state")
-"""What makes a session's record. (What makes a run's, the scripts say.)"""
 
 encode = msgspec.json.Encoder().encode
 pack = msgspec.msgpack.Encoder().encode
@@ -81,10 +78,11 @@ def encode_member(run_id: str, session_id: str) -> bytes:
     return encode((run_id, session_id))
 
 
-def encode_end(end: RunEnd) -> dict[str, Any]:
+def encode_end(run: RunRecord, end: RunEnd) -> dict[str, Any]:
     """Return a run's end as `scripts.APPEND` takes it."""
     return {
         "at": end.ended_at,
+        "title": title_of(run.message),
         "error": "" if end.error is None else encode(end.error).decode(),
         "turn": encode(end.turn).decode(),
         "state": None if end.state is None else encode(end.state).decode(),
@@ -108,10 +106,12 @@ def run_from(run_id: str, fields: Sequence[Any], decode: Callable[[bytes], RunRe
 
 
 def session_from(session_id: str, fields: Sequence[Any]) -> SessionRecord:
-    """Make a session's record of `SESSION_FIELDS`, or as lists have it of the first two. Raises `StoreCorrupt`."""
-    record, updated_at, *state = fields
+    """Make a session's record of `scripts.SESSION_FIELDS`, or as lists have it of all but the state. Raises
+    `StoreCorrupt`."""
+    record, updated_at, title, *state = fields
     try:
         session = decode_session(record)
+        session.title = session.title if title is None else title.decode()
         session.updated_at, session.state = int(updated_at), _decode_state(state[0]) if state else {}
     except (TypeError, ValueError) as cause:
         raise StoreCorrupt(f"session {session_id}: its record is damaged") from cause

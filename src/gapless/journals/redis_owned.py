@@ -216,7 +216,7 @@ class OwnedRuns:
     async def _append_batches(self, batches: _Batches) -> _Appended:
         """Append in one call, encoded when its turn has come."""
         async with self._calling:
-            rows = [_row(owned.place, batch) for owned, batch in batches]
+            rows = [_row(owned, batch) for owned, batch in batches]
             return list(zip((owned for owned, _ in batches), rows, strict=True)), await self._append_rows(rows)
 
     async def _append_rows(self, rows: list[_Row]) -> list[int]:
@@ -286,15 +286,15 @@ class OwnedRuns:
             raise
 
 
-def _row(place: str, batch: Append) -> _Row:
+def _row(owned: OwnedRun, batch: Append) -> _Row:
     return (
-        place,
+        owned.place,
         batch.run_id,
         batch.first_seq,
         len(batch.events),
         b"\n".join(batch.events).decode(),
         None if batch.status is None and batch.end is None else (batch.end or batch).status,
-        None if batch.end is None else encode_end(batch.end),
+        None if batch.end is None else encode_end(owned.run, batch.end),
         None if batch.checkpoint is None and not batch.taken else _more(batch.checkpoint, batch.taken),
     )
 

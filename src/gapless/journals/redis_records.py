@@ -12,7 +12,6 @@ from gapless.journals import redis_scripts as scripts
 from gapless.journals.contract import Checkpoint
 from gapless.journals.redis_keys import (
     RUNS,
-    SESSION_FIELDS,
     SESSIONS,
     WORKERS,
     decode_member,
@@ -46,7 +45,7 @@ log = logging.getLogger("gapless.redis")
 
 _T = TypeVar("_T")
 _Listing: TypeAlias = Callable[[int, int], Awaitable[list[tuple[str, str, int]]]]
-LISTED_FIELDS = SESSION_FIELDS[:2]
+LISTED_FIELDS = scripts.SESSION_FIELDS[:-1]
 """What lists have of a session."""
 
 PAGE_RECORDS_FIRST, PAGE_RECORDS_MAX = 10, 200
@@ -251,7 +250,7 @@ class RedisRecords:
 
     async def session(self, session_id: str) -> SessionRecord | None:
         """Return the session of that id. Raises `StoreCorrupt`."""
-        fields = await self._server.command("HMGET", session_key(session_id), *SESSION_FIELDS)
+        fields = await self._server.command("HMGET", session_key(session_id), *scripts.SESSION_FIELDS)
         return None if fields[0] is None else session_from(session_id, fields)
 
     async def sessions(self, user_id: str | None, limit: int, after: str | None) -> Listing[SessionRecord]:

@@ -25,8 +25,10 @@ __all__ = [
     "PAST_RETENTION",
     "READ",
     "REGISTER_RUN",
+    "RENAME_SESSION",
     "RENEW",
     "RUN_FIELDS",
+    "SESSION_FIELDS",
     "SETTLE",
     "START",
     "TAKE",
@@ -37,6 +39,9 @@ __all__ = [
 
 RUN_FIELDS = ("record", "owner", "status", "last", "started_at", "ended_at", "error", "expired", "takeovers", "bytes")
 """What makes a run's record, in the order in which scripts answer it."""
+SESSION_FIELDS = ("record", "updated_at", "title", "state")
+"""What makes a session's record. The title that it was made with is in `record`; one that it was given since is a field
+of its own."""
 EXPIRE_RUNS = 100
 """Runs that one call names whose events are past their retention."""
 VOID_S = 3600
@@ -114,6 +119,20 @@ local function keep(place, id, more)
     end
   end
 end
+local function entitle(session, title)
+  local is = try('HMGET', session, 'record', 'title')
+  if not is or not is[1] then
+    return
+  end
+  local has = is[2]
+  if not has then
+    local read, record = pcall(cjson.decode, is[1])
+    has = read and type(record) == 'table' and record.title
+  end
+  if not has or has == '' then
+    redis.call('HSET', session, 'title', title)
+  end
+end
 local me, sizes, behind, news = ARGV[1], {}, {}, {}
 for i, batch in ipairs(cmsgpack.unpack(ARGV[2])) do
   local place, id, first, n, data, status, ended, more = unpack(batch, 1, 8)
@@ -152,6 +171,7 @@ for i, batch in ipairs(cmsgpack.unpack(ARGV[2])) do
       try('LREM', place .. 'queue', 1, id)
       try('RPUSH', place .. 'turns', ended.turn)
       try('HSET', place .. 'session', 'updated_at', ended.at)
+      entitle(place .. 'session', ended.title)
       if ended.state then
         try('HSET', place .. 'session', 'state', ended.state)
       end
@@ -379,12 +399,20 @@ return {{redis.call('DEL', place .. 'session'), runs}}
 """
 )
 
-CREATE_SESSION = Script("""
+CREATE_SESSION = Script(f"""
 local session, record, updated_at, state = KEYS[1], unpack(ARGV)
 if redis.call('HSETNX', session, 'record', record) == 1 then
   redis.call('HSET', session, 'updated_at', updated_at, 'state', state)
 end
-return redis.call('HMGET', session, 'record', 'updated_at', 'state')
+return redis.call('HMGET', session, {", ".join(map(repr, SESSION_FIELDS))})
+""")
+
+RENAME_SESSION = Script(f"""
+if redis.call('HEXISTS', KEYS[1], 'record') == 0 then
+  return false
+end
+redis.call('HSET', KEYS[1], 'title', ARGV[1])
+return redis.call('HMGET', KEYS[1], {", ".join(map(repr, SESSION_FIELDS))})
 """)
 
 UPDATE_STATE = Script(

@@ -394,6 +394,16 @@ class SQLiteStore(Store):
 
         return await self._file.transact(update)
 
+    async def rename_session(self, session_id: str, title: str) -> SessionRecord | None:
+        def rename(db: sqlite3.Connection) -> SessionRecord | None:
+            session, written = read_session(db, session_id)
+            if session is not None:
+                session.title = title
+                write_session(db, session, written)
+            return session
+
+        return await self._file.transact(rename)
+
     async def delete_session(self, session_id: str) -> bool:
         def delete(db: sqlite3.Connection) -> bool:
             check_idle(db, session_id)

@@ -17,6 +17,7 @@ from gapless.config import Limits, RunConfig, StreamingMode
 from gapless.errors import InputInvalid, InputTooLarge, RunConflict, UsageError
 from gapless.events import Context, Message, ResumeEntry, Tool, UserMessage, text_of
 from gapless.given import check_given, shown
+from gapless.jsontext import without_surrogates
 from gapless.live import is_live
 from gapless.producing import PRODUCER
 from gapless.records import RunRecord, RunRequest, check_state, now_ms
@@ -35,12 +36,15 @@ __all__ = [
     "is_of_its_own",
     "new_id",
     "session_id_of",
+    "title_given",
 ]
 
 ID_CHARS_MAX = 96
 """With the position after it, an id stays within the 128 bytes that every SSE client remembers."""
 USER_CHARS_MAX = 256
 """Of a user's id."""
+TITLE_CHARS_MAX = 200
+"""Of a title that somebody gives a session."""
 ANONYMOUS = "anonymous"
 """Whose runs and sessions are where nobody says whose."""
 
@@ -50,6 +54,9 @@ _warned: set[tuple[str, str]] = set()
 
 _ID = re.compile(rf"(?!\.{{1,2}}\Z)[A-Za-z0-9._~@:+=-]{{1,{ID_CHARS_MAX}}}")
 """Not `.` or `..`: clients take these out of a path (RFC 3986, section 5.2.4), and `/runs/../cancel` is `/cancel`."""
+
+
+_NOT_IN_TITLES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class AskOptions(TypedDict, total=False):
@@ -266,6 +273,17 @@ def check_chars(content: Any, limits: Limits, run_id: str | None = None) -> None
         raise InputTooLarge(
             f"the message is over message_chars_max={limits.message_chars_max} characters", run_id=run_id
         )
+
+
+def title_given(title: object) -> str:
+    """Return a session's title as it is kept, without blanks around it. Raises `InputInvalid` for what is none."""
+    check_given("title", title, str, "a text", InputInvalid)
+    kept = str(without_surrogates(title)).strip()
+    if len(kept) > TITLE_CHARS_MAX:
+        raise InputInvalid(f"title: at most {TITLE_CHARS_MAX} characters, not {len(kept)}")
+    if _NOT_IN_TITLES.search(kept):
+        raise InputInvalid("title: one line, without control characters")
+    return kept
 
 
 def _session_for(run_id: str, user_id: str) -> str:

@@ -353,16 +353,14 @@ class Runner(Asking):
 
     async def current_run(self, session_id: str) -> RunRecord | None:
         """Return the run of session `session_id` that executes or waits for an answer, or else the one that is next;
-        where none is active, the newest; None where there is none. Raises `StoreUnavailable`.
-        """
+        where none is active, the newest; None where there is none. Raises `StoreUnavailable`."""
         await self.open()
         return await self._sessions.current_run(session_id)
 
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
         """Find, for each of the sessions `session_ids`, the run that executes or waits for an answer, or else the one
         that is next, in one question to the store. A session where nothing is active is not in the answer. Raises
-        `StoreUnavailable`.
-        """
+        `StoreUnavailable`."""
         await self.open()
         return await self._sessions.active_runs(session_ids)
 
@@ -378,8 +376,7 @@ class Runner(Asking):
         each, or `some` of them; then it waits for the rest. `run` is its id, or its record where that has just been
         read.
 
-        Raises `RunNotFound`, `InputInvalid`, `InputTooLarge`, `StoreUnavailable`.
-        """
+        Raises `RunNotFound`, `InputInvalid`, `InputTooLarge`, `StoreUnavailable`."""
         await self.worker.commands.resolve(await self._record(run), entries, some=some)
 
     async def send(self, run_id: str, request: LiveRequest, *, wait: bool = False) -> None:
@@ -387,8 +384,7 @@ class Runner(Asking):
         far behind, once it is not (which is known of a run that executes here).
 
         Raises `RunNotFound`, `InputInvalid` (it is not live, has ended, or nothing more was to be said),
-        `InputTooLarge`, `LimitReached`, `StoreUnavailable`.
-        """
+        `InputTooLarge`, `LimitReached`, `StoreUnavailable`."""
         await self.open()
         await self.worker.commands.push(run_id, request, wait=wait)
 
@@ -430,17 +426,22 @@ class Runner(Asking):
 
     async def turns(self, session_id: str) -> list[Turn]:
         """Return what each ended run of the session `session_id` has added to it, oldest first; empty where there is no
-        such session. Raises `StoreUnavailable`.
-        """
+        such session. Raises `StoreUnavailable`."""
         await self.open()
         return await self._sessions.turns(session_id)
 
     async def update_state(self, session_id: str, changes: dict[str, Any]) -> SessionRecord:
         """Set the keys `changes` of the state of session `session_id`. Raises `SessionNotFound`, `SessionBusy` while it
-        has an active run, `InputTooLarge`, `StoreUnavailable`.
-        """
+        has an active run, `InputTooLarge`, `StoreUnavailable`."""
         await self.open()
         return await self._sessions.update_state(session_id, changes)
+
+    async def rename_session(self, session_id: str, title: str) -> SessionRecord:
+        """Call the session `session_id` by this `title`, one line of at most 200 characters, also while a run of it is
+        active; it stays in its place in lists. With "" it has the title of its first message again. Raises
+        `SessionNotFound`, `InputInvalid`, `StoreUnavailable`."""
+        await self.open()
+        return await self._sessions.rename(session_id, title)
 
     async def list_sessions(
         self, *, user_id: str | None = None, limit: int = 100, after: str | None = None
@@ -460,8 +461,7 @@ class Runner(Asking):
     async def messages(self, session_id: str, *, before: str | None = None) -> list[Message]:
         """Return the messages of the ended runs of session `session_id`, oldest first. With `before`, those that the
         message of this id is asked after: not what it, or another that was asked again, has replaced. Raises
-        `SessionNotFound`, `StoreUnavailable`.
-        """
+        `SessionNotFound`, `StoreUnavailable`."""
         await self.open()
         return await self._sessions.messages(session_id, before=before)
 

@@ -14,7 +14,7 @@ from gapless.aside import ASIDE_BYTES, aside
 from gapless.attachments import has_media, marks_of, without_blobs, without_left_out
 from gapless.config import Limits, RunConfig
 from gapless.errors import AgentFailed, InputInvalid, SessionBusy, SessionNotFound
-from gapless.events import Message, UserMessage
+from gapless.events import Message, UserMessage, text_of
 from gapless.given import check_given
 from gapless.journals.contract import Store
 from gapless.records import (
@@ -28,12 +28,13 @@ from gapless.records import (
     check_state,
     now_ms,
     session_taken,
+    title_of,
 )
 from gapless.runs.commands import Commands
 from gapless.runs.pace import Pace
 from gapless.runs.patience import lease_wanted, patiently
 from gapless.runs.readers import Readers, ends_unread
-from gapless.runs.request import check_id, check_user, is_of_its_own, new_id
+from gapless.runs.request import check_id, check_user, is_of_its_own, new_id, title_given
 from gapless.user_message import results_of
 
 __all__ = ["History", "Sessions"]
@@ -157,6 +158,23 @@ class Sessions:
         if session is None:
             raise SessionNotFound(f"no session {session_id}")
         return session
+
+    async def rename(self, session_id: str, title: str) -> SessionRecord:
+        """Give the session a title; with "" the one that its first message makes. Raises `InputInvalid`,
+        `SessionNotFound`."""
+        title = title_given(title) or await self._own_title(session_id)
+        session = await self._store.rename_session(session_id, title)
+        if session is None:
+            raise SessionNotFound(f"no session {session_id}")
+        return session
+
+    async def _own_title(self, session_id: str) -> str:
+        """Return the title that the session's first message makes; "" before a run has ended, whose end sets it."""
+        for turn in await self._store.turns(session_id):
+            for message in _decode_messages(turn.messages):
+                if isinstance(message, UserMessage) and (title := title_of(text_of(message.content))):
+                    return title
+        return ""
 
     async def latest(self, *, user_id: str | None, limit: int, after: str | None) -> Listing[SessionRecord]:
         """List sessions, latest used first. Raises `CursorInvalid`."""

@@ -9,7 +9,15 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from gapless.http.answers import json_response, list_params, long_json_response, paged, public, read_optional_body
+from gapless.http.answers import (
+    json_response,
+    list_params,
+    long_json_response,
+    paged,
+    public,
+    read_body,
+    read_optional_body,
+)
 from gapless.http.openapi import BEHIND, body_docs, parameter_docs
 from gapless.protocols.starting import ClientRoutes
 from gapless.records import SessionRecord, title_of
@@ -24,6 +32,12 @@ class CreateSession(msgspec.Struct, forbid_unknown_fields=True):
     state: dict[str, Any] | None = None
 
 
+class RenameSession(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `PATCH /sessions/{id}`."""
+
+    title: str
+
+
 class SessionRoutes(ClientRoutes):
     """`/sessions…`. Every route that names a session authorises its caller for it."""
 
@@ -34,6 +48,7 @@ class SessionRoutes(ClientRoutes):
         router.post("/sessions", status_code=201, openapi_extra=created)(self.create_session)
         router.get("/sessions/{session_id}")(self.get_session)
         router.get("/sessions/{session_id}/messages")(self.get_messages)
+        router.patch("/sessions/{session_id}", openapi_extra=body_docs(RenameSession))(self.rename_session)
         router.delete("/sessions/{session_id}", status_code=204)(self.delete_session)
         return router
 
@@ -62,6 +77,14 @@ class SessionRoutes(ClientRoutes):
         """Return the messages of the session's ended runs, oldest first."""
         await self.access.find(request, "read", self.runner.get_session, session_id)
         return await long_json_response({"messages": await self.runner.messages(session_id)})
+
+    async def rename_session(self, session_id: str, request: Request) -> Response:
+        """Give the session another title, one line of at most 200 characters, also while a run of it is active. With an
+        empty one it has that of its first message again. It stays in its place in the list."""
+        await self.access.find(request, "update", self.runner.get_session, session_id)
+        body = await read_body(request, RenameSession, self.runner.limits.body_bytes_max)
+        session = await self.runner.rename_session(session_id, body.title)
+        return json_response((await self._shown([session]))[0])
 
     async def delete_session(self, session_id: str, request: Request) -> Response:
         """Drop the session, its runs and their journals. 409 while a run of it is active."""

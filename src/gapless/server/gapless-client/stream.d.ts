@@ -158,6 +158,11 @@ export class GaplessClient {
   }): Promise<SessionRecord>;
   session(sessionId: string, options?: { signal?: AbortSignal }): Promise<SessionRecord>;
   messages(sessionId: string, options?: { signal?: AbortSignal }): Promise<Json[]>;
+  renameSession(
+    sessionId: string,
+    title: string,
+    options?: { signal?: AbortSignal; onRetry?: OnRetry },
+  ): Promise<SessionRecord>;
   deleteSession(sessionId: string, options?: { signal?: AbortSignal }): Promise<void>;
 }
 

@@ -567,6 +567,11 @@ export class GaplessClient {
     return (await this.#request("GET", `sessions/${encodeURIComponent(sessionId)}/messages`, { signal })).messages;
   }
 
+  /** Gives a session another title and returns its record. With "" it has the title of its first message again. */
+  renameSession(sessionId, title, { signal, onRetry } = {}) {
+    return this.#repeat("PATCH", `sessions/${encodeURIComponent(sessionId)}`, { body: { title }, signal, onRetry });
+  }
+
   /** Deletes a session with its runs. */
   deleteSession(sessionId, { signal } = {}) {
     return this.#request("DELETE", `sessions/${encodeURIComponent(sessionId)}`, { signal });

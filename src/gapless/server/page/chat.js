@@ -408,7 +408,7 @@ function groupBy(values, keyOf) {
 }
 
 function markOf(record) {
-  return `${record.updated_at} ${record.active_run_id ?? ""}`;
+  return `${record.updated_at} ${record.active_run_id ?? ""} ${record.title ?? ""}`;
 }
 
 function titleOf(message) {
@@ -531,6 +531,7 @@ function runIdFor(message, agent) {
 const list = new SessionList({
   read: (options) => authorised(() => client.sessions(options)),
   remove: removeSession,
+  rename: renameSession,
   current: () => conversation.id,
   onRemoved: (id) => id === conversation.id && open(null),
 });
@@ -552,6 +553,20 @@ async function removeSession(id) {
   channel.postMessage({ deleted: id });
   announce("Deleted");
   return true;
+}
+
+/** Gives a conversation another title: its record; nothing where the server does not. */
+async function renameSession(id, title) {
+  try {
+    const record = await authorised(() => client.renameSession(id, title));
+    if (id === conversation.id) showTitle(record.title);
+    channel.postMessage({ changed: id });
+    announce("Renamed");
+    return record;
+  } catch (error) {
+    showAlert(`Not renamed. ${describe(error)}`, awayIs(error));
+    return undefined;
+  }
 }
 
 function exportMarkdown() {

@@ -1,6 +1,6 @@
-/** The list of conversations: all of them by scrolling, searched by title, each with what its run does. */
+/** The list of conversations: all of them by scrolling, searched by title, renamed, each with what its run does. */
 
-import { $, el } from "./dom.js";
+import { $, el, onEnter } from "./dom.js";
 
 const STATUS_TEXTS = { running: "Answering", queued: "Answering", waiting: "Asks you" };
 
@@ -9,13 +9,15 @@ export class SessionList {
   #entries = new Map(); // session id → entry
   #next; // the cursor behind the last page that was read; undefined at the end
   #reading = null;
+  #renaming = null; // the entry whose title is being typed: nothing is moved until that is done
   #given;
   #observer;
   #sentinel = el("li", { class: "sentinel", "aria-hidden": "true" });
 
   /**
-   * `read(options)` gives a page of records as `GaplessClient.sessions` does, `remove(id)` deletes one and throws where it
-   * cannot be, `current()` is the id of the one that is shown, `onRemoved(id)` is told of one that is gone.
+   * `read(options)` gives a page of records as `GaplessClient.sessions` does, `remove(id)` deletes one and is false where
+   * it cannot be, `rename(id, title)` gives the record with another title, or nothing where it cannot be, `current()` is the
+   * id of the one that is shown, `onRemoved(id)` is told of one that is gone.
    */
   constructor(given) {
     this.#given = given;
@@ -74,6 +76,7 @@ export class SessionList {
   }
 
   #show() {
+    if (this.#renaming) return;
     const wanted = $("search").value.trim().toLowerCase();
     const records = [...this.#records.values()].sort((a, b) => b.updated_at - a.updated_at);
     const shown = records.filter(({ title }) => wanted === "" || titleOf(title).toLowerCase().includes(wanted));
@@ -85,7 +88,7 @@ export class SessionList {
       this.#entries.delete(id);
     }
     shown.forEach((record, place) => {
-      const entry = this.#entries.get(record.id) ?? new Entry(record.id, (one) => this.#remove(one));
+      const entry = this.#entries.get(record.id) ?? new Entry(record.id, (one) => this.#remove(one), (one) => this.#rename(one));
       this.#entries.set(record.id, entry);
       entry.update(record);
       // What is in its place is left alone, with the focus that it may have.
@@ -111,6 +114,21 @@ export class SessionList {
     (after ?? $("new")).focus();
   }
 
+  async #rename(entry) {
+    if (this.#renaming) return;
+    this.#renaming = entry;
+    const { title, moved } = await entry.typed(this.#records.get(entry.id)?.title ?? "");
+    this.#renaming = null;
+    this.#show();
+    if (!moved) entry.link.focus();
+    if (title === null) return;
+    const record = await this.#given.rename(entry.id, title);
+    const known = this.#records.get(entry.id);
+    if (!record || !known) return;
+    this.#records.set(entry.id, { ...known, title: record.title });
+    this.#show();
+  }
+
   /** Takes one out that is gone. */
   forget(sessionId) {
     this.#records.delete(sessionId);
@@ -123,9 +141,10 @@ class Entry {
   #name = el("span", { class: "name" });
   #time = el("time");
   #button;
+  #pencil = el("button", { type: "button", class: "icon rename", "data-testid": "rename-session" }, "✎");
   #title = "";
 
-  constructor(id, onRemove) {
+  constructor(id, onRemove, onRename) {
     this.id = id;
     this.link = el("a", { href: `#${encodeURIComponent(id)}`, "data-testid": "session" }, this.#name, this.#time);
     this.#button = el("button", { type: "button", class: "icon delete", "data-testid": "delete-session" });
@@ -135,8 +154,39 @@ class Entry {
       else this.#ask(true);
     });
     this.#button.addEventListener("blur", () => this.#ask(false));
-    this.node = el("li", { "data-session-id": id }, this.link, this.#button);
+    this.#pencil.addEventListener("click", () => onRename(this));
+    this.link.addEventListener("dblclick", () => onRename(this));
+    this.node = el("li", { "data-session-id": id }, this.link, this.#pencil, this.#button);
     this.#ask(false);
+  }
+
+  /**
+   * Lets another title be typed in the place of this one: the new `title`, null for none, and whether the focus has
+   * `moved` elsewhere. Enter and going elsewhere keep what was typed, Escape does not.
+   */
+  typed(title) {
+    const field = el("input", { class: "title", "aria-label": `Title of ${this.#title}`, maxlength: "200", autocomplete: "off", enterkeyhint: "done", "data-testid": "title-field" });
+    field.value = title;
+    const parts = [...this.node.children];
+    this.node.replaceChildren(field);
+    field.focus();
+    field.select();
+    return new Promise((resolve) => {
+      const end = (kept, moved = false) => {
+        field.removeEventListener("blur", onBlur); // taking it out is one, too
+        this.node.replaceChildren(...parts);
+        const wanted = field.value.trim();
+        resolve({ title: kept && wanted !== title ? wanted : null, moved });
+      };
+      const onBlur = () => document.hasFocus() && end(true, true); // not when the window is left: one comes back
+      field.addEventListener("blur", onBlur);
+      onEnter(field, () => end(true));
+      field.addEventListener("keydown", (event) => {
+        if (event.key !== "Escape") return;
+        event.stopPropagation();
+        end(false);
+      });
+    });
   }
 
   #ask(sure) {
@@ -150,6 +200,7 @@ class Entry {
     if (doing) this.node.dataset.doing = doing;
     else delete this.node.dataset.doing;
     this.#title = titleOf(title);
+    this.#pencil.setAttribute("aria-label", `Rename ${this.#title}`);
     setText(this.#name, this.#title);
     this.#time.dateTime = new Date(used).toISOString();
     setText(this.#time, STATUS_TEXTS[doing] ?? when(used));
