@@ -11,12 +11,18 @@ import pytest
 from gapless.cli.doctor import Finding, _Report
 from gapless.cli.logs import _Line
 from gapless.cli.runs import _print_table, _row
-from gapless.cli.terminal import Transcript, say, say_error
+from gapless.cli.terminal import Transcript, rule, say, say_error
 from gapless.events import CustomEvent, RunErrorEvent, TextMessageContentEvent, ToolCallEndEvent, ToolCallStartEvent
 from gapless.records import RunRecord
 
 EVIL = "a\x1b]0;title\x07b\x1b[2J\x9b2Jc\x08\x7f\u202e\u2066"
 CONTROLS = {chr(code) for code in (*range(9), *range(11, 32), *range(127, 160), 0x202E, 0x2066)}
+
+
+@pytest.mark.parametrize(("columns", "wide"), [("40", 40), ("70", 70), ("200", 70)])
+def test_a_rule_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: str, wide: int) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert rule() == "=" * wide
 
 
 def test_messages_for_the_person_are_clean(capsys: pytest.CaptureFixture[str]) -> None:

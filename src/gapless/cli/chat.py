@@ -19,7 +19,7 @@ import typer
 from gapless.cli.agents import AGENT_HELP, load_agent, settings_of
 from gapless.cli.logs import log_nowhere
 from gapless.cli.questions import ask_person
-from gapless.cli.terminal import Transcript, clean, explained, say, say_error
+from gapless.cli.terminal import Transcript, clean, explained, rule, say, say_error
 from gapless.errors import GaplessError
 from gapless.progress import Progress
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["chat"]
 
-RULE = "=" * 70
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
 _T = TypeVar("_T")
@@ -96,11 +95,9 @@ def _interactive(conversation: _Conversation, *, session: str | None, store: str
         import readline  # noqa: F401  # line editing and history at the prompt
     from gapless.journals import store_class
 
-    print(RULE)
-    print(f"GAPLESS CHAT · {clean(conversation.agent_name)}")
-    print(RULE)
-    print("Type 'exit' or 'quit' to end the conversation; Ctrl-C stops an answer")
-    print(RULE)
+    if sys.stdout.isatty():  # a pipe is for what is said
+        name = f"GAPLESS CHAT · {clean(conversation.agent_name)}"
+        print(rule(), name, rule(), "'exit' ends the conversation, Ctrl-C stops an answer", rule(), sep="\n")
     if session is not None:
         earlier = conversation.turns_so_far()
         print(f"Session {session}: {earlier} earlier {'message' if earlier == 1 else 'messages'}")

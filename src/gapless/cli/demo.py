@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gapless.cli.agents import AGENT_HELP, load_agent
-from gapless.cli.terminal import Transcript, clean
+from gapless.cli.terminal import Transcript, clean, rule
 from gapless.errors import GaplessError
 from gapless.progress import Progress
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
-RULE = "=" * 70
 MESSAGES = (
     "Hello! What can you help me with?",
     "Explain quantum computing in simple terms",
@@ -97,9 +96,9 @@ async def _serve_and_talk(agent: Agent, store: str, config: RunConfig, listener:
     from gapless.server import create_app
 
     url = url_of(listener)
-    print(RULE)
+    print(rule())
     print("STREAMING CHAT DEMO")
-    print(RULE)
+    print(rule())
     print(f"agent  {clean(agent.name)}")
     print(f"store  {shown_url(store)}")
     print(f"server {url}")
@@ -146,9 +145,9 @@ async def _talk(agent: Agent, url: str, config: RunConfig) -> None:
                 await talk.turn(client, session_id, message, config)
     if talk.cut is None:
         raise GaplessError("the answers were too short to be cut, so that nothing was shown; try another agent")
-    print(f"\n{RULE}")
+    print(f"\n{rule()}")
     print("\n".join(talk.figures()))
-    print(RULE)
+    print(rule())
 
 
 class _Talk:

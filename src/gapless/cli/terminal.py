@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import traceback
 
@@ -29,10 +30,11 @@ from gapless.events import (
 )
 from gapless.output import OutputText
 
-__all__ = ["Transcript", "clean", "explained", "one_line", "raised_on_import", "say", "say_error"]
+__all__ = ["Transcript", "clean", "explained", "one_line", "raised_on_import", "rule", "say", "say_error"]
 
 ERROR_CHARS_MAX = 500
 """Characters shown of what an agent's exception says."""
+RULE_CHARS_MAX = 70
 TOOL_CHARS_MAX = 200
 """Characters shown of a tool call's arguments, and of its result."""
 
@@ -53,6 +55,11 @@ def one_line(text: str, chars_max: int) -> str:
     """Return the text on one line, cut to a length."""
     line = " ".join(clean(text).split())
     return line if len(line) <= chars_max else line[: chars_max - 1] + "…"
+
+
+def rule() -> str:
+    """Return a line across the terminal, however narrow that is."""
+    return "=" * min(RULE_CHARS_MAX, shutil.get_terminal_size().columns)
 
 
 def say(text: str, *, style: str = "") -> None:
