@@ -19,7 +19,7 @@ from google.adk.sessions.sqlite_session_service import SqliteSessionService
 from google.adk.tools import FunctionTool, LongRunningFunctionTool, ToolContext
 from google.genai import types
 
-from gapless import Limits, LiveRequest, LiveRequestQueue, RunConfig, Runner, StreamingMode
+from gapless import Limits, LiveRequest, LiveRequestQueue, RunConfig, RunContext, Runner, StreamingMode
 from gapless.agents import adk_live
 from gapless.errors import AgentFailed, AgentInvalid, GaplessError, InputInvalid, LimitReached, ModelFailed, ToolFailed
 from gapless.events import (
@@ -444,9 +444,19 @@ async def test_a_long_running_tools_first_result_is_its_result():
 async def test_a_long_running_tool_without_a_result_is_told_of_and_leaves_a_usable_session(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    def book() -> None:
+    hearing: list[adk_live._Hearing] = []
+    begin = adk_live._Hearing.__init__
+
+    def begun(new: adk_live._Hearing, ctx: RunContext) -> None:
+        begin(new, ctx)
+        hearing.append(new)
+
+    monkeypatch.setattr(adk_live._Hearing, "__init__", begun)
+
+    async def book() -> None:
         """Books."""
         monkeypatch.setattr(adk_live, "ANSWER_S_MAX", 0.01)  # and not before, so that a busy machine gets here
+        hearing[-1]._moved.set()  # it waits by now, for as long as was said before
 
     agent, model = agent_of(ToolCall("book"), "Never said.", NextTurn(), "Fine.", tools=[LongRunningFunctionTool(book)])
     async with Runner(agent) as runner:
