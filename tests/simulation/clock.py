@@ -93,11 +93,16 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self.world = Process("world", rng)
         self.processes = [self.world]
         self._now = 0.0
-        self._timers: list[tuple[float, int, Callback]] = []
+        self._timers: list[tuple[float, int, Callback | None, Callable[..., object], tuple[Any, ...]]] = []
+        """When, in which order, and what: with a handle, or outside of all processes."""
         self._stopping: bool
         self._count = 0
         self._ran = 0
         self._rng = rng
+        self._woken = False
+        """A process has something to do that had nothing, perhaps."""
+
+    get_debug = bool  # type: ignore[assignment]  # False, and in C: each future asks
 
     def time(self) -> float:
         return self._now
@@ -109,13 +114,13 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             context = contextvars.copy_context()
         handle = Callback(callback, args, context)
         context.get(_process, self.world).ready.append(handle)
+        self._woken = True
         return handle
 
     def in_world(self, delay_s: float, callback: Callable[..., object], *args: Any) -> None:
         """Call it then, outside of all other processes, whoever is running now."""
-        when = self._now + delay_s
         self._count += 1
-        heapq.heappush(self._timers, (when, self._count, Callback(callback, args, self.world.context, when)))
+        heapq.heappush(self._timers, (self._now + delay_s, self._count, None, callback, args))
 
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
@@ -127,7 +132,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     ) -> Callback:
         timer = Callback(callback, args, contextvars.copy_context() if context is None else context, when)
         self._count += 1
-        heapq.heappush(self._timers, (when, self._count, timer))
+        heapq.heappush(self._timers, (when, self._count, timer, callback, args))
         return timer
 
     def create_task(  # type: ignore[override]
@@ -160,15 +165,39 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                     break
 
     def _pass_time(self) -> None:
-        timers = self._timers
-        if not timers:
-            raise RuntimeError("everything waits and nothing will come")
-        now = self._now = max(self._now, timers[0][0])
-        due = [heapq.heappop(timers)[2]]
-        while timers and timers[0][0] <= now:
-            due.append(heapq.heappop(timers)[2])
+        """Until somebody may be ready: messages that travel wake nobody as a rule."""
+        timers, in_world = self._timers, self.world.context.run
+        self._woken = False
+        while not self._woken:
+            if not timers:
+                raise RuntimeError("everything waits and nothing will come")
+            when, _, timer, callback, args = heapq.heappop(timers)
+            if when > self._now:
+                self._now = when
+            if timers and timers[0][0] <= self._now:
+                return self._make_ready(timer or Callback(callback, args, self.world.context))
+            self._ran += 1
+            if timer is None:
+                try:
+                    in_world(callback, *args)
+                except Exception as error:
+                    self.call_exception_handler({"message": f"Exception in {callback}", "exception": error})
+            elif not timer.cancelled_:
+                process = timer._context.get(_process, self.world)
+                if not process.paused:
+                    timer.run(self)
+                    return None  # it may have let others go on
+                process.ready.append(timer)
+        return None
+
+    def _make_ready(self, first: Callback) -> None:
+        """What is due at this very time, in the order of its processes."""
+        due, timers = [first], self._timers
+        while timers and timers[0][0] <= self._now:
+            _, _, timer, callback, args = heapq.heappop(timers)
+            due.append(timer or Callback(callback, args, self.world.context))
         waiting = [(timer._context.get(_process, self.world), timer) for timer in due if not timer.cancelled_]
-        if len(waiting) == 1 and not waiting[0][0].paused:  # as a rule, and nobody else is ready
+        if len(waiting) == 1 and not waiting[0][0].paused:
             self._ran += 1
             waiting[0][1].run(self)
             return
