@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import signal
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import httpcore2
 import httpx2
 import pytest
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_dependant
-from xdist.scheduler import LoadScopeScheduling
 
 from gapless import Runner, create_app
-from tests.support import cpu, lanes
+from tests.support import cpu, forks, lanes
 
 ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fast", action="store_true", help="leave out what takes long (tests/support/lanes.py)")
+    parser.addoption("--processes", type=int, metavar="N", help="run groups of tests in so many processes")
     parser.addoption("--cpu", type=int, metavar="N", help="list the N dearest tests, and files, by processor time")
 
 
@@ -33,6 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if (shown := config.getoption("cpu")) is not None:
         config.pluginmanager.register(cpu.CpuCosts(shown))
+    if processes := config.getoption("processes"):
+        config.pluginmanager.register(forks.Forks(processes))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -46,14 +51,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("fast"):
         config.hook.pytest_deselected(items=[item for item in items if lanes.is_slow(item.nodeid)])
         items[:] = [item for item in items if not lanes.is_slow(item.nodeid)]
-    if hasattr(config, "workerinput"):  # one of several processes
+    if config.getoption("processes"):
         items[:] = lanes.in_order(items)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """pytest-xdist's own `loadgroup` renames the items, which does nothing since pytest 9."""
-    return lanes.Groups(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -83,6 +82,16 @@ def routes_are_read_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fastapi.routing.get_dependant", read_once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def certificates_are_read_once() -> Iterator[None]:
+    """Each HTTP client reads those of all authorities, a fortieth of a second, and the tests make thousands of clients,
+    none of which speaks TLS."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ssl.create_default_context", functools.cache(ssl.create_default_context))
+        patch.setattr("httpcore2.default_ssl_context", functools.cache(httpcore2.default_ssl_context))
         yield
 
 

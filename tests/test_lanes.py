@@ -2,31 +2,62 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 from tests.support import lanes
 
 ROOT = Path(__file__).parents[1]
 CONFTEST = """
-import pytest
-from tests.support import lanes
+from tests.support import forks
 
-def pytest_xdist_make_scheduler(config, log):
-    return lanes.Groups(config, log)
+def pytest_configure(config):
+    config.pluginmanager.register(forks.Forks(2))
 """
-SHARING = """
-import os, pathlib
+FIRST = """
+import os, pathlib, sys
 import pytest
+
+@pytest.fixture(scope="module")
+def shared():
+    yield print("made in", os.getpid())
+    print("let go of in", os.getpid())
 
 @pytest.mark.parametrize("number", range(9))
-def test_where(number):
-    with pathlib.Path({found!r}).open("a") as found:
-        found.write(f"{{os.getpid()}}\\n")
+def test_shared(number, shared, tmp_path):
+    print("used in", os.getpid(), tmp_path)
+    assert number != 3, "as it should"
 """
+SECOND = """
+import os, warnings
+
+def test_prints():
+    print("nothing of the first file's")
+
+def test_warns():
+    warnings.warn("mind the step")
+
+def test_ends_its_process():
+    os._exit(7)
+
+def test_does_not_run():
+    pass
+"""
+
+
+def pytest_in_forks(folder: Path, files: dict[str, str]) -> str:
+    (folder / "conftest.py").write_text(CONFTEST)
+    for name, text in files.items():
+        file = folder / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    command = [sys.executable, "-m", "pytest", "-rP", "--rootdir", folder, folder]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    told: str = done.stdout
+    return told
 
 
 def test_a_file_is_a_group_unless_its_tests_run_apart():
@@ -34,22 +65,17 @@ def test_a_file_is_a_group_unless_its_tests_run_apart():
     assert lanes.group("tests/cli/test_serve.py::test_a[x::y]") == "tests/cli/test_serve.py::test_a[x::y]"
 
 
-def test_the_tests_of_a_group_run_in_one_process(tmp_path: Path):
-    (tmp_path / "conftest.py").write_text(CONFTEST)
-    files = [tmp_path / f"test_{name}.py" for name in "ab"]
-    for file in files:
-        file.write_text(SHARING.format(found=str(file.with_suffix(".found"))))
-    several = ["--numprocesses", "2", "--dist", "loadscope", "--no-loadscope-reorder"]
-    command = [sys.executable, "-m", "pytest", *several, "--rootdir", tmp_path, tmp_path]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    for file in files:
-        pids = file.with_suffix(".found").read_text().split()
-        assert len(pids) == 9
-        assert len(set(pids)) == 1
-
-
-def test_each_of_several_processes_has_the_order_of_all(request: pytest.FixtureRequest):
-    if not hasattr(request.config, "workerinput"):
-        pytest.skip("all tests run in one process")
-    assert request.session.items == lanes.in_order(request.session.items)
+def test_a_group_runs_in_one_process_and_what_it_came_to_is_told(tmp_path: Path):
+    files = {"a/test_first.py": FIRST, "a/test_third.py": "def test_it(): pass", "b/test_second.py": SECOND}
+    told = pytest_in_forks(tmp_path, files)
+    used = re.findall(r"^used in (\d+) (.*)/", told, re.M)
+    assert len(used) == 9
+    assert len(set(used)) == 1
+    ((pid, folder),) = set(used)
+    assert re.findall(r"^made in (\d+)$", told, re.M) == re.findall(r"^let go of in (\d+)$", told, re.M) == [pid]
+    assert "/process-" in folder
+    assert told.count("as it should") >= 1
+    assert told.count("nothing of the first file's") == 1
+    assert told.count("UserWarning: mind the step") == 1
+    assert "its process ended, and the rest of its group has not run" in told
+    assert "2 failed, 11 passed, 1 warning" in told

@@ -7,7 +7,6 @@ import ast
 import contextlib
 import inspect
 import io
-import ssl
 import textwrap
 from collections.abc import AsyncIterator
 from typing import Any
@@ -117,7 +116,6 @@ PROGRAMS: dict[str, tuple[str, str]] = {
 
 @pytest.fixture
 async def gemini(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
-    monkeypatch.setattr("ssl.create_default_context", lambda *_, **__: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     chunks = [gemini_chunk({"text": text}) for text in ("They ", "flow ")]
     said = [*chunks, gemini_chunk({"text": "on."}, finish="STOP")]
     async with service(GEMINI, [said]) as up:

@@ -7,7 +7,6 @@ import asyncio
 import itertools
 import json
 import re
-import ssl
 from typing import Any
 
 import pytest
@@ -299,8 +298,6 @@ def cases(habits: Any) -> list[tuple[str, str]]:
 def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLE_API_KEY", "k")
     monkeypatch.setenv("GOOGLE_GENAI_USE_VERTEXAI", "0")
-    # No client here speaks TLS, and each would read all certificates: half of what these tests cost.
-    monkeypatch.setattr("ssl.create_default_context", lambda *_, **__: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
 
 
 _MADE = re.compile(r"pyd_ai_[0-9a-f]+|adk-[0-9a-f-]{36}|call_[0-9a-f-]{24,36}|toolu_adk_[0-9a-f]+")

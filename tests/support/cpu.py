@@ -6,6 +6,7 @@ at the last test that uses it.
 
 from __future__ import annotations
 
+import os
 import resource
 from collections import defaultdict
 from collections.abc import Generator
@@ -38,12 +39,14 @@ class Cost(NamedTuple):
 
 
 class CpuCosts:
-    """Measures each test, also in the processes of pytest-xdist, and says at the end what was dear."""
+    """Measures each test, also in forks of this process, and says at the end what was dear."""
 
     def __init__(self, shown: int) -> None:
         self._shown = shown
         self._before = _used()
         self._tests: defaultdict[str, Cost] = defaultdict(Cost)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.pytest_collection_finish)
 
     def pytest_collection_finish(self) -> None:
         self._before = _used()

@@ -1,6 +1,6 @@
 """Which tests `--fast` leaves out, which run apart from their file's others, and which begin first and last.
 
-`scripts/test` runs several processes, and gives each a group of tests at a time. A group
+`scripts/test` runs several processes, and gives each a group of tests at a time (`forks.py`). A group
 is a file, because a file's tests share what is dear: servers, a browser, a cluster. The tests of files in `APART` share
 nothing, and are groups of their own. What takes long begins first, so that no process is left alone with it at the end.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
-from xdist.scheduler import LoadScopeScheduling
 
 SLOW = (
     "tests/agents/test_published_examples.py",
@@ -33,7 +32,6 @@ APART = (
     "tests/agents/test_published_examples.py",
     "tests/cli/",
     "tests/faults/",
-    "tests/goes_on/",
     "tests/simulation/",
 )
 
@@ -42,6 +40,7 @@ FIRST = (
     "tests/agents/test_model_classes.py",
     "tests/examples/",
     "tests/deploy/",
+    "tests/goes_on/",
     "tests/page/",
     "tests/client/",
     "tests/bench/",
@@ -57,7 +56,6 @@ FIRST = (
     "tests/attacks/",
     "tests/protocols/",
     "tests/faults/",
-    "tests/goes_on/",
     "tests/cli/",
 )
 """By how long their longest group takes."""
@@ -73,13 +71,6 @@ def is_slow(nodeid: str) -> bool:
 def group(nodeid: str) -> str:
     """The tests that run in one process, one after another."""
     return nodeid if nodeid.startswith(APART) else nodeid.partition("::")[0]
-
-
-class Groups(LoadScopeScheduling):
-    """Gives a process a group at a time."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return group(nodeid)
 
 
 def in_order(items: Iterable[pytest.Item]) -> list[pytest.Item]:
