@@ -120,6 +120,8 @@ def test_another_file_may_be_named_and_none_is_needed(served: list[Settings]):
         ("drain = 'soon'", "drain: Input should be a valid number"),
         ("drain = -1", "drain: Input should be greater than or equal to 0"),
         ("drain = [1]", "drain is one value, not a list"),
+        ("retention = nan", "retention: Input should be greater than or equal to 0.001"),
+        ("workers = true", "workers is neither true nor false"),
         ("cors_origin = [1]", "cors_origin is a list of strings"),
         ("[store]\nurl = 'x'", "store is no table"),
         ("drain 5", "is no TOML: "),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 import typer
@@ -13,14 +12,6 @@ from gapless.cli.settings_file import DEFAULT_PATH, ENVIRONMENT, read_settings
 WORKERS_MAX = 256
 DRAIN_S_MAX = LEASE_S_MAX = 3600.0
 RETENTION_DAYS_MIN = 0.001
-
-
-def _number(value: float) -> float:
-    """Refuse what is on no side of a bound."""
-    if math.isnan(value):
-        raise typer.BadParameter("nan is no number.")
-    return value
-
 
 Agents = Annotated[
     list[str] | None,
@@ -39,31 +30,18 @@ Store = Annotated[
 ]
 Workers = Annotated[int, typer.Option(help="Processes on one socket.", min=1, max=WORKERS_MAX)]
 Drain = Annotated[
-    float,
-    typer.Option(
-        help="Seconds that runs get to finish when it is told to end.",
-        min=0,
-        max=DRAIN_S_MAX,
-        callback=_number,
-    ),
+    float, typer.Option(help="Seconds that runs get to finish when it is told to end.", min=0, max=DRAIN_S_MAX)
 ]
 Retention = Annotated[
     float,
     typer.Option(
-        metavar="DAYS",
-        help="How long the events of ended runs are kept; inf: for good.",
-        min=RETENTION_DAYS_MIN,
-        callback=_number,
+        metavar="DAYS", help="How long the events of ended runs are kept; inf: for good.", min=RETENTION_DAYS_MIN
     ),
 ]
 Lease = Annotated[
     float,
     typer.Option(
-        metavar="SECONDS",
-        help="A worker without a sign of life for so long is taken for dead.",
-        min=1,
-        max=LEASE_S_MAX,
-        callback=_number,
+        metavar="SECONDS", help="A worker without a sign of life for so long is taken for dead.", min=1, max=LEASE_S_MAX
     ),
 ]
 Limits = Annotated[

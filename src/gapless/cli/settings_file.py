@@ -66,6 +66,8 @@ def _value(ctx: typer.Context, path: str, params: dict[str | None, Any], name: s
             raise UsageError(f"settings file {path}: {name} is a list of strings")
     elif isinstance(value, list):
         raise UsageError(f"settings file {path}: {name} is one value, not a list")
+    elif isinstance(value, bool) and not param.is_flag:  # true would be the number 1
+        raise UsageError(f"settings file {path}: {name} is neither true nor false")
     try:
         param.process_value(ctx, value)
     except TyperException as error:
