@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import enum
 import operator
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NamedTuple, TypedDict
 
+import ormsgpack
 import pydantic
 import pytest
 from langchain.agents import create_agent
@@ -26,6 +30,7 @@ from gapless import ResumeEntry, RunConfig, Runner, StreamingMode
 from gapless.agents import adapt
 from gapless.agents.langgraph import LangGraphAgent
 from gapless.agents.langgraph_middleware import GaplessMiddleware
+from gapless.agents.langgraph_saver import RunSaver
 from gapless.errors import AgentFailed, AgentInvalid, GaplessError, ModelFailed, RunLimit, SessionBusy, ToolFailed
 from gapless.events import (
     CustomEvent,
@@ -386,6 +391,44 @@ async def test_a_turn_that_was_cut_short_leaves_the_conversation_whole(own: bool
     assert calls == {one.tool_call_id for one in messages if hasattr(one, "tool_call_id")}
     assert any("said" in text for text in told(model))
     assert told(model)[-1] == "second"
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Plan(pydantic.BaseModel):
+    colour: Colour
+    steps: list[Step]
+
+
+@dataclasses.dataclass
+class Step:
+    what: str
+    at: Point
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+def test_what_a_store_has_is_read_as_data_and_called_never():
+    serde = RunSaver("t").serde
+    plan = Plan(colour=Colour.RED, steps=[Step("paint", Point(1, 2))])
+    for value in (plan, {"messages": [HumanMessage("hi")], "plans": [plan, Colour.RED]}):
+        assert serde.loads_typed(serde.dumps_typed(value)) == value
+    calls = [
+        ("builtins", "eval", "1 + 1"),
+        ("os", "getenv", "HOME"),
+        ("subprocess", "Popen", "true"),
+        ("no.such", "x", "y"),
+    ]
+    for at, call in enumerate(calls):
+        harmful = ormsgpack.Ext(0, ormsgpack.packb(call))
+        inside = ormsgpack.packb({"plan": [harmful], "named": ormsgpack.Ext(2, ormsgpack.packb((*call[:2], {"a": 1})))})
+        assert serde.loads_typed(("msgpack", inside)) == {"plan": [call[2]], "named": {"a": 1}}, at
+    assert "this" not in sys.modules
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["session", "checkpointer"])

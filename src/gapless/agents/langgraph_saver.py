@@ -6,10 +6,15 @@ that the task said has been recorded: whoever goes on says nothing twice and lea
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+import ormsgpack
+import pydantic
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import ChannelVersions
@@ -67,13 +72,43 @@ def decode_left(native: bytes) -> tuple[str, LeftTurn] | None:
     return turn.run_id, turn
 
 
+def _names_in(data: bytes) -> set[tuple[str, str]]:
+    """Return what LangGraph would import and call to read this: modules, and names in them."""
+    found: set[tuple[str, str]] = set()
+
+    def look(code: int, inner: bytes) -> None:
+        try:
+            value = ormsgpack.unpackb(inner, ext_hook=look, option=ormsgpack.OPT_NON_STR_KEYS)
+        except ormsgpack.MsgpackDecodeError:  # an array's bytes
+            return
+        match value:
+            case [str(module), str(name), *_]:
+                found.add((module, name))
+
+    ormsgpack.unpackb(data, ext_hook=look, option=ormsgpack.OPT_NON_STR_KEYS)
+    return found
+
+
+def _is_data(module: str, name: str) -> bool:
+    """Tell whether a name is a class of data that this program uses: a model, a dataclass, an enum, a named tuple."""
+    kind = getattr(sys.modules.get(module), name, None)
+    if not isinstance(kind, type):
+        return False
+    named_tuple = issubclass(kind, tuple) and hasattr(kind, "_fields")
+    return named_tuple or dataclasses.is_dataclass(kind) or issubclass(kind, pydantic.BaseModel | enum.Enum)
+
+
 class _Serializer(SerializerProtocol):
-    """Writes values as LangGraph does; one that cannot be written is kept as it is, and known to be `unwritable`."""
+    """Writes values as LangGraph does; one that cannot be written is kept as it is, and known to be `unwritable`.
+
+    What a store has is data. LangGraph's own reader imports and calls whatever is named in it; here that is the types
+    that LangGraph takes for safe, and classes of data."""
 
     def __init__(self) -> None:
         self.unwritable = ""
         """The class of a value that another worker cannot be given."""
-        self._inner = JsonPlusSerializer()
+        self._known: set[tuple[str, ...]] = set()
+        self._inner = JsonPlusSerializer(allowed_msgpack_modules=None)
         self._kept: list[Any] = []
 
     def dumps_typed(self, obj: Any) -> _Typed:
@@ -87,6 +122,11 @@ class _Serializer(SerializerProtocol):
     def loads_typed(self, data: _Typed) -> Any:
         if data[0] == "here":
             return self._kept[int(data[1])]
+        if data[0] == "msgpack":
+            new = {one for one in _names_in(data[1]) - self._known if _is_data(*one)}
+            if new:
+                self._known |= new
+                self._inner = JsonPlusSerializer(allowed_msgpack_modules=[*self._known])
         return self._inner.loads_typed(data)
 
 
