@@ -686,6 +686,19 @@ async def test_a_session_that_the_agents_own_service_has_is_known(client_of: Cli
     assert text_of(documents(got), partial=False) == "ok"
 
 
+async def test_a_session_is_deleted_from_the_agents_own_service_too(client_of: ClientOf):
+    service = InMemorySessionService()
+    agent = LlmAgent(name="helper", model=Scripted(["Hi."]))
+    client = await client_of(Runner(agent, session_service=service))
+    for id, known in (("told", True), ("never-told", False)):
+        await service.create_session(app_name="helper", user_id="ada", session_id=id)
+        if known:
+            assert (await client.get(f"/apps/helper/users/ada/sessions/{id}")).status_code == 200
+        assert (await client.delete(f"/apps/helper/users/ada/sessions/{id}")).status_code == 200
+        assert (await client.get(f"/apps/helper/users/ada/sessions/{id}")).status_code == 404, "it does not come back"
+        assert await service.get_session(app_name="helper", user_id="ada", session_id=id) is None
+
+
 async def test_a_sessions_state_changes_between_runs(client_of: ClientOf):
     service = InMemorySessionService()
     await service.create_session(app_name="desk", user_id="u", session_id="old", state={"plan": "gold", "seat": 1})

@@ -169,8 +169,10 @@ class SessionRoutes(ADKAPI):
     async def delete_session(self, app: str, user: str, session_id: str, request: Request) -> Response:
         """Drop a session. 409 while a run of it is active."""
         await self.claimed(request, user)
-        session, _ = await self.find(self.known_app(app), user, session_id)
-        if session is not None:
+        session, id = await self.find(self.known_app(app), user, session_id)
+        if session is None:  # only the agent's own session service may have it
+            await self.runner.agents[app].delete_session(app, user, id)
+        else:
             await self.access.check(request, "delete", session, user=user)
             await self.runner.delete_session(session.id)
         return json_response(None)
