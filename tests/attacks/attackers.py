@@ -347,6 +347,7 @@ TRESPASSES = (
     ("POST", "/runs/{run}/cancel"),
     ("GET", "/sessions/{session}"),
     ("GET", "/sessions/{session}/messages"),
+    ("PATCH", "/sessions/{session}"),
     ("DELETE", "/sessions/{session}"),
     ("GET", "/apps/words/users/mallory/sessions/{session}"),
     ("GET", "/apps/words/users/alice/sessions/{session}"),

@@ -39,6 +39,7 @@ BODIES: dict[str, Callable[[random.Random, Ids], Any]] = {
         ]
     ),
     "/sessions": lambda rng, ids: {"id": ids.session(rng), "state": {"a": {"b": [1, 2, {"c": "d"}]}}},
+    "/sessions/{session_id}": lambda rng, ids: {"title": "another"},
     "/run_sse": lambda rng, ids: {
         "appName": rng.choice(ids.agents),
         "userId": ids.user,
