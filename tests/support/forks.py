@@ -136,7 +136,7 @@ class Forks:
         fork.running = None
         place = (nodeid.partition("::")[0], None, nodeid)
         report = pytest.TestReport(nodeid, place, {}, "failed", text, "call")
-        report.cost = (0.0, 0.0, 0.0)  # for --cpu
+        report.cost = (0.0, 0.0, 0.0)  # type: ignore[attr-defined]  # for --cpu
         self._session.config.hook.pytest_runtest_logreport(report=report)
 
 
