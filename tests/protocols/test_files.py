@@ -187,12 +187,11 @@ async def test_a_picture_that_a_tool_returns_comes_with_its_result(
     assert await is_it(picture)
     (output,) = [one for one in await shown("vercel") if one["type"] == "tool-output-available"]
     assert output["output"] == result["content"]
-    if make is with_adk:
-        parts = [part for one in await shown("adk") for part in (one.get("content") or {}).get("parts", ())]
-        (told,) = [part["functionResponse"] for part in parts if "functionResponse" in part]
-        ((kind, media),) = told["parts"][0].items()
-        assert kind == ("inlineData" if data is SMALL else "fileData")
-        assert kind == "fileData" or base64.urlsafe_b64decode(media["data"]) == data
+    parts = [part for one in await shown("adk") for part in (one.get("content") or {}).get("parts", ())]
+    (told,) = [part["functionResponse"] for part in parts if "functionResponse" in part]
+    ((kind, media),) = told["parts"][0].items()
+    assert kind == ("inlineData" if data is SMALL else "fileData")
+    assert kind == "fileData" or base64.urlsafe_b64decode(media["data"]) == data
     old = OldAGUIEncoder(await runner.get_run("r")).frames(json.dumps(result, separators=(",", ":")).encode())
     assert json.loads(old[0])["content"] == text["text"]
     kept = await runner.messages("s")

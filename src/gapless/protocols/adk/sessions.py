@@ -23,7 +23,7 @@ from gapless.events import (
 from gapless.http.answers import json_response, long_json_response, read_body, read_optional_body
 from gapless.http.openapi import body_docs
 from gapless.protocols.adk.requests import CreateSessionRequest, UpdateSessionRequest, as_type, camel
-from gapless.protocols.adk.wire import PageADKEncoder, arguments_of, result_of
+from gapless.protocols.adk.wire import PageADKEncoder, arguments_of, media_of, result_of
 from gapless.protocols.conversations import is_scoped, scoped
 from gapless.protocols.starting import ClientRoutes
 from gapless.records import ACTIVE, RunRecord, SessionRecord, Turn, branch
@@ -246,9 +246,9 @@ def _event(
             parts.append({"functionCall": function})
     elif isinstance(message, ToolMessage):
         role = "user"
-        response = result_of(message)
         id = message.tool_call_id
-        parts = [{"functionResponse": {"id": id, "name": names.get(id, ""), "response": response}}]
+        told = {"response": result_of(message), **media_of(message)}
+        parts = [{"functionResponse": {"id": id, "name": names.get(id, ""), **told}}]
     if not parts:
         return None
     return {

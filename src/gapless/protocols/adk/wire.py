@@ -15,6 +15,7 @@ import msgspec
 from gapless.agents.adk_turn import CONFIRMATION, INPUT, TRANSFER
 from gapless.events import (
     CustomEvent,
+    DataSource,
     Event,
     Interrupt,
     ReasoningMessageContentEvent,
@@ -31,6 +32,7 @@ from gapless.events import (
     TextMessageContentEvent,
     TextMessageEndEvent,
     TextMessageStartEvent,
+    TextPart,
     TokenUsage,
     ToolCallArgsEvent,
     ToolCallEndEvent,
@@ -48,7 +50,7 @@ from gapless.protocols.adk.own import OwnEvents, own_of
 from gapless.records import RunRecord
 from gapless.wire import NO_DELTA, Encoder
 
-__all__ = ["ADKEncoder", "PageADKEncoder", "WholeADKEncoder", "arguments_of", "object_of", "result_of"]
+__all__ = ["ADKEncoder", "PageADKEncoder", "WholeADKEncoder", "arguments_of", "media_of", "object_of", "result_of"]
 
 _encode = msgspec.json.Encoder().encode
 _ACTIONS = b'"actions":{"stateDelta":%b,"artifactDelta":{},%b"requestedAuthConfigs":{},"requestedToolConfirmations":{}}'
@@ -281,13 +283,14 @@ class ADKEncoder(Encoder):
         if call is not None and name == TRANSFER:
             target = arguments_of("".join(call.arguments)).get("agent_name")
             actions = _ACTIONS % (b"{}", b'"transferToAgent":%b,' % _encode(str(target)))
-        frame = self._response(event.message_id, author, event.tool_call_id, name, result_of(event), actions)
+        told = {"response": result_of(event), **media_of(event)}
+        frame = self._response(event.message_id, author, event.tool_call_id, name, told, actions)
         return (*self._whole(author), frame)
 
     def _response(
-        self, id: str, author: str, call_id: str, name: str, response: dict[str, Any], actions: bytes = _NO_ACTIONS
+        self, id: str, author: str, call_id: str, name: str, told: dict[str, Any], actions: bytes = _NO_ACTIONS
     ) -> bytes:
-        said = _encode({"id": call_id, "name": name, "response": response})
+        said = _encode({"id": call_id, "name": name, **told})
         return b'{"content":{"parts":[{"functionResponse":%b}],"role":"user"},%b}' % (
             said,
             self._base(id, author, actions),
@@ -392,8 +395,8 @@ class ADKEncoder(Encoder):
         """Answer what waited for a client and waits no longer: ADK's clients show a call as open until it has a
         response."""
         asked, self._questions = self._questions, {}
-        response = {"error": "the run does not wait for this any more"}
-        return [self._response(f"{id}-closed", self._author, id, name, response) for id, name in asked.items()]
+        told = {"response": {"error": "the run does not wait for this any more"}}
+        return [self._response(f"{id}-closed", self._author, id, name, told) for id, name in asked.items()]
 
     def _finished(self, event: RunFinishedEvent) -> _Frames:
         if isinstance(event.outcome, RunFinishedInterruptOutcome):
@@ -542,6 +545,21 @@ def result_of(said: ToolCallResultEvent | ToolMessage) -> dict[str, Any]:
     if error is None or not {"error", "isError", "is_error", "error_message", "error_details"}.isdisjoint(response):
         return response
     return {"error": error}
+
+
+def media_of(said: ToolCallResultEvent | ToolMessage) -> dict[str, Any]:
+    """Return the pictures and files that came with a result, as `parts`; nothing where there are none."""
+    parts: list[Any] = []
+    for part in said.content if isinstance(said.content, list) else ():
+        if isinstance(part, TextPart):
+            continue
+        if isinstance(part.source, DataSource):
+            data = part.source.value.translate(_URL_SAFE)
+            parts.append({"inlineData": {"data": data, "mimeType": part.source.mime_type}})
+        else:
+            file = {"fileUri": part.source.value, "mimeType": part.source.mime_type}
+            parts.append({"fileData": {key: value for key, value in file.items() if value is not None}})
+    return {"parts": parts} if parts else {}
 
 
 def _usage(usage: list[TokenUsage]) -> dict[str, int]:
