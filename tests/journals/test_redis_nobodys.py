@@ -18,7 +18,7 @@ from gapless.records import RunStatus
 from tests.journals.conformance import Cluster, Worker
 from tests.journals.gate import STEPS_MAX, Gate
 
-ORDERS = int(os.environ.get("GAPLESS_TEST_ORDERS", "60"))
+ORDERS = int(os.environ.get("GAPLESS_TEST_ORDERS", "40"))
 """Of steps, each from its number."""
 
 
