@@ -1,6 +1,6 @@
 /** `useChat` for a page that may be loaded anew, also in the middle of an answer: the server has the chat. */
 import { useChat } from "@ai-sdk/react";
-import { DefaultChatTransport } from "ai";
+import { DefaultChatTransport, lastAssistantMessageIsCompleteWithApprovalResponses } from "ai";
 import { createDurableFetch } from "gapless-client";
 
 const api = "/vercel/chat";
@@ -19,8 +19,11 @@ export async function loadChat(id) {
   return response.json();
 }
 
+const sendAutomaticallyWhen = lastAssistantMessageIsCompleteWithApprovalResponses; // else an answer stays on the page
+
 export function useDurableChat(id, { messages, activeRunId }) {
-  const chat = useChat({ id, messages, transport, resume: activeRunId !== null }); // resume: joins that answer
+  const resume = activeRunId !== null; // joins that answer
+  const chat = useChat({ id, messages, transport, resume, sendAutomaticallyWhen });
   const stop = () => fetch(`${api}/${id}/stop`, { method: "POST" }); // useChat's own stop() only hangs up
   return { ...chat, stop };
 }

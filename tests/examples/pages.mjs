@@ -45,6 +45,12 @@ if (what === "stop") {
   await first.shown.stop();
   await until(() => first.shown.status === "ready");
   console.log(textOf(first.shown));
+  void first.shown.sendMessage({ text: "Pay" });
+  const parts = () => first.shown.messages.at(-1).parts;
+  const asked = () => parts().find(({ state }) => state === "approval-requested");
+  await until(() => first.shown.status === "ready" && asked());
+  void first.shown.addToolApprovalResponse({ id: asked().approval.id, approved: true });
+  await until(() => first.shown.status === "ready" && parts().some(({ type, state }) => type === "text" && state === "done"));
 } else {
   first.close();
   const second = await open();

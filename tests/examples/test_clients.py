@@ -63,8 +63,8 @@ going_on: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
 
 async def assistant(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
-    """Thinks, calls a tool, explains. `Refund …`: asks before. `Never stop`: does not. `Stay`: says half of it, and
-    the rest when somebody says `Go on SESSION`."""
+    """Thinks, calls a tool, explains. `Refund …`: asks before. `Pay`: asks for the call. `Never stop`: does not.
+    `Stay`: says half of it, and the rest when somebody says `Go on SESSION`."""
     if message.startswith("Go on "):
         going_on[message.removeprefix("Go on ")].set()
         return
@@ -80,6 +80,8 @@ async def assistant(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
     yield ToolCallStartEvent(tool_call_id=call, tool_call_name="look_up")
     yield ToolCallArgsEvent(tool_call_id=call, delta='{"what":"SSE"}')
     yield ToolCallEndEvent(tool_call_id=call)
+    if message == "Pay":
+        await ctx.interrupt([Interrupt(id=f"{call}-ask", reason="tool_approval", message="So?", tool_call_id=call)])
     yield ToolCallResultEvent(message_id=f"{call}-result", tool_call_id=call, content='"found"')
     while True:
         for n, piece in enumerate(PIECES):
@@ -220,7 +222,7 @@ def test_use_chat_goes_on_on_a_new_page(server: str) -> None:
         assert out == TEXT + "\n"
 
 
-def test_use_chat_stops(server: str) -> None:
+def test_use_chat_stops_and_sends_what_is_approved(server: str) -> None:
     (out,) = printed(start(HERE / "pages.mjs", server, "stop"))
     assert (TEXT * 100).startswith(out.removesuffix("\n"))
 
