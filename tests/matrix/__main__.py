@@ -40,8 +40,8 @@ SCRIPTS = [
         "tanstack.mjs",
         "readers.mjs",
         "openai_js.mjs",
-        "python_clients.py",
-        "page_clients.py",
+        "openai_py.py",
+        "readers_py.py",
     )
 ]
 SVELTE = ("--conditions=svelte", "--conditions=browser", "--import", (HERE / "runes.mjs").as_uri())
@@ -54,7 +54,7 @@ IDLE_S_MAX = 600
 
 
 def _app() -> FastAPI:
-    app = create_app(Runner(agent), adk_web=True)
+    app = create_app(Runner(agent))
 
     @app.get("/asked")
     async def runs(message: str) -> list[str]:
