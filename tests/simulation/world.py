@@ -22,9 +22,9 @@ import gapless.records
 import gapless.runs.execution
 import gapless.runs.going_on
 import gapless.runs.keeper
-import gapless.runs.patience
 import gapless.runs.readers
 import gapless.runs.request
+import gapless.runs.retrying
 import gapless.runs.sessions
 import gapless.runs.worker
 from gapless import RunConfig, Runner
@@ -45,7 +45,7 @@ from gapless.journals.journal import Journal
 from gapless.protocols.ag_ui.wire import AGUIEncoder
 from gapless.records import RunStatus
 from gapless.runs import going_on
-from gapless.runs.patience import patiently
+from gapless.runs.retrying import patiently
 from gapless.sse import EventStreamParser
 from gapless.wire import Cursor
 from tests.simulation.agents import CONTINUING, Plan, agents
@@ -743,7 +743,7 @@ def simulated() -> Iterator[None]:
             gapless.runs.keeper,
             gapless.runs.execution,
             gapless.runs.going_on,
-            gapless.runs.patience,
+            gapless.runs.retrying,
             gapless.journals.journal,
         ):
             patch.setattr(module, "time", clock)

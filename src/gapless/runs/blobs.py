@@ -33,7 +33,7 @@ from gapless.journals.contract import BLOB_PIECE_BYTES, Store
 from gapless.journals.journal import Journal
 from gapless.onetext import FILE_NAME
 from gapless.records import blobs_at
-from gapless.runs.patience import patiently
+from gapless.runs.retrying import patiently
 
 __all__ = ["LARGE", "Blob", "Blobs", "BlobsOfRun"]
 

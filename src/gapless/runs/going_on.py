@@ -27,10 +27,10 @@ from gapless.records import RunRecord, RunStatus, now_ms
 from gapless.runs.checkpoints import Before, decode_frame
 from gapless.runs.commands import Command
 from gapless.runs.ending import lost, unanswered
-from gapless.runs.patience import patiently
 from gapless.runs.questions import Question, due_at
 from gapless.runs.readers import Readers, ends_unread
 from gapless.runs.recorder import Recorder
+from gapless.runs.retrying import patiently
 
 __all__ = ["GoingOn", "Home"]
 

@@ -19,8 +19,8 @@ from gapless.live import is_live
 from gapless.records import RunRecord, RunStatus, now_ms
 from gapless.runs.commands import Command
 from gapless.runs.ending import finished
-from gapless.runs.patience import patiently
 from gapless.runs.recorder import Recorder
+from gapless.runs.retrying import patiently
 
 __all__ = ["Question", "Questions", "due_at"]
 

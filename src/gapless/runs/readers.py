@@ -19,7 +19,7 @@ from gapless.records import RunRecord, RunStatus
 from gapless.runs.asked import Question, question_of
 from gapless.runs.blobs import Blobs
 from gapless.runs.commands import Command
-from gapless.runs.patience import patiently
+from gapless.runs.retrying import patiently
 
 __all__ = [
     "PAGE_EVENTS",

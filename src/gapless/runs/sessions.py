@@ -32,9 +32,9 @@ from gapless.records import (
 )
 from gapless.runs.commands import Commands
 from gapless.runs.pace import Pace
-from gapless.runs.patience import lease_wanted, patiently
 from gapless.runs.readers import Readers, ends_unread
 from gapless.runs.request import check_id, check_user, is_of_its_own, new_id, title_given
+from gapless.runs.retrying import lease_wanted, patiently
 from gapless.user_message import results_of
 
 __all__ = ["History", "Sessions"]

@@ -23,11 +23,11 @@ from gapless.runs.checkpoints import Before
 from gapless.runs.commands import Commands, decode_command
 from gapless.runs.execution import CLEANUP_S_MAX, Execution
 from gapless.runs.going_on import GoingOn
-from gapless.runs.patience import lease_wanted, patiently
 from gapless.runs.producers import Producers
 from gapless.runs.readers import Readers, ends_unread
 from gapless.runs.recorder import Recorder
 from gapless.runs.request import Asked
+from gapless.runs.retrying import lease_wanted, patiently
 from gapless.runs.sessions import Sessions
 
 __all__ = ["DRAIN_S", "LEFT_S", "Worker"]
