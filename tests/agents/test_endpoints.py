@@ -24,7 +24,7 @@ from gapless.events import (
 from gapless.testing import serving
 from tests.support.agui import check_order
 from tests.support.endpoints import HELLO, ask
-from tests.support.rich import ANSWER, REASONING, rich
+from tests.support.rich import ANSWER, MESSAGES, REASONING, rich
 from tests.support.upstream import Reply, upstream
 
 
@@ -75,11 +75,14 @@ def test_a_url_is_an_agent_wherever_agents_are_named() -> None:
     assert isinstance(adapt("http://127.0.0.1:1/v1?model=m"), OpenAIChat)
 
 
-@pytest.mark.parametrize(("protocol", "path"), [("openai", "/v1?model=rich"), ("ag-ui", "/ag-ui?agent=rich")])
-async def test_one_gapless_runs_anothers_agent(protocol: str, path: str) -> None:
+@pytest.mark.parametrize(
+    ("protocol", "path", "text"),
+    [("openai", "/v1?model=rich", ANSWER), ("ag-ui", "/ag-ui?agent=rich", MESSAGES)],
+)
+async def test_one_gapless_runs_anothers_agent(protocol: str, path: str, text: str) -> None:
     with serving(create_app(Runner(agents={"rich": rich}))) as url:
         fold, events = await ask(f"{protocol}+{url}{path}", "rich")
-    assert fold.text == ANSWER
+    assert fold.text == text
     reasoning = [one.content for one in fold.messages() if isinstance(one, ReasoningMessage)]
     assert "".join(reasoning) == "".join(REASONING)
     assert fold.finished is not None

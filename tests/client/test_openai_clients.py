@@ -17,11 +17,11 @@ from gapless import Runner, create_app
 from gapless.client import ClientLimits
 from gapless.client.durable import durable_transport
 from gapless.testing import Cutter, serving
-from tests.support.rich import ANSWER, ITEMS, rich
+from tests.support.rich import ANSWER, RESPONSE, rich
 
 CUTS = 10
 QUICK = ClientLimits(retry_first_s=0.001, retry_max_s=0.005)
-PATHS = [("chat", ANSWER), ("responses", ITEMS)]
+PATHS = [("chat", ANSWER), ("responses", RESPONSE)]
 
 
 @pytest.fixture(scope="module")

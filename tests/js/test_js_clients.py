@@ -22,7 +22,20 @@ from gapless.server import create_app
 from gapless.testing import Cutter, serving
 from gapless.wire import wire
 from tests.support import node
-from tests.support.rich import ANSWER, ARGUMENTS, BEAT, CLOSING, ITEMS, LONG_ARGUMENTS, REASONING, RESULT, TEXT, rich
+from tests.support.rich import (
+    ANSWER,
+    ARGUMENTS,
+    BEAT,
+    CLOSING,
+    FILE_URL,
+    ITEMS,
+    LONG_ARGUMENTS,
+    REASONING,
+    RESPONSE,
+    RESULT,
+    TEXT,
+    rich,
+)
 
 HERE = Path(__file__).parent
 CUTS = ("abrupt", "mid-frame", "clean")
@@ -132,7 +145,7 @@ def is_whole_ui_message(told: dict[str, Any]) -> None:
     assert others["data-step"]["data"] == {"name": "plan", "status": "finished"}
     assert others["data-progress"]["data"] == {"percent": 50}
     assert others["source-url"]["url"] == "https://example.org/"
-    assert others["file"] == {"type": "file", "mediaType": "text/plain", "url": "data:text/plain;base64,aGk="}
+    assert others["file"] == {"type": "file", "mediaType": "text/plain", "url": FILE_URL}
     assert len(others) == len(rest), "a part came twice"
     assert told["metadata"]["usage"] == {"inputTokens": 11, "outputTokens": 22, "totalTokens": 33}
     assert told["steps"] == 2
@@ -526,7 +539,7 @@ def test_openai_over_the_durable_fetch(network: Network, openai: Report, cut: st
 @pytest.mark.parametrize("cut", ALL)
 def test_openai_responses_over_the_durable_fetch(network: Network, openai: Report, cut: str) -> None:
     told = openai[f"openai.durable.{cut}.responses-rich"]
-    assert (told["text"], told["reasoning"], told["last"]) == (ITEMS, "".join(REASONING), "response.completed")
+    assert (told["text"], told["reasoning"], told["last"]) == (RESPONSE, "".join(REASONING), "response.completed")
     assert told["kinds"] == ["reasoning", "message", "mcp_call", "message"]
     told = openai[f"openai.durable.{cut}.responses-tool"]
     assert (told["text"], told["arguments"], told["last"]) == ("Let me see. ", LONG_ARGUMENTS, "response.completed")
@@ -545,7 +558,7 @@ def test_openai_responses_over_the_durable_fetch(network: Network, openai: Repor
 @pytest.mark.parametrize("cut", CUTS)
 def test_openai_resumes_responses_by_number(network: Network, openai: Report, cut: str) -> None:
     told = openai[f"openai.native.{cut}.responses-rich"]
-    assert (told["text"], told["last"]) == (ITEMS, "response.completed")
+    assert (told["text"], told["last"]) == (RESPONSE, "response.completed")
     assert network.proxies[cut].cuts[told["id"].removeprefix("resp_")] == CUTS_PER_ANSWER
 
 
@@ -553,7 +566,7 @@ def test_openai_resumes_responses_by_number(network: Network, openai: Report, cu
 def test_openai_plain_sees_a_cut_for_what_it_is(openai: Report, cut: str) -> None:
     chat, responses = openai[f"openai.plain.{cut}.chat-rich"], openai[f"openai.plain.{cut}.responses-rich"]
     assert ANSWER.startswith(chat["text"])
-    assert ITEMS.startswith(responses["text"])
+    assert RESPONSE.startswith(responses["text"])
     assert ("finishReason" in chat) == (cut == "none") == (responses["last"] == "response.completed")
     assert ("error" in chat) == (cut in ("abrupt", "mid-frame")) == ("error" in responses)
 
@@ -563,7 +576,7 @@ def test_openai_plain_sees_a_cut_for_what_it_is(openai: Report, cut: str) -> Non
 
 @pytest.mark.parametrize("cut", ALL)
 def test_event_source_resumes_by_itself(network: Network, eventsource: Report, cut: str) -> None:
-    for case, whole in (("rich", ITEMS), ("chat", ANSWER)):
+    for case, whole in (("rich", RESPONSE), ("chat", ANSWER)):
         name = f"eventsource.native.{cut}.{case}"
         assert eventsource[name] == {"text": whole, "unique": True}
         if cut != "none":

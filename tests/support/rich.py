@@ -44,8 +44,15 @@ _told_to_go: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 ARGUMENTS = ['{"ci', 'ty": "Zü', 'rich \\u2603"', ', "days": [1, 2', ", 3]}"]
 LONG_ARGUMENTS = json.dumps({"places": [f"Zürich {n}" for n in range(100)]}, ensure_ascii=False)
 RESULT = '{"degrees":21,"sky":"clear ☀"}'
-ANSWER = "".join(TEXT) + "\n\n" + "".join(CLOSING)
-"""What readers who get one text get: two messages are two paragraphs."""
+FILE_URL = "https://example.org/note.txt"
+LINK = f"[text/plain](<{FILE_URL}>)"
+"""What a file of the answer is on wires that carry text."""
+MESSAGES = "".join(TEXT) + "\n\n" + "".join(CLOSING)
+"""Two messages are two paragraphs."""
+ANSWER = "".join(TEXT) + f"\n\n{LINK}\n\n" + "".join(CLOSING)
+"""What readers who get one text get."""
+RESPONSE = "".join(TEXT) + LINK + "".join(CLOSING)
+"""The same of clients of OpenAI's responses, put together from its messages with nothing between them."""
 ITEMS = "".join(TEXT) + "".join(CLOSING)
 """The same of clients that get each message as a part of its own, as the tests put the parts together: with nothing
 between them."""
@@ -123,7 +130,7 @@ async def _rich(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
     )
     yield CustomEvent(name="progress", value={"percent": 50})
     yield CustomEvent(name="source-url", value={"sourceId": "s1", "url": "https://example.org/", "title": "Example"})
-    yield CustomEvent(name="gapless.file", value={"mimeType": "text/plain", "data": "aGk="})
+    yield CustomEvent(name="gapless.file", value={"mimeType": "text/plain", "url": FILE_URL})
     for delta in CLOSING:
         yield delta
     ctx.add_usage(TokenUsage(provider="test", model="scripted", input_tokens=11, output_tokens=22, total_tokens=33))

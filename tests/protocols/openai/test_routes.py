@@ -41,7 +41,7 @@ from gapless.protocols.openai.responses import _line
 from gapless.records import RunRecord
 from gapless.testing import CutKind, Cutter, serving
 from tests.support.agents import Gated
-from tests.support.rich import ANSWER, ARGUMENTS, CLOSING, ITEMS, REASONING, RESULT, rich
+from tests.support.rich import ANSWER, ARGUMENTS, CLOSING, REASONING, RESPONSE, RESULT, rich
 
 TOOLS: list[Any] = [
     {
@@ -530,8 +530,8 @@ def test_a_cut_response_goes_on_by_the_clients_own_resume(url: str, kind: CutKin
         assert proxy.cuts[response_id.removeprefix("resp_")] == 10
     numbers = [event.sequence_number for event in events]
     assert numbers == sorted(set(numbers))
-    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == ITEMS
-    assert events[-1].response.output_text == ITEMS
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == RESPONSE
+    assert events[-1].response.output_text == RESPONSE
 
 
 # ----------------------------------------------------------------------------------------------------------- responses
@@ -547,10 +547,10 @@ async def test_a_response_streams_all_its_items(client: AsyncOpenAI) -> None:
         "response.in_progress",
         "response.completed",
     )
-    assert [item.type for item in final.output] == ["reasoning", "message", "mcp_call", "message"]
-    assert final.output_text == ITEMS
+    assert [item.type for item in final.output] == ["reasoning", "message", "mcp_call", "message", "message"]
+    assert final.output_text == RESPONSE
     assert final.status == "completed"
-    reasoning, _, call, _ = final.output
+    reasoning, _, call, *_ = final.output
     assert reasoning.type == "reasoning"
     assert [part.text for part in reasoning.content or ()] == ["".join(REASONING)]
     assert call.type == "mcp_call"
@@ -575,7 +575,7 @@ async def test_every_event_of_a_response_fits_openais_types(url: str) -> None:
 
 async def test_the_whole_response_and_the_one_fetched_later_are_the_streams_last(client: AsyncOpenAI) -> None:
     response = await client.responses.create(model="rich", input="rich", metadata={"k": "v"}, temperature=0.5)
-    assert response.output_text == ITEMS
+    assert response.output_text == RESPONSE
     assert response.metadata == {"k": "v"}
     assert response.temperature == 0.5
     assert await client.responses.retrieve(response.id) == response
@@ -676,6 +676,7 @@ async def test_a_whole_conversation_can_come_as_input(client: AsyncOpenAI) -> No
         "assistant",
         "assistant",
         "tool",
+        "assistant",
         "assistant",
         "user",
     ]
