@@ -1,12 +1,19 @@
-"""The deadlines of a run: `timeout`, `first_event_timeout`, `idle_timeout`."""
+"""The deadlines of a run, and until when what it asks may be answered."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+import msgspec
 
 from gapless.config import RunConfig
+from gapless.events import Interrupt
+from gapless.records import now_ms
 
-__all__ = ["Deadlines"]
+__all__ = ["Deadlines", "dated", "due_at"]
 
 IDLE_CHECKS = 4
 """How often within `idle_timeout` progress is looked for."""
@@ -84,3 +91,24 @@ class Deadlines:
         if self._config.idle_timeout is not None:
             wake_s = min(wake_s, self._config.idle_timeout / IDLE_CHECKS)
         return max(wake_s, 0.0)
+
+
+def dated(interrupts: Iterable[Interrupt], answer_timeout: float | None) -> list[Interrupt]:
+    """Return them each with the time until which it may be answered, `answer_timeout` seconds from now where the agent
+    has set none."""
+    if answer_timeout is None:
+        return list(interrupts)
+    at = datetime.fromtimestamp(now_ms() / 1000 + answer_timeout, UTC)
+    expires_at = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return [one if one.expires_at else msgspec.structs.replace(one, expires_at=expires_at) for one in interrupts]
+
+
+def due_at(interrupts: Iterable[Interrupt]) -> int | None:
+    """Return until when (ms) these may be answered, by the first of them that expires; None: for ever."""
+    found = []
+    for interrupt in interrupts:
+        with contextlib.suppress(ValueError):  # an agent's own: a time that cannot be read does not count
+            if interrupt.expires_at:
+                at = datetime.fromisoformat(interrupt.expires_at)
+                found.append(int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000))
+    return min(found, default=None)

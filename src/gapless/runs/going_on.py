@@ -26,8 +26,9 @@ from gapless.metrics import Metrics
 from gapless.records import RunRecord, RunStatus, now_ms
 from gapless.runs.checkpoints import Before, decode_frame
 from gapless.runs.commands import Command
+from gapless.runs.deadlines import due_at
 from gapless.runs.ending import lost, unanswered
-from gapless.runs.questions import Question, due_at
+from gapless.runs.questions import Question
 from gapless.runs.readers import Readers, ends_unread
 from gapless.runs.recorder import Recorder
 from gapless.runs.retrying import patiently

@@ -7,7 +7,6 @@ import collections
 import contextlib
 import logging
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -18,11 +17,12 @@ from gapless.journals.journal import Journal
 from gapless.live import is_live
 from gapless.records import RunRecord, RunStatus, now_ms
 from gapless.runs.commands import Command
+from gapless.runs.deadlines import dated, due_at
 from gapless.runs.ending import finished
 from gapless.runs.recorder import Recorder
 from gapless.runs.retrying import patiently
 
-__all__ = ["Question", "Questions", "due_at"]
+__all__ = ["Question", "Questions"]
 
 log = logging.getLogger("gapless.run")
 
@@ -37,17 +37,6 @@ class Question(msgspec.Struct):
     def ids(self) -> set[str]:
         """Return what its answers have to name."""
         return {interrupt.id for interrupt in self.interrupts}
-
-
-def due_at(interrupts: Iterable[Interrupt]) -> int | None:
-    """Return until when (ms) these may be answered, by the first of them that expires; None: for ever."""
-    found = []
-    for interrupt in interrupts:
-        with contextlib.suppress(ValueError):  # an agent's own: a time that cannot be read does not count
-            if interrupt.expires_at:
-                at = datetime.fromisoformat(interrupt.expires_at)
-                found.append(int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000))
-    return min(found, default=None)
 
 
 class Questions:
@@ -104,7 +93,8 @@ class Questions:
     async def _ask_for(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
         if self._known:
             return await self._ask_again(self._known.popleft(), interrupts)
-        interrupts = self._dated(interrupts)
+        assert self._record.config is not None, "the runner records it"
+        interrupts = dated(interrupts, self._record.config.answer_timeout)
         self._recorder.pause(finished(self._record, RunFinishedInterruptOutcome(interrupts=interrupts)))
         self._journal.set_status(RunStatus.WAITING)
         self._wait_for(interrupts)
@@ -122,16 +112,6 @@ class Questions:
             await asyncio.get_running_loop().create_future()
         assert known.answers is not None, "an open one is waited for before the agent is called"
         return known.answers
-
-    def _dated(self, interrupts: list[Interrupt]) -> list[Interrupt]:
-        """The same, each with the time until which it may be answered."""
-        assert self._record.config is not None, "the runner records it"
-        timeout_s = self._record.config.answer_timeout
-        if timeout_s is None:
-            return list(interrupts)
-        at = datetime.fromtimestamp(now_ms() / 1000 + timeout_s, UTC)
-        expires_at = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        return [one if one.expires_at else msgspec.structs.replace(one, expires_at=expires_at) for one in interrupts]
 
     def _wait_for(self, interrupts: list[Interrupt]) -> None:
         loop = asyncio.get_running_loop()
