@@ -35,7 +35,7 @@ STARTING = {"run_id", "X-Run-Id", "Idempotency-Key"}
         ("get", "/runs", {"session_id", "status", "limit", "after"}),
         ("get", "/runs/{run_id}/events", {"run_id", "Accept", "wire", "merge", "limit", *RESUME}),
         ("get", "/chat/stream", {"query", "message", "agent", "session_id", *STARTING, *RESUME}),
-        ("get", "/ag-ui", {"runId", "threadId", "join", "offset", *RESUME}),
+        ("get", "/ag-ui", {"runId", "threadId", "join", "offset", "protocolVersion", *RESUME}),
         ("post", "/vercel/chat", {"agent", *STARTING, *RESUME}),
         ("post", "/v1/chat/completions", {*STARTING, "merge", *RESUME}),
         ("get", "/v1/responses/{response_id}", {"response_id", "stream", "starting_after", "merge", *RESUME}),

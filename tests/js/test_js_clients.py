@@ -540,7 +540,7 @@ def test_openai_over_the_durable_fetch(network: Network, openai: Report, cut: st
 def test_openai_responses_over_the_durable_fetch(network: Network, openai: Report, cut: str) -> None:
     told = openai[f"openai.durable.{cut}.responses-rich"]
     assert (told["text"], told["reasoning"], told["last"]) == (RESPONSE, "".join(REASONING), "response.completed")
-    assert told["kinds"] == ["reasoning", "message", "mcp_call", "message"]
+    assert told["kinds"] == ["reasoning", "message", "mcp_call", "message", "message"]
     told = openai[f"openai.durable.{cut}.responses-tool"]
     assert (told["text"], told["arguments"], told["last"]) == ("Let me see. ", LONG_ARGUMENTS, "response.completed")
     assert told["kinds"] == ["message", "function_call"]
@@ -576,7 +576,7 @@ def test_openai_plain_sees_a_cut_for_what_it_is(openai: Report, cut: str) -> Non
 
 @pytest.mark.parametrize("cut", ALL)
 def test_event_source_resumes_by_itself(network: Network, eventsource: Report, cut: str) -> None:
-    for case, whole in (("rich", RESPONSE), ("chat", ANSWER)):
+    for case, whole in (("rich", ITEMS), ("chat", ANSWER)):
         name = f"eventsource.native.{cut}.{case}"
         assert eventsource[name] == {"text": whole, "unique": True}
         if cut != "none":

@@ -231,11 +231,26 @@ class Talks:
 def free_port() -> int:
     """A port for a server that a test starts, perhaps several times, and nobody else: the kernel gives it to no other,
     as it stays bound here. Servers bind it all the same, since nobody listens on it (SO_REUSEADDR in socket(7))."""
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    holder.bind(("127.0.0.1", 0))
-    _held.append(holder)
-    return int(holder.getsockname()[1])
+    while True:
+        holder = _bound("127.0.0.1", 0)
+        _held.append(holder)
+        port = int(holder.getsockname()[1])
+        try:  # one that a connection from this machine's other addresses has, some servers refuse
+            _bound("0.0.0.0", port).close()
+        except OSError:
+            continue
+        return port
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
 
 
 def _command_line(pid: str) -> bytes:
