@@ -41,12 +41,23 @@ SCRIPTS = [
         "readers.mjs",
         "openai_js.mjs",
         "openai_py.py",
+        "agents_py.py",
+        "litellm_py.py",
         "readers_py.py",
+        "adk_py.py",
+        "adk_page.py",
     )
 ]
 SVELTE = ("--conditions=svelte", "--conditions=browser", "--import", (HERE / "runes.mjs").as_uri())
 """What Svelte's packages need of a bundler."""
-QUIET = {"DO_NOT_TRACK": "1", "COPILOTKIT_TELEMETRY_DISABLED": "true"}
+LOCAL = ("MODEL_COST_MAP", "ANTHROPIC_BETA_HEADERS", "BLOG_POSTS", "AUTOROUTER_PRESETS", "POLICY_TEMPLATES")
+"""What litellm fetches unless it is told to take what is installed with it."""
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "COPILOTKIT_TELEMETRY_DISABLED": "true",
+    "LITELLM_MODE": "PRODUCTION",  # or it reads a file .env
+    **{f"LITELLM_LOCAL_{what}": "True" for what in LOCAL},
+}
 CUTS = 10
 SCRIPT_S_MAX = 600
 IDLE_S_MAX = 600
@@ -54,7 +65,7 @@ IDLE_S_MAX = 600
 
 
 def _app() -> FastAPI:
-    app = create_app(Runner(agent))
+    app = create_app(Runner(agent), adk_web=True)
 
     @app.get("/asked")
     async def runs(message: str) -> list[str]:
@@ -111,9 +122,11 @@ def main() -> None:
     chosen = [script for script in SCRIPTS if script.stem in wanted]
     rest = [name for name in wanted if name not in {script.stem for script in chosen}]
     only = {"clients": [name for name in rest if name not in CASES], "cases": [name for name in rest if name in CASES]}
-    node.install(HERE)
+    scripts = chosen or SCRIPTS
+    if any(script.suffix == ".mjs" for script in scripts):
+        node.install(HERE)
     with _network() as (url, cutters):
-        for script in chosen or SCRIPTS:
+        for script in scripts:
             cells: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
             for name, told in _run(script, url, cutters, only).items():
                 client, kind, case = name.split(".")

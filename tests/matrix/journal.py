@@ -27,9 +27,6 @@ from gapless.fold import FILE, Fold
 _LINK = re.compile(r"(?:\n\n)?!\[(?P<type>[\w/]+)\]\(<(?P<url>[^>]+)>\)")
 """A file, on wires that carry text."""
 
-LINKED_BYTES = 64 * 1024
-"""Such wires link to files that are larger than this, and leave out the others."""
-
 
 class Held(msgspec.Struct):
     """What was journaled, over all runs of a case."""
@@ -106,7 +103,6 @@ def differences(url: str, told: dict[str, Any], has: Held) -> list[str]:
         key = "text" if "text" in told else "one_text"
         files = [link.groupdict() for link in _LINK.finditer(told[key])]
         told = {**told, key: _LINK.sub("", told[key]), "files": files}
-        has = msgspec.structs.replace(has, files=[file for file in has.files if len(file[1]) > LINKED_BYTES])
     compared = [key for key in ("text", "one_text", "reasoning", "questions", "outcome") if key in told]
     wrong += [f"{key}: {_seen(told[key], getattr(has, key))}" for key in compared if told[key] != getattr(has, key)]
     if "calls" in told:
