@@ -71,6 +71,11 @@ def parts(event: dict[str, Any]) -> list[dict[str, Any]]:
     return event["content"]["parts"]  # type: ignore[no-any-return]  # a JSON array
 
 
+def parts_of(event: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of an event that may have no content."""
+    return parts(event) if "content" in event else []
+
+
 def test_text_is_partial_then_whole_under_one_id():
     usage = [TokenUsage(input_tokens=3, output_tokens=4), TokenUsage(input_tokens=1)]
     end = finished(usage=usage)
@@ -83,6 +88,20 @@ def test_text_is_partial_then_whole_under_one_id():
     assert (whole["partial"], whole["finishReason"]) == (False, "MAX_TOKENS")
     assert whole["usageMetadata"] == {"promptTokenCount": 4, "candidatesTokenCount": 4, "totalTokenCount": 8}
     assert (whole["timestamp"], whole["invocationId"], whole["author"]) == (2.5, "r", "helper")
+
+
+def test_a_message_that_goes_on_behind_a_whole_event_is_another_event():
+    """ADK's page shows one event for each id: the text before would be gone."""
+    start, before, after, end = said("m", "Look: ", "a dot.")
+    file = CustomEvent(name="gapless.file", value={"mimeType": "image/png", "data": "AAAA"})
+    for between in (file, StateSnapshotEvent(snapshot={"a": 1}), called("c")[0]):
+        events = [start, before, between, *called("c")[1:], after, end, finished()]
+        frames = encoded(*events)
+        whole = {frame["id"]: frame for frame in frames if not frame.get("partial")}
+        assert len(whole) == sum(not frame.get("partial") for frame in frames)
+        assert "".join(part.get("text", "") for frame in whole.values() for part in parts_of(frame)) == "Look: a dot."
+        pieces = {frame["id"]: parts(frame)[0]["text"] for frame in frames if frame.get("partial")}
+        assert all(parts(whole[id])[0]["text"] == text for id, text in pieces.items())
 
 
 def test_reasoning_and_text_of_one_response_are_parts_of_one_event():

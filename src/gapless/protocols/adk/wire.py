@@ -109,6 +109,8 @@ class ADKEncoder(Encoder):
         """Steps that are open, each with who spoke before it."""
         self._responses: dict[str, _Response] = {}
         """By agent; several where agents speak at once."""
+        self._begun: dict[str, int] = {}
+        """By message, how many responses began with it: one that goes on behind a file or new state begins another."""
         self._floor = Floor()
         self._silent = True
         """Nothing was told yet."""
@@ -165,7 +167,10 @@ class ADKEncoder(Encoder):
         message_id, thought = event.message_id, isinstance(event, ReasoningMessageContentEvent)
         response = self._responses.get(speaker)
         if response is None:
-            response = self._responses[speaker] = _Response(message_id)
+            begun = self._begun[message_id] = self._begun.get(message_id, 0) + 1
+            # by the same id clients would replace what was said before
+            id = message_id if begun == 1 else f"{message_id}-r{begun}"
+            response = self._responses[speaker] = _Response(id)
         self._delta_head = delta_head(type(event), message_id)
         rest = b',"thought":true}' if thought else b"}"
         self._tail = rest + b'],"role":"model"},"partial":true,' + self._base(response.id, speaker) + b"}"
