@@ -270,11 +270,11 @@ class Schedules:
         """Read on in the ledger."""
         if self.ledger.stat().st_size == self._read:
             return
-        with self.ledger.open() as file:
+        with self.ledger.open("rb") as file:
             file.seek(self._read)
-            lines = file.readlines()
-            self._read = file.tell()
-        for line in lines:
+            whole, end, _ = file.read().rpartition(b"\n")  # a line may be seen while it is being written
+        self._read += len(whole + end)
+        for line in whole.decode().splitlines():
             run_id, step, what, pid = line.split()
             if what == "fenced":
                 self._killed.add(int(pid))

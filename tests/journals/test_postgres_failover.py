@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from gapless import Runner
+from gapless import Run, Runner
 from gapless.events import TextMessageContentEvent
 from gapless.records import RunStatus
 from tests.support.network import Network
@@ -31,9 +31,9 @@ def said(count: int) -> str:
     return "".join(f"{number} " for number in range(count))
 
 
-async def follow(runner: Runner, run_id: str) -> str:
+async def follow(run: Run) -> str:
     text = ""
-    async for event in (await runner.attach(run_id)).events():
+    async for event in run.events():
         if isinstance(event, TextMessageContentEvent):
             text += event.delta
     return text
@@ -75,7 +75,8 @@ async def test_runs_go_on_when_the_primary_is_killed_and_a_standby_promoted(
     async with patient() as one, patient() as other:
         one.journals._patience_s = other.journals._patience_s = WAIT_S
         runs = [await one.start(str(WORDS), run_id=f"r{number}", session_id=f"s{number}") for number in range(RUNS)]
-        following = [asyncio.create_task(follow(other, run.id)) for run in runs]
+        # Attached while the store is there: only what follows waits for it.
+        following = [asyncio.create_task(follow(await other.attach(run.id))) for run in runs]
         await reached(other, 10)
         if not is_synchronous:
             network.silence()

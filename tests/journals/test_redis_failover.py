@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from gapless import Runner
+from gapless import Run, Runner
 from gapless.errors import RunNotFound, StoreUnavailable
 from gapless.events import RunErrorEvent, RunFinishedEvent, TextMessageContentEvent
 from gapless.journals import journal as hot_path
@@ -74,9 +74,8 @@ async def reached(runner: Runner, run_id: str, position: int) -> RunRecord:
             await asyncio.sleep(PACE_S)
 
 
-async def follow(runner: Runner, run_id: str) -> str:
+async def follow(runner: Runner, run: Run) -> str:
     text, last, ends = "", 0, 0
-    run = await runner.attach(run_id)
     async for event in run.events():
         assert not ends, "nothing comes after the end"
         if isinstance(event, TextMessageContentEvent):
@@ -84,7 +83,7 @@ async def follow(runner: Runner, run_id: str) -> str:
         ends += isinstance(event, RunFinishedEvent)
         last += 1
     assert ends == 1
-    record = await reached(runner, run_id, last)  # a server that has just taken over may have to be given the end again
+    record = await reached(runner, run.id, last)  # a server that has just taken over may have to be given the end again
     assert record.last_seq == last, "no hole and no repetition"
     return text
 
@@ -102,7 +101,8 @@ async def test_runs_go_on_when_a_master_dies_and_its_replica_takes_over(
             one.journals._patience_s = other.journals._patience_s = WAIT_S
             runs = [await one.start(str(WORDS), run_id=f"r{number}", session_id=f"s{number}") for number in range(RUNS)]
 
-            following = [asyncio.create_task(follow(other, run.id)) for run in runs]
+            # Attached while the store is there: only what follows waits for it.
+            following = [asyncio.create_task(follow(other, await other.attach(run.id))) for run in runs]
             await reached(other, "r0", 10)
             cluster.kill(cluster.master_of("{gapless}:workers") if victim == "the index" else cluster.servers[0])
             async with asyncio.timeout(WAIT_S):
@@ -140,7 +140,7 @@ async def test_a_replica_is_promoted_that_lacks_what_was_accepted_last(monkeypat
         ):
             await one.start(str(WORDS), run_id="long", session_id="s1")
             short = await one.start("12", run_id="short", session_id="s2")
-            following = [asyncio.create_task(follow(other, run_id)) for run_id in ("long", "short")]
+            following = [asyncio.create_task(follow(other, await other.attach(run_id))) for run_id in ("long", "short")]
             for run_id in ("long", "short"):
                 await reached(other, run_id, 8)
             ours.set("last", "and the replica has it")
@@ -158,7 +158,7 @@ async def test_a_replica_is_promoted_that_lacks_what_was_accepted_last(monkeypat
                 assert await asyncio.gather(*following) == [said(WORDS), said(12)]
                 while not (await other.get_run("short")).status.ended:
                     await asyncio.sleep(PACE_S)
-                assert await follow(other, "short") == said(12)
+                assert await follow(other, await other.attach("short")) == said(12)
                 assert (await (await other.start("3", session_id="s2")).collect()).text == said(3)
             assert (await other.store.turns("s2"))[0].run_id == short.id
             assert (await other.get_run("long")).status is RunStatus.FINISHED
@@ -207,7 +207,7 @@ async def test_a_server_that_comes_back_with_nothing_leaves_nobody_waiting() -> 
     url = f"redis://127.0.0.1:{server.port}"
     async with Runner(talk, store=url, lease_s=2) as one, Runner(talk, store=url, lease_s=2) as other:
         await one.start("100000", run_id="r", session_id="s")
-        following = [asyncio.create_task(follow(runner, "r")) for runner in (one, other)]
+        following = [asyncio.create_task(follow(runner, await runner.attach("r"))) for runner in (one, other)]
         await reached(other, "r", 5)
         server.kill()
         with Valkey(port=server.port):
