@@ -32,8 +32,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if sys.platform != "win32":  # who starts the tests may ignore it (nohup), and servers inherit that
+    if sys.platform != "win32":  # who starts the tests may ignore them (nohup, a shell's `&`), and servers inherit that
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     if (shown := config.getoption("cpu")) is not None:
         config.pluginmanager.register(cpu.CpuCosts(shown))
     if processes := config.getoption("processes"):
