@@ -35,8 +35,9 @@ async def said(event: Event, *, limits: Limits = SMALL, store: str = "memory://"
 
 
 async def read(runner: Runner, blob_id: str, start: int = 0, stop: int | None = None) -> bytes:
-    size = (await runner.readers.blobs.find("r", blob_id)).size if stop is None else stop
-    return b"".join([part async for part in runner.readers.blobs.read("r", blob_id, start, size)])
+    blob = await runner.readers.blobs.find("r", blob_id)
+    stop = blob.size if stop is None else stop
+    return b"".join([part async for part in runner.readers.blobs.read("r", blob_id, blob, start, stop)])
 
 
 @pytest.mark.parametrize("as_text", [False, True], ids=["bytes", "base64"])

@@ -63,6 +63,12 @@ class Blob(msgspec.Struct, frozen=True):
     """In bytes."""
 
 
+class _File(Blob, frozen=True):
+    """Is one that is in its event, and was read with it."""
+
+    data: bytes
+
+
 _decode_blob = msgspec.json.Decoder(Blob).decode
 
 
@@ -182,19 +188,17 @@ class Blobs:
     async def find(self, run_id: str, blob_id: str) -> Blob:
         """Return what a blob is. Raises `BlobNotFound`, `StoreUnavailable`."""
         if blob_id.startswith(FILE_NAME):
-            mime_type, data = await self._file(run_id, blob_id)
-            return Blob(mime_type, len(data))
+            return await self._file(run_id, blob_id)
         head = await self._store.blob(run_id, blob_id, 0)
         if head is None:
             raise _none(run_id, blob_id)
         return _decode_blob(head)
 
-    async def read(self, run_id: str, blob_id: str, start: int, stop: int) -> AsyncIterator[bytes]:
-        """Read the bytes of a blob from `start` to `stop` (not included), piece by piece. Raises `BlobNotFound` when it
-        is dropped meanwhile, `StoreUnavailable`."""
-        if blob_id.startswith(FILE_NAME):
-            _, data = await self._file(run_id, blob_id)
-            yield data[start:stop]
+    async def read(self, run_id: str, blob_id: str, blob: Blob, start: int, stop: int) -> AsyncIterator[bytes]:
+        """Read the bytes of the `blob` that was found from `start` to `stop` (not included), piece by piece. Raises
+        `BlobNotFound` when it is dropped meanwhile, `StoreUnavailable`."""
+        if isinstance(blob, _File):
+            yield blob.data[start:stop]
             return
         while start < stop:
             number, skip = divmod(start, BLOB_PIECE_BYTES)
@@ -205,9 +209,9 @@ class Blobs:
             yield part
             start += len(part)
 
-    async def _file(self, run_id: str, name: str) -> tuple[str, bytes]:
-        """Return the type and the bytes of the file that is in an event, by its number among the run's files. Raises
-        `BlobNotFound`, `StoreUnavailable`."""
+    async def _file(self, run_id: str, name: str) -> _File:
+        """Return the file that is in an event, by its number among the run's files. Raises `BlobNotFound`,
+        `StoreUnavailable`."""
         left, after = int(name.removeprefix(FILE_NAME)), 0
         try:
             while left > 0 and (events := await self._store.read(run_id, after, PAGE_EVENTS)):
@@ -217,7 +221,7 @@ class Blobs:
                     left -= isinstance(found, CustomEvent) and found.name == FILE
                     if left == 0 and isinstance(found, CustomEvent) and isinstance(found.value, dict):
                         data = base64.b64decode(found.value["data"], validate=True)
-                        return str(found.value.get("mimeType") or UNKNOWN_TYPE), data
+                        return _File(str(found.value.get("mimeType") or UNKNOWN_TYPE), len(data), data)
                 await asyncio.sleep(0)
         except (CursorExpired, KeyError, TypeError, ValueError):  # gone, kept aside or elsewhere, or no base64
             pass

@@ -20,7 +20,7 @@ _SHOWN = re.compile(r"(image/(png|jpeg|gif|webp|avif|bmp)|(audio|video)/[\w.+-]+
 _RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})")
 _HEADERS = {
     "accept-ranges": "bytes",
-    "cache-control": "private, max-age=31536000, immutable",  # its id is a digest of it
+    "cache-control": "private, max-age=31536000, immutable",  # what has this id in a run never changes
     "content-security-policy": "sandbox; default-src 'none'",
     "x-content-type-options": "nosniff",
 }
@@ -48,7 +48,7 @@ async def blob_response(request: Request, readers: Readers, run_id: str, blob_id
     headers["content-length"] = str(stop - start)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
-    return StreamingResponse(readers.blobs.read(run_id, blob_id, start, stop), status, headers)
+    return StreamingResponse(readers.blobs.read(run_id, blob_id, blob, start, stop), status, headers)
 
 
 def _asked(request: Request, size: int) -> tuple[int, int] | None:
