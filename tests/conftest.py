@@ -15,6 +15,7 @@ from typing import Any
 
 import httpcore2
 import httpx2
+import hypothesis
 import pytest
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_dependant
@@ -23,6 +24,11 @@ from gapless import Runner, create_app
 from tests.support import cpu, forks, lanes
 
 ROOT = Path(__file__).parents[1]
+
+hypothesis.settings.register_profile(  # how long an example takes, or to think of one, is the machine's doing
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

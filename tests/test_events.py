@@ -9,7 +9,7 @@ from typing import Any
 import ag_ui.core
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -93,7 +93,7 @@ def test_fields_are_the_protocols(kind: str):
 
 
 @pytest.mark.parametrize("kind", sorted(MODELS))
-@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20)
 @given(data=st.data())
 def test_round_trip_with_the_protocols_models(kind: str, data: st.DataObject):
     event = data.draw(struct(OURS[kind]))

@@ -15,9 +15,9 @@ from tests.support.runs import LoopClock, until
 @pytest.mark.parametrize(
     ("config", "items", "named"),
     [
-        (RunConfig(timeout=30), ["a"], "timeout=30 s"),
-        (RunConfig(first_event_timeout=30), [], "first_event_timeout=30 s"),
-        (RunConfig(idle_timeout=30), ["a"], "idle_timeout=30 s"),
+        (RunConfig(timeout=3000), ["a"], "timeout=3000 s"),
+        (RunConfig(first_event_timeout=3000, timeout=None), [], "first_event_timeout=3000 s"),
+        (RunConfig(idle_timeout=3000, timeout=None), ["a"], "idle_timeout=3000 s"),
     ],
 )
 async def test_timeouts_are_named_and_keep_what_was_shown(store: str, config: RunConfig, items: list[str], named: str):
@@ -26,9 +26,9 @@ async def test_timeouts_are_named_and_keep_what_was_shown(store: str, config: Ru
     async with Runner(agent, store=store) as runner:
         run = await runner.start("x", config=config)
         await agent.waits_for(len(items))
-        await clock.pass_(25)
+        await clock.pass_(2500)
         assert not (await run.record()).status.ended
-        await clock.pass_(35)  # idleness counts from when progress was looked for
+        await clock.pass_(3500)  # idleness counts from when progress was looked for
         with pytest.raises(RunTimeout, match=named) as caught:
             await run.collect()
         assert caught.value.text == "".join(items)
@@ -38,10 +38,10 @@ async def test_timeouts_are_named_and_keep_what_was_shown(store: str, config: Ru
 async def test_a_first_event_in_time_ends_the_first_event_timeout():
     agent, clock = Gated("a", "b"), LoopClock()
     async with Runner(agent) as runner:
-        run = await runner.start("x", config=RunConfig(first_event_timeout=30))
+        run = await runner.start("x", config=RunConfig(first_event_timeout=3000, timeout=None))
         agent.let()
         await until(run, 3)
-        await clock.pass_(60)
+        await clock.pass_(6000)
         agent.let(2)
         assert (await run.collect()).text == "ab"
 

@@ -21,8 +21,9 @@ from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import RunStatus
 from gapless.runs import execution, going_on
 from gapless.runs import worker as worker_module
+from gapless.runs.checkpoints import decode_frame
 from tests.support.place import Place
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_S, at_rest, until
 
 
 class Steps(Agent):
@@ -82,6 +83,16 @@ async def waits(place: Place) -> None:
     await until(lambda: place.record().status is RunStatus.WAITING, "the run waits")
 
 
+async def saved(place: Place, steps: int) -> None:
+    """Wait until so many steps are saved; the next one has to wait for something."""
+
+    def is_saved() -> bool:
+        kept = place.memory.checkpoints.get("r")
+        return kept is not None and decode_frame(kept.data, "r").data == str(steps).encode()
+
+    await until(is_saved, f"{steps} steps are saved")
+
+
 @pytest.fixture
 def parked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "PARK_AFTER_S", 0.0)
@@ -129,8 +140,8 @@ async def test_losses_count_without_progress_and_poison_is_closed(place: Place):
     agents = [Steps("one", asyncio.Event()) for _ in range(6)]
     runner = await place.worker(agents[0])
     await runner.start("x", run_id="r", agent="agent")
+    await saved(place, 1)
     for agent in agents[1:]:
-        await until(lambda: place.memory.events.get("r", [])[3:], "it is under way")
         other = await place.worker(agent)
         await place.lose(runner, other)
         runner = other
@@ -146,18 +157,20 @@ async def test_losses_count_without_progress_and_poison_is_closed(place: Place):
 async def test_a_run_that_gets_further_survives_any_number_of_losses(place: Place):
     losses = going_on.TAKEOVERS_MAX + 3
     done: list[str] = []
-    gates = [asyncio.Event() for _ in range(losses)]
+    gates = [asyncio.Event() for _ in range(losses + 1)]
     runner = await place.worker(Steps(*gates, done=done))
     await runner.start("x", run_id="r", agent="agent")
-    for number, gate in enumerate(gates):
-        gate.set()
-        await until(partial(lambda number: len(done) == number + 1, number), "another step is done")
-        await until(lambda: place.record().takeovers == 0, "and saved")
+    for number in range(losses):
+        gates[number].set()
+        await saved(place, number + 1)
+        assert (len(done), place.record().takeovers) == (number + 1, 0)
         other = await place.worker(Steps(*gates, done=done))
         await place.lose(runner, other)
         runner = other
+    gates[-1].set()
     said = (await (await runner.attach("r")).collect()).text
-    assert said.replace("\n\n", "") == "half whole " * losses, "with a paragraph where a message was not gone on with"
+    whole = "half whole " * len(gates)
+    assert said.replace("\n\n", "") == whole, "with a paragraph where a message was not gone on with"
 
 
 async def test_what_cannot_continue_is_closed_as_ever(place: Place):
@@ -224,7 +237,8 @@ async def test_an_answer_that_was_accepted_is_kept_until_it_is_recorded(place: P
 @pytest.mark.parametrize("shared", [False, True])
 async def test_once_answered_the_run_is_running(shared: bool):
     store = MemoryStore(Memory()) if shared else MemoryStore()
-    async with Runner(agents={"agent": Steps("ask")}, store=store) as runner:
+    gate = asyncio.Event()
+    async with Runner(agents={"agent": Steps("ask", gate)}, store=store) as runner:
         run = await runner.start("x", run_id="r")
         await until(lambda: runner.executions["r"].waiting, "the run waits")
         await runner.journals._journals["r"].settled()
@@ -232,7 +246,8 @@ async def test_once_answered_the_run_is_running(shared: bool):
         assert (await runner.get_run("r")).status is RunStatus.RUNNING
         with pytest.raises(InputInvalid):
             await run.answer(yes("q0", "no"))
-        assert (await run.collect()).text == "yes "
+        gate.set()
+        assert (await run.collect()).text == "yes half whole "
 
 
 async def test_a_run_that_waits_is_left_when_its_worker_is_lost_and_goes_on_with_its_answer(place: Place):
@@ -368,7 +383,7 @@ async def test_a_stream_that_ends_with_its_question_does_not_cancel_the_run(
         async for event in events:
             if isinstance(event, RunFinishedEvent):
                 break
-    await asyncio.sleep(0.01)
+    await at_rest()
     assert place.record().status is RunStatus.WAITING
     await run.answer(yes("q1"))
     assert (await run.collect()).text == "one \n\nyes "
@@ -382,10 +397,10 @@ async def test_a_worker_that_closes_hands_its_runs_over_at_their_next_save(place
     first, second = Steps("one", gate, "three"), Steps("one", "two", "three")
     leaving, other = await place.worker(first), await place.worker(second)
     run = await leaving.start("x", run_id="r", agent="agent")
-    await until(lambda: first.done == ["0"], "the second step is under way")
+    await until(lambda: place.record().last_seq >= 4, "the second step is under way")
     following = asyncio.create_task((await other.attach("r")).collect())
-    closing = asyncio.create_task(leaving.close(grace_s=60))
-    await asyncio.sleep(0)
+    closing = asyncio.create_task(leaving.close(grace_s=WAIT_S))
+    await until(lambda: leaving.draining, "no more runs are taken")
     gate.set()
     await closing
     assert (await following).text == "one half whole three "
@@ -454,6 +469,11 @@ async def test_runs_that_were_left_are_claimed_at_once_and_not_one_after_the_oth
     await until(lambda: all(place.record(run).last_seq >= 4 for run in runs), "the second steps are under way")
     other = await place.worker(Steps("one", "two"))
     claim, asked, all_asked = other.store.claim, list[str](), asyncio.Event()
+    wanted, all_left = other.store.wanted, asyncio.Event()
+
+    async def later(*given: Any) -> Any:
+        await all_left.wait()
+        return await wanted(*given)
 
     async def together(run_id: str) -> Any:
         asked.append(run_id)
@@ -463,7 +483,9 @@ async def test_runs_that_were_left_are_claimed_at_once_and_not_one_after_the_oth
         return await claim(run_id)
 
     monkeypatch.setattr(other.store, "claim", together)
+    monkeypatch.setattr(other.store, "wanted", later)
     await leaving.drain(0)
+    all_left.set()
     await until(all_asked.is_set, "the store is asked for all of them")
     for run in runs:
         assert (await (await other.attach(run)).collect()).text == "one two "

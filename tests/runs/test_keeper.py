@@ -11,6 +11,7 @@ from gapless.errors import (
     CursorExpired,
 )
 from tests.support.runs import echo
+from tests.support.waiting import until
 
 
 async def test_events_past_their_retention_are_gone_and_the_session_stays(store: str):
@@ -31,7 +32,9 @@ async def test_ended_runs_keep_no_more_than_kept_bytes_max(store: str, monkeypat
     monkeypatch.setattr("gapless.runs.keeper.WATCH_S", 0.01)  # how often it looks: the lease stays long
     async with Runner(echo, store=store, limits=Limits(kept_bytes_max=1), retention_s=None) as runner:
         run = await runner.start("x", session_id="s")
-        async with asyncio.timeout(10):
-            while not (await run.record()).expired:
-                await asyncio.sleep(0.01)
+
+        async def expired() -> bool:
+            return (await run.record()).expired
+
+        await until(expired, "its events are dropped")
         assert len(await runner.messages("s")) == 2

@@ -30,12 +30,12 @@ from tests.support.runs import LoopClock, ask, echo, ends, events_of
 async def test_an_interrupt_waits_for_its_answer(store: str):
     clock = LoopClock()
     async with Runner(ask, store=store) as runner:
-        run = await runner.start("x", run_id="r", config=RunConfig(timeout=30))
+        run = await runner.start("x", run_id="r", config=RunConfig(timeout=3000))
         async for event in run.events():
             if isinstance(event, RunFinishedEvent):
                 break
         assert (await run.record()).status is RunStatus.WAITING
-        await clock.pass_(60)  # past the timeout: waiting for a person does not count
+        await clock.pass_(6000)  # past the timeout: waiting for a person does not count
         with pytest.raises(InputInvalid, match="waits for no answer"):
             await (await runner.start("y", agent=echo)).answer([])
         with pytest.raises(InputInvalid, match="waits for answers to i"):
@@ -76,7 +76,7 @@ async def ask_while_asking(ctx: RunContext) -> AsyncIterator[str]:
 @pytest.mark.parametrize(("agent", "why"), [(ask_nothing, "without a question"), (ask_while_asking, "already")])
 async def test_an_interrupt_that_cannot_be_answered_fails_the_run(agent: Any, why: str):
     async with Runner(agent) as runner:
-        run = await runner.start("x", config=RunConfig(timeout=30))
+        run = await runner.start("x", config=RunConfig(timeout=3000))
         with pytest.raises(AgentInvalid, match=why):
             await run.collect()
 

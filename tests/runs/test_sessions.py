@@ -182,7 +182,17 @@ async def test_a_busy_session_is_interrupted(store: str):
 
 
 async def test_turns_are_in_the_order_in_which_they_began(store: str):
-    first, interrupting = Gated("shown"), RunConfig(on_busy="interrupt")
+    all_asked, interrupting = asyncio.Event(), RunConfig(on_busy="interrupt")
+
+    class Leaving(Gated):
+        async def run(self, ctx: RunContext) -> AsyncIterator[Any]:
+            try:
+                async for item in super().run(ctx):
+                    yield item
+            finally:
+                await all_asked.wait()  # none of the others begins before
+
+    first = Leaving("shown")
     async with Runner(first, store=store) as runner:
         runs = [await runner.start("0", session_id="s")]
         first.let()
@@ -191,6 +201,7 @@ async def test_turns_are_in_the_order_in_which_they_began(store: str):
             for message, config in (("1", RunConfig(on_busy="queue")), ("2", interrupting), ("3", interrupting)):
                 runs.append(await runner.start(message, agent=echo, session_id="s", config=config))
                 group.create_task(runs[-1].wait())
+            all_asked.set()
         statuses = [(await run.record()).status for run in runs]
         assert statuses == [RunStatus.CANCELLED] * 3 + [RunStatus.FINISHED]
         assert await said(runner, "s") == ["0", "shown", "3", "you said 3"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from gapless.events import (
 from gapless.journals.contract import Append
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.runs.going_on import TAKEOVERS_MAX
+from tests.support import waiting
 from tests.support.agents import Gated
 from tests.support.runs import echo, events_of, until
 
@@ -38,7 +40,7 @@ async def test_closing_lets_runs_finish_in_their_time(store: str):
     runner = await Runner(agent, store=store).open()
     run = await runner.start("x", run_id="r")
     closing = asyncio.ensure_future(runner.close(grace_s=60))
-    await asyncio.sleep(0)
+    await waiting.until(lambda: runner.draining, "no more runs are taken")
     with pytest.raises(ShuttingDown):
         await runner.start("another")
     agent.let(2)
@@ -174,9 +176,7 @@ async def test_a_run_that_takes_its_process_along_before_its_first_event_is_not_
     workers = [worker(number) for number in range(TAKEOVERS_MAX + 2)]
     await workers[0].start("x", run_id="r", config=RunConfig(on_worker_lost="restart"))
     for number, runner in enumerate(workers[1:]):
-        async with asyncio.timeout(10):
-            while len(begun) <= number:
-                await asyncio.sleep(0)
+        await waiting.until(partial(lambda number: len(begun) > number, number), "it is begun")
         await runner.open()
         for _ in range(6):
             now[0] += 250

@@ -20,6 +20,7 @@ from gapless.events import (
     text_of,
 )
 from tests.support.agui import check_order
+from tests.support.waiting import at_rest
 
 
 async def echo(message: str) -> AsyncIterator[str]:
@@ -63,10 +64,9 @@ class LoopClock:
         self._loop.time = lambda: self._real() + self._passed_s  # type: ignore[method-assign]  # of this test's loop
 
     async def pass_(self, seconds: float) -> None:
-        """So much later every timer that is due has fired."""
+        """So much later, when every timer that is due has fired, and what it sets going has gone its way."""
         self._passed_s += seconds
-        for _ in range(3):
-            await asyncio.sleep(0)
+        await at_rest()
 
 
 async def ask(ctx: RunContext) -> AsyncIterator[str]:

@@ -27,3 +27,17 @@ async def until(holds: Callable[[], Any | Awaitable[Any]], what: str) -> Any:
                 await asyncio.sleep(LOOK_S)
     except TimeoutError:
         raise AssertionError(f"for {WAIT_S:.0f} s never: {what}") from None
+
+
+async def at_rest() -> None:
+    """Wait until nobody in this event loop goes on by himself: what was begun has gone as far as it goes without the
+    test. Of the work of threads and processes, and of timers that are not due yet, this knows nothing."""
+    loop: Any = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                await asyncio.sleep(0)
+                if not loop._ready and not any(timer.when() <= loop.time() for timer in loop._scheduled):
+                    return
+    except TimeoutError:
+        raise AssertionError(f"for {WAIT_S:.0f} s somebody has always had something to do") from None

@@ -7,7 +7,7 @@ import re
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import ResponseStreamEvent
@@ -179,7 +179,6 @@ def data_of(frame: bytes) -> Any:
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-@settings(deadline=None)
 @given(run=runs())
 def test_the_tail_after_any_id_is_the_uncut_tail(kind: type[Encoder], run: Stored) -> None:
     whole = stream(run, kind)
@@ -190,7 +189,6 @@ def test_the_tail_after_any_id_is_the_uncut_tail(kind: type[Encoder], run: Store
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-@settings(deadline=None)
 @given(run=runs())
 def test_done_comes_before_the_end_marker_and_both_come_last(kind: type[Encoder], run: Stored) -> None:
     *frames, done, end = stream(run, kind)
@@ -199,7 +197,6 @@ def test_done_comes_before_the_end_marker_and_both_come_last(kind: type[Encoder]
     assert all(b"\r" not in frame and (b"\n" + frame).count(b"\ndata: ") == 1 for frame in frames)
 
 
-@settings(deadline=None)
 @given(run=runs(), data=st.data())
 def test_a_sequence_number_means_one_place_in_every_stream(run: Stored, data: st.DataObject) -> None:
     whole = stream(run, ResponsesEncoder)
@@ -217,7 +214,6 @@ def test_a_sequence_number_means_one_place_in_every_stream(run: Stored, data: st
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
-@settings(deadline=None)
 @given(run=runs(), data=st.data())
 def test_merged_frames_come_to_the_same(kind: type[Encoder], run: Stored, data: st.DataObject) -> None:
     whole = stream(run, kind)
@@ -252,7 +248,6 @@ def come_to(frames: list[bytes]) -> list[Any]:
     return joined
 
 
-@settings(deadline=None)
 @given(run=runs())
 def test_every_frame_fits_openais_types(run: Stored) -> None:
     for frame in stream(run, ChatEncoder)[:-2]:
@@ -267,7 +262,6 @@ def test_every_frame_fits_openais_types(run: Stored) -> None:
         assert EVENT.validate_python(document).type == document["type"]
 
 
-@settings(deadline=None)
 @given(run=runs())
 def test_the_answer_is_told_whole_and_its_end_honestly(run: Stored) -> None:
     chunks = [data_of(frame) for frame in stream(run, ChatEncoder)[:-2]]
