@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import asyncio
+from typing import Any, ClassVar
 
 import pytest
 from typer.testing import CliRunner
 
 from gapless import Runner, journals
 from gapless.cli import app
+from gapless.cli.listen import check_store
 from gapless.errors import ExtraMissing, GaplessError, UsageError
 from gapless.journals import StoreEntry, open_store, store_class
 from gapless.journals.contract import shown_url
@@ -61,6 +63,24 @@ def test_commands_ask_its_class(registered: None):
     examined = CliRunner().invoke(app, doctor, env={"COLUMNS": "200"})
     assert "✓ store notebook://user:***@shelf is writable" in examined.output
     assert "secret" not in examined.output
+
+
+def test_whoever_only_looks_at_a_store_takes_no_runs_over(registered: None, monkeypatch: pytest.MonkeyPatch):
+    taken: list[float] = []
+
+    async def take_over(self: NotebookStore, lease_s: float) -> list[Any]:
+        taken.append(lease_s)
+        return []
+
+    async def advice(self: NotebookStore) -> list[Any]:
+        for _ in range(100):  # time enough for a worker to begin
+            await asyncio.sleep(0)
+        return []
+
+    monkeypatch.setattr(NotebookStore, "take_over", take_over)
+    monkeypatch.setattr(NotebookStore, "advice", advice)
+    assert check_store("notebook://user:secret@shelf") == []
+    assert not taken
 
 
 def test_the_extra_that_a_store_needs_is_named(registered: None):

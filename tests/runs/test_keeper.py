@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -11,7 +12,7 @@ from gapless.errors import (
     CursorExpired,
 )
 from tests.support.runs import echo
-from tests.support.waiting import until
+from tests.support.waiting import HANG_S, WAIT_S, until
 
 
 async def test_events_past_their_retention_are_gone_and_the_session_stays(store: str):
@@ -38,3 +39,19 @@ async def test_ended_runs_keep_no_more_than_kept_bytes_max(store: str, monkeypat
 
         await until(expired, "its events are dropped")
         assert len(await runner.messages("s")) == 2
+
+
+async def test_it_ends_though_its_cancel_is_swallowed_in_the_store(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gapless.journals.journal.CANCEL_AGAIN_S", HANG_S)
+    at_work = asyncio.Event()
+
+    async def renew() -> None:
+        at_work.set()
+        with contextlib.suppress(asyncio.CancelledError):  # as `asyncio.wait_for` does that has its answer already
+            await asyncio.Event().wait()
+
+    runner = Runner(echo)
+    monkeypatch.setattr(runner.store, "renew", renew)
+    await runner.open()
+    await at_work.wait()
+    await asyncio.wait_for(runner.close(), WAIT_S)

@@ -170,13 +170,31 @@ def check_store(url: str) -> list[Advice]:
 
     Raises `UsageError`, `StoreUnavailable`, `StoreCorrupt`, `ExtraMissing`.
     """
-    from gapless.runs.runner import Runner
+    from gapless.journals import open_store
+    from gapless.runs.request import new_id
 
     async def check() -> list[Advice]:
-        async with Runner(store=url) as runner:
-            return await runner.store.advice()
+        store = open_store(url)  # and no worker: that would take over runs which it cannot execute
+        await store.open(new_id(), _Deaf())
+        try:
+            return await store.advice()
+        finally:
+            await store.close()
 
     return asyncio.run(check())
+
+
+class _Deaf:
+    """The listener of who only looks at a store."""
+
+    def on_events(self, run_id: str, first_seq: int, events: list[bytes], closed: bool) -> None:
+        pass
+
+    def on_command(self, run_id: str, command: bytes, id: int = 0) -> None:
+        pass
+
+    def on_wanted(self) -> None:
+        pass
 
 
 def exit_at_signals() -> None:

@@ -57,16 +57,20 @@ class Keeper:
         self._asked: list[asyncio.Event] = []
         """Set once the other workers were looked at."""
         self._task: asyncio.Task[None] | None = None
+        self._closing = False
 
     async def open(self) -> None:
         """Open the store under a new worker id and begin. Raises `StoreUnavailable`, `StoreCorrupt`."""
         await self._journals.open(new_id())
         self._nudged = asyncio.Event()
+        self._closing = False
         self._task = asyncio.create_task(self._keep(), name="gapless-keeper")
 
     async def close(self) -> None:
         """Keep no more. Idempotent."""
         if self._task is not None:
+            self._closing = True
+            self.nudge()
             await end_tasks([self._task])
             self._task = None
 
@@ -112,7 +116,7 @@ class Keeper:
         expire_at = time.monotonic() + EXPIRE_EVERY_S / 10
         pause_s = min(self._lease_s / RENEWALS_PER_LEASE, WATCH_S)
         renew_at = 0.0
-        while True:
+        while not self._closing:  # a client library may have swallowed the cancel that came while it was at work
             asked, self._asked = self._asked, []
             try:
                 if time.monotonic() >= renew_at:
