@@ -21,7 +21,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_dependant
 
 from gapless import Runner, create_app
-from tests.support import cpu, forks, lanes
+from tests.support import cpu, forks, lanes, unsteady
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,6 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(signal.SIGINT, signal.default_int_handler)
     if (shown := config.getoption("cpu")) is not None:
         config.pluginmanager.register(cpu.CpuCosts(shown))
+    config.pluginmanager.register(unsteady.Unsteady())
     if processes := config.getoption("processes"):
         config.pluginmanager.register(forks.Forks(processes))
 

@@ -7,13 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support import lanes
+import pytest
+
+from tests.support import lanes, unsteady
 
 ROOT = Path(__file__).parents[1]
 CONFTEST = """
-from tests.support import forks
+from tests.support import forks, unsteady
 
 def pytest_configure(config):
+    config.pluginmanager.register(unsteady.Unsteady())
     config.pluginmanager.register(forks.Forks(2))
 """
 FIRST = """
@@ -45,17 +48,31 @@ def test_ends_its_process():
 def test_does_not_run():
     pass
 """
+UNSTEADY = """
+import pytest
+
+seen = set()
+
+@pytest.mark.parametrize("number", range(%d))
+def test_unsteady(number):
+    first = number not in seen
+    seen.add(number)
+    assert not first, f"for the first time {number}"
+
+def test_holds():
+    pass
+"""
 
 
-def pytest_in_forks(folder: Path, files: dict[str, str]) -> str:
+def pytest_in_forks(folder: Path, files: dict[str, str], *options: str, code: int = 1) -> str:
     (folder / "conftest.py").write_text(CONFTEST)
     for name, text in files.items():
         file = folder / name
         file.parent.mkdir(exist_ok=True)
         file.write_text(text)
-    command = [sys.executable, "-m", "pytest", "-rP", "--rootdir", folder, folder]
+    command = [sys.executable, "-m", "pytest", "-rP", *options, "--rootdir", folder, folder]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     told: str = done.stdout
     return told
 
@@ -79,3 +96,18 @@ def test_a_group_runs_in_one_process_and_what_it_came_to_is_told(tmp_path: Path)
     assert told.count("UserWarning: mind the step") == 1
     assert "its process ended, and the rest of its group has not run" in told
     assert "2 failed, 11 passed, 1 warning" in told
+
+
+@pytest.mark.parametrize(("count", "code"), [(unsteady.UNSTEADY_MAX, 0), (unsteady.UNSTEADY_MAX + 1, 1)])
+def test_a_few_tests_may_hold_when_run_once_more_and_how_they_failed_is_told(count: int, code: int, tmp_path: Path):
+    told = pytest_in_forks(tmp_path, {"a/test_it.py": UNSTEADY % count}, "--reruns", "1", code=code)
+    assert f"{count + 1} passed, {count} rerun" in told
+    for number in range(count):
+        assert f"UNSTEADY a/test_it.py::test_unsteady[{number}]" in told
+        assert f"Error: for the first time {number}" in told
+
+
+def test_what_fails_once_more_fails(tmp_path: Path):
+    told = pytest_in_forks(tmp_path, {"a/test_it.py": "def test_fails(): assert False, 'for good'"}, "--reruns", "1")
+    assert "1 failed, 1 rerun" in told
+    assert "UNSTEADY" not in told
