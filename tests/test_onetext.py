@@ -29,7 +29,9 @@ from gapless.onetext import OneText, TextSoFar
 from gapless.protocols.openai.chat_wire import ChatEncoder
 from gapless.protocols.text.wire import TextEncoder
 from gapless.records import RunRecord
-from gapless.testing import adk_model, words
+from gapless.testing import ToolCall, adk_model, words
+from gapless.testing.agents import Made
+from tests.support.frameworks import FRAMEWORKS
 from tests.support.sse import frames
 
 RECORD = RunRecord(id="r", session_id="s", user_id="u", agent="a", message="m", created_at=1)
@@ -178,8 +180,18 @@ def adk(kind: Any) -> Any:
     return kind(name="both", sub_agents=[one("ann"), one("bob")])
 
 
+async def look() -> str:
+    """Look."""
+    return "7"
+
+
+def around_a_tool(make: Callable[..., Made]) -> Callable[[], Any]:
+    return lambda: make("Let me ", "look.", ToolCall("look"), "It costs 7.", tools=[look]).agent
+
+
 AGENTS: dict[str, tuple[Callable[[], Any], set[str]]] = {
     "around a tool": (lambda: looks, {"Let me look.\n\nIt costs 7."}),
+    **{name: (around_a_tool(make), {"Let me look.\n\nIt costs 7."}) for name, make in FRAMEWORKS.items()},
     "in order": (lambda: adk(SequentialAgent), {"I am ann.\n\nI am bob."}),
     "side by side": (lambda: adk(ParallelAgent), {"I am ann.\n\nI am bob.", "I am bob.\n\nI am ann."}),
 }

@@ -18,9 +18,10 @@ from gapless.events import (
 from tests.support.adk_runs import agent_of, ask, custom
 
 
-async def test_generation_settings_reach_the_model():
+@pytest.mark.parametrize(("tokens", "stop"), [("max_tokens", ["END"]), ("max_completion_tokens", "END")])
+async def test_generation_settings_reach_the_model(tokens: str, stop: Any):
     agent = agent_of(["ok"])
-    settings = {"temperature": 0.1, "max_tokens": 7, "stop": ["END"], "model": "other", "unheard_of": 1}
+    settings = {"temperature": 0.1, tokens: 7, "stop": stop, "model": "other", "unheard_of": 1}
     events = await ask(agent, config=RunConfig(model_settings=settings))
     (config,) = agent.model.configs
     assert (config.temperature, config.max_output_tokens, config.stop_sequences) == (0.1, 7, ["END"])

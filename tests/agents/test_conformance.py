@@ -2,139 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any, ClassVar
 
-import pydantic
-
-import gapless
-from gapless.agents.approving import approval, ask, read_decision
-from gapless.agents.base import AgentItem, RunContext
-from gapless.agents.langgraph import LangGraphAgent
-from gapless.agents.writing import Said, result
-from gapless.errors import ToolFailed
-from gapless.events import RunFinishedEvent, RunFinishedSuccessOutcome, TokenUsage, UserMessage
-from gapless.testing import adk_model, langgraph_model, openai_agents_model, pydantic_ai_model
 from gapless.testing.agents import AgentConformance, Made
-from gapless.testing.script import (
-    Chunk,
-    Output,
-    Reasoning,
-    Text,
-    ToolCall,
-    pieces,
-    response_at,
-    wait_or_raise,
-)
-
-Tools = Sequence[Callable[..., Awaitable[Any]]]
-
-
-class Written:
-    """An agent that somebody writes by hand: an async generator that asks a model and calls its tools."""
-
-    def __init__(self, chunks: Sequence[Chunk], tools: Tools, approve: Collection[str]) -> None:
-        self.running = 0
-        self.requests: list[str] = []
-        self._chunks = chunks
-        self._tools = {tool.__name__: tool for tool in tools}
-        self._approve = approve
-
-    async def note(self, told: str) -> None:
-        self.requests.append(told)
-
-    async def agent(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
-        turn = sum(isinstance(message, UserMessage) for message in ctx.messages) - 1
-        told: list[Any] = [*ctx.messages[:-1], ctx.message]
-        calls: list[ToolCall] = []
-        for request in range(10):
-            await ctx.step("ask", self.note, str(told))
-            ctx.add_usage(TokenUsage(model="scripted", input_tokens=1, output_tokens=1, total_tokens=2))
-            calls, said = [], Said(f"{ctx.run_id}-{request}", ctx.new_id)
-            self.running += 1
-            try:
-                for chunk in response_at(self._chunks, turn, request):
-                    if await wait_or_raise(chunk):
-                        continue
-                    for item in self.say(ctx, said, chunk, calls):
-                        yield item
-            finally:
-                self.running -= 1
-            for item in said.end():
-                yield item
-            told.append(said.spoken)
-            own = [id for id, call in zip(said.call_ids, calls, strict=True) if call.name not in self._tools]
-            if own:
-                outcome = RunFinishedSuccessOutcome(pending_tool_call_ids=own)
-                yield RunFinishedEvent(thread_id=ctx.session_id, run_id=ctx.run_id, outcome=outcome)
-            if own or not calls:
-                return
-            for id, call in zip(said.call_ids, calls, strict=True):
-                returned = await self.call(ctx, id, call)
-                told.append(returned.content)
-                yield returned
-                if returned.error is not None and returned.error.startswith("ValueError"):
-                    raise ToolFailed(f"tool {call.name} failed")
-
-    def say(self, ctx: RunContext, said: Said, chunk: Chunk, calls: list[ToolCall]) -> list[Any]:
-        if isinstance(chunk, Reasoning):
-            return said.reasoning(chunk.text)
-        if isinstance(chunk, Output):
-            ctx.result = chunk.value
-            return []
-        if not isinstance(chunk, ToolCall):
-            return said.text(chunk.text if isinstance(chunk, Text) else str(chunk))
-        key = len(calls)
-        calls.append(chunk)
-        found = said.call(key, f"{said.id}-{key}", chunk.name)
-        for piece in pieces(chunk.args):
-            found += said.call(key, arguments=piece)
-        return found
-
-    async def call(self, ctx: RunContext, id: str, call: ToolCall) -> Any:
-        if call.name in self._approve:
-            question = approval(id, id, call.name, call.args)
-            if not (await ask(ctx, {id: question}, read_decision))[id].approved:
-                return result(f"{id}-result", id, "not allowed", error="not allowed")
-        try:
-            returned = await ctx.step(f"call {id}", lambda: self._tools[call.name](**call.args))
-        except ValueError as error:
-            return result(f"{id}-result", id, "failed", error=type(error).__name__)
-        return result(f"{id}-result", id, str(returned))
+from gapless.testing.script import Chunk
+from tests.support import frameworks
 
 
 class TestFunction(AgentConformance):
-    def make(
-        self,
-        *chunks: Chunk,
-        tools: Tools = (),
-        approve: Collection[str] = (),
-        output_type: type[pydantic.BaseModel] | None = None,
-    ) -> Made:
-        written = Written(chunks, tools, approve)
-
-        @gapless.replays
-        async def agent(ctx: RunContext) -> AsyncIterator[AgentItem]:
-            async for item in written.agent(ctx):
-                yield item
-
-        return Made(agent, lambda: written.running, lambda: written.requests)
+    def make(self, *chunks: Chunk, **options: Any) -> Made:
+        return frameworks.function(*chunks, **options)
 
 
 class TestPydanticAI(AgentConformance):
-    def make(
-        self,
-        *chunks: Chunk,
-        tools: Tools = (),
-        approve: Collection[str] = (),
-        output_type: type[pydantic.BaseModel] | None = None,
-    ) -> Made:
-        from pydantic_ai import Agent, Tool
-
-        model = pydantic_ai_model(*chunks)
-        given: list[Any] = [Tool(tool, requires_approval=tool.__name__ in approve) for tool in tools]
-        agent: Any = Agent(model, tools=given, output_type=output_type or str)
-        return Made(agent, lambda: model.running, lambda: [str(request) for request in model.requests])
+    def make(self, *chunks: Chunk, **options: Any) -> Made:
+        return frameworks.pydantic_ai(*chunks, **options)
 
 
 class TestADK(AgentConformance):
@@ -142,62 +24,17 @@ class TestADK(AgentConformance):
         "question": "ADK takes an unclear answer to a confirmation for a no, and does not ask again"
     }
 
-    def make(
-        self,
-        *chunks: Chunk,
-        tools: Tools = (),
-        approve: Collection[str] = (),
-        output_type: type[pydantic.BaseModel] | None = None,
-    ) -> Made:
-        from google.adk.agents import LlmAgent
-        from google.adk.tools import FunctionTool
-
-        model = adk_model(*chunks)
-        given: list[Any] = [FunctionTool(tool, require_confirmation=tool.__name__ in approve) for tool in tools]
-        agent = LlmAgent(name="agent", model=model, tools=given, output_schema=output_type)
-        return Made(agent, lambda: model.running, lambda: [str(request) for request in model.requests])
+    def make(self, *chunks: Chunk, **options: Any) -> Made:
+        return frameworks.adk(*chunks, **options)
 
 
 class TestLangGraph(AgentConformance):
-    def make(
-        self,
-        *chunks: Chunk,
-        tools: Tools = (),
-        approve: Collection[str] = (),
-        output_type: type[pydantic.BaseModel] | None = None,
-    ) -> Made:
-        from langchain.agents import create_agent
-        from langchain.agents.middleware import HumanInTheLoopMiddleware
-        from langchain_core.tools import tool as as_tool
-
-        from gapless.agents.langgraph_middleware import GaplessMiddleware
-
-        model = langgraph_model(*chunks)
-        asking = [HumanInTheLoopMiddleware(interrupt_on=dict.fromkeys(approve, True))] if approve else []
-        agent: Any = create_agent(
-            model,
-            tools=[as_tool(tool) for tool in tools],
-            response_format=output_type,
-            middleware=[GaplessMiddleware(), *asking],
-        )
-        return Made(LangGraphAgent(agent), lambda: model.running, lambda: [str(request) for request in model.requests])
+    def make(self, *chunks: Chunk, **options: Any) -> Made:
+        return frameworks.langgraph(*chunks, **options)
 
 
 class TestOpenAIAgents(AgentConformance):
     keeps_answers = False
 
-    def make(
-        self,
-        *chunks: Chunk,
-        tools: Tools = (),
-        approve: Collection[str] = (),
-        output_type: type[pydantic.BaseModel] | None = None,
-    ) -> Made:
-        from agents import Agent, function_tool
-
-        model = openai_agents_model(*chunks)
-        given: list[Any] = [
-            function_tool(tool, needs_approval=tool.__name__ in approve, strict_mode=False) for tool in tools
-        ]
-        agent = Agent(name="agent", model=model, tools=given, output_type=output_type)
-        return Made(agent, lambda: model.running, lambda: [str(request) for request in model.requests])
+    def make(self, *chunks: Chunk, **options: Any) -> Made:
+        return frameworks.openai_agents(*chunks, **options)

@@ -15,15 +15,15 @@ import ormsgpack
 import pydantic
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import HumanInTheLoopMiddleware
-from langchain_core.messages import AIMessage, AIMessageChunk, AnyMessage, HumanMessage
+from langchain.agents.middleware import AgentMiddleware, HumanInTheLoopMiddleware
+from langchain_core.messages import AIMessage, AIMessageChunk, AnyMessage, HumanMessage, RemoveMessage
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_stream_writer
 from langgraph.func import entrypoint
 from langgraph.graph import END, START, MessagesState, StateGraph
-from langgraph.graph.message import add_messages
+from langgraph.graph.message import REMOVE_ALL_MESSAGES, add_messages
 from langgraph.types import Send, interrupt
 
 from gapless import ResumeEntry, RunConfig, Runner, StreamingMode
@@ -482,6 +482,27 @@ async def test_the_rest_of_a_graphs_state_goes_on_with_the_session():
         for _ in range(2):
             await asked(runner, "go", session_id="s")
         assert text_of(await asked(runner, "go", session_id="s")) == "['turn 0', 'turn 1']"
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["session", "checkpointer"])
+async def test_a_history_that_the_graph_trims_costs_the_new_turn_nothing(own: bool):
+    class Trims(AgentMiddleware[Any, Any, Any]):
+        def before_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
+            last = state["messages"][-1]
+            if not isinstance(last, HumanMessage):
+                return None
+            return {"messages": [RemoveMessage(REMOVE_ALL_MESSAGES), *state["messages"][-2:]]}
+
+    model = langgraph_model(ToolCall("look", {"at": "x"}), "found")
+    agent = create_agent(model, [look], middleware=[Trims()], checkpointer=None if own else InMemorySaver())
+    async with Runner(agent) as runner:
+        for number in (1, 2, 3):
+            events = await asked(runner, f"question {number}", session_id="s")
+            assert text_of(events) == "found"
+            assert [len(event.usage or ()) for event in of(events, RunFinishedEvent)] == [1], "two calls of one model"
+        assert told(model, 2) == ["found", "question 2"]
+        assert told(model, 3) == ["found", "question 2", "seen x"]
+        assert told(model, 4) == ["found", "question 3"]
 
 
 async def test_a_turn_is_kept_without_the_turns_before_it():

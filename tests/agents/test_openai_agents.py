@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -20,11 +21,14 @@ from agents import (
 from agents import (
     RunConfig as SDKRunConfig,
 )
+from agents import Runner as SDKRunner
+from agents.extensions.handoff_filters import remove_all_tools
 from openai.types import responses as r
 from openai.types.responses.response_output_item import ImageGenerationCall
 
 from gapless import ResumeEntry, RunConfig, Runner, StreamingMode
 from gapless.agents import adapt
+from gapless.agents.conversation import BEGINNING
 from gapless.agents.openai_agents import OpenAIAgent
 from gapless.errors import AgentFailed, AgentInvalid, ModelFailed, RunLimit, ToolFailed
 from gapless.events import (
@@ -267,6 +271,44 @@ async def test_turns_are_known_once_and_one_that_is_asked_again_is_forgotten():
         assert told(model) == ["question 1", "one", "seen x", "1", "question 2", "two", "question 3"]
         await asked(runner, UserMessage(id="u2", content="edited"), session_id="s")
         assert told(model) == ["question 1", "one", "seen x", "1", "edited"]
+
+
+@pytest.mark.parametrize("way", ["filter", "nested"])
+async def test_a_history_that_a_hand_over_changes_is_the_next_turns_as_with_the_sdk_alone(way: str):
+    calls = {"question 1": ToolCall("look", {"at": "x"}), "question 2": ToolCall("transfer_to_billing")}
+
+    class Model(OpenAIAgentsModel):
+        """Calls what the newest question asks for, or says what it has."""
+
+        def _response(self, given: Any) -> list[Any]:
+            self.requests.append(given)
+            return [*self._chunks] or [calls.get(given[-1].get("content"), "done")]
+
+    def made() -> tuple[Agent[None], list[OpenAIAgentsModel]]:
+        desk, billing = Model([]), Model(["I am billing."])
+        other = Agent(name="billing", model=billing)
+        over = handoff(other, input_filter=remove_all_tools) if way == "filter" else handoff(other)
+        return Agent(name="desk", model=desk, tools=[look], handoffs=[over]), [desk, billing]
+
+    def all_told(models: list[OpenAIAgentsModel]) -> list[list[list[str]]]:
+        texts = [[told(model, number) for number in range(len(model.requests))] for model in models]
+        return [[[re.sub(r"call-\d+", "call", one) for one in told if one != BEGINNING] for told in of] for of in texts]
+
+    config = SDKRunConfig(tracing_disabled=True, nest_handoff_history=way == "nested")
+    questions = ["question 1", "question 2", "question 3"]
+    agent, models = made()
+    history: list[Any] = []
+    for question in questions:
+        found = await SDKRunner.run(agent, [*history, {"role": "user", "content": question}], run_config=config)
+        history = found.to_input_list(mode="normalized")
+    expected = all_told(models)
+    agent, models = made()
+    async with Runner(OpenAIAgent(agent, run_config=config)) as runner:
+        for question in questions:
+            await asked(runner, question, session_id="s")
+    assert all_told(models) == expected
+    assert "question 2" in str(expected[0][-1])
+    assert "I am billing." in str(expected[0][-1])
 
 
 async def test_a_turn_that_was_cut_short_leaves_the_conversation_whole():

@@ -9,8 +9,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from agents import Agent as SDKAgent
+from agents import ToolOutputImage, ToolOutputText, function_tool
 from google.adk.agents import LlmAgent
 from google.genai import types
+from langchain.agents import create_agent
+from langchain_core.tools import StructuredTool
 from pydantic_ai import Agent
 from pydantic_ai import messages as m
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
@@ -20,7 +24,7 @@ from gapless.agents.base import AgentItem, RunContext
 from gapless.attachments import without_blobs
 from gapless.events import CustomEvent, ImagePart, TextPart, ToolMessage
 from gapless.protocols.ag_ui.wire import OldAGUIEncoder
-from gapless.testing import ToolCall, adk_model, words
+from gapless.testing import ToolCall, adk_model, langgraph_model, openai_agents_model, words
 from tests.support.sse import frames
 
 LARGE = b"l" * 100_000
@@ -161,8 +165,28 @@ def with_adk(data: bytes) -> Any:
     return LlmAgent(name="a", model=adk_model(ToolCall("look"), *words("I see.")), tools=[look])
 
 
+def with_langgraph(data: bytes) -> Any:
+    def look() -> Any:
+        """Looks."""
+        picture = {"type": "image", "base64": base64.b64encode(data).decode(), "mime_type": "image/png"}
+        return [{"type": "text", "text": "Here:"}, picture]
+
+    model = langgraph_model(ToolCall("look"), "I see.")
+    return create_agent(model, tools=[StructuredTool.from_function(look)])
+
+
+def with_openai_agents(data: bytes) -> Any:
+    @function_tool
+    def look() -> Any:
+        """Looks."""
+        url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+        return [ToolOutputText(text="Here:"), ToolOutputImage(image_url=url)]
+
+    return SDKAgent(name="a", model=openai_agents_model(ToolCall("look"), "I see."), tools=[look])
+
+
 @pytest.mark.parametrize("data", [SMALL, BIG], ids=["small", "large"])
-@pytest.mark.parametrize("make", [with_pydantic_ai, with_adk])
+@pytest.mark.parametrize("make", [with_pydantic_ai, with_adk, with_langgraph, with_openai_agents])
 async def test_a_picture_that_a_tool_returns_comes_with_its_result(
     make: Any, data: bytes, client_of: Callable[..., Any]
 ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -26,8 +27,9 @@ from gapless.events import (
     ToolCallStartEvent,
 )
 from gapless.protocols.ag_ui.wire import OldAGUIEncoder
-from gapless.records import RunStatus
 from gapless.testing import ToolCall, adk_model, serving, words
+from gapless.testing.agents import Made
+from tests.support.frameworks import FRAMEWORKS
 from tests.support.sse import frames
 
 STREAM = {"accept": "text/event-stream"}
@@ -109,29 +111,65 @@ async def endless(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
     await asyncio.sleep(60)
 
 
-@pytest.mark.parametrize(("families", "status"), [({"ag-ui"}, RunStatus.CANCELLED), ((), RunStatus.RUNNING)])
-async def test_an_operator_may_let_a_hang_up_cancel(families: Any, status: RunStatus, monkeypatch: pytest.MonkeyPatch):
+LEFT: dict[str, tuple[str, Callable[[str, str], dict[str, Any]]]] = {
+    "ag-ui": (
+        "/ag-ui",
+        lambda run, text: body(threadId=run, runId=run, messages=[{"id": "u", "role": "user", "content": text}]),
+    ),
+    "vercel": (
+        "/vercel/chat",
+        lambda run, text: {
+            "id": run,
+            "runId": run,
+            "messages": [{"id": f"u{run}", "role": "user", "parts": [{"type": "text", "text": text}]}],
+        },
+    ),
+    "openai": (
+        "/v1/chat/completions",
+        lambda run, text: {
+            "model": "a",
+            "run_id": run,
+            "messages": [{"role": "user", "content": text}],
+            "stream": True,
+        },
+    ),
+    "text": ("/chat/stream", lambda run, text: {"query": text, "run_id": run}),
+}
+"""By family: where its clients ask, and with what."""
+
+
+@pytest.mark.parametrize("cancels", [True, False])
+async def test_an_operator_may_let_a_hang_up_cancel(cancels: bool, monkeypatch: pytest.MonkeyPatch):
     import httpx2
 
     monkeypatch.setattr("gapless.runs.worker.LEFT_S", 0.0)
-    runner = Runner(endless)
-    with serving(create_app(runner, cancel_on_hang_up=families)) as url:
+    runner = Runner(endless, app_name="a")
+    with serving(create_app(runner, cancel_on_hang_up=[*LEFT] if cancels else ())) as url:
         async with httpx2.AsyncClient(base_url=url) as client:
-            async with client.stream("POST", "/ag-ui", json=body()) as stream:
-                async for line in stream.aiter_lines():
-                    if "on" in line and "CONTENT" in line:
-                        break
-            asked = [{"id": "u", "role": "user", "content": "ask"}]
-            await client.post("/ag-ui", json=body(threadId="t", runId="w", messages=asked))  # ends where it asks
-            for _ in range(100):
-                seen = (await client.get("/runs/r")).json()["status"]
-                if seen == status.value and families:
-                    break
-                await asyncio.sleep(0.002)
-            assert seen == status.value
-            assert (await client.get("/runs/w")).json()["status"] == "waiting"
-            await client.post("/runs/r/cancel")
-            await client.post("/runs/w/cancel")
+
+            async def hang_up(run: str, family: str, text: str, at: str) -> None:
+                path, asked = LEFT[family]
+                async with client.stream("POST", path, json=asked(run, text)) as stream:
+                    assert stream.status_code == 200
+                    async for line in stream.aiter_lines():
+                        if at in line:
+                            break
+
+            for family in LEFT:
+                await hang_up(f"r-{family}", family, "hi", '"on"')
+            await hang_up("w", "ag-ui", "ask", "interrupt")  # ends where it asks
+
+            async def status(run: str) -> Any:
+                return (await client.get(f"/runs/{run}")).json()["status"]
+
+            for family in LEFT:
+                while cancels and await status(f"r-{family}") != "cancelled":
+                    await asyncio.sleep(0.001)
+            if not cancels:
+                assert [await status(f"r-{family}") for family in LEFT] == ["running"] * len(LEFT)
+            assert await status("w") == "waiting"
+            for run in (*(f"r-{family}" for family in LEFT), "w"):
+                await client.post(f"/runs/{run}/cancel")
 
 
 def test_a_family_that_is_none_is_an_error():
@@ -266,13 +304,34 @@ async def test_responses_take_its_result_as_the_output_of_a_call(
     assert len(await client_runs(client)) == 1
 
 
-async def two_questions(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
+async def three_questions(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
     asked = [Interrupt(id=id, reason="tool_call", tool_call_id=id) for id in ("q1", "q2", "q3")]
     for id in ("q1", "q2", "q3"):
         yield ToolCallStartEvent(tool_call_id=id, tool_call_name="pay")
         yield ToolCallEndEvent(tool_call_id=id)
     answers = {one.interrupt_id: one.payload["approved"] for one in await ctx.interrupt(asked)}
-    yield str([answers[id] for id in ("q1", "q2", "q3")])
+    PAID.extend(id for id in ("q1", "q2", "q3") if answers[id])
+    yield "Over."
+
+
+PAID: list[str] = []
+"""Whom the agents of these tests have paid."""
+
+
+async def pay(to: str) -> str:
+    """Pay."""
+    PAID.append(to)
+    return "paid"
+
+
+def payer(make: Callable[..., Made]) -> Any:
+    return make(*(ToolCall("pay", {"to": f"q{n}"}) for n in (1, 2, 3)), "Over.", tools=[pay], approve=["pay"]).agent
+
+
+ASKING: dict[str, Callable[[], Any]] = {
+    "function": lambda: three_questions,
+    **{name: functools.partial(payer, make) for name, make in FRAMEWORKS.items()},
+}
 
 
 async def answer_own(client: Any, id: str) -> Any:
@@ -288,30 +347,47 @@ async def answer_ag_ui(client: Any, id: str) -> Any:
 
 
 async def answer_ai_sdk(client: Any, id: str) -> Any:
-    approval = {"id": id, "approved": True}
-    part = {"type": "tool-pay", "toolCallId": id, "state": "approval-responded", "input": {}, "approval": approval}
-    message = {"id": "r", "role": "assistant", "parts": [part]}
+    *_, message = (await client.get("/vercel/chat/s/messages")).json()["messages"]
+    for part in message["parts"]:
+        if part.get("approval", {}).get("id") == id:
+            part |= {"state": "approval-responded", "approval": {"id": id, "approved": True}}
     answer = await client.post("/vercel/chat", json={"id": "s", "messages": [message]})
     assert answer.status_code == 200, answer.text
 
 
-@pytest.mark.parametrize("order", [("q1", "q2", "q3"), ("q3", "q1", "q2")])
-@pytest.mark.parametrize("first", [answer_own, answer_ag_ui, answer_ai_sdk])
+WAYS = (answer_own, answer_ag_ui, answer_ai_sdk)
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "order"),
+    [
+        *(("function", way, order) for way in WAYS for order in ((0, 1, 2), (2, 0, 1))),
+        *((name, WAYS[at % 3], (2, 0, 1)) for at, name in enumerate(FRAMEWORKS)),
+    ],
+)
 async def test_several_questions_are_answered_one_by_one_in_any_order_by_several_clients(
-    first: Any, order: Any, client_of: Callable[..., Any]
+    name: str, first: Any, order: Any, client_of: Callable[..., Any]
 ):
-    client = await client_of(Runner(two_questions))
-    ways = [answer_own, answer_ag_ui, answer_ai_sdk]
-    ways = ways[ways.index(first) :] + ways[: ways.index(first)]
+    PAID.clear()
+    runner = Runner(ASKING[name]())
+    client = await client_of(runner)
+    ways = [*WAYS[WAYS.index(first) :], *WAYS[: WAYS.index(first)]]
     await client.post("/ag-ui", json=body())
-    for id, (way, left) in zip(order, zip(ways, (2, 1, 0), strict=True), strict=True):
-        await way(client, id)
-        run = (await client.get("/runs/r")).json()
-        while run["status"] == "running" or len(run.get("interrupts", [])) > left:
-            await asyncio.sleep(0.001)
-            run = (await client.get("/runs/r")).json()
-        assert len(run.get("interrupts", [])) == left, run
+    asked = [one["id"] for one in (await client.get("/runs/r")).json()["interrupts"]]
+    assert len(asked) == 3
+    for number, (place, way) in enumerate(zip(order, ways, strict=True), 1):
+        await way(client, asked[place])
+        await until_left(client, 3 - number)
+        assert number == 3 or not PAID, "they are paid when all is said"
+    await (await runner.attach("r")).wait()
+    assert sorted(PAID) == ["q1", "q2", "q3"]
     events = data((await client.get("/runs/r/events", headers=STREAM)).content)
-    assert "".join(one["delta"] for one in events if one["type"] == "TEXT_MESSAGE_CONTENT") == "[True, True, True]"
+    assert "".join(one["delta"] for one in events if one["type"] == "TEXT_MESSAGE_CONTENT") == "Over."
     _, message = (await client.get("/vercel/chat/s/messages")).json()["messages"]
     assert "approval-requested" not in str(message), "no button that cannot work"
+
+
+async def until_left(client: Any, questions: int) -> None:
+    """Look at the run until it has so many questions left, which it then keeps."""
+    while len((await client.get("/runs/r")).json().get("interrupts", [])) != questions:
+        await asyncio.sleep(0.001)

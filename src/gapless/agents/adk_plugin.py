@@ -17,8 +17,9 @@ from google.adk.tools.base_tool import BaseTool
 from google.adk.tools.tool_context import ToolContext
 from google.genai import types
 
-from gapless.agents.adk_run import cannot_stream, current
+from gapless.agents.adk_run import Turn, cannot_stream, current
 from gapless.agents.call_names import CallNames, call_names
+from gapless.agents.tool_choice import Choice, choice_of
 from gapless.attachments import digest_of, notice_for
 from gapless.config import StreamingMode
 from gapless.events import Tool
@@ -75,15 +76,34 @@ class Bridge(BasePlugin):
             field = _SETTINGS.get(name, name)
             if name == "response_format":
                 _ask_for_json(llm_request.config, value)
+            elif field == "tool_choice":
+                self._choose(turn, callback_context, llm_request, value)
             elif field == "model":
                 llm_request.model = value
             elif field in types.GenerateContentConfig.model_fields:
-                setattr(llm_request.config, field, value)
+                one_text = field == "stop_sequences" and isinstance(value, str)
+                setattr(llm_request.config, field, [value] if one_text else value)
             else:
                 turn.notice("setting_ignored", f"ADK's models take no setting {name!r}")
         if names := _call_names(_model_of(callback_context), llm_request):
             named = [_named(content, names) for content in llm_request.contents]
             llm_request.contents = [content for content in named if content.parts]
+
+    def _choose(self, turn: Turn, callback_context: Any, llm_request: LlmRequest, value: Any) -> None:
+        """Tell the model of a client's choice of tools; one that forces a call is for the run's first answer. Raises
+        `InputInvalid` for tools that are not there."""
+        if value == "auto" or not turn.is_of(_invocation(callback_context)):
+            return  # an agent that a tool runs has tools of its own
+        choice = None if value == "none" else choice_of(value)
+        if choice is not None:
+            choice.check(llm_request.tools_dict)
+        calling = _calling(value, choice, _model_of(callback_context)) if llm_request.tools_dict else None
+        if calling is None:
+            turn.notice("setting_ignored", "this agent cannot do as these settings say: tool_choice")
+        elif choice is None or not turn.chosen:
+            turn.chosen = True
+            before = llm_request.config.tool_config or types.ToolConfig()
+            llm_request.config.tool_config = before.model_copy(update={"function_calling_config": calling})
 
     async def after_model_callback(self, *, callback_context: Any, llm_response: LlmResponse) -> None:
         turn, invocation = current.get(), _invocation(callback_context)
@@ -126,8 +146,25 @@ class Bridge(BasePlugin):
             turn.tool_error = tool.name, error
 
 
-_SETTINGS = {"max_tokens": "max_output_tokens", "stop": "stop_sequences"}
+_SETTINGS = {
+    "max_tokens": "max_output_tokens",
+    "max_completion_tokens": "max_output_tokens",
+    "stop": "stop_sequences",
+}
 """Names that other frameworks use for what Gemini's configuration calls otherwise."""
+
+
+def _calling(value: Any, choice: Choice | None, model: BaseLlm) -> types.FunctionCallingConfig | None:
+    """Return a choice of tools as Gemini's API has it, which names only tools of which one must be called. None for
+    what it does not have, or ADK does not tell the service: Claude nothing, litellm no names."""
+    classes = {one.__name__ for one in type(model).__mro__}
+    if "AnthropicLlm" in classes or (choice is not None and choice.names is not None and "LiteLlm" in classes):
+        return None
+    if choice is None:
+        return types.FunctionCallingConfig(mode=types.FunctionCallingConfigMode.NONE) if value == "none" else None
+    if not choice.forced:
+        return None
+    return types.FunctionCallingConfig(mode=types.FunctionCallingConfigMode.ANY, allowed_function_names=choice.names)
 
 
 def _told(content: types.Content, left_out: Mapping[str, str]) -> types.Content:

@@ -70,6 +70,8 @@ class Turn:
         """Ids that ADK has given the run."""
         self.client_calls: list[str] = []
         """Calls of the client's own tools, which end the run: it comes back with their results."""
+        self.chosen = ctx.checkpoint is not None
+        """A client's choice of tools has been told to the model, which is told once."""
         self.tool_error: tuple[str, Exception] | None = None
         self.model_error: Exception | None = None
         if live:  # ADK opens a live model's connection without asking anybody
@@ -235,6 +237,8 @@ def failure(turn: Turn, error: Exception) -> Exception:
     kind = type(error).__name__
     if isinstance(error, GaplessError):
         return error
+    if isinstance(error.__cause__, GaplessError):  # of our plugin, which ADK wraps
+        return error.__cause__
     if isinstance(error, LlmCallsLimitExceededError):
         return RunLimit(f"the agent wanted more than max_llm_calls={turn.ctx.config.max_llm_calls} model calls")
     if turn.tool_error is not None and turn.tool_error[1] is error:

@@ -7,7 +7,7 @@ not streamed (a node's own message, one of a task that another worker had done) 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any, TypeAlias
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
@@ -16,7 +16,7 @@ from langchain_core.messages.ai import add_usage
 from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.langgraph_messages import files_of, says, usage_of, whole_of
 from gapless.agents.values import json_of, plain
-from gapless.agents.writing import Said, result
+from gapless.agents.writing import Said, result, with_files
 from gapless.events import (
     CustomEvent,
     EventBase,
@@ -187,9 +187,10 @@ class Translation:
         author = self._author(out, ns, meta) if ns else None
         self._half[id] = _path(ns, meta)
         content = message.content
-        text = content if isinstance(content, str) else _text_of_blocks(content)
+        files = [*files_of(content)]
+        text = content if isinstance(content, str) else _text_of_blocks(content, files)
         error = text if message.status == "error" else None
-        out.append(result(id, message.tool_call_id, text, error=error, author=author))
+        out.append(result(id, message.tool_call_id, with_files(text, files), error=error, author=author))
 
     def catch_up(self, messages: Iterable[BaseMessage]) -> Items:
         """Say what the graph has of its turn that was not recorded before its worker was lost."""
@@ -311,6 +312,6 @@ def _calls_in(given: Any) -> list[tuple[str, str]]:
     ]
 
 
-def _text_of_blocks(blocks: Any) -> str:
+def _text_of_blocks(blocks: Any, files: Sized) -> str:
     texts = [text for kind, text in says(blocks) if kind == "text"]
-    return "".join(texts) if texts else json_of(blocks)
+    return "".join(texts) if texts or files else json_of(blocks)

@@ -11,6 +11,7 @@ from langgraph.config import get_config
 
 from gapless.agents.base import current_run
 from gapless.agents.langgraph import TAKEN
+from gapless.agents.tool_choice import choice_of
 from gapless.errors import AgentInvalid
 
 __all__ = ["GaplessMiddleware"]
@@ -49,6 +50,7 @@ def _with_runs(request: ModelRequest[Any]) -> ModelRequest[Any]:
     if run is None:
         return request
     taken = get_config().get("configurable", {}).get(TAKEN)
+    first = not taken and run.checkpoint is None
     if taken is not None:
         taken.append(True)
     tools = [
@@ -62,8 +64,38 @@ def _with_runs(request: ModelRequest[Any]) -> ModelRequest[Any]:
         }
         for tool in run.tools
     ]
-    names = {one.get("function", one).get("name") if isinstance(one, dict) else one.name for one in request.tools}
+    names = _names(request)
     if both := sorted(names & {tool.name for tool in run.tools}):  # the client's would be called in its place
         raise AgentInvalid(f"agent {run.agent_name} has a tool {', '.join(both)}, and so has the client")
     settings = {**request.model_settings, **run.config.model_settings}
-    return request.override(tools=[*request.tools, *tools], model_settings=settings)
+    choice = settings.pop("tool_choice", None)
+    request = request.override(tools=[*request.tools, *tools], model_settings=settings)
+    return request if choice is None else _chosen(request, choice, first=first)
+
+
+def _chosen(request: ModelRequest[Any], value: Any, *, first: bool) -> ModelRequest[Any]:
+    """Return the request with a client's choice of tools: LangChain has it beside the settings, and `any` for a call of
+    whichever tool. Raises `InputInvalid` for tools that are not there."""
+    if value in ("auto", "none"):
+        return request.override(tool_choice=value)
+    choice = choice_of(value)
+    if choice is None:
+        return request.override(tool_choice=value)  # of a form that may be the model's own
+    choice.check(_names(request))
+    if choice.forced and not first:
+        return request
+    chosen = [one for one in request.tools if choice.names is None or _name(one) in choice.names]
+    if not choice.forced or not chosen:
+        return request.override(tools=chosen)
+    if choice.names is not None and len(choice.names) == 1:
+        return request.override(tool_choice=choice.names[0])
+    return request.override(tools=chosen, tool_choice="any")
+
+
+def _names(request: ModelRequest[Any]) -> set[str]:
+    return {name for one in request.tools if (name := _name(one)) is not None}
+
+
+def _name(tool: Any) -> str | None:
+    found = tool.get("function", tool).get("name") if isinstance(tool, dict) else tool.name
+    return found if isinstance(found, str) else None

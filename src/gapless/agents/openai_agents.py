@@ -23,6 +23,7 @@ from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.failing import Failures, failure
 from gapless.agents.openai_agents_events import Translation
 from gapless.agents.openai_agents_items import input_of, turn_of
+from gapless.agents.tool_choice import choice_of
 from gapless.agents.values import plain
 from gapless.agents.writing import finish
 from gapless.config import RunConfig as GaplessRunConfig
@@ -59,7 +60,6 @@ SETTINGS = {
     "max_output_tokens": "max_tokens",
     "max_completion_tokens": "max_tokens",
     "parallel_tool_calls": "parallel_tool_calls",
-    "tool_choice": "tool_choice",
     "verbosity": "verbosity",
     "top_logprobs": "top_logprobs",
 }
@@ -142,7 +142,7 @@ class OpenAIAgent(base.Agent):
         hooks = _Hooks()
         history: list[Any] = []
         try:
-            options, notices = self._options(ctx, hooks)
+            options, notices = self._options(ctx, agent, hooks)
             for notice in notices:
                 yield notice
             history, asked = input_of(ctx)
@@ -168,7 +168,7 @@ class OpenAIAgent(base.Agent):
                     given = result.to_state()
                 asking = False
                 await self._ask(ctx, given, translation)
-            for item in self._finish(ctx, result, translation, 0 if self._session is not None else len(history)):
+            for item in self._finish(ctx, result, translation, history):
                 yield item
         except Exception as error:
             running = {} if isinstance(error, agents.AgentsException) and error.__cause__ is None else hooks.running
@@ -181,9 +181,11 @@ class OpenAIAgent(base.Agent):
 
     # -- what the SDK is given --------------------------------------------------------------------------------------
 
-    def _options(self, ctx: RunContext, hooks: RunHooks[Any]) -> tuple[dict[str, Any], list[AgentItem]]:
+    def _options(
+        self, ctx: RunContext, agent: Agent[Any], hooks: RunHooks[Any]
+    ) -> tuple[dict[str, Any], list[AgentItem]]:
         deps = self._deps(ctx) if ctx.deps is None and self._deps is not None else ctx.deps
-        config, notices = _configured(self._run_config, ctx.config.model_settings)
+        config, notices = _configured(self._run_config, ctx.config.model_settings, agent)
         options: dict[str, Any] = {"context": deps, "run_config": config, "hooks": hooks}
         if ctx.config.max_llm_calls is not None:
             options["max_turns"] = ctx.config.max_llm_calls
@@ -248,11 +250,15 @@ class OpenAIAgent(base.Agent):
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def _finish(
-        self, ctx: RunContext, result: RunResultStreaming, translation: Translation, before: int
+        self, ctx: RunContext, result: RunResultStreaming, translation: Translation, history: list[Any]
     ) -> list[AgentItem]:
         found = translation.close()
         if self._session is None:
-            ctx.native = turn_of(ctx.run_id, result.to_input_list(), before, translation.pending)
+            # A hand-over may have made another history of it: then that is what the next turn is told, as it is by a
+            # program that goes on from the SDK's own result.
+            goes_on = isinstance(result.input, list) and result.input[: len(history)] == history
+            items = result.to_input_list() if goes_on else result.to_input_list(mode="normalized")
+            ctx.native = turn_of(ctx.run_id, items, len(history) if goes_on else None, translation.pending)
         usage = result.context_wrapper.usage
         rest_in = usage.input_tokens - sum(one.input_tokens or 0 for one in ctx.usage)
         rest_out = usage.output_tokens - sum(one.output_tokens or 0 for one in ctx.usage)
@@ -334,7 +340,7 @@ def _with_tools_of(ctx: RunContext, agent: Agent[Any]) -> tuple[Agent[Any], froz
     return agent.clone(tools=[*agent.tools, *tools], tool_use_behavior=behave), own
 
 
-def _configured(config: RunConfig, settings: Mapping[str, Any]) -> tuple[RunConfig, list[AgentItem]]:
+def _configured(config: RunConfig, settings: Mapping[str, Any], agent: Agent[Any]) -> tuple[RunConfig, list[AgentItem]]:
     """Return the SDK's configuration with the run's settings, and what is told of those that it does not have."""
     if not settings:
         return config, []
@@ -343,7 +349,11 @@ def _configured(config: RunConfig, settings: Mapping[str, Any]) -> tuple[RunConf
     effort = settings.get("reasoning_effort")
     if effort is not None:
         known["reasoning"] = {"effort": effort}
-    ignored = sorted({*settings} - {*SETTINGS} - PASSED_ON - {"model", "reasoning_effort"})
+    ignored = sorted({*settings} - {*SETTINGS} - PASSED_ON - {"model", "reasoning_effort", "tool_choice"})
+    if (wanted := settings.get("tool_choice")) is not None:
+        choice = _choice(wanted, agent)
+        known |= {} if choice is None else {"tool_choice": choice}
+        ignored += ["tool_choice"] if choice is None else []
     made: dict[str, Any] = {}
     try:
         if known or extra:
@@ -358,6 +368,21 @@ def _configured(config: RunConfig, settings: Mapping[str, Any]) -> tuple[RunConf
         return found, []
     message = f"this agent cannot do as these settings say: {', '.join(ignored)}"
     return found, [CustomEvent(name="gapless.notice", value={"code": "setting_ignored", "message": message})]
+
+
+def _choice(value: Any, agent: Agent[Any]) -> str | None:
+    """Return a client's choice of tools as the SDK takes it: one by its name, or any; None for what it cannot do. (It
+    forces a call once, unless the agent says otherwise.) Raises `InputInvalid` for a tool that is not there."""
+    if value in ("auto", "none"):
+        return str(value)
+    choice = choice_of(value)
+    if choice is None or not choice.forced or not (agent.tools or agent.mcp_servers):
+        return None
+    if not agent.mcp_servers:  # which are asked for theirs only in the run
+        choice.check({name for tool in agent.tools if isinstance(name := getattr(tool, "name", None), str)})
+    if choice.names is None:
+        return "required"
+    return choice.names[0] if len(choice.names) == 1 else None
 
 
 def _between_runs(app_name: str, user_id: str, session_id: str) -> RunContext:

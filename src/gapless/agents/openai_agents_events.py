@@ -5,6 +5,7 @@ Items are told by their response and position in it: the ids that the SDK makes 
 
 from __future__ import annotations
 
+import mimetypes
 from typing import Any
 
 from agents import StreamEvent
@@ -13,8 +14,8 @@ from openai.types import responses as r
 
 from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.values import json_of, plain
-from gapless.agents.writing import Said, WholeCall, file, result
-from gapless.events import StepFinishedEvent, StepStartedEvent, TokenUsage
+from gapless.agents.writing import Said, WholeCall, file, result, with_files
+from gapless.events import ContentPart, StepFinishedEvent, StepStartedEvent, TokenUsage
 
 __all__ = ["Translation"]
 
@@ -153,8 +154,10 @@ class Translation:
         if not isinstance(call_id, str) or call_id in self.pending:
             return []
         self.outstanding.discard(call_id)
-        output = item.output if isinstance(item, ToolCallOutputItem) else raw.get("output")
-        value = plain(output)
+        told = raw.get("output") if isinstance(raw, dict) else None
+        if isinstance(told, list) and (parts := _parts(told)) is not None:
+            return [result(self._ctx.new_id("tool"), call_id, parts)]
+        value = plain(item.output if isinstance(item, ToolCallOutputItem) else told)
         text = value if isinstance(value, str) else json_of(value)
         error = text if call_id in self.denied or text.startswith(FAILED) else None
         return [result(self._ctx.new_id("tool"), call_id, text, error=error)]
@@ -168,6 +171,26 @@ class Translation:
                 found.append(StepStartedEvent(step_name=name))
             self._agent = name
         return found
+
+
+def _parts(told: list[Any]) -> str | list[ContentPart] | None:
+    """Return what a tool has returned as the SDK tells it to the model, in parts; None where they are no such parts."""
+    texts: list[str] = []
+    files: list[tuple[str | None, str | None, str | None]] = []
+    for part in told:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "input_text":
+            texts.append(part.get("text") or "")
+        elif kind == "input_image" and part.get("image_url"):
+            files.append(("image/png", None, part["image_url"]))
+        elif kind == "input_file" and (data := part.get("file_data")):
+            mime_type, _ = mimetypes.guess_type(part.get("filename") or "")
+            files.append((mime_type, None, data) if data.startswith("data:") else (mime_type, data, None))
+        elif kind == "input_file" and part.get("file_url"):
+            files.append((None, None, part["file_url"]))
+        else:  # kept at the provider
+            return None
+    return with_files("\n".join(texts), files)
 
 
 def _usage(usage: r.ResponseUsage, model: str | None) -> TokenUsage:

@@ -69,13 +69,14 @@ def _named(item: Item, names: CallNames) -> Item:
     return {**item, **told} if isinstance(item.get("call_id"), str) else item
 
 
-def turn_of(run_id: str, items: Sequence[Any], before: int, pending: Iterable[str]) -> bytes | None:
+def turn_of(run_id: str, items: Sequence[Any], before: int | None, pending: Iterable[str]) -> bytes | None:
     """Return one turn in the form that `input_of` reads: the conversation's `items`, less the `before` ones that came
-    before it, and without what the SDK takes for results of the `pending` calls. None where it is no JSON."""
+    before it (None: these are all that is left of it), and without what the SDK takes for results of the `pending`
+    calls. None where it is no JSON."""
     left = {*pending}
-    kept = [item for item in items[before:] if not (item.get("call_id") in left and _is_output(item))]
+    kept = [item for item in items[before or 0 :] if not (item.get("call_id") in left and _is_output(item))]
     try:
-        return _encode(_Turn(run_id=run_id, items=kept))
+        return _encode(_Turn(run_id=run_id, items=kept, whole=before is None))
     except (TypeError, ValueError):
         return None
 

@@ -117,8 +117,9 @@ def history_of(ctx: RunContext) -> list[ModelMessage]:
     for run_id, group in groupby(earlier, key=_run_of):
         native_turn = turns.pop(run_id, None) if run_id is not None else None
         if native_turn is not None:
-            messages.extend(_rebuilt(_brought(group), names))
-            messages.extend(ModelMessagesTypeAdapter.validate_json(bytes(native_turn)))
+            kept = ModelMessagesTypeAdapter.validate_json(bytes(native_turn))
+            messages.extend(_rebuilt(_brought(group, kept), names))
+            messages.extend(kept)
         elif run_id is None or run_id not in turns:
             messages.extend(_rebuilt(group, names))
     return repair_messages(_with_a_beginning(messages))
@@ -170,9 +171,13 @@ def _instructs(message: ModelMessage) -> bool:
     return isinstance(message, ModelRequest) and all(isinstance(part, SystemPromptPart) for part in message.parts)
 
 
-def _brought(turn: Iterable[Message]) -> list[Message]:
-    """Return the results of the client's tools that a turn went on from: they were before it for the framework."""
-    return list(takewhile(lambda one: isinstance(one, events.ToolMessage), islice(turn, 1, None)))
+def _brought(turn: Iterable[Message], kept: Iterable[ModelMessage]) -> list[Message]:
+    """Return the results of the client's tools that a turn went on from and that are not in what is `kept` of it: they
+    were before it for the framework if a message came with them, else it began with them."""
+    brought = takewhile(lambda one: isinstance(one, events.ToolMessage), islice(turn, 1, None))
+    parts = [part for one in kept for part in one.parts]
+    has = {part.tool_call_id for part in parts if isinstance(part, ToolReturnPart | RetryPromptPart)}
+    return [one for one in brought if isinstance(one, events.ToolMessage) and one.tool_call_id not in has]
 
 
 def prompt_of(content: str | list[events.ContentPart]) -> str | list[UserContent] | None:

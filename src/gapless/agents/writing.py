@@ -6,11 +6,14 @@ journal has each word once. Ends of what is not open are ignored by the recorder
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from gapless.events import (
+    ContentPart,
     CustomEvent,
+    DataSource,
     Event,
     ReasoningEncryptedValueEvent,
     ReasoningMessageContentEvent,
@@ -18,14 +21,17 @@ from gapless.events import (
     ReasoningMessageStartEvent,
     TextMessageContentEvent,
     TextMessageEndEvent,
+    TextPart,
     ToolCallArgsEvent,
     ToolCallEndEvent,
     ToolCallResultEvent,
     ToolCallStartEvent,
+    UrlSource,
 )
 from gapless.fold import FILE
+from gapless.user_message import media_part, simplest
 
-__all__ = ["Said", "WholeCall", "file", "finish", "result"]
+__all__ = ["Said", "WholeCall", "file", "finish", "result", "with_files"]
 
 FINISH_REASONS = {
     "stop": "stop",
@@ -212,7 +218,12 @@ class Said:
 
 
 def result(
-    message_id: str, call_id: str, content: str, *, error: str | None = None, author: str | None = None
+    message_id: str,
+    call_id: str,
+    content: str | list[ContentPart],
+    *,
+    error: str | None = None,
+    author: str | None = None,
 ) -> ToolCallResultEvent:
     """Tell what the call `call_id` has returned, `content`, or with which `error` it failed, as the message
     `message_id` of the sub-agent `author`."""
@@ -226,11 +237,35 @@ def file(
 ) -> CustomEvent:
     """Give a picture or another file of the answer, of `mime_type` and the sub-agent `author`: its `data`, as they are
     or in base64, or the `url` where it is. A URL that holds the data is taken for these."""
-    head, comma, held = (url or "").partition(";base64,")
-    if comma and head.startswith("data:"):
-        mime_type, data = head.removeprefix("data:"), held
+    mime_type, data, url = _where(mime_type, data, url)
     where: dict[str, Any] = {"url": url} if data is None else {"data": data}
     return CustomEvent(name=FILE, value={"mimeType": mime_type, **where}, subagent_run_id=author)
+
+
+def with_files(
+    text: str, files: Iterable[tuple[str | None, str | bytes | None, str | None]]
+) -> str | list[ContentPart]:
+    """Return what a tool has returned: its `text`, and the pictures and other `files`, each as `file` takes them."""
+    found: list[ContentPart] = [TextPart(text=text)] if text else []
+    for mime_type, data, url in files:
+        kind, held, where = _where(mime_type, data, url)
+        if isinstance(held, bytes):
+            held = base64.b64encode(held).decode()
+        if held is not None:
+            found.append(media_part(DataSource(value=held, mime_type=kind or "application/octet-stream")))
+        elif where is not None:
+            found.append(media_part(UrlSource(value=where, mime_type=kind)))
+    return simplest(found)
+
+
+def _where(
+    mime_type: str | None, data: str | bytes | None, url: str | None
+) -> tuple[str | None, str | bytes | None, str | None]:
+    """Return a file's type, and its data or else where it is; a URL that holds the data is taken for these."""
+    head, comma, held = (url or "").partition(";base64,")
+    if comma and head.startswith("data:"):
+        return head.removeprefix("data:"), held, None
+    return mime_type, data, url
 
 
 def finish(reason: object) -> list[Event]:

@@ -12,6 +12,7 @@ from pydantic_ai.models.test import TestModel
 
 from gapless import Runner
 from gapless.testing import adk_model, words
+from tests.support.frameworks import FRAMEWORKS
 
 
 def build() -> str:
@@ -57,6 +58,18 @@ async def test_a_chat_that_cannot_be_is_a_400(client: Any, asked: Any, says: str
     answer = await client.post("/v1/chat/completions", json={"model": "p", "messages": [USER], **asked})
     assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
     assert says in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+async def test_a_tool_that_no_framework_has_is_a_400(name: str, client_of: Callable[..., Any]):
+    async def build() -> str:
+        """Build."""
+        return "built"
+
+    client = await client_of(Runner(FRAMEWORKS[name]("done", tools=[build]).agent, app_name="a"))
+    for path, asked in (("chat/completions", {"messages": [USER]}), ("responses", {"input": "hi"})):
+        answer = await client.post(f"/v1/{path}", json={"model": "a", "tool_choice": named("nope"), **asked})
+        assert (answer.status_code, "no tool nope; the agent has build" in answer.text) == (400, True), answer.text
 
 
 @pytest.mark.parametrize(
