@@ -126,3 +126,21 @@ async def test_only_who_may_read_the_run_may(client_of: Callable[..., Any]) -> N
     other = await owner.get(url, headers={"x-user": "bert"})
     assert (other.status_code, other.json()["error"]["code"]) == (404, "run_not_found")
     assert (await owner.get(url, headers={"x-user": ""})).status_code == 401
+
+
+async def test_a_file_called_by_its_place_is_asked_for_again(client_of: Callable[..., Any]) -> None:
+    async def gives(message: str) -> AsyncIterator[Event]:
+        yield CustomEvent(name="gapless.file", value={"mimeType": "image/png", "data": message.encode()})
+
+    client = await client_of(Runner(gives))
+    tags: list[str] = []
+    for data in ("one", "two"):  # under the id of a run that is deleted
+        started = await client.post("/runs", json={"message": data, "run_id": "r", "session_id": "s"})
+        await client.get("/runs/r/events", headers={"accept": "text/event-stream"})
+        response = await client.get("/runs/r/blobs/file-1", headers={"if-none-match": ", ".join(tags)})
+        assert (started.status_code, response.status_code, response.content) == (202, 200, data.encode())
+        assert response.headers["cache-control"] == "private, no-cache"
+        tags.append(response.headers["etag"])
+        again = await client.get("/runs/r/blobs/file-1", headers={"if-none-match": tags[-1]})
+        assert (again.status_code, again.content) == (304, b"")
+        assert (await client.delete("/sessions/s")).status_code == 204

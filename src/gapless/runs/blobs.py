@@ -62,11 +62,22 @@ class Blob(msgspec.Struct, frozen=True):
     size: int
     """In bytes."""
 
+    def digest(self, blob_id: str) -> str:
+        """Tell it from all others, whatever it is called: what is kept aside is called by what is in it."""
+        return blob_id
+
 
 class _File(Blob, frozen=True):
-    """Is one that is in its event, and was read with it."""
+    """Is one that is in its event, and was read with it. It is called by its place in the run."""
 
     data: bytes
+
+    def digest(self, blob_id: str) -> str:
+        return _digest(self.data)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
 
 
 _decode_blob = msgspec.json.Decoder(Blob).decode
@@ -166,7 +177,7 @@ class BlobsOfRun:
         if len(data) > self._limits.blob_bytes_max:
             return None
         blob = Blob(mime_type, len(data))
-        blob_id = (await asyncio.to_thread(hashlib.sha256, data)).hexdigest()[:32]
+        blob_id = await asyncio.to_thread(_digest, data)
         pieces = [data[start : start + BLOB_PIECE_BYTES] for start in range(0, len(data), BLOB_PIECE_BYTES)]
         try:
             for number, piece in [*enumerate(pieces, 1), (0, _encode(blob))]:

@@ -20,10 +20,11 @@ _SHOWN = re.compile(r"(image/(png|jpeg|gif|webp|avif|bmp)|(audio|video)/[\w.+-]+
 _RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})")
 _HEADERS = {
     "accept-ranges": "bytes",
-    "cache-control": "private, max-age=31536000, immutable",  # what has this id in a run never changes
     "content-security-policy": "sandbox; default-src 'none'",
     "x-content-type-options": "nosniff",
 }
+_FOR_GOOD, _ASKED_AGAIN = "private, max-age=31536000, immutable", "private, no-cache"
+"""Another run may have a deleted one's id, and other bytes at the same place of it."""
 
 
 async def blob_response(request: Request, readers: Readers, run_id: str, blob_id: str) -> Response:
@@ -32,8 +33,9 @@ async def blob_response(request: Request, readers: Readers, run_id: str, blob_id
     if not _ID.fullmatch(blob_id):
         raise BlobNotFound(f"run {run_id} has no blob {blob_id[:64]!r}", run_id=run_id)
     blob = await readers.blobs.find(run_id, blob_id)
-    tag = f'"{blob_id}"'
-    headers = {**_HEADERS, "etag": tag}
+    digest = blob.digest(blob_id)
+    tag = f'"{digest}"'
+    headers = {**_HEADERS, "etag": tag, "cache-control": _FOR_GOOD if digest == blob_id else _ASKED_AGAIN}
     if tag in [one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")]:
         return Response(status_code=304, headers=headers)
     headers["content-disposition"] = "inline" if _SHOWN.match(blob.mime_type) else "attachment"
