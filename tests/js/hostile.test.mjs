@@ -6,7 +6,7 @@ import { test } from "node:test";
 
 import { createDurableFetch, GaplessClient, StreamError } from "../../src/gapless/server/gapless-client/client.js";
 
-const QUICK = { retryDelayMsMin: 1, retryDelayMsMax: 2, attemptsMax: 3, postAttemptsMax: 2, idleTimeoutMs: 5000 };
+const QUICK = { retryDelayMsMin: 1, retryDelayMsMax: 2, attemptsMax: 3, postAttemptsMax: 2, idleTimeoutMs: 120_000 };
 const head = (status, ...lines) => [`HTTP/1.1 ${status} X`, ...lines, "connection: close", "", ""].join("\r\n");
 const STREAM = head(200, "content-type: text/event-stream", "content-location: /stream");
 const JSON_HEAD = head(200, "content-type: application/json");

@@ -3,7 +3,7 @@ import http from "node:http";
 import { test } from "node:test";
 import { follow, GaplessClient, StreamError } from "../../src/gapless/server/gapless-client/stream.js";
 
-const FAST = { retryDelayMsMin: 1, retryDelayMsMax: 5, attemptsMax: 8, idleTimeoutMs: 5000 };
+const FAST = { retryDelayMsMin: 1, retryDelayMsMax: 5, attemptsMax: 8, idleTimeoutMs: 120_000 };
 
 /** Serves each connection with the next of `handlers`, and the last one from then on. */
 async function serve(t, ...handlers) {
@@ -192,7 +192,7 @@ test("follow: a silent connection is taken for dead", async (t) => {
     response.writeHead(200, { "content-type": "text/event-stream" });
     response.write(frame(1)); // and never a byte more
   });
-  assert.deepEqual(await ids(url, { limits: { ...FAST, idleTimeoutMs: 50 } }), ["1", "2"]);
+  assert.deepEqual(await ids(url, { limits: { ...FAST, attemptsMax: 1000, idleTimeoutMs: 50 } }), ["1", "2"]);
 });
 
 test("follow: tells the state of the connection", async (t) => {

@@ -4,6 +4,9 @@ import { after, afterEach, before, beforeEach, test } from "node:test";
 import { launch } from "./browser.mjs";
 import { MockServer, textScript, words } from "./mock.mjs";
 
+/** How long what does not come is waited for; what is right is never as slow. */
+const WAIT_MS = 120_000;
+
 let browser;
 let server;
 let complaints; // what pages wrote to their consoles: a breach of the content security policy among them
@@ -30,7 +33,7 @@ afterEach(async () => {
 async function open({ context, url = server.url, ...options } = {}) {
   context ??= await browser.newContext(options);
   const page = await context.newPage();
-  page.setDefaultTimeout(30_000);
+  page.setDefaultTimeout(WAIT_MS);
   page.on("console", (it) => ["error", "warning"].includes(it.type()) && complaints.push(it.text()));
   page.on("pageerror", (error) => complaints.push(String(error)));
   await page.goto(url);
@@ -48,6 +51,13 @@ const turnIs = (page, status) => page.waitForSelector(`.turn:last-child[data-sta
 const connectionIs = (page, state) => page.waitForSelector(`#connection[data-state=${state}]`, { state: "attached" });
 const answered = (page, text) =>
   page.waitForFunction((it) => [...document.querySelectorAll(".turn")].at(-1)?.querySelector(".answer").textContent.trim() === it, text);
+/** Waits until an element says this. */
+const textIs = (page, selector, text) => page.waitForFunction(([one, it]) => document.querySelector(one)?.textContent === it, [selector, text]);
+
+/** Waits until the server was asked something. */
+async function serverWas(holds) {
+  while (!holds()) await new Promise((resolve) => setTimeout(resolve, 5));
+}
 
 /** An answer that stops after each of its words until the test says `go("1")`, `go("2")` … */
 function wordByWord(text) {
@@ -257,14 +267,15 @@ test("page: steps, reasoning, tools, subagents and notices show as they happen",
   ];
   const page = await open();
   await ask(page, "Weather?");
-  await page.waitForSelector(".reasoning.open");
+  await textIs(page, ".reasoning.open .plain", "Let me <b>think</b>.");
   assert.equal(await page.locator("[data-testid=step]").getAttribute("data-state"), "running");
   await page.click(".reasoning summary");
-  assert.equal(await page.locator(".reasoning .plain").innerText(), "Let me <b>think</b>.");
+  assert.equal(await page.locator(".reasoning .plain").isVisible(), true);
   server.go("thought");
   const tool = page.locator("[data-testid=tool]");
+  await textIs(page, ".tool pre", '{"city":');
   await tool.locator("summary").click();
-  assert.match(await tool.locator("pre").innerText(), /^\{"city":$/);
+  assert.equal(await tool.locator("pre").isVisible(), true);
   server.go("args");
   await page.waitForFunction(() => document.querySelector(".tool pre").textContent.includes("Oslo"));
   assert.equal(await tool.getAttribute("data-state"), "running");
@@ -548,12 +559,17 @@ test("page: an answer is copied as Markdown, a failed one tried again, and neith
   const page = await open({ permissions: ["clipboard-read", "clipboard-write"] });
   await ask(page, "Code");
   await turnIs(page, "failed");
-  await page.click("[data-testid=copy-answer]");
-  await page.waitForFunction(() => document.querySelector("[data-testid=copy-answer]").textContent === "Copied");
-  assert.equal(await page.evaluate(() => navigator.clipboard.readText()), markdown);
-  await page.click("figure .copy");
-  await page.waitForFunction(() => document.querySelector("figure .copy").textContent === "Copied");
-  assert.equal((await page.evaluate(() => navigator.clipboard.readText())).trim(), "let x = 1;");
+  for (const [button, text] of [["[data-testid=copy-answer]", markdown], ["figure .copy", "let x = 1;"]]) {
+    await page.evaluate((it) => { // it says so for a moment only
+      const node = document.querySelector(it);
+      window.said = "";
+      new MutationObserver(() => (window.said ||= node.textContent)).observe(node, { childList: true });
+    }, button);
+    await page.click(button);
+    await page.waitForFunction(() => window.said);
+    assert.equal(await page.evaluate(() => window.said), "Copied");
+    assert.equal((await page.evaluate(() => navigator.clipboard.readText())).trim(), text);
+  }
   server.script = () => wordByWord("Better now");
   assert.equal(await page.locator("[data-testid=ask-again]").innerText(), "Try again");
   await page.click("[data-testid=ask-again]");
@@ -601,7 +617,7 @@ test("page: with several agents, one is chosen, and each answer says whose it is
   await page.reload();
   await page.waitForSelector(".turn:nth-child(2)[data-status=finished]");
   assert.deepEqual(await page.locator("[data-testid=by]").allInnerTexts(), server.agents);
-  assert.equal(await page.inputValue("#agent"), "<b>sales</b>", "a conversation goes on with the agent that it had");
+  await page.waitForFunction(() => document.getElementById("agent").value === "<b>sales</b>"); // the one that the conversation had
   await page.click("#new");
   assert.equal(await page.inputValue("#agent"), "<b>sales</b>", "and a new one begins with the one that was chosen");
 });
@@ -610,7 +626,7 @@ test("page: one agent is no choice", async () => {
   const page = await open();
   await ask(page, "Hi");
   await turnIs(page, "finished");
-  assert.ok(server.log.includes("GET /v1/models"));
+  await page.waitForSelector("#agent option", { state: "attached" }); // it knows of one
   assert.equal(await page.locator("#agent").isVisible(), false);
   assert.equal(await page.locator("[data-testid=by]").isVisible(), false);
 });
@@ -653,7 +669,11 @@ test("page: a busy session gives the question back", async () => {
   await ask(page, "Hi");
   await turnIs(page, "finished");
   server.script = () => wordByWord("one two");
-  server.begin({ run_id: "elsewhere", session_id: "s1", message: "Mine first" });
+  server.intercept = (request) => {
+    const begins = request.method === "POST" && !server.runs.has("elsewhere"); // earlier, the page would learn of it
+    if (begins) server.begin({ run_id: "elsewhere", session_id: "s1", message: "Mine first" });
+    return false;
+  };
   await ask(page, "Mine");
   await page.waitForFunction(() => document.getElementById("alert").textContent.includes("session_busy"));
   assert.equal(await page.inputValue("#message"), "Mine");
@@ -667,8 +687,9 @@ test("page: asks for a key, keeps it in the tab and sends it", async () => {
   await page.fill("#key", "wrong");
   assert.equal(await page.locator("#key-refused").isVisible(), false, "none was given yet");
   await page.click("[data-testid=key-submit]");
-  await page.waitForFunction(() => document.getElementById("key-dialog").open && document.getElementById("key").value === "");
+  await page.waitForSelector("#key-dialog[open] #key-refused:not([hidden])");
   assert.equal(await page.locator("#key-refused").innerText(), "The server refused that key.");
+  assert.equal(await page.inputValue("#key"), "");
   await page.fill("#key", "right");
   await page.click("[data-testid=key-submit]");
   await page.waitForFunction(() => !document.getElementById("key-dialog").open);
@@ -731,6 +752,7 @@ test("page: a conversation is renamed in the list, by mouse and by keyboard, als
   await ask(page, "First");
   const name = page.locator("[data-session-id=s1] .name");
   const field = page.locator("[data-testid=title-field]");
+  await textIs(page, "[data-session-id=s1] .name", "First");
   await name.dblclick();
   assert.equal(await field.inputValue(), "First");
   await field.fill("Not this");
@@ -750,12 +772,57 @@ test("page: a conversation is renamed in the list, by mouse and by keyboard, als
   assert.equal(server.sessions.get("s1").title, "The harbour");
   assert.deepEqual([...server.runs.values()].map((it) => it.record.status), ["running", "running"], "Escape stopped nothing");
   const refusal = { error: { code: "not_authorized", message: "No." } };
-  server.intercept = (request, response) => request.method === "PATCH" && !!response.writeHead(403).end(JSON.stringify(refusal));
+  let refuse;
+  server.intercept = (request, response) => {
+    if (request.method !== "PATCH") return false;
+    refuse = () => response.writeHead(403).end(JSON.stringify(refusal));
+    return true;
+  };
   await page.locator("[data-session-id=s1] .rename").click();
   await field.fill("Lost");
-  await page.click("#new");
+  await page.click("#new"); // the field is left as the mouse goes down, and what is said is taken back as it goes up
+  await serverWas(() => refuse);
+  refuse();
   await page.waitForFunction(() => document.getElementById("alert").textContent.startsWith("Not renamed."));
   assert.equal(await name.textContent(), "The harbour");
+});
+
+test("page: an answer about the conversations that comes late takes no newer one's place", async () => {
+  const page = await open();
+  let late;
+  server.intercept = (request, response, url) => {
+    if (late || request.method !== "GET" || url.pathname !== "/sessions") return false;
+    const known = JSON.stringify({ sessions: [...server.sessions.values()] });
+    late = () => response.writeHead(200, { "content-type": "application/json" }).end(known);
+    return true;
+  };
+  const lateAnswer = async () => {
+    await Promise.all([page.waitForResponse((it) => it.url().endsWith("/sessions")), late()]);
+    await page.evaluate(() => fetch("sessions").then((it) => it.json())); // what came before it has been read
+    return page.locator("#sessions .name").allTextContents();
+  };
+  const look = async () => {
+    late = undefined;
+    await page.evaluate(() => dispatchEvent(new Event("focus")));
+    await serverWas(() => late);
+  };
+  await look();
+  await ask(page, "Hi");
+  await turnIs(page, "finished");
+  await textIs(page, "[data-session-id=s1] .name", "Hi");
+  assert.deepEqual(await lateAnswer(), ["Hi"], "a new one stays");
+  await look();
+  await page.locator("[data-session-id=s1] .rename").focus();
+  await page.keyboard.press("Enter");
+  await page.fill("[data-testid=title-field]", "Good day");
+  await page.keyboard.press("Enter");
+  await textIs(page, "[data-session-id=s1] .name", "Good day");
+  assert.deepEqual(await lateAnswer(), ["Good day"], "the given title stays");
+  await look();
+  await page.locator("[data-session-id=s1] .delete").focus();
+  for (const _ of ["asked", "sure"]) await page.keyboard.press("Enter");
+  await page.waitForSelector("[data-session-id=s1]", { state: "detached" });
+  assert.deepEqual(await lateAnswer(), [], "what is gone stays away");
 });
 
 test("page: all conversations come by scrolling, are searched by title, and say what they do", async () => {
@@ -781,8 +848,7 @@ test("page: all conversations come by scrolling, are searched by title, and say 
     await ask(page, message);
     await turnIs(page, message === "ask" ? "waiting" : "running");
   }
-  await page.waitForFunction(() => document.querySelector("#sessions [data-doing=waiting]"));
-  assert.deepEqual(await page.locator("#sessions li time").allTextContents().then((it) => it.slice(0, 2).sort()), ["Answering", "Asks you"]);
+  await page.waitForFunction(() => [...document.querySelectorAll("#sessions li time")].slice(0, 2).map((it) => it.textContent).sort().join() === "Answering,Asks you");
   const second = page.locator("#sessions li").nth(2);
   await second.locator(".delete").focus();
   await page.keyboard.press("Enter");
@@ -842,7 +908,7 @@ test("page: a message that is typed while a question waits is the answer, or lea
   assert.deepEqual(names, ["Answer with this", "Leave the question and go on"]);
   await turnIs(page, "finished");
   assert.equal([...server.runs.values()].at(-1).answers[0].payload, "Oslo");
-  assert.equal(await page.inputValue("#message"), "");
+  await page.waitForFunction(() => document.getElementById("message").value === "");
   const [others, before] = await chosen(asking({ reason: "confirm", message: "Sure?" }), "offer-back");
   assert.deepEqual(others, ["Leave the question and go on"], "a city is no yes");
   assert.equal(await page.inputValue("#message"), "Oslo");
@@ -912,6 +978,7 @@ test("page: files are picked, dropped and pasted into a message, up to a size", 
   assert.match(await page.locator(".user").innerText(), /b\.txt\s*What is this\?/);
   await page.click("[data-testid=ask-again]");
   await page.waitForSelector("[data-testid=versions]:not([hidden])");
+  await serverWas(() => server.runs.size === 2);
   assert.deepEqual([...server.runs.values()][1].content, content);
 });
 

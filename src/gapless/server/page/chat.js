@@ -593,7 +593,7 @@ function tellOthers(sessionId) {
 
 channel.addEventListener("message", ({ data }) => {
   if (data.deleted !== undefined) list.forget(data.deleted);
-  refreshSessions();
+  else refreshSessions();
   if (data.changed === conversation.id && conversation.id !== null) catchUp();
 });
 

@@ -9,6 +9,8 @@ export class SessionList {
   #entries = new Map(); // session id → entry
   #next; // the cursor behind the last page that was read; undefined at the end
   #reading = null;
+  #asked = 0; // how often the newest page was asked for
+  #shown = 0; // which of these answers is shown; one to an earlier question knows less
   #renaming = null; // the entry whose title is being typed: nothing is moved until that is done
   #given;
   #observer;
@@ -33,12 +35,15 @@ export class SessionList {
 
   /** Reads the newest page again. What is older stays as it was read. Does nothing where the server is away. */
   async refresh() {
+    const asked = (this.#asked += 1);
     let page;
     try {
       page = await this.#given.read({});
     } catch {
       return; // the list is as it was; the connection line tells the rest
     }
+    if (asked < this.#shown) return;
+    this.#shown = asked;
     const oldest = page.next === undefined ? -Infinity : page.at(-1).updated_at;
     const there = new Set(page.map(({ id }) => id));
     for (const [id, { updated_at: used }] of this.#records) if (used > oldest && !there.has(id)) this.#records.delete(id);
@@ -52,12 +57,14 @@ export class SessionList {
 
   async #more() {
     if (this.#next === undefined || this.#reading) return;
-    const after = this.#next;
+    const [after, shown] = [this.#next, this.#shown];
     this.#reading = this.#given.read({ after }).finally(() => (this.#reading = null));
     try {
       const page = await this.#reading;
-      this.#next = page.next;
-      for (const record of page) if (!this.#records.has(record.id)) this.#records.set(record.id, record);
+      if (shown === this.#shown) { // else it may not be the next one any more: looked at again, it is asked for anew
+        this.#next = page.next;
+        for (const record of page) if (!this.#records.has(record.id)) this.#records.set(record.id, record);
+      }
       this.#show();
     } catch {
       return; // scrolling on tries again
@@ -127,6 +134,7 @@ export class SessionList {
     if (!record || !known) return;
     this.#records.set(entry.id, { ...known, title: record.title });
     this.#show();
+    this.#askAnew();
   }
 
   /** Takes one out that is gone. */
@@ -134,6 +142,13 @@ export class SessionList {
     this.#records.delete(sessionId);
     this.#show();
     this.#given.onRemoved(sessionId);
+    this.#askAnew();
+  }
+
+  /** Reads the newest page again, after a change here that answers on their way do not know of. */
+  #askAnew() {
+    this.#shown = this.#asked + 1;
+    this.refresh();
   }
 }
 
