@@ -22,9 +22,9 @@ from typer.testing import CliRunner, Result
 import gapless
 from gapless.cli import app
 from tests.support import preloaded
+from tests.support.waiting import WAIT_S
 
 COMMAND = [sys.executable, "-c", "from gapless.cli import main; main()"]
-WAIT_S = 120.0
 
 AGENTS = '''
 """Scripted agents. A file "go" beside this one lets on those that wait for it."""

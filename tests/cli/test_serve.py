@@ -20,9 +20,9 @@ from gapless.cli.listen import DESCRIPTORS_KEPT, server_config
 from gapless.client import Cut, GaplessClient
 from gapless.config import ConnectionLimits
 from gapless.events import RunFinishedEvent, TextMessageContentEvent
+from tests.support.waiting import WAIT_S
 
 KEY = "0123456789abcdef"
-WAIT_S = 120.0
 
 
 def answers(url: str, **options: Any) -> httpx2.Response:
@@ -187,7 +187,7 @@ def _stop_and_ask(serving: Any, agents: str, run_id: str) -> httpx2.Response:
         assert serving.process.poll() is None
         time.sleep(0.01)
     assert answers(serving.url + "/ready").status_code == 503
-    refused = httpx2.post(serving.url + "/runs", json={"message": "new"}, trust_env=False)
+    refused = httpx2.post(serving.url + "/runs", json={"message": "new"}, timeout=WAIT_S, trust_env=False)
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     serving.process.send_signal(signal.SIGTERM)  # a supervisor may say it again
     with httpx2.stream("GET", f"{serving.url}/runs/{run_id}/events?wire=text", timeout=WAIT_S, trust_env=False) as late:

@@ -14,6 +14,7 @@ import uvicorn
 from uvicorn.supervisors import multiprocess
 
 from gapless.cli import workers
+from tests.support.waiting import WAIT_S
 
 
 class DyingInThePing:
@@ -43,7 +44,7 @@ class DyingInThePing:
 def supervisor() -> Iterator[workers._Supervisor]:
     handlers = {number: signal.getsignal(number) for number in multiprocess.SIGNALS}
     config = uvicorn.Config(
-        "fastapi:FastAPI", factory=True, workers=1, timeout_worker_healthcheck=10, log_level="error"
+        "fastapi:FastAPI", factory=True, workers=1, timeout_worker_healthcheck=int(WAIT_S), log_level="error"
     )
     listener = socket.create_server(("127.0.0.1", 0))
     supervisor = workers._Supervisor(config, [listener], workers.Replacing())
@@ -65,7 +66,7 @@ def test_a_worker_that_dies_instead_of_answering_is_noticed_at_once_and_what_it_
     forgotten: list[int | None] = []
     monkeypatch.setattr(workers, "_forget", forgotten.append)
     (process,) = supervisor.processes
-    assert process.wait_until_ready(60)
+    assert process.wait_until_ready(WAIT_S)
     assert process.pid is not None
     line = DyingInThePing(process.parent_conn, process.pid)
     process.parent_conn = cast("Connection", line)

@@ -48,8 +48,9 @@ from gapless.events import (
 )
 from gapless.sse import RETRY_MS_MAX, EventStreamParser, Frame
 from gapless.testing import ScriptedAgent, serving
+from tests.support.waiting import WAIT_S
 
-IMPATIENT = ClientLimits(retry_first_s=0.001, retry_max_s=0.002, connect_timeout_s=5.0, idle_timeout_s=5.0)
+IMPATIENT = ClientLimits(retry_first_s=0.001, retry_max_s=0.002, connect_timeout_s=WAIT_S, idle_timeout_s=WAIT_S)
 
 # ------------------------------------------------------------------------------------------------------- the parser
 

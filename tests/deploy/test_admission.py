@@ -14,7 +14,7 @@ from gapless.errors import UsageError
 from tests.support.agents import Gated
 from tests.support.following import rest_of, text_in, text_to
 from tests.support.processes import Server, Talks, client_of
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_S, until
 
 STREAM = {"accept": "text/event-stream"}
 KEYS = {"alice": "alice-0123456789abc", "bob": "bob-0123456789abcde"}
@@ -44,7 +44,7 @@ def server(start: Callable[..., list[Server]]) -> Server:
 @pytest.fixture
 def ask(server: Server) -> Iterator[Callable[..., httpx2.Response]]:
     """`ask("alice", "POST", "/runs", json={…})`"""
-    with httpx2.Client(base_url=server.url, trust_env=False, timeout=60, verify=False) as http:
+    with httpx2.Client(base_url=server.url, trust_env=False, timeout=WAIT_S, verify=False) as http:
 
         def ask(user: str, method: str, path: str, stream: bool = False, **options: object) -> httpx2.Response:
             headers = {"authorization": f"Bearer {KEYS[user]}"} | (STREAM if stream else {})

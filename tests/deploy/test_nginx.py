@@ -21,7 +21,7 @@ from gapless.config import Limits
 from gapless.testing import serving
 from tests.support.following import Audience, check_all_saw_the_whole
 from tests.support.processes import Server, Talks, client_of, free_port
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_S, until
 
 pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="no nginx on PATH (apt-get install nginx)")
 
@@ -92,7 +92,7 @@ class Upstream:
 
 @pytest.fixture
 async def http() -> AsyncIterator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(trust_env=False, timeout=60, verify=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=WAIT_S, verify=False) as http:
         yield http
 
 

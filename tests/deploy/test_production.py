@@ -18,6 +18,7 @@ import pytest
 from gapless.records import RunStatus
 from tests.support.following import rest_of, text_in, text_to
 from tests.support.processes import Server, Talks, client_of, free_port
+from tests.support.waiting import WAIT_S
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "deploy"
 START_S_MAX = 120.0
@@ -32,7 +33,7 @@ def production(
     command = [sys.executable, "-m", "uvicorn", app, "--app-dir", folder, "--port", str(port)]
     process = subprocess.Popen(command, env={**os.environ, "STORE": store, **(environment or {})})
     try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}/agents", trust_env=False, timeout=30) as http:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}/agents", trust_env=False, timeout=WAIT_S) as http:
             deadline = time.monotonic() + START_S_MAX
             while True:
                 with contextlib.suppress(httpx2.TransportError):

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.following import merged, rest_of, text_in
 from tests.support.processes import Server, Talks, client_of
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_S, until
 
 WORKERS = 3
 LONG_LEASE = {"GAPLESS_TEST_LEASE_S": "60"}
@@ -52,7 +52,7 @@ async def test_every_worker_serves_any_run(server: Server, talks: Talks, name: s
         first = [await anext(follower)]
         followers: list[tuple[httpx2.Client, httpx2.Response]] = []
         for worker in server.workers():  # one open stream on each
-            http = httpx2.Client(trust_env=False, verify=False, timeout=60)
+            http = httpx2.Client(trust_env=False, verify=False, timeout=WAIT_S)
             request = http.build_request("GET", f"{server.url}/runs/{run.id}/events?wire=text")
             with server.alone(worker):
                 followers.append((http, http.send(request, stream=True)))
@@ -70,7 +70,7 @@ class Metrics(dict[tuple[str, ...], float]):
     """The samples of one scrape, which any of the workers answers."""
 
     def __init__(self, server: Server) -> None:
-        with httpx2.Client(trust_env=False, verify=False, timeout=60) as http:
+        with httpx2.Client(trust_env=False, verify=False, timeout=WAIT_S) as http:
             response = http.get(f"{server.url}/metrics")
         assert response.status_code == 200, response.text
         for family in text_string_to_metric_families(response.text):

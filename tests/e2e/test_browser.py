@@ -12,6 +12,7 @@ import pytest
 from gapless.testing import Cutter
 from tests.support.browser import Browser, browsing
 from tests.support.processes import Server
+from tests.support.waiting import WAIT_S
 
 ANSWER = """() => [...document.querySelectorAll('[data-testid=turn]')].at(-1)
     ?.querySelector('[data-testid=answer]')?.textContent ?? ''"""
@@ -40,7 +41,7 @@ def ask(browser: Browser, text: str, *, tab: str = "one") -> None:
 
 def get(server: Server, path: str) -> dict[str, Any]:
     headers = {"accept": "application/json"}
-    response = httpx2.get(server.url + path, headers=headers, timeout=60, trust_env=False, verify=False)
+    response = httpx2.get(server.url + path, headers=headers, timeout=WAIT_S, trust_env=False, verify=False)
     return response.json()  # type: ignore[no-any-return]  # all that is asked for here are objects
 
 
@@ -113,7 +114,7 @@ def test_a_killed_server_shows_what_was_journaled_then_worker_lost_and_the_next_
     server.say("alpha", "beta")
     browser.until(ANSWER_IS, "alpha beta")
     server.kill()
-    browser.until("() => document.querySelector('[data-testid=connection]').dataset.state !== 'live'")
+    browser.until("() => document.querySelector('[data-testid=connection]').dataset.state === 'reconnecting'")
     server.start()
     code = browser.until("() => document.querySelector('[data-testid=run-error]')?.dataset.code")
     assert code == "worker_lost"

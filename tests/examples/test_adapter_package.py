@@ -16,9 +16,10 @@ import pytest
 
 from gapless.events import TextMessageContentEvent
 from tests.support import preloaded
+from tests.support.over_http import STREAM
 from tests.support.processes import Server
 from tests.support.sse import events
-from tests.support.waiting import HANG_S
+from tests.support.waiting import HANG_S, WAIT_S
 
 PACKAGE = Path(__file__).parents[2] / "examples" / "adapter_package"
 GROUP = "gapless.agents"
@@ -52,7 +53,7 @@ def test_it_is_served(installed: Path, tmp_path: Path):
     server.start()
     try:
         asked = {"message": "How many lamps?"}
-        told = httpx2.post(f"{server.url}/runs", json=asked, headers={"accept": "text/event-stream"}, trust_env=False)
+        told = httpx2.post(f"{server.url}/runs", json=asked, headers=STREAM, timeout=WAIT_S, trust_env=False)
     finally:
         server.kill()
         server.wait()

@@ -15,8 +15,8 @@ from tests.support.wanderer import impatient
 
 LEASE_S = 1.0
 """Of workers that are to be lost, and soon. Others may be too, on a slow machine."""
-KEPT_LEASE_S = 3.0
-"""Where no worker is to be lost: a slow machine holds none up for so long."""
+KEPT_LEASE_S = 6.0
+"""Where no worker is to be lost: a slow machine holds none up for so long while it lets another look."""
 AGENT = f"{Path(__file__).parents[1] / 'support' / 'paced.py'}:agent"
 
 Serve = Callable[..., Server]

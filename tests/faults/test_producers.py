@@ -17,7 +17,7 @@ from gapless.events import CustomEvent, RunFinishedEvent, TextMessageContentEven
 from gapless.testing import serving
 from tests.support import preloaded
 from tests.support.agui import check_order
-from tests.support.waiting import HANG_S
+from tests.support.waiting import HANG_S, WAIT_S
 
 PRODUCER = Path(__file__).parents[1] / "support" / "producer.py"
 DEATHS, BATCHES = 50, 160
@@ -37,7 +37,10 @@ def killed(command: list[str]) -> int:
 def test_a_producer_killed_a_hundred_times_leaves_no_hole_and_no_repeat(store: str, tmp_path: Path):
     chosen = random.Random(f"{SEED} {store}")
     where = "memory://" if store == "memory" else f"sqlite:///{tmp_path / 'runs.db'}"
-    with serving(create_app(Runner(agent, store=where))) as url, httpx2.Client(base_url=url, trust_env=False) as http:
+    with (
+        serving(create_app(Runner(agent, store=where))) as url,
+        httpx2.Client(base_url=url, trust_env=False, timeout=WAIT_S) as http,
+    ):
         started = http.post("/runs", json={"message": "Do it.", "producer": True, "run_id": "r"})
         assert started.status_code == 202, started.text
         command = [sys.executable, str(PRODUCER), str(urlsplit(url).port), "r"]

@@ -26,6 +26,7 @@ from tests.support.balancer import Balancer
 from tests.support.postgres import Postgres
 from tests.support.processes import Server, client_of
 from tests.support.valkey import Valkey
+from tests.support.waiting import WAIT_S
 
 KINDS = {
     "one": "one server, replaced on SIGHUP",
@@ -166,7 +167,7 @@ class Rolling:
         """Open a connection again and again: none may be refused where the socket stays open."""
         while self._kind != "replicas":
             try:
-                async with httpx2.AsyncClient(trust_env=False, verify=False, timeout=30) as http:
+                async with httpx2.AsyncClient(trust_env=False, verify=False, timeout=WAIT_S) as http:
                     (await http.get(f"{url}/health")).raise_for_status()
             except httpx2.HTTPError as error:
                 self.wrong.append(f"a connection was not served: {error!r}")

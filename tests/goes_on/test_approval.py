@@ -22,7 +22,7 @@ from tests.goes_on import approving
 from tests.support import node, preloaded
 from tests.support.browser import Browser, browsing
 from tests.support.processes import Server, client_of
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_S, until
 
 AGENTS = ("pydantic", "adk", "function")
 JS = Path(__file__).parent.parent / "js"
@@ -119,6 +119,10 @@ async def script(phase: str, url: str, folder: Path, asked: Any = None) -> dict[
     return results
 
 
+async def is_waiting(client: GaplessClient, run_id: str) -> bool:
+    return (await client.record(run_id)).status is RunStatus.WAITING
+
+
 class Responses:
     """The `openai` client on `/v1/responses`."""
 
@@ -135,11 +139,8 @@ class Responses:
                 break  # the stream stays open
         await stream.close()
         async with client_of(str(client.base_url).removesuffix("/v1/")) as own:
-            await until(lambda: self._waits(own, id), "it waits for an answer")
+            await until(lambda: is_waiting(own, id.removeprefix("resp_")), "it waits for an answer")
         return id
-
-    async def _waits(self, client: GaplessClient, id: str) -> bool:
-        return (await client.record(id.removeprefix("resp_"))).status is RunStatus.WAITING
 
     async def answer(self, url: str) -> dict[str, str]:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
@@ -149,7 +150,7 @@ class Responses:
         asking = await client.responses.retrieve(id)
         assert (asking.status, asking.output_text) == ("in_progress", LOOKED)
         run_id = id.removeprefix("resp_")
-        async with httpx2.AsyncClient(base_url=url) as http:
+        async with httpx2.AsyncClient(base_url=url, timeout=WAIT_S) as http:
             page = (await http.get(f"/runs/{run_id}/events", headers={"accept": "application/json"})).json()
             questions = page["events"][-1]["outcome"]["interrupts"]
             resume = [{"interruptId": q["id"], "status": "resolved", "payload": {"approved": True}} for q in questions]
@@ -167,7 +168,7 @@ class ADKClient:
         return {"appName": "adk", "userId": "u", "sessionId": "week", "newMessage": message, "streaming": True}
 
     async def ask(self, url: str) -> None:
-        async with httpx2.AsyncClient(base_url=url) as http:
+        async with httpx2.AsyncClient(base_url=url, timeout=WAIT_S) as http:
             (await http.post("/apps/adk/users/u/sessions/week", json={})).raise_for_status()
             events = await self._run(http, {"text": "adkclient-adk"})
         parts = [part for event in events for part in (event.get("content") or {}).get("parts", [])]
@@ -176,13 +177,13 @@ class ADKClient:
 
     async def answer(self, url: str) -> str:
         response = {"id": self.call["id"], "name": self.call["name"], "response": {"confirmed": True}}
-        async with httpx2.AsyncClient(base_url=url) as http:
+        async with httpx2.AsyncClient(base_url=url, timeout=WAIT_S) as http:
             events = await self._run(http, {"functionResponse": response})
         parts = [p for e in events if not e.get("partial") for p in (e.get("content") or {}).get("parts", [])]
         return "".join(part.get("text", "") for part in parts)
 
     async def _run(self, http: httpx2.AsyncClient, *parts: Any) -> list[Any]:
-        answer = await http.post("/run_sse", json=self.body(*parts), timeout=60)
+        answer = await http.post("/run_sse", json=self.body(*parts))
         assert answer.status_code == 200, answer.text
         lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: {")]
         return [json.loads(line) for line in lines]
@@ -238,7 +239,7 @@ async def test_a_question_is_answered_a_week_later(place: Place, page: Page):
         asked, *_ = await asyncio.gather(
             script("ask", url, place.folder), responses.ask(url), adk_client.ask(url), asyncio.to_thread(page.ask, url)
         )
-        assert (await client.record(late.id)).status is RunStatus.WAITING
+        await until(lambda: is_waiting(client, late.id), "it waits for an answer")
     before = place.done()
     asked_by = [f"{family}-{agent}" for family in ("usechat", "agui", "responses") for agent in AGENTS]
     assert before.keys() == {*asked_by, "adkclient-adk", "page-pydantic", "page-adk", "late-function"}

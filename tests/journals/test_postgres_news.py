@@ -15,6 +15,7 @@ from gapless.journals.postgres import PostgresStore
 from tests.journals.conformance import Cluster, Worker, an_end, an_event
 from tests.journals.postgres_place import DatabasePlace
 from tests.support.postgres import Postgres
+from tests.support.waiting import WAIT_S, until
 
 NEVER_S = 1000.0
 
@@ -72,11 +73,14 @@ async def test_a_follower_of_an_idle_run_asks_nothing(cluster: Cluster, no_poll:
         await a.create(f"r{n}", f"s{n}")
         await a.append(f"r{n}", 1, "1")
         await b.store.watch(f"r{n}")
-    await asyncio.sleep(0.05)
     sql = "SELECT max(query_start) FROM pg_stat_activity WHERE application_name = 'gapless'"
-    before = postgres.run(sql)
-    await asyncio.sleep(0.3)
-    assert postgres.run(sql) == before
+
+    async def nobody_asks() -> bool:
+        before = postgres.run(sql)
+        await asyncio.sleep(0.3)
+        return postgres.run(sql) == before
+
+    await until(nobody_asks, "quiet, once what they were told of has been read")
 
 
 async def test_a_listening_connection_that_is_cut_is_made_again(
@@ -132,6 +136,6 @@ async def test_who_watches_no_longer_is_not_notified(cluster: Cluster, postgres:
     await a.append("r", 1, "1")
     await b.heard.until(lambda: b.heard.last.get("r") == 1)
     await b.store.unwatch("r")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(WAIT_S):
         while postgres.run("SELECT 1 FROM gapless.watches"):
             await asyncio.sleep(0.02)

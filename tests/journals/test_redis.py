@@ -152,5 +152,5 @@ async def test_urls(place: ServerPlace, server_side: Any) -> None:
 async def test_a_runner_that_was_hardly_used_closes(place: ServerPlace) -> None:
     """A cancel in the middle of a call is sometimes swallowed by the client library."""
     for _ in range(20):
-        async with asyncio.timeout(20), Runner(store=place.url) as runner:
+        async with asyncio.timeout(WAIT_S), Runner(store=place.url) as runner:
             await runner.list_runs()

@@ -10,6 +10,7 @@ import pytest
 from gapless.errors import StoreUnavailable
 from gapless.journals import redis_news, redis_server
 from gapless.journals import redis_scripts as scripts
+from gapless.journals.contract import Store
 from gapless.journals.journal import Journals
 from gapless.journals.redis import RedisStore
 from tests.journals.conformance import WAIT_S, Worker
@@ -94,7 +95,7 @@ async def test_a_connection_that_falls_silent_is_replaced(a: Worker, server: Val
     """As after a cut that neither side is told of."""
     monkeypatch.setattr(redis_news, "LISTEN_IDLE_S", 0.05)
     monkeypatch.setattr(redis_news, "RECONNECT_PAUSE_S", 0.01)
-    monkeypatch.setattr(redis_server, "ANSWER_TIMEOUT_S", 1.0)  # the calls of this test itself must not need more
+    monkeypatch.setattr(redis_server, "ANSWER_TIMEOUT_S", WAIT_S)  # of those connections that do answer
     proxy = Proxy(server.port)
     async with proxy as url:
         c = Worker("c", RedisStore(url))
@@ -103,9 +104,18 @@ async def test_a_connection_that_falls_silent_is_replaced(a: Worker, server: Val
         await c.store.watch("r")
         await c.create("mine", "s2")
         proxy.silence()
+        answer_within(c.store, 1.0)
         await a.append("r", 1, "1")
         await a.store.send("mine", b"cancel")
         await c.heard.until(lambda: c.heard.last.get("r") == 1 and bool(c.heard.commands))
         await a.append("r", 2, "2")
         await c.heard.until(lambda: c.heard.last.get("r") == 2)
+        answer_within(c.store, WAIT_S)
         await c.store.close()
+
+
+def answer_within(store: Store, seconds: float) -> None:
+    """What the connections get for an answer that are open for calls now."""
+    assert isinstance(store, RedisStore)
+    for connection in store._server._client.connection_pool._available_connections:
+        connection.socket_timeout = seconds

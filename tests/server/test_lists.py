@@ -12,6 +12,7 @@ from gapless.agents.base import RunContext
 from gapless.errors import InputTooLarge, RunLimit
 from gapless.events import StateDeltaEvent
 from gapless.records import LISTED_CHARS_MAX
+from tests.support.over_http import ended, start
 
 ClientOf = Callable[..., Any]
 BOUND = 1000
@@ -35,7 +36,8 @@ async def patch(message: str) -> AsyncIterator[Any]:
 async def test_lists_have_pages(client_of: ClientOf):
     client = await client_of(Runner(echo))
     for n in range(5):
-        await client.post("/runs", json={"message": "hi", "run_id": f"r{n}", "session_id": f"s{n}"})
+        await start(client, run_id=f"r{n}", session_id=f"s{n}")
+        await ended(client, f"r{n}")  # or its session would come to the front between two pages
     for kind, first in (("runs", "r"), ("sessions", "s")):
         seen, params = [], {"limit": "2"}
         for left in (3, 1, 0):

@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect
 from gapless import Runner, create_app
 from gapless.testing import serving
 from tests.support.live import heard, live, one_word, parrot, text
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_S, until
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def url() -> Iterator[str]:
     ],
 )
 async def test_what_cannot_begin_is_refused_with_a_status(url: str, query: dict[str, str], status: int, code: str):
-    async with httpx2.AsyncClient(base_url=url) as http:
+    async with httpx2.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         await http.post("/runs", json={"message": "x", "agent": "word", "run_id": "ordinary"})
     with pytest.raises(websockets.InvalidStatus) as refused:
         async with live(url, **query):
@@ -89,7 +89,7 @@ async def test_another_web_sites_page_is_refused(url: str):
 async def test_a_run_with_on_disconnect_ends_with_its_last_client(url: str):
     async with live(url, run_id="r", config='{"on_disconnect": "cancel"}') as socket:
         await socket.recv()
-    async with httpx2.AsyncClient(base_url=url) as http:
+    async with httpx2.AsyncClient(base_url=url, timeout=WAIT_S) as http:
 
         async def status() -> bool:
             return bool((await http.get("/runs/r")).json()["status"] == "cancelled")
@@ -98,7 +98,7 @@ async def test_a_run_with_on_disconnect_ends_with_its_last_client(url: str):
 
 
 async def test_a_plain_request_is_told_to_upgrade(url: str):
-    async with httpx2.AsyncClient(base_url=url) as http:
+    async with httpx2.AsyncClient(base_url=url, timeout=WAIT_S) as http:
         response = await http.get("/live")
     assert (response.status_code, response.headers["upgrade"]) == (426, "websocket")
     assert "gapless[live]" in response.json()["error"]["message"]

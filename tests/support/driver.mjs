@@ -2,7 +2,8 @@
 import { createInterface } from "node:readline";
 import { launch } from "../page/browser.mjs";
 
-const TIMEOUT_MS = 30_000;
+/** How long what does not come is waited for; what is right is never as slow. */
+const TIMEOUT_MS = 120_000;
 const browser = await launch();
 const context = await browser.newContext();
 const pages = new Map();

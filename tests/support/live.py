@@ -13,6 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from gapless import RunContext
 from gapless.events import CustomEvent, Event, text_of
+from tests.support.waiting import WAIT_S
 
 
 async def parrot(ctx: RunContext) -> AsyncIterator[str | Event]:
@@ -30,7 +31,7 @@ async def one_word(message: str) -> AsyncIterator[str]:
 
 def live(url: str, **query: str) -> connect:
     target = httpx2.URL(url.replace("http", "ws", 1) + "/live", params={"agent": "parrot", **query})
-    return connect(str(target), proxy=None)
+    return connect(str(target), proxy=None, open_timeout=WAIT_S)
 
 
 async def heard(socket: ClientConnection, last: str | None = None) -> list[dict[str, Any]]:

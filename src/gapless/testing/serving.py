@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["serving"]
 
-START_S_MAX = 20.0
+START_S_MAX = 60.0
 """What the server may take to start, and to stop."""
 
 
