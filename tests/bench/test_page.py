@@ -16,12 +16,14 @@ from bench.harness import Bench, MeasurementFailed, Servers
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the benchmark reads Linux's CPU clocks")
 
 ROOT = Path(__file__).parents[2]
+S_MAX = 900
+"""For what hangs: what npm installs and what is measured have bounds of their own (bench/page.py)."""
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(S_MAX)
 def test_the_page_is_measured_while_a_long_answer_grows(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench", "--quick", "--only", "page", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=S_MAX)
     assert done.returncode == 0, done.stderr
     stored = json.loads((tmp_path / "performance" / "results.json").read_text())["scenarios"]["page"]
     assert stored["skipped"] == {}

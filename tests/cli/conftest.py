@@ -24,6 +24,7 @@ from gapless.cli import app
 from tests.support import preloaded
 from tests.support.waiting import WAIT_S
 
+PRESS_AGAIN_S = 10.0
 COMMAND = [sys.executable, "-c", "from gapless.cli import main; main()"]
 
 AGENTS = '''
@@ -201,10 +202,11 @@ class Terminal:
         os.write(self._master, keys.encode())
 
     def press_until(self, keys: str, pattern: str) -> None:
-        """Press again each second: Python's `input` overlooks a signal that comes just before it begins to wait."""
-        for _ in range(int(WAIT_S)):
+        """Press again where nothing comes: Python's `input` overlooks a signal that comes just before it waits. Not
+        soon, or what only comes late would be pressed twice."""
+        for _ in range(int(WAIT_S / PRESS_AGAIN_S)):
             self.press(keys)
-            deadline = time.monotonic() + 1
+            deadline = time.monotonic() + PRESS_AGAIN_S
             while time.monotonic() < deadline and re.compile(pattern).search(self.output, self._seen) is None:
                 self._read(deadline)
             if re.compile(pattern).search(self.output, self._seen) is not None:

@@ -11,6 +11,7 @@ import pytest
 
 from gapless.client import SyncClient
 from gapless.events import ResumeEntry, RunFinishedEvent, RunFinishedInterruptOutcome
+from tests.support.processes import free_port
 
 WORDS = "".join(f"word{number} " for number in range(12))
 
@@ -109,8 +110,8 @@ def test_follow_survives_the_servers_death(
     server: Callable[..., Any], agents: str, store: str, terminal: Callable[..., Any]
 ) -> None:
     """SIGKILL in mid-answer; the next server on the store closes the run, and the follower reads to that end."""
-    first = server(f"{agents}:endless", "--port", "0", "--store", store)
-    port = first.url.rpartition(":")[2]
+    port = str(free_port())
+    first = server(f"{agents}:endless", "--port", port, "--store", store)
     with SyncClient(first.url) as client:
         id = client.start("hi").id
     following = terminal("follow", id, "--url", first.url)

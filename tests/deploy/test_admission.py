@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import httpx2
 import pytest
@@ -54,6 +55,11 @@ def ask(server: Server) -> Iterator[Callable[..., httpx2.Response]]:
         yield ask
 
 
+def admitted(ask: Callable[..., httpx2.Response], user: str, message: str) -> httpx2.Response | None:
+    answer = ask(user, "POST", "/runs", json={"message": message})
+    return None if answer.status_code == 429 else answer
+
+
 def code_of(response: httpx2.Response) -> tuple[int, str, bool]:
     """Status, error code, and whether it says when to come back."""
     return response.status_code, response.json()["error"]["code"], "retry-after" in response.headers
@@ -75,12 +81,7 @@ async def test_runs_past_the_limits_are_refused_until_one_has_ended(
         events = ask("alice", "GET", f"/runs/{run_id}/events", stream=True).read().decode()
         assert "unharmed" in events
         assert "event: end" in events
-
-    def admitted() -> httpx2.Response | None:
-        answer = ask("bob", "POST", "/runs", json={"message": name})
-        return None if answer.status_code == 429 else answer
-
-    answer = await until(admitted, "one run less, a moment after its end was seen")
+    answer = await until(partial(admitted, ask, "bob", name), "one run less, a moment after its end was seen")
     assert answer.status_code == 202
     talks.say(f"{name}-bob", "end")
     for run_id in (theirs, answer.json()["id"]):
@@ -90,7 +91,7 @@ async def test_runs_past_the_limits_are_refused_until_one_has_ended(
 async def test_a_follower_past_the_limit_is_refused_and_the_others_go_on(
     server: Server, ask: Callable[..., httpx2.Response], talks: Talks, name: str
 ):
-    run_id = ask("alice", "POST", "/runs", json={"message": name}).json()["id"]
+    run_id = (await until(partial(admitted, ask, "alice", name), "those of the test before count no more")).json()["id"]
     open_streams = [ask("alice", "GET", f"/runs/{run_id}/events", stream=True) for _ in range(2)]
     refused = ask("alice", "GET", f"/runs/{run_id}/events", stream=True)
     refused.read()
@@ -105,7 +106,9 @@ def test_what_is_too_large_is_refused(ask: Callable[..., httpx2.Response], name:
     assert code_of(ask("alice", "POST", "/runs", json={"message": "x" * 3000})) == (413, "input_too_large", False)
     endless = iter([b'{"message":"', *[b"x" * 500] * 10, b'"}'])  # in chunks: no length is said beforehand
     headers = {"content-type": "application/json", "authorization": f"Bearer {KEYS['alice']}"}
-    with httpx2.Client(base_url=str(ask("alice", "GET", "/health").url).removesuffix("/health"), verify=False) as http:
+    with httpx2.Client(
+        base_url=str(ask("alice", "GET", "/health").url).removesuffix("/health"), verify=False, timeout=WAIT_S
+    ) as http:
         assert code_of(http.post("/runs", content=endless, headers=headers)) == (413, "input_too_large", False)
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ from tests.support import node, preloaded
 from tests.support.browser import Browser, browsing
 from tests.support.network import Network
 from tests.support.sse import frames
-from tests.support.waiting import HANG_S, until
+from tests.support.waiting import HANG_S, WAIT_S, until
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -186,6 +187,32 @@ def test_it_gets_the_whole_answer_once(server: str, name: str) -> None:
         assert out == (TEXT + "\n") * WHOLE_ANSWERS[name]
 
 
+class TooSlow(httpx2.BaseTransport):
+    """A network on which the answer to a POST takes too long: no shorter than until so many `runs` have begun, or the
+    server may have got nothing."""
+
+    def __init__(self, url: str, runs: int) -> None:
+        self._url, self._runs, self._asked = url, runs, 0
+        self._http = httpx2.HTTPTransport(verify=False)
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method != "POST":
+            return self._http.handle_request(request)
+        self._asked += 1
+        threading.Thread(target=self._ask, args=[request]).start()
+        wanted = min(self._asked, self._runs)
+        asyncio.run(until(lambda: begun_at(self._url) >= wanted, "the server has got what was asked"))
+        raise httpx2.ReadTimeout("it takes too long", request=request)
+
+    def _ask(self, request: httpx2.Request) -> None:
+        with contextlib.suppress(httpx2.TransportError):  # the server ends at last
+            self._http.handle_request(request).close()
+
+
+def begun_at(url: str) -> int:
+    return len(httpx2.get(f"{url}/runs", timeout=WAIT_S).json()["runs"])
+
+
 @pytest.mark.parametrize(
     ("options", "headers", "runs"),
     [
@@ -199,17 +226,12 @@ def test_what_openais_client_repeats_is_one_run_with_an_id(
 ) -> None:
     """As the documents warn: it repeats a request that timed out."""
     with serving(create_app(Runner(ScriptedAgent(Gate())), drain_s=0)) as url:
-        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", **options) as client:
+        http = httpx2.Client(transport=TooSlow(url, runs))
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", http_client=http, **options) as client:
             model, asked = client.models.list().data[0].id, [{"role": "user", "content": "Slow?"}]
-            impatient = client.with_options(timeout=0.2)
             with pytest.raises(openai.APITimeoutError):
-                impatient.chat.completions.create(model=model, messages=asked, extra_headers=headers)
-
-        def begun() -> int:
-            return len(httpx2.get(f"{url}/runs").json()["runs"])
-
-        asyncio.run(until(lambda: begun() >= runs, "the server has got what was asked"))
-        assert begun() == runs
+                client.chat.completions.create(model=model, messages=asked, extra_headers=headers)
+        assert begun_at(url) == runs
 
 
 def test_the_older_ai_sdk_takes_the_same_code(server: str) -> None:
@@ -229,8 +251,8 @@ def test_use_chat_stops_and_sends_what_is_approved(server: str) -> None:
 
 def test_http_agent_joins_in_the_middle_of_an_answer(server: str) -> None:
     asked = {"message": "Stay", "session_id": "joined-late"}
-    run = httpx2.post(f"{server}/runs", json=asked).json()["id"]
-    with httpx2.stream("GET", f"{server}/runs/{run}/events?wire=text") as answer:
+    run = httpx2.post(f"{server}/runs", json=asked, timeout=WAIT_S).json()["id"]
+    with httpx2.stream("GET", f"{server}/runs/{run}/events?wire=text", timeout=WAIT_S) as answer:
         said = 0
         for line in answer.iter_lines():
             said += len(line)
@@ -240,7 +262,7 @@ def test_http_agent_joins_in_the_middle_of_an_answer(server: str) -> None:
         process = start(CLIENTS / "ag_ui_join.mjs", cutter.url, "joined-late")
         assert process.stdout is not None
         shown = process.stdout.read(len(TEXT) // 8)
-        httpx2.post(f"{server}/runs", json={"message": "Go on joined-late"})
+        httpx2.post(f"{server}/runs", json={"message": "Go on joined-late"}, timeout=WAIT_S)
         shown += process.stdout.read()
         printed(process)
         assert shown == f"{TEXT}\n{TEXT}\n"
@@ -382,9 +404,10 @@ def test_a_page_that_is_loaded_anew_goes_on_with_its_answer(browser: Browser, si
     browser.until(f"() => ({shown})().length > 100")
     browser.do("reload")
     browser.until(f"() => ({shown})().length > 100")
-    (run,) = [run for run in httpx2.get(f"{site}/agents/runs").json()["runs"] if run["message"] == "Stay"]
+    runs = httpx2.get(f"{site}/agents/runs", timeout=WAIT_S).json()["runs"]
+    (run,) = [run for run in runs if run["message"] == "Stay"]
     assert run["status"] == "running"
-    httpx2.post(f"{site}/agents/runs", json={"message": f"Go on {run['session_id']}"})
+    httpx2.post(f"{site}/agents/runs", json={"message": f"Go on {run['session_id']}"}, timeout=WAIT_S)
     browser.until("() => document.querySelector('#status').textContent === 'done'")
     assert browser.evaluate(shown) == TEXT
     browser.do("reload")

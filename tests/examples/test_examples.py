@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import json
 import re
 import sys
@@ -19,7 +20,8 @@ from gapless import Runner, create_app
 from gapless.testing import ScriptedAgent, ToolCall, pydantic_ai_model, serving, words
 from tests.support import preloaded
 from tests.support.browser import Browser, browsing
-from tests.support.waiting import HANG_S
+from tests.support.over_http import STREAM
+from tests.support.waiting import HANG_S, WAIT_S
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -228,6 +230,9 @@ OF_ONE_KIND = {
     *("agui_object", "producer", "openai_agents_agent", "pydantic_ai_agent", "replays"),
 }
 """They do not take `--framework`."""
+BY_THE_CLOCK = {"timeout", "buffered"}
+"""They show what comes of half a second, in which a machine may stand still."""
+GOES_MAX = 5
 OTHERWISE_TESTED = {"browser", "chat", "demo_agent", "endpoint", "mount", "my_agent", "server", "test_my_agent"}
 
 
@@ -235,24 +240,39 @@ def test_every_example_is_tested():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(CHECKS) | OTHERWISE_TESTED
 
 
+def check(name: str, printed: Callable[[], str]) -> None:
+    """Check what the example has printed, or prints at one of several goes where that depends on the clock."""
+    for left in reversed(range(GOES_MAX if name in BY_THE_CLOCK else 1)):
+        try:
+            CHECKS[name](printed())
+        except AssertionError:
+            if not left:
+                raise
+        else:
+            break
+
+
 @pytest.mark.parametrize("name", CHECKS)
 def test_it_runs_as_it_stands(name: str):
-    CHECKS[name](python(EXAMPLES / f"{name}.py"))
+    check(name, lambda: python(EXAMPLES / f"{name}.py"))
+
+
+def run_with(framework: str, *names: str) -> dict[str, str]:
+    command = [Path(__file__).with_name("run_all.py"), ",".join(names), "--framework", framework]
+    printed: dict[str, str] = json.loads(python(*command))
+    return printed
 
 
 @functools.cache
 def printed_with(framework: str) -> dict[str, str]:
-    names = ",".join(name for name in CHECKS if name not in OF_ONE_KIND)
-    printed: dict[str, str] = json.loads(
-        python(Path(__file__).with_name("run_all.py"), names, "--framework", framework)
-    )
-    return printed
+    return run_with(framework, *(name for name in CHECKS if name not in OF_ONE_KIND))
 
 
 @pytest.mark.parametrize("framework", ["pydantic-ai", "adk"])
 @pytest.mark.parametrize("name", [name for name in CHECKS if name not in OF_ONE_KIND])
 def test_it_runs_as_a_real_agent_of_the_framework(name: str, framework: str):
-    CHECKS[name](printed_with(framework)[name])
+    goes = itertools.chain([printed_with], itertools.repeat(lambda framework: run_with(framework, name)))
+    check(name, lambda: next(goes)(framework)[name])
 
 
 @pytest.mark.parametrize("framework", ["none", "pydantic-ai"])
@@ -306,8 +326,8 @@ def as_a_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_the_server_of_the_readme(tmp_path: Path):
     with serving(module("server").app) as url:
-        said = httpx2.get(url + "/chat/stream", params={"query": "Hello"}).text
-        assert httpx2.get(url).headers["content-type"].startswith("text/html")
+        said = httpx2.get(url + "/chat/stream", params={"query": "Hello"}, timeout=WAIT_S).text
+        assert httpx2.get(url, timeout=WAIT_S).headers["content-type"].startswith("text/html")
     assert [json.loads(one)["text"] for one in re.findall(r"data: (\{.*)", said)] == ["", "You ", "said: ", "Hello "]
     assert (tmp_path / "gapless.db").exists()
 
@@ -317,16 +337,17 @@ def test_dependencies_over_http_are_made_from_the_run(user: str, lamps: str):
     example = module("my_agent")
     example.shop_agent.model = pydantic_ai_model(ToolCall("in_stock", {"item": "lamp"}), "That many.")
     with serving(create_app(Runner(example.served), authenticate=lambda request: user)) as url:
-        said = httpx2.post(url + "/runs", json={"message": "Lamps?"}, headers={"accept": "text/event-stream"}).text
+        said = httpx2.post(url + "/runs", json={"message": "Lamps?"}, headers=STREAM, timeout=WAIT_S).text
     assert [json.loads(one)["content"] for one in re.findall(r"data: (.*TOOL_CALL_RESULT.*)", said)] == [lamps]
 
 
 def test_gapless_inside_another_app():
     with serving(module("mount").main) as url:
-        assert httpx2.post(url + "/summary?query=Hi").json() == {"text": "FastAPI serves it, Gapless streams it."}
-        said = httpx2.get(url + "/agents/chat/stream?query=Hi")
+        summary = httpx2.post(url + "/summary?query=Hi", timeout=WAIT_S).json()
+        assert summary == {"text": "FastAPI serves it, Gapless streams it."}
+        said = httpx2.get(url + "/agents/chat/stream?query=Hi", timeout=WAIT_S)
         assert "data: [DONE]" in said.text
-        assert httpx2.get(url + "/agents/health").json() == {"status": "ok"}
+        assert httpx2.get(url + "/agents/health", timeout=WAIT_S).json() == {"status": "ok"}
 
 
 @pytest.fixture(scope="module")

@@ -25,11 +25,11 @@ from gapless.runs.questions import Questions
 from gapless.runs.runner import Runner
 from gapless.runs.worker import Worker
 from tests.goes_on.plans import plan_of
+from tests.support.waiting import WAIT_S
 
 __all__ = ["beginning", "ending", "install", "other_is_kept", "reach"]
 
 LOOK_S = 0.005
-OTHER_S_MAX = 10.0
 
 LEDGER = Path(os.environ["GAPLESS_TEST_LEDGER"])
 
@@ -110,11 +110,10 @@ async def other_is_kept(run_id: str, part: int) -> None:
     """In the second of two tools, if it is to be struck when the first one's result is kept: wait for that."""
     if not due(run_id, "one of two returned", part):
         return
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(OTHER_S_MAX):
-            first = run_id, f"{part}.tool-a"
-            while first not in _saves_at_end or _saves[run_id] <= _saves_at_end[first]:
-                await asyncio.sleep(LOOK_S)
+    async with asyncio.timeout(WAIT_S):
+        first = run_id, f"{part}.tool-a"
+        while first not in _saves_at_end or _saves[run_id] <= _saves_at_end[first]:
+            await asyncio.sleep(LOOK_S)
     note(run_id, f"{part}.tool-a", "kept")
     await reach(run_id, "one of two returned", part)
 

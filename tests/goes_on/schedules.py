@@ -56,13 +56,14 @@ LOOK_AGAIN_S = 3.0
 """A run of which nothing is heard for so long is looked at."""
 QUIET_MAX = 3
 """One that waits, and is to be struck before it is answered, is answered after so many looks all the same."""
-HANG_S = 300.0
+HANG_S = 900.0
 ASK_S_MAX = 5.0
 BETWEEN_S = 0.03
 """Runs are started one after the other."""
-STAND_S_MAX = 30.0
+STAND_S_MAX = 120.0
 """By then a server is struck, whether or not all runs stand still."""
-HAND_OVER_S_MAX = 3.0
+HAND_OVER_S_MAX = 60.0
+"""By then a server that hands over is killed, whether or not all runs are where that is to come."""
 WRONG_MAX = 50
 """It is enough then."""
 UNHEARD = 99

@@ -28,7 +28,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str,
         yield request.param, url
 
 
-@pytest.mark.timeout(900 + COUNT)
+@pytest.mark.timeout(1000 + COUNT)
 async def test_nothing_is_done_twice_and_nothing_is_lost(store: tuple[str, str], tmp_path: Path):
     name, url = store
     first, _, last = ONLY.rpartition(":")[2].partition("-")

@@ -11,16 +11,25 @@ import { define, durable, runAll, until, urls } from "./cases.mjs";
 const { phase, agents, asked } = JSON.parse(process.env.GAPLESS_TEST);
 const base = urls.none;
 
-/** A page with the chat on it; `shown` is what the hook returned last. */
-function open(id, agent, options = {}) {
+/** A page with the chat on it, once it has joined what there is to join; `shown` is what the hook returned last. */
+async function open(id, agent, options = {}) {
   const shown = {};
-  const transport = new DefaultChatTransport({ api: `${base}/vercel/chat`, fetch: durable(), body: { agent } });
+  const plain = durable();
+  let joined = !options.resume; // who answers before has two streams of one run
+  const fetch = async (...request) => {
+    const response = await plain(...request);
+    joined ||= response.status === 204;
+    return response;
+  };
+  const onFinish = () => (joined = true);
+  const transport = new DefaultChatTransport({ api: `${base}/vercel/chat`, fetch, body: { agent } });
   const sendAutomaticallyWhen = lastAssistantMessageIsCompleteWithApprovalResponses;
   function Page() {
-    Object.assign(shown, useChat({ id, transport, sendAutomaticallyWhen, ...options }));
+    Object.assign(shown, useChat({ id, transport, sendAutomaticallyWhen, onFinish, ...options }));
     return null;
   }
   const page = create(createElement(Page));
+  await until(() => shown.status !== undefined && joined);
   return { shown, close: () => page.unmount() };
 }
 
@@ -35,7 +44,7 @@ const report = ({ messages, status, error }) => ({
 
 const useChatPhases = {
   ask: async (name, agent) => {
-    const page = open(name, agent);
+    const page = await open(name, agent);
     await until(() => page.shown.status === "ready");
     await page.shown.sendMessage({ text: name });
     await until(() => page.shown.status === "ready" && question(page.shown));
@@ -44,7 +53,7 @@ const useChatPhases = {
   },
   answer: async (name, agent) => {
     const { messages } = await (await fetch(`${base}/vercel/chat/${name}/messages`)).json();
-    const page = open(name, agent, { messages, resume: true });
+    const page = await open(name, agent, { messages, resume: true });
     await until(() => page.shown.status === "ready" && question(page.shown));
     await page.shown.addToolApprovalResponse({ id: question(page.shown).approval.id, approved: true });
     await until(() => page.shown.status === "ready" && report(page.shown).text.includes("So: "));

@@ -158,7 +158,7 @@ define("durable.none.none.stalls", async (name) => {
     });
     return Object.defineProperty(new Response(body, response), "url", { value: response.url });
   };
-  const limits = { retryDelayMsMax: 2, idleTimeoutMs: 200 };
+  const limits = { retryDelayMsMax: 2, idleTimeoutMs: 500, attemptsMax: 10_000 }; // a busy server may be heard late, too
   const frames = (await text(await createDurableFetch({ fetch: stalls, limits })(url))).split("\n\n");
   const lines = frames.flatMap((frame) => frame.split("\n")).filter((line) => line.startsWith("data: "));
   const events = lines.map((line) => JSON.parse(line.slice("data: ".length)));

@@ -83,10 +83,15 @@ for (const cut of ALL) {
   });
   define(`react.plain.${cut}.rich`, async (name) => {
     const finished = [];
-    const onFinish = ({ finishReason, isError }) => finished.push({ finishReason, isError });
+    let last; // React may be behind: what it shows must be the end as well
+    const onFinish = ({ finishReason, isError, message }) => {
+      finished.push({ finishReason, isError });
+      last = JSON.stringify(message.parts);
+    };
     const page = await open(name, cut, { resume: false, fetch: undefined, onFinish });
     await page.shown.sendMessage({ text: "rich 3" });
-    await until(() => ["ready", "error"].includes(page.shown.status) && finished.length > 0 && page.shown.messages.length > 0);
+    const isLast = () => JSON.stringify(page.shown.messages.at(-1)?.parts) === last;
+    await until(() => ["ready", "error"].includes(page.shown.status) && finished.length > 0 && isLast());
     const told = report(page.shown);
     page.close();
     return { ...told, finished };

@@ -2,7 +2,7 @@
 
 import { ChatClient, fetchServerSentEvents } from "@tanstack/ai-client";
 
-import { ALL, define, durable, leaving, post, reconnect as frame, runAll, until, urls } from "./cases.mjs";
+import { ALL, define, durable, go, leaving, post, reconnect as frame, runAll, until, urls } from "./cases.mjs";
 
 const reconnect = { delayMs: 2, maxAttempts: 30 };
 
@@ -60,12 +60,16 @@ for (const cut of ALL) {
   });
   define(`tanstack.native.${cut}.join`, async (name) => {
     const asked = clientFor(name, "none");
-    const done = asked.sendMessage("rich 2");
-    await until(() => report(asked).text.length > 500);
+    const done = asked.sendMessage("held 1");
+    await until(() => report(asked).text.length > 300);
     const runId = asked.getCurrentRunId();
     const { joinRun } = fetchServerSentEvents(`${urls[cut]}/ag-ui`, { reconnect });
     let text = "";
-    for await (const chunk of joinRun(runId)) if (chunk.type === "TEXT_MESSAGE_CONTENT") text += chunk.delta;
+    for await (const chunk of joinRun(runId)) {
+      if (chunk.type !== "TEXT_MESSAGE_CONTENT") continue;
+      if (text === "") void go(name); // it is still coming when it is joined
+      text += chunk.delta;
+    }
     await done;
     return { text, asked: report(asked) };
   });
