@@ -23,7 +23,7 @@ LONG_LEASE = {"GAPLESS_TEST_LEASE_S": "60"}
 async def test_a_rolling_restart_of_two_replicas_loses_nothing(
     start: Callable[..., list[Server]], talks: Talks, name: str
 ):
-    a, b = start(*DRAIN, count=2)
+    a, b = start(*DRAIN, count=2, environment=LONG_LEASE)
     async with Balancer([a.url, b.url]) as balancer:
         runs = []
         for _ in range(RUNS):  # a connection each, so that they are spread

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from gapless.records import RunStatus
 from tests.journals.conformance import LEASE_S, Cluster, Worker, a_run, a_turn, an_end, an_event
 from tests.journals.postgres_place import DatabasePlace
 from tests.support.postgres import Postgres
+from tests.support.waiting import WAIT_S
 
 
 @pytest.fixture
@@ -103,8 +103,7 @@ async def test_an_append_that_is_still_under_way_is_waited_for(a: Worker, b: Wor
         assert owned._connection is not None
         lost, owned._connection = owned._connection.pgconn, None  # the server is told nothing
         first.cancel()
-        with contextlib.suppress(asyncio.CancelledError, psycopg.Error):
-            await asyncio.wait_for(first, 0.1)
+        await asyncio.wait([first], timeout=WAIT_S)
         again = asyncio.create_task(a.store.append(batches))
         await asyncio.sleep(0.05)
         await other.rollback()

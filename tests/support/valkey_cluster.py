@@ -12,8 +12,9 @@ import redis
 from tests.support.valkey import Valkey
 
 SLOTS = 16384
-NODE_TIMEOUT_MS = 1000
-"""After which the others take a node for dead and its replica stands for election."""
+NODE_TIMEOUT_MS, DEATH_TIMEOUT_MS = 60_000, 1000
+"""After which the others take a node for dead and its replica stands for election; and once one is killed. None that
+only stands still for a moment is taken for dead before."""
 READY_S_MAX = 120.0
 
 
@@ -82,6 +83,8 @@ class ValkeyCluster:
         raise AssertionError("no node answers")
 
     def kill(self, server: Valkey) -> None:
+        for node in self.servers:
+            self.connection(node).config_set("cluster-node-timeout", DEATH_TIMEOUT_MS)
         server.kill()
 
     def _until(self, holds: Any) -> None:
