@@ -30,7 +30,7 @@ from gapless.fold import Fold
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import RunRecord, RunStatus
 from tests.support.adk import Call
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_S, until
 
 done: Counter[str] = Counter()
 """What was done in the world, and which model was asked what: by name."""
@@ -295,10 +295,10 @@ async def test_a_run_that_is_lost_at_any_step_says_and_does_the_same(make: Any, 
         first, second = await place.worker(make()), await place.worker(make())
         await first.start("clean up", session_id="s", run_id="r", agent="agent")
         following = asyncio.create_task(answer_all(first))
-        await asyncio.wait_for(place.lost.wait(), 5)
+        await asyncio.wait_for(place.lost.wait(), WAIT_S)
         following.cancel()
         await place.lose(first, second)
-        events = await asyncio.wait_for(answer_all(second), 5)
+        events = await asyncio.wait_for(answer_all(second), WAIT_S)
         if place.record().status is not RunStatus.FINISHED:
             wrong.append((lose_at, place.record().error))
         elif said(events) != whole or effects - done or max((done - effects).values(), default=0) > in_flight:
@@ -349,11 +349,12 @@ async def test_what_a_session_service_has_beyond_the_checkpoint_is_not_done_agai
         await first.start("clean up", session_id="s", run_id="r", agent="agent")
         following = asyncio.create_task(answer_all(first))
         lost = asyncio.create_task(place.lost.wait())
-        await asyncio.wait({lost, following}, return_when=asyncio.FIRST_COMPLETED, timeout=5)
+        async with asyncio.timeout(WAIT_S):
+            await asyncio.wait({lost, following}, return_when=asyncio.FIRST_COMPLETED)
         if lost.done():
             following.cancel()
             await place.lose(first, second)
-            events = await asyncio.wait_for(answer_all(second), 5)
+            events = await asyncio.wait_for(answer_all(second), WAIT_S)
             session = await service.get_session(app_name="agent", user_id="anonymous", session_id="s")
             assert session is not None
             ids = [event.id for event in session.events]
@@ -386,19 +387,21 @@ async def test_what_a_session_service_has_beyond_the_checkpoint_is_not_done_agai
 async def lost_and_found(
     make: Callable[[], Any],
     monkeypatch: pytest.MonkeyPatch,
-    lost: Callable[[Place], bool],
     *,
+    at_save: int | None = None,
     approved: bool = True,
     **options: Any,
 ) -> tuple[Place, Runner, list[Event]]:
-    """Run it on a worker that is lost as soon as that is true, and to its end on another."""
+    """Run it on a worker that is lost where it stands still, at this save or else as it pays, and to its end on
+    another."""
     place = Place(monkeypatch)
+    place.lose_at = at_save
     first, second = await place.worker(make()), await place.worker(make())
     await first.start("clean up", session_id="s", run_id="r", agent="agent", **options)
-    await until(lambda: lost(place), "it is time")
+    await until(lambda: place.lost.is_set() if at_save else done["pay"], "it stands still")
     place.gone = first.executions["r"]._context
     await place.lose(first, second)
-    events = await asyncio.wait_for(answer_all(second, approved=approved), 5)
+    events = await asyncio.wait_for(answer_all(second, approved=approved), WAIT_S)
     await first.close()
     return place, second, events
 
@@ -436,7 +439,7 @@ async def test_a_call_that_was_under_way_is_made_again_or_not(
     repeatable: Any, on_tool: bool, paid: int, result: str, monkeypatch: pytest.MonkeyPatch
 ):
     make = pays(repeatable, on_tool)
-    _, second, events = await lost_and_found(make, monkeypatch, lambda _: done["pay"] == 1)
+    _, second, events = await lost_and_found(make, monkeypatch)
     async with second:
         assert done["pay"] == paid
         assert [result in text for text in said(events) if text.startswith("c-pay:")] == [True]
@@ -454,7 +457,7 @@ async def test_a_person_is_asked_about_a_call_of_an_agent_that_a_tool_runs(
         calls = [Call("payer", {"request": "x"}, id="c-payer")]
         return agent("outer", calls, ["Well, well."], tools=[AgentTool(payer)])
 
-    _, second, events = await lost_and_found(make, monkeypatch, lambda _: done["pay"] == 1, approved=approved)
+    _, second, events = await lost_and_found(make, monkeypatch, approved=approved)
     async with second:
         assert done == {"outer 0": 1, "outer 1": 1, "payer 0": 1, "payer 1": 1, "pay": 1 + approved}
         (asked,) = [event for event in events if getattr(getattr(event, "outcome", None), "interrupts", None)]
@@ -468,7 +471,7 @@ async def test_a_checkpoint_of_another_version_ends_the_run_and_keeps_its_text(m
     place.lose_at = 3
     first, second = await place.worker(single()), await place.worker(single())
     await first.start("clean up", session_id="s", run_id="r", agent="agent")
-    await asyncio.wait_for(place.lost.wait(), 5)
+    await asyncio.wait_for(place.lost.wait(), WAIT_S)
     kept = place.memory.checkpoints["r"]
     place.memory.checkpoints["r"] = msgspec.structs.replace(
         kept, data=kept.data.replace(b'"content":{', b'"content":[', 1)
@@ -494,9 +497,7 @@ async def test_usage_limits_state_and_deps_go_on_where_they_were(monkeypatch: py
         scripts = [calls, [Call("note", {}, id="c-3")], [Call("note", {}, id="c-4")], ["End."]]
         return ADKAgent(agent("noter", *scripts, tools=[weigh, note]), deps=lambda ctx: f"deps of {ctx.run_id}")
 
-    place, second, events = await lost_and_found(
-        make, monkeypatch, lambda place: place.saves == 3, config=RunConfig(max_llm_calls=3)
-    )
+    place, second, events = await lost_and_found(make, monkeypatch, at_save=3, config=RunConfig(max_llm_calls=3))
     async with second:
         record = place.record()
         assert record.error is not None
@@ -523,14 +524,16 @@ async def test_a_run_that_waits_goes_on_in_a_process_that_starts_later(tmp_path:
     store = f"sqlite:///{tmp_path / 'j.db'}"
     async with Runner(sequential(), store=store) as runner:
         run = await runner.start("clean up", session_id="s", run_id="r")
-        await until(lambda: "asker 0" in done, "it asks")
-        while (await run.record()).status is not RunStatus.WAITING:
-            await asyncio.sleep(0.01)
+
+        async def waits() -> bool:
+            return (await run.record()).status is RunStatus.WAITING
+
+        await until(waits, "it asks")
     for _ in range(2):  # restarts in between
         async with Runner(sequential(), store=store) as runner:
             assert (await runner.get_run("r")).status is RunStatus.WAITING
     async with Runner(sequential(), store=store) as runner:
-        events = await asyncio.wait_for(answer_all(runner), 10)
+        events = await asyncio.wait_for(answer_all(runner), WAIT_S)
         assert (await runner.get_run("r")).status is RunStatus.FINISHED
         assert "last: After." in said(events)
         assert done["delete a"] == 1
@@ -558,7 +561,7 @@ async def test_a_hand_over_in_a_call_leaves_the_users_own_session_as_it_is(monke
     await first.start("clean up", session_id="s", run_id="r", agent="agent")
     await begun.wait()
     await first.close()
-    events = await asyncio.wait_for(answer_all(second), 10)
+    events = await asyncio.wait_for(answer_all(second), WAIT_S)
     assert place.record().status is RunStatus.FINISHED
     assert said(events) == ["c-slow {}", 'c-slow: {"slow":1}', "worker: Done.", "worker: Wait. "]
     session = await service.get_session(app_name="agent", user_id="anonymous", session_id="s")

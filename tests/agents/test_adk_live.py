@@ -197,6 +197,7 @@ async def test_a_model_that_owes_an_answer_does_not_keep_the_run_for_ever(monkey
     agent, model = agent_of("One ", Gate(), "moment.")
     async with Runner(agent) as runner:
         run = await runner.start("Hi", config=TEXT)
+        assert await anext(run.text()) == "One "
         await finish(run)
         assert (await run.record()).status is RunStatus.FINISHED
         assert (await run.collect()).text == "One "

@@ -26,6 +26,7 @@ from gapless.events import (
 from gapless.records import RunStatus, Turn
 from tests.support.adk import Call, Raises, Thought, contents
 from tests.support.adk_runs import TALK_CALL_TALK, add, agent_of, all_of, ask, results, text_of
+from tests.support.waiting import at_rest
 
 
 async def test_state_goes_on_from_turn_to_turn():
@@ -103,8 +104,7 @@ async def test_cancelled_at_any_point_the_next_turn_works(own: bool):
             run = await runner.start("add 2 and 3", session_id="s")
             while not (model.running and model.at == at):
                 await asyncio.sleep(0)
-            for _ in range(20):
-                await asyncio.sleep(0)  # what it has said reaches the journal
+            await at_rest()  # what it has said reaches the journal
             await run.cancel()
             record = await run.wait()
             assert record.status is RunStatus.CANCELLED
@@ -135,7 +135,8 @@ async def test_cancelled_after_any_event_the_next_turn_works(own: bool):
 
     talk = ([Thought("Let me see."), "I will add. ", Call("slow", {"a": 2, "b": 3})], ["It is 5."], ["Later."])
     statuses, at = [], 0
-    while RunStatus.FINISHED not in statuses:
+    cancelled = True
+    while cancelled:
         agent = agent_of(*talk, tools=[slow])
         async with Runner(agent, session_service=InMemorySessionService() if own else None) as runner:
             run = await runner.start("add 2 and 3", session_id="s")
@@ -145,6 +146,8 @@ async def test_cancelled_after_any_event_the_next_turn_works(own: bool):
                 if seen > at:
                     await run.cancel()
                     break
+            else:
+                cancelled = False
             statuses.append((await run.wait()).status)
             assert agent.model.running == 0
             shown = text_of(await all_of(run))

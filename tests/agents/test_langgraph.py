@@ -52,6 +52,7 @@ from gapless.testing import Fail, Gate, NextTurn, Reasoning, ToolCall, langgraph
 from gapless.testing.langgraph import LangGraphModel
 from gapless.testing.place import Place
 from tests.support.agui import check_order
+from tests.support.waiting import at_rest
 
 
 @pytest.fixture
@@ -597,7 +598,7 @@ async def gone_on(stop_at: int | None) -> tuple[Stops, list[Event]]:
         await asyncio.wait({stopped, ended}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel(), ended.cancel()
         if stops.stopped.is_set():
-            await asyncio.sleep(0.02)  # what runs beside it ends
+            await at_rest()  # what runs beside it ends
             lost, worker = worker, await place.worker(agent_with(stops))
             await place.lose(lost, worker)
             run = await worker.attach("r")

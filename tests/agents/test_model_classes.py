@@ -21,6 +21,7 @@ from gapless.events import Event, RunErrorEvent
 from gapless.fold import Fold
 from tests.support.agui import check_order
 from tests.support.model_classes import CLASSES, Said, said_in
+from tests.support.runs import LoopClock
 from tests.support.services import (
     ANTHROPIC,
     CHAT,
@@ -42,6 +43,7 @@ from tests.support.services import (
     tool_use,
 )
 from tests.support.upstream import Reply
+from tests.support.waiting import WAIT_S
 
 SIGNED = "U0lHLUE="
 PING = ": keep-alive\n\n"
@@ -447,11 +449,17 @@ async def test_a_service_that_stalls_ends_with_the_runs_patience_and_is_let_go(n
     one = CLASSES[name]
     stalled = Reply(one.protocol.body(HEADS[one.protocol]), hold=True)
     async with service(one.protocol, [stalled]) as up, Runner(one.agent(up.url)) as runner:
-        run = await runner.start("weather?", session_id="s", config=RunConfig(idle_timeout=0.5))
+        clock = LoopClock()
+        run = await runner.start("weather?", session_id="s", config=RunConfig(idle_timeout=100))
+        async for text in run.text_so_far():
+            if text == "It is ":
+                break
+        for _ in range(2):  # idleness counts from when progress was looked for
+            await clock.pass_(110)
         with pytest.raises(RunTimeout) as told:
             await run.collect()
         assert told.value.text == "It is "
-        await asyncio.wait_for(up.left(), 5)
+        await asyncio.wait_for(up.left(), WAIT_S)
         assert (await (await runner.start("again?", session_id="s")).collect()).text == "Done."
     assert not up.refused
 

@@ -50,6 +50,7 @@ from gapless.testing import Delay, Fail, Gate, NextTurn, Reasoning, ToolCall, op
 from gapless.testing.openai_agents import OpenAIAgentsModel
 from gapless.testing.place import Place
 from tests.support.agui import check_order
+from tests.support.waiting import at_rest
 
 UNTRACED = SDKRunConfig(tracing_disabled=True)
 
@@ -410,7 +411,7 @@ async def gone_on(stop_at: int | None) -> tuple[Stops, list[Event]]:
         await asyncio.wait({stopped, ended}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel(), ended.cancel()
         if stops.stopped.is_set():
-            await asyncio.sleep(0.02)  # what runs beside it ends
+            await at_rest()  # what runs beside it ends
             lost, worker = worker, await place.worker(OpenAIAgent(agent_with(stops), run_config=UNTRACED))
             await place.lose(lost, worker)
             run = await worker.attach("r")

@@ -45,6 +45,7 @@ from gapless.fold import FILE, Fold
 from gapless.runs.run import Run
 from tests.support.endpoints import HELLO, WEATHER, ask, call, chunk
 from tests.support.upstream import Reply, Request, sse, upstream
+from tests.support.waiting import WAIT_S
 
 
 @pytest.fixture(autouse=True)
@@ -293,7 +294,7 @@ async def test_cancelling_closes_the_connection() -> None:
         async for _ in run.text():
             break
         await run.cancel()
-        await asyncio.wait_for(up.left.wait(), 10)
+        await asyncio.wait_for(up.left.wait(), WAIT_S)
         assert (await run.wait()).status.value == "cancelled"
         assert (await (await runner.start("And?", session_id="s")).collect()).text == "Hello"
     assert up.requests[1].body["messages"] == [

@@ -32,7 +32,7 @@ from gapless.records import RunStatus
 from tests.support.agui import check_order
 from tests.support.place import Place
 from tests.support.pydantic_ai_runs import Script, call, every_call_is_answered, of
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_S, at_rest, until
 
 Make = Callable[["Done"], Agent[Any, Any]]
 
@@ -138,7 +138,7 @@ async def lost_at(
         stopped.cancel()
         if done.stopped.is_set():
             ended.cancel()
-            await asyncio.sleep(0.02)  # what runs beside it ends
+            await at_rest()  # what runs beside it ends
             other = await place.worker(make(done))
             await place.lose(worker, other)
             place.runners.append(worker)
@@ -229,7 +229,7 @@ async def kept_going(place: Place, make: Callable[[Done], Any], done: Done, **op
     worker = await place.worker(make(done))
     await worker.start("hello", session_id="s", run_id="r", agent="agent", **options)
     await done.stopped.wait()
-    await asyncio.sleep(0.02)  # what runs beside it ends
+    await at_rest()  # what runs beside it ends
     done.stop_at = None
     other = await place.worker(make(done))
     await place.lose(worker, other)
@@ -320,10 +320,10 @@ async def test_a_worker_that_closes_leaves_no_call_under_way(place: Place):
     leaving, other = await place.worker(make(done)), await place.worker(make(done))
     await leaving.start("hello", run_id="r", agent="agent")
     await until(lambda: made == ["a", "b"], "both are under way")
-    closing = asyncio.create_task(leaving.close(grace_s=60))
-    await asyncio.sleep(0)
+    closing = asyncio.create_task(leaving.close(grace_s=WAIT_S))
+    await until(lambda: leaving.draining, "it leaves")
     gates["a"].set()
-    await asyncio.sleep(0.02)
+    await at_rest()
     assert not closing.done()
     gates["b"].set()
     await closing
@@ -409,7 +409,7 @@ async def test_questions_are_answered_on_another_worker(place: Place, at: str):
     worker = second
     if at != "at once":
         await done.stopped.wait()
-        await asyncio.sleep(0.02)
+        await at_rest()
         worker = await place.worker(asks(done))
         await place.lose(second, worker)
         place.runners.append(second)

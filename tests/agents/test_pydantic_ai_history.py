@@ -37,6 +37,7 @@ from tests.support.pydantic_ai_runs import (
     text,
     weather_agent,
 )
+from tests.support.waiting import WAIT_S
 
 
 async def test_the_model_sees_the_sessions_history_in_its_own_form() -> None:
@@ -147,7 +148,7 @@ async def test_cancelling_closes_the_models_http_stream_and_the_next_turn_rememb
                 if shown == "Once upon ":
                     assert not server.hung_up.is_set()
                     await run.cancel()
-        await asyncio.wait_for(server.hung_up.wait(), 10)
+        await asyncio.wait_for(server.hung_up.wait(), WAIT_S)
         record = await run.record()
         assert record.status.value == "cancelled"
         server.go_on.set()

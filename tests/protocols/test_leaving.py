@@ -74,7 +74,7 @@ async def test_a_client_that_hangs_up_has_left_its_run(name: str, config: RunCon
         client = Leaving(create_app(runner), path, body)
         await begun.wait()
         client.hang_up.set()
-        await asyncio.wait_for(client.answered, 5)
+        await asyncio.wait_for(client.answered, WAIT_S)
         for _ in range(100):
             if (record := await runner.get_run("r")).status.ended:
                 break
