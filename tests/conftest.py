@@ -19,9 +19,11 @@ import hypothesis
 import pytest
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_dependant
+from httpx2._config import DEFAULT_TIMEOUT_CONFIG
 
 from gapless import Runner, create_app
 from tests.support import cpu, forks, lanes, unsteady
+from tests.support.waiting import WAIT_S
 
 ROOT = Path(__file__).parents[1]
 
@@ -111,6 +113,16 @@ def postgres() -> Iterator[Any]:
 
     with Postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def answers_may_take_their_time() -> Iterator[None]:
+    """The tests' HTTP clients would give up after five seconds, which is what a busy machine takes to import a
+    framework, say."""
+    with pytest.MonkeyPatch.context() as patch:
+        for what in ("connect", "read", "write", "pool"):
+            patch.setattr(DEFAULT_TIMEOUT_CONFIG, what, WAIT_S)
+        yield
 
 
 async def words(message: str) -> AsyncIterator[str]:

@@ -9,6 +9,7 @@ import pytest
 
 import gapless
 from gapless import events
+from tests.support.waiting import HANG_S
 
 
 @pytest.mark.parametrize("name", gapless.__all__)
@@ -32,6 +33,6 @@ def test_each_kind_of_event_can_be_named():
 
 def test_importing_the_package_imports_nothing_else():
     program = "import sys; before = set(sys.modules); import gapless; print(*(set(sys.modules) - before))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=HANG_S, check=True)
     assert {name.partition(".")[0] for name in done.stdout.split()} - sys.stdlib_module_names == {"gapless"}
     assert not {name for name in done.stdout.split() if name.startswith("gapless.")}

@@ -18,6 +18,7 @@ from gapless import Runner
 from gapless.http.stream import Delivery, EventStream, Streams
 from gapless.protocols.ag_ui.wire import AGUIEncoder
 from gapless.wire import Cursor
+from tests.support.runs import until
 
 SOURCE = str(Path(gapless.__file__).parent)
 SCREEN_LINES = 80
@@ -138,9 +139,7 @@ async def test_a_word_of_a_burst_costs_few_calls(store: str):
     with Counted() as counted:
         async with Runner(agent, store=store) as runner:
             run = await runner.start("x")
-            async with asyncio.timeout(30):
-                while (await run.record()).last_seq < 3:
-                    await asyncio.sleep(0.01)
+            await until(run, 3)
             counted.on = True
             gate.set()
             await runner.readers.wait(run.id)

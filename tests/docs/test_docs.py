@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from gapless import RunConfig, RunContext, errors
+from tests.support.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -125,7 +126,7 @@ except Exception as error:
 def test_two_lines_show_an_agents_exception():
     quiet = PROGRAM.replace("logging.DEBUG", "logging.INFO")
     shown, kept = (
-        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=HANG_S, check=True)
         for program in (PROGRAM, quiet)
     )
     assert "Traceback" in shown.stderr

@@ -21,6 +21,7 @@ from gapless.records import RunRecord, RunStatus
 from gapless.testing import serving
 from tests.support.agents import Gated
 from tests.support.sse import events, frames
+from tests.support.waiting import WAIT_S, until
 
 EVENTS = 100_000
 STALLED_BYTES_MAX = 512 * 1024
@@ -115,9 +116,7 @@ async def test_a_client_that_leaves_is_noticed_and_its_run_goes_on():
             async with client.stream("POST", "/runs", **post) as response:  # type: ignore[arg-type]  # keywords
                 async for _ in response.aiter_bytes():
                     break
-            async with asyncio.timeout(10):
-                while app.state.streams.open:
-                    await asyncio.sleep(0.01)
+            await until(lambda: not app.state.streams.open, "it is noticed")
             agent.let(3)
             rest = await client.get("/runs/r/events", headers={"accept": "text/event-stream"})
             assert "".join(e.delta for e in events(rest.content) if isinstance(e, TextMessageContentEvent)) == "ab"
@@ -175,9 +174,7 @@ async def test_many_followers_of_one_run_get_the_same_bytes():
             await client.post("/runs", json={"message": "x", "run_id": "r"})
             headers = {"accept": "text/event-stream"}
             reading = [asyncio.create_task(client.get("/runs/r/events?merge=0", headers=headers)) for _ in range(20)]
-            async with asyncio.timeout(20):
-                while len(app.state.streams.open) < 20:
-                    await asyncio.sleep(0.01)
+            await until(lambda: len(app.state.streams.open) == 20, "all follow")
             agent.let(7)
             bodies = {(await task).content for task in reading}
     assert len(bodies) == 1
@@ -267,7 +264,7 @@ async def test_a_stream_ends_where_another_workers_run_waits_also_when_that_was_
         while (await run.record()).status is not RunStatus.WAITING:
             await asyncio.sleep(0)
         client = await client_of(Runner(store=LateStore(memory)))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_S):
             response = await client.get("/runs/r/events")
     pause = events(response.content)[-1]
     assert isinstance(pause, RunFinishedEvent)

@@ -255,7 +255,7 @@ async def waits_in_a_call(message: str, ctx: RunContext) -> AsyncIterator[AgentI
         await ctx.interrupt([Interrupt(id="i", reason="tool_call", tool_call_id="c1"), Interrupt(id="q", reason="who")])
     if message == "fail":
         raise RuntimeError
-    await asyncio.sleep(60)
+    await asyncio.Event().wait()
 
 
 @pytest.mark.parametrize("message", ["stop", "ask", "fail"])

@@ -16,6 +16,7 @@ from gapless.agents.base import AgentItem, RunContext
 from gapless.errors import SessionBusy
 from gapless.events import Interrupt, ResumeEntry
 from gapless.records import RunStatus
+from tests.support.waiting import WAIT_S, at_rest
 
 USER = [{"id": "u2", "role": "user", "parts": [{"type": "text", "text": "hi"}]}]
 CALL = {"id": "c1", "type": "function", "function": {"name": "pay", "arguments": "{}"}}
@@ -40,7 +41,7 @@ async def cleans_up(message: str) -> AsyncIterator[str]:
         return
     yield "long"
     try:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
     finally:
         await asyncio.sleep(0.05)
 
@@ -77,13 +78,25 @@ async def test_of_two_that_wait_for_a_stop_one_has_the_session():
 
 async def test_a_clean_up_that_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("gapless.runs.worker.STOPPING_WAIT_S", 0.01)
-    async with Runner(cleans_up) as runner:
+    monkeypatch.setattr("gapless.runs.execution.CLEANUP_S_MAX", WAIT_S)
+    cleaned = asyncio.Event()
+
+    async def cleans_up_for_long(message: str) -> AsyncIterator[str]:
+        try:
+            async for word in cleans_up(message):
+                yield word
+        finally:
+            if message != "hi":
+                await cleaned.wait()
+
+    async with Runner(cleans_up_for_long) as runner:
         run = await runner.start("essay", session_id="s")
         async for _ in run.text():
             break
         await run.cancel()
         with pytest.raises(SessionBusy):
             await runner.start("hi", session_id="s")
+        cleaned.set()
         await run.wait()
         assert (await (await runner.start("hi", session_id="s")).collect()).text == "hello"
 
@@ -180,7 +193,7 @@ async def test_a_message_that_was_queued_before_the_question_waits_for_its_answe
         gate.set()
         while (await run.record()).status is not RunStatus.WAITING:
             await asyncio.sleep(0.001)
-        await asyncio.sleep(0.02)
+        await at_rest()
         assert (await run.record()).status is RunStatus.WAITING
         await run.answer([ResumeEntry(interrupt_id="q", status="resolved", payload="yes")])
         await queued.wait()

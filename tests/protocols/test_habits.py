@@ -69,7 +69,7 @@ async def asks(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
     (answer,) = await ctx.interrupt([Interrupt(id="q", reason="input_required")])
     yield f"{answer.payload}"
     if answer.payload == "wait":
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
 
 def body(**fields: Any) -> dict[str, Any]:
@@ -108,7 +108,7 @@ async def endless(message: str, ctx: RunContext) -> AsyncIterator[AgentItem]:
     if message == "ask":
         await ctx.interrupt([Interrupt(id="q", reason="input_required")])
     yield "on"
-    await asyncio.sleep(60)
+    await asyncio.Event().wait()
 
 
 LEFT: dict[str, tuple[str, Callable[[str, str], dict[str, Any]]]] = {

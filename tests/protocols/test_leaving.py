@@ -12,6 +12,7 @@ import pytest
 from gapless import RunConfig, Runner
 from gapless.records import RunStatus
 from gapless.server import create_app
+from tests.support.waiting import WAIT_S, at_rest
 
 WAITING: dict[str, tuple[str, dict[str, Any]]] = {
     "adk": ("/run", {"userId": "anonymous", "sessionId": "s", "newMessage": {"parts": [{"text": "?"}]}}),
@@ -59,14 +60,16 @@ class Leaving:
     ids=["cancel", "default"],
 )
 @pytest.mark.parametrize("name", WAITING)
-async def test_a_client_that_hangs_up_has_left_its_run(name: str, config: RunConfig, status: RunStatus):
+async def test_a_client_that_hangs_up_has_left_its_run(
+    name: str, config: RunConfig, status: RunStatus, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("gapless.runs.worker.LEFT_S", 0.0)
     begun = asyncio.Event()
 
     async def endless(message: str) -> AsyncIterator[str]:
-        while True:
-            begun.set()
-            yield "word "
-            await asyncio.sleep(0.01)
+        begun.set()
+        yield "word "
+        await asyncio.Event().wait()
 
     async with Runner(endless, config=config) as runner:
         await runner.create_session("s", user_id="anonymous", agent="endless")
@@ -75,9 +78,6 @@ async def test_a_client_that_hangs_up_has_left_its_run(name: str, config: RunCon
         await begun.wait()
         client.hang_up.set()
         await asyncio.wait_for(client.answered, WAIT_S)
-        for _ in range(100):
-            if (record := await runner.get_run("r")).status.ended:
-                break
-            await asyncio.sleep(0.01)
-        assert record.status is status
+        await at_rest()
+        assert (await runner.get_run("r")).status is status
         assert not any(message.get("status") == 200 for message in client.sent)

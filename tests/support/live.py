@@ -31,7 +31,7 @@ async def one_word(message: str) -> AsyncIterator[str]:
 
 def live(url: str, **query: str) -> connect:
     target = httpx2.URL(url.replace("http", "ws", 1) + "/live", params={"agent": "parrot", **query})
-    return connect(str(target), proxy=None, open_timeout=WAIT_S)
+    return connect(str(target), proxy=None, open_timeout=WAIT_S, ping_timeout=None)
 
 
 async def heard(socket: ClientConnection, last: str | None = None) -> list[dict[str, Any]]:

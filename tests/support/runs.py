@@ -66,7 +66,7 @@ class LoopClock:
     async def pass_(self, seconds: float) -> None:
         """So much later, when every timer that is due has fired, and what it sets going has gone its way."""
         self._passed_s += seconds
-        await at_rest()
+        await at_rest(soon_s=0.0)
 
 
 async def ask(ctx: RunContext) -> AsyncIterator[str]:

@@ -31,6 +31,7 @@ from gapless.events import Interrupt, ToolCallArgsEvent, ToolCallResultEvent, To
 from gapless.testing import adk_model, serving
 from tests.support.adk import Call, Raises, Scripted, Thought
 from tests.support.sse import Frame, frames
+from tests.support.waiting import WAIT_S
 
 Client = httpx2.AsyncClient
 ClientOf = Callable[..., Any]
@@ -776,7 +777,8 @@ class LiveLoader(BaseAgentLoader):
 
 def live(url: str, **query: str) -> connect:
     asked = {"app_name": "helper", "user_id": "u", "session_id": "s", "modalities": "TEXT", **query}
-    return connect(str(httpx2.URL(url.replace("http", "ws", 1) + "/run_live", params=asked)), proxy=None)
+    target = httpx2.URL(url.replace("http", "ws", 1) + "/run_live", params=asked)
+    return connect(str(target), proxy=None, open_timeout=WAIT_S, ping_timeout=None)
 
 
 async def spoken(url: str) -> list[dict[str, Any]]:
@@ -844,7 +846,7 @@ async def test_what_adks_clients_say_live(said: Any, heard: str):
 async def test_a_live_client_that_hangs_up_ends_its_run():
     with serving(create_app(Runner(LiveLoader().load_agent("helper")))) as url:
         heard = await spoken(url)
-        async with Client(base_url=url, timeout=30) as http:
+        async with Client(base_url=url) as http:
             run = await http.get(f"/apps/helper/users/u/runs/{heard[0]['invocationId']}/events")
     assert frames(run.content)[-1].event == "end"
 
