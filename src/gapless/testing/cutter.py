@@ -22,7 +22,7 @@ proper end of file between two frames, which looks like a complete answer."""
 
 CUT_BYTES = (150, 900)
 """By default a stream is cut after so many bytes of its body."""
-START_S_MAX = 10.0
+START_S_MAX = 60.0
 """What the proxy's thread may take to start, and to stop."""
 _PIECE_BYTES = 512
 
