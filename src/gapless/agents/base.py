@@ -8,12 +8,11 @@ journal, ends the run.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import inspect
 import logging
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any, Literal, TypeAlias
 
 from gapless.config import RunConfig
@@ -25,8 +24,8 @@ __all__ = [
     "SEE_LOG",
     "Agent",
     "AgentItem",
+    "AsCurrent",
     "RunContext",
-    "as_current",
     "call_key",
     "call_step",
     "class_and_place",
@@ -253,14 +252,19 @@ class RunContext:
 _current: contextvars.ContextVar[RunContext | None] = contextvars.ContextVar("gapless_run", default=None)
 
 
-@contextlib.contextmanager
-def as_current(ctx: RunContext) -> Iterator[None]:
-    """Make `ctx` the run of what is called inside: `current_run` finds it."""
-    token = _current.set(ctx)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+class AsCurrent:
+    """Makes `ctx` the run of what is called inside: `current_run` finds it."""
+
+    __slots__ = ("_ctx", "_token")
+
+    def __init__(self, ctx: RunContext) -> None:
+        self._ctx = ctx
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self._ctx)
+
+    def __exit__(self, *error: object) -> None:
+        _current.reset(self._token)
 
 
 def current_run() -> RunContext | None:

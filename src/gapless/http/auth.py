@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import inspect
@@ -40,6 +41,8 @@ __all__ = [
 ANONYMOUS = "anonymous"
 """The user of every request where no authentication is configured."""
 KEY_CHARS_MIN = 16
+HOSTS_KNOWN_MAX = 64
+"""Names under which the server is called, of which it is remembered whether they are addresses."""
 SHARED = "app:"
 """How the keys of state begin that all users of an app share (ADK's `State.APP_PREFIX`)."""
 PAGES = frozenset({"", "/", "/docs", "/dev-ui"})
@@ -222,10 +225,11 @@ class Guard:
         if scope["type"] in ("http", "websocket"):
             headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
             host = headers.get(b"host", "").lower()
-            if sum(name == b"host" for name, _ in scope["headers"]) > 1:
+            if [name for name, _ in scope["headers"]].count(b"host") > 1:
                 error = NotAuthorized("the request names several hosts; send one Host header (RFC 9112, section 3.2)")
                 return await self._answer(error)(scope, receive, send)
-            name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+            before, _, port = host.rpartition(":")
+            name = before if port.isdigit() else host
             if not self._knows(name):
                 known = "localhost or an address" if self._hosts is None else f"one of {sorted(self._hosts)}"
                 error = NotAuthorized(
@@ -243,13 +247,16 @@ class Guard:
         of its choice where it is an address itself."""
         if self._hosts is not None:
             return name in self._hosts or "*" in self._hosts
-        if name in ("localhost", ""):  # before HTTP/1.1 there was no Host, and no browser sends none
-            return True
-        try:
-            ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
-        except ValueError:
-            return False
-        return True
+        return name in ("localhost", "") or _is_address(name)  # before HTTP/1.1 there was no Host; browsers send one
+
+
+@functools.lru_cache(HOSTS_KNOWN_MAX)
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
 
 
 def check_own_page(request: HTTPConnection) -> None:

@@ -13,20 +13,21 @@ from gapless.wire import Cursor, parse_cursor
 
 __all__ = ["PAGE_LIMIT_MAX", "check_cursor", "check_start", "cursor_of", "page_params"]
 
+START = Cursor(0)
 PAGE_LIMIT_MAX = 10_000
 """Events in one JSON page."""
 
 
 def cursor_of(request: HTTPConnection, run_id: str | None) -> Cursor:
     """Return where the client wants to go on: `Last-Event-ID` or `?after=`, else the start. Raises `CursorInvalid`."""
-    text = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
-    return parse_cursor(text, run_id)
+    text = request.headers.get("last-event-id") or request.query_params.get("after")
+    return parse_cursor(text, run_id) if text else START
 
 
 async def check_start(runner: Runner, run_id: str | None, cursor: Cursor) -> None:
     """Refuse a cursor before its request starts a run that the client would not get: there is something to go on from
     only where the run has been started before. Raises `CursorInvalid`."""
-    if cursor == Cursor(0):
+    if cursor == START:
         return
     try:
         if run_id is not None:

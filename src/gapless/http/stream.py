@@ -33,6 +33,12 @@ PING_S = 10.0
 
 _FINISHED = b'{"type":"RUN_FINISHED"'
 
+_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+
 DEFERRED = "gapless.deferred"
 """In an ASGI scope, the list in which a stream puts itself, to be run when the framework's layers have returned: those
 layers would cost a waiting follower 15 KiB and each of its frames a microsecond."""
@@ -239,16 +245,14 @@ class EventStream(Response):
         self.status_code = 200
         self._delivery = delivery
         self._on_error = on_error
-        self.init_headers(
-            {
-                "cache-control": "no-cache",
-                "x-accel-buffering": "no",
-                "content-location": location,
-                "location": location,
-                "x-run-id": delivery.run_id,
-                **delivery.encoder.headers,
-            }
-        )
+        at = location.encode("latin-1")
+        self.raw_headers = [
+            *_HEADERS,
+            (b"content-location", at),
+            (b"location", at),
+            (b"x-run-id", delivery.run_id.encode()),
+            *[(name.encode(), value.encode()) for name, value in delivery.encoder.headers.items()],
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         deferred = scope.get(DEFERRED)

@@ -42,15 +42,21 @@ class Deadlines:
         self._started = now - used_s
         self.attend()
 
-    def attend(self) -> None:
-        """Have the deadlines looked at anew."""
+    def attend(self, _: object = None) -> None:
+        """Have the deadlines looked at anew, or whatever else has changed for who waits for that."""
         if self._attention is not None and not self._attention.done():
             self._attention.set_result(None)
 
-    def changed(self) -> asyncio.Future[None]:
-        """Return a future that is done when they want to be looked at."""
-        self._attention = asyncio.get_running_loop().create_future()
-        return self._attention
+    async def changed(self, timeout_s: float | None) -> None:
+        """Wait until they want to be looked at, for `timeout_s` seconds at most."""
+        loop = asyncio.get_running_loop()
+        self._attention = loop.create_future()
+        timer = None if timeout_s is None else loop.call_later(timeout_s, self.attend)
+        try:
+            await self._attention
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def used_s(self, now: float) -> float:
         """Return the run's time that counts for its `timeout`."""
@@ -66,21 +72,22 @@ class Deadlines:
         self._waiting, self._looked = waiting, now
 
     def _due(self) -> list[tuple[float, str]]:
-        config, found = self._config, []
+        config = self._config
+        found: list[tuple[float, str]] = []
         if self._waiting:
-            return []
+            return found
         if config.timeout is not None:
-            found.append((self._started + config.timeout, f"timeout={config.timeout:g} s"))
+            found.append((self._started + config.timeout, "timeout"))
         if config.first_event_timeout is not None and self._seen == self._first:
-            at = self._started + config.first_event_timeout
-            found.append((at, f"first_event_timeout={config.first_event_timeout:g} s"))
+            found.append((self._started + config.first_event_timeout, "first_event_timeout"))
         if config.idle_timeout is not None:
-            found.append((self._moved + config.idle_timeout, f"idle_timeout={config.idle_timeout:g} s"))
+            found.append((self._moved + config.idle_timeout, "idle_timeout"))
         return found
 
     def passed(self, now: float) -> str | None:
         """Name the deadline that has passed, if one has."""
-        return next((name for at, name in sorted(self._due()) if at <= now), None)
+        at, name = min(self._due(), default=(now, ""))
+        return f"{name}={getattr(self._config, name):g} s" if name and at <= now else None
 
     def next_s(self, now: float) -> float | None:
         """Return in how many seconds they have to be looked at again; None for when something changes."""

@@ -8,15 +8,13 @@ together with the session's turn; unless this worker no longer owns the run, the
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from gapless.agents.base import Agent, AgentItem, RunContext, as_current
+from gapless.agents.base import Agent, AgentItem, AsCurrent, RunContext
 from gapless.errors import (
     AgentInvalid,
     GaplessError,
@@ -111,7 +109,7 @@ class Execution:
         self._output_type = output_type
         self._span = run_span(record)
         self._deadlines = Deadlines(record.config)
-        self._stop: asyncio.Future[GaplessError | None] = asyncio.get_running_loop().create_future()
+        self._stopped: _Stopped | None = None
         self.questions = Questions(
             record,
             journal,
@@ -138,10 +136,11 @@ class Execution:
 
     # -- from outside -----------------------------------------------------------------------------------------------
 
-    def stop(self, reason: GaplessError) -> None:
-        """End the run with this error as soon as possible. The first reason counts."""
-        if not self._stop.done():
-            self._stop.set_result(reason)
+    def stop(self, reason: GaplessError | None) -> None:
+        """End the run with this error as soon as possible; None: write nothing more. The first reason counts."""
+        if self._stopped is None:
+            self._stopped = _Stopped(reason)
+            self._deadlines.attend()
 
     def act(self, command: Command, command_id: int = 0) -> None:
         """Do what a command asks. One that the store keeps has an id, and is kept until its effect is recorded."""
@@ -202,18 +201,17 @@ class Execution:
 
     def part(self) -> None:
         """Leave the run to other workers, at its last checkpoint. Its agent is stopped and says nothing more."""
-        if self._owned and not self._stop.done():
+        if self._owned and self._stopped is None:
             self.parted = True
             self.wanted_at = self.questions.due_at if self.waiting else 0
             self._recorder.seal()
-            self._stop.set_result(None)
+            self.stop(None)
 
     def fence(self) -> None:
         """Stop the agent and write nothing more: the run belongs to another worker now."""
         self._owned = False
         self._recorder.seal()
-        if not self._stop.done():
-            self._stop.set_result(None)
+        self.stop(None)
 
     def push(self, request: LiveRequest, *, relayed: bool = False) -> None:
         """Take input of a live run, `relayed` by another worker or said here. Raises `InputInvalid`, `LimitReached`."""
@@ -266,6 +264,7 @@ class Execution:
     async def _execute(self) -> GaplessError | None:
         """Return what the run failed with, or None for success."""
         pump = asyncio.create_task(self._pump(), name=f"gapless-run-{self.record.id}")
+        pump.add_done_callback(self._deadlines.attend)
         try:
             stopped = await self._supervise(pump)
         except Exception:  # a bug; the agent must not go on without its run
@@ -311,7 +310,7 @@ class Execution:
         journal, add = self.journal, self._recorder.add
         self._began = time.monotonic()
         first = True
-        with self._span.current(), _exits_as_errors(), as_current(ctx):
+        with self._span.current(), _ExitsAsErrors(), AsCurrent(ctx):
             stream = self._agent.run(ctx)
             try:
                 async for item in stream:
@@ -408,17 +407,16 @@ class Execution:
         """Wait until the task is done, the run is stopped (then the task is cancelled), the deadlines want attention,
         or the time is up.
         """
-        waited: set[asyncio.Future[Any]] = {task, self._stop}
-        waited.add(self._deadlines.changed())
-        try:
-            await asyncio.wait(waited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            await self._cancel(task)
-            raise
-        if not self._stop.done() or task.done():
+        if self._stopped is None and not task.done():
+            try:
+                await self._deadlines.changed(timeout_s)
+            except asyncio.CancelledError:
+                await self._cancel(task)
+                raise
+        if self._stopped is None or task.done():
             return None
         await self._cancel(task)
-        return _Stopped(self._stop.result())
+        return self._stopped
 
     async def _cancel(self, task: asyncio.Task[None]) -> None:
         self.questions.stopping = True
@@ -464,13 +462,14 @@ class Execution:
         return failure
 
 
-@contextlib.contextmanager
-def _exits_as_errors() -> Iterator[None]:
-    """Turn exits into errors: an agent that wants to end the process ends its run, the process has others."""
-    try:
-        yield
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise RuntimeError(f"the agent raised {type(error).__name__}") from error
+class _ExitsAsErrors:
+    """Turns exits into errors: an agent that wants to end the process ends its run, the process has others."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            raise RuntimeError(f"the agent raised {type(error).__name__}") from error
 
 
 def _context_of(record: RunRecord, request: RunRequest, history: History, **own: Any) -> RunContext:

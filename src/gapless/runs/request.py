@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import re
@@ -113,9 +114,7 @@ class Asked(msgspec.Struct, kw_only=True):
         asked = UserMessage(id="", content="") if is_live(config) and not message else user_message(message)
         one = cls(message=asked, config=config, **more)
         told_by = one.request.messages if fingerprint is None else fingerprint
-        changed = {
-            name: value for name, value in msgspec.structs.asdict(config).items() if value != getattr(default, name)
-        }
+        changed = {} if config is default else _changes(config, default)
         one.digest = _digest(
             one.agent_name, one.user_id, one.session_id, asked.content, changed, told_by, one.request.tools
         )
@@ -166,7 +165,8 @@ class Asked(msgspec.Struct, kw_only=True):
         run_id = self.run_id or new_id()
         config, when_lost = self.config, self._when_lost(others)
         if config.on_worker_lost != when_lost:
-            config = msgspec.structs.replace(config, on_worker_lost=when_lost)
+            config = copy.copy(config)  # and not `replace`, which would check again what has been checked
+            msgspec.structs.force_setattr(config, "on_worker_lost", when_lost)
         if not self.message.id:
             self.message.id = f"{run_id}-user"
         return RunRecord(
@@ -189,6 +189,11 @@ class Asked(msgspec.Struct, kw_only=True):
                 f"run {known.id} exists with another message, session or agent; choose a new run id", run_id=known.id
             )
         return known
+
+
+def _changes(config: RunConfig, default: RunConfig) -> dict[str, Any]:
+    fields = msgspec.structs.asdict(config)
+    return {name: value for name, value in fields.items() if value != getattr(default, name)}
 
 
 def _own_config(config: Any) -> RunConfig | None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from gapless.errors import StoreUnavailable
 from gapless.journals.contract import WorkerFenced
 from gapless.journals.journal import RETRY_FIRST_S, RETRY_MAX_S, STORE_PATIENCE_S
 
-__all__ = ["lease_wanted", "patiently"]
+__all__ = ["LeaseWanted", "patiently"]
 
 _T = TypeVar("_T")
 
@@ -32,14 +31,18 @@ async def patiently(ask: Callable[..., Awaitable[_T]], *about: Any, patience_s: 
         pause_s = min(2 * pause_s, RETRY_MAX_S)
 
 
-@contextlib.contextmanager
-def lease_wanted(run_id: str | None = None) -> Iterator[None]:
-    """Say what is meant for clients when this worker has lost its lease: it will have one again in a moment.
+class LeaseWanted:
+    """Says what is meant for clients when this worker has lost its lease: it will have one again in a moment.
 
     Raises `StoreUnavailable` for the block's `WorkerFenced`."""
-    try:
-        yield
-    except WorkerFenced:
-        raise StoreUnavailable(
-            "this worker lost its lease and registers again; try again", run_id=run_id, retry_after_s=1
-        ) from None
+
+    def __init__(self, run_id: str | None = None) -> None:
+        self._run_id = run_id
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, WorkerFenced):
+            raise StoreUnavailable(
+                "this worker lost its lease and registers again; try again", run_id=self._run_id, retry_after_s=1
+            ) from None

@@ -34,7 +34,7 @@ from gapless.runs.commands import Commands
 from gapless.runs.pace import Pace
 from gapless.runs.readers import Readers, ends_unread
 from gapless.runs.request import check_id, check_user, is_of_its_own, new_id, title_given
-from gapless.runs.retrying import lease_wanted, patiently
+from gapless.runs.retrying import LeaseWanted, patiently
 from gapless.user_message import results_of
 
 __all__ = ["History", "Sessions"]
@@ -121,7 +121,7 @@ class Sessions:
         check_given("state", state, dict | None, "a dict", InputInvalid)
         session_id = session_id or new_id()
         check_state(state, self._limits.state_bytes_max, f"session {session_id}")
-        with lease_wanted():
+        with LeaseWanted():
             session = await self._store.create_session(
                 SessionRecord(
                     id=session_id, user_id=user_id, agent=agent, created_at=now, updated_at=now, state=state or {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 from gapless.errors import GaplessError
@@ -32,16 +31,13 @@ class RunSpan:
     def __init__(self, span: Any) -> None:
         self._span = span
 
-    @contextlib.contextmanager
-    def current(self) -> Iterator[None]:
+    def current(self) -> contextlib.AbstractContextManager[Any]:
         """Make it the parent of what happens in the block."""
         if self._span is None:
-            yield
-            return
+            return contextlib.nullcontext()
         from opentelemetry import trace
 
-        with trace.use_span(self._span, record_exception=False, set_status_on_exception=False):
-            yield
+        return trace.use_span(self._span, record_exception=False, set_status_on_exception=False)
 
     def first_event(self) -> None:
         if self._span is not None:

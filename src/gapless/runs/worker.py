@@ -27,7 +27,7 @@ from gapless.runs.producers import Producers
 from gapless.runs.readers import Readers, ends_unread
 from gapless.runs.recorder import Recorder
 from gapless.runs.request import Asked
-from gapless.runs.retrying import lease_wanted, patiently
+from gapless.runs.retrying import LeaseWanted, patiently
 from gapless.runs.sessions import Sessions
 
 __all__ = ["DRAIN_S", "LEFT_S", "Worker"]
@@ -110,7 +110,7 @@ class Worker:
             await self.sessions.check_user(asked.session_id, asked.user_id)
         record = asked.record(others=not self.journals.store.alone)
         worker_id = self.journals.worker_id
-        with lease_wanted(record.id):
+        with LeaseWanted(record.id):
             record, created = await self._create(asked, record)
         if not created:
             return asked.come_back(record), None

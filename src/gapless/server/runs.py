@@ -89,9 +89,10 @@ class RunRoutes(ClientRoutes):
             config=config_for(self.runner, body.config),
             fingerprint=None if body.after_run_id is None else {"after_run_id": body.after_run_id},
         )
-        record = await self.start(request, user, asked, cursor=cursor_of if wants_stream(request) else None)
+        streams = wants_stream(request)
+        record = await self.start(request, user, asked, cursor=cursor_of if streams else None)
         location = _location(request, record.id)
-        if not wants_stream(request):
+        if not streams:
             names = {"content-location": location, "location": location, "x-run-id": record.id}
             return json_response(public(record), 202, names)
         return self.follow(request, record, encoder, cursor_of(request, record.id), location=location)
