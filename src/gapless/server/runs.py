@@ -15,6 +15,7 @@ from gapless.http.answers import json_response, list_params, paged, public, read
 from gapless.http.config import AskedConfig, config_for
 from gapless.http.cursors import cursor_of, page_params
 from gapless.http.openapi import BEHIND, STARTING, body_docs, parameter_docs
+from gapless.http.routes import DirectRoute
 from gapless.live import LiveRequest
 from gapless.producing import PRODUCER, Batch
 from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
@@ -54,7 +55,7 @@ class RunRoutes(ClientRoutes):
     """`/runs…`."""
 
     def router(self) -> APIRouter:
-        router = APIRouter(tags=["runs"])
+        router = APIRouter(tags=["runs"], route_class=DirectRoute)
         started = parameter_docs("Accept", *STARTING, "Last-Event-ID", "after", "wire", "merge")
         router.post("/runs", status_code=202, openapi_extra=body_docs(StartRun) | started)(self.start_run)
         router.get("/runs", openapi_extra=parameter_docs("session_id", "status", "limit", BEHIND))(self.list_runs)

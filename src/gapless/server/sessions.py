@@ -19,6 +19,7 @@ from gapless.http.answers import (
     read_optional_body,
 )
 from gapless.http.openapi import BEHIND, body_docs, parameter_docs
+from gapless.http.routes import DirectRoute
 from gapless.protocols.starting import ClientRoutes
 from gapless.records import SessionRecord, title_of
 
@@ -42,7 +43,7 @@ class SessionRoutes(ClientRoutes):
     """`/sessions…`. Every route that names a session authorises its caller for it."""
 
     def router(self) -> APIRouter:
-        router = APIRouter(tags=["sessions"])
+        router = APIRouter(tags=["sessions"], route_class=DirectRoute)
         router.get("/sessions", openapi_extra=parameter_docs("limit", BEHIND))(self.list_sessions)
         created = body_docs(CreateSession, required=False)
         router.post("/sessions", status_code=201, openapi_extra=created)(self.create_session)

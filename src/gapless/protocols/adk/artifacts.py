@@ -10,6 +10,7 @@ from starlette.responses import Response
 from gapless.errors import InputInvalid, RunNotFound
 from gapless.http.answers import json_response, read_body
 from gapless.http.openapi import Parameter, body_docs, parameter_docs
+from gapless.http.routes import DirectRoute
 from gapless.protocols.adk.requests import SaveArtifactRequest, as_type, camel
 from gapless.protocols.adk.sessions import ADKAPI
 
@@ -23,7 +24,7 @@ class ArtifactRoutes(ADKAPI):
     """`/apps/{app}/users/{user}/sessions/{session}/artifacts…`."""
 
     def router(self) -> APIRouter:
-        router = APIRouter()
+        router = APIRouter(route_class=DirectRoute)
         self.add_to(router)
         return router
 

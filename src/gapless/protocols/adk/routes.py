@@ -22,6 +22,7 @@ from gapless.http.answers import chosen_run_id, json_response, public
 from gapless.http.config import config_with, live_config
 from gapless.http.cursors import check_cursor, cursor_of
 from gapless.http.openapi import STARTING, Parameter, body_docs, parameter_docs
+from gapless.http.routes import DirectRoute
 from gapless.http.stream import delivery_of, settled
 from gapless.live import LiveRequest
 from gapless.protocols.adk.artifacts import ArtifactRoutes
@@ -44,7 +45,7 @@ class ADKRoutes(ADKAPI):
     """`/run_sse`, `/run`, `/run_live`, `/apps/…`."""
 
     def router(self) -> APIRouter:
-        router = APIRouter(tags=["adk"])
+        router = APIRouter(tags=["adk"], route_class=DirectRoute)
         started = body_docs(RunAgentRequest) | parameter_docs(*STARTING, "Last-Event-ID", "after", "merge")
         router.post("/run_sse", openapi_extra=started)(self.run_sse)
         router.websocket("/run_live")(self.run_live)

@@ -22,6 +22,7 @@ from gapless.events import (
 )
 from gapless.http.answers import json_response, long_json_response, read_body, read_optional_body
 from gapless.http.openapi import body_docs
+from gapless.http.routes import DirectRoute
 from gapless.protocols.adk.requests import CreateSessionRequest, UpdateSessionRequest, as_type, camel
 from gapless.protocols.adk.wire import PageADKEncoder, arguments_of, media_of, result_of
 from gapless.protocols.conversations import is_scoped, scoped
@@ -102,7 +103,7 @@ class SessionRoutes(ADKAPI):
     """`/apps/{app}/users/{user}/sessions…`."""
 
     def router(self) -> APIRouter:
-        router = APIRouter()
+        router = APIRouter(route_class=DirectRoute)
         self.add_to(router)
         return router
 

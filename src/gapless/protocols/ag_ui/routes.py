@@ -18,6 +18,7 @@ from gapless.fold import Fold
 from gapless.http.answers import long_json_response
 from gapless.http.cursors import check_cursor
 from gapless.http.openapi import Parameter, body_docs, parameter_docs
+from gapless.http.routes import DirectRoute
 from gapless.http.stream import follow
 from gapless.protocols.ag_ui.tanstack import to_tanstack
 from gapless.protocols.ag_ui.wire import ChatAGUIEncoder, JoinEncoder, OldAGUIEncoder, OldJoinEncoder, Prefix
@@ -51,7 +52,7 @@ class AGUIRoutes(ClientRoutes):
     family = "ag-ui"
 
     def router(self) -> APIRouter:
-        router = APIRouter(tags=["ag-ui"])
+        router = APIRouter(tags=["ag-ui"], route_class=DirectRoute)
         posted = body_docs(RunAgentInput) | parameter_docs("agent", "Last-Event-ID", _OFFSET, "after")
         router.post("/ag-ui", openapi_extra=posted)(self.run_agent)
         got = parameter_docs(

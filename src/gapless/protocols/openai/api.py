@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 from fastapi import Request
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -17,6 +16,7 @@ from gapless.errors import AgentNotFound, GaplessError, InputInvalid, InputTooLa
 from gapless.http.answers import answer_error, chosen_run_id, raw_json_response
 from gapless.http.cursors import cursor_of
 from gapless.http.openapi import STARTING, parameter_docs
+from gapless.http.routes import DirectRoute
 from gapless.http.stream import settled
 from gapless.protocols.openai.chat_wire import error_json
 from gapless.protocols.openai.requests import Chat, Completion, Responses, tools_of
@@ -31,7 +31,7 @@ START_DOCS = parameter_docs(*STARTING, "Last-Event-ID", "after", "merge")
 """What the routes read that start a run."""
 
 
-class ErrorRoute(APIRoute):
+class ErrorRoute(DirectRoute):
     """Answers errors in OpenAI's shape."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

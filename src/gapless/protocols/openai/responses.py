@@ -15,6 +15,7 @@ from gapless.events import Message, SystemMessage, ToolMessage, UserMessage
 from gapless.http.answers import json_response, whole_number
 from gapless.http.cursors import cursor_of
 from gapless.http.openapi import Parameter, body_docs, parameter_docs
+from gapless.http.routes import DirectRoute
 from gapless.protocols.conversations import answer_interrupts, current_run, results_as_answers
 from gapless.protocols.openai.api import START_DOCS, OpenAIAPI, gone, names
 from gapless.protocols.openai.chat_wire import OPTIONS, Options, options_of
@@ -49,7 +50,7 @@ class ResponsesRoutes(OpenAIAPI):
     """`/v1/responses…`. A conversation is a session, a response one of its runs."""
 
     def router(self) -> APIRouter:
-        router = APIRouter()
+        router = APIRouter(route_class=DirectRoute)
         self.add_to(router)
         return router
 

@@ -12,6 +12,7 @@ from gapless.http.auth import check_own_page
 from gapless.http.config import AskedConfig, config_for
 from gapless.http.cursors import cursor_of
 from gapless.http.openapi import STARTING, Parameter, body_docs, parameter_docs
+from gapless.http.routes import DirectRoute
 from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
 from gapless.protocols.text.wire import TextEncoder
 
@@ -46,7 +47,7 @@ class TextRoutes(ClientRoutes):
     family = "text"
 
     def router(self) -> APIRouter:
-        router = APIRouter(tags=["chat"])
+        router = APIRouter(tags=["chat"], route_class=DirectRoute)
         router.get("/chat/stream", openapi_extra=_DOCS)(self.get_stream)
         router.post("/chat/stream", openapi_extra=body_docs(ChatStream) | _DOCS)(self.post_stream)
         return router

@@ -20,6 +20,7 @@ from gapless.http.answers import json_response, long_json_response, public
 from gapless.http.config import config_with
 from gapless.http.cursors import check_cursor, cursor_of
 from gapless.http.openapi import STARTING, Parameter, body_docs, parameter_docs
+from gapless.http.routes import DirectRoute
 from gapless.live import is_live
 from gapless.protocols.conversations import (
     answer_interrupts,
@@ -82,7 +83,7 @@ class VercelRoutes(ClientRoutes):
     family = "vercel"
 
     def router(self) -> APIRouter:
-        router = APIRouter(tags=["vercel"])
+        router = APIRouter(tags=["vercel"], route_class=DirectRoute)
         posted = body_docs(ChatRequest) | parameter_docs("agent", *STARTING, "Last-Event-ID", "after")
         router.post("/vercel/chat", openapi_extra=posted)(self.chat)
         router.get("/vercel/chat/{chat_id}/messages")(self.get_messages)
