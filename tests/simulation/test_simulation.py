@@ -201,7 +201,7 @@ def attach_without_watching_first(patch: pytest.MonkeyPatch) -> None:
 
 def deliver_again_after_a_retry(patch: pytest.MonkeyPatch) -> None:
     def accept(journal: Journal, batch: Append, now: float) -> None:
-        journal._in_flight = journal._under_way = 0
+        journal._under_way = 0
         journal._advance(batch.events, sum(map(len, batch.events)), batch.end is not None)
 
     def catch_up(journal: Journal, first_seq: int, events: list[bytes], closed: bool) -> None:

@@ -8,6 +8,7 @@ journal, ends the run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import logging
@@ -24,8 +25,8 @@ __all__ = [
     "SEE_LOG",
     "Agent",
     "AgentItem",
-    "AsCurrent",
     "RunContext",
+    "as_current",
     "call_key",
     "call_step",
     "class_and_place",
@@ -252,9 +253,7 @@ class RunContext:
 _current: contextvars.ContextVar[RunContext | None] = contextvars.ContextVar("gapless_run", default=None)
 
 
-class AsCurrent:
-    """Makes `ctx` the run of what is called inside: `current_run` finds it."""
-
+class _Current:
     __slots__ = ("_ctx", "_token")
 
     def __init__(self, ctx: RunContext) -> None:
@@ -265,6 +264,11 @@ class AsCurrent:
 
     def __exit__(self, *error: object) -> None:
         _current.reset(self._token)
+
+
+def as_current(ctx: RunContext) -> contextlib.AbstractContextManager[None]:
+    """Make `ctx` the run of what is called inside: `current_run` finds it."""
+    return _Current(ctx)
 
 
 def current_run() -> RunContext | None:

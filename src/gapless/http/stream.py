@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -73,7 +73,7 @@ class Carrier(Protocol):
     async def begin(self, after: int) -> None:
         """Say what goes out before the first frame, at once."""
 
-    async def write(self, group: Any) -> None:
+    def write(self, group: Any) -> Awaitable[None]:
         """Write the frames of one wake-up, at once."""
 
     async def end(self, last: int) -> None:
@@ -99,7 +99,9 @@ class Delivery:
         "_reading",
         "_runner",
         "_sent",
+        "_stateless",
         "_streams",
+        "_voids",
         "run_id",
     )
 
@@ -110,6 +112,7 @@ class Delivery:
         self._runner = runner
         self._streams = streams
         self._encoder = encoder
+        self._stateless, self._voids = encoder.stateless, encoder.voids
         self._cursor = cursor
         coalesce_ms = None if record.config is None else record.config.coalesce_ms
         self._reading = runner.readers.reading(record, cursor.seq, coalesce_s=(coalesce_ms or 0.0) / 1000)
@@ -155,7 +158,7 @@ class Delivery:
         on, the client is told to come back, and gets what is wrong as a status then."""
         encoder, streams, follower = self._encoder, self._streams, self._follower
         assert follower is not None, "it was opened"
-        skip_parts = self._cursor.part
+        skip_parts, pauses = self._cursor.part, encoder.pauses
         try:  # all in one coroutine: each one more would be resumed with every word
             await carrier.begin(follower.after)
             if self._cursor.seq and not encoder.stateless:
@@ -179,7 +182,7 @@ class Delivery:
                 if group:
                     self._sent = True
                     await carrier.write(group)
-                if encoder.pauses and events[-1].startswith(_FINISHED) and _is_pause(events[-1], follower):
+                if pauses and events[-1].startswith(_FINISHED) and _is_pause(events[-1], follower):
                     await carrier.end(follower.after)
                     return
         except GaplessError as error:
@@ -196,7 +199,7 @@ class Delivery:
         """Return one write for these events; followers at the same position of a stateless wire share it."""
         encoder, journal = self._encoder, self._follower.journal  # type: ignore[union-attr]  # it was opened
         merge = behind and self._merge and not skip_parts
-        shared = encoder.stateless and journal.followers > 1
+        shared = self._stateless and journal.followers > 1
         if shared:
             key = (type(carrier), type(encoder), first_seq, len(events), merge)
             if journal.encoded[0] == key:
@@ -206,8 +209,8 @@ class Delivery:
             items = merge_deltas(first_seq, events)
             self._runner.metrics.events_merged += len(events) - len(items)
         else:
-            items = list(enumerate(events, first_seq))
-        group = carrier.encode(items if encoder.voids else encoder.sayable(items), skip_parts)
+            items = list(enumerate(events, first_seq)) if len(events) > 1 else [(first_seq, events[0])]
+        group = carrier.encode(items if self._voids else encoder.sayable(items), skip_parts)
         if shared:
             journal.encoded = (key, group)
         return group
@@ -307,8 +310,8 @@ class _EventSource:
         if begin := self._encoder.begin(after):
             await self.write(begin)
 
-    async def write(self, group: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": group, "more_body": True})
+    def write(self, group: bytes) -> Awaitable[None]:
+        return self._send({"type": "http.response.body", "body": group, "more_body": True})
 
     async def end(self, last: int) -> None:
         await self._send({"type": "http.response.body", "body": self._encoder.end(last), "more_body": False})

@@ -72,12 +72,12 @@ class Journal:
 
     __slots__ = (
         "_accepted_at",
+        "_beside",
         "_bytes",
         "_checkpoint",
         "_end",
         "_first",
         "_hub",
-        "_in_flight",
         "_in_flight_bytes",
         "_pending",
         "_pending_bytes",
@@ -130,8 +130,9 @@ class Journal:
         self._bytes = 0
         self._pending: list[bytes] = []
         self._pending_bytes = 0
-        self._in_flight = 0
         self._in_flight_bytes = 0
+        self._beside = False
+        """One of the four below is to go with the events appended last."""
         self._end: RunEnd | None = None
         self._status: RunStatus | None = None
         self._checkpoint: Checkpoint | None = None
@@ -179,23 +180,24 @@ class Journal:
 
     def set_checkpoint(self, data: bytes) -> None:
         """Replace the run's checkpoint together with the events appended last."""
-        self._checkpoint = Checkpoint(self.appended, data)
+        self._beside, self._checkpoint = True, Checkpoint(self.appended, data)
         self._saves += 1
         self._enqueue()
 
     def take(self, command_id: int) -> None:
         """Say, with the events appended last, that a command has had its effect: the store keeps it no longer."""
         if self._end is None:  # else all of them go with the run's end
+            self._beside = True
             self._taken.append(command_id)
             self._enqueue()
 
     def set_status(self, status: RunStatus) -> None:
         """Change the run's status together with the events appended last."""
-        self._status = status
+        self._beside, self._status = True, status
 
     def close(self, event: bytes, end: RunEnd) -> None:
         """Append the terminal event and close the journal in one step."""
-        self._end = end
+        self._beside, self._end = True, end
         self.append(event)
 
     async def drain(self) -> None:
@@ -215,7 +217,7 @@ class Journal:
 
     def _discard(self) -> None:
         """Drop what has not been accepted: another worker owns the run."""
-        self._pending, self._pending_bytes, self._in_flight, self._queued = [], 0, 0, False
+        self._pending, self._pending_bytes, self._queued, self._beside = [], 0, False, False
         self._end = self._status = self._checkpoint = None
         self._taken, self._under_way = [], 0
         self.appended, self.full = self.last, False
@@ -224,12 +226,14 @@ class Journal:
     def _take(self) -> Append:
         if self._pending_bytes > BATCH_BYTES_MAX and len(self._pending) > 1:
             return self._take_part()
-        events = self._pending
-        self._in_flight, self._in_flight_bytes = len(events), self._pending_bytes
-        batch = Append(self.run_id, self.last + 1, events, self._end, self._status, self._checkpoint, self._taken)
-        self._pending, self._pending_bytes, self._status = [], 0, None
-        self._checkpoint, self._taken, self._under_way = None, [], self._saves + 1
+        batch = Append(self.run_id, self.last + 1, self._pending)
+        self._in_flight_bytes, self._under_way = self._pending_bytes, self._saves + 1
+        self._pending, self._pending_bytes = [], 0
         self._queued = self.full = False
+        if self._beside:
+            batch.end, batch.status = self._end, self._status
+            batch.checkpoint, batch.taken = self._checkpoint, self._taken
+            self._beside, self._status, self._checkpoint, self._taken = False, None, None, []
         return batch
 
     def _take_part(self) -> Append:
@@ -241,7 +245,7 @@ class Journal:
             size += len(self._pending[count])
             count += 1
         batch = Append(self.run_id, self.last + 1, self._pending[:count])
-        self._in_flight, self._in_flight_bytes, self._under_way = count, size, self._saved + 1
+        self._in_flight_bytes, self._under_way = size, self._saved + 1
         del self._pending[:count]
         self._pending_bytes -= size
         self._hub._enqueue(self)
@@ -249,10 +253,9 @@ class Journal:
 
     def _accept(self, batch: Append, now: float) -> None:
         self.lost = None
-        if self._accepted_at and now - self._accepted_at > self.gap_max_s:
+        if now - self._accepted_at > self.gap_max_s and self._accepted_at:
             self.gap_max_s = now - self._accepted_at
         self._accepted_at = now
-        self._in_flight = 0
         if self._under_way:
             self._saved, self._under_way = self._under_way - 1, 0
         if batch.first_seq == self.last + 1:
@@ -384,17 +387,23 @@ class Follower:
             if journal.lost is not None:
                 raise journal.lost
             self._nudged = False
-            self._waiter = waiter = journal.waiter()
+            self._waiter = waiter = journal._hub.loop.create_future()
+            journal._waiters[waiter] = None
             try:
                 await waiter
-            finally:
+            except BaseException:
                 journal.forget(waiter)
-                self._waiter = None
+                raise
+            self._waiter = None
+            if self._nudged:
+                journal.forget(waiter)
             if self.coalesce_s and journal.last > after:
                 await self._let_more_come()
                 behind = True
-        events = journal.at_hand(after)
-        if events is None:
+        start = after + 1 - journal._first
+        if start >= 0:
+            events = journal._window[start : start + PAGE_EVENTS]
+        else:
             await asyncio.sleep(0)  # a store that answers at once would let a late follower have the loop to the end
             events = await journal.read(after)
         self.after = after + len(events)

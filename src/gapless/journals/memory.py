@@ -258,11 +258,12 @@ class MemoryStore(Store):
         self._check_lease()
         memory, refused = self._memory, []
         for batch in batches:
-            run = memory.runs.get(batch.run_id)
+            run_id = batch.run_id
+            run = memory.runs.get(run_id)
             if run is None or run.owner != self._worker_id or run.status not in ACTIVE:
-                refused.append(batch.run_id)
+                refused.append(run_id)
                 continue
-            events = memory.events[batch.run_id]
+            events = memory.events[run_id]
             assert batch.first_seq == len(events) + 1, "a journal has no holes"
             events += batch.events
             run.last_seq = len(events)
@@ -271,10 +272,10 @@ class MemoryStore(Store):
             if batch.checkpoint is not None:
                 self._save(run, batch.checkpoint)
             for id in batch.taken:
-                memory.commands.get(batch.run_id, {}).pop(id, None)
+                memory.commands.get(run_id, {}).pop(id, None)
             if batch.end is not None:
                 self._end(run, batch)
-            if batch.events and batch.run_id in memory.watchers:
+            if memory.watchers and batch.events and run_id in memory.watchers:
                 self._tell(run, batch)
         return refused
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from gapless.agents.base import Agent, AgentItem, AsCurrent, RunContext
+from gapless.agents.base import Agent, AgentItem, RunContext, as_current
 from gapless.errors import (
     AgentInvalid,
     GaplessError,
@@ -310,11 +310,13 @@ class Execution:
         journal, add = self.journal, self._recorder.add
         self._began = time.monotonic()
         first = True
-        with self._span.current(), _ExitsAsErrors(), AsCurrent(ctx):
+        with self._span.current(), _ExitsAsErrors(), as_current(ctx):
             stream = self._agent.run(ctx)
             try:
                 async for item in stream:
-                    add(await self._blobs.set_aside(item) if type(item) in LARGE else item)
+                    if type(item) is not str and type(item) in LARGE:
+                        item = await self._blobs.set_aside(item)
+                    add(item)
                     if first:
                         self._first_event()
                         first = False

@@ -68,6 +68,7 @@ class Recorder:
         """Set when the agent itself yielded RUN_FINISHED."""
         self._journal = journal
         self.limits = self._limits = limits
+        self._events_max, self._bytes_max = limits.journal_events_max, limits.journal_bytes_max
         self._append = journal.append
         self._order = Order(run_id)
         self._messages = 0
@@ -104,10 +105,10 @@ class Recorder:
             raise AgentInvalid(
                 f"run {self.run_id}: the agent yielded {type(item).__name__}, not str or an event of gapless.events"
             )
-        if self._journal.appended > self._limits.journal_events_max:
-            raise RunLimit(f"run {self.run_id}: more than journal_events_max={self._limits.journal_events_max} events")
-        if self._journal.size_bytes > self._limits.journal_bytes_max:
-            raise RunLimit(f"run {self.run_id}: more than journal_bytes_max={self._limits.journal_bytes_max} bytes")
+        if self._journal.appended > self._events_max:
+            raise RunLimit(f"run {self.run_id}: more than journal_events_max={self._events_max} events")
+        if self._journal.size_bytes > self._bytes_max:
+            raise RunLimit(f"run {self.run_id}: more than journal_bytes_max={self._bytes_max} bytes")
 
     def check_open(self) -> None:
         """Raises `RunFenced` when the run has ended, `AgentInvalid` while it waits for an answer."""
@@ -149,7 +150,10 @@ class Recorder:
         self._messages += 1
         message_id = f"{self.run_id}-{self._messages}"
         metadata = None if self._cut_id is None else {CONTINUES: self._cut_id}
-        self._event(TextMessageStartEvent(message_id=message_id, role="assistant", metadata=metadata))
+        start = TextMessageStartEvent(message_id=message_id, role="assistant", metadata=metadata)
+        self._write_own(self._order.admit(start))
+        self._check_count()
+        self._cut_id = None
         self._text_id = message_id
         self._text_head = delta_head(TextMessageContentEvent, message_id)
         self._text_parts = self.fold.text_parts(message_id)
@@ -160,7 +164,7 @@ class Recorder:
             self._text("\ufffd")
         if self._text_id is not None:
             message_id, self._text_id = self._text_id, None
-            self._write_all(self._order.close("text", message_id))
+            self._write_own(self._order.close("text", message_id))
 
     def _join_surrogates(self, delta: str) -> str:
         """Join a surrogate pair that was split over two deltas; a lone surrogate becomes U+FFFD."""
@@ -180,7 +184,7 @@ class Recorder:
             return
         if kind in CHUNKS:
             ends, events = self._order.expand(event)
-            self._write_all(ends)
+            self._write_own(ends)
             for one in events:
                 self._event(one)
             return
@@ -202,7 +206,10 @@ class Recorder:
                 for part in accepted:
                     self._write(*part)
             else:
-                self._write(*sound(one))
+                self._write_own([one])
+        self._check_count()
+
+    def _check_count(self) -> None:
         if len(self._order) > OPEN_MAX:
             raise RunLimit(f"run {self.run_id}: more than {OPEN_MAX} messages, calls and steps are open at once")
 
@@ -235,9 +242,10 @@ class Recorder:
             error.run_id = self.run_id
             raise
 
-    def _write_all(self, ends: list[Event]) -> None:
-        for event in ends:
-            self._write(*sound(event))  # an end says little more than its start, which was within the limit
+    def _write_own(self, events: list[Event]) -> None:
+        """Write what was made here, of parts that are sound and within the limits: it need not be read back."""
+        for event in events:
+            self._write(event, with_plain_lines(encode_event(event)))
 
     def _write(self, event: Event, encoded: bytes) -> None:
         self.fold.add(event)
@@ -267,7 +275,10 @@ class Recorder:
             input=answers,
             protocol_version=PROTOCOL_VERSION,
         )
-        self._put(started)
+        if resume:
+            self._put(started)
+        else:
+            self._write_own([started])
         self._paused, self._barred = False, self._sealed
 
     def restart(self, messages: list[Message], state: dict[str, Any]) -> None:
@@ -340,7 +351,7 @@ class Recorder:
         if self._paused:  # it ends without having gone on
             self.start(now_ms())
         self._close_text()
-        self._write_all(self._order.close_all())
+        self._write_own(self._order.close_all())
 
     def end(self, failure: GaplessError | None) -> None:
         """End what is open. Where the run was cut short, the calls that had no result are told to have failed: a client
