@@ -183,3 +183,38 @@ def test_the_event_source_goes_on_where_a_cut_was(browser: Browser, server: Serv
         assert text.split() == words
         assert sum(proxy.cuts.values()) == 3
     assert server.calls.read_text() == "hello\n"
+
+
+LINES = """() => {
+document.body.insertAdjacentHTML('beforeend', '<p id="response"></p>');
+const eventSource = new EventSource('/chat/stream?query=Hello');
+
+eventSource.onmessage = (event) => {
+    if (event.data === '[DONE]') {
+        eventSource.close();
+        window.ended = 'closed';
+        return;
+    }
+    const data = JSON.parse(event.data);
+    document.getElementById('response').innerHTML += data.text;
+};
+
+eventSource.onerror = (error) => {
+    window.ended = 'failed';
+    eventSource.close();
+};
+}"""
+"""What tutorials show of a page that reads a stream: it knows text and the end."""
+
+
+def test_a_page_of_a_few_lines_shows_the_answer_and_nothing_else(browser: Browser, server: Server):
+    browser.do("goto", url=server.url)
+    browser.evaluate(LINES)
+    shown = "(text) => document.getElementById('response').innerHTML === text"
+    server.say("alpha", "beta")
+    browser.until(shown, "alpha beta ")
+    server.say("gamma", "end")
+    browser.until("() => window.ended === 'closed'")
+    assert browser.evaluate(shown, "alpha beta gamma ")
+    assert server.calls.read_text() == "Hello\n", "one model call"
+    assert browser.do("errors") == []
