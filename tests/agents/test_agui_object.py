@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -21,9 +22,12 @@ from gapless.events import (
     RunFinishedInterruptOutcome,
     StateSnapshotEvent,
     TextMessageContentEvent,
+    Tool,
     ToolCallResultEvent,
+    ToolMessage,
     UserMessage,
 )
+from gapless.user_message import mark_results
 from tests.support.agui import check_order
 
 
@@ -112,6 +116,42 @@ async def test_events_may_come_as_dicts_or_as_frames(form: str):
         return frame.encode() if form == "bytes" else frame
 
     assert texts(await events_of(Bridge(*map(formed, SAID)))) == ["One ", "two"]
+
+
+@pytest.mark.parametrize("form", ["dict", "frame", "model"])
+async def test_an_emoji_divided_between_two_events_is_whole(form: str):
+    def said(delta: str) -> Any:
+        event = {"type": "TEXT_MESSAGE_CONTENT", "messageId": "m1", "delta": delta}
+        if form == "model":
+            return a.TextMessageContentEvent.model_construct(message_id="m1", delta=delta)
+        return event if form == "dict" else f"data: {json.dumps(event)}\n\n"
+
+    snapshot = {"type": "STATE_SNAPSHOT", "snapshot": {"half": "\ud83d"}}
+    bridge = Bridge(SAID[0], said("a\ud83d"), said("\ude00b"), SAID[-1], snapshot)
+    events = await events_of(bridge)
+    assert "".join(texts(events)) == "a\U0001f600b"
+
+
+async def test_a_call_of_the_clients_own_tool_is_left_to_it_and_its_result_is_told_once():
+    call = (
+        a.ToolCallStartEvent(tool_call_id="c1", tool_call_name="colour"),
+        a.ToolCallArgsEvent(tool_call_id="c1", delta="{}"),
+        a.ToolCallEndEvent(tool_call_id="c1"),
+    )
+    bridge = Bridge(*call)
+    colour = Tool(name="colour", description="", parameters={"type": "object", "properties": {}})
+    async with Runner(bridge) as runner:
+        for tools, pending in ([colour], ["c1"]), ([], None):
+            run = await runner.start("paint", session_id="s", tools=tools)
+            ended = [event async for event in run.events()][-1]
+            assert isinstance(ended, RunFinishedEvent)
+            assert getattr(ended.outcome, "pending_tool_call_ids", None) == pending
+        bridge.events = SAID
+        brought = UserMessage(id="u2", content="")
+        mark_results(brought, [ToolMessage(id="t1", tool_call_id="c1", content="ultramarine")])
+        await (await runner.start(brought, session_id="s", tools=[colour])).wait()
+        await (await runner.start("more", session_id="s")).wait()
+    assert [str(given.messages).count("ultramarine") for given in bridge.inputs] == [0, 0, 1, 1]
 
 
 async def test_what_is_no_event_says_so():

@@ -235,6 +235,31 @@ def test_nul_and_surrogates():
     assert record("a" + high, "b")[1].fold.text == "a\ufffdb"
     assert record(low + "b")[1].fold.text == "\ufffdb"
     assert record("a" + high)[1].fold.text == "a\ufffd"
+
+    def text(delta: str) -> Event:
+        return TextMessageContentEvent(message_id="m", delta=delta)
+
+    def thought(delta: str) -> Event:
+        return ReasoningMessageContentEvent(message_id="m", delta=delta)
+
+    def arguments(delta: str) -> Event:
+        return ToolCallArgsEvent(tool_call_id="m", delta=delta)
+
+    for say, end in (
+        (text, TextMessageEndEvent(message_id="m")),
+        (thought, ReasoningMessageEndEvent(message_id="m")),
+        (arguments, ToolCallEndEvent(tool_call_id="m")),
+    ):
+        begin = [ToolCallStartEvent(tool_call_id="m", tool_call_name="f")] if say is arguments else []
+        for pieces, whole in (
+            (["a" + high, low + "b"], f"a{smile}b"),
+            ([high, low], smile),
+            (["a" + high, "b" + high], "a\ufffdb\ufffd"),
+            ([high, high, low], f"\ufffd{smile}"),
+        ):
+            events, _ = record(*begin, *map(say, pieces), end)
+            deltas = [event for event in events if type(event) is type(say(""))]
+            assert "".join(getattr(event, "delta", "") for event in deltas) == whole
     events, _ = record(CustomEvent(name="n", value={"k" + low: [high]}))
     assert events == [CustomEvent(name="n", value={"k\ufffd": ["\ufffd"]})]
 

@@ -16,26 +16,26 @@ import msgspec
 from gapless.agents.base import Agent, AgentItem, RunContext
 from gapless.agents.conversation import conversation
 from gapless.agents.endpoint_http import Service, cut, events_of
-from gapless.agents.endpoint_json import Halves, decode_halved
+from gapless.agents.endpoint_json import decode_halved
 from gapless.errors import ModelFailed
 from gapless.events import (
     ActivityDeltaEvent,
+    AssistantMessage,
     Event,
     RawEvent,
-    ReasoningMessageContentEvent,
     ResumeEntry,
     RunErrorEvent,
     RunFinishedEvent,
     RunFinishedInterruptOutcome,
+    RunFinishedSuccessOutcome,
     StateDeltaEvent,
-    TextMessageContentEvent,
-    ToolCallArgsEvent,
 )
 from gapless.fold import Fold
+from gapless.halves import DELTAS, JoinedDeltas
 
-__all__ = ["AGUIEndpoint", "run_input"]
+__all__ = ["EVENT", "AGUIEndpoint", "run_input", "with_pending"]
 
-_EVENT: Any = Event
+EVENT: Any = Event
 """To a type checker a union is no `type`."""
 
 
@@ -70,14 +70,14 @@ class AGUIEndpoint(Agent):
                         interrupted = event.outcome
                         break
                     shown.add(event)
-                    yield event
+                    yield with_pending(event, shown, ctx)
             if interrupted is None:
                 return
             resume = await ctx.interrupt(interrupted.interrupts)
 
     async def _events(self, ctx: RunContext, body: dict[str, Any]) -> AsyncGenerator[Event, None]:
         """Yield the events of one request, to the one that ends it."""
-        service, halves = self._service, dict[str, Halves]()
+        service, joined = self._service, JoinedDeltas()
         async with service.request(
             "POST", service.url, body, run_id=ctx.run_id, accept="text/event-stream"
         ) as response:
@@ -89,8 +89,8 @@ class AGUIEndpoint(Agent):
             try:
                 async with aclosing(events_of(response)) as events:
                     async for data in events:
-                        event = _joined(_decode(data, service.host, ctx.run_id), halves)
-                        yield event
+                        event = _decode(data, service.host, ctx.run_id)
+                        yield joined.join(event) if type(event) in DELTAS else event  # type: ignore[arg-type]  # is one
                         if isinstance(event, RunFinishedEvent | RunErrorEvent):
                             return
                         if isinstance(event, StateDeltaEvent | ActivityDeltaEvent):
@@ -105,7 +105,7 @@ def _decode(data: str, host: str, run_id: str) -> Event:
     event: Event
     try:
         try:
-            event = decode_halved(data, _EVENT)
+            event = decode_halved(data, EVENT)
         except msgspec.ValidationError:  # of another version of the protocol
             event = RawEvent(event=decode_halved(data, Any), source="ag-ui")
         return event
@@ -113,13 +113,20 @@ def _decode(data: str, host: str, run_id: str) -> Event:
         raise ModelFailed(f"{host} sent what is not an AG-UI event: {error}", run_id=run_id) from None
 
 
-def _joined(event: Event, halves: dict[str, Halves]) -> Event:
-    """Return a delta with what its message or call has left of a character that was divided. `halves` go by its id."""
-    if not isinstance(event, TextMessageContentEvent | ReasoningMessageContentEvent | ToolCallArgsEvent):
+def with_pending(event: Event, shown: Fold, ctx: RunContext) -> Event:
+    """Return the end of a run with the calls of the client's own tools that have no result among what was `shown`; most
+    services leave it to their client to see that. Any other event comes back as it is."""
+    if not ctx.tools or not isinstance(event, RunFinishedEvent):
         return event
-    id = event.tool_call_id if isinstance(event, ToolCallArgsEvent) else event.message_id
-    delta = halves.setdefault(id, Halves()).feed(event.delta)
-    return event if delta == event.delta else msgspec.structs.replace(event, delta=delta)
+    outcome = event.outcome or RunFinishedSuccessOutcome()
+    if not isinstance(outcome, RunFinishedSuccessOutcome) or outcome.pending_tool_call_ids is not None:
+        return event
+    own, open_ids = {tool.name for tool in ctx.tools}, {*shown.unanswered()}
+    calls = [call for one in shown.messages() if isinstance(one, AssistantMessage) for call in one.tool_calls or ()]
+    pending = [call.id for call in calls if call.id in open_ids and call.function.name in own]
+    if not pending:
+        return event
+    return msgspec.structs.replace(event, outcome=RunFinishedSuccessOutcome(pending_tool_call_ids=pending))
 
 
 def run_input(ctx: RunContext, shown: Fold, resume: list[ResumeEntry], leg: int) -> dict[str, Any]:

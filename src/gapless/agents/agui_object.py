@@ -7,14 +7,16 @@ what they repeat (snapshots of the whole conversation after each message) is tak
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
-from gapless.agents.agui_endpoint import run_input
+from gapless.agents.agui_endpoint import EVENT, run_input, with_pending
 from gapless.agents.base import Agent, AgentItem, RunContext
+from gapless.agents.endpoint_json import decode_halved
 from gapless.agents.writing import Said, WholeCall, result
 from gapless.errors import AgentInvalid
 from gapless.events import (
@@ -30,10 +32,10 @@ from gapless.events import (
     TextMessageContentEvent,
     ToolCallArgsEvent,
     ToolMessage,
-    decode_event,
     text_of,
 )
 from gapless.fold import Fold
+from gapless.halves import DELTAS, JoinedDeltas
 
 __all__ = ["AGUIObject"]
 
@@ -53,7 +55,7 @@ class AGUIObject(Agent):
         self._input: Callable[[dict[str, Any]], Any] = dict if as_dict else _model()
 
     async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
-        shown = Fold()
+        shown, joined = Fold(), JoinedDeltas()
         resume: list[ResumeEntry] = []
         leg = 0
         while True:
@@ -70,9 +72,11 @@ class AGUIObject(Agent):
                         ):
                             interrupted = event.outcome
                             break
+                        if type(event) in DELTAS:
+                            event = joined.join(event)  # type: ignore[arg-type]  # it is one
                         for item in _new(event, shown, ctx):
                             shown.add(item)
-                            yield item
+                            yield with_pending(item, shown, ctx)
             if interrupted is None:
                 return
             resume = await ctx.interrupt(interrupted.interrupts)
@@ -96,10 +100,8 @@ def _events_of(given: Any, ctx: RunContext) -> Iterator[Event]:
         yield TextMessageContentEvent(message_id=given.message_id, delta=given.delta)
     elif kind == "ToolCallArgsEvent":
         yield ToolCallArgsEvent(tool_call_id=given.tool_call_id, delta=given.delta)
-    elif hasattr(given, "model_dump_json"):
-        yield _decoded(given.model_dump_json(by_alias=True, exclude_none=True), ctx)
-    elif isinstance(given, dict):
-        yield _decoded(msgspec.json.encode(given), ctx)
+    elif isinstance(given, dict) or hasattr(given, "model_dump_json"):
+        yield _decoded(_json_of(given), ctx)
     elif isinstance(given, str | bytes):
         text = given if isinstance(given, str) else given.decode()
         for line in text.splitlines():
@@ -109,11 +111,21 @@ def _events_of(given: Any, ctx: RunContext) -> Iterator[Event]:
         raise AgentInvalid(f"run {ctx.run_id}: {kind} is no event of AG-UI", run_id=ctx.run_id)
 
 
+def _json_of(given: Any) -> str | bytes:
+    """Encode an event, also one that holds half a character."""
+    try:
+        if isinstance(given, dict):
+            return msgspec.json.encode(given)
+        return str(given.model_dump_json(by_alias=True, exclude_none=True))
+    except ValueError:
+        return json.dumps(given if isinstance(given, dict) else given.model_dump(by_alias=True, exclude_none=True))
+
+
 def _decoded(data: str | bytes, ctx: RunContext) -> Event:
     try:
-        event: Event = decode_event(data)
+        event: Event = decode_halved(data, EVENT)
     except msgspec.ValidationError:  # of another version of the protocol
-        event = RawEvent(event=msgspec.json.decode(data), source="ag-ui")
+        event = RawEvent(event=decode_halved(data, Any), source="ag-ui")
     except msgspec.DecodeError as error:
         raise AgentInvalid(f"run {ctx.run_id}: what the agent gave is no JSON: {error}", run_id=ctx.run_id) from None
     return event

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import operator
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,12 +16,14 @@ from typing import Any
 import msgspec
 import ormsgpack
 import pydantic
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import ChannelVersions
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+
+from gapless.jsontext import without_surrogates
 
 __all__ = ["MESSAGES", "LeftTurn", "RunSaver", "decode_left", "encode_left"]
 
@@ -98,6 +101,18 @@ def _is_data(module: str, name: str) -> bool:
     return named_tuple or dataclasses.is_dataclass(kind) or issubclass(kind, pydantic.BaseModel | enum.Enum)
 
 
+def _mended(value: Any) -> Any:
+    """Return a value whose messages hold no halves of a character, which LangGraph would write as question marks."""
+    if isinstance(value, list):
+        mended = [_mended(one) for one in value]
+        return value if all(map(operator.is_, mended, value)) else mended
+    if not isinstance(value, BaseMessage):
+        return value
+    said = {"content": value.content} | ({"tool_calls": value.tool_calls} if isinstance(value, AIMessage) else {})
+    whole = without_surrogates(said)
+    return value if whole == said else value.model_copy(update=whole)
+
+
 class _Serializer(SerializerProtocol):
     """Writes values as LangGraph does; one that cannot be written is kept as it is, and known to be `unwritable`.
 
@@ -113,7 +128,7 @@ class _Serializer(SerializerProtocol):
 
     def dumps_typed(self, obj: Any) -> _Typed:
         try:
-            return self._inner.dumps_typed(obj)
+            return self._inner.dumps_typed(_mended(obj))
         except (TypeError, ValueError) as error:
             self.unwritable = f"{type(obj).__name__}: {error}"
             self._kept.append(obj)

@@ -18,7 +18,6 @@ from gapless.agents.base import Agent, AgentItem, RunContext
 from gapless.agents.call_names import CallNames, call_names
 from gapless.agents.conversation import conversation, with_a_beginning
 from gapless.agents.endpoint_http import OPENAI_HOST, Refused, Service, cut, events_of, read_body
-from gapless.agents.endpoint_json import Halves
 from gapless.agents.openai_chunks import (
     Calls,
     Chunk,
@@ -58,6 +57,7 @@ from gapless.events import (
     VideoPart,
     text_of,
 )
+from gapless.halves import Halves
 from gapless.jsontext import decode_json
 
 __all__ = ["OpenAIChat", "chat_messages"]

@@ -12,9 +12,10 @@ from typing import Any
 
 import msgspec
 
-from gapless.agents.endpoint_json import Halves, decode_halved
+from gapless.agents.endpoint_json import decode_halved
 from gapless.errors import ModelFailed
 from gapless.events import Event, TokenUsage, ToolCallArgsEvent, ToolCallEndEvent, ToolCallStartEvent
+from gapless.halves import Halves
 from gapless.jsontext import decode_json
 
 __all__ = [

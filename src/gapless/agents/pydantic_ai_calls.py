@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 import pydantic_core
 from pydantic_ai import messages as m
 
-from gapless.agents.endpoint_json import Halves
 from gapless.agents.pydantic_ai_sealed import sealed
 from gapless.events import ReasoningEncryptedValueEvent, ToolCallArgsEvent, ToolCallEndEvent, ToolCallStartEvent
+from gapless.halves import Halves
 from gapless.jsontext import without_surrogates
 
 __all__ = ["Calls"]

@@ -11,7 +11,6 @@ from pydantic_ai.tools import DeferredToolRequests
 from pydantic_ai.usage import RunUsage
 
 from gapless.agents.base import AgentItem, RunContext
-from gapless.agents.endpoint_json import Halves
 from gapless.agents.pydantic_ai_calls import Calls
 from gapless.agents.pydantic_ai_events import custom
 from gapless.agents.pydantic_ai_history import content_of, turn_of
@@ -35,6 +34,7 @@ from gapless.events import (
     ToolCallResultEvent,
 )
 from gapless.fold import FILE
+from gapless.halves import Halves
 
 __all__ = ["Turn"]
 

@@ -39,6 +39,7 @@ from gapless.events import (
     encode_event,
 )
 from gapless.fold import CONTINUES, LEFT, RESTARTED, VOID, Fold
+from gapless.halves import DELTAS, JoinedDeltas
 from gapless.journals.journal import Journal
 from gapless.jsontext import with_plain_lines
 from gapless.records import now_ms
@@ -79,6 +80,7 @@ class Recorder:
         self._cut_id: str | None = None
         """The message that plain text went to when another worker was lost, and goes on with."""
         self._carry = ""
+        self._joined = JoinedDeltas()
         self._text_chars_max = limits.event_bytes_max // _TEXT_SPLIT_FACTOR
         self._sealed = False
         self._paused = False
@@ -192,8 +194,17 @@ class Recorder:
             self.finish = event
         elif isinstance(event, RunErrorEvent):
             self.failure = event
+        elif kind in DELTAS:
+            self._delta(event)  # type: ignore[arg-type]  # it is one
         else:
+            for rest in self._joined.end(event):
+                self._admit(rest)
             self._admit(event)
+
+    def _delta(self, event: TextMessageContentEvent | ReasoningMessageContentEvent | ToolCallArgsEvent) -> None:
+        joined = self._joined.join(event)
+        if joined is event or joined.delta:  # else it is half a character, whose other half comes next
+            self._admit(joined)
 
     def _admit(self, event: Event) -> None:
         accepted = self._check(event)  # before anything is held open that only its end could close

@@ -166,6 +166,20 @@ class AgentConformance:
 
         self._test("second_turn", test)
 
+    def test_a_character_that_is_divided_is_whole(self) -> None:
+        """Check `divided`: halves of a character in two pieces are one, shown and told in the next turn."""
+
+        async def test() -> None:
+            made = self.make("so \ud83d", "\ude00 it is", NextTurn(), "well")
+            async with Runner(made.agent) as runner:
+                run = await runner.start("how?", session_id="s")
+                await _checked(run)
+                _equal(await _said(run), "so \U0001f600 it is")
+                await _checked(await runner.start("and now?", session_id="s"))
+            assert made.requests()[-1].count("so \U0001f600 it is") == 1
+
+        self._test("divided", test)
+
     # -- tools ------------------------------------------------------------------------------------------------------
 
     def test_parallel_calls_keep_their_own_arguments_and_results(self) -> None:
