@@ -16,10 +16,11 @@ from tests.attacks import attackers, fuzzer, served
 from tests.attacks.connection import Connection, NoAnswer, ws_handshake
 from tests.attacks.siege import RUN_CODES, Siege
 from tests.support.preloaded import Popen
+from tests.support.waiting import WAIT_S, until
 
 SEED = random.randrange(10**6)
 REQUESTS, SOCKETS = 120, 30
-WAIT_S = 0.1
+REST_S = 0.1
 """For a server that waits for the rest of a request, or of what a client says."""
 SIEGE_S = 6.0
 
@@ -48,7 +49,7 @@ async def test_no_request_is_answered_with_an_error_of_the_server(port: int) -> 
         hostile = fuzzer.hostile_request(f"{SEED}:{number}", routes, ids, None)
         with contextlib.suppress(NoAnswer):
             async with Connection(port, hostile.raw) as connection:
-                status = await connection.head(WAIT_S if hostile.unfinished else 60.0)
+                status = await connection.head(REST_S if hostile.unfinished else 60.0)
                 if status >= 500:
                     body = await connection.body()
                     assert any(code.encode() in body for code in RUN_CODES), (SEED, number, body, hostile.raw[:2000])
@@ -62,7 +63,7 @@ async def test_no_frame_of_a_websocket_harms(port: int) -> None:
         rng = random.Random(f"{SEED}:{number}")  # to be made again
         async with Connection(port, ws_handshake("/live?agent=live", {})) as connection:
             assert await connection.head() == 101
-            await connection.send(b"".join(fuzzer.hostile_frames(rng)), WAIT_S)
+            await connection.send(b"".join(fuzzer.hostile_frames(rng)), REST_S)
 
     await asyncio.gather(*(one(number) for number in range(SOCKETS)))
     async with Connection(port, ws_handshake("/live?agent=live", {})) as connection:
@@ -102,7 +103,7 @@ async def test_for_some_seconds_all_holds(tmp_path: Path) -> None:
         f"sqlite:///{tmp_path / 'gapless.db'}",
         tmp_path,
         seed=SEED,
-        seconds=SIEGE_S,
+        seconds=WAIT_S,
         share_max=1.0,
         kept_s=30.0,
         kill_every_s=SIEGE_S / 2,
@@ -110,9 +111,18 @@ async def test_for_some_seconds_all_holds(tmp_path: Path) -> None:
         end_s=1.0,
         popen=Popen,
     )
+
+    async def end() -> None:
+        await asyncio.sleep(SIEGE_S)
+        counts = siege.tally.counts
+        await until(lambda: counts["kills"] and counts["readers exact"], "a worker is killed, and a reader exact")
+        siege.ending.set()
+
     try:
         await asyncio.to_thread(siege.start)
+        ending = asyncio.create_task(end())
         await siege.run(attackers.ALL)
+        ending.cancel()
         await asyncio.to_thread(siege.stop)
     finally:
         siege.server.close()

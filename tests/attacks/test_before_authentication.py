@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from unittest.mock import Mock
 
 import httpx2
+import msgspec
 import pytest
 import uvicorn
 from uvicorn.server import ServerState
@@ -23,11 +24,14 @@ from gapless import ConnectionLimits, RunContext, Runner, create_app
 from gapless.server import connections
 from gapless.server.connections import H11Connection, HttpConnection, http_protocol, websocket_protocol
 from gapless.testing import serving
+from tests.support.waiting import WAIT_S
 
-LIMITS = ConnectionLimits(connections_max=40, connections_per_address_max=8, head_s=1, body_s=1, unread_s=2)
+BOUNDED = ConnectionLimits(connections_max=40, connections_per_address_max=8)
+LIMITS = msgspec.structs.replace(BOUNDED, head_s=WAIT_S, body_s=WAIT_S, unread_s=WAIT_S)
+"""Nothing of it ends because the machine is slow."""
+HURRIED = msgspec.structs.replace(BOUNDED, head_s=1, body_s=1)
 PROXY = "127.0.0.9"
 KB = 1024
-WAIT_S = 60.0
 KEY = "0123456789abcdef"
 
 
@@ -44,11 +48,26 @@ class Served(NamedTuple):
     parser: str
 
 
-@pytest.fixture(scope="module", params=["httptools", "h11"])
+PARSERS = ["httptools", "h11"]
+
+
+@pytest.fixture(scope="module", params=PARSERS)
 def served(request: pytest.FixtureRequest) -> Iterator[Served]:
-    protocol: Any = http_protocol(LIMITS)
-    if request.param == "h11":
-        protocol = lambda *args, **kwargs: H11Connection(*args, limits=LIMITS, **kwargs)  # noqa: E731
+    with served_by(request.param, LIMITS) as found:
+        yield found
+
+
+@pytest.fixture(params=PARSERS)
+def hurried(request: pytest.FixtureRequest) -> Iterator[Served]:
+    with served_by(request.param, HURRIED) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def served_by(parser: str, limits: ConnectionLimits) -> Iterator[Served]:
+    protocol: Any = http_protocol(limits)
+    if parser == "h11":
+        protocol = lambda *args, **kwargs: H11Connection(*args, limits=limits, **kwargs)  # noqa: E731
     else:
         assert HttpConnection is not H11Connection
     with pytest.MonkeyPatch.context() as patch:
@@ -56,7 +75,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
         patch.setenv("GAPLESS_API_KEYS", f"alice={KEY}")
         app = create_app(Runner(parrot))
         with serving(app, http=protocol, ws=websocket_protocol(), forwarded_allow_ips=PROXY) as url:
-            yield Served(int(url.rpartition(":")[2]), request.param)
+            yield Served(int(url.rpartition(":")[2]), parser)
 
 
 @contextlib.contextmanager
@@ -176,13 +195,14 @@ SLOW = {
 }
 
 
-def test_what_comes_too_slowly_is_ended(served: Served):
+def test_what_comes_too_slowly_is_ended(hurried: Served):
     with contextlib.ExitStack() as stack:
-        socks = {name: stack.enter_context(connected(served.port, f"127.0.0.{n}")) for n, name in enumerate(SLOW, 20)}
+        socks = {}
         began = time.monotonic()
-        for name, sock in socks.items():
-            for part in SLOW[name][0]:
-                sock.sendall(part)
+        for number, (name, (parts, _)) in enumerate(SLOW.items(), 20):
+            socks[name] = stack.enter_context(connected(hurried.port, f"127.0.0.{number}"))
+            for part in parts:
+                socks[name].sendall(part)
                 time.sleep(0.02)
         for name, sock in socks.items():
             received = answer(sock)
@@ -191,11 +211,11 @@ def test_what_comes_too_slowly_is_ended(served: Served):
     assert time.monotonic() - began > 0.9
 
 
-def test_what_trickles_is_ended(served: Served):
+def test_what_trickles_is_ended(hurried: Served):
     """Each byte in time, the whole never."""
     heads = {GET + b"X: ": 408, POST + b"X-Api-Key: 0123456789abcdef\r\nContent-Length: 1000\r\n\r\n": 408}
     with contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(connected(served.port)) for _ in heads]
+        socks = [stack.enter_context(connected(hurried.port)) for _ in heads]
         for sock, head in zip(socks, heads, strict=True):
             sock.sendall(head)
         for _ in range(50):
@@ -271,9 +291,12 @@ def test_a_server_that_stops_waits_for_no_half_request_and_no_client_that_does_n
     monkeypatch.setattr(connections, "CLOSING_S", 0.3)
     monkeypatch.delenv("GAPLESS_API_KEYS", raising=False)  # a fixture's that is still there
 
+    said = threading.Event()
+
     async def torrent(message: str) -> AsyncIterator[str]:
         for _ in range(3000):
             yield "word " * 200
+        said.set()
 
     app = create_app(Runner(torrent))
     with caplog.at_level(logging.INFO), contextlib.ExitStack() as stack:
@@ -288,7 +311,7 @@ def test_a_server_that_stops_waits_for_no_half_request_and_no_client_that_does_n
             deaf.connect(("127.0.0.1", port))
             body = b'{"message": "x"}'
             deaf.sendall(POST + b"Accept: text/event-stream\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
-            time.sleep(0.5)
+            assert said.wait(WAIT_S)  # and what came before is read
             began = time.monotonic()
         assert time.monotonic() - began < WAIT_S
         assert status_of(answer(socks["body"])) == 503
@@ -309,16 +332,20 @@ def test_any_app_is_given_the_bounds_by_uvicorns_own_options():
     assert config.ws_protocol_class is connections.WebSocketConnection
 
 
-async def large(scope: Any, receive: Any, send: Any) -> None:
-    """An answer that no kernel takes at once."""
-    body = b"x" * 4 * KB * KB
-    head = [(b"content-length", b"%d" % len(body))] if scope["path"] == "/whole" else []
-    await send({"type": "http.response.start", "status": 200, "headers": head})
-    await send({"type": "http.response.body", "body": body})
-
-
 def test_who_takes_nothing_of_an_answer_is_cut_off_and_who_is_slow_or_has_a_stream_is_not():
-    options: Any = {"http": http_protocol(LIMITS), "lifespan": "off", "send_buffer_bytes": 16 * KB}
+    limits, is_cut = msgspec.structs.replace(LIMITS, unread_s=3), threading.Event()
+
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        """An answer that no kernel takes at once."""
+        body = b"x" * 4 * KB * KB
+        head = [] if scope["path"] == "/stream" else [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})  # waits until most of it is taken, or nobody is there
+        if scope["path"] == "/whole":
+            is_cut.set()
+
+    options: Any = {"http": http_protocol(limits), "lifespan": "off", "send_buffer_bytes": 16 * KB}
     with serving(large, **options) as url, contextlib.ExitStack() as stack:
         socks = {}
         for name in ("/whole", "/stream", "/slow"):
@@ -326,12 +353,11 @@ def test_who_takes_nothing_of_an_answer_is_cut_off_and_who_is_slow_or_has_a_stre
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * KB)
             sock.settimeout(WAIT_S)
             sock.connect(("127.0.0.1", int(url.rpartition(":")[2])))
-            path = name.replace("/slow", "/whole").encode()
-            sock.sendall(b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % path)
-        slowly = b""
-        for _ in range(50):
-            slowly += socks["/slow"].recv(64 * KB)
-            time.sleep(0.1)
+            sock.sendall(b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % name.encode())
+        slowly, until = b"", time.monotonic() + WAIT_S
+        while not is_cut.wait(0.1):
+            assert time.monotonic() < until
+            slowly += socks["/slow"].recv(16 * KB)
         assert len(answer(socks["/whole"])) < KB * KB
         assert len(answer(socks["/stream"])) > 4 * KB * KB
         assert len(slowly + answer(socks["/slow"])) > 4 * KB * KB
