@@ -42,6 +42,7 @@ NUMBER_DIGITS_MAX = 15
 
 log = logging.getLogger("gapless.http")
 
+_RUN_ID = re.compile(rb"run_?[iI]d")
 _NUMBER = re.compile(rf"[0-9]{{1,{NUMBER_DIGITS_MAX}}}")
 _T = TypeVar("_T")
 _encode = msgspec.json.Encoder().encode
@@ -132,7 +133,7 @@ class _Naming(msgspec.Struct):
 
 
 def _run_named_in(body: bytearray) -> str | None:
-    if b"run_id" not in body and b"runId" not in body:
+    if not _RUN_ID.search(body):
         return None
     try:
         naming = decode_json(body, _Naming)

@@ -39,7 +39,7 @@ _TANSTACK = {"tanstack": {"state": "output-error"}}
 
 def _with_failure(event: bytes) -> bytes:
     """Return the event with what TanStack AI needs to see a failure."""
-    if not event.startswith(_RESULT):
+    if _FAILED not in event:
         return event
     result = decode_event(event)
     if not isinstance(result, ToolCallResultEvent) or result.error is None:
@@ -61,7 +61,7 @@ class AGUIEncoder(Encoder):
 
     def _shown(self, event: bytes) -> bytes:
         """Return the event as clients are told it: most as they are stored."""
-        return _with_failure(event) if _FAILED in event else event
+        return _with_failure(event) if event.startswith(_RESULT) else event
 
     def frames(self, event: bytes) -> Sequence[bytes]:
         return (self._shown(event),)
@@ -100,9 +100,9 @@ class OldAGUIEncoder(ChatAGUIEncoder):
         return super().encode([(seq, self._shown(event)) for seq, event in items], skip_parts)
 
     def _shown(self, event: bytes) -> bytes:
-        if _CANCELLED in event and event.startswith(_FINISHED):
+        if event.startswith(_FINISHED):
             return event.replace(b"," + _CANCELLED, b"")
-        if _PARTS in event and event.startswith(_RESULT):
+        if event.startswith(_RESULT) and _PARTS in event:
             result = decode_event(event)
             assert isinstance(result, ToolCallResultEvent), "it begins so"
             event = encode_event(msgspec.structs.replace(result, content=text_of(result.content)))
