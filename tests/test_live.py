@@ -27,6 +27,7 @@ from gapless.live import AUDIO, LIVE_AHEAD_BYTES_MAX, LIVE_AHEAD_MAX, Blob
 from gapless.records import RunStatus
 from gapless.runs.live_input import RELAYED_TIMES
 from tests.support.agui import check_order
+from tests.support.waiting import until
 
 LIVE = RunConfig(streaming_mode=StreamingMode.BIDI)
 
@@ -451,7 +452,7 @@ async def test_a_live_run_is_spoken_to_from_another_worker(tmp_path: Path):
     assert isinstance(events[0], RunStartedEvent)
 
 
-async def test_what_another_workers_run_has_no_room_for_is_told(tmp_path: Path):
+async def test_what_another_workers_run_has_no_room_for_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store, gate = f"sqlite:///{tmp_path}/live.db", asyncio.Event()
 
     async def slow(ctx: RunContext) -> AsyncIterator[str]:
@@ -463,8 +464,11 @@ async def test_what_another_workers_run_has_no_room_for_is_told(tmp_path: Path):
         run = await here.start("", config=LIVE, run_id="r")
         far = await there.attach(run.id)
         half = Blob(data=bytes(LIVE_AHEAD_BYTES_MAX * RELAYED_TIMES // 20))
+        on_command, heard = here.journals._on_command, list[Any]()
+        monkeypatch.setattr(here.journals, "_on_command", lambda *about: (heard.append(about), on_command(*about)))
         for _ in range(22):
             await far.send(LiveRequest(blob=half))
+        await until(lambda: len(heard) >= 22, "all has come to the run's worker")
         events = list[Event]()
         async for event in far.events():
             events.append(event)
