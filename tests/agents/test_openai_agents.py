@@ -50,7 +50,7 @@ from gapless.testing import Delay, Fail, Gate, NextTurn, Reasoning, ToolCall, op
 from gapless.testing.openai_agents import OpenAIAgentsModel
 from gapless.testing.place import Place
 from tests.support.agui import check_order
-from tests.support.waiting import at_rest
+from tests.support.waiting import at_rest, until
 
 UNTRACED = SDKRunConfig(tracing_disabled=True)
 
@@ -433,6 +433,41 @@ async def test_a_run_goes_on_after_a_loss_at_any_place():
         void = {id for e in of(events, CustomEvent) if e.name == VOID for id in e.value["messageIds"]}
         results = [e.tool_call_id for e in of(events, ToolCallResultEvent) if e.message_id not in void]
         assert len(results) == len(set(results)) == 2, stop_at
+
+
+async def test_a_run_that_is_left_is_not_gone_on_with_where_it_was(place: Place):
+    """Where nobody reads on what is streamed, the SDK lets the run come to its end."""
+    begun, may_return = asyncio.Event(), asyncio.Event()
+    done: list[str] = []
+
+    @function_tool
+    async def first() -> str:
+        """First."""
+        begun.set()
+        await may_return.wait()
+        done.append("first")
+        return "1st"
+
+    @function_tool
+    async def second() -> str:
+        """Second."""
+        done.append("second")
+        return "2nd"
+
+    model = openai_agents_model("One ", ToolCall("first"), "two ", ToolCall("second"), "three.")
+    agent = OpenAIAgent(Agent(name="a", model=model, tools=[first, second]), run_config=UNTRACED)
+    leaving, other = await place.worker(agent), await place.worker(agent)
+    await leaving.start("hello", run_id="r", agent="agent")
+    await begun.wait()
+    execution = leaving.worker.executions["r"]
+    closing = asyncio.create_task(leaving.close(grace_s=120))
+    await until(lambda: execution._standing.leaving, "it is to be left")
+    may_return.set()
+    await closing
+    events = [event async for event in (await other.attach("r")).events()]
+    assert text_of(events) == "One two three."
+    assert done == ["first", "second"]
+    assert len(model.requests) == 3
 
 
 async def test_a_question_waits_at_nobody_and_goes_on_anywhere(place: Place, monkeypatch: pytest.MonkeyPatch):

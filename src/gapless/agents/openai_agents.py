@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import importlib.metadata
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -11,7 +12,17 @@ from typing import Any
 
 import agents
 import msgspec
-from agents import Agent, FunctionTool, Handoff, ModelSettings, RunConfig, RunHooks, Runner, RunResultStreaming
+from agents import (
+    Agent,
+    FunctionTool,
+    Handoff,
+    ModelSettings,
+    RunConfig,
+    RunHooks,
+    Runner,
+    RunResultStreaming,
+    StreamEvent,
+)
 from agents.agent import ToolsToFinalOutputResult
 from agents.items import ToolApprovalItem
 from agents.memory import Session
@@ -153,16 +164,12 @@ class OpenAIAgent(base.Agent):
             while True:
                 if not asking:
                     result = Runner.run_streamed(agent, given, **options)
-                    events: Any = result.stream_events()
-                    try:
-                        async with aclosing(events):
-                            async for event in events:
-                                for item in translation.items(event):
-                                    yield item
-                                if event.type == "run_item_stream_event" and not translation.outstanding:
-                                    await self._save_step(ctx, result, translation)
-                    finally:
-                        await _stop(result)
+                    async with _streamed(result) as events:
+                        async for event in events:
+                            for item in translation.items(event):
+                                yield item
+                            if event.type == "run_item_stream_event" and not translation.outstanding:
+                                await self._save_step(ctx, result, translation)
                     if not result.interruptions:
                         break
                     given = result.to_state()
@@ -287,16 +294,29 @@ class _Hooks(RunHooks[Any]):
         self.running.pop(getattr(context, "tool_call_id", tool.name), None)
 
 
-async def _stop(result: RunResultStreaming) -> None:
-    """Stop the SDK's tasks where the run is left in the middle: the model's request ends with them."""
-    if not result.is_complete:
-        result.cancel()
-    task = result.run_loop_task
-    if task is not None and not task.done():
-        task.cancel()
-        await asyncio.wait({task})
-    # The SDK's result refers to itself, and a task to the context that it ran in: the run, with all that was said in
-    # it, would be kept until the garbage collector comes by.
+@contextlib.asynccontextmanager
+async def _streamed(result: RunResultStreaming) -> AsyncIterator[AsyncIterator[StreamEvent]]:
+    """Give what `result` streams; where the run is left in the middle, the model's request and the tools end."""
+    events: Any = result.stream_events()
+    try:
+        async with aclosing(events):
+            try:
+                yield events
+            finally:
+                # Before it is closed: where nobody reads on, the SDK goes on to the run's end, and is waited for.
+                if not result.is_complete:
+                    result.cancel()
+                task = result.run_loop_task
+                if task is not None and not task.done():
+                    task.cancel()
+                    await asyncio.wait({task})
+    finally:
+        _forget(result)
+
+
+def _forget(result: RunResultStreaming) -> None:
+    """Let go of the SDK's tasks: its result refers to itself, and a task to the context that it ran in. The run, with
+    all that was said in it, would be kept until the garbage collector comes by."""
     for name, value in [*vars(result).items()]:
         if isinstance(value, asyncio.Task) and value.done():
             setattr(result, name, None)
