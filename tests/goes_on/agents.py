@@ -1,21 +1,32 @@
-"""Agents that go on at another worker: of functions, Pydantic AI and ADK. All say and do the same, what `plans` has for
-the run, and each step is written to a ledger outside. `points` says where they stand still.
+"""Agents that go on at another worker: of functions, Pydantic AI, ADK, LangGraph and the OpenAI Agents SDK. All say and
+do the same, what `plans` has for the run, and each step is written to a ledger outside. `points` says where they stand
+still.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from typing import Any
 
+import agents
+from agents.items import TResponseStreamEvent
 from google.adk.agents import LlmAgent
 from google.adk.models.base_llm import BaseLlm
 from google.adk.models.llm_request import LlmRequest
 from google.adk.models.llm_response import LlmResponse
 from google.adk.tools.function_tool import FunctionTool
 from google.genai import types
+from langchain.agents import create_agent
+from langchain.agents.middleware import HumanInTheLoopMiddleware
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolMessage
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from openai.types import responses as r
 from pydantic_ai import Agent
 from pydantic_ai import messages as m
 from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
@@ -23,6 +34,7 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 import gapless
 from gapless import RunContext
 from gapless.agents.base import current_run
+from gapless.agents.openai_agents import OpenAIAgent
 from gapless.events import Interrupt
 from tests.goes_on.plans import Part, plan_of
 from tests.goes_on.points import beginning, ending, install, other_is_kept, reach
@@ -71,6 +83,11 @@ async def approved_work(name: str) -> str:
     return await work(name)
 
 
+def tool_of(part: Part) -> str:
+    """Which of the two the model calls."""
+    return "approved_work" if part.kind == "ask" else "work"
+
+
 # -- functions ---------------------------------------------------------------------------------------------------------
 
 
@@ -114,9 +131,8 @@ async def says(messages: list[m.ModelMessage], _: AgentInfo) -> AsyncIterator[st
     await reach(run_id, "asks the model", part.number)
     async for word in words(run_id, part, results):
         yield word
-    tool = "approved_work" if part.kind == "ask" else "work"
     for index, name in enumerate(part.tools, 1):
-        yield {index: DeltaToolCall(name=tool, json_args=f'{{"name":"{name}"}}', tool_call_id=name)}
+        yield {index: DeltaToolCall(name=tool_of(part), json_args=f'{{"name":"{name}"}}', tool_call_id=name)}
     ending(run_id, part.number, "model")
 
 
@@ -144,8 +160,7 @@ class Model(BaseLlm):
         async for word in words(run_id, part, results):
             whole += word
             yield LlmResponse(content=content_of(types.Part(text=word)), partial=True)
-        tool = "approved_work" if part.kind == "ask" else "work"
-        calls: list[Any] = [types.FunctionCall(name=tool, args={"name": name}, id=name) for name in part.tools]
+        calls: list[Any] = [types.FunctionCall(name=tool_of(part), args={"name": name}, id=name) for name in part.tools]
         ending(run_id, part.number, "model")
         yield LlmResponse(
             content=content_of(types.Part(text=whole), *(types.Part(function_call=call) for call in calls)),
@@ -159,3 +174,103 @@ def content_of(*parts: types.Part) -> types.Content:
 
 
 adk = LlmAgent(name="adk", model=Model(), tools=[work, FunctionTool(approved_work, require_confirmation=True)])
+
+
+# -- LangGraph ---------------------------------------------------------------------------------------------------------
+
+
+class ChatModel(BaseChatModel):
+    @property
+    def _llm_type(self) -> str:
+        return "scripted"
+
+    def bind_tools(self, tools: Any, **options: Any) -> Any:
+        return self
+
+    async def _astream(self, messages: list[BaseMessage], *_: Any, **__: Any) -> AsyncIterator[ChatGenerationChunk]:
+        run_id, parts = parts_of_run()
+        said = "".join(str(one.content) for one in messages if isinstance(one, AIMessage))
+        results = [str(one.content) for one in messages if isinstance(one, ToolMessage)]
+        part, told = next_part(parts, said, results)
+        beginning(run_id, part.number, "model")
+        await reach(run_id, "asks the model", part.number)
+        async for word in words(run_id, part, told):
+            yield ChatGenerationChunk(message=AIMessageChunk(content=word))
+        calls = [
+            tool_call_chunk(name=tool_of(part), args=json.dumps({"name": name}), id=name, index=index)
+            for index, name in enumerate(part.tools)
+        ]
+        ending(run_id, part.number, "model")
+        yield ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=calls))
+
+    def _generate(self, *_: Any, **__: Any) -> ChatResult:
+        raise NotImplementedError  # it is asked to stream
+
+
+langgraph = create_agent(
+    ChatModel(),
+    [work, approved_work],
+    middleware=[HumanInTheLoopMiddleware(interrupt_on={"approved_work": True})],
+    name="langgraph",
+)
+
+
+# -- OpenAI Agents SDK -------------------------------------------------------------------------------------------------
+
+
+class OpenAIModel(agents.Model):
+    async def stream_response(
+        self, system_instructions: str | None, input: Any, *_: Any, **__: Any
+    ) -> AsyncIterator[TResponseStreamEvent]:
+        run_id, parts = parts_of_run()
+        said = "".join(piece["text"] for item in input if item.get("role") == "assistant" for piece in item["content"])
+        part, told = next_part(parts, said, [item["output"] for item in input if "output" in item])
+        beginning(run_id, part.number, "model")
+        await reach(run_id, "asks the model", part.number)
+        whole = ""
+        async for word in words(run_id, part, told):
+            whole += word
+            yield r.ResponseTextDeltaEvent(
+                type="response.output_text.delta",
+                content_index=0,
+                delta=word,
+                item_id="message",
+                logprobs=[],
+                output_index=0,
+                sequence_number=0,
+            )
+        text = r.ResponseOutputText(text=whole, type="output_text", annotations=[], logprobs=[])
+        message = r.ResponseOutputMessage(
+            id="message", type="message", role="assistant", status="completed", content=[text]
+        )
+        calls = [
+            r.ResponseFunctionToolCall(
+                type="function_call", call_id=name, name=tool_of(part), arguments=json.dumps({"name": name})
+            )
+            for name in part.tools
+        ]
+        ending(run_id, part.number, "model")
+        response = r.Response(
+            id="response",
+            created_at=0,
+            model="scripted",
+            object="response",
+            output=[message, *calls],
+            tool_choice="auto",
+            tools=[],
+            parallel_tool_calls=True,
+        )
+        yield r.ResponseCompletedEvent(type="response.completed", response=response, sequence_number=0)
+
+    async def get_response(self, *_: Any, **__: Any) -> agents.ModelResponse:
+        raise NotImplementedError  # it is asked to stream
+
+
+openai_agents = OpenAIAgent(
+    agents.Agent(
+        name="openai_agents",
+        model=OpenAIModel(),
+        tools=[agents.function_tool(work), agents.function_tool(approved_work, needs_approval=True)],
+    ),
+    run_config=agents.RunConfig(tracing_disabled=True),
+)

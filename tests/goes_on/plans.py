@@ -11,20 +11,26 @@ import random
 from typing import NamedTuple
 
 __all__ = [
+    "CELLS",
     "FAULTS",
     "FRAMEWORKS",
     "HANDOVERS",
+    "KEPT_TOGETHER",
     "POINTS",
     "RUNS_AT_ONCE",
+    "STORES",
     "Part",
     "Plan",
+    "first_cells",
     "first_server",
     "plan_of",
     "run_id_of",
 ]
 
-FRAMEWORKS = ("functions", "pydantic_ai", "adk")
+FRAMEWORKS = ("functions", "pydantic_ai", "adk", "langgraph", "openai_agents")
 """The names under which their agents are served."""
+
+STORES = ("sqlite", "valkey", "postgres")
 
 POINTS = (
     "asks the model",
@@ -47,7 +53,21 @@ HANDOVERS = ("leaving", "giving up", "given up")
 """Where a run stands when its server is killed while it hands over: at the save where it is left, before it is nobody's
 in the store, and after."""
 
+SAVES_NEXT = ("asks the model", "in a tool", "in two tools")
+"""Where a run stands that is left at a save when its server stops, whatever its part."""
+
 FAULTS = ("killed", "stopped", "killed while it hands over")
+
+CELLS = [(fault, point) for fault in FAULTS[:2] for point in POINTS] + [(FAULTS[2], point) for point in HANDOVERS]
+"""What each framework has to go through."""
+
+ONE_CELL_OF = {
+    "sqlite": dict.fromkeys(FRAMEWORKS[:3], 1),
+    "valkey": dict.fromkeys(FRAMEWORKS[:3], 1),
+    "postgres": dict.fromkeys(FRAMEWORKS[:3], 9),
+}
+"""At one of so many of them the first group on a store strikes a framework's runs; of the others at one of three, each
+at all on the three stores together."""
 
 WIRES = ("ag-ui", "vercel", "openai", "openai-responses", "adk", "text")
 
@@ -66,6 +86,8 @@ KINDS = {
     "answered": ("ask",),
 }
 """Of the parts that have these points; the others are in all of them."""
+KEPT_TOGETHER = {"openai_agents"}
+"""Keeps an answer of the model with the results of its calls, or where a person is asked."""
 
 
 class Part(NamedTuple):
@@ -131,27 +153,56 @@ def first_server(seed: int, store: str, group: int) -> int:
 
 
 @functools.cache
+def first_cells(store: str) -> list[tuple[str, int]]:
+    """Whose runs the first group on this store strikes, and at which of the cells."""
+    third = STORES.index(store)
+    return [
+        (framework, cell)
+        for cell in range(len(CELLS))
+        for framework in FRAMEWORKS
+        if (cell + cell // len(POINTS) - third) % ONE_CELL_OF[store].get(framework, len(STORES)) == 0
+    ]
+
+
+def kinds_of(point: str, framework: str) -> tuple[str, ...]:
+    """The parts of the framework's runs that have this point."""
+    if framework in KEPT_TOGETHER and point in ("model answered", "answer kept"):
+        return ("ask",)
+    return KINDS.get(point, ("tool", "tools", "ask"))
+
+
+@functools.cache
 def plan_of(run_id: str) -> Plan:
-    """What the run of this id does. Of the first group, those of each framework are struck at every point by the first
-    blow, at every point by the second, and by the third at every point of a hand-over."""
+    """What the run of this id does. Those of the first group are struck once, where `first_cells` says: by the first
+    blow, by the second, or by the third, in a hand-over."""
     seed, store, number = run_id.removeprefix("run-").rsplit("-", 2)
     rng = random.Random(run_id)
     group, index = divmod(int(number), RUNS_AT_ONCE)
-    first, at = first_server(int(seed), store, group), index // len(FRAMEWORKS)
-    blow = at // len(POINTS) if group == 0 else at % 2
-    aims = [Aim(0, POINTS[(at + int(seed)) % len(POINTS)])]
-    if group > 0:
-        aims.append(Aim(1, rng.choice(POINTS)))
-    kinds = [rng.choice(KINDS.get(aim.point, ("tool", "tools", "ask"))) for aim in aims]
+    first = first_server(int(seed), store, group)
+    if group == 0:
+        cells = first_cells(store)
+        framework, cell = cells[index % len(cells)]
+        blow, at = divmod(cell, len(POINTS))
+    else:
+        framework, at = FRAMEWORKS[index % len(FRAMEWORKS)], index // len(FRAMEWORKS)
+        blow = at % 2
+    handover = HANDOVERS[at % len(HANDOVERS)]
+    if group == 0 and blow < 2:
+        aims = [Aim(0, POINTS[at])]
+    elif group == 0:
+        aims = [Aim(0, rng.choice(SAVES_NEXT if handover == "leaving" else POINTS[:-3]))]
+    else:
+        aims = [Aim(0, POINTS[(at + int(seed)) % len(POINTS)]), Aim(1, rng.choice(POINTS))]
+    kinds = [rng.choice(kinds_of(aim.point, framework)) for aim in aims]
     if aims[0].point in ("in a tool", "tool returned", "result kept"):
         kinds[0] = "tool"  # whoever hears an answer may go on elsewhere, and these are struck where they were started
     parts = [Part(part, kind, rng.random() * PAUSE_S_MAX) for part, kind in enumerate([*kinds, "end"])]
     return Plan(
-        framework=FRAMEWORKS[index % len(FRAMEWORKS)],
+        framework=framework,
         server=(first + blow) % 2,
         after=blow // 2,
         wire=rng.choice(WIRES),
         parts=parts,
         aims=aims,
-        handover=HANDOVERS[at % len(HANDOVERS)],
+        handover=handover,
     )

@@ -24,7 +24,7 @@ from gapless.runs.execution import Execution
 from gapless.runs.questions import Questions
 from gapless.runs.runner import Runner
 from gapless.runs.worker import Worker
-from tests.goes_on.plans import plan_of
+from tests.goes_on.plans import KEPT_TOGETHER, plan_of
 from tests.support.waiting import WAIT_S
 
 __all__ = ["beginning", "ending", "install", "other_is_kept", "reach"]
@@ -39,8 +39,8 @@ _stopping = asyncio.Event()
 _staying: set[str] = set()
 """Runs that stand still here."""
 _handed: set[str] = set()
-_last: dict[str, tuple[int, str]] = {}
-"""The step that has ended last and is not kept yet, of runs that do one at a time."""
+_unkept: collections.defaultdict[str, list[tuple[int, str]]] = collections.defaultdict(list)
+"""The steps that have ended and are in the next checkpoint, the last of them last."""
 _saves: collections.Counter[str] = collections.Counter()
 _saves_at_end: dict[tuple[str, str], int] = {}
 _heard: list[Callable[[], object]] = []
@@ -102,19 +102,21 @@ def beginning(run_id: str, part: int, name: str) -> None:
 def ending(run_id: str, part: int, name: str) -> None:
     note(run_id, f"{part}.{name}", "ends")
     _saves_at_end[run_id, f"{part}.{name}"] = _saves[run_id]
-    if name == "model" or plan_of(run_id).parts[part].kind != "tools":
-        _last[run_id] = part, name
+    plan = plan_of(run_id)
+    if name == "model" or plan.parts[part].kind != "tools" or plan.framework in KEPT_TOGETHER:
+        _unkept[run_id].append((part, name))
 
 
 async def other_is_kept(run_id: str, part: int) -> None:
     """In the second of two tools, if it is to be struck when the first one's result is kept: wait for that."""
     if not due(run_id, "one of two returned", part):
         return
+    first, together = (run_id, f"{part}.tool-a"), plan_of(run_id).framework in KEPT_TOGETHER
     async with asyncio.timeout(WAIT_S):
-        first = run_id, f"{part}.tool-a"
-        while first not in _saves_at_end or _saves[run_id] <= _saves_at_end[first]:
+        while first not in _saves_at_end or (not together and _saves[run_id] <= _saves_at_end[first]):
             await asyncio.sleep(LOOK_S)
-    note(run_id, f"{part}.tool-a", "kept")
+    if not together:
+        note(*first, "kept")
     await reach(run_id, "one of two returned", part)
 
 
@@ -137,14 +139,15 @@ def _see_saves() -> None:
 
     async def replacing(self: Standing, frame: Frame) -> None:
         run_id = self._journal.run_id
-        part, name = _last.get(run_id, (-1, ""))
+        ended = _unkept.pop(run_id, [])
+        part, name = ended[-1] if ended else (-1, "")
         if name:
             await reach(run_id, "model answered" if name == "model" else "tool returned", part)
         await replace(self, frame)
         _saves[run_id] += 1
+        for number, step in ended:
+            note(run_id, f"{number}.{step}", "kept")
         if name:
-            _last.pop(run_id, None)
-            note(run_id, f"{part}.{name}", "kept")
             await reach(run_id, "answer kept" if name == "model" else "result kept", part)
 
     async def saving(self: Standing, data: bytes, half: Collection[str] = (), leave: bool = True) -> None:
@@ -224,7 +227,7 @@ def _see_stops() -> None:
     def fenced(self: Worker, *given: Any) -> None:
         note("-", "-", "fenced")
         _staying.clear()
-        _last.clear()
+        _unkept.clear()
         on_fenced(self, *given)
 
     def finds_out(self: WorkerFenced, *given: Any) -> None:

@@ -37,7 +37,6 @@ from tests.goes_on.plans import (
     FAULTS,
     FRAMEWORKS,
     HANDOVERS,
-    POINTS,
     RUNS_AT_ONCE,
     Plan,
     first_server,
@@ -47,7 +46,7 @@ from tests.goes_on.plans import (
 from tests.support import preloaded
 from tests.support.processes import Server, client_of
 
-__all__ = ["CELLS", "Schedules"]
+__all__ = ["Schedules"]
 
 RETRY_S = 0.2
 READ_BYTES_MAX = 65_536
@@ -72,9 +71,6 @@ FAULTS_MAX = 12
 """Of a group: each of its runs has been struck as often as it is to be long before."""
 DRAIN_S = 60
 """Far more than a run takes to come to a checkpoint, on a machine that does much else."""
-
-CELLS = [(fault, point) for fault in FAULTS[:2] for point in POINTS] + [(FAULTS[2], point) for point in HANDOVERS]
-"""What each framework has to go through on each store."""
 
 
 class Watched:
@@ -139,7 +135,7 @@ class Schedules:
                 agent=agents[0],
                 environment=environment,
                 arguments=(*agents[1:], "--drain", str(DRAIN_S), "--log-level", "warning"),
-                popen=preloaded.PopenWithFrameworks,
+                popen=preloaded.PopenWithAllFrameworks,
             )
             for _ in range(2)
         ]

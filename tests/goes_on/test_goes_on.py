@@ -11,28 +11,32 @@ from pathlib import Path
 
 import pytest
 
-from tests.goes_on.plans import FRAMEWORKS
+from tests.goes_on.plans import CELLS, FRAMEWORKS, STORES, first_cells
 from tests.goes_on.rolling import store_of
-from tests.goes_on.schedules import CELLS, Schedules
+from tests.goes_on.schedules import Schedules
 
-COUNT = int(os.environ.get("GAPLESS_GOES_ON_SCHEDULES", "200"))
+COUNT = int(os.environ.get("GAPLESS_GOES_ON_SCHEDULES", "0"))
+"""Of all stores together; 0: the first group of each."""
 SEED = int(os.environ.get("GAPLESS_GOES_ON_SEED", "1"))
 ONLY = os.environ.get("GAPLESS_GOES_ON_ONLY", "")
 """One of them, as `sqlite:17`, or some, as `postgres:0-99`."""
-STORES = ONLY.partition(":")[:1] if ONLY else ("sqlite", "valkey")
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=ONLY.partition(":")[:1] if ONLY else STORES)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, str]]:
-    with store_of(request.param, tmp_path) as url:
-        yield request.param, url
+    if request.param == "postgres":
+        yield request.param, f"{request.getfixturevalue('postgres').url}?schema={tmp_path.name}"
+    else:
+        with store_of(request.param, tmp_path) as url:
+            yield request.param, url
 
 
 @pytest.mark.timeout(1000 + COUNT)
 async def test_nothing_is_done_twice_and_nothing_is_lost(store: tuple[str, str], tmp_path: Path):
     name, url = store
     first, _, last = ONLY.rpartition(":")[2].partition("-")
-    numbers = range(int(first), int(last or first) + 1) if ONLY else range(COUNT // 2)
+    count = COUNT // len(STORES) or len(first_cells(name))
+    numbers = range(int(first), int(last or first) + 1) if ONLY else range(count)
     schedules = Schedules(tmp_path, url, name, numbers, seed=SEED)
     await schedules.main(told=lambda line: print(line, file=sys.stderr, flush=True))
     print(report(schedules))
@@ -42,9 +46,9 @@ async def test_nothing_is_done_twice_and_nothing_is_lost(store: tuple[str, str],
     )
     assert schedules.wrong == [], f"seed {SEED}; each of them alone:\n{repeat}"
     assert schedules.log_errors == []
-    if not ONLY and COUNT >= 200:
-        missing = [cell for cell in ((f, *cell) for f in FRAMEWORKS for cell in CELLS) if not schedules.table[cell]]
-        assert missing == [], f"{name}: nothing was struck so"
+    if not ONLY and not schedules.starved:  # a server that has lost its lease is not struck
+        wanted = [(framework, *CELLS[cell]) for framework, cell in first_cells(name)]
+        assert [cell for cell in wanted if not schedules.table[cell]] == [], f"{name}: nothing was struck so"
 
 
 def report(schedules: Schedules) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 FRAMEWORKS = (
+    "genai_prices.data",  # by Pydantic AI, with its first model
     "pydantic_ai",
     "pydantic_ai.models.function",
     "gapless.agents.pydantic_ai",
@@ -30,11 +31,17 @@ FRAMEWORKS = (
     "google.adk.tools",
     "gapless.agents.adk",
 )
+ALL_FRAMEWORKS = (
+    *FRAMEWORKS,
+    "langchain.agents.middleware",
+    "gapless.agents.langgraph",
+    "gapless.agents.openai_agents",
+)
 
 if sys.platform != "linux":
     from subprocess import Popen, run
 
-    PopenWithFrameworks = Popen
+    PopenWithFrameworks = PopenWithAllFrameworks = Popen
 else:
     PR_SET_CHILD_SUBREAPER = 36
     REQUEST_BYTES_MAX = 1 << 20
@@ -94,6 +101,11 @@ else:
 
         preload = FRAMEWORKS
 
+    class PopenWithAllFrameworks(Popen):
+        """Has LangGraph and the OpenAI Agents SDK imported beside these."""
+
+        preload = ALL_FRAMEWORKS
+
     def _born(request: dict[str, Any], ends: list[int], preload: tuple[str, ...]) -> int:
         """Its process id. Its parent is this process, which is made the next reaper of orphans for the moment."""
         with _lock:
@@ -123,4 +135,4 @@ else:
         assert done == 0, os.strerror(ctypes.get_errno())
 
 
-__all__ = ["Popen", "PopenWithFrameworks", "run"]
+__all__ = ["Popen", "PopenWithAllFrameworks", "PopenWithFrameworks", "run"]
