@@ -23,6 +23,7 @@ __all__ = [
     "LIST_LIMIT_MAX",
     "answer_error",
     "chosen_run_id",
+    "header",
     "json_response",
     "list_params",
     "long_json_response",
@@ -97,14 +98,24 @@ def answer_error(error: GaplessError) -> Response:
     return json_response({"error": body}, error.status, headers)
 
 
+def header(request: HTTPConnection, name: bytes) -> str | None:
+    """Return a header by its `name` in lower case, as Starlette's `headers.get` does; that makes and drops an exception
+    for one that is not there, as most are not."""
+    for key, value in request.scope["headers"]:
+        if key == name:
+            found: str = value.decode("latin-1")
+            return found
+    return None
+
+
 async def read_body(request: Request, type: type[_T], bytes_max: int) -> _T:
     """Return the request's JSON body as `type`. Raises `InputTooLarge`, `InputInvalid`, HTTP 415 for another content
     type.
     """
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    content_type = (header(request, b"content-type") or "").partition(";")[0].strip().lower()
     if content_type != "application/json" and not content_type.endswith("+json"):
         raise HTTPException(415, f"send application/json, not {content_type or 'a body without content type'}")
-    declared = request.headers.get("content-length", "")
+    declared = header(request, b"content-length") or ""
     if _NUMBER.fullmatch(declared) and int(declared) > bytes_max:
         raise InputTooLarge(f"the body is {declared} bytes, over body_bytes_max={bytes_max}")
     body = bytearray()
@@ -148,11 +159,11 @@ def chosen_run_id(request: HTTPConnection, user: str) -> str | None:
     no routes, repeat a request that does.
     """
     named: str | None = getattr(request.state, "named", None)
-    query, headers = request.query_params, request.headers
-    for run_id in (named, query.get("run_id"), query.get("runId"), headers.get("x-run-id")):
+    query = request.query_params
+    for run_id in (named, query.get("run_id"), query.get("runId"), header(request, b"x-run-id")):
         if run_id is not None:
             return run_id
-    key = headers.get("idempotency-key")
+    key = header(request, b"idempotency-key")
     return None if key is None else "key-" + hashlib.sha256(f"{user}\n{key}".encode()).hexdigest()[:32]
 
 
@@ -176,7 +187,7 @@ def list_params(request: Request) -> dict[str, Any]:
 
 def wants_stream(request: Request) -> bool:
     """True if `Accept` asks for an event stream."""
-    return "text/event-stream" in request.headers.get("accept", "")
+    return "text/event-stream" in (header(request, b"accept") or "")
 
 
 def paged(name: str, shown: list[Any], listing: Listing[Any]) -> dict[str, Any]:

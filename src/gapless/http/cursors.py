@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.requests import HTTPConnection, Request
 
 from gapless.errors import CursorInvalid, RunNotFound
-from gapless.http.answers import whole_number
+from gapless.http.answers import header, whole_number
 from gapless.records import RunRecord
 from gapless.runs.readers import check_position
 from gapless.runs.runner import Runner
@@ -20,7 +20,7 @@ PAGE_LIMIT_MAX = 10_000
 
 def cursor_of(request: HTTPConnection, run_id: str | None) -> Cursor:
     """Return where the client wants to go on: `Last-Event-ID` or `?after=`, else the start. Raises `CursorInvalid`."""
-    text = request.headers.get("last-event-id") or request.query_params.get("after")
+    text = header(request, b"last-event-id") or request.query_params.get("after")
     return parse_cursor(text, run_id) if text else START
 
 
