@@ -56,34 +56,35 @@ class JoinedDeltas:
     """Joins the deltas of each message and call, which may come mixed."""
 
     def __init__(self) -> None:
-        self._halves: dict[str, Halves] = {}
+        self.waiting: dict[str, Halves] = {}
         """Of those whose newest delta ended inside a character."""
 
     def join(self, event: Delta) -> Delta:
         """Return a delta with what its message or call has left of a character; without text, if that is all it is."""
-        id, delta = _id_of(event), event.delta
+        delta = event.delta
         if not isinstance(delta, str):  # the recorder says what is wrong with it
             return event
-        halves = self._halves.pop(id, None) if self._halves else None
         divided = "\ud800" <= delta[-1:] <= "\udbff"
+        if not divided and not self.waiting:
+            return event
+        id = _id_of(event)
+        halves = self.waiting.pop(id, None)
         if halves is None:
             if not divided:
                 return event
             halves = Halves()
         joined = halves.feed(delta)
         if divided:
-            self._halves[id] = halves
+            self.waiting[id] = halves
         return msgspec.structs.replace(event, delta=joined)
 
     def end(self, event: Event) -> Iterator[Delta]:
         """Yield what a message or call that ends has left of one."""
-        if not self._halves:
-            return
-        if isinstance(event, TextMessageEndEvent) and self._halves.pop(event.message_id, None) is not None:
+        if isinstance(event, TextMessageEndEvent) and self.waiting.pop(event.message_id, None) is not None:
             yield TextMessageContentEvent(message_id=event.message_id, delta=ALONE)
-        elif isinstance(event, ReasoningMessageEndEvent) and self._halves.pop(event.message_id, None) is not None:
+        elif isinstance(event, ReasoningMessageEndEvent) and self.waiting.pop(event.message_id, None) is not None:
             yield ReasoningMessageContentEvent(message_id=event.message_id, delta=ALONE)
-        elif isinstance(event, ToolCallEndEvent) and self._halves.pop(event.tool_call_id, None) is not None:
+        elif isinstance(event, ToolCallEndEvent) and self.waiting.pop(event.tool_call_id, None) is not None:
             yield ToolCallArgsEvent(tool_call_id=event.tool_call_id, delta=ALONE)
 
 

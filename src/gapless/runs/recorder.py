@@ -195,16 +195,14 @@ class Recorder:
         elif isinstance(event, RunErrorEvent):
             self.failure = event
         elif kind in DELTAS:
-            self._delta(event)  # type: ignore[arg-type]  # it is one
+            joined = self._joined.join(event)  # type: ignore[arg-type]  # it is one
+            if joined is event or joined.delta:  # else it is half a character, whose other half comes next
+                self._admit(joined)
         else:
-            for rest in self._joined.end(event):
-                self._admit(rest)
+            if self._joined.waiting:
+                for rest in self._joined.end(event):
+                    self._admit(rest)
             self._admit(event)
-
-    def _delta(self, event: TextMessageContentEvent | ReasoningMessageContentEvent | ToolCallArgsEvent) -> None:
-        joined = self._joined.join(event)
-        if joined is event or joined.delta:  # else it is half a character, whose other half comes next
-            self._admit(joined)
 
     def _admit(self, event: Event) -> None:
         accepted = self._check(event)  # before anything is held open that only its end could close
