@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import itertools
 import json
 import re
 import sys
@@ -271,8 +270,8 @@ def printed_with(framework: str) -> dict[str, str]:
 @pytest.mark.parametrize("framework", ["pydantic-ai", "adk"])
 @pytest.mark.parametrize("name", [name for name in CHECKS if name not in OF_ONE_KIND])
 def test_it_runs_as_a_real_agent_of_the_framework(name: str, framework: str):
-    goes = itertools.chain([printed_with], itertools.repeat(lambda framework: run_with(framework, name)))
-    check(name, lambda: next(goes)(framework)[name])
+    first = [printed_with(framework)[name]]
+    check(name, lambda: first.pop() if first else run_with(framework, name)[name])
 
 
 @pytest.mark.parametrize("framework", ["none", "pydantic-ai"])

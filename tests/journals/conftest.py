@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -12,6 +13,15 @@ import redis as client
 from tests.journals.conformance import WAIT_S, Cluster, Worker
 from tests.journals.redis_place import ServerPlace
 from tests.support.valkey import Valkey
+
+
+@pytest.fixture(autouse=True)
+def servers_may_stand_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call of a store fails that is not answered for seconds, and the machine of tests may stand still for some."""
+    for name in ("postgres_append", "postgres_news", "postgres_server", "redis_news", "redis_server"):
+        if (module := sys.modules.get(f"gapless.journals.{name}")) is not None:
+            for bound in {"ANSWER_TIMEOUT_S", "CONNECT_TIMEOUT_S"} & vars(module).keys():
+                monkeypatch.setattr(module, bound, int(WAIT_S))
 
 
 @pytest.fixture(scope="module")

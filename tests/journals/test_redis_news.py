@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gapless.errors import StoreUnavailable
-from gapless.journals import redis_news, redis_server
+from gapless.journals import redis_news
 from gapless.journals import redis_scripts as scripts
 from gapless.journals.contract import Store
 from gapless.journals.journal import Journals
@@ -95,7 +95,6 @@ async def test_a_connection_that_falls_silent_is_replaced(a: Worker, server: Val
     """As after a cut that neither side is told of."""
     monkeypatch.setattr(redis_news, "LISTEN_IDLE_S", 0.05)
     monkeypatch.setattr(redis_news, "RECONNECT_PAUSE_S", 0.01)
-    monkeypatch.setattr(redis_server, "ANSWER_TIMEOUT_S", WAIT_S)  # of those connections that do answer
     proxy = Proxy(server.port)
     async with proxy as url:
         c = Worker("c", RedisStore(url))
