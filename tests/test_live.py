@@ -465,7 +465,12 @@ async def test_what_another_workers_run_has_no_room_for_is_told(tmp_path: Path, 
         far = await there.attach(run.id)
         half = Blob(data=bytes(LIVE_AHEAD_BYTES_MAX * RELAYED_TIMES // 20))
         on_command, heard = here.journals._on_command, list[Any]()
-        monkeypatch.setattr(here.journals, "_on_command", lambda *about: (heard.append(about), on_command(*about)))
+
+        def counted(*about: Any) -> None:
+            heard.append(about)
+            on_command(*about)
+
+        monkeypatch.setattr(here.journals, "_on_command", counted)
         for _ in range(22):
             await far.send(LiveRequest(blob=half))
         await until(lambda: len(heard) >= 22, "all has come to the run's worker")

@@ -25,8 +25,10 @@ ALICE, BOB = "alice-key-0123456789", "bob-key-0123456789"
 @pytest.fixture
 async def client(client_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> httpx2.AsyncClient:
     monkeypatch.setenv("GAPLESS_API_KEYS", f"alice={ALICE}, bob={BOB}")
-    client: httpx2.AsyncClient = await client_of(Runner(Gated("a")))
+    agent = Gated("a")
+    client: httpx2.AsyncClient = await client_of(Runner(agent))
     await client.post("/runs", json={"message": "x", "run_id": "r", "session_id": "s"}, headers=key(ALICE))
+    await agent.started.wait()  # its run is running
     return client
 
 
