@@ -140,3 +140,33 @@ async def test_data_that_is_no_base64_fails_the_run_and_says_why() -> None:
         assert error is not None
         assert error["code"] == "agent_invalid"
         assert "base64" in error["message"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"mimeType": "text/plain", "data": 5},
+        {"mimeType": "text/plain", "data": ["a"]},
+        {"mimeType": "text/plain", "url": 5},
+        {"mimeType": 5, "data": b"a"},
+        {"mimeType": "text/plain"},
+        {},
+        None,
+        b"a",
+    ],
+)
+async def test_a_file_that_no_client_could_show_fails_the_run_and_says_what_one_is(value: Any) -> None:
+    async def agent(message: str) -> AsyncIterator[Event]:
+        yield CustomEvent(name="gapless.file", value=value)
+
+    async with Runner(agent) as runner:
+        record = await (await runner.start("go")).wait()
+        assert record.error is not None
+        assert record.error["code"] == "agent_invalid"
+        assert "bytes or base64" in record.error["message"]
+
+
+@pytest.mark.parametrize("where", [{"data": b"a"}, {"data": "YQ=="}, {"url": "https://a.example/a"}])
+async def test_a_file_without_a_type_is_of_an_unknown_one(where: dict[str, Any]) -> None:
+    event, _ = await said(CustomEvent(name="gapless.file", value=where))
+    assert event["value"]["mimeType"] == "application/octet-stream"

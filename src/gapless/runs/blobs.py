@@ -11,7 +11,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -50,6 +50,7 @@ JSON_TYPE, TEXT_TYPE, UNKNOWN_TYPE = "application/json", "text/plain; charset=ut
 PAGE_EVENTS = 256
 """What is read at once of a run to find a file in it."""
 
+_Data: TypeAlias = str | bytes | bytearray | memoryview
 _CUSTOM = b'{"type":"CUSTOM"'
 _FILE = b'"name":"%b"' % FILE.encode()
 _encode = msgspec.json.Encoder().encode
@@ -97,8 +98,8 @@ class BlobsOfRun:
         comes back as it is. Raises `AgentInvalid`, `RunFenced`, `StoreUnavailable`."""
         if isinstance(event, ToolCallResultEvent):
             return await self._result(event)
-        if isinstance(event, CustomEvent) and event.name == FILE and isinstance(event.value, dict):
-            return await self._file(event, event.value)
+        if isinstance(event, CustomEvent) and event.name == FILE:
+            return await self._file(event, self._file_of(event.value))
         if isinstance(event, CustomEvent):
             return await self._custom(event)
         return event
@@ -133,6 +134,16 @@ class BlobsOfRun:
             return TextPart(text=f"[{part.source.mime_type} of {len(data)} bytes: over blob_bytes_max]")
         return msgspec.structs.replace(part, source=UrlSource(value=kept["url"], mime_type=part.source.mime_type))
 
+    def _file_of(self, value: Any) -> dict[str, Any]:
+        """Return what a file's event says, with a type. Raises `AgentInvalid` where no client could show it."""
+        given = value if isinstance(value, dict) else {}
+        where = [given.get(key) for key in ("data", "url") if given.get(key) is not None]
+        sound = where and isinstance(given.get("url"), str | None) and isinstance(given.get("data"), _Data | None)
+        if not sound or not isinstance(given.get("mimeType"), str | None):
+            shape = '{"mimeType": "image/png", "data": bytes or base64} or {"mimeType": …, "url": …}'
+            raise AgentInvalid(f"run {self._journal.run_id}: the value of {FILE} is {shape}")
+        return given | {"mimeType": given.get("mimeType") or UNKNOWN_TYPE}
+
     async def _file(self, event: CustomEvent, value: dict[str, Any]) -> AgentItem:
         data = value.get("data")
         if isinstance(data, str) and len(data) > FILE_INLINE_BYTES_MAX:
@@ -141,11 +152,11 @@ class BlobsOfRun:
             except (ValueError, binascii.Error):
                 raise AgentInvalid(f"run {self._journal.run_id}: a file's data is not base64") from None
         if not isinstance(data, bytes | bytearray | memoryview):
-            return event
+            return msgspec.structs.replace(event, value=value)
         data, rest = bytes(data), {key: one for key, one in value.items() if key != "data"}
         if len(data) <= min(FILE_INLINE_BYTES_MAX, self._room // 2):
             rest["data"] = base64.b64encode(data).decode()
-        elif (kept := await self._keep(str(value.get("mimeType") or UNKNOWN_TYPE), data)) is None:
+        elif (kept := await self._keep(value["mimeType"], data)) is None:
             return self._left_out("file", len(data))
         else:
             rest |= kept
