@@ -50,7 +50,7 @@ def test_a_run_is_answered_by_how_its_id_begins(
             assert (done.stdout, done.exit_code) == (f"run {id}: answered\n", 0)
             assert "resolved {'approved': True}" in said(client, id)
             again = invoke("answer", id, "y", *target)
-            assert (again.stderr, again.exit_code) == (f"Error: run {id} asks nothing: it is finished\n", 1)
+            assert (again.stderr, again.exit_code) == (f"Error: run {id} has finished: it waits for no answer\n", 1)
 
         id = asking()
         assert invoke("answer", id, "--decline", "--url", serving.url).exit_code == 0

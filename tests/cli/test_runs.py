@@ -57,7 +57,8 @@ def test_by_http_and_by_store_the_same(serving: Any, store: str, invoke: Any) ->
         assert (beyond.exit_code, beyond.stderr.count("\n")) == (1, 1)
 
         unknown = invoke("follow", "no-such-run", *target)
-        assert (unknown.stderr, unknown.exit_code) == ("Error: no run no-such-run; `gapless runs` lists them\n", 1)
+        hint = f"`gapless runs {' '.join(target)}` lists them"
+        assert (unknown.stderr, unknown.exit_code) == (f"Error: no run no-such-run; {hint}\n", 1)
         ended = invoke("cancel", ids["words"], *target)
         assert ended.stdout == f"run {ids['words']} had ended already: finished\n"
 
@@ -82,7 +83,7 @@ def test_follow_waits_while_a_person_is_asked(serving: Any, store: str, terminal
         assert isinstance(last, RunFinishedEvent)
         assert isinstance(last.outcome, RunFinishedInterruptOutcome)
         following = terminal("follow", id, *target)
-        following.expect("waits for a person's answer")
+        following.expect(f"waits for a person's answer: gapless answer {id} {' '.join(target)}]")
         client.answer(id, [ResumeEntry(interrupt_id="i", status="resolved", payload="yes")])
         following.expect("resolved yes")
         assert following.ends() == 0

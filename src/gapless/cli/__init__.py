@@ -14,7 +14,7 @@ from gapless.cli import answer, chat, client, demo, doctor, model, runs, serve
 from gapless.cli.logs import log_to_stderr
 from gapless.cli.settings_file import ENVIRONMENT
 from gapless.cli.terminal import raised_on_import, say_error
-from gapless.errors import AgentNotFound, GaplessError, InputInvalid, NotAuthenticated, RunNotFound, UsageError
+from gapless.errors import AgentNotFound, GaplessError, InputInvalid, NotAuthenticated, UsageError
 
 __all__ = ["app", "main"]
 
@@ -22,7 +22,6 @@ EXIT_FAILURE, EXIT_USAGE = 1, 2
 
 _HINTS: dict[type[GaplessError], str] = {
     NotAuthenticated: "; set GAPLESS_API_KEY to one that the server knows",
-    RunNotFound: "; `gapless runs` lists them",
 }
 """What to do here about errors that say what to do elsewhere."""
 

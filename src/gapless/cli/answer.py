@@ -10,13 +10,18 @@ import typer
 
 from gapless.cli.questions import ask_person, entry_of, shown
 from gapless.cli.target import RunId, StoreUrl, Url, connect, find, questions
-from gapless.cli.terminal import clean
+from gapless.cli.terminal import clean, one_line
 from gapless.errors import GaplessError, UsageError
 
 if TYPE_CHECKING:
     from gapless.events import Interrupt, ResumeEntry
+    from gapless.records import RunRecord
 
 __all__ = ["answer"]
+
+REASON_CHARS_MAX = 300
+"""Characters shown of why a run has ended."""
+_HOW = {"finished": "has finished", "failed": "has failed", "cancelled": "was cancelled"}
 
 
 def answer(
@@ -50,13 +55,23 @@ async def _answer(
         run = await find(target, run_id)
         asked = await questions(target, run)
         if not asked:
-            raise GaplessError(f"run {run.id} asks nothing: it is {run.status.value}", run_id=run.id)
+            raise GaplessError(_unasked(run), run_id=run.id)
         if show:
             for interrupt in asked:
                 typer.echo(shown(interrupt))
             return
         record = await target.answer(run.id, await _entries(run.id, asked, said, decline=decline))
     typer.echo(clean(f"run {record.id}: answered"))
+
+
+def _unasked(run: RunRecord) -> str:
+    """Say that a run waits for no answer, and how it is with it."""
+    if not run.status.ended:
+        return f"run {run.id} is {run.status.value}: it waits for no answer now"
+    error = run.error or {}
+    why = ": ".join(said for name in ("code", "message") if (said := error.get(name)))
+    reason = f" ({one_line(why, REASON_CHARS_MAX)})" if why else ""
+    return f"run {run.id} {_HOW[run.status.value]}{reason}: it waits for no answer"
 
 
 async def _entries(run_id: str, asked: list[Interrupt], said: list[str], *, decline: bool) -> list[ResumeEntry]:

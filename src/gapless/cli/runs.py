@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from gapless.cli.target import RunId, StoreUrl, Url, connect, find
+from gapless.cli.questions import shown
+from gapless.cli.target import RunId, StoreUrl, Url, asked_by, connect, find, typed
 from gapless.cli.terminal import Transcript, clean, one_line, say, say_error
 from gapless.errors import GaplessError, UsageError
 
 if TYPE_CHECKING:
-    from gapless.events import Event
+    from gapless.events import Event, Interrupt
     from gapless.records import RunRecord
 
 __all__ = ["cancel", "follow", "list_runs"]
@@ -120,12 +121,7 @@ def follow(
 
 
 async def _follow(run_id: str, after: int, as_json: bool, url: str | None, store: str | None) -> int:
-    from gapless.events import (
-        RunErrorEvent,
-        RunFinishedCancelledOutcome,
-        RunFinishedEvent,
-        RunFinishedInterruptOutcome,
-    )
+    from gapless.events import RunErrorEvent, RunFinishedCancelledOutcome, RunFinishedEvent
 
     transcript = Transcript()
     last: Event | None = None
@@ -134,7 +130,7 @@ async def _follow(run_id: str, after: int, as_json: bool, url: str | None, store
         run_id = record.id
         while True:
             events = target.follow(run_id, after)
-            paused = False
+            asked: list[Interrupt] = []
             async with aclosing(events):
                 async for after, last in events:
                     if as_json:
@@ -143,13 +139,13 @@ async def _follow(run_id: str, after: int, as_json: bool, url: str | None, store
                         sys.stdout.flush()
                     else:
                         transcript.show(last)
-                    paused = isinstance(last, RunFinishedEvent) and isinstance(
-                        last.outcome, RunFinishedInterruptOutcome
-                    )
-                    if paused and not as_json:
+                    asked = asked_by(last)
+                    if asked and not as_json:
                         transcript.end_line()
-                        say(f"[the run waits for a person's answer: gapless answer {run_id}]", style="yellow")
-            if not paused:
+                        if record.last_seq <= after:  # it may have been answered since it was looked at
+                            record = await target.record(run_id)
+                        _say_asked(record, after, asked, typed(url, store))
+            if not asked:
                 break
     if not as_json:
         transcript.end_line()
@@ -162,6 +158,14 @@ async def _follow(run_id: str, after: int, as_json: bool, url: str | None, store
     if isinstance(last, RunFinishedEvent) and isinstance(last.outcome, RunFinishedCancelledOutcome):
         say("[the run was cancelled]", style="dim")
     return 0
+
+
+def _say_asked(record: RunRecord, at: int, asked: list[Interrupt], where: str) -> None:
+    """Say that the run waits for a person since this event, or what it asked where it has gone on or ended since."""
+    if record.last_seq > at or record.status.ended:
+        say(f"[asked: {'; '.join(map(shown, asked))}]", style="dim")
+    else:
+        say(f"[the run waits for a person's answer: gapless answer {record.id}{where}]", style="yellow")
 
 
 def cancel(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
 import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TypeAlias
 
 import typer
 
+from gapless.cli.settings_file import ENVIRONMENT
 from gapless.cli.terminal import say
 from gapless.errors import ConnectionLost, RunNotFound, UsageError
 
@@ -20,16 +23,21 @@ if TYPE_CHECKING:
     from gapless.records import RunRecord, RunStatus
     from gapless.runs.runner import Runner
 
-__all__ = ["RunId", "StoreUrl", "Url", "connect", "find", "questions"]
+__all__ = ["RunId", "StoreUrl", "Url", "asked_by", "connect", "find", "questions", "typed"]
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+URL_VARIABLE = f"{ENVIRONMENT}_URL"
+"""Says where the server is where neither `--url` nor `--store` does."""
 PREFIX_CHARS_MIN = 4
 """So much of a run's id stands for all of it, if no other of the newest `PREFIX_RUNS` runs begins so."""
 PREFIX_RUNS = 1000
 
 RunId: TypeAlias = Annotated[str, typer.Argument(help="The run's id, or how it begins.")]
 Url: TypeAlias = Annotated[
-    str | None, typer.Option(help=f"The server, by default {DEFAULT_URL}; GAPLESS_API_KEY holds its key.")
+    str | None,
+    typer.Option(
+        help=f"The server, by default what {URL_VARIABLE} says, or {DEFAULT_URL}; GAPLESS_API_KEY holds its key."
+    ),
 ]
 StoreUrl: TypeAlias = Annotated[
     str | None, typer.Option(help="The store itself instead of a server: sqlite:///file.db, redis://…, postgresql://….")
@@ -61,11 +69,34 @@ class Direct:
         return await self._runner.get_run(run_id)
 
 
+def typed(url: str | None, store: str | None) -> str:
+    """Return the option by which a command was told its target, to go behind another command that is shown: that one
+    would look elsewhere without it."""
+    if store is not None:
+        from gapless.journals.contract import shown_url
+
+        return f" --store {shlex.quote(shown_url(store))}"
+    return f" --url {shlex.quote(url)}" if url is not None else ""
+
+
 @contextlib.asynccontextmanager
 async def connect(url: str | None, store: str | None) -> AsyncIterator[GaplessClient | Direct]:
     """Reach the server or the store. Raises `UsageError`, `ConnectionLost`."""
     if store is not None and url is not None:
         raise UsageError("give --url or --store, not both")
+    try:
+        async with _reached(url, store) as target:
+            yield target
+    except RunNotFound as error:
+        hint = f"{error.message}; `gapless runs{typed(url, store)}` lists them"
+        raise RunNotFound(hint, run_id=error.run_id) from error
+    except ConnectionLost as error:
+        hint = f"{error.message} Start one with `gapless serve`, or give --url or --store."
+        raise ConnectionLost(hint, run_id=error.run_id) from error
+
+
+@contextlib.asynccontextmanager
+async def _reached(url: str | None, store: str | None) -> AsyncIterator[GaplessClient | Direct]:
     if store is not None:
         from gapless.runs.runner import Runner
 
@@ -79,14 +110,9 @@ async def connect(url: str | None, store: str | None) -> AsyncIterator[GaplessCl
         return
     from gapless.client.client import ClientLimits, GaplessClient
 
-    async with GaplessClient(
-        url or DEFAULT_URL, on_cut=_say_cut, limits=ClientLimits(request_attempts_max=2)
-    ) as client:
-        try:
-            yield client
-        except ConnectionLost as error:
-            hint = f"{error.message} Start one with `gapless serve`, or give --url or --store."
-            raise ConnectionLost(hint, run_id=error.run_id) from error
+    where = url or os.environ.get(URL_VARIABLE) or DEFAULT_URL
+    async with GaplessClient(where, on_cut=_say_cut, limits=ClientLimits(request_attempts_max=2)) as client:
+        yield client
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
@@ -127,12 +153,20 @@ async def find(target: GaplessClient | Direct, run_id: str) -> RunRecord:
 
 async def questions(target: GaplessClient | Direct, run: RunRecord) -> list[Interrupt]:
     """Return what a run waits for; nothing where it waits for no person."""
-    from gapless.events import RunFinishedEvent, RunFinishedInterruptOutcome
     from gapless.records import RunStatus
 
     if run.status is RunStatus.WAITING:
         async with contextlib.aclosing(target.follow(run.id, run.last_seq - 1)) as events:
             async for _, event in events:
-                if isinstance(event, RunFinishedEvent) and isinstance(event.outcome, RunFinishedInterruptOutcome):
-                    return event.outcome.interrupts
+                if asked := asked_by(event):
+                    return asked
+    return []
+
+
+def asked_by(event: Event) -> list[Interrupt]:
+    """Return what an event asks a person; nothing for one that asks nothing."""
+    from gapless.events import RunFinishedEvent, RunFinishedInterruptOutcome
+
+    if isinstance(event, RunFinishedEvent) and isinstance(event.outcome, RunFinishedInterruptOutcome):
+        return event.outcome.interrupts
     return []
