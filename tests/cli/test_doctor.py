@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from gapless.agents import embedded
 from gapless.cli import app, doctor, listen
 from gapless.cli.doctor import Turn, diagnose_failure, diagnose_turn
 from gapless.errors import AgentInvalid, ExtraMissing, RunTimeout, ToolFailed
@@ -96,6 +97,20 @@ def test_an_agent_that_is_too_slow(agents: str) -> None:
             break
     assert f"the run passed timeout={timeout} s; it had streamed " in output.partition("✗")[2]
     assert "→ it streams, and takes longer: raise --timeout" in output
+
+
+def test_without_an_agent_a_model_that_is_not_installed_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("GAPLESS_MODEL", raising=False)
+    monkeypatch.setattr(embedded, "_packaged_weights", lambda: None)
+    monkeypatch.setattr(embedded, "user_model_path", lambda: tmp_path / "none.gguf")
+    code, output = examine()
+    assert (code, "✗" in output) == (0, False)
+    assert "! no AGENT was named, so none was examined. No model is installed: run " in output
+    monkeypatch.setenv("GAPLESS_MODEL", str(tmp_path / "chosen.gguf"))
+    code, output = examine()
+    assert (code, "✗ GAPLESS_MODEL names " in output) == (1, True), "that was asked for"
 
 
 def test_with_debug_the_traceback_is_shown(agents: str, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from gapless.agents import FRAMEWORKS
 from gapless.cli.agents import AGENT_HELP, load_agent
 from gapless.cli.logs import log_nowhere
 from gapless.cli.terminal import clean, explained, one_line, raised_on_import
-from gapless.errors import GaplessError, RunTimeout
+from gapless.errors import ExtraMissing, GaplessError, ModelMissing, RunTimeout
 from gapless.journals import STORES
 
 if TYPE_CHECKING:
@@ -235,13 +235,21 @@ async def _agent(report: _Report, reference: str | None, message: str, timeout_s
     try:
         agent = load_agent(reference)
     except GaplessError as error:
-        report.say(diagnose_failure(error))
+        report.say(diagnose_failure(error) if reference is not None else _no_agent(error))
         log.debug("%s", reference, exc_info=error)
         return
     report.say(Finding("ok", f"{agent.name} loads ({type(agent).__name__})"))
     turn = await _turn(agent, message, timeout_s)
     for finding in diagnose_turn(turn):
         report.say(finding)
+
+
+def _no_agent(error: GaplessError) -> Finding:
+    """Say that there is no embedded model to be examined: nothing is broken for who has agents of their own."""
+    if not isinstance(error, ModelMissing | ExtraMissing):
+        return diagnose_failure(error)
+    fix = "name yours: gapless doctor my_agents.py:support"
+    return Finding("note", f"no AGENT was named, so none was examined. {error.message}", fix)
 
 
 async def _turn(agent: Agent, message: str, timeout_s: float) -> Turn:
