@@ -52,7 +52,10 @@ def test_a_folder_is_its_agent_as_adk_has_it(folder: Path):
 
 
 def test_a_folder_without_an_agent_says_what_is_missing(folder: Path):
-    for name, text in (("gapless_empty", None), ("gapless_other", "async def helper(m): ...\n")):
+    for name, text in (
+        ("gapless_empty", None),
+        ("gapless_other", "import json\nfrom os.path import join\nasync def helper(m): ...\n"),
+    ):
         (folder / name).mkdir()
         if text is not None:
             (folder / name / "agent.py").write_text(text)
@@ -60,7 +63,7 @@ def test_a_folder_without_an_agent_says_what_is_missing(folder: Path):
     (folder / "json" / "agent.py").write_text("async def agent(m): ...\n")
     for reference, error, says in (
         ("gapless_empty", AgentNotFound, "has no agent.py and no __init__.py with a root_agent"),
-        ("gapless_other", AgentNotFound, "names no root_agent and no agent"),
+        ("gapless_other", AgentNotFound, "names no root_agent and no agent; .* for another variable: it has helper$"),
         ("json", AgentInvalid, "a package json is imported already"),
     ):
         with pytest.raises(error, match=says):

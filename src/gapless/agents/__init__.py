@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from gapless.agents.base import Agent
@@ -29,6 +30,9 @@ __all__ = ["ENTRY_POINTS", "FRAMEWORKS", "Agent", "Framework", "adapt", "load"]
 ENTRY_POINTS = "gapless.agents"
 """The group of entry points by which other packages bring adapters: the name is the package of the agents' classes
 (`strands`, `acme.agents`), the object a class that is called with an agent and makes an `Agent` of it."""
+
+NAMES_SHOWN_MAX = 10
+"""Of the names that a message says to choose from."""
 
 
 class Framework(NamedTuple):
@@ -89,10 +93,8 @@ def adapt(agent: object, name: str | None = None) -> Agent:
         return load(str(agent))
     if isinstance(agent, Agent):
         return agent
-    for cls in type(agent).__mro__:
-        for framework in FRAMEWORKS:
-            if f"{cls.__module__}.".startswith(f"{framework.package}."):
-                return _named(_import(framework.adapter, framework.extra)(agent), agent, name)
+    if (framework := _framework_of(agent)) is not None:
+        return _named(_import(framework.adapter, framework.extra)(agent), agent, name)
     if not inspect.isroutine(agent) and (brought := _brought(agent)) is not None:
         return _named(brought(agent), agent, name)
     if speaks_ag_ui(agent):
@@ -116,6 +118,15 @@ def adapt(agent: object, name: str | None = None) -> Agent:
         f"({', '.join(framework.agents for framework in FRAMEWORKS)}), an (async) generator or "
         "function, an object with `name` and `run(ctx)` or `run(RunAgentInput)`, a URL, or module:attribute"
     )
+
+
+def _framework_of(agent: object) -> Framework | None:
+    """Return the framework that the object's class, or one that it inherits from, is of."""
+    for cls in type(agent).__mro__:
+        for framework in FRAMEWORKS:
+            if f"{cls.__module__}.".startswith(f"{framework.package}."):
+                return framework
+    return None
 
 
 def _named(adapter: Agent, agent: object, name: str | None) -> Agent:
@@ -193,7 +204,28 @@ def _load_whole(path: Path) -> Agent:
     for module in modules:
         if (found := agent_in(module)) is not None:
             return adapt(found, name=folder.name if packed else path.stem)
-    raise AgentNotFound(f"agent {path}: it names no root_agent and no agent; write {path}:NAME for another variable")
+    names = [name for module in modules for name in _agents_of(module)]
+    shown = ", ".join(names[:NAMES_SHOWN_MAX]) + ", …" * (len(names) > NAMES_SHOWN_MAX)
+    has = f": it has {shown}" if names else ""
+    raise AgentNotFound(
+        f"agent {path}: it names no root_agent and no agent; write {path}:NAME for another variable{has}"
+    )
+
+
+def _agents_of(module: ModuleType) -> list[str]:
+    """Return the names in a module that may be agents: its own functions, and instances of what a framework calls an
+    agent, in the order in which they are written."""
+    return [
+        name
+        for name, found in vars(module).items()
+        if not name.startswith("_")
+        and not isinstance(found, type | ModuleType)
+        and (
+            found.__module__ == module.__name__
+            if inspect.isfunction(found)
+            else isinstance(found, Agent) or _framework_of(found) is not None
+        )
+    ]
 
 
 def _import(target: str, extra: str) -> Callable[..., Any]:
