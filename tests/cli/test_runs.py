@@ -39,6 +39,10 @@ def test_by_http_and_by_store_the_same(serving: Any, store: str, invoke: Any) ->
         only = invoke("runs", "--status", "failed", "--session", "raises", "--limit", "1", *target).stdout.splitlines()
         assert only[1].startswith(ids["raises"])
 
+        listed = [json.loads(line) for line in invoke("runs", "--json", *target).stdout.splitlines()]
+        assert {run["id"]: run["status"] for run in listed} == {row[0]: row[1] for row in rows}
+        assert not {"owner", "input", "config"} & set().union(*listed)
+
         done = invoke("follow", ids["words"], *target)
         assert (done.stdout, done.stderr, done.exit_code) == (WORDS + "\n", "", 0)
         failed = invoke("follow", ids["raises"], *target)

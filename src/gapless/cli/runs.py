@@ -7,7 +7,7 @@ import sys
 import time
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -36,6 +36,7 @@ def list_runs(
         str | None, typer.Option(help="Only: queued, running, waiting, finished, failed or cancelled.")
     ] = None,
     limit: Annotated[int, typer.Option(help="At most so many, newest first.", min=1, max=1000)] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line, as `GET /runs` has them.")] = False,
     url: Url = None,
     store: StoreUrl = None,
 ) -> None:
@@ -44,6 +45,7 @@ def list_runs(
     [bold]Examples[/bold]
     gapless runs --status running
     gapless runs --store sqlite:///gapless.db --session alice
+    gapless runs --json | jq -r .id
     """
     from gapless.records import RunStatus
 
@@ -56,6 +58,12 @@ def list_runs(
             return await target.runs(session_id=session, status=wanted, limit=limit)
 
     runs = asyncio.run(work())
+    if as_json:
+        from gapless.http.answers import public
+
+        for run in runs:
+            _print_json(public(run))
+        return
     if not sys.stdout.isatty():
         for row in [_COLUMNS, *(_row(run) for run in runs)]:
             typer.echo("\t".join(row))
@@ -99,6 +107,12 @@ def _print_table(runs: list[RunRecord]) -> None:
     console.print(table)
 
 
+def _print_json(value: dict[str, Any]) -> None:
+    line = msgspec.json.encode(value).decode()
+    sys.stdout.write((clean(line) if sys.stdout.isatty() else line) + "\n")
+    sys.stdout.flush()
+
+
 def follow(
     run: RunId,
     after: Annotated[int, typer.Option(help="Only what came after this position of its journal.", min=0)] = 0,
@@ -134,9 +148,7 @@ async def _follow(run_id: str, after: int, as_json: bool, url: str | None, store
             async with aclosing(events):
                 async for after, last in events:
                     if as_json:
-                        line = msgspec.json.encode({"id": after, "event": last}).decode()
-                        sys.stdout.write((clean(line) if sys.stdout.isatty() else line) + "\n")
-                        sys.stdout.flush()
+                        _print_json({"id": after, "event": last})
                     else:
                         transcript.show(last)
                     asked = asked_by(last)
