@@ -115,6 +115,9 @@ async def test_an_interrupt_ends_the_stream_and_its_answer_goes_on(client_of: Ca
     assert (record["status"], [interrupt["id"] for interrupt in record["interrupts"]]) == ("waiting", ["i"])
     wrong = await client.post("/runs/r/input", json={"resume": [{"interruptId": "i", "status": "maybe"}]})
     assert wrong.status_code == 422
+    for unfit, why in (({}, ""), ({"answer": "y"}, "the body does not fit: Object contains unknown field `answer`; ")):
+        refused = (await client.post("/runs/r/input", json=unfit)).json()["error"]
+        assert refused["message"].startswith(why + 'send either {"resume": [{"interruptId": ')
     for resume in ([], [{"interruptId": "other", "status": "cancelled"}]):
         ignored = await client.post("/runs/r/input", json={"resume": resume})
         assert (ignored.status_code, ignored.json()["error"]["code"]) == (422, "input_invalid")

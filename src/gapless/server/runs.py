@@ -42,6 +42,13 @@ class StartRun(msgspec.Struct, forbid_unknown_fields=True):
     is kept. Without it, the newest of the conversation."""
 
 
+ANSWER_SHAPE = (
+    'send either {"resume": [{"interruptId": "…", "status": "resolved", "payload": …}]}, an entry for each question '
+    'of a waiting run, or {"live": {"content": "…"}} to a live one'
+)
+"""What `POST /runs/{id}/input` takes, for whoever has sent something else."""
+
+
 class AnswerRun(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /runs/{id}/input`: one of these."""
 
@@ -173,9 +180,12 @@ class RunRoutes(ClientRoutes):
         """Answer the interrupts of a waiting run, or some of them: it goes on when it has all. Or say something to a
         live one."""
         record = await self.access.find(request, "answer", self.runner.get_run, run_id)
-        body = await read_body(request, AnswerRun, self.runner.limits.body_bytes_max)
+        try:
+            body = await read_body(request, AnswerRun, self.runner.limits.body_bytes_max)
+        except InputInvalid as error:
+            raise InputInvalid(f"{error.message}; {ANSWER_SHAPE}") from None
         if (body.resume is None) == (body.live is None):
-            raise InputInvalid("say either resume or live")
+            raise InputInvalid(ANSWER_SHAPE)
         if body.live is not None:
             await self.runner.send(run_id, body.live)
         else:
