@@ -151,17 +151,23 @@ class Links:
 
     def add(self, event: CustomEvent) -> str:
         """Take one `event` of a file, each once; returns the link to it, nothing where it has no address."""
-        self._files += 1
-        file = event.value if isinstance(event.value, dict) else {}
-        url, kind, name = file.get("url"), file.get("mimeType"), file.get("name")
-        if url is None and isinstance(file.get("data"), str):
-            public_url = self._run.config.public_url if self._run.config is not None else ""
-            url = f"{blobs_at(public_url, self._run.id)}{FILE_NAME}{self._files}"
-        if not isinstance(url, str) or not url.startswith(("/", "http://", "https://")):
+        if (url := self.address(event)) is None:
             return ""
+        file = event.value
+        kind, name = file.get("mimeType"), file.get("name")
         kind = kind if isinstance(kind, str) else "file"
         name = _UNSAFE.sub(" ", name if isinstance(name, str) and name else kind)[:NAME_CHARS_MAX].strip()
         return f"{'!' * kind.startswith('image/')}[{name}](<{_UNSAFE_URL.sub(lambda one: quote(one[0]), url)}>)"
+
+    def address(self, event: CustomEvent) -> str | None:
+        """Take one `event` of a file, each once; returns where it is, None where it has no address."""
+        self._files += 1
+        file = event.value if isinstance(event.value, dict) else {}
+        url = file.get("url")
+        if url is None and isinstance(file.get("data"), str):
+            public_url = self._run.config.public_url if self._run.config is not None else ""
+            url = f"{blobs_at(public_url, self._run.id)}{FILE_NAME}{self._files}"
+        return url if isinstance(url, str) and url.startswith(("/", "http://", "https://")) else None
 
 
 class LinkedText(OneText):

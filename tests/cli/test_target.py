@@ -12,9 +12,10 @@ import pytest
 from gapless import Runner
 from gapless.agents.base import RunContext
 from gapless.cli.answer import _unasked
+from gapless.cli.runs import _addresses
 from gapless.cli.target import asked_by, connect, typed
 from gapless.client.client import GaplessClient
-from gapless.events import Interrupt, ResumeEntry
+from gapless.events import CustomEvent, Interrupt, ResumeEntry
 from gapless.records import RunRecord, RunStatus
 
 INVOKED = Callable[..., Any]
@@ -91,6 +92,41 @@ def test_a_question_that_was_answered_is_none_any_more(store: str, invoke: INVOK
     kept(store, asks, work)
     shown = invoke("follow", "answered", "--store", store)
     assert (shown.stdout, shown.stderr, shown.exit_code) == ("resolved\n", "[asked: May I?]\n", 0)
+
+
+async def draws(message: str) -> AsyncIterator[str | CustomEvent]:
+    yield "Here: "
+    yield CustomEvent(name="gapless.file", value={"mimeType": "image/png", "data": b"small", "name": "a.png"})
+    yield CustomEvent(name="gapless.file", value={"mimeType": "image/gif", "data": b"large" * 20_000})
+
+
+def test_files_are_shown_with_where_they_are(store: str, invoke: INVOKED) -> None:
+    async def work(runner: Runner) -> None:
+        await (await runner.start("hi", run_id="drawn")).collect()
+
+    kept(store, draws, work)
+    shown = invoke("follow", "drawn", "--store", store)
+    small, large = shown.stderr.splitlines()
+    assert (shown.stdout, small) == ("Here: \n", "[file: a.png, image/png, 5 bytes] /runs/drawn/blobs/file-1")
+    assert large.startswith("[file: image/gif, 100,000 bytes] /runs/drawn/blobs/")
+    later = invoke("follow", "drawn", "--store", store, "--after", "1").stderr.splitlines()
+    assert later == ["[file: a.png, image/png, 5 bytes]", large], "its number is not known from there"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "path", "address"),
+    [
+        ("http://a:1", "/runs/r/blobs/1", "http://a:1/runs/r/blobs/1"),
+        ("http://a:1/agents", "/runs/r/blobs/1", "http://a:1/agents/runs/r/blobs/1"),
+        ("http://a:1/agents", "/agents/runs/r/blobs/1", "http://a:1/agents/runs/r/blobs/1"),
+        ("http://a:1", "https://b/x.png", "https://b/x.png"),
+        ("http://a:1", "file:///x.png", None),
+    ],
+)
+def test_a_file_is_fetched_at_the_server_that_is_followed(base_url: str, path: str, address: str | None) -> None:
+    record = RunRecord(id="r", session_id="s", user_id="u", agent="a", message="", created_at=0)
+    found = _addresses(GaplessClient(base_url), record, whole=True)
+    assert found(CustomEvent(name="gapless.file", value={"url": path})) == address
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,15 @@ from gapless.cli.doctor import Finding, _Report
 from gapless.cli.logs import _Line
 from gapless.cli.runs import _print_table, _row
 from gapless.cli.terminal import Transcript, rule, say, say_error
-from gapless.events import CustomEvent, RunErrorEvent, TextMessageContentEvent, ToolCallEndEvent, ToolCallStartEvent
+from gapless.events import (
+    CustomEvent,
+    RunErrorEvent,
+    TextMessageContentEvent,
+    TextMessageEndEvent,
+    TextMessageStartEvent,
+    ToolCallEndEvent,
+    ToolCallStartEvent,
+)
 from gapless.records import RunRecord
 
 EVIL = "a\x1b]0;title\x07b\x1b[2J\x9b2Jc\x08\x7f\u202e\u2066"
@@ -46,6 +54,54 @@ def test_a_run_is_clean_on_a_terminal(capsys: pytest.CaptureFixture[str], monkey
     out, err = capsys.readouterr()
     assert out.count("]0;title") == 3
     assert not CONTROLS & set(re.sub(r"\x1b\[\d*m", "", out + err)), "but for the styles that are ours"
+
+
+def say_text(transcript: Transcript, id: str, *deltas: str) -> None:
+    transcript.show(TextMessageStartEvent(message_id=id))
+    for delta in deltas:
+        transcript.show(TextMessageContentEvent(message_id=id, delta=delta))
+    transcript.show(TextMessageEndEvent(message_id=id))
+
+
+def test_text_that_is_taken_back_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    transcript = Transcript()
+    say_text(transcript, "a", "Yes. ", "I fetched")
+    transcript.show(CustomEvent(name="gapless.void", value={"messageIds": [], "toolCallIds": [], "cut": {"a": 5}}))
+    say_text(transcript, "b", "I have fetched", EVIL)
+    transcript.show(CustomEvent(name="gapless.void", value={"messageIds": ["b", "t"], "toolCallIds": []}))
+    say_text(transcript, "c", "Two.")
+    transcript.show(CustomEvent(name="gapless.restarted", value={}))
+    say_text(transcript, "d", "Two.")
+    out, err = capsys.readouterr()
+    assert out == f"Yes. I fetched\nI have fetched{EVIL}\nTwo.\nTwo."
+    first, second, third = err.splitlines()
+    assert (first, third) == ("[taken back: I fetched]", "[taken back: Yes. Two.]")
+    assert second.startswith("[taken back: I have fetcheda�]0;")
+    assert not CONTROLS & set(err)
+
+
+def test_what_is_taken_back_and_is_not_shown_is_not_told(capsys: pytest.CaptureFixture[str]) -> None:
+    transcript = Transcript()
+    transcript.show(CustomEvent(name="gapless.void", value={"messageIds": ["t"], "toolCallIds": ["c"]}))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_file_is_a_line_behind_the_text_that_it_comes_in(capsys: pytest.CaptureFixture[str]) -> None:
+    transcript = Transcript(lambda event: event.value.get("url") if isinstance(event.value, dict) else None)
+    transcript.show(TextMessageContentEvent(message_id="a", delta="See "))
+    plot = {"name": f"plot{EVIL}.png", "mimeType": "image/png", "size": 70_000, "url": "/runs/r/blobs/1"}
+    transcript.show(CustomEvent(name="gapless.file", value=plot))
+    transcript.show(TextMessageContentEvent(message_id="a", delta="this."))
+    transcript.show(TextMessageEndEvent(message_id="a"))
+    transcript.show(CustomEvent(name="gapless.file", value={"mimeType": "text/plain", "data": "aGVsbG8="}))
+    transcript.show(CustomEvent(name="gapless.file", value="odd"))
+    out, err = capsys.readouterr()
+    assert out == "See this.\n"
+    first, *others = err.splitlines()
+    assert first.startswith("[file: plota")
+    assert first.endswith(".png, image/png, 70,000 bytes] /runs/r/blobs/1")
+    assert others == ["[file: text/plain, 5 bytes]", "[file: of an unknown type]"]
+    assert not CONTROLS & set(err)
 
 
 def test_a_list_of_runs_is_clean(capsys: pytest.CaptureFixture[str]) -> None:

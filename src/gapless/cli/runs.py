@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urljoin
 
 import msgspec
 import typer
@@ -18,7 +20,9 @@ from gapless.cli.terminal import Transcript, clean, one_line, say, say_error
 from gapless.errors import GaplessError, UsageError
 
 if TYPE_CHECKING:
-    from gapless.events import Event, Interrupt
+    from gapless.cli.target import Direct
+    from gapless.client.client import GaplessClient
+    from gapless.events import CustomEvent, Event, Interrupt
     from gapless.records import RunRecord
 
 __all__ = ["cancel", "follow", "list_runs"]
@@ -137,11 +141,11 @@ def follow(
 async def _follow(run_id: str, after: int, as_json: bool, url: str | None, store: str | None) -> int:
     from gapless.events import RunErrorEvent, RunFinishedCancelledOutcome, RunFinishedEvent
 
-    transcript = Transcript()
     last: Event | None = None
     async with connect(url, store) as target:
         record = await find(target, run_id)  # a server that is not there is found out at once
         run_id = record.id
+        transcript = Transcript(_addresses(target, record, whole=after == 0))
         while True:
             events = target.follow(run_id, after)
             asked: list[Interrupt] = []
@@ -170,6 +174,26 @@ async def _follow(run_id: str, after: int, as_json: bool, url: str | None, store
     if isinstance(last, RunFinishedEvent) and isinstance(last.outcome, RunFinishedCancelledOutcome):
         say("[the run was cancelled]", style="dim")
     return 0
+
+
+def _addresses(
+    target: GaplessClient | Direct, record: RunRecord, *, whole: bool
+) -> Callable[[CustomEvent], str | None]:
+    """Return what tells where each file of a run is, one after another; a path where there is no server to ask.
+
+    A file within its event has an address by its number, which is known only where the `whole` run is read.
+    """
+    from gapless.onetext import Links
+
+    links, base_url = Links(record), getattr(target, "base_url", "")
+
+    def address(event: CustomEvent) -> str | None:
+        path = links.address(event)
+        if path is None or not (whole or event.value.get("url")):
+            return None
+        return base_url + path if path.startswith("/runs/") else urljoin(f"{base_url}/", path)
+
+    return address
 
 
 def _say_asked(record: RunRecord, at: int, asked: list[Interrupt], where: str) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 import traceback
+from collections.abc import Callable
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from gapless import fold
 from gapless.agents.base import SEE_LOG
 from gapless.errors import AgentInvalid, GaplessError
 from gapless.events import (
@@ -21,6 +23,7 @@ from gapless.events import (
     RunFinishedEvent,
     SubagentStartedEvent,
     TextMessageContentEvent,
+    TextMessageEndEvent,
     TextMessageStartEvent,
     ToolCallArgsEvent,
     ToolCallEndEvent,
@@ -35,6 +38,10 @@ __all__ = ["Transcript", "clean", "explained", "one_line", "raised_on_import", "
 ERROR_CHARS_MAX = 500
 """Characters shown of what an agent's exception says."""
 RULE_CHARS_MAX = 70
+TAKEN_BACK_CHARS_MAX = 200
+"""Characters shown of what is taken back."""
+URL_CHARS_MAX = 2000
+"""Of a file's address, which is of no use in part."""
 TOOL_CHARS_MAX = 200
 """Characters shown of a tool call's arguments, and of its result."""
 
@@ -96,10 +103,12 @@ def _told(error: BaseException | None) -> str:
 
 class Transcript:
     """Writes a run's events to standard output as they happen: the answer's text as it is; reasoning, tool calls and
-    notices dim and apart. Where the output is no terminal, the text alone.
+    notices dim and apart. Where the output is no terminal, the text alone. Files of the answer, and which text is taken
+    back, are said on standard error. `address` tells where a file can be fetched.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, address: Callable[[CustomEvent], str | None] | None = None) -> None:
+        self._address = address
         self._console = Console(highlight=False, soft_wrap=True)
         self._plain = not sys.stdout.isatty()
         self._at_line_start = True
@@ -109,6 +118,12 @@ class Transcript:
         """Messages that are not the assistant's."""
         self._calls: dict[str, tuple[str, list[str]]] = {}
         self._output = OutputText()
+        self._said: dict[str, list[str]] = {}
+        """The answer's text by message, to tell what is taken back of it."""
+        self._open: set[str] = set()
+        """Those of them that have not ended, and"""
+        self._held: list[str] = []
+        """what is said when they have: it is not to stand in the middle of a text."""
 
     def write(self, text: str) -> None:
         """Text of the answer."""
@@ -119,7 +134,7 @@ class Transcript:
 
     def label(self, text: str) -> None:
         """Write what stands before an answer on its first line."""
-        self._output = OutputText()
+        self._output, self._said = OutputText(), {}
         self.write(text)
         self._fresh = True
 
@@ -141,8 +156,13 @@ class Transcript:
             case TextMessageContentEvent():
                 if event.message_id in self._foreign:
                     return ""
+                self._said.setdefault(event.message_id, []).append(event.delta)
+                self._open.add(event.message_id)
                 self.write(event.delta)
                 return event.delta
+            case TextMessageEndEvent():
+                self._open.discard(event.message_id)
+                self._say_held()
             case RunFinishedEvent():
                 if text := self._output.add(event):
                     self._break()
@@ -173,9 +193,12 @@ class Transcript:
                 self.aside(f"← {name}: {one_line(result, TOOL_CHARS_MAX)}")
             case SubagentStartedEvent():
                 self.aside(f"· {event.name}")
-            case CustomEvent(name="gapless.void" | "gapless.restarted"):
+            case CustomEvent(name=fold.VOID | fold.RESTARTED):
                 self._output.add(event)
-                self.aside("· the worker was lost; what it said last is void and comes again")
+                self._take_back(event)
+            case CustomEvent(name=fold.FILE):
+                self._held.append(self._file(event))
+                self._say_held()
             case CustomEvent(name="gapless.notice", value={"message": str(message)}):
                 self.aside(f"! {message}", style="yellow")
             case CustomEvent():
@@ -183,6 +206,48 @@ class Transcript:
             case _:
                 pass
         return ""
+
+    def _take_back(self, event: CustomEvent) -> None:
+        """Say which of the text above does not count any more."""
+        void, gone = fold.void_of(event), list[str]()
+        if event.name == fold.RESTARTED:
+            gone, self._said = ["".join(parts) for parts in self._said.values()], {}
+        elif void is not None:
+            gone = ["".join(self._said.pop(id, ())) for id in void.message_ids]
+            for id, chars in void.cut.items():
+                text = "".join(self._said.get(id, ()))
+                self._said[id] = [text[:chars]]
+                gone.append(text[chars:])
+        if text := one_line(" ".join(gone), TAKEN_BACK_CHARS_MAX):
+            self._note(f"[taken back: {text}]", "yellow")
+        else:
+            self.aside("· some of what was done above is taken back")
+
+    def _file(self, event: CustomEvent) -> str:
+        """Return what is said of a file: its name, type and size, and where it is."""
+        file = event.value if isinstance(event.value, dict) else {}
+        said = [one_line(one, TOOL_CHARS_MAX) for key in ("name", "mimeType") if isinstance(one := file.get(key), str)]
+        size, data = file.get("size"), file.get("data")
+        if isinstance(data, str):
+            size = len(data) * 3 // 4 - data[-2:].count("=")  # of base64
+        if isinstance(size, int):
+            said.append(f"{size:,} bytes")
+        where = self._address(event) if self._address is not None else None
+        return f"[file: {', '.join(said) or 'of an unknown type'}]" + (
+            f" {one_line(where, URL_CHARS_MAX)}" if where else ""
+        )
+
+    def _say_held(self) -> None:
+        if not self._open:
+            for text in self._held:
+                self._note(text, "dim")
+            self._held.clear()
+
+    def _note(self, text: str, style: str) -> None:
+        """Write a line of its own on standard error, also where the output is no terminal."""
+        self.end_line()
+        say(text, style=style)
+        self._fresh = True
 
     def _break(self) -> None:
         """Another message begins, or reasoning ends: not on the line of what came before."""
