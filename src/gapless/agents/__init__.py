@@ -186,7 +186,8 @@ def load(reference: str) -> Agent:
             found = getattr(found, part)
         except AttributeError:
             like = difflib.get_close_matches(part, [name for name in dir(found) if not name.startswith("_")])
-            hint = f"; did you mean {' or '.join(map(repr, like))}?" if like else ": name a variable or function of it"
+            choose = f": name a variable or function of it{_choice(found)}"
+            hint = f"; did you mean {' or '.join(map(repr, like))}?" if like else choose
             raise AgentNotFound(f"agent {reference!r}: {module_name} has no {attribute!r}{hint}") from None
     return adapt(found, name=attribute)
 
@@ -204,12 +205,17 @@ def _load_whole(path: Path) -> Agent:
     for module in modules:
         if (found := agent_in(module)) is not None:
             return adapt(found, name=folder.name if packed else path.stem)
-    names = [name for module in modules for name in _agents_of(module)]
-    shown = ", ".join(names[:NAMES_SHOWN_MAX]) + ", …" * (len(names) > NAMES_SHOWN_MAX)
-    has = f": it has {shown}" if names else ""
     raise AgentNotFound(
-        f"agent {path}: it names no root_agent and no agent; write {path}:NAME for another variable{has}"
+        f"agent {path}: it names no root_agent and no agent; write {path}:NAME for another variable{_choice(*modules)}"
     )
+
+
+def _choice(*places: Any) -> str:
+    """Return what there is to choose from in modules, to go behind what is to be chosen; nothing where they have
+    nothing."""
+    names = [name for place in places if isinstance(place, ModuleType) for name in _agents_of(place)]
+    shown = ", ".join(names[:NAMES_SHOWN_MAX]) + ", …" * (len(names) > NAMES_SHOWN_MAX)
+    return f" (it has {shown})" if names else ""
 
 
 def _agents_of(module: ModuleType) -> list[str]:
