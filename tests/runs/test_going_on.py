@@ -529,16 +529,17 @@ async def test_a_run_of_an_agent_that_nobody_has_is_closed_in_time(place: Place,
     assert events[-1].code == "worker_lost"
 
 
+class AsksThree(Agent):
+    continues = "from_checkpoint"
+    name = "asks"
+
+    async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+        answers = await ctx.interrupt([Interrupt(id=id, reason="input_required") for id in "abc"])
+        yield " ".join(f"{answer.interrupt_id}={answer.payload}" for answer in answers)
+
+
 async def test_some_of_several_questions_may_be_answered_first_and_elsewhere(place: Place, parked_at_once: None):
-    class Asks(Agent):
-        continues = "from_checkpoint"
-        name = "asks"
-
-        async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
-            answers = await ctx.interrupt([Interrupt(id=id, reason="input_required") for id in "abc"])
-            yield " ".join(f"{answer.interrupt_id}={answer.payload}" for answer in answers)
-
-    workers = [await place.worker(Asks()) for _ in range(3)]
+    workers = [await place.worker(AsksThree()) for _ in range(3)]
     await workers[0].start("x", run_id="r", agent="agent")
     for worker, id in zip(workers, "bca", strict=True):
         await place.is_parked()
@@ -546,3 +547,12 @@ async def test_some_of_several_questions_may_be_answered_first_and_elsewhere(pla
             await worker.answer("r", yes("none of them"), some=True)
         await worker.answer("r", yes(id, id.upper()), some=True)
     assert (await (await workers[1].attach("r")).collect()).text == "b=B c=C a=A"
+
+
+async def test_several_questions_of_a_parked_run_are_answered_at_the_same_time(place: Place, parked_at_once: None):
+    workers = [await place.worker(AsksThree()) for _ in range(3)]
+    await workers[0].start("x", run_id="r", agent="agent")
+    await place.is_parked()
+    answers = [worker.answer("r", yes(id, id.upper()), some=True) for worker, id in zip(workers, "bca", strict=True)]
+    await asyncio.gather(*answers)
+    assert sorted((await (await workers[1].attach("r")).collect()).text.split()) == ["a=A", "b=B", "c=C"]

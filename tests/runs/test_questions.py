@@ -51,6 +51,25 @@ async def test_an_interrupt_waits_for_its_answer(store: str):
         assert [type(e) for e in events].count(RunStartedEvent) == 2
 
 
+async def test_several_answer_some_each_at_the_same_time(store: str):
+    async def asks(message: str, ctx: RunContext) -> AsyncIterator[str]:
+        answers = await ctx.interrupt([Interrupt(id=id, reason="input_required") for id in "abc"])
+        yield " ".join(sorted(str(answer.payload) for answer in answers))
+
+    def answer(id: str) -> ResumeEntry:
+        return ResumeEntry(interrupt_id=id, status="resolved", payload=id.upper())
+
+    async with Runner(asks, store=store) as runner:
+        run = await runner.start("x", run_id="r")
+        async for event in run.events():
+            if isinstance(event, RunFinishedEvent):
+                break
+        await asyncio.gather(*(runner.answer("r", [answer(id)], some=True) for id in "abc"))
+        assert (await run.collect()).text == "A B C"
+        with pytest.raises(InputInvalid, match="waits for no answer"):
+            await runner.answer("r", [answer("a")], some=True)
+
+
 async def test_an_answer_that_comes_too_late_is_told_why(tmp_path: Path):
     store = f"sqlite:///{tmp_path}/late.db"
     async with Runner(ask, store=store) as runner:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gapless.events import Interrupt, RunFinishedEvent, RunFinishedInterruptOutcome, decode_event
+from gapless.events import Interrupt, RunFinishedEvent, RunFinishedInterruptOutcome, RunStartedEvent, decode_event
 from gapless.journals.contract import Store
 from gapless.records import RunRecord, RunStatus
 
-__all__ = ["Question", "question_of"]
+__all__ = ["Question", "asked_again", "question_of"]
 
 
 class Question(NamedTuple):
@@ -26,3 +26,18 @@ async def question_of(store: Store, run: RunRecord) -> Question:
             if isinstance(asked, RunFinishedEvent) and isinstance(asked.outcome, RunFinishedInterruptOutcome):
                 return Question(asked.outcome.interrupts, asked.timestamp or 0)
     return Question([])
+
+
+async def asked_again(store: Store, run: RunRecord) -> set[str]:
+    """Return which interrupts a run that goes on may be about to wait for again, as somebody has answered others of the
+    same question. Raises `RunNotFound`, `CursorExpired`, `StoreUnavailable`."""
+    left = set[str]()
+    if run.status is RunStatus.RUNNING:
+        for event in map(decode_event, await store.read(run.id, max(run.last_seq - 2, 0), 2)):
+            if isinstance(event, RunFinishedEvent) and isinstance(event.outcome, RunFinishedInterruptOutcome):
+                left = {interrupt.id for interrupt in event.outcome.interrupts}
+            elif isinstance(event, RunStartedEvent) and event.input is not None and event.input.resume:
+                left -= {entry.interrupt_id for entry in event.input.resume}
+            else:  # it has gone on
+                left = set()
+    return left

@@ -24,12 +24,15 @@ from gapless.journals.journal import Journals
 from gapless.live import LiveRequest, is_live
 from gapless.producing import Batch
 from gapless.records import RunRecord, RunStatus, now_ms
-from gapless.runs.asked import question_of
+from gapless.runs.asked import asked_again, question_of
 from gapless.runs.request import answers_of, check_chars, check_id
 from gapless.runs.sound import sound
 
 __all__ = ["Command", "Commands", "Here", "decode_command"]
 
+ASKED_AGAIN_S, ASKED_AGAIN_EVERY_S = 10.0, 0.01
+"""For how long an answer waits for the run to ask again what another answer has left, and how often it looks. It takes
+milliseconds, or a lease where the worker is lost meanwhile."""
 PUSH_AGAIN_S = 0.05
 """How soon a live run that is far behind its input is offered the next piece of it again."""
 
@@ -108,23 +111,36 @@ class Commands:
 
     async def resolve(self, run: RunRecord, entries: list[ResumeEntry], *, some: bool = False) -> None:
         """Answer the interrupts of a waiting run: all that it waits for, or `some`, and then it waits for the rest. To
-        each there is one answer; those to other questions are left out.
+        each there is one answer; those to other questions are left out. Several may answer some at the same time.
 
         Raises `InputInvalid`, `InputTooLarge`, `StoreUnavailable`."""
         store, entries = self._journals.store, answers_of(entries, run.id)
         while True:
+            if some:
+                run = await self._asking(run, entries)
             command = Command(kind="input", resume=await self._answers(run, entries, some=some))
             try:
                 owner = await store.answer(run.id, run.last_seq, msgspec.json.encode(command))
             except NotWaiting:  # it is not as it was: look what it waits for now
-                record = await store.get_run(run.id)
-                if record is None:
-                    raise RunNotFound(f"no run {run.id}", run_id=run.id) from None
-                run = record
+                run = await self._now(run)
             else:
                 if owner == "":
                     await self._here.claim(run)
                 return
+
+    async def _asking(self, run: RunRecord, entries: list[ResumeEntry]) -> RunRecord:
+        """Return the run as it waits for one of these, where it is about to; else as it is now."""
+        ids, until = {entry.interrupt_id for entry in entries}, self._journals.loop.time() + ASKED_AGAIN_S
+        while ids & await asked_again(self._journals.store, run) and self._journals.loop.time() < until:
+            await asyncio.sleep(ASKED_AGAIN_EVERY_S)
+            run = await self._now(run)
+        return run
+
+    async def _now(self, run: RunRecord) -> RunRecord:
+        record = await self._journals.store.get_run(run.id)
+        if record is None:
+            raise RunNotFound(f"no run {run.id}", run_id=run.id)
+        return record
 
     async def _answers(self, run: RunRecord, entries: list[ResumeEntry], *, some: bool) -> list[ResumeEntry]:
         """Return the entries that answer what the run waits for."""

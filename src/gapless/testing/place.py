@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gapless.journals.memory import Memory, MemoryStore
-from gapless.records import RunRecord
+from gapless.records import RunRecord, RunStatus
 from gapless.runs.runner import Runner
 
 __all__ = ["Place"]
@@ -49,8 +49,13 @@ class Place:
         return self.memory.runs[run_id]
 
     async def is_parked(self, run_id: str = "r") -> None:
-        """Wait until the run `run_id` is nobody's."""
-        await _until(lambda: self.record(run_id).owner == "", "the run is nobody's")
+        """Wait until the run `run_id` is nobody's, and waits for a person."""
+
+        def holds() -> bool:
+            record = self.record(run_id)
+            return record.owner == "" and record.status is RunStatus.WAITING
+
+        await _until(holds, "the run is nobody's and waits")
 
     async def close(self) -> None:
         """Stop all workers."""
