@@ -10,7 +10,7 @@ import pytest
 from gapless import RunConfig, Runner, StreamingMode
 from gapless.agents import Agent, adapt
 from gapless.agents.base import RunContext
-from gapless.errors import InputInvalid, UsageError
+from gapless.errors import AgentInvalid, InputInvalid, UsageError
 from gapless.events import Interrupt, ResumeEntry
 
 
@@ -122,10 +122,29 @@ async def test_a_run_that_cannot_go_on_saves_nothing_and_one_that_can_does():
     async def emit(item: object) -> None:
         emitted.append(item)
 
+    told: list[str] = []
+    ctx = a_context(unkept=told.append)
+    await ctx.save(b"x")
+    assert (await ctx.step("double", lambda n: 2 * n, 2), told) == (4, ["save", "step"])
     ctx = a_context(checkpoint=b"before", save=save, emit=emit)
     await ctx.emit("said")
     await ctx.save(b"x")
     assert (ctx.continues, ctx.checkpoint, saved, emitted) == (True, b"before", [b"x"], ["said"])
+
+
+async def test_what_is_saved_is_bytes_also_where_nothing_is_kept():
+    saved: list[bytes] = []
+
+    async def save(data: bytes, half: Collection[str], leave: bool) -> None:
+        saved.append(data)
+
+    for ctx in (a_context(), a_context(save=save)):
+        for wrong in ({"x": 1}, "text", None):
+            with pytest.raises(AgentInvalid, match=f"run r: ctx.save takes bytes, not {type(wrong).__name__}"):
+                await ctx.save(wrong)  # type: ignore[arg-type]  # that is what is tried
+        await ctx.save(bytearray(b"x"))
+    assert saved == [b"x"]
+    assert type(saved[0]) is bytes
 
 
 def test_ids_are_told_from_those_of_an_earlier_worker_and_keys_are_the_same():

@@ -11,8 +11,8 @@ import pytest
 
 import gapless
 from gapless import Interrupt, ResumeEntry, Runner
-from gapless.agents.base import RunContext
-from gapless.errors import AgentFailed, OutcomeUnknown, UsageError
+from gapless.agents.base import Agent, AgentItem, RunContext
+from gapless.errors import AgentFailed, AgentInvalid, OutcomeUnknown, UsageError
 from gapless.journals.memory import Memory, MemoryStore
 from tests.support.waiting import until
 
@@ -163,6 +163,49 @@ async def test_a_typed_step_returns_its_type():
 
     async with Worker(Memory(), agent) as runner:
         assert (await (await runner.start("x", run_id="r")).collect()).text == "(1, 2)"
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_a_function_that_replays_is_told_when_it_saves_by_itself(shared: bool):
+    @gapless.replays
+    async def agent(ctx: RunContext) -> AsyncIterator[str]:
+        yield "begun "
+        await ctx.save(b"mine")
+
+    async with Runner(agent, store=MemoryStore(Memory()) if shared else "memory://") as runner:
+        with pytest.raises(AgentInvalid, match=r"agent agent is marked with gapless.replays, .*ctx\.step") as raised:
+            await (await runner.start("x")).collect()
+        assert (raised.value.code, raised.value.text) == ("agent_invalid", "begun ")
+
+
+async def test_an_agent_that_a_function_calls_leaves_the_function_its_steps():
+    class Saves(Agent):
+        name = "saves"
+
+        async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+            assert ctx.checkpoint is None
+            if ctx.continues:
+                await ctx.save(b"mine")
+            yield "said "
+
+    memory, gate = Memory(), asyncio.Event()
+
+    @gapless.replays
+    async def agent(ctx: RunContext) -> AsyncIterator[AgentItem]:
+        yield f"{await ctx.step('one', lambda: 1)} "
+        async for item in Saves().run(ctx):
+            yield item
+        await ctx.step("two", lambda: 2)
+        if not gate.is_set():
+            gate.set()
+            await asyncio.Event().wait()
+        yield "end"
+
+    async with Worker(memory, agent) as first:
+        await first.start("x", run_id="r")
+        await gate.wait()
+    async with Worker(memory, agent) as second:
+        assert await read(second) == "1 said end"
 
 
 def test_only_async_functions_replay():

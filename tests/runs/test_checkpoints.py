@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import msgspec
 import pytest
 
+import gapless
+from gapless import Agent, Runner
+from gapless.agents.base import AgentItem, RunContext
 from gapless.errors import CheckpointUnreadable
 from gapless.events import TokenUsage
+from gapless.runs import checkpoints
 from gapless.runs.checkpoints import Frame, decode_frame, encode_frame
 
 
@@ -28,3 +34,39 @@ def test_a_later_frame_with_more_fields_is_read():
 def test_what_cannot_be_read_says_so(encoded: bytes):
     with pytest.raises(CheckpointUnreadable, match="run r"):
         decode_frame(encoded, "r")
+
+
+async def test_an_agent_of_which_nothing_is_kept_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(checkpoints, "_warned", set())
+
+    async def plain(ctx: RunContext) -> AsyncIterator[str]:
+        await ctx.save(b"x")
+        yield str(await ctx.step("one", lambda: 1))
+
+    async def steps(ctx: RunContext) -> str:
+        return str(await ctx.step("one", lambda: 1))
+
+    @gapless.replays
+    async def replays(ctx: RunContext) -> str:
+        return str(await ctx.step("one", lambda: 1))
+
+    class Saves(Agent):
+        name = "saves"
+        continues = "from_checkpoint"
+
+        async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+            await ctx.save(b"x")
+            yield str(await ctx.step("one", lambda: 1))
+
+    agents = {"plain": plain, "steps": steps, "replays": replays, "saves": Saves()}
+    async with Runner(agents=agents) as runner:  # in memory, where no run goes on: that is no agent's fault
+        for name in [*agents, *agents]:
+            assert (await (await runner.start("x", agent=name)).collect()).text == "1"
+    told = [record.getMessage() for record in caplog.records if "keeps nothing" in record.getMessage()]
+    assert [line.partition(": ")[2].partition(",")[0] for line in told] == [
+        "agent plain calls ctx.save",
+        "agent steps calls ctx.step",
+    ]
+    assert "@gapless.replays" in told[0]

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from typing import Any, Literal, TypeAlias
 
 from gapless.config import RunConfig
-from gapless.errors import UsageError
+from gapless.errors import AgentInvalid, UsageError
 from gapless.events import ContentPart, Context, Event, Interrupt, Message, ResumeEntry, TokenUsage, Tool, text_of
 from gapless.live import LiveRequestQueue
 
@@ -53,7 +53,8 @@ class RunContext:
     `add_usage`. Ask a person with `interrupt`.
 
     So that another worker can go on: `checkpoint` is what the agent gave to `save` there, `emit` records what cannot be
-    yielded, `new_id` counts on from `ids_after`, and `left` says that another goes on.
+    yielded, `new_id` counts on from `ids_after`, and `left` says that another goes on. `unkept` is called with the name
+    of what the agent calls (`save`, `step`) where that keeps nothing.
     """
 
     __slots__ = (
@@ -67,6 +68,7 @@ class RunContext:
         "_native_left",
         "_save",
         "_steps",
+        "_unkept",
         "agent_name",
         "checkpoint",
         "config",
@@ -110,6 +112,7 @@ class RunContext:
         emit: Callable[[AgentItem], Awaitable[None]] | None = None,
         ids_after: int = 0,
         left: Callable[[], bool] | None = None,
+        unkept: Callable[[str], None] | None = None,
     ) -> None:
         self.run_id = run_id
         self.session_id = session_id
@@ -142,6 +145,7 @@ class RunContext:
         self._save = save
         self._left = left
         self._emit = emit
+        self._unkept = unkept
         self._ids = ids_after
         self._steps: Callable[..., Awaitable[Any]] | None = None
 
@@ -185,7 +189,9 @@ class RunContext:
 
     @property
     def continues(self) -> bool:
-        """Returns whether this run can go on at another worker; where it can't, `save` does nothing."""
+        """Returns whether this run can go on at another worker from what is saved; where it can't, `save` keeps
+        nothing.
+        """
         return self._save is not None
 
     async def save(self, data: bytes, *, half: Collection[str] = (), leave: bool = True) -> None:
@@ -196,9 +202,17 @@ class RunContext:
         `half` names the messages and tool calls that are said in part, by what would be begun anew: there they are
         taken back. With `leave=False` no worker leaves the run here: something is under way, or about to be, that would
         be done again.
+
+        Raises `AgentInvalid` for what is not bytes, and in a function that replays (`gapless.replays`): it keeps its
+        steps by itself. Of an agent whose runs can't go on nothing is kept, and the log says so once.
         """
+        if self._save is None and self._unkept is not None:
+            self._unkept("save")
+        if not isinstance(data, bytes | bytearray | memoryview):
+            what = f"ctx.save takes bytes, not {type(data).__name__}: encode it, as by json.dumps(…).encode()"
+            raise AgentInvalid(f"run {self.run_id}: {what}", run_id=self.run_id)
         if self._save is not None:
-            await self._save(data, half, leave)
+            await self._save(bytes(data), half, leave)
 
     @property
     def left(self) -> bool:
@@ -233,9 +247,11 @@ class RunContext:
         (also the first time) when the run is gone on with. A sync function runs in a thread.
 
         With `repeatable=False` it is never begun again: where the worker was lost while it ran, raises
-        `OutcomeUnknown`. Without a replaying agent it is only called.
+        `OutcomeUnknown`. Without a replaying agent it is only called; the log says so once, unless the agent saves.
         """
         if self._steps is None:
+            if self._unkept is not None:
+                self._unkept("step")
             return await call_step(function, *args)
         return await self._steps(name, function, args, type, repeatable)
 

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from gapless.agents.base import Agent, AgentItem, RunContext, log_raised
-from gapless.agents.replaying import Replay, is_replaying
+from gapless.agents.replaying import Replay, is_replaying, refuse_saves
 from gapless.errors import AgentInvalid, LimitReached
 
 __all__ = ["FunctionAgent"]
@@ -53,6 +53,8 @@ class FunctionAgent(Agent):
         if self._replays and ctx.continues:
             replay = Replay(ctx)
             return replay.run(self._start(ctx))
+        if self._replays:
+            refuse_saves(ctx)
         return self._start(ctx)
 
     def _start(self, ctx: RunContext) -> AsyncIterator[AgentItem]:

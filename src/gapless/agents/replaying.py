@@ -16,7 +16,7 @@ from gapless.agents.base import AgentItem, RunContext, call_step
 from gapless.errors import AgentInvalid, CheckpointUnreadable, OutcomeUnknown, UsageError
 from gapless.events import Interrupt, ResumeEntry
 
-__all__ = ["Replay", "is_replaying", "replays"]
+__all__ = ["Replay", "is_replaying", "refuse_saves", "replays"]
 
 _FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
 _MARK = "__gapless_replays__"
@@ -55,6 +55,17 @@ def is_replaying(function: Callable[..., Any]) -> bool:
     return getattr(function, _MARK, False) is True
 
 
+def refuse_saves(ctx: RunContext) -> None:
+    """Let such an agent save nothing of its own: it would take the place of its steps, and nobody could go on."""
+
+    def refuse(what: str) -> None:
+        if what == "save":
+            why = "is marked with gapless.replays, which keeps what its steps return (ctx.step): it has nothing to save"
+            raise AgentInvalid(f"run {ctx.run_id}: agent {ctx.agent_name} {why}", run_id=ctx.run_id)
+
+    ctx._save, ctx._unkept = None, refuse
+
+
 class Replay:
     """Runs one such agent, from its start or again. Raises `CheckpointUnreadable`."""
 
@@ -66,6 +77,9 @@ class Replay:
             raise CheckpointUnreadable(
                 f"run {ctx.run_id}: what its steps returned cannot be read ({error}); ask again", run_id=ctx.run_id
             ) from None
+        assert ctx._save is not None, "its run can go on"
+        self._keep = ctx._save
+        refuse_saves(ctx)
         self._state, self._steps, self._said = kept.state, dict(kept.steps), kept.items
         self._items = 0
         self._counts: collections.Counter[str] = collections.Counter()
@@ -73,6 +87,7 @@ class Replay:
             ctx.state = msgspec.json.decode(_encode_json(kept.state))
         else:
             self._state = msgspec.json.decode(_encode_json(kept.state))
+        ctx.checkpoint = None  # the agent has given nothing to `save`, nor has another that it calls
         self._ask, self._record = ctx._interrupt, ctx._emit
         ctx._interrupt, ctx._steps = self._interrupt, self._step
         if self._record is not None:
@@ -104,7 +119,8 @@ class Replay:
         return name if count == 1 else f"{name}#{count}"
 
     async def _save(self, *, leave: bool = True) -> None:
-        await self._ctx.save(_encode(_Kept(max(self._items, self._said), self._steps, self._state)), leave=leave)
+        kept = _Kept(max(self._items, self._said), self._steps, self._state)
+        await self._keep(_encode(kept), (), leave)
 
     async def _step(
         self, name: str, function: Callable[..., Any], args: tuple[Any, ...], type: Any, repeatable: bool

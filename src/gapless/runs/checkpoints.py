@@ -14,15 +14,21 @@ from gapless.agents.base import RunContext
 from gapless.errors import AgentInvalid, CheckpointUnreadable, RunFenced, RunLimit
 from gapless.events import CustomEvent, TokenUsage
 from gapless.journals.journal import Journal
+from gapless.records import RunRecord
 from gapless.runs.deadlines import Deadlines
 from gapless.runs.questions import Question, Questions
 from gapless.runs.recorder import Recorder
 
-__all__ = ["Before", "Frame", "Standing", "decode_frame", "encode_frame"]
+__all__ = ["Before", "Frame", "Standing", "decode_frame", "encode_frame", "warn_of_unkept"]
 
 log = logging.getLogger("gapless.run")
 
 _encode_json = msgspec.json.Encoder().encode
+
+AGENTS_WARNED_MAX = 1_000
+"""Names of agents that are remembered as warned of; of further ones nothing is said."""
+
+_warned: set[str] = set()
 
 VERSION = 1
 """Of the frame. A later one may only add fields at its end, or gets another number."""
@@ -163,6 +169,20 @@ class Standing:
                 self._recorder.add(
                     CustomEvent(name="gapless.notice", value={"code": "checkpoint_too_large", "message": message})
                 )
+
+
+def warn_of_unkept(record: RunRecord, what: str) -> None:
+    """Say, once for each agent of this process, that what it calls on its context (`save`, `step`) keeps nothing."""
+    if record.agent in _warned or len(_warned) >= AGENTS_WARNED_MAX:
+        return
+    _warned.add(record.agent)
+    log.warning(
+        "run %s: agent %s calls ctx.%s, which keeps nothing: no other worker can go on with its runs. Mark it with "
+        '@gapless.replays and use ctx.step, or write an Agent with continues = "from_checkpoint" that uses ctx.save',
+        record.id,
+        record.agent,
+        what,
+    )
 
 
 def _beside(frame: Frame) -> bytes:

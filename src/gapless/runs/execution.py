@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -29,7 +30,7 @@ from gapless.live import LiveRequest, is_live
 from gapless.metrics import Metrics
 from gapless.records import RunRecord, RunRequest, RunStatus, now_ms
 from gapless.runs.blobs import LARGE, BlobsOfRun
-from gapless.runs.checkpoints import Before, Standing
+from gapless.runs.checkpoints import Before, Standing, warn_of_unkept
 from gapless.runs.commands import Command
 from gapless.runs.deadlines import Deadlines
 from gapless.runs.ending import as_failure, ending, label_of, own_end, unanswered
@@ -123,8 +124,7 @@ class Execution:
         self._standing: Standing | None = None
         """None where nobody else can go on with the run."""
         if self.config.on_worker_lost == "continue":
-            kept = None if before is None else before.frame
-            self._standing = Standing(journal, recorder, agent.framework, self.part, kept)
+            self._standing = Standing(journal, recorder, agent.framework, self.part, before.frame if before else None)
         self._began: float | None = None
         """When the agent was called, until its first event."""
         self._rested = before is not None
@@ -363,6 +363,7 @@ class Execution:
             deps=self._deps,
             output_type=self._output_type,
             live=self.live,
+            unkept=None if self._agent.continues == "from_checkpoint" else partial(warn_of_unkept, self.record),
         )
 
     async def _supervise(self, pump: asyncio.Task[None]) -> _Stopped | None:
