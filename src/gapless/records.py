@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from gapless.config import RunConfig
-from gapless.errors import CursorInvalid, InputInvalid, InputTooLarge, SessionNotFound
+from gapless.errors import CursorInvalid, InputInvalid, InputTooLarge, SessionBusy, SessionNotFound
 from gapless.events import Context, Message, Tool, UserMessage
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "place_in_sessions",
     "place_of_session",
     "rewrite",
+    "session_busy",
     "session_of",
     "session_taken",
     "title_of",
@@ -490,6 +491,12 @@ def session_of(run: RunRecord) -> SessionRecord:
 def session_taken(session_id: str) -> SessionNotFound:
     """Return the error for whoever would begin in another's session `session_id`."""
     return SessionNotFound(f"no session {session_id} of yours, and the id is taken; choose another")
+
+
+def session_busy(session_id: str, run_id: str, more: str = ": wait for it, or cancel it") -> SessionBusy:
+    """Return the error for whoever needs the session `session_id` while its run `run_id` is active. `more` says what to
+    do."""
+    return SessionBusy(f"session {session_id} has an active run, {run_id}{more}", run_id=run_id)
 
 
 def now_ms() -> int:

@@ -719,8 +719,9 @@ class Conformance(GoesOn, Blobs, Lists, Titles):
         assert session.state == {"kept": [], "k": {"é\x00": [2**60, None, {}]}, a.id: a.id, b.id: b.id}
         assert await a.store.update_state("nobody", {}, 60) is None
         await a.create("r")
-        with pytest.raises(SessionBusy):
+        with pytest.raises(SessionBusy) as caught:
             await b.store.update_state("s", {"k": 2}, 70)
+        assert caught.value.run_id == "r", "the run that is in the way"
         await a.end("r", 1)
         assert await b.store.update_state("s", {}, 70) is not None
 
@@ -799,8 +800,9 @@ class Conformance(GoesOn, Blobs, Lists, Titles):
         await a.create("r1")
         await a.append("r1", 1, "1")
         await a.create("other", "s2")
-        with pytest.raises(SessionBusy):
+        with pytest.raises(SessionBusy) as caught:
             await b.store.delete_session("s")
+        assert caught.value.run_id == "r1", "the run that is in the way"
         await a.end("r1", 2)
         assert await b.store.delete_session("s")
         assert not await b.store.delete_session("s")

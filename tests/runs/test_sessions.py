@@ -25,6 +25,7 @@ from gapless.records import RunStatus
 from tests.support.agents import Gated
 from tests.support.agui import check_order
 from tests.support.runs import ask, echo, said, until
+from tests.support.waiting import WAIT_S
 
 
 async def test_a_session_remembers(store: str):
@@ -128,8 +129,10 @@ async def test_a_session_is_deleted_with_its_runs(store: str):
     agent = Gated()
     async with Runner(agent, store=store) as runner:
         run = await runner.start("x", session_id="s", run_id="r")
-        with pytest.raises(SessionBusy):
-            await runner.delete_session("s")
+        for refused in (runner.delete_session("s"), runner.update_state("s", {"k": 1})):
+            with pytest.raises(SessionBusy, match="session s has an active run, r") as caught:
+                await refused
+            assert caught.value.run_id == "r"
         agent.let()
         await run.wait()
         await runner.delete_session("s")
@@ -138,6 +141,58 @@ async def test_a_session_is_deleted_with_its_runs(store: str):
                 await gone
         with pytest.raises(RunNotFound):
             await runner.get_run("r")
+
+
+async def test_a_session_is_deleted_or_changed_once_its_cancelled_run_has_cleaned_up(
+    store: str, monkeypatch: pytest.MonkeyPatch
+):
+    cleaned = asyncio.Event()
+
+    async def cleans_up(message: str) -> AsyncIterator[str]:
+        yield "begun"
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await cleaned.wait()
+
+    async with Runner(cleans_up, store=store) as runner:
+        wait = runner.readers.wait
+
+        async def waited_for(run_id: str) -> None:
+            cleaned.set()
+            await wait(run_id)
+
+        monkeypatch.setattr(runner.readers, "wait", waited_for)
+        for change in (lambda: runner.update_state("s", {"k": 1}), lambda: runner.delete_session("s")):
+            cleaned.clear()
+            run = await runner.start("x", session_id="s")
+            await until(run, 3)
+            await run.cancel()
+            await change()
+        assert await runner.find_session("s") is None
+
+
+async def test_a_clean_up_that_does_not_end_keeps_the_session(store: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gapless.runs.worker.STOPPING_WAIT_S", 0.01)
+    monkeypatch.setattr("gapless.runs.execution.CLEANUP_S_MAX", WAIT_S)
+    cleaned = asyncio.Event()
+
+    async def cleans_up(message: str) -> AsyncIterator[str]:
+        yield "begun"
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await cleaned.wait()
+
+    async with Runner(cleans_up, store=store) as runner:
+        run = await runner.start("x", session_id="s", run_id="r")
+        await until(run, 3)
+        await run.cancel()
+        with pytest.raises(SessionBusy, match="session s has an active run, r"):
+            await runner.delete_session("s")
+        cleaned.set()
+        await run.wait()
+        await runner.delete_session("s")
 
 
 async def test_a_busy_session_rejects(store: str):

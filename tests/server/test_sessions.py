@@ -46,7 +46,8 @@ async def test_an_active_run_is_named_and_keeps_its_session(client_of: Callable[
     assert (shown["active_run_id"], shown["title"]) == ("r", "x")
     assert shown["active_run_status"] in ("queued", "running")
     refused = await client.delete("/sessions/s")
-    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "session_busy")
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["run_id"]) == (409, "session_busy", "r")
     agent.let()
     await client.get("/runs/r/events", headers=STREAM)
     assert "active_run_id" not in (await client.get("/sessions/s")).json()

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
-from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreUnavailable
+from gapless.errors import CursorExpired, RunNotFound, StoreUnavailable
 from gapless.journals.contract import (
     READ_BYTES_MAX,
     WANTED_MAX,
@@ -36,6 +36,7 @@ from gapless.records import (
     place_in_runs,
     place_in_sessions,
     place_of_session,
+    session_busy,
     session_of,
     session_taken,
     title_of,
@@ -158,8 +159,7 @@ class MemoryStore(Store):
             raise session_taken(run.session_id)
         active = memory.session_runs.setdefault(run.session_id, {})
         if reject_busy and active:
-            busy = next(iter(active))
-            raise SessionBusy(f"session {run.session_id} has an active run, {busy}", run_id=busy)
+            raise session_busy(run.session_id, next(iter(active)))
         if session is None:
             memory.sessions[run.session_id] = session_of(run)
         run.owner = self._worker_id
@@ -430,8 +430,8 @@ class MemoryStore(Store):
         return await self.get_session(session_id)
 
     def _check_idle(self, session_id: str) -> None:
-        if self._memory.session_runs.get(session_id):
-            raise SessionBusy(f"session {session_id} has an active run; cancel it first")
+        if active := self._memory.session_runs.get(session_id):
+            raise session_busy(session_id, next(iter(active)))
 
     async def delete_session(self, session_id: str) -> bool:
         memory = self._memory

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreUnavailable
+from gapless.errors import CursorExpired, RunNotFound, StoreUnavailable
 from gapless.journals.contract import READ_BYTES_MAX, WANTED_MAX, Advice, Append, Checkpoint, Listener, Store
 from gapless.journals.lease import LeaseWatch
 from gapless.journals.postgres_append import RECHECK_S, OwnedRuns
@@ -320,10 +320,10 @@ class PostgresStore(Store):
         """Keep others from beginning a run in a session until the transaction has ended. Raises `SessionBusy`."""
         sql = "SELECT id, updated_at, title, state, record FROM gapless.sessions WHERE id = %s FOR UPDATE"
         rows = await self._server.fetch(connection, sql, session_id.encode())
-        sql = f"SELECT 1 FROM gapless.runs WHERE session = %s AND status IN {ACTIVE_SQL} LIMIT 1"
-        if rows and await self._server.fetch(connection, sql, session_id.encode()):
-            raise SessionBusy(f"session {session_id} has an active run; cancel it first")
-        return session_from(rows[0]) if rows else None
+        if not rows:
+            return None
+        await self._runs.check_idle(connection, session_id)
+        return session_from(rows[0])
 
     async def delete_session(self, session_id: str) -> bool:
         async def delete(connection: Connection) -> bool:

@@ -13,14 +13,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from gapless.errors import GaplessError, RunNotFound, SessionBusy, StoreUnavailable
+from gapless.errors import GaplessError, RunNotFound, StoreUnavailable
 from gapless.journals.contract import NotWaiting, WorkerFenced
 from gapless.journals.lease import LeaseWatch, log_lost
 from gapless.journals.postgres_append import OwnedRun, OwnedRuns
 from gapless.journals.postgres_records import LAST_SQL, PostgresRecords, ReadRun, encode
 from gapless.journals.postgres_schema import ACTIVE_SQL
 from gapless.journals.postgres_server import Connection, PostgresServer, int_array
-from gapless.records import RunRecord, RunStatus, session_of, session_taken
+from gapless.records import RunRecord, RunStatus, session_busy, session_of, session_taken
 
 __all__ = ["INSERT_SESSION_SQL", "PostgresRuns"]
 
@@ -74,10 +74,7 @@ class PostgresRuns:
                 return known, mine and nonce == await self._nonce(connection, known.rid)
             await self._enter_session(connection, run)
             if reject_busy:
-                sql = f"SELECT r.id FROM gapless.runs r WHERE r.session = %s AND r.status IN {ACTIVE_SQL} LIMIT 1"
-                for (busy,) in await self._server.fetch(connection, sql, run.session_id.encode()):
-                    active = busy.decode()
-                    raise SessionBusy(f"session {run.session_id} has an active run, {active}", run_id=active)
+                await self.check_idle(connection, run.session_id)
             ids = [text.encode() for text in (run.id, run.session_id, run.user_id)]
             rows = await self._server.fetch(connection, _INSERT_RUN, nonce, *ids, run.status.value, me, encode(run))
             if not rows:
@@ -103,6 +100,12 @@ class PostgresRuns:
     async def _nonce(self, connection: Connection, rid: int) -> int:
         ((nonce,),) = await self._server.fetch(connection, "SELECT r.nonce FROM gapless.runs r WHERE r.rid = %s", rid)
         return int(nonce)
+
+    async def check_idle(self, connection: Connection, session_id: str) -> None:
+        """Raise `SessionBusy` when a run of the session is active."""
+        sql = f"SELECT r.id FROM gapless.runs r WHERE r.session = %s AND r.status IN {ACTIVE_SQL} LIMIT 1"
+        for (run_id,) in await self._server.fetch(connection, sql, session_id.encode()):
+            raise session_busy(session_id, run_id.decode())
 
     async def _enter_session(self, connection: Connection, run: RunRecord) -> None:
         """Begin the run's session, or make sure that it is this user's; until the transaction has ended nobody else

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from gapless.errors import CursorExpired, RunNotFound, SessionBusy, StoreUnavailable
+from gapless.errors import CursorExpired, RunNotFound, StoreUnavailable
 from gapless.journals import redis_scripts as scripts
 from gapless.journals.contract import READ_BYTES_MAX, WANTED_MAX, Advice, Append, Checkpoint, Listener, Store
 from gapless.journals.lease import LeaseWatch
@@ -44,7 +44,7 @@ from gapless.journals.redis_owned import OwnedRuns
 from gapless.journals.redis_records import RedisRecords
 from gapless.journals.redis_server import RedisServer
 from gapless.journals.redis_takeover import TakeOver
-from gapless.records import Listing, RunRecord, RunStatus, SessionRecord, Turn, changed_state
+from gapless.records import Listing, RunRecord, RunStatus, SessionRecord, Turn, changed_state, session_busy
 
 __all__ = ["RedisStore"]
 
@@ -290,8 +290,8 @@ class RedisStore(Store):
             answer = await self._server.call(
                 scripts.UPDATE_STATE, session_key(session_id), place, fields[-1], state, updated_at
             )
-            if answer == b"busy":
-                raise _busy(session_id)
+            if isinstance(answer, list):
+                raise session_busy(session_id, answer[1].decode())
             if answer == b"updated":
                 break
         for key in (SESSIONS, f"{SESSIONS}:{session.user_id}"):
@@ -307,8 +307,8 @@ class RedisStore(Store):
         session = await self.get_session(session_id)
         place = place_of(session_id)
         answer = await self._server.call(scripts.DELETE, session_key(session_id), place)
-        if answer == b"busy":
-            raise _busy(session_id)
+        if answer[0] == b"busy":
+            raise session_busy(session_id, answer[1].decode())
         deleted, runs = answer
         lists = [RUNS] if session is None else [RUNS, f"{RUNS}:{session.user_id}"]
         for start in range(0, len(runs), scripts.EXPIRE_RUNS):
@@ -330,7 +330,3 @@ class RedisStore(Store):
 
     async def turns(self, session_id: str) -> list[Turn]:
         return await self._records.turns(session_id)
-
-
-def _busy(session_id: str) -> SessionBusy:
-    return SessionBusy(f"session {session_id} has an active run; cancel it first")

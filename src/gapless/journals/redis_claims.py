@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 
-from gapless.errors import GaplessError, SessionBusy, StoreUnavailable
+from gapless.errors import GaplessError, StoreUnavailable
 from gapless.journals import redis_scripts as scripts
 from gapless.journals.redis_keys import (
     WORKERS,
@@ -26,7 +26,7 @@ from gapless.journals.redis_keys import (
 from gapless.journals.redis_owned import OwnedRuns
 from gapless.journals.redis_records import RedisRecords
 from gapless.journals.redis_server import RedisServer
-from gapless.records import RunRecord, session_of, session_taken
+from gapless.records import RunRecord, session_busy, session_of, session_taken
 
 __all__ = ["RunCreation"]
 
@@ -168,4 +168,4 @@ class RunCreation:
         session = await self._records.session(self._run.session_id)
         if session is not None and session.user_id != self._run.user_id:
             return session_taken(session.id)
-        return SessionBusy(f"session {self._run.session_id} has an active run, {busy}", run_id=busy)
+        return session_busy(self._run.session_id, busy)

@@ -380,8 +380,9 @@ DELETE = Script(
     + _TRY
     + f"""
 local place, runs = ARGV[1], {{}}
-if oldest(place) then
-  return 'busy'
+local busy = oldest(place)
+if busy then
+  return {{'busy', busy}}
 end
 for i, id in ipairs(redis.call('LRANGE', place .. 'runs', 0, -1)) do
   local run = place .. 'run:' .. id
@@ -419,8 +420,9 @@ UPDATE_STATE = Script(
     _QUEUE
     + """
 local place, before, after, updated_at = unpack(ARGV)
-if oldest(place) then
-  return 'busy'
+local busy = oldest(place)
+if busy then
+  return {'busy', busy}
 end
 if redis.call('HGET', place .. 'session', 'state') ~= before then
   return 'changed'

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
-from gapless.errors import CursorExpired, GaplessError, RunNotFound, SessionBusy, UsageError
+from gapless.errors import CursorExpired, GaplessError, RunNotFound, UsageError
 from gapless.journals import process
 from gapless.journals.contract import WANTED_MAX, Append, Checkpoint, Listener, Store, WorkerFenced
 from gapless.journals.lease import LeaseWatch, log_lost
@@ -178,11 +178,7 @@ class SQLiteStore(Store):
             if user is not None and user[0] != run.user_id:
                 raise session_taken(run.session_id)
             if reject_busy:
-                active = db.execute(
-                    f"SELECT id FROM runs WHERE session = ? AND status IN {ACTIVE_SQL} LIMIT 1", (run.session_id,)
-                ).fetchone()
-                if active is not None:
-                    raise SessionBusy(f"session {run.session_id} has an active run, {active[0]}", run_id=active[0])
+                check_idle(db, run.session_id)
             if user is None:
                 insert_session(db, session_of(run))
             run.owner = self._log.worker_id

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gapless.errors import RunNotFound, SessionBusy, StoreCorrupt
+from gapless.errors import RunNotFound, StoreCorrupt
 from gapless.journals.contract import Append, Checkpoint, NotWaiting
 from gapless.journals.sqlite_log import Log
 from gapless.records import (
@@ -23,6 +23,7 @@ from gapless.records import (
     decode_session,
     listed_run,
     rewrite,
+    session_busy,
     title_of,
 )
 
@@ -232,9 +233,9 @@ def find_checkpoint(db: sqlite3.Connection, run_id: str) -> Checkpoint | None:
 
 def check_idle(db: sqlite3.Connection, session_id: str) -> None:
     """Raise `SessionBusy` when a run of the session is active."""
-    active = f"SELECT 1 FROM runs WHERE session = ? AND status IN {ACTIVE_SQL}"
-    if db.execute(active, (session_id,)).fetchone() is not None:
-        raise SessionBusy(f"session {session_id} has an active run; cancel it first")
+    active = f"SELECT id FROM runs WHERE session = ? AND status IN {ACTIVE_SQL} LIMIT 1"
+    for (run_id,) in db.execute(active, (session_id,)):
+        raise session_busy(session_id, run_id)
 
 
 def find_session(db: sqlite3.Connection, session_id: str) -> SessionRecord | None:

@@ -431,10 +431,10 @@ class Runner(Asking):
         return await self._sessions.turns(session_id)
 
     async def update_state(self, session_id: str, changes: dict[str, Any]) -> SessionRecord:
-        """Set the keys `changes` of the state of session `session_id`. Raises `SessionNotFound`, `SessionBusy` while it
-        has an active run, `InputTooLarge`, `StoreUnavailable`."""
+        """Set the keys `changes` of the state of session `session_id`. A run that was cancelled is waited for. Raises
+        `SessionNotFound`, `SessionBusy` while another is active, `InputTooLarge`, `StoreUnavailable`."""
         await self.open()
-        return await self._sessions.update_state(session_id, changes)
+        return await self.worker.once_idle(lambda: self._sessions.update_state(session_id, changes))
 
     async def rename_session(self, session_id: str, title: str) -> SessionRecord:
         """Call the session `session_id` by this `title`, one line of at most 200 characters, also while a run of it is
@@ -453,10 +453,10 @@ class Runner(Asking):
         return await self._sessions.latest(user_id=user_id, limit=limit, after=after)
 
     async def delete_session(self, session_id: str) -> None:
-        """Delete the session `session_id` with its runs, and what the agents' frameworks keep of it. Raises
-        `SessionNotFound`, `SessionBusy`, `StoreUnavailable`, `AgentFailed` where a framework cannot: then it stays."""
+        """Delete the session `session_id` with its runs (a cancelled one is waited for), and what agents' frameworks
+        keep of it. Raises `SessionNotFound`, `SessionBusy`, `StoreUnavailable`, `AgentFailed` where one can't."""
         await self.open()
-        await self._sessions.delete(session_id, self.agents)
+        await self.worker.once_idle(lambda: self._sessions.delete(session_id, self.agents))
 
     async def messages(self, session_id: str, *, before: str | None = None) -> list[Message]:
         """Return the messages of the ended runs of session `session_id`, oldest first. With `before`, those that the

@@ -13,7 +13,7 @@ from gapless.agents.base import Agent, class_and_place
 from gapless.aside import ASIDE_BYTES, aside
 from gapless.attachments import has_media, marks_of, without_blobs, without_left_out
 from gapless.config import Limits, RunConfig
-from gapless.errors import AgentFailed, InputInvalid, SessionBusy, SessionNotFound
+from gapless.errors import AgentFailed, InputInvalid, SessionNotFound
 from gapless.events import Message, UserMessage, text_of
 from gapless.given import check_given
 from gapless.journals.contract import Store
@@ -27,6 +27,7 @@ from gapless.records import (
     branch,
     check_state,
     now_ms,
+    session_busy,
     session_taken,
     title_of,
 )
@@ -184,8 +185,8 @@ class Sessions:
         """Drop the session with its runs, and before them what the agents' frameworks keep of it: they would tell it to
         whoever gets the id next. Raises `SessionNotFound`, `SessionBusy`, `AgentFailed` where one cannot drop it."""
         session = await self.get(session_id)
-        if session_id in await self.active_runs([session_id]):
-            raise SessionBusy(f"session {session_id} has an active run; cancel it first")
+        for run in (await self.active_runs([session_id])).values():
+            raise session_busy(session_id, run.id)
         for name, agent in agents.items():
             try:
                 await agent.delete_session(name, session.user_id, session_id)

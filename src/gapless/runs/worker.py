@@ -7,8 +7,8 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from typing import Any, TypeVar
 
 from gapless.agents.base import Agent
 from gapless.config import Limits
@@ -18,7 +18,7 @@ from gapless.journals.journal import Journal, Journals, end_tasks
 from gapless.live import LiveRequest
 from gapless.metrics import Metrics
 from gapless.producing import Batch, Taken
-from gapless.records import RunRecord, RunRequest, RunStatus
+from gapless.records import RunRecord, RunRequest, RunStatus, session_busy
 from gapless.runs.checkpoints import Before
 from gapless.runs.commands import Commands, decode_command
 from gapless.runs.execution import CLEANUP_S_MAX, Execution
@@ -46,6 +46,8 @@ LEFT_S = 0.1
 at another worker is heard of within that time."""
 
 log = logging.getLogger("gapless.runner")
+
+_ChangeT = TypeVar("_ChangeT")
 
 
 class Worker:
@@ -144,20 +146,43 @@ class Worker:
             try:
                 return await self.journals.store.create_run(record, reject_busy=reject)
             except SessionBusy as error:
-                busy = None if error.run_id is None else await self.readers.find(error.run_id)
+                busy = await self._in_the_way(error, deadline)
                 if busy is None:
-                    raise
-                if busy.status.ended or await self._stopping(busy):
-                    if not await self._ends_by(busy.id, deadline):
+                    continue
+                if busy.status is not RunStatus.WAITING:
+                    if busy.owner or busy.agent in self._agents:
                         raise
-                    await asyncio.sleep(STOPPING_LOOK_S)
-                elif busy.status is not RunStatus.WAITING:
-                    raise
+                    why = f", which wants agent {busy.agent!r}; this server does not have that, cancel the run"
                 elif asked.config.on_waiting == "decline" and not await self._has_more(busy):
                     reject = False  # it is declined when this one's turn is to come
+                    continue
                 else:
-                    what = f"{error.message}, which waits for a person's answer; answer or cancel it first"
-                    raise SessionBusy(what, run_id=busy.id) from None
+                    why = ", which waits for a person's answer; answer or cancel it first"
+                raise session_busy(record.session_id, busy.id, why) from None
+
+    async def once_idle(self, change: Callable[[], Awaitable[_ChangeT]]) -> _ChangeT:
+        """Return what `change` does to a session that must have no active run. One that has been told to stop is waited
+        for, for at most `STOPPING_WAIT_S`. Raises `SessionBusy` for any other, and what `change` raises."""
+        deadline = time.monotonic() + STOPPING_WAIT_S
+        while True:
+            try:
+                return await change()
+            except SessionBusy as error:
+                if await self._in_the_way(error, deadline) is not None:
+                    raise
+
+    async def _in_the_way(self, error: SessionBusy, deadline: float) -> RunRecord | None:
+        """Return the run that a session is busy with, or None once it is not any more: one that has been told to stop
+        is waited for, up to the `deadline`. Raises the error where it has not ended then."""
+        run = None if error.run_id is None else await self.readers.find(error.run_id)
+        if run is None:
+            raise error
+        if not run.status.ended and not await self._stopping(run):
+            return run
+        if not await self._ends_by(run.id, deadline):
+            raise error
+        await asyncio.sleep(STOPPING_LOOK_S)
+        return None
 
     async def wait_for_stop(self, session_id: str) -> None:
         """Wait for the session's run to end if it has been told to, for at most `STOPPING_WAIT_S`."""

@@ -88,7 +88,8 @@ class SessionRoutes(ClientRoutes):
         return json_response((await self._shown([session]))[0])
 
     async def delete_session(self, session_id: str, request: Request) -> Response:
-        """Drop the session, its runs and their journals. 409 while a run of it is active."""
+        """Drop the session, its runs and their journals. A run that was cancelled is waited for, for some seconds at
+        most; 409 while another is active."""
         await self.access.find(request, "delete", self.runner.get_session, session_id)
         await self.runner.delete_session(session_id)
         return Response(status_code=204)
