@@ -14,7 +14,7 @@ import pytest
 
 from gapless import Agent, RunConfig, Runner
 from gapless.agents.base import AgentItem, RunContext
-from gapless.errors import InputInvalid
+from gapless.errors import InputInvalid, SessionBusy
 from gapless.events import CustomEvent, Event, Interrupt, ResumeEntry, RunErrorEvent, RunFinishedEvent, RunStartedEvent
 from gapless.fold import VOID
 from gapless.journals.memory import Memory, MemoryStore
@@ -527,6 +527,36 @@ async def test_a_run_of_an_agent_that_nobody_has_is_closed_in_time(place: Place,
         events = await events_of(stranger)
     assert isinstance(events[-1], RunErrorEvent)
     assert events[-1].code == "worker_lost"
+
+
+@pytest.mark.usefixtures("parked_at_once")
+async def test_a_run_that_is_answered_where_its_agent_is_not_says_what_it_wants_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(going_on, "CLAIMED_S", 0.0)
+    monkeypatch.setattr(going_on, "ABANDONED_S", WAIT_S)
+    leaving = await place.worker(Steps("one", "ask"))
+    await leaving.start("x", session_id="s", run_id="r", agent="agent")
+    await place.is_parked()
+    place.runners.remove(leaving)
+    await leaving.close()
+
+    def warned() -> int:
+        return sum("run r: wants agent 'agent', which this server" in record.getMessage() for record in caplog.records)
+
+    stranger = Runner(agents={"other": Steps()}, store=MemoryStore(place.memory, monotonic=lambda: place.now))
+    async with stranger:
+        await stranger.sweep()
+        assert warned() == 0, "it waits for a person"
+        await stranger.answer("r", yes("q1"))
+        for _ in range(3):
+            await stranger.sweep()
+        assert warned() == 1
+        with pytest.raises(SessionBusy, match="run, r, which wants agent 'agent'") as caught:
+            await stranger.start("y", session_id="s")
+        assert caught.value.run_id == "r"
+        await stranger.cancel("r")
+        assert (await (await stranger.attach("r")).wait()).status is RunStatus.CANCELLED
 
 
 class AsksThree(Agent):

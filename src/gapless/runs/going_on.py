@@ -39,6 +39,8 @@ TAKEOVERS_MAX = 3
 """A run whose worker is lost more often than this without a new checkpoint is closed: it may be what kills them."""
 ABANDONED_S = 60.0
 """A run that nobody wants for so long, as no worker has its agent, is closed."""
+CLAIMED_S = 2.0
+"""A worker that has a run's agent mostly claims it within this; later, each other one says that it cannot."""
 CLAIMS_AT_ONCE = 20
 """Runs that are claimed in one go."""
 
@@ -119,6 +121,8 @@ class GoingOn:
         self._home = home
         self._seen: dict[str, float] = {}
         """Since when each run is seen to want somebody that has its agent."""
+        self._warned: set[str] = set()
+        """Those of them of which the log says that this worker does not have their agent."""
 
     # -- finding ----------------------------------------------------------------------------------------------------
 
@@ -129,11 +133,15 @@ class GoingOn:
         wanted = await self._journals.store.wanted(now_ms())
         now = time.monotonic()
         self._seen = {run.id: self._seen.get(run.id, now) for run in wanted}
+        self._warned &= self._seen.keys()
         claims_max = min(CLAIMS_AT_ONCE, self._home.free)
         claims: list[Coroutine[Any, Any, None]] = []
         for run in wanted:
-            abandoned = now - self._seen[run.id] >= ABANDONED_S
+            seen_s = now - self._seen[run.id]
+            abandoned = seen_s >= ABANDONED_S
             able = run.agent in self._agents
+            if not able and run.status is not RunStatus.WAITING:
+                self._warn(run, seen_s)
             if len(claims) < claims_max and (able or run.status is RunStatus.WAITING or abandoned):
                 claims.append(self.claim(run.id, _abandoned(run) if abandoned and not able else None))
         # Each takes the store several answers: after a hand-over all would wait for all, one after the other.
@@ -142,6 +150,17 @@ class GoingOn:
                 raise failure
         if claims_max == len(claims) and len(wanted) > CLAIMS_AT_ONCE and self._home.free > 0:
             self._home.on_wanted()  # there are more
+
+    def _warn(self, run: RunRecord, seen_s: float) -> None:
+        if CLAIMED_S <= seen_s < ABANDONED_S and run.id not in self._warned:
+            self._warned.add(run.id)
+            log.warning(
+                "run %s: wants agent %r, which this server does not have: start one that has it, or cancel the run; "
+                "in %.0f s it is closed",
+                run.id,
+                run.agent,
+                ABANDONED_S - seen_s,
+            )
 
     async def claim(self, run_id: str, ends_with: GaplessError | None = None) -> None:
         """Become the owner of a run that is nobody's, if no other worker was faster, and see to it; `ends_with` says
