@@ -89,7 +89,8 @@ def _events(ctx: RunContext, said: Said, kind: str, value: Any) -> Sequence[Even
 
 
 async def _save(ctx: RunContext, kept: dict[str, Any]) -> None:
-    await ctx.save(json.dumps(kept).encode())
+    if ctx.continues:  # within a function of `@gapless.replays` the steps are the function's to keep
+        await ctx.save(json.dumps(kept).encode())
 
 
 async def _permit(ctx: RunContext, kept: dict[str, Any], calls: Sequence[dict[str, Any]]) -> None:
