@@ -31,9 +31,10 @@ def said(count: int) -> str:
     return "".join(f"{number} " for number in range(count))
 
 
-async def follow(run: Run) -> str:
+async def follow(run: Run, begun: asyncio.Event) -> str:
     text = ""
     async for event in run.events():
+        begun.set()
         if isinstance(event, TextMessageContentEvent):
             text += event.delta
     return text
@@ -75,8 +76,12 @@ async def test_runs_go_on_when_the_primary_is_killed_and_a_standby_promoted(
     async with patient() as one, patient() as other:
         one.journals._patience_s = other.journals._patience_s = WAIT_S
         runs = [await one.start(str(WORDS), run_id=f"r{number}", session_id=f"s{number}") for number in range(RUNS)]
-        # Attached while the store is there: only what follows waits for it.
-        following = [asyncio.create_task(follow(await other.attach(run.id))) for run in runs]
+        begun = [asyncio.Event() for _ in runs]
+        followed = [await other.attach(run.id) for run in runs]
+        following = [asyncio.create_task(follow(*one)) for one in zip(followed, begun, strict=True)]
+        async with asyncio.timeout(WAIT_S):
+            for one_begun in begun:  # only who has begun waits for a store that goes away
+                await one_begun.wait()
         await reached(other, 10)
         if not is_synchronous:
             network.silence()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -74,9 +74,11 @@ async def reached(runner: Runner, run_id: str, position: int) -> RunRecord:
             await asyncio.sleep(PACE_S)
 
 
-async def follow(runner: Runner, run: Run) -> str:
+async def follow(runner: Runner, run: Run, begun: asyncio.Event | None = None) -> str:
     text, last, ends = "", 0, 0
     async for event in run.events():
+        if begun is not None:
+            begun.set()
         assert not ends, "nothing comes after the end"
         if isinstance(event, TextMessageContentEvent):
             text += event.delta
@@ -86,6 +88,17 @@ async def follow(runner: Runner, run: Run) -> str:
     record = await reached(runner, run.id, last)  # a server that has just taken over may have to be given the end again
     assert record.last_seq == last, "no hole and no repetition"
     return text
+
+
+async def followers(runner: Runner, run_ids: Sequence[str]) -> list[asyncio.Task[str]]:
+    """Who follows these runs, each from its first event on: only who has begun waits for a store that goes away."""
+    begun = [asyncio.Event() for _ in run_ids]
+    runs = [await runner.attach(run_id) for run_id in run_ids]
+    following = [asyncio.create_task(follow(runner, *one)) for one in zip(runs, begun, strict=True)]
+    async with asyncio.timeout(WAIT_S):
+        for one in begun:
+            await one.wait()
+    return following
 
 
 @pytest.mark.parametrize("victim", ["the index", "the node that is connected to"])
@@ -100,9 +113,7 @@ async def test_runs_go_on_when_a_master_dies_and_its_replica_takes_over(
         async with patient() as one, patient() as other:
             one.journals._patience_s = other.journals._patience_s = WAIT_S
             runs = [await one.start(str(WORDS), run_id=f"r{number}", session_id=f"s{number}") for number in range(RUNS)]
-
-            # Attached while the store is there: only what follows waits for it.
-            following = [asyncio.create_task(follow(other, await other.attach(run.id))) for run in runs]
+            following = await followers(other, [run.id for run in runs])
             await reached(other, "r0", 10)
             cluster.kill(cluster.master_of("{gapless}:workers") if victim == "the index" else cluster.servers[0])
             async with asyncio.timeout(WAIT_S):
@@ -140,7 +151,7 @@ async def test_a_replica_is_promoted_that_lacks_what_was_accepted_last(monkeypat
         ):
             await one.start(str(WORDS), run_id="long", session_id="s1")
             short = await one.start("12", run_id="short", session_id="s2")
-            following = [asyncio.create_task(follow(other, await other.attach(run_id))) for run_id in ("long", "short")]
+            following = await followers(other, ("long", "short"))
             for run_id in ("long", "short"):
                 await reached(other, run_id, 8)
             ours.set("last", "and the replica has it")
