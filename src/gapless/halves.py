@@ -34,21 +34,22 @@ class Halves:
     """Joins a surrogate pair that was divided between two pieces of one text; half of one alone becomes U+FFFD."""
 
     def __init__(self) -> None:
-        self._half = ""
+        self.half = ""
+        """What waits for the rest of its character."""
 
     def feed(self, piece: str) -> str:
         """Return what of the text can be shown now."""
-        if not self._half and (not piece or piece.isascii()):
+        if not self.half and (not piece or piece.isascii()):
             return piece
-        text, self._half = self._half + piece, ""
+        text, self.half = self.half + piece, ""
         if "\ud800" <= text[-1:] <= "\udbff":
-            text, self._half = text[:-1], text[-1]
+            text, self.half = text[:-1], text[-1]
         joined: str = without_surrogates(text)
         return joined
 
     def end(self) -> str:
         """Return what is left: the other half did not come."""
-        half, self._half = self._half, ""
+        half, self.half = self.half, ""
         return ALONE if half else ""
 
 

@@ -39,7 +39,7 @@ from gapless.events import (
     encode_event,
 )
 from gapless.fold import CONTINUES, LEFT, RESTARTED, VOID, Fold
-from gapless.halves import DELTAS, JoinedDeltas
+from gapless.halves import DELTAS, Halves, JoinedDeltas
 from gapless.journals.journal import Journal
 from gapless.jsontext import with_plain_lines
 from gapless.records import now_ms
@@ -79,7 +79,7 @@ class Recorder:
         self._text_parts: list[str] = []
         self._cut_id: str | None = None
         """The message that plain text went to when another worker was lost, and goes on with."""
-        self._carry = ""
+        self._halves = Halves()
         self._joined = JoinedDeltas()
         self._text_chars_max = limits.event_bytes_max // _TEXT_SPLIT_FACTOR
         self._sealed = False
@@ -131,13 +131,13 @@ class Recorder:
         try:
             encoded = _encode_text(delta)
         except UnicodeEncodeError:
-            delta = self._join_surrogates(delta)
+            delta = self._halves.feed(delta)
             if not delta:
                 return
             encoded = _encode_text(delta)
         else:
-            if self._carry:
-                delta, self._carry = "\ufffd" + delta, ""
+            if self._halves.half:
+                delta = self._halves.end() + delta
                 encoded = _encode_text(delta)
         if len(encoded) > self._text_chars_max and len(delta) > self._text_chars_max:
             for start in range(0, len(delta), self._text_chars_max):
@@ -161,21 +161,11 @@ class Recorder:
         self._text_parts = self.fold.text_parts(message_id)
 
     def _close_text(self) -> None:
-        if self._carry:
-            self._carry = ""
-            self._text("\ufffd")
+        if rest := self._halves.end():
+            self._text(rest)
         if self._text_id is not None:
             message_id, self._text_id = self._text_id, None
             self._write_own(self._order.close("text", message_id))
-
-    def _join_surrogates(self, delta: str) -> str:
-        """Join a surrogate pair that was split over two deltas; a lone surrogate becomes U+FFFD."""
-        text = (self._carry + delta).encode("utf-16-le", "surrogatepass")
-        self._carry = ""
-        if text[-2:] and 0xD8 <= text[-1] <= 0xDB:  # a high surrogate: its other half may come next
-            self._carry = text[-2:].decode("utf-16-le", "surrogatepass")
-            text = text[:-2]
-        return text.decode("utf-16-le", "replace")
 
     def _event(self, event: Event) -> None:
         kind = type(event)
