@@ -11,7 +11,7 @@ from gapless.runs.readers import check_position
 from gapless.runs.runner import Runner
 from gapless.wire import Cursor, parse_cursor
 
-__all__ = ["PAGE_LIMIT_MAX", "check_cursor", "check_start", "cursor_of", "page_params"]
+__all__ = ["PAGE_LIMIT_MAX", "START", "check_cursor", "check_start", "cursor_of", "page_params"]
 
 START = Cursor(0)
 PAGE_LIMIT_MAX = 10_000

@@ -21,7 +21,7 @@ from gapless.errors import GaplessError, InputInvalid
 from gapless.events import Context, Message, Tool, UserMessage
 from gapless.http.answers import answer_error, chosen_run_id, read_body
 from gapless.http.auth import Access
-from gapless.http.cursors import check_start, cursor_of
+from gapless.http.cursors import START, check_start, cursor_of
 from gapless.http.stream import Streams, follow
 from gapless.protocols.conversations import is_scoped, known_run
 from gapless.records import RunRecord
@@ -32,7 +32,6 @@ from gapless.wire import Cursor, Encoder
 __all__ = ["ClientRoutes", "StartRequest", "root_path"]
 
 _T = TypeVar("_T")
-_START = Cursor(0)
 
 
 @dataclass(slots=True)
@@ -157,7 +156,7 @@ class ClientRoutes(ABC):
         """Answer with what the run says after the request's cursor, or after this position where it has none; 204 where
         it has said all, also until a person answers."""
         cursor = cursor_of(request, record.id)
-        if cursor == _START:
+        if cursor == START:
             cursor = Cursor(after)
         if has_said_all(record, cursor.seq):
             return Response(status_code=204, headers={"x-run-id": record.id})

@@ -122,7 +122,7 @@ class Commands:
             try:
                 owner = await store.answer(run.id, run.last_seq, msgspec.json.encode(command))
             except NotWaiting:  # it is not as it was: look what it waits for now
-                run = await self._now(run)
+                run = await self._record(run.id)
             else:
                 if owner == "":
                     await self._here.claim(run)
@@ -133,13 +133,13 @@ class Commands:
         ids, until = {entry.interrupt_id for entry in entries}, self._journals.loop.time() + ASKED_AGAIN_S
         while ids & await asked_again(self._journals.store, run) and self._journals.loop.time() < until:
             await asyncio.sleep(ASKED_AGAIN_EVERY_S)
-            run = await self._now(run)
+            run = await self._record(run.id)
         return run
 
-    async def _now(self, run: RunRecord) -> RunRecord:
-        record = await self._journals.store.get_run(run.id)
+    async def _record(self, run_id: str) -> RunRecord:
+        record = await self._journals.store.get_run(run_id)
         if record is None:
-            raise RunNotFound(f"no run {run.id}", run_id=run.id)
+            raise RunNotFound(f"no run {run_id}", run_id=run_id)
         return record
 
     async def _answers(self, run: RunRecord, entries: list[ResumeEntry], *, some: bool) -> list[ResumeEntry]:
@@ -177,9 +177,7 @@ class Commands:
                 if not wait:
                     raise
             await asyncio.sleep(PUSH_AGAIN_S)
-        record = await self._journals.store.get_run(run_id)
-        if record is None:
-            raise RunNotFound(f"no run {run_id}", run_id=run_id)
+        record = await self._record(run_id)
         if request.close and is_live(record.config) and record.status.ended:
             return  # nothing more is said to it
         if not is_live(record.config) or record.status.ended:
