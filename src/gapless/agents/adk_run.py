@@ -12,6 +12,7 @@ from google.adk.agents.invocation_context import InvocationContext, LlmCallsLimi
 from google.adk.events import Event
 from google.genai import types
 
+from gapless.agents import failing
 from gapless.agents.adk_checkpoints import Progress
 from gapless.agents.adk_events import Translation
 from gapless.agents.adk_interrupts import fits, response_to
@@ -27,7 +28,6 @@ from gapless.errors import (
     ModelFailed,
     RunLimit,
     StreamingUnavailable,
-    ToolFailed,
 )
 from gapless.events import (
     CustomEvent,
@@ -234,7 +234,6 @@ current: ContextVar[Turn | None] = ContextVar("gapless_adk_turn", default=None)
 
 def failure(turn: Turn, error: Exception) -> Exception:
     """Return what ADK raised, as one of Gapless's errors where it is known what it means. Its text stays here."""
-    kind = type(error).__name__
     if isinstance(error, GaplessError):
         return error
     if isinstance(error.__cause__, GaplessError):  # of our plugin, which ADK wraps
@@ -242,24 +241,28 @@ def failure(turn: Turn, error: Exception) -> Exception:
     if isinstance(error, LlmCallsLimitExceededError):
         return RunLimit(f"the agent wanted more than max_llm_calls={turn.ctx.config.max_llm_calls} model calls")
     if turn.tool_error is not None and turn.tool_error[1] is error:
-        log_raised(log, turn.ctx.run_id, f"tool {turn.tool_error[0]}", error)
-        return ToolFailed(f"the tool {turn.tool_error[0]} raised {kind}{SEE_LOG}")
+        return failing.tool_failure(error, turn.ctx.run_id, [turn.tool_error[0]])
     if turn.live and cannot_be_live(error):
         return AgentInvalid("ADK cannot run an agent of this kind live: streaming_mode is sse or none for it")
     if turn.model_error is not None and not turn.live:
-        error, kind = turn.model_error, type(turn.model_error).__name__  # ADK may fail itself while it tells of it
+        error = turn.model_error  # ADK may fail itself while it tells of it
     if turn.model_error is error or (turn.live and is_from_model(error)):
-        if turn.live and isinstance(error, NotImplementedError):
-            return ModelFailed("the model has no live connection: choose one that has, or streaming_mode sse or none")
-        if _lacks_key(error):
-            return ModelFailed("the model has no API key: set GOOGLE_API_KEY (or what your model's provider takes)")
-        if cannot_stream(error):
-            return StreamingUnavailable("the model cannot stream, and fallback is off")
-        status = getattr(error, "status", None) or getattr(error, "code", None)
-        detail = f" ({status})" if isinstance(status, str | int) else ""
-        log_raised(log, turn.ctx.run_id, "its model call", error)
-        return ModelFailed(f"the model call raised {kind}{detail}{SEE_LOG}")
+        return _model_failure(turn, error)
     return error
+
+
+def _model_failure(turn: Turn, error: Exception) -> GaplessError:
+    if turn.live and isinstance(error, NotImplementedError):
+        return ModelFailed("the model has no live connection: choose one that has, or streaming_mode sse or none")
+    if _lacks_key(error):
+        return ModelFailed("the model has no API key: set GOOGLE_API_KEY (or what your model's provider takes)")
+    if cannot_stream(error):
+        return StreamingUnavailable("the model cannot stream, and fallback is off")
+    log_raised(log, turn.ctx.run_id, "its model call", error)
+    known = failing.failure(error, turn.ctx.run_id)
+    return (
+        known if isinstance(known, GaplessError) else ModelFailed(f"the model raised {type(error).__name__}{SEE_LOG}")
+    )
 
 
 def cannot_stream(error: Exception) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from gapless.agents.base import SEE_LOG, log_raised
 from gapless.errors import GaplessError, ModelFailed, OutputInvalid, RunLimit, ToolFailed
 
-__all__ = ["Failures", "failure", "tool_failure"]
+__all__ = ["Failures", "failure", "refused", "tool_failure"]
 
 log = logging.getLogger("gapless.agents")
 
@@ -29,13 +29,23 @@ _HINTS = {
 }
 
 
-def _answered(error: Any, run_id: str) -> GaplessError:
-    response = getattr(error, "response", None)
-    found = getattr(error, "status_code", None) or getattr(response, "status_code", None) or getattr(error, "code", 0)
-    status = found if isinstance(found, int) else 0
-    hint = _HINTS.get(status) or ("it is down; try again later" if status >= 500 else None)
-    said = f"the model answered {status}" if status else "the model refused"
-    return ModelFailed(f"{said}: {hint}" if hint else said, run_id=run_id)
+def refused(hint: str | None = None, *, unheard: str = "could not be reached") -> Callable[[Any, str], GaplessError]:
+    """Return what makes the run's error of a model's refusal: `hint` says what to do, or else the service's status
+    does; `unheard` what has happened where there is none."""
+
+    def make(error: Any, run_id: str) -> GaplessError:
+        response, name = getattr(error, "response", None), getattr(error, "model_name", None)
+        places = (getattr(error, "status_code", 0), getattr(response, "status_code", 0), getattr(error, "code", 0))
+        status = next((found for found in places if found and isinstance(found, int)), 0)
+        known = hint or _HINTS.get(status) or ("it is down; try again later" if status >= 500 else None)
+        said = f"the model {name}" if isinstance(name, str) else "the model"
+        said = f"{said} answered {status}" if status else f"{said} {unheard}"
+        return ModelFailed(f"{said}: {known}" if known else said, run_id=run_id)
+
+    return make
+
+
+_answered = refused(unheard="refused")
 
 
 def _silent(error: Any, run_id: str) -> GaplessError:
