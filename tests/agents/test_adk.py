@@ -14,11 +14,12 @@ from google.adk.runners import Runner as ADKRunner
 from google.adk.sessions import InMemorySessionService
 from google.adk.tools import ToolContext
 from google.genai import types
+from google.genai.errors import ClientError
 from pydantic import BaseModel
 
 from gapless import RunConfig, Runner
 from gapless.agents.adk import ADKAgent
-from gapless.errors import AgentFailed, AgentInvalid, OutputInvalid, RunLimit, ToolFailed
+from gapless.errors import AgentFailed, AgentInvalid, ModelFailed, OutputInvalid, RunLimit, ToolFailed
 from gapless.events import (
     DataSource,
     Event,
@@ -27,6 +28,7 @@ from gapless.events import (
     TextPart,
     ToolCallEndEvent,
 )
+from gapless.testing import Fail, adk_model
 from tests.support.adk import Call, Scripted
 from tests.support.adk_runs import add, agent_of, all_of, ask, results, text_of
 
@@ -101,6 +103,14 @@ async def test_a_tool_that_raises_ends_the_run_and_keeps_the_text():
         events = await all_of(run)
         assert isinstance(events[-1], RunErrorEvent)
         assert events[-1].code == "tool_failed"
+
+
+async def test_a_model_that_refuses_says_what_to_do_and_not_what_it_was_told():
+    busy = ClientError(429, {"error": {"message": "secret detail", "status": "RESOURCE_EXHAUSTED"}})
+    async with Runner(LlmAgent(name="helper", model=adk_model(Fail(busy)))) as runner:
+        with pytest.raises(ModelFailed, match="answered 429: it is busy") as caught:
+            await (await runner.start("go")).collect()
+        assert "secret" not in str(caught.value)
 
 
 async def test_tools_get_the_runs_deps():

@@ -40,8 +40,7 @@ async def waiting(run: Run) -> Any:
         ({"approved": True}, "resolved", True),
         (True, "resolved", True),
         ({"response": '{"confirmed": true}'}, "resolved", True),
-        ({"response": "yes, why not"}, "resolved", False),
-        (None, "resolved", False),
+        ({"response": '{"confirmed": false}'}, "resolved", False),
         (False, "resolved", False),
         (None, "cancelled", False),
     ],
@@ -72,6 +71,28 @@ async def test_a_confirmation_is_asked_for_and_answered(payload: Any, status: An
         assert len(results(events)) == 1
         assert fired == (["job"] if done else [])
         await (await runner.start("thanks", session_id="s")).collect()
+
+
+@pytest.mark.parametrize("unclear", [{"response": "yes, why not"}, None, {"approved": "yes"}])
+async def test_a_confirmation_that_is_neither_yes_nor_no_is_asked_for_again(unclear: Any):
+    fired = []
+
+    def fire(what: str) -> None:
+        """Fires."""
+        fired.append(what)
+
+    tools = [FunctionTool(fire, require_confirmation=True)]
+    asked: list[str] = []
+    async with Runner(agent_of([Call("fire", {"what": "job"})], ["Over."], tools=tools)) as runner:
+        run = await runner.start("fire it")
+        async for event in run.events():
+            if isinstance(event, RunFinishedEvent) and (interrupts := getattr(event.outcome, "interrupts", None)):
+                assert fired == []
+                asked += [interrupt.message for interrupt in interrupts]
+                payload = unclear if len(asked) == 1 else True
+                await run.answer([ResumeEntry(interrupt_id=interrupts[0].id, status="resolved", payload=payload)])
+    assert fired == ["job"]
+    assert asked[1].startswith(f"{asked[0]} (The answer was not understood")
 
 
 async def test_a_long_running_tool_waits_for_its_result():
@@ -145,5 +166,5 @@ async def test_an_answer_that_does_not_fit_what_is_asked_is_asked_for_again():
                 asked += [interrupt.message for interrupt in interrupts]
                 payload = {"n": "many"} if len(asked) == 1 else {"n": 3}
                 await run.answer([ResumeEntry(interrupt_id="q", status="resolved", payload=payload)])
-        assert asked == ["How many?", "How many? (The answer did not fit.)"]
+        assert asked == ["How many?", "How many? (The answer was not understood.)"]
         assert (await run.collect()).result == {"end": {"n": 3}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from gapless.testing.agents import AgentConformance, Made
 from gapless.testing.script import Chunk
@@ -20,10 +20,6 @@ class TestPydanticAI(AgentConformance):
 
 
 class TestADK(AgentConformance):
-    lacks: ClassVar[dict[str, str]] = {
-        "question": "ADK takes an unclear answer to a confirmation for a no, and does not ask again"
-    }
-
     def make(self, *chunks: Chunk, **options: Any) -> Made:
         return frameworks.adk(*chunks, **options)
 

@@ -10,11 +10,12 @@ import msgspec
 from google.genai import types
 
 from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, INPUT, without_secrets
+from gapless.agents.approving import approval
 from gapless.agents.values import plain
 from gapless.events import Interrupt, ResumeEntry
 from gapless.jsontext import decode_json
 
-__all__ = ["fits", "interrupt_for", "response_to"]
+__all__ = ["interrupt_for", "response_to"]
 
 _APPROVAL = {
     "type": "object",
@@ -61,18 +62,35 @@ def interrupt_for(call: types.FunctionCall, call_id: str, shown_id: Callable[[st
 def _approval(call_id: str, args: dict[str, Any], adk: dict[str, Any], shown_id: Callable[[str], str]) -> Interrupt:
     original = args.get("originalFunctionCall") or {}
     hint = (args.get("toolConfirmation") or {}).get("hint")
-    called = {"kind": "approval", "toolName": original.get("name"), "arguments": original.get("args") or {}}
-    return Interrupt(
-        id=call_id,
-        reason="tool_call",
-        message=hint or f"Approve the call of {original.get('name')}?",
-        tool_call_id=shown_id(original.get("id") or ""),
-        response_schema=_APPROVAL,
-        metadata={**called, "adk": adk},
+    return approval(
+        call_id,
+        shown_id(original.get("id") or ""),
+        original.get("name") or "",
+        original.get("args") or {},
+        message=hint,
+        schema=_APPROVAL,
+        metadata={"adk": adk},
     )
 
 
-def fits(call: types.FunctionCall, response: dict[str, Any]) -> bool:
+def response_to(call: types.FunctionCall, entry: ResumeEntry) -> dict[str, Any] | None:
+    """Return a person's answer in the form that ADK wants for this call; None where it is none. Nothing but a clear yes
+    approves."""
+    payload, cancelled = entry.payload, entry.status == "cancelled"
+    if call.name == CONFIRMATION:
+        if isinstance(payload, dict) and list(payload) == ["response"] and isinstance(payload["response"], str):
+            with contextlib.suppress(msgspec.DecodeError):  # what is no JSON says nothing
+                payload = decode_json(payload["response"])  # as ADK's own clients wrap it
+        answer = payload if isinstance(payload, dict) else {"approved": payload}
+        approved = False if cancelled else answer.get("approved", answer.get("confirmed"))
+        return {"confirmed": approved, "payload": answer.get("payload")} if isinstance(approved, bool) else None
+    if cancelled:
+        return {"error": (payload.get("error") if isinstance(payload, dict) else None) or "cancelled"}
+    response = payload if isinstance(payload, dict) else {"result": payload}
+    return response if _fits(call, response) else None
+
+
+def _fits(call: types.FunctionCall, response: dict[str, Any]) -> bool:
     """Return whether ADK takes this answer: where it does not, it would raise with the answer in the session already,
     and never get past it."""
     schema = (call.args or {}).get("response_schema")
@@ -87,18 +105,3 @@ def fits(call: types.FunctionCall, response: dict[str, Any]) -> bool:
     except ValueError:
         return False
     return True
-
-
-def response_to(call: types.FunctionCall, entry: ResumeEntry) -> dict[str, Any]:
-    """Return a person's answer in the form that ADK wants for this call."""
-    payload, cancelled = entry.payload, entry.status == "cancelled"
-    if call.name == CONFIRMATION:
-        if isinstance(payload, dict) and list(payload) == ["response"] and isinstance(payload["response"], str):
-            with contextlib.suppress(msgspec.DecodeError):  # what is no JSON approves nothing
-                payload = decode_json(payload["response"])  # as ADK's own clients wrap it
-        answer = payload if isinstance(payload, dict) else {"approved": payload}
-        approved = answer.get("approved", answer.get("confirmed")) is True  # nothing but a clear yes approves
-        return {"confirmed": approved and not cancelled, "payload": answer.get("payload")}
-    if cancelled:
-        return {"error": (payload.get("error") if isinstance(payload, dict) else None) or "cancelled"}
-    return payload if isinstance(payload, dict) else {"result": payload}

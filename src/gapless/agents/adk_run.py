@@ -15,12 +15,14 @@ from google.genai import types
 from gapless.agents import failing
 from gapless.agents.adk_checkpoints import Progress
 from gapless.agents.adk_events import Translation
-from gapless.agents.adk_interrupts import fits, response_to
+from gapless.agents.adk_interrupts import response_to
 from gapless.agents.adk_live import cannot_be_live, is_from_model
 from gapless.agents.adk_resuming import Place, answered_by, place_of
 from gapless.agents.adk_turn import failure_in
+from gapless.agents.approving import ask
 from gapless.agents.base import SEE_LOG, AgentItem, RunContext, log_raised
 from gapless.agents.values import json_of
+from gapless.agents.writing import result
 from gapless.attachments import digest_of, marks_of
 from gapless.errors import (
     AgentInvalid,
@@ -31,11 +33,9 @@ from gapless.errors import (
 )
 from gapless.events import (
     CustomEvent,
-    ResumeEntry,
     RunFinishedEvent,
     RunFinishedSuccessOutcome,
     TextPart,
-    ToolCallResultEvent,
 )
 from gapless.jsontext import decode_json
 
@@ -107,7 +107,7 @@ class Turn:
             return [message], []
         answers, items = progress.kept_answers(), list[AgentItem]()
         if progress.kept.asking:
-            answers, items = self._answered(await self._fitting_answers())
+            answers, items = self._answered(await self._answers())
         items += progress.catch_up()
         left = [answer for answer in answers if not progress.has(answer)]
         self._unanswered = {id: place for answer in left for id, place in progress.asked_by(answer)}
@@ -126,51 +126,30 @@ class Turn:
         """Ask what is pending; return the answers for ADK, and what of them is to be shown."""
         if self.progress is not None:
             await self.progress.ask()
-        answers, items = self._answered(await self._fitting_answers())
+        answers, items = self._answered(await self._answers())
         messages: list[types.Content | None] = [*answers]
         if self.progress is not None:
             self.progress.answers = messages
         return messages, items
 
-    async def _fitting_answers(self) -> list[ResumeEntry]:
-        """Ask until every answer is one that ADK takes."""
-        answers: list[ResumeEntry] = []
-        asked = self.translation.interrupts()
-        while asked:
-            given = [one for one in await self.ctx.interrupt(asked) if self._fits(one)]
-            fit = {one.interrupt_id for one in given}
-            answers += given
-            asked = [
-                msgspec.structs.replace(one, message=f"{one.message or ''} (The answer did not fit.)".strip())
-                for one in asked
-                if one.id not in fit
-            ]
-        return answers
+    async def _answers(self) -> dict[str, dict[str, Any]]:
+        """Ask until every answer is one that ADK takes; return them in its form, by the calls' ids."""
+        questions = {one.id: one for one in self.translation.interrupts()}
+        pending = self.translation.pending
+        return await ask(self.ctx, questions, lambda entry: response_to(pending[entry.interrupt_id][0], entry))
 
-    def _fits(self, entry: ResumeEntry) -> bool:
-        call, _ = self.translation.pending[entry.interrupt_id]
-        return fits(call, response_to(call, entry))
-
-    def _answered(self, entries: list[ResumeEntry]) -> tuple[list[types.Content], list[AgentItem]]:
+    def _answered(self, responses: dict[str, dict[str, Any]]) -> tuple[list[types.Content], list[AgentItem]]:
         """Return the answers as the messages that ADK goes on with, and the results of calls that they are. Agents that
         work in parallel get theirs one after the other: ADK tells only one of them of a message."""
         parts, items = dict[Place, list[types.Part]](), list[AgentItem]()
-        for entry in entries:
-            call, source = self.translation.pending.pop(entry.interrupt_id)
-            response = response_to(call, entry)
+        for id, response in responses.items():
+            call, source = self.translation.pending.pop(id)
             answer = types.FunctionResponse(id=call.id, name=call.name, response=response)
             parts.setdefault(place_of(source), []).append(types.Part(function_response=answer))
-            self._unanswered[entry.interrupt_id] = place_of(source)
+            self._unanswered[id] = place_of(source)
             if not (call.name or "").startswith("adk_request_"):
-                content = json_of(response)
-                items.append(
-                    ToolCallResultEvent(
-                        message_id=f"{call.id}-result",
-                        tool_call_id=self.translation.shown_id(call.id or ""),
-                        content=content,
-                        error=failure_in(response),
-                    )
-                )
+                shown = self.translation.shown_id(call.id or "")
+                items.append(result(f"{call.id}-result", shown, json_of(response), error=failure_in(response)))
         return [types.Content(role="user", parts=together) for together in parts.values()], items
 
     def left_open(self, *, cut: bool) -> list[Event]:

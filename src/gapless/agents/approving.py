@@ -39,17 +39,24 @@ class Decision(NamedTuple):
 
 
 def approval(
-    id: str, call_id: str | None, name: str, arguments: Any, *, message: str | None = None, **metadata: Any
+    id: str,
+    call_id: str | None,
+    name: str,
+    arguments: Any,
+    *,
+    message: str | None = None,
+    schema: dict[str, Any] = APPROVAL_SCHEMA,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Interrupt:
     """Make the question `id`: may the call `call_id` of the tool `name` be made with these `arguments`? `message` is
-    what the person is told, and `metadata` what a client may need beside it."""
+    what the person is told, `schema` what answers it, and `metadata` what a client may need beside that."""
     return Interrupt(
         id=id,
         reason="tool_call",
         message=message or f"Approve the call of {name}?",
         tool_call_id=call_id,
-        response_schema=APPROVAL_SCHEMA,
-        metadata={"kind": "approval", "toolName": name, "arguments": arguments, **metadata},
+        response_schema=schema,
+        metadata={"kind": "approval", "toolName": name, "arguments": arguments, **(metadata or {})},
     )
 
 
@@ -92,5 +99,5 @@ async def ask(
 
 
 def _again(question: Interrupt) -> Interrupt:
-    why = UNCLEAR_APPROVAL if question.response_schema == APPROVAL_SCHEMA else UNCLEAR
+    why = UNCLEAR_APPROVAL if (question.metadata or {}).get("kind") == "approval" else UNCLEAR
     return msgspec.structs.replace(question, message=f"{question.message or ''} {why}".strip())

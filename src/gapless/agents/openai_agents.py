@@ -235,7 +235,7 @@ class OpenAIAgent(base.Agent):
         """Ask for the calls that want a yes, and tell the state of the answers."""
         items = {_call_id(item): item for item in state.get_interruptions()}
         questions = {
-            id: approval(id, id, item.tool_name or "", _arguments_of(item), agent=item.agent.name)
+            id: approval(id, id, item.tool_name or "", _arguments_of(item), metadata={"agent": item.agent.name})
             for id, item in items.items()
         }
 
