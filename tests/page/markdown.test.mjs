@@ -48,6 +48,8 @@ const CODE = (language, ...chunks) =>
   `<figure class="code"><figcaption><span>${language}</span><button type="button" class="copy">Copy</button></figcaption>` +
   `<pre tabindex="0"><code>${chunks.map((it) => `<span class="chunk">${it}</span>`).join("")}</code></pre></figure>`;
 
+const F = (tex, source, display = false) => `<span class="formula" data-tex="${tex}"${display ? ' data-display=""' : ""}>${source}</span>`;
+
 const CASES = {
   paragraphs: ["a\nb\n\nc", "<p>a\nb</p><p>c</p>"],
   headings: ["# a\n## b ##\n####### c\n#d", "<h1>a</h1><h2>b</h2><p>####### c\n#d</p>"],
@@ -81,6 +83,13 @@ const CASES = {
   "a quote goes on lazily": ["> a\nb\n\nc", "<blockquote><p>a\nb</p></blockquote><p>c</p>"],
   rules: ["---\n***\n_ _ _\na\n---\nb", "<hr><hr><hr><p>a</p><hr><p>b</p>"],
   "fenced code": ["```python title\n*a*\n\n  <b>\n```\n~~~\n```\n~~~", CODE("python", "*a*\n\n  &lt;b&gt;\n") + CODE("text", "```\n")],
+  "code in its colours": ["```python\n@a\ndef f(x: int) -> str:  # yes\n    return \"no\" if x > 1.5 else None\n```", CODE("python", '<span class="type">@a</span>\n<span class="keyword">def</span> <span class="function">f</span>(x: int) -&gt; str:  <span class="comment"># yes</span>\n    <span class="keyword">return</span> <span class="string">"no"</span> <span class="keyword">if</span> x &gt; <span class="number">1.5</span> <span class="keyword">else</span> <span class="number">None</span>\n')],
+  "a comment of several lines": ["```js\n/* a\nb */ x\n```", CODE("js", '<span class="comment">/* a\n</span><span class="comment">b */</span> x\n')],
+  "a difference": ["```diff\n-a\n+b\n```", CODE("diff", '<span class="deleted">-a</span>\n<span class="inserted">+b</span>\n')],
+  tasks: ["- [ ] a\n- [x] *b*\n  - [X] c\n- [x]d\n- [ ]\n1. [ ] e", '<ul><li data-task="open"><p>a</p></li><li data-task="done"><p><em>b</em></p><ul><li data-task="done"><p>c</p></li></ul></li><li><p>[x]d</p></li><li><p>[ ]</p></li></ul><ol><li data-task="open"><p>e</p></li></ol>'],
+  "formulas in a line": ["so $a_1 *b* $ no, $a_1*b*c$ and \\(x\\), $5 and $6, \\$a $$y$$", `<p>so $a_1 <em>b</em> $ no, ${F("a_1*b*c", "$a_1*b*c$")} and ${F("x", "\\(x\\)")}, $5 and $6, $a ${F("y", "$$y$$", true)}</p>`],
+  "formulas of their own": ["a\n$$\n- x\n+ \\frac{1}{2}\n$$\nb\n\\[ z \\]\n\n- c\n  $$y$$", `<p>a</p><p>${F("- x\n+ \\frac{1}{2}", "$$- x\n+ \\frac{1}{2}$$", true)}</p><p>b</p><p>${F("z", "\\[z\\]", true)}</p><ul><li><p>c</p><p>${F("y", "$$y$$", true)}</p></li></ul>`],
+  "a formula left open": ["$$\na\n\nb $x", "<p>$$\na</p><p>b $x</p>"],
   "code left open": ["```js\na", CODE("js", "a\n")],
   "code of many lines": [`\`\`\`\n${"x\n".repeat(65)}\`\`\``, CODE("text", "x\n".repeat(64), "x\n")],
   tables: ["| a | *b* | c |\n|:-|-:|:-:|\n| 1 | 2 \\| 3 |\n| `x` | y | z | w |\n\nafter", '<div class="table"><table><tr><th class="left">a</th><th class="right"><em>b</em></th><th class="center">c</th></tr><tr><td class="left">1</td><td class="right">2 | 3</td><td class="center"></td></tr><tr><td class="left"><code>x</code></td><td class="right">y</td><td class="center">z</td><td>w</td></tr></table></div><p>after</p>'],
@@ -124,7 +133,7 @@ test("markdown: random texts in random pieces end as the whole", async () => {
       if (expected !== actual) return { seed, text, lengths, expected, actual };
     }
     return null;
-  }, ["a", "b ", " ", "word ", "longer words here ", "\n", "\n", "\n\n", "*", "**", "_", "~~", "`", "``", "```\n", "```py\n", "[", "]", "(", ")", "](https://e.org)", "https://e.org/x", "<", ">", "> ", "- ", "  - ", "1. ", "    ", "# ", "---", "|", "| a | b |\n", "|--|--|\n", "\\", "  \n", "&amp;", "!", "é", "🙂", "\t", "~~~\n", ":", "| -- | :-: |", "so many words ".repeat(20), `${"x".repeat(255)}  \n`, "[a](https://e.org '", "')"]);
+  }, ["a", "b ", " ", "word ", "longer words here ", "\n", "\n", "\n\n", "*", "**", "_", "~~", "`", "``", "```\n", "```py\n", "[", "]", "(", ")", "](https://e.org)", "https://e.org/x", "<", ">", "> ", "- ", "  - ", "1. ", "    ", "# ", "---", "|", "| a | b |\n", "|--|--|\n", "\\", "  \n", "&amp;", "!", "é", "🙂", "\t", "~~~\n", ":", "| -- | :-: |", "so many words ".repeat(20), `${"x".repeat(255)}  \n`, "[a](https://e.org '", "')", "$", "$$", "$$\n", "\\(", "\\)", "\\[", "\\]", "[ ] ", "[x] "]);
   assert.equal(failure, null);
 });
 
@@ -171,11 +180,24 @@ test("markdown: nothing in the text becomes a script, a handler or another schem
 test("markdown: texts made to be slow are not", { timeout: 100_000 }, async () => {
   // Each would take minutes with a quadratic algorithm; the test's own timeout is the judge.
   const n = 50_000;
-  const texts = ["*a ", "**a *b ", "a**b", "[", "![", "[a](", "](", "`", "` `` ``` ", "_a_ ", "<", "&", "\\", " ", "\t", "|", "| ", "> ", "- ", "#", "~~a ", "http://", "http://a.", "*_", "a\n", "|a|\n", "((", "[a](b", "[a](b \"", "1. "].map((it) => it.repeat(Math.floor(n / it.length)));
+  const texts = ["*a ", "**a *b ", "a**b", "[", "![", "[a](", "](", "`", "` `` ``` ", "_a_ ", "<", "&", "\\", " ", "\t", "|", "| ", "> ", "- ", "#", "~~a ", "http://", "http://a.", "*_", "a\n", "|a|\n", "((", "[a](b", "[a](b \"", "1. ", "$", "$a ", "$$\n", "\\(", "\\[\n", "- [ ] "].map((it) => it.repeat(Math.floor(n / it.length)));
   for (const text of [...texts, `[${"(".repeat(n)}`, `http://${".".repeat(n)}a`, `# a${" ".repeat(n)}b`, `a${" ".repeat(n)}\nb`, `a|b\n${"- ".repeat(n)}`, "*a_ ".repeat(5 * n), "*a **b ".repeat(n) + "c** d*".repeat(n)]) {
     const chars = await page.evaluate((it) => whole(it).textContent.length, text);
     assert.ok(chars >= 0);
   }
+});
+
+test("markdown: code made to be slow to colour is not", { timeout: 100_000 }, async () => {
+  const [n, languages] = [50_000, ["js", "py", "rb", "sh", "sql", "lua", "json", "yaml", "toml", "html", "css", "diff", "http"]];
+  const parts = ["a", "a ", '"', "'", "`", '"""', "/*", "<!--", "#", "--", "- ", "0x", "1", "1.", "@", "<a", "</", "${", " ", "\n ", "a=", "a:", '"a" ', "_", "[", "é("];
+  for (const language of languages) {
+    const whole = await page.evaluate(async ([name, texts]) => {
+      const { colours } = await import("./static/colours.js");
+      return texts.every((text) => colours(text, name).map(([, piece]) => piece).join("") === text);
+    }, [language, parts.map((it) => it.repeat(Math.floor(n / it.length)))]);
+    assert.equal(whole, true, language);
+  }
+  assert.equal(await page.evaluate(async () => (await import("./static/colours.js")).colours("x", "klingon")), null);
 });
 
 test("markdown: what is settled keeps its nodes, so that a selection survives", async () => {

@@ -16,6 +16,8 @@ export class MockServer {
   script = () => textScript("Hello.");
   /** The names of the agents; the first answers by default. */
   agents = ["mock"];
+  /** Makes MathML of a formula, `{ tex, display }`. */
+  formula = ({ tex, display }) => ["math", display ? { display: "block" } : {}, [["mi", {}, [tex]]]];
   /** An API key, or null for none. */
   key = null;
   /** Called with (request, response, url): returns true if it has answered in the server's place. */
@@ -154,6 +156,8 @@ export class MockServer {
       }
       case "GET v1/id":
         return send(response, 200, { object: "list", data: this.agents.map((name) => ({ id: name, object: "model" })) });
+      case "POST formulas":
+        return send(response, 200, { formulas: body.formulas.map(this.formula) });
       case "GET runs": {
         const sessionId = url.searchParams.get("session_id");
         const records = [...this.runs.values()].map((it) => it.record);

@@ -1,58 +1,8 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
-import { after, afterEach, before, beforeEach, test } from "node:test";
-import { launch } from "./browser.mjs";
-import { MockServer, textScript, words } from "./mock.mjs";
-
-/** How long what does not come is waited for; what is right is never as slow. */
-const WAIT_MS = 120_000;
-
-let browser;
-let server;
-let complaints; // what pages wrote to their consoles: a breach of the content security policy among them
-
-before(async () => {
-  browser = await launch();
-});
-
-after(async () => {
-  await browser?.close();
-});
-
-beforeEach(async () => {
-  server = await new MockServer().start();
-  complaints = [];
-});
-
-afterEach(async () => {
-  for (const context of browser.contexts()) await context.close();
-  await server.stop();
-  assert.deepEqual(complaints.filter((it) => !it.startsWith("Failed to load resource")), []);
-});
-
-async function open({ context, url = server.url, ...options } = {}) {
-  context ??= await browser.newContext(options);
-  const page = await context.newPage();
-  page.setDefaultTimeout(WAIT_MS);
-  page.on("console", (it) => ["error", "warning"].includes(it.type()) && complaints.push(it.text()));
-  page.on("pageerror", (error) => complaints.push(String(error)));
-  await page.goto(url);
-  return page;
-}
-
-async function ask(page, message) {
-  await page.fill("#message", message);
-  await page.press("#message", "Enter");
-}
-
-/** The text of the last answer. */
-const answer = (page) => page.locator(".turn").last().locator(".answer").innerText();
-const turnIs = (page, status) => page.waitForSelector(`.turn:last-child[data-status=${status}]`);
-const connectionIs = (page, state) => page.waitForSelector(`#connection[data-state=${state}]`, { state: "attached" });
-const answered = (page, text) =>
-  page.waitForFunction((it) => [...document.querySelectorAll(".turn")].at(-1)?.querySelector(".answer").textContent.trim() === it, text);
-/** Waits until an element says this. */
-const textIs = (page, selector, text) => page.waitForFunction(([one, it]) => document.querySelector(one)?.textContent === it, [selector, text]);
+import { test } from "node:test";
+import { answer, answered, ask, browser, connectionIs, faults, open, server, textIs, turnIs } from "./harness.mjs";
+import { textScript, words } from "./mock.mjs";
 
 /** Waits until the server was asked something. */
 async function serverWas(holds) {
@@ -1028,13 +978,6 @@ test("page: fits a phone, and its list opens and closes", async () => {
   await page.keyboard.press("Escape");
   await page.waitForFunction(() => getComputedStyle(document.getElementById("sidebar")).visibility === "hidden");
 });
-
-/** What axe finds at WCAG 2 AA, the contrast of every text among it. */
-async function faults(page) {
-  await page.evaluate(await readFile(new URL("node_modules/axe-core/axe.min.js", import.meta.url), "utf8"));
-  const { violations } = await page.evaluate(() => axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"] }));
-  return violations.flatMap(({ id, nodes }) => nodes.map(({ html }) => `${id}: ${html.slice(0, 200)}`));
-}
 
 test("page: nothing hinders who hears it or sees little, light and dark, at a desk and on a phone", async () => {
   const approval = asking({ reason: "tool_call", message: "Send it?", responseSchema: APPROVAL, metadata: { kind: "approval", arguments: { to: "all" } } }, { name: "mail" });

@@ -11,7 +11,7 @@ from tests.support.node import NODE, install
 
 HERE = Path(__file__).parent
 S_MAX = 900
-"""For what hangs: each wait of a page has a bound of its own (WAIT_MS in page.test.mjs)."""
+"""For what hangs: each wait of a page has a bound of its own (WAIT_MS in harness.mjs)."""
 
 
 @pytest.mark.timeout(S_MAX)

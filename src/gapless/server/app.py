@@ -27,6 +27,7 @@ from gapless.protocols.adk.web import serve_adk_web
 from gapless.protocols.starting import ClientRoutes
 from gapless.runs.runner import Runner
 from gapless.runs.worker import DRAIN_S
+from gapless.server.formulas import FormulaRoutes
 from gapless.server.live import LiveRoutes
 from gapless.server.metrics import MetricRoutes, published
 from gapless.server.probes import ProbeRoutes
@@ -40,7 +41,7 @@ __all__ = ["create_app"]
 PAGE = Path(__file__).parent / "page"
 _FOLDERS: list[str | tuple[str, str]] = [("gapless.server", PAGE.name), ("gapless.server", "gapless-client")]
 """What `/static` serves: the page, and the npm package, which pages import from there, this one and others."""
-_OWN: tuple[type[ClientRoutes], ...] = (RunRoutes, SessionRoutes, LiveRoutes, MetricRoutes, ProbeRoutes)
+_OWN: tuple[type[ClientRoutes], ...] = (RunRoutes, SessionRoutes, LiveRoutes, FormulaRoutes, MetricRoutes, ProbeRoutes)
 DRAIN_S_MAX = 24 * 3600.0
 _LOOK_S_MAX = 1.0
 """The store has so long to say whether there are other workers, before this one goes on stopping."""

@@ -65,6 +65,17 @@ export async function fetchFile(runId, { data, blob, url, mimeType }) {
   });
 }
 
+/** MathML for formulas, `{ tex, display }`, each as `[name, attributes, children]`; null for one that is none. */
+export async function setFormulas(formulas) {
+  const made = await authorised(async () => {
+    const headers = { ...keyHeader(), "content-type": "application/json" };
+    const response = await fetch(new URL("formulas", baseUrl), { method: "POST", headers, body: JSON.stringify({ formulas }) });
+    if (!response.ok) throw Object.assign(new Error(response.statusText), { status: response.status });
+    return response.json();
+  });
+  return made.formulas;
+}
+
 /** The names of the server's agents, the default one first. */
 export async function agentNames() {
   const models = await authorised(async () => {

@@ -59,6 +59,7 @@ export class BlockTree {
       stack: this.#stack.slice(),
       blocks: this.#stack.map((block) => ({
         text: block.text,
+        closed: block.closed,
         length: block.children?.length,
         last: block.children?.at(-1),
       })),
@@ -68,9 +69,10 @@ export class BlockTree {
   #rollBack() {
     if (this.#undo === null) return;
     this.#stack = this.#undo.stack;
-    this.#undo.blocks.forEach(({ text, length, last }, index) => {
+    this.#undo.blocks.forEach(({ text, closed, length, last }, index) => {
       const block = this.#stack[index];
       block.text = text;
+      block.closed = closed;
       if (length !== undefined) {
         block.children.length = length;
         if (length > 0) block.children[length - 1] = last;
@@ -107,6 +109,15 @@ export class BlockTree {
       stack.length = matched;
       return;
     }
+    if (leaf?.type === "formula") {
+      const end = rest.trimEnd();
+      if (end.endsWith(leaf.end)) {
+        leaf.text += end.slice(0, -leaf.end.length);
+        leaf.closed = true;
+        stack.length = matched;
+      } else leaf.text += `${rest}${lineEnd}`;
+      return;
+    }
 
     // A list whose item did not match goes on only if this line starts another item of it.
     let depth = stack[matched - 1].type === "list" ? matched - 1 : matched;
@@ -130,6 +141,11 @@ export class BlockTree {
         stack.length -= 1;
         return;
       }
+      if ((match = formulaStart(rest))) {
+        this.#open(depth, { type: "formula", text: match.closed ? match.text : `${match.text}${match.text && lineEnd}`, mark: match.mark, end: match.end, closed: match.closed });
+        if (match.closed) stack.length -= 1;
+        return;
+      }
       if (stack.length >= BLOCK_DEPTH_MAX) break;
       if ((match = /^ {0,3}> ?/.exec(rest))) {
         this.#open(depth, { type: "quote", children: [], synced: 0 });
@@ -139,8 +155,11 @@ export class BlockTree {
         const list = fresh ? null : stack[matched - 1];
         if (list?.type === "list" && list.kind === match.kind) stack.length = matched;
         else this.#open(depth, { type: "list", kind: match.kind, start: match.start, children: [], synced: 0 });
-        this.#open(stack.length, { type: "item", ...match.indents, children: [], synced: 0 });
         rest = rest.slice(match.indents.indent);
+        const task = /^\[([ xX])\][ \t]+(?=\S)/.exec(rest);
+        const state = task ? (task[1] === " " ? "open" : "done") : null;
+        this.#open(stack.length, { type: "item", ...match.indents, task: state, children: [], synced: 0 });
+        if (task) rest = rest.slice(task[0].length);
       } else break;
       fresh = true;
       depth = stack.length;
@@ -210,7 +229,21 @@ function isUndecided(tail, open) {
     const fence = tail.replace(/^[ \t>]*/, "");
     return fence !== "" && fence === open.fence[0].repeat(fence.length);
   }
-  return /^[ \t>]*(?:[`~#*+_|:-]+|\d{1,9}[.)]?)[ \t]*$/.test(tail);
+  return /^[ \t>]*(?:[`~#*+_|:$\\-]+|\\\[|(?:(?:[-+*]|\d{1,9}[.)])[ \t]{1,4})+(?:\[(?:[ xX]\]?)?)?|\d{1,9}[.)]?)[ \t]*$/.test(tail);
+}
+
+const FORMULA_ENDS = { "$$": "$$", "\\[": "\\]" };
+
+/** A line that begins a displayed formula: all of it, or more lines follow. Null for one with text behind its end. */
+function formulaStart(line) {
+  const match = /^ {0,3}(\$\$|\\\[)(.*)$/.exec(line);
+  if (!match) return null;
+  const [, mark, behind] = match;
+  const end = FORMULA_ENDS[mark];
+  const at = behind.indexOf(end);
+  if (at === -1) return { mark, end, text: behind.trim(), closed: false };
+  const closed = at > 0 && behind.slice(at + end.length).trim() === "";
+  return closed ? { mark, end, text: behind.slice(0, at).trim(), closed } : null;
 }
 
 function listMarker(line, inParagraph) {

@@ -10,9 +10,12 @@ const TRIAL_DEPTH_MAX = 3;
 /** Characters between the places at which an open paragraph may be divided into a settled and an open part. */
 const SETTLE_CHARS = 256;
 
+/** A longer formula in a line is text. */
+const FORMULA_CHARS_MAX = 1000;
+
 const PUNCTUATION = /[\p{P}\p{S}]/u;
 const ESCAPABLE = /[!-/:-@[-`{-~]/;
-const SPECIAL = /[\\`*_~[\]!<&\n]|https?:\/\//g;
+const SPECIAL = /[\\`*_~[\]!<&\n$]|https?:\/\//g;
 const ENTITIES = { amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0" };
 const ENTITY = /&(?:(amp|lt|gt|quot|apos|nbsp)|#([0-9]{1,7})|#[xX]([0-9a-fA-F]{1,6}));/y;
 
@@ -57,6 +60,13 @@ export function parseInline(text, before, streaming) {
     }
     if (!found) break;
     const char = text[pos];
+    const formula = char === "$" || char === "\\" ? formulaAt(text, pos) : null;
+    if (formula?.open) settling = false;
+    else if (formula) {
+      push(formulaNode(formula));
+      pos = formula.end;
+      continue;
+    }
     switch (char) {
       case "\\":
         if (text[pos + 1] === "\n") {
@@ -217,6 +227,33 @@ function codeNode(source) {
   let code = source.replaceAll("\n", " ");
   if (code.startsWith(" ") && code.endsWith(" ") && code.trim() !== "") code = code.slice(1, -1);
   return { tag: "code", attrs: {}, children: [code] };
+}
+
+/** The formula that begins here: `{ tex, marks, display, end }`, null for none, `{ open }` if more text may complete one. */
+function formulaAt(text, pos) {
+  const two = text.slice(pos, pos + 2);
+  const [start, end] = { $$: ["$$", "$$"], "\\(": ["\\(", "\\)"], "\\[": ["\\[", "\\]"] }[two] ?? (two[0] === "$" ? ["$", "$"] : []);
+  if (!start) return null;
+  const dollar = start === "$";
+  const from = pos + start.length;
+  if (dollar && /\s/.test(text[from] ?? "")) return null;
+  const limit = Math.min(text.length, from + FORMULA_CHARS_MAX);
+  for (let at = from; at < limit; at += 1) {
+    if (dollar && text[at] === "\n") return null;
+    if (text.startsWith(end, at)) {
+      if (dollar && (/\s/.test(text[at - 1]) || /\d/.test(text[at + 1] ?? ""))) return null; // amounts of money
+      const tex = text.slice(from, at).trim();
+      return tex === "" ? null : { tex, marks: [start, end], display: two === "$$" || two === "\\[", end: at + end.length };
+    }
+    if (text[at] === "\\") at += 1;
+  }
+  return limit === text.length ? { open: true } : null;
+}
+
+/** A formula as it was written; whoever can sets it. */
+export function formulaNode({ tex, marks: [start, end], display }) {
+  const attrs = { class: "formula", "data-tex": tex, ...(display ? { "data-display": "" } : {}) };
+  return { tag: "span", attrs, children: [`${start}${tex}${end}`] };
 }
 
 function lastCharacter(text, pos) {

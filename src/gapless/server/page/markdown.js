@@ -8,7 +8,8 @@
  *   stream.end();
  *
  * What it knows: paragraphs, ATX headings, fenced code, lists (nested), quotes, tables, rules, emphasis, strong,
- * strikethrough, inline code, links, bare URLs, hard breaks, backslash escapes. Left out on purpose: raw HTML, link
+ * strikethrough, inline code, links, bare URLs, hard breaks, backslash escapes, tasks, formulas in LaTeX ($, $$, \(, \[),
+ * and complete code in its colours. Left out on purpose: raw HTML, link
  * definitions, indented code, underlined headings (a model's `---` is meant as a rule). Images become links, because
  * loading one would tell its host who is reading.
  *
@@ -22,8 +23,9 @@
  * with a sanitiser would read the whole text again at each piece and go through `innerHTML`.
  */
 
+import { colours } from "./colours.js";
 import { BlockTree } from "./markdown-blocks.js";
-import { parseInline } from "./markdown-inline.js";
+import { formulaNode, parseInline } from "./markdown-inline.js";
 
 /** Lines of code per element: the browser lays out each element anew when its text grows. */
 const CODE_CHUNK_LINES = 64;
@@ -33,10 +35,15 @@ export class MarkdownStream {
   #tree = new BlockTree();
   #states = new WeakMap(); // DOM node → what it shows
   #ended = false;
+  #onFormula;
 
-  /** Renders into `element`, whose children belong to the renderer from then on. */
-  constructor(element) {
+  /**
+   * Renders into `element`, whose children belong to the renderer from then on. `onFormula(node)` is told of each element
+   * that shows a formula as it was written, with its LaTeX in `data-tex`, and may put something else in it.
+   */
+  constructor(element, { onFormula = () => {} } = {}) {
     this.#element = element;
+    this.#onFormula = onFormula;
   }
 
   /** Takes the next piece of text. */
@@ -101,7 +108,15 @@ export class MarkdownStream {
         break;
       case "rule":
         break;
+      case "formula": {
+        const tex = block.text.trim();
+        const nodes = block.closed && tex ? [formulaNode({ tex, marks: [block.mark, block.end], display: true })] : [`${block.mark}\n${tex}`];
+        patch(node, 0, nodes, this.#onFormula);
+        break;
+      }
       default:
+        if (block.task) setAttribute(node, "data-task", block.task);
+        else if (node.hasAttribute("data-task")) node.removeAttribute("data-task");
         this.#syncChildren(block, node);
     }
     return node;
@@ -116,7 +131,7 @@ export class MarkdownStream {
     if (state?.text === text && state.streaming === streaming) return;
     if (!state || !text.startsWith(state.settled)) state = { settled: "", count: 0 };
     const { nodes, safe } = parseInline(text.slice(state.settled.length), state.settled === "" ? "\n" : " ", streaming);
-    patch(node, state.count, nodes);
+    patch(node, state.count, nodes, this.#onFormula);
     if (safe !== null) {
       state.count += safe.count;
       state.settled = text.slice(0, state.settled.length + safe.pos);
@@ -131,12 +146,12 @@ export class MarkdownStream {
       attrs: aligns[index] ? { class: aligns[index] } : {},
       children: parseInline(block.cells[index] ?? "", "\n", false).nodes,
     }));
-    patch(node, 0, cells);
+    patch(node, 0, cells, this.#onFormula);
   }
 
   #renderCode(block, node) {
     let state = this.#states.get(node);
-    if (!state || !block.text.startsWith(state.text)) {
+    if (!state || !block.text.startsWith(state.text) || (state.coloured && state.text !== block.text)) {
       const caption = element("figcaption", {}, [
         element("span", {}, [block.info || "text"]),
         element("button", { type: "button", class: "copy" }, ["Copy"]),
@@ -144,7 +159,7 @@ export class MarkdownStream {
       const code = element("code", {}, []);
       node.className = "code";
       node.replaceChildren(caption, element("pre", { tabindex: "0" }, [code]));
-      state = { code, label: caption.firstChild, chunk: null, lines: 0, text: "" };
+      state = { code, label: caption.firstChild, chunk: null, lines: 0, text: "", coloured: false };
       this.#states.set(node, state);
     }
     if (state.label.textContent !== (block.info || "text")) state.label.textContent = block.info || "text";
@@ -158,7 +173,34 @@ export class MarkdownStream {
       if (line.endsWith("\n")) state.lines += 1;
     }
     state.text = block.text;
+    if (!state.coloured && !this.#tree.isOpen(block)) {
+      state.coloured = true;
+      colour(state.code, block.text, block.info);
+    }
   }
+}
+
+/** Shows complete code in its colours, in the same chunks of lines. */
+function colour(code, text, info) {
+  const pieces = colours(text, info);
+  if (!pieces) return;
+  const chunks = [];
+  let lines = CODE_CHUNK_LINES;
+  for (const [kind, piece] of pieces) {
+    for (const line of piece.match(/[^\n]*\n|[^\n]+/g)) {
+      if (lines >= CODE_CHUNK_LINES) {
+        chunks.push(element("span", { class: "chunk" }, []));
+        lines = 0;
+      }
+      const chunk = chunks.at(-1);
+      const last = chunk.lastChild;
+      if (kind !== "") chunk.append(element("span", { class: kind }, [line]));
+      else if (last?.nodeType === Node.TEXT_NODE) last.appendData(line);
+      else chunk.append(line);
+      if (line.endsWith("\n")) lines += 1;
+    }
+  }
+  code.replaceChildren(...chunks);
 }
 
 /** Renders a whole text into an element. */
@@ -175,23 +217,23 @@ function tagOf(block) {
     case "list":
       return block.start === null ? "ul" : "ol";
     default:
-      return { para: "p", quote: "blockquote", item: "li", code: "figure", rule: "hr", table: "div", row: "tr" }[block.type];
+      return { para: "p", quote: "blockquote", item: "li", code: "figure", rule: "hr", table: "div", row: "tr", formula: "p" }[block.type];
   }
 }
 
 // Nodes to DOM: what is already right is left alone, so that a selection or a click survives the next delta.
 
-function patch(parent, from, nodes) {
+function patch(parent, from, nodes, onFormula) {
   nodes.forEach((node, offset) => {
     const old = parent.childNodes[from + offset] ?? null;
-    const made = patchNode(old, node);
+    const made = patchNode(old, node, onFormula);
     if (old === null) parent.append(made);
     else if (old !== made) old.replaceWith(made);
   });
   while (parent.childNodes.length > from + nodes.length) parent.lastChild.remove();
 }
 
-function patchNode(old, node) {
+function patchNode(old, node, onFormula) {
   if (typeof node === "string") {
     if (old?.nodeType !== Node.TEXT_NODE) return document.createTextNode(node);
     if (old.data !== node) {
@@ -200,10 +242,17 @@ function patchNode(old, node) {
     }
     return old;
   }
-  const made = old?.localName === node.tag ? old : document.createElement(node.tag);
+  const tex = node.attrs["data-tex"];
+  if (tex !== undefined) {
+    if (old?.dataset?.tex === tex && ("display" in old.dataset) === ("data-display" in node.attrs)) return old; // it may be set by now
+    const made = element(node.tag, node.attrs, node.children);
+    onFormula(made);
+    return made;
+  }
+  const made = old?.localName === node.tag && !old.dataset.tex ? old : document.createElement(node.tag);
   for (const { name } of [...made.attributes]) if (!(name in node.attrs)) made.removeAttribute(name);
   for (const [name, value] of Object.entries(node.attrs)) setAttribute(made, name, value);
-  patch(made, 0, node.children);
+  patch(made, 0, node.children, onFormula);
   return made;
 }
 

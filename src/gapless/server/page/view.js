@@ -4,14 +4,19 @@
  */
 
 import { editor, TurnActions } from "./actions.js";
+import { copyFrom } from "./clipboard.js";
 import { el, pretty } from "./dom.js";
 import { isSettled, textOf } from "./fold.js";
+import { setFormula } from "./formulas.js";
 import { MarkdownStream } from "./markdown.js";
 import { messageNode, textIn, withText } from "./message.js";
 import { Questions } from "./questions.js";
 
-/** Characters of a tool's arguments or result that are shown. */
-const TOOL_CHARS_MAX = 20_000;
+/** More lines, or characters, of a tool's arguments or result are folded, */
+const FOLD_LINES = 15;
+const FOLD_CHARS = 1500;
+/** and more are only copied: the browser would lay them out for seconds. */
+const SHOWN_CHARS_MAX = 200_000;
 
 const STATUS_TEXTS = {
   queued: "Waiting to start",
@@ -167,7 +172,7 @@ class ShowText {
 
   constructor() {
     this.node = el("div", { class: "text md", "data-testid": "text" });
-    this.#markdown = new MarkdownStream(this.node);
+    this.#markdown = new MarkdownStream(this.node, { onFormula: setFormula });
   }
 
   update(item) {
@@ -199,10 +204,53 @@ class ShowReasoning {
   }
 }
 
+/** A text of any length: its beginning, and a button for all of it. */
+class Folded {
+  #text = "";
+  #whole = false;
+  #more = el("button", { type: "button", class: "more", "data-testid": "show-all", hidden: true });
+  #copy = el("button", { type: "button", class: "more", "data-testid": "copy-all", hidden: true }, "Copy all");
+
+  constructor(testid) {
+    this.pre = el("pre", { tabindex: "0", "data-testid": testid });
+    this.nodes = [this.pre, this.#more, this.#copy];
+    this.#more.addEventListener("click", () => {
+      this.#whole = !this.#whole;
+      this.#draw();
+    });
+    this.#copy.addEventListener("click", () => copyFrom(this.#copy, this.#text));
+  }
+
+  show(text) {
+    this.#text = text;
+    this.#draw();
+  }
+
+  #draw() {
+    const shown = this.#whole ? this.#text.slice(0, SHOWN_CHARS_MAX) : beginningOf(this.#text);
+    const left = this.#text.length - shown.length;
+    const long = left > 0 || this.#whole;
+    this.pre.textContent = left > 0 ? `${shown}\n…` : shown;
+    this.#more.hidden = this.#copy.hidden = !long;
+    if (long) this.#more.textContent = this.#whole ? "Show less" : `Show all, ${this.#text.length.toLocaleString("en")} characters`;
+    this.#more.setAttribute("aria-expanded", String(this.#whole));
+  }
+}
+
+function beginningOf(text) {
+  let end = Math.min(text.length, FOLD_CHARS);
+  for (let line = 0, at = -1; line < FOLD_LINES; line += 1) {
+    at = text.indexOf("\n", at + 1);
+    if (at === -1 || at > end) return text.slice(0, end);
+    if (line === FOLD_LINES - 1) end = at;
+  }
+  return text.slice(0, end);
+}
+
 class ShowTool {
   #chunks = new Chunks();
   #args = "";
-  #argsNode = el("pre", { tabindex: "0" });
+  #shownArgs = new Folded("tool-arguments");
   #state = el("span", { class: "state" });
   #preview = el("span", { class: "preview" });
   #result = null;
@@ -210,20 +258,21 @@ class ShowTool {
   constructor(item) {
     this.node = el("details", { class: "card tool", "data-testid": "tool", "data-tool": item.name },
       el("summary", {}, el("code", {}, item.name), this.#preview, this.#state),
-      el("h4", {}, "Arguments"), this.#argsNode);
+      el("p", { class: "label" }, "Arguments"), ...this.#shownArgs.nodes);
   }
 
   update(item) {
     const delta = this.#chunks.take(item);
     if (delta !== "") {
       this.#args += delta;
-      this.#argsNode.textContent = shorten(item.open ? this.#args : pretty(this.#args));
+      this.#shownArgs.show(item.open ? this.#args : pretty(this.#args));
       this.#preview.textContent = this.#args.slice(0, 200);
     }
     if (item.result !== null && this.#result === null) {
-      this.#result = el("pre", { tabindex: "0", "data-testid": "tool-result" }, shorten(pretty(item.result)));
-      this.#argsNode.textContent = shorten(pretty(this.#args));
-      this.node.append(el("h4", {}, "Result"), this.#result);
+      this.#result = new Folded("tool-result");
+      this.#result.show(pretty(item.result));
+      this.#shownArgs.show(pretty(this.#args));
+      this.node.append(el("p", { class: "label" }, "Result"), ...this.#result.nodes);
     }
     const state = stateOf(item);
     this.node.dataset.state = state;
@@ -329,8 +378,3 @@ const SHOW = {
   notice: ShowNotice,
   file: ShowFile,
 };
-
-function shorten(text) {
-  if (text.length <= TOOL_CHARS_MAX) return text;
-  return `${text.slice(0, TOOL_CHARS_MAX)}\n… ${text.length - TOOL_CHARS_MAX} characters more`;
-}

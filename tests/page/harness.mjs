@@ -1,0 +1,65 @@
+/** What the tests of the page share: a browser for a file, a server for a test, and what is done on a page. */
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { after, afterEach, before, beforeEach } from "node:test";
+import { launch } from "./browser.mjs";
+import { MockServer } from "./mock.mjs";
+
+/** How long what does not come is waited for; what is right is never as slow. */
+const WAIT_MS = 120_000;
+/** A page at a desk, and on a phone. */
+export const SIZES = [{}, { viewport: { width: 390, height: 780 }, isMobile: true, hasTouch: true }];
+
+export let browser;
+export let server;
+export let complaints; // what pages wrote to their consoles: a breach of the content security policy among them
+
+before(async () => {
+  browser = await launch();
+});
+
+after(async () => {
+  await browser?.close();
+});
+
+beforeEach(async () => {
+  server = await new MockServer().start();
+  complaints = [];
+});
+
+afterEach(async () => {
+  for (const context of browser.contexts()) await context.close();
+  await server.stop();
+  assert.deepEqual(complaints.filter((it) => !it.startsWith("Failed to load resource")), []);
+});
+
+export async function open({ context, url = server.url, ...options } = {}) {
+  context ??= await browser.newContext(options);
+  const page = await context.newPage();
+  page.setDefaultTimeout(WAIT_MS);
+  page.on("console", (it) => ["error", "warning"].includes(it.type()) && complaints.push(it.text()));
+  page.on("pageerror", (error) => complaints.push(String(error)));
+  await page.goto(url);
+  return page;
+}
+
+export async function ask(page, message) {
+  await page.fill("#message", message);
+  await page.press("#message", "Enter");
+}
+
+/** The text of the last answer. */
+export const answer = (page) => page.locator(".turn").last().locator(".answer").innerText();
+export const turnIs = (page, status) => page.waitForSelector(`.turn:last-child[data-status=${status}]`);
+export const connectionIs = (page, state) => page.waitForSelector(`#connection[data-state=${state}]`, { state: "attached" });
+export const answered = (page, text) =>
+  page.waitForFunction((it) => [...document.querySelectorAll(".turn")].at(-1)?.querySelector(".answer").textContent.trim() === it, text);
+/** Waits until an element says this. */
+export const textIs = (page, selector, text) => page.waitForFunction(([one, it]) => document.querySelector(one)?.textContent === it, [selector, text]);
+
+/** What axe finds at WCAG 2 AA, the contrast of every text among it. */
+export async function faults(page) {
+  await page.evaluate(await readFile(new URL("node_modules/axe-core/axe.min.js", import.meta.url), "utf8"));
+  const { violations } = await page.evaluate(() => axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"] }));
+  return violations.flatMap(({ id, nodes }) => nodes.map(({ html }) => `${id}: ${html.slice(0, 200)}`));
+}
