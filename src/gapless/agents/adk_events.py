@@ -21,10 +21,10 @@ from gapless.agents.adk_raw import Shows, keeps_state_only, mark, raw_partial, s
 from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, INPUT, failure_in
 from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.values import json_of, plain
+from gapless.agents.writing import Call, file, notice, result, with_files
 from gapless.events import (
     ContentPart,
     CustomEvent,
-    DataSource,
     EventBase,
     Interrupt,
     ReasoningEncryptedValueEvent,
@@ -40,18 +40,14 @@ from gapless.events import (
     TextMessageContentEvent,
     TextMessageEndEvent,
     TextMessageStartEvent,
-    TextPart,
     TokenUsage,
     ToolCallArgsEvent,
     ToolCallEndEvent,
-    ToolCallResultEvent,
     ToolCallStartEvent,
-    UrlSource,
 )
-from gapless.fold import FILE, VOID
-from gapless.user_message import media_part
+from gapless.fold import VOID
 
-__all__ = ["Shown", "Stream", "Translation", "close_stream", "notice"]
+__all__ = ["Shown", "Stream", "Translation", "close_stream"]
 
 _FINISH = {"STOP": "stop", "MAX_TOKENS": "length", "MALFORMED_FUNCTION_CALL": "error", "OTHER": "other"}
 _ABORTED = "INVOCATION_ABORTED"
@@ -396,12 +392,8 @@ class Translation:
         parent, branch = None, stream.source.branch  # the message before it
         if any(other.source.branch != branch for other in self.streams.values()):  # which may be another agent's
             parent = stream.spoken or id
-        start = ToolCallStartEvent(
-            tool_call_id=id, tool_call_name=call.name or "", parent_message_id=parent, metadata=metadata
-        )
-        out.append(start)
-        out.append(ToolCallArgsEvent(tool_call_id=id, delta=json_of(call.args or {})))
-        out.append(ToolCallEndEvent(tool_call_id=id))
+        told = Call(id, call.name or "", parent=parent)
+        out += [*told.start(metadata), *told.end(json_of(call.args or {}))]
 
     def add_response(self, out: list[AgentItem], response: types.FunctionResponse, event: Event, number: int) -> None:
         id = response.id or ""
@@ -411,29 +403,22 @@ class Translation:
         self.add_result(out, response, event, number)
 
     def add_result(self, out: list[AgentItem], response: types.FunctionResponse, event: Event, number: int) -> None:
-        out.append(
-            ToolCallResultEvent(
-                message_id=event.id if number == 1 else f"{event.id}-r{number}",
-                tool_call_id=self.shown_id(response.id or ""),
-                content=_content_of(response),
-                error=failure_in(response.response),
-            )
-        )
+        id = event.id if number == 1 else f"{event.id}-r{number}"
+        error = failure_in(response.response)
+        out.append(result(id, self.shown_id(response.id or ""), _content_of(response), error=error))
 
     def _other(self, out: list[AgentItem], stream: Stream, part: types.Part, event: Event) -> bool:
         """Show media, or code that the model runs by itself and what comes of it; returns whether the part is that."""
         codes = self._codes.setdefault((event.author, event.branch), [])
         if part.inline_data is not None and part.inline_data.data:
             close_stream(out, stream)
-            file = {"mimeType": part.inline_data.mime_type, "data": part.inline_data.data}
             stream.files.append(self._files)
             self._files += 1
-            out.append(CustomEvent(name=FILE, value=file))
+            out.append(file(part.inline_data.mime_type, part.inline_data.data))
         elif part.file_data is not None:
             close_stream(out, stream)
-            value = {"mimeType": part.file_data.mime_type, "url": part.file_data.file_uri}
             self._files += 1
-            out.append(CustomEvent(name=FILE, value=value))
+            out.append(file(part.file_data.mime_type, url=part.file_data.file_uri))
         elif part.executable_code is not None:
             code = part.executable_code
             args = {"language": code.language, "code": code.code}
@@ -442,13 +427,13 @@ class Translation:
             self._call(out, stream, types.FunctionCall(id=codes[-1], name="code_execution", args=args))
         elif part.code_execution_result is not None:
             close_stream(out, stream)
-            result = part.code_execution_result
+            came = part.code_execution_result
             stream.blocks += 1
             id = codes.pop(0) if codes else f"{event.id}-code{stream.blocks}"
-            content = json_of({"outcome": result.outcome, "output": result.output})
-            ran = result.outcome in (None, types.Outcome.OUTCOME_OK, types.Outcome.OUTCOME_UNSPECIFIED)
-            error = None if ran else result.output or str(result.outcome)
-            out.append(ToolCallResultEvent(message_id=f"{id}-result", tool_call_id=id, content=content, error=error))
+            content = json_of({"outcome": came.outcome, "output": came.output})
+            ran = came.outcome in (None, types.Outcome.OUTCOME_OK, types.Outcome.OUTCOME_UNSPECIFIED)
+            error = None if ran else came.output or str(came.outcome)
+            out.append(result(f"{id}-result", id, content, error=error))
         else:
             return False
         return True
@@ -565,19 +550,13 @@ class Shown:
 
 def _content_of(response: types.FunctionResponse) -> str | list[ContentPart]:
     """Return what a tool has returned, its pictures and files too."""
-    text = json_of(response.response or {})
-    found: list[ContentPart] = []
+    files: list[tuple[str | None, bytes | None, str | None]] = []
     for part in response.parts or ():
         if (blob := part.inline_data) is not None and blob.data is not None:
-            data = base64.b64encode(blob.data).decode()
-            found.append(media_part(DataSource(value=data, mime_type=blob.mime_type or "application/octet-stream")))
-        elif (file := part.file_data) is not None and file.file_uri:
-            found.append(media_part(UrlSource(value=file.file_uri, mime_type=file.mime_type)))
-    return [TextPart(text=text), *found] if found else text
-
-
-def notice(code: str, message: str) -> CustomEvent:
-    return CustomEvent(name="gapless.notice", value={"code": code, "message": message})
+            files.append((blob.mime_type, blob.data, None))
+        elif (named := part.file_data) is not None and named.file_uri:
+            files.append((named.mime_type, None, named.file_uri))
+    return with_files(json_of(response.response or {}), files)
 
 
 def _sum(*counts: int | None) -> int | None:

@@ -17,9 +17,10 @@ from google.adk.runners import Runner
 from google.adk.sessions import Session
 from google.genai import types
 
-from gapless.agents.adk_events import Shown, Stream, Translation, close_stream, notice
+from gapless.agents.adk_events import Shown, Stream, Translation, close_stream
 from gapless.agents.adk_sessions import parts_of
 from gapless.agents.base import AgentItem, RunContext
+from gapless.agents.writing import notice
 from gapless.events import CustomEvent
 
 __all__ = ["LiveTranslation", "cannot_be_live", "is_from_model", "live_events"]

@@ -19,6 +19,7 @@ from google.genai import types
 
 from gapless.agents.adk_run import Turn, cannot_stream, current
 from gapless.agents.call_names import CallNames, call_names
+from gapless.agents.client_tools import schema_of
 from gapless.agents.tool_choice import Choice, choice_of
 from gapless.attachments import digest_of, notice_for
 from gapless.config import StreamingMode
@@ -39,7 +40,7 @@ class ClientTool(BaseTool):
 
     def __init__(self, tool: Tool) -> None:
         super().__init__(name=tool.name, description=tool.description, is_long_running=True)
-        self._parameters = tool.parameters or {"type": "object", "properties": {}}
+        self._parameters = schema_of(tool)
 
     def _get_declaration(self) -> types.FunctionDeclaration:
         return types.FunctionDeclaration(

@@ -21,8 +21,9 @@ from gapless.agents.adk_resuming import Place, answered_by, place_of
 from gapless.agents.adk_turn import failure_in
 from gapless.agents.approving import ask
 from gapless.agents.base import SEE_LOG, AgentItem, RunContext, log_raised
+from gapless.agents.client_tools import left_to_client
 from gapless.agents.values import json_of
-from gapless.agents.writing import result
+from gapless.agents.writing import notice, result
 from gapless.attachments import digest_of, marks_of
 from gapless.errors import (
     AgentInvalid,
@@ -33,8 +34,6 @@ from gapless.errors import (
 )
 from gapless.events import (
     CustomEvent,
-    RunFinishedEvent,
-    RunFinishedSuccessOutcome,
     TextPart,
 )
 from gapless.jsontext import decode_json
@@ -84,7 +83,7 @@ class Turn:
         """Say something once in the stream."""
         if code not in self.noticed:
             self.noticed.add(code)
-            self.notices.append(CustomEvent(name="gapless.notice", value={"code": code, "message": message}))
+            self.notices.append(notice(code, message))
 
     def is_of(self, invocation: InvocationContext) -> bool:
         """Return whether this is the conversation's own invocation, and not that of an agent that a tool runs."""
@@ -203,8 +202,7 @@ class Turn:
             reason = "tool_calls" if self.client_calls else self.translation.finish_reason
             yield CustomEvent(name="gapless.finish", value={"reason": reason})
         if self.client_calls:
-            outcome = RunFinishedSuccessOutcome(pending_tool_call_ids=self.client_calls)
-            yield RunFinishedEvent(thread_id=self.ctx.session_id, run_id=self.ctx.run_id, outcome=outcome)
+            yield left_to_client(self.ctx, self.client_calls)
 
 
 current: ContextVar[Turn | None] = ContextVar("gapless_adk_turn", default=None)

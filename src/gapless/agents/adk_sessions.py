@@ -23,7 +23,8 @@ from google.adk.utils.content_utils import SKIP_THOUGHT_SIGNATURE_VALIDATOR
 from google.genai import types
 
 from gapless.agents.adk_turn import ADKTurn, decode_turn
-from gapless.agents.conversation import BEGINNING, told_once
+from gapless.agents.conversation import BEGINNING, told_once, tools_called
+from gapless.agents.turns import run_of, turns_of
 from gapless.agents.values import dumped
 from gapless.errors import InputInvalid
 from gapless.events import (
@@ -171,16 +172,11 @@ def question(
     the run goes on from the results alone.
     """
     end = len(earlier)
-    while end and isinstance(last := earlier[end - 1], ToolMessage) and not (content and _run_of(last)):
+    while end and isinstance(last := earlier[end - 1], ToolMessage) and not (content and run_of(last)):
         end -= 1
     results = [message for message in earlier[end:] if isinstance(message, ToolMessage)]
     message = types.Content(role="user", parts=parts_of(content)) if content else None
     return earlier[:end], results, message
-
-
-def _run_of(message: Message) -> str:
-    """Return the run that said it; "" for what a client sent."""
-    return str((message.metadata or {}).get("run_id") or "")
 
 
 def history(
@@ -191,31 +187,27 @@ def history(
     signature is lost get the one by which Gemini takes calls that it did not make.
     """
     messages = told_once(messages)
-    names = _call_names(messages)
+    names = tools_called(messages)
     events: list[Event] = []
     rebuilt: list[Event] = []
-    done: set[str] = set()
     asked = 0
-    for message in messages:
-        run_id = _run_of(message)
-        if run_id in done:
+    for turn in turns_of(messages, turns):
+        if turn.native is not None:
+            events += turn.native
             continue
-        if run_id in turns:
-            done.add(run_id)
-            events += turns[run_id]
-            continue
-        asked += isinstance(message, UserMessage)
-        speaker, content = _content_of(message, author, names)
-        if not content.parts:
-            continue
-        id = run_id or f"history-{asked}"
-        last = events[-1] if events else None
-        if last is not None and _goes_on(last, id, speaker, content):
-            assert last.content is not None, "it has the role of its content"
-            last.content.parts = [*(last.content.parts or ()), *content.parts]
-        else:
-            events.append(Event(invocation_id=id, author=speaker, content=content))
-            rebuilt.append(events[-1])
+        for message in turn.messages:
+            asked += isinstance(message, UserMessage)
+            speaker, content = _content_of(message, author, names)
+            if not content.parts:
+                continue
+            id = run_of(message) or f"history-{asked}"
+            last = events[-1] if events else None
+            if last is not None and _goes_on(last, id, speaker, content):
+                assert last.content is not None, "it has the role of its content"
+                last.content.parts = [*(last.content.parts or ()), *content.parts]
+            else:
+                events.append(Event(invocation_id=id, author=speaker, content=content))
+                rebuilt.append(events[-1])
     if events and events[0].content is not None and events[0].content.role == "model":
         begins = types.Content(role="user", parts=[types.Part(text=BEGINNING)])
         events.insert(0, Event(invocation_id=events[0].invocation_id, author="user", content=begins))
@@ -287,16 +279,6 @@ def _media(part: ContentPart) -> types.FunctionResponsePart:
     assert file is not None, "a part that is no text is one of these"
     named = types.FunctionResponseFileData(file_uri=file.file_uri, mime_type=file.mime_type)
     return types.FunctionResponsePart(file_data=named)
-
-
-def _call_names(messages: Sequence[Message]) -> dict[str, str]:
-    """Return the tools' names by the ids of their calls."""
-    return {
-        call.id: call.function.name
-        for message in messages
-        if isinstance(message, AssistantMessage)
-        for call in message.tool_calls or []
-    }
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -18,7 +18,7 @@ from gapless.events import (
 from gapless.fold import is_left
 from gapless.jsontext import decode_json
 
-__all__ = ["BEGINNING", "INTERRUPTED", "conversation", "is_whole", "told_once", "with_a_beginning"]
+__all__ = ["BEGINNING", "INTERRUPTED", "conversation", "is_whole", "told_once", "tools_called", "with_a_beginning"]
 
 BEGINNING = "[The assistant speaks first.]"
 """Stands before a history that begins with the assistant, as a page's greeting does: many services want the user
@@ -85,6 +85,16 @@ def _results(messages: Sequence[Message]) -> dict[int, dict[str, ToolMessage]]:
         elif isinstance(message, ToolMessage) and message.tool_call_id in called and not is_left(message):
             found.setdefault(called[message.tool_call_id], {}).setdefault(message.tool_call_id, message)
     return found
+
+
+def tools_called(messages: Iterable[Message]) -> dict[str, str]:
+    """Return the names of the tools by the ids of their calls: a message with a result does not have them."""
+    return {
+        call.id: call.function.name
+        for message in messages
+        if isinstance(message, AssistantMessage)
+        for call in message.tool_calls or ()
+    }
 
 
 def with_a_beginning(messages: list[Message], *, first: bool = True) -> list[Message]:

@@ -18,16 +18,17 @@ from langgraph.types import Command, StateSnapshot
 from gapless.agents import base
 from gapless.agents.approving import ask
 from gapless.agents.base import AgentItem, RunContext
+from gapless.agents.client_tools import left_to_client
 from gapless.agents.failing import failure
 from gapless.agents.langgraph_events import Translation
 from gapless.agents.langgraph_questions import Question, questions_of
 from gapless.agents.langgraph_saver import MESSAGES
 from gapless.agents.langgraph_threads import Thread, thread_of
 from gapless.agents.values import plain
-from gapless.agents.writing import finish
+from gapless.agents.writing import finish, notice
 from gapless.config import StreamingMode
 from gapless.errors import AgentInvalid, RunLimit
-from gapless.events import CustomEvent, RunFinishedEvent, RunFinishedSuccessOutcome, StateSnapshotEvent
+from gapless.events import StateSnapshotEvent
 from gapless.jsontext import decode_json
 
 __all__ = ["TAKEN", "LangGraphAgent"]
@@ -199,10 +200,9 @@ class LangGraphAgent(base.Agent):
                 f"this graph does not take {', '.join(names)}: give its agent gapless.agents.langgraph_middleware's "
                 "GaplessMiddleware"
             )
-            found.append(CustomEvent(name="gapless.notice", value={"code": "setting_ignored", "message": message}))
+            found.append(notice("setting_ignored", message))
         if pending := _pending(ctx, values):
-            outcome = RunFinishedSuccessOutcome(pending_tool_call_ids=pending)
-            found.append(RunFinishedEvent(thread_id=ctx.session_id, run_id=ctx.run_id, outcome=outcome))
+            found.append(left_to_client(ctx, pending))
         return found
 
 

@@ -10,6 +10,7 @@ from langchain_core.messages import AIMessage
 from langgraph.config import get_config
 
 from gapless.agents.base import current_run
+from gapless.agents.client_tools import as_function
 from gapless.agents.langgraph import TAKEN
 from gapless.agents.tool_choice import choice_of
 from gapless.errors import AgentInvalid
@@ -53,17 +54,7 @@ def _with_runs(request: ModelRequest[Any]) -> ModelRequest[Any]:
     first = not taken and run.checkpoint is None
     if taken is not None:
         taken.append(True)
-    tools = [
-        {
-            "type": "function",
-            "function": {
-                "name": tool.name,
-                "description": tool.description,
-                "parameters": tool.parameters or {"type": "object", "properties": {}},
-            },
-        }
-        for tool in run.tools
-    ]
+    tools = [as_function(tool) for tool in run.tools]
     names = _names(request)
     if both := sorted(names & {tool.name for tool in run.tools}):  # the client's would be called in its place
         raise AgentInvalid(f"agent {run.agent_name} has a tool {', '.join(both)}, and so has the client")

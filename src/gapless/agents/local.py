@@ -31,11 +31,11 @@ from gapless.agents.base import Agent, AgentItem, RunContext
 from gapless.agents.embedded import find_model
 from gapless.agents.endpoint_http import Refused, Service, cut, read_body
 from gapless.agents.openai_chat import OpenAIChat
+from gapless.agents.writing import notice
 from gapless.config import StreamingMode
 from gapless.errors import AgentFailed, ExtraMissing, InputInvalid, InputTooLarge, ModelFailed, ModelMissing
 from gapless.events import (
     AssistantMessage,
-    CustomEvent,
     DeveloperMessage,
     Message,
     SystemMessage,
@@ -132,14 +132,14 @@ class LocalModel(Agent):
     async def _answer(self, ctx: RunContext, server: _Server) -> AsyncGenerator[AgentItem, None]:
         _check_native(ctx.config.model_settings, ctx.run_id)
         if any(_has_media(message) for message in ctx.messages):
-            yield _notice("media_ignored", f"{self.name} reads text only: images and files were left out.")
+            yield notice("media_ignored", f"{self.name} reads text only: images and files were left out.")
         asked = ctx.config.model_settings.get("max_tokens")
         # llama.cpp takes -1 for "no bound".
         wanted = asked if isinstance(asked, int) and asked > 0 else ANSWER_TOKENS
         reserved = min(wanted, server.window_tokens // 2)
         chat, dropped = await _fit(server.service, ctx, server.window_tokens - reserved)
         if dropped:
-            yield _notice(
+            yield notice(
                 "history_truncated",
                 f"The conversation is longer than the model's window of {server.window_tokens} tokens: "
                 f"its {dropped} oldest messages were left out.",
@@ -283,10 +283,6 @@ def _joined(chat: list[ChatMessage]) -> list[ChatMessage]:
 def _has_media(message: Message) -> bool:
     content = message.content if isinstance(message, UserMessage) else ""
     return any(not isinstance(part, TextPart) for part in content if not isinstance(part, str))
-
-
-def _notice(code: str, message: str) -> CustomEvent:
-    return CustomEvent(name="gapless.notice", value={"code": code, "message": message})
 
 
 # -------------------------------------------------------------------------------------------------- the loaded model

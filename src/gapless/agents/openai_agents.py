@@ -31,12 +31,13 @@ from agents.run_state import RunState
 from gapless.agents import base
 from gapless.agents.approving import Decision, approval, ask, read_decision
 from gapless.agents.base import AgentItem, RunContext
+from gapless.agents.client_tools import left_to_client, schema_of
 from gapless.agents.failing import Failures, failure
 from gapless.agents.openai_agents_events import Translation
 from gapless.agents.openai_agents_items import input_of, turn_of
 from gapless.agents.tool_choice import choice_of
 from gapless.agents.values import plain
-from gapless.agents.writing import finish
+from gapless.agents.writing import finish, settings_ignored
 from gapless.config import RunConfig as GaplessRunConfig
 from gapless.config import StreamingMode
 from gapless.errors import (
@@ -51,11 +52,8 @@ from gapless.errors import (
     ToolFailed,
 )
 from gapless.events import (
-    CustomEvent,
     Interrupt,
     ResumeEntry,
-    RunFinishedEvent,
-    RunFinishedSuccessOutcome,
     TokenUsage,
 )
 from gapless.jsontext import decode_json
@@ -276,8 +274,7 @@ class OpenAIAgent(base.Agent):
             ctx.result = plain(result.final_output)
         found += finish(translation.finish_reason)
         if translation.pending:
-            outcome = RunFinishedSuccessOutcome(pending_tool_call_ids=translation.pending)
-            found.append(RunFinishedEvent(thread_id=ctx.session_id, run_id=ctx.run_id, outcome=outcome))
+            found.append(left_to_client(ctx, translation.pending))
         return found
 
 
@@ -339,7 +336,7 @@ def _with_tools_of(ctx: RunContext, agent: Agent[Any]) -> tuple[Agent[Any], froz
         FunctionTool(
             name=tool.name,
             description=tool.description,
-            params_json_schema=tool.parameters or {"type": "object", "properties": {}},
+            params_json_schema=schema_of(tool),
             on_invoke_tool=left,
             strict_json_schema=False,
         )
@@ -386,8 +383,7 @@ def _configured(config: RunConfig, settings: Mapping[str, Any], agent: Agent[Any
         raise InputInvalid(f"the model_settings are not what the agent takes: {type(error).__name__}") from error
     if not ignored:
         return found, []
-    message = f"this agent cannot do as these settings say: {', '.join(ignored)}"
-    return found, [CustomEvent(name="gapless.notice", value={"code": "setting_ignored", "message": message})]
+    return found, [settings_ignored(ignored)]
 
 
 def _choice(value: Any, agent: Agent[Any]) -> str | None:

@@ -16,6 +16,7 @@ import msgspec
 
 from gapless.agents.base import Agent, AgentItem, RunContext
 from gapless.agents.call_names import CallNames, call_names
+from gapless.agents.client_tools import as_function, left_to_client
 from gapless.agents.conversation import conversation, with_a_beginning
 from gapless.agents.endpoint_http import OPENAI_HOST, Refused, Service, cut, events_of, read_body
 from gapless.agents.openai_chunks import (
@@ -29,7 +30,7 @@ from gapless.agents.openai_chunks import (
     texts_of,
     usage_of,
 )
-from gapless.agents.writing import file
+from gapless.agents.writing import Said, notice
 from gapless.config import StreamingMode
 from gapless.errors import AgentInvalid, InputInvalid, ModelFailed, OutputInvalid, StreamingUnavailable
 from gapless.events import (
@@ -42,23 +43,16 @@ from gapless.events import (
     DocumentPart,
     ImagePart,
     Message,
-    ReasoningEndEvent,
-    ReasoningMessageContentEvent,
-    ReasoningMessageEndEvent,
-    RunFinishedEvent,
-    RunFinishedSuccessOutcome,
     SystemMessage,
     TextPart,
     TokenUsage,
-    Tool,
     ToolMessage,
     UrlSource,
     UserMessage,
     VideoPart,
     text_of,
 )
-from gapless.halves import Halves
-from gapless.jsontext import decode_json
+from gapless.jsontext import decode_json, without_surrogates
 
 __all__ = ["OpenAIChat", "chat_messages"]
 
@@ -130,7 +124,7 @@ class OpenAIChat(Agent):
             "messages": chat_messages(ctx.messages, self._names),
         }
         if ctx.tools:
-            request["tools"] = [_tool(tool) for tool in ctx.tools]
+            request["tools"] = [as_function(tool) for tool in ctx.tools]
         if ctx.output_type not in (None, str) and "response_format" not in request:
             request["response_format"] = _response_format(ctx.output_type)
         return request
@@ -220,7 +214,7 @@ class OpenAIChat(Agent):
         message = f"{self._service.host} cannot stream this answer: it comes in one piece."
         if not ctx.config.fallback:
             raise StreamingUnavailable(f"{message} Allow that with fallback=True.", run_id=ctx.run_id)
-        return CustomEvent(name="gapless.notice", value={"code": "streaming_unavailable", "message": message})
+        return notice("streaming_unavailable", message)
 
 
 # ---------------------------------------------------------------------------------------------------- what comes back
@@ -243,11 +237,10 @@ class _Answer:
         self._provider = provider
         self._model = model
         self._text: list[str] = []
-        self._text_halves, self._thought_halves = Halves(), Halves()
+        self._said = Said("", ctx.new_id)
+        """What is thought; text goes by it, as it is."""
         taken = {call.id for m in ctx.messages if isinstance(m, AssistantMessage) for call in m.tool_calls or ()}
         self._calls = Calls(ctx.run_id, taken)
-        self._reasoning: str | None = None
-        self._thoughts = 0
         self._finish_reason: str | None = None
         self._chosen = self._streamed = False
         """Whether a choice has come, and in deltas."""
@@ -277,39 +270,21 @@ class _Answer:
 
     def _delta(self, delta: Delta) -> Iterator[AgentItem]:
         thought, text = texts_of(delta)
-        if thought := self._thought_halves.feed(thought):
-            if self._reasoning is None:
-                self._thoughts += 1
-                self._reasoning = f"{self._ctx.run_id}-reasoning-{self._thoughts}"
-            yield ReasoningMessageContentEvent(message_id=self._reasoning, delta=thought)
+        yield from self._said.reasoning(thought)
         if text:
-            yield from self._end_reasoning()
-        yield from self._said(self._text_halves.feed(text))
-        for url in pictures_of(delta):
-            yield from self._end_reasoning()
-            yield file("image/*", url=url)
-        for event in self._calls.take(delta):
-            yield from self._end_reasoning()
-            yield event
-
-    def _said(self, text: str) -> Iterator[AgentItem]:
-        if text:
+            yield from self._said.end_reasoning()
             self._text.append(text)
             yield text
-
-    def _end_reasoning(self) -> Iterator[AgentItem]:
-        if self._reasoning is not None:
-            id, self._reasoning = self._reasoning, None
-            if left := self._thought_halves.end():
-                yield ReasoningMessageContentEvent(message_id=id, delta=left)
-            yield ReasoningMessageEndEvent(message_id=id)
-            yield ReasoningEndEvent(message_id=id)
+        for url in pictures_of(delta):
+            yield from self._said.file("image/*", url=url)
+        for event in self._calls.take(delta):
+            yield from self._said.end_reasoning()
+            yield event
 
     def end(self, wants_json: bool) -> Iterator[AgentItem]:
         """End the answer. Raises `ModelFailed` where it is none or broke off in a call, `OutputInvalid`."""
         ctx = self._ctx
-        yield from self._said(self._text_halves.end())
-        yield from self._end_reasoning()
+        yield from self._said.end_reasoning()
         yield from self._calls.end()
         if not self._chosen:
             raise ModelFailed(f"{self._host} ended its stream without an answer", run_id=ctx.run_id)
@@ -319,20 +294,16 @@ class _Answer:
         yield CustomEvent(name="gapless.finish", value={"reason": reason})
         cut = _CUT.get(reason)
         if cut is not None:
-            yield CustomEvent(
-                name="gapless.notice", value={"code": cut.code, "message": f"The answer was cut: {cut.why}."}
-            )
+            yield notice(cut.code, f"The answer was cut: {cut.why}.")
             name = self._calls.cut()
             if name is not None:
                 # Nobody is to execute half a call; the next turn is not told of it.
                 raise ModelFailed(f"{self._host} broke off in its call of {name}: {cut.why}", run_id=ctx.run_id)
         if wants_json and not self._calls:
-            ctx.result = _parsed("".join(self._text), reason, ctx.run_id)
+            ctx.result = _parsed(without_surrogates("".join(self._text)), reason, ctx.run_id)
         if self._calls:
             offered = {tool.name for tool in ctx.tools}
-            pending = [id for id, name in self._calls.names().items() if name in offered]
-            outcome = RunFinishedSuccessOutcome(pending_tool_call_ids=pending)
-            yield RunFinishedEvent(thread_id=ctx.session_id, run_id=ctx.run_id, outcome=outcome)
+            yield left_to_client(ctx, [id for id, name in self._calls.names().items() if name in offered])
 
 
 class _Cut(NamedTuple):
@@ -423,12 +394,6 @@ def _part(part: ContentPart) -> dict[str, Any]:
             kind = type(part).__name__.removesuffix("Part").lower()
             source = type(part.source).__name__.removesuffix("Source").lower()
             raise InputInvalid(f"chat completions has no form for {kind} by {source}: send its bytes, or leave it out")
-
-
-def _tool(tool: Tool) -> dict[str, Any]:
-    parameters = tool.parameters or {"type": "object", "properties": {}}
-    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
-    return {"type": "function", "function": function}
 
 
 def _response_format(output_type: Any) -> dict[str, Any]:

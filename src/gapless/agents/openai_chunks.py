@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from gapless.agents.endpoint_json import decode_halved
+from gapless.agents.writing import FINISH_REASONS
 from gapless.errors import ModelFailed
 from gapless.events import Event, TokenUsage, ToolCallArgsEvent, ToolCallEndEvent, ToolCallStartEvent
 from gapless.halves import Halves
@@ -34,27 +35,6 @@ __all__ = [
 ERROR_CHARS_MAX = 500
 """What is passed on of a service's own error message."""
 
-_FINISH = {
-    "stop_sequence": "stop",
-    "end_turn": "stop",
-    "complete": "stop",
-    "eos": "stop",
-    "eos_token": "stop",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "tool_use": "tool_calls",
-    "tool_call": "tool_calls",
-    "function_call": "tool_calls",
-    "safety": "content_filter",
-    "sensitive": "content_filter",
-    "refusal": "content_filter",
-    "recitation": "content_filter",
-    "blocklist": "content_filter",
-    "prohibited_content": "content_filter",
-    "spii": "content_filter",
-    "error_toxic": "content_filter",
-}
-"""What services say for OpenAI's finish reasons (Anthropic, Cohere, Gemini, Hugging Face, Zhipu behind gateways)."""
 _FAILED = frozenset(
     {
         "error",  # OpenRouter, Cohere
@@ -132,7 +112,7 @@ def finish_of(choice: Choice) -> str | None:
     if not isinstance(reason, str) or reason in ("", "null"):
         return None
     said = reason.rpartition(":")[2].strip().lower()  # Gemini: "function_call_filter: MALFORMED_FUNCTION_CALL"
-    return _FINISH.get(said, said)
+    return FINISH_REASONS.get(said, said)
 
 
 def failure_of(chunk: Chunk) -> str | None:

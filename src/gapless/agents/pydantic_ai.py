@@ -24,6 +24,7 @@ from pydantic_ai.usage import UsageLimits
 
 from gapless.agents import base
 from gapless.agents.base import AgentItem, RunContext
+from gapless.agents.client_tools import schema_of
 from gapless.agents.pydantic_ai_errors import failure
 from gapless.agents.pydantic_ai_history import history_of, prompt_of
 from gapless.agents.pydantic_ai_ledger import FRAMEWORK, Ledger
@@ -147,7 +148,7 @@ class PydanticAIAgent(base.Agent):
             ToolDefinition(
                 name=tool.name,
                 description=tool.description,
-                parameters_json_schema=tool.parameters or {"type": "object", "properties": {}},
+                parameters_json_schema=schema_of(tool),
             )
             for tool in ctx.tools
         ]

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 import pydantic_core
 from pydantic_ai import messages as m
 
 from gapless.agents.pydantic_ai_sealed import sealed
-from gapless.events import ReasoningEncryptedValueEvent, ToolCallArgsEvent, ToolCallEndEvent, ToolCallStartEvent
-from gapless.halves import Halves
+from gapless.agents.writing import Call
+from gapless.events import Event
 from gapless.jsontext import without_surrogates
 
 __all__ = ["Calls"]
 
-CallEvent: TypeAlias = ToolCallStartEvent | ToolCallArgsEvent | ToolCallEndEvent | ReasoningEncryptedValueEvent
 
-
-class _Call:
-    __slots__ = ("args", "ended", "halves", "id", "name", "native", "of_values", "said", "started")
+class _Call(Call):
+    __slots__ = ("args", "native", "of_values")
 
     def __init__(self, part: m.BaseToolCallPart) -> None:
-        self.id = part.tool_call_id
-        self.name = part.tool_name
+        super().__init__(part.tool_call_id, part.tool_name)
         self.native = isinstance(part, m.NativeToolCallPart)
         """The provider makes it itself, within its response."""
         self.args: dict[str, Any] = {}
         """What came of its arguments as values."""
         self.of_values = isinstance(part.args, dict)
-        self.started = self.said = self.ended = False
-        self.halves = Halves()
 
 
 class Calls:
@@ -45,7 +40,7 @@ class Calls:
         self._ids: list[str] = []
         """Of the response before: as they were said."""
 
-    def start(self, index: int, part: m.BaseToolCallPart) -> Iterator[CallEvent]:
+    def start(self, index: int, part: m.BaseToolCallPart) -> Iterator[Event]:
         """Take what a part begins with; it may be said again, with more."""
         call = self._parts.get(index)
         if call is None:
@@ -53,11 +48,11 @@ class Calls:
         if isinstance(part.args, dict):
             call.args = part.args
             if call.native and not call.said:  # it is whole: the code is shown while it runs
-                yield from self._say(call, part.args_as_json_str())
+                yield from call.say(part.args_as_json_str())
         elif part.args and not call.said:
-            yield from self._say(call, part.args)
+            yield from call.say(part.args)
 
-    def delta(self, index: int, delta: m.ToolCallPartDelta) -> Iterator[CallEvent]:
+    def delta(self, index: int, delta: m.ToolCallPartDelta) -> Iterator[Event]:
         """Take more of a call."""
         call = self._parts.get(index)
         if call is None or call.ended:
@@ -68,37 +63,35 @@ class Calls:
         if isinstance(delta.args_delta, dict):
             call.args = {**call.args, **delta.args_delta}
         elif delta.args_delta:
-            yield from self._say(call, delta.args_delta)
+            yield from call.say(delta.args_delta)
 
-    def whole(self, index: int) -> Iterator[CallEvent]:
+    def whole(self, index: int) -> Iterator[Event]:
         """Say what a call has as values: another part begins, and stands behind it."""
         call = self._parts.get(index)
         if call is not None and call.of_values and not call.said:
-            yield from self._say(call, pydantic_core.to_json(call.args).decode())
+            yield from call.say(pydantic_core.to_json(call.args).decode())
 
-    def begin(self, call_id: str) -> Iterator[CallEvent]:
+    def begin(self, call_id: str) -> Iterator[Event]:
         """Say that a call begins which was only heard of."""
         for call in self._parts.values():
-            if not call.started and call.id == call_id:
-                call.started = True
-                yield ToolCallStartEvent(tool_call_id=call.id, tool_call_name=call.name)
+            if call.id == call_id:
+                yield from call.start()
 
-    def end_native(self, part: m.NativeToolReturnPart) -> Iterator[CallEvent]:
+    def end_native(self, part: m.NativeToolReturnPart) -> Iterator[Event]:
         """End the provider's own call that `part` is the result of."""
         calls = [call for call in self._parts.values() if call.id == part.tool_call_id]
         if not calls:
-            yield ToolCallStartEvent(tool_call_id=part.tool_call_id, tool_call_name=part.tool_name)
-            yield ToolCallEndEvent(tool_call_id=part.tool_call_id)
+            alone = Call(part.tool_call_id, part.tool_name)
+            yield from alone.start()
+            yield from alone.end()
         for call in calls:
-            if not call.ended:
-                yield from self._end(call)
+            yield from _end(call)
 
-    def end(self, response: m.ModelResponse) -> Iterator[CallEvent]:
+    def end(self, response: m.ModelResponse) -> Iterator[Event]:
         """End all calls of a response that is complete."""
         finals = {part.tool_call_id: part for part in _calls_of(response)}
         for call in self._parts.values():
-            if not call.ended:
-                yield from self._end(call, finals.get(call.id))
+            yield from _end(call, finals.get(call.id))
         self._ids = [call.id for call in self._parts.values()]
         self._parts.clear()
 
@@ -115,25 +108,15 @@ class Calls:
             for part, id in zip(parts, self._ids, strict=True):
                 part.tool_call_id = id
 
-    def _say(self, call: _Call, text: str) -> Iterator[CallEvent]:
-        text = call.halves.feed(text)
-        if not call.started:
-            call.started = True
-            yield ToolCallStartEvent(tool_call_id=call.id, tool_call_name=call.name)
-        call.said = True
-        yield ToolCallArgsEvent(tool_call_id=call.id, delta=text)
 
-    def _end(self, call: _Call, final: m.BaseToolCallPart | None = None) -> Iterator[CallEvent]:
-        call.ended = True
-        if not call.said:
-            text = pydantic_core.to_json(call.args).decode() if final is None else final.args_as_json_str()
-            yield from self._say(call, text or "{}")
-        if half := call.halves.end():
-            yield ToolCallArgsEvent(tool_call_id=call.id, delta=half)
-        kept = None if final is None else sealed(final)
-        if kept is not None:
-            yield ReasoningEncryptedValueEvent(subtype="tool-call", entity_id=call.id, encrypted_value=kept)
-        yield ToolCallEndEvent(tool_call_id=call.id)
+def _end(call: _Call, final: m.BaseToolCallPart | None = None) -> list[Event]:
+    if call.said:
+        whole = ""
+    elif final is None:
+        whole = pydantic_core.to_json(call.args).decode()
+    else:
+        whole = final.args_as_json_str()
+    return call.end(whole or "{}", None if final is None else sealed(final))
 
 
 def _calls_of(response: m.ModelResponse) -> Iterable[m.BaseToolCallPart]:

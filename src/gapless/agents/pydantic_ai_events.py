@@ -10,9 +10,9 @@ from pydantic_ai import messages as m
 
 from gapless.agents.base import AgentItem
 from gapless.agents.values import plain
+from gapless.agents.writing import file
 from gapless.errors import AgentInvalid
 from gapless.events import CustomEvent, Event, EventBase, decode_event
-from gapless.fold import FILE
 
 __all__ = ["carried_by", "custom"]
 
@@ -49,10 +49,7 @@ def _from_vercel(chunk: Any) -> Iterator[Event]:
     if kind in ("source-url", "source-document"):
         yield CustomEvent(name=kind, value=fields)
     elif kind == "file" and "url" in fields:
-        media_type, url = fields.get("mediaType"), fields["url"]
-        head, comma, data = url.partition(";base64,")
-        where = {"data": data} if comma and head.startswith("data:") else {"url": url}
-        yield CustomEvent(name=FILE, value={"mimeType": media_type, **where})
+        yield file(fields.get("mediaType"), url=fields["url"])
     elif kind.startswith("data-"):
         more = {name: fields[name] for name in ("id", "transient") if name in fields}
         yield CustomEvent(name=kind, value=fields.get("data"), metadata=more or None)

@@ -12,7 +12,7 @@ import binascii
 import dataclasses
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby, islice, takewhile
+from itertools import islice, takewhile
 from typing import Any
 
 import msgspec
@@ -44,13 +44,14 @@ from pydantic_core import PydanticSerializationError
 from gapless import events
 from gapless.agents.base import RunContext
 from gapless.agents.call_names import CallNames, call_names
-from gapless.agents.conversation import BEGINNING, told_once
+from gapless.agents.conversation import BEGINNING, told_once, tools_called
 from gapless.agents.pydantic_ai_sealed import thought_of, unseal
+from gapless.agents.turns import earlier, turns_of
+from gapless.agents.writing import with_files
 from gapless.errors import InputInvalid
 from gapless.events import DataSource, Message, UrlSource, text_of
 from gapless.fold import is_left
 from gapless.jsontext import without_surrogates
-from gapless.user_message import media_part
 
 __all__ = ["content_of", "dump", "history_of", "prompt_of", "told_to", "turn_of"]
 
@@ -99,30 +100,23 @@ def dump(messages: Sequence[ModelMessage]) -> bytes:
 
 def history_of(ctx: RunContext) -> list[ModelMessage]:
     """Return the turns before this run's message, ready to take a new prompt: every call in it has a result."""
-    turns: dict[str, msgspec.Raw] = {}
-    for native in ctx.native_history:
-        try:
-            turn = _decode_turn(native)
-        except msgspec.MsgspecError:  # another framework's
-            continue
-        turns[turn.run_id] = turn.messages
-    earlier = told_once(ctx.messages if not ctx.content else ctx.messages[:-1])
+    natives = [found for native in ctx.native_history if (found := _decoded(native)) is not None]
     messages: list[ModelMessage] = []
-    names = {
-        call.id: call.function.name
-        for message in earlier
-        if isinstance(message, events.AssistantMessage)
-        for call in message.tool_calls or ()
-    }
-    for run_id, group in groupby(earlier, key=_run_of):
-        native_turn = turns.pop(run_id, None) if run_id is not None else None
-        if native_turn is not None:
-            kept = ModelMessagesTypeAdapter.validate_json(bytes(native_turn))
-            messages.extend(_rebuilt(_brought(group, kept), names))
-            messages.extend(kept)
-        elif run_id is None or run_id not in turns:
-            messages.extend(_rebuilt(group, names))
+    names = tools_called(ctx.messages)
+    for turn in turns_of(told_once(earlier(ctx)), {native.run_id: native.messages for native in natives}):
+        if turn.native is None:
+            messages += _rebuilt(turn.messages, names)
+            continue
+        kept = ModelMessagesTypeAdapter.validate_json(bytes(turn.native))
+        messages += [*_rebuilt(_brought(turn.messages, kept), names), *kept]
     return repair_messages(_with_a_beginning(messages))
+
+
+def _decoded(native: bytes) -> _Turn | None:
+    try:
+        return _decode_turn(native)
+    except msgspec.MsgspecError:  # another framework's
+        return None
 
 
 def told_to(providers: Iterable[str], messages: list[ModelMessage]) -> list[ModelMessage]:
@@ -199,11 +193,6 @@ def _is_whole(call: ToolCallPart) -> bool:
     return True
 
 
-def _run_of(message: Message) -> str | None:
-    run_id = (message.metadata or {}).get("run_id")
-    return run_id if isinstance(run_id, str) else None
-
-
 def _rebuilt(messages: Iterable[Message], names: Mapping[str, str]) -> list[ModelMessage]:
     """Model messages for session messages. Reasoning without its provider's signature is left out: it is no use."""
     found: list[ModelMessage] = []
@@ -212,6 +201,7 @@ def _rebuilt(messages: Iterable[Message], names: Mapping[str, str]) -> list[Mode
     for message in messages:
         request: ModelRequestPart | None = None
         if isinstance(message, events.UserMessage):
+            thoughts.clear()
             prompt = prompt_of(message.content)
             if prompt is not None and not (isinstance(prompt, str) and prompt.isspace()):  # some services refuse blanks
                 request = UserPromptPart(prompt)
@@ -245,18 +235,16 @@ def _rebuilt(messages: Iterable[Message], names: Mapping[str, str]) -> list[Mode
 def content_of(part: BaseToolReturnPart[Any]) -> str | list[events.ContentPart]:
     """Return what a call has returned as the content of its result, its pictures and files too."""
     text = part.model_response_str_and_user_content()[0]
-    files = [media_part(_source(file)) for file in part.files if not isinstance(file, UploadedFile)]
-    return [events.TextPart(text=text), *files] if files else text
+    return with_files(text, [_where(file) for file in part.files if not isinstance(file, UploadedFile)])
 
 
-def _source(file: Any) -> DataSource | UrlSource:
+def _where(file: Any) -> tuple[str | None, bytes | None, str | None]:
     if isinstance(file, BinaryContent):
-        return DataSource(value=base64.b64encode(file.data).decode(), mime_type=file.media_type)
+        return file.media_type, file.data, None
     try:
-        mime_type = file.media_type
+        return file.media_type, None, file.url
     except ValueError:  # its URL does not say
-        mime_type = None
-    return UrlSource(value=file.url, mime_type=mime_type)
+        return None, None, file.url
 
 
 def _returned(content: str | list[events.ContentPart]) -> Any:

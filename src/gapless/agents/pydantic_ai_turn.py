@@ -11,6 +11,7 @@ from pydantic_ai.tools import DeferredToolRequests
 from pydantic_ai.usage import RunUsage
 
 from gapless.agents.base import AgentItem, RunContext
+from gapless.agents.client_tools import left_to_client
 from gapless.agents.pydantic_ai_calls import Calls
 from gapless.agents.pydantic_ai_events import custom
 from gapless.agents.pydantic_ai_history import content_of, turn_of
@@ -18,23 +19,15 @@ from gapless.agents.pydantic_ai_ledger import Ledger
 from gapless.agents.pydantic_ai_sealed import sealed
 from gapless.agents.pydantic_ai_settings import ToolChoice
 from gapless.agents.values import plain
+from gapless.agents.writing import Said, file, finish, notice, result, settings_ignored
 from gapless.errors import StreamingUnavailable
 from gapless.events import (
     CustomEvent,
-    ReasoningEncryptedValueEvent,
-    ReasoningEndEvent,
-    ReasoningMessageContentEvent,
-    ReasoningMessageEndEvent,
-    ReasoningMessageStartEvent,
-    RunFinishedEvent,
-    RunFinishedSuccessOutcome,
     StepFinishedEvent,
     StepStartedEvent,
     TokenUsage,
     ToolCallResultEvent,
 )
-from gapless.fold import FILE
-from gapless.halves import Halves
 
 __all__ = ["Turn"]
 
@@ -56,9 +49,10 @@ class Turn:
         """A file that may be said again, better: a picture as it gets clear."""
         self._choice: ToolChoice | None = None
         self._ignored: list[str] = []
-        self._reasoning: dict[int, str] = {}
-        """The current response's open reasoning messages, by part; empty until it says something."""
-        self._halves = Halves()
+        self._said = Said("", ctx.new_id)
+        """What is thought; text goes by it, as it is."""
+        self._thinking: int | None = None
+        """The part of the response that is a thought and has not ended."""
         self._running: dict[str, str] = {}
         """Tool calls that have no result yet, and their tools."""
 
@@ -72,9 +66,8 @@ class Turn:
             self._ignored.append("tool_choice")
             self._choice = None
         if self._ignored:
-            names, self._ignored = ", ".join(self._ignored), []
-            message = f"this agent cannot do as these settings say: {names}"
-            yield CustomEvent(name="gapless.notice", value={"code": "setting_ignored", "message": message})
+            names, self._ignored = self._ignored, []
+            yield settings_ignored(names)
 
     # -- what the framework says ------------------------------------------------------------------------------------
 
@@ -109,7 +102,7 @@ class Turn:
         yield from self._end_file()
         yield from self._calls.end(response)
         self._native_results.clear()
-        self._reasoning.clear()
+        self._thinking = None
 
     def mend(self, response: m.ModelResponse) -> None:
         """Let the framework have the response as it was said."""
@@ -131,9 +124,8 @@ class Turn:
             if part.content:
                 yield part.content
         elif isinstance(part, m.ThinkingPart):
-            self._reasoning[event.index] = ""
-            if text := self._halves.feed(part.content):
-                yield ReasoningMessageContentEvent(message_id=self._reasoning_id(event.index), delta=text)
+            self._thinking = event.index
+            yield from self._said.reasoning(part.content, part=True)
         elif isinstance(part, m.BaseToolCallPart):
             self._ledger.after_text = False
             yield from self._calls.start(event.index, part)
@@ -148,20 +140,13 @@ class Turn:
     def _end_file(self) -> Iterable[AgentItem]:
         if self._file is not None:
             (_, part), self._file = self._file, None
-            yield CustomEvent(name=FILE, value={"mimeType": part.content.media_type, "data": part.content.data})
-
-    def _reasoning_id(self, index: int) -> str:
-        """The id of a part's message, made when it says something."""
-        message_id = self._reasoning[index] = self._reasoning[index] or self._ctx.new_id("reasoning")
-        return message_id
+            yield file(part.content.media_type, part.content.data)
 
     def _part_delta(self, event: m.PartDeltaEvent) -> Iterable[AgentItem]:
         delta = event.delta
         if isinstance(delta, m.ThinkingPartDelta):
-            if event.index in self._reasoning and delta.content_delta:
-                message_id = self._reasoning_id(event.index)
-                if text := self._halves.feed(delta.content_delta):
-                    yield ReasoningMessageContentEvent(message_id=message_id, delta=text)
+            if event.index == self._thinking and delta.content_delta:
+                yield from self._said.reasoning(delta.content_delta)
         elif isinstance(delta, m.ToolCallPartDelta):
             yield from self._calls.delta(event.index, delta)
 
@@ -169,21 +154,10 @@ class Turn:
         part = event.part
         if isinstance(part, m.ToolCallPart):
             yield from self._calls.whole(event.index)
-        if not isinstance(part, m.ThinkingPart):
-            return
-        kept = sealed(part)
-        if event.index not in self._reasoning or not (part.content or kept):
-            return
-        message_id = self._reasoning_id(event.index)
-        del self._reasoning[event.index]
-        if half := self._halves.end():
-            yield ReasoningMessageContentEvent(message_id=message_id, delta=half)
-        if not part.content:  # redacted: nothing but its signature
-            yield ReasoningMessageStartEvent(message_id=message_id)
-        yield ReasoningMessageEndEvent(message_id=message_id)
-        if kept:
-            yield ReasoningEncryptedValueEvent(subtype="message", entity_id=message_id, encrypted_value=kept)
-        yield ReasoningEndEvent(message_id=message_id)
+        elif isinstance(part, m.ThinkingPart) and event.index == self._thinking:
+            self._thinking = None
+            kept = sealed(part)
+            yield from self._said.end_reasoning() if kept is None else self._said.signature(kept)
 
     def _final(self, event: m.FinalResultEvent) -> Iterable[AgentItem]:
         """Note that the output has begun, as a call of an output tool: say which, so that it can be read as it
@@ -208,13 +182,8 @@ class Turn:
         return () if carried is None else (self._result(event.part), *carried)
 
     def _result(self, part: m.BaseToolReturnPart[Any]) -> ToolCallResultEvent:
-        return ToolCallResultEvent(
-            message_id=self._ctx.new_id("tool"),
-            tool_call_id=part.tool_call_id,
-            content=content_of(part),
-            role="tool",
-            error=part.model_response_str(wrap_if_error=False) if part.outcome in m.ERROR_OUTCOMES else None,
-        )
+        error = part.model_response_str(wrap_if_error=False) if part.outcome in m.ERROR_OUTCOMES else None
+        return result(self._ctx.new_id("tool"), part.tool_call_id, content_of(part), error=error)
 
     @property
     def running(self) -> Collection[str]:
@@ -234,20 +203,16 @@ class Turn:
                 run_id=self._ctx.run_id,
             )
         message = f"the model {model} cannot stream: its answers come in one piece"
-        return CustomEvent(name="gapless.notice", value={"code": "streaming_unavailable", "message": message})
+        return notice("streaming_unavailable", message)
 
-    def finish(self, result: AgentRunResult[Any]) -> Iterable[AgentItem]:
+    def finish(self, ended: AgentRunResult[Any]) -> Iterable[AgentItem]:
         """Take the output, which is the run's result unless it is the text that was streamed anyway."""
         responses = [message for message in self._ledger.messages() if isinstance(message, m.ModelResponse)]
-        output = result.output
+        output = ended.output
         reason = responses[-1].finish_reason if responses else None
-        if reason is not None:
-            yield CustomEvent(
-                name="gapless.finish", value={"reason": "tool_calls" if reason == "tool_call" else reason}
-            )
+        yield from finish(reason)
         if isinstance(output, DeferredToolRequests):
-            outcome = RunFinishedSuccessOutcome(pending_tool_call_ids=[call.tool_call_id for call in output.calls])
-            yield RunFinishedEvent(thread_id=self._ctx.session_id, run_id=self._ctx.run_id, outcome=outcome)
+            yield left_to_client(self._ctx, [call.tool_call_id for call in output.calls])
             return
         texts = (part.content for one in responses for part in one.parts if isinstance(part, m.TextPart))
         if not (isinstance(output, str) and output == "".join(texts)):

@@ -16,6 +16,7 @@ from gapless.events import (
     DataSource,
     Event,
     ReasoningEncryptedValueEvent,
+    ReasoningEndEvent,
     ReasoningMessageContentEvent,
     ReasoningMessageEndEvent,
     ReasoningMessageStartEvent,
@@ -31,26 +32,30 @@ from gapless.events import (
 from gapless.fold import FILE
 from gapless.user_message import media_part, simplest
 
-__all__ = ["Said", "WholeCall", "file", "finish", "result", "with_files"]
+__all__ = [
+    "FINISH_REASONS",
+    "Call",
+    "Said",
+    "WholeCall",
+    "file",
+    "finish",
+    "notice",
+    "result",
+    "settings_ignored",
+    "with_files",
+]
 
 FINISH_REASONS = {
-    "stop": "stop",
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "completed": "stop",
-    "length": "length",
-    "max_tokens": "length",
-    "max_output_tokens": "length",
-    "model_length": "length",
-    "tool_calls": "tool_calls",
-    "tool_call": "tool_calls",
-    "tool_use": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-    "safety": "content_filter",
-    "refusal": "content_filter",
+    **dict.fromkeys(("stop", "end_turn", "stop_sequence", "completed", "complete", "eos", "eos_token"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_length"), "length"),
+    "model_context_window_exceeded": "length",
+    **dict.fromkeys(("tool_calls", "tool_call", "tool_use", "function_call"), "tool_calls"),
+    **dict.fromkeys(("content_filter", "safety", "sensitive", "refusal", "recitation", "blocklist"), "content_filter"),
+    **dict.fromkeys(("prohibited_content", "spii", "error_toxic"), "content_filter"),
+    "error": "error",
 }
-"""What services call the ways in which an answer ends, in small letters, as `gapless.finish` says it."""
+"""What services call the ways in which an answer ends, in small letters, as `gapless.finish` says it. (OpenAI,
+Anthropic, Cohere, Gemini, Hugging Face and Zhipu, some of them behind gateways.)"""
 
 
 class WholeCall(NamedTuple):
@@ -61,13 +66,57 @@ class WholeCall(NamedTuple):
     arguments: str
 
 
-class _Call:
-    __slots__ = ("ended", "held", "id", "name", "said", "started")
+class Call:
+    """Says one call of a model, from the first that is heard of it: its `id` and `name`, which may change until it
+    begins. `parent` is the message that it is in, `author` the sub-agent whose it is."""
 
-    def __init__(self) -> None:
-        self.id = self.name = self.held = ""
-        """`held`: arguments that came before its name."""
+    __slots__ = ("author", "ended", "held", "id", "name", "parent", "said", "started")
+
+    def __init__(self, id: str = "", name: str = "", *, parent: str | None = None, author: str | None = None) -> None:
+        self.id = id
+        self.name = name
+        self.parent = parent
+        self.author = author
+        self.held = ""
+        """Arguments that came before its id and name."""
         self.started = self.said = self.ended = False
+
+    def start(self, metadata: dict[str, Any] | None = None) -> list[Event]:
+        """Begin it, unless it has begun; `metadata` goes with it."""
+        if self.started:
+            return []
+        self.started = True
+        return [
+            ToolCallStartEvent(
+                tool_call_id=self.id,
+                tool_call_name=self.name,
+                parent_message_id=self.parent,
+                subagent_run_id=self.author,
+                metadata=metadata,
+            )
+        ]
+
+    def say(self, arguments: str) -> list[Event]:
+        """Say more of its `arguments`' JSON, and begin it with that."""
+        self.said = True
+        event = ToolCallArgsEvent(tool_call_id=self.id, delta=arguments, subagent_run_id=self.author)
+        return [event] if self.started else [*self.start(), event]
+
+    def end(self, whole: str | None = None, signature: str | None = None) -> list[Event]:
+        """End it, unless it has ended: say its `whole` arguments where none were said, and then the `signature` that
+        its provider wants back with it."""
+        if self.ended:
+            return []
+        found = [] if whole is None or self.said else self.say(whole)
+        self.ended = True
+        if signature is not None:
+            found.append(
+                ReasoningEncryptedValueEvent(
+                    subtype="tool-call", entity_id=self.id, encrypted_value=signature, subagent_run_id=self.author
+                )
+            )
+        found.append(ToolCallEndEvent(tool_call_id=self.id, subagent_run_id=self.author))
+        return found
 
 
 class Said:
@@ -87,7 +136,7 @@ class Said:
         """The id of the reasoning that is open."""
         self._thoughts = self._files = 0
         self._texts: list[str] = []
-        self._calls: dict[Hashable, _Call] = {}
+        self._calls: dict[Hashable, Call] = {}
 
     @property
     def spoken(self) -> str:
@@ -105,11 +154,11 @@ class Said:
         event = TextMessageContentEvent(message_id=self.id, delta=delta, subagent_run_id=self.author)
         if self._reasoning is None:
             return [event]
-        return [*self._end_reasoning(), event]
+        return [*self.end_reasoning(), event]
 
     def reasoning(self, delta: str, *, part: bool = False) -> list[Event]:
         """Say more of what is thought, `delta`; in a message of its own where a new `part` begins."""
-        found = self._end_reasoning() if part else []
+        found = self.end_reasoning() if part else []
         if delta:
             self._thoughts += len(delta)
             found.append(
@@ -131,6 +180,7 @@ class Said:
                 subtype="message", entity_id=id, encrypted_value=value, subagent_run_id=self.author
             )
         )
+        found.append(ReasoningEndEvent(message_id=id, subagent_run_id=self.author))
         self._reasoning = None
         return found
 
@@ -139,33 +189,20 @@ class Said:
         a piece of the JSON of its `arguments`. Calls may take turns."""
         call = self._calls.get(key)
         if call is None:
-            call = self._calls[key] = _Call()
+            call = self._calls[key] = Call(parent=self.id, author=self.author)
         if call.ended:
             return []
-        found: list[Event] = []
-        if not call.started:
-            call.id, call.name, call.held = call.id or id or "", call.name or name or "", call.held + arguments
-            if not (call.id and call.name):
-                return []
-            found = self._end_reasoning()
-            call.started, arguments = True, call.held
-            found.append(
-                ToolCallStartEvent(
-                    tool_call_id=call.id,
-                    tool_call_name=call.name,
-                    parent_message_id=self.id,
-                    subagent_run_id=self.author,
-                )
-            )
-        if arguments:
-            call.said = True
-            found.append(ToolCallArgsEvent(tool_call_id=call.id, delta=arguments, subagent_run_id=self.author))
-        return found
+        if call.started:
+            return call.say(arguments) if arguments else []
+        call.id, call.name, call.held = call.id or id or "", call.name or name or "", call.held + arguments
+        if not (call.id and call.name):
+            return []
+        return [*self.end_reasoning(), *call.start(), *(call.say(call.held) if call.held else ())]
 
     def file(self, mime_type: str | None, data: str | bytes | None = None, url: str | None = None) -> list[Event]:
         """Give a picture or another file of `mime_type`: its `data`, or the `url` where it is, as `file` takes them."""
         self._files += 1
-        return [*self._end_reasoning(), file(mime_type, data, url, author=self.author)]
+        return [*self.end_reasoning(), file(mime_type, data, url, author=self.author)]
 
     def whole(
         self,
@@ -188,18 +225,26 @@ class Said:
             if call is None:
                 found += self.call(one, one.id, one.name, one.arguments)
             elif call.started and not call.said and not call.ended:
-                call.said = True
-                found.append(ToolCallArgsEvent(tool_call_id=call.id, delta=one.arguments, subagent_run_id=self.author))
+                found += call.say(one.arguments)
         for given in files[self._files :]:
             found += self.file(*given)
         return [*found, *self.end()]
 
+    def end_reasoning(self) -> list[Event]:
+        """End what is thought, where that is open."""
+        if self._reasoning is None:
+            return []
+        id, self._reasoning = self._reasoning, None
+        return [
+            ReasoningMessageEndEvent(message_id=id, subagent_run_id=self.author),
+            ReasoningEndEvent(message_id=id, subagent_run_id=self.author),
+        ]
+
     def end(self) -> list[Event]:
         """End the message, and its calls: their arguments are complete."""
-        found = self._end_reasoning()
+        found = self.end_reasoning()
         for call in self._calls.values():
-            if call.started and not call.ended:
-                found.append(ToolCallEndEvent(tool_call_id=call.id, subagent_run_id=self.author))
+            found += call.end() if call.started else []
             call.ended = True
         if self._texts:
             found.append(TextMessageEndEvent(message_id=self.id, subagent_run_id=self.author))
@@ -209,12 +254,6 @@ class Said:
         if self._reasoning is None:
             self._reasoning = self._new_id("reasoning")
         return self._reasoning
-
-    def _end_reasoning(self) -> list[Event]:
-        if self._reasoning is None:
-            return []
-        id, self._reasoning = self._reasoning, None
-        return [ReasoningMessageEndEvent(message_id=id, subagent_run_id=self.author)]
 
 
 def result(
@@ -266,6 +305,16 @@ def _where(
     if comma and head.startswith("data:"):
         return head.removeprefix("data:"), held, None
     return mime_type, data, url
+
+
+def notice(code: str, message: str) -> CustomEvent:
+    """Tell the user something of the run that is no part of the answer: `message`, and its kind, `code`."""
+    return CustomEvent(name="gapless.notice", value={"code": code, "message": message})
+
+
+def settings_ignored(names: Iterable[str]) -> CustomEvent:
+    """Tell the user that the agent cannot do as the settings of these `names` say."""
+    return notice("setting_ignored", f"this agent cannot do as these settings say: {', '.join(names)}")
 
 
 def finish(reason: object) -> list[Event]:
