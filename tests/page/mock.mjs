@@ -82,6 +82,7 @@ export class MockServer {
     const run = { record, content: message, events: [], followers: new Set(), rest: [] };
     this.runs.set(run_id, run);
     session.active_run_id = run_id;
+    session.agent ??= agent;
     session.title ||= record.message.slice(0, 60);
     session.updated_at = now;
     run.rest = [{ type: "RUN_STARTED", threadId: session_id, runId: run_id }, ...this.script(record.message, run)];
@@ -200,12 +201,19 @@ export class MockServer {
 
   #page(params) {
     const [limit, from] = [Number(params.get("limit") ?? 100), Number(params.get("after") ?? 0)];
-    const all = [...this.sessions.values()].sort((a, b) => b.updated_at - a.updated_at);
+    const [q, agent] = [params.get("q")?.toLowerCase(), params.get("agent")];
+    const has = ({ id, title }) => q === undefined || title.toLowerCase().includes(q) || this.#said(id).some((it) => it.toLowerCase().includes(q));
+    const all = [...this.sessions.values()].filter((it) => (agent === null || it.agent === agent) && has(it)).sort((a, b) => b.updated_at - a.updated_at);
     const sessions = all.slice(from, from + limit).map((it) => {
       const run = this.runs.get(it.active_run_id);
-      return run ? { ...it, active_run_status: run.record.status } : it;
+      const found = q === undefined || it.title.toLowerCase().includes(q) ? {} : { found: this.#said(it.id).find((one) => one.toLowerCase().includes(q)) };
+      return run ? { ...it, ...found, active_run_status: run.record.status } : { ...it, ...found };
     });
     return { sessions, ...(from + limit < all.length ? { next: String(from + limit) } : {}) };
+  }
+
+  #said(sessionId) {
+    return this.#messages(sessionId).flatMap(({ content }) => (typeof content === "string" ? [content] : []));
   }
 
   /** The events after an interrupt was answered. */

@@ -775,7 +775,7 @@ test("page: an answer about the conversations that comes late takes no newer one
   assert.deepEqual(await lateAnswer(), [], "what is gone stays away");
 });
 
-test("page: all conversations come by scrolling, are searched by title, and say what they do", async () => {
+test("page: all conversations come by scrolling, are searched, and say what they do", async () => {
   for (let i = 0; i < 250; i += 1) server.session().title = i === 3 ? "About the harbour" : `Talk ${i}`;
   const page = await open();
   // Not innerText: it is empty for what `content-visibility` has not rendered yet.
@@ -791,6 +791,10 @@ test("page: all conversations come by scrolling, are searched by title, and say 
   await page.fill("#search", "nothing of this name");
   await page.waitForFunction(() => document.getElementById("search-status").textContent !== "");
   await page.locator("#search").press("Escape");
+  await listed(100);
+  await page.locator("#sessions").evaluate((it) => it.scrollTo(0, it.scrollHeight));
+  await listed(200);
+  await page.locator("#sessions").evaluate((it) => it.scrollTo(0, it.scrollHeight));
   await listed(250);
   server.script = (message) => (message === "ask" ? asking({ message: "Which?" }) : wordByWord("one two"));
   for (const message of ["ask", "tell"]) {

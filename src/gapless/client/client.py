@@ -99,9 +99,11 @@ class Cut(NamedTuple):
 
 
 class Session(SessionRecord, kw_only=True):
-    """Is a session, with the id of its run that has not ended, `active_run_id`, if any."""
+    """Is a session, with the id of its run that has not ended, `active_run_id`, if any. `found` is the text around what
+    was searched for, "" where that is in the title."""
 
     active_run_id: str | None = None
+    found: str = ""
 
 
 class Page(msgspec.Struct, kw_only=True):
@@ -371,11 +373,15 @@ class GaplessClient:
         body = {"id": session_id or uuid.uuid4().hex, "state": state}
         return await self._request("POST", "/sessions", Session, body=body)
 
-    async def sessions(self, *, limit: int = 100, after: str | None = None) -> Listing[Session]:
+    async def sessions(
+        self, *, limit: int = 100, after: str | None = None, q: str | None = None, agent: str | None = None
+    ) -> Listing[Session]:
         """Return the caller's sessions, latest used first, at most `limit`, without their states. `after` is the `next`
-        of the page before.
+        of the page before. With `q` those that have this text in their title or in what was said, with `agent` that
+        agent's: such a page is what was found in half a second, and may be empty and have a `next`.
         """
-        page = await self._request("GET", "/sessions", _Sessions, params={"limit": str(limit), "after": after})
+        params = {"limit": str(limit), "after": after, "q": q, "agent": agent}
+        page = await self._request("GET", "/sessions", _Sessions, params=params)
         return Listing(page.sessions, page.next)
 
     async def session(self, session_id: str) -> Session:

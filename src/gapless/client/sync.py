@@ -129,9 +129,11 @@ class SyncClient:
         """See `GaplessClient.create_session`."""
         return self._call(self._client.create_session(session_id, state=state))
 
-    def sessions(self, *, limit: int = 100, after: str | None = None) -> Listing[Session]:
+    def sessions(
+        self, *, limit: int = 100, after: str | None = None, q: str | None = None, agent: str | None = None
+    ) -> Listing[Session]:
         """See `GaplessClient.sessions`."""
-        return self._call(self._client.sessions(limit=limit, after=after))
+        return self._call(self._client.sessions(limit=limit, after=after, q=q, agent=agent))
 
     def session(self, session_id: str) -> Session:
         """See `GaplessClient.session`."""

@@ -9,6 +9,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from gapless.errors import InputInvalid
 from gapless.http.answers import (
     json_response,
     list_params,
@@ -18,12 +19,18 @@ from gapless.http.answers import (
     read_body,
     read_optional_body,
 )
-from gapless.http.openapi import BEHIND, body_docs, parameter_docs
+from gapless.http.openapi import BEHIND, Parameter, body_docs, parameter_docs
 from gapless.http.routes import DirectRoute
 from gapless.protocols.starting import ClientRoutes
 from gapless.records import SessionRecord, title_of
+from gapless.runs.searching import search_sessions
 
 __all__ = ["SessionRoutes"]
+
+
+SEARCH_CHARS_MAX = 200
+_Q = Parameter("q", "query", "Only sessions in which this text is.")
+_AGENT = Parameter("agent", "query", "Only sessions with this agent.")
 
 
 class CreateSession(msgspec.Struct, forbid_unknown_fields=True):
@@ -44,7 +51,7 @@ class SessionRoutes(ClientRoutes):
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["sessions"], route_class=DirectRoute)
-        router.get("/sessions", openapi_extra=parameter_docs("limit", BEHIND))(self.list_sessions)
+        router.get("/sessions", openapi_extra=parameter_docs("limit", BEHIND, _Q, _AGENT))(self.list_sessions)
         created = body_docs(CreateSession, required=False)
         router.post("/sessions", status_code=201, openapi_extra=created)(self.create_session)
         router.get("/sessions/{session_id}")(self.get_session)
@@ -55,10 +62,24 @@ class SessionRoutes(ClientRoutes):
 
     async def list_sessions(self, request: Request) -> Response:
         """List the caller's sessions, without their states, latest used first; `?limit=`. Where there are more, `next`
-        is the `?after=` of the next page."""
+        is the `?after=` of the next page.
+
+        With `?q=` those that have this text in their title or in what was asked and answered, where `found` is the text
+        around it; with `?agent=` that agent's. Either looks for half a second: a page may be short, or empty, and have
+        a `next`."""
         user = await self.access.user(request)
-        sessions = await self.runner.list_sessions(user_id=user, **list_params(request))
-        return json_response(paged("sessions", await self._shown(sessions), sessions))
+        q, agent = request.query_params.get("q") or "", request.query_params.get("agent")
+        if not q and agent is None:
+            sessions = await self.runner.list_sessions(user_id=user, **list_params(request))
+            return json_response(paged("sessions", await self._shown(sessions), sessions))
+        if len(q) > SEARCH_CHARS_MAX:
+            raise InputInvalid(f"q has {len(q)} characters: look for at most {SEARCH_CHARS_MAX}")
+        listing, found = await search_sessions(self.runner, q, user_id=user, agent=agent, **list_params(request))
+        shown = await self._shown(listing)
+        for record in shown:
+            if found[record["id"]]:
+                record["found"] = found[record["id"]]
+        return json_response(paged("sessions", shown, listing))
 
     async def create_session(self, request: Request) -> Response:
         """Create a session, or return the one that has the id already."""

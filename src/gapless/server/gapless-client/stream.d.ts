@@ -87,12 +87,15 @@ export interface RunRecord {
 
 export interface SessionRecord {
   id: string;
+  agent: string;
   title?: string;
   state?: Json;
   created_at: number;
   updated_at: number;
   active_run_id?: string;
   active_run_status?: RunStatus;
+  /** Of a search: the text around what was found, where that is not in the title. */
+  found?: string;
 }
 
 /** An AG-UI event or message, as it is on the wire; `@ag-ui/core` has a type for each. */
@@ -148,6 +151,8 @@ export class GaplessClient {
   sessions(options?: {
     limit?: number;
     after?: string;
+    q?: string;
+    agent?: string;
     signal?: AbortSignal;
   }): Promise<SessionRecord[] & { next?: string }>;
   createSession(options?: {

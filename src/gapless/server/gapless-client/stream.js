@@ -547,9 +547,13 @@ export class GaplessClient {
     return this.#repeat("POST", path, { body, signal, onRetry });
   }
 
-  /** The caller's sessions, latest used first, without their states; in pages as `runs` is. */
-  sessions({ limit, after, signal } = {}) {
-    return this.#list("sessions", { limit, after }, signal);
+  /**
+   * The caller's sessions, latest used first, without their states; in pages as `runs` is. With `q` those that have this
+   * text in their title or in what was said, with `agent` that agent's: a page of what was found in half a second, which
+   * may be empty and have a `next`.
+   */
+  sessions({ limit, after, q, agent, signal } = {}) {
+    return this.#list("sessions", { limit, after, q, agent }, signal);
   }
 
   /** Makes a session and returns its record, or that of the session which has the id already. `state` is its state. */

@@ -4,6 +4,7 @@ import { agentNames } from "./api.js";
 import { $, el } from "./dom.js";
 
 const AGENT_ITEM = "gapless.agent";
+const LIST_ITEM = "gapless.list-of-agent";
 
 let agents = [];
 
@@ -17,10 +18,24 @@ export async function loadAgents() {
   $("agent").replaceChildren(...agents.map((name) => el("option", { value: name }, name)));
   $("agent").hidden = agents.length < 2;
   document.documentElement.toggleAttribute("data-agents", agents.length > 1);
+  const all = el("option", { value: "" }, "All agents");
+  $("of-agent").replaceChildren(all, ...agents.map((name) => el("option", { value: name }, name)));
+  $("of-agent").hidden = agents.length < 2;
+  const listed = localStorage.getItem(LIST_ITEM) ?? "";
+  if (agents.length > 1 && agents.includes(listed)) {
+    $("of-agent").value = listed;
+    onList(listed);
+  }
   showAgent(wantedAgent ?? localStorage.getItem(AGENT_ITEM));
 }
 
 let wantedAgent = null;
+let onList = () => {};
+
+/** `listen(name)` is told of the agent whose conversations are to be listed, undefined for those of all. */
+export function whenListed(listen) {
+  onList = listen;
+}
 
 /** Chooses an agent, unless the server has it no more. */
 export function showAgent(name) {
@@ -39,3 +54,8 @@ export function several() {
 }
 
 $("agent").addEventListener("change", () => localStorage.setItem(AGENT_ITEM, $("agent").value));
+$("of-agent").addEventListener("change", () => {
+  const name = $("of-agent").value;
+  localStorage.setItem(LIST_ITEM, name);
+  onList(name || undefined);
+});

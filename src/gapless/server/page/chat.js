@@ -4,7 +4,7 @@
  */
 
 import { answerText } from "./actions.js";
-import { chosenAgent, loadAgents, several, showAgent } from "./agents.js";
+import { chosenAgent, loadAgents, several, showAgent, whenListed } from "./agents.js";
 import { authorised, baseUrl, client, fetchFile } from "./api.js";
 import { Attachments } from "./attach.js";
 import { lineOf, parentsOf, pathTo } from "./branches.js";
@@ -534,6 +534,11 @@ const list = new SessionList({
   rename: renameSession,
   current: () => conversation.id,
   onRemoved: (id) => id === conversation.id && open(null),
+});
+
+whenListed((name) => {
+  list.ofAgent(name);
+  if (name !== undefined && conversation.id === null) showAgent(name); // who looks at its conversations begins one with it
 });
 
 function refreshSessions() {

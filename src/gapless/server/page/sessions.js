@@ -1,6 +1,9 @@
-/** The list of conversations: all of them by scrolling, searched by title, renamed, each with what its run does. */
+/** The list of conversations: all of them by scrolling, searched, renamed, each with what its run does. */
 
 import { $, el, onEnter } from "./dom.js";
+
+/** So long nothing more is typed before it is searched for. */
+const TYPED_MS = 250;
 
 const STATUS_TEXTS = { running: "Answering", queued: "Answering", waiting: "Asks you" };
 
@@ -8,7 +11,11 @@ export class SessionList {
   #records = new Map(); // session id → record
   #entries = new Map(); // session id → entry
   #next; // the cursor behind the last page that was read; undefined at the end
-  #reading = null;
+  #wanted = { q: undefined, agent: undefined }; // what they are to be found by
+  #list = 1; // which list that is: another search is another list
+  #read = 0; // the one that is shown
+  #reading = null; // the one that a further page is read of
+  #typing = null;
   #asked = 0; // how often the newest page was asked for
   #shown = 0; // which of these answers is shown; one to an earlier question knows less
   #renaming = null; // the entry whose title is being typed: nothing is moved until that is done
@@ -17,58 +24,82 @@ export class SessionList {
   #sentinel = el("li", { class: "sentinel", "aria-hidden": "true" });
 
   /**
-   * `read(options)` gives a page of records as `GaplessClient.sessions` does, `remove(id)` deletes one and is false where
+   * `read(options)` gives a page of records as `GaplessClient.sessions` does, `{ after, q, agent }`, `remove(id)` deletes one and is false where
    * it cannot be, `rename(id, title)` gives the record with another title, or nothing where it cannot be, `current()` is the
    * id of the one that is shown, `onRemoved(id)` is told of one that is gone.
    */
   constructor(given) {
     this.#given = given;
-    $("search").addEventListener("input", () => this.#show());
+    $("search").addEventListener("input", () => {
+      clearTimeout(this.#typing);
+      this.#typing = setTimeout(() => this.#want({ q: $("search").value.trim() || undefined }), TYPED_MS);
+    });
     $("search").addEventListener("keydown", (event) => {
       if (event.key !== "Escape" || $("search").value === "") return;
       event.stopPropagation();
       $("search").value = "";
-      this.#show();
+      clearTimeout(this.#typing);
+      this.#want({ q: undefined });
     });
     this.#observer = new IntersectionObserver((seen) => seen.at(-1).isIntersecting && this.#more(), { root: $("sessions"), rootMargin: "300px" });
   }
 
+  /** Lists only the conversations with this agent; undefined for those with any. */
+  ofAgent(agent) {
+    this.#want({ agent });
+  }
+
+  #want(change) {
+    const wanted = { ...this.#wanted, ...change };
+    if (wanted.q === this.#wanted.q && wanted.agent === this.#wanted.agent) return;
+    this.#wanted = wanted;
+    this.#list += 1;
+    $("search-status").textContent = wanted.q === undefined ? "" : "Searching…";
+    this.refresh();
+  }
+
   /** Reads the newest page again. What is older stays as it was read. Does nothing where the server is away. */
   async refresh() {
+    const list = this.#list;
+    if (this.#wanted.q !== undefined && this.#read === list) return; // what was found stays
     const asked = (this.#asked += 1);
     let page;
     try {
-      page = await this.#given.read({});
+      page = await this.#given.read(this.#wanted);
     } catch {
       return; // the list is as it was; the connection line tells the rest
     }
-    if (asked < this.#shown) return;
+    if (asked < this.#shown || list !== this.#list) return;
     this.#shown = asked;
-    const oldest = page.next === undefined ? -Infinity : page.at(-1).updated_at;
+    const oldest = page.next === undefined ? -Infinity : (page.at(-1)?.updated_at ?? Infinity);
     const there = new Set(page.map(({ id }) => id));
     for (const [id, { updated_at: used }] of this.#records) if (used > oldest && !there.has(id)) this.#records.delete(id);
-    if (!page.some(({ id }) => this.#records.has(id))) {
+    if (this.#read !== list || !page.some(({ id }) => this.#records.has(id))) {
       this.#records.clear(); // what was read is no longer next to this page
       this.#next = page.next;
+      this.#read = list;
     }
     for (const record of page) this.#records.set(record.id, record);
     this.#show();
   }
 
   async #more() {
-    if (this.#next === undefined || this.#reading) return;
-    const [after, shown] = [this.#next, this.#shown];
-    this.#reading = this.#given.read({ after }).finally(() => (this.#reading = null));
+    const [after, shown, list] = [this.#next, this.#shown, this.#list];
+    if (after === undefined || this.#reading === list || this.#read !== list) return;
+    this.#reading = list;
     try {
-      const page = await this.#reading;
+      const page = await this.#given.read({ ...this.#wanted, after });
+      if (list !== this.#list) return;
       if (shown === this.#shown) { // else it may not be the next one any more: looked at again, it is asked for anew
         this.#next = page.next;
         for (const record of page) if (!this.#records.has(record.id)) this.#records.set(record.id, record);
       }
-      this.#show();
     } catch {
       return; // scrolling on tries again
+    } finally {
+      if (this.#reading === list) this.#reading = null;
     }
+    this.#show();
   }
 
   get(sessionId) {
@@ -84,9 +115,7 @@ export class SessionList {
 
   #show() {
     if (this.#renaming) return;
-    const wanted = $("search").value.trim().toLowerCase();
-    const records = [...this.#records.values()].sort((a, b) => b.updated_at - a.updated_at);
-    const shown = records.filter(({ title }) => wanted === "" || titleOf(title).toLowerCase().includes(wanted));
+    const shown = [...this.#records.values()].sort((a, b) => b.updated_at - a.updated_at);
     const holder = $("sessions");
     const ids = new Set(shown.map(({ id }) => id));
     for (const [id, { node }] of this.#entries) {
@@ -108,9 +137,10 @@ export class SessionList {
       holder.append(this.#sentinel);
       this.#observer.observe(this.#sentinel); // says anew whether it is in sight, and asks for the next page if so
     }
-    const none = wanted !== "" && shown.length === 0 && this.#next === undefined;
-    $("search-status").textContent = none ? "No conversation has that in its title" : "";
-    $("search").hidden = records.length < 2 && wanted === "";
+    const { q, agent } = this.#wanted;
+    const done = this.#next === undefined;
+    $("search-status").textContent = q === undefined ? "" : !done ? "Searching…" : shown.length === 0 ? "Nothing has that in it" : "";
+    if (q === undefined && agent === undefined) $("search").hidden = shown.length < 2;
     this.markCurrent();
   }
 
@@ -158,10 +188,11 @@ class Entry {
   #button;
   #pencil = el("button", { type: "button", class: "icon rename", "data-testid": "rename-session" }, "✎");
   #title = "";
+  #found = el("span", { class: "found", hidden: true });
 
   constructor(id, onRemove, onRename) {
     this.id = id;
-    this.link = el("a", { href: `#${encodeURIComponent(id)}`, "data-testid": "session" }, this.#name, this.#time);
+    this.link = el("a", { href: `#${encodeURIComponent(id)}`, "data-testid": "session" }, this.#name, this.#time, this.#found);
     this.#button = el("button", { type: "button", class: "icon delete", "data-testid": "delete-session" });
     this.#button.addEventListener("click", () => {
       // The first click asks, the second one deletes.
@@ -210,7 +241,7 @@ class Entry {
     this.#button.setAttribute("aria-label", sure ? `Really delete ${this.#title}?` : `Delete ${this.#title}`);
   }
 
-  update({ title, updated_at: used, active_run_id: run, active_run_status: status = "running" }) {
+  update({ title, updated_at: used, active_run_id: run, active_run_status: status = "running", found = "" }) {
     const doing = run === undefined ? "" : status;
     if (doing) this.node.dataset.doing = doing;
     else delete this.node.dataset.doing;
@@ -219,6 +250,8 @@ class Entry {
     setText(this.#name, this.#title);
     this.#time.dateTime = new Date(used).toISOString();
     setText(this.#time, STATUS_TEXTS[doing] ?? when(used));
+    setText(this.#found, found);
+    this.#found.hidden = found === "";
     if (!this.#button.classList.contains("sure")) this.#ask(false);
   }
 }

@@ -1,0 +1,105 @@
+"""Conversations by what was said in them. No store has an index of texts: conversations are read, latest used first,
+for a bounded time, and who wants to know more goes on from there."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from gapless.aside import aside
+from gapless.records import Listing, SessionRecord, Turn
+
+if TYPE_CHECKING:
+    from gapless.runs.runner import Runner
+
+__all__ = ["Search", "search_sessions"]
+
+SEARCH_S = 0.5
+"""What one page of a search takes, and what it takes to read one conversation."""
+READ_AT_ONCE = 100
+"""Records that are asked of the store at once."""
+FOUND_CHARS_BEFORE, FOUND_CHARS = 30, 120
+"""Of the text that is shown around what was found."""
+
+
+class Search(NamedTuple):
+    """Keeps what was found: conversations, and by their ids the text around what was found in one, "" where it is in
+    the title."""
+
+    sessions: Listing[SessionRecord]
+    found: dict[str, str]
+
+
+class _Message(msgspec.Struct):
+    role: str
+    content: Any = None
+
+
+_decode = msgspec.json.Decoder(list[_Message]).decode
+
+
+async def search_sessions(
+    runner: Runner, text: str, *, user_id: str, agent: str | None, limit: int, after: str | None
+) -> Search:
+    """Return at most `limit` conversations of `user_id` (and with `agent`) that have `text` in their title or in what
+    was asked and answered, in whatever case; "" is in all. `next` where it was not looked through all of them: the page
+    may be empty all the same. Raises `CursorInvalid`, `StoreUnavailable`."""
+    wanted = re.compile(re.escape(text), re.IGNORECASE)
+    deadline = time.monotonic() + SEARCH_S
+    matches = Search(Listing(), {})
+    seen, place = _place(after)
+    while True:
+        page = await runner.list_sessions(user_id=user_id, limit=READ_AT_ONCE, after=place)
+        ids = [record.id for record in page]
+        for record in page[ids.index(seen) + 1 if seen in ids else 0 :]:
+            if agent is None or record.agent == agent:
+                found = "" if wanted.search(record.title) else await _found_in(runner, record, wanted)
+                if found is not None:
+                    matches.sessions.append(record)
+                    matches.found[record.id] = found
+            last = record.id == ids[-1] and page.next is None
+            if not last and (len(matches.sessions) >= limit or time.monotonic() > deadline):
+                matches.sessions.next = f"{record.id} {place or ''}"
+                return matches
+        if page.next is None:
+            return matches
+        place = page.next
+
+
+def _place(after: str | None) -> tuple[str, str | None]:
+    """Return the conversation that was looked through last, and the place in the list before its page: places behind
+    single records are the store's own."""
+    seen, _, place = (after or "").partition(" ")
+    return seen, place or None
+
+
+async def _found_in(runner: Runner, record: SessionRecord, wanted: re.Pattern[str]) -> str | None:
+    """Return the text around the newest place where something is said, None for none."""
+    turns = await runner.turns(record.id)
+    await asyncio.sleep(0)  # a store in memory has them at once; others have their turn all the same
+    return await aside(sum(len(bytes(turn.messages)) for turn in turns), lambda: _look(turns, wanted))
+
+
+def _look(turns: list[Turn], wanted: re.Pattern[str]) -> str | None:
+    for turn in reversed(turns):
+        for message in _decode(turn.messages):
+            if message.role not in ("user", "assistant"):
+                continue
+            for said in _texts(message.content):
+                if match := wanted.search(said):
+                    start = max(0, match.start() - FOUND_CHARS_BEFORE)
+                    shown = " ".join(said[start : start + FOUND_CHARS].split())
+                    return f"{'…' if start else ''}{shown}{'…' if start + FOUND_CHARS < len(said) else ''}"
+    return None
+
+
+def _texts(content: Any) -> list[str]:
+    """Return the texts of a message's content, a text or parts of several kinds."""
+    if isinstance(content, str):
+        return [content]
+    parts = content if isinstance(content, list) else []
+    return [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
