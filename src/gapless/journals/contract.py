@@ -154,6 +154,10 @@ class Store(ABC):
         Call it several times a lease. Commands that the old owner did not take come to the listener afterwards.
         """
 
+    async def description(self) -> str:
+        """Say what this store is kept in, for people: its version, whether connections are encrypted; or nothing."""
+        return ""
+
     async def advice(self) -> list[Advice]:
         """Say what about the set-up of what this store is kept in may lose what was accepted. Nothing is said of what
         cannot be found out."""

@@ -95,6 +95,9 @@ class PostgresStore(Store):
             for risk, fix in await self.advice():
                 log.warning("store %s: %s %s", self._server.name, risk, fix)
 
+    async def description(self) -> str:
+        return await self._server.description() if self._server.is_open else ""
+
     async def advice(self) -> list[Advice]:
         if not self._server.is_open:
             return []

@@ -16,7 +16,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import errors
@@ -33,6 +33,7 @@ from gapless.journals.postgres_server import (
     bytea_array,
     int_array,
 )
+from gapless.journals.postgres_statement import Statement
 from gapless.records import RunRecord, RunStatus, title_of
 
 __all__ = ["ME_SQL", "OwnedRun", "OwnedRuns"]
@@ -51,7 +52,8 @@ ME_SQL = "SELECT w.id FROM gapless.workers w WHERE w.id = %s FOR KEY SHARE"
 _APPEND = f"""
 WITH me AS MATERIALIZED (SELECT w.id FROM gapless.workers w WHERE w.id = %s AND w.epoch = %s FOR KEY SHARE),
 given AS MATERIALIZED (
-    SELECT g.rid, g.seq, g.n, g.data, r.rid IS NOT NULL AND g.seq = 1 + coalesce(l.last, 0) AS fits
+    SELECT g.rid, g.seq, g.n, g.data, r.rid IS NOT NULL AND g.seq = 1 + coalesce(l.last, 0) AS fits,
+        EXISTS (SELECT 1 FROM gapless.watches w WHERE w.rid = g.rid AND w.worker <> me.id) AS watched
     FROM me CROSS JOIN
         unnest(%s::bigint[], %s::int[], %s::int[], %s::int[], %s::bytea[]) g(rid, nonce, seq, n, data)
         LEFT JOIN gapless.runs r ON r.rid = g.rid AND r.nonce = g.nonce AND r.owner = me.id AND r.status IN {ACTIVE_SQL}
@@ -59,8 +61,12 @@ given AS MATERIALIZED (
             SELECT e.seq + e.n - 1 AS last FROM gapless.events e WHERE e.rid = g.rid ORDER BY e.seq DESC LIMIT 1
         ) l ON true),
 added AS (INSERT INTO gapless.events SELECT rid, seq, n, data FROM given WHERE fits AND n > 0)
-SELECT (SELECT count(*) FROM me), (SELECT array_agg(rid) FROM given WHERE NOT fits)
+SELECT (SELECT id FROM me), (SELECT string_agg(rid::text, ',') FROM given WHERE NOT fits),
+    (SELECT string_agg(DISTINCT rid::text, ',') FROM given WHERE fits AND n > 0 AND watched)
 """
+_APPEND_TYPES = (25, 23, 1016, 1007, 1007, 1007, 1001)
+"""Of its parameters: text, int, bigint[], three of int[], bytea[]."""
+
 _END = """
 WITH ended AS (
     UPDATE gapless.runs SET status = %s, ended_at = %s, last_seq = %s, error = %s, kept_since = %s, kept_bytes = %s
@@ -88,14 +94,6 @@ SELECT (SELECT count(*) FROM mine), (SELECT count(*) FROM added)
 log = logging.getLogger("gapless.postgres")
 
 
-class _Kept(NamedTuple):
-    """A batch's events as they were accepted."""
-
-    seq: int
-    events: list[bytes]
-    size: int
-
-
 class OwnedRun:
     """A run that this worker owns, and where it is kept."""
 
@@ -121,47 +119,52 @@ class OwnedRun:
         self.last = run.last_seq
         self.bytes = size
         """Of all of its events and blobs."""
-        self.recent: deque[_Kept] = deque()
-        """The batches accepted last, kept at hand."""
+        self.recent: deque[tuple[int, list[bytes], int]] = deque()
+        """The batches accepted last, kept at hand: the first event's position, the events, their bytes."""
         self.recent_bytes = 0
         self.checkpoint: Checkpoint | None = None
         """The newest that this worker has saved."""
         self.heard = 0
         """The newest command that the listener was told of."""
 
-    def keep(self, batch: Append) -> None:
-        """Note an accepted batch, and let the oldest ones at hand go down to the bound; the newest one stays."""
-        self.checkpoint = batch.checkpoint or self.checkpoint
-        if not batch.events:
+    def keep(self, batch: Append, size: int) -> None:
+        """Note an accepted batch of so many bytes, and let the oldest ones at hand go down to the bound; the newest one
+        stays."""
+        events, recent = batch.events, self.recent
+        if batch.checkpoint is not None:
+            self.checkpoint = batch.checkpoint
+        if not events:
             return
-        size = sum(map(len, batch.events))
-        self.last = batch.first_seq + len(batch.events) - 1
+        self.last = batch.first_seq + len(events) - 1
         self.bytes += size
-        self.recent.append(_Kept(batch.first_seq, batch.events, size))
+        recent.append((batch.first_seq, events, size))
         self.recent_bytes += size
-        while self.recent_bytes > RECENT_BYTES_MAX and len(self.recent) > 1:
-            self.recent_bytes -= self.recent.popleft().size
+        while self.recent_bytes > RECENT_BYTES_MAX and len(recent) > 1:
+            self.recent_bytes -= recent.popleft()[2]
 
     def recent_between(self, last: int, next_seq: int) -> list[Append]:
         """Return the batches from behind `last` to before `next_seq`; none when some are no longer at hand."""
-        batches = [Append(self.id, kept.seq, kept.events) for kept in self.recent if last < kept.seq < next_seq]
+        batches = [Append(self.id, seq, events) for seq, events, _ in self.recent if last < seq < next_seq]
         if not batches or batches[0].first_seq != last + 1:
             return []
         batches[-1].checkpoint = self.checkpoint
         return batches
 
 
-_Given: TypeAlias = list[tuple[OwnedRun, Append]]
+_Given: TypeAlias = list[tuple[OwnedRun, Append, bytes]]
+"""What one transaction takes: the runs, their batches, and the events of each as one row has them, a line each."""
 
 
 class OwnedRuns:
     """All runs that this worker owns, and the connection on which it appends to them."""
 
-    def __init__(self, server: PostgresServer, on_accepted: Callable[[Sequence[int]], None]) -> None:
-        """`on_accepted` is told of the rows' numbers of runs that have got events."""
+    def __init__(self, server: PostgresServer, on_news: Callable[[Sequence[int]], None]) -> None:
+        """`on_news` is told of the rows' numbers of runs that have got events and that others watch, or may watch."""
         self._server = server
-        self._on_accepted = on_accepted
+        self._on_news = on_news
         self._connection: Connection | None = None
+        self._add_events: Statement
+        """On that connection."""
         self._epoch = 0
         self._appending = asyncio.Lock()
         self.worker_id = ""
@@ -220,33 +223,31 @@ class OwnedRuns:
             if count >= GROUP_BATCHES_MAX or size >= GROUP_BYTES_MAX:
                 groups.append([])
                 count = size = 0
-            groups[-1].append((owned, batch))
+            given = _given(owned, batch)
+            groups[-1].append(given)
             count += 1
-            size += sum(map(len, batch.events))
+            size += len(given[2])
         return groups or [[]]  # none of them: but is the worker fenced?
 
     async def _append_group(self, given: _Given, refused: set[str]) -> None:
-        odd = await self._write(given)
-        told = []
-        for owned, batch in given:
-            if odd and owned.rid in odd and not await self._settle(owned, batch):
-                refused.add(owned.id)
-                self.runs.pop(owned.id, None)
-                continue
-            self._accepted(owned, batch)
-            if batch.events:
+        odd, told = await self._write(given)
+        for owned, batch, data in given:
+            if odd and owned.rid in odd:
+                if not await self._settle(owned, batch):
+                    refused.add(owned.id)
+                    self.runs.pop(owned.id, None)
+                    continue
                 told.append(owned.rid)
+            owned.keep(batch, len(data) - len(batch.events) + 1)
+            if batch.end is not None:
+                self.runs.pop(owned.id, None)
+                self._ended.append((time.monotonic(), owned, batch))
         if told:
-            self._on_accepted(told)
+            self._on_news(told)
 
-    def _accepted(self, owned: OwnedRun, batch: Append) -> None:
-        owned.keep(batch)
-        if batch.end is not None:
-            self.runs.pop(owned.id, None)
-            self._ended.append((time.monotonic(), owned, batch))
-
-    async def _write(self, given: _Given) -> list[int]:
-        """Append in one transaction; the rows of runs that this did not fit. Raises `WorkerFenced`."""
+    async def _write(self, given: _Given) -> tuple[list[int], list[int]]:
+        """Append in one transaction; the rows of runs that this did not fit, and of those that others watch. Raises
+        `WorkerFenced`."""
         for attempt in range(ATTEMPTS_MAX):
             connection = self._connection or await self._connect()
             try:
@@ -266,42 +267,45 @@ class OwnedRuns:
                 raise
         raise AssertionError
 
-    async def _write_on(self, connection: Connection, given: _Given) -> list[int]:
-        more = [(owned, batch) for owned, batch in given if _has_more(batch)]
+    async def _write_on(self, connection: Connection, given: _Given) -> tuple[list[int], list[int]]:
+        more = [(owned, batch) for owned, batch, _ in given if _has_more(batch)]
         if not more:
-            return await self._add(connection, given)
+            return await self._checked(await self._add_events(*self._values(given)))
         more.sort(key=lambda one: one[0].session_id)  # whoever ends runs of the same sessions locks them in this order
         async with connection.pipeline():
             await connection.execute("BEGIN")
-            odd = await self._add(connection, given)
+            odd, watched = await self._add(connection, given)
             for owned, batch in more:
                 if owned.rid not in odd:
                     await self._add_more(connection, owned, batch)
             await connection.execute("COMMIT")
-        return odd
+        return odd, watched
 
-    async def _add(self, connection: Connection, given: _Given) -> list[int]:
-        """Add the events; the rows of runs that they did not fit."""
+    async def _add(self, connection: Connection, given: _Given) -> tuple[list[int], list[int]]:
+        """Add the events; the rows of runs that they did not fit, and of those that others watch."""
         cursor = connection.cursor(binary=True)
-        await cursor.execute(
-            self._server.sql(_APPEND),
-            (
-                self.worker_id,
-                self._epoch,
-                int_array(owned.rid for owned, _ in given),
-                int_array(owned.nonce for owned, _ in given),
-                int_array(batch.first_seq for _, batch in given),
-                int_array(len(batch.events) for _, batch in given),
-                bytea_array([b"\n".join(batch.events) for _, batch in given]),
-            ),
-        )
+        await cursor.execute(self._server.sql(_APPEND), self._values(given))
         row = await cursor.fetchone()
         assert row is not None
-        alive, odd = row
+        return await self._checked(row)
+
+    def _values(self, given: _Given) -> tuple[str | bytes, ...]:
+        return (
+            self.worker_id,
+            str(self._epoch),
+            int_array([owned.rid for owned, _, _ in given]),
+            int_array([owned.nonce for owned, _, _ in given]),
+            int_array([batch.first_seq for _, batch, _ in given]),
+            int_array([len(batch.events) for _, batch, _ in given]),
+            bytea_array([data for _, _, data in given]),
+        )
+
+    async def _checked(self, row: Sequence[Any]) -> tuple[list[int], list[int]]:
+        alive, odd, watched = row
         if not alive:
             await self.disconnect()
             raise self.fenced()
-        return odd or []
+        return _numbers(odd), _numbers(watched)
 
     async def _add_more(self, connection: Connection, owned: OwnedRun, batch: Append) -> None:
         """Write what goes with a batch beside its events."""
@@ -346,6 +350,7 @@ class OwnedRuns:
             await connection.close()
             raise self.fenced() if worker_id == self.worker_id else WorkerFenced(worker_id)
         self._connection, (self._epoch,) = connection, rows[0]
+        self._add_events = self._server.statement(connection, _APPEND, _APPEND_TYPES)
         return connection
 
     # -- what was accepted before, and what was lost ------------------------------------------------------------------
@@ -367,7 +372,7 @@ class OwnedRuns:
             lacking = owned.recent_between(last, batch.first_seq)
             if lacking:
                 log.warning("run %s: the server lacks its events from %d on, they are sent again", owned.id, last + 1)
-                return not any([await self._write([(owned, again)]) for again in (*lacking, batch)])
+                return not any([(await self._write([_given(owned, again)]))[0] for again in (*lacking, batch)])
             log.error("run %s: the server has %d events of it, and not what was accepted", owned.id, last)
         return False
 
@@ -394,8 +399,9 @@ class OwnedRuns:
             raise
 
     async def _settle_end(self, owned: OwnedRun, batch: Append) -> bool:
-        settled = not await self._write([(owned, batch)]) or await self._settle(owned, batch)
-        self._on_accepted([owned.rid])
+        odd, _ = await self._write([_given(owned, batch)])
+        settled = not odd or await self._settle(owned, batch)
+        self._on_news([owned.rid])
         return settled
 
     # -- blobs --------------------------------------------------------------------------------------------------------
@@ -410,6 +416,14 @@ class OwnedRuns:
                 owned.bytes += added * len(data)
                 return
         raise RunNotFound(f"run {run_id} is not this worker's", run_id=run_id)
+
+
+def _given(owned: OwnedRun, batch: Append) -> tuple[OwnedRun, Append, bytes]:
+    return owned, batch, b"\n".join(batch.events)
+
+
+def _numbers(listed: str | None) -> list[int]:
+    return list(map(int, listed.split(","))) if listed else []
 
 
 def _has_more(batch: Append) -> bool:

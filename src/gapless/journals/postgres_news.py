@@ -1,7 +1,7 @@
 """What other workers tell this one through PostgreSQL: events of the runs that it watches, commands for those it owns.
 
-The tables are the truth, a notification is a hint. Who watches a run is in a table; a worker that has appended looks
-there, after the commit and for all of its runs of some milliseconds in one statement, and notifies each watcher on the
+The tables are the truth, a notification is a hint. Who watches a run is in a table, where the statement of an append
+looks; after the commit, and for all watched runs of some milliseconds at once, the worker notifies each watcher on the
 channel that it listens to. (Within the append's transaction a NOTIFY takes a lock that all commits of the database
 share.) The watcher then reads what is new. A slow poll stands behind it, for hints that were lost with whoever was to
 give them, and shows that the listening connection is alive.
@@ -38,6 +38,8 @@ UNCLAIMED_MAX = 10_000
 """Runs that commands have come for and that are not this worker's as yet."""
 POLL_S = 2.0
 """How often what may have been missed is looked for."""
+LOOK_AGAIN_S = 0.25
+"""After a run has come to be watched, it is looked at once more: an append that was under way then has not seen it."""
 RECONNECT_PAUSE_S = 0.2
 ECHO, ECHO_S_MAX = "echo", 2.0
 """What a worker says to itself to see whether it is heard, and how long it waits for that."""
@@ -223,6 +225,11 @@ class PostgresNews:
             self._dirty.update((rid, None) for rid in map(int, payload[1:].split(",")) if rid in self._by_rid)
             self._reading.set()
 
+    def _look_at(self, rid: int) -> None:
+        if rid in self._by_rid:
+            self._dirty[rid] = None
+            self._reading.set()
+
     def _look_at_all(self) -> None:
         self._dirty.update(dict.fromkeys(self._by_rid))
         self._inbox.update((owned.rid, None) for owned in self._owned.runs.values())
@@ -331,6 +338,7 @@ class PostgresNews:
         )
         for rid, last in rows:
             self._watched[run_id] = self._by_rid[rid] = _Watched(run_id, rid, last)
+            asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._look_at, rid)
 
     def unwatch(self, run_id: str) -> None:
         """Undo `watch`."""
@@ -358,7 +366,7 @@ class PostgresNews:
     # -- telling others -----------------------------------------------------------------------------------------------
 
     def appended(self, rids: Iterable[int]) -> None:
-        """Tell who watches them that these runs have got events."""
+        """Tell who watches them, soon, that these runs have got events."""
         self._appended.update(dict.fromkeys(rids))
         self._telling.set()
 

@@ -13,13 +13,15 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from psycopg import errors
+
 from gapless.errors import GaplessError, RunNotFound, StoreUnavailable
 from gapless.journals.contract import NotWaiting, WorkerFenced
 from gapless.journals.lease import LeaseWatch, log_lost
-from gapless.journals.postgres_append import OwnedRun, OwnedRuns
+from gapless.journals.postgres_append import ME_SQL, OwnedRun, OwnedRuns
 from gapless.journals.postgres_records import LAST_SQL, PostgresRecords, ReadRun, encode
 from gapless.journals.postgres_schema import ACTIVE_SQL
-from gapless.journals.postgres_server import Connection, PostgresServer, int_array
+from gapless.journals.postgres_server import Connection, PostgresServer, Row, int_array
 from gapless.records import RunRecord, RunStatus, session_busy, session_of, session_taken
 
 __all__ = ["INSERT_SESSION_SQL", "PostgresRuns"]
@@ -30,6 +32,30 @@ INSERT_SESSION_SQL = (
 _INSERT_RUN = """
 INSERT INTO gapless.runs(nonce, id, session, "user", status, owner, record) VALUES(%s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (id) DO NOTHING RETURNING rid
+"""
+_ENTER_SESSION = f"""
+INSERT INTO gapless.sessions(id, "user", updated_at, title, state, record)
+SELECT %s::bytea, %s::bytea, %s::bigint, %s::bytea, %s::bytea, %s::bytea FROM ({ME_SQL}) me
+WHERE NOT EXISTS (SELECT 1 FROM gapless.runs r WHERE r.id = %s)
+ON CONFLICT (id) DO UPDATE SET updated_at = sessions.updated_at WHERE sessions."user" = excluded."user"
+"""
+_CREATE = f"""
+INSERT INTO gapless.runs(nonce, id, session, "user", status, owner, record)
+SELECT %s::int, %s::bytea, s.id, s."user", %s, %s, %s::bytea FROM gapless.sessions s
+WHERE s.id = %s AND s.xmin = pg_current_xact_id_if_assigned()::xid AND (%s OR NOT EXISTS (
+    SELECT 1 FROM gapless.runs r WHERE r.session = s.id AND r.status IN {ACTIVE_SQL}))
+RETURNING rid
+"""
+"""Only where the statement before it has entered the session in this transaction."""
+_START = f"""
+WITH me AS MATERIALIZED ({ME_SQL}),
+mine AS MATERIALIZED (SELECT r.rid, r.session FROM gapless.runs r, me
+    WHERE r.rid = %s AND r.owner = me.id AND r.status = 'queued' FOR NO KEY UPDATE OF r),
+ahead AS MATERIALIZED (SELECT a.id FROM mine JOIN gapless.runs a ON a.session = mine.session
+    WHERE a.status IN {ACTIVE_SQL} AND a.rid < mine.rid ORDER BY a.rid DESC LIMIT 1),
+started AS (UPDATE gapless.runs r SET status = 'running', started_at = %s FROM mine
+    WHERE r.rid = mine.rid AND NOT EXISTS (SELECT 1 FROM ahead))
+SELECT (SELECT count(*) FROM me), (SELECT count(*) FROM mine), (SELECT id FROM ahead)
 """
 _BYTES_SQL = """(SELECT coalesce(sum(length(e.data)), 0) FROM gapless.events e WHERE e.rid = r.rid)::bigint
     + (SELECT coalesce(sum(length(b.data)), 0) FROM gapless.blobs b WHERE b.rid = r.rid)::bigint"""
@@ -82,20 +108,43 @@ class PostgresRuns:
             return ReadRun(rows[0][0], run), True
 
         async with self._may_come(run.id):
-            while True:
-                try:
-                    (rid, record), created = await self._server.transact(create)
-                    break
-                except _Taken:  # nothing has come of this one's session
-                    continue
-                except StoreUnavailable:
-                    if len(self._nonces) < NONCES_MAX:
-                        self._nonces[run.id] = nonce
-                    raise
+            try:
+                rid = await self._create_at_once(run, nonce, reject_busy=reject_busy)
+                record, created = run, True
+                while rid is None:
+                    try:
+                        (rid, record), created = await self._server.transact(create)
+                    except _Taken:  # nothing has come of this one's session
+                        continue
+            except StoreUnavailable:
+                if len(self._nonces) < NONCES_MAX:
+                    self._nonces[run.id] = nonce
+                raise
             if created:
                 record.owner = me
                 self._owned.runs[run.id] = OwnedRun(rid, nonce, record)
         return record, created
+
+    async def _create_at_once(self, run: RunRecord, nonce: int, *, reject_busy: bool) -> int | None:
+        """Create a run in one round trip, and return the number of its row. None where something is in the way, which
+        is then looked at step by step."""
+        me, session = self._owned.worker_id, session_of(run)
+        run_id, *ids = (text.encode() for text in (run.id, session.id, session.user_id))
+        begun = session.updated_at, session.title.encode(), encode(session.state), encode(session)
+
+        async def create(connection: Connection) -> list[Row]:
+            cursor = connection.cursor(binary=True)
+            async with connection.pipeline():  # a transaction, as nothing begins one
+                await self._server.run(connection, _ENTER_SESSION, *ids, *begun, me, run_id)
+                values = (nonce, run_id, run.status.value, me, encode(run), ids[0], not reject_busy)
+                await cursor.execute(self._server.sql(_CREATE), values)
+            return await cursor.fetchall()
+
+        try:
+            rows = await self._server.attempt(create)
+        except errors.UniqueViolation:  # the run's id was given to another meanwhile
+            return None
+        return rows[0][0] if rows else None
 
     async def _nonce(self, connection: Connection, rid: int) -> int:
         ((nonce,),) = await self._server.fetch(connection, "SELECT r.nonce FROM gapless.runs r WHERE r.rid = %s", rid)
@@ -123,27 +172,16 @@ class PostgresRuns:
     async def start(self, run_id: str, started_at: int) -> str | None:
         """Start as `Store.start_run` does."""
 
-        async def start(connection: Connection) -> str | None:
-            await self._owned.check_lease(connection)
-            owned = self._owned.runs.get(run_id)
-            rows = owned and await self._server.fetch(
-                connection,
-                "SELECT r.session FROM gapless.runs r WHERE r.rid = %s AND r.owner = %s AND r.status = 'queued'"
-                " FOR NO KEY UPDATE",
-                owned.rid,
-                self._owned.worker_id,
-            )
-            if owned is None or not rows:
-                raise RunNotFound(f"run {run_id} is not queued here", run_id=run_id)
-            sql = f"""SELECT r.id FROM gapless.runs r WHERE r.session = %s AND r.status IN {ACTIVE_SQL} AND r.rid < %s
-                ORDER BY r.rid DESC LIMIT 1"""
-            for (ahead,) in await self._server.fetch(connection, sql, rows[0][0], owned.rid):
-                return str(ahead.decode())
-            sql = "UPDATE gapless.runs SET status = 'running', started_at = %s WHERE rid = %s"
-            await self._server.run(connection, sql, started_at, owned.rid)
-            return None
-
-        return await self._server.transact(start)
+        owned = self._owned.runs.get(run_id)
+        values = (self._owned.worker_id, 0 if owned is None else owned.rid, started_at)
+        ((alive, mine, ahead),) = await self._server.attempt(
+            lambda connection: self._server.fetch(connection, _START, *values)
+        )
+        if not alive:
+            raise self._owned.fenced()
+        if not mine:
+            raise RunNotFound(f"run {run_id} is not queued here", run_id=run_id)
+        return None if ahead is None else str(ahead.decode())
 
     # -- nobody's -----------------------------------------------------------------------------------------------------
 

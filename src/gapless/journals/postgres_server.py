@@ -8,7 +8,7 @@ import re
 import select
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -21,7 +21,9 @@ from psycopg.pq import Format
 
 from gapless.errors import GaplessError, StoreCorrupt, StoreUnavailable, UsageError
 from gapless.journals.contract import Advice, shown_url
+from gapless.journals.postgres_failures import translate, unreachable
 from gapless.journals.postgres_schema import MIGRATIONS, SCHEMA, SCHEMA_VERSION, VERSION_MIN
+from gapless.journals.postgres_statement import Connection, Statement
 
 __all__ = ["ANSWER_TIMEOUT_S", "Connection", "PostgresServer", "Row", "bytea_array", "int_array"]
 
@@ -43,7 +45,6 @@ _RISKS = {
 KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
 OWN_OPTIONS = ("schema", "listen")
 
-Connection: TypeAlias = AsyncConnection[tuple[Any, ...]]
 Row: TypeAlias = tuple[Any, ...]
 _T = TypeVar("_T")
 
@@ -121,7 +122,7 @@ class PostgresServer:
                 **address, autocommit=True, prepare_threshold=None if self._listen else 5
             )
         except (psycopg.Error, OSError) as error:
-            raise self._unreachable(error) from error
+            raise unreachable(error, self.name) from error
         connection.adapters.register_dumper(_ByteaArray, _ByteaArrayDumper)
         return connection
 
@@ -172,19 +173,28 @@ class PostgresServer:
     # -- calls ------------------------------------------------------------------------------------------------------
 
     async def transact(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
-        """Run `work` in one transaction, again where it has met another in a deadlock. Raises as `call`."""
+        """Run `work` in one transaction, as `attempt`."""
 
-        async def attempt(connection: Connection) -> _T:
+        async def in_transaction(connection: Connection) -> _T:
+            async with connection.transaction():
+                return await work(connection)
+
+        return await self.attempt(in_transaction)
+
+    async def attempt(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        """Run `work`, which is one transaction by itself: a statement, or a pipeline. It is run again where it has met
+        another in a deadlock. Raises as `call`."""
+
+        async def again(connection: Connection) -> _T:
             for number in range(ATTEMPTS_MAX):
                 try:
-                    async with connection.transaction():
-                        return await work(connection)
+                    return await work(connection)
                 except (errors.DeadlockDetected, errors.SerializationFailure):
                     if number == ATTEMPTS_MAX - 1:
                         raise
             raise AssertionError
 
-        return await self.call(attempt)
+        return await self.call(again)
 
     async def rows(self, sql: str, *values: Any) -> list[Row]:
         """Run one statement that only reads, and give its rows. Raises as `call`."""
@@ -206,33 +216,24 @@ class PostgresServer:
         await cursor.execute(self.sql(sql), values)
         return cursor.rowcount
 
+    def statement(self, connection: Connection, sql: str, types: Sequence[int]) -> Statement:
+        """Make a statement that is run all the time on a connection of its own; `types` are its parameters'."""
+        return Statement(connection, self.sql(sql), types, prepared=not self._listen)
+
     # -- what can go wrong ------------------------------------------------------------------------------------------
 
     def translate(self, error: Exception) -> GaplessError:
         """Make of what psycopg raises what a store raises; a bug of ours is raised as it is."""
-        text = _first_line(error)
-        if isinstance(error, errors.DataCorrupted | errors.IndexCorrupted):
-            return StoreCorrupt(f"store {self.name}: the database is damaged ({text}); restore a copy")
-        if isinstance(error, errors.UndefinedTable | errors.UndefinedColumn | errors.InvalidSchemaName):
-            return StoreUnavailable(f"store {self.name}: its tables are not there, or another version's: {text}")
-        if isinstance(error, errors.InsufficientPrivilege):
-            return StoreUnavailable(f"store {self.name}: its user may not do that: {text}; see docs/deploy.md")
-        if isinstance(error, errors.ReadOnlySqlTransaction):
-            return StoreUnavailable(
-                f"store {self.name}: a standby, which takes nothing; name all servers, with "
-                "target_session_attrs=read-write"
-            )
-        if isinstance(error, TimeoutError):
-            return StoreUnavailable(f"store {self.name}: no answer for {ANSWER_TIMEOUT_S:.0f} s")
-        if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | OSError):
-            return StoreUnavailable(f"store {self.name}: {text}")
-        raise error
+        return translate(error, self.name, self.schema, ANSWER_TIMEOUT_S)
 
-    def _unreachable(self, error: Exception) -> StoreUnavailable:
-        text = _first_line(error)
-        if "unsupported startup parameter" in text:
-            text += "; that is a pooler: add listen=HOST:PORT to the URL, the address of PostgreSQL itself"
-        return StoreUnavailable(f"store {self.name}: {text}")
+    async def description(self) -> str:
+        """Say which version the server is, and whether the connections to it are encrypted."""
+
+        async def describe(connection: Connection) -> str:
+            version = (connection.info.parameter_status("server_version") or "").partition(" ")[0]
+            return f"PostgreSQL {version}, {'over TLS' if connection.pgconn.ssl_in_use else 'not encrypted'}"
+
+        return await self.call(describe, again=True)
 
     async def advice(self) -> list[Advice]:
         """Say what of the server's set-up may lose what was accepted, and what makes each group of events wait."""
@@ -265,7 +266,10 @@ class PostgresServer:
     async def _prepare(self, connection: Connection) -> None:
         """Make the tables, or bring them to this version, while nobody else does."""
         if (version := connection.info.server_version // 10_000) < VERSION_MIN:
-            raise StoreUnavailable(f"store {self.name}: PostgreSQL {version}; {VERSION_MIN} or later is needed")
+            raise StoreUnavailable(
+                f"store {self.name}: this is PostgreSQL {version}, and {VERSION_MIN} or later is needed; upgrade it "
+                "(pg_upgrade), or name another one"
+            )
         if await self._version(connection) == SCHEMA_VERSION:
             return
         await self.run(connection, "SELECT pg_advisory_xact_lock(%s)", zlib.crc32(f"gapless {self.schema}".encode()))
@@ -275,6 +279,8 @@ class PostgresServer:
                 await connection.execute(f"CREATE SCHEMA {self._quoted[:-1]}")
             await connection.execute(self.sql(SCHEMA))
             await self.run(connection, "INSERT INTO gapless.version VALUES(%s)", SCHEMA_VERSION)
+        elif found == SCHEMA_VERSION:  # another process has made them meanwhile
+            return
         elif found > SCHEMA_VERSION or found < min(MIGRATIONS, default=SCHEMA_VERSION):
             raise StoreCorrupt(
                 f"store {self.name}: schema version {found}, this Gapless reads {SCHEMA_VERSION}; "
@@ -358,9 +364,3 @@ def _own_options(url: str, name: str) -> tuple[str, str, str]:
     if "listen" in own and not re.fullmatch(r"[^:/@?\s][^/@?\s]*:\d{1,5}", listen):
         raise UsageError(f"store {name}: write listen=HOST:PORT, the address of PostgreSQL itself")
     return f"{address}?{rest}" if rest else address, schema, listen
-
-
-def _first_line(error: Exception) -> str:
-    diagnosed = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-    text = diagnosed or str(error).strip().partition("\n")[0]
-    return text or type(error).__name__
