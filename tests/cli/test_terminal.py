@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from gapless.cli.doctor import Finding, _Report
+from gapless.cli.listing import _print_table, _row
 from gapless.cli.logs import _Line
-from gapless.cli.runs import _print_table, _row
 from gapless.cli.terminal import Transcript, rule, say, say_error
 from gapless.events import (
     CustomEvent,

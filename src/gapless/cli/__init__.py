@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from gapless import __version__
-from gapless.cli import answer, chat, client, demo, doctor, model, runs, serve
+from gapless.cli import answer, chat, client, demo, doctor, listing, model, runs, serve, timeline
 from gapless.cli.logs import log_to_stderr
 from gapless.cli.settings_file import ENVIRONMENT
 from gapless.cli.terminal import raised_on_import, say_error
@@ -117,7 +117,8 @@ def _options(
 
 app.command("chat")(chat.chat)
 app.command("serve", context_settings={"auto_envvar_prefix": ENVIRONMENT})(serve.serve)
-app.command("runs")(runs.list_runs)
+app.command("runs")(listing.list_runs)
+app.command("run")(timeline.show_run)
 app.command("follow")(runs.follow)
 app.command("cancel")(runs.cancel)
 app.command("answer")(answer.answer)

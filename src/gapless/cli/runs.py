@@ -1,4 +1,4 @@
-"""`gapless runs`, `follow`, `cancel`: the runs of a server, or of a store that several processes share."""
+"""`gapless follow`, `cancel`: a run of a server, or of a store that several processes share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import aclosing
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urljoin
 
@@ -16,8 +15,8 @@ import typer
 
 from gapless.cli.questions import shown
 from gapless.cli.target import RunId, StoreUrl, Url, asked_by, connect, find, typed
-from gapless.cli.terminal import Transcript, clean, one_line, say, say_error
-from gapless.errors import GaplessError, UsageError
+from gapless.cli.terminal import Transcript, clean, say, say_error
+from gapless.errors import GaplessError
 
 if TYPE_CHECKING:
     from gapless.cli.target import Direct
@@ -25,93 +24,15 @@ if TYPE_CHECKING:
     from gapless.events import CustomEvent, Event, Interrupt
     from gapless.records import RunRecord
 
-__all__ = ["cancel", "follow", "list_runs"]
+__all__ = ["cancel", "follow", "print_json"]
 
 CANCEL_WAIT_S = 15.0
 """What a cancelled run gets to end: an agent may take 5 s to clean up, a lost worker's lease 10 s to run out."""
 CANCEL_LOOK_S = 0.1
-CELL_CHARS_MAX = 200
-"""Characters of a message in a list."""
 
 
-def list_runs(
-    session: Annotated[str | None, typer.Option(help="Only the runs of this session.")] = None,
-    status: Annotated[
-        str | None, typer.Option(help="Only: queued, running, waiting, finished, failed or cancelled.")
-    ] = None,
-    limit: Annotated[int, typer.Option(help="At most so many, newest first.", min=1, max=1000)] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line, as `GET /runs` has them.")] = False,
-    url: Url = None,
-    store: StoreUrl = None,
-) -> None:
-    """List runs, newest first. Tab-separated where the output is no terminal.
-
-    [bold]Examples[/bold]
-    gapless runs --status running
-    gapless runs --store sqlite:///gapless.db --session alice
-    gapless runs --json | jq -r .id
-    """
-    from gapless.records import RunStatus
-
-    if status is not None and status not in set(RunStatus):
-        raise UsageError(f"--status {status!r}: it is one of {', '.join(RunStatus)}")
-    wanted = RunStatus(status) if status is not None else None
-
-    async def work() -> list[RunRecord]:
-        async with connect(url, store) as target:
-            return await target.runs(session_id=session, status=wanted, limit=limit)
-
-    runs = asyncio.run(work())
-    if as_json:
-        from gapless.http.answers import public
-
-        for run in runs:
-            _print_json(public(run))
-        return
-    if not sys.stdout.isatty():
-        for row in [_COLUMNS, *(_row(run) for run in runs)]:
-            typer.echo("\t".join(row))
-        return
-    _print_table(runs)
-
-
-_COLUMNS = ("id", "status", "agent", "session", "events", "created", "seconds", "message")
-_STATUS_STYLES = {"running": "cyan", "waiting": "yellow", "finished": "green", "failed": "red", "cancelled": "dim"}
-_WIDE = 120
-"""Columns of a terminal from which on everything is shown; in a narrower one session and seconds are left out."""
-
-
-def _row(run: RunRecord) -> tuple[str, ...]:
-    created = datetime.fromtimestamp(run.created_at / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    started_ms = run.started_at or run.created_at
-    seconds = f"{((run.ended_at or time.time() * 1000) - started_ms) / 1000:.1f}" if run.started_at else "-"
-    cells = (run.id, run.status.value, run.agent, run.session_id, str(run.last_seq), created, seconds, run.message)
-    return tuple(one_line(cell, CELL_CHARS_MAX) for cell in cells)
-
-
-def _print_table(runs: list[RunRecord]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    if not runs:
-        say("No runs.", style="dim")
-        return
-    console = Console(highlight=False)
-    shown = [name for name in _COLUMNS if console.width >= _WIDE or name not in ("session", "seconds")]
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in shown:
-        table.add_column(name, no_wrap=True, overflow="ellipsis" if name == "message" else "fold")
-    rows = [dict(zip(_COLUMNS, _row(run), strict=True)) for run in runs]
-    used = sum(max(len(name), *(len(row[name]) for row in rows)) + 2 for name in shown if name != "message")
-    for row in rows:
-        row["message"] = one_line(row["message"], max(10, console.width - used))
-        styles = {"status": _STATUS_STYLES.get(row["status"], "")}
-        table.add_row(*(Text(row[name], style=styles.get(name, "")) for name in shown))
-    console.print(table)
-
-
-def _print_json(value: dict[str, Any]) -> None:
+def print_json(value: dict[str, Any]) -> None:
+    """Write a value in one line, which drives no terminal."""
     line = msgspec.json.encode(value).decode()
     sys.stdout.write((clean(line) if sys.stdout.isatty() else line) + "\n")
     sys.stdout.flush()
@@ -152,7 +73,7 @@ async def _follow(run_id: str, after: int, as_json: bool, url: str | None, store
             async with aclosing(events):
                 async for after, last in events:
                     if as_json:
-                        _print_json({"id": after, "event": last})
+                        print_json({"id": after, "event": last})
                     else:
                         transcript.show(last)
                     asked = asked_by(last)

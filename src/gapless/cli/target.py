@@ -20,7 +20,7 @@ from gapless.errors import ConnectionLost, RunNotFound, UsageError
 if TYPE_CHECKING:
     from gapless.client.client import Cut, GaplessClient
     from gapless.events import Event, Interrupt, ResumeEntry
-    from gapless.records import RunRecord, RunStatus
+    from gapless.records import Listing, RunRecord, RunStatus
     from gapless.runs.runner import Runner
 
 __all__ = ["RunId", "StoreUrl", "Url", "asked_by", "connect", "find", "questions", "typed"]
@@ -55,8 +55,10 @@ class Direct:
         async for item in handle.entries(after):
             yield item
 
-    async def runs(self, *, session_id: str | None, status: RunStatus | None, limit: int) -> list[RunRecord]:
-        return await self._runner.list_runs(session_id=session_id, status=status, limit=limit)
+    async def runs(
+        self, *, session_id: str | None, status: RunStatus | None, limit: int, after: str | None = None
+    ) -> Listing[RunRecord]:
+        return await self._runner.list_runs(session_id=session_id, status=status, limit=limit, after=after)
 
     async def record(self, run_id: str) -> RunRecord:
         return await self._runner.get_run(run_id)
