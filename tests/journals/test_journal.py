@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
@@ -283,6 +284,89 @@ async def test_commands_pass_through(process: Process, other: Process) -> None:
     await other.store.send("r", b"cancel")
     await settle()
     assert process.commands == [("r", b"cancel")]
+
+
+# -- followers that are given what is accepted ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_a_live_follower_has_every_event_once_whatever_it_refuses(process: Process, seed: int) -> None:
+    chance = random.Random(seed)
+    journal = await process.start("r")
+    follower, seen = Follower(journal), list[bytes]()
+
+    def take(first_seq: int, events: list[bytes]) -> bool:
+        assert first_seq == len(seen) + 1
+        if chance.random() < 0.3:
+            return False
+        seen.extend(events)
+        return True
+
+    async def follow() -> None:
+        while (part := await follower.next(take if chance.random() < 0.8 else None)) is not None:
+            assert part.first_seq == len(seen) + 1
+            seen.extend(part.events)
+
+    following = asyncio.create_task(follow())
+    events = [an_event(str(number)) for number in range(200)]
+    for event in events[:-1]:
+        journal.append(event)
+        if chance.random() < 0.2:
+            follower.nudge()
+        for _ in range(chance.randrange(6)):
+            await asyncio.sleep(0)
+    journal.close(events[-1], an_end("r"))
+    async with asyncio.timeout(WAIT_S):
+        await following
+    assert seen == events
+    assert not journal._live
+    assert not journal._waiters
+
+
+async def test_a_live_follower_is_not_woken_for_what_it_takes(process: Process) -> None:
+    journal = await process.start("r")
+    follower, seen = Follower(journal), list[bytes]()
+
+    def take(first_seq: int, events: list[bytes]) -> bool:
+        seen.extend(events)
+        return True
+
+    following = asyncio.create_task(follower.next(take))
+    await settle()
+    for text in "12":
+        journal.append(an_event(text))
+        await settle()
+    assert seen == [an_event("1"), an_event("2")]
+    assert not following.done()
+    follower.nudge()
+    part = await following
+    assert part is not None
+    assert (part.first_seq, part.events) == (3, [])
+
+
+async def test_what_a_live_follower_raises_is_its_own(process: Process) -> None:
+    journal = await process.start("r")
+
+    def fails(first_seq: int, events: list[bytes]) -> bool:
+        raise ValueError("a fault")
+
+    failing = asyncio.create_task(Follower(journal).next(fails))
+    following = asyncio.create_task(everything(Follower(journal)))
+    await settle()
+    journal.append(an_event("1"))
+    with pytest.raises(ValueError, match="a fault"):
+        await failing
+    journal.close(an_event("2"), an_end("r"))
+    assert await following == [an_event("1"), an_event("2")]
+
+
+async def test_a_live_follower_hears_that_the_store_has_gone(process: Process) -> None:
+    journal = await process.start("r")
+    following = asyncio.create_task(Follower(journal).next(lambda first_seq, events: True))
+    await settle()
+    process.journals._lose(journal, StoreUnavailable("gone"))
+    with pytest.raises(StoreUnavailable, match="gone"):
+        await following
 
 
 # -- bounds ------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
 
 from gapless.errors import GaplessError, InputInvalid, InputTooLarge
+from gapless.http.direct import DirectWriter
 from gapless.http.stream import Delivery
 from gapless.jsontext import decode_json
 from gapless.live import Blob, LiveRequest
@@ -37,6 +38,8 @@ class LiveSocket:
     """One client of a live run, that hears it and speaks to it. `deaf` is why the run does not hear this one.
 
     It carries a delivery of the run's journal (see `gapless.http.stream.Carrier`)."""
+
+    direct: DirectWriter | None = None
 
     def __init__(
         self,

@@ -2,7 +2,9 @@
 Server-Sent Events.
 
 One loop per connection: the follower's next events, encoded, in one write. A write waits while the client does not
-read, and then the follower is behind and reads on from its cursor: a slow client costs a cursor, not a queue.
+read, and then the follower is behind and reads on from its cursor: a slow client costs a cursor, not a queue. A
+follower that is not behind, on a connection that can be written to at once (`direct.py`), is given what is new where it
+is accepted: its loop waits for whatever else there is.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from gapless.errors import CursorExpired, GaplessError, LimitReached
 from gapless.events import RunFinishedEvent, RunFinishedInterruptOutcome, decode_event
 from gapless.http.answers import answer_error
 from gapless.http.cursors import check_cursor
+from gapless.http.direct import DirectWriter, writer_of
 from gapless.records import RunRecord
 from gapless.runs.readers import Follower, merge_deltas
 from gapless.runs.runner import Runner
@@ -67,6 +70,9 @@ class Streams:
 class Carrier(Protocol):
     """What carries a delivery to its client. A write raises `OSError` when the client is gone."""
 
+    direct: DirectWriter | None
+    """Writes what `encode` made without waiting, where the connection can."""
+
     encode: Callable[[Sequence[tuple[int, bytes]], int], Any]
     """(position, event) pairs, of which the first frames may be left out → what `write` takes: empty for no frame."""
 
@@ -90,7 +96,9 @@ class Delivery:
     """Delivers one run to one client, from a cursor to the run's end, by whatever carries it."""
 
     __slots__ = (
+        "_carrier",
         "_cursor",
+        "_direct",
         "_encoder",
         "_follower",
         "_gone",
@@ -121,6 +129,8 @@ class Delivery:
         self._sent = False
         """Something went out since the last look."""
         self._follower: Follower | None = None
+        self._carrier: Carrier
+        self._direct: DirectWriter
         self._pinging: asyncio.TimerHandle
 
     @property
@@ -159,6 +169,9 @@ class Delivery:
         encoder, streams, follower = self._encoder, self._streams, self._follower
         assert follower is not None, "it was opened"
         skip_parts, pauses = self._cursor.part, encoder.pauses
+        push = None
+        if carrier.direct is not None:
+            self._carrier, self._direct, push = carrier, carrier.direct, self._push
         try:  # all in one coroutine: each one more would be resumed with every word
             await carrier.begin(follower.after)
             if self._cursor.seq and not encoder.stateless:
@@ -167,7 +180,7 @@ class Delivery:
                 if streams.draining:
                     await carrier.cut(self._place(follower.after, skip_parts))
                     return
-                part = await follower.next()
+                part = await follower.next(push)
                 if part is None:
                     await carrier.end(follower.after)
                     return
@@ -189,6 +202,16 @@ class Delivery:
             log.warning("run %s: a follower at %d was cut off: %s", self.run_id, follower.after, error)
             with contextlib.suppress(OSError):
                 await carrier.cut(self._place(follower.after, skip_parts))
+
+    def _push(self, first_seq: int, events: list[bytes]) -> bool:
+        """Write these events at once, if the client takes them and the loop has nothing to do beside."""
+        if self._gone or not self._direct.is_ready() or events[-1].startswith(_FINISHED):
+            return False
+        group = self._group(self._carrier, first_seq, events, False, 0)
+        if group:
+            self._sent = True
+            self._direct.write(group)
+        return True
 
     def _place(self, after: int, skip_parts: int) -> bytes:
         """The id of the last frame that the client has seen."""
@@ -299,10 +322,11 @@ class EventStream(Response):
 class _EventSource:
     """Writes frames as Server-Sent Events to an HTTP client."""
 
-    __slots__ = ("_encoder", "_send", "encode")
+    __slots__ = ("_encoder", "_send", "direct", "encode")
 
     def __init__(self, encoder: Encoder, send: Send) -> None:
         self.encode: Callable[[Sequence[tuple[int, bytes]], int], bytes] = encoder.encode
+        self.direct = writer_of(send)
         self._encoder = encoder
         self._send = send
 

@@ -115,7 +115,7 @@ class Store(ABC):
     shared: ClassVar[bool] = True
     """Several processes can use it at a time, and what it keeps outlives each of them."""
     commit_interval_s: ClassVar[float] = 0.0
-    """Appends are grouped: two calls of `append` are at least this far apart while there is traffic."""
+    """Appends are grouped: two calls of `append` are at least this far apart while there is much traffic."""
 
     alone: bool = False
     """Nothing of it outlives this worker: no other could go on with its runs."""

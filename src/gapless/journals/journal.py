@@ -1,8 +1,8 @@
 """The hot path: journals as this process sees them, the writer that gets events accepted, the followers that read them.
 
 An event goes `Journal.append` → pending → `Journals._write` (one group for all runs of the process) → the store accepts
-→ the journal's window → followers wake. A follower holds a cursor and nothing else: what has left the window it reads
-from the store.
+→ the journal's window → each live follower's `Push`, called there, or a future that wakes it. A follower holds a cursor
+and nothing else: what has left the window it reads from the store.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -20,7 +20,7 @@ from gapless.journals.contract import Append, Checkpoint, Store, WorkerFenced
 from gapless.metrics import Metrics
 from gapless.records import RunEnd, RunStatus
 
-__all__ = ["Follower", "Journal", "Journals", "Slice", "end_tasks"]
+__all__ = ["Follower", "Journal", "Journals", "Push", "Slice", "end_tasks"]
 
 WINDOW_EVENTS = 256
 """Accepted events that a journal keeps at hand; at most twice as many before the older half goes."""
@@ -36,6 +36,9 @@ ENDS_AT_ONCE = 50
 once would hold up everybody else."""
 PAGE_EVENTS = 512
 """Events read at once by a follower that is behind."""
+COMMIT_CREDIT = 8
+"""Groups that are written at once after a quiet time, each for half of the store's `commit_interval_s`: the first words
+of an answer need not wait, and a busy process writes large groups all the same."""
 RETRY_FIRST_S, RETRY_MAX_S = 0.05, 1.0
 """Pause between attempts while the store is unavailable, doubling."""
 CANCEL_AGAIN_S = 1.0
@@ -53,6 +56,11 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
+
+
+Push: TypeAlias = Callable[[int, list[bytes]], bool]
+"""Takes the events from a position on as they are accepted, and says whether it could: what it could not take, and what
+follows, `Follower.next` returns."""
 
 
 class Slice(msgspec.Struct, gc=False):
@@ -79,6 +87,7 @@ class Journal:
         "_first",
         "_hub",
         "_in_flight_bytes",
+        "_live",
         "_pending",
         "_pending_bytes",
         "_queued",
@@ -143,6 +152,8 @@ class Journal:
         """How many were handed over when the batch under way was taken, plus 1; 0 when none is."""
         self._queued = False
         self._waiters: dict[asyncio.Future[None], None] = {}
+        self._live: dict[Follower, None] = {}
+        """Who is given what is new as it is accepted, and woken for anything else."""
 
     # -- the owner's side -------------------------------------------------------------------------------------------
 
@@ -304,6 +315,10 @@ class Journal:
             if not waiter.done():
                 waiter.set_result(None)
         waiters.clear()
+        if self._live and (self.closed or self.lost is not None):
+            for follower in self._live:
+                follower.wake()
+            self._live.clear()
 
     def _advance(self, events: list[bytes], size: int, closed: bool) -> None:
         window = self._window
@@ -314,7 +329,11 @@ class Journal:
         if len(window) > 2 * WINDOW_EVENTS or self._bytes > WINDOW_BYTES_MAX:
             self._trim()
         self.closed = closed
-        if self._waiters:
+        if self._live:
+            first_seq = self.last + 1 - len(events)
+            for follower in list(self._live):
+                follower.push(first_seq, events)
+        if self._waiters or closed:
             self._wake()
 
     def _trim(self) -> None:
@@ -357,30 +376,57 @@ class Journal:
 class Follower:
     """One reader of a journal: a cursor that moves."""
 
-    __slots__ = ("_nudged", "_waiter", "after", "coalesce_s", "journal")
+    __slots__ = ("_nudged", "_push", "_waiter", "after", "coalesce_s", "journal")
 
     def __init__(self, journal: Journal, after: int = 0, *, coalesce_s: float = 0.0) -> None:
         self.journal = journal
         self.after = after
         self.coalesce_s = coalesce_s
         self._waiter: asyncio.Future[None] | None = None
+        self._push: Push
         self._nudged = False
 
     def nudge(self) -> None:
         """Make `next` return now, with no events if there are none."""
         self._nudged = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Let `next` look again, if it waits."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def next(self) -> Slice | None:
+    def push(self, first_seq: int, events: list[bytes]) -> None:
+        """Give the live follower what was accepted. Where it cannot take it, it reads on by itself."""
+        if self.after + 1 == first_seq and not self._nudged:
+            try:
+                if self._push(first_seq, events):
+                    self.after += len(events)
+                    return
+            except Exception as error:  # the follower's, and no other's
+                if self._waiter is not None and not self._waiter.done():
+                    self._waiter.set_exception(error)
+        self.journal._live.pop(self, None)
+        self.wake()
+
+    async def next(self, push: Push | None = None) -> Slice | None:
         """Return the next events past the cursor, waiting for them; None at the end of the journal.
 
-        Raises `CursorExpired`, `StoreUnavailable`.
+        With `push`, what comes while this waits goes to it, in the task that accepts it, as long as it says that it
+        could take it: then no task is woken for an event. What coalesces is not pushed.
+
+        Raises `CursorExpired`, `StoreUnavailable`, and what `push` raised.
         """
-        journal, after = self.journal, self.after
-        behind = journal.last > after
+        journal = self.journal
+        behind = journal.last > self.after
         if behind:
-            journal._hub.metrics.follower_lag.observe(journal.last - after)
+            journal._hub.metrics.follower_lag.observe(journal.last - self.after)
+        elif push is not None and not self.coalesce_s:
+            if not await self._live(push):
+                if journal.lost is not None and not journal.closed:
+                    raise journal.lost
+                return None
+            behind = True
         else:
             if journal.closed:
                 return None
@@ -397,9 +443,10 @@ class Follower:
             self._waiter = None
             if self._nudged:
                 journal.forget(waiter)
-            if self.coalesce_s and journal.last > after:
+            if self.coalesce_s and journal.last > self.after:
                 await self._let_more_come()
                 behind = True
+        after = self.after
         start = after + 1 - journal._first
         if start >= 0:
             events = journal._window[start : start + PAGE_EVENTS]
@@ -408,6 +455,22 @@ class Follower:
             events = await journal.read(after)
         self.after = after + len(events)
         return Slice(after + 1, events, behind)
+
+    async def _live(self, push: Push) -> bool:
+        """Let `push` have what comes, until it cannot take it or somebody nudges; False at the end of the journal."""
+        journal = self.journal
+        self._push, self._nudged = push, False
+        while not (journal.closed or journal.lost):
+            journal._live[self] = None
+            self._waiter = journal._hub.loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+                journal._live.pop(self, None)
+            if self._nudged or journal.last > self.after:
+                return True
+        return False
 
     async def _let_more_come(self) -> None:
         """Wait for `coalesce_s`, unless the journal ends or somebody wants `next` to return."""
@@ -603,14 +666,18 @@ class Journals:
 
     async def _write(self) -> None:
         interval_s = self.store.commit_interval_s
-        committed_at = 0.0
+        credit, committed_at = float(COMMIT_CREDIT), self.loop.time()
         while True:
             self.failing = False
             if not self._dirty:
                 self._sleeper = self.loop.create_future()
                 await self._sleeper
-            if interval_s and (wait_s := committed_at + interval_s - self.loop.time()) > 0:
-                await asyncio.sleep(wait_s)
+            if interval_s:
+                since_s = self.loop.time() - committed_at
+                credit = min(credit + 2 * since_s / interval_s, COMMIT_CREDIT) - 1
+                if credit < 0:
+                    credit = 0.0
+                    await asyncio.sleep(interval_s - since_s)
             dirty, self._dirty = self._dirty, []
             if len(dirty) > ENDS_AT_ONCE:
                 dirty, self._dirty = _with_few_ends(dirty)

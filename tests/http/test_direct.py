@@ -1,0 +1,206 @@
+"""Writing where events are accepted: who is written to so, and every way from it to the connection's task and back."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from gapless import Runner, create_app
+from gapless.events import TextMessageContentEvent
+from gapless.http.direct import DirectWriter
+from gapless.testing import serving
+from tests.http.test_stream import unchunked
+from tests.support.agents import Gated
+from tests.support.sse import events
+from tests.support.waiting import until
+
+STREAM = {"accept": "text/event-stream"}
+TORRENT = 20_000
+"""Words of which a client that does not read gets only the first."""
+
+
+class Writes:
+    """What was written without a task, while `on`: frames, as one text."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pieces: list[bytes] = []
+        write = DirectWriter.write
+
+        def noted(writer: DirectWriter, body: bytes) -> None:
+            self.pieces.append(body)
+            write(writer, body)
+
+        monkeypatch.setattr(DirectWriter, "write", noted)
+
+    def has(self, word: str) -> bool:
+        return any(b'"%b"' % word.encode() in piece for piece in self.pieces)
+
+
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> Writes:
+    return Writes(monkeypatch)
+
+
+def text_of(body: bytes) -> str:
+    return "".join(e.delta for e in events(body) if isinstance(e, TextMessageContentEvent))
+
+
+def is_followed_live(app: Any, run_id: str = "r") -> Callable[[], bool]:
+    """Whether somebody waits for the run to say more, with nothing unread."""
+    journals = app.state.runner.journals._journals
+    return lambda: run_id in journals and bool(journals[run_id]._live)
+
+
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+@pytest.mark.parametrize("cors", [(), ("https://app.example",)], ids=["alone", "behind a middleware"])
+async def test_words_go_out_where_they_are_accepted_if_nothing_stands_between(
+    http: str, cors: tuple[str, ...], writes: Writes
+):
+    direct = http == "httptools" and not cors
+    agent = Gated("one", "two", "three")
+    app = create_app(Runner(agent), cors_origins=cors)
+    with serving(app, http=http) as url:
+        async with httpx2.AsyncClient(base_url=url) as client:
+            await client.post("/runs", json={"message": "x", "run_id": "r"})
+            async with client.stream("GET", "/runs/r/events", headers=STREAM) as response:
+                body, pieces = b"", response.aiter_bytes()
+                for word in ("one", "two", "three"):
+                    if direct:
+                        await until(is_followed_live(app), "it is followed")
+                    agent.let()
+                    while b'"%b"' % word.encode() not in body:
+                        body += await anext(pieces)
+                    assert writes.has(word) is direct
+                agent.let()
+                async for piece in pieces:
+                    body += piece
+    assert text_of(body) == "onetwothree"
+
+
+def read_until(client: socket.socket, received: bytearray, wanted: bytes) -> None:
+    while wanted not in received:
+        piece = client.recv(1 << 16)
+        assert piece, "it was cut off"
+        received += piece
+
+
+@pytest.fixture
+def client() -> Iterator[socket.socket]:
+    """Takes little at a time."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+        client.settimeout(60)
+        yield client
+
+
+def ask(client: socket.socket, url: str, path: str) -> None:
+    client.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+    client.sendall(b"GET %b HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n" % path.encode())
+
+
+async def test_who_stops_reading_and_reads_again_has_every_word_once(writes: Writes, client: socket.socket):
+    passed, go_on = threading.Event(), threading.Event()
+
+    def agent(message: str) -> Iterator[str]:
+        yield "first,"
+        go_on.wait(60)
+        for number in range(TORRENT):
+            yield f"{number:06d},"
+        passed.set()
+        go_on.clear()
+        go_on.wait(60)
+        yield "last."
+
+    app = create_app(Runner(agent))
+    with serving(app, send_buffer_bytes=16 * 1024) as url:
+        async with httpx2.AsyncClient(base_url=url) as starting:
+            await starting.post("/runs", json={"message": "x", "run_id": "r"})
+        ask(client, url, "/runs/r/events?merge=0")
+        received = bytearray()
+        read_until(client, received, b"first,")
+        await until(is_followed_live(app), "it is followed")
+        go_on.set()
+        assert passed.wait(60)
+        assert 0 < sum(map(len, writes.pieces)) < 64 * TORRENT, "written at once, until it did not read"
+        read_until(client, received, b"%06d," % (TORRENT - 1))
+        await until(is_followed_live(app), "it has caught up")
+        go_on.set()
+        while piece := client.recv(1 << 16):
+            received += piece
+    assert writes.has("last."), "and is written to at once again"
+    assert text_of(unchunked(bytes(received))) == "first," + "".join(f"{n:06d}," for n in range(TORRENT)) + "last."
+
+
+async def test_a_live_follower_is_sent_away_and_kept_alive_as_any_other(
+    writes: Writes, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("gapless.http.stream.PING_S", 0.02)
+    agent = Gated("one", "two")
+    app = create_app(Runner(agent))
+    with serving(app) as url:
+        async with httpx2.AsyncClient(base_url=url) as client:
+            await client.post("/runs", json={"message": "x", "run_id": "r"})
+            async with client.stream("GET", "/runs/r/events", headers=STREAM) as response:
+                body, asked = b"", False
+                async for piece in response.aiter_bytes():
+                    body += piece
+                    if b": ping\n" in body and not asked:
+                        asked = True
+                        agent.let()
+                    if b'"one"' in body:
+                        app.state.runner.journals.loop.call_soon_threadsafe(app.state.streams.drain)
+            assert body.endswith(b"event: reconnect\ndata: {}\nid: 3\n\n")
+            agent.let(2)
+
+
+async def test_another_workers_words_go_out_where_they_are_heard(writes: Writes, tmp_path: Path):
+    store = f"sqlite:///{tmp_path / 'gapless.db'}"
+    agent = Gated("one", "two")
+    app = create_app(Runner(store=store))
+    async with Runner(agent, store=store) as owner:
+        run = await owner.start("x", run_id="r")
+        with serving(app) as url:
+            async with (
+                httpx2.AsyncClient(base_url=url) as client,
+                client.stream("GET", "/runs/r/events", headers=STREAM) as response,
+            ):
+                body, pieces = b"", response.aiter_bytes()
+                await until(is_followed_live(app), "it is followed")
+                agent.let()
+                while b'"one"' not in body:
+                    body += await anext(pieces)
+                assert writes.has("one")
+                agent.let(2)
+                async for piece in pieces:
+                    body += piece
+        await run.wait()
+    assert text_of(body) == "onetwo"
+
+
+async def test_an_encoder_that_fails_ends_its_own_connection_alone(monkeypatch: pytest.MonkeyPatch):
+    agent = Gated("one", "two")
+    app = create_app(Runner(agent))
+
+    def fails(writer: DirectWriter, body: bytes) -> None:
+        raise ValueError("a fault")
+
+    with serving(app, log_level="critical") as url:  # the server says that the application failed
+        async with httpx2.AsyncClient(base_url=url) as client:
+            await client.post("/runs", json={"message": "x", "run_id": "r"})
+            async with client.stream("GET", "/runs/r/events", headers=STREAM) as response:
+                with pytest.raises(httpx2.RemoteProtocolError):
+                    async for piece in response.aiter_bytes():
+                        if b"RUN_STARTED" in piece:
+                            await until(is_followed_live(app), "it is followed")
+                            monkeypatch.setattr(DirectWriter, "write", fails)
+                            agent.let()
+            monkeypatch.undo()
+            agent.let(2)
+            rest = await client.get("/runs/r/events", headers=STREAM)
+    assert text_of(rest.content) == "onetwo"
