@@ -1,8 +1,8 @@
 """The journals in an SQLite file: the log of all runs' newest events, and the segments by which a run is read.
 
-A run's events scattered by (run, position) would cost one page write each (measured: 10 µs per event). So the newest
-events of all runs go to the end of one table, `log` (1.2 µs), and every `SEGMENT_EVENTS` events, and at its end, a
-run's part of it is written again as one row of `segments`, by which it is read; the log's start is dropped once it is
+A run's events scattered by (run, position) would cost one page write each (measured: 10 µs per event). So what all
+runs append at once goes to the end of one table, `log`, as one row; and every `SEGMENT_EVENTS` events, and at its end,
+a run's part of it is written again as one row of `segments`, by which it is read. The log's start is dropped once it is
 covered. A crash loses nothing: what is in the log and in no segment is read from the log.
 """
 
@@ -10,24 +10,27 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from gapless.errors import GaplessError, RunNotFound
 from gapless.journals.contract import READ_BYTES_MAX, Append, WorkerFenced
 from gapless.journals.sqlite_file import SQLiteFile, scalar
 
-__all__ = ["Log", "Tail", "newest_pos"]
+__all__ = ["Entry", "Log", "Tail", "entries", "newest_pos"]
 
 SEGMENT_EVENTS = 256
 SEGMENT_BYTES = 64 * 1024
 """A run's unsealed events become a segment at either."""
-LOG_ROWS_KEPT = 4096
+LOG_ROWS_KEPT = 1024
 """Newest log rows that are kept although sealed, for followers in other processes that are about to read them."""
-LOG_ROWS_MAX = 16 * LOG_ROWS_KEPT
+LOG_ROWS_MAX = 8 * LOG_ROWS_KEPT
 """A run that holds the log's start for half of this is sealed early. More makes larger segments, less a shorter search
-for the events of another process's run (1.5 ms at the most)."""
+for the events of another process's run."""
 LOG_BYTES_MAX = 64 * 1024 * 1024
 """One process's part of the log is sealed and dropped at this size, however few rows it has."""
+RUNS_SOUGHT_MAX = 8
+"""So many runs are sought in a row's list by SQLite; for more of them all rows are read."""
 
 log = logging.getLogger("gapless.sqlite")
 
@@ -48,6 +51,15 @@ class Tail:
 
     def sealed(self) -> None:
         self.unsealed, self.size, self.first_pos = [], 0, None
+
+
+class Entry(NamedTuple):
+    """What one run has in a row of the log: that row's position, the run's own row, and its events from `seq` on."""
+
+    pos: int
+    rid: int
+    seq: int
+    events: list[bytes]
 
 
 class Log:
@@ -84,8 +96,8 @@ class Log:
 
         def write(db: sqlite3.Connection) -> int:
             self.check_lease(db)
-            pos = newest_pos(db)
-            rows, segments = [], []
+            pos = self._trimmed
+            runs, events, segments = [""], list[bytes](), []
             refused.clear()
             accepted.clear()
             for batch in batches:
@@ -94,26 +106,27 @@ class Log:
                     refused.append(batch.run_id)
                     continue
                 assert batch.first_seq == tail.last + 1, "a journal has no holes"
-                data = b"\n".join(batch.events)
+                size = sum(map(len, batch.events))
                 if batch.events:
-                    pos += 1
-                    rows.append((pos, tail.rid, batch.first_seq, len(batch.events), data))
+                    runs.append(f"{tail.rid}:{batch.first_seq}:{len(batch.events)}")
+                    events += batch.events
                 n = len(tail.unsealed) + len(batch.events)
-                seal = batch.end is not None or n >= SEGMENT_EVENTS or tail.size + len(data) >= SEGMENT_BYTES
-                if seal:
+                seal = batch.end is not None or n >= SEGMENT_EVENTS or tail.size + size >= SEGMENT_BYTES
+                if seal and n:
                     first = tail.last + 1 - len(tail.unsealed)
-                    segments.append((tail.rid, first, n, b"\n".join([*tail.unsealed, data])))
-                accepted.append((batch, tail, seal, pos))
+                    segments.append((tail.rid, first, n, b"\n".join(tail.unsealed + batch.events)))
+                accepted.append((batch, tail, seal, size))
                 if batch.end is not None or batch.status is not None or batch.checkpoint is not None or batch.taken:
-                    update_run(db, tail.rid, batch, tail.bytes + len(data))
-            db.executemany("INSERT INTO log VALUES(?, ?, ?, ?, ?)", rows)
+                    update_run(db, tail.rid, batch, tail.bytes + size)
+            if events:
+                row = (",".join(runs) + ",", b"\n".join(events))
+                pos = db.execute("INSERT INTO log(runs, data) VALUES(?, ?)", row).lastrowid or 0
             if segments:
                 db.executemany("INSERT INTO segments VALUES(?, ?, ?, ?)", segments)
             return pos
 
         newest = await self._file.transact(write)
-        for batch, tail, seal, pos in accepted:
-            size = sum(map(len, batch.events))
+        for batch, tail, seal, size in accepted:
             self._bytes += size
             tail.last += len(batch.events)
             tail.bytes += size
@@ -123,7 +136,7 @@ class Log:
                 tail.sealed()
             elif batch.events:
                 if tail.first_pos is None:
-                    tail.first_pos = pos
+                    tail.first_pos = newest
                 tail.unsealed += batch.events
                 tail.size += size
         if newest - self._trimmed > LOG_ROWS_KEPT or self._bytes > LOG_BYTES_MAX:
@@ -202,13 +215,13 @@ class Log:
         """Read the end of a run that was another worker's, and hold the log for it: that one's row no longer does."""
         tail = Tail(rid)
         sealed = _sealed(db, rid)
-        for pos, seq, data in db.execute("SELECT pos, seq, data FROM log WHERE rid = ? ORDER BY pos", (rid,)):
+        for pos, _, seq, events in entries(db, [rid]):
             if seq <= sealed:
                 continue
             if tail.first_pos is None:
                 tail.first_pos = pos
-            tail.unsealed += data.split(b"\n")
-            tail.size += len(data)
+            tail.unsealed += events
+            tail.size += sum(map(len, events))
         tail.last = last
         tail.bytes = tail.size + _sealed_bytes(db, rid)
         if tail.first_pos is not None:
@@ -259,8 +272,8 @@ class Log:
         tail = self.tails.get(run_id)
         if tail is not None and owner == self.worker_id:  # else it was taken away, which is not known here yet
             return tail.last
-        row = db.execute("SELECT seq + n - 1 FROM log WHERE rid = ? ORDER BY pos DESC LIMIT 1", (rid,)).fetchone()
-        return max(0 if row is None else int(row[0]), _sealed(db, rid))
+        newest = next(entries(db, [rid], order="DESC"), None)
+        return max(0 if newest is None else newest.seq + len(newest.events) - 1, _sealed(db, rid))
 
     def read(
         self, db: sqlite3.Connection, run_id: str, rid: int, after: int, limit: int, *, ended: bool
@@ -281,19 +294,32 @@ class Log:
         if ended:
             return events
         tail = self.tails.get(run_id)
-        reached = after + len(events)
         if tail is not None:
-            events += tail.unsealed[max(0, reached - (tail.last - len(tail.unsealed))) :]
+            events += tail.unsealed[max(0, after + len(events) - (tail.last - len(tail.unsealed))) :]
         else:
-            query = "SELECT seq, data FROM log WHERE rid = ? AND seq + n > ? ORDER BY pos"
-            for seq, data in db.execute(query, (rid, reached + 1)):
-                events += data.split(b"\n")[max(0, after + len(events) + 1 - seq) :]
+            for entry in entries(db, [rid]):
+                events += entry.events[max(0, after + len(events) + 1 - entry.seq) :]
         return events[:limit]
 
 
 def newest_pos(db: sqlite3.Connection) -> int:
     """Give the position of the log's newest row, or of the one that was it, if it is dropped."""
     return scalar(db, "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'log'), 0)")
+
+
+def entries(db: sqlite3.Connection, rids: Collection[int], *, after: int = 0, order: str = "ASC") -> Iterator[Entry]:
+    """Read what these runs have in the log past a position, row by row in this order.
+
+    A row's `runs` is `,RID:SEQ:N,RID:SEQ:N,…,`, in the order in which their events follow each other in its `data`."""
+    sought = " OR ".join(f"instr(runs, ',{rid}:')" for rid in rids) if len(rids) <= RUNS_SOUGHT_MAX else "1"
+    sql = f"SELECT pos, runs, data FROM log WHERE pos > ? AND ({sought}) ORDER BY pos {order}"
+    for pos, runs, data in db.execute(sql, (after,)):
+        events, at = data.split(b"\n"), 0
+        for one in runs[1:-1].split(","):
+            rid, seq, n = map(int, one.split(":"))
+            if rid in rids:
+                yield Entry(pos, rid, seq, events[at : at + n])
+            at += n
 
 
 def _seal(db: sqlite3.Connection, tails: Iterable[Tail]) -> None:

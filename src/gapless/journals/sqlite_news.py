@@ -11,7 +11,7 @@ from typing import NamedTuple
 from gapless.errors import GaplessError
 from gapless.journals.contract import WANTED_MAX, Listener
 from gapless.journals.sqlite_file import CHECKPOINT_S, SQLiteFile, scalar
-from gapless.journals.sqlite_log import Log, newest_pos
+from gapless.journals.sqlite_log import Log, entries, newest_pos
 from gapless.journals.sqlite_records import ACTIVE_SQL, Runs
 
 __all__ = ["Command", "News"]
@@ -103,9 +103,8 @@ class News:
         skipped = scalar(db, "SELECT coalesce(min(pos), 0) FROM log") > self.pos + 1
         run_ids = {rid: run_id for run_id, rid in self._watched.items()}
         marks = ",".join(map(str, run_ids))
-        query = f"SELECT rid, seq, data FROM log WHERE pos > ? AND rid IN ({marks}) ORDER BY pos"
-        for rid, seq, data in db.execute(query, (self.pos,)).fetchall():
-            self.listener.on_events(run_ids[rid], seq, data.split(b"\n"), False)
+        for _, rid, seq, events in list(entries(db, run_ids, after=self.pos)):
+            self.listener.on_events(run_ids[rid], seq, events, False)
         self.pos = newest
         ended = db.execute(f"SELECT rid FROM runs WHERE rid IN ({marks}) AND status NOT IN {ACTIVE_SQL}").fetchall()
         for rid in run_ids if skipped else [rid for (rid,) in ended]:

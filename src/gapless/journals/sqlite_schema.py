@@ -8,7 +8,7 @@ from collections.abc import Callable
 __all__ = ["APPLICATION_ID", "MIGRATIONS", "SCHEMA_VERSION", "create_tables", "migrate"]
 
 APPLICATION_ID = 0x47504C31
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _SCHEMA = """
 CREATE TABLE workers(id TEXT PRIMARY KEY, beat INTEGER NOT NULL, low INTEGER NOT NULL, process TEXT NOT NULL);
@@ -26,8 +26,7 @@ CREATE INDEX runs_wanted ON runs(wanted_at) WHERE wanted_at IS NOT NULL;
 CREATE TABLE checkpoints(rid INTEGER PRIMARY KEY, seq INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE blobs(rid INTEGER NOT NULL, blob TEXT NOT NULL, piece INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE UNIQUE INDEX blobs_run ON blobs(rid, blob, piece);
-CREATE TABLE log(pos INTEGER PRIMARY KEY AUTOINCREMENT, rid INTEGER NOT NULL, seq INTEGER NOT NULL,
-                 n INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE TABLE log(pos INTEGER PRIMARY KEY AUTOINCREMENT, runs TEXT NOT NULL, data BLOB NOT NULL);
 CREATE TABLE segments(rid INTEGER NOT NULL, seq INTEGER NOT NULL, n INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE UNIQUE INDEX segments_run ON segments(rid, seq);
 CREATE TABLE commands(cid INTEGER PRIMARY KEY AUTOINCREMENT, rid INTEGER NOT NULL, command BLOB NOT NULL);
@@ -70,10 +69,21 @@ def _keep_blobs(db: sqlite3.Connection) -> None:
     db.execute("CREATE UNIQUE INDEX blobs_run ON blobs(rid, blob, piece)")
 
 
+def _log_in_groups(db: sqlite3.Connection) -> None:
+    db.execute("ALTER TABLE log RENAME TO log_by_run")
+    db.execute("CREATE TABLE log(pos INTEGER PRIMARY KEY AUTOINCREMENT, runs TEXT NOT NULL, data BLOB NOT NULL)")
+    db.execute("INSERT INTO log SELECT pos, printf(',%d:%d:%d,', rid, seq, n), data FROM log_by_run ORDER BY pos")
+    newest = "SELECT seq FROM sqlite_sequence WHERE name = 'log_by_run'"  # positions count on: others remember them
+    db.execute("DELETE FROM sqlite_sequence WHERE name = 'log'")
+    db.execute(f"INSERT INTO sqlite_sequence SELECT 'log', seq FROM ({newest})")
+    db.execute("DROP TABLE log_by_run")
+
+
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
     1: _count_kept_bytes,
     2: _let_runs_go_on,
     3: _keep_blobs,
+    4: _log_in_groups,
 }
 """What makes a file of one version one of the next. A change of the tables comes with the line for those before it."""
 
