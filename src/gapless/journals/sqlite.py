@@ -134,6 +134,7 @@ class SQLiteStore(Store):
         dead = set(self._lease_watch.expired(beats, lease_s))
         dead.update(worker_id for worker_id, _, name in rows if process.is_gone(name))
         self.others = len(beats) - len(dead)
+        self._news.alone = not beats
         orphaned = f"status IN {ACTIVE_SQL} AND owner > '' AND owner NOT IN (SELECT id FROM workers)"
         left = {rid for (rid,) in await self._file.query(f"SELECT rid FROM runs WHERE {orphaned}")}
         if not dead and left <= self._runs.unreadable:

@@ -17,7 +17,9 @@ from gapless.journals.sqlite_records import ACTIVE_SQL, Runs
 __all__ = ["Command", "News"]
 
 POLL_S = 0.01
-"""How often another process's commits are looked for while anything here waits for them."""
+"""How often other processes' commits are looked for."""
+POLL_ALONE_S = 0.1
+"""And while no other has the file open, which is noticed so much later where one comes."""
 
 log = logging.getLogger("gapless.sqlite")
 
@@ -49,6 +51,8 @@ class News:
         self._wanted: set[int] = set()
         """Runs that want somebody, as far as the listener has been told."""
         self._data_version = -1
+        self.alone = False
+        """No other worker was there at the last look."""
 
     def begin(self, db: sqlite3.Connection, listener: Listener) -> None:
         """Tell a listener what comes from now on; also what came since the last time where runs are watched."""
@@ -79,7 +83,7 @@ class News:
     async def keep_looking(self) -> None:
         """Look for what other processes committed, for as long as the store is open."""
         while True:
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(POLL_ALONE_S if self.alone else POLL_S)
             try:
                 version = scalar(self._file.connection(), "PRAGMA data_version")
                 if version != self._data_version:
@@ -92,6 +96,7 @@ class News:
                 await asyncio.sleep(CHECKPOINT_S)
 
     def _read(self, db: sqlite3.Connection) -> None:
+        self.alone = scalar(db, "SELECT count(*) FROM workers") <= 1
         self._read_events(db)
         self.tell_commands(self.read_commands(db))
         self._read_wanted(db)

@@ -1,0 +1,42 @@
+"""News of other processes in an SQLite file: how often they are looked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gapless.journals.sqlite import SQLiteStore
+from tests.journals.conformance import Cluster, Worker, an_event
+from tests.journals.sqlite_place import FilePlace
+from tests.support.waiting import until
+
+
+def is_alone(worker: Worker) -> bool:
+    assert isinstance(worker.store, SQLiteStore)
+    return worker.store._news.alone
+
+
+async def test_a_worker_that_is_alone_looks_seldom_until_another_comes(tmp_path: Path) -> None:
+    cluster = Cluster(FilePlace(tmp_path / "gapless.db"))
+    a = await cluster.worker("a")
+    await until(lambda: is_alone(a), "it has looked")
+    b = await cluster.worker("b")
+    await until(lambda: not is_alone(a), "it has noticed the other")
+    await b.create("r")
+    await a.store.watch("r")
+    await b.append("r", 1, "1")
+    await a.heard.until(lambda: a.heard.last.get("r") == 1)
+    assert await a.read_all("r") == [an_event("1")]
+    await b.end("r", 2)
+    await cluster.stop(b)
+    await until(lambda: is_alone(a), "the other has gone")
+    await cluster.close()
+
+
+async def test_a_worker_is_alone_again_when_it_has_taken_the_runs_of_a_dead_one(tmp_path: Path) -> None:
+    cluster = Cluster(FilePlace(tmp_path / "gapless.db"))
+    a, b = await cluster.worker("a"), await cluster.worker("b")
+    await b.create("r")
+    assert [run.id for run in (await cluster.lapse(a))["a"]] == ["r"]
+    await a.store.take_over(1.0)
+    assert is_alone(a)
+    await cluster.close()
