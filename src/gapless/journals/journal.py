@@ -329,7 +329,7 @@ class Journal:
         if len(window) > 2 * WINDOW_EVENTS or self._bytes > WINDOW_BYTES_MAX:
             self._trim()
         self.closed = closed
-        if self._live:
+        if self._live and events:
             first_seq = self.last + 1 - len(events)
             for follower in list(self._live):
                 follower.push(first_seq, events)
@@ -426,7 +426,6 @@ class Follower:
                 if journal.lost is not None and not journal.closed:
                     raise journal.lost
                 return None
-            behind = True
         else:
             if journal.closed:
                 return None
