@@ -201,6 +201,13 @@ class Fold:
             self._spoken.append(text)
         return text.parts
 
+    def delta_parts(self, delta: TextMessageContentEvent | ReasoningMessageContentEvent | ToolCallArgsEvent) -> Any:
+        """Return the list that this delta of a message or call was added to, and that the next ones may be; None where
+        it was not started."""
+        known: dict[str, Any] = self._calls if isinstance(delta, ToolCallArgsEvent) else self._texts
+        found = known.get(delta.tool_call_id if isinstance(delta, ToolCallArgsEvent) else delta.message_id)
+        return None if found is None else found.parts
+
     def add(self, event: Event) -> None:
         """Take one event. Deltas of a message or call that was never started are ignored."""
         handler = _HANDLERS.get(type(event))

@@ -43,6 +43,7 @@ from gapless.halves import DELTAS, Halves, JoinedDeltas
 from gapless.journals.journal import Journal
 from gapless.jsontext import with_plain_lines
 from gapless.records import now_ms
+from gapless.runs.deltas import DeltasOf
 from gapless.runs.order import BESIDE_TEXT, CHUNKS, OPEN_MAX, Order
 from gapless.runs.sound import sound
 
@@ -81,6 +82,8 @@ class Recorder:
         """The message that plain text went to when another worker was lost, and goes on with."""
         self._halves = Halves()
         self._joined = JoinedDeltas()
+        self._deltas: DeltasOf | None = None
+        """What the last event was a delta of, which the next one mostly is too."""
         self._text_chars_max = limits.event_bytes_max // _TEXT_SPLIT_FACTOR
         self._sealed = False
         self._paused = False
@@ -99,6 +102,8 @@ class Recorder:
             self.check_open()
         if type(item) is str:
             self._text(item)
+        elif (deltas := self._deltas) is not None and (encoded := deltas.more(item)) is not None:
+            self._append(encoded)
         elif isinstance(item, EventBase):
             self._event(item)
         elif isinstance(item, str):
@@ -149,6 +154,7 @@ class Recorder:
         self._append(self._text_head + encoded + b"}")
 
     def _open_text(self) -> None:
+        self._deltas = None
         self._messages += 1
         message_id = f"{self.run_id}-{self._messages}"
         metadata = None if self._cut_id is None else {CONTINUES: self._cut_id}
@@ -168,6 +174,7 @@ class Recorder:
             self._write_own(self._order.close("text", message_id))
 
     def _event(self, event: Event) -> None:
+        self._deltas = None
         kind = type(event)
         if kind not in _KINDS:  # an agent's own subclass is recorded as what it is a kind of
             event, _ = self._sound(event)
@@ -188,6 +195,8 @@ class Recorder:
             joined = self._joined.join(event)  # type: ignore[arg-type]  # it is one
             if joined is event or joined.delta:  # else it is half a character, whose other half comes next
                 self._admit(joined)
+                if not self._joined.waiting and (parts := self.fold.delta_parts(joined)) is not None:
+                    self._deltas = DeltasOf(joined, parts, self._limits.event_bytes_max)
         else:
             if self._joined.waiting:
                 for rest in self._joined.end(event):
@@ -349,6 +358,7 @@ class Recorder:
         """End every message, call and step that is open, innermost first: nothing may be open when a run ends."""
         if self._paused:  # it ends without having gone on
             self.start(now_ms())
+        self._deltas = None
         self._close_text()
         self._write_own(self._order.close_all())
 
