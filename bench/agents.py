@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    import agents
     from google.adk.agents import LlmAgent
     from pydantic_ai import Agent
 
@@ -151,3 +152,55 @@ def adk_agent() -> LlmAgent:
             yield LlmResponse(content=whole, partial=False, finish_reason=types.FinishReason.STOP)
 
     return LlmAgent(name="scripted", model=ScriptedLlm(model="scripted"), instruction="Follow the script.")
+
+
+def langgraph_agent() -> Any:
+    """The same chunks from a scripted model inside a real agent of LangChain's `create_agent`, a LangGraph graph."""
+    from langchain.agents import create_agent
+    from langchain_core.language_models import BaseChatModel
+    from langchain_core.messages import AIMessageChunk, BaseMessage
+    from langchain_core.outputs import ChatGenerationChunk, ChatResult
+
+    class ScriptedChat(BaseChatModel):
+        @property
+        def _llm_type(self) -> str:
+            return "scripted"
+
+        def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            raise NotImplementedError
+
+        async def _astream(
+            self, messages: list[BaseMessage], *args: Any, **kwargs: Any
+        ) -> AsyncIterator[ChatGenerationChunk]:
+            async for chunk in generator_agent(str(messages[-1].text)):
+                yield ChatGenerationChunk(message=AIMessageChunk(content=chunk))
+
+    return create_agent(ScriptedChat(), name="scripted")
+
+
+def openai_agents_agent() -> agents.Agent[Any]:
+    """The same chunks from a scripted service, in this process, that a real agent of the OpenAI Agents SDK asks through
+    OpenAI's own client."""
+    import httpx2
+    import openai
+    from agents import Agent, OpenAIChatCompletionsModel, set_tracing_disabled
+
+    def frame(delta: dict[str, str], finish: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        chunk = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "scripted", "choices": [choice]}
+        return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+    async def frames(message: str) -> AsyncIterator[bytes]:
+        yield frame({"role": "assistant", "content": ""})
+        async for chunk in generator_agent(message):
+            yield frame({"content": chunk})
+        yield frame({}, "stop") + b"data: [DONE]\n\n"
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        message = json.loads(request.content)["messages"][-1]["content"]
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=frames(message))
+
+    http = openai.DefaultAsyncHttpxClient(transport=httpx2.MockTransport(answer))
+    client = openai.AsyncOpenAI(api_key="none", base_url="http://in.process/v1", http_client=http)
+    set_tracing_disabled(True)
+    return Agent(name="scripted", model=OpenAIChatCompletionsModel("scripted", client))

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterable, Callable, Coroutine
+from contextlib import aclosing
 from typing import Any
 
 import uvloop
@@ -68,10 +69,39 @@ def run_adk() -> Callable[[str], Coroutine[Any, Any, None]]:
     return run
 
 
+def run_langgraph() -> Callable[[str], Coroutine[Any, Any, None]]:
+    graph = agents.langgraph_agent()
+
+    async def run(message: str) -> None:
+        global events
+        given = {"messages": [("user", message)]}
+        modes = ["messages", "updates", "custom"]
+        async with aclosing(graph.astream(given, stream_mode=modes, subgraphs=True, version="v2")) as stream:
+            async for part in stream:
+                events += part["type"] == "messages" and bool(part["data"][0].content)
+
+    return run
+
+
+def run_openai_agents() -> Callable[[str], Coroutine[Any, Any, None]]:
+    from agents import Runner
+
+    agent = agents.openai_agents_agent()
+
+    async def run(message: str) -> None:
+        global events
+        async for event in Runner.run_streamed(agent, message).stream_events():
+            events += event.type == "raw_response_event" and event.data.type == "response.output_text.delta"
+
+    return run
+
+
 AGENTS: dict[str, Callable[[], Callable[[str], Coroutine[Any, Any, None]]]] = {
     "generator": lambda: run_generator,
     "pydantic-ai": run_pydantic_ai,
     "adk": run_adk,
+    "langgraph": run_langgraph,
+    "openai-agents": run_openai_agents,
 }
 
 

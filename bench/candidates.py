@@ -54,5 +54,13 @@ CANDIDATES = [
     _gapless("adk", "memory", "Gapless, memory"),
     _gapless("adk", "sqlite", "Gapless, SQLite"),
     _gapless("adk", "redis", "Gapless, Redis"),
+    Candidate("langgraph-alone", "the agent alone", "langgraph", ""),
+    Candidate("langgraph-ag-ui", "its AG-UI adapter", "langgraph", "ag-ui", "langgraph_ag_ui_app"),
+    Candidate("langgraph-dev", "`langgraph dev`", "langgraph", "langgraph", "langgraph_dev_app"),
+    _gapless("langgraph", "memory", "Gapless, memory"),
+    _gapless("langgraph", "sqlite", "Gapless, SQLite"),
+    Candidate("openai-agents-alone", "the agent alone", "openai-agents", ""),
+    _gapless("openai-agents", "memory", "Gapless, memory"),
+    _gapless("openai-agents", "sqlite", "Gapless, SQLite"),
 ]
 BY_NAME = {candidate.name: candidate for candidate in CANDIDATES}

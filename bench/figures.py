@@ -13,6 +13,15 @@ AGENTS = {
     "generator": "A generator agent",
     "pydantic-ai": "The same answer from a Pydantic AI agent",
     "adk": "The same answer from an ADK agent",
+    "langgraph": "The same answer from a LangGraph agent (LangChain's `create_agent`)",
+    "openai-agents": "The same answer from an agent of the OpenAI Agents SDK, through OpenAI's own client",
+}
+FRAMEWORKS = {
+    "generator": "",
+    "pydantic-ai": "Pydantic AI: ",
+    "adk": "ADK: ",
+    "langgraph": "LangGraph: ",
+    "openai-agents": "OpenAI Agents: ",
 }
 PLOTTED = (
     "gapless-memory", "gapless-sqlite", "gapless-redis", "asgi", "sse-starlette", "fastapi", "pydantic-ai-vercel",
@@ -86,5 +95,4 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def full_label(candidate: Candidate) -> str:
-    framework = {"generator": "", "pydantic-ai": "Pydantic AI: ", "adk": "ADK: "}[candidate.agent]
-    return framework + candidate.label
+    return FRAMEWORKS[candidate.agent] + candidate.label

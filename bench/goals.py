@@ -61,7 +61,13 @@ def section(results: dict[str, Any]) -> list[str]:
     """The goals, the reasons of the missed ones, and what the floor is."""
     missed: list[str] = []
     rows = []
-    for goal in [*per_event(results), *streams(results), *frameworks(results), *the_rest(results)]:
+    for goal in [
+        *per_event(results),
+        *streams(results),
+        *frameworks(results),
+        *adapters(results),
+        *the_rest(results),
+    ]:
         footnote = ""
         if goal.verdict.startswith("**"):
             missed.append(f"{len(missed) + 1}. {goal.what}: {goal.why or 'no profile of it in this run'}.")
@@ -216,6 +222,21 @@ def frameworks(results: dict[str, Any]) -> list[Goal]:
                 why += filter(None, [spent(results, name, streams=streams)])
             what = f"CPU per event, {label} agent, memory, all of it: {load}"
             found.append(Goal(what, goal, "µs", measured, set_beside=set_beside, beside=beside, why="; ".join(why)))
+    return found
+
+
+def adapters(results: dict[str, Any]) -> list[Goal]:
+    """What an adapter, the journal and a follower add to a framework, in one process."""
+    figures = Figures(results, "adapters")
+    found = []
+    for agent, goal, label in (("langgraph", 1.25, "LangGraph"), ("openai-agents", 1.1, "OpenAI Agents")):
+        ratio = figures.median(agent, "memory_ratio")
+        alone_us, run_us = figures.median(agent, "alone"), figures.median(agent, "memory")
+        why = ""
+        if alone_us is not None and run_us is not None:
+            why = f"a run takes {number(run_us)} µs per event, the agent alone {number(alone_us)}"
+        what = f"CPU per event, {label} agent, as a run that is followed, beside the agent alone: one process, memory"
+        found.append(Goal(what, goal, "×", ratio, why=why))
     return found
 
 

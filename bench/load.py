@@ -32,7 +32,6 @@ RECEIVE_BYTES = 65536
 OPENING_MAX = 100
 """Connections that wait for their first text at the same time, while a window or a ramp fills up."""
 ERRORS_KEPT = 5
-FRAME_END = b"\n\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 CHUNK_FRAMING = re.compile(rb"[0-9a-f]*\r\n")
 """What chunked transfer coding adds to a body that has no carriage returns of its own."""
@@ -70,6 +69,7 @@ class Load:
         self.find_text = re.compile(spec["text"].encode() if "text" in spec else protocol.text).findall
         self.body_only: bool = spec.get("body_only", False)
         self.end_marker = protocol.end.encode()
+        self.frame_end = 2 * protocol.line_end
         self.epoll = select.epoll()
         self.open: dict[int, Connection] = {}
         self.chars = self.frames = self.bytes = self.answers = self.speaking = 0
@@ -135,12 +135,7 @@ class Load:
         self.bytes += len(data) if not self.body_only else len(CHUNK_FRAMING.sub(b"", data))
         if connection.tail:
             data = connection.tail + data
-        if data[-4:] == FRAME_END:
-            connection.tail = b""
-        else:
-            cut = data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0
-            connection.tail = data[cut:]
-            data = data[:cut]
+        data, connection.tail = self.frames_in(data)
         texts = self.find_text(data)
         if texts:
             text = texts[0] if len(texts) == 1 else b"".join(texts)
@@ -159,6 +154,15 @@ class Load:
         if connection.tail.endswith(LAST_CHUNK):
             self.answered(connection)
         return None
+
+    def frames_in(self, data: bytes) -> tuple[bytes, bytes]:
+        """The whole frames of what has come, and the rest."""
+        end = self.frame_end
+        if data.endswith(end + b"\r\n"):  # a frame's end, and so a chunk's of the transfer coding
+            return data, b""
+        until = len(data) - len(LAST_CHUNK) if data.endswith(LAST_CHUNK) else len(data)
+        cut = data.rfind(end, 0, until)
+        return (data[: cut + len(end)], data[cut + len(end) :]) if cut >= 0 else (b"", data)
 
     def answered(self, connection: Connection) -> None:
         request = connection.requests.pop()

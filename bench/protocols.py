@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 DELTA = rb'"delta":\s?"([A-Za-z0-9+/]+)"'
+LANGGRAPH_CHUNK = rb'"content":\s?"([A-Za-z0-9+/]{4})"'
 ADK_PARTIAL = rb'"text":"([A-Za-z0-9+/]{4})"'
 """The aggregate at the end of an ADK answer repeats the whole text: only 4-character parts are deltas."""
 
@@ -17,6 +18,8 @@ class Protocol:
     end: str
     """What the answer's last frames must hold; empty where the server marks no end."""
     text: bytes = DELTA
+    line_end: bytes = b"\n"
+    """Two of it end a frame."""
 
 
 PROTOCOLS = {
@@ -27,6 +30,7 @@ PROTOCOLS = {
     "vercel": Protocol("/vercel", "[DONE]"),
     "ag-ui": Protocol("/ag-ui", "RUN_FINISHED"),
     "adk": Protocol("/run_sse", "", ADK_PARTIAL),
+    "langgraph": Protocol("/runs/stream", "", LANGGRAPH_CHUNK, b"\r\n"),
 }
 
 BASE64_TEXT = rb'"(?:delta|text|content)":\s?"([A-Za-z0-9+/]+)"'
@@ -68,4 +72,7 @@ def start(protocol: str, key: str, message: str, session: str | None = None, his
         content = {"role": "user", "parts": [{"text": message}]}
         body = {"appName": "scripted", "userId": "u", "sessionId": session or key, "newMessage": content}
         return post(path, {**body, "streaming": True})
+    if protocol == "langgraph":
+        given = {"messages": [{"role": "user", "content": message}]}
+        return post(path, {"assistant_id": "scripted", "input": given, "stream_mode": ["messages-tuple"]})
     return post(path, {"message": message})

@@ -27,8 +27,8 @@ LIKE_WITH_LIKE_STREAMS = 10
 
 def throughput(bench: Bench) -> None:
     """Events per second, unpaced."""
-    totals = {"generator": 20_000, "pydantic-ai": 5_000, "adk": 2_500}
-    few = {"generator": 20, "pydantic-ai": 8, "adk": 4}
+    totals = {"generator": 20_000, "pydantic-ai": 5_000, "adk": 2_500, "langgraph": 5_000, "openai-agents": 2_500}
+    few = {"generator": 20, "pydantic-ai": 8, "adk": 4, "langgraph": 8, "openai-agents": 4}
 
     def measure(candidate: Candidate) -> None:
         # Ten streams are what the goals go by; all four levels cost more than a round may.
@@ -74,6 +74,7 @@ def paced(bench: Bench) -> None:
 
     framework_stores = ("", "memory") if bench.quick else ("", "memory", "sqlite", "redis")
     others = ["sse-starlette", "fastapi", "gapless-redis", "pydantic-ai-ag-ui", "pydantic-ai-vercel", "adk-server"]
+    others += ["langgraph-ag-ui", "langgraph-dev"]
     others = others if bench.quick else []
     bench.alternate(
         [
@@ -85,6 +86,7 @@ def paced(bench: Bench) -> None:
         often=(
             *("generator-alone", "asgi", "gapless-memory", "gapless-sqlite", "gapless-redis", "gapless-postgres"),
             *("pydantic-ai-alone", "pydantic-ai-gapless-memory", "adk-alone", "adk-gapless-memory"),
+            *("langgraph-alone", "langgraph-gapless-memory", "openai-agents-alone", "openai-agents-gapless-memory"),
         ),
     )
 
@@ -343,6 +345,24 @@ def checkpoints(bench: Bench) -> None:
             bench.results.add(name, {}, **json.loads(found.stdout))
 
 
+ADAPTERS = ("langgraph", "openai-agents")
+
+
+def adapters(bench: Bench) -> None:
+    """What an agent of a framework costs as a run, beside itself alone: in one process, in turns, without sockets."""
+    n, turns = (400, 2) if bench.quick else (2000, 9)
+    for _ in range(bench.rounds):
+        for name in ADAPTERS:
+            command = [sys.executable, "-m", "bench.adapters", name, str(n), str(turns)]
+            found = subprocess.run(
+                command, env=process.environment(), cwd=process.ROOT, capture_output=True, text=True, check=False
+            )
+            if found.returncode:
+                bench.results.skipped[name] = found.stderr.strip().rpartition("\n")[2]
+                continue
+            bench.results.add(name, {}, **json.loads(found.stdout))
+
+
 def length(bench: Bench) -> None:
     """CPU per event in short and long runs: it must not grow."""
     total = 10_000 if bench.quick else 50_000
@@ -425,10 +445,10 @@ class Scenario:
 
 
 SCENARIOS = {
-    "throughput": Scenario(throughput, 130),
-    "paced": Scenario(paced, 170),
+    "throughput": Scenario(throughput, 165),
+    "paced": Scenario(paced, 205),
     "ramp": Scenario(ramp, 190),
-    "first-event": Scenario(first_event, 30),
+    "first-event": Scenario(first_event, 35),
     "fanout": Scenario(fanout, 50),
     "idle": Scenario(idle, 45),
     "join": Scenario(join, 15, 2),
@@ -437,12 +457,13 @@ SCENARIOS = {
     "gaps": Scenario(gaps, 45),
     "wires": Scenario(wires, 15),
     "encoding": Scenario(encoding, 20),
+    "adapters": Scenario(adapters, 90),
     "checkpoints": Scenario(checkpoints, 20),
     "import": Scenario(imports, 20),
     "page": Scenario(page, 25),
     "profile": Scenario(profile, 65),
 }
-"""Their budgets are 15 minutes together: what is left of 16 is for the environment and for first rounds that take
+"""Their budgets are 18 minutes together: what is left of 19 is for the environment and for first rounds that take
 longer than their budget."""
 NOT_QUICK = frozenset({"page"})
 """Fetching and starting a browser would take a tenth of a quick run."""

@@ -14,6 +14,8 @@ AGENTS: dict[str, Callable[[], Any]] = {
     "generator": lambda: agents.generator_agent,
     "pydantic-ai": agents.pydantic_ai_agent,
     "adk": agents.adk_agent,
+    "langgraph": agents.langgraph_agent,
+    "openai-agents": agents.openai_agents_agent,
     "writer": lambda: agents.writer_agent,
 }
 

@@ -54,6 +54,25 @@ def test_what_checkpoints_cost_is_measured(tmp_path: Path) -> None:
     assert "| a function with `ctx.step` |" in (tmp_path / "performance.md").read_text()
 
 
+def test_what_adapters_add_to_their_frameworks_is_measured(tmp_path: Path) -> None:
+    done = bench("--quick", "--only", "adapters", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    stored = json.loads((tmp_path / "performance" / "results.json").read_text())["scenarios"]["adapters"]
+    assert stored["skipped"] == {}
+    assert [row["candidate"] for row in stored["rows"]] == ["langgraph", "openai-agents"]
+    assert all(row["values"]["memory"][0] > 0 < row["values"]["memory_ratio"][0] for row in stored["rows"])
+    assert "| OpenAI Agents | " in (tmp_path / "performance.md").read_text()
+
+
+def test_frames_that_end_in_carriage_returns_are_counted() -> None:
+    from bench.load import Load
+
+    load = Load({"protocol": "langgraph", "deadline_s": WAIT_S, "port": 0, "connections": []})
+    assert load.frames_in(b'data: [{"content":"AAAA"}]\r\n\r\n\r\n') == (b'data: [{"content":"AAAA"}]\r\n\r\n\r\n', b"")
+    assert load.frames_in(b"data: 1\r\n\r\n\r\n0\r\n\r\n") == (b"data: 1\r\n\r\n\r\n", b"0\r\n\r\n")
+    assert load.frames_in(b"data: 1\r\n") == (b"", b"data: 1\r\n")
+
+
 def test_one_scenario_is_merged_into_stored_results(tmp_path: Path) -> None:
     stored = tmp_path / "performance" / "results.json"
     stored.parent.mkdir()
