@@ -61,6 +61,25 @@ def test_ctrl_c_ends_it_in_order_too(server: Callable[..., Any], agents: str) ->
     assert serving.stop(signal.SIGINT) == 0
 
 
+def test_ctrl_c_says_that_runs_finish_and_again_ends_at_once(server: Callable[..., Any], agents: str) -> None:
+    serving = server(f"{agents}:endless", "--port", "0", "--store", "memory://", "--drain", "3000")
+    with httpx2.stream(
+        "POST",
+        serving.url + "/runs",
+        json={"message": "hi"},
+        headers={"accept": "text/event-stream"},
+        timeout=WAIT_S,
+        trust_env=False,
+    ) as following:
+        lines = following.iter_lines()
+        next(lines)
+        serving.process.send_signal(signal.SIGINT)
+        while "Ctrl-C again ends at once" not in serving.log.read_text():
+            next(lines)  # the run goes on meanwhile
+        assert serving.stop(signal.SIGINT) == 0
+    assert "shutting_down" in serving.log.read_text()
+
+
 def test_other_names_are_refused_while_nobody_is_authenticated(server: Callable[..., Any], agents: str) -> None:
     serving = server(f"{agents}:words", "--port", "0", "--store", "memory://")
     assert answers(serving.url + "/health", headers={"host": "rebound.example"}).status_code == 403

@@ -152,7 +152,7 @@ class _App(FastAPI):
         async with published(self.runner):
             await self.runner.open()
             await self.runner.load()
-            undo = at_sigterm(self.runner, self._stop)
+            undo = at_sigterm(self.runner, self._stop, self._hurry)
             try:
                 yield
             finally:
@@ -170,6 +170,11 @@ class _App(FastAPI):
         if others > self.state.siblings:
             stop_listening()
         await self.runner.drain(self._drain_s)
+        self._drained = True
+        self.streams.drain()
+
+    def _hurry(self) -> None:
+        """Let no run finish, and nobody read to its end."""
         self._drained = True
         self.streams.drain()
 

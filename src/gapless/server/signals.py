@@ -33,9 +33,10 @@ def close_at_sigterm(streams: Streams, runner: Runner) -> None:
     at_sigterm(runner, close)
 
 
-def at_sigterm(runner: Runner, stop: Stop) -> Callable[[], None]:
+def at_sigterm(runner: Runner, stop: Stop, hurry: Callable[[], None] = lambda: None) -> Callable[[], None]:
     """Take no new runs as soon as the process is told to stop, let `stop` finish on this loop, and only then tell the
-    server, which closes its socket first of all; returns what undoes that. Ctrl-C a second time tells it at once.
+    server, which closes its socket first of all; returns what undoes that. Ctrl-C a second time leaves `stop` where it
+    is, calls `hurry`, and tells the server at once.
 
     This goes in front of the server's own signal handlers."""
     if threading.current_thread() is not threading.main_thread():
@@ -49,10 +50,18 @@ def at_sigterm(runner: Runner, stop: Stop) -> Callable[[], None]:
         again = bool(told)
         told.append(number)
         runner.refuse_new()
-        if loop.is_closed() or (again and number == signal.SIGINT):
+        if loop.is_closed():
+            proceed(number)
+        elif again and number == signal.SIGINT:
+            loop.call_soon_threadsafe(leave)
             proceed(number)
         elif not again:  # a supervisor repeats what its workers were told with it
             loop.call_soon_threadsafe(begin, number)
+
+    def leave() -> None:
+        for task in stopping:
+            task.cancel()
+        hurry()
 
     def stop_listening() -> None:
         server = getattr(previous[signal.SIGTERM], "__self__", None)
@@ -60,6 +69,8 @@ def at_sigterm(runner: Runner, stop: Stop) -> Callable[[], None]:
             listening.close()
 
     def begin(number: int) -> None:
+        if number == signal.SIGINT:
+            log.info("stopping: runs get to finish; Ctrl-C again ends at once")
         task = loop.create_task(stop(stop_listening), name="gapless-stopping")
         stopping.append(task)
         task.add_done_callback(lambda task: done(task, number))
