@@ -13,7 +13,7 @@ import pytest
 
 from gapless.agents import local
 from gapless.agents.base import AgentItem, RunContext
-from gapless.agents.embedded import find_model
+from gapless.agents.embedded import SAMPLING, find_model
 from gapless.agents.local import LocalModel, embedded_model
 from gapless.config import RunConfig, StreamingMode
 from gapless.errors import (
@@ -115,6 +115,21 @@ async def test_the_same_seed_gives_the_same_answer(model: LocalModel) -> None:
     warm = await answer(temperature=1.5, seed=7)
     assert warm == await answer(temperature=1.5, seed=7)
     assert warm != await answer(temperature=1.5, seed=8)
+
+
+async def test_it_answers_as_its_maker_says_unless_a_client_asks_for_something_else(model: LocalModel) -> None:
+    """The embedded model goes round in circles with llama.cpp's own settings; its repeats are counted elsewhere."""
+    story = {"message": "Count: one, one, one, one,", "cache_prompt": False, "max_tokens": 40, **GREEDY}
+
+    async def answer(agent: LocalModel, **settings: Any) -> str:
+        return "".join((await collect(agent, context(**{**story, **settings})))[0])
+
+    plain = LocalModel(model.path)
+    try:
+        assert await answer(model) == await answer(plain, **SAMPLING) != await answer(plain)
+        assert await answer(model, repeat_penalty=1.0) == await answer(plain)
+    finally:
+        await plain.aclose()
 
 
 async def test_a_short_answer_stops_by_itself(model: LocalModel) -> None:

@@ -18,6 +18,8 @@ export class MockServer {
   agents = ["mock"];
   /** Makes MathML of a formula, `{ tex, display }`. */
   formula = ({ tex, display }) => ["math", display ? { display: "block" } : {}, [["mi", {}, [tex]]]];
+  /** Attributes of the page's root, as the server gives it addresses to log in and out. */
+  attributes = "";
   /** An API key, or null for none. */
   key = null;
   /** Called with (request, response, url): returns true if it has answered in the server's place. */
@@ -134,7 +136,7 @@ export class MockServer {
     const file = request.method === "GET" ? await staticFile(path) : null;
     if (file) {
       response.writeHead(200, { "content-type": file.type, "content-security-policy": CSP, "cache-control": "no-store" });
-      return response.end(file.body);
+      return response.end(path === "" ? file.body.toString().replace("<html ", `<html ${this.attributes} `) : file.body);
     }
     if (this.key !== null && request.headers.authorization !== `Bearer ${this.key}`) {
       return fail(response, 401, "unauthorized");

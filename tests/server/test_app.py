@@ -1,4 +1,4 @@
-"""The app as a whole: under a path."""
+"""The app as a whole: under a path, with a log-in elsewhere."""
 
 from __future__ import annotations
 
@@ -48,3 +48,22 @@ async def test_the_page_of_a_server_under_a_path_is_in_a_folder():
 def test_a_path_prefix_is_written_in_one_way(prefix: str):
     with pytest.raises(UsageError, match="write it as /agents"):
         create_app(Runner(), path_prefix=prefix)
+
+
+async def test_the_page_knows_where_people_log_in_and_out():
+    addresses = {"login_url": 'https://sso.example.com/?a="<b>&back={next}', "logout_url": "/logout"}
+    async with Runner(words) as runner:
+        transport = httpx2.ASGITransport(create_app(runner, **addresses))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            page = await client.get("/")
+            assert page.headers["content-type"].startswith("text/html")
+            assert "script-src 'self'" in page.headers["content-security-policy"]
+            login = "https://sso.example.com/?a=&quot;&lt;b&gt;&amp;back={next}"
+            assert f'<html data-login="{login}" data-logout="/logout" lang="en"' in page.text
+            assert (await client.head("/")).status_code == 200
+
+
+@pytest.mark.parametrize("address", ["javascript:alert(1)", "//elsewhere.example", "/\\elsewhere.example", "login"])
+def test_an_address_to_log_in_at_is_a_path_or_a_url(address: str):
+    with pytest.raises(UsageError, match="write a path, as /login"):
+        create_app(Runner(), login_url=address)

@@ -22,13 +22,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
 import httpx2
 import msgspec
 
 from gapless.agents.base import Agent, AgentItem, RunContext
-from gapless.agents.embedded import find_model
+from gapless.agents.embedded import SAMPLING, WEIGHTS_FILE, find_model
 from gapless.agents.endpoint_http import Refused, Service, cut, read_body
 from gapless.agents.openai_chat import OpenAIChat
 from gapless.agents.writing import notice
@@ -76,15 +77,22 @@ class LocalModel(Agent):
 
     The file is loaded at the first run (or by `load`), once per process however many agents and event loops use it.
     `RunConfig.model_settings` goes to llama.cpp's chat endpoint as it is: `temperature`, `max_tokens`, `seed`, `top_p`,
-    `stop`, `response_format` and so on. Raises `ModelMissing` if there is no such file and `ModelFailed` if it is not
-    GGUF.
+    `stop`, `response_format` and so on; what it does not say is as `sampling` has it. Raises `ModelMissing` if there
+    is no such file and `ModelFailed` if it is not GGUF.
     """
 
     continues = "anew"
 
-    def __init__(self, path: str | os.PathLike[str], *, name: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        sampling: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.path = Path(path).expanduser().resolve()
         self.name = name or self.path.stem
+        self._sampling = dict(sampling)
         try:
             with self.path.open("rb") as file:
                 magic = file.read(4)
@@ -146,6 +154,7 @@ class LocalModel(Agent):
             )
         request = (
             {"max_tokens": ANSWER_TOKENS}
+            | self._sampling
             | ctx.config.model_settings
             | {
                 "model": self.name,
@@ -191,7 +200,7 @@ def embedded_model() -> LocalModel:
         raise ModelMissing(
             f"No model is installed: run {steps}`gapless model install` (93 MB, once), or name an agent."
         )
-    return LocalModel(path)
+    return LocalModel(path, sampling=SAMPLING if path.name == WEIGHTS_FILE else {})
 
 
 # ------------------------------------------------------------------------------------------------------- the history

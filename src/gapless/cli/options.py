@@ -78,6 +78,13 @@ CorsOrigins = Annotated[
 PathPrefix = Annotated[
     str, typer.Option(metavar="PATH", help="Serve under this path, e.g. /agents; a proxy may cut it off or not.")
 ]
+LoginUrl = Annotated[
+    str,
+    typer.Option(
+        metavar="URL", help="Where the page sends who is not known, in place of a key; {next}: the page's own address."
+    ),
+]
+LogoutUrl = Annotated[str, typer.Option(metavar="URL", help="Where the page's Log out leads.")]
 HangUps = Annotated[
     list[str] | None,
     typer.Option(metavar="CLIENTS", help="ag-ui, vercel, openai or text: their runs are cancelled when they hang up."),

@@ -53,6 +53,8 @@ def serve(
     allowed_host: o.AllowedHosts = None,
     cors_origin: o.CorsOrigins = None,
     path_prefix: o.PathPrefix = "",
+    login_url: o.LoginUrl = "",
+    logout_url: o.LogoutUrl = "",
     cancel_on_hang_up: o.HangUps = None,
     shared_state: o.SharedState = False,
     adk_web: o.AdkWeb = False,
@@ -93,14 +95,9 @@ def serve(
         retention_s=retention * DAY_S if retention <= RETENTION_DAYS_MAX else None,
         lease_s=lease,
     )
-    settings.app.update(
-        cors_origins=cors_origin or (),
-        drain_s=drain,
-        adk_web=adk_web,
-        shared_state=shared_state,
-        cancel_on_hang_up=cancel_on_hang_up or (),
-        path_prefix=path_prefix,
-    )
+    settings.app.update(drain_s=drain, adk_web=adk_web, shared_state=shared_state, path_prefix=path_prefix)
+    settings.app.update(cors_origins=cors_origin or (), cancel_on_hang_up=cancel_on_hang_up or ())
+    settings.app.update(login_url=login_url, logout_url=logout_url)
     loaded = _prepare(settings)
     listener = bind(host, port)
     _announce(settings, listener, list(loaded), users, workers, settings_file)

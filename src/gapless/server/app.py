@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.responses import FileResponse, Response
-from starlette.staticfiles import StaticFiles
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gapless.errors import GaplessError, ShuttingDown, UsageError
@@ -30,6 +28,7 @@ from gapless.runs.worker import DRAIN_S
 from gapless.server.formulas import FormulaRoutes
 from gapless.server.live import LiveRoutes
 from gapless.server.metrics import MetricRoutes, published
+from gapless.server.pages import check_address, mount_static, pages
 from gapless.server.probes import ProbeRoutes
 from gapless.server.runs import RunRoutes
 from gapless.server.sessions import SessionRoutes
@@ -38,24 +37,11 @@ from gapless.wire import load
 
 __all__ = ["create_app"]
 
-PAGE = Path(__file__).parent / "page"
-_FOLDERS: list[str | tuple[str, str]] = [("gapless.server", PAGE.name), ("gapless.server", "gapless-client")]
-"""What `/static` serves: the page, and the npm package, which pages import from there, this one and others."""
 _OWN: tuple[type[ClientRoutes], ...] = (RunRoutes, SessionRoutes, LiveRoutes, FormulaRoutes, MetricRoutes, ProbeRoutes)
 DRAIN_S_MAX = 24 * 3600.0
 _LOOK_S_MAX = 1.0
 """The store has so long to say whether there are other workers, before this one goes on stopping."""
 _CODES = {404: "not_found", 405: "method_not_allowed", 415: "unsupported_media_type"}
-_CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_PAGE_HEADERS = {
-    "content-security-policy": _CSP,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",
-}
 
 
 def create_app(
@@ -70,6 +56,8 @@ def create_app(
     shared_state: bool = False,
     cancel_on_hang_up: Collection[str] = (),
     path_prefix: str = "",
+    login_url: str = "",
+    logout_url: str = "",
 ) -> FastAPI:
     """Make the whole HTTP surface over `runner`, as an app of its own or to be mounted in another:
     `app.mount("/agents", create_app(runner))`.
@@ -91,12 +79,18 @@ def create_app(
             connection is then no different from a stop. A run that waits for a person goes on waiting.
         path_prefix: The path under which a proxy has the app, e.g. `/agents`, whether it cuts it off or passes it on.
             Not for an app that is mounted in another.
+        login_url: Where the chat page sends who is not known, instead of asking for a key: a path of this site or a
+            URL. `{next}` in it is the page's own address, encoded, to come back to.
+        logout_url: Where its "Log out" leads.
     """
     check_given("runner", runner, Runner, "a Runner, as in create_app(Runner(agent))")
     check_given("drain_s", drain_s, int | float, "a number of seconds")
     check_number("drain_s", drain_s, 0, DRAIN_S_MAX)
     if path_prefix and (not path_prefix.startswith("/") or path_prefix.endswith("/")):
         raise UsageError(f"path_prefix {path_prefix!r}: write it as /agents, with a slash before it and none behind")
+    addresses = {"login": login_url, "logout": logout_url}
+    for name, address in addresses.items():
+        check_address(f"{name}_url", address)
     if unknown := set(cancel_on_hang_up) - {"ag-ui", "vercel", "openai", "text"}:
         raise UsageError(f"cancel_on_hang_up: no family of clients {', '.join(sorted(unknown))}")
     access = Access(authenticate, authorize, shared_state=shared_state)
@@ -112,8 +106,8 @@ def create_app(
         app.router.routes += routes(runner, app.streams, access).router().routes
     if adk_web:
         serve_adk_web(app, access)
-    app.router.routes += _pages().routes
-    app.mount("/static", _Static(packages=_FOLDERS), name="static")
+    app.router.routes += pages(addresses).routes
+    mount_static(app)
     return app
 
 
@@ -210,34 +204,6 @@ def _middleware(origins: frozenset[str], hosts: frozenset[str] | None) -> list[M
         expose_headers=["content-location", "location", "x-run-id"],
     )
     return [cors, guard]
-
-
-# -- pages ----------------------------------------------------------------------------------------------------------
-
-
-def _pages() -> APIRouter:
-    router = APIRouter(include_in_schema=False)
-    router.head("/")(_page)
-    router.get("/")(_page)
-    router.get("/docs")(_docs)
-    return router
-
-
-async def _page() -> Response:
-    return FileResponse(PAGE / "index.html", headers=_PAGE_HEADERS)
-
-
-async def _docs() -> Response:
-    return FileResponse(PAGE / "docs.html", headers=_PAGE_HEADERS)
-
-
-class _Static(StaticFiles):
-    """The page's modules, revalidated at each load."""
-
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        response = super().file_response(*args, **kwargs)
-        response.headers.update(_PAGE_HEADERS)
-        return response
 
 
 # -- errors ---------------------------------------------------------------------------------------------------------

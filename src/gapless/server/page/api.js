@@ -33,7 +33,33 @@ export async function authorised(call) {
   }
 }
 
+/** Where people log in and out, as the server has it; undefined where they have a key, or need nothing. */
+const { login, logout } = document.documentElement.dataset;
+
+/** Goes to where people log in, and back from there where that place can. */
+function goToLogIn() {
+  location.href = login.replaceAll("{next}", encodeURIComponent(location.href));
+}
+
+/** Shows what of logging in and out there is: a way out, or a key to forget. */
+export function showAccess() {
+  $("log-out").hidden = logout === undefined;
+  $("forget-key").hidden = !sessionStorage.getItem(KEY_ITEM);
+}
+
+$("log-in").addEventListener("click", goToLogIn);
+$("login-dialog").addEventListener("cancel", (event) => event.preventDefault());
+$("log-out").addEventListener("click", () => (location.href = logout));
+$("forget-key").addEventListener("click", () => {
+  sessionStorage.removeItem(KEY_ITEM);
+  location.reload();
+});
+
 function askForKey(refused) {
+  if (login !== undefined) {
+    if (!$("login-dialog").open) $("login-dialog").showModal();
+    return new Promise(() => {}); // the page is left for it
+  }
   const dialog = $("key-dialog");
   $("key-refused").hidden = !refused;
   $("key").value = "";

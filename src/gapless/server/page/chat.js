@@ -5,7 +5,7 @@
 
 import { answerText } from "./actions.js";
 import { chosenAgent, loadAgents, several, showAgent, whenListed } from "./agents.js";
-import { authorised, baseUrl, client, fetchFile } from "./api.js";
+import { authorised, baseUrl, client, fetchFile, showAccess } from "./api.js";
 import { Attachments } from "./attach.js";
 import { lineOf, parentsOf, pathTo } from "./branches.js";
 import { copyFrom } from "./clipboard.js";
@@ -459,7 +459,7 @@ async function open(sessionId) {
   sticking = true;
   withdraw();
   showBusy();
-  if (finePointer.matches && !$("key-dialog").open) $("message").focus();
+  if (finePointer.matches && !document.querySelector("dialog[open]")) $("message").focus();
   if (sessionId === null) return;
   try {
     await opened.sync();
@@ -692,7 +692,7 @@ function send(text) {
 $("message").addEventListener("input", withdraw);
 $("stop").addEventListener("click", () => conversation.stop());
 document.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || $("key-dialog").open) return;
+  if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
   if (!$("offer").hidden) withdraw();
   else if ($("more").open) closeMenu();
   else if (root.hasAttribute("data-sidebar")) showSidebar(false);
@@ -701,6 +701,8 @@ document.addEventListener("keydown", (event) => {
 function showMenu() {
   for (const name of ["export-markdown", "export-json"]) $(name).disabled = conversation.id === null;
 }
+
+$("more").addEventListener("toggle", showAccess);
 
 function closeMenu() {
   $("more").open = false;

@@ -1,0 +1,70 @@
+"""The pages for people, the chat page and the API's description, and the files that they are made of."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from gapless.errors import UsageError
+
+__all__ = ["PAGE", "check_address", "mount_static", "pages"]
+
+PAGE = Path(__file__).parent / "page"
+_FOLDERS: list[str | tuple[str, str]] = [("gapless.server", PAGE.name), ("gapless.server", "gapless-client")]
+"""What `/static` serves: the page, and the npm package, which pages import from there, this one and others."""
+_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_PAGE_HEADERS = {
+    "content-security-policy": _CSP,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+
+
+def check_address(name: str, address: str) -> None:
+    """Refuse what a link of the page must not lead to. Raises `UsageError`."""
+    own = address.startswith("/") and not address.startswith(("//", "/\\"))
+    if address and not own and not address.startswith(("https://", "http://")):
+        raise UsageError(f"{name} {address!r}: write a path, as /login, or a URL, as https://login.example.com/")
+
+
+def pages(addresses: dict[str, str]) -> APIRouter:
+    """Return the routes of the pages. `addresses` are where the chat page leads, by what for: log in, log out."""
+    router = APIRouter(include_in_schema=False)
+    given = "".join(f' data-{name}="{html.escape(address)}"' for name, address in addresses.items() if address)
+    text = (PAGE / "index.html").read_text(encoding="utf-8").replace("<html ", f"<html{given} ", 1)
+
+    async def page() -> Response:
+        if given:
+            return HTMLResponse(text, headers=_PAGE_HEADERS)
+        return FileResponse(PAGE / "index.html", headers=_PAGE_HEADERS)
+
+    async def docs() -> Response:
+        return FileResponse(PAGE / "docs.html", headers=_PAGE_HEADERS)
+
+    router.head("/")(page)
+    router.get("/")(page)
+    router.get("/docs")(docs)
+    return router
+
+
+def mount_static(app: FastAPI) -> None:
+    """Serve the pages' files under `/static`."""
+    app.mount("/static", _Static(packages=_FOLDERS), name="static")
+
+
+class _Static(StaticFiles):
+    """The page's modules, revalidated at each load."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(_PAGE_HEADERS)
+        return response
