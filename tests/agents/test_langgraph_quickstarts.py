@@ -6,10 +6,13 @@ through the runner: the same text, calls, results, typed output and final state.
 
 from __future__ import annotations
 
+import itertools
 import json
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import pytest
@@ -18,6 +21,7 @@ from langchain.agents.structured_output import ToolStrategy
 from langchain.tools import ToolRuntime, tool
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command
 from pydantic_core import to_jsonable_python
@@ -28,6 +32,7 @@ from gapless.agents.langgraph import LangGraphAgent
 from gapless.events import StateSnapshotEvent
 from gapless.testing import Chunk, Reasoning, ToolCall, langgraph_model, words
 from tests.support.outcomes import Outcome, joined, outcome_of_events, value_of
+from tests.support.published import told_on_every_wire, whole_wherever_its_worker_is_lost
 
 
 class Quickstart(NamedTuple):
@@ -219,3 +224,34 @@ async def test_it_gives_what_the_graph_alone_gives(quickstart: Quickstart):
     assert found.output == expected.output
     told = [event.snapshot for event in events if isinstance(event, StateSnapshotEvent)]
     assert (told[-1] if told else {}) == {key: state[key] for key in quickstart.state}
+
+
+def served(quickstart: Quickstart, graph: Any) -> LangGraphAgent:
+    return LangGraphAgent(graph, deps=lambda ctx: quickstart.deps, state=quickstart.state)
+
+
+@pytest.mark.parametrize("quickstart", QUICKSTARTS, ids=lambda one: one.make.__name__)
+async def test_it_is_told_on_every_wire(quickstart: Quickstart):
+    expected, _ = await alone(quickstart.make(langgraph_model(*quickstart.script)), quickstart.deps)
+    await told_on_every_wire(served(quickstart, quickstart.make(langgraph_model(*quickstart.script))), expected)
+
+
+@pytest.mark.parametrize("keeps", ["the run", "the user's own saver"])
+@pytest.mark.parametrize("quickstart", QUICKSTARTS, ids=lambda one: one.make.__name__)
+async def test_it_goes_on_at_another_worker(quickstart: Quickstart, keeps: str, tmp_path: Path):
+    expected, _ = await alone(quickstart.make(langgraph_model(*quickstart.script)), quickstart.deps)
+    async with AsyncExitStack() as savers:
+        saver: Any = None
+
+        async def in_its_place() -> None:
+            nonlocal saver
+            if keeps != "the run":  # a file of its own for each run, which both its workers have
+                path = tmp_path / f"{next(numbers)}.sqlite"
+                saver = await savers.enter_async_context(AsyncSqliteSaver.from_conn_string(str(path)))
+
+        def make(script: Sequence[Chunk]) -> LangGraphAgent:
+            graph = quickstart.make(langgraph_model(*script))
+            return served(quickstart, graph.copy(update={"checkpointer": saver}))
+
+        numbers = itertools.count()
+        await whole_wherever_its_worker_is_lost(make, quickstart.script, expected, before=in_its_place)

@@ -17,7 +17,7 @@ import re
 import sqlite3
 import sys
 import types
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import httpx
@@ -68,6 +68,7 @@ from gapless.testing import (
 )
 from gapless.testing.pydantic_ai import PydanticAIModel
 from tests.support.outcomes import Outcome, joined, outcome_of_events, value_of
+from tests.support.published import told_on_every_wire, whole_wherever_its_worker_is_lost
 from tests.support.sse import events as events_of
 
 pytest.importorskip("pydantic_ai_examples", reason="pip install --group examples, and --group published --no-deps")
@@ -467,6 +468,23 @@ async def test_pydantic_ai(example: Example, monkeypatch: pytest.MonkeyPatch):
     assert outcome_of_events(await over_http(served, "Go on.")) == expected
 
 
+@pytest.mark.parametrize("example", PYDANTIC_AI_EXAMPLES, ids=lambda e: f"{e.module}:{e.agent}")
+async def test_pydantic_ai_on_every_wire_and_at_another_worker(example: Example, monkeypatch: pytest.MonkeyPatch):
+    stage = Stage(example, monkeypatch)
+    expected = await stage.by_the_framework()
+    await told_on_every_wire(PydanticAIAgent(stage.agent, deps=stage.deps), expected)
+    deps: Any = None
+
+    def make(script: Sequence[Chunk]) -> PydanticAIAgent:
+        nonlocal deps
+        if Gate in map(type, script):  # what its tools keep there is not the run's, and stays
+            deps = stage.deps()
+        monkeypatch.setattr(stage.agent, "model", pydantic_ai_model(*script))
+        return PydanticAIAgent(stage.agent, deps=lambda ctx: deps)
+
+    await whole_wherever_its_worker_is_lost(make, example.script, expected)
+
+
 async def test_every_module_of_the_package_with_an_agent_is_here():
     package = pathlib.Path(importlib.import_module("pydantic_ai_examples").__path__[0])
     makes_agents = {
@@ -824,6 +842,11 @@ ADK_EXAMPLES = [
 ]
 
 
+def gemini_says(script: Sequence[Chunk], patch: pytest.MonkeyPatch) -> None:
+    says = adk_model(*script).generate_content_async
+    patch.setattr(Gemini, "generate_content_async", lambda _, *asked, **how: says(*asked, **how))
+
+
 @pytest.fixture
 def write(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Iterator[Callable[[ADKExample], Any]]:
     """Google's cloud as far as the examples reach for it when they are imported; makes them."""
@@ -843,8 +866,7 @@ def write(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Iterator[C
 
     def make(example: ADKExample) -> Any:
         module = example.make(example.name, tmp_path)
-        says = adk_model(*example.script).generate_content_async
-        monkeypatch.setattr(Gemini, "generate_content_async", lambda _, *asked, **how: says(*asked, **how))
+        gemini_says(example.script, monkeypatch)
         if hasattr(module, "datetime"):
             monkeypatch.setattr(module, "datetime", types.SimpleNamespace(datetime=Clock))
         return module.app
@@ -889,6 +911,21 @@ async def test_adk(example: ADKExample, write: Callable[[ADKExample], Any]):
         run = await runner.start("Go on.")
         assert outcome_of_events([event async for event in run.events()]) == expected
     assert outcome_of_events(await over_http(app, "Go on.")) == expected
+
+
+@pytest.mark.parametrize("example", ADK_EXAMPLES, ids=lambda e: f"{e.make.__name__}:{e.name}")
+async def test_adk_on_every_wire_and_at_another_worker(
+    example: ADKExample, write: Callable[[ADKExample], Any], monkeypatch: pytest.MonkeyPatch
+):
+    app = write(example)
+    expected = _without_ids(await _by_adk(app, "Go on."))
+    await told_on_every_wire(app, expected)
+
+    def make(script: Sequence[Chunk]) -> Any:
+        gemini_says(script, monkeypatch)
+        return app
+
+    await whole_wherever_its_worker_is_lost(make, example.script, expected)
 
 
 ASKING = (ToolCall("request_user_input", {"message": "Which city?"}), *words("Foggy, if it is San Francisco."))

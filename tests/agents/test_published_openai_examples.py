@@ -10,7 +10,7 @@ import importlib
 import json
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -21,9 +21,11 @@ from agents import Runner as SDKRunner
 from pydantic_core import to_jsonable_python
 
 from gapless import Runner, create_app
+from gapless.agents.openai_agents import OpenAIAgent
 from gapless.client import ClientLimits, GaplessClient
 from gapless.testing import Chunk, Cutter, Output, Reasoning, ToolCall, openai_agents_model, serving, words
 from tests.support.outcomes import Outcome, joined, outcome_of_events, value_of
+from tests.support.published import told_on_every_wire, whole_wherever_its_worker_is_lost
 
 SOURCES = sorted((Path(sys.prefix) / "published").glob("openai_agents-*.tar.gz"))
 if not SOURCES:
@@ -178,10 +180,28 @@ async def test_it_gives_what_the_sdk_alone_gives(example: Example, examples: Cal
     assert _known(found) == _known(before), "what the tools keep in their context"
 
 
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example.module}:{example.agent}")
+async def test_it_is_told_on_every_wire(example: Example, examples: Callable[[str], ModuleType]):
+    module = examples(example.module)
+    expected = await alone(scripted(module, example), "Go on.", example.deps(module))
+    agent = OpenAIAgent(scripted(module, example), deps=lambda ctx: example.deps(module))
+    await told_on_every_wire(agent, expected)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: f"{example.module}:{example.agent}")
+async def test_it_goes_on_at_another_worker(example: Example, examples: Callable[[str], ModuleType]):
+    module = examples(example.module)
+    expected = await alone(scripted(module, example), "Go on.", example.deps(module))
+
+    def make(script: Sequence[Chunk]) -> OpenAIAgent:
+        return OpenAIAgent(scripted(module, example._replace(script=tuple(script))), deps=lambda ctx: deps)
+
+    deps = example.deps(module)
+    await whole_wherever_its_worker_is_lost(make, example.script, expected)
+
+
 @pytest.mark.parametrize("kind", ["abrupt", "mid-frame", "clean"])
 async def test_a_network_that_cuts_changes_nothing(kind: Any, examples: Callable[[str], ModuleType]):
-    from gapless.agents.openai_agents import OpenAIAgent
-
     example = EXAMPLES[-1]
     module = examples(example.module)
     expected = await alone(scripted(module, example), "Go on.", example.deps(module))

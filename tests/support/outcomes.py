@@ -7,13 +7,17 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from gapless.events import (
+    AssistantMessage,
     Event,
     RunFinishedEvent,
     TextMessageContentEvent,
     ToolCallArgsEvent,
     ToolCallResultEvent,
     ToolCallStartEvent,
+    ToolMessage,
+    text_of,
 )
+from gapless.fold import Fold
 from tests.support.agui import check_order
 
 
@@ -33,6 +37,25 @@ def joined(steps: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         elif step != ("text", ""):
             said.append(step)
     return said
+
+
+def what_is_left(events: list[Event]) -> Outcome:
+    """What a run's events amount to in the end, without what was taken back: of a run that went on elsewhere."""
+    fold, output = Fold(), None
+    for event in events:
+        fold.add(event)
+        output = event.result if isinstance(event, RunFinishedEvent) else output
+    steps: list[tuple[Any, ...]] = []
+    for message in fold.messages():
+        if isinstance(message, AssistantMessage):
+            steps.append(("text", message.content or ""))
+            steps += [
+                ("call", call.function.name, json.loads(call.function.arguments or "{}"))
+                for call in message.tool_calls or ()
+            ]
+        elif isinstance(message, ToolMessage):
+            steps.append(("result", value_of(text_of(message.content))))
+    return Outcome(joined(steps), output)
 
 
 def value_of(text: str) -> Any:
