@@ -22,7 +22,7 @@ from fastapi.dependencies.utils import get_dependant
 from httpx2._config import DEFAULT_TIMEOUT_CONFIG
 
 from gapless import Runner, create_app
-from tests.support import cpu, forks, lanes, unsteady
+from tests.support import cpu, forks, heavy, lanes, unsteady
 from tests.support.waiting import WAIT_S
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if (shown := config.getoption("cpu")) is not None:
         config.pluginmanager.register(cpu.CpuCosts(shown))
     config.pluginmanager.register(unsteady.Unsteady())
+    config.pluginmanager.register(heavy.Heavy())
     if processes := config.getoption("processes"):
         config.pluginmanager.register(forks.Forks(processes))
 

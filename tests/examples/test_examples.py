@@ -232,7 +232,9 @@ OF_ONE_KIND = {
 BY_THE_CLOCK = {"timeout", "buffered"}
 """They show what comes of half a second, in which a machine may stand still."""
 GOES_MAX = 5
-OTHERWISE_TESTED = {"browser", "chat", "demo_agent", "endpoint", "mount", "my_agent", "server", "test_my_agent"}
+OTHERWISE_TESTED = {
+    *("browser", "chat", "claude_agent", "demo_agent", "endpoint", "mount", "my_agent", "server", "test_my_agent"),
+}
 
 
 def test_every_example_is_tested():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 import pydantic
@@ -15,7 +16,7 @@ from gapless.agents.langgraph import LangGraphAgent
 from gapless.agents.writing import Said, result
 from gapless.errors import ToolFailed
 from gapless.events import RunFinishedEvent, RunFinishedSuccessOutcome, TokenUsage, UserMessage
-from gapless.testing import adk_model, langgraph_model, openai_agents_model, pydantic_ai_model
+from gapless.testing import adk_model, claude_model, langgraph_model, openai_agents_model, pydantic_ai_model
 from gapless.testing.agents import Made
 from gapless.testing.script import (
     Chunk,
@@ -28,7 +29,7 @@ from gapless.testing.script import (
     wait_or_raise,
 )
 
-__all__ = ["FRAMEWORKS", "adk", "function", "langgraph", "openai_agents", "pydantic_ai"]
+__all__ = ["FRAMEWORKS", "adk", "claude", "function", "langgraph", "openai_agents", "pydantic_ai"]
 
 Tools = Sequence[Callable[..., Awaitable[Any]]]
 Type = type[pydantic.BaseModel] | None
@@ -165,6 +166,41 @@ def openai_agents(*chunks: Chunk, tools: Tools = (), approve: Collection[str] = 
     ]
     agent = Agent(name="agent", model=model, tools=given, output_type=output_type)
     return Made(agent, lambda: model.running, lambda: [str(request) for request in model.requests])
+
+
+def claude(*chunks: Chunk, tools: Tools = (), approve: Collection[str] = (), output_type: Type = None) -> Made:
+    from claude_agent_sdk import ClaudeAgentOptions, create_sdk_mcp_server
+    from claude_agent_sdk import tool as as_tool
+
+    from gapless.agents.claude import ClaudeAgent
+
+    model = claude_model(*chunks)
+
+    def made(function: Callable[..., Awaitable[Any]]) -> Any:
+        given = {name: of for name, of in get_type_hints(function).items() if name != "return"}
+
+        async def call(arguments: dict[str, Any]) -> dict[str, Any]:
+            return {"content": [{"type": "text", "text": str(await function(**arguments))}]}
+
+        return as_tool(function.__name__, function.__doc__ or "", given)(call)
+
+    schema = None if output_type is None else {"type": "json_schema", "schema": output_type.model_json_schema()}
+    options = ClaudeAgentOptions(
+        model="claude-sonnet-5",
+        system_prompt="Help.",
+        tools=[],
+        mcp_servers={"own": create_sdk_mcp_server("own", tools=[made(tool) for tool in tools])},
+        allowed_tools=["mcp__own"],
+        setting_sources=[],
+        output_format=schema,
+        env=model.env,
+    )
+    agent = ClaudeAgent(options, approve=approve)
+    return Made(
+        agent,
+        lambda: model.running,
+        lambda: [json.dumps(one["messages"], ensure_ascii=False) for one in model.requests],
+    )
 
 
 FRAMEWORKS: dict[str, Callable[..., Made]] = {

@@ -77,6 +77,13 @@ FRAMEWORKS = (
         "openai-agents",
         "agents of the OpenAI Agents SDK",
     ),
+    Framework(
+        "claude_agent_sdk",
+        "gapless.agents.claude:ClaudeAgent",
+        "claude",
+        "claude-agent-sdk",
+        "options of the Claude Agent SDK",
+    ),
 )
 
 

@@ -8,12 +8,14 @@ told to, and nothing needs a key.
     agent = ScriptedAgent(Reasoning("Sums."), ToolCall("add", {"a": 1, "b": 2}, result=3), "It is ", gate, "3.")
 
 The same chunks make a model for a real Pydantic AI agent (`pydantic_ai_model`), a real ADK agent (`adk_model`), a real
-LangGraph graph (`langgraph_model`) or a real agent of the OpenAI Agents SDK (`openai_agents_model`).
+LangGraph graph (`langgraph_model`), a real agent of the OpenAI Agents SDK (`openai_agents_model`) or of the Claude
+Agent SDK (`claude_model`).
 `gapless.testing.agents` is the conformance suite of agent adapters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gapless.errors import ExtraMissing
@@ -35,6 +37,7 @@ from gapless.testing.serving import serving
 
 if TYPE_CHECKING:
     from gapless.testing.adk import ADKModel
+    from gapless.testing.claude import ClaudeModel
     from gapless.testing.langgraph import LangGraphModel
     from gapless.testing.openai_agents import OpenAIAgentsModel
     from gapless.testing.pydantic_ai import PydanticAIModel
@@ -53,6 +56,7 @@ __all__ = [
     "Text",
     "ToolCall",
     "adk_model",
+    "claude_model",
     "langgraph_model",
     "openai_agents_model",
     "pydantic_ai_model",
@@ -110,3 +114,13 @@ def openai_agents_model(*chunks: Chunk) -> OpenAIAgentsModel:
     except ModuleNotFoundError as error:
         raise ExtraMissing("openai_agents_model needs the SDK: pip install 'gapless[openai-agents]'") from error
     return OpenAIAgentsModel(chunks)
+
+
+def claude_model(*chunks: Chunk, agents: Mapping[str, Sequence[Chunk]] | None = None) -> ClaudeModel:
+    """Make a messages service on loopback that says these `chunks`, for an agent of the Claude Agent SDK:
+    `ClaudeAgentOptions(env=claude_model("Hello.").env)`. `requests` is what the model was given. `agents` has what
+    other agents say, by a part of the prompt that they are asked with. It listens until the program ends, or `close()`.
+    """
+    from gapless.testing.claude import ClaudeModel
+
+    return ClaudeModel(chunks, agents)
