@@ -15,8 +15,10 @@ import pytest
 
 import gapless
 from gapless import Runner
+from gapless.http.session_stream import SessionDelivery, SessionStream
 from gapless.http.stream import Delivery, EventStream, Streams
-from gapless.protocols.ag_ui.wire import AGUIEncoder
+from gapless.protocols.ag_ui.wire import AGUIEncoder, SessionAGUIEncoder
+from gapless.runs.conversations import SessionPlace
 from gapless.wire import Cursor
 from tests.support.runs import until
 
@@ -104,12 +106,14 @@ def direct(request: pytest.FixtureRequest) -> bool:
 
 
 async def follow(
-    runner: Runner, sent: asyncio.Semaphore, direct: bool, monkeypatch: pytest.MonkeyPatch
+    runner: Runner, sent: asyncio.Semaphore, direct: bool, monkeypatch: pytest.MonkeyPatch, *, of: str = "run"
 ) -> asyncio.Task[None]:
-    """Start a run with one follower, which releases `sent` for each word that reaches its socket."""
+    """Start a run with one follower, of it or of its session, which releases `sent` for each word that reaches its
+    socket."""
     socket = Socket(sent)
     if direct:
         monkeypatch.setattr("gapless.http.stream.writer_of", lambda send: socket)
+        monkeypatch.setattr("gapless.http.session_stream.writer_of", lambda send: socket)
 
     async def send(message: Any) -> None:
         socket.write(message.get("body", b""))
@@ -118,6 +122,10 @@ async def follow(
         await asyncio.Event().wait()
 
     run = await runner.start("x")
+    if of == "session":
+        session_id, place = run.session_id, SessionPlace()
+        whole = SessionDelivery(runner, Streams(), session_id, SessionAGUIEncoder, place, merge=True)
+        return asyncio.create_task(SessionStream(whole, location="/").stream(receive, send))
     delivery = Delivery(runner, Streams(), run.started, AGUIEncoder(run.started), Cursor(0), merge=True)
     stream = EventStream(delivery, location="/")
     return asyncio.create_task(stream.stream(receive, send))
@@ -172,7 +180,10 @@ async def test_a_word_of_a_burst_costs_few_calls(store: str):
     assert counted.calls.total() / BURST_WORDS <= CALLS_IN_BURST_MAX, counted.calls.most_common(12)
 
 
-async def test_a_word_that_comes_alone_costs_few_calls(store: str, direct: bool, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("of", ["run", "session"])
+async def test_a_word_that_comes_alone_costs_few_calls(
+    store: str, of: str, direct: bool, monkeypatch: pytest.MonkeyPatch
+):
     gate, sent = asyncio.Semaphore(0), asyncio.Semaphore(0)
 
     async def agent(message: str) -> AsyncIterator[str]:
@@ -182,7 +193,7 @@ async def test_a_word_that_comes_alone_costs_few_calls(store: str, direct: bool,
 
     with Counted() as counted:
         async with Runner(agent, store=store) as runner:
-            following = await follow(runner, sent, direct, monkeypatch)
+            following = await follow(runner, sent, direct, monkeypatch, of=of)
             for number in range(WORDS + ALONE_WORDS):
                 counted.on = number >= WORDS
                 gate.release()
@@ -192,4 +203,5 @@ async def test_a_word_that_comes_alone_costs_few_calls(store: str, direct: bool,
             following.cancel()
             await asyncio.wait({following})
     calls = counted.calls.total() / ALONE_WORDS
-    assert calls <= CALLS_ALONE_MAX[store.partition(":")[0], direct], (calls, counted.calls.most_common(40))
+    most = CALLS_ALONE_MAX[store.partition(":")[0], direct] + (of == "session")  # which looks whether there is news
+    assert calls <= most, (calls, counted.calls.most_common(40))

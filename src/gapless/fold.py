@@ -50,7 +50,7 @@ from gapless.events import (
     UserMessage,
 )
 
-__all__ = ["CONTINUES", "FILE", "LEFT", "RESTARTED", "VOID", "Fold", "Void", "denies", "is_left", "void_of"]
+__all__ = ["CONTINUES", "FILE", "LEFT", "RESTARTED", "SESSION", "VOID", "Fold", "Void", "denies", "is_left", "void_of"]
 
 COPIED_BYTES_MAX = 4 * 1024 * 1024
 """A patch that copies may double the document each time; one that could make it larger than this is not applied."""
@@ -61,6 +61,8 @@ CONTINUES = "gapless.continues"
 As one text they are one paragraph."""
 RESTARTED = "gapless.restarted"
 """Name of the CUSTOM event which says that the run begins anew and that what it has said so far is void."""
+SESSION = "gapless.session"
+"""Name of the CUSTOM event in a session's stream that says how the session stands."""
 VOID = "gapless.void"
 """Name of the CUSTOM event that takes back what a lost worker had said after the run's checkpoint, by name: `Void`."""
 

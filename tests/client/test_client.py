@@ -143,9 +143,10 @@ Handler = Callable[["Request", asyncio.StreamWriter], Awaitable[None]]
 
 class Request:
     def __init__(self, method: str, target: str, headers: dict[str, str], content: bytes) -> None:
-        self.method, self.headers, self.content = method, headers, content
+        self.method, self.target, self.headers, self.content = method, target, headers, content
         self.path, _, query = target.partition("?")
-        self.after = int(query.removeprefix("after=")) if query.startswith("after=") else 0
+        position = query.removeprefix("after=")
+        self.after = int(position) if position.isdigit() else 0
 
 
 @asynccontextmanager

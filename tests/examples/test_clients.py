@@ -154,6 +154,7 @@ WHOLE_ANSWERS = {
     "ag_ui.mjs": 1,
     "ai_sdk.mjs": 1,
     "async_client.py": 1,
+    "conversation.py": 1,
     "openai_chat.mjs": 1,
     "openai_python.py": 2,
     "openai_responses.mjs": 1,

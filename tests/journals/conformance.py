@@ -22,6 +22,7 @@ from gapless.events import UserMessage
 from gapless.journals.contract import READ_BYTES_MAX, Append, WorkerFenced
 from gapless.records import RunStatus, SessionRecord, listed_run
 from tests.journals.blobs import Blobs
+from tests.journals.conversations import Conversations
 from tests.journals.goes_on import GoesOn
 from tests.journals.lists import Lists
 from tests.journals.titles import Titles
@@ -69,7 +70,7 @@ NASTY = (
 )
 
 
-class Conformance(GoesOn, Blobs, Lists, Titles):
+class Conformance(GoesOn, Blobs, Lists, Titles, Conversations):
     """Subclasses give the fixture `place`, and `place_factory` for the property test."""
 
     @pytest.fixture

@@ -49,6 +49,8 @@ class Heard:
         self.commands: list[tuple[str, bytes]] = []
         self.command_ids: list[int] = []
         self.wanted = 0
+        self.sessions: dict[str, int] = {}
+        """How often each watched session was told of."""
 
     def on_events(self, run_id: str, first_seq: int, events: list[bytes], closed: bool) -> None:
         for seq, event in enumerate(events, first_seq):
@@ -65,6 +67,10 @@ class Heard:
 
     def on_wanted(self) -> None:
         self.wanted += 1
+        self._news.set()
+
+    def on_session(self, session_id: str) -> None:
+        self.sessions[session_id] = self.sessions.get(session_id, 0) + 1
         self._news.set()
 
     def is_past(self, run_id: str, seq: int) -> bool:

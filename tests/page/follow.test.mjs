@@ -329,3 +329,71 @@ test("follow: another server's stream without ids is an error, and is not read a
   await assert.rejects(ids(url), (error) => error instanceof StreamError && error.code === "cursor_ignored");
   assert.equal(requests.length, 1);
 });
+
+const event = (id, text) => frame(id, JSON.stringify({ type: "TEXT_MESSAGE_CONTENT", messageId: "m", delta: text }));
+const news = (id, title) =>
+  frame(id, JSON.stringify({ type: "CUSTOM", name: "gapless.session", value: { session: { title }, runs: [] } }));
+
+async function session(url, options) {
+  const told = [];
+  const client = new GaplessClient({ baseUrl: url, limits: FAST });
+  for await (const { id, runId, event } of client.followSession("s/1", options)) {
+    told.push([id, runId, event.delta ?? event.value.session.title]);
+  }
+  return told;
+}
+
+test("GaplessClient.followSession: run after run, over cuts, and how it stands with each connection", async (t) => {
+  const { url, requests } = await serve(
+    t,
+    sse(news("0~1", "one") + event("a:1:1", "x") + event("a:1:2", "y")),
+    sse(news("a:1:2~2", "two") + event("a:1:3", "z") + event("b:1", "x"), { broken: true }),
+    sse(news("b:1~3", "two") + event("b:2", "y") + "event: end\nid: b:2.end\n\n"),
+  );
+  assert.deepEqual(await session(url), [
+    ["0~1", undefined, "one"],
+    ["a:1:1", "a:1", "x"],
+    ["a:1:2", "a:1", "y"],
+    ["a:1:2~2", undefined, "two"],
+    ["a:1:3", "a:1", "z"],
+    ["b:1", "b", "x"],
+    ["b:1~3", undefined, "two"],
+    ["b:2", "b", "y"],
+  ]);
+  assert.deepEqual(
+    requests.map(({ url, headers }) => [url, headers["last-event-id"]]),
+    [
+      ["/sessions/s%2F1/events", undefined],
+      ["/sessions/s%2F1/events", "a:1:2"],
+      ["/sessions/s%2F1/events", "b:1"],
+    ],
+  );
+});
+
+test("GaplessClient.followSession: latest is asked for until there is a place", async (t) => {
+  const { url, requests } = await serve(
+    t,
+    status(503, {}),
+    sse(news("r:0~1", "t")),
+    sse(event("r:1", "x") + "event: end\nid: r:1.end\n\n"),
+  );
+  const told = await session(url, { after: "latest" });
+  assert.deepEqual(told.at(-1), ["r:1", "r", "x"]);
+  assert.deepEqual(
+    requests.map(({ url, headers }) => [url, headers["last-event-id"]]),
+    [undefined, undefined, "r:0~1"].map((id) => ["/sessions/s%2F1/events?after=latest", id]),
+  );
+});
+
+test("GaplessClient.followSession: what is no event of a session is refused", async (t) => {
+  for (const [bad, after] of [
+    [event("x", "y")],
+    [frame("r:1", "no JSON")],
+    [frame("r:1", "{}")],
+    [event("r:2", "y"), "r:2~1"],
+    [event("r:1", "y"), "r:2"],
+  ]) {
+    const { url } = await serve(t, sse(bad));
+    await assert.rejects(session(url, { after }), (error) => error instanceof StreamError && error.code === "bad_event");
+  }
+});

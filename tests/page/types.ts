@@ -1,6 +1,6 @@
 /** Compiled, never run: the types take what the documents show, and refuse what the client would. */
-import { GaplessClient, StreamError, createDurableFetch, follow } from "gapless-client";
-import type { AgUiEvent, Frame, RunRecord, SessionRecord } from "gapless-client";
+import { GaplessClient, SESSION, StreamError, createDurableFetch, follow } from "gapless-client";
+import type { AgUiEvent, Frame, RunRecord, SessionNews, SessionRecord } from "gapless-client";
 
 const here = new URL("/agents/", location.href);
 const headers = () => ({ Authorization: "Bearer key" });
@@ -32,6 +32,15 @@ export async function ask(client: GaplessClient, message: string, show: (text: s
   // @ts-expect-error: a run needs a message
   await client.start({ sessionId: "s" });
   return last;
+}
+
+export async function conversation(client: GaplessClient, show: (text: string, of: string | undefined) => void): Promise<void> {
+  for await (const { id, runId, event } of client.followSession("s", { after: "latest" })) {
+    if (event.type === "CUSTOM" && event.name === SESSION) {
+      const { session, runs }: SessionNews = event.value;
+      show(`${session.title}: ${runs.map((run) => run.status).join()} ${id.length}`, runs[0]?.id);
+    } else show(event.type, runId);
+  }
 }
 
 export async function sessions(client: GaplessClient): Promise<SessionRecord[]> {

@@ -297,6 +297,16 @@ class FaultyStore(Store):
         found: dict[str, RunRecord] = await self._ask(lambda: _now(self._inner.active_runs(session_ids)), "active_runs")
         return found
 
+    async def session_runs(
+        self, session_id: str, after: str | None = None, limit: int = 100, *, active: bool = False
+    ) -> list[RunRecord]:
+        def serve() -> list[RunRecord]:
+            runs: list[RunRecord] = _now(self._inner.session_runs(session_id, after, limit, active=active))
+            return runs
+
+        found: list[RunRecord] = await self._ask(serve, "session_runs", session_id)
+        return found
+
     # -- journals ---------------------------------------------------------------------------------------------------
 
     async def append(self, batches: Sequence[Append]) -> Collection[str]:
@@ -402,6 +412,9 @@ class FaultyStore(Store):
     def on_wanted(self) -> None:
         self._travel(self._hear_wanted)
 
+    def on_session(self, session_id: str) -> None:
+        self._travel(self._hear_session, session_id)
+
     def _travel(self, hear: Callable[..., object], *about: Any) -> None:
         self._heard_until = max(self._heard_until + 1e-9, self._loop.time() + self._delay())
         self._loop.call_at(self._heard_until, hear, *about, context=self._loop.world.context)
@@ -427,6 +440,10 @@ class FaultyStore(Store):
         if self._listener is not None and not self.cut and not self.process.dead:
             self._tell(self._listener.on_wanted)
 
+    def _hear_session(self, session_id: str) -> None:
+        if self._listener is not None and not self.cut and not self.process.dead:
+            self._tell(self._listener.on_session, session_id)
+
     def _catch_up(self) -> None:
         """After a cut: where the watched runs are now, and which commands there are."""
         memory = self.ledger.memory
@@ -436,6 +453,9 @@ class FaultyStore(Store):
                 if run is None:
                     continue
                 self.on_events(run_id, run.last_seq + 1, [], run.status.ended)
+        for session_id, workers in memory.session_watchers.items():
+            if self._inner in workers:
+                self.on_session(session_id)
         for run_id in tuple(memory.commands):
             self._deliver_commands(run_id)
 
@@ -447,6 +467,14 @@ class FaultyStore(Store):
                 self.on_command(run_id, command, id)
 
     # -- sessions ---------------------------------------------------------------------------------------------------
+
+    async def watch_session(self, session_id: str) -> None:
+        watch = self._inner.watch_session
+        await self._ask(lambda: _now(watch(session_id)), "watch_session", session_id, at=self._in_order())
+
+    async def unwatch_session(self, session_id: str) -> None:
+        unwatch = self._inner.unwatch_session
+        await self._ask(lambda: _now(unwatch(session_id)), "unwatch_session", session_id, at=self._in_order())
 
     async def create_session(self, session: SessionRecord) -> SessionRecord:
         known: SessionRecord = await self._ask(

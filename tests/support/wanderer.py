@@ -33,11 +33,15 @@ class Wanderer:
         self._stay_s = stay_s
         self._rng = random.Random(seed)
 
-    async def start(self, message: str, run_id: str, config: RunConfig | None = None) -> RunRecord:
+    async def start(
+        self, message: str, run_id: str, config: RunConfig | None = None, *, session_id: str | None = None
+    ) -> RunRecord:
         """Ask until somebody says that the run is there."""
         while True:
             try:
-                return await self._rng.choice(self._clients).start(message, run_id=run_id, config=config)
+                return await self._rng.choice(self._clients).start(
+                    message, run_id=run_id, config=config, session_id=session_id
+                )
             except GaplessError as error:
                 tolerate(error)
             await asyncio.sleep(RETRY_S)

@@ -13,6 +13,7 @@ an event loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import os
 import random
@@ -28,7 +29,8 @@ import msgspec
 
 from gapless.config import RunConfig
 from gapless.errors import ConnectionLost, GaplessError, RunFailed, StreamInvalid, UsageError, error_for_code
-from gapless.events import ContentPart, Event, Message, ResumeEntry, decode_event
+from gapless.events import ContentPart, CustomEvent, Event, Message, ResumeEntry, decode_event
+from gapless.fold import SESSION
 from gapless.given import check_numbers
 from gapless.live import LiveRequest
 from gapless.producing import Batch, Producer, Taken
@@ -85,8 +87,8 @@ class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cut(NamedTuple):
-    """Tells of a connection of `follow` to run `run_id` that ended before the run did, and for which `reason`; it is
-    made again after `wait_s` seconds.
+    """Tells of a connection of `follow` to run `run_id`, or of `follow_session`, that ended before the run did, and for
+    which `reason`; it is made again after `wait_s` seconds.
     """
 
     run_id: str
@@ -96,6 +98,8 @@ class Cut(NamedTuple):
     """Connections in a row, this one included, that brought no new event; 0 if this one did."""
     reason: str
     wait_s: float
+    session_id: str = ""
+    """The session that is followed, if it is one; `run_id` is then that of the event."""
 
 
 class Session(SessionRecord, kw_only=True):
@@ -252,7 +256,35 @@ class GaplessClient:
             run_id: The run to follow.
             after: Position of the last event that is known already; 0 begins at the first.
         """
-        last, attempt, retry_first_s = after, 0, self.limits.retry_first_s
+        path, last = _path("runs", run_id, "events"), Place(run_id, after)
+        async with contextlib.aclosing(self._follow(path, last, _decode)) as events:
+            async for place, event in events:
+                yield place.seq, event
+
+    async def follow_session(self, session_id: str, after: str = "0") -> AsyncGenerator[tuple[str, Event], None]:
+        """Yield the events of all runs of a session, run after run, each once, however often it is cut; then live,
+        until the session is deleted. With each comes its place in the session.
+
+        A `CustomEvent` named `gapless.session` says how the session stands: its record and its runs that have not
+        ended. It comes first, with every connection anew, and whenever that has changed.
+
+        Raises `SessionNotFound`, `CursorExpired`, `CursorInvalid`, `NotAuthenticated`; `StreamInvalid` for what is no
+        stream of Gapless; `ConnectionLost` after `attempts_max` connections in a row that brought nothing.
+
+        Args:
+            session_id: The session to follow.
+            after: The place behind which to begin, as it came with an event; "0" for the beginning, "latest" for that
+                of the run that has not ended, or what comes next.
+        """
+        path, last = _path("sessions", session_id, "events"), Place("", 0, session_id, after)
+        async with contextlib.aclosing(self._follow(path, last, _decode_of_session)) as events:
+            async for place, event in events:
+                yield str(place), event
+
+    async def _follow(
+        self, path: str, last: Place, decode: Callable[[Frame, Place], tuple[Place, Event]]
+    ) -> AsyncGenerator[tuple[Place, Event], None]:
+        attempt, retry_first_s = 0, self.limits.retry_first_s
         while True:
             parser = EventStreamParser(self.limits.frame_bytes_max)
             attempt += 1
@@ -260,7 +292,7 @@ class GaplessClient:
             refusal: GaplessError | None = None
             reason = "the connection ended"
             try:
-                async with self._stream(run_id, last) as response:
+                async with self._stream(path, last) as response:
                     if response.status_code == httpx2.codes.NO_CONTENT:  # all of it was seen
                         return
                     if response.status_code != httpx2.codes.OK:
@@ -274,32 +306,30 @@ class GaplessClient:
                                     return
                                 if frame.event != "message" or frame.data is None:
                                     continue  # "reconnect" says that the server closes; the end of the body comes next
-                                seq, event = _decode(frame)
-                                if seq <= last:
-                                    raise StreamInvalid(f"it sent event {seq} again after {last}")
-                                last, attempt = seq, 0
-                                yield seq, event
+                                last, event = decode(frame, last)
+                                attempt = 0
+                                yield last, event
             except httpx2.TransportError as error:
                 reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             except (httpx2.DecodingError, StreamInvalid) as error:
                 raise StreamInvalid(
-                    f"run {run_id}: {self.base_url} sent what is no stream of Gapless ({error}); is it a Gapless "
+                    f"{last.whose}: {self.base_url} sent what is no stream of Gapless ({error}); is it a Gapless "
                     "server, and not newer than this client?",
-                    run_id=run_id,
+                    run_id=last.run_id or None,
                 ) from error
             if refusal is not None and response.status_code not in RETRYABLE_STATUSES:
                 raise refusal
             if attempt >= self.limits.attempts_max:
                 raise ConnectionLost(
-                    f"run {run_id}: nothing new in {attempt} connections to {self.base_url} ({reason}); the run "
-                    f"goes on there, follow it later after {last}",
-                    run_id=run_id,
+                    f"{last.whose}: nothing new in {attempt} connections to {self.base_url} ({reason}); it goes on "
+                    f"there, follow it later after {last}",
+                    run_id=last.run_id or None,
                 )
             if parser.retry_ms is not None:
                 retry_first_s = parser.retry_ms / 1000
             wait_s = backoff_s(self.limits, attempt, retry_first_s, retry_after_s)
             if self._on_cut is not None:
-                self._on_cut(Cut(run_id, last, attempt, reason, wait_s))
+                self._on_cut(Cut(last.run_id, last.seq, attempt, reason, wait_s, last.session_id))
             await asyncio.sleep(wait_s)
 
     async def cancel(self, run_id: str) -> RunRecord:
@@ -403,14 +433,12 @@ class GaplessClient:
 
     # -- requests ---------------------------------------------------------------------------------------------------
 
-    def _stream(self, run_id: str, last: int) -> Any:
+    def _stream(self, path: str, last: Place) -> Any:
         # The position goes in the URL: a proxy may drop a header that it does not know, or answer from its cache.
-        params = {"after": str(last)} if last else {}
+        params = {"after": str(last)} if str(last) != "0" else {}
         headers = {"accept": "text/event-stream", "accept-encoding": "identity"}
         timeout = httpx2.Timeout(self.limits.idle_timeout_s, connect=self.limits.connect_timeout_s)
-        return self._http.stream(
-            "GET", _path("runs", run_id, "events"), params=params, headers=headers, timeout=timeout
-        )
+        return self._http.stream("GET", path, params=params, headers=headers, timeout=timeout)
 
     async def _request(
         self,
@@ -503,14 +531,55 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _decode(frame: Frame) -> tuple[int, Event]:
-    id = frame.id or ""
+class Place(NamedTuple):
+    """What was read last of a run, or of a session: an event of one of its runs, or nothing yet, behind what was
+    `asked` for."""
+
+    run_id: str
+    seq: int
+    session_id: str = ""
+    asked: str = ""
+
+    def __str__(self) -> str:
+        return self.asked or (f"{self.run_id}:{self.seq}" if self.session_id and self.run_id else str(self.seq))
+
+    @property
+    def whose(self) -> str:
+        return f"session {self.session_id}" if self.session_id else f"run {self.run_id}"
+
+
+def _decode(frame: Frame, last: Place) -> tuple[Place, Event]:
+    """Read a frame of a run's stream, and where it is. Raises `StreamInvalid`."""
+    seq, event = _position(frame.id or "", frame), _event(frame)
+    if seq <= last.seq:
+        raise StreamInvalid(f"it sent event {seq} again after {last}")
+    return Place(last.run_id, seq), event
+
+
+def _decode_of_session(frame: Frame, last: Place) -> tuple[Place, Event]:
+    """Read a frame of a session's stream, and where it is. Raises `StreamInvalid`."""
+    run_id, _, position = (frame.id or "").rpartition(":")
+    event = _event(frame)
+    place = Place(run_id, _position(position.partition("~")[0], frame), last.session_id)
+    if isinstance(event, CustomEvent) and event.name == SESSION:
+        return place, event
+    if place.run_id == last.run_id and place.seq <= last.seq:
+        raise StreamInvalid(f"it sent event {place} again after {last}")
+    return place, event
+
+
+def _position(text: str, frame: Frame) -> int:
+    if not _POSITION.fullmatch(text):
+        raise StreamInvalid(f"the frame with id {frame.id!r:.100} is no event of AG-UI 1.0: the id is no position")
+    return int(text)
+
+
+def _event(frame: Frame) -> Event:
     try:
-        if not _POSITION.fullmatch(id):
-            raise ValueError("the id is no position")
-        return int(id), decode_event(frame.data or "")
+        event: Event = decode_event(frame.data or "")
+        return event
     except _NOT_JSON as error:
-        raise StreamInvalid(f"the frame with id {id!r:.100} is no event of AG-UI 1.0: {error}") from error
+        raise StreamInvalid(f"the frame with id {frame.id!r:.100} is no event of AG-UI 1.0: {error}") from error
 
 
 def _check_content_type(response: httpx2.Response) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -83,9 +83,14 @@ class SyncClient:
 
     def follow(self, run_id: str, after: int = 0) -> Generator[tuple[int, Event], None, None]:
         """See `GaplessClient.follow`."""
-        stream = self._client.follow(run_id, after)
+        return self._each(self._client.follow(run_id, after))
 
-        async def step() -> tuple[int, Event] | None:
+    def follow_session(self, session_id: str, after: str = "0") -> Generator[tuple[str, Event], None, None]:
+        """See `GaplessClient.follow_session`."""
+        return self._each(self._client.follow_session(session_id, after))
+
+    def _each(self, stream: AsyncGenerator[_T, None]) -> Generator[_T, None, None]:
+        async def step() -> _T | None:
             return await anext(stream, None)
 
         try:

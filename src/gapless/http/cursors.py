@@ -7,11 +7,12 @@ from starlette.requests import HTTPConnection, Request
 from gapless.errors import CursorInvalid, RunNotFound
 from gapless.http.answers import header, whole_number
 from gapless.records import RunRecord
+from gapless.runs.conversations import SessionPlace, place_of
 from gapless.runs.readers import check_position
 from gapless.runs.runner import Runner
 from gapless.wire import Cursor, parse_cursor
 
-__all__ = ["PAGE_LIMIT_MAX", "START", "check_cursor", "check_start", "cursor_of", "page_params"]
+__all__ = ["PAGE_LIMIT_MAX", "START", "check_cursor", "check_start", "cursor_of", "page_params", "session_place"]
 
 START = Cursor(0)
 PAGE_LIMIT_MAX = 10_000
@@ -22,6 +23,13 @@ def cursor_of(request: HTTPConnection, run_id: str | None) -> Cursor:
     """Return where the client wants to go on: `Last-Event-ID` or `?after=`, else the start. Raises `CursorInvalid`."""
     text = header(request, b"last-event-id") or request.query_params.get("after")
     return parse_cursor(text, run_id) if text else START
+
+
+def session_place(request: HTTPConnection) -> SessionPlace:
+    """Return where in a session the client wants to go on: `Last-Event-ID` or `?after=`, else the start. Raises
+    `CursorInvalid`."""
+    text = header(request, b"last-event-id") or request.query_params.get("after")
+    return place_of(text) if text else SessionPlace()
 
 
 async def check_start(runner: Runner, run_id: str | None, cursor: Cursor) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -29,7 +29,19 @@ from gapless.runs.readers import Follower, merge_deltas
 from gapless.runs.runner import Runner
 from gapless.wire import KEEP_ALIVE, Cursor, Encoder
 
-__all__ = ["DEFERRED", "Carrier", "Delivery", "EventStream", "Streams", "delivery_of", "follow", "settled"]
+__all__ = [
+    "DEFERRED",
+    "PING_S",
+    "Carrier",
+    "Delivered",
+    "Delivery",
+    "EventStream",
+    "Nudged",
+    "Streams",
+    "delivery_of",
+    "follow",
+    "settled",
+]
 
 PING_S = 10.0
 """A connection that was silent since the last look, this long ago, gets a keep-alive."""
@@ -49,6 +61,13 @@ layers would cost a waiting follower 15 KiB and each of its frames a microsecond
 log = logging.getLogger("gapless.follow")
 
 
+class Nudged(Protocol):
+    """An open delivery."""
+
+    def nudge(self) -> None:
+        """Let its loop look at what has changed beside the events."""
+
+
 class Streams:
     """The open deliveries of one app, so that all of its clients can be told to reconnect elsewhere."""
 
@@ -56,7 +75,7 @@ class Streams:
         self.draining = False
         self.closing: asyncio.Future[None] | None = None
         """The runner's end, where no lifespan sees to it."""
-        self.open: dict[Delivery, None] = {}
+        self.open: dict[Nudged, None] = {}
         self.cancelling: frozenset[str] = frozenset()
         """Families of clients whose hang-up cancels their run."""
 
@@ -186,9 +205,7 @@ class Delivery:
                     return
                 events = part.events
                 if not events:
-                    if not self._sent and not streams.draining and not self._gone:
-                        await carrier.ping()
-                    self._sent = False
+                    await self._idle(carrier)
                     continue
                 group = self._group(carrier, part.first_seq, events, part.behind, skip_parts)
                 skip_parts = 0
@@ -212,6 +229,12 @@ class Delivery:
             self._sent = True
             self._direct.write(group)
         return True
+
+    async def _idle(self, carrier: Carrier) -> None:
+        """Look at what there is to be done beside the events: somebody has asked for that, or it is time."""
+        if not self._sent and not self._streams.draining and not self._gone:
+            await carrier.ping()
+        self._sent = False
 
     def _place(self, after: int, skip_parts: int) -> bytes:
         """The id of the last frame that the client has seen."""
@@ -259,6 +282,22 @@ def _is_pause(event: bytes, follower: Follower) -> bool:
     )
 
 
+class Delivered(Protocol):
+    """What a stream delivers, by the carrier that goes with it."""
+
+    async def open(self) -> None:
+        """Attach; `close` has to follow."""
+
+    async def run(self, carrier: Any) -> None:
+        """Carry what there is, to the end."""
+
+    def leave(self) -> None:
+        """Hear that the client is gone."""
+
+    async def close(self) -> None:
+        """Let go."""
+
+
 class EventStream(Response):
     """Carries a delivery as Server-Sent Events."""
 
@@ -267,18 +306,24 @@ class EventStream(Response):
     def __init__(
         self, delivery: Delivery, *, location: str, on_error: Callable[[GaplessError], Response] = answer_error
     ) -> None:
+        names = {"content-location": location, "location": location, "x-run-id": delivery.run_id}
+        self._encoder = delivery.encoder
+        self._begin(delivery, names | delivery.encoder.headers, on_error)
+
+    def _begin(
+        self,
+        delivery: Delivered,
+        headers: Mapping[str, str],
+        on_error: Callable[[GaplessError], Response] = answer_error,
+    ) -> None:
         self.background = None
         self.status_code = 200
         self._delivery = delivery
         self._on_error = on_error
-        at = location.encode("latin-1")
-        self.raw_headers = [
-            *_HEADERS,
-            (b"content-location", at),
-            (b"location", at),
-            (b"x-run-id", delivery.run_id.encode()),
-            *[(name.encode(), value.encode()) for name, value in delivery.encoder.headers.items()],
-        ]
+        self.raw_headers = [*_HEADERS, *((name.encode(), value.encode("latin-1")) for name, value in headers.items())]
+
+    def _carrier(self, send: Send) -> Any:
+        return _EventSource(self._encoder, send)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         deferred = scope.get(DEFERRED)
@@ -299,7 +344,7 @@ class EventStream(Response):
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             self.raw_headers = []
-            await delivery.run(_EventSource(delivery.encoder, send))
+            await delivery.run(self._carrier(send))
         except OSError:  # the client is gone (ASGI 2.4)
             pass
         finally:

@@ -104,6 +104,9 @@ class Listener(Protocol):
     def on_wanted(self) -> None:
         """Hear that there may be a run that is nobody's and wants somebody: ask `Store.wanted`."""
 
+    def on_session(self, session_id: str) -> None:
+        """Hear that something of the watched session `session_id` may have changed, whoever did it: look at it."""
+
 
 class Store(ABC):
     """Keeps journals, runs and sessions, as one worker sees them.
@@ -205,6 +208,15 @@ class Store(ABC):
         """Find the oldest active run of each of the sessions `session_ids`, as lists have it: the one that executes or
         waits, or else the one that is next. A session without an active run is not in the answer. Asks once, however
         many sessions there are.
+        """
+
+    @abstractmethod
+    async def session_runs(
+        self, session_id: str, after: str | None = None, limit: int = 100, *, active: bool = False
+    ) -> list[RunRecord]:
+        """Return at most `limit` runs of the session `session_id` as lists have them, in the order of their creation:
+        from the first on, or those behind the run `after`; with `active` only those that have not ended. Raises
+        `RunNotFound` where `after` is no run of the session.
         """
 
     # -- runs that are nobody's -------------------------------------------------------------------------------------
@@ -344,6 +356,17 @@ class Store(ABC):
         """Delete the session `session_id`, its turns, its ended runs and their journals. Raises `SessionBusy` when a
         run of it is active.
         """
+
+    @abstractmethod
+    async def watch_session(self, session_id: str) -> None:
+        """Tell the listener, from now on, until `unwatch_session`, when a run of the session `session_id` is created or
+        has another status, and when the session has another title or state or is deleted: what this worker does too. It
+        may be told for nothing, and of several changes at once.
+        """
+
+    @abstractmethod
+    async def unwatch_session(self, session_id: str) -> None:
+        """Undo `watch_session` of `session_id`, also one that raised."""
 
     @abstractmethod
     async def turns(self, session_id: str) -> list[Turn]:

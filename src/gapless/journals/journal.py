@@ -498,6 +498,7 @@ class Journals:
         on_command: Callable[[str, bytes, int], None],
         on_fenced: Callable[[], None],
         on_wanted: Callable[[], None] = lambda: None,
+        on_session: Callable[[str], None] = lambda session_id: None,
         metrics: Metrics | None = None,
         patience_s: float = STORE_PATIENCE_S,
     ) -> None:
@@ -508,6 +509,7 @@ class Journals:
         self._on_command = on_command
         self._on_fenced = on_fenced
         self._on_wanted = on_wanted
+        self._on_session = on_session
         self._patience_s = patience_s
         self.metrics = metrics or Metrics()
         self.failing = False
@@ -768,6 +770,9 @@ class Journals:
 
     def on_wanted(self) -> None:
         self._on_wanted()
+
+    def on_session(self, session_id: str) -> None:
+        self._on_session(session_id)
 
 
 def _with_few_ends(dirty: list[Journal]) -> tuple[list[Journal], list[Journal]]:

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import itertools
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
@@ -71,6 +71,25 @@ class Memory:
         self.command_ids = itertools.count(1)
         self.wanted: dict[str, int | None] = {}
         """The active runs that are nobody's, and when each wants somebody."""
+        self.session_watchers: dict[str, dict[MemoryStore, None]] = {}
+
+    def runs_behind(self, session_id: str, after: str | None, *, active: bool) -> Iterator[RunRecord]:
+        """Give the runs of a session behind that run, or all, oldest first. Raises `RunNotFound`."""
+        place = 0
+        if after is not None:
+            run = self.runs.get(after)
+            if run is None or run.session_id != session_id:
+                raise RunNotFound(f"no run {after} in session {session_id}", run_id=after)
+            place = self.numbers[after]
+        newer = itertools.takewhile(lambda id: self.numbers[id] > place, reversed(self.runs))
+        ids = self.session_runs.get(session_id, ()) if active else reversed(list(newer))
+        return (run for id in ids if (run := self.runs[id]).session_id == session_id and self.numbers[id] > place)
+
+    def tell_session(self, session_id: str) -> None:
+        """Tell those who watch a session that it has changed."""
+        for worker in tuple(self.session_watchers.get(session_id, ())):
+            if worker._listener is not None:
+                worker._listener.on_session(session_id)
 
 
 class MemoryStore(Store):
@@ -101,7 +120,7 @@ class MemoryStore(Store):
     async def close(self) -> None:
         self._memory.workers.pop(self._worker_id, None)
         self._memory.beats.pop(self._worker_id, None)
-        for watchers in self._memory.watchers.values():
+        for watchers in (*self._memory.watchers.values(), *self._memory.session_watchers.values()):
             watchers.pop(self, None)
         self._listener = None
 
@@ -167,6 +186,7 @@ class MemoryStore(Store):
         memory.numbers[run.id] = next(memory.run_numbers)
         memory.events[run.id] = []
         active[run.id] = None
+        memory.tell_session(run.session_id)
         return run, True
 
     async def start_run(self, run_id: str, started_at: int) -> str | None:
@@ -181,6 +201,7 @@ class MemoryStore(Store):
             ahead = other
         if ahead is None:
             run.status, run.started_at = RunStatus.RUNNING, started_at
+            self._memory.tell_session(run.session_id)
         return ahead
 
     async def get_run(self, run_id: str) -> RunRecord | None:
@@ -216,6 +237,12 @@ class MemoryStore(Store):
             (session_id, next(iter(self._memory.session_runs.get(session_id, ())), "")) for session_id in session_ids
         )
         return {session_id: listed_run(self._memory.runs[run_id]) for session_id, run_id in oldest if run_id}
+
+    async def session_runs(
+        self, session_id: str, after: str | None = None, limit: int = 100, *, active: bool = False
+    ) -> list[RunRecord]:
+        found = self._memory.runs_behind(session_id, after, active=active)
+        return [listed_run(run) for run in itertools.islice(found, limit)]
 
     # -- runs that are nobody's -------------------------------------------------------------------------------------
 
@@ -277,6 +304,8 @@ class MemoryStore(Store):
                 self._end(run, batch)
             if memory.watchers and batch.events and run_id in memory.watchers:
                 self._tell(run, batch)
+            if batch.status is not None or batch.end is not None:
+                memory.tell_session(run.session_id)
         return refused
 
     def _save(self, run: RunRecord, checkpoint: Checkpoint) -> None:
@@ -355,6 +384,7 @@ class MemoryStore(Store):
         if run.status is not RunStatus.WAITING or run.last_seq != seq:
             raise NotWaiting(run_id)
         run.status = RunStatus.RUNNING
+        self._memory.tell_session(run.session_id)
         return self._send(run, command)
 
     def _send(self, run: RunRecord, command: bytes) -> str:
@@ -421,12 +451,14 @@ class MemoryStore(Store):
         session.state = changed_state(session, changes, bytes_max)
         session.updated_at = updated_at
         self._memory.sessions[session_id] = _copy(session)
+        self._memory.tell_session(session_id)
         return session
 
     async def rename_session(self, session_id: str, title: str) -> SessionRecord | None:
         session = self._memory.sessions.get(session_id)
         if session is not None:
             session.title = title
+            self._memory.tell_session(session_id)
         return await self.get_session(session_id)
 
     def _check_idle(self, session_id: str) -> None:
@@ -443,7 +475,17 @@ class MemoryStore(Store):
         for run_id in [run.id for run in memory.runs.values() if run.session_id == session_id]:
             del memory.runs[run_id], memory.numbers[run_id], memory.events[run_id]
             memory.blobs.pop(run_id, None)
+        memory.tell_session(session_id)
         return True
+
+    async def watch_session(self, session_id: str) -> None:
+        self._memory.session_watchers.setdefault(session_id, {})[self] = None
+
+    async def unwatch_session(self, session_id: str) -> None:
+        watchers = self._memory.session_watchers.get(session_id, {})
+        watchers.pop(self, None)
+        if not watchers:
+            self._memory.session_watchers.pop(session_id, None)
 
     async def turns(self, session_id: str) -> list[Turn]:
         return list(self._memory.turns.get(session_id, ()))

@@ -23,6 +23,7 @@ from gapless.journals.postgres_records import PostgresRecords, encode, session_f
 from gapless.journals.postgres_runs import INSERT_SESSION_SQL, PostgresRuns
 from gapless.journals.postgres_schema import ACTIVE_SQL
 from gapless.journals.postgres_server import Connection, PostgresServer, int_array
+from gapless.journals.postgres_sessions import session_runs
 from gapless.records import Listing, RunRecord, RunStatus, SessionRecord, Turn, changed_state
 
 __all__ = ["PostgresStore"]
@@ -68,7 +69,7 @@ class PostgresStore(Store):
         self._server = PostgresServer(url)
         self._records = PostgresRecords(self._server)
         self._news = PostgresNews(self._server)
-        self._owned = OwnedRuns(self._server, self._news.appended)
+        self._owned = OwnedRuns(self._server, self._news.appended, self._news.session_changed)
         self._runs = PostgresRuns(self._server, self._records, self._owned, LeaseWatch(monotonic))
 
     @classmethod
@@ -148,10 +149,14 @@ class PostgresStore(Store):
         record, created = await self._runs.create(run, reject_busy=reject_busy)
         if created:
             self._news.created(run.id)
+            self._news.session_changed(run.session_id)
         return record, created
 
     async def start_run(self, run_id: str, started_at: int) -> str | None:
-        return await self._runs.start(run_id, started_at)
+        ahead = await self._runs.start(run_id, started_at)
+        if ahead is None and (owned := self._owned.runs.get(run_id)) is not None:
+            self._news.session_changed(owned.session_id)
+        return ahead
 
     async def get_run(self, run_id: str) -> RunRecord | None:
         found = await self._records.run(run_id)
@@ -170,6 +175,11 @@ class PostgresStore(Store):
 
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
         return await self._records.oldest_active(session_ids)
+
+    async def session_runs(
+        self, session_id: str, after: str | None = None, limit: int = 100, *, active: bool = False
+    ) -> list[RunRecord]:
+        return await session_runs(self._server, self._records, session_id, after, limit, active=active)
 
     # -- runs that are nobody's ---------------------------------------------------------------------------------------
 
@@ -235,7 +245,9 @@ class PostgresStore(Store):
         return await self._deliver(run_id, command, seq)
 
     async def _deliver(self, run_id: str, command: bytes, seq: int | None = None) -> str:
-        owner, rid = await self._runs.deliver(run_id, command, seq)
+        owner, rid, session_id = await self._runs.deliver(run_id, command, seq)
+        if seq is not None:
+            self._news.session_changed(session_id)
         if owner:
             await self._news.tell_command(owner, rid)
         elif rid:
@@ -312,11 +324,14 @@ class PostgresStore(Store):
                 await self._server.run(connection, sql, encode(session.state), updated_at, session_id.encode())
             return session
 
-        return await self._server.transact(update)
+        session = await self._server.transact(update)
+        self._news.session_changed(session_id)
+        return session
 
     async def rename_session(self, session_id: str, title: str) -> SessionRecord | None:
         sql = "UPDATE gapless.sessions SET title = %s WHERE id = %s RETURNING id, updated_at, title, state, record"
         rows = await self._server.execute(sql, title.encode(), session_id.encode())
+        self._news.session_changed(session_id)
         return session_from(rows[0]) if rows else None
 
     async def _lock_session(self, connection: Connection, session_id: str) -> SessionRecord | None:
@@ -341,11 +356,18 @@ class PostgresStore(Store):
 
         deleted = await self._server.transact(delete)
         if deleted:
+            self._news.session_changed(session_id)
             try:
                 await self._drop()
             except StoreUnavailable as error:  # the next call that drops anything drops this too
                 log.warning("session %s: its events are dropped later: %s", session_id, error)
         return deleted
+
+    async def watch_session(self, session_id: str) -> None:
+        await self._news.watch_session(session_id)
+
+    async def unwatch_session(self, session_id: str) -> None:
+        self._news.sessions.unwatch(session_id)
 
     async def turns(self, session_id: str) -> list[Turn]:
         sql = "SELECT turn FROM gapless.turns WHERE session = %s ORDER BY tid"

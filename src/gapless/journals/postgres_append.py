@@ -158,10 +158,17 @@ _Given: TypeAlias = list[tuple[OwnedRun, Append, bytes]]
 class OwnedRuns:
     """All runs that this worker owns, and the connection on which it appends to them."""
 
-    def __init__(self, server: PostgresServer, on_news: Callable[[Sequence[int]], None]) -> None:
-        """`on_news` is told of the rows' numbers of runs that have got events and that others watch, or may watch."""
+    def __init__(
+        self,
+        server: PostgresServer,
+        on_news: Callable[[Sequence[int]], None],
+        on_session: Callable[[str], None] = lambda session_id: None,
+    ) -> None:
+        """`on_news` is told of the rows' numbers of runs that have got events and that others watch, or may watch,
+        `on_session` of the session of each that has another status."""
         self._server = server
         self._on_news = on_news
+        self._on_session = on_session
         self._connection: Connection | None = None
         self._add_events: Statement
         """On that connection."""
@@ -242,6 +249,8 @@ class OwnedRuns:
             if batch.end is not None:
                 self.runs.pop(owned.id, None)
                 self._ended.append((time.monotonic(), owned, batch))
+            if batch.status is not None or batch.end is not None:
+                self._on_session(owned.session_id)
         if told:
             self._on_news(told)
 

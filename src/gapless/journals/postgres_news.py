@@ -27,6 +27,7 @@ from gapless.journals.postgres_server import (
     PostgresServer,
     int_array,
 )
+from gapless.journals.postgres_sessions import WatchedSessions, session_number
 
 __all__ = ["POLL_S", "PostgresNews"]
 
@@ -95,6 +96,7 @@ class PostgresNews:
 
     def __init__(self, server: PostgresServer) -> None:
         self._server = server
+        self.sessions = WatchedSessions(server, self._on_session)
         self._owned: OwnedRuns
         self._everyones: str
         self._listener: Listener | None = None
@@ -203,6 +205,7 @@ class PostgresNews:
                 self._gone.clear()
                 sql = "DELETE FROM gapless.watches WHERE worker = %s AND rid = ANY(%s::bigint[])"
                 await self._server.run(connection, sql, self._owned.worker_id, rids)
+        await self.sessions.poll(connection, self._owned.worker_id)
         if self._watched:
             await self._read_events(list(self._by_rid), connection)
         if self._owned.runs:
@@ -222,7 +225,9 @@ class PostgresNews:
         elif payload[:1] == "c":
             self.collect([int(payload[1:])])
         else:
-            self._dirty.update((rid, None) for rid in map(int, payload[1:].split(",")) if rid in self._by_rid)
+            rids = list(map(int, payload[1:].split(",")))
+            self.sessions.hear(rids)
+            self._dirty.update((rid, None) for rid in rids if rid in self._by_rid)
             self._reading.set()
 
     def _look_at(self, rid: int) -> None:
@@ -231,6 +236,7 @@ class PostgresNews:
             self._reading.set()
 
     def _look_at_all(self) -> None:
+        self.sessions.look_at_all()
         self._dirty.update(dict.fromkeys(self._by_rid))
         self._inbox.update((owned.rid, None) for owned in self._owned.runs.values())
         self._reading.set()
@@ -350,8 +356,22 @@ class PostgresNews:
     async def _watch_all(self) -> None:
         """Watch again what is watched, under the worker's id of now."""
         me = self._owned.worker_id
-        channel, rids = self.channel(me), int_array(self._by_rid)
+        channel, rids = self.channel(me), int_array([*self._by_rid, *set(self.sessions.numbers)])
         await self._server.execute(_WATCH_ALL, me, channel, rids)
+
+    async def watch_session(self, session_id: str) -> None:
+        """Tell the listener when something of the session changes, as `Store.watch_session`."""
+        me = self._owned.worker_id
+        await self.sessions.watch(session_id, me, self.channel(me))
+
+    def session_changed(self, session_id: str) -> None:
+        """Tell who watches a session, here and elsewhere, that this worker has changed it."""
+        self.sessions.changed(session_id)
+        self.appended([session_number(session_id)])
+
+    def _on_session(self, session_id: str) -> None:
+        if self._listener is not None:
+            self._listener.on_session(session_id)
 
     async def is_heard(self) -> bool:
         """Notify this worker itself, and say whether it hears that."""

@@ -253,32 +253,32 @@ class PostgresRuns:
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
-    async def deliver(self, run_id: str, command: bytes, seq: int | None = None) -> tuple[str, int]:
-        """Keep a command for a run, as `Store.send`; with `seq` as `Store.answer`. Returns the owner, and the number of
-        the run's row, 0 where it has ended."""
+    async def deliver(self, run_id: str, command: bytes, seq: int | None = None) -> tuple[str, int, str]:
+        """Keep a command for a run, as `Store.send`; with `seq` as `Store.answer`. Returns the owner, the number of the
+        run's row, 0 where it has ended, and the session."""
 
-        async def deliver(connection: Connection) -> tuple[str, int]:
+        async def deliver(connection: Connection) -> tuple[str, int, str]:
             rows = await self._server.fetch(
                 connection,
-                "SELECT r.rid, r.status, r.owner FROM gapless.runs r WHERE r.id = %s FOR NO KEY UPDATE",
+                "SELECT r.rid, r.status, r.owner, r.session FROM gapless.runs r WHERE r.id = %s FOR NO KEY UPDATE",
                 run_id.encode(),
             )
             if not rows:
                 raise RunNotFound(f"no run {run_id}", run_id=run_id)
-            rid, status, owner = rows[0]
+            rid, status, owner, session = rows[0]
             if seq is not None:
                 sql = f"SELECT {LAST_SQL} FROM gapless.runs r WHERE r.rid = %s"
                 if status != RunStatus.WAITING.value or await self._server.fetch(connection, sql, rid) != [(seq,)]:
                     raise NotWaiting(run_id)
                 await self._server.run(connection, "UPDATE gapless.runs SET status = 'running' WHERE rid = %s", rid)
             elif RunStatus(status).ended:
-                return "", 0
+                return "", 0, session.decode()
             await self._server.run(
                 connection, "INSERT INTO gapless.commands(rid, command) VALUES(%s, %s)", rid, command
             )
             if not owner:
                 await self._server.run(connection, "UPDATE gapless.runs SET wanted_at = 0 WHERE rid = %s", rid)
-            return owner, rid
+            return owner, rid, session.decode()
 
         return await self._server.transact(deliver)
 

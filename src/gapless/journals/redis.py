@@ -43,6 +43,7 @@ from gapless.journals.redis_nobodys import NobodysRuns
 from gapless.journals.redis_owned import OwnedRuns
 from gapless.journals.redis_records import RedisRecords
 from gapless.journals.redis_server import RedisServer
+from gapless.journals.redis_sessions import AGAIN_S
 from gapless.journals.redis_takeover import TakeOver
 from gapless.records import Listing, RunRecord, RunStatus, SessionRecord, Turn, changed_state, session_busy
 
@@ -137,6 +138,7 @@ class RedisStore(Store):
         before = time.monotonic() - RECHECK_S
         await self._news.recheck_watched(before)
         await self._owned.recheck_ended(before)
+        await self._news.sessions.recheck(time.monotonic() - AGAIN_S)
 
     async def take_over(self, lease_s: float) -> list[RunRecord]:
         taken = await self._take_over(lease_s)
@@ -173,6 +175,11 @@ class RedisStore(Store):
 
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
         return await self._records.active_runs(session_ids)
+
+    async def session_runs(
+        self, session_id: str, after: str | None = None, limit: int = 100, *, active: bool = False
+    ) -> list[RunRecord]:
+        return await self._news.sessions.runs(session_id, after, limit, active=active)
 
     # -- runs that are nobody's -------------------------------------------------------------------------------------
 
@@ -300,7 +307,7 @@ class RedisStore(Store):
         return session
 
     async def rename_session(self, session_id: str, title: str) -> SessionRecord | None:
-        fields = await self._server.call(scripts.RENAME_SESSION, session_key(session_id), title)
+        fields = await self._server.call(scripts.RENAME_SESSION, session_key(session_id), title, place_of(session_id))
         return session_from(session_id, fields) if fields else None
 
     async def delete_session(self, session_id: str) -> bool:
@@ -327,6 +334,12 @@ class RedisStore(Store):
         for key in [SESSIONS] if session is None else [SESSIONS, f"{SESSIONS}:{session.user_id}"]:
             await self._server.command("ZREM", key, session_id)
         return bool(deleted)
+
+    async def watch_session(self, session_id: str) -> None:
+        await self._news.sessions.watch(session_id)
+
+    async def unwatch_session(self, session_id: str) -> None:
+        await self._news.sessions.unwatch(session_id)
 
     async def turns(self, session_id: str) -> list[Turn]:
         return await self._records.turns(session_id)

@@ -24,6 +24,7 @@ from gapless.journals.redis_nobodys_scripts import COLLECT
 from gapless.journals.redis_owned import RECHECK_RUNS_MAX, OwnedRuns
 from gapless.journals.redis_records import RedisRecords
 from gapless.journals.redis_server import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, FAILURES, RedisServer
+from gapless.journals.redis_sessions import RedisSessions
 
 __all__ = ["RedisNews"]
 
@@ -46,6 +47,7 @@ class RedisNews:
         self._server = server
         self._records = records
         self._owned = owned
+        self.sessions = RedisSessions(server, owned, self._on_session)
         self._listener: Listener | None = None
         self._listening: asyncio.Task[None] | None = None
         self._watched: set[str] = set()
@@ -73,6 +75,7 @@ class RedisNews:
             raise StoreUnavailable(f"store {self._server.name}: no answer to SUBSCRIBE") from error
         for run_id in tuple(self._watched):  # nothing was heard of them under the new id yet
             await self._watch_again(run_id)
+        await self.sessions.watch_all_again()
 
     async def stop(self) -> None:
         """Listen no more, and take no more commands. Idempotent."""
@@ -124,11 +127,18 @@ class RedisNews:
         if data[:1] == b"c":
             self.collect_commands([data[1:].decode()])
             return
+        if data[:1] == b"s":
+            self.sessions.on_message(data[1:].decode())
+            return
         for run_id, first_seq, text, closed in _unpack_news(data[1:]):
             if run_id in self._watched and self._listener is not None:
                 self._listener.on_events(run_id, first_seq, text.encode().split(b"\n"), closed)
                 if closed:
                     self._watched.discard(run_id)
+
+    def _on_session(self, session_id: str) -> None:
+        if self._listener is not None:
+            self._listener.on_session(session_id)
 
     def _on_wanted(self, teller: bytes) -> None:
         if teller != self._owned.worker_id.encode() and self._listener is not None:
@@ -138,6 +148,7 @@ class RedisNews:
         self._on_wanted(b"")
         for run_id in tuple(self._watched):
             await self._tell_position(run_id)
+        await self.sessions.watch_all_again()
         self.collect_commands(self._owned.runs)
 
     async def _tell_position(self, run_id: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gapless.journals.redis_scripts import ACTIVE, RUN_FIELDS, Script
+from gapless.journals.redis_scripts import ACTIVE, RUN_FIELDS, TELL, Script
 
 __all__ = [
     "COLLECT",
@@ -32,6 +32,7 @@ does not give them again: an owner that has heard them would take what is new fo
 SEND = Script(
     ACTIVE
     + _NEXT_ID
+    + TELL
     + """
 local place, id, command, seq, nonce, listed = unpack(ARGV)
 local run = place .. 'run:' .. id
@@ -55,6 +56,7 @@ end
 redis.call('HSET', place .. 'kept:' .. id, next_id(run), command)  -- fails where it is no hash, before the run changes
 if answers then
   redis.call('HSET', run, 'status', 'running', 'answered', nonce)
+  tell(place)
 end
 if is[1] == '' then
   redis.call('HSET', run, 'wanted_at', 0)

@@ -32,6 +32,7 @@ __all__ = [
     "SETTLE",
     "START",
     "TAKE",
+    "TELL",
     "UPDATE_STATE",
     "WATCH",
     "Script",
@@ -74,6 +75,16 @@ end
 """`try` answers nil where somebody else has put something into a key of this store. It costs what was in that key, and
 nothing beside it: a script that stops halfway has not undone what it wrote."""
 
+TELL = """
+local function tell(place)
+  local watchers = redis.pcall('ZRANGE', place .. 'watchers', 0, -1)
+  for _, watcher in ipairs(watchers.err and {} or watchers) do
+    redis.call('PUBLISH', 'gapless:' .. watcher, 's' .. place)
+  end
+end
+"""
+"""`tell` says to those who watch a session that it has changed."""
+
 _QUEUE = (
     ACTIVE
     + """
@@ -104,6 +115,7 @@ somebody has removed or replaced would keep its session busy for ever: it leaves
 APPEND = Script(
     ACTIVE
     + _TRY
+    + TELL
     + """
 local function keep(place, id, more)
   local run, checkpoint = place .. 'run:' .. id, place .. 'checkpoint:' .. id
@@ -176,6 +188,9 @@ for i, batch in ipairs(cmsgpack.unpack(ARGV[2])) do
         try('HSET', place .. 'session', 'state', ended.state)
       end
     end
+    if status then
+      tell(place)
+    end
     for watcher in string.gmatch(is[4] or '', '[^\\n]+') do
       if watcher ~= me and n > 0 then
         news[watcher] = news[watcher] or {}
@@ -210,6 +225,7 @@ return 1
 
 CREATE = Script(
     _QUEUE
+    + TELL
     + """
 local place, id, me, nonce, record, session, user, created_at, state, reject_busy, claim = unpack(ARGV)
 local run = place .. 'run:' .. id
@@ -236,12 +252,14 @@ if not known then
 end
 redis.call('RPUSH', place .. 'queue', id)
 redis.call('RPUSH', place .. 'runs', id)
+tell(place)
 return 'created'
 """
 )
 
 START = Script(
     _QUEUE
+    + TELL
     + """
 local place, id, me, at = unpack(ARGV)
 local run = place .. 'run:' .. id
@@ -262,6 +280,7 @@ while behind > 0 do
   behind = behind - 1
 end
 redis.call('HSET', run, 'status', 'running', 'started_at', at)
+tell(place)
 return 'started'
 """
 )
@@ -378,6 +397,7 @@ return redis.call('HSET', place .. 'run:' .. id, 'expired', 1)
 DELETE = Script(
     _QUEUE
     + _TRY
+    + TELL
     + f"""
 local place, runs = ARGV[1], {{}}
 local busy = oldest(place)
@@ -396,6 +416,7 @@ for i, id in ipairs(redis.call('LRANGE', place .. 'runs', 0, -1)) do
   redis.call('EXPIRE', run, {VOID_S})
 end
 redis.call('UNLINK', place .. 'runs', place .. 'turns')
+tell(place)
 return {{redis.call('DEL', place .. 'session'), runs}}
 """
 )
@@ -408,16 +429,21 @@ end
 return redis.call('HMGET', session, {", ".join(map(repr, SESSION_FIELDS))})
 """)
 
-RENAME_SESSION = Script(f"""
+RENAME_SESSION = Script(
+    TELL
+    + f"""
 if redis.call('HEXISTS', KEYS[1], 'record') == 0 then
   return false
 end
 redis.call('HSET', KEYS[1], 'title', ARGV[1])
+tell(ARGV[2])
 return redis.call('HMGET', KEYS[1], {", ".join(map(repr, SESSION_FIELDS))})
-""")
+"""
+)
 
 UPDATE_STATE = Script(
     _QUEUE
+    + TELL
     + """
 local place, before, after, updated_at = unpack(ARGV)
 local busy = oldest(place)
@@ -428,6 +454,7 @@ if redis.call('HGET', place .. 'session', 'state') ~= before then
   return 'changed'
 end
 redis.call('HSET', place .. 'session', 'state', after, 'updated_at', updated_at)
+tell(place)
 return 'updated'
 """
 )

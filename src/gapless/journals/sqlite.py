@@ -13,7 +13,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import unquote
 
 from gapless.errors import CursorExpired, GaplessError, RunNotFound, UsageError
@@ -22,7 +22,7 @@ from gapless.journals.contract import WANTED_MAX, Append, Checkpoint, Listener, 
 from gapless.journals.lease import LeaseWatch, log_lost
 from gapless.journals.sqlite_file import SQLiteFile, scalar
 from gapless.journals.sqlite_lists import STEP_S, list_runs, list_sessions, list_turns
-from gapless.journals.sqlite_log import Log, Tail
+from gapless.journals.sqlite_log import Log, Tail, note_session
 from gapless.journals.sqlite_news import Command, News
 from gapless.journals.sqlite_records import (
     ACTIVE_SQL,
@@ -53,6 +53,7 @@ EXPIRE_RUNS = 100
 _ENDED = {status.value for status in RunStatus if status.ended}
 
 log = logging.getLogger("gapless.sqlite")
+_T = TypeVar("_T")
 
 
 class SQLiteStore(Store):
@@ -65,6 +66,7 @@ class SQLiteStore(Store):
         self._log = Log(self._file)
         self._runs = Runs(self._log)
         self._news = News(self._file, self._log, self._runs)
+        self._log.on_session = self._news.session_changed
         self._lease_watch = LeaseWatch(monotonic)
         self._tasks: list[asyncio.Task[None]] = []
         self.path: Path = self._file.path
@@ -183,15 +185,18 @@ class SQLiteStore(Store):
             if user is None:
                 insert_session(db, session_of(run))
             run.owner = self._log.worker_id
-            return run, self._runs.insert(db, run)
+            rid = self._runs.insert(db, run)
+            note_session(db, run.session_id)
+            return run, rid
 
         record, rid = await self._file.transact(create)
         if rid is not None:
             self._log.tails[run.id] = Tail(rid)
+            self._news.session_changed(run.session_id)
         return record, rid is not None
 
     async def start_run(self, run_id: str, started_at: int) -> str | None:
-        def start(db: sqlite3.Connection) -> str | None:
+        def start(db: sqlite3.Connection) -> tuple[str | None, str]:
             self._log.check_lease(db)
             run, written = self._runs.read(db, run_id)
             if run is None or run.owner != self._log.worker_id or run.status is not RunStatus.QUEUED:
@@ -204,9 +209,13 @@ class SQLiteStore(Store):
             if ahead is None:
                 run.status, run.started_at = RunStatus.RUNNING, started_at
                 self._runs.update(db, run, written)
-            return None if ahead is None else str(ahead[0])
+                note_session(db, run.session_id)
+            return None if ahead is None else str(ahead[0]), run.session_id
 
-        return await self._file.transact(start)
+        ahead, session_id = await self._file.transact(start)
+        if ahead is None:
+            self._news.session_changed(session_id)
+        return ahead
 
     async def get_run(self, run_id: str) -> RunRecord | None:
         return await self._file.look(lambda db: self._runs.find(db, run_id))
@@ -226,6 +235,11 @@ class SQLiteStore(Store):
 
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
         return await self._file.look(lambda db: self._runs.oldest_active(db, session_ids))
+
+    async def session_runs(
+        self, session_id: str, after: str | None = None, limit: int = 100, *, active: bool = False
+    ) -> list[RunRecord]:
+        return await self._file.look(lambda db: self._runs.of_session(db, session_id, after, limit, active=active))
 
     # -- runs that are nobody's -------------------------------------------------------------------------------------
 
@@ -302,7 +316,17 @@ class SQLiteStore(Store):
         return await self._deliver(lambda db: self._runs.keep(db, run_id, command))
 
     async def answer(self, run_id: str, seq: int, command: bytes) -> str:
-        return await self._deliver(lambda db: self._runs.answer(db, run_id, seq, command))
+        changed: list[str] = []
+
+        def answer(db: sqlite3.Connection) -> str:
+            owner = self._runs.answer(db, run_id, seq, command)
+            changed[:] = [row[0] for row in db.execute("SELECT session FROM runs WHERE id = ?", (run_id,))]
+            note_session(db, *changed)
+            return owner
+
+        owner = await self._deliver(answer)
+        self._news.session_changed(*changed)
+        return owner
 
     async def commands(self, run_id: str) -> list[bytes]:
         sql = "SELECT command FROM commands WHERE rid = (SELECT rid FROM runs WHERE id = ?)"
@@ -387,9 +411,10 @@ class SQLiteStore(Store):
                 session.state = changed_state(session, changes, bytes_max)
                 session.updated_at = updated_at
                 write_session(db, session, written)
+                note_session(db, session_id)
             return session
 
-        return await self._file.transact(update)
+        return await self._change_session(session_id, update)
 
     async def rename_session(self, session_id: str, title: str) -> SessionRecord | None:
         def rename(db: sqlite3.Connection) -> SessionRecord | None:
@@ -397,9 +422,15 @@ class SQLiteStore(Store):
             if session is not None:
                 session.title = title
                 write_session(db, session, written)
+                note_session(db, session_id)
             return session
 
-        return await self._file.transact(rename)
+        return await self._change_session(session_id, rename)
+
+    async def _change_session(self, session_id: str, change: Callable[[sqlite3.Connection], _T]) -> _T:
+        changed = await self._file.transact(change)
+        self._news.session_changed(session_id)
+        return changed
 
     async def delete_session(self, session_id: str) -> bool:
         def delete(db: sqlite3.Connection) -> bool:
@@ -410,9 +441,16 @@ class SQLiteStore(Store):
                 db.execute(f"DELETE FROM {table} WHERE rid IN (SELECT rid FROM runs WHERE session = ?)", (session_id,))
             db.execute("DELETE FROM runs WHERE session = ?", (session_id,))
             db.execute("DELETE FROM turns WHERE session = ?", (session_id,))
+            note_session(db, session_id)
             return True
 
-        return await self._file.transact(delete)
+        return await self._change_session(session_id, delete)
+
+    async def watch_session(self, session_id: str) -> None:
+        await self._file.look(lambda db: self._news.watch_session(db, session_id))
+
+    async def unwatch_session(self, session_id: str) -> None:
+        self._news.unwatch_session(session_id)
 
     async def turns(self, session_id: str) -> list[Turn]:
         return await list_turns(self._file, session_id)

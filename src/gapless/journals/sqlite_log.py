@@ -17,11 +17,13 @@ from gapless.errors import GaplessError, RunNotFound
 from gapless.journals.contract import READ_BYTES_MAX, Append, WorkerFenced
 from gapless.journals.sqlite_file import SQLiteFile, scalar
 
-__all__ = ["Entry", "Log", "Tail", "entries", "newest_pos"]
+__all__ = ["SESSION_NEWS", "Entry", "Log", "Tail", "entries", "newest_pos", "note_session"]
 
 SEGMENT_EVENTS = 256
 SEGMENT_BYTES = 64 * 1024
 """A run's unsealed events become a segment at either."""
+SESSION_NEWS = ",0:0:1,"
+"""In the place of runs in a row of the log: that a session has changed, whose id is the data."""
 LOG_ROWS_KEPT = 1024
 """Newest log rows that are kept although sealed, for followers in other processes that are about to read them."""
 LOG_ROWS_MAX = 8 * LOG_ROWS_KEPT
@@ -73,6 +75,8 @@ class Log:
         self.worker_id = ""
         self.tails: dict[str, Tail] = {}
         """The runs that the worker owns."""
+        self.on_session: Callable[[str], None] = lambda session_id: None
+        """Told of sessions that this worker has changed."""
         self._trimmed = 0
         """Newest log position at the last trim, and the bytes written since; at the last renewal."""
         self._bytes = 0
@@ -87,11 +91,13 @@ class Log:
     # -- writing ----------------------------------------------------------------------------------------------------
 
     async def append(
-        self, batches: Sequence[Append], update_run: Callable[[sqlite3.Connection, int, Append, int], None]
+        self, batches: Sequence[Append], update_run: Callable[[sqlite3.Connection, int, Append, int], str | None]
     ) -> list[str]:
         """Accept batches as `Store.append` does. `update_run` writes what a batch changes beside its run's journal, in
-        the same transaction; it is told the run's row and how many bytes the journal has then."""
+        the same transaction; it is told the run's row and how many bytes the journal has then, and returns the session
+        where that is news of it."""
         refused: list[str] = []
+        changed: dict[str, None] = {}
         accepted: list[tuple[Append, Tail, bool, int]] = []
 
         def write(db: sqlite3.Connection) -> int:
@@ -100,6 +106,7 @@ class Log:
             runs, events, segments = [""], list[bytes](), []
             refused.clear()
             accepted.clear()
+            changed.clear()
             for batch in batches:
                 tail = self.tails.get(batch.run_id)
                 if tail is None:
@@ -117,7 +124,11 @@ class Log:
                     segments.append((tail.rid, first, n, b"\n".join(tail.unsealed + batch.events)))
                 accepted.append((batch, tail, seal, size))
                 if batch.end is not None or batch.status is not None or batch.checkpoint is not None or batch.taken:
-                    update_run(db, tail.rid, batch, tail.bytes + size)
+                    session_id = update_run(db, tail.rid, batch, tail.bytes + size)
+                    if session_id is not None:
+                        changed[session_id] = None
+            for session_id in changed:
+                note_session(db, session_id)
             if events:
                 row = (",".join(runs) + ",", b"\n".join(events))
                 pos = db.execute("INSERT INTO log(runs, data) VALUES(?, ?)", row).lastrowid or 0
@@ -139,6 +150,8 @@ class Log:
                     tail.first_pos = newest
                 tail.unsealed += batch.events
                 tail.size += size
+        for session_id in changed:
+            self.on_session(session_id)
         if newest - self._trimmed > LOG_ROWS_KEPT or self._bytes > LOG_BYTES_MAX:
             await self._trim_in_time(newest)
         return refused
@@ -300,6 +313,11 @@ class Log:
             for entry in entries(db, [rid]):
                 events += entry.events[max(0, after + len(events) + 1 - entry.seq) :]
         return events[:limit]
+
+
+def note_session(db: sqlite3.Connection, session_id: str) -> None:
+    """Leave word for other processes that a session has changed, in the transaction that changes it."""
+    db.execute("INSERT INTO log(runs, data) VALUES(?, ?)", (SESSION_NEWS, session_id.encode()))
 
 
 def newest_pos(db: sqlite3.Connection) -> int:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from gapless.errors import GaplessError
 from gapless.journals.contract import WANTED_MAX, Listener
 from gapless.journals.sqlite_file import CHECKPOINT_S, SQLiteFile, scalar
-from gapless.journals.sqlite_log import Log, entries, newest_pos
+from gapless.journals.sqlite_log import SESSION_NEWS, Log, entries, newest_pos
 from gapless.journals.sqlite_records import ACTIVE_SQL, Runs
 
 __all__ = ["Command", "News"]
@@ -44,6 +44,10 @@ class News:
         """Runs of other workers, and their rows' numbers."""
         self.pos = 0
         """The log position up to which the watched runs' events were told."""
+        self._sessions: set[str] = set()
+        """Sessions that are watched here."""
+        self._session_pos = 0
+        """The log position up to which the listener was told of them."""
         self._command = 0
         """The newest command that was handed out, or was for another worker."""
         self._come: set[int] = set()
@@ -59,6 +63,8 @@ class News:
         self.listener = listener
         if not self._watched:
             self.pos = newest_pos(db)
+        if not self._sessions:
+            self._session_pos = newest_pos(db)
         self._command = scalar(db, "SELECT coalesce(max(cid), 0) FROM commands")
         self._come.clear()
         self._data_version = -1
@@ -74,6 +80,21 @@ class News:
     def unwatch(self, run_id: str) -> None:
         """Watch a run no longer."""
         self._watched.pop(run_id, None)
+
+    def watch_session(self, db: sqlite3.Connection, session_id: str) -> None:
+        """Tell of that session's changes, others' and this worker's."""
+        if not self._sessions:
+            self._session_pos = newest_pos(db)
+        self._sessions.add(session_id)
+
+    def unwatch_session(self, session_id: str) -> None:
+        """Tell of the session no longer."""
+        self._sessions.discard(session_id)
+
+    def session_changed(self, session_id: str) -> None:
+        """Tell the listener of it, if it watches the session."""
+        if session_id in self._sessions and self.listener is not None:
+            self.listener.on_session(session_id)
 
     def hear_kept(self, rids: Iterable[int]) -> None:
         """Look, soon, for all commands of runs that have come to this worker: those that nobody has taken are there."""
@@ -98,6 +119,7 @@ class News:
     def _read(self, db: sqlite3.Connection) -> None:
         self.alone = scalar(db, "SELECT count(*) FROM workers") <= 1
         self._read_events(db)
+        self._read_sessions(db)
         self.tell_commands(self.read_commands(db))
         self._read_wanted(db)
 
@@ -117,6 +139,16 @@ class News:
                 self.listener.on_events(run.id, run.last_seq + 1, [], run.status.ended)
                 if run.status.ended:
                     self._watched.pop(run.id, None)
+
+    def _read_sessions(self, db: sqlite3.Connection) -> None:
+        if not self._sessions:
+            return
+        skipped = scalar(db, "SELECT coalesce(min(pos), 0) FROM log") > self._session_pos + 1
+        query = "SELECT DISTINCT data FROM log WHERE pos > ? AND runs = ?"
+        changed = {data.decode() for (data,) in db.execute(query, (self._session_pos, SESSION_NEWS))}
+        self._session_pos = newest_pos(db)
+        for session_id in tuple(self._sessions) if skipped else changed:
+            self.session_changed(session_id)
 
     def read_commands(self, db: sqlite3.Connection) -> list[Command]:
         """Find the commands for runs here that were not handed out, in their order."""

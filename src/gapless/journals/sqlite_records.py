@@ -96,6 +96,19 @@ class Runs:
                 self._note_unreadable(row[0], row[1])
                 yield row[0], None
 
+    def of_session(
+        self, db: sqlite3.Connection, session_id: str, after: str | None, limit: int, *, active: bool
+    ) -> list[RunRecord]:
+        """Read as `Store.session_runs` does."""
+        place = 0
+        if after is not None:
+            row = db.execute("SELECT rid FROM runs WHERE id = ? AND session = ?", (after, session_id)).fetchone()
+            if row is None:
+                raise RunNotFound(f"no run {after} in session {session_id}", run_id=after)
+            place = row[0]
+        where = f"session = ? AND rid > ?{f' AND status IN {ACTIVE_SQL}' if active else ''} ORDER BY rid LIMIT ?"
+        return [run for _, run in self.listed(db, where, session_id, place, limit) if run is not None]
+
     def oldest_active(self, db: sqlite3.Connection, session_ids: Collection[str]) -> dict[str, RunRecord]:
         """Find as `Store.active_runs` does."""
         oldest = f"SELECT min(rid) FROM runs WHERE status IN {ACTIVE_SQL} AND session IN"
@@ -139,9 +152,10 @@ class Runs:
             self.update(db, run, written)
         db.execute("UPDATE runs SET kept_since = 0, kept_bytes = 0 WHERE rid = ?", (rid,))
 
-    def accept(self, db: sqlite3.Connection, rid: int, batch: Append, size: int) -> None:
+    def accept(self, db: sqlite3.Connection, rid: int, batch: Append, size: int) -> str | None:
         """Write what goes with a batch: the run's checkpoint, the commands that are taken, its status, and at its end
-        what it adds to its session. `size` is how many bytes the journal has."""
+        what it adds to its session. `size` is how many bytes the journal has. Returns the session where the run has
+        another status."""
         if batch.taken:
             db.executemany("DELETE FROM commands WHERE cid = ? AND rid = ?", [(id, rid) for id in batch.taken])
         if batch.checkpoint is not None and batch.end is None:
@@ -150,7 +164,8 @@ class Runs:
             db.execute("DELETE FROM commands WHERE rid = ?", (rid,))
             db.execute("DELETE FROM checkpoints WHERE rid = ?", (rid,))
         if batch.status is not None or batch.end is not None:
-            self._change(db, batch, size)
+            return self._change(db, batch, size)
+        return None
 
     def _save(self, db: sqlite3.Connection, rid: int, checkpoint: Checkpoint) -> None:
         if checkpoint.data:
@@ -159,7 +174,7 @@ class Runs:
         else:
             db.execute("DELETE FROM checkpoints WHERE rid = ?", (rid,))
 
-    def _change(self, db: sqlite3.Connection, batch: Append, size: int) -> None:
+    def _change(self, db: sqlite3.Connection, batch: Append, size: int) -> str:
         run, written = self.read(db, batch.run_id)
         assert run is not None, "an owned run has a record"
         run.last_seq = batch.first_seq + len(batch.events) - 1
@@ -179,6 +194,7 @@ class Runs:
                     session.state = end.state
                 write_session(db, session, session_written)
         self.update(db, run, written, size)
+        return run.session_id
 
     # -- runs that are nobody's, and what is sent to any ----------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, TypeVar, Unpack, overload
 
 import msgspec
@@ -17,6 +17,7 @@ from gapless.events import Event
 from gapless.live import LiveRequest, LiveRequestQueue
 from gapless.output import OutputType
 from gapless.producing import Batch, Producer, Taken
+from gapless.runs.conversations import place_of
 from gapless.runs.request import ANONYMOUS, AskOptions, StartOptions, session_id_of
 from gapless.runs.run import Run
 from gapless.runs.run_stream import RunStream
@@ -28,8 +29,8 @@ _OutputT = TypeVar("_OutputT")
 
 
 class Asking:
-    """Starts runs, reads them and writes those that are executed elsewhere, for whoever has `start`, agents and a
-    `worker`: the runner."""
+    """Starts runs, reads them and their sessions, and writes runs that are executed elsewhere, for whoever has `start`,
+    agents and a `worker`: the runner."""
 
     config: RunConfig
     open: Callable[[], Coroutine[Any, Any, Any]]
@@ -78,6 +79,24 @@ class Asking:
         async for event in run.events():
             yield event
         await run.raise_if_failed()
+
+    async def follow_session(self, session_id: str, after: str = "0") -> AsyncGenerator[tuple[str, Event], None]:
+        """Yield the events of all runs of session `session_id`, run after run, each with its place in the session; from
+        the store and then live, until the session is deleted. A `CustomEvent` named `gapless.session` says how the
+        session stands (its record, and its runs that have not ended): first, and whenever that has changed.
+
+        Raises `SessionNotFound`, `CursorInvalid`, `CursorExpired`, `StoreUnavailable`.
+
+        Args:
+            session_id: The session to follow.
+            after: The place behind which to begin, as it came with an event; "0" for the beginning, "latest" for that
+                of the run that has not ended, or what comes next.
+        """
+        place = place_of(after)
+        await self.open()
+        async with contextlib.aclosing(self.worker.conversations.events(session_id, place)) as events:
+            async for told in events:
+                yield told
 
     async def run_live(
         self,

@@ -21,6 +21,7 @@ from gapless.producing import Batch, Taken
 from gapless.records import RunRecord, RunRequest, RunStatus, session_busy
 from gapless.runs.checkpoints import Before
 from gapless.runs.commands import Commands, decode_command
+from gapless.runs.conversations import Conversations
 from gapless.runs.execution import CLEANUP_S_MAX, Execution
 from gapless.runs.going_on import GoingOn
 from gapless.runs.producers import Producers
@@ -63,6 +64,7 @@ class Worker:
             on_command=self.on_command,
             on_fenced=self.on_fenced,
             on_wanted=lambda: self.on_wanted(),
+            on_session=lambda session_id: self.conversations.hear(session_id),
             metrics=metrics,
         )
         self.executions: dict[str, Execution] = {}
@@ -70,6 +72,7 @@ class Worker:
         self.commands = Commands(self.journals, limits, self)
         self.producers = Producers(store, self)
         self.readers = Readers(self.journals, self.executes, self._on_left)
+        self.conversations = Conversations(store, self.readers)
         self.sessions = Sessions(store, limits, self.readers, self.commands)
         self.draining = False
         """No new runs are taken."""
@@ -356,6 +359,7 @@ class Worker:
         """End what still runs, and release the journals and the store. Drain first."""
         await end_tasks(list(self._tasks.values()))
         await self.readers.close()
+        await self.conversations.close()
         await self.journals.close()
 
     # -- what is heard of runs --------------------------------------------------------------------------------------

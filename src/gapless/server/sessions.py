@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -18,16 +19,22 @@ from gapless.http.answers import (
     public,
     read_body,
     read_optional_body,
+    wants_stream,
+    whole_number,
 )
+from gapless.http.cursors import PAGE_LIMIT_MAX, session_place
 from gapless.http.openapi import BEHIND, Parameter, body_docs, parameter_docs
 from gapless.http.routes import DirectRoute
-from gapless.protocols.starting import ClientRoutes
+from gapless.http.session_stream import follow_session
+from gapless.protocols.ag_ui.wire import SessionAGUIEncoder
+from gapless.protocols.starting import ClientRoutes, root_path
 from gapless.records import SessionRecord, title_of
+from gapless.runs.conversations import SessionPlace
 from gapless.runs.searching import search_sessions
 
 __all__ = ["SessionRoutes"]
 
-
+PLACE = Parameter("after", "query", "Go on after this event: an id as it came, or `latest`.")
 SEARCH_CHARS_MAX = 200
 _Q = Parameter("q", "query", "Only sessions in which this text is.")
 _AGENT = Parameter("agent", "query", "Only sessions with this agent.")
@@ -56,6 +63,8 @@ class SessionRoutes(ClientRoutes):
         router.post("/sessions", status_code=201, openapi_extra=created)(self.create_session)
         router.get("/sessions/{session_id}")(self.get_session)
         router.get("/sessions/{session_id}/messages")(self.get_messages)
+        followed = parameter_docs("Accept", "Last-Event-ID", PLACE, "merge", "limit")
+        router.get("/sessions/{session_id}/events", openapi_extra=followed)(self.follow_session)
         router.patch("/sessions/{session_id}", openapi_extra=body_docs(RenameSession))(self.rename_session)
         router.delete("/sessions/{session_id}", status_code=204)(self.delete_session)
         return router
@@ -99,6 +108,27 @@ class SessionRoutes(ClientRoutes):
         """Return the messages of the session's ended runs, oldest first."""
         await self.access.find(request, "read", self.runner.get_session, session_id)
         return await long_json_response({"messages": await self.runner.messages(session_id)})
+
+    async def follow_session(self, session_id: str, request: Request) -> Response:
+        """Follow the session: the events of all its runs, run after run, as AG-UI's, and how it stands whenever that
+        has changed, as a `CUSTOM` event named `gapless.session`. `Last-Event-ID` or `?after=` says from where;
+        `latest` is the beginning of the run that has not ended, or what comes next. `?merge=0`: deltas are not merged
+        while catching up. With `Accept: application/json`: one page of events instead."""
+        await self.access.find(request, "read", self.runner.get_session, session_id)
+        place = session_place(request)
+        if "application/json" in request.headers.get("accept", "") and not wants_stream(request):
+            return await self._page(request, session_id, place)
+        merge = request.query_params.get("merge", "1") != "0"
+        location = f"{root_path(request)}/sessions/{quote(session_id, safe='')}/events" + ("" if merge else "?merge=0")
+        return follow_session(
+            self.runner, self.streams, session_id, SessionAGUIEncoder, place, location=location, merge=merge
+        )
+
+    async def _page(self, request: Request, session_id: str, after: SessionPlace) -> Response:
+        limit = whole_number(request, "limit", 1000, least=1, most=PAGE_LIMIT_MAX)
+        page = await self.runner.worker.conversations.page(session_id, after, limit)
+        events = [{"id": str(place), "run_id": place.run_id, "event": msgspec.Raw(event)} for place, event in page]
+        return json_response({"session_id": session_id, "events": events, "next": events[-1]["id"] if events else None})
 
     async def rename_session(self, session_id: str, request: Request) -> Response:
         """Give the session another title, one line of at most 200 characters, also while a run of it is active. With an

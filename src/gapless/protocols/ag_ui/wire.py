@@ -24,7 +24,15 @@ from gapless.records import RunRecord
 from gapless.runs.order import ENDS, STARTS
 from gapless.wire import RETRY_MS, Encoder
 
-__all__ = ["AGUIEncoder", "ChatAGUIEncoder", "JoinEncoder", "OldAGUIEncoder", "OldJoinEncoder", "Prefix"]
+__all__ = [
+    "AGUIEncoder",
+    "ChatAGUIEncoder",
+    "JoinEncoder",
+    "OldAGUIEncoder",
+    "OldJoinEncoder",
+    "Prefix",
+    "SessionAGUIEncoder",
+]
 
 
 _FAILED = b',"error":"'
@@ -90,6 +98,21 @@ class ChatAGUIEncoder(AGUIEncoder):
 
     def encode(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> bytes:
         return self._told(items, b"".join([b"id: %d\ndata: %b\n\n" % item for item in items]))
+
+
+class SessionAGUIEncoder(AGUIEncoder):
+    """The same for a session's stream, which goes on where a run waits for a person and where it ends. An id says of
+    which run it is."""
+
+    pauses: ClassVar[bool] = False
+
+    def __init__(self, run: RunRecord) -> None:
+        """Keeps the run's id."""
+        self._id_head = run.id.encode() + b":"
+
+    def encode(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> bytes:
+        head = self._id_head
+        return self._told(items, b"".join([b"data: %b\nid: %b%d\n\n" % (event, head, seq) for seq, event in items]))
 
 
 class OldAGUIEncoder(ChatAGUIEncoder):

@@ -68,6 +68,16 @@ export interface FollowOptions {
 /** Yields each frame once, in order; returns the end frame, or nothing when the server answered 204. */
 export function follow(url: string | URL, options?: FollowOptions): AsyncGenerator<Frame, Frame | undefined, void>;
 
+/** The name of the CUSTOM event that says how a session stands; `SessionNews` is its value. */
+export const SESSION: "gapless.session";
+
+export interface SessionNews {
+  /** Its `state` only where that may be new. */
+  session: SessionRecord;
+  /** Its runs that have not ended, in the order in which they are executed. */
+  runs: { id: string; status: RunStatus; agent: string; created_at: number; started_at: number | null }[];
+}
+
 export type RunStatus = "queued" | "running" | "waiting" | "finished" | "failed" | "cancelled";
 
 export interface RunRecord {
@@ -134,6 +144,10 @@ export class GaplessClient {
     runId: string,
     options?: { after?: string; signal?: AbortSignal; onStateChange?: OnStateChange },
   ): AsyncGenerator<{ id: string | null; event: AgUiEvent }, void, void>;
+  followSession(
+    sessionId: string,
+    options?: { after?: string; signal?: AbortSignal; onStateChange?: OnStateChange },
+  ): AsyncGenerator<{ id: string; runId?: string; event: AgUiEvent }, void, void>;
   run(runId: string, options?: { signal?: AbortSignal }): Promise<RunRecord>;
   runs(options?: {
     sessionId?: string;

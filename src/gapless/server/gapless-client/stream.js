@@ -39,6 +39,10 @@ const ID_CHARS_MAX = 1024;
 const ID = new RegExp(`^[^\\x00-\\x1f\\x7f]{1,${ID_CHARS_MAX}}$`);
 /** An id of a stream of events as they are in the journal: the event's position. */
 const POSITION = /^[0-9]{1,15}$/;
+/** An id of a session's stream: a run and a position in it, and perhaps what tells it from another at that place. */
+const PLACE = /^(?:(.+):)?([0-9]{1,15})(?:~[0-9a-f]+)?$/;
+/** The name of the event that says how a session stands. */
+export const SESSION = "gapless.session";
 
 /** HTTP statuses that say "later", not "no". */
 export const RETRYABLE_STATUSES = new Set([408, 425, 429, 500, 502, 503, 504]);
@@ -479,8 +483,48 @@ export class GaplessClient {
   }
 
   /** Yields `{ id, event }` for each AG-UI event of a run, to its end. Options and errors as for `follow`. */
-  async *follow(runId, { after, signal, onStateChange } = {}) {
-    const frames = follow(`${this.#base}runs/${encodeURIComponent(runId)}/events`, {
+  async *follow(runId, options = {}) {
+    const { after } = options;
+    const frames = this.#frames(`runs/${encodeURIComponent(runId)}/events`, options);
+    let last = Number.parseInt(after ?? "0", 10);
+    for await (const { id, data } of frames) {
+      if (data === null) continue;
+      const event = eventIn(data);
+      if (event === undefined || !POSITION.test(id) || Number(id) <= last) {
+        throw new StreamError(`Run ${runId}: what came as event ${id} after ${last} is none.`, { code: "bad_event", runId });
+      }
+      last = Number(id);
+      yield { id, event };
+    }
+  }
+
+  /**
+   * Yields `{ id, runId, event }` for each AG-UI event of all runs of a session, run after run, and then live, until the
+   * session is deleted. An event of the type CUSTOM named `gapless.session` says how the session stands, without
+   * `runId`: it comes first and whenever that has changed. `after` is an id as it came, or `latest`: the beginning of
+   * the run that has not ended, or what comes next. Options and errors as for `follow`.
+   */
+  async *followSession(sessionId, { after, ...options } = {}) {
+    // An id can be sent back in a header, "latest" is none.
+    const latest = after === "latest";
+    const path = `sessions/${encodeURIComponent(sessionId)}/events${latest ? "?after=latest" : ""}`;
+    const frames = this.#frames(path, { ...options, after: latest ? undefined : after });
+    let last = placeIn(latest ? "0" : (after ?? "0"));
+    for await (const { id, data } of frames) {
+      if (data === null) continue;
+      const event = eventIn(data);
+      const place = placeIn(id);
+      const isNews = event?.type === "CUSTOM" && event.name === SESSION;
+      if (event === undefined || place === null || (!isNews && isRepeated(place, last))) {
+        throw new StreamError(`Session ${sessionId}: what came as event ${id} is none.`, { code: "bad_event" });
+      }
+      last = place;
+      yield isNews ? { id, event } : { id, runId: place.runId, event };
+    }
+  }
+
+  #frames(path, { after, signal, onStateChange }) {
+    return follow(this.#base + path, {
       after,
       signal,
       onStateChange,
@@ -488,21 +532,6 @@ export class GaplessClient {
       fetch: this.#fetch,
       limits: this.#limits,
     });
-    let last = Number.parseInt(after ?? "0", 10);
-    for await (const { id, data } of frames) {
-      if (data === null) continue;
-      let event;
-      try {
-        event = JSON.parse(data);
-      } catch {
-        // Said below.
-      }
-      if (typeof event?.type !== "string" || !POSITION.test(id) || Number(id) <= last) {
-        throw new StreamError(`Run ${runId}: what came as event ${id} after ${last} is none.`, { code: "bad_event", runId });
-      }
-      last = Number(id);
-      yield { id, event };
-    }
   }
 
   /** The run's record. */
@@ -615,6 +644,26 @@ export class GaplessClient {
       }
     }
   }
+}
+
+/** The AG-UI event that a frame's data is; undefined where it is none. */
+function eventIn(data) {
+  try {
+    const event = JSON.parse(data);
+    return typeof event?.type === "string" ? event : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** The place in a session that an id names; null where it names none. */
+function placeIn(id) {
+  const [, runId = "", seq] = PLACE.exec(id) ?? [];
+  return seq === undefined ? null : { runId, seq: Number(seq) };
+}
+
+function isRepeated(place, last) {
+  return last !== null && place.runId === last.runId && place.seq <= last.seq;
 }
 
 /** A random UUID, also on plain-HTTP pages, where `crypto.randomUUID` is missing. */

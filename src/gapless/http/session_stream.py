@@ -1,0 +1,270 @@
+"""Delivering a session: one connection that carries run after run, and how the session stands.
+
+Each run is delivered as its own followers get it, from the same journal by the same loop; in between the connection
+waits for the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Send
+
+from gapless.errors import GaplessError, LimitReached
+from gapless.http.direct import writer_of
+from gapless.http.stream import PING_S, Delivery, EventStream, Streams
+from gapless.jsontext import with_plain_lines
+from gapless.records import RunRecord
+from gapless.runs.conversations import SessionFollower, SessionPlace
+from gapless.runs.runner import Runner
+from gapless.wire import KEEP_ALIVE, RETRY_MS, Cursor, Encoder
+
+__all__ = ["SessionDelivery", "SessionSource", "SessionStream", "follow_session"]
+
+log = logging.getLogger("gapless.follow")
+
+
+class SessionDelivery:
+    """Delivers one session to one client, from a place in it until it is deleted."""
+
+    __slots__ = (
+        "_encoder_of",
+        "_following",
+        "_gone",
+        "_merge",
+        "_part",
+        "_ping_due",
+        "_pinging",
+        "_runner",
+        "_streams",
+        "follower",
+        "session_id",
+    )
+
+    def __init__(
+        self,
+        runner: Runner,
+        streams: Streams,
+        session_id: str,
+        encoder_of: Callable[[RunRecord], Encoder],
+        after: SessionPlace,
+        *,
+        merge: bool,
+    ) -> None:
+        self.session_id = session_id
+        self._runner = runner
+        self._streams = streams
+        self._encoder_of = encoder_of
+        self._merge = merge
+        self._following = runner.worker.conversations.following(session_id, after)
+        self._part: _RunDelivery | None = None
+        self._gone = False
+        self._ping_due = False
+        self.follower: SessionFollower
+        self._pinging: asyncio.TimerHandle
+
+    def nudge(self) -> None:
+        """Let the loop look at what has changed beside the events."""
+        if self._part is not None:
+            self._part.nudge()
+        else:
+            self.follower.wake()
+
+    def leave(self) -> None:
+        """Say that the client is gone."""
+        self._gone = True
+        if self._part is not None:
+            self._part.leave()
+        self.nudge()
+
+    async def open(self) -> None:
+        """Attach to the session; `close` has to follow. Raises what following raises."""
+        self.follower = await self._following.__aenter__()
+        self.follower.on_change = self.nudge
+        self._streams.open[self] = None
+        self._runner.metrics.followers += 1
+        self._pinging = asyncio.get_running_loop().call_later(PING_S, self._ping)
+
+    async def close(self) -> None:
+        """Let go of the session."""
+        self._gone = True
+        self._pinging.cancel()
+        self._streams.open.pop(self, None)
+        self._runner.metrics.followers -= 1
+        await self._following.__aexit__(None, None, None)
+
+    @property
+    def place(self) -> SessionPlace:
+        """Returns the place behind what the client has got last."""
+        return self.follower.place if self._part is None else self._part.place
+
+    async def run(self, carrier: SessionSource) -> None:
+        """Carry the session's events until it is deleted, or the client or this worker goes. Where a run cannot be read
+        on, the client is told to come back, and gets what is wrong as a status then."""
+        follower = self.follower
+        try:
+            while not self._gone and not carrier.closed:
+                version = follower.version
+                await carrier.tell_news()
+                if self._streams.draining:
+                    await carrier.cut(str(follower.place).encode())
+                elif follower.gone:
+                    await carrier.finish()
+                elif (found := await follower.next_run()) is not None:
+                    await self._deliver(carrier, *found)
+                else:
+                    await follower.wait(version)
+                    if self._ping_due:
+                        self._ping_due = False
+                        await carrier.ping()
+        except GaplessError as error:
+            log.warning("session %s: a follower at %s was cut off: %s", self.session_id, follower.place, error)
+            with contextlib.suppress(OSError):
+                await carrier.cut(str(follower.place).encode())
+
+    async def _deliver(self, carrier: SessionSource, run: RunRecord, seq: int) -> None:
+        encoder = self._encoder_of(run)
+        part = _RunDelivery(self._runner, self._streams, run, encoder, Cursor(seq), merge=self._merge)
+        await part.open()
+        self._part, carrier.encode, carrier.run_ended = part, encoder.encode, False
+        try:
+            await part.run(carrier)
+        finally:
+            self.follower.place, self._part = part.place, None
+            await part.close()
+        if carrier.run_ended:
+            self.follower.has_read(run.id)
+
+    def _ping(self) -> None:
+        self._pinging = asyncio.get_running_loop().call_later(PING_S, self._ping)
+        self._ping_due = True
+        self.nudge()
+
+
+class _RunDelivery(Delivery):
+    """Delivers one run of a session, on the session's connection."""
+
+    __slots__ = ()
+
+    @property
+    def place(self) -> SessionPlace:
+        assert self._follower is not None, "it was opened"
+        return SessionPlace(self.run_id, self._follower.after)
+
+    async def open(self) -> None:
+        self._follower = await self._reading.__aenter__()
+
+    async def close(self) -> None:
+        await self._reading.__aexit__(None, None, None)
+
+    async def _idle(self, carrier: Any) -> None:
+        if not await carrier.tell_news():
+            await super()._idle(carrier)
+            await carrier.tell_news()  # a nudge that comes meanwhile is not heard
+
+
+class SessionSource:
+    """Writes a session's frames as Server-Sent Events to an HTTP client."""
+
+    __slots__ = (
+        "_conversation",
+        "_delivery",
+        "_follower",
+        "_retry",
+        "_send",
+        "_told_at",
+        "closed",
+        "direct",
+        "encode",
+        "run_ended",
+    )
+
+    def __init__(self, delivery: SessionDelivery, send: Send) -> None:
+        self.encode: Callable[[Sequence[tuple[int, bytes]], int], bytes]
+        """As the encoder of the run has it."""
+        self.direct = writer_of(send)
+        self.run_ended = False
+        """The run was carried to its end."""
+        self.closed = False
+        """The body has ended."""
+        self._delivery = delivery
+        self._follower = delivery.follower
+        self._conversation = delivery.follower.conversation
+        self._retry = b"\nretry: %d" % RETRY_MS
+        self._send = send
+        self._told_at = 0
+
+    async def begin(self, after: int) -> None:
+        await self.tell_news()
+
+    async def write(self, group: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": group, "more_body": True})
+        if self._follower.told != self._conversation.version:
+            await self.tell_news()
+
+    async def tell_news(self) -> bool:
+        """Say how the session stands, unless that was said; whether it was now. The client's place stays, and the frame
+        has an id of its own: readers take one whose id they know for one that they have."""
+        told = False
+        while (news := self._follower.news()) is not None:  # and once more, where that is another meanwhile
+            told = True
+            retry, self._retry = self._retry, b""
+            self._told_at = max(self._told_at + 1, time.time_ns() // 1000)
+            id = b"%b~%x" % (str(self._delivery.place).encode(), self._told_at)
+            frame = b"data: %b%b\nid: %b\n\n" % (with_plain_lines(news), retry, id)
+            await self._send({"type": "http.response.body", "body": frame, "more_body": True})
+        return told
+
+    async def end(self, last: int) -> None:
+        self.run_ended = True
+
+    async def finish(self) -> None:
+        """Say that there is no more: the session is gone."""
+        await self._close(b"event: end\nid: %b.end\n\n" % str(self._delivery.place).encode())
+
+    async def cut(self, id: bytes) -> None:
+        await self._close(b"event: reconnect\ndata: {}\nid: %b\n\n" % id)
+
+    async def _close(self, frame: bytes) -> None:
+        self.closed = True
+        await self._send({"type": "http.response.body", "body": frame, "more_body": False})
+
+    async def ping(self) -> None:
+        await self._send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+
+
+class SessionStream(EventStream):
+    """Carries a session's delivery as Server-Sent Events."""
+
+    def __init__(self, delivery: SessionDelivery, *, location: str) -> None:
+        self._session = delivery
+        self._begin(delivery, {"content-location": location, "location": location})
+
+    def _carrier(self, send: Send) -> SessionSource:
+        return SessionSource(self._session, send)
+
+
+def follow_session(
+    runner: Runner,
+    streams: Streams,
+    session_id: str,
+    encoder_of: Callable[[RunRecord], Encoder],
+    after: SessionPlace,
+    *,
+    location: str,
+    merge: bool = True,
+) -> Response:
+    """Answer "this session, from here". Raises `LimitReached`; the stream itself answers what following raises."""
+    most = runner.limits.followers_per_run_max
+    if runner.worker.conversations.followers_of(session_id) >= most:
+        raise LimitReached(f"session {session_id} has followers_per_run_max={most} followers here", retry_after_s=5)
+    runner.metrics.reconnects += after.seq > 0
+    return SessionStream(
+        SessionDelivery(runner, streams, session_id, encoder_of, after, merge=merge), location=location
+    )

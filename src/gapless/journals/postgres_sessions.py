@@ -1,0 +1,121 @@
+"""Sessions as a whole in PostgreSQL: their runs in order, and who is told that something of one has changed.
+
+A session is watched as a run is, in the same table and told of in the same notifications, under a number that is made
+of its id and is no run's row's. A hint may be lost with whoever was to give it: what it was of is found by a slow poll.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable
+
+from gapless.errors import RunNotFound
+from gapless.journals.postgres_records import PostgresRecords
+from gapless.journals.postgres_schema import ACTIVE_SQL
+from gapless.journals.postgres_server import Connection, PostgresServer, bytea_array, int_array
+from gapless.records import RunRecord, listed_run
+
+__all__ = ["WatchedSessions", "session_number", "session_runs"]
+
+_WATCH = """
+INSERT INTO gapless.watches(worker, channel, rid) VALUES(%s, %s, %s)
+ON CONFLICT (rid, worker) DO UPDATE SET channel = excluded.channel
+"""
+_UNWATCH = "DELETE FROM gapless.watches WHERE worker = %s AND rid = ANY(%s::bigint[])"
+_SEEN = f"""
+SELECT g.id, s.xmin::text, (SELECT max(r.rid) FROM gapless.runs r WHERE r.session = g.id),
+    (SELECT string_agg(r.rid || r.status, ',' ORDER BY r.rid) FROM gapless.runs r
+    WHERE r.session = g.id AND r.status IN {ACTIVE_SQL})
+FROM unnest(%s::bytea[]) g(id) LEFT JOIN gapless.sessions s ON s.id = g.id
+"""
+"""What of a session is another when something of it has changed."""
+
+
+def session_number(session_id: str) -> int:
+    """Return under which number a session is watched, below 0. Of two that have one, each is told of both."""
+    return -1 - (int.from_bytes(hashlib.blake2b(session_id.encode(), digest_size=8).digest()) >> 1)
+
+
+async def session_runs(
+    server: PostgresServer, records: PostgresRecords, session_id: str, after: str | None, limit: int, *, active: bool
+) -> list[RunRecord]:
+    """Read as `Store.session_runs` does."""
+    place, key = 0, session_id.encode()
+    if after is not None:
+        sql = "SELECT r.rid FROM gapless.runs r WHERE r.id = %s AND r.session = %s"
+        rows = await server.rows(sql, after.encode(), key)
+        if not rows:
+            raise RunNotFound(f"no run {after} in session {session_id}", run_id=after)
+        place = rows[0][0]
+    status = f"AND r.status IN {ACTIVE_SQL}" if active else ""
+    where = f"r.session = %s {status} AND r.rid > %s::bigint ORDER BY r.rid LIMIT %s"
+    return [listed_run(run) for _, run in await records.select(None, where, key, place, limit)]
+
+
+class WatchedSessions:
+    """The sessions that this worker watches."""
+
+    def __init__(self, server: PostgresServer, tell: Callable[[str], None]) -> None:
+        """`tell` hands on that a watched session may have changed."""
+        self._server = server
+        self._tell = tell
+        self._numbers: dict[str, int] = {}
+        self._seen: dict[bytes, tuple[object, ...]] = {}
+        """How each was when it was last looked for what was missed."""
+        self._gone: dict[int, None] = {}
+        """Numbers that are no longer watched, and still said to be."""
+        self._forgetting = asyncio.Lock()
+
+    @property
+    def numbers(self) -> Iterable[int]:
+        """Returns the numbers of those that are watched."""
+        return self._numbers.values()
+
+    async def watch(self, session_id: str, worker_id: str, channel: str) -> None:
+        """Watch a session, as `Store.watch_session`."""
+        number = self._numbers[session_id] = session_number(session_id)
+        self._gone.pop(number, None)
+        async with self._forgetting:
+            pass
+        await self._server.execute(_WATCH, worker_id, channel, number)
+
+    def unwatch(self, session_id: str) -> None:
+        """Undo `watch`."""
+        number = self._numbers.pop(session_id, None)
+        self._seen.pop(session_id.encode(), None)
+        if number is not None and number not in self._numbers.values():
+            self._gone[number] = None
+
+    def changed(self, session_id: str) -> None:
+        """Tell of a change that this worker has made."""
+        if session_id in self._numbers:
+            self._tell(session_id)
+
+    def hear(self, numbers: Iterable[int]) -> None:
+        """Hear of changes that others have made."""
+        changed = {number for number in numbers if number < 0}
+        if changed:
+            for session_id in [one for one, number in self._numbers.items() if number in changed]:
+                self._tell(session_id)
+
+    def look_at_all(self) -> None:
+        """Tell of all of them: some of their changes may have been missed."""
+        for session_id in tuple(self._numbers):
+            self._tell(session_id)
+
+    async def poll(self, connection: Connection, worker_id: str) -> None:
+        """Look for changes that were missed."""
+        if self._gone:
+            async with self._forgetting:
+                numbers = int_array(self._gone)
+                self._gone.clear()
+                await self._server.run(connection, _UNWATCH, worker_id, numbers)
+        if not self._numbers:
+            return
+        ids = bytea_array([session_id.encode() for session_id in self._numbers])
+        for key, *found in await self._server.fetch(connection, _SEEN, ids):
+            session_id, seen = key.decode(), tuple(found)
+            if session_id in self._numbers and self._seen.get(key) != seen:
+                self._seen[key] = seen
+                self._tell(session_id)

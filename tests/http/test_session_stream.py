@@ -1,0 +1,250 @@
+"""The response that follows a session, over real sockets: run after run on one connection, by a run's own rules."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx2
+import pytest
+
+from gapless import Limits, Runner, create_app
+from gapless.events import CustomEvent, Event, decode_event
+from gapless.fold import SESSION
+from gapless.testing import serving
+from tests.support.agents import Gated
+from tests.support.over_http import STREAM
+from tests.support.runs import echo
+from tests.support.sse import Frame, frames
+from tests.support.waiting import WAIT_S, until
+
+
+def told(body: bytes) -> list[tuple[str, Event]]:
+    """What a client that reads the frames of a body knows."""
+    return [(frame.id, decode_event(frame.data.encode())) for frame in frames(body) if not frame.event]
+
+
+def is_news(event: Event) -> bool:
+    return isinstance(event, CustomEvent) and event.name == SESSION
+
+
+def has_read(follower: Following, id: str) -> bool:
+    return bool(follower.events) and follower.events[-1][0] == id
+
+
+class Following:
+    """Somebody who reads a session's stream over HTTP, in a task."""
+
+    def __init__(self, url: str, path: str = "/sessions/s/events", **headers: str) -> None:
+        self.body = b""
+        self.status = 0
+        self.headers = httpx2.Headers()
+        self._more = asyncio.Event()
+        self._task = asyncio.create_task(self._read(url + path, headers))
+
+    async def _read(self, url: str, headers: dict[str, str]) -> None:
+        async with (
+            httpx2.AsyncClient(timeout=WAIT_S) as client,
+            client.stream("GET", url, headers={**STREAM, **headers}) as response,
+        ):
+            self.status, self.headers = response.status_code, response.headers
+            async for piece in response.aiter_bytes():
+                self.body += piece
+                self._more.set()
+
+    @property
+    def frames(self) -> list[Frame]:
+        return frames(self.body)
+
+    @property
+    def events(self) -> list[tuple[str, Event]]:
+        return [(id, event) for id, event in told(self.body) if not is_news(event)]
+
+    @property
+    def news(self) -> list[Any]:
+        return [event.value for _, event in told(self.body) if isinstance(event, CustomEvent) and is_news(event)]
+
+    async def until(self, happened: Callable[[], Any]) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while not happened():
+                assert not self._task.done(), self.body
+                self._more.clear()
+                waiting = asyncio.ensure_future(self._more.wait())
+                await asyncio.wait({waiting, self._task}, return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
+
+    async def end(self) -> None:
+        async with asyncio.timeout(WAIT_S):
+            await self._task
+
+    async def leave(self) -> None:
+        self._task.cancel()
+        await asyncio.wait({self._task})
+
+
+async def run_to_its_end(client: httpx2.AsyncClient, run_id: str, **body: Any) -> list[tuple[str, Any]]:
+    asked = {"message": run_id, "run_id": run_id, "session_id": "s", **body}
+    assert (await client.post("/runs", json=asked)).status_code == 202
+    await client.get(f"/runs/{run_id}/events", headers=STREAM)
+    page = (await client.get(f"/runs/{run_id}/events", headers={"accept": "application/json"})).json()
+    return [(f"{run_id}:{seq}", event) for seq, event in enumerate(page["events"], 1)]
+
+
+async def test_one_connection_carries_run_after_run_and_goes_on_after_every_frame():
+    with serving(create_app(Runner(echo))) as url:
+        async with httpx2.AsyncClient(base_url=url) as client:
+            await client.post("/sessions", json={"id": "s"})
+            live = Following(url)
+            await live.until(lambda: live.news)
+            whole = []
+            for n in range(3):
+                whole += await run_to_its_end(client, f"r{n}")
+            await live.until(lambda: len(live.events) == len(whole) and not live.news[-1]["runs"])
+            assert [(f.id, json.loads(f.data)) for f in live.frames if SESSION not in f.data] == whole
+            assert live.headers["content-type"].startswith("text/event-stream")
+            assert live.headers["x-accel-buffering"] == "no"
+            assert live.headers["cache-control"] == "no-cache"
+            assert live.headers["content-location"] == "/sessions/s/events"
+            assert len({f.id for f in live.frames}) == len(live.frames), "readers know a frame by its id"
+            assert b"\nretry: " in live.body.partition(b"\n\n")[0]
+            for at in range(0, len(whole), 3):
+                rest = live.events[at + 1 :]
+                late = Following(url, f"/sessions/s/events?after={whole[at][0]}&merge=0")
+                await late.until(functools.partial(has_read, late, whole[-1][0]))
+                assert late.events == rest
+                await late.leave()
+            by_header = Following(url, "/sessions/s/events?merge=0", **{"last-event-id": whole[-2][0]})
+            await by_header.until(lambda: by_header.events)
+            assert by_header.events == live.events[-1:]
+            assert by_header.headers["content-location"] == "/sessions/s/events?merge=0"
+            await by_header.leave()
+            assert (await client.delete("/sessions/s")).status_code == 204
+            await live.end()
+            assert live.body.endswith(f"event: end\nid: {whole[-1][0]}.end\n\n".encode())
+
+
+async def test_who_is_behind_gets_deltas_merged_and_who_asks_gets_them_as_they_are():
+    async def words(message: str) -> AsyncIterator[str]:
+        for n in range(200):
+            yield f"{n} "
+
+    with serving(create_app(Runner(words))) as url:
+        async with httpx2.AsyncClient(base_url=url) as client:
+            whole = await run_to_its_end(client, "r")
+        merged, plain = Following(url), Following(url, "/sessions/s/events?merge=0")
+        for follower in (merged, plain):
+            await follower.until(functools.partial(has_read, follower, whole[-1][0]))
+            assert "".join(getattr(event, "delta", "") for _, event in follower.events) == "".join(
+                f"{n} " for n in range(200)
+            )
+            await follower.leave()
+        assert len(plain.events) == len(whole)
+        assert len(merged.events) < 10
+
+
+async def test_a_page_of_a_sessions_events_and_the_next(client: httpx2.AsyncClient):
+    whole = [one for n in range(3) for one in await run_to_its_end(client, f"r{n}")]
+    asked = {"accept": "application/json"}
+    for limit in (1, 4, 7, 1000):
+        read: list[Any] = []
+        after = "0"
+        while after is not None:
+            page = (await client.get(f"/sessions/s/events?limit={limit}&after={after}", headers=asked)).json()
+            assert len(page["events"]) <= limit
+            assert page["session_id"] == "s"
+            read += page["events"]
+            after = page["next"]
+        assert [(one["id"], one["event"]) for one in read] == whole
+        assert {one["run_id"] for one in read} == {"r0", "r1", "r2"}
+
+
+async def test_a_session_is_read_by_whom_it_belongs_to_and_places_are_its_own(client_of: Callable[..., Any]):
+    client = await client_of(Runner(echo), authenticate=lambda request: request.headers.get("x-user"))
+    mine, others = {"x-user": "me"}, {"x-user": "other"}
+    for user, session_id in ((mine, "s"), (others, "theirs")):
+        body = {"message": "x", "session_id": session_id, "run_id": f"of-{session_id}"}
+        await client.post("/runs", json=body, headers=user | STREAM)
+    for session_id, user in (("s", others), ("nobody's", mine)):
+        refused = await client.get(f"/sessions/{session_id}/events", headers=user | STREAM)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "session_not_found")
+    assert (await client.get("/sessions/s/events", headers=STREAM)).status_code == 401
+    for bad in ("x", "of-theirs:1", "of-s:999", "1"):
+        refused = await client.get(f"/sessions/s/events?after={bad}", headers=mine | STREAM)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "cursor_invalid"), bad
+
+
+async def test_a_session_has_as_many_followers_as_a_run():
+    runner = Runner(echo, limits=Limits(followers_per_run_max=2))
+    with serving(create_app(runner)) as url:
+        async with httpx2.AsyncClient(base_url=url) as client:
+            await client.post("/sessions", json={"id": "s"})
+            followers = [Following(url) for _ in range(2)]
+            for follower in followers:
+                await follower.until(functools.partial(getattr, follower, "news"))
+            refused = await client.get("/sessions/s/events", headers=STREAM)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "limit_reached")
+            await followers[0].leave()
+            await until(lambda: runner.worker.conversations.followers_of("s") == 1, "it is noticed")
+            another = Following(url)
+            await another.until(lambda: another.news)
+            for follower in (followers[1], another):
+                await follower.leave()
+
+
+async def test_a_silent_session_is_kept_alive_between_its_runs_and_in_them(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gapless.http.stream.PING_S", 0.02)
+    monkeypatch.setattr("gapless.http.session_stream.PING_S", 0.02)
+    agent = Gated("a")
+    with serving(create_app(Runner(agent))) as url:
+        async with httpx2.AsyncClient(base_url=url) as client:
+            await client.post("/sessions", json={"id": "s"})
+            follower = Following(url)
+            await follower.until(lambda: follower.body.count(b": ping\n") >= 3)
+            await client.post("/runs", json={"message": "x", "session_id": "s", "run_id": "r"})
+            await follower.until(lambda: follower.news[-1]["runs"])
+            before = follower.body.count(b": ping\n")
+            await follower.until(lambda: follower.body.count(b": ping\n") >= before + 3)
+            agent.let(2)
+            await follower.until(lambda: not follower.news[-1]["runs"])
+            assert b": ping\n\n" not in follower.body
+            follower.body = follower.body.replace(b": ping\n", b"")
+            assert [event.delta for _, event in follower.events if hasattr(event, "delta")] == ["a"]
+            await follower.leave()
+
+
+@pytest.mark.parametrize("running", [False, True])
+async def test_draining_ends_the_connection_and_says_where_to_go_on(running: bool):
+    agent = Gated("a")
+    app = create_app(Runner(agent))
+    with serving(app) as url:
+        async with httpx2.AsyncClient(base_url=url) as client:
+            await client.post("/sessions", json={"id": "s"})
+            follower = Following(url)
+            await follower.until(lambda: follower.news)
+            place = b"0"
+            if running:
+                await client.post("/runs", json={"message": "x", "session_id": "s", "run_id": "r"})
+                agent.let()
+                await follower.until(lambda: b'"a"' in follower.body)
+                place = b"r:3"
+            app.state.runner.journals.loop.call_soon_threadsafe(app.state.streams.drain)
+            await follower.end()
+            assert follower.body.endswith(b"event: reconnect\ndata: {}\nid: %b\n\n" % place)
+            agent.let(2)
+
+
+async def test_a_client_that_leaves_is_noticed_and_nothing_of_it_stays():
+    app = create_app(Runner(Gated("a")))
+    with serving(app) as url:
+        async with httpx2.AsyncClient(base_url=url) as client:
+            await client.post("/runs", json={"message": "x", "session_id": "s", "run_id": "r"})
+            follower = Following(url)
+            await follower.until(lambda: follower.events)
+            await follower.leave()
+            await until(lambda: not app.state.streams.open, "it is noticed")
+            await until(lambda: not app.state.runner.worker.conversations._watched, "and the session let go")
+            assert (await client.get("/runs/r")).json()["status"] == "running"
+            app.state.runner.journals.loop.call_soon_threadsafe(app.state.runner.agents["gated"].let, 2)
