@@ -57,6 +57,8 @@ all_at_once = asyncio.Event()
 class Nobody:
     """Carries a delivery to a client that is never slow: nothing waits for it."""
 
+    direct = None
+
     def __init__(self, encoder: Any) -> None:
         self.encode = encoder.encode
 

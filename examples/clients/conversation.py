@@ -10,7 +10,9 @@ async def main(server: str) -> None:
     async with GaplessClient(server) as client:
         session = await client.create_session()
         await client.start("Explain SSE", session_id=session.id)  # here, or from anywhere else
-        async for place, event in client.follow_session(session.id):
+        last = "0"
+        async for place, event in client.follow_session(session.id, last):
+            last = place
             match event:
                 case TextMessageContentEvent(delta=text):
                     print(text, end="", flush=True)
@@ -18,8 +20,8 @@ async def main(server: str) -> None:
                     print([f"{run['id']}: {run['status']}" for run in now["runs"]], file=sys.stderr)
                 case RunFinishedEvent():
                     print()
-                    break  # a window would stay: the next run follows on this connection, after `place`
-        print("to be continued after", place, file=sys.stderr)
+                    break  # a window would stay: the next run follows on this connection
+        print("to be continued after", last, file=sys.stderr)
 
 
 asyncio.run(main(sys.argv[1] if sys.argv[1:] else "http://127.0.0.1:8000"))
