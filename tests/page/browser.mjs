@@ -14,6 +14,8 @@ const ARGS = [
   "--disable-background-networking",
   "--disable-component-update",
   "--disable-sync",
+  "--use-fake-device-for-media-stream", // a microphone that beeps,
+  "--use-fake-ui-for-media-stream", // and who is asked says yes
 ];
 
 /** Unpacks Chromium once, and returns its directory. Test files run side by side, so it appears there in one step. */

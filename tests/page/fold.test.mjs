@@ -185,3 +185,17 @@ test("fold: a file is shown from the stream and from the session alike", () => {
   assert.equal(live.items[0].url, value.url);
   assert.deepEqual(shown(live).items, shown(later).items);
 });
+
+test("fold: what is said to a live run is the user's, live and loaded", () => {
+  const live = newView();
+  for (const [id, role, delta] of [["a", "assistant", "Hello"], ["u", "user", "Stop"], ["b", "assistant", "Yes?"]]) {
+    applyEvent(live, { type: "TEXT_MESSAGE_START", messageId: id, role });
+    applyEvent(live, { type: "TEXT_MESSAGE_CONTENT", messageId: id, delta });
+    applyEvent(live, { type: "TEXT_MESSAGE_END", messageId: id });
+  }
+  const saved = [["first", "user", "Hi"], ["a", "assistant", "Hello"], ["u", "user", "Stop"], ["b", "assistant", "Yes?"]];
+  const loaded = viewOfMessages(null, saved.map(([id, role, content]) => ({ id, role, content })));
+  const shown = (view) => view.items.map((item) => [textOf(item), item.user ?? false]);
+  assert.deepEqual(shown(live), [["Hello", false], ["Stop", true], ["Yes?", false]]);
+  assert.deepEqual(shown(loaded), shown(live));
+});

@@ -105,7 +105,9 @@ class OpenAIRoutes(OpenAIAPI):
     async def list_models(self, request: Request) -> Response:
         """List the registered agents."""
         await self.access.user(request)
-        return json_response({"object": "list", "data": [_model(name) for name in self.runner.agents]})
+        return json_response(
+            {"object": "list", "data": [_listed(name, agent.live) for name, agent in self.runner.agents.items()]}
+        )
 
     async def get_model(self, model: str, request: Request) -> Response:
         """Show one registered agent."""
@@ -148,3 +150,8 @@ def _completion(record: RunRecord, events: Iterable[bytes]) -> dict[str, Any]:
 
 def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "gapless"}
+
+
+def _listed(name: str, live: bool) -> dict[str, Any]:
+    """A model, and whether it may be one to talk to at `/live`, which is not OpenAI's."""
+    return _model(name) | ({"live": True} if live else {})

@@ -50,7 +50,7 @@ export class TurnActions {
 
 /** The answer as the Markdown that it was said in. */
 export function answerText({ items }) {
-  return items.filter((item) => item.kind === "text").map(textOf).filter((text) => text !== "").join("\n\n");
+  return items.filter((item) => item.kind === "text" && !item.user).map(textOf).filter((text) => text !== "").join("\n\n");
 }
 
 /** A field in the place of a message. `onSend(text)` and `onLeave()` end it. */

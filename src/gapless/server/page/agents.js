@@ -1,17 +1,20 @@
 /** The agent that answers, where there are several. */
 
-import { agentNames } from "./api.js";
+import { hasKey, serversAgents } from "./api.js";
 import { $, el } from "./dom.js";
 
 const AGENT_ITEM = "gapless.agent";
 const LIST_ITEM = "gapless.list-of-agent";
 
 let agents = [];
+let live = new Set(); // those that can be spoken to while they speak
 
 export async function loadAgents() {
   if (agents.length > 0) return;
   try {
-    agents = await agentNames();
+    const found = await serversAgents();
+    agents = found.map(({ name }) => name);
+    live = new Set(found.filter((one) => one.live).map(({ name }) => name));
   } catch {
     return; // the server's first agent answers, and the next focus tries again
   }
@@ -46,6 +49,11 @@ export function showAgent(name) {
 /** The agent to ask, or undefined for the server's only one. */
 export function chosenAgent() {
   return agents.length > 1 ? $("agent").value : undefined;
+}
+
+/** Whether the agent to ask can be talked to, here. */
+export function canTalk() {
+  return !hasKey() && "AudioWorkletNode" in window && Boolean(navigator.mediaDevices) && live.has(chosenAgent() ?? agents[0]);
 }
 
 /** Several agents: each answer says whose it is. */

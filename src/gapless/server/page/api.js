@@ -41,6 +41,11 @@ function goToLogIn() {
   location.href = login.replaceAll("{next}", encodeURIComponent(location.href));
 }
 
+/** A browser's WebSocket carries no key. */
+export function hasKey() {
+  return Boolean(sessionStorage.getItem(KEY_ITEM));
+}
+
 /** Shows what of logging in and out there is: a way out, or a key to forget. */
 export function showAccess() {
   $("log-out").hidden = logout === undefined;
@@ -102,12 +107,12 @@ export async function setFormulas(formulas) {
   return made.formulas;
 }
 
-/** The names of the server's agents, the default one first. */
-export async function agentNames() {
+/** The server's agents, `{ name, live }`, the default one first. */
+export async function serversAgents() {
   const models = await authorised(async () => {
     const response = await fetch(new URL("v1/models", baseUrl), { headers: keyHeader(), cache: "no-store" });
     if (!response.ok) throw Object.assign(new Error(response.statusText), { status: response.status });
     return response.json();
   });
-  return models.data.map(({ id }) => id);
+  return models.data.map(({ id, live = false }) => ({ name: id, live }));
 }

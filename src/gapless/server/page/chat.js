@@ -4,7 +4,7 @@
  */
 
 import { answerText } from "./actions.js";
-import { chosenAgent, loadAgents, several, showAgent, whenListed } from "./agents.js";
+import { canTalk, chosenAgent, loadAgents, several, showAgent, whenListed } from "./agents.js";
 import { authorised, baseUrl, client, fetchFile, showAccess } from "./api.js";
 import { Attachments } from "./attach.js";
 import { lineOf, parentsOf, pathTo } from "./branches.js";
@@ -17,6 +17,7 @@ import { offer, withdraw } from "./offer.js";
 import { announce, awayIs, describe, showAlert, showConnection } from "./say.js";
 import { SessionList } from "./sessions.js";
 import { newId, StreamError } from "./stream.js"; // of the npm package: `/static` serves both folders
+import { Talk } from "./talk.js";
 import { TurnView } from "./view.js";
 
 /** How often an idle, visible page asks whether somebody else went on with its session. */
@@ -232,7 +233,7 @@ class Conversation {
       const ended = !run || ["finished", "failed", "cancelled"].includes(run.status);
       let turn = this.turns.get(runId);
       if (!turn) {
-        const asked = own.find((message) => message.role === "user");
+        const asked = own[0]?.role === "user" ? own[0] : undefined; // a live run may begin with a greeting
         const whole = asked || !run ? run : await authorised(() => client.run(runId, { signal })); // lists cut what is long
         signal.throwIfAborted();
         const place = { after: asked ? asked.metadata?.[AFTER] : whole?.after_run_id, messageId: asked?.id };
@@ -382,6 +383,18 @@ class Conversation {
     if (asking) this.seeOut(asking).catch(() => {}); // else the next look at the session does
   }
 
+  /** Begins a live run: a turn whose messages are all said in it. The caller speaks to it. */
+  async call(runId, agent) {
+    if (this.id === null) {
+      this.id = (await authorised(() => client.createSession({ signal: this.signal }))).id;
+      remember(this.id);
+    }
+    const turn = this.add(runId, "", agent);
+    this.arrange();
+    scrollToEnd();
+    return turn;
+  }
+
   /** Follows a run that waited for a person until the server lets it go on, as another message was sent. */
   async seeOut(turn) {
     const { signal } = this;
@@ -446,6 +459,7 @@ function remember(sessionId) {
 }
 
 async function open(sessionId) {
+  endCall();
   conversation.close();
   conversation = new Conversation(sessionId);
   const opened = conversation;
@@ -668,6 +682,11 @@ $("composer").addEventListener("submit", (event) => {
   const text = $("message").value.trim();
   const active = conversation.active();
   const files = attachments.parts.length > 0;
+  if (talk && text !== "") {
+    clearMessage();
+    talk.say(text);
+    return;
+  }
   if ((text === "" && !files) || (active !== null && active.view.status !== "waiting")) return;
   if (active === null) send(text);
   else offer(text, files ? null : (active.shown.questions?.typed ?? null), { onAnswered: clearMessage, onLeave: () => send(text) });
@@ -689,6 +708,58 @@ function send(text) {
   submit(message, runIdFor(message, chosenAgent()), chosenAgent());
 }
 
+// Talking: a live run of the shown conversation, until it is hung up.
+
+let talk = null;
+
+async function beginCall() {
+  closeMenu();
+  if (talk || conversation.active()) return;
+  showAlert("");
+  const [runId, agent, called] = [newId(), chosenAgent(), conversation];
+  const turn = await called.call(runId, agent);
+  const mine = new Talk({
+    runId,
+    agent,
+    sessionId: called.id,
+    onError: (text) => showAlert(text),
+    onSpeaking: (speaking) => ($("talking").dataset.speaking = String(speaking)),
+    onBegun: () => {
+      called.follow(turn);
+      refreshSessions();
+    },
+    onEnd: () => talk === mine && endCall(),
+  });
+  talk = mine;
+  $("talking-text").textContent = "Calling…";
+  $("talking").hidden = false;
+  try {
+    await mine.begin();
+    $("talking-text").textContent = "Speak, or type";
+  } catch (error) {
+    endCall();
+    called.remove(turn);
+    showAlert(error.name === "NotAllowedError" ? "The browser does not allow the microphone here." : `There is no microphone: ${error.message}`);
+  }
+}
+
+function endCall() {
+  talk?.leave();
+  talk = null;
+  $("talking").hidden = true;
+  $("talking").dataset.speaking = "false";
+  $("mute").setAttribute("aria-pressed", "false");
+  if (document.activeElement === document.body) focusMessage();
+}
+
+$("talk").addEventListener("click", beginCall);
+$("hang-up").addEventListener("click", () => talk?.hangUp());
+$("mute").addEventListener("click", () => {
+  const muted = $("mute").getAttribute("aria-pressed") !== "true";
+  $("mute").setAttribute("aria-pressed", String(muted));
+  talk.muted = muted;
+});
+
 $("message").addEventListener("input", withdraw);
 $("stop").addEventListener("click", () => conversation.stop());
 document.addEventListener("keydown", (event) => {
@@ -699,10 +770,14 @@ document.addEventListener("keydown", (event) => {
   else conversation.stop();
 });
 function showMenu() {
+  $("talk").hidden = !canTalk();
   for (const name of ["export-markdown", "export-json"]) $(name).disabled = conversation.id === null;
 }
 
-$("more").addEventListener("toggle", showAccess);
+$("more").addEventListener("toggle", () => {
+  showAccess();
+  showMenu();
+});
 
 function closeMenu() {
   $("more").open = false;

@@ -5,7 +5,7 @@
  * A view is `{ status, items, error, interrupts }`. `status` is one of queued, running, waiting, finished, failed,
  * cancelled. An item is one of
  *
- *   { kind: "text",      key, parent, open, interrupted, chunks }
+ *   { kind: "text",      key, parent, open, interrupted, chunks, user }
  *   { kind: "reasoning", key, parent, open, interrupted, chunks }
  *   { kind: "tool",      key, parent, open, interrupted, name, chunks, result, failed, waits, denied }
  *   { kind: "step",      key, parent, open, interrupted, name }
@@ -13,7 +13,8 @@
  *   { kind: "notice",    key, parent, code, message }
  *   { kind: "file",      key, parent, mimeType, name, size, data, blob, url }
  *
- * A tool `waits` while a person is asked about it, and was `denied` where the person said no.
+ * A text is the `user`'s where it was said to a live run. A tool `waits` while a person is asked about it, and was
+ * `denied` where the person said no.
  *
  * `chunks` are the pieces of text in order (a tool's are its arguments): a renderer keeps its place in the list, so a
  * delta costs what the delta is long. `parent` is the key of the subagent that an item belongs to, or null.
@@ -175,14 +176,16 @@ const HANDLERS = {
   },
 };
 
-/** The view of an ended run, from its record and its saved messages (the user's own message is left out). */
+/** The view of an ended run, from its record and its saved messages (the user's own message, the first, is left out). */
 export function viewOfMessages(record, messages) {
   const view = newView();
-  for (const message of messages) {
+  for (const [place, message] of messages.entries()) {
     const parent = parentOf(message);
-    if (message.role === "assistant") {
+    if (message.role === "user" && place > 0) {
+      put(view, { kind: "text", key: `text:${message.id}`, parent, chunks: [contentText(message.content)], user: true });
+    } else if (message.role === "assistant") {
       if (message.content) {
-        const item = put(view, { kind: "text", key: `text:${message.id}`, parent, chunks: [message.content] });
+        const item = put(view, { kind: "text", key: `text:${message.id}`, parent, chunks: [message.content], user: false });
         if (message.metadata?.interrupted) item.interrupted = true;
       }
       for (const call of message.toolCalls ?? []) {
@@ -254,7 +257,7 @@ function put(view, item) {
 function chunked(view, kind, id, event) {
   const messageId = id ?? view.last[kind];
   view.last[kind] = messageId;
-  return put(view, { kind, key: `${kind}:${messageId}`, parent: parentOf(event), chunks: [] });
+  return put(view, { kind, key: `${kind}:${messageId}`, parent: parentOf(event), chunks: [], ...(kind === "text" ? { user: event.role === "user" } : {}) });
 }
 
 function tool(view, id, event) {
@@ -326,7 +329,7 @@ function closeAll(view) {
 function cutShort(view) {
   for (const item of view.items) if (item.open) item.interrupted = true;
   const last = view.items.at(-1);
-  if (last?.kind === "text") last.interrupted = true;
+  if (last?.kind === "text" && !last.user) last.interrupted = true;
 }
 
 function parentOf({ subagentRunId }) {

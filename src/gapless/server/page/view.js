@@ -182,7 +182,8 @@ class ShowText {
       this.#done = true;
       this.#markdown.end();
     }
-    this.node.classList.toggle("open", item.open);
+    this.node.classList.toggle("open", item.open && !item.user);
+    this.node.classList.toggle("user", item.user === true);
     this.node.toggleAttribute("data-interrupted", item.interrupted);
   }
 }
