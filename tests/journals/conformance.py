@@ -745,7 +745,8 @@ class Conformance(GoesOn, Blobs, Lists, Titles, Conversations):
         await b.end("r2", 1, status=RunStatus.CANCELLED)
         await a.end("r1", 1)
         assert await a.store.turns("s") == [a_turn("r2"), a_turn("r1")]
-        assert await a.store.turns("nobody") == []
+        assert await a.store.turns("s", 1) == [a_turn("r1")]
+        assert await a.store.turns("s", 2) == await a.store.turns("s", 9) == await a.store.turns("nobody") == []
 
     async def test_a_session_takes_no_run_of_another_user(self, a: Worker, b: Worker) -> None:
         mine = "me\x00{é} 👩🏽‍🚀"

@@ -518,8 +518,8 @@ class FaultyStore(Store):
         )
         return deleted
 
-    async def turns(self, session_id: str) -> list[Turn]:
-        turns: list[Turn] = await self._ask(lambda: _now(self._inner.turns(session_id)), "turns", session_id)
+    async def turns(self, session_id: str, skip: int = 0) -> list[Turn]:
+        turns: list[Turn] = await self._ask(lambda: _now(self._inner.turns(session_id, skip)), "turns", session_id)
         return turns
 
 

@@ -369,8 +369,8 @@ class Store(ABC):
         """Undo `watch_session` of `session_id`, also one that raised."""
 
     @abstractmethod
-    async def turns(self, session_id: str) -> list[Turn]:
-        """Return the turns of session `session_id`, oldest first."""
+    async def turns(self, session_id: str, skip: int = 0) -> list[Turn]:
+        """Return the turns of session `session_id`, oldest first, without the first `skip`."""
 
 
 _PASSWORD = re.compile(r"^(\w*:(?://)?[^:@/?#]*):.*@", re.DOTALL)

@@ -487,8 +487,8 @@ class MemoryStore(Store):
         if not watchers:
             self._memory.session_watchers.pop(session_id, None)
 
-    async def turns(self, session_id: str) -> list[Turn]:
-        return list(self._memory.turns.get(session_id, ()))
+    async def turns(self, session_id: str, skip: int = 0) -> list[Turn]:
+        return self._memory.turns.get(session_id, [])[skip:]
 
 
 def _copy(record: _RecordT) -> _RecordT:

@@ -369,6 +369,6 @@ class PostgresStore(Store):
     async def unwatch_session(self, session_id: str) -> None:
         self._news.sessions.unwatch(session_id)
 
-    async def turns(self, session_id: str) -> list[Turn]:
-        sql = "SELECT turn FROM gapless.turns WHERE session = %s ORDER BY tid"
-        return [_decode_turn(turn) for (turn,) in await self._server.rows(sql, session_id.encode())]
+    async def turns(self, session_id: str, skip: int = 0) -> list[Turn]:
+        sql = "SELECT turn FROM gapless.turns WHERE session = %s ORDER BY tid OFFSET %s"
+        return [_decode_turn(turn) for (turn,) in await self._server.rows(sql, session_id.encode(), skip)]

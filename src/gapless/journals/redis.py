@@ -341,5 +341,5 @@ class RedisStore(Store):
     async def unwatch_session(self, session_id: str) -> None:
         await self._news.sessions.unwatch(session_id)
 
-    async def turns(self, session_id: str) -> list[Turn]:
-        return await self._records.turns(session_id)
+    async def turns(self, session_id: str, skip: int = 0) -> list[Turn]:
+        return await self._records.turns(session_id, skip)

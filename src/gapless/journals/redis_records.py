@@ -295,13 +295,14 @@ class RedisRecords:
                 log.error("store %s: %s; it is left out of lists", self._server.name, error)
             return None
 
-    async def turns(self, session_id: str) -> list[Turn]:
-        """Return the session's turns, oldest first."""
+    async def turns(self, session_id: str, skip: int) -> list[Turn]:
+        """Return the session's turns, oldest first, without the first `skip`."""
         turns: list[Turn] = []
         pages = _Pages(None)
         key = f"{place_of(session_id)}turns"
         while pages.more(len(turns)):
-            page = await self._server.command("LRANGE", key, pages.read, pages.read + pages.count - 1)
+            first = skip + pages.read
+            page = await self._server.command("LRANGE", key, first, first + pages.count - 1)
             pages.have_read([[turn] for turn in page])
             turns += map(decode_turn, page)
         return turns

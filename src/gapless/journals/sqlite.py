@@ -452,5 +452,5 @@ class SQLiteStore(Store):
     async def unwatch_session(self, session_id: str) -> None:
         self._news.unwatch_session(session_id)
 
-    async def turns(self, session_id: str) -> list[Turn]:
-        return await list_turns(self._file, session_id)
+    async def turns(self, session_id: str, skip: int = 0) -> list[Turn]:
+        return await list_turns(self._file, session_id, skip)

@@ -89,15 +89,15 @@ async def list_sessions(
     return await _page(file, limit, [(row[0], row[1]) for row in rows], read, lambda key: place_of_session(*key))
 
 
-async def list_turns(file: SQLiteFile, session_id: str) -> list[Turn]:
-    """List a session's turns, oldest first."""
+async def list_turns(file: SQLiteFile, session_id: str, skip: int) -> list[Turn]:
+    """List a session's turns, oldest first, without the first `skip`."""
     turns, last = list[Turn](), 0
 
     def step(db: sqlite3.Connection) -> bool:
         nonlocal last
         until = time.monotonic() + STEP_S
-        sql = "SELECT tid, turn FROM turns WHERE session = ? AND tid > ? ORDER BY tid"
-        for tid, turn in db.execute(sql, (session_id, last)):
+        sql = "SELECT tid, turn FROM turns WHERE session = ? AND tid > ? ORDER BY tid LIMIT -1 OFFSET ?"
+        for tid, turn in db.execute(sql, (session_id, last, 0 if last else skip)):
             turns.append(decode_turn(turn))
             last = tid
             if time.monotonic() > until:

@@ -36,6 +36,7 @@ from gapless.runs.pace import Pace
 from gapless.runs.readers import Readers, ends_unread
 from gapless.runs.request import check_id, check_user, is_of_its_own, new_id, title_given
 from gapless.runs.retrying import LeaseWanted, patiently
+from gapless.runs.turns import KeptTurns
 from gapless.user_message import results_of
 
 __all__ = ["History", "Sessions"]
@@ -107,6 +108,7 @@ class Sessions:
         self._limits = limits
         self._readers = readers
         self._commands = commands
+        self._turns = KeptTurns(store)
         self.ends = Pace(ENDS_AT_ONCE)
         """When runs of this worker may end."""
 
@@ -220,7 +222,7 @@ class Sessions:
         turns, state = [], request.state
         if not is_of_its_own(record):
             if request.messages is None or any(map(has_media, request.messages)):
-                turns = await patiently(self._store.turns, record.session_id)
+                turns = await patiently(self._turns.of, record.session_id)
             if state is None:
                 session = await patiently(self._store.get_session, record.session_id)
                 state = None if session is None else dict(session.state)
