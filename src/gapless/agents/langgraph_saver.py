@@ -181,6 +181,8 @@ class RunSaver(InMemorySaver):
     def advance(self, ns: str, checkpoint_id: str) -> None:
         """Note that all before a checkpoint has been recorded: older ones, and the graphs that ran between, are no
         longer needed."""
+        if self._shown.get(ns) == checkpoint_id:  # told again where a graph goes on: what runs in it goes on, too
+            return
         self._shown[ns] = checkpoint_id
         if self._keep_all:
             return
