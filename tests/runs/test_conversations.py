@@ -18,7 +18,7 @@ from gapless.fold import SESSION
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.runs.conversations import place_of
 from tests.support.runs import ask, echo, ends, events_of
-from tests.support.waiting import WAIT_S
+from tests.support.waiting import WAIT_S, until
 
 Told = list[tuple[str, Event]]
 PATIENT = RunConfig(on_busy="queue", on_waiting="reject")
@@ -284,6 +284,38 @@ async def test_many_follow_a_session_at_the_price_of_one_look_at_each_change():
         assert store.looks < 12, "created, started, ended"
         assert not runner.worker.conversations._watched
         assert not store._memory.session_watchers
+
+
+async def test_a_session_is_looked_at_by_one_at_a_time():
+    """Two looks at once would both find the same run behind the newest, and one of them behind itself."""
+
+    class Slow(MemoryStore):
+        at_once = most = looks = 0
+
+        async def get_session(self, session_id: str) -> Any:
+            self.looks += 1
+            self.at_once += 1
+            self.most = max(self.most, self.at_once)
+            await gate.wait()
+            self.at_once -= 1
+            return await super().get_session(session_id)
+
+    gate, store = asyncio.Event(), Slow()
+    gate.set()
+    async with Runner(echo, store=store) as runner:
+        await (await runner.start("x", session_id="s", run_id="r0")).wait()
+        gate.clear()
+        store.looks = store.most = 0
+        follower = Follower(runner)
+        await until(lambda: store.looks == 1, "the first look")
+        store._memory.sessions["s"].title = "another"  # as another worker would do it
+        store._memory.tell_session("s")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        gate.set()
+        await follower.until(lambda: now(follower) == ("another", []))
+        assert store.most == 1
+        await follower.leave()
 
 
 async def test_a_store_that_is_away_for_a_while_costs_a_follower_nothing(monkeypatch: pytest.MonkeyPatch):

@@ -98,15 +98,15 @@ class Conversation:
         """The run behind each of the newest but the last."""
         self._told: dict[tuple[int, bool], bytes] = {}
         self._heard = False
-        self._opening = asyncio.Lock()
+        self._at_look = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Watch the session and look at it, unless that was done. Raises `StoreUnavailable`, `StoreCorrupt`."""
-        async with self._opening:
+        async with self._at_look:
             if not self.version:
                 await self._store.watch_session(self.session_id)  # before the look, so that nothing falls between
-                await self.look()
+                await self._read()
 
     def hear(self) -> None:
         """Look, soon, at what has changed."""
@@ -115,17 +115,20 @@ class Conversation:
             self._looking = asyncio.create_task(self._look(), name=f"gapless-session-{self.session_id}")
 
     async def _look(self) -> None:
+        said = ""
         while self._heard and self.followers and not self.gone:
             self._heard = False
             try:
-                await self.look()
+                async with self._at_look:
+                    await self._read()
             except GaplessError as error:
-                log.warning("session %s: looking again: %s", self.session_id, error)
+                if said != (said := str(error)):
+                    log.warning("session %s: looking again: %s", self.session_id, error)
                 self._heard = True
                 await asyncio.sleep(LOOK_AGAIN_S)
 
-    async def look(self) -> None:
-        """Read how the session stands. Raises `StoreUnavailable`, `StoreCorrupt`."""
+    async def _read(self) -> None:
+        """Read how the session stands; one at a time. Raises `StoreUnavailable`, `StoreCorrupt`."""
         more = await self._look_for_runs()
         session = await self._store.get_session(self.session_id)
         active = await self._store.session_runs(self.session_id, limit=NEWEST_RUNS, active=True)
