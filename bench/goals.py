@@ -183,7 +183,7 @@ def streams(results: dict[str, Any]) -> list[Goal]:
             beside={"the floor": ramp.median("asgi", "held"), "sse-starlette": ramp.median("sse-starlette", "held")},
             why="; ".join(filter(None, map(load_at_the_end, (f"gapless-{store}", "asgi")))),
         )
-        for store, goal in (("memory", 1500), ("sqlite", 1000))
+        for store, goal in (("memory", 1500), ("sqlite", 1000), ("postgres", 300))
     ]
 
 

@@ -35,6 +35,7 @@ LAYERS = (
     ("gapless: runner", r"/gapless/(runs/)?\w+\.py"),
     ("gapless: server", r"/gapless/(server|http|protocols)/"),
     ("the Redis client", r"/redis/"),
+    ("the PostgreSQL client", r"/psycopg"),
     ("the bare app", r"bench/servers/"),
     ("the HTTP server", r"/(uvicorn|starlette|fastapi|sse_starlette)/"),
 )
@@ -84,8 +85,8 @@ def profile(bench: Bench) -> None:
     """µs per event by layer: the server's CPU without the profiler, shared out by the samples taken right after."""
     names = ["asgi", "gapless-memory"]
     if not bench.quick:
-        names += ["gapless-sqlite", "gapless-redis", "pydantic-ai-gapless-memory", "pydantic-ai-vercel"]
-        names += ["adk-gapless-memory", "adk-server"]
+        names += ["gapless-sqlite", "gapless-redis", "gapless-postgres", "pydantic-ai-gapless-memory"]
+        names += ["pydantic-ai-vercel", "adk-gapless-memory", "adk-server"]
     bench.rounds = 1
     bench.alternate(bench.candidates(*names), lambda candidate: _paced(bench, candidate))
     if not bench.quick:

@@ -133,8 +133,9 @@ def ramp(bench: Bench) -> None:
 
     names = ["asgi", "gapless-memory"]
     if not bench.quick:
-        names += ["gapless-sqlite", "gapless-redis", "sse-starlette", "fastapi", "pydantic-ai-vercel"]
-        names += ["pydantic-ai-ag-ui", "pydantic-ai-gapless-memory", "adk-server", "adk-gapless-memory"]
+        names += ["gapless-sqlite", "gapless-redis", "gapless-postgres", "sse-starlette", "fastapi"]
+        names += ["pydantic-ai-vercel", "pydantic-ai-ag-ui", "pydantic-ai-gapless-memory"]
+        names += ["adk-server", "adk-gapless-memory"]
     bench.alternate(bench.candidates(*names), measure, often=("asgi", "gapless-memory", "gapless-sqlite"))
 
 

@@ -69,7 +69,10 @@ async def opened(url: str) -> PostgresStore:
 
 
 REFUSED = {
-    "no privilege": ("nothing@{at}/postgres", r'permission denied for database.*CREATE SCHEMA "gapless" AUTHORIZATION'),
+    "no privilege": (
+        "nothing@{at}/postgres",
+        r'permission denied for database.*CREATE SCHEMA "gapless" AUTHORIZATION "nothing"',
+    ),
     "another's schema": ("nothing@{at}/postgres?schema=mine", "permission denied for schema mine.*schema="),
     "no database": ("gapless@{at}/missing", 'database "missing" does not exist; make it'),
     "no role": ("nobody@{at}/postgres", 'role "nobody" does not exist; make it'),

@@ -76,14 +76,23 @@ async def test_a_user_who_owns_a_schema_needs_no_more(database: str, postgres: P
         postgres.run("DROP ROLE small")
 
 
-async def test_tables_of_a_later_version_are_left_alone(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    await (await opened(database)).store.close()
+async def test_tables_are_brought_to_a_later_version_with_what_is_in_them(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, by whoever of several is first; a version that does not know them leaves them alone then."""
+    before = await opened(database)
+    await before.create("before", "s0")
+    kept = [*await before.append("before", 1, "1"), await before.end("before", 2)]
+    await before.store.close()
     monkeypatch.setattr(postgres_server, "SCHEMA_VERSION", 2)
     monkeypatch.setattr(postgres_server, "MIGRATIONS", {1: "ALTER TABLE gapless.runs ADD COLUMN later int"})
     workers = await asyncio.gather(*(opened(database, f"w{n}") for n in range(3)))
     await workers[0].create("r")
     for worker in workers:
+        assert await worker.read_all("before") == kept
         await worker.store.close()
+    with psycopg.connect(database) as connection:
+        assert connection.execute("SELECT version FROM gapless.version").fetchall() == [(2,)]
     monkeypatch.undo()
     with pytest.raises(StoreCorrupt, match="schema version 2, this Gapless reads 1"):
         await opened(database)

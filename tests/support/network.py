@@ -69,6 +69,10 @@ class Network:
         self._loop.close()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.CancelledError):  # at the end; asyncio's streams would complain of it
+            await self._connected(reader, writer)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._open.wait()
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self._upstream_port)

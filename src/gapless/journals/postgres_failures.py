@@ -35,7 +35,7 @@ _WHAT_TO_DO = {
 }
 
 
-def translate(error: Exception, name: str, schema: str, timeout_s: float) -> GaplessError:
+def translate(error: Exception, name: str, schema: str, user: str, timeout_s: float) -> GaplessError:
     """Make of what a call of the store `name` has raised what a store raises; a bug of ours is raised as it is."""
     text = _first_line(error)
     if isinstance(error, errors.DataCorrupted | errors.IndexCorrupted):
@@ -46,10 +46,10 @@ def translate(error: Exception, name: str, schema: str, timeout_s: float) -> Gap
             "when a process starts, in the schema that schema= names"
         )
     if isinstance(error, errors.InsufficientPrivilege):
-        quoted = '"' + schema.replace('"', '""') + '"'
+        quoted, owner = _quoted(schema), _quoted(user) if user else "…"
         return StoreUnavailable(
             f"store {name}: its user may not do that: {text}; let the schema be its own (CREATE SCHEMA {quoted} "
-            "AUTHORIZATION …, as a user who may), or name one that is with schema=; see docs/deploy.md"
+            f"AUTHORIZATION {owner}, as a user who may), or name one that is with schema=; see docs/deploy.md"
         )
     if isinstance(error, errors.ReadOnlySqlTransaction):
         return StoreUnavailable(f"store {name}: {_READ_ONLY}")
@@ -67,6 +67,10 @@ def unreachable(error: Exception, name: str) -> StoreUnavailable:
         if found := re.search(pattern, text):
             return StoreUnavailable(f"store {name}: {text}; {fix.format(*found.groups())}")
     return StoreUnavailable(f"store {name}: {text}")
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _first_line(error: Exception) -> str:

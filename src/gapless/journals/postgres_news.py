@@ -31,7 +31,7 @@ from gapless.journals.postgres_sessions import WatchedSessions, session_number
 
 __all__ = ["POLL_S", "PostgresNews"]
 
-NOTIFY_S = 0.004
+NOTIFY_S = 0.002
 """Two notifications of one worker are at least this far apart."""
 RUNS_AT_ONCE = 100
 """Watched runs whose news are read in one statement."""

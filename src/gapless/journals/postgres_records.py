@@ -117,10 +117,11 @@ class PostgresRecords:
         conditions: dict[str, Any] = {
             'r."user" = %s': None if user_id is None else user_id.encode(),
             "r.session = %s": None if session_id is None else session_id.encode(),
-            "r.status = %s": None if status is None else status.value,
             "r.rid < %s": place,
         }
         where = [condition for condition, value in conditions.items() if value is not None]
+        if status is not None:  # written out: plans are made once, and the indexes of active runs are for these values
+            where.append(f"r.status = '{status.value}'")
         values = [value for value in conditions.values() if value is not None]
         keys = await self._server.rows(
             f"SELECT r.rid, length(r.record) FROM gapless.runs r WHERE {' AND '.join(where) or 'true'}"

@@ -32,9 +32,16 @@ CONNECTIONS_MAX = 6
 """Connections of one worker, beside the one that appends and the one that listens."""
 ATTEMPTS_MAX = 10
 """Of one transaction that meets others in a deadlock."""
-SESSION = {"statement_timeout": "8s", "idle_in_transaction_session_timeout": "4s"}
+SESSION = {
+    "statement_timeout": "8s",
+    "idle_in_transaction_session_timeout": "4s",
+    "plan_cache_mode": "force_generic_plan",
+    **dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off"),
+}
 """Settings of each connection that no pooler passes on. A statement ends sooner than it is no longer waited for, and a
-process that stands still in the middle of a transaction keeps others from taking its runs for no longer than that."""
+process that stands still in the middle of a transaction keeps others from taking its runs for no longer than that. All
+statements look rows up by indexes, whatever the tables' sizes: they are planned once. (PostgreSQL would plan an append
+anew each time, which takes it three times as long as to do it, 0.8 ms.)"""
 LATENCY_CALLS, SLOW_S = 3, 0.02
 """The quickest of some answers is the round trip; a longer one is worth a word."""
 _RISKS = {
@@ -224,7 +231,7 @@ class PostgresServer:
 
     def translate(self, error: Exception) -> GaplessError:
         """Make of what psycopg raises what a store raises; a bug of ours is raised as it is."""
-        return translate(error, self.name, self.schema, ANSWER_TIMEOUT_S)
+        return translate(error, self.name, self.schema, str(self._address.get("user") or ""), ANSWER_TIMEOUT_S)
 
     async def description(self) -> str:
         """Say which version the server is, and whether the connections to it are encrypted."""
