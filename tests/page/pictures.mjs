@@ -19,6 +19,11 @@ GET /runs/1a1f758ff33f/events
 Last-Event-ID: 41
 \`\`\`
 
+\`\`\`python
+async for event in run.events(after=41):  # from any server
+    print(event)
+\`\`\`
+
 The next event is number 42, whichever server answers, and the rest follows as it is`;
 const EARLIER = ["Plan for the harbour festival", "Figures of March", "The manual in Danish", "Letter to the suppliers", "Names for the new boat"];
 const DESK = { width: 1180, height: 860 };
@@ -85,7 +90,7 @@ const folder = process.argv[2];
 const browser = await launch();
 const file = (name) => path.join(folder, name);
 
-await take(browser, file("page.png"), QUESTION, growing, ".turn:last-child .answer pre ~ p, .turn:last-child .answer figure ~ p", { colorScheme: "light", viewport: DESK });
+await take(browser, file("page.png"), QUESTION, growing, ".turn:last-child .answer figure ~ p", { colorScheme: "light", viewport: DESK });
 await take(browser, file("page-dark.png"), "Please refund order 4711.", asking, ".turn[data-status=waiting]", { colorScheme: "dark", viewport: DESK });
 await take(browser, file("page-phone.png"), "Please refund order 4711.", asking, ".turn[data-status=waiting]", { colorScheme: "light", viewport: PHONE, isMobile: true, hasTouch: true });
 await browser.close();
