@@ -189,6 +189,7 @@ class Entry {
   #pencil = el("button", { type: "button", class: "icon rename", "data-testid": "rename-session" }, "✎");
   #title = "";
   #found = el("span", { class: "found", hidden: true });
+  #record = null; // what is shown
 
   constructor(id, onRemove, onRename) {
     this.id = id;
@@ -241,7 +242,10 @@ class Entry {
     this.#button.setAttribute("aria-label", sure ? `Really delete ${this.#title}?` : `Delete ${this.#title}`);
   }
 
-  update({ title, updated_at: used, active_run_id: run, active_run_status: status = "running", found = "" }) {
+  update(record) {
+    if (record === this.#record) return; // to write the times of thousands takes a quarter of a second
+    this.#record = record;
+    const { title, updated_at: used, active_run_id: run, active_run_status: status = "running", found = "" } = record;
     const doing = run === undefined ? "" : status;
     if (doing) this.node.dataset.doing = doing;
     else delete this.node.dataset.doing;
@@ -252,6 +256,7 @@ class Entry {
     setText(this.#time, STATUS_TEXTS[doing] ?? when(used));
     setText(this.#found, found);
     this.#found.hidden = found === "";
+    this.link.classList.toggle("with-text", found !== "");
     if (!this.#button.classList.contains("sure")) this.#ask(false);
   }
 }
