@@ -6,12 +6,8 @@ cuts: the same text, calls, results, typed output and context.
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
-import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -25,10 +21,14 @@ from gapless.agents.openai_agents import OpenAIAgent
 from gapless.client import ClientLimits, GaplessClient
 from gapless.testing import Chunk, Cutter, Output, Reasoning, ToolCall, openai_agents_model, serving, words
 from tests.support.outcomes import Outcome, joined, outcome_of_events, value_of
-from tests.support.published import told_on_every_wire, whole_wherever_its_worker_is_lost
+from tests.support.published import (
+    OPENAI_SOURCES,
+    openai_examples,
+    told_on_every_wire,
+    whole_wherever_its_worker_is_lost,
+)
 
-SOURCES = sorted((Path(sys.prefix) / "published").glob("openai_agents-*.tar.gz"))
-if not SOURCES:
+if not OPENAI_SOURCES:
     pytest.skip("their source is not there: scripts/environment fetches it", allow_module_level=True)
 
 
@@ -122,20 +122,9 @@ EXAMPLES = [
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], ModuleType]]:
-    """Imports one of their modules; this project has a folder `examples`, too."""
-    folder = tmp_path_factory.mktemp("published")
-    with tarfile.open(SOURCES[-1]) as source:
-        inside = [one for one in source.getmembers() if "/examples/" in one.name and one.name.endswith(".py")]
-        source.extractall(folder, inside, filter="data")
-    (root,) = folder.iterdir()
-    hidden = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "examples"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name in hidden:
-            patch.delitem(sys.modules, name)
-        patch.syspath_prepend(root)
-        yield lambda name: importlib.import_module(f"examples.{name}")
-        for name in [name for name in sys.modules if name.partition(".")[0] == "examples"]:
-            del sys.modules[name]
+    """Imports one of their modules."""
+    with openai_examples(tmp_path_factory.mktemp("published")) as load:
+        yield load
 
 
 def scripted(module: ModuleType, example: Example) -> Any:

@@ -1,5 +1,6 @@
 """Agents of shapes that the OpenAI Agents SDK and LangGraph have, which stand still where their server is to be killed:
-hand-overs, agents as tools, guardrails, sub-graphs, nodes side by side, a saver of the user's own.
+hand-overs, agents as tools, guardrails, sub-graphs, nodes side by side, a saver of the user's own. And some of their
+makers' own.
 
 The run `handovers-3` stands still at its fourth point, where `$GAPLESS_TEST_STRUCK` is set. A line of the ledger says
 what began or ended in which run and process.
@@ -8,10 +9,13 @@ what began or ended in which run and process.
 from __future__ import annotations
 
 import asyncio
+import functools
 import operator
 import os
+import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import agents as sdk
@@ -28,8 +32,18 @@ from gapless.agents.langgraph import LangGraphAgent
 from gapless.agents.openai_agents import OpenAIAgent
 from gapless.testing import Chunk, Gate, ToolCall, langgraph_model, openai_agents_model, words
 from tests.goes_on.worked import note
+from tests.support.published import openai_examples
 
-NAMES = ("handovers", "agents_as_tools", "guarded", "subgraphs", "side_by_side", "own_saver")
+MAKERS = {
+    "basic_tools": "basic.tools",
+    "tool_guardrails": "basic.tool_guardrails",
+    "message_filter": "handoffs.message_filter",
+    "routing": "agent_patterns.routing",
+    "naming_agent": "",
+}
+"""Agents that the makers publish, by the module where the OpenAI Agents SDK has them, or else LangGraph's quickstarts:
+unchanged."""
+NAMES = ("handovers", "agents_as_tools", "guarded", "subgraphs", "side_by_side", "own_saver", *MAKERS)
 
 points: Counter[str] = Counter()
 """Points that each run has come to in this process."""
@@ -221,3 +235,24 @@ subgraphs = LangGraphAgent(
 )
 side_by_side = LangGraphAgent(_side_by_side())
 own_saver = OwnSaver()
+
+
+# -- the makers' own --------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def __getattr__(name: str) -> Any:
+    if name not in MAKERS:
+        raise AttributeError(name)
+    if not MAKERS[name]:
+        from tests.agents.test_langgraph_quickstarts import QUICKSTARTS, served
+
+        quickstart = next(one for one in QUICKSTARTS if one.make.__name__ == name)
+        return served(quickstart, quickstart.make(langgraph_model(*scripted(*quickstart.script))))
+    from tests.agents import test_published_openai_examples as published
+
+    example = next(one for one in published.EXAMPLES if one.module == MAKERS[name])
+    with openai_examples(Path(tempfile.mkdtemp(dir=Path(os.environ["GAPLESS_TEST_LEDGER"]).parent))) as load:
+        module = load(example.module)
+    agent = published.scripted(module, example._replace(script=tuple(scripted(*example.script))))
+    return OpenAIAgent(agent, run_config=QUIET)

@@ -15,6 +15,7 @@ from tests.goes_on import shapes
 from tests.support import preloaded
 from tests.support.outcomes import Outcome, what_is_left
 from tests.support.processes import Server, client_of
+from tests.support.published import OPENAI_SOURCES
 from tests.support.waiting import WAIT_S
 
 LOOK_S = 0.02
@@ -52,11 +53,12 @@ async def all_stand(client: GaplessClient, ledger: Path, run_ids: list[str]) -> 
             await asyncio.sleep(LOOK_S)
 
 
+@pytest.mark.skipif(not OPENAI_SOURCES, reason="the SDK's source is not there: scripts/environment fetches it")
 async def test_each_goes_on_from_wherever_its_server_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ledger = tmp_path / "ledger"
     monkeypatch.setenv("GAPLESS_TEST_LEDGER", str(ledger))
     expected = {name: await by_itself(name) for name in shapes.NAMES}
-    assert all(count > 3 for _, count in expected.values())
+    assert all(count > 2 for _, count in expected.values())
     runs = {f"{name}-{at}": name for name, (_, count) in expected.items() for at in range(count)}
     agents = [f"{name}=tests.goes_on.shapes:{name}" for name in shapes.NAMES]
     environment = {"GAPLESS_TEST_LEDGER": str(ledger), "GAPLESS_TEST_LEASE_S": LEASE_S}

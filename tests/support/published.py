@@ -5,8 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
-from collections.abc import Awaitable, Callable, Sequence
+import sys
+import tarfile
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import httpx2
@@ -21,7 +26,31 @@ from tests.support.outcomes import Outcome, outcome_of_events, value_of, what_is
 from tests.support.told import PARAGRAPH, READERS, Told
 from tests.support.waiting import WAIT_S
 
-__all__ = ["told_on_every_wire", "whole_wherever_its_worker_is_lost"]
+__all__ = ["OPENAI_SOURCES", "openai_examples", "told_on_every_wire", "whole_wherever_its_worker_is_lost"]
+
+OPENAI_SOURCES = sorted((Path(sys.prefix) / "published").glob("openai_agents-*.tar.gz"))
+"""The source of the OpenAI Agents SDK, with its examples; scripts/environment fetches it."""
+
+
+@contextlib.contextmanager
+def openai_examples(folder: Path) -> Iterator[Callable[[str], ModuleType]]:
+    """Write the SDK's examples into a folder; gives what imports one. This project has a folder `examples`, too."""
+    with tarfile.open(OPENAI_SOURCES[-1]) as source:
+        inside = [one for one in source.getmembers() if "/examples/" in one.name and one.name.endswith(".py")]
+        source.extractall(folder, inside, filter="data")
+    (root,) = folder.iterdir()
+    hidden = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "examples"}
+    for name in hidden:
+        del sys.modules[name]
+    sys.path.insert(0, str(root))
+    try:
+        yield lambda name: importlib.import_module(f"examples.{name}")
+    finally:
+        sys.path.remove(str(root))
+        for name in [name for name in sys.modules if name.partition(".")[0] == "examples"]:
+            del sys.modules[name]
+        sys.modules.update(hidden)
+
 
 CUTS = 12
 CUT_BYTES = (60, 1500)
