@@ -19,6 +19,7 @@ from gapless import Runner
 from gapless.cli.listen import collect_garbage_rarely
 from gapless.config import Limits
 from gapless.events import CustomEvent
+from gapless.http.direct import DirectWriter
 from gapless.http.stream import Streams, delivery_of
 from gapless.records import now_ms
 from gapless.runs.run import Run
@@ -57,7 +58,7 @@ all_at_once = asyncio.Event()
 class Nobody:
     """Carries a delivery to a client that is never slow: nothing waits for it."""
 
-    direct = None
+    direct: DirectWriter | None = None
 
     def __init__(self, encoder: Any) -> None:
         self.encode = encoder.encode
