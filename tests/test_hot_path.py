@@ -203,5 +203,7 @@ async def test_a_word_that_comes_alone_costs_few_calls(
             following.cancel()
             await asyncio.wait({following})
     calls = counted.calls.total() / ALONE_WORDS
-    most = CALLS_ALONE_MAX[store.partition(":")[0], direct] + (of == "session")  # which looks whether there is news
+    most = CALLS_ALONE_MAX[store.partition(":")[0], direct]
+    if of == "session" and not direct:  # two coroutines more are resumed, of the session around its run
+        most += 2
     assert calls <= most, (calls, counted.calls.most_common(40))

@@ -14,6 +14,10 @@ import pytest
 from gapless import Limits, Runner, create_app
 from gapless.events import CustomEvent, Event, decode_event
 from gapless.fold import SESSION
+from gapless.http.session_stream import SessionDelivery, SessionStream
+from gapless.http.stream import Streams
+from gapless.protocols.ag_ui.wire import SessionAGUIEncoder
+from gapless.runs.conversations import SessionPlace
 from gapless.testing import serving
 from tests.support.agents import Gated
 from tests.support.over_http import STREAM
@@ -248,3 +252,34 @@ async def test_a_client_that_leaves_is_noticed_and_nothing_of_it_stays():
             await until(lambda: not app.state.runner.worker.conversations._watched, "and the session let go")
             assert (await client.get("/runs/r")).json()["status"] == "running"
             app.state.runner.journals.loop.call_soon_threadsafe(app.state.runner.agents["gated"].let, 2)
+
+
+async def test_news_that_come_while_something_is_written_are_told_though_nothing_follows():
+    agent = Gated("a")
+    runner = Runner(agent)
+    async with runner:
+        await runner.start("x", session_id="s", run_id="r")
+        body, writing, go_on = b"", asyncio.Event(), asyncio.Event()
+
+        async def send(message: Any) -> None:
+            nonlocal body
+            body += message.get("body", b"")
+            if b'"a"' in message.get("body", b""):
+                writing.set()
+                await go_on.wait()
+
+        async def receive() -> Any:
+            await asyncio.Event().wait()
+
+        delivery = SessionDelivery(runner, Streams(), "s", SessionAGUIEncoder, SessionPlace(), merge=True)
+        task = asyncio.create_task(SessionStream(delivery, location="/").stream(receive, send))
+        await until(lambda: b'"running"' in body, "all else is told")
+        agent.let()
+        await asyncio.wait_for(writing.wait(), WAIT_S)
+        await runner.rename_session("s", "while it writes")
+        await until(lambda: delivery.follower.version > delivery.follower.told, "it is known")
+        go_on.set()
+        await until(lambda: b"while it writes" in body, "it is told")
+        task.cancel()
+        await asyncio.wait({task})
+        agent.let(2)

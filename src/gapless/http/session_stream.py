@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from starlette.responses import Response
@@ -27,6 +27,9 @@ from gapless.wire import KEEP_ALIVE, RETRY_MS, Cursor, Encoder
 
 __all__ = ["SessionDelivery", "SessionSource", "SessionStream", "follow_session"]
 
+NEWS_AGAIN_S = 0.25
+"""A client that was not told of a change, as something was being written to it, is told so much later."""
+
 log = logging.getLogger("gapless.follow")
 
 
@@ -34,6 +37,7 @@ class SessionDelivery:
     """Delivers one session to one client, from a place in it until it is deleted."""
 
     __slots__ = (
+        "_again",
         "_encoder_of",
         "_following",
         "_gone",
@@ -66,6 +70,7 @@ class SessionDelivery:
         self._part: _RunDelivery | None = None
         self._gone = False
         self._ping_due = False
+        self._again: asyncio.TimerHandle | None = None
         self.follower: SessionFollower
         self._pinging: asyncio.TimerHandle
 
@@ -86,7 +91,7 @@ class SessionDelivery:
     async def open(self) -> None:
         """Attach to the session; `close` has to follow. Raises what following raises."""
         self.follower = await self._following.__aenter__()
-        self.follower.on_change = self.nudge
+        self.follower.on_change = self._changed
         self._streams.open[self] = None
         self._runner.metrics.followers += 1
         self._pinging = asyncio.get_running_loop().call_later(PING_S, self._ping)
@@ -95,6 +100,8 @@ class SessionDelivery:
         """Let go of the session."""
         self._gone = True
         self._pinging.cancel()
+        if self._again is not None:
+            self._again.cancel()
         self._streams.open.pop(self, None)
         self._runner.metrics.followers -= 1
         await self._following.__aexit__(None, None, None)
@@ -140,6 +147,18 @@ class SessionDelivery:
             await part.close()
         if carrier.run_ended:
             self.follower.has_read(run.id)
+
+    def _changed(self) -> None:
+        """Have it told how the session stands. A nudge is not heard while a write is under way: so once more, until it
+        is told."""
+        self.nudge()
+        if self._again is None:
+            self._again = asyncio.get_running_loop().call_later(NEWS_AGAIN_S, self._change_again)
+
+    def _change_again(self) -> None:
+        self._again = None
+        if self.follower.told != self.follower.version:
+            self._changed()
 
     def _ping(self) -> None:
         self._pinging = asyncio.get_running_loop().call_later(PING_S, self._ping)
@@ -203,10 +222,14 @@ class SessionSource:
     async def begin(self, after: int) -> None:
         await self.tell_news()
 
-    async def write(self, group: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": group, "more_body": True})
+    def write(self, group: bytes) -> Awaitable[None]:
         if self._follower.told != self._conversation.version:
-            await self.tell_news()
+            return self._write_and_tell(group)
+        return self._send({"type": "http.response.body", "body": group, "more_body": True})
+
+    async def _write_and_tell(self, group: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": group, "more_body": True})
+        await self.tell_news()
 
     async def tell_news(self) -> bool:
         """Say how the session stands, unless that was said; whether it was now. The client's place stays, and the frame
