@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from gapless.testing.agents import AgentConformance, Made
 from gapless.testing.script import Chunk
@@ -34,3 +34,12 @@ class TestOpenAIAgents(AgentConformance):
 
     def make(self, *chunks: Chunk, **options: Any) -> Made:
         return frameworks.openai_agents(*chunks, **options)
+
+
+class TestAGUIObject(AgentConformance):
+    lacks: ClassVar[dict[str, str]] = {
+        "goes_on": "an object that speaks AG-UI does not say where it stands: its runs end with their worker"
+    }
+
+    def make(self, *chunks: Chunk, **options: Any) -> Made:
+        return frameworks.agui_object(*chunks, **options)

@@ -233,7 +233,19 @@ BY_THE_CLOCK = {"timeout", "buffered"}
 """They show what comes of half a second, in which a machine may stand still."""
 GOES_MAX = 5
 OTHERWISE_TESTED = {
-    *("browser", "chat", "claude_agent", "demo_agent", "endpoint", "mount", "my_agent", "server", "test_my_agent"),
+    *(
+        "agno_agent",
+        "browser",
+        "chat",
+        "claude_agent",
+        "strands_agent",
+        "demo_agent",
+        "endpoint",
+        "mount",
+        "my_agent",
+        "server",
+        "test_my_agent",
+    ),
 }
 
 

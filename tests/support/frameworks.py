@@ -28,8 +28,9 @@ from gapless.testing.script import (
     response_at,
     wait_or_raise,
 )
+from tests.support.bridge import Bridge
 
-__all__ = ["FRAMEWORKS", "adk", "claude", "function", "langgraph", "openai_agents", "pydantic_ai"]
+__all__ = ["FRAMEWORKS", "adk", "agui_object", "claude", "function", "langgraph", "openai_agents", "pydantic_ai"]
 
 Tools = Sequence[Callable[..., Awaitable[Any]]]
 Type = type[pydantic.BaseModel] | None
@@ -201,6 +202,12 @@ def claude(*chunks: Chunk, tools: Tools = (), approve: Collection[str] = (), out
         lambda: model.running,
         lambda: [json.dumps(one["messages"], ensure_ascii=False) for one in model.requests],
     )
+
+
+def agui_object(*chunks: Chunk, tools: Tools = (), approve: Collection[str] = (), output_type: Type = None) -> Made:
+    """An object that speaks AG-UI."""
+    bridge = Bridge(chunks, tools, approve)
+    return Made(bridge, lambda: bridge.running, lambda: bridge.requests)
 
 
 FRAMEWORKS: dict[str, Callable[..., Made]] = {

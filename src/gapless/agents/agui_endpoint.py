@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 import msgspec
 
+from gapless.agents.agui_chunks import Chunks
 from gapless.agents.base import Agent, AgentItem, RunContext
 from gapless.agents.conversation import conversation
 from gapless.agents.endpoint_http import Service, cut, events_of
@@ -57,7 +58,7 @@ class AGUIEndpoint(Agent):
     async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
         """Pass the service's events on. Raises `ModelFailed`, `InputInvalid`, `InputTooLarge` for a refusal and
         `AgentFailed` (code `endpoint_cut`) when the stream ends before the run does."""
-        shown = Fold()
+        shown, chunks = Fold(), Chunks()
         resume: list[ResumeEntry] = []
         leg = 0
         while True:
@@ -69,7 +70,8 @@ class AGUIEndpoint(Agent):
                     if isinstance(event, RunFinishedEvent) and isinstance(event.outcome, RunFinishedInterruptOutcome):
                         interrupted = event.outcome
                         break
-                    shown.add(event)
+                    for meant in chunks.meant(event):
+                        shown.add(meant)
                     yield with_pending(event, shown, ctx)
             if interrupted is None:
                 return

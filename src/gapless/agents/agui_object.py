@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from gapless.agents.agui_chunks import Chunks
 from gapless.agents.agui_endpoint import EVENT, run_input, with_pending
 from gapless.agents.base import Agent, AgentItem, RunContext
 from gapless.agents.endpoint_json import decode_halved
@@ -39,23 +40,27 @@ from gapless.halves import DELTAS, JoinedDeltas
 
 __all__ = ["AGUIObject"]
 
+UNKNOWN = "ag-ui"
+"""The source of events that this version of the protocol does not have."""
+
 
 class AGUIObject(Agent):
     """Adapts one such object, `target`, under its own name or `name`. It is given `ag_ui.core.RunAgentInput`, or that
-    as a dict where `as_dict` says so.
+    as a dict where `as_dict` says so. RAW events, in which bridges repeat their framework's own, are kept with `raw`.
 
     Interrupts are asked and answered here: it is run again with the answers. Whether a cancel stops its model is its
     own doing: it is iterated in the run's task, and closed.
     """
 
-    def __init__(self, target: Any, *, name: str | None = None, as_dict: bool = False) -> None:
+    def __init__(self, target: Any, *, name: str | None = None, as_dict: bool = False, raw: bool = False) -> None:
         found = name or getattr(target, "name", None)
         self.name = found if isinstance(found, str) and found else "agent"
         self._target = target
+        self._raw = raw
         self._input: Callable[[dict[str, Any]], Any] = dict if as_dict else _model()
 
     async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
-        shown, joined = Fold(), JoinedDeltas()
+        shown, joined, chunks = Fold(), JoinedDeltas(), Chunks()
         resume: list[ResumeEntry] = []
         leg = 0
         while True:
@@ -72,10 +77,13 @@ class AGUIObject(Agent):
                         ):
                             interrupted = event.outcome
                             break
+                        if isinstance(event, RawEvent) and not self._raw and event.source != UNKNOWN:
+                            continue
                         if type(event) in DELTAS:
                             event = joined.join(event)  # type: ignore[arg-type]  # it is one
                         for item in _new(event, shown, ctx):
-                            shown.add(item)
+                            for meant in chunks.meant(item):
+                                shown.add(meant)
                             yield with_pending(item, shown, ctx)
             if interrupted is None:
                 return
@@ -125,7 +133,7 @@ def _decoded(data: str | bytes, ctx: RunContext) -> Event:
     try:
         event: Event = decode_halved(data, EVENT)
     except msgspec.ValidationError:  # of another version of the protocol
-        event = RawEvent(event=decode_halved(data, Any), source="ag-ui")
+        event = RawEvent(event=decode_halved(data, Any), source=UNKNOWN)
     except msgspec.DecodeError as error:
         raise AgentInvalid(f"run {ctx.run_id}: what the agent gave is no JSON: {error}", run_id=ctx.run_id) from None
     return event
