@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import multiprocessing
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +18,8 @@ __all__ = ["agent_in", "agents_below", "is_agent", "package_of"]
 
 FILES = ("agent.py", "__init__.py")
 """Where the agent of a folder is, the first of them that has one."""
+OF_FILES = "GAPLESS_OF_ENV_FILES"
+"""The variable that says which variables come from `.env` files, and which process has read them."""
 NAMES = ("root_agent", "agent")
 """What it is called there."""
 
@@ -89,8 +93,19 @@ def _package(folder: Path) -> ModuleType:
 
 
 def _read_env(folder: Path) -> None:
-    """Read the `.env` of the folder, or of one above it, as ADK does where it is installed."""
+    """Read the `.env` of the folder, or of one above it, as ADK does where it is installed. What the process that
+    started this one has of such files is none of this one's environment: they may have changed since, and each agent
+    has its own."""
     with contextlib.suppress(ImportError):
         from google.adk.cli.utils import envs
 
+        parent = multiprocessing.parent_process()
+        pid, _, names = os.environ.get(OF_FILES, "").partition(":")
+        known = names.split()
+        if parent is not None and pid == str(parent.pid):
+            for name in known:
+                os.environ.pop(name, None)
+            known = []
+        before = set(os.environ)
         envs.load_dotenv_for_agent(folder.name, str(folder.parent))
+        os.environ[OF_FILES] = f"{os.getpid()}:{' '.join([*known, *sorted(set(os.environ) - before)])}"

@@ -16,7 +16,7 @@ from gapless.errors import ExtraMissing, ModelMissing, UsageError
 if TYPE_CHECKING:
     from gapless.agents.base import Agent
 
-__all__ = ["AGENT_HELP", "load_agent", "load_agents", "settings_of"]
+__all__ = ["AGENT_HELP", "load_agent", "load_agents", "path_of", "settings_of"]
 
 AGENT_HELP = "module:attribute, file.py:attribute, a folder, a .gguf file or a URL. Default: the embedded model."
 
@@ -53,6 +53,17 @@ def load_agents(references: list[str]) -> dict[str, Agent]:
             raise UsageError(f"two agents are named {name!r}: give one another name, e.g. {name}-2={what}")
         agents[name] = agent
     return agents
+
+
+def path_of(reference: str) -> Path | None:
+    """Return the file or folder that a reference names, with a name before it or not; None for modules and URLs."""
+    named = _NAMED.fullmatch(reference)
+    what = named["reference"] if named else reference
+    if "://" in what:
+        return None
+    file, colon, _ = what.rpartition(":")
+    path = Path(file if colon and file.endswith(".py") else what)
+    return path if path.suffix or path.is_dir() else None
 
 
 def _spread(reference: str) -> list[str]:

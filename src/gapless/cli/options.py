@@ -92,6 +92,9 @@ HangUps = Annotated[
 SharedState = Annotated[
     bool, typer.Option("--shared-state", help="Clients may set ADK's app: state, which all users' agents read.")
 ]
+Reload = Annotated[
+    bool, typer.Option("--reload", help="For development: take up the agents' code when it changes, as at SIGHUP.")
+]
 AdkWeb = Annotated[bool, typer.Option("--adk-web", help="Also ADK's own web page, at /dev-ui/.")]
 LogLevel = Annotated[
     str, typer.Option(help="critical, error, warning, info, or debug (also each request, and tracebacks).")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -83,9 +84,9 @@ class _Server(uvicorn.Server):
             signal.raise_signal(signal.SIGTERM)
         elif not self._shared:
             log.warning("SIGHUP: a store in memory ends with its process, so nothing is replaced; restart the server")
-        elif self.successor is not None:
+        elif self.successor is not None or self._starting is not None:  # what starts may have read the code before
             self.told.append(number)
-        elif self._starting is None and not self.should_exit:
+        elif not self.should_exit:
             self._hear()
             self._starting = threading.Thread(target=self._start_successor, name="gapless-successor", daemon=True)
             self._starting.start()
@@ -121,6 +122,9 @@ class _Server(uvicorn.Server):
         self._process = self._starting = None
         if not self._ends.is_set():
             log.error("SIGHUP: the other process did not start, the lines above say why; this one goes on")
+            if signal.SIGHUP in self.told:  # the code has changed once more meanwhile
+                self.told.remove(signal.SIGHUP)
+                os.kill(os.getpid(), signal.SIGHUP)
 
     def _leave(self) -> None:
         """Stop as at SIGTERM, unless that has come; the process does not end with it."""

@@ -58,6 +58,7 @@ def serve(
     cancel_on_hang_up: o.HangUps = None,
     shared_state: o.SharedState = False,
     adk_web: o.AdkWeb = False,
+    reload: o.Reload = False,
     log_level: o.LogLevel = "info",
     log_format: o.LogFormat = "text",
     settings_file: o.SettingsFile = None,
@@ -75,18 +76,20 @@ def serve(
     [bold]Examples[/bold]
     gapless serve
     gapless serve my_agents:support --port 9000 --store memory://
-    gapless serve agents/
+    gapless serve agents/ --reload
     gapless serve support=my_agents:support sales=sales.py:agent --workers 4
     KEY=$(openssl rand -hex 16); echo "Alice's key: $KEY"
     GAPLESS_API_KEYS=alice=$KEY gapless serve my_agents:support --host 0.0.0.0
     """
     from gapless.cli.listen import bind, exit_at_signals, is_loopback
 
-    users = _check_options(host, store, workers, log_level, log_format, insecure=insecure)
+    users = _check_options(host, store, workers, log_level, log_format, insecure=insecure, reload=reload)
     connections = connection_limits_of(limit or [])
     exit_at_signals()
     guarded = users is None and is_loopback(host)
-    settings = Settings(tuple(agents or ()), host, store, log_level, log_format, guarded, tuple(allowed_host or ()))
+    settings = Settings(
+        tuple(agents or ()), host, store, log_level, log_format, guarded, tuple(allowed_host or ()), reload
+    )
     settings.runner.update(
         limits=limits_of(limit or []),
         config=config_of(config or [], setting or []),
@@ -105,7 +108,7 @@ def serve(
 
 
 def _check_options(
-    host: str, store: str, workers: int, log_level: str, log_format: str, *, insecure: bool
+    host: str, store: str, workers: int, log_level: str, log_format: str, *, insecure: bool, reload: bool
 ) -> list[str] | None:
     """Return the users whose keys are known, None where there are no keys. Raises `UsageError`."""
     from gapless.cli.listen import is_loopback
@@ -121,6 +124,8 @@ def _check_options(
         raise UsageError(
             f"--workers {workers} needs a store that processes share: --store sqlite:///gapless.db or redis://host"
         )
+    if reload:
+        _check_reload(store)
     users = users_from_environment()
     if users is None and not is_loopback(host) and not insecure:
         raise UsageError(
@@ -128,6 +133,16 @@ def _check_options(
             "--insecure if anyone may use these agents"
         )
     return users
+
+
+def _check_reload(store: str) -> None:
+    """Raises `UsageError` where nothing could be replaced."""
+    from gapless.journals import store_class
+
+    if sys.platform == "win32":
+        raise UsageError("--reload: on Windows no process takes the place of another; start the server again")
+    if not store_class(store).shared:
+        raise UsageError("--reload: a store in memory ends with its process; take --store sqlite:///gapless.db")
 
 
 def _prepare(settings: Settings) -> dict[str, Agent]:
@@ -177,6 +192,10 @@ def _run(
     settings: Settings, listener: socket.socket, agents: dict[str, Agent], workers: int, limits: ConnectionLimits
 ) -> None:
     """Serve in this process, or in several, until the program is told to end."""
+    if settings.reload:
+        from gapless.cli.reloading import reload_on_changes
+
+        reload_on_changes(settings.agents)
     from gapless.cli.listen import server_config
     from gapless.cli.workers import Replacing
 
@@ -210,6 +229,7 @@ class Settings:
     guarded: bool
     """Nobody is authenticated and the server trusts this machine: it answers to this machine's names only."""
     allowed_hosts: tuple[str, ...] = ()
+    reload: bool = False
     runner: dict[str, Any] = field(default_factory=dict)
     """What its `Runner` is given beside agents and store,"""
     app: dict[str, Any] = field(default_factory=dict)
