@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -95,3 +96,33 @@ async def test_over_http(runner: Runner) -> None:
         assert [it["id"] for it in (await http.get("/sessions?agent=land")).json()["sessions"]] == ["b"]
         assert (await http.get("/sessions", params={"q": "x" * 201})).status_code == 422
         assert (await http.get("/sessions", params={"q": "x", "after": "a nonsense"})).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "shown"),
+    [
+        ("ß" * 40 + "STRASSE", "straße", "…" + "ß" * 30 + "STRASSE"),
+        ("İ" * 40 + "stanbul", "STANBUL", "…" + "İ" * 30 + "stanbul"),
+        ("ΟΔΟΣ", "οδος", "ΟΔΟΣ"),
+        ("x" * (searching.PIECE_CHARS - 2) + "ketch", "KETCH", "…" + "x" * 30 + "ketch"),
+    ],
+)
+async def test_what_was_found_is_where_it_is_shown(text: str, wanted: str, shown: str) -> None:
+    async def says(message: str) -> AsyncIterator[str]:
+        yield text
+
+    async with Runner(says) as runner:
+        await (await runner.start("x", session_id="s", user_id="u")).collect()
+        _, texts = await search_sessions(runner, wanted, user_id="u", agent=None, limit=9, after=None)
+    assert texts == {"s": shown}
+
+
+def test_a_text_that_is_nearly_found_everywhere_costs_no_more_than_any_other() -> None:
+    text = "a" * 1_000_000  # whoever searches has written it, and everybody would wait
+
+    def seconds(wanted: str) -> float:
+        begun = time.process_time()
+        assert searching._find(text, wanted) is None
+        return time.process_time() - begun
+
+    assert min(seconds("a" * 199 + "b") for _ in range(3)) < 20 * min(seconds("b") for _ in range(3))
