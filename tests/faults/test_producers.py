@@ -20,8 +20,8 @@ from tests.support.agui import check_order
 from tests.support.waiting import HANG_S, WAIT_S
 
 PRODUCER = Path(__file__).parents[1] / "support" / "producer.py"
-DEATHS, BATCHES = 50, 160
-"""On each of two stores."""
+DEATHS, BATCHES = 100, 320
+"""On each store."""
 SEED = 20261129
 
 
@@ -29,16 +29,24 @@ async def agent(message: str) -> str:
     return message
 
 
+@pytest.fixture(params=["memory", "sqlite", "redis", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of each store that there is."""
+    if request.param == "postgres":
+        return f"{request.getfixturevalue('postgres').url}?schema={tmp_path.name}"
+    if request.param == "redis":
+        return f"redis://127.0.0.1:{request.getfixturevalue('valkey').port}/0"
+    return "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'runs.db'}"
+
+
 def killed(command: list[str]) -> int:
     return preloaded.run(command, capture_output=True, timeout=HANG_S).returncode
 
 
-@pytest.mark.parametrize("store", ["memory", "sqlite"])
-def test_a_producer_killed_a_hundred_times_leaves_no_hole_and_no_repeat(store: str, tmp_path: Path):
-    chosen = random.Random(f"{SEED} {store}")
-    where = "memory://" if store == "memory" else f"sqlite:///{tmp_path / 'runs.db'}"
+def test_a_producer_killed_a_hundred_times_leaves_no_hole_and_no_repeat(store: str):
+    chosen = random.Random(f"{SEED} {store.partition(':')[0]}")
     with (
-        serving(create_app(Runner(agent, store=where))) as url,
+        serving(create_app(Runner(agent, store=store))) as url,
         httpx2.Client(base_url=url, trust_env=False, timeout=WAIT_S) as http,
     ):
         started = http.post("/runs", json={"message": "Do it.", "producer": True, "run_id": "r"})
