@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 
 import httpx2
 import pytest
 
 from gapless import Runner, create_app
+from gapless.server import formulas
 from gapless.server.formulas import CHARS_MAX, TEX_CHARS_MAX, mathml
 
 
@@ -35,6 +38,33 @@ async def test_only_users_ask_and_not_for_more_than_a_page_shows() -> None:
     async with asgi() as http:
         answer = await http.post("/formulas", json={"formulas": [{"tex": "x" * CHARS_MAX}]})
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "input_too_large")
+
+
+async def test_formulas_are_made_one_at_a_time_and_who_comes_when_too_many_wait_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at_once, most, begun, go_on = 0, 0, threading.Event(), threading.Event()
+
+    def made(tex: str, *, display: bool) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        begun.set()
+        assert go_on.wait(60)
+        at_once -= 1
+
+    monkeypatch.setattr(formulas, "mathml", made)
+    monkeypatch.setattr(formulas, "ASKING_MAX", 3)
+    asked = {"formulas": [{"tex": "x"}] * 5}
+    async with asgi() as http:
+        waiting = [asyncio.ensure_future(http.post("/formulas", json=asked)) for _ in range(3)]
+        await asyncio.to_thread(begun.wait, 60)
+        refused = await http.post("/formulas", json=asked)
+        go_on.set()
+        assert [answer.json() for answer in await asyncio.gather(*waiting)] == [{"formulas": [None] * 5}] * 3
+        assert (await http.post("/formulas", json=asked)).status_code == 200
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    assert most == 1
 
 
 @pytest.mark.parametrize("rows", ["aligned", "align*", "gathered", "split", "equation", "cases", "pmatrix"])

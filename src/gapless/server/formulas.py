@@ -16,7 +16,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from gapless.errors import InputTooLarge
+from gapless.errors import InputTooLarge, LimitReached
 from gapless.http.answers import json_response, read_body
 from gapless.http.openapi import body_docs
 from gapless.http.routes import DirectRoute
@@ -28,6 +28,9 @@ TEX_CHARS_MAX = 2000
 """Of a formula: a page long, and some 50 ms of work."""
 CHARS_MAX = 20_000
 """Of all formulas of one request."""
+ASKING_MAX = 100
+"""Requests that wait for their formulas at once. Each formula is made alone, in its turn: threads of Python beside each
+other hold up the event loop, and those that all of a process share are for others, too."""
 KEPT_MAX = 512
 """Formulas of which the MathML is kept: everybody who reads a conversation asks for the same ones."""
 DEPTH_MAX = 100
@@ -66,7 +69,10 @@ class Formulas(msgspec.Struct, forbid_unknown_fields=True):
 class FormulaRoutes(ClientRoutes):
     """`/formulas`."""
 
+    _asking = 0
+
     def router(self) -> APIRouter:
+        self._turn = asyncio.Lock()
         router = APIRouter(tags=["page"], route_class=DirectRoute)
         router.post("/formulas", openapi_extra=body_docs(Formulas))(self.set_formulas)
         return router
@@ -79,8 +85,18 @@ class FormulaRoutes(ClientRoutes):
         chars = sum(len(formula.tex) + 1 for formula in body.formulas)
         if chars > CHARS_MAX:
             raise InputTooLarge(f"{chars} characters of formulas: send at most {CHARS_MAX} at once")
-        made = await asyncio.to_thread(lambda: [mathml(each.tex, display=each.display) for each in body.formulas])
+        if self._asking >= ASKING_MAX:
+            raise LimitReached(f"{ASKING_MAX} requests for formulas wait here already", retry_after_s=1)
+        self._asking += 1
+        try:
+            made = [await self._made(each) for each in body.formulas]
+        finally:
+            self._asking -= 1
         return json_response({"formulas": made})
+
+    async def _made(self, formula: Formula) -> list[Any] | None:
+        async with self._turn:
+            return await asyncio.to_thread(mathml, formula.tex, display=formula.display)
 
 
 @functools.lru_cache(KEPT_MAX)
