@@ -267,7 +267,7 @@ class Server:
             assert line, self.log.read_text()
             name, _, value = line.strip().partition(" ")
             self.banner[name] = value.strip()
-        self.url = self.banner["page"].rstrip("/")
+        self.url = self.banner.get("page", "").rstrip("/")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Tell it to stop; its exit code."""

@@ -295,3 +295,51 @@ def _children(pid: int) -> list[str]:
     """Its worker processes (multiprocessing's own helper ends a moment later)."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     return [child for child in children if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+@pytest.fixture
+def socket_path(tmp_path: Path) -> Path:
+    return tmp_path / "gapless.sock"
+
+
+def over(path: Path) -> httpx2.Client:
+    return httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path)), base_url="http://localhost", timeout=WAIT_S)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_listens_on_a_unix_socket(server: Callable[..., Any], agents: str, socket_path: Path, workers: str) -> None:
+    store = f"sqlite:///{socket_path.with_name('gapless.db')}"
+    arguments = (f"{agents}:words", "--uds", socket_path.name, "--workers", workers, "--store", store)
+    serving = server(*arguments)
+    assert serving.banner["socket"] == f"unix:{socket_path}"
+    with over(socket_path) as client:
+        answer = client.post("/runs", json={"message": "hi"}, headers={"accept": "text/event-stream"})
+        assert b"event: end" in answer.content
+        assert client.get("/health", headers={"host": "rebound.example"}).status_code == 403
+    assert serving.stop() == 0
+    assert not socket_path.exists()
+
+
+def test_a_unix_socket_that_a_killed_server_has_left_is_taken_and_one_in_use_is_not(
+    server: Callable[..., Any], run: Any, agents: str, socket_path: Path
+) -> None:
+    arguments = (f"{agents}:words", "--uds", str(socket_path), "--store", "memory://")
+    killed = server(*arguments)
+    killed.process.kill()
+    killed.process.wait()
+    assert socket_path.is_socket()
+    server(*arguments)
+    refused = run("serve", *arguments)
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        f"Error: --uds {socket_path}: a server listens there; choose another path\n",
+    )
+    with over(socket_path) as client:
+        assert client.get("/health").status_code == 200
+
+
+def test_a_file_is_no_unix_socket(run: Any, agents: str, socket_path: Path) -> None:
+    socket_path.write_text("mine")
+    refused = run("serve", f"{agents}:words", "--uds", str(socket_path), "--store", "memory://")
+    assert "it is a file; choose another path" in refused.stderr
+    assert socket_path.read_text() == "mine"

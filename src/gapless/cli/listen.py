@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import errno
 import gc
@@ -12,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -34,12 +36,14 @@ __all__ = [
     "exit_at_signals",
     "hosts_allowed",
     "is_loopback",
+    "is_path",
     "raise_descriptor_limit",
     "server_config",
     "url_of",
 ]
 
 BACKLOG = 2048
+_SOCKET_MODE = 0o666
 CONNECTIONS_GRACE_S = 5
 """What answers that are on their way get at shutdown. Event streams end at once; runs have a time of their own."""
 WORKER_SILENCE_S = 30
@@ -56,8 +60,15 @@ GC_THRESHOLDS = (50_000, 20, 50)
 CPython's own are (700, 10, 10): with 500 streams a tenth of all CPU went into looking at the same live objects."""
 
 
+def is_path(host: str) -> bool:
+    """True if `host` is the path of a Unix socket."""
+    return "/" in host
+
+
 def is_loopback(host: str) -> bool:
-    """True if only this machine can reach a server on `host`."""
+    """True if only this machine can reach a server on `host`, which may be the path of a Unix socket."""
+    if is_path(host):
+        return True
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -66,13 +77,17 @@ def is_loopback(host: str) -> bool:
 
 def hosts_allowed(host: str) -> list[str]:
     """Return the names by which a server that trusts this machine may be called, against DNS rebinding."""
+    if is_path(host):
+        host = "localhost"
     return sorted({"localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host})
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Open a listening socket; port 0 takes a free one. Raises `UsageError` for a host that is none, else
-    `GaplessError`.
+    """Open a listening socket; port 0 takes a free one. A `host` with a slash is the path of a Unix socket. Raises
+    `UsageError` for a host that is none, else `GaplessError`.
     """
+    if is_path(host):
+        return _bind_path(Path(host))
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
@@ -88,6 +103,38 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _bind_path(path: Path) -> socket.socket:
+    """Open a Unix socket. Whoever may enter its folder may connect, as with a port of this machine. One that a killed
+    server has left is replaced; it goes with this process."""
+    if sys.platform == "win32":
+        raise UsageError("--uds: not on Windows; choose --host and --port")
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        if path.is_socket() and not _is_listened_on(path):
+            path.unlink()
+        listener.bind(str(path))
+        path.chmod(_SOCKET_MODE)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        why = error.strerror or str(error)
+        if error.errno == errno.EADDRINUSE:
+            why = "a server listens there" if path.is_socket() else "it is a file"
+            why += "; choose another path"
+        raise GaplessError(f"--uds {path}: {why}", code="port_unavailable") from None
+    atexit.register(path.unlink, missing_ok=True)
+    return listener
+
+
+def _is_listened_on(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return False
+        return True
+
+
 def _why(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
@@ -101,8 +148,11 @@ def _why(host: str, port: int, error: OSError) -> str:
 
 
 def url_of(listener: socket.socket) -> str:
-    """Return where a browser on this machine finds it."""
-    host, port = listener.getsockname()[:2]
+    """Return where a browser on this machine finds it; `unix:` and the path of a Unix socket."""
+    name = listener.getsockname()
+    if isinstance(name, str):
+        return f"unix:{name}"
+    host, port = name[:2]
     if host in ("0.0.0.0", "::"):  # noqa: S104  # any address of this machine: one that works
         host = "127.0.0.1"
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
@@ -134,9 +184,11 @@ def server_config(
     factory: bool = False,
     access_log: bool = False,
     limits: ConnectionLimits | None = None,
+    proxied: bool = False,
 ) -> uvicorn.Config:
     """uvicorn's settings: the fast loop and parser where they are installed, its own logging left alone, and bounds on
-    what a connection may cost before anybody is known."""
+    what a connection may cost before anybody is known. Who connects where it is `proxied` is believed what it says of
+    its client (X-Forwarded-For and -Proto)."""
     import uvicorn
 
     from gapless.server.connections import http_protocol, websocket_protocol
@@ -153,6 +205,7 @@ def server_config(
         http=http_protocol(limits),
         ws=websocket_protocol(),
         lifespan="on",
+        forwarded_allow_ips="*" if proxied else None,
         log_config=None,
         access_log=access_log,
         server_header=False,

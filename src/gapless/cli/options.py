@@ -24,6 +24,10 @@ Agents = Annotated[
     ),
 ]
 Host = Annotated[str, typer.Option(help="The address to listen on.")]
+Uds = Annotated[
+    str | None,
+    typer.Option(metavar="PATH", help="Listen on this Unix socket, for a proxy on this machine, and on no port."),
+]
 Port = Annotated[int, typer.Option(help="The port; 0 takes a free one.", min=0, max=65535)]
 Store = Annotated[
     str, typer.Option(help="Where journals are kept: sqlite:///file.db, redis://…, postgresql://… or memory://.")

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -39,6 +40,7 @@ def serve(
     agents: o.Agents = None,
     host: o.Host = "127.0.0.1",
     port: o.Port = 8000,
+    uds: o.Uds = None,
     store: o.Store = "sqlite:///gapless.db",
     workers: o.Workers = 1,
     drain: o.Drain = 10.0,
@@ -69,12 +71,10 @@ def serve(
     GAPLESS_API_KEYS (alice=KEY,bob=KEY; each of 16 characters or more).
     What is typed can also be a variable, or a key of a settings file: --cors-origin,
     GAPLESS_CORS_ORIGIN, cors_origin; AGENTs, GAPLESS_AGENTS, agents.
-    SIGTERM and Ctrl-C end it in order: runs finish, read by who reads them, are handed
-    over, or are closed within seconds, exit code 0. SIGHUP replaces its processes, with
-    your code as it is then: the socket stays open, and runs go on in the new ones.
+    SIGTERM and Ctrl-C end it in order, exit code 0: runs finish, are handed over, or are
+    closed within seconds. SIGHUP replaces its processes: runs go on in the new ones.
 
     [bold]Examples[/bold]
-    gapless serve
     gapless serve my_agents:support --port 9000 --store memory://
     gapless serve agents/ --reload
     gapless serve support=my_agents:support sales=sales.py:agent --workers 4
@@ -83,6 +83,7 @@ def serve(
     """
     from gapless.cli.listen import bind, exit_at_signals, is_loopback
 
+    host = str(Path(uds).absolute()) if uds else host
     users = _check_options(host, store, workers, log_level, log_format, insecure=insecure, reload=reload)
     connections = connection_limits_of(limit or [])
     exit_at_signals()
@@ -173,9 +174,12 @@ def _announce(
     from gapless.journals.contract import shown_url
 
     url = url_of(listener).rstrip("/") + settings.app["path_prefix"]
-    typer.echo(f"page    {url}/")
-    if settings.app["adk_web"]:
-        typer.echo(f"adk     {url}/dev-ui/")
+    if url.startswith("unix:"):
+        typer.echo(f"socket  {clean(url)}")
+    else:
+        typer.echo(f"page    {url}/")
+        if settings.app["adk_web"]:
+            typer.echo(f"adk     {url}/dev-ui/")
     typer.echo(f"agents  {clean(', '.join(agents))}")
     if users is not None:
         typer.echo(f"users   {clean(', '.join(users))}")
@@ -196,12 +200,13 @@ def _run(
         from gapless.cli.reloading import reload_on_changes
 
         reload_on_changes(settings.agents)
-    from gapless.cli.listen import server_config
+    from gapless.cli.listen import is_path, server_config
     from gapless.cli.workers import Replacing
 
     replacing = Replacing()
     make = functools.partial(make_worker_app, settings, workers, replacing)
     options: dict[str, Any] = {"access_log": settings.log_level == "debug", "limits": limits}
+    options["proxied"] = is_path(settings.host)
     of_workers = server_config(make, workers=workers, factory=True, **options)
     if workers > 1:
         from gapless.cli.workers import run_workers
