@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +12,7 @@ import httpx2
 import pytest
 
 from gapless import Runner, create_app
-from gapless.records import SessionRecord
+from gapless.records import SessionRecord, Turn
 from gapless.runs import searching
 from gapless.runs.searching import search_sessions
 
@@ -126,3 +128,30 @@ def test_a_text_that_is_nearly_found_everywhere_costs_no_more_than_any_other() -
         return time.process_time() - begun
 
     assert min(seconds("a" * 199 + "b") for _ in range(3)) < 20 * min(seconds("b") for _ in range(3))
+
+
+async def test_many_searches_look_through_one_conversation_in_a_turn_of_the_loop(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        await say(runner, f"s{number}", "ketch")
+    turn, looked, look, stop = 0, list[int](), searching._look, False
+
+    async def count() -> None:
+        nonlocal turn
+        while not stop:
+            turn += 1
+            await asyncio.sleep(0)
+
+    def noted(turns: list[Turn], wanted: str) -> str | None:
+        looked.append(turn)
+        return look(turns, wanted)
+
+    monkeypatch.setattr(searching, "_look", noted)
+    counting = asyncio.create_task(count())
+    pages = await asyncio.gather(*(found(runner, "yawl") for _ in range(10)))
+    stop = True
+    await counting
+    assert all(not sessions for sessions, _ in pages)
+    assert len(looked) == 50
+    assert max(collections.Counter(looked).values()) == 1

@@ -82,8 +82,9 @@ def _place(after: str | None) -> tuple[str, str | None]:
 async def _found_in(runner: Runner, record: SessionRecord, wanted: str) -> str | None:
     """Return the text around the newest place where something is said, None for none."""
     turns = await runner.turns(record.id)
-    await asyncio.sleep(0)  # a store in memory has them at once; others have their turn all the same
-    return await aside(sum(len(bytes(turn.messages)) for turn in turns), lambda: _look(turns, wanted))
+    async with runner.worker.sessions.searched:
+        await asyncio.sleep(0)  # a store in memory has them at once; others have their turn all the same
+        return await aside(sum(len(bytes(turn.messages)) for turn in turns), lambda: _look(turns, wanted))
 
 
 def _look(turns: list[Turn], wanted: str) -> str | None:

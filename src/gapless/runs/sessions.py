@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 from collections.abc import Collection, Mapping
@@ -111,6 +112,8 @@ class Sessions:
         self._turns = KeptTurns(store)
         self.ends = Pace(ENDS_AT_ONCE)
         """When runs of this worker may end."""
+        self.searched = asyncio.Lock()
+        """Held while a conversation is looked through, so that many searches take no more of a moment than one."""
 
     async def create(
         self, session_id: str | None, *, user_id: str, state: dict[str, Any] | None, agent: str
