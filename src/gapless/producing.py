@@ -15,7 +15,14 @@ from typing import Self
 import msgspec
 
 from gapless.errors import BatchConflict, InputInvalid, InputTooLarge, RunFenced
-from gapless.events import Event, RunErrorEvent, RunFinishedEvent, decode_event, encode_event
+from gapless.events import (
+    Event,
+    RunErrorEvent,
+    RunFinishedEvent,
+    RunFinishedInterruptOutcome,
+    decode_event,
+    encode_event,
+)
 
 __all__ = ["BATCH_EVENTS_MAX", "PRODUCER", "Batch", "Producer", "Taken"]
 
@@ -48,7 +55,9 @@ class Batch(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_o
             raise InputTooLarge(f"a batch has at most {BATCH_EVENTS_MAX} events, not {len(self.events)}")
         if not 0 < len(self.producer) <= NAME_CHARS_MAX:
             raise InputInvalid(f"producer: a name of 1 to {NAME_CHARS_MAX} characters")
-        if self.events and (self.number < 1 or self.epoch is None or self.epoch < 1):
+        if self.number < 0 or (self.epoch is not None and self.epoch < 1):
+            raise InputInvalid("epoch and number count from 1")
+        if self.events and (self.number < 1 or self.epoch is None):
             raise InputInvalid("a batch of events has an epoch and a number, each 1 or more")
         read: list[Event | str] = []
         for place, raw in enumerate(map(bytes, self.events)):
@@ -58,6 +67,10 @@ class Batch(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_o
                 raise InputInvalid(f"events[{place}] is no event of AG-UI: {error}") from None
         if any(isinstance(event, RunFinishedEvent | RunErrorEvent) for event in read[:-1]):
             raise InputInvalid("what ends a run, or asks a person, comes last in its batch")
+        if read and isinstance(outcome := getattr(read[-1], "outcome", None), RunFinishedInterruptOutcome):
+            ids = [interrupt.id for interrupt in outcome.interrupts]
+            if not ids or len(set(ids)) < len(ids):
+                raise InputInvalid("what asks a person has one interrupt or more, each with an id of its own")
         return read
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gapless import Runner
+from gapless import RunConfig, Runner
 from gapless.errors import BatchConflict, InputInvalid, InputTooLarge, RunFenced, RunNotFound, RunWaits
 from gapless.events import (
     CustomEvent,
@@ -46,6 +46,11 @@ async def events_of(runner: Runner, run_id: str) -> list[Event]:
     events = [event async for event in (await runner.attach(run_id)).events()]
     check_order(events)
     return events
+
+
+def asks(*ids: str) -> RunFinishedEvent:
+    asked = RunFinishedInterruptOutcome(interrupts=[Interrupt(id=id, reason="confirmation") for id in ids])
+    return RunFinishedEvent(thread_id="", run_id="", outcome=asked)
 
 
 def text_of_message(message: Any) -> str:
@@ -107,6 +112,10 @@ async def test_what_is_no_batch_is_refused_and_leaves_the_run_as_it_is():
             (Batch(producer="p", epoch=1, number=1, events=[msgspec.Raw(b"3")]), InputInvalid),
             (batch("p", 1, 0, "no number"), InputInvalid),
             (batch("", 1, 1, "nobody"), InputInvalid),
+            (Batch(producer="p", epoch=-1), InputInvalid),
+            (Batch(producer="p", number=-1), InputInvalid),
+            (batch("p", 1, 1, asks()), InputInvalid),
+            (batch("p", 1, 1, asks("q", "q")), InputInvalid),
             (batch("p", 1, 1, END, "after the end"), InputInvalid),
             (batch("p", 1, 1, *["x"] * (BATCH_EVENTS_MAX + 1)), InputTooLarge),
         ):
@@ -140,13 +149,18 @@ async def test_a_question_waits_for_a_person_and_the_producer_is_told_to_wait():
     try:
         worker = await place.worker(agent)
         run = await worker.start("Pay.", agent=PRODUCER, run_id="r")
-        question = RunFinishedInterruptOutcome(interrupts=[Interrupt(id="q", reason="confirmation")])
         async with worker.produce("r", name="p") as out:
-            await out.send("Shall I? ", RunFinishedEvent(thread_id="", run_id="", outcome=question))
+            asking = batch("p", out.epoch, 1, "Shall I? ", asks("q"))
+            await out.send("Shall I? ", asks("q"))
             other = await place.worker(agent)
             for runner in (worker, other):
                 with pytest.raises(RunWaits):
                     await runner.take("r", batch("p", out.epoch, 2, "without an answer"))
+                with pytest.raises(RunWaits):
+                    await runner.take("r", Batch(producer="next"))
+                with pytest.raises(BatchConflict):
+                    await runner.take("r", batch("p", out.epoch, 3, "a hole"))
+                assert (await runner.take("r", asking)).number == 1, "the answer to what asks may have been lost"
             await place.lose(worker, other)  # it waits at nobody's worker
             await place.is_parked()
             await other.answer("r", [ResumeEntry(interrupt_id="q", status="resolved", payload=True)])
@@ -234,3 +248,16 @@ async def test_whoever_dies_each_batch_is_there_once(seed: int):
         assert isinstance(events[-1], RunFinishedEvent)
     finally:
         await place.close()
+
+
+@pytest.mark.parametrize("setting", ["timeout", "idle_timeout"])
+async def test_a_producer_that_is_silent_ends_its_run_as_an_agent_would(setting: str):
+    async with Runner(agent) as runner:
+        run = await runner.start("Do it.", agent=PRODUCER, config=RunConfig(**{setting: 1.0}))
+        async with runner.produce(run.id) as out:
+            await out.send("Said. ")
+            record = await run.wait()
+            assert (record.status, (record.error or {})["code"]) == (RunStatus.FAILED, "run_timeout")
+            with pytest.raises(RunFenced, match="has ended"):
+                await out.send("too late")
+        assert text_of(await events_of(runner, run.id)) == "Said. "

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import pytest
 
-from gapless import GaplessClient, Runner, create_app
+from gapless import GaplessClient, Limits, Runner, create_app
 from gapless.errors import BatchConflict, RunFenced
-from gapless.events import RunFinishedEvent, TextMessageContentEvent
+from gapless.events import RunFinishedEvent, RunStartedEvent, TextMessageContentEvent
+from gapless.producing import BATCH_EVENTS_MAX
 from tests.support.sse import events
 
 
@@ -59,6 +61,66 @@ async def test_nobody_writes_the_run_of_another_user(client_of: Callable[..., An
     run = (await client.post("/runs", json={"message": "x", "producer": True}, headers={"x-user": "a"})).json()
     refused = await client.post(f"/runs/{run['id']}/events", json={"producer": "p"}, headers={"x-user": "b"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, "run_not_found")
+
+
+async def test_who_may_not_produce_does_not_hear_of_the_run(client_of: Callable[..., Any]):
+    asked = []
+
+    def authorize(user: str, action: str, subject: Any) -> bool:
+        asked.append(action)
+        return action != "produce"
+
+    client = await client_of(Runner(agent), authorize=authorize)
+    run = (await client.post("/runs", json={"message": "x", "producer": True})).json()
+    refused = await client.post(f"/runs/{run['id']}/events", json={"producer": "p"})
+    assert (refused.status_code, refused.json()["error"]["code"], asked) == (404, "run_not_found", ["produce"])
+
+
+async def test_a_batch_has_limits(client: httpx2.AsyncClient):
+    run = (await client.post("/runs", json={"message": "x", "producer": True})).json()
+    path = f"/runs/{run['id']}/events"
+    for events_sent in (["x"] * (BATCH_EVENTS_MAX + 1), ["x" * Limits().body_bytes_max]):
+        refused = await client.post(path, json={"producer": "p", "epoch": 1, "number": 1, "events": events_sent})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (413, "input_too_large")
+    assert (await client.post(path, json={"producer": "p" * 97})).status_code == 422
+    most = {"producer": "p", "epoch": 1, "number": 1, "events": ["x"] * BATCH_EVENTS_MAX}
+    assert (await client.post(path, json=most)).json()["number"] == 1
+
+
+async def test_a_producer_that_does_not_wait_is_held_back(client: httpx2.AsyncClient):
+    run = (await client.post("/runs", json={"message": "x", "producer": True})).json()
+    path, sent = f"/runs/{run['id']}/events", {"producer": "p", "epoch": 1, "number": 1, "events": ["Once."]}
+    answers = await asyncio.gather(*(client.post(path, json=sent) for _ in range(100)))
+    held = [answer for answer in answers if answer.status_code == 429]
+    assert held
+    assert {answer.headers["retry-after"] for answer in held} == {"1"}
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert (await client.post(path, json=sent)).json()["number"] == 1, "it goes on where it was"
+
+
+async def test_a_question_and_its_answer(client_of: Callable[..., Any]):
+    runner = Runner(agent)
+    client = await client_of(runner)
+    run = (await client.post("/runs", json={"message": "x", "producer": True})).json()
+    path = f"/runs/{run['id']}"
+    outcome = {"type": "interrupt", "interrupts": [{"id": "q", "reason": "confirmation"}]}
+    asks = {"type": "RUN_FINISHED", "threadId": "", "runId": "", "outcome": outcome}
+    sent = {"producer": "p", "epoch": 1, "number": 1, "events": ["Shall I? ", asks]}
+    for _ in range(2):
+        assert (await client.post(f"{path}/events", json=sent)).json()["number"] == 1
+    shown = (await client.get(path)).json()
+    assert (shown["status"], [one["id"] for one in shown["interrupts"]]) == ("waiting", ["q"])
+    on = {"producer": "p", "epoch": 1, "number": 2, "events": ["Done.", {**asks, "outcome": None}]}
+    refused = await client.post(f"{path}/events", json=on)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "run_waits")
+    answer = {"resume": [{"interruptId": "q", "status": "resolved", "payload": True}]}
+    assert (await client.post(f"{path}/input", json=answer)).status_code == 202
+    async for event in (await runner.attach(run["id"])).events():
+        if isinstance(event, RunStartedEvent) and event.input and event.input.resume:
+            break  # from here on it is answered
+    for _ in range(2):
+        accepted = await client.post(f"{path}/events", json=on)
+        assert accepted.status_code == 200, accepted.text
 
 
 async def test_a_program_writes_with_the_client():

@@ -51,19 +51,25 @@ class Inbox(Elsewhere):
         self._journal = journal
         self._batches: collections.deque[tuple[Batch, int, asyncio.Future[Taken]]] = collections.deque()
         self._came = asyncio.Event()
+        self._last: asyncio.Future[Taken] | None = None
+        """Done once the batch that asks or ends is accepted; None where another worker has accepted it."""
         self.asking = False
         """A person is asked, or about to be."""
         self.idle = False
         """It waits for a producer, and has done all that came before."""
         self.closed = False
-        """Nothing is taken any more: the run has ended, or is about to."""
+        """Nothing is taken any more: the run has ended, or was left."""
 
     def push(self, batch: Batch, command_id: int = 0) -> asyncio.Future[Taken]:
         """Take in a batch; what is returned is done once it is accepted. `command_id` is the store's, where it came
-        through it. Raises `LimitReached`, `RunWaits`."""
+        through it. Raises `LimitReached`; once the run asks or ends, `RunWaits`, `RunFenced`, `BatchConflict`."""
         run_id = self._journal.run_id
-        if not command_id and self.asking:
-            raise RunWaits(f"run {run_id} waits for a person's answer; go on when it has one", run_id=run_id)
+        if not command_id and self.taken.last:
+            if not self.taken.is_new(self._named(batch), run_id):
+                return self._last or _done(self.taken)  # the answer to it may have been lost
+            if self.asking:
+                raise RunWaits(f"run {run_id} waits for a person's answer; go on when it has one", run_id=run_id)
+            raise RunFenced(f"run {run_id} has ended", run_id=run_id)
         if not command_id and len(self._batches) >= WAITING_MAX:
             raise LimitReached(f"run {run_id}: {WAITING_MAX} batches wait already", run_id=run_id, retry_after_s=1)
         done: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
@@ -114,6 +120,7 @@ class Inbox(Elsewhere):
             for item in _but_last(events):
                 yield item
             if is_new:
+                self._last = done
                 self._set(_after(self.taken, batch, events))
             self._answer(command_id, None)
             await ctx.save(_encode(self.taken))
@@ -144,10 +151,9 @@ class Inbox(Elsewhere):
             done.set_result(self.taken) if error is None else done.set_exception(error)
 
     def _set(self, taken: Taken) -> None:
-        """Say how far the producers are. What comes after a question, or the end, is told so at once."""
+        """Say how far the producers are. What comes after a question, or the end, is told so by `push` at once."""
         self.taken = taken
         self.asking = bool(taken.last) and bool(_asked_in(decode_event(taken.last)))
-        self.closed = bool(taken.last) and not self.asking
 
 
 def _asked_in(event: Event) -> list[Interrupt]:
@@ -165,6 +171,12 @@ def _after(taken: Taken, batch: Batch, events: list[Event | str]) -> Taken:
     assert batch.epoch is not None, "it was given one"
     last = bytes(batch.events[-1]).decode() if len(_but_last(events)) < len(events) else taken.last
     return Taken(batch.producer, batch.epoch, max(batch.number, taken.number), last)
+
+
+def _done(taken: Taken) -> asyncio.Future[Taken]:
+    done: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
+    done.set_result(taken)
+    return done
 
 
 def _retrieved(done: asyncio.Future[Taken]) -> None:

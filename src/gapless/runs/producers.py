@@ -67,11 +67,12 @@ class Producers:
         """Send a batch to the run's owner, and look for it in what that one saves of the run."""
         store, sent = self._store, False
         while True:
+            kept = await store.checkpoint(run.id)
+            run = await store.get_run(run.id) or run  # after it: the end takes the checkpoint away
             if run.status.ended:
                 if _ended_so(run, batch):  # its answer was lost
                     return Taken(batch.producer, batch.epoch or 0, batch.number)
                 raise RunFenced(f"run {run.id} has ended ({run.status.value})", run_id=run.id)
-            kept = await store.checkpoint(run.id)
             taken = decode_taken(None if kept is None else decode_frame(kept.data, run.id).data, run.id)
             if batch.epoch is None:
                 batch = msgspec.structs.replace(batch, epoch=taken.epoch + 1)
@@ -85,7 +86,6 @@ class Producers:
                     await self._here.claim(run)
                 sent = True
             await asyncio.sleep(TAKEN_LOOK_S)
-            run = await store.get_run(run.id) or run
 
 
 def _ended_so(run: RunRecord, batch: Batch) -> bool:

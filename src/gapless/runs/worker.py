@@ -377,8 +377,8 @@ class Worker:
         return True
 
     def produce(self, run_id: str, batch: Batch) -> asyncio.Future[Taken] | None:
-        """Hand a producer's batch to a run that executes here; None for any other. Raises `LimitReached`,
-        `RunWaits`."""
+        """Hand a producer's batch to a run that executes here; None for any other. Raises what `Inbox.push`
+        raises."""
         execution = self.executions.get(run_id)
         if execution is None or execution.fenced or execution.inbox is None or execution.inbox.closed:
             return None
