@@ -63,7 +63,18 @@ async def test_the_page_knows_where_people_log_in_and_out():
             assert (await client.head("/")).status_code == 200
 
 
-@pytest.mark.parametrize("address", ["javascript:alert(1)", "//elsewhere.example", "/\\elsewhere.example", "login"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "javascript:alert(1)",
+        "//elsewhere.example",
+        "/\t/elsewhere.example",
+        "/\n/elsewhere.example",
+        "/\r\\\\elsewhere.example",
+        "/\\elsewhere.example",
+        "login",
+    ],
+)
 def test_an_address_to_log_in_at_is_a_path_or_a_url(address: str):
     with pytest.raises(UsageError, match="write a path, as /login"):
         create_app(Runner(), login_url=address)

@@ -32,7 +32,10 @@ _PAGE_HEADERS = {
 def check_address(name: str, address: str) -> None:
     """Refuse what a link of the page must not lead to. Raises `UsageError`."""
     own = address.startswith("/") and not address.startswith(("//", "/\\"))
-    if address and not own and not address.startswith(("https://", "http://")):
+    plain = (
+        address.isprintable() and " " not in address
+    )  # browsers leave out tabs and new lines: "/\t/host" is "//host"
+    if address and not (plain and (own or address.startswith(("https://", "http://")))):
         raise UsageError(f"{name} {address!r}: write a path, as /login, or a URL, as https://login.example.com/")
 
 
