@@ -243,6 +243,7 @@ OTHERWISE_TESTED = {
         "endpoint",
         "mount",
         "my_agent",
+        "queue_worker",
         "server",
         "test_my_agent",
     ),
