@@ -13,11 +13,13 @@ async function page(name) {
     const fresh = await context.newPage();
     fresh.setDefaultTimeout(TIMEOUT_MS);
     fresh.on("pageerror", (error) => errors.push(String(error)));
+    fresh.on("console", (message) => message.type() === "error" && logged.push(`${message.text()} ${message.location().url}`));
     pages.set(name, fresh);
   }
   return pages.get(name);
 }
 const errors = [];
+const logged = [];
 
 const commands = {
   goto: async ({ tab, url }) => void (await (await page(tab)).goto(url)),
@@ -41,6 +43,7 @@ const commands = {
   viewport: async ({ tab, width, height }) => void (await (await page(tab)).setViewportSize({ width, height })),
   scheme: async ({ tab, value }) => void (await (await page(tab)).emulateMedia({ colorScheme: value })),
   errors: async () => errors,
+  logged: async () => logged,
 };
 
 console.log(JSON.stringify({ ok: "ready" }));

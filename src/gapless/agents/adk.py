@@ -12,7 +12,7 @@ import logging
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.adk.agents import BaseAgent, LoopAgent, ParallelAgent, SequentialAgent
 from google.adk.agents._streaming_mode import StreamingMode as ADKStreamingMode
@@ -44,6 +44,9 @@ from gapless.config import RunConfig, StreamingMode
 from gapless.errors import AgentInvalid, UsageError
 from gapless.events import Message, ToolMessage
 from gapless.live import is_live
+
+if TYPE_CHECKING:
+    from gapless.agents.adk_structure import ADKStructure
 
 __all__ = ["ADKAgent"]
 
@@ -132,6 +135,13 @@ class ADKAgent(Agent):
         runner = self._runner(app_name)
         service = runner.artifact_service
         return None if service is None else ADKArtifacts(service, runner.app_name)
+
+    def structure(self, app_name: str) -> ADKStructure:
+        """Return what shows the agents that it is made of as the app `app_name`."""
+        from gapless.agents.adk_structure import ADKStructure  # ADK's page alone asks, and it takes long to import
+
+        target = self._target
+        return ADKStructure(_app(target.agent if isinstance(target, Runner) else target, app_name))
 
     async def update_state(self, app_name: str, user_id: str, session_id: str, changes: dict[str, Any]) -> None:
         """Tell the agent's own session service of `changes` to the state of session `session_id` of `user_id` in

@@ -360,6 +360,12 @@ class Agent:
         """
         return None
 
+    def structure(self, app_name: str) -> Any:
+        """Return what shows the agents that it is made of as the app `app_name`, with the methods of `ADKStructure`;
+        None where the framework's page has nothing to draw.
+        """
+        return None
+
     async def update_state(self, app_name: str, user_id: str, session_id: str, changes: dict[str, Any]) -> None:
         """Tell the framework's own session service of `changes` to the state of session `session_id` of `user_id` in
         `app_name`.

@@ -105,7 +105,7 @@ def create_app(
         # Not `include_router`: FastAPI then looks for each request's route through a router within the app's.
         app.router.routes += routes(runner, app.streams, access).router().routes
     if adk_web:
-        serve_adk_web(app, access)
+        serve_adk_web(app, runner, app.streams, access)
     app.router.routes += pages(addresses).routes
     mount_static(app)
     return app

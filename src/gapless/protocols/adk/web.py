@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import RedirectResponse, Response
@@ -12,40 +13,96 @@ from starlette.staticfiles import StaticFiles
 from gapless.errors import ExtraMissing
 from gapless.http.answers import json_response
 from gapless.http.auth import Access
+from gapless.http.routes import DirectRoute
+from gapless.http.stream import Streams
+from gapless.protocols.adk.sessions import ADKAPI
+from gapless.protocols.starting import root_path
+from gapless.runs.runner import Runner
 
-__all__ = ["page_directory", "serve_adk_web"]
+__all__ = ["PageRoutes", "page_directory", "serve_adk_web"]
+
+_APP = "/dev/apps/{app}"
 
 
-def serve_adk_web(app: FastAPI, access: Access) -> None:
-    """Serve the page at `/dev-ui/`. Raises `ExtraMissing`.
+def serve_adk_web(app: FastAPI, runner: Runner, streams: Streams, access: Access) -> None:
+    """Serve the page at `/dev-ui/`, and what it asks for beside ADK's routes. Raises `ExtraMissing`.
 
-    It chats, and shows sessions, events and state. Its evaluations, traces and agent builder are of ADK's development
-    server, and stay empty here. It is told that nobody agreed to send usage data.
+    It chats, and shows sessions, events, state, artifacts and how an agent is made. Its evaluations and traces stay
+    empty, and no agent can be edited or deployed. It is told that nobody agreed to send usage data.
     """
-    router = APIRouter(include_in_schema=False)
+    app.router.routes += PageRoutes(runner, streams, access).router().routes
+    app.mount("/dev-ui", StaticFiles(directory=page_directory(), html=True), name="dev-ui")
 
-    @router.get("/dev-ui")
-    async def page(request: Request) -> Response:
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/dev-ui/")
 
-    @router.get("/dev-ui/assets/config/runtime-config.json")
-    async def config(request: Request) -> Response:
-        config = {"backendUrl": request.scope.get("root_path", ""), "telemetry": False}
-        return json_response(config)
+class PageRoutes(ADKAPI):
+    """`/dev-ui`, `/dev/apps/…` and `/apps/{app}/app-info`."""
 
-    @router.get("/config/telemetry")
-    async def telemetry(request: Request) -> Response:
-        await access.user(request)
+    def router(self) -> APIRouter:
+        router = APIRouter(include_in_schema=False, route_class=DirectRoute)
+        router.get("/dev-ui")(self.page)
+        router.get("/dev-ui/assets/config/runtime-config.json")(self.config)
+        router.get("/dev-ui/prism-dark.css")(self.style)
+        router.get("/config/telemetry")(self.telemetry)
+        router.get("/apps/{app}/app-info")(self.app_info)
+        router.get(_APP + "/build_graph")(self.tree)
+        router.get(_APP + "/build_graph_image")(self.drawings)
+        router.get(_APP + "/builder")(self.builder)
+        router.get(_APP + "/debug/trace/session/{session_id}")(self.traces)
+        router.get(_APP + "/eval_sets")(self.evaluations)
+        router.get(_APP + "/eval_results")(self.evaluations)
+        return router
+
+    async def page(self, request: Request) -> Response:
+        return RedirectResponse(f"{root_path(request)}/dev-ui/")
+
+    async def config(self, request: Request) -> Response:
+        return json_response({"backendUrl": root_path(request), "telemetry": False})
+
+    async def style(self, request: Request) -> Response:
+        """Answer with nothing: the page names a file that the package does not have."""
+        return Response(media_type="text/css")
+
+    async def telemetry(self, request: Request) -> Response:
+        await self.access.user(request)
         return json_response({"telemetry": False})
 
-    @router.get("/dev/apps/{app_name}/eval_sets")
-    @router.get("/dev/apps/{app_name}/eval_results")
-    @router.get("/dev/apps/{app_name}/debug/trace/session/{session_id}")
-    async def nothing() -> Response:
+    async def app_info(self, app: str, request: Request) -> Response:
+        """Show what the app's agents are told and may call, in the form of ADK's server."""
+        structure = await self._structure(app, request)
+        info = {"rootAgentName": app, "description": ""} if structure is None else await structure.info()
+        return json_response({"name": app, "language": "python", "isComputerUse": False, **info})
+
+    async def tree(self, app: str, request: Request) -> Response:
+        """Show the app's agents, tools and nodes."""
+        structure = await self._structure(app, request)
+        root = {"name": app, "type": "agent"} if structure is None else structure.tree()
+        return json_response({"name": app, "root_agent": root})
+
+    async def drawings(self, app: str, request: Request) -> Response:
+        """Show the drawings of the app's agents: `?dark_mode=true` on a dark ground."""
+        structure = await self._structure(app, request)
+        dark = request.query_params.get("dark_mode") == "true"
+        drawn = {} if structure is None else structure.drawings(dark=dark)
+        return json_response({path: {"dotSrc": source} for path, source in drawn.items()})
+
+    async def _structure(self, app: str, request: Request) -> Any:
+        """Return what shows how the app's agent is made; None for nothing."""
+        await self.access.user(request)
+        return self.runner.agents[self.known_app(app)].structure(app)
+
+    async def builder(self, app: str, request: Request) -> Response:
+        """Answer as ADK's server does of an agent that is no YAML file: the page does not offer to edit it."""
+        await self.access.user(request)
+        return Response(media_type="text/plain")
+
+    async def evaluations(self, app: str, request: Request) -> Response:
+        await self.access.user(request)
         return json_response([])
 
-    app.include_router(router)
-    app.mount("/dev-ui", StaticFiles(directory=page_directory(), html=True), name="dev-ui")
+    async def traces(self, app: str, session_id: str, request: Request) -> Response:
+        """Show no spans: they are where the process's own OpenTelemetry sends them."""
+        await self.access.user(request)
+        return json_response([])
 
 
 def page_directory() -> Path:
