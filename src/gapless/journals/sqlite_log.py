@@ -102,7 +102,7 @@ class Log:
 
         def write(db: sqlite3.Connection) -> int:
             self.check_lease(db)
-            pos = self._trimmed
+            pos = self._trimmed  # that nothing was appended: then there is nothing to trim
             runs, events, segments = [""], list[bytes](), []
             refused.clear()
             accepted.clear()
