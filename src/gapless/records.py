@@ -35,6 +35,7 @@ __all__ = [
     "decode_session",
     "listed_run",
     "listed_session",
+    "no_place",
     "now_ms",
     "place_in_runs",
     "place_in_sessions",
@@ -335,7 +336,7 @@ def place_in_runs(after: str | None) -> int | None:
     if after is None:
         return None
     if not (after.isascii() and after.isdigit() and len(after) < 18):
-        raise _no_place(after)
+        raise no_place(after)
     return int(after)
 
 
@@ -345,7 +346,7 @@ def place_in_sessions(after: str | None) -> tuple[int, str] | None:
         return None
     used, colon, session_id = after.partition(":")
     if not (colon and used.isascii() and used.isdigit() and len(used) < 18):
-        raise _no_place(after)
+        raise no_place(after)
     return int(used), session_id
 
 
@@ -354,7 +355,8 @@ def place_of_session(updated_at: int, session_id: str) -> str:
     return f"{updated_at}:{session_id}"
 
 
-def _no_place(after: str) -> CursorInvalid:
+def no_place(after: str) -> CursorInvalid:
+    """Return the error for a place that no page of a list has given."""
     return CursorInvalid(f"{after[:64]!r} is no place in this list; send back its `next` as it came")
 
 

@@ -338,6 +338,18 @@ def test_a_unix_socket_that_a_killed_server_has_left_is_taken_and_one_in_use_is_
         assert client.get("/health").status_code == 200
 
 
+def test_a_unix_socket_that_another_server_has_taken_stays(
+    server: Callable[..., Any], agents: str, socket_path: Path
+) -> None:
+    arguments = (f"{agents}:words", "--uds", str(socket_path), "--store", "memory://")
+    first = server(*arguments)
+    socket_path.unlink()
+    server(*arguments)
+    assert first.stop() == 0
+    with over(socket_path) as client:
+        assert client.get("/health").status_code == 200
+
+
 def test_a_file_is_no_unix_socket(run: Any, agents: str, socket_path: Path) -> None:
     socket_path.write_text("mine")
     refused = run("serve", f"{agents}:words", "--uds", str(socket_path), "--store", "memory://")

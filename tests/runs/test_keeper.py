@@ -42,7 +42,7 @@ async def test_ended_runs_keep_no_more_than_kept_bytes_max(store: str, monkeypat
 
 
 async def test_it_ends_though_its_cancel_is_swallowed_in_the_store(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("gapless.journals.journal.CANCEL_AGAIN_S", HANG_S)
+    monkeypatch.setattr("gapless.tasks.CANCEL_AGAIN_S", HANG_S)
     at_work = asyncio.Event()
 
     async def renew() -> None:

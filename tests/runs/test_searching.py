@@ -97,7 +97,9 @@ async def test_over_http(runner: Runner) -> None:
         assert [(it["id"], it.get("found")) for it in titled] == [("a", None)]
         assert [it["id"] for it in (await http.get("/sessions?agent=land")).json()["sessions"]] == ["b"]
         assert (await http.get("/sessions", params={"q": "x" * 201})).status_code == 422
-        assert (await http.get("/sessions", params={"q": "x", "after": "a nonsense"})).status_code == 400
+        for nonsense in ("a nonsense", "nonsense", ""):
+            refused = await http.get("/sessions", params={"q": "x", "after": nonsense})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (400, "cursor_invalid")
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def _bind_path(path: Path) -> socket.socket:
     """Open a Unix socket. Whoever may enter its folder may connect, as with a port of this machine. One that a killed
-    server has left is replaced; it goes with this process."""
+    server has left is replaced; it goes with this process, unless another server has taken the path meanwhile."""
     if sys.platform == "win32":
         raise UsageError("--uds: not on Windows; choose --host and --port")
     listener = socket.socket(socket.AF_UNIX)
@@ -122,8 +122,22 @@ def _bind_path(path: Path) -> socket.socket:
             why = "a server listens there" if path.is_socket() else "it is a file"
             why += "; choose another path"
         raise GaplessError(f"--uds {path}: {why}", code="port_unavailable") from None
-    atexit.register(path.unlink, missing_ok=True)
+    atexit.register(_leave, path, _file_at(path))
     return listener
+
+
+def _leave(path: Path, bound: tuple[int, ...] | None) -> None:
+    if bound is not None and _file_at(path) == bound:
+        path.unlink(missing_ok=True)
+
+
+def _file_at(path: Path) -> tuple[int, ...] | None:
+    """Return which file a path leads to, None for none; also by its time, as numbers of inodes are used again."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
 def _is_listened_on(path: Path) -> bool:

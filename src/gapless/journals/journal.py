@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from typing import Any, TypeAlias
 
 import msgspec
@@ -19,8 +19,9 @@ from gapless.errors import GaplessError, RunFenced, RunNotFound, StoreCorrupt, S
 from gapless.journals.contract import Append, Checkpoint, Store, WorkerFenced
 from gapless.metrics import Metrics
 from gapless.records import RunEnd, RunStatus
+from gapless.tasks import end_tasks
 
-__all__ = ["Follower", "Journal", "Journals", "Push", "Slice", "end_tasks"]
+__all__ = ["Follower", "Journal", "Journals", "Push", "Slice"]
 
 WINDOW_EVENTS = 256
 """Accepted events that a journal keeps at hand; at most twice as many before the older half goes."""
@@ -41,21 +42,10 @@ COMMIT_CREDIT = 8
 of an answer need not wait, and a busy process writes large groups all the same."""
 RETRY_FIRST_S, RETRY_MAX_S = 0.05, 1.0
 """Pause between attempts while the store is unavailable, doubling."""
-CANCEL_AGAIN_S = 1.0
 STORE_PATIENCE_S = 30.0
 """A store unavailable for this long fails the runs that wait for it."""
 
 log = logging.getLogger("gapless.journal")
-
-
-async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks and wait for them. Again and again: a cancel that arrives while a client library is at work inside
-    of one may be swallowed there."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
 
 Push: TypeAlias = Callable[[int, list[bytes]], bool]

@@ -28,6 +28,7 @@ from gapless.journals.postgres_server import (
     int_array,
 )
 from gapless.journals.postgres_sessions import WatchedSessions, session_number
+from gapless.tasks import end_tasks
 
 __all__ = ["POLL_S", "PostgresNews"]
 
@@ -44,7 +45,6 @@ LOOK_AGAIN_S = 0.25
 RECONNECT_PAUSE_S = 0.2
 ECHO, ECHO_S_MAX = "echo", 2.0
 """What a worker says to itself to see whether it is heard, and how long it waits for that."""
-CANCEL_AGAIN_S = 1.0
 PART_ROWS, PART_BYTES = 64, 64 * 1024
 """What of a watched run's news is handed on as it is; of more only the position is told, and followers read it."""
 PAYLOAD_BYTES_MAX = 7_000
@@ -137,11 +137,7 @@ class PostgresNews:
     async def stop(self) -> None:
         """Listen no more, and tell nobody. Idempotent."""
         tasks, self._tasks = self._tasks, []
-        while tasks:
-            for task in tasks:
-                task.cancel()
-            _, pending = await asyncio.wait(tasks, timeout=CANCEL_AGAIN_S)  # psycopg may be cancelling a query itself
-            tasks = list(pending)
+        await end_tasks(tasks)  # psycopg may be cancelling a query itself
 
     def forget_listener(self) -> None:
         """Tell nobody here any more."""

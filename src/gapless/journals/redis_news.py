@@ -25,6 +25,7 @@ from gapless.journals.redis_owned import RECHECK_RUNS_MAX, OwnedRuns
 from gapless.journals.redis_records import RedisRecords
 from gapless.journals.redis_server import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, FAILURES, RedisServer
 from gapless.journals.redis_sessions import RedisSessions
+from gapless.tasks import end_tasks
 
 __all__ = ["RedisNews"]
 
@@ -81,10 +82,7 @@ class RedisNews:
         """Listen no more, and take no more commands. Idempotent."""
         tasks = [task for task in (self._listening, self._taking_commands) if task is not None]
         self._listening = self._taking_commands = None
-        for task in tasks:
-            while not task.done():
-                task.cancel()
-                await asyncio.wait([task], timeout=0.1)  # redis-py loses a cancellation that meets its own timeout
+        await end_tasks(tasks, again_s=0.1)  # redis-py loses a cancellation that meets its own timeout
 
     def forget_listener(self) -> None:
         """Tell nobody any more."""

@@ -21,9 +21,9 @@ from gapless.errors import CursorExpired, CursorInvalid, GaplessError, RunNotFou
 from gapless.events import CustomEvent, Event, decode_event, encode_event
 from gapless.fold import SESSION
 from gapless.journals.contract import Store
-from gapless.journals.journal import end_tasks
 from gapless.records import RunRecord, SessionRecord
 from gapless.runs.readers import Readers, check_position
+from gapless.tasks import end_tasks
 
 __all__ = ["LATEST", "Conversations", "Following", "SessionFollower", "SessionPlace", "place_of"]
 

@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable
 
 from gapless.errors import StoreUnavailable
 from gapless.journals.contract import WorkerFenced
-from gapless.journals.journal import Journals, end_tasks
+from gapless.journals.journal import Journals
 from gapless.records import RunRecord, now_ms
 from gapless.runs.request import new_id
+from gapless.tasks import end_tasks
 
 __all__ = ["LEASE_S", "RETENTION_S", "Keeper"]
 

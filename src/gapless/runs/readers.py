@@ -13,13 +13,14 @@ import msgspec
 from gapless.config import RunConfig
 from gapless.errors import CursorInvalid, RunNotFound, StoreUnavailable
 from gapless.given import check_given
-from gapless.journals.journal import PAGE_EVENTS, Follower, Journals, end_tasks
+from gapless.journals.journal import PAGE_EVENTS, Follower, Journals
 from gapless.journals.merge import merge_deltas
 from gapless.records import RunRecord, RunStatus
 from gapless.runs.asked import Question, question_of
 from gapless.runs.blobs import Blobs
 from gapless.runs.commands import Command
 from gapless.runs.retrying import patiently
+from gapless.tasks import end_tasks
 
 __all__ = [
     "PAGE_EVENTS",

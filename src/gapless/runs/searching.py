@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from gapless.aside import aside
-from gapless.records import Listing, SessionRecord, Turn
+from gapless.records import Listing, SessionRecord, Turn, no_place
 
 if TYPE_CHECKING:
     from gapless.runs.runner import Runner
@@ -75,7 +75,11 @@ async def search_sessions(
 def _place(after: str | None) -> tuple[str, str | None]:
     """Return the conversation that was looked through last, and the place in the list before its page: places behind
     single records are the store's own."""
-    seen, _, place = (after or "").partition(" ")
+    if after is None:
+        return "", None
+    seen, space, place = after.partition(" ")
+    if not (seen and space):
+        raise no_place(after)
     return seen, place or None
 
 

@@ -14,7 +14,7 @@ from gapless.agents.base import Agent
 from gapless.config import Limits
 from gapless.errors import GaplessError, LimitReached, RunCancelled, SessionBusy, ShuttingDown, StoreUnavailable
 from gapless.journals.contract import Store, WorkerFenced
-from gapless.journals.journal import Journal, Journals, end_tasks
+from gapless.journals.journal import Journal, Journals
 from gapless.live import LiveRequest
 from gapless.metrics import Metrics
 from gapless.producing import Batch, Taken
@@ -30,6 +30,7 @@ from gapless.runs.recorder import Recorder
 from gapless.runs.request import Asked
 from gapless.runs.retrying import LeaseWanted, patiently
 from gapless.runs.sessions import Sessions
+from gapless.tasks import end_tasks
 
 __all__ = ["DRAIN_S", "LEFT_S", "Worker"]
 
