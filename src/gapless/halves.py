@@ -37,6 +37,12 @@ class Halves:
         self.half = ""
         """What waits for the rest of its character."""
 
+    def copy(self) -> Halves:
+        """Return one that has the same waiting."""
+        other = Halves()
+        other.half = self.half
+        return other
+
     def feed(self, piece: str) -> str:
         """Return what of the text can be shown now."""
         if not self.half and (not piece or piece.isascii()):
@@ -59,6 +65,12 @@ class JoinedDeltas:
     def __init__(self) -> None:
         self.waiting: dict[str, Halves] = {}
         """Of those whose newest delta ended inside a character."""
+
+    def copy(self) -> JoinedDeltas:
+        """Return one that has the same waiting."""
+        other = JoinedDeltas()
+        other.waiting = {id: halves.copy() for id, halves in self.waiting.items()}
+        return other
 
     def join(self, event: Delta) -> Delta:
         """Return a delta with what its message or call has left of a character; without text, if that is all it is."""

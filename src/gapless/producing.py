@@ -7,6 +7,7 @@ new. A producer that begins has a higher epoch than those before it, and these c
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
@@ -73,6 +74,20 @@ class Batch(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_o
                 raise InputInvalid("what asks a person has one interrupt or more, each with an id of its own")
         return read
 
+    @property
+    def digest(self) -> str:
+        """Tells it from every other batch."""
+        head = f"{self.producer} {self.epoch} {self.number} "
+        return hashlib.sha256(head.encode() + b",".join(map(bytes, self.events))).hexdigest()[:32]
+
+
+class Refused(msgspec.Struct, omit_defaults=True):
+    """Says why the `batch` with that digest was refused: the error's `code` and `message`."""
+
+    batch: str
+    code: str
+    message: str
+
 
 class Taken(msgspec.Struct, omit_defaults=True):
     """Says how far a run's producers are: who writes it (`producer`, with which `epoch`), and the `number` of the last
@@ -83,6 +98,8 @@ class Taken(msgspec.Struct, omit_defaults=True):
     number: int = 0
     last: str = ""
     """The event with which the run ends or asks, as JSON, once it was taken."""
+    refused: Refused | None = None
+    """The batch that another worker had brought and that was refused, where none was taken since."""
 
     def is_new(self, batch: Batch, run_id: str) -> bool:
         """Return whether the `batch` of the run `run_id` is to be taken: not where it was before, and there is nothing
@@ -134,7 +151,9 @@ class Producer:
         it raises something that may pass, the same call may be made again.
 
         Raises `RunFenced` when another producer writes the run or it has ended, `RunWaits` while a person is asked,
-        `InputInvalid`, `InputTooLarge`, `LimitReached` when the run's worker is behind, `StoreUnavailable`."""
+        `InputInvalid` for what cannot come here in a run and `InputTooLarge` for what is over one of its limits (the
+        run stays as it was, and other events can be sent), `LimitReached` when the run's worker is behind,
+        `StoreUnavailable`."""
         batch = Batch(producer=self.name, epoch=self.epoch, number=self.number + 1, events=_encoded(events))
         await self._send(batch)
         self.number += 1

@@ -26,6 +26,7 @@ from gapless.errors import (
     InputInvalid,
     NotAuthenticated,
     RunConflict,
+    RunFenced,
     RunNotFound,
     SessionNotFound,
     StreamInvalid,
@@ -42,6 +43,7 @@ from gapless.events import (
     RunStartedEvent,
     TextMessageContentEvent,
     TextMessageStartEvent,
+    ToolCallArgsEvent,
     UserMessage,
     encode_event,
     text_of,
@@ -602,6 +604,22 @@ def test_the_same_without_an_event_loop(url: str) -> None:
         client.delete_session("sync")
         with pytest.raises(SessionNotFound):
             client.messages("sync")
+
+
+def test_a_run_is_written_without_an_event_loop(url: str) -> None:
+    with SyncClient(url) as client:
+        run = client.start("Do it.", producer=True)
+        with client.produce(run.id) as first, client.produce(run.id, name="second") as out:
+            assert (out.run_id, first.epoch, out.epoch) == (run.id, 1, 2)
+            with pytest.raises(RunFenced):
+                first.send("too late")
+            with pytest.raises(InputInvalid, match="nothing of the batch was taken"):
+                out.send("Not this. ", ToolCallArgsEvent(tool_call_id="none", delta="{}"))
+            assert out.send("Said.") == out.number == 1
+        with client.produce(run.id) as again:
+            assert again.number == 1
+            again.send(RunFinishedEvent(thread_id="", run_id=""))
+        assert text_of_run(list(client.follow(run.id))) == "Said."
 
 
 async def test_the_blocking_client_refuses_to_block_an_event_loop() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 from typing import Any
 
 import msgspec
 import pytest
 
-from gapless import RunConfig, Runner
+from gapless import Limits, RunConfig, Runner
 from gapless.errors import BatchConflict, InputInvalid, InputTooLarge, RunFenced, RunNotFound, RunWaits
 from gapless.events import (
     CustomEvent,
@@ -21,6 +22,7 @@ from gapless.events import (
     RunFinishedInterruptOutcome,
     RunStartedEvent,
     TextMessageContentEvent,
+    TextMessageStartEvent,
     ToolCallArgsEvent,
     ToolCallStartEvent,
     encode_event,
@@ -130,6 +132,61 @@ async def test_what_is_no_batch_is_refused_and_leaves_the_run_as_it_is():
             await runner.take(own.id, batch("p", 1, 1, "x"))
         with pytest.raises(RunNotFound):
             await runner.take("none", batch("p", 1, 1, "x"))
+
+
+ARGS = ToolCallArgsEvent(tool_call_id="never", delta="{}")
+BAD_FILE = CustomEvent(name="gapless.file", value={"data": "no base64!" * 10_000})
+SMALL = Limits(event_bytes_max=10_000, journal_events_max=40)
+CANNOT_STAND: dict[str, tuple[list[Any], type[Exception], str]] = {
+    "arguments of a call that was not started": (["Said. ", ARGS], InputInvalid, "TOOL_CALL_ARGS for never"),
+    "what is no file": (["Said. ", BAD_FILE], InputInvalid, "not base64"),
+    "a deep value": ([CustomEvent(name="n", value=json.loads("[" * 150 + "]" * 150))], InputInvalid, "nested"),
+    "an event over its limit": (
+        ["Said. ", TextMessageStartEvent(message_id="m", name="x" * 10_000)],
+        InputTooLarge,
+        "event_bytes_max=10000",
+    ),
+    "a question over its limit": (["Said. ", asks("x" * 10_000)], InputTooLarge, "event_bytes_max=10000"),
+    "a journal over its limit": (["x"] * 41, InputTooLarge, "journal_events_max=40"),
+}
+
+
+@pytest.mark.parametrize("brought_by", ["the run's worker", "another"])
+@pytest.mark.parametrize("case", CANNOT_STAND)
+async def test_a_batch_that_cannot_stand_where_it_comes_is_refused_whole(case: str, brought_by: str):
+    events, kind, why = CANNOT_STAND[case]
+    place = Place()
+    try:
+        worker, other = [await place.worker(agent, limits=SMALL) for _ in range(2)]
+        run = await worker.start("Do it.", agent=PRODUCER, run_id="r")
+        runner = worker if brought_by == "the run's worker" else other
+        await runner.take("r", batch("p", 1, 1, "One. "))
+        before = (await run.record()).last_seq
+        for _ in range(2):  # it may be sent again, and is still wrong
+            with pytest.raises(kind, match=f"run r: nothing of the batch was taken: .*{why}"):
+                await runner.take("r", batch("p", 1, 2, *events))
+        assert ((await run.record()).last_seq, (await run.record()).status) == (before, RunStatus.RUNNING)
+        for _ in range(2):
+            assert (await runner.take("r", batch("p", 1, 2, "Two. "))).number == 2
+        with pytest.raises(kind):
+            await runner.take("r", batch("p", 1, 3, *events))
+        with pytest.raises(BatchConflict, match="the last that was taken is 2"):
+            await runner.take("r", batch("p", 1, 4, "a hole"))
+        assert (await runner.take("r", batch("p", 1, 3, "Three.", END))).number == 3
+        assert text_of(await events_of(runner, "r")) == "One. Two. Three."
+    finally:
+        await place.close()
+
+
+async def test_a_large_file_of_a_batch_is_kept_aside_once():
+    async with Runner(agent, limits=Limits(event_bytes_max=100_000)) as runner:
+        run = await runner.start("Do it.", agent=PRODUCER)
+        large = CustomEvent(name="gapless.file", value={"mimeType": "image/png", "data": "AAAA" * 100_000})
+        with pytest.raises(InputInvalid, match="TOOL_CALL_ARGS"):
+            await runner.take(run.id, batch("p", 1, 1, large, ARGS))
+        await runner.take(run.id, batch("p", 1, 1, large, END))
+        (kept,) = [event for event in await events_of(runner, run.id) if isinstance(event, CustomEvent)]
+        assert (kept.value["size"], "data" in kept.value) == (300_000, False)
 
 
 async def test_a_cancel_ends_it_and_its_producer_hears_of_it():

@@ -454,3 +454,38 @@ _event = st.one_of(
 @given(st.lists(_event, max_size=12))
 def test_any_sequence_becomes_a_legal_one(items: list[Any]):
     record(*items)  # checks the order
+
+
+_unstarted = st.builds(lambda i: ToolCallArgsEvent(tool_call_id="c" + i, delta="{}"), _ids)
+_nameless = st.builds(lambda i: ToolCallChunkEvent(tool_call_id="e" + i, delta="{}"), _ids)
+_long = st.just(CustomEvent(name="n", value="x" * 300))
+_broken = st.text(st.sampled_from(["\ud83d", "\ude00", "a"]), max_size=3)
+
+
+@given(st.lists(st.lists(_event | _broken | _unstarted | _nameless | _long, max_size=4), max_size=6))
+def test_what_a_trial_takes_is_recorded_and_what_it_refuses_is_not(batches: list[list[Any]]):
+    journal: Any = FakeJournal()
+    limits = Limits(event_bytes_max=250, journal_events_max=30)
+    recorder = Recorder(journal, "r", "s", limits)
+    recorder.start(1)
+    for batch in batches:
+        before, told = len(journal.written), None
+        trial = recorder.trial()
+        try:
+            for item in batch:
+                trial.add(item)
+        except (AgentInvalid, RunLimit) as error:
+            told = str(error)
+        assert len(journal.written) == before
+        if told is None:
+            for item in batch:
+                recorder.add(item)
+        else:
+            again = recorder.trial()
+            with pytest.raises((AgentInvalid, RunLimit)) as raised:
+                for item in batch:
+                    again.add(item)
+            assert str(raised.value) == told, "it was left as it was"
+    recorder.close_open()
+    events = [decode_event(event) for event in journal.written]
+    check_order([*events, RunFinishedEvent(thread_id="s", run_id="r")])

@@ -38,6 +38,8 @@ async def test_a_loop_of_curl_would_do(client: httpx2.AsyncClient):
     assert await post(epoch=1, number=3, events=["?"]) == (409, "batch_conflict")
     assert await post(epoch=1, number=2, events=[{"type": "WRONG"}]) == (422, "input_invalid")
     assert await post(epoch=1, number=2, nothing=True) == (422, "input_invalid")
+    unstarted = {"type": "TOOL_CALL_ARGS", "toolCallId": "c", "delta": "{}"}
+    assert await post(epoch=1, number=2, events=["Not this. ", unstarted]) == (422, "input_invalid")
     assert (await client.post(path, json={"producer": "next"})).json() == {"producer": "next", "epoch": 2, "number": 1}
     assert await post(epoch=1, number=2, events=["too late"]) == (409, "run_fenced")
     end = {"type": "RUN_FINISHED", "threadId": "", "runId": ""}

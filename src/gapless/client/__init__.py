@@ -10,7 +10,7 @@ from gapless.client.client import (
     backoff_s,
 )
 from gapless.client.durable import durable_transport
-from gapless.client.sync import SyncClient
+from gapless.client.sync import SyncClient, SyncProducer
 from gapless.sse import EventStreamParser, Frame
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Page",
     "Session",
     "SyncClient",
+    "SyncProducer",
     "backoff_s",
     "durable_transport",
 ]

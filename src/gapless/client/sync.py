@@ -14,9 +14,10 @@ from gapless.config import RunConfig
 from gapless.errors import UsageError
 from gapless.events import ContentPart, Event, Message, ResumeEntry
 from gapless.live import LiveRequest
+from gapless.producing import Producer
 from gapless.records import Listing, RunRecord, RunStatus
 
-__all__ = ["SyncClient"]
+__all__ = ["SyncClient", "SyncProducer"]
 
 _T = TypeVar("_T")
 
@@ -111,6 +112,10 @@ class SyncClient:
         """See `GaplessClient.send`."""
         return self._call(self._client.send(run_id, request))
 
+    def produce(self, run_id: str, *, name: str | None = None) -> SyncProducer:
+        """See `GaplessClient.produce`: `with client.produce(id) as out`, then `out.send(…)`."""
+        return SyncProducer(self._client.produce(run_id, name=name), self._call)
+
     def record(self, run_id: str) -> RunRecord:
         """See `GaplessClient.record`."""
         return self._call(self._client.record(run_id))
@@ -155,3 +160,43 @@ class SyncClient:
     def delete_session(self, session_id: str) -> None:
         """See `GaplessClient.delete_session`."""
         self._call(self._client.delete_session(session_id))
+
+
+class SyncProducer:
+    """Does what `producing.Producer` does for code without an event loop; made by `SyncClient.produce`.
+
+    `producer` is what it blocks for, by `call`.
+    """
+
+    def __init__(self, producer: Producer, call: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._producer = producer
+        self._call = call
+
+    @property
+    def run_id(self) -> str:
+        """Returns the run that it writes."""
+        return self._producer.run_id
+
+    @property
+    def epoch(self) -> int:
+        """Returns which producer of the run this is, counted from 1; 0 before it is entered."""
+        return self._producer.epoch
+
+    @property
+    def number(self) -> int:
+        """Returns how many batches were taken of the run, by it or by those before it."""
+        return self._producer.number
+
+    def __enter__(self) -> Self:
+        self._call(self._producer.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the run as it is: it ends with an event that ends it."""
+
+    def send(self, *events: Event | str) -> int:
+        """See `producing.Producer.send`."""
+        number: int = self._call(self._producer.send(*events))
+        return number

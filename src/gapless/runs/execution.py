@@ -39,6 +39,7 @@ from gapless.runs.live_input import LiveInput
 from gapless.runs.questions import Questions
 from gapless.runs.readers import ends_unread
 from gapless.runs.recorder import Recorder
+from gapless.runs.rehearsal import Rehearsal
 from gapless.runs.sessions import History, Sessions
 from gapless.runs.tracing import run_span
 
@@ -98,13 +99,13 @@ class Execution:
         self.live = LiveInput(record.id, journal, recorder) if is_live(record.config) else None
         self.followers: dict[str, tuple[int, int]] = {}
         """Followers at other workers: worker id → (number of its newest report, followers)."""
-        self.inbox = Inbox(journal) if isinstance(agent, Elsewhere) else None
+        self._blobs = BlobsOfRun(store, journal, recorder.limits, record.config.public_url)
+        self.inbox = Inbox(journal, Rehearsal(record, recorder, self._blobs)) if isinstance(agent, Elsewhere) else None
         """What takes a producer's batches, where the run is executed elsewhere."""
         self._agent = self.inbox or agent
         self._request = request
         self._sessions = sessions
         self._recorder = recorder
-        self._blobs = BlobsOfRun(store, journal, recorder.limits, record.config.public_url)
         self._metrics = metrics
         self._deps = deps
         self._output_type = output_type

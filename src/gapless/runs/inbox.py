@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import collections
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
 from gapless.agents.base import Agent, AgentItem, RunContext
-from gapless.errors import CheckpointUnreadable, GaplessError, LimitReached, RunFenced, RunWaits, ShuttingDown
+from gapless.errors import (
+    CheckpointUnreadable,
+    GaplessError,
+    InputInvalid,
+    InputTooLarge,
+    LimitReached,
+    RunFenced,
+    RunWaits,
+    ShuttingDown,
+)
 from gapless.events import Event, Interrupt, RunErrorEvent, RunFinishedEvent, RunFinishedInterruptOutcome, decode_event
 from gapless.journals.journal import Journal
-from gapless.producing import PRODUCER, Batch, Taken
+from gapless.producing import PRODUCER, Batch, Refused, Taken
+from gapless.runs.rehearsal import Rehearsal
 
 __all__ = ["Elsewhere", "Inbox", "decode_taken"]
 
@@ -44,11 +54,13 @@ class Elsewhere(Agent):
 
 
 class Inbox(Elsewhere):
-    """Takes the batches of one run, whose `journal` it is, in order, each accepted whole."""
+    """Takes the batches of one run, whose `journal` it is, in order, each accepted whole, or refused whole where the
+    `rehearsal` of it fails."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, rehearsal: Rehearsal) -> None:
         self.taken = Taken()
         self._journal = journal
+        self._rehearsal = rehearsal
         self._batches: collections.deque[tuple[Batch, int, asyncio.Future[Taken]]] = collections.deque()
         self._came = asyncio.Event()
         self._last: asyncio.Future[Taken] | None = None
@@ -111,12 +123,15 @@ class Inbox(Elsewhere):
             try:
                 batch = self._named(batch)
                 is_new = self.taken.is_new(batch, ctx.run_id)
-                events = batch.read() if is_new and batch.number > self.taken.number else []
+                events = await self._rehearsed(batch) if is_new and batch.number > self.taken.number else []
             except GaplessError as error:
+                if command_id and isinstance(error, InputInvalid | InputTooLarge):
+                    self._set(_refused(self.taken, batch, error))
+                    self._answer(command_id, None)
+                    await ctx.save(_encode(self.taken))  # for the worker that has brought it
+                    command_id = 0
                 self._answer(command_id, done, error)
                 continue
-            if events:
-                await self._journal.drain()  # so that nothing stands between this batch and being accepted as one
             for item in _but_last(events):
                 yield item
             if is_new:
@@ -130,6 +145,12 @@ class Inbox(Elsewhere):
     def _named(self, batch: Batch) -> Batch:
         """Return the batch with an epoch: one more than the highest, where it has none."""
         return batch if batch.epoch is not None else msgspec.structs.replace(batch, epoch=self.taken.epoch + 1)
+
+    async def _rehearsed(self, batch: Batch) -> list[AgentItem]:
+        """Return what is to be recorded of a batch, now that all of it can be. Raises what `Rehearsal.of` raises."""
+        events = batch.read()
+        await self._journal.drain()  # so that nothing stands between this batch and being accepted as one
+        return await self._rehearsal.of(events)
 
     async def _next(self) -> tuple[Batch, int, asyncio.Future[Taken]]:
         while not self._batches:
@@ -162,12 +183,16 @@ def _asked_in(event: Event) -> list[Interrupt]:
     return outcome.interrupts if isinstance(outcome, RunFinishedInterruptOutcome) else []
 
 
-def _but_last(events: list[Event | str]) -> list[Event | str]:
+def _but_last(events: Sequence[AgentItem]) -> Sequence[AgentItem]:
     """Return what is said before the run ends or asks."""
     return events[:-1] if events and isinstance(events[-1], RunFinishedEvent | RunErrorEvent) else events
 
 
-def _after(taken: Taken, batch: Batch, events: list[Event | str]) -> Taken:
+def _refused(taken: Taken, batch: Batch, error: GaplessError) -> Taken:
+    return msgspec.structs.replace(taken, refused=Refused(batch.digest, error.code, error.message))
+
+
+def _after(taken: Taken, batch: Batch, events: Sequence[AgentItem]) -> Taken:
     assert batch.epoch is not None, "it was given one"
     last = bytes(batch.events[-1]).decode() if len(_but_last(events)) < len(events) else taken.last
     return Taken(batch.producer, batch.epoch, max(batch.number, taken.number), last)

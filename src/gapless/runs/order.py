@@ -133,6 +133,13 @@ class Order:
     def __len__(self) -> int:
         return len(self._open)
 
+    def copy(self) -> Order:
+        """Return one that has the same open, and goes on by itself."""
+        other = Order(self._run_id)
+        other._open, other._chunks, other._own_spans = dict(self._open), dict(self._chunks), set(self._own_spans)
+        other._ended_span = self._ended_span
+        return other
+
     def admit(self, event: Event) -> list[Event]:
         """Return what is to be recorded for an event that is no chunk: what ends or begins before it, and the event
         itself (last) unless it would open or close something twice. Raises `AgentInvalid` for arguments of a call that

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from gapless.errors import AgentInvalid, InputInvalid, LimitReached, RunFenced, RunNotFound, RunWaits
+from gapless.errors import InputInvalid, LimitReached, RunFenced, RunNotFound, RunWaits, error_for_code
 from gapless.events import RunErrorEvent, RunFinishedEvent
 from gapless.journals.contract import Store
 from gapless.producing import PRODUCER, Batch, Taken
@@ -15,7 +15,6 @@ from gapless.records import RunRecord, RunStatus
 from gapless.runs.checkpoints import decode_frame
 from gapless.runs.commands import Command
 from gapless.runs.inbox import decode_taken
-from gapless.runs.sound import sound
 
 __all__ = ["Producers"]
 
@@ -48,7 +47,7 @@ class Producers:
 
         Raises `RunNotFound`, `RunFenced` (another producer writes it, or it has ended), `BatchConflict`, `RunWaits`,
         `InputInvalid`, `InputTooLarge`, `LimitReached` where it takes too long, `ShuttingDown`, `StoreUnavailable`."""
-        _check_events(batch, run_id)
+        batch.read()  # what is no batch is refused before anybody has it
         record = await self._store.get_run(run_id)
         if record is None:
             raise RunNotFound(f"no run {run_id}", run_id=run_id)
@@ -78,6 +77,8 @@ class Producers:
                 batch = msgspec.structs.replace(batch, epoch=taken.epoch + 1)
             if not taken.is_new(batch, run.id):
                 return taken
+            if taken.refused is not None and taken.refused.batch == batch.digest:
+                raise error_for_code(taken.refused.code, taken.refused.message, run_id=run.id)
             if run.status is RunStatus.WAITING:
                 raise RunWaits(f"run {run.id} waits for a person's answer; go on when it has one", run_id=run.id)
             if not sent and not taken.last:  # what is sent is taken some time, and not before an answer
@@ -94,13 +95,3 @@ def _ended_so(run: RunRecord, batch: Batch) -> bool:
     if isinstance(last, RunErrorEvent):
         return run.status is RunStatus.FAILED and (run.error or {}).get("message") == last.message
     return isinstance(last, RunFinishedEvent) and run.status is RunStatus.FINISHED
-
-
-def _check_events(batch: Batch, run_id: str) -> None:
-    """Refuse what could not be recorded: it would end the run. Raises `InputInvalid`, `InputTooLarge`."""
-    for event in batch.read():
-        try:
-            if not isinstance(event, str):
-                sound(event)
-        except AgentInvalid as error:
-            raise InputInvalid(f"run {run_id}: {error}", run_id=run_id) from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Collection
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 import msgspec
 
@@ -40,7 +40,6 @@ from gapless.events import (
 )
 from gapless.fold import CONTINUES, LEFT, RESTARTED, VOID, Fold
 from gapless.halves import DELTAS, Halves, JoinedDeltas
-from gapless.journals.journal import Journal
 from gapless.jsontext import with_plain_lines
 from gapless.records import now_ms
 from gapless.runs.deltas import DeltasOf
@@ -57,10 +56,30 @@ _TEXT_SPLIT_FACTOR = 8
 """A character takes at most 6 bytes of JSON; so much of a text surely fits one event of `event_bytes_max`."""
 
 
+class Log(Protocol):
+    """Is what a recorder writes to: a run's journal. `size_bytes` is of what it has accepted."""
+
+    appended: int
+    size_bytes: int
+
+    def append(self, event: bytes) -> None: ...
+
+
+class Nowhere:
+    """Counts what is written, from where the `log` stands on, and keeps none of it."""
+
+    def __init__(self, log: Log) -> None:
+        self.appended, self.size_bytes = log.appended, log.size_bytes
+
+    def append(self, event: bytes) -> None:
+        self.appended += 1
+        self.size_bytes += len(event)
+
+
 class Recorder:
     """Writes one run's events to its journal."""
 
-    def __init__(self, journal: Journal, run_id: str, session_id: str, limits: Limits) -> None:
+    def __init__(self, journal: Log, run_id: str, session_id: str, limits: Limits) -> None:
         self.run_id = run_id
         self.session_id = session_id
         self.fold = Fold()
@@ -90,6 +109,15 @@ class Recorder:
         """Record that the run waits for a person: RUN_FINISHED with the interrupt outcome came last."""
         self._barred = False
         """Sealed or paused: nothing is taken from the agent."""
+
+    def trial(self) -> Recorder:
+        """Return a recorder that stands where this one does and writes nowhere: what it takes, this one takes, and what
+        it raises, this one would."""
+        trial = Recorder(Nowhere(self._journal), self.run_id, self.session_id, self.limits)
+        trial._order, trial._halves, trial._joined = self._order.copy(), self._halves.copy(), self._joined.copy()
+        trial._messages, trial._text_id, trial._text_head = self._messages, self._text_id, self._text_head
+        trial._sealed, trial._paused, trial._barred = self._sealed, self._paused, self._barred
+        return trial
 
     # -- what agents yield ------------------------------------------------------------------------------------------
 
