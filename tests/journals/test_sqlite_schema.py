@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from gapless.errors import SessionBusy
 from gapless.journals.contract import Append, Checkpoint
 from gapless.journals.sqlite import SQLiteStore
 from gapless.journals.sqlite_schema import MIGRATIONS, SCHEMA_VERSION
 from gapless.records import RunStatus
-from tests.journals.conformance import Cluster, an_event
+from tests.journals.conformance import Cluster, a_run, an_event
 from tests.journals.sqlite_place import FilePlace, open_and_read
 
+TO_VERSION_5 = """
+DROP INDEX runs_queue;
+"""
 TO_VERSION_4 = """
 DROP TABLE log;
 CREATE TABLE log(pos INTEGER PRIMARY KEY AUTOINCREMENT, rid INTEGER NOT NULL, seq INTEGER NOT NULL, n INTEGER NOT NULL,
@@ -71,7 +75,7 @@ async def test_a_file_of_version_1_is_brought_to_this_one(tmp_path: Path, caplog
     await a_file(path)
     await a_file(new)
     db = sqlite3.connect(path)
-    db.executescript(TO_VERSION_4 + TO_VERSION_3 + TO_VERSION_2 + TO_VERSION_1)
+    db.executescript(TO_VERSION_5 + TO_VERSION_4 + TO_VERSION_3 + TO_VERSION_2 + TO_VERSION_1)
     db.close()
     assert tables(path) != tables(new)
     cluster = Cluster(FilePlace(path))
@@ -137,6 +141,27 @@ async def test_the_runs_in_a_file_of_version_2_go_on(path: Path) -> None:
     assert await a.store.start_run("next", 9) is None
     await a.end("spoken", 302)
     assert await a.read_all("spoken", 300) == [an_event("not yet sealed"), an_event("end")]
+    await cluster.close()
+
+
+async def test_to_look_for_a_sessions_active_runs_does_not_read_those_that_ended(tmp_path: Path) -> None:
+    cluster = Cluster(FilePlace(tmp_path / "gapless.db"))
+    a = await cluster.worker("a")
+    asked: list[str] = []
+    assert isinstance(a.store, SQLiteStore)
+    await a.store._file.look(lambda db: db.set_trace_callback(asked.append))
+    await a.store.create_run(a_run("first"), reject_busy=True)
+    await a.store.start_run("first", 1)
+    await a.store.active_runs(["s"])
+    await a.store.session_runs("s", active=True)
+    with pytest.raises(SessionBusy):
+        await a.store.update_state("s", {"a": 1}, 2)
+    looked = [sql for sql in asked if "status IN" in sql and "session" in sql]
+    plans = [[row[3] for row in await a.store._file.query(f"EXPLAIN QUERY PLAN {sql}")] for sql in looked]
+    assert len(plans) >= 4
+    for plan in plans:
+        assert any("runs_queue" in step for step in plan), plan
+        assert not any("runs_session" in step for step in plan), plan
     await cluster.close()
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from gapless import Limits, RunConfig, Runner
-from gapless.agents.base import RunContext
+from gapless.agents.base import RunContext, current_run
 from gapless.errors import (
     InputInvalid,
     RunNotFound,
@@ -17,11 +18,13 @@ from gapless.errors import (
     SessionNotFound,
 )
 from gapless.events import (
+    Message,
     StateSnapshotEvent,
     text_of,
 )
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import RunStatus
+from gapless.runs import sessions
 from tests.support.agents import Gated
 from tests.support.agui import check_order
 from tests.support.runs import ask, echo, said, until
@@ -49,6 +52,44 @@ async def test_a_session_remembers(store: str):
         assert natives == [[], [b"native one"], [b"native one", b"native two"]]
         assert (await runner.get_session("s")).title == "one"
         assert [run.message for run in await runner.list_runs(session_id="s")] == ["three", "two", "one"]
+
+
+@pytest.mark.parametrize("takes", ["message", "context", "neither"])
+async def test_a_long_history_is_made_ready_for_those_who_read_it(takes: str, monkeypatch: pytest.MonkeyPatch):
+    """Where nobody does, it is not decoded."""
+    decoded: list[str] = []
+    decode = sessions._decode_messages
+
+    def counted(messages: bytes) -> list[Message]:
+        decoded.append(threading.current_thread().name)
+        return decode(messages)
+
+    monkeypatch.setattr(sessions, "_decode_messages", counted)
+    monkeypatch.setattr(sessions, "ASIDE_BYTES", 100)
+    monkeypatch.setattr("gapless.aside.ASIDE_BYTES", 100)
+
+    async def of_message(message: str) -> str:
+        return "x" * 200
+
+    async def of_context(ctx: RunContext) -> str:
+        return "x" * 200 + str(len(ctx.messages))
+
+    async def of_neither(message: str) -> str:
+        ctx = current_run()
+        assert ctx is not None
+        return "x" * 200 + str(len(ctx.messages))
+
+    agent = {"message": of_message, "context": of_context, "neither": of_neither}[takes]
+    async with Runner(agent) as runner:
+        await (await runner.start("one", session_id="s")).collect()
+        decoded.clear()
+        answer = (await (await runner.start("two", session_id="s")).collect()).text
+    asked_here = threading.current_thread().name
+    if takes == "message":
+        assert decoded == []
+        return
+    assert answer == "x" * 200 + "3"
+    assert [thread == asked_here for thread in decoded] == [takes == "neither"]
 
 
 async def test_state_is_kept_with_the_session(store: str):

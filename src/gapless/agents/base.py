@@ -318,6 +318,8 @@ class Agent:
     name: str
     live: bool = False
     """Whether `run` takes what is said to a live run (`ctx.live`)."""
+    reads_messages: bool = True
+    """Whether `run` is expected to read `ctx.messages`: a long history is then made ready beforehand, in a thread."""
     output_type: Any = None
     """The type of its output where that is not text, as `runner.run_stream` validates it."""
     continues: Literal["from_checkpoint", "anew", "no"] = "no"

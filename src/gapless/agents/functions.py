@@ -46,7 +46,8 @@ class FunctionAgent(Agent):
         self._replays = is_replaying(function)
         if self._replays:
             self.continues = "from_checkpoint"
-        self.live = self._yields and _takes_context(function)
+        self.reads_messages = _takes_context(function)
+        self.live = self._yields and self.reads_messages
         """True if it can be spoken to while it speaks: `ctx.live`."""
 
     def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
@@ -145,6 +146,7 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
 
 
 def _takes_context(function: Callable[..., Any]) -> bool:
+    """Say whether it is called with the context, as `_arguments` calls it."""
     parameters = (_parameters(function) or [])[:2]
     return any(map(_is_context, parameters)) or sum(p.default is p.empty for p in parameters) == 2
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 __all__ = ["APPLICATION_ID", "MIGRATIONS", "SCHEMA_VERSION", "create_tables", "migrate"]
 
 APPLICATION_ID = 0x47504C31
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 _SCHEMA = """
 CREATE TABLE workers(id TEXT PRIMARY KEY, beat INTEGER NOT NULL, low INTEGER NOT NULL, process TEXT NOT NULL);
@@ -19,6 +19,7 @@ CREATE TABLE runs(rid INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE
                   takeovers INTEGER NOT NULL DEFAULT 0,
                   wanted_at INTEGER /* of an active run that is nobody's and may want somebody by itself */);
 CREATE INDEX runs_session ON runs(session, rid);
+CREATE INDEX runs_queue ON runs(session, rid) WHERE status IN ('queued', 'running', 'waiting');
 CREATE INDEX runs_user ON runs(user, rid);
 CREATE INDEX runs_kept ON runs(kept_since, kept_bytes) WHERE kept_since IS NOT NULL;
 CREATE INDEX runs_active ON runs(owner) WHERE status IN ('queued', 'running', 'waiting');
@@ -79,11 +80,16 @@ def _log_in_groups(db: sqlite3.Connection) -> None:
     db.execute("DROP TABLE log_by_run")
 
 
+def _find_active_by_session(db: sqlite3.Connection) -> None:
+    db.execute("CREATE INDEX runs_queue ON runs(session, rid) WHERE status IN ('queued', 'running', 'waiting')")
+
+
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
     1: _count_kept_bytes,
     2: _let_runs_go_on,
     3: _keep_blobs,
     4: _log_in_groups,
+    5: _find_active_by_session,
 }
 """What makes a file of one version one of the next. A change of the tables comes with the line for those before it."""
 

@@ -355,7 +355,7 @@ class Execution:
         return _context_of(
             self.record,
             self._request,
-            await self._sessions.history(self.record, self._request),
+            await self._sessions.history(self.record, self._request, ready=self._agent.reads_messages),
             interrupt=self._ask,
             save=None if self._standing is None else self._standing.save,
             emit=self._emit,

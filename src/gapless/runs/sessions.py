@@ -219,8 +219,9 @@ class Sessions:
 
         return await aside(_size(turns), decode)
 
-    async def history(self, record: RunRecord, request: RunRequest) -> History:
-        """Read what a run's agent is told, once its turn has come. Raises `StoreUnavailable`."""
+    async def history(self, record: RunRecord, request: RunRequest, *, ready: bool) -> History:
+        """Read what a run's agent is told, once its turn has come; `ready` to be read: of a long one, decoding takes
+        milliseconds. Raises `StoreUnavailable`."""
         assert record.input is not None, "the runner records it"
         turns, state = [], request.state
         if not is_of_its_own(record):
@@ -230,7 +231,7 @@ class Sessions:
                 session = await patiently(self._store.get_session, record.session_id)
                 state = None if session is None else dict(session.state)
         history = History(record.input, request.messages, turns, state, self._limits.history_messages_max)
-        if (size := _size(turns)) > ASIDE_BYTES:
+        if ready and (size := _size(turns)) > ASIDE_BYTES:
             await aside(size, history.messages)
         return history
 
