@@ -238,6 +238,7 @@ OTHERWISE_TESTED = {
         "browser",
         "chat",
         "claude_agent",
+        "dbos_workflow",
         "strands_agent",
         "demo_agent",
         "endpoint",
