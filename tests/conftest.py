@@ -22,7 +22,7 @@ from fastapi.dependencies.utils import get_dependant
 from httpx2._config import DEFAULT_TIMEOUT_CONFIG
 
 from gapless import Runner, create_app
-from tests.support import cpu, forks, heavy, lanes, unsteady
+from tests.support import cpu, forks, heavy, lanes, unsteady, ways
 from tests.support.waiting import WAIT_S
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(cpu.CpuCosts(shown))
     config.pluginmanager.register(unsteady.Unsteady())
     config.pluginmanager.register(heavy.Heavy())
+    config.pluginmanager.register(ways.Ways())
+    config.addinivalue_line("markers", f"{ways.MARKER}: runs on both ways of a model's deltas")
     if processes := config.getoption("processes"):
         config.pluginmanager.register(forks.Forks(processes))
 

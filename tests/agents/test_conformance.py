@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import pytest
+
 from gapless.testing.agents import AgentConformance, Made
 from gapless.testing.script import Chunk
 from tests.support import frameworks
@@ -14,11 +16,13 @@ class TestFunction(AgentConformance):
         return frameworks.function(*chunks, **options)
 
 
+@pytest.mark.both_ways
 class TestPydanticAI(AgentConformance):
     def make(self, *chunks: Chunk, **options: Any) -> Made:
         return frameworks.pydantic_ai(*chunks, **options)
 
 
+@pytest.mark.both_ways
 class TestADK(AgentConformance):
     def make(self, *chunks: Chunk, **options: Any) -> Made:
         return frameworks.adk(*chunks, **options)

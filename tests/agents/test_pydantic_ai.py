@@ -59,6 +59,8 @@ from tests.support.pydantic_ai_runs import (
     weather_agent,
 )
 
+pytestmark = pytest.mark.both_ways
+
 
 async def test_the_blocking_mode_makes_no_streamed_request_and_tells_the_finish_reason() -> None:
     script, agent = weather_agent()

@@ -34,6 +34,8 @@ from tests.support.place import Place
 from tests.support.pydantic_ai_runs import Script, call, every_call_is_answered, of
 from tests.support.waiting import WAIT_S, at_rest, until
 
+pytestmark = pytest.mark.both_ways
+
 Make = Callable[["Done"], Agent[Any, Any]]
 
 

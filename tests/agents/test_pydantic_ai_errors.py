@@ -37,6 +37,8 @@ from tests.support.pydantic_ai_runs import (
     weather_agent,
 )
 
+pytestmark = pytest.mark.both_ways
+
 
 async def test_output_that_never_validates_fails_as_such() -> None:
     wrong = call(0, "final_result", "c1", '{"name": 3}')

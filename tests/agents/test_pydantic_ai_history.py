@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 import httpx2
+import pytest
 from pydantic_ai import Agent
 from pydantic_ai import messages as m
 from pydantic_ai.capabilities import ProcessHistory
@@ -38,6 +39,8 @@ from tests.support.pydantic_ai_runs import (
     weather_agent,
 )
 from tests.support.waiting import WAIT_S
+
+pytestmark = pytest.mark.both_ways
 
 
 async def test_the_model_sees_the_sessions_history_in_its_own_form() -> None:

@@ -37,6 +37,8 @@ from gapless.records import RunRecord
 from tests.support.agui import check_order
 from tests.support.pydantic_ai_runs import of, one_run
 
+pytestmark = pytest.mark.both_ways
+
 Chunks = list[dict[str, Any]]
 CALLS = (ToolCallStartEvent, ToolCallArgsEvent, ToolCallEndEvent, ToolCallResultEvent)
 

@@ -45,6 +45,8 @@ from tests.support.pydantic_ai_runs import (
     weather_agent,
 )
 
+pytestmark = pytest.mark.both_ways
+
 
 async def test_an_agent_that_talks_calls_tools_and_talks_again_streams_all_of_it_in_order() -> None:
     _, agent = weather_agent()

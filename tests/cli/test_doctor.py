@@ -10,8 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from gapless.agents import embedded
+from gapless.agents.base import Deltas
 from gapless.cli import app, doctor, listen
-from gapless.cli.doctor import Turn, diagnose_failure, diagnose_turn
+from gapless.cli.doctor import Turn, diagnose_deltas, diagnose_failure, diagnose_turn
 from gapless.errors import AgentInvalid, ExtraMissing, RunTimeout, ToolFailed
 
 PACED = """
@@ -204,6 +205,34 @@ def test_what_a_tool_raised_is_shown_with_its_place() -> None:
 def test_what_a_turn_says(turn: Turn, level: str, text: str) -> None:
     (finding,) = diagnose_turn(turn)
     assert (finding.level, text in finding.text) == (level, True)
+
+
+@pytest.mark.parametrize(
+    ("deltas", "level", "text"),
+    [
+        (Deltas(at_model=True), "ok", "are taken at the model"),
+        (Deltas(at_model=False, watched_by="limits on tokens"), "note", ": limits on tokens may look at each"),
+    ],
+)
+def test_which_way_a_models_deltas_came_is_said(deltas: Deltas, level: str, text: str) -> None:
+    finding = diagnose_deltas(deltas)
+    assert (finding.level, text in finding.text) == (level, True)
+
+
+def test_a_frameworks_agent_says_which_way_its_deltas_came(tmp_path: Path) -> None:
+    module = tmp_path / "framework_agents.py"
+    module.write_text(
+        "from pydantic_ai import Agent\n"
+        "from pydantic_ai.capabilities import ProcessEventStream\n"
+        "from gapless.testing import pydantic_ai_model\n"
+        "async def looks(ctx, events):\n"
+        "    async for _ in events: ...\n"
+        "model = pydantic_ai_model('One ', 'two ', 'three.')\n"
+        "plain = Agent(model)\n"
+        "watched = Agent(model, capabilities=[ProcessEventStream(looks)])\n"
+    )
+    assert "✓ its deltas are taken at the model" in examine(f"{module}:plain")[1]
+    assert "which costs more: capabilities (ProcessEventStream) may look at each" in examine(f"{module}:watched")[1]
 
 
 def test_what_explains_another_fault_is_told_once() -> None:

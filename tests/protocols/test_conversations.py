@@ -4,6 +4,7 @@ is what was said, whoever holds the history."""
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
@@ -37,6 +38,7 @@ from gapless.testing import Gate, ToolCall
 from gapless.testing.langgraph import LangGraphModel
 from gapless.testing.openai_agents import OpenAIAgentsModel
 from tests.support.sse import frames
+from tests.support.ways import through_the_graph
 
 PNG = "iVBORw0KGgo="
 TOOLS = ("weather", "broken", "pay")
@@ -612,11 +614,25 @@ MAKERS: dict[Callable[[Gate], tuple[Any, Seen]], tuple[type[Talk], ...]] = {
 }
 
 
+def watched(make: Callable[[Gate], tuple[Any, Seen]]) -> Callable[[Gate], tuple[Any, Seen]]:
+    """The same agent, as if something in its framework's graph watched the deltas."""
+
+    @functools.wraps(make)
+    def made(slow: Gate) -> tuple[Any, Seen]:
+        return make(slow)
+
+    made.__name__ += "-watched"
+    return made
+
+
+WATCHED = {watched(make): WHO_HOLDS for make in (with_pydantic_ai, with_adk)}
+
+
 def cases() -> list[Any]:
     return [
         pytest.param(conversation, talk, make, id=f"{conversation.__name__}-{talk.__name__}-{make.__name__}")
         for conversation in CONVERSATIONS
-        for make, talks in MAKERS.items()
+        for make, talks in (MAKERS | WATCHED).items()
         for talk in talks
         if (talk.media or conversation is not picture)
         and (talk.goes_back or conversation not in (regenerated, edited))
@@ -626,8 +642,10 @@ def cases() -> list[Any]:
 
 @pytest.mark.parametrize(("conversation", "kind", "make"), cases())
 async def test_the_model_is_told_what_was_said(
-    conversation: Any, kind: type[Talk], make: Any, client_of: Callable[..., Any]
+    conversation: Any, kind: type[Talk], make: Any, client_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ):
+    if make in WATCHED:
+        through_the_graph(monkeypatch)
     slow = Gate()
     agent, seen = make(slow)
     runner = Runner(agent, app_name="a")

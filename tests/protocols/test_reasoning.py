@@ -177,6 +177,7 @@ TALKS = [over_ag_ui, over_tanstack, over_the_ai_sdk, over_responses, over_chat]
 
 
 @pytest.mark.parametrize("mode", [StreamingMode.NONE, StreamingMode.SSE])
+@pytest.mark.both_ways
 @pytest.mark.parametrize("make", [with_pydantic_ai, with_adk])
 @pytest.mark.parametrize("talk", TALKS)
 async def test_it_is_in_the_next_model_call(talk: Any, make: Any, mode: Any, client_of: Callable[..., Any]):
@@ -205,6 +206,7 @@ async def test_what_is_kept_with_a_call_of_a_chat_clients_own_tool_comes_back(cl
     assert b'"encrypted_value":"UzI="' in streamed.content
 
 
+@pytest.mark.both_ways
 @pytest.mark.parametrize("make", [with_pydantic_ai, with_adk])
 @pytest.mark.parametrize("kept", ["", "no base64", "{}", '{"signature":7}', "[1]", '{"id":{}}', "=" * 5])
 async def test_what_no_model_of_ours_has_said_is_no_thought(make: Any, kept: str, client_of: Callable[..., Any]):

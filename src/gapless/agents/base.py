@@ -14,7 +14,7 @@ import inspect
 import logging
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from gapless.config import RunConfig
 from gapless.errors import AgentInvalid, UsageError
@@ -25,6 +25,7 @@ __all__ = [
     "SEE_LOG",
     "Agent",
     "AgentItem",
+    "Deltas",
     "RunContext",
     "as_current",
     "call_key",
@@ -312,6 +313,14 @@ async def call_step(function: Callable[..., Any], *args: Any) -> Any:
     return await found if inspect.isawaitable(found) else found
 
 
+class Deltas(NamedTuple):
+    """Is how the deltas of a framework's model have come in a run: `at_model`, where the model gave them, or through
+    the framework's graph of events, which costs more. `watched_by` says what there wants to see them."""
+
+    at_model: bool
+    watched_by: str = ""
+
+
 class Agent:
     """Is what the runner runs: `name` and `run`, and the duties below where the agent has more to do than to answer."""
 
@@ -327,6 +336,9 @@ class Agent:
     or nothing."""
     framework: str = "gapless"
     """Whose checkpoints these are, with the version: what another version can't read is told from what is damaged."""
+
+    deltas: Deltas | None = None
+    """How its model's deltas came in the newest run that has ended; None where there is one way only."""
 
     def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
         """Produce the answer to the run `ctx`. Cancelling the iteration must stop the model call. Raises whatever the

@@ -31,7 +31,7 @@ from gapless.agents.pydantic_ai_ledger import FRAMEWORK, Ledger
 from gapless.agents.pydantic_ai_output import declared_type
 from gapless.agents.pydantic_ai_questions import Asking
 from gapless.agents.pydantic_ai_settings import settings_of
-from gapless.agents.pydantic_ai_steps import Steps, may_take_deltas
+from gapless.agents.pydantic_ai_steps import Steps, emitted_in, watched_by
 from gapless.agents.pydantic_ai_turn import Turn
 from gapless.aside import aside
 from gapless.errors import GaplessError, InputInvalid
@@ -104,6 +104,7 @@ class PydanticAIAgent(base.Agent):
             raise failure(error, self.name, ctx.run_id, turn.running) from error
         finally:
             turn.save()
+            self.deltas = turn.deltas
 
     async def _graph(
         self,
@@ -188,7 +189,7 @@ async def _request(
     if not ledger.streaming:
         return
     turn.opening = True
-    turn.taking = turn.emits and may_take_deltas(run)
+    turn.take(watched_by(run), emitted_in(run))
     async with node.stream(run.ctx) as stream:
         async for event in stream:
             if type(event) is m.PartDeltaEvent and type(delta := event.delta) is m.TextPartDelta:

@@ -6,10 +6,10 @@ On their way through the agent's graph the deltas would cost three times as much
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from pydantic_ai import messages as m
 from pydantic_ai import tools
@@ -24,24 +24,46 @@ from gapless.agents.pydantic_ai_history import told_to
 from gapless.agents.pydantic_ai_ledger import Ledger
 from gapless.agents.pydantic_ai_settings import ToolChoice
 
-__all__ = ["Steps", "may_take_deltas"]
-
-Hear: TypeAlias = Callable[[m.PartDeltaEvent], Awaitable[None]]
+__all__ = ["Steps", "emitted_in", "watched_by"]
 
 
-def may_take_deltas(run: AgentRun[Any, Any]) -> bool:
-    """Return whether nothing in the graph wants to see each delta: no capability that changes or hears the stream, no
-    limit that is held against it.
+def watched_by(run: AgentRun[Any, Any]) -> str:
+    """Return what in the graph wants to see each delta: capabilities that change or hear the stream, or a limit that is
+    held against it. "" where nothing does.
     """
-    capability = run.ctx.deps.root_capability
-    watched = capability.has_wrap_run_event_stream or capability.has_on_event
-    return not watched and not run.ctx.deps.usage_limits.has_token_limits()
+    deps = run.ctx.deps
+    if deps.usage_limits.has_token_limits():
+        return "limits on tokens"
+    watching: list[str] = []
+    outside = True
+
+    def look(one: AbstractCapability[Any]) -> None:
+        nonlocal outside
+        outside = outside and not isinstance(one, Steps)
+        wraps = outside and type(one).get_wrapper_model is not AbstractCapability.get_wrapper_model
+        if wraps or one.has_wrap_run_event_stream or one.has_on_event:
+            watching.append(type(one).__name__)
+
+    root = deps.root_capability
+    root.apply(look)  # in their order, the outermost first
+    if not watching and (root.has_wrap_run_event_stream or root.has_on_event):
+        watching.append(type(root).__name__)
+    return f"capabilities ({', '.join(dict.fromkeys(watching))})" if watching else ""
+
+
+def emitted_in(run: AgentRun[Any, Any]) -> Collection[Any] | None:
+    """Return where the run keeps what its code has emitted and the graph has not told yet, which comes between the
+    deltas. None where this version of the framework has no such place."""
+    found: Collection[Any] | None = getattr(run.ctx.state, "event_stream_buffer", None)
+    return found
 
 
 class Hearer(Protocol):
-    """Hears the deltas of the model's answers, while `taking` says so."""
+    """Hears the deltas of the model's answers, while `taking` says so and the graph has nothing of its own to tell:
+    what was `emitted`."""
 
     taking: bool
+    emitted: Collection[Any]
 
     async def hear(self, event: m.PartDeltaEvent) -> None:
         """Take a delta while the graph waits for the model's next event."""
@@ -69,7 +91,7 @@ class Steps(AbstractCapability[Any]):
         """Return `model` with its deltas taken."""
         if not self._hearer.taking or type(model).request_stream is Model.request_stream:
             return None
-        return _HeardModel(model, self._hearer.hear)
+        return _HeardModel(model, self._hearer)
 
     async def prepare_model_request(
         self, ctx: tools.RunContext[Any], request_context: ModelRequestContext
@@ -94,9 +116,9 @@ class Steps(AbstractCapability[Any]):
 
 
 class _HeardModel(WrapperModel):
-    def __init__(self, wrapped: Model, hear: Hear) -> None:
+    def __init__(self, wrapped: Model, hearer: Hearer) -> None:
         super().__init__(wrapped)
-        self._hear = hear
+        self._hearer = hearer
 
     @asynccontextmanager
     async def request_stream(
@@ -109,7 +131,7 @@ class _HeardModel(WrapperModel):
         wrapped = self.wrapped
         async with wrapped.request_stream(messages, model_settings, model_request_parameters, run_context) as stream:
             # A continued response's parts are numbered anew, and put right by the graph.
-            yield stream if isinstance(messages[-1], m.ModelResponse) else _Heard(stream, self._hear)
+            yield stream if isinstance(messages[-1], m.ModelResponse) else _Heard(stream, self._hearer)
 
 
 def _inner(name: str) -> Any:
@@ -123,11 +145,11 @@ def _inner(name: str) -> Any:
 
 
 class _Heard(StreamedResponse):
-    """Is `inner` to the graph, but for its deltas, which go to `hear` as they come."""
+    """Is `inner` to the graph, but for its deltas, which go to `hearer` as they come."""
 
-    def __init__(self, inner: StreamedResponse, hear: Hear) -> None:
+    def __init__(self, inner: StreamedResponse, hearer: Hearer) -> None:
         self.inner = inner  # not `super().__init__`: all that it would set is the inner one's
-        self._hear = hear
+        self._hearer = hearer
 
     model_request_parameters = _inner("model_request_parameters")
     final_result_event = _inner("final_result_event")
@@ -145,11 +167,11 @@ class _Heard(StreamedResponse):
         return self._event_iterator
 
     async def _get_event_iterator(self) -> AsyncGenerator[m.ModelResponseStreamEvent, None]:
-        hear = self._hear
+        hear, emitted = self._hearer.hear, self._hearer.emitted
         async for event in self.inner:
-            if type(event) is m.PartDeltaEvent:
+            if type(event) is m.PartDeltaEvent and not emitted:
                 await hear(event)
-            else:
+            else:  # the graph tells what was emitted after the event at hand
                 yield event
 
     def get(self) -> m.ModelResponse:

@@ -10,7 +10,7 @@ from pydantic_ai.run import AgentRunResult
 from pydantic_ai.tools import DeferredToolRequests
 from pydantic_ai.usage import RunUsage
 
-from gapless.agents.base import AgentItem, RunContext
+from gapless.agents.base import AgentItem, Deltas, RunContext
 from gapless.agents.client_tools import left_to_client
 from gapless.agents.pydantic_ai_calls import Calls
 from gapless.agents.pydantic_ai_events import custom
@@ -36,9 +36,12 @@ class Turn:
     """One run's translation: the framework's events to ours, and what is kept of the run when it ends."""
 
     def __init__(self, ctx: RunContext, ledger: Ledger) -> None:
-        self.emits = ctx.emits
         self.taking = False
         """The deltas of the response at hand come to `hear`, not through the graph."""
+        self.emitted: Collection[Any] = ()
+        """What the graph tells between them."""
+        self.deltas: Deltas | None = None
+        """How the deltas of the run's responses come; None before the first request that is streamed."""
         self.opening = False
         """A streamed model request was made and nothing has come of it yet."""
         self._ctx = ctx
@@ -87,6 +90,14 @@ class Turn:
         if isinstance(event, m.CustomEvent) and event.ui:
             return (custom(event),)
         return ()
+
+    def take(self, watched_by: str, emitted: Collection[Any] | None) -> None:
+        """Take the next response's deltas at the model, unless something in the graph watches them: `watched_by`, as
+        `emitted_in` returns what was `emitted`."""
+        self.taking = not watched_by and emitted is not None and self._ctx.emits
+        self.emitted = () if emitted is None else emitted
+        if self.deltas is None or watched_by:
+            self.deltas = Deltas(at_model=self.taking, watched_by=watched_by)
 
     async def hear(self, event: m.PartDeltaEvent) -> None:
         """Take a delta while the graph waits for the model's next event."""

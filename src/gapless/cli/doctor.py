@@ -31,9 +31,9 @@ from gapless.errors import ExtraMissing, GaplessError, ModelMissing, RunTimeout
 from gapless.journals import STORES
 
 if TYPE_CHECKING:
-    from gapless.agents.base import Agent
+    from gapless.agents.base import Agent, Deltas
 
-__all__ = ["diagnose_failure", "diagnose_turn", "doctor"]
+__all__ = ["diagnose_deltas", "diagnose_failure", "diagnose_turn", "doctor"]
 
 QUESTION = "Describe the sea in three sentences."
 EXTRAS = {
@@ -242,6 +242,8 @@ async def _agent(report: _Report, reference: str | None, message: str, timeout_s
     turn = await _turn(agent, message, timeout_s)
     for finding in diagnose_turn(turn):
         report.say(finding)
+    if agent.deltas is not None:
+        report.say(diagnose_deltas(agent.deltas))
 
 
 def _no_agent(error: GaplessError) -> Finding:
@@ -336,6 +338,14 @@ def diagnose_turn(turn: Turn) -> Iterator[Finding]:
             f"it blocks the event loop, for {turn.blocked_s:.1f} s at a time: every other run stands still meanwhile",
             "call blocking code in a thread (asyncio.to_thread), or make the agent a plain `def`: it then runs in one",
         )
+
+
+def diagnose_deltas(deltas: Deltas) -> Finding:
+    """Say which way the model's deltas came."""
+    if deltas.at_model:
+        return Finding("ok", "its deltas are taken at the model, beside the framework's graph of events")
+    seen = f": {deltas.watched_by} may look at each" if deltas.watched_by else ""
+    return Finding("note", f"its deltas go through the framework's graph of events, which costs more{seen}")
 
 
 def _came_at_once(turn: Turn) -> bool:
