@@ -129,6 +129,7 @@ async def test_a_run_that_cannot_be_read_is_left_to_a_worker_that_can(path: Path
         assert not await dead.append([Append(run_id, 1, [event] * 3)])
     for task in dead._tasks:
         task.cancel()
+    dead._bell.silence()
     dead._file.close()
     change(path, "DELETE FROM workers")
     record = sqlite3.connect(path).execute("SELECT record FROM runs WHERE id = 'later'").fetchone()[0]

@@ -25,6 +25,7 @@ class FilePlace:
         assert isinstance(store, SQLiteStore)
         for task in store._tasks:
             task.cancel()
+        store._bell.silence()
         store._file.close()
 
 

@@ -19,6 +19,8 @@ from tests.journals.sqlite_place import FilePlace, open_and_read
 
 TO_VERSION_5 = """
 DROP INDEX runs_queue;
+ALTER TABLE workers DROP COLUMN bell;
+ALTER TABLE workers DROP COLUMN listens;
 """
 TO_VERSION_4 = """
 DROP TABLE log;

@@ -20,6 +20,7 @@ from gapless.errors import CursorExpired, GaplessError, RunNotFound, UsageError
 from gapless.journals import process
 from gapless.journals.contract import WANTED_MAX, Append, Checkpoint, Listener, Store, WorkerFenced
 from gapless.journals.lease import LeaseWatch, log_lost
+from gapless.journals.sqlite_bells import Bell
 from gapless.journals.sqlite_file import SQLiteFile, scalar
 from gapless.journals.sqlite_lists import STEP_S, list_runs, list_sessions, list_turns
 from gapless.journals.sqlite_log import Log, Tail, note_session
@@ -63,10 +64,12 @@ class SQLiteStore(Store):
 
     def __init__(self, path: str | os.PathLike[str], *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._file = SQLiteFile(path)
-        self._log = Log(self._file)
+        self._bell = Bell(self._file.path)
+        self._log = Log(self._file, self._bell)
         self._runs = Runs(self._log)
         self._news = News(self._file, self._log, self._runs)
         self._log.on_session = self._news.session_changed
+        self._log.is_watching = self._news.is_watching
         self._lease_watch = LeaseWatch(monotonic)
         self._tasks: list[asyncio.Task[None]] = []
         self.path: Path = self._file.path
@@ -86,19 +89,23 @@ class SQLiteStore(Store):
         self._log.tails.clear()
         if not reopened:
             await self._file.open()
+            self._bell.open(self._news.look_soon)
+        listens = self._news.is_watching()
 
         def register(db: sqlite3.Connection) -> None:
             self._news.begin(db, listener)
-            db.execute(
-                "INSERT INTO workers VALUES(?, 0, ?, ?)", (worker_id, self._news.pos + 1, process.this_process())
-            )
+            row = (worker_id, self._news.pos + 1, process.this_process(), self._bell.name, listens)
+            db.execute("INSERT INTO workers(id, beat, low, process, bell, listens) VALUES(?, 0, ?, ?, ?, ?)", row)
 
         try:
             await self._file.transact(register)
         except BaseException:
             if not reopened:
+                self._bell.close()
                 self._file.close()
             raise
+        self._log.listens = listens
+        self._bell.ring_all()  # who was alone has not looked
         if not reopened:
             loops = (self._news.keep_looking(), self._file.keep_checkpointing())
             self._tasks = [asyncio.create_task(loop) for loop in loops]
@@ -114,6 +121,7 @@ class SQLiteStore(Store):
             except GaplessError as error:  # its lease runs out by itself then
                 log.warning("store %s: could not unregister: %s", self.path, error)
             self._log.tails.clear()
+            self._bell.close()
             self._file.close()
         self._news.listener = None
 
@@ -136,7 +144,7 @@ class SQLiteStore(Store):
         dead = set(self._lease_watch.expired(beats, lease_s))
         dead.update(worker_id for worker_id, _, name in rows if process.is_gone(name))
         self.others = len(beats) - len(dead)
-        self._news.alone = not beats
+        self._news.note_others(bool(beats))
         orphaned = f"status IN {ACTIVE_SQL} AND owner > '' AND owner NOT IN (SELECT id FROM workers)"
         left = {rid for (rid,) in await self._file.query(f"SELECT rid FROM runs WHERE {orphaned}")}
         if not dead and left <= self._runs.unreadable:
@@ -173,7 +181,6 @@ class SQLiteStore(Store):
 
     async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
         def create(db: sqlite3.Connection) -> tuple[RunRecord, int | None]:
-            self._log.check_lease(db)
             known = self._runs.find(db, run.id)
             if known is not None:
                 return known, None
@@ -189,7 +196,7 @@ class SQLiteStore(Store):
             note_session(db, run.session_id)
             return run, rid
 
-        record, rid = await self._file.transact(create)
+        record, rid = await self._log.change(create)
         if rid is not None:
             self._log.tails[run.id] = Tail(rid)
             self._news.session_changed(run.session_id)
@@ -197,7 +204,6 @@ class SQLiteStore(Store):
 
     async def start_run(self, run_id: str, started_at: int) -> str | None:
         def start(db: sqlite3.Connection) -> tuple[str | None, str]:
-            self._log.check_lease(db)
             run, written = self._runs.read(db, run_id)
             if run is None or run.owner != self._log.worker_id or run.status is not RunStatus.QUEUED:
                 raise RunNotFound(f"run {run_id} is not queued here", run_id=run_id)
@@ -212,7 +218,7 @@ class SQLiteStore(Store):
                 note_session(db, run.session_id)
             return None if ahead is None else str(ahead[0]), run.session_id
 
-        ahead, session_id = await self._file.transact(start)
+        ahead, session_id = await self._log.change(start)
         if ahead is None:
             self._news.session_changed(session_id)
         return ahead
@@ -245,16 +251,17 @@ class SQLiteStore(Store):
 
     async def release(self, run_id: str, wanted_at: int | None) -> bool:
         def release(db: sqlite3.Connection) -> bool | None:
-            self._log.check_lease(db)
             tail = self._log.tails.get(run_id)
             if tail is None:
                 return None
             self._log.seal(db, tail)
             return self._runs.release(db, tail.rid, wanted_at)
 
-        wanted_now = await self._file.transact(release)
+        wanted_now = await self._log.change(release)
         if wanted_now is not None:
             del self._log.tails[run_id]
+        if wanted_now:
+            self._bell.ring_all()
         return bool(wanted_now)
 
     async def claim(self, run_id: str) -> RunRecord | None:
@@ -308,6 +315,12 @@ class SQLiteStore(Store):
     async def watch(self, run_id: str) -> None:
         if run_id not in self._log.tails:
             await self._file.look(lambda db: self._news.watch(db, run_id))
+            await self._listen()
+
+    async def _listen(self) -> None:
+        """Whoever watches is rung; what was committed before that is in what is read next."""
+        if self._news.is_watching():
+            await self._log.listen()
 
     async def unwatch(self, run_id: str) -> None:
         self._news.unwatch(run_id)
@@ -335,13 +348,18 @@ class SQLiteStore(Store):
     async def _deliver(self, keep: Callable[[sqlite3.Connection], str]) -> str:
         """Keep a command; the owner hears it at once if it is this worker, after those that came before."""
 
-        def deliver(db: sqlite3.Connection) -> tuple[str, Sequence[Command]]:
+        def deliver(db: sqlite3.Connection) -> tuple[str, Sequence[Command], list[str]]:
             owner = keep(db)
-            return owner, self._news.read_commands(db) if owner == self._log.worker_id else ()
+            commands = self._news.read_commands(db) if owner == self._log.worker_id else ()
+            bells = db.execute("SELECT bell FROM workers WHERE id = ? AND bell > ''", (owner,))
+            return owner, commands, [] if commands else [bell for (bell,) in bells]
 
-        owner, commands = await self._file.transact(deliver)
+        owner, commands, bells = await self._log.change(deliver, as_owner=False)
         if commands:
             self._news.tell_commands(commands)
+        self._log.ring(bells)
+        if not owner:
+            self._bell.ring_all()  # it may want somebody
         return owner
 
     async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:
@@ -428,7 +446,7 @@ class SQLiteStore(Store):
         return await self._change_session(session_id, rename)
 
     async def _change_session(self, session_id: str, change: Callable[[sqlite3.Connection], _T]) -> _T:
-        changed = await self._file.transact(change)
+        changed = await self._log.change(change, as_owner=False)
         self._news.session_changed(session_id)
         return changed
 
@@ -448,6 +466,7 @@ class SQLiteStore(Store):
 
     async def watch_session(self, session_id: str) -> None:
         await self._file.look(lambda db: self._news.watch_session(db, session_id))
+        await self._listen()
 
     async def unwatch_session(self, session_id: str) -> None:
         self._news.unwatch_session(session_id)

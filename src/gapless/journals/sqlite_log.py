@@ -11,10 +11,11 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from gapless.errors import GaplessError, RunNotFound
 from gapless.journals.contract import READ_BYTES_MAX, Append, WorkerFenced
+from gapless.journals.sqlite_bells import Bell
 from gapless.journals.sqlite_file import SQLiteFile, scalar
 
 __all__ = ["SESSION_NEWS", "Entry", "Log", "Tail", "entries", "newest_pos", "note_session"]
@@ -35,6 +36,7 @@ RUNS_SOUGHT_MAX = 8
 """So many runs are sought in a row's list by SQLite; for more of them all rows are read."""
 
 log = logging.getLogger("gapless.sqlite")
+_T = TypeVar("_T")
 
 
 class Tail:
@@ -70,23 +72,63 @@ class Log:
     Fencing: whoever takes a dead worker's runs deletes its row in `workers` in the same transaction; every append
     checks its own worker's row in its transaction."""
 
-    def __init__(self, file: SQLiteFile) -> None:
+    def __init__(self, file: SQLiteFile, bell: Bell) -> None:
         self._file = file
+        self._bell = bell
         self.worker_id = ""
         self.tails: dict[str, Tail] = {}
         """The runs that the worker owns."""
         self.on_session: Callable[[str], None] = lambda session_id: None
         """Told of sessions that this worker has changed."""
+        self.is_watching: Callable[[], bool] = lambda: False
+        """Whether there is something of others here that is watched."""
+        self.listens = False
+        """The worker's row says that others are to ring for whatever they commit."""
+        self._unreached: list[str] = []
+        """Bells that could not be rung, which is not yet noted in the file."""
         self._trimmed = 0
         """Newest log position at the last trim, and the bytes written since; at the last renewal."""
         self._bytes = 0
         self._renewed = 0
 
-    def check_lease(self, db: sqlite3.Connection) -> None:
-        """Raise `WorkerFenced` when others have taken the worker's runs: they are read as anyone else's from now on."""
-        if db.execute("SELECT 1 FROM workers WHERE id = ?", (self.worker_id,)).fetchone() is None:
+    def check_lease(self, db: sqlite3.Connection) -> list[str]:
+        """Raise `WorkerFenced` when others have taken the worker's runs: they are read as anyone else's from now on.
+        Gives the bells of the others who listen."""
+        rows = db.execute("SELECT id, bell FROM workers WHERE id = ? OR listens", (self.worker_id,)).fetchall()
+        if not any(worker_id == self.worker_id for worker_id, _ in rows):
             self.tails.clear()
             raise WorkerFenced(self.worker_id)
+        return [bell for worker_id, bell in rows if worker_id != self.worker_id and bell] if len(rows) > 1 else []
+
+    async def change(self, work: Callable[[sqlite3.Connection], _T], *, as_owner: bool = True) -> _T:
+        """Run `work` in one transaction, and ring those who listen once it is accepted. Raises `WorkerFenced` where it
+        is for the owner of runs to do."""
+
+        def change(db: sqlite3.Connection) -> tuple[_T, list[str]]:
+            if as_owner:
+                bells = self.check_lease(db)
+            else:
+                sql = "SELECT bell FROM workers WHERE listens AND bell > '' AND id != ?"
+                bells = [bell for (bell,) in db.execute(sql, (self.worker_id,))]
+            return work(db), bells
+
+        changed, bells = await self._file.transact(change)
+        if bells:
+            self.ring(bells)
+        return changed
+
+    def ring(self, bells: Iterable[str]) -> None:
+        """Ring some others. Who cannot be rung from here is told so with the next renewal, and looks for itself."""
+        self._unreached += self._bell.ring(bells)
+
+    async def listen(self) -> None:
+        """Have others ring for whatever they commit, from now on and as long as something is watched."""
+
+        def listen(db: sqlite3.Connection) -> bool:
+            return db.execute("UPDATE workers SET listens = 1 WHERE id = ?", (self.worker_id,)).rowcount > 0
+
+        if not self.listens:
+            self.listens = await self._file.transact(listen)
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -101,7 +143,6 @@ class Log:
         accepted: list[tuple[Append, Tail, bool, int]] = []
 
         def write(db: sqlite3.Connection) -> int:
-            self.check_lease(db)
             pos = self._trimmed  # that nothing was appended: then there is nothing to trim
             runs, events, segments = [""], list[bytes](), []
             refused.clear()
@@ -136,7 +177,7 @@ class Log:
                 db.executemany("INSERT INTO segments VALUES(?, ?, ?, ?)", segments)
             return pos
 
-        newest = await self._file.transact(write)
+        newest = await self.change(write)
         for batch, tail, seal, size in accepted:
             self._bytes += size
             tail.last += len(batch.events)
@@ -181,15 +222,20 @@ class Log:
     async def renew(self) -> None:
         """Count the worker's beat up, and let go of what it holds of the log since the last time."""
 
-        def beat(db: sqlite3.Connection) -> list[Tail]:
+        def beat(db: sqlite3.Connection) -> tuple[list[Tail], bool]:
             self.check_lease(db)
-            db.execute("UPDATE workers SET beat = beat + 1 WHERE id = ?", (self.worker_id,))
+            unreached = [(bell,) for bell in self._unreached]
+            db.executemany("UPDATE workers SET bell = '' WHERE bell = ?", unreached)
+            listens = self.is_watching()
+            db.execute("UPDATE workers SET beat = beat + 1, listens = ? WHERE id = ?", (listens, self.worker_id))
             newest = newest_pos(db)
             laggards = self._let_go(db, min(self._renewed, newest - LOG_ROWS_KEPT))
             self._renewed = newest
-            return laggards
+            return laggards, listens
 
-        for tail in await self._file.transact(beat):
+        laggards, self.listens = await self._file.transact(beat)
+        self._unreached.clear()
+        for tail in laggards:
             tail.sealed()
 
     def _let_go(self, db: sqlite3.Connection, before: int) -> list[Tail]:

@@ -16,10 +16,14 @@ from gapless.journals.sqlite_records import ACTIVE_SQL, Runs
 
 __all__ = ["Command", "News"]
 
+LOOK_S = 0.002
+"""Two looks at what other processes have committed are at least so far apart, however often the bell is rung."""
 POLL_S = 0.01
-"""How often other processes' commits are looked for."""
+"""How often is looked while there is an other whose bell, or this one's, cannot be rung."""
 POLL_ALONE_S = 0.1
-"""And while no other has the file open, which is noticed so much later where one comes."""
+"""And while there is no other, but no bell that one who comes could ring."""
+POLL_RUNG_S = 0.25
+"""And where all ring: who is killed between its commit and its ring has left something to be found."""
 
 log = logging.getLogger("gapless.sqlite")
 
@@ -55,8 +59,12 @@ class News:
         self._wanted: set[int] = set()
         """Runs that want somebody, as far as the listener has been told."""
         self._data_version = -1
+        self._due = asyncio.Event()
+        self._looked_at = 0.0
         self.alone = False
         """No other worker was there at the last look."""
+        self.is_rung = False
+        """All who were there at the last look, this one too, had bells that can be rung."""
 
     def begin(self, db: sqlite3.Connection, listener: Listener) -> None:
         """Tell a listener what comes from now on; also what came since the last time where runs are watched."""
@@ -67,7 +75,7 @@ class News:
             self._session_pos = newest_pos(db)
         self._command = scalar(db, "SELECT coalesce(max(cid), 0) FROM commands")
         self._come.clear()
-        self._data_version = -1
+        self._look_anyway()
 
     def watch(self, db: sqlite3.Connection, run_id: str) -> None:
         """Watch a run, unless it has ended or is not there."""
@@ -99,12 +107,30 @@ class News:
     def hear_kept(self, rids: Iterable[int]) -> None:
         """Look, soon, for all commands of runs that have come to this worker: those that nobody has taken are there."""
         self._come.update(rids)
+        self._look_anyway()
+
+    def is_watching(self) -> bool:
+        """Whether there is anything of others that the listener is to be told of as it comes."""
+        return bool(self._watched or self._sessions)
+
+    def note_others(self, some: bool) -> None:
+        """Hear that there are other workers, or none: who could not ring this one's bell is found so."""
+        if some and self.alone:
+            self._look_anyway()
+        self.alone = not some
+
+    def look_soon(self) -> None:
+        """Look for what others have committed: the bell was rung."""
+        self._due.set()
+
+    def _look_anyway(self) -> None:
         self._data_version = -1
+        self._due.set()
 
     async def keep_looking(self) -> None:
         """Look for what other processes committed, for as long as the store is open."""
         while True:
-            await asyncio.sleep(POLL_ALONE_S if self.alone else POLL_S)
+            await self._pause()
             try:
                 version = scalar(self._file.connection(), "PRAGMA data_version")
                 if version != self._data_version:
@@ -116,8 +142,27 @@ class News:
                 self._data_version = -1
                 await asyncio.sleep(CHECKPOINT_S)
 
+    async def _pause(self) -> None:
+        """Wait until it is time to look: the bell was rung, or might not have been."""
+        loop = asyncio.get_running_loop()
+        if (rest_s := self._looked_at + LOOK_S - loop.time()) > 0:
+            await asyncio.sleep(rest_s)
+        if not self._due.is_set() and not (self.alone and self.is_rung):
+            poll_s = POLL_RUNG_S if self.is_rung else POLL_ALONE_S if self.alone else POLL_S
+            timer = loop.call_later(poll_s, self._due.set)
+            try:
+                await self._due.wait()
+            finally:
+                timer.cancel()
+        else:
+            await self._due.wait()
+        self._due.clear()
+        self._looked_at = loop.time()
+
     def _read(self, db: sqlite3.Connection) -> None:
-        self.alone = scalar(db, "SELECT count(*) FROM workers") <= 1
+        bells = dict(db.execute("SELECT id, bell FROM workers"))
+        self.alone = not bells.keys() - {self._log.worker_id}
+        self.is_rung = all(bells.values()) and self._log.worker_id in bells
         self._read_events(db)
         self._read_sessions(db)
         self.tell_commands(self.read_commands(db))

@@ -11,7 +11,9 @@ APPLICATION_ID = 0x47504C31
 SCHEMA_VERSION = 6
 
 _SCHEMA = """
-CREATE TABLE workers(id TEXT PRIMARY KEY, beat INTEGER NOT NULL, low INTEGER NOT NULL, process TEXT NOT NULL);
+CREATE TABLE workers(id TEXT PRIMARY KEY, beat INTEGER NOT NULL, low INTEGER NOT NULL, process TEXT NOT NULL,
+                     bell TEXT NOT NULL DEFAULT '' /* the name of its doorbell, if it can be rung */,
+                     listens INTEGER NOT NULL DEFAULT 0 /* it is rung for what any other commits */);
 CREATE TABLE runs(rid INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, session TEXT NOT NULL,
                   user TEXT NOT NULL, status TEXT NOT NULL, owner TEXT NOT NULL, record BLOB NOT NULL,
                   kept_since INTEGER /* the end of a run whose events are still there, 0 while they are dropped */,
@@ -80,8 +82,10 @@ def _log_in_groups(db: sqlite3.Connection) -> None:
     db.execute("DROP TABLE log_by_run")
 
 
-def _find_active_by_session(db: sqlite3.Connection) -> None:
+def _find_active_by_session_and_ring(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX runs_queue ON runs(session, rid) WHERE status IN ('queued', 'running', 'waiting')")
+    db.execute("ALTER TABLE workers ADD COLUMN bell TEXT NOT NULL DEFAULT ''")
+    db.execute("ALTER TABLE workers ADD COLUMN listens INTEGER NOT NULL DEFAULT 0")
 
 
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
@@ -89,7 +93,7 @@ MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
     2: _let_runs_go_on,
     3: _keep_blobs,
     4: _log_in_groups,
-    5: _find_active_by_session,
+    5: _find_active_by_session_and_ring,
 }
 """What makes a file of one version one of the next. A change of the tables comes with the line for those before it."""
 
