@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from gapless.errors import CursorExpired
-from gapless.journals import open_store, sqlite_lists, sqlite_log
+from gapless.journals import open_store, sqlite_lists, sqlite_log, sqlite_retention
 from gapless.journals.sqlite import SQLiteStore
 from gapless.journals.sqlite_bells import Bell
 from gapless.journals.sqlite_file import SQLiteFile
@@ -232,7 +232,7 @@ async def test_what_a_worker_began_to_drop_another_goes_on_to_drop(
     await a.create("r")
     await a.append("r", 1, *["x"] * 5000)
     await a.end("r", 5001, ended_at=1)
-    monkeypatch.setattr(a.store, "_drop_events", lambda db: False)  # its process dies here
+    monkeypatch.setattr(sqlite_retention, "_drop_events", lambda db, journals: False)  # its process dies here
     assert await a.store.expire(2) == 1
     assert rows(path, "segments") > 0
     with pytest.raises(CursorExpired):

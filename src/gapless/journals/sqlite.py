@@ -22,7 +22,7 @@ from gapless.journals.contract import WANTED_MAX, Append, Checkpoint, Listener, 
 from gapless.journals.lease import LeaseWatch, log_lost
 from gapless.journals.sqlite_bells import Bell
 from gapless.journals.sqlite_file import SQLiteFile, scalar
-from gapless.journals.sqlite_lists import STEP_S, list_runs, list_sessions, list_turns
+from gapless.journals.sqlite_lists import list_runs, list_sessions, list_turns
 from gapless.journals.sqlite_log import Log, Tail, note_session
 from gapless.journals.sqlite_news import Command, News
 from gapless.journals.sqlite_records import (
@@ -35,6 +35,7 @@ from gapless.journals.sqlite_records import (
     read_session,
     write_session,
 )
+from gapless.journals.sqlite_retention import expire
 from gapless.records import (
     Listing,
     RunRecord,
@@ -47,9 +48,6 @@ from gapless.records import (
 )
 
 __all__ = ["SQLiteStore"]
-
-EXPIRE_RUNS = 100
-"""Runs that are marked as expired in one transaction."""
 
 _ENDED = {status.value for status in RunStatus if status.ended}
 
@@ -363,44 +361,7 @@ class SQLiteStore(Store):
         return owner
 
     async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:
-        """Mark the runs first, then drop their events, in steps: what a call that was cut short has left is dropped by
-        the next one."""
-
-        def mark(db: sqlite3.Connection) -> int:
-            kept = "FROM runs WHERE kept_since > 0"
-            over = 0 if bytes_max is None else scalar(db, f"SELECT total(kept_bytes) {kept}") - bytes_max
-            rows = db.execute(
-                f"SELECT rid, kept_since, kept_bytes {kept} ORDER BY kept_since, rid LIMIT ?", (EXPIRE_RUNS,)
-            )
-            until = time.monotonic() + STEP_S
-            marked = 0
-            for rid, kept_since, kept_bytes in rows.fetchall():
-                if (kept_since >= ended_before and over <= 0) or (marked and time.monotonic() > until):
-                    break
-                self._runs.mark_expired(db, rid)
-                over -= kept_bytes
-                marked += 1
-            return marked
-
-        total = 0
-        while marked := await self._file.transact(mark):
-            total += marked
-            await asyncio.sleep(0)
-        more = True
-        while more:
-            more = await self._file.transact(self._drop_events)
-            await asyncio.sleep(0)
-        return total
-
-    def _drop_events(self, db: sqlite3.Connection) -> bool:
-        """Drop some of the events of runs that are marked; whether there may be more."""
-        until = time.monotonic() + STEP_S
-        while (row := db.execute("SELECT rid FROM runs WHERE kept_since = 0 LIMIT 1").fetchone()) is not None:
-            while self._log.drop_part(db, row[0]):
-                if time.monotonic() > until:
-                    return True
-            db.execute("UPDATE runs SET kept_since = NULL WHERE rid = ?", row)
-        return False
+        return await expire(self._file, self._log, self._runs, ended_before, bytes_max)
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 
