@@ -232,8 +232,9 @@ async def test_what_a_worker_began_to_drop_another_goes_on_to_drop(
     await a.create("r")
     await a.append("r", 1, *["x"] * 5000)
     await a.end("r", 5001, ended_at=1)
-    monkeypatch.setattr(sqlite_retention, "_drop_events", lambda db, journals: False)  # its process dies here
-    assert await a.store.expire(2) == 1
+    with monkeypatch.context() as dying:
+        dying.setattr(sqlite_retention, "_drop_events", lambda db, journals: False)  # its process dies here
+        assert await a.store.expire(2) == 1
     assert rows(path, "segments") > 0
     with pytest.raises(CursorExpired):
         await b.store.read("r", 0, 1)
