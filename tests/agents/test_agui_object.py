@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -24,6 +25,7 @@ from gapless.events import (
     TextMessageContentEvent,
     Tool,
     ToolCallResultEvent,
+    ToolCallStartEvent,
     ToolMessage,
     UserMessage,
 )
@@ -36,8 +38,9 @@ class Bridge:
 
     name = "bridge"
 
-    def __init__(self, *events: Any) -> None:
+    def __init__(self, *events: Any, ends: bool = True) -> None:
         self.events = events
+        self.ends = ends
         self.inputs: list[a.RunAgentInput] = []
         self.running = 0
 
@@ -50,7 +53,8 @@ class Bridge:
                 if event is None:
                     await asyncio.Event().wait()
                 yield event(input_data) if callable(event) else event
-            yield a.RunFinishedEvent(thread_id=input_data.thread_id, run_id=input_data.run_id)
+            if self.ends:
+                yield a.RunFinishedEvent(thread_id=input_data.thread_id, run_id=input_data.run_id)
         finally:
             self.running -= 1
 
@@ -107,6 +111,29 @@ async def test_what_snapshots_repeat_is_not_said_and_what_is_new_in_them_is():
     assert len([event for event in events if isinstance(event, StateSnapshotEvent)]) == 1
 
 
+async def test_what_comes_again_under_another_id_is_not_said_again():
+    """As LlamaIndex and CrewAI have it: each snapshot gives what the run has said new ids."""
+    ids = itertools.count()
+
+    def snapshot(*messages: Any) -> Any:
+        def made(given: a.RunAgentInput) -> a.MessagesSnapshotEvent:
+            renamed = [one.model_copy(update={"id": f"new-{next(ids)}"}) for one in messages]
+            return a.MessagesSnapshotEvent(messages=[*given.messages, *renamed])
+
+        return made
+
+    call = a.ToolCall(id="c1", function=a.FunctionCall(name="look", arguments='{"at": 1}'))
+    one = a.AssistantMessage(id="", content="One two ", tool_calls=[call])
+    seen = a.ToolMessage(id="", tool_call_id="c1", content="seen")
+    again = a.AssistantMessage(id="", content="One two")
+    began = a.ToolCallStartEvent(tool_call_id="c1", tool_call_name="look")
+    told = [snapshot(one), snapshot(one, seen), snapshot(one, seen, again), snapshot(one, seen, again)]
+    events = await events_of(Bridge(*SAID, began, *told))
+    assert texts(events) == ["One ", "two", "One two"], "what was said twice is said twice"
+    assert [event.tool_call_id for event in events if isinstance(event, ToolCallStartEvent)] == ["c1"]
+    assert [event.content for event in events if isinstance(event, ToolCallResultEvent)] == ["seen"]
+
+
 @pytest.mark.parametrize("form", ["dict", "frame", "bytes"])
 async def test_events_may_come_as_dicts_or_as_frames(form: str):
     def formed(event: Any) -> Any:
@@ -132,13 +159,14 @@ async def test_an_emoji_divided_between_two_events_is_whole(form: str):
     assert "".join(texts(events)) == "a\U0001f600b"
 
 
-async def test_a_call_of_the_clients_own_tool_is_left_to_it_and_its_result_is_told_once():
+@pytest.mark.parametrize("ends", [True, False], ids=["RUN_FINISHED", "no end"])
+async def test_a_call_of_the_clients_own_tool_is_left_to_it_and_its_result_is_told_once(ends: bool):
     call = (
         a.ToolCallStartEvent(tool_call_id="c1", tool_call_name="colour"),
         a.ToolCallArgsEvent(tool_call_id="c1", delta="{}"),
         a.ToolCallEndEvent(tool_call_id="c1"),
     )
-    bridge = Bridge(*call)
+    bridge = Bridge(*call, ends=ends)
     colour = Tool(name="colour", description="", parameters={"type": "object", "properties": {}})
     async with Runner(bridge) as runner:
         for tools, pending in ([colour], ["c1"]), ([], None):

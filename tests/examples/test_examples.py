@@ -242,6 +242,7 @@ OTHERWISE_TESTED = {
         "strands_agent",
         "demo_agent",
         "endpoint",
+        "llamaindex_agent",
         "mount",
         "my_agent",
         "queue_worker",

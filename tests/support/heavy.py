@@ -8,7 +8,12 @@ import pytest
 
 __all__ = ["MISSING", "PACKAGES", "Heavy", "has"]
 
-PACKAGES = {"claude_agent_sdk": "claude-agent-sdk", "strands": "strands-agents", "agno": "agno"}
+PACKAGES = {
+    "claude_agent_sdk": "claude-agent-sdk",
+    "strands": "strands-agents",
+    "agno": "agno",
+    "llama_index": "llama-index-core",
+}
 """By module, the distributions."""
 MISSING = "not installed, as it is large: scripts/test --heavy"
 

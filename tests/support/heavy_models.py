@@ -1,4 +1,4 @@
-"""Scripted models of Strands and Agno."""
+"""Scripted models of Strands, Agno and LlamaIndex."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from typing import Any
 
 from agno.models.base import Model as OfAgno
 from agno.models.response import ModelResponse
+from llama_index.core.base.llms.types import TextBlock, ThinkingBlock, ToolCallBlock
+from llama_index.core.llms import ChatMessage, ChatResponse
+from llama_index.core.llms.mock import MockFunctionCallingLLM
+from pydantic import PrivateAttr
 from strands.models.model import Model as OfStrands
 
 from gapless.testing.script import Chunk, Reasoning, Text, ToolCall, pieces, response_at, wait_or_raise
 
-__all__ = ["AgnoModel", "StrandsModel"]
+__all__ = ["AgnoModel", "LlamaModel", "StrandsModel"]
 
 
 class Script:
@@ -117,3 +121,45 @@ class AgnoModel(OfAgno):
                 yield ModelResponse(role="assistant", tool_calls=calls)
         finally:
             self.script.running -= 1
+
+
+class LlamaModel(MockFunctionCallingLLM):
+    """What it has said so far comes with each piece, as from the real ones."""
+
+    _script: Script = PrivateAttr()
+
+    def __init__(self, *chunks: Chunk) -> None:
+        super().__init__(is_chat_model=True)
+        self._script = Script(chunks)
+
+    @property
+    def script(self) -> Script:
+        return self._script
+
+    async def astream_chat(self, messages: Any, **options: Any) -> AsyncIterator[Any]:
+        return self._say([one for one in messages if one.role.value != "system"])
+
+    async def _say(self, told: Sequence[Any]) -> AsyncIterator[Any]:
+        script = self._script
+        chunks = script.response([one.role.value for one in told], [(one.role.value, one.content) for one in told])
+        script.running += 1
+        text, thought, calls = "", "", []
+        try:
+            for number, chunk in enumerate(chunks):
+                if await wait_or_raise(chunk):
+                    continue
+                delta, more = "", {}
+                if isinstance(chunk, ToolCall):
+                    id = f"call-{len(script.requests)}-{number}"
+                    calls.append(ToolCallBlock(tool_call_id=id, tool_name=chunk.name, tool_kwargs=chunk.args))
+                elif isinstance(chunk, Reasoning):
+                    thought += chunk.text
+                    more = {"thinking_delta": chunk.text}
+                else:
+                    delta = chunk.text if isinstance(chunk, Text) else str(chunk)
+                    text += delta
+                blocks = [*([ThinkingBlock(content=thought)] if thought else ()), TextBlock(text=text), *calls]
+                message = ChatMessage(role="assistant", blocks=blocks)
+                yield ChatResponse(message=message, delta=delta, additional_kwargs=more)
+        finally:
+            script.running -= 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from typing import Any
@@ -27,10 +28,12 @@ from gapless.events import (
     MessagesSnapshotEvent,
     RawEvent,
     ResumeEntry,
+    RunErrorEvent,
     RunFinishedEvent,
     RunFinishedInterruptOutcome,
     StateSnapshotEvent,
     TextMessageContentEvent,
+    TextMessageStartEvent,
     ToolCallArgsEvent,
     ToolMessage,
     text_of,
@@ -62,7 +65,7 @@ class AGUIObject(Agent):
     async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
         shown, joined, chunks = Fold(), JoinedDeltas(), Chunks()
         resume: list[ResumeEntry] = []
-        leg = 0
+        leg, ended = 0, False
         while True:
             leg += 1
             interrupted: RunFinishedInterruptOutcome | None = None
@@ -77,15 +80,18 @@ class AGUIObject(Agent):
                         ):
                             interrupted = event.outcome
                             break
+                        ended = ended or isinstance(event, RunFinishedEvent | RunErrorEvent)
                         if isinstance(event, RawEvent) and not self._raw and event.source != UNKNOWN:
                             continue
                         if type(event) in DELTAS:
                             event = joined.join(event)  # type: ignore[arg-type]  # it is one
                         for item in _new(event, shown, ctx):
                             for meant in chunks.meant(item):
-                                shown.add(meant)
+                                _show(meant, shown)
                             yield with_pending(item, shown, ctx)
             if interrupted is None:
+                if not ended:
+                    yield with_pending(RunFinishedEvent(thread_id=ctx.session_id, run_id=ctx.run_id), shown, ctx)
                 return
             resume = await ctx.interrupt(interrupted.interrupts)
 
@@ -139,20 +145,48 @@ def _decoded(data: str | bytes, ctx: RunContext) -> Event:
     return event
 
 
+def _show(event: Event, shown: Fold) -> None:
+    """Remember what was said. Text may begin without a start: it gets one where it is recorded."""
+    if isinstance(event, TextMessageContentEvent) and not shown.has_said(event.message_id):
+        shown.add(TextMessageStartEvent(message_id=event.message_id, role="assistant"))
+    shown.add(event)
+
+
 def _new(event: Event, shown: Fold, ctx: RunContext) -> Iterator[Event]:
     """Yield what an event says that was not said before."""
     if isinstance(event, MessagesSnapshotEvent):
-        known = {message.id for message in (*ctx.messages, *shown.messages())}
-        results = {one.tool_call_id for one in shown.messages() if isinstance(one, ToolMessage)}
-        for message in event.messages:
-            if message.id in known:
-                continue
-            if isinstance(message, AssistantMessage):
-                calls = [
-                    WholeCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()
-                ]
-                yield from Said(message.id, ctx.new_id).whole(message.content or "", calls=calls)
-            elif isinstance(message, ToolMessage) and message.tool_call_id not in results:
-                yield result(message.id, message.tool_call_id, text_of(message.content), error=message.error)
+        yield from _new_of(event, shown, ctx)
     elif not (isinstance(event, StateSnapshotEvent) and shown.state is not None and event.snapshot == shown.state):
         yield event
+
+
+def _new_of(snapshot: MessagesSnapshotEvent, shown: Fold, ctx: RunContext) -> Iterator[Event]:
+    """Yield what a snapshot has that was not said before. Some bridges give a message another id in each snapshot: its
+    calls are known by their ids, and its text by that it was said in this run."""
+    said = shown.messages()
+    before = [*ctx.messages, *said]
+    known = {message.id for message in before}
+    calls = {call.id for one in before if isinstance(one, AssistantMessage) for call in one.tool_calls or ()}
+    results = {one.tool_call_id for one in before if isinstance(one, ToolMessage)}
+    here = {message.id for message in snapshot.messages}
+    texts = Counter(_text_of(one) for one in said if isinstance(one, AssistantMessage) and one.id not in here)
+    for message in snapshot.messages:
+        if message.id in known:
+            continue
+        if isinstance(message, AssistantMessage):
+            text, key = message.content or "", _text_of(message)
+            if texts[key]:
+                texts[key] -= 1
+                text = ""
+            new = [
+                WholeCall(call.id, call.function.name, call.function.arguments)
+                for call in message.tool_calls or ()
+                if call.id not in calls
+            ]
+            yield from Said(message.id, ctx.new_id).whole(text, calls=new)
+        elif isinstance(message, ToolMessage) and message.tool_call_id not in results:
+            yield result(message.id, message.tool_call_id, text_of(message.content), error=message.error)
+
+
+def _text_of(message: AssistantMessage) -> str:
+    return (message.content or "").strip()

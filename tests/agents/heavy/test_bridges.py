@@ -1,4 +1,4 @@
-"""Strands and Agno: by their own bridges to AG-UI, and by their own streams as the examples have it."""
+"""Strands, Agno and LlamaIndex: by their own bridges to AG-UI, and by their own streams as the examples have it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import heavy
 
-if not (heavy.has("strands") and heavy.has("agno")):
+if not (heavy.has("strands") and heavy.has("agno") and heavy.has("llama_index")):
     pytest.skip(heavy.MISSING, allow_module_level=True)
 
 os.environ["AGNO_TELEMETRY"] = "false"
@@ -21,8 +21,13 @@ from agno.agent import Agent as AgnoAgent
 from agno.db.in_memory import InMemoryDb
 from agno.os.interfaces.agui.router import run_entity
 from agno.tools import tool as agno_tool
+from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core.workflow import Context
+from llama_index.protocols.ag_ui.agent import AGUIChatWorkflow
+from llama_index.protocols.ag_ui.router import AG_UI_EVENTS
 from strands import Agent as OfStrands
 from strands import tool as strands_tool
+from workflows.events import HumanResponseEvent, InputRequiredEvent
 
 from gapless import ResumeEntry, Runner
 from gapless.agents.agui_object import AGUIObject
@@ -34,10 +39,11 @@ from gapless.events import (
     RunFinishedInterruptOutcome,
     TextMessageContentEvent,
     ToolCallResultEvent,
+    ToolCallStartEvent,
 )
 from gapless.testing import Chunk, Gate, NextTurn, Reasoning, ToolCall
 from tests.support.agui import check_order
-from tests.support.heavy_models import AgnoModel, Script, StrandsModel
+from tests.support.heavy_models import AgnoModel, LlamaModel, Script, StrandsModel
 
 
 def of(events: list[Event], kind: type) -> list[Any]:
@@ -119,16 +125,60 @@ def agno(*chunks: Chunk, bridge: bool) -> tuple[Any, Script]:
     return made, model.script
 
 
+class LlamaBridge:
+    """LlamaIndex's bridge, whose events are among those of a workflow."""
+
+    name = "llamaindex"
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+
+    async def run(self, given: Any) -> Any:
+        handler = self._make().run(input_data=given)
+        try:
+            async for event in handler.stream_events():
+                if isinstance(event, AG_UI_EVENTS):
+                    yield event
+            await handler
+        finally:
+            await handler.cancel_run()
+
+
+def llamaindex(*chunks: Chunk, bridge: bool) -> tuple[Any, Script]:
+    async def look(at: str) -> str:
+        """Look."""
+        return f"seen {at}"
+
+    async def broken(at: str) -> str:
+        """Fail."""
+        raise ValueError("no")
+
+    async def pay(ctx: Context, to: str) -> str:
+        """Pay."""
+        asks = InputRequiredEvent(prefix=f"Pay {to}?")
+        answer = await ctx.wait_for_event(HumanResponseEvent, waiter_id=to, waiter_event=asks)
+        return f"paid {to}" if "True" in str(answer.response) else "not paid"
+
+    pay.__annotations__["ctx"] = Context  # it knows its own by the class
+    model = LlamaModel(*chunks)
+    if bridge:
+        return AGUIObject(LlamaBridge(lambda: AGUIChatWorkflow(llm=model, backend_tools=[look, broken]))), model.script
+    example = importlib.import_module("llamaindex_agent")
+    return example.of_llamaindex(lambda: FunctionAgent(llm=model, tools=[look, broken, pay])), model.script
+
+
 WAYS = {
     "strands": lambda *chunks: strands(*chunks, bridge=False),
     "strands bridge": lambda *chunks: strands(*chunks, bridge=True),
     "agno": lambda *chunks: agno(*chunks, bridge=False),
     "agno bridge": lambda *chunks: agno(*chunks, bridge=True),
+    "llamaindex": lambda *chunks: llamaindex(*chunks, bridge=False),
+    "llamaindex bridge": lambda *chunks: llamaindex(*chunks, bridge=True),
 }
-NO_REASONING = {"agno bridge"}
-NO_QUESTIONS = {"agno bridge"}
-"""It tells of the call, and ends as if it were done."""
-NO_FAILURES = {"strands bridge", "agno bridge"}
+NO_REASONING = {"agno bridge", "llamaindex bridge"}
+NO_QUESTIONS = {"agno bridge", "llamaindex bridge"}
+"""Agno's tells of the call, and ends as if it were done."""
+NO_FAILURES = {"strands bridge", "agno bridge", "llamaindex bridge"}
 """AG-UI's results have no place for it."""
 Way = Callable[..., tuple[Any, Script]]
 
@@ -140,6 +190,8 @@ async def test_text_thoughts_calls_and_results_come_once(way: str):
     async with Runner(agent) as runner:
         events = await asked(runner, "go")
     assert text_of(events) == "Look: Done."
+    starts = of(events, ToolCallStartEvent)
+    assert len(starts) == len({one.tool_call_id for one in starts}) == 2
     assert [str(one.content).strip('"') for one in of(events, ToolCallResultEvent)] == ["seen a", "seen b"]
     thought = "".join(one.delta for one in of(events, ReasoningMessageContentEvent))
     assert thought == ("" if way in NO_REASONING else "Hm.")
