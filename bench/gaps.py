@@ -28,7 +28,7 @@ from gapless.wire import Cursor, wire
 EVERY_S = 0.005
 REST_S = 1.0
 
-JOINED_EVENTS, LISTED, ENDS, EXPIRED = 100_000, 200, 1_000, 50
+JOINED_EVENTS, LISTED, ENDS, EXPIRED = 1_000_000, 200, 1_000, 50
 QUICK_SHARE = 0.1
 STATE_BYTES = 256 * 1024
 EXPIRED_EVENTS, EXPIRED_EVENT_BYTES = 20, 100_000
@@ -141,7 +141,7 @@ async def prepared(runner: Runner, share: float) -> dict[str, Callable[[], Corou
 
     return {
         "rest": lambda: asyncio.sleep(REST_S),
-        "late join": join,
+        "join": join,
         "lists": lists,
         "ends": ends,
         "expire": expire,

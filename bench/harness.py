@@ -21,6 +21,8 @@ LATE_S = 0.050
 """p99 lateness at which a server counts as full."""
 PACED_STREAMS = {"generator": 500, "pydantic-ai": 50, "adk": 25, "langgraph": 25, "openai-agents": 25}
 """Streams of the paced load, by agent: what one process carries with every candidate."""
+LOW_STREAMS = 25
+"""Of the generator agent, where a process waits more than it works."""
 DEADLINE_S = 60.0
 """Until a load client gives up."""
 

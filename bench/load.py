@@ -259,14 +259,15 @@ class Load:
         return {"steps": steps}
 
     def meanwhile(self, command: list[str]) -> dict[str, Any]:
-        """Read on until the command has ended. Its output on stderr is part of the result."""
+        """Read on until the command has ended. Its output on stderr is part of the result, and so is what came."""
+        before = self.snapshot()
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
             try:
                 self.poll(lambda: process.poll() is not None)
             finally:
                 process.kill()
             assert process.stderr is not None
-            return {"status": process.returncode, "said": process.stderr.read()}
+            return {"status": process.returncode, "said": process.stderr.read(), **self.since(before)}
 
     def first_latencies(self) -> dict[str, float]:
         if not self.first_s:

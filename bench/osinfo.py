@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import subprocess
+import sysconfig
 import time
 from importlib import metadata
 from pathlib import Path
@@ -71,8 +72,16 @@ def machine() -> dict[str, str]:
         "cpu": f"{len(os.sched_getaffinity(0))} × {cpu}",
         "memory": f"{memory_kib / 2**20:.0f} GiB",
         "system": f"Linux {platform.release()}",
-        "python": f"Python {platform.python_version()}",
+        "python": f"Python {platform.python_version()} (built {_built()})",
     }
+
+
+def _built() -> str:
+    """How the interpreter was optimised: with profiles it takes some 8 % fewer instructions."""
+    flags = " ".join(str(sysconfig.get_config_var(name)) for name in ("CONFIG_ARGS", "PY_CFLAGS", "PY_LDFLAGS"))
+    profiled = "--enable-optimizations" in flags or "-fprofile-use" in flags
+    linked = "--with-lto" in flags or "-flto" in flags
+    return f"{'with' if profiled else 'without'} PGO, {'with' if linked else 'without'} LTO"
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,15 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 
 @contextmanager
-def serving(candidate: Candidate) -> Iterator[Server]:
-    """Run the candidate's server, with a fresh store, until the block ends. Raises `ServerFailed`."""
+def serving(
+    candidate: Candidate,
+    *,
+    under: Sequence[str] = (),
+    more: Mapping[str, str] | None = None,
+    start_s: float = START_TIMEOUT_S,
+) -> Iterator[Server]:
+    """Run the candidate's server, with a fresh store, until the block ends; `under` is what its command is given to,
+    `more` goes into its environment. Raises `ServerFailed`."""
     with ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True))
         options = dict(candidate.options)
@@ -65,21 +72,21 @@ def serving(candidate: Candidate) -> Iterator[Server]:
         arguments = [f"{name}={value}" for name, value in options.items()]
         errors = stack.enter_context(open(f"{directory}/stderr", "w+"))
         process = subprocess.Popen(
-            [sys.executable, "-m", "bench.serve", candidate.module, *arguments],
+            [*under, sys.executable, "-m", "bench.serve", candidate.module, *arguments],
             cwd=directory,
-            env=environment(),
+            env={**environment(), **(more or {})},
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
         )
         stack.callback(stop, process)
         assert process.stdout is not None
-        ready, _, _ = select.select([process.stdout], [], [], START_TIMEOUT_S)
+        ready, _, _ = select.select([process.stdout], [], [], start_s)
         line = process.stdout.readline() if ready else ""
         if not line.strip().isdigit():
             errors.seek(0)
             said = errors.read().strip().splitlines()
-            raise ServerFailed(said[-1] if said else f"no answer in {START_TIMEOUT_S:.0f} s")
+            raise ServerFailed(said[-1] if said else f"no answer in {start_s:.0f} s")
         yield Server(candidate, process, int(line))
 
 
@@ -129,21 +136,38 @@ def load(spec: dict[str, Any]) -> dict[str, Any]:
     return _json_from([sys.executable, "-m", "bench.load"], json.dumps(spec), spec["deadline_s"] + 30)
 
 
-def alone(agent: str, streams: int, hz: float, n: int, window_s: float) -> dict[str, Any]:
-    """Run the agent without a server."""
+def alone(
+    agent: str,
+    streams: int,
+    hz: float,
+    n: int,
+    window_s: float,
+    *,
+    under: Sequence[str] = (),
+    more: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Run the agent without a server; `under` and `more` as for `serving`."""
     arguments = [agent, str(streams), str(hz), str(n), str(window_s)]
-    return _json_from([sys.executable, "-m", "bench.alone", *arguments], "", 120)
+    return _json_from([*under, sys.executable, "-m", "bench.alone", *arguments], "", 120, more)
 
 
 def gaps(store: str, quick: bool) -> dict[str, Any]:
     """Do large things on a fresh store of this kind and look how long others wait (`bench.gaps`)."""
     with fresh_store(store) as url:
-        return _json_from([sys.executable, "-m", "bench.gaps", url, "quick" if quick else "full"], "", 300)
+        return _json_from([sys.executable, "-m", "bench.gaps", url, "quick" if quick else "full"], "", 600)
 
 
-def _json_from(command: list[str], stdin: str, timeout_s: float) -> dict[str, Any]:
+def _json_from(
+    command: list[str], stdin: str, timeout_s: float, more: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     done = subprocess.run(
-        command, input=stdin, env=environment(), capture_output=True, text=True, timeout=timeout_s, check=False
+        command,
+        input=stdin,
+        env={**environment(), **(more or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
     )
     if done.returncode != 0 or not done.stdout:
         raise RuntimeError(f"{' '.join(command[1:4])} failed: {done.stderr[-800:]}")

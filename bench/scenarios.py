@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -16,7 +17,8 @@ from bench import process, protocols
 from bench.agents import CHUNK_CHARS, script
 from bench.candidates import Candidate
 from bench.checkpoints import AGENTS as CHECKPOINTED
-from bench.harness import HZ, LATE_S, PACED_STREAMS, Bench, MeasurementFailed, Results, Servers, per_event
+from bench.counts import counts
+from bench.harness import HZ, LATE_S, LOW_STREAMS, PACED_STREAMS, Bench, MeasurementFailed, Results, Servers, per_event
 from bench.page import page
 from bench.profile import profile
 from gapless.protocols import WIRES
@@ -54,7 +56,11 @@ def paced(bench: Bench) -> None:
 
     def measure(candidate: Candidate) -> None:
         # FastAPI's own SSE is past its limit at 500.
-        streams = 200 if candidate.name == "fastapi" else PACED_STREAMS[candidate.agent]
+        measure_at(candidate, 200 if candidate.name == "fastapi" else PACED_STREAMS[candidate.agent])
+        if candidate.agent == "generator":
+            measure_at(candidate, LOW_STREAMS)
+
+    def measure_at(candidate: Candidate, streams: int) -> None:
         fill_s = 1.2 if candidate.agent == "generator" else 0.7
         n = int(HZ * (fill_s + 0.3 + window_s))
         if candidate.alone:
@@ -73,7 +79,7 @@ def paced(bench: Bench) -> None:
         bench.results.add(candidate.name, {"streams": streams}, **per_event(result), **late)
 
     framework_stores = ("", "memory") if bench.quick else ("", "memory", "sqlite", "redis")
-    others = ["sse-starlette", "fastapi", "gapless-redis", "pydantic-ai-ag-ui", "pydantic-ai-vercel", "adk-server"]
+    others = ["fastapi", "gapless-redis", "pydantic-ai-ag-ui", "pydantic-ai-vercel", "adk-server"]
     others += ["langgraph-ag-ui", "langgraph-dev"]
     others = others if bench.quick else []
     bench.alternate(
@@ -84,7 +90,15 @@ def paced(bench: Bench) -> None:
         ],
         measure,
         often=(
-            *("generator-alone", "asgi", "gapless-memory", "gapless-sqlite", "gapless-redis", "gapless-postgres"),
+            *(
+                "generator-alone",
+                "asgi",
+                "sse-starlette",
+                "gapless-memory",
+                "gapless-sqlite",
+                "gapless-redis",
+                "gapless-postgres",
+            ),
             *("pydantic-ai-alone", "pydantic-ai-gapless-memory", "adk-alone", "adk-gapless-memory"),
             *("langgraph-alone", "langgraph-gapless-memory", "openai-agents-alone", "openai-agents-gapless-memory"),
         ),
@@ -208,7 +222,9 @@ def idle(bench: Bench) -> None:
                 window_s=1.0,
                 late_s=10,
             )
-        for step in result["steps"][1:]:  # the first is the run itself: it must be there before others follow it
+        alone, *followed = result["steps"]  # the first is the run itself: it must be there before others follow it
+        bench.results.add(candidate.name, {"runs": 1}, cpu_us_per_s=alone["cpu_s"] / alone["wall_s"] * 1e6)
+        for step in followed:
             followers = step["streams"]
             bench.results.add(
                 candidate.name,
@@ -388,6 +404,23 @@ def gaps(bench: Bench) -> None:
     bench.alternate(bench.candidates("gapless-memory", "gapless-sqlite", "gapless-redis"), measure)
 
 
+def elsewhere(bench: Bench) -> None:
+    """How soon another process sees the events of twenty runs at 50 a second."""
+    runs, events = (20, 40) if bench.quick else (20, 150)
+
+    def measure(candidate: Candidate) -> None:
+        from tests.goes_on import soon  # what the tests need is not in every environment
+
+        with process.fresh_store(candidate.store) as store:
+            late = asyncio.run(soon.measure(store, runs, events, 1 / HZ))
+        at = {name: late[min(len(late) - 1, int(len(late) * part))] * 1e3 for name, part in SHARES.items()}
+        bench.results.add(candidate.name, {}, **at)
+
+    bench.alternate(bench.candidates("gapless-sqlite", "gapless-redis", "gapless-postgres"), measure)
+
+
+SHARES = {"median_ms": 0.5, "p99_ms": 0.99, "max_ms": 1.0}
+
 IMPORTS = {
     "import gapless": "import gapless",
     "its Runner": "from gapless import Runner",
@@ -455,7 +488,8 @@ SCENARIOS = {
     "join": Scenario(join, 15, 2),
     "turns": Scenario(turns, 65),
     "length": Scenario(length, 30),
-    "gaps": Scenario(gaps, 45),
+    "gaps": Scenario(gaps, 90),
+    "elsewhere": Scenario(elsewhere, 45),
     "wires": Scenario(wires, 15),
     "encoding": Scenario(encoding, 20),
     "adapters": Scenario(adapters, 90),
@@ -463,10 +497,13 @@ SCENARIOS = {
     "import": Scenario(imports, 20),
     "page": Scenario(page, 25),
     "profile": Scenario(profile, 65),
+    "counts": Scenario(counts, 300),
 }
-"""Their budgets are 18 minutes together: what is left of 19 is for the environment and for first rounds that take
-longer than their budget."""
-NOT_QUICK = frozenset({"page"})
+"""Their budgets are 20 minutes together without what is `APART`: what is left of 22 is for the environment and for
+first rounds that take longer than their budget."""
+APART = frozenset({"counts"})
+"""Run where they are asked for: what needs other tools, and takes minutes."""
+NOT_QUICK = frozenset({"page", *APART})
 """Fetching and starting a browser would take a tenth of a quick run."""
 
 
