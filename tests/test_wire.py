@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -32,9 +32,10 @@ from gapless.events import (
 )
 from gapless.fold import RESTARTED, VOID, Fold, Void
 from gapless.journals.merge import merge_deltas
-from gapless.messages import TextRole
+from gapless.messages import TextPart, TextRole
 from gapless.protocols import WIRES
 from gapless.protocols.adk.wire import WholeADKEncoder
+from gapless.protocols.ag_ui.wire import ChatAGUIEncoder, OldAGUIEncoder, SessionAGUIEncoder
 from gapless.records import RunRecord
 from gapless.wire import Cursor, Encoder, parse_cursor, wire, without_void
 from tests.support.sse import frames
@@ -283,6 +284,7 @@ LOST = {
     ),
 }
 ENCODERS = {name: wire(name) for name in WIRES} | {"adk whole": WholeADKEncoder}
+AGUI_ENCODERS = (ChatAGUIEncoder, SessionAGUIEncoder, OldAGUIEncoder)
 
 
 def end_state(name: str, sent: list[tuple[str, str]]) -> Any:
@@ -356,6 +358,17 @@ def test_what_was_taken_back_is_the_same_live_late_merged_and_from_each_cursor(n
         if not cursor.part:
             late = [*live[:seen], *sent_by(again, merge_deltas(cursor.seq + 1, events[cursor.seq :]))]
             assert end_state(name, [frame[1:] for frame in late]) == whole, f"merged from {id}"
+
+
+@pytest.mark.parametrize("kind", [*ENCODERS.values(), *AGUI_ENCODERS])
+def test_an_event_alone_is_encoded_as_it_is_among_others(kind: Callable[[RunRecord], Encoder]):
+    failed = ToolCallResultEvent(message_id="f", tool_call_id="x", content="no", role="tool", error="it failed")
+    parts = ToolCallResultEvent(message_id="p", tool_call_id="x", content=[TextPart(text="part")], role="tool")
+    whole = run_of(*said("b", "some ", "é\u2028words"), *called("x", "result"), failed, parts, lost(Void(["b"], [])))
+    for first_seq in (1, 12):
+        alone, together = kind(RUN), kind(RUN)
+        for seq, event in enumerate(whole, first_seq):
+            assert alone.encode_one(seq, event) == together.encode(together.sayable([(seq, event)]))
 
 
 @pytest.mark.parametrize("name", sorted(WIRES))

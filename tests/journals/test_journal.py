@@ -327,6 +327,33 @@ async def test_a_live_follower_has_every_event_once_whatever_it_refuses(process:
     assert not journal._waiters
 
 
+async def test_a_live_follower_reads_from_the_store_what_it_was_not_told_of(
+    process: Process, other: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = await process.start("r")
+    copy = await other.journals.attach("r")
+    follower, seen = Follower(copy), list[bytes]()
+
+    def take(first_seq: int, events: list[bytes]) -> bool:
+        seen.extend(events)
+        return True
+
+    following = asyncio.create_task(follower.next(take))
+    await settle()
+    with monkeypatch.context() as patch:
+        patch.setattr(other.journals, "on_events", lambda *told: None)
+        for text in "12":
+            journal.append(an_event(text))
+        await settle()
+    journal.append(an_event("3"))
+    async with asyncio.timeout(WAIT_S):
+        part = await following
+    assert part is not None
+    assert (part.first_seq, part.events) == (1, [an_event(text) for text in "123"])
+    assert not seen
+    await other.journals.release(copy)
+
+
 async def test_a_live_follower_is_not_woken_for_what_it_takes(process: Process) -> None:
     journal = await process.start("r")
     follower, seen = Follower(journal), list[bytes]()
@@ -343,7 +370,8 @@ async def test_a_live_follower_is_not_woken_for_what_it_takes(process: Process) 
     assert seen == [an_event("1"), an_event("2")]
     assert not following.done()
     follower.nudge()
-    part = await following
+    async with asyncio.timeout(WAIT_S):
+        part = await following
     assert part is not None
     assert (part.first_seq, part.events) == (3, [])
 

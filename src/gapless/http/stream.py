@@ -222,12 +222,26 @@ class Delivery:
 
     def _push(self, first_seq: int, events: list[bytes]) -> bool:
         """Write these events at once, if the client takes them and the loop has nothing to do beside."""
-        if self._gone or not self._direct.is_ready() or events[-1].startswith(_FINISHED):
+        direct = self._direct
+        if not direct.is_ready() or events[-1].startswith(_FINISHED):
             return False
-        group = self._group(self._carrier, first_seq, events, False, 0)
+        encoder, group = self._encoder, None
+        shared = self._stateless and (journal := self._follower.journal).followers > 1  # type: ignore[union-attr]  # it was opened
+        if shared:
+            of, kind, group = journal.encoded
+            if of is not events or kind is not type(encoder):
+                group = None
+        if group is None:
+            if len(events) == 1:
+                group = encoder.encode_one(first_seq, events[0])
+            else:
+                items = list(enumerate(events, first_seq))
+                group = encoder.encode(items if self._voids else encoder.sayable(items))
+            if shared:
+                journal.encoded = events, type(encoder), group
         if group:
             self._sent = True
-            self._direct.write(group)
+            direct.write(group)
         return True
 
     async def _idle(self, carrier: Carrier) -> None:
@@ -247,9 +261,9 @@ class Delivery:
         merge = behind and self._merge and not skip_parts
         shared = self._stateless and journal.followers > 1
         if shared:
-            key = (type(carrier), type(encoder), first_seq, len(events), merge)
-            if journal.encoded[0] == key:
-                return journal.encoded[1]
+            key, kind = (first_seq, len(events), merge), (type(carrier), type(encoder))
+            if journal.encoded[:2] == (key, kind):
+                return journal.encoded[2]
         items: Sequence[tuple[int, bytes]]
         if merge:
             items = merge_deltas(first_seq, events)
@@ -258,7 +272,7 @@ class Delivery:
             items = list(enumerate(events, first_seq)) if len(events) > 1 else [(first_seq, events[0])]
         group = carrier.encode(items if self._voids else encoder.sayable(items), skip_parts)
         if shared:
-            journal.encoded = (key, group)
+            journal.encoded = (key, kind, group)
         return group
 
     async def _fold_prefix(self, until: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Collection
 from typing import Any, TypeAlias
@@ -116,13 +117,13 @@ class Journal:
         self.opening: asyncio.Task[None] | None = None
         """Under way while it is not yet known where the journal is."""
         self.followers = 0
-        self.encoded: tuple[object, Any] = (None, b"")
-        """The newest encoding that followers at the same position share, with what it is of."""
+        self.encoded: tuple[object, object, Any] = (None, None, b"")
+        """What was encoded last, as which kind, and what came of it: followers at the same position share it."""
         self.size_bytes = 0
         """Bytes appended by this owner."""
         self.gap_max_s = 0.0
         """The longest pause between two accepted groups of this owner's events."""
-        self._accepted_at = 0.0
+        self._accepted_at = math.inf
         self._hub = hub
         self._window: list[bytes] = []
         self._first = last + 1
@@ -254,7 +255,7 @@ class Journal:
 
     def _accept(self, batch: Append, now: float) -> None:
         self.lost = None
-        if now - self._accepted_at > self.gap_max_s and self._accepted_at:
+        if now - self._accepted_at > self.gap_max_s:
             self.gap_max_s = now - self._accepted_at
         self._accepted_at = now
         if self._under_way:
@@ -306,23 +307,31 @@ class Journal:
                 waiter.set_result(None)
         waiters.clear()
         if self._live and (self.closed or self.lost is not None):
-            for follower in self._live:
-                follower.wake()
-            self._live.clear()
+            self._end_live()
 
     def _advance(self, events: list[bytes], size: int, closed: bool) -> None:
+        """Deliver what was accepted: the window has it, and who follows live is given it. Who cannot take it reads on
+        by itself."""
         window = self._window
         window += events
-        self.last += len(events)
+        first_seq = self.last + 1
+        self.last = last = self.last + len(events)
         self._bytes += size
         self.size_bytes += size
         if len(window) > 2 * WINDOW_EVENTS or self._bytes > WINDOW_BYTES_MAX:
             self._trim()
-        self.closed = closed
+        if closed:
+            self.closed = True
         if self._live and events:
-            first_seq = self.last + 1 - len(events)
-            for follower in list(self._live):
-                follower.push(first_seq, events)
+            for follower in tuple(self._live):
+                try:
+                    if follower.push(first_seq, events):
+                        follower.after = last
+                        continue
+                except Exception as error:  # the follower's, and no other's
+                    follower.fail(error)
+                self._live.pop(follower, None)
+                follower.wake()
         if self._waiters or closed:
             self._wake()
 
@@ -335,6 +344,12 @@ class Journal:
             dropped += 1
         del window[:dropped]
         self._first += dropped
+
+    def _end_live(self) -> None:
+        """Let everyone who follows live look what there is."""
+        live, self._live = self._live, {}
+        for follower in live:
+            follower.wake()
 
     def contradicts(self, first_seq: int, events: list[bytes], closed: bool) -> bool:
         """Return whether what another worker appended is not what is known here at the same positions: the store went
@@ -356,6 +371,7 @@ class Journal:
                 self._wake()
             return
         if first_seq > self.last + 1:
+            self._end_live()
             self._window.clear()
             self._bytes = 0
             self._first, self.last = first_seq, first_seq - 1
@@ -366,19 +382,21 @@ class Journal:
 class Follower:
     """One reader of a journal: a cursor that moves."""
 
-    __slots__ = ("_nudged", "_push", "_waiter", "after", "coalesce_s", "journal")
+    __slots__ = ("_nudged", "_waiter", "after", "coalesce_s", "journal", "push")
 
     def __init__(self, journal: Journal, after: int = 0, *, coalesce_s: float = 0.0) -> None:
         self.journal = journal
         self.after = after
         self.coalesce_s = coalesce_s
         self._waiter: asyncio.Future[None] | None = None
-        self._push: Push
+        self.push: Push
+        """Is given what is accepted while this follower is live, which is while it has seen all that there is."""
         self._nudged = False
 
     def nudge(self) -> None:
         """Make `next` return now, with no events if there are none."""
         self._nudged = True
+        self.journal._live.pop(self, None)
         self.wake()
 
     def wake(self) -> None:
@@ -386,18 +404,10 @@ class Follower:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def push(self, first_seq: int, events: list[bytes]) -> None:
-        """Give the live follower what was accepted. Where it cannot take it, it reads on by itself."""
-        if self.after + 1 == first_seq and not self._nudged:
-            try:
-                if self._push(first_seq, events):
-                    self.after += len(events)
-                    return
-            except Exception as error:  # the follower's, and no other's
-                if self._waiter is not None and not self._waiter.done():
-                    self._waiter.set_exception(error)
-        self.journal._live.pop(self, None)
-        self.wake()
+    def fail(self, error: Exception) -> None:
+        """Have `next` raise this, which `push` raised."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(error)
 
     async def next(self, push: Push | None = None) -> Slice | None:
         """Return the next events past the cursor, waiting for them; None at the end of the journal.
@@ -448,7 +458,7 @@ class Follower:
     async def _live(self, push: Push) -> bool:
         """Let `push` have what comes, until it cannot take it or somebody nudges; False at the end of the journal."""
         journal = self.journal
-        self._push, self._nudged = push, False
+        self.push, self._nudged = push, False
         while not (journal.closed or journal.lost):
             journal._live[self] = None
             self._waiter = journal._hub.loop.create_future()
@@ -676,16 +686,20 @@ class Journals:
             committed_at = self.loop.time()
 
     async def _commit(self, dirty: list[Journal]) -> None:
-        dirty = [journal for journal in dirty if journal.owned and journal._queued]
-        if not dirty:
+        taken: list[Journal] = []
+        batches: list[Append] = []
+        for journal in dirty:
+            if journal.owned and journal._queued:
+                taken.append(journal)
+                batches.append(journal._take())
+        if not batches:
             return
-        batches = [journal._take() for journal in dirty]
         began = self.loop.time()
         refused = await self._append(batches)
         now = self.loop.time()
         self.metrics.append_s.observe(now - began)
         accepted = 0
-        for journal, batch in zip(dirty, batches, strict=True):
+        for journal, batch in zip(taken, batches, strict=True):
             if not refused or batch.run_id not in refused:
                 accepted += len(batch.events)
                 journal._accept(batch, now)

@@ -283,30 +283,39 @@ class MemoryStore(Store):
 
     async def append(self, batches: Sequence[Append]) -> Collection[str]:
         self._check_lease()
-        memory, refused = self._memory, []
+        memory, worker_id, refused = self._memory, self._worker_id, []
+        runs, journals, watchers = memory.runs, memory.events, memory.watchers
         for batch in batches:
             run_id = batch.run_id
-            run = memory.runs.get(run_id)
-            if run is None or run.owner != self._worker_id or run.status not in ACTIVE:
+            run = runs.get(run_id)
+            if run is None or run.owner != worker_id or run.status not in ACTIVE:
                 refused.append(run_id)
                 continue
-            events = memory.events[run_id]
+            events = journals[run_id]
             assert batch.first_seq == len(events) + 1, "a journal has no holes"
             events += batch.events
             run.last_seq = len(events)
-            if batch.status is not None:
-                run.status = batch.status
-            if batch.checkpoint is not None:
-                self._save(run, batch.checkpoint)
-            for id in batch.taken:
-                memory.commands.get(run_id, {}).pop(id, None)
-            if batch.end is not None:
-                self._end(run, batch)
-            if memory.watchers and batch.events and run_id in memory.watchers:
+            if batch.end is not None or batch.status is not None or batch.checkpoint is not None or batch.taken:
+                self._append_beside(run, batch)
+            elif run_id in watchers:
                 self._tell(run, batch)
-            if batch.status is not None or batch.end is not None:
-                memory.tell_session(run.session_id)
         return refused
+
+    def _append_beside(self, run: RunRecord, batch: Append) -> None:
+        """Take what comes with a batch's events."""
+        memory = self._memory
+        if batch.status is not None:
+            run.status = batch.status
+        if batch.checkpoint is not None:
+            self._save(run, batch.checkpoint)
+        for id in batch.taken:
+            memory.commands.get(run.id, {}).pop(id, None)
+        if batch.end is not None:
+            self._end(run, batch)
+        if batch.events and run.id in memory.watchers:
+            self._tell(run, batch)
+        if batch.status is not None or batch.end is not None:
+            memory.tell_session(run.session_id)
 
     def _save(self, run: RunRecord, checkpoint: Checkpoint) -> None:
         assert checkpoint.seq <= run.last_seq, "a checkpoint is never ahead of the journal"

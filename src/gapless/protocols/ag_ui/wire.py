@@ -77,6 +77,11 @@ class AGUIEncoder(Encoder):
     def encode(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> bytes:
         return self._told(items, b"".join([b"data: %b\nid: %d\n\n" % (event, seq) for seq, event in items]))
 
+    def encode_one(self, seq: int, event: bytes) -> bytes:
+        if seq == 1 or event.startswith(_RESULT):
+            return self.encode([(seq, event)])
+        return b"data: %b\nid: %d\n\n" % (event, seq)
+
     def _told(self, items: Sequence[tuple[int, bytes]], frames: bytes) -> bytes:
         if frames.find(_FAILED) >= 0:  # and not `in`, which first takes the bytes for a number: 1,500 instructions more
             for _, event in items:
@@ -99,6 +104,9 @@ class ChatAGUIEncoder(AGUIEncoder):
     def encode(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> bytes:
         return self._told(items, b"".join([b"id: %d\ndata: %b\n\n" % item for item in items]))
 
+    def encode_one(self, seq: int, event: bytes) -> bytes:
+        return self.encode([(seq, event)])
+
 
 class SessionAGUIEncoder(AGUIEncoder):
     """The same for a session's stream, which goes on where a run waits for a person and where it ends. An id says of
@@ -113,6 +121,11 @@ class SessionAGUIEncoder(AGUIEncoder):
     def encode(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> bytes:
         head = self._id_head
         return self._told(items, b"".join([b"data: %b\nid: %b%d\n\n" % (event, head, seq) for seq, event in items]))
+
+    def encode_one(self, seq: int, event: bytes) -> bytes:
+        if seq == 1 or event.startswith(_RESULT):
+            return self.encode([(seq, event)])
+        return b"data: %b\nid: %b%d\n\n" % (event, self._id_head, seq)
 
 
 class OldAGUIEncoder(ChatAGUIEncoder):
