@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from gapless.errors import RunNotFound
-from gapless.records import RunRecord, RunStatus, listed_run
+from gapless.records import RunRecord, RunStatus, SessionRecord, listed_run
 from tests.journals.workers import Cluster, Worker
 
 
@@ -110,6 +111,48 @@ class Conversations:
         await a.create("r", "s\x00{é}")
         await b.heard.until(lambda: bool(b.heard.sessions))
         assert b.heard.sessions.keys() == {"s\x00{é}"}
+
+    async def test_who_watches_a_user_is_told_of_every_change_of_each_of_their_sessions(
+        self, a: Worker, b: Worker
+    ) -> None:
+        user = "é {u}:1"
+        for worker in (a, b):
+            await worker.store.watch_user(user)
+
+        async def told_of(change: Callable[[], Awaitable[Any]], session_id: str = "s") -> None:
+            for worker in (a, b):
+                worker.heard.of_users.clear()
+            await change()
+            for worker in (a, b):
+                await worker.heard.until(functools.partial(worker.heard.of_users.__contains__, (user, session_id)))
+
+        await told_of(lambda: a.create("r", user_id=user))
+        await told_of(lambda: a.store.start_run("r", 5))
+        await told_of(lambda: b.create("other", "s2", user_id=user), "s2")
+        await told_of(lambda: a.append("r", 1, "asks", status=RunStatus.WAITING))
+        await told_of(lambda: b.store.answer("r", 1, b"yes"))
+        await told_of(lambda: b.store.rename_session("s", "new"))
+        await told_of(lambda: a.end("r", 2))
+        await told_of(lambda: b.end("other", 1), "s2")
+        await told_of(lambda: a.store.update_state("s", {"k": 1}, 7))
+        empty = SessionRecord(id="s3", user_id=user, agent="agent", created_at=1, updated_at=1)
+        await told_of(lambda: b.store.create_session(empty), "s3")
+        await told_of(lambda: b.store.delete_session("s"))
+        assert not a.heard.sessions
+
+    async def test_who_watches_a_user_hears_of_no_other_user_and_of_nothing_once_it_has_stopped(
+        self, a: Worker, b: Worker
+    ) -> None:
+        await b.store.watch_user("u1")
+        await b.store.watch_user("u2")
+        await b.store.unwatch_user("u1")
+        await b.store.unwatch_user("never watched")
+        await a.create("r", "s1", user_id="u1")
+        await a.create("q", "s3", user_id="u3")
+        await a.create("p", "s2", user_id="u2")
+        await b.heard.until(lambda: ("u2", "s2") in b.heard.of_users)
+        assert {user_id for user_id, _ in b.heard.of_users} == {"u2"}
+        assert not a.heard.of_users
 
 
 async def until_told(worker: Worker) -> None:

@@ -51,6 +51,8 @@ class Heard:
         self.wanted = 0
         self.sessions: dict[str, int] = {}
         """How often each watched session was told of."""
+        self.of_users: list[tuple[str, str | None]] = []
+        """Watched users, and which of their sessions was told of."""
 
     def on_events(self, run_id: str, first_seq: int, events: list[bytes], closed: bool) -> None:
         for seq, event in enumerate(events, first_seq):
@@ -71,6 +73,10 @@ class Heard:
 
     def on_session(self, session_id: str) -> None:
         self.sessions[session_id] = self.sessions.get(session_id, 0) + 1
+        self._news.set()
+
+    def on_user_session(self, user_id: str, session_id: str | None) -> None:
+        self.of_users.append((user_id, session_id))
         self._news.set()
 
     def is_past(self, run_id: str, seq: int) -> bool:

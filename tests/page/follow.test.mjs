@@ -397,3 +397,48 @@ test("GaplessClient.followSession: what is no event of a session is refused", as
     await assert.rejects(session(url, { after }), (error) => error instanceof StreamError && error.code === "bad_event");
   }
 });
+
+test("GaplessClient.followSession: the feed goes on behind what it said, over cuts of the session's stream", async (t) => {
+  const fed = (id, cursor, type) => frame(id, JSON.stringify({ type: "CUSTOM", name: "gapless.feed", value: { cursor, type } }));
+  const { url, requests } = await serve(
+    t,
+    sse(fed("r:0~1", "e-0", "reset") + event("r:1", "x") + fed("r:1~2", "e/4", "session"), { broken: true }),
+    sse(fed("r:1~3", "e-5", "deleted") + "event: end\nid: r:1.end\n\n"),
+  );
+  const told = [];
+  const client = new GaplessClient({ baseUrl: url, limits: FAST });
+  for await (const { id, runId, event } of client.followSession("s", { after: "latest", feed: true })) {
+    told.push([id, runId, event.delta ?? event.value.type]);
+  }
+  assert.deepEqual(told, [
+    ["r:0~1", undefined, "reset"],
+    ["r:1", "r", "x"],
+    ["r:1~2", undefined, "session"],
+    ["r:1~3", undefined, "deleted"],
+  ]);
+  assert.deepEqual(
+    requests.map(({ url, headers }) => [url, headers["last-event-id"]]),
+    [
+      ["/sessions/s/events?after=latest&feed=1", undefined],
+      ["/sessions/s/events?after=latest&feed=e%2F4", "r:1~2"],
+    ],
+  );
+});
+
+test("GaplessClient.followFeed: what becomes of the sessions, over cuts", async (t) => {
+  const { url, requests } = await serve(
+    t,
+    sse(frame("e-1", '{"type":"reset"}') + frame("e-2", '{"type":"deleted","session_id":"s"}'), { broken: true }),
+    sse(frame("e-3", '{"type":"session","session":{"id":"t"}}') + frame("e-4", "no JSON")),
+  );
+  const told = [];
+  const client = new GaplessClient({ baseUrl: url, limits: FAST });
+  await assert.rejects(
+    async () => {
+      for await (const { id, change } of client.followFeed({ after: "e-0" })) told.push([id, change.type]);
+    },
+    (error) => error instanceof StreamError && error.code === "bad_event",
+  );
+  assert.deepEqual(told, [["e-1", "reset"], ["e-2", "deleted"], ["e-3", "session"]]);
+  assert.deepEqual(requests.map(({ headers }) => headers["last-event-id"]), ["e-0", "e-2"]);
+});

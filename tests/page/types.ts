@@ -1,6 +1,6 @@
 /** Compiled, never run: the types take what the documents show, and refuse what the client would. */
-import { GaplessClient, SESSION, StreamError, createDurableFetch, follow } from "gapless-client";
-import type { AgUiEvent, Frame, RunRecord, SessionNews, SessionRecord } from "gapless-client";
+import { FEED, GaplessClient, SESSION, StreamError, createDurableFetch, follow } from "gapless-client";
+import type { AgUiEvent, FeedNews, Frame, RunRecord, SessionNews, SessionRecord } from "gapless-client";
 
 const here = new URL("/agents/", location.href);
 const headers = () => ({ Authorization: "Bearer key" });
@@ -41,6 +41,19 @@ export async function conversation(client: GaplessClient, show: (text: string, o
       show(`${session.title}: ${runs.map((run) => run.status).join()} ${id.length}`, runs[0]?.id);
     } else show(event.type, runId);
   }
+}
+
+export async function feed(client: GaplessClient): Promise<string> {
+  for await (const { event } of client.followSession("s", { feed: true })) {
+    if (event.type === "CUSTOM" && event.name === FEED) return (event.value as FeedNews).cursor;
+  }
+  for await (const { id, change } of client.followFeed({ after: "x-1" })) {
+    if (change.type === "session") return change.session.newest_run_status ?? change.session.id;
+    // @ts-expect-error: that says nothing more
+    if (change.type === "reset") return change.session_id;
+    return `${id} ${change.session_id}`;
+  }
+  return "";
 }
 
 export async function sessions(client: GaplessClient): Promise<SessionRecord[]> {

@@ -309,7 +309,7 @@ async def test_a_session_is_looked_at_by_one_at_a_time():
         follower = Follower(runner)
         await until(lambda: store.looks == 1, "the first look")
         store._memory.sessions["s"].title = "another"  # as another worker would do it
-        store._memory.tell_session("s")
+        store._memory.tell_session(store._memory.sessions["s"])
         for _ in range(20):
             await asyncio.sleep(0)
         gate.set()

@@ -415,6 +415,9 @@ class FaultyStore(Store):
     def on_session(self, session_id: str) -> None:
         self._travel(self._hear_session, session_id)
 
+    def on_user_session(self, user_id: str, session_id: str | None) -> None:
+        self._travel(self._hear_user_session, user_id, session_id)
+
     def _travel(self, hear: Callable[..., object], *about: Any) -> None:
         self._heard_until = max(self._heard_until + 1e-9, self._loop.time() + self._delay())
         self._loop.call_at(self._heard_until, hear, *about, context=self._loop.world.context)
@@ -444,6 +447,10 @@ class FaultyStore(Store):
         if self._listener is not None and not self.cut and not self.process.dead:
             self._tell(self._listener.on_session, session_id)
 
+    def _hear_user_session(self, user_id: str, session_id: str | None) -> None:
+        if self._listener is not None and not self.cut and not self.process.dead:
+            self._tell(self._listener.on_user_session, user_id, session_id)
+
     def _catch_up(self) -> None:
         """After a cut: where the watched runs are now, and which commands there are."""
         memory = self.ledger.memory
@@ -456,6 +463,9 @@ class FaultyStore(Store):
         for session_id, workers in memory.session_watchers.items():
             if self._inner in workers:
                 self.on_session(session_id)
+        for user_id, workers in memory.user_watchers.items():
+            if self._inner in workers:
+                self.on_user_session(user_id, None)
         for run_id in tuple(memory.commands):
             self._deliver_commands(run_id)
 
@@ -475,6 +485,14 @@ class FaultyStore(Store):
     async def unwatch_session(self, session_id: str) -> None:
         unwatch = self._inner.unwatch_session
         await self._ask(lambda: _now(unwatch(session_id)), "unwatch_session", session_id, at=self._in_order())
+
+    async def watch_user(self, user_id: str) -> None:
+        watch = self._inner.watch_user
+        await self._ask(lambda: _now(watch(user_id)), "watch_user", user_id, at=self._in_order())
+
+    async def unwatch_user(self, user_id: str) -> None:
+        unwatch = self._inner.unwatch_user
+        await self._ask(lambda: _now(unwatch(user_id)), "unwatch_user", user_id, at=self._in_order())
 
     async def create_session(self, session: SessionRecord) -> SessionRecord:
         known: SessionRecord = await self._ask(

@@ -21,7 +21,7 @@ from gapless import RunConfig
 from gapless.fold import Fold
 from gapless.journals.contract import Append, WorkerFenced
 from gapless.journals.journal import Journal, Journals
-from gapless.journals.memory import MemoryStore
+from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import RunRecord, RunStatus
 from gapless.runs.execution import Execution
 from gapless.runs.recorder import Recorder
@@ -215,28 +215,28 @@ def deliver_again_after_a_retry(patch: pytest.MonkeyPatch) -> None:
 
 
 def end_without_a_turn(patch: pytest.MonkeyPatch) -> None:
-    end = MemoryStore._end
+    end = Memory.end
 
-    def without(store: MemoryStore, run: RunRecord, batch: Append) -> None:
-        end(store, run, batch)
+    def without(memory: Memory, run: RunRecord, batch: Append) -> None:
+        end(memory, run, batch)
         if run.status.value == "failed":
-            store._memory.turns[run.session_id].pop()
+            memory.turns[run.session_id].pop()
 
-    patch.setattr(MemoryStore, "_end", without)
+    patch.setattr(Memory, "end", without)
 
 
 def forget_what_was_shown(patch: pytest.MonkeyPatch) -> None:
-    end = MemoryStore._end
+    end = Memory.end
 
-    def shortened(store: MemoryStore, run: RunRecord, batch: Append) -> None:
-        end(store, run, batch)
-        turn = store._memory.turns[run.session_id][-1]
+    def shortened(memory: Memory, run: RunRecord, batch: Append) -> None:
+        end(memory, run, batch)
+        turn = memory.turns[run.session_id][-1]
         messages = msgspec.json.decode(turn.messages)
         if run.status.value == "cancelled" and messages[-1]["role"] == "assistant":
             messages[-1]["content"] = ""
             turn.messages = msgspec.Raw(msgspec.json.encode(messages))
 
-    patch.setattr(MemoryStore, "_end", shortened)
+    patch.setattr(Memory, "end", shortened)
 
 
 def start_again_when_asked_again(patch: pytest.MonkeyPatch) -> None:

@@ -266,6 +266,9 @@ class _Deaf:
     def on_session(self, session_id: str) -> None:
         pass
 
+    def on_user_session(self, user_id: str, session_id: str | None) -> None:
+        pass
+
 
 def exit_at_signals() -> None:
     """SIGTERM and Ctrl-C end the process with exit code 0. The server puts its own handlers in front while it runs,

@@ -21,7 +21,7 @@ import re
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx2
@@ -103,11 +103,24 @@ class Cut(NamedTuple):
 
 
 class Session(SessionRecord, kw_only=True):
-    """Is a session, with the id of its run that has not ended, `active_run_id`, if any. `found` is the text around what
-    was searched for, "" where that is in the title."""
+    """Is a session, with its run that has not ended, if any: `active_run_id` and `active_run_status`. In a feed it has
+    its newest run too, also where that has ended: `newest_run_id` and `newest_run_status`. `found` is the text around
+    what was searched for, "" where that is in the title."""
 
     active_run_id: str | None = None
+    active_run_status: RunStatus | None = None
+    newest_run_id: str | None = None
+    newest_run_status: RunStatus | None = None
     found: str = ""
+
+
+class FeedChange(msgspec.Struct, kw_only=True):
+    """Says what has become of one of the user's sessions, by its `type`: `session` as it is now, or `deleted`, with its
+    `session_id`; or `reset`: what came before is not known any more, read the list of sessions anew."""
+
+    type: Literal["session", "deleted", "reset"]
+    session: Session | None = None
+    session_id: str | None = None
 
 
 class Page(msgspec.Struct, kw_only=True):
@@ -281,9 +294,24 @@ class GaplessClient:
             async for place, event in events:
                 yield str(place), event
 
+    async def follow_feed(self, after: str = "") -> AsyncGenerator[tuple[str, FeedChange], None]:
+        """Yield what becomes of the caller's sessions, live and however often it is cut: each that is created, used,
+        renamed or deleted, and each of which a run begins, waits, goes on or ends. With each comes its cursor. The
+        first is `reset` where nothing, or too little, is known of what came since `after`.
+
+        Raises `NotAuthenticated`; `StreamInvalid` for what is no feed of Gapless; `ConnectionLost` after `attempts_max`
+        connections in a row that brought nothing.
+
+        Args:
+            after: The cursor behind which to go on, as it came; "" for from now on.
+        """
+        async with contextlib.aclosing(self._follow("/feed", Place("", 0, asked=after), _decode_of_feed)) as changes:
+            async for place, change in changes:
+                yield place.asked, change
+
     async def _follow(
-        self, path: str, last: Place, decode: Callable[[Frame, Place], tuple[Place, Event]]
-    ) -> AsyncGenerator[tuple[Place, Event], None]:
+        self, path: str, last: Place, decode: Callable[[Frame, Place], tuple[Place, _T]]
+    ) -> AsyncGenerator[tuple[Place, _T], None]:
         attempt, retry_first_s = 0, self.limits.retry_first_s
         while True:
             parser = EventStreamParser(self.limits.frame_bytes_max)
@@ -545,7 +573,9 @@ class Place(NamedTuple):
 
     @property
     def whose(self) -> str:
-        return f"session {self.session_id}" if self.session_id else f"run {self.run_id}"
+        if self.session_id:
+            return f"session {self.session_id}"
+        return f"run {self.run_id}" if self.run_id else "the feed"
 
 
 def _decode(frame: Frame, last: Place) -> tuple[Place, Event]:
@@ -566,6 +596,14 @@ def _decode_of_session(frame: Frame, last: Place) -> tuple[Place, Event]:
     if place.run_id == last.run_id and place.seq <= last.seq:
         raise StreamInvalid(f"it sent event {place} again after {last}")
     return place, event
+
+
+def _decode_of_feed(frame: Frame, last: Place) -> tuple[Place, FeedChange]:
+    """Read a frame of the feed, and its cursor. Raises `StreamInvalid`."""
+    try:
+        return Place("", 0, asked=frame.id or ""), msgspec.json.decode(frame.data or "", type=FeedChange)
+    except _NOT_JSON as error:
+        raise StreamInvalid(f"the frame with id {frame.id!r:.100} is no change of a feed: {error}") from error
 
 
 def _position(text: str, frame: Frame) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 import httpx2
 
-from gapless.client.client import ClientLimits, Cut, GaplessClient, Page, Session
+from gapless.client.client import ClientLimits, Cut, FeedChange, GaplessClient, Page, Session
 from gapless.config import RunConfig
 from gapless.errors import UsageError
 from gapless.events import ContentPart, Event, Message, ResumeEntry
@@ -89,6 +89,10 @@ class SyncClient:
     def follow_session(self, session_id: str, after: str = "0") -> Generator[tuple[str, Event], None, None]:
         """See `GaplessClient.follow_session`."""
         return self._each(self._client.follow_session(session_id, after))
+
+    def follow_feed(self, after: str = "") -> Generator[tuple[str, FeedChange], None, None]:
+        """See `GaplessClient.follow_feed`."""
+        return self._each(self._client.follow_feed(after))
 
     def _each(self, stream: AsyncGenerator[_T, None]) -> Generator[_T, None, None]:
         async def step() -> _T | None:

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from gapless.aside import ASIDE_BYTES
 from gapless.errors import GaplessError, InputInvalid, InputTooLarge
 from gapless.jsontext import decode_json
-from gapless.records import AFTER, Listing, RunRecord, SessionRecord
+from gapless.records import AFTER, Listing, RunRecord, SessionRecord, title_of
 from gapless.user_message import mark_of
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "raw_json_response",
     "read_body",
     "read_optional_body",
+    "shown_session",
     "wants_stream",
     "whole_number",
 ]
@@ -193,6 +194,15 @@ def wants_stream(request: Request) -> bool:
 def paged(name: str, shown: list[Any], listing: Listing[Any]) -> dict[str, Any]:
     """Return the answer with this page of a list."""
     return {name: shown} if listing.next is None else {name: shown, "next": listing.next}
+
+
+def shown_session(session: SessionRecord, active: RunRecord | None) -> dict[str, Any]:
+    """Return a session as lists have it, with its run that has not ended."""
+    record = public(session)
+    if active is not None:
+        record["active_run_id"], record["active_run_status"] = active.id, active.status.value
+        record.setdefault("title", title_of(active.message))  # it gets its title when its first run ends
+    return record
 
 
 def public(record: RunRecord | SessionRecord) -> dict[str, Any]:

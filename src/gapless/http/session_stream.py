@@ -18,10 +18,12 @@ from starlette.types import Send
 
 from gapless.errors import GaplessError, LimitReached
 from gapless.http.direct import writer_of
+from gapless.http.feed_stream import FEED, told
 from gapless.http.stream import PING_S, Delivery, EventStream, Streams
 from gapless.jsontext import with_plain_lines
 from gapless.records import RunRecord
 from gapless.runs.conversations import SessionFollower, SessionPlace
+from gapless.runs.feeds import FeedFollower, FeedFollowing
 from gapless.runs.runner import Runner
 from gapless.wire import KEEP_ALIVE, RETRY_MS, Cursor, Encoder
 
@@ -29,6 +31,8 @@ __all__ = ["SessionDelivery", "SessionSource", "SessionStream", "follow_session"
 
 NEWS_AGAIN_S = 0.25
 """A client that was not told of a change, as something was being written to it, is told so much later."""
+
+_FED = b'{"type":"CUSTOM","name":"' + FEED.encode() + b'","value":{"cursor":"%b",%b}'
 
 log = logging.getLogger("gapless.follow")
 
@@ -39,6 +43,7 @@ class SessionDelivery:
     __slots__ = (
         "_again",
         "_encoder_of",
+        "_feeding",
         "_following",
         "_gone",
         "_merge",
@@ -47,6 +52,7 @@ class SessionDelivery:
         "_pinging",
         "_runner",
         "_streams",
+        "feed",
         "follower",
         "session_id",
     )
@@ -60,8 +66,12 @@ class SessionDelivery:
         after: SessionPlace,
         *,
         merge: bool,
+        feed: FeedFollowing | None = None,
     ) -> None:
         self.session_id = session_id
+        self._feeding = feed
+        self.feed: FeedFollower | None = None
+        """What goes on with the user's other sessions is told, too."""
         self._runner = runner
         self._streams = streams
         self._encoder_of = encoder_of
@@ -92,6 +102,13 @@ class SessionDelivery:
         """Attach to the session; `close` has to follow. Raises what following raises."""
         self.follower = await self._following.__aenter__()
         self.follower.on_change = self._changed
+        if self._feeding is not None:
+            try:
+                self.feed = await self._feeding.__aenter__()
+            except BaseException:
+                await self._following.__aexit__(None, None, None)
+                raise
+            self.feed.on_change = self._changed
         self._streams.open[self] = None
         self._runner.metrics.followers += 1
         self._pinging = asyncio.get_running_loop().call_later(PING_S, self._ping)
@@ -104,6 +121,8 @@ class SessionDelivery:
             self._again.cancel()
         self._streams.open.pop(self, None)
         self._runner.metrics.followers -= 1
+        if self._feeding is not None:
+            await self._feeding.__aexit__(None, None, None)
         await self._following.__aexit__(None, None, None)
 
     @property
@@ -126,7 +145,8 @@ class SessionDelivery:
                 elif (found := await follower.next_run()) is not None:
                     await self._deliver(carrier, *found)
                 else:
-                    await follower.wait(version)
+                    if self.feed is None or not self.feed.due:
+                        await follower.wait(version)
                     if self._ping_due:
                         self._ping_due = False
                         await carrier.ping()
@@ -157,7 +177,7 @@ class SessionDelivery:
 
     def _change_again(self) -> None:
         self._again = None
-        if self.follower.told != self.follower.version:
+        if self.follower.told != self.follower.version or (self.feed is not None and self.feed.due):
             self._changed()
 
     def _ping(self) -> None:
@@ -194,6 +214,7 @@ class SessionSource:
     __slots__ = (
         "_conversation",
         "_delivery",
+        "_feed",
         "_follower",
         "_retry",
         "_send",
@@ -215,6 +236,7 @@ class SessionSource:
         self._delivery = delivery
         self._follower = delivery.follower
         self._conversation = delivery.follower.conversation
+        self._feed = delivery.feed
         self._retry = b"\nretry: %d" % RETRY_MS
         self._send = send
         self._told_at = 0
@@ -223,7 +245,7 @@ class SessionSource:
         await self.tell_news()
 
     def write(self, group: bytes) -> Awaitable[None]:
-        if self._follower.told != self._conversation.version:
+        if self._follower.told != self._conversation.version or (self._feed is not None and self._feed.due):
             return self._write_and_tell(group)
         return self._send({"type": "http.response.body", "body": group, "more_body": True})
 
@@ -232,17 +254,25 @@ class SessionSource:
         await self.tell_news()
 
     async def tell_news(self) -> bool:
-        """Say how the session stands, unless that was said; whether it was now. The client's place stays, and the frame
-        has an id of its own: readers take one whose id they know for one that they have."""
-        told = False
+        """Say how the session stands, and what the feed says, unless that was said; whether it was now."""
+        said = False
         while (news := self._follower.news()) is not None:  # and once more, where that is another meanwhile
-            told = True
-            retry, self._retry = self._retry, b""
-            self._told_at = max(self._told_at + 1, time.time_ns() // 1000)
-            id = b"%b~%x" % (str(self._delivery.place).encode(), self._told_at)
-            frame = b"data: %b%b\nid: %b\n\n" % (with_plain_lines(news), retry, id)
-            await self._send({"type": "http.response.body", "body": frame, "more_body": True})
-        return told
+            said = True
+            await self._say(with_plain_lines(news))
+        if self._feed is not None and self._feed.due:
+            for cursor, data in told(self._feed):
+                said = True
+                await self._say(_FED % (cursor.encode(), data[1:]))
+        return said
+
+    async def _say(self, event: bytes) -> None:
+        """Send an event that is none of a run's. The client's place stays, and the frame has an id of its own: readers
+        take one whose id they know for one that they have."""
+        retry, self._retry = self._retry, b""
+        self._told_at = max(self._told_at + 1, time.time_ns() // 1000)
+        id = b"%b~%x" % (str(self._delivery.place).encode(), self._told_at)
+        frame = b"data: %b%b\nid: %b\n\n" % (event, retry, id)
+        await self._send({"type": "http.response.body", "body": frame, "more_body": True})
 
     async def end(self, last: int) -> None:
         self.run_ended = True
@@ -282,12 +312,14 @@ def follow_session(
     *,
     location: str,
     merge: bool = True,
+    feed: FeedFollowing | None = None,
 ) -> Response:
-    """Answer "this session, from here". Raises `LimitReached`; the stream itself answers what following raises."""
+    """Answer "this session, from here"; with `feed` what that says, too. Raises `LimitReached`; the stream itself
+    answers what following raises."""
     most = runner.limits.followers_per_run_max
     if runner.worker.conversations.followers_of(session_id) >= most:
         raise LimitReached(f"session {session_id} has followers_per_run_max={most} followers here", retry_after_s=5)
     runner.metrics.reconnects += after.seq > 0
     return SessionStream(
-        SessionDelivery(runner, streams, session_id, encoder_of, after, merge=merge), location=location
+        SessionDelivery(runner, streams, session_id, encoder_of, after, merge=merge, feed=feed), location=location
     )

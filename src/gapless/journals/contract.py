@@ -107,6 +107,10 @@ class Listener(Protocol):
     def on_session(self, session_id: str) -> None:
         """Hear that something of the watched session `session_id` may have changed, whoever did it: look at it."""
 
+    def on_user_session(self, user_id: str, session_id: str | None) -> None:
+        """Hear that something of the session `session_id` of the watched user `user_id` may have changed, whoever did
+        it: look at it. None: what has changed of some of the user's sessions may have been missed."""
+
 
 class Store(ABC):
     """Keeps journals, runs and sessions, as one worker sees them.
@@ -367,6 +371,15 @@ class Store(ABC):
     @abstractmethod
     async def unwatch_session(self, session_id: str) -> None:
         """Undo `watch_session` of `session_id`, also one that raised."""
+
+    @abstractmethod
+    async def watch_user(self, user_id: str) -> None:
+        """Tell the listener, from now on, until `unwatch_user`, of every session of the user `user_id` what
+        `watch_session` tells of one, and when one is created."""
+
+    @abstractmethod
+    async def unwatch_user(self, user_id: str) -> None:
+        """Undo `watch_user` of `user_id`, also one that raised."""
 
     @abstractmethod
     async def turns(self, session_id: str, skip: int = 0) -> list[Turn]:

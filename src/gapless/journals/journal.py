@@ -499,6 +499,7 @@ class Journals:
         on_fenced: Callable[[], None],
         on_wanted: Callable[[], None] = lambda: None,
         on_session: Callable[[str], None] = lambda session_id: None,
+        on_user_session: Callable[[str, str | None], None] = lambda user_id, session_id: None,
         metrics: Metrics | None = None,
         patience_s: float = STORE_PATIENCE_S,
     ) -> None:
@@ -510,6 +511,7 @@ class Journals:
         self._on_fenced = on_fenced
         self._on_wanted = on_wanted
         self._on_session = on_session
+        self._on_user_session = on_user_session
         self._patience_s = patience_s
         self.metrics = metrics or Metrics()
         self.failing = False
@@ -777,6 +779,9 @@ class Journals:
 
     def on_session(self, session_id: str) -> None:
         self._on_session(session_id)
+
+    def on_user_session(self, user_id: str, session_id: str | None) -> None:
+        self._on_user_session(user_id, session_id)
 
 
 def _with_few_ends(dirty: list[Journal]) -> tuple[list[Journal], list[Journal]]:

@@ -72,6 +72,7 @@ class Memory:
         self.wanted: dict[str, int | None] = {}
         """The active runs that are nobody's, and when each wants somebody."""
         self.session_watchers: dict[str, dict[MemoryStore, None]] = {}
+        self.user_watchers: dict[str, dict[MemoryStore, None]] = {}
 
     def runs_behind(self, session_id: str, after: str | None, *, active: bool) -> Iterator[RunRecord]:
         """Give the runs of a session behind that run, or all, oldest first. Raises `RunNotFound`."""
@@ -85,11 +86,40 @@ class Memory:
         ids = self.session_runs.get(session_id, ()) if active else reversed(list(newer))
         return (run for id in ids if (run := self.runs[id]).session_id == session_id and self.numbers[id] > place)
 
-    def tell_session(self, session_id: str) -> None:
-        """Tell those who watch a session that it has changed."""
-        for worker in tuple(self.session_watchers.get(session_id, ())):
+    def tell_session(self, session: SessionRecord | None) -> None:
+        """Tell those who watch a session, or its user, that it has changed."""
+        if session is None:
+            return
+        for worker in tuple(self.session_watchers.get(session.id, ())):
             if worker._listener is not None:
-                worker._listener.on_session(session_id)
+                worker._listener.on_session(session.id)
+        for worker in tuple(self.user_watchers.get(session.user_id, ())):
+            if worker._listener is not None:
+                worker._listener.on_user_session(session.user_id, session.id)
+
+    def save(self, run: RunRecord, checkpoint: Checkpoint) -> None:
+        """Replace the run's checkpoint; without data it has none any more."""
+        assert checkpoint.seq <= run.last_seq, "a checkpoint is never ahead of the journal"
+        if checkpoint.data:
+            self.checkpoints[run.id] = checkpoint
+            run.takeovers = 0
+        else:
+            self.checkpoints.pop(run.id, None)
+
+    def end(self, run: RunRecord, batch: Append) -> None:
+        """Close the run, as the batch that ends it says."""
+        end = batch.end
+        assert end is not None
+        run.status, run.ended_at, run.error = end.status, end.ended_at, end.error
+        self.session_runs[run.session_id].pop(run.id, None)
+        self.commands.pop(run.id, None)
+        self.checkpoints.pop(run.id, None)
+        if (session := self.sessions.get(run.session_id)) is not None:
+            self.turns.setdefault(run.session_id, []).append(end.turn)
+            session.updated_at = end.ended_at
+            session.title = session.title or title_of(run.message)
+            if end.state is not None:
+                session.state = end.state
 
 
 class MemoryStore(Store):
@@ -120,7 +150,12 @@ class MemoryStore(Store):
     async def close(self) -> None:
         self._memory.workers.pop(self._worker_id, None)
         self._memory.beats.pop(self._worker_id, None)
-        for watchers in (*self._memory.watchers.values(), *self._memory.session_watchers.values()):
+        memory = self._memory
+        for watchers in (
+            *memory.watchers.values(),
+            *memory.session_watchers.values(),
+            *memory.user_watchers.values(),
+        ):
             watchers.pop(self, None)
         self._listener = None
 
@@ -186,7 +221,7 @@ class MemoryStore(Store):
         memory.numbers[run.id] = next(memory.run_numbers)
         memory.events[run.id] = []
         active[run.id] = None
-        memory.tell_session(run.session_id)
+        memory.tell_session(memory.sessions[run.session_id])
         return run, True
 
     async def start_run(self, run_id: str, started_at: int) -> str | None:
@@ -201,7 +236,7 @@ class MemoryStore(Store):
             ahead = other
         if ahead is None:
             run.status, run.started_at = RunStatus.RUNNING, started_at
-            self._memory.tell_session(run.session_id)
+            self._memory.tell_session(self._memory.sessions.get(run.session_id))
         return ahead
 
     async def get_run(self, run_id: str) -> RunRecord | None:
@@ -307,38 +342,15 @@ class MemoryStore(Store):
         if batch.status is not None:
             run.status = batch.status
         if batch.checkpoint is not None:
-            self._save(run, batch.checkpoint)
+            memory.save(run, batch.checkpoint)
         for id in batch.taken:
             memory.commands.get(run.id, {}).pop(id, None)
         if batch.end is not None:
-            self._end(run, batch)
+            memory.end(run, batch)
         if batch.events and run.id in memory.watchers:
             self._tell(run, batch)
         if batch.status is not None or batch.end is not None:
-            memory.tell_session(run.session_id)
-
-    def _save(self, run: RunRecord, checkpoint: Checkpoint) -> None:
-        assert checkpoint.seq <= run.last_seq, "a checkpoint is never ahead of the journal"
-        if checkpoint.data:
-            self._memory.checkpoints[run.id] = checkpoint
-            run.takeovers = 0
-        else:
-            self._memory.checkpoints.pop(run.id, None)
-
-    def _end(self, run: RunRecord, batch: Append) -> None:
-        end = batch.end
-        assert end is not None
-        run.status, run.ended_at, run.error = end.status, end.ended_at, end.error
-        memory = self._memory
-        memory.session_runs[run.session_id].pop(run.id, None)
-        memory.commands.pop(run.id, None)
-        memory.checkpoints.pop(run.id, None)
-        if (session := memory.sessions.get(run.session_id)) is not None:
-            memory.turns.setdefault(run.session_id, []).append(end.turn)
-            session.updated_at = end.ended_at
-            session.title = session.title or title_of(run.message)
-            if end.state is not None:
-                session.state = end.state
+            memory.tell_session(memory.sessions.get(run.session_id))
 
     def _tell(self, run: RunRecord, batch: Append) -> None:
         for worker in tuple(self._memory.watchers[run.id]):
@@ -393,7 +405,7 @@ class MemoryStore(Store):
         if run.status is not RunStatus.WAITING or run.last_seq != seq:
             raise NotWaiting(run_id)
         run.status = RunStatus.RUNNING
-        self._memory.tell_session(run.session_id)
+        self._memory.tell_session(self._memory.sessions.get(run.session_id))
         return self._send(run, command)
 
     def _send(self, run: RunRecord, command: bytes) -> str:
@@ -429,7 +441,9 @@ class MemoryStore(Store):
 
     async def create_session(self, session: SessionRecord) -> SessionRecord:
         self._check_lease()
-        return _copy(self._memory.sessions.setdefault(session.id, _copy(session)))
+        known = self._memory.sessions.setdefault(session.id, _copy(session))
+        self._memory.tell_session(known)
+        return _copy(known)
 
     async def get_session(self, session_id: str) -> SessionRecord | None:
         session = self._memory.sessions.get(session_id)
@@ -460,14 +474,14 @@ class MemoryStore(Store):
         session.state = changed_state(session, changes, bytes_max)
         session.updated_at = updated_at
         self._memory.sessions[session_id] = _copy(session)
-        self._memory.tell_session(session_id)
+        self._memory.tell_session(session)
         return session
 
     async def rename_session(self, session_id: str, title: str) -> SessionRecord | None:
         session = self._memory.sessions.get(session_id)
         if session is not None:
             session.title = title
-            self._memory.tell_session(session_id)
+            self._memory.tell_session(session)
         return await self.get_session(session_id)
 
     def _check_idle(self, session_id: str) -> None:
@@ -477,14 +491,15 @@ class MemoryStore(Store):
     async def delete_session(self, session_id: str) -> bool:
         memory = self._memory
         self._check_idle(session_id)
-        if memory.sessions.pop(session_id, None) is None:
+        session = memory.sessions.pop(session_id, None)
+        if session is None:
             return False
         memory.turns.pop(session_id, None)
         memory.session_runs.pop(session_id, None)
         for run_id in [run.id for run in memory.runs.values() if run.session_id == session_id]:
             del memory.runs[run_id], memory.numbers[run_id], memory.events[run_id]
             memory.blobs.pop(run_id, None)
-        memory.tell_session(session_id)
+        memory.tell_session(session)
         return True
 
     async def watch_session(self, session_id: str) -> None:
@@ -495,6 +510,15 @@ class MemoryStore(Store):
         watchers.pop(self, None)
         if not watchers:
             self._memory.session_watchers.pop(session_id, None)
+
+    async def watch_user(self, user_id: str) -> None:
+        self._memory.user_watchers.setdefault(user_id, {})[self] = None
+
+    async def unwatch_user(self, user_id: str) -> None:
+        watchers = self._memory.user_watchers.get(user_id, {})
+        watchers.pop(self, None)
+        if not watchers:
+            self._memory.user_watchers.pop(user_id, None)
 
     async def turns(self, session_id: str, skip: int = 0) -> list[Turn]:
         return self._memory.turns.get(session_id, [])[skip:]

@@ -140,6 +140,8 @@ class PostgresStore(Store):
     async def take_over(self, lease_s: float) -> list[RunRecord]:
         taken = await self._runs.take_over(lease_s)
         self.others = self._runs.others
+        if self._runs.lost_some:  # they may have changed something and told nobody
+            await self._news.tell_missed()
         self._news.now_owned(run.id for run in taken)
         return taken
 
@@ -149,13 +151,13 @@ class PostgresStore(Store):
         record, created = await self._runs.create(run, reject_busy=reject_busy)
         if created:
             self._news.created(run.id)
-            self._news.session_changed(run.session_id)
+            self._news.session_changed(run.session_id, run.user_id)
         return record, created
 
     async def start_run(self, run_id: str, started_at: int) -> str | None:
         ahead = await self._runs.start(run_id, started_at)
         if ahead is None and (owned := self._owned.runs.get(run_id)) is not None:
-            self._news.session_changed(owned.session_id)
+            self._news.session_changed(owned.session_id, owned.user_id)
         return ahead
 
     async def get_run(self, run_id: str) -> RunRecord | None:
@@ -245,9 +247,9 @@ class PostgresStore(Store):
         return await self._deliver(run_id, command, seq)
 
     async def _deliver(self, run_id: str, command: bytes, seq: int | None = None) -> str:
-        owner, rid, session_id = await self._runs.deliver(run_id, command, seq)
+        owner, rid, session_id, user_id = await self._runs.deliver(run_id, command, seq)
         if seq is not None:
-            self._news.session_changed(session_id)
+            self._news.session_changed(session_id, user_id)
         if owner:
             await self._news.tell_command(owner, rid)
         elif rid:
@@ -302,7 +304,9 @@ class PostgresStore(Store):
         ids = session.id.encode(), session.user_id.encode()
         changing = session.updated_at, session.title.encode(), encode(session.state)
         (row,) = await self._server.execute(sql, *ids, *changing, record)
-        return session_from(row)
+        known = session_from(row)
+        self._news.session_changed(known.id, known.user_id)
+        return known
 
     async def get_session(self, session_id: str) -> SessionRecord | None:
         return await self._records.session(session_id)
@@ -325,14 +329,18 @@ class PostgresStore(Store):
             return session
 
         session = await self._server.transact(update)
-        self._news.session_changed(session_id)
+        if session is not None:
+            self._news.session_changed(session_id, session.user_id)
         return session
 
     async def rename_session(self, session_id: str, title: str) -> SessionRecord | None:
         sql = "UPDATE gapless.sessions SET title = %s WHERE id = %s RETURNING id, updated_at, title, state, record"
         rows = await self._server.execute(sql, title.encode(), session_id.encode())
-        self._news.session_changed(session_id)
-        return session_from(rows[0]) if rows else None
+        if not rows:
+            return None
+        session = session_from(rows[0])
+        self._news.session_changed(session_id, session.user_id)
+        return session
 
     async def _lock_session(self, connection: Connection, session_id: str) -> SessionRecord | None:
         """Keep others from beginning a run in a session until the transaction has ended. Raises `SessionBusy`."""
@@ -344,30 +352,37 @@ class PostgresStore(Store):
         return session_from(rows[0])
 
     async def delete_session(self, session_id: str) -> bool:
-        async def delete(connection: Connection) -> bool:
-            if await self._lock_session(connection, session_id) is None:
-                return False
+        async def delete(connection: Connection) -> SessionRecord | None:
+            session = await self._lock_session(connection, session_id)
+            if session is None:
+                return None
             key = session_id.encode()
             sql = "INSERT INTO gapless.dropped SELECT rid FROM gapless.runs WHERE session = %s ON CONFLICT DO NOTHING"
             await self._server.run(connection, sql, key)
             for where in ("runs WHERE session", "turns WHERE session", "sessions WHERE id"):
                 await self._server.run(connection, f"DELETE FROM gapless.{where} = %s", key)
-            return True
+            return session
 
         deleted = await self._server.transact(delete)
-        if deleted:
-            self._news.session_changed(session_id)
+        if deleted is not None:
+            self._news.session_changed(session_id, deleted.user_id)
             try:
                 await self._drop()
             except StoreUnavailable as error:  # the next call that drops anything drops this too
                 log.warning("session %s: its events are dropped later: %s", session_id, error)
-        return deleted
+        return deleted is not None
 
     async def watch_session(self, session_id: str) -> None:
         await self._news.watch_session(session_id)
 
     async def unwatch_session(self, session_id: str) -> None:
         self._news.sessions.unwatch(session_id)
+
+    async def watch_user(self, user_id: str) -> None:
+        await self._news.watch_user(user_id)
+
+    async def unwatch_user(self, user_id: str) -> None:
+        self._news.users.unwatch(user_id)
 
     async def turns(self, session_id: str, skip: int = 0) -> list[Turn]:
         sql = "SELECT turn FROM gapless.turns WHERE session = %s ORDER BY tid OFFSET %s"

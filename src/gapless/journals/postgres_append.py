@@ -109,11 +109,12 @@ class OwnedRun:
         "rid",
         "session_id",
         "title",
+        "user_id",
     )
 
     def __init__(self, rid: int, nonce: int, run: RunRecord, size: int = 0) -> None:
         self.id = run.id
-        self.session_id = run.session_id
+        self.session_id, self.user_id = run.session_id, run.user_id
         self.title = title_of(run.message)
         self.rid, self.nonce = rid, nonce
         self.last = run.last_seq
@@ -162,10 +163,10 @@ class OwnedRuns:
         self,
         server: PostgresServer,
         on_news: Callable[[Sequence[int]], None],
-        on_session: Callable[[str], None] = lambda session_id: None,
+        on_session: Callable[[str, str], None] = lambda session_id, user_id: None,
     ) -> None:
         """`on_news` is told of the rows' numbers of runs that have got events and that others watch, or may watch,
-        `on_session` of the session of each that has another status."""
+        `on_session` of the session of each that has another status, and of its user."""
         self._server = server
         self._on_news = on_news
         self._on_session = on_session
@@ -250,7 +251,7 @@ class OwnedRuns:
                 self.runs.pop(owned.id, None)
                 self._ended.append((time.monotonic(), owned, batch))
             if batch.status is not None or batch.end is not None:
-                self._on_session(owned.session_id)
+                self._on_session(owned.session_id, owned.user_id)
         if told:
             self._on_news(told)
 

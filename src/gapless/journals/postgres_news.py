@@ -27,7 +27,7 @@ from gapless.journals.postgres_server import (
     PostgresServer,
     int_array,
 )
-from gapless.journals.postgres_sessions import WatchedSessions, session_number
+from gapless.journals.postgres_sessions import WatchedSessions, WatchedUsers, session_number
 from gapless.tasks import end_tasks
 
 __all__ = ["POLL_S", "PostgresNews"]
@@ -45,6 +45,8 @@ LOOK_AGAIN_S = 0.25
 RECONNECT_PAUSE_S = 0.2
 ECHO, ECHO_S_MAX = "echo", 2.0
 """What a worker says to itself to see whether it is heard, and how long it waits for that."""
+MISSED = "missed"
+"""What all workers are told when one was lost."""
 PART_ROWS, PART_BYTES = 64, 64 * 1024
 """What of a watched run's news is handed on as it is; of more only the position is told, and followers read it."""
 PAYLOAD_BYTES_MAX = 7_000
@@ -97,6 +99,7 @@ class PostgresNews:
     def __init__(self, server: PostgresServer) -> None:
         self._server = server
         self.sessions = WatchedSessions(server, self._on_session)
+        self.users = WatchedUsers(server, self._on_user_session)
         self._owned: OwnedRuns
         self._everyones: str
         self._listener: Listener | None = None
@@ -202,6 +205,7 @@ class PostgresNews:
                 sql = "DELETE FROM gapless.watches WHERE worker = %s AND rid = ANY(%s::bigint[])"
                 await self._server.run(connection, sql, self._owned.worker_id, rids)
         await self.sessions.poll(connection, self._owned.worker_id)
+        await self.users.poll(connection, self._owned.worker_id)
         if self._watched:
             await self._read_events(list(self._by_rid), connection)
         if self._owned.runs:
@@ -210,7 +214,9 @@ class PostgresNews:
             self.collect(rid for (rid,) in await self._server.fetch(connection, sql, self._owned.worker_id))
 
     def _on_notified(self, channel: str, payload: str) -> None:
-        if channel == self._everyones:
+        if channel == self._everyones and payload == MISSED:
+            self.users.look_at_all()
+        elif channel == self._everyones:
             if payload != self._owned.worker_id and self._listener is not None:
                 self._listener.on_wanted()
         elif payload == "all":
@@ -220,6 +226,8 @@ class PostgresNews:
                 self._echo.set_result(None)
         elif payload[:1] == "c":
             self.collect([int(payload[1:])])
+        elif payload[:1] == "u":
+            self.users.hear(payload[1:])
         else:
             rids = list(map(int, payload[1:].split(",")))
             self.sessions.hear(rids)
@@ -233,6 +241,7 @@ class PostgresNews:
 
     def _look_at_all(self) -> None:
         self.sessions.look_at_all()
+        self.users.look_at_all()
         self._dirty.update(dict.fromkeys(self._by_rid))
         self._inbox.update((owned.rid, None) for owned in self._owned.runs.values())
         self._reading.set()
@@ -352,7 +361,7 @@ class PostgresNews:
     async def _watch_all(self) -> None:
         """Watch again what is watched, under the worker's id of now."""
         me = self._owned.worker_id
-        channel, rids = self.channel(me), int_array([*self._by_rid, *set(self.sessions.numbers)])
+        channel, rids = self.channel(me), int_array([*self._by_rid, *{*self.sessions.numbers, *self.users.numbers}])
         await self._server.execute(_WATCH_ALL, me, channel, rids)
 
     async def watch_session(self, session_id: str) -> None:
@@ -360,14 +369,24 @@ class PostgresNews:
         me = self._owned.worker_id
         await self.sessions.watch(session_id, me, self.channel(me))
 
-    def session_changed(self, session_id: str) -> None:
-        """Tell who watches a session, here and elsewhere, that this worker has changed it."""
+    async def watch_user(self, user_id: str) -> None:
+        """Tell the listener when something of any session of the user changes, as `Store.watch_user`."""
+        me = self._owned.worker_id
+        await self.users.watch(user_id, me, self.channel(me))
+
+    def session_changed(self, session_id: str, user_id: str) -> None:
+        """Tell who watches a session or its user, here and elsewhere, that this worker has changed it."""
         self.sessions.changed(session_id)
+        self.users.changed(user_id, session_id)
         self.appended([session_number(session_id)])
 
     def _on_session(self, session_id: str) -> None:
         if self._listener is not None:
             self._listener.on_session(session_id)
+
+    def _on_user_session(self, user_id: str, session_id: str | None) -> None:
+        if self._listener is not None:
+            self._listener.on_user_session(user_id, session_id)
 
     async def is_heard(self) -> bool:
         """Notify this worker itself, and say whether it hears that."""
@@ -394,6 +413,7 @@ class PostgresNews:
             appended, self._appended = self._appended, {}
             try:
                 await self._server.execute(_NOTIFY, PAYLOAD_BYTES_MAX, int_array(appended), self._owned.worker_id)
+                await self.users.notify(self._owned.worker_id)
             except Exception as error:
                 known = isinstance(error, GaplessError) and str(error)
                 log.warning("store %s: telling again: %s", self._server.name, known or type(error).__name__)
@@ -408,6 +428,10 @@ class PostgresNews:
             self.collect([rid])
         else:
             await self._notify(self.channel(owner), f"c{rid}")
+
+    async def tell_missed(self) -> None:
+        """Tell all workers that one was lost, which may have changed something and told nobody."""
+        await self._notify(self._everyones, MISSED)
 
     async def tell_wanted(self) -> None:
         """Tell all workers that a run is nobody's and wants somebody."""

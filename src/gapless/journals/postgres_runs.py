@@ -83,6 +83,8 @@ class PostgresRuns:
         self._nonces: dict[str, int] = {}
         """Of runs whose creation may have been accepted, as its answer was lost."""
         self.others = 0
+        self.lost_some = False
+        """Workers were found dead at the last `take_over`."""
         """As `Store.others`."""
 
     # -- creating and starting ----------------------------------------------------------------------------------------
@@ -253,32 +255,30 @@ class PostgresRuns:
 
     # -- commands -----------------------------------------------------------------------------------------------------
 
-    async def deliver(self, run_id: str, command: bytes, seq: int | None = None) -> tuple[str, int, str]:
+    async def deliver(self, run_id: str, command: bytes, seq: int | None = None) -> tuple[str, int, str, str]:
         """Keep a command for a run, as `Store.send`; with `seq` as `Store.answer`. Returns the owner, the number of the
-        run's row, 0 where it has ended, and the session."""
+        run's row, 0 where it has ended, the session, and the user."""
 
-        async def deliver(connection: Connection) -> tuple[str, int, str]:
-            rows = await self._server.fetch(
-                connection,
-                "SELECT r.rid, r.status, r.owner, r.session FROM gapless.runs r WHERE r.id = %s FOR NO KEY UPDATE",
-                run_id.encode(),
-            )
+        async def deliver(connection: Connection) -> tuple[str, int, str, str]:
+            sql = 'SELECT r.rid, r.status, r.owner, r.session, r."user" FROM gapless.runs r WHERE r.id = %s'
+            rows = await self._server.fetch(connection, f"{sql} FOR NO KEY UPDATE", run_id.encode())
             if not rows:
                 raise RunNotFound(f"no run {run_id}", run_id=run_id)
-            rid, status, owner, session = rows[0]
+            rid, status, owner, *of = rows[0]
+            session_id, user_id = (one.decode() for one in of)
             if seq is not None:
                 sql = f"SELECT {LAST_SQL} FROM gapless.runs r WHERE r.rid = %s"
                 if status != RunStatus.WAITING.value or await self._server.fetch(connection, sql, rid) != [(seq,)]:
                     raise NotWaiting(run_id)
                 await self._server.run(connection, "UPDATE gapless.runs SET status = 'running' WHERE rid = %s", rid)
             elif RunStatus(status).ended:
-                return "", 0, session.decode()
+                return "", 0, session_id, user_id
             await self._server.run(
                 connection, "INSERT INTO gapless.commands(rid, command) VALUES(%s, %s)", rid, command
             )
             if not owner:
                 await self._server.run(connection, "UPDATE gapless.runs SET wanted_at = 0 WHERE rid = %s", rid)
-            return owner, rid, session.decode()
+            return owner, rid, session_id, user_id
 
         return await self._server.transact(deliver)
 
@@ -293,6 +293,7 @@ class PostgresRuns:
         beats = {worker_id: beat for worker_id, beat, rid in rows if rid is None}
         if beats.pop(me, None) is None:
             raise self._owned.fenced()
+        self.lost_some = False
         dead = {worker_id: beats[worker_id] for worker_id in self._lease_watch.expired(beats, lease_s)}
         self.others = len(beats) - len(dead)
         orphans = {rid for _, _, rid in rows if rid is not None}
@@ -313,6 +314,7 @@ class PostgresRuns:
         except BaseException:
             self._owned.in_doubt = True
             raise
+        self.lost_some = bool(dead)
         log_lost(me, dead, owners)
         return taken
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Callable, Iterable
 
 from gapless.errors import RunNotFound
@@ -16,13 +17,17 @@ from gapless.journals.postgres_schema import ACTIVE_SQL
 from gapless.journals.postgres_server import Connection, PostgresServer, bytea_array, int_array
 from gapless.records import RunRecord, listed_run
 
-__all__ = ["WatchedSessions", "session_number", "session_runs"]
+__all__ = ["WatchedSessions", "WatchedUsers", "session_number", "session_runs", "user_number"]
 
 _WATCH = """
 INSERT INTO gapless.watches(worker, channel, rid) VALUES(%s, %s, %s)
 ON CONFLICT (rid, worker) DO UPDATE SET channel = excluded.channel
 """
 _UNWATCH = "DELETE FROM gapless.watches WHERE worker = %s AND rid = ANY(%s::bigint[])"
+_NOTIFY_USERS = """
+SELECT pg_notify(w.channel, convert_from(g.said, 'UTF8')) FROM unnest(%s::bigint[], %s::bytea[]) g(rid, said)
+JOIN gapless.watches w ON w.rid = g.rid AND w.worker <> %s
+"""
 _SEEN = f"""
 SELECT g.id, s.xmin::text, (SELECT max(r.rid) FROM gapless.runs r WHERE r.session = g.id),
     (SELECT string_agg(r.rid || r.status, ',' ORDER BY r.rid) FROM gapless.runs r
@@ -35,6 +40,12 @@ FROM unnest(%s::bytea[]) g(id) LEFT JOIN gapless.sessions s ON s.id = g.id
 def session_number(session_id: str) -> int:
     """Return under which number a session is watched, below 0. Of two that have one, each is told of both."""
     return -1 - (int.from_bytes(hashlib.blake2b(session_id.encode(), digest_size=8).digest()) >> 1)
+
+
+def user_number(user_id: str) -> int:
+    """Return under which number all sessions of a user are watched, below 0."""
+    hashed = hashlib.blake2b(user_id.encode(), digest_size=8, person=b"user").digest()
+    return -1 - (int.from_bytes(hashed) >> 1)
 
 
 async def session_runs(
@@ -119,3 +130,75 @@ class WatchedSessions:
             if session_id in self._numbers and self._seen.get(key) != seen:
                 self._seen[key] = seen
                 self._tell(session_id)
+
+
+class WatchedUsers:
+    """The users whose sessions this worker watches. What of a session has changed is not in a notification, which one
+    has is."""
+
+    def __init__(self, server: PostgresServer, tell: Callable[[str, str | None], None]) -> None:
+        """`tell` hands on which session of which user may have changed."""
+        self._server = server
+        self._tell = tell
+        self._numbers: dict[str, int] = {}
+        self._gone: dict[int, None] = {}
+        """Numbers that are no longer watched, and still said to be."""
+        self._forgetting = asyncio.Lock()
+        self._changed: dict[tuple[str, str], None] = {}
+        """Users and sessions of which other workers are to be told."""
+
+    @property
+    def numbers(self) -> Iterable[int]:
+        """Returns the numbers of those that are watched."""
+        return self._numbers.values()
+
+    async def watch(self, user_id: str, worker_id: str, channel: str) -> None:
+        """Watch a user's sessions, as `Store.watch_user`."""
+        number = self._numbers[user_id] = user_number(user_id)
+        self._gone.pop(number, None)
+        async with self._forgetting:
+            pass
+        await self._server.execute(_WATCH, worker_id, channel, number)
+
+    def unwatch(self, user_id: str) -> None:
+        """Undo `watch`."""
+        if (number := self._numbers.pop(user_id, None)) is not None:
+            self._gone[number] = None
+
+    def changed(self, user_id: str, session_id: str) -> None:
+        """Tell of a change that this worker has made; others are told by the next `notify`."""
+        self._changed[user_id, session_id] = None
+        if user_id in self._numbers:
+            self._tell(user_id, session_id)
+
+    async def notify(self, worker_id: str) -> None:
+        """Tell other workers of this one's changes, if there are any."""
+        if not self._changed:
+            return
+        changed, self._changed = self._changed, {}
+        try:
+            numbers = int_array(user_number(user_id) for user_id, _ in changed)
+            said = bytea_array([b"u" + json.dumps(one).encode() for one in changed])
+            await self._server.execute(_NOTIFY_USERS, numbers, said, worker_id)
+        except BaseException:
+            self._changed = changed | self._changed
+            raise
+
+    def hear(self, said: str) -> None:
+        """Hear of a change that another worker has made, as `notify` says it."""
+        user_id, session_id = json.loads(said)
+        if user_id in self._numbers:
+            self._tell(user_id, session_id)
+
+    def look_at_all(self) -> None:
+        """Tell that some of their changes may have been missed."""
+        for user_id in tuple(self._numbers):
+            self._tell(user_id, None)
+
+    async def poll(self, connection: Connection, worker_id: str) -> None:
+        """Say of whom nothing is to be told any more."""
+        if self._gone:
+            async with self._forgetting:
+                numbers = int_array(self._gone)
+                self._gone.clear()
+                await self._server.run(connection, _UNWATCH, worker_id, numbers)

@@ -269,6 +269,7 @@ class RedisStore(Store):
             encode(msgspec.structs.replace(session, state={})),
             session.updated_at,
             encode(session.state),
+            place_of(session.id),
         )
         known = session_from(session.id, fields)
         for key in (SESSIONS, f"{SESSIONS}:{known.user_id}"):
@@ -340,6 +341,12 @@ class RedisStore(Store):
 
     async def unwatch_session(self, session_id: str) -> None:
         await self._news.sessions.unwatch(session_id)
+
+    async def watch_user(self, user_id: str) -> None:
+        await self._news.users.watch(user_id)
+
+    async def unwatch_user(self, user_id: str) -> None:
+        await self._news.users.unwatch(user_id)
 
     async def turns(self, session_id: str, skip: int = 0) -> list[Turn]:
         return await self._records.turns(session_id, skip)

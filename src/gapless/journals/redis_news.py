@@ -25,6 +25,7 @@ from gapless.journals.redis_owned import RECHECK_RUNS_MAX, OwnedRuns
 from gapless.journals.redis_records import RedisRecords
 from gapless.journals.redis_server import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, FAILURES, RedisServer
 from gapless.journals.redis_sessions import RedisSessions
+from gapless.journals.redis_users import RedisUsers
 from gapless.tasks import end_tasks
 
 __all__ = ["RedisNews"]
@@ -49,6 +50,7 @@ class RedisNews:
         self._records = records
         self._owned = owned
         self.sessions = RedisSessions(server, owned, self._on_session)
+        self.users = RedisUsers(server.name, self._on_user_session)
         self._listener: Listener | None = None
         self._listening: asyncio.Task[None] | None = None
         self._watched: set[str] = set()
@@ -93,7 +95,8 @@ class RedisNews:
         while True:
             try:
                 async with contextlib.aclosing(self._server.pubsub()) as listening:
-                    await self._listen_on(listening, subscribed)
+                    with self.users.listening(listening):
+                        await self._listen_on(listening, subscribed)
             except Exception as error:  # whatever it is, followers here hear nothing while nobody listens
                 known = isinstance(error, (*FAILURES, StoreUnavailable)) and str(error)
                 log.warning("store %s: listening anew: %s", self._server.name, known or type(error).__name__)
@@ -102,7 +105,7 @@ class RedisNews:
     async def _listen_on(self, listening: Any, subscribed: asyncio.Future[None]) -> None:
         """Listen on one connection, until it fails."""
         own = f"gapless:{self._owned.worker_id}"
-        await listening.subscribe(WANTED_CHANNEL, own)
+        await listening.subscribe(WANTED_CHANNEL, own, *self.users.channels)
         probed = False
         while True:
             message = await listening.get_message(timeout=LISTEN_IDLE_S)
@@ -112,6 +115,8 @@ class RedisNews:
                 await listening.ping()
             elif message["type"] == "message" and message["channel"] == WANTED_CHANNEL.encode():
                 self._on_wanted(message["data"])
+            elif self.users.takes(message):
+                pass
             elif message["type"] == "message":
                 self._on_message(message["data"])
             elif message["type"] == "subscribe" and message["channel"] == own.encode():
@@ -137,6 +142,10 @@ class RedisNews:
     def _on_session(self, session_id: str) -> None:
         if self._listener is not None:
             self._listener.on_session(session_id)
+
+    def _on_user_session(self, user_id: str, session_id: str | None) -> None:
+        if self._listener is not None:
+            self._listener.on_user_session(user_id, session_id)
 
     def _on_wanted(self, teller: bytes) -> None:
         if teller != self._owned.worker_id.encode() and self._listener is not None:

@@ -81,9 +81,14 @@ local function tell(place)
   for _, watcher in ipairs(watchers.err and {} or watchers) do
     redis.call('PUBLISH', 'gapless:' .. watcher, 's' .. place)
   end
+  local record = redis.pcall('HGET', place .. 'session', 'record')
+  local read, session = pcall(cjson.decode, record)
+  if read and type(session) == 'table' and session.user_id then
+    redis.call('PUBLISH', 'gapless:user:' .. session.user_id, session.id)
+  end
 end
 """
-"""`tell` says to those who watch a session that it has changed."""
+"""`tell` says to those who watch a session, or its user, that it has changed."""
 
 _QUEUE = (
     ACTIVE
@@ -421,13 +426,17 @@ return {{redis.call('DEL', place .. 'session'), runs}}
 """
 )
 
-CREATE_SESSION = Script(f"""
-local session, record, updated_at, state = KEYS[1], unpack(ARGV)
+CREATE_SESSION = Script(
+    TELL
+    + f"""
+local session, record, updated_at, state, place = KEYS[1], unpack(ARGV)
 if redis.call('HSETNX', session, 'record', record) == 1 then
   redis.call('HSET', session, 'updated_at', updated_at, 'state', state)
+  tell(place)
 end
 return redis.call('HMGET', session, {", ".join(map(repr, SESSION_FIELDS))})
-""")
+"""
+)
 
 RENAME_SESSION = Script(
     TELL

@@ -29,6 +29,7 @@ from gapless.journals.sqlite_records import (
     ACTIVE_SQL,
     Runs,
     check_idle,
+    delete_of_session,
     find_checkpoint,
     find_session,
     insert_session,
@@ -178,10 +179,10 @@ class SQLiteStore(Store):
     # -- runs -------------------------------------------------------------------------------------------------------
 
     async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
-        def create(db: sqlite3.Connection) -> tuple[RunRecord, int | None]:
+        def create(db: sqlite3.Connection) -> tuple[RunRecord, int | None, bytes]:
             known = self._runs.find(db, run.id)
             if known is not None:
-                return known, None
+                return known, None, b""
             user = db.execute("SELECT user FROM sessions WHERE id = ?", (run.session_id,)).fetchone()
             if user is not None and user[0] != run.user_id:
                 raise session_taken(run.session_id)
@@ -191,17 +192,16 @@ class SQLiteStore(Store):
                 insert_session(db, session_of(run))
             run.owner = self._log.worker_id
             rid = self._runs.insert(db, run)
-            note_session(db, run.session_id)
-            return run, rid
+            return run, rid, note_session(db, run.session_id)
 
-        record, rid = await self._log.change(create)
+        record, rid, news = await self._log.change(create)
         if rid is not None:
             self._log.tails[run.id] = Tail(rid)
-            self._news.session_changed(run.session_id)
+            self._news.session_changed(news)
         return record, rid is not None
 
     async def start_run(self, run_id: str, started_at: int) -> str | None:
-        def start(db: sqlite3.Connection) -> tuple[str | None, str]:
+        def start(db: sqlite3.Connection) -> tuple[str | None, bytes]:
             run, written = self._runs.read(db, run_id)
             if run is None or run.owner != self._log.worker_id or run.status is not RunStatus.QUEUED:
                 raise RunNotFound(f"run {run_id} is not queued here", run_id=run_id)
@@ -210,15 +210,15 @@ class SQLiteStore(Store):
                 " AND rid < (SELECT rid FROM runs WHERE id = ?) ORDER BY rid DESC LIMIT 1",
                 (run.session_id, run_id),
             ).fetchone()
-            if ahead is None:
-                run.status, run.started_at = RunStatus.RUNNING, started_at
-                self._runs.update(db, run, written)
-                note_session(db, run.session_id)
-            return None if ahead is None else str(ahead[0]), run.session_id
+            if ahead is not None:
+                return str(ahead[0]), b""
+            run.status, run.started_at = RunStatus.RUNNING, started_at
+            self._runs.update(db, run, written)
+            return None, note_session(db, run.session_id)
 
-        ahead, session_id = await self._log.change(start)
+        ahead, news = await self._log.change(start)
         if ahead is None:
-            self._news.session_changed(session_id)
+            self._news.session_changed(news)
         return ahead
 
     async def get_run(self, run_id: str) -> RunRecord | None:
@@ -327,16 +327,16 @@ class SQLiteStore(Store):
         return await self._deliver(lambda db: self._runs.keep(db, run_id, command))
 
     async def answer(self, run_id: str, seq: int, command: bytes) -> str:
-        changed: list[str] = []
+        news: list[bytes] = []
 
         def answer(db: sqlite3.Connection) -> str:
             owner = self._runs.answer(db, run_id, seq, command)
-            changed[:] = [row[0] for row in db.execute("SELECT session FROM runs WHERE id = ?", (run_id,))]
-            note_session(db, *changed)
+            (row,) = db.execute("SELECT session FROM runs WHERE id = ?", (run_id,))
+            news[:] = [note_session(db, row[0])]
             return owner
 
         owner = await self._deliver(answer)
-        self._news.session_changed(*changed)
+        self._news.session_changed(*news)
         return owner
 
     async def commands(self, run_id: str) -> list[bytes]:
@@ -366,11 +366,11 @@ class SQLiteStore(Store):
     # -- sessions ---------------------------------------------------------------------------------------------------
 
     async def create_session(self, session: SessionRecord) -> SessionRecord:
-        def create(db: sqlite3.Connection) -> SessionRecord:
+        def create(db: sqlite3.Connection) -> tuple[SessionRecord, bytes]:
             insert_session(db, session)
-            return find_session(db, session.id) or session
+            return find_session(db, session.id) or session, note_session(db, session.id)
 
-        return await self._file.transact(create)
+        return await self._change_session(create)
 
     async def get_session(self, session_id: str) -> SessionRecord | None:
         return await self._file.look(lambda db: find_session(db, session_id))
@@ -383,47 +383,45 @@ class SQLiteStore(Store):
     async def update_state(
         self, session_id: str, changes: dict[str, Any], updated_at: int, bytes_max: int | None = None
     ) -> SessionRecord | None:
-        def update(db: sqlite3.Connection) -> SessionRecord | None:
+        def update(db: sqlite3.Connection) -> tuple[SessionRecord | None, bytes]:
             check_idle(db, session_id)
             session, written = read_session(db, session_id)
-            if session is not None:
-                session.state = changed_state(session, changes, bytes_max)
-                session.updated_at = updated_at
-                write_session(db, session, written)
-                note_session(db, session_id)
-            return session
+            if session is None:
+                return None, b""
+            session.state = changed_state(session, changes, bytes_max)
+            session.updated_at = updated_at
+            write_session(db, session, written)
+            return session, note_session(db, session_id)
 
-        return await self._change_session(session_id, update)
+        return await self._change_session(update)
 
     async def rename_session(self, session_id: str, title: str) -> SessionRecord | None:
-        def rename(db: sqlite3.Connection) -> SessionRecord | None:
+        def rename(db: sqlite3.Connection) -> tuple[SessionRecord | None, bytes]:
             session, written = read_session(db, session_id)
-            if session is not None:
-                session.title = title
-                write_session(db, session, written)
-                note_session(db, session_id)
-            return session
+            if session is None:
+                return None, b""
+            session.title = title
+            write_session(db, session, written)
+            return session, note_session(db, session_id)
 
-        return await self._change_session(session_id, rename)
+        return await self._change_session(rename)
 
-    async def _change_session(self, session_id: str, change: Callable[[sqlite3.Connection], _T]) -> _T:
-        changed = await self._log.change(change, as_owner=False)
-        self._news.session_changed(session_id)
+    async def _change_session(self, change: Callable[[sqlite3.Connection], tuple[_T, bytes]]) -> _T:
+        changed, news = await self._log.change(change, as_owner=False)
+        if news:
+            self._news.session_changed(news)
         return changed
 
     async def delete_session(self, session_id: str) -> bool:
-        def delete(db: sqlite3.Connection) -> bool:
+        def delete(db: sqlite3.Connection) -> tuple[bool, bytes]:
             check_idle(db, session_id)
+            news = note_session(db, session_id)
             if db.execute("DELETE FROM sessions WHERE id = ?", (session_id,)).rowcount == 0:
-                return False
-            for table in ("segments", "blobs"):
-                db.execute(f"DELETE FROM {table} WHERE rid IN (SELECT rid FROM runs WHERE session = ?)", (session_id,))
-            db.execute("DELETE FROM runs WHERE session = ?", (session_id,))
-            db.execute("DELETE FROM turns WHERE session = ?", (session_id,))
-            note_session(db, session_id)
-            return True
+                return False, b""
+            delete_of_session(db, session_id)
+            return True, news
 
-        return await self._change_session(session_id, delete)
+        return await self._change_session(delete)
 
     async def watch_session(self, session_id: str) -> None:
         await self._file.look(lambda db: self._news.watch_session(db, session_id))
@@ -431,6 +429,13 @@ class SQLiteStore(Store):
 
     async def unwatch_session(self, session_id: str) -> None:
         self._news.unwatch_session(session_id)
+
+    async def watch_user(self, user_id: str) -> None:
+        await self._file.look(lambda db: self._news.watch_user(db, user_id))
+        await self._listen()
+
+    async def unwatch_user(self, user_id: str) -> None:
+        self._news.unwatch_user(user_id)
 
     async def turns(self, session_id: str, skip: int = 0) -> list[Turn]:
         return await list_turns(self._file, session_id, skip)

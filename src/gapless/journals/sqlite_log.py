@@ -78,7 +78,7 @@ class Log:
         self.worker_id = ""
         self.tails: dict[str, Tail] = {}
         """The runs that the worker owns."""
-        self.on_session: Callable[[str], None] = lambda session_id: None
+        self.on_session: Callable[[bytes], None] = lambda news: None
         """Told of sessions that this worker has changed."""
         self.is_watching: Callable[[], bool] = lambda: False
         """Whether there is something of others here that is watched."""
@@ -140,6 +140,7 @@ class Log:
         where that is news of it."""
         refused: list[str] = []
         changed: dict[str, None] = {}
+        news: list[bytes] = []
         accepted: list[tuple[Append, Tail, bool, int]] = []
 
         def write(db: sqlite3.Connection) -> int:
@@ -168,8 +169,7 @@ class Log:
                     session_id = update_run(db, tail.rid, batch, tail.bytes + size)
                     if session_id is not None:
                         changed[session_id] = None
-            for session_id in changed:
-                note_session(db, session_id)
+            news[:] = [note_session(db, session_id) for session_id in changed]
             if events:
                 row = (",".join(runs) + ",", b"\n".join(events))
                 pos = db.execute("INSERT INTO log(runs, data) VALUES(?, ?)", row).lastrowid or 0
@@ -191,8 +191,8 @@ class Log:
                     tail.first_pos = newest
                 tail.unsealed += batch.events
                 tail.size += size
-        for session_id in changed:
-            self.on_session(session_id)
+        for one in news:
+            self.on_session(one)
         if newest - self._trimmed > LOG_ROWS_KEPT or self._bytes > LOG_BYTES_MAX:
             await self._trim_in_time(newest)
         return refused
@@ -361,9 +361,13 @@ class Log:
         return events[:limit]
 
 
-def note_session(db: sqlite3.Connection, session_id: str) -> None:
-    """Leave word for other processes that a session has changed, in the transaction that changes it."""
-    db.execute("INSERT INTO log(runs, data) VALUES(?, ?)", (SESSION_NEWS, session_id.encode()))
+def note_session(db: sqlite3.Connection, session_id: str) -> bytes:
+    """Leave word for other processes that a session has changed, in the transaction that changes it, and before it
+    deletes it. Returns it, for the listener here: the user, who is one line, and the session."""
+    row = db.execute("SELECT user FROM sessions WHERE id = ?", (session_id,)).fetchone()
+    news = f"{row[0] if row else ''}\n{session_id}".encode()
+    db.execute("INSERT INTO log(runs, data) VALUES(?, ?)", (SESSION_NEWS, news))
+    return news
 
 
 def newest_pos(db: sqlite3.Connection) -> int:

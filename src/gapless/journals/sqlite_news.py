@@ -50,6 +50,8 @@ class News:
         """The log position up to which the watched runs' events were told."""
         self._sessions: set[str] = set()
         """Sessions that are watched here."""
+        self._users: set[str] = set()
+        """Users of whose sessions all are."""
         self._session_pos = 0
         """The log position up to which the listener was told of them."""
         self._command = 0
@@ -71,7 +73,7 @@ class News:
         self.listener = listener
         if not self._watched:
             self.pos = newest_pos(db)
-        if not self._sessions:
+        if not self._sessions and not self._users:
             self._session_pos = newest_pos(db)
         self._command = scalar(db, "SELECT coalesce(max(cid), 0) FROM commands")
         self._come.clear()
@@ -91,7 +93,7 @@ class News:
 
     def watch_session(self, db: sqlite3.Connection, session_id: str) -> None:
         """Tell of that session's changes, others' and this worker's."""
-        if not self._sessions:
+        if not self._sessions and not self._users:
             self._session_pos = newest_pos(db)
         self._sessions.add(session_id)
 
@@ -99,10 +101,25 @@ class News:
         """Tell of the session no longer."""
         self._sessions.discard(session_id)
 
-    def session_changed(self, session_id: str) -> None:
-        """Tell the listener of it, if it watches the session."""
-        if session_id in self._sessions and self.listener is not None:
+    def watch_user(self, db: sqlite3.Connection, user_id: str) -> None:
+        """Tell of changes of all of the user's sessions, others' and this worker's."""
+        if not self._sessions and not self._users:
+            self._session_pos = newest_pos(db)
+        self._users.add(user_id)
+
+    def unwatch_user(self, user_id: str) -> None:
+        """Tell of the user's sessions no longer."""
+        self._users.discard(user_id)
+
+    def session_changed(self, news: bytes) -> None:
+        """Tell the listener of what `note_session` has noted, if it watches the session or the user."""
+        user_id, _, session_id = news.decode().partition("\n")
+        if self.listener is None:
+            return
+        if session_id in self._sessions:
             self.listener.on_session(session_id)
+        if user_id in self._users:
+            self.listener.on_user_session(user_id, session_id)
 
     def hear_kept(self, rids: Iterable[int]) -> None:
         """Look, soon, for all commands of runs that have come to this worker: those that nobody has taken are there."""
@@ -111,7 +128,7 @@ class News:
 
     def is_watching(self) -> bool:
         """Whether there is anything of others that the listener is to be told of as it comes."""
-        return bool(self._watched or self._sessions)
+        return bool(self._watched or self._sessions or self._users)
 
     def note_others(self, some: bool) -> None:
         """Hear that there are other workers, or none: who could not ring this one's bell is found so."""
@@ -186,14 +203,20 @@ class News:
                     self._watched.pop(run.id, None)
 
     def _read_sessions(self, db: sqlite3.Connection) -> None:
-        if not self._sessions:
+        if not self._sessions and not self._users:
             return
         skipped = scalar(db, "SELECT coalesce(min(pos), 0) FROM log") > self._session_pos + 1
         query = "SELECT DISTINCT data FROM log WHERE pos > ? AND runs = ?"
-        changed = {data.decode() for (data,) in db.execute(query, (self._session_pos, SESSION_NEWS))}
+        changed = [data for (data,) in db.execute(query, (self._session_pos, SESSION_NEWS))]
         self._session_pos = newest_pos(db)
-        for session_id in tuple(self._sessions) if skipped else changed:
-            self.session_changed(session_id)
+        if self.listener is not None and skipped:
+            for session_id in tuple(self._sessions):
+                self.listener.on_session(session_id)
+            for user_id in tuple(self._users):
+                self.listener.on_user_session(user_id, None)
+        else:
+            for news in changed:
+                self.session_changed(news)
 
     def read_commands(self, db: sqlite3.Connection) -> list[Command]:
         """Find the commands for runs here that were not handed out, in their order."""

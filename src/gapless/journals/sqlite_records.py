@@ -33,6 +33,7 @@ __all__ = [
     "Runs",
     "check_idle",
     "decode_turn",
+    "delete_of_session",
     "find_checkpoint",
     "find_session",
     "insert_session",
@@ -252,6 +253,14 @@ def check_idle(db: sqlite3.Connection, session_id: str) -> None:
     active = f"SELECT id FROM runs WHERE session = ? AND status IN {ACTIVE_SQL} LIMIT 1"
     for (run_id,) in db.execute(active, (session_id,)):
         raise session_busy(session_id, run_id)
+
+
+def delete_of_session(db: sqlite3.Connection, session_id: str) -> None:
+    """Delete what there is of the session beside its record."""
+    for table in ("segments", "blobs"):
+        db.execute(f"DELETE FROM {table} WHERE rid IN (SELECT rid FROM runs WHERE session = ?)", (session_id,))
+    for table in ("runs", "turns"):
+        db.execute(f"DELETE FROM {table} WHERE session = ?", (session_id,))
 
 
 def find_session(db: sqlite3.Connection, session_id: str) -> SessionRecord | None:

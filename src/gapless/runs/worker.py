@@ -23,6 +23,7 @@ from gapless.runs.checkpoints import Before
 from gapless.runs.commands import Commands, decode_command
 from gapless.runs.conversations import Conversations
 from gapless.runs.execution import CLEANUP_S_MAX, Execution
+from gapless.runs.feeds import Feeds
 from gapless.runs.going_on import GoingOn
 from gapless.runs.producers import Producers
 from gapless.runs.readers import Readers, ends_unread
@@ -66,6 +67,7 @@ class Worker:
             on_fenced=self.on_fenced,
             on_wanted=lambda: self.on_wanted(),
             on_session=lambda session_id: self.conversations.hear(session_id),
+            on_user_session=lambda user_id, session_id: self.feeds.hear(user_id, session_id),
             metrics=metrics,
         )
         self.executions: dict[str, Execution] = {}
@@ -74,6 +76,7 @@ class Worker:
         self.producers = Producers(store, self)
         self.readers = Readers(self.journals, self.executes, self._on_left)
         self.conversations = Conversations(store, self.readers)
+        self.feeds = Feeds(store)
         self.sessions = Sessions(store, limits, self.readers, self.commands)
         self.draining = False
         """No new runs are taken."""
@@ -361,6 +364,7 @@ class Worker:
         await end_tasks(list(self._tasks.values()))
         await self.readers.close()
         await self.conversations.close()
+        await self.feeds.close()
         await self.journals.close()
 
     # -- what is heard of runs --------------------------------------------------------------------------------------

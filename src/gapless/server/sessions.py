@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from gapless.errors import InputInvalid
 from gapless.http.answers import (
+    header,
     json_response,
     list_params,
     long_json_response,
@@ -19,16 +20,18 @@ from gapless.http.answers import (
     public,
     read_body,
     read_optional_body,
+    shown_session,
     wants_stream,
     whole_number,
 )
 from gapless.http.cursors import PAGE_LIMIT_MAX, session_place
+from gapless.http.feed_stream import follow_feed
 from gapless.http.openapi import BEHIND, Parameter, body_docs, parameter_docs
 from gapless.http.routes import DirectRoute
 from gapless.http.session_stream import follow_session
 from gapless.protocols.ag_ui.wire import SessionAGUIEncoder
 from gapless.protocols.starting import ClientRoutes, root_path
-from gapless.records import SessionRecord, title_of
+from gapless.records import SessionRecord
 from gapless.runs.conversations import SessionPlace
 from gapless.runs.searching import search_sessions
 
@@ -37,6 +40,10 @@ __all__ = ["SessionRoutes"]
 PLACE = Parameter("after", "query", "Go on after this event: an id as it came, or `latest`.")
 SEARCH_CHARS_MAX = 200
 _Q = Parameter("q", "query", "Only sessions in which this text is.")
+_FEED = Parameter(
+    "feed", "query", "Carry the feed on the same connection, too: `1`, or the cursor of the last `gapless.feed` event."
+)
+_FEED_PLACE = Parameter("after", "query", "Go on after this event: an id as it came.")
 _AGENT = Parameter("agent", "query", "Only sessions with this agent.")
 
 
@@ -54,7 +61,7 @@ class RenameSession(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class SessionRoutes(ClientRoutes):
-    """`/sessions…`. Every route that names a session authorises its caller for it."""
+    """`/sessions…` and `/feed`. Every route that names a session authorises its caller for it."""
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["sessions"], route_class=DirectRoute)
@@ -63,7 +70,8 @@ class SessionRoutes(ClientRoutes):
         router.post("/sessions", status_code=201, openapi_extra=created)(self.create_session)
         router.get("/sessions/{session_id}")(self.get_session)
         router.get("/sessions/{session_id}/messages")(self.get_messages)
-        followed = parameter_docs("Accept", "Last-Event-ID", PLACE, "merge", "limit")
+        router.get("/feed", openapi_extra=parameter_docs("Last-Event-ID", _FEED_PLACE))(self.follow_feed)
+        followed = parameter_docs("Accept", "Last-Event-ID", PLACE, "merge", "limit", _FEED)
         router.get("/sessions/{session_id}/events", openapi_extra=followed)(self.follow_session)
         router.patch("/sessions/{session_id}", openapi_extra=body_docs(RenameSession))(self.rename_session)
         router.delete("/sessions/{session_id}", status_code=204)(self.delete_session)
@@ -113,16 +121,30 @@ class SessionRoutes(ClientRoutes):
         """Follow the session: the events of all its runs, run after run, as AG-UI's, and how it stands whenever that
         has changed, as a `CUSTOM` event named `gapless.session`. `Last-Event-ID` or `?after=` says from where;
         `latest` is the beginning of the run that has not ended, or what comes next. `?merge=0`: deltas are not merged
-        while catching up. With `Accept: application/json`: one page of events instead."""
+        while catching up. With `?feed=` it carries what `GET /feed` says, too, as `CUSTOM` events named `gapless.feed`,
+        each with the `cursor` that `?feed=` takes. With `Accept: application/json`: one page of events instead."""
         await self.access.find(request, "read", self.runner.get_session, session_id)
         place = session_place(request)
         if "application/json" in request.headers.get("accept", "") and not wants_stream(request):
             return await self._page(request, session_id, place)
         merge = request.query_params.get("merge", "1") != "0"
         location = f"{root_path(request)}/sessions/{quote(session_id, safe='')}/events" + ("" if merge else "?merge=0")
+        feed, runner = None, self.runner
+        if cursor := request.query_params.get("feed"):
+            user = await self.access.user(request)
+            feed = runner.worker.feeds.following(user, cursor, runner.limits.followers_per_run_max)
         return follow_session(
-            self.runner, self.streams, session_id, SessionAGUIEncoder, place, location=location, merge=merge
+            runner, self.streams, session_id, SessionAGUIEncoder, place, location=location, merge=merge, feed=feed
         )
+
+    async def follow_feed(self, request: Request) -> Response:
+        """Follow the caller's sessions: each that is created, used, renamed or deleted, and each of which a run begins,
+        waits, goes on or ends, as the list has it, with the id and the status of its newest run. `type` is `session`,
+        `deleted`, or `reset`: read the list anew, as with no cursor, or one that is too old, or another worker's.
+        `Last-Event-ID` or `?after=` says from where. Who reads slowly gets each session once, as it is then."""
+        user = await self.access.user(request)
+        cursor = header(request, b"last-event-id") or request.query_params.get("after") or ""
+        return follow_feed(self.runner, self.streams, user, cursor, location=f"{root_path(request)}/feed")
 
     async def _page(self, request: Request, session_id: str, after: SessionPlace) -> Response:
         limit = whole_number(request, "limit", 1000, least=1, most=PAGE_LIMIT_MAX)
@@ -147,11 +169,4 @@ class SessionRoutes(ClientRoutes):
 
     async def _shown(self, sessions: Sequence[SessionRecord]) -> list[dict[str, Any]]:
         active = await self.runner.active_runs([session.id for session in sessions])
-        records = []
-        for session in sessions:
-            record = public(session)
-            if (run := active.get(session.id)) is not None:
-                record["active_run_id"], record["active_run_status"] = run.id, run.status.value
-                record.setdefault("title", title_of(run.message))  # it gets its title when its first run ends
-            records.append(record)
-        return records
+        return [shown_session(session, active.get(session.id)) for session in sessions]

@@ -1,3 +1,3 @@
 /** The npm package `gapless-client`: a durable `fetch` for other libraries' clients, and a client of its own. */
 export * from "./durable-fetch.js";
-export { EventStreamParser, GaplessClient, LIMITS, SESSION, StreamError, follow, newId, readFrames } from "./stream.js";
+export { EventStreamParser, FEED, GaplessClient, LIMITS, SESSION, StreamError, follow, newId, readFrames } from "./stream.js";

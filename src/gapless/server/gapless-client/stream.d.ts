@@ -66,7 +66,7 @@ export interface FollowOptions {
 }
 
 /** Yields each frame once, in order; returns the end frame, or nothing when the server answered 204. */
-export function follow(url: string | URL, options?: FollowOptions): AsyncGenerator<Frame, Frame | undefined, void>;
+export function follow(url: string | URL | (() => string | URL), options?: FollowOptions): AsyncGenerator<Frame, Frame | undefined, void>;
 
 /** The name of the CUSTOM event that says how a session stands; `SessionNews` is its value. */
 export const SESSION: "gapless.session";
@@ -77,6 +77,18 @@ export interface SessionNews {
   /** Its runs that have not ended, in the order in which they are executed. */
   runs: { id: string; status: RunStatus; agent: string; created_at: number; started_at: number | null }[];
 }
+
+/** The name of the CUSTOM event in a session's stream that says what the feed says; `FeedNews` is its value. */
+export const FEED: "gapless.feed";
+
+/** What has become of one of the caller's sessions; `reset`: read the list of them anew. */
+export type FeedChange =
+  | { type: "session"; session: SessionRecord & { newest_run_id?: string; newest_run_status?: RunStatus } }
+  | { type: "deleted"; session_id: string }
+  | { type: "reset" };
+
+/** `cursor` is what the option `feed` takes to go on behind it. */
+export type FeedNews = FeedChange & { cursor: string };
 
 export type RunStatus = "queued" | "running" | "waiting" | "finished" | "failed" | "cancelled";
 
@@ -146,8 +158,13 @@ export class GaplessClient {
   ): AsyncGenerator<{ id: string | null; event: AgUiEvent }, void, void>;
   followSession(
     sessionId: string,
-    options?: { after?: string; signal?: AbortSignal; onStateChange?: OnStateChange },
+    options?: { after?: string; feed?: string | true; signal?: AbortSignal; onStateChange?: OnStateChange },
   ): AsyncGenerator<{ id: string; runId?: string; event: AgUiEvent }, void, void>;
+  followFeed(options?: {
+    after?: string;
+    signal?: AbortSignal;
+    onStateChange?: OnStateChange;
+  }): AsyncGenerator<{ id: string; change: FeedChange }, void, void>;
   run(runId: string, options?: { signal?: AbortSignal }): Promise<RunRecord>;
   runs(options?: {
     sessionId?: string;

@@ -43,6 +43,8 @@ const POSITION = /^[0-9]{1,15}$/;
 const PLACE = /^(?:(.+):)?([0-9]{1,15})(?:~[0-9a-f]+)?$/;
 /** The name of the event that says how a session stands. */
 export const SESSION = "gapless.session";
+/** The name of the event in a session's stream that says what the feed says. */
+export const FEED = "gapless.feed";
 
 /** HTTP statuses that say "later", not "no". */
 export const RETRYABLE_STATUSES = new Set([408, 425, 429, 500, 502, 503, 504]);
@@ -203,7 +205,7 @@ async function* chunksOf(body) {
  * `Last-Event-ID`, after a random part of a delay that doubles while nothing new comes; at once on a frame named
  * `reconnect` (the server is leaving) and as soon as the browser is online or visible again.
  *
- * Options: `after` (the id to resume after), `headers` (an object, or a function that returns one per attempt),
+ * `url` may be a function, called for each attempt. Options: `after` (the id to resume after), `headers` (an object, or a function that returns one per attempt),
  * `signal`, `fetch`, `onStateChange(state, detail)` with the states `connecting`, `open`, `reconnecting`, `closed`,
  * `raw` (each frame with its text, see EventStreamParser), and `limits` (see LIMITS).
  *
@@ -228,7 +230,7 @@ export async function* follow(url, options = {}) {
       if (!everOpen && attempts === 0) onStateChange?.("connecting", {});
       const connection = new Connection(signal, limits.idleTimeoutMs);
       try {
-        const response = await doFetch(url, {
+        const response = await doFetch(typeof url === "function" ? url() : url, {
           headers: {
             Accept: "text/event-stream",
             ...(typeof headers === "function" ? headers() : headers),
@@ -502,29 +504,51 @@ export class GaplessClient {
    * Yields `{ id, runId, event }` for each AG-UI event of all runs of a session, run after run, and then live, until the
    * session is deleted. An event of the type CUSTOM named `gapless.session` says how the session stands, without
    * `runId`: it comes first and whenever that has changed. `after` is an id as it came, or `latest`: the beginning of
-   * the run that has not ended, or what comes next. Options and errors as for `follow`.
+   * the run that has not ended, or what comes next. With `feed` (true, or the cursor of the last one) what `followFeed`
+   * yields comes on the same connection, as CUSTOM events named `gapless.feed`, without `runId`: the value is the change
+   * with its `cursor`. Options and errors as for `follow`.
    */
-  async *followSession(sessionId, { after, ...options } = {}) {
-    // An id can be sent back in a header, "latest" is none.
+  async *followSession(sessionId, { after, feed, ...options } = {}) {
+    let cursor = feed === true ? "1" : feed;
+    const path = () => {
+      // An id can be sent back in a header, "latest" is none.
+      const query = [after === "latest" ? "after=latest" : "", cursor ? `feed=${encodeURIComponent(cursor)}` : ""];
+      return `sessions/${encodeURIComponent(sessionId)}/events?${query.filter((one) => one !== "").join("&")}`.replace(/\?$/, "");
+    };
     const latest = after === "latest";
-    const path = `sessions/${encodeURIComponent(sessionId)}/events${latest ? "?after=latest" : ""}`;
     const frames = this.#frames(path, { ...options, after: latest ? undefined : after });
     let last = placeIn(latest ? "0" : (after ?? "0"));
     for await (const { id, data } of frames) {
       if (data === null) continue;
       const event = eventIn(data);
       const place = placeIn(id);
-      const isNews = event?.type === "CUSTOM" && event.name === SESSION;
+      const isNews = event?.type === "CUSTOM" && (event.name === SESSION || event.name === FEED);
       if (event === undefined || place === null || (!isNews && isRepeated(place, last))) {
         throw new StreamError(`Session ${sessionId}: what came as event ${id} is none.`, { code: "bad_event" });
       }
       last = place;
+      if (isNews && event.name === FEED) cursor = event.value.cursor;
       yield isNews ? { id, event } : { id, runId: place.runId, event };
     }
   }
 
+  /**
+   * Yields `{ id, change }` for what becomes of the caller's sessions, live: `{ type: "session", session }` for one that
+   * is created, used or renamed, or of which a run begins, waits, goes on or ends, as `sessions` lists it and with
+   * `newest_run_id` and `newest_run_status`; `{ type: "deleted", session_id }`; and `{ type: "reset" }` where what came
+   * before is not known (any more): read the list anew. `after` is an id as it came. Options and errors as for `follow`.
+   */
+  async *followFeed(options = {}) {
+    for await (const { id, data } of this.#frames("feed", options)) {
+      if (data === null) continue;
+      const change = eventIn(data);
+      if (change === undefined) throw new StreamError(`The feed: what came as ${id} is none.`, { code: "bad_event" });
+      yield { id, change };
+    }
+  }
+
   #frames(path, { after, signal, onStateChange }) {
-    return follow(this.#base + path, {
+    return follow(() => this.#base + (typeof path === "function" ? path() : path), {
       after,
       signal,
       onStateChange,
