@@ -201,6 +201,11 @@ async def alone(graph: Any, deps: Any) -> tuple[Outcome, dict[str, Any]]:
     state = await graph.ainvoke(
         {"messages": [HumanMessage("Go on.")]}, {"configurable": {"thread_id": "alone"}}, context=deps
     )
+    return outcome_of_state(state), state
+
+
+def outcome_of_state(state: dict[str, Any]) -> Outcome:
+    """What the messages of a graph's state amount to."""
     steps: list[tuple[Any, ...]] = []
     for message in state["messages"]:
         if isinstance(message, AIMessage):
@@ -208,7 +213,7 @@ async def alone(graph: Any, deps: Any) -> tuple[Outcome, dict[str, Any]]:
             steps += [("call", call["name"], call["args"]) for call in message.tool_calls]
         elif isinstance(message, ToolMessage):
             steps.append(("result", value_of(str(message.text))))
-    return Outcome(joined(steps), to_jsonable_python(state.get("structured_response"))), state
+    return Outcome(joined(steps), to_jsonable_python(state.get("structured_response")))
 
 
 @pytest.mark.parametrize("quickstart", QUICKSTARTS, ids=lambda one: one.make.__name__)

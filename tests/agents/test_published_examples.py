@@ -398,17 +398,21 @@ PYDANTIC_AI_EXAMPLES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def stay_offline(patch: pytest.MonkeyPatch) -> None:
     """Keys that the examples' models want when they are made, and stand-ins for services that they talk to at import:
     for Logfire the one that its makers publish, which does nothing, but agents are instrumented as it would."""
     for name in ("OPENAI_API_KEY", "GOOGLE_API_KEY", "GROQ_API_KEY"):
-        monkeypatch.setenv(name, "none")
+        patch.setenv(name, "none")
     logfire = types.ModuleType("logfire")
     vars(logfire).update(vars(logfire_api), instrument_pydantic_ai=Agent.instrument_all)
-    monkeypatch.setitem(sys.modules, "logfire", logfire)
-    monkeypatch.setitem(sys.modules, "datasets", types.ModuleType("datasets"))
-    monkeypatch.setattr("pydantic_ai.models.ALLOW_MODEL_REQUESTS", False)
+    patch.setitem(sys.modules, "logfire", logfire)
+    patch.setitem(sys.modules, "datasets", types.ModuleType("datasets"))
+    patch.setattr("pydantic_ai.models.ALLOW_MODEL_REQUESTS", False)
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    stay_offline(monkeypatch)
     yield
     Agent.instrument_all(False)
 
@@ -847,20 +851,32 @@ def gemini_says(script: Sequence[Chunk], patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Gemini, "generate_content_async", lambda _, *asked, **how: says(*asked, **how))
 
 
-@pytest.fixture
-def write(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Iterator[Callable[[ADKExample], Any]]:
-    """Google's cloud as far as the examples reach for it when they are imported; makes them."""
+def pretend_a_cloud(patch: pytest.MonkeyPatch, folder: pathlib.Path) -> None:
+    """Google's cloud as far as the examples reach for it when they are imported."""
     for name in ("GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION", "GOOGLE_GENAI_USE_VERTEXAI"):
-        monkeypatch.setenv(name, "")  # they set these
-    monkeypatch.setenv("INTEGRATION_TEST", "TRUE")  # the retrieval example then brings a search of its own
-    monkeypatch.setattr("google.auth.default", lambda: (None, "a-project"))
+        patch.setenv(name, "")  # they set these
+    patch.setenv("INTEGRATION_TEST", "TRUE")  # the retrieval example then brings a search of its own
+    patch.setattr("google.auth.default", lambda: (None, "a-project"))
     vertexai = types.ModuleType("vertexai")
     vertexai.init = lambda **options: None  # type: ignore[attr-defined]  # all that they use of it
-    monkeypatch.setitem(sys.modules, "vertexai", vertexai)
-    notes = tmp_path / "cookiecutter.yaml"  # where the tools' own tool leaves notes: not at home
-    notes.write_text(f"replay_dir: {tmp_path}/replay\ncookiecutters_dir: {tmp_path}/cookiecutters\n")
-    monkeypatch.setenv("COOKIECUTTER_CONFIG", str(notes))
-    monkeypatch.syspath_prepend(tmp_path)  # and back to what it was
+    patch.setitem(sys.modules, "vertexai", vertexai)
+    notes = folder / "cookiecutter.yaml"  # where the tools' own tool leaves notes: not at home
+    notes.write_text(f"replay_dir: {folder}/replay\ncookiecutters_dir: {folder}/cookiecutters\n")
+    patch.setenv("COOKIECUTTER_CONFIG", str(notes))
+    patch.syspath_prepend(folder)  # and back to what it was
+
+
+def forget_projects(before: set[str]) -> None:
+    """Let the next project be imported under the same names."""
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in ("app", "helper"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def write(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Iterator[Callable[[ADKExample], Any]]:
+    """Makes them."""
+    pretend_a_cloud(monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
     before = set(sys.modules)
 
@@ -872,9 +888,7 @@ def write(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Iterator[C
         return module.app
 
     yield make
-    for name in set(sys.modules) - before:
-        if name.partition(".")[0] in ("app", "helper"):
-            del sys.modules[name]
+    forget_projects(before)
 
 
 async def _by_adk(app: object, *messages: Any) -> list[tuple[Any, ...]]:

@@ -1,6 +1,6 @@
 """Agents of shapes that the OpenAI Agents SDK and LangGraph have, which stand still where their server is to be killed:
-hand-overs, agents as tools, guardrails, sub-graphs, nodes side by side, a saver of the user's own. And some of their
-makers' own.
+hand-overs, agents as tools, guardrails, sub-graphs, nodes side by side, a saver of the user's own. A Deep Agent. And
+some of the makers' own, those of Pydantic AI and ADK too.
 
 The run `handovers-3` stands still at its fourth point, where `$GAPLESS_TEST_STRUCK` is set. A line of the ledger says
 what began or ended in which run and process.
@@ -12,14 +12,18 @@ import asyncio
 import functools
 import operator
 import os
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import agents as sdk
 import aiosqlite
+import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, AnyMessage
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
@@ -30,7 +34,8 @@ from gapless.agents import base
 from gapless.agents.base import AgentItem, RunContext, current_run
 from gapless.agents.langgraph import LangGraphAgent
 from gapless.agents.openai_agents import OpenAIAgent
-from gapless.testing import Chunk, Gate, ToolCall, langgraph_model, openai_agents_model, words
+from gapless.agents.pydantic_ai import PydanticAIAgent
+from gapless.testing import Chunk, Gate, ToolCall, adk_model, langgraph_model, openai_agents_model, words
 from tests.goes_on.worked import note
 from tests.support.published import openai_examples
 
@@ -43,7 +48,26 @@ MAKERS = {
 }
 """Agents that the makers publish, by the module where the OpenAI Agents SDK has them, or else LangGraph's quickstarts:
 unchanged."""
-NAMES = ("handovers", "agents_as_tools", "guarded", "subgraphs", "side_by_side", "own_saver", *MAKERS)
+OF_PYDANTIC_AI = {
+    "pydantic_ai_weather": ("weather_agent", "weather_agent"),
+    "pydantic_ai_flights": ("flight_booking", "search_agent"),
+    "pydantic_ai_triage": ("medical_agent_delegation", "triage_agent"),
+}
+"""By module and name in the package of their makers."""
+OF_ADK = {
+    "adk_starter": ("starter_pack", "adk"),
+    "adk_created": ("adk_create", "config"),
+}
+"""By what writes them, and their name there."""
+NAMES = (
+    *("handovers", "agents_as_tools", "guarded", "subgraphs", "side_by_side", "own_saver", *MAKERS),
+    *(("deep",) if find_spec("deepagents") else ()),
+    *((*OF_PYDANTIC_AI, *OF_ADK) if find_spec("pydantic_ai_examples") else ()),
+)
+
+patch = pytest.MonkeyPatch()
+"""What the makers' own reach for outside of the process stays doubled as long as the process has them: a server's is
+killed, a test undoes it."""
 
 points: Counter[str] = Counter()
 """Points that each run has come to in this process."""
@@ -242,8 +266,16 @@ own_saver = OwnSaver()
 
 @functools.cache
 def __getattr__(name: str) -> Any:
-    if name not in MAKERS:
+    if name not in NAMES:
         raise AttributeError(name)
+    if name == "deep":
+        from tests.agents import test_deepagents as found
+
+        return LangGraphAgent(found.deep(scripted(*found.SCRIPT), scripted(*found.INNER)))
+    if name in OF_PYDANTIC_AI:
+        return _of_pydantic_ai(*OF_PYDANTIC_AI[name])
+    if name in OF_ADK:
+        return _of_adk(*OF_ADK[name])
     if not MAKERS[name]:
         from tests.agents.test_langgraph_quickstarts import QUICKSTARTS, served
 
@@ -256,3 +288,28 @@ def __getattr__(name: str) -> Any:
         module = load(example.module)
     agent = published.scripted(module, example._replace(script=tuple(scripted(*example.script))))
     return OpenAIAgent(agent, run_config=QUIET)
+
+
+def _of_pydantic_ai(module: str, name: str) -> PydanticAIAgent:
+    from tests.agents import test_published_examples as published
+
+    published.stay_offline(patch)
+    example = next(one for one in published.PYDANTIC_AI_EXAMPLES if (one.module, one.agent) == (module, name))
+    others = {name: tuple(scripted(*script)) for name, script in example.others.items()}
+    stage = published.Stage(example._replace(script=tuple(scripted(*example.script)), others=others), patch)
+    return PydanticAIAgent(stage.agent, deps=stage.deps)
+
+
+def _of_adk(writer: str, name: str) -> Any:
+    from tests.agents import test_published_examples as published
+
+    folder, before = Path(tempfile.mkdtemp(dir=Path(os.environ["GAPLESS_TEST_LEDGER"]).parent)), set(sys.modules)
+    published.pretend_a_cloud(patch, folder)
+    example = next(one for one in published.ADK_EXAMPLES if (one.make.__name__, one.name) == (writer, name))
+    module = example.make(name, folder)
+    published.forget_projects(before)
+    if hasattr(module, "datetime"):
+        module.datetime = SimpleNamespace(datetime=published.Clock)
+    agent = getattr(module.app, "root_agent", module.app)
+    agent.model = adk_model(*scripted(*example.script))
+    return module.app
