@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
@@ -724,3 +725,21 @@ async def test_of_runs_that_end_at_the_same_time_so_many_are_written_at_once(pro
         journal.run_id for journal in ending
     ], "in their order"
     assert all(journal.closed and journal.last == 2 for journal in ending)
+
+
+async def test_a_group_has_a_time_unless_one_just_before_it_has(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine come 60 ms apart, one after a pause that is short, one when the clock was set back, one behind what says
+    nothing."""
+    ms = [0]
+    monkeypatch.setattr(time, "time_ns", lambda: ms[0] * 1_000_000)
+    monkeypatch.setattr(process.journals.loop, "time", lambda: ms[0] / 1000)
+    journal = await process.start("r")
+    for ms[0] in (*range(1_000, 1_540, 60), 1_640, 400, 650, 660):
+        if ms[0] == 650:
+            await journal.save(b"here")
+            continue
+        journal.append(an_event("x"))
+        await journal.drain()
+    assert await process.store.times("r") == [(1, 1_000), (6, 1_300), (10, 1_640), (11, 400), (12, 660)]

@@ -13,6 +13,7 @@ from gapless.errors import StoreCorrupt, StoreUnavailable, UsageError
 from gapless.journals import postgres_news, postgres_server
 from gapless.journals.journal import Follower, Journals
 from gapless.journals.postgres import PostgresStore
+from gapless.journals.postgres_schema import SCHEMA_VERSION
 from tests.journals.conformance import WAIT_S, Worker, a_run, an_end, an_event
 from tests.journals.postgres_place import DatabasePlace
 from tests.support.postgres import Postgres
@@ -84,17 +85,19 @@ async def test_tables_are_brought_to_a_later_version_with_what_is_in_them(
     await before.create("before", "s0")
     kept = [*await before.append("before", 1, "1"), await before.end("before", 2)]
     await before.store.close()
-    monkeypatch.setattr(postgres_server, "SCHEMA_VERSION", 2)
-    monkeypatch.setattr(postgres_server, "MIGRATIONS", {1: "ALTER TABLE gapless.runs ADD COLUMN later int"})
+    later = SCHEMA_VERSION + 1
+    monkeypatch.setattr(postgres_server, "SCHEMA_VERSION", later)
+    step = {SCHEMA_VERSION: "ALTER TABLE gapless.runs ADD COLUMN later int"}
+    monkeypatch.setattr(postgres_server, "MIGRATIONS", step)
     workers = await asyncio.gather(*(opened(database, f"w{n}") for n in range(3)))
     await workers[0].create("r")
     for worker in workers:
         assert await worker.read_all("before") == kept
         await worker.store.close()
     with psycopg.connect(database) as connection:
-        assert connection.execute("SELECT version FROM gapless.version").fetchall() == [(2,)]
+        assert connection.execute("SELECT version FROM gapless.version").fetchall() == [(later,)]
     monkeypatch.undo()
-    with pytest.raises(StoreCorrupt, match="schema version 2, this Gapless reads 1"):
+    with pytest.raises(StoreCorrupt, match=f"schema version {later}, this Gapless reads {SCHEMA_VERSION}"):
         await opened(database)
 
 

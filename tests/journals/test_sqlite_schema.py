@@ -21,6 +21,8 @@ TO_VERSION_5 = """
 DROP INDEX runs_queue;
 ALTER TABLE workers DROP COLUMN bell;
 ALTER TABLE workers DROP COLUMN listens;
+ALTER TABLE segments DROP COLUMN times;
+ALTER TABLE log DROP COLUMN at;
 """
 TO_VERSION_4 = """
 DROP TABLE log;
@@ -210,4 +212,19 @@ async def test_the_unsealed_events_in_a_file_of_version_4_are_read_and_go_on(tmp
         assert await worker.read_all("spoken", 300) == [an_event("not yet sealed"), an_event("302")]
         assert await worker.read_all("other") == [an_event(text) for text in "12345"]
     assert await b.read_all("done") == [an_event("1"), an_event("end")]
+    await cluster.close()
+
+
+async def test_a_run_in_a_file_of_version_5_has_times_from_now_on(tmp_path: Path) -> None:
+    """Its worker was killed."""
+    cluster = Cluster(FilePlace(old_file(5, tmp_path)))
+    a = await cluster.worker("new")
+    assert await a.store.times("done") == await a.store.times("spoken") == []
+    await cluster.lapse(a)
+    assert not await a.store.append([Append("spoken", 302, [an_event("302")], at=5_001)])
+    assert await a.store.times("spoken") == [(302, 5_001)]
+    await a.end("spoken", 303)
+    said = [*(f"word {n}" for n in range(300)), "not yet sealed", "302", "end"]
+    assert await a.read_all("spoken") == [an_event(text) for text in said]
+    assert await a.store.times("spoken") == [(302, 5_001)]
     await cluster.close()

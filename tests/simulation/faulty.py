@@ -12,7 +12,16 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, ClassVar
 
 from gapless.errors import StoreUnavailable
-from gapless.journals.contract import WANTED_MAX, Append, Checkpoint, Listener, Store, WorkerFenced
+from gapless.journals.contract import (
+    TIMES_MAX,
+    WANTED_MAX,
+    Append,
+    Checkpoint,
+    GroupTime,
+    Listener,
+    Store,
+    WorkerFenced,
+)
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import ACTIVE, Listing, RunRecord, RunStatus, SessionRecord, Turn
 from tests.simulation.clock import Process, SimulatedLoop
@@ -350,6 +359,12 @@ class FaultyStore(Store):
             lambda: _now(self._inner.read(run_id, after, limit)), "read", f"{run_id}>{after}"
         )
         return events
+
+    async def times(self, run_id: str, after: int = 0, limit: int = TIMES_MAX) -> list[GroupTime]:
+        times: list[GroupTime] = await self._ask(
+            lambda: _now(self._inner.times(run_id, after, limit)), "times", f"{run_id}>{after}"
+        )
+        return times
 
     async def watch(self, run_id: str) -> None:
         await self._ask(lambda: _now(self._inner.watch(run_id)), "watch", run_id, at=self._in_order())

@@ -20,10 +20,12 @@ from gapless.records import Listing, RunEnd, RunRecord, RunStatus, SessionRecord
 __all__ = [
     "BLOB_PIECE_BYTES",
     "READ_BYTES_MAX",
+    "TIMES_MAX",
     "WANTED_MAX",
     "Advice",
     "Append",
     "Checkpoint",
+    "GroupTime",
     "Listener",
     "NotWaiting",
     "Store",
@@ -35,6 +37,8 @@ BLOB_PIECE_BYTES = 512 * 1024
 """A blob is kept in pieces of this, so that no step of a store is as long as the blob."""
 READ_BYTES_MAX = 1024 * 1024
 """One `Store.read` stops at the event that takes it past this."""
+TIMES_MAX = 10_000
+"""Times in one answer of `Store.times`."""
 WANTED_MAX = 100
 """Runs in one answer of `Store.wanted`."""
 
@@ -59,13 +63,23 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
+class GroupTime(NamedTuple):
+    """Says when a group of a run's events was given to the store to be accepted."""
+
+    seq: int
+    """The position of the group's first event."""
+    at: int
+    """Milliseconds since 1970 by its worker's clock, to 10 ms. Another worker's may be behind it."""
+
+
 class Append(msgspec.Struct, gc=False):  # one per run and group: thousands a second that no cycle can hold
     """Asks for events of the run `run_id` to be accepted as one: all of them in order, or none.
 
     An event is JSON in one line (no byte below 0x20). `first_seq` is the position of `events[0]`, which must be the
     journal's last + 1. With `end` the journal is closed. With `status` the run's record is updated in the same step,
     with `checkpoint` the run's checkpoint is replaced, and the commands whose ids are in `taken` are kept no longer. A
-    batch that has one of these three may be without events.
+    batch that has one of these three may be without events. `at` is when it was given to the store (ms), or 0: it came
+    so soon behind the run's last group that has a time, without a pause, that none is kept.
     """
 
     run_id: str
@@ -75,6 +89,7 @@ class Append(msgspec.Struct, gc=False):  # one per run and group: thousands a se
     status: RunStatus | None = None
     checkpoint: Checkpoint | None = None
     taken: Sequence[int] = ()
+    at: int = 0
 
 
 class NotWaiting(Exception):
@@ -264,6 +279,12 @@ class Store(ABC):
         """Return the accepted events of run `run_id` from `after` + 1 on, at most `limit` of them and about
         `READ_BYTES_MAX`; only the end is empty. Raises `CursorExpired` when the events are past their retention,
         `RunNotFound`.
+        """
+
+    @abstractmethod
+    async def times(self, run_id: str, after: int = 0, limit: int = TIMES_MAX) -> list[GroupTime]:
+        """Return when groups of events of the run `run_id` were accepted: those behind position `after` whose time is
+        kept, in order, at most `limit`; only the end is empty. Raises what `read` raises.
         """
 
     @abstractmethod

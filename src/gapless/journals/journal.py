@@ -43,6 +43,9 @@ COMMIT_CREDIT = 8
 of an answer need not wait, and a busy process writes large groups all the same."""
 RETRY_FIRST_S, RETRY_MAX_S = 0.05, 1.0
 """Pause between attempts while the store is unavailable, doubling."""
+TIMES_APART_MS, PAUSE_S = 250, 0.1
+"""A run's group that comes so soon behind the last one whose time is kept, without such a pause before it, has none of
+its own: so times cost less than a byte per word of a model, and what was waited for is known."""
 STORE_PATIENCE_S = 30.0
 """A store unavailable for this long fails the runs that wait for it."""
 
@@ -86,6 +89,7 @@ class Journal:
         "_saves",
         "_status",
         "_taken",
+        "_timed_at",
         "_under_way",
         "_waiters",
         "_window",
@@ -124,6 +128,8 @@ class Journal:
         self.gap_max_s = 0.0
         """The longest pause between two accepted groups of this owner's events."""
         self._accepted_at = math.inf
+        self._timed_at = 0
+        """The time of the last group that has one, in ms."""
         self._hub = hub
         self._window: list[bytes] = []
         self._first = last + 1
@@ -225,10 +231,12 @@ class Journal:
         self.appended, self.full = self.last, False
         self._wake()
 
-    def _take(self) -> Append:
+    def _take(self, now: float, now_ms: int) -> Append:
         if self._pending_bytes > BATCH_BYTES_MAX and len(self._pending) > 1:
-            return self._take_part()
+            return self._take_part(now_ms)
         batch = Append(self.run_id, self.last + 1, self._pending)
+        if batch.events and (now - self._accepted_at > PAUSE_S or not 0 <= now_ms - self._timed_at < TIMES_APART_MS):
+            batch.at = self._timed_at = now_ms
         self._in_flight_bytes, self._under_way = self._pending_bytes, self._saves + 1
         self._pending, self._pending_bytes = [], 0
         self._queued = self.full = False
@@ -238,7 +246,7 @@ class Journal:
             self._beside, self._status, self._checkpoint, self._taken = False, None, None, []
         return batch
 
-    def _take_part(self) -> Append:
+    def _take_part(self, now_ms: int) -> Append:
         """Return the first of what is pending. What comes with the newest events (the end, a status, a checkpoint,
         taken commands) waits for them.
         """
@@ -247,6 +255,7 @@ class Journal:
             size += len(self._pending[count])
             count += 1
         batch = Append(self.run_id, self.last + 1, self._pending[:count])
+        batch.at = self._timed_at = now_ms
         self._in_flight_bytes, self._under_way = size, self._saved + 1
         del self._pending[:count]
         self._pending_bytes -= size
@@ -690,25 +699,23 @@ class Journals:
     async def _commit(self, dirty: list[Journal]) -> None:
         taken: list[Journal] = []
         batches: list[Append] = []
+        began, now_ms = self.loop.time(), time.time_ns() // 1_000_000
         for journal in dirty:
             if journal.owned and journal._queued:
                 taken.append(journal)
-                batches.append(journal._take())
+                batches.append(journal._take(began, now_ms))
         if not batches:
             return
-        began = self.loop.time()
         refused = await self._append(batches)
         now = self.loop.time()
         self.metrics.append_s.observe(now - began)
-        accepted = 0
         for journal, batch in zip(taken, batches, strict=True):
             if not refused or batch.run_id not in refused:
-                accepted += len(batch.events)
+                self.metrics.events_accepted += len(batch.events)
                 journal._accept(batch, now)
             elif journal._under_way:  # else it was lost and won again while this was under way
                 journal._discard()
                 self._on_refused(batch.run_id)
-        self.metrics.events_accepted += accepted
 
     async def _append(self, batches: list[Append]) -> Collection[str]:
         """Append, and wait until the store has answered. Every run is refused when the worker itself is fenced."""

@@ -14,9 +14,11 @@ import msgspec
 from gapless.errors import CursorExpired, RunNotFound, StoreUnavailable
 from gapless.journals.contract import (
     READ_BYTES_MAX,
+    TIMES_MAX,
     WANTED_MAX,
     Append,
     Checkpoint,
+    GroupTime,
     Listener,
     NotWaiting,
     Store,
@@ -66,6 +68,7 @@ class Memory:
         self.watchers: dict[str, dict[MemoryStore, None]] = {}
         self.checkpoints: dict[str, Checkpoint] = {}
         self.blobs: dict[str, dict[tuple[str, int], bytes]] = {}
+        self.times: dict[str, list[GroupTime]] = {}
         self.commands: dict[str, dict[int, bytes]] = {}
         """What was sent to each run and is not taken, by its id."""
         self.command_ids = itertools.count(1)
@@ -120,6 +123,31 @@ class Memory:
             session.title = session.title or title_of(run.message)
             if end.state is not None:
                 session.state = end.state
+
+    def check_kept(self, run_id: str) -> None:
+        """Raises `RunNotFound`, `CursorExpired`."""
+        run = self.runs.get(run_id)
+        if run is None:
+            raise RunNotFound(f"no run {run_id}", run_id=run_id)
+        if run.expired:
+            raise CursorExpired(f"the events of run {run_id} are past their retention", run_id=run_id)
+
+    def expire(self, ended_before: int, bytes_max: int | None) -> int:
+        """Drop events as `Store.expire` does."""
+        ended = [(run.ended_at, run) for run in self.runs.values() if run.ended_at is not None]
+        kept = sorted((at_and_run for at_and_run in ended if not at_and_run[1].expired), key=lambda kept: kept[0])
+        sizes = [sum(map(len, [*self.events[run.id], *self.blobs.get(run.id, {}).values()])) for _, run in kept]
+        over = 0 if bytes_max is None else sum(sizes) - bytes_max
+        expired = 0
+        for (ended_at, run), size in zip(kept, sizes, strict=True):
+            if ended_at >= ended_before and over <= 0:
+                break
+            run.expired, self.events[run.id] = True, []
+            self.blobs.pop(run.id, None)
+            self.times.pop(run.id, None)
+            over -= size
+            expired += 1
+        return expired
 
 
 class MemoryStore(Store):
@@ -329,6 +357,8 @@ class MemoryStore(Store):
             events = journals[run_id]
             assert batch.first_seq == len(events) + 1, "a journal has no holes"
             events += batch.events
+            if batch.at and batch.events:
+                memory.times.setdefault(run_id, []).append(GroupTime(batch.first_seq, batch.at))
             run.last_seq = len(events)
             if batch.end is not None or batch.status is not None or batch.checkpoint is not None or batch.taken:
                 self._append_beside(run, batch)
@@ -358,14 +388,15 @@ class MemoryStore(Store):
                 worker._listener.on_events(run.id, batch.first_seq, batch.events, batch.end is not None)
 
     async def read(self, run_id: str, after: int, limit: int) -> list[bytes]:
-        run = self._memory.runs.get(run_id)
-        if run is None:
-            raise RunNotFound(f"no run {run_id}", run_id=run_id)
-        if run.expired:
-            raise CursorExpired(f"the events of run {run_id} are past their retention", run_id=run_id)
+        self._memory.check_kept(run_id)
         events = self._memory.events[run_id][after : after + limit]
         sizes = itertools.accumulate(map(len, events))
         return events[: 1 + next((n for n, size in enumerate(sizes) if size >= READ_BYTES_MAX), len(events))]
+
+    async def times(self, run_id: str, after: int = 0, limit: int = TIMES_MAX) -> list[GroupTime]:
+        self._memory.check_kept(run_id)
+        times = self._memory.times.get(run_id, ())
+        return list(itertools.islice((time for time in times if time.seq > after), limit))
 
     async def checkpoint(self, run_id: str) -> Checkpoint | None:
         return self._memory.checkpoints.get(run_id)
@@ -421,21 +452,7 @@ class MemoryStore(Store):
         return run.owner
 
     async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:
-        events = self._memory.events
-        ended = [(run.ended_at, run) for run in self._memory.runs.values() if run.ended_at is not None]
-        kept = sorted((at_and_run for at_and_run in ended if not at_and_run[1].expired), key=lambda kept: kept[0])
-        blobs = self._memory.blobs
-        sizes = [sum(map(len, [*events[run.id], *blobs.get(run.id, {}).values()])) for _, run in kept]
-        over = 0 if bytes_max is None else sum(sizes) - bytes_max
-        expired = 0
-        for (ended_at, run), size in zip(kept, sizes, strict=True):
-            if ended_at >= ended_before and over <= 0:
-                break
-            run.expired, events[run.id] = True, []
-            blobs.pop(run.id, None)
-            over -= size
-            expired += 1
-        return expired
+        return self._memory.expire(ended_before, bytes_max)
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 
@@ -499,6 +516,7 @@ class MemoryStore(Store):
         for run_id in [run.id for run in memory.runs.values() if run.session_id == session_id]:
             del memory.runs[run_id], memory.numbers[run_id], memory.events[run_id]
             memory.blobs.pop(run_id, None)
+            memory.times.pop(run_id, None)
         memory.tell_session(session)
         return True
 

@@ -15,16 +15,26 @@ from typing import Any, ClassVar
 import msgspec
 
 from gapless.errors import CursorExpired, RunNotFound, StoreUnavailable
-from gapless.journals.contract import READ_BYTES_MAX, WANTED_MAX, Advice, Append, Checkpoint, Listener, Store
+from gapless.journals.contract import (
+    READ_BYTES_MAX,
+    TIMES_MAX,
+    WANTED_MAX,
+    Advice,
+    Append,
+    Checkpoint,
+    GroupTime,
+    Listener,
+    Store,
+)
 from gapless.journals.lease import LeaseWatch
 from gapless.journals.postgres_append import RECHECK_S, OwnedRuns
 from gapless.journals.postgres_news import POLL_S, PostgresNews
 from gapless.journals.postgres_records import PostgresRecords, encode, session_from
 from gapless.journals.postgres_runs import INSERT_SESSION_SQL, PostgresRuns
-from gapless.journals.postgres_schema import ACTIVE_SQL
+from gapless.journals.postgres_schema import ACTIVE_SQL, TIME_MS
 from gapless.journals.postgres_server import Connection, PostgresServer, int_array
 from gapless.journals.postgres_sessions import session_runs
-from gapless.records import Listing, RunRecord, RunStatus, SessionRecord, Turn, changed_state
+from gapless.records import Listing, RunRecord, RunStatus, SessionRecord, Turn, changed_state, decode_run
 
 __all__ = ["PostgresStore"]
 
@@ -43,6 +53,13 @@ FROM gapless.runs r LEFT JOIN LATERAL (
             ORDER BY e.seq LIMIT %s) e) s
     WHERE s.before < {READ_BYTES_MAX}) p ON true
 WHERE r.id = %s
+"""
+_TIMES = """
+SELECT r.status, r.kept_since, r.record, t.seq, t.at
+FROM gapless.runs r LEFT JOIN LATERAL (
+    SELECT e.seq, e.at FROM gapless.events e WHERE e.rid = r.rid AND e.seq > %s AND e.at IS NOT NULL
+    ORDER BY e.seq LIMIT %s) t ON true
+WHERE r.id = %s ORDER BY t.seq
 """
 _MARK_EXPIRED = """
 WITH kept AS (SELECT r.rid, r.kept_since, r.kept_bytes, sum(r.kept_bytes) OVER (ORDER BY r.kept_since, r.rid) AS freed
@@ -214,6 +231,16 @@ class PostgresStore(Store):
             raise CursorExpired(f"the events of run {run_id} are past their retention", run_id=run_id)
         events: list[bytes] = [] if first is None else data.split(b"\n")[max(0, after + 1 - first) :][:limit]
         return events
+
+    async def times(self, run_id: str, after: int = 0, limit: int = TIMES_MAX) -> list[GroupTime]:
+        rows = await self._server.rows(_TIMES, after, limit, run_id.encode())
+        if not rows:
+            raise RunNotFound(f"no run {run_id}", run_id=run_id)
+        status, kept_since, record, *_ = rows[0]
+        if kept_since is None and RunStatus(status).ended:
+            raise CursorExpired(f"the events of run {run_id} are past their retention", run_id=run_id)
+        created_at = decode_run(record).created_at
+        return [GroupTime(seq, created_at + at * TIME_MS) for *_, seq, at in rows if seq is not None]
 
     async def checkpoint(self, run_id: str) -> Checkpoint | None:
         sql = """SELECT c.seq, c.data FROM gapless.checkpoints c JOIN gapless.runs r ON r.rid = c.rid WHERE r.id = %s"""

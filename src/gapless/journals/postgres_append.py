@@ -24,7 +24,7 @@ from psycopg import errors
 from gapless.errors import RunNotFound, StoreUnavailable
 from gapless.journals.contract import Append, Checkpoint, WorkerFenced
 from gapless.journals.postgres_records import LAST_SQL, encode
-from gapless.journals.postgres_schema import ACTIVE_SQL
+from gapless.journals.postgres_schema import ACTIVE_SQL, TIME_MS
 from gapless.journals.postgres_server import (
     ANSWER_TIMEOUT_S,
     ATTEMPTS_MAX,
@@ -52,20 +52,20 @@ ME_SQL = "SELECT w.id FROM gapless.workers w WHERE w.id = %s FOR KEY SHARE"
 _APPEND = f"""
 WITH me AS MATERIALIZED (SELECT w.id FROM gapless.workers w WHERE w.id = %s AND w.epoch = %s FOR KEY SHARE),
 given AS MATERIALIZED (
-    SELECT g.rid, g.seq, g.n, g.data, r.rid IS NOT NULL AND g.seq = 1 + coalesce(l.last, 0) AS fits,
+    SELECT g.rid, g.seq, g.n, g.data, g.at, r.rid IS NOT NULL AND g.seq = 1 + coalesce(l.last, 0) AS fits,
         EXISTS (SELECT 1 FROM gapless.watches w WHERE w.rid = g.rid AND w.worker <> me.id) AS watched
     FROM me CROSS JOIN
-        unnest(%s::bigint[], %s::int[], %s::int[], %s::int[], %s::bytea[]) g(rid, nonce, seq, n, data)
+        unnest(%s::bigint[], %s::int[], %s::int[], %s::int[], %s::bytea[], %s::int[]) g(rid, nonce, seq, n, data, at)
         LEFT JOIN gapless.runs r ON r.rid = g.rid AND r.nonce = g.nonce AND r.owner = me.id AND r.status IN {ACTIVE_SQL}
         LEFT JOIN LATERAL (
             SELECT e.seq + e.n - 1 AS last FROM gapless.events e WHERE e.rid = g.rid ORDER BY e.seq DESC LIMIT 1
         ) l ON true),
-added AS (INSERT INTO gapless.events SELECT rid, seq, n, data FROM given WHERE fits AND n > 0)
+added AS (INSERT INTO gapless.events SELECT rid, seq, n, data, nullif(at, -1) FROM given WHERE fits AND n > 0)
 SELECT (SELECT id FROM me), (SELECT string_agg(rid::text, ',') FROM given WHERE NOT fits),
     (SELECT string_agg(DISTINCT rid::text, ',') FROM given WHERE fits AND n > 0 AND watched)
 """
-_APPEND_TYPES = (25, 23, 1016, 1007, 1007, 1007, 1001)
-"""Of its parameters: text, int, bigint[], three of int[], bytea[]."""
+_APPEND_TYPES = (25, 23, 1016, 1007, 1007, 1007, 1001, 1007)
+"""Of its parameters: text, int, bigint[], three of int[], bytea[], int[]."""
 
 _END = """
 WITH ended AS (
@@ -100,6 +100,7 @@ class OwnedRun:
     __slots__ = (
         "bytes",
         "checkpoint",
+        "created_at",
         "heard",
         "id",
         "last",
@@ -116,12 +117,14 @@ class OwnedRun:
         self.id = run.id
         self.session_id, self.user_id = run.session_id, run.user_id
         self.title = title_of(run.message)
+        self.created_at = run.created_at
         self.rid, self.nonce = rid, nonce
         self.last = run.last_seq
         self.bytes = size
         """Of all of its events and blobs."""
-        self.recent: deque[tuple[int, list[bytes], int]] = deque()
-        """The batches accepted last, kept at hand: the first event's position, the events, their bytes."""
+        self.recent: deque[tuple[int, list[bytes], int, int]] = deque()
+        """The batches accepted last, kept at hand: the first event's position, the events, their bytes, the
+        time."""
         self.recent_bytes = 0
         self.checkpoint: Checkpoint | None = None
         """The newest that this worker has saved."""
@@ -138,14 +141,14 @@ class OwnedRun:
             return
         self.last = batch.first_seq + len(events) - 1
         self.bytes += size
-        recent.append((batch.first_seq, events, size))
+        recent.append((batch.first_seq, events, size, batch.at))
         self.recent_bytes += size
         while self.recent_bytes > RECENT_BYTES_MAX and len(recent) > 1:
             self.recent_bytes -= recent.popleft()[2]
 
     def recent_between(self, last: int, next_seq: int) -> list[Append]:
         """Return the batches from behind `last` to before `next_seq`; none when some are no longer at hand."""
-        batches = [Append(self.id, seq, events) for seq, events, _ in self.recent if last < seq < next_seq]
+        batches = [Append(self.id, seq, events, at=at) for seq, events, _, at in self.recent if last < seq < next_seq]
         if not batches or batches[0].first_seq != last + 1:
             return []
         batches[-1].checkpoint = self.checkpoint
@@ -308,6 +311,7 @@ class OwnedRuns:
             int_array([batch.first_seq for _, batch, _ in given]),
             int_array([len(batch.events) for _, batch, _ in given]),
             bytea_array([data for _, _, data in given]),
+            int_array([_time_of(owned, batch) for owned, batch, _ in given]),
         )
 
     async def _checked(self, row: Sequence[Any]) -> tuple[list[int], list[int]]:
@@ -430,6 +434,11 @@ class OwnedRuns:
 
 def _given(owned: OwnedRun, batch: Append) -> tuple[OwnedRun, Append, bytes]:
     return owned, batch, b"\n".join(batch.events)
+
+
+def _time_of(owned: OwnedRun, batch: Append) -> int:
+    """Give the time of a batch as its row has it; -1: none."""
+    return min(max(0, batch.at - owned.created_at) // TIME_MS, 2**31 - 1) if batch.at else -1
 
 
 def _numbers(listed: str | None) -> list[int]:

@@ -6,11 +6,13 @@ encoding and collation. All SQL names the schema `gapless`, for which `PostgresS
 
 from __future__ import annotations
 
-__all__ = ["ACTIVE_SQL", "MIGRATIONS", "SCHEMA", "SCHEMA_VERSION", "VERSION_MIN"]
+__all__ = ["ACTIVE_SQL", "MIGRATIONS", "SCHEMA", "SCHEMA_VERSION", "TIME_MS", "VERSION_MIN"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 VERSION_MIN = 14
 """Of PostgreSQL."""
+TIME_MS = 10
+"""Times are whole numbers of this, so that 4 bytes are enough for 248 days."""
 
 ACTIVE_SQL = "('queued', 'running', 'waiting')"
 """As the indexes on active runs write it."""
@@ -59,6 +61,7 @@ CREATE TABLE gapless.events(
     seq int NOT NULL,  -- of a batch's first event
     n int NOT NULL,
     data bytea NOT NULL,
+    at int,  -- when it was accepted, in TIME_MS after the run was created
     PRIMARY KEY (rid, seq))
     WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.2);
 CREATE TABLE gapless.dropped(rid bigint PRIMARY KEY);  -- runs whose events and blobs are being dropped
@@ -76,5 +79,5 @@ CREATE TABLE gapless.watches(
     rid bigint NOT NULL, worker text NOT NULL, channel text NOT NULL, PRIMARY KEY (rid, worker));
 """
 
-MIGRATIONS: dict[int, str] = {}
+MIGRATIONS: dict[int, str] = {1: "ALTER TABLE gapless.events ADD COLUMN at int"}
 """What makes the tables of one version those of the next. A change of them comes with the line for those before it."""

@@ -21,7 +21,17 @@ import msgspec
 
 from gapless.errors import CursorExpired, RunNotFound, StoreUnavailable
 from gapless.journals import redis_scripts as scripts
-from gapless.journals.contract import READ_BYTES_MAX, WANTED_MAX, Advice, Append, Checkpoint, Listener, Store
+from gapless.journals.contract import (
+    READ_BYTES_MAX,
+    TIMES_MAX,
+    WANTED_MAX,
+    Advice,
+    Append,
+    Checkpoint,
+    GroupTime,
+    Listener,
+    Store,
+)
 from gapless.journals.lease import LeaseWatch
 from gapless.journals.redis_claims import RunCreation
 from gapless.journals.redis_keys import (
@@ -41,6 +51,7 @@ from gapless.journals.redis_keys import (
 from gapless.journals.redis_news import RedisNews
 from gapless.journals.redis_nobodys import NobodysRuns
 from gapless.journals.redis_owned import OwnedRuns
+from gapless.journals.redis_reading_scripts import READ, TIMES
 from gapless.journals.redis_records import RedisRecords
 from gapless.journals.redis_server import RedisServer
 from gapless.journals.redis_sessions import AGAIN_S
@@ -203,7 +214,7 @@ class RedisStore(Store):
     async def read(self, run_id: str, after: int, limit: int) -> list[bytes]:
         async def ask(session_id: str) -> Any:
             key, place = run_key(session_id, run_id), place_of(session_id)
-            return await self._server.call(scripts.READ, key, place, run_id, after, limit, READ_BYTES_MAX)
+            return await self._server.call(READ, key, place, run_id, after, limit, READ_BYTES_MAX)
 
         answer = await self._records.find(run_id, ask)
         if answer is None:
@@ -218,6 +229,23 @@ class RedisStore(Store):
         first, data = answer
         events: list[bytes] = data.split(b"\n")[after + 1 - first :][:limit] if data else []
         return events
+
+    async def times(self, run_id: str, after: int = 0, limit: int = TIMES_MAX) -> list[GroupTime]:
+        times: list[GroupTime] = []
+        while after >= 0 and not times:
+
+            async def ask(session_id: str, after: int = after) -> Any:
+                key, place = run_key(session_id, run_id), place_of(session_id)
+                return await self._server.call(TIMES, key, place, run_id, after, limit)
+
+            answer = await self._records.find(run_id, ask)
+            if answer is None:
+                raise RunNotFound(f"no run {run_id}", run_id=run_id)
+            if answer == b"expired":
+                raise CursorExpired(f"the events of run {run_id} are past their retention", run_id=run_id)
+            found, after = answer
+            times = [GroupTime(seq, int(at)) for seq, at in found]
+        return times
 
     async def checkpoint(self, run_id: str) -> Checkpoint | None:
         return await self._records.checkpoint(run_id)

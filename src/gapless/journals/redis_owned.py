@@ -40,15 +40,15 @@ APPEND_ARGUMENTS = 2
 
 log = logging.getLogger("gapless.redis")
 
-_Row: TypeAlias = tuple[str, str, int, int, str, str | None, dict[str, Any] | None, dict[str, Any] | None]
-"""One batch as `scripts.APPEND` takes it: the session's place, the run, first position, count, events, status, end, and
-what else goes with it: the checkpoint and the commands that are taken."""
+_Row: TypeAlias = tuple[str, str, int, int, str, int, str | None, dict[str, Any] | None, dict[str, Any] | None]
+"""One batch as `scripts.APPEND` takes it: the session's place, the run, first position, count, events, time, status,
+end, and what else goes with it: the checkpoint and the commands that are taken."""
 
 
 class OwnedRun:
     """A run that this worker owns, and where it is kept."""
 
-    __slots__ = ("checkpoint", "heard", "move", "place", "recent", "recent_bytes", "run")
+    __slots__ = ("at", "checkpoint", "heard", "move", "place", "recent", "recent_bytes", "run")
 
     def __init__(self, run: RunRecord) -> None:
         self.run = run
@@ -56,6 +56,8 @@ class OwnedRun:
         self.recent: deque[_Row] = deque()
         """The batches accepted last, kept at hand."""
         self.recent_bytes = 0
+        self.at = 0
+        """When the last group was accepted whose time is kept."""
         self.checkpoint: Checkpoint | None = None
         """The newest that this worker has saved."""
         self.heard = 0
@@ -287,12 +289,14 @@ class OwnedRuns:
 
 
 def _row(owned: OwnedRun, batch: Append) -> _Row:
+    owned.at = batch.at or owned.at  # a batch has a time in the stream, its own or the one before it
     return (
         owned.place,
         batch.run_id,
         batch.first_seq,
         len(batch.events),
         b"\n".join(batch.events).decode(),
+        owned.at,
         None if batch.status is None and batch.end is None else (batch.end or batch).status,
         None if batch.end is None else encode_end(owned.run, batch.end),
         None if batch.checkpoint is None and not batch.taken else _more(batch.checkpoint, batch.taken),

@@ -23,7 +23,6 @@ __all__ = [
     "KEEP_BLOB",
     "OLDEST_ACTIVE",
     "PAST_RETENTION",
-    "READ",
     "REGISTER_RUN",
     "RENAME_SESSION",
     "RENEW",
@@ -33,6 +32,7 @@ __all__ = [
     "START",
     "TAKE",
     "TELL",
+    "TRY",
     "UPDATE_STATE",
     "WATCH",
     "Script",
@@ -59,7 +59,7 @@ class Script:
 
 ACTIVE = "local active = {queued = true, running = true, waiting = true}\n"
 """What a script begins with that asks whether a run is active."""
-_TRY = """
+TRY = """
 local damaged = {}
 local function try(command, key, ...)
   local answer = redis.pcall(command, key, ...)
@@ -119,7 +119,7 @@ somebody has removed or replaced would keep its session busy for ever: it leaves
 
 APPEND = Script(
     ACTIVE
-    + _TRY
+    + TRY
     + TELL
     + """
 local function keep(place, id, more)
@@ -152,7 +152,7 @@ local function entitle(session, title)
 end
 local me, sizes, behind, news = ARGV[1], {}, {}, {}
 for i, batch in ipairs(cmsgpack.unpack(ARGV[2])) do
-  local place, id, first, n, data, status, ended, more = unpack(batch, 1, 8)
+  local place, id, first, n, data, at, status, ended, more = unpack(batch, 1, 9)
   local run, events, last = place .. 'run:' .. id, place .. 'events:' .. id, first + n - 1
   local is = try('HMGET', run, 'owner', 'status', 'last', 'watchers', 'bytes') or {}
   local size = tonumber(is[5] or 0) or 0
@@ -162,16 +162,20 @@ for i, batch in ipairs(cmsgpack.unpack(ARGV[2])) do
     behind[#behind + 1] = {i - 1, tonumber(is[3])}
     size = -1
   elseif not active[is[2]] or tonumber(is[3]) + 1 ~= first then
-    local entry = (try('XRANGE', events, first .. '-0', first .. '-0') or {})[1]
+    local entry = (try('XRANGE', events, first, first) or {})[1]
     if tonumber(is[3]) ~= last or not entry or entry[2][2] ~= data then
       size = -1
     end
   else
     if n > 0 then
       size = size + #data
-      if not try('XADD', events, first .. '-0', 'e', data) then
+      local entry_id = first .. '-' .. (first > 1 and at or 0)
+      if not try('XADD', events, entry_id, 'e', data) then
         redis.call('RENAME', events, place .. 'damaged:' .. id)
-        redis.call('XADD', events, first .. '-0', 'e', data)
+        redis.call('XADD', events, entry_id, 'e', data)
+      end
+      if first == 1 then
+        redis.call('HSET', run, 'began_at', at)
       end
       redis.call('HSET', run, 'last', last, 'bytes', size)
     end
@@ -327,44 +331,6 @@ return id and {{id, redis.call('HMGET', ARGV[1] .. 'run:' .. id, {", ".join(repr
 """
 )
 
-READ = Script(
-    _TRY
-    + """
-local place, id, after, limit, bytes_max = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local is = redis.call('HMGET', place .. 'run:' .. id, 'record', 'expired', 'last')
-if not is[1] then
-  return false
-end
-if is[2] then
-  return 'expired'
-end
-local events, parts, size = place .. 'events:' .. id, {}, 0
-local entry = (try('XREVRANGE', events, (after + 1) .. '-0', '-', 'COUNT', 1) or {})[1]
-if not entry then
-  if tonumber(is[3]) > after then
-    return 'lost'
-  end
-  return {1, ''}
-end
-local first = tonumber(string.match(entry[1], '^%d+'))
-local from = first .. '-0'
-while true do
-  local entries = redis.call('XRANGE', events, from, '+', 'COUNT', 100)
-  for _, e in ipairs(entries) do
-    parts[#parts + 1] = e[2][2]
-    size = size + #e[2][2]
-    if size >= bytes_max or tonumber(string.match(e[1], '^%d+')) - after > limit then
-      return {first, table.concat(parts, '\\n')}
-    end
-  end
-  if #entries < 100 then
-    return {first, table.concat(parts, '\\n')}
-  end
-  from = '(' .. entries[#entries][1]
-end
-"""
-)
-
 WATCH = Script(
     ACTIVE
     + """
@@ -401,7 +367,7 @@ return redis.call('HSET', place .. 'run:' .. id, 'expired', 1)
 
 DELETE = Script(
     _QUEUE
-    + _TRY
+    + TRY
     + TELL
     + f"""
 local place, runs = ARGV[1], {{}}

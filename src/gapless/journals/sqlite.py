@@ -18,7 +18,16 @@ from urllib.parse import unquote
 
 from gapless.errors import CursorExpired, GaplessError, RunNotFound, UsageError
 from gapless.journals import process
-from gapless.journals.contract import WANTED_MAX, Append, Checkpoint, Listener, Store, WorkerFenced
+from gapless.journals.contract import (
+    TIMES_MAX,
+    WANTED_MAX,
+    Append,
+    Checkpoint,
+    GroupTime,
+    Listener,
+    Store,
+    WorkerFenced,
+)
 from gapless.journals.lease import LeaseWatch, log_lost
 from gapless.journals.sqlite_bells import Bell
 from gapless.journals.sqlite_file import SQLiteFile, scalar
@@ -290,16 +299,13 @@ class SQLiteStore(Store):
 
     async def read(self, run_id: str, after: int, limit: int) -> list[bytes]:
         def read(db: sqlite3.Connection) -> list[bytes]:
-            row = db.execute("SELECT rid, status, kept_since FROM runs WHERE id = ?", (run_id,)).fetchone()
-            if row is None:
-                raise RunNotFound(f"no run {run_id}", run_id=run_id)
-            rid, status, kept_since = row
-            ended = status in _ENDED
-            if ended and not kept_since:
-                raise CursorExpired(f"the events of run {run_id} are past their retention", run_id=run_id)
+            rid, ended = _kept(db, run_id)
             return self._log.read(db, run_id, rid, after, limit, ended=ended)
 
         return await self._file.look(read)
+
+    async def times(self, run_id: str, after: int = 0, limit: int = TIMES_MAX) -> list[GroupTime]:
+        return await self._file.look(lambda db: self._log.times(db, run_id, _kept(db, run_id)[0], after, limit))
 
     async def checkpoint(self, run_id: str) -> Checkpoint | None:
         return await self._file.look(lambda db: find_checkpoint(db, run_id))
@@ -439,3 +445,15 @@ class SQLiteStore(Store):
 
     async def turns(self, session_id: str, skip: int = 0) -> list[Turn]:
         return await list_turns(self._file, session_id, skip)
+
+
+def _kept(db: sqlite3.Connection, run_id: str) -> tuple[int, bool]:
+    """Find a run whose events are kept: its row, and whether it has ended. Raises `RunNotFound`, `CursorExpired`."""
+    row = db.execute("SELECT rid, status, kept_since FROM runs WHERE id = ?", (run_id,)).fetchone()
+    if row is None:
+        raise RunNotFound(f"no run {run_id}", run_id=run_id)
+    rid, status, kept_since = row
+    ended = status in _ENDED
+    if ended and not kept_since:
+        raise CursorExpired(f"the events of run {run_id} are past their retention", run_id=run_id)
+    return rid, ended

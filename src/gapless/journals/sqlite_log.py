@@ -14,9 +14,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from gapless.errors import GaplessError, RunNotFound
-from gapless.journals.contract import READ_BYTES_MAX, Append, WorkerFenced
+from gapless.journals.contract import READ_BYTES_MAX, Append, GroupTime, WorkerFenced
 from gapless.journals.sqlite_bells import Bell
 from gapless.journals.sqlite_file import SQLiteFile, scalar
+from gapless.journals.sqlite_times import pack_times, unpack_times
 
 __all__ = ["SESSION_NEWS", "Entry", "Log", "Tail", "entries", "newest_pos", "note_session"]
 
@@ -42,7 +43,7 @@ _T = TypeVar("_T")
 class Tail:
     """An owned run's end: what is in the log and not yet in a segment."""
 
-    __slots__ = ("bytes", "first_pos", "last", "rid", "size", "unsealed")
+    __slots__ = ("bytes", "first_pos", "last", "rid", "size", "times", "unsealed")
 
     def __init__(self, rid: int) -> None:
         self.rid = rid
@@ -50,20 +51,24 @@ class Tail:
         self.bytes = 0
         """Bytes of all of the run's events."""
         self.unsealed: list[bytes] = []
+        self.times: list[GroupTime] = []
+        """Of the groups in it."""
         self.size = 0
         self.first_pos: int | None = None
 
     def sealed(self) -> None:
-        self.unsealed, self.size, self.first_pos = [], 0, None
+        self.unsealed, self.times, self.size, self.first_pos = [], [], 0, None
 
 
 class Entry(NamedTuple):
-    """What one run has in a row of the log: that row's position, the run's own row, and its events from `seq` on."""
+    """What one run has in a row of the log: that row's position and time, the run's own row, and its events from `seq`
+    on."""
 
     pos: int
     rid: int
     seq: int
     events: list[bytes]
+    at: int | None
 
 
 class Log:
@@ -144,7 +149,7 @@ class Log:
         accepted: list[tuple[Append, Tail, bool, int]] = []
 
         def write(db: sqlite3.Connection) -> int:
-            pos = self._trimmed  # that nothing was appended: then there is nothing to trim
+            at, pos = 0, self._trimmed  # that nothing was appended: then there is nothing to trim
             runs, events, segments = [""], list[bytes](), []
             refused.clear()
             accepted.clear()
@@ -159,11 +164,11 @@ class Log:
                 if batch.events:
                     runs.append(f"{tail.rid}:{batch.first_seq}:{len(batch.events)}")
                     events += batch.events
+                    at = batch.at or at
                 n = len(tail.unsealed) + len(batch.events)
                 seal = batch.end is not None or n >= SEGMENT_EVENTS or tail.size + size >= SEGMENT_BYTES
                 if seal and n:
-                    first = tail.last + 1 - len(tail.unsealed)
-                    segments.append((tail.rid, first, n, b"\n".join(tail.unsealed + batch.events)))
+                    segments.append(_segment(tail, batch))
                 accepted.append((batch, tail, seal, size))
                 if batch.end is not None or batch.status is not None or batch.checkpoint is not None or batch.taken:
                     session_id = update_run(db, tail.rid, batch, tail.bytes + size)
@@ -171,10 +176,10 @@ class Log:
                         changed[session_id] = None
             news[:] = [note_session(db, session_id) for session_id in changed]
             if events:
-                row = (",".join(runs) + ",", b"\n".join(events))
-                pos = db.execute("INSERT INTO log(runs, data) VALUES(?, ?)", row).lastrowid or 0
+                row = (",".join(runs) + ",", b"\n".join(events), at or None)
+                pos = db.execute("INSERT INTO log(runs, data, at) VALUES(?, ?, ?)", row).lastrowid or 0
             if segments:
-                db.executemany("INSERT INTO segments VALUES(?, ?, ?, ?)", segments)
+                db.executemany("INSERT INTO segments VALUES(?, ?, ?, ?, ?)", segments)
             return pos
 
         newest = await self.change(write)
@@ -190,6 +195,8 @@ class Log:
                 if tail.first_pos is None:
                     tail.first_pos = newest
                 tail.unsealed += batch.events
+                if batch.at:
+                    tail.times.append(GroupTime(batch.first_seq, batch.at))
                 tail.size += size
         for one in news:
             self.on_session(one)
@@ -274,12 +281,13 @@ class Log:
         """Read the end of a run that was another worker's, and hold the log for it: that one's row no longer does."""
         tail = Tail(rid)
         sealed = _sealed(db, rid)
-        for pos, _, seq, events in entries(db, [rid]):
+        for pos, _, seq, events, at in entries(db, [rid]):
             if seq <= sealed:
                 continue
             if tail.first_pos is None:
                 tail.first_pos = pos
             tail.unsealed += events
+            tail.times += [GroupTime(seq, at)] if at else []
             tail.size += sum(map(len, events))
         tail.last = last
         tail.bytes = tail.size + _sealed_bytes(db, rid)
@@ -360,6 +368,26 @@ class Log:
                 events += entry.events[max(0, after + len(events) + 1 - entry.seq) :]
         return events[:limit]
 
+    def times(self, db: sqlite3.Connection, run_id: str, rid: int, after: int, limit: int) -> list[GroupTime]:
+        """Read as `Store.times` does."""
+        times: list[GroupTime] = []
+        rows = db.execute(
+            "SELECT seq, n, times FROM segments WHERE rid = ? AND times IS NOT NULL ORDER BY seq", (rid,)
+        )  # without their data: a thousand segments of a long run are read in a millisecond or two
+        for seq, n, packed in rows:
+            if seq + n > after:
+                times += (time for time in unpack_times(seq, packed) if time.seq > after)
+            if len(times) >= limit:
+                return times[:limit]
+        tail = self.tails.get(run_id)
+        if tail is not None:
+            newest = tail.times
+        else:
+            sealed = _sealed(db, rid)
+            newest = [GroupTime(e.seq, e.at) for e in entries(db, [rid]) if e.at and e.seq > sealed]
+        times += (time for time in newest if time.seq > after)
+        return times[:limit]
+
 
 def note_session(db: sqlite3.Connection, session_id: str) -> bytes:
     """Leave word for other processes that a session has changed, in the transaction that changes it, and before it
@@ -380,13 +408,13 @@ def entries(db: sqlite3.Connection, rids: Collection[int], *, after: int = 0, or
 
     A row's `runs` is `,RID:SEQ:N,RID:SEQ:N,…,`, in the order in which their events follow each other in its `data`."""
     sought = " OR ".join(f"instr(runs, ',{rid}:')" for rid in rids) if len(rids) <= RUNS_SOUGHT_MAX else "1"
-    sql = f"SELECT pos, runs, data FROM log WHERE pos > ? AND ({sought}) ORDER BY pos {order}"
-    for pos, runs, data in db.execute(sql, (after,)):
+    sql = f"SELECT pos, runs, data, at FROM log WHERE pos > ? AND ({sought}) ORDER BY pos {order}"
+    for pos, runs, data, time in db.execute(sql, (after,)):
         events, at = data.split(b"\n"), 0
         for one in runs[1:-1].split(","):
             rid, seq, n = map(int, one.split(":"))
             if rid in rids:
-                yield Entry(pos, rid, seq, events[at : at + n])
+                yield Entry(pos, rid, seq, events[at : at + n], time)
             at += n
 
 
@@ -394,9 +422,16 @@ def _seal(db: sqlite3.Connection, tails: Iterable[Tail]) -> None:
     """Write what is only in the log as segments."""
     for tail in tails:
         if tail.unsealed:
-            first = tail.last + 1 - len(tail.unsealed)
-            data = b"\n".join(tail.unsealed)
-            db.execute("INSERT INTO segments VALUES(?, ?, ?, ?)", (tail.rid, first, len(tail.unsealed), data))
+            db.execute("INSERT INTO segments VALUES(?, ?, ?, ?, ?)", _segment(tail))
+
+
+def _segment(tail: Tail, batch: Append | None = None) -> tuple[int, int, int, bytes, bytes | None]:
+    """Make the row of a segment with what a run has unsealed, and perhaps a batch behind it."""
+    first, events, times = tail.last + 1 - len(tail.unsealed), tail.unsealed, tail.times
+    if batch is not None:
+        events = events + batch.events
+        times = [*times, GroupTime(batch.first_seq, batch.at)] if batch.at and batch.events else times
+    return tail.rid, first, len(events), b"\n".join(events), pack_times(first, times) if times else None
 
 
 def _sealed(db: sqlite3.Connection, rid: int) -> int:

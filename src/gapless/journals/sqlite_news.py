@@ -192,7 +192,7 @@ class News:
         skipped = scalar(db, "SELECT coalesce(min(pos), 0) FROM log") > self.pos + 1
         run_ids = {rid: run_id for run_id, rid in self._watched.items()}
         marks = ",".join(map(str, run_ids))
-        for _, rid, seq, events in list(entries(db, run_ids, after=self.pos)):
+        for _, rid, seq, events, _ in list(entries(db, run_ids, after=self.pos)):
             self.listener.on_events(run_ids[rid], seq, events, False)
         self.pos = newest
         ended = db.execute(f"SELECT rid FROM runs WHERE rid IN ({marks}) AND status NOT IN {ACTIVE_SQL}").fetchall()

@@ -29,8 +29,9 @@ CREATE INDEX runs_wanted ON runs(wanted_at) WHERE wanted_at IS NOT NULL;
 CREATE TABLE checkpoints(rid INTEGER PRIMARY KEY, seq INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE blobs(rid INTEGER NOT NULL, blob TEXT NOT NULL, piece INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE UNIQUE INDEX blobs_run ON blobs(rid, blob, piece);
-CREATE TABLE log(pos INTEGER PRIMARY KEY AUTOINCREMENT, runs TEXT NOT NULL, data BLOB NOT NULL);
-CREATE TABLE segments(rid INTEGER NOT NULL, seq INTEGER NOT NULL, n INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE TABLE log(pos INTEGER PRIMARY KEY AUTOINCREMENT, runs TEXT NOT NULL, data BLOB NOT NULL, at INTEGER);
+CREATE TABLE segments(rid INTEGER NOT NULL, seq INTEGER NOT NULL, n INTEGER NOT NULL, data BLOB NOT NULL,
+                      times BLOB /* of its groups, as sqlite_times has them */);
 CREATE UNIQUE INDEX segments_run ON segments(rid, seq);
 CREATE TABLE commands(cid INTEGER PRIMARY KEY AUTOINCREMENT, rid INTEGER NOT NULL, command BLOB NOT NULL);
 CREATE INDEX commands_run ON commands(rid);
@@ -82,10 +83,12 @@ def _log_in_groups(db: sqlite3.Connection) -> None:
     db.execute("DROP TABLE log_by_run")
 
 
-def _find_active_by_session_and_ring(db: sqlite3.Connection) -> None:
+def _find_active_ring_and_keep_times(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX runs_queue ON runs(session, rid) WHERE status IN ('queued', 'running', 'waiting')")
     db.execute("ALTER TABLE workers ADD COLUMN bell TEXT NOT NULL DEFAULT ''")
     db.execute("ALTER TABLE workers ADD COLUMN listens INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE log ADD COLUMN at INTEGER")
+    db.execute("ALTER TABLE segments ADD COLUMN times BLOB")
 
 
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
@@ -93,7 +96,7 @@ MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
     2: _let_runs_go_on,
     3: _keep_blobs,
     4: _log_in_groups,
-    5: _find_active_by_session_and_ring,
+    5: _find_active_ring_and_keep_times,
 }
 """What makes a file of one version one of the next. A change of the tables comes with the line for those before it."""
 
