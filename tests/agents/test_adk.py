@@ -32,6 +32,8 @@ from gapless.testing import Fail, adk_model
 from tests.support.adk import Call, Scripted
 from tests.support.adk_runs import add, agent_of, all_of, ask, results, text_of
 
+pytestmark = pytest.mark.both_ways
+
 
 async def test_typed_output():
     class City(BaseModel):

@@ -32,6 +32,8 @@ from gapless.records import RunRecord, RunStatus
 from tests.support.adk import Call
 from tests.support.waiting import WAIT_S, until
 
+pytestmark = pytest.mark.both_ways
+
 done: Counter[str] = Counter()
 """What was done in the world, and which model was asked what: by name."""
 

@@ -30,6 +30,8 @@ from gapless.events import (
 from tests.support.adk import Call, Scripted, Streamed, Thought
 from tests.support.adk_runs import TALK_CALL_TALK, add, agent_of, all_of, ask, calls, custom, results, text_of
 
+pytestmark = pytest.mark.both_ways
+
 
 async def text_by_adk(agent: BaseAgent, message: str = "hi") -> str:
     """The text that ADK's own runner returns, whole events only."""

@@ -25,6 +25,8 @@ from gapless.runs.run import Run
 from tests.support.adk import Call, contents
 from tests.support.adk_runs import agent_of, all_of, calls, custom, results, text_of
 
+pytestmark = pytest.mark.both_ways
+
 
 async def waiting(run: Run) -> Any:
     """The interrupts that the run waits with."""

@@ -16,6 +16,8 @@ from gapless import Runner
 from tests.support.gemini import SIGNATURE, GeminiService, call, shown, signatures
 from tests.support.sse import frames
 
+pytestmark = pytest.mark.both_ways
+
 TOOLS = [
     {"name": name, "description": name, "parameters": {"type": "object", "properties": {}}}
     for name in ("color", "size")

@@ -28,6 +28,8 @@ from tests.support.adk import Call, Raises, Thought, contents
 from tests.support.adk_runs import TALK_CALL_TALK, add, agent_of, all_of, ask, results, text_of
 from tests.support.waiting import at_rest
 
+pytestmark = pytest.mark.both_ways
+
 
 async def test_state_goes_on_from_turn_to_turn():
     def count(tool_context: ToolContext) -> int:

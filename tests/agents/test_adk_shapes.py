@@ -17,6 +17,8 @@ from gapless.records import RunStatus
 from tests.support.adk import Call
 from tests.support.adk_runs import agent_of, all_of, text_of
 
+pytestmark = pytest.mark.both_ways
+
 done: list[str] = []
 
 

@@ -12,6 +12,9 @@ from google.adk.models.llm_response import LlmResponse
 from google.genai import types
 from pydantic import PrivateAttr
 
+READERS_TURNS = 10
+"""More than ADK takes turns of the event loop to hand an event on."""
+
 __all__ = ["Call", "Raises", "Scripted", "Streamed", "Thought", "contents"]
 
 
@@ -38,6 +41,13 @@ class Streamed(NamedTuple):
 
 class Raises(NamedTuple):
     error: Exception
+
+
+async def pause() -> None:
+    """Let whoever reads ADK's events come to the newest: a service takes longer than that. Partial events share with
+    the whole one what it changes of the state, and would tell it too where they are read only then."""
+    for _ in range(READERS_TURNS):
+        await asyncio.sleep(0)
 
 
 class Scripted(BaseLlm):
@@ -84,7 +94,7 @@ class Scripted(BaseLlm):
                 if self.at == self._options.get("hold_at"):
                     await asyncio.Event().wait()
                 self.at += 1
-                await asyncio.sleep(0)
+                await pause()
                 if isinstance(step, Raises):
                     raise step.error
                 if isinstance(step, LlmResponse):
@@ -97,6 +107,7 @@ class Scripted(BaseLlm):
             if self.at == self._options.get("hold_at"):
                 await asyncio.Event().wait()
             self.at += 1
+            await pause()
             yield LlmResponse(
                 content=types.Content(role="model", parts=whole),
                 partial=False,

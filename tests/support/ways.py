@@ -15,12 +15,13 @@ __all__ = ["MARKER", "Ways", "through_the_graph"]
 MARKER = "both_ways"
 """The marker: `pytestmark = pytest.mark.both_ways` for a module, `@pytest.mark.both_ways` for a test or a class."""
 WAYS = ("at the model", "through the graph")
-WATCHES = "gapless.agents.pydantic_ai.watched_by"
+WATCHED_BY = ("gapless.agents.pydantic_ai.watched_by", "gapless.agents.adk_tap.watched_by")
 
 
 def through_the_graph(patch: pytest.MonkeyPatch) -> None:
     """Let every run in this process take the way through the graph, as if something there watched."""
-    patch.setattr(WATCHES, lambda *_: "a test")
+    for name in WATCHED_BY:
+        patch.setattr(name, lambda *_: "a test")
 
 
 class Ways:

@@ -195,6 +195,7 @@ class ADKAgent(Agent):
         deps = self._deps(ctx) if ctx.deps is None and self._deps is not None else ctx.deps
         state = None if deps is None else {DEPS_KEY: deps}
         turn = Turn(ctx, translation, state, live=live)
+        turn.runner = runner
         current.set(turn)
         complete = False
         try:
@@ -225,6 +226,7 @@ class ADKAgent(Agent):
                 raise
             raise known from error
         finally:
+            self.deltas = turn.hearing.deltas
             await self._leave(runner, ctx, session, before, turn, cut=not complete)
 
     async def _begin(
@@ -262,21 +264,25 @@ class ADKAgent(Agent):
                 state_delta=state if message is not None else None,
                 abort_signal=abort,
             )
-        translate = turn.translation.items
+        translate, hearing = turn.translation.items, turn.hearing
         try:
             async for event in stream:
+                if hearing.failed is not None:
+                    raise hearing.failed
+                hearing.telling = True
                 while turn.notices:
                     yield turn.notices.pop(0)
-                if progress is None:
-                    for item in translate(event):
-                        yield item
-                    continue
-                progress.begin()
+                if progress is not None:
+                    progress.begin()
                 items = translate(event)
-                if not progress.goes_on or not progress.repeats(event):
+                if progress is None or not progress.goes_on or not progress.repeats(event):
                     for item in items:
                         yield item
-                await progress.end(event)
+                hearing.told(event)
+                if progress is not None:
+                    await progress.end(event)
+            if hearing.failed is not None:
+                raise hearing.failed
         except BaseException:
             abort.set()
             await stream.aclose()

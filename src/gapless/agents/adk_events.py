@@ -160,6 +160,19 @@ class Translation:
             mark(out)
         return out
 
+    def more(self, author: str, branch: str | None, text: str, *, thought: bool) -> AgentItem | None:
+        """Return what the run shows of a partial event that is nothing but more text of the one before it; None where
+        there is more to it: another agent goes on, or something else begins."""
+        stream = self.streams.get((author, branch))
+        kind = "thought" if thought else "text"
+        if stream is None or stream.kind != kind or self._agents.get(branch, self._root) != author:
+            return None
+        (stream.thought if thought else stream.text).append(text)
+        stream.texts[-1][2].append(text)
+        if thought:
+            return ReasoningMessageContentEvent(message_id=stream.message_id, delta=text)
+        return TextMessageContentEvent(message_id=stream.message_id, delta=text)
+
     def unsaved(self) -> list[tuple[Event, str]]:
         """Text that was shown and that no whole event has confirmed, each with its first partial event."""
         return [(stream.source, "".join(stream.text)) for stream in self.streams.values() if stream.text]

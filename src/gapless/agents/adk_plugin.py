@@ -18,6 +18,7 @@ from google.adk.tools.tool_context import ToolContext
 from google.genai import types
 
 from gapless.agents.adk_run import Turn, cannot_stream, current
+from gapless.agents.adk_tap import tap
 from gapless.agents.call_names import CallNames, call_names
 from gapless.agents.client_tools import schema_of
 from gapless.agents.tool_choice import Choice, choice_of
@@ -89,6 +90,8 @@ class Bridge(BasePlugin):
         if names := _call_names(_model_of(callback_context), llm_request):
             named = [_named(content, names) for content in llm_request.contents]
             llm_request.contents = [content for content in named if content.parts]
+        if turn.runner is not None and turn.is_of(_invocation(callback_context)):
+            tap(_invocation(callback_context), turn.runner, turn.hearing)
 
     def _choose(self, turn: Turn, callback_context: Any, llm_request: LlmRequest, value: Any) -> None:
         """Tell the model of a client's choice of tools; one that forces a call is for the run's first answer. Raises

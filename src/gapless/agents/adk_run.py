@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 from google.adk.agents.invocation_context import InvocationContext, LlmCallsLimitExceededError
 from google.adk.events import Event
+from google.adk.runners import Runner
 from google.genai import types
 
 from gapless.agents import failing
 from gapless.agents.adk_checkpoints import Progress
 from gapless.agents.adk_events import Translation
+from gapless.agents.adk_hearing import Hearing
 from gapless.agents.adk_interrupts import response_to
 from gapless.agents.adk_live import cannot_be_live, is_from_model
 from gapless.agents.adk_resuming import Place, answered_by, place_of
@@ -52,6 +54,9 @@ class Turn:
         self.state = state
         """What the run sets in the session's state when it begins, or None."""
         self.live = live
+        self.runner: Runner | None = None
+        """What ADK runs it with."""
+        self.hearing = Hearing(ctx, translation)
         self.progress: Progress | None = None
         """How far the run has come, where another worker can go on with it."""
         now = () if isinstance(ctx.content, str) else ctx.content
