@@ -154,6 +154,15 @@ class ADKAgent(Agent):
             event = Event(invocation_id=Event.new_id(), author="user", actions=EventActions(state_delta=changes))
             await service.append_event(session, event)
 
+    async def remember(self, app_name: str, session: bytes) -> bool:
+        """Give a `session` of `app_name`, as JSON, to the memory service of the agent's runner; False for none."""
+        runner = self._runner(app_name)
+        if runner.memory_service is None:
+            return False
+        kept = Session.model_validate_json(session).model_copy(update={"app_name": runner.app_name})
+        await runner.memory_service.add_session_to_memory(kept)
+        return True
+
     async def delete_session(self, app_name: str, user_id: str, session_id: str) -> None:
         """Drop session `session_id` of `user_id` in `app_name` from the agent's own session service."""
         if not isinstance(self._service, JournalSessions):

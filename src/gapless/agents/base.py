@@ -385,6 +385,11 @@ class Agent:
         `app_name`.
         """
 
+    async def remember(self, app_name: str, session: bytes) -> bool:
+        """Give a `session` with its events, as the framework's own JSON, to the memory of the agent registered as
+        `app_name`; False where it has none."""
+        return False
+
     async def delete_session(self, app_name: str, user_id: str, session_id: str) -> None:
         """Drop what the framework itself keeps of session `session_id` of `user_id` in `app_name`: the session is
         deleted, and its id may be another user's next.

@@ -90,6 +90,26 @@ def test_the_page_draws_the_agent():
         assert errors_of(browser) == []
 
 
+def test_what_would_stay_empty_is_hidden():
+    shown = "(selector) => [...document.querySelectorAll(selector)].filter((one) => one.offsetParent)"
+    tabs = f"() => ({shown})('[role=tab]').map((tab) => tab.innerText).join() === 'Info,State,Artifacts'"
+    light = "() => [...document.querySelectorAll('mat-icon')].find((one) => one.innerText === 'light_mode')?.click()"
+    with serving(create_app(Runner(helper()), adk_web=True)) as url, browsing() as browser:
+        browser.do("goto", url=f"{url}/dev-ui/?app=helper")
+        browser.until("() => document.querySelector('textarea')")
+        browser.do("fill", selector="textarea", value="add, please")
+        browser.do("press", selector="textarea", key="Enter")
+        for theme in ("dark", "light"):
+            browser.until("() => document.querySelector('mat-button-toggle[value=traces]')")
+            browser.until(tabs)
+            for selector in ("mat-button-toggle", "[aria-label='Deploy this agent']", "[aria-label='User menu']"):
+                count = browser.evaluate(f"(selector) => ({shown})(selector).length", selector)
+                assert count == ("User" in selector), (theme, selector)
+            browser.evaluate(light)
+            browser.until("() => document.querySelector('#prism-theme-style').href.includes('light')")
+        assert errors_of(browser) == []
+
+
 class Loader(BaseAgentLoader):
     def load_agent(self, agent_name: str) -> Any:
         return AGENTS[agent_name]()

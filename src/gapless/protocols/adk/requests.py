@@ -93,6 +93,12 @@ class UpdateSessionRequest(msgspec.Struct, rename="camel"):
     state_delta: dict[str, Any]
 
 
+class UpdateMemoryRequest(msgspec.Struct, rename="camel"):
+    """The body of `PATCH /apps/{app}/users/{user}/memory`."""
+
+    session_id: str
+
+
 class SaveArtifactRequest(msgspec.Struct, rename="camel"):
     """The body of `POST …/artifacts`."""
 

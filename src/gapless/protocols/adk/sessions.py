@@ -23,7 +23,13 @@ from gapless.events import (
 from gapless.http.answers import json_response, long_json_response, read_body, read_optional_body
 from gapless.http.openapi import body_docs
 from gapless.http.routes import DirectRoute
-from gapless.protocols.adk.requests import CreateSessionRequest, UpdateSessionRequest, as_type, camel
+from gapless.protocols.adk.requests import (
+    CreateSessionRequest,
+    UpdateMemoryRequest,
+    UpdateSessionRequest,
+    as_type,
+    camel,
+)
 from gapless.protocols.adk.wire import PageADKEncoder, arguments_of, media_of, result_of
 from gapless.protocols.conversations import is_scoped, scoped
 from gapless.protocols.starting import ClientRoutes
@@ -38,6 +44,7 @@ SESSIONS_MAX = 1000
 OF_ONE_RUN = "temp:"
 """State under such keys is never kept (ADK's `State.TEMP_PREFIX`)."""
 _SESSIONS = "/apps/{app}/users/{user}/sessions"
+_MEMORY = "/apps/{app}/users/{user}/memory"
 _decode_messages = msgspec.json.Decoder(list[Message]).decode
 
 
@@ -100,7 +107,7 @@ class ADKAPI(ClientRoutes):
 
 
 class SessionRoutes(ADKAPI):
-    """`/apps/{app}/users/{user}/sessions…`."""
+    """`/apps/{app}/users/{user}/sessions…` and `…/memory`."""
 
     def router(self) -> APIRouter:
         router = APIRouter(route_class=DirectRoute)
@@ -117,6 +124,7 @@ class SessionRoutes(ADKAPI):
         router.get(one)(self.get_session)
         router.patch(one, openapi_extra=body_docs(UpdateSessionRequest))(self.update_session)
         router.delete(one)(self.delete_session)
+        router.patch(_MEMORY, openapi_extra=body_docs(UpdateMemoryRequest))(self.remember)
 
     async def list_sessions(self, app: str, user: str, request: Request) -> Response:
         """List the user's sessions with the app, latest used first, without their events and states."""
@@ -176,6 +184,17 @@ class SessionRoutes(ADKAPI):
         else:
             await self.access.check(request, "delete", session, user=user)
             await self.runner.delete_session(session.id)
+        return json_response(None)
+
+    async def remember(self, app: str, user: str, request: Request) -> Response:
+        """Give a session to the memory of the app's agent, which its tools look into."""
+        await self.claimed(request, user)
+        given = await read_body(request, dict[str, Any], self.runner.limits.body_bytes_max)
+        body = as_type(UpdateMemoryRequest, camel(given))
+        session = await self.get(self.known_app(app), user, body.session_id)
+        await self.access.check(request, "update", session, user=user)
+        if not await self.runner.agents[app].remember(app, msgspec.json.encode(await self._shown(session))):
+            raise InputInvalid(f"app {app}: its agent has no memory service")
         return json_response(None)
 
     async def _shown(self, session: SessionRecord, *, events: bool = True) -> dict[str, Any]:

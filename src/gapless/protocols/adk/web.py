@@ -22,13 +22,20 @@ from gapless.runs.runner import Runner
 __all__ = ["PageRoutes", "page_directory", "serve_adk_web"]
 
 _APP = "/dev/apps/{app}"
+_STYLE = """\
+app-side-panel [role="tab"][aria-posinset="4"], /* evaluations, after info, state and artifacts */
+mat-button-toggle-group:has(mat-button-toggle[value="traces"]),
+button[aria-label="Deploy this agent"] {
+  display: none !important;
+}
+"""
 
 
 def serve_adk_web(app: FastAPI, runner: Runner, streams: Streams, access: Access) -> None:
     """Serve the page at `/dev-ui/`, and what it asks for beside ADK's routes. Raises `ExtraMissing`.
 
-    It chats, and shows sessions, events, state, artifacts and how an agent is made. Its evaluations and traces stay
-    empty, and no agent can be edited or deployed. It is told that nobody agreed to send usage data.
+    It chats, and shows sessions, events, state, artifacts and how an agent is made. What needs ADK's own server is
+    hidden: evaluations, traces, deploying. It is told that nobody agreed to send usage data.
     """
     app.router.routes += PageRoutes(runner, streams, access).router().routes
     app.mount("/dev-ui", StaticFiles(directory=page_directory(), html=True), name="dev-ui")
@@ -42,6 +49,7 @@ class PageRoutes(ADKAPI):
         router.get("/dev-ui")(self.page)
         router.get("/dev-ui/assets/config/runtime-config.json")(self.config)
         router.get("/dev-ui/prism-dark.css")(self.style)
+        router.get("/dev-ui/prism-light.css")(self.style)
         router.get("/config/telemetry")(self.telemetry)
         router.get("/apps/{app}/app-info")(self.app_info)
         router.get(_APP + "/build_graph")(self.tree)
@@ -59,8 +67,8 @@ class PageRoutes(ADKAPI):
         return json_response({"backendUrl": root_path(request), "telemetry": False})
 
     async def style(self, request: Request) -> Response:
-        """Answer with nothing: the page names a file that the package does not have."""
-        return Response(media_type="text/css")
+        """Hide what would stay empty. The page names this file, for the colours of code, and the package lacks it."""
+        return Response(_STYLE, media_type="text/css")
 
     async def telemetry(self, request: Request) -> Response:
         await self.access.user(request)
