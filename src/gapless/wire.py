@@ -222,7 +222,7 @@ class Encoder(ABC):
         return b"".join([self._frame(id, data) for id, data in self.parts(items, skip_parts)])
 
     def encode_one(self, seq: int, event: bytes) -> bytes:
-        """Encode one event of position `seq` as `encode` does: most come alone."""
+        """Encode one `event`, of position `seq`, as `encode` does: most come alone."""
         return self.encode(self.sayable([(seq, event)]))
 
     def parts(self, items: Sequence[tuple[int, bytes]], skip_parts: int = 0) -> list[tuple[bytes, bytes]]:
