@@ -232,6 +232,45 @@ class Conformance(GoesOn, Blobs, Lists, Titles, Times, Conversations):
         assert [created for _, created in answers].count(True) == 1
         assert len({record.owner for record, _ in answers}) == 1
 
+    async def test_a_run_of_an_idle_session_is_started_in_the_step_that_creates_it(self, a: Worker, b: Worker) -> None:
+        for reject_busy in (False, True):
+            session = f"s-{reject_busy}"
+            first, *rest = (f"{number}-{session}" for number in range(3))
+            run, created = await a.store.create_run(a_run(first, session), reject_busy=reject_busy, started_at=5)
+            assert created
+            known, _ = await b.store.create_run(a_run(first, session), reject_busy=reject_busy, started_at=6)
+            for record in (run, known, await b.store.get_run(first)):
+                assert record is not None
+                assert (record.status, record.started_at, record.owner) == (RunStatus.RUNNING, 5, "a")
+            for run_id in rest:
+                run, created = await b.store.create_run(a_run(run_id, session), reject_busy=False, started_at=7)
+                assert created
+                assert (run.status, run.started_at) == (RunStatus.QUEUED, None)
+            with pytest.raises(RunNotFound):
+                await a.store.start_run(first, 8)
+            assert await b.store.start_run(rest[0], 8) == first
+            await a.append(first, 1, "begun")
+            await a.end(first, 2)
+            assert await b.store.start_run(rest[0], 9) is None
+            run, _ = await a.store.create_run(a_run(f"last-{session}", session), reject_busy=False, started_at=10)
+            assert run.status is RunStatus.QUEUED
+            for run_id in rest:
+                await b.end(run_id, 1)
+            await a.end(f"last-{session}", 1)
+            run, _ = await b.store.create_run(a_run(f"next-{session}", session), reject_busy=reject_busy, started_at=11)
+            assert (run.status, run.started_at) == (RunStatus.RUNNING, 11)
+
+    async def test_of_many_runs_created_at_once_in_a_session_the_first_is_started(self, a: Worker, b: Worker) -> None:
+        await asyncio.gather(
+            *(
+                worker.store.create_run(a_run(f"{worker.id}{number}"), reject_busy=False, started_at=5)
+                for worker in (a, b)
+                for number in range(5)
+            )
+        )
+        runs = await a.store.session_runs("s")
+        assert [run.status for run in runs] == [RunStatus.RUNNING, *[RunStatus.QUEUED] * 9]
+
     async def test_a_busy_session_rejects_when_asked_to(self, a: Worker, b: Worker) -> None:
         await a.create("r1")
         with pytest.raises(SessionBusy) as caught:

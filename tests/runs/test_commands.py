@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from gapless import Runner
 from gapless.events import (
@@ -72,8 +73,8 @@ async def test_a_cancel_that_comes_before_the_answer_to_the_creation_counts():
     created, answers = asyncio.Event(), asyncio.Event()
 
     class Slow(MemoryStore):
-        async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
-            answer = await super().create_run(run, reject_busy=reject_busy)
+        async def create_run(self, run: RunRecord, **more: Any) -> tuple[RunRecord, bool]:
+            answer = await super().create_run(run, **more)
             created.set()
             await answers.wait()
             return answer

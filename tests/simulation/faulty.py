@@ -87,6 +87,8 @@ class FaultyStore(Store):
         self.process = process
         self.cut = False
         """The network between this process and the store is gone."""
+        self._missed: set[str] = set()
+        """Runs of which a command was not heard while it was."""
         self.appends = 0
         self._loop = ledger.loop
         self._in_world = ledger.loop.in_world
@@ -239,14 +241,18 @@ class FaultyStore(Store):
 
     # -- runs -------------------------------------------------------------------------------------------------------
 
-    async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
+    async def create_run(
+        self, run: RunRecord, *, reject_busy: bool, started_at: int | None = None
+    ) -> tuple[RunRecord, bool]:
         # A call whose answer was lost may be repeated, and is then one with it.
         call = self._doubtful.pop(run.id, None) or object()
 
         def serve() -> tuple[RunRecord, bool]:
             if self._calls.get(run.id) is call:
+                known = _now(self._inner.get_run(run.id))
+                run.status, run.started_at = known.status, known.started_at
                 return run, True
-            record, created = _now(self._inner.create_run(run, reject_busy=reject_busy))
+            record, created = _now(self._inner.create_run(run, reject_busy=reject_busy, started_at=started_at))
             if created:
                 self.ledger.owners[run.id] = self._worker_id
                 self._calls[run.id] = call
@@ -450,9 +456,18 @@ class FaultyStore(Store):
         )
 
     def _hear_command(self, run_id: str, command: bytes, id: int) -> None:
-        if self._listener is not None and not self.cut and not self.process.dead:
-            self.ledger.trace(f"{self.process.name} is told of {run_id}: {id} {command.decode()}")
-            self._tell(self._listener.on_command, run_id, command, id)
+        """With those before it where one was missed, as a run's ids grow."""
+        if self.cut:
+            self._missed.add(run_id)
+        elif self._listener is not None and not self.process.dead:
+            commands = {id: command}
+            if run_id in self._missed:
+                self._missed.remove(run_id)
+                kept = self.ledger.memory.commands.get(run_id, {}).items()
+                commands = {earlier: one for earlier, one in kept if earlier < id} | commands
+            for told_id, told in commands.items():
+                self.ledger.trace(f"{self.process.name} is told of {run_id}: {told_id} {told.decode()}")
+                self._tell(self._listener.on_command, run_id, told, told_id)
 
     def _hear_wanted(self) -> None:
         if self._listener is not None and not self.cut and not self.process.dead:

@@ -242,9 +242,9 @@ def forget_what_was_shown(patch: pytest.MonkeyPatch) -> None:
 def start_again_when_asked_again(patch: pytest.MonkeyPatch) -> None:
     create_run = MemoryStore.create_run
 
-    async def always(store: MemoryStore, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
-        record, created = await create_run(store, run, reject_busy=reject_busy)
-        return record, created or record.status.value == "queued"
+    async def always(store: MemoryStore, run: RunRecord, **more: Any) -> tuple[RunRecord, bool]:
+        record, created = await create_run(store, run, **more)
+        return record, created or (record.last_seq == 0 and record.status.value in ("queued", "running"))
 
     patch.setattr(MemoryStore, "create_run", always)
 
@@ -353,7 +353,7 @@ PLANTED: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (deliver_again_after_a_retry, "got|told of the end|terminal|hangs|run_fenced"),
     (end_without_a_turn, "has 0 turns"),
     (forget_what_was_shown, "its session keeps"),
-    (start_again_when_asked_again, "was called|does not own it|its turn is not"),
+    (start_again_when_asked_again, "was called|does not own it|its turn is not|void at"),
     (hold_nothing_back, "pending events"),
     (let_runs_of_a_session_overtake, "before it was active"),
     (leave_dead_workers_runs, "hangs"),

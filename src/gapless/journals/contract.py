@@ -188,8 +188,11 @@ class Store(ABC):
     # -- runs -------------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
-        """Record the new `run`, owned by this worker and queued, and its session where that is new.
+    async def create_run(
+        self, run: RunRecord, *, reject_busy: bool, started_at: int | None = None
+    ) -> tuple[RunRecord, bool]:
+        """Record the new `run`, owned by this worker and queued, and its session where that is new. With `started_at`
+        (ms) it is set running since then, in the same step, where its session has no other active run.
 
         Returns the record and True, or the record that already has the id and False. Raises `SessionNotFound` when the
         session is another user's: of several users who begin it at the same instant, one has it. With `reject_busy`,

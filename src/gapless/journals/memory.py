@@ -231,7 +231,9 @@ class MemoryStore(Store):
 
     # -- runs -------------------------------------------------------------------------------------------------------
 
-    async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
+    async def create_run(
+        self, run: RunRecord, *, reject_busy: bool, started_at: int | None = None
+    ) -> tuple[RunRecord, bool]:
         self._check_lease()
         memory = self._memory
         if (known := memory.runs.get(run.id)) is not None:
@@ -245,6 +247,8 @@ class MemoryStore(Store):
         if session is None:
             memory.sessions[run.session_id] = session_of(run)
         run.owner = self._worker_id
+        if started_at is not None and not active:
+            run.status, run.started_at = RunStatus.RUNNING, started_at
         memory.runs[run.id] = _copy(run)
         memory.numbers[run.id] = next(memory.run_numbers)
         memory.events[run.id] = []

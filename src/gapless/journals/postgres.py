@@ -164,8 +164,10 @@ class PostgresStore(Store):
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 
-    async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
-        record, created = await self._runs.create(run, reject_busy=reject_busy)
+    async def create_run(
+        self, run: RunRecord, *, reject_busy: bool, started_at: int | None = None
+    ) -> tuple[RunRecord, bool]:
+        record, created = await self._runs.create(run, reject_busy=reject_busy, started_at=started_at)
         if created:
             self._news.created(run.id)
             self._news.session_changed(run.session_id, run.user_id)

@@ -30,7 +30,8 @@ INSERT_SESSION_SQL = (
     'INSERT INTO gapless.sessions(id, "user", updated_at, title, state, record) VALUES(%s, %s, %s, %s, %s, %s)'
 )
 _INSERT_RUN = """
-INSERT INTO gapless.runs(nonce, id, session, "user", status, owner, record) VALUES(%s, %s, %s, %s, %s, %s, %s)
+INSERT INTO gapless.runs(nonce, id, session, "user", status, started_at, owner, record)
+VALUES(%s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (id) DO NOTHING RETURNING rid
 """
 _ENTER_SESSION = f"""
@@ -40,11 +41,14 @@ WHERE NOT EXISTS (SELECT 1 FROM gapless.runs r WHERE r.id = %s)
 ON CONFLICT (id) DO UPDATE SET updated_at = sessions.updated_at WHERE sessions."user" = excluded."user"
 """
 _CREATE = f"""
-INSERT INTO gapless.runs(nonce, id, session, "user", status, owner, record)
-SELECT %s::int, %s::bytea, s.id, s."user", %s, %s, %s::bytea FROM gapless.sessions s
-WHERE s.id = %s AND s.xmin = pg_current_xact_id_if_assigned()::xid AND (%s OR NOT EXISTS (
-    SELECT 1 FROM gapless.runs r WHERE r.session = s.id AND r.status IN {ACTIVE_SQL}))
-RETURNING rid
+INSERT INTO gapless.runs(nonce, id, session, "user", status, started_at, owner, record)
+SELECT %s::int, %s::bytea, s.id, s."user", CASE WHEN b.queued THEN 'queued' ELSE 'running' END,
+    CASE WHEN NOT b.queued THEN m.started_at END, %s, %s::bytea
+FROM gapless.sessions s, (SELECT %s::bigint AS started_at) m, LATERAL (SELECT EXISTS (
+    SELECT 1 FROM gapless.runs r WHERE r.session = s.id AND r.status IN {ACTIVE_SQL}) AS busy) a,
+    LATERAL (SELECT a.busy OR m.started_at IS NULL AS queued) b
+WHERE s.id = %s AND s.xmin = pg_current_xact_id_if_assigned()::xid AND (%s OR NOT a.busy)
+RETURNING rid, started_at
 """
 """Only where the statement before it has entered the session in this transaction."""
 _START = f"""
@@ -89,7 +93,7 @@ class PostgresRuns:
 
     # -- creating and starting ----------------------------------------------------------------------------------------
 
-    async def create(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
+    async def create(self, run: RunRecord, *, reject_busy: bool, started_at: int | None) -> tuple[RunRecord, bool]:
         """Create as `Store.create_run` does."""
         me, lost = self._owned.worker_id, self._nonces.pop(run.id, None)
         nonce = lost or random.getrandbits(31)  # no secret
@@ -103,15 +107,18 @@ class PostgresRuns:
             await self._enter_session(connection, run)
             if reject_busy:
                 await self.check_idle(connection, run.session_id)
+            is_next = started_at is not None and not await self._active(connection, run.session_id)
+            _begin(run, started_at if is_next else None)
             ids = [text.encode() for text in (run.id, run.session_id, run.user_id)]
-            rows = await self._server.fetch(connection, _INSERT_RUN, nonce, *ids, run.status.value, me, encode(run))
+            begun = run.status.value, run.started_at
+            rows = await self._server.fetch(connection, _INSERT_RUN, nonce, *ids, *begun, me, encode(run))
             if not rows:
                 raise _Taken
             return ReadRun(rows[0][0], run), True
 
         async with self._may_come(run.id):
             try:
-                rid = await self._create_at_once(run, nonce, reject_busy=reject_busy)
+                rid = await self._create_at_once(run, nonce, started_at, reject_busy=reject_busy)
                 record, created = run, True
                 while rid is None:
                     try:
@@ -127,7 +134,9 @@ class PostgresRuns:
                 self._owned.runs[run.id] = OwnedRun(rid, nonce, record)
         return record, created
 
-    async def _create_at_once(self, run: RunRecord, nonce: int, *, reject_busy: bool) -> int | None:
+    async def _create_at_once(
+        self, run: RunRecord, nonce: int, started_at: int | None, *, reject_busy: bool
+    ) -> int | None:
         """Create a run in one round trip, and return the number of its row. None where something is in the way, which
         is then looked at step by step."""
         me, session = self._owned.worker_id, session_of(run)
@@ -138,7 +147,7 @@ class PostgresRuns:
             cursor = connection.cursor(binary=True)
             async with connection.pipeline():  # a transaction, as nothing begins one
                 await self._server.run(connection, _ENTER_SESSION, *ids, *begun, me, run_id)
-                values = (nonce, run_id, run.status.value, me, encode(run), ids[0], not reject_busy)
+                values = (nonce, run_id, me, encode(run), started_at, ids[0], not reject_busy)
                 await cursor.execute(self._server.sql(_CREATE), values)
             return await cursor.fetchall()
 
@@ -146,7 +155,10 @@ class PostgresRuns:
             rows = await self._server.attempt(create)
         except errors.UniqueViolation:  # the run's id was given to another meanwhile
             return None
-        return rows[0][0] if rows else None
+        if not rows:
+            return None
+        _begin(run, rows[0][1])
+        return int(rows[0][0])
 
     async def _nonce(self, connection: Connection, rid: int) -> int:
         ((nonce,),) = await self._server.fetch(connection, "SELECT r.nonce FROM gapless.runs r WHERE r.rid = %s", rid)
@@ -154,9 +166,12 @@ class PostgresRuns:
 
     async def check_idle(self, connection: Connection, session_id: str) -> None:
         """Raise `SessionBusy` when a run of the session is active."""
-        sql = f"SELECT r.id FROM gapless.runs r WHERE r.session = %s AND r.status IN {ACTIVE_SQL} LIMIT 1"
-        for (run_id,) in await self._server.fetch(connection, sql, session_id.encode()):
+        for (run_id,) in await self._active(connection, session_id):
             raise session_busy(session_id, run_id.decode())
+
+    async def _active(self, connection: Connection, session_id: str) -> list[Row]:
+        sql = f"SELECT r.id FROM gapless.runs r WHERE r.session = %s AND r.status IN {ACTIVE_SQL} LIMIT 1"
+        return await self._server.fetch(connection, sql, session_id.encode())
 
     async def _enter_session(self, connection: Connection, run: RunRecord) -> None:
         """Begin the run's session, or make sure that it is this user's; until the transaction has ended nobody else
@@ -362,6 +377,11 @@ class PostgresRuns:
         finally:
             self._coming[run_id] -= 1
             self._coming = +self._coming
+
+
+def _begin(run: RunRecord, started_at: int | None) -> None:
+    """Say in a new run's record that it runs since then, or is queued."""
+    run.status, run.started_at = RunStatus.QUEUED if started_at is None else RunStatus.RUNNING, started_at
 
 
 class _Taken(Exception):

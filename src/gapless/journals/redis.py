@@ -160,8 +160,12 @@ class RedisStore(Store):
 
     # -- runs -------------------------------------------------------------------------------------------------------
 
-    async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
-        creation = RunCreation(self._server, self._records, self._owned, run, reject_busy=reject_busy)
+    async def create_run(
+        self, run: RunRecord, *, reject_busy: bool, started_at: int | None = None
+    ) -> tuple[RunRecord, bool]:
+        creation = RunCreation(
+            self._server, self._records, self._owned, run, reject_busy=reject_busy, started_at=started_at
+        )
         record, created = await creation.create()
         if created:
             self._news.now_owned(run.id)

@@ -26,7 +26,7 @@ from gapless.journals.redis_keys import (
 from gapless.journals.redis_owned import OwnedRuns
 from gapless.journals.redis_records import RedisRecords
 from gapless.journals.redis_server import RedisServer
-from gapless.records import RunRecord, session_busy, session_of, session_taken
+from gapless.records import RunRecord, RunStatus, session_busy, session_of, session_taken
 
 __all__ = ["RunCreation"]
 
@@ -40,13 +40,21 @@ class RunCreation:
     """One request to create a run, over its attempts."""
 
     def __init__(
-        self, server: RedisServer, records: RedisRecords, owned: OwnedRuns, run: RunRecord, *, reject_busy: bool
+        self,
+        server: RedisServer,
+        records: RedisRecords,
+        owned: OwnedRuns,
+        run: RunRecord,
+        *,
+        reject_busy: bool,
+        started_at: int | None,
     ) -> None:
         self._server = server
         self._records = records
         self._owned = owned
         self._run = run
         self._reject_busy = reject_busy
+        self._started_at = started_at
         self._place = place_of(run.session_id)
         self._pointer = pointer_to(run.id)
         self._waited_for = b""
@@ -88,7 +96,9 @@ class RunCreation:
         if mine is None:
             return None
         outcome = await self._create(number_claimed(mine))
-        if outcome == b"created":
+        if isinstance(outcome, list) and outcome[0] == b"created":
+            if outcome[1]:
+                self._run.status, self._run.started_at = RunStatus.RUNNING, int(outcome[1])
             self._owned.add(self._run)
             self._records.forget(self._run.id)
             return self._run, True
@@ -157,6 +167,7 @@ class RunCreation:
                 encode(session.state),
                 int(self._reject_busy),
                 number,
+                "" if self._started_at is None else self._started_at,
             )
         except BaseException:
             self._owned.doubtful[run.id] = (run.session_id, self._nonce)

@@ -236,11 +236,11 @@ CREATE = Script(
     _QUEUE
     + TELL
     + """
-local place, id, me, nonce, record, session, user, created_at, state, reject_busy, claim = unpack(ARGV)
+local place, id, me, nonce, record, session, user, created_at, state, reject_busy, claim, started_at = unpack(ARGV)
 local run = place .. 'run:' .. id
-local is = redis.call('HMGET', run, 'record', 'nonce', 'spent')
+local is = redis.call('HMGET', run, 'record', 'nonce', 'spent', 'started_at')
 if is[1] then
-  return is[2] == nonce and 'created' or 'known'
+  return is[2] == nonce and {'created', is[4] or ''} or 'known'
 end
 if tonumber(claim) <= tonumber(is[3] or 0) then
   return 'void'
@@ -255,6 +255,12 @@ if busy and reject_busy == '1' then
   return {'busy', busy}
 end
 redis.call('HSET', run, 'record', record, 'owner', me, 'status', 'queued', 'last', 0, 'nonce', nonce, 'spent', claim)
+if busy then
+  started_at = ''
+end
+if started_at ~= '' then
+  redis.call('HSET', run, 'status', 'running', 'started_at', started_at)
+end
 redis.call('PERSIST', run)
 if not known then
   redis.call('HSET', place .. 'session', 'record', session, 'updated_at', created_at, 'state', state)
@@ -262,7 +268,7 @@ end
 redis.call('RPUSH', place .. 'queue', id)
 redis.call('RPUSH', place .. 'runs', id)
 tell(place)
-return 'created'
+return {'created', started_at}
 """
 )
 

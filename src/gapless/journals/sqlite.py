@@ -42,6 +42,7 @@ from gapless.journals.sqlite_records import (
     find_checkpoint,
     find_session,
     insert_session,
+    is_idle,
     read_session,
     write_session,
 )
@@ -187,7 +188,9 @@ class SQLiteStore(Store):
 
     # -- runs -------------------------------------------------------------------------------------------------------
 
-    async def create_run(self, run: RunRecord, *, reject_busy: bool) -> tuple[RunRecord, bool]:
+    async def create_run(
+        self, run: RunRecord, *, reject_busy: bool, started_at: int | None = None
+    ) -> tuple[RunRecord, bool]:
         def create(db: sqlite3.Connection) -> tuple[RunRecord, int | None, bytes]:
             known = self._runs.find(db, run.id)
             if known is not None:
@@ -199,6 +202,8 @@ class SQLiteStore(Store):
                 check_idle(db, run.session_id)
             if user is None:
                 insert_session(db, session_of(run))
+            if started_at is not None and (user is None or reject_busy or is_idle(db, run.session_id)):
+                run.status, run.started_at = RunStatus.RUNNING, started_at
             run.owner = self._log.worker_id
             rid = self._runs.insert(db, run)
             return run, rid, note_session(db, run.session_id)

@@ -37,6 +37,7 @@ __all__ = [
     "find_checkpoint",
     "find_session",
     "insert_session",
+    "is_idle",
     "read_session",
     "write_session",
 ]
@@ -250,8 +251,7 @@ def find_checkpoint(db: sqlite3.Connection, run_id: str) -> Checkpoint | None:
 
 def check_idle(db: sqlite3.Connection, session_id: str) -> None:
     """Raise `SessionBusy` when a run of the session is active."""
-    active = f"SELECT id FROM runs WHERE session = ? AND status IN {ACTIVE_SQL} LIMIT 1"
-    for (run_id,) in db.execute(active, (session_id,)):
+    for (run_id,) in _active(db, session_id):
         raise session_busy(session_id, run_id)
 
 
@@ -261,6 +261,16 @@ def delete_of_session(db: sqlite3.Connection, session_id: str) -> None:
         db.execute(f"DELETE FROM {table} WHERE rid IN (SELECT rid FROM runs WHERE session = ?)", (session_id,))
     for table in ("runs", "turns"):
         db.execute(f"DELETE FROM {table} WHERE session = ?", (session_id,))
+
+
+def is_idle(db: sqlite3.Connection, session_id: str) -> bool:
+    """Return whether no run of the session is active."""
+    return not _active(db, session_id)
+
+
+def _active(db: sqlite3.Connection, session_id: str) -> list[tuple[str]]:
+    sql = f"SELECT id FROM runs WHERE session = ? AND status IN {ACTIVE_SQL} LIMIT 1"
+    return db.execute(sql, (session_id,)).fetchall()
 
 
 def find_session(db: sqlite3.Connection, session_id: str) -> SessionRecord | None:

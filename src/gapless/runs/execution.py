@@ -193,9 +193,9 @@ class Execution:
 
     def leave(self) -> None:
         """Leave the run to other workers as soon as nothing is lost by it: at its agent's next save, or now where it
-        waits for its turn, for a person or a producer."""
+        waits for its turn, for a person or a producer, or nothing of it was done yet."""
         idle = self.waiting or (self.inbox is not None and self.inbox.idle)
-        if self.record.status is RunStatus.QUEUED or (idle and self._standing is not None):
+        if not self.journal.appended or (idle and self._standing is not None):
             self.part()
         elif self._standing is not None:
             self._standing.leaving = True

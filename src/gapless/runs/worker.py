@@ -18,7 +18,7 @@ from gapless.journals.journal import Journal, Journals
 from gapless.live import LiveRequest
 from gapless.metrics import Metrics
 from gapless.producing import Batch, Taken
-from gapless.records import RunRecord, RunRequest, RunStatus, session_busy
+from gapless.records import RunRecord, RunRequest, RunStatus, now_ms, session_busy
 from gapless.runs.checkpoints import Before
 from gapless.runs.commands import Commands, decode_command
 from gapless.runs.conversations import Conversations
@@ -151,7 +151,7 @@ class Worker:
         reject, deadline = asked.config.on_busy == "reject", time.monotonic() + STOPPING_WAIT_S
         while True:
             try:
-                return await self.journals.store.create_run(record, reject_busy=reject)
+                return await self.journals.store.create_run(record, reject_busy=reject, started_at=now_ms())
             except SessionBusy as error:
                 busy = await self._in_the_way(error, deadline)
                 if busy is None:
