@@ -100,6 +100,16 @@ class Memory:
             if worker._listener is not None:
                 worker._listener.on_user_session(session.user_id, session.id)
 
+    def add(self, run: RunRecord) -> None:
+        """Add a new run, and its session where that is new."""
+        if run.session_id not in self.sessions:
+            self.sessions[run.session_id] = session_of(run)
+        self.runs[run.id] = _copy(run)
+        self.numbers[run.id] = next(self.run_numbers)
+        self.events[run.id] = []
+        self.session_runs.setdefault(run.session_id, {})[run.id] = None
+        self.tell_session(self.sessions[run.session_id])
+
     def save(self, run: RunRecord, checkpoint: Checkpoint) -> None:
         """Replace the run's checkpoint; without data it has none any more."""
         assert checkpoint.seq <= run.last_seq, "a checkpoint is never ahead of the journal"
@@ -241,19 +251,13 @@ class MemoryStore(Store):
         session = memory.sessions.get(run.session_id)
         if session is not None and session.user_id != run.user_id:
             raise session_taken(run.session_id)
-        active = memory.session_runs.setdefault(run.session_id, {})
-        if reject_busy and active:
+        active = memory.session_runs.get(run.session_id)
+        if active and reject_busy:
             raise session_busy(run.session_id, next(iter(active)))
-        if session is None:
-            memory.sessions[run.session_id] = session_of(run)
         run.owner = self._worker_id
         if started_at is not None and not active:
             run.status, run.started_at = RunStatus.RUNNING, started_at
-        memory.runs[run.id] = _copy(run)
-        memory.numbers[run.id] = next(memory.run_numbers)
-        memory.events[run.id] = []
-        active[run.id] = None
-        memory.tell_session(memory.sessions[run.session_id])
+        memory.add(run)
         return run, True
 
     async def start_run(self, run_id: str, started_at: int) -> str | None:

@@ -100,10 +100,13 @@ class Log:
         """Raise `WorkerFenced` when others have taken the worker's runs: they are read as anyone else's from now on.
         Gives the bells of the others who listen."""
         rows = db.execute("SELECT id, bell FROM workers WHERE id = ? OR listens", (self.worker_id,)).fetchall()
-        if not any(worker_id == self.worker_id for worker_id, _ in rows):
+        if len(rows) == 1 and rows[0][0] == self.worker_id:  # as mostly; this is done for each group
+            return []
+        bells = dict(rows)
+        if bells.pop(self.worker_id, None) is None:
             self.tails.clear()
             raise WorkerFenced(self.worker_id)
-        return [bell for worker_id, bell in rows if worker_id != self.worker_id and bell] if len(rows) > 1 else []
+        return [bell for bell in bells.values() if bell]
 
     async def change(self, work: Callable[[sqlite3.Connection], _T], *, as_owner: bool = True) -> _T:
         """Run `work` in one transaction, and ring those who listen once it is accepted. Raises `WorkerFenced` where it
@@ -148,7 +151,8 @@ class Log:
         news: list[bytes] = []
         accepted: list[tuple[Append, Tail, bool, int]] = []
 
-        def write(db: sqlite3.Connection) -> int:
+        def write(db: sqlite3.Connection) -> tuple[int, list[str]]:
+            bells = self.check_lease(db)
             at, pos = 0, self._trimmed  # that nothing was appended: then there is nothing to trim
             runs, events, segments = [""], list[bytes](), []
             refused.clear()
@@ -180,9 +184,11 @@ class Log:
                 pos = db.execute("INSERT INTO log(runs, data, at) VALUES(?, ?, ?)", row).lastrowid or 0
             if segments:
                 db.executemany("INSERT INTO segments VALUES(?, ?, ?, ?, ?)", segments)
-            return pos
+            return pos, bells
 
-        newest = await self.change(write)
+        newest, bells = await self._file.transact(write)
+        if bells:
+            self.ring(bells)
         for batch, tail, seal, size in accepted:
             self._bytes += size
             tail.last += len(batch.events)
