@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gapless.errors import ExtraMissing
+from gapless.records import ModelUsage
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -28,6 +29,18 @@ FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _EVENTS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 5_000.0, 20_000.0, 100_000.0)
+
+
+MODELS_MAX = 500
+"""Pairs of an agent and a model that are counted each for itself."""
+_KINDS = {
+    "input": "input_tokens",
+    "output": "output_tokens",
+    "cached": "cached_input_tokens",
+    "cache_write": "cache_write_input_tokens",
+    "reasoning": "reasoning_tokens",
+}
+"""Of tokens. Those in the cache are input too, those of reasoning output."""
 
 
 class Histogram:
@@ -59,6 +72,10 @@ class Metrics:
     def __init__(self) -> None:
         self.runs: dict[tuple[str, str], int] = {}
         """Ended runs by agent and outcome: finished, cancelled, or the code of the error."""
+        self.tokens: dict[tuple[str, str, str], int] = {}
+        """Tokens of ended runs by agent, model and kind."""
+        self.requests: dict[tuple[str, str], int] = {}
+        """Calls of models in ended runs, by agent and model."""
         self.runs_active = 0
         self.runs_taken_over = 0
         """Runs of lost workers that this one closed or restarted."""
@@ -80,9 +97,23 @@ class Metrics:
         """Followers that came with a cursor."""
         self._published: dict[tuple[object, ...], float] = {}
 
-    def run_ended(self, agent: str, outcome: str) -> None:
+    def run_ended(self, agent: str, outcome: str, usage: Iterable[ModelUsage] = ()) -> None:
+        """Count a run that has ended, and what it took."""
         key = (agent, outcome)
         self.runs[key] = self.runs.get(key, 0) + 1
+        self._count_usage(agent, usage)
+
+    def _count_usage(self, agent: str, usage: Iterable[ModelUsage]) -> None:
+        """Of models that are many (a name of the client's choice is one) the rest is one series."""
+        for one in usage:
+            model = one.model or "unknown"
+            if (agent, model) not in self.requests and len(self.requests) >= MODELS_MAX:
+                model = "other"
+            self.requests[agent, model] = self.requests.get((agent, model), 0) + one.requests
+            for kind, field in _KINDS.items():
+                if count := getattr(one, field):
+                    key = (agent, model, kind)
+                    self.tokens[key] = self.tokens.get(key, 0) + count
 
     def exposition(self) -> tuple[bytes, str]:
         """Prometheus' text and its content type; with `shared`, of all workers together. Raises `ExtraMissing`."""
@@ -161,6 +192,14 @@ class _Collector:
         for (agent, outcome), count in metrics.runs.items():
             runs.add_metric((agent, outcome), count)
         yield runs
+        tokens = CounterMetricFamily("gapless_tokens", "Tokens of ended runs.", labels=("agent", "model", "kind"))
+        for (agent, model, kind), count in metrics.tokens.items():
+            tokens.add_metric((agent, model, kind), count)
+        yield tokens
+        requests = CounterMetricFamily("gapless_model_requests", "Calls of models.", labels=("agent", "model"))
+        for (agent, model), count in metrics.requests.items():
+            requests.add_metric((agent, model), count)
+        yield requests
         yield GaugeMetricFamily("gapless_runs_active", "Runs being executed.", metrics.runs_active)
         yield GaugeMetricFamily("gapless_followers", "Open event streams.", metrics.followers)
         for name, text, count in (

@@ -82,6 +82,23 @@ class _Record(msgspec.Struct, omit_defaults=True):
     pass
 
 
+class ModelUsage(_Record, kw_only=True):
+    """Counts what one model took in one run: `model` of `provider`, asked in `requests` calls (0: not known).
+
+    Tokens. Of `input_tokens`, `cached_input_tokens` came from the provider's cache and `cache_write_input_tokens` went
+    into it; of `output_tokens`, `reasoning_tokens` were thought and not said.
+    """
+
+    provider: str | None = None
+    model: str | None = None
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_input_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
 class RunRequest(_Record, kw_only=True):
     """Keeps what a run was asked beside its message, only for runs that may be restarted: the session's `state`, the
     client's `tools`, `context` and `forwarded_props`.
@@ -129,6 +146,8 @@ class RunRecord(_Record, kw_only=True):
     request: RunRequest | None = None
     expired: bool = False
     """The journal's events are past their retention and gone."""
+    usage: list[ModelUsage] | None = None
+    """What each model took, once the run has ended."""
 
 
 class SessionRecord(_Record, kw_only=True):
@@ -161,7 +180,7 @@ class RunEnd(_Record, kw_only=True):
     """Goes with the append that holds a run's terminal event: both are accepted, or neither.
 
     The session gets the `turn`, `ended_at` as its `updated_at`, the state, and the run's message as title where it has
-    none. The run gets `status`, `ended_at` and, where it failed, `error`.
+    none. The run gets `status`, `ended_at` the `usage` and, where it failed, `error`.
     """
 
     status: RunStatus
@@ -170,6 +189,7 @@ class RunEnd(_Record, kw_only=True):
     error: dict[str, str] | None = None
     state: dict[str, Any] | None = None
     """The session's new state; None leaves it."""
+    usage: list[ModelUsage] | None = None
 
 
 _encode = msgspec.json.Encoder().encode
@@ -186,6 +206,7 @@ _CHANGES: dict[type[_Record], dict[str, Any]] = {
         "error": None,
         "takeovers": 0,
         "expired": False,
+        "usage": None,
     },
     SessionRecord: {"updated_at": None, "title": "", "state": {}},
 }
@@ -286,6 +307,7 @@ class _ListedRun(_Record, kw_only=True):
     digest: str = ""
     config: RunConfig | None = None
     expired: bool = False
+    usage: list[ModelUsage] | None = None
 
 
 class _ListedSession(_Record, kw_only=True):

@@ -10,7 +10,7 @@ import pytest
 from gapless.config import RunConfig
 from gapless.errors import CursorInvalid, InputTooLarge
 from gapless.events import UserMessage
-from gapless.records import LISTED_CHARS_MAX, RunRequest, RunStatus, SessionRecord
+from gapless.records import LISTED_CHARS_MAX, ModelUsage, RunRequest, RunStatus, SessionRecord
 from tests.journals.workers import Worker, a_run
 
 
@@ -89,3 +89,15 @@ class Lists:
         assert known is not None
         assert (list(known.state), known.updated_at) == (["a"], 2)
         assert await b.store.update_state("s", {"a": "", "b": "x" * 80}, 4, 100) is not None
+
+    async def test_what_a_run_took_is_in_its_record(self, a: Worker, b: Worker) -> None:
+        usage = [ModelUsage(provider="p", model="m", requests=2, input_tokens=9, output_tokens=3, reasoning_tokens=1)]
+        for run_id in ("counted", "uncounted"):
+            await a.create(run_id)
+        await a.end("counted", 1, usage=usage)
+        await a.end("uncounted", 1)
+        for worker in (a, b):
+            assert [run.usage for run in await worker.store.list_runs()] == [None, usage]
+            found = await worker.store.get_run("counted")
+            assert found is not None
+            assert found.usage == usage

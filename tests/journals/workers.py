@@ -13,7 +13,7 @@ import msgspec
 
 from gapless.events import UserMessage
 from gapless.journals.contract import Append, Store
-from gapless.records import RunEnd, RunRecord, RunStatus, Turn
+from gapless.records import ModelUsage, RunEnd, RunRecord, RunStatus, Turn
 
 LEASE_S = 10.0
 WAIT_S = 120.0
@@ -186,5 +186,6 @@ def an_end(
     ended_at: int = 100,
     state: dict[str, Any] | None = None,
     error: dict[str, str] | None = None,
+    usage: list[ModelUsage] | None = None,
 ) -> RunEnd:
-    return RunEnd(status=status, ended_at=ended_at, turn=a_turn(run_id), state=state, error=error)
+    return RunEnd(status=status, ended_at=ended_at, turn=a_turn(run_id), state=state, error=error, usage=usage)

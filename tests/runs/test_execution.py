@@ -27,7 +27,7 @@ from gapless.events import (
     RunFinishedInterruptOutcome,
     TokenUsage,
 )
-from gapless.records import RunStatus
+from gapless.records import ModelUsage, RunStatus
 from gapless.runs.deadlines import Deadlines
 from gapless.runs.recorder import Recorder
 from tests.support.agents import Gated
@@ -268,7 +268,9 @@ async def test_one_enormous_text_goes_to_the_store_in_pieces(store: str):
         assert sum(map(len, await runner.store.read(run.id, 0, 10_000))) < 2 * 1024 * 1024
 
 
-async def test_result_and_usage_go_with_the_end(store: str):
+async def test_result_and_usage_go_with_the_end(store: str, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "gapless.run")
+
     async def counted(ctx: RunContext) -> AsyncIterator[str]:
         ctx.add_usage(TokenUsage(model="m", input_tokens=1, output_tokens=2))
         ctx.add_usage(TokenUsage(model="m", input_tokens=10))
@@ -279,6 +281,15 @@ async def test_result_and_usage_go_with_the_end(store: str):
         response = await (await runner.start("x")).collect()
         assert response.result == {"answer": 42}
         assert response.usage == [TokenUsage(model="m", input_tokens=11, output_tokens=2)]
+        (run,) = await runner.list_runs()
+        assert run.usage == [ModelUsage(model="m", requests=2, input_tokens=11, output_tokens=2)]
+        while runner.executions:
+            await asyncio.sleep(0)
+        metrics = runner.metrics
+    assert metrics.requests == {("counted", "m"): 2}
+    assert metrics.tokens == {("counted", "m", "input"): 11, ("counted", "m", "output"): 2}
+    assert "agent 'counted', user " in caplog.text
+    assert "11 tokens in, 2 out" in caplog.text
 
 
 async def test_an_error_of_the_executions_own_ends_the_run_and_stops_the_agent(monkeypatch: pytest.MonkeyPatch):

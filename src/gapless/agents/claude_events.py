@@ -27,6 +27,7 @@ from claude_agent_sdk import (
     UserMessage,
 )
 
+from gapless.agents import counting
 from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.values import json_of
 from gapless.agents.writing import Said, result, with_files
@@ -323,14 +324,12 @@ def rest_of(ended: ResultMessage, counted: Sequence[TokenUsage]) -> list[TokenUs
     inputs = sum(
         one.get("inputTokens", 0) + one.get("cacheReadInputTokens", 0) + one.get("cacheCreationInputTokens", 0)
         for one in used.values()
-    ) - sum(one.input_tokens or 0 for one in counted)
-    outputs = sum(one.get("outputTokens", 0) for one in used.values()) - sum(one.output_tokens or 0 for one in counted)
-    if inputs <= 0 and outputs <= 0:
-        return []
-    inputs, outputs = max(inputs, 0), max(outputs, 0)
+    )
     others = {*used} - {one.model for one in counted}
     model = others.pop() if len(others) == 1 else next(iter(used), None) if len(used) == 1 else None
-    return [TokenUsage(model=model, input_tokens=inputs, output_tokens=outputs, total_tokens=inputs + outputs)]
+    outputs = sum(one.get("outputTokens", 0) for one in used.values())
+    rest = counting.rest_of(TokenUsage(model=model, input_tokens=inputs, output_tokens=outputs), counted)
+    return [] if rest is None else [rest]
 
 
 def _told(content: str | list[dict[str, Any]] | None) -> str | list[ContentPart]:

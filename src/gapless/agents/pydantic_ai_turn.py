@@ -12,6 +12,7 @@ from pydantic_ai.usage import RunUsage
 
 from gapless.agents.base import AgentItem, Deltas, RunContext
 from gapless.agents.client_tools import left_to_client
+from gapless.agents.counting import rest_of
 from gapless.agents.pydantic_ai_calls import Calls
 from gapless.agents.pydantic_ai_events import custom
 from gapless.agents.pydantic_ai_history import content_of, turn_of
@@ -238,7 +239,7 @@ class Turn:
         for message in messages:
             if isinstance(message, m.ModelResponse) and message.usage.has_values():
                 self._ctx.add_usage(_usage(message))
-        if run is not None and (others := _rest(run.usage, self._ctx.usage)) is not None:
+        if run is not None and (others := rest_of(_all_of(run.usage), self._ctx.usage)) is not None:
             self._ctx.add_usage(others)
 
 
@@ -267,19 +268,10 @@ def _usage(response: m.ModelResponse) -> TokenUsage:
     )
 
 
-def _rest(total: RunUsage, known: list[TokenUsage]) -> TokenUsage | None:
-    """Return what was used beside the `known`: by agents inside of tools, and by answers that were dropped since."""
-
-    def left(count: int, field: str) -> int:
-        return max(count - sum(getattr(one, field) or 0 for one in known), 0)
-
-    tokens_in, tokens_out = left(total.input_tokens, "input_tokens"), left(total.output_tokens, "output_tokens")
-    if not tokens_in + tokens_out:
-        return None
+def _all_of(total: RunUsage) -> TokenUsage:
     return TokenUsage(
-        input_tokens=tokens_in,
-        output_tokens=tokens_out,
-        total_tokens=tokens_in + tokens_out,
-        cached_input_tokens=left(total.cache_read_tokens, "cached_input_tokens") or None,
-        cache_write_input_tokens=left(total.cache_write_tokens, "cache_write_input_tokens") or None,
+        input_tokens=total.input_tokens,
+        output_tokens=total.output_tokens,
+        cached_input_tokens=total.cache_read_tokens,
+        cache_write_input_tokens=total.cache_write_tokens,
     )

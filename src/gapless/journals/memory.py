@@ -123,7 +123,7 @@ class Memory:
         """Close the run, as the batch that ends it says."""
         end = batch.end
         assert end is not None
-        run.status, run.ended_at, run.error = end.status, end.ended_at, end.error
+        run.status, run.ended_at, run.error, run.usage = end.status, end.ended_at, end.error, end.usage
         self.session_runs[run.session_id].pop(run.id, None)
         self.commands.pop(run.id, None)
         self.checkpoints.pop(run.id, None)

@@ -69,7 +69,8 @@ _APPEND_TYPES = (25, 23, 1016, 1007, 1007, 1007, 1001, 1007)
 
 _END = """
 WITH ended AS (
-    UPDATE gapless.runs SET status = %s, ended_at = %s, last_seq = %s, error = %s, kept_since = %s, kept_bytes = %s
+    UPDATE gapless.runs SET status = %s, ended_at = %s, last_seq = %s, error = %s, usage = %s, kept_since = %s,
+        kept_bytes = %s
     WHERE rid = %s RETURNING rid, session),
 turn AS (INSERT INTO gapless.turns(session, turn) SELECT session, %s::bytea FROM ended),
 commands AS (DELETE FROM gapless.commands c USING ended WHERE c.rid = ended.rid),
@@ -327,8 +328,8 @@ class OwnedRuns:
         if end is not None:
             last = batch.first_seq + len(batch.events) - 1
             size = owned.bytes + sum(map(len, batch.events))
-            error, state = (None if value is None else encode(value) for value in (end.error, end.state))
-            ended = (end.status.value, end.ended_at, last, error, end.ended_at, size, owned.rid)
+            error, usage, state = (None if it is None else encode(it) for it in (end.error, end.usage, end.state))
+            ended = (end.status.value, end.ended_at, last, error, usage, end.ended_at, size, owned.rid)
             session = (end.ended_at, owned.title.encode(), state)
             await run(connection, _END, *ended, encode(end.turn), *session)
             return

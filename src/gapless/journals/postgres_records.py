@@ -16,6 +16,7 @@ from gapless.journals.postgres_schema import ACTIVE_SQL
 from gapless.journals.postgres_server import Connection, PostgresServer, Row, bytea_array, int_array
 from gapless.records import (
     Listing,
+    ModelUsage,
     RunRecord,
     RunStatus,
     SessionRecord,
@@ -39,11 +40,12 @@ LAST_SQL = (
 )
 """The position of the newest event of the run `r`, which has not ended."""
 _COLUMNS = f"""r.rid, r.status, r.owner, r.takeovers, r.started_at, r.ended_at, coalesce(r.last_seq, {LAST_SQL}),
-    r.error, r.kept_since IS NULL, r.id, r.record"""
+    r.error, r.usage, r.kept_since IS NULL, r.id, r.record"""
 _SESSION_COLUMNS = "id, updated_at, title, state, record"
 
 encode = msgspec.json.Encoder().encode
 _decode_error = msgspec.json.Decoder(dict[str, str]).decode
+_decode_usage = msgspec.json.Decoder(list[ModelUsage]).decode
 _decode_state = msgspec.json.Decoder(dict[str, Any]).decode
 _KeyT = TypeVar("_KeyT")
 _RecordT = TypeVar("_RecordT", RunRecord, SessionRecord)
@@ -189,11 +191,12 @@ async def _page(
 
 def _run_from(row: Row, decode: Callable[[bytes], RunRecord] = decode_run) -> ReadRun:
     """Make a run's record of its row. Raises `ValueError`."""
-    rid, status, owner, takeovers, started_at, ended_at, last_seq, error, dropped, _, record = row
+    rid, status, owner, takeovers, started_at, ended_at, last_seq, error, usage, dropped, _, record = row
     run = decode(record)
     run.status, run.owner, run.takeovers, run.last_seq = RunStatus(status), owner, takeovers, last_seq
     run.started_at, run.ended_at = started_at, ended_at
     run.error = None if error is None else _decode_error(error)
+    run.usage = None if usage is None else _decode_usage(usage)
     run.expired = run.status.ended and dropped
     return ReadRun(rid, listed_run(run) if decode is listed_run else run)
 

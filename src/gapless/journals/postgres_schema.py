@@ -47,6 +47,7 @@ CREATE TABLE gapless.runs(
     ended_at bigint,
     last_seq int,  -- of a run that has ended
     error bytea,
+    usage bytea,
     kept_since bigint,  -- the end of a run whose events are still there
     kept_bytes bigint,  -- of these events
     record bytea NOT NULL);  -- as it was made: what changes is in the columns
@@ -79,5 +80,7 @@ CREATE TABLE gapless.watches(
     rid bigint NOT NULL, worker text NOT NULL, channel text NOT NULL, PRIMARY KEY (rid, worker));
 """
 
-MIGRATIONS: dict[int, str] = {1: "ALTER TABLE gapless.events ADD COLUMN at int"}
+MIGRATIONS: dict[int, str] = {
+    1: "ALTER TABLE gapless.events ADD COLUMN at int; ALTER TABLE gapless.runs ADD COLUMN usage bytea",
+}
 """What makes the tables of one version those of the next. A change of them comes with the line for those before it."""

@@ -8,7 +8,17 @@ from typing import Any
 import msgspec
 
 from gapless.errors import StoreCorrupt
-from gapless.records import RunEnd, RunRecord, RunStatus, SessionRecord, Turn, decode_run, decode_session, title_of
+from gapless.records import (
+    ModelUsage,
+    RunEnd,
+    RunRecord,
+    RunStatus,
+    SessionRecord,
+    Turn,
+    decode_run,
+    decode_session,
+    title_of,
+)
 
 __all__ = [
     "ENDED",
@@ -41,6 +51,7 @@ decode_turn = msgspec.json.Decoder(Turn).decode
 decode_member = msgspec.json.Decoder(tuple[str, str]).decode
 """A run's id and its session, from how the index lists a run."""
 _decode_error = msgspec.json.Decoder(dict[str, str]).decode
+_decode_usage = msgspec.json.Decoder(list[ModelUsage]).decode
 _decode_state = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -84,6 +95,7 @@ def encode_end(run: RunRecord, end: RunEnd) -> dict[str, Any]:
         "at": end.ended_at,
         "title": title_of(run.message),
         "error": "" if end.error is None else encode(end.error).decode(),
+        "usage": "" if end.usage is None else encode(end.usage).decode(),
         "turn": encode(end.turn).decode(),
         "state": None if end.state is None else encode(end.state).decode(),
     }
@@ -91,7 +103,7 @@ def encode_end(run: RunRecord, end: RunEnd) -> dict[str, Any]:
 
 def run_from(run_id: str, fields: Sequence[Any], decode: Callable[[bytes], RunRecord] = decode_run) -> RunRecord:
     """Make a run's record of `scripts.RUN_FIELDS`. Raises `StoreCorrupt`."""
-    record, owner, status, last, started_at, ended_at, error, expired, takeovers, _ = fields
+    record, owner, status, last, started_at, ended_at, error, expired, takeovers, _, usage = fields
     try:
         run = decode(record)
         run.owner, run.status, run.last_seq = owner.decode(), RunStatus(status.decode()), int(last)
@@ -99,6 +111,7 @@ def run_from(run_id: str, fields: Sequence[Any], decode: Callable[[bytes], RunRe
         run.ended_at = None if ended_at is None else int(ended_at)
         run.error = _decode_error(error) if error else None
         run.takeovers = int(takeovers or 0)
+        run.usage = _decode_usage(usage) if usage else None
     except (AttributeError, TypeError, ValueError) as cause:  # a field that is not there, or not Gapless's
         raise StoreCorrupt(f"run {run_id}: its record is damaged", run_id=run_id) from cause
     run.expired = expired is not None

@@ -38,7 +38,9 @@ __all__ = [
     "Script",
 ]
 
-RUN_FIELDS = ("record", "owner", "status", "last", "started_at", "ended_at", "error", "expired", "takeovers", "bytes")
+RUN_FIELDS = (
+    *("record", "owner", "status", "last", "started_at", "ended_at", "error", "expired", "takeovers", "bytes", "usage"),
+)
 """What makes a run's record, in the order in which scripts answer it."""
 SESSION_FIELDS = ("record", "updated_at", "title", "state")
 """What makes a session's record. The title that it was made with is in `record`; one that it was given since is a field
@@ -186,7 +188,7 @@ for i, batch in ipairs(cmsgpack.unpack(ARGV[2])) do
       redis.call('HSET', run, 'status', status)
     end
     if ended then
-      redis.call('HSET', run, 'ended_at', ended.at, 'error', ended.error)
+      redis.call('HSET', run, 'ended_at', ended.at, 'error', ended.error, 'usage', ended.usage)
       redis.call('HDEL', run, 'watchers')
       redis.call('DEL', place .. 'commands:' .. id, place .. 'kept:' .. id, place .. 'checkpoint:' .. id)
       try('LREM', place .. 'queue', 1, id)

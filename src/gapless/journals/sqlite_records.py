@@ -184,7 +184,7 @@ class Runs:
             run.status = batch.status
         end = batch.end
         if end is not None:
-            run.status, run.ended_at, run.error = end.status, end.ended_at, end.error
+            run.status, run.ended_at, run.error, run.usage = end.status, end.ended_at, end.error, end.usage
             db.execute("INSERT INTO turns(session, turn) VALUES(?, ?)", (run.session_id, _encode(end.turn)))
             session, session_written = None, b""
             with contextlib.suppress(StoreCorrupt):  # it stays as it is, for a version that can read it

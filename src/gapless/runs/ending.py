@@ -23,15 +23,17 @@ from gapless.events import (
 )
 from gapless.fold import Fold
 from gapless.live import is_live
-from gapless.records import RunEnd, RunRecord, RunStatus, Turn, now_ms
+from gapless.records import ModelUsage, RunEnd, RunRecord, RunStatus, Turn, now_ms
 from gapless.runs.recorder import Recorder
 from gapless.runs.sound import sound
 from gapless.user_message import results_of
 
-__all__ = ["as_failure", "end_of", "ending", "finished", "label_of", "lost", "own_end", "unanswered"]
+__all__ = ["as_failure", "end_of", "ending", "finished", "label_of", "log_end", "lost", "own_end", "unanswered"]
 
 _encode = msgspec.json.Encoder().encode
 _decode_end = msgspec.json.Decoder(RunEnd).decode
+
+_TOKENS = ("input_tokens", "output_tokens", "cached_input_tokens", "cache_write_input_tokens", "reasoning_tokens")
 
 log = logging.getLogger("gapless.run")
 
@@ -97,6 +99,7 @@ def ending(
             "one that it had",
             run_id=record.id,
         )
+    counted = _counted(ctx.usage) if ctx is not None else []
     usage = (_sum_usage(ctx.usage) if ctx is not None else None) or (own.usage if own is not None else None)
     terminal: Event
     if failure is None:
@@ -113,6 +116,7 @@ def ending(
         terminal = RunErrorEvent(message=failure.message, code=failure.code, usage=usage, timestamp=now_ms())
     _, event = sound(terminal)
     end = end_of(record, fold, failure, native=native, state=state)
+    end.usage = counted or _counted(usage or [], requests=0) or None
     return failure, event, _decode_end(_encode(end))
 
 
@@ -161,6 +165,17 @@ def end_of(
     return RunEnd(status=status, ended_at=now_ms(), turn=turn, error=error, state=state)
 
 
+def _counted(usage: list[TokenUsage], requests: int = 1) -> list[ModelUsage]:
+    """Return what each model took; each of the `usage` is of so many requests."""
+    total: dict[tuple[str | None, str | None], ModelUsage] = {}
+    for one in usage:
+        known = total.setdefault((one.provider, one.model), ModelUsage(provider=one.provider, model=one.model))
+        known.requests += requests
+        for field in _TOKENS:
+            setattr(known, field, getattr(known, field) + (getattr(one, field) or 0))
+    return list(total.values())
+
+
 def _sum_usage(usage: list[TokenUsage]) -> list[TokenUsage] | None:
     """Return one entry per provider and model."""
     total: dict[tuple[str | None, str | None], TokenUsage] = {}
@@ -175,6 +190,17 @@ def _sum_usage(usage: list[TokenUsage]) -> list[TokenUsage] | None:
             if isinstance(value, int):
                 setattr(known, field, (getattr(known, field) or 0) + value)
     return list(total.values()) or None
+
+
+def log_end(log: logging.Logger, record: RunRecord, outcome: str, events: int) -> None:
+    """Say in one line how a run ended, whose it was, how long it took and what it used."""
+    usage = record.usage or []
+    log.info(
+        "run %s: %s after %d events; agent %r, user %r, %.1f s, %d tokens in, %d out",
+        *(record.id, outcome, events, record.agent, record.user_id),
+        (now_ms() - (record.started_at or record.created_at)) / 1000,
+        *(sum(one.input_tokens for one in usage), sum(one.output_tokens for one in usage)),
+    )
 
 
 def label_of(outcome: str, failure: GaplessError | None) -> str:

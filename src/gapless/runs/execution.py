@@ -33,7 +33,7 @@ from gapless.runs.blobs import LARGE, BlobsOfRun
 from gapless.runs.checkpoints import Before, Standing, warn_of_unkept
 from gapless.runs.commands import Command
 from gapless.runs.deadlines import Deadlines
-from gapless.runs.ending import as_failure, ending, label_of, own_end, unanswered
+from gapless.runs.ending import as_failure, ending, label_of, log_end, own_end, unanswered
 from gapless.runs.inbox import Elsewhere, Inbox
 from gapless.runs.live_input import LiveInput
 from gapless.runs.questions import Questions
@@ -256,9 +256,9 @@ class Execution:
             self._count("fenced", None)
 
     def _count(self, outcome: str, failure: GaplessError | None) -> None:
-        log.info("run %s: %s after %d events", self.record.id, outcome, self.journal.appended)
+        log_end(log, self.record, outcome, self.journal.appended)
         if not self.fenced:  # else whoever has it counts it
-            self._metrics.run_ended(self.record.agent, label_of(outcome, failure))
+            self._metrics.run_ended(self.record.agent, label_of(outcome, failure), self.record.usage or ())
         self._metrics.event_gap_s.observe(self.journal.gap_max_s)
         self._span.end(self.journal.appended, failure)
 
@@ -442,7 +442,6 @@ class Execution:
         """Write the terminal event with the session's turn; returns what the run has ended with.
 
         What the agent left behind is recorded only if it can be read again; if not, that is how the run failed."""
-        run_id = self.record.id
         try:
             if self.live is not None:
                 self.live.record_rest()
@@ -455,13 +454,14 @@ class Execution:
             failure, event, end = ending(self.record, self._recorder, failure, ctx)
         except Exception as error:  # whatever an agent may put there must not keep its run from ending
             kind = type(error).__name__
-            log.error("run %s: what agent %s left cannot be recorded: %s", run_id, self.record.agent, kind)
-            log.debug("run %s", run_id, exc_info=error)
+            log.error("run %s: what agent %s left cannot be recorded: %s", self.record.id, self.record.agent, kind)
+            log.debug("run %s", self.record.id, exc_info=error)
             failure = AgentInvalid(
-                "the agent's result, state, native turn or usage cannot be written as JSON", run_id=run_id
+                "the agent's result, state, native turn or usage cannot be written as JSON", run_id=self.record.id
             )
             self._recorder.finish = None
             failure, event, end = ending(self.record, self._recorder, failure, None)
+        self.record.usage = end.usage
         self.journal.close(event, end)
         return failure
 

@@ -17,6 +17,7 @@ from gapless.http.cursors import cursor_of, page_params
 from gapless.http.openapi import BEHIND, STARTING, body_docs, parameter_docs
 from gapless.http.routes import DirectRoute
 from gapless.live import LiveRequest
+from gapless.prices import cost_usd
 from gapless.producing import PRODUCER, Batch
 from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
 from gapless.records import AFTER, RunRecord, RunStatus
@@ -129,11 +130,14 @@ class RunRoutes(ClientRoutes):
         return json_response(paged("runs", [public(run) for run in runs], runs))
 
     async def get_run(self, run_id: str, request: Request) -> Response:
-        """Show one run's record; of a run that waits for a person, with the questions (`interrupts`)."""
+        """Show one run's record; of a run that waits for a person, with the questions (`interrupts`); of one that has
+        ended, with what each model took (`usage`) and, where the prices are known, `cost_usd`."""
         record = await self.access.find(request, "read", self.runner.get_run, run_id)
         shown = public(record)
         if record.status is RunStatus.WAITING:
             shown["interrupts"] = (await self.runner.readers.question(record)).interrupts
+        if record.usage and (cost := cost_usd(record.usage)) is not None:
+            shown["cost_usd"] = cost
         return json_response(shown)
 
     async def follow_run(self, run_id: str, request: Request) -> Response:
