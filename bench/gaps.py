@@ -19,7 +19,7 @@ from gapless import Runner
 from gapless.cli.listen import collect_garbage_rarely
 from gapless.config import Limits
 from gapless.events import CustomEvent
-from gapless.http.direct import DirectWriter
+from gapless.http.direct import Direct
 from gapless.http.stream import Streams, delivery_of
 from gapless.records import now_ms
 from gapless.runs.run import Run
@@ -58,11 +58,15 @@ all_at_once = asyncio.Event()
 class Nobody:
     """Carries a delivery to a client that is never slow: nothing waits for it."""
 
-    direct: DirectWriter | None = None
+    direct: Direct | None = None
 
     def __init__(self, encoder: Any) -> None:
         self.encode = encoder.encode
 
+    def take(self, on_lost: Any) -> bool:
+        return False
+
+    def drop(self) -> None: ...
     async def begin(self, after: int) -> None: ...
     async def write(self, group: Any) -> None: ...
     async def end(self, last: int) -> None: ...

@@ -30,7 +30,7 @@ BURST_WORDS = 2_000
 ALONE_WORDS = 50
 CALLS_IN_BURST_MAX = 3.3
 """Calls of Gapless's own code per word of a burst: `add`, `_text`, `append`; the rest is shared."""
-CALLS_ALONE_MAX = {("memory", True): 18, ("memory", False): 26, ("sqlite", True): 24, ("sqlite", False): 32}
+CALLS_ALONE_MAX = {("memory", True): 18, ("memory", False): 26, ("sqlite", True): 26, ("sqlite", False): 35}
 """And of a word that comes alone, from the agent to one follower's socket, by store and by whether it is written to at
 once."""
 

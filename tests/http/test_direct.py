@@ -12,8 +12,11 @@ import httpx2
 import pytest
 
 from gapless import Runner, create_app
+from gapless.config import ConnectionLimits
 from gapless.events import TextMessageContentEvent
-from gapless.http.direct import DirectWriter
+from gapless.http.direct import DirectWriter, TakenConnection
+from gapless.server import connections
+from gapless.server.connections import http_protocol
 from gapless.testing import serving
 from tests.http.test_stream import unchunked
 from tests.support.agents import Gated
@@ -30,13 +33,15 @@ class Writes:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pieces: list[bytes] = []
-        write = DirectWriter.write
+        for kind in (DirectWriter, TakenConnection):
+            monkeypatch.setattr(kind, "write", self._noted(kind.write))
 
-        def noted(writer: DirectWriter, body: bytes) -> None:
+    def _noted(self, write: Callable[[Any, bytes], None]) -> Callable[[Any, bytes], None]:
+        def noted(writer: Any, body: bytes) -> None:
             self.pieces.append(body)
             write(writer, body)
 
-        monkeypatch.setattr(DirectWriter, "write", noted)
+        return noted
 
     def has(self, word: str) -> bool:
         return any(b'"%b"' % word.encode() in piece for piece in self.pieces)
@@ -187,7 +192,7 @@ async def test_an_encoder_that_fails_ends_its_own_connection_alone(monkeypatch: 
     agent = Gated("one", "two")
     app = create_app(Runner(agent))
 
-    def fails(writer: DirectWriter, body: bytes) -> None:
+    def fails(writer: TakenConnection, body: bytes) -> None:
         raise ValueError("a fault")
 
     with serving(app, log_level="critical") as url:  # the server says that the application failed
@@ -198,9 +203,130 @@ async def test_an_encoder_that_fails_ends_its_own_connection_alone(monkeypatch: 
                     async for piece in response.aiter_bytes():
                         if b"RUN_STARTED" in piece:
                             await until(is_followed_live(app), "it is followed")
-                            monkeypatch.setattr(DirectWriter, "write", fails)
+                            monkeypatch.setattr(TakenConnection, "write", fails)
                             agent.let()
             monkeypatch.undo()
             agent.let(2)
             rest = await client.get("/runs/r/events", headers=STREAM)
     assert text_of(rest.content) == "onetwo"
+
+
+# -- connections that are taken from the server ------------------------------------------------------------------------
+
+
+class Taken:
+    """The connections that were taken from their server, and how often one could not be."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.connections: list[TakenConnection] = []
+        self.left = 0
+        take = DirectWriter.take
+
+        def noted(writer: DirectWriter, on_lost: Callable[[], None]) -> TakenConnection | None:
+            taken = take(writer, on_lost)
+            if taken is None:
+                self.left += 1
+            else:
+                self.connections.append(taken)
+            return taken
+
+        monkeypatch.setattr(DirectWriter, "take", noted)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
+    return Taken(monkeypatch)
+
+
+async def started(url: str, run_id: str = "r") -> None:
+    async with httpx2.AsyncClient(base_url=url) as client:
+        (await client.post("/runs", json={"message": "x", "run_id": run_id})).raise_for_status()
+
+
+PLAIN: dict[str, Any] = {"http": "httptools"}
+BOUNDED: dict[str, Any] = {"http": http_protocol(ConnectionLimits())}
+
+
+@pytest.mark.parametrize("options", [PLAIN, BOUNDED], ids=["uvicorn's", "gapless serve's"])
+async def test_a_connection_that_was_taken_answers_the_next_request_too(
+    options: dict[str, Any], taken: Taken, client: socket.socket
+):
+    agent = Gated("one", "two")
+    app = create_app(Runner(agent))
+    with serving(app, **options) as url:
+        await started(url)
+        received = bytearray()
+        client.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+        client.sendall(b"GET /runs/r/events HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        read_until(client, received, b"RUN_STARTED")
+        await until(is_followed_live(app), "it is followed")
+        assert len(taken.connections) == 1
+        client.sendall(b"\r\n")  # as some clients do after a request
+        agent.let()
+        read_until(client, received, b'"one"')
+        client.sendall(b"GET /runs/r HTT")  # the next request comes before its turn, and in parts
+        agent.let(2)
+        read_until(client, received, b"\r\n0\r\n\r\n")
+        assert text_of(unchunked(bytes(received))) == "onetwo"
+        assert b" 200 OK" not in received[20:], "one after the other"
+        client.sendall(b"P/1.1\r\nhost: localhost\r\n\r\n")
+        del received[:]
+        read_until(client, received, b'"finished"')
+        assert received.startswith(b"HTTP/1.1 200 OK")
+        client.sendall(b"GET /runs/r HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        while piece := client.recv(1 << 16):
+            received += piece
+        assert received.count(b"HTTP/1.1 200 OK") == 2
+    assert taken.left == 0
+    assert not any(counts for counts in connections._open.values()), "and it is counted no more"
+
+
+@pytest.mark.parametrize("options", [PLAIN, BOUNDED], ids=["uvicorn's", "gapless serve's"])
+async def test_a_connection_that_was_taken_and_is_closed_is_forgotten(
+    options: dict[str, Any], taken: Taken, client: socket.socket
+):
+    agent = Gated("one")
+    app = create_app(Runner(agent))
+    with serving(app, **options) as url:
+        await started(url)
+        ask(client, url, "/runs/r/events")
+        read_until(client, bytearray(), b"RUN_STARTED")
+        await until(is_followed_live(app), "it is followed")
+        if options is BOUNDED:
+            assert any(counts["127.0.0.1"] for counts in connections._open.values()), "it counts while it is there"
+        client.close()
+        await until(lambda: not app.state.streams.open, "it is noticed")
+        await until(lambda: not any(connections._open.values()), "and it is counted no more")
+        agent.let(2)
+    assert len(taken.connections) == 1
+
+
+async def test_what_is_taken_has_the_same_bytes_as_what_is_not(monkeypatch: pytest.MonkeyPatch):
+    agent = Gated("one", "zwölf")
+    app = create_app(Runner(agent))
+    answers: list[tuple[socket.socket, bytearray]] = []
+    with serving(app) as url:
+        await started(url)
+        for way in ("taken", "written beside", "sent"):
+            answer = socket.socket(), bytearray()
+            answer[0].settimeout(60)
+            with monkeypatch.context() as patch:
+                if way == "written beside":
+                    patch.setattr(DirectWriter, "take", lambda *asked: None)
+                if way == "sent":
+                    patch.setattr("gapless.http.stream.writer_of", lambda send: None)
+                ask(answer[0], url, "/runs/r/events")
+                read_until(*answer, b"RUN_STARTED")
+            answers.append(answer)
+        for word in (b"one", "zwölf".encode()):
+            agent.let()
+            for answer in answers:
+                read_until(*answer, word)
+        agent.let()
+        for client, received in answers:
+            while piece := client.recv(1 << 16):
+                received += piece
+            client.close()
+    bodies = {bytes(received.partition(b"\r\n\r\n")[2]) for _, received in answers}
+    assert len(bodies) == 1
+    assert text_of(unchunked(bytes(answers[0][1]))) == "onezwölf"

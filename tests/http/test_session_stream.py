@@ -200,7 +200,6 @@ async def test_a_session_has_as_many_followers_as_a_run():
 
 async def test_a_silent_session_is_kept_alive_between_its_runs_and_in_them(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("gapless.http.stream.PING_S", 0.02)
-    monkeypatch.setattr("gapless.http.session_stream.PING_S", 0.02)
     agent = Gated("a")
     with serving(create_app(Runner(agent))) as url:
         async with httpx2.AsyncClient(base_url=url) as client:

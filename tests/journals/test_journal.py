@@ -305,7 +305,14 @@ async def test_a_live_follower_has_every_event_once_whatever_it_refuses(process:
         return True
 
     async def follow() -> None:
-        while (part := await follower.next(take if chance.random() < 0.8 else None)) is not None:
+        while True:
+            left: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+            if chance.random() < 0.5 and follower.go_live(take, left.set_result):
+                assert follower.is_live
+                assert await left is None
+                assert not follower.is_live
+            if (part := await follower.next(take if chance.random() < 0.8 else None)) is None:
+                return
             assert part.first_seq == len(seen) + 1
             seen.extend(part.events)
 
@@ -326,6 +333,41 @@ async def test_a_live_follower_has_every_event_once_whatever_it_refuses(process:
     assert seen == events
     assert not journal._live
     assert not journal._waiters
+
+
+async def test_who_follows_live_without_a_task_is_told_once_that_there_is_something_else(process: Process) -> None:
+    journal = await process.start("r")
+    told: list[Exception | None] = []
+    fails = ValueError("a fault")
+
+    def refuse(first_seq: int, events: list[bytes]) -> bool:
+        return False
+
+    def fail(first_seq: int, events: list[bytes]) -> bool:
+        raise fails
+
+    for push in (refuse, fail):
+        follower = Follower(journal, journal.last)
+        assert follower.go_live(push, told.append)
+        journal.append(an_event("x"))
+        await settle()
+        assert not follower.go_live(push, told.append), "there is something to read"
+        journal.append(an_event("y"))
+        await settle()
+    follower = Follower(journal, journal.last)
+    assert follower.go_live(refuse, told.append)
+    follower.nudge()
+    follower.nudge()
+    assert follower.go_live(refuse, told.append)
+    follower.stay()
+    follower.nudge()
+    assert told == [None, fails, None]
+    assert follower.go_live(refuse, told.append)
+    journal.close(an_event("z"), an_end("r"))
+    await settle()
+    assert told == [None, fails, None, None]
+    assert not follower.go_live(refuse, told.append), "and nothing more will come"
+    assert not journal._live
 
 
 async def test_a_live_follower_reads_from_the_store_what_it_was_not_told_of(

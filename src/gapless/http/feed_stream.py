@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 
 import msgspec
@@ -10,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from gapless.http.answers import shown_session
-from gapless.http.stream import PING_S, EventStream, Streams
+from gapless.http.stream import EventStream, OpenDelivery, Streams
 from gapless.jsontext import with_plain_lines
 from gapless.runs.feeds import Change, FeedFollower, FeedFollowing
 from gapless.runs.runner import Runner
@@ -41,19 +40,16 @@ def _shown(change: Change) -> dict[str, object]:
     return {"type": "session", "session": session}
 
 
-class FeedDelivery:
+class FeedDelivery(OpenDelivery):
     """Delivers one user's feed to one client, until that leaves."""
 
-    __slots__ = ("_following", "_gone", "_ping_due", "_pinging", "_runner", "_streams", "follower")
+    __slots__ = ("_following", "_ping_due", "follower")
 
     def __init__(self, runner: Runner, streams: Streams, following: FeedFollowing) -> None:
-        self._runner = runner
-        self._streams = streams
+        super().__init__(runner, streams)
         self._following = following
-        self._gone = False
         self._ping_due = False
         self.follower: FeedFollower
-        self._pinging: asyncio.TimerHandle
 
     def nudge(self) -> None:
         """Let the loop look at what has changed beside the feed."""
@@ -64,21 +60,13 @@ class FeedDelivery:
         self._gone = True
         self.nudge()
 
-    async def open(self) -> None:
-        """Attach to the feed; `close` has to follow. Raises what following raises."""
+    async def attach(self) -> None:
         self.follower = await self._following.__aenter__()
-        self._streams.open[self] = None
-        self._runner.metrics.followers += 1
-        self._pinging = asyncio.get_running_loop().call_later(PING_S, self._ping)
 
-    async def close(self) -> None:
-        """Let go of the feed."""
-        self._pinging.cancel()
-        self._streams.open.pop(self, None)
-        self._runner.metrics.followers -= 1
+    async def detach(self) -> None:
         await self._following.__aexit__(None, None, None)
 
-    async def run(self, send: Send) -> None:
+    async def run(self, send: Send) -> bool:
         """Carry what is new for as long as the client, and this worker, are there."""
         follower, retry = self.follower, b"\nretry: %d" % RETRY_MS
         while not self._gone:
@@ -91,14 +79,14 @@ class FeedDelivery:
             if self._streams.draining:
                 cut = b"event: reconnect\ndata: {}\nid: %b\n\n" % follower.cursor.encode()
                 await send({"type": "http.response.body", "body": cut, "more_body": False})
-                return
+                break
             await follower.wait()
             if self._ping_due:
                 self._ping_due = False
                 await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+        return True
 
-    def _ping(self) -> None:
-        self._pinging = asyncio.get_running_loop().call_later(PING_S, self._ping)
+    def look(self) -> None:
         self._ping_due = True
         self.nudge()
 

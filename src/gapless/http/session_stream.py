@@ -17,9 +17,9 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from gapless.errors import GaplessError, LimitReached
-from gapless.http.direct import writer_of
+from gapless.http.direct import Direct, writer_of
 from gapless.http.feed_stream import FEED, told
-from gapless.http.stream import PING_S, Delivery, EventStream, Streams
+from gapless.http.stream import Delivery, EventStream, OpenDelivery, Streams
 from gapless.jsontext import with_plain_lines
 from gapless.records import RunRecord
 from gapless.runs.conversations import SessionFollower, SessionPlace
@@ -37,7 +37,7 @@ _FED = b'{"type":"CUSTOM","name":"' + FEED.encode() + b'","value":{"cursor":"%b"
 log = logging.getLogger("gapless.follow")
 
 
-class SessionDelivery:
+class SessionDelivery(OpenDelivery):
     """Delivers one session to one client, from a place in it until it is deleted."""
 
     __slots__ = (
@@ -45,13 +45,9 @@ class SessionDelivery:
         "_encoder_of",
         "_feeding",
         "_following",
-        "_gone",
         "_merge",
         "_part",
         "_ping_due",
-        "_pinging",
-        "_runner",
-        "_streams",
         "feed",
         "follower",
         "session_id",
@@ -68,21 +64,18 @@ class SessionDelivery:
         merge: bool,
         feed: FeedFollowing | None = None,
     ) -> None:
+        super().__init__(runner, streams)
         self.session_id = session_id
         self._feeding = feed
         self.feed: FeedFollower | None = None
         """What goes on with the user's other sessions is told, too."""
-        self._runner = runner
-        self._streams = streams
         self._encoder_of = encoder_of
         self._merge = merge
         self._following = runner.worker.conversations.following(session_id, after)
         self._part: _RunDelivery | None = None
-        self._gone = False
         self._ping_due = False
         self._again: asyncio.TimerHandle | None = None
         self.follower: SessionFollower
-        self._pinging: asyncio.TimerHandle
 
     def nudge(self) -> None:
         """Let the loop look at what has changed beside the events."""
@@ -98,8 +91,7 @@ class SessionDelivery:
             self._part.leave()
         self.nudge()
 
-    async def open(self) -> None:
-        """Attach to the session; `close` has to follow. Raises what following raises."""
+    async def attach(self) -> None:
         self.follower = await self._following.__aenter__()
         self.follower.on_change = self._changed
         if self._feeding is not None:
@@ -109,18 +101,10 @@ class SessionDelivery:
                 await self._following.__aexit__(None, None, None)
                 raise
             self.feed.on_change = self._changed
-        self._streams.open[self] = None
-        self._runner.metrics.followers += 1
-        self._pinging = asyncio.get_running_loop().call_later(PING_S, self._ping)
 
-    async def close(self) -> None:
-        """Let go of the session."""
-        self._gone = True
-        self._pinging.cancel()
+    async def detach(self) -> None:
         if self._again is not None:
             self._again.cancel()
-        self._streams.open.pop(self, None)
-        self._runner.metrics.followers -= 1
         if self._feeding is not None:
             await self._feeding.__aexit__(None, None, None)
         await self._following.__aexit__(None, None, None)
@@ -130,7 +114,7 @@ class SessionDelivery:
         """Returns the place behind what the client has got last."""
         return self.follower.place if self._part is None else self._part.place
 
-    async def run(self, carrier: SessionSource) -> None:
+    async def run(self, carrier: SessionSource) -> bool:
         """Carry the session's events until it is deleted, or the client or this worker goes. Where a run cannot be read
         on, the client is told to come back, and gets what is wrong as a status then."""
         follower = self.follower
@@ -154,17 +138,18 @@ class SessionDelivery:
             log.warning("session %s: a follower at %s was cut off: %s", self.session_id, follower.place, error)
             with contextlib.suppress(OSError):
                 await carrier.cut(str(follower.place).encode())
+        return True
 
     async def _deliver(self, carrier: SessionSource, run: RunRecord, seq: int) -> None:
         encoder = self._encoder_of(run)
         part = _RunDelivery(self._runner, self._streams, run, encoder, Cursor(seq), merge=self._merge)
-        await part.open()
+        await part.attach()
         self._part, carrier.encode, carrier.run_ended = part, encoder.encode, False
         try:
             await part.run(carrier)
         finally:
             self.follower.place, self._part = part.place, None
-            await part.close()
+            await part.detach()
         if carrier.run_ended:
             self.follower.has_read(run.id)
 
@@ -180,8 +165,7 @@ class SessionDelivery:
         if self.follower.told != self.follower.version or (self.feed is not None and self.feed.due):
             self._changed()
 
-    def _ping(self) -> None:
-        self._pinging = asyncio.get_running_loop().call_later(PING_S, self._ping)
+    def look(self) -> None:
         self._ping_due = True
         self.nudge()
 
@@ -195,12 +179,6 @@ class _RunDelivery(Delivery):
     def place(self) -> SessionPlace:
         assert self._follower is not None, "it was opened"
         return SessionPlace(self.run_id, self._follower.after)
-
-    async def open(self) -> None:
-        self._follower = await self._reading.__aenter__()
-
-    async def close(self) -> None:
-        await self._reading.__aexit__(None, None, None)
 
     async def _idle(self, carrier: Any) -> None:
         if not await carrier.tell_news():
@@ -228,7 +206,7 @@ class SessionSource:
     def __init__(self, delivery: SessionDelivery, send: Send) -> None:
         self.encode: Callable[[Sequence[tuple[int, bytes]], int], bytes]
         """As the encoder of the run has it."""
-        self.direct = writer_of(send)
+        self.direct: Direct | None = writer_of(send)
         self.run_ended = False
         """The run was carried to its end."""
         self.closed = False
@@ -240,6 +218,11 @@ class SessionSource:
         self._retry = b"\nretry: %d" % RETRY_MS
         self._send = send
         self._told_at = 0
+
+    def take(self, on_lost: Callable[[], None]) -> bool:
+        return False  # its runs come one after another, and what is between them has to be waited for
+
+    def drop(self) -> None: ...
 
     async def begin(self, after: int) -> None:
         await self.tell_news()

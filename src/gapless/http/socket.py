@@ -16,7 +16,7 @@ from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
 
 from gapless.errors import GaplessError, InputInvalid, InputTooLarge
-from gapless.http.direct import DirectWriter
+from gapless.http.direct import Direct
 from gapless.http.stream import Delivery
 from gapless.jsontext import decode_json
 from gapless.live import Blob, LiveRequest
@@ -39,7 +39,7 @@ class LiveSocket:
 
     It carries a delivery of the run's journal (see `gapless.http.stream.Carrier`)."""
 
-    direct: DirectWriter | None = None
+    direct: Direct | None = None
 
     def __init__(
         self,
@@ -96,6 +96,13 @@ class LiveSocket:
         return {"code": error.code, "message": error.told, "run_id": error.run_id or self._record.id}
 
     # -- what is heard ----------------------------------------------------------------------------------------------
+
+    def take(self, on_lost: Callable[[], None]) -> bool:
+        """Return that it is not taken."""
+        return False
+
+    def drop(self) -> None:
+        """Do nothing: `serve` closes the socket."""
 
     async def begin(self, after: int) -> None:
         """Say where the client is, on a wire that does so before the first frame."""

@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -23,9 +26,9 @@ from gapless.errors import CursorExpired, GaplessError, LimitReached
 from gapless.events import RunFinishedEvent, RunFinishedInterruptOutcome, decode_event
 from gapless.http.answers import answer_error
 from gapless.http.cursors import check_cursor
-from gapless.http.direct import DirectWriter, writer_of
+from gapless.http.direct import Direct, DirectWriter, TakenConnection, writer_of
 from gapless.records import RunRecord
-from gapless.runs.readers import Follower, merge_deltas
+from gapless.runs.readers import Follower, Journal, merge_deltas
 from gapless.runs.runner import Runner
 from gapless.wire import KEEP_ALIVE, Cursor, Encoder
 
@@ -33,10 +36,9 @@ __all__ = [
     "DEFERRED",
     "PING_S",
     "Carrier",
-    "Delivered",
     "Delivery",
     "EventStream",
-    "Nudged",
+    "OpenDelivery",
     "Streams",
     "delivery_of",
     "follow",
@@ -45,6 +47,11 @@ __all__ = [
 
 PING_S = 10.0
 """A connection that was silent since the last look, this long ago, gets a keep-alive."""
+
+LOOKS_AT_ONCE = 256
+"""Connections that are looked at, and written to if they were silent, before others have their turn."""
+LOOK_EARLY_S = 0.002
+"""Whose time comes so soon is looked at with those whose time has come."""
 
 _FINISHED = b'{"type":"RUN_FINISHED"'
 
@@ -61,11 +68,52 @@ layers would cost a waiting follower 15 KiB and each of its frames a microsecond
 log = logging.getLogger("gapless.follow")
 
 
-class Nudged(Protocol):
-    """An open delivery."""
+class OpenDelivery(ABC):
+    """An open delivery: counted, sent away with the others, kept alive."""
 
+    __slots__ = ("_gone", "_runner", "_streams")
+
+    def __init__(self, runner: Runner, streams: Streams) -> None:
+        self._runner = runner
+        self._streams = streams
+        self._gone = False
+
+    async def open(self) -> None:
+        """Attach to what is delivered; `close` has to follow. Raises what following raises."""
+        await self.attach()
+        self._streams.enter(self)
+        self._runner.metrics.followers += 1
+
+    async def close(self) -> None:
+        """Let go of it."""
+        self._gone = True
+        self._streams.leave(self)
+        self._runner.metrics.followers -= 1
+        await self.detach()
+
+    @abstractmethod
+    async def attach(self) -> None:
+        """Attach, as part of another delivery that is open; `detach` has to follow."""
+
+    @abstractmethod
+    async def detach(self) -> None:
+        """Let go."""
+
+    @abstractmethod
+    def run(self, carrier: Any) -> Coroutine[Any, Any, bool]:
+        """Carry what there is, to the end; False where it goes on by itself, to its close."""
+
+    @abstractmethod
     def nudge(self) -> None:
         """Let its loop look at what has changed beside the events."""
+
+    @abstractmethod
+    def leave(self) -> None:
+        """Hear that the client is gone."""
+
+    @abstractmethod
+    def look(self) -> None:
+        """Keep the connection alive, if it was silent since the last look."""
 
 
 class Streams:
@@ -75,25 +123,68 @@ class Streams:
         self.draining = False
         self.closing: asyncio.Future[None] | None = None
         """The runner's end, where no lifespan sees to it."""
-        self.open: dict[Nudged, None] = {}
+        self.open: OrderedDict[OpenDelivery, float] = OrderedDict()
+        """With the time, by the loop's clock, at which each is looked at next: the soonest first."""
         self.cancelling: frozenset[str] = frozenset()
         """Families of clients whose hang-up cancels their run."""
+        self._timer: asyncio.TimerHandle | None = None
+        """One for all of them: a timer each takes as much memory as a delivery."""
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def drain(self) -> None:
         """End every connection, not its run: clients come back, to another worker or to the next one here."""
         self.draining = True
-        for delivery in self.open:
+        for delivery in tuple(self.open):
             delivery.nudge()
+
+    def enter(self, delivery: OpenDelivery) -> None:
+        """Have an open delivery drained with the others, and looked at every `PING_S` seconds."""
+        loop = asyncio.get_running_loop()
+        self.open[delivery] = loop.time() + PING_S
+        if self._timer is None:
+            self._timer = loop.call_later(PING_S, self._look, loop)
+
+    def leave(self, delivery: OpenDelivery) -> None:
+        """Forget a delivery that is closed."""
+        self.open.pop(delivery, None)
+        if not self.open and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let those look whose time has come, so many at once, and come again for the next."""
+        now = loop.time()
+        next_at = now + PING_S
+        for looked, (delivery, due) in enumerate(tuple(itertools.islice(self.open.items(), LOOKS_AT_ONCE + 1))):
+            if due > now + LOOK_EARLY_S or looked == LOOKS_AT_ONCE:
+                next_at = due
+                break
+            self.open[delivery] = now + PING_S
+            self.open.move_to_end(delivery)
+            delivery.look()
+        self._timer = loop.call_at(max(next_at, now + LOOK_EARLY_S), self._look, loop)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something of a delivery in a task of its own."""
+        task = asyncio.create_task(work, name="gapless-delivery")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 class Carrier(Protocol):
     """What carries a delivery to its client. A write raises `OSError` when the client is gone."""
 
-    direct: DirectWriter | None
+    direct: Direct | None
     """Writes what `encode` made without waiting, where the connection can."""
 
     encode: Callable[[Sequence[tuple[int, bytes]], int], Any]
     """(position, event) pairs, of which the first frames may be left out → what `write` takes: empty for no frame."""
+
+    def take(self, on_lost: Callable[[], None]) -> bool:
+        """Take the connection from the server, if it can be, to carry on without a task; asked again it is taken."""
+
+    def drop(self) -> None:
+        """Close a connection that was taken, unless its answer is whole."""
 
     async def begin(self, after: int) -> None:
         """Say what goes out before the first frame, at once."""
@@ -111,7 +202,7 @@ class Carrier(Protocol):
         """Keep a silent connection alive."""
 
 
-class Delivery:
+class Delivery(OpenDelivery):
     """Delivers one run to one client, from a cursor to the run's end, by whatever carries it."""
 
     __slots__ = (
@@ -120,14 +211,11 @@ class Delivery:
         "_direct",
         "_encoder",
         "_follower",
-        "_gone",
+        "_journal",
         "_merge",
-        "_pinging",
         "_reading",
-        "_runner",
         "_sent",
         "_stateless",
-        "_streams",
         "_voids",
         "run_id",
     )
@@ -135,22 +223,20 @@ class Delivery:
     def __init__(
         self, runner: Runner, streams: Streams, record: RunRecord, encoder: Encoder, cursor: Cursor, *, merge: bool
     ) -> None:
+        super().__init__(runner, streams)
         self.run_id = record.id  # and not the record: a waiting follower keeps little
-        self._runner = runner
-        self._streams = streams
         self._encoder = encoder
         self._stateless, self._voids = encoder.stateless, encoder.voids
         self._cursor = cursor
         coalesce_ms = None if record.config is None else record.config.coalesce_ms
         self._reading = runner.readers.reading(record, cursor.seq, coalesce_s=(coalesce_ms or 0.0) / 1000)
         self._merge = merge
-        self._gone = False
         self._sent = False
         """Something went out since the last look."""
         self._follower: Follower | None = None
+        self._journal: Journal
         self._carrier: Carrier
-        self._direct: DirectWriter
-        self._pinging: asyncio.TimerHandle
+        self._direct: Direct
 
     @property
     def encoder(self) -> Encoder:
@@ -167,42 +253,51 @@ class Delivery:
         self._gone = True
         self.nudge()
 
-    async def open(self) -> None:
-        """Attach to the run; `close` has to follow. Raises what following raises."""
+    async def attach(self) -> None:
         self._follower = await self._reading.__aenter__()
-        self._streams.open[self] = None
-        self._runner.metrics.followers += 1
-        self._pinging = asyncio.get_running_loop().call_later(PING_S, self._ping)
+        self._journal = self._follower.journal
 
-    async def close(self) -> None:
-        """Let go of the run."""
-        self._gone = True
-        self._pinging.cancel()
-        self._streams.open.pop(self, None)
-        self._runner.metrics.followers -= 1
+    async def detach(self) -> None:
         await self._reading.__aexit__(None, None, None)
 
-    async def run(self, carrier: Carrier) -> None:
-        """Carry the events to the end of the run, or until the client or this worker goes. Where the run cannot be read
-        on, the client is told to come back, and gets what is wrong as a status then."""
-        encoder, streams, follower = self._encoder, self._streams, self._follower
+    def look(self) -> None:
+        if self._follower is None or not self._follower.is_live or not self._direct.is_ready():
+            self.nudge()
+            return
+        if not self._sent:
+            self._direct.write(KEEP_ALIVE)
+        self._sent = False
+
+    def run(self, carrier: Carrier) -> Coroutine[Any, Any, bool]:
+        """Carry the events to the end of the run, or until the client or this worker goes; False where they are carried
+        without a task from here on. Where the run cannot be read on, the client is told to come back, and gets what is
+        wrong as a status then."""
+        follower, self._carrier = self._follower, carrier
         assert follower is not None, "it was opened"
-        skip_parts, pauses = self._cursor.part, encoder.pauses
+        return self._carry(carrier, follower, beginning=True)
+
+    async def _carry(self, carrier: Carrier, follower: Follower, *, beginning: bool = False) -> bool:
+        encoder, streams = self._encoder, self._streams
+        skip_parts, pauses = 0, encoder.pauses
         push = None
         if carrier.direct is not None:
-            self._carrier, self._direct, push = carrier, carrier.direct, self._push
+            self._direct, push = carrier.direct, self._push
         try:  # all in one coroutine: each one more would be resumed with every word
-            await carrier.begin(follower.after)
-            if self._cursor.seq and not encoder.stateless:
-                await self._fold_prefix(self._cursor.seq)
+            if beginning:
+                skip_parts = self._cursor.part
+                await carrier.begin(follower.after)
+                if self._cursor.seq and not encoder.stateless:
+                    await self._fold_prefix(self._cursor.seq)
             while not self._gone:
                 if streams.draining:
                     await carrier.cut(self._place(follower.after, skip_parts))
-                    return
+                    return True
+                if push is not None and self._goes_on_alone(carrier, follower):
+                    return False
                 part = await follower.next(push)
                 if part is None:
                     await carrier.end(follower.after)
-                    return
+                    return True
                 events = part.events
                 if not events:
                     await self._idle(carrier)
@@ -214,11 +309,43 @@ class Delivery:
                     await carrier.write(group)
                 if pauses and events[-1].startswith(_FINISHED) and _is_pause(events[-1], follower):
                     await carrier.end(follower.after)
-                    return
+                    return True
         except GaplessError as error:
             log.warning("run %s: a follower at %d was cut off: %s", self.run_id, follower.after, error)
             with contextlib.suppress(OSError):
                 await carrier.cut(self._place(follower.after, skip_parts))
+        return True
+
+    def _goes_on_alone(self, carrier: Carrier, follower: Follower) -> bool:
+        """Follow live without a task, if nothing is unread and the connection can be taken. Whatever there is to do
+        beside the events starts one, which ends when nothing is unread again."""
+        if not follower.go_live(self._push, self._go_on):
+            return False
+        if not carrier.take(self.leave):
+            follower.stay()
+            return False
+        assert carrier.direct is not None, "it is taken"
+        self._direct = carrier.direct
+        return True
+
+    def _go_on(self, error: Exception | None) -> None:
+        self._streams.spawn(self._carry_on(error))
+
+    async def _carry_on(self, error: Exception | None) -> None:
+        carrier, follower, through = self._carrier, self._follower, True
+        assert follower is not None, "it was opened"
+        try:
+            if error is not None:
+                raise error
+            through = await self._carry(carrier, follower)
+        except OSError:  # the client is gone
+            pass
+        except Exception as failure:
+            log.critical("run %s: a delivery failed: %s", self.run_id, type(failure).__name__, exc_info=failure)
+        finally:
+            if through:
+                carrier.drop()
+                await self.close()
 
     def _push(self, first_seq: int, events: list[bytes]) -> bool:
         """Write these events at once, if the client takes them and the loop has nothing to do beside."""
@@ -226,7 +353,8 @@ class Delivery:
         if not direct.is_ready() or events[-1].startswith(_FINISHED):
             return False
         encoder, group = self._encoder, None
-        shared = self._stateless and (journal := self._follower.journal).followers > 1  # type: ignore[union-attr]  # it was opened
+        journal = self._journal
+        shared = self._stateless and journal.followers > 1
         if shared:
             of, kind, group = journal.encoded
             if of is not events or kind is not type(encoder):
@@ -257,33 +385,29 @@ class Delivery:
 
     def _group(self, carrier: Carrier, first_seq: int, events: list[bytes], behind: bool, skip_parts: int) -> Any:
         """Return one write for these events; followers at the same position of a stateless wire share it."""
-        encoder, journal = self._encoder, self._follower.journal  # type: ignore[union-attr]  # it was opened
+        journal = self._journal
         merge = behind and self._merge and not skip_parts
-        shared = self._stateless and journal.followers > 1
-        if shared:
-            key, kind = (first_seq, len(events), merge), (type(carrier), type(encoder))
-            if journal.encoded[:2] == (key, kind):
-                return journal.encoded[2]
+        if not self._stateless or journal.followers == 1:
+            return self._encode(carrier, first_seq, events, merge, skip_parts)
+        key, kind = (first_seq, len(events), merge), (type(carrier), type(self._encoder))
+        if journal.encoded[:2] != (key, kind):
+            journal.encoded = (key, kind, self._encode(carrier, first_seq, events, merge, skip_parts))
+        return journal.encoded[2]
+
+    def _encode(self, carrier: Carrier, first_seq: int, events: list[bytes], merge: bool, skip_parts: int) -> Any:
         items: Sequence[tuple[int, bytes]]
         if merge:
             items = merge_deltas(first_seq, events)
             self._runner.metrics.events_merged += len(events) - len(items)
         else:
-            items = list(enumerate(events, first_seq)) if len(events) > 1 else [(first_seq, events[0])]
-        group = carrier.encode(items if self._voids else encoder.sayable(items), skip_parts)
-        if shared:
-            journal.encoded = (key, kind, group)
-        return group
+            items = list(enumerate(events, first_seq))
+        return carrier.encode(items if self._voids else self._encoder.sayable(items), skip_parts)
 
     async def _fold_prefix(self, until: int) -> None:
         """Let a wire that folds see what the client has seen."""
         async for events in self._runner.readers.pages(self.run_id, until=until):
             said = self._encoder.sayable([(0, event) for event in events])
             self._encoder.skip(event for _, event in said)
-
-    def _ping(self) -> None:
-        self._pinging = asyncio.get_running_loop().call_later(PING_S, self._ping)
-        self.nudge()
 
 
 def _is_pause(event: bytes, follower: Follower) -> bool:
@@ -294,22 +418,6 @@ def _is_pause(event: bytes, follower: Follower) -> bool:
         and isinstance(decoded.outcome, RunFinishedInterruptOutcome)
         and follower.after >= follower.journal.last  # past it: the store was read before this process was told
     )
-
-
-class Delivered(Protocol):
-    """What a stream delivers, by the carrier that goes with it."""
-
-    async def open(self) -> None:
-        """Attach; `close` has to follow."""
-
-    async def run(self, carrier: Any) -> None:
-        """Carry what there is, to the end."""
-
-    def leave(self) -> None:
-        """Hear that the client is gone."""
-
-    async def close(self) -> None:
-        """Let go."""
 
 
 class EventStream(Response):
@@ -326,7 +434,7 @@ class EventStream(Response):
 
     def _begin(
         self,
-        delivery: Delivered,
+        delivery: OpenDelivery,
         headers: Mapping[str, str],
         on_error: Callable[[GaplessError], Response] = answer_error,
     ) -> None:
@@ -355,15 +463,17 @@ class EventStream(Response):
             await self._refuse(error, send)
             return
         listening = asyncio.ensure_future(self._listen(receive))
+        through = True
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             self.raw_headers = []
-            await delivery.run(self._carrier(send))
+            through = await delivery.run(self._carrier(send))
         except OSError:  # the client is gone (ASGI 2.4)
             pass
         finally:
             listening.cancel()
-            await delivery.close()
+            if through:
+                await delivery.close()
 
     async def _refuse(self, error: GaplessError, send: Send) -> None:
         """Send the error as the answer, which has not begun."""
@@ -385,9 +495,18 @@ class _EventSource:
 
     def __init__(self, encoder: Encoder, send: Send) -> None:
         self.encode: Callable[[Sequence[tuple[int, bytes]], int], bytes] = encoder.encode
-        self.direct = writer_of(send)
+        self.direct: Direct | None = writer_of(send)
         self._encoder = encoder
         self._send = send
+
+    def take(self, on_lost: Callable[[], None]) -> bool:
+        if isinstance(self.direct, DirectWriter) and (taken := self.direct.take(on_lost)) is not None:
+            self.direct, self._send = taken, taken.send
+        return isinstance(self.direct, TakenConnection)
+
+    def drop(self) -> None:
+        if isinstance(self.direct, TakenConnection):
+            self.direct.close()
 
     async def begin(self, after: int) -> None:
         if begin := self._encoder.begin(after):

@@ -57,6 +57,10 @@ Push: TypeAlias = Callable[[int, list[bytes]], bool]
 follows, `Follower.next` returns."""
 
 
+Left: TypeAlias = Callable[[Exception | None], None]
+"""Is told that a follower follows live no more, and what its `Push` has raised."""
+
+
 class Slice(msgspec.Struct, gc=False):
     """Consecutive events of one journal. `behind` says that they were there before the follower asked."""
 
@@ -391,13 +395,14 @@ class Journal:
 class Follower:
     """One reader of a journal: a cursor that moves."""
 
-    __slots__ = ("_nudged", "_waiter", "after", "coalesce_s", "journal", "push")
+    __slots__ = ("_left", "_nudged", "_waiter", "after", "coalesce_s", "journal", "push")
 
     def __init__(self, journal: Journal, after: int = 0, *, coalesce_s: float = 0.0) -> None:
         self.journal = journal
         self.after = after
         self.coalesce_s = coalesce_s
         self._waiter: asyncio.Future[None] | None = None
+        self._left: Left | None = None
         self.push: Push
         """Is given what is accepted while this follower is live, which is while it has seen all that there is."""
         self._nudged = False
@@ -409,14 +414,46 @@ class Follower:
         self.wake()
 
     def wake(self) -> None:
-        """Let `next` look again, if it waits."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        """Let `next` look again, if it waits; or whoever follows live without it."""
+        self._settle(None)
 
     def fail(self, error: Exception) -> None:
-        """Have `next` raise this, which `push` raised."""
-        if self._waiter is not None and not self._waiter.done():
+        """Have whoever is woken know that `push` has raised this."""
+        self._settle(error)
+
+    def _settle(self, error: Exception | None) -> None:
+        if self._left is not None:
+            left, self._left = self._left, None
+            left(error)
+        elif self._waiter is None or self._waiter.done():
+            pass
+        elif error is None:
+            self._waiter.set_result(None)
+        else:
             self._waiter.set_exception(error)
+
+    @property
+    def is_live(self) -> bool:
+        """Returns whether `push` is given what is accepted."""
+        return self in self.journal._live
+
+    def go_live(self, push: Push, left: Left) -> bool:
+        """Follow live, without anybody who waits: `push` is given what is accepted from here on. As soon as there is
+        anything else (it cannot take it, it has raised an error, somebody nudges, the journal ends), `left` is called
+        with that error or None, once; `next` goes on from there.
+
+        False where `next` is to be called first."""
+        journal = self.journal
+        if journal.last > self.after or journal.closed or journal.lost is not None or self.coalesce_s:
+            return False
+        self.push, self._left, self._nudged = push, left, False
+        journal._live[self] = None
+        return True
+
+    def stay(self) -> None:
+        """Take `go_live` back, before anything has come: `next` is called after all."""
+        self._left = None
+        self.journal._live.pop(self, None)
 
     async def next(self, push: Push | None = None) -> Slice | None:
         """Return the next events past the cursor, waiting for them; None at the end of the journal.

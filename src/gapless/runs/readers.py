@@ -13,7 +13,7 @@ import msgspec
 from gapless.config import RunConfig
 from gapless.errors import CursorInvalid, RunNotFound, StoreUnavailable
 from gapless.given import check_given
-from gapless.journals.journal import PAGE_EVENTS, Follower, Journals
+from gapless.journals.journal import PAGE_EVENTS, Follower, Journal, Journals
 from gapless.journals.merge import merge_deltas
 from gapless.records import RunRecord, RunStatus
 from gapless.runs.asked import Question, question_of
@@ -25,6 +25,7 @@ from gapless.tasks import end_tasks
 __all__ = [
     "PAGE_EVENTS",
     "Follower",
+    "Journal",
     "Readers",
     "Reading",
     "check_position",

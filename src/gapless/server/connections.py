@@ -23,6 +23,7 @@ import msgspec
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gapless.config import ConnectionLimits
+from gapless.http.direct import Handover
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -95,6 +96,13 @@ def _is_in(address: str, network: str) -> bool:
         return address == network
 
 
+def _count_out(server: ServerState, address: str) -> None:
+    counts = _open[server]
+    counts[address] -= 1
+    if not counts[address]:
+        del counts[address]
+
+
 class _Counted:
     """Counts a server's connections by the peer's address, while they are open."""
 
@@ -111,12 +119,8 @@ class _Counted:
         return counts[self._address]
 
     def _count_out(self) -> None:
-        if self._address is None:
-            return
-        counts = _open[self.server_state]
-        counts[self._address] -= 1
-        if not counts[self._address]:
-            del counts[self._address]
+        if self._address is not None:
+            _count_out(self.server_state, self._address)
         self._address = None
 
 
@@ -173,6 +177,18 @@ class _Bounded(_Counted, _Protocol):
         self._count_out()
         self._forsake()
         super().connection_lost(exc)
+
+    def hand_over(self) -> Handover | None:
+        """Let go of the connection, whose answer goes on by itself (see `gapless.http.direct`), if its request is
+        through. It stays counted."""
+        if self._refused or self._phase()[0] != "through":
+            return None
+        self._due = self._running = None
+        for timer in (self._timer, self._unread):
+            if timer is not None:
+                timer.cancel()
+        address, self._address = self._address, None
+        return _BoundedHandover(self, self._limits, address)
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -319,6 +335,28 @@ class _Bounded(_Counted, _Protocol):
         """The URL as it was sent."""
         scope: Any = self.scope
         return cast(bytes, scope["raw_path"] + scope["query_string"])
+
+
+class _BoundedHandover(Handover):
+    """Goes on with the same bounds, and has the connection counted until then."""
+
+    __slots__ = ("_address", "_limits")
+
+    def __init__(self, protocol: _Bounded, limits: ConnectionLimits, address: str | None) -> None:
+        super().__init__(protocol)
+        self._limits = limits
+        self._address = None if address is None else sys.intern(address)
+
+    def again(self) -> Any:
+        return self._kind(limits=self._limits, config=self._config, server_state=self.state, app_state=self._app_state)
+
+    def let_go(self) -> None:
+        if self._address is not None:
+            _count_out(self.state, self._address)
+        self._address = None
+
+    def closing_s(self) -> float | None:
+        return CLOSING_S
 
 
 class H11Connection(_Bounded, H11Protocol):
