@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         text_of,
     )
     from gapless.live import LiveRequest, LiveRequestQueue
+    from gapless.notify import NoticeRecord, NotifyConfig, Webhook
     from gapless.progress import Progress
     from gapless.records import RunRecord, RunStatus, SessionRecord, Turn
     from gapless.runs.run import Response, Run
@@ -83,6 +84,8 @@ _MODULES = {
     "Limits": "config",
     "LiveRequest": "live",
     "LiveRequestQueue": "live",
+    "NoticeRecord": "notify",
+    "NotifyConfig": "notify",
     "Progress": "progress",
     "Response": "runs.run",
     "Run": "runs.run",
@@ -97,6 +100,7 @@ _MODULES = {
     "StreamingResponseAggregator": "aggregator",
     "SyncClient": "client",
     "Turn": "records",
+    "Webhook": "notify",
     "call_key": "agents.base",
     "create_app": "server",
     "current_run": "agents.base",
@@ -125,6 +129,8 @@ __all__ = [
     "LiveRequestQueue",
     "Message",
     "MessagesSnapshotEvent",
+    "NoticeRecord",
+    "NotifyConfig",
     "Progress",
     "RawEvent",
     "ReasoningEncryptedValueEvent",
@@ -169,6 +175,7 @@ __all__ = [
     "ToolCallStartEvent",
     "Turn",
     "UserMessage",
+    "Webhook",
     "call_key",
     "create_app",
     "current_run",

@@ -28,6 +28,7 @@ __all__ = [
     "ModelMissing",
     "NotAuthenticated",
     "NotAuthorized",
+    "NoticeNotFound",
     "OutcomeUnknown",
     "OutputInvalid",
     "RunCancelled",
@@ -164,6 +165,13 @@ class RunNotFound(GaplessError):
     """No run has that id, or the caller may not know of it."""
 
     code = "run_not_found"
+    status = 404
+
+
+class NoticeNotFound(GaplessError):
+    """The run has no such notice, or none any more."""
+
+    code = "notice_not_found"
     status = 404
 
 

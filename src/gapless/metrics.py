@@ -76,6 +76,8 @@ class Metrics:
         """Tokens of ended runs by agent, model and kind."""
         self.requests: dict[tuple[str, str], int] = {}
         """Calls of models in ended runs, by agent and model."""
+        self.notices: dict[str, int] = {}
+        """Attempts to tell of runs by outcome: delivered, retried, failed."""
         self.runs_active = 0
         self.runs_taken_over = 0
         """Runs of lost workers that this one closed or restarted."""
@@ -96,6 +98,10 @@ class Metrics:
         self.reconnects = 0
         """Followers that came with a cursor."""
         self._published: dict[tuple[object, ...], float] = {}
+
+    def notice_tried(self, outcome: str) -> None:
+        """Count an attempt to tell of a run."""
+        self.notices[outcome] = self.notices.get(outcome, 0) + 1
 
     def run_ended(self, agent: str, outcome: str, usage: Iterable[ModelUsage] = ()) -> None:
         """Count a run that has ended, and what it took."""
@@ -200,6 +206,10 @@ class _Collector:
         for (agent, model), count in metrics.requests.items():
             requests.add_metric((agent, model), count)
         yield requests
+        notices = CounterMetricFamily("gapless_notices", "Attempts to tell of runs by outcome.", labels=("outcome",))
+        for outcome, count in metrics.notices.items():
+            notices.add_metric((outcome,), count)
+        yield notices
         yield GaugeMetricFamily("gapless_runs_active", "Runs being executed.", metrics.runs_active)
         yield GaugeMetricFamily("gapless_followers", "Open event streams.", metrics.followers)
         for name, text, count in (

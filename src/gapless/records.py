@@ -15,6 +15,7 @@ import msgspec
 from gapless.config import RunConfig
 from gapless.errors import CursorInvalid, InputInvalid, InputTooLarge, SessionBusy, SessionNotFound
 from gapless.events import Context, Message, Tool, UserMessage
+from gapless.notify import Webhook
 
 __all__ = [
     "ACTIVE",
@@ -113,7 +114,7 @@ class RunRequest(_Record, kw_only=True):
 
 
 class RunRecord(_Record, kw_only=True):
-    """Describes one run, as `GET /runs/{id}` shows it (less `owner`, `takeovers`, `digest`).
+    """Describes one run, as `GET /runs/{id}` shows it (less `owner`, `takeovers`, `digest`, `notify`).
 
     The run `id` of `agent` in session `session_id`, asked by `user_id`, and its `status`. `created_at`, `started_at`
     and `ended_at` are milliseconds since the Unix epoch. `config` is what was asked for, `request` what a restart
@@ -148,6 +149,8 @@ class RunRecord(_Record, kw_only=True):
     """The journal's events are past their retention and gone."""
     usage: list[ModelUsage] | None = None
     """What each model took, once the run has ended."""
+    notify: Webhook | None = None
+    """Who is told when it waits or has ended, beside those who are told of all runs."""
 
 
 class SessionRecord(_Record, kw_only=True):
@@ -336,7 +339,7 @@ def listed_run(run: RunRecord | bytes) -> RunRecord:
     if config is not None and config.model_settings:
         fields["config"] = msgspec.structs.replace(config, model_settings={})
     fields["error"] = error and {name: _cut(text) for name, text in error.items()}
-    return RunRecord(**{**fields, "message": _cut(fields["message"]), "input": None, "request": None})
+    return RunRecord(**{**fields, "message": _cut(fields["message"]), "input": None, "request": None, "notify": None})
 
 
 def listed_session(session: SessionRecord | bytes) -> SessionRecord:

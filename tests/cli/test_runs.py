@@ -126,3 +126,22 @@ def test_follow_survives_the_servers_death(
     server(f"{agents}:endless", "--port", port, "--store", store)
     following.expect("the worker that ran it was lost")
     assert following.ends() == 1
+
+
+def test_who_was_told_of_a_run_and_once_more(server: Callable[..., Any], agents: str, store: str, invoke: Any) -> None:
+    secret = "whsec_" + "c2VjcmV0" * 5
+    nobody = f"http://127.0.0.1:{free_port()}/hook"
+    options = ["http=true", "private=true", f"secret={secret}", f"url={nobody}"]
+    told = [part for option in options for part in ("--notify", option)]
+    serving = server(f"{agents}:words", "--port", "0", "--store", store, *told)
+    with SyncClient(serving.url) as client:
+        run_id = client.start("hi").id
+        list(client.follow(run_id))
+    for target in (("--url", serving.url), ("--store", store)):
+        header, row = (line.split("\t") for line in invoke("notices", run_id, *target).stdout.splitlines())
+        assert header == ["id", "type", "to", "status", "attempts", "next", "error"]
+        assert row[1:4] == ["run.finished", "server", "pending"]
+    again = invoke("notices", run_id, "--again", row[0], "--json", "--url", serving.url)
+    assert json.loads(again.stdout)["id"] == row[0]
+    unknown = invoke("notices", run_id, "--again", "msg_unknown", "--url", serving.url)
+    assert (unknown.exit_code, unknown.stderr.startswith("Error: run ")) == (1, True)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from gapless import Webhook
 from gapless.cli import app
 from gapless.cli import serve as command
 from gapless.cli.serve import Settings
@@ -99,6 +100,47 @@ def test_several_values_of_a_variable_are_parted_by_spaces(served: list[Settings
     assert settings.app["cors_origins"] == ["https://a", "https://b"]
     assert settings.runner["limits"].runs_active_max == 5
     assert settings.app["shared_state"]
+
+
+SECRET = "whsec_" + "c2VjcmV0" * 5
+
+
+def test_who_is_told_of_runs_is_said_in_any_of_these_ways(served: list[Settings]):
+    Path("gapless.toml").write_text(f"""
+[notify]
+url = ["https://one.example.com/", "https://two.example.com/"]
+text = true
+secret = "{SECRET}"
+timeout_s = 5
+""")
+    assert SECRET not in serve().output
+    serve(GAPLESS_NOTIFY=f"url=http://localhost/ http=true private=true clients=false secret={SECRET},{SECRET}")
+    serve("--notify", "url=https://one.example.com/", "--notify", f"secret={SECRET}")
+    of_file, of_environment, typed = (settings.runner["notify"] for settings in served)
+    assert [webhook.url for webhook in of_file.webhooks] == ["https://one.example.com/", "https://two.example.com/"]
+    assert all(webhook.text for webhook in of_file.webhooks)
+    assert (of_file.secret, of_file.timeout_s, of_file.clients) == (SECRET, 5, True)
+    assert (of_environment.http, of_environment.private, of_environment.clients) == (True, True, False)
+    assert of_environment.webhooks[0].url == "http://localhost/"
+    assert typed.webhooks == (Webhook(url="https://one.example.com/"),)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("url=https://hooks.example.com/", "nothing is signed"),
+        ("url=http://hooks.example.com/", "the operator's to allow"),
+        ("secret=whsec_short", "random bytes"),
+        (f"secert={SECRET}", "there is no such notify"),
+        ("timeout_s=0", "timeout_s"),
+    ],
+)
+def test_who_cannot_be_told_is_said_without_the_secret(served: list[Settings], option: str, said: str):
+    result = serve("--notify", option)
+    assert result.exit_code == 2
+    assert said.replace("nothing is signed", "whsec_") in " ".join(result.output.split())
+    assert SECRET not in result.output
+    assert not served
 
 
 def test_another_file_may_be_named_and_none_is_needed(served: list[Settings]):

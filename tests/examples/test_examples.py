@@ -15,12 +15,13 @@ from typing import Any
 import httpx2
 import pytest
 
-from gapless import Runner, create_app
+from gapless import NotifyConfig, Runner, Webhook, create_app
 from gapless.testing import ScriptedAgent, ToolCall, pydantic_ai_model, serving, words
 from tests.support import preloaded
 from tests.support.browser import Browser, browsing
 from tests.support.over_http import STREAM
-from tests.support.waiting import HANG_S, WAIT_S
+from tests.support.receiver import SECRET
+from tests.support.waiting import HANG_S, WAIT_S, until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -233,6 +234,7 @@ BY_THE_CLOCK = {"timeout", "buffered"}
 """They show what comes of half a second, in which a machine may stand still."""
 GOES_MAX = 5
 OTHERWISE_TESTED = {
+    "webhook_receiver",
     *(
         "agno_agent",
         "browser",
@@ -402,3 +404,31 @@ def test_a_server_that_is_not_there_is_one_line(arguments: tuple[str, ...], said
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_a_receiver_of_webhooks_verifies_and_does_nothing_twice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WEBHOOK_SECRET", SECRET)
+    receiver: Any = module("webhook_receiver")
+    with serving(receiver.app) as url:
+        told = NotifyConfig(webhooks=(Webhook(url=f"{url}/", secret=SECRET),), http=True, private=True)
+
+        async def agent(message: str) -> str:
+            return message
+
+        async with Runner(agent, notify=told) as runner:
+            run = await runner.start("hello", run_id="r", user_id="alice")
+            await run.wait()
+
+            async def delivered() -> bool:
+                return [notice.status for notice in await runner.notices("r")] == ["delivered"]
+
+            await until(delivered, "it is told")
+            (notice,) = await runner.notices("r")
+            await runner.notify_again("r", notice.id)
+            await until(delivered, "it is told again")
+        assert list(receiver.seen) == [notice.id]
+        headers = {"webhook-id": "msg_1", "webhook-timestamp": "1", "webhook-signature": "v1,AAAA"}
+        assert httpx2.post(f"{url}/", content="{}", headers=headers, trust_env=False).status_code == 401
+    assert capsys.readouterr().out == "run.finished: run r of alice\n"

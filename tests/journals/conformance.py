@@ -25,6 +25,7 @@ from tests.journals.blobs import Blobs
 from tests.journals.conversations import Conversations
 from tests.journals.goes_on import GoesOn
 from tests.journals.lists import Lists
+from tests.journals.outbox import Outboxes
 from tests.journals.times import Times
 from tests.journals.titles import Titles
 from tests.journals.workers import (
@@ -71,7 +72,7 @@ NASTY = (
 )
 
 
-class Conformance(GoesOn, Blobs, Lists, Titles, Times, Conversations):
+class Conformance(GoesOn, Blobs, Lists, Titles, Times, Conversations, Outboxes):
     """Subclasses give the fixture `place`, and `place_factory` for the property test."""
 
     @pytest.fixture

@@ -8,7 +8,8 @@ from gapless.journals.contract import Store
 from gapless.journals.postgres import PostgresStore
 from tests.support.postgres import Postgres
 
-TABLES = ("workers", "sessions", "runs", "events", "checkpoints", "blobs", "commands", "turns", "watches", "dropped")
+TABLES = ["workers", "sessions", "runs", "events", "checkpoints", "blobs", "commands", "notices", "turns", "watches"]
+TABLES.append("dropped")
 
 
 class DatabasePlace:

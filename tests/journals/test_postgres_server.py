@@ -11,7 +11,9 @@ import pytest
 
 from gapless.errors import StoreCorrupt, StoreUnavailable, UsageError
 from gapless.journals import postgres_news, postgres_server
+from gapless.journals.contract import Append
 from gapless.journals.journal import Follower, Journals
+from gapless.journals.outbox import Notice
 from gapless.journals.postgres import PostgresStore
 from gapless.journals.postgres_schema import SCHEMA_VERSION
 from tests.journals.conformance import WAIT_S, Worker, a_run, an_end, an_event
@@ -99,6 +101,22 @@ async def test_tables_are_brought_to_a_later_version_with_what_is_in_them(
     monkeypatch.undo()
     with pytest.raises(StoreCorrupt, match=f"schema version {later}, this Gapless reads {SCHEMA_VERSION}"):
         await opened(database)
+
+
+async def test_tables_of_version_1_get_an_outbox(database: str) -> None:
+    before = await opened(database)
+    await before.create("r")
+    await before.store.close()
+    with psycopg.connect(database) as connection:
+        connection.execute("ALTER TABLE gapless.events DROP COLUMN at; ALTER TABLE gapless.runs DROP COLUMN usage")
+        connection.execute("DROP TABLE gapless.notices")
+        connection.execute("UPDATE gapless.version SET version = 1")
+    after = await opened(database, "later")
+    (run,) = await after.store.take_over(0)
+    batch = Append(run.id, 1, [an_event("end")], an_end(run.id), notices=[Notice("n", run.id, b"{}", 0)])
+    assert not await after.store.append([batch])
+    assert [notice.id for notice in await after.store.outbox.take(1, 2)] == ["n"]
+    await after.store.close()
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ ALTER TABLE workers DROP COLUMN bell;
 ALTER TABLE workers DROP COLUMN listens;
 ALTER TABLE segments DROP COLUMN times;
 ALTER TABLE log DROP COLUMN at;
+DROP TABLE notices;
 """
 TO_VERSION_4 = """
 DROP TABLE log;

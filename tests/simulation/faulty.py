@@ -85,6 +85,7 @@ class FaultyStore(Store):
     def __init__(self, ledger: Ledger, process: Process) -> None:
         self.ledger = ledger
         self.process = process
+        self.outbox = ledger.memory.outbox
         self.cut = False
         """The network between this process and the store is gone."""
         self._missed: set[str] = set()

@@ -11,9 +11,10 @@ import msgspec
 from gapless.config import CHOICES, KINDS, ClientConfig, ConnectionLimits, Limits, RunConfig, StreamingMode
 from gapless.errors import UsageError
 from gapless.given import shown
+from gapless.notify import NotifyConfig, Webhook
 from gapless.settings import CLIENT_SETTINGS
 
-__all__ = ["client_config_of", "client_settings_of", "config_of", "connection_limits_of", "limits_of"]
+__all__ = ["client_config_of", "client_settings_of", "config_of", "connection_limits_of", "limits_of", "notify_of"]
 
 _FIELD = re.compile(r" - at `\$\.(?P<name>\w+)")
 """Where msgspec says that what is wrong is."""
@@ -46,6 +47,27 @@ def _limits_of(options: list[str], kind: type[_LimitsT]) -> _LimitsT:
         if name in kind.__struct_fields__:
             found[name] = int(number)
     return kind(**found)
+
+
+def notify_of(options: list[str]) -> NotifyConfig:
+    """Return who is told of runs, by `--notify` options: `url`, perhaps several times, with `text` for all of them, and
+    the fields of `NotifyConfig`. Values are JSON, or text as it is. Raises `UsageError`."""
+    fields = ("url", "text", *(name for name in NotifyConfig.__struct_fields__ if name != "webhooks"))
+    urls, found = list[Any](), dict[str, Any]()
+    for option in options:
+        name = option.partition("=")[0]
+        if name not in fields:  # what it was given may be a secret
+            raise UsageError(f"--notify {name[:100]!r}: there is no such notify; one of {', '.join(fields)}")
+        name, value = _value("notify", option)
+        if name == "url":
+            urls += value if isinstance(value, list) else [value]
+        else:
+            found[name] = value
+    text = found.pop("text", False)
+    try:
+        return NotifyConfig(webhooks=tuple(Webhook(url=url, text=text) for url in urls), **found)
+    except ValueError as error:
+        raise UsageError(f"--notify: {error}") from None
 
 
 def config_of(options: list[str], settings: list[str]) -> RunConfig:

@@ -89,6 +89,12 @@ LoginUrl = Annotated[
     ),
 ]
 LogoutUrl = Annotated[str, typer.Option(metavar="URL", help="Where the page's Log out leads.")]
+Notify = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VALUE", help="Who is told that runs wait or have ended, e.g. url=https://…; see docs/deploy.md."
+    ),
+]
 HangUps = Annotated[
     list[str] | None,
     typer.Option(metavar="CLIENTS", help="ag-ui, vercel, openai or text: their runs are cancelled when they hang up."),

@@ -15,7 +15,14 @@ import typer
 
 from gapless.cli import options as o
 from gapless.cli.agents import load_agents
-from gapless.cli.bounds import client_config_of, client_settings_of, config_of, connection_limits_of, limits_of
+from gapless.cli.bounds import (
+    client_config_of,
+    client_settings_of,
+    config_of,
+    connection_limits_of,
+    limits_of,
+    notify_of,
+)
 from gapless.cli.terminal import clean, say
 from gapless.config import ConnectionLimits
 from gapless.errors import UsageError
@@ -57,6 +64,7 @@ def serve(
     path_prefix: o.PathPrefix = "",
     login_url: o.LoginUrl = "",
     logout_url: o.LogoutUrl = "",
+    notify: o.Notify = None,
     cancel_on_hang_up: o.HangUps = None,
     shared_state: o.SharedState = False,
     adk_web: o.AdkWeb = False,
@@ -87,23 +95,21 @@ def serve(
     users = _check_options(host, store, workers, log_level, log_format, insecure=insecure, reload=reload)
     connections = connection_limits_of(limit or [])
     exit_at_signals()
-    guarded = users is None and is_loopback(host)
-    settings = Settings(
-        tuple(agents or ()), host, store, log_level, log_format, guarded, tuple(allowed_host or ()), reload
-    )
+    guarded, allowed = users is None and is_loopback(host), tuple(allowed_host or ())
+    settings = Settings(tuple(agents or ()), host, store, log_level, log_format, guarded, allowed, reload)
+    settings.app["cancel_on_hang_up"] = cancel_on_hang_up or ()
     settings.runner.update(
         limits=limits_of(limit or []),
         config=config_of(config or [], setting or []),
         client_config=client_config_of(client_config or []),
         client_settings=client_settings_of(client_setting or []),
+        notify=notify_of(notify or []),
         retention_s=retention * DAY_S if retention <= RETENTION_DAYS_MAX else None,
         lease_s=lease,
     )
     settings.app.update(drain_s=drain, adk_web=adk_web, shared_state=shared_state, path_prefix=path_prefix)
-    settings.app.update(cors_origins=cors_origin or (), cancel_on_hang_up=cancel_on_hang_up or ())
-    settings.app.update(login_url=login_url, logout_url=logout_url)
-    loaded = _prepare(settings)
-    listener = bind(host, port)
+    settings.app.update(cors_origins=cors_origin or (), login_url=login_url, logout_url=logout_url)
+    loaded, listener = _prepare(settings), bind(host, port)
     _announce(settings, listener, list(loaded), users, workers, settings_file)
     _run(settings, listener, loaded, workers, connections)
 

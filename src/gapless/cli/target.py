@@ -20,6 +20,7 @@ from gapless.errors import ConnectionLost, RunNotFound, UsageError
 if TYPE_CHECKING:
     from gapless.client.client import Cut, GaplessClient
     from gapless.events import Event, Interrupt, ResumeEntry
+    from gapless.notify import NoticeRecord
     from gapless.records import Listing, RunRecord, RunStatus
     from gapless.runs.runner import Runner
 
@@ -65,6 +66,12 @@ class Direct:
 
     async def cancel(self, run_id: str) -> RunRecord:
         return await self._runner.cancel(run_id)
+
+    async def notices(self, run_id: str) -> list[NoticeRecord]:
+        return await self._runner.notices(run_id)
+
+    async def notify_again(self, run_id: str, notice_id: str) -> NoticeRecord:
+        return await self._runner.notify_again(run_id, notice_id)
 
     async def answer(self, run_id: str, entries: list[ResumeEntry]) -> RunRecord:
         await self._runner.answer(run_id, entries)

@@ -1,13 +1,11 @@
 """Clients of a Gapless server: `GaplessClient`, `SyncClient`, and `durable_transport` for clients of other makers."""
 
+from gapless.client.bodies import FeedChange, Page, Session
 from gapless.client.client import (
     RETRYABLE_STATUSES,
     ClientLimits,
     Cut,
-    FeedChange,
     GaplessClient,
-    Page,
-    Session,
     backoff_s,
 )
 from gapless.client.durable import durable_transport

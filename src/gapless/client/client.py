@@ -21,20 +21,22 @@ import re
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx2
 import msgspec
 
+from gapless.client.bodies import FeedChange, Messages, Notices, Page, Refusal, Runs, Session, Sessions
 from gapless.config import RunConfig
 from gapless.errors import ConnectionLost, GaplessError, RunFailed, StreamInvalid, UsageError, error_for_code
 from gapless.events import ContentPart, CustomEvent, Event, Message, ResumeEntry, decode_event
 from gapless.fold import SESSION
 from gapless.given import check_numbers
 from gapless.live import LiveRequest
+from gapless.notify import NoticeRecord, Webhook
 from gapless.producing import Batch, Producer, Taken
-from gapless.records import Listing, RunRecord, RunStatus, SessionRecord
+from gapless.records import Listing, RunRecord, RunStatus
 from gapless.sse import FRAME_BYTES_MAX, EventStreamParser, Frame
 
 __all__ = [
@@ -42,8 +44,6 @@ __all__ = [
     "ClientLimits",
     "Cut",
     "GaplessClient",
-    "Page",
-    "Session",
     "backoff_s",
 ]
 
@@ -100,64 +100,6 @@ class Cut(NamedTuple):
     wait_s: float
     session_id: str = ""
     """The session that is followed, if it is one; `run_id` is then that of the event."""
-
-
-class Session(SessionRecord, kw_only=True):
-    """Is a session, with its run that has not ended, if any: `active_run_id` and `active_run_status`. In a feed it has
-    its newest run too, also where that has ended: `newest_run_id` and `newest_run_status`. `found` is the text around
-    what was searched for, "" where that is in the title."""
-
-    active_run_id: str | None = None
-    active_run_status: RunStatus | None = None
-    newest_run_id: str | None = None
-    newest_run_status: RunStatus | None = None
-    found: str = ""
-
-
-class FeedChange(msgspec.Struct, kw_only=True):
-    """Says what has become of one of the user's sessions, by its `type`: `session` as it is now, or `deleted`, with its
-    `session_id`; or `reset`: what came before is not known any more, read the list of sessions anew."""
-
-    type: Literal["session", "deleted", "reset"]
-    session: Session | None = None
-    session_id: str | None = None
-
-
-class Page(msgspec.Struct, kw_only=True):
-    """Is a part of the journal of run `run_id`: the `events` after position `after`, one for each position, and whether
-    the run has `ended`.
-    """
-
-    run_id: str
-    after: int
-    events: list[Event]
-    last_seq: int
-    """Position of the run's newest event."""
-    ended: bool
-
-
-class _Runs(msgspec.Struct):
-    runs: list[RunRecord]
-    next: str | None = None
-
-
-class _Sessions(msgspec.Struct):
-    sessions: list[Session]
-    next: str | None = None
-
-
-class _Messages(msgspec.Struct):
-    messages: list[Message]
-
-
-class _ErrorBody(msgspec.Struct):
-    code: str
-    message: str
-    run_id: str | None = None
-
-
-class _Refusal(msgspec.Struct):
-    error: _ErrorBody
 
 
 class GaplessClient:
@@ -229,6 +171,7 @@ class GaplessClient:
         run_id: str | None = None,
         config: RunConfig | None = None,
         producer: bool = False,
+        notify: Webhook | None = None,
     ) -> RunRecord:
         """Start a run; `follow` it by the record's `id`.
 
@@ -242,6 +185,7 @@ class GaplessClient:
             run_id: Id of the run; started twice under one id it is one run.
             config: The run's settings, within what the server allows.
             producer: No agent of the server executes it: `produce` writes it.
+            notify: Who is told when it waits for a person and when it has ended.
         """
         body = {
             "message": message,
@@ -250,9 +194,19 @@ class GaplessClient:
             "session_id": session_id,
             "config": config,
             "producer": producer or None,
+            "notify": notify,
         }
         body = {name: value for name, value in body.items() if value is not None}
         return await self._request("POST", "/runs", RunRecord, body=body)
+
+    async def notices(self, run_id: str) -> list[NoticeRecord]:
+        """Return what was told of the run `run_id`, or is to be told still, oldest first. Raises `RunNotFound`."""
+        return (await self._request("GET", _path("runs", run_id, "notices"), Notices)).notices
+
+    async def notify_again(self, run_id: str, notice_id: str) -> NoticeRecord:
+        """Have the notice `notice_id` of the run `run_id` sent once more, under the same id, whatever became of it.
+        Raises `RunNotFound`, `NoticeNotFound`."""
+        return await self._request("POST", _path("runs", run_id, "notices", notice_id), NoticeRecord)
 
     async def follow(self, run_id: str, after: int = 0) -> AsyncGenerator[tuple[int, Event], None]:
         """Yield the run's events with their positions, in order, each once, however often it is cut.
@@ -409,7 +363,7 @@ class GaplessClient:
         `status`, or all. Long messages are cut. `after` is the `next` of the page before.
         """
         params = {"session_id": session_id, "status": status and status.value, "limit": str(limit), "after": after}
-        page = await self._request("GET", "/runs", _Runs, params=params)
+        page = await self._request("GET", "/runs", Runs, params=params)
         return Listing(page.runs, page.next)
 
     async def page(self, run_id: str, after: int = 0, limit: int = 1000) -> Page:
@@ -439,7 +393,7 @@ class GaplessClient:
         agent's: such a page is what was found in half a second, and may be empty and have a `next`.
         """
         params = {"limit": str(limit), "after": after, "q": q, "agent": agent}
-        page = await self._request("GET", "/sessions", _Sessions, params=params)
+        page = await self._request("GET", "/sessions", Sessions, params=params)
         return Listing(page.sessions, page.next)
 
     async def session(self, session_id: str) -> Session:
@@ -448,7 +402,7 @@ class GaplessClient:
 
     async def messages(self, session_id: str) -> list[Message]:
         """Return the messages of the ended runs of session `session_id`, oldest first. Raises `SessionNotFound`."""
-        return (await self._request("GET", _path("sessions", session_id, "messages"), _Messages)).messages
+        return (await self._request("GET", _path("sessions", session_id, "messages"), Messages)).messages
 
     async def rename_session(self, session_id: str, title: str) -> Session:
         """Call the session `session_id` by this `title`; with "" it has that of its first message again. Raises
@@ -524,7 +478,7 @@ class GaplessClient:
         retry_after_s = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
         told = f"{response.request.method} {_shown(response)}: HTTP {response.status_code}"
         try:
-            body = msgspec.json.decode(await self._read(response), type=_Refusal).error
+            body = msgspec.json.decode(await self._read(response), type=Refusal).error
         except (*_NOT_JSON, StreamInvalid):  # not the server's own answer: the status must do
             body = None
         if response.status_code in _NOWHERE and (body is None or body.code in _NOWHERE_CODES):

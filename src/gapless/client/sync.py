@@ -9,11 +9,13 @@ from typing import Any, Self, TypeVar
 
 import httpx2
 
-from gapless.client.client import ClientLimits, Cut, FeedChange, GaplessClient, Page, Session
+from gapless.client.bodies import FeedChange, Page, Session
+from gapless.client.client import ClientLimits, Cut, GaplessClient
 from gapless.config import RunConfig
 from gapless.errors import UsageError
 from gapless.events import ContentPart, Event, Message, ResumeEntry
 from gapless.live import LiveRequest
+from gapless.notify import NoticeRecord, Webhook
 from gapless.producing import Producer
 from gapless.records import Listing, RunRecord, RunStatus
 
@@ -75,12 +77,27 @@ class SyncClient:
         run_id: str | None = None,
         config: RunConfig | None = None,
         producer: bool = False,
+        notify: Webhook | None = None,
     ) -> RunRecord:
         """See `GaplessClient.start`."""
         started = self._client.start(
-            message, agent=agent, session_id=session_id, run_id=run_id, config=config, producer=producer
+            message,
+            agent=agent,
+            session_id=session_id,
+            run_id=run_id,
+            config=config,
+            producer=producer,
+            notify=notify,
         )
         return self._call(started)
+
+    def notices(self, run_id: str) -> list[NoticeRecord]:
+        """See `GaplessClient.notices`."""
+        return self._call(self._client.notices(run_id))
+
+    def notify_again(self, run_id: str, notice_id: str) -> NoticeRecord:
+        """See `GaplessClient.notify_again`."""
+        return self._call(self._client.notify_again(run_id, notice_id))
 
     def follow(self, run_id: str, after: int = 0) -> Generator[tuple[int, Event], None, None]:
         """See `GaplessClient.follow`."""

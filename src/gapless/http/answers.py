@@ -208,7 +208,7 @@ def shown_session(session: SessionRecord, active: RunRecord | None) -> dict[str,
 def public(record: RunRecord | SessionRecord) -> dict[str, Any]:
     """Return a record as clients see it."""
     shown: dict[str, Any] = msgspec.to_builtins(record)
-    for hidden in ("owner", "takeovers", "digest", "input", "config", "request", "expired"):
+    for hidden in ("owner", "takeovers", "digest", "input", "config", "request", "expired", "notify"):
         shown.pop(hidden, None)
     if isinstance(record, RunRecord):
         shown["status"], shown["last_seq"] = record.status.value, record.last_seq

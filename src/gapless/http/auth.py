@@ -53,7 +53,7 @@ _RecordT = TypeVar("_RecordT", RunRecord, SessionRecord)
 Authenticate: TypeAlias = Callable[[HTTPConnection], str | Awaitable[str | None] | None]
 """A request → the id of its user, or None for nobody known."""
 Authorize: TypeAlias = Callable[[str, str, RunRecord | SessionRecord], bool | Awaitable[bool]]
-"""(user id, "read" | "cancel" | "answer" | "produce" | "update" | "delete", run or session) → may they."""
+"""(user id, "read" | "cancel" | "answer" | "produce" | "notify" | "update" | "delete", run or session) → may they."""
 
 
 def _owns(user_id: str, action: str, record: RunRecord | SessionRecord) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import msgspec
 
+from gapless.journals.outbox import Notice, Outbox
 from gapless.records import Listing, RunEnd, RunRecord, RunStatus, SessionRecord, Turn
 
 __all__ = [
@@ -78,8 +79,9 @@ class Append(msgspec.Struct, gc=False):  # one per run and group: thousands a se
     An event is JSON in one line (no byte below 0x20). `first_seq` is the position of `events[0]`, which must be the
     journal's last + 1. With `end` the journal is closed. With `status` the run's record is updated in the same step,
     with `checkpoint` the run's checkpoint is replaced, and the commands whose ids are in `taken` are kept no longer. A
-    batch that has one of these three may be without events. `at` is when it was given to the store (ms), or 0: it came
-    so soon behind the run's last group that has a time, without a pause, that none is kept.
+    batch that has one of these three may be without events. The `notices` that come with a status or an end are added
+    to the outbox. `at` is when it was given to the store (ms), or 0: it came so soon behind the run's last group that
+    has a time, without a pause, that none is kept.
     """
 
     run_id: str
@@ -90,6 +92,7 @@ class Append(msgspec.Struct, gc=False):  # one per run and group: thousands a se
     checkpoint: Checkpoint | None = None
     taken: Sequence[int] = ()
     at: int = 0
+    notices: Sequence[Notice] = ()
 
 
 class NotWaiting(Exception):
@@ -145,6 +148,8 @@ class Store(ABC):
     """How many other workers were alive when `take_over` last looked."""
     path: Path | None = None
     """The file that the store is, if it is one: opening makes it where it is not yet there."""
+    outbox: Outbox
+    """What is to be told of runs to others than their followers."""
 
     @classmethod
     @abstractmethod

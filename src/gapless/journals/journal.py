@@ -11,13 +11,14 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 
 from gapless.errors import GaplessError, RunFenced, RunNotFound, StoreCorrupt, StoreUnavailable
 from gapless.journals.contract import Append, Checkpoint, Store, WorkerFenced
+from gapless.journals.outbox import Notice
 from gapless.metrics import Metrics
 from gapless.records import RunEnd, RunStatus
 from gapless.tasks import end_tasks
@@ -86,6 +87,7 @@ class Journal:
         "_hub",
         "_in_flight_bytes",
         "_live",
+        "_notices",
         "_pending",
         "_pending_bytes",
         "_queued",
@@ -151,6 +153,7 @@ class Journal:
         """Checkpoints that were handed over, and how many of them are accepted."""
         self._under_way = 0
         """How many were handed over when the batch under way was taken, plus 1; 0 when none is."""
+        self._notices: Sequence[Notice] = ()
         self._queued = False
         self._waiters: dict[asyncio.Future[None], None] = {}
         self._live: dict[Follower, None] = {}
@@ -207,6 +210,14 @@ class Journal:
         """Change the run's status together with the events appended last."""
         self._beside, self._status = True, status
 
+    def tell(self, notices: Sequence[Notice]) -> None:
+        """Put these into the outbox together with the events appended last: with the status or the end that they tell
+        of, in the same turn of the event loop."""
+        if notices:
+            self._beside = True
+            self._notices = (*self._notices, *notices)
+            self._hub.expect_notices(self)
+
     def close(self, event: bytes, end: RunEnd) -> None:
         """Append the terminal event and close the journal in one step."""
         self._beside, self._end = True, end
@@ -231,7 +242,7 @@ class Journal:
         """Drop what has not been accepted: another worker owns the run."""
         self._pending, self._pending_bytes, self._queued, self._beside = [], 0, False, False
         self._end = self._status = self._checkpoint = None
-        self._taken, self._under_way = [], 0
+        self._taken, self._notices, self._under_way = [], (), 0
         self.appended, self.full = self.last, False
         self._wake()
 
@@ -248,6 +259,7 @@ class Journal:
             batch.end, batch.status = self._end, self._status
             batch.checkpoint, batch.taken = self._checkpoint, self._taken
             self._beside, self._status, self._checkpoint, self._taken = False, None, None, []
+            batch.notices, self._notices = self._notices, ()
         return batch
 
     def _take_part(self, now_ms: int) -> Append:
@@ -558,6 +570,10 @@ class Journals:
         self._on_wanted = on_wanted
         self._on_session = on_session
         self._on_user_session = on_user_session
+        self.on_notices: Callable[[], None] = lambda: None
+        """Called when notices were accepted."""
+        self._expecting: set[asyncio.Task[None]] = set()
+        """Who waits for that."""
         self._patience_s = patience_s
         self.metrics = metrics or Metrics()
         self.failing = False
@@ -594,8 +610,20 @@ class Journals:
         self.worker_id = worker_id
         await self.store.open(worker_id, self)
 
+    def expect_notices(self, journal: Journal) -> None:
+        """Call `on_notices` once what the journal has pending is accepted: a task, as it is rare."""
+
+        async def expect() -> None:
+            await journal.settled()
+            self.on_notices()
+
+        task = asyncio.create_task(expect(), name=f"gapless-notices-{journal.run_id}")
+        self._expecting.add(task)
+        task.add_done_callback(self._expecting.discard)
+
     async def close(self) -> None:
         """Stop the writer and close the store. What is pending is not waited for: drain first."""
+        await end_tasks(list(self._expecting))
         if self._writer is not None:
             await end_tasks([self._writer])
             self._writer = None

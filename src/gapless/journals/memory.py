@@ -25,6 +25,7 @@ from gapless.journals.contract import (
     WorkerFenced,
 )
 from gapless.journals.lease import LeaseWatch, log_lost
+from gapless.journals.memory_outbox import MemoryOutbox
 from gapless.records import (
     ACTIVE,
     Listing,
@@ -76,6 +77,14 @@ class Memory:
         """The active runs that are nobody's, and when each wants somebody."""
         self.session_watchers: dict[str, dict[MemoryStore, None]] = {}
         self.user_watchers: dict[str, dict[MemoryStore, None]] = {}
+        self.outbox = MemoryOutbox()
+
+    def drop(self, run_id: str) -> None:
+        """Delete all that is kept of a run that has ended."""
+        del self.runs[run_id], self.numbers[run_id], self.events[run_id]
+        self.blobs.pop(run_id, None)
+        self.times.pop(run_id, None)
+        self.outbox.drop(run_id)
 
     def runs_behind(self, session_id: str, after: str | None, *, active: bool) -> Iterator[RunRecord]:
         """Give the runs of a session behind that run, or all, oldest first. Raises `RunNotFound`."""
@@ -155,6 +164,7 @@ class Memory:
             run.expired, self.events[run.id] = True, []
             self.blobs.pop(run.id, None)
             self.times.pop(run.id, None)
+            self.outbox.expire(run.id)
             over -= size
             expired += 1
         return expired
@@ -169,6 +179,7 @@ class MemoryStore(Store):
     def __init__(self, memory: Memory | None = None, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.alone = memory is None
         self._memory = memory or Memory()
+        self.outbox = self._memory.outbox
         self._worker_id = ""
         self._listener: Listener | None = None
         self._lease_watch = LeaseWatch(monotonic)
@@ -207,9 +218,9 @@ class MemoryStore(Store):
         others = {worker_id: beat for worker_id, beat in memory.beats.items() if worker_id != self._worker_id}
         dead = self._lease_watch.expired(others, lease_s)
         self.others = len(others) - len(dead)
+        taken, owners = [], []
         for worker_id in dead:
             del memory.beats[worker_id]
-        taken, owners = [], []
         for run in memory.runs.values():
             if run.status in ACTIVE and run.owner and run.owner not in memory.beats:
                 owners.append(run.owner)
@@ -304,9 +315,8 @@ class MemoryStore(Store):
         return found
 
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
-        oldest = (
-            (session_id, next(iter(self._memory.session_runs.get(session_id, ())), "")) for session_id in session_ids
-        )
+        runs = self._memory.session_runs
+        oldest = ((session_id, next(iter(runs.get(session_id, ())), "")) for session_id in session_ids)
         return {session_id: listed_run(self._memory.runs[run_id]) for session_id, run_id in oldest if run_id}
 
     async def session_runs(
@@ -388,6 +398,7 @@ class MemoryStore(Store):
         if batch.events and run.id in memory.watchers:
             self._tell(run, batch)
         if batch.status is not None or batch.end is not None:
+            memory.outbox.add(batch.notices)
             memory.tell_session(memory.sessions.get(run.session_id))
 
     def _tell(self, run: RunRecord, batch: Append) -> None:
@@ -522,9 +533,7 @@ class MemoryStore(Store):
         memory.turns.pop(session_id, None)
         memory.session_runs.pop(session_id, None)
         for run_id in [run.id for run in memory.runs.values() if run.session_id == session_id]:
-            del memory.runs[run_id], memory.numbers[run_id], memory.events[run_id]
-            memory.blobs.pop(run_id, None)
-            memory.times.pop(run_id, None)
+            memory.drop(run_id)
         memory.tell_session(session)
         return True
 

@@ -29,6 +29,7 @@ from gapless.journals.contract import (
 from gapless.journals.lease import LeaseWatch
 from gapless.journals.postgres_append import RECHECK_S, OwnedRuns
 from gapless.journals.postgres_news import POLL_S, PostgresNews
+from gapless.journals.postgres_outbox import PostgresOutbox
 from gapless.journals.postgres_records import PostgresRecords, encode, session_from
 from gapless.journals.postgres_runs import INSERT_SESSION_SQL, PostgresRuns
 from gapless.journals.postgres_schema import ACTIVE_SQL, TIME_MS
@@ -84,6 +85,7 @@ class PostgresStore(Store):
 
     def __init__(self, url: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._server = PostgresServer(url)
+        self.outbox = PostgresOutbox(self._server)
         self._records = PostgresRecords(self._server)
         self._news = PostgresNews(self._server)
         self._owned = OwnedRuns(self._server, self._news.appended, self._news.session_changed)
@@ -320,6 +322,9 @@ class PostgresStore(Store):
                 SELECT ctid FROM gapless.{table} WHERE rid = ANY(%s::bigint[]) LIMIT %s))"""
             if found and await server.run(connection, sql, rids, bound) == bound:
                 return True
+        if found:
+            sql = "DELETE FROM gapless.notices WHERE rid = ANY(%s::bigint[]) AND due_at IS NULL"
+            await server.run(connection, sql, rids)
         for table in ("commands", "watches", "dropped") if found else ():
             await server.run(connection, f"DELETE FROM gapless.{table} WHERE rid = ANY(%s::bigint[])", rids)
         return bool(found)
@@ -388,6 +393,8 @@ class PostgresStore(Store):
             key = session_id.encode()
             sql = "INSERT INTO gapless.dropped SELECT rid FROM gapless.runs WHERE session = %s ON CONFLICT DO NOTHING"
             await self._server.run(connection, sql, key)
+            of_session = "(SELECT rid FROM gapless.runs WHERE session = %s)"
+            await self._server.run(connection, f"DELETE FROM gapless.notices WHERE rid IN {of_session}", key)
             for where in ("runs WHERE session", "turns WHERE session", "sessions WHERE id"):
                 await self._server.run(connection, f"DELETE FROM gapless.{where} = %s", key)
             return session

@@ -23,6 +23,8 @@ from psycopg import errors
 
 from gapless.errors import RunNotFound, StoreUnavailable
 from gapless.journals.contract import Append, Checkpoint, WorkerFenced
+from gapless.journals.outbox import Notice
+from gapless.journals.postgres_outbox import add_notices
 from gapless.journals.postgres_records import LAST_SQL, encode
 from gapless.journals.postgres_schema import ACTIVE_SQL, TIME_MS
 from gapless.journals.postgres_server import (
@@ -42,6 +44,8 @@ GROUP_BATCHES_MAX, GROUP_BYTES_MAX = 1_000, 1024 * 1024
 """Batches that go in one transaction: the event loop does nothing else while they are encoded. One may be longer."""
 RECENT_BYTES_MAX = 16 * 1024
 """The newest accepted events of each run are kept at hand: a standby that takes over may lack them."""
+NOTICES_MAX = 8
+"""And so many of the newest notices of each."""
 RECHECK_S = 5.0
 """Seconds after a run's end at which we check that the server still has it: a failover may have lost it."""
 ENDED_MAX = 2_000
@@ -106,6 +110,7 @@ class OwnedRun:
         "id",
         "last",
         "nonce",
+        "notices",
         "recent",
         "recent_bytes",
         "rid",
@@ -129,6 +134,8 @@ class OwnedRun:
         self.recent_bytes = 0
         self.checkpoint: Checkpoint | None = None
         """The newest that this worker has saved."""
+        self.notices: list[Notice] = []
+        """Those of the batches at hand."""
         self.heard = 0
         """The newest command that the listener was told of."""
 
@@ -144,6 +151,8 @@ class OwnedRun:
         self.bytes += size
         recent.append((batch.first_seq, events, size, batch.at))
         self.recent_bytes += size
+        if batch.notices:
+            self.notices = [*self.notices, *batch.notices][-NOTICES_MAX:]
         while self.recent_bytes > RECENT_BYTES_MAX and len(recent) > 1:
             self.recent_bytes -= recent.popleft()[2]
 
@@ -152,7 +161,7 @@ class OwnedRun:
         batches = [Append(self.id, seq, events, at=at) for seq, events, _, at in self.recent if last < seq < next_seq]
         if not batches or batches[0].first_seq != last + 1:
             return []
-        batches[-1].checkpoint = self.checkpoint
+        batches[-1].checkpoint, batches[-1].notices = self.checkpoint, self.notices
         return batches
 
 
@@ -325,6 +334,8 @@ class OwnedRuns:
     async def _add_more(self, connection: Connection, owned: OwnedRun, batch: Append) -> None:
         """Write what goes with a batch beside its events."""
         run, end, checkpoint = self._server.run, batch.end, batch.checkpoint
+        if batch.notices:
+            await add_notices(self._server, connection, owned.rid, batch.notices)
         if end is not None:
             last = batch.first_seq + len(batch.events) - 1
             size = owned.bytes + sum(map(len, batch.events))
@@ -448,4 +459,5 @@ def _numbers(listed: str | None) -> list[int]:
 
 def _has_more(batch: Append) -> bool:
     """Tell whether anything goes with a batch beside its events."""
-    return bool(batch.end is not None or batch.status is not None or batch.checkpoint is not None or batch.taken)
+    beside = batch.checkpoint is not None or batch.taken or batch.notices
+    return bool(batch.end is not None or batch.status is not None or beside)

@@ -79,8 +79,19 @@ CREATE INDEX turns_session ON gapless.turns(session, tid);
 CREATE TABLE gapless.watches(
     rid bigint NOT NULL, worker text NOT NULL, channel text NOT NULL, PRIMARY KEY (rid, worker));
 """
+_NOTICES = """
+CREATE TABLE gapless.notices(
+    nid bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id text NOT NULL UNIQUE,
+    rid bigint NOT NULL,
+    due_at bigint,
+    data bytea NOT NULL);
+CREATE INDEX notices_run ON gapless.notices(rid);
+CREATE INDEX notices_due ON gapless.notices(due_at, nid) WHERE due_at IS NOT NULL;
+"""
+SCHEMA += _NOTICES
 
 MIGRATIONS: dict[int, str] = {
-    1: "ALTER TABLE gapless.events ADD COLUMN at int; ALTER TABLE gapless.runs ADD COLUMN usage bytea",
+    1: "ALTER TABLE gapless.events ADD COLUMN at int; ALTER TABLE gapless.runs ADD COLUMN usage bytea;" + _NOTICES,
 }
 """What makes the tables of one version those of the next. A change of them comes with the line for those before it."""

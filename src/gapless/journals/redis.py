@@ -50,6 +50,7 @@ from gapless.journals.redis_keys import (
 )
 from gapless.journals.redis_news import RedisNews
 from gapless.journals.redis_nobodys import NobodysRuns
+from gapless.journals.redis_outbox import RedisOutbox
 from gapless.journals.redis_owned import OwnedRuns
 from gapless.journals.redis_reading_scripts import READ, TIMES
 from gapless.journals.redis_records import RedisRecords
@@ -79,6 +80,7 @@ class RedisStore(Store):
     def __init__(self, url: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._server = RedisServer(url)
         self._records = RedisRecords(self._server)
+        self.outbox = RedisOutbox(self._server, self._records)
         self._owned = OwnedRuns(self._server)
         self._news = RedisNews(self._server, self._records, self._owned)
         self._nobodys = NobodysRuns(self._server, self._records, self._owned)

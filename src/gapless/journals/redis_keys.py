@@ -21,16 +21,19 @@ from gapless.records import (
 )
 
 __all__ = [
+    "DUE",
     "ENDED",
     "RUNS",
     "SESSIONS",
     "WANTED",
     "WORKERS",
     "decode_member",
+    "decode_notice",
     "decode_turn",
     "encode",
     "encode_end",
     "encode_member",
+    "encode_notice",
     "number_claimed",
     "pack",
     "place_of",
@@ -43,13 +46,15 @@ __all__ = [
 ]
 
 WORKERS, RUNS, ENDED, SESSIONS = "{gapless}:workers", "{gapless}:runs", "{gapless}:ended", "{gapless}:sessions"
-WANTED = "{gapless}:wanted"
+WANTED, DUE = "{gapless}:wanted", "{gapless}:due"
 
 encode = msgspec.json.Encoder().encode
 pack = msgspec.msgpack.Encoder().encode
 decode_turn = msgspec.json.Decoder(Turn).decode
 decode_member = msgspec.json.Decoder(tuple[str, str]).decode
 """A run's id and its session, from how the index lists a run."""
+decode_notice = msgspec.json.Decoder(tuple[str, str, str]).decode
+"""The same and a notice's id, from how the index lists a notice."""
 _decode_error = msgspec.json.Decoder(dict[str, str]).decode
 _decode_usage = msgspec.json.Decoder(list[ModelUsage]).decode
 _decode_state = msgspec.json.Decoder(dict[str, Any]).decode
@@ -87,6 +92,11 @@ def session_claimed(claim: bytes) -> str:
 def encode_member(run_id: str, session_id: str) -> bytes:
     """Return a run as the index lists it."""
     return encode((run_id, session_id))
+
+
+def encode_notice(run_id: str, session_id: str, notice_id: str) -> bytes:
+    """Return a notice as the index lists it."""
+    return encode((run_id, session_id, notice_id))
 
 
 def encode_end(run: RunRecord, end: RunEnd) -> dict[str, Any]:

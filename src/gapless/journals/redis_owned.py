@@ -16,7 +16,9 @@ from typing import Any, TypeAlias, cast
 from gapless.errors import RunNotFound, StoreUnavailable
 from gapless.journals import redis_scripts as scripts
 from gapless.journals.contract import Append, Checkpoint, WorkerFenced
+from gapless.journals.outbox import Notice
 from gapless.journals.redis_keys import WORKERS, encode_end, encode_member, pack, place_of
+from gapless.journals.redis_outbox import list_notices
 from gapless.journals.redis_server import RedisServer
 from gapless.records import RunRecord, RunStatus
 
@@ -42,7 +44,7 @@ log = logging.getLogger("gapless.redis")
 
 _Row: TypeAlias = tuple[str, str, int, int, str, int, str | None, dict[str, Any] | None, dict[str, Any] | None]
 """One batch as `scripts.APPEND` takes it: the session's place, the run, first position, count, events, time, status,
-end, and what else goes with it: the checkpoint and the commands that are taken."""
+end, and what else goes with it: the checkpoint, the commands that are taken, the notices."""
 
 
 class OwnedRun:
@@ -74,7 +76,8 @@ class OwnedRun:
         if row[-1] is not None:
             if row[-1]["data"] is not None:
                 self.checkpoint = Checkpoint(row[-1]["seq"], row[-1]["data"])
-            row = (*row[:-1], None)
+            notices = row[-1]["notices"]
+            row = (*row[:-1], {**_more(None, ()), "notices": notices} if notices else None)
         if not row[3]:
             return
         self.recent.append(row)
@@ -88,7 +91,8 @@ class OwnedRun:
         if not rows or rows[0][2] != last + 1:
             return []
         if self.checkpoint is not None:
-            rows[-1] = (*rows[-1][:-1], _more(self.checkpoint, ()))
+            notices = [] if rows[-1][-1] is None else rows[-1][-1]["notices"]
+            rows[-1] = (*rows[-1][:-1], {**_more(self.checkpoint, ()), "notices": notices})
         return rows
 
 
@@ -159,16 +163,21 @@ class OwnedRuns:
         """Accept each batch, as `Store.append`; returns the ids of the runs that were refused."""
         calls, refused = self._calls(batches)
         ended: list[tuple[OwnedRun, int]] = []
+        notices: list[tuple[int, str, str, str]] = []
         for appended, journal_sizes in await self._append_all(calls):
             for (owned, row), journal_bytes in zip(appended, journal_sizes, strict=True):
                 if journal_bytes == REFUSED:
                     refused.add(row[1])
                     continue
                 owned.keep(row)
+                if row[-1] is not None and row[-1]["notices"]:
+                    notices += _listed(owned, row)
                 end = row[-2]
                 if end is not None:
                     owned.run.ended_at = end["at"]
                     ended.append((owned, journal_bytes))
+        if notices:  # before the run's end is noted: until then, whoever takes over looks after it
+            await list_notices(self._server, notices)
         if ended:
             await self.finish([(owned.run, journal_bytes) for owned, journal_bytes in ended], self.worker_id)
             for owned, _ in ended:
@@ -234,6 +243,8 @@ class OwnedRuns:
             if lacking:
                 log.warning("run %s: the server lacks its events from %d on, they are sent again", row[1], last + 1)
                 again, *_ = await self._append_call([*lacking, row])
+                assert owned is not None, "its events are at hand"
+                await list_notices(self._server, [one for each in lacking for one in _listed(owned, each)])
                 sizes[number] = again[-1]
         return sizes
 
@@ -282,6 +293,7 @@ class OwnedRuns:
                 if REFUSED in sizes:
                     self.doubtful[owned.run.id] = (owned.run.session_id, "")  # it is closed as lost
                 else:
+                    await list_notices(self._server, [one for each in rows for one in _listed(owned, each)])
                     await self.finish([(owned.run, sizes[-1])], self.worker_id)
         except StoreUnavailable:
             self._ended.extendleft(reversed(due))
@@ -299,11 +311,20 @@ def _row(owned: OwnedRun, batch: Append) -> _Row:
         owned.at,
         None if batch.status is None and batch.end is None else (batch.end or batch).status,
         None if batch.end is None else encode_end(owned.run, batch.end),
-        None if batch.checkpoint is None and not batch.taken else _more(batch.checkpoint, batch.taken),
+        _more(batch.checkpoint, batch.taken, batch.notices)
+        if batch.checkpoint is not None or batch.taken or batch.notices
+        else None,
     )
 
 
-def _more(checkpoint: Checkpoint | None, taken: Sequence[int]) -> dict[str, Any]:
-    """Return the checkpoint and the taken commands as `scripts.APPEND` takes them."""
+def _more(checkpoint: Checkpoint | None, taken: Sequence[int], notices: Sequence[Notice] = ()) -> dict[str, Any]:
+    """Return the checkpoint, the taken commands and the notices as `scripts.APPEND` takes them."""
     seq, data = (0, None) if checkpoint is None else (checkpoint.seq, checkpoint.data)
-    return {"seq": seq, "data": data, "taken": list(map(str, taken))}
+    told = [(notice.id, notice.data.decode(), notice.due_at) for notice in notices]
+    return {"seq": seq, "data": data, "taken": list(map(str, taken)), "notices": told}
+
+
+def _listed(owned: OwnedRun, row: _Row) -> list[tuple[int, str, str, str]]:
+    """Return the notices of a batch as `list_notices` takes them."""
+    notices = [] if row[-1] is None else row[-1]["notices"]
+    return [(due_at, owned.run.id, owned.run.session_id, id) for id, _, due_at in notices]

@@ -129,6 +129,9 @@ local function keep(place, id, more)
   for _, command_id in ipairs(more.taken) do
     try('HDEL', place .. 'kept:' .. id, command_id)
   end
+  for _, notice in ipairs(more.notices) do
+    try('HSET', place .. 'notices:' .. id, notice[1], '1' .. notice[2])
+  end
   local saved = more.data and ARGV[more.data]
   if saved then
     redis.call('DEL', checkpoint)
@@ -370,6 +373,12 @@ if redis.call('HEXISTS', place .. 'run:' .. id, 'record') == 0 then
   return 0
 end
 redis.call('UNLINK', place .. 'events:' .. id, place .. 'blobs:' .. id)
+local notices = redis.pcall('HGETALL', place .. 'notices:' .. id)
+for i = 1, notices.err and 0 or #notices, 2 do
+  if string.sub(notices[i + 1], 1, 1) == '0' then
+    redis.call('HDEL', place .. 'notices:' .. id, notices[i])
+  end
+end
 return redis.call('HSET', place .. 'run:' .. id, 'expired', 1)
 """)
 
@@ -387,7 +396,7 @@ for i, id in ipairs(redis.call('LRANGE', place .. 'runs', 0, -1)) do
   local run = place .. 'run:' .. id
   local claim = try('HGET', run, 'spent') or '0'
   runs[i] = {{id, claim}}
-  for _, of_run in ipairs({{'events:', 'blobs:', 'commands:', 'kept:', 'checkpoint:'}}) do
+  for _, of_run in ipairs({{'events:', 'blobs:', 'commands:', 'kept:', 'checkpoint:', 'notices:'}}) do
     redis.call('UNLINK', place .. of_run .. id)
   end
   redis.call('UNLINK', run)

@@ -10,6 +10,7 @@ from gapless.journals import redis_scripts as scripts
 from gapless.journals.lease import LeaseWatch, log_lost
 from gapless.journals.redis_keys import WORKERS, decode_member, encode_member, pack, place_of, run_from, run_key
 from gapless.journals.redis_nobodys_scripts import WANT
+from gapless.journals.redis_outbox import list_notices_of
 from gapless.journals.redis_owned import OwnedRuns
 from gapless.journals.redis_server import RedisServer
 from gapless.records import RunRecord
@@ -78,6 +79,8 @@ class TakeOver:
             outcome, *fields = await self._server.call(
                 scripts.TAKE, run_key(session_id, run_id), owner, me, newest_claim
             )
+            if outcome in (b"taken", b"nobodys", b"ended"):
+                await list_notices_of(self._server, run_id, session_id)
             if outcome == b"taken":
                 run = run_from(run_id, fields[0])
                 self._owned.doubtful[run_id] = (session_id, "")  # until the caller has it

@@ -34,6 +34,7 @@ from gapless.journals.sqlite_file import SQLiteFile, scalar
 from gapless.journals.sqlite_lists import list_runs, list_sessions, list_turns
 from gapless.journals.sqlite_log import Log, Tail, note_session
 from gapless.journals.sqlite_news import Command, News
+from gapless.journals.sqlite_outbox import SQLiteOutbox
 from gapless.journals.sqlite_records import (
     ACTIVE_SQL,
     Runs,
@@ -75,6 +76,7 @@ class SQLiteStore(Store):
         self._file = SQLiteFile(path)
         self._bell = Bell(self._file.path)
         self._log = Log(self._file, self._bell)
+        self.outbox = SQLiteOutbox(self._file)
         self._runs = Runs(self._log)
         self._news = News(self._file, self._log, self._runs)
         self._log.on_session = self._news.session_changed

@@ -13,6 +13,7 @@ import msgspec
 from gapless.errors import RunNotFound, StoreCorrupt
 from gapless.journals.contract import Append, Checkpoint, NotWaiting
 from gapless.journals.sqlite_log import Log
+from gapless.journals.sqlite_outbox import add_notices
 from gapless.records import (
     ACTIVE,
     RunRecord,
@@ -155,9 +156,9 @@ class Runs:
         db.execute("UPDATE runs SET kept_since = 0, kept_bytes = 0 WHERE rid = ?", (rid,))
 
     def accept(self, db: sqlite3.Connection, rid: int, batch: Append, size: int) -> str | None:
-        """Write what goes with a batch: the run's checkpoint, the commands that are taken, its status, and at its end
-        what it adds to its session. `size` is how many bytes the journal has. Returns the session where the run has
-        another status."""
+        """Write what goes with a batch: the run's checkpoint, the commands that are taken, its notices, its status, and
+        at its end what it adds to its session. `size` is how many bytes the journal has. Returns the session where the
+        run has another status."""
         if batch.taken:
             db.executemany("DELETE FROM commands WHERE cid = ? AND rid = ?", [(id, rid) for id in batch.taken])
         if batch.checkpoint is not None and batch.end is None:
@@ -165,6 +166,8 @@ class Runs:
         if batch.end is not None:
             db.execute("DELETE FROM commands WHERE rid = ?", (rid,))
             db.execute("DELETE FROM checkpoints WHERE rid = ?", (rid,))
+        if batch.notices:
+            add_notices(db, rid, batch.notices)
         if batch.status is not None or batch.end is not None:
             return self._change(db, batch, size)
         return None
@@ -257,7 +260,7 @@ def check_idle(db: sqlite3.Connection, session_id: str) -> None:
 
 def delete_of_session(db: sqlite3.Connection, session_id: str) -> None:
     """Delete what there is of the session beside its record."""
-    for table in ("segments", "blobs"):
+    for table in ("segments", "blobs", "notices"):
         db.execute(f"DELETE FROM {table} WHERE rid IN (SELECT rid FROM runs WHERE session = ?)", (session_id,))
     for table in ("runs", "turns"):
         db.execute(f"DELETE FROM {table} WHERE session = ?", (session_id,))

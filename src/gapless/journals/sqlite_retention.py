@@ -53,5 +53,6 @@ def _drop_events(db: sqlite3.Connection, journals: Log) -> bool:
         while journals.drop_part(db, row[0]):
             if time.monotonic() > until:
                 return True
+        db.execute("DELETE FROM notices WHERE rid = ? AND due_at IS NULL", row)
         db.execute("UPDATE runs SET kept_since = NULL WHERE rid = ?", row)
     return False

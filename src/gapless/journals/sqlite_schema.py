@@ -35,6 +35,10 @@ CREATE TABLE segments(rid INTEGER NOT NULL, seq INTEGER NOT NULL, n INTEGER NOT 
 CREATE UNIQUE INDEX segments_run ON segments(rid, seq);
 CREATE TABLE commands(cid INTEGER PRIMARY KEY AUTOINCREMENT, rid INTEGER NOT NULL, command BLOB NOT NULL);
 CREATE INDEX commands_run ON commands(rid);
+CREATE TABLE notices(nid INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, rid INTEGER NOT NULL,
+                     due_at INTEGER, data BLOB NOT NULL);
+CREATE INDEX notices_run ON notices(rid);
+CREATE INDEX notices_due ON notices(due_at, nid) WHERE due_at IS NOT NULL;
 CREATE TABLE sessions(id TEXT PRIMARY KEY, user TEXT NOT NULL, updated_at INTEGER NOT NULL, record BLOB NOT NULL);
 CREATE INDEX sessions_user ON sessions(user, updated_at);
 CREATE TABLE turns(tid INTEGER PRIMARY KEY AUTOINCREMENT, session TEXT NOT NULL, turn BLOB NOT NULL);
@@ -83,12 +87,18 @@ def _log_in_groups(db: sqlite3.Connection) -> None:
     db.execute("DROP TABLE log_by_run")
 
 
-def _find_active_ring_and_keep_times(db: sqlite3.Connection) -> None:
+def _add_what_version_6_has(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX runs_queue ON runs(session, rid) WHERE status IN ('queued', 'running', 'waiting')")
     db.execute("ALTER TABLE workers ADD COLUMN bell TEXT NOT NULL DEFAULT ''")
     db.execute("ALTER TABLE workers ADD COLUMN listens INTEGER NOT NULL DEFAULT 0")
     db.execute("ALTER TABLE log ADD COLUMN at INTEGER")
     db.execute("ALTER TABLE segments ADD COLUMN times BLOB")
+    db.execute(
+        "CREATE TABLE notices(nid INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, rid INTEGER NOT NULL, "
+        "due_at INTEGER, data BLOB NOT NULL)"
+    )
+    db.execute("CREATE INDEX notices_run ON notices(rid)")
+    db.execute("CREATE INDEX notices_due ON notices(due_at, nid) WHERE due_at IS NOT NULL")
 
 
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
@@ -96,7 +106,7 @@ MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
     2: _let_runs_go_on,
     3: _keep_blobs,
     4: _log_in_groups,
-    5: _find_active_ring_and_keep_times,
+    5: _add_what_version_6_has,
 }
 """What makes a file of one version one of the next. A change of the tables comes with the line for those before it."""
 

@@ -23,6 +23,7 @@ from gapless.http.answers import answer_error, chosen_run_id, read_body
 from gapless.http.auth import Access
 from gapless.http.cursors import START, check_start, cursor_of
 from gapless.http.stream import Streams, follow
+from gapless.notify import Webhook
 from gapless.protocols.conversations import is_scoped, known_run
 from gapless.records import RunRecord
 from gapless.runs.readers import has_said_all
@@ -50,6 +51,7 @@ class StartRequest:
     context: list[Context] | None = None
     forwarded_props: Any = None
     fingerprint: object = None
+    notify: Webhook | None = None
 
 
 class ClientRoutes(ABC):
@@ -118,6 +120,7 @@ class ClientRoutes(ABC):
             context=asked.context,
             forwarded_props=asked.forwarded_props,
             fingerprint=asked.fingerprint,
+            notify=asked.notify,
         )
         return run.started
 

@@ -15,6 +15,7 @@ from gapless.config import RunConfig, StreamingMode
 from gapless.errors import GaplessError, UsageError
 from gapless.events import Event
 from gapless.live import LiveRequest, LiveRequestQueue
+from gapless.notify import NoticeRecord
 from gapless.output import OutputType
 from gapless.producing import Batch, Producer, Taken
 from gapless.runs.conversations import place_of
@@ -79,6 +80,27 @@ class Asking:
         async for event in run.events():
             yield event
         await run.raise_if_failed()
+
+    async def send(self, run_id: str, request: LiveRequest, *, wait: bool = False) -> None:
+        """Say something, `request`, to the live run `run_id`, wherever it executes. With `wait`, where its agent is too
+        far behind, once it is not (which is known of a run that executes here).
+
+        Raises `RunNotFound`, `InputInvalid` (it is not live, has ended, or nothing more was to be said),
+        `InputTooLarge`, `LimitReached`, `StoreUnavailable`."""
+        await self.open()
+        await self.worker.commands.push(run_id, request, wait=wait)
+
+    async def notices(self, run_id: str) -> list[NoticeRecord]:
+        """Return what was told of the run `run_id`, or is to be told still, oldest first; kept as long as its events.
+        Raises `StoreUnavailable`."""
+        await self.open()
+        return await self.worker.deliveries.of_run(run_id)
+
+    async def notify_again(self, run_id: str, notice_id: str) -> NoticeRecord:
+        """Send the notice `notice_id` of the run `run_id` once more, under the same id, whatever became of it. Raises
+        `NoticeNotFound`, `StoreUnavailable`."""
+        await self.open()
+        return await self.worker.deliveries.again(run_id, notice_id)
 
     async def follow_session(self, session_id: str, after: str = "0") -> AsyncGenerator[tuple[str, Event], None]:
         """Yield the events of all runs of session `session_id`, run after run, each with its place in the session; from

@@ -36,6 +36,7 @@ from gapless.runs.deadlines import Deadlines
 from gapless.runs.ending import as_failure, ending, label_of, log_end, own_end, unanswered
 from gapless.runs.inbox import Elsewhere, Inbox
 from gapless.runs.live_input import LiveInput
+from gapless.runs.notices import Notices
 from gapless.runs.questions import Questions
 from gapless.runs.readers import ends_unread
 from gapless.runs.recorder import Recorder
@@ -80,6 +81,7 @@ class Execution:
         sessions: Sessions,
         metrics: Metrics,
         store: Store,
+        notices: Notices,
         *,
         before: Before | None = None,
         deps: Any = None,
@@ -103,10 +105,9 @@ class Execution:
         self.inbox = Inbox(journal, Rehearsal(record, recorder, self._blobs)) if isinstance(agent, Elsewhere) else None
         """What takes a producer's batches, where the run is executed elsewhere."""
         self._agent = self.inbox or agent
-        self._request = request
-        self._sessions = sessions
-        self._recorder = recorder
+        self._request, self._sessions, self._recorder = request, sessions, recorder
         self._metrics = metrics
+        self._notices = notices
         self._deps = deps
         self._output_type = output_type
         self._span = run_span(record)
@@ -117,6 +118,7 @@ class Execution:
             journal,
             recorder,
             store,
+            notices,
             self._deadlines.attend,
             known=() if before is None else before.questions,
             closed=0 if before is None else before.frame.questions,
@@ -218,9 +220,7 @@ class Execution:
         """Take input of a live run, `relayed` by another worker or said here. Raises `InputInvalid`, `LimitReached`."""
         if self.live is None:
             run_id = self.record.id
-            raise InputInvalid(
-                f"run {run_id} is not live: nothing can be said to it before it has ended", run_id=run_id
-            )
+            raise InputInvalid(f"run {run_id} is not live: nothing is said to it before it has ended", run_id=run_id)
         self.live.push(request, relayed=relayed)
 
     # -- the run ----------------------------------------------------------------------------------------------------
@@ -409,8 +409,7 @@ class Execution:
 
     async def _first(self, task: asyncio.Task[None], timeout_s: float | None) -> _Stopped | None:
         """Wait until the task is done, the run is stopped (then the task is cancelled), the deadlines want attention,
-        or the time is up.
-        """
+        or the time is up."""
         if self._stopped is None and not task.done():
             try:
                 await self._deadlines.changed(timeout_s)
@@ -462,6 +461,7 @@ class Execution:
             self._recorder.finish = None
             failure, event, end = ending(self.record, self._recorder, failure, None)
         self.record.usage = end.usage
+        self.journal.tell(self._notices.of_end(self.record, self.journal.appended + 1, end))
         self.journal.close(event, end)
         return failure
 

@@ -28,6 +28,7 @@ from gapless.runs.checkpoints import Before, decode_frame
 from gapless.runs.commands import Command
 from gapless.runs.deadlines import due_at
 from gapless.runs.ending import lost, unanswered
+from gapless.runs.notices import Notices
 from gapless.runs.questions import Question
 from gapless.runs.readers import Readers, ends_unread
 from gapless.runs.recorder import Recorder
@@ -111,6 +112,7 @@ class GoingOn:
         agents: Mapping[str, Agent],
         limits: Limits,
         metrics: Metrics,
+        notices: Notices,
         home: Home,
     ) -> None:
         self._journals = journals
@@ -118,6 +120,7 @@ class GoingOn:
         self._agents = agents
         self._limits = limits
         self._metrics = metrics
+        self._notices = notices
         self._home = home
         self._seen: dict[str, float] = {}
         """Since when each run is seen to want somebody that has its agent."""
@@ -285,7 +288,9 @@ class GoingOn:
 
     async def _close(self, record: RunRecord, journal: Journal, recorder: Recorder, failure: GaplessError) -> None:
         self._home.forget(record.id)
-        journal.close(*lost(record, recorder, failure))
+        event, end = lost(record, recorder, failure)
+        journal.tell(self._notices.of_end(record, journal.appended + 1, end))
+        journal.close(event, end)
         await journal.settled()
         self._metrics.run_ended(record.agent, failure.code)
         log.warning("run %s: closed: %s", record.id, failure.message)

@@ -19,6 +19,7 @@ from gapless.records import RunRecord, RunStatus, now_ms
 from gapless.runs.commands import Command
 from gapless.runs.deadlines import dated, due_at
 from gapless.runs.ending import finished
+from gapless.runs.notices import Notices
 from gapless.runs.recorder import Recorder
 from gapless.runs.retrying import patiently
 
@@ -49,6 +50,7 @@ class Questions:
         journal: Journal,
         recorder: Recorder,
         store: Store,
+        notices: Notices,
         attend: Callable[[], None],
         *,
         known: Iterable[Question] = (),
@@ -68,6 +70,7 @@ class Questions:
         self._journal = journal
         self._recorder = recorder
         self._store = store
+        self._notices = notices
         self._attend = attend
         self._known = collections.deque(known)
         self._answers: asyncio.Future[tuple[list[ResumeEntry], int]] | None = None
@@ -97,6 +100,7 @@ class Questions:
         interrupts = dated(interrupts, self._record.config.answer_timeout)
         self._recorder.pause(finished(self._record, RunFinishedInterruptOutcome(interrupts=interrupts)))
         self._journal.set_status(RunStatus.WAITING)
+        self._journal.tell(self._notices.of_question(self._record, self._journal.appended, interrupts))
         self._wait_for(interrupts)
         return await self.answered()
 

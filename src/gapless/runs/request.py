@@ -20,6 +20,7 @@ from gapless.events import Context, Message, ResumeEntry, Tool, UserMessage, tex
 from gapless.given import check_given, shown
 from gapless.jsontext import without_surrogates
 from gapless.live import is_live
+from gapless.notify import NotifyConfig, Webhook
 from gapless.producing import PRODUCER
 from gapless.records import RunRecord, RunRequest, check_state, now_ms
 from gapless.user_message import user_message
@@ -100,6 +101,7 @@ class Asked(msgspec.Struct, kw_only=True):
     session_id: str | None = None
     deps: Any = None
     output_type: Any = None
+    notify: Webhook | None = None
     digest: str = ""
 
     @classmethod
@@ -115,12 +117,13 @@ class Asked(msgspec.Struct, kw_only=True):
         one = cls(message=asked, config=config, **more)
         told_by = one.request.messages if fingerprint is None else fingerprint
         changed = {} if config is default else _changes(config, default)
-        one.digest = _digest(
-            one.agent_name, one.user_id, one.session_id, asked.content, changed, told_by, one.request.tools
-        )
+        parts = [one.agent_name, one.user_id, one.session_id, asked.content, changed, told_by, one.request.tools]
+        if one.notify is not None:
+            parts.append(one.notify.url)
+        one.digest = _digest(*parts)
         return one
 
-    def check(self, limits: Limits) -> None:
+    def check(self, limits: Limits, notify: NotifyConfig) -> None:
         """Raises `InputTooLarge`, `InputInvalid`, `UsageError` for what cannot be asked of this agent in this way."""
         check_chars(self.message.content, limits)
         check_given("state", self.request.state, dict | None, "a dict", InputInvalid)
@@ -135,6 +138,8 @@ class Asked(msgspec.Struct, kw_only=True):
             raise InputInvalid('a live run cannot be restarted, for nobody says it all again: on_worker_lost is "fail"')
         if restarts and self.deps is not None:
             raise UsageError('deps= live in this process; a run with on_worker_lost="restart" cannot have them')
+        if self.notify is not None:
+            notify.check(self.notify)
         check_user(self.user_id)
         if self.run_id is not None:
             check_id(self.run_id, "run")
@@ -180,6 +185,7 @@ class Asked(msgspec.Struct, kw_only=True):
             input=self.message,
             config=config,
             request=None if when_lost == "fail" else self.request,
+            notify=self.notify,
         )
 
     def come_back(self, known: RunRecord) -> RunRecord:

@@ -18,8 +18,8 @@ from gapless.events import Context, Message, ResumeEntry, Tool
 from gapless.given import check_given, check_number
 from gapless.journals import open_store
 from gapless.journals.contract import Store
-from gapless.live import LiveRequest
 from gapless.metrics import Metrics
+from gapless.notify import NotifyConfig, Webhook, as_webhook
 from gapless.producing import PRODUCER
 from gapless.records import Listing, RunRecord, RunRequest, RunStatus, SessionRecord, Turn
 from gapless.runs.asking import Asking
@@ -37,6 +37,7 @@ _OPTIONS: tuple[tuple[str, type | UnionType, str], ...] = (
     ("agents", Mapping | None, "a dict of agents by their names"),
     ("app_name", str | None, "a name"),
     ("config", RunConfig | None, "a gapless.RunConfig"),
+    ("notify", NotifyConfig | None, "a gapless.NotifyConfig"),
     ("client_config", ClientConfig | None, "a gapless.ClientConfig"),
     ("limits", Limits | None, "gapless.Limits"),
     ("lease_s", int | float, "a number of seconds"),
@@ -93,6 +94,7 @@ class Runner(Asking):
         session_service: ADK's own, for ADK agents, which then keep their sessions there.
         client_settings: What a request may set of `RunConfig.model_settings`, by name; `CLIENT_SETTINGS | {"model"}`
             adds to the default.
+        notify: Who is told that runs wait or have ended, and what may be asked for.
     """
 
     def __init__(
@@ -109,8 +111,9 @@ class Runner(Asking):
         retention_s: float | None = RETENTION_S,
         session_service: object = None,
         client_settings: Collection[str] = CLIENT_SETTINGS,
+        notify: NotifyConfig | None = None,
     ) -> None:
-        _check(agents, app_name, config, client_config, limits, lease_s, retention_s)
+        _check(agents, app_name, config, notify, client_config, limits, lease_s, retention_s)
         self.agents: dict[str, Agent] = {}
         if agent is not None:
             adapted = adapt(agent)
@@ -125,7 +128,8 @@ class Runner(Asking):
         self.limits = limits or Limits()
         self.store = open_store(store)
         self.metrics = Metrics()
-        self.worker = Worker(self.store, ChainMap(self.agents, _ELSEWHERE), self.limits, self.metrics)
+        self.notify = notify or NotifyConfig()
+        self.worker = Worker(self.store, ChainMap(self.agents, _ELSEWHERE), self.limits, self.metrics, self.notify)
         self.journals = self.worker.journals
         self.readers = self.worker.readers
         self.executions = self.worker.executions
@@ -187,6 +191,8 @@ class Runner(Asking):
         async with self._opening:
             if not self._open:
                 await self._keeper.open()
+                if self.agents:  # else it only looks at others' runs, and has none of what their notices need
+                    self.worker.deliveries.open()
                 self._open, self.worker.draining = True, False
         return self
 
@@ -251,6 +257,7 @@ class Runner(Asking):
         context: list[Context] | None = None,
         forwarded_props: Any = None,
         fingerprint: object = None,
+        notify: Webhook | dict[str, Any] | str | None = None,
     ) -> Run:
         """Start a run, or come back to the one that has `run_id` already. It goes on whether or not anyone follows it.
 
@@ -275,6 +282,7 @@ class Runner(Asking):
             forwarded_props: What an AG-UI client passes on, untouched.
             fingerprint: JSON values by which this request is told from another under the same id, where `messages` are
                 made of more than the request, such as of a session that grows.
+            notify: Who is told when the run waits for a person and when it has ended: an address, or a `Webhook`.
         """
         await self.open()
         name, adapted = self._agent(agent)
@@ -294,8 +302,9 @@ class Runner(Asking):
             request=request,
             deps=deps,
             output_type=output_type,
+            notify=as_webhook(notify),
         )
-        asked.check(self.limits)
+        asked.check(self.limits, self.notify)
         return self._run(*await self.worker.start(asked))
 
     def _run(self, record: RunRecord, execution: Execution | None = None) -> Run:
@@ -378,15 +387,6 @@ class Runner(Asking):
 
         Raises `RunNotFound`, `InputInvalid`, `InputTooLarge`, `StoreUnavailable`."""
         await self.worker.commands.resolve(await self._record(run), entries, some=some)
-
-    async def send(self, run_id: str, request: LiveRequest, *, wait: bool = False) -> None:
-        """Say something, `request`, to the live run `run_id`, wherever it executes. With `wait`, where its agent is too
-        far behind, once it is not (which is known of a run that executes here).
-
-        Raises `RunNotFound`, `InputInvalid` (it is not live, has ended, or nothing more was to be said),
-        `InputTooLarge`, `LimitReached`, `StoreUnavailable`."""
-        await self.open()
-        await self.worker.commands.push(run_id, request, wait=wait)
 
     async def _record(self, run: str | RunRecord) -> RunRecord:
         await self.open()

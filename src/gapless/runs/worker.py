@@ -17,14 +17,17 @@ from gapless.journals.contract import Store, WorkerFenced
 from gapless.journals.journal import Journal, Journals
 from gapless.live import LiveRequest
 from gapless.metrics import Metrics
+from gapless.notify import NotifyConfig
 from gapless.producing import Batch, Taken
 from gapless.records import RunRecord, RunRequest, RunStatus, now_ms, session_busy
 from gapless.runs.checkpoints import Before
 from gapless.runs.commands import Commands, decode_command
 from gapless.runs.conversations import Conversations
+from gapless.runs.deliveries import Deliveries
 from gapless.runs.execution import CLEANUP_S_MAX, Execution
 from gapless.runs.feeds import Feeds
 from gapless.runs.going_on import GoingOn
+from gapless.runs.notices import Notices
 from gapless.runs.producers import Producers
 from gapless.runs.readers import Readers, ends_unread
 from gapless.runs.recorder import Recorder
@@ -59,7 +62,9 @@ class Worker:
 
     `agents` are those that a run of another worker may need, by name; more may be added."""
 
-    def __init__(self, store: Store, agents: Mapping[str, Agent], limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, store: Store, agents: Mapping[str, Agent], limits: Limits, metrics: Metrics, notify: NotifyConfig
+    ) -> None:
         self.journals = Journals(
             store,
             on_refused=self.refused,
@@ -70,6 +75,9 @@ class Worker:
             on_user_session=lambda user_id, session_id: self.feeds.hear(user_id, session_id),
             metrics=metrics,
         )
+        self._notices = notices = Notices(notify)
+        self.deliveries = Deliveries(store, notify, metrics)
+        self.journals.on_notices = self.deliveries.nudge
         self.executions: dict[str, Execution] = {}
         """The runs that this worker executes."""
         self.commands = Commands(self.journals, limits, self)
@@ -87,7 +95,7 @@ class Worker:
         """Who writes a run here: its execution, or who closes it for a worker that is gone."""
         self._starting: set[asyncio.Future[None]] = set()
         """Each is done once a start that was let in has begun its run, or failed."""
-        self.going_on = GoingOn(self.journals, self.readers, agents, limits, metrics, self)
+        self.going_on = GoingOn(self.journals, self.readers, agents, limits, metrics, notices, self)
         self.on_wanted: Callable[[], None] = lambda: None
         """Called when there may be a run that is nobody's and wants somebody."""
         self._early: dict[str, list[tuple[bytes, int]]] = {}
@@ -106,6 +114,7 @@ class Worker:
             if known is not None:
                 return asked.come_back(known), None
         self._admit(asked.user_id)
+        self.deliveries.open()
         starting = self.journals.loop.create_future()
         self._starting.add(starting)
         try:
@@ -238,6 +247,7 @@ class Worker:
             self.sessions,
             self._metrics,
             self.journals.store,
+            self._notices,
             before=before,
             deps=deps,
             output_type=output_type,
@@ -365,6 +375,7 @@ class Worker:
         await self.readers.close()
         await self.conversations.close()
         await self.feeds.close()
+        await self.deliveries.close()
         await self.journals.close()
 
     # -- what is heard of runs --------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from gapless.http.cursors import cursor_of, page_params
 from gapless.http.openapi import BEHIND, STARTING, body_docs, parameter_docs
 from gapless.http.routes import DirectRoute
 from gapless.live import LiveRequest
+from gapless.notify import Webhook
 from gapless.prices import cost_usd
 from gapless.producing import PRODUCER, Batch
 from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
@@ -41,6 +42,8 @@ class StartRun(msgspec.Struct, forbid_unknown_fields=True):
     after_run_id: str | None = None
     """The run of the session after which the message is asked, "" for none: it takes the place of what followed, which
     is kept. Without it, the newest of the conversation."""
+    notify: Webhook | None = None
+    """Who is told when the run waits and when it has ended."""
 
 
 ANSWER_SHAPE = (
@@ -75,6 +78,8 @@ class RunRoutes(ClientRoutes):
         router.get("/runs/{run_id}/blobs/{blob_id}")(self.read_blob)
         router.post("/runs/{run_id}/cancel", status_code=202)(self.cancel_run)
         router.post("/runs/{run_id}/input", status_code=202, openapi_extra=body_docs(AnswerRun))(self.answer_run)
+        router.get("/runs/{run_id}/notices")(self.list_notices)
+        router.post("/runs/{run_id}/notices/{notice_id}", status_code=202)(self.send_notice)
         return router
 
     async def start_run(self, request: Request) -> Response:
@@ -86,6 +91,8 @@ class RunRoutes(ClientRoutes):
         user, body = await self.read(request, StartRun)
         if body.producer and body.agent is not None:
             raise InputInvalid("a run is an agent's or a producer's: leave out one of both")
+        if body.notify is not None and not self.runner.notify.clients:
+            raise InputInvalid("notify: who is told is the operator's to choose here, not a client's")
         encoder = wire(request.query_params.get("wire", "ag-ui"))
         message: object = body.message if isinstance(body.message, str) else msgspec.to_builtins(body.message)
         if body.after_run_id is not None:
@@ -96,6 +103,7 @@ class RunRoutes(ClientRoutes):
             agent=PRODUCER if body.producer else body.agent,
             session_id=body.session_id,
             config=config_for(self.runner, body.config),
+            notify=body.notify,
             fingerprint=None if body.after_run_id is None else {"after_run_id": body.after_run_id},
         )
         streams = wants_stream(request)
@@ -195,6 +203,17 @@ class RunRoutes(ClientRoutes):
         else:
             await self.runner.answer(record, body.resume or [], some=True)
         return json_response(public(record), 202)
+
+    async def list_notices(self, run_id: str, request: Request) -> Response:
+        """Show who was told that the run waits or has ended, or is to be told still: what each attempt came to, and
+        when the next one is. Kept as long as the run's events."""
+        await self.access.find(request, "read", self.runner.get_run, run_id)
+        return json_response({"notices": await self.runner.notices(run_id)})
+
+    async def send_notice(self, run_id: str, notice_id: str, request: Request) -> Response:
+        """Send a notice once more, under the same id, whatever became of it."""
+        await self.access.find(request, "notify", self.runner.get_run, run_id)
+        return json_response(await self.runner.notify_again(run_id, notice_id), 202)
 
 
 def _location(request: Request, run_id: str) -> str:

@@ -149,6 +149,8 @@ export class GaplessClient {
     config?: Json;
     /** The run of the session that the message is asked after, "" for none, in the place of what followed. */
     afterRunId?: string;
+    /** Who is told when the run waits for a person and when it has ended; `text`: with what is asked. */
+    notify?: { url: string; secret?: string; text?: boolean };
     signal?: AbortSignal;
     onRetry?: OnRetry;
   }): Promise<RunRecord>;

@@ -476,11 +476,11 @@ export class GaplessClient {
   /**
    * Starts a run and returns its record. The run's id is chosen here, so the request is repeated after a lost
    * connection without a risk of a second run. `message` is text or AG-UI's parts. `afterRunId` asks it after that run of
-   * the session ("": as its first) and not after the newest, in the place of what followed. `onRetry` is told of each
-   * failed attempt.
+   * the session ("": as its first) and not after the newest, in the place of what followed. `notify` is a webhook that
+   * is told when the run waits and has ended. `onRetry` is told of each failed attempt.
    */
-  start({ message, sessionId, runId = newId(), agent, config, afterRunId, signal, onRetry }) {
-    const body = { message, run_id: runId, session_id: sessionId, agent, config, after_run_id: afterRunId };
+  start({ message, sessionId, runId = newId(), agent, config, afterRunId, notify, signal, onRetry }) {
+    const body = { message, run_id: runId, session_id: sessionId, agent, config, after_run_id: afterRunId, notify };
     return this.#repeat("POST", "runs", { body, signal, onRetry });
   }
 

@@ -1,0 +1,218 @@
+"""Delivering what is due in the outbox: at least once, with the same id, for a day.
+
+A worker takes a notice for as long as one attempt may take and a little more. If it is lost meanwhile, the notice is
+due again then, and another worker takes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import msgspec
+
+from gapless.errors import NoticeNotFound, StoreUnavailable
+from gapless.journals.contract import Store
+from gapless.journals.outbox import Notice
+from gapless.metrics import Metrics
+from gapless.notify import NoticeRecord, NotifyConfig
+from gapless.records import now_ms
+from gapless.runs.notices import Telling, decode_telling, encode_telling, notice_record
+from gapless.runs.retrying import patiently
+from gapless.runs.webhooks import Outcome, Webhooks
+from gapless.tasks import end_tasks
+
+__all__ = ["Deliveries"]
+
+POLL_S = 1.0
+"""How often it is looked whether something is due that another worker left, or that is to be tried again."""
+RETRY_FIRST_S, RETRY_FACTOR, RETRY_S_MAX = 5.0, 3.0, 4 * 3600.0
+RETRY_JITTER = 0.1
+"""A pause is longer by up to this share: what failed at once is not tried again at once."""
+TRIED_S_MAX = 24 * 3600.0
+"""A notice is given up when it could not be delivered for so long."""
+TAKEN_S_MORE = 5.0
+"""A notice is taken for the time of an attempt and this, in which the store has to hear what came of it."""
+AT_ONCE_MAX, AT_ONCE_PER_HOST_MAX = 32, 4
+"""Attempts of one worker at the same time."""
+HOST_BUSY_S = 5.0
+"""What is due for a host that has its share of attempts is looked at again after this."""
+CLOSE_S = 2.0
+"""What attempts that are under way get to come to an end when the worker stops."""
+
+log = logging.getLogger("gapless.notify")
+
+
+class Deliveries:
+    """Delivers a store's notices, in a task of its own. `now` gives the time in milliseconds."""
+
+    def __init__(
+        self, store: Store, config: NotifyConfig, metrics: Metrics, *, now: Callable[[], int] = now_ms
+    ) -> None:
+        self._outbox = store.outbox
+        self._config = config
+        self._metrics = metrics
+        self._now = now
+        self._webhooks = Webhooks(config)
+        self._secrets = {webhook.url: webhook.secret for webhook in config.webhooks}
+        self._attempts: dict[asyncio.Task[None], str] = {}
+        """What is under way, and to which host."""
+        self._nudged: asyncio.Event | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Begin. Idempotent."""
+        if self._task is None:
+            self._nudged = asyncio.Event()
+            self._task = asyncio.create_task(self._deliver(), name="gapless-notices")
+
+    async def close(self) -> None:
+        """Begin the attempts that are due, no others, and let them end for a moment; what is cut off is due again at
+        once, for others. Idempotent."""
+        if self._task is not None:
+            task, self._task = self._task, None
+            await end_tasks([task])
+            with contextlib.suppress(StoreUnavailable, TimeoutError):
+                async with asyncio.timeout(CLOSE_S):  # the runs that ended with this worker
+                    await self.begin()
+        if self._attempts:
+            await asyncio.wait(list(self._attempts), timeout=CLOSE_S)
+            await end_tasks(list(self._attempts))
+        await self._webhooks.aclose()
+
+    def nudge(self) -> None:
+        """Look now: something was written, or an attempt has ended."""
+        if self._nudged is not None:
+            self._nudged.set()
+
+    async def _deliver(self) -> None:
+        assert self._nudged is not None, "it is open"
+        failing = False
+        while True:
+            self._nudged.clear()
+            more = False
+            try:
+                more = await self.begin()
+                failing = False
+            except StoreUnavailable as error:
+                if not failing:
+                    log.warning("what is to be told of runs waits: %s", error)
+                failing = True
+            except Exception as error:  # a bug; it must not keep everything else from being told
+                log.error("%s while it was looked for what is to be told of runs", type(error).__name__)
+                log.debug("notices", exc_info=error)
+            if not more:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._nudged.wait(), POLL_S)
+
+    async def begin(self) -> bool:
+        """Take what is due, as far as there is room, and begin its attempts; whether there may be more. Raises
+        `StoreUnavailable`."""
+        room = AT_ONCE_MAX - len(self._attempts)
+        if room <= 0:
+            return False
+        now = self._now()
+        until = now + int(1000 * (self._config.timeout_s + TAKEN_S_MORE))
+        taken = await self._outbox.take(now, until, room)
+        hosts = Counter(self._attempts.values())
+        for notice in taken:
+            try:
+                telling = decode_telling(notice.data)
+            except msgspec.DecodeError:  # of another version: a worker that can read it tells it
+                log.warning("run %s: notice %s cannot be read here", notice.run_id, notice.id)
+                continue
+            host = urlsplit(telling.url).netloc
+            if hosts[host] >= AT_ONCE_PER_HOST_MAX:
+                await self._outbox.settle(notice, now + int(1000 * HOST_BUSY_S))
+                continue
+            hosts[host] += 1
+            task = asyncio.create_task(self._attempt(notice, telling), name=f"gapless-notice-{notice.id}")
+            self._attempts[task] = host
+            task.add_done_callback(self._ended)
+        return len(taken) == room
+
+    async def settled(self) -> None:
+        """Wait until no attempt is under way."""
+        while self._attempts:
+            await asyncio.wait(list(self._attempts))
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._attempts[task]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s: %s", task.get_name(), type(error).__name__)
+            log.debug("%s", task.get_name(), exc_info=error)
+        self.nudge()
+
+    async def _attempt(self, notice: Notice, telling: Telling) -> None:
+        try:
+            outcome = await self._webhooks.tell(telling.url, self._secret(telling), notice.id, telling.body)
+        except asyncio.CancelledError:
+            with contextlib.suppress(StoreUnavailable):
+                await self._outbox.settle(notice, self._now())
+            raise
+        due_at = self._note(notice, telling, outcome)
+        notice.data = encode_telling(telling)
+        try:
+            settled = await patiently(self._outbox.settle, notice, due_at, patience_s=TAKEN_S_MORE)
+        except StoreUnavailable as error:  # it is due again by itself, and told again
+            log.warning("run %s: what came of notice %s is not kept: %s", notice.run_id, notice.id, error)
+            return
+        if settled:
+            self._say(notice, telling, due_at)
+
+    def _secret(self, telling: Telling) -> str:
+        return telling.secret or self._secrets.get(telling.url, "") or self._config.secret
+
+    def _note(self, notice: Notice, telling: Telling, outcome: Outcome) -> int | None:
+        """Write down what came of an attempt; when (ms) the next one is."""
+        now = self._now()
+        telling.attempts, telling.tried_at, telling.error = telling.attempts + 1, now, outcome.error
+        if not outcome.error:
+            telling.status = "delivered"
+            return None
+        last = telling.made_at + int(1000 * TRIED_S_MAX)
+        if outcome.gone or now >= last:
+            telling.status = "failed"
+            return None
+        pause_s = min(RETRY_FIRST_S * RETRY_FACTOR ** (telling.attempts - 1), RETRY_S_MAX)
+        pause_s = max(pause_s * (1 + RETRY_JITTER * random.random()), outcome.retry_after_s)  # noqa: S311  # no secret
+        return min(now + int(1000 * pause_s), last)
+
+    def _say(self, notice: Notice, telling: Telling, due_at: int | None) -> None:
+        self._metrics.notice_tried("retried" if telling.status == "pending" else telling.status)
+        about = (notice.run_id, telling.type, notice.id, "its webhook" if telling.of_run else "the server's webhook")
+        if telling.status == "delivered":
+            log.debug("run %s: %s was told as %s to %s", *about)
+        elif telling.status == "failed":
+            log.error("run %s: %s could not be told as %s to %s: %s; given up", *about, telling.error)
+        elif telling.attempts == 1:
+            log.warning("run %s: %s could not be told as %s to %s: %s; tried again for a day", *about, telling.error)
+
+    # -- what became of them ------------------------------------------------------------------------------------------
+
+    async def of_run(self, run_id: str) -> list[NoticeRecord]:
+        """Return the run's notices, oldest first. Raises `StoreUnavailable`."""
+        found = []
+        for notice in await self._outbox.of_run(run_id):
+            with contextlib.suppress(msgspec.DecodeError):
+                found.append(notice_record(notice))
+        return sorted(found, key=lambda one: (one.made_at, one.id))
+
+    async def again(self, run_id: str, notice_id: str) -> NoticeRecord:
+        """Send a notice once more, under the same id, and for another day if need be. Raises `NoticeNotFound`,
+        `StoreUnavailable`."""
+        for notice in await self._outbox.of_run(run_id):
+            if notice.id == notice_id:
+                telling, now = decode_telling(notice.data), self._now()
+                telling.status, telling.attempts, telling.made_at, telling.error = "pending", 0, now, ""
+                notice.data = encode_telling(telling)
+                if await self._outbox.settle(notice, now):
+                    notice.due_at = now
+                    self.nudge()
+                return notice_record(notice)  # it was just taken or asked for otherwise
+        raise NoticeNotFound(f"run {run_id} has no notice {notice_id}", run_id=run_id)
