@@ -88,26 +88,38 @@ class LangGraphAgent(base.Agent):
             asking, unclear = thread.asking, frozenset[str]()
             stream: Any
             while True:
+                reached: Any = None
                 if not asking:
                     stream = thread.graph.astream(given, thread.config, **options)
                     async with aclosing(stream):
                         try:
                             async for part in stream:
+                                if (delta := translation.delta(part)) is not None:
+                                    yield delta
+                                    continue
                                 for item in translation.items(part):
                                     yield item
                                 if part["type"] in ("tasks", "checkpoints"):
                                     await thread.keep(part)
+                                if part["type"] == "checkpoints" and not part["ns"]:
+                                    reached = part["data"]
                         except Exception as error:
                             if not is_invalid_resume(error):
                                 raise
-                            unclear = frozenset(_resumed(given))
+                            unclear, reached = frozenset(_resumed(given)), None
                     thread.config["configurable"].pop("checkpoint_id", None)
+                # Read from the checkpointer, the state would be decoded once more.
+                if reached is not None and not reached["next"] and isinstance(reached["values"], dict):
+                    values, config = reached["values"], reached["config"]
+                    break
                 state = await thread.graph.aget_state(thread.config)
                 if not state.next:
+                    values, config = state.values, state.config
                     break
                 given, asking = await self._ask(ctx, thread, state, unclear), False
                 unclear = frozenset()
-            for item in self._finish(ctx, thread, translation, state):
+            ctx.native = thread.leave(values, config.get("configurable", {}).get("checkpoint_id") or "")
+            for item in self._finish(ctx, thread, translation, values):
                 yield item
         except Exception as error:
             raise failure(error, ctx.run_id, translation.failed) from error
@@ -176,12 +188,8 @@ class LangGraphAgent(base.Agent):
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
-    def _finish(
-        self, ctx: RunContext, thread: Thread, translation: Translation, state: StateSnapshot
-    ) -> list[AgentItem]:
-        values = state.values
+    def _finish(self, ctx: RunContext, thread: Thread, translation: Translation, values: Any) -> list[AgentItem]:
         found: list[AgentItem] = []
-        ctx.native = thread.leave(values, state.config.get("configurable", {}).get("checkpoint_id") or "")
         if isinstance(values, dict):
             if values.get(RESULT) is not None:
                 ctx.result = plain(values[RESULT])

@@ -24,6 +24,7 @@ from gapless.events import (
     SubagentFinishedEvent,
     SubagentFinishedSuspendedOutcome,
     SubagentStartedEvent,
+    TextMessageContentEvent,
 )
 
 __all__ = ["Translation"]
@@ -66,6 +67,25 @@ class Translation:
         """Return the ids of what is said by tasks that would be done again."""
         return [*self._half]
 
+    def delta(self, part: Mapping[str, Any]) -> TextMessageContentEvent | None:
+        """Return what a part of the stream says if it is nothing but the next piece of a text, as most are; None for
+        any other, of which nothing is said yet."""
+        if part["type"] != "messages" or type(message := part["data"][0]) is not AIMessageChunk:
+            return None
+        fields = vars(message)  # Pydantic would look for each of them in the class first
+        said, text = self._said.get(fields["id"]), fields["content"]
+        if (
+            said is None
+            or type(text) is not str
+            or not text
+            or fields["chunk_position"] is not None
+            or fields["tool_call_chunks"]
+            or fields["usage_metadata"]
+            or fields["additional_kwargs"]
+        ):
+            return None
+        return said.delta(text)
+
     def items(self, part: Mapping[str, Any]) -> Items:
         """Return what one part of the stream says."""
         kind, ns, data = part["type"], part["ns"], part["data"]
@@ -88,13 +108,7 @@ class Translation:
 
     def _message(self, ns: Namespace, message: BaseMessage, meta: Mapping[str, Any]) -> Items:
         if type(message) is AIMessageChunk:
-            said = self._said.get(message.id or "")
-            if said is None or message.chunk_position is not None or type(message.content) is not str:
-                return self._chunk(ns, message, meta)
-            found: Items = said.text(message.content) if message.content else []  # type: ignore[assignment]
-            if message.tool_call_chunks or message.usage_metadata or message.additional_kwargs:
-                found += self._beside(said, message)
-            return found
+            return self._chunk(ns, message, meta)
         out: Items = []
         if isinstance(message, AIMessage):
             if self._streams and message.usage_metadata and message.id not in self.shown:
@@ -109,15 +123,18 @@ class Translation:
         said = self._begin(out, ns, message, meta)
         if said is None:
             return out
-        for kind, value in says(message.content):
-            if kind == "text":
-                out += said.text(value) if value else []
-            elif kind == "signature":
-                out += said.signature(value)
-            else:
-                out += said.reasoning(value, part=kind == "part")
-        for file in files_of(message.content):
-            out += said.file(*file)
+        if isinstance(content := message.content, str):
+            out += said.text(content) if content else []
+        else:
+            for kind, value in says(content):
+                if kind == "text":
+                    out += said.text(value) if value else []
+                elif kind == "signature":
+                    out += said.signature(value)
+                else:
+                    out += said.reasoning(value, part=kind == "part")
+            for file in files_of(content):
+                out += said.file(*file)
         out += self._beside(said, message)
         if message.chunk_position == "last":
             out += said.end()

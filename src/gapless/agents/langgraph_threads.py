@@ -8,6 +8,7 @@ keeps only what of the thread has been said.
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -173,7 +174,9 @@ class OwnThread(Thread):
         self._split = isinstance(graph.channels.get(MESSAGES), BinaryOperatorAggregate)
         """The conversation can be told from the rest of the state: the session keeps it once, turn by turn."""
         self._history: list[BaseMessage] = []
-        super().__init__(graph.copy(update={"checkpointer": self._saver}), ctx, translation)
+        own = copy.copy(graph)  # the graph's own `copy` checks it all again, which is a third of what a run costs here
+        own.checkpointer = self._saver
+        super().__init__(own, ctx, translation)
 
     async def begin(self) -> tuple[list[BaseMessage], list[AgentItem]]:
         if self._kept is not None:

@@ -150,11 +150,18 @@ class Said:
 
     def text(self, delta: str) -> list[Event]:
         """Say more of the text, `delta`."""
-        self._texts.append(delta)
-        event = TextMessageContentEvent(message_id=self.id, delta=delta, subagent_run_id=self.author)
-        if self._reasoning is None:
+        if (event := self.delta(delta)) is not None:
             return [event]
-        return [*self.end_reasoning(), event]
+        return [*self.end_reasoning(), *self.text(delta)]
+
+    def delta(self, delta: str) -> TextMessageContentEvent | None:
+        """Say more of the text, `delta`, in the one event that it mostly is. None where it is more, and nothing is
+        said: reasoning has to end before.
+        """
+        if self._reasoning is not None:
+            return None
+        self._texts.append(delta)
+        return TextMessageContentEvent(message_id=self.id, delta=delta, subagent_run_id=self.author)
 
     def reasoning(self, delta: str, *, part: bool = False) -> list[Event]:
         """Say more of what is thought, `delta`; in a message of its own where a new `part` begins."""
