@@ -1,7 +1,10 @@
 """What a framework's agent costs as a run, beside itself alone: in turns, in one process, without sockets.
 
-`python -m bench.adapters AGENT N ROUNDS` prints one JSON object: µs of CPU per chunk `alone`, and as a run of Gapless,
+`python -m bench.adapters AGENT N TURNS` prints one JSON object: µs of CPU per chunk `alone`, and as a run of Gapless,
 by store. A run is journaled and followed as a server's client follows it, up to the frames that would be sent.
+
+A ratio is the median of those of many short turns: each is of runs that came right after one another, whom a busy
+neighbour on the machine has met alike. Every other turn goes backwards, so that none is always the first.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ async def follow(runner: Runner, message: str) -> int:
     return sent
 
 
-async def measure(name: str, n: int, rounds: int) -> dict[str, Any]:
+async def measure(name: str, n: int, turns: int) -> dict[str, Any]:
     """Take them in turns, so that a busy neighbour is met by all."""
     message = agents.script(n)
     ways: dict[str, Callable[[], Awaitable[object]]] = {}
@@ -57,8 +60,8 @@ async def measure(name: str, n: int, rounds: int) -> dict[str, Any]:
             runner = await stack.enter_async_context(Runner(AGENTS[name](), store=url))
             ways[store] = lambda runner=runner: follow(runner, message)
         found: dict[str, list[float]] = {way: [] for way in ways}
-        for number in range(rounds + 1):
-            for way, once in ways.items():
+        for number in range(turns + 1):
+            for way, once in [*ways.items()][:: -1 if number % 2 else 1]:
                 gc.collect()
                 before, cpu = alone.events, time.process_time()
                 done = await once()
@@ -67,13 +70,15 @@ async def measure(name: str, n: int, rounds: int) -> dict[str, Any]:
                 assert told == n if way == "alone" else told > n * agents.CHUNK_CHARS, f"{way}: {told} of {n}"
                 if number:  # the first imports and builds
                     found[way].append(cost_us)
+            if not number:
+                gc.freeze()  # else most of the time goes into collecting before each, and none of it counts
     ratios = {f"{store}_ratio": [b / a for a, b in zip(found["alone"], found[store], strict=True)] for store in STORES}
     return {way: statistics.median(of) for way, of in {**found, **ratios}.items()}
 
 
 def main() -> None:
-    name, n, rounds = sys.argv[1:]
-    print(json.dumps(uvloop.run(measure(name, int(n), int(rounds)))))
+    name, n, turns = sys.argv[1:]
+    print(json.dumps(uvloop.run(measure(name, int(n), int(turns)))))
 
 
 if __name__ == "__main__":

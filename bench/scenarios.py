@@ -362,14 +362,15 @@ def checkpoints(bench: Bench) -> None:
             bench.results.add(name, {}, **json.loads(found.stdout))
 
 
-ADAPTERS = ("langgraph", "openai-agents")
+ADAPTERS = {"langgraph": 60, "openai-agents": 20}
+"""Turns in each process. Two processes of the same code differ too, so there are several of them."""
 
 
 def adapters(bench: Bench) -> None:
     """What an agent of a framework costs as a run, beside itself alone: in one process, in turns, without sockets."""
-    n, turns = (400, 2) if bench.quick else (2000, 9)
     for _ in range(bench.rounds):
-        for name in ADAPTERS:
+        for name, turns in ADAPTERS.items():
+            n, turns = (400, 2) if bench.quick else (1000, turns)
             command = [sys.executable, "-m", "bench.adapters", name, str(n), str(turns)]
             found = subprocess.run(
                 command, env=process.environment(), cwd=process.ROOT, capture_output=True, text=True, check=False
