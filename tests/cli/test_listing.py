@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,6 @@ import pytest
 
 from gapless import Runner
 from gapless.cli.listing import _print_table, _since_ms
-from gapless.cli.timeline import timeline
 from gapless.errors import UsageError
 from gapless.events import (
     CustomEvent,
@@ -26,6 +26,7 @@ from gapless.events import (
     ToolCallStartEvent,
 )
 from gapless.records import RunRecord
+from gapless.timeline import timeline
 
 
 async def words(message: str) -> str:
@@ -101,7 +102,9 @@ def test_a_run_is_shown_as_what_happened(store: str, invoke: Any) -> None:
     done = invoke("run", "run-3", "--store", store)
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert lines[:4] == ["run run-3 finished", "agent words", f"session {lines[2].split()[1]}", "user u1"]
-    assert lines[5:] == ["events 5", "asked hi", "1 starts", "2 says said", "5 finished"]
+    assert lines[5:7] == ["events 5", "asked hi"]
+    happened = [re.fullmatch(r"(\d+) \d+\.\d s (.*)", line) for line in lines[7:]]
+    assert [entry and entry.groups() for entry in happened] == [("1", "starts"), ("2", "says said"), ("5", "finished")]
     failed = invoke("run", "run-2", "--store", store).stdout
     assert "failed" in failed
     assert "ValueError" in failed
@@ -125,11 +128,12 @@ def test_what_was_said_in_pieces_and_taken_back_is_one_line_each() -> None:
         RunErrorEvent(message="away", code="lost"),
         RunFinishedEvent(thread_id="t", run_id="r"),
     ]
-    assert [tuple(entry) for entry in timeline(list(enumerate(events, 1)))] == [
+    made = timeline(list(enumerate(events, 1)), [(1, 100), (3, 400), (8, 9_000)])
+    assert [(entry.seq, entry.what, f"{entry.name} {entry.text}".strip()) for entry in made.entries] == [
         (1, "starts", ""),
         (2, "says", "one two"),
         (4, "calls", 'find {"a":1}'),
-        (8, "error", "find: gone"),
+        (8, "error", "find gone"),
         (9, "takes back", "what its lost worker said last: m"),
         (10, "goes on", ""),
         (11, "notice", "c: m"),
@@ -137,3 +141,8 @@ def test_what_was_said_in_pieces_and_taken_back_is_one_line_each() -> None:
         (13, "failed", "lost: away"),
         (14, "finished", ""),
     ]
+    times = [(entry.at, entry.ended_at) for entry in made.entries[:4]]
+    assert times == [(100, 100), (100, 400), (400, 400), (9_000, 9_000)]
+    assert made.entries[3].of == 4
+    assert made.first_token_at == 400
+    assert timeline(list(enumerate(events, 1))).first_token_at is None

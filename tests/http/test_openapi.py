@@ -32,7 +32,7 @@ STARTING = {"run_id", "X-Run-Id", "Idempotency-Key"}
     ("method", "path", "names"),
     [
         ("post", "/runs", {"Accept", "wire", "merge", *STARTING, *RESUME}),
-        ("get", "/runs", {"session_id", "status", "limit", "after"}),
+        ("get", "/runs", {"session_id", "status", "agent", "since", "until", "error", "user_id", "limit", "after"}),
         ("get", "/runs/{run_id}/events", {"run_id", "Accept", "wire", "merge", "limit", *RESUME}),
         ("get", "/chat/stream", {"query", "message", "agent", "session_id", *STARTING, *RESUME}),
         ("get", "/ag-ui", {"runId", "threadId", "join", "offset", "protocolVersion", *RESUME}),

@@ -95,6 +95,10 @@ Notify = Annotated[
         metavar="NAME=VALUE", help="Who is told that runs wait or have ended, e.g. url=https://…; see docs/deploy.md."
     ),
 ]
+Operators = Annotated[
+    list[str] | None,
+    typer.Option(metavar="USER", help="Who sees all runs at /runs, cancels and answers them: the name of a key."),
+]
 HangUps = Annotated[
     list[str] | None,
     typer.Option(metavar="CLIENTS", help="ag-ui, vercel, openai or text: their runs are cancelled when they hang up."),

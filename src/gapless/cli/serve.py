@@ -65,6 +65,7 @@ def serve(
     login_url: o.LoginUrl = "",
     logout_url: o.LogoutUrl = "",
     notify: o.Notify = None,
+    operator: o.Operators = None,
     cancel_on_hang_up: o.HangUps = None,
     shared_state: o.SharedState = False,
     adk_web: o.AdkWeb = False,
@@ -97,7 +98,7 @@ def serve(
     exit_at_signals()
     guarded, allowed = users is None and is_loopback(host), tuple(allowed_host or ())
     settings = Settings(tuple(agents or ()), host, store, log_level, log_format, guarded, allowed, reload)
-    settings.app["cancel_on_hang_up"] = cancel_on_hang_up or ()
+    settings.app.update(cancel_on_hang_up=cancel_on_hang_up or (), operators=operator or ())
     settings.runner.update(
         limits=limits_of(limit or []),
         config=config_of(config or [], setting or []),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gapless.notify import NoticeRecord
     from gapless.records import Listing, RunRecord, RunStatus
     from gapless.runs.runner import Runner
+    from gapless.timeline import Timeline
 
 __all__ = ["RunId", "StoreUrl", "Url", "asked_by", "connect", "find", "questions", "typed"]
 
@@ -63,6 +64,9 @@ class Direct:
 
     async def record(self, run_id: str) -> RunRecord:
         return await self._runner.get_run(run_id)
+
+    async def timeline(self, run_id: str) -> Timeline:
+        return await self._runner.readers.timeline(run_id)
 
     async def cancel(self, run_id: str) -> RunRecord:
         return await self._runner.cancel(run_id)

@@ -38,6 +38,7 @@ from gapless.notify import NoticeRecord, Webhook
 from gapless.producing import Batch, Producer, Taken
 from gapless.records import Listing, RunRecord, RunStatus
 from gapless.sse import FRAME_BYTES_MAX, EventStreamParser, Frame
+from gapless.timeline import Timeline
 
 __all__ = [
     "RETRYABLE_STATUSES",
@@ -350,6 +351,10 @@ class GaplessClient:
     async def record(self, run_id: str) -> RunRecord:
         """Return the record of run `run_id`. Raises `RunNotFound`."""
         return await self._request("GET", _path("runs", run_id), RunRecord)
+
+    async def timeline(self, run_id: str) -> Timeline:
+        """Return what happened in run `run_id`, as far as it has come. Raises `RunNotFound`, `CursorExpired`."""
+        return await self._request("GET", f"{_path('runs', run_id)}/timeline", Timeline)
 
     async def runs(
         self,

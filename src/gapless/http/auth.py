@@ -8,7 +8,7 @@ import hmac
 import inspect
 import ipaddress
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
@@ -41,11 +41,13 @@ __all__ = [
 ANONYMOUS = "anonymous"
 """The user of every request where no authentication is configured."""
 KEY_CHARS_MIN = 16
+OPERATORS_ACTIONS = frozenset({"read", "cancel", "answer"})
+"""What an operator may do to runs and sessions of others."""
 HOSTS_KNOWN_MAX = 64
 """Names under which the server is called, of which it is remembered whether they are addresses."""
 SHARED = "app:"
 """How the keys of state begin that all users of an app share (ADK's `State.APP_PREFIX`)."""
-PAGES = frozenset({"", "/", "/docs", "/dev-ui"})
+PAGES = frozenset({"", "/", "/docs", "/runs", "/dev-ui"})
 """Where links from other web sites may lead, beside what is under /static/ and /dev-ui/."""
 
 _RecordT = TypeVar("_RecordT", RunRecord, SessionRecord)
@@ -69,13 +71,19 @@ class Access:
         authorize: Authorize | None = None,
         *,
         shared_state: bool = False,
+        operators: Collection[str] = (),
     ) -> None:
         """Without `authenticate`, the keys of the environment. `shared_state`: clients may set state that all users
-        share. Raises `UsageError` for bad keys."""
+        share. `operators` are users who see all runs, cancel and answer them. Raises `UsageError` for bad keys."""
         self._authenticate = authenticate or keys_from_environment()
         self._by_key = authenticate is None
         self._authorize = authorize or _owns
         self._shared_state = shared_state
+        self._operators = frozenset(operators)
+
+    def is_operator(self, user: str) -> bool:
+        """Tell whether a user may see all runs, cancel and answer them."""
+        return user in self._operators
 
     @property
     def open(self) -> bool:
@@ -139,7 +147,8 @@ class Access:
         where they may not: it does not exist for them.
         """
         user = user or await self.user(request)
-        allowed = self._authorize(user, action, record)
+        allowed: bool | Awaitable[bool] = user in self._operators and action in OPERATORS_ACTIONS
+        allowed = allowed or self._authorize(user, action, record)
         if inspect.isawaitable(allowed):
             allowed = await allowed
         if not allowed:
@@ -291,4 +300,5 @@ def _opens_page(scope: Scope, headers: dict[bytes, str]) -> bool:
         and headers.get(b"sec-fetch-mode") == "navigate"
         and headers.get(b"sec-fetch-dest", "document") == "document"
         and (path in PAGES or path.startswith(("/static/", "/dev-ui/")))
+        and (path != "/runs" or "text/html" in headers.get(b"accept", ""))  # else it is a list for programs
     )

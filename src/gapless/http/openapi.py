@@ -38,6 +38,10 @@ _COMMON = (
     Parameter("merge", "query", "`0`: deltas are not merged while catching up.", {"enum": ["0", "1"]}),
     Parameter("run_id", "query", "The id of the run to start; sent again, the request comes back to it."),
     Parameter("session_id", "query", "The conversation."),
+    Parameter("since", "query", "Made at this time (ms since 1970) or later.", {"type": "integer", "minimum": 0}),
+    Parameter("until", "query", "Made at this time (ms since 1970) or earlier.", {"type": "integer", "minimum": 0}),
+    Parameter("error", "query", "In the code or the message of its error."),
+    Parameter("user_id", "query", "Whose; for operators."),
     Parameter("status", "query", "Runs in this state.", {"enum": [status.value for status in RunStatus]}),
     Parameter(
         "wire",

@@ -12,7 +12,9 @@ import msgspec
 
 from gapless.config import RunConfig
 from gapless.errors import CursorInvalid, RunNotFound, StoreUnavailable
+from gapless.events import decode_event
 from gapless.given import check_given
+from gapless.journals.contract import GroupTime
 from gapless.journals.journal import PAGE_EVENTS, Follower, Journal, Journals
 from gapless.journals.merge import merge_deltas
 from gapless.records import RunRecord, RunStatus
@@ -21,6 +23,7 @@ from gapless.runs.blobs import Blobs
 from gapless.runs.commands import Command
 from gapless.runs.retrying import patiently
 from gapless.tasks import end_tasks
+from gapless.timeline import Timeline, timeline
 
 __all__ = [
     "PAGE_EVENTS",
@@ -127,6 +130,15 @@ class Readers:
             merged += merge_deltas(after + 1, events)
             after += len(events)
         return merged
+
+    async def timeline(self, run_id: str) -> Timeline:
+        """Read what happened in a run, as far as it has come, with the times of its journal. Raises what `page`
+        raises."""
+        times: list[GroupTime] = []
+        while part := await self._journals.store.times(run_id, times[-1].seq if times else 0):
+            times += part
+        merged = await self.merged(run_id)
+        return await asyncio.to_thread(lambda: timeline(((seq, decode_event(event)) for seq, event in merged), times))
 
     async def settled(self, run: RunRecord) -> RunRecord:
         """Follow a run until it has ended or waits for a person, and return its record then. Who waits for the whole

@@ -58,6 +58,7 @@ def create_app(
     path_prefix: str = "",
     login_url: str = "",
     logout_url: str = "",
+    operators: Collection[str] = (),
 ) -> FastAPI:
     """Make the whole HTTP surface over `runner`, as an app of its own or to be mounted in another:
     `app.mount("/agents", create_app(runner))`.
@@ -82,6 +83,7 @@ def create_app(
         login_url: Where the chat page sends who is not known, instead of asking for a key: a path of this site or a
             URL. `{next}` in it is the page's own address, encoded, to come back to.
         logout_url: Where its "Log out" leads.
+        operators: Ids of users who see all runs at `/runs`, cancel and answer them.
     """
     check_given("runner", runner, Runner, "a Runner, as in create_app(Runner(agent))")
     check_given("drain_s", drain_s, int | float, "a number of seconds")
@@ -93,7 +95,7 @@ def create_app(
         check_address(f"{name}_url", address)
     if unknown := set(cancel_on_hang_up) - {"ag-ui", "vercel", "openai", "text"}:
         raise UsageError(f"cancel_on_hang_up: no family of clients {', '.join(sorted(unknown))}")
-    access = Access(authenticate, authorize, shared_state=shared_state)
+    access = Access(authenticate, authorize, shared_state=shared_state, operators=operators)
     if allowed_hosts is None and not access.open:
         allowed_hosts = ("*",)
     hosts = None if allowed_hosts is None else frozenset(allowed_hosts)

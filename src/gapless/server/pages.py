@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
@@ -57,6 +58,17 @@ def pages(addresses: dict[str, str]) -> APIRouter:
     router.get("/")(page)
     router.get("/docs")(docs)
     return router
+
+
+def wants_page(request: Request) -> bool:
+    """Tell whether a browser opens an address as a page: programs that list runs ask for JSON, or for anything."""
+    accept = request.headers.get("accept", "")
+    return "text/html" in accept and "application/json" not in accept
+
+
+def runs_page() -> Response:
+    """Return the page on what runs. At its address programs get JSON, so caches keep the two apart."""
+    return FileResponse(PAGE / "runs.html", headers=_PAGE_HEADERS | {"vary": "accept"})
 
 
 def mount_static(app: FastAPI) -> None:

@@ -9,9 +9,17 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from gapless.errors import InputInvalid
+from gapless.errors import InputInvalid, NotAuthorized
 from gapless.events import ContentPart, ResumeEntry
-from gapless.http.answers import json_response, list_params, paged, public, read_body, wants_stream
+from gapless.http.answers import (
+    json_response,
+    list_params,
+    paged,
+    public,
+    read_body,
+    wants_stream,
+    whole_number,
+)
 from gapless.http.config import AskedConfig, config_for
 from gapless.http.cursors import cursor_of, page_params
 from gapless.http.openapi import BEHIND, STARTING, body_docs, parameter_docs
@@ -21,12 +29,17 @@ from gapless.notify import Webhook
 from gapless.prices import cost_usd
 from gapless.producing import PRODUCER, Batch
 from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
-from gapless.records import AFTER, RunRecord, RunStatus
+from gapless.records import AFTER, Listing, RunRecord, RunStatus
+from gapless.runs.finding import Sought, find_runs
 from gapless.server.blobs import blob_response
+from gapless.server.pages import runs_page, wants_page
 from gapless.user_message import user_message
 from gapless.wire import wire
 
 __all__ = ["RunRoutes"]
+
+
+_LISTED = ("session_id", "status", "agent", "since", "until", "error", "user_id")
 
 
 class StartRun(msgspec.Struct, forbid_unknown_fields=True):
@@ -69,8 +82,9 @@ class RunRoutes(ClientRoutes):
         router = APIRouter(tags=["runs"], route_class=DirectRoute)
         started = parameter_docs("Accept", *STARTING, "Last-Event-ID", "after", "wire", "merge")
         router.post("/runs", status_code=202, openapi_extra=body_docs(StartRun) | started)(self.start_run)
-        router.get("/runs", openapi_extra=parameter_docs("session_id", "status", "limit", BEHIND))(self.list_runs)
+        router.get("/runs", openapi_extra=parameter_docs(*_LISTED, "limit", BEHIND))(self.list_runs)
         router.get("/runs/{run_id}")(self.get_run)
+        router.get("/runs/{run_id}/timeline")(self.show_timeline)
         followed = parameter_docs("Accept", "Last-Event-ID", "after", "wire", "merge", "limit")
         router.get("/runs/{run_id}/events", openapi_extra=followed)(self.follow_run)
         router.post("/runs/{run_id}/events", openapi_extra=body_docs(Batch))(self.produce)
@@ -124,17 +138,37 @@ class RunRoutes(ClientRoutes):
         return before.id
 
     async def list_runs(self, request: Request) -> Response:
-        """List the caller's runs, newest first; `?session_id=`, `?status=`, `?limit=`. Long texts are cut. Where there
-        are more, `next` is the `?after=` of the next page."""
+        """List the caller's runs, newest first: those of `?session_id=`, `?status=`, `?agent=`, made `?since=` and
+        `?until=` (ms), with `?error=` in their error; at most `?limit=`. An operator's are all, or `?user_id=`'s.
+        Long texts are cut. Where there are more, `next` is the `?after=` of the next page, which may be without runs.
+        Browsers that open the address get the page for people."""
+        if wants_page(request):
+            return runs_page()
         user = await self.access.user(request)
         params = request.query_params
+        owner: str | None = user
+        if self.access.is_operator(user):
+            owner = params.get("user_id")
+        elif params.get("user_id", user) != user:
+            raise NotAuthorized("runs of other users are an operator's to list: leave out user_id")
         try:
             status = RunStatus(params["status"]) if "status" in params else None
         except ValueError:
             raise InputInvalid(f"status is one of {', '.join(RunStatus)}") from None
         session_id = params.get("session_id")
-        page = list_params(request)
-        runs = await self.runner.list_runs(user_id=user, session_id=session_id, status=status, **page)
+        sought = Sought(
+            agent=params.get("agent"),
+            since=_time(request, "since"),
+            until=_time(request, "until"),
+            error=params.get("error"),
+        )
+
+        async def page(limit: int, after: str | None) -> Listing[RunRecord]:
+            return await self.runner.list_runs(
+                user_id=owner, session_id=session_id, status=status, limit=limit, after=after
+            )
+
+        runs = await find_runs(page, sought, **list_params(request))
         return json_response(paged("runs", [public(run) for run in runs], runs))
 
     async def get_run(self, run_id: str, request: Request) -> Response:
@@ -147,6 +181,12 @@ class RunRoutes(ClientRoutes):
         if record.usage and (cost := cost_usd(record.usage)) is not None:
             shown["cost_usd"] = cost
         return json_response(shown)
+
+    async def show_timeline(self, run_id: str, request: Request) -> Response:
+        """Show what happened in a run, in order and with times: what was said and thought, calls and their results,
+        waiting, take-overs, the end."""
+        record = await self.access.find(request, "read", self.runner.get_run, run_id)
+        return json_response(msgspec.to_builtins(await self.runner.readers.timeline(record.id)))
 
     async def follow_run(self, run_id: str, request: Request) -> Response:
         """Follow a run: `Last-Event-ID` or `?after=` says from where, `?wire=` in which encoding, `?merge=0` that
@@ -214,6 +254,11 @@ class RunRoutes(ClientRoutes):
         """Send a notice once more, under the same id, whatever became of it."""
         await self.access.find(request, "notify", self.runner.get_run, run_id)
         return json_response(await self.runner.notify_again(run_id, notice_id), 202)
+
+
+def _time(request: Request, name: str) -> int | None:
+    """Raises `InputInvalid`."""
+    return whole_number(request, name, 0, least=0, most=2**53) if name in request.query_params else None
 
 
 def _location(request: Request, run_id: str) -> str:

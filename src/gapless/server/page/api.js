@@ -2,7 +2,7 @@
 
 import { $ } from "./dom.js";
 import { reached } from "./say.js";
-import { GaplessClient } from "./stream.js"; // of the npm package: `/static` serves both folders
+import { GaplessClient, StreamError } from "./stream.js"; // of the npm package: `/static` serves both folders
 
 const KEY_ITEM = "gapless.key";
 
@@ -115,4 +115,17 @@ export async function serversAgents() {
     return response.json();
   });
   return models.data.map(({ id, live = false }) => ({ name: id, live }));
+}
+
+/** What the server answers at a path of its own, called with the key; `body` is posted. Throws a `StreamError`. */
+export async function getJson(path, body) {
+  const post = body === undefined ? {} : { method: "POST", body: JSON.stringify(body) };
+  const headers = { ...keyHeader(), accept: "application/json", ...(body === undefined ? {} : { "content-type": "application/json" }) };
+  const response = await fetch(new URL(path, baseUrl), { ...post, headers, cache: "no-store" });
+  const answer = await response.json().catch(() => ({}));
+  if (!response.ok) {
+    const { message = response.statusText, code = String(response.status) } = answer.error ?? {};
+    throw new StreamError(message, { code, status: response.status });
+  }
+  return answer;
 }

@@ -2,7 +2,7 @@
 
 const SAID_MS = 1500;
 
-async function copyText(text) {
+export async function copyText(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   const field = document.createElement("textarea");
   field.value = text;
