@@ -6,7 +6,7 @@ import { launch } from "./browser.mjs";
 import { MockServer } from "./mock.mjs";
 
 /** How long what does not come is waited for; what is right is never as slow. */
-const WAIT_MS = 120_000;
+const WAIT_MS = Number(process.env.PAGE_WAIT_MS ?? 120_000);
 /** A page at a desk, and on a phone. */
 export const SIZES = [{}, { viewport: { width: 390, height: 780 }, isMobile: true, hasTouch: true }];
 

@@ -29,9 +29,12 @@ export class MockServer {
   base = "/";
   #clock = 1_700_000_000_000;
   #serial = 0;
+  #frames = 0;
   #server;
   #passed = new Set();
   #sockets = new Set();
+  #followers = new Set(); // of sessions and of the feed: called when anything has changed
+  #feed = []; // what it has said
 
   async start() {
     this.#server = http.createServer((request, response) => {
@@ -68,11 +71,30 @@ export class MockServer {
     for (const run of this.runs.values()) this.#advance(run);
   }
 
+  /** Lets the feed say that what came before is not known any more. */
+  resetFeed() {
+    this.#feed.push({ type: "reset" });
+    for (const wake of this.#followers) wake();
+  }
+
+  /** How many connections follow a session or the feed. */
+  get lines() {
+    return this.#followers.size;
+  }
+
+  /** Notes what has become of a session, and tells all who follow one, or the feed. */
+  #changed(sessionId) {
+    const session = this.sessions.get(sessionId);
+    this.#feed.push(session ? { type: "session", session: this.#listed(session) } : { type: "deleted", session_id: sessionId });
+    for (const wake of this.#followers) wake();
+  }
+
   /** Makes a session. */
   session() {
     const id = `s${(this.#serial += 1)}`;
     const now = (this.#clock += 1000);
     this.sessions.set(id, { id, title: "", created_at: now, updated_at: now });
+    this.#changed(id);
     return this.sessions.get(id);
   }
 
@@ -87,6 +109,7 @@ export class MockServer {
     session.agent ??= agent;
     session.title ||= record.message.slice(0, 60);
     session.updated_at = now;
+    this.#changed(session_id);
     run.rest = [{ type: "RUN_STARTED", threadId: session_id, runId: run_id }, ...this.script(record.message, run)];
     this.#advance(run);
     return run;
@@ -125,6 +148,8 @@ export class MockServer {
       delete session.active_run_id;
     }
     for (const wake of run.followers) wake();
+    if (["RUN_STARTED", "RUN_FINISHED", "RUN_ERROR"].includes(event.type)) this.#changed(record.session_id);
+    else for (const wake of this.#followers) wake();
   }
 
   async #serve(request, response) {
@@ -188,12 +213,18 @@ export class MockServer {
         return send(response, 200, this.sessions.get(id));
       case "GET sessions/id/messages":
         return send(response, 200, { messages: this.#messages(id) });
+      case "GET sessions/id/events":
+        return this.#followSession(id, request, response, url);
+      case "GET feed":
+        return this.#followFeed(request, response, url);
       case "PATCH sessions/id":
         this.sessions.get(id).title = body.title;
+        this.#changed(id);
         return send(response, 200, this.sessions.get(id));
       case "DELETE sessions/id":
         this.sessions.delete(id);
         for (const [runId, it] of this.runs) if (it.record.session_id === id) this.runs.delete(runId);
+        this.#changed(id);
         response.writeHead(204);
         return response.end();
       default:
@@ -207,11 +238,15 @@ export class MockServer {
     const has = ({ id, title }) => q === undefined || title.toLowerCase().includes(q) || this.#said(id).some((it) => it.toLowerCase().includes(q));
     const all = [...this.sessions.values()].filter((it) => (agent === null || it.agent === agent) && has(it)).sort((a, b) => b.updated_at - a.updated_at);
     const sessions = all.slice(from, from + limit).map((it) => {
-      const run = this.runs.get(it.active_run_id);
       const found = q === undefined || it.title.toLowerCase().includes(q) ? {} : { found: this.#said(it.id).find((one) => one.toLowerCase().includes(q)) };
-      return run ? { ...it, ...found, active_run_status: run.record.status } : { ...it, ...found };
+      return { ...this.#listed(it), ...found };
     });
     return { sessions, ...(from + limit < all.length ? { next: String(from + limit) } : {}) };
+  }
+
+  #listed(session) {
+    const run = this.runs.get(session.active_run_id);
+    return run ? { ...session, active_run_status: run.record.status } : { ...session };
   }
 
   #said(sessionId) {
@@ -240,6 +275,62 @@ export class MockServer {
     run.followers.add(wake);
     response.on("close", () => run.followers.delete(wake));
     wake();
+  }
+
+  /** Begins a stream whose `write(id, data)` is a frame; `wake` is called now and whenever something has changed. */
+  #stream(response, wake) {
+    response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-cache" });
+    response.write(": ping\n");
+    const write = (id, data) => response.writableEnded || response.destroyed || response.write(`id: ${id}\ndata: ${JSON.stringify(data)}\n\n`);
+    const follower = () => wake(write);
+    this.#followers.add(follower);
+    response.on("close", () => this.#followers.delete(follower));
+    follower();
+  }
+
+  #followFeed(request, response, url) {
+    let next = this.#feedPlace(request.headers["last-event-id"] ?? url.searchParams.get("after"));
+    this.#stream(response, (write) => (next = this.#sayFeed(next, write)));
+  }
+
+  #feedPlace(cursor) {
+    return cursor?.startsWith("f-") ? Number(cursor.slice(2)) : -1;
+  }
+
+  #sayFeed(next, write) {
+    if (next === -1) {
+      write(`f-${this.#feed.length}`, { type: "reset" });
+      return this.#feed.length;
+    }
+    for (; next < this.#feed.length; next += 1) write(`f-${next + 1}`, this.#feed[next]);
+    return next;
+  }
+
+  #followSession(id, request, response, url) {
+    const runs = () => [...this.runs.values()].filter(({ record }) => record.session_id === id);
+    const place = request.headers["last-event-id"] ?? url.searchParams.get("after") ?? "0";
+    const [, runId = "", seq = 0] = /^(?:(.+):)?([0-9]+)(?:~.*)?$/.exec(place);
+    let [at, next, told, fed] = [Math.max(0, runs().findIndex(({ record }) => record.id === runId)), Number(seq), "", this.#feedPlace(url.searchParams.get("feed"))];
+    let before = runId === "" ? "0" : `${runId}:${seq}`;
+    this.#stream(response, (write) => {
+      const session = this.sessions.get(id);
+      if (!session) return response.end(`event: end\nid: ${before}.end\n\n`);
+      const own = (value, name) => write(`${before}~${(this.#frames += 1).toString(16)}`, { type: "CUSTOM", name, value });
+      const active = runs().filter(({ record }) => !ended(record));
+      const stands = { session, runs: active.map(({ record }) => ({ id: record.id, status: record.status })) };
+      if (JSON.stringify(stands) !== told) own(stands, "gapless.session");
+      told = JSON.stringify(stands);
+      for (let run = runs()[at]; run; run = runs()[at]) {
+        for (; next < run.events.length; next += 1) {
+          before = `${run.record.id}:${next + 1}`;
+          write(before, run.events[next]);
+        }
+        if (!ended(run.record)) break;
+        [at, next] = [at + 1, 0];
+      }
+      if (url.searchParams.has("feed")) fed = this.#sayFeed(fed, (cursor, change) => own({ cursor, ...change }, "gapless.feed"));
+      return undefined;
+    });
   }
 
   #messages(sessionId) {

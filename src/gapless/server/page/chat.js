@@ -5,33 +5,35 @@
 
 import { answerText } from "./actions.js";
 import { canTalk, chosenAgent, loadAgents, several, showAgent, whenListed } from "./agents.js";
-import { authorised, baseUrl, client, fetchFile, showAccess } from "./api.js";
+import { authorised, client, fetchFile, showAccess } from "./api.js";
 import { Attachments } from "./attach.js";
 import { lineOf, parentsOf, pathTo } from "./branches.js";
 import { copyFrom } from "./clipboard.js";
 import { $ } from "./dom.js";
 import { markdownOf, save } from "./export.js";
 import { applyEvent, isSettled, newView, viewOfMessages } from "./fold.js";
+import { Line } from "./line.js";
 import { filesIn, textIn, withText } from "./message.js";
 import { offer, withdraw } from "./offer.js";
-import { announce, awayIs, describe, showAlert, showConnection } from "./say.js";
+import { announce, awayIs, describe, reached, showAlert, showConnection } from "./say.js";
 import { SessionList } from "./sessions.js";
-import { newId, StreamError } from "./stream.js"; // of the npm package: `/static` serves both folders
+import { newId, SESSION, StreamError } from "./stream.js"; // of the npm package: `/static` serves both folders
 import { Talk } from "./talk.js";
 import { TurnView } from "./view.js";
 
-/** How often an idle, visible page asks whether somebody else went on with its session. */
-const POLL_MS = 5000;
 /** A hidden page draws no frames: it catches up this often instead. */
 const HIDDEN_RENDER_MS = 250;
-/** How often, and how many times, it is looked whether a run that waited goes on, after another message was sent. */
-const LOOK_MS = 250;
-const LOOKS_MAX = 20;
+/** A conversation that could not be read is tried again after this. */
+const AGAIN_MS = 5000;
 /** Closer to the end than this, the page follows the answer. */
 const STICK_PX = 48;
 /** A longer answer is announced as complete, not read out. */
 const ANNOUNCED_CHARS_MAX = 600;
 const TITLE_CHARS_MAX = 60;
+
+const ENDED = new Set(["finished", "failed", "cancelled"]);
+/** The events after which nothing more comes by itself. */
+const LAST = new Set(["RUN_FINISHED", "RUN_ERROR"]);
 
 /** Where a saved message says after which run it was asked. */
 const AFTER = "gapless.after";
@@ -42,8 +44,6 @@ const UNSENT_ITEM = "gapless.unsent";
 const root = document.documentElement;
 const finePointer = matchMedia("(pointer: fine)");
 const narrow = matchMedia("(max-width: 760px)");
-
-const channel = new BroadcastChannel(`gapless:${baseUrl.pathname}`);
 
 // Drawing: once per frame, whatever came since the last one.
 
@@ -91,6 +91,15 @@ function showBusy() {
     if (focused === $("stop")) $("message").focus();
   }
   $("welcome").hidden = conversation.turns.size > 0 || conversation.loading;
+  showLine(taken);
+}
+
+let lineState = "connecting";
+
+/** That the connection stands is said while something is to come over it. */
+function showLine(taken) {
+  if (lineState === "lost" || lineState === "reconnecting") showConnection(lineState);
+  else showConnection(taken ? lineState : "idle");
 }
 
 // A conversation: the turns of one session.
@@ -101,8 +110,12 @@ class Conversation {
   #parents = new Map(); // run id → the run that it was asked after
   #chosen = new Set(); // runs whose version the reader wants to see
   loading = false;
+  unread = false; // it is to be read again: the server was away
+  refused = false; // the server does not go on from where it was read to
   #abort = new AbortController();
-  #mark = ""; // what the session's record said when it was last read
+  #opened = false;
+  #place = "0"; // behind which the session's stream is to begin
+  #streamed = null; // the run whose events came last
   #syncing = null;
   #again = false;
 
@@ -126,7 +139,7 @@ class Conversation {
 
   /** Adds a turn. `after` is the run that it is asked after, undefined for the newest. */
   add(runId, message, agent, { after, messageId } = {}) {
-    const turn = { runId, message, agent, after, messageId, view: newView(), changed: new Set(), lastId: undefined, following: false, cancelled: false };
+    const turn = { runId, message, agent, after, messageId, view: newView(), changed: new Set(), seq: 0, whole: false, refused: false, cancelled: false };
     turn.shown = new TurnView({
       runId,
       message,
@@ -219,8 +232,6 @@ class Conversation {
     );
     const messages = await authorised(() => client.messages(this.id, { signal }));
     signal.throwIfAborted();
-    const opening = this.#mark === "";
-    this.#mark = markOf(record);
     this.loading = false;
 
     const messagesOf = groupBy(messages, (message) => message.metadata?.run_id);
@@ -230,7 +241,7 @@ class Conversation {
     for (const runId of order) {
       const run = recordOf.get(runId);
       const own = messagesOf.get(runId) ?? [];
-      const ended = !run || ["finished", "failed", "cancelled"].includes(run.status);
+      const ended = !run || ENDED.has(run.status);
       let turn = this.turns.get(runId);
       if (!turn) {
         const asked = own[0]?.role === "user" ? own[0] : undefined; // a live run may begin with a greeting
@@ -238,69 +249,107 @@ class Conversation {
         signal.throwIfAborted();
         const place = { after: asked ? asked.metadata?.[AFTER] : whole?.after_run_id, messageId: asked?.id };
         turn = this.add(runId, asked?.content ?? whole?.message ?? "", run?.agent, place);
-        if (ended) {
-          turn.view = viewOfMessages(run, own);
-          turn.view.items.forEach((item) => turn.changed.add(item));
-        }
+        if (ended) this.#showMessages(turn, run, own);
+      } else if (ended && turn.refused) {
+        this.#showMessages(turn, run, own);
       }
       turn.empty = ended && own.length === 0;
-      const behind = !isSettled(turn.view.status) || (turn.view.status === "waiting" && run && run.status !== "waiting");
-      if (behind && run) this.follow(turn);
     }
     this.#order = [...order, ...this.#order.filter((id) => !order.includes(id))];
     this.arrange();
-    if (opening) showAgent(runs.at(-1)?.agent ?? null);
-    const title = record.title || titleOf(recordOf.values().next().value?.message ?? "");
-    showTitle(title);
+    this.#place = this.#placeBehind(runs);
+    if (!this.#opened) showAgent(runs.at(-1)?.agent ?? null);
+    this.#opened = true;
+    showTitle(record.title || titleOf(recordOf.values().next().value?.message ?? ""));
     showBusy();
   }
 
-  /** A look at the session's record, and a full round if it changed or somebody else may have answered for us. */
-  async poll() {
-    const record = await authorised(() => client.session(this.id, { signal: this.signal }));
-    if (markOf(record) !== this.#mark || this.active()) await this.sync();
+  #showMessages(turn, run, messages) {
+    turn.view = viewOfMessages(run, messages);
+    turn.view.items.forEach((item) => turn.changed.add(item));
+    [turn.whole, turn.refused] = [true, false];
+    draw(turn);
   }
 
-  /** Follows a run to its end. */
-  async follow(turn) {
-    if (turn.following) return;
-    turn.following = true;
-    const { signal } = this;
-    try {
-      await authorised(async () => {
-        const events = client.follow(turn.runId, { after: turn.lastId, signal, onStateChange: showStateOf(signal) });
-        for await (const { id, event } of events) {
-          const item = applyEvent(turn.view, event);
-          if (item) turn.changed.add(item);
-          if (id !== null) turn.lastId = id;
-          draw(turn);
-        }
-      });
-      if (!isSettled(turn.view.status)) {
-        // Complete without an event that says how: the record knows.
-        const record = await authorised(() => client.run(turn.runId, { signal }));
-        turn.view.status = record.status;
-        turn.view.error = record.status === "failed" ? (record.error ?? null) : null;
-      }
-      if (turn.view.status === "waiting") announce(questionOf(turn.view));
-      else this.#announceEnd(turn);
-    } catch (error) {
-      if (signal.aborted) return;
-      if (error instanceof StreamError && error.code !== "connection_lost") {
-        turn.view.status = "failed";
-        turn.view.error = { code: error.code, message: error.message };
-        for (const item of turn.view.items) item.open = false;
-      } else {
-        showConnection("lost"); // polling, focus and the browser's own word will try again
-      }
-    } finally {
-      turn.following = false;
-      if (!signal.aborted) {
-        draw(turn);
-        tellOthers(this.id);
-        refreshSessions();
-      }
+  /** Where the session's stream is to go on: behind what is shown of the first run that has not ended, or all of them. */
+  #placeBehind(runs) {
+    const next = runs.findIndex(({ status }) => !ENDED.has(status));
+    const shown = next === -1 ? 0 : this.turns.get(runs[next].id).seq;
+    if (shown > 0) return `${runs[next].id}:${shown}`;
+    const before = runs.at(next === -1 ? -1 : next - 1);
+    return before === undefined || next === 0 ? "0" : `${before.id}:${before.last_seq}`;
+  }
+
+  /** Follows the session from where it was read to, on the tab's one connection. */
+  connect() {
+    line.follow(this.id, {
+      after: () => this.#place,
+      onEvent: (one) => this.#take(one),
+      onGone: () => gone(this),
+      onRefused: (error) => this.#refuse(error),
+    });
+  }
+
+  /** Takes an event of one of the session's runs, or how the session stands. */
+  async #take({ id, runId, event }) {
+    if (runId === undefined) {
+      if (event.name === SESSION) await this.#stands(event.value);
+      return;
     }
+    const turn = this.turns.get(runId) ?? (await this.#meet(runId));
+    if (runId !== this.#streamed) this.#putBehind(runId);
+    const seq = Number(id.slice(runId.length + 1));
+    if (turn.whole || seq <= turn.seq) return; // it is shown as it was read
+    const item = applyEvent(turn.view, event);
+    if (item) turn.changed.add(item);
+    turn.seq = seq;
+    this.#place = id;
+    draw(turn);
+    if (!LAST.has(event.type)) return;
+    if (turn.view.status === "waiting") announce(questionOf(turn.view));
+    else this.#announceEnd(turn);
+    if (turn.view.items.length === 0 && turn.view.status !== "waiting") await this.sync(); // perhaps it never began
+  }
+
+  /** Shows a run that was begun elsewhere. */
+  async #meet(runId) {
+    const run = await authorised(() => client.run(runId, { signal: this.signal }));
+    const known = this.turns.get(runId); // by a look at the session meanwhile
+    if (known) return known;
+    const turn = this.add(runId, run.message ?? "", run.agent, { after: run.after_run_id });
+    this.arrange();
+    if (sticking) scrollToEnd();
+    return turn;
+  }
+
+  /** Runs come in their order: one of which events come is behind all of which some came before. */
+  #putBehind(runId) {
+    const before = this.#order.indexOf(this.#streamed);
+    this.#streamed = runId;
+    if (before < this.#order.indexOf(runId)) return;
+    this.#order = this.#order.filter((id) => id !== runId);
+    this.#order.splice(before, 0, runId); // before is one less now
+    this.arrange();
+  }
+
+  async #stands({ session, runs }) {
+    for (const { id } of runs) if (!this.turns.has(id)) await this.#meet(id);
+    const first = this.turns.get(this.#order[0]);
+    showTitle(session.title || titleOf(first === undefined ? "" : textIn(first.message)));
+    showBusy();
+  }
+
+  /** The server does not go on from where this was: what was being answered ends here, as far as this page can say. */
+  #refuse({ code, message }) {
+    this.refused = true;
+    connectToNone();
+    const turn = this.active();
+    if (!turn) return showAlert(`${message} (${code})`);
+    turn.view.status = "failed";
+    turn.view.error = { code, message };
+    turn.refused = true;
+    for (const item of turn.view.items) item.open = false;
+    draw(turn);
   }
 
   #announceEnd(turn) {
@@ -317,7 +366,6 @@ class Conversation {
     try {
       showAlert("");
       await authorised(() => client.answer(turn.runId, entries, { signal: this.signal }));
-      this.follow(turn);
     } catch (error) {
       showAlert(describe(error), awayIs(error));
       throw error;
@@ -340,7 +388,6 @@ class Conversation {
 
   /** Sends a message, or asks it after that run instead of the newest. Throws if the server did not take it. */
   async send(message, runId, agent, after = this.placeOfNext()) {
-    const asking = this.active();
     const turn = this.add(runId, message, agent, { after });
     this.arrange();
     turn.starting = true;
@@ -352,6 +399,7 @@ class Conversation {
         this.id = (await authorised(() => client.createSession({ signal: this.signal }))).id;
         showTitle(titleOf(textIn(message)));
         remember(this.id);
+        this.connect();
       }
       // Kept until the server has it, so that a reload now does not lose the question.
       keepUnsent({ sessionId: this.id, runId, message, agent, after });
@@ -370,17 +418,13 @@ class Conversation {
       if (this.signal.aborted) return;
       this.remove(turn);
       if (error instanceof StreamError) sessionStorage.removeItem(UNSENT_ITEM);
-      else showConnection("lost");
       throw error;
     } finally {
       turn.starting = false;
     }
     sessionStorage.removeItem(UNSENT_ITEM);
-    tellOthers(this.id);
-    this.follow(turn);
-    refreshSessions();
     if (turn.cancelled) this.stop();
-    if (asking) this.seeOut(asking).catch(() => {}); // else the next look at the session does
+    if (this.refused) await begin(this);
   }
 
   /** Begins a live run: a turn whose messages are all said in it. The caller speaks to it. */
@@ -388,21 +432,12 @@ class Conversation {
     if (this.id === null) {
       this.id = (await authorised(() => client.createSession({ signal: this.signal }))).id;
       remember(this.id);
+      this.connect();
     }
     const turn = this.add(runId, "", agent);
     this.arrange();
     scrollToEnd();
     return turn;
-  }
-
-  /** Follows a run that waited for a person until the server lets it go on, as another message was sent. */
-  async seeOut(turn) {
-    const { signal } = this;
-    for (let look = 0; look < LOOKS_MAX; look += 1) {
-      const run = await client.run(turn.runId, { signal });
-      if (run.status !== "waiting") return this.follow(turn);
-      await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
-    }
   }
 }
 
@@ -420,10 +455,6 @@ function groupBy(values, keyOf) {
   return groups;
 }
 
-function markOf(record) {
-  return `${record.updated_at} ${record.active_run_id ?? ""} ${record.title ?? ""}`;
-}
-
 function titleOf(message) {
   const line = message.trim().split("\n", 1)[0];
   return line.length > TITLE_CHARS_MAX ? `${line.slice(0, TITLE_CHARS_MAX - 1)}…` : line;
@@ -434,10 +465,27 @@ function showTitle(title) {
   document.title = title ? `${title} · Gapless` : "Gapless";
 }
 
-function showStateOf(signal) {
-  return (state) => {
-    if (!signal.aborted) showConnection(state === "closed" ? "idle" : state);
-  };
+// The tab's one connection.
+
+const line = new Line({
+  onFeed: (change) => list.take(change),
+  onState: (state) => {
+    lineState = state;
+    if (state === "open") reached();
+    showBusy();
+  },
+});
+
+/** Follows what becomes of all conversations while none is shown. */
+function connectToNone() {
+  line.follow(null, { after: () => undefined, onEvent: () => {}, onGone: () => {}, onRefused: (error) => showAlert(describe(error)) });
+}
+
+/** The conversation that is shown was deleted. */
+async function gone(which) {
+  if (which !== conversation) return;
+  await open(null);
+  if (!deleting.has(which.id)) showAlert("That conversation no longer exists.");
 }
 
 // The session that the page shows.
@@ -474,20 +522,28 @@ async function open(sessionId) {
   withdraw();
   showBusy();
   if (finePointer.matches && !document.querySelector("dialog[open]")) $("message").focus();
-  if (sessionId === null) return;
+  if (sessionId === null) return connectToNone();
+  await begin(opened);
+}
+
+/** Reads a conversation and follows it; one that cannot be read is tried again when somebody looks. */
+async function begin(opened) {
+  [opened.unread, opened.refused] = [false, false];
   try {
     await opened.sync();
+    opened.connect();
     await resend(opened);
   } catch (error) {
     if (opened.signal.aborted) return;
     opened.loading = false;
+    opened.unread = true;
     if (error?.status === 404) {
-      await open(null);
-      showAlert("That conversation no longer exists.");
+      await gone(opened);
     } else if (error instanceof StreamError) {
       showAlert(describe(error));
     } else {
-      showConnection("lost");
+      lineState = "lost";
+      showBusy();
     }
   }
 }
@@ -509,7 +565,6 @@ async function submit(message, runId, agent, after) {
     if ($("message").value === "") $("message").value = textIn(message);
     if (attachments.parts.length === 0) attachments.restore(filesIn(message));
     fitMessage();
-    if (conversation.id !== null) conversation.sync().catch(() => {});
   }
 }
 
@@ -555,21 +610,20 @@ whenListed((name) => {
   if (name !== undefined && conversation.id === null) showAgent(name); // who looks at its conversations begins one with it
 });
 
-function refreshSessions() {
-  return list.refresh();
-}
+const deleting = new Set();
 
 /** Deletes a conversation; false where the server does not. */
 async function removeSession(id) {
+  deleting.add(id);
   try {
     await authorised(() => client.deleteSession(id));
   } catch (error) {
     if (error?.status !== 404) {
+      deleting.delete(id);
       showAlert(describe(error), awayIs(error));
       return false;
     }
   }
-  channel.postMessage({ deleted: id });
   announce("Deleted");
   return true;
 }
@@ -579,7 +633,6 @@ async function renameSession(id, title) {
   try {
     const record = await authorised(() => client.renameSession(id, title));
     if (id === conversation.id) showTitle(record.title);
-    channel.postMessage({ changed: id });
     announce("Renamed");
     return record;
   } catch (error) {
@@ -604,46 +657,23 @@ async function exportJson() {
   }
 }
 
-// Other tabs, and the world coming back.
-
-function tellOthers(sessionId) {
-  channel.postMessage({ changed: sessionId });
-}
-
-channel.addEventListener("message", ({ data }) => {
-  if (data.deleted !== undefined) list.forget(data.deleted);
-  else refreshSessions();
-  if (data.changed === conversation.id && conversation.id !== null) catchUp();
-});
-
-async function catchUp(look = () => conversation.sync()) {
-  if (conversation.id === null) return;
-  const { signal } = conversation;
-  try {
-    await look();
-    if ($("connection").dataset.state === "lost") showConnection("idle");
-  } catch (error) {
-    if (signal.aborted) return;
-    if (error?.status === 404) open(null);
-    else if (!(error instanceof StreamError)) showConnection("lost");
-  }
-}
+// The world coming back.
 
 function comeBack() {
   if (document.hidden) return;
   loadAgents();
-  refreshSessions();
-  catchUp();
+  list.refresh();
+  if (conversation.unread || conversation.refused) begin(conversation);
 }
 
 addEventListener("focus", comeBack);
 addEventListener("online", comeBack);
-addEventListener("offline", () => showConnection("lost"));
 document.addEventListener("visibilitychange", comeBack);
-setInterval(() => {
-  const following = [...conversation.turns.values()].some((turn) => turn.following || turn.starting);
-  if (!document.hidden && !following) catchUp(() => conversation.poll());
-}, POLL_MS);
+setInterval(() => conversation.unread && comeBack(), AGAIN_MS);
+addEventListener("offline", () => {
+  lineState = "lost";
+  showBusy();
+});
 
 addEventListener("hashchange", () => {
   const id = addressed();
@@ -724,10 +754,6 @@ async function beginCall() {
     sessionId: called.id,
     onError: (text) => showAlert(text),
     onSpeaking: (speaking) => ($("talking").dataset.speaking = String(speaking)),
-    onBegun: () => {
-      called.follow(turn);
-      refreshSessions();
-    },
     onEnd: () => talk === mine && endCall(),
   });
   talk = mine;
@@ -824,5 +850,5 @@ narrow.addEventListener("change", () => showSidebar(false));
 
 showSidebar(false);
 loadAgents();
-refreshSessions();
+list.refresh();
 open(addressed() ?? localStorage.getItem(LAST_SESSION_ITEM));

@@ -18,7 +18,7 @@ export function showConnection(state) {
   node.dataset.state = state;
   $("connection-text").textContent = CONNECTION_TEXTS[state];
   if (state === "reconnecting" || state === "lost") announce(CONNECTION_TEXTS[state]);
-  else if (state === "open" && before === "reconnecting") announce("Connected again");
+  else if (before === "reconnecting") announce("Connected again");
 }
 
 /** For screen readers: the growing answer itself is not a live region, or it would be read out word by word. */

@@ -18,6 +18,7 @@ export class SessionList {
   #typing = null;
   #asked = 0; // how often the newest page was asked for
   #shown = 0; // which of these answers is shown; one to an earlier question knows less
+  #told = new Map(); // session id → what the feed said of it, and how often the newest page had been asked for by then
   #renaming = null; // the entry whose title is being typed: nothing is moved until that is done
   #given;
   #observer;
@@ -71,16 +72,40 @@ export class SessionList {
     }
     if (asked < this.#shown || list !== this.#list) return;
     this.#shown = asked;
+    for (const [id, told] of this.#told) if (told.asked < asked) this.#told.delete(id); // the page knows of that
     const oldest = page.next === undefined ? -Infinity : (page.at(-1)?.updated_at ?? Infinity);
     const there = new Set(page.map(({ id }) => id));
-    for (const [id, { updated_at: used }] of this.#records) if (used > oldest && !there.has(id)) this.#records.delete(id);
+    for (const [id, { updated_at: used }] of this.#records) {
+      if (used > oldest && !there.has(id) && !this.#told.has(id)) this.#records.delete(id);
+    }
     if (this.#read !== list || !page.some(({ id }) => this.#records.has(id))) {
       this.#records.clear(); // what was read is no longer next to this page
       this.#next = page.next;
       this.#read = list;
     }
-    for (const record of page) this.#records.set(record.id, record);
+    for (const record of page) if (!this.#told.has(record.id)) this.#records.set(record.id, record);
     this.#show();
+  }
+
+  /** Takes what has become of one, as the feed says it; answers that are on their way do not know of it. */
+  take(change) {
+    if (change.type === "reset") {
+      this.refresh();
+      return;
+    }
+    const id = change.type === "deleted" ? change.session_id : change.session.id;
+    this.#told.set(id, { asked: this.#asked });
+    if (change.type === "deleted") this.#records.delete(id);
+    else if (this.#belongs(change.session)) this.#records.set(id, { ...change.session, found: this.#records.get(id)?.found });
+    else this.#told.delete(id);
+    if (this.#read === this.#list) this.#show();
+  }
+
+  /** Whether it is among those that are listed, as far as they were read. */
+  #belongs({ id, agent, updated_at: used }) {
+    if (this.#records.has(id)) return true;
+    if (this.#wanted.q !== undefined || (this.#wanted.agent !== undefined && this.#wanted.agent !== agent)) return false;
+    return this.#next === undefined || [...this.#records.values()].some((known) => known.updated_at < used);
   }
 
   async #more() {

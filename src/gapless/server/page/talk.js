@@ -24,12 +24,11 @@ export class Talk {
   #given;
 
   /**
-   * `onError(text)` is told what goes wrong, `onSpeaking(speaking)` whether there is sound to hear,
-   * `onBegun()` that the server has the run, `onEnd()` of the end.
+   * `onError(text)` is told what goes wrong, `onSpeaking(speaking)` whether there is sound to hear, `onEnd()` of the end.
    */
-  constructor({ runId, sessionId, agent, onError, onSpeaking, onBegun, onEnd }) {
+  constructor({ runId, sessionId, agent, onError, onSpeaking, onEnd }) {
     this.#run = { run_id: runId, session_id: sessionId, ...(agent === undefined ? {} : { agent }) };
-    this.#given = { onError, onSpeaking, onBegun, onEnd };
+    this.#given = { onError, onSpeaking, onEnd };
     this.#context = new AudioContext();
   }
 
@@ -92,7 +91,6 @@ export class Talk {
   }
 
   #hear({ id, data, error }) {
-    if (this.#last === "0" && id !== undefined) this.#given.onBegun();
     [this.#last, this.#failures] = [id ?? this.#last, 0];
     if (error) {
       this.#unheard.delete(error.id); // it would be refused again
