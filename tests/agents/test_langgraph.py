@@ -209,6 +209,27 @@ async def test_a_graph_without_messages_is_given_the_message_and_its_state_is_th
     assert (await one_run(functional, "four"))[-1].result == "FOUR"
 
 
+@pytest.mark.parametrize("typed", [True, False])
+async def test_the_state_that_a_run_ends_with_is_read_once(typed: bool, monkeypatch: pytest.MonkeyPatch):
+    state: Any = Sums
+    if not typed:
+
+        class Own(pydantic.BaseModel):
+            text: str
+            length: int = 0
+
+        state = Own
+
+    async def node(state: Any) -> dict[str, Any]:
+        return {"length": 4}
+
+    reads, read = [], RunSaver.get_tuple
+    monkeypatch.setattr(RunSaver, "get_tuple", lambda *given: reads.append(1) or read(*given))
+    events = await one_run(graph_of(node, state), '{"text": "four"}')
+    assert events[-1].result == {"text": "four", "length": 4}
+    assert len(reads) == (1 if typed else 2), "a class of the user's own is told by its channels"
+
+
 async def test_state_that_is_shared_is_given_and_told():
     class Shared(MessagesState):
         count: int

@@ -134,11 +134,9 @@ class LangGraphAgent(base.Agent):
     # -- what the graph is given ------------------------------------------------------------------------------------
 
     def _options(self, ctx: RunContext, thread: Thread, *, streams: bool) -> dict[str, Any]:
-        modes = ["updates", "custom", "tasks"]
+        modes = ["updates", "custom", "tasks", "checkpoints"]
         if streams:
             modes.insert(0, "messages")
-        if ctx.continues and thread.saves:
-            modes.append("checkpoints")
         if ctx.config.max_llm_calls is not None:
             thread.config["callbacks"] = [_Limit(ctx)]
         thread.config["configurable"][TAKEN] = []

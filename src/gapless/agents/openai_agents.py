@@ -164,6 +164,9 @@ class OpenAIAgent(base.Agent):
                     result = Runner.run_streamed(agent, given, **options)
                     async with _streamed(result) as events:
                         async for event in events:
+                            if (delta := translation.delta(event)) is not None:
+                                yield delta
+                                continue
                             for item in translation.items(event):
                                 yield item
                             if event.type == "run_item_stream_event" and not translation.outstanding:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import mimetypes
 from typing import Any
 
-from agents import StreamEvent
+from agents import RawResponsesStreamEvent, StreamEvent
 from agents.items import HandoffOutputItem, ToolCallOutputItem
 from openai.types import responses as r
 
 from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.values import json_of, plain
 from gapless.agents.writing import Said, WholeCall, file, result, with_files
-from gapless.events import ContentPart, StepFinishedEvent, StepStartedEvent, TokenUsage
+from gapless.events import ContentPart, StepFinishedEvent, StepStartedEvent, TextMessageContentEvent, TokenUsage
 
 __all__ = ["Translation"]
 
@@ -44,6 +44,13 @@ class Translation:
         self._said: Said | None = None
         self._half: list[str] = []
         """Ids of what the answer under way has said."""
+
+    def delta(self, event: StreamEvent) -> TextMessageContentEvent | None:
+        """Return what an event of the stream says if it is nothing but the next piece of a text, as most are; None for
+        any other, of which nothing is said yet."""
+        if type(event) is not RawResponsesStreamEvent or type(data := event.data) is not r.ResponseTextDeltaEvent:
+            return None
+        return self._said.delta(data.delta) if self._streams and self._said is not None else None
 
     def items(self, event: StreamEvent) -> list[AgentItem]:
         """Return what one event of the stream says."""
