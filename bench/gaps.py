@@ -93,7 +93,7 @@ class Others:
 
 async def measure(store: str, share: float = 1.0) -> dict[str, dict[str, float]]:
     """Do each of it, this share of it, and return the longest gaps, ms."""
-    many = Limits(runs_active_max=2 * ENDS, journal_bytes_max=1 << 30)
+    many = Limits(runs_active_max=2 * ENDS, journal_bytes_max=1 << 30, journal_events_max=2 * JOINED_EVENTS)
     found = {}
     async with Runner(agent, store=store, limits=many) as runner:
         doings = await prepared(runner, share)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
 
+from gapless.errors import CursorExpired
+from gapless.journals import memory
 from gapless.journals.contract import Store
 from gapless.journals.memory import Memory, MemoryStore
-from tests.journals.conformance import Conformance, conforms_in_any_order
+from tests.journals.conformance import Cluster, Conformance, conforms_in_any_order
 
 
 class MemoryPlace:
@@ -30,3 +33,32 @@ class TestMemoryStore(Conformance):
 
 def test_conforms_in_any_order() -> None:
     conforms_in_any_order(MemoryPlace, examples=200)
+
+
+@pytest.mark.parametrize("what", ["expire", "delete"])
+async def test_a_long_journal_is_let_go_piece_by_piece(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "AT_ONCE_EVENTS", 10)
+    cluster = Cluster(MemoryPlace())
+    a = await cluster.worker("a")
+    await a.create("r")
+    await a.append("r", 1, *["x"] * 99)
+    await a.end("r", 100, ended_at=1)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    going = asyncio.create_task(others())
+    if what == "expire":
+        assert await a.store.expire(0, bytes_max=0) == 1
+        with pytest.raises(CursorExpired):
+            await a.store.read("r", 0, 1)
+    else:
+        assert await a.store.delete_session("s")
+        assert await a.store.get_run("r") is None
+    going.cancel()
+    assert turns >= 9
+    await cluster.close()

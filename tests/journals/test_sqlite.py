@@ -224,6 +224,29 @@ async def test_events_are_dropped_in_steps_and_nobody_waits_for_all_of_them(clus
             await a.store.read(run_id, 0, 1)
 
 
+async def test_what_a_worker_began_to_delete_another_goes_on_to_drop(
+    cluster: Cluster, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await cluster.worker("a"), await cluster.worker("b")
+    await a.create("r")
+    await a.append("r", 1, *["x"] * 5000)
+    await a.end("r", 5001)
+    await a.create("kept", "other")
+    await a.append("kept", 1, *["x"] * 1000)
+    await a.end("kept", 1001)
+    with monkeypatch.context() as dying:
+        dying.setattr(sqlite_retention, "_drop_events", lambda db, journals: False)  # its process dies here
+        assert await a.store.delete_session("s")
+    assert await b.store.get_run("r") is None
+    kept = len(await b.read_all("kept"))
+    assert (rows(path, "dropped"), kept) == (1, 1001)
+    segments = rows(path, "segments")
+    assert await b.store.expire(0) == 0
+    assert rows(path, "dropped") == 0
+    assert 0 < rows(path, "segments") < segments
+    assert len(await b.read_all("kept")) == kept
+
+
 async def test_what_a_worker_began_to_drop_another_goes_on_to_drop(
     cluster: Cluster, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

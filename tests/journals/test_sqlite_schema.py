@@ -19,6 +19,7 @@ from tests.journals.sqlite_place import FilePlace, open_and_read
 
 TO_VERSION_5 = """
 DROP INDEX runs_queue;
+DROP TABLE dropped;
 ALTER TABLE workers DROP COLUMN bell;
 ALTER TABLE workers DROP COLUMN listens;
 ALTER TABLE segments DROP COLUMN times;

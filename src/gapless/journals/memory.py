@@ -47,6 +47,9 @@ from gapless.records import (
 
 __all__ = ["Memory", "MemoryStore"]
 
+AT_ONCE_EVENTS = 10_000
+"""Events that are counted or let go of before others have their turn: half a millisecond."""
+
 _RecordT = TypeVar("_RecordT", RunRecord, SessionRecord)
 
 
@@ -73,18 +76,22 @@ class Memory:
         self.commands: dict[str, dict[int, bytes]] = {}
         """What was sent to each run and is not taken, by its id."""
         self.command_ids = itertools.count(1)
+        self.sizes: dict[str, int] = {}
+        """Of ended runs' events and blobs, where they were counted, in bytes."""
         self.wanted: dict[str, int | None] = {}
         """The active runs that are nobody's, and when each wants somebody."""
         self.session_watchers: dict[str, dict[MemoryStore, None]] = {}
         self.user_watchers: dict[str, dict[MemoryStore, None]] = {}
         self.outbox = MemoryOutbox()
 
-    def drop(self, run_id: str) -> None:
-        """Delete all that is kept of a run that has ended."""
-        del self.runs[run_id], self.numbers[run_id], self.events[run_id]
+    def drop(self, run_id: str) -> list[bytes]:
+        """Delete all that is kept of a run that has ended, but its events: they are returned, to be let go of."""
+        del self.runs[run_id], self.numbers[run_id]
         self.blobs.pop(run_id, None)
         self.times.pop(run_id, None)
+        self.sizes.pop(run_id, None)
         self.outbox.drop(run_id)
+        return self.events.pop(run_id)
 
     def runs_behind(self, session_id: str, after: str | None, *, active: bool) -> Iterator[RunRecord]:
         """Give the runs of a session behind that run, or all, oldest first. Raises `RunNotFound`."""
@@ -151,23 +158,65 @@ class Memory:
         if run.expired:
             raise CursorExpired(f"the events of run {run_id} are past their retention", run_id=run_id)
 
-    def expire(self, ended_before: int, bytes_max: int | None) -> int:
-        """Drop events as `Store.expire` does."""
-        ended = [(run.ended_at, run) for run in self.runs.values() if run.ended_at is not None]
-        kept = sorted((at_and_run for at_and_run in ended if not at_and_run[1].expired), key=lambda kept: kept[0])
-        sizes = [sum(map(len, [*self.events[run.id], *self.blobs.get(run.id, {}).values()])) for _, run in kept]
-        over = 0 if bytes_max is None else sum(sizes) - bytes_max
+    async def expire(self, ended_before: int, bytes_max: int | None) -> int:
+        """Drop events as `Store.expire` does, piece by piece: others have their turn between."""
+        ended = [(run.ended_at, run.id) for run in self.runs.values() if run.ended_at is not None and not run.expired]
+        ended.sort(key=lambda kept: kept[0])
+        at_once, sizes, over = _AtOnce(), dict[str, int](), 0
+        if bytes_max is not None:
+            sizes = {run_id: await self._size(run_id, at_once) for _, run_id in ended}
+            over = sum(sizes.values()) - bytes_max
         expired = 0
-        for (ended_at, run), size in zip(kept, sizes, strict=True):
+        for ended_at, run_id in ended:
             if ended_at >= ended_before and over <= 0:
                 break
-            run.expired, self.events[run.id] = True, []
-            self.blobs.pop(run.id, None)
-            self.times.pop(run.id, None)
-            self.outbox.expire(run.id)
-            over -= size
+            over -= sizes.get(run_id, 0)
+            run = self.runs.get(run_id)
+            if run is None or run.expired:  # meanwhile
+                continue
+            run.expired = True
+            self.sizes.pop(run_id, None)
+            events, self.events[run_id] = self.events[run_id], []
+            self.blobs.pop(run_id, None)
+            self.times.pop(run_id, None)
+            self.outbox.expire(run_id)
             expired += 1
+            await self.let_go(events, at_once)
         return expired
+
+    async def _size(self, run_id: str, at_once: _AtOnce) -> int:
+        """Give how many bytes an ended run's events and blobs have; they are counted once."""
+        size = self.sizes.get(run_id)
+        if size is None:
+            events = self.events.get(run_id, [])
+            size = sum(map(len, self.blobs.get(run_id, {}).values()))
+            for start in range(0, len(events), AT_ONCE_EVENTS):
+                piece = events[start : start + AT_ONCE_EVENTS]
+                size += sum(map(len, piece))
+                await at_once.did(len(piece))
+            if run_id in self.runs:
+                self.sizes[run_id] = size
+        return size
+
+    async def let_go(self, events: list[bytes], at_once: _AtOnce) -> None:
+        """Let go of events that nobody can ask for any more."""
+        while events:
+            piece = min(len(events), AT_ONCE_EVENTS)
+            del events[-piece:]
+            await at_once.did(piece)
+
+
+class _AtOnce:
+    """How much was done since others had their turn."""
+
+    def __init__(self) -> None:
+        self._events = 0
+
+    async def did(self, events: int) -> None:
+        self._events += events + 1
+        if self._events >= AT_ONCE_EVENTS:
+            self._events = 0
+            await asyncio.sleep(0)
 
 
 class MemoryStore(Store):
@@ -471,7 +520,7 @@ class MemoryStore(Store):
         return run.owner
 
     async def expire(self, ended_before: int, bytes_max: int | None = None) -> int:
-        return self._memory.expire(ended_before, bytes_max)
+        return await self._memory.expire(ended_before, bytes_max)
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 
@@ -532,9 +581,12 @@ class MemoryStore(Store):
             return False
         memory.turns.pop(session_id, None)
         memory.session_runs.pop(session_id, None)
+        dropped, at_once = list[list[bytes]](), _AtOnce()
         for run_id in [run.id for run in memory.runs.values() if run.session_id == session_id]:
-            memory.drop(run_id)
+            dropped.append(memory.drop(run_id))
         memory.tell_session(session)
+        for events in dropped:
+            await memory.let_go(events, at_once)
         return True
 
     async def watch_session(self, session_id: str) -> None:

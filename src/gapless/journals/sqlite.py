@@ -47,7 +47,7 @@ from gapless.journals.sqlite_records import (
     read_session,
     write_session,
 )
-from gapless.journals.sqlite_retention import expire
+from gapless.journals.sqlite_retention import drop_events, expire
 from gapless.records import (
     Listing,
     RunRecord,
@@ -434,7 +434,13 @@ class SQLiteStore(Store):
             delete_of_session(db, session_id)
             return True, news
 
-        return await self._change_session(delete)
+        deleted = await self._change_session(delete)
+        if deleted:
+            try:
+                await drop_events(self._file, self._log)
+            except GaplessError as error:  # it is deleted; what is left goes when events expire
+                log.warning("store %s: %s", self.path, error)
+        return deleted
 
     async def watch_session(self, session_id: str) -> None:
         await self._file.look(lambda db: self._news.watch_session(db, session_id))

@@ -30,8 +30,9 @@ from gapless.records import (
 
 __all__ = ["list_runs", "list_sessions", "list_turns"]
 
-STEP_S = 0.01
-"""A step ends about then: meanwhile nothing else runs in this process."""
+STEP_S = 0.003
+"""A step ends about then: meanwhile nothing else runs in this process. A word of another run takes several turns of the
+loop, and a step stands between each two."""
 
 _RecordT = TypeVar("_RecordT", RunRecord, SessionRecord)
 _KeyT = TypeVar("_KeyT", int, tuple[int, str])

@@ -259,9 +259,10 @@ def check_idle(db: sqlite3.Connection, session_id: str) -> None:
 
 
 def delete_of_session(db: sqlite3.Connection, session_id: str) -> None:
-    """Delete what there is of the session beside its record."""
-    for table in ("segments", "blobs", "notices"):
-        db.execute(f"DELETE FROM {table} WHERE rid IN (SELECT rid FROM runs WHERE session = ?)", (session_id,))
+    """Delete what there is of the session beside its record. Its runs' events and blobs are left to be dropped."""
+    of_session = "SELECT rid FROM runs WHERE session = ?"
+    db.execute(f"DELETE FROM notices WHERE rid IN ({of_session})", (session_id,))
+    db.execute(f"INSERT INTO dropped {of_session}", (session_id,))
     for table in ("runs", "turns"):
         db.execute(f"DELETE FROM {table} WHERE session = ?", (session_id,))
 

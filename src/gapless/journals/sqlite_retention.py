@@ -11,7 +11,7 @@ from gapless.journals.sqlite_lists import STEP_S
 from gapless.journals.sqlite_log import Log
 from gapless.journals.sqlite_records import Runs
 
-__all__ = ["expire"]
+__all__ = ["drop_events", "expire"]
 
 EXPIRE_RUNS = 100
 """Runs that are marked as expired in one transaction."""
@@ -39,20 +39,27 @@ async def expire(file: SQLiteFile, journals: Log, runs: Runs, ended_before: int,
     while marked := await file.transact(mark):
         total += marked
         await asyncio.sleep(0)
+    await drop_events(file, journals)
+    return total
+
+
+async def drop_events(file: SQLiteFile, journals: Log) -> None:
+    """Drop the events and blobs of runs that are past their retention, or deleted."""
     more = True
     while more:
         more = await file.transact(lambda db: _drop_events(db, journals))
         await asyncio.sleep(0)
-    return total
 
 
 def _drop_events(db: sqlite3.Connection, journals: Log) -> bool:
     """Drop some of the events of runs that are marked; whether there may be more."""
     until = time.monotonic() + STEP_S
-    while (row := db.execute("SELECT rid FROM runs WHERE kept_since = 0 LIMIT 1").fetchone()) is not None:
+    marked = "SELECT rid FROM dropped UNION ALL SELECT rid FROM runs WHERE kept_since = 0 LIMIT 1"
+    while (row := db.execute(marked).fetchone()) is not None:
         while journals.drop_part(db, row[0]):
             if time.monotonic() > until:
                 return True
         db.execute("DELETE FROM notices WHERE rid = ? AND due_at IS NULL", row)
+        db.execute("DELETE FROM dropped WHERE rid = ?", row)
         db.execute("UPDATE runs SET kept_since = NULL WHERE rid = ?", row)
     return False

@@ -33,6 +33,7 @@ CREATE TABLE log(pos INTEGER PRIMARY KEY AUTOINCREMENT, runs TEXT NOT NULL, data
 CREATE TABLE segments(rid INTEGER NOT NULL, seq INTEGER NOT NULL, n INTEGER NOT NULL, data BLOB NOT NULL,
                       times BLOB /* of its groups, as sqlite_times has them */);
 CREATE UNIQUE INDEX segments_run ON segments(rid, seq);
+CREATE TABLE dropped(rid INTEGER PRIMARY KEY) /* deleted runs whose segments and blobs are not all deleted yet */;
 CREATE TABLE commands(cid INTEGER PRIMARY KEY AUTOINCREMENT, rid INTEGER NOT NULL, command BLOB NOT NULL);
 CREATE INDEX commands_run ON commands(rid);
 CREATE TABLE notices(nid INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, rid INTEGER NOT NULL,
@@ -91,6 +92,7 @@ def _add_what_version_6_has(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX runs_queue ON runs(session, rid) WHERE status IN ('queued', 'running', 'waiting')")
     db.execute("ALTER TABLE workers ADD COLUMN bell TEXT NOT NULL DEFAULT ''")
     db.execute("ALTER TABLE workers ADD COLUMN listens INTEGER NOT NULL DEFAULT 0")
+    db.execute("CREATE TABLE dropped(rid INTEGER PRIMARY KEY)")
     db.execute("ALTER TABLE log ADD COLUMN at INTEGER")
     db.execute("ALTER TABLE segments ADD COLUMN times BLOB")
     db.execute(
