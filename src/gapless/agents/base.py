@@ -62,6 +62,7 @@ class RunContext:
         "_emit",
         "_ids",
         "_interrupt",
+        "_leaving",
         "_left",
         "_live",
         "_messages",
@@ -113,6 +114,7 @@ class RunContext:
         emit: Callable[[AgentItem], Awaitable[None]] | None = None,
         ids_after: int = 0,
         left: Callable[[], bool] | None = None,
+        leaving: Callable[[], bool] | None = None,
         unkept: Callable[[str], None] | None = None,
     ) -> None:
         self.run_id = run_id
@@ -145,6 +147,7 @@ class RunContext:
         self._live = live
         self._save = save
         self._left = left
+        self._leaving = leaving
         self._emit = emit
         self._unkept = unkept
         self._ids = ids_after
@@ -221,6 +224,13 @@ class RunContext:
         with other workers as it is.
         """
         return self._left is not None and self._left()
+
+    @property
+    def leaving(self) -> bool:
+        """Returns whether this worker stops and leaves the run at its next save: what can end before it begins more is
+        to end.
+        """
+        return self._leaving is not None and self._leaving()
 
     @property
     def emits(self) -> bool:

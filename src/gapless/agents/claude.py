@@ -134,7 +134,7 @@ class _Session:
         self._earlier = len(self._transcript.own)
         self._saved = self._earlier
         clients = [f"mcp__{CLIENT}__{tool.name}" for tool in ctx.tools]
-        self._gate = Gatekeeper(approve, clients, self._queue, self._kept)
+        self._gate = Gatekeeper(approve, clients, self._queue, self._kept, self._leaving)
         self._moved = asyncio.Event()
         """It has heard more, or saved."""
         self._kept_calls: set[str] = set()
@@ -168,7 +168,10 @@ class _Session:
             async with aclosing(items):
                 async for item in items:
                     yield item
-            if not self._gate.put_off or self._pending():
+            if self._gate.stopped:
+                self._gate.stopped = False
+                await self._save()  # here the run is left
+            elif not self._gate.put_off or self._pending():
                 break
         for item in self._finish():
             yield item
@@ -298,6 +301,9 @@ class _Session:
         is_busy = count is None and bool(self._says.outstanding)
         await self._ctx.save(self._encoded(step), half=half, leave=not is_busy)
         self._kept_calls = calls
+
+    def _leaving(self) -> bool:
+        return self._ctx.leaving and not self._says.backgrounded
 
     async def _kept(self, call_id: str) -> None:
         """Wait until the steps before this call are saved: the transcript comes some 0.1 s after what it tells of, and

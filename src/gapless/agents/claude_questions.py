@@ -47,7 +47,7 @@ class Asked(NamedTuple):
 class Gatekeeper:
     """Says before each call of one run what becomes of it. `approve` names tools whose calls a person is to see,
     `clients` those of the client; `answers` are the decisions on calls that were put off. `kept` waits until the steps
-    before a call are."""
+    before a call are, `leaving` says whether the run is to be left after one."""
 
     def __init__(
         self,
@@ -55,10 +55,15 @@ class Gatekeeper:
         clients: Collection[str],
         asked: asyncio.Queue[Any],
         kept: Callable[[str], Awaitable[None]],
+        leaving: Callable[[], bool],
     ) -> None:
         self.answers: dict[str, Decision] = {}
         self.put_off: dict[str, tuple[str, Any]] = {}
         """Calls that were put off: the tool's name and the arguments."""
+        self.stopped = False
+        """The CLI was told to end its work here."""
+        self._leaving = leaving
+        self._returned: set[str] = set()
         self._approve = {*approve}
         self._clients = {*clients}
         self._asked = asked
@@ -97,6 +102,21 @@ class Gatekeeper:
             return _said("defer")
         return _said("ask")  # of several calls, the CLI goes on with one alone
 
+    async def after(self, given: Any, tool_use_id: str | None, context: Any) -> dict[str, Any]:
+        """End the CLI's work before it asks the model again, where all calls of an answer have returned and the worker
+        leaves the run (`PostToolUse`, `PostToolUseFailure`)."""
+        id = given["tool_use_id"]
+        if given.get("agent_id"):
+            return {}
+        self._returned.add(id)
+        if not self._leaving():
+            return {}
+        await self._heard.setdefault(id, asyncio.Event()).wait()
+        if not self._returned.issuperset(one for one, _ in self._together[id]):
+            return {}
+        self.stopped = True
+        return {"continue_": False}
+
     def wrapped(self, hook: Any) -> Any:
         """Return a user's own hook, which is not asked about a call that was decided since."""
 
@@ -115,6 +135,9 @@ class Gatekeeper:
         # What is not decided is not done: a call that should be seen is never made because this failed.
         hook: Any = self.before
         found["PreToolUse"] = [*before, HookMatcher(hooks=[hook], on_failure="block")]
+        then: Any = self.after
+        for event in ("PostToolUse", "PostToolUseFailure"):
+            found[event] = [*found.get(event, ()), HookMatcher(hooks=[then])]
         return found
 
     async def can_use_tool(self, name: str, given: dict[str, Any], context: ToolPermissionContext) -> PermissionResult:

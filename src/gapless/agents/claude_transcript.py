@@ -28,6 +28,8 @@ FRAMEWORK = "claude"
 NO_RESULT = "This call has no result: the conversation went on without it."
 DEFERRED = "hook_deferred_tool"
 """The CLI's own entry for a call that a hook has put off."""
+STOPPED = "hook_stopped_continuation"
+"""The CLI's own entry where a hook has ended the run before the model is asked again; it would tell the model so."""
 UNKEPT = ("queue-operation", "last-prompt")
 """Entries that say again what was asked."""
 
@@ -78,6 +80,8 @@ class Transcript:
             return
         for entry in entries:
             if entry.get("type") in UNKEPT or (entry.get("uuid") and entry["uuid"] in self._known):
+                continue
+            if (entry.get("attachment") or {}).get("type") == STOPPED:
                 continue
             self._known.add(entry.get("uuid"))
             self.own.append(entry)

@@ -360,6 +360,7 @@ class Execution:
             save=None if self._standing is None else self._standing.save,
             emit=self._emit,
             left=lambda: self.fenced and self.config.on_worker_lost == "continue",
+            leaving=lambda: self._standing is not None and self._standing.leaving,
             ids_after=self.journal.appended if self._before is not None else 0,
             deps=self._deps,
             output_type=self._output_type,

@@ -9,6 +9,7 @@ import itertools
 import json
 import socket
 import threading
+import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ NOTIFICATION = "[SYSTEM NOTIFICATION"
 """In what the CLI tells of work in the background that has ended: that is answered as a message is."""
 
 _numbers = itertools.count(1)
+_process = uuid.uuid4().hex[:8]
+"""In the ids, as a run may go on in another process: what has an id that is there, the CLI takes for the same."""
 
 
 class ClaudeModel:
@@ -211,7 +214,7 @@ def _block(chunk: Chunk, names: Sequence[str]) -> dict[str, Any]:
     if isinstance(chunk, ToolCall | Output):
         wanted = chunk.name if isinstance(chunk, ToolCall) else OUTPUT_TOOL
         name = next((name for name in names if name == wanted or name.endswith(f"__{wanted}")), wanted)
-        return {"type": "tool_use", "id": f"toolu_{next(_numbers)}", "name": name, "input": {}}
+        return {"type": "tool_use", "id": f"toolu_{_process}_{next(_numbers)}", "name": name, "input": {}}
     return {"type": "text", "text": ""}
 
 
@@ -230,7 +233,7 @@ def _text(chunk: Any) -> str:
 
 def _head(asked: dict[str, Any]) -> dict[str, Any]:
     return {
-        "id": f"msg_{next(_numbers)}",
+        "id": f"msg_{_process}_{next(_numbers)}",
         "type": "message",
         "role": "assistant",
         "model": asked.get("model"),

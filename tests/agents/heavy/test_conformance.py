@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -14,9 +14,6 @@ from tests.support import frameworks, heavy
 @pytest.mark.skipif(not heavy.has("claude_agent_sdk"), reason=heavy.MISSING)
 class TestClaude(AgentConformance):
     keeps_answers = False
-    lacks: ClassVar[dict[str, str]] = {
-        "left": "the CLI asks its model for the next answer before its transcript tells of the step: that is begun here"
-    }
 
     def make(self, *chunks: Chunk, **options: Any) -> Made:
         return frameworks.claude(*chunks, **options)
