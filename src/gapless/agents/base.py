@@ -54,8 +54,8 @@ class RunContext:
     `add_usage`. Ask a person with `interrupt`.
 
     So that another worker can go on: `checkpoint` is what the agent gave to `save` there, `emit` records what cannot be
-    yielded, `new_id` counts on from `ids_after`, and `left` says that another goes on. `unkept` is called with the name
-    of what the agent calls (`save`, `step`) where that keeps nothing.
+    yielded, `new_id` counts on from `ids_after`, `leaving` says that the run is left at the next save, and `left` that
+    another goes on. `unkept` is called with the name of what the agent calls (`save`, `step`) where that keeps nothing.
     """
 
     __slots__ = (
