@@ -130,10 +130,11 @@ def timeline(events: Iterable[tuple[int, e.Event]], times: Sequence[tuple[int, i
     """Return what happened, of (position, event) pairs in order and the times of the journal's groups. Pieces of a
     text, and of a call's arguments, are one entry, where they began."""
     maker, clock = _Maker(Clock(times)), Clock(times)
-    first_token_at, cut = None, False
+    first_token_at, cut, before = None, False, 0
     for seq, event in events:
         if first_token_at is None and isinstance(event, e.TextMessageContentEvent | e.ReasoningMessageContentEvent):
-            first_token_at = clock.at(seq)
+            first_token_at = clock.at(before + 1)  # a merged event has the position of its last part
+        before = seq
         if len(maker.entries) >= ENTRIES_MAX:
             cut = True
             break

@@ -145,4 +145,6 @@ def test_what_was_said_in_pieces_and_taken_back_is_one_line_each() -> None:
     assert times == [(100, 100), (100, 400), (400, 400), (9_000, 9_000)]
     assert made.entries[3].of == 4
     assert made.first_token_at == 400
+    merged = [(1, events[0]), (2, events[1]), (4, events[2])]
+    assert timeline(merged, [(3, 400), (4, 900)]).first_token_at == 400
     assert timeline(list(enumerate(events, 1))).first_token_at is None

@@ -139,7 +139,8 @@ class RunRoutes(ClientRoutes):
 
     async def list_runs(self, request: Request) -> Response:
         """List the caller's runs, newest first: those of `?session_id=`, `?status=`, `?agent=`, made `?since=` and
-        `?until=` (ms), with `?error=` in their error; at most `?limit=`. An operator's are all, or `?user_id=`'s.
+        `?until=` (ms), with `?error=` in their error; at most `?limit=`. An operator's are all, or `?user_id=`'s (and
+        `operator` is true).
         Long texts are cut. Where there are more, `next` is the `?after=` of the next page, which may be without runs.
         Browsers that open the address get the page for people."""
         if wants_page(request):
@@ -169,7 +170,8 @@ class RunRoutes(ClientRoutes):
             )
 
         runs = await find_runs(page, sought, **list_params(request))
-        return json_response(paged("runs", [public(run) for run in runs], runs))
+        shown = paged("runs", [public(run) for run in runs], runs)
+        return json_response(shown | {"operator": True} if self.access.is_operator(user) else shown)
 
     async def get_run(self, run_id: str, request: Request) -> Response:
         """Show one run's record; of a run that waits for a person, with the questions (`interrupts`); of one that has

@@ -11,6 +11,8 @@ const LOOK_MS = 700;
 const GAP_MS = 1_000;
 /** A longer text is folded. */
 const FOLDED_CHARS = 600;
+/** JSON of so many characters is one line. */
+const LINE_CHARS = 100;
 const EVENTS_PAGE = 200;
 const SPEEDS = [1, 2, 5, 20, 100];
 
@@ -143,11 +145,12 @@ export class RunView {
     entries.forEach((entry, place) => {
       const before = entries[place - 1];
       const gap = before?.ended_at && entry.at ? entry.at - before.ended_at : 0;
-      if (gap >= GAP_MS) {
+      const call = entries.find(({ seq }) => seq === entry.of);
+      if (gap >= GAP_MS && call === undefined) {
         const said = before.what === "waits" ? `waited ${seconds(gap)} for a person` : `${seconds(gap)} without an event`;
         nodes.push(el("li", { "data-what": "gap" }, el("span", { class: "when" }), el("div", { class: "body gap" }, said)));
       }
-      const row = rowOf(entry, from, until);
+      const row = rowOf(call?.ended_at && entry.at ? { ...entry, since: call.ended_at } : entry, from, until);
       this.#rows.push(row);
       nodes.push(row.node);
     });
@@ -253,15 +256,15 @@ function spanOf(entries) {
 }
 
 function rowOf(entry, from, until) {
-  const { seq, what, name = "", text = "", at, ended_at: end } = entry;
-  const shown = what === "calls" || what === "result" ? pretty(text) : text;
-  const took = at && end > at ? seconds(end - at) : "";
+  const { seq, what, name = "", text = "", at, since = at, ended_at: end } = entry; // a result is there since it was called for
+  const shown = text.length > LINE_CHARS && (what === "calls" || what === "result") ? pretty(text) : text;
+  const took = at && end > since ? seconds(end - since) : "";
   const line = el("div", {}, el("strong", {}, name || what), " ", el("span", { class: "what" }, [name ? what : "", took].filter(Boolean).join(" · ")));
   const body = el("div", { class: "body" }, line);
   if (took && until > from) {
     const bar = el("span", {});
-    bar.style.marginLeft = `${(100 * (at - from)) / (until - from)}%`;
-    bar.style.width = `${Math.max(0.5, (100 * (end - at)) / (until - from))}%`;
+    bar.style.marginLeft = `${(100 * (since - from)) / (until - from)}%`;
+    bar.style.width = `${Math.max(0.5, (100 * (end - since)) / (until - from))}%`;
     body.append(el("div", { class: "bar", "aria-hidden": "true" }, bar));
   }
   const pre = el("pre", { tabindex: "0" }, shown);
@@ -281,7 +284,7 @@ function rowOf(entry, from, until) {
 }
 
 function usageTable(usage) {
-  const fields = [["Calls", "requests"], ["In", "input_tokens"], ["cached", "cached_input_tokens"], ["Out", "output_tokens"], ["thought", "reasoning_tokens"]];
+  const fields = [["Calls", "requests"], ["In", "input_tokens"], ["Cached", "cached_input_tokens"], ["Out", "output_tokens"], ["Thought", "reasoning_tokens"]];
   const head = el("tr", {}, el("th", { scope: "col" }, "Model"), ...fields.map(([name]) => el("th", { scope: "col" }, name)));
   const rows = usage.map((one) => el("tr", {}, el("td", {}, one.model ?? "unknown"), ...fields.map(([, field]) => el("td", {}, (one[field] ?? 0).toLocaleString()))));
   return el("table", { "data-testid": "usage" }, el("caption", { class: "unseen" }, "Tokens"), el("thead", {}, head), el("tbody", {}, ...rows));

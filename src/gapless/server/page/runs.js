@@ -32,6 +32,7 @@ async function read(after) {
   const params = wanted();
   if (after !== undefined) params.set("after", after);
   const page = await authorised(() => getJson(`runs?${params}`));
+  $("user").hidden = !page.operator;
   return page;
 }
 
@@ -131,9 +132,9 @@ function open() {
 }
 
 filters.addEventListener("submit", (event) => event.preventDefault());
-filters.addEventListener("input", () => {
+filters.addEventListener("input", ({ target }) => {
   clearTimeout(typing);
-  typing = setTimeout(begin, TYPED_MS);
+  typing = setTimeout(begin, target.tagName === "SELECT" ? 0 : TYPED_MS);
 });
 $("older").addEventListener("click", async () => {
   const mine = list;
