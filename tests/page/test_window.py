@@ -83,7 +83,11 @@ def faults(browser: Browser, tab: str) -> Any:
 @SIZES
 def test_a_run_is_found_and_its_timeline_read(browser: Browser, url: str, size: tuple[int, int]) -> None:
     tab = f"found {size[0]}"
-    opened(browser, url, size, tab)
+    browser.do("viewport", tab, width=size[0], height=size[1])
+    browser.do("goto", tab, url=url)  # the chat page leads there
+    browser.do("click", tab, selector="[data-testid=more]")
+    browser.do("press", tab, selector="[data-testid=to-runs]", key="Enter")
+    browser.until("() => document.getElementById('runs') !== null && location.pathname === '/runs'", tab=tab)
     run_id = start(browser, tab, f"a lamp {size[0]}")
     start(browser, tab, "fail")
     browser.until(f"() => ({TEXTS})().includes('fail,a lamp {size[0]}')", tab=tab)  # the list is live
@@ -92,7 +96,7 @@ def test_a_run_is_found_and_its_timeline_read(browser: Browser, url: str, size: 
     browser.until(f"() => new Set(({TEXTS})().split(',')).size === 1 && ({TEXTS})().startsWith('fail')", tab=tab)
     browser.do("fill", tab, selector="[data-testid=error]", value="")
     browser.until(f"() => ({TEXTS})().includes('a lamp {size[0]}')", tab=tab)
-    browser.do("click", tab, selector=f"[data-testid=row][href='#{run_id}']")
+    browser.do("press", tab, selector=f"[data-testid=row][href='#{run_id}']", key="Enter")
     browser.until(f"() => ({ENTRIES})() === 'starts,calls,result,says,finished'", tab=tab)
     shown = str(browser.evaluate("() => document.getElementById('run').innerText", tab=tab))
     parts = (

@@ -13,7 +13,7 @@ import pytest
 
 from gapless import Limits, RunConfig, Runner
 from gapless.agents.base import RunContext
-from gapless.events import Interrupt, TextMessageContentEvent, UserMessage, text_of
+from gapless.events import Interrupt, TextMessageContentEvent, TokenUsage, UserMessage, text_of
 from tests.support.agents import Gated
 from tests.support.agui import check_order
 from tests.support.over_http import STREAM, ended, start
@@ -290,3 +290,71 @@ async def test_coalesced_text_comes_in_fewer_frames(client_of: Callable[..., Any
     deltas = [e.delta for e in got if isinstance(e, TextMessageContentEvent)]
     assert "".join(deltas) == "abcdefgh"
     assert len(deltas) < 8
+
+
+async def test_a_runs_timeline_has_times_and_its_record_what_it_took(client_of: Any):
+    async def counted(ctx: RunContext) -> AsyncIterator[str]:
+        ctx.add_usage(TokenUsage(provider="openai", model="gpt-4o", input_tokens=1_000, output_tokens=10))
+        yield "said"
+
+    client = await client_of(Runner(counted))
+    await client.post("/runs", json={"message": "hi", "run_id": "r"}, headers=STREAM)
+    shown = (await client.get("/runs/r/timeline")).json()
+    assert [entry["what"] for entry in shown["entries"]] == ["starts", "says", "finished"]
+    assert all(isinstance(entry["at"], int) for entry in shown["entries"])
+    assert shown["first_token_at"] >= shown["entries"][0]["at"]
+    record = (await client.get("/runs/r")).json()
+    assert record["usage"] == [
+        {"provider": "openai", "model": "gpt-4o", "requests": 1, "input_tokens": 1000, "output_tokens": 10}
+    ]
+    assert record["cost_usd"] > 0
+    assert (await client.get("/runs/none/timeline")).status_code == 404
+
+
+async def test_runs_are_listed_by_agent_time_and_error_and_people_get_the_page(client_of: Any):
+    async def fine(message: str) -> str:
+        return message
+
+    async def fails(message: str) -> str:
+        raise ValueError(message)
+
+    client = await client_of(Runner(agents={"fine": fine, "fails": fails}))
+    for agent in ("fine", "fails"):
+        body = {"message": "hi", "run_id": agent, "agent": agent}
+        await client.post("/runs", json=body, headers=STREAM)
+
+    async def listed(query: str) -> list[str]:
+        return [run["id"] for run in (await client.get(f"/runs?{query}")).json()["runs"]]
+
+    assert await listed("agent=fine") == ["fine"]
+    assert await listed("error=valueerror") == ["fails"]
+    made = (await client.get("/runs/fine")).json()["created_at"]
+    assert await listed(f"until={made - 1}") == []
+    assert sorted(await listed(f"since={made}")) == ["fails", "fine"]
+    assert (await client.get("/runs?since=yesterday")).status_code == 422
+    assert (await client.get("/runs?user_id=another")).status_code == 403
+    page = await client.get("/runs", headers={"accept": "text/html,*/*;q=0.8"})
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["vary"] == "accept"
+
+
+async def test_operators_see_cancel_and_are_told_the_worker_of_others_runs_and_start_none_for_them(
+    client_of: Any, monkeypatch: pytest.MonkeyPatch
+):
+    keys = {user: f"{user}-has-a-long-key" for user in ("alice", "bob", "olga")}
+    monkeypatch.setenv("GAPLESS_API_KEYS", ",".join(f"{user}={key}" for user, key in keys.items()))
+    client = await client_of(Runner(Gated("shown")), operators=["olga"])
+    own = {user: {"authorization": f"Bearer {key}"} for user, key in keys.items()}
+    body = {"message": "hi", "run_id": "r", "session_id": "s"}
+    await client.post("/runs", json=body, headers=own["alice"])
+    assert (await client.get("/runs", headers=own["bob"])).json() == {"runs": []}
+    assert (await client.get("/runs/r/timeline", headers=own["bob"])).status_code == 404
+    assert "worker" not in (await client.get("/runs/r", headers=own["alice"])).json()
+    listed = (await client.get("/runs", headers=own["olga"])).json()
+    assert ([run["id"] for run in listed["runs"]], listed["operator"]) == (["r"], True)
+    assert (await client.get("/runs?user_id=bob", headers=own["olga"])).json()["runs"] == []
+    assert (await client.get("/runs/r", headers=own["olga"])).json()["worker"]
+    assert (await client.delete("/sessions/s", headers=own["olga"])).status_code == 404
+    again = await client.post("/runs", json={"message": "hi", "session_id": "s"}, headers=own["olga"])
+    assert again.status_code == 404
+    assert (await client.post("/runs/r/cancel", headers=own["olga"])).status_code == 202

@@ -175,9 +175,12 @@ class RunRoutes(ClientRoutes):
 
     async def get_run(self, run_id: str, request: Request) -> Response:
         """Show one run's record; of a run that waits for a person, with the questions (`interrupts`); of one that has
-        ended, with what each model took (`usage`) and, where the prices are known, `cost_usd`."""
+        ended, with what each model took (`usage`) and, where the prices are known, `cost_usd`. Operators are told
+        which `worker` has it or had it last, and of the `takeovers` since its last checkpoint."""
         record = await self.access.find(request, "read", self.runner.get_run, run_id)
         shown = public(record)
+        if self.access.is_operator(await self.access.user(request)):
+            shown |= {"worker": record.owner, "takeovers": record.takeovers}
         if record.status is RunStatus.WAITING:
             shown["interrupts"] = (await self.runner.readers.question(record)).interrupts
         if record.usage and (cost := cost_usd(record.usage)) is not None:

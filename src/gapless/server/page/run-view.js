@@ -128,6 +128,8 @@ export class RunView {
       ["Waited for its turn", run.started_at ? seconds(run.started_at - run.created_at) : ""],
       ["First token after", first && run.started_at ? seconds(Math.max(0, first - run.started_at)) : ""],
       ["Took", run.started_at && run.ended_at ? seconds(run.ended_at - run.started_at) : ""],
+      ["Worker", run.worker ?? ""],
+      ["Taken over", run.takeovers ? `${run.takeovers} times` : ""],
       ["Events", String(run.last_seq)],
       ["Cost", run.cost_usd === undefined ? "" : `$${run.cost_usd.toFixed(4)}`],
       ["Error", run.error ? `${run.error.code}: ${run.error.message}` : ""],

@@ -1,0 +1,77 @@
+"""What happened in a run: of its events and the times of its groups."""
+
+from __future__ import annotations
+
+import pytest
+
+from gapless import timeline as module
+from gapless.events import (
+    Event,
+    Interrupt,
+    ReasoningMessageContentEvent,
+    ReasoningMessageStartEvent,
+    RunFinishedEvent,
+    RunFinishedInterruptOutcome,
+    RunStartedEvent,
+    StepStartedEvent,
+    SubagentStartedEvent,
+    TextMessageContentEvent,
+    TextMessageStartEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+)
+from gapless.timeline import Clock, timeline
+
+
+def test_an_event_has_the_time_of_the_last_group_before_it_that_has_one() -> None:
+    clock = Clock([(3, 100), (7, 50)])
+    assert [clock.at(seq) for seq in (1, 2, 3, 6, 7, 99)] == [None, None, 100, 100, 50, 50]
+
+
+def test_waiting_sub_agents_steps_and_thoughts_are_entries_with_times() -> None:
+    asked = RunFinishedInterruptOutcome(interrupts=[Interrupt(id="i", reason="question", message="May I?")])
+    events: list[Event] = [
+        RunStartedEvent(thread_id="t", run_id="r"),
+        StepStartedEvent(step_name="plan"),
+        SubagentStartedEvent(name="helper", subagent_run_id="h"),
+        ReasoningMessageStartEvent(message_id="m"),
+        ReasoningMessageContentEvent(message_id="m", delta="hm"),
+        RunFinishedEvent(thread_id="t", run_id="r", outcome=asked),
+        RunStartedEvent(thread_id="t", run_id="r"),
+    ]
+    made = timeline(list(enumerate(events, 1)), [(1, 10), (4, 20), (5, 30), (7, 60_000)])
+    assert [(it.what, it.name, it.text, it.at, it.ended_at) for it in made.entries] == [
+        ("starts", "", "", 10, 10),
+        ("step", "plan", "", 10, 10),
+        ("sub-agent", "helper", "", 10, 10),
+        ("thinks", "", "hm", 20, 30),
+        ("waits", "", "May I?", 30, 30),
+        ("goes on", "", "", 60_000, 60_000),
+    ]
+    assert made.first_token_at == 30
+
+
+def test_a_result_names_its_call_and_one_without_a_call_itself() -> None:
+    events: list[Event] = [
+        ToolCallStartEvent(tool_call_id="c", tool_call_name="find"),
+        ToolCallResultEvent(message_id="r", tool_call_id="c", content="found"),
+        ToolCallResultEvent(message_id="r2", tool_call_id="unknown", content="found"),
+    ]
+    _, known, unknown = timeline(enumerate(events, 1)).entries
+    assert (known.name, known.of, known.at) == ("find", 1, None)
+    assert (unknown.name, unknown.of) == ("unknown", None)
+
+
+def test_what_is_long_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TEXT_CHARS_MAX", 5)
+    monkeypatch.setattr(module, "ENTRIES_MAX", 2)
+    events: list[Event] = [
+        TextMessageStartEvent(message_id="m"),
+        TextMessageContentEvent(message_id="m", delta="0123456789"),
+        StepStartedEvent(step_name="s"),
+        StepStartedEvent(step_name="beyond"),
+    ]
+    made = timeline(enumerate(events, 1))
+    assert made.cut
+    assert [(it.what, it.text, it.cut) for it in made.entries] == [("says", "01234", True), ("step", "", False)]
+    assert not timeline(enumerate(events[:3], 1)).cut
