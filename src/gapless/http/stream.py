@@ -352,25 +352,25 @@ class Delivery(OpenDelivery):
         direct = self._direct
         if not direct.is_ready() or events[-1].startswith(_FINISHED):
             return False
-        encoder, group = self._encoder, None
-        journal = self._journal
-        shared = self._stateless and journal.followers > 1
-        if shared:
-            of, kind, group = journal.encoded
-            if of is not events or kind is not type(encoder):
-                group = None
-        if group is None:
-            if len(events) == 1:
-                group = encoder.encode_one(first_seq, events[0])
-            else:
-                items = list(enumerate(events, first_seq))
-                group = encoder.encode(items if self._voids else encoder.sayable(items))
-            if shared:
-                journal.encoded = events, type(encoder), group
+        if self._stateless and self._journal.followers > 1:
+            group = self._shared(first_seq, events)
+        elif len(events) == 1:
+            group = self._encoder.encode_one(first_seq, events[0])
+        else:
+            group = self._encode(self._carrier, first_seq, events, False, 0)
         if group:
             self._sent = True
             direct.write(group)
         return True
+
+    def _shared(self, first_seq: int, events: list[bytes]) -> Any:
+        """Return one write for these events, which are being given to all who follow live: made once for each wire."""
+        journal = self._journal
+        of, kind, group = journal.encoded
+        if of is not events or kind is not type(self._encoder):
+            group = self._encode(self._carrier, first_seq, events, False, 0)
+            journal.encoded = events, type(self._encoder), group
+        return group
 
     async def _idle(self, carrier: Carrier) -> None:
         """Look at what there is to be done beside the events: somebody has asked for that, or it is time."""
