@@ -47,6 +47,10 @@ class MemoryOutbox(Outbox):
         return True
 
     async def of_run(self, run_id: str) -> list[Notice]:
+        return self.known(run_id)
+
+    def known(self, run_id: str) -> list[Notice]:
+        """Return the notices of a run."""
         return list(map(copy.copy, self._of_runs.get(run_id, {}).values()))
 
     def expire(self, run_id: str) -> None:
