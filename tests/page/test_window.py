@@ -128,6 +128,9 @@ def test_a_run_is_followed_cancelled_asked_again_and_replayed(
     run_id = start(browser, tab, "wait")
     browser.evaluate("(id) => { location.hash = id }", run_id, tab=tab)
     browser.until(f"() => ({ENTRIES})() === 'starts,calls,result,says'", tab=tab)
+    for scheme in ("dark", "light"):
+        browser.do("scheme", tab, value=scheme)
+        assert faults(browser, tab) == []
     browser.do("click", tab, selector="[data-testid=cancel]")
     browser.until(f"() => ({ENTRIES})() === 'starts,calls,result,says,cancelled'", tab=tab)
     browser.do("click", tab, selector="[data-testid=replay]")
