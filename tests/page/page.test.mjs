@@ -779,7 +779,7 @@ test("page: all conversations come by scrolling, are searched, and say what they
   const page = await open();
   // Not innerText: it is empty for what `content-visibility` has not rendered yet.
   const titles = () => page.locator("[data-testid=session] .name").allTextContents();
-  const listed = (count) => page.waitForFunction((it) => document.querySelectorAll("[data-testid=session]").length === it, count);
+  const listed = (count) => page.waitForFunction((it) => document.getElementById("sessions").dataset.count === String(it), count);
   await listed(100);
   assert.equal((await titles())[0], "Talk 249");
   await page.locator("#sessions").evaluate((it) => it.scrollTo(0, it.scrollHeight));
@@ -801,6 +801,7 @@ test("page: all conversations come by scrolling, are searched, and say what they
     await ask(page, message);
     await turnIs(page, message === "ask" ? "waiting" : "running");
   }
+  await page.locator("#sessions").evaluate((it) => it.scrollTo(0, 0));
   await page.waitForFunction(() => [...document.querySelectorAll("#sessions li time")].slice(0, 2).map((it) => it.textContent).sort().join() === "Answering,Asks you");
   const second = page.locator("#sessions li").nth(2);
   await second.locator(".delete").focus();

@@ -70,4 +70,44 @@ for (const size of SIZES) {
     await listedAre(page, ["For sales", "For support"]);
     assert.deepEqual((await titles(page)).length, 2);
   });
+
+  test(`page: of 5,000 conversations those in sight have rows, by scrolling and by keyboard, ${where}`, async () => {
+    for (let i = 1; i <= 5000; i += 1) server.session().title = `Talk ${i}`;
+    server.intercept = (request, response, url) => {
+      url.searchParams.set("limit", "1000");
+      return false;
+    };
+    const page = await open(size);
+    await openList(page);
+    const [rows, list] = [page.locator("[data-testid=session]"), page.locator("#sessions")];
+    const known = (count) => page.waitForFunction((it) => document.getElementById("sessions").dataset.count === String(it), count);
+    for (let count = 1000; count <= 5000; count += 1000) {
+      await known(count);
+      await list.evaluate((it) => it.scrollTo(0, it.scrollHeight));
+    }
+    await page.waitForFunction(() => [...document.querySelectorAll("#sessions .name")].at(-1)?.textContent === "Talk 1");
+    assert.ok((await rows.count()) < 100, "a click costs what is in sight");
+    assert.equal(await page.locator("#sessions [aria-posinset='5000']").getAttribute("aria-setsize"), "5000");
+    assert.deepEqual(await faults(page), []);
+    const inSight = () => rows.evaluateAll((them) => them.filter((it) => it.getBoundingClientRect().bottom > it.closest("ul").getBoundingClientRect().top).length);
+    await list.evaluate((it) => it.scrollTo(0, it.scrollHeight / 2));
+    await page.waitForFunction(() => [...document.querySelectorAll("#sessions .name")].some((it) => it.textContent === "Talk 2500"));
+    assert.ok((await inSight()) > 5, "and no hole is seen");
+    // Tab finds the next one wherever that is; the one with the focus keeps it while it is scrolled away.
+    await list.evaluate((it) => it.scrollTo(0, 0));
+    await page.waitForSelector("#sessions [aria-posinset='1']");
+    await rows.first().focus();
+    for (let i = 0; i < 120; i += 1) await page.keyboard.press("Tab");
+    await page.waitForFunction(() => document.activeElement.querySelector(".name")?.textContent === "Talk 4960");
+    await list.evaluate((it) => it.scrollTo(0, it.scrollHeight));
+    await page.waitForFunction(() => [...document.querySelectorAll("#sessions .name")].at(-1)?.textContent === "Talk 1");
+    assert.equal(await page.evaluate(() => document.activeElement.querySelector(".name").textContent), "Talk 4960");
+    await page.keyboard.press("Tab");
+    await page.keyboard.press("Tab");
+    await page.keyboard.press("Tab");
+    await page.waitForFunction(() => document.activeElement.querySelector(".name")?.textContent === "Talk 4959");
+    await page.keyboard.press("Enter");
+    await textIs(page, "#title", "Talk 4959");
+    assert.ok((await rows.count()) < 100);
+  });
 }

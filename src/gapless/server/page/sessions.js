@@ -1,9 +1,20 @@
-/** The list of conversations: all of them by scrolling, searched, renamed, each with what its run does. */
+/**
+ * The list of conversations: all of them by scrolling, searched, renamed, each with what its run does. There are rows only
+ * for those that are in sight, or near it: thousands of rows would cost a phone a second at each click.
+ */
 
 import { $, el, onEnter } from "./dom.js";
 
 /** So long nothing more is typed before it is searched for. */
 const TYPED_MS = 250;
+
+/** Rows beyond the edges of what is in sight, so that Tab and a finger find the next one there. */
+const BEYOND = 12;
+/** The heights of a row, and of one with the text that was found, as style.css has them. */
+const ROW_REM = 2.2;
+const FOUND_ROW_REM = 4.5;
+/** So near to its end the list asks for more. */
+const MORE_PX = 300;
 
 const STATUS_TEXTS = { running: "Answering", queued: "Answering", waiting: "Asks you" };
 
@@ -21,8 +32,9 @@ export class SessionList {
   #told = new Map(); // session id → what the feed said of it, and how often the newest page had been asked for by then
   #renaming = null; // the entry whose title is being typed: nothing is moved until that is done
   #given;
-  #observer;
-  #sentinel = el("li", { class: "sentinel", "aria-hidden": "true" });
+  #rows = []; // the records, in their order
+  #tops = [0]; // where each row begins, and the last one ends, in CSS pixels
+  #drawing = false;
 
   /**
    * `read(options)` gives a page of records as `GaplessClient.sessions` does, `{ after, q, agent }`, `remove(id)` deletes one and is false where
@@ -42,7 +54,14 @@ export class SessionList {
       clearTimeout(this.#typing);
       this.#want({ q: undefined });
     });
-    this.#observer = new IntersectionObserver((seen) => seen.at(-1).isIntersecting && this.#more(), { root: $("sessions"), rootMargin: "300px" });
+    const soon = () => {
+      if (this.#drawing) return;
+      this.#drawing = true;
+      requestAnimationFrame(() => ((this.#drawing = false), this.#draw()));
+    };
+    $("sessions").addEventListener("scroll", soon, { passive: true });
+    $("sessions").addEventListener("focusin", soon);
+    new ResizeObserver(soon).observe($("sessions"));
   }
 
   /** Lists only the conversations with this agent; undefined for those with any. */
@@ -140,33 +159,57 @@ export class SessionList {
 
   #show() {
     if (this.#renaming) return;
-    const shown = [...this.#records.values()].sort((a, b) => b.updated_at - a.updated_at);
-    const holder = $("sessions");
-    const ids = new Set(shown.map(({ id }) => id));
-    for (const [id, { node }] of this.#entries) {
-      if (ids.has(id)) continue;
-      node.remove();
-      this.#entries.delete(id);
-    }
-    shown.forEach((record, place) => {
-      const entry = this.#entries.get(record.id) ?? new Entry(record.id, (one) => this.#remove(one), (one) => this.#rename(one));
-      this.#entries.set(record.id, entry);
-      entry.update(record);
-      // What is in its place is left alone, with the focus that it may have.
-      if (holder.children[place] !== entry.node) holder.insertBefore(entry.node, holder.children[place] ?? null);
-    });
-    this.#observer.unobserve(this.#sentinel);
-    if (this.#next === undefined) {
-      this.#sentinel.remove();
-    } else {
-      holder.append(this.#sentinel);
-      this.#observer.observe(this.#sentinel); // says anew whether it is in sight, and asks for the next page if so
-    }
+    const rem = Number.parseFloat(getComputedStyle(document.documentElement).fontSize);
+    const shown = (this.#rows = [...this.#records.values()].sort((a, b) => b.updated_at - a.updated_at));
+    this.#tops = [0];
+    for (const { found } of shown) this.#tops.push(this.#tops.at(-1) + (found ? FOUND_ROW_REM : ROW_REM) * rem);
+    this.#draw();
     const { q, agent } = this.#wanted;
     const done = this.#next === undefined;
     $("search-status").textContent = q === undefined ? "" : !done ? "Searching…" : shown.length === 0 ? "Nothing has that in it" : "";
     if (q === undefined && agent === undefined) $("search").hidden = shown.length < 2;
+  }
+
+  /** Makes the rows that are in sight, with that of the focus, and space in the place of the others. */
+  #draw() {
+    const [holder, rows, tops] = [$("sessions"), this.#rows, this.#tops];
+    const wanted = this.#inSight(holder);
+    const nodes = [];
+    let end = 0; // behind the last row that has a node
+    for (const place of wanted) {
+      if (place > end) nodes.push(space(tops[place] - tops[end]));
+      const record = rows[place];
+      const entry = this.#entries.get(record.id) ?? new Entry(record.id, (one) => this.#remove(one), (one) => this.#rename(one));
+      this.#entries.set(record.id, entry);
+      entry.update(record);
+      entry.node.setAttribute("aria-posinset", place + 1);
+      entry.node.setAttribute("aria-setsize", this.#next === undefined ? rows.length : -1);
+      nodes.push(entry.node);
+      end = place + 1;
+    }
+    if (end < rows.length) nodes.push(space(tops[rows.length] - tops[end]));
+    holder.dataset.count = rows.length;
+    const kept = new Set(nodes);
+    for (const node of [...holder.children]) if (!kept.has(node)) node.remove();
+    // What is in its place is left alone, with the focus that it may have.
+    nodes.forEach((node, place) => holder.children[place] !== node && holder.insertBefore(node, holder.children[place] ?? null));
+    const ids = new Set(wanted.map((place) => rows[place].id));
+    for (const id of this.#entries.keys()) if (!ids.has(id)) this.#entries.delete(id);
     this.markCurrent();
+    if (this.#next !== undefined && tops[rows.length] - holder.scrollTop - holder.clientHeight < MORE_PX) this.#more();
+  }
+
+  /** The places of the rows in sight and near it, and of the one that has the focus with those beside it. */
+  #inSight(holder) {
+    const [rows, tops] = [this.#rows, this.#tops];
+    const [top, bottom] = [holder.scrollTop, holder.scrollTop + holder.clientHeight];
+    const first = Math.max(0, placeOf(tops, top) - BEYOND);
+    const last = Math.min(rows.length, placeOf(tops, bottom) + 1 + BEYOND);
+    const places = new Set(Array.from({ length: Math.max(0, last - first) }, (_, index) => first + index));
+    const focused = document.activeElement?.closest("#sessions li")?.dataset.sessionId;
+    const place = focused === undefined ? -1 : rows.findIndex(({ id }) => id === focused);
+    if (place !== -1) for (const near of [place - 1, place, place + 1]) if (near in rows) places.add(near);
+    return [...places].sort((a, b) => a - b);
   }
 
   async #remove(entry) {
@@ -284,6 +327,23 @@ class Entry {
     this.link.classList.toggle("with-text", found !== "");
     if (!this.#button.classList.contains("sure")) this.#ask(false);
   }
+}
+
+/** The place of the row at this height. */
+function placeOf(tops, px) {
+  let [low, high] = [0, tops.length - 1];
+  while (low < high) {
+    const middle = (low + high + 1) >> 1;
+    if (tops[middle] <= px) low = middle;
+    else high = middle - 1;
+  }
+  return low;
+}
+
+function space(px) {
+  const node = el("li", { "aria-hidden": "true", class: "space" });
+  node.style.height = `${px}px`;
+  return node;
 }
 
 function setText(node, text) {
