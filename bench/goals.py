@@ -313,7 +313,7 @@ def adapters(results: dict[str, Any]) -> list[Goal]:
     """What an adapter, the journal and a follower add to a framework, in one process."""
     figures = Figures(results, "adapters")
     found = []
-    for agent, goal in (("langgraph", 1.25), ("openai-agents", 1.1)):
+    for agent, goal in (("pydantic-ai", 0.9), ("adk", 0.45), ("langgraph", 1.25), ("openai-agents", 1.1)):
         label = FRAMEWORKS[agent].removesuffix(": ")
         ratio = figures.median(agent, "memory_ratio")
         alone_us, run_us = figures.median(agent, "alone"), figures.median(agent, "memory")

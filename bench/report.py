@@ -359,8 +359,9 @@ def adapters(figures: Figures, plots: Path) -> list[str]:
         "µs of CPU per chunk of one agent: by its framework's own streaming, and as a run that is journaled and "
         "followed up to the frames of one client, in one process, without sockets. A process takes each in turns of "
         "1,000 chunks, and its ratio is the median of its turns' ratios, since what disturbs one turn disturbs all of "
-        "it; the figures are of several such processes, one after another. LangGraph's is an agent of "
-        "`create_agent` on a scripted model, OpenAI's one that asks a scripted service through OpenAI's own client, "
+        "it; the figures are of several such processes, one after another. Pydantic AI's and ADK's agents have a "
+        "scripted model, whose deltas a run takes beside the framework's graph of events; LangGraph's is an agent of "
+        "`create_agent` on one, OpenAI's one that asks a scripted service through OpenAI's own client, "
         "which is most of what it costs. What their servers and adapters cost over HTTP is in the tables above.",
         "",
         *table(columns, rows),

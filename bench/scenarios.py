@@ -364,7 +364,7 @@ def checkpoints(bench: Bench) -> None:
             bench.results.add(name, {}, **json.loads(found.stdout))
 
 
-ADAPTERS = {"langgraph": 60, "openai-agents": 20}
+ADAPTERS = {"pydantic-ai": 30, "adk": 12, "langgraph": 60, "openai-agents": 20}
 """Turns in each process. Two processes of the same code differ too, so there are several of them."""
 
 

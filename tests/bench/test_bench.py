@@ -59,7 +59,7 @@ def test_what_adapters_add_to_their_frameworks_is_measured(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     stored = json.loads((tmp_path / "performance" / "results.json").read_text())["scenarios"]["adapters"]
     assert stored["skipped"] == {}
-    assert [row["candidate"] for row in stored["rows"]] == ["langgraph", "openai-agents"]
+    assert [row["candidate"] for row in stored["rows"]] == ["pydantic-ai", "adk", "langgraph", "openai-agents"]
     assert all(row["values"]["memory"][0] > 0 < row["values"]["memory_ratio"][0] for row in stored["rows"])
     assert "| OpenAI Agents | " in (tmp_path / "performance.md").read_text()
 
