@@ -16,9 +16,17 @@ from gapless.journals.journal import Follower, Journals
 from gapless.journals.outbox import Notice
 from gapless.journals.postgres import PostgresStore
 from gapless.journals.postgres_schema import SCHEMA_VERSION
+from gapless.records import ModelUsage
 from tests.journals.conformance import WAIT_S, Worker, a_run, an_end, an_event
 from tests.journals.postgres_place import DatabasePlace
 from tests.support.postgres import Postgres
+
+TO_VERSION_1 = (
+    "DROP TABLE gapless.notices",
+    "ALTER TABLE gapless.events DROP COLUMN at",
+    "ALTER TABLE gapless.runs DROP COLUMN usage",
+    "UPDATE gapless.version SET version = 1",
+)
 
 
 async def opened(url: str, worker_id: str = "w") -> Worker:
@@ -117,6 +125,26 @@ async def test_tables_of_version_1_get_an_outbox(database: str) -> None:
     assert not await after.store.append([batch])
     assert [notice.id for notice in await after.store.outbox.take(1, 2)] == ["n"]
     await after.store.close()
+
+
+async def test_runs_of_the_first_version_go_on_with_times(database: str) -> None:
+    before = await opened(database)
+    await before.create("r")
+    await before.append("r", 1, "1")
+    await before.store.close()
+    with psycopg.connect(database, autocommit=True) as connection:
+        for step in TO_VERSION_1:
+            connection.execute(step)
+    worker = await opened(database, "next")
+    assert [run.id for run in await worker.store.take_over(60)] == ["r"]  # its worker has closed its store
+    assert await worker.store.times("r") == []
+    assert not await worker.store.append([Append("r", 2, [an_event("2")], at=5_001)])
+    assert await worker.store.times("r") == [(2, 5_001)]
+    await worker.end("r", 3, usage=[ModelUsage(model="m", requests=1)])
+    run = await worker.store.get_run("r")
+    assert run is not None
+    assert run.usage == [ModelUsage(model="m", requests=1)]
+    await worker.store.close()
 
 
 @pytest.mark.parametrize(
