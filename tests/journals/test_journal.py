@@ -335,6 +335,50 @@ async def test_a_live_follower_has_every_event_once_whatever_it_refuses(process:
     assert not journal._waiters
 
 
+@pytest.mark.parametrize("alone", [False, True])
+async def test_who_has_read_what_is_not_told_of_yet_is_given_nothing_twice(
+    process: Process, other: Process, alone: bool
+) -> None:
+    """The store is ahead of what another worker says: a late follower has read there what is then told."""
+    journal = await process.start("r")
+    copy = await other.journals.attach("r")
+    await other.store.unwatch("r")  # what it hears from now on is what this test says
+    events = [an_event(str(number)) for number in range(1, 7)]
+    for event in events[:-1]:
+        journal.append(event)
+    journal.close(events[-1], an_end("r"))
+    await journal.drain()
+    follower, seen = Follower(copy, 4), list[bytes]()
+
+    def take(first_seq: int, events: list[bytes]) -> bool:
+        assert first_seq == 5 + len(seen)
+        seen.extend(events)
+        return True
+
+    async def follow() -> None:
+        while True:
+            if alone:
+                assert copy.last == follower.after or not follower.go_live(take, lambda error: None)
+            if (part := await follower.next(take)) is None:
+                return
+            assert not part.events or part.first_seq == 5 + len(seen)
+            seen.extend(part.events)
+
+    following = asyncio.create_task(follow())
+    await settle()
+    for first, last in ((1, 2), (3, 4), (5, 5)):
+        other.journals.on_events("r", first, events[first - 1 : last], False)
+        await settle()
+    follower.nudge()
+    await settle()
+    other.journals.on_events("r", 6, events[5:], True)
+    async with asyncio.timeout(WAIT_S):
+        await following
+    assert seen == events[4:]
+    assert not copy._live
+    assert not copy._waiters
+
+
 async def test_who_follows_live_without_a_task_is_told_once_that_there_is_something_else(process: Process) -> None:
     journal = await process.start("r")
     told: list[Exception | None] = []

@@ -157,7 +157,7 @@ class Journal:
         self._queued = False
         self._waiters: dict[asyncio.Future[None], None] = {}
         self._live: dict[Follower, None] = {}
-        """Who is given what is new as it is accepted, and woken for anything else."""
+        """Who has seen all up to `last`, is given what is new as it is accepted, and woken for anything else."""
 
     # -- the owner's side -------------------------------------------------------------------------------------------
 
@@ -456,7 +456,7 @@ class Follower:
 
         False where `next` is to be called first."""
         journal = self.journal
-        if journal.last > self.after or journal.closed or journal.lost is not None or self.coalesce_s:
+        if journal.last != self.after or journal.closed or journal.lost is not None or self.coalesce_s:
             return False
         self.push, self._left, self._nudged = push, left, False
         journal._live[self] = None
@@ -514,17 +514,23 @@ class Follower:
         return Slice(after + 1, events, behind)
 
     async def _live(self, push: Push) -> bool:
-        """Let `push` have what comes, until it cannot take it or somebody nudges; False at the end of the journal."""
+        """Let `push` have what comes, until it cannot take it or somebody nudges; False at the end of the journal.
+
+        One that is ahead, since it has read from the store what another worker has not told of yet, waits for that."""
         journal = self.journal
         self.push, self._nudged = push, False
         while not (journal.closed or journal.lost):
-            journal._live[self] = None
-            self._waiter = journal._hub.loop.create_future()
+            self._waiter = waiter = journal._hub.loop.create_future()
+            if journal.last == self.after:
+                journal._live[self] = None
+            else:
+                journal._waiters[waiter] = None
             try:
-                await self._waiter
+                await waiter
             finally:
                 self._waiter = None
                 journal._live.pop(self, None)
+                journal.forget(waiter)
             if self._nudged or journal.last > self.after:
                 return True
         return False
