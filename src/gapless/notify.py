@@ -156,6 +156,12 @@ def keys_of(secret: str) -> list[str]:
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 """Where a network that has IPv6 only reaches IPv4 (RFC 6052, section 2.1)."""
+_UNICAST = ipaddress.ip_network("2000::/3")
+"""All that is allocated of IPv6 (RFC 4291, section 2.4; IANA's "IPv6 Global Unicast Address Assignments"). Outside it
+are site-local addresses (RFC 3879), too, which `is_global` takes for global."""
+_NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("3fff::/20", "168.63.129.16/32")))
+"""Documentation (RFC 9637), and Azure's address for what a machine's own host serves: there each machine means another
+by it."""
 
 
 def is_public(address: str) -> bool:
@@ -169,6 +175,10 @@ def is_public(address: str) -> bool:
         inner = [found.sixtofour, *(found.teredo or ())]
         if any(one is not None and not is_public(str(one)) for one in inner):
             return False
+        if found not in _UNICAST:
+            return False
+    if any(found in network for network in _NOT_PUBLIC):
+        return False
     return found.is_global and not (found.is_multicast or found.is_reserved or found.is_unspecified)
 
 

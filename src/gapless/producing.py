@@ -33,6 +33,8 @@ PRODUCER = "gapless.producer"
 BATCH_EVENTS_MAX = 60
 """Events of one batch. What opens and closes what they say makes at most four of each: fewer than a journal has pending
 at once, so that they are accepted together."""
+COUNT_MAX = 2**53 - 1
+"""Of epochs and of batches: what every reader of JSON has exactly (RFC 8259, section 6)."""
 NAME_CHARS_MAX = 96
 """Of a producer's name."""
 
@@ -56,8 +58,8 @@ class Batch(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_o
             raise InputTooLarge(f"a batch has at most {BATCH_EVENTS_MAX} events, not {len(self.events)}")
         if not 0 < len(self.producer) <= NAME_CHARS_MAX:
             raise InputInvalid(f"producer: a name of 1 to {NAME_CHARS_MAX} characters")
-        if self.number < 0 or (self.epoch is not None and self.epoch < 1):
-            raise InputInvalid("epoch and number count from 1")
+        if not 0 <= self.number <= COUNT_MAX or not (self.epoch is None or 1 <= self.epoch <= COUNT_MAX):
+            raise InputInvalid(f"epoch and number count from 1, to {COUNT_MAX}")
         if self.events and (self.number < 1 or self.epoch is None):
             raise InputInvalid("a batch of events has an epoch and a number, each 1 or more")
         read: list[Event | str] = []

@@ -15,7 +15,7 @@ from gapless.errors import NoticeNotFound, StoreUnavailable
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.metrics import Metrics
 from gapless.runs import deliveries as module
-from gapless.runs.deliveries import AT_ONCE_MAX, AT_ONCE_PER_HOST_MAX, Deliveries
+from gapless.runs.deliveries import AT_ONCE_MAX, AT_ONCE_PER_HOST_MAX, AT_ONCE_PER_USER_MAX, Deliveries
 from gapless.runs.webhooks import Outcome, Webhooks
 from tests.support.receiver import SECRET, Receiver
 from tests.support.runs import echo
@@ -218,9 +218,39 @@ async def test_few_attempts_at_once_go_to_one_host_and_others_do_not_wait_for_it
     assert told.count("https://good.example.com/") == 1
     under_way.set()
     while len(told) < 41:
-        place.now += int(1000 * module.HOST_BUSY_S)
+        place.now += int(1000 * module.BUSY_S)
         await round_of(worker)
     assert len(told) == 41
+
+
+async def test_who_names_many_hosts_that_hang_holds_up_no_other(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    under_way, told = asyncio.Event(), list[str]()
+
+    async def tell(self: Webhooks, url: str, secret: str, notice_id: str, body: str) -> Outcome:
+        told.append(url)
+        if "hangs" in url:
+            await under_way.wait()
+        return Outcome()
+
+    monkeypatch.setattr(Webhooks, "tell", tell)
+    ours = config("https://ours.example.com/")
+    for number in range(AT_ONCE_MAX + 8):
+        hangs = {"url": f"https://{number}.hangs.example.com/", "secret": SECRET}
+        await place.ended(NotifyConfig(), f"m{number}", user_id="mallory", notify=hangs)
+    await place.ended(ours, "r", user_id="ann", notify={"url": "https://ann.example.com/", "secret": SECRET})
+    worker = place.worker(ours)
+    while await worker.begin():
+        pass
+    await asyncio.sleep(0)
+    assert sum("hangs" in url for url in told) == AT_ONCE_PER_USER_MAX
+    assert sorted(url for url in told if "hangs" not in url) == [
+        "https://ann.example.com/",
+        "https://ours.example.com/",
+    ]
+    under_way.set()
+    while len(told) < AT_ONCE_MAX + 10:
+        place.now += int(1000 * module.BUSY_S)
+        await round_of(worker)
 
 
 async def test_a_store_that_is_away_costs_a_repeat_and_nothing_else(

@@ -22,6 +22,7 @@ from gapless.runs.notices import Telling, decode_telling
 NOT_PUBLIC = """
 10.1.2.3 127.0.0.1 169.254.1.1 172.16.0.1 192.168.0.1 100.64.0.1 0.0.0.0 224.0.0.1 255.255.255.255
 ::1 :: fe80::1 fe80::1%eth0 fd00::1 ff02::1 ::ffff:127.0.0.1 64:ff9b::7f00:1 2002:7f00:1::1
+fec0::1 3fff::1 168.63.129.16 ::ffff:168.63.129.16 64:ff9b::a83f:8110
 """.split()  # noqa: SIM905  # shorter to read
 SECRET = "whsec_" + "c2VjcmV0" * 5
 OURS = "https://hooks.example.com/ours"

@@ -115,6 +115,8 @@ async def test_what_is_no_batch_is_refused_and_leaves_the_run_as_it_is():
             (batch("p", 1, 0, "no number"), InputInvalid),
             (batch("", 1, 1, "nobody"), InputInvalid),
             (Batch(producer="p", epoch=-1), InputInvalid),
+            (Batch(producer="p", epoch=10**4299), InputInvalid),
+            (Batch(producer="p", epoch=1, number=2**53), InputInvalid),
             (Batch(producer="p", number=-1), InputInvalid),
             (batch("p", 1, 1, asks()), InputInvalid),
             (batch("p", 1, 1, asks("q", "q")), InputInvalid),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from gapless.notify import NotifyConfig
-from gapless.runs.webhooks import Outcome, Webhooks
+from gapless.runs.webhooks import LOOKUPS_MAX, Outcome, Webhooks
 from tests.support.receiver import SECRET, Receiver
 
 BODY = json.dumps({"type": "run.finished", "data": {"text": "é\u2028👩🏽‍🚀"}}, ensure_ascii=False)
@@ -96,21 +98,20 @@ async def test_no_private_address_is_connected_to(host: str, monkeypatch: pytest
         names(monkeypatch, ["127.0.0.1"])
     async with Receiver() as receiver:
         outcome = await tell(f"http://{host}:{receiver.port}/hook", NotifyConfig(http=True))
-        assert "is no public address" in outcome.error
+        assert outcome.error == "its address is not public; others are the operator's to allow", "and not which it is"
         assert receiver.received == []
 
 
 def names(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[int]:
     """Let each look-up of any name find the next of these; the last one from then on."""
     asked: list[int] = []
-    loop = asyncio.get_running_loop()
 
-    async def getaddrinfo(host: Any, port: Any, **more: Any) -> list[Any]:
+    def getaddrinfo(host: Any, port: Any, **more: Any) -> list[Any]:
         found = answers[min(len(asked), len(answers) - 1)]
         asked.append(1)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
 
-    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr("gapless.runs.webhooks.getaddrinfo", getaddrinfo)
     return asked
 
 
@@ -132,6 +133,33 @@ async def test_a_name_that_leads_elsewhere_at_the_second_look_is_looked_up_once(
         assert receiver.received == []
     assert connected == ["93.184.216.34"], "and not to the one that is for documents only"
     assert len(asked) == 1
+
+
+async def test_names_that_nobody_answers_for_hold_up_no_other_look_up_of_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The loop's own threads, in which it looks up the addresses of models, are few: a dozen slow names fill them."""
+    answered = threading.Event()
+    asked_in: list[str] = []
+
+    def getaddrinfo(host: Any, port: Any, **more: Any) -> list[Any]:
+        asked_in.append(threading.current_thread().name)
+        assert answered.wait(60)
+        return []
+
+    monkeypatch.setattr("gapless.runs.webhooks.getaddrinfo", getaddrinfo)
+    loop, webhooks = asyncio.get_running_loop(), Webhooks(NotifyConfig(timeout_s=0.1))
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    try:
+        urls = [f"https://{number}.example.com/" for number in range(2 * LOOKUPS_MAX)]
+        outcomes = await asyncio.gather(*(webhooks.tell(url, SECRET, "msg_1", BODY) for url in urls))
+        assert set(outcomes) == {Outcome("no answer in 0.1 s")}
+        assert 0 < len(asked_in) <= LOOKUPS_MAX
+        assert all(name.startswith("gapless-lookup") for name in asked_in)
+        assert await asyncio.to_thread(lambda: "others go on") == "others go on"
+        await webhooks.aclose()  # which waits for none of them
+    finally:
+        answered.set()
 
 
 async def test_http_and_a_missing_secret_are_refused_here_too() -> None:

@@ -12,6 +12,8 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable
+from itertools import chain
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -40,12 +42,29 @@ TAKEN_S_MORE = 5.0
 """A notice is taken for the time of an attempt and this, in which the store has to hear what came of it."""
 AT_ONCE_MAX, AT_ONCE_PER_HOST_MAX = 32, 4
 """Attempts of one worker at the same time."""
-HOST_BUSY_S = 5.0
-"""What is due for a host that has its share of attempts is looked at again after this."""
+AT_ONCE_PER_USER_MAX = 8
+"""Attempts at webhooks that one user has named, whatever their hosts: who names many that hang holds up no other."""
+BUSY_S = 5.0
+"""What is due for a host or a user that has its share of attempts is looked at again after this."""
 CLOSE_S = 2.0
 """What attempts that are under way get to come to an end when the worker stops."""
 
 log = logging.getLogger("gapless.notify")
+
+
+class _Share(NamedTuple):
+    """Is what one host or one user may have of the attempts."""
+
+    kind: str
+    name: str
+    attempts_max: int
+
+
+def _shares(telling: Telling) -> list[_Share]:
+    shares = [_Share("host", urlsplit(telling.url).netloc, AT_ONCE_PER_HOST_MAX)]
+    if telling.of_run:
+        shares.append(_Share("user", telling.user_id, AT_ONCE_PER_USER_MAX))
+    return shares
 
 
 class Deliveries:
@@ -60,8 +79,8 @@ class Deliveries:
         self._now = now
         self._webhooks = Webhooks(config)
         self._secrets = {webhook.url: webhook.secret for webhook in config.webhooks}
-        self._attempts: dict[asyncio.Task[None], str] = {}
-        """What is under way, and to which host."""
+        self._attempts: dict[asyncio.Task[None], list[_Share]] = {}
+        """What is under way, and whose share each takes of what may be."""
         self._nudged: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -119,20 +138,20 @@ class Deliveries:
         now = self._now()
         until = now + int(1000 * (self._config.timeout_s + TAKEN_S_MORE))
         taken = await self._outbox.take(now, until, room)
-        hosts = Counter(self._attempts.values())
+        under_way = Counter(chain.from_iterable(self._attempts.values()))
         for notice in taken:
             try:
                 telling = decode_telling(notice.data)
             except msgspec.DecodeError:  # of another version: a worker that can read it tells it
                 log.warning("run %s: notice %s cannot be read here", notice.run_id, notice.id)
                 continue
-            host = urlsplit(telling.url).netloc
-            if hosts[host] >= AT_ONCE_PER_HOST_MAX:
-                await self._outbox.settle(notice, now + int(1000 * HOST_BUSY_S))
+            shares = _shares(telling)
+            if any(under_way[share] >= share.attempts_max for share in shares):
+                await self._outbox.settle(notice, now + int(1000 * BUSY_S))
                 continue
-            hosts[host] += 1
+            under_way.update(shares)
             task = asyncio.create_task(self._attempt(notice, telling), name=f"gapless-notice-{notice.id}")
-            self._attempts[task] = host
+            self._attempts[task] = shares
             task.add_done_callback(self._ended)
         return len(taken) == room
 

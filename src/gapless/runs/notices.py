@@ -31,6 +31,8 @@ class Telling(msgspec.Struct, kw_only=True, omit_defaults=True):
     secret: str = ""
     of_run: bool = False
     """The webhook was named when the run was started; else it is the server's own."""
+    user_id: str = ""
+    """Who named it, where it is the run's."""
     status: Literal["pending", "delivered", "failed"] = "pending"
     attempts: int = 0
     tried_at: int | None = None
@@ -98,6 +100,7 @@ class Notices:
                 url=webhook.url,
                 secret=webhook.secret if of_run else "",
                 of_run=of_run,
+                user_id=record.user_id if of_run else "",
             )
             notices.append(Notice(f"msg_{new_id()}", record.id, encode_telling(telling), made_at))
         return notices

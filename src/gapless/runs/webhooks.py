@@ -9,9 +9,11 @@ No redirect is followed, no proxy of the environment is asked.
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
+from socket import SOCK_STREAM, getaddrinfo
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +28,9 @@ __all__ = ["Outcome", "Webhooks"]
 
 CONNECTIONS_MAX = 32
 CONNECTION_IDLE_S = 5.0
+LOOKUPS_MAX = 32
+"""Names that are looked up at the same time. A name's server may take longer than an attempt: what it holds up are
+threads of these, and none of those in which the process looks up the addresses of models."""
 RETRY_AFTER_S_MAX = 4 * 3600
 """More is not waited for when a receiver asks for it."""
 _TAKEN = range(200, 300)
@@ -53,12 +58,16 @@ class Webhooks:
     def __init__(self, config: NotifyConfig) -> None:
         self._config = config
         self._pool: httpcore2.AsyncConnectionPool | None = None
+        self._lookups: ThreadPoolExecutor | None = None
 
     async def aclose(self) -> None:
         """Close all connections."""
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.aclose()
+        lookups, self._lookups = self._lookups, None
+        if lookups is not None:
+            lookups.shutdown(wait=False, cancel_futures=True)
 
     async def tell(self, url: str, secret: str, notice_id: str, body: str) -> Outcome:
         """Send `body` under this id, signed with each of the keys in `secret`. Raises nothing but a cancel."""
@@ -88,11 +97,12 @@ class Webhooks:
 
     async def _post(self, url: str, headers: dict[bytes | str, bytes | str], body: bytes) -> Outcome:
         if self._pool is None:
+            self._lookups = ThreadPoolExecutor(LOOKUPS_MAX, "gapless-lookup")
             self._pool = httpcore2.AsyncConnectionPool(
                 ssl_context=httpx2.create_ssl_context(trust_env=True),
                 max_connections=CONNECTIONS_MAX,
                 keepalive_expiry=CONNECTION_IDLE_S,
-                network_backend=_Checked(private=self._config.private),
+                network_backend=_Checked(self._lookups, private=self._config.private),
             )
         # Only the head of the answer is read: what else comes is cut off, however long it is.
         async with self._pool.stream("POST", url, headers=headers, content=body) as answer:
@@ -112,7 +122,8 @@ def _outcome(status: int, headers: dict[bytes, bytes]) -> Outcome:
 class _Checked(httpcore2.AsyncNetworkBackend):
     """Connects to addresses that were looked at, and not to names."""
 
-    def __init__(self, *, private: bool) -> None:
+    def __init__(self, lookups: ThreadPoolExecutor, *, private: bool) -> None:
+        self._lookups = lookups
         self._private = private
         self._network = httpcore2.AnyIOBackend()
 
@@ -125,11 +136,12 @@ class _Checked(httpcore2.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         """Connect to the first of the host's addresses that takes a connection. Raises `NotPublic` where none may."""
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        look_up = partial(getaddrinfo, host, port, type=SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(self._lookups, look_up)
         addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
         allowed = [address for address in addresses if self._private or is_public(address)]
         if not allowed:
-            raise NotPublic(f"{host} is no public address; others are the operator's to allow")
+            raise NotPublic("its address is not public; others are the operator's to allow")
         error: Exception = OSError("no address")
         for address in allowed:
             try:
