@@ -1,7 +1,7 @@
 /** What the tests of the page share: a browser for a file, a server for a test, and what is done on a page. */
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
-import { after, afterEach, before, beforeEach } from "node:test";
+import { after, afterEach, before, beforeEach, test } from "node:test";
 import { launch } from "./browser.mjs";
 import { MockServer } from "./mock.mjs";
 
@@ -41,6 +41,45 @@ export async function open({ context, url = server.url, ...options } = {}) {
   page.on("pageerror", (error) => complaints.push(String(error)));
   await page.goto(url);
   return page;
+}
+
+/** A test of what is the same at a desk and on a phone: `run(size)` opens its pages with this size. */
+export function atBoth(name, run) {
+  for (const size of SIZES) {
+    test(`${name}, ${size.isMobile ? "on a phone" : "at a desk"}`, async () => {
+      await run(size);
+      for (const page of browser.contexts().flatMap((it) => it.pages())) await isInReach(page);
+    });
+  }
+}
+
+/** On a phone, no control is beside the screen, shown only under a mouse, or smaller than 24 pixels (WCAG 2.5.8). */
+export async function isInReach(page) {
+  const found = await page.evaluate(() => {
+    const root = document.documentElement;
+    if (matchMedia("(hover: hover)").matches) return [];
+    const found = root.scrollWidth > root.clientWidth ? [`the page is ${root.scrollWidth} wide`] : [];
+    for (const node of document.querySelectorAll("button, summary, select, textarea, input:not([type=file], [type=radio], [type=checkbox])")) {
+      if (!node.checkVisibility({ visibilityProperty: true }) || node.closest("[inert]")) continue;
+      const { left, right, width, height } = node.getBoundingClientRect();
+      const name = node.dataset.testid || node.id || node.outerHTML.slice(0, 80);
+      if (left < 0 || right > root.clientWidth) found.push(`${name} is beside the screen`);
+      if (!node.checkVisibility({ opacityProperty: true })) found.push(`${name} cannot be seen`);
+      if (width < 24 || height < 24) found.push(`${name} is ${width} × ${height}`);
+    }
+    return found;
+  });
+  assert.deepEqual(found, []);
+}
+
+/** Shows the list of conversations, which a phone hides. */
+export async function openList(page) {
+  if (await page.evaluate(() => document.getElementById("sidebar").inert)) await page.click("#menu");
+}
+
+export async function beginAnew(page) {
+  await openList(page);
+  await page.click("#new");
 }
 
 export async function ask(page, message) {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { test } from "node:test";
-import { answer, answered, ask, browser, connectionIs, faults, open, server, textIs, turnIs } from "./harness.mjs";
+import { answer, answered, ask, atBoth, beginAnew, browser, connectionIs, faults, isInReach, open, openList, server, textIs, turnIs } from "./harness.mjs";
 import { textScript, words } from "./mock.mjs";
 
 /** Waits until the server was asked something. */
@@ -239,7 +239,7 @@ test("page: steps, reasoning, tools, subagents and notices show as they happen",
   assert.equal(await page.locator("[data-testid=step]").getAttribute("data-state"), "done");
 });
 
-test("page: images of an answer are shown, those that the server keeps are fetched with the key, and files are saved", async () => {
+atBoth("page: images of an answer are shown, those that the server keeps are fetched with the key, and files are saved", async (size) => {
   const png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
   const file = (value) => ({ type: "CUSTOM", name: "gapless.file", value });
   server.script = () => [
@@ -257,7 +257,7 @@ test("page: images of an answer are shown, those that the server keeps are fetch
     return Boolean(response.writeHead(200, { "content-type": "image/png" }).end(Buffer.from(png, "base64")));
   };
   server.key = "k";
-  const page = await open();
+  const page = await open(size);
   await page.waitForSelector("#key-dialog[open]");
   await page.fill("#key", "k");
   await page.click("[data-testid=key-submit]");
@@ -273,14 +273,14 @@ test("page: images of an answer are shown, those that the server keeps are fetch
   assert.equal((await saving).suggestedFilename(), "kept.png");
 });
 
-test("page: an interrupt asks, and the answer goes on in the same turn", async () => {
+atBoth("page: an interrupt asks, and the answer goes on in the same turn", async (size) => {
   for (const approved of [true, false]) {
     server.script = () => [
       { type: "TOOL_CALL_START", toolCallId: "c", toolCallName: "send_mail" },
       { type: "TOOL_CALL_END", toolCallId: "c" },
       { type: "RUN_FINISHED", outcome: { type: "interrupt", interrupts: [{ id: "i1", reason: "tool_call", message: "Send it?" }] } },
     ];
-    const page = await open();
+    const page = await open(size);
     await ask(page, "Mail");
     await turnIs(page, "waiting");
     await page.reload();
@@ -332,7 +332,7 @@ const asking = (interrupt, { name, args = "{}" } = {}) => [
 
 const APPROVAL = { type: "object", properties: { approved: { type: "boolean" }, editedArgs: { type: "object" }, reason: { type: "string" } }, required: ["approved"] };
 
-test("page: a question with a schema is a form, which says what is wrong", async () => {
+atBoth("page: a question with a schema is a form, which says what is wrong", async (size) => {
   const responseSchema = {
     type: "object",
     required: ["name", "people", "day", "hall", "wants", "home", "news", "sure"],
@@ -353,7 +353,7 @@ test("page: a question with a schema is a form, which says what is wrong", async
     $defs: { Hall: { oneOf: [{ const: 1, title: "Small hall" }, { const: 2, title: "Great hall" }] } },
   };
   server.script = () => asking({ message: "Whom shall I book for?", responseSchema });
-  const page = await open({ viewport: { width: 390, height: 800 } });
+  const page = await open(size);
   await ask(page, "Book");
   await turnIs(page, "waiting");
   assert.equal(await page.locator("[data-testid=approve]").count(), 0, "there is no yes or no to it");
@@ -367,7 +367,7 @@ test("page: a question with a schema is a form, which says what is wrong", async
   const problems = await page.locator(".problem:not([hidden])").allInnerTexts();
   assert.deepEqual(problems, ["At least 2 characters.", "A number.", "Choose one.", "Choose at least one.", "Fill this in.", "It has to be of the form ^[0-9]{4}$.", "Choose one."]);
   assert.equal(await field("name").locator("input").evaluate((it) => it === document.activeElement && it.ariaInvalid), "true");
-  assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 390);
+  await isInReach(page);
   await field("name").locator("input").fill("Ada");
   await field("people").locator("input").fill("2");
   await field("hall").getByText("Great hall").click();
@@ -390,7 +390,7 @@ test("page: a question with a schema is a form, which says what is wrong", async
   await page.waitForFunction(() => ["message", "scroll"].includes(document.activeElement.id));
 });
 
-test("page: a question gets the answer that it can take, and no button that cannot work", async () => {
+atBoth("page: a question gets the answer that it can take, and no button that cannot work", async (size) => {
   const external = { reason: "tool_call", message: "order is executed outside of the agent; answer with its result.", metadata: { kind: "external" } };
   const approval = { reason: "tool_call", message: "Send it?", responseSchema: APPROVAL, metadata: { kind: "approval", toolName: "mail", arguments: { to: "all", copies: 2 } } };
   const mail = { name: "mail", args: '{"to":"all","copies":2}' };
@@ -414,21 +414,23 @@ test("page: a question gets the answer that it can take, and no button that cann
     ...(run.events.some((it) => it.type === "TOOL_CALL_START") ? [{ type: "TOOL_CALL_RESULT", messageId: "t", toolCallId: "c", content: "no", denied: resume[0].payload?.approved === false }] : []),
     ...textScript("Done."),
   ];
-  const page = await open();
+  const page = await open(size);
   for (const [script, buttons, fill, { press, key }, [status, payload]] of cases) {
     server.script = () => script;
-    await page.click("#new");
+    await beginAnew(page);
     await ask(page, "Do");
     await turnIs(page, "waiting");
     const form = page.locator(".approval");
     if (script.length > 1) assert.equal(await page.locator("[data-testid=tool]").getAttribute("data-state"), "waiting");
     assert.deepEqual(await form.locator("button").allInnerTexts(), buttons);
     await fill(form);
+    await isInReach(page);
     if (key) await page.keyboard.press(key);
     else await form.locator(`[data-testid=${press}]`).press("Enter");
     await turnIs(page, "finished");
     assert.deepEqual([...server.runs.values()].at(-1).answers, [{ interruptId: "i", status, payload }]);
-    await page.waitForFunction(() => document.activeElement.id === "message");
+    // On a phone the message's field would bring the keyboard up.
+    await page.waitForFunction((it) => document.activeElement.id === it, size.isMobile ? "scroll" : "message");
   }
   for (const _ of [1, 2]) {
     await page.waitForSelector("[data-testid=tool][data-state=denied]");
@@ -438,7 +440,7 @@ test("page: a question gets the answer that it can take, and no button that cann
   }
 });
 
-test("page: who approves a call sees what it is called with", async () => {
+atBoth("page: who approves a call sees what it is called with", async (size) => {
   const script = '<img src=x onerror="document.title=1">';
   server.script = () => [
     { type: "TOOL_CALL_START", toolCallId: "c", toolCallName: "send_mail" },
@@ -446,7 +448,7 @@ test("page: who approves a call sees what it is called with", async () => {
     { type: "TOOL_CALL_END", toolCallId: "c" },
     { type: "RUN_FINISHED", outcome: { type: "interrupt", interrupts: [{ id: "i1", reason: "tool_call", message: "Send it?", toolCallId: "c" }] } },
   ];
-  const page = await open();
+  const page = await open(size);
   await ask(page, "Mail");
   await turnIs(page, "waiting");
   const shown = await page.locator("[data-testid=approval-call]").innerText();
@@ -454,10 +456,10 @@ test("page: who approves a call sees what it is called with", async () => {
   assert.equal(await page.locator(".approval img").count(), 0);
 });
 
-test("page: a message is asked again and edited, versions stay reachable, and the conversation goes on from the one that is shown", async () => {
+atBoth("page: a message is asked again and edited, versions stay reachable, and the conversation goes on from the one that is shown", async (size) => {
   let told = 0;
   server.script = (message) => textScript(`${message} ${(told += 1)}`);
-  const page = await open();
+  const page = await open(size);
   const shown = async () => [await page.locator("[data-testid=user]").allInnerTexts(), await page.locator(".answer").allInnerTexts()];
   const places = () => [...server.runs.values()].map(({ record }) => record.after_run_id);
   const act = (turn, name) => page.locator(".turn").nth(turn).locator(`[data-testid=${name}]`);
@@ -477,6 +479,7 @@ test("page: a message is asked again and edited, versions stay reachable, and th
   assert.equal(await act(0, "versions").isVisible(), false);
   await act(0, "edit-message").click();
   await page.waitForFunction(() => document.activeElement.dataset.testid === "edit-field");
+  await isInReach(page);
   await page.keyboard.press("Escape");
   assert.equal(await page.evaluate(() => document.activeElement.dataset.testid), "edit-message");
   await page.keyboard.press("Enter");
@@ -503,10 +506,10 @@ test("page: a message is asked again and edited, versions stay reachable, and th
   assert.deepEqual(await shown(), [["one", "two", "three"], ["one 1", "two 2", "three 5"]]);
 });
 
-test("page: an answer is copied as Markdown, a failed one tried again, and neither while one is coming", async () => {
+atBoth("page: an answer is copied as Markdown, a failed one tried again, and neither while one is coming", async (size) => {
   const markdown = "**Bold** and\n\n```js\nlet x = 1;\n```";
   server.script = () => [...textScript(markdown).slice(0, -1), { type: "RUN_ERROR", code: "model_failed", message: "Away." }];
-  const page = await open({ permissions: ["clipboard-read", "clipboard-write"] });
+  const page = await open({ ...size, permissions: ["clipboard-read", "clipboard-write"] });
   await ask(page, "Code");
   await turnIs(page, "failed");
   for (const [button, text] of [["[data-testid=copy-answer]", markdown], ["figure .copy", "let x = 1;"]]) {
@@ -673,20 +676,22 @@ test("page: a late refusal of the old key does not ask again", async () => {
   await answered(page, "Hello.");
 });
 
-test("page: conversations can be begun, opened and deleted", async () => {
-  const page = await open();
+atBoth("page: conversations can be begun, opened and deleted", async (size) => {
+  const page = await open(size);
   await ask(page, "First");
   await turnIs(page, "finished");
-  await page.click("#new");
+  await beginAnew(page);
   assert.equal(await page.locator(".turn").count(), 0);
   await ask(page, "Second");
   await turnIs(page, "finished");
   await page.waitForFunction(() => document.querySelectorAll("[data-testid=session]").length === 2);
+  await openList(page);
   await page.click("[data-session-id=s1] a");
   await page.waitForFunction(() => document.querySelector("[data-testid=user]")?.textContent === "First");
   await page.goBack();
   await page.waitForFunction(() => document.querySelector("[data-testid=user]")?.textContent === "Second");
   const remove = page.locator("[data-session-id=s2] .delete");
+  await openList(page);
   await remove.click();
   assert.equal(server.sessions.size, 2);
   await remove.click();
@@ -695,15 +700,18 @@ test("page: conversations can be begun, opened and deleted", async () => {
   assert.equal(await page.locator("#welcome").isVisible(), true);
 });
 
-test("page: a conversation is renamed in the list, by mouse and by keyboard, also while it is answered", async () => {
+atBoth("page: a conversation is renamed in the list, by mouse and by keyboard, also while it is answered", async (size) => {
   server.script = () => wordByWord("one two");
-  const page = await open();
+  const page = await open(size);
   await ask(page, "First");
   const name = page.locator("[data-session-id=s1] .name");
   const field = page.locator("[data-testid=title-field]");
   await textIs(page, "[data-session-id=s1] .name", "First");
-  await name.dblclick();
+  await openList(page);
+  if (size.isMobile) await page.tap("[data-session-id=s1] .rename");
+  else await name.dblclick();
   assert.equal(await field.inputValue(), "First");
+  await isInReach(page);
   await field.fill("Not this");
   assert.deepEqual(await faults(page), []);
   await field.press("Escape");
@@ -729,7 +737,7 @@ test("page: a conversation is renamed in the list, by mouse and by keyboard, als
   };
   await page.locator("[data-session-id=s1] .rename").click();
   await field.fill("Lost");
-  await page.click("#new"); // the field is left as the mouse goes down, and what is said is taken back as it goes up
+  await beginAnew(page); // the field is left as the mouse goes down, and what is said is taken back as it goes up
   await serverWas(() => refuse);
   refuse();
   await page.waitForFunction(() => document.getElementById("alert").textContent.startsWith("Not renamed."));
@@ -812,14 +820,14 @@ test("page: all conversations come by scrolling, are searched, and say what they
   assert.equal(await page.evaluate(() => document.activeElement.textContent.startsWith("Talk 248")), true);
 });
 
-test("page: a conversation is saved as Markdown and as JSON, and the theme is chosen", async () => {
+atBoth("page: a conversation is saved as Markdown and as JSON, and the theme is chosen", async (size) => {
   server.script = () => [
     { type: "TOOL_CALL_START", toolCallId: "c", toolCallName: "look" },
     { type: "TOOL_CALL_ARGS", toolCallId: "c", delta: '{"at":1}' },
     { type: "TOOL_CALL_RESULT", messageId: "t", toolCallId: "c", content: "```" },
     ...textScript("It is **here**."),
   ];
-  const page = await open({ colorScheme: "light" });
+  const page = await open({ ...size, colorScheme: "light" });
   await ask(page, "Where?");
   await turnIs(page, "finished");
   await page.waitForFunction(() => document.getElementById("title").textContent === "Where?");
@@ -835,6 +843,7 @@ test("page: a conversation is saved as Markdown and as JSON, and the theme is ch
   const paper = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
   assert.equal(await paper(), "rgb(251, 250, 248)");
   await page.click("[data-testid=more]");
+  await isInReach(page);
   await page.selectOption("#theme", "dark");
   assert.equal(await paper(), "rgb(22, 23, 26)");
   await page.keyboard.press("Escape");
@@ -844,15 +853,16 @@ test("page: a conversation is saved as Markdown and as JSON, and the theme is ch
   assert.equal(await page.inputValue("#theme"), "dark");
 });
 
-test("page: a message that is typed while a question waits is the answer, or leaves it", async () => {
-  const page = await open();
+atBoth("page: a message that is typed while a question waits is the answer, or leaves it", async (size) => {
+  const page = await open(size);
   const chosen = async (script, button) => {
     server.script = (message) => (message === "Ask" ? script : textScript(`To ${message}`));
-    await page.click("#new");
+    await beginAnew(page);
     await ask(page, "Ask");
     await turnIs(page, "waiting");
     await ask(page, "Oslo");
     await page.waitForFunction(() => document.getElementById("offer").contains(document.activeElement));
+    await isInReach(page);
     const names = await page.locator("#offer button").allInnerTexts();
     const before = server.runs.size;
     await page.locator(`[data-testid=${button}]`).press("Enter");
@@ -894,9 +904,9 @@ test("page: that the server is away is taken back when it is there again", async
   await answered(page, "Hello.");
 });
 
-test("page: files are picked, dropped and pasted into a message, up to a size", async () => {
+atBoth("page: files are picked, dropped and pasted into a message, up to a size", async (size) => {
   const png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
-  const page = await open();
+  const page = await open(size);
   const attached = (count) => page.waitForFunction((it) => document.querySelectorAll("[data-testid=attached]").length === it, count);
   await page.setInputFiles("#files", [{ name: "a.png", mimeType: "image/png", buffer: Buffer.from(png, "base64") }]);
   await attached(1);
@@ -912,6 +922,7 @@ test("page: files are picked, dropped and pasted into a message, up to a size", 
   await attached(3);
   await drop("paste", "long.txt", 3_000_000);
   await page.waitForFunction(() => document.getElementById("alert").textContent === "A message takes 3 MB of files; with long.txt it would be 3.1 MB.");
+  await isInReach(page);
   await page.click('[aria-label="Remove c.txt"]');
   await attached(2);
   let refused = true;
