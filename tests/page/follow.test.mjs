@@ -425,6 +425,22 @@ test("GaplessClient.followSession: the feed goes on behind what it said, over cu
   );
 });
 
+test("GaplessClient.followSession: what an agent says under the server's names is the agent's", async (t) => {
+  const said = (id, name) => frame(id, JSON.stringify({ type: "CUSTOM", name, value: null }));
+  const { url } = await serve(
+    t,
+    sse(news("r:0~1", "S") + said("r:1", "gapless.feed") + said("r:2", "gapless.session") + "event: end\nid: r:2.end\n\n"),
+  );
+  const told = [];
+  const client = new GaplessClient({ baseUrl: url, limits: FAST });
+  for await (const { id, runId } of client.followSession("s", { feed: true })) told.push([id, runId]);
+  assert.deepEqual(told, [
+    ["r:0~1", undefined],
+    ["r:1", "r"],
+    ["r:2", "r"],
+  ]);
+});
+
 test("GaplessClient.followFeed: what becomes of the sessions, over cuts", async (t) => {
   const { url, requests } = await serve(
     t,

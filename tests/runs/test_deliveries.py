@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import logging
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -221,6 +222,34 @@ async def test_few_attempts_at_once_go_to_one_host_and_others_do_not_wait_for_it
         place.now += int(1000 * module.BUSY_S)
         await round_of(worker)
     assert len(told) == 41
+
+
+async def test_the_more_wait_for_a_host_that_hangs_the_more_rarely_each_is_looked_at(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way = asyncio.Event()
+
+    async def tell(self: Webhooks, url: str, secret: str, notice_id: str, body: str) -> Outcome:
+        await under_way.wait()
+        return Outcome()
+
+    monkeypatch.setattr(Webhooks, "tell", tell)
+    hangs, waiting = config("https://hangs.example.com/"), 3 * module.PUT_OFF_EACH
+    await place.ended(hangs, *(f"r{n}" for n in range(AT_ONCE_PER_HOST_MAX + waiting)))
+    worker, busy_ms, first = place.worker(hangs), int(1000 * module.BUSY_S), place.now
+    while await worker.begin():
+        pass
+    outbox = MemoryStore(place.memory).outbox
+    put_off = Counter[float]()
+    for number in range(AT_ONCE_PER_HOST_MAX + waiting):
+        (notice,) = await outbox.of_run(f"r{number}")
+        put_off[((notice.due_at or 0) - first) / busy_ms] += 1
+    assert [put_off[pauses] for pauses in (1, 2, 3)] == [module.PUT_OFF_EACH] * 3
+    under_way.set()
+    await worker.settled()
+    place.now += 3 * busy_ms
+    await round_of(worker)
+    assert worker._put_off.total() == 0, "one that answers has all again as soon as before"
 
 
 async def test_who_names_many_hosts_that_hang_holds_up_no_other(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

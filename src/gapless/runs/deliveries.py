@@ -45,7 +45,10 @@ AT_ONCE_MAX, AT_ONCE_PER_HOST_MAX = 32, 4
 AT_ONCE_PER_USER_MAX = 8
 """Attempts at webhooks that one user has named, whatever their hosts: who names many that hang holds up no other."""
 BUSY_S = 5.0
-"""What is due for a host or a user that has its share of attempts is looked at again after this."""
+"""What is due for a host or a user that has its share of attempts is looked at again after this, and after as long
+again for each `PUT_OFF_EACH` that were put off since one of these attempts has ended: thousands of notices for a host
+that hangs are not all written anew every few seconds."""
+PUT_OFF_EACH = 16
 CLOSE_S = 2.0
 """What attempts that are under way get to come to an end when the worker stops."""
 
@@ -81,6 +84,8 @@ class Deliveries:
         self._secrets = {webhook.url: webhook.secret for webhook in config.webhooks}
         self._attempts: dict[asyncio.Task[None], list[_Share]] = {}
         """What is under way, and whose share each takes of what may be."""
+        self._put_off = Counter[_Share]()
+        """How many had to wait for a share since one of its attempts has ended."""
         self._nudged: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -146,8 +151,11 @@ class Deliveries:
                 log.warning("run %s: notice %s cannot be read here", notice.run_id, notice.id)
                 continue
             shares = _shares(telling)
-            if any(under_way[share] >= share.attempts_max for share in shares):
-                await self._outbox.settle(notice, now + int(1000 * BUSY_S))
+            full = next((share for share in shares if under_way[share] >= share.attempts_max), None)
+            if full is not None:
+                pause_s = BUSY_S * (1 + self._put_off[full] // PUT_OFF_EACH)
+                self._put_off[full] += 1
+                await self._outbox.settle(notice, now + int(1000 * pause_s))
                 continue
             under_way.update(shares)
             task = asyncio.create_task(self._attempt(notice, telling), name=f"gapless-notice-{notice.id}")
@@ -161,7 +169,8 @@ class Deliveries:
             await asyncio.wait(list(self._attempts))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._attempts[task]
+        for share in self._attempts.pop(task):
+            self._put_off.pop(share, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s: %s", task.get_name(), type(error).__name__)
             log.debug("%s", task.get_name(), exc_info=error)

@@ -41,6 +41,8 @@ const ID = new RegExp(`^[^\\x00-\\x1f\\x7f]{1,${ID_CHARS_MAX}}$`);
 const POSITION = /^[0-9]{1,15}$/;
 /** An id of a session's stream: a run and a position in it, and perhaps what tells it from another at that place. */
 const PLACE = /^(?:(.+):)?([0-9]{1,15})(?:~[0-9a-f]+)?$/;
+/** The id of what the server says in a session's stream: no event of a run has it, whatever its agent calls that. */
+const NEWS = /~[0-9a-f]+$/;
 /** The name of the event that says how a session stands. */
 export const SESSION = "gapless.session";
 /** The name of the event in a session's stream that says what the feed says. */
@@ -522,7 +524,7 @@ export class GaplessClient {
       if (data === null) continue;
       const event = eventIn(data);
       const place = placeIn(id);
-      const isNews = event?.type === "CUSTOM" && (event.name === SESSION || event.name === FEED);
+      const isNews = NEWS.test(id) && event?.type === "CUSTOM" && (event.name === SESSION || event.name === FEED);
       if (event === undefined || place === null || (!isNews && isRepeated(place, last))) {
         throw new StreamError(`Session ${sessionId}: what came as event ${id} is none.`, { code: "bad_event" });
       }

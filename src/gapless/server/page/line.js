@@ -91,7 +91,7 @@ export class Line {
     const options = { after, feed: this.#cursor ?? true, signal, onStateChange };
     for await (const { id, runId, event } of client.followSession(sessionId, options)) {
       signal.throwIfAborted();
-      if (event.type === "CUSTOM" && event.name === FEED) {
+      if (runId === undefined && event.name === FEED) {
         this.#cursor = event.value.cursor;
         this.#given.onFeed(event.value);
       } else {
