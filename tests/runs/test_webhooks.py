@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gapless.notify import NotifyConfig
-from gapless.runs.webhooks import LOOKUPS_MAX, Outcome, Webhooks
+from gapless.runs.webhooks import ANSWER_BYTES_MAX, LOOKUPS_MAX, Outcome, Webhooks
 from tests.support.receiver import SECRET, Receiver
 
 BODY = json.dumps({"type": "run.finished", "data": {"text": "é\u2028👩🏽‍🚀"}}, ensure_ascii=False)
@@ -69,6 +69,18 @@ async def test_a_receiver_that_hangs_is_left_in_time() -> None:
     async with Receiver(lambda number: None) as receiver:
         config = NotifyConfig(http=True, private=True, timeout_s=0.2)
         assert await tell(receiver.url, config) == Outcome("no answer in 0.2 s")
+
+
+async def test_an_answer_that_never_begins_is_left_however_fast_it_comes() -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" * (ANSWER_BYTES_MAX // 40)
+    no_content = b"HTTP/1.1 204 No Content\r\n\r\n"
+    async with Receiver(lambda number: hints + no_content) as receiver:
+        assert await tell(receiver.url) == Outcome(f"its answer is none after {ANSWER_BYTES_MAX} bytes")
+    async with Receiver(lambda number: hints[: len(hints) // 4 // 40 * 40] + no_content) as receiver:
+        webhooks = Webhooks(HERE)
+        for _ in range(5):  # over one connection: each request has as much
+            assert await webhooks.tell(receiver.url, SECRET, "msg_1", BODY) == Outcome()
+        await webhooks.aclose()
 
 
 async def test_a_port_where_nobody_listens_is_an_error_without_the_address() -> None:

@@ -9,6 +9,7 @@ No redirect is followed, no proxy of the environment is asked.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -31,6 +32,9 @@ CONNECTION_IDLE_S = 5.0
 LOOKUPS_MAX = 32
 """Names that are looked up at the same time. A name's server may take longer than an attempt: what it holds up are
 threads of these, and none of those in which the process looks up the addresses of models."""
+ANSWER_BYTES_MAX = 256 * 1024
+"""Of what is read of an answer, its head and those that came before it (RFC 9110, section 15.2): of these there may be
+any number, and reading them as fast as they come for the time of an attempt would leave runs little of the process."""
 RETRY_AFTER_S_MAX = 4 * 3600
 """More is not waited for when a receiver asks for it."""
 _TAKEN = range(200, 300)
@@ -50,6 +54,10 @@ class Outcome(msgspec.Struct, frozen=True):
 
 class NotPublic(Exception):
     """Is raised where an address is one of this machine or its network."""
+
+
+class TooLong(Exception):
+    """Is raised where an answer goes on and on before it is one."""
 
 
 class Webhooks:
@@ -90,7 +98,7 @@ class Webhooks:
                 return await self._post(url, headers, body.encode())
         except TimeoutError:
             return Outcome(f"no answer in {self._config.timeout_s:g} s")
-        except NotPublic as error:
+        except (NotPublic, TooLong) as error:
             return Outcome(str(error))
         except Exception as error:  # of any layer below: its text may hold the address
             return Outcome(f"could not be reached ({type(error).__name__})")
@@ -145,10 +153,41 @@ class _Checked(httpcore2.AsyncNetworkBackend):
         error: Exception = OSError("no address")
         for address in allowed:
             try:
-                return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
+                return _Bounded(await self._network.connect_tcp(address, port, timeout, local_address, socket_options))
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as failed:
                 error = failed
         raise error
 
     async def sleep(self, seconds: float) -> None:
         await self._network.sleep(seconds)
+
+
+class _Bounded(httpcore2.AsyncNetworkStream):
+    """Reads no more than the head of an answer may have, after each request."""
+
+    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self._read_bytes = 0
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Raises `TooLong`."""
+        data = await self._stream.read(max_bytes, timeout)
+        self._read_bytes += len(data)
+        if self._read_bytes > ANSWER_BYTES_MAX:
+            raise TooLong(f"its answer is none after {ANSWER_BYTES_MAX} bytes")
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._read_bytes = 0
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.AsyncNetworkStream:
+        return _Bounded(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
