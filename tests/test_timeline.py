@@ -14,6 +14,8 @@ from gapless.events import (
     RunFinishedInterruptOutcome,
     RunStartedEvent,
     StepStartedEvent,
+    SubagentErrorEvent,
+    SubagentFinishedEvent,
     SubagentStartedEvent,
     TextMessageContentEvent,
     TextMessageStartEvent,
@@ -60,6 +62,23 @@ def test_a_result_names_its_call_and_one_without_a_call_itself() -> None:
     _, known, unknown = timeline(enumerate(events, 1)).entries
     assert (known.name, known.of, known.at) == ("find", 1, None)
     assert (unknown.name, unknown.of) == ("unknown", None)
+
+
+def test_a_sub_agent_lasts_until_its_end_and_its_failure_is_an_error_of_its_name() -> None:
+    events: list[Event] = [
+        SubagentStartedEvent(name="reader", subagent_run_id="a", description="Reads"),
+        SubagentStartedEvent(name="writer", subagent_run_id="b"),
+        SubagentFinishedEvent(subagent_run_id="a"),
+        SubagentErrorEvent(subagent_run_id="b", code="no_pen", message="It has no pen"),
+        SubagentErrorEvent(subagent_run_id="unknown", message="lost"),
+    ]
+    made = timeline(enumerate(events, 1), [(1, 10), (3, 30), (4, 40)])
+    assert [(it.what, it.name, it.text, it.of, it.at, it.ended_at) for it in made.entries] == [
+        ("sub-agent", "reader", "Reads", None, 10, 30),
+        ("sub-agent", "writer", "", None, 10, 40),
+        ("error", "writer", "no_pen: It has no pen", 2, 40, 40),
+        ("error", "unknown", "lost", None, 40, 40),
+    ]
 
 
 def test_what_is_long_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,8 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
     the journal has times).
 
     `what` is one of starts, goes on, says, thinks, calls, result, error, step, sub-agent, waits, takes back, notice,
-    file, event, cancelled, finished, failed. A result has the position of its call, `of`.
+    file, event, cancelled, finished, failed. A result has the position of its call, `of`, and a
+    sub-agent's error that of the sub-agent.
     """
 
     seq: int
@@ -69,6 +70,7 @@ class _Maker:
         self._clock = clock
         self._growing: dict[str, tuple[Entry, list[str]]] = {}
         self._calls: dict[str, Entry] = {}
+        self._subagents: dict[str, Entry] = {}
 
     def add(self, seq: int, what: str, text: str = "", *, name: str = "", of: int | None = None) -> Entry:
         at = self._clock.at(seq)
@@ -108,7 +110,11 @@ class _Maker:
             case e.StepStartedEvent(step_name=name):
                 self.add(seq, "step", name=name)
             case e.SubagentStartedEvent(name=name):
-                self.add(seq, "sub-agent", name=name)
+                self._subagents[event.subagent_run_id] = self.add(seq, "sub-agent", event.description or "", name=name)
+            case e.SubagentFinishedEvent(subagent_run_id=id) if entry := self._subagents.get(id):
+                entry.last_seq, entry.ended_at = seq, self._clock.at(seq)
+            case e.SubagentErrorEvent(subagent_run_id=id, code=code, message=message):
+                self._subagent_failed(seq, id, f"{code}: {message}" if code else message)
             case e.CustomEvent(name=name, value=value):
                 self.add(seq, *_custom(name, value))
             case e.RunFinishedEvent(outcome=e.RunFinishedInterruptOutcome(interrupts=asked)):
@@ -117,6 +123,12 @@ class _Maker:
                 self.add(seq, "cancelled" if isinstance(outcome, e.RunFinishedCancelledOutcome) else "finished")
             case e.RunErrorEvent(code=code, message=message):
                 self.add(seq, "failed", f"{code}: {message}")
+
+    def _subagent_failed(self, seq: int, id: str, text: str) -> None:
+        entry = self._subagents.get(id)
+        if entry is not None:
+            entry.last_seq, entry.ended_at = seq, self._clock.at(seq)
+        self.add(seq, "error", text, name=id if entry is None else entry.name, of=None if entry is None else entry.seq)
 
     def made(self) -> list[Entry]:
         for entry, pieces in self._growing.values():

@@ -1,8 +1,9 @@
 /** One run of the window: what it is, what happened in it and when, its events, and what can be done with it. */
 
 import { authorised, client, getJson } from "./api.js";
-import { copyText } from "./clipboard.js";
+import { copyFrom } from "./clipboard.js";
 import { el, pretty } from "./dom.js";
+import { Questions } from "./questions.js";
 import { announce, describe, showAlert } from "./say.js";
 
 /** So often a run that goes on is looked at. */
@@ -89,11 +90,11 @@ export class RunView {
       status: el("span", { class: "status" }),
       facts: el("dl", {}),
       usage: el("div", { class: "scroll" }),
-      answer: el("form", { id: "answer", "aria-label": "Answer", "data-testid": "answer", hidden: true }),
+      answer: el("div", { id: "answer", "data-testid": "answer", hidden: true }),
       timeline: el("ol", { id: "timeline", "data-testid": "timeline", "aria-label": "What happened" }),
-      cancel: button("cancel", "Cancel", () => this.#post("cancel", {})),
+      cancel: button("cancel", "Cancel", () => this.#post("cancel", {}).catch(() => {})),
       again: button("again", "Ask again", () => this.#again()),
-      link: button("link", "Copy a link", () => this.#copyLink()),
+      link: button("link", "Copy a link", () => copyFrom(parts.link, location.href)),
       replay: button("replay", "Replay", () => this.#replay()),
       speed: el("select", { "aria-label": "Speed of the replay", "data-testid": "speed" }, ...SPEEDS.map((it) => el("option", { value: String(it) }, `${it}×`))),
       journal: el("details", { id: "journal", "data-testid": "journal" }, el("summary", {}, "Its journal, event by event")),
@@ -181,29 +182,15 @@ export class RunView {
     step();
   }
 
+  /** Asks as the chat page does: what the run waits for is one form each, and what is typed in stays while it waits. */
   #ask(run) {
-    const form = this.#parts.answer;
-    const questions = run.status === "waiting" ? (run.interrupts ?? []) : [];
-    form.hidden = questions.length === 0;
-    if (questions.length === 0 || form.dataset.asked === questions.map(({ id }) => id).join()) return;
-    form.dataset.asked = questions.map(({ id }) => id).join();
-    const field = el("textarea", { "aria-label": "Answer, as text or JSON", "data-testid": "answer-text" });
-    const give = (payloadOf) => async (event) => {
-      event.preventDefault();
-      await this.#post("input", { resume: questions.map((one) => ({ interruptId: one.id, status: "resolved", payload: payloadOf(one) })) });
-    };
-    const approves = questions.every(({ responseSchema: schema }) => schema?.properties?.approved);
-    const answers = [el("button", { type: "submit", class: "primary" }, "Answer")];
-    form.onsubmit = give(() => valueOf(field.value));
-    if (approves) {
-      const yes = el("button", { type: "button", class: "primary", "data-testid": "approve" }, "Approve");
-      const no = el("button", { type: "button", "data-testid": "deny" }, "Deny");
-      yes.addEventListener("click", give(() => ({ approved: true })));
-      no.addEventListener("click", give(() => ({ approved: false, ...(field.value.trim() ? { reason: field.value.trim() } : {}) })));
-      answers.splice(0, 1, yes, no);
-      field.setAttribute("aria-label", "Reason");
-    }
-    form.replaceChildren(...questions.map((one) => el("p", {}, one.message ?? one.reason)), field, el("div", { class: "tools" }, ...answers));
+    const [place, asked] = [this.#parts.answer, run.status === "waiting" ? (run.interrupts ?? []) : []];
+    const ids = asked.map(({ id }) => id).join();
+    place.hidden = asked.length === 0;
+    if (place.dataset.asked === ids) return;
+    place.dataset.asked = ids;
+    const questions = new Questions(asked, { toolOf: () => undefined, onAnswer: (entries) => this.#post("input", { resume: entries }) });
+    place.replaceChildren(...questions.nodes);
   }
 
   async #post(what, body) {
@@ -213,10 +200,12 @@ export class RunView {
       showAlert("");
     } catch (error) {
       showAlert(describe(error));
+      throw error;
+    } finally {
+      clearTimeout(this.#timer);
+      if (id === this.runId) await this.#look(id);
+      this.#given.onChanged();
     }
-    clearTimeout(this.#timer);
-    if (id === this.runId) await this.#look(id);
-    this.#given.onChanged();
   }
 
   async #again() {
@@ -230,12 +219,6 @@ export class RunView {
     }
   }
 
-  async #copyLink() {
-    await copyText(location.href);
-    announce("Copied");
-    this.#parts.link.textContent = "Copied";
-  }
-
   async #events(id, holder) {
     const listed = el("ol", {});
     const more = el("button", { type: "button", "data-testid": "more-events" }, "More events");
@@ -243,7 +226,7 @@ export class RunView {
     let after = 0;
     const read = async () => {
       const page = await authorised(() => getJson(`runs/${encodeURIComponent(id)}/events?after=${after}&limit=${EVENTS_PAGE}`));
-      for (const event of page.events) listed.append(el("li", {}, el("pre", { tabindex: "0" }, `${(after += 1)}  ${JSON.stringify(event)}`)));
+      for (const event of page.events) listed.append(el("li", {}, el("span", { class: "when" }, String((after += 1))), el("pre", { tabindex: "0" }, JSON.stringify(event))));
       more.hidden = page.events.length === 0 || after >= page.last_seq;
     };
     more.addEventListener("click", () => read().catch((error) => showAlert(describe(error))));
@@ -290,13 +273,4 @@ function usageTable(usage) {
   const head = el("tr", {}, el("th", { scope: "col" }, "Model"), ...fields.map(([name]) => el("th", { scope: "col" }, name)));
   const rows = usage.map((one) => el("tr", {}, el("td", {}, one.model ?? "unknown"), ...fields.map(([, field]) => el("td", {}, (one[field] ?? 0).toLocaleString()))));
   return el("table", { "data-testid": "usage" }, el("caption", { class: "unseen" }, "Tokens"), el("thead", {}, head), el("tbody", {}, ...rows));
-}
-
-/** What was typed: JSON where it is some, else text. */
-function valueOf(text) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return text;
-  }
 }

@@ -65,9 +65,12 @@ async function fill(cursor, mine) {
   showEnd();
 }
 
+const filtered = () => [...new FormData(filters).values()].some((value) => value !== "");
+
 function showEnd() {
   $("older").hidden = next === undefined;
-  $("runs-end").textContent = rows.size === 0 ? "No runs are like that." : "";
+  const text = rows.size > 0 ? "" : filtered() ? "No runs are like that." : "No runs yet. What is asked is here as soon as it is.";
+  if ($("runs-end").textContent !== text) $("runs-end").textContent = text; // it is read out when it changes
 }
 
 /** Reads the newest again: those that are there change in their place, new ones come before them. */
@@ -82,10 +85,22 @@ async function look() {
       if (rows.has(run.id)) before = put(run).nextElementSibling;
       else put(run, before);
     }
-    if (rows.size > 0) $("runs-end").textContent = "";
+    drop(page);
+    if (rows.size > 0 || next === undefined) showEnd();
     said(null);
   } catch (error) {
     if (mine === list) said(error);
+  }
+}
+
+/** Takes away what is no longer in the part of the list that a page is of: another status, say, or deleted. */
+function drop({ runs, next: further }) {
+  const there = new Set(runs.map(({ id }) => id));
+  const last = further === undefined ? null : rows.get(runs.at(-1)?.id)?.node;
+  if (last === undefined) return;
+  for (const [id, { node }] of rows) {
+    const within = last === null || last.compareDocumentPosition(node) & Node.DOCUMENT_POSITION_PRECEDING;
+    if (within && !there.has(id)) node.remove(), rows.delete(id);
   }
 }
 
@@ -112,12 +127,21 @@ function put(run, before) {
   row.message.textContent = run.message || "(no text)";
   const made = new Date(run.created_at);
   row.time.dateTime = made.toISOString();
-  row.time.textContent = made.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  row.time.textContent = whenOf(made);
+  row.time.title = made.toLocaleString();
   const tokens = (run.usage ?? []).reduce((sum, it) => sum + (it.input_tokens ?? 0) + (it.output_tokens ?? 0), 0);
-  const parts = [run.agent, run.user_id, tookOf(run), tokens > 0 ? `${tokens.toLocaleString()} tokens` : "", run.error?.message ?? ""];
+  const parts = [run.agent, run.user_id, tookOf(run), tokens > 0 ? `${tokens.toLocaleString()} tokens` : "", run.status === "failed" ? (run.error?.message ?? "") : ""];
   row.about.textContent = parts.filter(Boolean).join(" · ");
   row.link.toggleAttribute("aria-current", run.id === view.runId);
   return row.node;
+}
+
+/** The time of what is of today, else the day with it. */
+function whenOf(made) {
+  const time = { hour: "2-digit", minute: "2-digit" };
+  if (made.toDateString() === new Date().toDateString()) return made.toLocaleTimeString([], { ...time, second: "2-digit" });
+  const year = made.getFullYear() === new Date().getFullYear() ? {} : { year: "numeric" };
+  return made.toLocaleString([], { ...year, month: "short", day: "numeric", ...time });
 }
 
 function tookOf({ started_at: started, ended_at: ended }) {
