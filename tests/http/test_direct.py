@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -10,11 +11,14 @@ from typing import Any
 
 import httpx2
 import pytest
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from gapless import Runner, create_app
 from gapless.config import ConnectionLimits
 from gapless.events import TextMessageContentEvent
-from gapless.http.direct import DirectWriter, TakenConnection
+from gapless.http.direct import DirectWriter, Handover, TakenConnection
 from gapless.server import connections
 from gapless.server.connections import http_protocol
 from gapless.testing import serving
@@ -298,6 +302,106 @@ async def test_a_connection_that_was_taken_and_is_closed_is_forgotten(
         await until(lambda: not app.state.streams.open, "it is noticed")
         await until(lambda: not any(connections._open.values()), "and it is counted no more")
         agent.let(2)
+    assert len(taken.connections) == 1
+
+
+async def test_a_request_of_which_a_part_came_before_the_connection_was_taken_is_answered(
+    taken: Taken, client: socket.socket
+):
+    agent = Gated("one")
+    with serving(create_app(Runner(agent)), **PLAIN) as url:
+        await started(url)
+        client.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+        client.sendall(b"GET /runs/r/events HTTP/1.1\r\nhost: localhost\r\n\r\nGET /runs/r HTT")
+        received = bytearray()
+        read_until(client, received, b"RUN_STARTED")
+        agent.let(2)
+        read_until(client, received, b"\r\n0\r\n\r\n")
+        client.sendall(b"P/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        while piece := client.recv(1 << 16):
+            received += piece
+    assert received.count(b"HTTP/1.1 200 OK") == received.count(b"HTTP/1.1 ") == 2
+    assert taken.left
+    assert not taken.connections
+
+
+async def test_a_connection_that_was_taken_hears_of_its_end_after_an_empty_line_too(
+    taken: Taken, client: socket.socket, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("gapless.http.stream.PING_S", 3600.0)  # nothing is written that would find out
+    read, data_received = bytearray(), TakenConnection.data_received
+
+    def noted(connection: TakenConnection, data: bytes) -> None:
+        data_received(connection, data)
+        read.extend(data)
+
+    monkeypatch.setattr(TakenConnection, "data_received", noted)
+    agent = Gated("one")
+    app = create_app(Runner(agent))
+    with serving(app, **PLAIN) as url:
+        await started(url)
+        ask(client, url, "/runs/r/events")
+        read_until(client, bytearray(), b"RUN_STARTED")
+        await until(is_followed_live(app), "it is followed")
+        client.sendall(b"\r\n")
+        await until(lambda: read == b"\r\n", "it is read")
+        client.close()
+        await until(lambda: not app.state.streams.open, "it is noticed")
+        agent.let(2)
+
+
+class Full(asyncio.Transport):
+    """Takes more than it likes."""
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self.protocol
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.get_protocol().pause_writing()
+
+
+async def test_a_connection_that_is_full_when_it_is_given_back_waits_before_its_next_answer():
+    """The last piece of an answer may be all that its client has not read."""
+    config = Config(create_app(Runner(Gated("one"))), log_config=None)
+    config.load()
+    transport: Any = Full()
+    handover = Handover(HttpToolsProtocol(config=config, server_state=ServerState(), app_state={}))
+    transport.set_protocol(taken := TakenConnection(transport, handover, lambda: None, keeps_alive=True))
+    await taken.send({"type": "http.response.body", "body": b"much", "more_body": False})
+    assert transport.protocol.flow.write_paused
+    transport.protocol.resume_writing()
+    assert not transport.protocol.flow.write_paused
+    transport.protocol._unset_keepalive_if_required()
+
+
+async def test_a_connection_that_is_given_back_is_not_turned_away_for_one_that_is(taken: Taken, client: socket.socket):
+    agent = Gated("one")
+    app = create_app(Runner(agent))
+    limits = ConnectionLimits(connections_max=1)
+    with serving(app, http=http_protocol(limits)) as url:
+        await started(url)
+        client.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+        client.sendall(b"GET /runs/r/events HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        received = bytearray()
+        read_until(client, received, b"RUN_STARTED")
+        await until(is_followed_live(app), "it is followed")
+        with socket.create_connection(client.getpeername()) as refused:
+            read_until(refused, bytearray(), b"HTTP/1.1 503")  # and it is there until it closes, or a second has gone
+            agent.let(2)
+            read_until(client, received, b"\r\n0\r\n\r\n")
+            client.sendall(b"GET /runs/r HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            while piece := client.recv(1 << 16):
+                received += piece
+    assert received.count(b"HTTP/1.1 200 OK") == received.count(b"HTTP/1.1 ") == 2
     assert len(taken.connections) == 1
 
 

@@ -55,6 +55,8 @@ class DirectWriter:
             return None
         if getattr(protocol, "cycle", None) is not self._cycle or protocol.pipeline:
             return None
+        if protocol.scope is not cycle.scope:
+            return None  # of another scope is a request whose head has come in part
         if (type(protocol).__module__, type(protocol).__qualname__) == _PROTOCOL:
             handover = Handover(protocol)
         elif (hand_over := getattr(protocol, "hand_over", None)) is None or (handover := hand_over()) is None:
@@ -153,6 +155,8 @@ class TakenConnection(asyncio.Protocol):
         protocol = handover.again()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
+        if self._paused:  # which it is told when it changes
+            protocol.pause_writing()
         if self._again:
             transport.resume_reading()
             protocol.data_received(self._again)

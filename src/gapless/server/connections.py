@@ -132,7 +132,9 @@ class _Bounded(_Counted, _Protocol):
 
     limits: ClassVar[ConnectionLimits] = ConnectionLimits()
 
-    def __init__(self, *args: Any, limits: ConnectionLimits | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, limits: ConnectionLimits | None = None, admitted: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._limits = limits or self.limits
         self._refused = False
@@ -144,6 +146,8 @@ class _Bounded(_Counted, _Protocol):
         """Something has come since the last request was through."""
         self._running: Any = None
         """The cycle that is being answered, where others wait behind it: uvicorn tells only the last one of its end."""
+        self._admitted = admitted
+        """It was in before, and is not judged again: those who are being refused are counted beside it."""
         self._unread: asyncio.TimerHandle | None = None
         self._unread_bytes = 0
 
@@ -154,7 +158,9 @@ class _Bounded(_Counted, _Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         of_address, limits = self._count(self.client), self._limits
-        if len(self.connections) > limits.connections_max:
+        if self._admitted:
+            self._wait(limits.head_s)
+        elif len(self.connections) > limits.connections_max:
             self._refuse(503, f"this server has connections_max={limits.connections_max} connections; try again")
         elif of_address > limits.connections_per_address_max and not self._is_trusted():
             most = limits.connections_per_address_max
@@ -348,7 +354,13 @@ class _BoundedHandover(Handover):
         self._address = None if address is None else sys.intern(address)
 
     def again(self) -> Any:
-        return self._kind(limits=self._limits, config=self._config, server_state=self.state, app_state=self._app_state)
+        return self._kind(
+            limits=self._limits,
+            admitted=True,
+            config=self._config,
+            server_state=self.state,
+            app_state=self._app_state,
+        )
 
     def let_go(self) -> None:
         if self._address is not None:
