@@ -1,6 +1,6 @@
 """The agents with nobody listening: what the scripted model, its timer and its framework cost by themselves.
 
-`python -m bench.alone AGENT STREAMS HZ N WINDOW_S` prints one JSON object.
+`python -m bench.alone AGENT STREAMS HZ N WINDOW_S SETTLE_S` prints one JSON object.
 """
 
 from __future__ import annotations
@@ -105,12 +105,12 @@ AGENTS: dict[str, Callable[[], Callable[[str], Coroutine[Any, Any, None]]]] = {
 }
 
 
-async def measure(agent: str, streams: int, hz: float, n: int, window_s: float) -> dict[str, float]:
+async def measure(agent: str, streams: int, hz: float, n: int, window_s: float, settle_s: float) -> dict[str, float]:
     run = AGENTS[agent]()
     await run(agents.script(4))  # what the first run alone has to import and build is not counted
     tasks = [asyncio.create_task(run(agents.script(n, hz, i * GOLDEN % 1))) for i in range(streams)]
     if hz:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(settle_s)
     events0, cpu0, wall0 = events, time.process_time(), time.monotonic()
     if hz:
         await asyncio.sleep(window_s)
@@ -124,8 +124,8 @@ async def measure(agent: str, streams: int, hz: float, n: int, window_s: float) 
 
 
 def main() -> None:
-    agent, streams, hz, n, window_s = sys.argv[1:]
-    print(json.dumps(uvloop.run(measure(agent, int(streams), float(hz), int(n), float(window_s)))))
+    agent, streams, hz, n, window_s, settle_s = sys.argv[1:]
+    print(json.dumps(uvloop.run(measure(agent, int(streams), float(hz), int(n), float(window_s), float(settle_s)))))
 
 
 if __name__ == "__main__":

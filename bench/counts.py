@@ -15,16 +15,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bench import process
 from bench.candidates import Candidate
 from bench.harness import HZ, PACED_STREAMS, Bench, MeasurementFailed
 
-SLOWER, SLOWER_ALONE = 150, 20
-"""How many times as slow the counted process's clock goes (`slowly.c`): a server's, and that of the agent alone."""
+SLOWER = 150
+"""How many times as slow the counted process's clock goes (`slowly.c`)."""
 SETTLE_S, WINDOW_S = 3.0, 12.0
 """Seconds of real time: of the window, some 2,000 events at 500 streams."""
-ALONE_S = (0.02, 0.22)
+ALONE_S = (0.02, 0.1)
 """Two windows in the slowed time: the agent alone is counted as what the longer one takes more."""
 CHUNKS = 60
 START_S = 300.0
@@ -51,7 +52,7 @@ def counts(bench: Bench) -> None:
 
 def _measure(bench: Bench, candidate: Candidate, library: Path) -> None:
     streams = PACED_STREAMS[candidate.agent]
-    with _under_callgrind(library, SLOWER_ALONE if candidate.alone else SLOWER) as under:
+    with _under_callgrind(library) as under:
         if candidate.alone:
             instructions, events = _alone(candidate, streams, under)
         else:
@@ -62,9 +63,9 @@ def _measure(bench: Bench, candidate: Candidate, library: Path) -> None:
 class _Callgrind:
     """How a process is started, and what it has counted."""
 
-    def __init__(self, library: Path, slower: int, folder: Path) -> None:
+    def __init__(self, library: Path, folder: Path) -> None:
         self._out = folder / "callgrind"
-        self.environment = {"LD_PRELOAD": str(library), "SLOWER": str(slower)}
+        self.environment = {"LD_PRELOAD": str(library), "SLOWER": str(SLOWER)}
         self.command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={self._out}", "--quiet"]
 
     @property
@@ -78,9 +79,9 @@ class _Callgrind:
 
 
 @contextmanager
-def _under_callgrind(library: Path, slower: int) -> Iterator[_Callgrind]:
+def _under_callgrind(library: Path) -> Iterator[_Callgrind]:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        yield _Callgrind(library, slower, Path(folder))
+        yield _Callgrind(library, Path(folder))
 
 
 def _served(bench: Bench, candidate: Candidate, streams: int, under: _Callgrind) -> tuple[float, float]:
@@ -107,7 +108,14 @@ def _alone(candidate: Candidate, streams: int, under: _Callgrind) -> tuple[float
     counted = []
     for window_s in ALONE_S:
         result = process.alone(
-            candidate.agent, streams, HZ, CHUNKS, window_s, under=under.command, more=under.environment
+            candidate.agent,
+            streams,
+            HZ,
+            CHUNKS,
+            window_s,
+            settle_s=ALONE_S[0],
+            under=under.command,
+            more=under.environment,
         )
         counted.append((under.instructions, result["events"]))
     (few, few_events), (many, many_events) = counted

@@ -143,11 +143,12 @@ def alone(
     n: int,
     window_s: float,
     *,
+    settle_s: float = 0.5,
     under: Sequence[str] = (),
     more: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run the agent without a server; `under` and `more` as for `serving`."""
-    arguments = [agent, str(streams), str(hz), str(n), str(window_s)]
+    arguments = [agent, str(streams), str(hz), str(n), str(window_s), str(settle_s)]
     return _json_from([*under, sys.executable, "-m", "bench.alone", *arguments], "", 120, more)
 
 
