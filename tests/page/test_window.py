@@ -204,3 +204,12 @@ def test_users_see_their_own_and_an_operator_all(monkeypatch: pytest.MonkeyPatch
         browser.until(f"() => ({TEXTS})() === 'by bob,by alice'", tab="olga")
         browser.do("fill", "olga", selector="[data-testid=user]", value="alice")
         browser.until(f"() => ({TEXTS})() === 'by alice'", tab="olga")
+
+
+def test_a_link_that_is_none_leaves_the_list(browser: Browser, url: str) -> None:
+    tab = "no link"
+    browser.do("goto", tab, url=f"{url}/runs")
+    start(browser, tab, "a lamp")
+    browser.do("goto", tab, url=f"{url}/runs#%zz")
+    browser.do("reload", tab)
+    browser.until(f"() => ({TEXTS})().includes('a lamp')", tab=tab)

@@ -149,7 +149,12 @@ function tookOf({ started_at: started, ended_at: ended }) {
 }
 
 function open() {
-  const id = decodeURIComponent(location.hash.slice(1));
+  let id = location.hash.slice(1);
+  try {
+    id = decodeURIComponent(id);
+  } catch {
+    // A link that was cut within a character: no run has this id, and the list is there.
+  }
   view.show(id);
   for (const [runId, { link }] of rows) link.toggleAttribute("aria-current", runId === id);
   document.title = id ? `Run ${id} · Gapless` : "Runs · Gapless";
