@@ -50,11 +50,26 @@ from gapless.events import (
     UserMessage,
 )
 
-__all__ = ["CONTINUES", "FILE", "LEFT", "RESTARTED", "SESSION", "VOID", "Fold", "Void", "denies", "is_left", "void_of"]
+__all__ = [
+    "ARTIFACT",
+    "CONTINUES",
+    "FILE",
+    "LEFT",
+    "RESTARTED",
+    "SESSION",
+    "VOID",
+    "Fold",
+    "Void",
+    "denies",
+    "is_left",
+    "void_of",
+]
 
 COPIED_BYTES_MAX = 4 * 1024 * 1024
 """A patch that copies may double the document each time; one that could make it larger than this is not applied."""
 FILE = "gapless.file"
+ARTIFACT = "gapless.artifact"
+"""The agent's framework keeps a file of the session's: its `name` and the `version` that was saved."""
 """Name of the CUSTOM event that holds a file of the answer: its `mimeType`, and its `data` (base64) or its `url`."""
 CONTINUES = "gapless.continues"
 """Key in the metadata of the start of a text that goes on with one that its worker's loss had cut short: that one's id.
@@ -454,6 +469,10 @@ class Fold:
             self._items.append(
                 ActivityMessage(id=f"{self._run_id}-file-{self._files}", activity_type=FILE, content=event.value)
             )
+        elif event.name == ARTIFACT and isinstance(event.value, dict):
+            id = f"{self._run_id}-artifact-{event.value.get('version')}-{event.value.get('name')}"
+            if all(item.id != id for item in self._items if isinstance(item, ActivityMessage)):  # told again, once
+                self._items.append(ActivityMessage(id=id, activity_type=ARTIFACT, content=event.value))
 
     def _started(self, event: RunStartedEvent) -> None:
         self._run_id = event.run_id

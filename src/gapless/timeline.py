@@ -166,4 +166,6 @@ def _custom(name: str, value: Any) -> tuple[str, str]:
         return "notice", f"{fields.get('code', '')}: {fields.get('message', '')}"
     if name == "gapless.file":
         return "file", " ".join(str(fields[key]) for key in ("name", "mimeType", "size") if fields.get(key))
+    if name == "gapless.artifact":
+        return "file", f"{fields.get('name')}, version {fields.get('version')}"
     return "event", name

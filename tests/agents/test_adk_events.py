@@ -10,6 +10,7 @@ from google.adk.agents._streaming_mode import StreamingMode as ADKStreamingMode
 from google.adk.agents.run_config import RunConfig as ADKRunConfig
 from google.adk.events import Event as ADKEvent
 from google.adk.runners import InMemoryRunner
+from google.adk.tools import ToolContext
 from google.adk.workflow import Workflow
 from google.genai import types
 
@@ -27,6 +28,8 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
 )
+from gapless.fold import Fold
+from gapless.messages import ActivityMessage
 from tests.support.adk import Call, Scripted, Streamed, Thought
 from tests.support.adk_runs import TALK_CALL_TALK, add, agent_of, all_of, ask, calls, custom, results, text_of
 
@@ -238,3 +241,19 @@ async def test_a_call_whose_id_changes_while_it_comes_is_one_call():
     events = await ask(LlmAgent(name="helper", model=model, tools=[add]))
     assert calls(events) == [("add", {"a": 1, "b": 2})]
     assert [event.tool_call_id for event in events if isinstance(event, ToolCallResultEvent)] == ["first"]
+
+
+async def test_an_artifact_is_told_and_stays_in_the_conversation():
+    async def keep(tool_context: ToolContext) -> str:
+        await tool_context.save_artifact("plan.txt", types.Part(text="one"))
+        await tool_context.save_artifact("user:plan.txt", types.Part(text="two"))
+        return "kept"
+
+    events = await ask(agent_of([Call("keep", {})], ["Done."], tools=[keep]))
+    kept = [{"name": "plan.txt", "version": 0}, {"name": "user:plan.txt", "version": 0}]
+    assert custom(events, "gapless.artifact") == kept
+    fold = Fold()
+    for event in [*events, *events]:  # told again by another worker, they are there once
+        fold.add(event)
+    shown = [message.content for message in fold.messages() if isinstance(message, ActivityMessage)]
+    assert shown == kept

@@ -372,6 +372,7 @@ function messagesOf(record, content, events) {
       texts.set(event.messageId, { id: event.messageId, role: "assistant", content: "", metadata });
       messages.push(texts.get(event.messageId));
     } else if (event.type === "TEXT_MESSAGE_CONTENT") texts.get(event.messageId).content += event.delta;
+    else if (event.type === "CUSTOM" && event.name === "gapless.artifact") messages.push({ role: "activity", activityType: event.name, content: event.value, metadata });
     else if (event.type === "REASONING_MESSAGE_CONTENT") {
       messages.push({ id: event.messageId, role: "reasoning", content: event.delta, metadata });
     } else if (event.type === "TOOL_CALL_START") {

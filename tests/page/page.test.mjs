@@ -273,6 +273,34 @@ atBoth("page: images of an answer are shown, those that the server keeps are fet
   assert.equal((await saving).suggestedFilename(), "kept.png");
 });
 
+atBoth("page: artifacts of an answer are saved, also after a reload", async (size) => {
+  const artifact = (name, version) => ({ type: "CUSTOM", name: "gapless.artifact", value: { name, version } });
+  server.script = () => [artifact("user:notes/a b.txt", 1), artifact("plan.bin", 0), artifact("plan.bin", 0), artifact("gone.txt", 3), ...textScript("Kept.")];
+  const at = "/apps/mock/users/u/sessions/s1/artifacts/";
+  const parts = { [`${at}user%3Anotes/a%20b.txt/versions/1`]: { text: "kept" }, [`${at}plan.bin/versions/0`]: { inlineData: { data: "-_8=", mimeType: "application/x-plan" } } };
+  server.intercept = (request, response, url) => {
+    if (!url.pathname.startsWith("/apps/")) return false;
+    const part = parts[url.pathname];
+    return Boolean(response.writeHead(part ? 200 : 404).end(JSON.stringify(part ?? { error: { code: "not_found", message: "There is none." } })));
+  };
+  const page = await open(size);
+  await ask(page, "Keep");
+  await turnIs(page, "finished");
+  for (const _ of [1, 2]) {
+    assert.deepEqual(await page.locator(".file").allInnerTexts(), ["Save user:notes/a b.txt", "Save plan.bin", "Save gone.txt"]);
+    const saved = [];
+    for (const place of [0, 1]) {
+      const [file] = await Promise.all([page.waitForEvent("download"), page.locator("[data-testid=file-save]").nth(place).click()]);
+      saved.push([file.suggestedFilename(), await readFile(await file.path(), "latin1")]);
+    }
+    assert.deepEqual(saved, [["a b.txt", "kept"], ["plan.bin", "\xfb\xff"]]);
+    await page.locator("[data-testid=file-save]").nth(2).click();
+    await page.waitForFunction(() => document.querySelectorAll(".file")[2].innerText.includes("cannot be fetched: There is none."));
+    await page.reload();
+    await turnIs(page, "finished");
+  }
+});
+
 atBoth("page: an interrupt asks, and the answer goes on in the same turn", async (size) => {
   for (const approved of [true, false]) {
     server.script = () => [

@@ -21,7 +21,7 @@ from gapless.agents.adk_raw import Shows, keeps_state_only, mark, raw_partial, s
 from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, INPUT, failure_in
 from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.values import json_of, plain
-from gapless.agents.writing import Call, file, notice, result, with_files
+from gapless.agents.writing import Call, artifact, file, notice, result, with_files
 from gapless.events import (
     ContentPart,
     CustomEvent,
@@ -314,6 +314,7 @@ class Translation:
             out += [ToolCallEndEvent(tool_call_id=id) for id, writer in stream.writers.items() if writer.started]
         if event.actions.state_delta:
             self._state_delta(out, event.actions.state_delta)
+        out += [artifact(name, version) for name, version in event.actions.artifact_delta.items()]
         if event.output is not None and not parts:  # a node's own output; an answer in words is text already
             self._ctx.result = plain(event.output)
         return stream

@@ -29,7 +29,7 @@ from gapless.events import (
     ToolCallStartEvent,
     UrlSource,
 )
-from gapless.fold import FILE
+from gapless.fold import ARTIFACT, FILE
 from gapless.user_message import media_part, simplest
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "Call",
     "Said",
     "WholeCall",
+    "artifact",
     "file",
     "finish",
     "notice",
@@ -286,6 +287,11 @@ def file(
     mime_type, data, url = _where(mime_type, data, url)
     where: dict[str, Any] = {"url": url} if data is None else {"data": data}
     return CustomEvent(name=FILE, value={"mimeType": mime_type, **where}, subagent_run_id=author)
+
+
+def artifact(name: str, version: int, *, author: str | None = None) -> CustomEvent:
+    """Tell that the framework has saved a `version` of the session's artifact `name`, for the sub-agent `author`."""
+    return CustomEvent(name=ARTIFACT, value={"name": name, "version": version}, subagent_run_id=author)
 
 
 def with_files(

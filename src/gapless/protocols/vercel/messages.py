@@ -52,7 +52,7 @@ from gapless.events import (
     decode_event,
     encode_event,
 )
-from gapless.fold import FILE
+from gapless.fold import ARTIFACT, FILE
 from gapless.protocols.vercel.wire import PROVIDER, VercelEncoder
 from gapless.records import RunRecord
 from gapless.runs.readers import merge_deltas
@@ -427,8 +427,8 @@ def remains(run: RunRecord, messages: Iterable[Message]) -> list[bytes]:
                     ]
             case ToolMessage(tool_call_id=call_id, content=content, error=failed):
                 events.append(ToolCallResultEvent(message_id=id, tool_call_id=call_id, content=content, error=failed))
-            case ActivityMessage(activity_type=kind, content=shown) if kind == FILE:
-                events.append(CustomEvent(name=FILE, value=shown))
+            case ActivityMessage(activity_type=kind, content=shown) if kind in (ARTIFACT, FILE):
+                events.append(CustomEvent(name=kind, value=shown))
             case ActivityMessage(activity_type=kind, content=shown):
                 events.append(ActivitySnapshotEvent(message_id=id, activity_type=kind, content=shown))
     if error and error["code"] != RunCancelled.code:

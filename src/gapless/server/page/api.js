@@ -82,11 +82,9 @@ function askForKey(refused) {
 }
 
 /** The bytes of a file in an answer, as a `Blob`. */
-export async function fetchFile(runId, { data, blob, url, mimeType }) {
-  if (data !== null) {
-    const bytes = Uint8Array.from(atob(data.replace(/-/g, "+").replace(/_/g, "/")), (one) => one.charCodeAt(0));
-    return new Blob([bytes], { type: mimeType });
-  }
+export async function fetchFile(runId, { data, blob, url, mimeType, name, version }) {
+  if (data !== null) return blobOf(data, mimeType);
+  if (version !== undefined) return fetchArtifact(runId, name, version);
   const own = blob !== null; // only the server itself is told the key
   const address = own ? new URL(`runs/${encodeURIComponent(runId)}/blobs/${blob}`, baseUrl) : new URL(url, baseUrl);
   return authorised(async () => {
@@ -94,6 +92,22 @@ export async function fetchFile(runId, { data, blob, url, mimeType }) {
     if (!response.ok) throw Object.assign(new Error(`${response.status}`), { status: response.status });
     return response.blob();
   });
+}
+
+function blobOf(data, type) {
+  const bytes = Uint8Array.from(atob(data.replace(/-/g, "+").replace(/_/g, "/")), (one) => one.charCodeAt(0));
+  return new Blob([bytes], { type });
+}
+
+/** One version of an artifact of the run's session, which comes as a part of ADK's. */
+async function fetchArtifact(runId, name, version) {
+  const run = await authorised(() => getJson(`runs/${encodeURIComponent(runId)}`));
+  const [app, user, session] = [run.agent, run.user_id, run.session_id].map(encodeURIComponent);
+  const path = name.split("/").map(encodeURIComponent).join("/");
+  const part = await authorised(() => getJson(`apps/${app}/users/${user}/sessions/${session}/artifacts/${path}/versions/${version}`));
+  if (part.inlineData) return blobOf(part.inlineData.data, part.inlineData.mimeType);
+  if (part.text === undefined) throw new Error(part.fileData ? `it is at ${part.fileData.fileUri}` : "it has no bytes");
+  return new Blob([part.text], { type: "text/plain" });
 }
 
 /** MathML for formulas, `{ tex, display }`, each as `[name, attributes, children]`; null for one that is none. */

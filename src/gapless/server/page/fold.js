@@ -11,7 +11,7 @@
  *   { kind: "step",      key, parent, open, interrupted, name }
  *   { kind: "subagent",  key, parent, open, interrupted, name, description, error }
  *   { kind: "notice",    key, parent, code, message }
- *   { kind: "file",      key, parent, mimeType, name, size, data, blob, url }
+ *   { kind: "file",      key, parent, mimeType, name, size, data, blob, url }; an artifact has a `version` and none of the last four
  *
  * A text is the `user`'s where it was said to a live run. A tool `waits` while a person is asked about it, and was
  * `denied` where the person said no.
@@ -24,6 +24,7 @@
  */
 
 const FILE = "gapless.file";
+const ARTIFACT = "gapless.artifact";
 /** What a question without a schema that wants a yes or a no gives as its reason. */
 const APPROVING = /^(tool_call|confirm|approv)/;
 
@@ -162,6 +163,7 @@ const HANDLERS = {
 
   CUSTOM(view, event) {
     if (event.name === FILE) return file(view, event.value);
+    if (event.name === ARTIFACT) return artifact(view, event.value);
     if (event.name === "gapless.void") return takeBack(view, event.value ?? {});
     if (event.name === "gapless.restarted") return takeBackAll(view);
     if (event.name !== "gapless.notice") return null;
@@ -202,6 +204,8 @@ export function viewOfMessages(record, messages) {
       item.open = false;
     } else if (message.role === "activity" && message.activityType === FILE) {
       file(view, message.content);
+    } else if (message.role === "activity" && message.activityType === ARTIFACT) {
+      artifact(view, message.content);
     } else if (message.role === "reasoning") {
       put(view, { kind: "reasoning", key: `reasoning:${message.id}`, parent, chunks: [message.content] });
     }
@@ -242,6 +246,13 @@ function file(view, value) {
   const { mimeType, name = "", size = null, data = null, blob = null, url = null } = value ?? {};
   const fields = { mimeType: mimeType ?? "application/octet-stream", name, size, data, blob, url };
   return put(view, { kind: "file", key: `file:${view.files}`, parent: null, open: false, ...fields });
+}
+
+/** A file that the agent's framework keeps, of one version; what it is shows when it is fetched. */
+function artifact(view, value) {
+  const { name = "", version = null } = value ?? {};
+  const fields = { mimeType: "", name, version, size: null, data: null, blob: null, url: null };
+  return put(view, { kind: "file", key: `artifact:${version}:${name}`, parent: null, open: false, ...fields });
 }
 
 function put(view, item) {

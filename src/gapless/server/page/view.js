@@ -367,7 +367,7 @@ class ShowFile {
 const IMAGE = /^image\/(png|jpeg|gif|webp|avif|bmp)$/;
 
 function fileName({ name, mimeType }) {
-  return name || `file.${mimeType.split("/")[1]?.replace(/[^\w].*/, "") || "bin"}`;
+  return name.replace(/^user:/, "").split("/").at(-1) || `file.${mimeType.split("/")[1]?.replace(/[^\w].*/, "") || "bin"}`;
 }
 
 const SHOW = {
