@@ -31,7 +31,7 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
     last_seq: int
     what: str
     name: str = ""
-    """Of the tool, the step, the sub-agent."""
+    """Of the tool, the step, the sub-agent, the agent's own event."""
     text: str = ""
     cut: bool = False
     """The text is longer than this."""
@@ -116,7 +116,8 @@ class _Maker:
             case e.SubagentErrorEvent(subagent_run_id=id, code=code, message=message):
                 self._subagent_failed(seq, id, f"{code}: {message}" if code else message)
             case e.CustomEvent(name=name, value=value):
-                self.add(seq, *_custom(name, value))
+                what, of, text = _custom(name, value)
+                self.add(seq, what, text, name=of)
             case e.RunFinishedEvent(outcome=e.RunFinishedInterruptOutcome(interrupts=asked)):
                 self.add(seq, "waits", "; ".join(one.message or one.reason for one in asked))
             case e.RunFinishedEvent(outcome=outcome):
@@ -154,18 +155,18 @@ def timeline(events: Iterable[tuple[int, e.Event]], times: Sequence[tuple[int, i
     return Timeline(entries=maker.made(), first_token_at=first_token_at, cut=cut)
 
 
-def _custom(name: str, value: Any) -> tuple[str, str]:
-    """Return what an event that is not AG-UI's own says."""
+def _custom(name: str, value: Any) -> tuple[str, str, str]:
+    """Return what an event that is not AG-UI's own is, of which name, and what it says."""
     fields = value if isinstance(value, dict) else {}
     if name == "gapless.void":
         ids = [*fields.get("messageIds", []), *fields.get("toolCallIds", []), *fields.get("cut", {})]
-        return "takes back", f"what its lost worker said last: {', '.join(map(str, ids))}"
+        return "takes back", "", f"what its lost worker said last: {', '.join(map(str, ids))}"
     if name == "gapless.restarted":
-        return "takes back", "all: it begins anew at another worker"
+        return "takes back", "", "all: it begins anew at another worker"
     if name == "gapless.notice":
-        return "notice", f"{fields.get('code', '')}: {fields.get('message', '')}"
+        return "notice", "", f"{fields.get('code', '')}: {fields.get('message', '')}"
     if name == "gapless.file":
-        return "file", " ".join(str(fields[key]) for key in ("name", "mimeType", "size") if fields.get(key))
+        return "file", "", " ".join(str(fields[key]) for key in ("name", "mimeType", "size") if fields.get(key))
     if name == "gapless.artifact":
-        return "file", f"{fields.get('name')}, version {fields.get('version')}"
-    return "event", name
+        return "file", "", f"{fields.get('name')}, version {fields.get('version')}"
+    return "event", name, "" if value is None else msgspec.json.encode(value).decode()

@@ -127,6 +127,8 @@ def test_a_module_that_does_not_import(tmp_path: Path) -> None:
     assert code == 1
     assert "cannot import name 'StreamingMode'" in output
     assert "upgrade the package" in output
+    (tmp_path / "ours.py").write_text("from gapless import TokenUsage\n", encoding="utf-8")
+    assert "events and what is in them are in gapless.events" in examine(f"{tmp_path}/ours.py:agent")[1]
 
 
 def test_the_place_is_examined(agents: str, tmp_path: Path) -> None:

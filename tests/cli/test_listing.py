@@ -109,6 +109,9 @@ def test_a_run_is_shown_as_what_happened(store: str, invoke: Any) -> None:
     assert "failed" in failed
     assert "ValueError" in failed
     assert invoke("run", "none", "--store", store).exit_code == 1
+    short, unnamed = (invoke("run", it, "--store", store) for it in ("ru", ""))
+    assert (short.exit_code, "the beginning of an id needs 4 characters" in short.stderr) == (1, True)
+    assert (unnamed.exit_code, "give a run's id" in unnamed.stderr) == (2, True)
 
 
 def test_what_was_said_in_pieces_and_taken_back_is_one_line_each() -> None:
@@ -137,7 +140,7 @@ def test_what_was_said_in_pieces_and_taken_back_is_one_line_each() -> None:
         (9, "takes back", "what its lost worker said last: m"),
         (10, "goes on", ""),
         (11, "notice", "c: m"),
-        (12, "event", "of.an.agent"),
+        (12, "event", "of.an.agent 1"),
         (13, "failed", "lost: away"),
         (14, "finished", ""),
     ]

@@ -456,6 +456,12 @@ _CAUSES: tuple[tuple[Callable[[str], bool], Callable[[str], str]], ...] = (
         ),
     ),
     (
+        _says(r"cannot import name '\w+' from 'gapless'"),
+        lambda text: (
+            "Gapless has no such name there: events and what is in them are in gapless.events; see docs/reference.md"
+        ),
+    ),
+    (
         _says(r"cannot import name", r"has no attribute"),
         lambda text: "the installed version lacks that name: upgrade the package that it comes from (pip install -U …)",
     ),

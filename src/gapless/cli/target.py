@@ -150,11 +150,14 @@ def _say_cut(cut: Cut) -> None:
 
 async def find(target: GaplessClient | Direct, run_id: str) -> RunRecord:
     """Return the record of the run with this id, or whose id begins so. Raises `RunNotFound`, `UsageError`."""
+    if not run_id:
+        raise UsageError("give a run's id; `gapless runs` lists them")
     try:
         return await target.record(run_id)
     except RunNotFound:
         if len(run_id) < PREFIX_CHARS_MIN:
-            raise
+            hint = f"no run {run_id}; the beginning of an id needs {PREFIX_CHARS_MIN} characters"
+            raise RunNotFound(hint, run_id=run_id) from None
         runs = await target.runs(session_id=None, status=None, limit=PREFIX_RUNS)
         found = [run.id for run in runs if run.id.startswith(run_id)]
         if not found:

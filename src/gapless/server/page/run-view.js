@@ -111,6 +111,7 @@ export class RunView {
       parts.timeline,
       parts.journal,
     );
+    if (title.scrollHeight > title.clientHeight) title.tabIndex = 0; // so that keys scroll it
     this.#parts = parts;
   }
 
@@ -135,7 +136,7 @@ export class RunView {
       ["Cost", run.cost_usd === undefined ? "" : `$${run.cost_usd.toFixed(4)}`],
       ["Error", run.error ? `${run.error.code}: ${run.error.message}` : ""],
     ];
-    parts.facts.replaceChildren(...facts.filter(([, value]) => value !== "").map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+    parts.facts.replaceChildren(...facts.filter(([, value]) => value !== "").map(([name, value]) => el("div", { class: name === "Error" ? "wide" : null }, el("dt", {}, name), el("dd", {}, value))));
     parts.usage.replaceChildren(...(run.usage?.length ? [usageTable(run.usage)] : []));
     this.#ask(run);
     this.#draw(entries);
