@@ -63,7 +63,7 @@ async def test_a_confirmation_is_asked_for_and_answered(payload: Any, status: An
     async with Runner(agent) as runner:
         run = await runner.start("fire it", session_id="s")
         (interrupt,) = await waiting(run)
-        assert interrupt.reason == "tool_call"
+        assert (interrupt.reason, interrupt.message) == ("tool_call", "Approve the call of fire?")
         assert fired == []
         await run.answer([ResumeEntry(interrupt_id=interrupt.id, status=status, payload=payload)])
         events = await all_of(run)

@@ -22,6 +22,8 @@ _APPROVAL = {
     "properties": {"approved": {"type": "boolean"}, "payload": {}},
     "required": ["approved"],
 }
+_FOR_PROGRAMS = "ToolConfirmation payload."
+"""How ADK's own hint for `require_confirmation` ends: it names parts of its API, not what a person does."""
 
 
 def interrupt_for(call: types.FunctionCall, call_id: str, shown_id: Callable[[str], str], first: Any) -> Interrupt:
@@ -67,7 +69,7 @@ def _approval(call_id: str, args: dict[str, Any], adk: dict[str, Any], shown_id:
         shown_id(original.get("id") or ""),
         original.get("name") or "",
         original.get("args") or {},
-        message=hint,
+        message=None if isinstance(hint, str) and hint.endswith(_FOR_PROGRAMS) else hint,
         schema=_APPROVAL,
         metadata={"adk": adk},
     )
