@@ -27,6 +27,17 @@ AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
 FORM = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 CHOOSE = """(status) => { const it = document.querySelector("[data-testid=status]"); it.value = status;
     it.dispatchEvent(new Event("input", {bubbles: true})) }"""
+REFUSING = """() => {
+    const asked = window.fetch;
+    Object.assign(window, {refusing: true, lists: 0});
+    window.fetch = async (url, ...rest) => {
+        if (window.refusing && String(url).endsWith("/cancel"))
+            return Response.json({error: {code: "run_waits", message: "Not now, the run is saved"}}, {status: 409});
+        const answer = await asked(url, ...rest);
+        if (/runs[?]/.test(url)) window.lists += 1;
+        return answer;
+    };
+}"""
 KEYS = "alice=alice-has-a-long-key,bob=bob-has-a-longer-key,olga=olga-sees-everything"
 TEXTS = "() => [...document.querySelectorAll('[data-testid=row] .message')].map((it) => it.textContent).join()"
 ENTRIES = "() => [...document.querySelectorAll('[data-testid=entry]')].map((it) => it.dataset.what).join()"
@@ -169,6 +180,20 @@ def test_a_question_is_answered(browser: Browser, url: str, size: tuple[int, int
     browser.do("click", tab, selector="#answer [type=submit]")
     browser.until(f"() => ({ENTRIES})() === 'starts,waits,goes on,says,finished'", tab=tab)
     assert "gladly" in str(browser.evaluate("() => document.getElementById('timeline').innerText", tab=tab))
+
+
+def test_what_is_refused_is_said_until_it_is_done(browser: Browser, url: str) -> None:
+    opened(browser, url, (1280, 860), "refused")
+    browser.evaluate("(id) => { location.hash = id }", start(browser, "refused", "wait"), tab="refused")
+    browser.until(f"() => ({ENTRIES})() === 'starts,calls,result,says'", tab="refused")
+    browser.evaluate(REFUSING, tab="refused")
+    browser.do("click", "refused", selector="[data-testid=cancel]")
+    browser.until("() => window.lists > 2", tab="refused")  # the list was read again
+    alert = "() => document.getElementById('alert').innerText"
+    assert browser.evaluate(alert, tab="refused") == "Not now, the run is saved (run_waits)"
+    browser.evaluate("() => { window.refusing = false }", tab="refused")
+    browser.do("click", "refused", selector="[data-testid=cancel]")
+    browser.until(f"() => ({ENTRIES})().endsWith('cancelled') && ({alert})() === ''", tab="refused")
 
 
 def test_a_form_is_filled_in_and_its_run_leaves_the_list_of_those_that_wait(browser: Browser, url: str) -> None:

@@ -41,6 +41,7 @@ export class RunView {
   async show(id) {
     clearTimeout(this.#timer);
     this.#replaying += 1;
+    if (id !== this.runId) showAlert("");
     this.runId = id;
     this.#node.hidden = id === "";
     this.#run = null;

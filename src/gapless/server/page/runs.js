@@ -3,7 +3,7 @@
 import { authorised, getJson, serversAgents, showAccess } from "./api.js";
 import { $, el } from "./dom.js";
 import { RunView } from "./run-view.js";
-import { announce, awayIs, describe, showAlert, showConnection } from "./say.js";
+import { announce, awayIs, describe, reached, showAlert, showConnection } from "./say.js";
 
 const PAGE = 50;
 /** So often the newest runs are read again, while the page is seen. */
@@ -105,8 +105,8 @@ function drop({ runs, next: further }) {
 }
 
 function said(error) {
-  if (error === null) showAlert("");
-  else showAlert(describe(error), awayIs(error));
+  if (error === null) reached(); // what was refused stays, to be read
+  else showAlert(describe(error), true);
   showConnection(error === null ? "open" : awayIs(error) ? "lost" : "open");
 }
 
