@@ -301,14 +301,14 @@ atBoth("page: artifacts of an answer are saved, also after a reload", async (siz
   }
 });
 
-atBoth("page: an interrupt asks, and the answer goes on in the same turn", async (size) => {
+test("page: an interrupt asks, and the answer goes on in the same turn", async () => {
   for (const approved of [true, false]) {
     server.script = () => [
       { type: "TOOL_CALL_START", toolCallId: "c", toolCallName: "send_mail" },
       { type: "TOOL_CALL_END", toolCallId: "c" },
       { type: "RUN_FINISHED", outcome: { type: "interrupt", interrupts: [{ id: "i1", reason: "tool_call", message: "Send it?" }] } },
     ];
-    const page = await open(size);
+    const page = await open();
     await ask(page, "Mail");
     await turnIs(page, "waiting");
     await page.reload();
