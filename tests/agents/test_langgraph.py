@@ -223,8 +223,13 @@ async def test_the_state_that_a_run_ends_with_is_read_once(typed: bool, monkeypa
     async def node(state: Any) -> dict[str, Any]:
         return {"length": 4}
 
-    reads, read = [], RunSaver.get_tuple
-    monkeypatch.setattr(RunSaver, "get_tuple", lambda *given: reads.append(1) or read(*given))
+    reads, read = list[Any](), RunSaver.get_tuple
+
+    def counted(*given: Any) -> Any:
+        reads.append(given)
+        return read(*given)
+
+    monkeypatch.setattr(RunSaver, "get_tuple", counted)
     events = await one_run(graph_of(node, state), '{"text": "four"}')
     assert events[-1].result == {"text": "four", "length": 4}
     assert len(reads) == (1 if typed else 2), "a class of the user's own is told by its channels"
