@@ -88,8 +88,7 @@ class Execution:
         output_type: Any = None,
     ) -> None:
         assert record.config is not None, "the runner records it"
-        self.record = record
-        self.journal = journal
+        self.record, self.journal = record, journal
         self.config = record.config
         self.raised = Raised()
         self.heard = 0
@@ -106,10 +105,8 @@ class Execution:
         """What takes a producer's batches, where the run is executed elsewhere."""
         self._agent = self.inbox or agent
         self._request, self._sessions, self._recorder = request, sessions, recorder
-        self._metrics = metrics
-        self._notices = notices
-        self._deps = deps
-        self._output_type = output_type
+        self._metrics, self._notices = metrics, notices
+        self._deps, self._output_type = deps, output_type
         self._span = run_span(record)
         self._deadlines = Deadlines(record.config)
         self._stopped: _Stopped | None = None
@@ -299,15 +296,18 @@ class Execution:
         except WorkerFenced:
             self.fence()
             return
-        if not self.journal.appended:  # else another worker had begun
+        again = self.journal.appended > 1  # another worker had begun, and has written more than RUN_STARTED
+        if not self.journal.appended:
             self._recorder.start(now_ms())
             if self._standing is not None:
                 self._standing.first()
+        if self.live is not None:
+            self.live.begun()
         used_s = 0.0 if self._before is None else self._before.frame.used_s
         self._deadlines.begin(self.journal.appended, asyncio.get_running_loop().time(), used_s)
         self._context = ctx = await self._make_context()
         self._state_before = _encode(ctx.state)
-        await self._go_on(ctx)
+        await self._go_on(ctx, again=again)
         journal, add = self.journal, self._recorder.add
         self._began = time.monotonic()
         first = True
@@ -328,8 +328,8 @@ class Execution:
                 if close is not None:
                     await close()
 
-    async def _go_on(self, ctx: RunContext) -> None:
-        """Go on where another worker left the run, if one had begun it: at its checkpoint, or anew."""
+    async def _go_on(self, ctx: RunContext, *, again: bool) -> None:
+        """Go on where another worker left the run, if one had begun it: at its checkpoint, or `again`."""
         before = self._before
         if before is not None:
             if self.waiting:
@@ -339,7 +339,7 @@ class Execution:
             ctx.checkpoint, ctx.usage = before.frame.data, list(before.frame.usage)
             if before.frame.state is not None:
                 ctx.state = before.frame.state
-        elif self.journal.appended > 1:  # more than RUN_STARTED: another worker had begun
+        elif again:
             self._recorder.restart(ctx.messages, ctx.state)
         if self._standing is not None:
             self._standing.begin(ctx, self._state_before, self._deadlines, self.questions)

@@ -38,6 +38,8 @@ class LiveInput(LiveRequestQueue):
         self._ids: dict[str, None] = {}
         """Ids of live input that was taken in, so that a repeat counts once."""
         self._noticed: set[str] = set()
+        self._unsaid: list[CustomEvent] = []
+        """Notices from before the stream has begun."""
 
     def push(self, request: LiveRequest, *, relayed: bool = False) -> None:
         """Take one request in. Whoever said it to another worker (`relayed`) cannot be made to wait: there is more room
@@ -75,11 +77,19 @@ class LiveInput(LiveRequestQueue):
                 self._recorder.put(event)
 
     def _notice(self, code: str, message: str) -> None:
-        """Say something once in the stream, if it has begun and goes on."""
-        if code not in self._noticed and self._journal.appended:
+        """Say something once in the stream, as soon as it has begun and while it goes on."""
+        if code not in self._noticed:
             self._noticed.add(code)
-            with contextlib.suppress(RunFenced, RunLimit):
-                self._recorder.add(CustomEvent(name="gapless.notice", value={"code": code, "message": message}))
+            self._unsaid.append(CustomEvent(name="gapless.notice", value={"code": code, "message": message}))
+            if self._journal.appended:
+                self.begun()
+
+    def begun(self) -> None:
+        """Say what there was to say before the stream has begun: others may speak before RUN_STARTED is there."""
+        unsaid, self._unsaid = self._unsaid, []
+        with contextlib.suppress(RunFenced, RunLimit):
+            for event in unsaid:
+                self._recorder.add(event)
 
     def _as_said(self, request: LiveRequest) -> list[Event]:
         text = text_of(request.content)
