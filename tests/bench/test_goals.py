@@ -103,7 +103,7 @@ def test_a_frameworks_agent_is_shown_unpaced_and_paced_each_beside_its_own_load(
             ],
         )
     )
-    first, second = (line for line in found if line.startswith("| CPU per event, Pydantic AI agent"))
+    first, second = (line for line in found if line.startswith("| CPU per event, Pydantic AI agent, memory, all"))
     assert (
         "| ≤ 0.9 × the agent alone | × 0.80 | met | 40.0 µs; the agent alone 50.0; its Vercel adapter 100 (× 0.40) |"
         in first

@@ -89,8 +89,8 @@ class TakeOver:
                 member, wanted_at = encode_member(run_id, session_id), fields[0] or 0
                 await self._server.call(WANT, WORKERS, me, member, wanted_at, int(float(wanted_at) == 0), 0)
             if outcome == b"ended":
-                size = int(fields[0][scripts.RUN_FIELDS.index("bytes")])
-                await self._owned.finish([(run_from(run_id, fields[0]), size)], owner)
+                run = run_from(run_id, fields[0])
+                await self._owned.finish([(run, int(fields[0][scripts.RUN_FIELDS.index("bytes")]))], owner)
         except StoreCorrupt as error:  # there is no run left to be taken, nor for its session to wait for
             log.error("run %s: %s", run_id, error)
             with contextlib.suppress(StoreCorrupt):
