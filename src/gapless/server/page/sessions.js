@@ -74,6 +74,7 @@ export class SessionList {
     if (wanted.q === this.#wanted.q && wanted.agent === this.#wanted.agent) return;
     this.#wanted = wanted;
     this.#list += 1;
+    this.#told.clear(); // what is told from here on is of this list
     $("search-status").textContent = wanted.q === undefined ? "" : "Searching…";
     this.refresh();
   }
@@ -98,7 +99,9 @@ export class SessionList {
       if (used > oldest && !there.has(id) && !this.#told.has(id)) this.#records.delete(id);
     }
     if (this.#read !== list || !page.some(({ id }) => this.#records.has(id))) {
-      this.#records.clear(); // what was read is no longer next to this page
+      for (const id of [...this.#records.keys()]) {
+        if (!this.#told.has(id)) this.#records.delete(id); // what was read is no longer next to this page
+      }
       this.#next = page.next;
       this.#read = list;
     }
