@@ -353,7 +353,7 @@ PLANTED: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (deliver_again_after_a_retry, "got|told of the end|terminal|hangs|run_fenced"),
     (end_without_a_turn, "has 0 turns"),
     (forget_what_was_shown, "its session keeps"),
-    (start_again_when_asked_again, "was called|does not own it|its turn is not|void at"),
+    (start_again_when_asked_again, "was called|does not own it|its turn is not|void at|it is told of"),
     (hold_nothing_back, "pending events"),
     (let_runs_of_a_session_overtake, "before it was active"),
     (leave_dead_workers_runs, "hangs"),
