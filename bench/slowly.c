@@ -1,6 +1,6 @@
 /* Preloaded into a server that runs under callgrind, which makes it some fifty times slower: its clock goes SLOWER times
    (a variable of its environment) as slow, and it waits SLOWER times as long. So it sees the load, and the groups in
-   which events come, that it would see without callgrind. Only monotonic clocks are slowed, not the time of day. */
+   which events come, that it would see without callgrind. The time of day goes as slowly, from where it is at the start. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -15,11 +15,7 @@
 #define TIME_OF_DAY_S 1000000000LL
 
 static long long slower = 1;
-
-__attribute__((constructor)) static void read_slower(void) {
-    const char *set = getenv("SLOWER");
-    if (set && atoll(set) > 0) slower = atoll(set);
-}
+static long long day_began_ns;
 
 static long long ns_of(const struct timespec *at) { return at->tv_sec * NS + at->tv_nsec; }
 
@@ -31,10 +27,20 @@ static int real_clock(clockid_t clock, struct timespec *at) {
     return next(clock, at);
 }
 
+__attribute__((constructor)) static void read_slower(void) {
+    const char *set = getenv("SLOWER");
+    if (set && atoll(set) > 0) slower = atoll(set);
+    struct timespec now;
+    real_clock(CLOCK_REALTIME, &now);
+    day_began_ns = ns_of(&now);
+}
+
 int clock_gettime(clockid_t clock, struct timespec *at) {
     int failed = real_clock(clock, at);
     if (!failed && (clock == CLOCK_MONOTONIC || clock == CLOCK_MONOTONIC_COARSE || clock == CLOCK_MONOTONIC_RAW))
         *at = timespec_of(ns_of(at) / slower);
+    if (!failed && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE))
+        *at = timespec_of(day_began_ns + (ns_of(at) - day_began_ns) / slower);
     return failed;
 }
 
