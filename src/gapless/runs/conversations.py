@@ -23,6 +23,7 @@ from gapless.fold import SESSION
 from gapless.journals.contract import Store
 from gapless.records import RunRecord, SessionRecord
 from gapless.runs.readers import Readers, check_position
+from gapless.runs.waking import Sleeper
 from gapless.tasks import end_tasks
 
 __all__ = ["LATEST", "Conversations", "Following", "SessionFollower", "SessionPlace", "place_of"]
@@ -299,10 +300,11 @@ class Conversations:
             await conversation.close()
 
 
-class SessionFollower:
+class SessionFollower(Sleeper):
     """One reader of a session: a place in it that moves, from run to run."""
 
     def __init__(self, conversation: Conversation) -> None:
+        super().__init__()
         self.place = SessionPlace()
         """Behind what was read last; whoever reads a run's events moves it."""
         self.on_change: Callable[[], None] = self.wake
@@ -313,8 +315,6 @@ class SessionFollower:
         self._ahead: deque[RunRecord] = deque()
         self.told = 0
         """The version of which was told last how the session stands."""
-        self._waiter: asyncio.Future[None] | None = None
-        self._woken = False
 
     @property
     def gone(self) -> bool:
@@ -358,19 +358,7 @@ class SessionFollower:
 
     async def wait(self, version: int) -> None:
         """Wait until the session is of another version, or somebody calls `wake`."""
-        if self.conversation.version == version and not self._woken:
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        self._woken = False
-
-    def wake(self) -> None:
-        """Let `wait` return, now or when it is next called."""
-        self._woken = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        await self._sleep(awake=self.conversation.version != version)
 
     async def begin(self, after: SessionPlace) -> None:
         """Go to a place. Raises `CursorInvalid`, `CursorExpired`, `StoreUnavailable`."""

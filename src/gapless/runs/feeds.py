@@ -17,6 +17,7 @@ from types import TracebackType
 from gapless.errors import GaplessError, LimitReached, StoreUnavailable
 from gapless.journals.contract import Store
 from gapless.records import RunRecord, SessionRecord
+from gapless.runs.waking import Sleeper
 from gapless.tasks import end_tasks
 
 __all__ = ["Change", "FeedFollower", "FeedFollowing", "Feeds"]
@@ -164,10 +165,11 @@ class Feed:
             await end_tasks([self._looking])
 
 
-class FeedFollower:
+class FeedFollower(Sleeper):
     """One reader of a feed, from a cursor on: "" for who has read nothing yet."""
 
     def __init__(self, feed: Feed, cursor: str) -> None:
+        super().__init__()
         epoch, _, number = cursor.rpartition("-")
         known = epoch == feed.epoch and number.isascii() and number.isdigit() and len(number) <= 15
         self.after = int(number) if known and int(number) <= feed.last else -1
@@ -177,8 +179,6 @@ class FeedFollower:
         self.on_change: Callable[[], None] = self.wake
         """Called when there is more to read."""
         self.feed = feed
-        self._waiter: asyncio.Future[None] | None = None
-        self._woken = False
 
     @property
     def cursor(self) -> str:
@@ -201,19 +201,7 @@ class FeedFollower:
 
     async def wait(self) -> None:
         """Wait until there is more to read, or somebody calls `wake`."""
-        if not self._woken and not self.due:
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        self._woken = False
-
-    def wake(self) -> None:
-        """Let `wait` return, now or when it is next called."""
-        self._woken = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        await self._sleep(awake=self.due)
 
 
 class Feeds:
