@@ -64,16 +64,14 @@ async def session_runs(
     return [listed_run(run) for _, run in await records.select(None, where, key, place, limit)]
 
 
-class WatchedSessions:
-    """The sessions that this worker watches."""
+class _Watched:
+    """What this worker watches under numbers below 0, by id."""
 
-    def __init__(self, server: PostgresServer, tell: Callable[[str], None]) -> None:
-        """`tell` hands on that a watched session may have changed."""
+    _number: Callable[[str], int]
+
+    def __init__(self, server: PostgresServer) -> None:
         self._server = server
-        self._tell = tell
         self._numbers: dict[str, int] = {}
-        self._seen: dict[bytes, tuple[object, ...]] = {}
-        """How each was when it was last looked for what was missed."""
         self._gone: dict[int, None] = {}
         """Numbers that are no longer watched, and still said to be."""
         self._forgetting = asyncio.Lock()
@@ -83,20 +81,45 @@ class WatchedSessions:
         """Returns the numbers of those that are watched."""
         return self._numbers.values()
 
-    async def watch(self, session_id: str, worker_id: str, channel: str) -> None:
-        """Watch a session, as `Store.watch_session`."""
-        number = self._numbers[session_id] = session_number(session_id)
+    async def watch(self, watched_id: str, worker_id: str, channel: str) -> None:
+        """Watch one, as `Store.watch_session` and `Store.watch_user`."""
+        number = self._numbers[watched_id] = self._number(watched_id)
         self._gone.pop(number, None)
         async with self._forgetting:
             pass
         await self._server.execute(_WATCH, worker_id, channel, number)
 
-    def unwatch(self, session_id: str) -> None:
+    def unwatch(self, watched_id: str) -> None:
         """Undo `watch`."""
-        number = self._numbers.pop(session_id, None)
-        self._seen.pop(session_id.encode(), None)
+        number = self._numbers.pop(watched_id, None)
         if number is not None and number not in self._numbers.values():
             self._gone[number] = None
+
+    async def poll(self, connection: Connection, worker_id: str) -> None:
+        """Say of which nothing is to be told any more."""
+        if self._gone:
+            async with self._forgetting:
+                numbers = int_array(self._gone)
+                self._gone.clear()
+                await self._server.run(connection, _UNWATCH, worker_id, numbers)
+
+
+class WatchedSessions(_Watched):
+    """The sessions that this worker watches."""
+
+    _number = staticmethod(session_number)
+
+    def __init__(self, server: PostgresServer, tell: Callable[[str], None]) -> None:
+        """`tell` hands on that a watched session may have changed."""
+        super().__init__(server)
+        self._tell = tell
+        self._seen: dict[bytes, tuple[object, ...]] = {}
+        """How each was when it was last looked for what was missed."""
+
+    def unwatch(self, session_id: str) -> None:
+        """Undo `watch`."""
+        super().unwatch(session_id)
+        self._seen.pop(session_id.encode(), None)
 
     def changed(self, session_id: str) -> None:
         """Tell of a change that this worker has made."""
@@ -116,12 +139,8 @@ class WatchedSessions:
             self._tell(session_id)
 
     async def poll(self, connection: Connection, worker_id: str) -> None:
-        """Look for changes that were missed."""
-        if self._gone:
-            async with self._forgetting:
-                numbers = int_array(self._gone)
-                self._gone.clear()
-                await self._server.run(connection, _UNWATCH, worker_id, numbers)
+        """Look for changes that were missed, besides."""
+        await super().poll(connection, worker_id)
         if not self._numbers:
             return
         ids = bytea_array([session_id.encode() for session_id in self._numbers])
@@ -132,38 +151,18 @@ class WatchedSessions:
                 self._tell(session_id)
 
 
-class WatchedUsers:
+class WatchedUsers(_Watched):
     """The users whose sessions this worker watches. What of a session has changed is not in a notification, which one
     has is."""
 
+    _number = staticmethod(user_number)
+
     def __init__(self, server: PostgresServer, tell: Callable[[str, str | None], None]) -> None:
         """`tell` hands on which session of which user may have changed."""
-        self._server = server
+        super().__init__(server)
         self._tell = tell
-        self._numbers: dict[str, int] = {}
-        self._gone: dict[int, None] = {}
-        """Numbers that are no longer watched, and still said to be."""
-        self._forgetting = asyncio.Lock()
         self._changed: dict[tuple[str, str], None] = {}
         """Users and sessions of which other workers are to be told."""
-
-    @property
-    def numbers(self) -> Iterable[int]:
-        """Returns the numbers of those that are watched."""
-        return self._numbers.values()
-
-    async def watch(self, user_id: str, worker_id: str, channel: str) -> None:
-        """Watch a user's sessions, as `Store.watch_user`."""
-        number = self._numbers[user_id] = user_number(user_id)
-        self._gone.pop(number, None)
-        async with self._forgetting:
-            pass
-        await self._server.execute(_WATCH, worker_id, channel, number)
-
-    def unwatch(self, user_id: str) -> None:
-        """Undo `watch`."""
-        if (number := self._numbers.pop(user_id, None)) is not None:
-            self._gone[number] = None
 
     def changed(self, user_id: str, session_id: str) -> None:
         """Tell of a change that this worker has made; others are told by the next `notify`."""
@@ -194,11 +193,3 @@ class WatchedUsers:
         """Tell that some of their changes may have been missed."""
         for user_id in tuple(self._numbers):
             self._tell(user_id, None)
-
-    async def poll(self, connection: Connection, worker_id: str) -> None:
-        """Say of whom nothing is to be told any more."""
-        if self._gone:
-            async with self._forgetting:
-                numbers = int_array(self._gone)
-                self._gone.clear()
-                await self._server.run(connection, _UNWATCH, worker_id, numbers)
