@@ -414,6 +414,32 @@ async def test_who_follows_live_without_a_task_is_told_once_that_there_is_someth
     assert not journal._live
 
 
+@pytest.mark.parametrize("alone", [False, True])
+async def test_who_followed_live_until_the_last_group_is_not_behind(process: Process, alone: bool) -> None:
+    """Deltas of a reader that has kept up would be merged."""
+    journal = await process.start("r")
+    follower, left = Follower(journal, journal.last), asyncio.get_running_loop().create_future()
+
+    def refuse(first_seq: int, events: list[bytes]) -> bool:
+        return False
+
+    following = None if alone else asyncio.create_task(follower.next(refuse))
+    assert not alone or follower.go_live(refuse, left.set_result)
+    await settle()
+    for text in "123":
+        journal.append(an_event(text))
+    if following is None:
+        await left
+    part = await (following or follower.next())
+    assert part is not None
+    assert (len(part.events), part.behind) == (3, False)
+    journal.append(an_event("4"))
+    await settle()
+    part = await follower.next()
+    assert part is not None
+    assert part.behind, "nobody has followed since"
+
+
 async def test_a_live_follower_reads_from_the_store_what_it_was_not_told_of(
     process: Process, other: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:

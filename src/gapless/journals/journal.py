@@ -407,7 +407,7 @@ class Journal:
 class Follower:
     """One reader of a journal: a cursor that moves."""
 
-    __slots__ = ("_left", "_nudged", "_waiter", "after", "coalesce_s", "journal", "push")
+    __slots__ = ("_kept_up", "_left", "_nudged", "_waiter", "after", "coalesce_s", "journal", "push")
 
     def __init__(self, journal: Journal, after: int = 0, *, coalesce_s: float = 0.0) -> None:
         self.journal = journal
@@ -415,6 +415,8 @@ class Follower:
         self.coalesce_s = coalesce_s
         self._waiter: asyncio.Future[None] | None = None
         self._left: Left | None = None
+        self._kept_up = False
+        """It has followed live until it was woken just now: what is unread has come since."""
         self.push: Push
         """Is given what is accepted while this follower is live, which is while it has seen all that there is."""
         self._nudged = False
@@ -435,7 +437,7 @@ class Follower:
 
     def _settle(self, error: Exception | None) -> None:
         if self._left is not None:
-            left, self._left = self._left, None
+            left, self._left, self._kept_up = self._left, None, True
             left(error)
         elif self._waiter is None or self._waiter.done():
             pass
@@ -476,9 +478,12 @@ class Follower:
         Raises `CursorExpired`, `StoreUnavailable`, and what `push` raised.
         """
         journal = self.journal
-        behind = journal.last > self.after
+        unread = journal.last - self.after
+        behind, self._kept_up = unread > 0 and not self._kept_up, False
         if behind:
-            journal._hub.metrics.follower_lag.observe(journal.last - self.after)
+            journal._hub.metrics.follower_lag.observe(unread)
+        elif unread > 0:
+            pass
         elif push is not None and not self.coalesce_s:
             if not await self._live(push):
                 if journal.lost is not None and not journal.closed:

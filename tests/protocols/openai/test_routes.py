@@ -541,8 +541,7 @@ async def test_a_response_streams_all_its_items(client: AsyncOpenAI) -> None:
     async with client.responses.stream(model="rich", input="rich") as stream:
         events = [event async for event in stream]
         final = await stream.get_final_response()
-    numbers = [event.sequence_number for event in events]
-    assert numbers == sorted({0, *numbers}), "where a slow reader's deltas are merged, some are left out"
+    assert [event.sequence_number for event in events] == list(range(len(events)))
     assert (events[0].type, events[1].type, events[-1].type) == (
         "response.created",
         "response.in_progress",
