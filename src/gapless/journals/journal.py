@@ -477,13 +477,11 @@ class Follower:
 
         Raises `CursorExpired`, `StoreUnavailable`, and what `push` raised.
         """
-        journal = self.journal
-        unread = journal.last - self.after
-        behind, self._kept_up = unread > 0 and not self._kept_up, False
-        if behind:
-            journal._hub.metrics.follower_lag.observe(unread)
-        elif unread > 0:
-            pass
+        journal, behind = self.journal, False
+        if journal.last > self.after:
+            behind, self._kept_up = not self._kept_up, False
+            if behind:
+                journal._hub.metrics.follower_lag.observe(journal.last - self.after)
         elif push is not None and not self.coalesce_s:
             if not await self._live(push):
                 if journal.lost is not None and not journal.closed:
@@ -494,7 +492,7 @@ class Follower:
                 return None
             if journal.lost is not None:
                 raise journal.lost
-            self._nudged = False
+            self._nudged = self._kept_up = False
             self._waiter = waiter = journal._hub.loop.create_future()
             journal._waiters[waiter] = None
             try:
@@ -523,7 +521,7 @@ class Follower:
 
         One that is ahead, since it has read from the store what another worker has not told of yet, waits for that."""
         journal = self.journal
-        self.push, self._nudged = push, False
+        self.push, self._nudged, self._kept_up = push, False, False
         while not (journal.closed or journal.lost):
             self._waiter = waiter = journal._hub.loop.create_future()
             if journal.last == self.after:
