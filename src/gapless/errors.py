@@ -31,6 +31,7 @@ __all__ = [
     "NoticeNotFound",
     "OutcomeUnknown",
     "OutputInvalid",
+    "PushUnavailable",
     "RunCancelled",
     "RunConflict",
     "RunFailed",
@@ -172,6 +173,13 @@ class NoticeNotFound(GaplessError):
     """The run has no such notice, or none any more."""
 
     code = "notice_not_found"
+    status = 404
+
+
+class PushUnavailable(GaplessError):
+    """The server has no key with which it could tell browsers of runs."""
+
+    code = "push_unavailable"
     status = 404
 
 

@@ -13,7 +13,7 @@ import msgspec
 from gapless.errors import InputInvalid
 from gapless.given import check_given, check_number
 
-__all__ = ["NoticeRecord", "NotifyConfig", "Webhook", "as_webhook", "is_public", "keys_of"]
+__all__ = ["NoticeRecord", "NotifyConfig", "Webhook", "as_webhook", "is_public", "keys_of", "number_from"]
 
 URL_CHARS_MAX = 2048
 SECRET_BYTES_MIN, SECRET_BYTES_MAX = 24, 64
@@ -22,6 +22,8 @@ SECRETS_MAX = 4
 """In one `secret`: while one is replaced, receivers may have either."""
 WEBHOOKS_MAX = 20
 TIMEOUT_S_MAX = 60.0
+PUSH_KEY_BYTES = 32
+"""Of a private key on the curve P-256, which is a number (RFC 8292, section 2)."""
 SECRET_PREFIX = "whsec_"  # noqa: S105  # what secrets begin with, and none of them
 
 
@@ -59,7 +61,8 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class NotifyConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Says who is told that runs wait or have ended, and what may be asked for.
+    """Says who is told that runs wait or have ended, and what may be asked for. With a `push_key` browsers are told of
+    their users' runs, where these want it (Web Push, RFC 8030); it takes the extra `push`.
 
     Raises `ValueError` for what does not fit.
     """
@@ -76,16 +79,25 @@ class NotifyConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an address may be one of this machine or its network."""
     timeout_s: float = 15.0
     """What a receiver may take to answer."""
+    push_key: str = ""
+    """Signs what is sent to browsers, as VAPID has it (RFC 8292): a private key that `gapless push-keys` makes.
+    Browsers that subscribed with another one are told nothing until their users come back."""
+    push_subject: str = ""
+    """Who runs the server, for the services that carry what is sent to browsers: `mailto:…` or `https://…`."""
+    push_titles: bool = True
+    """Whether the conversation's title is sent to browsers: encrypted, but then it is shown, perhaps on a locked
+    screen."""
 
     def __post_init__(self) -> None:
         check_given("webhooks", self.webhooks, list | tuple, "a list of gapless.Webhook", ValueError)
-        for name in ("clients", "http", "private"):
+        for name in ("clients", "http", "private", "push_titles"):
             check_given(name, getattr(self, name), bool, "true or false", ValueError)
         check_given("timeout_s", self.timeout_s, int | float, "a number of seconds", ValueError)
         check_number("timeout_s", self.timeout_s, 0.1, TIMEOUT_S_MAX, ValueError)
         if len(self.webhooks) > WEBHOOKS_MAX:
             raise ValueError(f"webhooks: at most {WEBHOOKS_MAX}")
         keys_of(self.secret)
+        self._check_push()
         for webhook in self.webhooks:
             check_given("webhooks", webhook, Webhook, "a list of gapless.Webhook", ValueError)
             self.check(webhook, ValueError)
@@ -93,14 +105,27 @@ class NotifyConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return f"NotifyConfig(webhooks={self.webhooks!r})"
 
-    def check(self, webhook: Webhook, error: type[Exception] = InputInvalid) -> None:
-        """Raise `error` for a `webhook` that could not be told. An address behind a name is looked at when it is."""
-        parts = _parts(webhook.url)
+    def _check_push(self) -> None:
+        if not self.push_key:
+            return
+        if len(number_from(self.push_key)) != PUSH_KEY_BYTES:
+            raise ValueError("push_key: a private key as `gapless push-keys` makes it")
+        if not self.push_subject.startswith(("mailto:", "https://")):
+            raise ValueError("push_subject: who runs the server, mailto:you@example.com or https://example.com")
+
+    def check_address(self, name: str, url: str, error: type[Exception] = InputInvalid) -> None:
+        """Raise `error` for a `url`, given as `name`, that nothing may be sent to. An address behind a host's name is
+        looked at when something is."""
+        parts = _parts(url)
         if parts.scheme == "http" and not self.http:
-            raise error("notify.url: https://… here; http is the operator's to allow")
+            raise error(f"{name}: https://… here; http is the operator's to allow")
         host = parts.hostname or ""
         if not self.private and (host == "localhost" or host.endswith(".localhost") or not _may_be_public(host)):
-            raise error(f"notify.url: {host} is no public address; others are the operator's to allow")
+            raise error(f"{name}: {host} is no public address; others are the operator's to allow")
+
+    def check(self, webhook: Webhook, error: type[Exception] = InputInvalid) -> None:
+        """Raise `error` for a `webhook` that could not be told."""
+        self.check_address("notify.url", webhook.url, error)
         if not (webhook.secret or self.secret):
             raise error("notify.secret: the server has none that would sign what is sent; give one, whsec_…")
 
@@ -114,8 +139,9 @@ class NoticeRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     type: str
     """`run.waiting`, `run.finished`, `run.failed` or `run.cancelled`."""
     to: str
-    """The webhook's address without its path, or `server` for the server's own."""
-    status: Literal["pending", "delivered", "failed"]
+    """The webhook's address without its path, `server` for the server's own, or `browsers` for those of the user."""
+    status: Literal["pending", "delivered", "failed", "nobody"]
+    """`nobody`: it was for the user's browsers, and there was none to tell."""
     attempts: int
     made_at: int
     tried_at: int | None = None
@@ -152,6 +178,14 @@ def keys_of(secret: str) -> list[str]:
                 f"`echo {SECRET_PREFIX}$(openssl rand -base64 32)` prints"
             )
     return keys
+
+
+def number_from(text: str) -> bytes:
+    """Return the bytes that `text` is in base64url, as keys of Web Push are written; none where it is nothing such."""
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        return b""
 
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")

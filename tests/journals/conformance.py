@@ -26,6 +26,7 @@ from tests.journals.conversations import Conversations
 from tests.journals.goes_on import GoesOn
 from tests.journals.lists import Lists
 from tests.journals.outbox import Outboxes
+from tests.journals.subscriptions import Subscribed
 from tests.journals.times import Times
 from tests.journals.titles import Titles
 from tests.journals.workers import (
@@ -72,7 +73,7 @@ NASTY = (
 )
 
 
-class Conformance(GoesOn, Blobs, Lists, Titles, Times, Conversations, Outboxes):
+class Conformance(GoesOn, Blobs, Lists, Titles, Times, Conversations, Outboxes, Subscribed):
     """Subclasses give the fixture `place`, and `place_factory` for the property test."""
 
     @pytest.fixture

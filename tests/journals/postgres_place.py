@@ -9,7 +9,7 @@ from gapless.journals.postgres import PostgresStore
 from tests.support.postgres import Postgres
 
 TABLES = ["workers", "sessions", "runs", "events", "checkpoints", "blobs", "commands", "notices", "turns", "watches"]
-TABLES.append("dropped")
+TABLES += ["dropped", "subscriptions"]
 
 
 class DatabasePlace:

@@ -22,6 +22,7 @@ from tests.journals.postgres_place import DatabasePlace
 from tests.support.postgres import Postgres
 
 TO_VERSION_1 = (
+    "DROP TABLE gapless.subscriptions",
     "DROP TABLE gapless.notices",
     "ALTER TABLE gapless.events DROP COLUMN at",
     "ALTER TABLE gapless.runs DROP COLUMN usage",
@@ -117,7 +118,7 @@ async def test_tables_of_version_1_get_an_outbox(database: str) -> None:
     await before.store.close()
     with psycopg.connect(database) as connection:
         connection.execute("ALTER TABLE gapless.events DROP COLUMN at; ALTER TABLE gapless.runs DROP COLUMN usage")
-        connection.execute("DROP TABLE gapless.notices")
+        connection.execute("DROP TABLE gapless.notices; DROP TABLE gapless.subscriptions")
         connection.execute("UPDATE gapless.version SET version = 1")
     after = await opened(database, "later")
     (run,) = await after.store.take_over(0)

@@ -17,6 +17,9 @@ from gapless.records import RunStatus
 from tests.journals.conformance import Cluster, a_run, an_event
 from tests.journals.sqlite_place import FilePlace, open_and_read
 
+TO_VERSION_6 = """
+DROP TABLE subscriptions;
+"""
 TO_VERSION_5 = """
 DROP INDEX runs_queue;
 DROP TABLE dropped;
@@ -81,7 +84,7 @@ async def test_a_file_of_version_1_is_brought_to_this_one(tmp_path: Path, caplog
     await a_file(path)
     await a_file(new)
     db = sqlite3.connect(path)
-    db.executescript(TO_VERSION_5 + TO_VERSION_4 + TO_VERSION_3 + TO_VERSION_2 + TO_VERSION_1)
+    db.executescript(TO_VERSION_6 + TO_VERSION_5 + TO_VERSION_4 + TO_VERSION_3 + TO_VERSION_2 + TO_VERSION_1)
     db.close()
     assert tables(path) != tables(new)
     cluster = Cluster(FilePlace(path))

@@ -17,7 +17,8 @@ from gapless.journals.memory import Memory, MemoryStore
 from gapless.metrics import Metrics
 from gapless.runs import deliveries as module
 from gapless.runs.deliveries import AT_ONCE_MAX, AT_ONCE_PER_HOST_MAX, AT_ONCE_PER_USER_MAX, Deliveries
-from gapless.runs.webhooks import Outcome, Webhooks
+from gapless.runs.posting import Outcome
+from gapless.runs.webhooks import Webhooks
 from tests.support.receiver import SECRET, Receiver
 from tests.support.runs import echo
 

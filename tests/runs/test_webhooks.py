@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from gapless.notify import NotifyConfig
-from gapless.runs.webhooks import ANSWER_BYTES_MAX, LOOKUPS_MAX, Outcome, Webhooks
+from gapless.runs.posting import ANSWER_BYTES_MAX, LOOKUPS_MAX, Outcome
+from gapless.runs.webhooks import Webhooks
 from tests.support.receiver import SECRET, Receiver
 
 BODY = json.dumps({"type": "run.finished", "data": {"text": "é\u2028👩🏽‍🚀"}}, ensure_ascii=False)
 HERE = NotifyConfig(http=True, private=True, timeout_s=5.0)
+TAKEN = Outcome(status=204)
 
 
 async def tell(url: str, config: NotifyConfig = HERE, secret: str = SECRET) -> Outcome:
@@ -29,7 +31,7 @@ async def tell(url: str, config: NotifyConfig = HERE, secret: str = SECRET) -> O
 
 async def test_what_is_sent_is_verified_as_standard_webhooks_are() -> None:
     async with Receiver() as receiver:
-        assert await tell(receiver.url) == Outcome()
+        assert await tell(receiver.url) == TAKEN
         assert receiver.received == [("msg_1", json.loads(BODY))]
         assert receiver.headers[0]["content-type"] == "application/json"
 
@@ -38,24 +40,24 @@ async def test_while_a_secret_is_replaced_receivers_may_have_either() -> None:
     other = "whsec_" + "b3RoZXIx" * 5
     for has in (SECRET, other):
         async with Receiver(secret=has) as receiver:
-            assert await tell(receiver.url, secret=f"{SECRET},{other}") == Outcome()
+            assert await tell(receiver.url, secret=f"{SECRET},{other}") == TAKEN
             assert receiver.unverified == 0
     async with Receiver(secret=other) as receiver:
-        assert await tell(receiver.url) == Outcome()
+        assert await tell(receiver.url) == TAKEN
         assert receiver.unverified == 1, "the receiver can tell"
 
 
 @pytest.mark.parametrize(
     ("answer", "outcome"),
     [
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", Outcome()),
-        (b"HTTP/1.1 202 Accepted\r\ncontent-length: 9999999999\r\n\r\nmuch", Outcome()),
-        (b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n", Outcome("it answers 410", gone=True)),
-        (b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n", Outcome("it answers 500")),
-        (b"HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n", Outcome("it answers 404")),
-        (b"HTTP/1.1 429 Slow\r\nRetry-After: 120\r\n\r\n", Outcome("it answers 429", retry_after_s=120)),
-        (b"HTTP/1.1 503 No\r\nRetry-After: 999999999\r\n\r\n", Outcome("it answers 503", retry_after_s=4 * 3600)),
-        (b"HTTP/1.1 503 No\r\nRetry-After: soon\r\n\r\n", Outcome("it answers 503")),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", Outcome(status=200)),
+        (b"HTTP/1.1 202 Accepted\r\ncontent-length: 9999999999\r\n\r\nmuch", Outcome(status=202)),
+        (b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n", Outcome("it answers 410", 410, gone=True)),
+        (b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n", Outcome("it answers 500", 500)),
+        (b"HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n", Outcome("it answers 404", 404)),
+        (b"HTTP/1.1 429 Slow\r\nRetry-After: 120\r\n\r\n", Outcome("it answers 429", 429, retry_after_s=120)),
+        (b"HTTP/1.1 503 No\r\nRetry-After: 999999999\r\n\r\n", Outcome("it answers 503", 503, retry_after_s=4 * 3600)),
+        (b"HTTP/1.1 503 No\r\nRetry-After: soon\r\n\r\n", Outcome("it answers 503", 503)),
         (b"nonsense\r\n\r\n", Outcome("could not be reached (RemoteProtocolError)")),
         (b"", Outcome("no answer in 0.5 s")),
     ],
@@ -79,7 +81,7 @@ async def test_an_answer_that_never_begins_is_left_however_fast_it_comes() -> No
     async with Receiver(lambda number: hints[: len(hints) // 4 // 40 * 40] + no_content) as receiver:
         webhooks = Webhooks(HERE)
         for _ in range(5):  # over one connection: each request has as much
-            assert await webhooks.tell(receiver.url, SECRET, "msg_1", BODY) == Outcome()
+            assert await webhooks.tell(receiver.url, SECRET, "msg_1", BODY) == TAKEN
         await webhooks.aclose()
 
 
@@ -123,7 +125,7 @@ def names(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[int]:
         asked.append(1)
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
 
-    monkeypatch.setattr("gapless.runs.webhooks.getaddrinfo", getaddrinfo)
+    monkeypatch.setattr("gapless.runs.posting.getaddrinfo", getaddrinfo)
     return asked
 
 
@@ -159,7 +161,7 @@ async def test_names_that_nobody_answers_for_hold_up_no_other_look_up_of_the_pro
         assert answered.wait(60)
         return []
 
-    monkeypatch.setattr("gapless.runs.webhooks.getaddrinfo", getaddrinfo)
+    monkeypatch.setattr("gapless.runs.posting.getaddrinfo", getaddrinfo)
     loop, webhooks = asyncio.get_running_loop(), Webhooks(NotifyConfig(timeout_s=0.1))
     loop.set_default_executor(ThreadPoolExecutor(1))
     try:
@@ -185,5 +187,5 @@ async def test_a_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.Monke
     async with Receiver() as proxy, Receiver() as receiver:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
-        assert await tell(receiver.url) == Outcome()
+        assert await tell(receiver.url) == TAKEN
         assert (len(proxy.received), len(receiver.received)) == (0, 1)

@@ -86,6 +86,7 @@ class FaultyStore(Store):
         self.ledger = ledger
         self.process = process
         self.outbox = ledger.memory.outbox
+        self.subscriptions = ledger.memory.subscriptions
         self.cut = False
         """The network between this process and the store is gone."""
         self._missed: set[str] = set()

@@ -66,15 +66,10 @@ class Receiver:
                 body = await reader.readexactly(int(headers["content-length"]))
                 self._busy += 1
                 self.busy_most = max(self.busy_most, self._busy)
-                try:
-                    decoded = Verifier(self._secret).verify(body, headers)
-                except Exception:
-                    self.unverified += 1
-                    decoded = None
-                self.received.append((headers["webhook-id"], decoded))
+                self.received.append(self._heard(head, headers, body))
                 self.headers.append(headers)
                 self._news.set()
-                answer = self.answer(len(self.received))
+                answer = self._answer(head)
                 try:
                     if answer is None:
                         await reader.read()  # until the other side has had enough
@@ -84,3 +79,14 @@ class Receiver:
                 finally:
                     self._busy -= 1
         writer.close()
+
+    def _heard(self, head: str, headers: dict[str, str], body: bytes) -> tuple[str, Any]:
+        try:
+            decoded = Verifier(self._secret).verify(body, headers)
+        except Exception:
+            self.unverified += 1
+            decoded = None
+        return headers["webhook-id"], decoded
+
+    def _answer(self, head: str) -> bytes | None:
+        return self.answer(len(self.received))

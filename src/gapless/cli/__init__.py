@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from gapless import __version__
-from gapless.cli import answer, chat, client, demo, doctor, listing, model, notices, runs, serve, timeline
+from gapless.cli import answer, chat, client, demo, doctor, listing, model, notices, push_keys, runs, serve, timeline
 from gapless.cli.logs import log_to_stderr
 from gapless.cli.settings_file import ENVIRONMENT
 from gapless.cli.terminal import raised_on_import, say_error
@@ -123,6 +123,7 @@ app.command("follow")(runs.follow)
 app.command("cancel")(runs.cancel)
 app.command("answer")(answer.answer)
 app.command("notices")(notices.notices)
+app.command("push-keys")(push_keys.push_keys)
 app.command("demo")(demo.demo)
 app.add_typer(model.app, name="model")
 app.add_typer(client.app, name="client")

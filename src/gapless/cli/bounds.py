@@ -51,7 +51,7 @@ def _limits_of(options: list[str], kind: type[_LimitsT]) -> _LimitsT:
 
 def notify_of(options: list[str]) -> NotifyConfig:
     """Return who is told of runs, by `--notify` options: `url`, perhaps several times, with `text` for all of them, and
-    the fields of `NotifyConfig`. Values are JSON, or text as it is. Raises `UsageError`."""
+    the fields of `NotifyConfig`. Values are JSON, or text as it is. Raises `UsageError`, `ExtraMissing`."""
     fields = ("url", "text", *(name for name in NotifyConfig.__struct_fields__ if name != "webhooks"))
     urls, found = list[Any](), dict[str, Any]()
     for option in options:
@@ -65,9 +65,14 @@ def notify_of(options: list[str]) -> NotifyConfig:
             found[name] = value
     text = found.pop("text", False)
     try:
-        return NotifyConfig(webhooks=tuple(Webhook(url=url, text=text) for url in urls), **found)
+        config = NotifyConfig(webhooks=tuple(Webhook(url=url, text=text) for url in urls), **found)
     except ValueError as error:
         raise UsageError(f"--notify: {error}") from None
+    if config.push_key:
+        from gapless.runs.push import check_push
+
+        check_push(config)
+    return config
 
 
 def config_of(options: list[str], settings: list[str]) -> RunConfig:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import msgspec
 
 from gapless.journals.outbox import Notice, Outbox
+from gapless.journals.subscriptions import Subscriptions
 from gapless.records import Listing, RunEnd, RunRecord, RunStatus, SessionRecord, Turn
 
 __all__ = [
@@ -150,6 +151,8 @@ class Store(ABC):
     """The file that the store is, if it is one: opening makes it where it is not yet there."""
     outbox: Outbox
     """What is to be told of runs to others than their followers."""
+    subscriptions: Subscriptions
+    """Where users are told of their runs."""
 
     @classmethod
     @abstractmethod

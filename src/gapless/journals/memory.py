@@ -26,6 +26,7 @@ from gapless.journals.contract import (
 )
 from gapless.journals.lease import LeaseWatch, log_lost
 from gapless.journals.memory_outbox import MemoryOutbox
+from gapless.journals.memory_subscriptions import MemorySubscriptions
 from gapless.records import (
     ACTIVE,
     Listing,
@@ -83,6 +84,7 @@ class Memory:
         self.session_watchers: dict[str, dict[MemoryStore, None]] = {}
         self.user_watchers: dict[str, dict[MemoryStore, None]] = {}
         self.outbox = MemoryOutbox()
+        self.subscriptions = MemorySubscriptions()
 
     def drop(self, run_id: str) -> list[bytes]:
         """Delete all that is kept of a run that has ended, but its events: they are returned, to be let go of."""
@@ -229,6 +231,7 @@ class MemoryStore(Store):
         self.alone = memory is None
         self._memory = memory or Memory()
         self.outbox = self._memory.outbox
+        self.subscriptions = self._memory.subscriptions
         self._worker_id = ""
         self._listener: Listener | None = None
         self._lease_watch = LeaseWatch(monotonic)

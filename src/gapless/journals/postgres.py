@@ -35,6 +35,7 @@ from gapless.journals.postgres_runs import INSERT_SESSION_SQL, PostgresRuns
 from gapless.journals.postgres_schema import ACTIVE_SQL, TIME_MS
 from gapless.journals.postgres_server import Connection, PostgresServer, int_array
 from gapless.journals.postgres_sessions import session_runs
+from gapless.journals.postgres_subscriptions import PostgresSubscriptions
 from gapless.records import Listing, RunRecord, RunStatus, SessionRecord, Turn, changed_state, decode_run
 
 __all__ = ["PostgresStore"]
@@ -86,6 +87,7 @@ class PostgresStore(Store):
     def __init__(self, url: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._server = PostgresServer(url)
         self.outbox = PostgresOutbox(self._server)
+        self.subscriptions = PostgresSubscriptions(self._server)
         self._records = PostgresRecords(self._server)
         self._news = PostgresNews(self._server)
         self._owned = OwnedRuns(self._server, self._news.appended, self._news.session_changed)

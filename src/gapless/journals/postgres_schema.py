@@ -8,7 +8,7 @@ from __future__ import annotations
 
 __all__ = ["ACTIVE_SQL", "MIGRATIONS", "SCHEMA", "SCHEMA_VERSION", "TIME_MS", "VERSION_MIN"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 VERSION_MIN = 14
 """Of PostgreSQL."""
 TIME_MS = 10
@@ -89,9 +89,15 @@ CREATE TABLE gapless.notices(
 CREATE INDEX notices_run ON gapless.notices(rid);
 CREATE INDEX notices_due ON gapless.notices(due_at, nid) WHERE due_at IS NOT NULL;
 """
-SCHEMA += _NOTICES
+_SUBSCRIPTIONS = """
+CREATE TABLE gapless.subscriptions(
+    id text PRIMARY KEY, "user" bytea NOT NULL, data bytea NOT NULL, kept_at bigint NOT NULL);
+CREATE INDEX subscriptions_user ON gapless.subscriptions("user", kept_at);
+"""
+SCHEMA += _NOTICES + _SUBSCRIPTIONS
 
 MIGRATIONS: dict[int, str] = {
     1: "ALTER TABLE gapless.events ADD COLUMN at int; ALTER TABLE gapless.runs ADD COLUMN usage bytea;" + _NOTICES,
+    2: _SUBSCRIPTIONS,
 }
 """What makes the tables of one version those of the next. A change of them comes with the line for those before it."""

@@ -56,6 +56,7 @@ from gapless.journals.redis_reading_scripts import READ, TIMES
 from gapless.journals.redis_records import RedisRecords
 from gapless.journals.redis_server import RedisServer
 from gapless.journals.redis_sessions import AGAIN_S
+from gapless.journals.redis_subscriptions import RedisSubscriptions
 from gapless.journals.redis_takeover import TakeOver
 from gapless.records import Listing, RunRecord, RunStatus, SessionRecord, Turn, changed_state, session_busy
 
@@ -81,6 +82,7 @@ class RedisStore(Store):
         self._server = RedisServer(url)
         self._records = RedisRecords(self._server)
         self.outbox = RedisOutbox(self._server, self._records)
+        self.subscriptions = RedisSubscriptions(self._server)
         self._owned = OwnedRuns(self._server)
         self._news = RedisNews(self._server, self._records, self._owned)
         self._nobodys = NobodysRuns(self._server, self._records, self._owned)

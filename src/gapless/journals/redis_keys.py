@@ -25,6 +25,7 @@ __all__ = [
     "ENDED",
     "RUNS",
     "SESSIONS",
+    "SUBSCRIPTIONS",
     "WANTED",
     "WORKERS",
     "decode_member",
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 WORKERS, RUNS, ENDED, SESSIONS = "{gapless}:workers", "{gapless}:runs", "{gapless}:ended", "{gapless}:sessions"
-WANTED, DUE = "{gapless}:wanted", "{gapless}:due"
+WANTED, DUE, SUBSCRIPTIONS = "{gapless}:wanted", "{gapless}:due", "{gapless}:subscriptions"
 
 encode = msgspec.json.Encoder().encode
 pack = msgspec.msgpack.Encoder().encode

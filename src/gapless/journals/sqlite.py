@@ -48,6 +48,7 @@ from gapless.journals.sqlite_records import (
     write_session,
 )
 from gapless.journals.sqlite_retention import drop_events, expire
+from gapless.journals.sqlite_subscriptions import SQLiteSubscriptions
 from gapless.records import (
     Listing,
     RunRecord,
@@ -77,6 +78,7 @@ class SQLiteStore(Store):
         self._bell = Bell(self._file.path)
         self._log = Log(self._file, self._bell)
         self.outbox = SQLiteOutbox(self._file)
+        self.subscriptions = SQLiteSubscriptions(self._file)
         self._runs = Runs(self._log)
         self._news = News(self._file, self._log, self._runs)
         self._log.on_session = self._news.session_changed

@@ -8,7 +8,7 @@ from collections.abc import Callable
 __all__ = ["APPLICATION_ID", "MIGRATIONS", "SCHEMA_VERSION", "create_tables", "migrate"]
 
 APPLICATION_ID = 0x47504C31
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 _SCHEMA = """
 CREATE TABLE workers(id TEXT PRIMARY KEY, beat INTEGER NOT NULL, low INTEGER NOT NULL, process TEXT NOT NULL,
@@ -44,6 +44,8 @@ CREATE TABLE sessions(id TEXT PRIMARY KEY, user TEXT NOT NULL, updated_at INTEGE
 CREATE INDEX sessions_user ON sessions(user, updated_at);
 CREATE TABLE turns(tid INTEGER PRIMARY KEY AUTOINCREMENT, session TEXT NOT NULL, turn BLOB NOT NULL);
 CREATE INDEX turns_session ON turns(session, tid);
+CREATE TABLE subscriptions(id TEXT PRIMARY KEY, user TEXT NOT NULL, data BLOB NOT NULL, kept_at INTEGER NOT NULL);
+CREATE INDEX subscriptions_user ON subscriptions(user, kept_at);
 """
 
 
@@ -103,12 +105,21 @@ def _add_what_version_6_has(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX notices_due ON notices(due_at, nid) WHERE due_at IS NOT NULL")
 
 
+def _keep_subscriptions(db: sqlite3.Connection) -> None:
+    db.execute(
+        "CREATE TABLE subscriptions(id TEXT PRIMARY KEY, user TEXT NOT NULL, data BLOB NOT NULL, "
+        "kept_at INTEGER NOT NULL)"
+    )
+    db.execute("CREATE INDEX subscriptions_user ON subscriptions(user, kept_at)")
+
+
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
     1: _count_kept_bytes,
     2: _let_runs_go_on,
     3: _keep_blobs,
     4: _log_in_groups,
     5: _add_what_version_6_has,
+    6: _keep_subscriptions,
 }
 """What makes a file of one version one of the next. A change of the tables comes with the line for those before it."""
 

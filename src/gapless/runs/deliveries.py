@@ -25,8 +25,10 @@ from gapless.metrics import Metrics
 from gapless.notify import NoticeRecord, NotifyConfig
 from gapless.records import now_ms
 from gapless.runs.notices import Telling, decode_telling, encode_telling, notice_record
+from gapless.runs.posting import Outcome
+from gapless.runs.push import Push
 from gapless.runs.retrying import patiently
-from gapless.runs.webhooks import Outcome, Webhooks
+from gapless.runs.webhooks import Webhooks
 from gapless.tasks import end_tasks
 
 __all__ = ["Deliveries"]
@@ -44,6 +46,8 @@ AT_ONCE_MAX, AT_ONCE_PER_HOST_MAX = 32, 4
 """Attempts of one worker at the same time."""
 AT_ONCE_PER_USER_MAX = 8
 """Attempts at webhooks that one user has named, whatever their hosts: who names many that hang holds up no other."""
+AT_ONCE_TO_BROWSERS_MAX, AT_ONCE_TO_ONE_S_BROWSERS_MAX = 12, 2
+"""Attempts at browsers, of which each may be several posts, and at those of one user."""
 BUSY_S = 5.0
 """What is due for a host or a user that has its share of attempts is looked at again after this, and after as long
 again for each `PUT_OFF_EACH` that were put off since one of these attempts has ended: thousands of notices for a host
@@ -64,6 +68,11 @@ class _Share(NamedTuple):
 
 
 def _shares(telling: Telling) -> list[_Share]:
+    if not telling.url:
+        return [
+            _Share("browsers", "", AT_ONCE_TO_BROWSERS_MAX),
+            _Share("user's browsers", telling.user_id, AT_ONCE_TO_ONE_S_BROWSERS_MAX),
+        ]
     shares = [_Share("host", urlsplit(telling.url).netloc, AT_ONCE_PER_HOST_MAX)]
     if telling.of_run:
         shares.append(_Share("user", telling.user_id, AT_ONCE_PER_USER_MAX))
@@ -81,6 +90,8 @@ class Deliveries:
         self._metrics = metrics
         self._now = now
         self._webhooks = Webhooks(config)
+        self.push = Push(config, store) if config.push_key else None
+        """Tells browsers, where there is a key."""
         self._secrets = {webhook.url: webhook.secret for webhook in config.webhooks}
         self._attempts: dict[asyncio.Task[None], list[_Share]] = {}
         """What is under way, and whose share each takes of what may be."""
@@ -108,6 +119,8 @@ class Deliveries:
             await asyncio.wait(list(self._attempts), timeout=CLOSE_S)
             await end_tasks(list(self._attempts))
         await self._webhooks.aclose()
+        if self.push is not None:
+            await self.push.aclose()
 
     def nudge(self) -> None:
         """Look now: something was written, or an attempt has ended."""
@@ -178,7 +191,7 @@ class Deliveries:
 
     async def _attempt(self, notice: Notice, telling: Telling) -> None:
         try:
-            outcome = await self._webhooks.tell(telling.url, self._secret(telling), notice.id, telling.body)
+            outcome = await self._tell(notice, telling)
         except asyncio.CancelledError:
             with contextlib.suppress(StoreUnavailable):
                 await self._outbox.settle(notice, self._now())
@@ -193,6 +206,14 @@ class Deliveries:
         if settled:
             self._say(notice, telling, due_at)
 
+    async def _tell(self, notice: Notice, telling: Telling) -> Outcome:
+        if telling.url:
+            return await self._webhooks.tell(telling.url, self._secret(telling), notice.id, telling.body)
+        if self.push is None:
+            return Outcome("there is no key to sign what browsers are sent")
+        left_ms = telling.made_at + int(1000 * TRIED_S_MAX) - self._now()
+        return await self.push.tell(notice, telling, left_ms // 1000)
+
     def _secret(self, telling: Telling) -> str:
         return telling.secret or self._secrets.get(telling.url, "") or self._config.secret
 
@@ -201,7 +222,7 @@ class Deliveries:
         now = self._now()
         telling.attempts, telling.tried_at, telling.error = telling.attempts + 1, now, outcome.error
         if not outcome.error:
-            telling.status = "delivered"
+            telling.status = "nobody" if outcome.nobody else "delivered"
             return None
         last = telling.made_at + int(1000 * TRIED_S_MAX)
         if outcome.gone or now >= last:
@@ -212,8 +233,11 @@ class Deliveries:
         return min(now + int(1000 * pause_s), last)
 
     def _say(self, notice: Notice, telling: Telling, due_at: int | None) -> None:
+        if telling.status == "nobody":
+            return
         self._metrics.notice_tried("retried" if telling.status == "pending" else telling.status)
-        about = (notice.run_id, telling.type, notice.id, "its webhook" if telling.of_run else "the server's webhook")
+        to = "its webhook" if telling.of_run else "the server's webhook" if telling.url else "its user's browsers"
+        about = (notice.run_id, telling.type, notice.id, to)
         if telling.status == "delivered":
             log.debug("run %s: %s was told as %s to %s", *about)
         elif telling.status == "failed":
@@ -238,6 +262,7 @@ class Deliveries:
             if notice.id == notice_id:
                 telling, now = decode_telling(notice.data), self._now()
                 telling.status, telling.attempts, telling.made_at, telling.error = "pending", 0, now, ""
+                telling.done.clear()
                 notice.data = encode_telling(telling)
                 if await self._outbox.settle(notice, now):
                     notice.due_at = now

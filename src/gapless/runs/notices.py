@@ -18,6 +18,8 @@ __all__ = ["Notices", "Telling", "decode_telling", "encode_telling", "notice_rec
 
 BODY_BYTES_MAX = 64 * 1024
 """What is sent; with texts that make it longer it is sent without them."""
+_PUSHED = ("waiting", "finished", "failed")
+"""What browsers are told of: not of what the user has cancelled."""
 
 
 class Telling(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -27,13 +29,16 @@ class Telling(msgspec.Struct, kw_only=True, omit_defaults=True):
     made_at: int
     """When (ms) what it tells of happened, or it was asked for again: it is tried for a day from then on."""
     body: str
-    url: str
+    url: str = ""
+    """Of the webhook; with none it is for the user's browsers."""
     secret: str = ""
     of_run: bool = False
     """The webhook was named when the run was started; else it is the server's own."""
     user_id: str = ""
-    """Who named it, where it is the run's."""
-    status: Literal["pending", "delivered", "failed"] = "pending"
+    """Who named it, where it is the run's; whose browsers are told."""
+    done: list[str] = []
+    """The user's browsers, by their subscriptions, that have got it."""
+    status: Literal["pending", "delivered", "failed", "nobody"] = "pending"
     attempts: int = 0
     tried_at: int | None = None
     error: str = ""
@@ -53,7 +58,7 @@ def notice_record(notice: Notice) -> NoticeRecord:
     return NoticeRecord(
         id=notice.id,
         type=telling.type,
-        to=Webhook(url=telling.url).shown if telling.of_run else "server",
+        to=Webhook(url=telling.url).shown if telling.of_run else "server" if telling.url else "browsers",
         status=telling.status,
         attempts=telling.attempts,
         made_at=telling.made_at,
@@ -102,8 +107,30 @@ class Notices:
                 of_run=of_run,
                 user_id=record.user_id if of_run else "",
             )
-            notices.append(Notice(f"msg_{new_id()}", record.id, encode_telling(telling), made_at))
+            notices.append(_notice(record, telling))
+        if self._config.push_key and status in _PUSHED:
+            notices.append(_notice(record, _for_browsers(record, status)))
         return notices
+
+
+def _notice(record: RunRecord, telling: Telling) -> Notice:
+    return Notice(f"msg_{new_id()}", record.id, encode_telling(telling), telling.made_at)
+
+
+def _for_browsers(record: RunRecord, status: str) -> Telling:
+    """Make what the user's browsers are told. Which these are, and the title, is looked up when they are: the step that
+    this is kept with waits for nothing."""
+    made_at = now_ms()
+    said = {
+        "type": f"run.{status}",
+        "status": status,
+        "run_id": record.id,
+        "session_id": record.session_id,
+        "agent": record.agent,
+        "at": made_at,
+    }
+    body = msgspec.json.encode(said).decode()
+    return Telling(type=f"run.{status}", made_at=made_at, body=body, user_id=record.user_id)
 
 
 def _body(record: RunRecord, type: str, status: str, seq: int, at: int, more: dict[str, Any]) -> bytes:

@@ -1,193 +1,37 @@
-"""Telling a webhook: one signed POST to an address that may be anybody's.
-
-The request is Standard Webhooks' (https://www.standardwebhooks.com, "Webhook headers" and "Signature scheme"). Who
-names an address must not reach by it what only this machine reaches: the name is looked up here, each address behind it
-is looked at, and the connection goes to one that was looked at, so that no second answer of the name's server counts.
-No redirect is followed, no proxy of the environment is asked.
-"""
+"""Telling a webhook: one signed POST, which is Standard Webhooks' (https://www.standardwebhooks.com, "Webhook headers"
+and "Signature scheme")."""
 
 from __future__ import annotations
 
-import asyncio
-import ssl
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import partial
-from socket import SOCK_STREAM, getaddrinfo
-from typing import Any
-from urllib.parse import urlsplit
 
-import httpcore2
-import httpx2
-import msgspec
 from standardwebhooks import Webhook as Signer
 
-from gapless.notify import NotifyConfig, is_public, keys_of
+from gapless.notify import NotifyConfig, keys_of
+from gapless.runs.posting import Headers, Outcome, Poster
 
-__all__ = ["Outcome", "Webhooks"]
+__all__ = ["Webhooks"]
 
 CONNECTIONS_MAX = 32
-CONNECTION_IDLE_S = 5.0
-LOOKUPS_MAX = 32
-"""Names that are looked up at the same time. A name's server may take longer than an attempt: what it holds up are
-threads of these, and none of those in which the process looks up the addresses of models."""
-ANSWER_BYTES_MAX = 256 * 1024
-"""Of what is read of an answer, its head and those that came before it (RFC 9110, section 15.2): of these there may be
-any number, and reading them as fast as they come for the time of an attempt would leave runs little of the process."""
-RETRY_AFTER_S_MAX = 4 * 3600
-"""More is not waited for when a receiver asks for it."""
-_TAKEN = range(200, 300)
-_MOVED = (301, 302, 303, 307, 308)
-_GONE = 410
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """Says what came of an attempt: it was taken where there is no `error`."""
-
-    error: str = ""
-    gone: bool = False
-    """The receiver wants no more of it."""
-    retry_after_s: int = 0
-    """It asks for so long a pause."""
-
-
-class NotPublic(Exception):
-    """Is raised where an address is one of this machine or its network."""
-
-
-class TooLong(Exception):
-    """Is raised where an answer goes on and on before it is one."""
 
 
 class Webhooks:
     """Tells webhooks. To be closed."""
 
     def __init__(self, config: NotifyConfig) -> None:
-        self._config = config
-        self._pool: httpcore2.AsyncConnectionPool | None = None
-        self._lookups: ThreadPoolExecutor | None = None
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            await pool.aclose()
-        lookups, self._lookups = self._lookups, None
-        if lookups is not None:
-            lookups.shutdown(wait=False, cancel_futures=True)
+        self._poster = Poster(config, CONNECTIONS_MAX)
+        self.aclose = self._poster.aclose
 
     async def tell(self, url: str, secret: str, notice_id: str, body: str) -> Outcome:
         """Send `body` under this id, signed with each of the keys in `secret`. Raises nothing but a cancel."""
-        parts = urlsplit(url)
-        if parts.scheme == "http" and not self._config.http:
-            return Outcome("http:// is not allowed here")
         keys = keys_of(secret)
         if not keys:
             return Outcome("there is no secret to sign it with")
         now = datetime.now(UTC)
-        headers: dict[bytes | str, bytes | str] = {
+        headers: Headers = {
             "content-type": "application/json",
-            "user-agent": "Gapless",
             "webhook-id": notice_id,
             "webhook-timestamp": str(int(now.timestamp())),
             "webhook-signature": " ".join(Signer(key).sign(notice_id, now, body) for key in keys),
         }
-        try:
-            async with asyncio.timeout(self._config.timeout_s):
-                return await self._post(url, headers, body.encode())
-        except TimeoutError:
-            return Outcome(f"no answer in {self._config.timeout_s:g} s")
-        except (NotPublic, TooLong) as error:
-            return Outcome(str(error))
-        except Exception as error:  # of any layer below: its text may hold the address
-            return Outcome(f"could not be reached ({type(error).__name__})")
-
-    async def _post(self, url: str, headers: dict[bytes | str, bytes | str], body: bytes) -> Outcome:
-        if self._pool is None:
-            self._lookups = ThreadPoolExecutor(LOOKUPS_MAX, "gapless-lookup")
-            self._pool = httpcore2.AsyncConnectionPool(
-                ssl_context=httpx2.create_ssl_context(trust_env=True),
-                max_connections=CONNECTIONS_MAX,
-                keepalive_expiry=CONNECTION_IDLE_S,
-                network_backend=_Checked(self._lookups, private=self._config.private),
-            )
-        # Only the head of the answer is read: what else comes is cut off, however long it is.
-        async with self._pool.stream("POST", url, headers=headers, content=body) as answer:
-            return _outcome(answer.status, dict(answer.headers))
-
-
-def _outcome(status: int, headers: dict[bytes, bytes]) -> Outcome:
-    if status in _TAKEN:
-        return Outcome()
-    if status in _MOVED:
-        return Outcome(f"it answers {status}: redirects are not followed, name the address that they lead to")
-    after = next((value for name, value in headers.items() if name.lower() == b"retry-after"), b"")
-    pause_s = int(after) if after.isdigit() and len(after) < 10 else 0
-    return Outcome(f"it answers {status}", gone=status == _GONE, retry_after_s=min(pause_s, RETRY_AFTER_S_MAX))
-
-
-class _Checked(httpcore2.AsyncNetworkBackend):
-    """Connects to addresses that were looked at, and not to names."""
-
-    def __init__(self, lookups: ThreadPoolExecutor, *, private: bool) -> None:
-        self._lookups = lookups
-        self._private = private
-        self._network = httpcore2.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
-        """Connect to the first of the host's addresses that takes a connection. Raises `NotPublic` where none may."""
-        look_up = partial(getaddrinfo, host, port, type=SOCK_STREAM)
-        found = await asyncio.get_running_loop().run_in_executor(self._lookups, look_up)
-        addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
-        allowed = [address for address in addresses if self._private or is_public(address)]
-        if not allowed:
-            raise NotPublic("its address is not public; others are the operator's to allow")
-        error: Exception = OSError("no address")
-        for address in allowed:
-            try:
-                return _Bounded(await self._network.connect_tcp(address, port, timeout, local_address, socket_options))
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as failed:
-                error = failed
-        raise error
-
-    async def sleep(self, seconds: float) -> None:
-        await self._network.sleep(seconds)
-
-
-class _Bounded(httpcore2.AsyncNetworkStream):
-    """Reads no more than the head of an answer may have, after each request."""
-
-    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
-        self._stream = stream
-        self._read_bytes = 0
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Raises `TooLong`."""
-        data = await self._stream.read(max_bytes, timeout)
-        self._read_bytes += len(data)
-        if self._read_bytes > ANSWER_BYTES_MAX:
-            raise TooLong(f"its answer is none after {ANSWER_BYTES_MAX} bytes")
-        return data
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._read_bytes = 0
-        await self._stream.write(buffer, timeout)
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-    async def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore2.AsyncNetworkStream:
-        return _Bounded(await self._stream.start_tls(ssl_context, server_hostname, timeout))
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._stream.get_extra_info(info)
+        return await self._poster.post(url, headers, body.encode())

@@ -30,6 +30,7 @@ from gapless.server.live import LiveRoutes
 from gapless.server.metrics import MetricRoutes, published
 from gapless.server.pages import check_address, mount_static, pages
 from gapless.server.probes import ProbeRoutes
+from gapless.server.push import PushRoutes
 from gapless.server.runs import RunRoutes
 from gapless.server.sessions import SessionRoutes
 from gapless.server.signals import at_sigterm, close_at_sigterm
@@ -37,7 +38,15 @@ from gapless.wire import load
 
 __all__ = ["create_app"]
 
-_OWN: tuple[type[ClientRoutes], ...] = (RunRoutes, SessionRoutes, LiveRoutes, FormulaRoutes, MetricRoutes, ProbeRoutes)
+_OWN: tuple[type[ClientRoutes], ...] = (
+    RunRoutes,
+    SessionRoutes,
+    LiveRoutes,
+    PushRoutes,
+    FormulaRoutes,
+    MetricRoutes,
+    ProbeRoutes,
+)
 DRAIN_S_MAX = 24 * 3600.0
 _LOOK_S_MAX = 1.0
 """The store has so long to say whether there are other workers, before this one goes on stopping."""
@@ -201,7 +210,7 @@ def _middleware(origins: frozenset[str], hosts: frozenset[str] | None) -> list[M
     cors: Any = Middleware(
         CORSMiddleware,
         allow_origins=sorted(origins),
-        allow_methods=["GET", "POST", "PATCH", "DELETE"],
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
         allow_headers=["*"],  # the clients of five families send headers of their own
         expose_headers=["content-location", "location", "x-run-id"],
     )
