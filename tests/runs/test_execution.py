@@ -28,8 +28,11 @@ from gapless.events import (
     TokenUsage,
 )
 from gapless.records import ModelUsage, RunStatus
+from gapless.runs import execution
 from gapless.runs.deadlines import Deadlines
+from gapless.runs.ending import own_end
 from gapless.runs.recorder import Recorder
+from gapless.runs.sessions import ENDS_AT_ONCE
 from tests.support.agents import Gated
 from tests.support.runs import echo, ends, events_of, until
 
@@ -333,3 +336,35 @@ async def test_an_error_of_the_recorders_own_ends_the_run(monkeypatch: pytest.Mo
             await run.collect()
         assert (await run.record()).status is RunStatus.FAILED
         await runner.start("y", session_id="s")
+
+
+async def test_of_many_agents_that_return_in_one_turn_of_the_loop_few_runs_go_on_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    said, waiting = asyncio.Event(), asyncio.Semaphore(0)
+    turns, at = [0], list[int]()
+
+    async def agent(message: str) -> AsyncIterator[str]:
+        waiting.release()
+        await said.wait()
+        yield "done"
+
+    def tick() -> None:
+        turns[0] += 1
+        asyncio.get_running_loop().call_soon(tick)
+
+    def noted(*given: Any) -> GaplessError | None:
+        at.append(turns[0])
+        return own_end(*given)
+
+    monkeypatch.setattr(execution, "own_end", noted)
+    async with Runner(agent) as runner:
+        runs = [await runner.start("x") for _ in range(3 * ENDS_AT_ONCE - 20)]
+        for _ in runs:
+            await waiting.acquire()
+        said.set()
+        tick()
+        for run in runs:
+            assert (await run.collect()).text == "done"
+    assert len(at) == len(runs)
+    assert max(at.count(turn) for turn in at) == ENDS_AT_ONCE

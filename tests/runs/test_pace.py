@@ -33,3 +33,13 @@ async def test_so_many_go_in_one_turn_of_the_loop_and_in_order() -> None:
         assert turns[0] == before
         await asyncio.sleep(0)
         await asyncio.sleep(0)
+
+
+async def test_what_is_called_goes_at_once_while_few_are_and_else_in_order() -> None:
+    pace, called = Pace(2), list[int]()
+    for number in range(5):
+        pace.call(lambda number=number: called.append(number))  # type: ignore[misc]  # mypy infers no default's type
+    assert called == [0, 1]
+    for expected in ([0, 1], [0, 1, 2, 3], [0, 1, 2, 3, 4]):
+        assert called == expected
+        await asyncio.sleep(0)

@@ -262,7 +262,7 @@ class Execution:
     async def _execute(self) -> GaplessError | None:
         """Return what the run failed with, or None for success."""
         pump = asyncio.create_task(self._pump(), name=f"gapless-run-{self.record.id}")
-        pump.add_done_callback(self._deadlines.attend)
+        pump.add_done_callback(lambda _: self._sessions.returns.call(self._deadlines.attend))
         try:
             stopped = await self._supervise(pump)
         except Exception:  # a bug; the agent must not go on without its run

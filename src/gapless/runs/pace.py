@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import collections
+from collections.abc import Callable
+from functools import partial
 
 __all__ = ["Pace"]
 
@@ -14,26 +16,38 @@ class Pace:
     def __init__(self, count: int) -> None:
         self._count = count
         self._passed = 0
-        self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
+        self._waiting: collections.deque[Callable[[], object]] = collections.deque()
 
     async def turn(self) -> None:
         """Wait for one's turn."""
-        loop = asyncio.get_running_loop()
+        if not self._passes():
+            waiting = asyncio.get_running_loop().create_future()
+            self._waiting.append(partial(_end, waiting))
+            await waiting
+
+    def call(self, do: Callable[[], object]) -> None:
+        """Call `do`, which raises nothing, when its turn has come: at once, or soon."""
+        if self._passes():
+            do()
+        else:
+            self._waiting.append(do)
+
+    def _passes(self) -> bool:
         if self._passed == 0 and not self._waiting:
-            loop.call_soon(self._next)
-        if self._passed < self._count and not self._waiting:
-            self._passed += 1
-            return
-        waiting = loop.create_future()
-        self._waiting.append(waiting)
-        await waiting
+            asyncio.get_running_loop().call_soon(self._next)
+        if self._passed >= self._count or self._waiting:
+            return False
+        self._passed += 1
+        return True
 
     def _next(self) -> None:
-        self._passed = 0
-        while self._waiting and self._passed < self._count:
-            waiting = self._waiting.popleft()
-            if not waiting.done():  # else it was cancelled
-                waiting.set_result(None)
-                self._passed += 1
+        self._passed = min(self._count, len(self._waiting))
         if self._passed:
             asyncio.get_running_loop().call_soon(self._next)
+        for _ in range(self._passed):
+            self._waiting.popleft()()
+
+
+def _end(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():  # else it was cancelled
+        waiting.set_result(None)

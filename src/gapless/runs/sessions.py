@@ -112,6 +112,8 @@ class Sessions:
         self._turns = KeptTurns(store)
         self.ends = Pace(ENDS_AT_ONCE)
         """When runs of this worker may end."""
+        self.returns = Pace(ENDS_AT_ONCE)
+        """When runs are woken whose agents have returned."""
         self.searched = asyncio.Lock()
         """Held while a conversation is looked through, so that many searches take no more of a moment than one."""
 
