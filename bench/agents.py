@@ -204,3 +204,28 @@ def openai_agents_agent() -> agents.Agent[Any]:
     client = openai.AsyncOpenAI(api_key="none", base_url="http://in.process/v1", http_client=http)
     set_tracing_disabled(True)
     return Agent(name="scripted", model=OpenAIChatCompletionsModel("scripted", client))
+
+
+def agno_agent() -> Any:
+    """The same chunks from a scripted model inside a real agent of Agno."""
+    from agno.agent import Agent
+    from agno.models.base import Model
+    from agno.models.response import ModelResponse
+
+    class ScriptedModel(Model):  # type: ignore[misc, unused-ignore]  # agno is not in every environment
+        def invoke(self, *args: Any, **options: Any) -> Any:
+            raise NotImplementedError
+
+        ainvoke = invoke_stream = invoke
+
+        def _parse_provider_response(self, response: Any, **options: Any) -> Any:
+            return response
+
+        def _parse_provider_response_delta(self, response: Any) -> Any:
+            return response
+
+        async def ainvoke_stream(self, messages: list[Any], *args: Any, **options: Any) -> AsyncIterator[Any]:
+            async for chunk in generator_agent(messages[-1].content):
+                yield ModelResponse(role="assistant", content=chunk)
+
+    return Agent(id="scripted", model=ScriptedModel(id="scripted"), telemetry=False)

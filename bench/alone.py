@@ -96,12 +96,24 @@ def run_openai_agents() -> Callable[[str], Coroutine[Any, Any, None]]:
     return run
 
 
+def run_agno() -> Callable[[str], Coroutine[Any, Any, None]]:
+    agent = agents.agno_agent()
+
+    async def run(message: str) -> None:
+        global events
+        async for event in agent.arun(message, stream=True, stream_events=True):
+            events += event.event == "RunContent"
+
+    return run
+
+
 AGENTS: dict[str, Callable[[], Callable[[str], Coroutine[Any, Any, None]]]] = {
     "generator": lambda: run_generator,
     "pydantic-ai": run_pydantic_ai,
     "adk": run_adk,
     "langgraph": run_langgraph,
     "openai-agents": run_openai_agents,
+    "agno": run_agno,
 }
 
 

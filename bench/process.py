@@ -15,11 +15,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from bench import osinfo
+from bench import node, osinfo
 from bench.candidates import Candidate
 
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT_S = 60.0
+NODE_FOLDER = ROOT / "build" / "bench-servers"
+"""Where npm puts what servers in Node.js need."""
 
 
 class ServerFailed(Exception):
@@ -54,6 +56,20 @@ def stop(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
+def command_of(candidate: Candidate, options: Mapping[str, str]) -> list[str]:
+    """What starts the candidate's server. Raises `ServerFailed`."""
+    if not candidate.module.endswith(".mjs"):
+        arguments = [f"{name}={value}" for name, value in options.items()]
+        return [sys.executable, "-m", "bench.serve", candidate.module, *arguments]
+    servers = ROOT / "bench" / "servers"
+    try:
+        found, npm = node.node()
+        node.install(NODE_FOLDER, [servers / "package.json", servers / candidate.module], npm)
+    except node.NodeFailed as error:
+        raise ServerFailed(str(error)) from error
+    return [found, str(NODE_FOLDER / candidate.module)]
+
+
 @contextmanager
 def serving(
     candidate: Candidate,
@@ -69,12 +85,12 @@ def serving(
         options = dict(candidate.options)
         if candidate.store:
             options["store"] = stack.enter_context(fresh_store(candidate.store))
-        arguments = [f"{name}={value}" for name, value in options.items()]
         errors = stack.enter_context(open(f"{directory}/stderr", "w+"))
         process = subprocess.Popen(
-            [*under, sys.executable, "-m", "bench.serve", candidate.module, *arguments],
+            [*under, *command_of(candidate, options)],
             cwd=directory,
             env={**environment(), **(more or {})},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

@@ -10,12 +10,21 @@ from gapless import Runner
 from gapless.cli.listen import collect_garbage_rarely
 from gapless.server import create_app
 
+
+def agno() -> Any:
+    """Agno's agent by its own stream, as the documents have it."""
+    from examples.agno_agent import of_agno
+
+    return of_agno(agents.agno_agent())
+
+
 AGENTS: dict[str, Callable[[], Any]] = {
     "generator": lambda: agents.generator_agent,
     "pydantic-ai": agents.pydantic_ai_agent,
     "adk": agents.adk_agent,
     "langgraph": agents.langgraph_agent,
     "openai-agents": agents.openai_agents_agent,
+    "agno": agno,
     "writer": lambda: agents.writer_agent,
 }
 

@@ -110,3 +110,20 @@ def test_a_frameworks_agent_is_shown_unpaced_and_paced_each_beside_its_own_load(
     )
     assert "| × 1.70 | **missed** (1) | 119 µs; the agent alone 70.0; its Vercel adapter 140 (× 0.85) |" in second
     assert any(line.startswith("1. ") and "the agent alone takes 70.0 of the 119 µs" in line for line in found)
+
+
+def gaps(rest_ms: float, gap_ms: float) -> list[dict[str, Any]]:
+    return [
+        row("gapless-sqlite", {"while": "rest"}, gap_ms=rest_ms, held_ms=1),
+        row("gapless-sqlite", {"while": "backup"}, gap_ms=gap_ms, held_ms=4),
+    ]
+
+
+def test_what_others_see_has_beside_it_what_they_see_of_nothing() -> None:
+    backup = "others' longest gap while the store is backed up: sqlite"
+    line = line_of(backup, goals.section(results(gaps=gaps(2, 8))))
+    assert "| ≤ 20.0 ms | 8.00 ms | met | with nothing meanwhile 2.00 (× 4.00); of CPU between two words 4.00" in line
+    assert "| 30.0 ms | **missed** (1) |" in line_of(backup, goals.section(results(gaps=gaps(2, 30))))
+    found = goals.section(results(gaps=gaps(25, 30)))  # a busy machine says nothing of what was done
+    assert "**not comparable**: others on the machine" in line_of(backup, found)
+    assert not any("while the store is backed up: memory" in line for line in found)
