@@ -25,7 +25,7 @@ async def test_the_api_description_refers_to_nothing_that_it_lacks(client: httpx
 RESUME = {"Last-Event-ID", "after"}
 
 
-STARTING = {"run_id", "X-Run-Id", "Idempotency-Key"}
+STARTING = {"run_id", "X-Run-Id", "Idempotency-Key", "X-Notify"}
 
 
 @pytest.mark.parametrize(

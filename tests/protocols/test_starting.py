@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx2
 import pytest
 
-from gapless import Limits, RunConfig, Runner
+from gapless import Limits, NotifyConfig, RunConfig, Runner
 from gapless.agents.base import AgentItem, RunContext
 from gapless.events import Interrupt, ToolCallEndEvent, ToolCallStartEvent
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import RunRecord, RunStatus
+from tests.support.receiver import SECRET, Receiver
 
 RESPONSE = {
     "input": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}, {"role": "user", "content": "?"}]
@@ -110,6 +112,49 @@ async def test_also_when_it_comes_again_after_the_operator_has_set_something_els
     again = await post(new, name)
     assert (first.status_code, again.status_code) == (200, 200), again.text
     assert agent.runs == before + 1
+
+
+@pytest.mark.parametrize("name", STARTS)
+async def test_it_names_by_a_header_who_is_told_of_the_run(name: str, client_of: Callable[..., Any]):
+    async with Receiver() as receiver:
+        runner = Runner(Counting(), notify=NotifyConfig(http=True, private=True))
+        client = await client_of(runner)
+        await prepare(client)
+        webhook = {"url": receiver.url, "secret": SECRET}
+        told = {"x-notify": json.dumps(webhook)}
+        started = await post(client, name, **told)
+        again = await post(client, name, **told)
+        assert (started.status_code, again.status_code) == (200, 200), again.text
+        await receiver.until(1)
+        await runner.worker.deliveries.settled()
+        (notice,) = (await client.get("/runs/r/notices")).json()["notices"]
+        assert (notice["type"], notice["status"]) == ("run.finished", "delivered")
+        assert (receiver.unverified, len(receiver.received)) == (0, 1)
+
+
+@pytest.mark.parametrize("name", STARTS)
+async def test_a_header_that_names_nobody_who_may_be_told_starts_nothing(name: str, client_of: Callable[..., Any]):
+    agent = Counting()
+    open_to_all = await client_of(Runner(agent))
+    closed = await client_of(Runner(agent, notify=NotifyConfig(secret=SECRET, clients=False)))
+    for client in (open_to_all, closed):
+        await prepare(client)
+    before = agent.runs
+    for notify, said in (
+        ("https://127.0.0.1/", "no public address"),
+        ("https://hooks.example.com/", "whsec_"),
+        ('{"url": 1}', "notify"),
+        ('{"url": ', "X-Notify"),
+        ("", "url"),
+    ):
+        refused = await post(open_to_all, name, **{"x-notify": notify})
+        assert refused.status_code in (400, 422), notify
+        assert said in refused.json()["error"]["message"], notify
+        assert (await open_to_all.get("/runs/r")).status_code == 404
+    refused = await post(closed, name, **{"x-notify": "https://hooks.example.com/"})
+    assert refused.status_code in (400, 422)
+    assert "the operator's" in refused.json()["error"]["message"]
+    assert agent.runs == before
 
 
 class LateStore(MemoryStore):

@@ -58,7 +58,7 @@ class Receiver:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, EOFError):
+        with contextlib.suppress(OSError, EOFError), contextlib.closing(writer):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 fields = (line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
@@ -78,7 +78,6 @@ class Receiver:
                     await writer.drain()
                 finally:
                     self._busy -= 1
-        writer.close()
 
     def _heard(self, head: str, headers: dict[str, str], body: bytes) -> tuple[str, Any]:
         try:

@@ -16,12 +16,14 @@ from starlette.responses import Response
 from gapless.aside import ASIDE_BYTES
 from gapless.errors import GaplessError, InputInvalid, InputTooLarge
 from gapless.jsontext import decode_json
+from gapless.notify import Webhook, as_webhook
 from gapless.records import AFTER, Listing, RunRecord, SessionRecord, title_of
 from gapless.user_message import mark_of
 
 __all__ = [
     "LIST_LIMIT_MAX",
     "answer_error",
+    "asked_webhook",
     "chosen_run_id",
     "header",
     "json_response",
@@ -166,6 +168,19 @@ def chosen_run_id(request: HTTPConnection, user: str) -> str | None:
             return run_id
     key = header(request, b"idempotency-key")
     return None if key is None else "key-" + hashlib.sha256(f"{user}\n{key}".encode()).hexdigest()[:32]
+
+
+def asked_webhook(request: HTTPConnection) -> Webhook | None:
+    """Return who is told of the run that a request starts, by its header `X-Notify`: an address, or a webhook as JSON.
+    A header, since clients of every family can send one, and their bodies are not ours. Raises `InputInvalid`.
+    """
+    given = header(request, b"x-notify")
+    if given is None or not given.lstrip().startswith("{"):
+        return as_webhook(given)
+    try:
+        return as_webhook(decode_json(given, dict[str, Any]))
+    except msgspec.DecodeError as error:
+        raise InputInvalid(f"X-Notify: an address, or JSON as `notify` in the body of POST /runs: {error}") from None
 
 
 def whole_number(request: Request, name: str, default: int, *, least: int = 0, most: int | None = None) -> int:

@@ -12,8 +12,8 @@ from gapless.wire import wires
 
 __all__ = ["STARTING", "Parameter", "body_docs", "parameter_docs"]
 
-STARTING = ("run_id", "X-Run-Id", "Idempotency-Key")
-"""The parameters by which a request names the run that it starts."""
+STARTING = ("run_id", "X-Run-Id", "Idempotency-Key", "X-Notify")
+"""The parameters by which a request names the run that it starts, and who is told of it."""
 
 
 class Parameter(NamedTuple):
@@ -31,6 +31,7 @@ _COMMON = (
     Parameter("Accept", "header", "`text/event-stream` or `application/json`."),
     Parameter("Idempotency-Key", "header", "The same request with the same key is the same run."),
     Parameter("Last-Event-ID", "header", "Go on after the frame with this id, as it came."),
+    Parameter("X-Notify", "header", "Who is told of the run: an address, or a webhook as JSON."),
     Parameter("X-Run-Id", "header", "The id of the run to start; sent again, the request comes back to it."),
     Parameter("after", "query", "Go on after this event: an id as it came, or a position."),
     Parameter("agent", "query", "Which of several agents."),

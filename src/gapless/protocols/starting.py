@@ -19,7 +19,7 @@ from starlette.responses import Response
 from gapless.config import RunConfig
 from gapless.errors import GaplessError, InputInvalid
 from gapless.events import Context, Message, Tool, UserMessage
-from gapless.http.answers import answer_error, chosen_run_id, read_body
+from gapless.http.answers import answer_error, asked_webhook, chosen_run_id, read_body
 from gapless.http.auth import Access
 from gapless.http.cursors import START, check_start, cursor_of
 from gapless.http.stream import Streams, follow
@@ -52,6 +52,7 @@ class StartRequest:
     forwarded_props: Any = None
     fingerprint: object = None
     notify: Webhook | None = None
+    """Where the body has a place for it; every route takes it as a header."""
 
 
 class ClientRoutes(ABC):
@@ -91,6 +92,9 @@ class ClientRoutes(ABC):
 
         Raises what `Runner.start` raises, `CursorInvalid`."""
         run_id = chosen_run_id(request, user) if run_id is None else run_id
+        notify = asked_webhook(request) if asked.notify is None else asked.notify
+        if notify is not None and not self.runner.notify.clients:
+            raise InputInvalid("notify: who is told is the operator's to choose here, not a client's")
         if self.family in self.streams.cancelling:
             asked.config = msgspec.structs.replace(asked.config or self.runner.config, on_disconnect="cancel")
         if cursor is not None:
@@ -120,7 +124,7 @@ class ClientRoutes(ABC):
             context=asked.context,
             forwarded_props=asked.forwarded_props,
             fingerprint=asked.fingerprint,
-            notify=asked.notify,
+            notify=notify,
         )
         return run.started
 

@@ -105,8 +105,6 @@ class RunRoutes(ClientRoutes):
         user, body = await self.read(request, StartRun)
         if body.producer and body.agent is not None:
             raise InputInvalid("a run is an agent's or a producer's: leave out one of both")
-        if body.notify is not None and not self.runner.notify.clients:
-            raise InputInvalid("notify: who is told is the operator's to choose here, not a client's")
         encoder = wire(request.query_params.get("wire", "ag-ui"))
         message: object = body.message if isinstance(body.message, str) else msgspec.to_builtins(body.message)
         if body.after_run_id is not None:
