@@ -167,7 +167,7 @@ test("page: an error shows in place, with its code, under the partial text", asy
     await turnIs(page, "failed");
     assert.equal(await answer(page), "The answer begins");
     assert.equal(await page.locator("[data-testid=run-error]").getAttribute("data-code"), "worker_lost");
-    assert.match(await page.locator("[data-testid=run-status]").innerText(), /Interrupted\s+worker_lost The worker was lost\./);
+    assert.match(await page.locator("[data-testid=run-status]").innerText(), /Failed\s+worker_lost The worker was lost\./);
     assert.equal(await page.locator(".text[data-interrupted]").count(), 1);
     await page.reload();
   }

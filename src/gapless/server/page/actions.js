@@ -1,7 +1,7 @@
 /** What can be done with a turn: copy its answer, ask again, ask something else in its place, look at other versions. */
 
 import { copyFrom } from "./clipboard.js";
-import { el, onEnter } from "./dom.js";
+import { el, onEnter, when } from "./dom.js";
 import { isSettled, textOf } from "./fold.js";
 
 export class TurnActions {
@@ -11,7 +11,7 @@ export class TurnActions {
   #versions = el("span", { class: "versions", role: "group", "aria-label": "Versions", "data-testid": "versions", hidden: true });
 
   /** `onAgain()` asks the message again, `onEdit()` lets it be changed, `onVersion(step)` goes to the version before or behind. */
-  constructor({ onAgain, onEdit, onVersion }) {
+  constructor({ askedAt, onAgain, onEdit, onVersion }) {
     const button = (name, testid, onClick, quiet = "needs-idle") => {
       const node = el("button", { type: "button", class: `act ${quiet}`, "data-testid": testid }, name);
       node.addEventListener("click", () => onClick(node));
@@ -26,7 +26,7 @@ export class TurnActions {
     };
     this.#versions.append(step("‹", "Older version", -1), el("span", {}), step("›", "Newer version", 1));
     this.node = el("div", { class: "actions", role: "group", "aria-label": "What to do with this answer", hidden: true },
-      this.#copy, this.#again, button("Edit", "edit-message", onEdit), this.#versions);
+      this.#copy, this.#again, button("Edit", "edit-message", onEdit), this.#versions, askedAt === undefined ? null : timeOf(askedAt));
   }
 
   update(view) {
@@ -46,6 +46,11 @@ export class TurnActions {
     older.disabled = at === 0;
     newer.disabled = at === of - 1;
   }
+}
+
+function timeOf(ms) {
+  const date = new Date(ms);
+  return el("time", { datetime: date.toISOString(), title: date.toLocaleString(), "data-testid": "asked-at" }, when(ms));
 }
 
 /** The answer as the Markdown that it was said in. */

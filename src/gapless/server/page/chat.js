@@ -138,12 +138,13 @@ class Conversation {
   }
 
   /** Adds a turn. `after` is the run that it is asked after, undefined for the newest. */
-  add(runId, message, agent, { after, messageId } = {}) {
+  add(runId, message, agent, { after, messageId, askedAt } = {}) {
     const turn = { runId, message, agent, after, messageId, view: newView(), changed: new Set(), seq: 0, whole: false, refused: false, cancelled: false };
     turn.shown = new TurnView({
       runId,
       message,
       agent,
+      askedAt,
       onAnswer: (entries) => this.answer(turn, entries),
       onAnswered: focusMessage,
       onAsk: (instead) => askInstead(turn, instead),
@@ -247,7 +248,7 @@ class Conversation {
         const asked = own[0]?.role === "user" ? own[0] : undefined; // a live run may begin with a greeting
         const whole = asked || !run ? run : await authorised(() => client.run(runId, { signal })); // lists cut what is long
         signal.throwIfAborted();
-        const place = { after: asked ? asked.metadata?.[AFTER] : whole?.after_run_id, messageId: asked?.id };
+        const place = { after: asked ? asked.metadata?.[AFTER] : whole?.after_run_id, messageId: asked?.id, askedAt: run?.created_at };
         turn = this.add(runId, asked?.content ?? whole?.message ?? "", run?.agent, place);
         if (ended) this.#showMessages(turn, run, own);
       } else if (ended && turn.refused) {
@@ -316,7 +317,7 @@ class Conversation {
     const run = await authorised(() => client.run(runId, { signal: this.signal }));
     const known = this.turns.get(runId); // by a look at the session meanwhile
     if (known) return known;
-    const turn = this.add(runId, run.message ?? "", run.agent, { after: run.after_run_id });
+    const turn = this.add(runId, run.message ?? "", run.agent, { after: run.after_run_id, askedAt: run.created_at });
     this.arrange();
     if (sticking) scrollToEnd();
     return turn;
@@ -388,7 +389,7 @@ class Conversation {
 
   /** Sends a message, or asks it after that run instead of the newest. Throws if the server did not take it. */
   async send(message, runId, agent, after = this.placeOfNext()) {
-    const turn = this.add(runId, message, agent, { after });
+    const turn = this.add(runId, message, agent, { after, askedAt: Date.now() });
     this.arrange();
     turn.starting = true;
     scrollToEnd();

@@ -39,3 +39,10 @@ export function onEnter(field, send) {
     send();
   });
 }
+
+/** A time of today by its hour, any other by its day. */
+export function when(ms) {
+  const date = new Date(ms);
+  const today = new Date().toDateString() === date.toDateString();
+  return date.toLocaleString([], today ? { hour: "2-digit", minute: "2-digit" } : { day: "numeric", month: "short" });
+}

@@ -78,7 +78,7 @@ export class RunView {
   }
 
   #back() {
-    return el("a", { href: "#", "data-testid": "back" }, "All runs");
+    return el("a", { href: "#", class: "back", "data-testid": "back" }, "All runs");
   }
 
   #build(run) {

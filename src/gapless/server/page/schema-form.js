@@ -250,7 +250,7 @@ function choiceField(ctx, choices) {
 }
 
 function selectField(ctx, choices, chosen) {
-  const none = ctx.required ? "Choose…" : "None";
+  const none = ctx.required ? "Choose…" : "No answer";
   const options = choices.map(({ label }, index) => el("option", { value: index }, label));
   const control = el("select", {}, el("option", { value: "" }, none), ...options);
   control.value = chosen === -1 ? "" : String(chosen);

@@ -3,7 +3,7 @@
  * for those that are in sight, or near it: thousands of rows would cost a phone a second at each click.
  */
 
-import { $, el, onEnter } from "./dom.js";
+import { $, el, onEnter, when } from "./dom.js";
 
 /** So long nothing more is typed before it is searched for. */
 const TYPED_MS = 250;
@@ -11,7 +11,7 @@ const TYPED_MS = 250;
 /** Rows beyond the edges of what is in sight, so that Tab and a finger find the next one there. */
 const BEYOND = 12;
 /** The heights of a row, and of one with the text that was found, as style.css has them. */
-const ROW_REM = 2.2;
+const ROW_REM = matchMedia("(pointer: coarse)").matches ? 2.75 : 2.2;
 const FOUND_ROW_REM = 4.5;
 /** So near to its end the list asks for more. */
 const MORE_PX = 300;
@@ -355,10 +355,4 @@ function setText(node, text) {
 
 function titleOf(title) {
   return title || "Untitled";
-}
-
-function when(ms) {
-  const date = new Date(ms);
-  const today = new Date().toDateString() === date.toDateString();
-  return date.toLocaleString([], today ? { hour: "2-digit", minute: "2-digit" } : { day: "numeric", month: "short" });
 }

@@ -23,7 +23,7 @@ const STATUS_TEXTS = {
   running: "Answering",
   waiting: "Waiting for your answer",
   finished: "",
-  failed: "Interrupted",
+  failed: "Failed",
   cancelled: "Stopped",
 };
 
@@ -42,9 +42,10 @@ export class TurnView {
   /**
    * `onAnswer(entries)`, the answers as AG-UI has them, is called when the user has answered all that is asked, and
    * `onAnswered()` once the form that had the focus is gone. `onAsk(message)` asks this message in the place of the turn's,
-   * `onVersion(step)` shows the version before or behind. `fetchFile(item)` gives a `Blob` of a file's bytes.
+   * `onVersion(step)` shows the version before or behind. `fetchFile(item)` gives a `Blob` of a file's bytes. `askedAt` is
+   * when it was asked, in milliseconds, undefined where nobody knows.
    */
-  constructor({ runId, message, agent, onAnswer, onAnswered, onAsk, onVersion, fetchFile }) {
+  constructor({ runId, message, agent, askedAt, onAnswer, onAnswered, onAsk, onVersion, fetchFile }) {
     this.onAnswer = onAnswer;
     this.onAnswered = onAnswered;
     this.fetchFile = fetchFile;
@@ -53,7 +54,7 @@ export class TurnView {
     this.node = el("article", { class: "turn", "data-testid": "turn", "data-run-id": runId });
     this.#message = message;
     this.#onAsk = onAsk;
-    this.#actions = new TurnActions({ onAgain: () => onAsk(message), onEdit: () => this.#edit(), onVersion });
+    this.#actions = new TurnActions({ askedAt, onAgain: () => onAsk(message), onEdit: () => this.#edit(), onVersion });
     if (message?.length) {
       this.#asked = messageNode(message);
       this.node.append(this.#asked);
