@@ -138,6 +138,32 @@ async def test_a_feed_is_of_who_asks_and_of_nobody_else():
                 await one.leave()
 
 
+async def test_operators_are_told_which_of_all_users_sessions_have_changed_and_nobody_else_is():
+    app = create_app(Runner(echo), authenticate=by_header, operators=["o"])
+    with serving(app) as url:
+        async with httpx2.AsyncClient(base_url=url, headers={"x-user": "a"}) as client:
+            refused = await client.get("/feed?everyone=1")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "not_authorized")
+            live, own = (OfFeed(url, path, **{"x-user": "o"}) for path in ("/feed?everyone=1", "/feed"))
+            await live.until(lambda: live.changes)
+            await own.until(lambda: own.changes)
+            for user in ("a", "b"):
+                await client.post("/sessions", json={"id": f"of-{user}"}, headers={"x-user": user})
+            await live.until(lambda: len(live.changes) > 2)
+            said = [change for _, change in live.changes]
+            assert said == [{"type": "reset"}, *({"type": "changed", "session_id": f"of-{u}"} for u in "ab")]
+            before = len(live.changes)
+            await client.patch("/sessions/of-a", json={"title": "new"})
+            await live.until(lambda: len(live.changes) > before)
+            assert live.changes[-1][1]["session_id"] == "of-a", "again, though as little is said of it as before"
+            late = OfFeed(url, f"/feed?everyone=1&after={live.changes[0][0]}", **{"x-user": "o"})
+            await late.until(lambda: len(late.changes) == 2)
+            assert [change["session_id"] for _, change in late.changes] == ["of-b", "of-a"]
+            assert len(own.changes) == 1
+            for one in (live, own, late):
+                await one.leave()
+
+
 async def test_a_feed_has_so_many_followers_is_counted_and_sent_elsewhere_when_the_server_leaves():
     runner = Runner(echo, limits=Limits(followers_per_run_max=1))
     app = create_app(runner)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gapless.errors import RunNotFound
+from gapless.journals.contract import EVERYONE
 from gapless.records import RunRecord, RunStatus, SessionRecord, listed_run
 from tests.journals.workers import Cluster, Worker
 
@@ -153,6 +154,24 @@ class Conversations:
         await b.heard.until(lambda: ("u2", "s2") in b.heard.of_users)
         assert {user_id for user_id, _ in b.heard.of_users} == {"u2"}
         assert not a.heard.of_users
+
+    async def test_who_watches_everyone_is_told_of_all_users_sessions(self, a: Worker, b: Worker) -> None:
+        for worker in (a, b):
+            await worker.store.watch_user(EVERYONE)
+        await b.store.watch_user("u1")
+        await a.create("r", "s1", user_id="u1")
+        await b.create("q", "s2", user_id="u2")
+        for worker in (a, b):
+            for session_id in ("s1", "s2"):
+                told = (EVERYONE, session_id)
+                await worker.heard.until(functools.partial(worker.heard.of_users.__contains__, told))
+        await b.heard.until(lambda: ("u1", "s1") in b.heard.of_users)
+        assert {user_id for user_id, _ in a.heard.of_users} == {EVERYONE}
+        await a.store.unwatch_user(EVERYONE)
+        a.heard.of_users.clear()
+        b.heard.of_users.clear()
+        await b.end("q", 1)
+        await b.heard.until(lambda: (EVERYONE, "s2") in b.heard.of_users)
 
 
 async def until_told(worker: Worker) -> None:

@@ -10,7 +10,9 @@ import pytest
 from gapless.config import RunConfig
 from gapless.errors import CursorInvalid, InputTooLarge
 from gapless.events import UserMessage
+from gapless.journals import finding
 from gapless.records import LISTED_CHARS_MAX, ModelUsage, RunRequest, RunStatus, SessionRecord
+from gapless.sought import Sought
 from tests.journals.workers import Worker, a_run
 
 
@@ -56,6 +58,70 @@ class Lists:
         for bad in ("", "x", "1", ":s", "é:s"):
             with pytest.raises(CursorInvalid):
                 await sessions(after=bad)
+
+    async def test_runs_are_found_by_whatever_is_sought_on_pages_that_join(self, a: Worker, b: Worker) -> None:
+        failed = {"status": RunStatus.FAILED, "error": {"code": "agent_failed", "message": "Ünder WATER"}}
+        for i in range(12):
+            agent = "rare" if i == 1 else f"a{i % 2}"
+            made = {"user_id": f"u{i % 2}", "agent": agent, "created_at": i * 60_000}
+            await a.create(f"r{i}", f"s{i % 4}", **made)
+        for i in range(8):
+            await a.end(f"r{i}", 1, ended_at=99, **(failed if i in (1, 2, 5) else {}))
+        everything = [f"r{i}" for i in reversed(range(12))]
+        for sought, found in (
+            (Sought(), everything),
+            (Sought(agent="rare"), ["r1"]),
+            (Sought(agent="nobody"), []),
+            (Sought(status=RunStatus.FAILED), ["r5", "r2", "r1"]),
+            (Sought(status=RunStatus.FAILED, user_id="u1"), ["r5", "r1"]),
+            (Sought(status=RunStatus.CANCELLED), []),
+            (Sought(status=RunStatus.QUEUED), everything[:4]),
+            (Sought(status=RunStatus.QUEUED, session_id="s1"), ["r9"]),
+            (Sought(status=RunStatus.FINISHED, agent="a0"), ["r6", "r4", "r0"]),
+            (Sought(error="ünder water"), ["r5", "r2", "r1"]),
+            (Sought(error="AGENT_f", session_id="s1"), ["r5", "r1"]),
+            (Sought(error="water", agent="rare"), ["r1"]),
+            (Sought(error="water", status=RunStatus.FINISHED), []),
+            (Sought(since=9 * 60_000), ["r11", "r10", "r9"]),
+            (Sought(since=2 * 60_000, until=5 * 60_000, user_id="u0"), ["r4", "r2"]),
+            (Sought(since=2 * 60_000, status=RunStatus.FAILED), ["r5", "r2"]),
+        ):
+            for limit in (1, 2, 5, 100):
+                ids, after, pages = list[str](), None, 0
+                while pages == 0 or after is not None:
+                    page = await b.store.find_runs(sought, limit=limit, after=after)
+                    assert len(page) <= limit
+                    ids += [run.id for run in page]
+                    after, pages = page.next, pages + 1
+                assert ids == found, (sought, limit)
+        (run,) = await b.store.find_runs(Sought(agent="rare"))
+        assert run == next(one for one in await b.store.list_runs() if one.id == "r1")
+
+    async def test_what_is_rare_is_looked_for_page_by_page(
+        self, a: Worker, b: Worker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(finding, "LOOKED_MAX", 4)
+        monkeypatch.setattr(finding, "LOOK_S_MAX", 1e9)
+        for i in range(11):
+            await a.create(f"r{i}", f"s{i}", agent="rare" if i == 1 else "often")
+            if i not in (3, 8):
+                await a.end(f"r{i}", 1)
+        for sought, found, looked in (
+            (Sought(agent="rare"), ["r1"], [4, 4, 3]),
+            (Sought(agent="rare", status=RunStatus.FINISHED), ["r1"], [4, 4, 3]),
+            (Sought(agent="rare", status=RunStatus.QUEUED), [], [2]),
+            (Sought(agent="rare", session_id="s1"), ["r1"], [1]),
+            (Sought(error="nothing"), [], None),
+        ):
+            ids, after, pages = list[str](), None, list[int]()
+            while not pages or after is not None:
+                page = await b.store.find_runs(sought, limit=3, after=after)
+                ids += [run.id for run in page]
+                after = page.next
+                pages.append(page.looked)
+            assert ids == found
+            assert looked is None or pages == looked, sought
+        assert sum(pages) in (0, 11), "those with an error alone, where the store has a list of them"
 
     async def test_lists_show_nothing_by_which_a_record_is_long(self, a: Worker, b: Worker) -> None:
         state = {"long": "x" * 100_000}

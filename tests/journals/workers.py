@@ -157,12 +157,12 @@ class Cluster:
 
 
 def a_run(run_id: str, session_id: str = "s", *, user_id: str = "u", created_at: int = 1, **more: Any) -> RunRecord:
-    message = more.pop("message", "hello")
+    message, agent = more.pop("message", "hello"), more.pop("agent", "agent")
     return RunRecord(
         id=run_id,
         session_id=session_id,
         user_id=user_id,
-        agent="agent",
+        agent=agent,
         message=message,
         created_at=created_at,
         input=UserMessage(id=f"{run_id}-in", content=message),

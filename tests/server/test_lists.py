@@ -11,6 +11,7 @@ from gapless import Limits, Runner
 from gapless.agents.base import RunContext
 from gapless.errors import InputTooLarge, RunLimit
 from gapless.events import StateDeltaEvent
+from gapless.journals import finding
 from gapless.records import LISTED_CHARS_MAX
 from tests.support.over_http import ended, start
 
@@ -48,6 +49,23 @@ async def test_lists_have_pages(client_of: ClientOf):
         assert sorted(seen) == [f"{first}{n}" for n in range(5)]
         refused = await client.get(f"/{kind}?after=elsewhere")
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "cursor_invalid")
+
+
+async def test_a_page_that_has_looked_at_many_runs_says_so_and_the_next_goes_on(
+    client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(finding, "LOOKED_MAX", 2)
+    client = await client_of(Runner(echo))
+    for n in range(5):
+        await start(client, run_id=f"r{n}", session_id=f"s{n}")
+        await ended(client, f"r{n}")
+    pages: list[Any] = []
+    params = {"agent": "nobody"}
+    while not pages or "next" in pages[-1]:
+        pages.append((await client.get("/runs", params=params)).json())
+        params["after"] = pages[-1].get("next", "")
+    assert [page["runs"] for page in pages] == [[], [], []]
+    assert [(page.get("looked"), page.get("left")) for page in pages] == [(2, 4), (2, 2), (None, None)]
 
 
 async def test_lists_show_nothing_that_is_long(client_of: ClientOf):

@@ -27,9 +27,10 @@ class Session(SessionRecord, kw_only=True):
 
 class FeedChange(msgspec.Struct, kw_only=True):
     """Says what has become of one of the user's sessions, by its `type`: `session` as it is now, or `deleted`, with its
-    `session_id`; or `reset`: what came before is not known any more, read the list of sessions anew."""
+    `session_id`; or `reset`: what came before is not known any more, read the list of sessions anew. Of everyone's
+    sessions operators are told that one has `changed`, by its `session_id`."""
 
-    type: Literal["session", "deleted", "reset"]
+    type: Literal["session", "deleted", "changed", "reset"]
     session: Session | None = None
     session_id: str | None = None
 

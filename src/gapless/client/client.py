@@ -249,7 +249,9 @@ class GaplessClient:
             async for place, event in events:
                 yield str(place), event
 
-    async def follow_feed(self, after: str = "") -> AsyncGenerator[tuple[str, FeedChange], None]:
+    async def follow_feed(
+        self, after: str = "", *, everyone: bool = False
+    ) -> AsyncGenerator[tuple[str, FeedChange], None]:
         """Yield what becomes of the caller's sessions, live and however often it is cut: each that is created, used,
         renamed or deleted, and each of which a run begins, waits, goes on or ends. With each comes its cursor. The
         first is `reset` where nothing, or too little, is known of what came since `after`.
@@ -259,8 +261,10 @@ class GaplessClient:
 
         Args:
             after: The cursor behind which to go on, as it came; "" for from now on.
+            everyone: Of all users' sessions, which have changed: for operators.
         """
-        async with contextlib.aclosing(self._follow("/feed", Place("", 0, asked=after), _decode_of_feed)) as changes:
+        path = "/feed?everyone=1" if everyone else "/feed"
+        async with contextlib.aclosing(self._follow(path, Place("", 0, asked=after), _decode_of_feed)) as changes:
             async for place, change in changes:
                 yield place.asked, change
 
@@ -422,10 +426,10 @@ class GaplessClient:
 
     def _stream(self, path: str, last: Place) -> Any:
         # The position goes in the URL: a proxy may drop a header that it does not know, or answer from its cache.
-        params = {"after": str(last)} if str(last) != "0" else {}
+        url = httpx2.URL(path).copy_merge_params({"after": str(last)} if str(last) != "0" else {})
         headers = {"accept": "text/event-stream", "accept-encoding": "identity"}
         timeout = httpx2.Timeout(self.limits.idle_timeout_s, connect=self.limits.connect_timeout_s)
-        return self._http.stream("GET", path, params=params, headers=headers, timeout=timeout)
+        return self._http.stream("GET", url, headers=headers, timeout=timeout)
 
     async def _request(
         self,

@@ -107,9 +107,9 @@ class SyncClient:
         """See `GaplessClient.follow_session`."""
         return self._each(self._client.follow_session(session_id, after))
 
-    def follow_feed(self, after: str = "") -> Generator[tuple[str, FeedChange], None, None]:
+    def follow_feed(self, after: str = "", *, everyone: bool = False) -> Generator[tuple[str, FeedChange], None, None]:
         """See `GaplessClient.follow_feed`."""
-        return self._each(self._client.follow_feed(after))
+        return self._each(self._client.follow_feed(after, everyone=everyone))
 
     def _each(self, stream: AsyncGenerator[_T, None]) -> Generator[_T, None, None]:
         async def step() -> _T | None:

@@ -32,6 +32,8 @@ def told(follower: FeedFollower) -> Iterator[tuple[str, bytes]]:
 def _shown(change: Change) -> dict[str, object]:
     if not change.session_id:
         return {"type": "reset"}
+    if change.bare:
+        return {"type": "changed", "session_id": change.session_id}
     if change.session is None:
         return {"type": "deleted", "session_id": change.session_id}
     session = shown_session(change.session, change.active)

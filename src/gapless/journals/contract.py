@@ -15,12 +15,15 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import msgspec
 
+from gapless.journals.finding import find_by_pages
 from gapless.journals.outbox import Notice, Outbox
 from gapless.journals.subscriptions import Subscriptions
 from gapless.records import Listing, RunEnd, RunRecord, RunStatus, SessionRecord, Turn
+from gapless.sought import Found, Sought
 
 __all__ = [
     "BLOB_PIECE_BYTES",
+    "EVERYONE",
     "READ_BYTES_MAX",
     "TIMES_MAX",
     "WANTED_MAX",
@@ -37,6 +40,8 @@ __all__ = [
 
 BLOB_PIECE_BYTES = 512 * 1024
 """A blob is kept in pieces of this, so that no step of a store is as long as the blob."""
+EVERYONE = "\n"
+"""In the place of a user whose sessions are watched: those of all. No user is called so, a name is one line."""
 READ_BYTES_MAX = 1024 * 1024
 """One `Store.read` stops at the event that takes it past this."""
 TIMES_MAX = 10_000
@@ -233,6 +238,17 @@ class Store(ABC):
         found by that place and not by counting, so what came or went before it changes nothing. Raises `CursorInvalid`.
         """
 
+    async def find_runs(self, sought: Sought, *, limit: int = 100, after: str | None = None) -> Found:
+        """Return at most `limit` of the runs that are `sought`, as lists have them, newest first. What a page costs has
+        a bound, however few there are among however many: it may have fewer, or none, and a `next` all the same, which
+        is the `after` of the page that goes on where it stopped. Raises `CursorInvalid`.
+        """
+
+        async def page(limit: int, after: str | None) -> Listing[RunRecord]:
+            return await self.list_runs(user_id=sought.user_id, session_id=sought.session_id, limit=limit, after=after)
+
+        return await find_by_pages(page, sought, limit, after)
+
     @abstractmethod
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
         """Find the oldest active run of each of the sessions `session_ids`, as lists have it: the one that executes or
@@ -407,7 +423,8 @@ class Store(ABC):
     @abstractmethod
     async def watch_user(self, user_id: str) -> None:
         """Tell the listener, from now on, until `unwatch_user`, of every session of the user `user_id` what
-        `watch_session` tells of one, and when one is created."""
+        `watch_session` tells of one, and when one is created. `EVERYONE` is the user of all sessions: it is told by
+        that name."""
 
     @abstractmethod
     async def unwatch_user(self, user_id: str) -> None:

@@ -13,6 +13,7 @@ import msgspec
 
 from gapless.errors import CursorExpired, RunNotFound, StoreUnavailable
 from gapless.journals.contract import (
+    EVERYONE,
     READ_BYTES_MAX,
     TIMES_MAX,
     WANTED_MAX,
@@ -24,6 +25,7 @@ from gapless.journals.contract import (
     Store,
     WorkerFenced,
 )
+from gapless.journals.finding import Search
 from gapless.journals.lease import LeaseWatch, log_lost
 from gapless.journals.memory_outbox import MemoryOutbox
 from gapless.journals.memory_subscriptions import MemorySubscriptions
@@ -45,6 +47,7 @@ from gapless.records import (
     session_taken,
     title_of,
 )
+from gapless.sought import Found, Sought
 
 __all__ = ["Memory", "MemoryStore"]
 
@@ -107,6 +110,18 @@ class Memory:
         ids = self.session_runs.get(session_id, ()) if active else reversed(list(newer))
         return (run for id in ids if (run := self.runs[id]).session_id == session_id and self.numbers[id] > place)
 
+    def find(self, sought: Sought, limit: int, place: int | None) -> Found:
+        """Find runs as `Store.find_runs` does, those before a place or all."""
+        search, found = Search(sought, limit), list[RunRecord]()
+        for run in reversed(self.runs.values()):
+            if (place is None or self.numbers[run.id] < place) and sought.is_among(run):
+                goes_on = search.sees(self.numbers[run.id], run.status, run)
+                if len(search.places) > len(found):
+                    found.append(listed_run(run))
+                if not goes_on:
+                    break
+        return search.page(found)
+
     def tell_session(self, session: SessionRecord | None) -> None:
         """Tell those who watch a session, or its user, that it has changed."""
         if session is None:
@@ -114,9 +129,10 @@ class Memory:
         for worker in tuple(self.session_watchers.get(session.id, ())):
             if worker._listener is not None:
                 worker._listener.on_session(session.id)
-        for worker in tuple(self.user_watchers.get(session.user_id, ())):
-            if worker._listener is not None:
-                worker._listener.on_user_session(session.user_id, session.id)
+        for user_id in (session.user_id, EVERYONE):
+            for worker in tuple(self.user_watchers.get(user_id, ())):
+                if worker._listener is not None:
+                    worker._listener.on_user_session(user_id, session.id)
 
     def add(self, run: RunRecord) -> None:
         """Add a new run, and its session where that is new."""
@@ -365,6 +381,9 @@ class MemoryStore(Store):
                     break
                 found.append(listed_run(run))
         return found
+
+    async def find_runs(self, sought: Sought, *, limit: int = 100, after: str | None = None) -> Found:
+        return self._memory.find(sought, limit, place_in_runs(after))
 
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
         runs = self._memory.session_runs

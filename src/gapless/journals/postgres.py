@@ -37,6 +37,7 @@ from gapless.journals.postgres_server import Connection, PostgresServer, int_arr
 from gapless.journals.postgres_sessions import session_runs
 from gapless.journals.postgres_subscriptions import PostgresSubscriptions
 from gapless.records import Listing, RunRecord, RunStatus, SessionRecord, Turn, changed_state, decode_run
+from gapless.sought import Found, Sought
 
 __all__ = ["PostgresStore"]
 
@@ -197,6 +198,9 @@ class PostgresStore(Store):
         after: str | None = None,
     ) -> Listing[RunRecord]:
         return await self._records.runs(user_id, session_id, status, limit, after)
+
+    async def find_runs(self, sought: Sought, *, limit: int = 100, after: str | None = None) -> Found:
+        return await self._records.find(sought, limit, after)
 
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
         return await self._records.oldest_active(session_ids)

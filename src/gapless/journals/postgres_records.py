@@ -5,14 +5,16 @@ another version knows of it stays."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from gapless.errors import StoreCorrupt
-from gapless.journals.postgres_schema import ACTIVE_SQL
+from gapless.journals.finding import Search
+from gapless.journals.postgres_schema import ACTIVE_SQL, FAILED_SQL
 from gapless.journals.postgres_server import Connection, PostgresServer, Row, bytea_array, int_array
 from gapless.records import (
     Listing,
@@ -28,11 +30,16 @@ from gapless.records import (
     place_in_sessions,
     place_of_session,
 )
+from gapless.sought import FAILED, Found, Glimpse, Sought, glimpse_of
 
 __all__ = ["LAST_SQL", "PostgresRecords", "ReadRun", "encode", "session_from"]
 
 STEP_BYTES = 512 * 1024
 """Records of a page that are read in one step: meanwhile nothing else runs in this process."""
+LOOKED_FIRST, LOOKED_AT_ONCE = 200, 2_000
+"""Runs that are looked at in one step of a search: at first, and once few are found."""
+LAST_PLACE = 2**63 - 1
+"""Behind all rows."""
 ANOTHER_VERSION = " (is it of another version of Gapless?)"
 
 LAST_SQL = (
@@ -132,12 +139,55 @@ class PostgresRecords:
             limit + 1,
         )
 
-        async def read(rids: list[int]) -> list[RunRecord]:
-            sql = f"SELECT {_COLUMNS} FROM gapless.runs r WHERE r.rid = ANY(%s::bigint[]) ORDER BY r.rid DESC"
-            found = self.readable(await self._server.rows(sql, int_array(rids)), listed_run)
-            return [run for _, run in found]
+        return await _page(limit, [(rid, size) for rid, size in keys], self._listed, str)
 
-        return await _page(limit, [(rid, size) for rid, size in keys], read, str)
+    async def _listed(self, rids: list[int]) -> list[RunRecord]:
+        sql = f"SELECT {_COLUMNS} FROM gapless.runs r WHERE r.rid = ANY(%s::bigint[]) ORDER BY r.rid DESC"
+        found = self.readable(await self._server.rows(sql, int_array(rids)), listed_run)
+        return [run for _, run in found]
+
+    async def find(self, sought: Sought, limit: int, after: str | None) -> Found:
+        """Find as `Store.find_runs` does. What the columns tell is looked at without the records."""
+        search, place = Search(sought, limit), place_in_runs(after)
+        if place is None:
+            place = LAST_PLACE
+        sql, values = find_sql(sought)
+        sizes = dict[int, int]()
+        count, goes_on = LOOKED_FIRST, True
+        while goes_on:
+            rows = await self._server.rows(sql, *values, place, count)
+            glimpses = await self._glimpses(sought, rows)
+            for rid, status, _, size in rows:
+                place, sizes[rid] = rid, size
+                if not (goes_on := search.sees(rid, status, glimpses.get(rid))):
+                    break
+            goes_on = goes_on and len(rows) == count
+            count = min(4 * count, LOOKED_AT_ONCE)
+        return search.page(await _page(limit, [(rid, sizes[rid]) for rid in search.places], self._listed, str))
+
+    async def _glimpses(self, sought: Sought, rows: Sequence[Row]) -> dict[int, Glimpse | RunRecord]:
+        """Read of these runs what they are found by, of those that may be sought."""
+
+        async def read(rids: list[int]) -> list[tuple[int, Glimpse | RunRecord]]:
+            found = []
+            sql = "SELECT rid, record FROM gapless.runs WHERE rid = ANY(%s::bigint[])"
+            for rid, record in await self._server.rows(sql, int_array(rids)):
+                with contextlib.suppress(ValueError):  # of that run alone, and said where all are listed
+                    found.append((rid, glimpse_of(record)))
+            return found
+
+        able = [row for row in rows if sought.may_be(row[1])]
+        if sought.in_record:
+            glimpses = dict(await _page(len(able), [(rid, size) for rid, _, _, size in able], read, str))
+        else:  # of this user and session they are
+            user_id, session_id = sought.user_id or "", sought.session_id or ""
+            glimpses = {
+                rid: Glimpse(user_id=user_id, session_id=session_id, agent="", created_at=0) for rid, *_ in able
+            }
+        for rid, _, error, _ in able:
+            if error is not None and rid in glimpses:
+                glimpses[rid].error = _decode_error(error)
+        return glimpses
 
     # -- sessions ---------------------------------------------------------------------------------------------------
 
@@ -171,6 +221,23 @@ class PostgresRecords:
             return place_of_session(key[0], key[1].decode())
 
         return await _page(limit, [((row[0], row[1]), row[2]) for row in rows], read, told)
+
+
+def find_sql(sought: Sought) -> tuple[str, list[Any]]:
+    """Return the statement that gives the runs among which those are that are sought, newest first, those before a
+    place and so many; and what stands in it before these two."""
+    where, values = [], list[Any]()
+    for column, value in (('r."user"', sought.user_id), ("r.session", sought.session_id)):
+        if value is not None:
+            where.append(f"{column} = %s AND")
+            values.append(value.encode())
+    if sought.states is not None:  # written out, as the indexes have it
+        where.append(f"r.status IN {FAILED_SQL if sought.states is FAILED else ACTIVE_SQL} AND")
+    columns = "r.rid, r.status, r.error, length(r.record)"
+    sql = (
+        f"SELECT {columns} FROM gapless.runs r WHERE {' '.join(where)} r.rid < %s::bigint ORDER BY r.rid DESC LIMIT %s"
+    )
+    return sql, values
 
 
 async def _page(

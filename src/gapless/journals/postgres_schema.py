@@ -6,9 +6,9 @@ encoding and collation. All SQL names the schema `gapless`, for which `PostgresS
 
 from __future__ import annotations
 
-__all__ = ["ACTIVE_SQL", "MIGRATIONS", "SCHEMA", "SCHEMA_VERSION", "TIME_MS", "VERSION_MIN"]
+__all__ = ["ACTIVE_SQL", "FAILED_SQL", "MIGRATIONS", "SCHEMA", "SCHEMA_VERSION", "TIME_MS", "VERSION_MIN"]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 VERSION_MIN = 14
 """Of PostgreSQL."""
 TIME_MS = 10
@@ -16,6 +16,9 @@ TIME_MS = 10
 
 ACTIVE_SQL = "('queued', 'running', 'waiting')"
 """As the indexes on active runs write it."""
+
+FAILED_SQL = "('failed', 'cancelled')"
+"""As the index on runs with an error writes it."""
 
 SCHEMA = """
 CREATE TABLE gapless.version(version int NOT NULL);
@@ -94,10 +97,12 @@ CREATE TABLE gapless.subscriptions(
     id text PRIMARY KEY, "user" bytea NOT NULL, data bytea NOT NULL, kept_at bigint NOT NULL);
 CREATE INDEX subscriptions_user ON gapless.subscriptions("user", kept_at);
 """
-SCHEMA += _NOTICES + _SUBSCRIPTIONS
+_FAILED = f"CREATE INDEX runs_failed ON gapless.runs(rid) WHERE status IN {FAILED_SQL};"
+SCHEMA += _NOTICES + _SUBSCRIPTIONS + _FAILED
 
 MIGRATIONS: dict[int, str] = {
     1: "ALTER TABLE gapless.events ADD COLUMN at int; ALTER TABLE gapless.runs ADD COLUMN usage bytea;" + _NOTICES,
     2: _SUBSCRIPTIONS,
+    3: _FAILED,
 }
 """What makes the tables of one version those of the next. A change of them comes with the line for those before it."""

@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterable
 
 from gapless.errors import RunNotFound
+from gapless.journals.contract import EVERYONE
 from gapless.journals.postgres_records import PostgresRecords
 from gapless.journals.postgres_schema import ACTIVE_SQL
 from gapless.journals.postgres_server import Connection, PostgresServer, bytea_array, int_array
@@ -166,9 +167,10 @@ class WatchedUsers(_Watched):
 
     def changed(self, user_id: str, session_id: str) -> None:
         """Tell of a change that this worker has made; others are told by the next `notify`."""
-        self._changed[user_id, session_id] = None
-        if user_id in self._numbers:
-            self._tell(user_id, session_id)
+        for watched in (user_id, EVERYONE):
+            self._changed[watched, session_id] = None
+            if watched in self._numbers:
+                self._tell(watched, session_id)
 
     async def notify(self, worker_id: str) -> None:
         """Tell other workers of this one's changes, if there are any."""

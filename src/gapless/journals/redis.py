@@ -59,6 +59,7 @@ from gapless.journals.redis_sessions import AGAIN_S
 from gapless.journals.redis_subscriptions import RedisSubscriptions
 from gapless.journals.redis_takeover import TakeOver
 from gapless.records import Listing, RunRecord, RunStatus, SessionRecord, Turn, changed_state, session_busy
+from gapless.sought import Found, Sought
 
 __all__ = ["RedisStore"]
 
@@ -191,6 +192,9 @@ class RedisStore(Store):
         after: str | None = None,
     ) -> Listing[RunRecord]:
         return await self._records.runs(user_id, session_id, status, limit, after)
+
+    async def find_runs(self, sought: Sought, *, limit: int = 100, after: str | None = None) -> Found:
+        return await self._records.find_runs(sought, limit, after)
 
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
         return await self._records.active_runs(session_ids)

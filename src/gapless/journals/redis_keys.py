@@ -28,6 +28,7 @@ __all__ = [
     "SUBSCRIPTIONS",
     "WANTED",
     "WORKERS",
+    "decode_error",
     "decode_member",
     "decode_notice",
     "decode_turn",
@@ -56,7 +57,7 @@ decode_member = msgspec.json.Decoder(tuple[str, str]).decode
 """A run's id and its session, from how the index lists a run."""
 decode_notice = msgspec.json.Decoder(tuple[str, str, str]).decode
 """The same and a notice's id, from how the index lists a notice."""
-_decode_error = msgspec.json.Decoder(dict[str, str]).decode
+decode_error = msgspec.json.Decoder(dict[str, str]).decode
 _decode_usage = msgspec.json.Decoder(list[ModelUsage]).decode
 _decode_state = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -120,7 +121,7 @@ def run_from(run_id: str, fields: Sequence[Any], decode: Callable[[bytes], RunRe
         run.owner, run.status, run.last_seq = owner.decode(), RunStatus(status.decode()), int(last)
         run.started_at = None if started_at is None else int(started_at)
         run.ended_at = None if ended_at is None else int(ended_at)
-        run.error = _decode_error(error) if error else None
+        run.error = decode_error(error) if error else None
         run.takeovers = int(takeovers or 0)
         run.usage = _decode_usage(usage) if usage else None
     except (AttributeError, TypeError, ValueError) as cause:  # a field that is not there, or not Gapless's

@@ -10,10 +10,12 @@ from typing import Any, TypeAlias, TypeVar
 from gapless.errors import StoreCorrupt
 from gapless.journals import redis_scripts as scripts
 from gapless.journals.contract import Checkpoint
+from gapless.journals.finding import Search
 from gapless.journals.redis_keys import (
     RUNS,
     SESSIONS,
     WORKERS,
+    decode_error,
     decode_member,
     decode_turn,
     encode_member,
@@ -38,6 +40,7 @@ from gapless.records import (
     place_in_sessions,
     place_of_session,
 )
+from gapless.sought import Found, Glimpse, Sought, glimpse_of
 
 __all__ = ["RedisRecords"]
 
@@ -181,6 +184,29 @@ class RedisRecords:
             listing.next = str(found[limit - 1][1])
         return listing
 
+    async def find_runs(self, sought: Sought, limit: int, after: str | None) -> Found:
+        """Find as `Store.find_runs` does: only of those that may be sought more is decoded than their status."""
+        listed = await self._listing(sought.user_id, sought.session_id, sought.status, place_in_runs(after))
+        search, found, pages, goes_on = Search(sought, limit), dict[str, RunRecord](), _Pages(None), True
+        while goes_on and pages.more(0):
+            entries = await listed(pages.read, pages.count)
+            keys = [run_key(session, run_id) for run_id, session, _ in entries]
+            records = await self._server.each(keys, scripts.RUN_FIELDS)
+            pages.have_read(records)
+            for (run_id, _, place), fields in zip(entries, records, strict=True):
+                if fields[0] is None or run_id in found:
+                    continue
+                status, run = _glimpse(sought, fields)
+                goes_on = search.sees(place, status, run)
+                if len(search.places) > len(found):
+                    with contextlib.suppress(StoreCorrupt):  # of that run alone, and said to whoever asks for it
+                        found[run_id] = run_from(run_id, fields, listed_run)
+                        continue
+                    search.places.pop()
+                if not goes_on:
+                    break
+        return search.page(list(found.values()))
+
     async def _listing(
         self, user_id: str | None, session_id: str | None, status: RunStatus | None, before: int | None
     ) -> _Listing:
@@ -306,6 +332,20 @@ class RedisRecords:
             pages.have_read([[turn] for turn in page])
             turns += map(decode_turn, page)
         return turns
+
+
+def _glimpse(sought: Sought, fields: Sequence[Any]) -> tuple[str, Glimpse | RunRecord | None]:
+    """Read of `scripts.RUN_FIELDS` the run's status and what it is found by, if it may be sought and can be read."""
+    record, _, status, _, _, _, error, *_ = fields
+    try:
+        is_now = RunStatus(status.decode())
+        if not sought.may_be(is_now):
+            return is_now, None
+        run = glimpse_of(record)
+        run.error = decode_error(error) if error else None
+        return is_now, run
+    except (AttributeError, TypeError, ValueError):  # a field that is not there, or not Gapless's
+        return "", None
 
 
 def _scored(answer: Sequence[bytes]) -> list[tuple[bytes, bytes]]:

@@ -87,10 +87,11 @@ local function tell(place)
   local read, session = pcall(cjson.decode, record)
   if read and type(session) == 'table' and session.user_id then
     redis.call('PUBLISH', 'gapless:user:' .. session.user_id, session.id)
+    redis.call('PUBLISH', 'gapless:user:\\n', session.id)
   end
 end
 """
-"""`tell` says to those who watch a session, or its user, that it has changed."""
+"""`tell` says to those who watch a session, its user or `EVERYONE`, that it has changed."""
 
 _QUEUE = (
     ACTIVE

@@ -31,7 +31,7 @@ from gapless.journals.contract import (
 from gapless.journals.lease import LeaseWatch, log_lost
 from gapless.journals.sqlite_bells import Bell
 from gapless.journals.sqlite_file import SQLiteFile, scalar
-from gapless.journals.sqlite_lists import list_runs, list_sessions, list_turns
+from gapless.journals.sqlite_lists import find_runs, list_runs, list_sessions, list_turns
 from gapless.journals.sqlite_log import Log, Tail, note_session
 from gapless.journals.sqlite_news import Command, News
 from gapless.journals.sqlite_outbox import SQLiteOutbox
@@ -59,6 +59,7 @@ from gapless.records import (
     session_of,
     session_taken,
 )
+from gapless.sought import Found, Sought
 
 __all__ = ["SQLiteStore"]
 
@@ -254,6 +255,9 @@ class SQLiteStore(Store):
         return await list_runs(
             self._file, self._runs, user_id=user_id, session_id=session_id, status=status, limit=limit, after=after
         )
+
+    async def find_runs(self, sought: Sought, *, limit: int = 100, after: str | None = None) -> Found:
+        return await find_runs(self._file, self._runs, sought, limit, after)
 
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
         return await self._file.look(lambda db: self._runs.oldest_active(db, session_ids))

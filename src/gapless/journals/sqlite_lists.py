@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from gapless.journals.finding import Search
 from gapless.journals.sqlite_file import SQLiteFile
 from gapless.journals.sqlite_records import ACTIVE_SQL, ANOTHER_VERSION, Runs, decode_turn
 from gapless.records import (
@@ -27,12 +28,18 @@ from gapless.records import (
     place_in_sessions,
     place_of_session,
 )
+from gapless.sought import FAILED, Found, Sought
 
-__all__ = ["list_runs", "list_sessions", "list_turns"]
+__all__ = ["find_runs", "list_runs", "list_sessions", "list_turns"]
 
 STEP_S = 0.003
 """A step ends about then: meanwhile nothing else runs in this process. A word of another run takes several turns of the
 loop, and a step stands between each two."""
+
+LAST_PLACE = 2**63 - 1
+"""Behind all rows."""
+FAILED_SQL = "('failed', 'cancelled')"
+"""As the index on runs with an error writes it."""
 
 _RecordT = TypeVar("_RecordT", RunRecord, SessionRecord)
 _KeyT = TypeVar("_KeyT", int, tuple[int, str])
@@ -54,8 +61,10 @@ async def list_runs(
     conditions = {"user = ?": user_id, "session = ?": session_id, "status = ?": status and status.value}
     where = [condition for condition, value in conditions.items() if value is not None]
     values: list[object] = [value for value in conditions.values() if value is not None]
-    if status in ACTIVE:
-        where.append(f"status IN {ACTIVE_SQL}")  # the index is on these
+    index = ""
+    if status in ACTIVE:  # the index is on these, and SQLite does not know that they are few
+        where.append(f"status IN {ACTIVE_SQL}")
+        index = "INDEXED BY runs_queue" if session_id is not None else "INDEXED BY runs_active"
     if (place := place_in_runs(after)) is not None:
         where.append("rid < ?")
         values.append(place)
@@ -63,9 +72,57 @@ async def list_runs(
     def read(db: sqlite3.Connection, rid: int) -> Iterable[RunRecord | None]:
         return (run for _, run in runs.listed(db, "rid = ?", rid))
 
-    sql = f"SELECT rid FROM runs WHERE {' AND '.join(where) or 1} ORDER BY rid DESC LIMIT ?"
+    sql = f"SELECT rid FROM runs {index} WHERE {' AND '.join(where) or 1} ORDER BY rid DESC LIMIT ?"
     rows = await file.query(sql, *values, limit + 1)
     return await _page(file, limit, [rid for (rid,) in rows], read, str)
+
+
+async def find_runs(file: SQLiteFile, runs: Runs, sought: Sought, limit: int, after: str | None) -> Found:
+    """Find as `Store.find_runs` does: along the index that has fewest others in it, in the order of the list."""
+    search, place = Search(sought, limit), place_in_runs(after)
+    if place is None:
+        place = LAST_PLACE
+    sql, values = find_sql(sought)
+
+    def step(db: sqlite3.Connection) -> bool:
+        nonlocal place
+        until = time.monotonic() + STEP_S
+        for rid, status, record in db.execute(sql, (*values, place)):
+            place = rid
+            run = runs.glimpse(rid, record) if sought.may_be(status) else None
+            if not search.sees(rid, status, run):
+                return False
+            if time.monotonic() > until:
+                return True
+        return False
+
+    more = True
+    while more:
+        more = await file.look(step)
+        await asyncio.sleep(0)
+
+    def read(db: sqlite3.Connection, rid: int) -> Iterable[RunRecord | None]:
+        return (run for _, run in runs.listed(db, "rid = ?", rid))
+
+    return search.page(await _page(file, limit, search.places, read, str))
+
+
+def find_sql(sought: Sought) -> tuple[str, list[object]]:
+    """Return the statement that gives the runs among which those are that are sought, newest first, those before a
+    place; and what stands in it before that place."""
+    where, values, index = list[str](), list[object](), ""
+    for column, value in (("user", sought.user_id), ("session", sought.session_id)):
+        if value is not None:
+            where.append(f"{column} = ?")
+            values.append(value)
+    if sought.states is ACTIVE:
+        where.append(f"status IN {ACTIVE_SQL}")
+        index = "INDEXED BY runs_active" if sought.session_id is None else "INDEXED BY runs_queue"
+    elif sought.states is FAILED and not values:
+        where.append(f"status IN {FAILED_SQL}")
+        index = "INDEXED BY runs_failed"
+    where.append("rid < ? ORDER BY rid DESC")
+    return f"SELECT rid, status, record FROM runs {index} WHERE {' AND '.join(where)}", values
 
 
 async def list_sessions(

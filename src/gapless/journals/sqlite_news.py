@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from gapless.errors import GaplessError
-from gapless.journals.contract import WANTED_MAX, Listener
+from gapless.journals.contract import EVERYONE, WANTED_MAX, Listener
 from gapless.journals.sqlite_file import CHECKPOINT_S, SQLiteFile, scalar
 from gapless.journals.sqlite_log import SESSION_NEWS, Log, entries, newest_pos
 from gapless.journals.sqlite_records import ACTIVE_SQL, Runs
@@ -118,8 +118,9 @@ class News:
             return
         if session_id in self._sessions:
             self.listener.on_session(session_id)
-        if user_id in self._users:
-            self.listener.on_user_session(user_id, session_id)
+        for watched in (user_id, EVERYONE):
+            if watched in self._users:
+                self.listener.on_user_session(watched, session_id)
 
     def hear_kept(self, rids: Iterable[int]) -> None:
         """Look, soon, for all commands of runs that have come to this worker: those that nobody has taken are there."""

@@ -27,6 +27,7 @@ from gapless.records import (
     session_busy,
     title_of,
 )
+from gapless.sought import Glimpse, glimpse_of
 
 __all__ = [
     "ACTIVE_SQL",
@@ -83,6 +84,14 @@ class Runs:
             except ValueError:
                 self._note_unreadable(row[0], row[1])
         return found
+
+    def glimpse(self, rid: int, record: bytes) -> Glimpse | RunRecord | None:
+        """Read of a run's record what it is found by; None where this version cannot, which is said once."""
+        try:
+            return glimpse_of(record)
+        except ValueError:
+            self._note_unreadable(rid, f"in row {rid}")
+            return None
 
     def _note_unreadable(self, rid: int, run_id: str) -> None:
         if rid not in self.unreadable:

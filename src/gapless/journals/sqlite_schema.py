@@ -8,7 +8,7 @@ from collections.abc import Callable
 __all__ = ["APPLICATION_ID", "MIGRATIONS", "SCHEMA_VERSION", "create_tables", "migrate"]
 
 APPLICATION_ID = 0x47504C31
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 _SCHEMA = """
 CREATE TABLE workers(id TEXT PRIMARY KEY, beat INTEGER NOT NULL, low INTEGER NOT NULL, process TEXT NOT NULL,
@@ -25,6 +25,7 @@ CREATE INDEX runs_queue ON runs(session, rid) WHERE status IN ('queued', 'runnin
 CREATE INDEX runs_user ON runs(user, rid);
 CREATE INDEX runs_kept ON runs(kept_since, kept_bytes) WHERE kept_since IS NOT NULL;
 CREATE INDEX runs_active ON runs(owner) WHERE status IN ('queued', 'running', 'waiting');
+CREATE INDEX runs_failed ON runs(rid, status) WHERE status IN ('failed', 'cancelled');
 CREATE INDEX runs_wanted ON runs(wanted_at) WHERE wanted_at IS NOT NULL;
 CREATE TABLE checkpoints(rid INTEGER PRIMARY KEY, seq INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE blobs(rid INTEGER NOT NULL, blob TEXT NOT NULL, piece INTEGER NOT NULL, data BLOB NOT NULL);
@@ -113,6 +114,10 @@ def _keep_subscriptions(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX subscriptions_user ON subscriptions(user, kept_at)")
 
 
+def _list_failed_runs(db: sqlite3.Connection) -> None:
+    db.execute("CREATE INDEX runs_failed ON runs(rid, status) WHERE status IN ('failed', 'cancelled')")
+
+
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
     1: _count_kept_bytes,
     2: _let_runs_go_on,
@@ -120,6 +125,7 @@ MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
     4: _log_in_groups,
     5: _add_what_version_6_has,
     6: _keep_subscriptions,
+    7: _list_failed_runs,
 }
 """What makes a file of one version one of the next. A change of the tables comes with the line for those before it."""
 

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from types import TracebackType
 
 from gapless.errors import GaplessError, LimitReached, StoreUnavailable
-from gapless.journals.contract import Store
+from gapless.journals.contract import EVERYONE, Store
 from gapless.records import RunRecord, SessionRecord
 from gapless.runs.waking import Sleeper
 from gapless.tasks import end_tasks
 
-__all__ = ["Change", "FeedFollower", "FeedFollowing", "Feeds"]
+__all__ = ["EVERYONE", "Change", "FeedFollower", "FeedFollowing", "Feeds"]
 
 FEED_SESSIONS_MAX = 1000
 """Sessions of which a feed keeps that they have changed."""
@@ -32,6 +32,8 @@ SESSIONS_AT_ONCE = 50
 """Sessions that are looked at together."""
 LOOK_S = 0.02
 """Between two looks: what changes at once is told at once."""
+EVERYONES_LOOK_S = 0.1
+"""And between two times that operators are told what has changed of all users' sessions."""
 LOOK_AGAIN_S = 0.5
 """After a look that has failed."""
 
@@ -41,10 +43,16 @@ log = logging.getLogger("gapless.follow")
 class Change:
     """How a session stands that has changed, as all who read the feed are told."""
 
-    __slots__ = ("active", "encoded", "newest", "session", "session_id")
+    __slots__ = ("active", "bare", "encoded", "newest", "session", "session_id")
 
     def __init__(
-        self, session_id: str, session: SessionRecord | None, active: RunRecord | None, newest: RunRecord | None
+        self,
+        session_id: str,
+        session: SessionRecord | None = None,
+        active: RunRecord | None = None,
+        newest: RunRecord | None = None,
+        *,
+        bare: bool = False,
     ) -> None:
         self.session_id = session_id
         """Of the session that has changed; "" says that the list of sessions is to be read anew."""
@@ -54,17 +62,21 @@ class Change:
         """Its run that executes or waits, or else the one that is next."""
         self.newest = newest
         """Its newest run."""
+        self.bare = bare
+        """Only that it has changed is told, not how it stands."""
         self.encoded = b""
         """As clients are told, once it was made for one of them."""
 
     def is_as(self, other: Change | None) -> bool:
         """Return whether another one says the same."""
         mine = self.session, self.active, self.newest
-        return other is not None and mine == (other.session, other.active, other.newest)
+        return other is not None and not self.bare and mine == (other.session, other.active, other.newest)
 
 
 class Feed:
     """One user's sessions, for all who read of them here."""
+
+    at_once, pause_s = SESSIONS_AT_ONCE, LOOK_S
 
     def __init__(self, store: Store, user_id: str) -> None:
         self.user_id = user_id
@@ -110,10 +122,10 @@ class Feed:
     async def _look(self) -> None:
         said = ""
         while self._dirty:
-            ids = list(self._dirty)[:SESSIONS_AT_ONCE]
+            ids = list(self._dirty)[: self.at_once]
             for session_id in ids:
                 del self._dirty[session_id]
-            pause_s = LOOK_S
+            pause_s = self.pause_s
             try:
                 found = await self._read(ids)
             except GaplessError as error:
@@ -131,7 +143,7 @@ class Feed:
         for session_id in ids:
             session = await self._store.get_session(session_id)
             if session is None or session.user_id != self.user_id:
-                found.append(Change(session_id, None, None, None))
+                found.append(Change(session_id))
                 continue
             session.state = {}
             runs = await self._store.list_runs(session_id=session_id, limit=1)
@@ -165,6 +177,15 @@ class Feed:
             await end_tasks([self._looking])
 
 
+class EveryonesFeed(Feed):
+    """All users' sessions: which have changed, and nothing is read of them for it. There may be many."""
+
+    at_once, pause_s = FEED_SESSIONS_MAX, EVERYONES_LOOK_S
+
+    async def _read(self, ids: list[str]) -> list[Change]:
+        return [Change(session_id, bare=True) for session_id in ids]
+
+
 class FeedFollower(Sleeper):
     """One reader of a feed, from a cursor on: "" for who has read nothing yet."""
 
@@ -190,7 +211,7 @@ class FeedFollower(Sleeper):
         feed, self.due = self.feed, False
         if self.after < feed.floor:
             self.after = feed.last
-            return [(self.cursor, Change("", None, None, None))]
+            return [(self.cursor, Change(""))]
         new: list[tuple[int, Change]] = []
         for number, change in reversed(feed.changes.values()):
             if number <= self.after:
@@ -220,9 +241,9 @@ class Feeds:
             feed.hear(session_id)
 
     def following(self, user_id: str, cursor: str, followers_max: int) -> FeedFollowing:
-        """Follow a user's sessions from a cursor, "" for from now on: `async with feeds.following("u", "", 9) as
-        follower`. A cursor that is not known here is read as one that is too old. Raises `LimitReached` where
-        `followers_max` follow them here; entering raises `StoreUnavailable`."""
+        """Follow a user's sessions, or `EVERYONE`'s, from a cursor, "" for from now on: `async with
+        feeds.following("u", "", 9) as follower`. A cursor that is not known here is read as one that is too old. Raises
+        `LimitReached` where `followers_max` follow them here; entering raises `StoreUnavailable`."""
         feed = self._feeds.get(user_id)
         if feed is not None and len(feed.followers) >= followers_max:
             raise LimitReached(f"your feed has followers_per_run_max={followers_max} followers here", retry_after_s=5)
@@ -232,7 +253,8 @@ class Feeds:
         """Count one more follower."""
         feed = self._feeds.get(user_id)
         if feed is None:
-            feed = self._feeds[user_id] = Feed(self._store, user_id)
+            kind = EveryonesFeed if user_id == EVERYONE else Feed
+            feed = self._feeds[user_id] = kind(self._store, user_id)
         if feed.letting_go is not None:
             feed.letting_go.cancel()
             feed.letting_go = None

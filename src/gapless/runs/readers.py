@@ -22,6 +22,7 @@ from gapless.runs.asked import Question, question_of
 from gapless.runs.blobs import Blobs
 from gapless.runs.commands import Command
 from gapless.runs.retrying import patiently
+from gapless.sought import Found, Sought
 from gapless.tasks import end_tasks
 from gapless.timeline import Timeline, timeline
 
@@ -97,6 +98,12 @@ class Readers:
         if record is None:
             raise RunNotFound(f"no run {run_id}", run_id=run_id)
         return record
+
+    async def search(self, sought: Sought, *, limit: int = 100, after: str | None = None) -> Found:
+        """Find at most `limit` of the runs that are `sought`, newest first, as lists have them. A page looks at so many
+        runs, or for a tenth of a second: it may have fewer, or none, and a `next` all the same, which is the `after` of
+        the page behind. Raises `CursorInvalid`, `StoreUnavailable`."""
+        return await self._journals.store.find_runs(sought, limit=limit, after=after)
 
     async def question(self, run: RunRecord) -> Question:
         """Read what a waiting run asks. Raises what `page` raises."""

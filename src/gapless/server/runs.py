@@ -29,10 +29,10 @@ from gapless.notify import Webhook
 from gapless.prices import cost_usd
 from gapless.producing import PRODUCER, Batch
 from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
-from gapless.records import AFTER, Listing, RunRecord, RunStatus
-from gapless.runs.finding import Sought, find_runs
+from gapless.records import AFTER, RunRecord, RunStatus
 from gapless.server.blobs import blob_response
 from gapless.server.pages import runs_page, wants_page
+from gapless.sought import Sought
 from gapless.user_message import user_message
 from gapless.wire import wire
 
@@ -139,7 +139,8 @@ class RunRoutes(ClientRoutes):
         """List the caller's runs, newest first: those of `?session_id=`, `?status=`, `?agent=`, made `?since=` and
         `?until=` (ms), with `?error=` in their error; at most `?limit=`. An operator's are all, or `?user_id=`'s (and
         `operator` is true).
-        Long texts are cut. Where there are more, `next` is the `?after=` of the next page, which may be without runs.
+        Long texts are cut. Where there are more, `next` is the `?after=` of the next page. A page takes a tenth of a
+        second at most: it may be without runs. So many were `looked` at for it, and at most `left` are behind it.
         Browsers that open the address get the page for people."""
         if wants_page(request):
             return runs_page()
@@ -154,21 +155,19 @@ class RunRoutes(ClientRoutes):
             status = RunStatus(params["status"]) if "status" in params else None
         except ValueError:
             raise InputInvalid(f"status is one of {', '.join(RunStatus)}") from None
-        session_id = params.get("session_id")
         sought = Sought(
+            user_id=owner,
+            session_id=params.get("session_id"),
+            status=status,
             agent=params.get("agent"),
             since=_time(request, "since"),
             until=_time(request, "until"),
             error=params.get("error"),
         )
-
-        async def page(limit: int, after: str | None) -> Listing[RunRecord]:
-            return await self.runner.list_runs(
-                user_id=owner, session_id=session_id, status=status, limit=limit, after=after
-            )
-
-        runs = await find_runs(page, sought, **list_params(request))
+        runs = await self.runner.readers.search(sought, **list_params(request))
         shown = paged("runs", [public(run) for run in runs], runs)
+        if runs.next is not None:
+            shown |= {"looked": runs.looked, "left": runs.left}
         return json_response(shown | {"operator": True} if self.access.is_operator(user) else shown)
 
     async def get_run(self, run_id: str, request: Request) -> Response:

@@ -10,7 +10,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from gapless.errors import InputInvalid
+from gapless.errors import InputInvalid, NotAuthorized
 from gapless.http.answers import (
     header,
     json_response,
@@ -33,6 +33,7 @@ from gapless.protocols.ag_ui.wire import SessionAGUIEncoder
 from gapless.protocols.starting import ClientRoutes, root_path
 from gapless.records import SessionRecord
 from gapless.runs.conversations import SessionPlace
+from gapless.runs.feeds import EVERYONE
 from gapless.runs.searching import search_sessions
 
 __all__ = ["SessionRoutes"]
@@ -44,6 +45,7 @@ _FEED = Parameter(
     "feed", "query", "Carry the feed on the same connection, too: `1`, or the cursor of the last `gapless.feed` event."
 )
 _FEED_PLACE = Parameter("after", "query", "Go on after this event: an id as it came.")
+_EVERYONE = Parameter("everyone", "query", "`1`: of all users; for operators.", {"enum": ["0", "1"]})
 _AGENT = Parameter("agent", "query", "Only sessions with this agent.")
 
 
@@ -70,7 +72,7 @@ class SessionRoutes(ClientRoutes):
         router.post("/sessions", status_code=201, openapi_extra=created)(self.create_session)
         router.get("/sessions/{session_id}")(self.get_session)
         router.get("/sessions/{session_id}/messages")(self.get_messages)
-        router.get("/feed", openapi_extra=parameter_docs("Last-Event-ID", _FEED_PLACE))(self.follow_feed)
+        router.get("/feed", openapi_extra=parameter_docs("Last-Event-ID", _FEED_PLACE, _EVERYONE))(self.follow_feed)
         followed = parameter_docs("Accept", "Last-Event-ID", PLACE, "merge", "limit", _FEED)
         router.get("/sessions/{session_id}/events", openapi_extra=followed)(self.follow_session)
         router.patch("/sessions/{session_id}", openapi_extra=body_docs(RenameSession))(self.rename_session)
@@ -141,10 +143,17 @@ class SessionRoutes(ClientRoutes):
         """Follow the caller's sessions: each that is created, used, renamed or deleted, and each of which a run begins,
         waits, goes on or ends, as the list has it, with the id and the status of its newest run. `type` is `session`,
         `deleted`, or `reset`: read the list anew, as with no cursor, or one that is too old, or another worker's.
-        `Last-Event-ID` or `?after=` says from where. Who reads slowly gets each session once, as it is then."""
+        `Last-Event-ID` or `?after=` says from where. Who reads slowly gets each session once, as it is then.
+
+        Operators follow all users' sessions with `?everyone=1`: `type` is `changed` then, with the `session_id`."""
         user = await self.access.user(request)
         cursor = header(request, b"last-event-id") or request.query_params.get("after") or ""
-        return follow_feed(self.runner, self.streams, user, cursor, location=f"{root_path(request)}/feed")
+        location = f"{root_path(request)}/feed"
+        if request.query_params.get("everyone", "0") != "0":
+            if not self.access.is_operator(user):
+                raise NotAuthorized("the feed of all users is an operator's: leave out everyone")
+            user, location = EVERYONE, f"{location}?everyone=1"
+        return follow_feed(self.runner, self.streams, user, cursor, location=location)
 
     async def _page(self, request: Request, session_id: str, after: SessionPlace) -> Response:
         limit = whole_number(request, "limit", 1000, least=1, most=PAGE_LIMIT_MAX)

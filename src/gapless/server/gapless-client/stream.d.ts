@@ -85,6 +85,7 @@ export const FEED: "gapless.feed";
 export type FeedChange =
   | { type: "session"; session: SessionRecord & { newest_run_id?: string; newest_run_status?: RunStatus } }
   | { type: "deleted"; session_id: string }
+  | { type: "changed"; session_id: string }
   | { type: "reset" };
 
 /** `cursor` is what the option `feed` takes to go on behind it. */
@@ -164,6 +165,7 @@ export class GaplessClient {
   ): AsyncGenerator<{ id: string; runId?: string; event: AgUiEvent }, void, void>;
   followFeed(options?: {
     after?: string;
+    everyone?: boolean;
     signal?: AbortSignal;
     onStateChange?: OnStateChange;
   }): AsyncGenerator<{ id: string; change: FeedChange }, void, void>;

@@ -538,10 +538,11 @@ export class GaplessClient {
    * Yields `{ id, change }` for what becomes of the caller's sessions, live: `{ type: "session", session }` for one that
    * is created, used or renamed, or of which a run begins, waits, goes on or ends, as `sessions` lists it and with
    * `newest_run_id` and `newest_run_status`; `{ type: "deleted", session_id }`; and `{ type: "reset" }` where what came
-   * before is not known (any more): read the list anew. `after` is an id as it came. Options and errors as for `follow`.
+   * before is not known (any more): read the list anew. `after` is an id as it came. With `everyone`, for operators, it
+   * says which of all users' sessions have changed: `{ type: "changed", session_id }`. Options and errors as for `follow`.
    */
-  async *followFeed(options = {}) {
-    for await (const { id, data } of this.#frames("feed", options)) {
+  async *followFeed({ everyone = false, ...options } = {}) {
+    for await (const { id, data } of this.#frames(everyone ? "feed?everyone=1" : "feed", options)) {
       if (data === null) continue;
       const change = eventIn(data);
       if (change === undefined) throw new StreamError(`The feed: what came as ${id} is none.`, { code: "bad_event" });
