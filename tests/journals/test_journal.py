@@ -13,7 +13,7 @@ import pytest
 from gapless import Runner
 from gapless.errors import RunNotFound, StoreCorrupt, StoreUnavailable
 from gapless.journals import journal as hot_path
-from gapless.journals.contract import Append
+from gapless.journals.contract import Append, Checkpoint
 from gapless.journals.journal import Follower, Journal, Journals
 from gapless.journals.memory import Memory, MemoryStore
 from tests.journals.conformance import LEASE_S, WAIT_S, Clock, Cluster, a_run, an_end, an_event
@@ -118,7 +118,84 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+class PacedStore(DoubtfulStore):
+    """Whose writer, once it has used up its credit, lets more come until the test has ended."""
+
+    commit_interval_s = 3600.0
+
+
+@pytest.fixture
+async def paced(memory: Memory) -> AsyncIterator[Process]:
+    process = Process(PacedStore(memory))
+    await process.journals.open("a")
+    yield process
+    await process.journals.close()
+
+
 # -- delivery ----------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_held_is_accepted_with_what_comes_next(process: Process):
+    journal = await process.start("r")
+    with journal.holding():
+        journal.append(an_event("started"))
+        journal.set_checkpoint(b"first")
+    await settle()
+    assert (process.store.appends, journal.last, journal.appended) == ([], 0, 1)
+    journal.append(an_event("word"))
+    await journal.drain()
+    assert process.store.appends == [["r"]]
+    assert await process.store.read("r", 0, 10) == [an_event("started"), an_event("word")]
+    assert await process.store.checkpoint("r") == Checkpoint(1, b"first")
+
+
+async def test_what_is_held_goes_by_itself_when_nothing_comes(process: Process):
+    journal = await process.start("r")
+    with journal.holding():
+        journal.append(an_event("started"))
+    async with asyncio.timeout(WAIT_S):
+        await journal.wait(0)
+    assert await process.store.read("r", 0, 10) == [an_event("started")]
+
+
+async def test_what_is_held_of_a_lost_run_is_not_written(process: Process, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(hot_path, "HELD_S", 0.0)
+    journal = await process.start("r")
+    with journal.holding():
+        journal.append(an_event("started"))
+    await process.journals.register_again("a2")
+    await settle()
+    assert (process.store.appends, process.refused) == ([], [])
+
+
+async def test_what_is_held_when_the_writer_is_stopped_stays_where_it_is(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(hot_path, "HELD_S", 0.0)
+    raised: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: raised.append(context))
+    journal = await process.start("r")
+    await settle()  # the writer waits for something to do
+    with journal.holding():
+        journal.append(an_event("started"))
+    await process.journals.close()
+    await settle()
+    assert (process.store.appends, raised) == ([], [])
+
+
+async def test_what_is_hurried_waits_for_no_credit(paced: Process):
+    journal, other = await paced.start("r"), await paced.start("other")
+    for number in range(hot_path.COMMIT_CREDIT):
+        journal.append(an_event(str(number)))
+        await settle()
+    assert journal.last == hot_path.COMMIT_CREDIT
+    journal.append(an_event("late"))
+    await settle()
+    assert journal.last == hot_path.COMMIT_CREDIT
+    other.append(an_event("first word"))
+    other.hurry()
+    await settle()
+    assert (other.last, journal.last) == (1, hot_path.COMMIT_CREDIT + 1)  # what waits goes along
 
 
 async def test_no_follower_sees_what_the_store_has_not_accepted(process: Process) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
 import pytest
@@ -27,6 +27,8 @@ from gapless.events import (
     RunFinishedInterruptOutcome,
     TokenUsage,
 )
+from gapless.journals.contract import Append
+from gapless.journals.memory import MemoryStore
 from gapless.records import ModelUsage, RunStatus
 from gapless.runs import execution
 from gapless.runs.deadlines import Deadlines
@@ -368,3 +370,31 @@ async def test_of_many_agents_that_return_in_one_turn_of_the_loop_few_runs_go_on
             assert (await run.collect()).text == "done"
     assert len(at) == len(runs)
     assert max(at.count(turn) for turn in at) == ENDS_AT_ONCE
+
+
+async def test_a_run_that_speaks_at_once_begins_in_one_step():
+    """RUN_STARTED goes with the first word, which waits for no step of its own; and where no word comes, by itself."""
+    groups: list[int] = []
+    gate = asyncio.Event()
+
+    class Store(MemoryStore):
+        async def append(self, batches: Sequence[Append]) -> Collection[str]:
+            groups.extend(len(batch.events) for batch in batches)
+            return await super().append(batches)
+
+    async def speaks(message: str) -> AsyncIterator[str]:
+        if message == "later":
+            await gate.wait()
+        for _ in range(20):  # the writer has its turn meanwhile
+            await asyncio.sleep(0)
+        yield "word "
+        await gate.wait()
+
+    async with Runner(speaks, store=Store()) as runner:
+        run = await runner.start("now")
+        await until(run, 3)
+        assert groups == [3]  # RUN_STARTED, TEXT_MESSAGE_START, the word
+        late = await runner.start("later")
+        await until(late, 1)
+        assert groups == [3, 1]
+        gate.set()

@@ -8,10 +8,11 @@ and nothing else: what has left the window it reads from the store.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -42,6 +43,8 @@ PAGE_EVENTS = 512
 COMMIT_CREDIT = 8
 """Groups that are written at once after a quiet time, each for half of the store's `commit_interval_s`: the first words
 of an answer need not wait, and a busy process writes large groups all the same."""
+HELD_S = 0.005
+"""How long RUN_STARTED waits for the agent's first event, to be accepted with it."""
 RETRY_FIRST_S, RETRY_MAX_S = 0.05, 1.0
 """Pause between attempts while the store is unavailable, doubling."""
 TIMES_APART_MS, PAUSE_S = 250, 0.1
@@ -84,6 +87,7 @@ class Journal:
         "_checkpoint",
         "_end",
         "_first",
+        "_held",
         "_hub",
         "_in_flight_bytes",
         "_live",
@@ -143,8 +147,10 @@ class Journal:
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self._in_flight_bytes = 0
+        self._held: asyncio.TimerHandle | None = None
+        """Hands over what is held, if nothing comes that takes it along."""
         self._beside = False
-        """One of the four below is to go with the events appended last."""
+        """One of the four below is to go with the events appended last, or they were held."""
         self._end: RunEnd | None = None
         self._status: RunStatus | None = None
         self._checkpoint: Checkpoint | None = None
@@ -172,6 +178,29 @@ class Journal:
         if not self._queued:
             self._queued = True
             self._hub._enqueue(self)
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """Hold what is handed over meanwhile back for what comes next; after `HELD_S` it goes by itself."""
+        if self._queued:
+            yield
+            return
+        self._queued = True
+        try:
+            yield
+        finally:
+            self._queued, self._beside = False, True
+            self._held = self._hub.loop.call_later(HELD_S, self._let_go)
+
+    def hurry(self) -> None:
+        """Have what was handed over accepted at once, credit or not. To begin a run is more work than the group that it
+        takes, so its first word may be hurried: none is missed as much."""
+        self._hub._hurry()
+
+    def _let_go(self) -> None:
+        self._held = None
+        if self._pending and not self._hub.stopped:
+            self._enqueue()
 
     def _enqueue(self) -> None:
         if not self._queued:
@@ -260,6 +289,9 @@ class Journal:
             batch.checkpoint, batch.taken = self._checkpoint, self._taken
             self._beside, self._status, self._checkpoint, self._taken = False, None, None, []
             batch.notices, self._notices = self._notices, ()
+            if self._held is not None:
+                self._held.cancel()
+                self._held = None
         return batch
 
     def _take_part(self, now_ms: int) -> Append:
@@ -589,7 +621,11 @@ class Journals:
         """The store takes nothing at the moment."""
         self._journals: dict[str, Journal] = {}
         self._dirty: list[Journal] = []
+        self._urgent = False
+        """The next group waits for no credit."""
         self._sleeper: asyncio.Future[None] | None = None
+        self._pausing: asyncio.Future[None] | None = None
+        """What the writer waits for, when it has nothing to do, and when it has no credit."""
         self._writer: asyncio.Task[None] | None = None
         self._registrations = 0
 
@@ -608,6 +644,11 @@ class Journals:
         log.critical("the writer has failed, this worker must be restarted: %s", type(error).__name__, exc_info=error)
         self.failing = True
         self._give_up(StoreUnavailable("this worker's writer has failed"))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the writer was stopped while it had nothing to do."""
+        return self._sleeper is not None and self._sleeper.done()
 
     async def register_again(self, worker_id: str) -> None:
         """Come back under a new id after the lease was lost. What was not accepted under the old one never is, also
@@ -750,6 +791,10 @@ class Journals:
             self._sleeper.set_result(None)
             self._sleeper = None
 
+    def _hurry(self) -> None:
+        self._urgent = True
+        self._end_pause()
+
     async def _write(self) -> None:
         interval_s = self.store.commit_interval_s
         credit, committed_at = float(COMMIT_CREDIT), self.loop.time()
@@ -763,12 +808,28 @@ class Journals:
                 credit = min(credit + 2 * since_s / interval_s, COMMIT_CREDIT) - 1
                 if credit < 0:
                     credit = 0.0
-                    await asyncio.sleep(interval_s - since_s)
+                    if not self._urgent:
+                        await self._pause(interval_s - since_s)
+                    self._urgent = False
             dirty, self._dirty = self._dirty, []
             if len(dirty) > ENDS_AT_ONCE:
                 dirty, self._dirty = _with_few_ends(dirty)
             await self._commit(dirty)
             committed_at = self.loop.time()
+
+    async def _pause(self, pause_s: float) -> None:
+        """Let more come, until something cannot wait."""
+        self._pausing = self.loop.create_future()
+        timer = self.loop.call_later(pause_s, self._end_pause)
+        try:
+            await self._pausing
+        finally:
+            timer.cancel()
+            self._pausing = None
+
+    def _end_pause(self) -> None:
+        if self._pausing is not None and not self._pausing.done():
+            self._pausing.set_result(None)
 
     async def _commit(self, dirty: list[Journal]) -> None:
         taken: list[Journal] = []

@@ -298,9 +298,7 @@ class Execution:
             return
         again = self.journal.appended > 1  # another worker had begun, and has written more than RUN_STARTED
         if not self.journal.appended:
-            self._recorder.start(now_ms())
-            if self._standing is not None:
-                self._standing.first()
+            _begin(self.journal, self._recorder, self._standing)
         if self.live is not None:
             self.live.begun()
         used_s = 0.0 if self._before is None else self._before.frame.used_s
@@ -349,6 +347,7 @@ class Execution:
             self._metrics.first_event_s.observe(time.monotonic() - self._began)
             self._span.first_event()
             self._began = None
+            self.journal.hurry()
 
     async def _make_context(self) -> RunContext:
         """Read what the agent is told, now that its turn has come."""
@@ -497,6 +496,14 @@ def _context_of(record: RunRecord, request: RunRequest, history: History, **own:
         forwarded_props=request.forwarded_props,
         **own,
     )
+
+
+def _begin(journal: Journal, recorder: Recorder, standing: Standing | None) -> None:
+    """Write RUN_STARTED, and with it that the run can be begun from its start. It goes with the agent's first event."""
+    with journal.holding():
+        recorder.start(now_ms())
+        if standing is not None:
+            standing.first()
 
 
 async def _stop_agent(task: asyncio.Task[None], run_id: str) -> None:

@@ -92,9 +92,8 @@ class Notices:
         webhooks = [(webhook, False) for webhook in self._config.webhooks]
         if record.notify is not None:
             webhooks.append((record.notify, True))
-        notices = []
+        notices, made_at, type = [], now_ms(), f"run.{status}"
         for webhook, of_run in webhooks:
-            made_at, type = now_ms(), f"run.{status}"
             body = _body(record, type, status, seq, made_at, whole if webhook.text else light)
             if len(body) > BODY_BYTES_MAX:
                 body = _body(record, type, status, seq, made_at, light)
