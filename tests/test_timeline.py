@@ -22,7 +22,7 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
 )
-from gapless.timeline import Clock, timeline
+from gapless.timeline import Clock, Entry, TimelineMaker, timeline
 
 
 def test_an_event_has_the_time_of_the_last_group_before_it_that_has_one() -> None:
@@ -79,6 +79,68 @@ def test_a_sub_agent_lasts_until_its_end_and_its_failure_is_an_error_of_its_name
         ("error", "writer", "no_pen: It has no pen", 2, 40, 40),
         ("error", "unknown", "lost", None, 40, 40),
     ]
+
+
+def test_what_a_sub_agent_does_is_within_it() -> None:
+    events: list[Event] = [
+        SubagentStartedEvent(name="outer", subagent_run_id="a"),
+        TextMessageStartEvent(message_id="m", subagent_run_id="a"),
+        SubagentStartedEvent(name="inner", subagent_run_id="b", parent_subagent_run_id="a"),
+        ToolCallStartEvent(tool_call_id="c", tool_call_name="find", subagent_run_id="b"),
+        ToolCallResultEvent(message_id="r", tool_call_id="c", content="found", subagent_run_id="b"),
+        SubagentErrorEvent(subagent_run_id="b", message="lost"),
+        StepStartedEvent(step_name="s"),
+    ]
+    made = timeline(enumerate(events, 1))
+    assert [(it.what, it.within) for it in made.entries] == [
+        ("sub-agent", None),
+        ("says", 1),
+        ("sub-agent", 1),
+        ("calls", 3),
+        ("result", 3),
+        ("error", 1),
+        ("step", None),
+    ]
+
+
+def test_the_time_that_people_took_before_the_first_token_is_told() -> None:
+    asked = RunFinishedInterruptOutcome(interrupts=[Interrupt(id="i", reason="question", message="May I?")])
+    waits = [RunFinishedEvent(thread_id="t", run_id="r", outcome=asked), RunStartedEvent(thread_id="t", run_id="r")]
+    events: list[Event] = [
+        RunStartedEvent(thread_id="t", run_id="r"),
+        *waits,
+        *waits,
+        TextMessageContentEvent(message_id="m", delta="now"),
+        *waits,
+    ]
+    times = list(zip(range(1, 9), (0, 100, 5_100, 5_200, 6_200, 6_300, 7_000, 9_000), strict=True))
+    made = timeline(enumerate(events, 1), times)
+    assert (made.first_token_at, made.waited_ms) == (6_300, 6_000)
+
+
+def test_a_timeline_that_is_made_bit_by_bit_is_the_same_and_tells_what_has_changed() -> None:
+    events: list[Event] = [
+        RunStartedEvent(thread_id="t", run_id="r"),
+        TextMessageStartEvent(message_id="m"),
+        TextMessageContentEvent(message_id="m", delta="One "),
+        SubagentStartedEvent(name="helper", subagent_run_id="h"),
+        TextMessageContentEvent(message_id="m", delta="two"),
+        SubagentFinishedEvent(subagent_run_id="h"),
+    ]
+    times = [(n, 10 * n) for n in range(1, 7)]
+    whole = timeline(enumerate(events, 1), times)
+    maker, shown, after = TimelineMaker(), dict[int, Entry](), 0
+    for n, event in enumerate(events, 1):
+        maker.clock.learn(times[n - 1 : n])
+        maker.extend([(n, event)])
+        part = maker.timeline(after)
+        assert all(entry.last_seq > after for entry in part.entries)
+        assert part.entries
+        shown |= {entry.seq: entry for entry in part.entries}
+        after = part.last_seq
+    assert list(shown.values()) == whole.entries == maker.timeline().entries
+    assert [entry.text for entry in whole.entries] == ["", "One two", ""]
+    assert maker.timeline(after).entries == []
 
 
 def test_what_is_long_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from gapless import events as e
 
-__all__ = ["Clock", "Entry", "Timeline", "timeline"]
+__all__ = ["Clock", "Entry", "Timeline", "TimelineMaker", "timeline"]
 
 TEXT_CHARS_MAX = 20_000
 """Characters of one entry; the rest of a longer text is in the journal."""
@@ -36,6 +36,8 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
     cut: bool = False
     """The text is longer than this."""
     of: int | None = None
+    within: int | None = None
+    """The position of the sub-agent whose work it is a part of."""
     at: int | None = None
     ended_at: int | None = None
 
@@ -43,10 +45,22 @@ class Entry(msgspec.Struct, kw_only=True, omit_defaults=True):
 class Clock:
     """Knows when an event was accepted: at the time of the last group before it, or its own, that has one."""
 
-    def __init__(self, times: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, times: Iterable[tuple[int, int]] = ()) -> None:
         """`times` are (position of a group's first event, ms)."""
-        self._seqs = [seq for seq, _ in times]
-        self._times = [at for _, at in times]
+        self._seqs: list[int] = []
+        self._times: list[int] = []
+        self.learn(times)
+
+    def learn(self, times: Iterable[tuple[int, int]]) -> None:
+        """Take the times of groups behind those that are known."""
+        for seq, at in times:
+            self._seqs.append(seq)
+            self._times.append(at)
+
+    @property
+    def known(self) -> int:
+        """Returns the position of the newest group whose time is known, 0 for none."""
+        return self._seqs[-1] if self._seqs else 0
 
     def at(self, seq: int) -> int | None:
         """Return when the event at this position was accepted, in ms; None where that is not known."""
@@ -55,26 +69,81 @@ class Clock:
 
 
 class Timeline(msgspec.Struct, kw_only=True):
-    """The entries of a run, as far as it has come."""
+    """The entries of a run, as far as it has come: to position `last_seq`."""
 
     entries: list[Entry]
+    last_seq: int = 0
     first_token_at: int | None = None
     """When the first text or thought came (ms), where the journal has times."""
+    waited_ms: int = 0
+    """How long it had waited for people until then."""
     cut: bool = False
     """There is more than `ENTRIES_MAX` entries."""
 
 
-class _Maker:
-    def __init__(self, clock: Clock) -> None:
+class TimelineMaker:
+    """Makes the timeline of a run's events, as they come."""
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        """`clock` knows when events were accepted; it may be told of more on the way."""
         self.entries: list[Entry] = []
-        self._clock = clock
+        self.clock = clock or Clock()
+        self.last_seq = 0
+        """The position of the newest event that was added."""
+        self.cut = False
+        """There is no room for more."""
+        self._first_token_at: int | None = None
+        self._has_said_something = False
+        self._waits_since: int | None = None
+        self._waited_ms = 0
         self._growing: dict[str, tuple[Entry, list[str]]] = {}
         self._calls: dict[str, Entry] = {}
         self._subagents: dict[str, Entry] = {}
+        self._within: int | None = None
+
+    def extend(self, events: Iterable[tuple[int, e.Event]]) -> None:
+        """Add the events behind those that were added, as (position, event); a merged one has that of its last part."""
+        for seq, event in events:
+            if isinstance(event, e.TextMessageContentEvent | e.ReasoningMessageContentEvent):
+                if not self._has_said_something:
+                    self._first_token_at = self.clock.at(self.last_seq + 1)
+                self._has_said_something = True
+            self.last_seq = seq
+            if len(self.entries) >= ENTRIES_MAX:
+                self.cut = True
+                return
+            self._within = self._subagent_of(event)
+            self.event(seq, event)
+
+    def _subagent_of(self, event: e.Event) -> int | None:
+        """Return the position of the sub-agent that an event is of, None for the agent's own."""
+        is_one = isinstance(event, e.SubagentStartedEvent | e.SubagentFinishedEvent | e.SubagentErrorEvent)
+        id = getattr(event, "parent_subagent_run_id" if is_one else "subagent_run_id", None)
+        entry = self._subagents.get(id) if isinstance(id, str) else None
+        return None if entry is None else entry.seq
+
+    def timeline(self, after: int = 0) -> Timeline:
+        """Return the entries of which something came behind position `after`, with what else there is to be said."""
+        for entry, pieces in self._growing.values():
+            if entry.last_seq > after:
+                entry.text = "".join(pieces)[: TEXT_CHARS_MAX + 1]
+                pieces[:] = [entry.text]
+        changed = [msgspec.structs.replace(entry) for entry in self.entries if entry.last_seq > after]
+        for entry in changed:
+            entry.cut, entry.text = len(entry.text) > TEXT_CHARS_MAX, entry.text[:TEXT_CHARS_MAX]
+        return Timeline(
+            entries=changed,
+            last_seq=self.last_seq,
+            first_token_at=self._first_token_at,
+            waited_ms=self._waited_ms,
+            cut=self.cut,
+        )
 
     def add(self, seq: int, what: str, text: str = "", *, name: str = "", of: int | None = None) -> Entry:
-        at = self._clock.at(seq)
-        entry = Entry(seq=seq, last_seq=seq, what=what, name=name, text=text, of=of, at=at, ended_at=at)
+        at = self.clock.at(seq)
+        entry = Entry(
+            seq=seq, last_seq=seq, what=what, name=name, text=text, of=of, within=self._within, at=at, ended_at=at
+        )
         self.entries.append(entry)
         return entry
 
@@ -83,13 +152,13 @@ class _Maker:
             self._growing[key] = (self.add(seq, what, name=name), [])
         entry, pieces = self._growing[key]
         pieces.append(piece)
-        entry.last_seq, entry.ended_at = seq, self._clock.at(seq)
+        entry.last_seq, entry.ended_at = seq, self.clock.at(seq)
         return entry
 
     def event(self, seq: int, event: e.Event) -> None:
         match event:
             case e.RunStartedEvent():
-                self.add(seq, "goes on" if any(it.what == "starts" for it in self.entries) else "starts")
+                self._goes_on(seq)
             case e.TextMessageStartEvent(message_id=id):
                 self.grow(f"text {id}", seq, "says", "")
             case e.ReasoningMessageStartEvent(message_id=id):
@@ -112,47 +181,41 @@ class _Maker:
             case e.SubagentStartedEvent(name=name):
                 self._subagents[event.subagent_run_id] = self.add(seq, "sub-agent", event.description or "", name=name)
             case e.SubagentFinishedEvent(subagent_run_id=id) if entry := self._subagents.get(id):
-                entry.last_seq, entry.ended_at = seq, self._clock.at(seq)
+                entry.last_seq, entry.ended_at = seq, self.clock.at(seq)
             case e.SubagentErrorEvent(subagent_run_id=id, code=code, message=message):
                 self._subagent_failed(seq, id, f"{code}: {message}" if code else message)
             case e.CustomEvent(name=name, value=value):
                 what, of, text = _custom(name, value)
                 self.add(seq, what, text, name=of)
             case e.RunFinishedEvent(outcome=e.RunFinishedInterruptOutcome(interrupts=asked)):
+                self._waits_since = self.clock.at(seq)
                 self.add(seq, "waits", "; ".join(one.message or one.reason for one in asked))
             case e.RunFinishedEvent(outcome=outcome):
                 self.add(seq, "cancelled" if isinstance(outcome, e.RunFinishedCancelledOutcome) else "finished")
             case e.RunErrorEvent(code=code, message=message):
                 self.add(seq, "failed", f"{code}: {message}")
 
+    def _goes_on(self, seq: int) -> None:
+        now, since = self.clock.at(seq), self._waits_since
+        if now is not None and since is not None and not self._has_said_something:
+            self._waited_ms += max(0, now - since)
+        self._waits_since = None
+        self.add(seq, "goes on" if any(it.what == "starts" for it in self.entries) else "starts")
+
     def _subagent_failed(self, seq: int, id: str, text: str) -> None:
         entry = self._subagents.get(id)
         if entry is not None:
-            entry.last_seq, entry.ended_at = seq, self._clock.at(seq)
+            entry.last_seq, entry.ended_at = seq, self.clock.at(seq)
+            self._within = entry.within
         self.add(seq, "error", text, name=id if entry is None else entry.name, of=None if entry is None else entry.seq)
-
-    def made(self) -> list[Entry]:
-        for entry, pieces in self._growing.values():
-            entry.text = "".join(pieces)
-        for entry in self.entries:
-            entry.cut, entry.text = len(entry.text) > TEXT_CHARS_MAX, entry.text[:TEXT_CHARS_MAX]
-        return self.entries
 
 
 def timeline(events: Iterable[tuple[int, e.Event]], times: Sequence[tuple[int, int]] = ()) -> Timeline:
     """Return what happened, of (position, event) pairs in order and the times of the journal's groups. Pieces of a
     text, and of a call's arguments, are one entry, where they began."""
-    maker, clock = _Maker(Clock(times)), Clock(times)
-    first_token_at, cut, before = None, False, 0
-    for seq, event in events:
-        if first_token_at is None and isinstance(event, e.TextMessageContentEvent | e.ReasoningMessageContentEvent):
-            first_token_at = clock.at(before + 1)  # a merged event has the position of its last part
-        before = seq
-        if len(maker.entries) >= ENTRIES_MAX:
-            cut = True
-            break
-        maker.event(seq, event)
-    return Timeline(entries=maker.made(), first_token_at=first_token_at, cut=cut)
+    maker = TimelineMaker(Clock(times))
+    maker.extend(events)
+    return maker.timeline()
 
 
 def _custom(name: str, value: Any) -> tuple[str, str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import pytest
+
 from gapless import RunConfig, Runner
 from gapless.journals.journal import WINDOW_EVENTS
 from gapless.records import RunStatus
@@ -42,3 +44,33 @@ async def test_a_slow_follower_costs_a_cursor(store: str):
         assert len(journal._waiters) <= 1
         pieces += [piece async for piece in follower]
         assert "".join(pieces) == "".join(f"{n}," for n in range(count))
+
+
+async def test_of_a_run_that_goes_on_a_timeline_reads_what_is_new(monkeypatch: pytest.MonkeyPatch):
+    agent = Gated("One ", "two ", "three")
+    async with Runner(agent) as runner:
+        run = await runner.start("x")
+        reads: list[int] = []
+        read = runner.store.read
+
+        async def counted(run_id: str, after: int, limit: int) -> list[bytes]:
+            reads.append(after)
+            return await read(run_id, after, limit)
+
+        monkeypatch.setattr(runner.store, "read", counted)
+        after, texts = 0, list[str]()
+        for seq in (3, 4, 5):
+            agent.let()
+            await runner.readers.wait_past(run.id, seq - 1)
+            reads.clear()
+            made = await runner.readers.timeline(await run.record(), after)
+            assert min(reads) == after, "not from the beginning"
+            texts += [entry.text for entry in made.entries if entry.what == "says"]
+            after = made.last_seq
+        assert (after, texts) == (5, ["One ", "One two ", "One two three"])
+        assert not (await runner.readers.timeline(await run.record(), after)).entries
+        agent.let()
+        await run.wait()
+        whole = await runner.readers.timeline(await run.record())
+        assert [entry.what for entry in whole.entries] == ["starts", "says", "finished"]
+        assert whole == await runner.readers.timeline(await run.record()), "and of one that has ended, anew"

@@ -303,6 +303,9 @@ async def test_a_runs_timeline_has_times_and_its_record_what_it_took(client_of: 
     assert [entry["what"] for entry in shown["entries"]] == ["starts", "says", "finished"]
     assert all(isinstance(entry["at"], int) for entry in shown["entries"])
     assert shown["first_token_at"] >= shown["entries"][0]["at"]
+    behind = (await client.get("/runs/r/timeline", params={"after": shown["entries"][-1]["last_seq"] - 1})).json()
+    assert behind == shown | {"entries": shown["entries"][-1:]}
+    assert (await client.get("/runs/r/timeline?after=x")).status_code == 422
     record = (await client.get("/runs/r")).json()
     assert record["usage"] == [
         {"provider": "openai", "model": "gpt-4o", "requests": 1, "input_tokens": 1000, "output_tokens": 10}

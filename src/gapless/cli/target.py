@@ -66,7 +66,7 @@ class Direct:
         return await self._runner.get_run(run_id)
 
     async def timeline(self, run_id: str) -> Timeline:
-        return await self._runner.readers.timeline(run_id)
+        return await self._runner.readers.timeline(await self._runner.get_run(run_id))
 
     async def cancel(self, run_id: str) -> RunRecord:
         return await self._runner.cancel(run_id)

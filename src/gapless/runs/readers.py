@@ -10,11 +10,11 @@ from types import TracebackType
 
 import msgspec
 
+from gapless.aside import aside
 from gapless.config import RunConfig
 from gapless.errors import CursorInvalid, RunNotFound, StoreUnavailable
 from gapless.events import decode_event
 from gapless.given import check_given
-from gapless.journals.contract import GroupTime
 from gapless.journals.journal import PAGE_EVENTS, Follower, Journal, Journals
 from gapless.journals.merge import merge_deltas
 from gapless.records import RunRecord, RunStatus
@@ -24,7 +24,7 @@ from gapless.runs.commands import Command
 from gapless.runs.retrying import patiently
 from gapless.sought import Found, Sought
 from gapless.tasks import end_tasks
-from gapless.timeline import Timeline, timeline
+from gapless.timeline import Timeline, TimelineMaker
 
 __all__ = [
     "PAGE_EVENTS",
@@ -38,6 +38,8 @@ __all__ = [
     "merge_deltas",
 ]
 
+TIMELINES_MAX = 8
+"""Runs that go on and whose timelines are kept here, for whoever looks at them again."""
 _FINISHED = b'{"type":"RUN_FINISHED"'
 """How the event begins with which a run ends, or waits for a person."""
 
@@ -77,6 +79,8 @@ class Readers:
         self._on_left = on_left
         self._counts: dict[str, int] = {}
         """Run id → followers here, of runs that end with their last one."""
+        self._timelines: dict[tuple[str, int], _Making] = {}
+        """Of runs, by their ids and when they were made; the one that was asked for last is last."""
         self._numbers = itertools.count(1)
         self._telling: set[asyncio.Task[None]] = set()
 
@@ -138,14 +142,25 @@ class Readers:
             after += len(events)
         return merged
 
-    async def timeline(self, run_id: str) -> Timeline:
-        """Read what happened in a run, as far as it has come, with the times of its journal. Raises what `page`
-        raises."""
-        times: list[GroupTime] = []
-        while part := await self._journals.store.times(run_id, times[-1].seq if times else 0):
-            times += part
-        merged = await self.merged(run_id)
-        return await asyncio.to_thread(lambda: timeline(((seq, decode_event(event)) for seq, event in merged), times))
+    async def timeline(self, run: RunRecord, after: int = 0) -> Timeline:
+        """Read what happened in a run, as far as it has come, with the times of its journal; only the entries of which
+        something came behind position `after`. What was read of a run that goes on is kept for whoever looks again:
+        then only what is new is read. Raises what `page` raises."""
+        key = run.id, run.created_at
+        making = self._timelines.pop(key, None) or _Making()
+        if not run.status.ended:
+            self._timelines[key] = making
+            while len(self._timelines) > TIMELINES_MAX:
+                del self._timelines[next(iter(self._timelines))]
+        async with making.lock:
+            maker = making.maker
+            if run.expired or (not maker.cut and maker.last_seq < run.last_seq):
+                merged = await self.merged(run.id, maker.last_seq)
+                while part := await self._journals.store.times(run.id, maker.clock.known):
+                    maker.clock.learn(part)  # behind the events, so that each finds its own
+                size = sum(len(event) for _, event in merged)
+                await aside(size, lambda: maker.extend((seq, decode_event(event)) for seq, event in merged))
+            return maker.timeline(after)
 
     async def settled(self, run: RunRecord) -> RunRecord:
         """Follow a run until it has ended or waits for a person, and return its record then. Who waits for the whole
@@ -231,6 +246,14 @@ class Readers:
     async def _send(self, run_id: str, told: Command) -> None:
         with contextlib.suppress(RunNotFound, StoreUnavailable):
             await patiently(self._journals.store.send, run_id, msgspec.json.encode(told))
+
+
+class _Making:
+    """A timeline as far as it was made."""
+
+    def __init__(self) -> None:
+        self.maker = TimelineMaker()
+        self.lock = asyncio.Lock()
 
 
 class Reading:

@@ -22,7 +22,7 @@ from gapless.http.answers import (
 )
 from gapless.http.config import AskedConfig, config_for
 from gapless.http.cursors import cursor_of, page_params
-from gapless.http.openapi import BEHIND, STARTING, body_docs, parameter_docs
+from gapless.http.openapi import BEHIND, STARTING, Parameter, body_docs, parameter_docs
 from gapless.http.routes import DirectRoute
 from gapless.live import LiveRequest
 from gapless.notify import Webhook
@@ -59,6 +59,7 @@ class StartRun(msgspec.Struct, forbid_unknown_fields=True):
     """Who is told when the run waits and when it has ended."""
 
 
+BEHIND_ENTRY = Parameter("after", "query", "Only what came behind this position.", {"type": "integer", "minimum": 0})
 ANSWER_SHAPE = (
     'send either {"resume": [{"interruptId": "…", "status": "resolved", "payload": …}]}, an entry for each question '
     'of a waiting run, or {"live": {"content": "…"}} to a live one'
@@ -84,7 +85,7 @@ class RunRoutes(ClientRoutes):
         router.post("/runs", status_code=202, openapi_extra=body_docs(StartRun) | started)(self.start_run)
         router.get("/runs", openapi_extra=parameter_docs(*_LISTED, "limit", BEHIND))(self.list_runs)
         router.get("/runs/{run_id}")(self.get_run)
-        router.get("/runs/{run_id}/timeline")(self.show_timeline)
+        router.get("/runs/{run_id}/timeline", openapi_extra=parameter_docs(BEHIND_ENTRY))(self.show_timeline)
         followed = parameter_docs("Accept", "Last-Event-ID", "after", "wire", "merge", "limit")
         router.get("/runs/{run_id}/events", openapi_extra=followed)(self.follow_run)
         router.post("/runs/{run_id}/events", openapi_extra=body_docs(Batch))(self.produce)
@@ -186,9 +187,11 @@ class RunRoutes(ClientRoutes):
 
     async def show_timeline(self, run_id: str, request: Request) -> Response:
         """Show what happened in a run, in order and with times: what was said and thought, calls and their results,
-        waiting, take-overs, the end."""
+        waiting, take-overs, the end. With `?after=`, a `last_seq` as it came, only the entries of which something came
+        behind it: each stands for what was there under its `seq`."""
         record = await self.access.find(request, "read", self.runner.get_run, run_id)
-        return json_response(msgspec.to_builtins(await self.runner.readers.timeline(record.id)))
+        after = whole_number(request, "after", 0, least=0, most=2**53)
+        return json_response(msgspec.to_builtins(await self.runner.readers.timeline(record, after)))
 
     async def follow_run(self, run_id: str, request: Request) -> Response:
         """Follow a run: `Last-Event-ID` or `?after=` says from where, `?wire=` in which encoding, `?merge=0` that
