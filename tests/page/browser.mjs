@@ -75,7 +75,7 @@ const TYPES = { ".html": "text/html", ".js": "text/javascript", ".css": "text/cs
 
 /** The file of the page behind a URL path below its base, as `{ type, body }`, or null. */
 export async function staticFile(name) {
-  const relative = name === "" ? "index.html" : name.startsWith("static/") ? name.slice("static/".length) : null;
+  const relative = name === "" ? "index.html" : name === "push-worker.js" ? name : name.startsWith("static/") ? name.slice("static/".length) : null;
   if (relative === null || relative.includes("..")) return null;
   for (const folder of FOLDERS) {
     try {

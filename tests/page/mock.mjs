@@ -12,6 +12,8 @@ export const CSP =
 export class MockServer {
   sessions = new Map();
   runs = new Map();
+  /** The browsers that are told of runs: the endpoint of each with its keys. */
+  subscriptions = new Map();
   /** Called with (message, run): the script of a run. */
   script = () => textScript("Hello.");
   /** The names of the agents; the first answers by default. */
@@ -221,6 +223,14 @@ export class MockServer {
         this.sessions.get(id).title = body.title;
         this.#changed(id);
         return send(response, 200, this.sessions.get(id));
+      case "PUT push/id":
+        this.subscriptions.set(body.endpoint, body.keys);
+        response.writeHead(204);
+        return response.end();
+      case "DELETE push/id":
+        this.subscriptions.delete(body.endpoint);
+        response.writeHead(204);
+        return response.end();
       case "DELETE sessions/id":
         this.sessions.delete(id);
         for (const [runId, it] of this.runs) if (it.record.session_id === id) this.runs.delete(runId);

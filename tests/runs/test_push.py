@@ -340,5 +340,5 @@ async def test_browsers_that_hang_hold_up_webhooks_of_nobody(place: Place) -> No
     await place.service.until(2)
     states = [(await place.worker.of_run(f"r{n}"))[0].next_at for n in range(5)]
     assert len(place.service.received) == 2
-    assert sum(at is not None and at > place.now for at in states) == 5
+    assert states.count(place.now + 5000) == 3, "which are looked at again soon"
     await place.worker.close()

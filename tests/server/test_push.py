@@ -89,6 +89,17 @@ async def test_a_server_without_a_key_says_so(client_of: Callable[..., Any]):
         await client.request("DELETE", "/push/subscriptions", json={}),
     ):
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "push_unavailable")
+    assert "data-push" not in (await client.get("/")).text
+
+
+async def test_the_page_knows_the_key_and_has_its_worker_beside_it(client_of: Callable[..., Any]):
+    client: httpx2.AsyncClient = await client_of(Runner(echo, notify=push_config()))
+    page = await client.get("/")
+    assert f'data-push="{PUBLIC_KEY}"' in page.text
+    worker = await client.get("/push-worker.js")
+    assert worker.headers["content-type"].partition(";")[0] == "text/javascript"
+    assert worker.headers["cache-control"] == "no-cache"
+    assert "default-src 'none'" in worker.headers["content-security-policy"]
 
 
 @pytest.mark.parametrize("path", ["/push/key", "/push/subscriptions"])

@@ -117,7 +117,8 @@ def create_app(
         app.router.routes += routes(runner, app.streams, access).router().routes
     if adk_web:
         serve_adk_web(app, runner, app.streams, access)
-    app.router.routes += pages(addresses).routes
+    push = runner.worker.deliveries.push
+    app.router.routes += pages({**addresses, "push": "" if push is None else push.public_key}).routes
     mount_static(app)
     return app
 

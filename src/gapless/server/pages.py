@@ -40,10 +40,11 @@ def check_address(name: str, address: str) -> None:
         raise UsageError(f"{name} {address!r}: write a path, as /login, or a URL, as https://login.example.com/")
 
 
-def pages(addresses: dict[str, str]) -> APIRouter:
-    """Return the routes of the pages. `addresses` are where the chat page leads, by what for: log in, log out."""
+def pages(told: dict[str, str]) -> APIRouter:
+    """Return the routes of the pages. `told` is what the chat page has to know: where people log in and out, and the
+    key by which browsers are told of runs."""
     router = APIRouter(include_in_schema=False)
-    given = "".join(f' data-{name}="{html.escape(address)}"' for name, address in addresses.items() if address)
+    given = "".join(f' data-{name}="{html.escape(value)}"' for name, value in told.items() if value)
     text = (PAGE / "index.html").read_text(encoding="utf-8").replace("<html ", f"<html{given} ", 1)
 
     async def page() -> Response:
@@ -54,9 +55,14 @@ def pages(addresses: dict[str, str]) -> APIRouter:
     async def docs() -> Response:
         return FileResponse(PAGE / "docs.html", headers=_PAGE_HEADERS)
 
+    async def push_worker() -> Response:
+        """A service worker rules the folder that it is in, and no page above: so this is where the chat page is."""
+        return FileResponse(PAGE / "push-worker.js", headers=_PAGE_HEADERS)
+
     router.head("/")(page)
     router.get("/")(page)
     router.get("/docs")(docs)
+    router.get("/push-worker.js")(push_worker)
     return router
 
 

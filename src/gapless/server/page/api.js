@@ -5,6 +5,8 @@ import { reached } from "./say.js";
 import { GaplessClient, StreamError } from "./stream.js"; // of the npm package: `/static` serves both folders
 
 const KEY_ITEM = "gapless.key";
+/** What is done before somebody leaves holds them up no longer. */
+const LEAVE_MS = 3000;
 
 export const baseUrl = new URL("../", import.meta.url); // this file is <base>/static/api.js
 export const client = new GaplessClient({ baseUrl: baseUrl.href, headers: keyHeader });
@@ -41,6 +43,17 @@ function goToLogIn() {
   location.href = login.replaceAll("{next}", encodeURIComponent(location.href));
 }
 
+let leaving = async () => {};
+
+/** Has `done()` done before the user logs out, or the key is forgotten. */
+export function beforeLeaving(done) {
+  leaving = done;
+}
+
+async function leave() {
+  await Promise.race([leaving().catch(() => {}), new Promise((resolve) => setTimeout(resolve, LEAVE_MS))]);
+}
+
 /** A browser's WebSocket carries no key. */
 export function hasKey() {
   return Boolean(sessionStorage.getItem(KEY_ITEM));
@@ -54,8 +67,12 @@ export function showAccess() {
 
 $("log-in").addEventListener("click", goToLogIn);
 $("login-dialog").addEventListener("cancel", (event) => event.preventDefault());
-$("log-out").addEventListener("click", () => (location.href = logout));
-$("forget-key").addEventListener("click", () => {
+$("log-out").addEventListener("click", async () => {
+  await leave();
+  location.href = logout;
+});
+$("forget-key").addEventListener("click", async () => {
+  await leave();
   sessionStorage.removeItem(KEY_ITEM);
   location.reload();
 });
@@ -131,9 +148,9 @@ export async function serversAgents() {
   return models.data.map(({ id, live = false }) => ({ name: id, live }));
 }
 
-/** What the server answers at a path of its own, called with the key; `body` is posted. Throws a `StreamError`. */
-export async function getJson(path, body) {
-  const post = body === undefined ? {} : { method: "POST", body: JSON.stringify(body) };
+/** What the server answers at a path of its own, called with the key; `body` is posted, or sent otherwise. Throws a `StreamError`. */
+export async function getJson(path, body, method = "POST") {
+  const post = body === undefined ? {} : { method, body: JSON.stringify(body) };
   const headers = { ...keyHeader(), accept: "application/json", ...(body === undefined ? {} : { "content-type": "application/json" }) };
   const response = await fetch(new URL(path, baseUrl), { ...post, headers, cache: "no-store" });
   const answer = await response.json().catch(() => ({}));

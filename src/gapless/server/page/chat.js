@@ -7,6 +7,7 @@ import { answerText } from "./actions.js";
 import { canTalk, chosenAgent, loadAgents, several, showAgent, whenListed } from "./agents.js";
 import { authorised, client, fetchFile, showAccess } from "./api.js";
 import { Attachments } from "./attach.js";
+import "./bell.js";
 import { lineOf, parentsOf, pathTo } from "./branches.js";
 import { copyFrom } from "./clipboard.js";
 import { $ } from "./dom.js";
