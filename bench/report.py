@@ -366,9 +366,10 @@ def adapters(figures: Figures, plots: Path) -> list[str]:
         "followed up to the frames of one client, in one process, without sockets. A process takes each in turns of "
         "1,000 chunks, and its ratio is the median of its turns' ratios, since what disturbs one turn disturbs all of "
         "it; the figures are of several such processes, one after another. Pydantic AI's and ADK's agents have a "
-        "scripted model, whose deltas a run takes beside the framework's graph of events; LangGraph's is an agent of "
-        "`create_agent` on one, OpenAI's one that asks a scripted service through OpenAI's own client, "
-        "which is most of what it costs. What their servers and adapters cost over HTTP is in the tables above.",
+        "scripted model, LangGraph's is an agent of `create_agent` on one, OpenAI's one that asks a scripted service "
+        "through OpenAI's own client, which is most of what it costs. Of all but LangGraph's, a run takes the model's "
+        "deltas beside the framework's own events. What their servers and adapters cost over HTTP is in the tables "
+        "above.",
         "",
         *table(columns, rows),
     ]

@@ -33,6 +33,7 @@ class TestLangGraph(AgentConformance):
         return frameworks.langgraph(*chunks, **options)
 
 
+@pytest.mark.both_ways
 class TestOpenAIAgents(AgentConformance):
     keeps_answers = False
 

@@ -52,6 +52,8 @@ from gapless.testing.place import Place
 from tests.support.agui import check_order
 from tests.support.waiting import at_rest, until
 
+pytestmark = pytest.mark.both_ways
+
 UNTRACED = SDKRunConfig(tracing_disabled=True)
 
 
@@ -274,8 +276,8 @@ async def test_turns_are_known_once_and_one_that_is_asked_again_is_forgotten():
         assert told(model) == ["question 1", "one", "seen x", "1", "edited"]
 
 
-@pytest.mark.parametrize("way", ["filter", "nested"])
-async def test_a_history_that_a_hand_over_changes_is_the_next_turns_as_with_the_sdk_alone(way: str):
+@pytest.mark.parametrize("kept", ["filter", "nested"])
+async def test_a_history_that_a_hand_over_changes_is_the_next_turns_as_with_the_sdk_alone(kept: str):
     calls = {"question 1": ToolCall("look", {"at": "x"}), "question 2": ToolCall("transfer_to_billing")}
 
     class Model(OpenAIAgentsModel):
@@ -288,14 +290,14 @@ async def test_a_history_that_a_hand_over_changes_is_the_next_turns_as_with_the_
     def made() -> tuple[Agent[None], list[OpenAIAgentsModel]]:
         desk, billing = Model([]), Model(["I am billing."])
         other = Agent(name="billing", model=billing)
-        over = handoff(other, input_filter=remove_all_tools) if way == "filter" else handoff(other)
+        over = handoff(other, input_filter=remove_all_tools) if kept == "filter" else handoff(other)
         return Agent(name="desk", model=desk, tools=[look], handoffs=[over]), [desk, billing]
 
     def all_told(models: list[OpenAIAgentsModel]) -> list[list[list[str]]]:
         texts = [[told(model, number) for number in range(len(model.requests))] for model in models]
         return [[[re.sub(r"call-\d+", "call", one) for one in told if one != BEGINNING] for told in of] for of in texts]
 
-    config = SDKRunConfig(tracing_disabled=True, nest_handoff_history=way == "nested")
+    config = SDKRunConfig(tracing_disabled=True, nest_handoff_history=kept == "nested")
     questions = ["question 1", "question 2", "question 3"]
     agent, models = made()
     history: list[Any] = []

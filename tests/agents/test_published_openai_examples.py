@@ -28,6 +28,8 @@ from tests.support.published import (
     whole_wherever_its_worker_is_lost,
 )
 
+pytestmark = pytest.mark.both_ways
+
 if not OPENAI_SOURCES:
     pytest.skip("their source is not there: scripts/environment fetches it", allow_module_level=True)
 

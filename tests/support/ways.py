@@ -15,7 +15,11 @@ __all__ = ["MARKER", "Ways", "through_the_graph"]
 MARKER = "both_ways"
 """The marker: `pytestmark = pytest.mark.both_ways` for a module, `@pytest.mark.both_ways` for a test or a class."""
 WAYS = ("at the model", "through the graph")
-WATCHED_BY = ("gapless.agents.pydantic_ai.watched_by", "gapless.agents.adk_tap.watched_by")
+WATCHED_BY = (
+    "gapless.agents.pydantic_ai.watched_by",
+    "gapless.agents.adk_tap.watched_by",
+    "gapless.agents.openai_agents_tap.watched_by",
+)
 
 
 def through_the_graph(patch: pytest.MonkeyPatch) -> None:

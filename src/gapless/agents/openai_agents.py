@@ -19,7 +19,6 @@ from agents import (
     ModelSettings,
     RunConfig,
     RunHooks,
-    Runner,
     RunResultStreaming,
     StreamEvent,
 )
@@ -35,6 +34,7 @@ from gapless.agents.client_tools import left_to_client, schema_of
 from gapless.agents.failing import Failures, failure
 from gapless.agents.openai_agents_events import Translation
 from gapless.agents.openai_agents_items import input_of, turn_of
+from gapless.agents.openai_agents_tap import Hearing
 from gapless.agents.tool_choice import choice_of
 from gapless.agents.values import plain
 from gapless.agents.writing import finish, settings_ignored
@@ -148,7 +148,8 @@ class OpenAIAgent(base.Agent):
         agent, own = _with_tools_of(ctx, self._agent)
         streams = ctx.config.streaming_mode is not StreamingMode.NONE
         translation = Translation(ctx, agent.name, streams=streams, client_tools=own)
-        hooks = _Hooks()
+        hearing = Hearing(ctx, translation)
+        hooks = _Hooks(hearing)
         history: list[Any] = []
         try:
             options, notices = self._options(ctx, agent, hooks)
@@ -161,15 +162,14 @@ class OpenAIAgent(base.Agent):
                 given, asking = await self._restored(ctx, agent, translation, options.get("context"))
             while True:
                 if not asking:
-                    result = Runner.run_streamed(agent, given, **options)
+                    result = hearing.start(agent, given, **options)
                     async with _streamed(result) as events:
                         async for event in events:
-                            if (delta := translation.delta(event)) is not None:
-                                yield delta
-                                continue
                             for item in translation.items(event):
                                 yield item
-                            if event.type == "run_item_stream_event" and not translation.outstanding:
+                            if event.type == "raw_response_event":
+                                hearing.told(event.data)
+                            elif event.type == "run_item_stream_event" and not translation.outstanding:
                                 await self._save_step(ctx, result, translation)
                     if not result.interruptions:
                         break
@@ -181,6 +181,9 @@ class OpenAIAgent(base.Agent):
         except Exception as error:
             running = {} if isinstance(error, agents.AgentsException) and error.__cause__ is None else hooks.running
             raise failure(error, ctx.run_id, [*running.values()], _FAILURES) from error
+        finally:
+            self.deltas = hearing.deltas
+            hearing.end()
 
     async def delete_session(self, app_name: str, user_id: str, session_id: str) -> None:
         """Empty the SDK's own session of `session_id` of `user_id` in `app_name`, where `session` makes one."""
@@ -282,10 +285,17 @@ class OpenAIAgent(base.Agent):
 
 
 class _Hooks(RunHooks[Any]):
-    """Knows which tools run, by their calls."""
+    """Knows which tools run, by their calls, and tells `hearing` of what is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, hearing: Hearing) -> None:
         self.running: dict[str, str] = {}
+        self._hearing = hearing
+
+    async def on_agent_start(self, context: Any, agent: Any) -> None:
+        self._hearing.begins(agent)
+
+    async def on_llm_start(self, context: Any, agent: Any, system_prompt: Any, input_items: Any) -> None:
+        self._hearing.asks(input_items)
 
     async def on_tool_start(self, context: Any, agent: Any, tool: Any) -> None:
         self.running[getattr(context, "tool_call_id", tool.name)] = tool.name

@@ -8,14 +8,14 @@ from __future__ import annotations
 import mimetypes
 from typing import Any
 
-from agents import RawResponsesStreamEvent, StreamEvent
+from agents import StreamEvent
 from agents.items import HandoffOutputItem, ToolCallOutputItem
 from openai.types import responses as r
 
 from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.values import json_of, plain
 from gapless.agents.writing import Said, WholeCall, file, result, with_files
-from gapless.events import ContentPart, StepFinishedEvent, StepStartedEvent, TextMessageContentEvent, TokenUsage
+from gapless.events import ContentPart, StepFinishedEvent, StepStartedEvent, TokenUsage
 
 __all__ = ["Translation"]
 
@@ -45,17 +45,10 @@ class Translation:
         self._half: list[str] = []
         """Ids of what the answer under way has said."""
 
-    def delta(self, event: StreamEvent) -> TextMessageContentEvent | None:
-        """Return what an event of the stream says if it is nothing but the next piece of a text, as most are; None for
-        any other, of which nothing is said yet."""
-        if type(event) is not RawResponsesStreamEvent or type(data := event.data) is not r.ResponseTextDeltaEvent:
-            return None
-        return self._said.delta(data.delta) if self._streams and self._said is not None else None
-
     def items(self, event: StreamEvent) -> list[AgentItem]:
         """Return what one event of the stream says."""
         if event.type == "raw_response_event":
-            return self._raw(event.data)
+            return self.said(event.data)
         if event.type == "agent_updated_stream_event":
             return self._agent_is(event.new_agent.name)
         if isinstance(event.item, ToolCallOutputItem | HandoffOutputItem):
@@ -72,7 +65,8 @@ class Translation:
 
     # -- the model --------------------------------------------------------------------------------------------------
 
-    def _raw(self, data: Any) -> list[AgentItem]:
+    def said(self, data: Any) -> list[AgentItem]:
+        """Return what one event of the model says."""
         kind = data.type
         if kind == "response.output_text.delta" or kind == "response.refusal.delta":
             if not self._streams:

@@ -1,0 +1,396 @@
+"""What is heard of a model of the OpenAI Agents SDK beside the SDK's queue is what the SDK would have given."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import agents.run
+import pytest
+from agents import (
+    Agent,
+    AgentHooks,
+    GuardrailFunctionOutput,
+    Model,
+    ModelProvider,
+    ModelRetrySettings,
+    ModelSettings,
+    RunConfig,
+    function_tool,
+    handoff,
+    input_guardrail,
+    retry_policies,
+)
+from agents.run import AgentRunner
+
+from gapless import Limits, Runner, StreamingMode
+from gapless import RunConfig as GaplessRunConfig
+from gapless.agents import openai_agents_tap
+from gapless.agents.base import Deltas
+from gapless.agents.openai_agents import OpenAIAgent
+from gapless.errors import AgentFailed, RunLimit
+from gapless.events import Event, TextMessageContentEvent, encode_event
+from gapless.runs.run import Run
+from gapless.testing import Gate, Reasoning, ToolCall, openai_agents_model
+from gapless.testing.openai_agents import OpenAIAgentsModel
+from tests.support.agui import check_order
+from tests.support.ways import through_the_graph
+
+MODEL = Deltas(at_model=True)
+UNTRACED = RunConfig(tracing_disabled=True)
+
+
+@function_tool
+async def look(at: str) -> str:
+    """Look."""
+    return f"seen {at}"
+
+
+def adapted(agent: Agent[Any], config: RunConfig = UNTRACED) -> OpenAIAgent:
+    return OpenAIAgent(agent, run_config=config)
+
+
+async def all_of(run: Run) -> list[Event]:
+    events = [event async for event in run.events()]
+    check_order(events)
+    return events
+
+
+async def ask(agent: OpenAIAgent, message: str = "hi", **options: Any) -> list[Event]:
+    async with Runner(agent) as runner:
+        return await all_of(await runner.start(message, **options))
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event.delta for event in events if isinstance(event, TextMessageContentEvent))
+
+
+def same(events: list[Event]) -> list[str]:
+    """The events as JSON, without times, calls by the order in which they come."""
+    encoded = b"\n".join(map(encode_event, events)).decode()
+    encoded = re.sub(r'"timestamp":[\d.]+', '"timestamp":0', encoded)
+    known: dict[str, str] = {}
+    encoded = re.sub(r"call-\d+", lambda id: known.setdefault(id[0], f"call {len(known)}"), encoded)
+    return encoded.split("\n")
+
+
+class Counted(AgentRunner):
+    """The SDK's runner, whose streams are counted. It is none of the user's."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def run_streamed(self, *args: Any, **kwargs: Any) -> Any:
+        result = super().run_streamed(*args, **kwargs)
+        events = result.stream_events
+
+        async def counted() -> AsyncIterator[Any]:
+            async for event in events():
+                if event.type == "raw_response_event":
+                    self.seen.append(event.data.type)
+                yield event
+
+        result.stream_events = counted  # type: ignore[method-assign]  # of this one
+        return result
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kinds of all events of models that the SDK's streams give."""
+    runner = Counted()
+    monkeypatch.setattr(agents.run, "DEFAULT_AGENT_RUNNER", runner)
+    monkeypatch.setattr(agents.run, "AgentRunner", Counted)
+    return runner.seen
+
+
+class Named(ModelProvider):
+    """Has models by their names."""
+
+    def __init__(self, **models: Model) -> None:
+        self.models = models
+
+    def get_model(self, model_name: str | None) -> Model:
+        return self.models[model_name or "none"]
+
+
+TALK = ("Let ", "me ", "look. ", ToolCall("look", {"at": "x" * 60}), "It ", "is ", "seen.")
+
+
+def handing_over(model: Callable[..., Any], **options: Any) -> Agent[Any]:
+    second = Agent(name="second", model=model("", ToolCall("x"), "Here ", "I ", "am."))
+    return Agent(
+        name="first",
+        model=model("I ", "ask. ", ToolCall("transfer_to_second")),
+        handoffs=[handoff(second, **options)],
+    )
+
+
+AGENTS: dict[str, Callable[[], OpenAIAgent]] = {
+    "text": lambda: adapted(Agent(name="a", model=openai_agents_model("One ", "two ", "three."))),
+    "thoughts, text, call, text": lambda: adapted(
+        Agent(name="a", model=openai_agents_model(Reasoning("Hm, "), Reasoning("hm. "), *TALK), tools=[look])
+    ),
+    "calls side by side": lambda: adapted(
+        Agent(
+            name="a",
+            model=openai_agents_model(
+                "I ", "look. ", ToolCall("look", {"at": "a" * 60}), ToolCall("look", {"at": "b" * 60}), "Seen."
+            ),
+            tools=[look],
+        )
+    ),
+    "a model for all": lambda: adapted(
+        Agent(name="a", model="unknown", tools=[look]),
+        RunConfig(tracing_disabled=True, model=openai_agents_model(*TALK)),
+    ),
+    "a model by name": lambda: adapted(
+        Agent(name="a", model="one", tools=[look]),
+        RunConfig(tracing_disabled=True, model_provider=Named(one=openai_agents_model(*TALK))),
+    ),
+    "the model of the provider": lambda: adapted(
+        Agent(name="a", tools=[look]),
+        RunConfig(tracing_disabled=True, model_provider=Named(none=openai_agents_model(*TALK))),
+    ),
+    "handed over": lambda: adapted(handing_over(openai_agents_model)),
+}
+
+
+@pytest.mark.parametrize("mode", [StreamingMode.SSE, StreamingMode.NONE])
+@pytest.mark.parametrize("name", AGENTS)
+async def test_each_event_is_the_one_that_the_sdk_gives_in_the_same_order(
+    name: str, mode: StreamingMode, counted: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    agent, options = AGENTS[name](), {"run_id": "r", "session_id": "s", "config": GaplessRunConfig(streaming_mode=mode)}
+    taken = await ask(agent, **options)
+    assert agent.deltas == MODEL
+    heard = len(counted)
+    with monkeypatch.context() as patch:
+        through_the_graph(patch)
+        theirs = await ask(AGENTS[name](), **options)
+    assert same(taken) == same(theirs)
+    assert "." in text_of(taken)
+    assert "response.output_text.delta" in counted[heard:]
+    assert len(counted) - heard > heard
+
+
+async def test_most_deltas_do_not_go_through_the_sdk(counted: list[str]):
+    agent = adapted(Agent(name="a", model=openai_agents_model(*["word "] * 50)))
+    assert text_of(await ask(agent)) == "word " * 50
+    assert counted == ["response.created", "response.output_item.added", "response.completed"]
+
+
+async def test_an_agent_that_is_a_tool_is_streamed_to_whom_its_program_says(counted: list[str]):
+    seen: list[str] = []
+
+    def listen(told: Any) -> None:
+        if told["event"].type == "raw_response_event" and told["event"].data.type.endswith("text.delta"):
+            seen.append(told["event"].data.delta)
+
+    def agent(helper: Any, provider: ModelProvider) -> OpenAIAgent:
+        tool = Agent(name="helper", model=helper).as_tool("help", "Help.", on_stream=listen)
+        model = openai_agents_model("I ", "ask. ", ToolCall("help", {"input": "me"}), "So ", "it ", "is.")
+        config = RunConfig(tracing_disabled=True, model_provider=provider)
+        return adapted(Agent(name="a", model=model, tools=[tool]), config)
+
+    helper = openai_agents_model("a ", "b ", "c")
+    for made in (agent(helper, Named()), agent("helper", Named(helper=helper))):
+        assert text_of(await ask(made)) == "I ask. So it is."
+        assert made.deltas == MODEL
+    assert seen == ["a ", "b ", "c"] * 2
+
+
+# -- who watches ------------------------------------------------------------------------------------------------------
+
+
+class OwnRunner(AgentRunner):
+    """Runs agents its own way."""
+
+
+class Quiet(AgentHooks[Any]):
+    """Hears of the model's requests and whole answers."""
+
+    async def on_llm_end(self, *args: Any) -> None: ...
+
+
+def said() -> Any:
+    return openai_agents_model("a ", "b")
+
+
+@pytest.mark.parametrize(
+    ("agent", "watching"),
+    [
+        (Agent(name="a", model=said(), hooks=Quiet()), ""),
+        (Agent(name="a", model=said(), model_settings=ModelSettings(timeout=60)), "the timeout of the model"),
+    ],
+    ids=["hooks", "a timeout"],
+)
+async def test_who_may_look_at_each_event_is_let(agent: Agent[Any], watching: str):
+    made = adapted(agent)
+    assert text_of(await ask(made)) == "a b"
+    assert made.deltas == Deltas(at_model=not watching, watched_by=watching)
+
+
+async def test_a_runner_of_ones_own_sees_each_event(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(agents.run, "DEFAULT_AGENT_RUNNER", OwnRunner())
+    made = adapted(Agent(name="a", model=said()))
+    assert text_of(await ask(made)) == "a b"
+    assert made.deltas == Deltas(at_model=False, watched_by="the code of the runner")
+
+
+async def test_where_the_sdk_changes_events_all_of_them_go_through_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(openai_agents_tap, "CATCH_UP_S", 0.0)
+    told = openai_agents_tap.Hearing.told
+    monkeypatch.setattr(openai_agents_tap.Hearing, "told", lambda self, event: told(self, event.model_copy()))
+    made = adapted(Agent(name="a", model=openai_agents_model(*TALK), tools=[look]))
+    assert text_of(await ask(made)) == "Let me look. It is seen."
+    assert made.deltas == Deltas(at_model=False, watched_by="something in the SDK that keeps events back")
+
+
+# -- the SDK's own ----------------------------------------------------------------------------------------------------
+
+
+class Flaky(OpenAIAgentsModel):
+    """Says its words without saying first that they come, and fails at its first request after so many events."""
+
+    def __init__(self, events: int) -> None:
+        super().__init__(["One ", "two ", "three."])
+        self.left, self.asked = events, 0
+
+    async def stream_response(self, *args: Any, **kwargs: Any) -> Any:
+        self.asked += 1
+        async for event in super().stream_response(*args, **kwargs):
+            if event.type == "response.output_item.added":
+                continue
+            if self.asked == 1 and not self.left:
+                raise ConnectionError("connection error")
+            self.left -= 1
+            yield event
+
+
+@pytest.mark.both_ways
+@pytest.mark.parametrize(("events", "asked"), [(0, 2), (1, 2), (2, 1), (3, 1)])
+async def test_what_was_heard_is_not_asked_for_again(events: int, asked: int, way: str):
+    retry = ModelRetrySettings(max_retries=2, policy=retry_policies.network_error(), backoff={"initial_delay": 0.0})
+    model = Flaky(events)
+    found = await ask(adapted(Agent(name="a", model=model, model_settings=ModelSettings(retry=retry))))
+    # Of what fails the SDK drops what nobody has read yet.
+    assert text_of(found) in (["One two three."] if asked == 2 else ["", "One ", "One two "])
+    assert model.asked == asked
+    assert model.running == 0
+
+
+@pytest.mark.both_ways
+async def test_a_guardrail_that_trips_ends_the_text_at_the_next_word(way: str):
+    gate, may_judge, judged = Gate(), asyncio.Event(), asyncio.Event()
+
+    @input_guardrail
+    async def no_homework(context: Any, agent: Any, given: Any) -> GuardrailFunctionOutput:
+        await may_judge.wait()
+        judged.set()
+        return GuardrailFunctionOutput(output_info=None, tripwire_triggered=True)
+
+    model = openai_agents_model("One ", "two ", gate, *["more "] * 50)
+    made = adapted(Agent(name="a", model=model, input_guardrails=[no_homework]))
+    async with Runner(made) as runner:
+        run = await runner.start("hi")
+        texts = run.text()
+        assert [await anext(texts), await anext(texts)] == ["One ", "two "]
+        may_judge.set()
+        await judged.wait()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        gate.open()
+        with pytest.raises(AgentFailed, match="no_homework"):
+            await run.collect()
+        assert text_of(await all_of(run)) == "One two more "
+    assert model.running == 0
+
+
+async def test_a_guardrail_that_lets_pass_changes_nothing(counted: list[str]):
+    @input_guardrail
+    async def fine(context: Any, agent: Any, given: Any) -> GuardrailFunctionOutput:
+        return GuardrailFunctionOutput(output_info=None, tripwire_triggered=False)
+
+    made = adapted(Agent(name="a", model=openai_agents_model(*["word "] * 50), input_guardrails=[fine]))
+    assert text_of(await ask(made)) == "word " * 50
+    assert counted.count("response.output_text.delta") == 0
+
+
+@pytest.mark.both_ways
+async def test_what_recording_raises_is_not_the_models(way: str):
+    retry = ModelRetrySettings(max_retries=2, policy=lambda context: True, backoff={"initial_delay": 0.0})
+    model = openai_agents_model(*["word "] * 50)
+    agent = adapted(Agent(name="a", model=model, model_settings=ModelSettings(retry=retry)))
+    async with Runner(agent, limits=Limits(journal_events_max=8)) as runner:
+        run = await runner.start("go")
+        with pytest.raises(RunLimit, match="journal_events_max"):
+            await run.collect()
+    assert model.running == 0
+    assert len(model.requests) == 1
+
+
+@pytest.mark.both_ways
+async def test_a_cancel_reaches_the_model(way: str):
+    gate = Gate()
+    model = openai_agents_model("One ", "two ", gate, "three.")
+    async with Runner(adapted(Agent(name="a", model=model))) as runner:
+        run = await runner.start("hi")
+        texts = run.text()
+        assert [await anext(texts), await anext(texts)] == ["One ", "two "]
+        await run.cancel()
+        await run.wait()
+        assert model.running == 0
+        assert text_of(await all_of(run)) == "One two "
+
+
+# -- the user's own ---------------------------------------------------------------------------------------------------
+
+
+async def test_an_agent_has_its_model_again_once_no_run_is_heard():
+    gates = [Gate(), Gate()]
+    model = openai_agents_model("One ", gates[0], "two ", gates[1], "three.")
+    agent = Agent(name="a", model=model)
+    async with Runner(adapted(agent)) as runner:
+        first = await runner.start("hi", session_id="1")
+        second = await runner.start("hi", session_id="2")
+        for run in (first, second):
+            assert await anext(run.text()) == "One "
+        assert agent.model is not model
+        assert isinstance(agent.model, OpenAIAgentsModel)
+        await first.cancel()
+        await first.wait()
+        assert agent.model is not model
+        for gate in gates:
+            gate.open()
+        assert "".join((await second.collect()).chunks) == "One two three."
+    assert agent.model is model
+
+
+async def test_a_model_is_changed_and_chosen_in_the_run():
+    class Model(OpenAIAgentsModel):
+        size = "small"
+
+    model, larger = (
+        Model([ToolCall("grow"), ToolCall("change"), "never"]),
+        openai_agents_model("", "", "I ", "am large."),
+    )
+    seen: list[Any] = []
+
+    @function_tool
+    async def grow() -> str:
+        """Grow."""
+        agent.model.size = "large"  # type: ignore[union-attr]  # it is one of these
+        return "grown"
+
+    @function_tool
+    async def change() -> str:
+        """Change."""
+        seen.append(agent.model.size)  # type: ignore[union-attr]  # it is one of these
+        agent.model = larger
+        return "changed"
+
+    agent = Agent(name="a", model=model, tools=[grow, change])
+    await ask(adapted(agent))
+    assert (seen, model.size, agent.model) == (["large"], "large", larger)
