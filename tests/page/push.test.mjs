@@ -6,6 +6,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ask, atBoth, beginAnew, browser, faults, open, server, textIs, turnIs } from "./harness.mjs";
+import { deliver, workerOf } from "./pushing.mjs";
 
 const KEY = "BIUK4t9a_za7RUGfmqLGCrT22CE5atB46pug3Rp6aMyVeSas4rEhIdM4DkOSjCqSAlooF3rWbiMkz42TZyGHUwU";
 
@@ -51,35 +52,9 @@ async function ring(page) {
   await bellIs(page, "on");
 }
 
-/** The worker of a page whose bell is on; what it would show and open is in `shown` and `opened`. */
-async function workerOf(page) {
-  const context = page.context();
-  const worker = context.serviceWorkers()[0] ?? (await context.waitForEvent("serviceworker"));
-  await worker.evaluate(() => {
-    [self.shown, self.opened, self.done] = [[], [], () => {}];
-    registration.showNotification = async (title, options) => shown.push({ title, ...options });
-    clients.openWindow = async (url) => opened.push(url);
-    WindowClient.prototype.focus = async function () {
-      opened.push(`focus ${this.id}`);
-    };
-    ExtendableEvent.prototype.waitUntil = (work) => work.then(() => self.done());
-  });
-  return worker;
-}
-
 /** Has a message come as from the push service; what the worker has shown once it is done with it. */
-async function push(page, worker, message) {
-  const done = worker.evaluate(() => new Promise((resolve) => (self.done = resolve)));
-  const cdp = await page.context().newCDPSession(page);
-  const registered = new Promise((resolve) => cdp.on("ServiceWorker.workerRegistrationUpdated", resolve));
-  await cdp.send("ServiceWorker.enable");
-  const { registrationId } = (await registered).registrations.at(-1);
-  const data = JSON.stringify({ id: "n1", status: "finished", title: "Trains", session_id: "elsewhere", at: 1, ...message });
-  await cdp.send("ServiceWorker.deliverPushMessage", { origin: new URL(server.url).origin, registrationId, data });
-  await done;
-  await cdp.detach();
-  return worker.evaluate(() => shown);
-}
+const push = (page, worker, message) =>
+  deliver(page, worker, { id: "n1", status: "finished", title: "Trains", session_id: "elsewhere", at: 1, ...message });
 
 /** Has something else happen to the worker, as browsers have it; what it has opened once it is done with it. */
 function happens(worker, type, more) {

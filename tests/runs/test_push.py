@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from gapless import Interrupt, RunContext, RunFinishedEvent, Runner
-from gapless.errors import InputInvalid, UsageError
+from gapless.errors import InputInvalid, StoreCorrupt, StoreUnavailable, UsageError
 from gapless.journals.memory import Memory, MemoryStore
+from gapless.journals.memory_subscriptions import MemorySubscriptions
 from gapless.metrics import Metrics
 from gapless.notify import NotifyConfig
 from gapless.runs.deliveries import Deliveries
@@ -234,6 +235,43 @@ async def test_a_user_without_a_browser_costs_nothing_more(place: Place) -> None
     (notice,) = await place.worker.of_run("r")
     assert (notice.status, notice.next_at) == ("nobody", None)
     assert place.metrics.notices == {}
+
+
+async def test_users_without_a_browser_hold_up_nobody(place: Place) -> None:
+    """Of one user, whom all are where nobody authenticates, many runs may end at the same instant."""
+    await place.ended(*(f"r{n}" for n in range(20)))
+    await place.round()
+    assert {(await place.worker.of_run(f"r{n}"))[0].status for n in range(20)} == {"nobody"}
+
+
+async def test_a_record_that_cannot_be_read_is_told_of_without_its_title(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def get_session(self: Any, session_id: str) -> Any:
+        raise StoreCorrupt("of another version")
+
+    await place.subscribe("phone")
+    await place.ended("r")
+    monkeypatch.setattr(MemoryStore, "get_session", get_session)
+    await place.round()
+    assert place.service.told("phone")[0]["title"] == ""
+
+
+async def test_while_the_store_is_away_it_is_tried_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(self: Any, of: str) -> Any:
+        raise StoreUnavailable("away")
+
+    await place.subscribe("phone")
+    await place.ended("r")
+    for kind, method in ((MemorySubscriptions, "of_user"), (MemoryStore, "get_session")):
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, method, away)
+            await place.round()
+        (notice,) = await place.worker.of_run("r")
+        assert (notice.status, notice.error[:9]) == ("pending", "the store")
+        place.now = notice.next_at or 0
+    await place.round()
+    assert len(place.service.told("phone")) == 1
 
 
 async def test_a_worker_without_the_key_leaves_it_to_others(place: Place) -> None:

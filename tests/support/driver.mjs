@@ -1,6 +1,7 @@
 /** A browser driven line by line: a JSON command on each line of stdin, its JSON answer on stdout. */
 import { createInterface } from "node:readline";
 import { launch } from "../page/browser.mjs";
+import { deliver, workerOf } from "../page/pushing.mjs";
 
 /** How long what does not come is waited for; what is right is never as slow. */
 const TIMEOUT_MS = 120_000;
@@ -42,6 +43,8 @@ const commands = {
   screenshot: async ({ tab, path }) => void (await (await page(tab)).screenshot({ path })),
   viewport: async ({ tab, width, height }) => void (await (await page(tab)).setViewportSize({ width, height })),
   scheme: async ({ tab, value }) => void (await (await page(tab)).emulateMedia({ colorScheme: value })),
+  /** What the page's service worker shows of a message that comes to it. */
+  push: async ({ tab, message }) => deliver(await page(tab), await workerOf(await page(tab)), message),
   errors: async () => errors,
   logged: async () => logged,
 };

@@ -46,8 +46,9 @@ AT_ONCE_MAX, AT_ONCE_PER_HOST_MAX = 32, 4
 """Attempts of one worker at the same time."""
 AT_ONCE_PER_USER_MAX = 8
 """Attempts at webhooks that one user has named, whatever their hosts: who names many that hang holds up no other."""
-AT_ONCE_TO_BROWSERS_MAX, AT_ONCE_TO_ONE_S_BROWSERS_MAX = 12, 2
-"""Attempts at browsers, of which each may be several posts, and at those of one user."""
+AT_ONCE_TO_BROWSERS_MAX, AT_ONCE_TO_ONE_S_BROWSERS_MAX = 24, 2
+"""Attempts at browsers, of which each may be several posts, and at those of one user. Of most runs no browser is to be
+told: to find that out takes no share."""
 BUSY_S = 5.0
 """What is due for a host or a user that has its share of attempts is looked at again after this, and after as long
 again for each `PUT_OFF_EACH` that were put off since one of these attempts has ended: thousands of notices for a host
@@ -67,12 +68,21 @@ class _Share(NamedTuple):
     attempts_max: int
 
 
+class _NoRoom(Exception):
+    """Is raised where the shares of an attempt are taken: it is for later, in so many milliseconds."""
+
+    def __init__(self, pause_ms: int) -> None:
+        self.pause_ms = pause_ms
+
+
+def _shares_of_browsers(telling: Telling) -> list[_Share]:
+    own = _Share("user's browsers", telling.user_id, AT_ONCE_TO_ONE_S_BROWSERS_MAX)
+    return [_Share("browsers", "", AT_ONCE_TO_BROWSERS_MAX), own]
+
+
 def _shares(telling: Telling) -> list[_Share]:
     if not telling.url:
-        return [
-            _Share("browsers", "", AT_ONCE_TO_BROWSERS_MAX),
-            _Share("user's browsers", telling.user_id, AT_ONCE_TO_ONE_S_BROWSERS_MAX),
-        ]
+        return []  # until it is known that there are browsers
     shares = [_Share("host", urlsplit(telling.url).netloc, AT_ONCE_PER_HOST_MAX)]
     if telling.of_run:
         shares.append(_Share("user", telling.user_id, AT_ONCE_PER_USER_MAX))
@@ -156,7 +166,6 @@ class Deliveries:
         now = self._now()
         until = now + int(1000 * (self._config.timeout_s + TAKEN_S_MORE))
         taken = await self._outbox.take(now, until, room)
-        under_way = Counter(chain.from_iterable(self._attempts.values()))
         for notice in taken:
             try:
                 telling = decode_telling(notice.data)
@@ -164,17 +173,24 @@ class Deliveries:
                 log.warning("run %s: notice %s cannot be read here", notice.run_id, notice.id)
                 continue
             shares = _shares(telling)
-            full = next((share for share in shares if under_way[share] >= share.attempts_max), None)
-            if full is not None:
-                pause_s = BUSY_S * (1 + self._put_off[full] // PUT_OFF_EACH)
-                self._put_off[full] += 1
-                await self._outbox.settle(notice, now + int(1000 * pause_s))
+            try:
+                self._check_room(shares)
+            except _NoRoom as full:
+                await self._outbox.settle(notice, now + full.pause_ms)
                 continue
-            under_way.update(shares)
             task = asyncio.create_task(self._attempt(notice, telling), name=f"gapless-notice-{notice.id}")
             self._attempts[task] = shares
             task.add_done_callback(self._ended)
         return len(taken) == room
+
+    def _check_room(self, shares: list[_Share]) -> None:
+        """Raises `_NoRoom`."""
+        under_way = Counter(chain.from_iterable(self._attempts.values()))
+        full = next((share for share in shares if under_way[share] >= share.attempts_max), None)
+        if full is not None:
+            pause_s = BUSY_S * (1 + self._put_off[full] // PUT_OFF_EACH)
+            self._put_off[full] += 1
+            raise _NoRoom(int(1000 * pause_s))
 
     async def settled(self) -> None:
         """Wait until no attempt is under way."""
@@ -196,6 +212,10 @@ class Deliveries:
             with contextlib.suppress(StoreUnavailable):
                 await self._outbox.settle(notice, self._now())
             raise
+        except _NoRoom as full:
+            with contextlib.suppress(StoreUnavailable):  # it is due again by itself
+                await self._outbox.settle(notice, self._now() + full.pause_ms)
+            return
         due_at = self._note(notice, telling, outcome)
         notice.data = encode_telling(telling)
         try:
@@ -211,8 +231,19 @@ class Deliveries:
             return await self._webhooks.tell(telling.url, self._secret(telling), notice.id, telling.body)
         if self.push is None:
             return Outcome("there is no key to sign what browsers are sent")
+        try:
+            browsers = await self.push.browsers(telling)
+        except StoreUnavailable:
+            return Outcome("the store could not be asked who is to be told")
+        if not browsers:
+            return Outcome(nobody=not telling.done)
+        shares = _shares_of_browsers(telling)
+        self._check_room(shares)
+        task = asyncio.current_task()
+        assert task is not None, "it was made for the attempt"
+        self._attempts[task] = shares
         left_ms = telling.made_at + int(1000 * TRIED_S_MAX) - self._now()
-        return await self.push.tell(notice, telling, left_ms // 1000)
+        return await self.push.tell(notice, telling, browsers, left_ms // 1000)
 
     def _secret(self, telling: Telling) -> str:
         return telling.secret or self._secrets.get(telling.url, "") or self._config.secret

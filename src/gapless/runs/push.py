@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import logging
 import time
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from gapless.errors import ExtraMissing, InputInvalid, StoreUnavailable, UsageError
+from gapless.errors import ExtraMissing, InputInvalid, StoreCorrupt, StoreUnavailable, UsageError
 from gapless.journals.contract import Store
 from gapless.journals.outbox import Notice
 from gapless.journals.subscriptions import Subscription
@@ -30,7 +31,8 @@ __all__ = ["SUBSCRIPTIONS_PER_USER_MAX", "Push", "PushKeys", "PushSubscription",
 
 SUBSCRIPTIONS_PER_USER_MAX = 10
 """Browsers of one user that are told; the one that was there longest ago makes room for another."""
-CONNECTIONS_MAX = 128
+CONNECTIONS_MAX = 240
+"""What `AT_ONCE_TO_BROWSERS_MAX` attempts need at most (deliveries.py): none waits for another's."""
 PUBLIC_KEY_BYTES, AUTH_BYTES = 65, 16
 """What a browser's keys have (RFC 8291, section 2)."""
 KEY_CHARS_MAX = 100
@@ -112,18 +114,21 @@ class Push:
         `StoreUnavailable`."""
         return await self._store.subscriptions.drop(user_id, _id_of(endpoint))
 
-    async def tell(self, notice: Notice, telling: Telling, ttl_s: int) -> Outcome:
-        """Send a notice to those browsers of the user that have not got it yet, and note in `telling` which have. A
-        service keeps it for `ttl_s` seconds for a browser that is not there. Raises nothing but a cancel."""
+    async def browsers(self, telling: Telling) -> list[Subscription]:
+        """Return the browsers of the user that have not got it yet. Raises `StoreUnavailable`."""
+        kept = await self._store.subscriptions.of_user(telling.user_id)
+        return [one for one in kept[:SUBSCRIPTIONS_PER_USER_MAX] if one.id not in telling.done]
+
+    async def tell(self, notice: Notice, telling: Telling, browsers: list[Subscription], ttl_s: int) -> Outcome:
+        """Send a notice to these browsers, and note in `telling` which have got it. A service keeps it for `ttl_s`
+        seconds for a browser that is not there. Raises nothing but a cancel."""
         try:
-            kept = (await self._store.subscriptions.of_user(telling.user_id))[:SUBSCRIPTIONS_PER_USER_MAX]
-            payload = await self._payload(notice, telling) if kept else b""
+            payload = await self._payload(notice, telling)
         except StoreUnavailable:
-            return Outcome("the store could not be asked who is to be told")
-        kept = [one for one in kept if one.id not in telling.done]
+            return Outcome("the store could not be asked for the title")
         urgency = _URGENCY.get(telling.type.removeprefix("run."), "normal")
         more: Headers = {"ttl": str(max(0, ttl_s)), "topic": notice.id, "urgency": urgency}
-        outcomes = await asyncio.gather(*(self._tell_one(one, telling, payload, more) for one in kept))
+        outcomes = await asyncio.gather(*(self._tell_one(one, telling, payload, more) for one in browsers))
         failed = [outcome for outcome in outcomes if outcome.error]
         if not failed:
             return Outcome(nobody=not telling.done)
@@ -160,12 +165,14 @@ class Push:
         return payload
 
     async def _title(self, session_id: str, run_id: str) -> str:
-        """Return the title as lists have it: until a run has ended, the first message's."""
-        session = await self._store.get_session(session_id)
-        if session is not None and session.title:
-            return session.title
-        run = await self._store.get_run(run_id)
-        return "" if run is None else title_of(run.message)
+        """Return the title as lists have it: until a run has ended, the first message's. Raises `StoreUnavailable`."""
+        with contextlib.suppress(StoreCorrupt):  # of another version: it is told without
+            session = await self._store.get_session(session_id)
+            if session is not None and session.title:
+                return session.title
+            run = await self._store.get_run(run_id)
+            return "" if run is None else title_of(run.message)
+        return ""
 
     def _request(self, given: PushSubscription, payload: bytes) -> tuple[str, Headers, bytes]:
         from pywebpush import WebPusher
