@@ -239,6 +239,43 @@ async def test_a_runner_of_ones_own_sees_each_event(monkeypatch: pytest.MonkeyPa
     assert made.deltas == Deltas(at_model=False, watched_by="the code of the runner")
 
 
+class Louder(Model):
+    """Stands before another model, and says it louder."""
+
+    def __init__(self, before: Model) -> None:
+        self.before = before
+
+    async def get_response(self, *args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("it streams")
+
+    async def stream_response(self, *args: Any, **kwargs: Any) -> Any:
+        async for event in self.before.stream_response(*args, **kwargs):
+            if event.type == "response.output_text.delta":
+                event = event.model_copy(update={"delta": event.delta.upper()})
+            yield event
+
+
+async def test_a_model_that_a_hook_puts_before_another_sees_each_event():
+    class Wraps(AgentHooks[Any]):
+        async def on_start(self, context: Any, agent: Any) -> None:
+            agent.model = Louder(agent.model)
+
+    assert text_of(await ask(adapted(Agent(name="a", model=said(), hooks=Wraps())))) == "A B"
+
+
+async def test_a_model_that_the_provider_puts_before_an_agents_sees_each_event():
+    class Provides(ModelProvider):
+        def get_model(self, model_name: str | None) -> Model:
+            assert isinstance(first.model, Model)
+            return Louder(first.model)
+
+    model = openai_agents_model("I ", "ask. ", ToolCall("transfer_to_second"), "And ", "so.")
+    first = Agent(name="first", model=model, handoffs=[Agent(name="second", model="louder")])
+    made = adapted(first, RunConfig(tracing_disabled=True, model_provider=Provides()))
+    assert text_of(await ask(made)) == "I ask. AND SO."
+    assert made.deltas == MODEL
+
+
 async def test_where_the_sdk_changes_events_all_of_them_go_through_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(openai_agents_tap, "CATCH_UP_S", 0.0)
     told = openai_agents_tap.Hearing.told

@@ -60,6 +60,11 @@ class Hearing:
         self._translation = translation
         self._request: Any = None
         """What the model is asked by the run itself, and not by an agent that is a tool in it."""
+        self._model: Any = None
+        """What the SDK asks; None until it is known what the provider has given. What another model asks is not heard:
+        that may look at each event."""
+        self._model_of_all: Any = None
+        """The model of all agents, where the SDK's configuration has one."""
         self._given: Any = None
         """The newest event that the SDK was given."""
         self._told = asyncio.Event()
@@ -74,7 +79,7 @@ class Hearing:
         options["run_config"] = config = copy.copy(options["run_config"])
         config.model_provider = _Provider(config.model_provider)
         if isinstance(config.model, Model):
-            config.model = _Model.of(config.model)
+            config.model = self._model_of_all = _Model.of(config.model)
         token = _current.set(self)
         try:
             self._result = agents.Runner.run_streamed(agent, given, **options)
@@ -89,9 +94,10 @@ class Hearing:
             model._gapless_runs.add(self)
             self._tapped.append((agent, model))
 
-    def asks(self, request: Any) -> None:
-        """Note what the model is asked next."""
-        self._request = request
+    def asks(self, agent: Agent[Any], request: Any) -> None:
+        """Note what the agent's model is asked next."""
+        self._request, chosen = request, self._model_of_all or agent.model
+        self._model = chosen if isinstance(chosen, Model) else None
 
     def end(self) -> None:
         """Give the agents their models back, where no other run is heard."""
@@ -108,9 +114,12 @@ class Hearing:
         if event is self._given:
             self._told.set()
 
-    def hears(self, request: Any, settings: ModelSettings) -> bool:
-        """Return whether the deltas of the answer to this request are heard."""
+    def hears(self, model: Any, request: Any, settings: ModelSettings) -> bool:
+        """Return whether the deltas of the model's answer to this request are heard."""
         if request is not self._request:
+            return False
+        self._model = self._model or model
+        if model is not self._model:
             return False
         watching = "something in the SDK that keeps events back" if self._behind else watched_by(settings)
         at_model = not watching and self._ctx.emits
@@ -198,7 +207,7 @@ class _Model(_StandIn):
     ) -> AsyncIterator[Any]:
         events = self._gapless_of.stream_response(system_instructions, input, model_settings, *args, **kwargs)
         hearing = _current.get()
-        return events if hearing is None or not hearing.hears(input, model_settings) else hearing.rest(events)
+        return events if hearing is None or not hearing.hears(self, input, model_settings) else hearing.rest(events)
 
 
 class _Provider(_StandIn):
