@@ -15,8 +15,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bench import process
+from bench.agents import script
 from bench.candidates import Candidate
 from bench.harness import HZ, PACED_STREAMS, Bench, MeasurementFailed
 
@@ -27,6 +29,8 @@ SETTLE_S, WINDOW_S = 3.0, 12.0
 ALONE_S = (0.02, 0.1)
 """Two windows in the slowed time: the agent alone is counted as what the longer one takes more."""
 CHUNKS = 60
+FOLLOWERS, FANOUT_HZ, FANOUT_CHUNKS = 200, 200.0, 600
+"""Of one run; so many events a second in the slowed time, that the window has some."""
 START_S = 300.0
 NEEDED = ("valgrind", "vgdb", "cc")
 
@@ -46,17 +50,28 @@ def counts(bench: Bench) -> None:
         source = Path(__file__).with_name("slowly.c")
         command = ["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source), "-ldl"]
         subprocess.run(command, check=True)
-        bench.alternate(bench.candidates(*names), lambda candidate: _measure(bench, candidate, library))
+        bench.alternate(bench.candidates(*names), lambda candidate: _paced(bench, candidate, library))
+        bench.alternate(
+            bench.candidates("asgi", "gapless-memory"), lambda candidate: _fanout(bench, candidate, library)
+        )
 
 
-def _measure(bench: Bench, candidate: Candidate, library: Path) -> None:
+def _paced(bench: Bench, candidate: Candidate, library: Path) -> None:
     streams = PACED_STREAMS[candidate.agent]
     with _under_callgrind(library) as under:
         if candidate.alone:
             instructions, events = _alone(candidate, streams, under)
         else:
-            instructions, events = _served(bench, candidate, streams, under)
+            instructions, events = _served(bench, candidate, bench.paced(candidate, streams, CHUNKS), [streams], under)
     bench.results.add(candidate.name, {"streams": streams}, instructions=instructions / events, events=events)
+
+
+def _fanout(bench: Bench, candidate: Candidate, library: Path) -> None:
+    starter, follow = bench.followed(candidate, script(FANOUT_CHUNKS, FANOUT_HZ), FANOUT_CHUNKS)
+    connections = [[starter], *[[follow]] * (FOLLOWERS - 1)]
+    with _under_callgrind(library) as under:
+        instructions, events = _served(bench, candidate, connections, [1, FOLLOWERS], under)
+    bench.results.add(candidate.name, {"followers": FOLLOWERS}, instructions=instructions / events, events=events)
 
 
 class _Callgrind:
@@ -83,14 +98,16 @@ def _under_callgrind(library: Path) -> Iterator[_Callgrind]:
         yield _Callgrind(library, Path(folder))
 
 
-def _served(bench: Bench, candidate: Candidate, streams: int, under: _Callgrind) -> tuple[float, float]:
+def _served(
+    bench: Bench, candidate: Candidate, connections: list[Any], levels: list[int], under: _Callgrind
+) -> tuple[float, float]:
     command = [*under.command, "--instr-atstart=no"]
     with process.serving(candidate, under=command, more=under.environment, start_s=START_S) as server:
         result = bench.load(
             server,
-            bench.paced(candidate, streams, CHUNKS),
+            connections,
             action="ramp",
-            levels=[streams],
+            levels=levels,
             settle_s=SETTLE_S,
             window_s=0.1,
             late_s=float("inf"),

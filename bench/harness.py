@@ -189,7 +189,9 @@ class Bench:
 
 
 def per_event(result: dict[str, Any]) -> dict[str, float]:
-    """The figures that every measurement has."""
+    """The figures that every measurement has. Raises `MeasurementFailed` where nothing came."""
+    if not result["events"]:
+        raise MeasurementFailed("nothing came while it was counted")
     return {
         "events_per_s": result["events"] / result["wall_s"],
         "cpu_us": result["cpu_s"] / result["events"] * 1e6,

@@ -191,6 +191,7 @@ class Load:
         return {
             "wall_s": time.monotonic(),
             "cpu_s": sum(osinfo.cpu_s(pid) for pid in self.spec["pids"]),
+            "writes": sum(osinfo.writes(pid) for pid in self.spec["pids"]),
             "client_cpu_s": time.process_time(),
             "chars": self.chars,
             "frames": self.frames,

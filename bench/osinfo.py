@@ -57,6 +57,11 @@ def private_bytes(pids: list[int]) -> int:
     return total_kib * 1024
 
 
+def writes(pid: int) -> int:
+    """System calls by which the process has written, to sockets as well: `write` and `writev`, not `send`."""
+    return int(Path(f"/proc/{pid}/io").read_text().partition("syscw: ")[2].split()[0])
+
+
 def machine() -> dict[str, str]:
     """What the figures depend on."""
     cpu = next(

@@ -169,6 +169,7 @@ def fanout(figures: Figures, plots: Path) -> list[str]:
         "is one list and one future that all waiters share.",
         "",
         *by_agent(figures, "followers", "cpu_us", "µs of CPU per event and follower"),
+        *by_agent(figures, "followers", "writes", "system calls that write, per event and follower"),
         *plot(plots, "fanout", title, "followers", y, series, ordinal=True, log_y=True),
     ]
 
@@ -298,6 +299,8 @@ def elsewhere(figures: Figures, plots: Path) -> list[str]:
 def counts(figures: Figures, plots: Path) -> list[str]:
     rows = []
     for row in figures.rows:
+        if "streams" not in row["params"]:
+            continue
         candidate = BY_NAME[row["candidate"]]
         streams = row["params"]["streams"]
         above = None if candidate.alone else goals.net(figures, candidate.name, streams, "instructions")
@@ -312,6 +315,7 @@ def counts(figures: Figures, plots: Path) -> list[str]:
         "here. The kernel is not in it.",
         "",
         *table(["", "streams", "instructions per event", "without the agent's"], rows),
+        *by_agent(figures, "followers", "instructions", "one run, instructions per event and follower by followers"),
     ]
 
 

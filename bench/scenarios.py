@@ -194,7 +194,7 @@ def fanout(bench: Bench) -> None:
 
     def measure(candidate: Candidate) -> None:
         levels = [1, 100] if bench.quick else [1, 1000] if bench.round else [1, 100, 1000]
-        n = int(hz * (len(levels) * (settle_s + window_s) + 4))
+        n = int(hz * (len(levels) * (settle_s + window_s) + 10))
         starter, follow = bench.followed(candidate, script(n, hz), n)
         connections = [[starter], *[[follow]] * (levels[-1] - 1)]
         result = bench.load(
@@ -207,8 +207,8 @@ def fanout(bench: Bench) -> None:
             late_s=10,
         )
         for step in result["steps"]:
-            figures = per_event(step)
-            bench.results.add(candidate.name, {"followers": step["streams"]}, p99_ms=step["p99_s"] * 1e3, **figures)
+            figures = {**per_event(step), "writes": step["writes"] / step["events"], "p99_ms": step["p99_s"] * 1e3}
+            bench.results.add(candidate.name, {"followers": step["streams"]}, **figures)
 
     names = ["asgi", "gapless-memory"]
     if not bench.quick:

@@ -19,6 +19,7 @@ from gapless.http.session_stream import SessionDelivery, SessionStream
 from gapless.http.stream import Delivery, EventStream, Streams
 from gapless.protocols.ag_ui.wire import AGUIEncoder, SessionAGUIEncoder
 from gapless.runs.conversations import SessionPlace
+from gapless.runs.run import Run
 from gapless.wire import Cursor
 from tests.support.runs import until
 
@@ -27,6 +28,7 @@ SCREEN_LINES = 80
 WORDS = 5
 """Before the one that is looked at: by then its message is open and nobody is behind."""
 BURST_WORDS = 2_000
+FOLLOWERS = 10
 ALONE_WORDS = 50
 CALLS_IN_BURST_MAX = 3.3
 """Calls of Gapless's own code per word of a burst: `add`, `_text`, `append`; the rest is shared."""
@@ -98,6 +100,8 @@ class Socket:
         for _ in range(body.count(b"TEXT_MESSAGE_CONTENT")):
             self._sent.release()
 
+    write_chunk = write
+
 
 @pytest.fixture(params=["written at once", "sent"])
 def direct(request: pytest.FixtureRequest) -> bool:
@@ -106,10 +110,16 @@ def direct(request: pytest.FixtureRequest) -> bool:
 
 
 async def follow(
-    runner: Runner, sent: asyncio.Semaphore, direct: bool, monkeypatch: pytest.MonkeyPatch, *, of: str = "run"
+    runner: Runner,
+    sent: asyncio.Semaphore,
+    direct: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    of: str = "run",
+    run: Run | None = None,
 ) -> asyncio.Task[None]:
-    """Start a run with one follower, of it or of its session, which releases `sent` for each word that reaches its
-    socket."""
+    """Start a run, or take this one, with one follower, of it or of its session, which releases `sent` for each word
+    that reaches its socket."""
     socket = Socket(sent)
     if direct:
         monkeypatch.setattr("gapless.http.stream.writer_of", lambda send: socket)
@@ -121,7 +131,7 @@ async def follow(
     async def receive() -> Any:
         await asyncio.Event().wait()
 
-    run = await runner.start("x")
+    run = run or await runner.start("x")
     if of == "session":
         session_id, place = run.session_id, SessionPlace()
         whole = SessionDelivery(runner, Streams(), session_id, SessionAGUIEncoder, place, merge=True)
@@ -178,6 +188,34 @@ async def test_a_word_of_a_burst_costs_few_calls(store: str):
             await runner.readers.wait(run.id)
             counted.on = False
     assert counted.calls.total() / BURST_WORDS <= CALLS_IN_BURST_MAX, counted.calls.most_common(12)
+
+
+async def test_a_word_for_many_followers_is_made_once_and_takes_one_call_for_each(monkeypatch: pytest.MonkeyPatch):
+    gate, sent = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    async def agent(message: str) -> AsyncIterator[str]:
+        while True:
+            await gate.acquire()
+            yield "word "
+
+    with Counted() as counted:
+        async with Runner(agent) as runner:
+            run = await runner.start("x")
+            following = [await follow(runner, sent, True, monkeypatch, run=run) for _ in range(FOLLOWERS)]
+            for number in range(WORDS + ALONE_WORDS):
+                counted.on = number >= WORDS
+                gate.release()
+                for _ in following:
+                    await sent.acquire()
+                await asyncio.sleep(0.01)  # until nobody has anything else to do
+            counted.on = False
+            for one in following:
+                one.cancel()
+            await asyncio.wait(following)
+    assert counted.calls["Delivery._push"] == FOLLOWERS * ALONE_WORDS
+    assert counted.calls["Delivery._shared"] == ALONE_WORDS
+    calls = counted.calls.total() / ALONE_WORDS
+    assert calls - FOLLOWERS <= CALLS_ALONE_MAX["memory", True] + 5, counted.calls.most_common(12)
 
 
 @pytest.mark.parametrize("of", ["run", "session"])

@@ -127,3 +127,11 @@ def test_what_others_see_has_beside_it_what_they_see_of_nothing() -> None:
     found = goals.section(results(gaps=gaps(25, 30)))  # a busy machine says nothing of what was done
     assert "**not comparable**: others on the machine" in line_of(backup, found)
     assert not any("while the store is backed up: memory" in line for line in found)
+
+
+def test_a_missed_fan_out_says_how_often_each_writes() -> None:
+    load = {"followers": 1000}
+    rows = [row("gapless-memory", load, cpu_us=9, writes=1), row("asgi", load, cpu_us=10, writes=0.97)]
+    found = goals.section(results(fanout=rows))
+    assert "| × 0.90 | **missed** (1) |" in line_of("fan-out to 1,000 followers", found)
+    assert any("it writes 1.00 times for each event and follower, the floor 0.97" in line for line in found)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from starlette.types import Message, Send
 
-__all__ = ["Direct", "DirectWriter", "Handover", "TakenConnection", "writer_of"]
+__all__ = ["Direct", "DirectWriter", "Handover", "TakenConnection", "chunk_of", "writer_of"]
 
 _CYCLE = ("uvicorn.protocols.http.httptools_impl", "RequestResponseCycle")
 _PROTOCOL = ("uvicorn.protocols.http.httptools_impl", "HttpToolsProtocol")
@@ -30,20 +30,28 @@ class Direct(Protocol):
     def write(self, body: bytes) -> None:
         """Write one piece, which is not empty."""
 
+    def write_chunk(self, chunk: bytes, /) -> None:
+        """Write one piece as `chunk_of` has made it: once for all who are written the same."""
+
+
+def chunk_of(body: bytes) -> bytes:
+    """Return a piece of an answer as a chunk (RFC 9112, section 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(body), body)
+
 
 class DirectWriter:
     """Writes pieces of one chunked answer (RFC 9112, section 7.1) beside the server's own `send`."""
 
-    __slots__ = ("_cycle", "_flow", "_write")
+    __slots__ = ("_cycle", "_flow", "write_chunk")
 
     def __init__(self, cycle: Any) -> None:
-        self._cycle, self._flow, self._write = cycle, cycle.flow, cycle.transport.write
+        self._cycle, self._flow, self.write_chunk = cycle, cycle.flow, cycle.transport.write
 
     def is_ready(self) -> bool:
         return not (self._flow.write_paused or self._cycle.disconnected)
 
     def write(self, body: bytes) -> None:
-        self._write(b"%x\r\n%b\r\n" % (len(body), body))
+        self.write_chunk(b"%x\r\n%b\r\n" % (len(body), body))
 
     def take(self, on_lost: Callable[[], None]) -> TakenConnection | None:
         """Take the connection from the server, which then has nothing to do with it but to count it and to end it;
@@ -105,12 +113,12 @@ class TakenConnection(asyncio.Protocol):
         "_on_lost",
         "_paused",
         "_transport",
-        "_write",
         "ended",
+        "write_chunk",
     )
 
     def __init__(self, transport: Any, handover: Handover, on_lost: Callable[[], None], *, keeps_alive: bool) -> None:
-        self._transport, self._write = transport, transport.write
+        self._transport, self.write_chunk = transport, transport.write
         self._handover = handover
         self._on_lost = on_lost
         self._keeps_alive = keeps_alive
@@ -125,7 +133,7 @@ class TakenConnection(asyncio.Protocol):
         return not self._paused
 
     def write(self, body: bytes) -> None:
-        self._write(b"%x\r\n%b\r\n" % (len(body), body))
+        self.write_chunk(b"%x\r\n%b\r\n" % (len(body), body))
 
     async def send(self, message: Message) -> None:
         """Write a piece of the answer as ASGI's `send` does: the bytes are the same, and it waits for the client."""
@@ -135,11 +143,11 @@ class TakenConnection(asyncio.Protocol):
         if self._transport.is_closing():
             raise OSError("the client is gone")
         body = message["body"]
-        piece = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+        piece = chunk_of(body) if body else b""
         if message["more_body"]:
-            self._write(piece)
+            self.write_chunk(piece)
             return
-        self._write(piece + b"0\r\n\r\n")
+        self.write_chunk(piece + b"0\r\n\r\n")
         self.ended = True
         self._handover.state.total_requests += 1
         if self._keeps_alive:

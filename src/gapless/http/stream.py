@@ -26,7 +26,7 @@ from gapless.errors import CursorExpired, GaplessError, LimitReached
 from gapless.events import RunFinishedEvent, RunFinishedInterruptOutcome, decode_event
 from gapless.http.answers import answer_error
 from gapless.http.cursors import check_cursor
-from gapless.http.direct import Direct, DirectWriter, TakenConnection, writer_of
+from gapless.http.direct import Direct, DirectWriter, TakenConnection, chunk_of, writer_of
 from gapless.records import RunRecord
 from gapless.runs.readers import Follower, Journal, merge_deltas
 from gapless.runs.runner import Runner
@@ -353,8 +353,14 @@ class Delivery(OpenDelivery):
         if not direct.is_ready() or events[-1].startswith(_FINISHED):
             return False
         if self._stateless and self._journal.followers > 1:
-            group = self._shared(first_seq, events)
-        elif len(events) == 1:
+            of, kind, chunk = self._journal.encoded
+            if of is not events or kind is not type(self._encoder):
+                chunk = self._shared(first_seq, events)
+            if chunk:
+                self._sent = True
+                direct.write_chunk(chunk)
+            return True
+        if len(events) == 1:
             group = self._encoder.encode_one(first_seq, events[0])
         else:
             group = self._encode(self._carrier, first_seq, events, False, 0)
@@ -363,14 +369,12 @@ class Delivery(OpenDelivery):
             direct.write(group)
         return True
 
-    def _shared(self, first_seq: int, events: list[bytes]) -> Any:
+    def _shared(self, first_seq: int, events: list[bytes]) -> bytes:
         """Return one write for these events, which are being given to all who follow live: made once for each wire."""
-        journal = self._journal
-        of, kind, group = journal.encoded
-        if of is not events or kind is not type(self._encoder):
-            group = self._encode(self._carrier, first_seq, events, False, 0)
-            journal.encoded = events, type(self._encoder), group
-        return group
+        group = self._encode(self._carrier, first_seq, events, False, 0)
+        chunk = chunk_of(group) if group else b""
+        self._journal.encoded = events, type(self._encoder), chunk
+        return chunk
 
     async def _idle(self, carrier: Carrier) -> None:
         """Look at what there is to be done beside the events: somebody has asked for that, or it is time."""
