@@ -123,7 +123,13 @@ async def test_a_hand_over_is_a_step_and_the_conversation_goes_on_with_the_other
 
 
 async def test_an_agent_that_is_a_tool_says_its_result_alone_and_its_tokens_count():
-    helper = Agent(name="helper", model=openai_agents_model("helped"))
+    class Cached(OpenAIAgentsModel):
+        async def get_response(self, *args: Any, **kwargs: Any) -> Any:
+            response = await super().get_response(*args, **kwargs)
+            response.usage.input_tokens_details.cached_tokens = 1
+            return response
+
+    helper = Agent(name="helper", model=Cached(["helped"]))
     root = Agent(
         name="root",
         model=openai_agents_model(ToolCall("help", {"input": "me"}), "done"),
@@ -134,6 +140,7 @@ async def test_an_agent_that_is_a_tool_says_its_result_alone_and_its_tokens_coun
     assert of(events, ToolCallResultEvent)[0].content == "helped"
     usage = of(events, RunFinishedEvent)[-1].usage
     assert sum(one.output_tokens for one in usage) == 3
+    assert sum(one.cached_input_tokens or 0 for one in usage) == 1
 
 
 async def test_without_streaming_the_same_comes_in_one_piece():

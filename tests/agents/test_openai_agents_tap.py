@@ -145,6 +145,10 @@ AGENTS: dict[str, Callable[[], OpenAIAgent]] = {
         Agent(name="a", model="unknown", tools=[look]),
         RunConfig(tracing_disabled=True, model=openai_agents_model(*TALK)),
     ),
+    "a model for all, by name": lambda: adapted(
+        Agent(name="a", model=openai_agents_model("never."), tools=[look]),
+        RunConfig(tracing_disabled=True, model="one", model_provider=Named(one=openai_agents_model(*TALK))),
+    ),
     "a model by name": lambda: adapted(
         Agent(name="a", model="one", tools=[look]),
         RunConfig(tracing_disabled=True, model_provider=Named(one=openai_agents_model(*TALK))),

@@ -31,8 +31,9 @@ from gapless.agents import base
 from gapless.agents.approving import Decision, approval, ask, read_decision
 from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.client_tools import left_to_client, schema_of
+from gapless.agents.counting import rest_of
 from gapless.agents.failing import Failures, failure
-from gapless.agents.openai_agents_events import Translation
+from gapless.agents.openai_agents_events import Translation, usage_of
 from gapless.agents.openai_agents_items import input_of, turn_of
 from gapless.agents.openai_agents_tap import Hearing
 from gapless.agents.tool_choice import choice_of
@@ -54,7 +55,6 @@ from gapless.errors import (
 from gapless.events import (
     Interrupt,
     ResumeEntry,
-    TokenUsage,
 )
 from gapless.jsontext import decode_json
 
@@ -270,12 +270,8 @@ class OpenAIAgent(base.Agent):
             goes_on = isinstance(result.input, list) and result.input[: len(history)] == history
             items = result.to_input_list() if goes_on else result.to_input_list(mode="normalized")
             ctx.native = turn_of(ctx.run_id, items, len(history) if goes_on else None, translation.pending)
-        usage = result.context_wrapper.usage
-        rest_in = usage.input_tokens - sum(one.input_tokens or 0 for one in ctx.usage)
-        rest_out = usage.output_tokens - sum(one.output_tokens or 0 for one in ctx.usage)
-        if rest_in > 0 or rest_out > 0:  # of agents that were called as tools
-            rest_in, rest_out = max(rest_in, 0), max(rest_out, 0)
-            ctx.add_usage(TokenUsage(input_tokens=rest_in, output_tokens=rest_out, total_tokens=rest_in + rest_out))
+        if (others := rest_of(usage_of(result.context_wrapper.usage), ctx.usage)) is not None:
+            ctx.add_usage(others)  # of agents that were called as tools
         if not isinstance(result.final_output, str) and not translation.pending:
             ctx.result = plain(result.final_output)
         found += finish(translation.finish_reason)

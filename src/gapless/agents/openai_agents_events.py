@@ -8,7 +8,7 @@ from __future__ import annotations
 import mimetypes
 from typing import Any
 
-from agents import StreamEvent
+from agents import StreamEvent, Usage
 from agents.items import HandoffOutputItem, ToolCallOutputItem
 from openai.types import responses as r
 
@@ -17,7 +17,7 @@ from gapless.agents.values import json_of, plain
 from gapless.agents.writing import Said, WholeCall, file, result, with_files
 from gapless.events import ContentPart, StepFinishedEvent, StepStartedEvent, TokenUsage
 
-__all__ = ["Translation"]
+__all__ = ["Translation", "usage_of"]
 
 FAILED = "An error occurred while running the tool."
 """How the SDK begins what it tells the model of a tool that raised, unless the tool says something else."""
@@ -125,7 +125,7 @@ class Translation:
         incomplete = response.incomplete_details.reason if response.incomplete_details is not None else None
         self.finish_reason = incomplete or ("tool_calls" if self.pending else "stop")
         if response.usage is not None:
-            self._ctx.add_usage(_usage(response.usage, response.model))
+            self._ctx.add_usage(usage_of(response.usage, response.model))
         return out
 
     def _hosted(self, item: Any) -> list[AgentItem]:
@@ -194,7 +194,8 @@ def _parts(told: list[Any]) -> str | list[ContentPart] | None:
     return with_files("\n".join(texts), files)
 
 
-def _usage(usage: r.ResponseUsage, model: str | None) -> TokenUsage:
+def usage_of(usage: r.ResponseUsage | Usage, model: str | None = None) -> TokenUsage:
+    """Return what was used by one answer of the `model`, or by all of a run, as the SDK counts it."""
     inputs: Any = usage.input_tokens_details
     outputs: Any = usage.output_tokens_details
     return TokenUsage(

@@ -64,7 +64,7 @@ class Hearing:
         """What the SDK asks; None until it is known what the provider has given. What another model asks is not heard:
         that may look at each event."""
         self._model_of_all: Any = None
-        """The model of all agents, where the SDK's configuration has one."""
+        """The model of all agents, or its name, where the SDK's configuration has one."""
         self._given: Any = None
         """The newest event that the SDK was given."""
         self._told = asyncio.Event()
@@ -79,7 +79,8 @@ class Hearing:
         options["run_config"] = config = copy.copy(options["run_config"])
         config.model_provider = _Provider(config.model_provider)
         if isinstance(config.model, Model):
-            config.model = self._model_of_all = _Model.of(config.model)
+            config.model = _Model.of(config.model)
+        self._model_of_all = config.model
         token = _current.set(self)
         try:
             self._result = agents.Runner.run_streamed(agent, given, **options)
@@ -96,7 +97,8 @@ class Hearing:
 
     def asks(self, agent: Agent[Any], request: Any) -> None:
         """Note what the agent's model is asked next."""
-        self._request, chosen = request, self._model_of_all or agent.model
+        self._request = request
+        chosen = agent.model if self._model_of_all is None else self._model_of_all
         self._model = chosen if isinstance(chosen, Model) else None
 
     def end(self) -> None:
