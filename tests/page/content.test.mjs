@@ -69,3 +69,15 @@ for (const size of SIZES) {
     assert.equal(await page.locator("[data-testid=tool] [data-testid=tool-arguments] ~ [data-testid=show-all]").first().isVisible(), false);
   });
 }
+
+test("page: an answer of a hundred thousand characters comes to its end in slices, and the page stays there", async () => {
+  server.script = () => textScript(`${"- so **many** words\n".repeat(5000)}\nThe end`, "m");
+  const page = await open();
+  await ask(page, "Show");
+  await page.waitForFunction(() => document.querySelector(".answer")?.lastElementChild?.lastElementChild?.textContent === "The end");
+  await turnIs(page, "finished");
+  await page.waitForFunction(() => {
+    const { scrollHeight, scrollTop, clientHeight } = document.getElementById("scroll");
+    return scrollHeight - scrollTop - clientHeight < 2;
+  });
+});

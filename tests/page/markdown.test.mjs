@@ -92,7 +92,10 @@ const CASES = {
   "a formula left open": ["$$\na\n\nb $x", "<p>$$\na</p><p>b $x</p>"],
   "code left open": ["```js\na", CODE("js", "a\n")],
   "code of many lines": [`\`\`\`\n${"x\n".repeat(65)}\`\`\``, CODE("text", "x\n".repeat(64), "x\n")],
-  tables: ["| a | *b* | c |\n|:-|-:|:-:|\n| 1 | 2 \\| 3 |\n| `x` | y | z | w |\n\nafter", '<div class="table"><table><tr><th class="left">a</th><th class="right"><em>b</em></th><th class="center">c</th></tr><tr><td class="left">1</td><td class="right">2 | 3</td><td class="center"></td></tr><tr><td class="left"><code>x</code></td><td class="right">y</td><td class="center">z</td><td>w</td></tr></table></div><p>after</p>'],
+  tables: ["| a | *b* | c |\n|:-|-:|:-:|\n| 1 | 2 \\| 3 |\n| `x` | y | z | w |\n\nafter", '<div class="table"><table><tr><th class="left">a</th><th class="right"><em>b</em></th><th class="center">c</th></tr><tr><td class="left">1</td><td class="right">2 | 3</td></tr><tr><td class="left"><code>x</code></td><td class="right">y</td><td class="center">z</td><td>w</td></tr></table></div><p>after</p>'],
+  "rows that lack cells": ["|a|b|c|\n|-|-|-|\n|1|\n|\n", '<div class="table"><table><tr><th>a</th><th>b</th><th>c</th></tr><tr><td>1</td></tr><tr><td></td></tr></table></div>'],
+  "a table of too many rows": [`|a|${"b|".repeat(99)}\n|${"-|".repeat(100)}\n${"|\n".repeat(201)}`, `<div class="table"><table><tr><th>a</th>${"<th>b</th>".repeat(99)}</tr>${"<tr><td></td></tr>".repeat(199)}</table></div><p>|\n|</p>`],
+  "a row of too many cells": [`|a|\n|-|\n${"|b".repeat(102)}|`, `<div class="table"><table><tr><th>a</th></tr><tr>${"<td>b</td>".repeat(99)}<td>b|b|b</td></tr></table></div>`],
   "a table under a line of text": ["text\na | b\n--|--\n1 | 2\nno row", '<p>text</p><div class="table"><table><tr><th>a</th><th>b</th></tr><tr><td>1</td><td>2</td></tr></table></div><p>no row</p>'],
   "pipes that are no table": ["| a |\n| b | c |", "<p>| a |\n| b | c |</p>"],
   "Windows line ends": ["a\r\n\r\nb\r\n", "<p>a</p><p>b</p>"],
@@ -135,6 +138,25 @@ test("markdown: random texts in random pieces end as the whole", async () => {
     return null;
   }, ["a", "b ", " ", "word ", "longer words here ", "\n", "\n", "\n\n", "*", "**", "_", "~~", "`", "``", "```\n", "```py\n", "[", "]", "(", ")", "](https://e.org)", "https://e.org/x", "<", ">", "> ", "- ", "  - ", "1. ", "    ", "# ", "---", "|", "| a | b |\n", "|--|--|\n", "\\", "  \n", "&amp;", "!", "é", "🙂", "\t", "~~~\n", ":", "| -- | :-: |", "so many words ".repeat(20), `${"x".repeat(255)}  \n`, "[a](https://e.org '", "')", "$", "$$", "$$\n", "\\(", "\\)", "\\[", "\\]", "[ ] ", "[x] "]);
   assert.equal(failure, null);
+});
+
+test("markdown: a long text in slices, and a long paragraph in pieces, end as the whole", async () => {
+  const long = "**so many [words](https://e.org) with *a* `b` ".repeat(700);
+  const found = await page.evaluate(async ([texts, long]) => {
+    const { MarkdownStream } = await import("./static/markdown.js");
+    const node = document.createElement("div");
+    const stream = new MarkdownStream(node, { sliceMs: 0 });
+    const text = [...texts, long, ...texts].join("\n\n");
+    stream.append(text);
+    const behind = [stream.behind];
+    stream.end();
+    behind.push(stream.behind);
+    while (stream.behind) stream.goOn();
+    node.normalize();
+    const open = whole(`${"[a *b ".repeat(3000)}c*](https://e.org)`);
+    return { behind, sliced: node.innerHTML === whole(text).innerHTML, inPieces: pieces(long, [997, 3]).innerHTML === whole(long).innerHTML, open: open.querySelectorAll("em").length };
+  }, [Object.values(CASES).map(([text]) => text), long]);
+  assert.deepEqual(found, { behind: [true, true], sliced: true, inPieces: true, open: 1 });
 });
 
 test("markdown: nothing in the text becomes a script, a handler or another scheme", async () => {
@@ -181,7 +203,7 @@ test("markdown: texts made to be slow are not", { timeout: 100_000 }, async () =
   // Each would take minutes with a quadratic algorithm; the test's own timeout is the judge.
   const n = 50_000;
   const texts = ["*a ", "**a *b ", "a**b", "[", "![", "[a](", "](", "`", "` `` ``` ", "_a_ ", "<", "&", "\\", " ", "\t", "|", "| ", "> ", "- ", "#", "~~a ", "http://", "http://a.", "*_", "a\n", "|a|\n", "((", "[a](b", "[a](b \"", "1. ", "$", "$a ", "$$\n", "\\(", "\\[\n", "- [ ] "].map((it) => it.repeat(Math.floor(n / it.length)));
-  for (const text of [...texts, `[${"(".repeat(n)}`, `http://${".".repeat(n)}a`, `# a${" ".repeat(n)}b`, `a${" ".repeat(n)}\nb`, `a|b\n${"- ".repeat(n)}`, "*a_ ".repeat(5 * n), "*a **b ".repeat(n) + "c** d*".repeat(n)]) {
+  for (const text of [...texts, `[${"(".repeat(n)}`, `http://${".".repeat(n)}a`, `# a${" ".repeat(n)}b`, `a${" ".repeat(n)}\nb`, `a|b\n${"- ".repeat(n)}`, `|${"a|".repeat(900)}\n|${"-|".repeat(900)}\n${"|\n".repeat(n / 2)}`, "*a_ ".repeat(5 * n), "*a **b ".repeat(n) + "c** d*".repeat(n)]) {
     const chars = await page.evaluate((it) => whole(it).textContent.length, text);
     assert.ok(chars >= 0);
   }

@@ -1,11 +1,13 @@
 /**
  * Ten tabs, in two browsers, on one conversation of a real server, behind a network that cuts every stream again and again:
- * any of them asks, some at once. Prints what each shows in the end. `node ten_tabs.mjs URL SEED QUESTIONS CUTS`
+ * any of them asks, some at once. Prints what each shows in the end. `node ten_tabs.mjs URL SEED QUESTIONS CUTS SIZE`
  */
 import net from "node:net";
 import { launch } from "./browser.mjs";
 
-const [upstream, seed, questions, cutsMax] = [process.argv[2], ...process.argv.slice(3).map(Number)];
+const upstream = process.argv[2];
+const [seed, questions, cutsMax] = process.argv.slice(3, 6).map(Number);
+const SIZE = { desk: {}, phone: { viewport: { width: 390, height: 780 }, isMobile: true, hasTouch: true } }[process.argv[6]];
 const WAIT_MS = 120_000;
 const CUT_BYTES = [400, 4000];
 
@@ -44,7 +46,7 @@ const browser = await launch();
 const problems = [];
 const pages = [];
 for (const _ of ["one", "another"]) {
-  const context = await browser.newContext();
+  const context = await browser.newContext(SIZE);
   await context.addInitScript(() => (Math.random = () => 0)); // who was cut off comes back at once
   for (let tab = 0; tab < 5; tab += 1) {
     const page = await context.newPage();

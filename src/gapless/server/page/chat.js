@@ -62,11 +62,13 @@ function draw(turn) {
 
 function drawNow() {
   drawing = false;
-  for (const turn of dirty) {
-    turn.shown.update(turn.view, turn.changed);
-    turn.changed.clear();
-  }
+  const turns = [...dirty];
   dirty.clear();
+  for (const turn of turns) {
+    const behind = turn.shown.update(turn.view, turn.changed);
+    turn.changed = new Set(behind);
+    if (behind.length > 0) draw(turn);
+  }
   if (sticking) scrollToEnd();
   showBusy();
 }

@@ -9,8 +9,12 @@ import { unescapeText } from "./markdown-inline.js";
 
 /** Containers (quotes, lists, items) open inside one another; deeper markers are text. */
 const BLOCK_DEPTH_MAX = 40;
-/** A longer line is no table's delimiter row. */
+/** A longer line is no table's delimiter row, */
 const DELIMITER_ROW_CHARS_MAX = 2000;
+/** and a table has no more columns: what is behind stands in the last. The browser makes a place for each in each row. */
+const COLUMNS_MAX = 100;
+/** Rows times columns of a table; what comes behind is text. Fifty thousand rows of two characters took half a minute. */
+const PLACES_MAX = 20_000;
 
 /** The blocks of a text that grows. Whoever shows them says with `settle()` that all of them are shown. */
 export class BlockTree {
@@ -60,6 +64,7 @@ export class BlockTree {
       blocks: this.#stack.map((block) => ({
         text: block.text,
         closed: block.closed,
+        columns: block.columns,
         length: block.children?.length,
         last: block.children?.at(-1),
       })),
@@ -69,10 +74,11 @@ export class BlockTree {
   #rollBack() {
     if (this.#undo === null) return;
     this.#stack = this.#undo.stack;
-    this.#undo.blocks.forEach(({ text, closed, length, last }, index) => {
+    this.#undo.blocks.forEach(({ text, closed, columns, length, last }, index) => {
       const block = this.#stack[index];
       block.text = text;
       block.closed = closed;
+      block.columns = columns;
       if (length !== undefined) {
         block.children.length = length;
         if (length > 0) block.children[length - 1] = last;
@@ -168,10 +174,7 @@ export class BlockTree {
 
     const text = rest.trimStart();
     const open = stack.at(-1);
-    if (!fresh && open.type === "table" && stack[matched] === open && text.includes("|")) {
-      open.children.push({ type: "row", cells: splitRow(text) });
-      return;
-    }
+    if (!fresh && open.type === "table" && stack[matched] === open && text.includes("|") && this.#addRow(open, text)) return;
     if (!fresh && open.type === "para") {
       // Also when the markers of its containers are missing: a paragraph goes on lazily.
       if (!(stack[matched] === open && this.#startTable(open, text))) open.text += `\n${text}`;
@@ -186,6 +189,16 @@ export class BlockTree {
     this.#stack.push(block);
   }
 
+  /** Returns false where the table has as many rows as it may. */
+  #addRow(table, text) {
+    const cells = splitRow(text);
+    const columns = Math.max(table.columns, cells.length);
+    if (columns * (table.children.length + 1) > PLACES_MAX) return false;
+    table.columns = columns;
+    table.children.push({ type: "row", cells });
+    return true;
+  }
+
   /** A delimiter row under the last line of a paragraph makes that line a table's head. */
   #startTable(para, text) {
     if (text.length > DELIMITER_ROW_CHARS_MAX || !text.includes("|")) return false;
@@ -198,7 +211,7 @@ export class BlockTree {
     const depth = this.#stack.length - 1;
     if (cut === -1) this.#stack[depth - 1].children.pop();
     else para.text = para.text.slice(0, cut);
-    this.#open(depth, { type: "table", aligns, children: [{ type: "row", head: true, cells }], synced: 0 });
+    this.#open(depth, { type: "table", aligns, columns: aligns.length, children: [{ type: "row", head: true, cells }], synced: 0 });
     return true;
   }
 }
@@ -269,7 +282,7 @@ function splitRow(line) {
   if (/(?:^|[^\\])(?:\\\\)*\|$/.test(row)) row = row.slice(0, -1);
   const cells = [""];
   for (const piece of row.match(/\\[^]|\||[^\\|]+|\\/g) ?? []) {
-    if (piece === "|") cells.push("");
+    if (piece === "|" && cells.length < COLUMNS_MAX) cells.push("");
     else cells[cells.length - 1] += piece === "\\|" ? "|" : piece;
   }
   return cells.map((cell) => cell.trim());

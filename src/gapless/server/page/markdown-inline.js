@@ -13,6 +13,7 @@ const SETTLE_CHARS = 256;
 /** A longer formula in a line is text. */
 const FORMULA_CHARS_MAX = 1000;
 
+const SPACE = /[ \n]/;
 const PUNCTUATION = /[\p{P}\p{S}]/u;
 const ESCAPABLE = /[!-/:-@[-`{-~]/;
 const SPECIAL = /[\\`*_~[\]!<&\n$]|https?:\/\//g;
@@ -42,7 +43,19 @@ export function parseInline(text, before, streaming) {
     tokens.push(token);
   };
 
+  const mark = (at) => {
+    lastMark = at;
+    push({ mark: at });
+  };
+
+  /** As within plain text, at the start of a line, or of a word that begins with a marker. */
+  const markStart = () => {
+    const start = pos - lastMark >= SETTLE_CHARS && SPACE.test(text[pos - 1]) && !SPACE.test(text[pos]);
+    if (start && settling && brackets.length === 0) mark(pos);
+  };
+
   while (pos < text.length) {
+    markStart();
     SPECIAL.lastIndex = pos;
     const found = SPECIAL.exec(text);
     const end = found ? found.index : text.length;
@@ -53,12 +66,10 @@ export function parseInline(text, before, streaming) {
       const cut = space === -1 ? end : from + space + 1;
       plain += text.slice(pos, cut);
       pos = cut;
-      if (cut < end && text[cut] !== " ") {
-        lastMark = cut;
-        push({ mark: cut });
-      }
+      if (cut < end && text[cut] !== " ") mark(cut);
     }
     if (!found) break;
+    markStart();
     const char = text[pos];
     const formula = char === "$" || char === "\\" ? formulaAt(text, pos) : null;
     if (formula?.open) settling = false;
@@ -81,8 +92,8 @@ export function parseInline(text, before, streaming) {
         }
         break;
       case "\n": {
-        const spaces = trailingSpaces(plain);
-        plain = plain.slice(0, plain.length - spaces);
+        const spaces = spacesBefore(text, pos);
+        if (spaces > 0) plain = plain.slice(0, -spaces);
         if (spaces >= 2) push({ tag: "br", attrs: {}, children: [] });
         else plain += "\n";
         pos += 1;
@@ -202,10 +213,10 @@ export function parseInline(text, before, streaming) {
   }
 }
 
-function trailingSpaces(text) {
-  let start = text.length;
+function spacesBefore(text, pos) {
+  let start = pos;
   while (text[start - 1] === " ") start -= 1;
-  return text.length - start;
+  return pos - start;
 }
 
 function runLength(text, pos, char) {

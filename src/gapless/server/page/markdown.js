@@ -15,7 +15,8 @@
  *
  * Three modules: `markdown-blocks.js` makes lines into blocks, `markdown-inline.js` text into inline nodes, and this one
  * shows both as DOM nodes. Only the blocks that are still open are compared with the DOM, and of a long open paragraph
- * only the part that more text can still change.
+ * only the part that more text can still change. With `sliceMs`, `append` and `end` return after about that time, and
+ * `goOn` takes what is left.
  *
  * Why by hand, measured with the cases of `tests/page/markdown.test.mjs`: `streaming-markdown` 0.2.15
  * lets links to `javascript:` and `data:` through, loads images, makes emphasis of `snake_case_name`, decodes no
@@ -29,36 +30,71 @@ import { formulaNode, parseInline } from "./markdown-inline.js";
 
 /** Lines of code per element: the browser lays out each element anew when its text grows. */
 const CODE_CHUNK_LINES = 64;
+/** Characters that are taken before the clock is looked at: the dearest (a cell each) take some ten milliseconds. */
+const SLICE_CHARS = 2000;
+const SLICE_MS_MAX = 40;
+/** A longer paragraph is read in parts, over whose ends no marker reaches: a hundred thousand brackets that are open would
+ * be read anew with each word, for 40 ms each time. */
+const PART_CHARS = 8192;
 
 export class MarkdownStream {
   #element;
   #tree = new BlockTree();
   #states = new WeakMap(); // DOM node → what it shows
   #ended = false;
+  #complete = false;
+  #waiting = ""; // what is not taken yet
+  #workedAt = Infinity; // when it has last worked
   #onFormula;
+  #sliceMs;
 
   /**
    * Renders into `element`, whose children belong to the renderer from then on. `onFormula(node)` is told of each element
-   * that shows a formula as it was written, with its LaTeX in `data-tex`, and may put something else in it.
+   * that shows a formula as it was written, with its LaTeX in `data-tex`, and may put something else in it. `sliceMs` is
+   * how long it may work at once, longer where what it shows takes the browser longer to lay out; what it was given in
+   * vain until then is `behind`.
    */
-  constructor(element, { onFormula = () => {} } = {}) {
+  constructor(element, { onFormula = () => {}, sliceMs = Infinity } = {}) {
     this.#element = element;
     this.#onFormula = onFormula;
+    this.#sliceMs = sliceMs;
+  }
+
+  /** Whether there is more to show, by `goOn()`. */
+  get behind() {
+    return this.#waiting !== "";
   }
 
   /** Takes the next piece of text. */
   append(text) {
     if (this.#ended) throw new Error("append() after end()");
-    this.#tree.append(text);
-    this.#sync();
+    this.#waiting += text;
+    this.goOn();
   }
 
   /** Says that the text is complete: what was held back or shown on trial gets its final form. */
   end() {
     if (this.#ended) return;
     this.#ended = true;
-    this.#tree.end();
-    this.#sync();
+    this.goOn();
+  }
+
+  /** Takes what waits, for as long as it may work at once. */
+  goOn() {
+    const now = performance.now();
+    // Each look lays a long list or table out anew: with few words for each, that would be most of the time.
+    const until = now + Math.max(this.#sliceMs, Math.min(now - this.#workedAt, SLICE_MS_MAX));
+    const size = Number.isFinite(this.#sliceMs) ? SLICE_CHARS : Infinity;
+    do {
+      if (this.#waiting !== "") this.#tree.append(this.#waiting.slice(0, size));
+      this.#waiting = this.#waiting.slice(size);
+      if (this.#ended && !this.#complete && !this.behind) {
+        this.#complete = true;
+        this.#tree.end();
+      }
+      this.#sync();
+    } while (this.behind && performance.now() < until);
+    this.#workedAt = performance.now();
   }
 
   #sync() {
@@ -129,22 +165,29 @@ export class MarkdownStream {
     text = text.trimEnd();
     let state = this.#states.get(node);
     if (state?.text === text && state.streaming === streaming) return;
-    if (!state || !text.startsWith(state.settled)) state = { settled: "", count: 0 };
-    const { nodes, safe } = parseInline(text.slice(state.settled.length), state.settled === "" ? "\n" : " ", streaming);
-    patch(node, state.count, nodes, this.#onFormula);
-    if (safe !== null) {
-      state.count += safe.count;
-      state.settled = text.slice(0, state.settled.length + safe.pos);
+    // `settled` is what no further text changes, `part` where the part begins that is read, `count` the nodes before.
+    if (!state || !text.startsWith(state.settled)) state = { settled: "", part: 0, count: 0 };
+    for (let end = -1; end !== text.length; ) {
+      end = partEnd(text, state.part);
+      const last = end === text.length;
+      const from = state.settled.length;
+      const { nodes, safe } = parseInline(text.slice(from, end), text[from - 1] ?? "\n", streaming && last);
+      patch(node, state.count, nodes, this.#onFormula);
+      const settled = last ? safe : { pos: end - from, count: nodes.length };
+      if (settled !== null) {
+        state.count += settled.count;
+        state.settled = text.slice(0, from + settled.pos);
+      }
+      if (!last) state.part = end;
     }
     this.#states.set(node, { ...state, text, streaming });
   }
 
   #renderRow(block, node, aligns) {
-    const columns = Math.max(aligns.length, block.cells.length);
-    const cells = Array.from({ length: columns }, (_, index) => ({
+    const cells = block.cells.map((cell, index) => ({
       tag: block.head ? "th" : "td",
       attrs: aligns[index] ? { class: aligns[index] } : {},
-      children: parseInline(block.cells[index] ?? "", "\n", false).nodes,
+      children: parseInline(cell, "\n", false).nodes,
     }));
     patch(node, 0, cells, this.#onFormula);
   }
@@ -201,6 +244,16 @@ function colour(code, text, info) {
     }
   }
   code.replaceChildren(...chunks);
+}
+
+/** Where the part that begins here ends: between two words if it can, and never within a character. */
+function partEnd(text, part) {
+  const most = part + PART_CHARS;
+  if (text.length <= most) return text.length;
+  const space = text.lastIndexOf(" ", most - 1);
+  if (space > most - PART_CHARS / 2) return space + 1;
+  const code = text.charCodeAt(most - 1);
+  return code >= 0xd800 && code <= 0xdbff ? most - 1 : most;
 }
 
 /** Renders a whole text into an element. */

@@ -12,6 +12,8 @@ import { MarkdownStream } from "./markdown.js";
 import { messageNode, textIn, withText } from "./message.js";
 import { Questions } from "./questions.js";
 
+/** How long a frame may read Markdown: what is left of it is for layout. A long text goes on in the next one. */
+const SLICE_MS = 8;
 /** More lines, or characters, of a tool's arguments or result are folded, */
 const FOLD_LINES = 15;
 const FOLD_CHARS = 1500;
@@ -85,7 +87,10 @@ export class TurnView {
     form.begin();
   }
 
-  /** Brings the DOM up to date with a view. `changed` are the items that changed since the last call. */
+  /**
+   * Brings the DOM up to date with a view. `changed` are the items that changed since the last call. Returns those of which
+   * there is more to show than one frame can take.
+   */
   update(view, changed) {
     for (const key of view.takenBack) this.#takeBack(key, view.byKey.get(key));
     view.takenBack.clear();
@@ -109,6 +114,7 @@ export class TurnView {
     }
     const waiting = view.status === "queued" || (view.status === "running" && !view.items.some((item) => item.open));
     this.node.classList.toggle("thinking", waiting);
+    return view.items.filter((item) => this.#items.get(item.key)?.behind);
   }
 
   /** Removes what shows an item, or shows in its place the one that took it. */
@@ -173,12 +179,17 @@ class ShowText {
 
   constructor() {
     this.node = el("div", { class: "text md", "data-testid": "text" });
-    this.#markdown = new MarkdownStream(this.node, { onFormula: setFormula });
+    this.#markdown = new MarkdownStream(this.node, { onFormula: setFormula, sliceMs: SLICE_MS });
+  }
+
+  get behind() {
+    return this.#markdown.behind;
   }
 
   update(item) {
     const text = this.#chunks.take(item);
     if (text !== "" && !this.#done) this.#markdown.append(text);
+    else if (this.behind) this.#markdown.goOn();
     if (!item.open && !this.#done) {
       this.#done = true;
       this.#markdown.end();
