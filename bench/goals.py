@@ -18,6 +18,7 @@ from bench.scenarios import LIKE_WITH_LIKE_STREAMS
 SHARE_MIN = 0.03
 """A smaller part of the CPU is left out of a sentence; the table has all."""
 FLOOR = "the floor"
+A_RUN = "a run's"
 GAP_MS_MAX = 20
 
 
@@ -251,7 +252,15 @@ def fanout(results: dict[str, Any]) -> list[Goal]:
             FLOOR,
             beside={FLOOR: figures.median("asgi", "cpu_us", followers=followers)},
             why=why,
-        )
+        ),
+        Goal(
+            f"the same, of a session's stream to {followers:,} followers",
+            1.1,
+            "µs",
+            figures.median("gapless-memory", "session_cpu_us", followers=followers),
+            A_RUN,
+            beside={A_RUN: figures.median("gapless-memory", "cpu_us", followers=followers)},
+        ),
     ]
 
 

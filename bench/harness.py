@@ -183,6 +183,12 @@ class Bench:
         starter = self._asking(protocol, run_id, message, n)
         return starter, {"send": protocols.get(path), "chars": starter["chars"]}
 
+    def followed_session(self, message: str, n: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A request that starts a run of n chunks in a session of Gapless, and one that follows the session."""
+        key = self.key()
+        starter = self._asking("gapless", key, message, n, session=key)
+        return starter, {"send": protocols.get(f"/sessions/{key}/events"), "chars": starter["chars"]}
+
     def paced(self, candidate: Candidate, streams: int, n: int, hz: float = HZ) -> list[list[dict[str, Any]]]:
         """One connection and one paced run for each stream, their phases spread evenly."""
         return [[self.request(candidate, script(n, hz, i * GOLDEN % 1), n)] for i in range(streams)]

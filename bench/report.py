@@ -170,6 +170,7 @@ def fanout(figures: Figures, plots: Path) -> list[str]:
         "",
         *by_agent(figures, "followers", "cpu_us", "µs of CPU per event and follower"),
         *by_agent(figures, "followers", "writes", "system calls that write, per event and follower"),
+        *by_agent(figures, "followers", "session_cpu_us", "followers of the session that it is in, the same"),
         *plot(plots, "fanout", title, "followers", y, series, ordinal=True, log_y=True),
     ]
 

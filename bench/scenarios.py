@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import http.client
 import json
 import os
@@ -189,26 +190,25 @@ def first_event(bench: Bench) -> None:
 
 
 def fanout(bench: Bench) -> None:
-    """One run, many followers: CPU per event and follower."""
+    """One run, many followers, of it or of its session: CPU per event and follower."""
     hz, settle_s, window_s = 20.0, 0.3, 1.2
+    levels = [1, 100] if bench.quick else [1, 100, 1000]
+
+    def follow(candidate: Candidate, levels: list[int], *, session: bool = False) -> list[dict[str, Any]]:
+        n = int(hz * (len(levels) * (settle_s + window_s) + 10))
+        followed = bench.followed_session if session else functools.partial(bench.followed, candidate)
+        starter, following = followed(script(n, hz), n)
+        connections = [[starter], *[[following]] * (levels[-1] - 1)]
+        timing = {"settle_s": settle_s, "window_s": window_s, "late_s": 10}
+        return list(bench.load(bench.server(candidate), connections, action="ramp", levels=levels, **timing)["steps"])
 
     def measure(candidate: Candidate) -> None:
-        levels = [1, 100] if bench.quick else [1, 1000] if bench.round else [1, 100, 1000]
-        n = int(hz * (len(levels) * (settle_s + window_s) + 10))
-        starter, follow = bench.followed(candidate, script(n, hz), n)
-        connections = [[starter], *[[follow]] * (levels[-1] - 1)]
-        result = bench.load(
-            bench.server(candidate),
-            connections,
-            action="ramp",
-            levels=levels,
-            settle_s=settle_s,
-            window_s=window_s,
-            late_s=10,
-        )
-        for step in result["steps"]:
+        for step in follow(candidate, [1, levels[-1]] if bench.round else levels):
             figures = {**per_event(step), "writes": step["writes"] / step["events"], "p99_ms": step["p99_s"] * 1e3}
             bench.results.add(candidate.name, {"followers": step["streams"]}, **figures)
+        if candidate.name == "gapless-memory":
+            step = follow(candidate, [1, levels[-1]], session=True)[-1]
+            bench.results.add(candidate.name, {"followers": step["streams"]}, session_cpu_us=per_event(step)["cpu_us"])
 
     names = ["asgi", "gapless-memory"]
     if not bench.quick:
