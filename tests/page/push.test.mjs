@@ -14,11 +14,13 @@ const KEY = "BIUK4t9a_za7RUGfmqLGCrT22CE5atB46pug3Rp6aMyVeSas4rEhIdM4DkOSjCqSAlo
 function stub({ permission, answer }) {
   const state = (window.stub = { permission: localStorage.getItem("stub.permission") ?? permission, asked: 0 });
   Object.defineProperty(Notification, "permission", { get: () => state.permission });
-  Notification.requestPermission = async () => {
-    state.asked += 1;
-    state.permission = answer;
-    localStorage.setItem("stub.permission", answer);
-    return answer;
+  const allowed = () => {
+    if (state.permission === "default") {
+      state.asked += 1;
+      state.permission = answer;
+      localStorage.setItem("stub.permission", answer);
+    }
+    return state.permission === "granted";
   };
   const kept = () => {
     const one = JSON.parse(localStorage.getItem("stub.subscription"));
@@ -26,6 +28,7 @@ function stub({ permission, answer }) {
   };
   PushManager.prototype.getSubscription = async () => kept();
   PushManager.prototype.subscribe = async ({ applicationServerKey: key, userVisibleOnly }) => {
+    if (!allowed()) throw new DOMException("permission denied", "NotAllowedError");
     if (!userVisibleOnly) throw new TypeError("browsers want that");
     if (kept() && kept().key !== key) throw new DOMException("another key", "InvalidStateError");
     const serial = Number(localStorage.getItem("stub.serial") ?? 0) + (kept() ? 0 : 1);
@@ -137,6 +140,17 @@ atBoth("bell: says why it cannot be rung", async (size) => {
   assert.match(await other.locator("#alert").innerText(), /need https/);
 });
 
+test("bell: a question that is left without an answer is asked again", async () => {
+  const page = await openPage({ answer: "default" });
+  await bellIs(page, "off");
+  for (const asked of [1, 2]) {
+    await page.click("[data-testid=bell]");
+    await page.waitForFunction((it) => window.stub.asked === it, asked);
+  }
+  await bellIs(page, "off");
+  assert.equal(await page.locator("#alert").isVisible(), false);
+});
+
 test("bell: what the server refuses, or a push service that is away, is said, and it stays off", async () => {
   const page = await openPage();
   server.intercept = (request, response, url) => {
@@ -192,12 +206,40 @@ test("push: what comes is shown, unless a page that is seen shows that conversat
   await ask(page, "Hi");
   await turnIs(page, "finished");
   const here = await sessionOf(page);
-  const other = { title: "Trains", body: "Waits for your answer", tag: "n1", timestamp: 1, data: { session: "elsewhere" } };
+  const other = { title: "Trains", body: "Waits for your answer", tag: "n1", timestamp: 1, silent: false, data: { session: "elsewhere" } };
   assert.deepEqual(await push(page, worker, { status: "waiting" }), [other]);
   assert.equal((await push(page, worker, { session_id: here })).length, 1, "it is seen");
   await hide(page);
   const [, failed] = await push(page, worker, { id: "n2", session_id: here, status: "failed", title: "" });
   assert.deepEqual([failed.title, failed.body, failed.tag], ["A conversation", "Failed", "n2"]);
+});
+
+test("push: where each message must be shown, it is, and is taken back when it is seen", async () => {
+  const page = await openPage();
+  await ring(page);
+  const worker = await workerOf(page);
+  await ask(page, "Hi");
+  await turnIs(page, "finished");
+  await worker.evaluate(() => {
+    PushManager.prototype.getSubscription = async () => ({ endpoint: "https://web.push.apple.com/x" });
+    registration.getNotifications = async ({ tag }) => [{ close: () => opened.push(`${tag} is closed`) }];
+  });
+  const [shown] = await push(page, worker, { session_id: await sessionOf(page) });
+  assert.equal(shown.silent, true);
+  assert.deepEqual(await worker.evaluate(() => opened), ["n1 is closed"]);
+});
+
+test("push: what was shown of a conversation is taken back once that is seen", async () => {
+  const page = await openPage();
+  await page.evaluate(() => {
+    window.takenBack = [];
+    const one = (session) => ({ data: { session }, close: () => window.takenBack.push(session) });
+    ServiceWorkerRegistration.prototype.getNotifications = async () => [one("s1"), one("s2")];
+  });
+  await ask(page, "Hi");
+  await turnIs(page, "finished");
+  const session = await sessionOf(page);
+  await page.waitForFunction((it) => window.takenBack.length > 0 && window.takenBack.every((one) => one === it), session);
 });
 
 test("push: a click leads to the page that shows it, to one that can, or to a new one", async () => {

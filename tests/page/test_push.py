@@ -15,8 +15,10 @@ from tests.support.push_service import PushService, push_config
 STUB = """(subscription) => {
   let permission = "default";
   Object.defineProperty(Notification, "permission", { get: () => permission });
-  Notification.requestPermission = async () => (permission = "granted");
-  PushManager.prototype.subscribe = async () => ({ toJSON: () => subscription });
+  PushManager.prototype.subscribe = async () => {
+    permission = "granted";
+    return subscription;
+  };
 }"""
 """The tests' Chromium has no push service, and no place for notifications."""
 

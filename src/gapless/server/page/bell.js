@@ -20,11 +20,15 @@ const REASONS = {
 };
 const TEXTS = { on: "Notifications are on", off: "Notifications are off", ...REASONS };
 
+/** Whether this is a browser in which it can be, whatever its user allows. */
+const possible = isSecureContext && "serviceWorker" in navigator && "PushManager" in window && "Notification" in window;
+const root = document.documentElement;
+
+let registered; // a promise of the worker's registration
 let working = false;
 
 function stateNow() {
-  if (!isSecureContext) return "insecure";
-  if (!("serviceWorker" in navigator && "PushManager" in window && "Notification" in window)) return "unsupported";
+  if (!possible) return isSecureContext ? "unsupported" : "insecure";
   if (Notification.permission === "denied") return "denied";
   return Notification.permission === "granted" && localStorage.getItem(WANTED_ITEM) === "on" ? "on" : "off";
 }
@@ -36,10 +40,17 @@ function show() {
   $("bell").title = TEXTS[state];
 }
 
-/** Subscribes, or finds that this browser has, and tells the server: each time, as it knows no browser for good. */
-async function subscribe() {
+async function register() {
   await navigator.serviceWorker.register(new URL("push-worker.js", baseUrl));
-  const { pushManager } = await navigator.serviceWorker.ready;
+  return navigator.serviceWorker.ready;
+}
+
+/**
+ * Subscribes, or finds that this browser has, and tells the server: each time, as it knows no browser for good. It is this
+ * that asks for leave, where nobody has been asked: Safari does so at no other call, and only soon after a click.
+ */
+async function subscribe() {
+  const { pushManager } = await registered;
   const options = { userVisibleOnly: true, applicationServerKey: key };
   let subscription;
   try {
@@ -49,13 +60,12 @@ async function subscribe() {
     await (await pushManager.getSubscription()).unsubscribe(); // the server has another key now
     subscription = await pushManager.subscribe(options);
   }
-  await authorised(() => getJson("push/subscriptions", subscription.toJSON(), "PUT"));
+  await authorised(() => getJson("push/subscriptions", subscription, "PUT"));
 }
 
 async function unsubscribe() {
   localStorage.removeItem(WANTED_ITEM);
-  const registration = await navigator.serviceWorker.getRegistration(baseUrl);
-  const subscription = await registration?.pushManager.getSubscription();
+  const subscription = await (await registered).pushManager.getSubscription();
   if (!subscription) return;
   const { endpoint } = subscription;
   await subscription.unsubscribe(); // from here on nothing comes, whether the server hears of it or not
@@ -70,16 +80,15 @@ async function turn() {
   try {
     if (state === "on") {
       await unsubscribe();
-    } else if ((await Notification.requestPermission()) === "granted") {
+    } else {
       await subscribe();
       localStorage.setItem(WANTED_ITEM, "on");
-    } else if (stateNow() === "denied") {
-      showAlert(REASONS.denied);
     }
     announce(TEXTS[stateNow()]);
   } catch (error) {
+    if (error.name === "NotAllowedError") showAlert(REASONS[stateNow()] ?? ""); // or the question was left without an answer
     // Of a push service that is not there or not reached, browsers say little more than that.
-    showAlert(error instanceof DOMException ? "This browser's notification service cannot be reached." : describe(error));
+    else showAlert(error instanceof DOMException ? "This browser's notification service cannot be reached." : describe(error));
   } finally {
     working = false;
     show();
@@ -88,7 +97,6 @@ async function turn() {
 
 /** What push-worker.js says and asks. */
 function hear({ data, ports }) {
-  const root = document.documentElement;
   const inCall = !$("talking").hidden;
   if (data.type === "gapless.shown") ports[0].postMessage({ session: root.dataset.session, visible: !document.hidden, inCall });
   else if (data.type === "gapless.open") location.hash = encodeURIComponent(data.session);
@@ -103,15 +111,30 @@ async function renew() {
   }
 }
 
+/** Takes back what was shown of the conversation that is seen here. */
+async function clear() {
+  if (document.hidden) return;
+  const shown = await (await registered).getNotifications();
+  for (const one of shown) if (one.data?.session === root.dataset.session) one.close();
+}
+
 if (key !== undefined) {
   $("bell").hidden = false;
   $("bell").addEventListener("click", turn);
   // Who uses this browser next is not to see what becomes of these conversations.
   beforeLeaving(async () => stateNow() === "on" && (await unsubscribe()));
-  navigator.serviceWorker?.addEventListener("message", hear);
-  navigator.serviceWorker?.startMessages();
   addEventListener("focus", show); // what is allowed may have been changed meanwhile
   addEventListener("storage", show);
   show();
+}
+if (key !== undefined && possible) {
+  registered = register();
+  registered.catch(() => {}); // whoever waits for it is told
+  navigator.serviceWorker.addEventListener("message", hear);
+  navigator.serviceWorker.startMessages();
+  const look = () => clear().catch(() => {});
+  new MutationObserver(look).observe(root, { attributeFilter: ["data-session"] });
+  document.addEventListener("visibilitychange", look);
+  look();
   renew();
 }

@@ -6,6 +6,12 @@
 /** A page that says nothing for so long is asleep, and is seen by nobody. */
 const ANSWER_MS = 1000;
 
+/**
+ * Apple's browsers take a subscription away at the third message of which nothing was shown, whoever saw what (WebKit's
+ * `maxSilentPushCount`): there it is shown without a sound, and taken back at once.
+ */
+const MUST_SHOW = ".push.apple.com";
+
 const TEXTS = { waiting: "Waits for your answer", finished: "Is done", failed: "Failed" };
 
 addEventListener("install", () => skipWaiting());
@@ -17,9 +23,17 @@ addEventListener("notificationclick", (event) => {
 addEventListener("pushsubscriptionchange", (event) => event.waitUntil(renew(event)));
 
 async function show({ id, status, title, session_id: session, at }) {
-  if ((await pages()).some((page) => page.visible && page.session === session)) return;
+  const silent = (await pages()).some((page) => page.visible && page.session === session);
+  if (silent && !(await mustShow())) return;
   // What was told twice has the same tag, and takes its own place without a sound.
-  await registration.showNotification(title || "A conversation", { body: TEXTS[status] ?? status, tag: id, timestamp: at, data: { session } });
+  const options = { body: TEXTS[status] ?? status, tag: id, timestamp: at, silent, data: { session } };
+  await registration.showNotification(title || "A conversation", options);
+  if (silent) for (const one of await registration.getNotifications({ tag: id })) one.close();
+}
+
+async function mustShow() {
+  const subscription = await registration.pushManager.getSubscription();
+  return subscription !== null && new URL(subscription.endpoint).hostname.endsWith(MUST_SHOW);
 }
 
 /** Goes to a page that shows the conversation, or has one show it; where there is none, opens one. */
