@@ -71,7 +71,7 @@ export async function launch() {
   return playwright.launch({ executablePath, env, args: ARGS, headless: true });
 }
 
-const TYPES = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml" };
+const TYPES = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".json": "application/json" };
 
 /** The file of the page behind a URL path below its base, as `{ type, body }`, or null. */
 export async function staticFile(name) {

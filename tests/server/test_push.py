@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx2
 import pytest
@@ -100,6 +101,20 @@ async def test_the_page_knows_the_key_and_has_its_worker_beside_it(client_of: Ca
     assert worker.headers["content-type"].partition(";")[0] == "text/javascript"
     assert worker.headers["cache-control"] == "no-cache"
     assert "default-src 'none'" in worker.headers["content-security-policy"]
+
+
+async def test_on_a_home_screen_the_page_is_an_app(client_of: Callable[..., Any]):
+    """On iPhones and iPads only such a page may have notifications."""
+    client: httpx2.AsyncClient = await client_of(Runner(echo))
+    page = await client.get("/")
+    assert '<link rel="manifest" href="static/manifest.json">' in page.text
+    assert "manifest-src 'self'" in page.headers["content-security-policy"]
+    manifest = await client.get("/static/manifest.json")
+    assert manifest.headers["content-type"] == "application/json"
+    assert manifest.json()["display"] == "standalone"
+    assert {
+        urljoin("https://host/agents/static/manifest.json", manifest.json()[one]) for one in ("scope", "start_url")
+    } == {"https://host/agents/"}, "wherever that is"
 
 
 @pytest.mark.parametrize("path", ["/push/key", "/push/subscriptions"])

@@ -20,7 +20,7 @@ _FOLDERS: list[str | tuple[str, str]] = [("gapless.server", PAGE.name), ("gaples
 """What `/static` serves: the page, and the npm package, which pages import from there, this one and others."""
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _PAGE_HEADERS = {
     "content-security-policy": _CSP,
