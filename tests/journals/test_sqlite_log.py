@@ -84,3 +84,18 @@ async def test_a_trim_that_fails_does_not_fail_the_append(
     for seq in range(1, 30):
         await a.append("r", seq, str(seq))
     assert len(await a.read_all("r")) == 29
+
+
+async def test_what_nobody_listens_for_is_not_written_into_the_log(cluster: Cluster, path: Path) -> None:
+    a = await cluster.worker("a")
+    await a.create("r")
+    await a.append("r", 1, "1")
+    await a.end("r", 2)
+    assert rows(path, "log") == 1  # what was in no segment then: no news of the session, and not the end
+    b = await cluster.worker("b")
+    await b.store.watch_session("s")
+    await a.create("q")
+    await a.end("q", 1)
+    assert rows(path, "log") == 4  # the session twice, and the end
+    await b.heard.until(lambda: "s" in b.heard.sessions)
+    assert await b.read_all("r") == await a.read_all("r") == [an_event("1"), an_event("end")]

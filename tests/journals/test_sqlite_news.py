@@ -1,10 +1,11 @@
-"""News of other processes in an SQLite file: how often they are looked for."""
+"""News of other processes in an SQLite file: how often they are looked for, and what may have been missed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from gapless.journals.sqlite import SQLiteStore
+from gapless.journals.sqlite_log import SEGMENT_EVENTS
 from tests.journals.conformance import Cluster, Worker, an_event
 from tests.journals.sqlite_place import FilePlace
 from tests.support.waiting import until
@@ -39,4 +40,20 @@ async def test_a_worker_is_alone_again_when_it_has_taken_the_runs_of_a_dead_one(
     assert [run.id for run in (await cluster.lapse(a))["a"]] == ["r"]
     await a.store.take_over(1.0)
     assert is_alone(a)
+    await cluster.close()
+
+
+async def test_who_was_fenced_is_told_of_what_it_may_have_missed(tmp_path: Path) -> None:
+    cluster = Cluster(FilePlace(tmp_path / "gapless.db"))
+    a, b = await cluster.worker("a"), await cluster.worker("b")
+    await b.create("r")
+    await a.store.watch("r")
+    await a.store.watch_session("s")
+    await a.store.watch_user("u")
+    await cluster.lapse(b)  # to b, nobody listens any more
+    a.heard.sessions.clear()
+    await b.append("r", 1, *["x"] * SEGMENT_EVENTS)
+    await a.store.open("a again", a.heard)
+    await a.heard.until(lambda: "s" in a.heard.sessions and a.heard.last.get("r") == SEGMENT_EVENTS)
+    assert await a.read_all("r") == await b.read_all("r")
     await cluster.close()

@@ -32,7 +32,7 @@ from gapless.journals.lease import LeaseWatch, log_lost
 from gapless.journals.sqlite_bells import Bell
 from gapless.journals.sqlite_file import SQLiteFile, scalar
 from gapless.journals.sqlite_lists import find_runs, list_runs, list_sessions, list_turns
-from gapless.journals.sqlite_log import Log, Tail, note_session
+from gapless.journals.sqlite_log import Log, Tail
 from gapless.journals.sqlite_news import Command, News
 from gapless.journals.sqlite_outbox import SQLiteOutbox
 from gapless.journals.sqlite_records import (
@@ -211,7 +211,7 @@ class SQLiteStore(Store):
                 run.status, run.started_at = RunStatus.RUNNING, started_at
             run.owner = self._log.worker_id
             rid = self._runs.insert(db, run)
-            return run, rid, note_session(db, run.session_id)
+            return run, rid, self._log.note_session_of(db, run.user_id, run.session_id)
 
         record, rid, news = await self._log.change(create)
         if rid is not None:
@@ -233,7 +233,7 @@ class SQLiteStore(Store):
                 return str(ahead[0]), b""
             run.status, run.started_at = RunStatus.RUNNING, started_at
             self._runs.update(db, run, written)
-            return None, note_session(db, run.session_id)
+            return None, self._log.note_session_of(db, run.user_id, run.session_id)
 
         ahead, news = await self._log.change(start)
         if ahead is None:
@@ -351,7 +351,7 @@ class SQLiteStore(Store):
         def answer(db: sqlite3.Connection) -> str:
             owner = self._runs.answer(db, run_id, seq, command)
             (row,) = db.execute("SELECT session FROM runs WHERE id = ?", (run_id,))
-            news[:] = [note_session(db, row[0])]
+            news[:] = [self._log.note_session(db, row[0])]
             return owner
 
         owner = await self._deliver(answer)
@@ -387,7 +387,7 @@ class SQLiteStore(Store):
     async def create_session(self, session: SessionRecord) -> SessionRecord:
         def create(db: sqlite3.Connection) -> tuple[SessionRecord, bytes]:
             insert_session(db, session)
-            return find_session(db, session.id) or session, note_session(db, session.id)
+            return find_session(db, session.id) or session, self._log.note_session(db, session.id)
 
         return await self._change_session(create)
 
@@ -410,7 +410,7 @@ class SQLiteStore(Store):
             session.state = changed_state(session, changes, bytes_max)
             session.updated_at = updated_at
             write_session(db, session, written)
-            return session, note_session(db, session_id)
+            return session, self._log.note_session(db, session_id)
 
         return await self._change_session(update)
 
@@ -421,7 +421,7 @@ class SQLiteStore(Store):
                 return None, b""
             session.title = title
             write_session(db, session, written)
-            return session, note_session(db, session_id)
+            return session, self._log.note_session(db, session_id)
 
         return await self._change_session(rename)
 
@@ -434,7 +434,7 @@ class SQLiteStore(Store):
     async def delete_session(self, session_id: str) -> bool:
         def delete(db: sqlite3.Connection) -> tuple[bool, bytes]:
             check_idle(db, session_id)
-            news = note_session(db, session_id)
+            news = self._log.note_session(db, session_id)
             if db.execute("DELETE FROM sessions WHERE id = ?", (session_id,)).rowcount == 0:
                 return False, b""
             delete_of_session(db, session_id)

@@ -19,7 +19,7 @@ from gapless.journals.sqlite_bells import Bell
 from gapless.journals.sqlite_file import SQLiteFile, scalar
 from gapless.journals.sqlite_times import pack_times, unpack_times
 
-__all__ = ["SESSION_NEWS", "Entry", "Log", "Tail", "entries", "newest_pos", "note_session"]
+__all__ = ["SESSION_NEWS", "Entry", "Log", "Tail", "entries", "newest_pos", "session_news"]
 
 SEGMENT_EVENTS = 256
 SEGMENT_BYTES = 64 * 1024
@@ -89,6 +89,8 @@ class Log:
         """Whether there is something of others here that is watched."""
         self.listens = False
         """The worker's row says that others are to ring for whatever they commit."""
+        self._is_heard = True
+        """Some other listens, as the transaction under way has found: what only they read is not written for nobody."""
         self._unreached: list[str] = []
         """Bells that could not be rung, which is not yet noted in the file."""
         self._trimmed = 0
@@ -100,7 +102,8 @@ class Log:
         """Raise `WorkerFenced` when others have taken the worker's runs: they are read as anyone else's from now on.
         Gives the bells of the others who listen."""
         rows = db.execute("SELECT id, bell FROM workers WHERE id = ? OR listens", (self.worker_id,)).fetchall()
-        if len(rows) == 1 and rows[0][0] == self.worker_id:  # as mostly; this is done for each group
+        self._is_heard = len(rows) > 1
+        if not self._is_heard and rows and rows[0][0] == self.worker_id:  # as mostly; this is done for each group
             return []
         bells = dict(rows)
         if bells.pop(self.worker_id, None) is None:
@@ -116,8 +119,9 @@ class Log:
             if as_owner:
                 bells = self.check_lease(db)
             else:
-                sql = "SELECT bell FROM workers WHERE listens AND bell > '' AND id != ?"
-                bells = [bell for (bell,) in db.execute(sql, (self.worker_id,))]
+                rows = db.execute("SELECT bell FROM workers WHERE listens AND id != ?", (self.worker_id,)).fetchall()
+                self._is_heard = bool(rows)
+                bells = [bell for (bell,) in rows if bell]
             return work(db), bells
 
         changed, bells = await self._file.transact(change)
@@ -141,14 +145,13 @@ class Log:
     # -- writing ----------------------------------------------------------------------------------------------------
 
     async def append(
-        self, batches: Sequence[Append], update_run: Callable[[sqlite3.Connection, int, Append, int], str | None]
+        self, batches: Sequence[Append], update_run: Callable[[sqlite3.Connection, int, Append, int], bytes | None]
     ) -> list[str]:
         """Accept batches as `Store.append` does. `update_run` writes what a batch changes beside its run's journal, in
-        the same transaction; it is told the run's row and how many bytes the journal has then, and returns the session
-        where that is news of it."""
+        the same transaction; it is told the run's row and how many bytes the journal has then, and returns the news of
+        its session where that is some."""
         refused: list[str] = []
-        changed: dict[str, None] = {}
-        news: list[bytes] = []
+        news: dict[bytes, None] = {}
         accepted: list[tuple[Append, Tail, bool, int]] = []
 
         def write(db: sqlite3.Connection) -> tuple[int, list[str]]:
@@ -157,7 +160,7 @@ class Log:
             runs, events, segments = [""], list[bytes](), []
             refused.clear()
             accepted.clear()
-            changed.clear()
+            news.clear()
             for batch in batches:
                 tail = self.tails.get(batch.run_id)
                 if tail is None:
@@ -165,20 +168,21 @@ class Log:
                     continue
                 assert batch.first_seq == tail.last + 1, "a journal has no holes"
                 size = sum(map(len, batch.events))
-                if batch.events:
-                    runs.append(f"{tail.rid}:{batch.first_seq}:{len(batch.events)}")
-                    events += batch.events
-                    at = batch.at or at
                 n = len(tail.unsealed) + len(batch.events)
                 seal = batch.end is not None or n >= SEGMENT_EVENTS or tail.size + size >= SEGMENT_BYTES
                 if seal and n:
                     segments.append(_segment(tail, batch))
+                if batch.events and (self._is_heard or not seal):
+                    runs.append(f"{tail.rid}:{batch.first_seq}:{len(batch.events)}")
+                    events += batch.events
+                    at = batch.at or at
                 accepted.append((batch, tail, seal, size))
                 if batch.end is not None or batch.status is not None or batch.checkpoint is not None or batch.taken:
-                    session_id = update_run(db, tail.rid, batch, tail.bytes + size)
-                    if session_id is not None:
-                        changed[session_id] = None
-            news[:] = [note_session(db, session_id) for session_id in changed]
+                    changed = update_run(db, tail.rid, batch, tail.bytes + size)
+                    if changed is not None:
+                        news[changed] = None
+            for one in news:
+                self._note(db, one)
             if events:
                 row = (",".join(runs) + ",", b"\n".join(events), at or None)
                 pos = db.execute("INSERT INTO log(runs, data, at) VALUES(?, ?, ?)", row).lastrowid or 0
@@ -310,6 +314,24 @@ class Log:
             dropped = db.execute(f"DELETE FROM blobs WHERE rowid = ({first})", (rid,))
         return dropped.rowcount > 0
 
+    # -- news of sessions -------------------------------------------------------------------------------------------
+
+    def note_session(self, db: sqlite3.Connection, session_id: str) -> bytes:
+        """Leave word for other processes that a session has changed, in the transaction that changes it, and before it
+        deletes it. Returns the news, for the listener here."""
+        row = db.execute("SELECT user FROM sessions WHERE id = ?", (session_id,)).fetchone()
+        return self.note_session_of(db, row[0] if row else "", session_id)
+
+    def note_session_of(self, db: sqlite3.Connection, user_id: str, session_id: str) -> bytes:
+        """Leave the same word where it is known whose session it is."""
+        news = session_news(user_id, session_id)
+        self._note(db, news)
+        return news
+
+    def _note(self, db: sqlite3.Connection, news: bytes) -> None:
+        if self._is_heard:
+            db.execute("INSERT INTO log(runs, data) VALUES(?, ?)", (SESSION_NEWS, news))
+
     # -- blobs ------------------------------------------------------------------------------------------------------
 
     async def keep_blob(self, run_id: str, blob_id: str, piece: int, data: bytes) -> None:
@@ -395,18 +417,14 @@ class Log:
         return times[:limit]
 
 
-def note_session(db: sqlite3.Connection, session_id: str) -> bytes:
-    """Leave word for other processes that a session has changed, in the transaction that changes it, and before it
-    deletes it. Returns it, for the listener here: the user, who is one line, and the session."""
-    row = db.execute("SELECT user FROM sessions WHERE id = ?", (session_id,)).fetchone()
-    news = f"{row[0] if row else ''}\n{session_id}".encode()
-    db.execute("INSERT INTO log(runs, data) VALUES(?, ?)", (SESSION_NEWS, news))
-    return news
+def session_news(user_id: str, session_id: str) -> bytes:
+    """Make the news that a session has changed: the user, who is one line, and the session."""
+    return f"{user_id}\n{session_id}".encode()
 
 
 def newest_pos(db: sqlite3.Connection) -> int:
-    """Give the position of the log's newest row, or of the one that was it, if it is dropped."""
-    return scalar(db, "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'log'), 0)")
+    """Give the position of the log's newest row, which is never dropped: SQLite would count from the one before it."""
+    return scalar(db, "SELECT coalesce(max(pos), 0) FROM log")
 
 
 def entries(db: sqlite3.Connection, rids: Collection[int], *, after: int = 0, order: str = "ASC") -> Iterator[Entry]:

@@ -52,6 +52,8 @@ class News:
         """Sessions that are watched here."""
         self._users: set[str] = set()
         """Users of whose sessions all are."""
+        self._missed = False
+        """Not everything may be in the log that has come meanwhile: to others this worker was gone."""
         self._session_pos = 0
         """The log position up to which the listener was told of them."""
         self._command = 0
@@ -71,6 +73,7 @@ class News:
     def begin(self, db: sqlite3.Connection, listener: Listener) -> None:
         """Tell a listener what comes from now on; also what came since the last time where runs are watched."""
         self.listener = listener
+        self._missed = self.is_watching()
         if not self._watched:
             self.pos = newest_pos(db)
         if not self._sessions and not self._users:
@@ -113,9 +116,9 @@ class News:
 
     def session_changed(self, news: bytes) -> None:
         """Tell the listener of what `note_session` has noted, if it watches the session or the user."""
-        user_id, _, session_id = news.decode().partition("\n")
-        if self.listener is None:
+        if self.listener is None or not (self._sessions or self._users):
             return
+        user_id, _, session_id = news.decode().partition("\n")
         if session_id in self._sessions:
             self.listener.on_session(session_id)
         for watched in (user_id, EVERYONE):
@@ -183,6 +186,7 @@ class News:
         self.is_rung = all(bells.values()) and self._log.worker_id in bells
         self._read_events(db)
         self._read_sessions(db)
+        self._missed = False
         self.tell_commands(self.read_commands(db))
         self._read_wanted(db)
 
@@ -190,7 +194,7 @@ class News:
         if not self._watched or self.listener is None:
             return
         newest = newest_pos(db)
-        skipped = scalar(db, "SELECT coalesce(min(pos), 0) FROM log") > self.pos + 1
+        skipped = self._missed or scalar(db, "SELECT coalesce(min(pos), 0) FROM log") > self.pos + 1
         run_ids = {rid: run_id for run_id, rid in self._watched.items()}
         marks = ",".join(map(str, run_ids))
         for _, rid, seq, events, _ in list(entries(db, run_ids, after=self.pos)):
@@ -206,7 +210,7 @@ class News:
     def _read_sessions(self, db: sqlite3.Connection) -> None:
         if not self._sessions and not self._users:
             return
-        skipped = scalar(db, "SELECT coalesce(min(pos), 0) FROM log") > self._session_pos + 1
+        skipped = self._missed or scalar(db, "SELECT coalesce(min(pos), 0) FROM log") > self._session_pos + 1
         query = "SELECT DISTINCT data FROM log WHERE pos > ? AND runs = ?"
         changed = [data for (data,) in db.execute(query, (self._session_pos, SESSION_NEWS))]
         self._session_pos = newest_pos(db)

@@ -12,7 +12,7 @@ import msgspec
 
 from gapless.errors import RunNotFound, StoreCorrupt
 from gapless.journals.contract import Append, Checkpoint, NotWaiting
-from gapless.journals.sqlite_log import Log
+from gapless.journals.sqlite_log import Log, session_news
 from gapless.journals.sqlite_outbox import add_notices
 from gapless.records import (
     ACTIVE,
@@ -164,10 +164,10 @@ class Runs:
             self.update(db, run, written)
         db.execute("UPDATE runs SET kept_since = 0, kept_bytes = 0 WHERE rid = ?", (rid,))
 
-    def accept(self, db: sqlite3.Connection, rid: int, batch: Append, size: int) -> str | None:
+    def accept(self, db: sqlite3.Connection, rid: int, batch: Append, size: int) -> bytes | None:
         """Write what goes with a batch: the run's checkpoint, the commands that are taken, its notices, its status, and
-        at its end what it adds to its session. `size` is how many bytes the journal has. Returns the session where the
-        run has another status."""
+        at its end what it adds to its session. `size` is how many bytes the journal has. Returns the news of the
+        session where the run has another status."""
         if batch.taken:
             db.executemany("DELETE FROM commands WHERE cid = ? AND rid = ?", [(id, rid) for id in batch.taken])
         if batch.checkpoint is not None and batch.end is None:
@@ -188,7 +188,7 @@ class Runs:
         else:
             db.execute("DELETE FROM checkpoints WHERE rid = ?", (rid,))
 
-    def _change(self, db: sqlite3.Connection, batch: Append, size: int) -> str:
+    def _change(self, db: sqlite3.Connection, batch: Append, size: int) -> bytes:
         run, written = self.read(db, batch.run_id)
         assert run is not None, "an owned run has a record"
         run.last_seq = batch.first_seq + len(batch.events) - 1
@@ -208,7 +208,7 @@ class Runs:
                     session.state = end.state
                 write_session(db, session, session_written)
         self.update(db, run, written, size)
-        return run.session_id
+        return session_news(run.user_id, run.session_id)
 
     # -- runs that are nobody's, and what is sent to any ----------------------------------------------------------
 

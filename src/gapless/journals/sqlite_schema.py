@@ -8,7 +8,7 @@ from collections.abc import Callable
 __all__ = ["APPLICATION_ID", "MIGRATIONS", "SCHEMA_VERSION", "create_tables", "migrate"]
 
 APPLICATION_ID = 0x47504C31
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 
 _SCHEMA = """
 CREATE TABLE workers(id TEXT PRIMARY KEY, beat INTEGER NOT NULL, low INTEGER NOT NULL, process TEXT NOT NULL,
@@ -30,7 +30,7 @@ CREATE INDEX runs_wanted ON runs(wanted_at) WHERE wanted_at IS NOT NULL;
 CREATE TABLE checkpoints(rid INTEGER PRIMARY KEY, seq INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE blobs(rid INTEGER NOT NULL, blob TEXT NOT NULL, piece INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE UNIQUE INDEX blobs_run ON blobs(rid, blob, piece);
-CREATE TABLE log(pos INTEGER PRIMARY KEY AUTOINCREMENT, runs TEXT NOT NULL, data BLOB NOT NULL, at INTEGER);
+CREATE TABLE log(pos INTEGER PRIMARY KEY, runs TEXT NOT NULL, data BLOB NOT NULL, at INTEGER);
 CREATE TABLE segments(rid INTEGER NOT NULL, seq INTEGER NOT NULL, n INTEGER NOT NULL, data BLOB NOT NULL,
                       times BLOB /* of its groups, as sqlite_times has them */);
 CREATE UNIQUE INDEX segments_run ON segments(rid, seq);
@@ -83,7 +83,7 @@ def _keep_blobs(db: sqlite3.Connection) -> None:
 
 def _log_in_groups(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE log RENAME TO log_by_run")
-    db.execute("CREATE TABLE log(pos INTEGER PRIMARY KEY AUTOINCREMENT, runs TEXT NOT NULL, data BLOB NOT NULL)")
+    db.execute("CREATE TABLE log(pos INTEGER PRIMARY KEY, runs TEXT NOT NULL, data BLOB NOT NULL)")
     db.execute("INSERT INTO log SELECT pos, printf(',%d:%d:%d,', rid, seq, n), data FROM log_by_run ORDER BY pos")
     newest = "SELECT seq FROM sqlite_sequence WHERE name = 'log_by_run'"  # positions count on: others remember them
     db.execute("DELETE FROM sqlite_sequence WHERE name = 'log'")
@@ -118,6 +118,13 @@ def _list_failed_runs(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX runs_failed ON runs(rid, status) WHERE status IN ('failed', 'cancelled')")
 
 
+def _let_the_log_count_itself(db: sqlite3.Connection) -> None:
+    db.execute("ALTER TABLE log RENAME TO log_counted")  # AUTOINCREMENT wrote a second page for each group
+    db.execute("CREATE TABLE log(pos INTEGER PRIMARY KEY, runs TEXT NOT NULL, data BLOB NOT NULL, at INTEGER)")
+    db.execute("INSERT INTO log SELECT pos, runs, data, at FROM log_counted")
+    db.execute("DROP TABLE log_counted")
+
+
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
     1: _count_kept_bytes,
     2: _let_runs_go_on,
@@ -126,6 +133,7 @@ MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
     5: _add_what_version_6_has,
     6: _keep_subscriptions,
     7: _list_failed_runs,
+    8: _let_the_log_count_itself,
 }
 """What makes a file of one version one of the next. A change of the tables comes with the line for those before it."""
 
