@@ -22,6 +22,7 @@ from gapless.journals import sqlite_file
 from gapless.journals.sqlite import SQLiteStore
 from tests.journals.conformance import WAIT_S, Cluster, Heard, Worker
 from tests.journals.sqlite_place import FilePlace, open_and_read
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -281,6 +282,52 @@ async def test_a_writer_that_holds_the_lock_is_waited_for(
     other.execute("ROLLBACK")
     other.close()
     assert await append == await a.read_all("r")
+
+
+async def test_a_process_that_only_renews_its_lease_seldom_moves_its_log(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file, "CHECKPOINT_S", 0.01)
+    a = await cluster.worker("a")
+    assert isinstance(a.store, SQLiteStore)
+    file = a.store._file
+    await until(lambda: not file._dirty, "what it has written when it came is moved")
+    modes = checkpoints_of(a, monkeypatch)
+    for _ in range(sqlite_file.PASSING_MAX - 1):
+        await a.store.renew()
+    assert (file._dirty, modes) == (False, [])
+    await a.store.renew()
+    await until(lambda: bool(modes), "there is much of it")
+    await until(lambda: not file._dirty, "it is moved")
+    modes.clear()
+    await a.store.renew()
+    await a.create("r")
+    await until(lambda: bool(modes), "a run is to last")
+
+
+async def test_a_file_that_has_not_changed_is_not_looked_into(
+    cluster: Cluster, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await cluster.worker("a")
+    assert isinstance(a.store, SQLiteStore)
+    file, looks = a.store._file, list[str]()
+    look_inside = file._look_inside
+
+    def noted() -> None:
+        looks.append("inside")
+        look_inside()
+
+    monkeypatch.setattr(file, "_look_inside", noted)
+    file.look_at_path()
+    file.look_at_path()
+    assert len(looks) == 2, "it was changed just now, and may be changed again at the same time"
+    monkeypatch.setattr(sqlite_file, "SETTLED_NS", 0)
+    for _ in range(3):
+        file.look_at_path()
+    assert len(looks) == 3
+    path.write_bytes(b"something else entirely" * 1000)
+    file.look_at_path()
+    assert "overwritten" in file.gone
 
 
 @pytest.mark.parametrize("what", ["removed", "replaced", "overwritten"])

@@ -91,3 +91,33 @@ def fill(path: Path) -> None:
     with db:
         db.executemany("INSERT INTO runs(id, session, user, status, owner, record) VALUES(?, ?, ?, ?, '', ?)", rows())
     db.close()
+
+
+async def test_the_newest_turns_are_read_without_counting_those_before(tmp_path: Path) -> None:
+    cluster = Cluster(FilePlace(tmp_path / "gapless.db"))
+    a = await cluster.worker("a")
+    assert isinstance(a.store, SQLiteStore)
+
+    async def end(*run_ids: str) -> None:
+        for run_id in run_ids:
+            await a.create(run_id)
+            await a.end(run_id, 1)
+
+    async def turns(skip: int) -> list[str]:
+        return [turn.run_id for turn in await a.store.turns("s", skip)]
+
+    asked: list[str] = []
+    await end("1", "2", "3")
+    await a.store._file.look(lambda db: db.set_trace_callback(asked.append))
+    assert await turns(0) == ["1", "2", "3"]
+    await end("4")
+    asked.clear()
+    assert await turns(2) == ["3", "4"]
+    assert await turns(3) == ["4"]
+    assert [sql for sql in asked if "OFFSET" in sql and not sql.endswith("OFFSET 0")] == []
+    assert await turns(1) == ["2", "3", "4"]
+    assert await turns(9) == []
+    await a.store.delete_session("s")
+    await end("a", "b", "c", "d", "e")
+    assert await turns(3) == ["d", "e"]
+    await cluster.close()

@@ -31,7 +31,7 @@ from gapless.journals.contract import (
 from gapless.journals.lease import LeaseWatch, log_lost
 from gapless.journals.sqlite_bells import Bell
 from gapless.journals.sqlite_file import SQLiteFile, scalar
-from gapless.journals.sqlite_lists import find_runs, list_runs, list_sessions, list_turns
+from gapless.journals.sqlite_lists import TurnPlaces, find_runs, list_runs, list_sessions, list_turns
 from gapless.journals.sqlite_log import Log, Tail
 from gapless.journals.sqlite_news import Command, News
 from gapless.journals.sqlite_outbox import SQLiteOutbox
@@ -84,6 +84,7 @@ class SQLiteStore(Store):
         self._news = News(self._file, self._log, self._runs)
         self._log.on_session = self._news.session_changed
         self._log.is_watching = self._news.is_watching
+        self._turn_places = TurnPlaces()
         self._lease_watch = LeaseWatch(monotonic)
         self._tasks: list[asyncio.Task[None]] = []
         self.path: Path = self._file.path
@@ -150,7 +151,13 @@ class SQLiteStore(Store):
 
     async def take_over(self, lease_s: float) -> list[RunRecord]:
         me = self._log.worker_id
-        rows = await self._file.query("SELECT id, beat, process FROM workers")
+        orphaned = f"status IN {ACTIVE_SQL} AND owner > '' AND owner NOT IN (SELECT id FROM workers)"
+
+        def look(db: sqlite3.Connection) -> tuple[list[tuple[str, int, str]], set[int]]:
+            rows = db.execute("SELECT id, beat, process FROM workers").fetchall()
+            return rows, {rid for (rid,) in db.execute(f"SELECT rid FROM runs WHERE {orphaned}")}
+
+        rows, left = await self._file.look(look)
         if not any(worker_id == me for worker_id, _, _ in rows):
             raise WorkerFenced(me)
         rows = [row for row in rows if row[0] != me]
@@ -159,8 +166,6 @@ class SQLiteStore(Store):
         dead.update(worker_id for worker_id, _, name in rows if process.is_gone(name))
         self.others = len(beats) - len(dead)
         self._news.note_others(bool(beats))
-        orphaned = f"status IN {ACTIVE_SQL} AND owner > '' AND owner NOT IN (SELECT id FROM workers)"
-        left = {rid for (rid,) in await self._file.query(f"SELECT rid FROM runs WHERE {orphaned}")}
         if not dead and left <= self._runs.unreadable:
             return []  # as nearly always: nothing to write
 
@@ -463,7 +468,7 @@ class SQLiteStore(Store):
         self._news.unwatch_user(user_id)
 
     async def turns(self, session_id: str, skip: int = 0) -> list[Turn]:
-        return await list_turns(self._file, session_id, skip)
+        return await list_turns(self._file, self._turn_places, session_id, skip)
 
 
 def _kept(db: sqlite3.Connection, run_id: str) -> tuple[int, bool]:

@@ -23,6 +23,11 @@ from gapless.journals.sqlite_schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VE
 __all__ = ["SQLiteFile", "scalar"]
 
 CHECKPOINT_S = 1.0
+PASSING_MAX = 32
+"""So many transactions of what need not last are left in the WAL: a checkpoint is an fsync or two, and a process that
+has nothing to do counts its beat."""
+SETTLED_NS = 1_000_000_000
+"""A change this long ago has another time than one that comes after it, however coarse the clock of the file system."""
 WAL_BYTES_MAX = 64 * 1024 * 1024
 """Past this the writer waits, for a moment, for a checkpoint that lets the WAL start over."""
 WAL_REST_BYTES_MAX = 4 * 1024 * 1024
@@ -58,6 +63,10 @@ class SQLiteFile:
         """What was opened: the file, and the two that SQLite keeps beside it while anyone has it open."""
         self._writable = asyncio.Event()
         self._dirty = False
+        self._passing = 0
+        """Transactions of what need not last, since the last checkpoint."""
+        self._seen_ns = 0
+        """When the file at the path had last been changed, as it was looked into; 0 if it may be changed unseen."""
         self._held_rounds = 0
         """Checkpoints in a row after which the WAL is past its bound, as somebody reads it."""
         self._held_said_bytes = 0
@@ -148,9 +157,13 @@ class SQLiteFile:
             raise StoreUnavailable(self.gone)
         return self._db
 
-    async def transact(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Run `work` in one write transaction, waiting without blocking while another process writes."""
-        return await self._run("BEGIN IMMEDIATE", work)
+    async def transact(self, work: Callable[[sqlite3.Connection], _T], *, lasting: bool = True) -> _T:
+        """Run `work` in one write transaction, waiting without blocking while another process writes. What need not
+        outlast a power cut waits for a checkpoint until something does, or until there is much of it."""
+        result = await self._run("BEGIN IMMEDIATE", work)
+        self._passing += 1
+        self._dirty |= lasting or self._passing >= PASSING_MAX
+        return result
 
     async def look(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run `work`, which only reads, on one state of the file."""
@@ -176,7 +189,6 @@ class SQLiteFile:
                     if db.in_transaction:
                         db.execute("ROLLBACK")
                     raise
-                self._dirty |= writes
                 return result
             except sqlite3.Error as error:
                 if not _is_busy(error):
@@ -212,7 +224,7 @@ class SQLiteFile:
             self.look_at_path()
             if not self._dirty or self.gone:
                 continue
-            self._dirty = False
+            self._dirty, self._passing = False, 0
             try:
                 self._note_held(await self._shorten_wal())
             except (sqlite3.Error, OSError) as error:
@@ -297,15 +309,9 @@ class SQLiteFile:
                     f"store {self.path}: {changed[0].name} was removed or replaced while it is in use; "
                     "stop this server, which writes what it still holds into the file, and start it again"
                 )
-            else:
-                header = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
-                try:
-                    # Or a file that is shorter than its header says counts as damaged. It is, without the WAL that is
-                    # not looked at here, while a checkpoint is under way and after one that the disk was too full for.
-                    header.execute("PRAGMA writable_schema = ON")
-                    scalar(header, "PRAGMA application_id")
-                finally:
-                    header.close()
+            elif (changed_ns := self.path.stat().st_ctime_ns) != self._seen_ns:  # else it is as it was found to be
+                self._look_inside()
+                self._seen_ns = changed_ns if time.time_ns() - changed_ns > SETTLED_NS else 0
         except sqlite3.Error:
             gone = f"store {self.path}: the file was overwritten while it is in use; restore it and restart"
         except OSError as error:
@@ -313,6 +319,17 @@ class SQLiteFile:
         if gone != self.gone:
             self.gone = gone
             log.error("%s", gone or f"store {self.path}: the file is back")
+
+    def _look_inside(self) -> None:
+        """Raise an error of SQLite's where the file has not its header any more."""
+        header = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+        try:
+            # Or a file that is shorter than its header says counts as damaged. It is, without the WAL that is not
+            # looked at here, while a checkpoint is under way and after one that the disk was too full for.
+            header.execute("PRAGMA writable_schema = ON")
+            scalar(header, "PRAGMA application_id")
+        finally:
+            header.close()
 
 
 def scalar(db: sqlite3.Connection, sql: str, *values: object) -> int:

@@ -30,8 +30,10 @@ from gapless.records import (
 )
 from gapless.sought import FAILED, Found, Sought
 
-__all__ = ["find_runs", "list_runs", "list_sessions", "list_turns"]
+__all__ = ["TurnPlaces", "find_runs", "list_runs", "list_sessions", "list_turns"]
 
+PLACES_MAX = 10_000
+"""Sessions of which it is kept where their last turns are."""
 STEP_S = 0.003
 """A step ends about then: meanwhile nothing else runs in this process. A word of another run takes several turns of the
 loop, and a step stands between each two."""
@@ -147,13 +149,38 @@ async def list_sessions(
     return await _page(file, limit, [(row[0], row[1]) for row in rows], read, lambda key: place_of_session(*key))
 
 
-async def list_turns(file: SQLiteFile, session_id: str, skip: int) -> list[Turn]:
+class TurnPlaces:
+    """Where the last turns are that were read of sessions: whoever reads on from there is spared counting all before
+    them, which took 0.1 ms of 2,000."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, tuple[int, int]] = {}
+        """By session, how many turns are before it, and its row."""
+
+    def find(self, db: sqlite3.Connection, session_id: str, skip: int) -> int:
+        """Find the row of the session's turn that has `skip` others before it; 0 where it is not known. A row that is
+        deleted is never another's."""
+        before, tid = self._places.get(session_id, (0, 0))
+        there = "SELECT 1 FROM turns WHERE tid = ? AND session = ?"
+        return tid if before == skip and db.execute(there, (tid, session_id)).fetchone() is not None else 0
+
+    def note(self, session_id: str, before: int, tid: int) -> None:
+        """Note where a turn is."""
+        self._places.pop(session_id, None)
+        self._places[session_id] = before, tid
+        if len(self._places) > PLACES_MAX:
+            del self._places[next(iter(self._places))]
+
+
+async def list_turns(file: SQLiteFile, places: TurnPlaces, session_id: str, skip: int) -> list[Turn]:
     """List a session's turns, oldest first, without the first `skip`."""
     turns, last = list[Turn](), 0
 
     def step(db: sqlite3.Connection) -> bool:
         nonlocal last
         until = time.monotonic() + STEP_S
+        if not last and (tid := places.find(db, session_id, skip)):
+            last = tid - 1
         sql = "SELECT tid, turn FROM turns WHERE session = ? AND tid > ? ORDER BY tid LIMIT -1 OFFSET ?"
         for tid, turn in db.execute(sql, (session_id, last, 0 if last else skip)):
             turns.append(decode_turn(turn))
@@ -166,6 +193,8 @@ async def list_turns(file: SQLiteFile, session_id: str, skip: int) -> list[Turn]
     while more:
         more = await file.look(step)
         await asyncio.sleep(0)
+    if turns:
+        places.note(session_id, skip + len(turns) - 1, last)
     return turns
 
 

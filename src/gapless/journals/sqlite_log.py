@@ -250,7 +250,7 @@ class Log:
             self._renewed = newest
             return laggards, listens
 
-        laggards, self.listens = await self._file.transact(beat)
+        laggards, self.listens = await self._file.transact(beat, lasting=False)
         self._unreached.clear()
         for tail in laggards:
             tail.sealed()
