@@ -93,8 +93,7 @@ class Socket:
     def __init__(self, sent: asyncio.Semaphore) -> None:
         self._sent = sent
 
-    def is_ready(self) -> bool:
-        return True
+    ready = True
 
     def write(self, body: bytes) -> None:
         for _ in range(body.count(b"TEXT_MESSAGE_CONTENT")):

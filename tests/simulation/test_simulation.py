@@ -200,17 +200,12 @@ def attach_without_watching_first(patch: pytest.MonkeyPatch) -> None:
 
 
 def deliver_again_after_a_retry(patch: pytest.MonkeyPatch) -> None:
-    def accept(journal: Journal, batch: Append, now: float) -> None:
-        journal._under_way = 0
-        journal._advance(batch.events, sum(map(len, batch.events)), batch.end is not None)
-
     def catch_up(journal: Journal, first_seq: int, events: list[bytes], closed: bool) -> None:
         if first_seq > journal.last + 1:
             journal._window.clear()
             journal._first, journal.last = first_seq, first_seq - 1
-        journal._advance(events, sum(map(len, events)), closed)
+        journal._advance(journal.last + 1, events, sum(map(len, events)), closed)
 
-    patch.setattr(Journal, "_accept", accept)
     patch.setattr(Journal, "_catch_up", catch_up)
 
 

@@ -765,6 +765,7 @@ def simulated() -> Iterator[None]:
         patch.setattr(gapless.runs.execution, "PARK_AFTER_S", PARK_AFTER_S)
         patch.setattr(patiently, "__kwdefaults__", {"patience_s": PATIENCE_S})
         patch.setattr(gapless.journals.journal, "WINDOW_EVENTS", WINDOW_EVENTS)
+        patch.setattr(gapless.journals.journal, "WINDOW_EVENTS_MAX", 2 * WINDOW_EVENTS)
         patch.setattr(gapless.journals.journal, "PENDING_EVENTS_MAX", PENDING_EVENTS)
         patch.setattr(Journal.read, "__defaults__", (PAGE_EVENTS,))
         patch.setattr(gapless.journals.memory, "_copy", msgspec.structs.replace)

@@ -24,8 +24,9 @@ _PROTOCOL = ("uvicorn.protocols.http.httptools_impl", "HttpToolsProtocol")
 class Direct(Protocol):
     """Writes pieces of one answer, whose headers have been sent, without waiting."""
 
-    def is_ready(self) -> bool:
-        """Return whether the client takes what is written: it is there, and reads."""
+    @property
+    def ready(self) -> bool:
+        """Returns whether the client takes what is written: it is there, and reads."""
 
     def write(self, body: bytes) -> None:
         """Write one piece, which is not empty."""
@@ -47,7 +48,8 @@ class DirectWriter:
     def __init__(self, cycle: Any) -> None:
         self._cycle, self._flow, self.write_chunk = cycle, cycle.flow, cycle.transport.write
 
-    def is_ready(self) -> bool:
+    @property
+    def ready(self) -> bool:
         return not (self._flow.write_paused or self._cycle.disconnected)
 
     def write(self, body: bytes) -> None:
@@ -59,7 +61,7 @@ class DirectWriter:
         for another one behind it, or since it is of a kind that is not known here."""
         cycle: Any = self._cycle
         protocol = cycle.transport.get_protocol()
-        if cycle.more_body or not self.is_ready() or cycle.transport.is_closing() or cycle.waiting_for_100_continue:
+        if cycle.more_body or not self.ready or cycle.transport.is_closing() or cycle.waiting_for_100_continue:
             return None
         if getattr(protocol, "cycle", None) is not self._cycle or protocol.pipeline:
             return None
@@ -111,9 +113,9 @@ class TakenConnection(asyncio.Protocol):
         "_handover",
         "_keeps_alive",
         "_on_lost",
-        "_paused",
         "_transport",
         "ended",
+        "ready",
         "write_chunk",
     )
 
@@ -124,20 +126,18 @@ class TakenConnection(asyncio.Protocol):
         self._keeps_alive = keeps_alive
         self.ended = False
         """The answer is whole."""
-        self._paused = False
+        self.ready = True
+        """The client reads."""
         self._drained: asyncio.Future[None] | None = None
         self._again = b""
         """What has come of the next request."""
-
-    def is_ready(self) -> bool:
-        return not self._paused
 
     def write(self, body: bytes) -> None:
         self.write_chunk(b"%x\r\n%b\r\n" % (len(body), body))
 
     async def send(self, message: Message) -> None:
         """Write a piece of the answer as ASGI's `send` does: the bytes are the same, and it waits for the client."""
-        while self._paused:
+        while not self.ready:
             self._drained = asyncio.get_running_loop().create_future()
             await self._drained
         if self._transport.is_closing():
@@ -163,7 +163,7 @@ class TakenConnection(asyncio.Protocol):
         protocol = handover.again()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
-        if self._paused:  # which it is told when it changes
+        if not self.ready:  # which it is told when it changes
             protocol.pause_writing()
         if self._again:
             transport.resume_reading()
@@ -181,10 +181,10 @@ class TakenConnection(asyncio.Protocol):
     # -- what the transport and the server say ----------------------------------------------------------------------
 
     def pause_writing(self) -> None:
-        self._paused = True
+        self.ready = False
 
     def resume_writing(self) -> None:
-        self._paused = False
+        self.ready = True
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 

@@ -54,6 +54,9 @@ LOOK_EARLY_S = 0.002
 """Whose time comes so soon is looked at with those whose time has come."""
 
 _FINISHED = b'{"type":"RUN_FINISHED"'
+_LETTER = len(b'{"type":"R')
+_U = _FINISHED[_LETTER]
+"""No delta has this letter there. It is looked at first: `startswith` is 900 instructions, for each word."""
 
 _HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -261,7 +264,7 @@ class Delivery(OpenDelivery):
         await self._reading.__aexit__(None, None, None)
 
     def look(self) -> None:
-        if self._follower is None or not self._follower.is_live or not self._direct.is_ready():
+        if self._follower is None or not self._follower.is_live or not self._direct.ready:
             self.nudge()
             return
         if not self._sent:
@@ -350,7 +353,7 @@ class Delivery(OpenDelivery):
     def _push(self, first_seq: int, events: list[bytes]) -> bool:
         """Write these events at once, if the client takes them and the loop has nothing to do beside."""
         direct = self._direct
-        if not direct.is_ready() or events[-1].startswith(_FINISHED):
+        if not direct.ready or (events[-1][_LETTER] == _U and events[-1].startswith(_FINISHED)):
             return False
         if self._stateless and self._journal.followers > 1:
             of, kind, chunk = self._journal.encoded

@@ -26,8 +26,8 @@ from gapless.tasks import end_tasks
 
 __all__ = ["Follower", "Journal", "Journals", "Push", "Slice"]
 
-WINDOW_EVENTS = 256
-"""Accepted events that a journal keeps at hand; at most twice as many before the older half goes."""
+WINDOW_EVENTS, WINDOW_EVENTS_MAX = 256, 512
+"""Accepted events that a journal keeps at hand, when there have been so many that the older half goes."""
 WINDOW_BYTES_MAX = 256 * 1024
 """Bytes of accepted events kept at hand."""
 PENDING_EVENTS_MAX = 256
@@ -81,26 +81,28 @@ class Journal:
     """
 
     __slots__ = (
-        "_accepted_at",
         "_beside",
-        "_bytes",
         "_checkpoint",
         "_end",
         "_first",
+        "_gone_bytes",
         "_held",
         "_hub",
+        "_in_flight",
         "_in_flight_bytes",
         "_live",
+        "_live_now",
         "_notices",
         "_pending",
         "_pending_bytes",
         "_queued",
         "_saved",
         "_saves",
+        "_saves_in_flight",
         "_status",
         "_taken",
+        "_taken_at",
         "_timed_at",
-        "_under_way",
         "_waiters",
         "_window",
         "appended",
@@ -136,16 +138,20 @@ class Journal:
         self.size_bytes = 0
         """Bytes appended by this owner."""
         self.gap_max_s = 0.0
-        """The longest pause between two accepted groups of this owner's events."""
-        self._accepted_at = math.inf
+        """The longest pause between two groups of this owner's events."""
+        self._taken_at = math.inf
+        """When the last group was given to the store, by the loop's clock."""
         self._timed_at = 0
         """The time of the last group that has one, in ms."""
         self._hub = hub
         self._window: list[bytes] = []
         self._first = last + 1
-        self._bytes = 0
+        self._gone_bytes = 0
+        """Of `size_bytes`, what is not in the window any more."""
         self._pending: list[bytes] = []
         self._pending_bytes = 0
+        self._in_flight: Append | None = None
+        """What the store has been given and has not answered yet."""
         self._in_flight_bytes = 0
         self._held: asyncio.TimerHandle | None = None
         """Hands over what is held, if nothing comes that takes it along."""
@@ -155,15 +161,15 @@ class Journal:
         self._status: RunStatus | None = None
         self._checkpoint: Checkpoint | None = None
         self._taken: list[int] = []
-        self._saves = self._saved = 0
-        """Checkpoints that were handed over, and how many of them are accepted."""
-        self._under_way = 0
-        """How many were handed over when the batch under way was taken, plus 1; 0 when none is."""
+        self._saves = self._saves_in_flight = self._saved = 0
+        """Checkpoints that were handed over, how many of them the store was given, and how many it has accepted."""
         self._notices: Sequence[Notice] = ()
         self._queued = False
         self._waiters: dict[asyncio.Future[None], None] = {}
         self._live: dict[Follower, None] = {}
         """Who has seen all up to `last`, is given what is new as it is accepted, and woken for anything else."""
+        self._live_now: tuple[Follower, ...] | None = ()
+        """The same, to go through; None since it has changed."""
 
     # -- the owner's side -------------------------------------------------------------------------------------------
 
@@ -173,11 +179,14 @@ class Journal:
         pending.append(event)
         self.appended += 1
         self._pending_bytes += len(event)
-        if len(pending) >= PENDING_EVENTS_MAX or self._pending_bytes >= PENDING_BYTES_MAX:
-            self.full = True
         if not self._queued:
             self._queued = True
-            self._hub._enqueue(self)
+            hub = self._hub
+            hub._dirty.append(self)
+            if hub._sleeper is not None:
+                hub._wake_writer()
+        elif len(pending) >= PENDING_EVENTS_MAX or self._pending_bytes >= PENDING_BYTES_MAX:
+            self.full = True
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
@@ -216,7 +225,7 @@ class Journal:
         self.set_checkpoint(data)
         wanted = self._saves
         while self._saved < wanted:
-            if not self.owned or not (self._checkpoint or self._under_way):
+            if not self.owned or not (self._checkpoint or self._in_flight):
                 raise RunFenced(f"run {self.run_id} is another worker's", run_id=self.run_id)
             if self.lost is not None:
                 raise self.lost
@@ -265,62 +274,57 @@ class Journal:
             await self._changed()
 
     def _is_unsettled(self) -> bool:
-        return bool(self._pending or self._under_way or self._checkpoint or self._taken)
+        return bool(self._pending or self._in_flight or self._checkpoint or self._taken)
 
     def _discard(self) -> None:
         """Drop what has not been accepted: another worker owns the run."""
         self._pending, self._pending_bytes, self._queued, self._beside = [], 0, False, False
         self._end = self._status = self._checkpoint = None
-        self._taken, self._notices, self._under_way = [], (), 0
+        self._taken, self._notices, self._in_flight = [], (), None
         self.appended, self.full = self.last, False
         self._wake()
 
     def _take(self, now: float, now_ms: int) -> Append:
-        if self._pending_bytes > BATCH_BYTES_MAX and len(self._pending) > 1:
-            return self._take_part(now_ms)
-        batch = Append(self.run_id, self.last + 1, self._pending)
-        if batch.events and (now - self._accepted_at > PAUSE_S or not 0 <= now_ms - self._timed_at < TIMES_APART_MS):
-            batch.at = self._timed_at = now_ms
-        self._in_flight_bytes, self._under_way = self._pending_bytes, self._saves + 1
+        """Return what is pending, to be given to the store."""
+        events, size = self._pending, self._pending_bytes
+        if size > BATCH_BYTES_MAX and len(events) > 1:
+            return self._take_part(now, now_ms)
+        self._in_flight = batch = Append(self.run_id, self.last + 1, events)
+        self._in_flight_bytes = size
+        pause_s, self._taken_at = now - self._taken_at, now
+        if pause_s > self.gap_max_s:
+            self.gap_max_s = pause_s
+        if events and (pause_s > PAUSE_S or (now_ms - self._timed_at) // TIMES_APART_MS):  # -1 if the clock went back
+            self._timed_at = batch.at = now_ms
         self._pending, self._pending_bytes = [], 0
         self._queued = self.full = False
         if self._beside:
-            batch.end, batch.status = self._end, self._status
-            batch.checkpoint, batch.taken = self._checkpoint, self._taken
-            self._beside, self._status, self._checkpoint, self._taken = False, None, None, []
-            batch.notices, self._notices = self._notices, ()
-            if self._held is not None:
-                self._held.cancel()
-                self._held = None
+            self._take_beside(batch)
         return batch
 
-    def _take_part(self, now_ms: int) -> Append:
-        """Return the first of what is pending. What comes with the newest events (the end, a status, a checkpoint,
-        taken commands) waits for them.
-        """
-        size = count = 0
-        while count < len(self._pending) - 1 and (not count or size < BATCH_BYTES_MAX):
-            size += len(self._pending[count])
+    def _take_part(self, now: float, now_ms: int) -> Append:
+        """Return the first of what is pending, to be given to the store. What goes with the newest events waits for
+        them."""
+        pending, pending_bytes, beside = self._pending, self._pending_bytes, self._beside
+        count, size = 1, len(pending[0])
+        while size + len(pending[count]) <= BATCH_BYTES_MAX:  # and all of them are more
+            size += len(pending[count])
             count += 1
-        batch = Append(self.run_id, self.last + 1, self._pending[:count])
-        batch.at = self._timed_at = now_ms
-        self._in_flight_bytes, self._under_way = size, self._saved + 1
-        del self._pending[:count]
-        self._pending_bytes -= size
-        self._hub._enqueue(self)
+        self._pending, self._pending_bytes, self._beside = pending[:count], size, False
+        batch = self._take(now, now_ms)
+        self._pending, self._pending_bytes, self._beside = pending[count:], pending_bytes - size, beside
+        self._enqueue()
         return batch
 
-    def _accept(self, batch: Append, now: float) -> None:
-        self.lost = None
-        if now - self._accepted_at > self.gap_max_s:
-            self.gap_max_s = now - self._accepted_at
-        self._accepted_at = now
-        if self._under_way:
-            self._saved, self._under_way = self._under_way - 1, 0
-        if batch.first_seq == self.last + 1:
-            self._advance(batch.events, self._in_flight_bytes, batch.end is not None)
-        else:  # disowned meanwhile, and has caught up with what was just accepted
-            self._catch_up(batch.first_seq, batch.events, batch.end is not None)
+    def _take_beside(self, batch: Append) -> None:
+        """Give the batch what goes with the newest events."""
+        batch.end, batch.status, batch.notices = self._end, self._status, self._notices
+        batch.checkpoint, batch.taken = self._checkpoint, self._taken
+        self._beside, self._status, self._checkpoint, self._taken, self._notices = False, None, None, [], ()
+        self._saves_in_flight = self._saves
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
 
     # -- every reader's side ----------------------------------------------------------------------------------------
 
@@ -366,45 +370,53 @@ class Journal:
         if self._live and (self.closed or self.lost is not None):
             self._end_live()
 
-    def _advance(self, events: list[bytes], size: int, closed: bool) -> None:
+    def _advance(self, first_seq: int, events: list[bytes], size: int, closed: bool) -> None:
         """Deliver what was accepted: the window has it, and who follows live is given it. Who cannot take it reads on
         by itself."""
         window = self._window
         window += events
-        first_seq = self.last + 1
-        self.last = last = self.last + len(events)
-        self._bytes += size
-        self.size_bytes += size
-        if len(window) > 2 * WINDOW_EVENTS or self._bytes > WINDOW_BYTES_MAX:
+        self.last = last = first_seq + len(events) - 1
+        self.size_bytes = size_bytes = self.size_bytes + size
+        if len(window) > WINDOW_EVENTS_MAX or size_bytes - self._gone_bytes > WINDOW_BYTES_MAX:
             self._trim()
         if closed:
             self.closed = True
-        if self._live and events:
-            for follower in tuple(self._live):
+        if events:
+            live = self._live_now
+            if live is None:
+                self._live_now = live = tuple(self._live)
+            for follower in live:
                 try:
                     if follower.push(first_seq, events):
                         follower.after = last
                         continue
                 except Exception as error:  # the follower's, and no other's
                     follower.fail(error)
-                self._live.pop(follower, None)
+                self._leave(follower)
                 follower.wake()
         if self._waiters or closed:
             self._wake()
 
+    def _join(self, follower: Follower) -> None:
+        self._live[follower] = self._live_now = None
+
+    def _leave(self, follower: Follower) -> None:
+        self._live.pop(follower, None)
+        self._live_now = None
+
     def _trim(self) -> None:
         window = self._window
         dropped = max(0, len(window) - WINDOW_EVENTS)
-        self._bytes -= sum(map(len, window[:dropped]))
-        while self._bytes > WINDOW_BYTES_MAX and dropped < len(window) - 1:
-            self._bytes -= len(window[dropped])
+        self._gone_bytes += sum(map(len, window[:dropped]))
+        while self.size_bytes - self._gone_bytes > WINDOW_BYTES_MAX and dropped < len(window) - 1:
+            self._gone_bytes += len(window[dropped])
             dropped += 1
         del window[:dropped]
         self._first += dropped
 
     def _end_live(self) -> None:
         """Let everyone who follows live look what there is."""
-        live, self._live = self._live, {}
+        live, self._live, self._live_now = self._live, {}, ()
         for follower in live:
             follower.wake()
 
@@ -430,10 +442,10 @@ class Journal:
         if first_seq > self.last + 1:
             self._end_live()
             self._window.clear()
-            self._bytes = 0
+            self._gone_bytes = self.size_bytes
             self._first, self.last = first_seq, first_seq - 1
         events = events[self.last + 1 - first_seq :]
-        self._advance(events, sum(map(len, events)), closed)
+        self._advance(self.last + 1, events, sum(map(len, events)), closed)
 
 
 class Follower:
@@ -456,7 +468,7 @@ class Follower:
     def nudge(self) -> None:
         """Make `next` return now, with no events if there are none."""
         self._nudged = True
-        self.journal._live.pop(self, None)
+        self.journal._leave(self)
         self.wake()
 
     def wake(self) -> None:
@@ -493,13 +505,13 @@ class Follower:
         if journal.last != self.after or journal.closed or journal.lost is not None or self.coalesce_s:
             return False
         self.push, self._left, self._nudged = push, left, False
-        journal._live[self] = None
+        journal._join(self)
         return True
 
     def stay(self) -> None:
         """Take `go_live` back, before anything has come: `next` is called after all."""
         self._left = None
-        self.journal._live.pop(self, None)
+        self.journal._leave(self)
 
     async def next(self, push: Push | None = None) -> Slice | None:
         """Return the next events past the cursor, waiting for them; None at the end of the journal.
@@ -557,14 +569,14 @@ class Follower:
         while not (journal.closed or journal.lost):
             self._waiter = waiter = journal._hub.loop.create_future()
             if journal.last == self.after:
-                journal._live[self] = None
+                journal._join(self)
             else:
                 journal._waiters[waiter] = None
             try:
                 await waiter
             finally:
                 self._waiter = None
-                journal._live.pop(self, None)
+                journal._leave(self)
                 journal.forget(waiter)
             if self._nudged or journal.last > self.after:
                 return True
@@ -788,8 +800,13 @@ class Journals:
     def _enqueue(self, journal: Journal) -> None:
         self._dirty.append(journal)
         if self._sleeper is not None:
-            self._sleeper.set_result(None)
-            self._sleeper = None
+            self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        """Wake the writer, which sleeps."""
+        assert self._sleeper is not None, "it sleeps"
+        self._sleeper.set_result(None)
+        self._sleeper = None
 
     def _hurry(self) -> None:
         self._urgent = True
@@ -832,25 +849,31 @@ class Journals:
             self._pausing.set_result(None)
 
     async def _commit(self, dirty: list[Journal]) -> None:
-        taken: list[Journal] = []
-        batches: list[Append] = []
         began, now_ms = self.loop.time(), time.time_ns() // 1_000_000
-        for journal in dirty:
-            if journal.owned and journal._queued:
-                taken.append(journal)
-                batches.append(journal._take(began, now_ms))
-        if not batches:
+        taken = [(journal, journal._take(began, now_ms)) for journal in dirty if journal.owned and journal._queued]
+        if not taken:
             return
+        batches = [batch for _, batch in taken]
         refused = await self._append(batches)
         now = self.loop.time()
         self.metrics.append_s.observe(now - began)
-        for journal, batch in zip(taken, batches, strict=True):
-            if not refused or batch.run_id not in refused:
-                self.metrics.events_accepted += len(batch.events)
-                journal._accept(batch, now)
-            elif journal._under_way:  # else it was lost and won again while this was under way
-                journal._discard()
-                self._on_refused(batch.run_id)
+        accepted = 0
+        for journal, batch in taken:
+            if refused and batch.run_id in refused:
+                if journal._in_flight is not None:  # else it was lost and won again while this was under way
+                    journal._discard()
+                    self._on_refused(batch.run_id)
+                continue
+            first_seq, events, closed = batch.first_seq, batch.events, batch.end is not None
+            accepted += len(events)
+            if batch.checkpoint is not None and journal._in_flight is not None:
+                journal._saved = journal._saves_in_flight
+            journal._in_flight = journal.lost = None
+            if first_seq == journal.last + 1:
+                journal._advance(first_seq, events, journal._in_flight_bytes, closed)
+            else:  # disowned meanwhile, and has caught up with what was just accepted
+                journal._catch_up(first_seq, events, closed)
+        self.metrics.events_accepted += accepted
 
     async def _append(self, batches: list[Append]) -> Collection[str]:
         """Append, and wait until the store has answered. Every run is refused when the worker itself is fenced."""

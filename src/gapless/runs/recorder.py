@@ -129,7 +129,18 @@ class Recorder:
         if self._barred:
             self.check_open()
         if type(item) is str:
-            self._text(item)
+            if self._text_id is None or self._halves.half or len(item) > self._text_chars_max:
+                self._text(item)
+            else:  # most are more of the open message, and go the short way
+                try:
+                    text = _encode_text(item)
+                except UnicodeEncodeError:
+                    self._text(item)
+                else:
+                    self._text_parts.append(item)
+                    if not text.isascii():
+                        text = with_plain_lines(text)
+                    self._append(self._text_head + text + b"}")
         elif (deltas := self._deltas) is not None and (encoded := deltas.more(item)) is not None:
             self._append(encoded)
         elif isinstance(item, EventBase):
