@@ -176,6 +176,19 @@ test("page: an error shows in place, with its code, under the partial text", asy
   await answered(page, "Better.");
 });
 
+test("page: a turn says when it was asked, after a reload by the server's clock", async () => {
+  const page = await open();
+  const asked = page.locator("[data-testid=asked-at]");
+  const before = Date.now();
+  await ask(page, "Hi");
+  await turnIs(page, "finished");
+  const at = Date.parse(await asked.getAttribute("datetime"));
+  assert.ok(before <= at && at <= Date.now());
+  await page.reload();
+  await turnIs(page, "finished");
+  assert.equal(Date.parse(await asked.getAttribute("datetime")), [...server.runs.values()][0].record.created_at);
+});
+
 test("page: a cursor that is gone stops and says so", async () => {
   server.script = () => wordByWord("one two");
   const page = await open();
