@@ -96,7 +96,7 @@ def paced(bench: Bench) -> None:
 
     framework_stores = ("", "memory") if bench.quick else ("", "memory", "sqlite", "redis")
     others = ["fastapi", "gapless-redis", "pydantic-ai-ag-ui", "pydantic-ai-vercel", "adk-server"]
-    others += ["langgraph-ag-ui", "langgraph-dev", "durable-streams", "agno-os"]
+    others += ["langgraph-ag-ui", "langgraph-dev", "durable-streams", "agno-alone", "agno-os", "agno-gapless-memory"]
     others = others if bench.quick else []
     bench.alternate(
         [
@@ -540,7 +540,7 @@ def run(name: str, quick: bool, rounds: int | None, wanted: Sequence[str], serve
 
 def _chosen(bench: Bench, candidate: Candidate) -> bool:
     """Whether a scenario for all measures this one: a framework's agent on Redis is measured once, paced."""
-    if bench.quick and candidate.name in ("fastapi", "durable-streams", "agno-os"):
+    if bench.quick and (candidate.name in ("fastapi", "durable-streams") or candidate.agent == "agno"):
         return False
     stores = ("", "memory") if bench.quick else ("", "memory", "sqlite")
     return candidate.agent == "generator" or candidate.store in stores
