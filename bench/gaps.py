@@ -99,16 +99,17 @@ async def measure(store: str, share: float = 1.0) -> dict[str, dict[str, float]]
     """Do each of it, this share of it, and return the longest gaps, ms."""
     many = Limits(runs_active_max=2 * ENDS, journal_bytes_max=1 << 30, journal_events_max=2 * JOINED_EVENTS)
     found = {}
+    rest_s, settle_s = REST_S * share**0.5, SETTLE_S * share**0.5  # a quick run has less to come to rest from
     async with AsyncExitStack() as stack:
         back_up = await backup(store, stack)  # first: this process is still small, and a fork of it short
         runner = await stack.enter_async_context(Runner(agent, store=store, limits=many))
         doings = {**await prepared(runner, share), **back_up}
         others, ticks = Others(), await runner.start("ticks")
         following = asyncio.create_task(others.follow(ticks))
-        await asyncio.sleep(SETTLE_S)
+        await asyncio.sleep(settle_s)
         for subject in filter(doings.__contains__, SUBJECTS):
             do = doings[subject]
-            await asyncio.sleep(REST_S)
+            await asyncio.sleep(rest_s)
             others.longest_s = others.held_s = 0.0
             await do()
             await asyncio.sleep(3 * EVERY_S)
@@ -167,7 +168,7 @@ async def prepared(runner: Runner, share: float) -> dict[str, Callable[[], Corou
         await runner.store.expire(now_ms() + 1)
 
     return {
-        "rest": lambda: asyncio.sleep(REST_S),
+        "rest": lambda: asyncio.sleep(REST_S * share**0.5),
         "join": join,
         "lists": lists,
         "ends": ends,
