@@ -139,6 +139,9 @@ def test_a_run_is_found_and_its_timeline_read(browser: Browser, url: str, size: 
     assert faults(browser, tab) == []
     browser.do("reload", tab)  # its address is a link to it
     browser.until(f"() => ({ENTRIES})() === 'starts,calls,result,says,finished'", tab=tab)
+    browser.do("click", tab, selector="[data-testid=more]")  # and back
+    browser.do("press", tab, selector="[data-testid=to-chat]", key="Enter")
+    browser.until("() => document.getElementById('composer') !== null && location.pathname === '/'", tab=tab)
     assert browser.do("errors") == []
 
 
