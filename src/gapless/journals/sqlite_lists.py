@@ -91,7 +91,7 @@ async def find_runs(file: SQLiteFile, runs: Runs, sought: Sought, limit: int, af
         until = time.monotonic() + STEP_S
         for rid, status, record in db.execute(sql, (*values, place)):
             place = rid
-            run = runs.glimpse(rid, record) if sought.may_be(status) else None
+            run = runs.glimpse(db, rid, record) if sought.may_be(status) else None
             if not search.sees(rid, status, run):
                 return False
             if time.monotonic() > until:

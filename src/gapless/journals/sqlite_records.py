@@ -85,12 +85,12 @@ class Runs:
                 self._note_unreadable(row[0], row[1])
         return found
 
-    def glimpse(self, rid: int, record: bytes) -> Glimpse | RunRecord | None:
+    def glimpse(self, db: sqlite3.Connection, rid: int, record: bytes) -> Glimpse | RunRecord | None:
         """Read of a run's record what it is found by; None where this version cannot, which is said once."""
         try:
             return glimpse_of(record)
         except ValueError:
-            self._note_unreadable(rid, f"in row {rid}")
+            self._note_unreadable(rid, *db.execute("SELECT id FROM runs WHERE rid = ?", (rid,)).fetchone())
             return None
 
     def _note_unreadable(self, rid: int, run_id: str) -> None:
