@@ -45,6 +45,15 @@ async def test_what_cannot_begin_is_refused_with_a_status(url: str, query: dict[
     assert json.loads(refused.value.response.body or b"")["error"]["code"] == code
 
 
+async def test_who_may_not_be_told_of_it_is_refused_with_a_status(url: str):
+    target, notify = url.replace("http", "ws", 1) + "/live?agent=parrot", {"X-Notify": "https://127.0.0.1/"}
+    with pytest.raises(websockets.InvalidStatus) as refused:
+        async with connect(target, additional_headers=notify, proxy=None):
+            pass
+    assert refused.value.response.status_code == 422
+    assert "no public address" in json.loads(refused.value.response.body or b"")["error"]["message"]
+
+
 async def test_a_live_run_is_its_users(monkeypatch: pytest.MonkeyPatch):
     keys = {"alice": "a" * 16, "bob": "b" * 16}
     monkeypatch.setenv("GAPLESS_API_KEYS", ",".join(f"{name}={key}" for name, key in keys.items()))
