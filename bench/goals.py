@@ -424,7 +424,7 @@ def others(results: dict[str, Any]) -> list[Goal]:
                 continue
             measured, rest = (figures.median(f"gapless-{store}", "gap_ms", **{"while": of}) for of in (subject, "rest"))
             held = figures.median(f"gapless-{store}", "held_ms", **{"while": subject})
-            disturbed = rest is not None and rest > GAP_MS_MAX
+            disturbed = min(rest or 0.0, measured or 0.0) > GAP_MS_MAX
             found.append(
                 Goal(
                     f"others' longest gap while {what}: {store}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import sqlite3
 import subprocess
@@ -196,7 +197,9 @@ async def test_a_sessions_turns_are_read_in_steps(cluster: Cluster, monkeypatch:
     assert looks == 4
 
 
-async def test_events_are_dropped_in_steps_and_nobody_waits_for_all_of_them(cluster: Cluster) -> None:
+async def test_events_are_dropped_in_steps_and_nobody_waits_for_all_of_them(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a = await cluster.worker("a")
     for run_id in ("r", "s"):
         await a.create(run_id, run_id)
@@ -213,11 +216,22 @@ async def test_events_are_dropped_in_steps_and_nobody_waits_for_all_of_them(clus
                 await a.store.read("r", 0, 1)
             await asyncio.sleep(0)
 
+    steps, drop_events = list[int](), sqlite_retention._drop_events
+
+    def noted(*given: Any) -> bool:
+        steps.append(turns)
+        return drop_events(*given)
+
+    monkeypatch.setattr(sqlite_retention, "_drop_events", noted)
+    monkeypatch.setattr(sqlite_retention, "STEP_S", -1.0)
     waiting = asyncio.create_task(others())
     await asyncio.sleep(0)
     turns = 0
     assert await a.store.expire(2) == 2
-    assert turns > 3
+    assert len(steps) > 3
+    assert all(later - step >= sqlite_retention.TURNS_BETWEEN for step, later in itertools.pairwise(steps)), (
+        "a word that is recorded, written and read between two of them waits for one"
+    )
     waiting.cancel()
     for run_id in ("r", "s"):
         with pytest.raises(CursorExpired):

@@ -15,6 +15,9 @@ __all__ = ["drop_events", "expire"]
 
 EXPIRE_RUNS = 100
 """Runs that are marked as expired in one transaction."""
+TURNS_BETWEEN = 3
+"""Turns of the event loop between two steps: an agent's word is recorded in one, written in the next, and read in the
+third. With one turn between, it would wait for three steps."""
 
 
 async def expire(file: SQLiteFile, journals: Log, runs: Runs, ended_before: int, bytes_max: int | None) -> int:
@@ -38,7 +41,7 @@ async def expire(file: SQLiteFile, journals: Log, runs: Runs, ended_before: int,
     total = 0
     while marked := await file.transact(mark):
         total += marked
-        await asyncio.sleep(0)
+        await _let_others()
     await drop_events(file, journals)
     return total
 
@@ -48,6 +51,11 @@ async def drop_events(file: SQLiteFile, journals: Log) -> None:
     more = True
     while more:
         more = await file.transact(lambda db: _drop_events(db, journals))
+        await _let_others()
+
+
+async def _let_others() -> None:
+    for _ in range(TURNS_BETWEEN):
         await asyncio.sleep(0)
 
 
