@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from gapless import Runner, create_app
+from gapless.agents.base import RunContext
 from gapless.config import ConnectionLimits
-from gapless.events import TextMessageContentEvent
+from gapless.events import Interrupt, RunFinishedEvent, TextMessageContentEvent
 from gapless.http.direct import DirectWriter, Handover, TakenConnection
 from gapless.protocols import WIRES
 from gapless.server import connections
@@ -26,7 +27,7 @@ from gapless.testing import serving
 from tests.http.test_stream import unchunked
 from tests.support.agents import Gated
 from tests.support.sse import events
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_S, until
 
 STREAM = {"accept": "text/event-stream"}
 TORRENT = 20_000
@@ -91,6 +92,25 @@ async def test_words_go_out_where_they_are_accepted_if_nothing_stands_between(
                 async for piece in pieces:
                     body += piece
     assert text_of(body) == "onetwothree"
+
+
+async def test_a_live_followers_stream_ends_where_the_run_waits_for_a_person():
+    go_on = threading.Event()
+
+    async def asks(ctx: RunContext) -> AsyncIterator[str]:
+        yield "well "
+        await asyncio.to_thread(go_on.wait)
+        await ctx.interrupt([Interrupt(id="i", reason="approval")])
+
+    app = create_app(Runner(asks))
+    with serving(app) as url:
+        async with httpx2.AsyncClient(base_url=url) as client, asyncio.timeout(WAIT_S):
+            await client.post("/runs", json={"message": "x", "run_id": "r"})
+            async with client.stream("GET", "/runs/r/events", headers=STREAM) as response:
+                await until(is_followed_live(app), "it is followed")
+                go_on.set()
+                body = await response.aread()
+    assert isinstance(events(body)[-1], RunFinishedEvent)
 
 
 def read_until(client: socket.socket, received: bytearray, wanted: bytes) -> None:

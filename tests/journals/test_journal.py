@@ -14,7 +14,7 @@ from gapless import Runner
 from gapless.errors import RunNotFound, StoreCorrupt, StoreUnavailable
 from gapless.journals import journal as hot_path
 from gapless.journals.contract import Append, Checkpoint
-from gapless.journals.journal import Follower, Journal, Journals
+from gapless.journals.journal import Follower, Journal, Journals, Push
 from gapless.journals.memory import Memory, MemoryStore
 from tests.journals.conformance import LEASE_S, WAIT_S, Clock, Cluster, a_run, an_end, an_event
 from tests.journals.test_memory import MemoryPlace
@@ -542,6 +542,40 @@ async def test_a_live_follower_reads_from_the_store_what_it_was_not_told_of(
     assert (part.first_seq, part.events) == (1, [an_event(text) for text in "123"])
     assert not seen
     await other.journals.release(copy)
+
+
+async def test_who_follows_live_no_more_is_given_nothing(process: Process) -> None:
+    journal = await process.start("r")
+    seen: dict[str, list[bytes]] = {"leaves": [], "stays": []}
+    followers = {name: Follower(journal, journal.last) for name in seen}
+
+    def take(name: str) -> Push:
+        def push(first_seq: int, events: list[bytes]) -> bool:
+            seen[name].extend(events)
+            return True
+
+        return push
+
+    for name, follower in followers.items():
+        assert follower.go_live(take(name), lambda error: None)
+    for text in "12":
+        journal.append(an_event(text))
+        await settle()
+        followers["leaves"].nudge()
+    assert seen == {"leaves": [an_event("1")], "stays": [an_event("1"), an_event("2")]}
+
+
+async def test_what_is_too_much_for_one_group_goes_in_parts_and_the_end_with_the_last(process: Process) -> None:
+    journal = await process.start("r")
+    events = [an_event(text * (hot_path.BATCH_BYTES_MAX // 2)) for text in "abc"]
+    for event in events:
+        journal.append(event)
+    journal.close(an_event("d"), an_end("r"))
+    async with asyncio.timeout(WAIT_S):
+        await journal.drain()
+    assert (process.store.appends, process.refused) == ([["r"]] * 3, [])
+    assert await process.store.read("r", 0, 2) == events[:2]
+    assert (journal.closed, journal.last) == (True, 4)
 
 
 async def test_a_live_follower_is_not_woken_for_what_it_takes(process: Process) -> None:

@@ -289,8 +289,9 @@ def test_so_much_may_be_open_at_once_and_no_more():
 
 def test_a_delta_over_the_limit_is_split():
     small = Limits(event_bytes_max=200)
-    events, recorder = record("x" * 1000, TextMessageContentEvent(message_id="m", delta="y" * 1000), limits=small)
-    assert recorder.fold.text == "x" * 1000 + "\n\n" + "y" * 1000
+    delta = TextMessageContentEvent(message_id="m", delta="y" * 1000)
+    events, recorder = record("x" * 1000, "x" * 1000, delta, limits=small)
+    assert recorder.fold.text == "x" * 2000 + "\n\n" + "y" * 1000
     assert all(len(event.delta) <= 200 for event in events if isinstance(event, TextMessageContentEvent))
 
 
