@@ -1,4 +1,4 @@
-"""So many in one turn of the event loop, the rest in the next ones: many at once are not to hold up all others."""
+"""So many in one turn of the event loop, the rest in later ones: many at once are not to hold up all others."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import collections
 from collections.abc import Callable
 from functools import partial
 
-__all__ = ["Pace"]
+__all__ = ["TURNS", "Pace"]
+
+TURNS = 3
+"""Turns of the event loop from some that are let through to the next: an agent's word is recorded in one, written in
+the next and read in the third, and waits for those and not for three times as many."""
 
 
 class Pace:
-    """Lets `count` through in one turn of the event loop; who comes later waits, in order, for one of the next."""
+    """Lets `count` through in one turn of the event loop; who comes later waits, in order, for one some turns later."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -34,16 +38,19 @@ class Pace:
 
     def _passes(self) -> bool:
         if self._passed == 0 and not self._waiting:
-            asyncio.get_running_loop().call_soon(self._next)
+            asyncio.get_running_loop().call_soon(self._next, TURNS)
         if self._passed >= self._count or self._waiting:
             return False
         self._passed += 1
         return True
 
-    def _next(self) -> None:
+    def _next(self, turns: int) -> None:
+        if turns > 1 and self._waiting:
+            asyncio.get_running_loop().call_soon(self._next, turns - 1)
+            return
         self._passed = min(self._count, len(self._waiting))
         if self._passed:
-            asyncio.get_running_loop().call_soon(self._next)
+            asyncio.get_running_loop().call_soon(self._next, TURNS)
         for _ in range(self._passed):
             self._waiting.popleft()()
 
