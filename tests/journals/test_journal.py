@@ -198,6 +198,18 @@ async def test_what_is_hurried_waits_for_no_credit(paced: Process):
     assert (other.last, journal.last) == (1, hot_path.COMMIT_CREDIT + 1)  # what waits goes along
 
 
+async def test_what_is_hurried_takes_more_credit(paced: Process):
+    journal = await paced.start("r")
+    journal.append(an_event("first word"))
+    journal.hurry()
+    await settle()
+    assert journal.last == 1
+    for number in range(hot_path.COMMIT_CREDIT):
+        journal.append(an_event(str(number)))
+        await settle()
+    assert journal.last == hot_path.COMMIT_CREDIT - hot_path.HURRY_CREDIT
+
+
 async def test_no_follower_sees_what_the_store_has_not_accepted(process: Process) -> None:
     journal = await process.start("r")
     follower = Follower(journal)

@@ -43,6 +43,9 @@ PAGE_EVENTS = 512
 COMMIT_CREDIT = 8
 """Groups that are written at once after a quiet time, each for half of the store's `commit_interval_s`: the first words
 of an answer need not wait, and a busy process writes large groups all the same."""
+HURRY_CREDIT = 2
+"""What a group takes besides that goes at once, credit or not: in short runs, one behind the other, what follows the
+first word goes as one group."""
 HELD_S = 0.005
 """How long RUN_STARTED waits for the agent's first event, to be accepted with it."""
 RETRY_FIRST_S, RETRY_MAX_S = 0.05, 1.0
@@ -823,26 +826,27 @@ class Journals:
             if interval_s:
                 since_s = self.loop.time() - committed_at
                 credit = min(credit + 2 * since_s / interval_s, COMMIT_CREDIT) - 1
-                if credit < 0:
-                    credit = 0.0
-                    if not self._urgent:
-                        await self._pause(interval_s - since_s)
-                    self._urgent = False
+                if credit < 0 or self._urgent:
+                    credit = await self._pause(credit, interval_s - since_s)
             dirty, self._dirty = self._dirty, []
             if len(dirty) > ENDS_AT_ONCE:
                 dirty, self._dirty = _with_few_ends(dirty)
             await self._commit(dirty)
             committed_at = self.loop.time()
 
-    async def _pause(self, pause_s: float) -> None:
-        """Let more come, until something cannot wait."""
+    async def _pause(self, credit: float, pause_s: float) -> float:
+        """Let more come, unless something cannot wait, or until it cannot. Returns the credit that is left."""
+        if self._urgent:
+            self._urgent = False
+            return max(credit - HURRY_CREDIT, 0.0)
         self._pausing = self.loop.create_future()
         timer = self.loop.call_later(pause_s, self._end_pause)
         try:
             await self._pausing
         finally:
             timer.cancel()
-            self._pausing = None
+            self._pausing, self._urgent = None, False
+        return 0.0
 
     def _end_pause(self) -> None:
         if self._pausing is not None and not self._pausing.done():
