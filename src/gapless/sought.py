@@ -92,9 +92,9 @@ class Sought(msgspec.Struct, kw_only=True, frozen=True):
 
 class Found(Listing[RunRecord]):
     """Holds one page of runs that were sought: it may have fewer than were asked for, or none, and a `next` all the
-    same. So many runs were `looked` at for it, and at most `left` are behind them."""
+    same. So many runs were `looked` at for it, and about `left` are behind them."""
 
     def __init__(self, records: Iterable[RunRecord] = (), next: str | None = None, *, looked: int = 0) -> None:
         super().__init__(records, next)
         self.looked = looked
-        self.left = 0 if next is None else int(next)
+        self.left = 0 if next is None else max(0, int(next) - 1)

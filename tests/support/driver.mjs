@@ -45,6 +45,8 @@ const commands = {
   scheme: async ({ tab, value }) => void (await (await page(tab)).emulateMedia({ colorScheme: value })),
   /** What the page's service worker shows of a message that comes to it. */
   push: async ({ tab, message }) => deliver(await page(tab), await workerOf(await page(tab)), message),
+  /** All pages are left, and with them their connections, of which a browser has six for a server. */
+  leave: async () => void (await Promise.all([...pages.values()].map((one) => one.goto("about:blank")))),
   errors: async () => errors,
   logged: async () => logged,
 };

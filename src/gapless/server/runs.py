@@ -141,7 +141,7 @@ class RunRoutes(ClientRoutes):
         `?until=` (ms), with `?error=` in their error; at most `?limit=`. An operator's are all, or `?user_id=`'s (and
         `operator` is true).
         Long texts are cut. Where there are more, `next` is the `?after=` of the next page. A page takes a tenth of a
-        second at most: it may be without runs. So many were `looked` at for it, and at most `left` are behind it.
+        second at most: it may be without runs. So many were `looked` at for it, and about `left` are behind it.
         Browsers that open the address get the page for people."""
         if wants_page(request):
             return runs_page()

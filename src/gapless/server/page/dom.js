@@ -11,6 +11,15 @@ export function el(tag, attrs = {}, ...children) {
   return node;
 }
 
+/** Lets an element say this: what it says already stays, with what is selected of it, and what it grows by is added. */
+export function says(node, text) {
+  const said = node.textContent;
+  if (said === text) return;
+  const only = node.childNodes.length === 1 ? node.firstChild : null;
+  if (only?.nodeType === Node.TEXT_NODE && said && text.startsWith(said)) only.appendData(text.slice(said.length));
+  else node.textContent = text;
+}
+
 /** The page's element of this id. */
 export const $ = (id) => document.getElementById(id);
 

@@ -23,7 +23,10 @@ export class Line {
   #leaving; // the timer of a tab that is not seen
   #seen = null; // while the connection is let go: what ends that, once it is known
 
-  /** `onFeed(change)` is told what becomes of a conversation, `onState(state)` how the connection is. */
+  /**
+   * `onFeed(change)` is told what becomes of a conversation, `onState(state)` how the connection is. `everyone()` says
+   * whether the conversations are those of all users, for operators, where none is shown.
+   */
   constructor(given) {
     this.#given = given;
     addEventListener("online", () => this.#look(true));
@@ -82,7 +85,8 @@ export class Line {
   async #read(sessionId, after, onEvent, signal) {
     const onStateChange = (state) => signal.aborted || state === "closed" || this.#given.onState(state);
     if (sessionId === null) {
-      for await (const { id, change } of client.followFeed({ after: this.#cursor, signal, onStateChange })) {
+      const everyone = this.#given.everyone?.() ?? false;
+      for await (const { id, change } of client.followFeed({ everyone, after: this.#cursor, signal, onStateChange })) {
         this.#cursor = id;
         this.#given.onFeed(change);
       }

@@ -2,7 +2,7 @@
 
 import { authorised, client, getJson } from "./api.js";
 import { copyFrom } from "./clipboard.js";
-import { el, pretty } from "./dom.js";
+import { el, pretty, says } from "./dom.js";
 import { Questions } from "./questions.js";
 import { announce, describe, showAlert } from "./say.js";
 
@@ -15,6 +15,9 @@ const FOLDED_CHARS = 600;
 /** JSON of so many characters is one line. */
 const LINE_CHARS = 100;
 const EVENTS_PAGE = 200;
+/** Sub-agents in sub-agents are shown one in the other so far. */
+const DEPTH_MAX = 4;
+const FACTS = ["Run", "Agent", "User", "Conversation", "Made", "Waited for its turn", "First token after", "Took", "Worker", "Taken over", "Events", "Cost", "Error"];
 const SPEEDS = [1, 2, 5, 20, 100];
 
 const ended = ({ status }) => status === "finished" || status === "failed" || status === "cancelled";
@@ -25,13 +28,18 @@ export class RunView {
   #node;
   #given;
   #run = null;
-  #timeline = { entries: [] };
+  #timeline = { last_seq: 0 };
   #parts = null;
-  #rows = []; // of the timeline, in order
+  #rows = new Map(); // of the timeline, in order, by their places in the journal
+  #newest; // of the rows
+  #from; // when the first entry came, in ms
+  #until = 0; // and the last
   #timer = null;
+  #looking = false;
+  #missed = false; // something has changed while it was looked at
   #replaying = 0;
 
-  /** `onChanged()` is told of what was done with a run here. */
+  /** `onChanged()` is told of what was done with a run here; `isTold()` says whether `hear` is called for what becomes of it. */
   constructor(node, given) {
     this.#node = node;
     this.#given = given;
@@ -45,35 +53,53 @@ export class RunView {
     this.runId = id;
     this.#node.hidden = id === "";
     this.#run = null;
-    this.#rows = [];
+    this.#timeline = { last_seq: 0 };
+    this.#rows = new Map();
+    this.#newest = this.#from = undefined;
+    this.#until = 0;
     this.#node.replaceChildren();
     if (id === "") return;
     await this.#look(id);
     if (id === this.runId && this.#parts) this.#node.querySelector("h2")?.focus();
   }
 
+  /** Something of this conversation has changed, or of any. */
+  hear(sessionId = this.#run?.session_id) {
+    if (this.#run === null || sessionId !== this.#run.session_id || ended(this.#run)) return;
+    if (this.#looking) this.#missed = true;
+    else this.#look(this.runId);
+  }
+
   async #look(id) {
-    let again = LOOK_MS;
+    clearTimeout(this.#timer);
+    this.#looking = true;
+    this.#missed = false;
+    let rest = LOOK_MS;
     try {
       const run = await authorised(() => getJson(`runs/${encodeURIComponent(id)}`));
       if (id !== this.runId) return;
       if (run.last_seq !== this.#run?.last_seq || run.status !== this.#run?.status) {
         const began = performance.now();
-        const timeline = await authorised(() => getJson(`runs/${encodeURIComponent(id)}/timeline`));
+        const timeline = await authorised(() => getJson(`runs/${encodeURIComponent(id)}/timeline?after=${this.#timeline.last_seq}`));
         if (id !== this.runId) return;
-        again = Math.max(LOOK_MS, 5 * (performance.now() - began)); // a long run costs its server no more than a fifth
+        rest = Math.max(LOOK_MS, 5 * (performance.now() - began)); // a long run costs its server no more than a fifth
         if (this.#run === null) this.#build(run);
         if (ended(run) && this.#run && !ended(this.#run)) announce(`The run is ${run.status}`), this.#given.onChanged();
+        if (timeline.last_seq < this.#timeline.last_seq) return; // another look was faster
         this.#run = run;
         this.#timeline = timeline;
         this.#update();
       }
-      if (!ended(run)) this.#timer = setTimeout(() => this.#look(id), again);
+      if (this.#missed) rest = 0;
+      else if (run.status !== "running" && this.#given.isTold()) return; // it is told of, or has ended
+      if (!ended(run)) this.#timer = setTimeout(() => this.#look(id), rest);
     } catch (error) {
       if (id !== this.runId) return;
       if (error?.status === 404 || error?.status === 410) this.#node.replaceChildren(el("p", { role: "alert" }, describe(error)), this.#back());
       else this.#timer = setTimeout(() => this.#look(id), LOOK_MS);
       if (error?.status === undefined) showAlert(describe(error), true);
+    } finally {
+      if (id === this.runId) this.#looking = false;
     }
   }
 
@@ -90,6 +116,7 @@ export class RunView {
     const parts = {
       status: el("span", { class: "status" }),
       facts: el("dl", {}),
+      values: new Map(),
       usage: el("div", { class: "scroll" }),
       answer: el("div", { id: "answer", "data-testid": "answer", hidden: true }),
       timeline: el("ol", { id: "timeline", "data-testid": "timeline", "aria-label": "What happened" }),
@@ -113,75 +140,99 @@ export class RunView {
       parts.journal,
     );
     if (title.scrollHeight > title.clientHeight) title.tabIndex = 0; // so that keys scroll it
+    for (const name of FACTS) {
+      const value = name === "Conversation" ? el("a", { href: `./#${encodeURIComponent(run.session_id)}` }) : el("span", {});
+      parts.values.set(name, value);
+      parts.facts.append(el("div", { class: name === "Error" ? "wide" : null, hidden: true }, el("dt", {}, name), el("dd", {}, value)));
+    }
     this.#parts = parts;
   }
 
   #update() {
-    const [run, parts, { entries, first_token_at: first }] = [this.#run, this.#parts, this.#timeline];
-    parts.status.dataset.status = parts.status.textContent = run.status;
+    const [run, parts, { first_token_at: first, waited_ms: waited }] = [this.#run, this.#parts, this.#timeline];
+    parts.status.dataset.status = run.status;
+    says(parts.status, run.status);
     parts.cancel.hidden = ended(run);
     parts.again.hidden = !ended(run);
-    parts.replay.disabled = !entries.some(({ at }) => at);
-    const facts = [
-      ["Run", run.id],
-      ["Agent", run.agent],
-      ["User", run.user_id],
-      ["Conversation", el("a", { href: `./#${encodeURIComponent(run.session_id)}` }, run.session_id)],
-      ["Made", new Date(run.created_at).toLocaleString()],
-      ["Waited for its turn", run.started_at ? seconds(run.started_at - run.created_at) : ""],
-      ["First token after", first && run.started_at ? seconds(Math.max(0, first - run.started_at)) : ""],
-      ["Took", run.started_at && run.ended_at ? seconds(run.ended_at - run.started_at) : ""],
-      ["Worker", run.worker ?? ""],
-      ["Taken over", run.takeovers ? `${run.takeovers} times` : ""],
-      ["Events", String(run.last_seq)],
-      ["Cost", run.cost_usd === undefined ? "" : `$${run.cost_usd.toFixed(4)}`],
-      ["Error", run.error ? `${run.error.code}: ${run.error.message}` : ""],
+    const values = [
+      run.id,
+      run.agent,
+      run.user_id,
+      run.session_id,
+      new Date(run.created_at).toLocaleString(),
+      run.started_at ? seconds(run.started_at - run.created_at) : "",
+      first && run.started_at ? seconds(Math.max(0, first - run.started_at - waited)) : "",
+      run.started_at && run.ended_at ? seconds(run.ended_at - run.started_at) : "",
+      run.worker ?? "",
+      run.takeovers ? `${run.takeovers} times` : "",
+      String(run.last_seq),
+      run.cost_usd === undefined ? "" : `$${run.cost_usd.toFixed(4)}`,
+      run.error ? `${run.error.code}: ${run.error.message}` : "",
     ];
-    parts.facts.replaceChildren(...facts.filter(([, value]) => value !== "").map(([name, value]) => el("div", { class: name === "Error" ? "wide" : null }, el("dt", {}, name), el("dd", {}, value))));
-    parts.usage.replaceChildren(...(run.usage?.length ? [usageTable(run.usage)] : []));
+    FACTS.forEach((name, place) => {
+      const node = parts.values.get(name);
+      says(node, values[place]);
+      node.closest("div").hidden = values[place] === "";
+    });
+    const usage = JSON.stringify(run.usage ?? []);
+    if (parts.usage.dataset.usage !== usage) parts.usage.replaceChildren(...(run.usage?.length ? [usageTable(run.usage)] : []));
+    parts.usage.dataset.usage = usage;
     this.#ask(run);
-    this.#draw(entries);
+    this.#draw(this.#timeline.entries);
+    parts.replay.disabled = this.#from === undefined;
   }
 
+  /** Draws what has come since the last time: a row that grows stays, with what is selected, open or in view of it. */
   #draw(entries) {
-    const [from, until] = spanOf(entries);
-    this.#rows = [];
-    const nodes = [];
-    entries.forEach((entry, place) => {
-      const before = entries[place - 1];
-      const gap = before?.ended_at && entry.at ? entry.at - before.ended_at : 0;
-      const call = entries.find(({ seq }) => seq === entry.of);
-      if (gap >= GAP_MS && call === undefined) {
-        const said = before.what === "waits" ? `waited ${seconds(gap)} for a person` : `${seconds(gap)} without an event`;
-        nodes.push(el("li", { "data-what": "gap" }, el("span", { class: "when" }), el("div", { class: "body gap" }, said)));
+    const list = this.#parts.timeline;
+    if (entries.length > 0) this.#endReplay();
+    for (const entry of entries) {
+      this.#from ??= entry.at;
+      this.#until = Math.max(this.#until, entry.ended_at ?? 0);
+      const call = this.#rows.get(entry.of)?.entry;
+      let row = this.#rows.get(entry.seq);
+      if (row === undefined) {
+        row = new Row(entry, this.#from, this.#rows.get(entry.within));
+        row.before = call === undefined ? this.#newest : undefined; // a result is waited for; that is said with it
+        if (this.#newest) this.#newest.next = row;
+        this.#newest = row;
+        this.#rows.set(entry.seq, row);
+        list.append(row.node);
       }
-      const row = rowOf(call?.ended_at && entry.at ? { ...entry, since: call.ended_at } : entry, from, until);
-      this.#rows.push(row);
-      nodes.push(row.node);
-    });
-    if (this.#timeline.cut) nodes.push(el("li", {}, el("span", { class: "when" }), el("div", { class: "body gap" }, "There is more; the journal has it.")));
-    const open = new Set([...this.#parts.timeline.querySelectorAll("details[open]")].map((it) => it.dataset.seq));
-    this.#parts.timeline.replaceChildren(...nodes);
-    for (const it of this.#parts.timeline.querySelectorAll("details")) it.open = open.has(it.dataset.seq);
+      row.draw(call?.ended_at && entry.at ? { ...entry, since: call.ended_at } : entry);
+      row.showGap();
+      row.next?.showGap();
+    }
+    list.style.setProperty("--span", String(Math.max(1, this.#until - this.#from)));
+    if (this.#timeline.cut && !list.dataset.cut) {
+      list.dataset.cut = "true";
+      list.append(el("li", {}, el("span", { class: "when" }), el("div", { class: "body gap" }, "There is more; the journal has it.")));
+    }
   }
 
   /** Plays what happened, as it came, so many times as fast. */
   #replay() {
     const mine = (this.#replaying += 1);
-    const { entries } = this.#timeline;
-    const [from, until] = spanOf(entries);
     const speed = Number(this.#parts.speed.value);
     const began = performance.now();
-    const rows = this.#rows;
+    const rows = [...this.#rows.values()];
+    const [from, until] = [this.#from, this.#until];
     this.#parts.timeline.dataset.replaying = "true";
     const step = () => {
-      if (mine !== this.#replaying || rows !== this.#rows) return;
+      if (mine !== this.#replaying) return;
       const now = from + (performance.now() - began) * speed;
-      entries.forEach((entry, place) => rows[place].until(now, entry));
+      for (const row of rows) row.until(now, from);
       if (now < until) requestAnimationFrame(step);
-      else delete this.#parts.timeline.dataset.replaying;
+      else this.#endReplay();
     };
     step();
+  }
+
+  #endReplay() {
+    if (!this.#parts.timeline.dataset.replaying) return;
+    this.#replaying += 1;
+    delete this.#parts.timeline.dataset.replaying;
+    for (const row of this.#rows.values()) row.until(Infinity, 0);
   }
 
   /** Asks as the chat page does: what the run waits for is one form each, and what is typed in stays while it waits. */
@@ -236,38 +287,78 @@ export class RunView {
   }
 }
 
-/** From when to when entries are, in ms. */
-function spanOf(entries) {
-  const times = entries.flatMap(({ at, ended_at: end }) => [at, end]).filter(Boolean);
-  return times.length ? [Math.min(...times), Math.max(...times)] : [0, 0];
-}
+/** One entry of the timeline as a row, which is drawn again where it grows. */
+class Row {
+  node = el("li", { "data-testid": "entry" });
+  entry;
+  before; // the row after which nothing may have happened for long
+  next;
+  #from;
+  #within; // the row of the sub-agent whose work it is
+  #depth;
+  #shown = "";
+  #gap = null;
+  #bar = null;
+  #when = el("span", { class: "when" });
+  #name = el("strong", {});
+  #what = el("span", { class: "what" });
+  #pre = el("pre", { tabindex: "0" });
+  #body = el("div", { class: "body" }, el("div", {}, this.#name, " ", this.#what));
 
-function rowOf(entry, from, until) {
-  const { seq, what, name = "", text = "", at, since = at, ended_at: end } = entry; // a result is there since it was called for
-  const shown = text.length > LINE_CHARS && (what === "calls" || what === "result") ? pretty(text) : text;
-  const took = at && end > since ? seconds(end - since) : "";
-  const line = el("div", {}, el("strong", {}, name || what), " ", el("span", { class: "what" }, [name ? what : "", took].filter(Boolean).join(" · ")));
-  const body = el("div", { class: "body" }, line);
-  if (took && until > from) {
-    const bar = el("span", {});
-    bar.style.marginLeft = `${(100 * (since - from)) / (until - from)}%`;
-    bar.style.width = `${Math.max(0.5, (100 * (end - since)) / (until - from))}%`;
-    body.append(el("div", { class: "bar", "aria-hidden": "true" }, bar));
+  constructor(entry, from, within) {
+    this.#from = from;
+    this.#within = within;
+    this.#depth = within ? within.#depth + 1 : 0;
+    this.node.style.setProperty("--depth", String(Math.min(this.#depth, DEPTH_MAX)));
+    this.node.dataset.depth = String(this.#depth);
+    this.node.append(this.#when, this.#body);
+    this.draw(entry);
+    if (this.#shown.length > FOLDED_CHARS) {
+      this.#body.append(el("details", {}, el("summary", {}, `${this.#shown.slice(0, 120)}…`), this.#pre));
+    }
   }
-  const pre = el("pre", { tabindex: "0" }, shown);
-  if (shown.length > FOLDED_CHARS) body.append(el("details", { "data-seq": String(seq) }, el("summary", {}, `${shown.slice(0, 120)}…`), pre));
-  else if (shown) body.append(pre);
-  const when = el("span", { class: "when" }, at ? `+${seconds(at - from)}` : `#${seq}`);
-  const node = el("li", { "data-what": what, "data-testid": "entry" }, when, body);
-  return {
-    node,
-    /** Shows it as it was at a time. */
-    until(now, { at: began = from, ended_at: done = began }) {
-      node.hidden = now < began;
-      const part = done > began ? Math.min(1, (now - began) / (done - began)) : 1;
-      pre.textContent = shown.slice(0, Math.ceil(part * shown.length));
-    },
-  };
+
+  draw(entry) {
+    this.entry = entry;
+    const { seq, what, name = "", text = "", at, since = at, ended_at: end } = entry; // a result is there since it was called for
+    this.#shown = text.length > LINE_CHARS && (what === "calls" || what === "result") ? pretty(text) : text;
+    const took = at && end > since ? seconds(end - since) : "";
+    this.node.dataset.what = what;
+    says(this.#when, at ? `+${seconds(Math.max(0, at - this.#from))}` : `#${seq}`);
+    says(this.#name, name || what);
+    says(this.#what, [name ? what : "", this.#within ? `in ${this.#within.entry.name}` : "", took].filter(Boolean).join(" · "));
+    if (took) {
+      this.#bar ??= this.#body.insertBefore(el("div", { class: "bar", "aria-hidden": "true" }, el("span", {})), this.#body.children[1] ?? null);
+      this.#bar.firstChild.style.setProperty("--since", String(Math.max(0, since - this.#from)));
+      this.#bar.firstChild.style.setProperty("--took", String(end - since));
+    }
+    says(this.#pre, this.#shown);
+    if (this.#shown && !this.#pre.parentNode) this.#body.append(this.#pre);
+  }
+
+  /** Says before it that nothing has happened for long, where that is so. */
+  showGap() {
+    const gap = this.before?.entry.ended_at && this.entry.at ? this.entry.at - this.before.entry.ended_at : 0;
+    if (gap < GAP_MS) {
+      this.#gap?.remove();
+      this.#gap = null;
+      return;
+    }
+    const text = this.before.entry.what === "waits" ? `waited ${seconds(gap)} for a person` : `${seconds(gap)} without an event`;
+    if (this.#gap === null) {
+      this.#gap = el("li", { "data-what": "gap", "data-testid": "gap" }, el("span", { class: "when" }), el("div", { class: "body gap" }));
+      this.node.before(this.#gap);
+    }
+    says(this.#gap.lastChild, text);
+  }
+
+  /** Shows it as it was at a time. */
+  until(now, from) {
+    const { at: began = from, ended_at: done = began } = this.entry;
+    this.node.hidden = now < began;
+    const part = done > began ? Math.min(1, (now - began) / (done - began)) : 1;
+    says(this.#pre, this.#shown.slice(0, Math.ceil(part * this.#shown.length)));
+  }
 }
 
 function usageTable(usage) {

@@ -1,51 +1,65 @@
 /** The window on what runs: the list of runs, filtered, page by page, live; `run-view.js` shows one of them. */
 
 import { authorised, getJson, serversAgents, showAccess } from "./api.js";
-import { $, el } from "./dom.js";
+import { $, el, says } from "./dom.js";
+import { Line } from "./line.js";
 import { RunView } from "./run-view.js";
-import { announce, awayIs, describe, reached, showAlert, showConnection } from "./say.js";
+import { announce, describe, reached, showAlert, showConnection } from "./say.js";
 
 const PAGE = 50;
-/** So often the newest runs are read again, while the page is seen. */
+/** Rows that are read again in one request. */
+const AGAIN_MAX = 200;
+/** What changes at once is looked at once. */
+const SOON_MS = 100;
+/** Of the time that its looks take, a page of a busy server rests so many times as long. */
+const RESTS = 5;
+/** So many conversations that have changed are looked at one by one; of more the list is read again. */
+const EACH_MAX = 4;
+/** So often the list is read again while the stream is away that says what changes. */
 const LOOK_MS = 2_000;
 /** So long nothing more is typed before it is looked for. */
 const TYPED_MS = 250;
 
 const filters = $("filters");
 const rows = new Map(); // run id → its row
+const changed = new Set(); // conversations of which something has changed since they were looked at
+let whole = false; // any may have
+let due = null; // the timer of the next look
+let took = 0; // the last one, in ms
+let polling = null; // the timer of looks while the stream is away
 let next; // the cursor behind the oldest run that was read
+let sought = new FormData(filters); // what the list is of, while more may be typed
 let list = 0; // which list that is: another filter is another one
+let filling = false; // it is being looked on for runs
+let operator = false;
 let typing = null;
 
-const view = new RunView($("run"), { onChanged: () => look() });
+const view = new RunView($("run"), { onChanged: () => lookSoon(true), isTold: () => polling === null });
+const line = new Line({ everyone: () => operator, onFeed: hear, onState: isNow });
 
-function wanted() {
-  const params = new URLSearchParams({ limit: String(PAGE) });
-  for (const [name, value] of new FormData(filters)) {
+async function read(asked) {
+  const params = new URLSearchParams();
+  for (const [name, value] of sought) {
     if (value === "") continue;
     params.set(name, name === "since" ? String(Date.now() - Number(value) * 60_000) : value.trim());
   }
-  return params;
-}
-
-async function read(after) {
-  const params = wanted();
-  if (after !== undefined) params.set("after", after);
+  for (const [name, value] of Object.entries({ limit: PAGE, ...asked })) if (value !== undefined) params.set(name, value);
   const page = await authorised(() => getJson(`runs?${params}`));
-  $("user").hidden = !page.operator;
+  operator = page.operator === true;
+  $("user").hidden = !operator;
   return page;
 }
 
 /** Begins the list anew, after another filter. */
 async function begin() {
   const mine = (list += 1);
+  sought = new FormData(filters);
   try {
     const page = await read();
     if (mine !== list) return;
     rows.clear();
     $("runs").replaceChildren();
-    for (const run of page.runs) put(run, null);
-    await fill(page.next, mine);
+    await fill(page, mine, PAGE / 2);
     said(null);
   } catch (error) {
     if (mine === list) said(error);
@@ -53,19 +67,24 @@ async function begin() {
 }
 
 /** A page may have found nothing in the time that one may take: it is looked on until there is something to see. */
-async function fill(cursor, mine) {
-  next = cursor;
-  while (rows.size < PAGE / 2 && next !== undefined) {
-    $("runs-end").textContent = "Looking…";
-    const page = await read(next);
-    if (mine !== list) return;
-    for (const run of page.runs) put(run, null);
-    next = page.next;
+async function fill(page, mine, wanted) {
+  filling = true;
+  try {
+    for (let looked = 0; ; page = await read({ after: next })) {
+      if (mine !== list) return;
+      for (const run of page.runs) if (!rows.has(run.id)) put(run, null);
+      next = page.next;
+      if (rows.size >= wanted || next === undefined) break;
+      looked += page.looked;
+      $("runs-end").textContent = `Looked at ${looked.toLocaleString()} of ${(looked + page.left).toLocaleString()} runs, and looking on…`;
+    }
+  } finally {
+    if (mine === list) filling = false;
   }
   showEnd();
 }
 
-const filtered = () => [...new FormData(filters).values()].some((value) => value !== "");
+const filtered = () => [...sought.values()].some((value) => value !== "");
 
 function showEnd() {
   $("older").hidden = next === undefined;
@@ -73,41 +92,98 @@ function showEnd() {
   if ($("runs-end").textContent !== text) $("runs-end").textContent = text; // it is read out when it changes
 }
 
-/** Reads the newest again: those that are there change in their place, new ones come before them. */
+/** How the stream is: while it is away, it is looked now and then. */
+function isNow(state) {
+  showConnection(state);
+  if (state === "open") {
+    clearInterval(polling);
+    polling = null;
+  } else polling ??= setInterval(() => (lookSoon(true), view.hear()), LOOK_MS);
+}
+
+/** Hears from the stream which conversation has changed, or that any may have. */
+function hear({ type, session, session_id: id = session?.id }) {
+  if (type !== "reset") changed.add(id);
+  lookSoon(type === "reset");
+  view.hear(id);
+}
+
+function lookSoon(all) {
+  whole ||= all;
+  due ??= setTimeout(look, Math.max(SOON_MS, RESTS * took));
+}
+
+/** Looks at what has changed of what is shown. */
 async function look() {
-  if (document.hidden) return;
-  const mine = list;
+  if (document.hidden) return void (due = null); // it is seen later
+  const [mine, began, ids, all] = [list, performance.now(), [...changed], whole || changed.size > EACH_MAX];
+  changed.clear();
+  whole = false;
   try {
-    const page = await read();
-    if (mine !== list) return;
-    let before = $("runs").firstElementChild;
-    for (const run of page.runs) {
-      if (rows.has(run.id)) before = put(run).nextElementSibling;
-      else put(run, before);
-    }
-    drop(page);
-    if (rows.size > 0 || next === undefined) showEnd();
+    if (filling) whole = true;
+    else if (all) await lookAtAll(mine);
+    else for (const id of ids) await lookAt(id, mine);
+    if (mine === list && !filling) showEnd();
     said(null);
   } catch (error) {
     if (mine === list) said(error);
+    whole = true;
+  }
+  took = performance.now() - began;
+  due = null;
+  if (whole || changed.size > 0) due = setTimeout(look, Math.max(whole ? LOOK_MS / 4 : SOON_MS, RESTS * took));
+}
+
+/** Looks at the runs of one conversation: changes those that are shown, and puts others where they belong. */
+async function lookAt(id, mine) {
+  const { runs, next: further } = await read({ session_id: id, limit: AGAIN_MAX });
+  if (mine !== list) return;
+  const there = new Set(runs.map((run) => run.id));
+  const oldest = further === undefined ? -Infinity : (runs.at(-1)?.created_at ?? Infinity);
+  for (const row of rows.values()) {
+    if (row.run.session_id === id && row.run.created_at >= oldest && !there.has(row.run.id)) drop(row);
+  }
+  for (const run of runs) {
+    if (rows.has(run.id)) put(run);
+    else if (next === undefined || run.created_at >= (oldestShown()?.created_at ?? 0)) put(run, firstBehind(run));
   }
 }
 
-/** Takes away what is no longer in the part of the list that a page is of: another status, say, or deleted. */
-function drop({ runs, next: further }) {
-  const there = new Set(runs.map(({ id }) => id));
-  const last = further === undefined ? null : rows.get(runs.at(-1)?.id)?.node;
-  if (last === undefined) return;
-  for (const [id, { node }] of rows) {
-    const within = last === null || last.compareDocumentPosition(node) & Node.DOCUMENT_POSITION_PRECEDING;
-    if (within && !there.has(id)) node.remove(), rows.delete(id);
+/** Reads again all that is shown: those that are there change in their place, new ones come where they belong. */
+async function lookAtAll(mine) {
+  const [last, there] = [oldestShown(), new Set()];
+  let before = $("runs").firstElementChild;
+  let after;
+  for (let isPast = false; !isPast; ) {
+    const page = await read({ after, limit: Math.min(AGAIN_MAX, Math.max(PAGE, rows.size)) });
+    if (mine !== list) return;
+    for (const run of page.runs) {
+      there.add(run.id);
+      if (rows.has(run.id)) before = put(run).nextElementSibling;
+      else put(run, before);
+    }
+    after = page.next;
+    isPast = after === undefined || last === undefined || there.has(last.id) || page.runs.at(-1)?.created_at < last.created_at;
   }
+  for (const row of rows.values()) if (!there.has(row.run.id)) drop(row);
+  next = after;
+}
+
+const oldestShown = () => rows.get($("runs").lastElementChild?.dataset.id)?.run;
+
+/** The row before which a run is listed: the newest that is not newer than it. */
+function firstBehind(run) {
+  return [...$("runs").children].find(({ dataset }) => rows.get(dataset.id).run.created_at <= run.created_at) ?? null;
+}
+
+function drop({ node, run }) {
+  node.remove();
+  rows.delete(run.id);
 }
 
 function said(error) {
   if (error === null) reached(); // what was refused stays, to be read
   else showAlert(describe(error), true);
-  showConnection(error === null ? "open" : awayIs(error) ? "lost" : "open");
 }
 
 /** Shows a run: in its place, or before another row (null: at the end). */
@@ -119,19 +195,21 @@ function put(run, before) {
     const time = el("time");
     const about = el("span", { class: "about" });
     const link = el("a", { href: `#${encodeURIComponent(run.id)}`, "data-testid": "row" }, status, message, time, about);
-    row = { node: el("li", {}, link), link, status, message, time, about };
+    row = { node: el("li", { "data-id": run.id }, link), link, status, message, time, about };
     rows.set(run.id, row);
     $("runs").insertBefore(row.node, before ?? null);
   }
-  row.status.dataset.status = row.status.textContent = run.status;
-  row.message.textContent = run.message || "(no text)";
+  row.run = run;
+  row.status.dataset.status = run.status;
+  says(row.status, run.status);
+  says(row.message, run.message || "(no text)");
   const made = new Date(run.created_at);
   row.time.dateTime = made.toISOString();
-  row.time.textContent = whenOf(made);
+  says(row.time, whenOf(made));
   row.time.title = made.toLocaleString();
   const tokens = (run.usage ?? []).reduce((sum, it) => sum + (it.input_tokens ?? 0) + (it.output_tokens ?? 0), 0);
   const parts = [run.agent, run.user_id, tookOf(run), tokens > 0 ? `${tokens.toLocaleString()} tokens` : "", run.status === "failed" ? (run.error?.message ?? "") : ""];
-  row.about.textContent = parts.filter(Boolean).join(" · ");
+  says(row.about, parts.filter(Boolean).join(" · "));
   row.link.toggleAttribute("aria-current", run.id === view.runId);
   return row.node;
 }
@@ -166,24 +244,24 @@ filters.addEventListener("input", ({ target }) => {
   typing = setTimeout(begin, target.tagName === "SELECT" ? 0 : TYPED_MS);
 });
 $("older").addEventListener("click", async () => {
+  if (filling) return;
   const mine = list;
   try {
-    const page = await read(next);
-    if (mine !== list) return;
-    for (const run of page.runs) if (!rows.has(run.id)) put(run, null);
-    next = page.next;
-    showEnd();
-    announce(`${rows.size} runs`);
+    await fill(await read({ after: next }), mine, rows.size + PAGE / 2);
+    if (mine === list) announce(`${rows.size} runs`);
   } catch (error) {
     said(error);
   }
 });
 addEventListener("hashchange", open);
+document.addEventListener("visibilitychange", () => lookSoon(false));
 
 open();
 await begin();
 showAccess();
-setInterval(look, LOOK_MS);
+isNow("connecting");
+const onRefused = (error) => (said(error), isNow("lost"));
+line.follow(null, { after: () => undefined, onEvent: () => {}, onGone: () => {}, onRefused });
 try {
   for (const { name } of await serversAgents()) $("agents").append(el("option", { value: name }));
 } catch {
