@@ -18,7 +18,7 @@ const EACH_MAX = 4;
 /** So often the list is read again while the stream is away that says what changes. */
 const LOOK_MS = 2_000;
 /** So long nothing more is typed before it is looked for. */
-const TYPED_MS = 250;
+const TYPED_MS = 100;
 
 const filters = $("filters");
 const rows = new Map(); // run id → its row
