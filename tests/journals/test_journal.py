@@ -781,6 +781,32 @@ async def test_a_long_outage_loses_every_run_that_waits_and_heals(
     await process.journals.close()
 
 
+async def test_a_run_that_was_lost_and_won_again_is_written_once(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stood in the writer's queue when it was lost, and has more to write now than goes in one batch."""
+    journal, run = await process.start("r"), process.store._memory.runs["r"]
+    large = [an_event(letter * hot_path.BATCH_BYTES_MAX) for letter in "xyz"]
+
+    def win(run_id: str) -> None:
+        process.refused.append(run_id)
+        run.owner = "a"
+        for event in large:
+            process.journals.create(run_id).append(event)
+        monkeypatch.undo()
+
+    monkeypatch.setattr(process.journals, "_on_refused", win)
+    process.store.open_gate.clear()
+    journal.append(an_event("in flight"))
+    await process.store.reached.wait()
+    journal.append(an_event("queued"))
+    run.owner = "another"
+    process.store.open_gate.set()
+    async with asyncio.timeout(WAIT_S):
+        await journal.drain()
+    assert (process.store._memory.events["r"], journal.last, process.refused) == (large, 3, ["r"])
+
+
 async def test_a_batch_accepted_after_its_journal_was_disowned_counts_once(process: Process) -> None:
     journal = await process.start("r")
     kept = await process.journals.attach("r")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import sqlite3
 from pathlib import Path
 
 from gapless.journals.sqlite import SQLiteStore
@@ -55,5 +58,25 @@ async def test_who_was_fenced_is_told_of_what_it_may_have_missed(tmp_path: Path)
     await b.append("r", 1, *["x"] * SEGMENT_EVENTS)
     await a.store.open("a again", a.heard)
     await a.heard.until(lambda: "s" in a.heard.sessions and a.heard.last.get("r") == SEGMENT_EVENTS)
+    assert await a.read_all("r") == await b.read_all("r")
+    await cluster.close()
+
+
+async def test_who_watches_while_it_comes_back_is_told(tmp_path: Path) -> None:
+    """Others write nothing into the log that nobody listens for."""
+    path = tmp_path / "gapless.db"
+    cluster = Cluster(FilePlace(path))
+    a, b = await cluster.worker("a"), await cluster.worker("b")
+    await b.create("r")
+    await cluster.lapse(b)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as shell:
+        shell.execute("BEGIN IMMEDIATE")
+        coming = asyncio.create_task(a.store.open("a again", a.heard))
+        await asyncio.sleep(0)  # it waits for the shell
+        shell.execute("COMMIT")
+    await a.store.watch("r")
+    await coming
+    await b.append("r", 1, *["x"] * SEGMENT_EVENTS)
+    await a.heard.until(lambda: a.heard.last.get("r") == SEGMENT_EVENTS)
     assert await a.read_all("r") == await b.read_all("r")
     await cluster.close()

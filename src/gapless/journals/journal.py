@@ -281,6 +281,8 @@ class Journal:
 
     def _discard(self) -> None:
         """Drop what has not been accepted: another worker owns the run."""
+        if self._queued:  # won again, it would stand there twice, and be given to the store twice at once
+            self._hub._dirty.remove(self)
         self._pending, self._pending_bytes, self._queued, self._beside = [], 0, False, False
         self._end = self._status = self._checkpoint = None
         self._taken, self._notices, self._in_flight = [], (), None

@@ -105,21 +105,21 @@ class SQLiteStore(Store):
         if not reopened:
             await self._file.open()
             self._bell.open(self._news.look_soon)
-        listens = self._news.is_watching()
 
-        def register(db: sqlite3.Connection) -> None:
+        def register(db: sqlite3.Connection) -> bool:
             self._news.begin(db, listener)
+            listens = self._news.is_watching()
             row = (worker_id, self._news.pos + 1, process.this_process(), self._bell.name, listens)
             db.execute("INSERT INTO workers(id, beat, low, process, bell, listens) VALUES(?, 0, ?, ?, ?, ?)", row)
+            return listens
 
         try:
-            await self._file.transact(register)
+            self._log.listens = await self._file.transact(register)
         except BaseException:
             if not reopened:
                 self._bell.close()
                 self._file.close()
             raise
-        self._log.listens = listens
         self._bell.ring_all()  # who was alone has not looked
         if not reopened:
             loops = (self._news.keep_looking(), self._file.keep_checkpointing())
