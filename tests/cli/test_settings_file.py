@@ -94,6 +94,30 @@ def test_what_is_typed_counts_before_the_environment_and_that_before_the_file(se
     assert settings.app["cors_origins"] == ["https://file"]
 
 
+def test_each_name_of_a_table_is_a_setting_of_its_own(served: list[Settings]):
+    """A secret is for the environment, and addresses may be in the file: neither takes the other's place."""
+    Path("gapless.toml").write_text(
+        """
+[notify]
+url = ["https://file.example.com/", "https://file.example.org/"]
+text = true
+timeout_s = 5
+[limit]
+runs_active_max = 1
+runs_active_per_user_max = 1
+"""
+    )
+    serve("--limit", "runs_active_max=3", GAPLESS_NOTIFY=f"secret={SECRET}", GAPLESS_LIMIT="runs_active_max=2")
+    serve("--notify", "url=https://typed.example.com/", GAPLESS_NOTIFY=f"secret={SECRET} timeout_s=7")
+    first, second = (settings.runner["notify"] for settings in served)
+    assert [webhook.url for webhook in first.webhooks] == ["https://file.example.com/", "https://file.example.org/"]
+    assert (first.secret, first.timeout_s) == (SECRET, 5)
+    assert second.webhooks == (Webhook(url="https://typed.example.com/", text=True),)
+    assert (second.secret, second.timeout_s) == (SECRET, 7)
+    limits = served[0].runner["limits"]
+    assert (limits.runs_active_max, limits.runs_active_per_user_max) == (3, 1)
+
+
 def test_several_values_of_a_variable_are_parted_by_spaces(served: list[Settings]):
     serve(GAPLESS_CORS_ORIGIN="https://a https://b", GAPLESS_LIMIT="runs_active_max=5", GAPLESS_SHARED_STATE="true")
     (settings,) = served
@@ -115,6 +139,7 @@ timeout_s = 5
 """)
     assert SECRET not in serve().output
     serve(GAPLESS_NOTIFY=f"url=http://localhost/ http=true private=true clients=false secret={SECRET},{SECRET}")
+    Path("gapless.toml").unlink()
     serve("--notify", "url=https://one.example.com/", "--notify", f"secret={SECRET}")
     of_file, of_environment, typed = (settings.runner["notify"] for settings in served)
     assert [webhook.url for webhook in of_file.webhooks] == ["https://one.example.com/", "https://two.example.com/"]

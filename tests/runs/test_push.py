@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import socket
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,7 +17,7 @@ from gapless.journals.memory import Memory, MemoryStore
 from gapless.journals.memory_subscriptions import MemorySubscriptions
 from gapless.metrics import Metrics
 from gapless.notify import NotifyConfig
-from gapless.runs.deliveries import Deliveries
+from gapless.runs.deliveries import AT_ONCE_PER_SERVICE_MAX, AT_ONCE_TO_BROWSERS_MAX, Deliveries
 from gapless.runs.push import SUBSCRIPTIONS_PER_USER_MAX, Push, PushSubscription, check_push, new_keys
 from tests.support.push_service import KEY, PUBLIC_KEY, PushService, push_config
 from tests.support.runs import echo
@@ -367,6 +369,63 @@ def test_settings_that_no_service_would_take_are_refused(more: dict[str, Any], e
     with pytest.raises(error) as raised:
         check_push(push_config(**more))
     assert KEY not in str(raised.value)
+
+
+async def test_a_push_service_that_hangs_holds_up_no_other(place: Place) -> None:
+    """Of who has browsers at both, the one that can be told is told, and the other one when there is room."""
+    place.service.answers = dict.fromkeys(("phone", *map(str, range(AT_ONCE_TO_BROWSERS_MAX))))
+    for number in range(AT_ONCE_TO_BROWSERS_MAX):
+        await place.subscribe(str(number), f"user-{number}")
+        await place.ended(f"r{number}", user_id=f"user-{number}")
+    async with PushService() as other:
+        await place.subscribe("phone")
+        assert place.worker.push is not None
+        await place.worker.push.keep("u", as_given(other.subscription("desk")))
+        await place.ended("r")
+        while await place.worker.begin():
+            pass
+        await other.until(1)
+        await place.service.until(AT_ONCE_PER_SERVICE_MAX)
+        (notice,) = await place.worker.of_run("r")
+        assert notice.status == "pending", "the phone is told later"
+        await place.worker.close()  # what hangs is cut off, and due again
+        assert place.service.busy_most == AT_ONCE_PER_SERVICE_MAX
+        place.service.answers.clear()
+        place.worker = place.deliveries()
+        while notice.status == "pending":
+            place.now += 60_000
+            await place.round()
+            (notice,) = await place.worker.of_run("r")
+        assert [said["run_id"] for said in other.told("desk")] == ["r"]
+        assert [said["run_id"] for said in place.service.told("phone")] == ["r"]
+
+
+async def test_names_that_nobody_answers_for_hold_up_no_other_s_browsers(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+
+    def look_up(host: Any, port: Any, **more: Any) -> list[Any]:
+        if str(host).endswith("example.com"):
+            assert answered.wait(60)
+            return []
+        return socket.getaddrinfo(host, port, **more)
+
+    monkeypatch.setattr("gapless.runs.posting.getaddrinfo", look_up)
+    place.worker = place.deliveries(timeout_s=60.0)
+    assert place.worker.push is not None
+    for number in range(4):
+        for name in range(SUBSCRIPTIONS_PER_USER_MAX):
+            given = place.service.subscription("slow") | {"endpoint": f"https://{name}.{number}.example.com/"}
+            await place.worker.push.keep(f"user-{number}", as_given(given))
+        await place.ended(f"r{number}", user_id=f"user-{number}")
+    await place.subscribe("phone")
+    await place.ended("r")
+    try:
+        await place.worker.begin()
+        await place.service.until(1)
+    finally:
+        answered.set()
 
 
 async def test_browsers_that_hang_hold_up_webhooks_of_nobody(place: Place) -> None:

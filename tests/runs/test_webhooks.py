@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from gapless.notify import NotifyConfig
-from gapless.runs.posting import ANSWER_BYTES_MAX, LOOKUPS_MAX, Outcome
-from gapless.runs.webhooks import Webhooks
+from gapless.runs.posting import ANSWER_BYTES_MAX, Outcome
+from gapless.runs.webhooks import CONNECTIONS_MAX, Webhooks
 from tests.support.receiver import SECRET, Receiver
 
 BODY = json.dumps({"type": "run.finished", "data": {"text": "é\u2028👩🏽‍🚀"}}, ensure_ascii=False)
@@ -165,10 +165,10 @@ async def test_names_that_nobody_answers_for_hold_up_no_other_look_up_of_the_pro
     loop, webhooks = asyncio.get_running_loop(), Webhooks(NotifyConfig(timeout_s=0.1))
     loop.set_default_executor(ThreadPoolExecutor(1))
     try:
-        urls = [f"https://{number}.example.com/" for number in range(2 * LOOKUPS_MAX)]
+        urls = [f"https://{number}.example.com/" for number in range(2 * CONNECTIONS_MAX)]
         outcomes = await asyncio.gather(*(webhooks.tell(url, SECRET, "msg_1", BODY) for url in urls))
         assert set(outcomes) == {Outcome("no answer in 0.1 s")}
-        assert 0 < len(asked_in) <= LOOKUPS_MAX
+        assert 0 < len(asked_in) <= CONNECTIONS_MAX
         assert all(name.startswith("gapless-lookup") for name in asked_in)
         assert await asyncio.to_thread(lambda: "others go on") == "others go on"
         await webhooks.aclose()  # which waits for none of them

@@ -229,8 +229,8 @@ def settings() -> Iterator[str]:
     yield "## Settings of `gapless serve`\n"
     yield (
         f"Typed, as a variable, or as a key of the file that `--settings-file` names (`{DEFAULT_PATH}` where there is\n"
-        "one); what is typed counts first, the file last. What takes `NAME=VALUE` is a table there; of variables,\n"
-        "several values are parted by spaces.\n"
+        "one); what is typed counts first, the file last. What takes `NAME=VALUE` is a table there, of which each\n"
+        "name counts for itself; of variables, several values are parted by spaces.\n"
     )
     yield "| option | variable | key | default | |\n|---|---|---|---|---|"
     command: Any = typer.main.get_command(app)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gapless.cli.agents import AGENT_HELP
-from gapless.cli.settings_file import DEFAULT_PATH, ENVIRONMENT, read_settings
+from gapless.cli.settings_file import DEFAULT_PATH, ENVIRONMENT, by_name, read_settings
 
 WORKERS_MAX = 256
 DRAIN_S_MAX = LEASE_S_MAX = 3600.0
@@ -50,19 +50,31 @@ Lease = Annotated[
 ]
 Limits = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=NUMBER", help="A bound of each worker, e.g. runs_active_max=500; see docs/deploy.md."),
+    typer.Option(
+        metavar="NAME=NUMBER",
+        callback=by_name,
+        help="A bound of each worker, e.g. runs_active_max=500; see docs/deploy.md.",
+    ),
 ]
 Config = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="How runs go, e.g. timeout=120; clients may only draw bounds closer."),
+    typer.Option(
+        metavar="NAME=VALUE",
+        callback=by_name,
+        help="How runs go, e.g. timeout=120; clients may only draw bounds closer.",
+    ),
 ]
 ModelSettings = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="A setting of the model, e.g. max_tokens=1000, which clients may lower."),
+    typer.Option(
+        metavar="NAME=VALUE",
+        callback=by_name,
+        help="A setting of the model, e.g. max_tokens=1000, which clients may lower.",
+    ),
 ]
 ClientConfig = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=VALUE,…", help="What clients may choose, e.g. on_busy=reject,queue."),
+    typer.Option(metavar="NAME=VALUE,…", callback=by_name, help="What clients may choose, e.g. on_busy=reject,queue."),
 ]
 ClientSettings = Annotated[
     list[str] | None,
@@ -92,7 +104,9 @@ LogoutUrl = Annotated[str, typer.Option(metavar="URL", help="Where the page's Lo
 Notify = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAME=VALUE", help="Who is told that runs wait or have ended, e.g. url=https://…; see docs/deploy.md."
+        metavar="NAME=VALUE",
+        callback=by_name,
+        help="Who is told that runs wait or have ended, e.g. url=https://…; see docs/deploy.md.",
     ),
 ]
 Operators = Annotated[

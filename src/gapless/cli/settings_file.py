@@ -1,7 +1,8 @@
 """Settings of a command that are not typed: in a TOML file, or in the environment.
 
 Every option has one name: `--cors-origin` on the command line, `GAPLESS_CORS_ORIGIN` in the environment, `cors_origin`
-in the file. What is typed counts first, then the environment, then the file.
+in the file. What is typed counts first, then the environment, then the file; what takes `NAME=VALUE` is a setting for
+each name.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typer.exceptions import TyperException
 
 from gapless.errors import UsageError
 
-__all__ = ["DEFAULT_PATH", "ENVIRONMENT", "read_settings"]
+__all__ = ["DEFAULT_PATH", "ENVIRONMENT", "by_name", "read_settings"]
 
 DEFAULT_PATH = "gapless.toml"
 """Read where it is in the working directory and no other file is named."""
@@ -44,6 +45,16 @@ def read_settings(ctx: typer.Context, path: str | None) -> str | None:
     params.pop("settings_file")
     ctx.default_map = {name: _value(ctx, path, params, name, value) for name, value in found.items()}
     return path
+
+
+def by_name(ctx: typer.Context, param: typer.CallbackParam, options: list[str] | None) -> list[str] | None:
+    """Return `options`, each `NAME=VALUE`, as the place that counts first has them, and the names that only places
+    behind it have: a secret in the environment leaves the file its addresses. To be the callback of an option."""
+    found = list(options or ())
+    for behind in (param.value_from_envvar(ctx), (ctx.default_map or {}).get(param.name)):
+        named = {option.partition("=")[0] for option in found}
+        found += [option for option in behind or () if option.partition("=")[0] not in named]
+    return found or options
 
 
 def _value(ctx: typer.Context, path: str, params: dict[str | None, Any], name: str, value: Any) -> Any:

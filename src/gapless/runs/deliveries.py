@@ -21,12 +21,13 @@ import msgspec
 from gapless.errors import NoticeNotFound, StoreUnavailable
 from gapless.journals.contract import Store
 from gapless.journals.outbox import Notice
+from gapless.journals.subscriptions import Subscription
 from gapless.metrics import Metrics
 from gapless.notify import NoticeRecord, NotifyConfig
 from gapless.records import now_ms
 from gapless.runs.notices import Telling, decode_telling, encode_telling, notice_record
 from gapless.runs.posting import Outcome
-from gapless.runs.push import Push
+from gapless.runs.push import Push, service_of
 from gapless.runs.retrying import patiently
 from gapless.runs.webhooks import Webhooks
 from gapless.tasks import end_tasks
@@ -46,9 +47,9 @@ AT_ONCE_MAX, AT_ONCE_PER_HOST_MAX = 32, 4
 """Attempts of one worker at the same time."""
 AT_ONCE_PER_USER_MAX = 8
 """Attempts at webhooks that one user has named, whatever their hosts: who names many that hang holds up no other."""
-AT_ONCE_TO_BROWSERS_MAX, AT_ONCE_TO_ONE_S_BROWSERS_MAX = 24, 2
-"""Attempts at browsers, of which each may be several posts, and at those of one user. Of most runs no browser is to be
-told: to find that out takes no share."""
+AT_ONCE_TO_BROWSERS_MAX, AT_ONCE_PER_SERVICE_MAX, AT_ONCE_TO_ONE_S_BROWSERS_MAX = 24, 16, 2
+"""Attempts at browsers, of which each may be several posts; at those of one push service, so that one that hangs holds
+up no other; and at those of one user. Of most runs no browser is to be told: to find that out takes no share."""
 BUSY_S = 5.0
 """What is due for a host or a user that has its share of attempts is looked at again after this, and after as long
 again for each `PUT_OFF_EACH` that were put off since one of these attempts has ended: thousands of notices for a host
@@ -78,6 +79,10 @@ class _NoRoom(Exception):
 def _shares_of_browsers(telling: Telling) -> list[_Share]:
     own = _Share("user's browsers", telling.user_id, AT_ONCE_TO_ONE_S_BROWSERS_MAX)
     return [_Share("browsers", "", AT_ONCE_TO_BROWSERS_MAX), own]
+
+
+def _share_of_service(browser: Subscription) -> _Share:
+    return _Share("push service", service_of(browser), AT_ONCE_PER_SERVICE_MAX)
 
 
 def _shares(telling: Telling) -> list[_Share]:
@@ -239,11 +244,29 @@ class Deliveries:
             return Outcome(nobody=not telling.done)
         shares = _shares_of_browsers(telling)
         self._check_room(shares)
+        services = self._services_with_room(browsers)
+        told = [browser for browser in browsers if _share_of_service(browser) in services]
         task = asyncio.current_task()
         assert task is not None, "it was made for the attempt"
-        self._attempts[task] = shares
+        self._attempts[task] = [*shares, *services]
         left_ms = telling.made_at + int(1000 * TRIED_S_MAX) - self._now()
-        return await self.push.tell(notice, telling, browsers, left_ms // 1000)
+        outcome = await self.push.tell(notice, telling, told, left_ms // 1000)
+        if len(told) < len(browsers) and (outcome.gone or not outcome.error):
+            return Outcome("a browser's push service has as many attempts as it may")
+        return outcome
+
+    def _services_with_room(self, browsers: list[Subscription]) -> set[_Share]:
+        """Return the shares of the push services that may have one more attempt. Raises `_NoRoom` where none may."""
+        found, full = set[_Share](), None
+        for share in {_share_of_service(browser) for browser in browsers}:
+            try:
+                self._check_room([share])
+                found.add(share)
+            except _NoRoom as error:
+                full = error
+        if full is not None and not found:
+            raise full
+        return found
 
     def _secret(self, telling: Telling) -> str:
         return telling.secret or self._secrets.get(telling.url, "") or self._config.secret

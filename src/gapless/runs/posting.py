@@ -25,9 +25,6 @@ from gapless.notify import NotifyConfig, is_public
 __all__ = ["Headers", "Outcome", "Poster"]
 
 CONNECTION_IDLE_S = 5.0
-LOOKUPS_MAX = 32
-"""Names that are looked up at the same time. A name's server may take longer than an attempt: what it holds up are
-threads of these, and none of those in which the process looks up the addresses of models."""
 ANSWER_BYTES_MAX = 256 * 1024
 """Of what is read of an answer, its head and those that came before it (RFC 9110, section 15.2): of these there may be
 any number, and reading them as fast as they come for the time of an attempt would leave runs little of the process."""
@@ -63,7 +60,9 @@ class TooLong(Exception):
 
 
 class Poster:
-    """Posts, over at most `connections_max` connections at the same time. To be closed."""
+    """Posts, over at most `connections_max` connections at the same time, and looks up so many names for them. A name's
+    server may take longer than an attempt: what it holds up are threads of these, and none of those in which the
+    process looks up the addresses of models. To be closed."""
 
     def __init__(self, config: NotifyConfig, connections_max: int) -> None:
         self._config = config
@@ -96,7 +95,7 @@ class Poster:
 
     async def _post(self, url: str, headers: Headers, body: bytes) -> Outcome:
         if self._pool is None:
-            self._lookups = ThreadPoolExecutor(LOOKUPS_MAX, "gapless-lookup")
+            self._lookups = ThreadPoolExecutor(self._connections_max, "gapless-lookup")
             self._pool = httpcore2.AsyncConnectionPool(
                 ssl_context=httpx2.create_ssl_context(trust_env=True),
                 max_connections=self._connections_max,

@@ -27,7 +27,7 @@ from gapless.records import now_ms, title_of
 from gapless.runs.notices import Telling
 from gapless.runs.posting import Headers, Outcome, Poster
 
-__all__ = ["SUBSCRIPTIONS_PER_USER_MAX", "Push", "PushKeys", "PushSubscription", "check_push", "new_keys"]
+__all__ = ["SUBSCRIPTIONS_PER_USER_MAX", "Push", "PushKeys", "PushSubscription", "check_push", "new_keys", "service_of"]
 
 SUBSCRIPTIONS_PER_USER_MAX = 10
 """Browsers of one user that are told; the one that was there longest ago makes room for another."""
@@ -206,6 +206,14 @@ class _Signer:
         except Exception:  # its rules for the two are narrower than URLs are
             raise UsageError("push_subject: mailto:you@example.com or https://example.com, without a path") from None
         return signed
+
+
+def service_of(kept: Subscription) -> str:
+    """Return the name of the push service of a subscription, "" where it cannot be read."""
+    try:
+        return urlsplit(msgspec.json.decode(kept.data, type=PushSubscription).endpoint).netloc
+    except (msgspec.DecodeError, ValueError):  # of another version
+        return ""
 
 
 def _id_of(endpoint: str) -> str:
