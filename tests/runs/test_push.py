@@ -371,6 +371,19 @@ def test_settings_that_no_service_would_take_are_refused(more: dict[str, Any], e
     assert KEY not in str(raised.value)
 
 
+async def test_as_many_runs_of_one_user_as_end_at_once_are_told_one_after_the_other(place: Place) -> None:
+    """None waits for longer than it has to: what waits for its share goes on when an attempt ends, at the same time."""
+    await place.subscribe("phone")
+    await place.ended(*(f"r{n}" for n in range(60)))
+    done = -1
+    while done < (done := len(place.service.received)) < 60:
+        while await place.worker.begin():
+            pass
+        await place.worker.settled()
+    assert sorted(said["run_id"] for said in place.service.told("phone")) == sorted(f"r{n}" for n in range(60))
+    assert place.service.busy_most <= 2
+
+
 async def test_a_push_service_that_hangs_holds_up_no_other(place: Place) -> None:
     """Of who has browsers at both, the one that can be told is told, and the other one when there is room."""
     place.service.answers = dict.fromkeys(("phone", *map(str, range(AT_ONCE_TO_BROWSERS_MAX))))

@@ -51,10 +51,11 @@ AT_ONCE_TO_BROWSERS_MAX, AT_ONCE_PER_SERVICE_MAX, AT_ONCE_TO_ONE_S_BROWSERS_MAX 
 """Attempts at browsers, of which each may be several posts; at those of one push service, so that one that hangs holds
 up no other; and at those of one user. Of most runs no browser is to be told: to find that out takes no share."""
 BUSY_S = 5.0
-"""What is due for a host or a user that has its share of attempts is looked at again after this, and after as long
-again for each `PUT_OFF_EACH` that were put off since one of these attempts has ended: thousands of notices for a host
-that hangs are not all written anew every few seconds."""
+"""What is due for a host or a user that has its share of attempts is begun when one of these ends, of `WAITING_MAX`
+notices. The others are looked at again after this, and after as long again for each `PUT_OFF_EACH` that were put off
+since then: thousands of notices for a host that hangs are not all written anew every few seconds."""
 PUT_OFF_EACH = 16
+WAITING_MAX = 128
 CLOSE_S = 2.0
 """What attempts that are under way get to come to an end when the worker stops."""
 
@@ -70,9 +71,10 @@ class _Share(NamedTuple):
 
 
 class _NoRoom(Exception):
-    """Is raised where the shares of an attempt are taken: it is for later, in so many milliseconds."""
+    """Is raised where a share of an attempt is taken: it is for later, at the latest in so many milliseconds."""
 
-    def __init__(self, pause_ms: int) -> None:
+    def __init__(self, share: _Share, pause_ms: int) -> None:
+        self.share = share
         self.pause_ms = pause_ms
 
 
@@ -112,6 +114,8 @@ class Deliveries:
         """What is under way, and whose share each takes of what may be."""
         self._put_off = Counter[_Share]()
         """How many had to wait for a share since one of its attempts has ended."""
+        self._waiting: dict[_Share, dict[str, Notice]] = {}
+        """Notices that are begun when there is room in a share again, unless others have taken them by then."""
         self._nudged: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -165,37 +169,71 @@ class Deliveries:
     async def begin(self) -> bool:
         """Take what is due, as far as there is room, and begin its attempts; whether there may be more. Raises
         `StoreUnavailable`."""
+        await self._resume()
         room = AT_ONCE_MAX - len(self._attempts)
         if room <= 0:
             return False
         now = self._now()
-        until = now + int(1000 * (self._config.timeout_s + TAKEN_S_MORE))
-        taken = await self._outbox.take(now, until, room)
+        taken = await self._outbox.take(now, self._until(now), room)
         for notice in taken:
-            try:
-                telling = decode_telling(notice.data)
-            except msgspec.DecodeError:  # of another version: a worker that can read it tells it
-                log.warning("run %s: notice %s cannot be read here", notice.run_id, notice.id)
-                continue
-            shares = _shares(telling)
-            try:
-                self._check_room(shares)
-            except _NoRoom as full:
-                await self._outbox.settle(notice, now + full.pause_ms)
-                continue
-            task = asyncio.create_task(self._attempt(notice, telling), name=f"gapless-notice-{notice.id}")
-            self._attempts[task] = shares
-            task.add_done_callback(self._ended)
+            await self._start(notice)
         return len(taken) == room
+
+    def _until(self, now: int) -> int:
+        """Return until when a notice is taken that is begun `now`."""
+        return now + int(1000 * (self._config.timeout_s + TAKEN_S_MORE))
+
+    async def _resume(self) -> None:
+        """Begin what waits for shares in which there is room again. Raises `StoreUnavailable`."""
+        for share, waiting in list(self._waiting.items()):
+            while waiting and len(self._attempts) < AT_ONCE_MAX and self._full([share]) is None:
+                notice = waiting.pop(next(iter(waiting)))
+                until = self._until(self._now())
+                if await self._outbox.settle(notice, until):  # no other has taken it
+                    notice.due_at = until
+                    await self._start(notice, share)
+            if not waiting:
+                del self._waiting[share]
+
+    async def _start(self, notice: Notice, *held: _Share) -> None:
+        """Begin the attempt of a notice that was taken, which has `held` until its shares are known. Raises
+        `StoreUnavailable`."""
+        try:
+            telling = decode_telling(notice.data)
+        except msgspec.DecodeError:  # of another version: a worker that can read it tells it
+            log.warning("run %s: notice %s cannot be read here", notice.run_id, notice.id)
+            return
+        shares = _shares(telling) or list(held)
+        try:
+            self._check_room(shares)
+        except _NoRoom as full:
+            await self._put_off_until(notice, full)
+            return
+        task = asyncio.create_task(self._attempt(notice, telling), name=f"gapless-notice-{notice.id}")
+        self._attempts[task] = shares
+        task.add_done_callback(self._ended)
+
+    async def _put_off_until(self, notice: Notice, full: _NoRoom) -> None:
+        """Leave a notice for when there is room in a share, or it is due again: for any worker, should this one be
+        lost. Raises `StoreUnavailable`."""
+        due_at = self._now() + full.pause_ms
+        if await self._outbox.settle(notice, due_at):
+            notice.due_at = due_at
+            waiting = self._waiting.setdefault(full.share, {})
+            if len(waiting) < WAITING_MAX or notice.id in waiting:
+                waiting[notice.id] = notice
+
+    def _full(self, shares: list[_Share]) -> _Share | None:
+        under_way = Counter(chain.from_iterable(self._attempts.values()))
+        return next((share for share in shares if under_way[share] >= share.attempts_max), None)
 
     def _check_room(self, shares: list[_Share]) -> None:
         """Raises `_NoRoom`."""
-        under_way = Counter(chain.from_iterable(self._attempts.values()))
-        full = next((share for share in shares if under_way[share] >= share.attempts_max), None)
+        full = self._full(shares)
         if full is not None:
             pause_s = BUSY_S * (1 + self._put_off[full] // PUT_OFF_EACH)
             self._put_off[full] += 1
-            raise _NoRoom(int(1000 * pause_s))
+            raise _NoRoom(full, int(1000 * pause_s))
 
     async def settled(self) -> None:
         """Wait until no attempt is under way."""
@@ -218,8 +256,9 @@ class Deliveries:
                 await self._outbox.settle(notice, self._now())
             raise
         except _NoRoom as full:
+            notice.data = encode_telling(telling)
             with contextlib.suppress(StoreUnavailable):  # it is due again by itself
-                await self._outbox.settle(notice, self._now() + full.pause_ms)
+                await self._put_off_until(notice, full)
             return
         due_at = self._note(notice, telling, outcome)
         notice.data = encode_telling(telling)
@@ -242,21 +281,23 @@ class Deliveries:
             return Outcome("the store could not be asked who is to be told")
         if not browsers:
             return Outcome(nobody=not telling.done)
-        shares = _shares_of_browsers(telling)
-        self._check_room(shares)
-        services = self._services_with_room(browsers)
-        told = [browser for browser in browsers if _share_of_service(browser) in services]
         task = asyncio.current_task()
         assert task is not None, "it was made for the attempt"
+        self._attempts[task] = []
+        shares = _shares_of_browsers(telling)
+        self._check_room(shares)
+        services, full = self._services_with_room(browsers)
         self._attempts[task] = [*shares, *services]
+        told = [browser for browser in browsers if _share_of_service(browser) in services]
         left_ms = telling.made_at + int(1000 * TRIED_S_MAX) - self._now()
         outcome = await self.push.tell(notice, telling, told, left_ms // 1000)
-        if len(told) < len(browsers) and (outcome.gone or not outcome.error):
-            return Outcome("a browser's push service has as many attempts as it may")
+        if full is not None and (outcome.gone or not outcome.error):
+            raise full  # the others are told when there is room
         return outcome
 
-    def _services_with_room(self, browsers: list[Subscription]) -> set[_Share]:
-        """Return the shares of the push services that may have one more attempt. Raises `_NoRoom` where none may."""
+    def _services_with_room(self, browsers: list[Subscription]) -> tuple[set[_Share], _NoRoom | None]:
+        """Return the shares of the push services that may have one more attempt, and why others may not. Raises
+        `_NoRoom` where none may."""
         found, full = set[_Share](), None
         for share in {_share_of_service(browser) for browser in browsers}:
             try:
@@ -266,7 +307,7 @@ class Deliveries:
                 full = error
         if full is not None and not found:
             raise full
-        return found
+        return found, full
 
     def _secret(self, telling: Telling) -> str:
         return telling.secret or self._secrets.get(telling.url, "") or self._config.secret
