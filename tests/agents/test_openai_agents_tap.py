@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
+import copy
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -13,6 +13,7 @@ from agents import (
     Agent,
     AgentHooks,
     GuardrailFunctionOutput,
+    HandoffInputData,
     Model,
     ModelProvider,
     ModelRetrySettings,
@@ -24,6 +25,8 @@ from agents import (
     retry_policies,
 )
 from agents.run import AgentRunner
+from agents.run_config import SandboxRunConfig
+from agents.tool_context import ToolContext
 
 from gapless import Limits, Runner, StreamingMode
 from gapless import RunConfig as GaplessRunConfig
@@ -31,49 +34,16 @@ from gapless.agents import openai_agents_tap
 from gapless.agents.base import Deltas
 from gapless.agents.openai_agents import OpenAIAgent
 from gapless.errors import AgentFailed, RunLimit
-from gapless.events import Event, TextMessageContentEvent, encode_event
+from gapless.events import (
+    RunFinishedEvent,
+)
 from gapless.runs.run import Run
 from gapless.testing import Gate, Reasoning, ToolCall, openai_agents_model
 from gapless.testing.openai_agents import OpenAIAgentsModel
-from tests.support.agui import check_order
+from tests.support.openai_agents_runs import UNTRACED, adapted, all_of, ask, look, same, text_of
 from tests.support.ways import through_the_graph
 
 MODEL = Deltas(at_model=True)
-UNTRACED = RunConfig(tracing_disabled=True)
-
-
-@function_tool
-async def look(at: str) -> str:
-    """Look."""
-    return f"seen {at}"
-
-
-def adapted(agent: Agent[Any], config: RunConfig = UNTRACED) -> OpenAIAgent:
-    return OpenAIAgent(agent, run_config=config)
-
-
-async def all_of(run: Run) -> list[Event]:
-    events = [event async for event in run.events()]
-    check_order(events)
-    return events
-
-
-async def ask(agent: OpenAIAgent, message: str = "hi", **options: Any) -> list[Event]:
-    async with Runner(agent) as runner:
-        return await all_of(await runner.start(message, **options))
-
-
-def text_of(events: list[Event]) -> str:
-    return "".join(event.delta for event in events if isinstance(event, TextMessageContentEvent))
-
-
-def same(events: list[Event]) -> list[str]:
-    """The events as JSON, without times, calls by the order in which they come."""
-    encoded = b"\n".join(map(encode_event, events)).decode()
-    encoded = re.sub(r'"timestamp":[\d.]+', '"timestamp":0', encoded)
-    known: dict[str, str] = {}
-    encoded = re.sub(r"call-\d+", lambda id: known.setdefault(id[0], f"call {len(known)}"), encoded)
-    return encoded.split("\n")
 
 
 class Counted(AgentRunner):
@@ -222,16 +192,22 @@ def said() -> Any:
     return openai_agents_model("a ", "b")
 
 
+class OwnConfig(RunConfig):
+    """Configures in its own way."""
+
+
 @pytest.mark.parametrize(
-    ("agent", "watching"),
+    ("options", "config", "watching"),
     [
-        (Agent(name="a", model=said(), hooks=Quiet()), ""),
-        (Agent(name="a", model=said(), model_settings=ModelSettings(timeout=60)), "the timeout of the model"),
+        ({"hooks": Quiet()}, UNTRACED, ""),
+        ({"model_settings": ModelSettings(timeout=60)}, UNTRACED, "the timeout of the model"),
+        ({}, OwnConfig(tracing_disabled=True), "the code of the configuration"),
+        ({}, RunConfig(tracing_disabled=True, sandbox=SandboxRunConfig()), "a sandbox"),
     ],
-    ids=["hooks", "a timeout"],
+    ids=["hooks", "a timeout", "a configuration of one's own", "a sandbox"],
 )
-async def test_who_may_look_at_each_event_is_let(agent: Agent[Any], watching: str):
-    made = adapted(agent)
+async def test_who_may_look_at_each_event_is_let(options: dict[str, Any], config: RunConfig, watching: str):
+    made = adapted(Agent(name="a", model=said(), **options), config)
     assert text_of(await ask(made)) == "a b"
     assert made.deltas == Deltas(at_model=not watching, watched_by=watching)
 
@@ -259,12 +235,13 @@ class Louder(Model):
             yield event
 
 
-async def test_a_model_that_a_hook_puts_before_another_sees_each_event():
+async def test_a_model_that_a_hook_puts_before_another_sees_each_event(counted: list[str]):
     class Wraps(AgentHooks[Any]):
         async def on_start(self, context: Any, agent: Any) -> None:
             agent.model = Louder(agent.model)
 
     assert text_of(await ask(adapted(Agent(name="a", model=said(), hooks=Wraps())))) == "A B"
+    assert "response.output_text.delta" not in counted
 
 
 async def test_a_model_that_the_provider_puts_before_an_agents_sees_each_event():
@@ -323,13 +300,16 @@ async def test_what_was_heard_is_not_asked_for_again(events: int, asked: int, wa
 
 
 @pytest.mark.both_ways
-async def test_a_guardrail_that_trips_ends_the_text_at_the_next_word(way: str):
+@pytest.mark.parametrize("fails", [False, True], ids=["trips", "fails"])
+async def test_a_guardrail_that_does_not_let_pass_ends_the_text(fails: bool, way: str):
     gate, may_judge, judged = Gate(), asyncio.Event(), asyncio.Event()
 
     @input_guardrail
     async def no_homework(context: Any, agent: Any, given: Any) -> GuardrailFunctionOutput:
         await may_judge.wait()
         judged.set()
+        if fails:
+            raise OSError("no_homework has nobody to ask")
         return GuardrailFunctionOutput(output_info=None, tripwire_triggered=True)
 
     model = openai_agents_model("One ", "two ", gate, *["more "] * 50)
@@ -343,9 +323,9 @@ async def test_a_guardrail_that_trips_ends_the_text_at_the_next_word(way: str):
         for _ in range(5):
             await asyncio.sleep(0)
         gate.open()
-        with pytest.raises(AgentFailed, match="no_homework"):
+        with pytest.raises(AgentFailed, match="OSError" if fails else "no_homework"):
             await run.collect()
-        assert text_of(await all_of(run)) == "One two more "
+        assert text_of(await all_of(run)) == ("One two " if fails else "One two more ")
     assert model.running == 0
 
 
@@ -372,6 +352,33 @@ async def test_what_recording_raises_is_not_the_models(way: str):
     assert len(model.requests) == 1
 
 
+class ClosesBadly(OpenAIAgentsModel):
+    """Fails once all is said."""
+
+    def stream_response(self, *args: Any, **kwargs: Any) -> Any:
+        return Closing(super().stream_response(*args, **kwargs))
+
+
+class Closing:
+    def __init__(self, events: AsyncIterator[Any]) -> None:
+        self.events = events
+
+    def __aiter__(self) -> Closing:
+        return self
+
+    async def __anext__(self) -> Any:
+        return await anext(self.events)
+
+    async def aclose(self) -> None:
+        raise OSError("the connection is not there")
+
+
+@pytest.mark.both_ways
+async def test_a_connection_that_fails_to_end_fails_nothing(way: str):
+    events = await ask(adapted(Agent(name="a", model=ClosesBadly(["One ", "two."]))))
+    assert (text_of(events), type(events[-1])) == ("One two.", RunFinishedEvent)
+
+
 @pytest.mark.both_ways
 async def test_a_cancel_reaches_the_model(way: str):
     gate = Gate()
@@ -389,49 +396,151 @@ async def test_a_cancel_reaches_the_model(way: str):
 # -- the user's own ---------------------------------------------------------------------------------------------------
 
 
-async def test_an_agent_has_its_model_again_once_no_run_is_heard():
-    gates = [Gate(), Gate()]
-    model = openai_agents_model("One ", gates[0], "two ", gates[1], "three.")
-    agent = Agent(name="a", model=model)
+async def test_agents_and_models_of_many_runs_are_the_users_own_all_the_time(counted: list[str]):
+    agent = Agent(name="a", model=openai_agents_model(*TALK), tools=[look])
+    model = agent.model
+    assert isinstance(model, OpenAIAgentsModel)
     async with Runner(adapted(agent)) as runner:
-        first = await runner.start("hi", session_id="1")
-        second = await runner.start("hi", session_id="2")
-        for run in (first, second):
-            assert await anext(run.text()) == "One "
-        assert agent.model is not model
-        assert isinstance(agent.model, OpenAIAgentsModel)
-        await first.cancel()
-        await first.wait()
-        assert agent.model is not model
-        for gate in gates:
-            gate.open()
-        assert "".join((await second.collect()).chunks) == "One two three."
-    assert agent.model is model
+        runs = [await runner.start("hi", session_id=str(number)) for number in range(50)]
+
+        async def read(number: int, run: Run) -> str:
+            text = ""
+            async for event in run.events():
+                assert agent.model is model
+                text += text_of([event])
+                if number % 3 == 0 and len(text) > number % 9:
+                    await run.cancel()
+            return text
+
+        texts = await asyncio.gather(*(read(number, run) for number, run in enumerate(runs)))
+        alone = await agents.Runner.run(agent, "hi", run_config=UNTRACED)
+    assert texts[1::3] + texts[2::3] == ["Let me look. It is seen."] * 33
+    assert alone.final_output == "It is seen."
+    assert model.running == 0
+    assert "response.output_text.delta" not in counted
 
 
-async def test_a_model_is_changed_and_chosen_in_the_run():
-    class Model(OpenAIAgentsModel):
-        size = "small"
-
-    model, larger = (
-        Model([ToolCall("grow"), ToolCall("change"), "never"]),
-        openai_agents_model("", "", "I ", "am large."),
-    )
-    seen: list[Any] = []
+async def test_what_a_tool_makes_of_its_agent_and_of_the_configuration_is_the_users_own(counted: list[str]):
+    delta = "response.output_text.delta"
+    model, seen = openai_agents_model(ToolCall("inspect"), "Well. ", ToolCall("think"), "Done", "."), list[Any]()
 
     @function_tool
-    async def grow() -> str:
-        """Grow."""
-        agent.model.size = "large"  # type: ignore[union-attr]  # it is one of these
-        return "grown"
+    async def inspect(context: ToolContext[Any]) -> str:
+        """Inspect."""
+        config = context.run_config
+        assert config is not None
+        seen.extend([agent.model, agent.clone(name="b").model, copy.deepcopy(agent).model, config.model])
+        seen.append(config.model_provider.get_model("one"))
+        other = agents.Runner.run_streamed(Agent(name="other", model=said()), "hi", run_config=config)
+        seen.extend([e.data.delta async for e in other.stream_events() if getattr(e, "data", e).type == delta])
+        return "inspected"
+
+    @function_tool
+    def think(context: ToolContext[Any]) -> str:
+        """Think, in a thread."""
+        assert context.run_config is not None
+        seen.append(context.run_config.model)
+        return "thought"
+
+    agent = Agent(name="a", model=model, tools=[inspect, think])
+    one = said()
+    made = adapted(agent, RunConfig(tracing_disabled=True, model_provider=Named(one=one)))
+    assert text_of(await ask(made)) == "Well. Done."
+    assert seen[0] is seen[1] is model
+    assert type(seen[2]) is OpenAIAgentsModel
+    assert seen[3:] == [None, one, "a ", "b", None]
+    assert counted.count(delta) == 2
+
+
+async def test_code_that_keeps_the_configuration_is_told_of_no_model_but_the_users(counted: list[str]):
+    kept, seen = list[RunConfig](), list[Any]()
+
+    @function_tool
+    async def keep(context: ToolContext[Any]) -> str:
+        """Keep."""
+        assert context.run_config is not None
+        kept.append(context.run_config)
+        return "kept"
+
+    def looks() -> None:
+        seen.extend([kept[0].model, kept[0].model_provider.get_model("one")])
+
+    async def before_a_request(context: Any, agent: Any) -> str:
+        if kept:
+            looks()
+            await asyncio.to_thread(looks)
+        return "Answer."
+
+    def after_it(told: HandoffInputData) -> HandoffInputData:
+        looks()
+        return told
+
+    model = openai_agents_model(ToolCall("keep"), "Over. ", ToolCall("transfer_to_second"))
+    second = Agent(name="second", model=openai_agents_model(ToolCall("x"), "", ToolCall("x"), "Here ", "I ", "am."))
+    over = handoff(second, input_filter=after_it)
+    first = Agent(name="first", instructions=before_a_request, model=model, tools=[keep], handoffs=[over])
+    one = said()
+    made = adapted(first, RunConfig(tracing_disabled=True, model_provider=Named(one=one)))
+    assert text_of(await ask(made)) == "Over. Here I am."
+    assert seen == [None, one] * 3
+    assert "response.output_text.delta" not in counted
+
+
+class Computed(Agent[Any]):
+    """Has its model from elsewhere."""
+
+    @property
+    def model(self) -> Any:
+        return vars(self)["held"]
+
+    @model.setter
+    def model(self, model: Any) -> None:
+        if "held" in vars(self):
+            raise AttributeError("it stays as it is")
+        vars(self)["held"] = model
+
+
+async def test_a_model_that_cannot_be_changed_is_heard(counted: list[str]):
+    assert text_of(await ask(adapted(Computed(name="a", model=openai_agents_model(*TALK), tools=[look])))) == (
+        "Let me look. It is seen."
+    )
+    assert "response.output_text.delta" not in counted
+
+
+async def test_a_model_is_told_once_that_its_run_is_over():
+    class Notes(OpenAIAgentsModel):
+        async def _cleanup_on_run_end(self, owner: object) -> None:
+            ended.append(owner)
+
+    ended: list[object] = []
+    config = RunConfig(tracing_disabled=True, model_provider=Named(one=Notes(TALK)))
+    await ask(adapted(Agent(name="a", model="one", tools=[look]), config))
+    assert len(ended) == 1
+
+
+async def test_a_model_that_is_chosen_in_the_run_is_heard(counted: list[str]):
+    larger = openai_agents_model(ToolCall("never"), "I ", "am ", "large.")
 
     @function_tool
     async def change() -> str:
         """Change."""
-        seen.append(agent.model.size)  # type: ignore[union-attr]  # it is one of these
         agent.model = larger
         return "changed"
 
-    agent = Agent(name="a", model=model, tools=[grow, change])
-    await ask(adapted(agent))
-    assert (seen, model.size, agent.model) == (["large"], "large", larger)
+    agent = Agent(name="a", model=openai_agents_model(ToolCall("change"), "never"), tools=[change])
+    assert text_of(await ask(adapted(agent))) == "I am large."
+    assert agent.model is larger
+    assert "response.output_text.delta" not in counted
+
+
+async def test_what_follows_an_answer_is_heard(counted: list[str]):
+    @function_tool(needs_approval=True)
+    async def delete() -> str:
+        """Delete."""
+        return "deleted"
+
+    agent = Agent(
+        name="a", model=openai_agents_model("Shall ", "I? ", ToolCall("delete"), "It ", "is."), tools=[delete]
+    )
+    assert text_of(await ask(adapted(agent))) == "Shall I? It is."
+    assert "response.output_text.delta" not in counted

@@ -287,11 +287,8 @@ class _Hooks(RunHooks[Any]):
         self.running: dict[str, str] = {}
         self._hearing = hearing
 
-    async def on_agent_start(self, context: Any, agent: Any) -> None:
-        self._hearing.begins(agent)
-
     async def on_llm_start(self, context: Any, agent: Any, system_prompt: Any, input_items: Any) -> None:
-        self._hearing.asks(agent, input_items)
+        self._hearing.asks(input_items)
 
     async def on_tool_start(self, context: Any, agent: Any, tool: Any) -> None:
         self.running[getattr(context, "tool_call_id", tool.name)] = tool.name

@@ -67,7 +67,7 @@ class Translation:
 
     def said(self, data: Any) -> list[AgentItem]:
         """Return what one event of the model says."""
-        kind = data.type
+        kind = getattr(data, "type", "")
         if kind == "response.output_text.delta" or kind == "response.refusal.delta":
             if not self._streams:
                 return []

@@ -4,20 +4,22 @@ The SDK takes each delta through a queue of its own, to look at none of them: it
 response. So a run's deltas are recorded where the model gives them, once the adapter has told everything that the SDK
 was given before, and all else goes through the SDK.
 
-The SDK asks an agent for its model before each request. So while an agent runs, its model has a stand-in, which does as
-the model does to everybody but this run; what the provider of models gives has one too.
+The SDK asks its configuration for a model of all agents before it asks the agent for its own. So a run has a copy of
+the configuration, which answers, to the run alone and just before a request, with what stands for the agent's model and
+does as it does. The provider of models does the same for a model by name. Nothing of the user's is changed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextvars import ContextVar
 from typing import Any
 
 import agents.run
-from agents import Agent, Model, ModelProvider, ModelSettings, RunResultStreaming
+from agents import Agent, Model, ModelProvider, ModelSettings, RunConfig, RunResultStreaming
 
 from gapless.agents.base import Deltas, RunContext
 from gapless.agents.openai_agents_events import Translation
@@ -50,6 +52,13 @@ def watched_by(settings: ModelSettings) -> str:
     return ""
 
 
+def unheard(config: RunConfig) -> str:
+    """Return why a run with this configuration has its models asked as they are; "" where it does not."""
+    if type(config) is not RunConfig:
+        return "the code of the configuration"
+    return "" if config.sandbox is None else "a sandbox"  # it asks copies of agents
+
+
 class Hearing:
     """Records what models say, for one run; `translation` is the run's, whose `items` the adapter yields."""
 
@@ -58,13 +67,12 @@ class Hearing:
         """How the deltas of the run's responses come; None before the first request that is streamed."""
         self._ctx = ctx
         self._translation = translation
+        self._turn = 0
+        """The newest turn whose request is known."""
         self._request: Any = None
         """What the model is asked by the run itself, and not by an agent that is a tool in it."""
-        self._model: Any = None
-        """What the SDK asks; None until it is known what the provider has given. What another model asks is not heard:
-        that may look at each event."""
-        self._model_of_all: Any = None
-        """The model of all agents, or its name, where the SDK's configuration has one."""
+        self._heard: list[_Model] = []
+        """What stands for the models that the run has asked."""
         self._given: Any = None
         """The newest event that the SDK was given."""
         self._told = asyncio.Event()
@@ -72,56 +80,67 @@ class Hearing:
         self._behind = False
         """The SDK keeps events back, or changes them: nothing is heard any more."""
         self._result: RunResultStreaming | None = None
-        self._tapped: list[tuple[Agent[Any], Any]] = []
 
     def start(self, agent: Agent[Any], given: Any, **options: Any) -> RunResultStreaming:
         """Let the SDK run the agent, as `Runner.run_streamed`, and be heard."""
-        options["run_config"] = config = copy.copy(options["run_config"])
-        config.model_provider = _Provider(config.model_provider)
-        if isinstance(config.model, Model):
-            config.model = _Model.of(config.model)
-        self._model_of_all = config.model
+        config: RunConfig = options["run_config"]
+        if why := unheard(config):
+            self.deltas = Deltas(False, why)
+            return agents.Runner.run_streamed(agent, given, **options)
         token = _current.set(self)
         try:
-            self._result = agents.Runner.run_streamed(agent, given, **options)
+            self._result = result = agents.Runner.run_streamed(agent, given, **{**options, "run_config": _own(config)})
         finally:
             _current.reset(token)
-        return self._result
+        self._turn = result.current_turn
+        return result
 
-    def begins(self, agent: Agent[Any]) -> None:
-        """Note that the agent will ask its model."""
-        if isinstance(agent.model, Model) and all(one is not agent for one, _ in self._tapped):
-            agent.model = model = _Model.of(agent.model)
-            model._gapless_runs.add(self)
-            self._tapped.append((agent, model))
-
-    def asks(self, agent: Agent[Any], request: Any) -> None:
-        """Note what the agent's model is asked next."""
+    def asks(self, request: Any) -> None:
+        """Note what the run asks a model next."""
         self._request = request
-        chosen = agent.model if self._model_of_all is None else self._model_of_all
-        self._model = chosen if isinstance(chosen, Model) else None
+        if self._result is not None:
+            self._turn = self._result.current_turn
 
     def end(self) -> None:
-        """Give the agents their models back, where no other run is heard."""
+        """Let go of the run."""
         self._result = None
-        for agent, model in self._tapped:
-            model._gapless_runs.discard(self)
-            held: Any = agent.model
-            if held is model and not model._gapless_runs:
-                agent.model = model._gapless_of
-        self._tapped.clear()
+
+    def asked(self, of_all: Any) -> Any:
+        """Return what a configuration with this model `of_all` agents, or none, has for whoever looks at it."""
+        result = self._result
+        if result is None or not self._is_about_to_ask(result):
+            return of_all
+        model = result.current_agent.model if of_all is None else of_all
+        return self.stand_in(model) if isinstance(model, Model) else of_all
+
+    def provided(self, model: Model) -> Any:
+        """Return what whoever has asked the provider is given for this model."""
+        result = self._result
+        return self.stand_in(model) if result is not None and self._is_about_to_ask(result) else model
+
+    def stand_in(self, model: Any) -> Any:
+        """Return what stands for a model: one for each."""
+        made = next((one for one in self._heard if one._gapless_of is model), None)
+        if made is None:
+            self._heard.append(made := _Model(model))
+        return made
+
+    def _is_about_to_ask(self, result: RunResultStreaming) -> bool:
+        """Return whether this is the run itself, before a request, and no agent or other code in it."""
+        if result.current_turn == self._turn:
+            return False
+        with contextlib.suppress(RuntimeError):  # of a thread
+            return asyncio.current_task() is result.run_loop_task
+        return False
 
     def told(self, event: Any) -> None:
         """Note that all of a model's event was told."""
         if event is self._given:
             self._told.set()
 
-    def hears(self, model: Any, request: Any, settings: ModelSettings) -> bool:
-        """Return whether the deltas of the model's answer to this request are heard."""
+    def hears(self, request: Any, settings: ModelSettings) -> bool:
+        """Return whether the deltas of a model's answer to this request are heard."""
         if request is not self._request:
-            return False
-        self._model = self._model or model
-        if model is not self._model:
             return False
         watching = "something in the SDK that keeps events back" if self._behind else watched_by(settings)
         at_model = not watching and self._ctx.emits
@@ -134,15 +153,17 @@ class Hearing:
         begun = False
         try:
             async for event in events:
-                if begun and event.type in DELTAS and await self._hear(event):
+                kind = getattr(event, "type", None)
+                if begun and kind in DELTAS and await self._hear(event):
                     continue
-                begun = begun or event.type not in BEFORE
+                begun = begun or kind not in BEFORE
                 self._given = event
                 self._told.clear()
                 yield event
         finally:
             if (close := getattr(events, "aclose", None)) is not None:
-                await close()
+                with contextlib.suppress(Exception):  # as the SDK has it
+                    await close()
 
     async def _hear(self, event: Any) -> bool:
         """Record a delta, as soon as what the SDK was given before it was told; returns False where it must go through
@@ -192,24 +213,13 @@ class _Model(_StandIn):
     """Stands for a model."""
 
     _gapless_of: Model
-    _gapless_runs: set[Hearing]
-    """The runs for which an agent has it."""
-
-    @classmethod
-    def of(cls, model: Any) -> Any:
-        """Return what stands for the model: itself, where it does already."""
-        if type(model) is cls:
-            return model
-        made = cls(model)
-        object.__setattr__(made, "_gapless_runs", set())
-        return made
 
     def stream_response(
         self, system_instructions: Any, input: Any, model_settings: ModelSettings, *args: Any, **kwargs: Any
     ) -> AsyncIterator[Any]:
         events = self._gapless_of.stream_response(system_instructions, input, model_settings, *args, **kwargs)
         hearing = _current.get()
-        return events if hearing is None or not hearing.hears(self, input, model_settings) else hearing.rest(events)
+        return events if hearing is None or not hearing.hears(input, model_settings) else hearing.rest(events)
 
 
 class _Provider(_StandIn):
@@ -218,4 +228,27 @@ class _Provider(_StandIn):
     _gapless_of: ModelProvider
 
     def get_model(self, model_name: str | None) -> Any:
-        return _Model.of(self._gapless_of.get_model(model_name))
+        model, hearing = self._gapless_of.get_model(model_name), _current.get()
+        return model if hearing is None else hearing.provided(model)
+
+
+class _Config(RunConfig):
+    """Is the configuration of a run that is heard."""
+
+    @property
+    def model(self) -> Any:
+        chosen, hearing = vars(self)["model"], _current.get()
+        return chosen if hearing is None or isinstance(chosen, str) else hearing.asked(chosen)
+
+    @model.setter
+    def model(self, model: Any) -> None:
+        vars(self)["model"] = model
+
+
+def _own(config: RunConfig) -> RunConfig:
+    """Return a configuration like this one, of a run that is heard."""
+    own = copy.copy(config)
+    own.__class__ = _Config
+    provider: Any = _Provider(config.model_provider)
+    own.model_provider = provider
+    return own
