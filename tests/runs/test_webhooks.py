@@ -19,6 +19,7 @@ from tests.support.receiver import SECRET, Receiver
 BODY = json.dumps({"type": "run.finished", "data": {"text": "é\u2028👩🏽‍🚀"}}, ensure_ascii=False)
 HERE = NotifyConfig(http=True, private=True, timeout_s=5.0)
 TAKEN = Outcome(status=204)
+PATIENT = Outcome("it answers 503", 503, retry_after_s=4 * 3600)
 
 
 async def tell(url: str, config: NotifyConfig = HERE, secret: str = SECRET) -> Outcome:
@@ -56,8 +57,12 @@ async def test_while_a_secret_is_replaced_receivers_may_have_either() -> None:
         (b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n", Outcome("it answers 500", 500)),
         (b"HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n", Outcome("it answers 404", 404)),
         (b"HTTP/1.1 429 Slow\r\nRetry-After: 120\r\n\r\n", Outcome("it answers 429", 429, retry_after_s=120)),
-        (b"HTTP/1.1 503 No\r\nRetry-After: 999999999\r\n\r\n", Outcome("it answers 503", 503, retry_after_s=4 * 3600)),
+        (b"HTTP/1.1 503 No\r\nRetry-After: 999999999\r\n\r\n", PATIENT),
+        (b"HTTP/1.1 503 No\r\nRetry-After: %s\r\n\r\n" % (b"9" * 400), PATIENT),
+        (b"HTTP/1.1 503 No\r\nRetry-After: Fri, 31 Dec 9999 23:59:59 GMT\r\n\r\n", PATIENT),
+        (b"HTTP/1.1 503 No\r\nRetry-After: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n", Outcome("it answers 503", 503)),
         (b"HTTP/1.1 503 No\r\nRetry-After: soon\r\n\r\n", Outcome("it answers 503", 503)),
+        (b"HTTP/1.1 503 No\r\nRetry-After: \xff\r\n\r\n", Outcome("it answers 503", 503)),
         (b"nonsense\r\n\r\n", Outcome("could not be reached (RemoteProtocolError)")),
         (b"", Outcome("no answer in 0.5 s")),
     ],

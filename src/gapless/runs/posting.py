@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
 from functools import partial
 from socket import SOCK_STREAM, getaddrinfo
 from typing import Any, TypeAlias
@@ -113,8 +115,16 @@ def _outcome(status: int, headers: dict[bytes, bytes]) -> Outcome:
     if status in _MOVED:
         return Outcome(f"it answers {status}: redirects are not followed, name the address that they lead to", status)
     after = next((value for name, value in headers.items() if name.lower() == b"retry-after"), b"")
-    pause_s = int(after) if after.isdigit() and len(after) < 10 else 0
-    return Outcome(f"it answers {status}", status, gone=status == _GONE, retry_after_s=min(pause_s, RETRY_AFTER_S_MAX))
+    return Outcome(f"it answers {status}", status, gone=status == _GONE, retry_after_s=_pause_s(after))
+
+
+def _pause_s(asked: bytes) -> int:
+    """Return how long a `Retry-After` asks to wait: for so many seconds, or until a date (RFC 9110, section 10.2.3)."""
+    try:
+        pause_s = float(asked) if asked.isdigit() else parsedate_to_datetime(asked.decode()).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return 0
+    return int(min(max(pause_s, 0), RETRY_AFTER_S_MAX))
 
 
 class _Checked(httpcore2.AsyncNetworkBackend):
