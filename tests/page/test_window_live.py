@@ -40,8 +40,20 @@ OPEN = "() => document.getElementById('connection').dataset.state === 'open'"
 WATCHING = """() => {
     const asked = window.fetch;
     window.lists = [];
-    window.fetch = (url, ...rest) => (/runs[?]/.test(url) && window.lists.push(String(url)), asked(url, ...rest));
+    window.fetch = async (url, ...rest) => {
+        const isList = /runs[?]/.test(url);
+        const said = isList && window.lists.push({url: String(url), isRead: false});
+        const answer = await asked(url, ...rest);
+        if (isList) window.lists[said - 1].isRead = true;
+        return answer;
+    };
 }"""
+ALL_ENDED = """() => [...document.querySelectorAll("[data-testid=row]")].every((it) => {
+    const [status, message] = [".status", ".message"].map((name) => it.querySelector(name).textContent);
+    return message === "wait" || status === "finished";
+})"""
+TWICE = """() => window.lists.filter(({url, isRead}) => isRead && !/[?&](after|session_id)=/.test(url)).length === 2"""
+"""The list was read when the page came, and again when the stream did: what changed in between was told by neither."""
 STATUS = """(id) => document.querySelector(`[data-testid=row][href='#${id}'] .status`)?.textContent"""
 
 
@@ -73,24 +85,62 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
 def test_every_row_is_kept_up_to_date_by_what_the_stream_tells(
     browser: Browser, url: str, size: tuple[int, int]
 ) -> None:
-    tab = "told"
+    tab = f"told {size[0]} {url}"
+    browser.do("prepare", tab, script=WATCHING)
     opened(browser, url, size, tab)
     browser.until(OPEN, tab=tab)
     oldest = start(browser, tab, "wait")
     for n in range(60):
         start(browser, tab, f"m{n}")
     browser.until(f"() => ({TEXTS})().startsWith('m59,m58')", tab=tab)
+    browser.until(ALL_ENDED, tab=tab)
     browser.do("reload", tab)
-    browser.until(OPEN, tab=tab)
     browser.until("() => document.getElementById('older').hidden === false", tab=tab)
     browser.do("click", tab, selector="#older")
     browser.until(f"(id) => ({STATUS})(id) === 'running'", oldest, tab=tab)
-    browser.evaluate(WATCHING, tab=tab)
+    browser.until(OPEN, tab=tab)
+    browser.until(TWICE, tab=tab)
+    browser.evaluate("() => { window.lists = [] }", tab=tab)
     httpx2.post(f"{url}/runs/{oldest}/cancel").raise_for_status()
     browser.until(f"(id) => ({STATUS})(id) === 'cancelled'", oldest, tab=tab)
-    asked = browser.evaluate("() => window.lists", tab=tab)
-    assert any("session_id=" in one for one in asked), "the conversation that has changed is looked at"
+    browser.do("pass", tab, ms=10_000)
+    asked = browser.evaluate("() => window.lists.map((it) => it.url)", tab=tab)
+    assert asked, "what has changed is looked at"
+    assert [one for one in asked if "session_id=" not in one] == [], "and that alone, as long as the stream is there"
     assert browser.do("errors") == []
+
+
+def test_older_runs_wait_for_a_look_that_is_under_way_and_would_drop_them(browser: Browser) -> None:
+    tab = "held"
+    holding = """() => {
+        const asked = window.fetch;
+        const held = new Promise((resolve) => { window.release = resolve });
+        Object.assign(window, {isHeld: false, older: 0});
+        window.fetch = async (url, ...rest) => {
+            if (/runs[?].*after=/.test(url)) window.older += 1;
+            const answer = await asked(url, ...rest);
+            if (/runs[?]/.test(url) && window.older === 0) {
+                window.isHeld = true;
+                await held;
+            }
+            return answer;
+        };
+    }"""
+    with serving(create_app(Runner(worker))) as url:
+        for n in range(60):
+            httpx2.post(f"{url}/runs", json={"message": f"m{n}"}).raise_for_status()
+        opened(browser, url, (1280, 860), tab)
+        browser.until("() => document.getElementById('older').hidden === false", tab=tab)
+        browser.evaluate(holding, tab=tab)
+        for n in range(60, 66):  # of so many that have changed the list is read again
+            httpx2.post(f"{url}/runs", json={"message": f"m{n}"}).raise_for_status()
+        browser.until("() => window.isHeld", tab=tab)
+        asked = browser.evaluate("() => (document.getElementById('older').click(), window.older)", tab=tab)
+        assert asked == 0, "while it is under way"
+        browser.evaluate("() => window.release()", tab=tab)
+        wanted = ",".join(f"m{n}" for n in reversed(range(66)))
+        browser.until(f"(wanted) => ({TEXTS})() === wanted", wanted, tab=tab)
+        assert browser.do("errors") == []
 
 
 def test_while_the_stream_is_away_the_list_is_looked_at(browser: Browser) -> None:

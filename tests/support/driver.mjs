@@ -41,6 +41,12 @@ const commands = {
     }
   },
   screenshot: async ({ tab, path }) => void (await (await page(tab)).screenshot({ path })),
+  /** Runs `script`, a function's source, in the tab before anything of its next pages; time goes by there as `pass` lets it, too. */
+  prepare: async ({ tab, script }) => {
+    await (await page(tab)).addInitScript(`(${script})()`);
+    await (await page(tab)).clock.install();
+  },
+  pass: async ({ tab, ms }) => void (await (await page(tab)).clock.runFor(ms)),
   viewport: async ({ tab, width, height }) => void (await (await page(tab)).setViewportSize({ width, height })),
   scheme: async ({ tab, value }) => void (await (await page(tab)).emulateMedia({ colorScheme: value })),
   /** What the page's service worker shows of a message that comes to it. */

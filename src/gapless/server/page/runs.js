@@ -30,7 +30,8 @@ let polling = null; // the timer of looks while the stream is away
 let next; // the cursor behind the oldest run that was read
 let sought = new FormData(filters); // what the list is of, while more may be typed
 let list = 0; // which list that is: another filter is another one
-let filling = false; // it is being looked on for runs
+let filling = false; // it is being read, or looked on for runs; looks wait for that
+let looking; // the look that is under way, or was the last
 let operator = false;
 let typing = null;
 
@@ -53,6 +54,7 @@ async function read(asked) {
 /** Begins the list anew, after another filter. */
 async function begin() {
   const mine = (list += 1);
+  filling = true;
   sought = new FormData(filters);
   try {
     const page = await read();
@@ -63,23 +65,36 @@ async function begin() {
     said(null);
   } catch (error) {
     if (mine === list) said(error);
+  } finally {
+    if (mine === list) filling = false;
+  }
+}
+
+/** Goes on with it. A look that is under way ends first: it drops what it has not found. */
+async function goOn() {
+  if (filling) return;
+  const mine = list;
+  filling = true;
+  try {
+    await looking;
+    if (mine === list) await fill(await read({ after: next }), mine, rows.size + PAGE / 2);
+    if (mine === list) announce(`${rows.size} runs`);
+  } catch (error) {
+    said(error);
+  } finally {
+    if (mine === list) filling = false;
   }
 }
 
 /** A page may have found nothing in the time that one may take: it is looked on until there is something to see. */
 async function fill(page, mine, wanted) {
-  filling = true;
-  try {
-    for (let looked = 0; ; page = await read({ after: next })) {
-      if (mine !== list) return;
-      for (const run of page.runs) if (!rows.has(run.id)) put(run, null);
-      next = page.next;
-      if (rows.size >= wanted || next === undefined) break;
-      looked += page.looked;
-      $("runs-end").textContent = `Looked at ${looked.toLocaleString()} of ${(looked + page.left).toLocaleString()} runs, and looking on…`;
-    }
-  } finally {
-    if (mine === list) filling = false;
+  for (let looked = 0; ; page = await read({ after: next })) {
+    if (mine !== list) return;
+    for (const run of page.runs) if (!rows.has(run.id)) put(run, null);
+    next = page.next;
+    if (rows.size >= wanted || next === undefined) break;
+    looked += page.looked;
+    $("runs-end").textContent = `Looked at ${looked.toLocaleString()} of ${(looked + page.left).toLocaleString()} runs, and looking on…`;
   }
   showEnd();
 }
@@ -110,20 +125,24 @@ function hear({ type, session, session_id: id = session?.id }) {
 
 function lookSoon(all) {
   whole ||= all;
-  due ??= setTimeout(look, Math.max(SOON_MS, RESTS * took));
+  if (due === null) lookIn(Math.max(SOON_MS, RESTS * took));
+}
+
+function lookIn(ms) {
+  due = setTimeout(() => (looking = look()), ms);
 }
 
 /** Looks at what has changed of what is shown. */
 async function look() {
   if (document.hidden) return void (due = null); // it is seen later
+  if (filling) return lookIn(SOON_MS);
   const [mine, began, ids, all] = [list, performance.now(), [...changed], whole || changed.size > EACH_MAX];
   changed.clear();
   whole = false;
   try {
-    if (filling) whole = true;
-    else if (all) await lookAtAll(mine);
+    if (all) await lookAtAll(mine);
     else for (const id of ids) await lookAt(id, mine);
-    if (mine === list && !filling) showEnd();
+    if (mine === list) showEnd();
     said(null);
   } catch (error) {
     if (mine === list) said(error);
@@ -131,7 +150,7 @@ async function look() {
   }
   took = performance.now() - began;
   due = null;
-  if (whole || changed.size > 0) due = setTimeout(look, Math.max(whole ? LOOK_MS / 4 : SOON_MS, RESTS * took));
+  if (whole || changed.size > 0) lookIn(Math.max(whole ? LOOK_MS / 4 : SOON_MS, RESTS * took));
 }
 
 /** Looks at the runs of one conversation: changes those that are shown, and puts others where they belong. */
@@ -243,16 +262,7 @@ filters.addEventListener("input", ({ target }) => {
   clearTimeout(typing);
   typing = setTimeout(begin, target.tagName === "SELECT" ? 0 : TYPED_MS);
 });
-$("older").addEventListener("click", async () => {
-  if (filling) return;
-  const mine = list;
-  try {
-    await fill(await read({ after: next }), mine, rows.size + PAGE / 2);
-    if (mine === list) announce(`${rows.size} runs`);
-  } catch (error) {
-    said(error);
-  }
-});
+$("older").addEventListener("click", goOn);
 addEventListener("hashchange", open);
 document.addEventListener("visibilitychange", () => lookSoon(false));
 
