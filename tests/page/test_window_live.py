@@ -229,12 +229,16 @@ def test_what_is_new_is_drawn_and_what_is_selected_focused_and_in_view_stays(
         }).observe(document.getElementById("timeline"), {childList: true});
     }"""
     browser.evaluate(marking, tab=tab)
-    settled = """() => {
-        const top = document.activeElement.closest("li").getBoundingClientRect().top;
-        const still = window.top0 === top;
-        window.top0 = top;
-        return still;
-    }"""
+    settled = """() => new Promise((resolve) => {
+        const topOf = () => document.activeElement.closest("li").getBoundingClientRect().top;
+        let frames = 0;
+        window.top0 = topOf();
+        requestAnimationFrame(function look() {
+            if (topOf() !== window.top0) resolve(false);
+            else if ((frames += 1) === 10) resolve(true);
+            else requestAnimationFrame(look);
+        });
+    })"""  # rows near the view are laid out frame by frame
     browser.until(settled, tab=tab)
     run.writes([TextMessageContentEvent(message_id="m39", delta=" And more."), TextMessageEndEvent(message_id="m39")])
     run.writes([TextMessageStartEvent(message_id="new"), TextMessageContentEvent(message_id="new", delta="A new one.")])
