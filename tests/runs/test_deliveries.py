@@ -253,6 +253,36 @@ async def test_the_more_wait_for_a_host_that_hangs_the_more_rarely_each_is_looke
     assert worker._put_off.total() == 0, "one that answers has all again as soon as before"
 
 
+async def test_what_waits_for_a_host_goes_on_when_an_attempt_ends_unless_another_worker_has_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, told = asyncio.Event(), Counter[str]()
+
+    async def tell(self: Webhooks, url: str, secret: str, notice_id: str, body: str) -> Outcome:
+        told[notice_id] += 1
+        await under_way.wait()
+        return Outcome()
+
+    monkeypatch.setattr(Webhooks, "tell", tell)
+    hangs = config("https://hangs.example.com/")
+    await place.ended(hangs, *(f"r{n}" for n in range(60)))
+    first, second = place.worker(hangs), place.worker(hangs)
+    while await first.begin():
+        pass
+    place.now += int(1000 * module.BUSY_S)  # some of what waits is due for everybody
+    await second.begin()
+    await asyncio.sleep(0)
+    assert len(told) == 2 * AT_ONCE_PER_HOST_MAX
+    under_way.set()
+    known = 0
+    while known < (known := len(told)):  # while there is progress, and no time passes
+        for worker in (first, second):
+            await worker.begin()
+            await worker.settled()
+    assert len(told) == 60
+    assert set(told.values()) == {1}
+
+
 async def test_who_names_many_hosts_that_hang_holds_up_no_other(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     under_way, told = asyncio.Event(), list[str]()
 

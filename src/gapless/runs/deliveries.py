@@ -55,7 +55,7 @@ BUSY_S = 5.0
 notices. The others are looked at again after this, and after as long again for each `PUT_OFF_EACH` that were put off
 since then: thousands of notices for a host that hangs are not all written anew every few seconds."""
 PUT_OFF_EACH = 16
-WAITING_MAX = 128
+WAITING_MAX = 10_000
 CLOSE_S = 2.0
 """What attempts that are under way get to come to an end when the worker stops."""
 
@@ -114,8 +114,9 @@ class Deliveries:
         """What is under way, and whose share each takes of what may be."""
         self._put_off = Counter[_Share]()
         """How many had to wait for a share since one of its attempts has ended."""
-        self._waiting: dict[_Share, dict[str, Notice]] = {}
-        """Notices that are begun when there is room in a share again, unless others have taken them by then."""
+        self._waiting: dict[_Share, dict[str, tuple[str, int]]] = {}
+        """Notices, by their id, that are begun when there is room in a share again: their run, and when (ms) they are
+        due at the latest. Others may have taken them by then."""
         self._nudged: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -187,11 +188,13 @@ class Deliveries:
         """Begin what waits for shares in which there is room again. Raises `StoreUnavailable`."""
         for share, waiting in list(self._waiting.items()):
             while waiting and len(self._attempts) < AT_ONCE_MAX and self._full([share]) is None:
-                notice = waiting.pop(next(iter(waiting)))
+                notice_id = next(iter(waiting))
+                run_id, due_at = waiting.pop(notice_id)
                 until = self._until(self._now())
-                if await self._outbox.settle(notice, until):  # no other has taken it
-                    notice.due_at = until
-                    await self._start(notice, share)
+                for notice in await self._outbox.of_run(run_id):
+                    if (notice.id, notice.due_at) == (notice_id, due_at) and await self._outbox.settle(notice, until):
+                        notice.due_at = until
+                        await self._start(notice, share)
             if not waiting:
                 del self._waiting[share]
 
@@ -218,10 +221,9 @@ class Deliveries:
         lost. Raises `StoreUnavailable`."""
         due_at = self._now() + full.pause_ms
         if await self._outbox.settle(notice, due_at):
-            notice.due_at = due_at
             waiting = self._waiting.setdefault(full.share, {})
             if len(waiting) < WAITING_MAX or notice.id in waiting:
-                waiting[notice.id] = notice
+                waiting[notice.id] = (notice.run_id, due_at)
 
     def _full(self, shares: list[_Share]) -> _Share | None:
         under_way = Counter(chain.from_iterable(self._attempts.values()))
