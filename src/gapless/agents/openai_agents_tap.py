@@ -6,7 +6,7 @@ was given before, and all else goes through the SDK.
 
 The SDK asks its configuration for a model of all agents before it asks the agent for its own. So a run has a copy of
 the configuration, which answers, to the run alone and just before a request, with what stands for the agent's model and
-does as it does. The provider of models does the same for a model by name. Nothing of the user's is changed.
+does as it does; for a model by name, with a provider that does the same. Nothing of the user's is changed.
 """
 
 from __future__ import annotations
@@ -87,9 +87,11 @@ class Hearing:
         if why := unheard(config):
             self.deltas = Deltas(False, why)
             return agents.Runner.run_streamed(agent, given, **options)
+        own = copy.copy(config)
+        own.__class__ = _Config
         token = _current.set(self)
         try:
-            self._result = result = agents.Runner.run_streamed(agent, given, **{**options, "run_config": _own(config)})
+            self._result = result = agents.Runner.run_streamed(agent, given, **{**options, "run_config": own})
         finally:
             _current.reset(token)
         self._turn = result.current_turn
@@ -105,18 +107,19 @@ class Hearing:
         """Let go of the run."""
         self._result = None
 
-    def asked(self, of_all: Any) -> Any:
-        """Return what a configuration with this model `of_all` agents, or none, has for whoever looks at it."""
+    def asks_now(self) -> bool:
+        """Return whether this is the run itself, before a request, and no agent or other code in it."""
         result = self._result
-        if result is None or not self._is_about_to_ask(result):
-            return of_all
-        model = result.current_agent.model if of_all is None else of_all
-        return self.stand_in(model) if isinstance(model, Model) else of_all
+        if result is None or result.current_turn == self._turn:
+            return False
+        with contextlib.suppress(RuntimeError):  # of a thread
+            return asyncio.current_task() is result.run_loop_task
+        return False
 
-    def provided(self, model: Model) -> Any:
-        """Return what whoever has asked the provider is given for this model."""
-        result = self._result
-        return self.stand_in(model) if result is not None and self._is_about_to_ask(result) else model
+    def model(self, of_all: Any) -> Any:
+        """Return what the run is to ask before its provider, where its configuration has this model `of_all` agents."""
+        model = self._result.current_agent.model if of_all is None and self._result is not None else of_all
+        return self.stand_in(model) if isinstance(model, Model) else of_all
 
     def stand_in(self, model: Any) -> Any:
         """Return what stands for a model: one for each."""
@@ -124,14 +127,6 @@ class Hearing:
         if made is None:
             self._heard.append(made := _Model(model))
         return made
-
-    def _is_about_to_ask(self, result: RunResultStreaming) -> bool:
-        """Return whether this is the run itself, before a request, and no agent or other code in it."""
-        if result.current_turn == self._turn:
-            return False
-        with contextlib.suppress(RuntimeError):  # of a thread
-            return asyncio.current_task() is result.run_loop_task
-        return False
 
     def told(self, event: Any) -> None:
         """Note that all of a model's event was told."""
@@ -190,10 +185,12 @@ _current: ContextVar[Hearing | None] = ContextVar("gapless_openai_agents_hearing
 """What hears the run whose task this is."""
 
 
-class _StandIn:
-    """Stands for an object: it has all that it has, and takes all that it takes."""
+class _Model:
+    """Stands for a model: it has all that it has, and takes all that it takes."""
 
-    def __init__(self, of: Any) -> None:
+    _gapless_of: Model
+
+    def __init__(self, of: Model) -> None:
         object.__setattr__(self, "_gapless_of", of)
 
     @property  # type: ignore[misc]  # what asks for its kind is told the other's
@@ -208,12 +205,6 @@ class _StandIn:
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._gapless_of, name, value)
 
-
-class _Model(_StandIn):
-    """Stands for a model."""
-
-    _gapless_of: Model
-
     def stream_response(
         self, system_instructions: Any, input: Any, model_settings: ModelSettings, *args: Any, **kwargs: Any
     ) -> AsyncIterator[Any]:
@@ -222,33 +213,33 @@ class _Model(_StandIn):
         return events if hearing is None or not hearing.hears(input, model_settings) else hearing.rest(events)
 
 
-class _Provider(_StandIn):
-    """Stands for a provider of models."""
+class _Provider(ModelProvider):
+    """Gives what stands for the models of a provider."""
 
-    _gapless_of: ModelProvider
+    def __init__(self, of: ModelProvider, hearing: Hearing) -> None:
+        self._of, self._hearing = of, hearing
 
     def get_model(self, model_name: str | None) -> Any:
-        model, hearing = self._gapless_of.get_model(model_name), _current.get()
-        return model if hearing is None else hearing.provided(model)
+        return self._hearing.stand_in(self._of.get_model(model_name))
 
 
 class _Config(RunConfig):
-    """Is the configuration of a run that is heard."""
+    """Is the configuration of a run that is heard: as the user's, but for the run itself just before it asks."""
 
     @property
     def model(self) -> Any:
         chosen, hearing = vars(self)["model"], _current.get()
-        return chosen if hearing is None or isinstance(chosen, str) else hearing.asked(chosen)
+        return hearing.model(chosen) if hearing is not None and hearing.asks_now() else chosen
 
     @model.setter
     def model(self, model: Any) -> None:
         vars(self)["model"] = model
 
+    @property
+    def model_provider(self) -> Any:
+        provider, hearing = vars(self)["model_provider"], _current.get()
+        return _Provider(provider, hearing) if hearing is not None and hearing.asks_now() else provider
 
-def _own(config: RunConfig) -> RunConfig:
-    """Return a configuration like this one, of a run that is heard."""
-    own = copy.copy(config)
-    own.__class__ = _Config
-    provider: Any = _Provider(config.model_provider)
-    own.model_provider = provider
-    return own
+    @model_provider.setter
+    def model_provider(self, provider: Any) -> None:
+        vars(self)["model_provider"] = provider
