@@ -204,6 +204,39 @@ async def test_a_creation_whose_answer_was_lost_is_not_left_running(a: Worker, m
     await a.create("q")
 
 
+async def test_a_creation_whose_answer_is_still_to_come_is_not_taken_over(a: Worker, monkeypatch: Any) -> None:
+    """Asked twice at once: of the one that has created the run the answer is late, of the other it is lost."""
+    await warm(a)
+    assert isinstance(a.store, RedisStore)
+    call = a.store._server.call
+    reached, both, created, late = (asyncio.Event() for _ in range(4))
+
+    async def slow(script: scripts.Script, *arguments: Any) -> Any:
+        if script is not scripts.CREATE:
+            return await call(script, *arguments)
+        is_first = not reached.is_set()
+        (reached if is_first else both).set()
+        await (both if is_first else created).wait()
+        answer = await call(script, *arguments)
+        created.set()
+        if is_first:
+            await late.wait()
+            return answer
+        raise StoreUnavailable("cut before the answer")
+
+    monkeypatch.setattr(a.store._server, "call", slow)
+    first = asyncio.create_task(a.store.create_run(a_run("r"), reject_busy=False))
+    await reached.wait()
+    with pytest.raises(StoreUnavailable):
+        await a.store.create_run(a_run("r"), reject_busy=False)
+    assert await a.store.take_over(LEASE_S) == []
+    late.set()
+    assert (await first)[1]
+    assert await a.store.take_over(LEASE_S) == []
+    assert not (await a.store.create_run(a_run("r"), reject_busy=False))[1]
+    await a.append("r", 1, "1")
+
+
 async def test_a_run_that_another_worker_creates_meanwhile_does_not_stand_in_its_own_way(
     a: Worker, b: Worker, monkeypatch: Any
 ) -> None:

@@ -8,6 +8,7 @@ in order, late, perhaps twice; what a cut lost is asked for afterwards, as the c
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, ClassVar
 
@@ -99,6 +100,8 @@ class FaultyStore(Store):
         self._worker_id = ""
         self._doubtful: dict[str, object] = {}
         """Runs that are this worker's without anyone here knowing, as an answer was lost."""
+        self._coming: Counter[str] = Counter()
+        """Those of which an answer is still to come."""
         self._calls: dict[str, object] = {}
         """Which call created a run."""
         self._mine: set[str] = set()
@@ -189,7 +192,7 @@ class FaultyStore(Store):
             known = {run.id for run in taken}
             for run_id in self._doubtful:
                 mine = ledger.memory.runs.get(run_id)
-                if mine is None or run_id in known | self._mine:
+                if mine is None or run_id in known | self._mine or self._coming[run_id]:
                     continue
                 if mine.owner == self._worker_id and mine.status in ACTIVE:
                     ledger.taken[run_id] = ledger.taken.get(run_id, 0) + 1
@@ -260,11 +263,14 @@ class FaultyStore(Store):
                 self._calls[run.id] = call
             return record, created
 
+        self._coming[run.id] += 1
         try:
             record, created = await self._ask(serve, "create_run", run.id, leased=True)
         except (StoreUnavailable, asyncio.CancelledError):
             self._doubtful[run.id] = call
             raise
+        finally:
+            self._coming[run.id] -= 1
         if created:
             self._mine.add(run.id)
             self._in_world(self._delay(), self._deliver_commands, run.id)

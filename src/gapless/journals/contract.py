@@ -184,7 +184,8 @@ class Store(ABC):
     async def take_over(self, lease_s: float) -> list[RunRecord]:
         """Fence every worker that has not renewed for `lease_s` seconds, as observed by this worker's own monotonic
         clock, and become the owner of its active runs, whose `takeovers` go up by 1. Exactly one worker gets each run;
-        a run that is nobody's stays so.
+        a run that is nobody's stays so. One that this worker may have created, as an answer was lost, is among them,
+        but not while another answer to its creation is still to come: that one says whose it is.
 
         Call it several times a lease. Commands that the old owner did not take come to the listener afterwards.
         """

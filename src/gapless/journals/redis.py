@@ -171,7 +171,8 @@ class RedisStore(Store):
         creation = RunCreation(
             self._server, self._records, self._owned, run, reject_busy=reject_busy, started_at=started_at
         )
-        record, created = await creation.create()
+        with self._owned.may_come(run.id):
+            record, created = await creation.create()
         if created:
             self._news.now_owned(run.id)
         return record, created

@@ -7,10 +7,11 @@ checks each run's owner, which is the fence. A batch whose answer was lost is se
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections import deque
-from collections.abc import Collection, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TypeAlias, cast
 
 from gapless.errors import RunNotFound, StoreUnavailable
@@ -111,6 +112,8 @@ class OwnedRuns:
         self.runs: dict[str, OwnedRun] = {}
         self.doubtful: dict[str, tuple[str, str]] = {}
         """Runs that may be this worker's without anyone here knowing, as an answer was lost: session and nonce."""
+        self.coming: Counter[str] = Counter()
+        """Runs that an answer may make this worker's which is still to come."""
         self._ended: deque[tuple[float, OwnedRun]] = deque(maxlen=ENDED_MAX)
         """Runs that have ended not long ago, and when."""
 
@@ -121,6 +124,22 @@ class OwnedRuns:
         self.runs.clear()
         self.doubtful.clear()
         self._ended.clear()
+
+    @contextlib.contextmanager
+    def may_come(self, run_id: str) -> Iterator[None]:
+        """Surround what makes a run this worker's: it is told so by that, and not by a take-over."""
+        self.coming[run_id] += 1
+        try:
+            yield
+        finally:
+            self.coming[run_id] -= 1
+            self.coming = +self.coming
+
+    def leave_doubtful(self) -> list[tuple[str, str]]:
+        """Give the doubtful runs to a take-over, by id and session: whoever asks for one of them again finds it."""
+        left = [(run_id, session_id) for run_id, (session_id, _) in self.doubtful.items() if not self.coming[run_id]]
+        self.doubtful.update((run_id, (session_id, "")) for run_id, session_id in left)
+        return left
 
     def add(self, run: RunRecord) -> None:
         self.runs[run.id] = OwnedRun(run)

@@ -68,7 +68,7 @@ class TakeOver:
         newest_claim, left = answer
         found = [(owner.decode(), *decode_member(member)) for owner, member in left]
         log_lost(me, dead, [owner for owner, _, _ in found])
-        found += [(me, run_id, session_id) for run_id, (session_id, _) in self._owned.doubtful.items()]
+        found += [(me, *doubtful) for doubtful in self._owned.leave_doubtful()]
         return newest_claim, found
 
     async def _take(self, owner: str, run_id: str, session_id: str, newest_claim: int) -> RunRecord | None:
