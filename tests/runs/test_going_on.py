@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -14,12 +16,12 @@ import pytest
 
 from gapless import Agent, RunConfig, Runner
 from gapless.agents.base import AgentItem, RunContext
-from gapless.errors import InputInvalid, SessionBusy
+from gapless.errors import InputInvalid, SessionBusy, StoreUnavailable
 from gapless.events import CustomEvent, Event, Interrupt, ResumeEntry, RunErrorEvent, RunFinishedEvent, RunStartedEvent
 from gapless.fold import VOID
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import RunStatus
-from gapless.runs import execution, going_on
+from gapless.runs import execution, going_on, retrying
 from gapless.runs import worker as worker_module
 from gapless.runs.checkpoints import decode_frame
 from tests.support.place import Place
@@ -335,6 +337,28 @@ async def test_a_parked_run_is_cancelled_by_a_worker_that_does_not_have_its_agen
         record = await (await stranger.attach("r")).wait()
     assert record.status is RunStatus.CANCELLED
     assert (await one.messages("s"))[-1].content == "one "  # type: ignore[union-attr]
+
+
+async def test_a_run_is_left_however_long_the_store_is_away(
+    place: Place, parked_at_once: None, monkeypatch: pytest.MonkeyPatch
+):
+    """A worker that gave up would own it, and nobody execute it."""
+    one = await place.worker(Steps("one", "ask"))
+    release, refused = MemoryStore.release, 0
+
+    async def away(store: MemoryStore, run_id: str, wanted_at: int | None) -> bool:
+        nonlocal refused
+        if refused < 3:
+            refused += 1
+            raise StoreUnavailable("away")
+        return await release(store, run_id, wanted_at)
+
+    hours = itertools.count(0, 3600)
+    monkeypatch.setattr(MemoryStore, "release", away)
+    monkeypatch.setattr(retrying, "time", SimpleNamespace(monotonic=lambda: next(hours)))
+    await one.start("x", session_id="s", run_id="r", agent="agent")
+    await until(lambda: place.record().last_seq > 0 and not place.record().owner, "it is nobody's")
+    assert refused == 3
 
 
 @pytest.mark.parametrize("parked", [False, True])

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from typing import Any, TypeVar
@@ -308,7 +309,9 @@ class Worker:
         """Leave the run to others; it is nobody's then, and wants somebody from `wanted_at` (ms) on."""
         self.forget(run_id)
         with contextlib.suppress(WorkerFenced):  # then it is another's anyway
-            if await patiently(self.journals.store.release, run_id, wanted_at) and not self.draining:
+            # However long the store is away: this worker would own it, and nobody execute it.
+            released = await patiently(self.journals.store.release, run_id, wanted_at, patience_s=math.inf)
+            if released and not self.draining:
                 self.on_wanted()
 
     async def claim(self, run: RunRecord, ends_with: GaplessError | None = None) -> None:
