@@ -13,6 +13,7 @@ import pytest
 from gapless import RunConfig, Runner
 from gapless.agents.base import RunContext
 from gapless.errors import (
+    SessionBusy,
     ShuttingDown,
     UsageError,
 )
@@ -30,6 +31,7 @@ from gapless.events import (
 from gapless.journals.contract import Append
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.runs.going_on import TAKEOVERS_MAX
+from gapless.runs.worker import Worker
 from tests.support import waiting
 from tests.support.agents import Gated
 from tests.support.runs import echo, events_of, until
@@ -220,3 +222,23 @@ async def test_a_restartable_run_takes_nothing_that_lives_in_this_process():
     async with Runner(echo) as runner:
         with pytest.raises(UsageError, match="deps="):
             await runner.start("x", deps=object(), config=RunConfig(on_worker_lost="restart"))
+
+
+async def test_a_run_that_waited_for_its_session_while_the_lease_was_lost_is_executed(monkeypatch: pytest.MonkeyPatch):
+    """It is created under the id that the worker has by then."""
+    create, ids = MemoryStore.create_run, ["another", "id"]
+
+    async def busy_once(store: MemoryStore, *asked: Any, **how: Any) -> Any:
+        if len(ids) == 2:
+            raise SessionBusy("s", run_id=ids.pop())
+        return await create(store, *asked, **how)
+
+    async def in_the_way(worker: Worker, error: SessionBusy, deadline: float) -> None:
+        await worker.journals.register_again(ids[0])
+
+    monkeypatch.setattr(MemoryStore, "create_run", busy_once)
+    monkeypatch.setattr(Worker, "_in_the_way", in_the_way)
+    async with Runner(echo, store=MemoryStore()) as runner:
+        run = await runner.start("x")
+        async with asyncio.timeout(waiting.WAIT_S):
+            await run.wait()

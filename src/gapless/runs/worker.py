@@ -128,13 +128,10 @@ class Worker:
         if asked.session_id is not None:
             await self.sessions.check_user(asked.session_id, asked.user_id)
         record = asked.record(others=not self.journals.store.alone)
-        worker_id = self.journals.worker_id
         with LeaseWanted(record.id):
             record, created = await self._create(asked, record)
         if not created:
             return asked.come_back(record), None
-        if self.journals.worker_id != worker_id:  # the lease was lost meanwhile, and the run with it: another's now
-            return record, None
         journal = self.journals.create(record.id)
         recorder = Recorder(journal, record.id, record.session_id, self._limits)
         execution = self._begin(
@@ -161,7 +158,9 @@ class Worker:
         reject, deadline = asked.config.on_busy == "reject", time.monotonic() + STOPPING_WAIT_S
         while True:
             try:
-                return await self.journals.store.create_run(record, reject_busy=reject, started_at=now_ms())
+                worker_id = self.journals.worker_id  # by now it may be another than when the run was asked for
+                made, created = await self.journals.store.create_run(record, reject_busy=reject, started_at=now_ms())
+                return made, created and self.journals.worker_id == worker_id  # else it was lost with the lease
             except SessionBusy as error:
                 busy = await self._in_the_way(error, deadline)
                 if busy is None:
