@@ -21,7 +21,11 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round, smaller counts; writes to build/bench")
     parser.add_argument(
-        "--only", nargs="+", metavar="SCENARIO", choices=SCENARIOS, help="all but counts, and with --quick the page"
+        "--only",
+        nargs="+",
+        metavar="SCENARIO",
+        choices=SCENARIOS,
+        help="all but counts, and with --quick the pages",
     )
     parser.add_argument("--candidates", nargs="+", metavar="NAME", choices=BY_NAME, default=[])
     parser.add_argument(

@@ -14,6 +14,7 @@ from bench.candidates import BY_NAME, CANDIDATES
 from bench.figures import FRAMEWORKS, Figures, full_label, number, table
 from bench.harness import HZ, LATE_S, LOW_STREAMS, PACED_STREAMS
 from bench.scenarios import LIKE_WITH_LIKE_STREAMS
+from bench.window import FOUND, RUNS
 
 SHARE_MIN = 0.03
 """A smaller part of the CPU is left out of a sentence; the table has all."""
@@ -88,6 +89,7 @@ def section(results: dict[str, Any]) -> list[str]:
         *long_sessions(results),
         *others(results),
         *joins(results),
+        *window(results),
         *imports(results),
     ]:
         footnote = ""
@@ -262,6 +264,13 @@ def fanout(results: dict[str, Any]) -> list[Goal]:
             beside={A_RUN: figures.median("gapless-memory", "cpu_us", followers=followers)},
         ),
     ]
+
+
+def window(results: dict[str, Any]) -> list[Goal]:
+    figures = Figures(results, "window")
+    medians = (figures.median("window", "ms", what=one, runs=RUNS) for one in figures.levels("what") if one != FOUND)
+    what = f"the window's answer to a click among {RUNS:,} runs, the slowest median (that it looks on is one)"
+    return [Goal(what, 200, "ms", max((ms for ms in medians if ms is not None), default=None))]
 
 
 def first(results: dict[str, Any]) -> list[Goal]:

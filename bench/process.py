@@ -37,8 +37,12 @@ def environment() -> dict[str, str]:
 class Server:
     """A running candidate."""
 
-    def __init__(self, candidate: Candidate, process: subprocess.Popen[str], port: int) -> None:
+    def __init__(
+        self, candidate: Candidate, process: subprocess.Popen[str], port: int, options: Mapping[str, str]
+    ) -> None:
         self.candidate = candidate
+        self.options = options
+        """What it was started with."""
         self.process = process
         self.port = port
 
@@ -103,7 +107,7 @@ def serving(
             errors.seek(0)
             said = errors.read().strip().splitlines()
             raise ServerFailed(said[-1] if said else f"no answer in {start_s:.0f} s")
-        yield Server(candidate, process, int(line))
+        yield Server(candidate, process, int(line), options)
 
 
 @contextmanager

@@ -430,6 +430,24 @@ def page(figures: Figures, plots: Path) -> list[str]:
     ]
 
 
+def window(figures: Figures, plots: Path) -> list[str]:
+    runs = max(figures.levels("runs"))
+    rows = []
+    for row in figures.rows:
+        if row["params"]["runs"] == runs:
+            ms = row["values"]["ms"]
+            rows.append([row["params"]["what"], number(statistics.median(ms)), number(max(ms))])
+    return [
+        "## The window on what runs",
+        "",
+        f"In headless Chromium, without a GPU, beside {runs:,} runs in SQLite: from a click, or the last key, to the "
+        "first frame in which its answer stands. A tenth of a second of what is typed is the pause in which more might "
+        "be.",
+        "",
+        *table(["asked for", "median, ms", "at most"], rows),
+    ]
+
+
 def profile(figures: Figures, plots: Path) -> list[str]:
     subjects = [row for row in figures.rows if "function" not in row["params"]]
     layers = [layer for layer in profiling.ORDER if any(layer in row["values"] for row in subjects)]
@@ -475,6 +493,7 @@ SECTIONS: dict[str, Callable[[Figures, Path], list[str]]] = {
     "turns": turns,
     "length": length,
     "page": page,
+    "window": window,
     "gaps": gaps,
     "elsewhere": elsewhere,
     "wires": wires,

@@ -30,7 +30,8 @@ AGENTS: dict[str, Callable[[], Any]] = {
 
 
 def build(options: Mapping[str, str]) -> Any:
-    """`options`: `agent` (a key of `AGENTS`) and `store` (`memory` or a URL)."""
-    app = create_app(Runner(AGENTS[options["agent"]](), store=options["store"]))
+    """`options`: `agent` (a key of `AGENTS`), `store` (`memory` or a URL), and `operator` (a user), if there is one."""
+    operators = [options["operator"]] if "operator" in options else []
+    app = create_app(Runner(AGENTS[options["agent"]](), store=options["store"]), operators=operators)
     collect_garbage_rarely()  # as `gapless serve` does
     return app

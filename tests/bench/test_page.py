@@ -1,4 +1,4 @@
-"""The chat page is measured in a real Chromium; where there is none, the report says why."""
+"""The pages are measured in a real Chromium; where there is none, the report says why."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import page
+from bench import page, window
 from bench.harness import Bench, MeasurementFailed, Servers
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the benchmark reads Linux's CPU clocks")
@@ -35,6 +35,19 @@ def test_the_page_is_measured_while_a_long_answer_grows(tmp_path: Path) -> None:
         assert values["task_ms_per_s"] > values["script_ms_per_s"] > 0
     assert "## The chat page" in (tmp_path / "performance.md").read_text()
     assert (tmp_path / "performance" / "page.svg").read_text().startswith("<svg")
+
+
+@pytest.mark.timeout(S_MAX)
+def test_the_windows_answers_are_timed_by_what_is_asked(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench", "--quick", "--only", "window", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=S_MAX)
+    assert done.returncode == 0, done.stderr
+    stored = json.loads((tmp_path / "performance" / "results.json").read_text())["scenarios"]["window"]
+    assert stored["skipped"] == {}
+    asked = [row["params"]["what"] for row in stored["rows"]]
+    assert (asked[0], asked[-1], window.FOUND in asked) == ("a status", "a run", True)
+    assert all(ms > 0 for row in stored["rows"] for ms in row["values"]["ms"])
+    assert "beside 5,000 runs in SQLite" in (tmp_path / "performance.md").read_text()
 
 
 def test_without_npm_the_page_is_left_out_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
