@@ -17,6 +17,7 @@ function timed({ name, value, click, shows }) {
   const isThere = {
     begun: (wanted) => end().startsWith("Looked at") || areAll(wanted),
     rows: areAll,
+    all: () => rows().length === 50 && rows()[0].textContent.includes("anonymous"),
     more: (count) => rows().length >= count,
     run: () => document.querySelectorAll('[data-testid="entry"]').length > 2,
   };
@@ -38,15 +39,16 @@ function timed({ name, value, click, shows }) {
   });
 }
 
-const none = (name) => ({ name, value: "", shows: ["rows", ["", 50]] });
+/** The newest run of all is one that this script has started. */
+const none = (name) => ({ name, value: "", shows: ["all"] });
 const DONE = [
   ["a status", { name: "status", value: "failed", shows: ["rows", ["failed"]] }, none("status")],
   ["a user", { name: "user_id", value: "u7", shows: ["rows", ["· u7"]] }, none("user_id")],
   ["the text of a rare error", { name: "error", value: "paper", shows: ["rows", ["Out of paper", 1]] }, none("error")],
   ["a rare agent: how far it has looked", { name: "agent", value: "rare", shows: ["begun", ["rare"]] }, none("agent")],
   ["a rare agent: found", { name: "agent", value: "rare", shows: ["rows", ["rare", 7]] }, none("agent")],
-  ["older runs", { click: '[data-testid="older"]', shows: ["more", 100] }, { name: "status", value: "", shows: ["rows", ["", 50]] }],
-  ["a run", { click: '[data-testid="row"]', shows: ["run"] }, { click: '[data-testid="back"]', shows: ["rows", [""]] }],
+  ["older runs", { click: '[data-testid="older"]', shows: ["more", 100] }, none("status")],
+  ["a run", { click: '[data-testid="row"]', shows: ["run"] }, { click: '[data-testid="back"]', shows: ["all"] }],
 ];
 
 const browser = await launch();
