@@ -98,10 +98,7 @@ async def find_runs(file: SQLiteFile, runs: Runs, sought: Sought, limit: int, af
                 return True
         return False
 
-    more = True
-    while more:
-        more = await file.look(step)
-        await asyncio.sleep(0)
+    await _look_on(file, step)
 
     def read(db: sqlite3.Connection, rid: int) -> Iterable[RunRecord | None]:
         return (run for _, run in runs.listed(db, "rid = ?", rid))
@@ -189,13 +186,18 @@ async def list_turns(file: SQLiteFile, places: TurnPlaces, session_id: str, skip
                 return True
         return False
 
+    await _look_on(file, step)
+    if turns:
+        places.note(session_id, skip + len(turns) - 1, last)
+    return turns
+
+
+async def _look_on(file: SQLiteFile, step: Callable[[sqlite3.Connection], bool]) -> None:
+    """Take one step after another, as long as each says that there is more; others have their turn behind each."""
     more = True
     while more:
         more = await file.look(step)
         await asyncio.sleep(0)
-    if turns:
-        places.note(session_id, skip + len(turns) - 1, last)
-    return turns
 
 
 async def _page(
@@ -218,10 +220,7 @@ async def _page(
                 return True
         return False
 
-    more = True
-    while more:
-        more = await file.look(step)
-        await asyncio.sleep(0)
+    await _look_on(file, step)
     return listing
 
 
