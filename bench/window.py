@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
-
-import msgspec
 
 from bench import process
 from bench.agents import script
@@ -15,13 +11,14 @@ from bench.candidates import Candidate
 from bench.harness import Bench, MeasurementFailed
 from bench.node import install, node, ran
 from bench.page import FOLDER, TESTS
-from gapless.records import RunRecord, RunStatus
+from tests.support.many_runs import fill
 
 RUNS, QUICK_RUNS = 100_000, 5_000
 FAILED, RARE, USERS = 40, 7, 1_000
 """So many have failed, one of them for want of paper; so many, the oldest, are of the agent `rare`."""
 FOUND = "a rare agent: found"
 """What is answered before that: how far it has looked."""
+SINCE_MS = 1_700_000_000_000
 MEASURE_S_MAX = 200
 SERVED = {"agent": "generator", "store": "sqlite", "operator": "anonymous"}
 WINDOW = Candidate("window", "the window", "generator", "gapless", "gapless_app", SERVED)
@@ -36,7 +33,8 @@ def window(bench: Bench) -> None:
         found, npm = node()
         install(FOLDER, [TESTS / "package.json", TESTS / "browser.mjs", process.ROOT / "bench" / "window.mjs"], npm)
         with process.serving(candidate) as server:
-            fill(Path(server.options["store"].removeprefix("sqlite:///")), runs)
+            path = Path(server.options["store"].removeprefix("sqlite:///"))
+            fill(path, runs, failed=FAILED, rare=RARE, users=USERS, since_ms=SINCE_MS)
             spec = {
                 "url": f"http://127.0.0.1:{server.port}/runs",
                 "message": script(20),
@@ -50,27 +48,3 @@ def window(bench: Bench) -> None:
 
     bench.rounds = 1
     bench.alternate([] if bench.wanted else [WINDOW], measure)
-
-
-def fill(path: Path, runs: int) -> None:
-    """Put so many ended runs into a store's file, as a store writes them."""
-
-    def rows() -> Iterator[tuple[object, ...]]:
-        for n in range(runs):
-            failed = n % (runs // FAILED) == 0
-            run = RunRecord(
-                id=f"r{n}",
-                session_id=f"s{n}",
-                user_id=f"u{n % USERS}",
-                agent="rare" if n < RARE else "often",
-                message=f"question {n}",
-                created_at=1_700_000_000_000 + n * 1000,
-                status=RunStatus.FAILED if failed else RunStatus.FINISHED,
-                error={"code": "agent_failed", "message": "Out of paper" if n == 0 else "No"} if failed else None,
-            )
-            yield run.id, run.session_id, run.user_id, run.status.value, msgspec.json.encode(run)
-
-    db = sqlite3.connect(path)
-    with db:
-        db.executemany("INSERT INTO runs(id, session, user, status, owner, record) VALUES(?, ?, ?, ?, '', ?)", rows())
-    db.close()

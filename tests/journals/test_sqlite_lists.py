@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from gapless.journals import finding
 from gapless.journals.sqlite import SQLiteStore
 from gapless.journals.sqlite_lists import find_sql
-from gapless.records import RunRecord, RunStatus
+from gapless.records import RunStatus
 from gapless.sought import Sought
 from tests.journals.conformance import Cluster
 from tests.journals.sqlite_place import FilePlace
+from tests.support.many_runs import fill
 
 RUNS, FAILED, RARE = 100_000, 40, 7
 
@@ -48,7 +47,7 @@ async def test_of_100_000_runs_a_page_looks_at_few(tmp_path: Path, monkeypatch: 
     path = tmp_path / "gapless.db"
     cluster = Cluster(FilePlace(path))
     store = (await cluster.worker("a")).store
-    fill(path)
+    fill(path, RUNS, failed=FAILED, rare=RARE)
 
     async def looked(sought: Sought) -> tuple[list[int], int]:
         """At how many runs each page has looked, and how many were found."""
@@ -67,30 +66,6 @@ async def test_of_100_000_runs_a_page_looks_at_few(tmp_path: Path, monkeypatch: 
     assert (len(page), page.looked) == (50, 51)
     assert (await store.find_runs(Sought(since=(RUNS - 20) * 1000), limit=50)).looked < 100
     await cluster.close()
-
-
-def fill(path: Path) -> None:
-    """Put 100,000 runs into a store's file."""
-
-    def rows():
-        for n in range(RUNS):
-            failed = n % (RUNS // FAILED) == 0
-            run = RunRecord(
-                id=f"r{n}",
-                session_id=f"s{n}",
-                user_id="u",
-                agent="rare" if n < RARE else "often",
-                message="m",
-                created_at=n * 1000,
-                status=RunStatus.FAILED if failed else RunStatus.FINISHED,
-                error={"code": "agent_failed", "message": "Out of paper" if n == 0 else "No"} if failed else None,
-            )
-            yield run.id, run.session_id, run.user_id, run.status.value, msgspec.json.encode(run)
-
-    db = sqlite3.connect(path)
-    with db:
-        db.executemany("INSERT INTO runs(id, session, user, status, owner, record) VALUES(?, ?, ?, ?, '', ?)", rows())
-    db.close()
 
 
 async def test_the_newest_turns_are_read_without_counting_those_before(tmp_path: Path) -> None:
