@@ -164,6 +164,53 @@ async def test_operators_are_told_which_of_all_users_sessions_have_changed_and_n
                 await one.leave()
 
 
+async def test_an_operator_follows_a_session_and_the_sessions_of_all_on_one_connection():
+    """It is the same feed, so its cursors are."""
+    gate = Gated("one ", "two ", "three ")
+    app = create_app(Runner(gate), authenticate=by_header, operators=["o"])
+
+    def told(one: WithFeed) -> set[str]:
+        return {change["session_id"] for change in one.fed if change["type"] == "changed"}
+
+    with serving(app) as url:
+        async with httpx2.AsyncClient(base_url=url, headers={"x-user": "a"}) as client:
+            await client.post("/runs", json={"message": "go", "run_id": "r", "session_id": "s"})
+            path = "/sessions/s/events?feed={}&everyone=1"
+            for user, answered in (
+                ("a", (403, "not_authorized")),
+                ("b", (404, "session_not_found")),
+                ("", (401, None)),
+            ):
+                refused = await client.get(path.format(1), headers={**STREAM, "x-user": user})
+                code = refused.json()["error"]["code"] if answered[1] else None
+                assert (refused.status_code, code) == answered
+            alone = OfFeed(url, "/feed?everyone=1", **{"x-user": "o"})
+            live = WithFeed(url, path.format(1), **{"x-user": "o"})
+            await live.until(lambda: live.fed)
+            assert live.fed[0]["type"] == "reset"
+            gate.let(1)
+            await live.until(lambda: live.events and "one" in str(live.events[-1]))
+            for user in ("a", "b"):
+                await client.post("/sessions", json={"id": f"of-{user}"}, headers={"x-user": user})
+            await live.until(lambda: {"of-a", "of-b"} <= told(live))
+            assert {one["type"] for one in live.fed[1:]} == {"changed"}
+            place, _ = live.events[-1]
+            cursors = {one.get("session_id"): one["cursor"] for one in live.fed}
+            await live.leave()
+            await alone.until(lambda: len(alone.changes) >= len(live.fed))
+            assert cursors.items() <= {change.get("session_id"): cursor for cursor, change in alone.changes}.items()
+            await client.post("/sessions", json={"id": "last"})
+            gate.let(3)
+            headers = {"x-user": "o", "last-event-id": place}
+            again = WithFeed(url, f"{path.format(cursors['of-a'])}&merge=0", **headers)
+            await again.until(lambda: has_read(again, "r:7") and {"of-b", "last"} <= told(again))
+            assert "of-a" not in told(again), "what came behind the cursor"
+            assert all(one["type"] == "changed" for one in again.fed)
+            assert [id for id, _ in live.events + again.events] == [f"r:{n}" for n in range(1, 8)]
+            for one in (alone, again):
+                await one.leave()
+
+
 async def test_a_feed_has_so_many_followers_is_counted_and_sent_elsewhere_when_the_server_leaves():
     runner = Runner(echo, limits=Limits(followers_per_run_max=1))
     app = create_app(runner)

@@ -425,6 +425,14 @@ test("GaplessClient.followSession: the feed goes on behind what it said, over cu
   );
 });
 
+test("GaplessClient.followSession: the feed of all users is asked for as long as there is one to carry", async (t) => {
+  const end = sse("event: end\nid: 0.end\n\n");
+  const { url, requests } = await serve(t, end, end);
+  const client = new GaplessClient({ baseUrl: url, limits: FAST });
+  for (const feed of ["e-1", undefined]) for await (const _ of client.followSession("s", { feed, everyone: true }));
+  assert.deepEqual(requests.map(({ url }) => url), ["/sessions/s/events?feed=e-1&everyone=1", "/sessions/s/events"]);
+});
+
 test("GaplessClient.followSession: what an agent says under the server's names is the agent's", async (t) => {
   const said = (id, name) => frame(id, JSON.stringify({ type: "CUSTOM", name, value: null }));
   const { url } = await serve(

@@ -44,7 +44,7 @@ export async function conversation(client: GaplessClient, show: (text: string, o
 }
 
 export async function feed(client: GaplessClient): Promise<string> {
-  for await (const { event } of client.followSession("s", { feed: true })) {
+  for await (const { event } of client.followSession("s", { feed: true, everyone: true })) {
     if (event.type === "CUSTOM" && event.name === FEED) return (event.value as FeedNews).cursor;
   }
   for await (const { id, change } of client.followFeed({ after: "x-1" })) {

@@ -73,7 +73,7 @@ class SessionRoutes(ClientRoutes):
         router.get("/sessions/{session_id}")(self.get_session)
         router.get("/sessions/{session_id}/messages")(self.get_messages)
         router.get("/feed", openapi_extra=parameter_docs("Last-Event-ID", _FEED_PLACE, _EVERYONE))(self.follow_feed)
-        followed = parameter_docs("Accept", "Last-Event-ID", PLACE, "merge", "limit", _FEED)
+        followed = parameter_docs("Accept", "Last-Event-ID", PLACE, "merge", "limit", _FEED, _EVERYONE)
         router.get("/sessions/{session_id}/events", openapi_extra=followed)(self.follow_session)
         router.patch("/sessions/{session_id}", openapi_extra=body_docs(RenameSession))(self.rename_session)
         router.delete("/sessions/{session_id}", status_code=204)(self.delete_session)
@@ -124,7 +124,8 @@ class SessionRoutes(ClientRoutes):
         has changed, as a `CUSTOM` event named `gapless.session`. `Last-Event-ID` or `?after=` says from where;
         `latest` is the beginning of the run that has not ended, or what comes next. `?merge=0`: deltas are not merged
         while catching up. With `?feed=` it carries what `GET /feed` says, too, as `CUSTOM` events named `gapless.feed`,
-        each with the `cursor` that `?feed=` takes. With `Accept: application/json`: one page of events instead."""
+        each with the `cursor` that `?feed=` takes; an operator's feed is that of all users with `?everyone=1`. With
+        `Accept: application/json`: one page of events instead."""
         await self.access.find(request, "read", self.runner.get_session, session_id)
         place = session_place(request)
         if "application/json" in request.headers.get("accept", "") and not wants_stream(request):
@@ -133,8 +134,8 @@ class SessionRoutes(ClientRoutes):
         location = f"{root_path(request)}/sessions/{quote(session_id, safe='')}/events" + ("" if merge else "?merge=0")
         feed, runner = None, self.runner
         if cursor := request.query_params.get("feed"):
-            user = await self.access.user(request)
-            feed = runner.worker.feeds.following(user, cursor, runner.limits.followers_per_run_max)
+            whose = await self._whose_feed(request)
+            feed = runner.worker.feeds.following(whose, cursor, runner.limits.followers_per_run_max)
         return follow_session(
             runner, self.streams, session_id, SessionAGUIEncoder, place, location=location, merge=merge, feed=feed
         )
@@ -146,14 +147,19 @@ class SessionRoutes(ClientRoutes):
         `Last-Event-ID` or `?after=` says from where. Who reads slowly gets each session once, as it is then.
 
         Operators follow all users' sessions with `?everyone=1`: `type` is `changed` then, with the `session_id`."""
-        user = await self.access.user(request)
+        whose = await self._whose_feed(request)
         cursor = header(request, b"last-event-id") or request.query_params.get("after") or ""
-        location = f"{root_path(request)}/feed"
-        if request.query_params.get("everyone", "0") != "0":
-            if not self.access.is_operator(user):
-                raise NotAuthorized("the feed of all users is an operator's: leave out everyone")
-            user, location = EVERYONE, f"{location}?everyone=1"
-        return follow_feed(self.runner, self.streams, user, cursor, location=location)
+        location = f"{root_path(request)}/feed" + ("?everyone=1" if whose == EVERYONE else "")
+        return follow_feed(self.runner, self.streams, whose, cursor, location=location)
+
+    async def _whose_feed(self, request: Request) -> str:
+        """Return the user whose feed is asked for, or `EVERYONE`. Raises `NotAuthorized`."""
+        user = await self.access.user(request)
+        if request.query_params.get("everyone", "0") == "0":
+            return user
+        if not self.access.is_operator(user):
+            raise NotAuthorized("the feed of all users is an operator's: leave out everyone")
+        return EVERYONE
 
     async def _page(self, request: Request, session_id: str, after: SessionPlace) -> Response:
         limit = whole_number(request, "limit", 1000, least=1, most=PAGE_LIMIT_MAX)

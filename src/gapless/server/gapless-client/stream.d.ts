@@ -161,7 +161,14 @@ export class GaplessClient {
   ): AsyncGenerator<{ id: string | null; event: AgUiEvent }, void, void>;
   followSession(
     sessionId: string,
-    options?: { after?: string; feed?: string | true; signal?: AbortSignal; onStateChange?: OnStateChange },
+    options?: {
+      after?: string;
+      feed?: string | true;
+      /** The feed is that of all users, for operators. */
+      everyone?: boolean;
+      signal?: AbortSignal;
+      onStateChange?: OnStateChange;
+    },
   ): AsyncGenerator<{ id: string; runId?: string; event: AgUiEvent }, void, void>;
   followFeed(options?: {
     after?: string;

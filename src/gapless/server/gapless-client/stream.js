@@ -508,13 +508,14 @@ export class GaplessClient {
    * `runId`: it comes first and whenever that has changed. `after` is an id as it came, or `latest`: the beginning of
    * the run that has not ended, or what comes next. With `feed` (true, or the cursor of the last one) what `followFeed`
    * yields comes on the same connection, as CUSTOM events named `gapless.feed`, without `runId`: the value is the change
-   * with its `cursor`. Options and errors as for `follow`.
+   * with its `cursor`; `everyone` is that of `followFeed`. Options and errors as for `follow`.
    */
-  async *followSession(sessionId, { after, feed, ...options } = {}) {
+  async *followSession(sessionId, { after, feed, everyone = false, ...options } = {}) {
     let cursor = feed === true ? "1" : feed;
     const path = () => {
       // An id can be sent back in a header, "latest" is none.
-      const query = [after === "latest" ? "after=latest" : "", cursor ? `feed=${encodeURIComponent(cursor)}` : ""];
+      const fed = cursor ? `feed=${encodeURIComponent(cursor)}${everyone ? "&everyone=1" : ""}` : "";
+      const query = [after === "latest" ? "after=latest" : "", fed];
       return `sessions/${encodeURIComponent(sessionId)}/events?${query.filter((one) => one !== "").join("&")}`.replace(/\?$/, "");
     };
     const latest = after === "latest";
