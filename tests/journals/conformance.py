@@ -25,6 +25,7 @@ from tests.journals.blobs import Blobs
 from tests.journals.conversations import Conversations
 from tests.journals.goes_on import GoesOn
 from tests.journals.lists import Lists
+from tests.journals.moves import Moved
 from tests.journals.outbox import Outboxes
 from tests.journals.subscriptions import Subscribed
 from tests.journals.times import Times
@@ -73,7 +74,7 @@ NASTY = (
 )
 
 
-class Conformance(GoesOn, Blobs, Lists, Titles, Times, Conversations, Outboxes, Subscribed):
+class Conformance(GoesOn, Blobs, Lists, Titles, Times, Moved, Conversations, Outboxes, Subscribed):
     """Subclasses give the fixture `place`, and `place_factory` for the property test."""
 
     @pytest.fixture

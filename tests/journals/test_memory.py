@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from gapless.errors import CursorExpired
-from gapless.journals import memory
+from gapless.journals import memory_pieces
 from gapless.journals.contract import Store
 from gapless.journals.memory import Memory, MemoryStore
 from tests.journals.conformance import Cluster, Conformance, conforms_in_any_order
@@ -37,7 +37,7 @@ def test_conforms_in_any_order() -> None:
 
 @pytest.mark.parametrize("what", ["expire", "delete"])
 async def test_a_long_journal_is_let_go_piece_by_piece(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "AT_ONCE_EVENTS", 10)
+    monkeypatch.setattr(memory_pieces, "AT_ONCE_EVENTS", 10)
     cluster = Cluster(MemoryPlace())
     a = await cluster.worker("a")
     await a.create("r")

@@ -24,6 +24,7 @@ from tests.support.postgres import Postgres
 TO_VERSION_1 = (
     "DROP TABLE gapless.subscriptions",
     "DROP TABLE gapless.notices",
+    "DROP TABLE gapless.moves",
     "DROP INDEX gapless.runs_failed",
     "ALTER TABLE gapless.events DROP COLUMN at",
     "ALTER TABLE gapless.runs DROP COLUMN usage",
@@ -119,7 +120,7 @@ async def test_tables_of_version_1_get_an_outbox(database: str) -> None:
     await before.store.close()
     with psycopg.connect(database) as connection:
         connection.execute("ALTER TABLE gapless.events DROP COLUMN at; ALTER TABLE gapless.runs DROP COLUMN usage")
-        connection.execute("DROP TABLE gapless.notices; DROP TABLE gapless.subscriptions")
+        connection.execute("DROP TABLE gapless.notices; DROP TABLE gapless.moves; DROP TABLE gapless.subscriptions")
         connection.execute("DROP INDEX gapless.runs_failed")
         connection.execute("UPDATE gapless.version SET version = 1")
     after = await opened(database, "later")

@@ -20,6 +20,7 @@ from tests.journals.sqlite_place import FilePlace, open_and_read
 TO_VERSION_6 = """
 DROP TABLE subscriptions;
 DROP INDEX runs_failed;
+DROP TABLE moves;
 """
 TO_VERSION_5 = """
 DROP INDEX runs_queue;

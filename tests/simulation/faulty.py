@@ -24,6 +24,7 @@ from gapless.journals.contract import (
     WorkerFenced,
 )
 from gapless.journals.memory import Memory, MemoryStore
+from gapless.moves import Moves
 from gapless.records import ACTIVE, Listing, RunRecord, RunStatus, SessionRecord, Turn
 from tests.simulation.clock import Process, SimulatedLoop
 
@@ -379,6 +380,10 @@ class FaultyStore(Store):
             lambda: _now(self._inner.times(run_id, after, limit)), "times", f"{run_id}>{after}"
         )
         return times
+
+    async def moves(self, run_id: str) -> Moves:
+        found: Moves = await self._ask(lambda: _now(self._inner.moves(run_id)), "moves", run_id)
+        return found
 
     async def watch(self, run_id: str) -> None:
         await self._ask(lambda: _now(self._inner.watch(run_id)), "watch", run_id, at=self._in_order())

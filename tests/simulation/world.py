@@ -42,6 +42,7 @@ from gapless.fold import RESTARTED, VOID
 from gapless.http.stream import EventStream, Streams, follow
 from gapless.journals.contract import WorkerFenced
 from gapless.journals.journal import Journal
+from gapless.moves import Moves
 from gapless.protocols.ag_ui.wire import AGUIEncoder
 from gapless.records import RunRecord, RunStatus
 from gapless.runs import going_on
@@ -497,6 +498,7 @@ class World:
             if client.plan is plan and client.ended and client.after != len(events):
                 self.report(f"{client.name} ended at {client.after} of {len(events)}")
         self._check_notices(run, events)
+        self._check_moves(run)
         self._check_turn(plan, events)
         takeovers = self.ledger.taken.get(run.id, 0)
         owners = takeovers + self.ledger.claimed.get(run.id, 0)
@@ -514,6 +516,13 @@ class World:
         told = sorted(msgspec.json.decode(msgspec.json.decode(notice.data)["body"])["data"]["seq"] for notice in kept)
         if told != [*asked, len(events)]:
             self.report(f"run {run.id} asked at {asked} and ended at {len(events)}, and it is told of {told}")
+
+    def _check_moves(self, run: RunRecord) -> None:
+        """Each worker that had the run got it from the one that had it before."""
+        moves = self.ledger.memory.moves.get(run.id, Moves()).moves
+        came, places = [move.to_worker for move in moves], [move.seq for move in moves]
+        if came != [move.from_worker for move in moves[1:]] + [run.owner] * bool(moves) or places != sorted(places):
+            self.report(f"run {run.id}, at last of {run.owner}, moved so: {moves}")
 
     def _check_turn(self, plan: Plan, events: list[dict[str, Any]]) -> None:
         memory = self.ledger.memory

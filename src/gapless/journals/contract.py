@@ -18,6 +18,7 @@ import msgspec
 from gapless.journals.finding import find_by_pages
 from gapless.journals.outbox import Notice, Outbox
 from gapless.journals.subscriptions import Subscriptions
+from gapless.moves import Moves
 from gapless.records import Listing, RunEnd, RunRecord, RunStatus, SessionRecord, Turn
 from gapless.sought import Found, Sought
 
@@ -313,6 +314,12 @@ class Store(ABC):
     async def times(self, run_id: str, after: int = 0, limit: int = TIMES_MAX) -> list[GroupTime]:
         """Return when groups of events of the run `run_id` were accepted: those behind position `after` whose time is
         kept, in order, at most `limit`; only the end is empty. Raises what `read` raises.
+        """
+
+    @abstractmethod
+    async def moves(self, run_id: str) -> Moves:
+        """Return how the run `run_id` came from worker to worker, as `release`, `claim` and `take_over` have kept it in
+        their own steps; none where it has always been its first worker's, is past its retention or not there.
         """
 
     @abstractmethod

@@ -28,7 +28,9 @@ from gapless.journals.contract import (
 from gapless.journals.finding import Search
 from gapless.journals.lease import LeaseWatch, log_lost
 from gapless.journals.memory_outbox import MemoryOutbox
+from gapless.journals.memory_pieces import Pieces
 from gapless.journals.memory_subscriptions import MemorySubscriptions
+from gapless.moves import HANDED_OVER, PARKED, TAKEN_OVER, Move, Moves
 from gapless.records import (
     ACTIVE,
     Listing,
@@ -39,6 +41,7 @@ from gapless.records import (
     changed_state,
     listed_run,
     listed_session,
+    now_ms,
     place_in_runs,
     place_in_sessions,
     place_of_session,
@@ -50,9 +53,6 @@ from gapless.records import (
 from gapless.sought import Found, Sought
 
 __all__ = ["Memory", "MemoryStore"]
-
-AT_ONCE_EVENTS = 10_000
-"""Events that are counted or let go of before others have their turn: half a millisecond."""
 
 _RecordT = TypeVar("_RecordT", RunRecord, SessionRecord)
 
@@ -77,6 +77,7 @@ class Memory:
         self.checkpoints: dict[str, Checkpoint] = {}
         self.blobs: dict[str, dict[tuple[str, int], bytes]] = {}
         self.times: dict[str, list[GroupTime]] = {}
+        self.moves: dict[str, Moves] = {}
         self.commands: dict[str, dict[int, bytes]] = {}
         """What was sent to each run and is not taken, by its id."""
         self.command_ids = itertools.count(1)
@@ -94,6 +95,7 @@ class Memory:
         del self.runs[run_id], self.numbers[run_id]
         self.blobs.pop(run_id, None)
         self.times.pop(run_id, None)
+        self.moves.pop(run_id, None)
         self.sizes.pop(run_id, None)
         self.outbox.drop(run_id)
         return self.events.pop(run_id)
@@ -153,6 +155,11 @@ class Memory:
         else:
             self.checkpoints.pop(run.id, None)
 
+    def leave(self, run: RunRecord, what: str, to_worker: str = "") -> None:
+        """Take a run from its owner: for that worker, or for nobody."""
+        self.moves.setdefault(run.id, Moves()).add(Move.now(run.last_seq, what, run.owner, to_worker))
+        run.owner = to_worker
+
     def end(self, run: RunRecord, batch: Append) -> None:
         """Close the run, as the batch that ends it says."""
         end = batch.end
@@ -180,9 +187,9 @@ class Memory:
         """Drop events as `Store.expire` does, piece by piece: others have their turn between."""
         ended = [(run.ended_at, run.id) for run in self.runs.values() if run.ended_at is not None and not run.expired]
         ended.sort(key=lambda kept: kept[0])
-        at_once, sizes, over = _AtOnce(), dict[str, int](), 0
+        pieces, sizes, over = Pieces(), dict[str, int](), 0
         if bytes_max is not None:
-            sizes = {run_id: await self._size(run_id, at_once) for _, run_id in ended}
+            sizes = {run_id: await self._size(run_id, pieces) for _, run_id in ended}
             over = sum(sizes.values()) - bytes_max
         expired = 0
         for ended_at, run_id in ended:
@@ -197,44 +204,21 @@ class Memory:
             events, self.events[run_id] = self.events[run_id], []
             self.blobs.pop(run_id, None)
             self.times.pop(run_id, None)
+            self.moves.pop(run_id, None)
             self.outbox.expire(run_id)
             expired += 1
-            await self.let_go(events, at_once)
+            await pieces.let_go(events)
         return expired
 
-    async def _size(self, run_id: str, at_once: _AtOnce) -> int:
+    async def _size(self, run_id: str, pieces: Pieces) -> int:
         """Give how many bytes an ended run's events and blobs have; they are counted once."""
         size = self.sizes.get(run_id)
         if size is None:
-            events = self.events.get(run_id, [])
             size = sum(map(len, self.blobs.get(run_id, {}).values()))
-            for start in range(0, len(events), AT_ONCE_EVENTS):
-                piece = events[start : start + AT_ONCE_EVENTS]
-                size += sum(map(len, piece))
-                await at_once.did(len(piece))
+            size += await pieces.size(self.events.get(run_id, []))
             if run_id in self.runs:
                 self.sizes[run_id] = size
         return size
-
-    async def let_go(self, events: list[bytes], at_once: _AtOnce) -> None:
-        """Let go of events that nobody can ask for any more."""
-        while events:
-            piece = min(len(events), AT_ONCE_EVENTS)
-            del events[-piece:]
-            await at_once.did(piece)
-
-
-class _AtOnce:
-    """How much was done since others had their turn."""
-
-    def __init__(self) -> None:
-        self._events = 0
-
-    async def did(self, events: int) -> None:
-        self._events += events + 1
-        if self._events >= AT_ONCE_EVENTS:
-            self._events = 0
-            await asyncio.sleep(0)
 
 
 class MemoryStore(Store):
@@ -292,7 +276,7 @@ class MemoryStore(Store):
         for run in memory.runs.values():
             if run.status in ACTIVE and run.owner and run.owner not in memory.beats:
                 owners.append(run.owner)
-                run.owner = self._worker_id
+                memory.leave(run, TAKEN_OVER, self._worker_id)
                 run.takeovers += 1
                 taken.append(_copy(run))
                 self._tell_kept(run.id)
@@ -404,8 +388,8 @@ class MemoryStore(Store):
         run = memory.runs.get(run_id)
         if run is None or run.owner != self._worker_id or run.status not in ACTIVE:
             return False
-        run.owner = ""
         wanted_now = wanted_at == 0 or run.status is not RunStatus.WAITING or bool(memory.commands.get(run_id))
+        memory.leave(run, HANDED_OVER if wanted_now else PARKED)
         memory.wanted[run_id] = 0 if wanted_now else wanted_at
         if wanted_now:
             self._tell_wanted()
@@ -418,6 +402,7 @@ class MemoryStore(Store):
             return None
         run.owner = self._worker_id
         self._memory.wanted.pop(run_id, None)
+        self._memory.moves.setdefault(run_id, Moves()).arrive(self._worker_id, now_ms())
         self._tell_kept(run_id)
         return _copy(run)
 
@@ -487,6 +472,9 @@ class MemoryStore(Store):
         self._memory.check_kept(run_id)
         times = self._memory.times.get(run_id, ())
         return list(itertools.islice((time for time in times if time.seq > after), limit))
+
+    async def moves(self, run_id: str) -> Moves:
+        return copy.deepcopy(self._memory.moves.get(run_id, Moves()))
 
     async def checkpoint(self, run_id: str) -> Checkpoint | None:
         return self._memory.checkpoints.get(run_id)
@@ -603,12 +591,12 @@ class MemoryStore(Store):
             return False
         memory.turns.pop(session_id, None)
         memory.session_runs.pop(session_id, None)
-        dropped, at_once = list[list[bytes]](), _AtOnce()
+        dropped, pieces = list[list[bytes]](), Pieces()
         for run_id in [run.id for run in memory.runs.values() if run.session_id == session_id]:
             dropped.append(memory.drop(run_id))
         memory.tell_session(session)
         for events in dropped:
-            await memory.let_go(events, at_once)
+            await pieces.let_go(events)
         return True
 
     async def watch_session(self, session_id: str) -> None:

@@ -28,6 +28,7 @@ from gapless.journals.contract import (
 )
 from gapless.journals.lease import LeaseWatch
 from gapless.journals.postgres_append import RECHECK_S, OwnedRuns
+from gapless.journals.postgres_moves import read_moves
 from gapless.journals.postgres_news import POLL_S, PostgresNews
 from gapless.journals.postgres_outbox import PostgresOutbox
 from gapless.journals.postgres_records import PostgresRecords, encode, session_from
@@ -36,6 +37,7 @@ from gapless.journals.postgres_schema import ACTIVE_SQL, TIME_MS
 from gapless.journals.postgres_server import Connection, PostgresServer, int_array
 from gapless.journals.postgres_sessions import session_runs
 from gapless.journals.postgres_subscriptions import PostgresSubscriptions
+from gapless.moves import Moves
 from gapless.records import Listing, RunRecord, RunStatus, SessionRecord, Turn, changed_state, decode_run
 from gapless.sought import Found, Sought
 
@@ -252,6 +254,9 @@ class PostgresStore(Store):
         created_at = decode_run(record).created_at
         return [GroupTime(seq, created_at + at * TIME_MS) for *_, seq, at in rows if seq is not None]
 
+    async def moves(self, run_id: str) -> Moves:
+        return await read_moves(self._server, run_id)
+
     async def checkpoint(self, run_id: str) -> Checkpoint | None:
         sql = """SELECT c.seq, c.data FROM gapless.checkpoints c JOIN gapless.runs r ON r.rid = c.rid WHERE r.id = %s"""
         rows = await self._server.rows(sql, run_id.encode())
@@ -331,7 +336,7 @@ class PostgresStore(Store):
         if found:
             sql = "DELETE FROM gapless.notices WHERE rid = ANY(%s::bigint[]) AND due_at IS NULL"
             await server.run(connection, sql, rids)
-        for table in ("commands", "watches", "dropped") if found else ():
+        for table in ("commands", "moves", "watches", "dropped") if found else ():
             await server.run(connection, f"DELETE FROM gapless.{table} WHERE rid = ANY(%s::bigint[])", rids)
         return bool(found)
 

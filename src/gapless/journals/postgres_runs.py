@@ -19,10 +19,12 @@ from gapless.errors import GaplessError, RunNotFound, StoreUnavailable
 from gapless.journals.contract import NotWaiting, WorkerFenced
 from gapless.journals.lease import LeaseWatch, log_lost
 from gapless.journals.postgres_append import ME_SQL, OwnedRun, OwnedRuns
+from gapless.journals.postgres_moves import add_arrival, add_moves
 from gapless.journals.postgres_records import LAST_SQL, PostgresRecords, ReadRun, encode
 from gapless.journals.postgres_schema import ACTIVE_SQL
 from gapless.journals.postgres_server import Connection, PostgresServer, Row, int_array
-from gapless.records import RunRecord, RunStatus, session_busy, session_of, session_taken
+from gapless.moves import HANDED_OVER, PARKED, TAKEN_OVER
+from gapless.records import RunRecord, RunStatus, now_ms, session_busy, session_of, session_taken
 
 __all__ = ["INSERT_SESSION_SQL", "PostgresRuns"]
 
@@ -227,6 +229,8 @@ class PostgresRuns:
             )
             wanted_now = wanted_at == 0 or status != RunStatus.WAITING.value or bool(kept)
             at = 0 if wanted_now else wanted_at
+            what = HANDED_OVER if wanted_now else PARKED
+            await add_moves(self._server, connection, [owned.rid], what, now_ms())
             sql = "UPDATE gapless.runs SET owner = '', wanted_at = %s WHERE rid = %s"
             await self._server.run(connection, sql, at, owned.rid)
             return wanted_now
@@ -246,6 +250,7 @@ class PostgresRuns:
             known = await self._records.run(run_id, connection) if rows else None
             if known is None:
                 return None
+            await add_arrival(self._server, connection, known.rid, self._owned.worker_id, now_ms())
             (owned,) = await self._own(connection, [known])
             return owned, known.run
 
@@ -354,6 +359,7 @@ class PostgresRuns:
         by_rid = "r.rid = ANY(%s::bigint[]) ORDER BY r.rid"
         known = await self._records.select(connection, by_rid, int_array(rids))
         known = [one for one in known if one.run.owner != me or not self._coming[one.run.id]]
+        await add_moves(server, connection, (rid for rid, _ in known), TAKEN_OVER, now_ms(), me)
         sql = """UPDATE gapless.runs SET owner = %s, takeovers = takeovers + 1, wanted_at = NULL
             WHERE rid = ANY(%s::bigint[])"""
         await server.run(connection, sql, me, int_array(rid for rid, _ in known))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 __all__ = ["ACTIVE_SQL", "FAILED_SQL", "MIGRATIONS", "SCHEMA", "SCHEMA_VERSION", "TIME_MS", "VERSION_MIN"]
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 VERSION_MIN = 14
 """Of PostgreSQL."""
 TIME_MS = 10
@@ -98,11 +98,24 @@ CREATE TABLE gapless.subscriptions(
 CREATE INDEX subscriptions_user ON gapless.subscriptions("user", kept_at);
 """
 _FAILED = f"CREATE INDEX runs_failed ON gapless.runs(rid) WHERE status IN {FAILED_SQL};"
-SCHEMA += _NOTICES + _SUBSCRIPTIONS + _FAILED
+_MOVES = """
+CREATE TABLE gapless.moves(
+    rid bigint NOT NULL,
+    n int NOT NULL,
+    seq int NOT NULL,
+    what text NOT NULL,
+    at bigint NOT NULL,
+    ended_at bigint,
+    from_worker text NOT NULL,
+    to_worker text NOT NULL,
+    PRIMARY KEY (rid, n));
+"""
+SCHEMA += _NOTICES + _SUBSCRIPTIONS + _FAILED + _MOVES
 
 MIGRATIONS: dict[int, str] = {
     1: "ALTER TABLE gapless.events ADD COLUMN at int; ALTER TABLE gapless.runs ADD COLUMN usage bytea;" + _NOTICES,
     2: _SUBSCRIPTIONS,
     3: _FAILED,
+    4: _MOVES,
 }
 """What makes the tables of one version those of the next. A change of them comes with the line for those before it."""

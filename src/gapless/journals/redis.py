@@ -58,6 +58,7 @@ from gapless.journals.redis_server import RedisServer
 from gapless.journals.redis_sessions import AGAIN_S
 from gapless.journals.redis_subscriptions import RedisSubscriptions
 from gapless.journals.redis_takeover import TakeOver
+from gapless.moves import Moves
 from gapless.records import Listing, RunRecord, RunStatus, SessionRecord, Turn, changed_state, session_busy
 from gapless.sought import Found, Sought
 
@@ -259,6 +260,9 @@ class RedisStore(Store):
             found, after = answer
             times = [GroupTime(seq, int(at)) for seq, at in found]
         return times
+
+    async def moves(self, run_id: str) -> Moves:
+        return await self._records.moves(run_id)
 
     async def checkpoint(self, run_id: str) -> Checkpoint | None:
         return await self._records.checkpoint(run_id)

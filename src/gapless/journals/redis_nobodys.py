@@ -28,7 +28,7 @@ from gapless.journals.redis_owned import OwnedRuns
 from gapless.journals.redis_records import RedisRecords
 from gapless.journals.redis_scripts import RUN_FIELDS
 from gapless.journals.redis_server import RedisServer
-from gapless.records import ACTIVE, RunRecord
+from gapless.records import ACTIVE, RunRecord, now_ms
 
 __all__ = ["NobodysRuns"]
 
@@ -61,7 +61,7 @@ class NobodysRuns:
         at: int | str = NEVER if wanted_at is None else wanted_at
         if not await self._server.call(scripts.OFFER, WORKERS, me, member, at):
             raise self._owned.fenced()
-        outcome = await self._server.call(scripts.RELEASE, owned.key, owned.place, run_id, me, owned.move, at)
+        outcome = await self._server.call(scripts.RELEASE, owned.key, owned.place, run_id, me, owned.move, at, now_ms())
         if outcome < 0:
             await self._owned.check_lease()
             return False
@@ -97,7 +97,7 @@ class NobodysRuns:
             raise self._owned.fenced()
         try:
             key, nonce = run_key(session_id, run_id), uuid.uuid4().hex
-            fields = await self._server.call(scripts.OWN, key, me, turn or 0, nonce)
+            fields = await self._server.call(scripts.OWN, key, me, turn or 0, nonce, now_ms())
         except BaseException:
             self._owned.doubtful[run_id] = (session_id, "")
             raise

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from gapless.journals.redis_moves import MOVED
 from gapless.journals.redis_scripts import ACTIVE, RUN_FIELDS, TELL, Script
+from gapless.moves import HANDED_OVER, PARKED
 
 __all__ = [
     "COLLECT",
@@ -91,8 +93,9 @@ return found
 
 RELEASE = Script(
     ACTIVE
-    + """
-local place, id, me, nonce, wanted_at = unpack(ARGV)
+    + MOVED
+    + f"""
+local place, id, me, nonce, wanted_at, at = unpack(ARGV)
 local run = place .. 'run:' .. id
 local is = redis.call('HMGET', run, 'owner', 'status', 'moved', 'wanted_at')
 if is[1] == '' and is[3] == nonce then
@@ -106,14 +109,16 @@ if is[2] ~= 'waiting' or kept then
   wanted_at = '0'
 end
 redis.call('HSET', run, 'owner', '', 'moved', nonce, 'wanted_at', wanted_at)
+left(run, wanted_at == '0' and '{HANDED_OVER}' or '{PARKED}', me, '', at)
 return wanted_at == '0' and 1 or 0
 """
 )
 
 OWN = Script(
     ACTIVE
+    + MOVED
     + f"""
-local run, me, turn, nonce = KEYS[1], unpack(ARGV)
+local run, me, turn, nonce, at = KEYS[1], unpack(ARGV)
 local is = redis.call('HMGET', run, 'owner', 'status', 'turn', 'moved')
 if is[1] ~= me or is[4] ~= nonce then
   if is[1] ~= '' or not active[is[2]] or (is[3] or '0') ~= turn then
@@ -121,6 +126,7 @@ if is[1] ~= me or is[4] ~= nonce then
   end
   redis.call('HSET', run, 'owner', me, 'moved', nonce)
   redis.call('HDEL', run, 'wanted_at')
+  arrived(run, me, at)
 end
 return redis.call('HMGET', run, {", ".join(repr(f) for f in RUN_FIELDS)})
 """

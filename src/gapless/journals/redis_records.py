@@ -27,7 +27,9 @@ from gapless.journals.redis_keys import (
     session_from,
     session_key,
 )
+from gapless.journals.redis_moves import moves_from
 from gapless.journals.redis_server import RedisServer
+from gapless.moves import Moves
 from gapless.records import (
     ACTIVE,
     Listing,
@@ -125,6 +127,16 @@ class RedisRecords:
 
         found = await self.find(run_id, ask)
         return None if found is None or found[0] is None else Checkpoint(int(found[0]), found[1])
+
+    async def moves(self, run_id: str) -> Moves:
+        """Read as `Store.moves` does."""
+
+        async def ask(session_id: str) -> list[Any] | None:
+            found = await self._server.command("HMGET", run_key(session_id, run_id), "record", "moves")
+            return None if found[0] is None else [found[1]]
+
+        found = await self.find(run_id, ask)
+        return moves_from(None if found is None else found[0])
 
     async def commands(self, run_id: str) -> list[bytes]:
         """Return the commands that are kept for a run."""

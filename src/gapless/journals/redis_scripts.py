@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 
+from gapless.journals.redis_moves import MOVED
+from gapless.moves import TAKEN_OVER
+
 __all__ = [
     "ACTIVE",
     "ACTIVE_RUNS",
@@ -308,8 +311,9 @@ return 'started'
 
 TAKE = Script(
     ACTIVE
+    + MOVED
     + f"""
-local run, dead, me, claim = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local run, dead, me, claim, at = KEYS[1], unpack(ARGV)
 local is = redis.call('HMGET', run, 'record', 'owner', 'status', 'spent')
 if not is[1] then
   if tonumber(claim) > tonumber(is[4] or 0) then
@@ -329,6 +333,7 @@ if active[is[3]] then
   redis.call('HSET', run, 'owner', me)
   if is[2] ~= me then
     redis.call('HINCRBY', run, 'takeovers', 1)
+    left(run, '{TAKEN_OVER}', is[2], me, at)
   end
 end
 return {{active[is[3]] and 'taken' or 'ended', redis.call('HMGET', run, {", ".join(repr(f) for f in RUN_FIELDS)})}}
@@ -380,6 +385,7 @@ for i = 1, notices.err and 0 or #notices, 2 do
     redis.call('HDEL', place .. 'notices:' .. id, notices[i])
   end
 end
+redis.call('HDEL', place .. 'run:' .. id, 'moves')
 return redis.call('HSET', place .. 'run:' .. id, 'expired', 1)
 """)
 

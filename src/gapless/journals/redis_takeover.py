@@ -13,7 +13,7 @@ from gapless.journals.redis_nobodys_scripts import WANT
 from gapless.journals.redis_outbox import list_notices_of
 from gapless.journals.redis_owned import OwnedRuns
 from gapless.journals.redis_server import RedisServer
-from gapless.records import RunRecord
+from gapless.records import RunRecord, now_ms
 
 __all__ = ["TakeOver"]
 
@@ -77,7 +77,7 @@ class TakeOver:
         me = self._owned.worker_id
         try:
             outcome, *fields = await self._server.call(
-                scripts.TAKE, run_key(session_id, run_id), owner, me, newest_claim
+                scripts.TAKE, run_key(session_id, run_id), owner, me, newest_claim, now_ms()
             )
             if outcome in (b"taken", b"nobodys", b"ended"):
                 await list_notices_of(self._server, run_id, session_id)

@@ -30,9 +30,10 @@ from gapless.journals.contract import (
 )
 from gapless.journals.lease import LeaseWatch, log_lost
 from gapless.journals.sqlite_bells import Bell
-from gapless.journals.sqlite_file import SQLiteFile, scalar
+from gapless.journals.sqlite_file import SQLiteFile
 from gapless.journals.sqlite_lists import TurnPlaces, find_runs, list_runs, list_sessions, list_turns
 from gapless.journals.sqlite_log import Log, Tail
+from gapless.journals.sqlite_moves import read_moves
 from gapless.journals.sqlite_news import Command, News
 from gapless.journals.sqlite_outbox import SQLiteOutbox
 from gapless.journals.sqlite_records import (
@@ -49,6 +50,7 @@ from gapless.journals.sqlite_records import (
 )
 from gapless.journals.sqlite_retention import drop_events, expire
 from gapless.journals.sqlite_subscriptions import SQLiteSubscriptions
+from gapless.moves import Moves
 from gapless.records import (
     Listing,
     RunRecord,
@@ -175,10 +177,8 @@ class SQLiteStore(Store):
             fenced = [worker_id for worker_id in dead if db.execute(delete, (worker_id, beats[worker_id])).rowcount]
             owners, taken = [], []
             for run in self._runs.select(db, f"{orphaned} ORDER BY rid"):
-                rid = scalar(db, "SELECT rid FROM runs WHERE id = ?", run.id)
                 owners.append(run.owner)
-                self._runs.set_owner(db, rid, me, lost=True)
-                run.owner, run.takeovers = me, run.takeovers + 1
+                rid = self._runs.take(db, run, me)
                 taken.append((self._log.load_tail(db, rid, run.last_seq), run))
             for left in db.execute(f"SELECT id, rid, owner FROM runs WHERE {orphaned}").fetchall():
                 self._log.seal_left(db, *left)  # of a version that another worker has
@@ -280,7 +280,7 @@ class SQLiteStore(Store):
             if tail is None:
                 return None
             self._log.seal(db, tail)
-            return self._runs.release(db, tail.rid, wanted_at)
+            return self._runs.release(db, tail, self._log.worker_id, wanted_at)
 
         wanted_now = await self._log.change(release)
         if wanted_now is not None:
@@ -292,13 +292,8 @@ class SQLiteStore(Store):
     async def claim(self, run_id: str) -> RunRecord | None:
         def claim(db: sqlite3.Connection) -> tuple[RunRecord, Tail] | None:
             self._log.check_lease(db)
-            run = self._runs.find(db, run_id)
-            if run is None or run.owner or run.status.ended:
-                return None
-            run.owner = self._log.worker_id
-            rid = scalar(db, "SELECT rid FROM runs WHERE id = ?", run_id)
-            self._runs.set_owner(db, rid, run.owner, lost=False)
-            return run, self._log.load_sealed(db, rid)
+            claimed = self._runs.claim(db, run_id, self._log.worker_id)
+            return None if claimed is None else (claimed[1], self._log.load_sealed(db, claimed[0]))
 
         claimed = await self._file.transact(claim)
         if claimed is None:
@@ -324,6 +319,9 @@ class SQLiteStore(Store):
 
     async def times(self, run_id: str, after: int = 0, limit: int = TIMES_MAX) -> list[GroupTime]:
         return await self._file.look(lambda db: self._log.times(db, run_id, _kept(db, run_id)[0], after, limit))
+
+    async def moves(self, run_id: str) -> Moves:
+        return await self._file.look(lambda db: read_moves(db, run_id))
 
     async def checkpoint(self, run_id: str) -> Checkpoint | None:
         return await self._file.look(lambda db: find_checkpoint(db, run_id))

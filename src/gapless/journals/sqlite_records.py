@@ -12,8 +12,10 @@ import msgspec
 
 from gapless.errors import RunNotFound, StoreCorrupt
 from gapless.journals.contract import Append, Checkpoint, NotWaiting
-from gapless.journals.sqlite_log import Log, session_news
+from gapless.journals.sqlite_log import Log, Tail, session_news
+from gapless.journals.sqlite_moves import add_arrival, add_move
 from gapless.journals.sqlite_outbox import add_notices
+from gapless.moves import HANDED_OVER, PARKED, TAKEN_OVER, Move
 from gapless.records import (
     ACTIVE,
     RunRecord,
@@ -23,6 +25,7 @@ from gapless.records import (
     decode_run,
     decode_session,
     listed_run,
+    now_ms,
     rewrite,
     session_busy,
     title_of,
@@ -212,17 +215,34 @@ class Runs:
 
     # -- runs that are nobody's, and what is sent to any ----------------------------------------------------------
 
-    def set_owner(self, db: sqlite3.Connection, rid: int, owner: str, *, lost: bool) -> None:
-        """Give an active run to a worker; with `lost` from one that is dead, which is counted."""
-        sql = "UPDATE runs SET owner = ?, wanted_at = NULL, takeovers = takeovers + ? WHERE rid = ?"
-        db.execute(sql, (owner, int(lost), rid))
+    def take(self, db: sqlite3.Connection, run: RunRecord, worker_id: str) -> int:
+        """Give an active run to this worker, from one that is dead, which is counted; its row's number."""
+        (rid,) = db.execute("SELECT rid FROM runs WHERE id = ?", (run.id,)).fetchone()
+        add_move(db, rid, Move.now(run.last_seq, TAKEN_OVER, run.owner, worker_id))
+        run.owner, run.takeovers = worker_id, run.takeovers + 1
+        sql = "UPDATE runs SET owner = ?, wanted_at = NULL, takeovers = takeovers + 1 WHERE rid = ?"
+        db.execute(sql, (worker_id, rid))
+        return int(rid)
 
-    def release(self, db: sqlite3.Connection, rid: int, wanted_at: int | None) -> bool:
-        """Make an active run nobody's, as `Store.release` does; whether it wants somebody now."""
+    def claim(self, db: sqlite3.Connection, run_id: str, worker_id: str) -> tuple[int, RunRecord] | None:
+        """Give an active run that is nobody's to this worker: its row's number, and the run; None for any other."""
+        run = self.find(db, run_id)
+        if run is None or run.owner or run.status.ended:
+            return None
+        (rid,) = db.execute("SELECT rid FROM runs WHERE id = ?", (run_id,)).fetchone()
+        add_arrival(db, rid, worker_id, now_ms())
+        run.owner = worker_id
+        db.execute("UPDATE runs SET owner = ?, wanted_at = NULL WHERE rid = ?", (worker_id, rid))
+        return rid, run
+
+    def release(self, db: sqlite3.Connection, tail: Tail, worker_id: str, wanted_at: int | None) -> bool:
+        """Make an active run of this worker nobody's, as `Store.release` does; whether it wants somebody now."""
+        rid = tail.rid
         kept = "EXISTS(SELECT 1 FROM commands WHERE commands.rid = runs.rid)"
         status, has_commands = db.execute(f"SELECT status, {kept} FROM runs WHERE rid = ?", (rid,)).fetchone()
         wanted_now = wanted_at == 0 or status != RunStatus.WAITING.value or bool(has_commands)
         at = 0 if wanted_now else wanted_at
+        add_move(db, rid, Move.now(tail.last, HANDED_OVER if wanted_now else PARKED, worker_id))
         db.execute("UPDATE runs SET owner = '', wanted_at = ? WHERE rid = ?", (at, rid))
         return wanted_now
 

@@ -9,6 +9,7 @@ import time
 from gapless.journals.sqlite_file import SQLiteFile, scalar
 from gapless.journals.sqlite_lists import STEP_S
 from gapless.journals.sqlite_log import Log
+from gapless.journals.sqlite_moves import drop_moves
 from gapless.journals.sqlite_records import Runs
 
 __all__ = ["drop_events", "expire"]
@@ -68,6 +69,7 @@ def _drop_events(db: sqlite3.Connection, journals: Log) -> bool:
             if time.monotonic() > until:
                 return True
         db.execute("DELETE FROM notices WHERE rid = ? AND due_at IS NULL", row)
+        drop_moves(db, row[0])
         db.execute("DELETE FROM dropped WHERE rid = ?", row)
         db.execute("UPDATE runs SET kept_since = NULL WHERE rid = ?", row)
     return False

@@ -8,7 +8,7 @@ from collections.abc import Callable
 __all__ = ["APPLICATION_ID", "MIGRATIONS", "SCHEMA_VERSION", "create_tables", "migrate"]
 
 APPLICATION_ID = 0x47504C31
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 
 _SCHEMA = """
 CREATE TABLE workers(id TEXT PRIMARY KEY, beat INTEGER NOT NULL, low INTEGER NOT NULL, process TEXT NOT NULL,
@@ -47,6 +47,9 @@ CREATE TABLE turns(tid INTEGER PRIMARY KEY AUTOINCREMENT, session TEXT NOT NULL,
 CREATE INDEX turns_session ON turns(session, tid);
 CREATE TABLE subscriptions(id TEXT PRIMARY KEY, user TEXT NOT NULL, data BLOB NOT NULL, kept_at INTEGER NOT NULL);
 CREATE INDEX subscriptions_user ON subscriptions(user, kept_at);
+CREATE TABLE moves(rid INTEGER NOT NULL, n INTEGER NOT NULL, seq INTEGER NOT NULL, what TEXT NOT NULL,
+                   at INTEGER NOT NULL, ended_at INTEGER, from_worker TEXT NOT NULL, to_worker TEXT NOT NULL,
+                   PRIMARY KEY(rid, n)) WITHOUT ROWID;
 """
 
 
@@ -125,6 +128,14 @@ def _let_the_log_count_itself(db: sqlite3.Connection) -> None:
     db.execute("DROP TABLE log_counted")
 
 
+def _keep_moves(db: sqlite3.Connection) -> None:
+    db.execute(
+        "CREATE TABLE moves(rid INTEGER NOT NULL, n INTEGER NOT NULL, seq INTEGER NOT NULL, what TEXT NOT NULL, "
+        "at INTEGER NOT NULL, ended_at INTEGER, from_worker TEXT NOT NULL, to_worker TEXT NOT NULL, "
+        "PRIMARY KEY(rid, n)) WITHOUT ROWID"
+    )
+
+
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
     1: _count_kept_bytes,
     2: _let_runs_go_on,
@@ -134,6 +145,7 @@ MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
     6: _keep_subscriptions,
     7: _list_failed_runs,
     8: _let_the_log_count_itself,
+    9: _keep_moves,
 }
 """What makes a file of one version one of the next. A change of the tables comes with the line for those before it."""
 
