@@ -22,6 +22,7 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
 )
+from gapless.moves import HANDED_OVER, PARKED, TAKEN_OVER, Move, Moves
 from gapless.timeline import Clock, Entry, TimelineMaker, timeline
 
 
@@ -156,3 +157,36 @@ def test_what_is_long_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     assert made.cut
     assert [(it.what, it.text, it.cut) for it in made.entries] == [("says", "01234", True), ("step", "", False)]
     assert not timeline(enumerate(events[:3], 1)).cut
+
+
+def test_moves_stand_behind_what_began_before_them_and_those_behind_its_end_come_later() -> None:
+    events: list[Event] = [
+        RunStartedEvent(thread_id="t", run_id="r"),
+        TextMessageStartEvent(message_id="m"),
+        TextMessageContentEvent(message_id="m", delta="One"),
+        StepStartedEvent(step_name="s"),
+    ]
+    kept = Moves([Move(seq=seq, what=TAKEN_OVER, at=seq, from_worker="a", to_worker="b") for seq in (0, 3, 4, 5)])
+    made = timeline(enumerate(events, 1)).moved(kept, "b")
+    assert [(it.what, it.seq) for it in made.in_order()] == [
+        ("taken over", 0),
+        ("starts", 1),
+        ("says", 2),
+        ("taken over", 3),
+        ("step", 4),
+        ("taken over", 4),
+    ]
+    assert made.worker == "a", "who had it first"
+    assert timeline(enumerate(events, 1)).moved(Moves(), "b").worker == "b", "and still has"
+    assert timeline(enumerate(events, 1)).moved(Moves(kept.moves, 7), "b").worker == "", "it is left out"
+
+
+def test_users_are_told_of_no_worker_and_not_that_none_had_a_run_that_waited() -> None:
+    moves = [Move.now(1, TAKEN_OVER, "a", "b"), Move.now(1, PARKED, "b", "c"), Move.now(1, HANDED_OVER, "c")]
+    made = timeline([(1, RunStartedEvent(thread_id="t", run_id="r"))]).moved(Moves(moves, 3), "")
+    told = made.without_workers()
+    assert (told.worker, told.moves_left_out, told.entries) == ("", 3, made.entries)
+    assert [(it.what, it.seq, it.at, it.ended_at, it.from_worker, it.to_worker) for it in told.moves] == [
+        (it.what, it.seq, it.at, it.ended_at, "", "") for it in (moves[0], moves[2])
+    ]
+    assert made.moves == moves

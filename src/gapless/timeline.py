@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from gapless import events as e
+from gapless.moves import PARKED, Move, Moves
 
 __all__ = ["Clock", "Entry", "Timeline", "TimelineMaker", "timeline"]
 
@@ -79,6 +80,34 @@ class Timeline(msgspec.Struct, kw_only=True):
     """How long it had waited for people until then."""
     cut: bool = False
     """There is more than `ENTRIES_MAX` entries."""
+    moves: list[Move] = []
+    """How the run came from worker to worker, each behind the entries that began up to its position."""
+    moves_left_out: int = 0
+    """There were so many more before them."""
+    worker: str = ""
+    """Who had it before the first of them; "" where some are left out."""
+
+    def moved(self, kept: Moves, owner: str) -> Timeline:
+        """Return it with what the store has kept of the run's moves, up to where it has come; `owner` has a run without
+        any. A move behind that is one of the next time, at its place among the entries of that time."""
+        self.moves = [move for move in kept.moves if self.cut or move.seq <= self.last_seq]
+        self.moves_left_out = kept.left_out
+        first = kept.moves[0].from_worker if kept.moves else owner
+        self.worker = "" if kept.left_out else first
+        return self
+
+    def in_order(self) -> list[Entry | Move]:
+        """Return entries and moves, each move behind the entries that began before it."""
+        return sorted([*self.entries, *self.moves], key=lambda it: (it.seq, isinstance(it, Move)))
+
+    def without_workers(self) -> Timeline:
+        """Return it as users see it, who are not told of workers: nor that no worker had the run while it waited."""
+        moves = [
+            Move(seq=move.seq, what=move.what, at=move.at, ended_at=move.ended_at)
+            for move in self.moves
+            if move.what != PARKED
+        ]
+        return msgspec.structs.replace(self, moves=moves, worker="")
 
 
 class TimelineMaker:
@@ -223,7 +252,7 @@ def _custom(name: str, value: Any) -> tuple[str, str, str]:
     fields = value if isinstance(value, dict) else {}
     if name == "gapless.void":
         ids = [*fields.get("messageIds", []), *fields.get("toolCallIds", []), *fields.get("cut", {})]
-        return "takes back", "", f"what its lost worker said last: {', '.join(map(str, ids))}"
+        return "takes back", "", f"what the worker before said last: {', '.join(map(str, ids))}"
     if name == "gapless.restarted":
         return "takes back", "", "all: it begins anew at another worker"
     if name == "gapless.notice":

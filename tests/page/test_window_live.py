@@ -358,45 +358,62 @@ class Steps(Agent):
         yield "end"
 
 
-async def taken_over_and_handed_over(place: Place) -> list[str]:
-    """Run "r" through three workers: the first is lost, the second leaves while it waits, the third ends it. Returns
-    the ids of the last two."""
-    open_gate = asyncio.Event()
-    open_gate.set()
-    lost, heir, last = [await place.worker(Steps(gate)) for gate in (asyncio.Event(), open_gate, open_gate)]
-    await lost.start("by three", run_id="r", agent="agent", user_id="anonymous")
+async def moved(place: Place) -> list[str]:
+    """Bring run "r" through four workers, whose ids are returned: the first is lost, the second is stopped while it is
+    at work, the third while it waits for a person, the fourth ends it."""
+    shut, opened = asyncio.Event(), asyncio.Event()
+    opened.set()
+    lost, stopped = await place.worker(Steps(shut)), await place.worker(Steps(shut))
+    ids = [lost.worker_id, stopped.worker_id]
+    await lost.start("by four", run_id="r", agent="agent", user_id="anonymous")
     await until(lambda: place.record().last_seq >= 4, "half of it is said")
-    await place.lose(lost, heir, last)
-    await until(lambda: place.record().status is RunStatus.WAITING, "another worker asks")
-    owners = [place.record().owner]
-    for runner in (heir, last):
-        if runner.worker_id == owners[0]:
-            await runner.close()
-            other = last if runner is heir else heir
-    await other.answer("r", [ResumeEntry(interrupt_id="q", status="resolved", payload="yes")])
-    await (await other.attach("r")).collect()
-    return [*owners, other.worker_id]
+    await place.lose(lost, stopped)
+    await until(lambda: place.record().last_seq >= 8, "it is said anew")
+    third = await place.worker(Steps(opened))
+    await stopped.close(grace_s=0)
+    await until(lambda: place.record().status is RunStatus.WAITING, "the third asks")
+    last = await place.worker(Steps(opened))
+    await third.close()
+    await last.answer("r", [ResumeEntry(interrupt_id="q", status="resolved", payload="yes")])
+    await (await last.attach("r")).collect()
+    return [*ids, third.worker_id, last.worker_id]
 
 
 @SIZES
-def test_a_run_that_was_taken_over_and_handed_over_says_so(browser: Browser, size: tuple[int, int]) -> None:
-    tab = "workers"
+@pytest.mark.parametrize("operators", [["anonymous"], []], ids=["an operator", "a user"])
+def test_a_run_that_moved_says_so_and_operators_are_told_from_which_worker_to_which(
+    browser: Browser, operators: list[str], size: tuple[int, int]
+) -> None:
+    tab = f"workers {operators}"
     place = Place()
 
     async def happens() -> list[str]:
         try:
-            return await taken_over_and_handed_over(place)
+            return await moved(place)
         finally:
-            for runner in place.runners:
-                await runner.close()
+            await place.close()
 
-    _, last = asyncio.run(happens())
-    app = create_app(Runner(worker, store=MemoryStore(place.memory)), operators=["anonymous"])
+    first, second, third, last = ids = asyncio.run(happens())
+    app = create_app(Runner(worker, store=MemoryStore(place.memory)), operators=operators)
     with serving(app) as url:
         opened(browser, url, size, tab)
         browser.do("click", tab, selector="[data-testid=row][href='#r']")
-        entries = "starts,says,takes back,says,waits,goes on,says,finished"
         browser.until(f"() => ({ENTRIES})().endsWith('finished')", tab=tab)
-        assert browser.evaluate(ENTRIES, tab=tab) == entries
-        assert last in str(browser.evaluate("() => document.querySelector('#run dl').innerText", tab=tab))
+        wanted = "starts,says,taken over,takes back,says,handed over,takes back,says,waits,parked,goes on,says,finished"
+        assert browser.evaluate(ENTRIES, tab=tab) == (wanted if operators else wanted.replace("parked,", ""))
+        shown = str(browser.evaluate(TIMELINE, tab=tab))
+        assert "its worker was lost" in shown
+        assert "its worker left it to others" in shown
+        if operators:
+            for said in (
+                f"at worker {first}",
+                f"from {first} to {second}: its worker was lost",
+                f"from {second} to {third}: its worker left it to others",
+                f"from {third} to {last}: no worker has it while it waits",
+            ):
+                assert said in shown
+            assert last in str(browser.evaluate("() => document.querySelector('#run dl').innerText", tab=tab))
+        else:
+            page = str(browser.evaluate("() => document.body.textContent", tab=tab))
+            assert [id for id in ids if id in page] == []
         assert faults(browser, tab) == []

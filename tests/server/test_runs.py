@@ -356,7 +356,9 @@ async def test_operators_see_cancel_and_are_told_the_worker_of_others_runs_and_s
     listed = (await client.get("/runs", headers=own["olga"])).json()
     assert ([run["id"] for run in listed["runs"]], listed["operator"]) == (["r"], True)
     assert (await client.get("/runs?user_id=bob", headers=own["olga"])).json()["runs"] == []
-    assert (await client.get("/runs/r", headers=own["olga"])).json()["worker"]
+    worker = (await client.get("/runs/r", headers=own["olga"])).json()["worker"]
+    assert (await client.get("/runs/r/timeline", headers=own["olga"])).json()["worker"] == worker
+    assert worker not in (await client.get("/runs/r/timeline", headers=own["alice"])).text
     assert (await client.delete("/sessions/s", headers=own["olga"])).status_code == 404
     again = await client.post("/runs", json={"message": "hi", "session_id": "s"}, headers=own["olga"])
     assert again.status_code == 404

@@ -9,15 +9,22 @@ from typing import TYPE_CHECKING
 
 from gapless.cli.target import RunId, StoreUrl, Url, connect, find, typed
 from gapless.cli.terminal import clean, one_line, say
+from gapless.moves import HANDED_OVER, PARKED, TAKEN_OVER, Move
 
 if TYPE_CHECKING:
     from gapless.records import RunRecord
+    from gapless.timeline import Entry
 
 __all__ = ["show_run"]
 
 TEXT_CHARS_MAX = 200
 """Characters shown of a text, of arguments, of a result."""
 _STYLES = {"failed": "red", "error": "red", "waits": "yellow", "cancelled": "yellow", "finished": "green"}
+_WHY = {
+    TAKEN_OVER: "its worker was lost",
+    HANDED_OVER: "its worker left it to others",
+    PARKED: "no worker has it while it waits",
+}
 
 
 def show_run(
@@ -44,8 +51,10 @@ async def _show(run_id: str, url: str | None, store: str | None) -> None:
     console = Console(highlight=False)
     for name, value in _head(record):
         console.print(Text.assemble((f"{name:<9}", "dim"), clean(value)), soft_wrap=True)
-    for entry in shown.entries:
-        text = one_line(f"{entry.name} {entry.text}".strip(), TEXT_CHARS_MAX)
+    if shown.moves_left_out:
+        say(f"[{shown.moves_left_out} more moves from worker to worker were before these]", style="dim")
+    for entry in shown.in_order():
+        text = one_line(_moved(entry) if isinstance(entry, Move) else _said(entry, shown.worker), TEXT_CHARS_MAX)
         style = _STYLES.get(entry.what, "bold")
         began = _after(entry.at, record)
         console.print(
@@ -57,6 +66,18 @@ async def _show(run_id: str, url: str | None, store: str | None) -> None:
         say(f"[it waits for an answer: gapless answer {record.id}{typed(url, store)}]", style="yellow")
     elif not record.status.ended:
         say(f"[it goes on: gapless follow {record.id}{typed(url, store)}]", style="dim")
+
+
+def _said(entry: Entry, worker: str) -> str:
+    if entry.what == "starts" and worker:
+        return f"at worker {worker}"
+    return f"{entry.name} {entry.text}".strip()
+
+
+def _moved(move: Move) -> str:
+    """Say why a run came to another worker, and to those who are told of workers from which to which."""
+    why = _WHY.get(move.what, "")
+    return f"from {move.from_worker} to {move.to_worker or 'nobody'}: {why}" if move.from_worker else why
 
 
 def _after(at: int | None, record: RunRecord) -> str:

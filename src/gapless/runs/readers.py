@@ -160,7 +160,8 @@ class Readers:
                     maker.clock.learn(part)  # behind the events, so that each finds its own
                 size = sum(len(event) for _, event in merged)
                 await aside(size, lambda: maker.extend((seq, decode_event(event)) for seq, event in merged))
-            return maker.timeline(after)
+            made = maker.timeline(after)
+        return made.moved(await self._journals.store.moves(run.id), run.owner)
 
     async def settled(self, run: RunRecord) -> RunRecord:
         """Follow a run until it has ended or waits for a person, and return its record then. Who waits for the whole

@@ -187,11 +187,15 @@ class RunRoutes(ClientRoutes):
 
     async def show_timeline(self, run_id: str, request: Request) -> Response:
         """Show what happened in a run, in order and with times: what was said and thought, calls and their results,
-        waiting, take-overs, the end. With `?after=`, a `last_seq` as it came, only the entries of which something came
-        behind it: each stands for what was there under its `seq`."""
+        waiting, the end; and how it came from worker to worker (`moves`, each behind the entries up to its `seq`), of
+        which to which for operators alone. With `?after=`, a `last_seq` as it came, only the entries of which something
+        came behind it: each stands for what was there under its `seq`."""
         record = await self.access.find(request, "read", self.runner.get_run, run_id)
         after = whole_number(request, "after", 0, least=0, most=2**53)
-        return json_response(msgspec.to_builtins(await self.runner.readers.timeline(record, after)))
+        made = await self.runner.readers.timeline(record, after)
+        if not self.access.is_operator(await self.access.user(request)):
+            made = made.without_workers()
+        return json_response(msgspec.to_builtins(made))
 
     async def follow_run(self, run_id: str, request: Request) -> Response:
         """Follow a run: `Last-Event-ID` or `?after=` says from where, `?wire=` in which encoding, `?merge=0` that

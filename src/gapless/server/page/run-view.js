@@ -19,6 +19,12 @@ const EVENTS_PAGE = 200;
 const DEPTH_MAX = 4;
 const FACTS = ["Run", "Agent", "User", "Conversation", "Made", "Waited for its turn", "First token after", "Took", "Worker", "Taken over", "Events", "Cost", "Error"];
 const SPEEDS = [1, 2, 5, 20, 100];
+/** Why a run comes from worker to worker. */
+const WHY = {
+  "taken over": "its worker was lost",
+  "handed over": "its worker left it to others",
+  parked: "no worker has it while it waits",
+};
 
 const ended = ({ status }) => status === "finished" || status === "failed" || status === "cancelled";
 const seconds = (ms) => (ms < 60_000 ? `${(ms / 1000).toFixed(ms < 10_000 ? 2 : 1)} s` : `${Math.floor(ms / 60_000)} min ${Math.round((ms % 60_000) / 1000)} s`);
@@ -119,6 +125,7 @@ export class RunView {
       values: new Map(),
       usage: el("div", { class: "scroll" }),
       answer: el("div", { id: "answer", "data-testid": "answer", hidden: true }),
+      leftOut: el("p", { class: "left-out", "data-testid": "left-out" }),
       timeline: el("ol", { id: "timeline", "data-testid": "timeline", "aria-label": "What happened" }),
       cancel: button("cancel", "Cancel", () => this.#post("cancel", {}).catch(() => {})),
       again: button("again", "Ask again", () => this.#again()),
@@ -136,6 +143,7 @@ export class RunView {
       parts.answer,
       parts.facts,
       parts.usage,
+      parts.leftOut,
       parts.timeline,
       parts.journal,
     );
@@ -178,25 +186,24 @@ export class RunView {
     if (parts.usage.dataset.usage !== usage) parts.usage.replaceChildren(...(run.usage?.length ? [usageTable(run.usage)] : []));
     parts.usage.dataset.usage = usage;
     this.#ask(run);
-    this.#draw(this.#timeline.entries);
+    this.#draw(inOrder(this.#timeline));
     parts.replay.disabled = this.#from === undefined;
   }
 
   /** Draws what has come since the last time: a row that grows stays, with what is selected, open or in view of it. */
   #draw(entries) {
     const list = this.#parts.timeline;
-    if (entries.length > 0) this.#endReplay();
+    if (entries.some(({ move }) => !move)) this.#endReplay();
     for (const entry of entries) {
       this.#from ??= entry.at;
       this.#until = Math.max(this.#until, entry.ended_at ?? 0);
       const call = this.#rows.get(entry.of)?.entry;
-      let row = this.#rows.get(entry.seq);
+      const key = entry.move ?? entry.seq;
+      let row = this.#rows.get(key);
       if (row === undefined) {
         row = new Row(entry, this.#from, this.#rows.get(entry.within));
-        row.before = call === undefined ? this.#newest : undefined; // a result is waited for; that is said with it
-        if (this.#newest) this.#newest.next = row;
-        this.#newest = row;
-        this.#rows.set(entry.seq, row);
+        if (entry.what !== "parked") this.#follow(row, call === undefined); // a wait is said whole, with what it waits for
+        this.#rows.set(key, row);
         list.append(row.node);
       }
       row.draw(call?.ended_at && entry.at ? { ...entry, since: call.ended_at } : entry);
@@ -204,10 +211,18 @@ export class RunView {
       row.next?.showGap();
     }
     list.style.setProperty("--span", String(Math.max(1, this.#until - this.#from)));
+    const leftOut = this.#timeline.moves_left_out;
+    says(this.#parts.leftOut, leftOut ? `It came from worker to worker ${leftOut} times more, before what is shown of that.` : "");
     if (this.#timeline.cut && !list.dataset.cut) {
       list.dataset.cut = "true";
       list.append(el("li", {}, el("span", { class: "when" }), el("div", { class: "body gap" }, "There is more; the journal has it.")));
     }
+  }
+
+  #follow(row, waits) {
+    row.before = waits ? this.#newest : undefined; // a result is waited for; that is said with it
+    if (this.#newest) this.#newest.next = row;
+    this.#newest = row;
   }
 
   /** Plays what happened, as it came, so many times as fast. */
@@ -285,6 +300,18 @@ export class RunView {
     more.addEventListener("click", () => read().catch((error) => showAlert(describe(error))));
     await read().catch((error) => showAlert(describe(error)));
   }
+}
+
+/** Entries of a timeline, and moves from worker to worker as such, each behind what began before it. */
+function inOrder({ entries, moves, worker }) {
+  const said = entries.map((it) => (it.what === "starts" && worker ? { ...it, text: `at worker ${worker}` } : it));
+  const moved = moves.map((it) => ({
+    ...it,
+    move: `${it.seq} ${it.at}`,
+    text: it.from_worker ? `from ${it.from_worker} to ${it.to_worker ?? "nobody"}: ${WHY[it.what]}` : WHY[it.what],
+    ended_at: it.ended_at ?? it.at,
+  }));
+  return [...said, ...moved].sort((a, b) => a.seq - b.seq);
 }
 
 /** One entry of the timeline as a row, which is drawn again where it grows. */
