@@ -1,4 +1,4 @@
-"""The end of tasks."""
+"""The end of tasks, and of futures that nobody may wait for any more."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["end_tasks"]
+__all__ = ["end_tasks", "retrieve"]
 
 CANCEL_AGAIN_S = 1.0
 
@@ -19,3 +19,10 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]], again_s: float | None = 
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=again_s or CANCEL_AGAIN_S)
+
+
+def retrieve(done: asyncio.Future[Any]) -> None:
+    """Retrieve the error of what is `done`: it is for those who wait, if anybody still does. Else asyncio would log it,
+    with its text."""
+    if not done.cancelled():
+        done.exception()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 from collections.abc import AsyncIterator
 from functools import partial
@@ -24,6 +25,7 @@ from gapless.records import RunStatus
 from gapless.runs import execution, going_on, retrying
 from gapless.runs import worker as worker_module
 from gapless.runs.checkpoints import decode_frame
+from gapless.runs.commands import Command
 from tests.support.place import Place
 from tests.support.waiting import WAIT_S, at_rest, until
 
@@ -339,6 +341,21 @@ async def test_a_parked_run_is_cancelled_by_a_worker_that_does_not_have_its_agen
     assert (await one.messages("s"))[-1].content == "one "  # type: ignore[union-attr]
 
 
+@pytest.mark.usefixtures("parked_at_once")
+async def test_a_run_that_is_cancelled_before_its_agent_comes_to_its_question_leaves_no_error_behind(place: Place):
+    """One that nobody waited for would be logged by asyncio."""
+    one, errors = await place.worker(Steps("one", "ask")), list[dict[str, Any]]()
+    await one.start("x", run_id="r", agent="agent")
+    await place.is_parked()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    cancel = msgspec.json.encode(Command(kind="cancel"))
+    await MemoryStore(place.memory).answer("r", place.record().last_seq, cancel)  # as it was given up
+    assert (await (await one.attach("r")).wait()).status is RunStatus.CANCELLED
+    await at_rest()
+    gc.collect()
+    assert not errors
+
+
 async def test_a_run_is_left_however_long_the_store_is_away(
     place: Place, parked_at_once: None, monkeypatch: pytest.MonkeyPatch
 ):
@@ -443,6 +460,23 @@ async def test_a_run_left_after_the_grace_goes_on_from_its_last_save(place: Plac
     await leaving.close()
     assert (await (await other.attach("r")).collect()).text == "one two "
     assert len(voids(await events_of(other))) == 1
+
+
+async def test_what_an_agent_saves_while_it_is_stopped_is_not_where_others_go_on(place: Place):
+    class Tidies(Steps):
+        async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+            try:
+                async for item in super().run(ctx):
+                    yield item
+            finally:
+                await ctx.save(str(len(self.steps)).encode())
+
+    leaving, other = await place.worker(Tidies("one", "ask")), await place.worker(Tidies("one", "ask"))
+    await leaving.start("x", run_id="r", agent="agent")
+    await waits(place)
+    await leaving.close()
+    await other.answer("r", yes("q1"))
+    assert (await (await other.attach("r")).collect()).text == "one \n\nyes "
 
 
 async def let_in_as_it_leaves(leaving: Runner, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:

@@ -208,7 +208,8 @@ class RunContext:
         be done again.
 
         Raises `AgentInvalid` for what is not bytes, and in a function that replays (`gapless.replays`): it keeps its
-        steps by itself. Of an agent whose runs can't go on nothing is kept, and the log says so once.
+        steps by itself; `RunFenced` while the agent is stopped: what it does then is not where others go on. Of an
+        agent whose runs can't go on nothing is kept, and the log says so once.
         """
         if self._save is None and self._unkept is not None:
             self._unkept("save")

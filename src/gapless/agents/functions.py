@@ -19,6 +19,7 @@ from typing import Any
 from gapless.agents.base import Agent, AgentItem, RunContext, log_raised
 from gapless.agents.replaying import Replay, is_replaying, refuse_saves
 from gapless.errors import AgentInvalid, LimitReached
+from gapless.tasks import retrieve
 
 __all__ = ["FunctionAgent"]
 
@@ -108,6 +109,7 @@ def _start_thread(work: Callable[[], None]) -> None:
 async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
     loop = asyncio.get_running_loop()
     result: asyncio.Future[Any] = loop.create_future()
+    result.add_done_callback(retrieve)  # the run may be stopped at the same time
 
     def deliver(value: Any, error: BaseException | None) -> None:
         if result.cancelled():

@@ -22,7 +22,7 @@ from gapless.journals.contract import Append, Checkpoint, Store, WorkerFenced
 from gapless.journals.outbox import Notice
 from gapless.metrics import Metrics
 from gapless.records import RunEnd, RunStatus
-from gapless.tasks import end_tasks
+from gapless.tasks import end_tasks, retrieve
 
 __all__ = ["Follower", "Journal", "Journals", "Push", "Slice"]
 
@@ -720,7 +720,7 @@ class Journals:
             if journal is None:
                 journal = self._journals[run_id] = Journal(self, run_id, owned=False)
                 journal.opening = asyncio.create_task(self._open_journal(journal), name=f"gapless-attach-{run_id}")
-                journal.opening.add_done_callback(_retrieve)
+                journal.opening.add_done_callback(retrieve)
             journal.followers += 1
             if journal.opening is None:
                 return journal
@@ -963,9 +963,3 @@ def _with_few_ends(dirty: list[Journal]) -> tuple[list[Journal], list[Journal]]:
 
 def _went_back(run_id: str) -> StoreUnavailable:
     return StoreUnavailable(f"run {run_id}: the store has lost events that it had accepted", run_id=run_id)
-
-
-def _retrieve(task: asyncio.Task[None]) -> None:
-    """Retrieve a task's error: it was for those who waited, if they still do."""
-    if not task.cancelled():
-        task.exception()

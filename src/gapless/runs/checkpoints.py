@@ -101,6 +101,7 @@ class Standing:
         self._bytes_max = recorder.limits.checkpoint_bytes_max
         self._on_left = on_left
         self._kept = kept
+        self._questions: Questions
         self._made: Callable[[bytes, Collection[str]], Frame] | None = None
         self._told: tuple[bytes | None, bytes] | None = None
         """The agent's data, and what else the frame said apart from the time, at the newest save."""
@@ -127,7 +128,7 @@ class Standing:
                 half=[*half],
             )
 
-        self._made = make
+        self._made, self._questions = make, questions
         data = None if self._kept is None else self._kept.data
         self._told, self._seq = (data, _beside(make(data))), self._journal.appended
 
@@ -137,8 +138,12 @@ class Standing:
         return self._seq == self._journal.appended
 
     async def save(self, data: bytes, half: Collection[str] = (), leave: bool = True) -> None:
-        """Do what `ctx.save` promises."""
+        """Do what `ctx.save` promises. Raises `RunFenced` once the run is left, or its agent is stopped: what that does
+        while it is cancelled is not where others go on."""
         assert self._made is not None, "the agent runs"
+        self._recorder.check_sealed()
+        if self._questions.stopping:
+            raise RunFenced(f"run {self._journal.run_id} ends, and is not gone on with", run_id=self._journal.run_id)
         frame = self._made(data, half)
         told = data, _beside(frame)
         if told != self._told or not self.at_rest:

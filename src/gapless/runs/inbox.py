@@ -23,6 +23,7 @@ from gapless.events import Event, Interrupt, RunErrorEvent, RunFinishedEvent, Ru
 from gapless.journals.journal import Journal
 from gapless.producing import PRODUCER, Batch, Refused, Taken
 from gapless.runs.rehearsal import Rehearsal
+from gapless.tasks import retrieve
 
 __all__ = ["Elsewhere", "Inbox", "decode_taken"]
 
@@ -85,7 +86,7 @@ class Inbox(Elsewhere):
         if not command_id and len(self._batches) >= WAITING_MAX:
             raise LimitReached(f"run {run_id}: {WAITING_MAX} batches wait already", run_id=run_id, retry_after_s=1)
         done: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
-        done.add_done_callback(_retrieved)
+        done.add_done_callback(retrieve)
         self._batches.append((batch, command_id, done))
         self._came.set()
         return done
@@ -202,9 +203,3 @@ def _done(taken: Taken) -> asyncio.Future[Taken]:
     done: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
     done.set_result(taken)
     return done
-
-
-def _retrieved(done: asyncio.Future[Taken]) -> None:
-    """Whoever sent the batch may have gone."""
-    if not done.cancelled():
-        done.exception()

@@ -22,6 +22,7 @@ from gapless.runs.ending import finished
 from gapless.runs.notices import Notices
 from gapless.runs.recorder import Recorder
 from gapless.runs.retrying import patiently
+from gapless.tasks import retrieve
 
 __all__ = ["Question", "Questions"]
 
@@ -121,6 +122,7 @@ class Questions:
         loop = asyncio.get_running_loop()
         self.waiting, self.due_at, self.since_s = list(interrupts), due_at(interrupts), loop.time()
         self._answers = loop.create_future()
+        self._answers.add_done_callback(retrieve)  # the run may end before its agent has come to it
         self._attend()
 
     async def answered(self) -> list[ResumeEntry]:
