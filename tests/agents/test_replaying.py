@@ -221,3 +221,100 @@ async def test_a_replaying_function_that_fails_fails_its_run():
     async with Worker(Memory(), agent) as runner:
         with pytest.raises(AgentFailed):
             await (await runner.start("x", run_id="r")).collect()
+
+
+async def test_a_question_that_was_left_off_before_anybody_was_asked_is_never_asked():
+    """Where the store takes longer to keep what came before it than the function waits. It was asked at the next worker
+    then, and the answer to it, or to the question behind it, was lost."""
+    memory = Memory()
+
+    @gapless.replays
+    async def agent(ctx: RunContext) -> AsyncIterator[str]:
+        try:
+            async with asyncio.timeout(0):
+                await ctx.interrupt([Interrupt(id="brief", reason="input_required")])
+        except TimeoutError:
+            yield "nobody "
+        (entry,) = await ctx.interrupt([Interrupt(id="patient", reason="input_required")])
+        yield str(entry.payload)
+
+    async with Worker(memory, agent) as first:
+        await first.start("x", run_id="r")
+        await until(lambda: memory.runs["r"].status == "waiting", "it waits")
+        assert '"brief"' not in str(memory.events["r"])
+    async with Worker(memory, agent) as second:
+        await second.answer("r", [ResumeEntry(interrupt_id="patient", status="resolved", payload="yes")])
+        assert await read(second) == "nobody \n\nyes"
+
+
+async def test_what_a_function_does_while_its_run_is_left_is_not_kept():
+    """It sees its question cancelled then, and nobody at the next worker has left it off."""
+    memory, tidied = Memory(), list[str]()
+
+    @gapless.replays
+    async def agent(ctx: RunContext) -> AsyncIterator[str]:
+        try:
+            (entry,) = await ctx.interrupt([Interrupt(id="q", reason="input_required")])
+            yield str(entry.payload)
+        finally:
+            await ctx.step("tidy", tidied.append, "tidied")
+
+    async with Worker(memory, agent) as first:
+        await first.start("x", run_id="r")
+        await until(lambda: memory.runs["r"].status == "waiting", "it waits")
+    async with Worker(memory, agent) as second:
+        await second.answer("r", [ResumeEntry(interrupt_id="q", status="resolved", payload="yes")])
+        assert await read(second) == "yes"
+    assert tidied == ["tidied", "tidied"]
+
+
+@pytest.mark.parametrize("repeatable", [True, False])
+async def test_a_step_that_was_left_off_is_left_off_again(repeatable: bool):
+    """Else the function does something else than before, and what a person has answered since is lost."""
+    memory, began = Memory(), list[str]()
+
+    async def search() -> str:
+        began.append("search")
+        if len(began) == 1:
+            await asyncio.Event().wait()
+        return "found"
+
+    @gapless.replays
+    async def agent(ctx: RunContext) -> AsyncIterator[str]:
+        try:
+            async with asyncio.timeout(0.01):
+                yield await ctx.step("search", search, repeatable=repeatable)
+        except TimeoutError:
+            (entry,) = await ctx.interrupt([Interrupt(id="q", reason="input_required")])
+            yield str(entry.payload)
+
+    async with Worker(memory, agent) as first:
+        await first.start("x", run_id="r")
+        await until(lambda: memory.runs["r"].status == "waiting", "it waits")
+    async with Worker(memory, agent) as second:
+        await second.answer("r", [ResumeEntry(interrupt_id="q", status="resolved", payload="yes")])
+        assert await read(second) == "yes"
+    assert len(began) < 2
+
+
+async def test_an_answer_is_given_to_no_other_question():
+    memory, asks = Memory(), "delete a"
+
+    @gapless.replays
+    async def agent(ctx: RunContext) -> AsyncIterator[str]:
+        (entry,) = await ctx.interrupt([Interrupt(id=asks, reason="input_required")])
+        await ctx.step("note", str)
+        await ctx.interrupt([Interrupt(id="more", reason="input_required")])
+        yield str(entry.payload)
+
+    async with Worker(memory, agent) as first:
+        await first.start("x", run_id="r")
+        await until(lambda: memory.runs["r"].status == "waiting", "it waits")
+        await first.answer("r", [ResumeEntry(interrupt_id=asks, status="resolved", payload="yes")])
+        await until(lambda: '"more"' in str(memory.events["r"][-1:]), "it asks for more")
+        await until(lambda: memory.runs["r"].status == "waiting", "it waits")
+    asks = "delete b"
+    async with Worker(memory, agent) as second:
+        await second.answer("r", [ResumeEntry(interrupt_id="more", status="resolved")])
+        with pytest.raises(AgentInvalid, match=r"does not ask what it asked before \(delete b, not delete a\)"):
+            await read(second)

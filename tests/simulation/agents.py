@@ -18,7 +18,7 @@ import msgspec
 import gapless
 from gapless import Agent, RunConfig
 from gapless.agents.base import AgentItem, RunContext
-from gapless.errors import OutcomeUnknown
+from gapless.errors import OutcomeUnknown, RunFenced
 from gapless.events import CustomEvent, Interrupt
 from tests.simulation.clock import current_process
 
@@ -29,6 +29,8 @@ __all__ = ["CONTINUING", "Plan", "agents"]
 
 CONTINUING = ("replaying", "saving")
 """Agents whose runs go on at another worker."""
+PLACES_OF_QUESTIONS = {"ask": 1, "ask briefly": 1, "hurry": 4}
+"""Where in a step of the script its question stands."""
 
 
 class Plan:
@@ -87,7 +89,7 @@ class Plan:
 
     @property
     def questions(self) -> list[str]:
-        return [step[1] for step in self.script if step[0] in ("ask", "ask briefly")]
+        return [step[PLACES_OF_QUESTIONS[step[0]]] for step in self.script if step[0] in PLACES_OF_QUESTIONS]
 
 
 def _text_of(step: tuple[Any, ...]) -> str:
@@ -98,6 +100,8 @@ def _text_of(step: tuple[Any, ...]) -> str:
         return "".join(rf"{name}=\d+ " for name in rest[0])
     if kind == "once":
         return rf"{rest[0]}=(?:\d+|unknown) "
+    if kind == "hurry":
+        return rf"(?:{rest[0]}=(?:\d+|unknown)|<{rest[3]}>) "
     if kind in ("ask", "ask briefly"):
         return rf"<{rest[0]}> " if kind == "ask" else rf"(?:<{rest[0]}>|nobody) "
     return ""
@@ -174,7 +178,17 @@ class _Playing:
                     await save(number, step, script[number + 1] if number + 1 < len(script) else ("end",))
         except asyncio.CancelledError:
             await asyncio.sleep(cleanup_s)
+            if cleanup_s:
+                with contextlib.suppress(RunFenced):
+                    await self.tidy()
             raise
+
+    async def tidy(self) -> None:
+        """What a cancelled agent does is not where others go on."""
+        if self.plan.agent == "saving":
+            await self.ctx.save(b"0")
+        else:
+            await self.ctx.step("tidy", asyncio.sleep, 0)
 
     async def one(self, kind: str, *rest: Any) -> AsyncGenerator[AgentItem, None]:
         if kind == "say":
@@ -194,6 +208,16 @@ class _Playing:
                 yield f"{rest[0]}={await self.step(*rest, repeatable=False)} "
             except OutcomeUnknown:
                 yield f"{rest[0]}=unknown "
+        elif kind == "hurry":
+            name, seconds, hurry_s, question, repeatable = rest
+            try:
+                async with asyncio.timeout(hurry_s):
+                    said = f"{name}={await self.step(name, seconds, repeatable=repeatable)} "
+            except OutcomeUnknown:
+                said = f"{name}=unknown "
+            except TimeoutError:
+                said = f"<{await self.ask(question)}> "
+            yield said
         elif kind == "ask":
             yield f"<{await self.ask(rest[0])}> "
         elif kind == "ask briefly":

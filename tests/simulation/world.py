@@ -417,6 +417,9 @@ class World:
                 names = [f"{run_id}.work-{number}.{index}" for index in range(rng.choice([1, 1, 2, 3]))]
                 seconds = rng.random() ** 2 * 2
                 steps.append(("once", names[0], seconds) if rng.random() < 0.25 else ("steps", names, seconds))
+            if agent == "replaying" and rng.random() < works / 2:
+                work, late = f"{run_id}.hurried-{number}", f"{run_id}-late-{number}"
+                steps.append(("hurry", work, rng.random(), rng.random(), late, rng.random() < 0.7))
             if rng.random() < asks:
                 question = f"{run_id}-ask-{number}"
                 steps.append(("ask", question) if rng.random() < 0.8 else ("ask briefly", question, rng.random()))

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import inspect
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,6 +18,7 @@ from gapless.events import Interrupt, ResumeEntry
 
 __all__ = ["Replay", "is_replaying", "refuse_saves", "replays"]
 
+_T = TypeVar("_T")
 _FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
 _MARK = "__gapless_replays__"
 
@@ -27,8 +28,10 @@ class _Kept(msgspec.Struct, array_like=True):
 
     items: int = 0
     steps: dict[str, bytes | None] = {}
-    """As JSON, by name; None: begun, and not to be begun again."""
+    """As JSON, by name, with what people answered; None: begun, and not to be begun again."""
     state: dict[str, Any] = {}
+    left_off: list[str] = []
+    """Names of the steps and questions that the function did not wait for to the end (`asyncio.timeout`)."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -81,6 +84,7 @@ class Replay:
         self._keep = ctx._save
         refuse_saves(ctx)
         self._state, self._steps, self._said = kept.state, dict(kept.steps), kept.items
+        self._left_off = list(kept.left_off)
         self._items = 0
         self._counts: collections.Counter[str] = collections.Counter()
         if ctx.checkpoint is not None:  # as it was when the agent began
@@ -119,13 +123,31 @@ class Replay:
         return name if count == 1 else f"{name}#{count}"
 
     async def _save(self, *, leave: bool = True) -> None:
-        kept = _Kept(max(self._items, self._said), self._steps, self._state)
+        kept = _Kept(max(self._items, self._said), self._steps, self._state, self._left_off)
         await self._keep(_encode(kept), (), leave)
 
     async def _step(
         self, name: str, function: Callable[..., Any], args: tuple[Any, ...], type: Any, repeatable: bool
     ) -> Any:
-        key, run_id = self._key(f"step {name}"), self._ctx.run_id
+        key = self._key(f"step {name}")
+        return await self._waited_for(key, self._done, function, args, type, repeatable)
+
+    async def _waited_for(self, key: str, come_to: Callable[..., Awaitable[_T]], *about: Any) -> _T:
+        """Return what the step or question of this name comes to. What the function leaves off is left off whenever it
+        is run again: what it does then, it does again."""
+        if key in self._left_off:
+            await asyncio.get_running_loop().create_future()
+        try:
+            return await come_to(key, *about)
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is not None and task.cancelling():  # else it was cancelled from inside
+                self._left_off.append(key)
+            raise
+
+    async def _done(
+        self, key: str, function: Callable[..., Any], args: tuple[Any, ...], type: Any, repeatable: bool
+    ) -> Any:
+        run_id = self._ctx.run_id
         if key in self._steps:
             known = self._steps[key]
             if known is None:
@@ -148,18 +170,22 @@ class Replay:
         return msgspec.json.decode(encoded, type=type)
 
     async def _interrupt(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
-        key = self._key("question")
+        return await self._waited_for(self._key("question"), self._answered, interrupts)
+
+    async def _answered(self, key: str, interrupts: list[Interrupt]) -> list[ResumeEntry]:
         known = self._steps.get(key)
         if known is None:
             await self._save()
-            try:
-                answers = await self._ask(interrupts)
-            except asyncio.CancelledError:
-                self._steps[key] = b"[]"
-                raise
+            answers = await self._ask(interrupts)
             self._steps[key] = _encode_json(answers)
             return answers
         found = _decode_answers(known)
-        if not found:  # it was left off: the agent will wait no longer this time either
+        if not found:  # it was left off, as earlier versions have kept that
             await asyncio.get_running_loop().create_future()
+        asked, answered = {one.id for one in interrupts}, {entry.interrupt_id for entry in found}
+        if asked != answered:
+            raise AgentInvalid(
+                f"run {self._ctx.run_id}: its agent does not ask what it asked before ({', '.join(sorted(asked))}, not "
+                f"{', '.join(sorted(answered))}); an agent that is gone on with must do the same again"
+            )
         return found
