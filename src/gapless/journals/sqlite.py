@@ -179,9 +179,9 @@ class SQLiteStore(Store):
             for run in self._runs.select(db, f"{orphaned} ORDER BY rid"):
                 owners.append(run.owner)
                 rid = self._runs.take(db, run, me)
-                taken.append((self._log.load_tail(db, rid, run.last_seq), run))
-            for left in db.execute(f"SELECT id, rid, owner FROM runs WHERE {orphaned}").fetchall():
-                self._log.seal_left(db, *left)  # of a version that another worker has
+                taken.append((self._log.load_tail(db, rid), run))
+            for (left,) in db.execute(f"SELECT rid FROM runs WHERE {orphaned}").fetchall():
+                self._log.seal_left(db, left)  # of a version that another worker has
             return fenced, owners, taken
 
         fenced, owners, taken = await self._file.transact(fence)

@@ -11,7 +11,9 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
+
+import msgspec
 
 from gapless.errors import GaplessError, RunNotFound
 from gapless.journals.contract import READ_BYTES_MAX, Append, GroupTime, WorkerFenced
@@ -24,7 +26,7 @@ __all__ = ["SESSION_NEWS", "Entry", "Log", "Tail", "entries", "newest_pos", "ses
 SEGMENT_EVENTS = 256
 SEGMENT_BYTES = 64 * 1024
 """A run's unsealed events become a segment at either."""
-SESSION_NEWS = ",0:0:1,"
+SESSION_NEWS = "[[0,0,1]]"
 """In the place of runs in a row of the log: that a session has changed, whose id is the data."""
 LOG_ROWS_KEPT = 1024
 """Newest log rows that are kept although sealed, for followers in other processes that are about to read them."""
@@ -36,28 +38,63 @@ LOG_BYTES_MAX = 64 * 1024 * 1024
 RUNS_SOUGHT_MAX = 8
 """So many runs are sought in a row's list by SQLite; for more of them all rows are read."""
 
+_encode_runs = msgspec.json.Encoder().encode
+_decode_runs = msgspec.json.Decoder(list[tuple[int, int, int]]).decode
+"""In C, for all runs of a row at once: an f-string for each took 1,500 instructions."""
+
 log = logging.getLogger("gapless.sqlite")
 _T = TypeVar("_T")
+UpdateRun: TypeAlias = Callable[[sqlite3.Connection, int, Append, int], bytes | None]
 
 
 class Tail:
     """An owned run's end: what is in the log and not yet in a segment."""
 
-    __slots__ = ("bytes", "first_pos", "last", "rid", "size", "times", "unsealed")
+    __slots__ = ("first", "first_pos", "rid", "sealed_bytes", "size", "times", "unsealed")
 
-    def __init__(self, rid: int) -> None:
+    def __init__(self, rid: int, sealed: int = 0, sealed_bytes: int = 0) -> None:
         self.rid = rid
-        self.last = 0
-        self.bytes = 0
-        """Bytes of all of the run's events."""
+        self.first = sealed + 1
+        """Position of the first event that is in no segment, or will be the first."""
+        self.sealed_bytes = sealed_bytes
+        """Bytes of the events that are, and of the run's blobs."""
         self.unsealed: list[bytes] = []
         self.times: list[GroupTime] = []
         """Of the groups in it."""
         self.size = 0
-        self.first_pos: int | None = None
+        """Bytes of what is not."""
+        self.first_pos = 0
+        """The log's row where it begins, if there is something in it."""
+
+    @property
+    def last(self) -> int:
+        """Position of the newest event."""
+        return self.first + len(self.unsealed) - 1
 
     def sealed(self) -> None:
-        self.unsealed, self.times, self.size, self.first_pos = [], [], 0, None
+        self.first += len(self.unsealed)
+        self.sealed_bytes += self.size
+        self.unsealed, self.times, self.size = [], [], 0
+
+
+class _Group:
+    """What was written of batches, and changes what is known here of their runs once it is accepted."""
+
+    __slots__ = ("accepted", "begun", "bells", "bytes", "news", "pos", "refused", "sealed")
+
+    def __init__(self, bells: list[str], pos: int) -> None:
+        self.bells = bells
+        """Of those who listen."""
+        self.pos = pos
+        """The log's row, or one that it had before where there is nothing to write."""
+        self.bytes = 0
+        self.refused: list[str] = []
+        self.accepted: list[tuple[Tail, Append, int]] = []
+        """Each with the size that the tail has then."""
+        self.begun: list[Tail] = []
+        """Those that had nothing."""
+        self.sealed: list[tuple[Tail, Append]] = []
+        self.news: dict[bytes, None] = {}
 
 
 class Entry(NamedTuple):
@@ -144,75 +181,70 @@ class Log:
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
-    async def append(
-        self, batches: Sequence[Append], update_run: Callable[[sqlite3.Connection, int, Append, int], bytes | None]
-    ) -> list[str]:
+    async def append(self, batches: Sequence[Append], update_run: UpdateRun) -> list[str]:
         """Accept batches as `Store.append` does. `update_run` writes what a batch changes beside its run's journal, in
         the same transaction; it is told the run's row and how many bytes the journal has then, and returns the news of
         its session where that is some."""
-        refused: list[str] = []
-        news: dict[bytes, None] = {}
-        accepted: list[tuple[Append, Tail, bool, int]] = []
-
-        def write(db: sqlite3.Connection) -> tuple[int, list[str]]:
-            bells = self.check_lease(db)
-            at, pos = 0, self._trimmed  # that nothing was appended: then there is nothing to trim
-            runs, events, segments = [""], list[bytes](), []
-            refused.clear()
-            accepted.clear()
-            news.clear()
-            for batch in batches:
-                tail = self.tails.get(batch.run_id)
-                if tail is None:
-                    refused.append(batch.run_id)
-                    continue
-                assert batch.first_seq == tail.last + 1, "a journal has no holes"
-                size = sum(map(len, batch.events))
-                n = len(tail.unsealed) + len(batch.events)
-                seal = batch.end is not None or n >= SEGMENT_EVENTS or tail.size + size >= SEGMENT_BYTES
-                if seal and n:
-                    segments.append(_segment(tail, batch))
-                if batch.events and (self._is_heard or not seal):
-                    runs.append(f"{tail.rid}:{batch.first_seq}:{len(batch.events)}")
-                    events += batch.events
-                    at = batch.at or at
-                accepted.append((batch, tail, seal, size))
-                if batch.end is not None or batch.status is not None or batch.checkpoint is not None or batch.taken:
-                    changed = update_run(db, tail.rid, batch, tail.bytes + size)
-                    if changed is not None:
-                        news[changed] = None
-            for one in news:
-                self._note(db, one)
-            if events:
-                row = (",".join(runs) + ",", b"\n".join(events), at or None)
-                pos = db.execute("INSERT INTO log(runs, data, at) VALUES(?, ?, ?)", row).lastrowid or 0
-            if segments:
-                db.executemany("INSERT INTO segments VALUES(?, ?, ?, ?, ?)", segments)
-            return pos, bells
-
-        newest, bells = await self._file.transact(write)
-        if bells:
-            self.ring(bells)
-        for batch, tail, seal, size in accepted:
-            self._bytes += size
-            tail.last += len(batch.events)
-            tail.bytes += size
+        group = await self._file.transact(lambda db: self._write(db, batches, update_run))
+        if group.bells:
+            self.ring(group.bells)
+        for tail in group.begun:
+            tail.first_pos = group.pos
+        for tail, batch, size in group.accepted:
+            tail.unsealed += batch.events
+            tail.size = size
+            if batch.at and batch.events:
+                tail.times.append(GroupTime(batch.first_seq, batch.at))
+        for tail, batch in group.sealed:
+            tail.sealed()
             if batch.end is not None:
                 del self.tails[batch.run_id]
-            elif seal:
-                tail.sealed()
-            elif batch.events:
-                if tail.first_pos is None:
-                    tail.first_pos = newest
-                tail.unsealed += batch.events
-                if batch.at:
-                    tail.times.append(GroupTime(batch.first_seq, batch.at))
-                tail.size += size
-        for one in news:
-            self.on_session(one)
-        if newest - self._trimmed > LOG_ROWS_KEPT or self._bytes > LOG_BYTES_MAX:
-            await self._trim_in_time(newest)
-        return refused
+        for news in group.news:
+            self.on_session(news)
+        self._bytes += group.bytes
+        if group.pos - self._trimmed > LOG_ROWS_KEPT or self._bytes > LOG_BYTES_MAX:
+            await self._trim_in_time(group.pos)
+        return group.refused
+
+    def _write(self, db: sqlite3.Connection, batches: Sequence[Append], update_run: UpdateRun) -> _Group:
+        """Write batches as one row of the log, with the segments that they fill."""
+        group, tails = _Group(self.check_lease(db), self._trimmed), self.tails
+        accepted, runs, pieces, at = group.accepted, list[tuple[int, int, int]](), list[bytes](), 0
+        for batch in batches:
+            tail = tails.get(batch.run_id)
+            if tail is None:
+                group.refused.append(batch.run_id)
+                continue
+            events, first_seq, count = batch.events, batch.first_seq, len(tail.unsealed)
+            assert first_seq == tail.first + count, "a journal has no holes"
+            piece = b"\n".join(events)  # of one, as most are, nothing is made
+            size = tail.size + len(piece)
+            accepted.append((tail, batch, size))
+            if not count:
+                group.begun.append(tail)
+            if batch.end is not None or batch.status is not None or batch.checkpoint is not None or batch.taken:
+                news = update_run(db, tail.rid, batch, tail.sealed_bytes + size)
+                if news is not None:
+                    group.news[news] = None
+            if count + len(events) >= SEGMENT_EVENTS or size >= SEGMENT_BYTES or batch.end is not None:
+                group.sealed.append((tail, batch))
+                if not self._is_heard:
+                    continue
+            if events:
+                runs.append((tail.rid, first_seq, len(events)))
+                pieces.append(piece)
+                at = batch.at or at
+        for one in group.news:
+            self._note(db, one)
+        if pieces:
+            data = b"\n".join(pieces)
+            row = (_encode_runs(runs).decode(), data, at or None)
+            group.pos = db.execute("INSERT INTO log(runs, data, at) VALUES(?, ?, ?)", row).lastrowid or 0
+            group.bytes = len(data)
+        if group.sealed:
+            rows = [_segment(tail, batch) for tail, batch in group.sealed if tail.unsealed or batch.events]
+            db.executemany("INSERT INTO segments VALUES(?, ?, ?, ?, ?)", rows)
+        return group
 
     async def _trim_in_time(self, newest: int) -> None:
         large = self._bytes > LOG_BYTES_MAX
@@ -259,12 +291,11 @@ class Log:
         """Seal the runs that hold the log below a position, and note how far this worker still needs the log."""
         laggards, low = [], newest_pos(db) + 1
         for tail in self.tails.values():
-            if tail.first_pos is None:
-                continue
-            if tail.first_pos < before:
-                laggards.append(tail)
-            else:
-                low = min(low, tail.first_pos)
+            if tail.unsealed:
+                if tail.first_pos < before:
+                    laggards.append(tail)
+                else:
+                    low = min(low, tail.first_pos)
         _seal(db, laggards)
         db.execute("UPDATE workers SET low = ? WHERE id = ?", (low, self.worker_id))
         return laggards
@@ -273,9 +304,9 @@ class Log:
         """Leave nothing behind that only this worker's row keeps in the log."""
         _seal(db, self.tails.values())
 
-    def seal_left(self, db: sqlite3.Connection, run_id: str, rid: int, owner: str) -> None:
+    def seal_left(self, db: sqlite3.Connection, rid: int) -> None:
         """Keep the end of a run whose owner is dead: no worker's row keeps it in the log any more."""
-        _seal(db, [self.load_tail(db, rid, self.last_seq(db, run_id, rid, owner))])
+        _seal(db, [self.load_tail(db, rid)])
 
     def seal(self, db: sqlite3.Connection, tail: Tail) -> None:
         """Leave nothing of a run in the log alone: it is to be nobody's, and no worker's row would keep it there."""
@@ -283,25 +314,20 @@ class Log:
 
     def load_sealed(self, db: sqlite3.Connection, rid: int) -> Tail:
         """Read the end of a run that was nobody's: all of it is in segments."""
-        tail = Tail(rid)
-        tail.last, tail.bytes = _sealed(db, rid), _sealed_bytes(db, rid)
-        return tail
+        return Tail(rid, _sealed(db, rid), _sealed_bytes(db, rid))
 
-    def load_tail(self, db: sqlite3.Connection, rid: int, last: int) -> Tail:
+    def load_tail(self, db: sqlite3.Connection, rid: int) -> Tail:
         """Read the end of a run that was another worker's, and hold the log for it: that one's row no longer does."""
-        tail = Tail(rid)
-        sealed = _sealed(db, rid)
+        tail = self.load_sealed(db, rid)
         for pos, _, seq, events, at in entries(db, [rid]):
-            if seq <= sealed:
+            if seq < tail.first:
                 continue
-            if tail.first_pos is None:
+            if not tail.unsealed:
                 tail.first_pos = pos
             tail.unsealed += events
             tail.times += [GroupTime(seq, at)] if at else []
             tail.size += sum(map(len, events))
-        tail.last = last
-        tail.bytes = tail.size + _sealed_bytes(db, rid)
-        if tail.first_pos is not None:
+        if tail.unsealed:
             db.execute("UPDATE workers SET low = min(low, ?) WHERE id = ?", (tail.first_pos, self.worker_id))
         return tail
 
@@ -347,7 +373,7 @@ class Log:
 
         try:
             if await self._file.transact(keep):
-                tail.bytes += len(data)
+                tail.sealed_bytes += len(data)
         except WorkerFenced:
             raise RunNotFound(f"run {run_id} is another worker's", run_id=run_id) from None
 
@@ -390,7 +416,7 @@ class Log:
             return events
         tail = self.tails.get(run_id)
         if tail is not None:
-            events += tail.unsealed[max(0, after + len(events) - (tail.last - len(tail.unsealed))) :]
+            events += tail.unsealed[max(0, after + len(events) + 1 - tail.first) :]
         else:
             for entry in entries(db, [rid]):
                 events += entry.events[max(0, after + len(events) + 1 - entry.seq) :]
@@ -430,13 +456,13 @@ def newest_pos(db: sqlite3.Connection) -> int:
 def entries(db: sqlite3.Connection, rids: Collection[int], *, after: int = 0, order: str = "ASC") -> Iterator[Entry]:
     """Read what these runs have in the log past a position, row by row in this order.
 
-    A row's `runs` is `,RID:SEQ:N,RID:SEQ:N,…,`, in the order in which their events follow each other in its `data`."""
-    sought = " OR ".join(f"instr(runs, ',{rid}:')" for rid in rids) if len(rids) <= RUNS_SOUGHT_MAX else "1"
+    A row's `runs` is `[[RID,SEQ,N],[RID,SEQ,N],…]`, in the order in which their events follow each other in its
+    `data`."""
+    sought = " OR ".join(f"instr(runs, '[{rid},')" for rid in rids) if len(rids) <= RUNS_SOUGHT_MAX else "1"
     sql = f"SELECT pos, runs, data, at FROM log WHERE pos > ? AND ({sought}) ORDER BY pos {order}"
     for pos, runs, data, time in db.execute(sql, (after,)):
         events, at = data.split(b"\n"), 0
-        for one in runs[1:-1].split(","):
-            rid, seq, n = map(int, one.split(":"))
+        for rid, seq, n in _decode_runs(runs):
             if rid in rids:
                 yield Entry(pos, rid, seq, events[at : at + n], time)
             at += n
@@ -451,7 +477,7 @@ def _seal(db: sqlite3.Connection, tails: Iterable[Tail]) -> None:
 
 def _segment(tail: Tail, batch: Append | None = None) -> tuple[int, int, int, bytes, bytes | None]:
     """Make the row of a segment with what a run has unsealed, and perhaps a batch behind it."""
-    first, events, times = tail.last + 1 - len(tail.unsealed), tail.unsealed, tail.times
+    first, events, times = tail.first, tail.unsealed, tail.times
     if batch is not None:
         events = events + batch.events
         times = [*times, GroupTime(batch.first_seq, batch.at)] if batch.at and batch.events else times

@@ -8,7 +8,7 @@ from collections.abc import Callable
 __all__ = ["APPLICATION_ID", "MIGRATIONS", "SCHEMA_VERSION", "create_tables", "migrate"]
 
 APPLICATION_ID = 0x47504C31
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 
 _SCHEMA = """
 CREATE TABLE workers(id TEXT PRIMARY KEY, beat INTEGER NOT NULL, low INTEGER NOT NULL, process TEXT NOT NULL,
@@ -136,6 +136,11 @@ def _keep_moves(db: sqlite3.Connection) -> None:
     )
 
 
+def _list_runs_of_the_log_as_json(db: sqlite3.Connection) -> None:
+    inner = "replace(replace(trim(runs, ','), ',', '],['), ':', ',')"
+    db.execute(f"UPDATE log SET runs = '[[' || {inner} || ']]'")
+
+
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
     1: _count_kept_bytes,
     2: _let_runs_go_on,
@@ -146,6 +151,7 @@ MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
     7: _list_failed_runs,
     8: _let_the_log_count_itself,
     9: _keep_moves,
+    10: _list_runs_of_the_log_as_json,
 }
 """What makes a file of one version one of the next. A change of the tables comes with the line for those before it."""
 
