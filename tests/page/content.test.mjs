@@ -42,6 +42,35 @@ for (const size of SIZES) {
     }
   });
 
+  test(`page: calls that follow each other are one list, ${where}`, async () => {
+    const call = (id) => [
+      { type: "TOOL_CALL_START", toolCallId: id, toolCallName: "read" },
+      { type: "TOOL_CALL_ARGS", toolCallId: id, delta: `{"file": "${id}"}` },
+      { type: "TOOL_CALL_END", toolCallId: id },
+      { type: "TOOL_CALL_RESULT", messageId: `${id}-r`, toolCallId: id, content: id },
+    ];
+    const word = { type: "TEXT_MESSAGE_CHUNK", messageId: "w", role: "assistant", delta: "Once more:" };
+    server.script = () => [...["a", "b", "c"].flatMap(call), word, ...call("d"), ...textScript("Read.")];
+    const page = await open(size);
+    await ask(page, "Read");
+    await turnIs(page, "finished");
+    const boxes = await page.locator("[data-testid=tool]").evaluateAll((nodes) =>
+      nodes.map((it) => {
+        const { top, bottom } = it.getBoundingClientRect();
+        const { borderTopLeftRadius, borderBottomRightRadius } = getComputedStyle(it);
+        return { top, bottom, round: [borderTopLeftRadius, borderBottomRightRadius].map((radius) => radius !== "0px") };
+      }),
+    );
+    assert.deepEqual(boxes.map(({ round }) => round), [[true, false], [false, false], [false, true], [true, true]]);
+    for (const index of [1, 2]) assert.ok(Math.abs(boxes[index - 1].bottom - 1 - boxes[index].top) < 0.6, "one line between two");
+    assert.ok(boxes[3].top > boxes[2].bottom + 20, "another after a text");
+    if (size.isMobile) for (const { top, bottom } of boxes) assert.ok(bottom - top >= 40, "for a finger");
+    await page.locator("[data-testid=tool] summary").nth(1).click();
+    assert.equal(await page.locator("[data-testid=tool-result]:visible").innerText(), "b");
+    assert.deepEqual(await faults(page), []);
+    await page.context().close();
+  });
+
   test(`page: a long result of a tool is folded, and shown whole when it is wanted, ${where}`, async () => {
     const long = Array.from({ length: 400 }, (_, line) => `line ${line} of many, so that nobody wants to see all of them`).join("\n");
     server.script = () => [
