@@ -14,7 +14,7 @@ from typing import Any
 from bench import osinfo, process, report
 from bench.candidates import BY_NAME
 from bench.harness import Results, Servers
-from bench.scenarios import APART, NOT_QUICK, SCENARIOS, run
+from bench.scenarios import SCENARIOS, chosen, run
 
 
 def arguments() -> argparse.Namespace:
@@ -25,15 +25,22 @@ def arguments() -> argparse.Namespace:
         nargs="+",
         metavar="SCENARIO",
         choices=SCENARIOS,
-        help="all but counts, and with --quick the pages",
+        help="all: counts where valgrind and cc are installed; with --quick neither counts nor the pages",
     )
+    parser.add_argument("--resume", action="store_true", help="leave out what the stored results have of this commit")
     parser.add_argument("--candidates", nargs="+", metavar="NAME", choices=BY_NAME, default=[])
     parser.add_argument(
-        "--rounds", type=int, help="this many rounds, however long they take (5, the time permitting; 1 with --quick)"
+        "--rounds", type=int, help="this many rounds, however long they take (5 of what a goal goes by; 1 with --quick)"
     )
     parser.add_argument("--report", action="store_true", help="write the report from the results at hand")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where performance.md and performance/ go (docs)")
     return parser.parse_args()
+
+
+def measured_before(results: dict[str, Any], name: str, quick: bool) -> bool:
+    """Whether the results have this scenario as it would be measured now. One that was interrupted left nothing."""
+    stored = results["scenarios"].get(name, {})
+    return stored.get("commit") == osinfo.commit(process.ROOT) and stored.get("quick") is quick
 
 
 def main() -> int:
@@ -63,8 +70,9 @@ def main() -> int:
     if not options.report:
         with ExitStack() as stack:
             shared = Servers(stack)
-            without = NOT_QUICK if options.quick else APART
-            for name in options.only or [name for name in SCENARIOS if name not in without]:
+            for name in options.only or chosen(options.quick):
+                if options.resume and measured_before(results, name, options.quick):
+                    continue
                 began = time.monotonic()
                 print(f"{name} …", file=sys.stderr, flush=True)
                 with ExitStack() as own:

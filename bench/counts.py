@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,13 +34,26 @@ FOLLOWERS, FANOUT_HZ, FANOUT_CHUNKS = 200, 200.0, 600
 """Of one run; so many events a second in the slowed time, that the window has some."""
 START_S = 300.0
 NEEDED = ("valgrind", "vgdb", "cc")
+IN = "in "
+"""Before the name of a library, among the figures of a row."""
+INTERPRETER = "the interpreter"
+OBJECT = re.compile(r"(c?)ob=\((\d+)\) ?(.*)")
+"""A name stands where its number comes first; those of calls' callees begin with a `c`."""
+COST = re.compile(r"[\d+*-]")
+
+
+def missing() -> list[str]:
+    return [name for name in NEEDED if shutil.which(name) is None]
+
+
+def can_count() -> bool:
+    return not missing()
 
 
 def counts(bench: Bench) -> None:
     """Instructions per event of a paced load, in full; `goals` subtracts the agent's."""
-    missing = [name for name in NEEDED if shutil.which(name) is None]
-    if missing:
-        bench.results.skipped["all"] = f"{', '.join(missing)}: not installed"
+    if not can_count():
+        bench.results.skipped["all"] = f"{', '.join(missing())}: not installed"
         return
     bench.rounds = 1
     names = ["generator-alone", "asgi", "gapless-memory"]
@@ -60,18 +74,52 @@ def _paced(bench: Bench, candidate: Candidate, library: Path) -> None:
     streams = PACED_STREAMS[candidate.agent]
     with _under_callgrind(library) as under:
         if candidate.alone:
-            instructions, events = _alone(candidate, streams, under)
+            found, events = _alone(candidate, streams, under)
         else:
-            instructions, events = _served(bench, candidate, bench.paced(candidate, streams, CHUNKS), [streams], under)
-    bench.results.add(candidate.name, {"streams": streams}, instructions=instructions / events, events=events)
+            found, events = _served(bench, candidate, bench.paced(candidate, streams, CHUNKS), [streams], under)
+    _add(bench, candidate, {"streams": streams}, found, events)
 
 
 def _fanout(bench: Bench, candidate: Candidate, library: Path) -> None:
     starter, follow = bench.followed(candidate, script(FANOUT_CHUNKS, FANOUT_HZ), FANOUT_CHUNKS)
     connections = [[starter], *[[follow]] * (FOLLOWERS - 1)]
     with _under_callgrind(library) as under:
-        instructions, events = _served(bench, candidate, connections, [1, FOLLOWERS], under)
-    bench.results.add(candidate.name, {"followers": FOLLOWERS}, instructions=instructions / events, events=events)
+        found, events = _served(bench, candidate, connections, [1, FOLLOWERS], under)
+    _add(bench, candidate, {"followers": FOLLOWERS}, found, events)
+
+
+def _add(bench: Bench, candidate: Candidate, params: dict[str, Any], found: Counter[str], events: float) -> None:
+    each = {f"{IN}{library}": count / events for library, count in found.items()}
+    bench.results.add(candidate.name, params, instructions=found.total() / events, events=events, **each)
+
+
+def library_of(path: str) -> str:
+    """What an object file is of: a package, a module of the standard library, a library, or the interpreter."""
+    package = re.search(r"site-packages/(\w+)/", path)
+    module = re.search(r"/lib-dynload/(\w+)", path)
+    if found := package or module:
+        return found[1]
+    name = Path(path).name
+    return INTERPRETER if re.match(r"(lib)?python", name) else name.partition(".so")[0]
+
+
+def by_library(dump: str) -> Counter[str]:
+    """The instructions of a dump of callgrind, by the library that they are in: those of calls are the callee's."""
+    found: Counter[str] = Counter()
+    names: dict[str, str] = {}
+    library, of_call = "", False
+    for line in dump.splitlines():
+        if named := OBJECT.match(line):
+            callees, number, path = named.groups()
+            name = names.setdefault(number, library_of(path))
+            library = library if callees else name
+        elif line.startswith("calls="):
+            of_call = True
+        elif COST.match(line):
+            if not of_call:
+                found[library] += int(line.split()[1])
+            of_call = False
+    return found
 
 
 class _Callgrind:
@@ -82,14 +130,12 @@ class _Callgrind:
         self.environment = {"LD_PRELOAD": str(library), "SLOWER": str(SLOWER)}
         self.command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={self._out}", "--quiet"]
 
-    @property
-    def instructions(self) -> int:
-        """All that was counted until the last dump, or the end. Raises `MeasurementFailed`."""
-        dumps = sorted(self._out.parent.glob("callgrind*"))
-        found = [int(n) for dump in dumps for n in re.findall(r"^(?:summary|totals): (\d+)", dump.read_text(), re.M)]
-        if not found:
+    def instructions(self) -> Counter[str]:
+        """What was counted until the last dump, or the end, by library. Raises `MeasurementFailed`."""
+        found = [by_library(dump.read_text()) for dump in sorted(self._out.parent.glob("callgrind*"))]
+        if not any(found):
             raise MeasurementFailed("callgrind has written nothing")
-        return max(found)
+        return max(found, key=Counter.total)
 
 
 @contextmanager
@@ -100,7 +146,7 @@ def _under_callgrind(library: Path) -> Iterator[_Callgrind]:
 
 def _served(
     bench: Bench, candidate: Candidate, connections: list[Any], levels: list[int], under: _Callgrind
-) -> tuple[float, float]:
+) -> tuple[Counter[str], float]:
     command = [*under.command, "--instr-atstart=no"]
     with process.serving(candidate, under=command, more=under.environment, start_s=START_S) as server:
         result = bench.load(
@@ -117,10 +163,10 @@ def _served(
         during = result["meanwhile"]
         if during["status"]:
             raise MeasurementFailed(f"callgrind: {during['said'].strip()[-300:]}")
-        return under.instructions, during["events"]
+        return under.instructions(), during["events"]
 
 
-def _alone(candidate: Candidate, streams: int, under: _Callgrind) -> tuple[float, float]:
+def _alone(candidate: Candidate, streams: int, under: _Callgrind) -> tuple[Counter[str], float]:
     counted = []
     for window_s in ALONE_S:
         result = process.alone(
@@ -133,7 +179,7 @@ def _alone(candidate: Candidate, streams: int, under: _Callgrind) -> tuple[float
             under=under.command,
             more=under.environment,
         )
-        counted.append((under.instructions, result["events"]))
+        counted.append((under.instructions(), result["events"]))
     (few, few_events), (many, many_events) = counted
     return many - few, many_events - few_events
 

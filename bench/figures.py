@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bench.candidates import BY_NAME, Candidate
@@ -42,12 +42,16 @@ class Figures:
     def __bool__(self) -> bool:
         return bool(self.rows)
 
-    def rounds(self, candidate: str, value: str, **params: Any) -> list[float]:
-        """One figure per round; empty when it was not measured."""
+    def values(self, candidate: str, **params: Any) -> dict[str, list[float]]:
+        """All that was measured of it, by name: one figure per round."""
         for row in self.rows:
             if row["candidate"] == candidate and row["params"] == params:
-                return list(row["values"].get(value, []))
-        return []
+                return dict(row["values"])
+        return {}
+
+    def rounds(self, candidate: str, value: str, **params: Any) -> list[float]:
+        """One figure per round; empty when it was not measured."""
+        return list(self.values(candidate, **params).get(value, []))
 
     def median(self, candidate: str, value: str, **params: Any) -> float | None:
         rounds = self.rounds(candidate, value, **params)
@@ -83,12 +87,12 @@ def number(value: float) -> str:
     return f"{value:,.{digits}f}"
 
 
-def cell(rounds: list[float]) -> str:
+def cell(rounds: Sequence[float], shown: Callable[[float], str] = number) -> str:
     """Median, with minimum and maximum where there are several rounds."""
     if not rounds:
         return "–"
-    middle = number(statistics.median(rounds))
-    return middle if len(rounds) == 1 else f"{middle} ({number(min(rounds))}–{number(max(rounds))})"
+    middle = shown(statistics.median(rounds))
+    return middle if len(rounds) == 1 else f"{middle} ({shown(min(rounds))}–{shown(max(rounds))})"
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:

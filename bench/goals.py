@@ -1,17 +1,21 @@
 """The table of goals: what was measured, what stands beside it in the same run, and why a goal was missed.
 
-Most are ratios to the floor, to a peer or to the agent alone: what the machine and the hour do, they do to both.
+Most are ratios to the floor, to a peer or to the agent alone: what the machine and the hour do, they do to both. A
+ratio is formed in each round, of servers that were measured right after one another, and the median of the rounds'
+ratios is judged: from hour to hour the floor's cost moves by a third, within a round it stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bench import profile
 from bench.candidates import BY_NAME, CANDIDATES
-from bench.figures import FRAMEWORKS, Figures, full_label, number, table
+from bench.counts import IN
+from bench.figures import FRAMEWORKS, Figures, cell, full_label, number, table
 from bench.harness import HZ, LATE_S, LOW_STREAMS, PACED_STREAMS
 from bench.scenarios import LIKE_WITH_LIKE_STREAMS
 from bench.window import FOUND, RUNS
@@ -28,47 +32,57 @@ class Goal:
     what: str
     goal: float
     unit: str
-    measured: float | None
-    """Itself, or where `against` says what it is divided by, before that."""
+    measured: Sequence[float]
+    """By round: itself, or where `against` says what it is divided by, before that. Empty where it was not measured."""
     against: str = ""
     """Which of `beside` the goal is a multiple of; "" for a figure that stands for itself."""
     at_least: bool = False
-    beside: Mapping[str, float | None] = field(default_factory=dict)
+    beside: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """What was measured in this run of the floor, the peers, the agent alone."""
     doubt: str = ""
     """What makes the figure one that says nothing, if something does."""
     why: str = ""
 
     @property
-    def judged(self) -> float | None:
-        """What the goal is compared with."""
-        if not self.against or self.measured is None:
-            return self.measured
-        divisor = self.beside.get(self.against)
-        return self.measured / divisor if divisor else None
+    def judged(self) -> Sequence[float]:
+        """What the goal is compared with, by round: the median of it."""
+        return ratios(self.measured, self.beside.get(self.against, ())) if self.against else self.measured
 
     @property
     def verdict(self) -> str:
-        judged = self.judged
-        if judged is None:
+        if not self.judged:
             return ""
         if self.doubt:
             return f"**not comparable**: {self.doubt}"
+        judged = statistics.median(self.judged)
         met = judged >= self.goal if self.at_least else judged <= self.goal
         return "met" if met else "**missed**"
 
     def row(self, footnote: str) -> list[str]:
-        sign, judged = "≥" if self.at_least else "≤", self.judged
+        sign = "≥" if self.at_least else "≤"
         goal = f"{sign} {self.goal:g} × {self.against}" if self.against else f"{sign} {number(self.goal)} {self.unit}"
         shown = "not measured"
-        if judged is not None:
-            shown = f"× {judged:.2f}" if self.against else f"{number(judged)} {self.unit}".strip()
-        said = [f"{number(self.measured)} {self.unit}".strip()] if self.against and self.measured is not None else []
-        for name, value in self.beside.items():
-            if self.measured is not None and value is not None:
-                times = "" if name == self.against or not value else f" (× {self.measured / value:.2f})"
-                said.append(f"{name} {number(value)}{times}")
-        return [self.what, goal.strip(), shown, self.verdict + footnote, "; ".join(said)]
+        if self.judged and self.against:
+            shown = f"× {cell(self.judged, '{:.2f}'.format)}"
+        elif self.judged:
+            shown = f"{cell(self.judged)} {self.unit}".strip()
+        said = (
+            [f"{number(statistics.median(self.measured))} {self.unit}".strip()] if self.against and self.judged else []
+        )
+        for name, values in self.beside.items():
+            if self.measured and values:
+                times = () if name == self.against else ratios(self.measured, values)
+                said.append(number_of(name, values) + (f" (× {statistics.median(times):.2f})" if times else ""))
+        return [self.what, goal.strip(), shown, self.verdict + footnote, str(len(self.judged) or ""), "; ".join(said)]
+
+
+def ratios(of: Sequence[float], to: Sequence[float]) -> list[float]:
+    """Round by round, as far as both were measured."""
+    return [a / b for a, b in zip(of, to, strict=False) if b]
+
+
+def number_of(name: str, rounds: Sequence[float]) -> str:
+    return f"{name} {number(statistics.median(rounds))}"
 
 
 def section(results: dict[str, Any]) -> list[str]:
@@ -98,23 +112,25 @@ def section(results: dict[str, Any]) -> list[str]:
             footnote = f" ({len(missed)})"
         rows.append(goal.row(footnote))
     reasons = ["What the missed ones spend, measured in this run:", "", *missed, ""] if missed else []
-    columns = ["what", "goal", "measured", "", "in figures (×: the measured, divided by it)"]
+    columns = ["what", "goal", "measured", "", "rounds", "in figures (×: the measured, divided by it)"]
     return [
         "## Goals",
         "",
         "Most are multiples of the floor, of a peer or of the agent alone in the same run. The floor is a bare ASGI "
-        "app that keeps nothing and sends each chunk by itself.",
+        "app that keeps nothing and sends each chunk by itself. The servers are measured in turns, A B C A B C; a "
+        "ratio is formed within each round, of what was measured right after one another, and is the median of the "
+        "rounds' ratios (in brackets the smallest and the largest), not the ratio of the medians that stand beside it.",
         "",
         *table(columns, rows),
         *reasons,
     ]
 
 
-def net(figures: Figures, name: str, streams: int, value: str = "cpu_us") -> float | None:
-    """CPU (or what else is said) per event, paced, without what the same agent takes alone."""
-    total = figures.median(name, value, streams=streams)
-    alone = figures.median(f"{BY_NAME[name].agent}-alone", value, streams=streams)
-    return None if total is None or alone is None else total - alone
+def net(figures: Figures, name: str, streams: int, value: str = "cpu_us") -> list[float]:
+    """CPU (or what else is said) per event, paced, without what the same agent takes alone; by round."""
+    total = figures.rounds(name, value, streams=streams)
+    alone = figures.rounds(f"{BY_NAME[name].agent}-alone", value, streams=streams)
+    return [both - agents for both, agents in zip(total, alone, strict=False)]
 
 
 def spent(results: dict[str, Any], name: str, **params: Any) -> str:
@@ -127,14 +143,11 @@ def spent(results: dict[str, Any], name: str, **params: Any) -> str:
     own = {layer.removeprefix("gapless: "): cost for layer, cost in parts.items() if layer.startswith("gapless: ")}
     costs = {layer: cost for layer, cost in parts.items() if not layer.startswith("gapless: ")}
 
-    def listed(of: dict[str, float]) -> str:
-        falling = sorted(of.items(), key=lambda item: -item[1])
-        return ", ".join(f"{layer} {number(cost)}" for layer, cost in falling if cost >= SHARE_MIN * total)
-
-    named = f" ({listed(own)})" if listed(own) else ""
+    least = SHARE_MIN * total
+    named = f" ({listed(own, least)})" if listed(own, least) else ""
     gapless = f"Gapless's own code takes {number(sum(own.values()))}{named}, " if any(own.values()) else ""
     whose = "" if gapless else f" of {full_label(BY_NAME[name])}"
-    return f"of the {number(total)} µs{whose} in the profile, {gapless}{listed(costs)}"
+    return f"of the {number(total)} µs{whose} in the profile, {gapless}{listed(costs, least)}"
 
 
 def spent_beside_floor(results: dict[str, Any], name: str, **params: Any) -> str:
@@ -161,7 +174,15 @@ def per_event(results: dict[str, Any]) -> list[Goal]:
                 against,
                 beside={FLOOR: net(paced, "asgi", streams), "sse-starlette": net(paced, "sse-starlette", streams)},
                 doubt=behind,
-                why=spent_beside_floor(results, f"gapless-{store}", streams=streams),
+                why="; ".join(
+                    filter(
+                        None,
+                        [
+                            spent_beside_floor(results, f"gapless-{store}", streams=streams),
+                            libraries(results, f"gapless-{store}"),
+                        ],
+                    )
+                ),
             )
         )
     return found
@@ -171,7 +192,7 @@ def counts(results: dict[str, Any]) -> list[Goal]:
     figures = Figures(results, "counts")
     streams = PACED_STREAMS["generator"]
 
-    def instructions(name: str) -> float | None:
+    def instructions(name: str) -> list[float]:
         return net(figures, name, streams, "instructions")
 
     return [
@@ -181,18 +202,39 @@ def counts(results: dict[str, Any]) -> list[Goal]:
             "",
             instructions(f"gapless-{store}"),
             beside={FLOOR: instructions("asgi"), "sse-starlette": instructions("sse-starlette")},
-            why="no table says which function they are in: callgrind sees the interpreter's",
+            why="; ".join(filter(None, [libraries(results, f"gapless-{store}"), libraries(results, "asgi")])),
         )
         for store, goal in (("memory", 25_000), ("sqlite", 28_000))
     ]
+
+
+def libraries(results: dict[str, Any], name: str) -> str:
+    """A sentence from callgrind: which library takes how many instructions per event, the agent's subtracted."""
+    figures, load = Figures(results, "counts"), {"streams": PACED_STREAMS["generator"]}
+
+    def counted(of: str) -> dict[str, float]:
+        values = figures.values(of, **load)
+        return {key: statistics.median(rounds) for key, rounds in values.items() if key.startswith(IN)}
+
+    own, agents = counted(name), counted("generator-alone")
+    each = {library.removeprefix(IN): count - agents.get(library, 0.0) for library, count in own.items()}
+    if not each:
+        return ""
+    return f"{full_label(BY_NAME[name])}, instructions per event: {listed(each, SHARE_MIN * sum(each.values()))}"
+
+
+def listed(of: Mapping[str, float], least: float) -> str:
+    """The larger ones, falling."""
+    falling = sorted(of.items(), key=lambda item: -item[1])
+    return ", ".join(f"{what} {number(count)}" for what, count in falling if count >= max(least, 1e-9))
 
 
 def low_load(results: dict[str, Any]) -> list[Goal]:
     """With the agent: at so few streams most of it is waking up, for whoever asks."""
     paced = Figures(results, "paced")
 
-    def cpu_us(name: str) -> float | None:
-        return paced.median(name, "cpu_us", streams=LOW_STREAMS)
+    def cpu_us(name: str) -> list[float]:
+        return paced.rounds(name, "cpu_us", streams=LOW_STREAMS)
 
     return [
         Goal(
@@ -202,9 +244,20 @@ def low_load(results: dict[str, Any]) -> list[Goal]:
             cpu_us("gapless-memory"),
             "sse-starlette",
             beside={name: cpu_us(of) for name, of in (("sse-starlette",) * 2, (FLOOR, "asgi"))},
-            why="a process that is waited for wakes up for each event, and so does each of the others",
+            why="; ".join(
+                filter(None, (woken(results, of, LOW_STREAMS) for of in ("gapless-memory", "sse-starlette", "asgi")))
+            ),
         )
     ]
+
+
+def woken(results: dict[str, Any], name: str, streams: int) -> str:
+    """How often a server waits and writes, under a paced load."""
+    paced = Figures(results, "paced")
+    wakes, writes = (paced.median(name, of, streams=streams) for of in ("wakes", "writes"))
+    if wakes is None or writes is None:
+        return ""
+    return f"{full_label(BY_NAME[name])} is woken {wakes:.2f} times and writes {writes:.2f} times for each event"
 
 
 def streams(results: dict[str, Any]) -> list[Goal]:
@@ -221,17 +274,19 @@ def streams(results: dict[str, Any]) -> list[Goal]:
             return ""
         cores = cpu_us * events_per_s / 1e6
         label = full_label(BY_NAME[name])
-        return f"{label} takes {cores:.2f} of a core at {levels[-1]:,} streams, {number(cpu_us)} µs per event"
+        writes = ramp.median(name, "writes", streams=levels[-1]) or 0.0
+        per_event = f"{number(cpu_us)} µs and {writes:.2f} system calls that write per event"
+        return f"{label} takes {cores:.2f} of a core at {levels[-1]:,} streams, {per_event}"
 
     return [
         Goal(
             f"streams at {HZ:.0f}/s with p99 lateness under {LATE_S * 1e3:.0f} ms: {store}",
             goal,
             "",
-            ramp.median(f"gapless-{store}", "held"),
+            ramp.rounds(f"gapless-{store}", "held"),
             against,
             at_least=True,
-            beside={FLOOR: ramp.median("asgi", "held"), "sse-starlette": ramp.median("sse-starlette", "held")},
+            beside={FLOOR: ramp.rounds("asgi", "held"), "sse-starlette": ramp.rounds("sse-starlette", "held")},
             why="; ".join(filter(None, map(load_at_the_end, (f"gapless-{store}", "asgi")))),
         )
         for store, goal, against in (("memory", 0.8, FLOOR), ("sqlite", 0.75, FLOOR), ("postgres", 300, ""))
@@ -250,35 +305,48 @@ def fanout(results: dict[str, Any]) -> list[Goal]:
             f"fan-out to {followers:,} followers, CPU per event and follower",
             0.6,
             "µs",
-            figures.median("gapless-memory", "cpu_us", followers=followers),
+            figures.rounds("gapless-memory", "cpu_us", followers=followers),
             FLOOR,
-            beside={FLOOR: figures.median("asgi", "cpu_us", followers=followers)},
+            beside={FLOOR: figures.rounds("asgi", "cpu_us", followers=followers)},
             why=why,
         ),
         Goal(
             f"the same, of a session's stream to {followers:,} followers",
             1.1,
             "µs",
-            figures.median("gapless-memory", "session_cpu_us", followers=followers),
+            figures.rounds("gapless-memory", "session_cpu_us", followers=followers),
             A_RUN,
-            beside={A_RUN: figures.median("gapless-memory", "cpu_us", followers=followers)},
+            beside={A_RUN: figures.rounds("gapless-memory", "cpu_us", followers=followers)},
         ),
     ]
 
 
 def window(results: dict[str, Any]) -> list[Goal]:
     figures = Figures(results, "window")
-    medians = (figures.median("window", "ms", what=one, runs=RUNS) for one in figures.levels("what") if one != FOUND)
-    what = f"the window's answer to a click among {RUNS:,} runs, the slowest median (that it looks on is one)"
-    return [Goal(what, 200, "ms", max((ms for ms in medians if ms is not None), default=None))]
+    asked = (figures.rounds("window", "ms", what=one, runs=RUNS) for one in figures.levels("what") if one != FOUND)
+    what = f"the window's answer to a click among {RUNS:,} runs, the slowest (that it looks on is one)"
+    return [Goal(what, 200, "ms", max(filter(None, asked), key=statistics.median, default=[]))]
+
+
+def run_in_counts(results: dict[str, Any], name: str) -> str:
+    """A sentence of what one short run takes, counted."""
+    values = {key: statistics.median(rounds) for key, rounds in Figures(results, "short-run").values(name).items()}
+    prefix = "bytecodes: "
+    codes = {key.removeprefix(prefix): count for key, count in values.items() if key.startswith(prefix)}
+    if not codes:
+        return ""
+    total = sum(codes.values())
+    rest = {key: count for key, count in values.items() if key not in {prefix + part for part in codes}}
+    label, parts = full_label(BY_NAME[name]), listed(codes, SHARE_MIN * total)
+    return f"a run of {label} takes {total:,.0f} bytecodes ({parts}), {listed(rest, 0.05)}"
 
 
 def first(results: dict[str, Any]) -> list[Goal]:
     """The first event, and a run of two events as a whole."""
     figures = Figures(results, "first-event")
 
-    def beside(value: str) -> dict[str, float | None]:
-        return {label: figures.median(of, value) for label, of in (("sse-starlette",) * 2, (FLOOR, "asgi"))}
+    def beside(value: str) -> dict[str, list[float]]:
+        return {label: figures.rounds(of, value) for label, of in (("sse-starlette",) * 2, (FLOOR, "asgi"))}
 
     return [
         *(
@@ -286,7 +354,7 @@ def first(results: dict[str, Any]) -> list[Goal]:
                 f"first event after the agent yields it (median): {store}",
                 goal,
                 "ms",
-                figures.median(f"gapless-{store}", "yield_ms"),
+                figures.rounds(f"gapless-{store}", "yield_ms"),
                 beside=beside("yield_ms"),
                 why="it is accepted by the store before it is sent",
             )
@@ -297,10 +365,12 @@ def first(results: dict[str, Any]) -> list[Goal]:
                 f"CPU of a short run, two events and its end: {store}",
                 goal,
                 "µs",
-                figures.median(f"gapless-{store}", "run_cpu_us"),
+                figures.rounds(f"gapless-{store}", "run_cpu_us"),
                 "sse-starlette",
                 beside=beside("run_cpu_us"),
-                why="what a run is and how it ended are kept, which takes transactions of their own",
+                why="; ".join(
+                    filter(None, (run_in_counts(results, of) for of in (f"gapless-{store}", "sse-starlette")))
+                ),
             )
             for store, goal in (("memory", 1.2), ("sqlite", 1.8))
         ),
@@ -320,17 +390,18 @@ def frameworks(results: dict[str, Any]) -> list[Goal]:
         for scenario, streams, load in loads:
             figures = Figures(results, scenario)
             beside = {
-                candidate.label: figures.median(candidate.name, "cpu_us", streams=streams)
+                candidate.label: figures.rounds(candidate.name, "cpu_us", streams=streams)
                 for candidate in CANDIDATES
                 if candidate.agent == agent and not candidate.gapless
             }
             alone = BY_NAME[f"{agent}-alone"].label
-            measured = figures.median(name, "cpu_us", streams=streams)
+            measured = figures.rounds(name, "cpu_us", streams=streams)
             why = []
-            if measured is not None and (alone_us := beside[alone]) is not None:
-                why.append(f"the agent alone takes {number(alone_us)} of the {number(measured)} µs under this load")
+            if measured and beside[alone]:
+                total, alone_us = number(statistics.median(measured)), number(statistics.median(beside[alone]))
+                why.append(f"the agent alone takes {alone_us} of the {total} µs under this load")
             if scenario == "paced":
-                why += filter(None, [spent(results, name, streams=streams)])
+                why += filter(None, [woken(results, name, streams), spent(results, name, streams=streams)])
             what = f"CPU per event, {label} agent, memory, all of it: {load}"
             found.append(Goal(what, goal, "µs", measured, alone, beside=beside, why="; ".join(why)))
     return found
@@ -342,7 +413,7 @@ def adapters(results: dict[str, Any]) -> list[Goal]:
     found = []
     for agent, goal in (("pydantic-ai", 0.9), ("adk", 0.45), ("langgraph", 1.25), ("openai-agents", 1.1)):
         label = FRAMEWORKS[agent].removesuffix(": ")
-        ratio = figures.median(agent, "memory_ratio")
+        ratio = figures.rounds(agent, "memory_ratio")
         alone_us, run_us = figures.median(agent, "alone"), figures.median(agent, "memory")
         why = ""
         if alone_us is not None and run_us is not None:
@@ -355,13 +426,17 @@ def adapters(results: dict[str, Any]) -> list[Goal]:
 def idle(results: dict[str, Any]) -> list[Goal]:
     figures = Figures(results, "idle")
 
-    def kib(name: str) -> float | None:
-        each = figures.median(name, "bytes_each", followers=1000)
-        return None if each is None else each / 1024
+    def kib(name: str) -> list[float]:
+        return [each / 1024 for each in figures.rounds(name, "bytes_each", followers=1000)]
 
-    def ms_per_s(name: str) -> float | None:
-        each = figures.median(name, "cpu_us_per_s", runs=1)
-        return None if each is None else each / 1e3
+    def ms_per_s(name: str) -> list[float]:
+        return [each / 1e3 for each in figures.rounds(name, "cpu_us_per_s", runs=1)]
+
+    def woken_idle(name: str) -> str:
+        wakes, writes = (figures.median(name, f"{of}_per_s", runs=1) for of in ("wakes", "writes"))
+        if wakes is None or writes is None:
+            return ""
+        return f"{full_label(BY_NAME[name])} is woken {wakes:.0f} times and writes {writes:.0f} times a second"
 
     return [
         Goal(
@@ -378,7 +453,7 @@ def idle(results: dict[str, Any]) -> list[Goal]:
             "ms",
             ms_per_s("gapless-sqlite"),
             beside={FLOOR: ms_per_s("asgi"), "Gapless, memory": ms_per_s("gapless-memory")},
-            why="it looks at its file for what other processes have written",
+            why="; ".join(filter(None, map(woken_idle, ("gapless-sqlite", "gapless-memory", "asgi")))),
         ),
     ]
 
@@ -390,9 +465,9 @@ def elsewhere(results: dict[str, Any]) -> list[Goal]:
             "an event, seen in another process (median): sqlite",
             3,
             "ms",
-            figures.median("gapless-sqlite", "median_ms"),
+            figures.rounds("gapless-sqlite", "median_ms"),
             beside={
-                BY_NAME[name].label: figures.median(name, "median_ms") for name in ("gapless-redis", "gapless-postgres")
+                BY_NAME[name].label: figures.rounds(name, "median_ms") for name in ("gapless-redis", "gapless-postgres")
             },
             why="the other process looks at the file as often as its poll says",
         )
@@ -402,8 +477,8 @@ def elsewhere(results: dict[str, Any]) -> list[Goal]:
 def long_sessions(results: dict[str, Any]) -> list[Goal]:
     figures = Figures(results, "turns")
 
-    def cpu_ms(name: str, history: int = 4000) -> float | None:
-        return figures.median(name, "cpu_ms", history=history)
+    def cpu_ms(name: str, history: int = 4000) -> list[float]:
+        return figures.rounds(name, "cpu_ms", history=history)
 
     return [
         Goal(
@@ -431,9 +506,11 @@ def others(results: dict[str, Any]) -> list[Goal]:
         for store in ("memory", "sqlite", "redis"):
             if subject == "backup" and store == "memory":
                 continue
-            measured, rest = (figures.median(f"gapless-{store}", "gap_ms", **{"while": of}) for of in (subject, "rest"))
-            held = figures.median(f"gapless-{store}", "held_ms", **{"while": subject})
-            disturbed = min(rest or 0.0, measured or 0.0) > GAP_MS_MAX
+            name = f"gapless-{store}"
+            measured, rest = (figures.rounds(name, "gap_ms", **{"while": of}) for of in (subject, "rest"))
+            held = figures.rounds(name, "held_ms", **{"while": subject})
+            held_ms = number(statistics.median(held or [0.0]))
+            disturbed = min(statistics.median(of or [0.0]) for of in (rest, measured)) > GAP_MS_MAX
             found.append(
                 Goal(
                     f"others' longest gap while {what}: {store}",
@@ -442,7 +519,7 @@ def others(results: dict[str, Any]) -> list[Goal]:
                     measured,
                     beside={"with nothing meanwhile": rest, "of CPU between two words": held},
                     doubt="others on the machine" if disturbed else "",
-                    why=f"this process used {number(held or 0.0)} ms of CPU between two words at most",
+                    why=f"this process used {held_ms} ms of CPU between two words at most",
                 )
             )
     return found
@@ -456,7 +533,7 @@ def joins(results: dict[str, Any]) -> list[Goal]:
                 f"late join to 20,000 events: server CPU, {store}",
                 30,
                 "ms",
-                join.median(f"gapless-{store}", "cpu_ms", events=20_000),
+                join.rounds(f"gapless-{store}", "cpu_ms", events=20_000),
             )
             for store in ("memory", "sqlite", "redis")
         ),
@@ -464,7 +541,7 @@ def joins(results: dict[str, Any]) -> list[Goal]:
             "late join: bytes per byte of text",
             1.2,
             "",
-            join.median("gapless-memory", "bytes_per_text_byte", events=20_000),
+            join.rounds("gapless-memory", "bytes_per_text_byte", events=20_000),
         ),
     ]
 
@@ -476,7 +553,7 @@ def imports(results: dict[str, Any]) -> list[Goal]:
             "`import gapless`",
             150,
             "ms",
-            figures.median("import gapless", "wall_ms"),
-            beside={name: figures.median(name, "wall_ms") for name in ("FastAPI", "Pydantic AI")},
+            figures.rounds("import gapless", "wall_ms"),
+            beside={name: figures.rounds(name, "wall_ms") for name in ("FastAPI", "Pydantic AI")},
         )
     ]

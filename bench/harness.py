@@ -6,7 +6,7 @@ import itertools
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,14 +125,15 @@ class Bench:
         measure: Callable[[Candidate], None],
         prepare: Callable[[Candidate], None] | None = None,
         *,
-        often: Sequence[str] = (),
+        often: Collection[str] = (),
     ) -> None:
-        """Call `measure` for each candidate, round by round, as long as the next round fits the scenario's budget.
+        """Call `measure` for each candidate, A B C A B C, as long as the next round fits the scenario's budget.
 
-        `prepare` is called once for each, before the rounds. After the first round only those named in `often` are
-        measured, if any are: the goals go by them. `measure` may do less after the first round too (`self.round`), so
-        how long the second takes is not known before; from then on the last one tells. A candidate that fails is left
-        out from then on; why is part of the results.
+        `prepare` is called once for each, before the rounds. After the first round those named in `often` alone are
+        measured: the goals go by them, and what else there is needs one. `measure` may do less after the first round,
+        too (`self.round`), so how long the second takes is not known before; from then on the last one tells. A
+        candidate that fails is left out from then on; why is part of the results. A ratio is formed within a round, so
+        what is to be compared belongs into one call of this.
         """
         candidates = list(candidates)
         if prepare is not None:
@@ -143,8 +144,10 @@ class Bench:
             began = time.monotonic()
             if number and began + last_s > self.deadline:
                 break
-            if number == 1 and often:
+            if number == 1:
                 candidates = [candidate for candidate in candidates if candidate.name in often]
+            if not candidates:
+                break
             self._each(candidates, measure)
             last_s = time.monotonic() - began if number else 0.0
 

@@ -192,6 +192,7 @@ class Load:
             "wall_s": time.monotonic(),
             "cpu_s": sum(osinfo.cpu_s(pid) for pid in self.spec["pids"]),
             "writes": sum(osinfo.writes(pid) for pid in self.spec["pids"]),
+            "wakes": sum(osinfo.wakes(pid) for pid in self.spec["pids"]),
             "client_cpu_s": time.process_time(),
             "chars": self.chars,
             "frames": self.frames,

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sysconfig
 import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -60,6 +61,15 @@ def private_bytes(pids: list[int]) -> int:
 def writes(pid: int) -> int:
     """System calls by which the process has written, to sockets as well: `write` and `writev`, not `send`."""
     return int(Path(f"/proc/{pid}/io").read_text().partition("syscw: ")[2].split()[0])
+
+
+def wakes(pid: int) -> int:
+    """How often its threads have waited for something, and were woken."""
+    switches = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # it may end meanwhile
+            switches += int((task / "status").read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+    return switches
 
 
 def machine() -> dict[str, str]:

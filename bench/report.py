@@ -11,10 +11,12 @@ from bench import goals
 from bench import profile as profiling
 from bench.candidates import BY_NAME, CANDIDATES
 from bench.checkpoints import STEPS
+from bench.counts import IN
 from bench.figures import AGENTS, FRAMEWORKS, Figures, cell, full_label, number, table
 from bench.gaps import ENDS, EXPIRED, EXPIRED_EVENT_BYTES, EXPIRED_EVENTS, JOINED_EVENTS, LISTED, STATE_BYTES
 from bench.page import LATE_FRAME_MS, TOKENS_HZ
 from bench.plot import Point, Series, line_plot
+from bench.scenarios import RUN_S_MAX
 
 NEIGHBOURS_SHARE = 0.1
 """CPU of other processes, in cores, above which the report warns."""
@@ -61,8 +63,8 @@ def head(results: dict[str, Any]) -> list[str]:
         "covers the agent's timer, the journal, the socket and the client. Every answer is checked to be complete. "
         "Durable Streams is its reference server in Node.js, which keeps the stream in memory; the same agent, in its "
         "process, appends over HTTP by its client's producer. AgentOS has no database here, and keeps nothing. "
-        "Figures are medians of the rounds, with the smallest and the largest in brackets; one without them was "
-        "measured in one round, as is most that no goal goes by.",
+        "Figures are medians of the rounds, with the smallest and the largest in brackets. What a goal goes by is "
+        "measured in five rounds; a figure without brackets was measured in one.",
         "",
     ]
 
@@ -120,9 +122,9 @@ def paced(figures: Figures, plots: Path) -> list[str]:
                 continue
             for streams in figures.levels("streams", [candidate]):
                 cpu = figures.rounds(candidate.name, "cpu_us", streams=streams)
-                above = None if candidate.alone else goals.net(figures, candidate.name, streams)
+                above = [] if candidate.alone else goals.net(figures, candidate.name, streams)
                 late = cell(figures.rounds(candidate.name, "p99_ms", streams=streams))
-                rows.append([candidate.label, str(streams), cell(cpu), "–" if above is None else number(above), late])
+                rows.append([candidate.label, str(streams), cell(cpu), cell(above), late])
         if rows:
             columns = ["", "streams", "µs of CPU per event", "without the agent's", "p99 lateness, ms"]
             lines += [f"{heading}:", "", *table(columns, rows)]
@@ -140,8 +142,9 @@ def ramp(figures: Figures, plots: Path) -> list[str]:
     return [
         "## How many streams one process carries",
         "",
-        "Streams at 50 events a second are added until the p99 lateness passes 50 ms: one coarse ramp, then finer ones "
-        "from just below its end. The largest number that held:",
+        "Streams at 50 events a second are added until the p99 lateness passes 50 ms: a coarse ramp, in steps of a "
+        "third, and of those with several rounds finer ones from just below its end, which then tell alone. The "
+        "largest number that held:",
         "",
         *table(["", "streams"], rows),
         *plot(plots, "ramp", title, "streams", "p99 lateness, ms", series, log_y=True, bound=(50, "50 ms")),
@@ -157,6 +160,22 @@ def first_event(figures: Figures, plots: Path) -> list[str]:
     ]
     columns = ["", "from the agent's yield, ms", "its p99, ms", "from the request, ms", "CPU of a whole short run, µs"]
     return ["## The first event", "", "One run at a time, on an open connection.", "", *table(columns, rows)]
+
+
+def short_run(figures: Figures, plots: Path) -> list[str]:
+    names = list(dict.fromkeys(name for row in figures.rows for name in row["values"]))
+    names = [name for name in sorted(names) if any(row["values"].get(name, [0])[0] >= 0.05 for row in figures.rows)]
+    subjects = [full_label(BY_NAME[row["candidate"]]) for row in figures.rows]
+    rows = [[name, *(cell(row["values"].get(name, [])) for row in figures.rows)] for name in names]
+    return [
+        "## A short run, counted",
+        "",
+        "What one run of two events takes: bytecodes of the interpreter, by whose they are, tasks and what else is "
+        "asked of the event loop, transactions of SQLite and pages of its log. Neither the machine nor the hour is in "
+        "it.",
+        "",
+        *table(["", *subjects], rows),
+    ]
 
 
 def fanout(figures: Figures, plots: Path) -> list[str]:
@@ -304,9 +323,9 @@ def counts(figures: Figures, plots: Path) -> list[str]:
             continue
         candidate = BY_NAME[row["candidate"]]
         streams = row["params"]["streams"]
-        above = None if candidate.alone else goals.net(figures, candidate.name, streams, "instructions")
+        above = [] if candidate.alone else goals.net(figures, candidate.name, streams, "instructions")
         found = cell(row["values"]["instructions"])
-        rows.append([full_label(candidate), str(streams), found, "–" if above is None else number(above)])
+        rows.append([full_label(candidate), str(streams), found, cell(above)])
     return [
         "## Instructions",
         "",
@@ -316,8 +335,18 @@ def counts(figures: Figures, plots: Path) -> list[str]:
         "here. The kernel is not in it.",
         "",
         *table(["", "streams", "instructions per event", "without the agent's"], rows),
+        *by_library(figures),
         *by_agent(figures, "followers", "instructions", "one run, instructions per event and follower by followers"),
     ]
+
+
+def by_library(figures: Figures) -> list[str]:
+    subjects = [row for row in figures.rows if "streams" in row["params"]]
+    found = {name for row in subjects for name, of in row["values"].items() if name.startswith(IN) and of[0] >= 50}
+    libraries = sorted(found, key=lambda name: -max(row["values"].get(name, [0])[0] for row in subjects))
+    rows = [[name.removeprefix(IN), *(cell(row["values"].get(name, [])) for row in subjects)] for name in libraries]
+    labels = [full_label(BY_NAME[row["candidate"]]) for row in subjects]
+    return ["The same, by the library that they are in:", "", *table(["", *labels], rows)] if rows else []
 
 
 def wires(figures: Figures, plots: Path) -> list[str]:
@@ -487,6 +516,7 @@ SECTIONS: dict[str, Callable[[Figures, Path], list[str]]] = {
     "paced": paced,
     "ramp": ramp,
     "first-event": first_event,
+    "short-run": short_run,
     "fanout": fanout,
     "idle": idle,
     "join": join,
@@ -572,12 +602,12 @@ def repeat(results: dict[str, Any]) -> list[str]:
     return [
         "## How to repeat",
         "",
-        "`scripts/bench` measures all of this again but the instructions, which need valgrind (about 24 minutes, on a "
-        "machine that does nothing else), "
-        "`scripts/bench --quick` a part of it in 2 minutes, `--only ramp` one scenario, merged into the stored "
-        "results. The first use also makes an environment with the pinned peers, and npm fetches Chromium for the "
-        "page: about a minute more. The figures of every round are in "
-        "[performance/results.json](performance/results.json).",
+        "`scripts/bench` measures all of this again, the instructions where valgrind is installed, in at most "
+        f"{RUN_S_MAX // 60} minutes on a machine that does nothing else; `scripts/bench --quick` a part of it in 2 "
+        "minutes. `--only ramp` measures one scenario, merged into the stored results. Each is stored when it is "
+        "done: `--resume` goes on with a run that was interrupted, at the same commit. The first use also makes an "
+        "environment with the pinned peers, and npm fetches Chromium for the page: about a minute more. The figures "
+        "of every round are in [performance/results.json](performance/results.json).",
         "",
         *table(columns, rows),
     ]

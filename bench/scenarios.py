@@ -1,4 +1,5 @@
-"""What is measured: one function per question. Each alternates between the candidates, round by round."""
+"""What is measured: one function per question. Each alternates between the candidates, round by round: what a goal goes
+by in five rounds, and everything else in one."""
 
 from __future__ import annotations
 
@@ -16,9 +17,9 @@ from typing import Any
 
 from bench import process, protocols
 from bench.agents import CHUNK_CHARS, script
-from bench.candidates import Candidate
+from bench.candidates import CANDIDATES, Candidate
 from bench.checkpoints import AGENTS as CHECKPOINTED
-from bench.counts import counts
+from bench.counts import can_count, counts
 from bench.harness import (
     FEW_STREAMS,
     HZ,
@@ -33,9 +34,14 @@ from bench.harness import (
 )
 from bench.page import page
 from bench.profile import profile
+from bench.short_run import short_run
 from bench.window import window
 from gapless.protocols import WIRES
 
+ROUNDS = 5
+"""Of what a goal goes by."""
+WITH_GOALS = ("pydantic-ai", "adk")
+"""Frameworks whose agents over HTTP have goals."""
 LIKE_WITH_LIKE_STREAMS = 10
 """Unpaced, the agents alone are measured at this many streams."""
 
@@ -61,21 +67,16 @@ def throughput(bench: Bench) -> None:
                 continue
             bench.results.add(candidate.name, {"streams": streams}, **per_event(result))
 
-    bench.alternate([candidate for candidate in bench.candidates() if _chosen(bench, candidate)], measure)
+    bench.alternate(
+        [candidate for candidate in bench.candidates() if _chosen(bench, candidate)],
+        measure,
+        often=[f"{agent}-{way}" for agent in WITH_GOALS for way in ("alone", "gapless-memory")],
+    )
 
 
 def paced(bench: Bench) -> None:
     """CPU per event at 50 events a second per stream."""
     window_s = 0.7 if bench.quick else 1.5
-    beside_durable_streams = ("durable-streams", "asgi", "gapless-memory", "gapless-sqlite")
-
-    def measure(candidate: Candidate) -> None:
-        if candidate.name != "durable-streams":  # FastAPI's own SSE is past its limit at 500.
-            measure_at(candidate, 200 if candidate.name == "fastapi" else PACED_STREAMS[candidate.agent])
-        if candidate.agent == "generator":
-            measure_at(candidate, LOW_STREAMS)
-        if candidate.name in beside_durable_streams and not bench.round:
-            measure_at(candidate, FEW_STREAMS)
 
     def measure_at(candidate: Candidate, streams: int) -> None:
         fill_s = 1.2 if candidate.agent == "generator" else 0.7
@@ -92,34 +93,28 @@ def paced(bench: Bench) -> None:
                 window_s=window_s,
                 to_the_end=True,
             )
-        late = {"p99_ms": result["p99_s"] * 1e3} if "p99_s" in result else {}
-        bench.results.add(candidate.name, {"streams": streams}, **per_event(result), **late)
+        figures = per_event(result)
+        if not candidate.alone:
+            figures |= {what: result[what] / result["events"] for what in ("writes", "wakes")}
+            figures["p99_ms"] = result["p99_s"] * 1e3
+        bench.results.add(candidate.name, {"streams": streams}, **figures)
 
-    framework_stores = ("", "memory") if bench.quick else ("", "memory", "sqlite", "redis")
-    others = ["fastapi", "gapless-redis", "pydantic-ai-ag-ui", "pydantic-ai-vercel", "adk-server"]
-    others += ["langgraph-ag-ui", "langgraph-dev", "durable-streams", "agno-alone", "agno-os", "agno-gapless-memory"]
-    others = others if bench.quick else []
-    bench.alternate(
-        [
-            candidate
-            for candidate in bench.candidates()
-            if candidate.name not in others and (candidate.agent == "generator" or candidate.store in framework_stores)
-        ],
-        measure,
-        often=(
-            *(
-                "generator-alone",
-                "asgi",
-                "sse-starlette",
-                "gapless-memory",
-                "gapless-sqlite",
-                "gapless-redis",
-                "gapless-postgres",
-            ),
-            *("pydantic-ai-alone", "pydantic-ai-gapless-memory", "adk-alone", "adk-gapless-memory"),
-            *("langgraph-alone", "langgraph-gapless-memory", "openai-agents-alone", "openai-agents-gapless-memory"),
-        ),
-    )
+    def alternate(names: Sequence[str], streams: int, often: Sequence[str] = ()) -> None:
+        bench.alternate(bench.candidates(*names), lambda candidate: measure_at(candidate, streams), often=often)
+
+    # A group for each load: what is compared is measured right after one another.
+    floors = ("generator-alone", "asgi", "sse-starlette")
+    own = [f"gapless-{store}" for store in ("memory", "sqlite", *(() if bench.quick else ("redis", "postgres")))]
+    alternate([*floors, *own], PACED_STREAMS["generator"], often=[*floors, *own])
+    alternate([*floors, *own], LOW_STREAMS, often=["asgi", "sse-starlette", "gapless-memory"])
+    for agent in [agent for agent in PACED_STREAMS if agent != "generator" and not (bench.quick and agent == "agno")]:
+        pair = [f"{agent}-alone", f"{agent}-gapless-memory"]
+        of_agent = [candidate.name for candidate in CANDIDATES if candidate.agent == agent]
+        alternate(pair if bench.quick else of_agent, PACED_STREAMS[agent], often=pair if agent in WITH_GOALS else ())
+    if not bench.quick:
+        alternate(["fastapi"], 200)  # its own SSE is past its limit at 500
+        alternate(["durable-streams", "asgi", "gapless-memory", "gapless-sqlite"], FEW_STREAMS)
+        alternate(["fastapi", "durable-streams"], LOW_STREAMS)
 
 
 STREAMS_MAX = 6000
@@ -132,12 +127,26 @@ def ramp(bench: Bench) -> None:
     """Streams at 50 events a second until p99 lateness passes 50 ms: a coarse ramp, then fine ones around its end."""
     first = {"generator": 500 if bench.quick else 300, "pydantic-ai": 30, "adk": 30}
     window_s, settle_s = (0.7, 0.2) if bench.quick else (1.0, 0.3)
+    often = () if bench.quick else ("asgi", "gapless-memory", "gapless-sqlite")
     held: dict[str, int] = {}
 
-    def measure(candidate: Candidate) -> None:
-        coarse = 1.8 if bench.quick else 1.3
-        low = 100 if candidate.name == "fastapi" else first[candidate.agent]
-        start, factor = (held[candidate.name], 1.06) if candidate.name in held else (low, coarse)
+    def coarse(candidate: Candidate) -> None:
+        found = climb(
+            candidate, 100 if candidate.name == "fastapi" else first[candidate.agent], 1.8 if bench.quick else 1.3
+        )
+        held[candidate.name] = max(found, default=0)
+        if candidate.name not in often:  # of those, the fine ones tell
+            bench.results.add(candidate.name, {}, held=held[candidate.name])
+
+    def fine(candidate: Candidate) -> None:
+        # It starts a little lower: the level that held once may be beyond what holds as a rule.
+        start = int(held[candidate.name] * 0.94)
+        found = climb(candidate, start, 1.06)
+        bench.results.add(candidate.name, {}, held=max(found, default=start * 0.94))
+        held[candidate.name] = max(found, default=int(start * 0.94))
+
+    def climb(candidate: Candidate, start: int, factor: float) -> list[int]:
+        """The levels that held, from this one on."""
         levels = [level for i in range(14) if (level := int(start * factor**i)) <= STREAMS_MAX]
         n = int(HZ * (len(levels) * (window_s + settle_s) + 10))
         with process.serving(candidate) as server:
@@ -152,22 +161,18 @@ def ramp(bench: Bench) -> None:
                 attempts=2 if bench.quick else 3,
                 fill_s=FILL_S_MAX,
             )
-        steps = result["steps"]
-        for step in steps:
-            figures = per_event(step)
-            bench.results.add(candidate.name, {"streams": step["streams"]}, p99_ms=step["p99_s"] * 1e3, **figures)
-        good = [step["streams"] for step in steps if step["p99_s"] <= LATE_S]
-        if good or candidate.name not in held:
-            bench.results.add(candidate.name, {}, held=max(good, default=0))
-        # The next round starts a little lower: the level that held once may be beyond what holds as a rule.
-        held[candidate.name] = int(max(good, default=start * 0.85) * 0.94)
+        for step in result["steps"]:
+            figures = {"p99_ms": step["p99_s"] * 1e3, "writes": step["writes"] / step["events"], **per_event(step)}
+            bench.results.add(candidate.name, {"streams": step["streams"]}, **figures)
+        return [step["streams"] for step in result["steps"] if step["p99_s"] <= LATE_S]
 
     names = ["asgi", "gapless-memory"]
     if not bench.quick:
         names += ["gapless-sqlite", "gapless-redis", "gapless-postgres", "sse-starlette", "fastapi"]
         names += ["pydantic-ai-vercel", "pydantic-ai-ag-ui", "pydantic-ai-gapless-memory"]
         names += ["adk-server", "adk-gapless-memory"]
-    bench.alternate(bench.candidates(*names), measure, often=("asgi", "gapless-memory", "gapless-sqlite"))
+    bench.alternate(bench.candidates(*names), lambda _: None, coarse)
+    bench.alternate(bench.candidates(*often) if often else [], fine, often=often)
 
 
 def first_event(bench: Bench) -> None:
@@ -187,7 +192,8 @@ def first_event(bench: Bench) -> None:
             run_cpu_us=result["cpu_s"] / count * 1e6,
         )
 
-    bench.alternate([c for c in bench.candidates() if not c.alone and _chosen(bench, c)], measure)
+    chosen = [candidate for candidate in bench.candidates() if not candidate.alone and _chosen(bench, candidate)]
+    bench.alternate(chosen, measure, often=("asgi", "sse-starlette", "gapless-memory", "gapless-sqlite"))
 
 
 def fanout(bench: Bench) -> None:
@@ -239,7 +245,8 @@ def idle(bench: Bench) -> None:
                 late_s=10,
             )
         alone, *followed = result["steps"]  # the first is the run itself: it must be there before others follow it
-        bench.results.add(candidate.name, {"runs": 1}, cpu_us_per_s=alone["cpu_s"] / alone["wall_s"] * 1e6)
+        rates = {"cpu_us_per_s": alone["cpu_s"] * 1e6, "wakes_per_s": alone["wakes"], "writes_per_s": alone["writes"]}
+        bench.results.add(candidate.name, {"runs": 1}, **{rate: of / alone["wall_s"] for rate, of in rates.items()})
         for step in followed:
             followers = step["streams"]
             bench.results.add(
@@ -252,7 +259,7 @@ def idle(bench: Bench) -> None:
     names = ["asgi", "gapless-memory"]
     if not bench.quick:
         names += ["sse-starlette", "fastapi", "gapless-sqlite", "gapless-redis"]
-    bench.alternate(bench.candidates(*names), measure, often=("asgi", "gapless-memory"))
+    bench.alternate(bench.candidates(*names), measure, often=("asgi", "gapless-memory", "gapless-sqlite"))
 
 
 def join(bench: Bench) -> None:
@@ -282,7 +289,8 @@ def join(bench: Bench) -> None:
             )
 
     names = ["gapless-memory", "gapless-sqlite", "gapless-redis"]
-    bench.alternate(bench.candidates(*names, *(() if bench.quick else ("durable-streams",))), measure, prepare)
+    peers = () if bench.quick else ("durable-streams",)
+    bench.alternate(bench.candidates(*names, *peers), measure, prepare, often=names)
 
 
 def turns(bench: Bench) -> None:
@@ -353,35 +361,19 @@ def wires(bench: Bench) -> None:
 def encoding(bench: Bench) -> None:
     """CPU of encoding one text delta, on every wire, for texts of several scripts."""
     loops = 500 if bench.quick else 2_000
-    for _ in range(bench.rounds):
-        for name in WIRES:
-            command = [sys.executable, "-m", "bench.encoding", name, str(loops)]
-            found = subprocess.run(
-                command, env=process.environment(), cwd=process.ROOT, capture_output=True, text=True, check=False
-            )
-            if found.returncode:
-                bench.results.skipped[f"wire {name}"] = found.stderr.strip().rpartition("\n")[2]
-                continue
-            for kind, cpu_us in json.loads(found.stdout).items():
-                bench.results.add(name, {"text": kind}, cpu_us=cpu_us)
+    for name in WIRES:
+        for kind, cpu_us in _printed(bench, f"wire {name}", "bench.encoding", name, loops).items():
+            bench.results.add(name, {"text": kind}, cpu_us=cpu_us)
 
 
 def checkpoints(bench: Bench) -> None:
     """CPU of one save, and of a step with its saves and without."""
-    runs = 2 if bench.quick else 6
-    for _ in range(bench.rounds):
-        for name in CHECKPOINTED:
-            command = [sys.executable, "-m", "bench.checkpoints", name, str(runs)]
-            found = subprocess.run(
-                command, env=process.environment(), cwd=process.ROOT, capture_output=True, text=True, check=False
-            )
-            if found.returncode:
-                bench.results.skipped[name] = found.stderr.strip().rpartition("\n")[2]
-                continue
-            bench.results.add(name, {}, **json.loads(found.stdout))
+    for name in CHECKPOINTED:
+        if printed := _printed(bench, name, "bench.checkpoints", name, 2 if bench.quick else 6):
+            bench.results.add(name, {}, **printed)
 
 
-ADAPTERS = {"pydantic-ai": 30, "adk": 12, "langgraph": 60, "openai-agents": 20}
+ADAPTERS = {"pydantic-ai": 18, "adk": 8, "langgraph": 36, "openai-agents": 12}
 """Turns in each process. Two processes of the same code differ too, so there are several of them."""
 
 
@@ -390,14 +382,8 @@ def adapters(bench: Bench) -> None:
     for _ in range(bench.rounds):
         for name, turns in ADAPTERS.items():
             n, turns = (400, 2) if bench.quick else (1000, turns)
-            command = [sys.executable, "-m", "bench.adapters", name, str(n), str(turns)]
-            found = subprocess.run(
-                command, env=process.environment(), cwd=process.ROOT, capture_output=True, text=True, check=False
-            )
-            if found.returncode:
-                bench.results.skipped[name] = found.stderr.strip().rpartition("\n")[2]
-                continue
-            bench.results.add(name, {}, **json.loads(found.stdout))
+            if printed := _printed(bench, name, "bench.adapters", name, n, turns):
+                bench.results.add(name, {}, **printed)
 
 
 def length(bench: Bench) -> None:
@@ -421,12 +407,13 @@ def gaps(bench: Bench) -> None:
         for subject, values in process.gaps(candidate.store, bench.quick).items():
             bench.results.add(candidate.name, {"while": subject}, **values)
 
-    bench.alternate(bench.candidates("gapless-memory", "gapless-sqlite", "gapless-redis"), measure)
+    names = ("gapless-memory", "gapless-sqlite", "gapless-redis")
+    bench.alternate(bench.candidates(*names), measure, often=names)
 
 
 def elsewhere(bench: Bench) -> None:
     """How soon another process sees the events of twenty runs at 50 a second."""
-    runs, events = (20, 40) if bench.quick else (20, 150)
+    runs, events = (20, 40) if bench.quick else (20, 100)
 
     def measure(candidate: Candidate) -> None:
         from tests.goes_on import soon  # what the tests need is not in every environment
@@ -436,7 +423,8 @@ def elsewhere(bench: Bench) -> None:
         at = {name: late[min(len(late) - 1, int(len(late) * part))] * 1e3 for name, part in SHARES.items()}
         bench.results.add(candidate.name, {}, **at)
 
-    bench.alternate(bench.candidates("gapless-sqlite", "gapless-redis", "gapless-postgres"), measure)
+    names = ("gapless-sqlite", "gapless-redis", "gapless-postgres")
+    bench.alternate(bench.candidates(*names), measure, often=names)
 
 
 SHARES = {"median_ms": 0.5, "p99_ms": 0.99, "max_ms": 1.0}
@@ -499,45 +487,63 @@ class Scenario:
 
 
 SCENARIOS = {
-    "throughput": Scenario(throughput, 180),
-    "paced": Scenario(paced, 240),
-    "ramp": Scenario(ramp, 190),
-    "first-event": Scenario(first_event, 35),
-    "fanout": Scenario(fanout, 50),
-    "idle": Scenario(idle, 45),
-    "join": Scenario(join, 15, 2),
-    "turns": Scenario(turns, 65),
-    "length": Scenario(length, 30),
-    "gaps": Scenario(gaps, 90),
-    "elsewhere": Scenario(elsewhere, 45),
+    "throughput": Scenario(throughput, 150),
+    "paced": Scenario(paced, 420),
+    "ramp": Scenario(ramp, 400),
+    "first-event": Scenario(first_event, 60),
+    "short-run": Scenario(short_run, 40),
+    "fanout": Scenario(fanout, 110),
+    "idle": Scenario(idle, 100),
+    "join": Scenario(join, 40, 2),
+    "turns": Scenario(turns, 75),
+    "length": Scenario(length, 15),
+    "gaps": Scenario(gaps, 340),
+    "elsewhere": Scenario(elsewhere, 60),
     "wires": Scenario(wires, 15),
-    "encoding": Scenario(encoding, 20),
-    "adapters": Scenario(adapters, 90),
-    "checkpoints": Scenario(checkpoints, 20),
-    "import": Scenario(imports, 20),
-    "page": Scenario(page, 25),
+    "encoding": Scenario(encoding, 10),
+    "adapters": Scenario(adapters, 120),
+    "checkpoints": Scenario(checkpoints, 25),
+    "import": Scenario(imports, 25),
+    "page": Scenario(page, 30),
     "window": Scenario(window, 30),
-    "profile": Scenario(profile, 65),
-    "counts": Scenario(counts, 300),
+    "profile": Scenario(profile, 80),
+    "counts": Scenario(counts, 240),
 }
-"""Their budgets are 22 minutes together without what is `APART`: what is left of 24 is for the environment and for
-first rounds that take longer than their budget."""
-APART = frozenset({"counts"})
-"""Run where they are asked for: what needs other tools, and takes minutes."""
-NOT_QUICK = frozenset({"page", "window", *APART})
-"""Fetching and starting a browser would take a tenth of a quick run."""
+"""Their budgets are within the 40 minutes that a run may take."""
+RUN_S_MAX = 2400
+NOT_QUICK = frozenset({"page", "window", "counts"})
+"""Fetching and starting a browser would take a tenth of a quick run; counting instructions takes minutes."""
+
+
+def chosen(quick: bool) -> list[str]:
+    """What a run measures that was asked for nothing in particular."""
+    without = NOT_QUICK if quick else frozenset() if can_count() else {"counts"}
+    return [name for name in SCENARIOS if name not in without]
 
 
 def run(name: str, quick: bool, rounds: int | None, wanted: Sequence[str], servers: Servers) -> Results:
     """Measure one scenario."""
     scenario = SCENARIOS[name]
-    count = rounds or (scenario.quick_rounds if quick else 5)
+    count = rounds or (scenario.quick_rounds if quick else ROUNDS)
     bench = Bench(quick, count, float("inf") if rounds else scenario.budget_s, wanted, servers)
     scenario.run(bench)
     return bench.results
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _printed(bench: Bench, what: str, module: str, *arguments: object) -> dict[str, Any]:
+    """What `python -m module` prints as JSON; nothing where it fails, which leaves `what` out and says why."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(
+        command, env=process.environment(), cwd=process.ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        bench.results.skipped[what] = done.stderr.strip().rpartition("\n")[2]
+        return {}
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed
 
 
 def _chosen(bench: Bench, candidate: Candidate) -> bool:

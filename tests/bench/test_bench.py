@@ -66,6 +66,53 @@ def test_what_adapters_add_to_their_frameworks_is_measured(tmp_path: Path) -> No
     assert "| OpenAI Agents | " in (tmp_path / "performance.md").read_text()
 
 
+def test_what_a_short_run_takes_is_counted(tmp_path: Path) -> None:
+    done = bench("--quick", "--only", "short-run", "--candidates", "asgi", "gapless-sqlite", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    stored = json.loads((tmp_path / "performance" / "results.json").read_text())["scenarios"]["short-run"]
+    assert stored["skipped"] == {}
+    floor, ours = (row["values"] for row in stored["rows"])
+    assert floor["tasks"][0] < 1.5, "uvicorn makes one for a request"
+    assert floor["bytecodes: the bare app"][0] < ours["bytecodes: gapless: runner"][0]
+    assert ours["transactions that write"][0] >= 1
+    assert ours["pages"][0] >= ours["transactions that write"][0], "each writes one at least"
+    assert "| transactions that write | – |" in (tmp_path / "performance.md").read_text()
+
+
+def test_what_a_goal_goes_by_is_measured_in_turns_and_the_rest_once() -> None:
+    from bench.candidates import BY_NAME
+    from bench.harness import Bench, Servers
+
+    order = []
+    with ExitStack() as stack:
+        rounds = Bench(False, 3, WAIT_S, [], Servers(stack))
+        names = ("asgi", "fastapi", "gapless-memory")
+        candidates = [BY_NAME[name] for name in names]
+        rounds.alternate(candidates, lambda candidate: order.append(candidate.name), often=("asgi", "gapless-memory"))
+    assert order == [*names, "asgi", "gapless-memory", "asgi", "gapless-memory"]
+
+
+def test_a_whole_run_is_within_its_time() -> None:
+    from bench.scenarios import RUN_S_MAX, SCENARIOS
+
+    assert sum(scenario.budget_s for scenario in SCENARIOS.values()) <= RUN_S_MAX
+
+
+def test_an_interrupted_run_goes_on_with_what_it_has_not_measured(tmp_path: Path) -> None:
+    from bench import osinfo
+
+    stored = tmp_path / "performance" / "results.json"
+    stored.parent.mkdir()
+    before = {"when": "", "commit": osinfo.commit(ROOT), "quick": True, "seconds": 1, "skipped": {}, "rows": []}
+    other = {**before, "commit": "another"}
+    stored.write_text(json.dumps({"scenarios": {"length": before, "wires": other}}))
+    done = bench("--quick", "--resume", "--only", "length", "wires", "--candidates", "asgi", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(stored.read_text())["scenarios"]
+    assert found["length"] == before
+    assert found["wires"]["rows"]
+
+
 def test_frames_that_end_in_carriage_returns_are_counted() -> None:
     from bench.load import Load
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import counts
 from tests.support.waiting import HANG_S
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,30 @@ print(uvloop.run(main()), time.time() - day)
 """
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the benchmark reads Linux's CPU clocks")
+
+
+def test_instructions_are_told_by_the_library_that_they_are_in() -> None:
+    """What a call takes is written beside it, and once more where it is spent."""
+    dump = """
+ob=(1) /usr/bin/python3.11
+fn=(1) main
+10 100
++2 20
+cob=(2) /lib/x86_64-linux-gnu/libsqlite3.so.0.8.6
+cfn=(2) sqlite3_step
+calls=3 5
+10 700
+* 5
+ob=(2)
+fn=(2)
+5 700
+ob=(3) /venv/lib/python3.11/site-packages/uvloop/loop.cpython-311-x86_64-linux-gnu.so
+fn=(3) run
+-4 30
+totals: 855
+"""
+    assert counts.by_library(dump) == {"the interpreter": 125, "libsqlite3": 700, "uvloop": 30}
+    assert counts.library_of("/usr/lib/python3.11/lib-dynload/_json.cpython-311-x86_64-linux-gnu.so") == "_json"
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
