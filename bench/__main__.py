@@ -25,7 +25,7 @@ def arguments() -> argparse.Namespace:
         nargs="+",
         metavar="SCENARIO",
         choices=SCENARIOS,
-        help="all: counts where valgrind and cc are installed; with --quick neither counts nor the pages",
+        help="all: counts where valgrind and cc are installed; with --quick no counts and no pages",
     )
     parser.add_argument("--resume", action="store_true", help="leave out what the stored results have of this commit")
     parser.add_argument("--candidates", nargs="+", metavar="NAME", choices=BY_NAME, default=[])

@@ -511,8 +511,8 @@ SCENARIOS = {
 }
 """Their budgets are within the 40 minutes that a run may take."""
 RUN_S_MAX = 2400
-NOT_QUICK = frozenset({"page", "window", "counts"})
-"""Fetching and starting a browser would take a tenth of a quick run; counting instructions takes minutes."""
+NOT_QUICK = frozenset({"page", "window", "short-run", "counts"})
+"""Starting a browser, or servers that count, would take a tenth of a quick run; counting instructions takes minutes."""
 
 
 def chosen(quick: bool) -> list[str]:
