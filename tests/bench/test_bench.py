@@ -74,6 +74,7 @@ def test_what_a_short_run_takes_is_counted(tmp_path: Path) -> None:
     floor, ours = (row["values"] for row in stored["rows"])
     assert floor["tasks"][0] < 1.5, "uvicorn makes one for a request"
     assert floor["bytecodes: the bare app"][0] < ours["bytecodes: gapless: runner"][0]
+    assert "bytecodes: the bare app" not in ours, "counting is not counted"
     assert ours["transactions that write"][0] >= 1
     assert ours["pages"][0] >= ours["transactions that write"][0], "each writes one at least"
     assert "| transactions that write | – |" in (tmp_path / "performance.md").read_text()
