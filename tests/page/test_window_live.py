@@ -190,7 +190,7 @@ class Elsewhere:
         self._url = url
         self._number = 0
         made = httpx2.post(f"{url}/runs", json={"message": "elsewhere", "producer": True}).raise_for_status()
-        self.id = made.json()["id"]
+        self.id, self.session_id = (made.json()[name] for name in ("id", "session_id"))
 
     def writes(self, events: Sequence[Event]) -> None:
         self._number += 1

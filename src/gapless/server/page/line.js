@@ -25,7 +25,7 @@ export class Line {
 
   /**
    * `onFeed(change)` is told what becomes of a conversation, `onState(state)` how the connection is. `everyone()` says
-   * whether the conversations are those of all users, for operators, where none is shown.
+   * whether the conversations are those of all users, for operators.
    */
   constructor(given) {
     this.#given = given;
@@ -84,15 +84,15 @@ export class Line {
 
   async #read(sessionId, after, onEvent, signal) {
     const onStateChange = (state) => signal.aborted || state === "closed" || this.#given.onState(state);
+    const everyone = this.#given.everyone?.() ?? false;
     if (sessionId === null) {
-      const everyone = this.#given.everyone?.() ?? false;
       for await (const { id, change } of client.followFeed({ everyone, after: this.#cursor, signal, onStateChange })) {
         this.#cursor = id;
         this.#given.onFeed(change);
       }
       return;
     }
-    const options = { after, feed: this.#cursor ?? true, signal, onStateChange };
+    const options = { after, feed: this.#cursor ?? true, everyone, signal, onStateChange };
     for await (const { id, runId, event } of client.followSession(sessionId, options)) {
       signal.throwIfAborted();
       if (runId === undefined && event.name === FEED) {

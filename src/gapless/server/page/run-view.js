@@ -6,8 +6,12 @@ import { el, pretty, says } from "./dom.js";
 import { Questions } from "./questions.js";
 import { announce, describe, showAlert } from "./say.js";
 
-/** So often a run that goes on is looked at. */
-const LOOK_MS = 700;
+/** A run of which something is said all the time is looked at so often, */
+const LOOK_MS = 250;
+/** and where a look takes long, so many times as long later: it costs its server no more than a fifth, */
+const RESTS = 5;
+/** but not later than this. */
+const REST_MS_MAX = 2_000;
 /** Nothing happened for so long: that is said between two entries. */
 const GAP_MS = 1_000;
 /** A longer text is folded. */
@@ -40,73 +44,90 @@ export class RunView {
   #newest; // of the rows
   #from; // when the first entry came, in ms
   #until = 0; // and the last
-  #timer = null;
-  #looking = false;
-  #missed = false; // something has changed while it was looked at
+  #shown = 0; // counts what was shown: an answer about what was shown before is dropped
+  #timer = null; // the end of a rest
+  #rests = false; // it is looked at, or was a moment ago
+  #heard = false; // something has happened since
   #replaying = 0;
 
-  /** `onChanged()` is told of what was done with a run here; `isTold()` says whether `hear` is called for what becomes of it. */
+  /** `onChanged()` is told of what was done with a run here; `onLooked()` that it is known how the shown one stands. */
   constructor(node, given) {
     this.#node = node;
     this.#given = given;
   }
 
+  /** The run that is shown and has not ended, as far as is known; null for none. */
+  get going() {
+    return this.#run === null || ended(this.#run) ? null : this.#run;
+  }
+
   /** Shows a run, or none for "". */
   async show(id) {
     clearTimeout(this.#timer);
+    const shown = (this.#shown += 1);
     this.#replaying += 1;
     if (id !== this.runId) showAlert("");
     this.runId = id;
     this.#node.hidden = id === "";
-    this.#run = null;
+    this.#run = this.#parts = null;
     this.#timeline = { last_seq: 0 };
     this.#rows = new Map();
     this.#newest = this.#from = undefined;
     this.#until = 0;
     this.#node.replaceChildren();
-    if (id === "") return;
-    await this.#look(id);
-    if (id === this.runId && this.#parts) this.#node.querySelector("h2")?.focus();
+    if (id === "") return this.#given.onLooked();
+    await this.#look();
+    if (shown === this.#shown && this.#parts) this.#node.querySelector("h2")?.focus();
   }
 
-  /** Something of this conversation has changed, or of any. */
-  hear(sessionId = this.#run?.session_id) {
-    if (this.#run === null || sessionId !== this.#run.session_id || ended(this.#run)) return;
-    if (this.#looking) this.#missed = true;
-    else this.#look(this.runId);
+  /** Something may have become of it: it is looked at, and once more behind the last time that this is said. */
+  hear() {
+    if (this.going === null || document.hidden) return; // what is hidden is looked at when it is seen
+    this.#heard = true;
+    if (!this.#rests) this.#look();
   }
 
-  async #look(id) {
-    clearTimeout(this.#timer);
-    this.#looking = true;
-    this.#missed = false;
-    let rest = LOOK_MS;
+  async #look() {
+    const shown = this.#shown;
+    this.#rests = true;
+    this.#heard = false;
+    let took = 0;
     try {
-      const run = await authorised(() => getJson(`runs/${encodeURIComponent(id)}`));
-      if (id !== this.runId) return;
-      if (run.last_seq !== this.#run?.last_seq || run.status !== this.#run?.status) {
-        const began = performance.now();
-        const timeline = await authorised(() => getJson(`runs/${encodeURIComponent(id)}/timeline?after=${this.#timeline.last_seq}`));
-        if (id !== this.runId) return;
-        rest = Math.max(LOOK_MS, 5 * (performance.now() - began)); // a long run costs its server no more than a fifth
-        if (this.#run === null) this.#build(run);
-        if (ended(run) && this.#run && !ended(this.#run)) announce(`The run is ${run.status}`), this.#given.onChanged();
-        if (timeline.last_seq < this.#timeline.last_seq) return; // another look was faster
-        this.#run = run;
-        this.#timeline = timeline;
-        this.#update();
-      }
-      if (this.#missed) rest = 0;
-      else if (run.status !== "running" && this.#given.isTold()) return; // it is told of, or has ended
-      if (!ended(run)) this.#timer = setTimeout(() => this.#look(id), rest);
+      took = await this.#read(shown);
     } catch (error) {
-      if (id !== this.runId) return;
-      if (error?.status === 404 || error?.status === 410) this.#node.replaceChildren(el("p", { role: "alert" }, describe(error)), this.#back());
-      else this.#timer = setTimeout(() => this.#look(id), LOOK_MS);
-      if (error?.status === undefined) showAlert(describe(error), true);
-    } finally {
-      if (id === this.runId) this.#looking = false;
+      if (shown !== this.#shown) return;
+      if (error?.status === 404 || error?.status === 410) {
+        this.#run = null;
+        this.#node.replaceChildren(el("p", { role: "alert" }, describe(error)), this.#back());
+      } else {
+        this.#heard = true;
+        took = REST_MS_MAX;
+        if (error?.status === undefined) showAlert(describe(error), true);
+      }
     }
+    if (shown !== this.#shown) return;
+    this.#timer = setTimeout(() => {
+      this.#rests = false;
+      if (this.#heard) this.#look();
+    }, Math.min(REST_MS_MAX, Math.max(LOOK_MS, RESTS * took)));
+    this.#given.onLooked();
+  }
+
+  /** Reads what is new of it, and returns how long that took of the server, in ms. */
+  async #read(shown) {
+    const path = `runs/${encodeURIComponent(this.runId)}`;
+    const run = await authorised(() => getJson(path));
+    if (shown !== this.#shown) return 0;
+    if (run.last_seq === this.#run?.last_seq && run.status === this.#run?.status) return 0;
+    const began = performance.now();
+    const timeline = await authorised(() => getJson(`${path}/timeline?after=${this.#timeline.last_seq}`));
+    if (shown !== this.#shown) return 0;
+    if (this.#run === null) this.#build(run);
+    if (ended(run) && this.going) announce(`The run is ${run.status}`), this.#given.onChanged();
+    this.#run = run;
+    this.#timeline = timeline;
+    this.#update();
+    return performance.now() - began;
   }
 
   #back() {
@@ -262,16 +283,15 @@ export class RunView {
   }
 
   async #post(what, body) {
-    const id = this.runId;
+    const path = `runs/${encodeURIComponent(this.runId)}/${what}`;
     try {
-      await authorised(() => getJson(`runs/${encodeURIComponent(id)}/${what}`, body));
+      await authorised(() => getJson(path, body));
       showAlert("");
     } catch (error) {
       showAlert(describe(error));
       throw error;
     } finally {
-      clearTimeout(this.#timer);
-      if (id === this.runId) await this.#look(id);
+      this.hear();
       this.#given.onChanged();
     }
   }

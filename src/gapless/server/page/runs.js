@@ -15,7 +15,7 @@ const SOON_MS = 100;
 const RESTS = 5;
 /** So many conversations that have changed are looked at one by one; of more the list is read again. */
 const EACH_MAX = 4;
-/** So often the list is read again while the stream is away that says what changes. */
+/** So often is looked at what no stream tells: the list, or the shown run. */
 const LOOK_MS = 2_000;
 /** So long nothing more is typed before it is looked for. */
 const TYPED_MS = 100;
@@ -26,16 +26,20 @@ const changed = new Set(); // conversations of which something has changed since
 let whole = false; // any may have
 let due = null; // the timer of the next look
 let took = 0; // the last one, in ms
-let polling = null; // the timer of looks while the stream is away
+let isAway = true; // the stream that says what changes
+let followed; // the run whose events that carries, and whether it is an operator's
+let isUntold = false; // the shown run's events are on no stream
+let polling = null; // the timer of looks at what is not told
 let next; // the cursor behind the oldest run that was read
 let sought = new FormData(filters); // what the list is of, while more may be typed
 let list = 0; // which list that is: another filter is another one
 let filling = false; // it is being read, or looked on for runs; looks wait for that
 let looking; // the look that is under way, or was the last
 let operator = false;
+let isReady = false; // the list was read: it is known whose it is
 let typing = null;
 
-const view = new RunView($("run"), { onChanged: () => lookSoon(true), isTold: () => polling === null });
+const view = new RunView($("run"), { onChanged: () => lookSoon(true), onLooked: follow });
 const line = new Line({ everyone: () => operator, onFeed: hear, onState: isNow });
 
 async function read(asked) {
@@ -46,8 +50,11 @@ async function read(asked) {
   }
   for (const [name, value] of Object.entries({ limit: PAGE, ...asked })) if (value !== undefined) params.set(name, value);
   const page = await authorised(() => getJson(`runs?${params}`));
-  operator = page.operator === true;
-  $("user").hidden = !operator;
+  if (operator !== (page.operator === true)) {
+    operator = !operator;
+    $("user").hidden = !operator;
+    follow();
+  }
   return page;
 }
 
@@ -107,20 +114,50 @@ function showEnd() {
   if ($("runs-end").textContent !== text) $("runs-end").textContent = text; // it is read out when it changes
 }
 
-/** How the stream is: while it is away, it is looked now and then. */
+/**
+ * Follows on the tab's one connection what becomes of all conversations, and the events of the run that is shown while
+ * it goes on. That there is one is all that is taken of them: the run's timeline is looked at then.
+ */
+function follow() {
+  const run = view.going;
+  const wanted = `${run?.id ?? ""} ${operator}`;
+  if (!isReady || wanted === followed) return;
+  followed = wanted;
+  isUntold = false;
+  const alone = { after: () => undefined, onEvent: () => {}, onGone: () => {}, onRefused: (error) => (said(error), isNow("lost")) };
+  if (run === null) return void line.follow(null, alone);
+  let place = `${run.id}:${run.last_seq}`;
+  const onEvent = ({ id, runId = run.id }) => {
+    place = id;
+    if (runId === run.id) view.hear();
+  };
+  const onGone = () => {
+    isUntold = true;
+    watch();
+    view.hear();
+    line.follow(null, alone);
+  };
+  line.follow(run.session_id, { after: () => place, onEvent, onGone, onRefused: onGone });
+}
+
 function isNow(state) {
   showConnection(state);
-  if (state === "open") {
+  isAway = state !== "open";
+  watch();
+}
+
+/** Looks now and then at what is not told. */
+function watch() {
+  if (!isAway && !isUntold) {
     clearInterval(polling);
     polling = null;
-  } else polling ??= setInterval(() => (lookSoon(true), view.hear()), LOOK_MS);
+  } else polling ??= setInterval(() => (isAway && lookSoon(true), view.hear()), LOOK_MS);
 }
 
 /** Hears from the stream which conversation has changed, or that any may have. */
 function hear({ type, session, session_id: id = session?.id }) {
   if (type !== "reset") changed.add(id);
   lookSoon(type === "reset");
-  view.hear(id);
 }
 
 function lookSoon(all) {
@@ -264,14 +301,14 @@ filters.addEventListener("input", ({ target }) => {
 });
 $("older").addEventListener("click", goOn);
 addEventListener("hashchange", open);
-document.addEventListener("visibilitychange", () => lookSoon(false));
+document.addEventListener("visibilitychange", () => (lookSoon(false), view.hear()));
 
 open();
 await begin();
 showAccess();
 isNow("connecting");
-const onRefused = (error) => (said(error), isNow("lost"));
-line.follow(null, { after: () => undefined, onEvent: () => {}, onGone: () => {}, onRefused });
+isReady = true;
+follow();
 try {
   for (const { name } of await serversAgents()) $("agents").append(el("option", { value: name }));
 } catch {
