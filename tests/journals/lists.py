@@ -97,6 +97,24 @@ class Lists:
         (run,) = await b.store.find_runs(Sought(agent="rare"))
         assert run == next(one for one in await b.store.list_runs() if one.id == "r1")
 
+    async def test_runs_with_an_error_are_found_in_the_order_in_which_they_began(self, a: Worker, b: Worker) -> None:
+        for i in range(5):
+            await a.create(f"r{i}", f"s{i}")
+        error = {"code": "agent_failed", "message": "ValueError"}
+        for i, status in (
+            (3, RunStatus.FAILED),
+            (0, RunStatus.CANCELLED),
+            (4, RunStatus.FINISHED),
+            (1, RunStatus.FAILED),
+        ):
+            await a.end(f"r{i}", 1, status=status, error=None if status is RunStatus.FINISHED else error)
+        sought = Sought(error="valueerror")
+        assert [run.id for run in await b.store.find_runs(sought)] == ["r3", "r1", "r0"], "whenever they ended"
+        page = await b.store.find_runs(sought, limit=1)
+        await a.store.delete_session("s1")
+        behind = await b.store.find_runs(sought, after=page.next)
+        assert [run.id for run in [*page, *behind]] == ["r3", "r0"]
+
     async def test_what_is_rare_is_looked_for_page_by_page(
         self, a: Worker, b: Worker, monkeypatch: pytest.MonkeyPatch
     ) -> None:

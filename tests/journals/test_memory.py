@@ -11,6 +11,8 @@ from gapless.errors import CursorExpired
 from gapless.journals import memory_pieces
 from gapless.journals.contract import Store
 from gapless.journals.memory import Memory, MemoryStore
+from gapless.records import RunRecord, RunStatus
+from gapless.sought import Sought
 from tests.journals.conformance import Cluster, Conformance, conforms_in_any_order
 
 
@@ -61,4 +63,24 @@ async def test_a_long_journal_is_let_go_piece_by_piece(what: str, monkeypatch: p
         assert await a.store.get_run("r") is None
     going.cancel()
     assert turns >= 9
+    await cluster.close()
+
+
+async def test_runs_with_an_error_are_found_without_a_look_at_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(MemoryPlace())
+    a = await cluster.worker("a")
+    for n in range(50):
+        await a.create(f"r{n}", f"s{n}")
+        failed = {"status": RunStatus.FAILED, "error": {"code": "agent_failed", "message": "ValueError"}}
+        await a.end(f"r{n}", 1, **(failed if n in (3, 40) else {}))
+    looked = list[str]()
+    is_among = Sought.is_among
+
+    def look(sought: Sought, run: RunRecord) -> bool:
+        looked.append(run.id)
+        return is_among(sought, run)
+
+    monkeypatch.setattr(Sought, "is_among", look)
+    assert [run.id for run in await a.store.find_runs(Sought(error="valueerror"))] == ["r40", "r3"]
+    assert looked == ["r40", "r3"]
     await cluster.close()

@@ -27,6 +27,7 @@ from gapless.journals.contract import (
 )
 from gapless.journals.finding import Search
 from gapless.journals.lease import LeaseWatch, log_lost
+from gapless.journals.memory_failed import FailedRuns
 from gapless.journals.memory_outbox import MemoryOutbox
 from gapless.journals.memory_pieces import Pieces
 from gapless.journals.memory_subscriptions import MemorySubscriptions
@@ -50,7 +51,7 @@ from gapless.records import (
     session_taken,
     title_of,
 )
-from gapless.sought import Found, Sought
+from gapless.sought import FAILED, Found, Sought
 
 __all__ = ["Memory", "MemoryStore"]
 
@@ -64,6 +65,7 @@ class Memory:
         self.runs: dict[str, RunRecord] = {}
         self.numbers: dict[str, int] = {}
         """Of each run, in the order in which they began."""
+        self.failed = FailedRuns()
         self.run_numbers = itertools.count(1)
         self.events: dict[str, list[bytes]] = {}
         self.sessions: dict[str, SessionRecord] = {}
@@ -92,6 +94,7 @@ class Memory:
 
     def drop(self, run_id: str) -> list[bytes]:
         """Delete all that is kept of a run that has ended, but its events: they are returned, to be let go of."""
+        self.failed.drop(self.numbers[run_id])
         del self.runs[run_id], self.numbers[run_id]
         self.blobs.pop(run_id, None)
         self.times.pop(run_id, None)
@@ -115,7 +118,8 @@ class Memory:
     def find(self, sought: Sought, limit: int, place: int | None) -> Found:
         """Find runs as `Store.find_runs` does, those before a place or all."""
         search, found = Search(sought, limit), list[RunRecord]()
-        for run in reversed(self.runs.values()):
+        ids = self.failed.before(place) if sought.states is FAILED else reversed(self.runs)
+        for run in map(self.runs.__getitem__, ids):
             if (place is None or self.numbers[run.id] < place) and sought.is_among(run):
                 goes_on = search.sees(self.numbers[run.id], run.status, run)
                 if len(search.places) > len(found):
@@ -165,6 +169,8 @@ class Memory:
         end = batch.end
         assert end is not None
         run.status, run.ended_at, run.error, run.usage = end.status, end.ended_at, end.error, end.usage
+        if end.status in FAILED:
+            self.failed.add(self.numbers[run.id], run.id)
         self.session_runs[run.session_id].pop(run.id, None)
         self.commands.pop(run.id, None)
         self.checkpoints.pop(run.id, None)
