@@ -34,6 +34,7 @@ from gapless.journals.contract import (
 )
 from gapless.journals.lease import LeaseWatch
 from gapless.journals.redis_claims import RunCreation
+from gapless.journals.redis_failed import FAILED_RUNS
 from gapless.journals.redis_keys import (
     ENDED,
     RUNS,
@@ -363,7 +364,7 @@ class RedisStore(Store):
         if answer[0] == b"busy":
             raise session_busy(session_id, answer[1].decode())
         deleted, runs = answer
-        lists = [RUNS] if session is None else [RUNS, f"{RUNS}:{session.user_id}"]
+        lists = [RUNS, FAILED_RUNS, *([] if session is None else [f"{RUNS}:{session.user_id}"])]
         for start in range(0, len(runs), scripts.EXPIRE_RUNS):
             page = [(run_id.decode(), claim) for run_id, claim in runs[start : start + scripts.EXPIRE_RUNS]]
             tag = session_id.encode()

@@ -22,6 +22,7 @@ from gapless.journals.redis_keys import WORKERS, encode_end, encode_member, pack
 from gapless.journals.redis_outbox import list_notices
 from gapless.journals.redis_server import RedisServer
 from gapless.records import RunRecord, RunStatus
+from gapless.sought import FAILED
 
 __all__ = ["RECHECK_RUNS_MAX", "OwnedRun", "OwnedRuns"]
 
@@ -193,7 +194,7 @@ class OwnedRuns:
                     notices += _listed(owned, row)
                 end = row[-2]
                 if end is not None:
-                    owned.run.ended_at = end["at"]
+                    owned.run.status, owned.run.ended_at = RunStatus(row[-3]), end["at"]
                     ended.append((owned, journal_bytes))
         if notices:  # before the run's end is noted: until then, whoever takes over looks after it
             await list_notices(self._server, notices)
@@ -283,10 +284,10 @@ class OwnedRuns:
 
     async def finish(self, runs: Sequence[tuple[RunRecord, int]], owner: str) -> None:
         """Bring the index up to date with runs that have ended, and the bytes of their events. May be repeated."""
-        rows = [
-            (encode_member(run.id, run.session_id).decode(), run.user_id, run.session_id, run.ended_at, size)
-            for run, size in runs
-        ]
+        rows = []
+        for run, size in runs:
+            member, has_failed = encode_member(run.id, run.session_id).decode(), run.status in FAILED
+            rows.append((member, run.user_id, run.session_id, run.ended_at, size, has_failed))
         for start in range(0, len(rows), CALL_BATCHES_MAX):
             step = rows[start : start + CALL_BATCHES_MAX]
             await self._server.call(scripts.FINISH_RUNS, WORKERS, owner, pack(step))

@@ -11,6 +11,7 @@ from gapless.errors import StoreCorrupt
 from gapless.journals import redis_scripts as scripts
 from gapless.journals.contract import Checkpoint
 from gapless.journals.finding import Search
+from gapless.journals.redis_failed import FAILED_RUNS, FailedRuns
 from gapless.journals.redis_keys import (
     RUNS,
     SESSIONS,
@@ -42,7 +43,7 @@ from gapless.records import (
     place_in_sessions,
     place_of_session,
 )
-from gapless.sought import Found, Glimpse, Sought, glimpse_of
+from gapless.sought import FAILED, Found, Glimpse, Sought, glimpse_of
 
 __all__ = ["RedisRecords"]
 
@@ -67,6 +68,7 @@ class RedisRecords:
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server
+        self._failed = FailedRuns(server)
         self._places: dict[str, str] = {}
         """The session of each run that was asked for lately."""
         self._said_damaged: set[str] = set()
@@ -198,17 +200,25 @@ class RedisRecords:
 
     async def find_runs(self, sought: Sought, limit: int, after: str | None) -> Found:
         """Find as `Store.find_runs` does: only of those that may be sought more is decoded than their status."""
-        listed = await self._listing(sought.user_id, sought.session_id, sought.status, place_in_runs(after))
+        before, judged = place_in_runs(after), 0
+        if sought.states is FAILED and sought.session_id is None:
+            judged = await self._failed.judged()
+            listed = self._with_errors(sought.user_id, before, judged)
+        else:
+            listed = await self._listing(sought.user_id, sought.session_id, sought.status, before)
         search, found, pages, goes_on = Search(sought, limit), dict[str, RunRecord](), _Pages(None), True
+        ended_well = list[tuple[int, str]]()
         while goes_on and pages.more(0):
             entries = await listed(pages.read, pages.count)
             keys = [run_key(session, run_id) for run_id, session, _ in entries]
             records = await self._server.each(keys, scripts.RUN_FIELDS)
             pages.have_read(records)
-            for (run_id, _, place), fields in zip(entries, records, strict=True):
+            for (run_id, session, place), fields in zip(entries, records, strict=True):
                 if fields[0] is None or run_id in found:
                     continue
                 status, run = _glimpse(sought, fields)
+                if place <= judged and status is RunStatus.FINISHED:
+                    ended_well.append((place, encode_member(run_id, session).decode()))
                 goes_on = search.sees(place, status, run)
                 if len(search.places) > len(found):
                     with contextlib.suppress(StoreCorrupt):  # of that run alone, and said to whoever asks for it
@@ -217,7 +227,33 @@ class RedisRecords:
                     search.places.pop()
                 if not goes_on:
                     break
+        await self._failed.unlist(ended_well)
         return search.page(list(found.values()))
+
+    def _with_errors(self, user_id: str | None, before: int | None, judged: int) -> _Listing:
+        """Return the list of the runs that may have an error: all those behind the number up to which runs were judged,
+        and of these the ones that are listed."""
+        key, least = RUNS if user_id is None else f"{RUNS}:{user_id}", f"({judged}"
+        behind = "+inf" if before is None else f"({before}"
+        if before is not None and before <= judged:
+            key, least = FAILED_RUNS, "-inf"
+
+        async def with_errors(start: int, count: int) -> list[tuple[str, str, int]]:
+            nonlocal key, least, behind
+            found = await self._before(key, behind, least, count)
+            if len(found) < count and key != FAILED_RUNS:
+                key, least, behind = FAILED_RUNS, "-inf", str(judged)
+                found += await self._before(key, behind, least, count - len(found))
+            if found:
+                behind = f"({found[-1][2]}"
+            return found
+
+        return with_errors
+
+    async def _before(self, key: str, behind: str, least: str, count: int) -> list[tuple[str, str, int]]:
+        asked = ("ZREVRANGEBYSCORE", key, behind, least, "WITHSCORES", "LIMIT", 0, count)
+        found = _scored(await self._server.command(*asked))
+        return [(*decode_member(member), int(number)) for member, number in found]
 
     async def _listing(
         self, user_id: str | None, session_id: str | None, status: RunStatus | None, before: int | None
@@ -242,12 +278,10 @@ class RedisRecords:
 
         async def of_all(start: int, count: int) -> list[tuple[str, str, int]]:
             nonlocal behind  # by number, not by rank: runs begin and are deleted meanwhile
-            found = _scored(
-                await self._server.command("ZREVRANGEBYSCORE", key, behind, "-inf", "WITHSCORES", "LIMIT", 0, count)
-            )
+            found = await self._before(key, behind, "-inf", count)
             if found:
-                behind = f"({int(found[-1][1])}"
-            return [(*decode_member(member), int(number)) for member, number in found]
+                behind = f"({found[-1][2]}"
+            return found
 
         return of_all
 

@@ -479,8 +479,12 @@ return number
 
 FINISH_RUNS = Script("""
 for _, run in ipairs(cmsgpack.unpack(ARGV[2])) do
-  local member, user, session, ended_at, bytes = unpack(run)
+  local member, user, session, ended_at, bytes, has_failed = unpack(run)
   redis.call('SREM', '{gapless}:active:' .. ARGV[1], member)
+  local number = has_failed and redis.call('ZSCORE', '{gapless}:runs', member)
+  if number then
+    redis.call('ZADD', '{gapless}:failed', number, member)
+  end
   if redis.call('ZADD', '{gapless}:ended', ended_at, member) == 1 then
     redis.call('HSET', '{gapless}:kept', member, bytes)
     redis.call('INCRBY', '{gapless}:kept_bytes', bytes)
