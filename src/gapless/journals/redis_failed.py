@@ -71,7 +71,7 @@ class FailedRuns:
                 for (member, number), (status,) in zip(found, states, strict=True)
                 if status != _ENDED_WELL
             ]
-            to = await self._server.call(JUDGE, RUNS, found[-1][1], pack(listed))
+            to = int(await self._server.call(JUDGE, RUNS, found[-1][1], pack(listed)))
             if len(found) < JUDGED_AT_ONCE or self._monotonic() >= until:
                 return to
 

@@ -192,9 +192,9 @@ class OwnedRuns:
                 owned.keep(row)
                 if row[-1] is not None and row[-1]["notices"]:
                     notices += _listed(owned, row)
-                end = row[-2]
-                if end is not None:
-                    owned.run.status, owned.run.ended_at = RunStatus(row[-3]), end["at"]
+                status, end = row[-3], row[-2]
+                if status is not None and end is not None:
+                    owned.run.status, owned.run.ended_at = RunStatus(status), end["at"]
                     ended.append((owned, journal_bytes))
         if notices:  # before the run's end is noted: until then, whoever takes over looks after it
             await list_notices(self._server, notices)

@@ -118,7 +118,7 @@ export class RunView {
     const path = `runs/${encodeURIComponent(this.runId)}`;
     const run = await authorised(() => getJson(path));
     if (shown !== this.#shown) return 0;
-    if (run.last_seq === this.#run?.last_seq && run.status === this.#run?.status) return 0;
+    if (this.#run !== null && ["last_seq", "status", "worker"].every((name) => run[name] === this.#run[name])) return 0;
     const began = performance.now();
     const timeline = await authorised(() => getJson(`${path}/timeline?after=${this.#timeline.last_seq}`));
     if (shown !== this.#shown) return 0;
