@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -413,3 +413,32 @@ async def test_looking_at_the_file_keeps_this_process_locks_on_it(cluster: Clust
     )
     subprocess.run([sys.executable, "-c", other], check=True)
     assert path.with_name(path.name + "-wal").exists()
+
+
+async def test_a_file_in_which_nobody_has_committed_anything_is_not_asked_again(cluster: Cluster, path: Path) -> None:
+    a = await cluster.worker("a")
+    asked: list[str] = []
+    assert isinstance(a.store, SQLiteStore)
+    await a.store._file.look(lambda db: db.set_trace_callback(asked.append))
+
+    async def looks() -> int:
+        """At what others may have left, time and again; how often the file was asked."""
+        asked.clear()
+        await a.store.take_over(10.0)
+        await a.store.wanted(1)
+        await a.store.outbox.take(1, 2)
+        return sum(statement.startswith("SELECT") for statement in asked)
+
+    assert await looks() > 0
+    assert await looks() == 0
+    await a.store.renew()
+    assert await looks() > 0
+    assert await looks() == 0
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("UPDATE workers SET beat = beat + 1")
+        other.commit()
+    assert await looks() > 0
+    assert await looks() == 0
+    await cluster.worker("b")
+    assert await looks() > 0
+    assert await looks() > 0, "there is one whose beat is to be watched"

@@ -30,7 +30,7 @@ from gapless.journals.contract import (
 )
 from gapless.journals.lease import LeaseWatch, log_lost
 from gapless.journals.sqlite_bells import Bell
-from gapless.journals.sqlite_file import SQLiteFile
+from gapless.journals.sqlite_file import Due, SQLiteFile
 from gapless.journals.sqlite_lists import TurnPlaces, find_runs, list_runs, list_sessions, list_turns
 from gapless.journals.sqlite_log import Log, Tail
 from gapless.journals.sqlite_moves import read_moves
@@ -65,6 +65,11 @@ from gapless.sought import Found, Sought
 
 __all__ = ["SQLiteStore"]
 
+_ORPHANED = f"status IN {ACTIVE_SQL} AND owner > '' AND owner NOT IN (SELECT id FROM workers)"
+_LOST = f"""SELECT CASE WHEN (SELECT group_concat(id) FROM workers) IS NOT ?
+    OR EXISTS(SELECT 1 FROM runs WHERE {_ORPHANED}) THEN 0 END"""
+"""Whether there is another worker than this one, or a run of none: 0, else NULL."""
+_WANTED = "SELECT min(wanted_at) FROM runs WHERE wanted_at IS NOT NULL"
 _ENDED = {status.value for status in RunStatus if status.ended}
 
 log = logging.getLogger("gapless.sqlite")
@@ -88,6 +93,7 @@ class SQLiteStore(Store):
         self._log.is_watching = self._news.is_watching
         self._turn_places = TurnPlaces()
         self._lease_watch = LeaseWatch(monotonic)
+        self._lost, self._wanted = Due(self._file, _LOST), Due(self._file, _WANTED)
         self._tasks: list[asyncio.Task[None]] = []
         self.path: Path = self._file.path
 
@@ -153,13 +159,11 @@ class SQLiteStore(Store):
 
     async def take_over(self, lease_s: float) -> list[RunRecord]:
         me = self._log.worker_id
-        orphaned = f"status IN {ACTIVE_SQL} AND owner > '' AND owner NOT IN (SELECT id FROM workers)"
-
-        def look(db: sqlite3.Connection) -> tuple[list[tuple[str, int, str]], set[int]]:
-            rows = db.execute("SELECT id, beat, process FROM workers").fetchall()
-            return rows, {rid for (rid,) in db.execute(f"SELECT rid FROM runs WHERE {orphaned}")}
-
-        rows, left = await self._file.look(look)
+        if await self._lost.is_none(0, me):
+            self.others = 0
+            self._news.note_others(False)
+            return []
+        rows, left = await self._file.look(_workers)
         if not any(worker_id == me for worker_id, _, _ in rows):
             raise WorkerFenced(me)
         rows = [row for row in rows if row[0] != me]
@@ -176,11 +180,11 @@ class SQLiteStore(Store):
             delete = "DELETE FROM workers WHERE id = ? AND beat = ?"
             fenced = [worker_id for worker_id in dead if db.execute(delete, (worker_id, beats[worker_id])).rowcount]
             owners, taken = [], []
-            for run in self._runs.select(db, f"{orphaned} ORDER BY rid"):
+            for run in self._runs.select(db, f"{_ORPHANED} ORDER BY rid"):
                 owners.append(run.owner)
                 rid = self._runs.take(db, run, me)
                 taken.append((self._log.load_tail(db, rid), run))
-            for (left,) in db.execute(f"SELECT rid FROM runs WHERE {orphaned}").fetchall():
+            for (left,) in db.execute(f"SELECT rid FROM runs WHERE {_ORPHANED}").fetchall():
                 self._log.seal_left(db, left)  # of a version that another worker has
             return fenced, owners, taken
 
@@ -303,6 +307,8 @@ class SQLiteStore(Store):
         return run
 
     async def wanted(self, now: int, limit: int = WANTED_MAX) -> list[RunRecord]:
+        if await self._wanted.is_none(now):
+            return []
         return await self._file.look(lambda db: self._runs.wanted(db, now, limit))
 
     # -- journals ---------------------------------------------------------------------------------------------------
@@ -467,6 +473,12 @@ class SQLiteStore(Store):
 
     async def turns(self, session_id: str, skip: int = 0) -> list[Turn]:
         return await list_turns(self._file, self._turn_places, session_id, skip)
+
+
+def _workers(db: sqlite3.Connection) -> tuple[list[tuple[str, int, str]], set[int]]:
+    """Return the workers, their beats and processes, and the runs of none of them."""
+    rows = db.execute("SELECT id, beat, process FROM workers").fetchall()
+    return rows, {rid for (rid,) in db.execute(f"SELECT rid FROM runs WHERE {_ORPHANED}")}
 
 
 def _kept(db: sqlite3.Connection, run_id: str) -> tuple[int, bool]:

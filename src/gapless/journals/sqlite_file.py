@@ -20,7 +20,7 @@ from gapless.errors import GaplessError, StoreCorrupt, StoreUnavailable
 from gapless.journals import process
 from gapless.journals.sqlite_schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION, create_tables, migrate
 
-__all__ = ["SQLiteFile", "scalar"]
+__all__ = ["Due", "SQLiteFile", "scalar"]
 
 CHECKPOINT_S = 1.0
 PASSING_MAX = 32
@@ -172,6 +172,15 @@ class SQLiteFile:
     async def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Run one statement that only reads, and give its rows."""
         return await self.look(lambda db: db.execute(sql, values).fetchall())
+
+    def state(self) -> object:
+        """Return what is equal to what this returned before if nobody has committed anything since, here or elsewhere.
+        Cheaper than any look. Raises `StoreUnavailable`."""
+        db = self.connection()
+        try:
+            return db, scalar(db, "PRAGMA data_version"), db.total_changes
+        except sqlite3.Error:  # whoever looks then is told of it
+            return object()
 
     async def _run(self, begin: str, work: Callable[[sqlite3.Connection], _T]) -> _T:
         writes = begin != "BEGIN"
@@ -330,6 +339,25 @@ class SQLiteFile:
             scalar(header, "PRAGMA application_id")
         finally:
             header.close()
+
+
+class Due:
+    """Knows when something in the file is due, for whoever asks time and again: `first` is the statement that says when
+    the first of it is, as one number or NULL. A file in which nobody has committed anything is not asked again."""
+
+    def __init__(self, file: SQLiteFile, first: str) -> None:
+        self._file = file
+        self._sql = first
+        self._state: object = None
+        self._first: int | None = None
+
+    async def is_none(self, now: int, *values: object) -> bool:
+        """Return whether nothing is due. Raises `StoreUnavailable`, `StoreCorrupt`."""
+        state = self._file.state()
+        if state != self._state:
+            ((first,),) = await self._file.query(self._sql, *values)
+            self._state, self._first = state, first
+        return self._first is None or self._first > now
 
 
 def scalar(db: sqlite3.Connection, sql: str, *values: object) -> int:

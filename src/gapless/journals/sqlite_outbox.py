@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable
 
 from gapless.journals.outbox import NOTICES_TAKEN_MAX, Notice, Outbox
-from gapless.journals.sqlite_file import SQLiteFile, scalar
+from gapless.journals.sqlite_file import Due, SQLiteFile
 
 __all__ = ["SQLiteOutbox", "add_notices"]
 
@@ -26,10 +26,10 @@ class SQLiteOutbox(Outbox):
 
     def __init__(self, file: SQLiteFile) -> None:
         self._file = file
+        self._due = Due(file, "SELECT min(due_at) FROM notices WHERE due_at IS NOT NULL")
 
     async def take(self, now: int, until: int, limit: int = NOTICES_TAKEN_MAX) -> list[Notice]:
-        due = "SELECT count(*) FROM (SELECT 1 FROM notices WHERE due_at <= ? LIMIT 1)"
-        if not await self._file.look(lambda db: scalar(db, due, now)):
+        if await self._due.is_none(now):
             return []  # as nearly always: nothing to write
 
         def take(db: sqlite3.Connection) -> list[Notice]:
