@@ -26,7 +26,7 @@ RUNS, FAILED, RARE = 100_000, 40, 7
         (Sought(user_id="u", error="e"), "runs_user"),
         (Sought(session_id="s"), "runs_session"),
         (Sought(status=RunStatus.WAITING, user_id="u"), "runs_active"),
-        (Sought(status=RunStatus.QUEUED, session_id="s"), "runs_queue"),
+        (Sought(status=RunStatus.QUEUED, session_id="s"), "runs_active"),
         (Sought(status=RunStatus.FAILED, agent="a"), "runs_failed"),
         (Sought(error="e", since=1), "runs_failed"),
     ],

@@ -17,6 +17,13 @@ from gapless.records import RunStatus
 from tests.journals.conformance import Cluster, a_run, an_event
 from tests.journals.sqlite_place import FilePlace, open_and_read
 
+TO_VERSION_11 = """
+DROP INDEX runs_active;
+DROP INDEX runs_owned;
+CREATE INDEX runs_active ON runs(owner) WHERE status IN ('queued', 'running', 'waiting');
+CREATE INDEX runs_queue ON runs(session, rid) WHERE status IN ('queued', 'running', 'waiting');
+DELETE FROM sqlite_sequence WHERE name IN ('runs', 'turns');
+"""
 TO_VERSION_6 = """
 DROP TABLE subscriptions;
 DROP INDEX runs_failed;
@@ -86,7 +93,9 @@ async def test_a_file_of_version_1_is_brought_to_this_one(tmp_path: Path, caplog
     await a_file(path)
     await a_file(new)
     db = sqlite3.connect(path)
-    db.executescript(TO_VERSION_6 + TO_VERSION_5 + TO_VERSION_4 + TO_VERSION_3 + TO_VERSION_2 + TO_VERSION_1)
+    db.executescript(
+        TO_VERSION_11 + TO_VERSION_6 + TO_VERSION_5 + TO_VERSION_4 + TO_VERSION_3 + TO_VERSION_2 + TO_VERSION_1
+    )
     db.close()
     assert tables(path) != tables(new)
     cluster = Cluster(FilePlace(path))
@@ -163,16 +172,35 @@ async def test_to_look_for_a_sessions_active_runs_does_not_read_those_that_ended
     await a.store._file.look(lambda db: db.set_trace_callback(asked.append))
     await a.store.create_run(a_run("first"), reject_busy=True)
     await a.store.start_run("first", 1)
+    with pytest.raises(SessionBusy):
+        await a.store.create_run(a_run("second"), reject_busy=True)
     await a.store.active_runs(["s"])
     await a.store.session_runs("s", active=True)
     with pytest.raises(SessionBusy):
         await a.store.update_state("s", {"a": 1}, 2)
-    looked = [sql for sql in asked if "status IN" in sql and "session" in sql]
+    looked = [sql for sql in asked if "status = " in sql and "session" in sql]
     plans = [[row[3] for row in await a.store._file.query(f"EXPLAIN QUERY PLAN {sql}")] for sql in looked]
     assert len(plans) >= 4
     for plan in plans:
-        assert any("runs_queue" in step for step in plan), plan
+        assert any("runs_active" in step for step in plan), plan
         assert not any("runs_session" in step for step in plan), plan
+    await cluster.close()
+
+
+async def test_to_look_for_lost_runs_does_not_read_those_that_are_nobodys(tmp_path: Path) -> None:
+    cluster = Cluster(FilePlace(tmp_path / "gapless.db"))
+    a, b = await cluster.worker("a"), await cluster.worker("b")
+    assert isinstance(a.store, SQLiteStore)
+    asked: list[str] = []
+    await a.store._file.look(lambda db: db.set_trace_callback(asked.append))
+    await b.create("left")
+    await b.store.close()
+    assert [run.id for run in await a.store.take_over(60.0)] == ["left"]
+    looked = [sql for sql in asked if "NOT IN (SELECT id FROM workers)" in sql]
+    plans = [[row[3] for row in await a.store._file.query(f"EXPLAIN QUERY PLAN {sql}")] for sql in looked]
+    assert len(plans) >= 3
+    for plan in plans:
+        assert any("SEARCH runs USING INDEX runs_owned (owner>?)" in step for step in plan), plan
     await cluster.close()
 
 
@@ -234,4 +262,20 @@ async def test_a_run_in_a_file_of_version_5_has_times_from_now_on(tmp_path: Path
     said = [*(f"word {n}" for n in range(300)), "not yet sealed", "302", "end"]
     assert await a.read_all("spoken") == [an_event(text) for text in said]
     assert await a.store.times("spoken") == [(302, 5_001)]
+    await cluster.close()
+
+
+async def test_the_number_of_a_row_that_was_deleted_is_never_given_again(tmp_path: Path) -> None:
+    """Other processes may remember it: which run they watch, up to which turn a session was read."""
+    cluster = Cluster(FilePlace(tmp_path / "gapless.db"))
+    a = await cluster.worker("a")
+    assert isinstance(a.store, SQLiteStore)
+    numbers = []
+    for run_id in ("first", "second", "third"):
+        await a.create(run_id, run_id)
+        await a.end(run_id, 1)
+        numbers += await a.store._file.query("SELECT max(rid), max(tid) FROM runs, turns")
+        if run_id != "first":
+            assert await a.store.delete_session(run_id)
+    assert numbers == [(1, 1), (2, 2), (3, 3)]
     await cluster.close()

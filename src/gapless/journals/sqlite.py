@@ -37,7 +37,6 @@ from gapless.journals.sqlite_moves import read_moves
 from gapless.journals.sqlite_news import Command, News
 from gapless.journals.sqlite_outbox import SQLiteOutbox
 from gapless.journals.sqlite_records import (
-    ACTIVE_SQL,
     Runs,
     check_idle,
     delete_of_session,
@@ -49,6 +48,7 @@ from gapless.journals.sqlite_records import (
     write_session,
 )
 from gapless.journals.sqlite_retention import drop_events, expire
+from gapless.journals.sqlite_schema import ACTIVE_SQL, OWNED_SQL
 from gapless.journals.sqlite_subscriptions import SQLiteSubscriptions
 from gapless.moves import Moves
 from gapless.records import (
@@ -65,7 +65,7 @@ from gapless.sought import Found, Sought
 
 __all__ = ["SQLiteStore"]
 
-_ORPHANED = f"status IN {ACTIVE_SQL} AND owner > '' AND owner NOT IN (SELECT id FROM workers)"
+_ORPHANED = f"{OWNED_SQL} AND owner NOT IN (SELECT id FROM workers)"
 _LOST = f"""SELECT CASE WHEN (SELECT group_concat(id) FROM workers) IS NOT ?
     OR EXISTS(SELECT 1 FROM runs WHERE {_ORPHANED}) THEN 0 END"""
 """Whether there is another worker than this one, or a run of none: 0, else NULL."""
@@ -180,7 +180,7 @@ class SQLiteStore(Store):
             delete = "DELETE FROM workers WHERE id = ? AND beat = ?"
             fenced = [worker_id for worker_id in dead if db.execute(delete, (worker_id, beats[worker_id])).rowcount]
             owners, taken = [], []
-            for run in self._runs.select(db, f"{_ORPHANED} ORDER BY rid"):
+            for run in self._runs.select(db, f"{_ORPHANED} ORDER BY +rid"):
                 owners.append(run.owner)
                 rid = self._runs.take(db, run, me)
                 taken.append((self._log.load_tail(db, rid), run))
@@ -212,10 +212,10 @@ class SQLiteStore(Store):
             user = db.execute("SELECT user FROM sessions WHERE id = ?", (run.session_id,)).fetchone()
             if user is not None and user[0] != run.user_id:
                 raise session_taken(run.session_id)
-            if reject_busy:
-                check_idle(db, run.session_id)
-            if user is None:
+            if user is None:  # and so no run of it is active
                 insert_session(db, session_of(run))
+            elif reject_busy:
+                check_idle(db, run.session_id)
             if started_at is not None and (user is None or reject_busy or is_idle(db, run.session_id)):
                 run.status, run.started_at = RunStatus.RUNNING, started_at
             run.owner = self._log.worker_id
@@ -234,7 +234,7 @@ class SQLiteStore(Store):
             if run is None or run.owner != self._log.worker_id or run.status is not RunStatus.QUEUED:
                 raise RunNotFound(f"run {run_id} is not queued here", run_id=run_id)
             ahead = db.execute(
-                f"SELECT id FROM runs WHERE session = ? AND status IN {ACTIVE_SQL}"
+                f"SELECT id FROM runs WHERE session = ? AND {ACTIVE_SQL}"
                 " AND rid < (SELECT rid FROM runs WHERE id = ?) ORDER BY rid DESC LIMIT 1",
                 (run.session_id, run_id),
             ).fetchone()

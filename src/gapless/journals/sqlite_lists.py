@@ -15,7 +15,8 @@ from typing import TypeVar
 
 from gapless.journals.finding import Search
 from gapless.journals.sqlite_file import SQLiteFile
-from gapless.journals.sqlite_records import ACTIVE_SQL, ANOTHER_VERSION, Runs, decode_turn
+from gapless.journals.sqlite_records import ANOTHER_VERSION, Runs, decode_turn
+from gapless.journals.sqlite_schema import ACTIVE_SQL
 from gapless.records import (
     ACTIVE,
     Listing,
@@ -65,8 +66,8 @@ async def list_runs(
     values: list[object] = [value for value in conditions.values() if value is not None]
     index = ""
     if status in ACTIVE:  # the index is on these, and SQLite does not know that they are few
-        where.append(f"status IN {ACTIVE_SQL}")
-        index = "INDEXED BY runs_queue" if session_id is not None else "INDEXED BY runs_active"
+        where.append(ACTIVE_SQL)
+        index = "INDEXED BY runs_active"
     if (place := place_in_runs(after)) is not None:
         where.append("rid < ?")
         values.append(place)
@@ -115,8 +116,8 @@ def find_sql(sought: Sought) -> tuple[str, list[object]]:
             where.append(f"{column} = ?")
             values.append(value)
     if sought.states is ACTIVE:
-        where.append(f"status IN {ACTIVE_SQL}")
-        index = "INDEXED BY runs_active" if sought.session_id is None else "INDEXED BY runs_queue"
+        where.append(ACTIVE_SQL)
+        index = "INDEXED BY runs_active"
     elif sought.states is FAILED and not values:
         where.append(f"status IN {FAILED_SQL}")
         index = "INDEXED BY runs_failed"

@@ -12,7 +12,8 @@ from gapless.errors import GaplessError
 from gapless.journals.contract import EVERYONE, WANTED_MAX, Listener
 from gapless.journals.sqlite_file import CHECKPOINT_S, SQLiteFile, scalar
 from gapless.journals.sqlite_log import SESSION_NEWS, Log, entries, newest_pos
-from gapless.journals.sqlite_records import ACTIVE_SQL, Runs
+from gapless.journals.sqlite_records import Runs
+from gapless.journals.sqlite_schema import ACTIVE_SQL
 
 __all__ = ["Command", "News"]
 
@@ -84,7 +85,7 @@ class News:
 
     def watch(self, db: sqlite3.Connection, run_id: str) -> None:
         """Watch a run, unless it has ended or is not there."""
-        row = db.execute(f"SELECT rid FROM runs WHERE id = ? AND status IN {ACTIVE_SQL}", (run_id,)).fetchone()
+        row = db.execute(f"SELECT rid FROM runs WHERE id = ? AND {ACTIVE_SQL}", (run_id,)).fetchone()
         if row is not None:
             if not self._watched:
                 self.pos = newest_pos(db)
@@ -200,7 +201,7 @@ class News:
         for _, rid, seq, events, _ in list(entries(db, run_ids, after=self.pos)):
             self.listener.on_events(run_ids[rid], seq, events, False)
         self.pos = newest
-        ended = db.execute(f"SELECT rid FROM runs WHERE rid IN ({marks}) AND status NOT IN {ACTIVE_SQL}").fetchall()
+        ended = db.execute(f"SELECT rid FROM runs WHERE rid IN ({marks}) AND NOT {ACTIVE_SQL}").fetchall()
         for rid in run_ids if skipped else [rid for (rid,) in ended]:
             for run in self._runs.select(db, "rid = ?", rid):
                 self.listener.on_events(run.id, run.last_seq + 1, [], run.status.ended)

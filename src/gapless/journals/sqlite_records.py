@@ -15,6 +15,7 @@ from gapless.journals.contract import Append, Checkpoint, NotWaiting
 from gapless.journals.sqlite_log import Log, Tail, session_news
 from gapless.journals.sqlite_moves import add_arrival, add_move
 from gapless.journals.sqlite_outbox import add_notices
+from gapless.journals.sqlite_schema import ACTIVE_SQL, next_number, note_numbers
 from gapless.moves import HANDED_OVER, PARKED, TAKEN_OVER, Move
 from gapless.records import (
     ACTIVE,
@@ -33,7 +34,6 @@ from gapless.records import (
 from gapless.sought import Glimpse, glimpse_of
 
 __all__ = [
-    "ACTIVE_SQL",
     "ANOTHER_VERSION",
     "Runs",
     "check_idle",
@@ -47,14 +47,16 @@ __all__ = [
     "write_session",
 ]
 
-ACTIVE_SQL = "('queued', 'running', 'waiting')"
-"""As the index on active runs writes it."""
-
 ANOTHER_VERSION = " (is it of another version of Gapless?)"
 
 _encode = msgspec.json.Encoder().encode
 log = logging.getLogger("gapless.sqlite")
 decode_turn = msgspec.json.Decoder(Turn).decode
+_INSERT_RUN = (
+    "INSERT INTO runs(rid, id, session, user, status, owner, record) "
+    f"VALUES({next_number('runs', 'rid')}, ?, ?, ?, ?, ?, ?)"
+)
+_INSERT_TURN = f"INSERT INTO turns VALUES({next_number('turns', 'tid')}, ?, ?)"
 _COLUMNS = "rid, id, session, user, status, owner, takeovers, record"
 
 
@@ -121,12 +123,12 @@ class Runs:
             if row is None:
                 raise RunNotFound(f"no run {after} in session {session_id}", run_id=after)
             place = row[0]
-        where = f"session = ? AND rid > ?{f' AND status IN {ACTIVE_SQL}' if active else ''} ORDER BY rid LIMIT ?"
+        where = f"session = ? AND rid > ?{f' AND {ACTIVE_SQL}' if active else ''} ORDER BY rid LIMIT ?"
         return [run for _, run in self.listed(db, where, session_id, place, limit) if run is not None]
 
     def oldest_active(self, db: sqlite3.Connection, session_ids: Collection[str]) -> dict[str, RunRecord]:
         """Find as `Store.active_runs` does."""
-        oldest = f"SELECT min(rid) FROM runs WHERE status IN {ACTIVE_SQL} AND session IN"
+        oldest = f"SELECT min(rid) FROM runs WHERE {ACTIVE_SQL} AND session IN"
         where = f"rid IN ({oldest} (SELECT value FROM json_each(?)) GROUP BY session)"
         found = self.listed(db, where, _encode(tuple(session_ids)).decode())
         return {run.session_id: run for _, run in found if run is not None}
@@ -144,7 +146,7 @@ class Runs:
     def insert(self, db: sqlite3.Connection, run: RunRecord) -> int:
         """Add a new run; its row's number."""
         cursor = db.execute(
-            "INSERT INTO runs(id, session, user, status, owner, record) VALUES(?, ?, ?, ?, ?, ?)",
+            _INSERT_RUN,
             (run.id, run.session_id, run.user_id, run.status.value, run.owner, _encode(run)),
         )
         assert cursor.lastrowid is not None
@@ -200,7 +202,7 @@ class Runs:
         end = batch.end
         if end is not None:
             run.status, run.ended_at, run.error, run.usage = end.status, end.ended_at, end.error, end.usage
-            db.execute("INSERT INTO turns(session, turn) VALUES(?, ?)", (run.session_id, _encode(end.turn)))
+            db.execute(_INSERT_TURN, (run.session_id, _encode(end.turn)))
             session, session_written = None, b""
             with contextlib.suppress(StoreCorrupt):  # it stays as it is, for a version that can read it
                 session, session_written = read_session(db, run.session_id)
@@ -290,6 +292,7 @@ def check_idle(db: sqlite3.Connection, session_id: str) -> None:
 def delete_of_session(db: sqlite3.Connection, session_id: str) -> None:
     """Delete what there is of the session beside its record. Its runs' events and blobs are left to be dropped."""
     of_session = "SELECT rid FROM runs WHERE session = ?"
+    note_numbers(db)
     db.execute(f"DELETE FROM notices WHERE rid IN ({of_session})", (session_id,))
     db.execute(f"INSERT INTO dropped {of_session}", (session_id,))
     for table in ("runs", "turns"):
@@ -302,7 +305,7 @@ def is_idle(db: sqlite3.Connection, session_id: str) -> bool:
 
 
 def _active(db: sqlite3.Connection, session_id: str) -> list[tuple[str]]:
-    sql = f"SELECT id FROM runs WHERE session = ? AND status IN {ACTIVE_SQL} LIMIT 1"
+    sql = f"SELECT id FROM runs WHERE session = ? AND {ACTIVE_SQL} LIMIT 1"
     return db.execute(sql, (session_id,)).fetchall()
 
 
