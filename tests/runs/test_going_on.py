@@ -18,7 +18,16 @@ import pytest
 from gapless import Agent, RunConfig, Runner
 from gapless.agents.base import AgentItem, RunContext
 from gapless.errors import InputInvalid, SessionBusy, StoreUnavailable
-from gapless.events import CustomEvent, Event, Interrupt, ResumeEntry, RunErrorEvent, RunFinishedEvent, RunStartedEvent
+from gapless.events import (
+    CustomEvent,
+    Event,
+    Interrupt,
+    ResumeEntry,
+    RunErrorEvent,
+    RunFinishedEvent,
+    RunFinishedInterruptOutcome,
+    RunStartedEvent,
+)
 from gapless.fold import VOID
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import RunStatus
@@ -412,6 +421,43 @@ async def test_an_agent_that_leaves_its_question_off_loses_to_a_faster_answer(pl
     assert (await run.collect()).text == "nobody"
     with pytest.raises(InputInvalid):
         await run.answer(yes("q"))
+
+
+async def test_a_question_that_was_left_off_is_not_asked_by_the_worker_after_the_next(place: Place):
+    """What the next one saved while its agent stood there again said that it was behind it."""
+
+    class Beside(Agent):
+        name = "beside"
+        continues = "from_checkpoint"
+        stands: str | None = None
+
+        async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+            asking = asyncio.create_task(ctx.interrupt([Interrupt(id="q", reason="input_required")]))
+            await asyncio.wait({asking}, timeout=0)
+            if self.stands is None:
+                await waits(place)
+            elif self.stands == "left off":
+                await ctx.save(b"beside it")
+                self.stands = "saved"
+                await asyncio.Event().wait()
+            asking.cancel()
+            await asyncio.wait({asking})
+            yield f"{self.stands} "
+            if self.stands is None:
+                self.stands = "left off"
+                await asyncio.Event().wait()
+
+    agent = Beside()
+    one, two = await place.worker(agent), await place.worker(agent)
+    await one.start("x", run_id="r", agent="agent")
+    await until(lambda: agent.stands == "left off", "it has left its question off")
+    await place.lose(one, two)
+    await until(lambda: agent.stands == "saved", "it has saved beside it")
+    three = await place.worker(agent)
+    await place.lose(two, three)
+    assert (await (await three.attach("r")).collect()).text == "saved "
+    finished = [event for event in await events_of(three) if isinstance(event, RunFinishedEvent)]
+    assert [isinstance(event.outcome, RunFinishedInterruptOutcome) for event in finished] == [True, False]
 
 
 async def test_a_stream_that_ends_with_its_question_does_not_cancel_the_run(

@@ -112,9 +112,11 @@ class Questions:
                 f"run {self._record.id}: its agent does not ask what it asked before ({asked}, not "
                 f"{', '.join(sorted(known.ids))}); an agent that is gone on with must do the same again"
             )
-        self.closed += 1
-        if not known.answers:  # it was left off then: the agent will wait no longer this time either
-            await asyncio.get_running_loop().create_future()
+        try:
+            if not known.answers:  # it was left off then: the agent will wait no longer this time either
+                await asyncio.get_running_loop().create_future()
+        finally:
+            self.closed += 1  # not before: who goes on from what is saved meanwhile comes here again
         assert known.answers is not None, "an open one is waited for before the agent is called"
         return known.answers
 
