@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any
 
 import pytest
@@ -116,8 +116,8 @@ async def test_a_run_that_cannot_go_on_saves_nothing_and_one_that_can_does():
         await ctx.emit("x")
     saved, emitted = list[bytes](), list[object]()
 
-    async def save(data: bytes, half: Collection[str], leave: bool) -> None:
-        saved.append(data)
+    async def save(make_data: Callable[[], bytes], half: Collection[str], leave: bool) -> None:
+        saved.append(make_data())
 
     async def emit(item: object) -> None:
         emitted.append(item)
@@ -135,8 +135,8 @@ async def test_a_run_that_cannot_go_on_saves_nothing_and_one_that_can_does():
 async def test_what_is_saved_is_bytes_also_where_nothing_is_kept():
     saved: list[bytes] = []
 
-    async def save(data: bytes, half: Collection[str], leave: bool) -> None:
-        saved.append(data)
+    async def save(make_data: Callable[[], bytes], half: Collection[str], leave: bool) -> None:
+        saved.append(make_data())
 
     for ctx in (a_context(), a_context(save=save)):
         for wrong in ({"x": 1}, "text", None):

@@ -13,8 +13,9 @@ import gapless
 from gapless import Interrupt, ResumeEntry, Runner
 from gapless.agents.base import Agent, AgentItem, RunContext
 from gapless.errors import AgentFailed, AgentInvalid, OutcomeUnknown, UsageError
+from gapless.events import CustomEvent
 from gapless.journals.memory import Memory, MemoryStore
-from tests.support.waiting import until
+from tests.support.waiting import at_rest, until
 
 
 class Worker:
@@ -318,3 +319,49 @@ async def test_an_answer_is_given_to_no_other_question():
         await second.answer("r", [ResumeEntry(interrupt_id="more", status="resolved")])
         with pytest.raises(AgentInvalid, match=r"does not ask what it asked before \(delete b, not delete a\)"):
             await read(second)
+
+
+@pytest.mark.parametrize("emits", [True, False])
+async def test_a_large_file_is_said_once_where_a_step_is_kept_while_it_is_set_aside(
+    emits: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """What such a step keeps says what the function has said: a crash then would lose the file."""
+    memory, setting, may_set = Memory(), asyncio.Event(), asyncio.Event()
+    keep_blob = MemoryStore.keep_blob
+
+    async def slow(store: MemoryStore, *about: Any) -> None:
+        setting.set()
+        await may_set.wait()
+        await keep_blob(store, *about)
+
+    async def note() -> None:
+        pass
+
+    @gapless.replays
+    async def agent(ctx: RunContext) -> AsyncIterator[AgentItem]:
+        async def beside() -> None:
+            await setting.wait()
+            await ctx.step("note", note)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(beside())
+            yield "begun "
+            picture = CustomEvent(name="gapless.file", value={"mimeType": "image/png", "data": bytes(100_000)})
+            if emits:
+                await ctx.emit(picture)
+            else:
+                yield picture
+            if not may_set.is_set():
+                await asyncio.Event().wait()
+        yield "end"
+
+    monkeypatch.setattr(MemoryStore, "keep_blob", slow)
+    async with Worker(memory, agent) as first:
+        await first.start("x", run_id="r")
+        await setting.wait()
+        await at_rest()
+    assert not any("gapless.file" in str(event) for event in memory.events["r"])
+    may_set.set()
+    async with Worker(memory, agent) as second:
+        assert await read(second) == "begun end"
+    assert sum("gapless.file" in str(event) for event in memory.events["r"]) == 1

@@ -460,6 +460,38 @@ async def test_a_question_that_was_left_off_is_not_asked_by_the_worker_after_the
     assert [isinstance(event.outcome, RunFinishedInterruptOutcome) for event in finished] == [True, False]
 
 
+async def test_what_is_saved_while_a_file_is_set_aside_lies_behind_the_file(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    """And before what is said next: else a loss would lose the one, or say the other twice."""
+    keep_blob, may_set = MemoryStore.keep_blob, asyncio.Event()
+
+    async def slow(store: MemoryStore, *about: Any) -> None:
+        await may_set.wait()
+        await keep_blob(store, *about)
+
+    class Beside(Agent):
+        name = "beside"
+        continues = "from_checkpoint"
+
+        async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+            saving = asyncio.create_task(self.save(ctx))
+            yield CustomEvent(name="gapless.file", value={"mimeType": "image/png", "data": bytes(100_000)})
+            yield "next"
+            await saving
+
+        async def save(self, ctx: RunContext) -> None:
+            asyncio.get_running_loop().call_soon(may_set.set)
+            await ctx.save(b"file")
+            self.saved_at = place.memory.checkpoints["r"].seq
+
+    monkeypatch.setattr(MemoryStore, "keep_blob", slow)
+    agent = Beside()
+    one = await place.worker(agent)
+    await (await one.start("x", run_id="r", agent="agent")).wait()
+    assert "gapless.file" in str(place.memory.events["r"][agent.saved_at - 1])
+
+
 async def test_a_stream_that_ends_with_its_question_does_not_cancel_the_run(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ):

@@ -110,7 +110,7 @@ class RunContext:
         forwarded_props: Any = None,
         live: LiveRequestQueue | None = None,
         checkpoint: bytes | None = None,
-        save: Callable[[bytes, Collection[str], bool], Awaitable[None]] | None = None,
+        save: Callable[[Callable[[], bytes], Collection[str], bool], Awaitable[None]] | None = None,
         emit: Callable[[AgentItem], Awaitable[None]] | None = None,
         ids_after: int = 0,
         left: Callable[[], bool] | None = None,
@@ -217,7 +217,8 @@ class RunContext:
             what = f"ctx.save takes bytes, not {type(data).__name__}: encode it, as by json.dumps(…).encode()"
             raise AgentInvalid(f"run {self.run_id}: {what}", run_id=self.run_id)
         if self._save is not None:
-            await self._save(bytes(data), half, leave)
+            copied = bytes(data)
+            await self._save(lambda: copied, half, leave)
 
     @property
     def left(self) -> bool:

@@ -123,8 +123,10 @@ class Replay:
         return name if count == 1 else f"{name}#{count}"
 
     async def _save(self, *, leave: bool = True) -> None:
-        kept = _Kept(max(self._items, self._said), self._steps, self._state, self._left_off)
-        await self._keep(_encode(kept), (), leave)
+        await self._keep(self._kept, (), leave)
+
+    def _kept(self) -> bytes:
+        return _encode(_Kept(max(self._items, self._said), self._steps, self._state, self._left_off))
 
     async def _step(
         self, name: str, function: Callable[..., Any], args: tuple[Any, ...], type: Any, repeatable: bool

@@ -33,6 +33,7 @@ from gapless.journals.contract import BLOB_PIECE_BYTES, Store
 from gapless.journals.journal import Journal
 from gapless.onetext import FILE_NAME
 from gapless.records import blobs_at
+from gapless.runs.recorder import Recorder
 from gapless.runs.retrying import patiently
 
 __all__ = ["LARGE", "Blob", "Blobs", "BlobsOfRun"]
@@ -92,6 +93,18 @@ class BlobsOfRun:
         self._journal = journal
         self._limits = limits
         self._public_url = public_url
+
+    async def record(self, item: AgentItem, recorder: Recorder) -> None:
+        """Record what an agent says. While what is too large in it is set aside, nothing is saved: the agent counts it
+        as said. Raises what `set_aside` and `Recorder.add` raise."""
+        if type(item) not in LARGE:
+            recorder.add(item)
+            return
+        async with recorder.setting_aside:
+            recorded = await self.set_aside(item)
+            recorder.add(recorded)
+        if recorded is not item:
+            await asyncio.sleep(0)  # what is saved beside it is saved here, before the agent says more
 
     async def set_aside(self, event: AgentItem) -> AgentItem:
         """Return the event as it is recorded: what is too large in it is kept, and named. An event that is no sound one

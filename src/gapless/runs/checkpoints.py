@@ -137,10 +137,13 @@ class Standing:
         """Nothing was recorded since the newest save."""
         return self._seq == self._journal.appended
 
-    async def save(self, data: bytes, half: Collection[str] = (), leave: bool = True) -> None:
-        """Do what `ctx.save` promises. Raises `RunFenced` once the run is left, or its agent is stopped: what that does
-        while it is cancelled is not where others go on."""
+    async def save(self, make_data: Callable[[], bytes], half: Collection[str] = (), leave: bool = True) -> None:
+        """Do what `ctx.save` promises, with the data that is made once all is recorded that the agent has said. Raises
+        `RunFenced` once the run is left, or its agent is stopped: what that does while it is cancelled is not where
+        others go on."""
         assert self._made is not None, "the agent runs"
+        async with self._recorder.setting_aside:
+            data = make_data()
         self._recorder.check_sealed()
         if self._questions.stopping:
             raise RunFenced(f"run {self._journal.run_id} ends, and is not gone on with", run_id=self._journal.run_id)

@@ -314,8 +314,9 @@ class Execution:
             try:
                 async for item in stream:
                     if type(item) is not str and type(item) in LARGE:
-                        item = await self._blobs.set_aside(item)
-                    add(item)
+                        await self._blobs.record(item, self._recorder)
+                    else:
+                        add(item)
                     if first:
                         self._first_event()
                         first = False
@@ -430,7 +431,7 @@ class Execution:
         return await self.questions.ask(interrupts)
 
     async def _emit(self, item: AgentItem) -> None:
-        self._recorder.add(await self._blobs.set_aside(item) if type(item) in LARGE else item)
+        await self._blobs.record(item, self._recorder)
         self._first_event()
         if self.journal.full:
             await self.journal.drain()

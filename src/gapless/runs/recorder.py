@@ -7,6 +7,7 @@ session. It runs once per event: plain text takes the short way.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from collections.abc import Collection
@@ -87,6 +88,8 @@ class Recorder:
         """Set when the agent itself yielded RUN_ERROR."""
         self.finish: RunFinishedEvent | None = None
         """Set when the agent itself yielded RUN_FINISHED."""
+        self.setting_aside = asyncio.Lock()
+        """Held while something large is set aside: its agent has said it, and it is not recorded yet."""
         self._journal = journal
         self.limits = self._limits = limits
         self._events_max, self._bytes_max = limits.journal_events_max, limits.journal_bytes_max
