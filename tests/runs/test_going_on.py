@@ -351,6 +351,19 @@ async def test_a_parked_run_is_cancelled_by_a_worker_that_does_not_have_its_agen
 
 
 @pytest.mark.usefixtures("parked_at_once")
+@pytest.mark.parametrize("name", ["agent", "other"])
+async def test_a_run_that_was_parked_before_it_heard_that_it_is_cancelled_is_cancelled(place: Place, name: str):
+    """Who claims it finds that it waits for a person, and would leave it again, as all others."""
+    one = await place.worker(Steps("one", "ask"))
+    await one.start("x", run_id="r", agent="agent")
+    await place.is_parked()
+    await one.close()
+    async with Runner(agents={name: Steps()}, store=MemoryStore(place.memory, monotonic=lambda: place.now)) as other:
+        await other.store.send("r", msgspec.json.encode(Command(kind="cancel")))  # its worker was about to leave it
+        assert (await (await other.attach("r")).wait()).status is RunStatus.CANCELLED
+
+
+@pytest.mark.usefixtures("parked_at_once")
 async def test_a_run_that_is_cancelled_before_its_agent_comes_to_its_question_leaves_no_error_behind(place: Place):
     """One that nobody waited for would be logged by asyncio."""
     one, errors = await place.worker(Steps("one", "ask")), list[dict[str, Any]]()

@@ -18,14 +18,14 @@ import msgspec
 
 from gapless.agents.base import Agent
 from gapless.config import Limits
-from gapless.errors import CheckpointUnreadable, CursorExpired, GaplessError, WorkerLost
+from gapless.errors import CheckpointUnreadable, CursorExpired, GaplessError, RunCancelled, WorkerLost
 from gapless.events import Event, RunFinishedEvent, RunFinishedInterruptOutcome, RunStartedEvent, decode_event
 from gapless.journals.contract import Checkpoint, NotWaiting
 from gapless.journals.journal import Journal, Journals
 from gapless.metrics import Metrics
 from gapless.records import RunRecord, RunStatus, now_ms
 from gapless.runs.checkpoints import Before, decode_frame
-from gapless.runs.commands import Command
+from gapless.runs.commands import Command, decode_command
 from gapless.runs.deadlines import due_at
 from gapless.runs.ending import lost, unanswered
 from gapless.runs.notices import Notices
@@ -229,6 +229,9 @@ class GoingOn:
         policy = "fail" if record.config is None else record.config.on_worker_lost
         agent = self._agents.get(record.agent)
         if record.status is RunStatus.WAITING and kept is not None and so_far.asked is not None:
+            commands = await patiently(self._journals.store.commands, record.id, patience_s=math.inf)
+            if any(decode_command(command).kind == "cancel" for command in commands):  # it came as the run was left
+                return RunCancelled("cancelled", run_id=record.id)
             overdue = await self._left_waiting(record, so_far.asked)
             if overdue is not None:
                 return overdue
