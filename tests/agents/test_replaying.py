@@ -365,3 +365,42 @@ async def test_a_large_file_is_said_once_where_a_step_is_kept_while_it_is_set_as
     async with Worker(memory, agent) as second:
         assert await read(second) == "begun end"
     assert sum("gapless.file" in str(event) for event in memory.events["r"]) == 1
+
+
+@pytest.mark.parametrize("again", ["returns", "raises"])
+async def test_a_step_that_was_left_off_beside_one_that_raised_is_begun_if_that_returns_now(again: str):
+    """What raises is not remembered. The function would wait until its run's timeout for the one beside it."""
+    memory, looks, searches, noted = Memory(), list[str](), asyncio.Event(), asyncio.Event()
+
+    async def look() -> str:
+        looks.append("look")
+        if len(looks) == 1 or again == "raises":
+            await searches.wait()
+            raise ConnectionError
+        return "looked"
+
+    async def search() -> str:
+        if len(looks) == 1:
+            searches.set()
+            await asyncio.Event().wait()
+        return "found"
+
+    @gapless.replays
+    async def agent(ctx: RunContext) -> AsyncIterator[str]:
+        try:
+            async with asyncio.TaskGroup() as group:
+                both = [group.create_task(ctx.step("look", look)), group.create_task(ctx.step("search", search))]
+            yield " ".join(one.result() for one in both)
+        except* ConnectionError:
+            await ctx.step("note", str)
+            if not noted.is_set():
+                noted.set()
+                await asyncio.Event().wait()
+            yield "neither"
+
+    async with Worker(memory, agent) as first:
+        await first.start("x", run_id="r")
+        await noted.wait()
+    async with Worker(memory, agent) as second:
+        assert await read(second) == ("looked found" if again == "returns" else "neither")
+    assert len(looks) == 2

@@ -30,8 +30,9 @@ class _Kept(msgspec.Struct, array_like=True):
     steps: dict[str, bytes | None] = {}
     """As JSON, by name, with what people answered; None: begun, and not to be begun again."""
     state: dict[str, Any] = {}
-    left_off: list[str] = []
-    """Names of the steps and questions that the function did not wait for to the end (`asyncio.timeout`)."""
+    left_off: dict[str, list[str]] = {}
+    """The steps and questions that the function did not wait for to the end (`asyncio.timeout`), each with those that
+    had raised beside it: a `TaskGroup` leaves off the others then."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -84,7 +85,11 @@ class Replay:
         self._keep = ctx._save
         refuse_saves(ctx)
         self._state, self._steps, self._said = kept.state, dict(kept.steps), kept.items
-        self._left_off = list(kept.left_off)
+        self._left_off = dict(kept.left_off)
+        self._begin = {key: asyncio.Event() for key in kept.left_off}
+        """Set for what was left off and is begun after all."""
+        self._under_way: dict[str, list[str]] = {}
+        """What the function waits for, each with what has raised meanwhile."""
         self._items = 0
         self._counts: collections.Counter[str] = collections.Counter()
         if ctx.checkpoint is not None:  # as it was when the agent began
@@ -136,15 +141,27 @@ class Replay:
 
     async def _waited_for(self, key: str, come_to: Callable[..., Awaitable[_T]], *about: Any) -> _T:
         """Return what the step or question of this name comes to. What the function leaves off is left off whenever it
-        is run again: what it does then, it does again."""
-        if key in self._left_off:
-            await asyncio.get_running_loop().create_future()
+        is run again: what it does then, it does again. Unless something that raised beside it returns now: what raises
+        is not remembered."""
+        self._under_way[key] = raised = list[str]()
         try:
-            return await come_to(key, *about)
+            if key in self._left_off:
+                await self._begin[key].wait()
+            found = await come_to(key, *about)
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) is not None and task.cancelling():  # else it was cancelled from inside
-                self._left_off.append(key)
+                self._left_off[key] = raised
             raise
+        except Exception:
+            for beside in self._under_way.values():
+                beside.append(key)
+            raise
+        finally:
+            del self._under_way[key]
+        for other in [other for other, beside in self._left_off.items() if key in beside]:
+            del self._left_off[other]
+            self._begin[other].set()
+        return found
 
     async def _done(
         self, key: str, function: Callable[..., Any], args: tuple[Any, ...], type: Any, repeatable: bool
