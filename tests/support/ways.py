@@ -31,14 +31,14 @@ def through_the_graph(patch: pytest.MonkeyPatch) -> None:
 class Ways:
     """Runs each test that says so on both."""
 
-    @pytest.fixture
+    @pytest.fixture(autouse=True)  # pytest drops what only parametrizing has asked for
     def way(self, request: pytest.FixtureRequest) -> Iterator[str]:
+        way: str = getattr(request, "param", WAYS[0])
         with pytest.MonkeyPatch.context() as patch:
-            if request.param == WAYS[1]:
+            if way == WAYS[1]:
                 through_the_graph(patch)
-            yield request.param
+            yield way
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if metafunc.definition.get_closest_marker(MARKER) is not None:
-            metafunc.fixturenames.append("way")
             metafunc.parametrize("way", WAYS, indirect=True)

@@ -7,9 +7,10 @@ through from end to end each time that the model waits, twice for a word. It is 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from contextvars import copy_context
+from contextvars import Context, ContextVar, copy_context
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -22,6 +23,8 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
 __all__ = ["HeardModel", "Hearer"]
+
+_NOTHING: Any = object()
 
 
 class Hearer(Protocol):
@@ -73,43 +76,94 @@ class _Request:
         self._opened = opened
         self._hearer = hearer
         self._loop = asyncio.get_running_loop()
-        self._given: asyncio.Future[Any] | None = None
+        self._given: asyncio.Future[Any] = self._loop.create_future()
         """What `next` waits for."""
-        self._asked: asyncio.Future[bool] | None = None
-        """What the task waits for, once it has given something: whether to go on."""
+        self._asked: asyncio.Future[bool] = self._loop.create_future()
+        """What the task waits for, once it has given something: whether to go on. A time limit or a task group that the
+        model has open may cancel it."""
+        self._asked.cancel()  # it has given nothing yet
         self._raised: BaseException | None = None
+        self._left_by: BaseException | None = None
+        self._stopped = False
+        self._scope = anyio.CancelScope()
+        """Of what is cancelled with `next`: that the request is entered, then that its stream is read."""
         self._context = copy_context()
+        self._known = dict(self._context.items())
         self._task = asyncio.create_task(self._run(), name="gapless-model-request", context=self._context)
+        self._task.add_done_callback(lambda _: self._answer(None))
 
     async def next(self) -> Any:
         """Return what the task gives next, None after the last event. Raises what was raised in it."""
-        self._given = given = self._loop.create_future()
-        asked, self._asked = self._asked, None
-        if asked is not None:
-            asked.set_result(True)
-        found = await given
+        for variable, value in self._changed(copy_context()):
+            self._known[variable] = value
+            self._context.run(variable.set, value)
+        if self._parked:
+            self._asked.set_result(True)
+        try:
+            found = await self._given
+        except asyncio.CancelledError:
+            await self._stop()
+            raise
+        self._given = self._loop.create_future()
         self._raise()
         return found
 
     async def end(self, error: BaseException | None) -> None:
         """Have the request left, by this error, and wait until it is. Raises what leaving it raises."""
-        asked, self._asked = self._asked, None
-        thrown = False
-        if asked is None or not (error is None or isinstance(error, Exception)):
-            self._task.cancel()
-        elif error is None:
-            asked.set_result(False)
-        else:
-            thrown = True
-            asked.set_exception(error)
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait({self._task})
-        for variable, value in self._context.items():  # as if the request had been made here
-            if variable.get(None) is not value:
-                variable.set(value)
-        if not thrown and (self._raised is None or isinstance(self._raised, asyncio.CancelledError)):
+        over = self._task.done()
+        cancelled = not (error is None or isinstance(error, Exception))
+        if self._parked:
+            self._raised, self._left_by = None, error
+            self._asked.set_result(False)
+        elif not over:  # somebody waits for an event still
+            cancelled = self._task.cancel()
+        if (again := await self._until(self._task)) is not None:
+            cancelled, error = True, again
+        for variable, value in self._changed(self._context):  # as if the request had been made here
+            variable.set(value)
+        if over:
+            self._raised = self._raised if error is None else error
+        elif cancelled and (self._raised is None or isinstance(self._raised, asyncio.CancelledError)):
             self._raised = error
         self._raise()
+
+    async def _stop(self) -> None:
+        """Cancel what the task waits for, as the wait for it was. Raises what the model makes of it."""
+        if self._parked or self._task.done():  # at the same moment
+            self._raised = None
+            return
+        self._given = self._loop.create_future()
+        self._stopped = True
+        if anyio.current_effective_deadline() == -math.inf:  # by a scope of anyio's, which cancels wait after wait
+            self._scope.cancel()
+        else:
+            self._task.cancel()
+        await self._until(self._given)
+        if isinstance(self._raised, asyncio.CancelledError):
+            self._raised = None
+        self._raise()
+
+    @property
+    def _parked(self) -> bool:
+        """Returns whether the task has given something and waits for what is to come of it."""
+        return not self._asked.done()
+
+    async def _until(self, ended: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+        """Wait until this has ended. Return what cancelled that, and the task with it."""
+        cancelled: asyncio.CancelledError | None = None
+        while not ended.done():
+            try:
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait({ended})
+            except asyncio.CancelledError as again:
+                cancelled = again
+                self._task.cancel()
+        return cancelled
+
+    def _changed(self, context: Context) -> list[tuple[ContextVar[Any], Any]]:
+        """Return what was set in the `context` of one side since the other was told."""
+        known = self._known
+        return [(variable, value) for variable, value in context.items() if known.get(variable, _NOTHING) is not value]
 
     def _raise(self) -> None:
         """Raise what was raised in the task. It is not kept here: an error refers to where it was raised."""
@@ -122,19 +176,32 @@ class _Request:
 
     async def _run(self) -> None:
         try:
-            async with self._opened as stream:
-                if not await self._give(stream):
-                    return
-                hear, emitted = self._hearer.hear, self._hearer.emitted
+            with self._scope:
+                async with self._opened as stream:
+                    if await self._give(stream):
+                        await self._listen(stream)
+                    if self._left_by is not None:
+                        raise self._left_by
+        except BaseException as error:  # raised where the request is asked for
+            self._raised = error
+        finally:
+            self._left_by = None
+
+    async def _listen(self, stream: StreamedResponse) -> None:
+        hear, emitted = self._hearer.hear, self._hearer.emitted
+        self._scope = anyio.CancelScope()
+        try:
+            with self._scope:
                 async for event in stream:
                     if type(event) is m.PartDeltaEvent and not emitted:
                         await hear(event)
                     elif not await self._give(event):  # the graph tells what was emitted after the event at hand
                         return
-                await self._give(None)
-        except BaseException as error:  # raised where the request is asked for
-            self._raised = error
-            self._answer(None)
+        except BaseException as error:
+            if not (self._stopped or isinstance(error, Exception)):
+                raise  # the request's own
+            self._raised = error  # the graph's: it leaves the request by this, or by what it makes of it
+        await self._give(None)
 
     async def _give(self, found: Any) -> bool:
         asked: asyncio.Future[bool] = self._loop.create_future()
@@ -143,7 +210,7 @@ class _Request:
         return await asked
 
     def _answer(self, found: Any) -> None:
-        if self._given is not None and not self._given.done():  # else who asked was cancelled
+        if not self._given.done():  # else who asked was cancelled
             self._given.set_result(found)
 
 
