@@ -6,19 +6,19 @@ import msgspec
 
 from gapless.records import now_ms
 
-__all__ = ["HANDED_OVER", "MOVES_MAX", "PARKED", "TAKEN_OVER", "Move", "Moves"]
+__all__ = ["HANDED_OVER", "MOVES_MAX", "PARKED", "PASSED_ON", "TAKEN_OVER", "Move", "Moves"]
 
 MOVES_MAX = 100
 """Moves that are kept of one run: the newest."""
-TAKEN_OVER, HANDED_OVER, PARKED = "taken over", "handed over", "parked"
+TAKEN_OVER, HANDED_OVER, PASSED_ON, PARKED = "taken over", "handed over", "passed on", "parked"
 
 
 class Move(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Says how a run left the worker `from_worker` at the time `at` and came to `to_worker` at `ended_at`, each in ms
     by the clock of the worker that did it. `seq` is the position of the newest event then.
 
-    `what` is "taken over": its worker was lost; "handed over": its worker left it to others, as it was being stopped or
-    does not have the agent; or "parked": it waited for a person, and no worker had it meanwhile. Of the latter two
+    `what` is "taken over": its worker was lost; "handed over": its worker was being stopped; "passed on": its worker
+    does not have the agent; or "parked": it waited for a person, and no worker had it meanwhile. Of the latter three
     `ended_at` is None until another worker, or the same, has it.
     """
 

@@ -88,5 +88,5 @@ async def test_a_killed_and_a_stopped_server_are_seen_in_the_timeline_of_their_r
     assert said == [
         f"starts at worker {a}",
         f"taken over from {a} to {b}: its worker was lost",
-        f"handed over from {b} to {c}: its worker left it to others",
+        f"handed over from {b} to {c}: its worker was stopped",
     ]

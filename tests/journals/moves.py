@@ -6,7 +6,7 @@ import pytest
 
 from gapless.errors import RunNotFound
 from gapless.journals.contract import WorkerFenced
-from gapless.moves import MOVES_MAX, Move, Moves
+from gapless.moves import MOVES_MAX, PARKED, PASSED_ON, Move, Moves
 from gapless.records import RunStatus, now_ms
 from tests.journals.workers import Cluster, Worker
 
@@ -67,7 +67,7 @@ class Moved:
         await a.create("r")
         assert await a.store.start_run("r", 1) is None
         await a.append("r", 1, "asks", status=RunStatus.WAITING)
-        assert await a.store.release("r", None) is False
+        assert await a.store.release("r", None, PARKED) is False
         assert await ways(b) == [(1, "parked", "a", "")]
         await b.store.answer("r", 1, b"yes")
         assert await b.store.claim("r") is not None
@@ -78,6 +78,16 @@ class Moved:
         await cluster.crash(a)
         await cluster.lapse(b)
         assert await ways(b) == [(1, "parked", "a", "b"), (2, "handed over", "b", "a"), (2, "taken over", "a", "b")]
+
+    async def test_why_a_run_is_released_is_kept_as_it_is_said(self, a: Worker, b: Worker) -> None:
+        await a.create("r")
+        assert await a.store.start_run("r", 1) is None
+        assert await a.store.release("r", 0, PASSED_ON) is True
+        assert await b.store.claim("r") is not None
+        await b.append("r", 1, "asks", status=RunStatus.WAITING)
+        await b.store.answer("r", 1, b"yes")
+        assert await b.store.release("r", None, PARKED) is True, "it was answered meanwhile"
+        assert await ways(a) == [(0, "passed on", "a", "b"), (1, "parked", "b", "")]
 
     async def test_what_is_refused_moves_nothing(self, cluster: Cluster, a: Worker, b: Worker) -> None:
         await a.create("r")

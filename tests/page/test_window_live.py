@@ -403,12 +403,12 @@ def test_a_run_that_moved_says_so_and_operators_are_told_from_which_worker_to_wh
         assert browser.evaluate(ENTRIES, tab=tab) == (wanted if operators else wanted.replace("parked,", ""))
         shown = str(browser.evaluate(TIMELINE, tab=tab))
         assert "its worker was lost" in shown
-        assert "its worker left it to others" in shown
+        assert "its worker was stopped" in shown
         if operators:
             for said in (
                 f"at worker {first}",
                 f"from {first} to {second}: its worker was lost",
-                f"from {second} to {third}: its worker left it to others",
+                f"from {second} to {third}: its worker was stopped",
                 f"from {third} to {last}: no worker has it while it waits",
             ):
                 assert said in shown

@@ -30,11 +30,13 @@ from gapless.events import (
 )
 from gapless.fold import VOID
 from gapless.journals.memory import Memory, MemoryStore
+from gapless.moves import HANDED_OVER, PARKED, PASSED_ON, TAKEN_OVER
 from gapless.records import RunStatus
 from gapless.runs import execution, going_on, retrying
 from gapless.runs import worker as worker_module
 from gapless.runs.checkpoints import decode_frame
 from gapless.runs.commands import Command
+from gapless.testing.place import LEASE_S
 from tests.support.place import Place
 from tests.support.waiting import WAIT_S, at_rest, until
 
@@ -302,11 +304,11 @@ async def test_a_run_is_not_claimed_where_it_is_still_being_given_up(place: Plac
     released, answered = asyncio.Event(), asyncio.Event()
     release, claim, claims = worker.store.release, worker.store.claim, list[str]()
 
-    async def twice(run_id: str, wanted_at: int | None) -> bool:
-        await release(run_id, wanted_at)
+    async def twice(run_id: str, wanted_at: int | None, what: str) -> bool:
+        await release(run_id, wanted_at, what)
         released.set()
         await answered.wait()
-        return await release(run_id, wanted_at)
+        return await release(run_id, wanted_at, what)
 
     async def noted(run_id: str) -> Any:
         claims.append("while it is given up" if not answered.is_set() else "later")
@@ -385,12 +387,12 @@ async def test_a_run_is_left_however_long_the_store_is_away(
     one = await place.worker(Steps("one", "ask"))
     release, refused = MemoryStore.release, 0
 
-    async def away(store: MemoryStore, run_id: str, wanted_at: int | None) -> bool:
+    async def away(store: MemoryStore, run_id: str, wanted_at: int | None, what: str) -> bool:
         nonlocal refused
         if refused < 3:
             refused += 1
             raise StoreUnavailable("away")
-        return await release(store, run_id, wanted_at)
+        return await release(store, run_id, wanted_at, what)
 
     hours = itertools.count(0, 3600)
     monkeypatch.setattr(MemoryStore, "release", away)
@@ -663,6 +665,27 @@ async def test_runs_left_with_nobody_there_go_on_at_the_next_worker(place: Place
     other = await place.worker(Steps("one", "two"))
     assert (await (await other.attach("r")).collect()).text == "one two "
     assert (await (await other.attach("next")).collect()).text == "one two "
+
+
+async def test_why_a_run_is_left_is_kept(place: Place, parked_at_once: None):
+    """Its worker was lost, the next does not have its agent, one is stopped, and one leaves it while it waits."""
+    lost, shut = await place.worker(Steps("one", asyncio.Event())), asyncio.Event()
+    await lost.start("x", run_id="r", agent="agent")
+    await until(lambda: place.record().last_seq >= 4, "the second step is under way")
+    store = MemoryStore(place.memory, monotonic=lambda: place.now)
+    stranger = Runner(agents={"other": Steps()}, store=store, lease_s=LEASE_S)
+    async with stranger:
+        await place.lose(lost, stranger)
+        await until(lambda: not place.record().owner, "who does not have the agent gives it up")
+        stopped = await place.worker(Steps("one", shut, "ask"))
+        await until(lambda: place.record().owner == stopped.worker_id, "another has it")
+        await until(lambda: "r" in stopped.executions, "and goes on")
+        last = Steps("one", "two", "ask")
+        await stopped.close(grace_s=0)
+        await place.worker(last)
+        await place.is_parked()
+        moves = await stranger.store.moves("r")
+    assert [move.what for move in moves.moves] == [TAKEN_OVER, PASSED_ON, HANDED_OVER, PARKED]
 
 
 async def test_a_run_of_an_agent_that_nobody_has_is_closed_in_time(place: Place, monkeypatch: pytest.MonkeyPatch):

@@ -24,7 +24,7 @@ from gapless.journals.contract import (
     WorkerFenced,
 )
 from gapless.journals.memory import Memory, MemoryStore
-from gapless.moves import Moves
+from gapless.moves import HANDED_OVER, Moves
 from gapless.records import ACTIVE, Listing, RunRecord, RunStatus, SessionRecord, Turn
 from tests.simulation.clock import Process, SimulatedLoop
 
@@ -208,9 +208,9 @@ class FaultyStore(Store):
             self._in_world(self._delay(), self._deliver_commands, run.id)
         return taken
 
-    async def release(self, run_id: str, wanted_at: int | None) -> bool:
+    async def release(self, run_id: str, wanted_at: int | None, what: str = HANDED_OVER) -> bool:
         def serve() -> bool:
-            wanted = _now(self._inner.release(run_id, wanted_at))
+            wanted = _now(self._inner.release(run_id, wanted_at, what))
             run = self.ledger.memory.runs.get(run_id)
             if run is not None and not run.owner and self.ledger.owners[run_id] == self._worker_id:
                 self.ledger.owners[run_id] = ""

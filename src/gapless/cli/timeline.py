@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gapless.cli.target import RunId, StoreUrl, Url, connect, find, typed
 from gapless.cli.terminal import clean, one_line, say
-from gapless.moves import HANDED_OVER, PARKED, TAKEN_OVER, Move
+from gapless.moves import HANDED_OVER, PARKED, PASSED_ON, TAKEN_OVER, Move
 
 if TYPE_CHECKING:
     from gapless.records import RunRecord
@@ -22,7 +22,8 @@ TEXT_CHARS_MAX = 200
 _STYLES = {"failed": "red", "error": "red", "waits": "yellow", "cancelled": "yellow", "finished": "green"}
 _WHY = {
     TAKEN_OVER: "its worker was lost",
-    HANDED_OVER: "its worker left it to others",
+    HANDED_OVER: "its worker was stopped",
+    PASSED_ON: "its worker does not have the agent",
     PARKED: "no worker has it while it waits",
 }
 

@@ -18,7 +18,7 @@ import msgspec
 from gapless.journals.finding import find_by_pages
 from gapless.journals.outbox import Notice, Outbox
 from gapless.journals.subscriptions import Subscriptions
-from gapless.moves import Moves
+from gapless.moves import HANDED_OVER, Moves
 from gapless.records import Listing, RunEnd, RunRecord, RunStatus, SessionRecord, Turn
 from gapless.sought import Found, Sought
 
@@ -270,11 +270,11 @@ class Store(ABC):
     # -- runs that are nobody's -------------------------------------------------------------------------------------
 
     @abstractmethod
-    async def release(self, run_id: str, wanted_at: int | None) -> bool:
+    async def release(self, run_id: str, wanted_at: int | None, what: str = HANDED_OVER) -> bool:
         """Give up the active run `run_id` of this worker: it is nobody's then, its owner is "". It wants somebody from
         `wanted_at` on (ms; 0: now; None: not by itself), and at once where it does not wait for a person or a command
-        is kept for it. Returns whether it wants somebody now; False too, and nothing changes, where it is not this
-        worker's.
+        is kept for it. `what` says why, as in the `Move` that is kept of it. Returns whether it wants somebody now;
+        False too, and nothing changes, where it is not this worker's.
 
         Other workers are told of a run that wants somebody now. Raises `WorkerFenced`.
         """

@@ -31,7 +31,7 @@ from gapless.journals.memory_failed import FailedRuns
 from gapless.journals.memory_outbox import MemoryOutbox
 from gapless.journals.memory_pieces import Pieces
 from gapless.journals.memory_subscriptions import MemorySubscriptions
-from gapless.moves import HANDED_OVER, PARKED, TAKEN_OVER, Move, Moves
+from gapless.moves import HANDED_OVER, TAKEN_OVER, Move, Moves
 from gapless.records import (
     ACTIVE,
     Listing,
@@ -388,14 +388,14 @@ class MemoryStore(Store):
 
     # -- runs that are nobody's -------------------------------------------------------------------------------------
 
-    async def release(self, run_id: str, wanted_at: int | None) -> bool:
+    async def release(self, run_id: str, wanted_at: int | None, what: str = HANDED_OVER) -> bool:
         self._check_lease()
         memory = self._memory
         run = memory.runs.get(run_id)
         if run is None or run.owner != self._worker_id or run.status not in ACTIVE:
             return False
         wanted_now = wanted_at == 0 or run.status is not RunStatus.WAITING or bool(memory.commands.get(run_id))
-        memory.leave(run, HANDED_OVER if wanted_now else PARKED)
+        memory.leave(run, what)
         memory.wanted[run_id] = 0 if wanted_now else wanted_at
         if wanted_now:
             self._tell_wanted()

@@ -37,7 +37,7 @@ from gapless.journals.postgres_schema import ACTIVE_SQL, TIME_MS
 from gapless.journals.postgres_server import Connection, PostgresServer, int_array
 from gapless.journals.postgres_sessions import session_runs
 from gapless.journals.postgres_subscriptions import PostgresSubscriptions
-from gapless.moves import Moves
+from gapless.moves import HANDED_OVER, Moves
 from gapless.records import Listing, RunRecord, RunStatus, SessionRecord, Turn, changed_state, decode_run
 from gapless.sought import Found, Sought
 
@@ -214,8 +214,8 @@ class PostgresStore(Store):
 
     # -- runs that are nobody's ---------------------------------------------------------------------------------------
 
-    async def release(self, run_id: str, wanted_at: int | None) -> bool:
-        wanted_now = await self._runs.release(run_id, wanted_at)
+    async def release(self, run_id: str, wanted_at: int | None, what: str = HANDED_OVER) -> bool:
+        wanted_now = await self._runs.release(run_id, wanted_at, what)
         if wanted_now:
             await self._news.tell_wanted()
         return wanted_now

@@ -23,7 +23,7 @@ from gapless.journals.postgres_moves import add_arrival, add_moves
 from gapless.journals.postgres_records import LAST_SQL, PostgresRecords, ReadRun, encode
 from gapless.journals.postgres_schema import ACTIVE_SQL
 from gapless.journals.postgres_server import Connection, PostgresServer, Row, int_array
-from gapless.moves import HANDED_OVER, PARKED, TAKEN_OVER
+from gapless.moves import TAKEN_OVER
 from gapless.records import RunRecord, RunStatus, now_ms, session_busy, session_of, session_taken
 
 __all__ = ["INSERT_SESSION_SQL", "PostgresRuns"]
@@ -204,7 +204,7 @@ class PostgresRuns:
 
     # -- nobody's -----------------------------------------------------------------------------------------------------
 
-    async def release(self, run_id: str, wanted_at: int | None) -> bool:
+    async def release(self, run_id: str, wanted_at: int | None, what: str) -> bool:
         """Release as `Store.release` does."""
 
         async def release(connection: Connection) -> bool:
@@ -229,7 +229,6 @@ class PostgresRuns:
             )
             wanted_now = wanted_at == 0 or status != RunStatus.WAITING.value or bool(kept)
             at = 0 if wanted_now else wanted_at
-            what = HANDED_OVER if wanted_now else PARKED
             await add_moves(self._server, connection, [owned.rid], what, now_ms())
             sql = "UPDATE gapless.runs SET owner = '', wanted_at = %s WHERE rid = %s"
             await self._server.run(connection, sql, at, owned.rid)

@@ -59,7 +59,7 @@ from gapless.journals.redis_server import RedisServer
 from gapless.journals.redis_sessions import AGAIN_S
 from gapless.journals.redis_subscriptions import RedisSubscriptions
 from gapless.journals.redis_takeover import TakeOver
-from gapless.moves import Moves
+from gapless.moves import HANDED_OVER, Moves
 from gapless.records import Listing, RunRecord, RunStatus, SessionRecord, Turn, changed_state, session_busy
 from gapless.sought import Found, Sought
 
@@ -209,8 +209,8 @@ class RedisStore(Store):
 
     # -- runs that are nobody's -------------------------------------------------------------------------------------
 
-    async def release(self, run_id: str, wanted_at: int | None) -> bool:
-        return await self._nobodys.release(run_id, wanted_at)
+    async def release(self, run_id: str, wanted_at: int | None, what: str = HANDED_OVER) -> bool:
+        return await self._nobodys.release(run_id, wanted_at, what)
 
     async def claim(self, run_id: str) -> RunRecord | None:
         run = await self._nobodys.claim(run_id)

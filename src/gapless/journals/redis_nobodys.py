@@ -50,7 +50,7 @@ class NobodysRuns:
         self._owned = owned
         self._claiming: set[str] = set()
 
-    async def release(self, run_id: str, wanted_at: int | None) -> bool:
+    async def release(self, run_id: str, wanted_at: int | None, what: str) -> bool:
         """Give up a run of this worker, as `Store.release`."""
         me, owned = self._owned.worker_id, self._owned.runs.get(run_id)
         if owned is None:
@@ -61,7 +61,8 @@ class NobodysRuns:
         at: int | str = NEVER if wanted_at is None else wanted_at
         if not await self._server.call(scripts.OFFER, WORKERS, me, member, at):
             raise self._owned.fenced()
-        outcome = await self._server.call(scripts.RELEASE, owned.key, owned.place, run_id, me, owned.move, at, now_ms())
+        asked = owned.place, run_id, me, owned.move, at, what, now_ms()
+        outcome = await self._server.call(scripts.RELEASE, owned.key, *asked)
         if outcome < 0:
             await self._owned.check_lease()
             return False

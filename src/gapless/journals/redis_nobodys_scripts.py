@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from gapless.journals.redis_moves import MOVED
 from gapless.journals.redis_scripts import ACTIVE, RUN_FIELDS, TELL, Script
-from gapless.moves import HANDED_OVER, PARKED
 
 __all__ = [
     "COLLECT",
@@ -94,8 +93,8 @@ return found
 RELEASE = Script(
     ACTIVE
     + MOVED
-    + f"""
-local place, id, me, nonce, wanted_at, at = unpack(ARGV)
+    + """
+local place, id, me, nonce, wanted_at, what, at = unpack(ARGV)
 local run = place .. 'run:' .. id
 local is = redis.call('HMGET', run, 'owner', 'status', 'moved', 'wanted_at')
 if is[1] == '' and is[3] == nonce then
@@ -109,7 +108,7 @@ if is[2] ~= 'waiting' or kept then
   wanted_at = '0'
 end
 redis.call('HSET', run, 'owner', '', 'moved', nonce, 'wanted_at', wanted_at)
-left(run, wanted_at == '0' and '{HANDED_OVER}' or '{PARKED}', me, '', at)
+left(run, what, me, '', at)
 return wanted_at == '0' and 1 or 0
 """
 )

@@ -50,7 +50,7 @@ from gapless.journals.sqlite_records import (
 from gapless.journals.sqlite_retention import drop_events, expire
 from gapless.journals.sqlite_schema import ACTIVE_SQL, OWNED_SQL
 from gapless.journals.sqlite_subscriptions import SQLiteSubscriptions
-from gapless.moves import Moves
+from gapless.moves import HANDED_OVER, Move, Moves
 from gapless.records import (
     Listing,
     RunRecord,
@@ -278,13 +278,13 @@ class SQLiteStore(Store):
 
     # -- runs that are nobody's -------------------------------------------------------------------------------------
 
-    async def release(self, run_id: str, wanted_at: int | None) -> bool:
+    async def release(self, run_id: str, wanted_at: int | None, what: str = HANDED_OVER) -> bool:
         def release(db: sqlite3.Connection) -> bool | None:
             tail = self._log.tails.get(run_id)
             if tail is None:
                 return None
             self._log.seal(db, tail)
-            return self._runs.release(db, tail, self._log.worker_id, wanted_at)
+            return self._runs.release(db, tail.rid, Move.now(tail.last, what, self._log.worker_id), wanted_at)
 
         wanted_now = await self._log.change(release)
         if wanted_now is not None:

@@ -12,11 +12,11 @@ import msgspec
 
 from gapless.errors import RunNotFound, StoreCorrupt
 from gapless.journals.contract import Append, Checkpoint, NotWaiting
-from gapless.journals.sqlite_log import Log, Tail, session_news
+from gapless.journals.sqlite_log import Log, session_news
 from gapless.journals.sqlite_moves import add_arrival, add_move
 from gapless.journals.sqlite_outbox import add_notices
 from gapless.journals.sqlite_schema import ACTIVE_SQL, next_number, note_numbers
-from gapless.moves import HANDED_OVER, PARKED, TAKEN_OVER, Move
+from gapless.moves import TAKEN_OVER, Move
 from gapless.records import (
     ACTIVE,
     RunRecord,
@@ -237,14 +237,13 @@ class Runs:
         db.execute("UPDATE runs SET owner = ?, wanted_at = NULL WHERE rid = ?", (worker_id, rid))
         return rid, run
 
-    def release(self, db: sqlite3.Connection, tail: Tail, worker_id: str, wanted_at: int | None) -> bool:
-        """Make an active run of this worker nobody's, as `Store.release` does; whether it wants somebody now."""
-        rid = tail.rid
+    def release(self, db: sqlite3.Connection, rid: int, move: Move, wanted_at: int | None) -> bool:
+        """Make an active run nobody's by this move, as `Store.release` does; whether it wants somebody now."""
         kept = "EXISTS(SELECT 1 FROM commands WHERE commands.rid = runs.rid)"
         status, has_commands = db.execute(f"SELECT status, {kept} FROM runs WHERE rid = ?", (rid,)).fetchone()
         wanted_now = wanted_at == 0 or status != RunStatus.WAITING.value or bool(has_commands)
         at = 0 if wanted_now else wanted_at
-        add_move(db, rid, Move.now(tail.last, HANDED_OVER if wanted_now else PARKED, worker_id))
+        add_move(db, rid, move)
         db.execute("UPDATE runs SET owner = '', wanted_at = ? WHERE rid = ?", (at, rid))
         return wanted_now
 

@@ -28,6 +28,7 @@ from gapless.journals.contract import Store, WorkerFenced
 from gapless.journals.journal import Journal
 from gapless.live import LiveRequest, is_live
 from gapless.metrics import Metrics
+from gapless.moves import HANDED_OVER, PARKED
 from gapless.records import RunRecord, RunRequest, RunStatus, now_ms
 from gapless.runs.blobs import LARGE, BlobsOfRun
 from gapless.runs.checkpoints import Before, Standing, warn_of_unkept
@@ -95,8 +96,8 @@ class Execution:
         """Id of the newest command that the store keeps and that was heard: one that is not newer is a repeat."""
         self.parted = False
         """The run is left to other workers, at its last checkpoint."""
-        self.wanted_at: int | None = 0
-        """When (ms) it wants somebody, once it is left: when its question expires, or at once."""
+        self.left: tuple[int | None, str] = (0, HANDED_OVER)
+        """When (ms) it wants somebody, once it is left: when its question expires, or at once; and why it is left."""
         self.live = LiveInput(record.id, journal, recorder) if is_live(record.config) else None
         self.followers: dict[str, tuple[int, int]] = {}
         """Followers at other workers: worker id → (number of its newest report, followers)."""
@@ -203,7 +204,7 @@ class Execution:
         """Leave the run to other workers, at its last checkpoint. Its agent is stopped and says nothing more."""
         if self._owned and self._stopped is None:
             self.parted = True
-            self.wanted_at = self.questions.due_at if self.waiting else 0
+            self.left = (self.questions.due_at, PARKED) if self.waiting else (0, HANDED_OVER)
             self._recorder.seal()
             self.stop(None)
 

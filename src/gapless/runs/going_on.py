@@ -23,6 +23,7 @@ from gapless.events import Event, RunFinishedEvent, RunFinishedInterruptOutcome,
 from gapless.journals.contract import Checkpoint, NotWaiting
 from gapless.journals.journal import Journal, Journals
 from gapless.metrics import Metrics
+from gapless.moves import HANDED_OVER, PARKED, PASSED_ON
 from gapless.records import RunRecord, RunStatus, now_ms
 from gapless.runs.checkpoints import Before, decode_frame
 from gapless.runs.commands import Command, decode_command
@@ -73,8 +74,8 @@ class Home(Protocol):
     ) -> None:
         """Execute a run that another worker had, to its end."""
 
-    async def give_up(self, run_id: str, wanted_at: int | None) -> None:
-        """Leave the run to others."""
+    async def give_up(self, run_id: str, wanted_at: int | None, what: str) -> None:
+        """Leave the run to others; `what` says why."""
 
     def forget(self, run_id: str) -> None:
         """Drop what was heard of the run before it was to execute."""
@@ -245,7 +246,7 @@ class GoingOn:
             why = f"its worker was lost {losses} times without getting any further; look what it does"
             return WorkerLost(why, run_id=record.id)
         if agent is None or self._home.draining:
-            await self._home.give_up(record.id, 0)
+            await self._home.give_up(record.id, 0, PASSED_ON if agent is None else HANDED_OVER)
             return None
         if policy == "continue" and kept is not None:
             return await self._continue(record, agent, journal, so_far, kept)
@@ -262,7 +263,7 @@ class GoingOn:
         store, due = self._journals.store, due_at(asked.interrupts)
         if due is None or due > now_ms():
             if not ends_unread(record.config):
-                await self._home.give_up(record.id, due)
+                await self._home.give_up(record.id, due, PARKED)
             return None
         try:
             command = msgspec.json.encode(Command(kind="expired"))

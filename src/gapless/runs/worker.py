@@ -263,7 +263,7 @@ class Worker:
         try:
             await execution.run()
             if execution.parted and execution.owned:
-                await self.give_up(execution.record.id, execution.wanted_at)
+                await self.give_up(execution.record.id, *execution.left)
                 await self.readers.hand_on(execution.record.id, execution.followers)
         finally:
             await self._let_go(execution)
@@ -304,12 +304,13 @@ class Worker:
         request = record.request or RunRequest()
         await self._execute(self._begin(record, agent, journal, recorder, request, before=before))
 
-    async def give_up(self, run_id: str, wanted_at: int | None) -> None:
-        """Leave the run to others; it is nobody's then, and wants somebody from `wanted_at` (ms) on."""
+    async def give_up(self, run_id: str, wanted_at: int | None, what: str) -> None:
+        """Leave the run to others, for the reason `what`; it is nobody's then, and wants somebody from `wanted_at` (ms)
+        on."""
         self.forget(run_id)
         with contextlib.suppress(WorkerFenced):  # then it is another's anyway
             # However long the store is away: this worker would own it, and nobody execute it.
-            released = await patiently(self.journals.store.release, run_id, wanted_at, patience_s=math.inf)
+            released = await patiently(self.journals.store.release, run_id, wanted_at, what, patience_s=math.inf)
             if released and not self.draining:
                 self.on_wanted()
 

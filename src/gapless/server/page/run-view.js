@@ -26,7 +26,8 @@ const SPEEDS = [1, 2, 5, 20, 100];
 /** Why a run comes from worker to worker. */
 const WHY = {
   "taken over": "its worker was lost",
-  "handed over": "its worker left it to others",
+  "handed over": "its worker was stopped",
+  "passed on": "its worker does not have the agent",
   parked: "no worker has it while it waits",
 };
 
@@ -118,7 +119,6 @@ export class RunView {
     const path = `runs/${encodeURIComponent(this.runId)}`;
     const run = await authorised(() => getJson(path));
     if (shown !== this.#shown) return 0;
-    if (this.#run !== null && ["last_seq", "status", "worker"].every((name) => run[name] === this.#run[name])) return 0;
     const began = performance.now();
     const timeline = await authorised(() => getJson(`${path}/timeline?after=${this.#timeline.last_seq}`));
     if (shown !== this.#shown) return 0;
@@ -327,7 +327,7 @@ function inOrder({ entries, moves, worker }) {
   const said = entries.map((it) => (it.what === "starts" && worker ? { ...it, text: `at worker ${worker}` } : it));
   const moved = moves.map((it) => ({
     ...it,
-    move: `${it.seq} ${it.at}`,
+    move: `${it.what} ${it.seq} ${it.at}`,
     text: it.from_worker ? `from ${it.from_worker} to ${it.to_worker ?? "nobody"}: ${WHY[it.what]}` : WHY[it.what],
     ended_at: it.ended_at ?? it.at,
   }));

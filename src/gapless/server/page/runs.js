@@ -17,6 +17,8 @@ const RESTS = 5;
 const EACH_MAX = 4;
 /** So often is looked at what no stream tells: the list, or the shown run. */
 const LOOK_MS = 2_000;
+/** So often the shown run is looked at while its stream is there: that says nothing of its coming to another worker. */
+const MOVED_MS = 5_000;
 /** So long nothing more is typed before it is looked for. */
 const TYPED_MS = 100;
 
@@ -29,7 +31,8 @@ let took = 0; // the last one, in ms
 let isAway = true; // the stream that says what changes
 let followed; // the run whose events that carries, and whether it is an operator's
 let isUntold = false; // the shown run's events are on no stream
-let polling = null; // the timer of looks at what is not told
+let polling; // the timer of looks at what is not told,
+let pollingMs; // and how often that is
 let next; // the cursor behind the oldest run that was read
 let sought = new FormData(filters); // what the list is of, while more may be typed
 let list = 0; // which list that is: another filter is another one
@@ -148,10 +151,11 @@ function isNow(state) {
 
 /** Looks now and then at what is not told. */
 function watch() {
-  if (!isAway && !isUntold) {
-    clearInterval(polling);
-    polling = null;
-  } else polling ??= setInterval(() => (isAway && lookSoon(true), view.hear()), LOOK_MS);
+  const wanted = isAway || isUntold ? LOOK_MS : MOVED_MS;
+  if (wanted === pollingMs) return;
+  pollingMs = wanted;
+  clearInterval(polling);
+  polling = setInterval(() => (isAway && lookSoon(true), view.hear()), wanted);
 }
 
 /** Hears from the stream which conversation has changed, or that any may have. */
