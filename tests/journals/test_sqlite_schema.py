@@ -265,6 +265,23 @@ async def test_a_run_in_a_file_of_version_5_has_times_from_now_on(tmp_path: Path
     await cluster.close()
 
 
+async def test_what_a_process_of_version_10_goes_on_to_write_is_read(tmp_path: Path) -> None:
+    """A rolling upgrade: the file is brought to this version while a server of the last one has its runs."""
+    path = tmp_path / "gapless.db"
+    await a_file(path)
+    old = sqlite3.connect(path, isolation_level=None)
+    old.executescript(TO_VERSION_11 + "PRAGMA user_version = 10; UPDATE log SET runs = ',3:1:1,';")
+    cluster = Cluster(FilePlace(path))
+    b = await cluster.worker("b")
+    await b.store.watch("active")
+    row = (",3:2:2,4:1:1,", b"\n".join([an_event("a"), an_event("b"), an_event("other")]), 7)
+    old.execute("INSERT INTO log(runs, data, at) VALUES(?, ?, ?)", row)
+    await b.heard.until(lambda: b.heard.last.get("active") == 3)
+    assert await b.read_all("active") == [an_event(text) for text in ("still here", "a", "b")]
+    old.close()
+    await cluster.close()
+
+
 async def test_the_number_of_a_row_that_was_deleted_is_never_given_again(tmp_path: Path) -> None:
     """Other processes may remember it: which run they watch, up to which turn a session was read."""
     cluster = Cluster(FilePlace(tmp_path / "gapless.db"))

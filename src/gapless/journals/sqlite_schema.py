@@ -154,8 +154,11 @@ def _keep_moves(db: sqlite3.Connection) -> None:
 
 
 def _list_runs_of_the_log_as_json(db: sqlite3.Connection) -> None:
-    inner = "replace(replace(trim(runs, ','), ',', '],['), ':', ',')"
-    db.execute(f"UPDATE log SET runs = '[[' || {inner} || ']]'")
+    as_json = "UPDATE log SET runs = '[[' || replace(replace(trim(runs, ','), ',', '],['), ':', ',') || ']]'"
+    db.execute(as_json)
+    # A process of the version before, which is on its way out, writes as it did until its runs have ended.
+    old = "AFTER INSERT ON log WHEN NEW.runs LIKE ',%'"
+    db.execute(f"CREATE TRIGGER log_of_version_10 {old} BEGIN {as_json} WHERE pos = NEW.pos; END")
 
 
 def _write_fewer_pages(db: sqlite3.Connection) -> None:
