@@ -216,9 +216,9 @@ def _see_stops() -> None:
             answer()
         await drain(self, grace_s)
 
-    async def giving_up(self: Worker, run_id: str, wanted_at: int | None) -> None:
+    async def giving_up(self: Worker, run_id: str, wanted_at: int | None, what: str) -> None:
         await hand_over(run_id, "giving up")
-        await give_up(self, run_id, wanted_at)
+        await give_up(self, run_id, wanted_at, what)
         asks = LEDGER.with_name(f"{run_id}.asks")  # is not there where a server was killed as the question was stored
         if wanted_at != 0 and asks.exists() and due(run_id, "parked", int(asks.read_text())):
             stand(run_id, "parked")

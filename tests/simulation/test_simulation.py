@@ -332,7 +332,7 @@ def park_for_ever(patch: pytest.MonkeyPatch) -> None:
 
 
 def release_nothing(patch: pytest.MonkeyPatch) -> None:
-    async def kept(worker: Worker, run_id: str, wanted_at: int | None) -> None:
+    async def kept(worker: Worker, run_id: str, wanted_at: int | None, what: str) -> None:
         worker.forget(run_id)
 
     patch.setattr(Worker, "give_up", kept)
