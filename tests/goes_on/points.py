@@ -150,13 +150,15 @@ def _see_saves() -> None:
         if name:
             await reach(run_id, "answer kept" if name == "model" else "result kept", part)
 
-    async def saving(self: Standing, data: bytes, half: Collection[str] = (), leave: bool = True) -> None:
+    async def saving(
+        self: Standing, make_data: Callable[[], bytes], half: Collection[str] = (), leave: bool = True
+    ) -> None:
         if self.leaving and leave:
             self.leaving = False
-            await save(self, data, half, leave)
+            await save(self, make_data, half, leave)
             self.leaving = True
             await hand_over(self._journal.run_id, "leaving")
-        await save(self, data, half, leave)
+        await save(self, make_data, half, leave)
 
     Standing._replace, Standing.save = replacing, saving  # type: ignore[method-assign]
 
