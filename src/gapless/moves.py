@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import msgspec
 
 from gapless.records import now_ms
@@ -42,6 +45,14 @@ class Moves(msgspec.Struct):
 
     moves: list[Move] = []
     left_out: int = 0
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Sequence[Any]]) -> Moves:
+        """Make them of a table's rows, oldest first: each the move's number, from 1 on, and its fields in their
+        order."""
+        fields = Move.__struct_fields__
+        moves = [Move(**dict(zip(fields, row[1:], strict=True))) for row in rows]
+        return cls(moves, rows[0][0] - 1 if rows else 0)
 
     def add(self, move: Move) -> None:
         """Add what came last, and leave out the oldest where there are more than `MOVES_MAX`."""

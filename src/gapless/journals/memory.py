@@ -408,7 +408,8 @@ class MemoryStore(Store):
             return None
         run.owner = self._worker_id
         self._memory.wanted.pop(run_id, None)
-        self._memory.moves.setdefault(run_id, Moves()).arrive(self._worker_id, now_ms())
+        if (moves := self._memory.moves.get(run_id)) is not None:
+            moves.arrive(self._worker_id, now_ms())
         self._tell_kept(run_id)
         return _copy(run)
 

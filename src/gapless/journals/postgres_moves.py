@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from gapless.journals.postgres_records import LAST_SQL
 from gapless.journals.postgres_server import Connection, PostgresServer, int_array
-from gapless.moves import MOVES_MAX, Move, Moves
+from gapless.moves import MOVES_MAX, Moves
 
 __all__ = ["add_arrival", "add_moves", "read_moves"]
 
@@ -45,7 +45,4 @@ async def add_arrival(server: PostgresServer, connection: Connection, rid: int, 
 
 async def read_moves(server: PostgresServer, run_id: str) -> Moves:
     """Read as `Store.moves` does."""
-    rows = await server.rows(_READ, run_id.encode())
-    fields = Move.__struct_fields__
-    moves = [Move(**dict(zip(fields, row[1:], strict=True))) for row in rows]
-    return Moves(moves, rows[0][0] - 1 if rows else 0)
+    return Moves.from_rows(await server.rows(_READ, run_id.encode()))

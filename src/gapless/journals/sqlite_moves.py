@@ -28,10 +28,7 @@ def read_moves(db: sqlite3.Connection, run_id: str) -> Moves:
     """Read as `Store.moves` does."""
     columns = "n, seq, what, at, ended_at, from_worker, to_worker"
     sql = f"SELECT {columns} FROM moves WHERE rid = (SELECT rid FROM runs WHERE id = ?) ORDER BY n"
-    rows = db.execute(sql, (run_id,)).fetchall()
-    fields = Move.__struct_fields__
-    moves = [Move(**dict(zip(fields, row[1:], strict=True))) for row in rows]
-    return Moves(moves, rows[0][0] - 1 if rows else 0)
+    return Moves.from_rows(db.execute(sql, (run_id,)).fetchall())
 
 
 def drop_moves(db: sqlite3.Connection, rid: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
@@ -28,7 +29,7 @@ from gapless.runs.asked import asked_again, question_of
 from gapless.runs.request import answers_of, check_chars, check_id
 from gapless.runs.sound import sound
 
-__all__ = ["Command", "Commands", "Here", "decode_command"]
+__all__ = ["Command", "Commands", "Here", "decode_command", "has_cancel"]
 
 ASKED_AGAIN_S, ASKED_AGAIN_EVERY_S = 10.0, 0.01
 """For how long an answer waits for the run to ask again what another answer has left, and how often it looks. It takes
@@ -56,6 +57,11 @@ class Command(msgspec.Struct, omit_defaults=True):
 
 
 decode_command = msgspec.json.Decoder(Command).decode
+
+
+def has_cancel(kept: Iterable[bytes]) -> bool:
+    """Tell whether one of a run's kept commands says that it is to end as cancelled."""
+    return any(decode_command(command).kind == "cancel" for command in kept)
 
 
 class Here(Protocol):
@@ -97,8 +103,7 @@ class Commands:
 
     async def stopping(self, run_id: str) -> bool:
         """Tell whether the run has been told to end as cancelled. Raises `StoreUnavailable`."""
-        kept = await self._journals.store.commands(run_id)
-        return any(decode_command(command).kind == "cancel" for command in kept)
+        return has_cancel(await self._journals.store.commands(run_id))
 
     async def decline(self, run: RunRecord) -> None:
         """Answer what a waiting run asks by saying that nobody answers; nothing where it waits no longer. Raises

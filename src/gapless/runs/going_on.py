@@ -26,7 +26,7 @@ from gapless.metrics import Metrics
 from gapless.moves import HANDED_OVER, PARKED, PASSED_ON
 from gapless.records import RunRecord, RunStatus, now_ms
 from gapless.runs.checkpoints import Before, decode_frame
-from gapless.runs.commands import Command, decode_command
+from gapless.runs.commands import Command, has_cancel
 from gapless.runs.deadlines import due_at
 from gapless.runs.ending import lost, unanswered
 from gapless.runs.notices import Notices
@@ -231,7 +231,7 @@ class GoingOn:
         agent = self._agents.get(record.agent)
         if record.status is RunStatus.WAITING and kept is not None and so_far.asked is not None:
             commands = await patiently(self._journals.store.commands, record.id, patience_s=math.inf)
-            if any(decode_command(command).kind == "cancel" for command in commands):  # it came as the run was left
+            if has_cancel(commands):  # it came as the run was left
                 return RunCancelled("cancelled", run_id=record.id)
             overdue = await self._left_waiting(record, so_far.asked)
             if overdue is not None:
