@@ -82,7 +82,7 @@ async def test_a_page_takes_so_long_and_the_next_goes_on() -> None:
     def clock() -> Iterator[float]:
         now = 0.0
         while True:
-            yield (now := now + 0.03)
+            yield (now := now + finding.LOOK_S_MAX * 0.3)
 
     part = await find_by_pages(listed, Sought(agent="nobody"), 5, None, monotonic=clock().__next__)
     assert (list(part), part.next, part.looked, part.left) == ([], "20", 20, 19)

@@ -12,7 +12,7 @@ __all__ = ["Search", "find_by_pages"]
 
 LOOKED_MAX = 20_000
 """Runs that are looked at for one page."""
-LOOK_S_MAX = 0.1
+LOOK_S_MAX = 0.05
 """A page that has found less than it may is given after so long: the next one goes on behind it."""
 SKEW_MS = 60_000
 """Clocks of servers differ by less: what a list has behind a run was not made so much later."""

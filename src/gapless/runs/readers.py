@@ -105,7 +105,7 @@ class Readers:
 
     async def search(self, sought: Sought, *, limit: int = 100, after: str | None = None) -> Found:
         """Find at most `limit` of the runs that are `sought`, newest first, as lists have them. A page looks at so many
-        runs, or for a tenth of a second: it may have fewer, or none, and a `next` all the same, which is the `after` of
+        runs, or for 50 ms: it may have fewer, or none, and a `next` all the same, which is the `after` of
         the page behind. Raises `CursorInvalid`, `StoreUnavailable`."""
         return await self._journals.store.find_runs(sought, limit=limit, after=after)
 

@@ -140,8 +140,8 @@ class RunRoutes(ClientRoutes):
         """List the caller's runs, newest first: those of `?session_id=`, `?status=`, `?agent=`, made `?since=` and
         `?until=` (ms), with `?error=` in their error; at most `?limit=`. An operator's are all, or `?user_id=`'s (and
         `operator` is true).
-        Long texts are cut. Where there are more, `next` is the `?after=` of the next page. A page takes a tenth of a
-        second at most: it may be without runs. So many were `looked` at for it, and about `left` are behind it.
+        Long texts are cut. Where there are more, `next` is the `?after=` of the next page. A page takes some 50 ms
+        at most: it may be without runs. So many were `looked` at for it, and about `left` are behind it.
         Browsers that open the address get the page for people."""
         if wants_page(request):
             return runs_page()
