@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from gapless.errors import CursorExpired
-from gapless.journals import memory_pieces
+from gapless.journals import memory, memory_pieces
 from gapless.journals.contract import Store
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import RunRecord, RunStatus
@@ -83,4 +83,21 @@ async def test_runs_with_an_error_are_found_without_a_look_at_others(monkeypatch
     monkeypatch.setattr(Sought, "is_among", look)
     assert [run.id for run in await a.store.find_runs(Sought(error="valueerror"))] == ["r40", "r3"]
     assert looked == ["r40", "r3"]
+    await cluster.close()
+
+
+async def test_others_have_their_turn_beside_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "LOOKED_AT_ONCE", 5)
+    cluster = Cluster(MemoryPlace())
+    a = await cluster.worker("a")
+    for n in range(50):
+        await a.create(f"r{n}", f"s{n}", agent="rare" if n in (1, 30) else "often")
+        await a.end(f"r{n}", 1)
+    searching = asyncio.create_task(a.store.find_runs(Sought(agent="rare")))
+    await asyncio.sleep(0)
+    assert not searching.done()
+    assert await a.store.delete_session("s30")  # what has gone meanwhile is not found
+    await a.create("r50", "s50", agent="rare")
+    assert [run.id for run in await searching] == ["r1"]
+    assert [run.id for run in await a.store.find_runs(Sought(agent="rare"))] == ["r50", "r1"]
     await cluster.close()

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import itertools
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -56,6 +57,9 @@ from gapless.sought import FAILED, Found, Sought
 __all__ = ["Memory", "MemoryStore"]
 
 _RecordT = TypeVar("_RecordT", RunRecord, SessionRecord)
+
+LOOKED_AT_ONCE = 500
+"""Runs that a search looks at before others have their turn."""
 
 
 class Memory:
@@ -115,17 +119,21 @@ class Memory:
         ids = self.session_runs.get(session_id, ()) if active else reversed(list(newer))
         return (run for id in ids if (run := self.runs[id]).session_id == session_id and self.numbers[id] > place)
 
-    def find(self, sought: Sought, limit: int, place: int | None) -> Found:
-        """Find runs as `Store.find_runs` does, those before a place or all."""
+    async def find(self, sought: Sought, limit: int, place: int | None) -> Found:
+        """Find runs as `Store.find_runs` does, those before a place or all. What is dropped meanwhile is left out."""
         search, found = Search(sought, limit), list[RunRecord]()
-        ids = self.failed.before(place) if sought.states is FAILED else reversed(self.runs)
-        for run in map(self.runs.__getitem__, ids):
-            if (place is None or self.numbers[run.id] < place) and sought.is_among(run):
-                goes_on = search.sees(self.numbers[run.id], run.status, run)
+        ids = list(self.failed.before(place) if sought.states is FAILED else reversed(self.runs))
+        if place is not None:
+            del ids[: bisect_right(ids, -place, key=lambda id: -self.numbers[id])]
+        for n, id in enumerate(ids, 1):
+            if (run := self.runs.get(id)) is not None and sought.is_among(run):
+                goes_on = search.sees(self.numbers[id], run.status, run)
                 if len(search.places) > len(found):
                     found.append(listed_run(run))
                 if not goes_on:
                     break
+            if n % LOOKED_AT_ONCE == 0:
+                await asyncio.sleep(0)  # others have their turn
         return search.page(found)
 
     def tell_session(self, session: SessionRecord | None) -> None:
@@ -373,7 +381,7 @@ class MemoryStore(Store):
         return found
 
     async def find_runs(self, sought: Sought, *, limit: int = 100, after: str | None = None) -> Found:
-        return self._memory.find(sought, limit, place_in_runs(after))
+        return await self._memory.find(sought, limit, place_in_runs(after))
 
     async def active_runs(self, session_ids: Collection[str]) -> dict[str, RunRecord]:
         runs = self._memory.session_runs
