@@ -151,6 +151,10 @@ async def test_a_header_that_names_nobody_who_may_be_told_starts_nothing(name: s
         assert refused.status_code in (400, 422), notify
         assert said in refused.json()["error"]["message"], notify
         assert (await open_to_all.get("/runs/r")).status_code == 404
+    path, body = STARTS[name]
+    two = [("x-run-id", "r"), ("x-notify", "https://a.example.com/"), ("x-notify", "https://b.example.com/")]
+    refused = await open_to_all.post(path, json=body, headers=two)
+    assert "X-Notify: one webhook" in refused.json()["error"]["message"]
     refused = await post(closed, name, **{"x-notify": "https://hooks.example.com/"})
     assert refused.status_code in (400, 422)
     assert "the operator's" in refused.json()["error"]["message"]

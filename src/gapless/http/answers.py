@@ -175,7 +175,11 @@ def asked_webhook(request: HTTPConnection) -> Webhook | None:
     A header, since clients of every family can send one, and their bodies are not ours. Raises `InputInvalid`.
     """
     given = header(request, b"x-notify")
-    if given is None or not given.lstrip().startswith("{"):
+    if given is None:
+        return None
+    if len(request.headers.getlist("x-notify")) > 1:
+        raise InputInvalid("X-Notify: one webhook; who is told of every run is the operator's to name")
+    if not given.lstrip().startswith("{"):
         return as_webhook(given)
     try:
         return as_webhook(decode_json(given, dict[str, Any]))
