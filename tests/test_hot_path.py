@@ -122,7 +122,6 @@ async def follow(
     socket = Socket(sent)
     if direct:
         monkeypatch.setattr("gapless.http.stream.writer_of", lambda send: socket)
-        monkeypatch.setattr("gapless.http.session_stream.writer_of", lambda send: socket)
 
     async def send(message: Any) -> None:
         socket.write(message.get("body", b""))

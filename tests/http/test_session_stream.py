@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -14,11 +15,14 @@ import pytest
 from gapless import Limits, Runner, create_app
 from gapless.events import CustomEvent, Event, decode_event
 from gapless.fold import SESSION
+from gapless.http.direct import TakenConnection
 from gapless.http.session_stream import SessionDelivery, SessionStream
 from gapless.http.stream import Streams
 from gapless.protocols.ag_ui.wire import SessionAGUIEncoder
 from gapless.runs.conversations import SessionPlace
 from gapless.testing import serving
+from tests.http.test_direct import read_until
+from tests.http.test_stream import unchunked
 from tests.support.agents import Gated
 from tests.support.over_http import STREAM
 from tests.support.runs import echo
@@ -282,3 +286,50 @@ async def test_news_that_come_while_something_is_written_are_told_though_nothing
         task.cancel()
         await asyncio.wait({task})
         agent.let(2)
+
+
+async def test_a_session_that_is_followed_live_needs_no_task_and_its_connection_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    pieces: list[bytes] = []
+    agent = Gated("one", "two")
+    app = create_app(Runner(agent))
+    runner, write, received = app.state.runner, TakenConnection.write, bytearray()
+
+    def noted(connection: TakenConnection, body: bytes) -> None:
+        pieces.append(body)
+        write(connection, body)
+
+    monkeypatch.setattr(TakenConnection, "write", noted)
+
+    def is_left_alone(run_id: str) -> bool:
+        journal = runner.journals._journals.get(run_id)
+        return journal is not None and bool(journal._live) and not app.state.streams._tasks
+
+    with serving(app) as url, socket.socket() as client:
+        client.settimeout(WAIT_S)
+        client.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+        async with httpx2.AsyncClient(base_url=url) as other:
+            await other.post("/sessions", json={"id": "s"})
+            client.sendall(b"GET /sessions/s/events HTTP/1.1\r\nhost: localhost\r\naccept: text/event-stream\r\n\r\n")
+            for run_id in ("r0", "r1"):
+                asked = {"message": "x", "session_id": "s", "run_id": run_id}
+                (await other.post("/runs", json=asked)).raise_for_status()
+                await until(functools.partial(is_left_alone, run_id), "nobody waits for it")
+                agent.let()
+                read_until(client, received, b"id: %b:3\n\n" % run_id.encode())
+                assert any(b'"one"' in piece for piece in pieces), "where it was accepted"
+                pieces.clear()
+                await other.patch("/sessions/s", json={"title": f"during {run_id}"})
+                read_until(client, received, f"during {run_id}".encode())
+                await until(functools.partial(is_left_alone, run_id), "and it is followed live again")
+                agent.let(2)
+                read_until(client, received, b"id: %b:6\n\n" % run_id.encode())
+            await other.delete("/sessions/s")
+            read_until(client, received, b"event: end\nid: r1:6.end\n\n\r\n0\r\n\r\n")
+            whole = [event for _, event in told(unchunked(bytes(received))) if not is_news(event)]
+            assert "".join(getattr(event, "delta", "") for event in whole) == "onetwo" * 2
+            del received[:]
+            client.sendall(b"GET /sessions/s HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            read_until(client, received, b"HTTP/1.1 404")
+    assert not app.state.streams.open

@@ -10,22 +10,21 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Send
 
 from gapless.errors import GaplessError, LimitReached
-from gapless.http.direct import Direct, writer_of
 from gapless.http.feed_stream import FEED, told
-from gapless.http.stream import Delivery, EventStream, OpenDelivery, Streams
+from gapless.http.stream import Delivery, EventSource, EventStream, OpenDelivery, Streams
 from gapless.jsontext import with_plain_lines
 from gapless.records import RunRecord
 from gapless.runs.conversations import SessionFollower, SessionPlace
 from gapless.runs.feeds import FeedFollower, FeedFollowing
 from gapless.runs.runner import Runner
-from gapless.wire import KEEP_ALIVE, RETRY_MS, Cursor, Encoder
+from gapless.wire import RETRY_MS, Cursor, Encoder
 
 __all__ = ["SessionDelivery", "SessionSource", "SessionStream", "follow_session"]
 
@@ -105,6 +104,8 @@ class SessionDelivery(OpenDelivery):
     async def detach(self) -> None:
         if self._again is not None:
             self._again.cancel()
+        if self._part is not None:
+            await self._part.detach()
         if self._feeding is not None:
             await self._feeding.__aexit__(None, None, None)
         await self._following.__aexit__(None, None, None)
@@ -115,10 +116,15 @@ class SessionDelivery(OpenDelivery):
         return self.follower.place if self._part is None else self._part.place
 
     async def run(self, carrier: SessionSource) -> bool:
-        """Carry the session's events until it is deleted, or the client or this worker goes. Where a run cannot be read
-        on, the client is told to come back, and gets what is wrong as a status then."""
+        """Carry the session's events until it is deleted, or the client or this worker goes; False where those of a run
+        are carried without a task from here on, as long as it goes on: then this is called again. Where a run cannot be
+        read on, the client is told to come back, and gets what is wrong as a status then."""
         follower = self.follower
         try:
+            if self._part is not None:
+                await carrier.tell_news()
+                if not await self._deliver(carrier, self._part, self._part.rest_of_run()):
+                    return False
             while not self._gone and not carrier.closed:
                 version = follower.version
                 await carrier.tell_news()
@@ -127,7 +133,9 @@ class SessionDelivery(OpenDelivery):
                 elif follower.gone:
                     await carrier.finish()
                 elif (found := await follower.next_run()) is not None:
-                    await self._deliver(carrier, *found)
+                    part = await self._begin(carrier, *found)
+                    if not await self._deliver(carrier, part, part.run(carrier)):
+                        return False
                 else:
                     if self.feed is None or not self.feed.due:
                         await follower.wait(version)
@@ -140,18 +148,24 @@ class SessionDelivery(OpenDelivery):
                 await carrier.cut(str(follower.place).encode())
         return True
 
-    async def _deliver(self, carrier: SessionSource, run: RunRecord, seq: int) -> None:
-        encoder = self._encoder_of(run)
-        part = _RunDelivery(self._runner, self._streams, run, encoder, Cursor(seq), merge=self._merge)
+    async def _begin(self, carrier: SessionSource, run: RunRecord, seq: int) -> _RunDelivery:
+        part = _RunDelivery(self, run, self._encoder_of(run), Cursor(seq), merge=self._merge)
         await part.attach()
-        self._part, carrier.encode, carrier.run_ended = part, encoder.encode, False
+        self._part, carrier.encode, carrier.run_ended = part, part.encoder.encode, False
+        return part
+
+    async def _deliver(self, carrier: SessionSource, part: _RunDelivery, carrying: Coroutine[Any, Any, bool]) -> bool:
+        """Carry a run, to its end; False where it goes on without a task."""
+        through = True
         try:
-            await part.run(carrier)
+            through = await carrying
         finally:
-            self.follower.place, self._part = part.place, None
-            await part.detach()
+            if through:
+                self.follower.place, self._part = part.place, None
+                await part.detach()
         if carrier.run_ended:
-            self.follower.has_read(run.id)
+            self.follower.has_read(part.run_id)
+        return through
 
     def _changed(self) -> None:
         """Have it told how the session stands. A nudge is not heard while a write is under way: so once more, until it
@@ -166,19 +180,39 @@ class SessionDelivery(OpenDelivery):
             self._changed()
 
     def look(self) -> None:
-        self._ping_due = True
-        self.nudge()
+        if self._part is not None:
+            self._part.look()
+        else:
+            self._ping_due = True
+            self.follower.wake()
 
 
 class _RunDelivery(Delivery):
     """Delivers one run of a session, on the session's connection."""
 
-    __slots__ = ()
+    __slots__ = ("_session",)
+    _carrier: SessionSource
+
+    def __init__(
+        self, session: SessionDelivery, run: RunRecord, encoder: Encoder, cursor: Cursor, *, merge: bool
+    ) -> None:
+        super().__init__(session._runner, session._streams, run, encoder, cursor, merge=merge)
+        self._session = session
 
     @property
     def place(self) -> SessionPlace:
         assert self._follower is not None, "it was opened"
         return SessionPlace(self.run_id, self._follower.after)
+
+    def rest(self) -> Coroutine[Any, Any, bool]:
+        return self._session.run(self._carrier)
+
+    def rest_of_run(self) -> Coroutine[Any, Any, bool]:
+        """Carry on this run; `rest` does that, and what the session has beside it and behind it."""
+        return super().rest()
+
+    async def close(self) -> None:
+        await self._session.close()
 
     async def _idle(self, carrier: Any) -> None:
         if not await carrier.tell_news():
@@ -186,8 +220,8 @@ class _RunDelivery(Delivery):
             await carrier.tell_news()  # a nudge that comes meanwhile is not heard
 
 
-class SessionSource:
-    """Writes a session's frames as Server-Sent Events to an HTTP client."""
+class SessionSource(EventSource):
+    """Writes a session's frames so."""
 
     __slots__ = (
         "_conversation",
@@ -195,18 +229,16 @@ class SessionSource:
         "_feed",
         "_follower",
         "_retry",
-        "_send",
         "_told_at",
         "closed",
-        "direct",
         "encode",
         "run_ended",
     )
 
     def __init__(self, delivery: SessionDelivery, send: Send) -> None:
+        super().__init__(send)
         self.encode: Callable[[Sequence[tuple[int, bytes]], int], bytes]
         """As the encoder of the run has it."""
-        self.direct: Direct | None = writer_of(send)
         self.run_ended = False
         """The run was carried to its end."""
         self.closed = False
@@ -216,13 +248,10 @@ class SessionSource:
         self._conversation = delivery.follower.conversation
         self._feed = delivery.feed
         self._retry = b"\nretry: %d" % RETRY_MS
-        self._send = send
         self._told_at = 0
 
     def take(self, on_lost: Callable[[], None]) -> bool:
-        return False  # its runs come one after another, and what is between them has to be waited for
-
-    def drop(self) -> None: ...
+        return super().take(self._delivery.leave)  # it is the session's, and not the run's that is being carried
 
     async def begin(self, after: int) -> None:
         await self.tell_news()
@@ -233,7 +262,7 @@ class SessionSource:
         return self._send({"type": "http.response.body", "body": group, "more_body": True})
 
     async def _write_and_tell(self, group: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": group, "more_body": True})
+        await super().write(group)
         await self.tell_news()
 
     async def tell_news(self) -> bool:
@@ -254,8 +283,7 @@ class SessionSource:
         retry, self._retry = self._retry, b""
         self._told_at = max(self._told_at + 1, time.time_ns() // 1000)
         id = b"%b~%x" % (str(self._delivery.place).encode(), self._told_at)
-        frame = b"data: %b%b\nid: %b\n\n" % (event, retry, id)
-        await self._send({"type": "http.response.body", "body": frame, "more_body": True})
+        await super().write(b"data: %b%b\nid: %b\n\n" % (event, retry, id))
 
     async def end(self, last: int) -> None:
         self.run_ended = True
@@ -270,9 +298,6 @@ class SessionSource:
     async def _close(self, frame: bytes) -> None:
         self.closed = True
         await self._send({"type": "http.response.body", "body": frame, "more_body": False})
-
-    async def ping(self) -> None:
-        await self._send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
 
 
 class SessionStream(EventStream):

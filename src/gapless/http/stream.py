@@ -37,6 +37,7 @@ __all__ = [
     "PING_S",
     "Carrier",
     "Delivery",
+    "EventSource",
     "EventStream",
     "OpenDelivery",
     "Streams",
@@ -335,12 +336,11 @@ class Delivery(OpenDelivery):
         self._streams.spawn(self._carry_on(error))
 
     async def _carry_on(self, error: Exception | None) -> None:
-        carrier, follower, through = self._carrier, self._follower, True
-        assert follower is not None, "it was opened"
+        carrier, through = self._carrier, True
         try:
             if error is not None:
                 raise error
-            through = await self._carry(carrier, follower)
+            through = await self.rest()
         except OSError:  # the client is gone
             pass
         except Exception as failure:
@@ -349,6 +349,11 @@ class Delivery(OpenDelivery):
             if through:
                 carrier.drop()
                 await self.close()
+
+    def rest(self) -> Coroutine[Any, Any, bool]:
+        """Carry on as `run` does, which has returned False, for as long as it takes a task."""
+        assert self._follower is not None, "it was opened"
+        return self._carry(self._carrier, self._follower)
 
     def _push(self, first_seq: int, events: list[bytes]) -> bool:
         """Write these events at once, if the client takes them and the loop has nothing to do beside."""
@@ -452,7 +457,7 @@ class EventStream(Response):
         self.raw_headers = [*_HEADERS, *((name.encode(), value.encode("latin-1")) for name, value in headers.items())]
 
     def _carrier(self, send: Send) -> Any:
-        return _EventSource(self._encoder, send)
+        return _RunSource(self._encoder, send)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         deferred = scope.get(DEFERRED)
@@ -495,15 +500,13 @@ class EventStream(Response):
         self._delivery.leave()
 
 
-class _EventSource:
+class EventSource:
     """Writes frames as Server-Sent Events to an HTTP client."""
 
-    __slots__ = ("_encoder", "_send", "direct", "encode")
+    __slots__ = ("_send", "direct")
 
-    def __init__(self, encoder: Encoder, send: Send) -> None:
-        self.encode: Callable[[Sequence[tuple[int, bytes]], int], bytes] = encoder.encode
+    def __init__(self, send: Send) -> None:
         self.direct: Direct | None = writer_of(send)
-        self._encoder = encoder
         self._send = send
 
     def take(self, on_lost: Callable[[], None]) -> bool:
@@ -515,12 +518,26 @@ class _EventSource:
         if isinstance(self.direct, TakenConnection):
             self.direct.close()
 
+    def write(self, group: bytes) -> Awaitable[None]:
+        return self._send({"type": "http.response.body", "body": group, "more_body": True})
+
+    async def ping(self) -> None:
+        await self.write(KEEP_ALIVE)
+
+
+class _RunSource(EventSource):
+    """Writes a run's frames so."""
+
+    __slots__ = ("_encoder", "encode")
+
+    def __init__(self, encoder: Encoder, send: Send) -> None:
+        super().__init__(send)
+        self.encode: Callable[[Sequence[tuple[int, bytes]], int], bytes] = encoder.encode
+        self._encoder = encoder
+
     async def begin(self, after: int) -> None:
         if begin := self._encoder.begin(after):
             await self.write(begin)
-
-    def write(self, group: bytes) -> Awaitable[None]:
-        return self._send({"type": "http.response.body", "body": group, "more_body": True})
 
     async def end(self, last: int) -> None:
         await self._send({"type": "http.response.body", "body": self._encoder.end(last), "more_body": False})
@@ -529,9 +546,6 @@ class _EventSource:
         # Where the wire has no word for it, the body is left without its end, which nobody takes for the answer's.
         if frame := self._encoder.reconnect(id):
             await self._send({"type": "http.response.body", "body": frame, "more_body": False})
-
-    async def ping(self) -> None:
-        await self.write(KEEP_ALIVE)
 
 
 def delivery_of(
