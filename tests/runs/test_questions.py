@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from gapless import RunConfig, Runner
@@ -23,7 +24,9 @@ from gapless.events import (
     RunFinishedEvent,
     RunStartedEvent,
 )
+from gapless.journals.memory import MemoryStore
 from gapless.records import RunStatus
+from gapless.runs.commands import decode_command
 from tests.support.runs import LoopClock, ask, echo, ends, events_of
 
 
@@ -113,6 +116,97 @@ async def test_an_agent_that_waits_no_longer_for_its_answer_goes_on(store: str):
         assert (await run.record()).status is RunStatus.FINISHED
         events = await events_of(runner, "r")
         assert [type(e) for e in events].count(RunStartedEvent) == 2
+
+
+class Undecided(MemoryStore):
+    """Takes its time for the decision that nobody answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.decides = asyncio.Event(), asyncio.Event()
+
+    async def answer(self, run_id: str, seq: int, command: bytes) -> str:
+        if decode_command(command).kind == "left":
+            self.asked.set()
+            await self.decides.wait()
+        return await super().answer(run_id, seq, command)
+
+
+async def turns() -> None:
+    """Let those that are cancelled be so again."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+Leaves = Callable[[Undecided, Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]]
+
+
+async def cancels_twice(store: Undecided, asking: Coroutine[Any, Any, Any]) -> Any:
+    """Do as what is under several timeouts."""
+    task = asyncio.create_task(asking)
+    await asyncio.sleep(0)
+    task.cancel()
+    await store.asked.wait()
+    task.cancel()
+    await asyncio.wait({task})
+    return None if task.cancelled() else task.result()
+
+
+async def cancels_in_each_turn(_: Undecided, asking: Coroutine[Any, Any, Any]) -> Any:
+    """Do as anyio does, until its block is left."""
+    with anyio.move_on_after(0):
+        return await asking
+
+
+@pytest.fixture(params=[cancels_twice, cancels_in_each_turn])
+def impatient(request: pytest.FixtureRequest) -> Callable[[Undecided], Any]:
+    """An agent that is cancelled again while the store decides that its question is left off."""
+    leaves: Leaves = request.param
+
+    def agent_on(store: Undecided) -> Any:
+        async def agent(ctx: RunContext) -> AsyncIterator[str]:
+            answers = await leaves(store, ctx.interrupt([Interrupt(id="i", reason="approval")]))
+            yield f"{[answer.payload for answer in answers]}" if answers else "nobody said no"
+
+        return agent
+
+    return agent_on
+
+
+async def test_an_agent_that_is_cancelled_again_while_its_question_is_left_off_goes_on(impatient: Any):
+    store = Undecided()
+    async with Runner(impatient(store), store=store) as runner:
+        run = await runner.start("x", run_id="r")
+        await store.asked.wait()
+        await turns()
+        assert (await run.record()).status is RunStatus.WAITING
+        store.decides.set()
+        assert (await run.collect()).text == "nobody said no"
+        assert (await run.record()).status is RunStatus.FINISHED
+        events = await events_of(runner, "r")
+        assert [type(e) for e in events].count(RunStartedEvent) == 2
+
+
+async def test_an_answer_that_was_faster_than_an_agent_that_is_cancelled_again_is_heard(impatient: Any):
+    store = Undecided()
+    async with Runner(impatient(store), store=store) as runner:
+        run = await runner.start("x", run_id="r")
+        await store.asked.wait()
+        await turns()
+        await run.answer([ResumeEntry(interrupt_id="i", status="resolved", payload="yes")])
+        store.decides.set()
+        assert (await run.collect()).text == "['yes']"
+
+
+async def test_a_run_is_cancelled_while_its_question_is_left_off(impatient: Any):
+    store = Undecided()
+    async with Runner(impatient(store), store=store) as runner:
+        run = await runner.start("x", run_id="r")
+        await store.asked.wait()
+        await run.cancel()
+        assert (await run.wait()).status is RunStatus.CANCELLED
+        store.decides.set()
+        assert ends((await events_of(runner, "r"))[-1])
 
 
 @pytest.mark.parametrize("turns", range(0, 16, 3))

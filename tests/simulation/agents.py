@@ -29,6 +29,7 @@ __all__ = ["CONTINUING", "Plan", "agents"]
 
 CONTINUING = ("replaying", "saving")
 """Agents whose runs go on at another worker."""
+SECOND_TIMEOUT_S = 0.001
 PLACES_OF_QUESTIONS = {"ask": 1, "ask briefly": 1, "hurry": 4}
 """Where in a step of the script its question stands."""
 
@@ -222,7 +223,8 @@ class _Playing:
             yield f"<{await self.ask(rest[0])}> "
         elif kind == "ask briefly":
             try:
-                async with asyncio.timeout(rest[1]):
+                # The second comes while the first has the store decide.
+                async with asyncio.timeout(rest[1] + SECOND_TIMEOUT_S), asyncio.timeout(rest[1]):
                     answer = f"<{await self.ask(rest[0])}> "
             except TimeoutError:
                 answer = "nobody "

@@ -18,12 +18,14 @@ import pytest
 
 import gapless.runs.keeper
 from gapless import RunConfig
+from gapless.events import ResumeEntry
 from gapless.fold import Fold
 from gapless.journals.contract import Append, WorkerFenced
 from gapless.journals.journal import Journal, Journals
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import RunRecord, RunStatus
 from gapless.runs.execution import Execution
+from gapless.runs.questions import Questions
 from gapless.runs.recorder import Recorder
 from gapless.runs.sessions import Sessions
 from gapless.runs.worker import Worker
@@ -338,6 +340,15 @@ def release_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Worker, "give_up", kept)
 
 
+def leave_questions_off_by_halves(patch: pytest.MonkeyPatch) -> None:
+    async def once(questions: Questions) -> tuple[list[ResumeEntry], int]:
+        assert questions._answers is not None
+        await questions._leave_off(questions._answers)
+        return questions._answers.result() if questions._answers.done() else ([], 0)
+
+    patch.setattr(Questions, "_left_off", once)
+
+
 PLANTED: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (deliver_before_the_store_has_accepted, "the store has"),
     (take_appends_of_fenced_workers, "does not own it|terminal events|was begun by"),
@@ -360,6 +371,7 @@ PLANTED: list[tuple[Callable[[pytest.MonkeyPatch], None], str]] = [
     (keep_what_is_void, "finished with"),
     (park_for_ever, "hangs"),
     (release_nothing, "hangs"),
+    (leave_questions_off_by_halves, "agent_invalid|hangs"),
 ]
 
 

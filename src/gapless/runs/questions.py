@@ -7,6 +7,7 @@ import collections
 import contextlib
 import logging
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 
@@ -133,7 +134,7 @@ class Questions:
         try:
             answers, command_id = await asyncio.shield(self._answers)
         except asyncio.CancelledError:  # the agent waits no longer; it may have more to say
-            answers, command_id = await self._leave_off()
+            answers, command_id = await self._left_off()
             if not answers:
                 with contextlib.suppress(RunFenced):
                     self._go_on(answers, command_id)
@@ -144,14 +145,33 @@ class Questions:
         self._go_on(answers, command_id)
         return answers
 
-    async def _leave_off(self) -> tuple[list[ResumeEntry], int]:
-        """Decide that nobody answers any more. Where a person was faster, what that was: an answer that was taken is
-        never lost."""
-        if self._answers is not None and not self.stopping:
-            with contextlib.suppress(StoreUnavailable, RunNotFound, RunFenced):
-                if not await self.decide("left") or self._answers.done():
-                    return await asyncio.shield(self._answers)
+    async def _left_off(self) -> tuple[list[ResumeEntry], int]:
+        """Leave the question off to the end, however often the agent is cancelled meanwhile (several timeouts do so,
+        and a scope of anyio's in each turn of the event loop): half left off, the run would wait with nothing asked.
+        Where a person was faster, return what that was: an answer that was taken is never lost."""
+        answers = self._answers
+        assert answers is not None, "something is asked"
+        leaving = asyncio.create_task(self._leave_off(answers), name=f"gapless-leave-off-{self._record.id}")
+        leaving.add_done_callback(retrieve)  # who is stopped does not wait for it
+        while not leaving.done():
+            try:
+                await asyncio.wait({leaving})
+            except asyncio.CancelledError:
+                if self.stopping:
+                    leaving.cancel()
+                    raise
+        leaving.result()
+        with contextlib.suppress(RunFenced):
+            if answers.done():  # looked at as it goes on: what was heard is taken with it, or it would be kept for ever
+                return answers.result()
         return [], 0
+
+    async def _leave_off(self, answers: asyncio.Future[Any]) -> None:
+        """Have the store decide that nobody answers any more, or hear what else it has decided."""
+        if not self.stopping:
+            with contextlib.suppress(StoreUnavailable, RunNotFound, RunFenced):
+                if not await self.decide("left"):
+                    await asyncio.shield(answers)
 
     async def decide(self, kind: str) -> bool:
         """Have the store decide that the run goes on by a command of this kind and by no answer; False where something
