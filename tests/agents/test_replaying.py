@@ -114,6 +114,66 @@ async def test_a_step_that_may_not_be_repeated_is_not_begun_again():
         assert raised.value.text == "paying "
 
 
+class Declined(Exception):
+    def __init__(self, cents: int) -> None:
+        super().__init__(f"{cents} cents are too much")
+        self.cents = cents
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_step_that_may_not_be_repeated_and_raised_raises_the_same_again(lost: bool):
+    """The function knows what came of it, and went on from there: it did not need to look whether it took effect."""
+    memory, calls, gone_on = Memory(), list[int](), asyncio.Event()
+
+    async def pay(cents: int) -> None:
+        calls.append(cents)
+        raise Declined(cents)
+
+    @gapless.replays
+    async def agent(ctx: RunContext) -> AsyncIterator[str]:
+        try:
+            await ctx.step("pay", pay, 300, repeatable=False)
+        except Declined as error:
+            yield f"{error} ({error.cents}). "
+        if lost and not gone_on.is_set():
+            gone_on.set()
+            await asyncio.Event().wait()
+        (entry,) = await ctx.interrupt([Interrupt(id="q", reason="input_required")])
+        yield str(entry.payload)
+
+    async with Worker(memory, agent) as first:
+        await first.start("x", run_id="r")
+        await (gone_on.wait() if lost else until(lambda: memory.runs["r"].status == "waiting", "it waits"))
+    async with Worker(memory, agent) as second:
+        await until(lambda: memory.runs["r"].status == "waiting", "it waits")
+        await second.answer("r", [ResumeEntry(interrupt_id="q", status="resolved", payload="cash")])
+        assert await read(second) == "300 cents are too much (300). \n\ncash"
+    assert calls == [300]
+
+
+async def test_a_step_that_may_not_be_repeated_and_returned_no_json_says_so_again():
+    memory, calls = Memory(), list[str]()
+
+    async def pay() -> object:
+        calls.append("pay")
+        return object()
+
+    @gapless.replays
+    async def agent(ctx: RunContext) -> AsyncIterator[str]:
+        with pytest.raises(AgentInvalid, match="run r: what step pay returned is no JSON"):
+            await ctx.step("pay", pay, repeatable=False)
+        (entry,) = await ctx.interrupt([Interrupt(id="q", reason="input_required")])
+        yield str(entry.payload)
+
+    async with Worker(memory, agent) as first:
+        await first.start("x", run_id="r")
+        await until(lambda: memory.runs["r"].status == "waiting", "it waits")
+    async with Worker(memory, agent) as second:
+        await second.answer("r", [ResumeEntry(interrupt_id="q", status="resolved", payload="cash")])
+        assert await read(second) == "cash"
+    assert calls == ["pay"]
+
+
 async def test_the_state_is_what_the_function_makes_of_what_it_found():
     memory, gate = Memory(), asyncio.Event()
 

@@ -259,8 +259,9 @@ class RunContext:
         that replays (`gapless.replays`), what it returned is remembered as JSON under `name`, and returned as `type`
         (also the first time) when the run is gone on with. A sync function runs in a thread.
 
-        With `repeatable=False` it is never begun again: where the worker was lost while it ran, raises
-        `OutcomeUnknown`. Without a replaying agent it is only called; the log says so once, unless the agent saves.
+        With `repeatable=False` it is never begun again: what it raised is raised again, and where the worker was lost
+        while it ran, raises `OutcomeUnknown`. Without a replaying agent it is only called; the log says so once, unless
+        the agent saves.
         """
         if self._steps is None:
             if self._unkept is not None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from gapless.agents.base import AgentItem, RunContext, call_step
+from gapless.agents.raised import decode_raised, encode_raised
 from gapless.errors import AgentInvalid, CheckpointUnreadable, OutcomeUnknown, UsageError
 from gapless.events import Interrupt, ResumeEntry
 
@@ -33,6 +34,8 @@ class _Kept(msgspec.Struct, array_like=True):
     left_off: dict[str, list[str]] = {}
     """The steps and questions that the function did not wait for to the end (`asyncio.timeout`), each with those that
     had raised beside it: a `TaskGroup` leaves off the others then."""
+    raised: dict[str, bytes] = {}
+    """What those steps raised that are not to be begun again."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -85,7 +88,7 @@ class Replay:
         self._keep = ctx._save
         refuse_saves(ctx)
         self._state, self._steps, self._said = kept.state, dict(kept.steps), kept.items
-        self._left_off = dict(kept.left_off)
+        self._left_off, self._raised = dict(kept.left_off), dict(kept.raised)
         self._begin = {key: asyncio.Event() for key in kept.left_off}
         """Set for what was left off and is begun after all."""
         self._under_way: dict[str, list[str]] = {}
@@ -131,7 +134,7 @@ class Replay:
         await self._keep(self._kept, (), leave)
 
     def _kept(self) -> bytes:
-        return _encode(_Kept(max(self._items, self._said), self._steps, self._state, self._left_off))
+        return _encode(_Kept(max(self._items, self._said), self._steps, self._state, self._left_off, self._raised))
 
     async def _step(
         self, name: str, function: Callable[..., Any], args: tuple[Any, ...], type: Any, repeatable: bool
@@ -167,6 +170,8 @@ class Replay:
         self, key: str, function: Callable[..., Any], args: tuple[Any, ...], type: Any, repeatable: bool
     ) -> Any:
         run_id = self._ctx.run_id
+        if key in self._raised:
+            raise decode_raised(self._raised[key])
         if key in self._steps:
             known = self._steps[key]
             if known is None:
@@ -176,17 +181,28 @@ class Replay:
                     run_id=run_id,
                 )
             return msgspec.json.decode(known, type=type)
-        if not repeatable:
+        if repeatable:
+            encoded = await self._called(key, function, args)
+        else:
             self._steps[key] = None
             await self._save(leave=False)  # left here, it would count as begun
-        returned = await call_step(function, *args)
-        try:
-            encoded = _encode_json(returned)
-        except (TypeError, ValueError) as error:
-            raise AgentInvalid(f"run {run_id}: what {key} returned is no JSON: {error}", run_id=run_id) from None
+            try:
+                encoded = await self._called(key, function, args)
+            except Exception as error:
+                self._raised[key] = encode_raised(error)
+                await self._save()
+                raise
         self._steps[key] = encoded
         await self._save()
         return msgspec.json.decode(encoded, type=type)
+
+    async def _called(self, key: str, function: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
+        returned = await call_step(function, *args)
+        try:
+            return _encode_json(returned)
+        except (TypeError, ValueError) as error:
+            run_id = self._ctx.run_id
+            raise AgentInvalid(f"run {run_id}: what {key} returned is no JSON: {error}", run_id=run_id) from None
 
     async def _interrupt(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
         return await self._waited_for(self._key("question"), self._answered, interrupts)
