@@ -192,6 +192,11 @@ def test_another_file_may_be_named_and_none_is_needed(served: list[Settings]):
         ("cors_origin = [1]", "cors_origin is a list of strings"),
         ("[store]\nurl = 'x'", "store is no table"),
         ("drain 5", "is no TOML: "),
+        ("[limit]\nruns = 5", "--limit 'runs=5': there is no such limit; one of body_bytes_max"),
+        ("[config]\ntimeot = 5", "--config 'timeot=5': there is no such config; one of streaming_mode"),
+        ("[config]\ntimeout = 'soon'", "--config timeout: "),
+        ("[client_config]\non_busy = ['never']", "--client-config on_busy: "),
+        ("client_setting = ['temprature']", "did you mean temperature?"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_said_by_its_name(served: list[Settings], text: str, said: str):
@@ -203,12 +208,12 @@ def test_what_is_wrong_in_a_file_is_said_by_its_name(served: list[Settings], tex
     assert not served
 
 
+def test_where_the_secret_of_a_files_webhooks_is_said(served: list[Settings]):
+    Path("gapless.toml").write_text("[notify]\nurl = ['https://one.example.com/']")
+    assert "give one, whsec_… in GAPLESS_NOTIFY='secret=whsec_…'" in " ".join(serve().output.split())
+
+
 def test_a_file_that_is_not_there(served: list[Settings]):
     result = serve("--settings-file", "none.toml")
     assert (result.exit_code, served) == (2, [])
     assert "settings file none.toml: No such file or directory" in result.output
-
-
-def test_a_limit_that_is_none_is_refused_like_a_typed_one(served: list[Settings]):
-    Path("gapless.toml").write_text("[limit]\nruns = 5")
-    assert "there is no such limit" in serve().output

@@ -52,7 +52,8 @@ def replays(function: _FunctionT) -> _FunctionT:
     Raises `UsageError` for anything else than an async generator or async function.
     """
     if not (inspect.isasyncgenfunction(function) or inspect.iscoroutinefunction(function)):
-        raise UsageError(f"gapless.replays is for async generators and async functions, not {function!r}")
+        named = getattr(function, "__qualname__", type(function).__name__)
+        raise UsageError(f"gapless.replays is for async generators and async functions: make {named} one (async def)")
     setattr(function, _MARK, True)
     return function
 

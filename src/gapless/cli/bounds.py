@@ -67,7 +67,8 @@ def notify_of(options: list[str]) -> NotifyConfig:
     try:
         config = NotifyConfig(webhooks=tuple(Webhook(url=url, text=text) for url in urls), **found)
     except ValueError as error:
-        raise UsageError(f"--notify: {error}") from None
+        where = " in GAPLESS_NOTIFY='secret=whsec_…'" if str(error).startswith("notify.secret") else ""
+        raise UsageError(f"--notify: {error}{where}") from None
     if config.push_key:
         from gapless.runs.push import check_push
 

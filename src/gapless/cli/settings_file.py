@@ -10,12 +10,15 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import typer
 from typer.exceptions import TyperException
 
+from gapless.cli.bounds import client_config_of, client_settings_of, config_of, limits_of
 from gapless.errors import UsageError
 
 __all__ = ["DEFAULT_PATH", "ENVIRONMENT", "by_name", "read_settings"]
@@ -24,6 +27,13 @@ DEFAULT_PATH = "gapless.toml"
 """Read where it is in the working directory and no other file is named."""
 ENVIRONMENT = "GAPLESS"
 """What the names of all variables begin with."""
+_CHECKS: dict[str, Callable[[list[str]], object]] = {
+    "limit": limits_of,
+    "config": partial(config_of, settings=[]),
+    "client_config": client_config_of,
+    "client_setting": client_settings_of,
+}
+"""What refuses a wrong name or value, by setting: here, where it is known that the file says it."""
 
 
 def read_settings(ctx: typer.Context, path: str | None) -> str | None:
@@ -81,8 +91,12 @@ def _value(ctx: typer.Context, path: str, params: dict[str | None, Any], name: s
         raise UsageError(f"settings file {path}: {name} is neither true nor false")
     try:
         param.process_value(ctx, value)
+        if name in _CHECKS:
+            _CHECKS[name](value)
     except TyperException as error:
         raise UsageError(f"settings file {path}: {name}: {error.message}") from None
+    except UsageError as error:
+        raise UsageError(f"settings file {path}: {error.message}") from None
     return value
 
 
