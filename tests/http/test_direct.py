@@ -135,7 +135,7 @@ def ask(client: socket.socket, url: str, path: str) -> None:
 
 
 async def test_who_stops_reading_and_reads_again_has_every_word_once(writes: Writes, client: socket.socket):
-    passed, go_on = threading.Event(), threading.Event()
+    passed, go_on, caught_up, end = (threading.Event() for _ in range(4))
 
     def agent(message: str) -> Iterator[str]:
         yield "first,"
@@ -143,8 +143,9 @@ async def test_who_stops_reading_and_reads_again_has_every_word_once(writes: Wri
         for number in range(TORRENT):
             yield f"{number:06d},"
         passed.set()
-        go_on.clear()
-        go_on.wait(60)
+        caught_up.wait(60)
+        yield "again,"
+        end.wait(60)
         yield "last."
 
     app = create_app(Runner(agent))
@@ -160,11 +161,15 @@ async def test_who_stops_reading_and_reads_again_has_every_word_once(writes: Wri
         assert 0 < sum(map(len, writes.pieces)) < 64 * TORRENT, "written at once, until it did not read"
         read_until(client, received, b"%06d," % (TORRENT - 1))
         await until(is_followed_live(app), "it has caught up")
-        go_on.set()
+        caught_up.set()
+        read_until(client, received, b"again,")
+        end.set()
         while piece := client.recv(1 << 16):
             received += piece
-    assert writes.has("last."), "and is written to at once again"
-    assert text_of(unchunked(bytes(received))) == "first," + "".join(f"{n:06d}," for n in range(TORRENT)) + "last."
+    assert writes.has("again,"), "and is written to at once again"
+    assert (
+        text_of(unchunked(bytes(received))) == "first," + "".join(f"{n:06d}," for n in range(TORRENT)) + "again,last."
+    )
 
 
 async def test_a_live_follower_is_sent_away_and_kept_alive_as_any_other(

@@ -183,6 +183,35 @@ async def test_what_is_held_when_the_writer_is_stopped_stays_where_it_is(
     assert (process.store.appends, raised) == ([], [])
 
 
+async def test_what_an_agent_says_last_is_accepted_with_the_end(process: Process):
+    journal = await process.start("r")
+    journal.append(an_event("last word"))
+    journal.hold_for_end()
+    await settle()
+    assert (process.store.appends, journal.last) == ([], 0)
+    journal.close(an_event("finished"), an_end("r"))
+    await journal.settled()
+    assert (process.store.appends, journal.last, journal.closed) == ([["r"]], 2, True)
+
+
+async def test_what_is_held_for_an_end_that_does_not_come_goes_by_itself(process: Process):
+    journal = await process.start("r")
+    journal.append(an_event("last word"))
+    journal.hold_for_end()
+    async with asyncio.timeout(WAIT_S):
+        await journal.wait(0)
+    assert await process.store.read("r", 0, 10) == [an_event("last word")]
+
+
+async def test_what_others_wait_with_is_not_held_for_an_end(process: Process):
+    journal, other = await process.start("r"), await process.start("other")
+    journal.append(an_event("said before"))
+    other.append(an_event("word"))
+    journal.hold_for_end()
+    await settle()
+    assert (process.store.appends, journal.last, other.last) == ([["r", "other"]], 1, 1)
+
+
 async def test_what_is_hurried_waits_for_no_credit(paced: Process):
     journal, other = await paced.start("r"), await paced.start("other")
     for number in range(hot_path.COMMIT_CREDIT):
@@ -196,18 +225,6 @@ async def test_what_is_hurried_waits_for_no_credit(paced: Process):
     other.hurry()
     await settle()
     assert (other.last, journal.last) == (1, hot_path.COMMIT_CREDIT + 1)  # what waits goes along
-
-
-async def test_what_is_hurried_takes_more_credit(paced: Process):
-    journal = await paced.start("r")
-    journal.append(an_event("first word"))
-    journal.hurry()
-    await settle()
-    assert journal.last == 1
-    for number in range(hot_path.COMMIT_CREDIT):
-        journal.append(an_event(str(number)))
-        await settle()
-    assert journal.last == hot_path.COMMIT_CREDIT - hot_path.HURRY_CREDIT
 
 
 async def test_no_follower_sees_what_the_store_has_not_accepted(process: Process) -> None:

@@ -254,6 +254,26 @@ async def test_what_an_agent_left_behind_raises_is_not_for_the_log(
     assert "secret" not in caplog.text
 
 
+async def test_what_an_agent_says_as_it_ends_goes_to_the_store_with_the_end(store: str):
+    async def brief(message: str) -> AsyncIterator[str]:
+        await asyncio.sleep(0)
+        yield "first "
+        await asyncio.sleep(0)
+        yield "last"
+
+    async with Runner(brief, store=store) as runner:
+        groups: list[tuple[int, bool]] = []
+        append = runner.store.append
+
+        async def counted(batches: Sequence[Append]) -> Collection[str]:
+            groups.extend((len(batch.events), batch.end is not None) for batch in batches)
+            return await append(batches)
+
+        runner.store.append = counted  # type: ignore[method-assign]  # to look at what passes
+        await (await runner.start("x")).wait()
+    assert groups == [(3, False), (3, True)]  # RUN_STARTED with the first word, the last with RUN_FINISHED
+
+
 async def test_one_enormous_text_goes_to_the_store_in_pieces(store: str):
     async def enormous(message: str) -> AsyncIterator[str]:
         yield "x" * 5_000_000

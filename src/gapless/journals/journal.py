@@ -43,11 +43,8 @@ PAGE_EVENTS = 512
 COMMIT_CREDIT = 8
 """Groups that are written at once after a quiet time, each for half of the store's `commit_interval_s`: the first words
 of an answer need not wait, and a busy process writes large groups all the same."""
-HURRY_CREDIT = 2
-"""What a group takes besides that goes at once, credit or not: in short runs, one behind the other, what follows the
-first word goes as one group."""
 HELD_S = 0.005
-"""How long RUN_STARTED waits for the agent's first event, to be accepted with it."""
+"""How long RUN_STARTED waits for the agent's first event, and its last one for the end, to be accepted with it."""
 RETRY_FIRST_S, RETRY_MAX_S = 0.05, 1.0
 """Pause between attempts while the store is unavailable, doubling."""
 TIMES_APART_MS, PAUSE_S = 250, 0.1
@@ -201,7 +198,19 @@ class Journal:
         try:
             yield
         finally:
-            self._queued, self._beside = False, True
+            self._hold()
+
+    def hold_for_end(self) -> None:
+        """Hold what was handed over just now back for the end, which is about to come: they go as one group. After
+        `HELD_S` it goes by itself."""
+        dirty = self._hub._dirty
+        if dirty and dirty[-1] is self:
+            dirty.pop()
+            self._hold()
+
+    def _hold(self) -> None:
+        self._queued, self._beside = False, True
+        if self._held is None:
             self._held = self._hub.loop.call_later(HELD_S, self._let_go)
 
     def hurry(self) -> None:
@@ -822,7 +831,7 @@ class Journals:
         credit, committed_at = float(COMMIT_CREDIT), self.loop.time()
         while True:
             self.failing = False
-            if not self._dirty:
+            while not self._dirty:
                 self._sleeper = self.loop.create_future()
                 await self._sleeper
             if interval_s:
@@ -840,7 +849,7 @@ class Journals:
         """Let more come, unless something cannot wait, or until it cannot. Returns the credit that is left."""
         if self._urgent:
             self._urgent = False
-            return max(credit - HURRY_CREDIT, 0.0)
+            return max(credit, 0.0)
         self._pausing = self.loop.create_future()
         timer = self.loop.call_later(pause_s, self._end_pause)
         try:

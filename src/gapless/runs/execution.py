@@ -308,8 +308,7 @@ class Execution:
         self._state_before = _encode(ctx.state)
         await self._go_on(ctx, again=again)
         journal, add = self.journal, self._recorder.add
-        self._began = time.monotonic()
-        first = True
+        self._began, first = time.monotonic(), True
         with self._span.current(), _ExitsAsErrors(), as_current(ctx):
             stream = self._agent.run(ctx)
             try:
@@ -327,6 +326,7 @@ class Execution:
                 close = getattr(stream, "aclose", None)
                 if close is not None:
                     await close()
+        journal.hold_for_end()
 
     async def _go_on(self, ctx: RunContext, *, again: bool) -> None:
         """Go on where another worker left the run, if one had begun it: at its checkpoint, or `again`."""
