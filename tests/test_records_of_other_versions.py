@@ -165,7 +165,7 @@ async def test_a_record_that_cannot_be_read_any_more_holds_no_other_run_back(
         async with asyncio.timeout(WAIT_S):
             for run in (bad, good):
                 await until(run, 2)
-            change(path, f"UPDATE {of}s SET record = ? WHERE id = 'bad'", b'{"id": "bad"}')
+            change(path, f"UPDATE {of}s SET record = ? WHERE id = 'bad'", b'{"id": "bad"')
             go.set()
             assert (await good.collect()).text == "ab"
             if of == "session":

@@ -34,6 +34,7 @@ __all__ = [
     "check_state",
     "decode_run",
     "decode_session",
+    "ended_run",
     "listed_run",
     "listed_session",
     "no_place",
@@ -42,6 +43,7 @@ __all__ = [
     "place_in_sessions",
     "place_of_session",
     "rewrite",
+    "session_after",
     "session_busy",
     "session_of",
     "session_taken",
@@ -244,6 +246,28 @@ def rewrite(data: bytes, record: RunRecord | SessionRecord) -> bytes:
             fields[name] = value
         elif name in fields:
             del fields[name]
+    return _encode(fields)
+
+
+def ended_run(data: bytes, end: RunEnd, last_seq: int) -> bytes:
+    """Write a run's end into its encoded record, which is not decoded for it. Raises `ValueError`."""
+    fields: dict[str, Any] = _decode_fields(data)
+    fields["status"], fields["ended_at"], fields["last_seq"] = end.status, end.ended_at, last_seq
+    if end.error is not None:
+        fields["error"] = end.error
+    if end.usage is not None:
+        fields["usage"] = end.usage
+    return _encode(fields)
+
+
+def session_after(data: bytes, end: RunEnd, run: bytes) -> bytes:
+    """Write the end of the encoded `run` into the encoded record of its session. Raises `ValueError`."""
+    fields: dict[str, Any] = _decode_fields(data)
+    fields["updated_at"] = end.ended_at
+    if "title" not in fields and (title := title_of(decode_run(run).message)):
+        fields["title"] = title
+    if end.state is not None:
+        fields["state"] = end.state
     return _encode(fields)
 
 

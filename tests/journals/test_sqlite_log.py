@@ -69,6 +69,23 @@ async def test_the_log_stays_bounded_in_bytes(cluster: Cluster, path: Path, monk
     assert await b.read_all("still") == await a.read_all("still") == [an_event("1")]
 
 
+async def test_a_group_is_one_statement_until_somebody_listens(cluster: Cluster) -> None:
+    a = await cluster.worker("a")
+    await a.create("r", "s")
+    said: list[str] = []
+    assert isinstance(a.store, SQLiteStore)
+    a.store._file.connection().set_trace_callback(said.append)
+    await a.append("r", 1, "1")
+    assert len(said) == 1
+    b = await cluster.worker("b")
+    await b.store.watch("r")
+    said.clear()
+    await a.append("r", 2, "2")
+    assert len(said) > 1
+    await b.heard.until(lambda: b.heard.last.get("r") == 2)
+    assert await b.read_all("r") == await a.read_all("r") == [an_event(text) for text in "12"]
+
+
 async def test_a_trim_that_fails_does_not_fail_the_append(
     cluster: Cluster, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,7 +43,6 @@ from gapless.journals.sqlite_records import (
     find_checkpoint,
     find_session,
     insert_session,
-    is_idle,
     read_session,
     write_session,
 )
@@ -58,6 +57,7 @@ from gapless.records import (
     SessionRecord,
     Turn,
     changed_state,
+    session_busy,
     session_of,
     session_taken,
 )
@@ -206,17 +206,16 @@ class SQLiteStore(Store):
         self, run: RunRecord, *, reject_busy: bool, started_at: int | None = None
     ) -> tuple[RunRecord, bool]:
         def create(db: sqlite3.Connection) -> tuple[RunRecord, int | None, bytes]:
-            known = self._runs.find(db, run.id)
+            known, user, active = self._runs.before(db, run)
             if known is not None:
                 return known, None, b""
-            user = db.execute("SELECT user FROM sessions WHERE id = ?", (run.session_id,)).fetchone()
-            if user is not None and user[0] != run.user_id:
-                raise session_taken(run.session_id)
-            if user is None:  # and so no run of it is active
+            if user is None:
                 insert_session(db, session_of(run))
-            elif reject_busy:
-                check_idle(db, run.session_id)
-            if started_at is not None and (user is None or reject_busy or is_idle(db, run.session_id)):
+            elif user != run.user_id:
+                raise session_taken(run.session_id)
+            elif active is not None and reject_busy:
+                raise session_busy(run.session_id, active)
+            if started_at is not None and active is None:
                 run.status, run.started_at = RunStatus.RUNNING, started_at
             run.owner = self._log.worker_id
             rid = self._runs.insert(db, run)
@@ -250,6 +249,8 @@ class SQLiteStore(Store):
         return ahead
 
     async def get_run(self, run_id: str) -> RunRecord | None:
+        if not await self._file.query("SELECT 1 FROM runs WHERE id = ?", run_id):
+            return None  # as it is of each run whose id a client has chosen, before it is created
         return await self._file.look(lambda db: self._runs.find(db, run_id))
 
     async def list_runs(

@@ -18,7 +18,7 @@ import msgspec
 from gapless.errors import GaplessError, RunNotFound
 from gapless.journals.contract import READ_BYTES_MAX, Append, GroupTime, WorkerFenced
 from gapless.journals.sqlite_bells import Bell
-from gapless.journals.sqlite_file import SQLiteFile, scalar
+from gapless.journals.sqlite_file import SQLiteFile, blob, immediately, scalar
 from gapless.journals.sqlite_times import pack_times, unpack_times
 
 __all__ = ["SESSION_NEWS", "Entry", "Log", "Tail", "entries", "newest_pos", "session_news"]
@@ -37,6 +37,10 @@ LOG_BYTES_MAX = 64 * 1024 * 1024
 """One process's part of the log is sealed and dropped at this size, however few rows it has."""
 RUNS_SOUGHT_MAX = 8
 """So many runs are sought in a row's list by SQLite; for more of them all rows are read."""
+
+_INSERT_ALONE = """INSERT INTO log(runs, data, at) SELECT ?1, ?2, ?3 WHERE EXISTS(SELECT 1 FROM workers WHERE id = ?4)
+    AND NOT EXISTS(SELECT 1 FROM workers WHERE listens AND id != ?4)"""
+"""What `check_lease` and a row of the log are together, where nobody is to be rung."""
 
 _encode_runs = msgspec.json.Encoder().encode
 _decode_runs = msgspec.json.Decoder(list[tuple[int, int, int]]).decode
@@ -78,23 +82,55 @@ class Tail:
 
 
 class _Group:
-    """What was written of batches, and changes what is known here of their runs once it is accepted."""
+    """What is written of batches, and changes what is known here of their runs once it is accepted."""
 
-    __slots__ = ("accepted", "begun", "bells", "bytes", "news", "pos", "refused", "sealed")
+    __slots__ = (
+        "accepted",
+        "at",
+        "begun",
+        "bells",
+        "beside",
+        "bytes",
+        "news",
+        "pieces",
+        "pos",
+        "refused",
+        "runs",
+        "sealed",
+    )
 
-    def __init__(self, bells: list[str], pos: int) -> None:
-        self.bells = bells
-        """Of those who listen."""
+    def __init__(self, pos: int) -> None:
         self.pos = pos
         """The log's row, or one that it had before where there is nothing to write."""
+        self.runs: list[tuple[int, int, int]] = []
+        self.pieces: list[bytes] = []
+        self.at = 0
+        """What the row has."""
         self.bytes = 0
         self.refused: list[str] = []
         self.accepted: list[tuple[Tail, Append, int]] = []
         """Each with the size that the tail has then."""
         self.begun: list[Tail] = []
         """Those that had nothing."""
+        self.beside: list[tuple[Tail, Append, int]] = []
+        """Those that change more than a journal, each with the size that it has then."""
         self.sealed: list[tuple[Tail, Append]] = []
+        self.bells: list[str] = []
+        """Of those who listen."""
         self.news: dict[bytes, None] = {}
+
+    def row(self, *, sealed: bool = False) -> tuple[str, bytearray, int | None] | None:
+        """Make the log's row, perhaps with what is `sealed` at once; None where there is nothing for one."""
+        runs, pieces = self.runs, self.pieces
+        if sealed and self.sealed:
+            late = [(tail, batch) for tail, batch in self.sealed if batch.events]
+            runs = runs + [(tail.rid, batch.first_seq, len(batch.events)) for tail, batch in late]
+            pieces = pieces + [b"\n".join(batch.events) for _, batch in late]
+        if not runs:
+            return None
+        data = blob(b"\n".join(pieces))
+        self.bytes = len(data)
+        return _encode_runs(runs).decode(), data, self.at or None
 
 
 class Entry(NamedTuple):
@@ -185,7 +221,7 @@ class Log:
         """Accept batches as `Store.append` does. `update_run` writes what a batch changes beside its run's journal, in
         the same transaction; it is told the run's row and how many bytes the journal has then, and returns the news of
         its session where that is some."""
-        group = await self._file.transact(lambda db: self._write(db, batches, update_run))
+        group = await self._file.write(lambda db: self._write(db, batches, update_run))
         if group.bells:
             self.ring(group.bells)
         for tail in group.begun:
@@ -207,9 +243,16 @@ class Log:
         return group.refused
 
     def _write(self, db: sqlite3.Connection, batches: Sequence[Append], update_run: UpdateRun) -> _Group:
-        """Write batches as one row of the log, with the segments that they fill."""
-        group, tails = _Group(self.check_lease(db), self._trimmed), self.tails
-        accepted, runs, pieces, at = group.accepted, list[tuple[int, int, int]](), list[bytes](), 0
+        """Write batches: most by a row of the log and nothing else, which is one statement, others in a transaction."""
+        group = self._gather(batches)
+        if group.beside or group.sealed or self._is_heard or not self._write_alone(db, group):
+            immediately(db, lambda db: self._write_all(db, group, update_run))
+        return group
+
+    def _gather(self, batches: Sequence[Append]) -> _Group:
+        """Make one row of the log of batches, but for those whose runs are sealed by them."""
+        group, tails = _Group(self._trimmed), self.tails
+        accepted = group.accepted
         for batch in batches:
             tail = tails.get(batch.run_id)
             if tail is None:
@@ -223,28 +266,39 @@ class Log:
             if not count:
                 group.begun.append(tail)
             if batch.end is not None or batch.status is not None or batch.checkpoint is not None or batch.taken:
-                news = update_run(db, tail.rid, batch, tail.sealed_bytes + size)
-                if news is not None:
-                    group.news[news] = None
+                group.beside.append((tail, batch, tail.sealed_bytes + size))
             if count + len(events) >= SEGMENT_EVENTS or size >= SEGMENT_BYTES or batch.end is not None:
                 group.sealed.append((tail, batch))
-                if not self._is_heard:
-                    continue
-            if events:
-                runs.append((tail.rid, first_seq, len(events)))
-                pieces.append(piece)
-                at = batch.at or at
+            elif events:
+                group.runs.append((tail.rid, first_seq, len(events)))
+                group.pieces.append(piece)
+                group.at = batch.at or group.at
+        return group
+
+    def _write_alone(self, db: sqlite3.Connection, group: _Group) -> bool:
+        """Write a group's row. Returns whether that is written: not where the lease is lost, or somebody to be rung."""
+        row = group.row()
+        if row is None:
+            return False
+        cursor = db.execute(_INSERT_ALONE, (*row, self.worker_id))
+        group.pos = cursor.lastrowid or 0
+        return cursor.rowcount > 0
+
+    def _write_all(self, db: sqlite3.Connection, group: _Group, update_run: UpdateRun) -> None:
+        """Write a group's row, the segments that it fills, and what changes beside."""
+        group.bells = self.check_lease(db)
+        for tail, batch, size in group.beside:
+            news = update_run(db, tail.rid, batch, size)
+            if news is not None:
+                group.news[news] = None
         for one in group.news:
             self._note(db, one)
-        if pieces:
-            data = b"\n".join(pieces)
-            row = (_encode_runs(runs).decode(), data, at or None)
+        row = group.row(sealed=self._is_heard)
+        if row is not None:
             group.pos = db.execute("INSERT INTO log(runs, data, at) VALUES(?, ?, ?)", row).lastrowid or 0
-            group.bytes = len(data)
         if group.sealed:
             rows = [_segment(tail, batch) for tail, batch in group.sealed if tail.unsealed or batch.events]
             db.executemany("INSERT INTO segments VALUES(?, ?, ?, ?, ?)", rows)
-        return group
 
     async def _trim_in_time(self, newest: int) -> None:
         large = self._bytes > LOG_BYTES_MAX
@@ -475,13 +529,13 @@ def _seal(db: sqlite3.Connection, tails: Iterable[Tail]) -> None:
             db.execute("INSERT INTO segments VALUES(?, ?, ?, ?, ?)", _segment(tail))
 
 
-def _segment(tail: Tail, batch: Append | None = None) -> tuple[int, int, int, bytes, bytes | None]:
+def _segment(tail: Tail, batch: Append | None = None) -> tuple[int, int, int, bytearray, bytearray | None]:
     """Make the row of a segment with what a run has unsealed, and perhaps a batch behind it."""
     first, events, times = tail.first, tail.unsealed, tail.times
     if batch is not None:
         events = events + batch.events
         times = [*times, GroupTime(batch.first_seq, batch.at)] if batch.at and batch.events else times
-    return tail.rid, first, len(events), b"\n".join(events), pack_times(first, times) if times else None
+    return tail.rid, first, len(events), blob(b"\n".join(events)), blob(pack_times(first, times)) if times else None
 
 
 def _sealed(db: sqlite3.Connection, rid: int) -> int:

@@ -12,6 +12,7 @@ import msgspec
 
 from gapless.errors import RunNotFound, StoreCorrupt
 from gapless.journals.contract import Append, Checkpoint, NotWaiting
+from gapless.journals.sqlite_file import blob
 from gapless.journals.sqlite_log import Log, session_news
 from gapless.journals.sqlite_moves import add_arrival, add_move
 from gapless.journals.sqlite_outbox import add_notices
@@ -19,17 +20,19 @@ from gapless.journals.sqlite_schema import ACTIVE_SQL, next_number, note_numbers
 from gapless.moves import TAKEN_OVER, Move
 from gapless.records import (
     ACTIVE,
+    RunEnd,
     RunRecord,
     RunStatus,
     SessionRecord,
     Turn,
     decode_run,
     decode_session,
+    ended_run,
     listed_run,
     now_ms,
     rewrite,
+    session_after,
     session_busy,
-    title_of,
 )
 from gapless.sought import Glimpse, glimpse_of
 
@@ -42,7 +45,6 @@ __all__ = [
     "find_checkpoint",
     "find_session",
     "insert_session",
-    "is_idle",
     "read_session",
     "write_session",
 ]
@@ -58,6 +60,13 @@ _INSERT_RUN = (
 )
 _INSERT_TURN = f"INSERT INTO turns VALUES({next_number('turns', 'tid')}, ?, ?)"
 _COLUMNS = "rid, id, session, user, status, owner, takeovers, record"
+_SELECT_ACTIVE = f"SELECT id FROM runs WHERE session = :session AND {ACTIVE_SQL} LIMIT 1"
+_SELECT_BEFORE = f"""SELECT EXISTS(SELECT 1 FROM runs WHERE id = :run),
+    (SELECT user FROM sessions WHERE id = :session), ({_SELECT_ACTIVE})"""
+_SELECT_ENDING = """SELECT user, session, record, (SELECT record FROM sessions WHERE id = runs.session),
+    EXISTS(SELECT 1 FROM commands WHERE commands.rid = runs.rid),
+    EXISTS(SELECT 1 FROM checkpoints WHERE checkpoints.rid = runs.rid) FROM runs WHERE rid = ?"""
+"""A run with what goes or changes when it ends: in one statement, as each costs more than what it looks at."""
 
 
 class Runs:
@@ -78,7 +87,7 @@ class Runs:
         try:
             return (None, b"") if row is None else (self._record(db, row), row[-1])
         except ValueError as error:
-            raise StoreCorrupt(f"run {run_id}: its record cannot be read{ANOTHER_VERSION}", run_id=run_id) from error
+            raise _unreadable(run_id) from error
 
     def select(self, db: sqlite3.Connection, where: str, *values: object) -> list[RunRecord]:
         """Read the runs that a condition is true of, without those whose records cannot be read."""
@@ -143,11 +152,17 @@ class Runs:
             run.last_seq = self._log.last_seq(db, run_id, rid, owner)
         return run
 
+    def before(self, db: sqlite3.Connection, run: RunRecord) -> tuple[RunRecord | None, str | None, str | None]:
+        """Look where a run is to be created: the one that has its id, the user of its session, and one of the session's
+        active runs, where there are such."""
+        known, user, active = db.execute(_SELECT_BEFORE, {"run": run.id, "session": run.session_id}).fetchone()
+        return self.find(db, run.id) if known else None, user, active
+
     def insert(self, db: sqlite3.Connection, run: RunRecord) -> int:
         """Add a new run; its row's number."""
         cursor = db.execute(
             _INSERT_RUN,
-            (run.id, run.session_id, run.user_id, run.status.value, run.owner, _encode(run)),
+            (run.id, run.session_id, run.user_id, run.status.value, run.owner, blob(_encode(run))),
         )
         assert cursor.lastrowid is not None
         return cursor.lastrowid
@@ -175,16 +190,19 @@ class Runs:
         session where the run has another status."""
         if batch.taken:
             db.executemany("DELETE FROM commands WHERE cid = ? AND rid = ?", [(id, rid) for id in batch.taken])
-        if batch.checkpoint is not None and batch.end is None:
-            self._save(db, rid, batch.checkpoint)
-        if batch.end is not None:
-            db.execute("DELETE FROM commands WHERE rid = ?", (rid,))
-            db.execute("DELETE FROM checkpoints WHERE rid = ?", (rid,))
         if batch.notices:
             add_notices(db, rid, batch.notices)
-        if batch.status is not None or batch.end is not None:
-            return self._change(db, batch, size)
-        return None
+        if batch.end is not None:
+            return self._end(db, rid, batch, batch.end, size)
+        if batch.checkpoint is not None:
+            self._save(db, rid, batch.checkpoint)
+        if batch.status is None:
+            return None
+        run, written = self.read(db, batch.run_id)
+        assert run is not None, "an owned run has a record"
+        run.last_seq, run.status = batch.first_seq + len(batch.events) - 1, batch.status
+        self.update(db, run, written)
+        return session_news(run.user_id, run.session_id)
 
     def _save(self, db: sqlite3.Connection, rid: int, checkpoint: Checkpoint) -> None:
         if checkpoint.data:
@@ -193,27 +211,27 @@ class Runs:
         else:
             db.execute("DELETE FROM checkpoints WHERE rid = ?", (rid,))
 
-    def _change(self, db: sqlite3.Connection, batch: Append, size: int) -> bytes:
-        run, written = self.read(db, batch.run_id)
-        assert run is not None, "an owned run has a record"
-        run.last_seq = batch.first_seq + len(batch.events) - 1
-        if batch.status is not None:
-            run.status = batch.status
-        end = batch.end
-        if end is not None:
-            run.status, run.ended_at, run.error, run.usage = end.status, end.ended_at, end.error, end.usage
-            db.execute(_INSERT_TURN, (run.session_id, _encode(end.turn)))
-            session, session_written = None, b""
-            with contextlib.suppress(StoreCorrupt):  # it stays as it is, for a version that can read it
-                session, session_written = read_session(db, run.session_id)
-            if session is not None:
-                session.updated_at = end.ended_at
-                session.title = session.title or title_of(run.message)
-                if end.state is not None:
-                    session.state = end.state
-                write_session(db, session, session_written)
-        self.update(db, run, written, size)
-        return session_news(run.user_id, run.session_id)
+    def _end(self, db: sqlite3.Connection, rid: int, batch: Append, end: RunEnd, size: int) -> bytes:
+        found = db.execute(_SELECT_ENDING, (rid,)).fetchone()
+        user_id, session_id, run, session, has_commands, has_checkpoint = found
+        if has_commands:
+            db.execute("DELETE FROM commands WHERE rid = ?", (rid,))
+        if has_checkpoint:
+            db.execute("DELETE FROM checkpoints WHERE rid = ?", (rid,))
+        db.execute(_INSERT_TURN, (session_id, blob(_encode(end.turn))))
+        if session is not None:
+            with contextlib.suppress(ValueError):  # it stays as it is, for a version that can read it
+                row = (end.ended_at, blob(session_after(session, end, run)), session_id)
+                db.execute("UPDATE sessions SET updated_at = ?, record = ? WHERE id = ?", row)
+        try:
+            run = ended_run(run, end, batch.first_seq + len(batch.events) - 1)
+        except ValueError as error:
+            raise _unreadable(batch.run_id) from error
+        db.execute(
+            "UPDATE runs SET status = ?, record = ?, kept_since = ?, kept_bytes = ? WHERE rid = ?",
+            (end.status.value, blob(run), end.ended_at, size, rid),
+        )
+        return session_news(user_id, session_id)
 
     # -- runs that are nobody's, and what is sent to any ----------------------------------------------------------
 
@@ -275,6 +293,10 @@ class Runs:
         return self.keep(db, run_id, command)
 
 
+def _unreadable(run_id: str) -> StoreCorrupt:
+    return StoreCorrupt(f"run {run_id}: its record cannot be read{ANOTHER_VERSION}", run_id=run_id)
+
+
 def find_checkpoint(db: sqlite3.Connection, run_id: str) -> Checkpoint | None:
     """Find the newest checkpoint of a run; None where it has none."""
     sql = "SELECT seq, data FROM checkpoints WHERE rid = (SELECT rid FROM runs WHERE id = ?)"
@@ -284,7 +306,7 @@ def find_checkpoint(db: sqlite3.Connection, run_id: str) -> Checkpoint | None:
 
 def check_idle(db: sqlite3.Connection, session_id: str) -> None:
     """Raise `SessionBusy` when a run of the session is active."""
-    for (run_id,) in _active(db, session_id):
+    for (run_id,) in db.execute(_SELECT_ACTIVE, {"session": session_id}):
         raise session_busy(session_id, run_id)
 
 
@@ -296,16 +318,6 @@ def delete_of_session(db: sqlite3.Connection, session_id: str) -> None:
     db.execute(f"INSERT INTO dropped {of_session}", (session_id,))
     for table in ("runs", "turns"):
         db.execute(f"DELETE FROM {table} WHERE session = ?", (session_id,))
-
-
-def is_idle(db: sqlite3.Connection, session_id: str) -> bool:
-    """Return whether no run of the session is active."""
-    return not _active(db, session_id)
-
-
-def _active(db: sqlite3.Connection, session_id: str) -> list[tuple[str]]:
-    sql = f"SELECT id FROM runs WHERE session = ? AND {ACTIVE_SQL} LIMIT 1"
-    return db.execute(sql, (session_id,)).fetchall()
 
 
 def find_session(db: sqlite3.Connection, session_id: str) -> SessionRecord | None:
@@ -326,7 +338,7 @@ def insert_session(db: sqlite3.Connection, session: SessionRecord) -> None:
     """Add a session, unless there is one under its id."""
     db.execute(
         "INSERT INTO sessions VALUES(?, ?, ?, ?) ON CONFLICT(id) DO NOTHING",
-        (session.id, session.user_id, session.updated_at, _encode(session)),
+        (session.id, session.user_id, session.updated_at, blob(_encode(session))),
     )
 
 
