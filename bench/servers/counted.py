@@ -98,19 +98,20 @@ class Log:
 logs: list[Log] = []
 
 
-def statement(sql: str) -> None:
+def statement(db: sqlite3.Connection, sql: str) -> None:
     sys.settrace(None)
     for log in logs:
         log.look()
     sys.settrace(trace)
     counted["statements"] += 1
-    if sql.startswith("BEGIN"):
-        counted["transactions that write" if sql != "BEGIN" else "transactions that read"] += 1
+    if sql.startswith("BEGIN") or not (db.in_transaction or sql.startswith("PRAGMA")):  # or one by itself
+        reads = sql == "BEGIN" or sql.startswith("SELECT")
+        counted["transactions that read" if reads else "transactions that write"] += 1
 
 
 def connect(*args: Any, _connect: Any = sqlite3.connect, **options: Any) -> Any:
     db = _connect(*args, **options)
-    db.set_trace_callback(statement)
+    db.set_trace_callback(lambda sql: statement(db, sql))
     return db
 
 
