@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as ConnectionLost
 
-from gapless.journals.redis import RedisStore
 from tests.journals.conformance import WAIT_S, Worker
+from tests.journals.redis_place import put_between
 
 __all__ = ["STEPS_MAX", "Gate"]
 
@@ -27,10 +27,7 @@ class Gate:
         self.tasks: dict[str, asyncio.Task[Any]] = {}
 
     def hold(self, worker: Worker, work: Any) -> None:
-        assert isinstance(worker.store, RedisStore)
-        execute = worker.store._server._client.execute_command
-
-        async def held(*arguments: Any, **options: Any) -> Any:
+        async def held(execute: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
             if asyncio.current_task() is not self.tasks[worker.id]:
                 return await execute(*arguments, **options)
             turn = self._waiting[worker.id] = asyncio.get_running_loop().create_future()
@@ -43,7 +40,7 @@ class Gate:
                 raise ConnectionLost("cut before the answer")
             return answer
 
-        self._patch.setattr(worker.store._server._client, "execute_command", held)
+        put_between(worker.store, held, self._patch)
         task = self.tasks[worker.id] = asyncio.create_task(work)
         task.add_done_callback(lambda _: self._news.set())
 

@@ -32,22 +32,27 @@ class ServerPlace:
         await store._disconnect()
 
 
+def put_between(store: Store, through: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each call of a store's server go through this, which is given what makes the call, and the call."""
+    assert isinstance(store, RedisStore)
+    for each in {store._server._client, store._server._line}:
+        monkeypatch.setattr(each, "execute_command", partial(through, each.execute_command))
+
+
 class Losses:
     """Loses what goes between a store and its server: the answer to a script, or the call itself."""
 
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert isinstance(store, RedisStore)
         self.answers: list[scripts.Script] = []
         self.calls: list[scripts.Script] = []
-        self._execute = store._server._client.execute_command
-        monkeypatch.setattr(store._server._client, "execute_command", self._lossy)
+        put_between(store, self._lossy, monkeypatch)
 
-    async def _lossy(self, *arguments: Any, **options: Any) -> Any:
+    async def _lossy(self, execute: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         for script in self.calls:
             if script.sha in arguments:
                 self.calls.remove(script)
                 raise ConnectionLost("cut before the call")
-        answer = await self._execute(*arguments, **options)
+        answer = await execute(*arguments, **options)
         for script in self.answers:
             if script.sha in arguments or script.source in arguments:
                 self.answers.remove(script)

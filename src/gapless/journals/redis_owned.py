@@ -279,7 +279,9 @@ class OwnedRuns:
             if more is not None and more["data"] is not None:  # any bytes: they are no msgpack that the server reads
                 saved.append(more["data"])
                 rows[n] = (*row[:-1], more | {"data": len(saved) + APPEND_ARGUMENTS})
-        sizes, behind, damaged = await self._server.call(scripts.APPEND, key, self.worker_id, pack(rows), *saved)
+        sizes, behind, damaged = await self._server.call_in_turn(
+            scripts.APPEND, key, self.worker_id, pack(rows), *saved
+        )
         return sizes, behind, damaged
 
     async def finish(self, runs: Sequence[tuple[RunRecord, int]], owner: str) -> None:
