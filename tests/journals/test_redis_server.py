@@ -18,8 +18,9 @@ from gapless.journals import open_store, redis_news
 from gapless.journals import redis as redis_store
 from gapless.journals.redis import RedisStore
 from tests.journals.conformance import Heard, Worker
-from tests.journals.redis_place import ServerPlace
+from tests.journals.redis_place import Proxy, ServerPlace
 from tests.support.valkey import Valkey
+from tests.support.waiting import WAIT_S, until
 
 
 async def test_a_connection_that_is_closed_under_its_user_is_a_lost_one(a: Worker, b: Worker, monkeypatch: Any) -> None:
@@ -135,6 +136,27 @@ async def test_a_server_that_keeps_all_or_does_not_say_is_not_advised(
     monkeypatch.setattr(store._server._client, "execute_command", refuse)
     assert await store.advice() == []
     await store.close()
+
+
+async def test_a_server_that_is_a_replica_now_is_left_for_the_one_to_which_its_name_leads() -> None:
+    with Valkey() as old, Valkey() as new:
+        ours, theirs = client.Redis(port=old.port), client.Redis(port=new.port)
+        theirs.replicaof("127.0.0.1", old.port)
+        async with (proxy := Proxy(old.port)) as url:
+            worker = Worker("a", RedisStore(url))
+            await worker.store.open("a", worker.heard)
+            await worker.create("r")
+            await worker.append("r", 1, "1")
+            await until(lambda: theirs.info("replication")["master_link_status"] == "up", "it follows")
+            assert ours.wait(1, int(WAIT_S * 1000)) == 1
+            theirs.replicaof("NO", "ONE")
+            ours.replicaof("127.0.0.1", new.port)
+            proxy.port = new.port
+            with pytest.raises(StoreUnavailable, match="read only"):
+                await worker.append("r", 2, "2")
+            await worker.append("r", 2, "2")
+            assert theirs.xlen("gapless:{s}:events:r") == 2
+            await worker.store.close()
 
 
 SECRET = "s3cr:et/@?x"

@@ -211,28 +211,32 @@ class OwnedRuns:
                     self.doubtful[run_id] = (lost.run.session_id, "")  # still this worker's? then it has to be closed
         return refused
 
-    def _calls(self, batches: Sequence[Append]) -> tuple[Collection[_Batches], set[str]]:
+    def _calls(self, batches: Sequence[Append]) -> tuple[list[_Batches], set[str]]:
         """Return the batches of each call, and the runs that are not this worker's."""
         refused: set[str] = set()
-        calls: dict[tuple[str, int, int], _Batches] = {}
-        counts: dict[str, int] = {}
-        sizes: dict[str, int] = {}
+        calls: list[_Batches] = []
+        filling: dict[str, tuple[_Batches, int]] = {}
+        """By what has a call of its own: what goes in the next one, and how many bytes that may still take."""
+        nothing: tuple[_Batches, int] = [], -1
+        runs, in_cluster = self.runs, self._server.is_cluster
         for batch in batches:
-            owned = self.runs.get(batch.run_id)
+            owned = runs.get(batch.run_id)
             if owned is None:
                 refused.add(batch.run_id)
                 continue
-            slot = owned.place if self._server.is_cluster else ""
             size = sum(map(len, batch.events))
             if batch.checkpoint is not None:
                 size += len(batch.checkpoint.data)
             if batch.end is not None:
                 size += len(memoryview(batch.end.turn.messages)) + len(batch.end.turn.native or b"")
-            counts[slot] = count = counts.get(slot, -1) + 1
-            sizes[slot] = size = sizes.get(slot, 0) + size
-            call = (slot, count // CALL_BATCHES_MAX, size // CALL_BYTES_MAX)
-            calls.setdefault(call, []).append((owned, batch))
-        return calls.values(), refused
+            slot = owned.place if in_cluster else ""
+            call, left = filling.get(slot, nothing)
+            if size > left or len(call) == CALL_BATCHES_MAX:
+                calls.append(call := [])
+                left = CALL_BYTES_MAX
+            call.append((owned, batch))
+            filling[slot] = call, left - size
+        return calls, refused
 
     async def _append_all(self, calls: Collection[_Batches]) -> list[_Appended]:
         """Make each call. All have ended when this raises."""
@@ -247,8 +251,8 @@ class OwnedRuns:
     async def _append_batches(self, batches: _Batches) -> _Appended:
         """Append in one call, encoded when its turn has come."""
         async with self._calling:
-            rows = [_row(owned, batch) for owned, batch in batches]
-            return list(zip((owned for owned, _ in batches), rows, strict=True)), await self._append_rows(rows)
+            appended = [(owned, _row(owned, batch)) for owned, batch in batches]
+            return appended, await self._append_rows([row for _, row in appended])
 
     async def _append_rows(self, rows: list[_Row]) -> list[int]:
         """Append in one call. A server that lacks accepted events (a replica took over that had not got them) is given
