@@ -202,6 +202,7 @@ async def test_what_cannot_continue_is_closed_as_ever(place: Place):
     record = await (await other.attach("r")).wait()
     assert record.error is not None
     assert record.error["code"] == "worker_lost"
+    assert "its agent had saved nothing to go on from" in record.error["message"]
 
 
 async def test_an_agent_that_begins_anew_says_what_it_takes_back(place: Place):

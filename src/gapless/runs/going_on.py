@@ -240,7 +240,9 @@ class GoingOn:
                 return None
         begun = record.last_seq > 0
         if policy == "fail" or (policy == "continue" and begun and kept is None):
-            return WorkerLost("the worker that ran it was lost; ask again", run_id=record.id)
+            saves = agent is None or agent.continues != "no"
+            why = "" if policy == "fail" and saves else ", and its agent had saved nothing to go on from"
+            return WorkerLost(f"the worker that ran it was lost{why}; ask again", run_id=record.id)
         losses = record.takeovers
         if losses > TAKEOVERS_MAX:
             why = f"its worker was lost {losses} times without getting any further; look what it does"
