@@ -120,6 +120,7 @@ async def follow(
     """Start a run, or take this one, with one follower, of it or of its session, which releases `sent` for each word
     that reaches its socket."""
     socket = Socket(sent)
+    monkeypatch.setattr("gapless.http.stream.LASTS_S", 0.0)  # what is looked at is an answer that lasts
     if direct:
         monkeypatch.setattr("gapless.http.stream.writer_of", lambda send: socket)
 

@@ -20,6 +20,7 @@ from gapless.agents.base import RunContext
 from gapless.config import ConnectionLimits
 from gapless.events import Interrupt, RunFinishedEvent, TextMessageContentEvent
 from gapless.http.direct import DirectWriter, Handover, TakenConnection
+from gapless.http.stream import EventStream
 from gapless.protocols import WIRES
 from gapless.server import connections
 from gapless.server.connections import http_protocol
@@ -63,9 +64,9 @@ def text_of(body: bytes) -> str:
 
 
 def is_followed_live(app: Any, run_id: str = "r") -> Callable[[], bool]:
-    """Whether somebody waits for the run to say more, with nothing unread."""
-    journals = app.state.runner.journals._journals
-    return lambda: run_id in journals and bool(journals[run_id]._live)
+    """Whether somebody waits for the run to say more, with nothing unread, by an answer that lasts."""
+    journals, lasting = app.state.runner.journals._journals, app.state.streams._lasting
+    return lambda: bool(lasting.due) and run_id in journals and bool(journals[run_id]._live)
 
 
 @pytest.mark.parametrize("http", ["httptools", "h11"])
@@ -341,13 +342,13 @@ async def test_a_request_of_which_a_part_came_before_the_connection_was_taken_is
         client.sendall(b"GET /runs/r/events HTTP/1.1\r\nhost: localhost\r\n\r\nGET /runs/r HTT")
         received = bytearray()
         read_until(client, received, b"RUN_STARTED")
+        await until(lambda: taken.left, "it cannot be taken")
         agent.let(2)
         read_until(client, received, b"\r\n0\r\n\r\n")
         client.sendall(b"P/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         while piece := client.recv(1 << 16):
             received += piece
     assert received.count(b"HTTP/1.1 200 OK") == received.count(b"HTTP/1.1 ") == 2
-    assert taken.left
     assert not taken.connections
 
 
@@ -467,3 +468,125 @@ async def test_what_is_taken_has_the_same_bytes_as_what_is_not(
     assert len(bodies) == 1
     if wire == "ag-ui":
         assert text_of(unchunked(bytes(answers[1][1]))) == "onetwothree"
+
+
+# -- answers that last ------------------------------------------------------------------------------------------------
+
+
+async def lasts(app: Any) -> None:
+    """Have the open answers last from now on."""
+    journals = app.state.runner.journals
+    told = threading.Event()
+
+    def tell() -> None:
+        for delivery in app.state.streams.open:
+            delivery.lasts()
+        told.set()
+
+    journals.loop.call_soon_threadsafe(tell)
+    assert await asyncio.to_thread(told.wait, 60)
+
+
+@pytest.fixture
+def listened(monkeypatch: pytest.MonkeyPatch) -> list[EventStream]:
+    """The answers whose client is listened to, none of which lasts by itself."""
+    monkeypatch.setattr("gapless.http.stream.LASTS_S", 3600.0)
+    found: list[EventStream] = []
+    listen = EventStream._listen
+
+    async def noted(stream: EventStream, receive: Any) -> None:
+        found.append(stream)
+        await listen(stream, receive)
+
+    monkeypatch.setattr(EventStream, "_listen", noted)
+    return found
+
+
+@pytest.mark.parametrize("way", ["direct", "h11", "behind a middleware"])
+async def test_an_answer_is_listened_to_or_taken_in_its_middle_once_it_lasts(
+    way: str, taken: Taken, listened: list[EventStream], client: socket.socket
+):
+    agent = Gated("one", "two", "three")
+    app = create_app(Runner(agent), cors_origins=("https://app.example",) if way == "behind a middleware" else ())
+    with serving(app, http="h11" if way == "h11" else "httptools") as url:
+        await started(url)
+        ask(client, url, "/runs/r/events")
+        received = bytearray()
+        agent.let()
+        read_until(client, received, b'"one"')
+        assert (taken.connections, listened) == ([], []), "it may be short"
+        await lasts(app)
+        if way == "direct":
+            await until(lambda: taken.connections, "it is taken")
+        else:
+            await until(lambda: listened, "it is listened to")
+        agent.let()
+        read_until(client, received, b'"two"')
+        assert (len(taken.connections), len(listened)) == ((1, 0) if way == "direct" else (0, 1))
+        agent.let(2)
+        while piece := client.recv(1 << 16):
+            received += piece
+    assert text_of(unchunked(bytes(received))) == "onetwothree"
+
+
+async def test_a_short_answer_is_neither_listened_to_nor_taken(
+    taken: Taken, listened: list[EventStream], client: socket.socket
+):
+    agent = Gated("one")
+    app = create_app(Runner(agent))
+    with serving(app) as url:
+        await started(url)
+        ask(client, url, "/runs/r/events")
+        agent.let(2)
+        received = bytearray()
+        while piece := client.recv(1 << 16):
+            received += piece
+        await until(lambda: not app.state.streams.open, "it is closed")
+    assert text_of(unchunked(bytes(received))) == "one"
+    assert (taken.connections, taken.left, listened) == ([], 0, [])
+
+
+@pytest.mark.parametrize("http", ["httptools", "h11"])
+async def test_a_client_that_has_left_before_its_answer_lasts_is_noticed_then(
+    http: str, listened: list[EventStream], client: socket.socket
+):
+    agent = Gated("one")
+    app = create_app(Runner(agent))
+    with serving(app, http=http) as url:
+        await started(url)
+        ask(client, url, "/runs/r/events")
+        read_until(client, bytearray(), b"RUN_STARTED")
+        client.close()
+        assert app.state.streams.open
+        await lasts(app)
+        await until(lambda: not app.state.streams.open, "it is noticed")
+        agent.let(2)
+
+
+async def test_who_does_not_read_when_the_answer_comes_to_last_has_every_word_once(
+    taken: Taken, listened: list[EventStream], client: socket.socket
+):
+    passed, go_on = threading.Event(), threading.Event()
+
+    def agent(message: str) -> Iterator[str]:
+        for number in range(TORRENT):
+            yield f"{number:06d},"
+        passed.set()
+        go_on.wait(60)
+        yield "last."
+
+    app = create_app(Runner(agent))
+    with serving(app, send_buffer_bytes=16 * 1024) as url:
+        await started(url)
+        ask(client, url, "/runs/r/events?merge=0")
+        assert await asyncio.to_thread(passed.wait, 60)
+        assert not taken.connections
+        await lasts(app)
+        assert (taken.connections, taken.left) == ([], 0), "its loop waits for it to read"
+        received = bytearray()
+        read_until(client, received, b"%06d," % (TORRENT - 1))
+        await until(lambda: taken.connections, "it is taken")
+        go_on.set()
+        while piece := client.recv(1 << 16):
+            received += piece
+    assert text_of(unchunked(bytes(received))) == "".join(f"{n:06d}," for n in range(TORRENT)) + "last."

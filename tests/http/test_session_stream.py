@@ -304,7 +304,8 @@ async def test_a_session_that_is_followed_live_needs_no_task_and_its_connection_
 
     def is_left_alone(run_id: str) -> bool:
         journal = runner.journals._journals.get(run_id)
-        return journal is not None and bool(journal._live) and not app.state.streams._tasks
+        streams = app.state.streams
+        return bool(streams._lasting.due) and journal is not None and bool(journal._live) and not streams._tasks
 
     with serving(app) as url, socket.socket() as client:
         client.settimeout(WAIT_S)

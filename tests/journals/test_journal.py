@@ -135,11 +135,15 @@ async def paced(memory: Memory) -> AsyncIterator[Process]:
 # -- delivery ----------------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_held_is_accepted_with_what_comes_next(process: Process):
+async def test_what_is_held_is_accepted_with_what_comes_next(process: Process, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(hot_path, "HELD_S", 3600.0)
     journal = await process.start("r")
-    with journal.holding():
+
+    def write() -> None:
         journal.append(an_event("started"))
         journal.set_checkpoint(b"first")
+
+    journal.hold(write)
     await settle()
     assert (process.store.appends, journal.last, journal.appended) == ([], 0, 1)
     journal.append(an_event("word"))
@@ -151,8 +155,7 @@ async def test_what_is_held_is_accepted_with_what_comes_next(process: Process):
 
 async def test_what_is_held_goes_by_itself_when_nothing_comes(process: Process):
     journal = await process.start("r")
-    with journal.holding():
-        journal.append(an_event("started"))
+    journal.hold(lambda: journal.append(an_event("started")))
     async with asyncio.timeout(WAIT_S):
         await journal.wait(0)
     assert await process.store.read("r", 0, 10) == [an_event("started")]
@@ -161,8 +164,7 @@ async def test_what_is_held_goes_by_itself_when_nothing_comes(process: Process):
 async def test_what_is_held_of_a_lost_run_is_not_written(process: Process, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(hot_path, "HELD_S", 0.0)
     journal = await process.start("r")
-    with journal.holding():
-        journal.append(an_event("started"))
+    journal.hold(lambda: journal.append(an_event("started")))
     await process.journals.register_again("a2")
     await settle()
     assert (process.store.appends, process.refused) == ([], [])
@@ -176,8 +178,7 @@ async def test_what_is_held_when_the_writer_is_stopped_stays_where_it_is(
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: raised.append(context))
     journal = await process.start("r")
     await settle()  # the writer waits for something to do
-    with journal.holding():
-        journal.append(an_event("started"))
+    journal.hold(lambda: journal.append(an_event("started")))
     await process.journals.close()
     await settle()
     assert (process.store.appends, raised) == ([], [])

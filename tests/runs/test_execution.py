@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -322,9 +323,11 @@ async def test_an_error_of_the_executions_own_ends_the_run_and_stops_the_agent(m
         raise ZeroDivisionError
 
     agent = Gated("shown")
-    monkeypatch.setattr(Deadlines, "next_s", broken)
     async with Runner(agent) as runner:
         run = await runner.start("x", run_id="r", config=RunConfig(timeout=30))
+        await until(run, 1)
+        monkeypatch.setattr(Deadlines, "next_s", broken)
+        runner.executions["r"]._deadlines.attend()
         with pytest.raises(AgentFailed, match="ZeroDivisionError"):
             await run.collect()
         assert agent.stopped.is_set()
@@ -392,7 +395,46 @@ async def test_of_many_agents_that_return_in_one_turn_of_the_loop_few_runs_go_on
     assert max(at.count(turn) for turn in at) == ENDS_AT_ONCE
 
 
-async def test_a_run_that_speaks_at_once_begins_in_one_step():
+async def test_an_agents_last_words_and_its_end_are_one_group():
+    groups: list[tuple[int, bool]] = []
+    gate = asyncio.Event()
+
+    class Store(MemoryStore):
+        async def append(self, batches: Sequence[Append]) -> Collection[str]:
+            groups.extend((len(batch.events), batch.end is not None) for batch in batches)
+            return await super().append(batches)
+
+    async def speaks(message: str) -> AsyncIterator[str]:
+        yield "first "
+        await gate.wait()
+        yield "last"
+
+    async with Runner(speaks, store=Store()) as runner:
+        run = await runner.start("x")
+        await until(run, 3)
+        del groups[:]
+        gate.set()
+        await run.wait()
+    assert groups == [(3, True)]  # the word, TEXT_MESSAGE_END, RUN_FINISHED
+
+
+async def test_a_run_that_is_stopped_as_its_agent_returns_ends_once():
+    gate = asyncio.Event()
+
+    async def stubborn(message: str) -> AsyncIterator[str]:
+        yield "word"
+        with contextlib.suppress(asyncio.CancelledError):  # it returns, as if nothing had been
+            await gate.wait()
+
+    async with Runner(stubborn) as runner:
+        run = await runner.start("x", run_id="r")
+        await until(run, 3)
+        await run.cancel()
+        assert (await run.wait()).status is RunStatus.CANCELLED
+        assert [ends(event) for event in await events_of(runner, "r")] == [False] * 4 + [True]
+
+
+async def test_a_run_that_speaks_at_once_begins_in_one_step(monkeypatch: pytest.MonkeyPatch):
     """RUN_STARTED goes with the first word, which waits for no step of its own; and where no word comes, by itself."""
     groups: list[int] = []
     gate = asyncio.Event()
@@ -410,10 +452,12 @@ async def test_a_run_that_speaks_at_once_begins_in_one_step():
         yield "word "
         await gate.wait()
 
+    monkeypatch.setattr("gapless.journals.journal.HELD_S", 3600.0)
     async with Runner(speaks, store=Store()) as runner:
         run = await runner.start("now")
         await until(run, 3)
         assert groups == [3]  # RUN_STARTED, TEXT_MESSAGE_START, the word
+        monkeypatch.undo()
         late = await runner.start("later")
         await until(late, 1)
         assert groups == [3, 1]

@@ -104,11 +104,8 @@ def answer_error(error: GaplessError) -> Response:
 def header(request: HTTPConnection, name: bytes) -> str | None:
     """Return a header by its `name` in lower case, as Starlette's `headers.get` does; that makes and drops an exception
     for one that is not there, as most are not."""
-    for key, value in request.scope["headers"]:
-        if key == name:
-            found: str = value.decode("latin-1")
-            return found
-    return None
+    found: bytes | None = dict(reversed(request.scope["headers"])).get(name)  # the first, where there are several
+    return None if found is None else found.decode("latin-1")
 
 
 async def read_body(request: Request, type: type[_T], bytes_max: int) -> _T:

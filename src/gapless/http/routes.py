@@ -8,7 +8,7 @@ from typing import Any
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import request_response
+from starlette.types import Receive, Scope, Send
 
 __all__ = ["DirectRoute"]
 
@@ -24,7 +24,14 @@ class DirectRoute(APIRoute):
         left += [part for part in asked.path_params if part.field_info.annotation is not str]
         left += asked.dependencies
         assert not left, f"{self.path} has FastAPI read what is not text of its path"
-        self.app = request_response(self.get_route_handler())
+        handle = self.get_route_handler()
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            """As Starlette's `request_response`, but for errors: they are the app's to answer, around this."""
+            response = await handle(Request(scope, receive, send))
+            await response(scope, receive, send)
+
+        self.app = answer
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return what answers a request."""

@@ -49,6 +49,7 @@ class SessionDelivery(OpenDelivery):
         "_ping_due",
         "feed",
         "follower",
+        "lasting",
         "session_id",
     )
 
@@ -72,6 +73,8 @@ class SessionDelivery(OpenDelivery):
         self._merge = merge
         self._following = runner.worker.conversations.following(session_id, after)
         self._part: _RunDelivery | None = None
+        self.lasting = False
+        """Its runs may be carried without a task."""
         self._ping_due = False
         self._again: asyncio.TimerHandle | None = None
         self.follower: SessionFollower
@@ -179,6 +182,12 @@ class SessionDelivery(OpenDelivery):
         if self.follower.told != self.follower.version or (self.feed is not None and self.feed.due):
             self._changed()
 
+    def lasts(self) -> None:
+        self._listen()
+        self.lasting = True
+        if self._part is not None:
+            self._part.lasts()
+
     def look(self) -> None:
         if self._part is not None:
             self._part.look()
@@ -198,6 +207,7 @@ class _RunDelivery(Delivery):
     ) -> None:
         super().__init__(session._runner, session._streams, run, encoder, cursor, merge=merge)
         self._session = session
+        self._lasts = session.lasting
 
     @property
     def place(self) -> SessionPlace:
@@ -285,7 +295,9 @@ class SessionSource(EventSource):
         id = b"%b~%x" % (str(self._delivery.place).encode(), self._told_at)
         await super().write(b"data: %b%b\nid: %b\n\n" % (event, retry, id))
 
-    async def end(self, last: int) -> None:
+    async def end(self, last: int, group: bytes | None = None) -> None:
+        if group:
+            await self.write(group)
         self.run_ended = True
 
     async def finish(self) -> None:

@@ -114,8 +114,9 @@ class LiveSocket:
         for id, data in group:
             await self._put(self.message(self._encoder.event_of(data), id, data))
 
-    async def end(self, last: int) -> None:
-        """Say that the run has ended."""
+    async def end(self, last: int, group: list[tuple[bytes, bytes]] | None = None) -> None:
+        """Send the last messages, and say that the run has ended."""
+        await self.write(group or [])
         await self._put(self.message(b"end", b"%b.end" % self._encoder.id_of(last), None))
 
     async def cut(self, id: bytes) -> None:

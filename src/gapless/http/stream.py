@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -27,6 +25,7 @@ from gapless.events import RunFinishedEvent, RunFinishedInterruptOutcome, decode
 from gapless.http.answers import answer_error
 from gapless.http.cursors import check_cursor
 from gapless.http.direct import Direct, DirectWriter, TakenConnection, chunk_of, writer_of
+from gapless.http.later import Later
 from gapless.records import RunRecord
 from gapless.runs.readers import Follower, Journal, merge_deltas
 from gapless.runs.runner import Runner
@@ -49,10 +48,9 @@ __all__ = [
 PING_S = 10.0
 """A connection that was silent since the last look, this long ago, gets a keep-alive."""
 
-LOOKS_AT_ONCE = 256
-"""Connections that are looked at, and written to if they were silent, before others have their turn."""
-LOOK_EARLY_S = 0.002
-"""Whose time comes so soon is looked at with those whose time has come."""
+LASTS_S = 0.1
+"""An answer that is still under way after this lasts. From then on it is listened whether its client leaves, and a
+connection is taken from the HTTP machinery: of a short answer either would be a good part of the work."""
 
 _FINISHED = b'{"type":"RUN_FINISHED"'
 _LETTER = len(b'{"type":"R')
@@ -75,16 +73,19 @@ log = logging.getLogger("gapless.follow")
 class OpenDelivery(ABC):
     """An open delivery: counted, sent away with the others, kept alive."""
 
-    __slots__ = ("_gone", "_runner", "_streams")
+    __slots__ = ("_gone", "_listen", "_runner", "_streams")
 
     def __init__(self, runner: Runner, streams: Streams) -> None:
         self._runner = runner
         self._streams = streams
         self._gone = False
+        self._listen: Callable[[], None] = _nothing
 
-    async def open(self) -> None:
-        """Attach to what is delivered; `close` has to follow. Raises what following raises."""
+    async def open(self, listen: Callable[[], None] | None = None) -> None:
+        """Attach to what is delivered; `close` has to follow. `listen` is called once the answer lasts, maybe more
+        than once, and has `leave` called when the client is gone. Raises what following raises."""
         await self.attach()
+        self._listen = listen or _nothing
         self._streams.enter(self)
         self._runner.metrics.followers += 1
 
@@ -119,6 +120,13 @@ class OpenDelivery(ABC):
     def look(self) -> None:
         """Keep the connection alive, if it was silent since the last look."""
 
+    def lasts(self) -> None:
+        """Hear that the answer lasts."""
+        self._listen()
+
+
+def _nothing() -> None: ...
+
 
 class Streams:
     """The open deliveries of one app, so that all of its clients can be told to reconnect elsewhere."""
@@ -127,46 +135,39 @@ class Streams:
         self.draining = False
         self.closing: asyncio.Future[None] | None = None
         """The runner's end, where no lifespan sees to it."""
-        self.open: OrderedDict[OpenDelivery, float] = OrderedDict()
-        """With the time, by the loop's clock, at which each is looked at next: the soonest first."""
         self.cancelling: frozenset[str] = frozenset()
         """Families of clients whose hang-up cancels their run."""
-        self._timer: asyncio.TimerHandle | None = None
-        """One for all of them: a timer each takes as much memory as a delivery."""
+        self._new, self._lasting = Later(self._lasts), Later(self._look)
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def open(self) -> list[OpenDelivery]:
+        """Returns the deliveries that are open."""
+        return [*self._new.due, *self._lasting.due]
 
     def drain(self) -> None:
         """End every connection, not its run: clients come back, to another worker or to the next one here."""
         self.draining = True
-        for delivery in tuple(self.open):
+        for delivery in self.open:
             delivery.nudge()
 
     def enter(self, delivery: OpenDelivery) -> None:
-        """Have an open delivery drained with the others, and looked at every `PING_S` seconds."""
-        loop = asyncio.get_running_loop()
-        self.open[delivery] = loop.time() + PING_S
-        if self._timer is None:
-            self._timer = loop.call_later(PING_S, self._look, loop)
+        """Have an open delivery drained with the others, told when it lasts, and looked at every `PING_S` seconds from
+        then on."""
+        self._new.add(delivery, LASTS_S)
 
     def leave(self, delivery: OpenDelivery) -> None:
         """Forget a delivery that is closed."""
-        self.open.pop(delivery, None)
-        if not self.open and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._new.due.pop(delivery, None) is None:
+            self._lasting.due.pop(delivery, None)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let those look whose time has come, so many at once, and come again for the next."""
-        now = loop.time()
-        next_at = now + PING_S
-        for looked, (delivery, due) in enumerate(tuple(itertools.islice(self.open.items(), LOOKS_AT_ONCE + 1))):
-            if due > now + LOOK_EARLY_S or looked == LOOKS_AT_ONCE:
-                next_at = due
-                break
-            self.open[delivery] = now + PING_S
-            self.open.move_to_end(delivery)
-            delivery.look()
-        self._timer = loop.call_at(max(next_at, now + LOOK_EARLY_S), self._look, loop)
+    def _lasts(self, delivery: OpenDelivery) -> None:
+        delivery.lasts()
+        self._lasting.add(delivery, PING_S)
+
+    def _look(self, delivery: OpenDelivery) -> None:
+        delivery.look()
+        self._lasting.add(delivery, PING_S)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something of a delivery in a task of its own."""
@@ -196,8 +197,9 @@ class Carrier(Protocol):
     def write(self, group: Any) -> Awaitable[None]:
         """Write the frames of one wake-up, at once."""
 
-    async def end(self, last: int) -> None:
-        """Say that there is no more, the last event having been at this position."""
+    async def end(self, last: int, group: Any = None) -> None:
+        """Write the last frames, if there are any, and say that there is no more: the last event was at this
+        position."""
 
     async def cut(self, id: bytes) -> None:
         """End the connection and not the run: the client is to come back, and go on after the frame with this id."""
@@ -216,6 +218,7 @@ class Delivery(OpenDelivery):
         "_encoder",
         "_follower",
         "_journal",
+        "_lasts",
         "_merge",
         "_reading",
         "_sent",
@@ -237,6 +240,8 @@ class Delivery(OpenDelivery):
         self._merge = merge
         self._sent = False
         """Something went out since the last look."""
+        self._lasts = False
+        """Its loop has to see whether it can do without a task, and if not have it listened."""
         self._follower: Follower | None = None
         self._journal: Journal
         self._carrier: Carrier
@@ -264,6 +269,10 @@ class Delivery(OpenDelivery):
     async def detach(self) -> None:
         await self._reading.__aexit__(None, None, None)
 
+    def lasts(self) -> None:
+        self._lasts = self._sent = True  # which is no time for a keep-alive
+        self.nudge()
+
     def look(self) -> None:
         if self._follower is None or not self._follower.is_live or not self._direct.ready:
             self.nudge()
@@ -282,7 +291,7 @@ class Delivery(OpenDelivery):
 
     async def _carry(self, carrier: Carrier, follower: Follower, *, beginning: bool = False) -> bool:
         encoder, streams = self._encoder, self._streams
-        skip_parts, pauses = 0, encoder.pauses
+        skip_parts, pauses, journal = 0, encoder.pauses, follower.journal
         push = None
         if carrier.direct is not None:
             self._direct, push = carrier.direct, self._push
@@ -296,7 +305,7 @@ class Delivery(OpenDelivery):
                 if streams.draining:
                     await carrier.cut(self._place(follower.after, skip_parts))
                     return True
-                if push is not None and self._goes_on_alone(carrier, follower):
+                if self._lasts and self._goes_on_alone(carrier, follower):
                     return False
                 part = await follower.next(push)
                 if part is None:
@@ -308,12 +317,13 @@ class Delivery(OpenDelivery):
                     continue
                 group = self._group(carrier, part.first_seq, events, part.behind, skip_parts)
                 skip_parts = 0
+                ends = journal.closed and follower.after >= journal.last
+                if ends or (pauses and events[-1].startswith(_FINISHED) and _is_pause(events[-1], follower)):
+                    await carrier.end(follower.after, group)
+                    return True
                 if group:
                     self._sent = True
                     await carrier.write(group)
-                if pauses and events[-1].startswith(_FINISHED) and _is_pause(events[-1], follower):
-                    await carrier.end(follower.after)
-                    return True
         except GaplessError as error:
             log.warning("run %s: a follower at %d was cut off: %s", self.run_id, follower.after, error)
             with contextlib.suppress(OSError):
@@ -321,16 +331,17 @@ class Delivery(OpenDelivery):
         return True
 
     def _goes_on_alone(self, carrier: Carrier, follower: Follower) -> bool:
-        """Follow live without a task, if nothing is unread and the connection can be taken. Whatever there is to do
-        beside the events starts one, which ends when nothing is unread again."""
-        if not follower.go_live(self._push, self._go_on):
-            return False
-        if not carrier.take(self.leave):
+        """Follow live without a task, if nothing is unread and the connection can be taken: it says itself when it is
+        lost. Whatever there is to do beside the events starts one, which ends when nothing is unread again."""
+        if carrier.direct is None:
+            self._lasts = False
+        elif follower.go_live(self._push, self._go_on):
+            if carrier.take(self.leave):
+                self._direct, self._listen = carrier.direct, _nothing
+                return True
             follower.stay()
-            return False
-        assert carrier.direct is not None, "it is taken"
-        self._direct = carrier.direct
-        return True
+        self._listen()
+        return False
 
     def _go_on(self, error: Exception | None) -> None:
         self._streams.spawn(self._carry_on(error))
@@ -468,13 +479,17 @@ class EventStream(Response):
 
     async def stream(self, receive: Receive, send: Send) -> None:
         """Serve the whole of the connection, from its headers to its end."""
-        delivery = self._delivery
+        delivery, listening = self._delivery, list[asyncio.Future[None]]()
+
+        def listen() -> None:
+            if not listening:
+                listening.append(asyncio.ensure_future(self._listen(receive)))
+
         try:
-            await delivery.open()
+            await delivery.open(listen)
         except GaplessError as error:
             await self._refuse(error, send)
             return
-        listening = asyncio.ensure_future(self._listen(receive))
         through = True
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -483,7 +498,8 @@ class EventStream(Response):
         except OSError:  # the client is gone (ASGI 2.4)
             pass
         finally:
-            listening.cancel()
+            for task in listening:
+                task.cancel()
             if through:
                 await delivery.close()
 
@@ -539,8 +555,9 @@ class _RunSource(EventSource):
         if begin := self._encoder.begin(after):
             await self.write(begin)
 
-    async def end(self, last: int) -> None:
-        await self._send({"type": "http.response.body", "body": self._encoder.end(last), "more_body": False})
+    async def end(self, last: int, group: bytes | None = None) -> None:
+        body = (group or b"") + self._encoder.end(last)
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def cut(self, id: bytes) -> None:
         # Where the wire has no word for it, the body is left without its end, which nobody takes for the answer's.

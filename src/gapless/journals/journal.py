@@ -8,11 +8,10 @@ and nothing else: what has left the window it reads from the store.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -188,15 +187,14 @@ class Journal:
         elif len(pending) >= PENDING_EVENTS_MAX or self._pending_bytes >= PENDING_BYTES_MAX:
             self.full = True
 
-    @contextlib.contextmanager
-    def holding(self) -> Iterator[None]:
-        """Hold what is handed over meanwhile back for what comes next; after `HELD_S` it goes by itself."""
+    def hold(self, write: Callable[[], None]) -> None:
+        """Hold what `write` hands over back for what comes next; after `HELD_S` it goes by itself."""
         if self._queued:
-            yield
+            write()
             return
         self._queued = True
         try:
-            yield
+            write()
         finally:
             self._hold()
 

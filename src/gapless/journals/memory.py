@@ -138,7 +138,7 @@ class Memory:
 
     def tell_session(self, session: SessionRecord | None) -> None:
         """Tell those who watch a session, or its user, that it has changed."""
-        if session is None:
+        if session is None or not (self.session_watchers or self.user_watchers):
             return
         for worker in tuple(self.session_watchers.get(session.id, ())):
             if worker._listener is not None:

@@ -28,7 +28,18 @@ from gapless.runs.recorder import Recorder
 from gapless.runs.sound import sound
 from gapless.user_message import results_of
 
-__all__ = ["as_failure", "end_of", "ending", "finished", "label_of", "log_end", "lost", "own_end", "unanswered"]
+__all__ = [
+    "as_failure",
+    "end_of",
+    "ending",
+    "finished",
+    "label_of",
+    "leave_state",
+    "log_end",
+    "lost",
+    "own_end",
+    "unanswered",
+]
 
 _encode = msgspec.json.Encoder().encode
 _decode_end = msgspec.json.Decoder(RunEnd).decode
@@ -120,6 +131,14 @@ def ending(
     return failure, event, _decode_end(_encode(end))
 
 
+def leave_state(recorder: Recorder, state: dict[str, Any], before: bytes) -> None:
+    """Record the state that the agent has left, where it is another than `before` (JSON) and the agent has not told."""
+    if _encode(state) != before:
+        told = recorder.fold.state
+        if told is None or _encode(told) == before:
+            recorder.leave_state(state)
+
+
 def lost(record: RunRecord, recorder: Recorder, failure: GaplessError) -> tuple[bytes, RunEnd]:
     """Return the terminal event, and what is recorded with it, of a run that no agent is called for any more."""
     if record.last_seq == 0:
@@ -194,6 +213,8 @@ def _sum_usage(usage: list[TokenUsage]) -> list[TokenUsage] | None:
 
 def log_end(log: logging.Logger, record: RunRecord, outcome: str, events: int) -> None:
     """Say in one line how a run ended, whose it was, how long it took and what it used."""
+    if not log.isEnabledFor(logging.INFO):
+        return
     usage = record.usage or []
     log.info(
         "run %s: %s after %d events; agent %r, user %r, %.1f s, %d tokens in, %d out",

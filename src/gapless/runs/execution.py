@@ -34,7 +34,7 @@ from gapless.runs.blobs import LARGE, BlobsOfRun
 from gapless.runs.checkpoints import Before, Standing, warn_of_unkept
 from gapless.runs.commands import Command
 from gapless.runs.deadlines import Deadlines
-from gapless.runs.ending import as_failure, ending, label_of, log_end, own_end, unanswered
+from gapless.runs.ending import as_failure, ending, label_of, leave_state, log_end, own_end, unanswered
 from gapless.runs.inbox import Elsewhere, Inbox
 from gapless.runs.live_input import LiveInput
 from gapless.runs.notices import Notices
@@ -42,7 +42,7 @@ from gapless.runs.questions import Questions
 from gapless.runs.readers import ends_unread
 from gapless.runs.recorder import Recorder
 from gapless.runs.rehearsal import Rehearsal
-from gapless.runs.sessions import History, Sessions
+from gapless.runs.sessions import Sessions
 from gapless.runs.tracing import run_span
 
 __all__ = ["Execution", "Raised"]
@@ -134,6 +134,7 @@ class Execution:
         self._state_before = b""
         """The session's, as JSON."""
         self._owned = True
+        self._ended: _Stopped | None = None  # what it has ended with, once its end was handed over
 
     # -- from outside -----------------------------------------------------------------------------------------------
 
@@ -202,7 +203,7 @@ class Execution:
 
     def part(self) -> None:
         """Leave the run to other workers, at its last checkpoint. Its agent is stopped and says nothing more."""
-        if self._owned and self._stopped is None:
+        if self._owned and self._stopped is None and self._ended is None:
             self.parted = True
             self.left = (self.questions.due_at, PARKED) if self.waiting else (0, HANDED_OVER)
             self._recorder.seal()
@@ -239,13 +240,14 @@ class Execution:
         except Exception as error:  # a bug; the run must end all the same
             self.raised.error = error
             failure = as_failure(self.record, error)
-        await self._sessions.ends.turn()
-        if self.parted and self._owned:
-            await self.journal.settled()
-        if self.fenced:
-            self._count("left" if self.parted and self._owned else "fenced", None)
-            return
-        failure = self._end(failure)
+        if self._ended is None:
+            await self._sessions.ends.turn()
+            if self.parted and self._owned:
+                await self.journal.settled()
+            if self.fenced:
+                self._count("left" if self.parted and self._owned else "fenced", None)
+                return
+            failure = self._end(failure)
         await self.journal.settled()
         if self.journal.closed:
             self._count("finished" if failure is None else failure.code, failure)
@@ -262,6 +264,8 @@ class Execution:
 
     async def _execute(self) -> GaplessError | None:
         """Return what the run failed with, or None for success."""
+        if self.record.status is RunStatus.RUNNING and not self.journal.appended and self._stopped is None:
+            self._begin()  # here already: who waits for the deadlines need not be told then
         pump = asyncio.create_task(self._pump(), name=f"gapless-run-{self.record.id}")
         pump.add_done_callback(lambda _: self._sessions.returns.call(self._deadlines.attend))
         try:
@@ -270,12 +274,9 @@ class Execution:
             await self._cancel(pump)
             raise
         finally:
-            self._recorder.seal()  # what the agent has left running has nothing to say any more
-            if self.live is not None:
-                self.live.close()
-            self.questions.close()
-            if self.inbox is not None:
-                self.inbox.close(left=self.fenced)
+            self._shut()
+        if self._ended is not None:
+            return self._ended.reason
         if self.fenced:
             if pump.done():
                 _retrieve(pump)
@@ -298,13 +299,9 @@ class Execution:
             self.fence()
             return
         again = self.journal.appended > 1  # another worker had begun, and has written more than RUN_STARTED
-        if not self.journal.appended:
-            _begin(self.journal, self._recorder, self._standing)
-        if self.live is not None:
-            self.live.begun()
-        used_s = 0.0 if self._before is None else self._before.frame.used_s
-        self._deadlines.begin(self.journal.appended, asyncio.get_running_loop().time(), used_s)
-        self._context = ctx = await self._make_context()
+        if not self._deadlines.begun:
+            self._begin()
+        self._context = ctx = await _context_of(self)
         self._state_before = _encode(ctx.state)
         await self._go_on(ctx, again=again)
         journal, add = self.journal, self._recorder.add
@@ -326,7 +323,21 @@ class Execution:
                 close = getattr(stream, "aclose", None)
                 if close is not None:
                     await close()
-        journal.hold_for_end()
+        if self._stopped is None and not self.questions.stopping and self._sessions.ends.passes():
+            # In the step in which it has returned: so its last words and its end are one group, and one write.
+            self._shut()
+            self._ended = _Stopped(self._end(own_end(self.record.id, self._recorder)))
+        else:
+            journal.hold_for_end()
+
+    def _begin(self) -> None:
+        """Begin, as the run's turn has come: from here on its time counts."""
+        if not self.journal.appended:
+            self.journal.hold(partial(_write_start, self._recorder, self._standing))
+        if self.live is not None:
+            self.live.begun()
+        used_s = 0.0 if self._before is None else self._before.frame.used_s
+        self._deadlines.begin(self.journal.appended, asyncio.get_running_loop().time(), used_s)
 
     async def _go_on(self, ctx: RunContext, *, again: bool) -> None:
         """Go on where another worker left the run, if one had begun it: at its checkpoint, or `again`."""
@@ -350,24 +361,6 @@ class Execution:
             self._span.first_event()
             self._began = None
             self.journal.hurry()
-
-    async def _make_context(self) -> RunContext:
-        """Read what the agent is told, now that its turn has come."""
-        return _context_of(
-            self.record,
-            self._request,
-            await self._sessions.history(self.record, self._request, ready=self._agent.reads_messages),
-            interrupt=self._ask,
-            save=None if self._standing is None else self._standing.save,
-            emit=self._emit,
-            left=lambda: self.fenced and self.config.on_worker_lost == "continue",
-            leaving=lambda: self._standing is not None and self._standing.leaving,
-            ids_after=self.journal.appended if self._before is not None else 0,
-            deps=self._deps,
-            output_type=self._output_type,
-            live=self.live,
-            unkept=None if self._agent.continues == "from_checkpoint" else partial(warn_of_unkept, self.record),
-        )
 
     async def _supervise(self, pump: asyncio.Task[None]) -> _Stopped | None:
         """Wait for the agent's end, a stop or a deadline. Nothing here is paid per event."""
@@ -439,6 +432,15 @@ class Execution:
 
     # -- its end ----------------------------------------------------------------------------------------------------
 
+    def _shut(self) -> None:
+        """Take nothing more, from what the agent has left running or from outside."""
+        self._recorder.seal()
+        if self.live is not None:
+            self.live.close()
+        self.questions.close()
+        if self.inbox is not None:
+            self.inbox.close(left=self.fenced)
+
     def _end(self, failure: GaplessError | None) -> GaplessError | None:
         """Write the terminal event with the session's turn; returns what the run has ended with.
 
@@ -448,10 +450,8 @@ class Execution:
                 self.live.record_rest()
             self._recorder.end(failure)
             ctx = self._context
-            if ctx is not None and _encode(ctx.state) != self._state_before:
-                told = self._recorder.fold.state
-                if told is None or _encode(told) == self._state_before:
-                    self._recorder.leave_state(ctx.state)
+            if ctx is not None:
+                leave_state(self._recorder, ctx.state, self._state_before)
             failure, event, end = ending(self.record, self._recorder, failure, ctx)
         except Exception as error:  # whatever an agent may put there must not keep its run from ending
             kind = type(error).__name__
@@ -478,10 +478,11 @@ class _ExitsAsErrors:
             raise RuntimeError(f"the agent raised {type(error).__name__}") from error
 
 
-def _context_of(record: RunRecord, request: RunRequest, history: History, **own: Any) -> RunContext:
-    """Make the context of a run; `own` are the arguments of `RunContext` that its execution has."""
-    assert record.config is not None, "the runner records it"
+async def _context_of(run: Execution) -> RunContext:
+    """Read what a run's agent is told, now that its turn has come."""
+    record, request, agent, standing = run.record, run._request, run._agent, run._standing
     assert record.input is not None, "the runner records it"
+    history = await run._sessions.history(record, request, ready=agent.reads_messages)
     return RunContext(
         run_id=record.id,
         session_id=record.session_id,
@@ -491,21 +492,29 @@ def _context_of(record: RunRecord, request: RunRequest, history: History, **own:
         messages=history.messages,
         native_history=history.native,
         native_left=history.left,
-        config=record.config,
+        config=run.config,
         state=history.state,
         tools=request.tools,
         context=request.context,
         forwarded_props=request.forwarded_props,
-        **own,
+        interrupt=run._ask,
+        save=None if standing is None else standing.save,
+        emit=run._emit,
+        left=lambda: run.fenced and run.config.on_worker_lost == "continue",
+        leaving=lambda: run._standing is not None and run._standing.leaving,
+        ids_after=run.journal.appended if run._before is not None else 0,
+        deps=run._deps,
+        output_type=run._output_type,
+        live=run.live,
+        unkept=None if agent.continues == "from_checkpoint" else partial(warn_of_unkept, record),
     )
 
 
-def _begin(journal: Journal, recorder: Recorder, standing: Standing | None) -> None:
+def _write_start(recorder: Recorder, standing: Standing | None) -> None:
     """Write RUN_STARTED, and with it that the run can be begun from its start. It goes with the agent's first event."""
-    with journal.holding():
-        recorder.start(now_ms())
-        if standing is not None:
-            standing.first()
+    recorder.start(now_ms())
+    if standing is not None:
+        standing.first()
 
 
 async def _stop_agent(task: asyncio.Task[None], run_id: str) -> None:

@@ -24,19 +24,20 @@ class Pace:
 
     async def turn(self) -> None:
         """Wait for one's turn."""
-        if not self._passes():
+        if not self.passes():
             waiting = asyncio.get_running_loop().create_future()
             self._waiting.append(partial(_end, waiting))
             await waiting
 
     def call(self, do: Callable[[], object]) -> None:
         """Call `do`, which raises nothing, when its turn has come: at once, or soon."""
-        if self._passes():
+        if self.passes():
             do()
         else:
             self._waiting.append(do)
 
-    def _passes(self) -> bool:
+    def passes(self) -> bool:
+        """Tell whether it is one's turn at once."""
         if self._passed == 0 and not self._waiting:
             asyncio.get_running_loop().call_soon(self._next, TURNS)
         if self._passed >= self._count or self._waiting:

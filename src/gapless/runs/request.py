@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import logging
 import re
@@ -43,6 +44,8 @@ __all__ = [
 
 ID_CHARS_MAX = 96
 """With the position after it, an id stays within the 128 bytes that every SSE client remembers."""
+IDS_KNOWN_MAX = 256
+"""Runs without a session of which it is remembered what their sessions are called: it is asked again a moment later."""
 USER_CHARS_MAX = 256
 """Of a user's id."""
 TITLE_CHARS_MAX = 200
@@ -297,6 +300,7 @@ def title_given(title: object) -> str:
     return kept
 
 
+@functools.lru_cache(IDS_KNOWN_MAX)
 def _session_for(run_id: str, user_id: str) -> str:
     """Return the session of a run that was given none: the same on every worker that is asked for the run at the same
     time.

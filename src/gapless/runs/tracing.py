@@ -67,4 +67,5 @@ def run_span(record: RunRecord) -> RunSpan:
         "gen_ai.conversation.id": record.session_id,
         "gapless.run.id": record.id,
     }
-    return RunSpan(tracer.start_span(f"invoke_agent {record.agent}", attributes=attributes))
+    span = tracer.start_span(f"invoke_agent {record.agent}", attributes=attributes)
+    return RunSpan(span if span.get_span_context().is_valid else None)  # else nobody has set anything up
