@@ -62,6 +62,25 @@ async def test_one_may_take_out_another_whose_time_has_come():
     assert seen == ["a"]
 
 
+async def test_one_that_fails_holds_no_other_back():
+    seen: list[str] = []
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context["exception"]))
+
+    def see(name: str) -> None:
+        if name == "bad":
+            raise ZeroDivisionError
+        seen.append(name)
+
+    waiting = Later(see)
+    for name in ("bad", "good"):
+        waiting.add(name, 0.0)
+    await until(lambda: seen == ["good"], "the other is seen to")
+    waiting.add("next", 0.0)
+    await until(lambda: seen == ["good", "next"], "and the next")
+    assert [type(error) for error in told] == [ZeroDivisionError]
+
+
 def test_it_goes_on_in_another_loop():
     seen: list[str] = []
     waiting = Later(seen.append)

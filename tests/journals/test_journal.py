@@ -204,6 +204,16 @@ async def test_what_is_held_for_an_end_that_does_not_come_goes_by_itself(process
     assert await process.store.read("r", 0, 10) == [an_event("last word")]
 
 
+async def test_a_command_that_is_held_for_an_end_that_does_not_come_goes_by_itself(process: Process):
+    """A run that is left as its agent returns waits until it is settled: with nothing that goes, it would for ever."""
+    journal = await process.start("r")
+    journal.take(1)
+    journal.hold_for_end()
+    async with asyncio.timeout(WAIT_S):
+        await journal.settled()
+    assert process.store.appends == [["r"]]
+
+
 async def test_what_others_wait_with_is_not_held_for_an_end(process: Process):
     journal, other = await process.start("r"), await process.start("other")
     journal.append(an_event("said before"))

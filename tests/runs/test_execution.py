@@ -32,12 +32,14 @@ from gapless.journals.contract import Append
 from gapless.journals.memory import MemoryStore
 from gapless.records import ModelUsage, RunStatus
 from gapless.runs import execution
+from gapless.runs.commands import Command
 from gapless.runs.deadlines import Deadlines
 from gapless.runs.ending import own_end
 from gapless.runs.recorder import Recorder
 from gapless.runs.sessions import ENDS_AT_ONCE
 from tests.support.agents import Gated
 from tests.support.runs import echo, ends, events_of, until
+from tests.support.waiting import until as until_it
 
 
 async def raises_before(message: str) -> AsyncIterator[str]:
@@ -432,6 +434,24 @@ async def test_a_run_that_is_stopped_as_its_agent_returns_ends_once():
         await run.cancel()
         assert (await run.wait()).status is RunStatus.CANCELLED
         assert [ends(event) for event in await events_of(runner, "r")] == [False] * 4 + [True]
+
+
+async def test_a_run_that_is_left_as_its_agent_returns_and_a_command_is_taken_is_left():
+    gate = asyncio.Event()
+
+    async def speaks(message: str) -> AsyncIterator[str]:
+        yield "word"
+        await gate.wait()
+
+    async with Runner(speaks) as runner:
+        run = await runner.start("x", run_id="r", config=RunConfig(on_worker_lost="restart"))
+        await until(run, 3)
+        executing = runner.executions["r"]
+        gate.set()  # in one turn: the agent is about to return, before the writer has its turn
+        executing.act(Command(kind="followers", worker_id="w", number=1), 1)
+        executing.part()
+        await until_it(lambda: "r" not in runner.executions or runner.executions["r"] is not executing, "it is left")
+        assert (await run.wait()).status is RunStatus.FINISHED  # by whoever has begun it anew
 
 
 async def test_a_run_that_speaks_at_once_begins_in_one_step(monkeypatch: pytest.MonkeyPatch):

@@ -42,12 +42,14 @@ class Later(Generic[_T]):
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """See to those whose time has come, so many at once, and come again for the next."""
         now = loop.time()
-        for one, due in tuple(itertools.islice(self.due.items(), AT_ONCE)):
-            if due > now + EARLY_S:
-                break
-            if self.due.pop(one, None) is not None:
-                self._do(one)
-        if self.due:
-            loop.call_at(max(next(iter(self.due.values())), now + EARLY_S), self._look, loop)
-        elif self._loop is loop:
-            self._loop = None
+        try:
+            for one, due in tuple(itertools.islice(self.due.items(), AT_ONCE)):
+                if due > now + EARLY_S:
+                    break
+                if self.due.pop(one, None) is not None:
+                    self._do(one)
+        finally:  # what fails with one is for the loop to tell of, and the others' time comes all the same
+            if self.due:
+                loop.call_at(max(next(iter(self.due.values())), now + EARLY_S), self._look, loop)
+            elif self._loop is loop:
+                self._loop = None

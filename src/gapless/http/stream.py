@@ -162,12 +162,12 @@ class Streams:
             self._lasting.due.pop(delivery, None)
 
     def _lasts(self, delivery: OpenDelivery) -> None:
+        self._lasting.add(delivery, PING_S)  # first: one that fails is still drained, and left, with the others
         delivery.lasts()
-        self._lasting.add(delivery, PING_S)
 
     def _look(self, delivery: OpenDelivery) -> None:
-        delivery.look()
         self._lasting.add(delivery, PING_S)
+        delivery.look()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something of a delivery in a task of its own."""

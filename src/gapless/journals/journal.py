@@ -218,7 +218,7 @@ class Journal:
 
     def _let_go(self) -> None:
         self._held = None
-        if self._pending and not self._hub.stopped:
+        if self._beside and not self._hub.stopped:  # which is not only events: a command that has had its effect
             self._enqueue()
 
     def _enqueue(self) -> None:
