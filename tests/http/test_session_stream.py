@@ -6,8 +6,9 @@ import asyncio
 import functools
 import json
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -17,7 +18,7 @@ from gapless.events import CustomEvent, Event, decode_event
 from gapless.fold import SESSION
 from gapless.http.direct import TakenConnection
 from gapless.http.session_stream import SessionDelivery, SessionStream
-from gapless.http.stream import Streams
+from gapless.http.stream import Delivery, Streams
 from gapless.protocols.ag_ui.wire import SessionAGUIEncoder
 from gapless.runs.conversations import SessionPlace
 from gapless.testing import serving
@@ -334,3 +335,49 @@ async def test_a_session_that_is_followed_live_needs_no_task_and_its_connection_
             client.sendall(b"GET /sessions/s HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
             read_until(client, received, b"HTTP/1.1 404")
     assert not app.state.streams.open
+
+
+async def test_a_client_that_leaves_while_a_run_is_looked_for_is_noticed_before_the_run_ends(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    agent = Gated("a")
+    app = create_app(Runner(agent))
+    attach, looks, go_on = Delivery.attach, threading.Event(), threading.Event()
+
+    async def held(delivery: Delivery) -> None:
+        await attach(delivery)
+        looks.set()
+        await asyncio.to_thread(go_on.wait, WAIT_S)
+
+    monkeypatch.setattr(Delivery, "attach", held)
+    with serving(app) as url:
+        async with httpx2.AsyncClient(base_url=url) as client:
+            await client.post("/sessions", json={"id": "s"})
+            follower = Following(url)
+            await follower.until(lambda: follower.news)
+            (delivery,) = app.state.streams.open
+            await client.post("/runs", json={"message": "x", "session_id": "s", "run_id": "r"})
+            assert await asyncio.to_thread(looks.wait, WAIT_S)
+            await follower.leave()
+            await until(lambda: delivery._gone, "the server hears of it")
+            go_on.set()
+            await until(lambda: not app.state.streams.open, "it is closed")
+            assert (await client.get("/runs/r")).json()["status"] == "running"
+            app.state.runner.journals.loop.call_soon_threadsafe(agent.let, 2)
+
+
+async def test_a_change_that_comes_while_a_delivery_is_closed_is_told_to_nobody():
+    async with Runner(echo) as runner:
+        await runner.create_session("s")
+        delivery = SessionDelivery(runner, Streams(), "s", SessionAGUIEncoder, SessionPlace(), merge=True)
+
+        class Part:
+            async def detach(self) -> None:
+                delivery.follower.on_change()
+
+            def nudge(self) -> None: ...
+
+        await delivery.open()
+        delivery._part = cast(Any, Part())
+        await delivery.close()
+        assert delivery._again is None, "it would look for ever"

@@ -154,6 +154,8 @@ class SessionDelivery(OpenDelivery):
     async def _begin(self, carrier: SessionSource, run: RunRecord, seq: int) -> _RunDelivery:
         part = _RunDelivery(self, run, self._encoder_of(run), Cursor(seq), merge=self._merge)
         await part.attach()
+        if self._gone:  # which the part has not heard
+            part.leave()
         self._part, carrier.encode, carrier.run_ended = part, part.encoder.encode, False
         return part
 
@@ -172,9 +174,9 @@ class SessionDelivery(OpenDelivery):
 
     def _changed(self) -> None:
         """Have it told how the session stands. A nudge is not heard while a write is under way: so once more, until it
-        is told."""
+        is told, or the client is gone."""
         self.nudge()
-        if self._again is None:
+        if self._again is None and not self._gone:
             self._again = asyncio.get_running_loop().call_later(NEWS_AGAIN_S, self._change_again)
 
     def _change_again(self) -> None:
