@@ -298,7 +298,7 @@ class Execution:
         except WorkerFenced:
             self.fence()
             return
-        again = self.journal.appended > 1  # another worker had begun, and has written more than RUN_STARTED
+        again = not self._deadlines.begun and self.journal.appended > 1  # another has written more than RUN_STARTED
         if not self._deadlines.begun:
             self._begin()
         self._context = ctx = await _context_of(self)
