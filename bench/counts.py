@@ -22,11 +22,14 @@ from bench import process
 from bench.agents import script
 from bench.candidates import Candidate
 from bench.harness import HZ, PACED_STREAMS, Bench, MeasurementFailed
+from gapless.http.stream import LASTS_S
 
 SLOWER = 150
 """How many times as slow the counted process's clock goes (`slowly.c`)."""
 SETTLE_S, WINDOW_S = 3.0, 12.0
 """Seconds of real time: of the window, some 2,000 events at 500 streams."""
+LASTING_S = 1.5 * LASTS_S
+"""Seconds in the slowed time: by then Gapless carries an answer as it does from there on."""
 ALONE_S = (0.02, 0.1)
 """Two windows in the slowed time: the agent alone is counted as what the longer one takes more."""
 CHUNKS = 60
@@ -154,7 +157,7 @@ def _served(
             connections,
             action="ramp",
             levels=levels,
-            settle_s=SETTLE_S,
+            settle_s=SETTLE_S + (LASTING_S * SLOWER if candidate.gapless else 0),
             window_s=0.1,
             late_s=float("inf"),
             deadline_s=START_S,
