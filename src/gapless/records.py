@@ -264,7 +264,7 @@ def session_after(data: bytes, end: RunEnd, run: bytes) -> bytes:
     """Write the end of the encoded `run` into the encoded record of its session. Raises `ValueError`."""
     fields: dict[str, Any] = _decode_fields(data)
     fields["updated_at"] = end.ended_at
-    if "title" not in fields and (title := title_of(decode_run(run).message)):
+    if not fields.get("title") and (title := title_of(decode_run(run).message)):
         fields["title"] = title
     if end.state is not None:
         fields["state"] = end.state
