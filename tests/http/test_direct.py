@@ -590,3 +590,28 @@ async def test_who_does_not_read_when_the_answer_comes_to_last_has_every_word_on
         while piece := client.recv(1 << 16):
             received += piece
     assert text_of(unchunked(bytes(received))) == "".join(f"{n:06d}," for n in range(TORRENT)) + "last."
+
+
+@pytest.mark.parametrize("path", ["/runs/r/events", "/sessions/s/events"])
+async def test_a_connection_that_could_not_be_taken_when_the_answer_came_to_last_is_taken_later(
+    path: str, taken: Taken, client: socket.socket, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("gapless.http.stream.PING_S", 0.02)
+    agent, take = Gated("one"), DirectWriter.take
+
+    def not_yet(writer: DirectWriter, on_lost: Callable[[], None]) -> TakenConnection | None:
+        monkeypatch.setattr(DirectWriter, "take", take)
+        return None
+
+    app = create_app(Runner(agent))
+    with serving(app) as url:
+        async with httpx2.AsyncClient(base_url=url) as asking:
+            await asking.post("/runs", json={"message": "x", "run_id": "r", "session_id": "s"})
+        monkeypatch.setattr(DirectWriter, "take", not_yet)
+        ask(client, url, path)
+        received = bytearray()
+        read_until(client, received, b"RUN_STARTED")
+        await until(lambda: taken.connections, "it is taken")
+        agent.let(2)
+        read_until(client, received, b"RUN_FINISHED")
+    assert received.count(b'"one"') == 1

@@ -274,12 +274,16 @@ class Delivery(OpenDelivery):
         self.nudge()
 
     def look(self) -> None:
-        if self._follower is None or not self._follower.is_live or not self._direct.ready:
+        if self._follower is None or not self._follower.is_live or not self._direct.ready or self._is_to_be_taken():
             self.nudge()
             return
         if not self._sent:
             self._direct.write(KEEP_ALIVE)
         self._sent = False
+
+    def _is_to_be_taken(self) -> bool:
+        """Return whether its loop could not take its connection when the answer came to last. Maybe it can now."""
+        return self._lasts and not isinstance(self._direct, TakenConnection)
 
     def run(self, carrier: Carrier) -> Coroutine[Any, Any, bool]:
         """Carry the events to the end of the run, or until the client or this worker goes; False where they are carried
