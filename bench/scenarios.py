@@ -244,8 +244,8 @@ def idle(bench: Bench) -> None:
                 connections,
                 action="ramp",
                 levels=levels,
-                settle_s=0.3,
-                window_s=1.0,
+                settle_s=1.5,  # a store's checkpoint of what the start has written is behind it then
+                window_s=2.0,
                 late_s=10,
             )
         alone, *followed = result["steps"]  # the first is the run itself: it must be there before others follow it
