@@ -19,9 +19,11 @@ from gapless import Runner, create_app
 from gapless.agents.base import RunContext
 from gapless.config import ConnectionLimits
 from gapless.events import Interrupt, RunFinishedEvent, TextMessageContentEvent
+from gapless.http import stream
 from gapless.http.direct import DirectWriter, Handover, TakenConnection
 from gapless.http.stream import EventStream
 from gapless.protocols import WIRES
+from gapless.records import now_ms
 from gapless.server import connections
 from gapless.server.connections import http_protocol
 from gapless.testing import serving
@@ -609,6 +611,24 @@ async def test_a_connection_that_could_not_be_taken_when_the_answer_came_to_last
             await asking.post("/runs", json={"message": "x", "run_id": "r", "session_id": "s"})
         monkeypatch.setattr(DirectWriter, "take", not_yet)
         ask(client, url, path)
+        received = bytearray()
+        read_until(client, received, b"RUN_STARTED")
+        await until(lambda: taken.connections, "it is taken")
+        agent.let(2)
+        read_until(client, received, b"RUN_FINISHED")
+    assert received.count(b'"one"') == 1
+
+
+async def test_a_connection_that_comes_late_is_taken_at_once(taken: Taken, client: socket.socket):
+    """A run that has lasted goes on for a while: its follower need not wait for that with all that a request takes."""
+    agent = Gated("one")
+    app = create_app(Runner(agent))
+    with serving(app) as url:
+        await started(url)
+        began = now_ms()  # and the run before
+        await until(lambda: now_ms() - began > stream.LASTS_S * 1000, "the run has lasted")
+        app.state.streams._new.add = None  # by which it would wait
+        ask(client, url, "/runs/r/events")
         received = bytearray()
         read_until(client, received, b"RUN_STARTED")
         await until(lambda: taken.connections, "it is taken")

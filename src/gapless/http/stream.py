@@ -26,7 +26,7 @@ from gapless.http.answers import answer_error
 from gapless.http.cursors import check_cursor
 from gapless.http.direct import Direct, DirectWriter, TakenConnection, chunk_of, writer_of
 from gapless.http.later import Later
-from gapless.records import RunRecord
+from gapless.records import RunRecord, now_ms
 from gapless.runs.readers import Follower, Journal, merge_deltas
 from gapless.runs.runner import Runner
 from gapless.wire import KEEP_ALIVE, Cursor, Encoder
@@ -49,8 +49,9 @@ PING_S = 10.0
 """A connection that was silent since the last look, this long ago, gets a keep-alive."""
 
 LASTS_S = 0.1
-"""An answer that is still under way after this lasts. From then on it is listened whether its client leaves, and a
-connection is taken from the HTTP machinery: of a short answer either would be a good part of the work."""
+"""An answer that is still under way after this lasts, and one of a run that has been for so long. From then on it is
+listened whether its client leaves, and a connection is taken from the HTTP machinery: of a short answer either would be
+a good part of the work."""
 
 _FINISHED = b'{"type":"RUN_FINISHED"'
 _LETTER = len(b'{"type":"R')
@@ -86,7 +87,7 @@ class OpenDelivery(ABC):
         than once, and has `leave` called when the client is gone. Raises what following raises."""
         await self.attach()
         self._listen = listen or _nothing
-        self._streams.enter(self)
+        self._streams.enter(self, lasting=self.is_late)
         self._runner.metrics.followers += 1
 
     async def close(self) -> None:
@@ -95,6 +96,11 @@ class OpenDelivery(ABC):
         self._streams.leave(self)
         self._runner.metrics.followers -= 1
         await self.detach()
+
+    @property
+    def is_late(self) -> bool:
+        """Returns whether what it delivers has lasted already when it is opened: so does its answer, then."""
+        return False
 
     @abstractmethod
     async def attach(self) -> None:
@@ -151,10 +157,13 @@ class Streams:
         for delivery in self.open:
             delivery.nudge()
 
-    def enter(self, delivery: OpenDelivery) -> None:
-        """Have an open delivery drained with the others, told when it lasts, and looked at every `PING_S` seconds from
-        then on."""
-        self._new.add(delivery, LASTS_S)
+    def enter(self, delivery: OpenDelivery, *, lasting: bool) -> None:
+        """Have an open delivery drained with the others, told when it lasts, or that it does, and looked at every
+        `PING_S` seconds from then on."""
+        if lasting:
+            self._lasts(delivery)
+        else:
+            self._new.add(delivery, LASTS_S)
 
     def leave(self, delivery: OpenDelivery) -> None:
         """Forget a delivery that is closed."""
@@ -240,7 +249,7 @@ class Delivery(OpenDelivery):
         self._merge = merge
         self._sent = False
         """Something went out since the last look."""
-        self._lasts = False
+        self._lasts = _has_lasted(record)
         """Its loop has to see whether it can do without a task, and if not have it listened."""
         self._follower: Follower | None = None
         self._journal: Journal
@@ -261,6 +270,10 @@ class Delivery(OpenDelivery):
         """Say that the client is gone."""
         self._gone = True
         self.nudge()
+
+    @property
+    def is_late(self) -> bool:
+        return self._lasts
 
     async def attach(self) -> None:
         self._follower = await self._reading.__aenter__()
@@ -435,6 +448,11 @@ class Delivery(OpenDelivery):
         async for events in self._runner.readers.pages(self.run_id, until=until):
             said = self._encoder.sayable([(0, event) for event in events])
             self._encoder.skip(event for _, event in said)
+
+
+def _has_lasted(run: RunRecord) -> bool:
+    """Return whether a run that goes on has begun so long ago that an answer would last by now."""
+    return run.started_at is not None and not run.status.ended and now_ms() - run.started_at >= LASTS_S * 1000
 
 
 def _is_pause(event: bytes, follower: Follower) -> bool:
