@@ -18,6 +18,7 @@ from gapless.errors import GaplessError, InputInvalid, InputTooLarge
 from gapless.jsontext import decode_json
 from gapless.notify import Webhook, as_webhook
 from gapless.records import AFTER, Listing, RunRecord, SessionRecord, title_of
+from gapless.runs.runner import Runner
 from gapless.user_message import mark_of
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "raw_json_response",
     "read_body",
     "read_optional_body",
+    "settled",
     "shown_session",
     "wants_stream",
     "whole_number",
@@ -231,3 +233,23 @@ def public(record: RunRecord | SessionRecord) -> dict[str, Any]:
         if (after := mark_of(record.input, AFTER)) is not None:
             shown["after_run_id"] = after
     return shown
+
+
+async def settled(runner: Runner, request: Request, run: RunRecord) -> RunRecord | None:
+    """Return the run's record once it has ended or waits for a person, for a route that answers then; None when the
+    client has hung up before. It counts as one who follows the run for as long. Raises what following raises.
+    """
+    ending = asyncio.ensure_future(runner.readers.settled(run))
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait({ending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return ending.result() if ending.done() else None
+    finally:
+        leaving.cancel()
+        ending.cancel()
+
+
+async def _left(request: Request) -> None:
+    """Wait until the client has closed its connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -16,7 +16,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -42,7 +41,6 @@ __all__ = [
     "Streams",
     "delivery_of",
     "follow",
-    "settled",
 ]
 
 PING_S = 10.0
@@ -635,23 +633,3 @@ def follow(
     if delivery is None:
         return Response(status_code=204, headers={"x-run-id": record.id})
     return EventStream(delivery, location=location, on_error=on_error)
-
-
-async def settled(runner: Runner, request: Request, run: RunRecord) -> RunRecord | None:
-    """Return the run's record once it has ended or waits for a person, for a route that answers then; None when the
-    client has hung up before. It counts as one who follows the run for as long. Raises what following raises.
-    """
-    ending = asyncio.ensure_future(runner.readers.settled(run))
-    leaving = asyncio.ensure_future(_left(request))
-    try:
-        await asyncio.wait({ending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return ending.result() if ending.done() else None
-    finally:
-        leaving.cancel()
-        ending.cancel()
-
-
-async def _left(request: Request) -> None:
-    """Wait until the client has closed its connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

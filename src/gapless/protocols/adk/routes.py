@@ -18,12 +18,12 @@ from starlette.responses import Response
 
 from gapless.config import StreamingMode
 from gapless.errors import GaplessError, InputInvalid, SessionBusy
-from gapless.http.answers import chosen_run_id, json_response, public
+from gapless.http.answers import chosen_run_id, json_response, public, settled
 from gapless.http.config import config_with, live_config
 from gapless.http.cursors import check_cursor, cursor_of
 from gapless.http.openapi import STARTING, Parameter, body_docs, parameter_docs
 from gapless.http.routes import DirectRoute
-from gapless.http.stream import delivery_of, settled
+from gapless.http.stream import delivery_of
 from gapless.live import LiveRequest
 from gapless.protocols.adk.artifacts import ArtifactRoutes
 from gapless.protocols.adk.live import ADKSocket

@@ -13,11 +13,10 @@ from starlette.responses import Response
 
 from gapless.config import RunConfig
 from gapless.errors import AgentNotFound, GaplessError, InputInvalid, InputTooLarge, RunFailed, RunWaits, error_for_code
-from gapless.http.answers import answer_error, chosen_run_id, raw_json_response
+from gapless.http.answers import answer_error, chosen_run_id, raw_json_response, settled
 from gapless.http.cursors import cursor_of
 from gapless.http.openapi import STARTING, parameter_docs
 from gapless.http.routes import DirectRoute
-from gapless.http.stream import settled
 from gapless.protocols.openai.chat_wire import error_json
 from gapless.protocols.openai.requests import Chat, Completion, Responses, tools_of
 from gapless.protocols.starting import ClientRoutes, StartRequest, root_path
