@@ -17,7 +17,7 @@ from gapless.records import RunStatus
 from tests.journals.conformance import LEASE_S, Cluster, Worker, a_run, a_turn, an_end, an_event
 from tests.journals.postgres_place import DatabasePlace
 from tests.support.postgres import Postgres
-from tests.support.waiting import WAIT_S
+from tests.support.waiting import WAIT_S, until
 
 
 @pytest.fixture
@@ -293,3 +293,182 @@ async def test_large_groups_go_in_several_transactions(a: Worker, monkeypatch: p
     assert set(await a.store.append(batches)) == {"r10"}
     for n in range(10):
         assert await a.read_all(f"r{n}") == [an_event(str(n))]
+
+
+async def test_what_was_accepted_before_another_group_failed_is_recognised(
+    a: Worker, b: Worker, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole call is made again: an end of a group before the one that failed is none of a run that is not owned."""
+    monkeypatch.setattr(postgres_append, "GROUP_BATCHES_MAX", 2)
+    for run_id in "pqr":
+        await a.create(run_id, f"s{run_id}")
+    owned = store_of(a)._owned
+    write_on, groups = owned._write_on, list[Any]()
+
+    async def lossy(connection: Any, given: Any) -> Any:
+        groups.append(given)
+        if len(groups) == 2:
+            raise psycopg.OperationalError("the connection was cut")
+        return await write_on(connection, given)
+
+    monkeypatch.setattr(owned, "_write_on", lossy)
+    batches = [
+        Append("p", 1, [an_event("end")], an_end("p")),
+        Append("q", 1, [an_event("1")]),
+        Append("r", 1, [an_event("end")], an_end("r")),
+    ]
+    with pytest.raises(StoreUnavailable):
+        await a.store.append(batches)
+    assert not await a.store.append(batches)
+    for run_id in "pr":
+        assert await b.read_all(run_id) == [an_event("end")]
+        assert await b.store.turns(f"s{run_id}") == [a_turn(run_id)]
+    end = await a.end("q", 2)
+    kept = postgres.run("SELECT kept_bytes FROM gapless.runs WHERE id = 'q'")
+    assert kept == [(len(an_event("1")) + len(end),)], "it is counted once"
+    assert set(await a.store.append([Append("p", 2, [an_event("late")])])) == {"p"}
+
+
+async def test_what_was_given_under_an_id_that_is_lost_is_not_appended_under_the_next(
+    cluster: Cluster, a: Worker, b: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call in several groups: its worker loses its lease between them, and wins the run of the second again."""
+    monkeypatch.setattr(postgres_append, "GROUP_BATCHES_MAX", 1)
+    await a.create("q", "s1")
+    await a.create("r", "s2")
+    owned, held, go_on = store_of(a)._owned, asyncio.Event(), asyncio.Event()
+    settle = owned._settle
+
+    async def late(*given: Any) -> bool:
+        held.set()
+        await go_on.wait()
+        return await settle(*given)
+
+    monkeypatch.setattr(owned, "_settle", late)
+    appending = asyncio.create_task(
+        a.store.append([Append("q", 5, [an_event("behind a hole")]), Append("r", 1, [an_event("old")])])
+    )
+    await held.wait()
+    assert {run.id for run in (await cluster.lapse(b))["b"]} == {"q", "r"}
+    await b.store.release("r", 0)
+    await a.store.open("a2", a.heard)
+    assert await a.store.claim("r") is not None
+    go_on.set()
+    with pytest.raises(WorkerFenced):
+        await appending
+    await a.append("r", 1, "new")
+    assert await b.read_all("r") == [an_event("new")]
+
+
+async def test_a_command_that_came_as_its_run_ended_is_kept_no_longer(a: Worker, postgres: Postgres) -> None:
+    """It has the run's row while the end waits for that."""
+    await a.create("r")
+    async with await psycopg.AsyncConnection.connect(postgres.url) as other:
+        await other.execute("SELECT 1 FROM gapless.runs FOR NO KEY UPDATE")
+        ending = asyncio.create_task(a.end("r", 1))
+        while not postgres.run("SELECT 1 FROM pg_locks WHERE NOT granted"):
+            await asyncio.sleep(0.01)
+        await other.execute("INSERT INTO gapless.commands(rid, command) SELECT rid, 'cancel'::bytea FROM gapless.runs")
+        await other.commit()
+    await ending
+    assert postgres.run("SELECT command FROM gapless.commands") == []
+
+
+IDLE = "idle_in_transaction_session_timeout = '20ms'"
+
+
+async def stand_still(connection: Any, postgres: Postgres) -> None:
+    """Do nothing, within a transaction, until the server has had enough."""
+    alive = "SELECT 1 FROM pg_stat_activity WHERE pid = %s"
+    await until(lambda: not postgres.run(alive, connection.info.backend_pid), "the server ends the connection")
+
+
+@pytest.fixture
+async def stopped(a: Worker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[asyncio.Event, asyncio.Event]]:
+    """Has `a` stand still in its next append of more than events, until it may go on: when it does, and when it may."""
+    owned, stands, go_on = store_of(a)._owned, asyncio.Event(), asyncio.Event()
+    add = owned._add
+
+    async def stop(*given: Any) -> Any:
+        monkeypatch.setattr(owned, "_add", add)
+        added = await add(*given)
+        stands.set()
+        await go_on.wait()
+        return added
+
+    await a.create("r")
+    await a.append("r", 1, "1")
+    assert owned._connection is not None
+    await owned._connection.execute(f"SET {IDLE}")
+    monkeypatch.setattr(owned, "_add", stop)
+    yield stands, go_on
+    go_on.set()
+
+
+async def test_a_worker_that_stands_still_while_it_appends_keeps_nobody_from_its_runs(
+    cluster: Cluster, a: Worker, b: Worker, stopped: tuple[asyncio.Event, asyncio.Event]
+) -> None:
+    stands, go_on = stopped
+    ending = asyncio.create_task(a.store.append([Append("r", 2, [an_event("end")], an_end("r"))]))
+    await stands.wait()
+    assert [run.id for run in (await cluster.lapse(b))["b"]] == ["r"]
+    await b.append("r", 2, "2")
+    go_on.set()
+    with pytest.raises(StoreUnavailable):
+        await ending
+    with pytest.raises(WorkerFenced):
+        await a.store.append([Append("r", 2, [an_event("end")], an_end("r"))])
+    assert await b.read_all("r") == [an_event("1"), an_event("2")]
+
+
+async def test_a_worker_that_stood_still_while_it_appended_appends_again(
+    a: Worker, b: Worker, postgres: Postgres, stopped: tuple[asyncio.Event, asyncio.Event]
+) -> None:
+    stands, go_on = stopped
+    batches = [Append("r", 2, [an_event("end")], an_end("r"))]
+    ending = asyncio.create_task(a.store.append(batches))
+    await stands.wait()
+    await stand_still(store_of(a)._owned._connection, postgres)
+    go_on.set()
+    with pytest.raises(StoreUnavailable):
+        await ending
+    assert not await a.store.append(batches)
+    assert await b.read_all("r") == [an_event("1"), an_event("end")]
+    assert await b.store.turns("s") == [a_turn("r")]
+
+
+async def test_a_worker_that_stood_still_while_it_gave_a_run_up_gives_it_up_again(
+    a: Worker, b: Worker, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await a.create("r")
+    owned = store_of(a)._owned
+    check_lease = owned.check_lease
+
+    async def stands_still(connection: Any) -> None:
+        monkeypatch.setattr(owned, "check_lease", check_lease)
+        await check_lease(connection)
+        await connection.execute(f"SET LOCAL {IDLE}")
+        await stand_still(connection, postgres)
+
+    monkeypatch.setattr(owned, "check_lease", stands_still)
+    with pytest.raises(StoreUnavailable, match="idle-in-transaction"):
+        await a.store.release("r", 0)
+    assert await a.store.release("r", 0)
+    assert await b.store.claim("r") is not None
+
+
+async def test_an_append_that_waits_ends_as_its_worker_comes_back_under_another_id(
+    a: Worker, postgres: Postgres
+) -> None:
+    """Else nothing of the next one would be written until it was no longer waited for."""
+    await a.create("r")
+    await a.append("r", 1, "1")
+    async with await psycopg.AsyncConnection.connect(postgres.url) as other:
+        await other.execute("SELECT 1 FROM gapless.workers FOR UPDATE")
+        appending = asyncio.create_task(a.store.append([Append("r", 2, [an_event("2")])]))
+        while not postgres.run("SELECT 1 FROM pg_locks WHERE NOT granted"):
+            await asyncio.sleep(0.01)
+        await a.store.open("a2", a.heard)
+        async with asyncio.timeout(WAIT_S / 4):
+            with pytest.raises(StoreUnavailable):
+                await appending

@@ -258,3 +258,15 @@ async def test_what_may_lose_events_is_said(postgres: Postgres, monkeypatch: pyt
     assert "ms to answer" in slow.risk
     assert "listen=HOST:PORT" in unheard.fix
     await worker.store.close()
+
+
+async def test_a_server_notices_in_seconds_that_a_workers_machine_is_gone(postgres: Postgres) -> None:
+    """By itself it looks after two hours, and a transaction that the machine was in the middle of keeps what it has."""
+    worker = await opened(postgres.url)
+    assert isinstance(worker.store, PostgresStore)
+    sql = "SELECT setting::int FROM pg_settings WHERE name = 'tcp_keepalives_' || %s"
+    idle, interval, count = [
+        (await worker.store._server.rows(sql, name))[0][0] for name in ("idle", "interval", "count")
+    ]
+    assert 0 < idle + interval * count < 15
+    await worker.store.close()

@@ -77,7 +77,6 @@ WITH ended AS (
         kept_bytes = %s
     WHERE rid = %s RETURNING rid, session),
 turn AS (INSERT INTO gapless.turns(session, turn) SELECT session, %s::bytea FROM ended),
-commands AS (DELETE FROM gapless.commands c USING ended WHERE c.rid = ended.rid),
 checkpoints AS (DELETE FROM gapless.checkpoints c USING ended WHERE c.rid = ended.rid)
 UPDATE gapless.sessions s SET updated_at = %s, title = CASE WHEN s.title = ''::bytea THEN %s::bytea ELSE s.title END,
     state = coalesce(%s::bytea, s.state)
@@ -145,7 +144,7 @@ class OwnedRun:
         events, recent = batch.events, self.recent
         if batch.checkpoint is not None:
             self.checkpoint = batch.checkpoint
-        if not events:
+        if not events or batch.first_seq <= self.last:  # else it was accepted before
             return
         self.last = batch.first_seq + len(events) - 1
         self.bytes += size
@@ -208,6 +207,7 @@ class OwnedRuns:
         """Close the connection that appends. Idempotent."""
         connection, self._connection = self._connection, None
         if connection is not None:
+            self._add_events.stop_waiting()
             await connection.close()
 
     def fenced(self) -> WorkerFenced:
@@ -224,12 +224,18 @@ class OwnedRuns:
 
     async def append(self, batches: Sequence[Append]) -> Collection[str]:
         """Accept each batch, as `Store.append`; returns the ids of the runs that were refused."""
-        refused: set[str] = set()
+        me, refused = self.worker_id, set[str]()
+        ended: list[tuple[OwnedRun, Append]] = []
         async with self._appending:
             if self._connection is None:
                 await self._connect()  # also where none of them is this worker's: it hears that it is fenced
             for given in self._groups(batches, refused):
-                await self._append_group(given, refused)
+                if self.worker_id != me:  # which may own the same runs again: these batches are not for them
+                    raise WorkerFenced(me)
+                await self._append_group(given, refused, ended)
+        for owned, batch in ended:  # last: where a group fails, those before it come again, to be recognised
+            self._forget(owned)
+            self._ended.append((time.monotonic(), owned, batch))
         return refused
 
     def _groups(self, batches: Sequence[Append], refused: set[str]) -> list[_Given]:
@@ -250,23 +256,27 @@ class OwnedRuns:
             size += len(given[2])
         return groups or [[]]  # none of them: but is the worker fenced?
 
-    async def _append_group(self, given: _Given, refused: set[str]) -> None:
+    async def _append_group(self, given: _Given, refused: set[str], ended: list[tuple[OwnedRun, Append]]) -> None:
         odd, told = await self._write(given)
         for owned, batch, data in given:
             if odd and owned.rid in odd:
                 if not await self._settle(owned, batch):
                     refused.add(owned.id)
-                    self.runs.pop(owned.id, None)
+                    self._forget(owned)
                     continue
                 told.append(owned.rid)
             owned.keep(batch, len(data) - len(batch.events) + 1)
             if batch.end is not None:
-                self.runs.pop(owned.id, None)
-                self._ended.append((time.monotonic(), owned, batch))
+                ended.append((owned, batch))
             if batch.status is not None or batch.end is not None:
                 self._on_session(owned.session_id, owned.user_id)
         if told:
             self._on_news(told)
+
+    def _forget(self, owned: OwnedRun) -> None:
+        """Own this run no longer. Who has won it again meanwhile owns another."""
+        if self.runs.get(owned.id) is owned:
+            del self.runs[owned.id]
 
     async def _write(self, given: _Given) -> tuple[list[int], list[int]]:
         """Append in one transaction; the rows of runs that this did not fit, and of those that others watch. Raises
@@ -295,19 +305,27 @@ class OwnedRuns:
         if not more:
             return await self._checked(await self._add_events(*self._values(given)))
         more.sort(key=lambda one: one[0].session_id)  # whoever ends runs of the same sessions locks them in this order
-        async with connection.pipeline():
+        async with connection.pipeline() as pipeline:
             await connection.execute("BEGIN")
-            odd, watched = await self._add(connection, given)
+            odd, watched = await self._add(connection, given, pipeline)
             for owned, batch in more:
                 if owned.rid not in odd:
                     await self._add_more(connection, owned, batch)
             await connection.execute("COMMIT")
         return odd, watched
 
-    async def _add(self, connection: Connection, given: _Given) -> tuple[list[int], list[int]]:
-        """Add the events; the rows of runs that they did not fit, and of those that others watch."""
+    async def _add(
+        self, connection: Connection, given: _Given, pipeline: psycopg.AsyncPipeline | None = None
+    ) -> tuple[list[int], list[int]]:
+        """Add the events; the rows of runs that they did not fit, and of those that others watch.
+
+        In a pipeline the server is told that nothing more comes for now. Else it would not take the transaction for
+        idle, and a worker that stands still here, or is gone, would keep others from taking its runs for as long as its
+        connection lasts: hours, where a machine has lost its power."""
         cursor = connection.cursor(binary=True)
         await cursor.execute(self._server.sql(_APPEND), self._values(given))
+        if pipeline is not None:
+            await pipeline.sync()
         row = await cursor.fetchone()
         assert row is not None
         return await self._checked(row)
@@ -343,6 +361,8 @@ class OwnedRuns:
             ended = (end.status.value, end.ended_at, last, error, usage, end.ended_at, size, owned.rid)
             session = (end.ended_at, owned.title.encode(), state)
             await run(connection, _END, *ended, encode(end.turn), *session)
+            # Apart, as it sees what came while that waited for the run's row.
+            await run(connection, "DELETE FROM gapless.commands WHERE rid = %s", owned.rid)
             return
         if batch.status is not None:
             sql = "UPDATE gapless.runs SET status = %s WHERE rid = %s"

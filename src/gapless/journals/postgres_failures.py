@@ -55,7 +55,7 @@ def translate(error: Exception, name: str, schema: str, user: str, timeout_s: fl
         return StoreUnavailable(f"store {name}: {_READ_ONLY}")
     if isinstance(error, TimeoutError):
         return StoreUnavailable(f"store {name}: no answer for {timeout_s:.0f} s")
-    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | OSError):
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | OSError) or _has_ended_it(error):
         return StoreUnavailable(f"store {name}: {text}")
     raise error
 
@@ -77,3 +77,9 @@ def _first_line(error: Exception) -> str:
     diagnosed = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     text = diagnosed or str(error).strip().partition("\n")[0]
     return text.removeprefix("connection failed: ") or type(error).__name__
+
+
+def _has_ended_it(error: Exception) -> bool:
+    """Tell whether the server has ended the connection with this, whatever kind of error psycopg makes of it: so it
+    says that a transaction has stood still for too long, as its client did."""
+    return isinstance(error, psycopg.Error) and error.diag.severity_nonlocalized in ("FATAL", "PANIC")

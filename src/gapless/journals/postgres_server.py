@@ -35,11 +35,15 @@ ATTEMPTS_MAX = 10
 SESSION = {
     "statement_timeout": "8s",
     "idle_in_transaction_session_timeout": "4s",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
     "plan_cache_mode": "force_generic_plan",
     **dict.fromkeys(("enable_seqscan", "enable_hashjoin", "enable_mergejoin"), "off"),
 }
 """Settings of each connection that no pooler passes on. A statement ends sooner than it is no longer waited for, and a
-process that stands still in the middle of a transaction keeps others from taking its runs for no longer than that. All
+process that stands still in the middle of a transaction keeps others from taking its runs for no longer than that, nor
+one whose machine is gone for much longer: the server looks for it after seconds, not after two hours as by itself. All
 statements look rows up by indexes, whatever the tables' sizes: they are planned once. (PostgreSQL would plan an append
 anew each time, which takes it three times as long as to do it, 0.8 ms.)"""
 LATENCY_CALLS, SLOW_S = 3, 0.02

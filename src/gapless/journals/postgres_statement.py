@@ -38,6 +38,8 @@ class Statement:
         self._prepare = prepared
         self._prepared = False
         self._loop = asyncio.get_running_loop()
+        self._waiting: tuple[int, asyncio.Future[None], bool] | None = None
+        """The socket of a call that waits, what wakes it, and whether it is to write."""
 
     async def __call__(self, *values: str | bytes) -> list[str | None]:
         """Run it, with texts and what is in PostgreSQL's binary form, and give the row. Raises psycopg's errors."""
@@ -77,12 +79,21 @@ class Statement:
         loop.add_reader(socket, _wake, ready)
         if to_write:
             loop.add_writer(socket, _wake, ready)
+        self._waiting = socket, ready, to_write
         try:
             await ready
         finally:
-            loop.remove_reader(socket)
+            self.stop_waiting()
+
+    def stop_waiting(self) -> None:
+        """Have a call that waits look at its connection, which is about to be closed: nothing would wake it then, and
+        by the time that it ended its socket's number might be another's."""
+        if self._waiting is not None:
+            (socket, ready, to_write), self._waiting = self._waiting, None
+            self._loop.remove_reader(socket)
             if to_write:
-                loop.remove_writer(socket)
+                self._loop.remove_writer(socket)
+            _wake(ready)
 
     def _checked(self, result: PGresult | None, wanted: ExecStatus) -> PGresult:
         if result is None:
