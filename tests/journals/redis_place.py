@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -70,11 +72,12 @@ async def warm(*workers: Worker) -> None:
 
 
 class Proxy:
-    """Passes bytes on, until its connections are silenced: then they stay open and nothing comes through."""
+    """Passes bytes on, until its connections are silenced, and stay open while nothing comes through, or are reset."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self._open: set[asyncio.Event] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._pumps: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> str:
@@ -91,10 +94,20 @@ class Proxy:
         for silent in self._open:
             silent.set()
 
+    def reset(self) -> None:
+        """End them as a machine does that knows nothing of them."""
+        writers, self._writers = self._writers, set()
+        for writer in writers:
+            if not writer.transport.is_closing():
+                linger = struct.pack("ii", 1, 0)
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                writer.transport.abort()
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self.port)
         silent = asyncio.Event()
         self._open.add(silent)
+        self._writers.add(writer)
         for source, target in ((reader, back), (there, writer)):
             self._pumps.add(asyncio.create_task(self._pump(source, target, silent)))
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from redis.exceptions import ConnectionError as ConnectionLost
 
 from gapless.errors import CursorExpired, SessionBusy, StoreCorrupt, StoreUnavailable
 from gapless.journals import redis as redis_store
 from gapless.journals import redis_owned
 from gapless.journals import redis_scripts as scripts
-from gapless.journals.contract import Append
+from gapless.journals.contract import Append, WorkerFenced
 from gapless.journals.redis import RedisStore
 from gapless.journals.redis_keys import pack
 from gapless.records import RunStatus
 from tests.journals.conformance import LEASE_S, Cluster, Worker, an_end, an_event
-from tests.journals.redis_place import Losses, Replica, Traffic, warm
+from tests.journals.redis_place import Losses, Replica, Traffic, put_between, warm
 
 
 async def test_an_append_whose_answer_was_lost_is_accepted_once(a: Worker, b: Worker, monkeypatch: Any) -> None:
@@ -257,3 +260,67 @@ async def test_long_batches_and_many_ends_go_in_several_calls(a: Worker, b: Work
     traffic = Traffic(b.store, monkeypatch)
     assert await b.store.expire(1000) == 600
     assert len(traffic.trips) <= 24, "a hundred in one round trip"
+
+
+async def test_an_accepted_end_is_not_refused_as_another_run_of_its_call_is(
+    a: Worker, b: Worker, monkeypatch: Any
+) -> None:
+    """Of which it could not be asked whether that is another worker's: the whole call is made again."""
+    for run_id in "pqr":
+        await a.create(run_id, f"s{run_id}")
+    batches = [
+        Append("p", 1, [an_event("1")]),
+        Append("q", 5, [an_event("behind a hole")]),
+        Append("r", 1, [an_event("end")], an_end("r")),
+    ]
+    losing = ["HEXISTS"]
+
+    async def lossy(execute: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        if arguments[0] in losing:
+            losing.remove(arguments[0])
+            raise ConnectionLost("cut before the call")
+        return await execute(*arguments, **options)
+
+    put_between(a.store, lossy, monkeypatch)
+    with pytest.raises(StoreUnavailable):
+        await a.store.append(batches)
+    assert set(await a.store.append(batches)) == {"q"}
+    assert await b.read_all("r") == [an_event("end")]
+    assert [turn.run_id for turn in await b.store.turns("sr")] == ["r"]
+    assert isinstance(a.store, RedisStore)
+    assert len(a.store._owned.runs["p"].recent) == 1, "it is kept once"
+    assert set(await a.store.append([Append("r", 2, [an_event("late")])])) == {"r"}
+
+
+async def test_what_was_given_under_an_id_that_is_lost_is_not_appended_under_the_next(
+    cluster: Cluster, b: Worker, monkeypatch: Any
+) -> None:
+    """One call waits for another: its worker loses its lease meanwhile, and wins the run again."""
+    monkeypatch.setattr(redis_owned, "CALLS_AT_ONCE", 1)
+    monkeypatch.setattr(redis_owned, "CALL_BATCHES_MAX", 1)
+    a = await cluster.worker("a")
+    await warm(a)
+    await a.create("q", "s1")
+    await a.create("r", "s2")
+    held, go_on = asyncio.Event(), asyncio.Event()
+
+    async def late(execute: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        if scripts.APPEND.sha in arguments and not held.is_set():
+            held.set()
+            await go_on.wait()
+        return await execute(*arguments, **options)
+
+    put_between(a.store, late, monkeypatch)
+    appending = asyncio.create_task(
+        a.store.append([Append("q", 1, [an_event("old")]), Append("r", 1, [an_event("old")])])
+    )
+    await held.wait()
+    assert {run.id for run in (await cluster.lapse(b))["b"]} == {"q", "r"}
+    await b.store.release("r", 0)
+    await a.store.open("a2", a.heard)
+    assert await a.store.claim("r") is not None
+    go_on.set()
+    with pytest.raises(WorkerFenced):
+        await appending
+    await a.append("r", 1, "new")
+    assert await b.read_all("r") == [an_event("new")]

@@ -17,7 +17,7 @@ from gapless.errors import StoreUnavailable, UsageError
 from gapless.journals import open_store, redis_news
 from gapless.journals import redis as redis_store
 from gapless.journals.redis import RedisStore
-from tests.journals.conformance import Heard, Worker
+from tests.journals.conformance import Heard, Worker, an_event
 from tests.journals.redis_place import Proxy, ServerPlace
 from tests.support.valkey import Valkey
 from tests.support.waiting import WAIT_S, until
@@ -157,6 +157,54 @@ async def test_a_server_that_is_a_replica_now_is_left_for_the_one_to_which_its_n
             await worker.append("r", 2, "2")
             assert theirs.xlen("gapless:{s}:events:r") == 2
             await worker.store.close()
+
+
+async def test_a_store_that_is_closed_while_a_replica_refuses_is_closed(
+    place: ServerPlace, server_side: Any, monkeypatch: Any
+) -> None:
+    worker = Worker("a", RedisStore(place.url))
+    assert isinstance(worker.store, RedisStore)
+    await worker.store.open("a", worker.heard)
+    await worker.create("r")
+    await worker.append("r", 1, "1")
+    pool = worker.store._server._client.connection_pool
+    disconnect = pool.disconnect
+
+    async def meanwhile(**options: Any) -> None:
+        monkeypatch.setattr(pool, "disconnect", disconnect)
+        await worker.store._disconnect()  # type: ignore[attr-defined]  # a RedisStore
+
+    monkeypatch.setattr(pool, "disconnect", meanwhile)
+    server_side.replicaof("127.0.0.1", 1)
+    try:
+        with pytest.raises(StoreUnavailable, match="read only"):
+            await worker.append("r", 2, "2")
+    finally:
+        server_side.replicaof("NO", "ONE")
+    with pytest.raises(StoreUnavailable, match="is closed"):
+        await worker.append("r", 2, "2")
+
+
+def test_connections_that_were_reset_while_nobody_used_them_are_made_anew(server: Valkey) -> None:
+    """On the loop of servers, which has an error of its own for what is written to such a one."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def reset_and_used() -> None:
+        async with (proxy := Proxy(server.port)) as url:
+            worker = Worker("a", RedisStore(url))
+            assert isinstance(worker.store, RedisStore)
+            await worker.store.open("a", worker.heard)
+            await worker.create("r")
+            for seq in range(1, 4):
+                await worker.append("r", seq, str(seq))
+                line = worker.store._server._line.connection._writer.transport
+                proxy.reset()
+                await until(line.is_closing, "it is reset")
+            assert await worker.read_all("r") == [an_event(str(seq)) for seq in range(1, 4)]
+            await worker.store.close()
+
+    ServerPlace(server)
+    uvloop.run(reset_and_used())
 
 
 SECRET = "s3cr:et/@?x"

@@ -80,7 +80,7 @@ class OwnedRun:
                 self.checkpoint = Checkpoint(row[-1]["seq"], row[-1]["data"])
             notices = row[-1]["notices"]
             row = (*row[:-1], {**_more(None, ()), "notices": notices} if notices else None)
-        if not row[3]:
+        if not row[3] or (self.recent and row[2] <= self.recent[-1][2]):  # or it was accepted before
             return
         self.recent.append(row)
         self.recent_bytes += len(row[4])
@@ -181,10 +181,10 @@ class OwnedRuns:
 
     async def append(self, batches: Sequence[Append]) -> Collection[str]:
         """Accept each batch, as `Store.append`; returns the ids of the runs that were refused."""
-        calls, refused = self._calls(batches)
+        me, (calls, refused) = self.worker_id, self._calls(batches)
         ended: list[tuple[OwnedRun, int]] = []
         notices: list[tuple[int, str, str, str]] = []
-        for appended, journal_sizes in await self._append_all(calls):
+        for appended, journal_sizes in await self._append_all(calls, me):
             for (owned, row), journal_bytes in zip(appended, journal_sizes, strict=True):
                 if journal_bytes == REFUSED:
                     refused.add(row[1])
@@ -199,16 +199,18 @@ class OwnedRuns:
         if notices:  # before the run's end is noted: until then, whoever takes over looks after it
             await list_notices(self._server, notices)
         if ended:
-            await self.finish([(owned.run, journal_bytes) for owned, journal_bytes in ended], self.worker_id)
-            for owned, _ in ended:
-                self.runs.pop(owned.run.id, None)
-                self._ended.append((time.monotonic(), owned))
-        if refused:
+            await self.finish([(owned.run, journal_bytes) for owned, journal_bytes in ended], me)
+        if refused and me == self.worker_id:
             await self.check_lease()
-            for run_id in refused:
-                lost = self.runs.pop(run_id, None)
-                if lost is not None:
-                    self.doubtful[run_id] = (lost.run.session_id, "")  # still this worker's? then it has to be closed
+        if me != self.worker_id:  # which may own the same runs again: these batches were not for them
+            raise WorkerFenced(me)
+        for owned, _ in ended:  # last: where anything fails before, all come again, to be recognised
+            self.runs.pop(owned.run.id, None)
+            self._ended.append((time.monotonic(), owned))
+        for run_id in refused:
+            lost = self.runs.pop(run_id, None)
+            if lost is not None:
+                self.doubtful[run_id] = (lost.run.session_id, "")  # still this worker's? then it has to be closed
         return refused
 
     def _calls(self, batches: Sequence[Append]) -> tuple[list[_Batches], set[str]]:
@@ -238,26 +240,26 @@ class OwnedRuns:
             filling[slot] = call, left - size
         return calls, refused
 
-    async def _append_all(self, calls: Collection[_Batches]) -> list[_Appended]:
+    async def _append_all(self, calls: Collection[_Batches], me: str) -> list[_Appended]:
         """Make each call. All have ended when this raises."""
         if len(calls) == 1:
-            return [await self._append_batches(batches) for batches in calls]
-        answers = await asyncio.gather(*map(self._append_batches, calls), return_exceptions=True)
+            return [await self._append_batches(batches, me) for batches in calls]
+        answers = await asyncio.gather(*(self._append_batches(one, me) for one in calls), return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
         return cast("list[_Appended]", answers)
 
-    async def _append_batches(self, batches: _Batches) -> _Appended:
-        """Append in one call, encoded when its turn has come."""
+    async def _append_batches(self, batches: _Batches, me: str) -> _Appended:
+        """Append in one call, encoded when its turn has come: the worker may have another id than `me` then."""
         async with self._calling:
             appended = [(owned, _row(owned, batch)) for owned, batch in batches]
-            return appended, await self._append_rows([row for _, row in appended])
+            return appended, await self._append_rows([row for _, row in appended], me)
 
-    async def _append_rows(self, rows: list[_Row]) -> list[int]:
+    async def _append_rows(self, rows: list[_Row], me: str) -> list[int]:
         """Append in one call. A server that lacks accepted events (a replica took over that had not got them) is given
         them again, if they are still at hand: the positions keep their content."""
-        sizes, behind, damaged = await self._append_call(rows)
+        sizes, behind, damaged = await self._append_call(rows, me)
         for name in damaged:
             log.error("store %s: what was kept in %s is gone: somebody replaced it", self._server.name, name.decode())
         for number, last in behind:
@@ -266,13 +268,13 @@ class OwnedRuns:
             lacking = [] if owned is None else owned.recent_after(last)
             if lacking:
                 log.warning("run %s: the server lacks its events from %d on, they are sent again", row[1], last + 1)
-                again, *_ = await self._append_call([*lacking, row])
+                again, *_ = await self._append_call([*lacking, row], me)
                 assert owned is not None, "its events are at hand"
                 await list_notices(self._server, [one for each in lacking for one in _listed(owned, each)])
                 sizes[number] = again[-1]
         return sizes
 
-    async def _append_call(self, rows: list[_Row]) -> tuple[list[int], list[tuple[int, int]], list[bytes]]:
+    async def _append_call(self, rows: list[_Row], me: str) -> tuple[list[int], list[tuple[int, int]], list[bytes]]:
         """Append in one call: each journal's bytes or REFUSED, the rows that are ahead of the server and where it is,
         and the keys that were damaged."""
         rows = list(rows)
@@ -283,9 +285,7 @@ class OwnedRuns:
             if more is not None and more["data"] is not None:  # any bytes: they are no msgpack that the server reads
                 saved.append(more["data"])
                 rows[n] = (*row[:-1], more | {"data": len(saved) + APPEND_ARGUMENTS})
-        sizes, behind, damaged = await self._server.call_in_turn(
-            scripts.APPEND, key, self.worker_id, pack(rows), *saved
-        )
+        sizes, behind, damaged = await self._server.call_in_turn(scripts.APPEND, key, me, pack(rows), *saved)
         return sizes, behind, damaged
 
     async def finish(self, runs: Sequence[tuple[RunRecord, int]], owner: str) -> None:
@@ -303,7 +303,7 @@ class OwnedRuns:
     async def recheck_ended(self, before: float) -> None:
         """Check that the server still knows of the ends before that time, and send again what it lacks: a server that
         took over may lack a run's end, which its owner has forgotten."""
-        due: list[tuple[float, OwnedRun]] = []
+        me, due = self.worker_id, list[tuple[float, OwnedRun]]()
         while self._ended and self._ended[0][0] <= before and len(due) < RECHECK_RUNS_MAX:
             due.append(self._ended.popleft())
         if not due:
@@ -311,16 +311,16 @@ class OwnedRuns:
         try:
             found = await self._server.each((owned.key for _, owned in due), ("owner", "status", "last"))
             for (_, owned), (owner, status, last) in zip(due, found, strict=True):
-                if owner != self.worker_id.encode() or RunStatus(status.decode()).ended:
+                if owner != me.encode() or RunStatus(status.decode()).ended:
                     continue
                 rows = owned.recent_after(int(last))
                 log.warning("run %s: the server lacks its end, it is sent again", owned.run.id)
-                sizes = await self._append_rows(rows) if rows else [REFUSED]
+                sizes = await self._append_rows(rows, me) if rows else [REFUSED]
                 if REFUSED in sizes:
                     self.doubtful[owned.run.id] = (owned.run.session_id, "")  # it is closed as lost
                 else:
                     await list_notices(self._server, [one for each in rows for one in _listed(owned, each)])
-                    await self.finish([(owned.run, sizes[-1])], self.worker_id)
+                    await self.finish([(owned.run, sizes[-1])], me)
         except StoreUnavailable:
             self._ended.extendleft(reversed(due))
             raise

@@ -21,9 +21,10 @@ CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 2.0, 5.0
 CONNECTIONS_MAX = 64
 VERSION_MIN = 7
 
-FAILURES = (RedisError, RedisClusterException, OSError, AttributeError)
+FAILURES = (RedisError, RedisClusterException, OSError, AttributeError, RuntimeError)
 """What redis-py raises where the server did not answer: AttributeError from a connection that its cluster client has
-closed under another task's command, as it does with all of them when it has lost the cluster's layout."""
+closed under another task's command, as it does with all of them when it has lost the cluster's layout; RuntimeError,
+which is uvloop's, from one that was reset while nobody used it."""
 _NOBODY = (redis.ConnectionError, redis.TimeoutError, OSError)
 """Raised when nothing listens there. Exact types only: subclasses carry a server's answer."""
 _SETTINGS = ("persistence", "memory")
@@ -58,7 +59,8 @@ class RedisServer:
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
             "socket_timeout": ANSWER_TIMEOUT_S,
             "protocol": 2,
-            "retry": Retry(NoBackoff(), 1),  # a pooled connection that the server has closed meanwhile
+            "retry": Retry(NoBackoff(), 1),  # a connection that the server has closed meanwhile
+            "retry_on_error": [RuntimeError],  # uvloop's, of one that was reset
         }
         try:
             pool = redis.BlockingConnectionPool.from_url(
@@ -177,10 +179,11 @@ class RedisServer:
     async def _translate(self, error: Exception) -> GaplessError:
         if _is_damage(error):
             return StoreCorrupt(f"store {self.name}: a key of Gapless holds what is not Gapless's; delete it: {error}")
-        if isinstance(error, ReadOnlyError) and self._client is self._subscriber:
-            await self._client.connection_pool.disconnect(inuse_connections=False)  # the name may lead elsewhere now
-            if self._line.connection is not None:
-                await self._line.connection.disconnect()
+        client, line = self._client, self._line  # which are none once this is closed, as it may be by now
+        if isinstance(error, ReadOnlyError) and client is not None and client is self._subscriber:
+            await client.connection_pool.disconnect(inuse_connections=False)  # the name may lead elsewhere now
+            if line is not None and line.connection is not None:
+                await line.connection.disconnect()
         return StoreUnavailable(f"store {self.name}: {error or type(error).__name__}")
 
 
