@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from gapless.events import (
     TextMessageStartEvent,
     text_of,
 )
+from gapless.journals.contract import Append
 from gapless.journals.journal import Journal
+from gapless.journals.memory import MemoryStore
 from gapless.live import AUDIO, LIVE_AHEAD_BYTES_MAX, LIVE_AHEAD_MAX, Blob
-from gapless.records import RunStatus
+from gapless.records import RunRecord, RunStatus
 from gapless.runs.live_input import RELAYED_TIMES
 from tests.support.agui import check_order
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_S, until
 
 LIVE = RunConfig(streaming_mode=StreamingMode.BIDI)
 
@@ -207,6 +209,29 @@ async def test_a_worker_that_leaves_lets_its_live_runs_finish():
     assert notices == ["shutting_down"]
 
 
+async def test_a_live_run_that_begins_while_its_worker_stops_hears_nothing_more():
+    creating, let = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryStore):
+        async def create_run(self, run: RunRecord, **more: Any) -> tuple[RunRecord, bool]:
+            creating.set()
+            await let.wait()
+            return await super().create_run(run, **more)
+
+    async with Runner(parrot, store=Slow()) as runner:
+        starting = asyncio.create_task(runner.start("", config=LIVE))
+        await creating.wait()
+        draining = asyncio.create_task(runner.drain(grace_s=100_000))
+        await until(lambda: runner.draining, "no more runs are taken")
+        let.set()
+        run = await starting
+        async with asyncio.timeout(WAIT_S):
+            await draining
+        assert (await run.collect()).text == "Bye."
+        notices = [event.value["code"] async for event in run.events() if isinstance(event, CustomEvent)]
+    assert notices == ["shutting_down"]
+
+
 async def test_what_comes_twice_under_one_id_counts_once():
     async with Runner(parrot) as runner:
         run = await runner.start("", config=LIVE)
@@ -273,6 +298,63 @@ async def test_an_agent_that_only_listens_is_held_back_by_the_store(monkeypatch:
         await run.send(LiveRequest(close=True))
         assert (await run.collect()).text == "I heard."
     assert drained >= 5
+
+
+async def test_who_waits_no_longer_for_what_is_said_has_lost_none_of_it(monkeypatch: pytest.MonkeyPatch):
+    """A store that is behind holds up who takes what was said, and that one may have no more time."""
+    held, let = asyncio.Event(), asyncio.Event()
+
+    async def drain(journal: Journal) -> None:
+        held.set()
+        await let.wait()
+
+    async def impatient(ctx: RunContext) -> AsyncIterator[str]:
+        looking = asyncio.create_task(ctx.live.get())
+        await held.wait()
+        looking.cancel()
+        await asyncio.wait({looking})
+        let.set()
+        async for request in ctx.live:
+            yield f"You said {text_of(request.content)}."
+
+    monkeypatch.setattr(Journal, "drain", drain)
+    monkeypatch.setattr("gapless.journals.journal.HELD_S", 3600.0)  # nothing is written, and makes room, before
+    async with Runner(impatient) as runner:
+        run = await runner.start("", config=LIVE)
+        runner.executions[run.id].journal.full = True
+        await run.send("one")
+        await run.send(LiveRequest(close=True))
+        assert (await run.collect()).text == "You said one."
+
+
+async def test_what_is_said_as_the_agent_returns_is_kept_though_somebody_still_listens(monkeypatch: pytest.MonkeyPatch):
+    """Where many runs end at once, an end waits for its turn. Who is left of the agent takes nothing meanwhile."""
+    listening: list[asyncio.Task[LiveRequest]] = []
+
+    async def leaves_a_listener(ctx: RunContext) -> AsyncIterator[str]:
+        listening.append(asyncio.create_task(ctx.live.get()))
+        yield "Bye."
+
+    async def some_turns() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async with Runner(leaves_a_listener) as runner:
+        run = await runner.start("", session_id="s", config=LIVE)
+        executing = runner.executions[run.id]
+        shut = executing._shut
+
+        def said_before_that() -> None:
+            runner.worker.push(run.id, LiveRequest(content="last words"))
+            shut()
+
+        monkeypatch.setattr(executing, "_shut", said_before_that)
+        monkeypatch.setattr(runner._sessions.ends, "passes", lambda: False)
+        monkeypatch.setattr(runner._sessions.ends, "turn", some_turns)
+        await run.wait()
+        assert await conversation(runner, "s") == [("assistant", "Bye."), ("user", "last words")]
+        (request,) = await asyncio.gather(*listening)
+        assert request.close
 
 
 async def test_an_interruption_stands_where_it_was_heard():
@@ -421,6 +503,36 @@ async def test_run_live_ends_with_what_it_could_not_say():
                 events.append(event)
         assert said_by_agent(events) == "You said one. Bye."
         assert (await (await runner.attach("r")).record()).status is RunStatus.FINISHED
+
+
+async def test_run_live_ends_well_where_something_is_said_while_the_end_is_on_its_way():
+    ending, let = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryStore):
+        async def append(self, batches: Sequence[Append]) -> Collection[str]:
+            if any(batch.end is not None for batch in batches):
+                ending.set()
+                await let.wait()
+            return await super().append(batches)
+
+    async def brief(ctx: RunContext) -> AsyncIterator[str]:
+        async for _ in ctx.live:
+            yield "Bye."
+            return
+
+    async with Runner(brief, store=Slow()) as runner:
+        queue = LiveRequestQueue()
+        queue.send_content("one")
+
+        async def listen() -> list[Event]:
+            return [event async for event in runner.run_live(queue, run_id="r")]
+
+        listening = asyncio.create_task(listen())
+        await ending.wait()
+        queue.send_content("two")
+        await until(lambda: not queue.pending, "it is passed on")
+        let.set()
+        assert said_by_agent(await listening) == "Bye."
 
 
 async def test_run_live_takes_no_other_queue():

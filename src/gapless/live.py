@@ -128,15 +128,19 @@ class LiveRequestQueue:
 
     async def get(self) -> LiveRequest:
         """Wait for the next request and take it out; the last is `close`, again and again."""
+        await self.before_taking()
         request = await self._requests.get()
         if request.close:
             self._requests.put_nowait(request)  # for others who wait
             return request
         self._bytes -= _size(request)
-        await self.on_taken(request)
+        self.on_taken(request)
         return request
 
-    async def on_taken(self, request: LiveRequest) -> None:
+    async def before_taking(self) -> None:
+        """Hold back who takes too fast. Nothing is taken out yet: who then waits no longer has lost nothing."""
+
+    def on_taken(self, request: LiveRequest) -> None:
         """Do what has to be done as `request` is taken out, before its taker has it."""
 
     def rest(self) -> list[LiveRequest]:

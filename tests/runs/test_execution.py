@@ -29,7 +29,7 @@ from gapless.events import (
     TokenUsage,
 )
 from gapless.journals.contract import Append
-from gapless.journals.memory import MemoryStore
+from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import ModelUsage, RunStatus
 from gapless.runs import execution
 from gapless.runs.commands import Command
@@ -452,6 +452,28 @@ async def test_a_run_that_is_left_as_its_agent_returns_and_a_command_is_taken_is
         executing.part()
         await until_it(lambda: "r" not in runner.executions or runner.executions["r"] is not executing, "it is left")
         assert (await run.wait()).status is RunStatus.FINISHED  # by whoever has begun it anew
+
+
+async def test_a_run_whose_end_is_on_its_way_as_its_worker_stops_is_not_left_and_counts():
+    ending, let = asyncio.Event(), asyncio.Event()
+
+    class Slow(MemoryStore):
+        async def append(self, batches: Sequence[Append]) -> Collection[str]:
+            if any(batch.end is not None for batch in batches):
+                ending.set()
+                await let.wait()
+            return await super().append(batches)
+
+    async with Runner(raises_before, store=Slow(Memory())) as runner:
+        run = await runner.start("x", run_id="r", config=RunConfig(on_worker_lost="restart"))
+        await ending.wait()
+        draining = asyncio.create_task(runner.drain(0))
+        await until_it(lambda: runner.executions["r"]._stopped is not None, "its time is over")
+        assert not runner.executions["r"].parted
+        let.set()
+        await draining
+        assert (await run.record()).status is RunStatus.FAILED
+        assert runner.metrics.runs == {("raises_before", "agent_failed"): 1}
 
 
 async def test_a_run_that_speaks_at_once_begins_in_one_step(monkeypatch: pytest.MonkeyPatch):

@@ -573,6 +573,27 @@ async def test_what_an_agent_saves_while_it_is_stopped_is_not_where_others_go_on
     assert (await (await other.attach("r")).collect()).text == "one \n\nyes "
 
 
+async def test_a_run_whose_agent_was_not_called_yet_is_left_at_once(place: Place, monkeypatch: pytest.MonkeyPatch):
+    """It has begun, and what its agent is told is being read."""
+    reading = asyncio.Event()
+
+    async def slowly(*about: Any) -> Any:
+        reading.set()
+        await asyncio.get_running_loop().create_future()
+
+    first, second = Steps("one", "two"), Steps("one", "two")
+    leaving, other = await place.worker(first), await place.worker(second)
+    monkeypatch.setattr(leaving.store, "turns", slowly)
+    await leaving.start("x", session_id="s", run_id="r", agent="agent")
+    await reading.wait()
+    async with asyncio.timeout(WAIT_S):
+        await leaving.close(grace_s=100_000)
+    assert (await (await other.attach("r")).collect()).text == "one two "
+    assert (first.called, second.called) == (0, 1)
+    events = await events_of(other)
+    assert ([type(event) for event in events].count(RunStartedEvent), voids(events)) == (1, [])
+
+
 async def let_in_as_it_leaves(leaving: Runner, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
     """Start the run when the worker takes new ones, and have the store create it when the worker does not any more."""
     asked, goes_on = asyncio.Event(), asyncio.Event()

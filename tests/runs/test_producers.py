@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import random
@@ -11,7 +12,15 @@ import msgspec
 import pytest
 
 from gapless import Limits, RunConfig, Runner
-from gapless.errors import BatchConflict, InputInvalid, InputTooLarge, RunFenced, RunNotFound, RunWaits
+from gapless.errors import (
+    BatchConflict,
+    InputInvalid,
+    InputTooLarge,
+    RunFenced,
+    RunNotFound,
+    RunWaits,
+    ShuttingDown,
+)
 from gapless.events import (
     CustomEvent,
     Event,
@@ -29,8 +38,10 @@ from gapless.events import (
 )
 from gapless.producing import BATCH_EVENTS_MAX, PRODUCER, Batch
 from gapless.records import RunStatus
+from gapless.runs.rehearsal import Rehearsal
 from gapless.testing.place import Place
 from tests.support.agui import check_order
+from tests.support.waiting import WAIT_S, until
 
 END = RunFinishedEvent(thread_id="", run_id="")
 
@@ -246,6 +257,95 @@ async def test_a_worker_that_stops_leaves_a_run_that_waits_for_its_producer_at_o
             assert again.number == 1
             await again.send("Two.", END)
         assert text_of(await events_of(other, run.id)) == "One. Two."
+    finally:
+        await place.close()
+
+
+async def test_a_run_that_is_left_before_it_begins_keeps_no_producer_waiting():
+    place = Place()
+    try:
+        worker, other = await place.worker(agent), await place.worker(agent)
+        await worker.start("Do it.", agent=PRODUCER, run_id="r")
+        sent = worker.worker.produce("r", batch("p", 1, 1, "One. "))  # in the step in which it was started
+        assert sent is not None
+        async with asyncio.timeout(WAIT_S):
+            await worker.close(grace_s=100_000)
+            with pytest.raises(ShuttingDown, match="another goes on with it"):
+                await sent
+        assert (await other.take("r", batch("p", 1, 1, "One. ", END))).number == 1
+        assert text_of(await events_of(other, "r")) == "One. "
+    finally:
+        await place.close()
+
+
+async def test_a_worker_that_stops_leaves_a_run_that_has_just_begun_at_once():
+    place = Place()
+    try:
+        worker, other = await place.worker(agent), await place.worker(agent)
+        await worker.start("Do it.", agent=PRODUCER, run_id="r")
+        await asyncio.sleep(0)  # it begins, and what takes its batches has not had its turn
+        executing = worker.executions["r"]
+        assert (executing.journal.appended, executing.inbox and executing.inbox.idle) == (1, False)
+        async with asyncio.timeout(WAIT_S):
+            await worker.close(grace_s=100_000)
+        async with other.produce("r") as out:
+            await out.send("Done.", END)
+        events = await events_of(other, "r")
+        assert text_of(events) == "Done."
+        assert [type(event) for event in events].count(RunStartedEvent) == 1
+    finally:
+        await place.close()
+
+
+async def test_a_worker_that_stops_leaves_a_run_once_it_has_refused_what_had_come(monkeypatch: pytest.MonkeyPatch):
+    looked, let, rehearse = asyncio.Event(), asyncio.Event(), Rehearsal.of
+
+    async def slowly(rehearsal: Rehearsal, events: Any) -> Any:
+        looked.set()
+        await let.wait()
+        return await rehearse(rehearsal, events)
+
+    monkeypatch.setattr(Rehearsal, "of", slowly)
+    place = Place()
+    try:
+        worker, other = await place.worker(agent), await place.worker(agent)
+        await worker.start("Do it.", agent=PRODUCER, run_id="r")
+        taking = asyncio.create_task(worker.take("r", batch("p", 1, 1, ARGS)))
+        await looked.wait()
+        closing = asyncio.create_task(worker.close(grace_s=100_000))
+        await until(lambda: worker.draining, "it stops")
+        let.set()
+        with pytest.raises(InputInvalid, match="nothing of the batch was taken"):
+            await taking
+        async with asyncio.timeout(WAIT_S):
+            await closing
+        assert (await other.take("r", batch("p", 1, 1, "One.", END))).number == 1
+        assert text_of(await events_of(other, "r")) == "One."
+    finally:
+        await place.close()
+
+
+async def test_where_a_run_waits_as_it_is_gone_on_with_its_producer_is_told_to_wait():
+    """One that is cancelled with its last follower is not parked: it waits where it was taken over."""
+    place = Place()
+    try:
+        worker = await place.worker(agent)
+        config = RunConfig(on_disconnect="cancel")
+        await worker.start("Pay.", agent=PRODUCER, run_id="r", config=config)
+        async with worker.produce("r", name="p") as out:
+            await out.send("Shall I? ", asks("q"))
+        other = await place.worker(agent)
+        await place.lose(worker, other)
+        await until(lambda: "r" in other.executions, "the other has it")
+        with pytest.raises(RunWaits):
+            await other.take("r", batch("p", out.epoch, 2, "without an answer"))
+        assert (await other.take("r", batch("p", out.epoch, 1, "Shall I? ", asks("q")))).number == 1
+        await other.answer("r", [ResumeEntry(interrupt_id="q", status="resolved", payload=True)])
+        inbox = other.executions["r"].inbox
+        assert inbox is not None
+        await until(lambda: not inbox.asking, "it goes on")
+        assert (await other.take("r", batch("p", out.epoch, 2, "Paid.", END))).number == 2
+        assert text_of(await events_of(other, "r")) == "Shall I? Paid."
     finally:
         await place.close()
 

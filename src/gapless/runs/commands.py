@@ -79,6 +79,9 @@ class Here(Protocol):
     def push(self, run_id: str, request: LiveRequest) -> bool:
         """Hand live input to the run; False if it does not execute it. Raises what `LiveInput.push` raises."""
 
+    def is_over(self, run_id: str) -> bool:
+        """Tell whether it executes a live run whose end is on its way."""
+
 
 class Commands:
     """Checks commands and delivers them, wherever the run executes."""
@@ -189,6 +192,10 @@ class Commands:
             why = "has ended" if record.status.ended else "is not live"
             raise InputInvalid(f"run {run_id} {why}: nothing can be said to it", run_id=run_id)
         await self._deliver(record, Command(kind="live", said=request))
+
+    def is_over(self, run_id: str) -> bool:
+        """Tell whether a live run executes here whose end is on its way, though its record does not say so yet."""
+        return self._here.is_over(run_id)
 
     def _check_size(self, run: RunRecord, entries: list[ResumeEntry]) -> None:
         """Refuse answers that could not be recorded: they would end the run. Raises `InputInvalid`, `InputTooLarge`."""

@@ -196,7 +196,7 @@ class Execution:
         """Leave the run to other workers as soon as nothing is lost by it: at its agent's next save, or now where it
         waits for its turn, for a person or a producer, or nothing of it was done yet."""
         idle = self.waiting or (self.inbox is not None and self.inbox.idle)
-        if not self.journal.appended or (idle and self._standing is not None):
+        if self._context is None or (idle and self._standing is not None):  # its agent was not called, or waits
             self.part()
         elif self._standing is not None:
             self._standing.leaving = True
@@ -236,7 +236,7 @@ class Execution:
 
     async def _run(self) -> None:
         try:
-            failure = None if self.parted else await self._execute()  # it may be left before it begins
+            failure = await self._execute()
         except Exception as error:  # a bug; the run must end all the same
             self.raised.error = error
             failure = as_failure(self.record, error)
@@ -247,7 +247,7 @@ class Execution:
             if self.fenced:
                 self._count("left" if self.parted and self._owned else "fenced", None)
                 return
-            failure = self._end(failure)
+            failure, self._ended = self._end(failure), _Stopped(None)
         await self.journal.settled()
         if self.journal.closed:
             self._count("finished" if failure is None else failure.code, failure)
@@ -278,8 +278,7 @@ class Execution:
         if self._ended is not None:
             return self._ended.reason
         if self.fenced:
-            if pump.done():
-                _retrieve(pump)
+            _retrieve(pump)
             return None
         if not self.journal.appended:  # it ends before its turn has come
             self._recorder.start(now_ms())
@@ -436,7 +435,7 @@ class Execution:
         """Take nothing more, from what the agent has left running or from outside."""
         self._recorder.seal()
         if self.live is not None:
-            self.live.close()
+            self.live.end()
         self.questions.close()
         if self.inbox is not None:
             self.inbox.close(left=self.fenced)
@@ -530,7 +529,7 @@ async def _stop_agent(task: asyncio.Task[None], run_id: str) -> None:
 
 def _retrieve(task: asyncio.Task[None]) -> None:
     """Retrieve the end of an agent that was left behind. Its exception's text is not for the log."""
-    if not task.cancelled() and (error := task.exception()) is not None:
+    if task.done() and not task.cancelled() and (error := task.exception()) is not None:
         log.debug("%s: the agent raised %s after its run had ended", task.get_name(), type(error).__name__)
 
 

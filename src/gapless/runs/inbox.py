@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 import msgspec
@@ -73,6 +74,12 @@ class Inbox(Elsewhere):
         self.closed = False
         """Nothing is taken any more: the run has ended, or was left."""
 
+    def know(self, kept: bytes | None) -> None:
+        """Know how far the producers are, of what was saved, before `run` does: of a run that waits for a person when
+        it is gone on with, they are told to wait."""
+        with contextlib.suppress(CheckpointUnreadable):  # which `run` raises
+            self._set(decode_taken(kept, self._journal.run_id))
+
     def push(self, batch: Batch, command_id: int = 0) -> asyncio.Future[Taken]:
         """Take in a batch; what is returned is done once it is accepted. `command_id` is the store's, where it came
         through it. Raises `LimitReached`; once the run asks or ends, `RunWaits`, `RunFenced`, `BatchConflict`."""
@@ -120,6 +127,8 @@ class Inbox(Elsewhere):
                 await ctx.interrupt(_asked_in(last))
                 self._set(msgspec.structs.replace(self.taken, last=""))
                 await ctx.save(_encode(self.taken))  # other workers send nothing while there is a question in it
+            if ctx.leaving and not self._batches:  # as it would wait, and it was at work when it was to be left
+                await ctx.save(_encode(self.taken))
             batch, command_id, done = await self._next()
             try:
                 batch = self._named(batch)

@@ -37,6 +37,10 @@ class LiveInput(LiveRequestQueue):
         self._recorder = recorder
         self._ids: dict[str, None] = {}
         """Ids of live input that was taken in, so that a repeat counts once."""
+        self.over = False
+        """The run ends: its agent has returned, or was stopped."""
+        self._rest: list[LiveRequest] = []
+        """What nobody takes any more, and is not recorded yet."""
         self._noticed: set[str] = set()
         self._unsaid: list[CustomEvent] = []
         """Notices from before the stream has begun."""
@@ -64,15 +68,25 @@ class LiveInput(LiveRequestQueue):
             self.close()
             self._notice("shutting_down", "the worker stops and hears nothing more; go on in another run")
 
-    async def on_taken(self, request: LiveRequest) -> None:
-        for event in self._as_said(request):
-            self._recorder.add(event)
+    async def before_taking(self) -> None:
         if self._journal.full:  # an agent that only listens is held back here
             await self._journal.drain()
 
+    def on_taken(self, request: LiveRequest) -> None:
+        for event in self._as_said(request):
+            self._recorder.add(event)
+
+    def end(self) -> None:
+        """Take nothing more, as the agent has returned. What it has not taken nobody takes any more, also who still
+        waits for it: it is recorded with the run's end."""
+        self.over = True
+        self._rest += self.rest()
+
     def record_rest(self) -> None:
         """Record what nobody will take any more: it was said. Closes the queue."""
-        for request in self.rest():
+        self.end()
+        rest, self._rest = self._rest, []
+        for request in rest:
             for event in self._as_said(request):
                 self._recorder.put(event)
 

@@ -106,7 +106,7 @@ class Run:
             async for request in queue:
                 await self._commands.push(self.id, request, wait=True)
         except GaplessError:
-            if not (await self.record()).status.ended:
+            if not (self._commands.is_over(self.id) or (await self.record()).status.ended):
                 raise
         finally:
             with contextlib.suppress(GaplessError):

@@ -252,6 +252,8 @@ class Worker:
             deps=deps,
             output_type=output_type,
         )
+        if before is not None and execution.waiting and execution.inbox is not None:
+            execution.inbox.know(before.frame.data)
         self.executions[record.id] = execution
         for command, command_id in self._early.pop(record.id, ()):
             self.on_command(record.id, command, command_id)
@@ -329,9 +331,6 @@ class Worker:
         Of those, a run that waits for a person would not finish in that time: it is closed at once. To a live run
         nothing more is said."""
         self.draining = True
-        for execution in self.executions.values():
-            if execution.live is not None:
-                execution.live.hang_up()
         waiting = {run_id for run_id, execution in self.executions.items() if execution.waiting}
         for execution in list(self.executions.values()):
             if self._leave(execution):
@@ -358,7 +357,10 @@ class Worker:
         return execution.can_be_left and not self.journals.store.alone
 
     def _leave(self, execution: Execution) -> bool:
-        """Leave it to others as soon as nothing is lost by it; False where they cannot go on with it."""
+        """Say nothing more to it, and leave it to others as soon as nothing is lost by it; False where they cannot go
+        on with it."""
+        if execution.live is not None:
+            execution.live.hang_up()
         if not self._can_be_left(execution):
             return False
         execution.leave()
@@ -394,6 +396,11 @@ class Worker:
             return False
         execution.push(request)
         return True
+
+    def is_over(self, run_id: str) -> bool:
+        """Tell whether a live run executes here whose end is on its way: it hears nothing more."""
+        execution = self.executions.get(run_id)
+        return execution is not None and execution.live is not None and execution.live.over
 
     def produce(self, run_id: str, batch: Batch) -> asyncio.Future[Taken] | None:
         """Hand a producer's batch to a run that executes here; None for any other. Raises what `Inbox.push`
