@@ -325,6 +325,40 @@ async def test_a_worker_that_stops_leaves_a_run_once_it_has_refused_what_had_com
         await place.close()
 
 
+@pytest.mark.parametrize("brought_by", ["the run's worker", "another"])
+async def test_a_batch_that_is_looked_at_as_its_run_is_left_is_taken_by_who_goes_on_with_it(
+    brought_by: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Its producer is not told that the run has ended."""
+    looked, let, rehearse = asyncio.Event(), asyncio.Event(), Rehearsal.of
+
+    async def slowly(rehearsal: Rehearsal, events: Any) -> Any:
+        looked.set()
+        await let.wait()
+        return await rehearse(rehearsal, events)
+
+    monkeypatch.setattr(Rehearsal, "of", slowly)
+    place = Place()
+    try:
+        worker, other = await place.worker(agent), await place.worker(agent)
+        await worker.start("Do it.", agent=PRODUCER, run_id="r")
+        brings = worker if brought_by == "the run's worker" else other
+        taking = asyncio.create_task(brings.take("r", batch("p", 1, 1, "One. ")))
+        await looked.wait()
+        let.set()
+        worker.executions["r"].part()  # in one turn: it is looked at before its taker hears that he is stopped
+        if brings is worker:
+            with pytest.raises(ShuttingDown, match="another goes on with it"):
+                await taking
+        else:
+            assert (await taking).number == 1
+        assert (await other.take("r", batch("p", 1, 1, "One. "))).number == 1
+        assert (await other.take("r", batch("p", 1, 2, "Two.", END))).number == 2
+        assert text_of(await events_of(other, "r")) == "One. Two."
+    finally:
+        await place.close()
+
+
 async def test_where_a_run_waits_as_it_is_gone_on_with_its_producer_is_told_to_wait():
     """One that is cancelled with its last follower is not parked: it waits where it was taken over."""
     place = Place()

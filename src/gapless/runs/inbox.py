@@ -135,6 +135,8 @@ class Inbox(Elsewhere):
                 is_new = self.taken.is_new(batch, ctx.run_id)
                 events = await self._rehearsed(batch) if is_new and batch.number > self.taken.number else []
             except GaplessError as error:
+                if ctx.left:  # so it can record nothing here: who goes on with it takes the batch, as `close` says
+                    raise
                 if command_id and isinstance(error, InputInvalid | InputTooLarge):
                     self._set(_refused(self.taken, batch, error))
                     self._answer(command_id, None)
