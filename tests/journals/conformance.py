@@ -568,6 +568,20 @@ class Conformance(GoesOn, Blobs, Lists, Titles, Times, Moved, Conversations, Out
         assert seen == await a.read_all("r")
         assert len(seen) == 300
 
+    async def test_a_watcher_hears_of_the_end_of_a_run_that_is_deleted_at_once(self, a: Worker, b: Worker) -> None:
+        await a.create("r", "s1")
+        await a.create("q", "s2")
+        await b.store.watch("r")
+        await b.store.watch("q")
+        await a.append("r", 1, "1")
+        await b.heard.until(lambda: b.heard.last.get("r") == 1)
+        await a.end("r", 2)
+        assert await a.store.delete_session("s1")
+        await b.heard.until(lambda: "r" in b.heard.closed)
+        await a.append("q", 1, "1")
+        await b.heard.until(lambda: b.heard.last.get("q") == 1)
+        assert "q" not in b.heard.closed
+
     async def test_after_unwatch_nothing_is_heard(self, a: Worker, b: Worker) -> None:
         await a.create("r", "s1")
         await a.create("q", "s2")

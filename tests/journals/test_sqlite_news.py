@@ -7,6 +7,8 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 from gapless.journals.sqlite import SQLiteStore
 from gapless.journals.sqlite_log import SEGMENT_EVENTS
 from tests.journals.conformance import Cluster, Worker, an_event
@@ -79,4 +81,28 @@ async def test_who_watches_while_it_comes_back_is_told(tmp_path: Path) -> None:
     await b.append("r", 1, *["x"] * SEGMENT_EVENTS)
     await a.heard.until(lambda: a.heard.last.get("r") == SEGMENT_EVENTS)
     assert await a.read_all("r") == await b.read_all("r")
+    await cluster.close()
+
+
+async def test_a_run_that_is_deleted_before_its_end_was_looked_at_is_told_as_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a cancelled run is waited for and deleted with its session, while another process is busy."""
+    cluster = Cluster(FilePlace(tmp_path / "gapless.db"))
+    a, b = await cluster.worker("a"), await cluster.worker("b")
+    await a.create("r", "s1")
+    await a.create("q", "s2")
+    for run_id in ("r", "q"):
+        await b.store.watch(run_id)
+    assert isinstance(b.store, SQLiteStore)
+    with monkeypatch.context() as busy:
+        busy.setattr(b.store._news, "_read", lambda db: None)
+        end = await a.end("r", 1)
+        assert await a.store.delete_session("s1")
+    b.store._news._look_anyway()
+    await b.heard.until(lambda: "r" in b.heard.closed)
+    assert b.heard.events["r"] == {1: end}, "what it said is heard before"
+    assert b.store._news._watched.keys() == {"q"}
+    await a.end("q", 1)
+    await b.heard.until(lambda: "q" in b.heard.closed)
     await cluster.close()

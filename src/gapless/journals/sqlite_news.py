@@ -26,6 +26,10 @@ POLL_ALONE_S = 0.1
 POLL_RUNG_S = 0.25
 """And where all ring: who is killed between its commit and its ring has left something to be found."""
 
+_OVER = f"""WITH watched(rid) AS (VALUES {{watched}}) SELECT watched.rid, runs.rid IS NULL FROM watched
+    LEFT JOIN runs ON runs.rid = watched.rid WHERE runs.rid IS NULL OR NOT {ACTIVE_SQL}"""
+"""Watched runs that have ended, and whether they are deleted."""
+
 log = logging.getLogger("gapless.sqlite")
 
 
@@ -197,12 +201,15 @@ class News:
         newest = newest_pos(db)
         skipped = self._missed or scalar(db, "SELECT coalesce(min(pos), 0) FROM log") > self.pos + 1
         run_ids = {rid: run_id for run_id, rid in self._watched.items()}
-        marks = ",".join(map(str, run_ids))
         for _, rid, seq, events, _ in list(entries(db, run_ids, after=self.pos)):
             self.listener.on_events(run_ids[rid], seq, events, False)
         self.pos = newest
-        ended = db.execute(f"SELECT rid FROM runs WHERE rid IN ({marks}) AND NOT {ACTIVE_SQL}").fetchall()
-        for rid in run_ids if skipped else [rid for (rid,) in ended]:
+        over = dict(db.execute(_OVER.format(watched=",".join(f"({rid})" for rid in run_ids))).fetchall())
+        for rid in run_ids if skipped else over:
+            if over.get(rid):  # deleted, maybe before its end was looked at
+                self._watched.pop(run_ids[rid], None)
+                self.listener.on_events(run_ids[rid], 0, [], True)
+                continue
             for run in self._runs.select(db, "rid = ?", rid):
                 self.listener.on_events(run.id, run.last_seq + 1, [], run.status.ended)
                 if run.status.ended:
