@@ -16,6 +16,7 @@ from gapless.errors import CursorExpired, CursorInvalid, SessionNotFound, StoreU
 from gapless.events import CustomEvent, Event, ResumeEntry, RunStartedEvent
 from gapless.fold import SESSION
 from gapless.journals.memory import Memory, MemoryStore
+from gapless.records import SessionRecord
 from gapless.runs.conversations import place_of
 from tests.support.runs import ask, echo, ends, events_of
 from tests.support.waiting import WAIT_S, until
@@ -259,6 +260,42 @@ async def test_what_is_past_its_retention_is_passed_over_and_nobody_goes_on_in_i
             await follower.leave()
         with pytest.raises(CursorExpired):
             await anext(runner.follow_session("s", "r1:1"))
+
+
+async def test_what_has_expired_since_it_was_new_here_is_passed_over_too(store: str):
+    async with Runner(echo, store=store) as runner:
+        await runner.create_session("s")
+        stays = Follower(runner)
+        await stays.until(lambda: stays.told)
+        for n in range(3):
+            await (await runner.start("x", session_id="s", run_id=f"r{n}")).wait()
+        whole = await journals(runner, "s")
+        await stays.until(lambda: len(stays.events) == len(whole))
+        await runner.store.expire(ended_before=2**50)
+        late = Follower(runner, after=f"r0:{(await runner.get_run('r0')).last_seq}")
+        await late.until(lambda: late.told)
+        await (await runner.start("y", session_id="s", run_id="kept")).wait()
+        kept = [(f"kept:{seq}", event) for seq, event in enumerate(await events_of(runner, "kept"), 1)]
+        await late.until(lambda: len(late.events) == len(kept))
+        await stays.until(lambda: len(stays.events) == len(whole) + len(kept))
+        assert late.events == stays.events[len(whole) :] == kept
+        for follower in (late, stays):
+            await follower.leave()
+
+
+async def test_another_users_session_under_the_id_of_one_that_had_no_runs_is_told_to_nobody():
+    async with Runner(echo) as runner:
+        await runner.create_session("s", user_id="a")
+        follower = Follower(runner)
+        await follower.until(lambda: follower.told)
+        await runner.store.delete_session("s")  # and before that was looked at:
+        await runner.store.create_session(
+            SessionRecord(id="s", user_id="b", agent="x", created_at=1, updated_at=1, state={"b": "alone"})
+        )
+        await follower.until(lambda: follower._task.done() or len(follower.told) > 1)
+        assert len(follower.told) == 1
+        await follower.end()
+        assert not runner.worker.conversations._watched
 
 
 async def test_many_follow_a_session_at_the_price_of_one_look_at_each_change():

@@ -77,6 +77,10 @@ class _Run(msgspec.Struct):
     started_at: int | None
 
 
+def _is_one(session: SessionRecord, other: SessionRecord) -> bool:
+    return (session.user_id, session.created_at) == (other.user_id, other.created_at)
+
+
 class Conversation:
     """A session as this process sees it, for all who follow it here."""
 
@@ -130,8 +134,10 @@ class Conversation:
 
     async def _read(self) -> None:
         """Read how the session stands; one at a time. Raises `StoreUnavailable`, `StoreCorrupt`."""
-        more = await self._look_for_runs()
         session = await self._store.get_session(self.session_id)
+        if session is not None and self.session is not None and not _is_one(session, self.session):
+            session = None  # another under its id; where it had no run yet, nothing else tells
+        more = session is not None and await self._look_for_runs()
         active = await self._store.session_runs(self.session_id, limit=NEWEST_RUNS, active=True)
         if not self.gone and not more and session == self.session and active == self.active and self.version:
             return
@@ -166,9 +172,11 @@ class Conversation:
                 return more
 
     async def behind(self, run_id: str | None) -> list[RunRecord]:
-        """Find some of the runs behind one, or from the first on; none where it is the newest."""
-        if run_id is not None and run_id in self._next:
-            return [self._next[run_id]]
+        """Find some of the runs behind one, or from the first on; none where it is the newest. One that has ended is
+        read anew: its events may be past their retention meanwhile."""
+        run = None if run_id is None else self._next.get(run_id)
+        if run is not None and any(one.id == run.id for one in self.active):
+            return [run]
         if self.version and run_id == self.newest:
             return []
         return await self._store.session_runs(self.session_id, run_id, RUNS_AT_ONCE)
@@ -326,10 +334,15 @@ class SessionFollower(Sleeper):
         """Returns a number that counts up with each change of the session."""
         return self.conversation.version
 
+    @property
+    def has_news(self) -> bool:
+        """Returns whether it is still to be told how the session stands."""
+        return self.told != self.conversation.version and not self.conversation.gone
+
     def news(self) -> bytes | None:
         """Say how the session stands, as an event; None where that was told."""
         conversation, before = self.conversation, self.told
-        if before == conversation.version or conversation.gone:
+        if not self.has_news:
             return None
         self.told = conversation.version
         return conversation.news(state=conversation.state_version > before)
