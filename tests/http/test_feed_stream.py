@@ -211,6 +211,29 @@ async def test_an_operator_follows_a_session_and_the_sessions_of_all_on_one_conn
                 await one.leave()
 
 
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("feed=1", "?feed=1"),
+        ("feed=a-2&merge=0", "?merge=0&feed=1"),
+        ("feed=1&everyone=1", "?feed=1&everyone=1"),
+    ],
+)
+async def test_a_sessions_stream_with_the_feed_names_where_it_goes_on_with_the_feed(query: str, named: str):
+    app, operator = create_app(Runner(echo), authenticate=by_header, operators=["o"]), {"x-user": "o"}
+    with serving(app) as url:
+        async with httpx2.AsyncClient(base_url=url, headers=operator) as client:
+            await client.post("/sessions", json={"id": "s"})
+            one = WithFeed(url, f"/sessions/s/events?{query}", **operator)
+            await one.until(lambda: one.fed)
+            await one.leave()
+            assert one.headers["content-location"] == one.headers["location"] == f"/sessions/s/events{named}"
+            again = WithFeed(url, one.headers["content-location"], **operator, **{"last-event-id": one.frames[-1].id})
+            await again.until(lambda: again.fed)
+            assert again.fed[0]["type"] == "reset"
+            await again.leave()
+
+
 async def test_a_feed_has_so_many_followers_is_counted_and_sent_elsewhere_when_the_server_leaves():
     runner = Runner(echo, limits=Limits(followers_per_run_max=1))
     app = create_app(runner)

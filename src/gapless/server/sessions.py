@@ -131,11 +131,15 @@ class SessionRoutes(ClientRoutes):
         if "application/json" in request.headers.get("accept", "") and not wants_stream(request):
             return await self._page(request, session_id, place)
         merge = request.query_params.get("merge", "1") != "0"
-        location = f"{root_path(request)}/sessions/{quote(session_id, safe='')}/events" + ("" if merge else "?merge=0")
+        query = [] if merge else ["merge=0"]
         feed, runner = None, self.runner
         if cursor := request.query_params.get("feed"):
             whose = await self._whose_feed(request)
+            # Who only knows the place in the session there is told to read the list anew, as with no cursor.
+            query += ["feed=1", *(["everyone=1"] if whose == EVERYONE else [])]
             feed = runner.worker.feeds.following(whose, cursor, runner.limits.followers_per_run_max)
+        location = f"{root_path(request)}/sessions/{quote(session_id, safe='')}/events"
+        location += f"?{'&'.join(query)}" if query else ""
         return follow_session(
             runner, self.streams, session_id, SessionAGUIEncoder, place, location=location, merge=merge, feed=feed
         )
