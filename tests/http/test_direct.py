@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -635,3 +637,59 @@ async def test_a_connection_that_comes_late_is_taken_at_once(taken: Taken, clien
         agent.let(2)
         read_until(client, received, b"RUN_FINISHED")
     assert received.count(b'"one"') == 1
+
+
+@pytest.mark.parametrize("path", ["/runs/r/events", "/sessions/s/events"])
+async def test_nothing_is_kept_of_the_request_whose_connection_was_taken(
+    path: str, client: socket.socket, monkeypatch: pytest.MonkeyPatch
+):
+    requests, take = list[weakref.ref[Any]](), DirectWriter.take
+
+    def noted(writer: DirectWriter, on_lost: Callable[[], None]) -> TakenConnection | None:
+        requests.append(weakref.ref(writer._cycle))
+        return take(writer, on_lost)
+
+    monkeypatch.setattr(DirectWriter, "take", noted)
+    agent = Gated("one")
+    app = create_app(Runner(agent))
+
+    def are_gone() -> bool:
+        gc.collect()
+        return bool(requests) and all(request() is None for request in requests)
+
+    with serving(app) as url:
+        async with httpx2.AsyncClient(base_url=url) as asking:
+            await asking.post("/runs", json={"message": "x", "run_id": "r", "session_id": "s"})
+        ask(client, url, path)
+        read_until(client, bytearray(), b"RUN_STARTED")
+        await until(are_gone, "its request is gone")
+        assert app.state.streams.open
+        agent.let(2)
+
+
+@pytest.mark.parametrize("way", ["alone", "behind a middleware", "on the loop of asyncio"])
+@pytest.mark.parametrize("path", ["/runs/r/events", "/sessions/s/events", "/feed"])
+async def test_a_client_that_leaves_while_a_request_of_its_waits_behind_the_stream_is_noticed(
+    path: str,
+    way: str,
+    client: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    """uvicorn tells the last request alone; of uvloop's connections, one that is gone raises where it is written to."""
+    monkeypatch.setattr("gapless.http.stream.PING_S", 0.02)
+    agent = Gated("one")
+    app = create_app(Runner(agent), cors_origins=("https://app.example",) if way == "behind a middleware" else ())
+    loop = "asyncio" if way == "on the loop of asyncio" else "auto"
+    with serving(app, loop=loop, log_config=None, **PLAIN) as url:
+        async with httpx2.AsyncClient(base_url=url) as asking:
+            await asking.post("/runs", json={"message": "x", "run_id": "r", "session_id": "s"})
+        client.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+        request = b"GET %b HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        client.sendall(request % path.encode() + request % b"/runs/r")
+        read_until(client, bytearray(), b"reset" if path == "/feed" else b"RUN_STARTED")
+        client.close()
+        await until(lambda: not app.state.streams.open, "it is noticed")
+        assert app.state.runner.metrics.followers == 0
+        agent.let(2)
+    assert not [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]

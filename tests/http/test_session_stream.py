@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 from gapless import Limits, Runner, create_app
+from gapless.errors import StoreCorrupt
 from gapless.events import CustomEvent, Event, decode_event
 from gapless.fold import SESSION
 from gapless.http.direct import TakenConnection
@@ -22,7 +23,7 @@ from gapless.http.stream import Delivery, Streams
 from gapless.protocols.ag_ui.wire import SessionAGUIEncoder
 from gapless.runs.conversations import SessionPlace
 from gapless.testing import serving
-from tests.http.test_direct import read_until
+from tests.http.test_direct import Taken, lasts, read_until
 from tests.http.test_stream import unchunked
 from tests.support.agents import Gated
 from tests.support.over_http import STREAM
@@ -337,19 +338,25 @@ async def test_a_session_that_is_followed_live_needs_no_task_and_its_connection_
     assert not app.state.streams.open
 
 
+def held_attach(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Have whoever attaches to a run wait then; set once somebody does, and to be set for it to go on."""
+    attach, attached, go_on = Delivery.attach, threading.Event(), threading.Event()
+
+    async def held(delivery: Delivery) -> None:
+        await attach(delivery)
+        attached.set()
+        await asyncio.to_thread(go_on.wait, WAIT_S)
+
+    monkeypatch.setattr(Delivery, "attach", held)
+    return attached, go_on
+
+
 async def test_a_client_that_leaves_while_a_run_is_looked_for_is_noticed_before_the_run_ends(
     monkeypatch: pytest.MonkeyPatch,
 ):
     agent = Gated("a")
     app = create_app(Runner(agent))
-    attach, looks, go_on = Delivery.attach, threading.Event(), threading.Event()
-
-    async def held(delivery: Delivery) -> None:
-        await attach(delivery)
-        looks.set()
-        await asyncio.to_thread(go_on.wait, WAIT_S)
-
-    monkeypatch.setattr(Delivery, "attach", held)
+    looks, go_on = held_attach(monkeypatch)
     with serving(app) as url:
         async with httpx2.AsyncClient(base_url=url) as client:
             await client.post("/sessions", json={"id": "s"})
@@ -381,3 +388,92 @@ async def test_a_change_that_comes_while_a_delivery_is_closed_is_told_to_nobody(
         delivery._part = cast(Any, Part())
         await delivery.close()
         assert delivery._again is None, "it would look for ever"
+
+
+async def test_an_answer_that_comes_to_last_while_a_run_is_looked_for_is_taken_with_that_run(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("gapless.http.stream.LASTS_S", 3600.0)
+    taken, agent = Taken(monkeypatch), Gated("a")
+    app = create_app(Runner(agent))
+    looks, go_on = held_attach(monkeypatch)
+    with serving(app) as url:
+        async with httpx2.AsyncClient(base_url=url) as client:
+            await client.post("/sessions", json={"id": "s"})
+            follower = Following(url)
+            await follower.until(lambda: follower.news)
+            await client.post("/runs", json={"message": "x", "session_id": "s", "run_id": "r"})
+            assert await asyncio.to_thread(looks.wait, WAIT_S)
+            await lasts(app)
+            go_on.set()
+            await until(lambda: taken.connections, "it is taken")
+            app.state.runner.journals.loop.call_soon_threadsafe(agent.let, 2)
+            await follower.until(lambda: follower.events and not follower.news[-1]["runs"])
+            await follower.leave()
+
+
+async def test_nobody_is_asked_again_and_again_to_tell_of_a_session_that_is_gone(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gapless.http.session_stream.NEWS_AGAIN_S", 0.001)
+    async with Runner(echo) as runner:
+        await runner.create_session("s")
+        delivery = SessionDelivery(runner, Streams(), "s", SessionAGUIEncoder, SessionPlace(), merge=True)
+
+        class Part:
+            async def detach(self) -> None: ...
+
+            def nudge(self) -> None: ...
+
+        await delivery.open()
+        delivery._part = cast(Any, Part())
+        await runner.delete_session("s")
+        await until(lambda: delivery.follower.gone, "it is known")
+        await until(lambda: delivery._again is None, "there is nothing more to tell")
+        await delivery.close()
+
+
+async def test_a_stream_whose_session_is_deleted_before_its_client_has_read_on_ends():
+    async def words(message: str) -> AsyncIterator[str]:
+        for n in range(2000):
+            yield f"{n} "
+
+    async with Runner(words) as runner:
+        await (await runner.start("x", session_id="s", run_id="r")).wait()
+        body, writing, go_on = b"", asyncio.Event(), asyncio.Event()
+
+        async def send(message: Any) -> None:
+            nonlocal body
+            body += message.get("body", b"")
+            if b"RUN_STARTED" in message.get("body", b""):
+                writing.set()
+                await go_on.wait()
+
+        async def receive() -> Any:
+            await asyncio.Event().wait()
+
+        delivery = SessionDelivery(runner, Streams(), "s", SessionAGUIEncoder, SessionPlace(), merge=False)
+        task = asyncio.create_task(SessionStream(delivery, location="/").stream(receive, send))
+        await asyncio.wait_for(writing.wait(), WAIT_S)
+        await runner.delete_session("s")
+        await until(lambda: delivery.follower.gone, "it is known")
+        go_on.set()
+        await asyncio.wait_for(task, WAIT_S)
+        last = frames(body)[-1]
+        assert (last.event, last.id) == ("end", frames(body)[-2].id + ".end")
+        assert runner.metrics.followers == 0
+
+
+async def test_a_run_that_cannot_be_read_is_not_asked_for_again_at_once(monkeypatch: pytest.MonkeyPatch):
+    runner = Runner(echo)
+    with serving(create_app(runner)) as url:
+        async with httpx2.AsyncClient(base_url=url) as client:
+            await run_to_its_end(client, "r")
+
+        async def read(*asked: Any) -> list[bytes]:
+            raise StoreCorrupt("run r: its events are gone", run_id="r")
+
+        monkeypatch.setattr(runner.store, "read", read)
+        follower = Following(url)
+        await follower.end()
+        assert [is_news(event) for _, event in told(follower.body)] == [True], "which is new with each connection"
+        assert [frame.event for frame in follower.frames] == [""], "and nothing that has it come back at once"
+        await until(lambda: runner.metrics.followers == 0, "it is closed")

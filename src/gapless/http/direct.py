@@ -12,9 +12,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from starlette.types import Message, Send
+from starlette.types import Message, Receive, Send
 
-__all__ = ["Direct", "DirectWriter", "Handover", "TakenConnection", "chunk_of", "writer_of"]
+__all__ = ["Direct", "DirectWriter", "Handover", "TakenConnection", "chunk_of", "tell_if_lost", "writer_of"]
 
 _CYCLE = ("uvicorn.protocols.http.httptools_impl", "RequestResponseCycle")
 _PROTOCOL = ("uvicorn.protocols.http.httptools_impl", "HttpToolsProtocol")
@@ -216,3 +216,12 @@ def writer_of(send: Send) -> DirectWriter | None:
     if (type(cycle).__module__, type(cycle).__qualname__) != _CYCLE:
         return None
     return DirectWriter(cycle) if cycle.chunked_encoding and not cycle.response_complete else None
+
+
+def tell_if_lost(receive: Receive) -> None:
+    """Have `receive` hear that its connection is lost, where it is one of uvicorn's, and is: of the requests that wait
+    for each other on one, only the last is told."""
+    cycle: Any = getattr(receive, "__self__", None)
+    if (type(cycle).__module__, type(cycle).__qualname__) == _CYCLE and cycle.transport.is_closing():
+        cycle.disconnected = True
+        cycle.message_event.set()

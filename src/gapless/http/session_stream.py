@@ -114,6 +114,11 @@ class SessionDelivery(OpenDelivery):
         await self._following.__aexit__(None, None, None)
 
     @property
+    def is_draining(self) -> bool:
+        """Returns whether this worker sends its clients elsewhere."""
+        return self._streams.draining
+
+    @property
     def place(self) -> SessionPlace:
         """Returns the place behind what the client has got last."""
         return self.follower.place if self._part is None else self._part.place
@@ -121,7 +126,7 @@ class SessionDelivery(OpenDelivery):
     async def run(self, carrier: SessionSource) -> bool:
         """Carry the session's events until it is deleted, or the client or this worker goes; False where those of a run
         are carried without a task from here on, as long as it goes on: then this is called again. Where a run cannot be
-        read on, the client is told to come back, and gets what is wrong as a status then."""
+        read on, the connection ends, and the client comes back."""
         follower = self.follower
         try:
             if self._part is not None:
@@ -131,7 +136,7 @@ class SessionDelivery(OpenDelivery):
             while not self._gone and not carrier.closed:
                 version = follower.version
                 await carrier.tell_news()
-                if self._streams.draining:
+                if self.is_draining:
                     await carrier.cut(str(follower.place).encode())
                 elif follower.gone:
                     await carrier.finish()
@@ -154,8 +159,7 @@ class SessionDelivery(OpenDelivery):
     async def _begin(self, carrier: SessionSource, run: RunRecord, seq: int) -> _RunDelivery:
         part = _RunDelivery(self, run, self._encoder_of(run), Cursor(seq), merge=self._merge)
         await part.attach()
-        if self._gone:  # which the part has not heard
-            part.leave()
+        part.hear_of_session()
         self._part, carrier.encode, carrier.run_ended = part, part.encoder.encode, False
         return part
 
@@ -181,7 +185,7 @@ class SessionDelivery(OpenDelivery):
 
     def _change_again(self) -> None:
         self._again = None
-        if self.follower.told != self.follower.version or (self.feed is not None and self.feed.due):
+        if self.follower.has_news or (self.feed is not None and self.feed.due):
             self._changed()
 
     def lasts(self) -> None:
@@ -209,7 +213,12 @@ class _RunDelivery(Delivery):
     ) -> None:
         super().__init__(session._runner, session._streams, run, encoder, cursor, merge=merge)
         self._session = session
-        self._lasts = session.lasting
+
+    def hear_of_session(self) -> None:
+        """Take over what has become of the session's delivery before this one was a part of it."""
+        self._lasts = self._session.lasting
+        if self._session._gone:
+            self.leave()
 
     @property
     def place(self) -> SessionPlace:
@@ -263,7 +272,10 @@ class SessionSource(EventSource):
         self._told_at = 0
 
     def take(self, on_lost: Callable[[], None]) -> bool:
-        return super().take(self._delivery.leave)  # it is the session's, and not the run's that is being carried
+        if not super().take(self._delivery.leave):  # it is the session's, and not the run's that is being carried
+            return False
+        self._delivery.listen_no_more()
+        return True
 
     async def begin(self, after: int) -> None:
         await self.tell_news()
@@ -307,7 +319,12 @@ class SessionSource(EventSource):
         await self._close(b"event: end\nid: %b.end\n\n" % str(self._delivery.place).encode())
 
     async def cut(self, id: bytes) -> None:
-        await self._close(b"event: reconnect\ndata: {}\nid: %b\n\n" % id)
+        if self._follower.gone:  # with its runs: there is nothing to come back to
+            await self.finish()
+        elif self._delivery.is_draining:
+            await self._close(b"event: reconnect\ndata: {}\nid: %b\n\n" % id)
+        else:  # clients take the news for progress: told to come back at once, they would do nothing else
+            await self._close(b"")
 
     async def _close(self, frame: bytes) -> None:
         self.closed = True

@@ -23,7 +23,7 @@ from gapless.errors import CursorExpired, GaplessError, LimitReached
 from gapless.events import RunFinishedEvent, RunFinishedInterruptOutcome, decode_event
 from gapless.http.answers import answer_error
 from gapless.http.cursors import check_cursor
-from gapless.http.direct import Direct, DirectWriter, TakenConnection, chunk_of, writer_of
+from gapless.http.direct import Direct, DirectWriter, TakenConnection, chunk_of, tell_if_lost, writer_of
 from gapless.http.later import Later
 from gapless.records import RunRecord, now_ms
 from gapless.runs.readers import Follower, Journal, merge_deltas
@@ -81,8 +81,8 @@ class OpenDelivery(ABC):
         self._listen: Callable[[], None] = _nothing
 
     async def open(self, listen: Callable[[], None] | None = None) -> None:
-        """Attach to what is delivered; `close` has to follow. `listen` is called once the answer lasts, maybe more
-        than once, and has `leave` called when the client is gone. Raises what following raises."""
+        """Attach to what is delivered; `close` has to follow. `listen` is called once the answer lasts, and again
+        and again, and has `leave` called when the client is gone. Raises what following raises."""
         await self.attach()
         self._listen = listen or _nothing
         self._streams.enter(self, lasting=self.is_late)
@@ -127,6 +127,10 @@ class OpenDelivery(ABC):
     def lasts(self) -> None:
         """Hear that the answer lasts."""
         self._listen()
+
+    def listen_no_more(self) -> None:
+        """Hear that the connection was taken: it says itself when it is lost, and nothing of its request is kept."""
+        self._listen = _nothing
 
 
 def _nothing() -> None: ...
@@ -174,6 +178,7 @@ class Streams:
 
     def _look(self, delivery: OpenDelivery) -> None:
         self._lasting.add(delivery, PING_S)
+        delivery._listen()
         delivery.look()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -352,7 +357,8 @@ class Delivery(OpenDelivery):
             self._lasts = False
         elif follower.go_live(self._push, self._go_on):
             if carrier.take(self.leave):
-                self._direct, self._listen = carrier.direct, _nothing
+                self._direct = carrier.direct
+                self.listen_no_more()
                 return True
             follower.stay()
         self._listen()
@@ -504,6 +510,8 @@ class EventStream(Response):
         def listen() -> None:
             if not listening:
                 listening.append(asyncio.ensure_future(self._listen(receive)))
+            else:
+                tell_if_lost(receive)
 
         try:
             await delivery.open(listen)
