@@ -273,9 +273,9 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
     return Taken(monkeypatch)
 
 
-async def started(url: str, run_id: str = "r") -> None:
+async def started(url: str, run_id: str = "r", **more: str) -> None:
     async with httpx2.AsyncClient(base_url=url) as client:
-        (await client.post("/runs", json={"message": "x", "run_id": run_id})).raise_for_status()
+        (await client.post("/runs", json={"message": "x", "run_id": run_id, **more})).raise_for_status()
 
 
 PLAIN: dict[str, Any] = {"http": "httptools"}
@@ -596,6 +596,17 @@ async def test_who_does_not_read_when_the_answer_comes_to_last_has_every_word_on
     assert text_of(unchunked(bytes(received))) == "".join(f"{n:06d}," for n in range(TORRENT)) + "last."
 
 
+async def is_taken_and_goes_on(taken: Taken, agent: Gated, client: socket.socket, url: str, path: str) -> None:
+    """Follow a run that says "one", and hear the rest of it over a connection that was taken."""
+    ask(client, url, path)
+    received = bytearray()
+    read_until(client, received, b"RUN_STARTED")
+    await until(lambda: taken.connections, "it is taken")
+    agent.let(2)
+    read_until(client, received, b"RUN_FINISHED")
+    assert received.count(b'"one"') == 1
+
+
 @pytest.mark.parametrize("path", ["/runs/r/events", "/sessions/s/events"])
 async def test_a_connection_that_could_not_be_taken_when_the_answer_came_to_last_is_taken_later(
     path: str, taken: Taken, client: socket.socket, monkeypatch: pytest.MonkeyPatch
@@ -609,34 +620,22 @@ async def test_a_connection_that_could_not_be_taken_when_the_answer_came_to_last
 
     app = create_app(Runner(agent))
     with serving(app) as url:
-        async with httpx2.AsyncClient(base_url=url) as asking:
-            await asking.post("/runs", json={"message": "x", "run_id": "r", "session_id": "s"})
+        await started(url, session_id="s")
         monkeypatch.setattr(DirectWriter, "take", not_yet)
-        ask(client, url, path)
-        received = bytearray()
-        read_until(client, received, b"RUN_STARTED")
-        await until(lambda: taken.connections, "it is taken")
-        agent.let(2)
-        read_until(client, received, b"RUN_FINISHED")
-    assert received.count(b'"one"') == 1
+        await is_taken_and_goes_on(taken, agent, client, url, path)
 
 
-async def test_a_connection_that_comes_late_is_taken_at_once(taken: Taken, client: socket.socket):
-    """A run that has lasted goes on for a while: its follower need not wait for that with all that a request takes."""
+@pytest.mark.parametrize("path", ["/runs/r/events", "/sessions/s/events"])
+async def test_a_connection_of_what_lasts_is_taken_at_once(path: str, taken: Taken, client: socket.socket):
+    """So does a session's, and a run's that has: its follower need not wait with all that a request takes."""
     agent = Gated("one")
     app = create_app(Runner(agent))
     with serving(app) as url:
-        await started(url)
+        await started(url, session_id="s")
         began = now_ms()  # and the run before
         await until(lambda: now_ms() - began > stream.LASTS_S * 1000, "the run has lasted")
         app.state.streams._new.add = None  # by which it would wait
-        ask(client, url, "/runs/r/events")
-        received = bytearray()
-        read_until(client, received, b"RUN_STARTED")
-        await until(lambda: taken.connections, "it is taken")
-        agent.let(2)
-        read_until(client, received, b"RUN_FINISHED")
-    assert received.count(b'"one"') == 1
+        await is_taken_and_goes_on(taken, agent, client, url, path)
 
 
 @pytest.mark.parametrize("path", ["/runs/r/events", "/sessions/s/events"])

@@ -49,7 +49,6 @@ class SessionDelivery(OpenDelivery):
         "_ping_due",
         "feed",
         "follower",
-        "lasting",
         "session_id",
     )
 
@@ -73,8 +72,6 @@ class SessionDelivery(OpenDelivery):
         self._merge = merge
         self._following = runner.worker.conversations.following(session_id, after)
         self._part: _RunDelivery | None = None
-        self.lasting = False
-        """Its runs may be carried without a task."""
         self._ping_due = False
         self._again: asyncio.TimerHandle | None = None
         self.follower: SessionFollower
@@ -112,6 +109,10 @@ class SessionDelivery(OpenDelivery):
         if self._feeding is not None:
             await self._feeding.__aexit__(None, None, None)
         await self._following.__aexit__(None, None, None)
+
+    @property
+    def is_lasting(self) -> bool:
+        return True
 
     @property
     def is_draining(self) -> bool:
@@ -159,7 +160,8 @@ class SessionDelivery(OpenDelivery):
     async def _begin(self, carrier: SessionSource, run: RunRecord, seq: int) -> _RunDelivery:
         part = _RunDelivery(self, run, self._encoder_of(run), Cursor(seq), merge=self._merge)
         await part.attach()
-        part.hear_of_session()
+        if self._gone:  # which the part has not heard
+            part.leave()
         self._part, carrier.encode, carrier.run_ended = part, part.encoder.encode, False
         return part
 
@@ -188,12 +190,6 @@ class SessionDelivery(OpenDelivery):
         if self.follower.has_news or (self.feed is not None and self.feed.due):
             self._changed()
 
-    def lasts(self) -> None:
-        self._listen()
-        self.lasting = True
-        if self._part is not None:
-            self._part.lasts()
-
     def look(self) -> None:
         if self._part is not None:
             self._part.look()
@@ -213,12 +209,7 @@ class _RunDelivery(Delivery):
     ) -> None:
         super().__init__(session._runner, session._streams, run, encoder, cursor, merge=merge)
         self._session = session
-
-    def hear_of_session(self) -> None:
-        """Take over what has become of the session's delivery before this one was a part of it."""
-        self._lasts = self._session.lasting
-        if self._session._gone:
-            self.leave()
+        self._lasts = True
 
     @property
     def place(self) -> SessionPlace:

@@ -85,7 +85,7 @@ class OpenDelivery(ABC):
         and again, and has `leave` called when the client is gone. Raises what following raises."""
         await self.attach()
         self._listen = listen or _nothing
-        self._streams.enter(self, lasting=self.is_late)
+        self._streams.enter(self, lasting=self.is_lasting)
         self._runner.metrics.followers += 1
 
     async def close(self) -> None:
@@ -96,8 +96,8 @@ class OpenDelivery(ABC):
         await self.detach()
 
     @property
-    def is_late(self) -> bool:
-        """Returns whether what it delivers has lasted already when it is opened: so does its answer, then."""
+    def is_lasting(self) -> bool:
+        """Returns whether it is known as it is opened that its answer lasts."""
         return False
 
     @abstractmethod
@@ -275,7 +275,7 @@ class Delivery(OpenDelivery):
         self.nudge()
 
     @property
-    def is_late(self) -> bool:
+    def is_lasting(self) -> bool:
         return self._lasts
 
     async def attach(self) -> None:
