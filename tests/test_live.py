@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ from gapless.events import (
     TextMessageStartEvent,
     text_of,
 )
-from gapless.journals.contract import Append
 from gapless.journals.journal import Journal
 from gapless.journals.memory import MemoryStore
 from gapless.live import AUDIO, LIVE_AHEAD_BYTES_MAX, LIVE_AHEAD_MAX, Blob
 from gapless.records import RunRecord, RunStatus
 from gapless.runs.live_input import RELAYED_TIMES
 from tests.support.agui import check_order
+from tests.support.stores import SlowToEnd
 from tests.support.waiting import WAIT_S, until
 
 LIVE = RunConfig(streaming_mode=StreamingMode.BIDI)
@@ -506,21 +506,14 @@ async def test_run_live_ends_with_what_it_could_not_say():
 
 
 async def test_run_live_ends_well_where_something_is_said_while_the_end_is_on_its_way():
-    ending, let = asyncio.Event(), asyncio.Event()
-
-    class Slow(MemoryStore):
-        async def append(self, batches: Sequence[Append]) -> Collection[str]:
-            if any(batch.end is not None for batch in batches):
-                ending.set()
-                await let.wait()
-            return await super().append(batches)
+    store = SlowToEnd()
 
     async def brief(ctx: RunContext) -> AsyncIterator[str]:
         async for _ in ctx.live:
             yield "Bye."
             return
 
-    async with Runner(brief, store=Slow()) as runner:
+    async with Runner(brief, store=store) as runner:
         queue = LiveRequestQueue()
         queue.send_content("one")
 
@@ -528,10 +521,10 @@ async def test_run_live_ends_well_where_something_is_said_while_the_end_is_on_it
             return [event async for event in runner.run_live(queue, run_id="r")]
 
         listening = asyncio.create_task(listen())
-        await ending.wait()
+        await store.ending.wait()
         queue.send_content("two")
         await until(lambda: not queue.pending, "it is passed on")
-        let.set()
+        store.let.set()
         assert said_by_agent(await listening) == "Bye."
 
 

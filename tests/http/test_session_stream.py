@@ -259,32 +259,39 @@ async def test_a_client_that_leaves_is_noticed_and_nothing_of_it_stays():
             app.state.runner.journals.loop.call_soon_threadsafe(app.state.runner.agents["gated"].let, 2)
 
 
+class HeldClient:
+    """Reads a session's stream up to a piece with this in it, and on once it may."""
+
+    def __init__(self, piece: bytes) -> None:
+        self.body, self._piece = b"", piece
+        self.writing, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def send(self, message: Any) -> None:
+        body = message.get("body", b"")
+        self.body += body
+        if self._piece in body:
+            self.writing.set()
+            await self.go_on.wait()
+
+    async def receive(self) -> Any:
+        await asyncio.Event().wait()
+
+
 async def test_news_that_come_while_something_is_written_are_told_though_nothing_follows():
     agent = Gated("a")
     runner = Runner(agent)
     async with runner:
         await runner.start("x", session_id="s", run_id="r")
-        body, writing, go_on = b"", asyncio.Event(), asyncio.Event()
-
-        async def send(message: Any) -> None:
-            nonlocal body
-            body += message.get("body", b"")
-            if b'"a"' in message.get("body", b""):
-                writing.set()
-                await go_on.wait()
-
-        async def receive() -> Any:
-            await asyncio.Event().wait()
-
+        client = HeldClient(b'"a"')
         delivery = SessionDelivery(runner, Streams(), "s", SessionAGUIEncoder, SessionPlace(), merge=True)
-        task = asyncio.create_task(SessionStream(delivery, location="/").stream(receive, send))
-        await until(lambda: b'"running"' in body, "all else is told")
+        task = asyncio.create_task(SessionStream(delivery, location="/").stream(client.receive, client.send))
+        await until(lambda: b'"running"' in client.body, "all else is told")
         agent.let()
-        await asyncio.wait_for(writing.wait(), WAIT_S)
+        await asyncio.wait_for(client.writing.wait(), WAIT_S)
         await runner.rename_session("s", "while it writes")
         await until(lambda: delivery.follower.version > delivery.follower.told, "it is known")
-        go_on.set()
-        await until(lambda: b"while it writes" in body, "it is told")
+        client.go_on.set()
+        await until(lambda: b"while it writes" in client.body, "it is told")
         task.cancel()
         await asyncio.wait({task})
         agent.let(2)
@@ -438,27 +445,16 @@ async def test_a_stream_whose_session_is_deleted_before_its_client_has_read_on_e
 
     async with Runner(words) as runner:
         await (await runner.start("x", session_id="s", run_id="r")).wait()
-        body, writing, go_on = b"", asyncio.Event(), asyncio.Event()
-
-        async def send(message: Any) -> None:
-            nonlocal body
-            body += message.get("body", b"")
-            if b"RUN_STARTED" in message.get("body", b""):
-                writing.set()
-                await go_on.wait()
-
-        async def receive() -> Any:
-            await asyncio.Event().wait()
-
+        client = HeldClient(b"RUN_STARTED")
         delivery = SessionDelivery(runner, Streams(), "s", SessionAGUIEncoder, SessionPlace(), merge=False)
-        task = asyncio.create_task(SessionStream(delivery, location="/").stream(receive, send))
-        await asyncio.wait_for(writing.wait(), WAIT_S)
+        task = asyncio.create_task(SessionStream(delivery, location="/").stream(client.receive, client.send))
+        await asyncio.wait_for(client.writing.wait(), WAIT_S)
         await runner.delete_session("s")
         await until(lambda: delivery.follower.gone, "it is known")
-        go_on.set()
+        client.go_on.set()
         await asyncio.wait_for(task, WAIT_S)
-        last = frames(body)[-1]
-        assert (last.event, last.id) == ("end", frames(body)[-2].id + ".end")
+        last = frames(client.body)[-1]
+        assert (last.event, last.id) == ("end", frames(client.body)[-2].id + ".end")
         assert runner.metrics.followers == 0
 
 

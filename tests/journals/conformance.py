@@ -569,12 +569,7 @@ class Conformance(GoesOn, Blobs, Lists, Titles, Times, Moved, Conversations, Out
         assert len(seen) == 300
 
     async def test_a_watcher_hears_of_the_end_of_a_run_that_is_deleted_at_once(self, a: Worker, b: Worker) -> None:
-        await a.create("r", "s1")
-        await a.create("q", "s2")
-        await b.store.watch("r")
-        await b.store.watch("q")
-        await a.append("r", 1, "1")
-        await b.heard.until(lambda: b.heard.last.get("r") == 1)
+        await two_watched(a, b)
         await a.end("r", 2)
         assert await a.store.delete_session("s1")
         await b.heard.until(lambda: "r" in b.heard.closed)
@@ -583,12 +578,7 @@ class Conformance(GoesOn, Blobs, Lists, Titles, Times, Moved, Conversations, Out
         assert "q" not in b.heard.closed
 
     async def test_after_unwatch_nothing_is_heard(self, a: Worker, b: Worker) -> None:
-        await a.create("r", "s1")
-        await a.create("q", "s2")
-        await b.store.watch("r")
-        await b.store.watch("q")
-        await a.append("r", 1, "1")
-        await b.heard.until(lambda: b.heard.last.get("r") == 1)
+        await two_watched(a, b)
         await b.store.unwatch("r")
         await b.store.unwatch("r")
         await a.append("r", 2, "2")
@@ -893,6 +883,16 @@ _steps = st.one_of(
     st.tuples(st.just("expire"), _workers),
     st.tuples(st.just("delete"), _workers, _runs),
 )
+
+
+async def two_watched(a: Worker, b: Worker) -> None:
+    """Two runs of one worker that the other watches, and hears of."""
+    await a.create("r", "s1")
+    await a.create("q", "s2")
+    await b.store.watch("r")
+    await b.store.watch("q")
+    await a.append("r", 1, "1")
+    await b.heard.until(lambda: b.heard.last.get("r") == 1)
 
 
 class _Model:

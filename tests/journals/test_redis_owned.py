@@ -315,10 +315,7 @@ async def test_what_was_given_under_an_id_that_is_lost_is_not_appended_under_the
         a.store.append([Append("q", 1, [an_event("old")]), Append("r", 1, [an_event("old")])])
     )
     await held.wait()
-    assert {run.id for run in (await cluster.lapse(b))["b"]} == {"q", "r"}
-    await b.store.release("r", 0)
-    await a.store.open("a2", a.heard)
-    assert await a.store.claim("r") is not None
+    assert {run.id for run in await cluster.lose_and_win(a, b, "r")} == {"q", "r"}
     go_on.set()
     with pytest.raises(WorkerFenced):
         await appending

@@ -151,6 +151,15 @@ class Cluster:
                 taken[worker.id] += await worker.store.take_over(LEASE_S)
         return taken
 
+    async def lose_and_win(self, loser: Worker, winner: Worker, run_id: str) -> list[RunRecord]:
+        """Have one lose its lease to another and come back under a new id, to win one of its runs again; what the other
+        took over."""
+        taken = (await self.lapse(winner))[winner.id]
+        await winner.store.release(run_id, 0)
+        await loser.store.open(f"{loser.id}2", loser.heard)
+        assert await loser.store.claim(run_id) is not None
+        return taken
+
     async def close(self) -> None:
         for worker in self.workers.values():
             await worker.store.close()

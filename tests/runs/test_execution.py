@@ -29,7 +29,7 @@ from gapless.events import (
     TokenUsage,
 )
 from gapless.journals.contract import Append
-from gapless.journals.memory import Memory, MemoryStore
+from gapless.journals.memory import MemoryStore
 from gapless.records import ModelUsage, RunStatus
 from gapless.runs import execution
 from gapless.runs.commands import Command
@@ -39,6 +39,7 @@ from gapless.runs.recorder import Recorder
 from gapless.runs.sessions import ENDS_AT_ONCE
 from tests.support.agents import Gated
 from tests.support.runs import echo, ends, events_of, until
+from tests.support.stores import SlowToEnd
 from tests.support.waiting import until as until_it
 
 
@@ -455,22 +456,14 @@ async def test_a_run_that_is_left_as_its_agent_returns_and_a_command_is_taken_is
 
 
 async def test_a_run_whose_end_is_on_its_way_as_its_worker_stops_is_not_left_and_counts():
-    ending, let = asyncio.Event(), asyncio.Event()
-
-    class Slow(MemoryStore):
-        async def append(self, batches: Sequence[Append]) -> Collection[str]:
-            if any(batch.end is not None for batch in batches):
-                ending.set()
-                await let.wait()
-            return await super().append(batches)
-
-    async with Runner(raises_before, store=Slow(Memory())) as runner:
+    store = SlowToEnd()
+    async with Runner(raises_before, store=store) as runner:
         run = await runner.start("x", run_id="r", config=RunConfig(on_worker_lost="restart"))
-        await ending.wait()
+        await store.ending.wait()
         draining = asyncio.create_task(runner.drain(0))
         await until_it(lambda: runner.executions["r"]._stopped is not None, "its time is over")
         assert not runner.executions["r"].parted
-        let.set()
+        store.let.set()
         await draining
         assert (await run.record()).status is RunStatus.FAILED
         assert runner.metrics.runs == {("raises_before", "agent_failed"): 1}

@@ -297,7 +297,8 @@ async def test_a_worker_that_stops_leaves_a_run_that_has_just_begun_at_once():
         await place.close()
 
 
-async def test_a_worker_that_stops_leaves_a_run_once_it_has_refused_what_had_come(monkeypatch: pytest.MonkeyPatch):
+def held_rehearsal(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Have whoever looks at a batch wait; set once somebody does, and to be set for it to go on."""
     looked, let, rehearse = asyncio.Event(), asyncio.Event(), Rehearsal.of
 
     async def slowly(rehearsal: Rehearsal, events: Any) -> Any:
@@ -306,6 +307,11 @@ async def test_a_worker_that_stops_leaves_a_run_once_it_has_refused_what_had_com
         return await rehearse(rehearsal, events)
 
     monkeypatch.setattr(Rehearsal, "of", slowly)
+    return looked, let
+
+
+async def test_a_worker_that_stops_leaves_a_run_once_it_has_refused_what_had_come(monkeypatch: pytest.MonkeyPatch):
+    looked, let = held_rehearsal(monkeypatch)
     place = Place()
     try:
         worker, other = await place.worker(agent), await place.worker(agent)
@@ -330,14 +336,7 @@ async def test_a_batch_that_is_looked_at_as_its_run_is_left_is_taken_by_who_goes
     brought_by: str, monkeypatch: pytest.MonkeyPatch
 ):
     """Its producer is not told that the run has ended."""
-    looked, let, rehearse = asyncio.Event(), asyncio.Event(), Rehearsal.of
-
-    async def slowly(rehearsal: Rehearsal, events: Any) -> Any:
-        looked.set()
-        await let.wait()
-        return await rehearse(rehearsal, events)
-
-    monkeypatch.setattr(Rehearsal, "of", slowly)
+    looked, let = held_rehearsal(monkeypatch)
     place = Place()
     try:
         worker, other = await place.worker(agent), await place.worker(agent)
