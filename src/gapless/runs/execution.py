@@ -247,7 +247,7 @@ class Execution:
             if self.fenced:
                 self._count("left" if self.parted and self._owned else "fenced", None)
                 return
-            failure = self._end(failure)
+            failure, self._ended = self._end(failure), _Stopped(None)
         await self.journal.settled()
         if self.journal.closed:
             self._count("finished" if failure is None else failure.code, failure)
@@ -325,7 +325,7 @@ class Execution:
         if self._stopped is None and not self.questions.stopping and self._sessions.ends.passes():
             # In the step in which it has returned: so its last words and its end are one group, and one write.
             self._shut()
-            self._end(own_end(self.record.id, self._recorder))
+            self._ended = _Stopped(self._end(own_end(self.record.id, self._recorder)))
         else:
             journal.hold_for_end()
 
@@ -464,7 +464,6 @@ class Execution:
         self.record.usage = end.usage
         self.journal.tell(self._notices.of_end(self.record, self.journal.appended + 1, end))
         self.journal.close(event, end)
-        self._ended = _Stopped(failure)
         return failure
 
 
