@@ -66,6 +66,10 @@ DEFERRED = "gapless.deferred"
 """In an ASGI scope, the list in which a stream puts itself, to be run when the framework's layers have returned: those
 layers would cost a waiting follower 15 KiB and each of its frames a microsecond."""
 
+_WATCHED = "fastapi.telemetry"
+"""In an ASGI scope, what FastAPI keeps of a request that it traces or counts, where OpenTelemetry is set up. The layer
+that does so takes an answer that goes out after it has returned for one that failed."""
+
 log = logging.getLogger("gapless.follow")
 
 
@@ -498,7 +502,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         deferred = scope.get(DEFERRED)
-        if deferred is None:
+        if deferred is None or scope.get(_WATCHED) is not None:
             await self.stream(receive, send)
         else:
             deferred.append(self)

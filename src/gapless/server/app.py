@@ -132,8 +132,6 @@ class _App(FastAPI):
         self.runner = runner
         self.streams = Streams()
         self._drain_s = drain_s
-        self._streams_inside = bool(origins)
-        """Streams have to go through the middleware all the same, because it adds to their headers (CORS)."""
         self._drained = False
         self._watching = False
         """Somebody sees to the end of streams and runs: the lifespan or, where the app is mounted, a signal handler."""
@@ -191,7 +189,7 @@ class _App(FastAPI):
         prefix = self.root_path
         if prefix and scope["type"] != "lifespan" and not f"{scope['path']}/".startswith(f"{prefix}/"):
             scope["path"] = prefix + scope["path"]  # the proxy has cut it off
-        if self._streams_inside:
+        if self._is_wrapped():
             await super().__call__(scope, receive, send)
             return
         streams: list[EventStream] = []
@@ -202,6 +200,12 @@ class _App(FastAPI):
             for added in scope.keys() - before:  # what the routes left behind is not kept for as long as it streams
                 del scope[added]
             await streams.pop().stream(receive, send)
+
+    def _is_wrapped(self) -> bool:
+        """Return whether more middleware than our own goes around the routes: streams go through it then, as it may add
+        to their headers (CORS) and waits for an answer. An app can be given some until its first request; what
+        instruments an app has it build another stack."""
+        return len(self.user_middleware) > 1 or "build_middleware_stack" in vars(self)
 
 
 def _middleware(origins: frozenset[str], hosts: frozenset[str] | None) -> list[Middleware]:
