@@ -1,12 +1,26 @@
-"""The app as a whole: under a path, with a log-in elsewhere."""
+"""The app as a whole: under a path, with a log-in elsewhere, with middleware of its user's, traced."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import MethodType
+
 import httpx2
 import pytest
+from fastapi import FastAPI
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from gapless import Runner, create_app
 from gapless.errors import UsageError
+from gapless.testing import serving
 
 
 async def words() -> str:
@@ -78,3 +92,71 @@ async def test_the_page_knows_where_people_log_in_and_out():
 def test_an_address_to_log_in_at_is_a_path_or_a_url(address: str):
     with pytest.raises(UsageError, match="write a path, as /login"):
         create_app(Runner(), login_url=address)
+
+
+async def marked(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    response = await call_next(request)
+    response.headers["x-marked"] = "yes"
+    return response
+
+
+def of_starlette(app: FastAPI) -> None:
+    app.add_middleware(BaseHTTPMiddleware, dispatch=marked)
+
+
+def by_decorator(app: FastAPI) -> None:
+    app.middleware("http")(marked)
+
+
+def around_another(app: FastAPI) -> None:
+    app.add_middleware(GZipMiddleware)
+    app.add_middleware(BaseHTTPMiddleware, dispatch=marked)
+
+
+def as_instrumentation_does(app: FastAPI) -> None:
+    """It has the app build another stack."""
+    build = app.build_middleware_stack
+
+    def built(app: FastAPI) -> ASGIApp:
+        return BaseHTTPMiddleware(build(), dispatch=marked)
+
+    app.build_middleware_stack = MethodType(built, app)  # type: ignore[method-assign]  # as OpenTelemetry's does
+
+
+STREAMS = ["/runs/r/events", "/runs"]
+
+
+async def streamed(client: httpx2.AsyncClient, path: str) -> httpx2.Response:
+    body = {"message": "hi", "run_id": "r", "session_id": "s"}
+    if path == "/runs":
+        return await client.post("/runs", json=body, headers={"accept": "text/event-stream"})
+    await client.post("/runs", json=body)
+    return await client.get(path)
+
+
+@pytest.mark.parametrize("path", STREAMS)
+@pytest.mark.parametrize("add", [of_starlette, by_decorator, around_another, as_instrumentation_does])
+async def test_a_stream_goes_through_the_middleware_that_its_user_adds(add: Callable[[FastAPI], None], path: str):
+    app = create_app(Runner(words))
+    add(app)
+    with serving(app) as url:
+        async with httpx2.AsyncClient(base_url=url) as client:
+            answer = await streamed(client, path)
+    assert (answer.status_code, answer.headers["x-marked"]) == (200, "yes")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert "RUN_FINISHED" in answer.text
+
+
+@pytest.mark.parametrize("path", STREAMS)
+async def test_a_stream_that_fastapi_traces_is_told_as_what_it_is(path: str, monkeypatch: pytest.MonkeyPatch):
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    with serving(create_app(Runner(words))) as url:
+        async with httpx2.AsyncClient(base_url=url) as client:
+            assert "RUN_FINISHED" in (await streamed(client, path)).text
+    served = [span for span in exporter.get_finished_spans() if span.kind is trace.SpanKind.SERVER]
+    assert served
+    for span in served:
+        assert span.status.status_code is trace.StatusCode.UNSET, span.to_json()
+        assert (span.attributes or {})["http.response.status_code"] in (200, 202)

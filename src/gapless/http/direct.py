@@ -14,7 +14,16 @@ from typing import Any, Protocol
 
 from starlette.types import Message, Receive, Send
 
-__all__ = ["Direct", "DirectWriter", "Handover", "TakenConnection", "chunk_of", "tell_if_lost", "writer_of"]
+__all__ = [
+    "Direct",
+    "DirectWriter",
+    "Handover",
+    "TakenConnection",
+    "chunk_of",
+    "tell_if_lost",
+    "until_lost",
+    "writer_of",
+]
 
 _CYCLE = ("uvicorn.protocols.http.httptools_impl", "RequestResponseCycle")
 _PROTOCOL = ("uvicorn.protocols.http.httptools_impl", "HttpToolsProtocol")
@@ -225,3 +234,17 @@ def tell_if_lost(receive: Receive) -> None:
     if (type(cycle).__module__, type(cycle).__qualname__) == _CYCLE and cycle.transport.is_closing():
         cycle.disconnected = True
         cycle.message_event.set()
+
+
+class _UntilLost:
+    __slots__ = ()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> bool:
+        return isinstance(error, OSError) or (isinstance(error, RuntimeError) and "the handler is closed" in str(error))
+
+
+until_lost = _UntilLost()
+"""Within it, what is done for a client is left when writing says that it is gone: with `OSError` (ASGI 2.4), or as uvloop
+does, which has no error of its own for that."""

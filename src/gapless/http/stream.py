@@ -23,7 +23,7 @@ from gapless.errors import CursorExpired, GaplessError, LimitReached
 from gapless.events import RunFinishedEvent, RunFinishedInterruptOutcome, decode_event
 from gapless.http.answers import answer_error
 from gapless.http.cursors import check_cursor
-from gapless.http.direct import Direct, DirectWriter, TakenConnection, chunk_of, tell_if_lost, writer_of
+from gapless.http.direct import Direct, DirectWriter, TakenConnection, chunk_of, tell_if_lost, until_lost, writer_of
 from gapless.http.later import Later
 from gapless.records import RunRecord, now_ms
 from gapless.runs.readers import Follower, Journal, merge_deltas
@@ -316,7 +316,7 @@ class Delivery(OpenDelivery):
     async def _carry(self, carrier: Carrier, follower: Follower, *, beginning: bool = False) -> bool:
         encoder, streams = self._encoder, self._streams
         skip_parts, pauses, journal = 0, encoder.pauses, follower.journal
-        push = None
+        push, waited = None, -1
         if carrier.direct is not None:
             self._direct, push = carrier.direct, self._push
         try:  # all in one coroutine: each one more would be resumed with every word
@@ -329,8 +329,13 @@ class Delivery(OpenDelivery):
                 if streams.draining:
                     await carrier.cut(self._place(follower.after, skip_parts))
                     return True
-                if self._lasts and self._goes_on_alone(carrier, follower):
-                    return False
+                if self._lasts:
+                    if self._goes_on_alone(carrier, follower):
+                        return False
+                    if push is not None and not self._direct.ready and waited != follower.after:
+                        waited = follower.after
+                        await carrier.write(b"")  # which waits for the client: once it reads, the connection is taken
+                        continue
                 part = await follower.next(push)
                 if part is None:
                     await carrier.end(follower.after)
@@ -509,7 +514,7 @@ class EventStream(Response):
 
     async def stream(self, receive: Receive, send: Send) -> None:
         """Serve the whole of the connection, from its headers to its end."""
-        delivery, listening = self._delivery, list[asyncio.Future[None]]()
+        delivery, listening, through = self._delivery, list[asyncio.Future[None]](), True
 
         def listen() -> None:
             if not listening:
@@ -522,13 +527,11 @@ class EventStream(Response):
         except GaplessError as error:
             await self._refuse(error, send)
             return
-        through = True
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            self.raw_headers = []
-            through = await delivery.run(self._carrier(send))
-        except OSError:  # the client is gone (ASGI 2.4)
-            pass
+            with until_lost:
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                self.raw_headers = []
+                through = await delivery.run(self._carrier(send))
         finally:
             for task in listening:
                 task.cancel()
@@ -538,7 +541,7 @@ class EventStream(Response):
     async def _refuse(self, error: GaplessError, send: Send) -> None:
         """Send the error as the answer, which has not begun."""
         response = self._on_error(error)
-        with contextlib.suppress(OSError):
+        with until_lost:
             await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
             await send({"type": "http.response.body", "body": response.body})
 
