@@ -246,5 +246,5 @@ class _UntilLost:
 
 
 until_lost = _UntilLost()
-"""Within it, what is done for a client is left when writing says that it is gone: with `OSError` (ASGI 2.4), or as uvloop
-does, which has no error of its own for that."""
+"""Within it, what is done for a client is left when writing says that it is gone: with `OSError` (ASGI 2.4), or as
+uvloop does, which has no error of its own for that."""
