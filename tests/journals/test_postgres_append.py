@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from gapless.errors import SessionBusy, StoreUnavailable
-from gapless.journals import postgres_append
+from gapless.journals import postgres_append, postgres_server
 from gapless.journals.contract import Append, Checkpoint, WorkerFenced
 from gapless.journals.postgres import PostgresStore
 from gapless.records import RunStatus
@@ -415,6 +415,35 @@ async def test_a_worker_that_stands_still_while_it_appends_keeps_nobody_from_its
         await ending
     with pytest.raises(WorkerFenced):
         await a.store.append([Append("r", 2, [an_event("end")], an_end("r"))])
+    assert await b.read_all("r") == [an_event("1"), an_event("2")]
+
+
+async def test_a_worker_whose_statements_have_come_in_part_keeps_nobody_from_its_runs(
+    cluster: Cluster, a: Worker, b: Worker, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server waits for the rest, and takes the transaction for one that is at work."""
+    owned, stands, go_on = store_of(a)._owned, asyncio.Event(), asyncio.Event()
+
+    async def stop(connection: Any, *given: Any) -> None:
+        await connection.execute("SELECT 1")
+        connection.pgconn.send_flush_request()  # what has come is done, and no end of it told
+        connection.pgconn.flush()
+        stands.set()
+        await go_on.wait()
+        raise psycopg.OperationalError("the connection was cut")
+
+    monkeypatch.setattr(postgres_server, "TRANSACTION_S", 1)
+    await a.create("r")
+    await a.append("r", 1, "1")
+    await owned.disconnect()
+    monkeypatch.setattr(owned, "_add_more", stop)
+    ending = asyncio.create_task(a.store.append([Append("r", 2, [an_event("end")], an_end("r"))]))
+    await stands.wait()
+    assert [run.id for run in (await cluster.lapse(b))["b"]] == ["r"]
+    await b.append("r", 2, "2")
+    go_on.set()
+    with pytest.raises(StoreUnavailable):
+        await ending
     assert await b.read_all("r") == [an_event("1"), an_event("2")]
 
 

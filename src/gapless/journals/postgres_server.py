@@ -46,6 +46,10 @@ process that stands still in the middle of a transaction keeps others from takin
 one whose machine is gone for much longer: the server looks for it after seconds, not after two hours as by itself. All
 statements look rows up by indexes, whatever the tables' sizes: they are planned once. (PostgreSQL would plan an append
 anew each time, which takes it three times as long as to do it, 0.8 ms.)"""
+TRANSACTION_S, TRANSACTION_SINCE = 11, 170_000
+"""A transaction ends sooner than that, where the server can see to it: one of which the next statement has come in part
+counts as idle to none. No call is waited for as long. The first connection, which may bring tables to this version, is
+made before the server's version is known, and may take longer."""
 LATENCY_CALLS, SLOW_S = 3, 0.02
 """The quickest of some answers is the round trip; a longer one is worth a word."""
 _RISKS = {
@@ -83,6 +87,8 @@ class PostgresServer:
         self._sql: dict[str, str] = {}
         self._idle: list[Connection] = []
         self._calling = asyncio.Semaphore(CONNECTIONS_MAX)
+        self._version_number = 0
+        """As libpq has it; 0 where no connection has been made."""
         self.is_open = False
 
     @property
@@ -126,14 +132,17 @@ class PostgresServer:
             address["host"], address["port"] = host, port
             address.pop("hostaddr", None)
         if not self._listen or to_listen:
-            settings = " ".join(f"-c {name}={value}" for name, value in SESSION.items())
+            bound = {"transaction_timeout": f"{TRANSACTION_S}s"} if self._version_number >= TRANSACTION_SINCE else {}
+            settings = " ".join(f"-c {name}={value}" for name, value in {**SESSION, **bound}.items())
             address["options"] = f"{settings} {address.get('options') or ''}"
         try:
             connection = await AsyncConnection.connect(
                 **address, autocommit=True, prepare_threshold=None if self._listen else 5
             )
         except (psycopg.Error, OSError) as error:
+            self._version_number = 0  # another may be in its place, which does not know all settings
             raise unreachable(error, self.name) from error
+        self._version_number = connection.info.server_version
         connection.adapters.register_dumper(_ByteaArray, _ByteaArrayDumper)
         return connection
 
