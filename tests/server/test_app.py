@@ -12,15 +12,18 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gapless import Runner, create_app
 from gapless.errors import UsageError
 from gapless.testing import serving
+from tests.support.agents import Gated
+from tests.support.waiting import until
 
 
 async def words() -> str:
@@ -160,3 +163,79 @@ async def test_a_stream_that_fastapi_traces_is_told_as_what_it_is(path: str, mon
     for span in served:
         assert span.status.status_code is trace.StatusCode.UNSET, span.to_json()
         assert (span.attributes or {})["http.response.status_code"] in (200, 202)
+
+
+class Around:
+    """Notes of each request how it was routed, and how many are under way, when the app is through with it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.routes: list[str] = []
+        self.open = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        self.open += 1
+        await self._app(scope, receive, send)
+        self.open -= 1
+        self.routes.append(scope["route"].path)
+
+
+@pytest.mark.parametrize("way", ["around the app", "where it is mounted"])
+async def test_what_is_around_the_app_sees_an_answer_to_its_end_and_knows_its_route(way: str):
+    agent = Gated("one")
+    app = create_app(Runner(agent))
+    main = FastAPI(lifespan=lambda _: app.router.lifespan_context(app))
+    main.mount("/agents", app)
+    prefix = "" if way == "around the app" else "/agents"
+    around = Around(app if way == "around the app" else main)
+    with serving(around) as url:  # type: ignore[arg-type]  # any ASGI app
+        async with httpx2.AsyncClient(base_url=url + prefix) as client:
+            await client.post("/runs", json={"message": "hi", "run_id": "r"})
+            async with client.stream("GET", "/runs/r/events") as answer:
+                await until(lambda: app.state.streams._lasting.due, "it lasts")
+                for delivery in app.state.streams.open:
+                    app.state.runner.journals.loop.call_soon_threadsafe(delivery.look)
+                agent.let(1)
+                async for line in answer.aiter_lines():
+                    if '"one"' in line:
+                        assert around.open == 1
+                        agent.let(1)
+            await until(lambda: around.open == 0, "it is through")
+    assert around.routes == ["/runs", "/runs/{run_id}/events"]
+
+
+async def test_an_app_below_a_path_with_a_parameter():
+    """An app for each tenant."""
+    app = create_app(Runner(words))
+    main = FastAPI(lifespan=lambda _: app.router.lifespan_context(app))
+    main.mount("/t/{tenant}/agents", app)
+    with serving(main) as url:
+        async with httpx2.AsyncClient(base_url=f"{url}/t/acme/agents") as client:
+            begun = await client.post("/runs", json={"message": "hi", "run_id": "r"})
+            assert begun.headers["content-location"] == "/t/acme/agents/runs/r/events"
+            assert "RUN_FINISHED" in (await client.get("/runs/r/events")).text
+            assert (await client.get("/runs/r")).json()["status"] == "finished"
+            assert (await client.get("/runs")).json()["runs"]
+
+
+@pytest.mark.parametrize("path", STREAMS)
+async def test_a_stream_is_told_by_what_is_around_all_apps(path: str, monkeypatch: pytest.MonkeyPatch):
+    """As Sentry is, which waits for an answer's status where every app is called."""
+    statuses, call = list[int](), Starlette.__call__
+
+    async def told(app: Starlette, scope: Scope, receive: Receive, send: Send) -> None:
+        async def noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+            await send(message)
+
+        await call(app, scope, receive, noted)
+
+    monkeypatch.setattr(Starlette, "__call__", told)
+    with serving(create_app(Runner(words))) as url:
+        async with httpx2.AsyncClient(base_url=url) as client:
+            assert "RUN_FINISHED" in (await streamed(client, path)).text
+    assert statuses == ([200] if path == "/runs" else [202, 200])

@@ -27,6 +27,7 @@ __all__ = [
 
 _CYCLE = ("uvicorn.protocols.http.httptools_impl", "RequestResponseCycle")
 _PROTOCOL = ("uvicorn.protocols.http.httptools_impl", "HttpToolsProtocol")
+_PROXY_HEADERS = ("uvicorn.middleware.proxy_headers", "ProxyHeadersMiddleware")
 """By name: whoever serves with them has imported them, nobody else need."""
 
 
@@ -67,9 +68,12 @@ class DirectWriter:
     def take(self, on_lost: Callable[[], None]) -> TakenConnection | None:
         """Take the connection from the server, which then has nothing to do with it but to count it and to end it;
         `on_lost` is called when the client is gone. None where the server still needs it: for the rest of the request,
-        for another one behind it, or since it is of a kind that is not known here."""
+        for another one behind it, or since it is of a kind that is not known here. None also where anything is around
+        the app: to it, an answer lasts for as long as the app is at it."""
         cycle: Any = self._cycle
         protocol = cycle.transport.get_protocol()
+        if _is_around(getattr(protocol, "app", None), cycle.scope.get("app")):
+            return None
         if cycle.more_body or not self.ready or cycle.transport.is_closing() or cycle.waiting_for_100_continue:
             return None
         if getattr(protocol, "cycle", None) is not self._cycle or protocol.pipeline:
@@ -89,6 +93,13 @@ class DirectWriter:
         cycle.disconnected = True  # so that the server does not miss the rest of the answer
         cycle.transport.set_protocol(taken)
         return taken
+
+
+def _is_around(outer: Any, app: Any) -> bool:
+    """Return whether there is more around `app` than uvicorn's own layer, in what it serves."""
+    while outer is not app and (type(outer).__module__, type(outer).__qualname__) == _PROXY_HEADERS:
+        outer = outer.app
+    return outer is not app
 
 
 class Handover:

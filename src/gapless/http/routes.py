@@ -35,10 +35,13 @@ class DirectRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return what answers a request."""
-        endpoint = self.endpoint
+        endpoint, own = self.endpoint, self.param_convertors.keys()
 
         async def handle(request: Request) -> Response:
-            answer: Response = await endpoint(request=request, **request.path_params)
+            found = request.path_params
+            if found.keys() != own:  # those of where the app is mounted are there, too
+                found = {name: found[name] for name in own}
+            answer: Response = await endpoint(request=request, **found)
             return answer
 
         return handle

@@ -25,13 +25,13 @@ from gapless.http.answers import answer_error
 from gapless.http.cursors import check_cursor
 from gapless.http.direct import Direct, DirectWriter, TakenConnection, chunk_of, tell_if_lost, until_lost, writer_of
 from gapless.http.later import Later
+from gapless.http.scope import DEFERRED, SERVERS_RECEIVE, WATCHED
 from gapless.records import RunRecord, now_ms
 from gapless.runs.readers import Follower, Journal, merge_deltas
 from gapless.runs.runner import Runner
 from gapless.wire import KEEP_ALIVE, Cursor, Encoder
 
 __all__ = [
-    "DEFERRED",
     "PING_S",
     "Carrier",
     "Delivery",
@@ -61,14 +61,6 @@ _HEADERS = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
-
-DEFERRED = "gapless.deferred"
-"""In an ASGI scope, the list in which a stream puts itself, to be run when the framework's layers have returned: those
-layers would cost a waiting follower 15 KiB and each of its frames a microsecond."""
-
-_WATCHED = "fastapi.telemetry"
-"""In an ASGI scope, what FastAPI keeps of a request that it traces or counts, where OpenTelemetry is set up. The layer
-that does so takes an answer that goes out after it has returned for one that failed."""
 
 log = logging.getLogger("gapless.follow")
 
@@ -301,6 +293,10 @@ class Delivery(OpenDelivery):
             self._direct.write(KEEP_ALIVE)
         self._sent = False
 
+    def _waits_to_be_taken(self) -> bool:
+        """Return whether its connection can be taken once the client reads."""
+        return not self._direct.ready and self._is_to_be_taken()
+
     def _is_to_be_taken(self) -> bool:
         """Return whether its loop could not take its connection when the answer came to last. Maybe it can now."""
         return self._lasts and not isinstance(self._direct, TakenConnection)
@@ -332,9 +328,9 @@ class Delivery(OpenDelivery):
                 if self._lasts:
                     if self._goes_on_alone(carrier, follower):
                         return False
-                    if push is not None and not self._direct.ready and waited != follower.after:
+                    if waited != follower.after == journal.last and push is not None and self._waits_to_be_taken():
                         waited = follower.after
-                        await carrier.write(b"")  # which waits for the client: once it reads, the connection is taken
+                        await carrier.write(b"")  # which waits for the client
                         continue
                 part = await follower.next(push)
                 if part is None:
@@ -507,20 +503,20 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         deferred = scope.get(DEFERRED)
-        if deferred is None or scope.get(_WATCHED) is not None:
-            await self.stream(receive, send)
+        if deferred is None or scope.get(WATCHED) is not None:
+            await self.stream(receive, send, scope.get(SERVERS_RECEIVE))
         else:
             deferred.append(self)
 
-    async def stream(self, receive: Receive, send: Send) -> None:
-        """Serve the whole of the connection, from its headers to its end."""
+    async def stream(self, receive: Receive, send: Send, servers: Receive | None = None) -> None:
+        """Serve the whole of the connection, from its headers to its end; `servers` is the server's own `receive`."""
         delivery, listening, through = self._delivery, list[asyncio.Future[None]](), True
 
         def listen() -> None:
             if not listening:
                 listening.append(asyncio.ensure_future(self._listen(receive)))
             else:
-                tell_if_lost(receive)
+                tell_if_lost(servers or receive)
 
         try:
             await delivery.open(listen)

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -19,7 +20,8 @@ from gapless.errors import GaplessError, ShuttingDown, UsageError
 from gapless.given import check_given, check_number
 from gapless.http.answers import answer_error, json_response
 from gapless.http.auth import Access, Authenticate, Authorize, Guard
-from gapless.http.stream import DEFERRED, EventStream, Streams
+from gapless.http.scope import DEFERRED, SERVERS_RECEIVE
+from gapless.http.stream import EventStream, Streams
 from gapless.protocols import ROUTES
 from gapless.protocols.adk.web import serve_adk_web
 from gapless.protocols.starting import ClientRoutes
@@ -37,6 +39,9 @@ from gapless.server.signals import at_sigterm, close_at_sigterm
 from gapless.wire import load
 
 __all__ = ["create_app"]
+
+_KEPT = ("app", "endpoint", "path_params", "root_path", "route")
+"""What stays in the scope of a request whose answer streams: whoever is around the app may ask which route it was."""
 
 _OWN: tuple[type[ClientRoutes], ...] = (
     RunRoutes,
@@ -189,11 +194,12 @@ class _App(FastAPI):
         prefix = self.root_path
         if prefix and scope["type"] != "lifespan" and not f"{scope['path']}/".startswith(f"{prefix}/"):
             scope["path"] = prefix + scope["path"]  # the proxy has cut it off
+        before = {*scope, *_KEPT}
+        scope[SERVERS_RECEIVE] = receive
         if self._is_wrapped():
             await super().__call__(scope, receive, send)
             return
         streams: list[EventStream] = []
-        before = {*scope, "root_path"}
         scope[DEFERRED] = streams
         await super().__call__(scope, receive, send)
         if streams:
@@ -205,7 +211,15 @@ class _App(FastAPI):
         """Return whether more middleware than our own goes around the routes: streams go through it then, as it may add
         to their headers (CORS) and waits for an answer. An app can be given some until its first request; what
         instruments an app has it build another stack."""
-        return len(self.user_middleware) > 1 or "build_middleware_stack" in vars(self)
+        if len(self.user_middleware) > 1 or "build_middleware_stack" in vars(self):
+            return True
+        return _is_replaced(Starlette) or _is_replaced(FastAPI)
+
+
+def _is_replaced(kind: type[Starlette]) -> bool:
+    """Return whether something (Sentry is some) has put itself around the calls of all apps."""
+    call = kind.__call__
+    return call.__module__ != kind.__module__ or hasattr(call, "__wrapped__")
 
 
 def _middleware(origins: frozenset[str], hosts: frozenset[str] | None) -> list[Middleware]:

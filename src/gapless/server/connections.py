@@ -309,6 +309,7 @@ class _Bounded(_Counted, _Protocol):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
+        self.flow.resume_writing()  # whoever waits for it to read need not
 
     def shutdown(self) -> None:
         """End with the server: at once where there is no whole request, else when it is answered, or not taken."""
@@ -322,7 +323,6 @@ class _Bounded(_Counted, _Protocol):
 
     def _abort(self) -> None:
         self._forsake()
-        self.flow.resume_writing()
         self.transport.abort()
 
     def handle_websocket_upgrade(self, *args: Any) -> None:
