@@ -22,7 +22,7 @@ from fastapi.dependencies.utils import get_dependant
 from httpx2._config import DEFAULT_TIMEOUT_CONFIG
 
 from gapless import Runner, create_app
-from tests.support import cpu, forks, heavy, lanes, unsteady, ways
+from tests.support import cpu, forks, heavy, lanes, unsteady, untraced, ways
 from tests.support.waiting import WAIT_S
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +31,7 @@ hypothesis.settings.register_profile(  # how long an example takes, or to think 
     "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("tests")
+untraced.by_default()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gapless import Runner, create_app
 from gapless.errors import UsageError
 from gapless.testing import serving
+from tests.support import untraced
 from tests.support.agents import Gated
 from tests.support.waiting import until
 
@@ -155,6 +156,7 @@ async def test_a_stream_that_fastapi_traces_is_told_as_what_it_is(path: str, mon
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    untraced.traced(monkeypatch)
     with serving(create_app(Runner(words))) as url:
         async with httpx2.AsyncClient(base_url=url) as client:
             assert "RUN_FINISHED" in (await streamed(client, path)).text
