@@ -343,7 +343,6 @@ async def test_a_request_of_which_a_part_came_before_the_connection_was_taken_is
     agent = Gated("one")
     with serving(create_app(Runner(agent)), **PLAIN) as url:
         await started(url)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", int(url.rpartition(":")[2])))
         client.sendall(b"GET /runs/r/events HTTP/1.1\r\nhost: localhost\r\n\r\nGET /runs/r HTT")
         received = bytearray()
@@ -422,7 +421,6 @@ async def test_a_connection_that_is_given_back_is_not_turned_away_for_one_that_i
     limits = ConnectionLimits(connections_max=1)
     with serving(app, http=http_protocol(limits)) as url:
         await started(url)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", int(url.rpartition(":")[2])))
         client.sendall(b"GET /runs/r/events HTTP/1.1\r\nhost: localhost\r\n\r\n")
         received = bytearray()

@@ -402,10 +402,10 @@ async def stopped(a: Worker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[t
     go_on.set()
 
 
-async def test_a_worker_that_stands_still_while_it_appends_keeps_nobody_from_its_runs(
-    cluster: Cluster, a: Worker, b: Worker, stopped: tuple[asyncio.Event, asyncio.Event]
+async def is_kept_from_nobody(
+    cluster: Cluster, a: Worker, b: Worker, stands: asyncio.Event, go_on: asyncio.Event
 ) -> None:
-    stands, go_on = stopped
+    """End the run of `a`, which stands still meanwhile: `b` takes it and goes on, and nothing of `a` comes to it."""
     ending = asyncio.create_task(a.store.append([Append("r", 2, [an_event("end")], an_end("r"))]))
     await stands.wait()
     assert [run.id for run in (await cluster.lapse(b))["b"]] == ["r"]
@@ -416,6 +416,12 @@ async def test_a_worker_that_stands_still_while_it_appends_keeps_nobody_from_its
     with pytest.raises(WorkerFenced):
         await a.store.append([Append("r", 2, [an_event("end")], an_end("r"))])
     assert await b.read_all("r") == [an_event("1"), an_event("2")]
+
+
+async def test_a_worker_that_stands_still_while_it_appends_keeps_nobody_from_its_runs(
+    cluster: Cluster, a: Worker, b: Worker, stopped: tuple[asyncio.Event, asyncio.Event]
+) -> None:
+    await is_kept_from_nobody(cluster, a, b, *stopped)
 
 
 async def test_a_worker_whose_statements_have_come_in_part_keeps_nobody_from_its_runs(
@@ -437,14 +443,7 @@ async def test_a_worker_whose_statements_have_come_in_part_keeps_nobody_from_its
     await a.append("r", 1, "1")
     await owned.disconnect()
     monkeypatch.setattr(owned, "_add_more", stop)
-    ending = asyncio.create_task(a.store.append([Append("r", 2, [an_event("end")], an_end("r"))]))
-    await stands.wait()
-    assert [run.id for run in (await cluster.lapse(b))["b"]] == ["r"]
-    await b.append("r", 2, "2")
-    go_on.set()
-    with pytest.raises(StoreUnavailable):
-        await ending
-    assert await b.read_all("r") == [an_event("1"), an_event("2")]
+    await is_kept_from_nobody(cluster, a, b, stands, go_on)
 
 
 async def test_a_worker_that_stood_still_while_it_appended_appends_again(

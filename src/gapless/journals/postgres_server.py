@@ -87,7 +87,7 @@ class PostgresServer:
         self._sql: dict[str, str] = {}
         self._idle: list[Connection] = []
         self._calling = asyncio.Semaphore(CONNECTIONS_MAX)
-        self._version_number = 0
+        self._server_version = 0
         """As libpq has it; 0 where no connection has been made."""
         self.is_open = False
 
@@ -132,7 +132,7 @@ class PostgresServer:
             address["host"], address["port"] = host, port
             address.pop("hostaddr", None)
         if not self._listen or to_listen:
-            bound = {"transaction_timeout": f"{TRANSACTION_S}s"} if self._version_number >= TRANSACTION_SINCE else {}
+            bound = {"transaction_timeout": f"{TRANSACTION_S}s"} if self._server_version >= TRANSACTION_SINCE else {}
             settings = " ".join(f"-c {name}={value}" for name, value in {**SESSION, **bound}.items())
             address["options"] = f"{settings} {address.get('options') or ''}"
         try:
@@ -140,9 +140,9 @@ class PostgresServer:
                 **address, autocommit=True, prepare_threshold=None if self._listen else 5
             )
         except (psycopg.Error, OSError) as error:
-            self._version_number = 0  # another may be in its place, which does not know all settings
+            self._server_version = 0  # another may be in its place, which does not know all settings
             raise unreachable(error, self.name) from error
-        self._version_number = connection.info.server_version
+        self._server_version = connection.info.server_version
         connection.adapters.register_dumper(_ByteaArray, _ByteaArrayDumper)
         return connection
 

@@ -247,7 +247,8 @@ class Execution:
             if self.fenced:
                 self._count("left" if self.parted and self._owned else "fenced", None)
                 return
-            failure, self._ended = self._end(failure), _Stopped(None)
+            failure = self._end(failure)
+            self._ended = _Stopped(None)  # without the failure: its traceback holds this
         await self.journal.settled()
         if self.journal.closed:
             self._count("finished" if failure is None else failure.code, failure)

@@ -195,13 +195,14 @@ class _App(FastAPI):
         if prefix and scope["type"] != "lifespan" and not f"{scope['path']}/".startswith(f"{prefix}/"):
             scope["path"] = prefix + scope["path"]  # the proxy has cut it off
         before = {*scope, *_KEPT}
-        scope[SERVERS_RECEIVE] = receive
-        if self._is_wrapped():
-            await super().__call__(scope, receive, send)
-            return
         streams: list[EventStream] = []
-        scope[DEFERRED] = streams
-        await super().__call__(scope, receive, send)
+        if not self._is_wrapped():
+            scope[DEFERRED] = streams
+        scope[SERVERS_RECEIVE] = receive
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            scope.pop(SERVERS_RECEIVE, None)  # it has the scope: they would be left for the collector
         if streams:
             for added in scope.keys() - before:  # what the routes left behind is not kept for as long as it streams
                 del scope[added]
