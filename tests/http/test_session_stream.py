@@ -387,7 +387,7 @@ async def test_a_change_that_comes_while_a_delivery_is_closed_is_told_to_nobody(
 
         class Part:
             async def detach(self) -> None:
-                delivery.follower.on_change()
+                delivery.follower.changed()
 
             def nudge(self) -> None: ...
 

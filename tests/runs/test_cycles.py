@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ from gapless.agents.base import RunContext
 from gapless.events import Interrupt, ResumeEntry
 from gapless.records import RunStatus
 from gapless.testing import ToolCall, words
+from tests.support.collector import left_for_the_collector
 
 QUEUEING = RunConfig(on_busy="queue")
 
@@ -113,26 +112,6 @@ async def live_and_cancelled(runner: Runner) -> None:
     await run.send("one")
     await run.cancel()
     await run.wait()
-
-
-@contextlib.contextmanager
-def left_for_the_collector() -> Iterator[Counter[str]]:
-    """What the block leaves that only the collector can free. What was there before is not looked at: another test's
-    may be let go of meanwhile."""
-    found: Counter[str] = Counter()
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
-        yield found
-        gc.collect()
-        found.update(f"{type(one).__module__}.{type(one).__qualname__}" for one in gc.garbage)
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
-        gc.collect()
 
 
 async def settled(runner: Runner) -> None:

@@ -142,7 +142,8 @@ class TakenConnection(asyncio.Protocol):
     def __init__(self, transport: Any, handover: Handover, on_lost: Callable[[], None], *, keeps_alive: bool) -> None:
         self._transport, self.write_chunk = transport, transport.write
         self._handover = handover
-        self._on_lost = on_lost
+        self._on_lost: Callable[[], None] | None = on_lost
+        """None once it was called, or never will be: it is of who writes here, which refers to this."""
         self._keeps_alive = keeps_alive
         self.ended = False
         """The answer is whole."""
@@ -177,7 +178,7 @@ class TakenConnection(asyncio.Protocol):
 
     def _give_back(self) -> None:
         """Let the server have the connection for the next request."""
-        transport, handover = self._transport, self._handover
+        transport, handover, self._on_lost = self._transport, self._handover, None
         handover.state.connections.discard(self)
         handover.let_go()
         protocol = handover.again()
@@ -219,7 +220,9 @@ class TakenConnection(asyncio.Protocol):
         self._handover.state.connections.discard(self)
         self._handover.let_go()
         self.resume_writing()
-        self._on_lost()
+        if (on_lost := self._on_lost) is not None:
+            self._on_lost = None
+            on_lost()
 
     def shutdown(self) -> None:
         """End with the server, when the answer has ended."""

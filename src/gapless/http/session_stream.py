@@ -104,8 +104,9 @@ class SessionDelivery(OpenDelivery):
     async def detach(self) -> None:
         if self._again is not None:
             self._again.cancel()
-        if self._part is not None:
-            await self._part.detach()
+        if (part := self._part) is not None:
+            self._part = None  # each refers to the other
+            await part.detach()
         if self._feeding is not None:
             await self._feeding.__aexit__(None, None, None)
         await self._following.__aexit__(None, None, None)

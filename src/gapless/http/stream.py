@@ -85,8 +85,8 @@ class OpenDelivery(ABC):
         self._runner.metrics.followers += 1
 
     async def close(self) -> None:
-        """Let go of it."""
-        self._gone = True
+        """Let go of it, and of what would keep it, and its request, until the collector of cycles comes."""
+        self._gone, self._listen = True, _nothing
         self._streams.leave(self)
         self._runner.metrics.followers -= 1
         await self.detach()
@@ -279,6 +279,7 @@ class Delivery(OpenDelivery):
         self._journal = self._follower.journal
 
     async def detach(self) -> None:
+        self._follower = None  # which refers to this, as what it pushes to
         await self._reading.__aexit__(None, None, None)
 
     def lasts(self) -> None:

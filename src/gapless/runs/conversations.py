@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -148,7 +148,7 @@ class Conversation:
         self.session, self.active = session, active
         self._told.clear()
         for follower in self.followers:
-            follower.on_change()
+            follower.changed()
 
     async def _look_for_runs(self) -> bool:
         if not self.version:
@@ -258,7 +258,7 @@ class Conversations:
                             while (news := follower.news()) is not None:
                                 yield str(follower.place), decode_event(news)
                     finally:
-                        follower.on_change = follower.wake
+                        follower.on_change = None
                 follower.has_read(run.id)
 
     async def page(self, session_id: str, after: SessionPlace, limit: int) -> list[tuple[SessionPlace, bytes]]:
@@ -315,8 +315,6 @@ class SessionFollower(Sleeper):
         super().__init__()
         self.place = SessionPlace()
         """Behind what was read last; whoever reads a run's events moves it."""
-        self.on_change: Callable[[], None] = self.wake
-        """Called when something of the session is another."""
         self.conversation = conversation
         self._behind: str | None = None
         """The run that was read to its end."""
@@ -422,4 +420,6 @@ class Following:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._follower is not None, "it was entered"
-        await self.conversations.release(self._follower, self._follower.conversation)
+        follower, self._follower = self._follower, None
+        follower.on_change = None  # who reads by it refers to this
+        await self.conversations.release(follower, follower.conversation)

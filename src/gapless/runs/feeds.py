@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
 from types import TracebackType
 
 from gapless.errors import GaplessError, LimitReached, StoreUnavailable
@@ -167,7 +166,7 @@ class Feed:
     def _tell(self) -> None:
         for follower in self.followers:
             follower.due = True
-            follower.on_change()
+            follower.changed()
 
     async def close(self) -> None:
         """Look no more."""
@@ -197,8 +196,6 @@ class FeedFollower(Sleeper):
         """The number of the change that was read last; -1 where it is not known to this feed."""
         self.due = True
         """There may be something to be read."""
-        self.on_change: Callable[[], None] = self.wake
-        """Called when there is more to read."""
         self.feed = feed
 
     @property
@@ -321,4 +318,6 @@ class FeedFollowing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._follower is not None, "it was entered"
-        self._feeds.leave(self._follower)
+        follower, self._follower = self._follower, None
+        follower.on_change = None  # who reads by it refers to this
+        self._feeds.leave(follower)

@@ -284,7 +284,8 @@ class Reading:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._follower is not None, "it was entered"
+        journal, self._follower = self._follower.journal, None
         try:
-            await self._readers._journals.release(self._follower.journal)
+            await self._readers._journals.release(journal)
         finally:
             self._readers.left(self._run_id, self._config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 __all__ = ["Sleeper"]
 
@@ -13,6 +14,8 @@ class Sleeper:
     def __init__(self) -> None:
         self._waiter: asyncio.Future[None] | None = None
         self._woken = False
+        self.on_change: Callable[[], None] | None = None
+        """Called, in place of `wake`, when what it reads has changed."""
 
     async def _sleep(self, *, awake: bool) -> None:
         """Wait for `wake`, unless it was called already or the reader is `awake`: it has something to do."""
@@ -23,6 +26,10 @@ class Sleeper:
             finally:
                 self._waiter = None
         self._woken = False
+
+    def changed(self) -> None:
+        """Hear that what it reads has changed."""
+        (self.on_change or self.wake)()
 
     def wake(self) -> None:
         """Let `wait` return, now or when it is next called."""
