@@ -24,8 +24,9 @@ from gapless.config import ConnectionLimits
 from gapless.events import Interrupt, RunFinishedEvent, TextMessageContentEvent
 from gapless.http import stream
 from gapless.http.direct import DirectWriter, Handover, TakenConnection
-from gapless.http.stream import EventStream
+from gapless.http.stream import Delivery, EventStream
 from gapless.protocols import WIRES
+from gapless.protocols.ag_ui.wire import AGUIEncoder
 from gapless.records import now_ms
 from gapless.server import connections
 from gapless.server.connections import http_protocol
@@ -34,29 +35,11 @@ from tests.http.test_stream import unchunked
 from tests.support.agents import Gated
 from tests.support.sse import events
 from tests.support.waiting import WAIT_S, until
+from tests.support.writes import Writes
 
 STREAM = {"accept": "text/event-stream"}
 TORRENT = 20_000
 """Words of which a client that does not read gets only the first."""
-
-
-class Writes:
-    """What was written without a task, while `on`: frames, as one text."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.pieces: list[bytes] = []
-        for kind in (DirectWriter, TakenConnection):
-            monkeypatch.setattr(kind, "write", self._noted(kind.write))
-
-    def _noted(self, write: Callable[[Any, bytes], None]) -> Callable[[Any, bytes], None]:
-        def noted(writer: Any, body: bytes) -> None:
-            self.pieces.append(body)
-            write(writer, body)
-
-        return noted
-
-    def has(self, word: str) -> bool:
-        return any(b'"%b"' % word.encode() in piece for piece in self.pieces)
 
 
 @pytest.fixture
@@ -228,7 +211,7 @@ async def test_an_encoder_that_fails_ends_its_own_connection_alone(monkeypatch: 
     agent = Gated("one", "two")
     app = create_app(Runner(agent))
 
-    def fails(writer: TakenConnection, body: bytes) -> None:
+    def fails(*_: Any) -> bytes:
         raise ValueError("a fault")
 
     with serving(app, log_level="critical") as url:  # the server says that the application failed
@@ -239,7 +222,8 @@ async def test_an_encoder_that_fails_ends_its_own_connection_alone(monkeypatch: 
                     async for piece in response.aiter_bytes():
                         if b"RUN_STARTED" in piece:
                             await until(is_followed_live(app), "it is followed")
-                            monkeypatch.setattr(TakenConnection, "write", fails)
+                            monkeypatch.setattr(AGUIEncoder, "encode_one", fails)
+                            monkeypatch.setattr(Delivery, "_encode", fails)  # if it was nudged just now
                             agent.let()
             monkeypatch.undo()
             agent.let(2)

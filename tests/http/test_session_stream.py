@@ -17,7 +17,6 @@ from gapless import Limits, Runner, create_app
 from gapless.errors import StoreCorrupt
 from gapless.events import CustomEvent, Event, decode_event
 from gapless.fold import SESSION
-from gapless.http.direct import TakenConnection
 from gapless.http.session_stream import SessionDelivery, SessionStream
 from gapless.http.stream import Delivery, Streams
 from gapless.protocols.ag_ui.wire import SessionAGUIEncoder
@@ -30,6 +29,7 @@ from tests.support.over_http import STREAM
 from tests.support.runs import echo
 from tests.support.sse import Frame, frames
 from tests.support.waiting import WAIT_S, until
+from tests.support.writes import Writes
 
 
 def told(body: bytes) -> list[tuple[str, Event]]:
@@ -300,16 +300,9 @@ async def test_news_that_come_while_something_is_written_are_told_though_nothing
 async def test_a_session_that_is_followed_live_needs_no_task_and_its_connection_is_given_back(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    pieces: list[bytes] = []
-    agent = Gated("one", "two")
+    writes, agent = Writes(monkeypatch), Gated("one", "two")
     app = create_app(Runner(agent))
-    runner, write, received = app.state.runner, TakenConnection.write, bytearray()
-
-    def noted(connection: TakenConnection, body: bytes) -> None:
-        pieces.append(body)
-        write(connection, body)
-
-    monkeypatch.setattr(TakenConnection, "write", noted)
+    runner, received = app.state.runner, bytearray()
 
     def is_left_alone(run_id: str) -> bool:
         journal = runner.journals._journals.get(run_id)
@@ -328,8 +321,8 @@ async def test_a_session_that_is_followed_live_needs_no_task_and_its_connection_
                 await until(functools.partial(is_left_alone, run_id), "nobody waits for it")
                 agent.let()
                 read_until(client, received, b"id: %b:3\n\n" % run_id.encode())
-                assert any(b'"one"' in piece for piece in pieces), "where it was accepted"
-                pieces.clear()
+                assert writes.has("one"), "where it was accepted"
+                writes.pieces.clear()
                 await other.patch("/sessions/s", json={"title": f"during {run_id}"})
                 read_until(client, received, f"during {run_id}".encode())
                 await until(functools.partial(is_left_alone, run_id), "and it is followed live again")

@@ -695,8 +695,18 @@ async def test_the_window_is_bounded_in_bytes(process: Process) -> None:
         journal.append(an_event(f"{i}" + "x" * 100_000))
         await journal.drain()
     assert sum(map(len, journal._window)) <= hot_path.WINDOW_BYTES_MAX
-    assert journal.size_bytes - journal._gone_bytes == sum(map(len, journal._window))
+    assert journal._given_bytes - journal._gone_bytes == sum(map(len, journal._window))
     assert len(await everything_so_far(journal)) == 50
+
+
+async def test_what_is_set_aside_takes_no_room_in_the_window(process: Process) -> None:
+    journal = await process.start("r")
+    journal.aside_bytes = 10 * hot_path.WINDOW_BYTES_MAX
+    for text in "abc":
+        journal.append(an_event(text))
+        await journal.drain()
+    assert journal.at_hand(0) == [an_event(text) for text in "abc"]
+    assert journal.size_bytes == journal.aside_bytes + sum(len(an_event(text)) for text in "abc")
 
 
 async def everything_so_far(journal: Journal) -> list[bytes]:

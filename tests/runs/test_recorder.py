@@ -60,6 +60,7 @@ class FakeJournal:
 
     def append(self, event: bytes) -> None:
         self.written.append(event)
+        self.size_bytes += len(event)
 
 
 def record(*items: Any, limits: Limits | None = None) -> tuple[list[Event], Recorder]:
@@ -276,6 +277,43 @@ def test_any_text_cut_anywhere_in_utf16_comes_out_as_if_uncut(text: str, cuts: l
 def test_limits_are_named():
     with pytest.raises(RunLimit, match="journal_events_max=5"):
         record(*"abcdefg", limits=Limits(journal_events_max=5))
+
+
+def _delta(delta: str) -> Event:
+    return TextMessageContentEvent(message_id="m", delta=delta)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.text(max_size=60),
+            st.text(max_size=60).map(_delta),
+            st.integers(1, 500).map(lambda size: CustomEvent(name="n", value="v" * size)),
+        ),
+        max_size=60,
+    ),
+    st.integers(1, 12_000),
+    st.integers(2, 60),
+    st.sampled_from([500, 1_000, 20_000]),
+)
+def test_a_journal_is_never_over_its_limits_by_more_than_what_came_last(
+    items: list[Any], bytes_max: int, events_max: int, event_bytes_max: int
+):
+    """The short ways do not look each time: not before they could be over. What is set aside counts."""
+    journal: Any = FakeJournal()
+    limits = Limits(event_bytes_max=event_bytes_max, journal_bytes_max=bytes_max, journal_events_max=events_max)
+    recorder = Recorder(journal, "r", "s", limits)
+    recorder.start(1)
+    for item in items:
+        try:
+            recorder.add(item)
+        except RunLimit:
+            break
+        assert journal.appended <= events_max
+        assert journal.size_bytes <= bytes_max
+    else:
+        return
+    assert journal.appended > events_max or journal.size_bytes > bytes_max or len(encode_event(item)) > event_bytes_max
     with pytest.raises(RunLimit, match="event_bytes_max=100"):
         record(CustomEvent(name="n", value="x" * 200), limits=Limits(event_bytes_max=100))
 

@@ -206,7 +206,7 @@ def deliver_again_after_a_retry(patch: pytest.MonkeyPatch) -> None:
         if first_seq > journal.last + 1:
             journal._window.clear()
             journal._first, journal.last = first_seq, first_seq - 1
-        journal._advance(journal.last + 1, events, sum(map(len, events)), closed)
+        journal._advance(events, closed)
 
     patch.setattr(Journal, "_catch_up", catch_up)
 

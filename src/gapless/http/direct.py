@@ -166,9 +166,9 @@ class TakenConnection(asyncio.Protocol):
         body = message["body"]
         piece = chunk_of(body) if body else b""
         if message["more_body"]:
-            self.write_chunk(piece)
+            self._transport.write(piece)
             return
-        self.write_chunk(piece + b"0\r\n\r\n")
+        self._transport.write(piece + b"0\r\n\r\n")
         self.ended = True
         self._handover.state.total_requests += 1
         if self._keeps_alive:

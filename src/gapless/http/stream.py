@@ -395,8 +395,8 @@ class Delivery(OpenDelivery):
 
     def _push(self, first_seq: int, events: list[bytes]) -> bool:
         """Write these events at once, if the client takes them and the loop has nothing to do beside."""
-        direct = self._direct
-        if not direct.ready or (events[-1][_LETTER] == _U and events[-1].startswith(_FINISHED)):
+        direct, event = self._direct, events[-1]
+        if not direct.ready or (event[_LETTER] == _U and event.startswith(_FINISHED)):
             return False
         if self._stateless and self._journal.followers > 1:
             of, kind, chunk = self._journal.encoded
@@ -407,12 +407,12 @@ class Delivery(OpenDelivery):
                 direct.write_chunk(chunk)
             return True
         if len(events) == 1:
-            group = self._encoder.encode_one(first_seq, events[0])
+            group = self._encoder.encode_one(first_seq, event)
         else:
             group = self._encode(self._carrier, first_seq, events, False, 0)
         if group:
             self._sent = True
-            direct.write(group)
+            direct.write_chunk(b"%x\r\n%b\r\n" % (len(group), group))  # as `chunk_of` does, without a call for each
         return True
 
     def _shared(self, first_seq: int, events: list[bytes]) -> bytes:

@@ -81,19 +81,20 @@ class Journal:
 
     __slots__ = (
         "_beside",
+        "_bytes",
         "_checkpoint",
         "_end",
         "_first",
+        "_given_bytes",
         "_gone_bytes",
         "_held",
         "_hub",
         "_in_flight",
-        "_in_flight_bytes",
         "_live",
         "_live_now",
         "_notices",
+        "_pause_noted_s",
         "_pending",
-        "_pending_bytes",
         "_queued",
         "_saved",
         "_saves",
@@ -101,10 +102,11 @@ class Journal:
         "_status",
         "_taken",
         "_taken_at",
-        "_timed_at",
+        "_timed_until",
         "_waiters",
         "_window",
         "appended",
+        "aside_bytes",
         "closed",
         "encoded",
         "followers",
@@ -115,7 +117,6 @@ class Journal:
         "opening",
         "owned",
         "run_id",
-        "size_bytes",
     )
 
     def __init__(self, hub: Journals, run_id: str, *, owned: bool, last: int = 0, closed: bool = False) -> None:
@@ -134,24 +135,28 @@ class Journal:
         self.followers = 0
         self.encoded: tuple[object, object, Any] = (None, None, b"")
         """What was encoded last, as which kind, and what came of it: followers at the same position share it."""
-        self.size_bytes = 0
-        """Bytes appended by this owner."""
+        self.aside_bytes = 0
+        """Bytes that this owner has set aside: they are named in the journal, and not in it."""
         self.gap_max_s = 0.0
         """The longest pause between two groups of this owner's events."""
         self._taken_at = math.inf
         """When the last group was given to the store, by the loop's clock."""
-        self._timed_at = 0
-        """The time of the last group that has one, in ms."""
+        self._pause_noted_s = 0.0
+        """What a pause has to be longer than to be of interest."""
+        self._timed_until = 0
+        """From when on a group needs a time of its own, in ms."""
         self._hub = hub
         self._window: list[bytes] = []
         self._first = last + 1
+        self._bytes = 0
+        """Bytes of the events that were handed over here, or heard of."""
+        self._given_bytes = 0
+        """Of these, what the store was given, or has told."""
         self._gone_bytes = 0
-        """Of `size_bytes`, what is not in the window any more."""
+        """Of those, what is not in the window any more."""
         self._pending: list[bytes] = []
-        self._pending_bytes = 0
         self._in_flight: Append | None = None
         """What the store has been given and has not answered yet."""
-        self._in_flight_bytes = 0
         self._held: asyncio.TimerHandle | None = None
         """Hands over what is held, if nothing comes that takes it along."""
         self._beside = False
@@ -174,18 +179,22 @@ class Journal:
 
     def append(self, event: bytes) -> None:
         """Hand one event to the writer. It is delivered once the store has accepted it."""
-        pending = self._pending
-        pending.append(event)
+        self._pending.append(event)
         self.appended += 1
-        self._pending_bytes += len(event)
+        self._bytes += len(event)
         if not self._queued:
             self._queued = True
             hub = self._hub
             hub._dirty.append(self)
             if hub._sleeper is not None:
                 hub._wake_writer()
-        elif len(pending) >= PENDING_EVENTS_MAX or self._pending_bytes >= PENDING_BYTES_MAX:
+        elif len(self._pending) >= PENDING_EVENTS_MAX or self._bytes - self._given_bytes >= PENDING_BYTES_MAX:
             self.full = True
+
+    @property
+    def size_bytes(self) -> int:
+        """Returns the bytes that this owner has handed over, and set aside."""
+        return self._bytes + self.aside_bytes
 
     def hold(self, write: Callable[[], None]) -> None:
         """Hold what `write` hands over back for what comes next; after `HELD_S` it goes by itself."""
@@ -290,7 +299,8 @@ class Journal:
         """Drop what has not been accepted: another worker owns the run."""
         if self._queued:  # won again, it would stand there twice, and be given to the store twice at once
             self._hub._dirty.remove(self)
-        self._pending, self._pending_bytes, self._queued, self._beside = [], 0, False, False
+        self._pending, self._queued, self._beside = [], False, False
+        self._bytes = self._given_bytes = self._gone_bytes + sum(map(len, self._window))
         self._end = self._status = self._checkpoint = None
         self._taken, self._notices, self._in_flight = [], (), None
         self.appended, self.full = self.last, False
@@ -298,45 +308,47 @@ class Journal:
 
     def _take(self, now: float, now_ms: int) -> Append:
         """Return what is pending, to be given to the store."""
-        events, size = self._pending, self._pending_bytes
-        if size > BATCH_BYTES_MAX and len(events) > 1:
-            return self._take_part(now, now_ms)
-        self._in_flight = batch = Append(self.run_id, self.last + 1, events)
-        self._in_flight_bytes = size
+        if self.full or self._beside:
+            return self._take_more(now, now_ms)
+        self._in_flight = batch = Append(self.run_id, self.last + 1, self._pending)
+        self._given_bytes, self._pending, self._queued = self._bytes, [], False
         pause_s, self._taken_at = now - self._taken_at, now
-        if pause_s > self.gap_max_s:
-            self.gap_max_s = pause_s
-        if events and (pause_s > PAUSE_S or (now_ms - self._timed_at) // TIMES_APART_MS):  # -1 if the clock went back
-            self._timed_at = batch.at = now_ms
-        self._pending, self._pending_bytes = [], 0
-        self._queued = self.full = False
-        if self._beside:
-            self._take_beside(batch)
+        if pause_s > self._pause_noted_s or now_ms >= self._timed_until:
+            self._note_time(batch, pause_s, now_ms)
         return batch
 
-    def _take_part(self, now: float, now_ms: int) -> Append:
-        """Return the first of what is pending, to be given to the store. What goes with the newest events waits for
-        them."""
-        pending, pending_bytes, beside = self._pending, self._pending_bytes, self._beside
-        count, size = 1, len(pending[0])
-        while size + len(pending[count]) <= BATCH_BYTES_MAX:  # and all of them are more
-            size += len(pending[count])
-            count += 1
-        self._pending, self._pending_bytes, self._beside = pending[:count], size, False
+    def _note_time(self, batch: Append, pause_s: float, now_ms: int) -> None:
+        """Keep the time of a batch that needs one, and the pause before it, if it was the longest."""
+        self.gap_max_s = max(self.gap_max_s, pause_s)
+        self._pause_noted_s = min(self.gap_max_s, PAUSE_S)
+        if batch.events and (pause_s > PAUSE_S or now_ms >= self._timed_until):
+            batch.at, self._timed_until = now_ms, now_ms + TIMES_APART_MS
+
+    def _take_more(self, now: float, now_ms: int) -> Append:
+        """Return what is pending, or the first of it, where that is more than a batch may be; with the last of it what
+        goes with the newest events."""
+        pending, beside, size = self._pending, self._beside, self._bytes
+        count, room = len(pending), BATCH_BYTES_MAX
+        if size - self._given_bytes > room and count > 1:
+            count, room = 1, room - len(pending[0])
+            while (room := room - len(pending[count])) >= 0:  # all of them are more
+                count += 1
+        self._pending, self._beside, self.full = pending[:count], False, False
+        self._bytes = size - sum(map(len, pending[count:]))
         batch = self._take(now, now_ms)
-        self._pending, self._pending_bytes, self._beside = pending[count:], pending_bytes - size, beside
-        self._enqueue()
+        if count < len(pending):
+            self._pending, self._bytes, self._beside = pending[count:], size, beside
+            self.full = size - self._given_bytes > BATCH_BYTES_MAX
+            self._enqueue()
+        elif beside:
+            batch.end, batch.status, batch.notices = self._end, self._status, self._notices
+            batch.checkpoint, batch.taken = self._checkpoint, self._taken
+            self._status, self._checkpoint, self._taken, self._notices = None, None, [], ()
+            self._saves_in_flight = self._saves
+            if self._held is not None:
+                self._held.cancel()
+                self._held = None
         return batch
-
-    def _take_beside(self, batch: Append) -> None:
-        """Give the batch what goes with the newest events."""
-        batch.end, batch.status, batch.notices = self._end, self._status, self._notices
-        batch.checkpoint, batch.taken = self._checkpoint, self._taken
-        self._beside, self._status, self._checkpoint, self._taken, self._notices = False, None, None, [], ()
-        self._saves_in_flight = self._saves
-        if self._held is not None:
-            self._held.cancel()
-            self._held = None
 
     # -- every reader's side ----------------------------------------------------------------------------------------
 
@@ -382,14 +394,13 @@ class Journal:
         if self._live and (self.closed or self.lost is not None):
             self._end_live()
 
-    def _advance(self, first_seq: int, events: list[bytes], size: int, closed: bool) -> None:
+    def _advance(self, events: list[bytes], closed: bool) -> None:
         """Deliver what was accepted: the window has it, and who follows live is given it. Who cannot take it reads on
         by itself."""
-        window = self._window
+        window, before = self._window, self.last
         window += events
-        self.last = last = first_seq + len(events) - 1
-        self.size_bytes = size_bytes = self.size_bytes + size
-        if len(window) > WINDOW_EVENTS_MAX or size_bytes - self._gone_bytes > WINDOW_BYTES_MAX:
+        self.last = last = before + len(events)
+        if len(window) > WINDOW_EVENTS_MAX or self._given_bytes - self._gone_bytes > WINDOW_BYTES_MAX:
             self._trim()
         if closed:
             self.closed = True
@@ -399,7 +410,7 @@ class Journal:
                 self._live_now = live = tuple(self._live)
             for follower in live:
                 try:
-                    if follower.push(first_seq, events):
+                    if follower.push(before + 1, events):
                         follower.after = last
                         continue
                 except Exception as error:  # the follower's, and no other's
@@ -420,7 +431,7 @@ class Journal:
         window = self._window
         dropped = max(0, len(window) - WINDOW_EVENTS)
         self._gone_bytes += sum(map(len, window[:dropped]))
-        while self.size_bytes - self._gone_bytes > WINDOW_BYTES_MAX and dropped < len(window) - 1:
+        while self._given_bytes - self._gone_bytes > WINDOW_BYTES_MAX and dropped < len(window) - 1:
             self._gone_bytes += len(window[dropped])
             dropped += 1
         del window[:dropped]
@@ -454,10 +465,12 @@ class Journal:
         if first_seq > self.last + 1:
             self._end_live()
             self._window.clear()
-            self._gone_bytes = self.size_bytes
+            self._gone_bytes = self._given_bytes
             self._first, self.last = first_seq, first_seq - 1
         events = events[self.last + 1 - first_seq :]
-        self._advance(self.last + 1, events, sum(map(len, events)), closed)
+        size = sum(map(len, events))
+        self._bytes, self._given_bytes = self._bytes + size, self._given_bytes + size
+        self._advance(events, closed)
 
 
 class Follower:
@@ -647,6 +660,8 @@ class Journals:
         self._dirty: list[Journal] = []
         self._urgent = False
         """The next group waits for no credit."""
+        self._now_ms = 0
+        """When the last group was given to the store, by the clock on the wall."""
         self._sleeper: asyncio.Future[None] | None = None
         self._pausing: asyncio.Future[None] | None = None
         """What the writer waits for, when it has nothing to do, and when it has no credit."""
@@ -863,29 +878,36 @@ class Journals:
 
     async def _commit(self, dirty: list[Journal]) -> None:
         began, now_ms = self.loop.time(), time.time_ns() // 1_000_000
-        taken = [(journal, journal._take(began, now_ms)) for journal in dirty if journal.owned and journal._queued]
+        if now_ms < self._now_ms:  # the clock was set back
+            for journal in self._journals.values():
+                journal._timed_until = 0
+        self._now_ms = now_ms
+        taken: list[Journal] = []
+        batches: list[Append] = []
+        for journal in dirty:
+            if journal.owned and journal._queued:
+                taken.append(journal)
+                batches.append(journal._take(began, now_ms))
         if not taken:
             return
-        batches = [batch for _, batch in taken]
         refused = await self._append(batches)
         now = self.loop.time()
         self.metrics.append_s.observe(now - began)
         accepted = 0
-        for journal, batch in taken:
+        for journal, batch in zip(taken, batches, strict=True):
             if refused and batch.run_id in refused:
                 if journal._in_flight is not None:  # else it was lost and won again while this was under way
                     journal._discard()
                     self._on_refused(batch.run_id)
                 continue
-            first_seq, events, closed = batch.first_seq, batch.events, batch.end is not None
-            accepted += len(events)
+            accepted += len(batch.events)
             if batch.checkpoint is not None and journal._in_flight is not None:
                 journal._saved = journal._saves_in_flight
             journal._in_flight = journal.lost = None
-            if first_seq == journal.last + 1:
-                journal._advance(first_seq, events, journal._in_flight_bytes, closed)
+            if batch.first_seq == journal.last + 1:
+                journal._advance(batch.events, batch.end is not None)
             else:  # disowned meanwhile, and has caught up with what was just accepted
-                journal._catch_up(first_seq, events, closed)
+                journal._catch_up(batch.first_seq, batch.events, batch.end is not None)
         self.metrics.events_accepted += accepted
 
     async def _append(self, batches: list[Append]) -> Collection[str]:

@@ -206,7 +206,7 @@ class BlobsOfRun:
         try:
             for number, piece in [*enumerate(pieces, 1), (0, _encode(blob))]:
                 await patiently(self._store.keep_blob, run_id, blob_id, number, piece)
-                self._journal.size_bytes += len(piece)
+                self._journal.aside_bytes += len(piece)
                 await asyncio.sleep(0)  # other runs have their turn between two pieces
         except RunNotFound:
             raise RunFenced(f"run {run_id} is another worker's", run_id=run_id) from None

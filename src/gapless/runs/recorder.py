@@ -58,10 +58,12 @@ _TEXT_SPLIT_FACTOR = 8
 
 
 class Log(Protocol):
-    """Is what a recorder writes to: a run's journal. `size_bytes` is of what it has accepted."""
+    """Is what a recorder writes to: a run's journal. `size_bytes` is of all that was handed to it."""
 
     appended: int
-    size_bytes: int
+
+    @property
+    def size_bytes(self) -> int: ...
 
     def append(self, event: bytes) -> None: ...
 
@@ -99,6 +101,9 @@ class Recorder:
         self._text_id: str | None = None
         """The message that plain text goes to."""
         self._text_head = b""
+        self._more_head: bytes | None = None
+        """The same, while more plain text may go the short way: the message is open, no half a character waits, and
+        nothing bars it."""
         self._text_parts: list[str] = []
         self._cut_id: str | None = None
         """The message that plain text went to when another worker was lost, and goes on with."""
@@ -107,6 +112,8 @@ class Recorder:
         self._deltas: DeltasOf | None = None
         """What the last event was a delta of, which the next one mostly is too."""
         self._text_chars_max = limits.event_bytes_max // _TEXT_SPLIT_FACTOR
+        self._unchecked_until = 0
+        """Up to this position, deltas that go the short way cannot bring the journal over its limits."""
         self._sealed = False
         self._paused = False
         """Record that the run waits for a person: RUN_FINISHED with the interrupt outcome came last."""
@@ -129,23 +136,31 @@ class Recorder:
         while the run waits for an answer, `RunLimit`.
 
         Once sealed it raises `RunFenced`: an agent that was left behind may go on, its run has ended."""
-        if self._barred:
-            self.check_open()
-        if type(item) is str:
-            if self._text_id is None or self._halves.half or len(item) > self._text_chars_max:
-                self._text(item)
-            else:  # most are more of the open message, and go the short way
-                try:
-                    text = _encode_text(item)
-                except UnicodeEncodeError:
-                    self._text(item)
-                else:
-                    self._text_parts.append(item)
-                    if not text.isascii():
-                        text = with_plain_lines(text)
-                    self._append(self._text_head + text + b"}")
+        head = self._more_head
+        if head is not None and type(item) is str and len(item) <= self._text_chars_max:  # as most are
+            try:
+                text = _encode_text(item)
+            except UnicodeEncodeError:
+                self._add(item)
+            else:
+                self._text_parts.append(item)
+                if not text.isascii():
+                    text = with_plain_lines(text)
+                self._append(head + text + b"}")
         elif (deltas := self._deltas) is not None and (encoded := deltas.more(item)) is not None:
             self._append(encoded)
+        else:
+            self._add(item)
+        if self._journal.appended > self._unchecked_until:
+            self._check_limits()
+
+    def _add(self, item: AgentItem) -> None:
+        """Record one item by the long way, which opens the short one where more may go it."""
+        if self._barred:
+            self.check_open()
+        self._more_head = None
+        if type(item) is str:
+            self._text(item)
         elif isinstance(item, EventBase):
             self._event(item)
         elif isinstance(item, str):
@@ -154,10 +169,17 @@ class Recorder:
             raise AgentInvalid(
                 f"run {self.run_id}: the agent yielded {type(item).__name__}, not str or an event of gapless.events"
             )
-        if self._journal.appended > self._events_max:
+        if self._text_id is not None and not (self._halves.half or self._barred):
+            self._more_head = self._text_head
+
+    def _check_limits(self) -> None:
+        appended, size = self._journal.appended, self._journal.size_bytes
+        if appended > self._events_max:
             raise RunLimit(f"run {self.run_id}: more than journal_events_max={self._events_max} events")
-        if self._journal.size_bytes > self._bytes_max:
+        if size > self._bytes_max:
             raise RunLimit(f"run {self.run_id}: more than journal_bytes_max={self._bytes_max} bytes")
+        more = (self._bytes_max - size) // self._limits.event_bytes_max
+        self._unchecked_until = min(self._events_max, appended + more)
 
     def check_open(self) -> None:
         """Raises `RunFenced` when the run has ended, `AgentInvalid` while it waits for an answer."""
@@ -212,7 +234,7 @@ class Recorder:
         if rest := self._halves.end():
             self._text(rest)
         if self._text_id is not None:
-            message_id, self._text_id = self._text_id, None
+            message_id, self._text_id, self._more_head = self._text_id, None, None
             self._write_own(self._order.close("text", message_id))
 
     def _event(self, event: Event) -> None:
@@ -298,6 +320,7 @@ class Recorder:
             self._write(event, with_plain_lines(encode_event(event)))
 
     def _write(self, event: Event, encoded: bytes) -> None:
+        self._unchecked_until = 0
         self.fold.add(event)
         self._append(encoded)
 
@@ -378,6 +401,7 @@ class Recorder:
         self._order.resume(event)
         if isinstance(event, RunStartedEvent | RunFinishedEvent):
             self._paused = self._barred = isinstance(event, RunFinishedEvent)
+            self._more_head = self._deltas = None
         self.fold.add(event)
 
     def put(self, event: Event) -> None:
@@ -388,6 +412,7 @@ class Recorder:
     def seal(self) -> None:
         """Take nothing more from the agent."""
         self._sealed = self._barred = True
+        self._more_head = self._deltas = None
 
     def pause(self, event: RunFinishedEvent) -> None:
         """Record that the run waits for a person: RUN_FINISHED with the interrupt outcome, and not the last of its
