@@ -19,6 +19,7 @@ from bench.counts import IN
 from bench.figures import FRAMEWORKS, Figures, cell, full_label, number, table
 from bench.harness import HZ, LATE_S, LOW_STREAMS, PACED_STREAMS
 from bench.scenarios import LIKE_WITH_LIKE_STREAMS
+from bench.short_run import DIFFERENT, FUNCTIONS
 from bench.window import FOUND, RUNS
 from gapless.journals.journal import PAGE_EVENTS
 
@@ -340,7 +341,9 @@ def run_in_counts(results: dict[str, Any], name: str) -> str:
     total = sum(codes.values())
     rest = {key: count for key, count in values.items() if key not in {prefix + part for part in codes}}
     label, parts = full_label(BY_NAME[name]), listed(codes, SHARE_MIN * total)
-    return f"a run of {label} takes {total:,.0f} bytecodes ({parts}), {listed(rest, 0.05)}"
+    different, functions = rest.pop(DIFFERENT, 0), rest.pop(FUNCTIONS, 0)
+    told = f"{total:,.0f} bytecodes, {different:,.0f} different ones in {functions:,.0f} functions"
+    return f"a run of {label} takes {told} ({parts}), {listed(rest, 0.05)}"
 
 
 def first(results: dict[str, Any]) -> list[Goal]:

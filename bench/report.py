@@ -170,9 +170,10 @@ def short_run(figures: Figures, plots: Path) -> list[str]:
     return [
         "## A short run, counted",
         "",
-        "What one run of two events takes: bytecodes of the interpreter, by whose they are, tasks and what else is "
-        "asked of the event loop, transactions of SQLite and pages of its log. Neither the machine nor the hour is in "
-        "it.",
+        "What one run of two events takes: bytecodes of the interpreter, by whose they are, how many of them are "
+        "different ones, tasks and what else is asked of the event loop, transactions of SQLite and pages of its log. "
+        "Neither the machine nor the hour is in it. Different ones are what a processor has to come to know: where a "
+        "server sleeps between two requests, they are slow each time.",
         "",
         *table(["", *subjects], rows),
     ]

@@ -1,4 +1,5 @@
-"""Another server of this folder (`of`), in which what it does is counted: `GET /counted` says how much it was so far.
+"""Another server of this folder (`of`), in which what it does is counted: `GET /counted` says how much it was so far,
+and how many different bytecodes and functions since it was asked last.
 
 Counting makes it some fifty times as slow, and changes none of the counts.
 """
@@ -21,12 +22,15 @@ from typing import Any
 import uvloop
 
 from bench.profile import LAYERS
+from bench.short_run import DIFFERENT, FUNCTIONS
 
 LIBRARY = "the standard library"
 WAL_INDEX = struct.Struct("=16xI12x8s")
 """Of SQLite's -shm file: how many pages the log has, and which log it is; it begins anew after a checkpoint."""
 
 counted: Counter[str] = Counter()
+different: dict[CodeType, set[int]] = {}
+"""Since it was asked last, the places of the bytecodes of each function that has run."""
 
 
 ASKED = {
@@ -70,10 +74,12 @@ def trace(frame: FrameType, event: str, _argument: Any) -> Any:
         return None
     layer = f"bytecodes: {layer_of(frame.f_code)}"
     frame.f_trace_opcodes, frame.f_trace_lines = True, False
+    places = different.setdefault(frame.f_code, set())
 
-    def step(_frame: FrameType, event: str, _argument: Any) -> Any:
+    def step(frame: FrameType, event: str, _argument: Any) -> Any:
         if event == "opcode":
             counted[layer] += 1
+            places.add(frame.f_lasti)
         return step
 
     return step
@@ -131,7 +137,9 @@ def build(options: Mapping[str, str]) -> Any:
             return
         for log in logs:
             log.look()
+        kinds = {DIFFERENT: sum(map(len, different.values())), FUNCTIONS: len(different)}
+        different.clear()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
-        await send({"type": "http.response.body", "body": json.dumps(counted).encode()})
+        await send({"type": "http.response.body", "body": json.dumps({**counted, **kinds}).encode()})
 
     return answer

@@ -75,6 +75,9 @@ def test_what_a_short_run_takes_is_counted(tmp_path: Path) -> None:
     assert floor["tasks"][0] < 1.5, "uvicorn makes one for a request"
     assert floor["bytecodes: the bare app"][0] < ours["bytecodes: gapless: runner"][0]
     assert "bytecodes: the bare app" not in ours, "counting is not counted"
+    assert 10 < ours["functions"][0] < ours["different bytecodes"][0]
+    total = sum(counts[0] for name, counts in ours.items() if name.startswith("bytecodes: "))
+    assert floor["different bytecodes"][0] < ours["different bytecodes"][0] < total, "most come once in a run"
     assert ours["transactions that write"][0] >= 1
     assert ours["pages"][0] >= ours["transactions that write"][0], "each writes one at least"
     assert "| transactions that write | – |" in (tmp_path / "performance.md").read_text()

@@ -59,14 +59,18 @@ def test_a_ratio_is_formed_within_each_round_and_the_median_of_them_is_judged() 
 
 def test_a_short_run_that_misses_its_goal_is_explained_by_counts() -> None:
     spent = [row("gapless-memory", {}, run_cpu_us=700), row("sse-starlette", {}, run_cpu_us=400)]
+    ours = {"bytecodes: gapless: journals": 3000, "bytecodes: other": 20, "different bytecodes": 1500, "functions": 70}
+    theirs = {"bytecodes: other": 2000, "different bytecodes": 900, "functions": 30}
     counted = [
-        row("gapless-memory", {}, **{"bytecodes: gapless: journals": 3000, "bytecodes: other": 20, "tasks": 5}),
-        row("sse-starlette", {}, **{"bytecodes: other": 2000, "tasks": 4, "pages": 0}),
+        row("gapless-memory", {}, **ours, tasks=5),
+        row("sse-starlette", {}, **theirs, tasks=4, pages=0),
     ]
     found = goals.section(results(first_event=spent, short_run=counted))
     (reason,) = [line for line in found if line.startswith("1. CPU of a short run")]
-    assert "a run of Gapless, memory takes 3,020 bytecodes (gapless: journals 3,000), tasks 5.00" in reason
-    assert "a run of sse-starlette takes 2,000 bytecodes (other 2,000), tasks 4.00." in reason
+    mine = "a run of Gapless, memory takes 3,020 bytecodes, 1,500 different ones in 70 functions"
+    assert f"{mine} (gapless: journals 3,000), tasks 5.00" in reason
+    peer = "a run of sse-starlette takes 2,000 bytecodes, 900 different ones in 30 functions (other 2,000), tasks 4.00."
+    assert peer in reason
 
 
 def test_instructions_that_are_too_many_are_told_by_library() -> None:

@@ -221,8 +221,7 @@ class Journal:
             self._held = self._hub.loop.call_later(HELD_S, self._let_go)
 
     def hurry(self) -> None:
-        """Have what was handed over accepted at once, credit or not. To begin a run is more work than the group that it
-        takes, so its first word may be hurried: none is missed as much."""
+        """Have what was handed over accepted at once, credit or not: nothing is missed as much as a first word."""
         self._hub._hurry()
 
     def _let_go(self) -> None:
@@ -325,29 +324,31 @@ class Journal:
             batch.at, self._timed_until = now_ms, now_ms + TIMES_APART_MS
 
     def _take_more(self, now: float, now_ms: int) -> Append:
-        """Return what is pending, or the first of it, where that is more than a batch may be; with the last of it what
-        goes with the newest events."""
-        pending, beside, size = self._pending, self._beside, self._bytes
-        count, room = len(pending), BATCH_BYTES_MAX
-        if size - self._given_bytes > room and count > 1:
-            count, room = 1, room - len(pending[0])
-            while (room := room - len(pending[count])) >= 0:  # all of them are more
-                count += 1
-        self._pending, self._beside, self.full = pending[:count], False, False
-        self._bytes = size - sum(map(len, pending[count:]))
+        """Return what is pending, with what goes with the newest events; or the first of it."""
+        beside, self._beside, self.full = self._beside, False, False
+        if self._bytes - self._given_bytes > BATCH_BYTES_MAX and len(self._pending) > 1:
+            return self._take_part(now, now_ms, beside=beside)
         batch = self._take(now, now_ms)
-        if count < len(pending):
-            self._pending, self._bytes, self._beside = pending[count:], size, beside
-            self.full = size - self._given_bytes > BATCH_BYTES_MAX
-            self._enqueue()
-        elif beside:
+        if beside:
             batch.end, batch.status, batch.notices = self._end, self._status, self._notices
-            batch.checkpoint, batch.taken = self._checkpoint, self._taken
+            batch.checkpoint, batch.taken, self._saves_in_flight = self._checkpoint, self._taken, self._saves
             self._status, self._checkpoint, self._taken, self._notices = None, None, [], ()
-            self._saves_in_flight = self._saves
             if self._held is not None:
                 self._held.cancel()
                 self._held = None
+        return batch
+
+    def _take_part(self, now: float, now_ms: int, *, beside: bool) -> Append:
+        """Return the first of what is pending: it is more than a batch may be. What goes with the newest waits."""
+        pending, size = self._pending, self._bytes
+        count, room = 1, BATCH_BYTES_MAX - len(pending[0])
+        while (room := room - len(pending[count])) >= 0:  # all of them are more
+            count += 1
+        rest = pending[count:]
+        self._pending, self._bytes = pending[:count], size - sum(map(len, rest))
+        batch = self._take(now, now_ms)
+        self._pending, self._bytes, self._beside, self.full = rest, size, beside, sum(map(len, rest)) > BATCH_BYTES_MAX
+        self._enqueue()
         return batch
 
     # -- every reader's side ----------------------------------------------------------------------------------------
