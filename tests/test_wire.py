@@ -32,6 +32,7 @@ from gapless.events import (
 )
 from gapless.fold import RESTARTED, VOID, Fold, Void
 from gapless.journals.merge import merge_deltas
+from gapless.jsontext import with_plain_lines
 from gapless.messages import TextPart, TextRole
 from gapless.protocols import WIRES
 from gapless.protocols.adk.wire import WholeADKEncoder
@@ -369,6 +370,28 @@ def test_an_event_alone_is_encoded_as_it_is_among_others(kind: Callable[[RunReco
         alone, together = kind(RUN), kind(RUN)
         for seq, event in enumerate(whole, first_seq):
             assert alone.encode_one(seq, event) == together.encode(together.sayable([(seq, event)]))
+
+
+@pytest.mark.parametrize("kind", [*ENCODERS.values(), *AGUI_ENCODERS])
+def test_what_was_stored_in_plain_lines_goes_out_in_plain_lines(kind: Callable[[RunRecord], Encoder]):
+    """Also where a wire says it in other words than the journal has: of a call that failed, of a result in parts."""
+    text = "a\u2028b\u2029c\x85d"
+    failed = ToolCallResultEvent(message_id="f", tool_call_id="x", content=text, role="tool", error=text)
+    parts = ToolCallResultEvent(message_id="p", tool_call_id="y", content=[TextPart(text=text)], role="tool")
+    both = ToolCallResultEvent(message_id="q", tool_call_id="z", content=[TextPart(text=text)], role="tool", error=text)
+    calls = [event for id in "xyz" for event in called(id)]
+    stored = [
+        with_plain_lines(event)
+        for event in run_of(*said("b", text), *calls, failed, parts, both, lost(Void(["b"], [])))
+    ]
+    encoder, late, alone = kind(RUN), kind(RUN), kind(RUN)
+    bodies = [
+        encoder.encode(encoder.sayable(list(enumerate(stored, 1)))),
+        late.encode(late.sayable(merge_deltas(1, stored))),
+    ]
+    bodies += [alone.encode_one(seq, event) for seq, event in enumerate(stored, 1)]
+    for body in bodies:
+        assert body.decode().splitlines() == body.decode().split("\n")[:-1]
 
 
 @pytest.mark.parametrize("name", sorted(WIRES))

@@ -56,7 +56,7 @@ def _with_failure(event: bytes) -> bytes:
     if not isinstance(result, ToolCallResultEvent) or result.error is None:
         return event
     result.metadata = {**(result.metadata or {}), **_TANSTACK}
-    return encode_event(result)
+    return with_plain_lines(encode_event(result))
 
 
 class AGUIEncoder(Encoder):
@@ -144,7 +144,7 @@ class OldAGUIEncoder(ChatAGUIEncoder):
         if event.startswith(_RESULT) and _PARTS in event:
             result = decode_event(event)
             assert isinstance(result, ToolCallResultEvent), "it begins so"
-            event = encode_event(msgspec.structs.replace(result, content=text_of(result.content)))
+            event = with_plain_lines(encode_event(msgspec.structs.replace(result, content=text_of(result.content))))
         return super()._shown(event)
 
 
