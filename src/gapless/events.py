@@ -486,7 +486,8 @@ Event: TypeAlias = Union[
 encode_event = msgspec.json.Encoder().encode
 """Encodes an `Event` (or any struct of this module) as JSON bytes. Raises `UnicodeEncodeError` on lone surrogates."""
 
-decode_event = msgspec.json.Decoder(Event).decode
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)  # to msgspec before 0.23 a decoder of Any
+decode_event = _decoder.decode
 """Decodes JSON bytes to an `Event`. Raises `msgspec.ValidationError` on anything that is not one."""
 
 

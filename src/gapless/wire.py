@@ -70,6 +70,7 @@ class _Named(msgspec.Struct):
 
 
 _decode_named = msgspec.json.Decoder(_Named).decode
+_decode_custom = msgspec.json.Decoder(CustomEvent).decode
 
 
 class Cursor(NamedTuple):
@@ -109,7 +110,7 @@ def is_restart(event: bytes) -> bool:
 
 def _void_of_restart(event: bytes) -> bytes | None:
     """Return the event which takes all back that was said before the run was begun anew, if `event` names it."""
-    decoded = decode_event(event)
+    decoded = _decode_custom(event)
     with contextlib.suppress(msgspec.ValidationError):
         return encode_event(CustomEvent(name=VOID, value=msgspec.to_builtins(msgspec.convert(decoded.value, Void))))
     return None

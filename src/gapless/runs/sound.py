@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -26,7 +26,7 @@ def sound(event: _EventT) -> tuple[_EventT, bytes]:
             encoded = encode_event(event)
         except UnicodeEncodeError:
             encoded = msgspec.json.encode(without_surrogates(msgspec.to_builtins(event)))
-        checked = decode_event(encoded)
+        checked: Any = decode_event(encoded)  # of the class of `event`, which its `type` names
         encoded = with_plain_lines(encode_event(checked))  # and not as it came: JSON may have been put in as it was
     except msgspec.DecodeError as error:
         raise AgentInvalid(f"a {name} that is none: {error}") from None
