@@ -41,6 +41,8 @@ async def waiting(run: Run) -> Any:
     [
         ({"approved": True}, "resolved", True),
         (True, "resolved", True),
+        ({"approved": True, "editedArgs": {"what": "job"}}, "resolved", True),
+        ({"approved": False, "editedArgs": {"what": "nobody"}}, "resolved", False),
         ({"response": '{"confirmed": true}'}, "resolved", True),
         ({"response": '{"confirmed": false}'}, "resolved", False),
         (False, "resolved", False),
@@ -75,7 +77,17 @@ async def test_a_confirmation_is_asked_for_and_answered(payload: Any, status: An
         await (await runner.start("thanks", session_id="s")).collect()
 
 
-@pytest.mark.parametrize("unclear", [{"response": "yes, why not"}, None, {"approved": "yes"}])
+@pytest.mark.parametrize(
+    "unclear",
+    [
+        {"response": "yes, why not"},
+        None,
+        {"approved": "yes"},
+        {"approved": True, "editedArgs": {"what": "nobody"}},
+        {"confirmed": True, "editedArgs": {}},
+        {"response": '{"confirmed": true, "editedArgs": ["job"]}'},
+    ],
+)
 async def test_a_confirmation_that_is_neither_yes_nor_no_is_asked_for_again(unclear: Any):
     fired = []
 

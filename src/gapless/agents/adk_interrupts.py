@@ -32,7 +32,7 @@ def interrupt_for(call: types.FunctionCall, call_id: str, shown_id: Callable[[st
     args: dict[str, Any] = plain(call.args or {})
     adk: dict[str, Any] = {"name": call.name, "args": args}
     if call.name == CONFIRMATION:
-        return _approval(call_id, args, adk, shown_id)
+        return _approval(call, call_id, adk, shown_id)
     if call.name == INPUT:
         schema = args.get("response_schema") or args.get("responseSchema")
         return Interrupt(
@@ -61,9 +61,9 @@ def interrupt_for(call: types.FunctionCall, call_id: str, shown_id: Callable[[st
     )
 
 
-def _approval(call_id: str, args: dict[str, Any], adk: dict[str, Any], shown_id: Callable[[str], str]) -> Interrupt:
-    original = args.get("originalFunctionCall") or {}
-    hint = (args.get("toolConfirmation") or {}).get("hint")
+def _approval(call: types.FunctionCall, call_id: str, adk: dict[str, Any], shown_id: Callable[[str], str]) -> Interrupt:
+    original = _original(call)
+    hint = (adk["args"].get("toolConfirmation") or {}).get("hint")
     return approval(
         call_id,
         shown_id(original.get("id") or ""),
@@ -75,9 +75,14 @@ def _approval(call_id: str, args: dict[str, Any], adk: dict[str, Any], shown_id:
     )
 
 
+def _original(call: types.FunctionCall) -> dict[str, Any]:
+    """Return the call, as JSON, that a person is asked to confirm by this one."""
+    return plain(call.args or {}).get("originalFunctionCall") or {}
+
+
 def response_to(call: types.FunctionCall, entry: ResumeEntry) -> dict[str, Any] | None:
     """Return a person's answer in the form that ADK wants for this call; None where it is none. Nothing but a clear yes
-    approves."""
+    approves, and none that wants other arguments: ADK makes a call as the model made it or not at all."""
     payload, cancelled = entry.payload, entry.status == "cancelled"
     if call.name == CONFIRMATION:
         if isinstance(payload, dict) and list(payload) == ["response"] and isinstance(payload["response"], str):
@@ -85,6 +90,9 @@ def response_to(call: types.FunctionCall, entry: ResumeEntry) -> dict[str, Any] 
                 payload = decode_json(payload["response"])  # as ADK's own clients wrap it
         answer = payload if isinstance(payload, dict) else {"approved": payload}
         approved = False if cancelled else answer.get("approved", answer.get("confirmed"))
+        edited = answer.get("editedArgs")
+        if approved is True and edited is not None and edited != _original(call).get("args", {}):
+            return None
         return {"confirmed": approved, "payload": answer.get("payload")} if isinstance(approved, bool) else None
     if cancelled:
         return {"error": (payload.get("error") if isinstance(payload, dict) else None) or "cancelled"}
