@@ -117,6 +117,17 @@ def confirms(name: str = "asker", path: str = "a") -> LlmAgent:
     return agent(name, ["Sure? ", *calls], ["Deleted. "], tools=tools)
 
 
+def confirms_and_ships(name: str = "both") -> LlmAgent:
+    calls = [Call("delete", {"path": name}, id=f"c-del-{name}"), Call("ship", {}, id=f"c-ship-{name}")]
+    tools = [LongRunningFunctionTool(ship), FunctionTool(delete, require_confirmation=True)]
+    return agent(name, ["Sure? ", *calls], ["Both. "], tools=tools)
+
+
+def parallel_asks_both() -> SequentialAgent:
+    both = ParallelAgent(name="both", sub_agents=[confirms_and_ships("left"), confirms_and_ships("right")])
+    return SequentialAgent(name="seq", sub_agents=[both, agent("last", ["After."])])
+
+
 def transfer() -> LlmAgent:
     return agent("root", [Call("transfer_to_agent", {"agent_name": "worker"}, id="c-tr")], sub_agents=[single()])
 
@@ -177,11 +188,13 @@ def workflow() -> Workflow:
 SHAPES: list[Callable[[], Any]] = [
     single,
     confirms,
+    confirms_and_ships,
     transfer,
     transfer_asks,
     sequential,
     parallel,
     parallel_asks,
+    parallel_asks_both,
     loop,
     long_running,
     agent_tool,
@@ -332,7 +345,10 @@ async def in_a_database(folder: Path) -> list[BaseSessionService]:
 @pytest.mark.parametrize(
     ("services", "make", "every"),
     [
-        *((in_memory, make, every) for make, every in [(single, 3), (confirms, 1), (long_running, 2), (workflow, 5)]),
+        *(
+            (in_memory, make, every)
+            for make, every in [(single, 3), (confirms, 1), (confirms_and_ships, 1), (long_running, 2), (workflow, 5)]
+        ),
         *((in_a_database, make, every) for make, every in [(single, 5), (confirms, 3), (sequential, 11)]),
     ],
     ids=lambda one: getattr(one, "__name__", ""),

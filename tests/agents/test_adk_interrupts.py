@@ -128,6 +128,41 @@ async def test_a_long_running_tool_waits_for_its_result():
     assert "delivered" in str(contents(model.requests[-1]))
 
 
+@pytest.mark.parametrize("pending", [None, {"status": "pending"}])
+async def test_a_result_counts_that_is_given_beside_a_confirmation(pending: Any):
+    fired: list[str] = []
+
+    def ship() -> Any:
+        """Ships."""
+        return pending
+
+    def fire(what: str) -> dict[str, str]:
+        """Fires."""
+        fired.append(what)
+        return {"gone": what}
+
+    tools = [FunctionTool(fire, require_confirmation=True), LongRunningFunctionTool(ship)]
+    agent = agent_of(["Sure? ", Call("fire", {"what": "job"}), Call("ship")], ["Both are done."], tools=tools)
+    async with Runner(agent) as runner:
+        run = await runner.start("go", session_id="s")
+        payloads = {"approval": True, "external": {"status": "delivered"}}
+        given = [
+            ResumeEntry(interrupt_id=one.id, status="resolved", payload=payloads[one.metadata["kind"]])
+            for one in await waiting(run)
+        ]
+        await run.answer(given)
+        events = await all_of(run)
+        assert text_of(events) == "Sure? Both are done."
+        assert fired == ["job"]
+        assert sorted(results(events), key=str) == [{"gone": "job"}, {"status": "delivered"}]
+        assert len(agent.model.requests) == 2  # nothing is said before both are there
+        told = [text for role, text in contents(agent.model.requests[-1]) if text.startswith("result")]
+        assert sorted(told) == ["result fire {'gone': 'job'}", "result ship {'status': 'delivered'}"]
+        await (await runner.start("thanks", session_id="s")).collect()
+        told = [text for role, text in contents(agent.model.requests[-1]) if text.startswith("result")]
+        assert sorted(told) == ["result fire {'gone': 'job'}", "result ship {'status': 'delivered'}"]
+
+
 async def test_a_run_cancelled_while_it_waits_leaves_a_session_that_works():
     def ship() -> None:
         """Ships."""

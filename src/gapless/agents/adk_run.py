@@ -20,7 +20,7 @@ from gapless.agents.adk_hearing import Hearing
 from gapless.agents.adk_interrupts import response_to
 from gapless.agents.adk_live import cannot_be_live, is_from_model
 from gapless.agents.adk_resuming import Place, answered_by, place_of
-from gapless.agents.adk_turn import failure_in
+from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, failure_in
 from gapless.agents.approving import ask
 from gapless.agents.base import SEE_LOG, AgentItem, RunContext, log_raised
 from gapless.agents.client_tools import left_to_client
@@ -67,7 +67,7 @@ class Turn:
         self.notices: list[CustomEvent] = []
         self.noticed: set[str] = set()
         self.waiting: dict[Place, str] = {}
-        """Agents that wait for a person and are not answered by what ADK is given now, each with a call that waits."""
+        """Agents that wait for a person also when ADK has what it is given now, each with a call that waits."""
         self._unanswered: dict[str, Place] = {}
         """Agents whose answers ADK is given later, by the call's id."""
         self.invocations: dict[str, None] = {}
@@ -121,10 +121,11 @@ class Turn:
 
     def give(self, message: types.Content | None) -> None:
         """Note what ADK is given now."""
-        given = {self._unanswered.pop(id or "", None) for id in answered_by(message)}
+        for id in answered_by(message):
+            self._unanswered.pop(id or "", None)
+            self.translation.pending.pop(id or "", None)  # it is there yet where the answer was kept
         waits = {place_of(event): id for id, (_, event) in self.translation.pending.items()}
-        waits |= {place: id for id, place in self._unanswered.items()}
-        self.waiting = {place: id for place, id in waits.items() if place not in given}
+        self.waiting = waits | {place: id for id, place in self._unanswered.items()}
 
     async def ask(self) -> tuple[list[types.Content | None], list[AgentItem]]:
         """Ask what is pending; return the answers for ADK, and what of them is to be shown."""
@@ -144,17 +145,21 @@ class Turn:
 
     def _answered(self, responses: dict[str, dict[str, Any]]) -> tuple[list[types.Content], list[AgentItem]]:
         """Return the answers as the messages that ADK goes on with, and the results of calls that they are. Agents that
-        work in parallel get theirs one after the other: ADK tells only one of them of a message."""
-        parts, items = dict[Place, list[types.Part]](), list[AgentItem]()
+        work in parallel get theirs one after the other: ADK tells only one of them of a message. Results come before
+        what ADK itself has asked: that is heeded in the newest message alone, and whatever stands beside it is hidden
+        from the model."""
+        parts, items = dict[tuple[bool, Place], list[types.Part]](), list[AgentItem]()
         for id, response in responses.items():
             call, source = self.translation.pending.pop(id)
             answer = types.FunctionResponse(id=call.id, name=call.name, response=response)
-            parts.setdefault(place_of(source), []).append(types.Part(function_response=answer))
+            place = call.name in (CONFIRMATION, CREDENTIAL), place_of(source)
+            parts.setdefault(place, []).append(types.Part(function_response=answer))
             self._unanswered[id] = place_of(source)
             if not (call.name or "").startswith("adk_request_"):
                 shown = self.translation.shown_id(call.id or "")
                 items.append(result(f"{call.id}-result", shown, json_of(response), error=failure_in(response)))
-        return [types.Content(role="user", parts=together) for together in parts.values()], items
+        ordered = sorted(parts, key=lambda one: one[0])
+        return [types.Content(role="user", parts=parts[place]) for place in ordered], items
 
     def left_open(self, *, cut: bool) -> list[Event]:
         """Return the events that the session lacks: text that was shown and not saved, answers to calls that got
