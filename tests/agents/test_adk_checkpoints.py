@@ -30,7 +30,7 @@ from gapless.fold import Fold
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import RunRecord, RunStatus
 from tests.support.adk import Call
-from tests.support.waiting import WAIT_S, until
+from tests.support.waiting import WAIT_S, at_rest, until
 
 pytestmark = pytest.mark.both_ways
 
@@ -464,6 +464,74 @@ async def test_a_call_that_was_under_way_is_made_again_or_not(
         asked = [event for event in events if getattr(getattr(event, "outcome", None), "interrupts", None)]
         assert len(asked) == (repeatable == "ask")
         assert "payer: Well." in said(events)
+
+
+async def lost_once_answered(make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> list[Event]:
+    """Answer what the run asks, lose its worker where it pays, and run it to its end on another."""
+    place = Place(monkeypatch)
+    first, second = await place.worker(make()), await place.worker(make())
+    await first.start("clean up", session_id="s", run_id="r", agent="agent")
+    following = asyncio.create_task(answer_all(first))
+    await until(lambda: done["pay"], "it pays")
+    await at_rest()  # what has returned beside it is saved
+    place.gone = first.executions["r"]._context
+    following.cancel()
+    await place.lose(first, second)
+    events = await asyncio.wait_for(answer_all(second), WAIT_S)
+    await first.close()
+    await second.close()
+    assert place.record().status is RunStatus.FINISHED, place.record()
+    return events
+
+
+@pytest.mark.parametrize("confirms", [True, False])
+@pytest.mark.parametrize("repeatable", [True, False, "ask"])
+@pytest.mark.parametrize("names", ["see pay", "pay see", "see pay see"])
+async def test_a_call_that_has_returned_is_not_made_again_while_another_is(
+    names: str, repeatable: Any, confirms: bool, monkeypatch: pytest.MonkeyPatch
+):
+    async def see() -> dict[str, str]:
+        """Sees."""
+        done["see"] += 1
+        return {"seen": "all"}
+
+    async def pay() -> dict[str, str]:
+        """Pays."""
+        done["pay"] += 1
+        if done["pay"] == 1:
+            await asyncio.Event().wait()  # until the worker is lost
+        return {"paid": "all"}
+
+    def make() -> LlmAgent:
+        tools = [FunctionTool(see, require_confirmation=confirms), FunctionTool(pay, require_confirmation=confirms)]
+        tools[0].custom_metadata = {"repeatable": repeatable}
+        calls = [Call(name, {}, id=f"c-{number}-{name}") for number, name in enumerate(names.split())]
+        return agent("payer", calls, ["Well."], tools=tools)
+
+    events = await lost_once_answered(make, monkeypatch)
+    assert done == {"payer 0": 1, "payer 1": 1, "see": names.count("see"), "pay": 2}
+    results = [text for text in said(events) if text.startswith("c-") and ": " in text]
+    results_of = {"see": '{"seen":"all"}', "pay": '{"paid":"all"}'}
+    assert results == sorted(f"c-{number}-{name}: {results_of[name]}" for number, name in enumerate(names.split()))
+
+
+@pytest.mark.parametrize("repeatable", [False, "ask"])
+async def test_a_call_that_only_waits_to_be_confirmed_has_not_begun(repeatable: Any, monkeypatch: pytest.MonkeyPatch):
+    def make() -> LlmAgent:
+        tool = FunctionTool(delete, require_confirmation=True)
+        tool.custom_metadata = {"repeatable": repeatable}
+        return agent("worker", [Call("delete", {"path": "a"}, id="c-del")], ["Done."], tools=[tool])
+
+    place = Place(monkeypatch)
+    first, second = await place.worker(make()), await place.worker(make())
+    await first.start("clean up", session_id="s", run_id="r", agent="agent")
+    await until(lambda: place.record().status is RunStatus.WAITING, "it asks")
+    await first.close()
+    events = await asyncio.wait_for(answer_all(second), WAIT_S)
+    assert done["delete a"] == 1
+    assert 'c-del: {"deleted":"a"}' in said(events)
+    assert len([event for event in events if getattr(getattr(event, "outcome", None), "interrupts", None)]) == 1
+    await second.close()
 
 
 @pytest.mark.parametrize("approved", [True, False])

@@ -124,6 +124,8 @@ class Progress:
         self.running: set[str] = set()
         """Calls whose tools run."""
         self.done: dict[str, bytes] = dict(self.kept.done)
+        self._unsaved = False
+        """Something has returned since the last save."""
         self._inner: dict[str, list[bytes]] = {key: list(replies) for key, replies in self.kept.inner.items()}
         self._inner_calls: collections.Counter[str] = collections.Counter()
         self.begun: dict[str, None] = dict.fromkeys(self.kept.begun)
@@ -339,9 +341,14 @@ class Progress:
         self._inner.setdefault(place, []).append(kept)
         await self.save()
 
-    async def begins(self, call_id: str, inside: str | None = None) -> None:
-        """Note that a call begins which may not be begun again without asking; `inside` names its tool, where that is
-        of an agent that a tool runs and a person is to be asked."""
+    async def begins(self, call_id: str, *, again: bool, inside: str | None = None) -> None:
+        """Note that a call begins; unless it may be made `again`, it is not begun again without asking. `inside` names
+        its tool, where that is of an agent that a tool runs and a person is to be asked."""
+        self.running.add(call_id)
+        if again:
+            if self._unsaved:  # by a call beside it that never paused: it was the last one then
+                await self.save()
+            return
         self.doubtful.discard(call_id)
         self.lost.discard(call_id)
         self.begun[call_id] = None
@@ -372,8 +379,10 @@ class Progress:
         self.running.discard(call_id)
         actions = context.actions
         if actions.requested_tool_confirmations or actions.requested_auth_configs:
+            self.begun.pop(call_id, None)
             return
         self._keep(call_id, actions, result)
+        self._unsaved = True
         if self.running:
             await self.save()
 
@@ -391,12 +400,13 @@ class Progress:
     def told(self, event: Event) -> None:
         """Note that a whole event was told."""
         self._told.add(event.id)
+        asked = {*event.actions.requested_tool_confirmations, *event.actions.requested_auth_configs}
         for response in event.get_function_responses():
             id = response.id or ""
+            if id in asked:
+                continue  # it is made again: what is known of it is of that, where the event is an earlier one
             self.done.pop(id, None)
             self.begun.pop(id, None)
-            if id in event.actions.requested_tool_confirmations:
-                continue  # it is made again
             for known in (self.done, self.begun, self._inner):
                 for inner in [key for key in known if key.startswith(f"/{id}/")]:
                     del known[inner]
@@ -421,7 +431,7 @@ class Progress:
         await done
 
     async def _flush(self, *, asking: bool = False) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting, self._unsaved = self._waiting, [], False
         data, half = self._data(asking), self._translation.half()
         # Left while calls run, or where one is about to, the run would have them made again, or count them as begun.
         await self._ctx.save(data, half=half, leave=not self.running)

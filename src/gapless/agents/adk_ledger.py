@@ -130,9 +130,8 @@ class Ledger(BasePlugin):
                 progress.settled(call_id)
                 return {"error": _UNKNOWN}
         _inside.set(call_id if inner else f"/{call_id}")
-        progress.running.add(call_id)
-        if repeatable is not True:
-            await progress.begins(call_id, tool.name if inner and repeatable == "ask" else None)
+        inside = tool.name if inner and repeatable == "ask" else None
+        await progress.begins(call_id, again=repeatable is True, inside=inside)
         return None
 
     async def after_tool_callback(
