@@ -82,6 +82,9 @@ class Kept(msgspec.Struct, array_like=True):
     """The session's state that ADK never persists, as JSON."""
     inside: dict[str, str] = {}
     """Of the calls in `begun`, those of agents that tools run about which a person is to be asked: their tools."""
+    confirmed: dict[str, list[str]] = {}
+    """Calls that run because a person confirmed them, each with what asks whether it is made again: that question's id,
+    and the tool where it is one to ask about."""
 
 
 class _Done(msgspec.Struct, array_like=True):
@@ -109,7 +112,7 @@ class Progress:
         """Another worker had begun the invocation."""
         self.beyond: list[Event] = []
         """What the session's own service has of the invocation after the checkpoint."""
-        self._restored: list[Event] = []
+        self.restored: list[Event] = []
         self._stand = Stand()
         self._repeated: dict[str, str] = {}
         """Calls that are made again and whose results were shown, with the events of these."""
@@ -133,6 +136,7 @@ class Progress:
         """Calls that were under way when the worker was lost and may not be begun again without asking."""
         self.doubtful: set[str] = set(self.kept.doubtful)
         self.inside: dict[str, str] = dict(self.kept.inside)
+        self.confirmed: dict[str, list[str]] = dict(self.kept.confirmed)
         self.answers: list[types.Content | None] = []
         """Answers that ADK has not been given yet; None: it goes on."""
         self._ctx = ctx
@@ -169,8 +173,8 @@ class Progress:
         self.beyond = [
             event for event in session.events if event.invocation_id == self.invocation_id and event.id not in known
         ]
-        self._restored = list(kept.values())
-        for event in self._restored:
+        self.restored = list(kept.values())
+        for event in self.restored:
             self._retell(event)
         self._ctx.usage = usage
         self._translation.shown_as.update(self.kept.shown_as)
@@ -262,7 +266,7 @@ class Progress:
     def asked_by(self, answer: types.Content) -> Iterable[tuple[str, Place]]:
         """Return the calls that this answers, and the agents that made them."""
         ids = set(answered_by(answer))
-        for event in self._restored:
+        for event in self.restored:
             for call in event.get_function_calls():
                 if call.id in ids:
                     yield call.id or "", place_of(event)
@@ -364,7 +368,7 @@ class Progress:
         """Take a person's word on calls that were lost: they are made again, or not."""
         for id in call_ids:
             self.doubtful.discard(id)
-            del self.inside[id]
+            self.inside.pop(id, None)
             if again:
                 self.lost.discard(id)
 
@@ -407,6 +411,7 @@ class Progress:
                 continue  # it is made again: what is known of it is of that, where the event is an earlier one
             self.done.pop(id, None)
             self.begun.pop(id, None)
+            self.confirmed.pop(id, None)
             for known in (self.done, self.begun, self._inner):
                 for inner in [key for key in known if key.startswith(f"/{id}/")]:
                     del known[inner]
@@ -464,6 +469,7 @@ class Progress:
                 llm_calls=self.kept.llm_calls if invocation is None else _llm_calls(invocation),
                 temporary={} if invocation is None else _temporary(invocation.session),
                 inside={id: tool for id, tool in self.inside.items() if id in self.begun},
+                confirmed=self.confirmed,
             )
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from gapless.agents.values import plain
 from gapless.events import Interrupt, ResumeEntry
 from gapless.jsontext import decode_json
 
-__all__ = ["interrupt_for", "response_to"]
+__all__ = ["interrupt_for", "lost_while", "response_to", "whether_again"]
 
 _APPROVAL = {
     "type": "object",
@@ -73,6 +73,21 @@ def _approval(call: types.FunctionCall, call_id: str, adk: dict[str, Any], shown
         schema=_APPROVAL,
         metadata={"adk": adk},
     )
+
+
+def lost_while(tools: Iterable[str]) -> str:
+    """Return what asks a person whether that which these tools did is done again."""
+    names = " and ".join(dict.fromkeys(tools))
+    return f"The server was lost while {names} ran. It may have taken effect. Run it again?"
+
+
+def whether_again(id: str, call: types.FunctionCall, tools: Iterable[str]) -> types.FunctionCall:
+    """Return the question `id`, in ADK's form, whether a call that was lost while these tools ran is made again."""
+    asked = {
+        "originalFunctionCall": call.model_dump(exclude_none=True, by_alias=True),
+        "toolConfirmation": {"hint": lost_while(tools), "confirmed": False},
+    }
+    return types.FunctionCall(id=id, name=CONFIRMATION, args=asked)
 
 
 def _original(call: types.FunctionCall) -> dict[str, Any]:

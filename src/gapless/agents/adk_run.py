@@ -17,7 +17,7 @@ from gapless.agents import failing
 from gapless.agents.adk_checkpoints import Progress
 from gapless.agents.adk_events import Translation
 from gapless.agents.adk_hearing import Hearing
-from gapless.agents.adk_interrupts import response_to
+from gapless.agents.adk_interrupts import interrupt_for, response_to, whether_again
 from gapless.agents.adk_live import cannot_be_live, is_from_model
 from gapless.agents.adk_resuming import Place, answered_by, place_of
 from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, failure_in
@@ -117,7 +117,19 @@ class Turn:
         self._unanswered = {id: place for answer in left for id, place in progress.asked_by(answer)}
         idle = progress.kept.asking and not progress.beyond
         progress.answers = [*left] if idle else [None, *left]
+        await self._ask_of_lost(progress)
         return progress.answers, items
+
+    async def _ask_of_lost(self, progress: Progress) -> None:
+        """Ask about calls that may not be made again unasked, where ADK cannot do it."""
+        doubts = _doubts(progress)
+        asked = {str(call.id): call for call in doubts.values()}
+        questions = {id: interrupt_for(call, id, self.translation.shown_id, None) for id, call in asked.items()}
+        answers = await ask(
+            self.ctx, questions, lambda entry: response_to(asked[entry.interrupt_id], entry), progress.save
+        )
+        for id, call in doubts.items():
+            progress.decided([id, *progress.lost_inside(id)], again=answers[str(call.id)]["confirmed"])
 
     def give(self, message: types.Content | None) -> None:
         """Note what ADK is given now."""
@@ -213,6 +225,18 @@ class Turn:
             yield CustomEvent(name="gapless.finish", value={"reason": reason})
         if self.client_calls:
             yield left_to_client(self.ctx, self.client_calls)
+
+
+def _doubts(progress: Progress) -> dict[str, types.FunctionCall]:
+    """Return, by id, the lost calls about which a person is to be asked before ADK goes on, each with the question:
+    they were confirmed, and while ADK heeds the answer to one of its questions it asks no other."""
+    calls = {call.id: call for event in progress.restored for call in event.get_function_calls()}
+    found = {}
+    for id, (question, *tools) in progress.confirmed.items():
+        own = tools if id in progress.lost and id in progress.begun else []
+        if id in calls and id not in progress.done and (names := own or progress.lost_inside(id).values()):
+            found[id] = whether_again(question, calls[id], names)
+    return found
 
 
 current: ContextVar[Turn | None] = ContextVar("gapless_adk_turn", default=None)
