@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from google.adk.events import RequestInput
+from google.adk.sessions import InMemorySessionService
 from google.adk.tools import FunctionTool, LongRunningFunctionTool
 from google.adk.workflow import START, Workflow
 
@@ -174,6 +176,51 @@ async def test_a_run_cancelled_while_it_waits_leaves_a_session_that_works():
         await run.cancel()
         await run.wait()
         assert (await (await runner.start("and now?", session_id="s")).collect()).text == "Fine."
+
+
+async def test_a_run_cancelled_while_it_waits_leaves_no_call_that_asks_to_be_approved():
+    def look() -> str:
+        """Looks."""
+        return "seen"
+
+    def fire(what: str) -> None:
+        """Fires."""
+
+    tools = [look, FunctionTool(fire, require_confirmation=True)]
+    both = [Call("fire", {"what": "job"}), Call("fire", {"what": "boss"})]
+    agent = agent_of([Call("look"), *both], ["Fine."], ["Still fine."], tools=tools)
+    async with Runner(agent) as runner:
+        run = await runner.start("fire both", session_id="s")
+        await waiting(run)
+        await run.cancel()
+        await run.wait()
+        for text in ("Fine.", "Still fine."):
+            assert (await (await runner.start("and now?", session_id="s")).collect()).text == text
+            told = [said for _, said in contents(agent.model.requests[-1]) if said.startswith("result")]
+            ended = "result fire {'error': 'The run was ended.'}"
+            assert sorted(told) == [ended, ended, "result look {'result': 'seen'}"]
+
+
+@pytest.mark.parametrize("service", [None, InMemorySessionService])
+async def test_a_run_cancelled_while_it_does_what_was_approved_leaves_no_call_that_asks_for_it(service: Any):
+    begun = asyncio.Event()
+
+    async def fire(what: str) -> None:
+        """Fires."""
+        begun.set()
+        await asyncio.Event().wait()  # until the run is cancelled
+
+    tools = [FunctionTool(fire, require_confirmation=True)]
+    agent = agent_of([Call("fire", {"what": "job"})], ["Fine."], tools=tools)
+    async with Runner(agent, session_service=service and service()) as runner:
+        run = await runner.start("fire it", session_id="s")
+        (interrupt,) = await waiting(run)
+        await run.answer([ResumeEntry(interrupt_id=interrupt.id, status="resolved", payload=True)])
+        await begun.wait()
+        await run.cancel()
+        await run.wait()
+        assert (await (await runner.start("and now?", session_id="s")).collect()).text == "Fine."
+        assert "approve" not in str(contents(agent.model.requests[-1]))
 
 
 async def test_tools_of_the_client_end_the_run_with_their_calls_and_come_back_with_results():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -193,17 +193,21 @@ class Turn:
                 )
             )
         for call, source in self.translation.pending.values():
-            response = types.FunctionResponse(id=call.id, name=call.name, response={"error": "The run was ended."})
-            events.append(
-                Event(
-                    invocation_id=source.invocation_id,
-                    author=source.author,
-                    branch=source.branch,
-                    isolation_scope=source.isolation_scope,
-                    content=types.Content(role="user", parts=[types.Part(function_response=response)]),
-                )
-            )
+            events.append(_ended(call.id, call.name, source))
         return events
+
+    def left_asking(self, events: Sequence[Event]) -> list[Event]:
+        """Return what the session lacks where the run is cut: results of calls whose last response, in its `events`,
+        says that they wait to be approved. The model would be told so in each turn to come."""
+        asking = dict[str, Event]()
+        for event in events:
+            actions = event.actions
+            for response in event.get_function_responses():
+                asking.pop(response.id or "", None)
+                if response.id in {*actions.requested_tool_confirmations, *actions.requested_auth_configs}:
+                    asking[response.id or ""] = event
+        names = {response.id: response.name for one in asking.values() for response in one.get_function_responses()}
+        return [_ended(id, names[id], event) for id, event in asking.items()]
 
     def finish(self, root: object) -> None:
         """Record the agent's end: its typed output, or the error that its last answer was. Raises `ModelFailed`."""
@@ -225,6 +229,18 @@ class Turn:
             yield CustomEvent(name="gapless.finish", value={"reason": reason})
         if self.client_calls:
             yield left_to_client(self.ctx, self.client_calls)
+
+
+def _ended(id: str | None, name: str | None, source: Event) -> Event:
+    """Return the answer to a call that gets none because the run ends; `source` is the event that waits for it."""
+    response = types.FunctionResponse(id=id, name=name, response={"error": "The run was ended."})
+    return Event(
+        invocation_id=source.invocation_id,
+        author=source.author,
+        branch=source.branch,
+        isolation_scope=source.isolation_scope,
+        content=types.Content(role="user", parts=[types.Part(function_response=response)]),
+    )
 
 
 def _doubts(progress: Progress) -> dict[str, types.FunctionCall]:
