@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection
@@ -25,12 +26,13 @@ import gapless
 from gapless import RunConfig, Runner, StreamingMode
 from gapless.agents.adk import ADKAgent
 from gapless.agents.base import RunContext
+from gapless.errors import InputInvalid
 from gapless.events import Event, Interrupt, ResumeEntry, RunFinishedEvent
 from gapless.fold import Fold
 from gapless.journals.memory import Memory, MemoryStore
 from gapless.records import RunRecord, RunStatus
 from tests.support.adk import Call
-from tests.support.waiting import WAIT_S, until
+from tests.support.waiting import WAIT_S, at_rest, until
 
 pytestmark = pytest.mark.both_ways
 
@@ -117,6 +119,17 @@ def confirms(name: str = "asker", path: str = "a") -> LlmAgent:
     return agent(name, ["Sure? ", *calls], ["Deleted. "], tools=tools)
 
 
+def confirms_and_ships(name: str = "both") -> LlmAgent:
+    calls = [Call("delete", {"path": name}, id=f"c-del-{name}"), Call("ship", {}, id=f"c-ship-{name}")]
+    tools = [LongRunningFunctionTool(ship), FunctionTool(delete, require_confirmation=True)]
+    return agent(name, ["Sure? ", *calls], ["Both. "], tools=tools)
+
+
+def parallel_asks_both() -> SequentialAgent:
+    both = ParallelAgent(name="both", sub_agents=[confirms_and_ships("left"), confirms_and_ships("right")])
+    return SequentialAgent(name="seq", sub_agents=[both, agent("last", ["After."])])
+
+
 def transfer() -> LlmAgent:
     return agent("root", [Call("transfer_to_agent", {"agent_name": "worker"}, id="c-tr")], sub_agents=[single()])
 
@@ -177,11 +190,13 @@ def workflow() -> Workflow:
 SHAPES: list[Callable[[], Any]] = [
     single,
     confirms,
+    confirms_and_ships,
     transfer,
     transfer_asks,
     sequential,
     parallel,
     parallel_asks,
+    parallel_asks_both,
     loop,
     long_running,
     agent_tool,
@@ -250,7 +265,8 @@ async def answer_all(runner: Runner, run_id: str = "r", *, approved: bool = True
         events.append(event)
         asked = getattr(event.outcome, "interrupts", None) if isinstance(event, RunFinishedEvent) else None
         if asked and (await run.record()).status is RunStatus.WAITING:
-            await run.answer(answers(asked, approved))
+            with contextlib.suppress(InputInvalid):  # an earlier question: it waits for another one
+                await run.answer(answers(asked, approved))
     return events
 
 
@@ -332,7 +348,10 @@ async def in_a_database(folder: Path) -> list[BaseSessionService]:
 @pytest.mark.parametrize(
     ("services", "make", "every"),
     [
-        *((in_memory, make, every) for make, every in [(single, 3), (confirms, 1), (long_running, 2), (workflow, 5)]),
+        *(
+            (in_memory, make, every)
+            for make, every in [(single, 3), (confirms, 1), (confirms_and_ships, 1), (long_running, 2), (workflow, 5)]
+        ),
         *((in_a_database, make, every) for make, every in [(single, 5), (confirms, 3), (sequential, 11)]),
     ],
     ids=lambda one: getattr(one, "__name__", ""),
@@ -448,6 +467,161 @@ async def test_a_call_that_was_under_way_is_made_again_or_not(
         asked = [event for event in events if getattr(getattr(event, "outcome", None), "interrupts", None)]
         assert len(asked) == (repeatable == "ask")
         assert "payer: Well." in said(events)
+
+
+class PayerTool(AgentTool):
+    """Is confirmed before its agent runs."""
+
+    async def check_require_confirmation(self, args: dict[str, Any], tool_context: Any) -> bool:
+        return True
+
+
+async def lost_once_answered(
+    make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, *, again: bool = True
+) -> list[Event]:
+    """Answer what the run asks, lose its worker where it pays, and run it to its end on another, which may do what it
+    asks about or not."""
+    place = Place(monkeypatch)
+    first, second = await place.worker(make()), await place.worker(make())
+    await first.start("clean up", session_id="s", run_id="r", agent="agent")
+    following = asyncio.create_task(answer_all(first))
+    await until(lambda: done["pay"], "it pays")
+    await at_rest()  # what has returned beside it is saved
+    place.gone = first.executions["r"]._context
+    following.cancel()
+    await place.lose(first, second)
+    events = await asyncio.wait_for(answer_all(second, approved=again), WAIT_S)
+    await first.close()
+    await second.close()
+    assert place.record().status is RunStatus.FINISHED, place.record()
+    return events
+
+
+@pytest.mark.parametrize("confirms", [True, False])
+@pytest.mark.parametrize("repeatable", [True, False, "ask"])
+@pytest.mark.parametrize("names", ["see pay", "pay see", "see pay see"])
+async def test_a_call_that_has_returned_is_not_made_again_while_another_is(
+    names: str, repeatable: Any, confirms: bool, monkeypatch: pytest.MonkeyPatch
+):
+    async def see() -> dict[str, str]:
+        """Sees."""
+        done["see"] += 1
+        return {"seen": "all"}
+
+    async def pay() -> dict[str, str]:
+        """Pays."""
+        done["pay"] += 1
+        if done["pay"] == 1:
+            await asyncio.Event().wait()  # until the worker is lost
+        return {"paid": "all"}
+
+    def make() -> LlmAgent:
+        tools = [FunctionTool(see, require_confirmation=confirms), FunctionTool(pay, require_confirmation=confirms)]
+        tools[0].custom_metadata = {"repeatable": repeatable}
+        calls = [Call(name, {}, id=f"c-{number}-{name}") for number, name in enumerate(names.split())]
+        return agent("payer", calls, ["Well."], tools=tools)
+
+    events = await lost_once_answered(make, monkeypatch)
+    assert done == {"payer 0": 1, "payer 1": 1, "see": names.count("see"), "pay": 2}
+    results = [text for text in said(events) if text.startswith("c-") and ": " in text]
+    results_of = {"see": '{"seen":"all"}', "pay": '{"paid":"all"}'}
+    assert results == sorted(f"c-{number}-{name}: {results_of[name]}" for number, name in enumerate(names.split()))
+
+
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("others", [[], [Call("see", {}, id="c-see")]])
+@pytest.mark.parametrize("inner", [False, True])
+async def test_a_person_is_asked_about_a_confirmed_call(
+    inner: bool, others: list[Call], again: bool, monkeypatch: pytest.MonkeyPatch
+):
+    async def see() -> dict[str, str]:
+        """Sees."""
+        done["see"] += 1
+        return {"seen": "all"}
+
+    def make() -> LlmAgent:
+        payer = pays("ask", True)()
+        if inner:
+            tool: Any = PayerTool(payer)
+            calls = [Call("payer", {"request": "x"}, id="c-pay"), *others]
+        else:
+            tool = payer.tools[0]
+            tool._require_confirmation = True
+            calls = [Call("pay", {"amount": 5}, id="c-pay"), *others]
+        return agent("outer", calls, ["Over."], tools=[tool, FunctionTool(see, require_confirmation=True)])
+
+    lost = await lost_once_answered(make, monkeypatch, again=again)
+    questions = [one for event in lost for one in getattr(getattr(event, "outcome", None), "interrupts", None) or ()]
+    assert [one.message for one in questions[1 + len(others) :]] == [
+        "The server was lost while pay ran. It may have taken effect. Run it again?"
+    ]
+    assert (questions[-1].tool_call_id, questions[-1].metadata["kind"]) == ("c-pay", "approval")  # type: ignore[index]
+    assert done["pay"] == 1 + again
+    assert done["see"] == len(others)
+    results = [text for text in said(lost) if text.startswith("c-pay: ")]
+    assert len(results) == 1
+    if not inner:
+        assert ("paid" in results[0], "unknown whether" in results[0]) == (again, not again)
+    assert "outer: Over." in said(lost)
+
+
+@pytest.mark.parametrize("confirm", [True, False])
+async def test_a_person_is_asked_each_time_that_a_call_is_lost(confirm: bool, monkeypatch: pytest.MonkeyPatch):
+    async def pay() -> dict[str, str]:
+        """Pays."""
+        done["pay"] += 1
+        if done["pay"] < 3:
+            await asyncio.Event().wait()  # until the worker is lost
+        return {"paid": "all"}
+
+    def make() -> LlmAgent:
+        tool = FunctionTool(pay, require_confirmation=confirm)
+        tool.custom_metadata = {"repeatable": "ask"}
+        return agent("payer", [Call("pay", {}, id="c-pay")], ["Well."], tools=[tool])
+
+    place = Place(monkeypatch)
+    runner = await place.worker(make())
+    await runner.start("clean up", session_id="s", run_id="r", agent="agent")
+    following = asyncio.create_task(answer_all(runner))
+    for lost in (1, 2):
+        await until(lambda lost=lost: done["pay"] == lost, "it pays")  # type: ignore[misc]
+        following.cancel()
+        place.gone = runner.executions["r"]._context
+        other = await place.worker(make())
+        await place.lose(runner, other)
+        await until(lambda: place.record().status is RunStatus.WAITING, "it asks")
+        await runner.close()
+        await other.close()  # while it asks
+        assert done["pay"] == lost
+        runner = await place.worker(make())
+        following = asyncio.create_task(answer_all(runner))
+    events = await asyncio.wait_for(following, WAIT_S)
+    assert place.record().status is RunStatus.FINISHED, place.record()
+    asked = [one.message for event in events for one in getattr(getattr(event, "outcome", None), "interrupts", ())]
+    assert [message for message in asked if message and "while pay ran" in message] == asked[confirm:]
+    assert len(asked) == 2 + confirm
+    assert done == {"payer 0": 1, "payer 1": 1, "pay": 3}
+    assert 'c-pay: {"paid":"all"}' in said(events)
+    await runner.close()
+
+
+@pytest.mark.parametrize("repeatable", [False, "ask"])
+async def test_a_call_that_only_waits_to_be_confirmed_has_not_begun(repeatable: Any, monkeypatch: pytest.MonkeyPatch):
+    def make() -> LlmAgent:
+        tool = FunctionTool(delete, require_confirmation=True)
+        tool.custom_metadata = {"repeatable": repeatable}
+        return agent("worker", [Call("delete", {"path": "a"}, id="c-del")], ["Done."], tools=[tool])
+
+    place = Place(monkeypatch)
+    first, second = await place.worker(make()), await place.worker(make())
+    await first.start("clean up", session_id="s", run_id="r", agent="agent")
+    await until(lambda: place.record().status is RunStatus.WAITING, "it asks")
+    await first.close()
+    events = await asyncio.wait_for(answer_all(second), WAIT_S)
+    assert done["delete a"] == 1
+    assert 'c-del: {"deleted":"a"}' in said(events)
+    assert len([event for event in events if getattr(getattr(event, "outcome", None), "interrupts", None)]) == 1
+    await second.close()
 
 
 @pytest.mark.parametrize("approved", [True, False])

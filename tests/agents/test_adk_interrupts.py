@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from google.adk.events import RequestInput
+from google.adk.sessions import InMemorySessionService
 from google.adk.tools import FunctionTool, LongRunningFunctionTool
 from google.adk.workflow import START, Workflow
 
@@ -41,6 +43,8 @@ async def waiting(run: Run) -> Any:
     [
         ({"approved": True}, "resolved", True),
         (True, "resolved", True),
+        ({"approved": True, "editedArgs": {"what": "job"}}, "resolved", True),
+        ({"approved": False, "editedArgs": {"what": "nobody"}}, "resolved", False),
         ({"response": '{"confirmed": true}'}, "resolved", True),
         ({"response": '{"confirmed": false}'}, "resolved", False),
         (False, "resolved", False),
@@ -75,7 +79,17 @@ async def test_a_confirmation_is_asked_for_and_answered(payload: Any, status: An
         await (await runner.start("thanks", session_id="s")).collect()
 
 
-@pytest.mark.parametrize("unclear", [{"response": "yes, why not"}, None, {"approved": "yes"}])
+@pytest.mark.parametrize(
+    "unclear",
+    [
+        {"response": "yes, why not"},
+        None,
+        {"approved": "yes"},
+        {"approved": True, "editedArgs": {"what": "nobody"}},
+        {"confirmed": True, "editedArgs": {}},
+        {"response": '{"confirmed": true, "editedArgs": ["job"]}'},
+    ],
+)
 async def test_a_confirmation_that_is_neither_yes_nor_no_is_asked_for_again(unclear: Any):
     fired = []
 
@@ -116,6 +130,41 @@ async def test_a_long_running_tool_waits_for_its_result():
     assert "delivered" in str(contents(model.requests[-1]))
 
 
+@pytest.mark.parametrize("pending", [None, {"status": "pending"}])
+async def test_a_result_counts_that_is_given_beside_a_confirmation(pending: Any):
+    fired: list[str] = []
+
+    def ship() -> Any:
+        """Ships."""
+        return pending
+
+    def fire(what: str) -> dict[str, str]:
+        """Fires."""
+        fired.append(what)
+        return {"gone": what}
+
+    tools = [FunctionTool(fire, require_confirmation=True), LongRunningFunctionTool(ship)]
+    agent = agent_of(["Sure? ", Call("fire", {"what": "job"}), Call("ship")], ["Both are done."], tools=tools)
+    async with Runner(agent) as runner:
+        run = await runner.start("go", session_id="s")
+        payloads = {"approval": True, "external": {"status": "delivered"}}
+        given = [
+            ResumeEntry(interrupt_id=one.id, status="resolved", payload=payloads[one.metadata["kind"]])
+            for one in await waiting(run)
+        ]
+        await run.answer(given)
+        events = await all_of(run)
+        assert text_of(events) == "Sure? Both are done."
+        assert fired == ["job"]
+        assert sorted(results(events), key=str) == [{"gone": "job"}, {"status": "delivered"}]
+        assert len(agent.model.requests) == 2  # nothing is said before both are there
+        told = [text for role, text in contents(agent.model.requests[-1]) if text.startswith("result")]
+        assert sorted(told) == ["result fire {'gone': 'job'}", "result ship {'status': 'delivered'}"]
+        await (await runner.start("thanks", session_id="s")).collect()
+        told = [text for role, text in contents(agent.model.requests[-1]) if text.startswith("result")]
+        assert sorted(told) == ["result fire {'gone': 'job'}", "result ship {'status': 'delivered'}"]
+
+
 async def test_a_run_cancelled_while_it_waits_leaves_a_session_that_works():
     def ship() -> None:
         """Ships."""
@@ -127,6 +176,51 @@ async def test_a_run_cancelled_while_it_waits_leaves_a_session_that_works():
         await run.cancel()
         await run.wait()
         assert (await (await runner.start("and now?", session_id="s")).collect()).text == "Fine."
+
+
+async def test_a_run_cancelled_while_it_waits_leaves_no_call_that_asks_to_be_approved():
+    def look() -> str:
+        """Looks."""
+        return "seen"
+
+    def fire(what: str) -> None:
+        """Fires."""
+
+    tools = [look, FunctionTool(fire, require_confirmation=True)]
+    both = [Call("fire", {"what": "job"}), Call("fire", {"what": "boss"})]
+    agent = agent_of([Call("look"), *both], ["Fine."], ["Still fine."], tools=tools)
+    async with Runner(agent) as runner:
+        run = await runner.start("fire both", session_id="s")
+        await waiting(run)
+        await run.cancel()
+        await run.wait()
+        for text in ("Fine.", "Still fine."):
+            assert (await (await runner.start("and now?", session_id="s")).collect()).text == text
+            told = [said for _, said in contents(agent.model.requests[-1]) if said.startswith("result")]
+            ended = "result fire {'error': 'The run was ended.'}"
+            assert sorted(told) == [ended, ended, "result look {'result': 'seen'}"]
+
+
+@pytest.mark.parametrize("service", [None, InMemorySessionService])
+async def test_a_run_cancelled_while_it_does_what_was_approved_leaves_no_call_that_asks_for_it(service: Any):
+    begun = asyncio.Event()
+
+    async def fire(what: str) -> None:
+        """Fires."""
+        begun.set()
+        await asyncio.Event().wait()  # until the run is cancelled
+
+    tools = [FunctionTool(fire, require_confirmation=True)]
+    agent = agent_of([Call("fire", {"what": "job"})], ["Fine."], tools=tools)
+    async with Runner(agent, session_service=service and service()) as runner:
+        run = await runner.start("fire it", session_id="s")
+        (interrupt,) = await waiting(run)
+        await run.answer([ResumeEntry(interrupt_id=interrupt.id, status="resolved", payload=True)])
+        await begun.wait()
+        await run.cancel()
+        await run.wait()
+        assert (await (await runner.start("and now?", session_id="s")).collect()).text == "Fine."
+        assert "approve" not in str(contents(agent.model.requests[-1]))
 
 
 async def test_tools_of_the_client_end_the_run_with_their_calls_and_come_back_with_results():

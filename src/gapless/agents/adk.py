@@ -331,12 +331,14 @@ class ADKAgent(Agent):
         """See to it that the session has what was shown, and that no call in it waits for an answer."""
         service = runner.session_service
         try:
+            cut = cut and not ctx.left
             events = turn.left_open(cut=cut) if not ctx.left else []
-            if events and not isinstance(service, JournalSessions):
+            if (events or cut) and not isinstance(service, JournalSessions):
                 session = (
                     await service.get_session(app_name=session.app_name, user_id=session.user_id, session_id=session.id)
                     or session
                 )
+            events += turn.left_asking(session.events[before:]) if cut else []
             known = {event.id for event in session.events}  # a whole event has the id of its partial ones
             for event in events:
                 if event.id not in known:

@@ -82,6 +82,9 @@ class Kept(msgspec.Struct, array_like=True):
     """The session's state that ADK never persists, as JSON."""
     inside: dict[str, str] = {}
     """Of the calls in `begun`, those of agents that tools run about which a person is to be asked: their tools."""
+    confirmed: dict[str, list[str]] = {}
+    """Calls that run because a person confirmed them, each with what asks whether it is made again: that question's id,
+    and the tool where it is one to ask about."""
 
 
 class _Done(msgspec.Struct, array_like=True):
@@ -109,7 +112,7 @@ class Progress:
         """Another worker had begun the invocation."""
         self.beyond: list[Event] = []
         """What the session's own service has of the invocation after the checkpoint."""
-        self._restored: list[Event] = []
+        self.restored: list[Event] = []
         self._stand = Stand()
         self._repeated: dict[str, str] = {}
         """Calls that are made again and whose results were shown, with the events of these."""
@@ -124,6 +127,8 @@ class Progress:
         self.running: set[str] = set()
         """Calls whose tools run."""
         self.done: dict[str, bytes] = dict(self.kept.done)
+        self._unsaved = False
+        """Something has returned since the last save."""
         self._inner: dict[str, list[bytes]] = {key: list(replies) for key, replies in self.kept.inner.items()}
         self._inner_calls: collections.Counter[str] = collections.Counter()
         self.begun: dict[str, None] = dict.fromkeys(self.kept.begun)
@@ -131,6 +136,7 @@ class Progress:
         """Calls that were under way when the worker was lost and may not be begun again without asking."""
         self.doubtful: set[str] = set(self.kept.doubtful)
         self.inside: dict[str, str] = dict(self.kept.inside)
+        self.confirmed: dict[str, list[str]] = dict(self.kept.confirmed)
         self.answers: list[types.Content | None] = []
         """Answers that ADK has not been given yet; None: it goes on."""
         self._ctx = ctx
@@ -167,8 +173,8 @@ class Progress:
         self.beyond = [
             event for event in session.events if event.invocation_id == self.invocation_id and event.id not in known
         ]
-        self._restored = list(kept.values())
-        for event in self._restored:
+        self.restored = list(kept.values())
+        for event in self.restored:
             self._retell(event)
         self._ctx.usage = usage
         self._translation.shown_as.update(self.kept.shown_as)
@@ -260,7 +266,7 @@ class Progress:
     def asked_by(self, answer: types.Content) -> Iterable[tuple[str, Place]]:
         """Return the calls that this answers, and the agents that made them."""
         ids = set(answered_by(answer))
-        for event in self._restored:
+        for event in self.restored:
             for call in event.get_function_calls():
                 if call.id in ids:
                     yield call.id or "", place_of(event)
@@ -339,9 +345,14 @@ class Progress:
         self._inner.setdefault(place, []).append(kept)
         await self.save()
 
-    async def begins(self, call_id: str, inside: str | None = None) -> None:
-        """Note that a call begins which may not be begun again without asking; `inside` names its tool, where that is
-        of an agent that a tool runs and a person is to be asked."""
+    async def begins(self, call_id: str, *, again: bool, inside: str | None = None) -> None:
+        """Note that a call begins; unless it may be made `again`, it is not begun again without asking. `inside` names
+        its tool, where that is of an agent that a tool runs and a person is to be asked."""
+        self.running.add(call_id)
+        if again:
+            if self._unsaved:  # by a call beside it that never paused: it was the last one then
+                await self.save()
+            return
         self.doubtful.discard(call_id)
         self.lost.discard(call_id)
         self.begun[call_id] = None
@@ -357,7 +368,7 @@ class Progress:
         """Take a person's word on calls that were lost: they are made again, or not."""
         for id in call_ids:
             self.doubtful.discard(id)
-            del self.inside[id]
+            self.inside.pop(id, None)
             if again:
                 self.lost.discard(id)
 
@@ -372,8 +383,10 @@ class Progress:
         self.running.discard(call_id)
         actions = context.actions
         if actions.requested_tool_confirmations or actions.requested_auth_configs:
+            self.begun.pop(call_id, None)
             return
         self._keep(call_id, actions, result)
+        self._unsaved = True
         if self.running:
             await self.save()
 
@@ -391,12 +404,14 @@ class Progress:
     def told(self, event: Event) -> None:
         """Note that a whole event was told."""
         self._told.add(event.id)
+        asked = {*event.actions.requested_tool_confirmations, *event.actions.requested_auth_configs}
         for response in event.get_function_responses():
             id = response.id or ""
+            if id in asked:
+                continue  # it is made again: what is known of it is of that, where the event is an earlier one
             self.done.pop(id, None)
             self.begun.pop(id, None)
-            if id in event.actions.requested_tool_confirmations:
-                continue  # it is made again
+            self.confirmed.pop(id, None)
             for known in (self.done, self.begun, self._inner):
                 for inner in [key for key in known if key.startswith(f"/{id}/")]:
                     del known[inner]
@@ -421,7 +436,7 @@ class Progress:
         await done
 
     async def _flush(self, *, asking: bool = False) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting, self._unsaved = self._waiting, [], False
         data, half = self._data(asking), self._translation.half()
         # Left while calls run, or where one is about to, the run would have them made again, or count them as begun.
         await self._ctx.save(data, half=half, leave=not self.running)
@@ -454,6 +469,7 @@ class Progress:
                 llm_calls=self.kept.llm_calls if invocation is None else _llm_calls(invocation),
                 temporary={} if invocation is None else _temporary(invocation.session),
                 inside={id: tool for id, tool in self.inside.items() if id in self.begun},
+                confirmed=self.confirmed,
             )
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from gapless.agents.values import plain
 from gapless.events import Interrupt, ResumeEntry
 from gapless.jsontext import decode_json
 
-__all__ = ["interrupt_for", "response_to"]
+__all__ = ["interrupt_for", "lost_while", "response_to", "whether_again"]
 
 _APPROVAL = {
     "type": "object",
@@ -32,7 +32,7 @@ def interrupt_for(call: types.FunctionCall, call_id: str, shown_id: Callable[[st
     args: dict[str, Any] = plain(call.args or {})
     adk: dict[str, Any] = {"name": call.name, "args": args}
     if call.name == CONFIRMATION:
-        return _approval(call_id, args, adk, shown_id)
+        return _approval(call, call_id, adk, shown_id)
     if call.name == INPUT:
         schema = args.get("response_schema") or args.get("responseSchema")
         return Interrupt(
@@ -61,9 +61,9 @@ def interrupt_for(call: types.FunctionCall, call_id: str, shown_id: Callable[[st
     )
 
 
-def _approval(call_id: str, args: dict[str, Any], adk: dict[str, Any], shown_id: Callable[[str], str]) -> Interrupt:
-    original = args.get("originalFunctionCall") or {}
-    hint = (args.get("toolConfirmation") or {}).get("hint")
+def _approval(call: types.FunctionCall, call_id: str, adk: dict[str, Any], shown_id: Callable[[str], str]) -> Interrupt:
+    original = _original(call)
+    hint = (adk["args"].get("toolConfirmation") or {}).get("hint")
     return approval(
         call_id,
         shown_id(original.get("id") or ""),
@@ -75,9 +75,29 @@ def _approval(call_id: str, args: dict[str, Any], adk: dict[str, Any], shown_id:
     )
 
 
+def lost_while(tools: Iterable[str]) -> str:
+    """Return what asks a person whether that which these tools did is done again."""
+    names = " and ".join(dict.fromkeys(tools))
+    return f"The server was lost while {names} ran. It may have taken effect. Run it again?"
+
+
+def whether_again(id: str, call: types.FunctionCall, tools: Iterable[str]) -> types.FunctionCall:
+    """Return the question `id`, in ADK's form, whether a call that was lost while these tools ran is made again."""
+    asked = {
+        "originalFunctionCall": call.model_dump(exclude_none=True, by_alias=True),
+        "toolConfirmation": {"hint": lost_while(tools), "confirmed": False},
+    }
+    return types.FunctionCall(id=id, name=CONFIRMATION, args=asked)
+
+
+def _original(call: types.FunctionCall) -> dict[str, Any]:
+    """Return the call, as JSON, that a person is asked to confirm by this one."""
+    return plain(call.args or {}).get("originalFunctionCall") or {}
+
+
 def response_to(call: types.FunctionCall, entry: ResumeEntry) -> dict[str, Any] | None:
     """Return a person's answer in the form that ADK wants for this call; None where it is none. Nothing but a clear yes
-    approves."""
+    approves, and none that wants other arguments: ADK makes a call as the model made it or not at all."""
     payload, cancelled = entry.payload, entry.status == "cancelled"
     if call.name == CONFIRMATION:
         if isinstance(payload, dict) and list(payload) == ["response"] and isinstance(payload["response"], str):
@@ -85,6 +105,9 @@ def response_to(call: types.FunctionCall, entry: ResumeEntry) -> dict[str, Any] 
                 payload = decode_json(payload["response"])  # as ADK's own clients wrap it
         answer = payload if isinstance(payload, dict) else {"approved": payload}
         approved = False if cancelled else answer.get("approved", answer.get("confirmed"))
+        edited = answer.get("editedArgs")
+        if approved is True and edited is not None and edited != _original(call).get("args", {}):
+            return None
         return {"confirmed": approved, "payload": answer.get("payload")} if isinstance(approved, bool) else None
     if cancelled:
         return {"error": (payload.get("error") if isinstance(payload, dict) else None) or "cancelled"}

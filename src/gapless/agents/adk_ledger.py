@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,6 +19,7 @@ from google.adk.tools.tool_context import ToolContext
 from google.genai import types
 
 from gapless.agents.adk_checkpoints import Progress
+from gapless.agents.adk_interrupts import lost_while
 from gapless.agents.adk_run import current
 from gapless.agents.adk_turn import INPUT
 
@@ -117,22 +120,23 @@ class Ledger(BasePlugin):
             answer = tool_context.tool_confirmation
             if answer is None:
                 progress.doubtful.update(doubtful)
-                return _ask(tool_context, " and ".join(dict.fromkeys(doubtful.values())))
+                return _ask(tool_context, doubtful.values())
             progress.decided(doubtful, again=answer.confirmed)
         repeatable = _repeatable(tool)
-        asked = call_id in progress.doubtful
+        asked, confirmed = call_id in progress.doubtful, tool_context.tool_confirmation
         if repeatable is not True and (asked or call_id in progress.lost):
-            answer = tool_context.tool_confirmation if asked else None
-            if answer is None and repeatable == "ask" and not inner:
+            answer = confirmed if asked else None  # else it is of before the loss, and a person has said no since
+            if confirmed is None and repeatable == "ask" and not inner:
                 progress.doubtful.add(call_id)
-                return _ask(tool_context, tool.name)
+                return _ask(tool_context, [tool.name])
             if answer is None or not answer.confirmed:
                 progress.settled(call_id)
                 return {"error": _UNKNOWN}
         _inside.set(call_id if inner else f"/{call_id}")
-        progress.running.add(call_id)
-        if repeatable is not True:
-            await progress.begins(call_id, tool.name if inner and repeatable == "ask" else None)
+        if confirmed is not None:
+            progress.confirmed[call_id] = [f"adk-{uuid.uuid4()}", *([tool.name] if repeatable == "ask" else [])]
+        inside = tool.name if inner and repeatable == "ask" else None
+        await progress.begins(call_id, again=repeatable is True, inside=inside)
         return None
 
     async def after_tool_callback(
@@ -170,9 +174,9 @@ def _progress() -> Progress | None:
     return None if turn is None else turn.progress
 
 
-def _ask(context: ToolContext, tools: str) -> dict[str, Any]:
+def _ask(context: ToolContext, tools: Iterable[str]) -> dict[str, Any]:
     """Ask a person whether what these tools did is done again, and return what the call gives meanwhile."""
-    context.request_confirmation(hint=f"The server was lost while {tools} ran. It may have taken effect. Run it again?")
+    context.request_confirmation(hint=lost_while(tools))
     context.actions.skip_summarization = True
     return {"error": "This call waits for a person, who is asked whether to repeat it."}
 

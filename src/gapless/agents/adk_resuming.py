@@ -86,13 +86,22 @@ def place_of(event: Event) -> Place:
 
 
 def _waits(mine: Sequence[Event]) -> bool:
-    """Tell whether an agent that has asked something has done all that it does before it waits."""
-    last = next((event for event in reversed(mine) if event.content is not None), None)
+    """Tell whether an agent that has asked something has done all that it does before it waits. An answer to another of
+    its questions changes nothing about that."""
+    last = next((event for event in reversed(mine) if event.content is not None and event.author != "user"), None)
     if last is None:
         return False
     if calls := last.get_function_calls():
         return all(call.name in _REQUESTS for call in calls)
-    return last.is_final_response() or _asks(last)
+    if not _asks(last):
+        return last.is_final_response()
+    asked = {  # the event that asks comes before that of the responses, or, where others stand beside, after it
+        (call.args or {}).get("originalFunctionCall", {}).get("id")
+        for event in mine
+        for call in event.get_function_calls()
+        if call.name == CONFIRMATION
+    }
+    return asked.issuperset(last.actions.requested_tool_confirmations)
 
 
 def _asks(event: Event) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,10 +17,10 @@ from gapless.agents import failing
 from gapless.agents.adk_checkpoints import Progress
 from gapless.agents.adk_events import Translation
 from gapless.agents.adk_hearing import Hearing
-from gapless.agents.adk_interrupts import response_to
+from gapless.agents.adk_interrupts import interrupt_for, response_to, whether_again
 from gapless.agents.adk_live import cannot_be_live, is_from_model
 from gapless.agents.adk_resuming import Place, answered_by, place_of
-from gapless.agents.adk_turn import failure_in
+from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, failure_in
 from gapless.agents.approving import ask
 from gapless.agents.base import SEE_LOG, AgentItem, RunContext, log_raised
 from gapless.agents.client_tools import left_to_client
@@ -67,7 +67,7 @@ class Turn:
         self.notices: list[CustomEvent] = []
         self.noticed: set[str] = set()
         self.waiting: dict[Place, str] = {}
-        """Agents that wait for a person and are not answered by what ADK is given now, each with a call that waits."""
+        """Agents that wait for a person also when ADK has what it is given now, each with a call that waits."""
         self._unanswered: dict[str, Place] = {}
         """Agents whose answers ADK is given later, by the call's id."""
         self.invocations: dict[str, None] = {}
@@ -117,14 +117,27 @@ class Turn:
         self._unanswered = {id: place for answer in left for id, place in progress.asked_by(answer)}
         idle = progress.kept.asking and not progress.beyond
         progress.answers = [*left] if idle else [None, *left]
+        await self._ask_of_lost(progress)
         return progress.answers, items
+
+    async def _ask_of_lost(self, progress: Progress) -> None:
+        """Ask about calls that may not be made again unasked, where ADK cannot do it."""
+        doubts = _doubts(progress)
+        asked = {str(call.id): call for call in doubts.values()}
+        questions = {id: interrupt_for(call, id, self.translation.shown_id, None) for id, call in asked.items()}
+        answers = await ask(
+            self.ctx, questions, lambda entry: response_to(asked[entry.interrupt_id], entry), progress.save
+        )
+        for id, call in doubts.items():
+            progress.decided([id, *progress.lost_inside(id)], again=answers[str(call.id)]["confirmed"])
 
     def give(self, message: types.Content | None) -> None:
         """Note what ADK is given now."""
-        given = {self._unanswered.pop(id or "", None) for id in answered_by(message)}
+        for id in answered_by(message):
+            self._unanswered.pop(id or "", None)
+            self.translation.pending.pop(id or "", None)  # it is there yet where the answer was kept
         waits = {place_of(event): id for id, (_, event) in self.translation.pending.items()}
-        waits |= {place: id for id, place in self._unanswered.items()}
-        self.waiting = {place: id for place, id in waits.items() if place not in given}
+        self.waiting = waits | {place: id for id, place in self._unanswered.items()}
 
     async def ask(self) -> tuple[list[types.Content | None], list[AgentItem]]:
         """Ask what is pending; return the answers for ADK, and what of them is to be shown."""
@@ -144,17 +157,21 @@ class Turn:
 
     def _answered(self, responses: dict[str, dict[str, Any]]) -> tuple[list[types.Content], list[AgentItem]]:
         """Return the answers as the messages that ADK goes on with, and the results of calls that they are. Agents that
-        work in parallel get theirs one after the other: ADK tells only one of them of a message."""
-        parts, items = dict[Place, list[types.Part]](), list[AgentItem]()
+        work in parallel get theirs one after the other: ADK tells only one of them of a message. Results come before
+        what ADK itself has asked: that is heeded in the newest message alone, and whatever stands beside it is hidden
+        from the model."""
+        parts, items = dict[tuple[bool, Place], list[types.Part]](), list[AgentItem]()
         for id, response in responses.items():
             call, source = self.translation.pending.pop(id)
             answer = types.FunctionResponse(id=call.id, name=call.name, response=response)
-            parts.setdefault(place_of(source), []).append(types.Part(function_response=answer))
+            place = call.name in (CONFIRMATION, CREDENTIAL), place_of(source)
+            parts.setdefault(place, []).append(types.Part(function_response=answer))
             self._unanswered[id] = place_of(source)
             if not (call.name or "").startswith("adk_request_"):
                 shown = self.translation.shown_id(call.id or "")
                 items.append(result(f"{call.id}-result", shown, json_of(response), error=failure_in(response)))
-        return [types.Content(role="user", parts=together) for together in parts.values()], items
+        ordered = sorted(parts, key=lambda one: one[0])
+        return [types.Content(role="user", parts=parts[place]) for place in ordered], items
 
     def left_open(self, *, cut: bool) -> list[Event]:
         """Return the events that the session lacks: text that was shown and not saved, answers to calls that got
@@ -176,17 +193,21 @@ class Turn:
                 )
             )
         for call, source in self.translation.pending.values():
-            response = types.FunctionResponse(id=call.id, name=call.name, response={"error": "The run was ended."})
-            events.append(
-                Event(
-                    invocation_id=source.invocation_id,
-                    author=source.author,
-                    branch=source.branch,
-                    isolation_scope=source.isolation_scope,
-                    content=types.Content(role="user", parts=[types.Part(function_response=response)]),
-                )
-            )
+            events.append(_ended(call.id, call.name, source))
         return events
+
+    def left_asking(self, events: Sequence[Event]) -> list[Event]:
+        """Return what the session lacks where the run is cut: results of calls whose last response, in its `events`,
+        says that they wait to be approved. The model would be told so in each turn to come."""
+        asking = dict[str, Event]()
+        for event in events:
+            actions = event.actions
+            for response in event.get_function_responses():
+                asking.pop(response.id or "", None)
+                if response.id in {*actions.requested_tool_confirmations, *actions.requested_auth_configs}:
+                    asking[response.id or ""] = event
+        names = {response.id: response.name for one in asking.values() for response in one.get_function_responses()}
+        return [_ended(id, names[id], event) for id, event in asking.items()]
 
     def finish(self, root: object) -> None:
         """Record the agent's end: its typed output, or the error that its last answer was. Raises `ModelFailed`."""
@@ -208,6 +229,30 @@ class Turn:
             yield CustomEvent(name="gapless.finish", value={"reason": reason})
         if self.client_calls:
             yield left_to_client(self.ctx, self.client_calls)
+
+
+def _ended(id: str | None, name: str | None, source: Event) -> Event:
+    """Return the answer to a call that gets none because the run ends; `source` is the event that waits for it."""
+    response = types.FunctionResponse(id=id, name=name, response={"error": "The run was ended."})
+    return Event(
+        invocation_id=source.invocation_id,
+        author=source.author,
+        branch=source.branch,
+        isolation_scope=source.isolation_scope,
+        content=types.Content(role="user", parts=[types.Part(function_response=response)]),
+    )
+
+
+def _doubts(progress: Progress) -> dict[str, types.FunctionCall]:
+    """Return, by id, the lost calls about which a person is to be asked before ADK goes on, each with the question:
+    they were confirmed, and while ADK heeds the answer to one of its questions it asks no other."""
+    calls = {call.id: call for event in progress.restored for call in event.get_function_calls()}
+    found = {}
+    for id, (question, *tools) in progress.confirmed.items():
+        own = tools if id in progress.lost and id in progress.begun else []
+        if id in calls and id not in progress.done and (names := own or progress.lost_inside(id).values()):
+            found[id] = whether_again(question, calls[id], names)
+    return found
 
 
 current: ContextVar[Turn | None] = ContextVar("gapless_adk_turn", default=None)
