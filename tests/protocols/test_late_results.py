@@ -43,9 +43,15 @@ def openai(url: str) -> AsyncOpenAI:
     return AsyncOpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0)
 
 
-def graph(url: str, **options: Any) -> Any:
+def graph(url: str, create: Callable[..., Any] = create_agent, **options: Any) -> Any:
     model: Any = ChatOpenAI(model="m", base_url=f"{url}/v1", api_key="k", max_retries=0)  # type: ignore[arg-type]
-    return create_agent(model, [], middleware=[GaplessMiddleware()], name="helper", **options)
+    return create(model, [], system_prompt="Help.", middleware=[GaplessMiddleware()], name="helper", **options)
+
+
+def deep(url: str) -> Any:
+    """One whose thread is kept whole, not turn by turn."""
+    deepagents = pytest.importorskip("deepagents", reason="it is not installed: scripts/test brings it")
+    return graph(url, deepagents.create_deep_agent)
 
 
 AGENTS: dict[str, tuple[Protocol, Callable[[str], Any]]] = {
@@ -55,6 +61,7 @@ AGENTS: dict[str, tuple[Protocol, Callable[[str], Any]]] = {
     },
     "langgraph": (CHAT, graph),
     "langgraph checkpointer": (CHAT, lambda url: graph(url, checkpointer=InMemorySaver())),
+    "deepagents": (CHAT, deep),
     "agents sdk chat": (CHAT, lambda url: SDKAgent(name="helper", model=OpenAIChatCompletionsModel("m", openai(url)))),
     "agents sdk responses": (
         RESPONSES,
@@ -261,3 +268,18 @@ async def test_an_ag_ui_client_may_hold_it_at_the_end_or_at_its_place(
         await ask(user, called, one, two, said, *more)
         assert results(up) == {"one": "red", "two": "blue"}
         assert not up.refused
+
+
+@pytest.mark.parametrize("name", [name for name in AGENTS if "sdk" not in name])  # which tells one result of each id
+async def test_an_id_that_a_service_gives_again_has_a_result_in_each_answer(name: str, client_of: Callable[..., Any]):
+    protocol, make = AGENTS[name]
+    async with service(protocol, [calling(protocol, "one", "two"), calling(protocol, "one")]) as up:
+        page = Page(await client_of(Runner(make(up.url))))
+        await page.ask("go")
+        await page.ask(one="red")
+        await page.ask(one="green")
+        await page.ask(two="blue")
+        await page.ask("and?")
+        assert not up.refused
+        told = json.dumps(up.asked[-1])
+        assert [word for word in ("red", "green", "blue") if word not in told] == []

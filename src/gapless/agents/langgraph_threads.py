@@ -152,6 +152,8 @@ class Thread:
         results = results_in(self._ctx.messages)
         history += [result_of(id, results.get(id), names[id]) for id in open if id not in brought]
         new: list[BaseMessage] = [result_of(id, one, names[id]) for id, one in brought.items() if id in open]
+        both = _under_own_ids([*history, *new])
+        history, new = both[: len(history)], both[len(history) :]
         if since:  # they belong to the answer, which is not the last
             history, new = [*history, *new], []
         last = [*history, *since, *new][-1:]
@@ -325,6 +327,21 @@ def _added(has: Sequence[BaseMessage], whole: Sequence[BaseMessage]) -> list[Bas
     return [RemoveMessage(id=REMOVE_ALL_MESSAGES), *whole]
 
 
+def _under_own_ids(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
+    """Return the messages, each under an id of its own: LangGraph takes one of the same id for the one before, and ids
+    are clients' and services' to give."""
+    found: list[BaseMessage] = []
+    ids: set[str] = set()
+    for message in messages:
+        id = message.id
+        while id and id in ids:
+            id += "_"
+        if id:
+            ids.add(id)
+        found.append(message if id == message.id else message.model_copy(update={"id": id}))
+    return found
+
+
 def _calls_known(told: Sequence[BaseMessage], known: Collection[str]) -> set[str]:
     """Return the calls that messages of these ids make, and no later ones."""
     by_call = {id: one.id for one in told for id in _calls([one])}
@@ -334,9 +351,13 @@ def _calls_known(told: Sequence[BaseMessage], known: Collection[str]) -> set[str
 def _with_calls_of(told: Sequence[BaseMessage], has: Sequence[BaseMessage]) -> list[BaseMessage]:
     """Return the messages of a thread, those of a client's whose calls were not told of for want of a result with all
     that have one by now."""
-    calls = _calls(has)
-    more = {one.id: one for one in told if one.id and isinstance(one, AIMessage) and not _calls([one]) <= calls}
-    return [more.get(one.id or "", one) if isinstance(one, AIMessage) else one for one in has]
+    told_of = {one.id: one for one in told if isinstance(one, AIMessage)}
+
+    def fuller(one: BaseMessage) -> BaseMessage:
+        other = told_of.get(one.id)
+        return one if other is None or len(_calls([other])) <= len(_calls([one])) else other
+
+    return [fuller(one) if isinstance(one, AIMessage) and one.id else one for one in has]
 
 
 def _since(values: Any, history: Sequence[BaseMessage]) -> list[BaseMessage]:

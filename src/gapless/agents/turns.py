@@ -99,7 +99,7 @@ def answered(
     ends: Callable[[_T], bool],
     make: Callable[[str, ToolMessage | None, _T | None], _T],
 ) -> tuple[list[_T], list[str]]:
-    """Return a history with a result of each call right behind the answer that made it, and the calls of its last
+    """Return the `history` with a result of each call right behind the answer that made it, and the calls of its last
     answer that have none.
 
     Each item comes with the results that the session has of its turn's calls; `calls` are those an item makes,
