@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gapless.agents.conversation import in_their_places, results_in
 from gapless.agents.openai_chat import chat_messages
 from gapless.events import (
     AssistantMessage,
@@ -51,3 +52,35 @@ def test_history_is_sent_complete_and_in_the_order_that_services_take() -> None:
         ("user", "Go on", []),
         ("assistant", "Half an\n[This answer was cut short here.]", []),
     ]
+
+
+def brought(id: str, content: str, **metadata: Any) -> ToolMessage:
+    return ToolMessage(id=content, tool_call_id=id, content=content, metadata=metadata or None)
+
+
+def test_a_result_that_comes_late_is_of_the_answer_that_called_for_it() -> None:
+    left = ToolMessage(id="none", tool_call_id="c", content="", error="It has no result.")
+    left.metadata = {"run_id": "one", "interrupted": True}
+    history: list[Message] = [
+        UserMessage(id="u", content="Hi", metadata={"run_id": "one"}),
+        assistant("Looking.", "a", "b", "c", run_id="one"),
+        left,
+        UserMessage(id="v", content="", metadata={"run_id": "two"}),
+        brought("a", "first", run_id="two"),
+        assistant("So.", "a", run_id="two"),
+        brought("b", "late"),
+        brought("b", "again"),
+        brought("a", "second"),
+        brought("c", "at last"),
+        brought("d", "of nothing"),
+    ]
+    told = in_their_places(history)
+    assert [one.id for one in told] == ["u", "a", "first", "late", "at last", "v", "a", "second", "of nothing"]
+    assert [(one.metadata or {}).get("run_id") for one in told] == [*["one"] * 5, *["two"] * 2, None, None]
+    assert in_their_places(told) == told
+    assert {id: one.content for id, one in results_in(told).items()} == {
+        "a": "second",
+        "b": "late",
+        "c": "at last",
+        "d": "of nothing",
+    }

@@ -61,12 +61,9 @@ async def open_turn(
             places[event.id] = event
         elif message is None:
             raise InputInvalid(f"nothing in session {session.id} called for the result of {result.tool_call_id}")
-    if message is None and brought:  # those of ADK's newest invocation are what the run goes on from
+    if message is None and brought:  # those of the newest calls are what the run goes on from
         newest = max(places, key=lambda id: events.index(places[id]))
-        of = places[newest].invocation_id
-        parts = [part for id, some in brought.items() if places[id].invocation_id == of for part in some]
-        brought = {id: some for id, some in brought.items() if places[id].invocation_id != of}
-        message = types.Content(role="user", parts=parts)
+        message = types.Content(role="user", parts=brought.pop(newest))
     message = message or types.Content(role="user", parts=[types.Part(text="")])
     if begun:
         return message

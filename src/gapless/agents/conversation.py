@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from gapless.events import (
+    ActivityMessage,
     AssistantMessage,
     DeveloperMessage,
     Message,
+    ReasoningMessage,
     SystemMessage,
     ToolCall,
     ToolMessage,
@@ -18,11 +20,26 @@ from gapless.events import (
 from gapless.fold import is_left
 from gapless.jsontext import decode_json
 
-__all__ = ["BEGINNING", "INTERRUPTED", "conversation", "is_whole", "told_once", "tools_called", "with_a_beginning"]
+__all__ = [
+    "BEGINNING",
+    "CAME_LATE",
+    "INTERRUPTED",
+    "conversation",
+    "in_their_places",
+    "is_whole",
+    "results_in",
+    "told_once",
+    "tools_called",
+    "with_a_beginning",
+]
 
 BEGINNING = "[The assistant speaks first.]"
 """Stands before a history that begins with the assistant, as a page's greeting does: many services want the user
 first, and would refuse it."""
+
+CAME_LATE = "[Results of the calls above have come in.]"
+"""Ends a history that goes on from results alone, which stand before later answers of the assistant: many services want
+the user last, and a model should see that there is something to answer."""
 
 INTERRUPTED = "[This answer was cut short here.]"
 """Follows the text of an answer that was cancelled or failed, so that a model does not take it for its whole answer."""
@@ -128,6 +145,69 @@ def told_once(messages: Sequence[Message]) -> list[Message]:
             told.add(message.tool_call_id)
         kept.append(message)
     return kept
+
+
+def in_their_places(messages: Sequence[Message]) -> list[Message]:
+    """Return a history in which the results that a client brought after later answers stand with the answer that called
+    for them, as of its run. Each call has one result, the first; one that only says that there is none makes way."""
+    parts: list[list[Message]] = []
+    owners: dict[str, _Answer] = {}
+    answer: _Answer | None = None
+    for message in messages:
+        if isinstance(message, AssistantMessage | ReasoningMessage | ActivityMessage):
+            if answer is None or answer.results:
+                answer = _Answer()
+                parts.append(answer.messages)
+            answer.messages.append(message)
+            if isinstance(message, AssistantMessage):
+                owners.update((call.id, answer) for call in message.tool_calls or ())
+            continue
+        if not isinstance(message, ToolMessage):
+            answer = None
+        elif (owner := owners.get(message.tool_call_id)) is not None:
+            owner.take(message, late=owner is not answer)
+            continue
+        parts.append([message])
+    return [message for part in parts for message in part]
+
+
+class _Answer:
+    """Is one answer of a model: what it said, and the results of its calls."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.results: dict[str, ToolMessage] = {}
+
+    def take(self, result: ToolMessage, *, late: bool) -> None:
+        known = self.results.get(result.tool_call_id)
+        run_id = (self.messages[0].metadata or {}).get("run_id")
+        # An id that a service gives twice in one answer has two results, which the run itself has.
+        of_run = not late and run_id is not None and (result.metadata or {}).get("run_id") == run_id
+        if known is not None and not of_run and (not is_left(known) or is_left(result)):
+            return
+        if late:
+            others = {key: value for key, value in (result.metadata or {}).items() if key != "run_id"}
+            metadata = others if run_id is None else {**others, "run_id": run_id}
+            result = msgspec.structs.replace(result, metadata=metadata or None)
+        if known is not None and not of_run:
+            self.messages.remove(known)
+        self.messages.append(result)
+        self.results[result.tool_call_id] = result
+
+
+def results_in(messages: Iterable[Message]) -> dict[str, ToolMessage]:
+    """Return the results in a history by the ids of their calls, of several the first; of an id that was given again,
+    those of the newest call."""
+    found: dict[str, ToolMessage] = {}
+    for message in messages:
+        if isinstance(message, AssistantMessage):
+            for call in message.tool_calls or ():
+                found.pop(call.id, None)
+        elif isinstance(message, ToolMessage):
+            known = found.get(message.tool_call_id)
+            if known is None or is_left(known):
+                found[message.tool_call_id] = message
+    return found
 
 
 def _complete(message: AssistantMessage, results: dict[str, ToolMessage]) -> AssistantMessage:

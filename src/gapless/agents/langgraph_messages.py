@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import msgspec
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from pydantic_core import to_json
 
 from gapless import events as g
+from gapless.agents.turns import answered
 from gapless.agents.writing import WholeCall
 from gapless.events import DataSource, Message, TokenUsage, UrlSource, text_of
 from gapless.jsontext import decode_json
 
-__all__ = ["calls_of", "content_of", "files_of", "messages_of", "repaired", "says", "usage_of", "whole_of"]
+__all__ = [
+    "calls_of",
+    "content_of",
+    "files_of",
+    "messages_of",
+    "names_of",
+    "repaired",
+    "result_of",
+    "says",
+    "usage_of",
+    "whole_of",
+]
 
 NO_RESULT = "This call has no result: the conversation went on without it."
+Told: TypeAlias = tuple[BaseMessage, Mapping[str, g.ToolMessage]]
+"""A message, and what the session has of the results of its turn's calls."""
 
 
 # -- to LangChain -----------------------------------------------------------------------------------------------------
@@ -80,28 +94,45 @@ def _block(part: g.ContentPart) -> dict[str, Any]:
     return {**block, "file_id": source.value}
 
 
-def repaired(
-    messages: Sequence[BaseMessage], results: Mapping[str, str], brought: Collection[str]
-) -> list[BaseMessage]:
-    """Return the conversation with a result for each call, as models want it: of `results`, by the call's id, or one
-    that says there is none. Those of `brought` come next."""
-    known = {*brought} | {one.tool_call_id for one in messages if isinstance(one, ToolMessage)}
-    found: list[BaseMessage] = []
-    for message in messages:
-        found.append(message)
-        if isinstance(message, AIMessage):
-            found += [
-                ToolMessage(
-                    results.get(id, NO_RESULT),
-                    tool_call_id=id,
-                    name=call["name"],
-                    id=f"{id}-result",
-                    status="success" if id in results else "error",
-                )
-                for call in message.tool_calls
-                if (id := call["id"]) is not None and id not in known
-            ]
-    return found
+def repaired(said: Iterable[Told]) -> tuple[list[BaseMessage], list[str]]:
+    """Return the conversation with a result for each call, as models want it: one of the session's, or one that says
+    there is none. The calls of the last answer that have none are returned beside it."""
+    told = [*said]
+    names = names_of(one for one, _ in told)
+
+    def make(id: str, message: g.ToolMessage | None, stands: BaseMessage | None) -> BaseMessage:
+        if stands is not None and (message is None or stands.content != NO_RESULT):
+            return stands
+        return result_of(id, message, names[id])
+
+    return answered(told, _called, _answers, lambda one: True, make)
+
+
+def _called(message: BaseMessage) -> list[str]:
+    return [id for call in message.tool_calls if (id := call["id"])] if isinstance(message, AIMessage) else []
+
+
+def _answers(message: BaseMessage) -> str | None:
+    return message.tool_call_id if isinstance(message, ToolMessage) else None
+
+
+def names_of(messages: Iterable[BaseMessage]) -> dict[str, str]:
+    """Return the names of the tools by the ids of their calls."""
+    return {
+        id: call["name"]
+        for one in messages
+        if isinstance(one, AIMessage)
+        for call in one.tool_calls
+        if (id := call["id"]) is not None
+    }
+
+
+def result_of(call_id: str, message: g.ToolMessage | None, name: str) -> ToolMessage:
+    """Return a call's result, or where there is none one that says so."""
+    if message is not None:
+        found = _result(message, name)
+        return found if found.id else found.model_copy(update={"id": f"{call_id}-result"})
+    return ToolMessage(NO_RESULT, tool_call_id=call_id, name=name, id=f"{call_id}-result", status="error")
 
 
 # -- from LangChain ---------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -24,14 +25,13 @@ from langgraph.pregel import Pregel
 
 from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.call_names import ANY, call_names
-from gapless.agents.conversation import conversation, with_a_beginning
+from gapless.agents.conversation import CAME_LATE, conversation, results_in, with_a_beginning
 from gapless.agents.langgraph_events import Translation
-from gapless.agents.langgraph_messages import content_of, messages_of, repaired
+from gapless.agents.langgraph_messages import Told, content_of, messages_of, names_of, repaired, result_of
 from gapless.agents.langgraph_saver import MESSAGES, LeftTurn, RunSaver, decode_left, encode_left
-from gapless.agents.turns import results_brought, turns_before
+from gapless.agents.turns import goes_on_from_results, results_brought, turns_before
 from gapless.errors import CheckpointUnreadable
-from gapless.events import ToolMessage as SessionToolMessage
-from gapless.events import UserMessage, text_of
+from gapless.events import UserMessage
 
 __all__ = ["OwnThread", "Thread", "UsersThread", "thread_of"]
 
@@ -142,27 +142,28 @@ class Thread:
             half = () if asking else self._translation.half()
             await self._ctx.save(_encode(kept), half=half, leave=leave)
 
-    def _results(self) -> dict[str, str]:
-        """Return what the session has of calls' results."""
-        return {
-            one.tool_call_id: text_of(one.content) or one.error or ""
-            for one in self._ctx.messages
-            if isinstance(one, SessionToolMessage)
-        }
-
-    def _new(self, before: Sequence[BaseMessage]) -> list[BaseMessage]:
-        """Return what is new to the graph after what came `before`: results of the client's tools, and the user's
-        message."""
-        answered = {one.tool_call_id for one in before if isinstance(one, ToolMessage)}
-        brought = _NAMES.messages(results_brought(self._ctx), _calls(before))
-        new: list[BaseMessage] = [
-            one for one in messages_of(brought) if isinstance(one, ToolMessage) and one.tool_call_id not in answered
-        ]
+    def _answered(
+        self, said: Iterable[Told], since: Sequence[BaseMessage] = ()
+    ) -> tuple[list[BaseMessage], list[BaseMessage]]:
+        """Return what was `said` with a result of each call, and what is new to the graph after it and what came
+        `since`: results of the client's tools for the last answer's calls, and the user's message."""
+        history, open = repaired(said)
+        brought, names = results_in(results_brought(self._ctx)), names_of(history)
+        results = results_in(self._ctx.messages)
+        history += [result_of(id, results.get(id), names[id]) for id in open if id not in brought]
+        new: list[BaseMessage] = [result_of(id, one, names[id]) for id, one in brought.items() if id in open]
+        both = _under_own_ids([*history, *new])
+        history, new = both[: len(history)], both[len(history) :]
+        if since:  # they belong to the answer, which is not the last
+            history, new = [*history, *new], []
+        last = [*history, *since, *new][-1:]
         if self._ctx.content:
             asked = self._ctx.messages[-1:]
             id = asked[0].id if asked and isinstance(asked[0], UserMessage) else None
             new.append(HumanMessage(content_of(self._ctx.content), id=id or None))
-        return new
+        elif goes_on_from_results(self._ctx) and last and isinstance(last[0], AIMessage):
+            new.append(HumanMessage(CAME_LATE))
+        return history, new
 
 
 class OwnThread(Thread):
@@ -187,18 +188,18 @@ class OwnThread(Thread):
                     f"run {self._ctx.run_id}: its graph's checkpoint cannot be read ({error}); ask again",
                     run_id=self._ctx.run_id,
                 ) from None
-        state = b""
+        state, said = b"", list[Told]()
         for turn in turns_before(self._ctx, _decode_own):
+            results = results_in(turn.messages)
             if turn.native is None:
-                self._history += messages_of(_NAMES.messages(with_a_beginning(turn.messages, first=not self._history)))
+                shown = messages_of(_NAMES.messages(with_a_beginning(turn.messages, first=not said)))
+                said += [(one, results) for one in shown]
                 continue
             state = turn.native.state
             if turn.native.whole:
-                self._history = []
-            self._history += self._saver.messages_of(turn.native)
-        new = self._new(self._history)
-        brought = [one.tool_call_id for one in new if isinstance(one, ToolMessage)]
-        self._history = repaired(self._history, self._results(), brought)
+                said = []
+            said += [(one, results) for one in self._saver.messages_of(turn.native)]
+        self._history, new = self._answered(said)
         self._translation.known = {one.id for one in self._history if one.id}
         if self._kept is not None:
             values = (await self.graph.aget_state(self.config)).values
@@ -206,7 +207,13 @@ class OwnThread(Thread):
         if not state:
             return [*self._history, *new], []
         self._saver.begin(state, self._history if self._split else None)
-        return (new, []) if self._split else ([*self._history, *new], [])
+        if self._split:
+            return new, []
+        has = _messages((await self.graph.aget_state(self.config)).values)
+        told = results_in(self._ctx.messages)
+        whole, new = self._answered([(one, told) for one in has], self._history)
+        self._translation.known |= {one.id for one in whole if one.id}
+        return [*_added(has, whole), *self._history, *new], []
 
     def leave(self, values: Any, checkpoint_id: str) -> bytes | None:
         messages = values.get(MESSAGES) if self._split and isinstance(values, dict) else None
@@ -258,18 +265,24 @@ class UsersThread(Thread):
                 before = [RemoveMessage(id=REMOVE_ALL_MESSAGES)]
         has = [] if before else _messages(state.values)
         self._translation.known = {one.id for one in has if one.id}
-        new = self._new(has)
-        ids = {one.id for one in new}
+        known = self._translation.known
         earlier = _NAMES.messages(conversation(self._ctx.messages), _calls(has))
-        told = [one for one in messages_of(with_a_beginning(earlier, first=not has)) if one.id not in ids]
+        told = messages_of(with_a_beginning(earlier, first=not has))
+        if self._ctx.content and told and isinstance(told[-1], HumanMessage):
+            told.pop()  # it is new
+        whole = _with_calls_of(told, has)
+        placed = _calls_known(told, known)
+        told = [one for one in told if not (isinstance(one, ToolMessage) and one.tool_call_id in placed)]
         fresh = 0
-        while fresh < len(told) and told[len(told) - 1 - fresh].id not in self._translation.known:
+        while fresh < len(told) and told[len(told) - 1 - fresh].id not in known:
             fresh += 1
         missing = told[len(told) - fresh :] if fresh and (fresh < len(told) or not has) else []
-        closing = repaired(has, self._results(), [one.tool_call_id for one in new if isinstance(one, ToolMessage)])
-        closings = [one for one in closing if one not in has]
-        self._translation.known |= {one.id for one in (*missing, *closings) if one.id}
-        return [*before, *closings, *missing, *new], []
+        while missing and isinstance(missing[0], ToolMessage):  # of a call that the thread has elsewhere
+            missing.pop(0)
+        results = results_in(self._ctx.messages)
+        whole, new = self._answered([(one, results) for one in whole], missing)
+        known |= {one.id for one in (*missing, *whole) if one.id}
+        return [*before, *_added(has, whole), *missing, *new], []
 
     def _base(self, head: str) -> str | None:
         """Return the checkpoint to go on from where the thread's newest turn was asked again or edited: its id, empty
@@ -304,6 +317,47 @@ def _messages(values: Any) -> list[BaseMessage]:
 
 def _calls(messages: Sequence[BaseMessage]) -> set[str]:
     return {str(call["id"]) for one in messages if isinstance(one, AIMessage) for call in one.tool_calls}
+
+
+def _added(has: Sequence[BaseMessage], whole: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """Return what makes the `whole` of a thread that `has` its beginning, or else is given anew: what is given to a
+    graph comes at the thread's end, and a result that came late does not belong there."""
+    if len(whole) >= len(has) and all(map(operator.is_, whole, has)):
+        return [*whole[len(has) :]]
+    return [RemoveMessage(id=REMOVE_ALL_MESSAGES), *whole]
+
+
+def _under_own_ids(messages: Iterable[BaseMessage]) -> list[BaseMessage]:
+    """Return the messages, each under an id of its own: LangGraph takes one of the same id for the one before, and ids
+    are clients' and services' to give."""
+    found: list[BaseMessage] = []
+    ids: set[str] = set()
+    for message in messages:
+        id = message.id
+        while id and id in ids:
+            id += "_"
+        if id:
+            ids.add(id)
+        found.append(message if id == message.id else message.model_copy(update={"id": id}))
+    return found
+
+
+def _calls_known(told: Sequence[BaseMessage], known: Collection[str]) -> set[str]:
+    """Return the calls that messages of these ids make, and no later ones."""
+    by_call = {id: one.id for one in told for id in _calls([one])}
+    return {call for call, id in by_call.items() if id in known}
+
+
+def _with_calls_of(told: Sequence[BaseMessage], has: Sequence[BaseMessage]) -> list[BaseMessage]:
+    """Return the messages of a thread, those of a client's whose calls were not told of for want of a result with all
+    that have one by now."""
+    told_of = {one.id: one for one in told if isinstance(one, AIMessage)}
+
+    def fuller(one: BaseMessage) -> BaseMessage:
+        other = told_of.get(one.id)
+        return one if other is None or len(_calls([other])) <= len(_calls([one])) else other
+
+    return [fuller(one) if isinstance(one, AIMessage) and one.id else one for one in has]
 
 
 def _since(values: Any, history: Sequence[BaseMessage]) -> list[BaseMessage]:

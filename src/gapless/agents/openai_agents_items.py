@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -10,8 +10,8 @@ import msgspec
 from gapless import events as g
 from gapless.agents.base import RunContext
 from gapless.agents.call_names import CallNames, call_names
-from gapless.agents.conversation import BEGINNING
-from gapless.agents.turns import results_brought, turns_before
+from gapless.agents.conversation import BEGINNING, CAME_LATE, results_in
+from gapless.agents.turns import answered, goes_on_from_results, results_brought, turns_before
 from gapless.errors import InputInvalid
 from gapless.events import DataSource, Message, UrlSource, text_of
 
@@ -38,24 +38,27 @@ _encode = msgspec.json.Encoder().encode
 def input_of(ctx: RunContext) -> tuple[list[Item], list[Item]]:
     """Return the turns before the run's message, and what the run is asked: results of the client's own tools, and the
     message. Every call before has a result."""
-    history: list[Item] = []
+    said: list[tuple[Item, dict[str, g.ToolMessage]]] = []
+    results: dict[str, g.ToolMessage] = {}
     for turn in turns_before(ctx, _decode_native):
+        of_turn = results_in(turn.messages)
+        results |= of_turn
         if turn.native is None:
-            history += _items(turn.messages)
-        else:
-            history = [] if turn.native.whole else history
-            history += turn.native.items
-    results = {
-        one.tool_call_id: text_of(one.content) or one.error or ""
-        for one in ctx.messages
-        if isinstance(one, g.ToolMessage)
-    }
-    brought = [one for one in results_brought(ctx) if one.tool_call_id not in _answered(history)]
-    history = [item for at, item in enumerate(history) if not _is_blank(history, at)]
-    history = _repaired(history, results, {one.tool_call_id for one in brought})
-    asked = [_result(one) for one in brought]
+            said += [(item, of_turn) for item in _items(turn.messages)]
+            continue
+        if turn.native.whole:
+            said, of_turn = [], dict(results)
+        said += [(item, of_turn) for item in turn.native.items]
+    items = [item for item, _ in said]
+    told = [one for at, one in enumerate(said) if not _is_blank(items, at)]
+    history, open = answered(told, _calls_in, _answers, _is_asked, _made)
+    brought = results_in(results_brought(ctx))
+    history += [_made(id, results.get(id)) for id in open if id not in brought]
+    asked = [_result(one) for id, one in brought.items() if id in open]
     if ctx.content:
         asked.append({"role": "user", "content": _content(ctx.content)})
+    elif not asked and goes_on_from_results(ctx) and history and not _is_told(history[-1]):
+        asked.append({"role": "user", "content": CAME_LATE})
     first = next((at for at, item in enumerate(history) if item.get("role") not in ("system", "developer")), 0)
     if history[first:] and history[first].get("role", "assistant") == "assistant":
         history.insert(first, {"role": "user", "content": BEGINNING})
@@ -93,22 +96,33 @@ def _is_output(item: Item) -> bool:
     return str(item.get("type")).endswith("_output")
 
 
-def _answered(items: Iterable[Item]) -> set[str]:
-    return {str(item["call_id"]) for item in items if _is_output(item) and "call_id" in item}
+def _calls_in(item: Item) -> list[str]:
+    return [str(item["call_id"])] if item.get("type") == "function_call" else []
+
+
+def _answers(item: Item) -> str | None:
+    return str(item["call_id"]) if item.get("type") == "function_call_output" else None
+
+
+def _is_asked(item: Item) -> bool:
+    """Return whether an item is no part of an answer, in which calls may stand before other things that it says."""
+    return bool(item.get("role", "assistant") != "assistant")
+
+
+def _is_told(item: Item) -> bool:
+    """Return whether an item is for the model to answer."""
+    return _is_asked(item) or _is_output(item)
 
 
 def _output(call_id: str, text: str) -> Item:
     return {"type": "function_call_output", "call_id": call_id, "output": text}
 
 
-def _repaired(items: Sequence[Item], results: Mapping[str, str], brought: set[str]) -> list[Item]:
-    known = _answered(items) | brought
-    found: list[Item] = []
-    for item in items:
-        found.append(item)
-        if item.get("type") == "function_call" and item["call_id"] not in known:
-            found.append(_output(item["call_id"], results.get(item["call_id"], NO_RESULT)))
-    return found
+def _made(call_id: str, message: g.ToolMessage | None, stands: Item | None = None) -> Item:
+    """Return a call's result: the one that stands there, unless it only says that there is none."""
+    if stands is not None and (message is None or stands.get("output") != NO_RESULT):
+        return stands
+    return _output(call_id, NO_RESULT) if message is None else _result(message)
 
 
 def _items(messages: Iterable[Message]) -> list[Item]:

@@ -11,8 +11,7 @@ import base64
 import binascii
 import dataclasses
 import operator
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice, takewhile
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -44,9 +43,9 @@ from pydantic_core import PydanticSerializationError
 from gapless import events
 from gapless.agents.base import RunContext
 from gapless.agents.call_names import CallNames, call_names
-from gapless.agents.conversation import BEGINNING, told_once, tools_called
+from gapless.agents.conversation import BEGINNING, CAME_LATE, in_their_places, results_in, tools_called
 from gapless.agents.pydantic_ai_sealed import thought_of, unseal
-from gapless.agents.turns import earlier, turns_of
+from gapless.agents.turns import earlier, goes_on_from_results, turns_of
 from gapless.agents.writing import with_files
 from gapless.errors import InputInvalid
 from gapless.events import DataSource, Message, UrlSource, text_of
@@ -70,6 +69,8 @@ class _Turn(msgspec.Struct, tag_field="framework", tag="pydantic-ai"):
     messages: msgspec.Raw
 
 
+_STAND_IN = {"pydantic_ai_synthesized_tool_return": True}
+"""The metadata of what the framework itself puts in a missing result's place (`repair_messages`)."""
 _decode_turn = msgspec.json.Decoder(_Turn).decode
 
 
@@ -101,15 +102,19 @@ def dump(messages: Sequence[ModelMessage]) -> bytes:
 def history_of(ctx: RunContext) -> list[ModelMessage]:
     """Return the turns before this run's message, ready to take a new prompt: every call in it has a result."""
     natives = [found for native in ctx.native_history if (found := _decoded(native)) is not None]
-    messages: list[ModelMessage] = []
+    messages: list[tuple[ModelMessage, Mapping[str, events.ToolMessage]]] = []
     names = tools_called(ctx.messages)
-    for turn in turns_of(told_once(earlier(ctx)), {native.run_id: native.messages for native in natives}):
+    turns = turns_of(in_their_places(earlier(ctx)), {native.run_id: native.messages for native in natives})
+    for turn in turns:
         if turn.native is None:
-            messages += _rebuilt(turn.messages, names)
+            messages += [(one, {}) for one in _rebuilt(turn.messages, names)]
             continue
-        kept = ModelMessagesTypeAdapter.validate_json(bytes(turn.native))
-        messages += [*_rebuilt(_brought(turn.messages, kept), names), *kept]
-    return repair_messages(_with_a_beginning(messages))
+        results = {id: one for id, one in results_in(turn.messages).items() if not is_left(one)}
+        messages += [(one, results) for one in ModelMessagesTypeAdapter.validate_json(bytes(turn.native))]
+    history = repair_messages(_with_a_beginning(_answered(messages)))
+    if goes_on_from_results(ctx) and history and isinstance(history[-1], ModelResponse):
+        history.append(ModelRequest(parts=[UserPromptPart(CAME_LATE)]))
+    return history
 
 
 def _decoded(native: bytes) -> _Turn | None:
@@ -165,13 +170,53 @@ def _instructs(message: ModelMessage) -> bool:
     return isinstance(message, ModelRequest) and all(isinstance(part, SystemPromptPart) for part in message.parts)
 
 
-def _brought(turn: Iterable[Message], kept: Iterable[ModelMessage]) -> list[Message]:
-    """Return the results of the client's tools that a turn went on from and that are not in what is `kept` of it: they
-    were before it for the framework if a message came with them, else it began with them."""
-    brought = takewhile(lambda one: isinstance(one, events.ToolMessage), islice(turn, 1, None))
-    parts = [part for one in kept for part in one.parts]
-    has = {part.tool_call_id for part in parts if isinstance(part, ToolReturnPart | RetryPromptPart)}
-    return [one for one in brought if isinstance(one, events.ToolMessage) and one.tool_call_id not in has]
+def _answered(messages: Iterable[tuple[ModelMessage, Mapping[str, events.ToolMessage]]]) -> list[ModelMessage]:
+    """Return the messages with each result that the session has behind the answer that called for it, though it came
+    late; each message comes with those of its turn. What stood for one is left out, and made anew where none is."""
+    found: list[ModelMessage] = []
+    calls: dict[str, tuple[str, Mapping[str, events.ToolMessage]]] = {}
+    before, has = set[str](), set[str]()
+    behind = 0
+
+    def bring() -> None:
+        missing = [(name, told[id]) for id, (name, told) in calls.items() if id not in has and id in told]
+        if missing:
+            found.insert(behind, ModelRequest(parts=[_return(name, one) for name, one in missing]))
+        before.update(calls)
+        calls.clear()
+        has.clear()
+
+    for message, told in messages:
+        if isinstance(message, ModelResponse):
+            if behind < len(found):  # something came after the answer
+                bring()
+            found.append(message)
+            behind = len(found)
+            calls.update((one.tool_call_id, (one.tool_name, told)) for one in message.tool_calls)
+            continue
+        parts = [one for one in message.parts if _stays(one, calls, before)]
+        has.update(id for one in parts if (id := _answers(one)) is not None)
+        if parts or not message.parts:
+            whole = len(parts) == len(message.parts)
+            found.append(message if whole else dataclasses.replace(message, parts=parts))
+    bring()
+    return found
+
+
+def _answers(part: ModelRequestPart) -> str | None:
+    """Return the call that a part is a result of."""
+    if isinstance(part, BaseToolReturnPart) or (isinstance(part, RetryPromptPart) and part.tool_name is not None):
+        return part.tool_call_id
+    return None
+
+
+def _stays(part: ModelRequestPart, calls: Collection[str], before: Collection[str]) -> bool:
+    """Return whether a part is no stand-in for a result, and no result of a call before the last answer: that one came
+    late, and is told at its place."""
+    id = _answers(part)
+    if isinstance(part, BaseToolReturnPart) and part.metadata == _STAND_IN:
+        return False
+    return id is None or id in calls or id not in before
 
 
 def prompt_of(content: str | list[events.ContentPart]) -> str | list[UserContent] | None:
@@ -208,10 +253,7 @@ def _rebuilt(messages: Iterable[Message], names: Mapping[str, str]) -> list[Mode
         elif isinstance(message, events.SystemMessage | events.DeveloperMessage):
             request = SystemPromptPart(message.content)
         elif isinstance(message, events.ToolMessage) and message.tool_call_id not in halves:
-            name = names.get(message.tool_call_id, "")
-            request = ToolReturnPart(name, message.error or _returned(message.content), message.tool_call_id)
-            if message.error is not None:
-                request.outcome = "interrupted" if is_left(message) else "failed"
+            request = _return(names.get(message.tool_call_id, ""), message)
         elif isinstance(message, events.AssistantMessage):
             text = message.content or ""
             parts = [*thoughts, *([TextPart(text)] if text.strip() else ())]
@@ -230,6 +272,13 @@ def _rebuilt(messages: Iterable[Message], names: Mapping[str, str]) -> list[Mode
         if request is not None:
             found.append(ModelRequest(parts=[request]))
     return found
+
+
+def _return(name: str, message: events.ToolMessage) -> ToolReturnPart:
+    part = ToolReturnPart(name, message.error or _returned(message.content), message.tool_call_id)
+    if message.error is not None:
+        part.outcome = "interrupted" if is_left(message) else "failed"
+    return part
 
 
 def content_of(part: BaseToolReturnPart[Any]) -> str | list[events.ContentPart]:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Generic, NamedTuple, TypeVar
 
 from gapless.agents.base import RunContext
-from gapless.agents.conversation import conversation
+from gapless.agents.conversation import conversation, in_their_places
 from gapless.events import Message, ToolMessage, UserMessage
 from gapless.user_message import results_of
 
-__all__ = ["Turn", "earlier", "results_brought", "run_of", "turns_before", "turns_of"]
+__all__ = [
+    "Turn",
+    "answered",
+    "earlier",
+    "goes_on_from_results",
+    "results_brought",
+    "run_of",
+    "turns_before",
+    "turns_of",
+]
 
 _T = TypeVar("_T")
 
@@ -29,10 +38,11 @@ def turns_before(ctx: RunContext, decode: Callable[[bytes], tuple[str, _T] | Non
     was kept, None for another framework's.
 
     A turn of this framework is taken as it was kept; any other (a client's own history, another framework's, one that
-    was cut short) is what the session has of it, with each call beside its result.
+    was cut short) is what the session has of it, with each call beside its result. A result that came after later
+    answers is with the turn that called for it.
     """
     kept = dict(found for native in ctx.native_history if (found := decode(native)) is not None)
-    return turns_of(earlier(ctx), kept, conversation)
+    return turns_of(in_their_places(earlier(ctx)), kept, conversation)
 
 
 def turns_of(
@@ -73,3 +83,48 @@ def results_brought(ctx: RunContext) -> list[ToolMessage]:
     """Return the results of the client's own tools that `ctx` goes on from: they come with its message."""
     asked = ctx.messages[-1] if ctx.messages else None
     return results_of(asked) if isinstance(asked, UserMessage) else []
+
+
+def goes_on_from_results(ctx: RunContext) -> bool:
+    """Return whether `ctx` has no message but results of the client's own tools."""
+    if ctx.content:
+        return False
+    return bool(results_brought(ctx)) or any(isinstance(one, ToolMessage) for one in earlier(ctx)[-1:])
+
+
+def answered(
+    history: Iterable[tuple[_T, Mapping[str, ToolMessage]]],
+    calls: Callable[[_T], Collection[str]],
+    result: Callable[[_T], str | None],
+    ends: Callable[[_T], bool],
+    make: Callable[[str, ToolMessage | None, _T | None], _T],
+) -> tuple[list[_T], list[str]]:
+    """Return the `history` with a result of each call right behind the answer that made it, and the calls of its last
+    answer that have none.
+
+    Each item comes with the results that the session has of its turn's calls; `calls` are those an item makes,
+    `result` the one it is a result of. An item that `ends` an answer does so before any result. `make` makes a result
+    of what the session has, None for nothing; it is given the item that stands there, if one does.
+    """
+    found: list[_T] = []
+    of_answer, open, before = dict[str, Mapping[str, ToolMessage]](), list[str](), set[str]()
+    answering = False
+    for item, told in history:
+        if (id := result(item)) is not None:
+            if id in of_answer:
+                answering = True
+                found.append(make(id, of_answer[id].get(id), item))
+                if id in open:
+                    open.remove(id)
+            elif id not in before:  # else it came late, and is told at its place
+                found.append(item)
+            continue
+        if answering or ends(item):
+            found += [make(id, of_answer[id].get(id), None) for id in open]
+            before.update(of_answer)
+            of_answer, open, answering = {}, [], False
+        found.append(item)
+        for id in calls(item):
+            of_answer[id] = told
+            open.append(id)
+    return found, open

@@ -269,7 +269,7 @@ def chat_messages(body: Chat) -> tuple[UserMessage, list[Message]]:
             case _Developer():
                 messages.append(DeveloperMessage(id=id, content=_text(one.content)))
             case _Tool():
-                messages.append(ToolMessage(id=id, tool_call_id=one.tool_call_id, content=_parts(one.content)))
+                messages.append(_told(one.tool_call_id, one.content))
             case _Assistant():
                 content = _text(one.content or "") or one.refusal
                 calls = [_tool_call(call.id, call.function, _kept(call)) for call in one.tool_calls or ()]
@@ -367,6 +367,11 @@ class Responses(msgspec.Struct):
     include: list[str] | None = None
 
 
+def _told(call_id: str, content: str | list[_Part]) -> ToolMessage:
+    """Return a result under an id that is its own in the conversation too: the next request counts anew."""
+    return ToolMessage(id=f"{call_id}-result", tool_call_id=call_id, content=_parts(content))
+
+
 def response_messages(body: Responses) -> tuple[UserMessage, list[Message]]:
     """Return the new message and those of the input before it, as `chat_messages`. Raises `InputInvalid`."""
     if isinstance(body.input, str):
@@ -390,7 +395,7 @@ def response_messages(body: Responses) -> tuple[UserMessage, list[Message]]:
                 call = _tool_call(one.call_id, _Function(one.name, one.arguments), one.encrypted_content)
                 messages.append(AssistantMessage(id=id, tool_calls=[call]))
             case _FunctionCallOutput():
-                messages.append(ToolMessage(id=id, tool_call_id=one.call_id, content=_parts(one.output)))
+                messages.append(_told(one.call_id, one.output))
             case _Reasoning(encrypted_content=str(kept)):
                 with contextlib.suppress(msgspec.DecodeError):  # another service's
                     thought = _decode_reasoning(kept)
