@@ -379,7 +379,8 @@ class Fold:
             target.encrypted = event.encrypted_value
 
     def _call_start(self, event: ToolCallStartEvent) -> None:
-        parent = self._texts.get(event.parent_message_id or "")
+        # One that was taken back and is said again has left the message that was made for it.
+        parent = self._texts.get(event.parent_message_id or event.tool_call_id)
         if parent is None:
             last = self._items[-1] if self._items else None
             if event.parent_message_id is None and isinstance(last, _Text) and last.kind == "assistant":

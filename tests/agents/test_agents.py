@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.metadata
+import pickle
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from pydantic_ai import Agent
@@ -13,6 +15,8 @@ from pydantic_ai import Agent
 from gapless import Runner
 from gapless.agents import FRAMEWORKS, Framework, adapt, load
 from gapless.agents.functions import FunctionAgent
+from gapless.agents.langgraph_saver import RunSaver
+from gapless.agents.raised import decode_raised, encode_raised
 from gapless.cli.agents import load_agents
 from gapless.cli.doctor import EXTRAS
 from gapless.errors import AgentInvalid, AgentNotFound, ExtraMissing
@@ -34,6 +38,83 @@ def test_module_and_file_references(folder: Path):
     for reference in ("mine:agent", "mine.py:agent", "mine:Box.agent", str(folder / "mine.py") + ":agent"):
         assert isinstance(load(reference), FunctionAgent)
     assert load("mine:agent").name == "agent"
+
+
+AGENT_FILE = """
+import dataclasses
+from gapless.agents.functions import FunctionAgent
+@dataclasses.dataclass
+class Order:
+    id: int
+class Refused(Exception): ...
+class Mine(FunctionAgent): ...
+first, second = (Mine(lambda m: "hi", name) for name in ("first", "second"))
+"""
+
+
+def agent_file(path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(AGENT_FILE)
+    return path
+
+
+def module_in(path: Path, variable: str = "first") -> ModuleType:
+    """Return the module that an agent of the file is of."""
+    agent = load(f"{path}:{variable}")
+    assert agent.name == variable
+    return sys.modules[type(agent).__module__]
+
+
+def kept_of(module: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, bytes, tuple[str, bytes]]:
+    """Return what is kept of the module's classes where it is called so: pickled, raised, and LangGraph's."""
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, name, module)
+        for kind in (module.Order, module.Refused):
+            patch.setattr(kind, "__module__", name)
+        order = module.Order(7)
+        return pickle.dumps(order), encode_raised(module.Refused()), RunSaver("t").serde.dumps_typed(order)
+
+
+def test_a_file_is_executed_once_for_all_agents_in_it_until_it_changes(folder: Path):
+    path = agent_file(folder / "many.py")
+    first, module = load("many.py:first"), module_in(path)
+    (folder / "linked.py").symlink_to(path)
+    assert isinstance(load("many.py:second"), type(first))
+    assert module_in(folder / "linked.py") is module_in(Path("many.py"), "second") is module
+    path.write_text("this is no Python\n")
+    with pytest.raises(AgentInvalid):
+        load("many.py:first")
+    assert sys.modules[module.__name__] is module, "what has been loaded is left as it was"
+    path.write_text(f"{AGENT_FILE}third = Mine(lambda m: 'hi', 'third')\n")
+    changed = module_in(path, "third")
+    assert changed is not module
+    assert changed.__name__ == module.__name__
+
+
+def test_files_that_are_called_the_same_keep_each_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    modules = [module_in(agent_file(folder / name / "gapless_same.py")) for name in ("shop", "bank")]
+    assert modules[0] is not modules[1]
+    for module in modules:
+        pickled, raised, checkpoint = kept_of(module, module.__name__, monkeypatch)
+        assert pickle.loads(pickled) == RunSaver("t").serde.loads_typed(checkpoint) == module.Order(7)
+        assert type(decode_raised(raised)) is module.Refused
+
+
+def test_what_was_kept_under_another_name_is_found_by_what_the_file_is_called(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Names had no path in them once; another release has its files in another folder."""
+    module = module_in(agent_file(folder / "monthly.py"))
+    before, elsewhere = "gapless_agent_monthly", f"gapless_agent_monthly_{'0' * 12}"
+    kept = [kept_of(module, name, monkeypatch) for name in (before, elsewhere)]
+    for _, raised, checkpoint in kept:
+        assert type(decode_raised(raised)) is module.Refused
+        assert RunSaver("t").serde.loads_typed(checkpoint) == module.Order(7)
+    assert pickle.loads(kept[0][0]) == module.Order(7)
+    module_in(agent_file(folder / "other" / "monthly.py"))
+    for _, raised, checkpoint in kept:
+        assert type(decode_raised(raised)) is Exception, "which of the two was meant, nobody can tell"
+        assert RunSaver("t").serde.loads_typed(checkpoint) == {"id": 7}
 
 
 def test_a_folder_is_its_agent_as_adk_has_it(folder: Path):

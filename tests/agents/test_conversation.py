@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from gapless.agents.conversation import in_their_places, results_in
 from gapless.agents.openai_chat import chat_messages
 from gapless.events import (
@@ -84,3 +86,13 @@ def test_a_result_that_comes_late_is_of_the_answer_that_called_for_it() -> None:
         "c": "at last",
         "d": "of nothing",
     }
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\u2028\u2029\x85"])
+def test_blanks_are_told_only_where_they_are_the_question(blank: str) -> None:
+    earlier = [UserMessage(id="u", content=blank), assistant("What?"), SystemMessage(id="s", content=blank)]
+    question = UserMessage(id="u2", content=blank)
+    assert chat_messages([question]) == [{"role": "user", "content": blank}]
+    told = chat_messages([UserMessage(id="u0", content="Hi"), *earlier, question])
+    assert [(one["role"], one["content"]) for one in told] == [("user", "Hi"), ("assistant", "What?"), ("user", blank)]
+    assert chat_messages([UserMessage(id="u", content="")]) == []

@@ -339,6 +339,25 @@ async def test_an_interrupt_asks_with_its_schema_and_again_where_the_answer_does
     assert text_of(events) == "Ann is 7"
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"q": "a?"}, '{"q":"a?"}'),
+        ({"question": {"text": "a?"}}, '{"question":{"text":"a?"}}'),
+        (["é", 1], '["é",1]'),
+        (7, "7"),
+        (None, None),
+        ({"q": "a" * 1000}, '{"q":"' + "a" * 493 + "…"),
+    ],
+)
+async def test_a_question_without_a_text_is_its_value(value: Any, message: str | None):
+    def node(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(str(interrupt(value)))]}
+
+    (asked,) = questions(await one_run(graph_of(node), "hello", "yes"))
+    assert (asked.message, asked.metadata) == (message, {"kind": "question", "value": value})
+
+
 async def test_a_breakpoint_asks_to_go_on():
     events = await one_run(
         graph_of(lambda state: {"messages": [AIMessage("done")]}, interrupt_before=["node"]), "go", 1

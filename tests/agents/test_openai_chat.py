@@ -19,6 +19,7 @@ from gapless.errors import (
     InputInvalid,
     ModelFailed,
     OutputInvalid,
+    RunTimeout,
 )
 from gapless.events import (
     AssistantMessage,
@@ -302,6 +303,27 @@ async def test_cancelling_closes_the_connection() -> None:
         {"role": "assistant", "content": "Hel\n[This answer was cut short here.]"},
         {"role": "user", "content": "And?"},
     ]
+
+
+async def test_a_service_that_keeps_the_connection_after_the_finish_reason_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gapless.agents.openai_chat.END_WAIT_S", 0.05)
+    usage = {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 1}}
+    body = sse(chunk(content="Hel"), chunk(content="lo"), chunk("stop"), usage)
+    async with upstream(Reply(body, hold=True)) as up, asyncio.timeout(WAIT_S):
+        fold, events = await ask(up.url + "/v1?model=m")
+        await up.left.wait()
+    assert fold.text == "Hello"
+    assert [one.input_tokens for one in events[-1].usage] == [5]
+
+
+async def test_an_answer_without_a_finish_reason_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gapless.agents.openai_chat.END_WAIT_S", 0.0)
+    held = Reply(HELLO, cut_at=HELLO.index(b'"finish_reason": "stop"'), hold=True)
+    async with upstream(held) as up, Runner(up.url + "/v1?model=m", config=RunConfig(idle_timeout=0.5)) as runner:
+        run = await runner.start("Hi")
+        assert ((await run.wait()).error or {})["code"] == RunTimeout.code
 
 
 async def test_the_newest_count_of_tokens_is_the_answers_also_when_it_is_cut() -> None:

@@ -7,13 +7,24 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 
 import gapless
 from gapless import Interrupt, ResumeEntry, Runner
 from gapless.agents.base import Agent, AgentItem, RunContext
 from gapless.errors import AgentFailed, AgentInvalid, OutcomeUnknown, UsageError
-from gapless.events import CustomEvent
+from gapless.events import (
+    CustomEvent,
+    Message,
+    ReasoningMessageChunkEvent,
+    TextMessageChunkEvent,
+    ToolCallArgsEvent,
+    ToolCallChunkEvent,
+    ToolCallEndEvent,
+    ToolCallStartEvent,
+    UserMessage,
+)
 from gapless.journals.memory import Memory, MemoryStore
 from tests.support.waiting import at_rest, until
 
@@ -30,6 +41,15 @@ class Worker:
 
     async def __aexit__(self, *error: object) -> None:
         await self.runner.close()
+
+
+def _args(delta: str) -> ToolCallArgsEvent:
+    return ToolCallArgsEvent(tool_call_id="c", delta=delta)
+
+
+def said(messages: list[Message]) -> list[Any]:
+    plain = [msgspec.to_builtins(message) for message in messages if not isinstance(message, UserMessage)]
+    return [{name: value for name, value in one.items() if name != "metadata"} for one in plain]
 
 
 async def read(runner: Runner) -> str:
@@ -425,6 +445,59 @@ async def test_a_large_file_is_said_once_where_a_step_is_kept_while_it_is_set_as
     async with Worker(memory, agent) as second:
         assert await read(second) == "begun end"
     assert sum("gapless.file" in str(event) for event in memory.events["r"]) == 1
+
+
+STARTED = ToolCallStartEvent(tool_call_id="c", tool_call_name="look")
+BEGUN = [
+    ([STARTED, _args('{"a":')], [_args("1}"), ToolCallEndEvent(tool_call_id="c")]),
+    ([STARTED, _args('{"a":'), ReasoningMessageChunkEvent(message_id="t", delta="so")], [_args("1}")]),
+    (["text", STARTED, _args('{"a":1}')], []),
+    (
+        [ToolCallChunkEvent(tool_call_id="c", tool_call_name="look", delta='{"a"'), ToolCallChunkEvent(delta=":")],
+        [ToolCallChunkEvent(delta="1}")],
+    ),
+    ([TextMessageChunkEvent(message_id="m", delta="one ")], [TextMessageChunkEvent(delta="two")]),
+    ([ReasoningMessageChunkEvent(message_id="t", delta="one ")], [ReasoningMessageChunkEvent(delta="two")]),
+    (
+        [STARTED, _args('{"a":1}'), ToolCallEndEvent(tool_call_id="c")],
+        [TextMessageChunkEvent(message_id="m", delta="x")],
+    ),
+]
+
+
+@pytest.mark.parametrize("emits", [False, True], ids=["yields", "emits"])
+@pytest.mark.parametrize(("before", "after"), BEGUN)
+async def test_what_was_begun_before_a_step_and_ends_after_it_is_whole(
+    before: list[AgentItem], after: list[AgentItem], emits: bool
+):
+    """Whoever goes on takes back calls that are not whole."""
+    memory, lost, whole = Memory(), asyncio.Event(), asyncio.Event()
+
+    @gapless.replays
+    async def agent(ctx: RunContext) -> AsyncIterator[AgentItem]:
+        for number, items in enumerate((before, after)):
+            for item in items:
+                if emits:
+                    await ctx.emit(item)
+                else:
+                    yield item
+            if number == 0:
+                await ctx.step("note", lambda: None)
+                if not whole.is_set():
+                    lost.set()
+                    await asyncio.Event().wait()
+
+    async with Worker(memory, agent) as first:
+        await first.start("x", session_id="s", run_id="r")
+        await lost.wait()
+        await at_rest()
+    whole.set()
+    async with Worker(memory, agent) as second:
+        await read(second)
+        went_on = await second.messages("s")
+    async with Worker(Memory(), agent) as other:
+        await (await other.start("x", session_id="s", run_id="r")).collect()
+        assert said(went_on) == said(await other.messages("s"))
 
 
 @pytest.mark.parametrize("again", ["returns", "raises"])

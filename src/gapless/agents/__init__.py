@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata
-import importlib.util
 import inspect
 import sys
 import traceback
@@ -20,6 +19,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from gapless.agents.base import Agent
+from gapless.agents.files import module_of
 from gapless.agents.folders import agent_in, package_of
 from gapless.agents.objects import ObjectAgent, Runnable, speaks_ag_ui
 from gapless.errors import AgentInvalid, AgentNotFound, ExtraMissing, GaplessError
@@ -272,20 +272,10 @@ def _import_file(path: Path) -> Any:
     if not path.is_file():
         where = "" if path.is_absolute() else f" in {Path.cwd()}"
         raise AgentNotFound(f"agent file {path} does not exist{where}: check the name, or write the whole path")
-    name = f"gapless_agent_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path.resolve())
-    assert spec is not None, "a .py file has a loader"
-    assert spec.loader is not None, "a .py file has a loader"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    if str(path.resolve().parent) not in sys.path:
-        sys.path.append(str(path.resolve().parent))  # it finds its neighbours; a `redis.py` beside it hides no package
     try:
-        spec.loader.exec_module(module)
+        return module_of(path)
     except Exception as error:
-        del sys.modules[name]
         raise _not_imported(f"agent file {path}", error, path.resolve().parent) from error
-    return module
 
 
 def _not_imported(what: str, error: Exception, folder: Path) -> GaplessError:

@@ -50,7 +50,8 @@ def conversation(messages: Sequence[Message]) -> list[Message]:
 
     Each tool's result follows the message that called for it. Calls without a result and results without a call, as a
     run cut short leaves them, are dropped; so are calls whose arguments are no JSON object, reasoning and activities.
-    Cut answers are marked. Neighbouring messages of the assistant become one.
+    Cut answers are marked. Neighbouring messages of the assistant become one. Blanks are left out, unless they are what
+    the user has just said: a service is to be asked something.
     """
     results = _results(messages)
     shown: list[Message] = []
@@ -64,8 +65,10 @@ def conversation(messages: Sequence[Message]) -> list[Message]:
                 answer = _joined(last, answer)
             if answer.content or answer.tool_calls:
                 shown += _of_its_own(answer, results.get(at, {}), ids)
-        elif isinstance(message, UserMessage | SystemMessage | DeveloperMessage) and not _is_blank(message.content):
-            shown.append(message)
+        elif isinstance(message, UserMessage | SystemMessage | DeveloperMessage):
+            asked = isinstance(message, UserMessage) and message is messages[-1] and message.content
+            if asked or not _is_blank(message.content):
+                shown.append(message)
     return shown
 
 

@@ -15,10 +15,13 @@ from langgraph.types import StateSnapshot
 
 from gapless.agents.approving import UNCLEAR, Decision, approval, read_decision
 from gapless.agents.langgraph_saver import MESSAGES
-from gapless.agents.values import plain
+from gapless.agents.values import json_of, plain
 from gapless.events import Interrupt, ResumeEntry
 
 __all__ = ["Question", "questions_of"]
+
+VALUE_CHARS_MAX = 500
+"""Of a value that stands for its question's text; the whole is in the metadata."""
 
 
 class Question:
@@ -98,11 +101,7 @@ def _question(interrupt: GraphInterrupt, state: StateSnapshot, unclear: Collecti
         if isinstance(actions, list) and actions and all(isinstance(one, dict) and "name" in one for one in actions):
             return _together(id, actions, state)
     schema = interrupt.response_schema
-    text = value if isinstance(value, str) else None
-    if isinstance(value, dict):
-        text = next(
-            (said for key in ("message", "question", "description") if isinstance(said := value.get(key), str)), None
-        )
+    text = _text_of(value)
     if id in unclear:
         text = f"{text or ''} {UNCLEAR}".strip()
     asked = Interrupt(
@@ -113,6 +112,18 @@ def _question(interrupt: GraphInterrupt, state: StateSnapshot, unclear: Collecti
         metadata={"kind": "question", "value": value},
     )
     return Question(id, {id: asked})
+
+
+def _text_of(value: Any) -> str | None:
+    """Return what a person is asked: a text in it, else the value itself. Not every client looks at the metadata."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        for key in ("message", "question", "description"):
+            if isinstance(said := value.get(key), str):
+                return said
+    shown = json_of(value)
+    return shown if len(shown) <= VALUE_CHARS_MAX else f"{shown[: VALUE_CHARS_MAX - 1]}…"
 
 
 def _together(id: str, actions: Sequence[dict[str, Any]], state: StateSnapshot) -> Question:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import operator
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
+from gapless.agents.files import module_named
 from gapless.jsontext import without_surrogates
 
 __all__ = ["MESSAGES", "LeftTurn", "RunSaver", "decode_left", "encode_left"]
@@ -94,7 +94,7 @@ def _names_in(data: bytes) -> set[tuple[str, str]]:
 
 def _is_data(module: str, name: str) -> bool:
     """Tell whether a name is a class of data that this program uses: a model, a dataclass, an enum, a named tuple."""
-    kind = getattr(sys.modules.get(module), name, None)
+    kind = getattr(module_named(module), name, None)
     if not isinstance(kind, type):
         return False
     named_tuple = issubclass(kind, tuple) and hasattr(kind, "_fields")

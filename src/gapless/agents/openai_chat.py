@@ -6,6 +6,7 @@ shown as calls, the run finishes with them pending, and the client's next reques
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
@@ -57,6 +58,9 @@ from gapless.jsontext import decode_json, without_surrogates
 __all__ = ["OpenAIChat", "chat_messages"]
 
 MODEL_VARIABLE = "GAPLESS_MODEL_NAME"
+END_WAIT_S = 3.0
+"""How long each further event may take once the finish reason has come: the count of tokens, and [DONE], which some
+services never send, though they keep the connection."""
 _COMPLETIONS = "/chat/completions"
 _PROVIDERS = {"api.anthropic.com": "anthropic", "api.mistral.ai": "mistral"}
 """By host: whose rules go beyond OpenAI's."""
@@ -179,7 +183,7 @@ class OpenAIChat(Agent):
         host, complete = self._service.host, False
         try:
             async with aclosing(events_of(response)) as events:
-                async for data in events:
+                while (data := await (_soon(events) if complete else anext(events, None))) is not None:
                     if data.startswith("[DONE]"):
                         return
                     chunk = decode_chunk(data, host, run_id)
@@ -215,6 +219,15 @@ class OpenAIChat(Agent):
         if not ctx.config.fallback:
             raise StreamingUnavailable(f"{message} Allow that with fallback=True.", run_id=ctx.run_id)
         return notice("streaming_unavailable", message)
+
+
+async def _soon(events: AsyncGenerator[str, None]) -> str | None:
+    """Return the next event of an answer that has its finish reason; None where there is none, or none in time."""
+    try:
+        async with asyncio.timeout(END_WAIT_S):
+            return await anext(events, None)
+    except TimeoutError:
+        return None
 
 
 # ---------------------------------------------------------------------------------------------------- what comes back

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import msgspec
 
+from gapless.agents.files import module_named
 from gapless.jsontext import without_surrogates
 
 __all__ = ["decode_raised", "encode_raised"]
@@ -62,7 +62,7 @@ def _text_of(value: object) -> str:
 
 def _found(module: str, name: str) -> type[Exception] | None:
     """Return the class, where its module is imported: the function that catches it names it."""
-    found: Any = sys.modules.get(module)
+    found: Any = module_named(module)
     for part in name.split("."):
         found = getattr(found, part, None)
     return found if isinstance(found, type) and issubclass(found, Exception) else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,7 +15,19 @@ import msgspec
 from gapless.agents.base import AgentItem, RunContext, call_step
 from gapless.agents.raised import decode_raised, encode_raised
 from gapless.errors import AgentInvalid, CheckpointUnreadable, OutcomeUnknown, UsageError
-from gapless.events import Interrupt, ResumeEntry
+from gapless.events import (
+    CustomEvent,
+    Event,
+    Interrupt,
+    ReasoningMessageChunkEvent,
+    ResumeEntry,
+    TextMessageChunkEvent,
+    ToolCallArgsEvent,
+    ToolCallChunkEvent,
+    ToolCallEndEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+)
 
 __all__ = ["Replay", "is_replaying", "refuse_saves", "replays"]
 
@@ -74,6 +86,59 @@ def refuse_saves(ctx: RunContext) -> None:
     ctx._save, ctx._unkept = None, refuse
 
 
+class _Unfinished:
+    """What was in the midst of being said when a replay's checkpoint was kept. Whoever goes on takes back calls that
+    are not whole, and what a chunk without an id belongs to is not in the journal: so calls are said again, and chunks
+    get their ids."""
+
+    def __init__(self) -> None:
+        self._calls: dict[str, list[Event]] = {}
+        """Calls that are open, each with what was said of it."""
+        self._of_chunks: str | None = None
+        """The one of them that chunks go on with."""
+        self._ids: dict[type, str] = {}
+        """By kind of chunk, the message that those without an id belong to."""
+
+    def take(self, item: AgentItem) -> None:
+        """Take one that was said before."""
+        if isinstance(item, ToolCallChunkEvent):
+            id = item.tool_call_id or self._of_chunks
+            if id != self._of_chunks:
+                self._end_chunks()
+            if id is not None:
+                self._calls.setdefault(id, []).append(item)
+                self._of_chunks = id
+            return
+        if not isinstance(item, CustomEvent | ToolCallArgsEvent):
+            self._end_chunks()
+        if isinstance(item, ToolCallStartEvent):
+            self._calls.setdefault(item.tool_call_id, [item])
+        elif isinstance(item, ToolCallArgsEvent):
+            self._calls.get(item.tool_call_id, []).append(item)
+        elif isinstance(item, ToolCallEndEvent | ToolCallResultEvent):
+            self._calls.pop(item.tool_call_id, None)
+        elif isinstance(item, TextMessageChunkEvent | ReasoningMessageChunkEvent) and item.message_id:
+            self._ids[type(item)] = item.message_id
+
+    def calls(self) -> list[Event]:
+        """Return what is to be said again, and forget it."""
+        said = [event for events in self._calls.values() for event in events]
+        self._calls.clear()
+        return said
+
+    def named(self, item: AgentItem) -> AgentItem:
+        """Return a new item, with its id if it is a chunk that goes on with what was said before."""
+        if not isinstance(item, TextMessageChunkEvent | ReasoningMessageChunkEvent):
+            return item
+        known = self._ids.pop(type(item), None)
+        return msgspec.structs.replace(item, message_id=known) if known and item.message_id is None else item
+
+    def _end_chunks(self) -> None:
+        if self._of_chunks is not None:
+            self._calls.pop(self._of_chunks, None)
+            self._of_chunks = None
+
+
 class Replay:
     """Runs one such agent, from its start or again. Raises `CheckpointUnreadable`."""
 
@@ -94,7 +159,7 @@ class Replay:
         """Set for what was left off and is begun after all."""
         self._under_way: dict[str, list[str]] = {}
         """What the function waits for, each with what has raised meanwhile."""
-        self._items = 0
+        self._items, self._unfinished = 0, _Unfinished()
         self._counts: collections.Counter[str] = collections.Counter()
         if ctx.checkpoint is not None:  # as it was when the agent began
             ctx.state = msgspec.json.decode(_encode_json(kept.state))
@@ -110,21 +175,25 @@ class Replay:
         """Pass on those of the agent's items that were not said before."""
         try:
             async for item in items:
-                if self._is_new():
-                    yield item
+                for new in self._new(item):
+                    yield new
         finally:
             close = getattr(items, "aclose", None)
             if close is not None:
                 await close()
 
-    def _is_new(self) -> bool:
+    def _new(self, item: AgentItem) -> Sequence[AgentItem]:
+        """Return what is to be said where the agent gives this."""
         self._items += 1
-        return self._items > self._said
+        if self._items > self._said:
+            return (self._unfinished.named(item),)
+        self._unfinished.take(item)
+        return self._unfinished.calls() if self._items == self._said else ()
 
     async def _emit(self, item: AgentItem) -> None:
         assert self._record is not None, "else it is not in the place of it"
-        if self._is_new():
-            await self._record(item)
+        for new in self._new(item):
+            await self._record(new)
 
     def _key(self, name: str) -> str:
         self._counts[name] += 1

@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, BadRequestError, OpenAI
 from openai.types.chat import ChatCompletionChunk
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
@@ -652,6 +652,20 @@ async def test_the_clients_tools_are_called_and_their_results_go_on_from_there(c
         ["assistant", "It is sun a, sun b"],
         ["user", "So?"],
     ]
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["json", "sse"])
+@pytest.mark.parametrize("of", ["response", "conversation"])
+async def test_an_output_of_a_call_that_nobody_made_is_a_400(client: AsyncOpenAI, of: str, streamed: bool) -> None:
+    """It would be dropped, and the model asked again for nothing."""
+    placed: dict[str, Any] = {"conversation": f"outputs-{streamed}"} if of == "conversation" else {}
+    first = await client.responses.create(model="calling", input="Weather?", tools=RESPONSE_TOOLS, **placed)
+    before: dict[str, Any] = placed or {"previous_response_id": first.id}
+    output: Any = {"type": "function_call_output", "call_id": "nobody's", "output": "sun"}
+    with pytest.raises(BadRequestError, match="no message before it has a call of that id"):
+        await client.responses.create(model="calling", input=[output], stream=streamed, **before)
+    second = await client.responses.create(model="calling", input=[{**output, "call_id": "a"}], **before)
+    assert second.output_text == "It is sun"
 
 
 async def test_a_whole_conversation_can_come_as_input(client: AsyncOpenAI) -> None:

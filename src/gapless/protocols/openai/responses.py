@@ -105,9 +105,9 @@ class ResponsesRoutes(OpenAIAPI):
     async def _asked(self, request: Request, body: Responses) -> StartRequest:
         """Return the message, what is told of it to whoever reads the response, and what it goes on from."""
         message, before = response_messages(body)
-        if not message.content and body.previous_response_id is None and body.conversation is None:
-            check_results(before)
         past = await self._past(request, body)
+        if not message.content:
+            check_results([*past.messages(), *before])
         options: dict[str, Any] = {"tools": [tool.name for tool in body.tools or ()]}
         if body.conversation is None:
             options["previous"] = past.previous
