@@ -188,6 +188,54 @@ async def test_a_run_that_gets_further_survives_any_number_of_losses(place: Plac
     assert said.replace("\n\n", "") == whole, "with a paragraph where a message was not gone on with"
 
 
+async def test_a_run_that_is_answered_piece_by_piece_survives_any_number_of_losses(place: Place):
+    ids = "abcdef"
+    assert len(ids) > going_on.TAKEOVERS_MAX + 1
+
+    class AsksMany(Agent):
+        continues = "from_checkpoint"
+        name = "many"
+
+        async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+            answers = await ctx.interrupt([Interrupt(id=id, reason="input_required") for id in ids])
+            yield " ".join(f"{answer.payload}" for answer in answers)
+
+    runner = await place.worker(AsksMany())
+    await runner.start("x", run_id="r", agent="agent")
+    for id in ids:
+        await waits(place)
+        await runner.answer("r", yes(id, id.upper()), some=True)
+        other = await place.worker(AsksMany())
+        await place.lose(runner, other)
+        runner = other
+    assert (await (await runner.attach("r")).collect()).text == "A B C D E F"
+
+
+async def test_losses_after_an_answer_count_and_poison_is_closed(place: Place):
+    agents = [Steps("one", "ask", asyncio.Event()) for _ in range(7)]
+    runner, called = await place.worker(agents[0]), 0
+    await runner.start("x", run_id="r", agent="agent")
+    await waits(place)
+    for agent in agents[1:3]:  # what came before the answer does not count
+        other = await place.worker(agent)
+        await place.lose(runner, other)
+        runner = other
+        await place.is_parked()
+    await runner.answer("r", yes("q1"))
+    await until(lambda: agents[2].done == ["1"], "it has the answer")
+    for agent in agents[3:]:
+        other = await place.worker(agent)
+        await place.lose(runner, other)
+        runner = other
+        if place.record().status.ended:
+            break
+        await until(partial(lambda agent: agent.called or place.record().status.ended, agent), "it goes on or ends")
+        called += agent.called
+    record = await (await runner.attach("r")).wait()
+    assert (record.error or {})["code"] == "worker_lost"
+    assert called == going_on.TAKEOVERS_MAX
+
+
 async def test_what_cannot_continue_is_closed_as_ever(place: Place):
     async def agent(message: str) -> AsyncIterator[str]:
         yield "shown"
