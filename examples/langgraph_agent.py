@@ -24,8 +24,8 @@ async def book(room: str) -> str:
 
 SCRIPT = ("I book it. ", ToolCall("book", {"room": "7"}), "Done.")
 MODEL = sys.argv[1] if __name__ == "__main__" and len(sys.argv) > 1 else langgraph_model(*SCRIPT)
-# The first lets clients bring tools and settings along, the second asks before a room is booked.
-middleware = [GaplessMiddleware(), HumanInTheLoopMiddleware(interrupt_on={"book": True})]
+# The first asks before a room is booked, the second lets clients bring tools and settings along. It comes last.
+middleware = [HumanInTheLoopMiddleware(interrupt_on={"book": True}), GaplessMiddleware()]
 agent = create_agent(MODEL, [book], middleware=middleware)
 
 

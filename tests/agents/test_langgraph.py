@@ -6,9 +6,11 @@ import asyncio
 import dataclasses
 import enum
 import operator
+import runpy
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypedDict
 
 import ormsgpack
@@ -38,6 +40,7 @@ from gapless.events import (
     Interrupt,
     RunFinishedEvent,
     RunFinishedInterruptOutcome,
+    RunFinishedSuccessOutcome,
     StateSnapshotEvent,
     SubagentFinishedEvent,
     SubagentStartedEvent,
@@ -46,6 +49,7 @@ from gapless.events import (
     ToolCallResultEvent,
     ToolCallStartEvent,
     UserMessage,
+    decode_event,
 )
 from gapless.fold import FILE, VOID
 from gapless.testing import Fail, Gate, NextTurn, Reasoning, ToolCall, langgraph_model
@@ -382,6 +386,23 @@ async def test_calls_that_want_a_yes_may_be_edited_or_refused():
     assert "not that" in results[second.tool_call_id].error
 
 
+async def test_nobody_is_asked_for_a_call_that_a_clients_call_beside_it_leaves_unmade():
+    @tool
+    async def book(room: str) -> str:
+        """Book."""
+        raise AssertionError("it is not made")
+
+    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "langgraph_agent.py"))
+    model = langgraph_model("Both. ", ToolCall("book", {"room": "7"}), ToolCall("colour", {}))
+    agent = create_agent(model, [book], middleware=example["middleware"])
+    events = await one_run(agent, tools=[Tool(name="colour", description="")])
+    assert questions(events) == []
+    ended = events[-1]
+    assert isinstance(ended, RunFinishedEvent)
+    assert isinstance(ended.outcome, RunFinishedSuccessOutcome)
+    assert len(ended.outcome.pending_tool_call_ids or ()) == 1
+
+
 async def test_a_tool_of_the_client_and_one_of_the_agent_may_not_share_a_name():
     model = langgraph_model(ToolCall("look", {"at": "x"}), "seen")
     async with Runner(create_agent(model, [look], middleware=[GaplessMiddleware()])) as runner:
@@ -688,6 +709,24 @@ async def test_a_question_waits_at_nobody_and_goes_on_anywhere(place: Place, mon
     assert isinstance(events[-1], RunFinishedEvent)
     assert stops.done["first"] == stops.done["asked yes"] == 1
     assert not [event for event in of(events, CustomEvent) if event.name == VOID]
+
+
+async def test_a_clear_yes_is_kept_while_another_call_is_asked_for_again(place: Place, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gapless.runs.execution.PARK_AFTER_S", 0.0)
+    model = langgraph_model(ToolCall("look", {"at": "a"}), ToolCall("look", {"at": "b"}), "done")
+    agent = create_agent(model, [look], middleware=[HumanInTheLoopMiddleware(interrupt_on={"look": True})])
+    worker = await place.worker(agent)
+    await worker.start("hello", run_id="r", agent="agent")
+    for number, payload in ((0, "yes"), (1, {"approved": True}), (0, {"approved": True})):
+        await place.is_parked()
+        events = [decode_event(event) for event in place.memory.events["r"]]
+        first = questions(events)[:2]
+        await worker.answer(
+            "r", [ResumeEntry(interrupt_id=first[number].id, status="resolved", payload=payload)], some=True
+        )
+    events = [event async for event in (await worker.attach("r")).events()]
+    assert text_of(events) == "done"
+    assert len(of(events, ToolCallResultEvent)) == 2
 
 
 async def test_a_state_that_cannot_be_written_costs_no_run():

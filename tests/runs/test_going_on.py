@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from gapless import Agent, RunConfig, Runner
+from gapless.agents.approving import approval, ask, read_decision
 from gapless.agents.base import AgentItem, RunContext
 from gapless.errors import InputInvalid, SessionBusy, StoreUnavailable
 from gapless.events import (
@@ -186,6 +187,54 @@ async def test_a_run_that_gets_further_survives_any_number_of_losses(place: Plac
     said = (await (await runner.attach("r")).collect()).text
     whole = "half whole " * len(gates)
     assert said.replace("\n\n", "") == whole, "with a paragraph where a message was not gone on with"
+
+
+async def test_a_run_that_is_answered_piece_by_piece_survives_any_number_of_losses(place: Place):
+    ids = "abcdef"
+    assert len(ids) > going_on.TAKEOVERS_MAX + 1
+
+    class AsksMany(Agent):
+        continues = "from_checkpoint"
+        name = "many"
+
+        async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+            answers = await ctx.interrupt([Interrupt(id=id, reason="input_required") for id in ids])
+            yield " ".join(f"{answer.payload}" for answer in answers)
+
+    runner = await place.worker(AsksMany())
+    await runner.start("x", run_id="r", agent="agent")
+    for id in ids:
+        await waits(place)
+        await runner.answer("r", yes(id, id.upper()), some=True)
+        other = await place.worker(AsksMany())
+        await place.lose(runner, other)
+        runner = other
+    assert (await (await runner.attach("r")).collect()).text == "A B C D E F"
+
+
+async def test_losses_after_an_answer_count_and_poison_is_closed(place: Place):
+    agents = [Steps("one", "ask", asyncio.Event()) for _ in range(7)]
+    runner, called = await place.worker(agents[0]), 0
+    await runner.start("x", run_id="r", agent="agent")
+    await waits(place)
+    for agent in agents[1:3]:  # what came before the answer does not count
+        other = await place.worker(agent)
+        await place.lose(runner, other)
+        runner = other
+        await place.is_parked()
+    await runner.answer("r", yes("q1"))
+    await until(lambda: agents[2].done == ["1"], "it has the answer")
+    for agent in agents[3:]:
+        other = await place.worker(agent)
+        await place.lose(runner, other)
+        runner = other
+        if place.record().status.ended:
+            break
+        await until(partial(lambda agent: agent.called or place.record().status.ended, agent), "it goes on or ends")
+        called += agent.called
+    record = await (await runner.attach("r")).wait()
+    assert (record.error or {})["code"] == "worker_lost"
+    assert called == going_on.TAKEOVERS_MAX
 
 
 async def test_what_cannot_continue_is_closed_as_ever(place: Place):
@@ -780,3 +829,87 @@ async def test_several_questions_of_a_parked_run_are_answered_at_the_same_time(p
     answers = [worker.answer("r", yes(id, id.upper()), some=True) for worker, id in zip(workers, "bca", strict=True)]
     await asyncio.gather(*answers)
     assert sorted((await (await workers[1].attach("r")).collect()).text.split()) == ["a=A", "b=B", "c=C"]
+
+
+class AsksForTwo(Agent):
+    """Asks for a yes to two calls, `a` and `b`, as adapters do: it saves before it asks, and after."""
+
+    continues = "from_checkpoint"
+    name = "asks"
+
+    async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+        if ctx.checkpoint is None:
+            yield "May I? "
+        questions = {id: approval(id, id, "pay", {}) for id in "ab"}
+        answers = await ask(ctx, questions, read_decision, lambda: ctx.save(b"asking"))
+        yield " ".join(f"{id}={answers[id].approved}" for id in "ab")
+
+
+async def move(place: Place, how: str) -> Runner:
+    """Have the run that waits come to nobody in this way; returns the worker that is there next."""
+    (before,) = place.runners
+    await waits(place)
+    if how == "parked":
+        await place.is_parked()
+        return before
+    other = await place.worker(AsksForTwo())
+    if how == "lost":
+        await place.lose(before, other)
+    else:
+        place.runners.remove(before)
+        await before.close(grace_s=120)
+    await place.is_parked()
+    return other
+
+
+@pytest.mark.parametrize("how", ["parked", "lost", "closed"])
+async def test_what_was_answered_clearly_is_kept_while_the_rest_is_asked_again(
+    place: Place, how: str, monkeypatch: pytest.MonkeyPatch
+):
+    if how == "parked":
+        monkeypatch.setattr(execution, "PARK_AFTER_S", 0.0)
+    worker = await place.worker(AsksForTwo())
+    await worker.start("x", run_id="r", agent="agent")
+    said = [("a", "yes"), ("b", {"approved": True}), ("a", "why not"), ("a", "yes"), ("a", {"approved": False})]
+    for id, payload in said:
+        worker = await move(place, how)
+        await worker.answer("r", yes(id, payload), some=True)
+    events = await events_of(worker)
+    outcomes = [event.outcome for event in events if isinstance(event, RunFinishedEvent)]
+    asked = [one.interrupts for one in outcomes if isinstance(one, RunFinishedInterruptOutcome)]
+    assert [[one.id for one in each] for each in asked] == [["a", "b"], ["b"], ["a"], ["a"], ["a"]]
+    assert [["not understood" in (one.message or "") for one in each] for each in asked[2:]] == [[True]] * 3
+    assert (await (await worker.attach("r")).collect()).text == "May I? \n\na=False b=True"
+    assert not voids(events), "nothing is said again"
+
+
+async def test_a_run_that_comes_to_ask_again_as_its_worker_closes_is_left_with_its_question(place: Place):
+    reads, goes_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(Agent):
+        continues = "from_checkpoint"
+        name = "slow"
+
+        async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+            for _ in range(2):
+                (answer,) = await ctx.interrupt([Interrupt(id="q", reason="input_required")])
+                if not reads.is_set():
+                    reads.set()
+                    await goes_on.wait()
+            yield str(answer.payload)
+
+    first, second = await place.worker(Slow()), await place.worker(Slow())
+    await first.start("x", run_id="r", agent="agent")
+    await waits(place)
+    await first.answer("r", yes("q", "one"))
+    await reads.wait()
+    place.runners.remove(first)
+    executed = first.worker.executions["r"]
+    closing = asyncio.create_task(first.close(grace_s=WAIT_S))
+    await until(lambda: executed._standing is not None and executed._standing.leaving, "it is to be left")
+    goes_on.set()
+    async with asyncio.timeout(WAIT_S / 2):
+        await closing
+    await place.is_parked()
+    await second.answer("r", yes("q", "two"))
+    assert (await (await second.attach("r")).collect()).text == "two"

@@ -81,12 +81,14 @@ async def ask(
 ) -> dict[str, _T]:
     """Ask `questions`, by id, in the run `ctx` until `read` has made something of each answer, and return that by the
     same ids. One that is not understood neither approves a call nor costs the run: it is asked for again.
-    `before` is awaited before each asking: what saves where the run stands, so that it can be parked."""
+    `before` is awaited before the first asking: what saves where the run stands, so that it can be parked. Whoever goes
+    on from there asks all of `questions`, and is given the answers that have come since."""
     found: dict[str, _T] = {}
     unclear: set[str] = set()
+    if before is not None and questions:
+        # Once: what is clear is found here alone, and a later save would keep that it was asked and not what was said.
+        await before()
     while pending := [one for id, one in questions.items() if id not in found]:
-        if before is not None:
-            await before()
         for entry in await ctx.interrupt([_again(one) if one.id in unclear else one for one in pending]):
             if entry.interrupt_id in found or entry.interrupt_id not in questions:
                 continue

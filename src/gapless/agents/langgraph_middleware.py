@@ -23,7 +23,8 @@ class GaplessMiddleware(AgentMiddleware[Any, Any, Any]):
     `create_agent(model, tools, middleware=[GaplessMiddleware()])`. Outside of a Gapless run it does nothing.
 
     A call of such a tool ends the run, and the client's next run brings the result. Other calls in the same answer of
-    the model are not made, and the model is told so.
+    the model are not made, and the model is told so. Put it last: LangChain asks the last one first what
+    becomes of an answer, and one behind it would ask a person about calls that are not made.
     """
 
     def wrap_model_call(

@@ -12,7 +12,7 @@ import msgspec
 
 from gapless.agents.base import RunContext
 from gapless.errors import AgentInvalid, CheckpointUnreadable, RunFenced, RunLimit
-from gapless.events import CustomEvent, TokenUsage
+from gapless.events import CustomEvent, Interrupt, ResumeEntry, TokenUsage
 from gapless.journals.journal import Journal
 from gapless.records import RunRecord
 from gapless.runs.deadlines import Deadlines
@@ -95,6 +95,8 @@ class Standing:
     ) -> None:
         self.leaving = False
         """The run is to be left at the next save: another worker goes on with it."""
+        self.rested = kept is not None
+        """Nothing was recorded between the newest save and the question that is open, but other questions."""
         self._journal = journal
         self._framework = framework
         self._recorder = recorder
@@ -106,7 +108,8 @@ class Standing:
         self._told: tuple[bytes | None, bytes] | None = None
         """The agent's data, and what else the frame said apart from the time, at the newest save."""
         self._seq = -1
-        """Position of the newest save, counted in what this worker appended; -1: nothing can be gone on from."""
+        """Up to where nothing would be said again by whoever goes on from the newest save, counted in what this worker
+        appended; -1: nothing can be gone on from."""
         self._noticed = False
 
     def first(self) -> None:
@@ -134,8 +137,17 @@ class Standing:
 
     @property
     def at_rest(self) -> bool:
-        """Nothing was recorded since the newest save."""
+        """Nothing was recorded since the newest save that whoever goes on from it would say again."""
         return self._seq == self._journal.appended
+
+    async def ask(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
+        """Ask as `Questions.ask` does. Whoever goes on has the question and its answers from the journal, and says
+        nothing again for them: what was at rest is so afterwards."""
+        self.rested = self.at_rest
+        answers = await self._questions.ask(interrupts)
+        if self.rested:
+            self._seq = self._journal.appended
+        return answers
 
     async def save(self, make_data: Callable[[], bytes], half: Collection[str] = (), leave: bool = True) -> None:
         """Do what `ctx.save` promises, with the data that is made once all is recorded that the agent has said. Raises

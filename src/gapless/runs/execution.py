@@ -23,7 +23,7 @@ from gapless.errors import (
     RunCancelled,
     RunTimeout,
 )
-from gapless.events import Interrupt, ResumeEntry
+from gapless.events import Interrupt
 from gapless.journals.contract import Store, WorkerFenced
 from gapless.journals.journal import Journal
 from gapless.live import LiveRequest, is_live
@@ -128,8 +128,6 @@ class Execution:
             self._standing = Standing(journal, recorder, agent.framework, self.part, before.frame if before else None)
         self._began: float | None = None
         """When the agent was called, until its first event."""
-        self._rested = before is not None
-        """Nothing was recorded between the newest save and the question that is open."""
         self._context: RunContext | None = None
         self._state_before = b""
         """The session's, as JSON."""
@@ -382,6 +380,9 @@ class Execution:
         """See to a question that is open: in time the run is parked, or fails as nobody has answered. Returns in how
         many seconds to look again; None for when something changes."""
         questions = self.questions
+        if self._standing is not None and self._standing.leaving:  # it asks without a save before: it is left here
+            self.part()
+            return None
         left_s = []
         if questions.due_at is not None:
             left_s.append((questions.due_at - now_ms()) / 1000)
@@ -400,7 +401,7 @@ class Execution:
     @property
     def _may_park(self) -> bool:
         """Nothing is said again when another worker goes on, and nobody here counts who follows."""
-        return self._standing is not None and self._rested and not ends_unread(self.config)
+        return self._standing is not None and self._standing.rested and not ends_unread(self.config)
 
     async def _first(self, task: asyncio.Task[None], timeout_s: float | None) -> _Stopped | None:
         """Wait until the task is done, the run is stopped (then the task is cancelled), the deadlines want attention,
@@ -419,10 +420,6 @@ class Execution:
     async def _cancel(self, task: asyncio.Task[None]) -> None:
         self.questions.stopping = True
         await _stop_agent(task, self.record.id)
-
-    async def _ask(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
-        self._rested = self._standing is not None and self._standing.at_rest
-        return await self.questions.ask(interrupts)
 
     async def _emit(self, item: AgentItem) -> None:
         await self._blobs.record(item, self._recorder)
@@ -497,7 +494,7 @@ async def _context_of(run: Execution) -> RunContext:
         tools=request.tools,
         context=request.context,
         forwarded_props=request.forwarded_props,
-        interrupt=run._ask,
+        interrupt=(standing or run.questions).ask,
         save=None if standing is None else standing.save,
         emit=run._emit,
         left=lambda: run.fenced and run.config.on_worker_lost == "continue",

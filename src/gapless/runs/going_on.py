@@ -23,7 +23,7 @@ from gapless.events import Event, RunFinishedEvent, RunFinishedInterruptOutcome,
 from gapless.journals.contract import Checkpoint, NotWaiting
 from gapless.journals.journal import Journal, Journals
 from gapless.metrics import Metrics
-from gapless.moves import HANDED_OVER, PARKED, PASSED_ON
+from gapless.moves import HANDED_OVER, PARKED, PASSED_ON, TAKEN_OVER
 from gapless.records import RunRecord, RunStatus, now_ms
 from gapless.runs.checkpoints import Before, decode_frame
 from gapless.runs.commands import Command, has_cancel
@@ -38,7 +38,8 @@ from gapless.runs.retrying import patiently
 __all__ = ["GoingOn", "Home"]
 
 TAKEOVERS_MAX = 3
-"""A run whose worker is lost more often than this without a new checkpoint is closed: it may be what kills them."""
+"""A run whose worker is lost more often than this without a new checkpoint, and without an answer of a person, is
+closed: it may be what kills them."""
 ABANDONED_S = 60.0
 """A run that nobody wants for so long, as no worker has its agent, is closed."""
 CLAIMED_S = 2.0
@@ -87,14 +88,18 @@ class _SoFar:
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self.questions: list[Question] = []
+        self.answered_at = 0
+        """Position of the newest answer of a person."""
 
-    def add(self, event: Event) -> None:
+    def add(self, seq: int, event: Event) -> None:
         self.recorder.resume(event)
         if isinstance(event, RunFinishedEvent) and isinstance(event.outcome, RunFinishedInterruptOutcome):
             self.questions.append(Question(event.outcome.interrupts))
         elif isinstance(event, RunStartedEvent) and self.questions and self.questions[-1].answers is None:
             answers = None if event.input is None else event.input.resume
             self.questions[-1].answers = answers or []
+            if answers:
+                self.answered_at = seq
 
     @property
     def asked(self) -> Question | None:
@@ -217,7 +222,7 @@ class GoingOn:
             async for events in self._readers.pages(record.id, until=record.last_seq, patience_s=math.inf):
                 for seq, event in enumerate(events, read + 1):
                     with contextlib.suppress(msgspec.DecodeError):  # of another version; the run must still be ended
-                        so_far.add(decode_event(event))
+                        so_far.add(seq, decode_event(event))
                     if kept is not None and seq == kept.seq:
                         so_far.recorder.fold.mark()
                 read += len(events)
@@ -243,7 +248,7 @@ class GoingOn:
             saves = agent is None or agent.continues != "no"
             why = "" if policy == "fail" and saves else ", and its agent had saved nothing to go on from"
             return WorkerLost(f"the worker that ran it was lost{why}; ask again", run_id=record.id)
-        losses = record.takeovers
+        losses = record.takeovers if policy == "restart" else await self._losses(record, so_far)
         if losses > TAKEOVERS_MAX:
             why = f"its worker was lost {losses} times without getting any further; look what it does"
             return WorkerLost(why, run_id=record.id)
@@ -258,6 +263,17 @@ class GoingOn:
             journal.set_status(RunStatus.RUNNING)
         await self._home.execute_from(record, agent, journal, so_far.recorder, None)
         return None
+
+    async def _losses(self, record: RunRecord, so_far: _SoFar) -> int:
+        """Return how often its worker was lost since it last got further: by a checkpoint, which the record counts
+        from, or by an answer. A run that is answered piece by piece may save nothing in between. (One that is begun
+        anew is asked anew: no answer gets it further.)"""
+        losses = record.takeovers
+        if losses > TAKEOVERS_MAX and so_far.answered_at:
+            kept = await patiently(self._journals.store.moves, record.id, patience_s=math.inf)
+            since = [one for one in kept.moves if one.what == TAKEN_OVER and one.seq >= so_far.answered_at]
+            losses = min(losses, len(since))
+        return losses
 
     async def _left_waiting(self, record: RunRecord, asked: Question) -> GaplessError | None:
         """Nobody has answered a run when its worker was lost, or it is overdue: leave it parked, unless nobody may
