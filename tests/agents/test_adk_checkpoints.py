@@ -394,11 +394,11 @@ async def test_what_a_session_service_has_beyond_the_checkpoint_is_not_done_agai
         await first.close()
         await second.close()
         monkeypatch.undo()
+        for one in (service, own) if services is in_a_database else ():
+            await one.close()
         if not lost.done():
             lost.cancel()
             break
-        for one in (service, own) if services is in_a_database else ():
-            await one.close()
     assert not wrong, "\n".join(map(str, wrong))
 
 
