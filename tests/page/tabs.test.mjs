@@ -45,7 +45,7 @@ for (const size of SIZES) {
     await first.evaluate(() => fetch("sessions/s1", { method: "DELETE" }));
     for (const page of [first, second]) {
       await textIs(page, "#alert", "That conversation no longer exists.");
-      assert.equal(await page.locator("[data-session-id=s1]").count(), 0);
+      await page.waitForSelector("[data-session-id=s1]", { state: "detached" });
       assert.equal(await page.locator("#welcome").isVisible(), true);
     }
     await until(() => server.lines === 2);
