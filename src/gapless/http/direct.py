@@ -38,11 +38,8 @@ class Direct(Protocol):
     def ready(self) -> bool:
         """Returns whether the client takes what is written: it is there, and reads."""
 
-    def write(self, body: bytes) -> None:
-        """Write one piece, which is not empty."""
-
     def write_chunk(self, chunk: bytes, /) -> None:
-        """Write one piece as `chunk_of` has made it: once for all who are written the same."""
+        """Write one piece, which is not empty, as `chunk_of` makes it: once for all who are written the same."""
 
 
 def chunk_of(body: bytes) -> bytes:
@@ -61,9 +58,6 @@ class DirectWriter:
     @property
     def ready(self) -> bool:
         return not (self._flow.write_paused or self._cycle.disconnected)
-
-    def write(self, body: bytes) -> None:
-        self.write_chunk(b"%x\r\n%b\r\n" % (len(body), body))
 
     def take(self, on_lost: Callable[[], None]) -> TakenConnection | None:
         """Take the connection from the server, which then has nothing to do with it but to count it and to end it;
@@ -152,9 +146,6 @@ class TakenConnection(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._again = b""
         """What has come of the next request."""
-
-    def write(self, body: bytes) -> None:
-        self.write_chunk(b"%x\r\n%b\r\n" % (len(body), body))
 
     async def send(self, message: Message) -> None:
         """Write a piece of the answer as ASGI's `send` does: the bytes are the same, and it waits for the client."""

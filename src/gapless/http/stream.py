@@ -291,7 +291,7 @@ class Delivery(OpenDelivery):
             self.nudge()
             return
         if not self._sent:
-            self._direct.write(KEEP_ALIVE)
+            self._direct.write_chunk(chunk_of(KEEP_ALIVE))
         self._sent = False
 
     def _waits_to_be_taken(self) -> bool:
