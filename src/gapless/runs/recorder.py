@@ -40,7 +40,7 @@ from gapless.events import (
     delta_head,
     encode_event,
 )
-from gapless.fold import CONTINUES, LEFT, RESTARTED, VOID, Fold
+from gapless.fold import CONTINUES, LEFT, RESTARTED, VOID, Fold, Parts
 from gapless.halves import DELTAS, Halves, JoinedDeltas
 from gapless.jsontext import with_plain_lines
 from gapless.records import now_ms
@@ -139,7 +139,7 @@ class Recorder(_Touched):
         self._more_head: bytes | None = None
         """The same, while more plain text may go the short way: the message is open, no half a character waits, and
         nothing bars it."""
-        self._text_parts: list[str] = []
+        self._text_parts = Parts()
         self._cut_id: str | None = None
         """The message that plain text went to when another worker was lost, and goes on with."""
         self._halves = Halves()
@@ -208,6 +208,11 @@ class Recorder(_Touched):
             self._more_head = self._text_head
 
     def _check_limits(self) -> None:
+        """Look whether the journal is over its limits, and gather what has come since the last time. Raises
+        `RunLimit`."""
+        self._text_parts.gather()
+        if self._deltas is not None:
+            self._deltas.parts.gather()
         appended, size = self._journal.appended, self._journal.size_bytes
         if appended > self._events_max:
             raise RunLimit(f"run {self.run_id}: more than journal_events_max={self._events_max} events")
