@@ -128,6 +128,8 @@ class Worker:
         if asked.session_id is not None:
             await self.sessions.check_user(asked.session_id, asked.user_id)
         record = asked.record(others=not self.journals.store.alone)
+        if asked.config.on_busy != "reject":
+            asked.keep_request(record, others=not self.journals.store.alone)
         with LeaseWanted(record.id):
             record, created = await self._create(asked, record)
         if not created:
@@ -171,6 +173,7 @@ class Worker:
                     why = f", which wants agent {busy.agent!r}; this server does not have that, cancel the run"
                 elif asked.config.on_waiting == "decline" and not await self._has_more(busy):
                     reject = False  # it is declined when this one's turn is to come
+                    asked.keep_request(record, others=not self.journals.store.alone)
                     continue
                 else:
                     why = ", which waits for a person's answer; answer or cancel it first"
