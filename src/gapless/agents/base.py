@@ -362,7 +362,9 @@ class Agent:
         raise NotImplementedError
 
     async def load(self) -> None:
-        """Make ready, before the first run, what would hold all runs up. Raises what keeps the agent from being so."""
+        """Make ready, once before the first run, what would hold all runs up. Raises what keeps the agent from being
+        so: who starts a run is told, and the next start tries again.
+        """
 
     async def aclose(self) -> None:
         """Release what the agent holds. A later run opens it again."""

@@ -197,12 +197,12 @@ class Runner(Asking):
         return self
 
     async def load(self) -> None:
-        """Let the agents make ready what would hold all runs up when the first of them needs it. One that cannot fails
-        its runs, and says why in the log.
+        """Let the agents make ready what would hold all runs up, which else the first run of each does. One that cannot
+        says why in the log, and tries again when a run is started.
         """
         for name, agent in self.agents.items():
             try:
-                await agent.load()
+                await self.worker.loading.load(agent)
             except Exception as error:
                 why = error if isinstance(error, GaplessError) else type(error).__name__
                 log.warning("agent %s is not ready: %s", name, why)
@@ -264,7 +264,7 @@ class Runner(Asking):
 
         Raises `RunConflict` (the id belongs to another request), `SessionBusy`, `SessionNotFound` (of another user),
         `AgentNotFound`, `InputInvalid`, `InputTooLarge`, `LimitReached`, `ShuttingDown`, `StoreUnavailable`,
-        `UsageError` (`deps` for a run that may be restarted elsewhere).
+        `UsageError` (`deps` for a run that may be restarted elsewhere), and what keeps the agent from being ready.
 
         Args:
             message: Text, a list of AG-UI content parts, a `UserMessage`, or an ADK/Gemini content object. One with the
