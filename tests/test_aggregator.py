@@ -20,6 +20,8 @@ from gapless.events import (
     RunStartedEvent,
     TextMessageChunkEvent,
     TextMessageContentEvent,
+    TextMessageEndEvent,
+    TextMessageStartEvent,
     ToolCallArgsEvent,
     ToolCallChunkEvent,
     ToolCallEndEvent,
@@ -211,3 +213,33 @@ def test_what_is_void_is_taken_back_by_name() -> None:
     aggregator.add(CustomEvent(name=RESTARTED, value={"restarts": 1}))
     aggregator.add(TextMessageContentEvent(message_id="d", delta="anew"))
     assert aggregator.get_response().text == "anew"
+
+
+@pytest.mark.parametrize("role", ["user", "system", "developer"])
+def test_only_what_the_model_says_is_its_text(role: Any) -> None:
+    """Live runs tell what people have said, and agents may quote it."""
+    start = TextMessageStartEvent(message_id="u", role=role)
+    events = [start, said("asked", "u"), TextMessageEndEvent(message_id="u"), said("answer")]
+    assert parts_of(events) == [Part(text="answer")]
+    # the id may be the model's next
+    assert parts_of([*events, TextMessageStartEvent(message_id="u"), said(" more", "u")]) == [Part(text="answer more")]
+    chunks = [
+        TextMessageChunkEvent(message_id="u", role=role, delta="as"),
+        TextMessageChunkEvent(delta="k"),
+        TextMessageChunkEvent(message_id="u", delta="ed"),
+        TextMessageChunkEvent(message_id="m", role="assistant", delta="ans"),
+        TextMessageChunkEvent(delta="wer"),
+    ]
+    assert parts_of(chunks) == [Part(text="answer")]
+
+
+def test_what_adk_tells_of_the_user_is_not_the_models_text() -> None:
+    def event(author: str, *parts: Any, partial: bool = False) -> Any:
+        return SimpleNamespace(id="e", author=author, partial=partial, content=SimpleNamespace(parts=[*parts]))
+
+    result = SimpleNamespace(function_response=SimpleNamespace(id="c", name="look", response={"found": 1}))
+    asked, answer = SimpleNamespace(text="asked"), SimpleNamespace(text="answer")
+    assert parts_of([event("user", asked, partial=True), event("user", asked, result), event("agent", answer)]) == [
+        Part(function_response=FunctionResponse("c", "look", {"found": 1})),
+        Part(text="answer"),
+    ]

@@ -16,6 +16,7 @@ from gapless.events import (
     ReasoningMessageContentEvent,
     TextMessageChunkEvent,
     TextMessageContentEvent,
+    TextMessageStartEvent,
     ToolCallArgsEvent,
     ToolCallChunkEvent,
     ToolCallEndEvent,
@@ -181,7 +182,9 @@ class StreamingResponseAggregator:
         self._calls: dict[str, tuple[str, list[str]]] = {}
         """Open tool calls by id: name, and pieces of the arguments."""
         self._names: dict[str, str] = {}
-        self._chunked_call = ""
+        self._chunked_call = self._chunked_text = ""
+        self._others: set[str] = set()
+        """Messages that are not the assistant's."""
 
     def add(self, event: Any) -> None:
         """Take one `event`, of Gapless or of ADK. Events without content are ignored."""
@@ -192,6 +195,8 @@ class StreamingResponseAggregator:
         content = getattr(event, "content", None)
         parts = getattr(content, "parts", None)
         if parts:
+            if getattr(event, "author", None) == "user":  # what tools returned may be told in the user's name
+                parts = [part for part in parts if getattr(part, "function_response", None) is not None]
             self._add_adk(parts, getattr(event, "id", None) or "", partial=bool(getattr(event, "partial", None)))
 
     def get_response(self) -> AggregatedResponse:
@@ -204,8 +209,26 @@ class StreamingResponseAggregator:
 
     # -- events of Gapless ------------------------------------------------------------------------------------------
 
-    def _text(self, event: TextMessageContentEvent | TextMessageChunkEvent) -> None:
-        self._parts.text(event.delta or "", thought=False, id=event.message_id or "")
+    def _text_start(self, event: TextMessageStartEvent) -> None:
+        self._of_role(event.message_id, event.role)
+
+    def _of_role(self, id: str, role: str | None) -> None:
+        if role in (None, "assistant"):
+            self._others.discard(id)
+        else:
+            self._others.add(id)
+
+    def _text(self, event: TextMessageContentEvent) -> None:
+        if event.message_id not in self._others:
+            self._parts.text(event.delta, thought=False, id=event.message_id)
+
+    def _text_chunk(self, event: TextMessageChunkEvent) -> None:
+        if event.message_id is not None:
+            self._chunked_text = event.message_id
+            if event.role is not None:
+                self._of_role(event.message_id, event.role)
+        if self._chunked_text not in self._others:
+            self._parts.text(event.delta or "", thought=False, id=self._chunked_text)
 
     def _thought(self, event: ReasoningMessageContentEvent | ReasoningMessageChunkEvent) -> None:
         self._parts.text(event.delta or "", thought=True, id=event.message_id or "")
@@ -298,8 +321,9 @@ def _arguments(text: str) -> dict[str, Any]:
 
 _HANDLERS: dict[type, Any] = {
     CustomEvent: StreamingResponseAggregator._custom,
+    TextMessageStartEvent: StreamingResponseAggregator._text_start,
     TextMessageContentEvent: StreamingResponseAggregator._text,
-    TextMessageChunkEvent: StreamingResponseAggregator._text,
+    TextMessageChunkEvent: StreamingResponseAggregator._text_chunk,
     ReasoningMessageContentEvent: StreamingResponseAggregator._thought,
     ReasoningMessageChunkEvent: StreamingResponseAggregator._thought,
     ToolCallStartEvent: StreamingResponseAggregator._call_start,

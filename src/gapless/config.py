@@ -67,7 +67,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """When the worker that executes the run dies or stops: let another worker that has the agent go on where it was
     saved last, run it again from the start (the stream then says that the text so far is void, and what the agent's
     tools did may be repeated), or close it as `worker_lost`. A run that cannot go on is closed: its record says
-    `fail`."""
+    `fail`. One that waits for its turn (`on_busy`) had not begun, and is begun by another worker whatever this says,
+    unless it was started with `deps` or `output_type`, or is live."""
     answer_timeout: float | None = 604_800.0
     """From a question to a person (an interrupt) to its answer: 7 days. Past it the run fails with `answer_timeout`."""
     fallback: bool = True

@@ -97,6 +97,8 @@ class GrowingOutput(Generic[_OutputT]):
         self._type = output_type
         self._text: list[str] = []
         self._text_id = ""
+        self._others: set[str] = set()
+        """Messages that are not the assistant's."""
         self._calls: dict[str, list[str]] = {}
         self._call: str | None = None
         self._key: str | None = None
@@ -105,6 +107,8 @@ class GrowingOutput(Generic[_OutputT]):
     def add(self, event: Event) -> bool:
         """Take one `event`; returns whether there is a new value."""
         if isinstance(event, TextMessageContentEvent):
+            if event.message_id in self._others:
+                return False
             self._text.append(event.delta)
             return self._call is None and self._grown(self._text, len(event.delta))
         if isinstance(event, ToolCallArgsEvent):
@@ -114,9 +118,7 @@ class GrowingOutput(Generic[_OutputT]):
             parts.append(event.delta)
             return event.tool_call_id == self._call and self._grown(parts, len(event.delta))
         if isinstance(event, TextMessageStartEvent):
-            self._text, self._text_id = [], event.message_id
-            if self._call is None:
-                self._restart()
+            self._begin(event)
         elif isinstance(event, ToolCallStartEvent):
             self._calls[event.tool_call_id] = []
         elif isinstance(event, ToolCallEndEvent):
@@ -129,6 +131,15 @@ class GrowingOutput(Generic[_OutputT]):
         elif isinstance(event, CustomEvent):
             self._take_back(event)
         return False
+
+    def _begin(self, event: TextMessageStartEvent) -> None:
+        if event.role not in (None, "assistant"):
+            self._others.add(event.message_id)
+            return
+        self._others.discard(event.message_id)
+        self._text, self._text_id = [], event.message_id
+        if self._call is None:
+            self._restart()
 
     def _take_back(self, event: CustomEvent) -> None:
         """Forget what the event says is void; the latest value stays until there is another."""

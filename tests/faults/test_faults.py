@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from gapless import RunConfig
 from gapless.client import GaplessClient
 from gapless.errors import ConnectionLost, GaplessError
 from gapless.events import Event, RunErrorEvent, RunFinishedEvent
@@ -96,6 +97,34 @@ async def test_a_stopped_worker_that_wakes_up_can_write_nothing(store: str, serv
         assert journal[-1][0] == closed.last_seq
     await works_again(at_a)  # under a new id
     assert (await until(at_b, "r", lambda record: True)).last_seq == closed.last_seq
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+async def test_runs_that_wait_for_their_turn_are_begun_at_another_worker(
+    store: str, serve: Serve, connect: Connect, how: str
+):
+    """The agent cannot go on: what it had begun ends with its worker, and nothing else does."""
+    a, b = serve(store), serve(store)
+    await ready(a, b)
+    at_a, at_b = connect(a, b)
+    await at_a.start(f"100000 {PACE_S}", run_id="first", session_id="s")
+    await until(at_b, "first", is_past(3))
+    queue = RunConfig(on_busy="queue")
+    for id, count in (("one", 3), ("two", 4)):
+        await at_a.start(f"{count} {PACE_S}", run_id=id, session_id="s", config=queue)
+    follower = asyncio.create_task(Wanderer([at_b], 3).follow("one"))
+    await asyncio.to_thread(a.kill if how == "killed" else a.terminate)
+    first = await until(at_b, "first", lambda record: record.status.ended)
+    assert first.error is not None
+    assert first.error["code"] == ("worker_lost" if how == "killed" else "shutting_down")
+    wanderer = Wanderer([at_b], 4)
+    for id, count in (("one", 3), ("two", 4)):
+        await until(at_b, id, lambda record: record.status.ended)
+        assert_finished(await wanderer.journal(id), count)
+    async with asyncio.timeout(WAIT_S):
+        assert_finished(await follower, 3)
+    first_started, one, two = [(await at_b.record(id)).started_at or 0 for id in ("first", "one", "two")]
+    assert first_started < one < two
 
 
 async def test_a_clock_that_jumps_ends_no_lease_and_no_run(store: str, serve: Serve, connect: Connect, tmp_path: Path):

@@ -28,6 +28,8 @@ from gapless.events import (
     RunFinishedEvent,
     RunFinishedInterruptOutcome,
     RunStartedEvent,
+    Tool,
+    UserMessage,
 )
 from gapless.fold import VOID
 from gapless.journals.memory import Memory, MemoryStore
@@ -913,3 +915,158 @@ async def test_a_run_that_comes_to_ask_again_as_its_worker_closes_is_left_with_i
     await place.is_parked()
     await second.answer("r", yes("q", "two"))
     assert (await (await second.attach("r")).collect()).text == "two"
+
+
+# -- runs that wait for their turn -----------------------------------------------------------------------------------
+
+
+class Plain(Agent):
+    """Keeps nothing: what it has begun no other worker can go on with. Says what it is told, once the gate is open."""
+
+    name = "plain"
+
+    def __init__(self, gate: asyncio.Event | None = None) -> None:
+        self.gate = gate
+        self.told: list[str] = []
+
+    async def run(self, ctx: RunContext) -> AsyncIterator[AgentItem]:
+        self.told.append(ctx.message)
+        yield f"{ctx.message} of {[tool.name for tool in ctx.tools]} "
+        if self.gate is not None:
+            await self.gate.wait()
+        yield "done"
+
+
+async def queue_behind(runner: Runner, *run_ids: str, on_worker_lost: Any = "continue") -> None:
+    """Begin a run that does not end, and let others wait for their turn behind it."""
+    config = RunConfig(on_busy="queue", on_worker_lost=on_worker_lost)
+    first = await runner.start("first", session_id="s", run_id="first", agent="agent")
+    async for _ in first.text():
+        break
+    for id in run_ids:
+        tools = [Tool(name=f"tool of {id}", description="")]
+        await runner.start(id, session_id="s", run_id=id, agent="agent", config=config, tools=tools)
+
+
+@pytest.mark.parametrize("on_worker_lost", ["continue", "fail"])
+@pytest.mark.parametrize("how", ["lost", "closed"])
+async def test_a_run_that_waits_for_its_turn_is_begun_at_another_worker(place: Place, how: str, on_worker_lost: Any):
+    """Of an agent that cannot go on, too: nobody had begun it. Each is begun once, in its order, as it was asked."""
+    gone, agent = Plain(asyncio.Event()), Plain()
+    leaving = await place.worker(gone)
+    await queue_behind(leaving, "one", "two", on_worker_lost=on_worker_lost)
+    if how == "lost":
+        other = await place.worker(agent)
+        await place.lose(leaving, other)
+    else:
+        place.runners.remove(leaving)
+        await leaving.close()
+        other = await place.worker(agent)
+    first = await (await other.attach("first")).wait()
+    assert first.error is not None
+    assert first.error["code"] == ("worker_lost" if how == "lost" else "shutting_down")
+    for id in ("one", "two"):
+        assert (await (await other.attach(id)).collect()).text == f"{id} of ['tool of {id}'] done"
+    assert (gone.told, agent.told) == (["first"], ["one", "two"])
+    said = [message.content for message in await other.messages("s") if isinstance(message, UserMessage)]
+    assert said == ["first", "one", "two"]
+
+
+async def test_one_that_was_begun_elsewhere_ends_with_its_next_worker(place: Place):
+    await queue_behind(await place.worker(Plain(asyncio.Event())), "one")
+    second = await place.worker(Plain(asyncio.Event()))
+    await place.lose(place.runners[0], second)
+    await until(lambda: place.record("one").last_seq >= 2, "it has begun")
+    agent = Plain()
+    third = await place.worker(agent)
+    await place.lose(second, third)
+    ended = await (await third.attach("one")).wait()
+    assert ended.error is not None
+    assert ended.error["code"] == "worker_lost"
+    assert not agent.told
+
+
+async def test_one_whose_turn_comes_while_its_worker_stops_is_begun_elsewhere(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    """The store has set it running, and its agent was not called: only the worker that leaves it knows."""
+    leaving, agent = await place.worker(Plain()), Plain()
+    reading, stands = asyncio.Event(), asyncio.Event()
+
+    async def history(*about: Any, **more: Any) -> Any:
+        reading.set()
+        await stands.wait()
+
+    monkeypatch.setattr(leaving.worker.sessions, "history", history)
+    await leaving.start("x", session_id="s", run_id="r", agent="agent", config=RunConfig(on_busy="queue"))
+    await reading.wait()
+    assert place.record().status is RunStatus.RUNNING
+    place.runners.remove(leaving)
+    await leaving.close()
+    other = await place.worker(agent)
+    assert (await (await other.attach("r")).collect()).text == "x of [] done"
+    assert sum(isinstance(event, RunStartedEvent) for event in await events_of(other)) == 1
+
+
+async def test_one_whose_agent_another_worker_does_not_have_waits_for_one_that_has_it(place: Place):
+    await queue_behind(await place.worker(Plain(asyncio.Event())), "one")
+    store = MemoryStore(place.memory, monotonic=lambda: place.now)
+    async with Runner(agents={"other": Plain()}, store=store, lease_s=LEASE_S) as stranger:
+        await place.lose(place.runners[0], stranger)
+        await until(lambda: place.record("first").status.ended, "the one that had begun is closed")
+        await until(lambda: not place.record("one").owner, "who does not have the agent gives it up")
+        assert place.record("one").status is RunStatus.QUEUED
+    other = await place.worker(Plain())
+    assert (await (await other.attach("one")).collect()).text == "one of ['tool of one'] done"
+
+
+async def test_one_that_waits_behind_runs_that_kill_their_workers_is_not_one_of_them(place: Place):
+    await queue_behind(await place.worker(Plain(asyncio.Event())), "one")
+    place.record("one").takeovers = going_on.TAKEOVERS_MAX
+    other = await place.worker(Plain())
+    await place.lose(place.runners[0], other)
+    assert (await (await other.attach("one")).collect()).text == "one of ['tool of one'] done"
+
+
+@pytest.mark.parametrize("how", ["lost", "closed"])
+async def test_what_lives_in_one_process_is_said_to_be_why_no_other_begins_a_run(place: Place, how: str):
+    leaving = await place.worker(Plain(asyncio.Event()))
+    await queue_behind(leaving)
+    config = RunConfig(on_busy="queue")
+    await leaving.start("x", session_id="s", run_id="r", agent="agent", config=config, deps="connection")
+    agent = Plain()
+    other = await place.worker(agent)
+    if how == "lost":
+        await place.lose(leaving, other)
+    else:
+        place.runners.remove(leaving)
+        await leaving.close()
+    ended = await (await other.attach("r")).wait()
+    assert ended.error is not None
+    assert not agent.told
+    if how == "closed":
+        assert ended.error["code"] == "shutting_down"
+    else:
+        assert ended.error["code"] == "worker_lost"
+        assert "before its turn had come" in ended.error["message"]
+        assert "deps=" in ended.error["message"]
+        assert "saved nothing" not in ended.error["message"]
+
+
+async def test_a_message_that_waits_for_an_open_question_is_asked_at_another_worker(place: Place):
+    """By default a message is refused while another is answered; behind a question it waits all the same."""
+    asking = Steps("ask", asyncio.Event())
+    leaving = await place.worker(asking)
+    await leaving.start("x", session_id="s", run_id="first", agent="agent")
+    await until(lambda: place.record("first").status is RunStatus.WAITING, "it asks")
+    plain = Plain()
+    leaving.agents["plain"] = plain
+    await leaving.start("next", session_id="s", run_id="r", agent="plain")
+    store = MemoryStore(place.memory, monotonic=lambda: place.now)
+    agent = Plain()
+    other = Runner(agents={"agent": Steps("ask", "end"), "plain": agent}, store=store, lease_s=LEASE_S)
+    place.runners.append(other)
+    await other.open()
+    await place.lose(leaving, other)
+    assert (await (await other.attach("r")).collect()).text == "next of [] done"
+    assert (plain.told, agent.told) == ([], ["next"])

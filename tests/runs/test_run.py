@@ -14,11 +14,12 @@ from pydantic_ai import Agent, ToolOutput
 from pydantic_ai.models.function import DeltaToolCall, FunctionModel
 from typing_extensions import TypedDict
 
-from gapless import Run, Runner, RunStream
+from gapless import Run, Runner, RunStream, StreamingResponseAggregator
 from gapless.errors import AgentFailed, OutputInvalid, RunCancelled, UsageError
 from gapless.events import (
     CustomEvent,
     TextMessageContentEvent,
+    TextMessageEndEvent,
     TextMessageStartEvent,
     ToolCallArgsEvent,
     ToolCallStartEvent,
@@ -268,6 +269,43 @@ def test_a_growing_output_forgets_what_is_void():
         (TextMessageContentEvent(message_id="m", delta="on"), "kept on"),
         (CustomEvent(name="gapless.restarted", value={"restarts": 1}), "kept on"),
         (TextMessageContentEvent(message_id="m2", delta="anew"), "anew"),
+    ):
+        growing.add(event)
+        assert "".join(growing.values) == value
+
+
+async def test_only_the_answer_is_in_what_a_run_has_said():
+    """An agent may quote its user, and a live run tells what was said to it."""
+
+    async def quoting(message: str) -> AsyncIterator[Any]:
+        yield TextMessageStartEvent(message_id="u", role="user")
+        yield TextMessageContentEvent(message_id="u", delta=message)
+        yield TextMessageEndEvent(message_id="u")
+        yield "ans"
+        yield "wer"
+
+    async with Runner(quoting) as runner:
+        run = await runner.start("asked")
+        response = await run.collect()
+        assert (response.text, response.chunks) == ("answer", ["ans", "wer"])
+        assert [text async for text in run.text()] == ["ans", "wer"]
+        aggregator = StreamingResponseAggregator()
+        async for event in run.events():
+            aggregator.add(event)
+        assert aggregator.get_response().text == "answer"
+        async with runner.run_stream("asked", output_type=str) as stream:
+            assert [text async for text in stream.stream_output()][-1] == "answer"
+            assert await stream.get_output() == "answer"
+
+
+def test_a_growing_output_is_not_what_the_user_says():
+    growing = GrowingOutput(OutputType(str))
+    for event, value in (
+        (TextMessageStartEvent(message_id="m"), ""),
+        (TextMessageContentEvent(message_id="m", delta="one"), "one"),
+        (TextMessageStartEvent(message_id="u", role="user"), "one"),
+        (TextMessageContentEvent(message_id="u", delta="asked"), "one"),
+        (TextMessageContentEvent(message_id="m", delta=" two"), "one two"),
     ):
         growing.add(event)
         assert "".join(growing.values) == value

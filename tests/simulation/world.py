@@ -588,15 +588,16 @@ class World:
             other.session_id == plan.session_id and other is not plan and other.config.on_busy == "interrupt"
             for other in self.plans.values()
         )
+        begun = run.started_at is not None  # one whose turn had not come is begun by another worker
         allowed = {
             "": not plan.fails and not plan.endless,
             "run_cancelled": plan.cancelled or interrupted or plan.config.on_disconnect == "cancel",
             "run_timeout": plan.config.timeout == 1.0 or plan.config.idle_timeout is not None,
-            "worker_lost": takeovers > (going_on.TAKEOVERS_MAX if plan.continues else 0),
+            "worker_lost": begun and takeovers > (going_on.TAKEOVERS_MAX if plan.continues else 0),
             "agent_failed": plan.fails,
             "answer_timeout": plan.config.answer_timeout == ANSWER_TIMEOUT_S and plan.questions,
             "store_unavailable": self.faults,
-            "shutting_down": self.faults and plan.when_lost == "fail",
+            "shutting_down": begun and self.faults and plan.when_lost == "fail",
         }
         if not allowed.get(code):
             self.report(f"run {run.id} is {run.status.value} ({code}) for no reason")

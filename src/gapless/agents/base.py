@@ -257,11 +257,13 @@ class RunContext:
     ) -> Any:
         """Do what is costly or must not be done twice, once: return what `function` returns for `args`. In an agent
         that replays (`gapless.replays`), what it returned is remembered as JSON under `name`, and returned as `type`
-        (also the first time) when the run is gone on with. A sync function runs in a thread.
+        when the run is gone on with, and also the first time, wherever the run is. It is of JSON's own values,
+        dataclasses, msgspec structs, Pydantic models, and lists and dicts of them; without `type` all of these come
+        back as lists and dicts. A sync function runs in a thread.
 
         With `repeatable=False` it is never begun again: what it raised is raised again, and where the worker was lost
-        while it ran, raises `OutcomeUnknown`. Without a replaying agent it is only called; the log says so once, unless
-        the agent saves.
+        while it ran, raises `OutcomeUnknown`. Raises `AgentInvalid` where what it returned is nothing of these, or no
+        `type`. Without a replaying agent it is only called; the log says so once, unless the agent saves.
         """
         if self._steps is None:
             if self._unkept is not None:
@@ -360,7 +362,9 @@ class Agent:
         raise NotImplementedError
 
     async def load(self) -> None:
-        """Make ready, before the first run, what would hold all runs up. Raises what keeps the agent from being so."""
+        """Make ready, once before the first run, what would hold all runs up. Raises what keeps the agent from being
+        so: who starts a run is told, and the next start tries again.
+        """
 
     async def aclose(self) -> None:
         """Release what the agent holds. A later run opens it again."""

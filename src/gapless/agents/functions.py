@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from gapless.agents.base import Agent, AgentItem, RunContext, log_raised
-from gapless.agents.replaying import Replay, is_replaying, refuse_saves
+from gapless.agents.replaying import Replay, is_replaying, refuse_saves, steps_unkept
 from gapless.errors import AgentInvalid, LimitReached
 from gapless.tasks import retrieve
 
@@ -57,6 +57,7 @@ class FunctionAgent(Agent):
             return replay.run(self._start(ctx))
         if self._replays:
             refuse_saves(ctx)
+            steps_unkept(ctx)
         return self._start(ctx)
 
     def _start(self, ctx: RunContext) -> AsyncIterator[AgentItem]:

@@ -14,6 +14,7 @@ import msgspec
 
 from gapless.agents.base import AgentItem, RunContext, call_step
 from gapless.agents.raised import decode_raised, encode_raised
+from gapless.agents.step_values import call_unkept, decode_step, encode_step
 from gapless.errors import AgentInvalid, CheckpointUnreadable, OutcomeUnknown, UsageError
 from gapless.events import (
     CustomEvent,
@@ -29,7 +30,7 @@ from gapless.events import (
     ToolCallStartEvent,
 )
 
-__all__ = ["Replay", "is_replaying", "refuse_saves", "replays"]
+__all__ = ["Replay", "is_replaying", "refuse_saves", "replays", "steps_unkept"]
 
 _T = TypeVar("_T")
 _FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
@@ -84,6 +85,17 @@ def refuse_saves(ctx: RunContext) -> None:
             raise AgentInvalid(f"run {ctx.run_id}: agent {ctx.agent_name} {why}", run_id=ctx.run_id)
 
     ctx._save, ctx._unkept = None, refuse
+
+
+def steps_unkept(ctx: RunContext) -> None:
+    """Let steps of a run that cannot go on come back as in one that can, though nothing is kept. One that is called by
+    another leaves that its steps."""
+
+    async def step(name: str, function: Callable[..., Any], args: tuple[Any, ...], type: Any, repeatable: bool) -> Any:
+        return await call_unkept(ctx.run_id, name, function, args, type)
+
+    if ctx._steps is None:
+        ctx._steps = step
 
 
 class _Unfinished:
@@ -250,7 +262,7 @@ class Replay:
                     "effect",
                     run_id=run_id,
                 )
-            return msgspec.json.decode(known, type=type)
+            return decode_step(known, type, key, run_id)
         if repeatable:
             encoded = await self._called(key, function, args)
         else:
@@ -264,15 +276,10 @@ class Replay:
                 raise
         self._steps[key] = encoded
         await self._save()
-        return msgspec.json.decode(encoded, type=type)
+        return decode_step(encoded, type, key, run_id)
 
     async def _called(self, key: str, function: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
-        returned = await call_step(function, *args)
-        try:
-            return _encode_json(returned)
-        except (TypeError, ValueError) as error:
-            run_id = self._ctx.run_id
-            raise AgentInvalid(f"run {run_id}: what {key} returned is no JSON: {error}", run_id=run_id) from None
+        return encode_step(await call_step(function, *args), key, self._ctx.run_id)
 
     async def _interrupt(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
         return await self._waited_for(self._key("question"), self._answered, interrupts)

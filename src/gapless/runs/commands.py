@@ -26,6 +26,7 @@ from gapless.live import LiveRequest, is_live
 from gapless.producing import Batch
 from gapless.records import RunRecord, RunStatus, now_ms
 from gapless.runs.asked import asked_again, question_of
+from gapless.runs.home_loop import check_loop
 from gapless.runs.request import answers_of, check_chars, check_id
 from gapless.runs.sound import sound
 
@@ -173,6 +174,7 @@ class Commands:
 
         Raises `RunNotFound`, `InputInvalid` (it is not live, has ended, or nothing more was to be said),
         `InputTooLarge`, `LimitReached`, `StoreUnavailable`."""
+        check_loop(self._journals.loop)
         if request.id is not None:
             check_id(request.id, "message")
         check_chars(request.content, self._limits, run_id)

@@ -188,7 +188,9 @@ class Execution:
     @property
     def can_be_left(self) -> bool:
         """Another worker can go on with it, or begin it anew."""
-        return self._standing is not None or self.config.on_worker_lost == "restart"
+        if self._standing is not None or self.config.on_worker_lost == "restart":
+            return True
+        return self._context is None and self.record.request is not None  # its agent was not called yet
 
     def leave(self) -> None:
         """Leave the run to other workers as soon as nothing is lost by it: at its agent's next save, or now where it

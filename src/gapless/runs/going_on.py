@@ -180,7 +180,7 @@ class GoingOn:
             return
         record = await self._journals.store.claim(run_id)
         if record is not None:
-            self._home.spawn(run_id, self._see_to(record, self._home.task_of(run_id), ends_with))
+            self._home.spawn(run_id, self._see_to(record, self._home.task_of(run_id), ends_with, left=True))
 
     def claim_if_able(self, run: RunRecord) -> bool:
         """Tell whether this worker can go on with a run of this agent."""
@@ -197,8 +197,14 @@ class GoingOn:
     # -- seeing to one ----------------------------------------------------------------------------------------------
 
     async def _see_to(
-        self, record: RunRecord, before: asyncio.Task[None] | None, ends_with: GaplessError | None
+        self,
+        record: RunRecord,
+        before: asyncio.Task[None] | None,
+        ends_with: GaplessError | None,
+        *,
+        left: bool = False,
     ) -> None:
+        """See to a run that this worker owns now; its last one has `left` it, or was lost."""
         journals, worker_id = self._journals, self._journals.worker_id
         if before is not None:
             await asyncio.wait({before})
@@ -208,7 +214,7 @@ class GoingOn:
             so_far = await self._read(record, journal, kept)
             if journals.worker_id != worker_id:
                 return  # the lease was lost again
-            failure = ends_with or await self._decide(record, journal, so_far, kept)
+            failure = ends_with or await self._decide(record, journal, so_far, kept, left)
             if failure is not None:
                 await self._close(record, journal, so_far.recorder, failure)
         finally:
@@ -229,7 +235,7 @@ class GoingOn:
         return so_far
 
     async def _decide(
-        self, record: RunRecord, journal: Journal, so_far: _SoFar, kept: Checkpoint | None
+        self, record: RunRecord, journal: Journal, so_far: _SoFar, kept: Checkpoint | None, left: bool
     ) -> GaplessError | None:
         """See to the run, or return what it ends with."""
         policy = "fail" if record.config is None else record.config.on_worker_lost
@@ -243,13 +249,11 @@ class GoingOn:
                 return overdue
             if not ends_unread(record.config) and record.status is RunStatus.WAITING:
                 return None
-        begun = record.last_seq > 0
-        if policy == "fail" or (policy == "continue" and begun and kept is None):
-            saves = agent is None or agent.continues != "no"
-            why = "" if policy == "fail" and saves else ", and its agent had saved nothing to go on from"
-            return WorkerLost(f"the worker that ran it was lost{why}; ask again", run_id=record.id)
+        begun, uncalled = record.last_seq > 0, _is_uncalled(record, policy, left)
+        if not uncalled and (policy == "fail" or (policy == "continue" and begun and kept is None)):
+            return _gone(record, policy, agent)
         losses = record.takeovers if policy == "restart" else await self._losses(record, so_far)
-        if losses > TAKEOVERS_MAX:
+        if losses > TAKEOVERS_MAX and not uncalled:
             why = f"its worker was lost {losses} times without getting any further; look what it does"
             return WorkerLost(why, run_id=record.id)
         if agent is None or self._home.draining:
@@ -257,7 +261,7 @@ class GoingOn:
             return None
         if policy == "continue" and kept is not None:
             return await self._continue(record, agent, journal, so_far, kept)
-        if begun:
+        if begun and not uncalled:
             log.warning("run %s: restarted, its worker was lost", record.id)
         if record.status is RunStatus.WAITING:
             journal.set_status(RunStatus.RUNNING)
@@ -316,6 +320,25 @@ class GoingOn:
         await journal.settled()
         self._metrics.run_ended(record.agent, failure.code)
         log.warning("run %s: closed: %s", record.id, failure.message)
+
+
+def _is_uncalled(record: RunRecord, policy: str, left: bool) -> bool:
+    """Tell whether the run's agent was never called, and can be. A run that was to end with its worker is only left
+    (and not lost) where that is so, though its turn may have come."""
+    return record.request is not None and (record.status is RunStatus.QUEUED or (left and policy == "fail"))
+
+
+def _gone(record: RunRecord, policy: str, agent: Agent | None) -> WorkerLost:
+    """Make the error of a run that ended with its worker."""
+    why = "the worker that ran it was lost"
+    if record.status is RunStatus.QUEUED:
+        why = (
+            "its worker was lost before its turn had come, and no other can begin it: what it was started with (deps=, "
+            "output_type=, live input) was in that one alone"
+        )
+    elif policy != "fail" or (agent is not None and agent.continues == "no"):
+        why = f"{why}, and its agent had saved nothing to go on from"
+    return WorkerLost(f"{why}; ask again", run_id=record.id)
 
 
 def _abandoned(run: RunRecord) -> WorkerLost:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from gapless.errors import UsageError
+from gapless.runs.home_loop import elsewhere
 
 __all__ = ["call", "iterate"]
 
@@ -19,7 +20,8 @@ _lock = threading.Lock()
 
 
 def _loop_of(runner: Any) -> asyncio.AbstractEventLoop:
-    """Return the event loop that the runner lives on: its own, or a new one in a thread when it has none yet."""
+    """Return the event loop that the runner lives on: its own, or a new one in a thread when it has none yet. Raises
+    `UsageError` inside an event loop, and where its own does not run: nothing would ever come from it."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -27,8 +29,13 @@ def _loop_of(runner: Any) -> asyncio.AbstractEventLoop:
     else:
         raise UsageError("run() blocks, and this is an event loop: use `async for event in runner.run_async(…)`")
     with _lock:
-        loop = _loops.get(runner) or getattr(runner.journals, "loop", None)
-        if loop is None or loop.is_closed():
+        if runner._open:
+            home: asyncio.AbstractEventLoop = runner.journals.loop
+            if not home.is_running():
+                raise elsewhere(home)
+            return home
+        loop = _loops.get(runner)
+        if loop is None:
             loop = asyncio.new_event_loop()
             threading.Thread(target=loop.run_forever, name="gapless-portal", daemon=True).start()
             _loops[runner] = loop
@@ -38,7 +45,7 @@ def _loop_of(runner: Any) -> asyncio.AbstractEventLoop:
 
 def _close(reference: weakref.ref[Any], loop: asyncio.AbstractEventLoop) -> None:
     runner = reference()
-    if runner is not None and loop.is_running():
+    if runner is not None and loop.is_running() and runner.journals.loop is loop:  # else it was opened elsewhere since
         asyncio.run_coroutine_threadsafe(runner.close(), loop).result(timeout=10)
 
 

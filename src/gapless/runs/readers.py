@@ -21,6 +21,7 @@ from gapless.records import RunRecord, RunStatus
 from gapless.runs.asked import Question, question_of
 from gapless.runs.blobs import Blobs
 from gapless.runs.commands import Command
+from gapless.runs.home_loop import check_loop
 from gapless.runs.retrying import patiently
 from gapless.sought import Found, Sought
 from gapless.tasks import end_tasks
@@ -94,6 +95,7 @@ class Readers:
     async def find(self, run_id: str) -> RunRecord | None:
         """Return the run's record, or None where there is no such run. Raises `StoreUnavailable`."""
         check_given("run_id", run_id, str, "a run's id")
+        check_loop(self._journals.loop)
         return await self._journals.store.get_run(run_id)
 
     async def record(self, run_id: str) -> RunRecord:
@@ -187,6 +189,7 @@ class Readers:
 
     async def wait(self, run_id: str) -> None:
         """Wait until the run has ended, whoever executes it. It does not count as following. Raises `RunNotFound`."""
+        check_loop(self._journals.loop)
         journal = await self._journals.attach(run_id)
         try:
             while not journal.closed:
@@ -272,6 +275,7 @@ class Reading:
         self._follower: Follower | None = None
 
     async def __aenter__(self) -> Follower:
+        check_loop(self._readers._journals.loop)
         journal = await self._readers._journals.attach(self._run_id)
         self._follower = Follower(journal, self._after, coalesce_s=self._coalesce_s)
         try:

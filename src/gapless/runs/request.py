@@ -169,7 +169,8 @@ class Asked(msgspec.Struct, kw_only=True):
         return "restart" if self.agent.continues == "anew" else "continue"
 
     def record(self, *, others: bool = False) -> RunRecord:
-        """Name what the caller has not named, and return the record that the run begins with."""
+        """Name what the caller has not named, and return the record that the run begins with. `others`: there may be
+        other workers, and the store keeps what these need."""
         run_id = self.run_id or new_id()
         config, when_lost = self.config, self._when_lost(others)
         if config.on_worker_lost != when_lost:
@@ -190,6 +191,12 @@ class Asked(msgspec.Struct, kw_only=True):
             request=None if when_lost == "fail" else self.request,
             notify=self.notify,
         )
+
+    def keep_request(self, record: RunRecord, *, others: bool) -> None:
+        """Keep with a run that may have to wait for its turn what another worker needs to begin it. Not where something
+        that it is started with lives in this process. `others` as in `record`."""
+        if others and self.deps is None and self.output_type is None and not is_live(self.config):
+            record.request = self.request
 
     def come_back(self, known: RunRecord) -> RunRecord:
         """Return the run that has the id already, if it was asked the same. Raises `RunConflict`."""

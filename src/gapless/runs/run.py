@@ -21,6 +21,7 @@ from gapless.events import (
     RunFinishedCancelledOutcome,
     RunFinishedEvent,
     TextMessageContentEvent,
+    TextMessageStartEvent,
     TokenUsage,
     decode_event,
 )
@@ -224,7 +225,7 @@ class Run:
         terminal: Event | None = None
         async for event in self.events():
             fold.add(event)
-            if isinstance(event, TextMessageContentEvent):
+            if isinstance(event, TextMessageStartEvent | TextMessageContentEvent):
                 chunks.add(event)
             elif isinstance(event, CustomEvent):
                 chunks.take_back(event)
@@ -263,13 +264,21 @@ class Run:
 
 
 class _Chunks:
-    """The text deltas of a run with their messages."""
+    """The text deltas of a run's answer with their messages."""
 
     def __init__(self) -> None:
         self.deltas: list[tuple[str, str]] = []
+        self._others: set[str] = set()
+        """Messages that are not the assistant's."""
 
-    def add(self, event: TextMessageContentEvent) -> None:
-        self.deltas.append((event.message_id, event.delta))
+    def add(self, event: TextMessageStartEvent | TextMessageContentEvent) -> None:
+        if isinstance(event, TextMessageContentEvent):
+            if event.message_id not in self._others:
+                self.deltas.append((event.message_id, event.delta))
+        elif event.role in (None, "assistant"):
+            self._others.discard(event.message_id)
+        else:
+            self._others.add(event.message_id)
 
     def take_back(self, event: CustomEvent) -> None:
         """Take back what the event says, if it says that something is void."""

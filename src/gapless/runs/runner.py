@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping
@@ -24,6 +23,7 @@ from gapless.producing import PRODUCER
 from gapless.records import Listing, RunRecord, RunRequest, RunStatus, SessionRecord, Turn
 from gapless.runs.asking import Asking
 from gapless.runs.execution import Execution
+from gapless.runs.home_loop import HomeLoop
 from gapless.runs.inbox import Elsewhere
 from gapless.runs.keeper import LEASE_S, RETENTION_S, Keeper
 from gapless.runs.request import ANONYMOUS, Asked
@@ -75,8 +75,8 @@ def _check_limit(limit: int) -> None:
 class Runner(Asking):
     """Runs agents and journals what they say.
 
-    The runner opens itself at its first use and belongs to the event loop of that moment; `close` it, or use it as an
-    async context manager.
+    The runner opens itself at its first use and belongs to the event loop of that moment, in any other it raises
+    `UsageError`; `close` it, or use it as an async context manager: then it can be opened in another.
 
     Raises `AgentInvalid` or `ExtraMissing` for an agent that cannot be one, `AgentNotFound` for a name that leads to
     none, `UsageError` for anything else that does not fit.
@@ -144,7 +144,7 @@ class Runner(Asking):
             find=self.worker.going_on.find,
         )
         self.worker.on_wanted = self._keeper.nudge
-        self._opening: asyncio.Lock | None = None
+        self._home = HomeLoop()
         self._open = False
         if session_service is not None:
             for each in self.agents.values():
@@ -184,11 +184,11 @@ class Runner(Asking):
     async def open(self) -> Self:
         """Open the store and begin renewing this worker's lease. Idempotent; every method calls it.
 
-        Raises `StoreUnavailable`, `StoreCorrupt`."""
+        Raises `StoreUnavailable`, `StoreCorrupt`; `UsageError` in another event loop than that in which it is open."""
+        opening = self._home.enter(self._open)
         if self._open:
             return self
-        self._opening = self._opening or asyncio.Lock()
-        async with self._opening:
+        async with opening:
             if not self._open:
                 await self._keeper.open()
                 if self.agents:  # else it only looks at others' runs, and has none of what their notices need
@@ -197,12 +197,12 @@ class Runner(Asking):
         return self
 
     async def load(self) -> None:
-        """Let the agents make ready what would hold all runs up when the first of them needs it. One that cannot fails
-        its runs, and says why in the log.
+        """Let the agents make ready what would hold all runs up, which else the first run of each does. One that cannot
+        says why in the log, and tries again when a run is started.
         """
         for name, agent in self.agents.items():
             try:
-                await agent.load()
+                await self.worker.loading.load(agent)
             except Exception as error:
                 why = error if isinstance(error, GaplessError) else type(error).__name__
                 log.warning("agent %s is not ready: %s", name, why)
@@ -217,6 +217,7 @@ class Runner(Asking):
 
         Those that another worker can go on with are left to it. Any other that waits for a person would not finish in
         that time: it is closed at once. To a live run nothing more is said."""
+        self._home.enter(self._open)
         await self.worker.drain(grace_s)
 
     async def close(self, grace_s: float = 0.0) -> None:
@@ -263,7 +264,7 @@ class Runner(Asking):
 
         Raises `RunConflict` (the id belongs to another request), `SessionBusy`, `SessionNotFound` (of another user),
         `AgentNotFound`, `InputInvalid`, `InputTooLarge`, `LimitReached`, `ShuttingDown`, `StoreUnavailable`,
-        `UsageError` (`deps` for a run that may be restarted elsewhere).
+        `UsageError` (`deps` for a run that may be restarted elsewhere), and what keeps the agent from being ready.
 
         Args:
             message: Text, a list of AG-UI content parts, a `UserMessage`, or an ADK/Gemini content object. One with the

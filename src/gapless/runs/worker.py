@@ -28,6 +28,7 @@ from gapless.runs.deliveries import Deliveries
 from gapless.runs.execution import CLEANUP_S_MAX, Execution
 from gapless.runs.feeds import Feeds
 from gapless.runs.going_on import GoingOn
+from gapless.runs.loading import Loading
 from gapless.runs.notices import Notices
 from gapless.runs.producers import Producers
 from gapless.runs.readers import Readers, ends_unread
@@ -89,6 +90,7 @@ class Worker:
         self.sessions = Sessions(store, limits, self.readers, self.commands)
         self.draining = False
         """No new runs are taken."""
+        self.loading = Loading()
         self._agents = agents
         self._limits = limits
         self._metrics = metrics
@@ -109,11 +111,12 @@ class Worker:
         is not this worker's.
 
         Raises `RunConflict`, `SessionBusy`, `SessionNotFound`, `InputInvalid`, `LimitReached`, `ShuttingDown`,
-        `StoreUnavailable`."""
+        `StoreUnavailable`, and what keeps the agent from being ready."""
         if asked.run_id is not None:
             known = await self.readers.find(asked.run_id)
             if known is not None:
                 return asked.come_back(known), None
+        await self.loading.load_for_run(asked.agent)
         self._admit(asked.user_id)
         self.deliveries.open()
         starting = self.journals.loop.create_future()
@@ -128,6 +131,8 @@ class Worker:
         if asked.session_id is not None:
             await self.sessions.check_user(asked.session_id, asked.user_id)
         record = asked.record(others=not self.journals.store.alone)
+        if asked.config.on_busy != "reject":
+            asked.keep_request(record, others=not self.journals.store.alone)
         with LeaseWanted(record.id):
             record, created = await self._create(asked, record)
         if not created:
@@ -171,6 +176,7 @@ class Worker:
                     why = f", which wants agent {busy.agent!r}; this server does not have that, cancel the run"
                 elif asked.config.on_waiting == "decline" and not await self._has_more(busy):
                     reject = False  # it is declined when this one's turn is to come
+                    asked.keep_request(record, others=not self.journals.store.alone)
                     continue
                 else:
                     why = ", which waits for a person's answer; answer or cancel it first"
@@ -304,6 +310,10 @@ class Worker:
     ) -> None:
         """Execute a run that another worker had, to its end."""
         request = record.request or RunRequest()
+        try:
+            await self.loading.load_for_run(agent)
+        except GaplessError as error:  # nobody starts it who could be told; the agent says in the run what it lacks
+            log.warning("run %s: agent %s is not ready: %s", record.id, record.agent, error.message)
         await self._execute(self._begin(record, agent, journal, recorder, request, before=before))
 
     async def give_up(self, run_id: str, wanted_at: int | None, what: str) -> None:
@@ -377,6 +387,7 @@ class Worker:
     async def close(self) -> None:
         """End what still runs, and release the journals and the store. Drain first."""
         await end_tasks(list(self._tasks.values()))
+        await self.loading.close()
         await self.readers.close()
         await self.conversations.close()
         await self.feeds.close()
