@@ -215,7 +215,8 @@ class GaplessClient:
         Ends after the terminal event; also when the run waits for a person: the last event then is a RUN_FINISHED with
         the interrupt outcome, and after `answer` one follows on from its position. Adjacent text deltas come merged
         while catching up, with the position of the last of them. A clean end of the connection is not the end of the
-        run.
+        run. One that has failed ends with a RUN_ERROR: `gapless.errors.run_failure` makes the exception of its code
+        and message that a `Run` would raise.
 
         Raises `RunNotFound`, `CursorExpired`, `CursorInvalid`, `NotAuthenticated`; `StreamInvalid` for what is no
         stream of Gapless; `ConnectionLost` after `attempts_max` connections in a row without a new event.
