@@ -9,6 +9,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -48,6 +49,7 @@ from gapless.events import (
     encode_event,
     text_of,
 )
+from gapless.records import RunStatus
 from gapless.sse import RETRY_MS_MAX, EventStreamParser, Frame
 from gapless.testing import ScriptedAgent, serving
 from tests.support.waiting import WAIT_S
@@ -573,6 +575,18 @@ async def test_sessions(url: str) -> None:
         await client.delete_session("s-1")
         with pytest.raises(SessionNotFound):
             await client.session("s-1")
+
+
+@pytest.mark.parametrize("status", ["cancelled", RunStatus.CANCELLED])
+async def test_runs_are_listed_by_their_status_and_another_word_is_refused(url: str, status: Any) -> None:
+    async with GaplessClient(url, limits=IMPATIENT) as client:
+        run = await client.start("hang")
+        await client.cancel(run.id)
+        await collect(client, run.id)
+        assert run.id in [one.id for one in await client.runs(status=status)]
+        nope: Any = "nope"
+        with pytest.raises(InputInvalid, match=r"status: one of queued, .*, not 'nope'"):
+            await client.runs(status=nope)
 
 
 def test_the_same_without_an_event_loop(url: str) -> None:

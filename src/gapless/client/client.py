@@ -32,7 +32,7 @@ from gapless.config import RunConfig
 from gapless.errors import ConnectionLost, GaplessError, RunFailed, StreamInvalid, UsageError, error_for_code
 from gapless.events import ContentPart, CustomEvent, Event, Message, ResumeEntry, decode_event
 from gapless.fold import SESSION
-from gapless.given import check_numbers
+from gapless.given import check_numbers, one_of
 from gapless.live import LiveRequest
 from gapless.notify import NoticeRecord, Webhook
 from gapless.producing import Batch, Producer, Taken
@@ -370,8 +370,10 @@ class GaplessClient:
         after: str | None = None,
     ) -> Listing[RunRecord]:
         """Return the caller's runs, newest first, at most `limit`: those of session `session_id`, those that have this
-        `status`, or all. Long messages are cut. `after` is the `next` of the page before.
+        `status`, or all. Long messages are cut. `after` is the `next` of the page before. Raises `InputInvalid` for no
+        status.
         """
+        status = one_of("status", status, RunStatus)
         params = {"session_id": session_id, "status": status and status.value, "limit": str(limit), "after": after}
         page = await self._request("GET", "/runs", Runs, params=params)
         return Listing(page.runs, page.next)
