@@ -298,6 +298,8 @@ async def test_an_agent_of_ours_without_a_name_goes_by_the_one_that_it_is_regist
         Runner(Nameless())
     async with Runner(agents={"support": Nameless()}) as runner:
         assert (await (await runner.start("x")).collect()).text == "as support"
+    async with Runner(Nameless(), app_name="help") as runner:
+        assert (await (await runner.start("x")).collect()).text == "as help"
 
 
 def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch):

@@ -116,7 +116,7 @@ class Runner(Asking):
         _check(agents, app_name, config, notify, client_config, limits, lease_s, retention_s)
         self.agents: dict[str, Agent] = {}
         if agent is not None:
-            adapted = adapt(agent)
+            adapted = adapt(agent, app_name)
             self.agents[app_name or adapted.name] = adapted
         for name, one in (agents or {}).items():
             self.agents[name] = adapt(one, name)
