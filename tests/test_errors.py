@@ -25,6 +25,7 @@ from gapless.errors import (
     ShuttingDown,
     StoreUnavailable,
     StreamingUnavailable,
+    as_raised,
     error_for_code,
     is_code,
     run_failure,
@@ -104,3 +105,12 @@ def test_it_comes_through_pickling_and_a_replay_as_it_is(code: str):
     for again in (pickle.loads(pickle.dumps(error)), decode_raised(encode_raised(error))):
         assert type(again) is type(error)
         assert (again.code, again.message, again.run_id, again.text) == (code, "what happened", "r", "so far")
+
+
+def test_where_a_program_is_its_agents_own_server_it_catches_what_the_agent_met():
+    met = RunNotFound("no run 4711")
+    with pytest.raises(RunNotFound) as caught, as_raised():
+        raise run_failure(met.code, met.message) from met
+    assert caught.value is met
+    with pytest.raises(ModelFailed), as_raised():  # which is what was raised, whatever it came from
+        raise run_failure(ModelFailed.code, "the model is away") from ConnectionLost("no answer")
