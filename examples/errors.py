@@ -4,8 +4,8 @@ import asyncio
 
 from demo_agent import demo_agent, typed
 
-from gapless import GaplessError, Runner
-from gapless.errors import ToolFailed
+from gapless import Runner
+from gapless.errors import RunFailed, ToolFailed
 from gapless.testing import Fail, ToolCall
 
 
@@ -28,7 +28,7 @@ async def main() -> None:
         except ToolFailed as error:
             print(f"The tool failed: {error}")
             print(f"Said until then: {error.text}")
-        except GaplessError as error:  # every other way in which a run can fail
+        except RunFailed as error:  # every other way in which a run can fail
             print(f"{error.code}: {error}")
         print((await run.record()).status.value)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -47,6 +49,20 @@ def test_python_is_told_what_json_is_told():
 def test_nan_is_no_duration():
     with pytest.raises(ValueError, match="idle_timeout"):
         RunConfig(idle_timeout=float("nan"))
+
+
+@pytest.mark.parametrize("given", ["sse", {"sse"}, ["sse"], [StreamingMode.SSE]])
+def test_what_clients_may_choose_is_taken_by_its_words(given: Any):
+    config = ClientConfig(streaming_mode=given, on_busy="queue")  # type: ignore[arg-type]  # by one word
+    assert (config.streaming_mode, config.on_busy) == (frozenset({StreamingMode.SSE}), frozenset({"queue"}))
+    assert RunConfig().narrowed({"streaming_mode": StreamingMode.SSE}, client_config=config) == RunConfig()
+    with pytest.raises(InputInvalid, match="streaming_mode: 'none' is the operator's"):
+        RunConfig().narrowed({"streaming_mode": StreamingMode.NONE}, client_config=config)
+    assert ClientConfig(streaming_mode="off").streaming_mode == {StreamingMode.NONE}  # type: ignore[arg-type]  # so too
+    wrong: Any
+    for wrong in ("loud", [{}]):
+        with pytest.raises(ValueError, match=r"streaming_mode: .*; one of sse, none, bidi"):
+            ClientConfig(streaming_mode=wrong)
 
 
 def test_what_a_client_may_choose_is_the_operators_word():

@@ -15,7 +15,7 @@ from gapless import ConnectionLimits, Limits, Runner, create_app
 from gapless.agents.base import RunContext
 from gapless.client import ClientLimits
 from gapless.errors import AgentFailed, AgentInvalid, CursorInvalid, GaplessError, InputInvalid, UsageError
-from gapless.events import Interrupt, ResumeEntry, RunFinishedEvent, UserMessage
+from gapless.events import Context, Interrupt, ResumeEntry, RunFinishedEvent, Tool, UserMessage
 from gapless.given import check_given
 from gapless.runs.run import Run
 
@@ -106,12 +106,17 @@ async def _raises(kind: type[GaplessError], said: str, call: Callable[[], Any]) 
             await found
 
 
-async def test_what_a_run_is_asked_wrongly():
-    async with Runner(asks) as runner:
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+async def test_what_a_run_is_asked_wrongly(store: str, tmp_path: Path):
+    async with Runner(asks, store="memory://" if store == "memory" else tmp_path / "gapless.db") as runner:
         session = await runner.create_session("s1")
         start: Any = runner.start
         run: Any = await start("go", session_id="s1", run_id="r1")
-        state = {"a": object()}
+        odd: Any = object()
+        state = {"a": odd}
+        said = {"role": "user", "id": "1", "content": "before"}
+        tool = Tool(name="a", description="b", parameters=odd)
+        odd_message = UserMessage(id="1", content="x", metadata=state)
         refused: list[tuple[type[GaplessError], str, Callable[[], Any]]] = [
             (UsageError, "limit: a number from 1 to 1e\\+06, not -1", lambda: runner.list_runs(limit=-1)),
             (UsageError, "limit: a number from 1 to 1e\\+06, not 0", lambda: runner.list_sessions(limit=0)),
@@ -126,6 +131,25 @@ async def test_what_a_run_is_asked_wrongly():
             (InputInvalid, "cannot be written as JSON", lambda: start("x", state=state)),
             (InputInvalid, "cannot be written as JSON", lambda: runner.create_session(state=state)),
             (InputInvalid, "cannot be written as JSON", lambda: runner.update_state("s2", state)),
+            (InputInvalid, "changes: a dict, not a list", lambda: runner.update_state("s2", [1])),
+            (InputInvalid, "status: one of queued, .*, not 'done'", lambda: runner.list_runs(status="done")),
+            (InputInvalid, "status: one of queued, .*, not 5", lambda: runner.list_runs(status=5)),
+            (InputInvalid, "tools: a list, not 'abc'", lambda: start("x", tools="abc")),
+            (InputInvalid, r"tools\[0\]: Expected `object`, got `str`", lambda: start("x", tools=["x"])),
+            (InputInvalid, r"messages\[0\]: Expected `object`, got `str`", lambda: start("x", messages=["x"])),
+            (InputInvalid, r"messages\[1\]: .* field `id`", lambda: start("x", messages=[said, {"role": "user"}])),
+            (InputInvalid, r"messages\[0\].content: Expected", lambda: start("x", messages=[{**said, "content": 5}])),
+            (InputInvalid, r"messages\[0\].*'nobody'", lambda: start("x", messages=[{**said, "role": "nobody"}])),
+            (InputInvalid, r"context\[0\]: .* field `value`", lambda: start("x", context=[{"description": "d"}])),
+            (
+                InputInvalid,
+                "context cannot be written",
+                lambda: start("x", context=[Context(description="d", value=odd)]),
+            ),
+            (InputInvalid, "forwarded_props cannot be written as JSON", lambda: start("x", forwarded_props=odd)),
+            (InputInvalid, "fingerprint cannot be written as JSON", lambda: start("x", fingerprint=odd)),
+            (InputInvalid, "tools cannot be written as JSON", lambda: start("x", tools=[tool])),
+            (InputInvalid, "messages cannot be written as JSON", lambda: start("x", messages=[odd_message])),
             (InputInvalid, "parts, not messages", lambda: start([{"role": "user", "content": "x"}])),
             (InputInvalid, "parts, not messages", lambda: start([UserMessage(id="1", content="x")])),
             (UsageError, "run_id: a run's id, not a Run", lambda: runner.attach(run)),
@@ -141,9 +165,52 @@ async def test_what_a_run_is_asked_wrongly():
             ),
         ]
         await runner.create_session("s2")
-        for kind, said, call in refused:
-            await _raises(kind, said, call)
+        for kind, why, call in refused:
+            await _raises(kind, why, call)
         await run.cancel()
+        await run.wait()
+        assert [one.id for one in await runner.list_runs()] == ["r1"], "what is refused begins no run"
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+async def test_what_is_given_as_over_http_is_taken(store: str, tmp_path: Path):
+    seen: list[Any] = []
+
+    async def looks(message: str, ctx: RunContext) -> AsyncIterator[str]:
+        seen[:] = [ctx.messages, ctx.tools, ctx.context, ctx.forwarded_props, dict(ctx.state)]
+        yield "seen"
+
+    async with Runner(looks, store="memory://" if store == "memory" else tmp_path / "gapless.db") as runner:
+        start: Any = runner.start
+        run = await start(
+            "now",
+            session_id="s1",
+            messages=[{"role": "user", "id": "1", "content": "before"}, UserMessage(id="2", content="and")],
+            tools=[{"name": "a", "description": "b", "parameters": {}}, Tool(name="c", description="d")],
+            context=[{"description": "d", "value": "v"}],
+            forwarded_props={1: (2, 3)},
+            state={1: 2},
+        )
+        await run.collect()
+        messages, *rest = seen
+        assert messages[:2] == [UserMessage(id="1", content="before"), UserMessage(id="2", content="and")]
+        tools = [Tool(name="a", description="b", parameters={}), Tool(name="c", description="d")]
+        assert rest == [tools, [Context(description="d", value="v")], {"1": [2, 3]}, {"1": 2}]
+        changes: Any = {3: {4: (5,)}}
+        for session in (await runner.update_state("s1", changes), await runner.get_session("s1")):
+            assert session.state["3"] == {"4": [5]}
+        created = await runner.create_session("s2", state=changes)
+        assert created.state == (await runner.get_session("s2")).state == {"3": {"4": [5]}}
+
+
+async def test_a_status_is_taken_as_the_text_that_it_is():
+    async with Runner(asks) as runner:
+        run = await _waiting(runner)
+        waiting: Any = "waiting"
+        assert [one.id for one in await runner.list_runs(status=waiting)] == [run.id]
+        await run.cancel()
+        await run.wait()
+        assert not await runner.list_runs(status=waiting)
 
 
 async def _waiting(runner: Runner) -> Run:

@@ -165,6 +165,14 @@ def _check(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}, not {value!r}")
 
 
+def _as_mode(value: Any) -> Any:
+    """Return the mode where that is what a value says."""
+    try:
+        return StreamingMode(value)
+    except ValueError:
+        return value
+
+
 class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Says which values a client of the server may choose for its run, where the runner's `config` has another. What
     is not listed stays the operator's; a client that asks for it gets `input_invalid`.
@@ -191,10 +199,14 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
             if name == "streaming_mode":
                 choices = tuple(StreamingMode)
             check_given(name, values, Collection, "a set of values", ValueError)
-            for value in [values] if isinstance(values, str) else values:
+            values = [values] if isinstance(values, str) else list(values)
+            if name == "streaming_mode":
+                values = [_as_mode(value) for value in values]
+            for value in values:
                 if value not in choices:
                     known = ", ".join(str(one.value if isinstance(one, enum.Enum) else one) for one in choices)
                     raise ValueError(f"{name}: {value!r}; one of {known}")
+            msgspec.structs.force_setattr(self, name, frozenset(values))
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

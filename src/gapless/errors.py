@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any, TypeVar, cast
 
 __all__ = [
     "AgentFailed",
@@ -54,7 +55,11 @@ __all__ = [
     "as_raised",
     "error_for_code",
     "is_code",
+    "run_failure",
 ]
+
+
+_ErrorT = TypeVar("_ErrorT", bound="GaplessError")
 
 
 class GaplessError(Exception):
@@ -310,13 +315,17 @@ class RunFenced(GaplessError):
 
 
 class RunFailed(GaplessError):
-    """A run ended without success. Its subclasses say how."""
+    """A run ended without success. Its subclasses say how, and where the code is that of another class, such as
+    `ModelFailed`, it is one of those too."""
 
     code = "run_failed"
 
 
 class AgentFailed(RunFailed):
-    """The agent raised. The original exception is the cause where it happened in this process."""
+    """The agent raised, or said that it failed, with a code of its own if it has one; it has the code of what the agent
+    met where that was an error about another run. The original exception is the cause where it happened in this
+    process.
+    """
 
     code = "agent_failed"
 
@@ -376,11 +385,45 @@ class WorkerLost(RunFailed):
     code = "worker_lost"
 
 
-def _classes(base: type[GaplessError]) -> list[type[GaplessError]]:
+def _classes(base: type[_ErrorT]) -> list[type[_ErrorT]]:
     return [base, *(c for sub in base.__subclasses__() for c in _classes(sub))]
 
 
 _BY_CODE = {cls.code: cls for cls in reversed(_classes(GaplessError))}
+
+
+def _of_run(cls: type[GaplessError]) -> type[RunFailed]:
+    """Make the class of a run that failed with an error of this one: caught as either. It is kept as `OfRun` there,
+    where unpickling finds it."""
+    members: dict[str, Any] = {
+        "__module__": __name__,
+        "__qualname__": f"{cls.__qualname__}.OfRun",
+        "__doc__": cls.__doc__,
+    }
+    both = cast(type[RunFailed], type(cls.__name__, (cls, RunFailed), members))
+    setattr(cls, "OfRun", both)  # noqa: B010  # a name that type checkers are not told of
+    return both
+
+
+_OF_RUNS = {cls.code: cls for cls in reversed(_classes(RunFailed))} | {
+    cls.code: _of_run(cls)
+    for cls in (
+        AgentInvalid,
+        ExtraMissing,
+        InputInvalid,
+        InputTooLarge,
+        LimitReached,
+        ModelFailed,
+        ModelMissing,
+        ShuttingDown,
+        StoreCorrupt,
+        StoreUnavailable,
+        StreamingUnavailable,
+        UsageError,
+    )
+}
+"""By their codes, the classes of what ends a run. All others are about a request: an agent that fails with one has made
+that request of another run or server, and its own caller has not."""
 
 
 def is_code(code: str) -> bool:
@@ -396,6 +439,16 @@ def error_for_code(code: str | None, message: str, *, run_id: str | None = None)
     return cls(message, run_id=run_id, code=code)
 
 
+def run_failure(code: str | None, message: str, *, run_id: str | None = None, text: str = "") -> RunFailed:
+    """Return what a run failed with, by the `code` and `message` of its RUN_ERROR: a `RunFailed`, which is of the
+    code's own class too where that says something of this run, such as `ModelFailed`; `AgentFailed` for any other
+    code. `run_id` names the run, `text` is what it had said."""
+    cls = _OF_RUNS.get(code or RunFailed.code, AgentFailed)
+    error = cls(message, run_id=run_id, code=code)
+    error.text = text
+    return error
+
+
 @contextlib.contextmanager
 def as_raised() -> Iterator[None]:
     """Raise what a run's agent itself raised, where that is at hand, in place of the error that says so: what a program
@@ -405,6 +458,6 @@ def as_raised() -> Iterator[None]:
         return
     except GaplessError as error:
         raised = error.__cause__
-        if raised is None or isinstance(raised, GaplessError):
+        if raised is None or (isinstance(raised, GaplessError) and raised.code != error.code):
             raise
     raise raised  # out here: it has a context of its own

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import enum
 from types import UnionType
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
-from gapless.errors import UsageError
+from gapless.errors import InputInvalid, UsageError
 
-__all__ = ["article", "check_given", "check_number", "check_numbers", "shown"]
+__all__ = ["article", "as_json", "check_given", "check_number", "check_numbers", "one_of", "shown", "structs_given"]
 
 SHOWN_CHARS_MAX = 60
 _PLAIN = (str, bytes, int, float, type(None))
 """What is shown as it is written; of anything else its type is."""
+_EnumT = TypeVar("_EnumT", bound=enum.Enum)
 
 
 def check_given(
@@ -46,6 +48,41 @@ def check_numbers(given: msgspec.Struct) -> None:
         check_given(field.name, value, int | float if seconds else int, wanted, ValueError)
         if not (value > 0 and value < float("inf")):
             raise ValueError(f"{field.name}: {wanted}, not {shown(value)}")
+
+
+def one_of(name: str, value: object, choices: type[_EnumT]) -> _EnumT | None:
+    """Return the member of `choices` that is given for `name`, also where it is given by its value; None for None.
+    Raises `InputInvalid` for what is none."""
+    try:
+        return None if value is None else choices(value)
+    except ValueError:
+        known = ", ".join(str(one.value) for one in choices)
+        raise InputInvalid(f"{name}: one of {known}, not {shown(value)}") from None
+
+
+def structs_given(name: str, given: object, kind: Any) -> list[Any] | None:
+    """Return the list given for `name` as structs of this `kind`, or of several in a union: what is one already as it
+    is, and a dict as it would come over HTTP. None for None. Raises `InputInvalid`, with the place."""
+    if given is None:
+        return None
+    if not isinstance(given, list | tuple):
+        raise InputInvalid(f"{name}: a list, not {shown(given)}")
+    if all(isinstance(one, kind) for one in given):
+        return list(given)
+    try:
+        return msgspec.convert(given, list[kind])
+    except msgspec.ValidationError as error:
+        said, _, place = str(error).partition(" - at `$")
+        raise InputInvalid(f"{name}{place.rstrip('`')}: {said}") from None
+
+
+def as_json(name: str, value: Any) -> Any:
+    """Return the value given for `name` as JSON gives it back: as it is whichever store keeps it, and wherever it is
+    used. Raises `InputInvalid` for what JSON cannot carry."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value))
+    except (TypeError, ValueError, NotImplementedError, OverflowError, RecursionError) as error:
+        raise InputInvalid(f"{name} cannot be written as JSON: {error}") from None
 
 
 def shown(value: object) -> str:

@@ -127,6 +127,10 @@ class Producer:
     nothing more. `number` is how many batches were taken of the run, by it or by those: where it makes the same batches
     again, it goes on after these.
 
+    To leave the block ends nothing: a program that dies leaves it too, and its successor goes on. The last event to be
+    sent is a `RunFinishedEvent` or a `RunErrorEvent`; without one the run waits for its next producer, until its
+    `idle_timeout` or `timeout` ends it, or somebody cancels it.
+
     `send` is what brings a batch to the run `run_id`; `name` tells this producer from others.
     """
 
@@ -146,7 +150,7 @@ class Producer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the run as it is: it ends with an event that ends it."""
+        """Leave the run as it is, also where nothing was raised: it ends with an event that ends it."""
 
     async def send(self, *events: Event | str) -> int:
         """Have these `events`, or pieces of the answer's text, accepted, all or none; returns the batch's number. Where

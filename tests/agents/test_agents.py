@@ -6,14 +6,18 @@ import importlib.abc
 import importlib.metadata
 import pickle
 import sys
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from pydantic_ai import Agent
 
 from gapless import Runner
 from gapless.agents import FRAMEWORKS, Framework, adapt, load
+from gapless.agents.base import Agent as Base
+from gapless.agents.base import RunContext
 from gapless.agents.functions import FunctionAgent
 from gapless.agents.langgraph_saver import RunSaver
 from gapless.agents.raised import decode_raised, encode_raised
@@ -234,6 +238,68 @@ def test_an_agent_without_a_name_goes_by_the_one_that_it_was_found_or_registered
 def test_what_is_no_agent(thing: object):
     with pytest.raises(AgentInvalid, match=f"cannot run an? {type(thing).__name__}"):
         adapt(thing)
+
+
+class Ours(Base):
+    name = "ours"
+
+    async def run(self, ctx: RunContext) -> AsyncIterator[str]:
+        yield "x"
+
+
+class Callable:
+    async def __call__(self, message: str) -> str:
+        return message
+
+
+class Nameless(Base):
+    async def run(self, ctx: RunContext) -> AsyncIterator[str]:
+        yield f"as {self.name}"
+
+
+class Returns(Base):
+    name = "returns"
+
+    async def run(self, ctx: RunContext) -> str:  # type: ignore[override]  # as somebody may write it
+        return "x"
+
+
+class YieldsSync(Base):
+    name = "sync"
+
+    def run(self, ctx: RunContext) -> Iterator[str]:  # type: ignore[override]  # as somebody may write it
+        yield "x"
+
+
+class Stranger:
+    name = "stranger"
+
+    async def run(self, ctx: RunContext) -> str:
+        return "x"
+
+
+@pytest.mark.parametrize("cls", [Ours, Callable, Nameless, Stranger, str, Agent])
+def test_a_class_is_no_agent_and_is_told_what_to_write(cls: type):
+    with pytest.raises(AgentInvalid, match=rf"^cannot run the class {cls.__name__} .*: {cls.__name__}\(…\)"):
+        Runner(cls)
+    with pytest.raises(AgentInvalid, match=f"^support: cannot run the class {cls.__name__}"):
+        Runner(agents={"support": cls})
+
+
+@pytest.mark.parametrize("agent", [Returns(), YieldsSync(), Stranger()])
+def test_a_run_that_yields_nothing_to_wait_for_is_told_so(agent: Any):
+    name = type(agent).__name__
+    with pytest.raises(AgentInvalid, match=rf"{name}\.run .*: write `async def run\(self, ctx\)` with `yield`"):
+        Runner(agent)
+
+
+async def test_an_agent_of_ours_without_a_name_goes_by_the_one_that_it_is_registered_under():
+    with pytest.raises(AgentInvalid, match=r"Nameless has no `name`: .*name = "):
+        Runner(Nameless())
+    async with Runner(agents={"support": Nameless()}) as runner:
+        assert (await (await runner.start("x")).collect()).text == "as support"
+    async with Runner(Nameless(), app_name="help") as runner:
+        assert (await (await runner.start("x")).collect()).text == "as help"
 
 
 def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +15,7 @@ import pytest
 from gapless import Runner
 from gapless.agents.base import RunContext
 from gapless.errors import AgentFailed, AgentInvalid
-from gapless.events import CustomEvent
+from gapless.events import CustomEvent, Interrupt
 from gapless.records import RunStatus
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
@@ -102,6 +103,58 @@ async def test_the_arguments_it_may_take():
 
     with pytest.raises(AgentInvalid, match="takes 3 arguments"):
         Runner(three)
+
+
+async def by_keyword(message: str, *, ctx: RunContext, tone: str, loud: bool = False) -> AsyncIterator[str]:
+    yield "never"
+
+
+async def test_what_must_be_given_by_keyword_is_refused_before_it_runs():
+    with pytest.raises(AgentInvalid, match=r"by_keyword: must be given ctx=, tone=, .*\(message, ctx\)"):
+        Runner(by_keyword)
+    with pytest.raises(AgentInvalid, match="must be given ctx="):
+        Runner(functools.partial(by_keyword, tone="friendly"))
+
+
+def hiding(function: Any) -> Any:
+    """Decorates as people write it, without `functools.wraps`."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("agent", [async_generator, generator, coroutine, function, Callable()])
+async def test_an_agent_behind_a_decorator_that_hides_its_parameters_is_given_the_message(agent: Any):
+    assert await text_of(hiding(agent)) == "got m"
+
+
+def asks(message: str, ctx: RunContext) -> Iterator[str]:
+    yield "well "
+    answers: Any = ctx.interrupt([Interrupt(id="i", reason="approval")])
+    yield str(answers)
+
+
+def saves(ctx: RunContext) -> str:
+    return str(ctx.save(b"here"))
+
+
+def emits(ctx: RunContext) -> str:
+    return str(ctx.emit("x"))
+
+
+def steps(ctx: RunContext) -> str:
+    return str(ctx.step("name", function, "m"))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("agent", "what"), [(asks, "interrupt"), (saves, "save"), (emits, "emit"), (steps, "step")])
+async def test_a_sync_agent_is_told_that_it_cannot_await(agent: Any, what: str):
+    async with Runner(agent) as runner:
+        run = await runner.start("m")
+        with pytest.raises(AgentInvalid, match=rf"^run {run.id}: ctx.{what} is awaited, .*`async def`$"):
+            await run.collect()
 
 
 async def test_a_blocking_agent_blocks_no_other_run():

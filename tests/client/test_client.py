@@ -9,6 +9,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -48,6 +49,7 @@ from gapless.events import (
     encode_event,
     text_of,
 )
+from gapless.records import RunStatus
 from gapless.sse import RETRY_MS_MAX, EventStreamParser, Frame
 from gapless.testing import ScriptedAgent, serving
 from tests.support.waiting import WAIT_S
@@ -573,6 +575,84 @@ async def test_sessions(url: str) -> None:
         await client.delete_session("s-1")
         with pytest.raises(SessionNotFound):
             await client.session("s-1")
+
+
+@pytest.mark.parametrize("status", ["cancelled", RunStatus.CANCELLED])
+async def test_runs_are_listed_by_their_status_and_another_word_is_refused(url: str, status: Any) -> None:
+    async with GaplessClient(url, limits=IMPATIENT) as client:
+        run = await client.start("hang")
+        await client.cancel(run.id)
+        await collect(client, run.id)
+        assert run.id in [one.id for one in await client.runs(status=status)]
+        nope: Any = "nope"
+        with pytest.raises(InputInvalid, match=r"status: one of queued, .*, not 'nope'"):
+            await client.runs(status=nope)
+
+
+@pytest.mark.parametrize("id", ["a/b?c#d", "", "..", "none"])
+async def test_an_id_that_nothing_has_is_told_as_such(url: str, id: str) -> None:
+    async with GaplessClient(url, limits=IMPATIENT) as client:
+        for of_run in (client.record, client.cancel, client.timeline, client.page, client.notices):
+            with pytest.raises(RunNotFound, match=r"^no run "):
+                await of_run(id)
+        for of_session in (client.session, client.messages, client.delete_session):
+            with pytest.raises(SessionNotFound, match=r"^no session "):
+                await of_session(id)
+        with pytest.raises(RunNotFound):
+            await anext(client.follow(id))
+        with pytest.raises(SessionNotFound):
+            await anext(client.follow_session(id))
+        with pytest.raises(RunNotFound):
+            async with client.produce(id):
+                pass
+
+
+async def test_what_is_no_id_is_told_as_what_it_is(url: str) -> None:
+    async with GaplessClient(url, limits=IMPATIENT) as client:
+        run: Any = await client.start("hi")
+        with pytest.raises(InputInvalid, match=r"^run id: text, not a RunRecord; give its id$"):
+            await client.record(run)
+        session: Any = 5
+        with pytest.raises(InputInvalid, match=r"^session id: text, not 5$"):
+            await client.session(session)
+
+
+async def test_a_client_that_was_closed_says_so(url: str) -> None:
+    client = GaplessClient(url)
+    run = await client.start("hi")
+    following = client.follow(run.id)
+    await anext(following)
+    await client.aclose()
+    await client.aclose()
+    for asked in (client.record(run.id), client.start("x"), anext(client.follow(run.id))):
+        with pytest.raises(UsageError, match=f"the client of {url} is closed"):
+            await asked
+    await following.aclose()
+
+
+def test_the_blocking_client_says_that_it_was_closed(url: str) -> None:
+    client = SyncClient(url)
+    run = client.start("hi")
+    following = client.follow(run.id)
+    next(following)
+    client.close()
+    client.close()
+    with pytest.raises(UsageError, match=f"the client of {url} is closed"):
+        client.record(run.id)
+    with pytest.raises(UsageError, match=f"the client of {url} is closed"):
+        next(client.follow(run.id))
+    following.close()
+
+
+async def test_a_producer_that_leaves_without_an_end_leaves_the_run_to_its_next(url: str) -> None:
+    async with GaplessClient(url, limits=IMPATIENT) as client:
+        run = await client.start("Do it.", producer=True)
+        async with client.produce(run.id) as out:
+            await out.send("Said.")
+        assert not (await client.record(run.id)).status.ended
+        async with client.produce(run.id) as out:
+            await out.send(RunFinishedEvent(thread_id="", run_id=""))
+        assert text_of_run(await collect(client, run.id)) == "Said."
 
 
 def test_the_same_without_an_event_loop(url: str) -> None:

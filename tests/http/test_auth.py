@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx2
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 
 from gapless import Runner, create_app
-from gapless.errors import UsageError
+from gapless.errors import NotAuthorized, UsageError
 from gapless.http.auth import keys_from_environment
 from gapless.protocols.conversations import scoped
 from gapless.records import RunRecord, SessionRecord
@@ -357,6 +357,66 @@ async def test_a_user_who_is_no_text_is_the_operators_fault_and_starts_nothing(c
     runner = Runner(Gated("x"))
     client = await client_of(runner, authenticate=lambda request: 5)
     for answer in (await client.get("/runs"), await client.post("/runs", json={"message": "hi"})):
-        assert answer.status_code == 500
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
         assert "authenticate returned no user's id: user_id is a text, not 5 (int)" in answer.json()["error"]["message"]
     assert await runner.list_runs() == []
+
+
+def _raises(*_: Any) -> Any:
+    raise RuntimeError("the words of a database")
+
+
+async def _raises_later(*_: Any) -> Any:
+    raise RuntimeError("the words of a database")
+
+
+@pytest.mark.parametrize("raises", [_raises, _raises_later])
+@pytest.mark.parametrize("hook", ["authenticate", "authorize"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/runs/r"), ("GET", "/runs/r/events"), ("POST", "/runs/r/cancel"), ("GET", "/v1/responses/r")],
+)
+async def test_a_function_of_the_servers_own_that_raises_lets_nobody_in_and_is_answered_as_an_error(
+    raises: Any, hook: str, method: str, path: str, client_of: Callable[..., Any], caplog: pytest.LogCaptureFixture
+):
+    runner = Runner(ScriptedAgent("x"))
+    await (await runner.start("x", run_id="r")).wait()
+    client = await client_of(runner, **{"authenticate": lambda request: "anonymous", hook: raises})
+    answer = await client.request(method, path)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (500, "internal_error")
+    assert error["message"] == f"{hook} raised RuntimeError; see the server's log"
+    assert f"{hook} raised RuntimeError at {__file__}:" in caplog.text
+    assert "words" not in caplog.text + answer.text
+
+
+@pytest.mark.parametrize("said", ["no", "", None, 1, 0, ["read"]])
+async def test_only_a_bool_of_authorize_is_a_yes_or_a_no(
+    said: Any, client_of: Callable[..., Any], caplog: pytest.LogCaptureFixture
+):
+    runner = Runner(ScriptedAgent("x"))
+    await (await runner.start("x", run_id="r")).wait()
+
+    async def later(*_: Any) -> Any:
+        return said
+
+    for authorize in (lambda *_: said, later):
+        client = await client_of(runner, authenticate=lambda request: "bob", authorize=authorize)
+        answer = await client.get("/runs/r")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+        assert "authorize returned" in caplog.text
+        assert "True or False" in answer.json()["error"]["message"]
+
+
+async def test_what_a_function_of_the_servers_own_refuses_itself_is_answered_as_it_says(client_of: Callable[..., Any]):
+    def refuse(request: Any) -> str:
+        raise NotAuthorized("not from here")
+
+    def refuse_by_status(request: Any) -> str:
+        raise HTTPException(418, "teapot")
+
+    for authenticate, status in ((refuse, 403), (refuse_by_status, 418)):
+        client = await client_of(Runner(ScriptedAgent("x")), authenticate=authenticate)
+        answer = await client.get("/runs")
+        assert answer.status_code == status
+        assert "error" in answer.json()

@@ -7,10 +7,13 @@ import contextlib
 import gc
 import logging
 from collections.abc import AsyncIterator, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
+import gapless
 from gapless import Limits, RunConfig, Runner
 from gapless.agents.base import RunContext
 from gapless.errors import (
@@ -497,3 +500,51 @@ async def test_a_run_that_speaks_at_once_begins_in_one_step(monkeypatch: pytest.
         await until(late, 1)
         assert groups == [3, 1]
         gate.set()
+
+
+class Model(BaseModel):
+    words: str = "what people wrote"
+
+
+async def leaves_a_result(message: str, ctx: RunContext) -> AsyncIterator[str]:
+    yield "said"
+    ctx.result = Model()
+
+
+async def yields_a_result(message: str, ctx: RunContext) -> AsyncIterator[Any]:
+    yield "said"
+    yield RunFinishedEvent(thread_id="", run_id="", result=Model())
+
+
+async def leaves_a_state(message: str, ctx: RunContext) -> AsyncIterator[str]:
+    yield "said"
+    ctx.state["found"] = Model()
+
+
+@gapless.replays
+async def keeps_a_state(message: str, ctx: RunContext) -> AsyncIterator[str]:
+    yield "said"
+    ctx.state["found"] = Model()
+    await ctx.step("look", str)
+
+
+@pytest.mark.parametrize(
+    ("agent", "what"),
+    [
+        (leaves_a_result, "result"),
+        (yields_a_result, "result"),
+        (leaves_a_state, "state"),
+        (keeps_a_state, "state"),
+    ],
+)
+async def test_what_an_agent_leaves_that_is_no_json_is_named_with_its_type(agent: Any, what: str, tmp_path: Path):
+    async with Runner(agent, store=tmp_path / "gapless.db") as runner:
+        run = await runner.start("x")
+        with pytest.raises(AgentInvalid) as caught:
+            await run.collect()
+    said = str(caught.value)
+    assert said.startswith(f"run {run.id}: the agent's {what} cannot be written as JSON: ")
+    assert "type Model" in said
+    assert "model_dump" in said
+    assert "people" not in said
+    assert caught.value.text == "said"

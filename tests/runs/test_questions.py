@@ -95,7 +95,19 @@ async def ask_while_asking(ctx: RunContext) -> AsyncIterator[str]:
     await asyncio.gather(*(ctx.interrupt([Interrupt(id=name, reason="approval")]) for name in "ij"))
 
 
-@pytest.mark.parametrize(("agent", "why"), [(ask_nothing, "without a question"), (ask_while_asking, "already")])
+async def ask_twice_as_one(ctx: RunContext) -> AsyncIterator[str]:
+    yield "well "
+    await ctx.interrupt([Interrupt(id=id, reason="approval") for id in "iji"])
+
+
+@pytest.mark.parametrize(
+    ("agent", "why"),
+    [
+        (ask_nothing, "without a question"),
+        (ask_while_asking, r"asks while it waits for an answer already: .* in one list"),
+        (ask_twice_as_one, "two questions at once have the id 'i'"),
+    ],
+)
 async def test_an_interrupt_that_cannot_be_answered_fails_the_run(agent: Any, why: str):
     async with Runner(agent) as runner:
         run = await runner.start("x", config=RunConfig(timeout=3000))

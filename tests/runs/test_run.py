@@ -15,7 +15,22 @@ from pydantic_ai.models.function import DeltaToolCall, FunctionModel
 from typing_extensions import TypedDict
 
 from gapless import Run, Runner, RunStream, StreamingResponseAggregator
-from gapless.errors import AgentFailed, OutputInvalid, RunCancelled, UsageError
+from gapless.errors import (
+    AgentFailed,
+    AgentInvalid,
+    GaplessError,
+    InputInvalid,
+    LimitReached,
+    ModelFailed,
+    NotAuthenticated,
+    OutputInvalid,
+    RunCancelled,
+    RunFailed,
+    RunNotFound,
+    SessionBusy,
+    ShuttingDown,
+    UsageError,
+)
 from gapless.events import (
     CustomEvent,
     TextMessageContentEvent,
@@ -316,24 +331,117 @@ async def raises_after(message: str) -> AsyncIterator[str]:
     raise ValueError("the agent's own words")
 
 
-async def test_whoever_reads_a_failed_run_gets_its_text_and_what_the_agent_raised():
+async def text_of(run: Run) -> None:
+    async for _ in run.text():
+        pass
+
+
+async def collected(run: Run) -> None:
+    await run.collect()
+
+
+async def sunk(run: Run) -> None:
+    await run.stream_to([].append)
+
+
+async def told_so_far(run: Run) -> None:
+    async for _ in run.text_so_far():
+        pass
+
+
+READERS = [text_of, told_so_far, collected, sunk, Run.raise_if_failed]
+
+
+@pytest.mark.parametrize("read", READERS)
+async def test_whoever_reads_a_failed_run_gets_its_text_and_what_the_agent_raised(read: Any):
     async with Runner(raises_after) as runner:
+        run = await runner.start("x")
+        await run.wait()
+        with pytest.raises(AgentFailed) as caught:
+            await read(run)
+        assert caught.value.text == "shown"
+        assert isinstance(caught.value.__cause__, ValueError)
+        assert "own words" not in str(caught.value)
 
-        async def text(run: Run) -> None:
-            async for _ in run.text():
-                pass
 
-        async def collected(run: Run) -> None:
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("raised", [ModelFailed("quota"), InputInvalid("no pictures"), LimitReached("too many")])
+async def test_however_a_run_fails_it_is_caught_as_a_run_failed_and_as_its_class(raised: GaplessError, read: Any):
+    async def fails(message: str) -> AsyncIterator[str]:
+        yield "shown"
+        raise raised
+
+    async with Runner(fails) as runner:
+        run = await runner.start("x")
+        await run.wait()
+        with pytest.raises(RunFailed) as caught:
+            await read(run)
+        assert isinstance(caught.value, type(raised))
+        assert (caught.value.code, caught.value.text, caught.value.run_id) == (raised.code, "shown", run.id)
+        events = [event async for event in run.events()]
+        assert getattr(events[-1], "code", None) == raised.code
+
+
+async def test_what_is_no_event_and_a_runner_that_closes_end_a_run_as_failed():
+    entered = asyncio.Event()
+
+    async def odd(message: str) -> AsyncIterator[Any]:
+        yield "shown"
+        yield 5
+
+    async def slow(message: str) -> AsyncIterator[str]:
+        yield "shown"
+        entered.set()
+        await asyncio.Event().wait()
+
+    runner = Runner(agents={"odd": odd, "slow": slow})
+    async with runner:
+        with pytest.raises(RunFailed) as caught:
+            await (await runner.start("x", agent="odd")).collect()
+        assert isinstance(caught.value, AgentInvalid)
+        run = await runner.start("x", agent="slow")
+        await entered.wait()
+    with pytest.raises(RunFailed) as caught:
+        await run.collect()
+    assert isinstance(caught.value, ShuttingDown)
+    assert caught.value.text == "shown"
+
+
+@pytest.mark.parametrize(
+    "met", [RunNotFound("no run 4711"), SessionBusy("session X is busy"), NotAuthenticated("send a key")]
+)
+async def test_what_an_agent_met_of_other_runs_is_not_the_callers_own(met: GaplessError):
+    async def asks_another(message: str) -> AsyncIterator[str]:
+        yield "shown"
+        raise met
+
+    async with Runner(asks_another) as runner:
+        with pytest.raises(AgentFailed) as caught:
+            await (await runner.start("x")).collect()
+        assert not isinstance(caught.value, type(met))
+        assert (caught.value.code, caught.value.text) == (met.code, "shown")
+        assert caught.value.__cause__ is met
+
+
+async def test_a_run_whose_agents_own_run_was_cancelled_has_failed_and_was_not_cancelled_itself():
+    async def asks_another(message: str) -> AsyncIterator[str]:
+        yield "shown"
+        raise RunCancelled("the run was cancelled before its output", run_id="another")
+
+    async with Runner(asks_another) as runner:
+        run = await runner.start("x")
+        with pytest.raises(AgentFailed) as caught:
             await run.collect()
+        assert isinstance(caught.value.__cause__, RunCancelled)
+        assert (await run.wait()).status == "failed"
 
-        async def sunk(run: Run) -> None:
-            await run.stream_to([].append)
 
-        for read in (text, collected, sunk, Run.raise_if_failed):
-            run = await runner.start("x")
-            await run.wait()
-            with pytest.raises(AgentFailed) as caught:
-                await read(run)
-            assert caught.value.text == "shown"
-            assert isinstance(caught.value.__cause__, ValueError)
-            assert "own words" not in str(caught.value)
+async def test_output_that_was_cancelled_is_an_error_with_the_text_so_far():
+    gated = Gated("shown", "never")
+    async with Runner(gated) as runner, runner.run_stream("x", output_type=City) as stream:
+        gated.let()
+        await gated.waits_for(1)
+        await stream.run.cancel()
+        with pytest.raises(RunCancelled) as caught:
+            await stream.get_output()
+        assert caught.value.text == "shown"

@@ -98,7 +98,19 @@ def adapt(agent: object, name: str | None = None) -> Agent:
     """
     if isinstance(agent, str | Path):
         return load(str(agent))
+    what = f"{name}: " if name else ""
+    if isinstance(agent, type):
+        raise AgentInvalid(
+            f"{what}cannot run the class {agent.__name__} as an agent: give an instance of it: {agent.__name__}(…)"
+        )
     if isinstance(agent, Agent):
+        _check_run(agent, what)
+        if not hasattr(agent, "name"):
+            if name is None:
+                raise AgentInvalid(
+                    f'{type(agent).__name__} has no `name`: write name = "…" in the class, or register it by one'
+                )
+            agent.name = name
         return agent
     if (framework := _framework_of(agent)) is not None:
         return _named(_import(framework.adapter, framework.extra)(agent), agent, name)
@@ -111,8 +123,8 @@ def adapt(agent: object, name: str | None = None) -> Agent:
 
         return FunctionAgent(agent, name)
     if isinstance(agent, Runnable):
+        _check_run(agent, what)
         return ObjectAgent(agent)
-    what = f"{name}: " if name else ""
     if inspect.isgenerator(agent) or inspect.isasyncgen(agent) or inspect.iscoroutine(agent):
         if inspect.iscoroutine(agent):
             agent.close()  # else Python would say that nobody has awaited it
@@ -125,6 +137,16 @@ def adapt(agent: object, name: str | None = None) -> Agent:
         f"({', '.join(framework.agents for framework in FRAMEWORKS)}), an (async) generator or "
         "function, an object with `name` and `run(ctx)` or `run(RunAgentInput)`, a URL, or module:attribute"
     )
+
+
+def _check_run(agent: Agent | Runnable, what: str) -> None:
+    """Raises `AgentInvalid` for a `run` that can be no async generator: nothing could be read from what it returns."""
+    if inspect.iscoroutinefunction(agent.run) or inspect.isgeneratorfunction(agent.run):
+        does = "returns" if inspect.iscoroutinefunction(agent.run) else "is sync"
+        raise AgentInvalid(
+            f"{what}{type(agent).__name__}.run {does}: write `async def run(self, ctx)` with `yield` for each piece of "
+            "the answer"
+        )
 
 
 def _framework_of(agent: object) -> Framework | None:

@@ -13,7 +13,7 @@ import contextvars
 import inspect
 import logging
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from gapless.config import RunConfig
@@ -111,7 +111,7 @@ class RunContext:
         live: LiveRequestQueue | None = None,
         checkpoint: bytes | None = None,
         save: Callable[[Callable[[], bytes], Collection[str], bool], Awaitable[None]] | None = None,
-        emit: Callable[[AgentItem], Awaitable[None]] | None = None,
+        emit: Callable[[AgentItem], Coroutine[Any, Any, None]] | None = None,
         ids_after: int = 0,
         left: Callable[[], bool] | None = None,
         leaving: Callable[[], bool] | None = None,
@@ -198,7 +198,7 @@ class RunContext:
         """
         return self._save is not None
 
-    async def save(self, data: bytes, *, half: Collection[str] = (), leave: bool = True) -> None:
+    def save(self, data: bytes, *, half: Collection[str] = (), leave: bool = True) -> Coroutine[Any, Any, None]:
         """Make this the point from which the run can be gone on with: all that was yielded and emitted before is kept,
         and another worker calls the agent with `data` as `ctx.checkpoint`. Returns once that is accepted, so that what
         comes next begins after it is safe; on a worker that leaves the run here it does not return.
@@ -207,10 +207,14 @@ class RunContext:
         taken back. With `leave=False` no worker leaves the run here: something is under way, or about to be, that would
         be done again.
 
-        Raises `AgentInvalid` for what is not bytes, and in a function that replays (`gapless.replays`): it keeps its
-        steps by itself; `RunFenced` while the agent is stopped: what it does then is not where others go on. Of an
-        agent whose runs can't go on nothing is kept, and the log says so once.
+        Raises `AgentInvalid` for what is not bytes, in sync code, which cannot await it, and in a function that replays
+        (`gapless.replays`): it keeps its steps by itself; `RunFenced` while the agent is stopped: what it does then is
+        not where others go on. Of an agent whose runs can't go on nothing is kept, and the log says so once.
         """
+        self._check_async("save")
+        return self._saved(data, half, leave)
+
+    async def _saved(self, data: bytes, half: Collection[str], leave: bool) -> None:
         if self._save is None and self._unkept is not None:
             self._unkept("save")
         if not isinstance(data, bytes | bytearray | memoryview):
@@ -239,22 +243,23 @@ class RunContext:
         """Returns whether `emit` records; in a context that was made outside of a run it raises."""
         return self._emit is not None
 
-    async def emit(self, item: AgentItem) -> None:
+    def emit(self, item: AgentItem) -> Coroutine[Any, Any, None]:
         """Record `item` now, as if it were yielded: for what comes where the agent can't yield, such as in a callback.
-        Raises `UsageError` outside of a run.
+        Raises `UsageError` outside of a run, `AgentInvalid` in sync code, which cannot await it.
         """
         if self._emit is None:
             raise UsageError(f"run {self.run_id} does not execute here: nothing can be emitted", run_id=self.run_id)
-        await self._emit(item)
+        self._check_async("emit")
+        return self._emit(item)
 
     def new_id(self, kind: str) -> str:
         """Make an id for a message, with `kind` in it, that no worker of this run has given to anything else."""
         self._ids += 1
         return f"{self.run_id}-{kind}-{self._ids}"
 
-    async def step(
+    def step(
         self, name: str, function: Callable[..., Any], *args: Any, type: Any = Any, repeatable: bool = True
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Do what is costly or must not be done twice, once: return what `function` returns for `args`. In an agent
         that replays (`gapless.replays`), what it returned is remembered as JSON under `name`, and returned as `type`
         when the run is gone on with, and also the first time, wherever the run is. It is of JSON's own values,
@@ -263,8 +268,15 @@ class RunContext:
 
         With `repeatable=False` it is never begun again: what it raised is raised again, and where the worker was lost
         while it ran, raises `OutcomeUnknown`. Raises `AgentInvalid` where what it returned is nothing of these, or no
-        `type`. Without a replaying agent it is only called; the log says so once, unless the agent saves.
+        `type`, and in sync code, which cannot await it. Without a replaying agent it is only called; the log says so
+        once, unless the agent saves.
         """
+        self._check_async("step")
+        return self._stepped(name, function, args, type, repeatable)
+
+    async def _stepped(
+        self, name: str, function: Callable[..., Any], args: tuple[Any, ...], type: Any, repeatable: bool
+    ) -> Any:
         if self._steps is None:
             if self._unkept is not None:
                 self._unkept("step")
@@ -275,11 +287,26 @@ class RunContext:
         """Return the idempotency key of the tool call `call_id`: the same on every worker of this run, and no other."""
         return f"{self.run_id}:{call_id}"
 
-    async def interrupt(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
+    def interrupt(self, interrupts: list[Interrupt]) -> Coroutine[Any, Any, list[ResumeEntry]]:
         """Ask a person and wait for the answers to `interrupts`: the run is `waiting` until `POST /runs/{id}/input` or
-        `run.answer()`. An agent that leaves off (`asyncio.timeout`) goes on unanswered.
+        `run.answer()`. An agent that leaves off (`asyncio.timeout`) goes on unanswered. Each has an id of its own, and
+        what is asked at once is one list. Raises `AgentInvalid` for anything else, and in sync code, which cannot await
+        it.
         """
+        self._check_async("interrupt")
+        return self._interrupted(interrupts)
+
+    async def _interrupted(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
         return await self._interrupt(interrupts)
+
+    def _check_async(self, what: str) -> None:
+        """Raises `AgentInvalid` where there is no event loop, as in a sync agent's thread: what comes of the call would
+        never be awaited there, and nothing would say so."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            why = f"ctx.{what} is awaited, and this code is not async: make it `async def`"
+            raise AgentInvalid(f"run {self.run_id}: {why}", run_id=self.run_id) from None
 
 
 _current: contextvars.ContextVar[RunContext | None] = contextvars.ContextVar("gapless_run", default=None)

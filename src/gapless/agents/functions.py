@@ -34,7 +34,8 @@ _threads = threading.BoundedSemaphore(SYNC_THREADS_MAX)
 
 
 class FunctionAgent(Agent):
-    """Adapts one callable. Raises `AgentInvalid` for one whose parameters it can't fill."""
+    """Adapts one callable. Raises `AgentInvalid` for one whose parameters it can't fill. One that hides them (`*args`),
+    as a decorator without `functools.wraps` does, is given the message."""
 
     def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
         self.name: str = name or str(getattr(function, "__name__", type(function).__name__))
@@ -136,28 +137,37 @@ async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
     return await result
 
 
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
-    """Return the positional parameters; None for a callable written in C."""
+def _signature(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
+    """Return the parameters; None for a callable written in C."""
     try:
-        return [
-            p
-            for p in inspect.signature(function).parameters.values()
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
+        return [*inspect.signature(function).parameters.values()]
     except (TypeError, ValueError):
         return None
 
 
+def _positional(parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
+    return [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
 def _takes_context(function: Callable[..., Any]) -> bool:
     """Say whether it is called with the context, as `_arguments` calls it."""
-    parameters = (_parameters(function) or [])[:2]
+    parameters = _positional(_signature(function) or [])[:2]
     return any(map(_is_context, parameters)) or sum(p.default is p.empty for p in parameters) == 2
 
 
 def _arguments(function: Callable[..., Any], name: str) -> Callable[[RunContext], tuple[Any, ...]]:
     """Return how to call it: with nothing, the message, the context, or both."""
-    parameters = _parameters(function)
-    if parameters is None:  # assume the simplest form
+    signature = _signature(function)
+    if signature is None:  # assume the simplest form
+        return lambda ctx: (ctx.message,)
+    by_name = [f"{p.name}=" for p in signature if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if by_name:
+        raise AgentInvalid(
+            f"agent {name}: must be given {', '.join(by_name)}, and nothing is given by name; it may take (message), "
+            "(message, ctx), (ctx) or ()"
+        )
+    parameters = _positional(signature)
+    if not parameters and any(p.kind is p.VAR_POSITIONAL for p in signature):
         return lambda ctx: (ctx.message,)
     required = [p for p in parameters if p.default is p.empty]
     if len(required) > 2:

@@ -256,7 +256,7 @@ def _no_agent(error: GaplessError) -> Finding:
 
 async def _turn(agent: Agent, message: str, timeout_s: float) -> Turn:
     from gapless.config import RunConfig
-    from gapless.errors import error_for_code
+    from gapless.errors import run_failure
     from gapless.events import (
         CustomEvent,
         RunErrorEvent,
@@ -283,7 +283,7 @@ async def _turn(agent: Agent, message: str, timeout_s: float) -> Turn:
                 case CustomEvent(name="gapless.notice", value={"message": str(text)}):
                     turn.notices.append(text)
                 case RunErrorEvent():
-                    turn.failure = run.failure or error_for_code(event.code, event.message)
+                    turn.failure = run.failure or run_failure(event.code, event.message)
                 case RunFinishedEvent():
                     turn.output = event.result is not None
                     if isinstance(event.outcome, RunFinishedInterruptOutcome):

@@ -29,10 +29,21 @@ import msgspec
 
 from gapless.client.bodies import FeedChange, Messages, Notices, Page, Refusal, Runs, Session, Sessions
 from gapless.config import RunConfig
-from gapless.errors import ConnectionLost, GaplessError, RunFailed, StreamInvalid, UsageError, error_for_code
+from gapless.errors import (
+    ConnectionLost,
+    GaplessError,
+    InputInvalid,
+    NoticeNotFound,
+    RunFailed,
+    RunNotFound,
+    SessionNotFound,
+    StreamInvalid,
+    UsageError,
+    error_for_code,
+)
 from gapless.events import ContentPart, CustomEvent, Event, Message, ResumeEntry, decode_event
 from gapless.fold import SESSION
-from gapless.given import check_numbers
+from gapless.given import check_numbers, one_of, shown
 from gapless.live import LiveRequest
 from gapless.notify import NoticeRecord, Webhook
 from gapless.producing import Batch, Producer, Taken
@@ -54,6 +65,11 @@ _NOWHERE = frozenset({404, 405})
 """HTTP statuses of an address at which there is nothing."""
 _NOWHERE_CODES = frozenset({"not_found", "method_not_allowed"})
 """What a Gapless server calls an address that it does not have."""
+_NOT_FOUND: dict[str, type[GaplessError]] = {
+    "runs": RunNotFound,
+    "sessions": SessionNotFound,
+    "notices": NoticeNotFound,
+}
 _POSITION = re.compile(r"[0-9]{1,15}")
 _NOT_JSON = (msgspec.DecodeError, ValueError, RecursionError)
 """What decoding raises, the second for what is no UTF-8."""
@@ -107,8 +123,8 @@ class GaplessClient:
     """Starts, follows, cancels and answers runs of a server, and manages its sessions.
 
     Every method raises the server's error as its class in `gapless.errors` (`RunNotFound`, `SessionBusy`,
-    `NotAuthenticated` …), `ConnectionLost` when the server cannot be reached within the limits, and `StreamInvalid`
-    where what answers at `base_url` is no Gapless server.
+    `NotAuthenticated` …), `ConnectionLost` when the server cannot be reached within the limits, `StreamInvalid` where
+    what answers at `base_url` is no Gapless server, and `UsageError` once the client is closed.
 
     Args:
         base_url: Where the server is, with the path that it is mounted under.
@@ -215,7 +231,7 @@ class GaplessClient:
         Ends after the terminal event; also when the run waits for a person: the last event then is a RUN_FINISHED with
         the interrupt outcome, and after `answer` one follows on from its position. Adjacent text deltas come merged
         while catching up, with the position of the last of them. A clean end of the connection is not the end of the
-        run.
+        run. One that has failed ends with a RUN_ERROR, of which `gapless.errors.run_failure` makes an exception.
 
         Raises `RunNotFound`, `CursorExpired`, `CursorInvalid`, `NotAuthenticated`; `StreamInvalid` for what is no
         stream of Gapless; `ConnectionLost` after `attempts_max` connections in a row without a new event.
@@ -273,6 +289,7 @@ class GaplessClient:
     ) -> AsyncGenerator[tuple[Place, _T], None]:
         attempt, retry_first_s = 0, self.limits.retry_first_s
         while True:
+            _check_open(self._http)
             parser = EventStreamParser(self.limits.frame_bytes_max)
             attempt += 1
             retry_after_s = 0.0
@@ -326,8 +343,8 @@ class GaplessClient:
         return await self._request("POST", _path("runs", run_id, "cancel"), RunRecord)
 
     async def answer(self, run_id: str, entries: list[ResumeEntry]) -> RunRecord:
-        """Answer the interrupts of the waiting run `run_id`, all of them: one of `entries` each. Raises `InputInvalid`
-        when it waits for none, `RunNotFound`.
+        """Answer interrupts of the waiting run `run_id`, all or some of them: one of `entries` each. It goes on once it
+        has all. Raises `InputInvalid` when it waits for none of these, `RunNotFound`.
         """
         path = _path("runs", run_id, "input")
         return await self._request("POST", path, RunRecord, body={"resume": entries}, repeatable=False)
@@ -345,7 +362,7 @@ class GaplessClient:
 
     def produce(self, run_id: str, *, name: str | None = None) -> Producer:
         """Write the run `run_id`, which was started as a producer's, from here: `async with client.produce(id) as out`,
-        then `await out.send(…)`. `name` tells this producer from others."""
+        then `await out.send(…)`. `name` tells this producer from others. Leaving the block does not end the run."""
 
         async def send(batch: Batch) -> Taken:
             return await self._request("POST", _path("runs", run_id, "events"), Taken, body=batch)
@@ -369,8 +386,9 @@ class GaplessClient:
         after: str | None = None,
     ) -> Listing[RunRecord]:
         """Return the caller's runs, newest first, at most `limit`: those of session `session_id`, those that have this
-        `status`, or all. Long messages are cut. `after` is the `next` of the page before.
+        `status`, or all. Long messages are cut. `after` is the `next` of the page before. Raises `InputInvalid`.
         """
+        status = one_of("status", status, RunStatus)
         params = {"session_id": session_id, "status": status and status.value, "limit": str(limit), "after": after}
         page = await self._request("GET", "/runs", Runs, params=params)
         return Listing(page.runs, page.next)
@@ -449,6 +467,7 @@ class GaplessClient:
         query = {name: value for name, value in (params or {}).items() if value is not None}
         attempt = 0
         while True:
+            _check_open(self._http)
             attempt += 1
             retry_after_s = 0.0
             try:
@@ -512,7 +531,21 @@ def backoff_s(limits: ClientLimits, attempt: int, first_s: float, retry_after_s:
 
 
 def _path(*parts: str) -> str:
+    """Return the path of what stands under these ids, each behind the word for what it is of, and then maybe of what
+    there is of it. Raises `InputInvalid` for what is no text; for one that nothing can have, and that would make it
+    another path, what the server says of one that there is not."""
+    for kind, id in zip(parts[::2], parts[1::2], strict=False):
+        if not isinstance(id, str):
+            its = "; give its id" if hasattr(id, "id") else ""
+            raise InputInvalid(f"{kind[:-1]} id: text, not {shown(id)}{its}")
+        if (missing := _NOT_FOUND.get(kind)) and (id in ("", ".", "..") or "/" in id):
+            raise missing(f"no {kind[:-1]} {shown(id)}")
     return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _check_open(http: httpx2.AsyncClient) -> None:
+    if http.is_closed:
+        raise UsageError(f"the client of {str(http.base_url).rstrip('/')} is closed: make another one")
 
 
 def _is_loopback(host: str) -> bool:

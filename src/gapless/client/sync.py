@@ -46,11 +46,14 @@ class SyncClient:
             base_url, api_key=api_key, headers=headers, limits=limits, on_cut=on_cut, transport=transport
         )
         self._loop = asyncio.Runner()
+        self._closed = False
 
     def close(self) -> None:
-        """Close the connections. Runs go on."""
-        self._call(self._client.aclose())
-        self._loop.close()
+        """Close the connections. Runs go on. Idempotent."""
+        if not self._closed:
+            self._call(self._client.aclose())
+            self._closed = True
+            self._loop.close()
 
     def __enter__(self) -> Self:
         return self
@@ -64,7 +67,10 @@ class SyncClient:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return self._loop.run(work)
+            if not self._closed:
+                return self._loop.run(work)
+            work.close()
+            raise UsageError(f"the client of {self._client.base_url} is closed: make another one") from None
         work.close()
         raise UsageError("SyncClient blocks, and this is an event loop: use GaplessClient")
 
@@ -119,7 +125,8 @@ class SyncClient:
             while (item := self._call(step())) is not None:
                 yield item
         finally:
-            self._call(stream.aclose())
+            if not self._closed:
+                self._call(stream.aclose())
 
     def cancel(self, run_id: str) -> RunRecord:
         """See `GaplessClient.cancel`."""

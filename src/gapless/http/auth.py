@@ -7,14 +7,17 @@ import hashlib
 import hmac
 import inspect
 import ipaddress
+import logging
 import os
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gapless.agents.base import SEE_LOG, class_and_place
 from gapless.errors import (
     GaplessError,
     InputInvalid,
@@ -24,6 +27,7 @@ from gapless.errors import (
     SessionNotFound,
     UsageError,
 )
+from gapless.given import article
 from gapless.records import RunRecord, SessionRecord
 from gapless.runs.request import check_user
 
@@ -49,6 +53,8 @@ SHARED = "app:"
 """How the keys of state begin that all users of an app share (ADK's `State.APP_PREFIX`)."""
 PAGES = frozenset({"", "/", "/docs", "/runs", "/dev-ui"})
 """Where links from other web sites may lead, beside what is under /static/ and /dev-ui/."""
+
+log = logging.getLogger("gapless.http")
 
 _RecordT = TypeVar("_RecordT", RunRecord, SessionRecord)
 
@@ -91,21 +97,17 @@ class Access:
         return self._authenticate is None
 
     async def user(self, request: HTTPConnection) -> str:
-        """Return the id of the user who asks. Raises `NotAuthenticated`; `UsageError`, which is no fault of who asks,
-        where `authenticate` returns what is no user's id."""
+        """Return the id of the user who asks. Raises `NotAuthenticated`; a `GaplessError` with status 500, which is no
+        fault of who asks, where `authenticate` raises or returns what is no user's id."""
         if self._authenticate is None:
             return ANONYMOUS
-        user = self._authenticate(request)
-        if inspect.isawaitable(user):
-            user = await user
+        user: str = await _told_by("authenticate", self._authenticate, request)
         if not user:
             raise NotAuthenticated(self._why_unknown(request))
         try:
             check_user(user)
         except InputInvalid as error:
-            fault = UsageError(f"authenticate returned no user's id: {error.message}")
-            fault.status = 500
-            raise fault from None
+            raise _fault(f"authenticate returned no user's id: {error.message}") from None
         return user
 
     def _why_unknown(self, request: HTTPConnection) -> str:
@@ -144,18 +146,41 @@ class Access:
         self, request: HTTPConnection, action: str, record: RunRecord | SessionRecord, *, user: str | None = None
     ) -> str:
         """Return the user's id; `user` gives it where the caller knows it. Raises `RunNotFound` or `SessionNotFound`
-        where they may not: it does not exist for them.
+        where they may not: it does not exist for them; what `user` raises, also where `authorize` says neither True nor
+        False: a text such as "no" would count as a yes.
         """
         user = user or await self.user(request)
-        allowed: bool | Awaitable[bool] = user in self._operators and action in OPERATORS_ACTIONS
-        allowed = allowed or self._authorize(user, action, record)
-        if inspect.isawaitable(allowed):
-            allowed = await allowed
+        if user in self._operators and action in OPERATORS_ACTIONS:
+            return user
+        allowed = await _told_by("authorize", self._authorize, user, action, record)
+        if not isinstance(allowed, bool):
+            said = "None" if allowed is None else article(type(allowed).__name__)
+            raise _fault(f"authorize returned {said}, and not True or False: the operator has to mend it")
         if not allowed:
             if isinstance(record, RunRecord):
                 raise RunNotFound(f"no run {record.id}", run_id=record.id)
             raise SessionNotFound(f"no session {record.id}")
         return user
+
+
+async def _told_by(name: str, hook: Callable[..., Any], *asked: Any) -> Any:
+    """Return what a function of the operator's own says. What it refuses itself is passed on; raises a `GaplessError`
+    with status 500 for anything else that it raises, which may hold what is not for clients."""
+    try:
+        said = hook(*asked)
+        return await said if inspect.isawaitable(said) else said
+    except (GaplessError, HTTPException):
+        raise
+    except Exception as error:
+        log.error("%s raised %s", name, class_and_place(error))
+        log.debug("%s", name, exc_info=error)
+        raise GaplessError(f"{name} raised {type(error).__name__}{SEE_LOG}") from error
+
+
+def _fault(what: str) -> GaplessError:
+    """Log what is the operator's to mend, and return it as an error."""
+    log.error("%s", what)
+    return GaplessError(what)
 
 
 def keys_from_environment(variable: str = "GAPLESS_API_KEYS") -> Authenticate | None:

@@ -18,6 +18,7 @@ from gapless.records import RunRecord
 from gapless.runs.deadlines import Deadlines
 from gapless.runs.questions import Question, Questions
 from gapless.runs.recorder import Recorder
+from gapless.runs.sound import unsound
 
 __all__ = ["Before", "Frame", "Standing", "decode_frame", "encode_frame", "warn_of_unkept"]
 
@@ -121,13 +122,17 @@ class Standing:
         """Begin with what the context says then."""
 
         def make(data: bytes | None, half: Collection[str] = ()) -> Frame:
+            try:
+                changed = _encode_json(ctx.state) != state_before
+            except (TypeError, ValueError, NotImplementedError, OverflowError, RecursionError):
+                raise unsound(ctx.run_id, ctx) from None
             return Frame(
                 framework=self._framework,
                 data=data,
                 used_s=deadlines.used_s(asyncio.get_running_loop().time()),
                 questions=questions.closed,
                 usage=ctx.usage,
-                state=ctx.state if _encode_json(ctx.state) != state_before else None,
+                state=ctx.state if changed else None,
                 half=[*half],
             )
 

@@ -51,7 +51,8 @@ log = logging.getLogger("gapless.run")
 
 def as_failure(record: RunRecord, error: BaseException) -> GaplessError:
     """Return what the run failed with, in terms that a client may see. The exception itself stays in this process."""
-    if isinstance(error, GaplessError) and error.message:
+    others = isinstance(error, RunCancelled) and error.run_id not in (None, record.id)  # a run that the agent had asked
+    if isinstance(error, GaplessError) and error.message and not others:
         error.run_id = error.run_id or record.id
         if error.told == error.message:
             return error

@@ -17,7 +17,6 @@ import msgspec
 
 from gapless.agents.base import Agent, AgentItem, RunContext, as_current
 from gapless.errors import (
-    AgentInvalid,
     GaplessError,
     InputInvalid,
     RunCancelled,
@@ -43,6 +42,7 @@ from gapless.runs.readers import ends_unread
 from gapless.runs.recorder import Recorder
 from gapless.runs.rehearsal import Rehearsal
 from gapless.runs.sessions import Sessions
+from gapless.runs.sound import unsound
 from gapless.runs.tracing import run_span
 
 __all__ = ["Execution", "Raised"]
@@ -456,9 +456,7 @@ class Execution:
             kind = type(error).__name__
             log.error("run %s: what agent %s left cannot be recorded: %s", self.record.id, self.record.agent, kind)
             log.debug("run %s", self.record.id, exc_info=error)
-            failure = AgentInvalid(
-                "the agent's result, state, native turn or usage cannot be written as JSON", run_id=self.record.id
-            )
+            failure = unsound(self.record.id, self._context, self._recorder.finish)
             self._recorder.finish = None
             failure, event, end = ending(self.record, self._recorder, failure, None)
         self.record.usage = end.usage

@@ -83,11 +83,18 @@ class Questions:
         """Pause the run: RUN_FINISHED with the interrupt outcome, and RUN_STARTED again once they are answered, or the
         agent waits no longer. What was answered before the agent came here again is not asked again."""
         run_id = self._record.id
+        if self.waiting and not self.stopping:
+            why = "its agent asks while it waits for an answer already: ask all of it in one list"
+            raise AgentInvalid(f"run {run_id}: {why}, as ctx.interrupt([one, another])")
         self._recorder.check_open()
         if is_live(self._record.config):
             raise AgentInvalid(f"run {run_id}: a live run waits for no answer; ask, and hear what is said")
         if not interrupts:  # nobody can answer nothing: it would stand still until its timeout
             raise AgentInvalid(f"run {run_id}: interrupted without a question")
+        ids = [one.id for one in interrupts]
+        if len({*ids}) < len(ids):  # one answer would be taken for several
+            twice = next(id for id in ids if ids.count(id) > 1)
+            raise AgentInvalid(f"run {run_id}: two questions at once have the id {twice!r}: each needs one of its own")
         answers: list[ResumeEntry] = []
         while interrupts:  # some of them may be answered first
             answers += await self._ask_for(interrupts)

@@ -18,7 +18,7 @@ from gapless.agents.base import Agent
 from gapless.config import Limits, RunConfig, StreamingMode
 from gapless.errors import InputInvalid, InputTooLarge, RunConflict, UsageError
 from gapless.events import Context, Message, ResumeEntry, Tool, UserMessage, text_of
-from gapless.given import check_given, shown
+from gapless.given import as_json, check_given, shown, structs_given
 from gapless.jsontext import without_surrogates
 from gapless.live import is_live
 from gapless.notify import NotifyConfig, Webhook
@@ -38,6 +38,7 @@ __all__ = [
     "is_id",
     "is_of_its_own",
     "new_id",
+    "request_given",
     "session_id_of",
     "title_given",
 ]
@@ -61,6 +62,8 @@ _ID = re.compile(rf"(?!\.{{1,2}}\Z)[A-Za-z0-9._~@:+=-]{{1,{ID_CHARS_MAX}}}")
 """Not `.` or `..`: clients take these out of a path (RFC 3986, section 5.2.4), and `/runs/../cancel` is `/cancel`."""
 
 
+_UNWRITABLE = (TypeError, ValueError, NotImplementedError, OverflowError, RecursionError)
+"""What encoding raises for what JSON cannot carry."""
 _NOT_IN_TITLES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -118,18 +121,22 @@ class Asked(msgspec.Struct, kw_only=True):
         config = _own_config(config) or default
         asked = UserMessage(id="", content="") if is_live(config) and not message else user_message(message)
         one = cls(message=asked, config=config, **more)
-        told_by = one.request.messages if fingerprint is None else fingerprint
-        changed = {} if config is default else _changes(config, default)
-        parts = [one.agent_name, one.user_id, one.session_id, asked.content, changed, told_by, one.request.tools]
+        request, changed = one.request, {} if config is default else _changes(config, default)
+        told_by, told = (request.messages, "messages") if fingerprint is None else (fingerprint, "fingerprint")
+        parts = [one.agent_name, one.user_id, one.session_id, asked.content, changed, told_by, request.tools]
         if one.notify is not None:
             parts.append(one.notify.url)
-        one.digest = _digest(*parts)
+        try:
+            one.digest = _digest(*parts)
+        except _UNWRITABLE:
+            for name, value in (("message", asked.content), (told, told_by), ("tools", request.tools)):
+                as_json(name, value)  # which says what is wrong with it
+            raise
         return one
 
     def check(self, limits: Limits, notify: NotifyConfig) -> None:
         """Raises `InputTooLarge`, `InputInvalid`, `UsageError` for what cannot be asked of this agent in this way."""
         check_chars(self.message.content, limits)
-        check_given("state", self.request.state, dict | None, "a dict", InputInvalid)
         check_state(self.request.state, limits.state_bytes_max, "the request")
         live, restarts = is_live(self.config), self.config.on_worker_lost == "restart"
         if live and not self.agent.live:
@@ -205,6 +212,23 @@ class Asked(msgspec.Struct, kw_only=True):
                 f"run {known.id} exists with another message, session or agent; choose a new run id", run_id=known.id
             )
         return known
+
+
+def request_given(
+    messages: object, state: object, tools: object, context: object, forwarded_props: object
+) -> RunRequest:
+    """Read what `Runner.start` was given beside the message. Raises `InputInvalid` for what cannot be that."""
+    check_given("state", state, dict | None, "a dict", InputInvalid)
+    kept: Any = as_json("state", state) if state else state
+    told = structs_given("context", context, Context)
+    as_json("context", told)
+    return RunRequest(
+        messages=structs_given("messages", messages, Message),
+        state=kept,
+        tools=structs_given("tools", tools, Tool),
+        context=told,
+        forwarded_props=as_json("forwarded_props", forwarded_props),
+    )
 
 
 def _changes(config: RunConfig, default: RunConfig) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from gapless.agents.base import SEE_LOG, place_of
-from gapless.errors import GaplessError, UsageError, error_for_code
+from gapless.errors import GaplessError, UsageError, run_failure
 from gapless.events import (
     CustomEvent,
     Event,
@@ -250,10 +250,10 @@ class Run:
         """Raise what the terminal event says; the agent's own exception is the cause where it is at hand."""
         if not isinstance(terminal, RunErrorEvent):
             return
-        error = error_for_code(terminal.code, terminal.message, run_id=self.id)
-        error.text = text
+        error = run_failure(terminal.code, terminal.message, run_id=self.id, text=text)
         raised = self.failure
-        cause = raised.__cause__ if isinstance(raised, GaplessError) else raised
+        said = isinstance(raised, GaplessError) and isinstance(error, type(raised))
+        cause = raised.__cause__ if said and raised is not None else raised
         if cause is not None and error.message.endswith(SEE_LOG):
             # It was raised in this program, which may have no log; `message`, which may reach clients, stays as it is.
             error.args = (f"{error.message.removesuffix(SEE_LOG)} at {place_of(cause)}",)

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from gapless.errors import OutputInvalid, error_for_code
+from gapless.errors import OutputInvalid, RunCancelled
 from gapless.jsontext import decode_json
 from gapless.output import GrowingOutput, OutputType
 from gapless.runs.run import Run
@@ -69,7 +69,9 @@ class RunStream(Generic[_OutputT]):
         """Wait for the final output and return it. Raises the run's `RunFailed`, or `OutputInvalid`."""
         response = await self.run.collect()
         if response.cancelled:
-            raise error_for_code("run_cancelled", "the run was cancelled before its output", run_id=self.run.id)
+            cancelled = RunCancelled("the run was cancelled before its output", run_id=self.run.id)
+            cancelled.text = response.text
+            raise cancelled
         result = response.result
         try:
             if result is None and self._type.type is not str and response.text:

@@ -14,19 +14,19 @@ from gapless.agents.base import Agent
 from gapless.config import ClientConfig, Limits, RunConfig
 from gapless.errors import AgentNotFound, GaplessError, UsageError
 from gapless.events import Context, Message, ResumeEntry, Tool
-from gapless.given import check_given, check_number
+from gapless.given import check_given, check_number, one_of
 from gapless.journals import open_store
 from gapless.journals.contract import Store
 from gapless.metrics import Metrics
 from gapless.notify import NotifyConfig, Webhook, as_webhook
 from gapless.producing import PRODUCER
-from gapless.records import Listing, RunRecord, RunRequest, RunStatus, SessionRecord, Turn
+from gapless.records import Listing, RunRecord, RunStatus, SessionRecord, Turn
 from gapless.runs.asking import Asking
 from gapless.runs.execution import Execution
 from gapless.runs.home_loop import HomeLoop
 from gapless.runs.inbox import Elsewhere
 from gapless.runs.keeper import LEASE_S, RETENTION_S, Keeper
-from gapless.runs.request import ANONYMOUS, Asked
+from gapless.runs.request import ANONYMOUS, Asked, request_given
 from gapless.runs.run import Run
 from gapless.runs.worker import DRAIN_S, Worker
 from gapless.settings import CLIENT_SETTINGS
@@ -116,7 +116,7 @@ class Runner(Asking):
         _check(agents, app_name, config, notify, client_config, limits, lease_s, retention_s)
         self.agents: dict[str, Agent] = {}
         if agent is not None:
-            adapted = adapt(agent)
+            adapted = adapt(agent, app_name)
             self.agents[app_name or adapted.name] = adapted
         for name, one in (agents or {}).items():
             self.agents[name] = adapt(one, name)
@@ -276,20 +276,18 @@ class Runner(Asking):
             config: How the run goes; by default the runner's own.
             deps: What the agent's tools depend on, in this process.
             output_type: Type of the result that the agent is to make.
-            messages: History in place of the session's, of clients that keep their own; without `message`.
+            messages: History in place of the session's, of clients that keep their own; without `message`. Like `tools`
+                and `context` it may be of dicts, as AG-UI writes them.
             state: State for the agent in place of the session's.
             tools: Tools that the client offers and executes itself.
             context: What an AG-UI client tells the agent beside the message.
-            forwarded_props: What an AG-UI client passes on, untouched.
+            forwarded_props: What an AG-UI client passes on, untouched: JSON values.
             fingerprint: JSON values by which this request is told from another under the same id, where `messages` are
                 made of more than the request, such as of a session that grows.
             notify: Who is told when the run waits for a person and when it has ended: an address, or a `Webhook`.
         """
         await self.open()
         name, adapted = self._agent(agent)
-        request = RunRequest(
-            messages=messages, state=state, tools=tools, context=context, forwarded_props=forwarded_props
-        )
         asked = Asked.of(
             message,
             default=self.config,
@@ -300,7 +298,7 @@ class Runner(Asking):
             user_id=user_id,
             run_id=run_id,
             session_id=session_id,
-            request=request,
+            request=request_given(messages, state, tools, context, forwarded_props),
             deps=deps,
             output_type=output_type,
             notify=as_webhook(notify),
@@ -354,8 +352,9 @@ class Runner(Asking):
     ) -> Listing[RunRecord]:
         """List at most `limit` runs of the store, newest first: those of `user_id`, of `session_id`, of this `status`,
         or all. They are without what records may be long by; `get_run` has it. `after` is the `next` of the page
-        before. Raises `CursorInvalid`, `StoreUnavailable`, `UsageError`."""
+        before. Raises `CursorInvalid`, `InputInvalid` for no status, `StoreUnavailable`, `UsageError`."""
         _check_limit(limit)
+        status = one_of("status", status, RunStatus)
         await self.open()
         return await self.store.list_runs(
             user_id=user_id, session_id=session_id, status=status, limit=limit, after=after
@@ -432,8 +431,9 @@ class Runner(Asking):
         return await self._sessions.turns(session_id)
 
     async def update_state(self, session_id: str, changes: dict[str, Any]) -> SessionRecord:
-        """Set the keys `changes` of the state of session `session_id`. A run that was cancelled is waited for. Raises
-        `SessionNotFound`, `SessionBusy` while another is active, `InputTooLarge`, `StoreUnavailable`."""
+        """Set the keys `changes` of the state of session `session_id`, as JSON. A run that was cancelled is waited
+        for. Raises `SessionNotFound`, `SessionBusy` while another is active, `InputInvalid`, `InputTooLarge`,
+        `StoreUnavailable`."""
         await self.open()
         return await self.worker.once_idle(lambda: self._sessions.update_state(session_id, changes))
 

@@ -16,7 +16,7 @@ from gapless.attachments import has_media, marks_of, without_blobs, without_left
 from gapless.config import Limits, RunConfig
 from gapless.errors import AgentFailed, InputInvalid, SessionNotFound
 from gapless.events import Message, UserMessage, text_of
-from gapless.given import check_given
+from gapless.given import as_json, check_given
 from gapless.journals.contract import Store
 from gapless.records import (
     Listing,
@@ -128,6 +128,7 @@ class Sessions:
             check_id(session_id, "session")
         check_given("state", state, dict | None, "a dict", InputInvalid)
         session_id = session_id or new_id()
+        state = state and as_json(f"the state of session {session_id}", state)
         check_state(state, self._limits.state_bytes_max, f"session {session_id}")
         with LeaseWanted():
             session = await self._store.create_session(
@@ -160,8 +161,10 @@ class Sessions:
         return session
 
     async def update_state(self, session_id: str, changes: dict[str, Any]) -> SessionRecord:
-        """Set these keys of the session's state. Raises `SessionNotFound`, `InputTooLarge`; `SessionBusy` while it has
-        an active run."""
+        """Set these keys of the session's state. Raises `SessionNotFound`, `InputInvalid`, `InputTooLarge`;
+        `SessionBusy` while it has an active run."""
+        check_given("changes", changes, dict, "a dict", InputInvalid)
+        changes = as_json(f"the state of session {session_id}", changes)
         session = await self._store.update_state(session_id, changes, now_ms(), self._limits.state_bytes_max)
         if session is None:
             raise SessionNotFound(f"no session {session_id}")

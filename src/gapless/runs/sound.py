@@ -6,11 +6,15 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from gapless.agents.base import RunContext
 from gapless.errors import AgentInvalid
-from gapless.events import EventBase, decode_event, encode_event
+from gapless.events import EventBase, RunFinishedEvent, decode_event, encode_event
 from gapless.jsontext import DEPTH_MAX, is_deep, with_plain_lines, without_surrogates
 
-__all__ = ["sound"]
+__all__ = ["sound", "unsound"]
+
+_UNWRITABLE = (TypeError, ValueError, NotImplementedError, OverflowError, RecursionError)
+"""What encoding raises for what JSON cannot carry."""
 
 _EventT = TypeVar("_EventT", bound=EventBase)
 
@@ -30,8 +34,28 @@ def sound(event: _EventT) -> tuple[_EventT, bytes]:
         encoded = with_plain_lines(encode_event(checked))  # and not as it came: JSON may have been put in as it was
     except msgspec.DecodeError as error:
         raise AgentInvalid(f"a {name} that is none: {error}") from None
-    except (TypeError, ValueError, NotImplementedError, OverflowError, RecursionError) as error:
+    except _UNWRITABLE as error:
         raise AgentInvalid(f"a {name} cannot be written as JSON: {error}") from None
     if is_deep(encoded):
         raise AgentInvalid(f"a {name} is nested deeper than {DEPTH_MAX} levels")
     return checked, encoded
+
+
+def unsound(run_id: str, ctx: RunContext | None, own: RunFinishedEvent | None = None) -> AgentInvalid:
+    """Return the error of a run whose agent has left what cannot be kept, in `ctx` or in the end that it has given
+    itself: what of it that is, and of which type."""
+    left: dict[str, Any] = {} if ctx is None else {"state": ctx.state, "result": ctx.result, "usage": ctx.usage}
+    what = "the agent's result, state, native turn or usage cannot be written as JSON"
+    for name, value in (*left.items(), ("result", own and own.result), ("usage", own and own.usage)):
+        try:
+            msgspec.json.encode(value)
+        except UnicodeEncodeError:  # it is mended, where it can be
+            continue
+        except _UNWRITABLE as error:
+            what = f"the agent's {name} cannot be written as JSON: {error}"
+            break
+    else:
+        if ctx is not None and not isinstance(ctx.native, bytes | None):
+            what = f"the agent's native turn is bytes, not of type {type(ctx.native).__name__}"
+    hint = "leave plain values, as model_dump(mode='json') makes them of a Pydantic model"
+    return AgentInvalid(f"run {run_id}: {what}; {hint}", run_id=run_id)

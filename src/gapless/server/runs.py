@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from gapless.errors import InputInvalid, NotAuthorized
 from gapless.events import ContentPart, ResumeEntry
+from gapless.given import one_of
 from gapless.http.answers import (
     json_response,
     list_params,
@@ -152,14 +153,10 @@ class RunRoutes(ClientRoutes):
             owner = params.get("user_id")
         elif params.get("user_id", user) != user:
             raise NotAuthorized("runs of other users are an operator's to list: leave out user_id")
-        try:
-            status = RunStatus(params["status"]) if "status" in params else None
-        except ValueError:
-            raise InputInvalid(f"status is one of {', '.join(RunStatus)}") from None
         sought = Sought(
             user_id=owner,
             session_id=params.get("session_id"),
-            status=status,
+            status=one_of("status", params.get("status"), RunStatus),
             agent=params.get("agent"),
             since=_time(request, "since"),
             until=_time(request, "until"),
