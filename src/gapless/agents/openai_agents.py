@@ -179,8 +179,8 @@ class OpenAIAgent(base.Agent):
             for item in self._finish(ctx, result, translation, history):
                 yield item
         except Exception as error:
-            running = {} if isinstance(error, agents.AgentsException) and error.__cause__ is None else hooks.running
-            raise failure(error, ctx.run_id, [*running.values()], _FAILURES) from error
+            raised, running = _of_tool(error, hooks.running)
+            raise failure(raised, ctx.run_id, running, _FAILURES) from raised
         finally:
             self.deltas = hearing.deltas
             hearing.end()
@@ -315,6 +315,17 @@ async def _streamed(result: RunResultStreaming) -> AsyncIterator[AsyncIterator[S
                     await asyncio.wait({task})
     finally:
         _forget(result)
+
+
+def _of_tool(error: Exception, running: Mapping[str, str]) -> tuple[Exception, list[str]]:
+    """Return what was raised, and the tools of `running` that it may be of: the SDK wraps what a tool raises, and says
+    of models and guardrails what is no tool's."""
+    if not isinstance(error, agents.AgentsException):
+        return error, [*running.values()]
+    cause = error.__cause__
+    if not isinstance(cause, Exception):
+        return error, []
+    return cause if isinstance(error, agents.UserError) else error, [*running.values()]
 
 
 def _forget(result: RunResultStreaming) -> None:
