@@ -15,7 +15,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from gapless.agents.places import class_and_place
+from gapless.agents.places import class_and_place, place_of
 from gapless.config import RunConfig
 from gapless.errors import AgentInvalid, UsageError
 from gapless.events import ContentPart, Context, Event, Interrupt, Message, ResumeEntry, TokenUsage, Tool, text_of
@@ -30,9 +30,10 @@ __all__ = [
     "as_current",
     "call_key",
     "call_step",
+    "class_and_place",
     "current_run",
     "log_raised",
-    "run_in",
+    "place_of",
 ]
 
 SEE_LOG = "; see the server's log"
