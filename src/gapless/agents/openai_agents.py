@@ -83,7 +83,9 @@ _FAILURES: Failures = {
     "agents.ModelTimeoutError": lambda error, run_id: ModelFailed("the model did not answer in time", run_id=run_id),
     "agents.ModelRefusalError": lambda error, run_id: ModelFailed("the model refused to answer", run_id=run_id),
     "agents.ModelBehaviorError": lambda error, run_id: OutputInvalid(
-        "the model gave no valid output, or called a tool that the agent does not have", run_id=run_id
+        "the model gave what the SDK refuses: output that is not valid, a call of a tool that the agent does not have, "
+        f"or one under the id of another{base.SEE_LOG}",
+        run_id=run_id,
     ),
     "agents.InputGuardrailTripwireTriggered": lambda error, run_id: _tripped(error, run_id, "refused the message"),
     "agents.OutputGuardrailTripwireTriggered": lambda error, run_id: _tripped(error, run_id, "withheld the answer"),
