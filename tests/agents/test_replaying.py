@@ -599,7 +599,8 @@ async def test_a_function_that_raises_before_it_has_said_what_it_said_fails_by_t
 
 async def _in_a_step(ctx: RunContext, again: bool) -> AsyncIterator[str]:
     async def outer() -> int:
-        return 1 + await ctx.step("inner", lambda: 1)
+        inner: int = await ctx.step("inner", lambda: 1)
+        return 1 + inner
 
     yield f"{await ctx.step('outer', outer)} "
 
